@@ -1,0 +1,5201 @@
+///usr/bin/env jbang "$0" "$@" ; exit $?
+//JAVA 25+
+//DESCRIPTION Runs a Dify workflow once for every row of a CSV file: nothing lost, nothing paid twice.
+//DEPS info.picocli:picocli:4.7.7
+//DEPS org.jline:jline:3.30.6
+//DEPS com.fasterxml.jackson.core:jackson-databind:2.20.1
+//DEPS com.opencsv:opencsv:5.12.0
+//DEPS io.github.cdimascio:dotenv-java:3.2.0
+//RUNTIME_OPTIONS --enable-native-access=ALL-UNNAMED
+//RUNTIME_OPTIONS -Djdk.httpclient.keepalive.timeout=1 -Djdk.http.auth.tunneling.disabledSchemes=
+//RUNTIME_OPTIONS -XX:+UseSerialGC
+
+import com.fasterxml.jackson.annotation.JsonInclude;
+import com.fasterxml.jackson.annotation.JsonSubTypes;
+import com.fasterxml.jackson.annotation.JsonTypeInfo;
+import com.fasterxml.jackson.core.JsonFactory;
+import com.fasterxml.jackson.core.JsonGenerator;
+import com.fasterxml.jackson.core.JsonParseException;
+import com.fasterxml.jackson.core.JsonParser;
+import com.fasterxml.jackson.core.JsonProcessingException;
+import com.fasterxml.jackson.core.JsonToken;
+import com.fasterxml.jackson.core.StreamReadConstraints;
+import com.fasterxml.jackson.core.StreamReadFeature;
+import com.fasterxml.jackson.core.json.JsonReadFeature;
+import com.fasterxml.jackson.core.json.JsonWriteFeature;
+import com.fasterxml.jackson.databind.DeserializationContext;
+import com.fasterxml.jackson.databind.DeserializationFeature;
+import com.fasterxml.jackson.databind.JsonDeserializer;
+import com.fasterxml.jackson.databind.JsonNode;
+import com.fasterxml.jackson.databind.JsonSerializer;
+import com.fasterxml.jackson.databind.ObjectMapper;
+import com.fasterxml.jackson.databind.ObjectReader;
+import com.fasterxml.jackson.databind.ObjectWriter;
+import com.fasterxml.jackson.databind.PropertyNamingStrategies;
+import com.fasterxml.jackson.databind.SerializerProvider;
+import com.fasterxml.jackson.databind.exc.InvalidFormatException;
+import com.fasterxml.jackson.databind.json.JsonMapper;
+import com.fasterxml.jackson.databind.module.SimpleModule;
+import com.opencsv.CSVReader;
+import com.opencsv.CSVReaderBuilder;
+import com.opencsv.RFC4180ParserBuilder;
+import io.github.cdimascio.dotenv.Dotenv;
+import io.github.cdimascio.dotenv.DotenvEntry;
+import io.github.cdimascio.dotenv.DotenvException;
+import java.net.Authenticator;
+import org.jline.utils.Signals;
+import picocli.AutoComplete;
+import picocli.CommandLine;
+import picocli.CommandLine.ArgGroup;
+import picocli.CommandLine.Command;
+import picocli.CommandLine.IDefaultValueProvider;
+import picocli.CommandLine.ITypeConverter;
+import picocli.CommandLine.Mixin;
+import picocli.CommandLine.Model.ArgSpec;
+import picocli.CommandLine.Model.CommandSpec;
+import picocli.CommandLine.Model.OptionSpec;
+import picocli.CommandLine.Option;
+import picocli.CommandLine.ParameterException;
+import picocli.CommandLine.Parameters;
+import picocli.CommandLine.Spec;
+import picocli.CommandLine.TypeConversionException;
+
+import module java.base;
+import module java.net.http;
+import module jdk.httpserver;
+
+import static java.nio.charset.StandardCharsets.UTF_8;
+import static java.util.concurrent.TimeUnit.MILLISECONDS;
+import static java.util.concurrent.TimeUnit.NANOSECONDS;
+import static java.util.stream.Collectors.joining;
+
+/// Runs a Dify workflow once for every row of a CSV file.
+///
+/// ```
+/// Csv ──Row──▶ Agenda ──Attempt──▶ Engine ──▶ a virtual thread each: DifyClient ⇄ Dify
+///                 ▲                  │  ▲                              │
+///                 └──again, after────┤  └── mailbox: Began, Ended ◀────┘
+///                       Judge: Seen ─▶ Verdict
+///                                    └──Event──▶ Journal, Results, RetryList, Progress
+/// ```
+///
+/// The engine's thread alone owns what changes; a worker makes one exchange and posts what it saw.
+///
+/// | exit code | meaning |
+/// | --- | --- |
+/// | 0 | every row asked for succeeded |
+/// | 1 | a bug |
+/// | 2 | unusable command line, settings or input: no run was started |
+/// | 3 | done, some rows failed, paused or unknown |
+/// | 4 | stopped early: the server refuses, does not answer, a limit was reached, or a file cannot be written |
+/// | 130 | interrupted |
+@Command(name = "difyexec", version = "difyexec " + DifyExec.VERSION, mixinStandardHelpOptions = true,
+        description = "Runs a Dify workflow once for every row of a CSV file: no finished row lost, none paid twice.",
+        synopsisSubcommandLabel = "COMMAND",
+        subcommands = {DifyExec.Run.class, DifyExec.Retry.class, DifyExec.Status.class,
+                AutoComplete.GenerateCompletion.class},
+        footer = {"", "Start here:  difyexec run --demo -i data.csv -o results.jsonl"})
+final class DifyExec implements Runnable {
+
+    static final String VERSION = "0.1.0";
+    static final int OK = 0, BUG = 1, UNUSABLE = 2, ROWS_LEFT = 3, STOPPED = 4, INTERRUPTED = 130;
+
+    @Spec CommandSpec spec;
+
+    static void main(String... args) {
+        System.exit(commandLine(Env.ofProcess()).execute(args));
+    }
+
+    /// The whole command tree over one environment: `main` gives the real one, a test a map.
+    static CommandLine commandLine(Env env) {
+        var line = new CommandLine(new DifyExec(), new Factory(env))
+                .setCaseInsensitiveEnumValuesAllowed(true)
+                .setAbbreviatedOptionsAllowed(false)
+                .setUsageHelpAutoWidth(false)
+                .setUsageHelpWidth(100)
+                .setColorScheme(CommandLine.Help.defaultColorScheme(CommandLine.Help.Ansi.OFF))
+                .registerConverter(Duration.class, new Durations())
+                .registerConverter(URI.class, new Addresses())
+                .setParameterExceptionHandler(DifyExec::unusable)
+                .setExecutionExceptionHandler(DifyExec::stopped);
+        return setDefaults(line, new EnvDefaults(env));
+    }
+
+    private static CommandLine setDefaults(CommandLine line, EnvDefaults defaults) {
+        line.setDefaultValueProvider(defaults);
+        line.getSubcommands().values().forEach(sub -> setDefaults(sub, defaults));
+        line.getHelpSectionMap(); // built now, so that each subcommand keeps its own
+        return line;
+    }
+
+    private static int unusable(ParameterException problem, String... args) {
+        var line = problem.getCommandLine();
+        line.getErr().println("difyexec: " + Plain.text(explain(problem, line), 1000));
+        line.getErr().println("Try 'difyexec" + (line.getParent() == null ? "" : " " + line.getCommandName())
+                + " --help'.");
+        return UNUSABLE;
+    }
+
+    /// A bad value is named with the place it was read from: `TIMEOUT=abc in .env: not a duration`.
+    private static String explain(ParameterException problem, CommandLine line) {
+        if (!(problem.getArgSpec() instanceof OptionSpec option)
+                || !(line.getDefaultValueProvider() instanceof EnvDefaults(var env))) return problem.getMessage();
+        return EnvDefaults.variable(option).flatMap(env::setting)
+                .filter(setting -> setting.text().equals(problem.getValue()) && problem.getCause() != null)
+                .map(setting -> setting.place() + ": " + problem.getCause().getMessage())
+                .orElse(problem.getMessage());
+    }
+
+    private static int stopped(Exception problem, CommandLine line, CommandLine.ParseResult parsed) throws Exception {
+        if (!(problem instanceof Unusable unusable)) throw problem;
+        line.getErr().println("difyexec: " + unusable.getMessage());
+        return unusable.code();
+    }
+
+    /// No arguments: the usage.
+    @Override
+    public void run() {
+        spec.commandLine().usage(spec.commandLine().getOut());
+    }
+
+    /// Gives the commands the environment they read the key from.
+    record Factory(Env env) implements CommandLine.IFactory {
+        @Override
+        public <K> K create(Class<K> type) throws Exception {
+            return type == Work.class ? type.cast(new Work(env)) : CommandLine.defaultFactory().create(type);
+        }
+    }
+
+    // ── Commands ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    @Command(name = "run", mixinStandardHelpOptions = true, sortOptions = false,
+            description = {"Runs every row that has no success yet.",
+                    "Running it again continues: a success is never repeated."})
+    static final class Run implements Callable<Integer> {
+        @Mixin Work work;
+
+        @Override
+        public Integer call() throws Exception {
+            return work.start(Selection.pending());
+        }
+    }
+
+    @Command(name = "retry", mixinStandardHelpOptions = true, sortOptions = false,
+            description = "Runs only the ids in <output>.retry again, or the ids named.")
+    static final class Retry implements Callable<Integer> {
+        @Mixin Work work;
+
+        @Parameters(paramLabel = "ID", arity = "0..*", description = "Ids to run; default: those in <output>.retry.")
+        List<String> ids = List.of();
+
+        @Option(names = "--force", description = "Also ids that have a success already.")
+        boolean force;
+
+        @Override
+        public Integer call() throws Exception {
+            return work.start(ids.isEmpty() ? Selection.fromList() : Selection.named(ids, force));
+        }
+    }
+
+    @Command(name = "status", mixinStandardHelpOptions = true, sortOptions = false,
+            description = "Says where a batch stands, without network or key.")
+    static final class Status implements Callable<Integer> {
+        @Option(names = {"-o", "--output"}, required = true, paramLabel = "JSONL", description = "The results file.")
+        Path output;
+
+        @Option(names = {"-i", "--input"}, paramLabel = "CSV",
+                description = "The input file: tells how many rows are pending.")
+        Path input;
+
+        @Option(names = "--id-column", paramLabel = "NAME", description = "The column of the ids (default: the first).")
+        String idColumn;
+
+        @Option(names = "--json", description = "One JSON object.")
+        boolean json;
+
+        @Spec CommandSpec spec;
+
+        @Override
+        public Integer call() throws IOException {
+            var files = BatchFiles.of(output);
+            if (!Files.exists(files.results()) && !Files.exists(files.log()) && !Files.exists(files.retry()))
+                throw new Unusable(output + ": no such batch (neither results, .retry nor .log); start one with 'run'");
+            var batch = Batch.read(files, input == null ? Optional.empty() : Optional.of(Csv.open(input, idColumn)));
+            if (json) spec.commandLine().getOut().println(StatusView.json(batch));
+            else StatusView.print(batch, spec.commandLine().getOut());
+            return batch.index().isComplete() ? OK : ROWS_LEFT;
+        }
+    }
+
+    /// Which rows a call asks for.
+    ///
+    /// @param listed only the ids in `.retry`
+    /// @param ids    only these, where there are any
+    /// @param force  also successes
+    record Selection(boolean listed, List<String> ids, boolean force) {
+        static Selection pending() {
+            return new Selection(false, List.of(), false);
+        }
+
+        static Selection fromList() {
+            return new Selection(true, List.of(), false);
+        }
+
+        static Selection named(List<String> ids, boolean force) {
+            return new Selection(false, List.copyOf(ids), force);
+        }
+    }
+
+    /// What `run` and `retry` share: their options, and the one way to build and run a batch from them.
+    static final class Work {
+        @Option(names = {"-i", "--input"}, required = true, paramLabel = "CSV",
+                description = "The rows; the first column is a unique id. '-' reads standard input.")
+        Path input;
+
+        @Option(names = {"-o", "--output"}, required = true, paramLabel = "JSONL",
+                description = "The results; beside it lie <output>.retry, .log and .lock.")
+        Path output;
+
+        @Option(names = "--demo", arity = "0..1", fallbackValue = "1.14.2", paramLabel = "VERSION",
+                description = "Use a simulated Dify in this process (1.14.2 or 1.9.2): no key, no network, no cost.")
+        String demo;
+
+        @ArgGroup(validate = false, heading = "%nRows:%n") RowOptions rows = new RowOptions();
+        @ArgGroup(validate = false, heading = "%nServer:%n") DifyOptions dify = new DifyOptions();
+        @ArgGroup(validate = false, heading = "%nPace:%n") PaceOptions pace = new PaceOptions();
+        @ArgGroup(validate = false, heading = "%nRetrying:%n") RetryOptions retrying = new RetryOptions();
+        @ArgGroup(validate = false, heading = "%nOutput:%n") OutputOptions out = new OutputOptions();
+
+        @Spec(Spec.Target.MIXEE) CommandSpec spec;
+
+        private final Env env;
+
+        Work(Env env) {
+            this.env = env;
+        }
+
+        /// Checks what can be checked without the server, opens the batch, asks the server once, and runs.
+        int start(Selection selection) throws Exception {
+            var err = spec.commandLine().getErr();
+            var files = BatchFiles.of(output);
+            try (var source = Source.of(input, files)) {
+                var csv = Csv.open(source.path(), rows.idColumn);
+                if (rows.fresh) files.moveAside(err);
+                try (var demoServer = demo == null ? null : Demo.start(Demo.Version.of(demo), csv.columns());
+                     var batch = Batch.open(files, csv, out.noBom, rows.rebuild)) {
+                    if (demoServer != null) err.println("Demo: a simulated Dify " + demo + " inside this process; "
+                            + "nothing is sent out, nothing is spent.");
+                    var session = Session.of(this, demoServer == null ? null : demoServer.baseUrl());
+                    return session.run(batch, selection);
+                }
+            }
+        }
+
+        Access access(URI demoUrl) {
+            return demoUrl == null ? dify.access(env, spec.commandLine().getErr())
+                    : new Access(demoUrl, "app-demo", "", Optional.empty(), Optional.empty());
+        }
+    }
+
+    static final class RowOptions {
+        @Option(names = "--limit", paramLabel = "N", description = "Only the first N pending rows.")
+        Integer limit;
+
+        @Option(names = "--ids", paramLabel = "A,B", split = ",", description = "Only these ids.")
+        List<String> ids = List.of();
+
+        @Option(names = "--id-column", paramLabel = "NAME", description = "The column of the ids (default: the first).")
+        String idColumn;
+
+        @Option(names = "--rerun-changed", description = "Also run successes whose row has changed in the CSV since.")
+        boolean rerunChanged;
+
+        @Option(names = "--resend-unknown",
+                description = "Send paused and unknown rows again (a run may be paid twice).")
+        boolean resendUnknown;
+
+        @Option(names = "--fresh", description = "Move the files of an earlier batch aside and start anew.")
+        boolean fresh;
+
+        @Option(names = "--rebuild", description = "Fetch results that are missing but known to the log, by run id.")
+        boolean rebuild;
+    }
+
+    static final class DifyOptions {
+        @Option(names = "--base-url", paramLabel = "URL", defaultValue = "https://api.dify.ai/v1",
+                description = "The API's address (env: DIFY_API_BASE_URL; default: ${DEFAULT-VALUE}).")
+        URI baseUrl;
+
+        @Option(names = "--workflow-id", paramLabel = "ID", defaultValue = "",
+                description = "A published version to pin; empty: the one published now (env: DIFY_WORKFLOW_ID).")
+        String workflowId;
+
+        @Option(names = "--mode", paramLabel = "MODE", defaultValue = "auto",
+                description = "auto, blocking or streaming; auto is blocking until a proxy cuts a run off.")
+        Mode mode;
+
+        @Option(names = "--timeout", paramLabel = "S", defaultValue = "300",
+                description = "Seconds one run may take (env: TIMEOUT; default: ${DEFAULT-VALUE}).")
+        Duration timeout;
+
+        @Option(names = "--user", paramLabel = "NAME", description = "One fixed Dify user in place of one an attempt; "
+                + "cut runs can then not be found by name.")
+        String user;
+
+        @Option(names = "--no-check", description = "Do not ask the server for the workflow's form.")
+        boolean noCheck;
+
+        /// The key never comes from an option: a command line is seen by everyone on the machine.
+        Access access(Env env, PrintWriter err) {
+            var key = env.get("DIFY_API_KEY").strip();
+            if (key.isEmpty() || key.equals(Env.PLACEHOLDER))
+                throw new Unusable("DIFY_API_KEY is missing: set it in the environment or in .env "
+                        + "(in Dify: your app, API Access, API Key), or try --demo");
+            if (!key.chars().allMatch(c -> c > 0x20 && c < 0x7f))
+                throw new Unusable("DIFY_API_KEY contains a character that no key has (a blank, a line break or a "
+                        + "non-ASCII letter): copy it again");
+            if (baseUrl.getScheme().equals("http") && !Env.isLoopback(baseUrl.getHost()))
+                err.println("Warning: " + baseUrl + " is not https: the key travels unprotected.");
+            return new Access(baseUrl, key, workflowId.strip(), env.proxy(baseUrl),
+                    Optional.of(env.get("DIFY_CA_FILE")).filter(file -> !file.isEmpty()).map(Path::of));
+        }
+    }
+
+    static final class PaceOptions {
+        @Option(names = {"-c", "--concurrency"}, paramLabel = "N",
+                description = "Runs at a time (default: 5; 1 with --wait).")
+        Integer concurrency;
+
+        @Option(names = {"-w", "--wait"}, paramLabel = "S",
+                description = "Seconds between the end of one request and the start of the next.")
+        Duration wait;
+
+        @Option(names = "--max-failures", paramLabel = "N|N%%", converter = Ceiling.Converter.class,
+                description = "Stop after so many failed rows (a share counts from 20 rows on).")
+        Ceiling maxFailures;
+
+        @Option(names = "--max-tokens", paramLabel = "N", description = "Stop once so many tokens are used.")
+        Long maxTokens;
+
+        int concurrency() {
+            int slots = concurrency != null ? concurrency : wait != null ? 1 : 5;
+            if (slots < 1) throw new Unusable("-c " + slots + ": at least one run at a time");
+            if (wait != null && slots > 1) throw new Unusable("--wait and -c " + slots
+                    + " contradict each other: --wait runs one row at a time");
+            return slots;
+        }
+    }
+
+    static final class RetryOptions {
+        @Option(names = "--max-retries", paramLabel = "N", defaultValue = "3",
+                description = "Further attempts after the first (env: MAX_RETRIES; default: ${DEFAULT-VALUE}).")
+        int maxRetries;
+
+        @Option(names = "--initial-retry-delay", paramLabel = "S", defaultValue = "1",
+                description = "Seconds before the first retry, then doubled "
+                        + "(env: INITIAL_RETRY_DELAY; default: ${DEFAULT-VALUE}).")
+        Duration initialDelay;
+
+        @Option(names = "--max-retry-delay", paramLabel = "S", defaultValue = "60",
+                description = "Longest wait before a retry (env: MAX_RETRY_DELAY; default: ${DEFAULT-VALUE}).")
+        Duration maxDelay;
+
+        @Option(names = "--retry-failed-runs", paramLabel = "WHEN", defaultValue = "transient",
+                description = "Which failed runs are tried again: never, transient or always "
+                        + "(default: ${DEFAULT-VALUE}).")
+        RetryRuns failedRuns;
+
+        @Option(names = "--settle", paramLabel = "S", description = "Seconds without a trace after which a cut request "
+                + "counts as not started (default: 30; 300 for streaming).")
+        Duration settle;
+
+        @Option(names = "--grace", paramLabel = "S", defaultValue = "20",
+                description = "Seconds that running rows get to end after Ctrl-C (default: ${DEFAULT-VALUE}).")
+        Duration grace;
+
+        Backoff backoff() {
+            if (maxRetries < 0) throw new Unusable("--max-retries " + maxRetries + ": not negative, please");
+            return new Backoff(initialDelay, maxDelay, maxRetries);
+        }
+
+        Settle settle() {
+            return settle == null ? Settle.DEFAULT : new Settle(settle, settle);
+        }
+    }
+
+    static final class OutputOptions {
+        @Option(names = "--no-bom", description = "Write the results without a byte order mark.")
+        boolean noBom;
+
+        @Option(names = "--progress", paramLabel = "HOW", defaultValue = "auto",
+                description = "auto, plain or off (default: ${DEFAULT-VALUE}).")
+        ProgressStyle progress;
+    }
+
+    enum ProgressStyle { AUTO, PLAIN, OFF }
+
+    /// `90`, `1.5`, `90s`, `2m`, `1h`, `500ms`; a bare number is seconds.
+    static final class Durations implements ITypeConverter<Duration> {
+        private static final Pattern SHAPE = Pattern.compile("(\\d+(?:\\.\\d+)?)\\s*(ms|s|m|h)?");
+
+        @Override
+        public Duration convert(String text) {
+            var match = SHAPE.matcher(text.strip());
+            if (!match.matches()) throw new TypeConversionException("not a duration (like 90, 1.5, 90s, 2m or 500ms)");
+            var unit = match.group(2) == null ? 1000 : switch (match.group(2)) {
+                case "ms" -> 1;
+                case "m" -> 60_000;
+                case "h" -> 3_600_000;
+                default -> 1000;
+            };
+            var millis = new BigDecimal(match.group(1)).multiply(BigDecimal.valueOf(unit));
+            if (millis.compareTo(BigDecimal.valueOf(Duration.ofDays(365).toMillis())) > 0)
+                throw new TypeConversionException("longer than a year");
+            return Duration.ofMillis(millis.longValue());
+        }
+    }
+
+    /// An http or https address without a slash at its end.
+    static final class Addresses implements ITypeConverter<URI> {
+        @Override
+        public URI convert(String text) {
+            try {
+                var uri = new URI(text.strip().replaceAll("/+$", ""));
+                if (uri.getHost() != null && List.of("http", "https").contains(uri.getScheme())
+                        && uri.getQuery() == null && uri.getUserInfo() == null) return uri;
+            } catch (URISyntaxException _) {
+                // said below, in our words
+            }
+            throw new TypeConversionException("not an address like https://api.dify.ai/v1");
+        }
+    }
+
+    /// A limit that is a number (`20`) or a share (`5%`) of the rows that have ended.
+    record Ceiling(long count, double share) {
+        boolean isReached(long failed, long ended) {
+            return count > 0 ? failed >= count : ended >= 20 && failed > share * ended;
+        }
+
+        static final class Converter implements ITypeConverter<Ceiling> {
+            @Override
+            public Ceiling convert(String text) {
+                var match = Pattern.compile("(\\d{1,9})(%?)").matcher(text.strip());
+                long number = match.matches() ? Long.parseLong(match.group(1)) : 0;
+                if (number < 1 || !match.group(2).isEmpty() && number > 100)
+                    throw new TypeConversionException("not a number of rows (20) or a share (5%)");
+                return match.group(2).isEmpty() ? new Ceiling(number, 1) : new Ceiling(0, number / 100.0);
+            }
+        }
+    }
+
+    /// Variables and `.env` as defaults of options, so that `--max-retries` and `MAX_RETRIES` cannot drift apart.
+    record EnvDefaults(Env env) implements IDefaultValueProvider {
+        private static final Map<String, String> VARIABLES = Map.of(
+                "--base-url", "DIFY_API_BASE_URL", "--workflow-id", "DIFY_WORKFLOW_ID", "--max-retries", "MAX_RETRIES",
+                "--initial-retry-delay", "INITIAL_RETRY_DELAY", "--max-retry-delay", "MAX_RETRY_DELAY",
+                "--timeout", "TIMEOUT");
+
+        @Override
+        public String defaultValue(ArgSpec arg) {
+            return arg instanceof OptionSpec option
+                    ? variable(option).flatMap(env::setting).map(Env.Setting::text).orElse(null) : null;
+        }
+
+        static Optional<String> variable(OptionSpec option) {
+            return Optional.ofNullable(VARIABLES.get(option.longestName()));
+        }
+    }
+
+    /// One call of `run` or `retry`, from typed options to an exit code.
+    record Session(Work work, Access access, DifyClient client, PrintWriter err) {
+
+        static Session of(Work work, URI demoUrl) {
+            var access = work.access(demoUrl);
+            return new Session(work, access, DifyClient.of(access, work.dify.timeout, work.retrying.settle()),
+                    work.spec.commandLine().getErr());
+        }
+
+        int run(Batch batch, Selection selection) throws IOException, InterruptedException {
+            var wanted = batch.select(selection, work.rows);
+            int concurrency = work.pace.concurrency();
+            var backoff = work.retrying.backoff();
+            var judge = new Judge(backoff, work.retrying.failedRuns, access);
+            if (wanted.isEmpty()) return nothingToDo(batch);
+            var greeting = Greeting.exchange(client, judge, backoff, err);
+            if (greeting instanceof Greeting.Refused(var why)) {
+                err.println("difyexec: " + why);
+                err.println(wanted.rows() + " rows stay pending; nothing was sent.");
+                return STOPPED;
+            }
+            var server = ((Greeting.Met) greeting).version();
+            batch.began(access, server, work, concurrency);
+            var mailbox = new LinkedBlockingQueue<Message>();
+            var tally = new Tally(batch.index(), wanted.rows(), Clock.systemUTC());
+            var engine = new Engine(client, new Agenda(batch, wanted, work.rows.resendUnknown || !selection.ids().isEmpty()),
+                    judge, new Pace(concurrency, work.pace.wait), new Health(backoff),
+                    new Limits(work.pace.maxFailures, work.pace.maxTokens, work.retrying.grace, work.dify.timeout,
+                            work.retrying.settle()),
+                    new Route(work.dify.mode, batch.history().mode(), server), batch,
+                    new Names(work.dify.user), tally, Progress.of(err, work.out.progress, tally), Clock.systemUTC(),
+                    mailbox, task -> Thread.startVirtualThread(task));
+            var closing = OnSignals.post(mailbox);
+            try {
+                var stop = engine.run();
+                batch.close();
+                Summary.print(err, batch, tally, stop, work);
+                return stop.isPresent() ? stop.get().code() : tally.isAllDone() ? OK : ROWS_LEFT;
+            } finally {
+                closing.run();
+                client.close();
+            }
+        }
+
+        private int nothingToDo(Batch batch) {
+            err.println(batch.index().isComplete() ? "Nothing to do: every row has a success."
+                    : "Nothing to do: no row of this selection is open.");
+            return OK;
+        }
+    }
+
+    /// Turns Ctrl-C, SIGTERM and SIGHUP into messages while a batch runs.
+    static final class OnSignals {
+        /// Returns what puts the former handlers back.
+        static Runnable post(BlockingQueue<Message> mailbox) {
+            var former = new LinkedHashMap<String, Object>();
+            for (var name : List.of("INT", "TERM", "HUP"))
+                former.put(name, Signals.register(name, () -> mailbox.add(new Message.Interrupted(name))));
+            return () -> former.forEach(Signals::unregister);
+        }
+    }
+
+    // ── Engine ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    /// What reaches the engine's thread from workers and signals.
+    sealed interface Message {
+        record Began(Attempt attempt, RunRef run) implements Message {}
+
+        /// A stream has been silent for a while after its first event.
+        record Quiet(Attempt attempt, RunRef run) implements Message {}
+
+        /// `line` is the result's line, already made by the worker; empty unless the run succeeded.
+        record Ended(Attempt attempt, Seen seen, byte[] line) implements Message {}
+
+        record Looked(Doubt doubt, Found found) implements Message {}
+
+        record Interrupted(String signal) implements Message {}
+
+        record Broken(Throwable problem) implements Message {}
+    }
+
+    /// Runs the rows of an agenda to their outcomes. The calling thread owns everything that changes.
+    static final class Engine {
+        private static final Duration AFTER_STOP = Duration.ofSeconds(3), AFTER_SECOND = Duration.ofMillis(1500);
+        private static final int FIREWALLED = 5;
+
+        private final Workflow workflow;
+        private final Agenda agenda;
+        private final Judge judge;
+        private final Pace pace;
+        private final Health health;
+        private final Limits limits;
+        private final Route route;
+        private final Batch batch;
+        private final Names names;
+        private final Tally tally;
+        private final Watcher watcher;
+        private final Clock clock;
+        private final BlockingQueue<Message> mailbox;
+        private final Executor workers;
+        private final Map<Long, Running> running = new LinkedHashMap<>();
+        private final int looksAtOnce;
+        private int looking = 0, firewalled = 0;
+        private Instant hardStop = Instant.MAX;
+        private boolean taskStopsSent = false, lateAsked = false;
+        private String version = "";
+
+        Engine(Workflow workflow, Agenda agenda, Judge judge, Pace pace, Health health, Limits limits, Route route,
+                Batch batch, Names names, Tally tally, Watcher watcher, Clock clock, BlockingQueue<Message> mailbox,
+                Executor workers) {
+            this.workflow = workflow;
+            this.agenda = agenda;
+            this.judge = judge;
+            this.pace = pace;
+            this.health = health;
+            this.limits = limits;
+            this.route = route;
+            this.batch = batch;
+            this.names = names;
+            this.tally = tally;
+            this.watcher = watcher;
+            this.clock = clock;
+            this.mailbox = mailbox;
+            this.workers = workers;
+            this.looksAtOnce = Math.max(2, pace.ceiling() / 4);
+        }
+
+        /// An attempt on the wire. Only `thread` is set by its worker.
+        private static final class Running {
+            final Attempt attempt;
+            volatile Thread thread;
+            Optional<RunRef> run = Optional.empty();
+            boolean stopAsked, asked;
+
+            Running(Attempt attempt) {
+                this.attempt = attempt;
+            }
+        }
+
+        /// Returns why the batch stopped early, or nothing when every row has its outcome.
+        Optional<Stop> run() throws InterruptedException {
+            try {
+                while (!isOver()) {
+                    begin();
+                    watcher.watch(tally.now(running.size(), agenda.waiting(), agenda.doubts() + looking, pace));
+                    var message = mailbox.poll(untilNext().toNanos(), NANOSECONDS);
+                    for (; message != null; message = mailbox.poll()) handle(message);
+                    batch.flush();
+                    agenda.check(health.verdict(clock.instant(), running.size() + looking));
+                }
+                agenda.stop().ifPresent(stop -> batch.record(new Event.Stop(clock.instant(), stop.why(), null, null)));
+                batch.flush();
+            } catch (UncheckedIOException problem) {
+                agenda.close(new Stop(STOPPED, "cannot write: " + Plain.of(problem.getCause())
+                        + "; every result acknowledged so far is on disk. Make room, then run the same command again"));
+            }
+            watcher.end();
+            return agenda.stop();
+        }
+
+        private boolean isOver() {
+            if (agenda.stop().isEmpty()) return running.isEmpty() && looking == 0 && agenda.isDone() && !lookForLateRuns();
+            if (!running.isEmpty() && hardStop.isAfter(clock.instant())) return false;
+            return running.isEmpty() || taskStopsSent || !stopTasks(AFTER_STOP);
+        }
+
+        /// Puts every attempt that may start on record, and only then on the wire.
+        private void begin() {
+            if (agenda.stop().isPresent()) return;
+            var now = clock.instant();
+            var starts = new ArrayList<Running>();
+            while (mayStart(now)) {
+                var due = agenda.next(now);
+                if (due.isEmpty()) break;
+                var attempt = due.get().attempt(names.next(), route.mode(), now);
+                var begun = new Running(attempt);
+                running.put(attempt.sequence(), begun);
+                pace.started(now);
+                batch.record(Event.Attempt.of(attempt));
+                starts.add(begun);
+            }
+            batch.flush();
+            starts.forEach(this::start);
+            while (looking < looksAtOnce && health.isOpen(now, running.size() + looking)) {
+                var doubt = agenda.nextDoubt(now);
+                if (doubt.isEmpty()) break;
+                look(doubt.get());
+            }
+        }
+
+        private boolean mayStart(Instant now) {
+            return health.isOpen(now, running.size() + looking) && pace.hasRoom(now, running.size() + agenda.cutRuns());
+        }
+
+        private void start(Running begun) {
+            var attempt = begun.attempt;
+            post(() -> {
+                begun.thread = Thread.currentThread();
+                var seen = workflow.run(attempt, new Told() {
+                    @Override
+                    public void began(RunRef run) {
+                        mailbox.add(new Message.Began(attempt, run));
+                    }
+
+                    @Override
+                    public void quiet(RunRef run) {
+                        mailbox.add(new Message.Quiet(attempt, run));
+                    }
+                });
+                var line = seen instanceof Seen.Ran ran && ran.status().isSuccess()
+                        ? Results.line(attempt, ran, clock.instant()) : new byte[0];
+                return new Message.Ended(attempt, seen, line);
+            });
+        }
+
+        private void look(Doubt doubt) {
+            looking++;
+            post(() -> new Message.Looked(doubt, workflow.look(doubt)));
+        }
+
+        /// A worker that breaks posts that, too: nothing waits for it in vain.
+        private void post(Supplier<Message> work) {
+            workers.execute(() -> {
+                Message message;
+                try {
+                    message = work.get();
+                } catch (Throwable problem) {
+                    message = new Message.Broken(problem);
+                }
+                mailbox.add(message);
+            });
+        }
+
+        private Duration untilNext() {
+            var now = clock.instant();
+            var next = now.plusMillis(200); // the progress line moves on
+            if (hardStop.isBefore(next)) next = hardStop;
+            if (agenda.stop().isEmpty()) {
+                if (agenda.nextDue().isBefore(next)) next = agenda.nextDue();
+                if (agenda.hasRows() && pace.nextStart().isBefore(next) && pace.nextStart().isAfter(now))
+                    next = pace.nextStart();
+            }
+            return Duration.between(now, next).isPositive() ? Duration.between(now, next) : Duration.ofMillis(1);
+        }
+
+        private void handle(Message message) {
+            switch (message) {
+                case Message.Began(var attempt, var run) -> began(attempt, run);
+                case Message.Quiet(var attempt, var run) -> askAboutQuiet(attempt, run);
+                case Message.Ended(var attempt, var seen, var line) -> ended(attempt, seen, line);
+                case Message.Looked(var doubt, var found) -> looked(doubt, found);
+                case Message.Interrupted(var signal) -> interrupted(signal);
+                case Message.Broken(var problem) -> throw new IllegalStateException("a worker broke", problem);
+            }
+        }
+
+        private void began(Attempt attempt, RunRef run) {
+            var begun = running.get(attempt.sequence());
+            if (begun == null) return;
+            begun.run = Optional.of(run);
+            batch.record(Event.Run.of(attempt, run, clock.instant()));
+            if (hardStop.isBefore(Instant.MAX) && taskStopsSent) stopTask(begun);
+        }
+
+        private void ended(Attempt attempt, Seen seen, byte[] line) {
+            var begun = running.remove(attempt.sequence());
+            if (begun == null) return; // its end was learnt otherwise before
+            var now = clock.instant();
+            pace.ended(now);
+            if (seen instanceof Seen.Ran ran && begun.stopAsked && !ran.status().isSuccess()) {
+                batch.record(Event.End.of(attempt, now, "interrupted", ran, "stopped on request"));
+                return;
+            }
+            adapt(attempt, seen, now);
+            if (seen instanceof Seen.Ran ran) tally.used(ran.usage());
+            settle(attempt, seen, judge.verdict(attempt, seen), line);
+        }
+
+        /// What an answer says about the server, apart from its row.
+        private void adapt(Attempt attempt, Seen seen, Instant now) {
+            switch (seen) {
+                case Seen.Ran _ -> {
+                    pace.succeeded();
+                    health.served();
+                    firewalled = 0;
+                }
+                case Seen.Refused refused when refused.status() >= 500 && !refused.inStream() -> health.failed(now);
+                case Seen.Refused _ -> health.answered();
+                case Seen.Cut _, Seen.NotSent _ -> health.failed(now);
+            }
+            route.seen(attempt, seen, Duration.between(attempt.at(), now)).ifPresent(change -> {
+                watcher.say(change);
+                batch.record(batch.sessionEvent(now, route.mode()));
+            });
+        }
+
+        private void settle(Attempt attempt, Seen seen, Verdict verdict, byte[] line) {
+            var now = clock.instant();
+            switch (verdict) {
+                case Verdict.Done(var outcome) -> finish(attempt, seen, outcome, line);
+                case Verdict.Again(var after, var why) -> {
+                    batch.record(Event.End.of(attempt, now, "again", seen, why));
+                    tally.retried();
+                    agenda.again(attempt.row(), attempt.tries().failedOnce(), now.plus(after));
+                }
+                case Verdict.Throttled(var after, var why) -> {
+                    pace.refused(attempt.sequence(), running.size(), names.count());
+                    health.refused(now, running.size());
+                    tally.throttled();
+                    batch.record(new Event.Throttle(now, attempt.user(), why, pace.limit()));
+                    batch.record(Event.End.of(attempt, now, "throttled", seen, why));
+                    agenda.again(attempt.row(), attempt.tries().throttledOnce(), now.plus(after));
+                }
+                case Verdict.Unreached(var after, var why) -> {
+                    batch.record(Event.End.of(attempt, now, "unreached", seen, why));
+                    agenda.again(attempt.row(), attempt.tries(), now.plus(after));
+                }
+                case Verdict.LookUp(var symptom, var why) -> doubt(attempt, seen, symptom, why);
+                case Verdict.StopBatch(var why) -> {
+                    batch.record(Event.End.of(attempt, now, "refused", seen, why));
+                    agenda.close(new Stop(STOPPED, why));
+                }
+            }
+        }
+
+        /// The result is on disk before its `end`: [Batch#flush] writes in that order.
+        private void finish(Attempt attempt, Seen seen, Outcome outcome, byte[] line) {
+            var now = clock.instant();
+            if (outcome.standing().isSuccess()) batch.result(attempt.row().index(), line);
+            batch.settled(attempt, outcome, now, seen);
+            tally.ended(attempt, outcome, Duration.between(attempt.at(), now), now);
+            if (outcome instanceof Outcome.Failed failed && failed.firewall() && ++firewalled >= FIREWALLED)
+                agenda.close(new Stop(STOPPED, "a firewall refused " + FIREWALLED + " rows in a row (HTTP 403, HTML): "
+                        + "ask its owner to let these requests through"));
+            if (seen instanceof Seen.Ran ran) noticeVersion(ran.workflowId());
+            limits.reached(tally).ifPresent(why -> agenda.close(new Stop(STOPPED, why)));
+        }
+
+        private void noticeVersion(String workflowId) {
+            if (workflowId.isEmpty() || workflowId.equals(version)) return;
+            if (!version.isEmpty()) watcher.say("The workflow was published anew during this batch: rows from now on "
+                    + "ran version " + workflowId + ", those before " + version
+                    + ". --workflow-id " + version + " pins the earlier one.");
+            version = workflowId;
+        }
+
+        private void doubt(Attempt attempt, Seen seen, Symptom symptom, String why) {
+            var now = clock.instant();
+            var run = seen.run();
+            run.ifPresent(ref -> batch.record(Event.Run.of(attempt, ref, now)));
+            if (agenda.stop().isPresent()) return; // open in the log: the next start asks for it
+            var deadline = symptom == Symptom.TIMED_OUT ? now.plus(limits.afterTimeout(run))
+                    : attempt.at().plus(limits.timeout());
+            var since = symptom == Symptom.SILENCE ? attempt.at() : now; // that silence has lasted since the request
+            agenda.doubt(new Doubt(attempt, run, symptom, why, since, deadline, false));
+        }
+
+        private void askAboutQuiet(Attempt attempt, RunRef run) {
+            var begun = running.get(attempt.sequence());
+            if (begun == null || begun.asked) return;
+            begun.asked = true;
+            look(new Doubt(attempt, Optional.of(run), Symptom.QUIET, "quiet stream", clock.instant(), Instant.MAX, false));
+        }
+
+        private void looked(Doubt doubt, Found found) {
+            looking--;
+            var now = clock.instant();
+            if (found instanceof Found.Silent) health.failed(now);
+            else health.answered();
+            if (found instanceof Found.Running) route.listsRunning(doubt);
+            batch.record(new Event.Look(now, doubt.attempt().user(), doubt.run().map(RunRef::id).orElse(null), found.word()));
+            if (doubt.symptom() == Symptom.QUIET) lookedAtQuiet(doubt, found);
+            else if (doubt.late()) lookedForLate(doubt, found, now);
+            else resolve(doubt, found, now);
+        }
+
+        /// A run that ended while its stream says nothing: its end is taken from the detail, its stream given up.
+        private void lookedAtQuiet(Doubt doubt, Found found) {
+            var begun = running.get(doubt.attempt().sequence());
+            if (begun == null) return;
+            begun.asked = false;
+            if (!(found instanceof Found.Ended(var ran))) return;
+            running.remove(doubt.attempt().sequence());
+            pace.ended(clock.instant());
+            if (begun.thread != null) begun.thread.interrupt();
+            harvest(doubt, ran);
+        }
+
+        private void lookedForLate(Doubt doubt, Found found, Instant now) {
+            var run = found.run();
+            if (run.isEmpty()) return;
+            batch.record(new Event.Late(now, doubt.attempt().row().id(), doubt.attempt().user(), run.get().id(), found.word()));
+            tally.late();
+            watcher.say("Row " + Plain.id(doubt.attempt().row().id()) + ": run " + run.get().id()
+                    + " turned up late, after the row was sent again; it may have been paid twice.");
+        }
+
+        private void resolve(Doubt doubt, Found found, Instant now) {
+            switch (found) {
+                case Found.Ended(var ran) when ran.status() == RunStatus.STOPPED && !doubt.seenStopped()
+                        && doubt.symptom() != Symptom.TIMED_OUT -> agenda.doubt(doubt.stoppedOnce(now));
+                case Found.Ended(var ran) -> harvest(doubt, ran);
+                case Found.Running(var run, var status) -> {
+                    var known = doubt.with(run);
+                    if (status == RunStatus.PAUSED) giveUp(known, new Outcome.Paused(run, "waits for a human"));
+                    else if (now.isBefore(known.deadline())) agenda.doubt(known.later(now));
+                    else giveUp(known, new Outcome.Unknown("run " + run.id() + " still says running "
+                            + Plain.seconds(Duration.between(known.attempt().at(), now)) + " after its start"));
+                }
+                case Found.Absent() -> absent(doubt, now);
+                case Found.Silent(var seen) -> {
+                    if (judge.verdict(doubt.attempt(), seen) instanceof Verdict.StopBatch(var why)) agenda.close(new Stop(STOPPED, why));
+                    else agenda.doubt(doubt.later(now));
+                }
+            }
+        }
+
+        private void absent(Doubt doubt, Instant now) {
+            switch (Proof.of(doubt, route.listing(), names.areFixed())) {
+                case SETTLE -> {
+                    if (now.isBefore(doubt.since().plus(limits.settle().of(doubt.attempt().mode())))) agenda.doubt(doubt.later(now));
+                    else notStarted(doubt, now);
+                }
+                case WAIT -> {
+                    if (now.isBefore(doubt.deadline())) agenda.doubt(doubt.later(now));
+                    else giveUp(doubt, new Outcome.Unknown(doubt.why() + "; no trace of a run until the time limit, and "
+                            + "this server does not list runs from their start"));
+                }
+                case UNKNOWN -> giveUp(doubt, new Outcome.Unknown(doubt.why() + "; " + Proof.reason(doubt, names.areFixed())));
+            }
+        }
+
+        private void notStarted(Doubt doubt, Instant now) {
+            batch.record(Event.End.of(doubt.attempt(), now, "not_started", doubt.why()));
+            tally.retried();
+            agenda.judgedNotStarted(doubt);
+            agenda.again(doubt.attempt().row(), doubt.attempt().tries().failedOnce(), now);
+        }
+
+        /// Takes a run's end from its detail, as if it had been seen; not for a row that was changed since.
+        private void harvest(Doubt doubt, Seen.Ran ran) {
+            var attempt = doubt.attempt();
+            var now = clock.instant();
+            if (ran.status().isSuccess() && !attempt.cells().equals(attempt.row().hash())) {
+                watcher.say("Row " + Plain.id(attempt.row().id()) + " was changed since run " + ran.ref().id()
+                        + " of it succeeded: that result is not taken, the row runs anew.");
+                batch.record(Event.End.of(attempt, now, "stale", ran, "the row was changed since"));
+                agenda.again(attempt.row(), Tries.NONE, now);
+                return;
+            }
+            batch.record(new Event.Harvest(now, attempt.user(), ran.ref().id()));
+            tally.harvested();
+            tally.used(ran.usage());
+            var verdict = doubt.symptom() == Symptom.TIMED_OUT && !ran.status().isSuccess()
+                    ? new Verdict.Done(new Outcome.Failed("timed out after " + Plain.seconds(limits.timeout()), doubt.why(), false))
+                    : judge.afterLook(attempt, ran);
+            settle(attempt, ran, verdict, ran.status().isSuccess() ? Results.line(attempt, ran, now) : new byte[0]);
+        }
+
+        private void giveUp(Doubt doubt, Outcome outcome) {
+            if (agenda.mayResend(doubt)) {
+                batch.record(Event.End.of(doubt.attempt(), clock.instant(), "resent", outcome.text()));
+                agenda.again(doubt.attempt().row(), Tries.NONE, clock.instant());
+                return;
+            }
+            batch.settled(doubt.attempt(), outcome, clock.instant(), Seen.nothing());
+            tally.ended(doubt.attempt(), outcome, Duration.between(doubt.attempt().at(), clock.instant()), clock.instant());
+        }
+
+        /// Asks, once and at the end, whether a run that counted as not started has turned up.
+        private boolean lookForLateRuns() {
+            if (lateAsked) return false;
+            lateAsked = true;
+            return agenda.askForLateRuns(clock.instant());
+        }
+
+        private void interrupted(String signal) {
+            var now = clock.instant();
+            if (agenda.stop().filter(stop -> stop.code() == INTERRUPTED).isPresent()) {
+                stopTasks(AFTER_SECOND);
+                return;
+            }
+            agenda.close(new Stop(INTERRUPTED, signal.equals("INT") ? "interrupted" : "interrupted by SIG" + signal));
+            hardStop = now.plus(limits.grace());
+            if (!running.isEmpty()) watcher.say("Stopping: " + running.size() + " running rows get up to "
+                    + Plain.seconds(limits.grace()) + " to end; Ctrl-C again stops at once.");
+        }
+
+        /// Asks Dify to stop what runs, and gives the ends a moment to arrive. False: there is nothing to wait for.
+        private boolean stopTasks(Duration patience) {
+            boolean first = !taskStopsSent;
+            taskStopsSent = true;
+            hardStop = clock.instant().plus(patience);
+            if (first) running.values().forEach(this::stopTask);
+            return running.values().stream().anyMatch(begun -> begun.stopAsked);
+        }
+
+        private void stopTask(Running begun) {
+            if (begun.stopAsked || begun.run.isEmpty() || begun.run.get().task().isEmpty()) return;
+            begun.stopAsked = true;
+            var run = begun.run.get();
+            batch.record(new Event.Stop(clock.instant(), "interrupted", begun.attempt.user(), run.task()));
+            workers.execute(() -> workflow.stop(run, begun.attempt.user()));
+        }
+    }
+
+    /// What is to be done and when: rows not begun, rows waiting for another attempt, runs in doubt.
+    static final class Agenda {
+        private final Iterator<Row> fresh;
+        private final PriorityQueue<Waiting> waiting = new PriorityQueue<>(Comparator.comparing(Waiting::due));
+        private final PriorityQueue<Doubt> doubts = new PriorityQueue<>(Comparator.comparing(Doubt::due));
+        private final List<Doubt> notStarted = new ArrayList<>();
+        private final boolean resendUnknown;
+        private Optional<Stop> stop = Optional.empty();
+        private int cutRuns = 0;
+
+        /// A row that may start now or later.
+        record Waiting(Row row, Tries tries, Instant due) {
+            Attempt attempt(Names.Name name, Mode mode, Instant now) {
+                return new Attempt(name.sequence(), row, tries, name.user(), mode, row.hash(), now);
+            }
+        }
+
+        Agenda(Batch batch, Wanted wanted, boolean resendUnknown) {
+            this.fresh = wanted.iterator();
+            this.resendUnknown = resendUnknown;
+            doubts.addAll(wanted.doubts());
+            notStarted.addAll(batch.history().resent());
+        }
+
+        Optional<Waiting> next(Instant now) {
+            if (!waiting.isEmpty() && !waiting.peek().due().isAfter(now)) return Optional.of(waiting.poll());
+            return fresh.hasNext() ? Optional.of(new Waiting(fresh.next(), Tries.NONE, now)) : Optional.empty();
+        }
+
+        void again(Row row, Tries tries, Instant due) {
+            waiting.add(new Waiting(row, tries, due));
+        }
+
+        Optional<Doubt> nextDoubt(Instant now) {
+            if (doubts.isEmpty() || doubts.peek().due().isAfter(now)) return Optional.empty();
+            var doubt = doubts.poll();
+            if (doubt.isOurs()) cutRuns--;
+            return Optional.of(doubt);
+        }
+
+        void doubt(Doubt doubt) {
+            doubts.add(doubt);
+            if (doubt.isOurs()) cutRuns++;
+        }
+
+        void judgedNotStarted(Doubt doubt) {
+            notStarted.add(doubt);
+        }
+
+        /// Puts one look for each run that counted as not started on the agenda. False: there is none.
+        boolean askForLateRuns(Instant now) {
+            notStarted.forEach(doubt -> doubts.add(doubt.asLate(now)));
+            return !notStarted.isEmpty();
+        }
+
+        /// Unknown rows are sent again only when their ids were named, or by `--resend-unknown`.
+        boolean mayResend(Doubt doubt) {
+            return resendUnknown && !doubt.isOurs();
+        }
+
+        /// Nothing new starts from here on. The first reason stays, but an interrupt wins.
+        void close(Stop reason) {
+            if (stop.isEmpty() || reason.code() == INTERRUPTED) stop = Optional.of(reason);
+        }
+
+        void check(Optional<Stop> verdict) {
+            verdict.ifPresent(this::close);
+        }
+
+        Optional<Stop> stop() {
+            return stop;
+        }
+
+        boolean hasRows() {
+            return !waiting.isEmpty() || fresh.hasNext();
+        }
+
+        boolean isDone() {
+            return doubts.isEmpty() && !hasRows();
+        }
+
+        int waiting() {
+            return waiting.size();
+        }
+
+        int doubts() {
+            return doubts.size();
+        }
+
+        /// Runs of ours that were cut off and may still hold a place on the server.
+        int cutRuns() {
+            return cutRuns;
+        }
+
+        Instant nextDue() {
+            return Stream.of(Optional.ofNullable(waiting.peek()).map(Waiting::due),
+                    Optional.ofNullable(doubts.peek()).map(Doubt::due)).flatMap(Optional::stream)
+                    .min(Comparator.naturalOrder()).orElse(Instant.MAX);
+        }
+    }
+
+    // ── Data ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    /// What cannot be used, said to the person at the terminal; `code` is the exit code.
+    static final class Unusable extends RuntimeException {
+        private final int code;
+
+        Unusable(String message) {
+            this(UNUSABLE, message);
+        }
+
+        Unusable(int code, String message) {
+            super(message);
+            this.code = code;
+        }
+
+        int code() {
+            return code;
+        }
+    }
+
+    /// Where Dify is and how to get in. The key is not part of the text form.
+    record Access(URI baseUrl, String key, String workflowId, Optional<URI> proxy, Optional<Path> authorities) {
+        @Override
+        public String toString() {
+            return baseUrl.toString();
+        }
+    }
+
+    enum Mode { AUTO, BLOCKING, STREAMING }
+
+    enum RetryRuns { NEVER, TRANSIENT, ALWAYS }
+
+    /// How long a cut request is watched for before it counts as not started; by mode, since streamed runs may queue.
+    record Settle(Duration blocking, Duration streaming) {
+        static final Settle DEFAULT = new Settle(Duration.ofSeconds(30), Duration.ofSeconds(300));
+
+        Duration of(Mode mode) {
+            return mode == Mode.STREAMING ? streaming : blocking;
+        }
+    }
+
+    /// One row of the input. `index` counts from 0, `line` is the line of the file it begins in.
+    record Row(int index, long line, String id, Map<String, String> inputs) {
+        Row {
+            if (id.isBlank()) throw new IllegalArgumentException("a row needs an id");
+            inputs = Collections.unmodifiableMap(inputs);
+        }
+
+        /// 16 hex digits that change with any cell or column name.
+        String hash() {
+            return Cells.hash(inputs);
+        }
+    }
+
+    /// What was tried for a row in this call. Only `failed` counts against `MAX_RETRIES`.
+    record Tries(int failed, int throttled) {
+        static final Tries NONE = new Tries(0, 0);
+
+        Tries failedOnce() {
+            return new Tries(failed + 1, throttled);
+        }
+
+        Tries throttledOnce() {
+            return new Tries(failed, throttled + 1);
+        }
+    }
+
+    /// One request for one row, found again on the server by its `user`. `cells` is the hash of what is sent.
+    record Attempt(long sequence, Row row, Tries tries, String user, Mode mode, String cells, Instant at) {}
+
+    /// A run as the server names it; `task` is empty where it is not known.
+    record RunRef(String id, String task) {}
+
+    enum RunStatus {
+        SUCCEEDED, PARTIAL, FAILED, STOPPED, PAUSED, RUNNING;
+
+        static Optional<RunStatus> of(String word) {
+            return switch (word) {
+                case "succeeded" -> Optional.of(SUCCEEDED);
+                case "partial-succeeded" -> Optional.of(PARTIAL);
+                case "failed" -> Optional.of(FAILED);
+                case "stopped" -> Optional.of(STOPPED);
+                case "paused" -> Optional.of(PAUSED);
+                case "running", "scheduled" -> Optional.of(RUNNING);
+                default -> Optional.empty();
+            };
+        }
+
+        boolean isSuccess() {
+            return this == SUCCEEDED || this == PARTIAL;
+        }
+    }
+
+    /// What a run used. `price` is known from streams only.
+    record Usage(double seconds, long tokens, int steps, Optional<BigDecimal> price, String currency) {
+        static final Usage NONE = new Usage(0, 0, 0, Optional.empty(), "");
+    }
+
+    /// What one exchange showed; no opinion yet.
+    sealed interface Seen {
+        /// An answer that is no run. `dify`: written by Dify itself (`X-Version`), not by something in front of it.
+        record Refused(int status, boolean dify, boolean inStream, String code, String message,
+                Optional<Duration> retryAfter, Optional<RunRef> ref) implements Seen {
+            static Refused http(int status, boolean dify, String code, String message, Optional<Duration> retryAfter) {
+                return new Refused(status, dify, false, code, message, retryAfter, Optional.empty());
+            }
+
+            static Refused event(int status, String code, String message, Optional<RunRef> ref) {
+                return new Refused(status, true, true, code, message, Optional.empty(), ref);
+            }
+        }
+
+        /// A run that ended, or paused. `outputs` is compact JSON.
+        record Ran(RunRef ref, RunStatus status, byte[] outputs, String error, String workflowId, Usage usage) implements Seen {}
+
+        /// No end was seen. `ref` is known if an event came first.
+        record Cut(Optional<RunRef> ref, Symptom symptom, String why) implements Seen {}
+
+        /// The request never left: refused connection, unknown host, TLS.
+        record NotSent(String why) implements Seen {}
+
+        default Optional<RunRef> run() {
+            return switch (this) {
+                case Refused refused -> refused.ref();
+                case Ran ran -> Optional.of(ran.ref());
+                case Cut cut -> cut.ref();
+                case NotSent _ -> Optional.empty();
+            };
+        }
+
+        static Seen nothing() {
+            return new Cut(Optional.empty(), Symptom.NO_ANSWER, "");
+        }
+    }
+
+    /// How an end went missing.
+    enum Symptom {
+        SERVER_ERROR("Dify answered with a server error"),
+        GATEWAY("a proxy answered in Dify's place"),
+        NO_ANSWER("the connection was lost before an answer"),
+        CUT("the answer broke off"),
+        STREAM_ERROR("the stream reported an error without a run"),
+        SILENCE("no event came"),
+        TIMED_OUT("the time limit passed"),
+        STOPPED("the run was stopped, not by us"),
+        QUIET("the stream fell silent"),
+        CRASH("this tool ended in the middle"),
+        LOST_RESULT("its result is gone from the results file");
+
+        final String text;
+
+        Symptom(String text) {
+            this.text = text;
+        }
+    }
+
+    /// What to do about what was seen.
+    sealed interface Verdict {
+        record Done(Outcome outcome) implements Verdict {}
+
+        record Again(Duration after, String why) implements Verdict {}
+
+        /// Refused for being too much at once: not the row's fault.
+        record Throttled(Duration after, String why) implements Verdict {}
+
+        /// The server was not reached: not the row's fault either.
+        record Unreached(Duration after, String why) implements Verdict {}
+
+        record LookUp(Symptom symptom, String why) implements Verdict {}
+
+        record StopBatch(String why) implements Verdict {}
+    }
+
+    /// How a row ended.
+    sealed interface Outcome {
+        record Succeeded() implements Outcome {}
+
+        /// Succeeded with failures that the workflow handled itself.
+        record Partial() implements Outcome {}
+
+        record Failed(String cause, String text, boolean firewall) implements Outcome {}
+
+        record Paused(RunRef run, String text) implements Outcome {}
+
+        record Unknown(String text) implements Outcome {}
+
+        default Standing standing() {
+            return switch (this) {
+                case Succeeded _ -> Standing.SUCCEEDED;
+                case Partial _ -> Standing.PARTIAL;
+                case Failed _ -> Standing.FAILED;
+                case Paused _ -> Standing.PAUSED;
+                case Unknown _ -> Standing.UNKNOWN;
+            };
+        }
+
+        default String text() {
+            return switch (this) {
+                case Succeeded _, Partial _ -> "";
+                case Failed failed -> failed.text();
+                case Paused paused -> paused.text();
+                case Unknown unknown -> unknown.text();
+            };
+        }
+
+        /// What errors are grouped by.
+        default String cause() {
+            return this instanceof Failed failed ? failed.cause() : text();
+        }
+    }
+
+    /// Where a row stands: one of the five outcomes, or none yet.
+    enum Standing {
+        PENDING, SUCCEEDED, PARTIAL, FAILED, PAUSED, UNKNOWN;
+
+        boolean isSuccess() {
+            return this == SUCCEEDED || this == PARTIAL;
+        }
+
+        /// In `.retry`.
+        boolean isOnRetryList() {
+            return this == FAILED || this == PAUSED || this == UNKNOWN;
+        }
+
+        String word() {
+            return name().toLowerCase(Locale.ROOT);
+        }
+
+        static Optional<Standing> of(String word) {
+            return Stream.of(values()).filter(standing -> standing.word().equals(word)).findFirst();
+        }
+    }
+
+    /// A run whose end has to be learnt.
+    ///
+    /// @param since    when the doubt arose: `--settle` counts from here
+    /// @param deadline how long a running run is waited for
+    record Doubt(Attempt attempt, Optional<RunRef> run, Symptom symptom, String why, Instant since, Instant deadline,
+            boolean late, boolean seenStopped, int looks, Instant due) {
+
+        Doubt(Attempt attempt, Optional<RunRef> run, Symptom symptom, String why, Instant since, Instant deadline,
+                boolean late) {
+            this(attempt, run, symptom, why, since, deadline, late, false, 0, since);
+        }
+
+        /// Pauses grow from 0.5 s to 15 s.
+        Doubt later(Instant now) {
+            long pause = Math.min(15_000, (long) (500 * Math.pow(1.5, looks)));
+            return new Doubt(attempt, run, symptom, why, since, deadline, late, seenStopped, looks + 1, now.plusMillis(pause));
+        }
+
+        Doubt with(RunRef found) {
+            return run.isPresent() ? this
+                    : new Doubt(attempt, Optional.of(found), symptom, why, since, deadline, late, seenStopped, looks, due);
+        }
+
+        Doubt stoppedOnce(Instant now) {
+            return new Doubt(attempt, run, symptom, why, since, deadline, late, true, looks + 1, now.plusSeconds(2));
+        }
+
+        Doubt asLate(Instant now) {
+            return new Doubt(attempt, run, symptom, why, now, now, true);
+        }
+
+        /// Of this call: its run may hold a place on the server that `-c` has to leave free.
+        boolean isOurs() {
+            return !late && symptom != Symptom.CRASH && symptom != Symptom.LOST_RESULT;
+        }
+
+        /// A run over its time is stopped before it is looked for.
+        boolean stopsFirst() {
+            return symptom == Symptom.TIMED_OUT && looks == 0 && run.filter(ref -> !ref.task().isEmpty()).isPresent();
+        }
+    }
+
+    /// What a look at the server's records showed.
+    sealed interface Found {
+        record Ended(Seen.Ran ran) implements Found {}
+
+        /// Not ended; also paused.
+        record Running(RunRef ref, RunStatus status) implements Found {}
+
+        record Absent() implements Found {}
+
+        /// The look itself got no usable answer.
+        record Silent(Seen seen) implements Found {}
+
+        default Optional<RunRef> run() {
+            return switch (this) {
+                case Ended(var ran) -> Optional.of(ran.ref());
+                case Running running -> Optional.of(running.ref());
+                case Absent _, Silent _ -> Optional.empty();
+            };
+        }
+
+        default String word() {
+            return switch (this) {
+                case Ended(var ran) -> ran.status().name().toLowerCase(Locale.ROOT);
+                case Running running -> running.status().name().toLowerCase(Locale.ROOT);
+                case Absent _ -> "absent";
+                case Silent _ -> "no answer";
+            };
+        }
+    }
+
+    /// Why a batch ends before its rows do, and the exit code that says so.
+    record Stop(int code, String why) {}
+
+    /// One event of the attempt log, format 1; `t` is when. Unknown kinds are read as [Event.Other].
+    @JsonTypeInfo(use = JsonTypeInfo.Id.NAME, property = "event", defaultImpl = Event.Other.class)
+    @JsonSubTypes({
+            @JsonSubTypes.Type(value = Event.Session.class, name = "session"),
+            @JsonSubTypes.Type(value = Event.Attempt.class, name = "attempt"),
+            @JsonSubTypes.Type(value = Event.Run.class, name = "run"),
+            @JsonSubTypes.Type(value = Event.End.class, name = "end"),
+            @JsonSubTypes.Type(value = Event.Look.class, name = "look"),
+            @JsonSubTypes.Type(value = Event.Harvest.class, name = "harvest"),
+            @JsonSubTypes.Type(value = Event.Stop.class, name = "stop"),
+            @JsonSubTypes.Type(value = Event.Throttle.class, name = "throttle"),
+            @JsonSubTypes.Type(value = Event.Late.class, name = "late"),
+            @JsonSubTypes.Type(value = Event.Torn.class, name = "torn")})
+    @JsonInclude(JsonInclude.Include.NON_EMPTY)
+    sealed interface Event {
+        int FORMAT = 1;
+
+        /// A process began to work on the batch, or went over to another mode.
+        record Session(Instant t, int format, String tool, String baseUrl, String app, String server, String mode,
+                String options) implements Event {}
+
+        /// On record before the request is on the wire. `n` counts the row's retries, `kind` is `row` or `try`.
+        record Attempt(Instant t, String id, int n, String user, String mode, String cells, String kind) implements Event {
+            static Attempt of(DifyExec.Attempt attempt) {
+                return new Attempt(attempt.at(), attempt.row().id(), attempt.tries().failed(), attempt.user(),
+                        attempt.mode().name().toLowerCase(Locale.ROOT), attempt.cells(), "row");
+            }
+        }
+
+        record Run(Instant t, String id, String user, String run, String task) implements Event {
+            static Run of(DifyExec.Attempt attempt, RunRef run, Instant now) {
+                return new Run(now, attempt.row().id(), attempt.user(), run.id(), run.task());
+            }
+        }
+
+        /// An attempt is over. `outcome`: one of the five, or what else became of it; see the README.
+        @JsonInclude(JsonInclude.Include.NON_DEFAULT)
+        record End(Instant t, String id, String user, String outcome, String run, int n, int http, String cause,
+                String error, double seconds, long tokens, int steps, BigDecimal price, String currency) implements Event {
+
+            static End of(DifyExec.Attempt attempt, Instant now, String outcome, String error) {
+                return of(attempt, now, outcome, Seen.nothing(), error, "");
+            }
+
+            static End of(DifyExec.Attempt attempt, Instant now, String outcome, Seen seen, String error) {
+                return of(attempt, now, outcome, seen, error, "");
+            }
+
+            static End of(DifyExec.Attempt attempt, Instant now, String outcome, Seen seen, String error, String cause) {
+                var usage = seen instanceof Seen.Ran ran ? ran.usage() : Usage.NONE;
+                return new End(now, attempt.row().id(), attempt.user(), outcome, seen.run().map(RunRef::id).orElse(null),
+                        attempt.tries().failed(), seen instanceof Seen.Refused refused ? refused.status() : 0,
+                        cause.isEmpty() ? null : Plain.text(cause, 200), error.isEmpty() ? null : Plain.text(error, 500),
+                        Duration.between(attempt.at(), now).toMillis() / 1000.0, usage.tokens(), usage.steps(),
+                        usage.price().orElse(null), usage.currency().isEmpty() ? null : usage.currency());
+            }
+        }
+
+        record Look(Instant t, String user, String run, String saw) implements Event {}
+
+        record Harvest(Instant t, String user, String run) implements Event {}
+
+        /// A task was asked to stop, or (without `user`) the batch ended early.
+        record Stop(Instant t, String why, String user, String task) implements Event {}
+
+        record Throttle(Instant t, String user, String why, int limit) implements Event {}
+
+        record Late(Instant t, String id, String user, String run, String saw) implements Event {}
+
+        /// A last line without its end was cut off a file. `at`: where it began, `bytes`: how long it was.
+        record Torn(Instant t, String file, long at, long bytes) implements Event {}
+
+        record Other() implements Event {}
+    }
+
+    /// One run of a row: never throws for what the server says or fails to say.
+    interface Workflow {
+        Seen run(Attempt attempt, Told told);
+
+        Found look(Doubt doubt);
+
+        void stop(RunRef run, String user);
+    }
+
+    /// What a worker tells while a run goes on.
+    interface Told {
+        void began(RunRef run);
+
+        void quiet(RunRef run);
+    }
+
+    /// Who looks on: progress on a terminal, or nobody.
+    interface Watcher {
+        void watch(Tally tally);
+
+        void say(String sentence);
+
+        void end();
+    }
+
+    /// The user of each attempt: unique, so that the run found under it is this attempt's and no other's.
+    static final class Names {
+        private final String fixed, prefix;
+        private long count = 0;
+
+        record Name(long sequence, String user) {}
+
+        Names(String fixed) {
+            this.fixed = fixed == null ? "" : fixed;
+            this.prefix = "difyexec-%016x-".formatted(new SecureRandom().nextLong());
+        }
+
+        Name next() {
+            count++;
+            return new Name(count, fixed.isEmpty() ? prefix + count : fixed);
+        }
+
+        long count() {
+            return count;
+        }
+
+        boolean areFixed() {
+            return !fixed.isEmpty();
+        }
+    }
+
+    /// The batch in numbers. Owned by the engine's thread.
+    static final class Tally {
+        private static final int RECENT = 200;
+
+        private final Index index;
+        private final Clock clock;
+        private final long asked;
+        private final Instant began;
+        private final Map<Standing, Long> ended = new EnumMap<>(Standing.class);
+        private final Map<String, BigDecimal> prices = new TreeMap<>();
+        private final ArrayDeque<Instant> recent = new ArrayDeque<>();
+        private final Latencies latencies = new Latencies();
+        private long tokens, retries, throttled, harvested, late;
+        private int running, waiting, doubts, limit, lowest, ceiling;
+
+        Tally(Index index, long asked, Clock clock) {
+            this.index = index;
+            this.asked = asked;
+            this.clock = clock;
+            this.began = clock.instant();
+        }
+
+        void ended(Attempt attempt, Outcome outcome, Duration took, Instant now) {
+            ended.merge(outcome.standing(), 1L, Long::sum);
+            if (outcome.standing().isSuccess()) latencies.add(took.toMillis());
+            recent.add(now);
+            if (recent.size() > RECENT) recent.remove();
+        }
+
+        void used(Usage usage) {
+            tokens += usage.tokens();
+            usage.price().ifPresent(price -> prices.merge(usage.currency(), price, BigDecimal::add));
+        }
+
+        void retried() {
+            retries++;
+        }
+
+        void throttled() {
+            throttled++;
+        }
+
+        void harvested() {
+            harvested++;
+        }
+
+        void late() {
+            late++;
+        }
+
+        Tally now(int running, int waiting, int doubts, Pace pace) {
+            this.running = running;
+            this.waiting = waiting;
+            this.doubts = doubts;
+            this.limit = pace.limit();
+            this.lowest = pace.lowest();
+            this.ceiling = pace.ceiling();
+            return this;
+        }
+
+        long count(Standing standing) {
+            return ended.getOrDefault(standing, 0L);
+        }
+
+        long done() {
+            return ended.values().stream().mapToLong(Long::longValue).sum();
+        }
+
+        long succeeded() {
+            return count(Standing.SUCCEEDED) + count(Standing.PARTIAL);
+        }
+
+        boolean isAllDone() {
+            return succeeded() >= asked;
+        }
+
+        Duration elapsed() {
+            return Duration.between(began, clock.instant());
+        }
+
+        /// Rows a second, over the last rows that ended.
+        double rate() {
+            if (recent.size() < 2) return elapsed().toMillis() == 0 ? 0 : done() * 1000.0 / elapsed().toMillis();
+            long span = Math.max(1, Duration.between(recent.peekFirst(), clock.instant()).toMillis());
+            return (recent.size() - 1) * 1000.0 / span;
+        }
+
+        Optional<Duration> eta() {
+            return rate() <= 0 || done() == 0 ? Optional.empty()
+                    : Optional.of(Duration.ofMillis((long) ((asked - done()) / rate() * 1000)));
+        }
+    }
+
+    /// Milliseconds of the rows that succeeded.
+    static final class Latencies {
+        private int[] millis = new int[256];
+        private int size = 0;
+
+        void add(long took) {
+            if (size == millis.length) millis = Arrays.copyOf(millis, size * 2);
+            millis[size++] = (int) Math.min(Integer.MAX_VALUE, took);
+        }
+
+        boolean isEmpty() {
+            return size == 0;
+        }
+
+        /// The given share's percentiles, in seconds: `p(0.5, 0.9)`.
+        double[] percentiles(double... shares) {
+            var sorted = Arrays.copyOf(millis, size);
+            Arrays.sort(sorted);
+            return DoubleStream.of(shares)
+                    .map(share -> sorted[Math.min(size - 1, (int) Math.ceil(share * size) - 1 < 0 ? 0 : (int) Math.ceil(share * size) - 1)] / 1000.0)
+                    .toArray();
+        }
+    }
+
+    // ── Rules ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    /// What an exchange means for its row: the one place that decides.
+    record Judge(Backoff backoff, RetryRuns failedRuns, Access access) {
+        private static final Pattern TRANSIENT = Pattern.compile("rate.?limit|overload|unavailable|connect(ion)? ?error|"
+                + "connection (refused|reset|aborted|timed)|time[d -]*out|reached maximum retries|too many requests|"
+                + "\\b(429|502|503|504|529)\\b|try again", Pattern.CASE_INSENSITIVE);
+        private static final Pattern BAD_ROW = Pattern.compile("in input form|input form must|transfer_method is required|"
+                + "is not a valid FileTransferMethod|No matching enum found|Invalid (upload file|file url|input type)|"
+                + "Detected file type|File validation failed|Reached maximum retries|expected value type|"
+                + "does not match schema|this statement should be unreachable");
+
+        Verdict verdict(Attempt attempt, Seen seen) {
+            return switch (seen) {
+                case Seen.Ran ran -> ran(attempt, ran);
+                case Seen.Refused refused -> refused(attempt, refused);
+                case Seen.Cut(_, var symptom, var why) -> new Verdict.LookUp(symptom, why);
+                case Seen.NotSent(var why) -> new Verdict.Unreached(backoff.delay(0), why);
+            };
+        }
+
+        /// After a look a `stopped` is final: it has been looked up.
+        Verdict afterLook(Attempt attempt, Seen.Ran ran) {
+            return ran.status() == RunStatus.STOPPED ? failed(ran.error().isEmpty() ? "stopped on the server" : ran.error())
+                    : ran(attempt, ran);
+        }
+
+        private Verdict ran(Attempt attempt, Seen.Ran ran) {
+            return switch (ran.status()) {
+                case SUCCEEDED -> new Verdict.Done(new Outcome.Succeeded());
+                case PARTIAL -> new Verdict.Done(new Outcome.Partial());
+                case PAUSED -> new Verdict.Done(new Outcome.Paused(ran.ref(), "waits for a human"));
+                case STOPPED -> new Verdict.LookUp(Symptom.STOPPED, "the run was stopped: " + ran.error());
+                case RUNNING -> new Verdict.LookUp(Symptom.CUT, "the answer came before the end of the run");
+                case FAILED -> isWorthAnother(ran.error()) ? again(attempt, ran.error(), Optional.empty())
+                        : failed(ran.error().isEmpty() ? "the run failed without a reason" : ran.error());
+            };
+        }
+
+        private boolean isWorthAnother(String error) {
+            return switch (failedRuns) {
+                case NEVER -> false;
+                case ALWAYS -> true;
+                case TRANSIENT -> !error.startsWith("Aborted:") && TRANSIENT.matcher(error).find();
+            };
+        }
+
+        /// The table of refusals, by status, code and the start of the message.
+        private Verdict refused(Attempt attempt, Seen.Refused seen) {
+            if (seen.message().startsWith("Too many requests.")) return throttled(attempt, seen);
+            if (seen.inStream() && seen.code().isEmpty())
+                return BAD_ROW.matcher(seen.message()).find() ? failed(seen.message())
+                        : new Verdict.LookUp(Symptom.STREAM_ERROR, seen.message());
+            int status = seen.status();
+            if (status >= 300 && status < 400) return new Verdict.StopBatch(access + " redirects to " + seen.message()
+                    + ": set DIFY_API_BASE_URL to the address it really has");
+            return switch (status) {
+                case 400 -> badRequest(attempt, seen);
+                case 401 -> new Verdict.StopBatch("Dify refuses the key (401: " + said(seen) + "): check DIFY_API_KEY and "
+                        + "that it belongs to the app at " + access);
+                case 403 -> seen.code().isEmpty() ? new Verdict.Done(new Outcome.Failed("HTTP 403 from a firewall", said(seen), true))
+                        : new Verdict.StopBatch("Dify refuses access (403: " + said(seen)
+                                + "): switch the app's API service on in Dify, or ask the workspace's owner");
+                case 404, 410 -> new Verdict.StopBatch(seen.message().startsWith("Workflow not found") ? pinned(seen)
+                        : access + " is not Dify's API (HTTP " + status + "): check DIFY_API_BASE_URL, it usually ends in /v1");
+                case 405, 415, 426 -> new Verdict.StopBatch("Dify did not take the request (HTTP " + status + ": " + said(seen)
+                        + "): is " + access + " the API's address?");
+                case 407 -> new Verdict.StopBatch("the proxy wants a user and a password (407): put them into HTTPS_PROXY, "
+                        + "http://user:password@host:port");
+                case 413 -> failed("too large for the server (413)" + (said(seen).isEmpty() ? "" : ": " + said(seen)));
+                case 429 -> seen.code().equals("rate_limit_error") ? new Verdict.StopBatch("the plan's quota of runs is used up ("
+                        + said(seen) + "): it comes back with the next day or period; run the same command again then")
+                        : throttled(attempt, seen);
+                default -> status >= 500 || status == 408
+                        ? new Verdict.LookUp(seen.dify() ? Symptom.SERVER_ERROR : Symptom.GATEWAY, "HTTP " + status + " " + said(seen))
+                        : failed("HTTP " + status + ": " + said(seen));
+            };
+        }
+
+        private Verdict badRequest(Attempt attempt, Seen.Refused seen) {
+            var message = seen.message();
+            return switch (seen.code()) {
+                case "not_workflow_app" -> new Verdict.StopBatch("the key belongs to an app that is no workflow: take the key "
+                        + "of a workflow app");
+                case "app_unavailable" -> new Verdict.StopBatch("nothing is published in this app: publish the workflow in Dify");
+                case "provider_not_initialize", "model_currently_not_support" -> new Verdict.StopBatch("the workflow's model is "
+                        + "not set up (" + said(seen) + "): check the model provider in Dify");
+                case "provider_quota_exceeded" -> new Verdict.StopBatch("the model provider's credit is used up ("
+                        + said(seen) + ")");
+                case "completion_request_error" -> again(attempt, message, seen.retryAfter());
+                case "bad_request" -> message.startsWith("Invalid workflow_id") || message.startsWith("Cannot use draft")
+                        ? new Verdict.StopBatch(pinned(seen)) : new Verdict.StopBatch("Dify could not read the request: " + said(seen));
+                default -> {
+                    if (message.startsWith("Workflow not published"))
+                        yield new Verdict.StopBatch("nothing is published in this app: publish the workflow in Dify");
+                    if (message.startsWith("No class mapping found")) yield new Verdict.StopBatch("the workflow has a node "
+                            + "that this Dify does not know (" + said(seen) + ")");
+                    if (message.startsWith("queue listening stopped"))
+                        yield new Verdict.LookUp(Symptom.SERVER_ERROR, said(seen));
+                    if (message.startsWith("Arg user must") || message.contains("validation error")
+                            || message.startsWith("Input payload validation"))
+                        // Dify's report quotes the request, so it is not repeated
+                        yield new Verdict.StopBatch("Dify did not take the shape of the request (400); is it a newer version?");
+                    yield failed(said(seen).isEmpty() ? "HTTP 400" : message);
+                }
+            };
+        }
+
+        private static String pinned(Seen.Refused seen) {
+            return "DIFY_WORKFLOW_ID does not name a published version of this app (" + said(seen)
+                    + "): leave it empty to run the version published now";
+        }
+
+        private static String said(Seen.Refused seen) {
+            return Plain.text(seen.message(), 200).strip();
+        }
+
+        private Verdict failed(String text) {
+            return new Verdict.Done(new Outcome.Failed(Plain.cause(text), text, false));
+        }
+
+        private Verdict throttled(Attempt attempt, Seen.Refused seen) {
+            return new Verdict.Throttled(backoff.delay(attempt.tries().throttled(), seen.retryAfter()), said(seen));
+        }
+
+        /// Another attempt, or the end of them.
+        private Verdict again(Attempt attempt, String why, Optional<Duration> retryAfter) {
+            return backoff.allows(attempt.tries()) ? new Verdict.Again(backoff.delay(attempt.tries().failed(), retryAfter), why)
+                    : failed(why);
+        }
+    }
+
+    /// What a missing trace of a run proves, by how the server lists its runs.
+    ///
+    /// | listing | blocking | streaming |
+    /// | --- | --- | --- |
+    /// | from the start (1.14 on, or seen) | not started, after `--settle` | not started, after `--settle` |
+    /// | at the end (1.10 and before) | wait, then unknown | unknown at once: a left stream is never listed |
+    /// | not known | wait, then unknown | wait, then unknown |
+    ///
+    /// With a run id the run exists: it is waited for. With a fixed `--user` nothing can be found by name: unknown.
+    enum Proof {
+        SETTLE, WAIT, UNKNOWN;
+
+        static Proof of(Doubt doubt, Listing listing, boolean fixedUser) {
+            if (doubt.run().isPresent()) return WAIT;
+            if (fixedUser) return UNKNOWN;
+            return switch (listing) {
+                case FROM_START -> SETTLE;
+                case AT_END -> doubt.attempt().mode() == Mode.STREAMING ? UNKNOWN : WAIT;
+                case NOT_KNOWN -> WAIT;
+            };
+        }
+
+        static String reason(Doubt doubt, boolean fixedUser) {
+            return fixedUser ? "with --user a run cannot be found by name"
+                    : "this server does not list a stream whose client has left; --mode blocking is safer here";
+        }
+    }
+
+    /// When a server lists a run in its log.
+    enum Listing {
+        FROM_START, AT_END, NOT_KNOWN;
+
+        /// By `X-Version`: measured at 1.9.2 (in effect 1.10) and 1.14.2.
+        static Listing of(String version) {
+            var match = Pattern.compile("(\\d+)\\.(\\d+).*").matcher(version);
+            if (!match.matches()) return NOT_KNOWN;
+            int major = Integer.parseInt(match.group(1)), minor = Integer.parseInt(match.group(2));
+            if (major > 1 || major == 1 && minor >= 14) return FROM_START;
+            return major < 1 || minor <= 10 ? AT_END : NOT_KNOWN;
+        }
+    }
+
+    /// The wait before another attempt: `initial`, then twice as long each time, never over `max`; less up to a half by
+    /// chance, so that rows do not come back together. A `Retry-After` wins when it is longer.
+    record Backoff(Duration initial, Duration max, int maxRetries) {
+        boolean allows(Tries tries) {
+            return tries.failed() < maxRetries;
+        }
+
+        Duration delay(int attempts) {
+            double full = Math.min(initial.toMillis() * Math.pow(2, Math.min(attempts, 40)), max.toMillis());
+            return Duration.ofMillis((long) (full * (0.5 + ThreadLocalRandom.current().nextDouble() / 2)));
+        }
+
+        Duration delay(int attempts, Optional<Duration> retryAfter) {
+            var delay = delay(attempts);
+            return retryAfter.filter(asked -> asked.compareTo(delay) > 0).orElse(delay);
+        }
+    }
+
+    /// How many runs at a time: `-c` at most, less once the server refuses. Owned by the engine's thread.
+    static final class Pace {
+        private static final int WINDOWS = 10;
+
+        private final int ceiling;
+        private final Optional<Duration> wait;
+        private int limit, lowest, quiet = 0;
+        private long cutAt = 0;
+        private Instant nextStart = Instant.MIN;
+
+        Pace(int ceiling, Duration wait) {
+            this.ceiling = ceiling;
+            this.limit = ceiling;
+            this.lowest = ceiling;
+            this.wait = Optional.ofNullable(wait);
+        }
+
+        boolean hasRoom(Instant now, int busy) {
+            return busy < limit && !now.isBefore(nextStart);
+        }
+
+        void started(Instant now) {
+            wait.ifPresent(_ -> nextStart = Instant.MAX); // until its end is seen
+        }
+
+        void ended(Instant now) {
+            wait.ifPresent(pause -> nextStart = now.plus(pause));
+        }
+
+        /// Down to what was running; the refusals of one round trip (begun before the last cut) count as one.
+        void refused(long sequence, int busy, long begun) {
+            quiet = 0;
+            if (sequence <= cutAt) return;
+            cutAt = begun;
+            limit = Math.clamp(busy, 1, limit);
+            lowest = Math.min(lowest, limit);
+        }
+
+        /// One more for every ten windows without a refusal.
+        void succeeded() {
+            if (limit < ceiling && ++quiet >= WINDOWS * limit) {
+                limit++;
+                quiet = 0;
+            }
+        }
+
+        int limit() {
+            return limit;
+        }
+
+        int lowest() {
+            return lowest;
+        }
+
+        int ceiling() {
+            return ceiling;
+        }
+
+        Instant nextStart() {
+            return nextStart;
+        }
+    }
+
+    /// Whether the server answers: after five failures in a row starts pause, and one exchange at a time asks again.
+    static final class Health {
+        private static final int STREAK = 5;
+        private static final Duration SILENT = Duration.ofMinutes(5), REFUSED = Duration.ofMinutes(1);
+
+        private final Backoff backoff;
+        private int streak = 0;
+        private Instant nextProbe = Instant.MIN, silentSince = Instant.MAX, refusedSince = Instant.MAX;
+
+        Health(Backoff backoff) {
+            this.backoff = backoff;
+        }
+
+        boolean isOpen(Instant now, int busy) {
+            return streak < STREAK || busy == 0 && !now.isBefore(nextProbe);
+        }
+
+        void failed(Instant now) {
+            if (streak++ == 0) silentSince = now;
+            if (streak >= STREAK) nextProbe = now.plus(backoff.delay(streak - STREAK));
+        }
+
+        void answered() {
+            streak = 0;
+            silentSince = Instant.MAX;
+        }
+
+        /// A run was let in.
+        void served() {
+            answered();
+            refusedSince = Instant.MAX;
+        }
+
+        void refused(Instant now, int busy) {
+            if (busy > 0) refusedSince = Instant.MAX;
+            else if (refusedSince.equals(Instant.MAX)) refusedSince = now;
+        }
+
+        Optional<Stop> verdict(Instant now, int busy) {
+            if (streak >= STREAK && busy == 0 && !silentSince.equals(Instant.MAX) && silentSince.plus(SILENT).isBefore(now))
+                return Optional.of(new Stop(STOPPED, "the server has not answered for "
+                        + Plain.seconds(Duration.between(silentSince, now)) + "; run the same command again when it is back"));
+            if (!refusedSince.equals(Instant.MAX) && refusedSince.plus(REFUSED).isBefore(now))
+                return Optional.of(new Stop(STOPPED, "the server refuses every run as too many although none of ours runs; "
+                        + "after a crash it does so for ten minutes. Run the same command again then"));
+            return Optional.empty();
+        }
+    }
+
+    /// Where a batch ends on purpose, and how long things may take.
+    record Limits(Ceiling maxFailures, Long maxTokens, Duration grace, Duration timeout, Settle settle) {
+        Optional<String> reached(Tally tally) {
+            if (maxFailures != null && maxFailures.isReached(tally.count(Standing.FAILED), tally.done()))
+                return Optional.of("--max-failures reached: " + tally.count(Standing.FAILED) + " rows failed");
+            if (maxTokens != null && tally.tokens >= maxTokens)
+                return Optional.of("--max-tokens reached: " + tally.tokens + " tokens used");
+            return Optional.empty();
+        }
+
+        /// A run that was asked to stop may take a moment; one that cannot be asked gets one look.
+        Duration afterTimeout(Optional<RunRef> run) {
+            return run.filter(ref -> !ref.task().isEmpty()).isPresent() ? Duration.ofSeconds(30) : Duration.ZERO;
+        }
+    }
+
+    /// Which mode the next attempt takes, and what is known of the server's log. Owned by the engine's thread.
+    static final class Route {
+        private static final Duration PROXY_CUT = Duration.ofSeconds(25);
+        private static final int REFUSED_STREAMS = 3;
+
+        private final boolean auto;
+        private Mode mode;
+        private Listing listing;
+        private int refusedStreams = 0;
+
+        /// @param earlier the mode that an earlier call of this batch went over to
+        Route(Mode asked, Optional<Mode> earlier, String version) {
+            this.auto = asked == Mode.AUTO;
+            this.mode = auto ? earlier.orElse(Mode.BLOCKING) : asked;
+            this.listing = Listing.of(version);
+        }
+
+        Mode mode() {
+            return mode;
+        }
+
+        Listing listing() {
+            return listing;
+        }
+
+        /// A running run seen in the log: this server lists from the start.
+        void listsRunning(Doubt doubt) {
+            if (doubt.run().isEmpty()) listing = Listing.FROM_START;
+        }
+
+        /// Says it when the mode changes.
+        Optional<String> seen(Attempt attempt, Seen seen, Duration took) {
+            if (auto && mode == Mode.BLOCKING && isProxyCut(seen, took)) {
+                mode = Mode.STREAMING;
+                return Optional.of("A proxy cut a run off after " + Plain.seconds(took)
+                        + ": the batch goes on in streaming mode.");
+            }
+            refusedStreams = seen instanceof Seen.Refused refused && refused.inStream() ? refusedStreams + 1 : 0;
+            if (mode == Mode.STREAMING && refusedStreams >= REFUSED_STREAMS) {
+                mode = Mode.BLOCKING;
+                return Optional.of(REFUSED_STREAMS + " rows were refused inside their streams, each holding a connection of the "
+                        + "server for 5 minutes: the batch goes on in blocking mode.");
+            }
+            return Optional.empty();
+        }
+
+        private static boolean isProxyCut(Seen seen, Duration took) {
+            return switch (seen) {
+                case Seen.Refused refused -> refused.status() == 504 || refused.status() == 524;
+                case Seen.Cut cut -> took.compareTo(PROXY_CUT) > 0 && cut.symptom() != Symptom.TIMED_OUT;
+                case Seen.Ran _, Seen.NotSent _ -> false;
+            };
+        }
+    }
+
+    // ── Dify ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    /// Jackson, set up once: sizes are the server's business, numbers stay as they are written.
+    static final class Json {
+        static final JsonMapper MAPPER = JsonMapper.builder(JsonFactory.builder()
+                        .disable(JsonFactory.Feature.INTERN_FIELD_NAMES)
+                        .disable(StreamReadFeature.AUTO_CLOSE_SOURCE)
+                        .streamReadConstraints(StreamReadConstraints.builder().maxStringLength(Integer.MAX_VALUE)
+                                .maxNumberLength(1_000_000).maxNestingDepth(10_000).build())
+                        .build())
+                .enable(JsonReadFeature.ALLOW_NON_NUMERIC_NUMBERS) // Python's NaN
+                .enable(JsonWriteFeature.COMBINE_UNICODE_SURROGATES_IN_UTF8) // an emoji stays readable
+                .propertyNamingStrategy(PropertyNamingStrategies.SNAKE_CASE)
+                .disable(DeserializationFeature.FAIL_ON_UNKNOWN_PROPERTIES)
+                .enable(DeserializationFeature.USE_BIG_DECIMAL_FOR_FLOATS)
+                .addModule(new SimpleModule().addSerializer(Instant.class, new Times.Writer())
+                        .addDeserializer(Instant.class, new Times.Reader()))
+                .build();
+        static final JsonFactory FACTORY = MAPPER.getFactory();
+    }
+
+    /// UTC to the millisecond: `2026-01-16T12:00:00.123Z`.
+    static final class Times {
+        static String text(Instant time) {
+            return time.truncatedTo(ChronoUnit.MILLIS).toString();
+        }
+
+        private static final class Writer extends JsonSerializer<Instant> {
+            @Override
+            public void serialize(Instant time, JsonGenerator out, SerializerProvider provider) throws IOException {
+                out.writeString(text(time));
+            }
+        }
+
+        private static final class Reader extends JsonDeserializer<Instant> {
+            @Override
+            public Instant deserialize(JsonParser in, DeserializationContext context) throws IOException {
+                try {
+                    return Instant.parse(in.getText());
+                } catch (DateTimeException problem) {
+                    throw InvalidFormatException.from(in, problem.getMessage(), in.getText(), Instant.class);
+                }
+            }
+        }
+    }
+
+    /// One exchange with Dify's Service API at a time: run, look, stop, info. Never sleeps, never retries, never writes.
+    static final class DifyClient implements Workflow, AutoCloseable {
+        private static final Duration CONNECT = Duration.ofSeconds(20), LOOK = Duration.ofSeconds(30), QUIET = Duration.ofSeconds(30);
+        private static final int LONGEST_REFUSAL = 64 << 10;
+
+        private final HttpClient http;
+        private final Access access;
+        private final Duration timeout, firstEvent;
+        private final ScheduledExecutorService alarms;
+        private final ExecutorService tasks;
+
+        private DifyClient(HttpClient http, Access access, Duration timeout, Duration firstEvent,
+                ScheduledExecutorService alarms, ExecutorService tasks) {
+            this.http = http;
+            this.access = access;
+            this.timeout = timeout;
+            this.firstEvent = firstEvent;
+            this.alarms = alarms;
+            this.tasks = tasks;
+        }
+
+        /// @param timeout one run: from its first event (streaming) or from sending (blocking) to its end
+        static DifyClient of(Access access, Duration timeout, Settle settle) {
+            var tasks = Executors.newVirtualThreadPerTaskExecutor();
+            var alarms = Executors.newSingleThreadScheduledExecutor(Thread.ofPlatform().daemon().name("alarms").factory());
+            return new DifyClient(Transport.of(access, tasks, CONNECT), access, timeout, settle.streaming(), alarms, tasks);
+        }
+
+        @Override
+        public void close() {
+            http.shutdownNow();
+            alarms.shutdownNow();
+            tasks.shutdownNow();
+        }
+
+        /// Posts one attempt to `/workflows/run` and reads to its terminal event; the stream's own end is not waited for.
+        @Override
+        public Seen run(Attempt attempt, Told told) {
+            boolean streaming = attempt.mode() == Mode.STREAMING;
+            var path = access.workflowId().isEmpty() ? "/workflows/run" : "/workflows/" + encoded(access.workflowId()) + "/run";
+            var post = request(path).header("Content-Type", "application/json")
+                    .POST(HttpRequest.BodyPublishers.ofByteArray(body(attempt, streaming))).build();
+            return exchange(post, streaming ? firstEvent : timeout,
+                    streaming ? Symptom.SILENCE : Symptom.TIMED_OUT, (answer, watch) -> {
+                        if (answer.statusCode() != 200) return refused(answer);
+                        return isStream(answer) ? stream(answer, watch, told) : blocking(answer);
+                    });
+        }
+
+        /// Looks a run up by its id, or first by its user in the log. A run over its time is asked to stop before.
+        @Override
+        public Found look(Doubt doubt) {
+            if (doubt.stopsFirst()) stop(doubt.run().get(), doubt.attempt().user());
+            if (doubt.run().isPresent()) return detail(doubt.run().get());
+            var found = new AtomicReference<Optional<String>>(Optional.empty());
+            var user = doubt.attempt().user();
+            var seen = ask(request("/workflows/logs?limit=20&created_by_end_user_session_id=" + encoded(user)).GET().build(),
+                    body -> found.set(runOf(user, Json.MAPPER.readTree(body))));
+            if (seen.isPresent()) return new Found.Silent(seen.get());
+            return found.get().<Found>map(id -> detail(new RunRef(id, ""))).orElseGet(Found.Absent::new);
+        }
+
+        /// Asks Dify to stop a task. Its answer says `success` whatever happens, so it is not kept.
+        @Override
+        public void stop(RunRef run, String user) {
+            var body = Json.MAPPER.createObjectNode().put("user", user).toString();
+            ask(request("/workflows/tasks/" + encoded(run.task()) + "/stop").header("Content-Type", "application/json")
+                    .POST(HttpRequest.BodyPublishers.ofString(body)).build(), InputStream::readAllBytes);
+        }
+
+        /// What the app says of itself; asked before anything is spent.
+        Info info() {
+            var info = new AtomicReference<Info>();
+            var seen = exchange(request("/info").GET().build(), LOOK, Symptom.NO_ANSWER, (answer, _) -> {
+                if (answer.statusCode() != 200) return refused(answer);
+                var tree = Json.MAPPER.readTree(answer.body().readNBytes(LONGEST_REFUSAL));
+                if (!tree.isObject()) throw new IOException("no JSON object");
+                info.set(new Info.Known(tree.path("name").asText(), tree.path("mode").asText(""), version(answer)));
+                return Seen.nothing();
+            });
+            return info.get() != null ? info.get() : new Info.NotKnown(seen);
+        }
+
+        sealed interface Info {
+            record Known(String name, String mode, String version) implements Info {}
+
+            record NotKnown(Seen seen) implements Info {}
+        }
+
+        private Found detail(RunRef run) {
+            var found = new AtomicReference<Found>(new Found.Absent());
+            var seen = ask(request("/workflows/run/" + encoded(run.id())).GET().build(), body -> {
+                var reader = new RunReader();
+                reader.readDetail(body);
+                if (!reader.runId.isEmpty()) found.set(reader.found(run));
+            });
+            return seen.filter(s -> !(s instanceof Seen.Refused refused && refused.status() == 404 && refused.dify()))
+                    .<Found>map(Found.Silent::new).orElseGet(found::get);
+        }
+
+        private static Optional<String> runOf(String user, JsonNode logs) {
+            for (var row : logs.path("data")) {
+                var run = row.path("workflow_run").path("id");
+                if (row.path("created_by_end_user").path("session_id").asText("").equals(user) && run.isTextual())
+                    return Optional.of(run.asText());
+            }
+            return Optional.empty();
+        }
+
+        /// A small question: what went wrong, or nothing once `use` has read the body.
+        private Optional<Seen> ask(HttpRequest request, BodyUse use) {
+            var done = new AtomicBoolean();
+            var seen = exchange(request, LOOK, Symptom.NO_ANSWER, (answer, _) -> {
+                if (answer.statusCode() != 200) return refused(answer);
+                use.read(answer.body());
+                done.set(true);
+                return Seen.nothing();
+            });
+            return done.get() ? Optional.empty() : Optional.of(seen);
+        }
+
+        @FunctionalInterface private interface BodyUse {
+            void read(InputStream body) throws IOException;
+        }
+
+        @FunctionalInterface private interface AnswerUse {
+            Seen read(HttpResponse<InputStream> answer, Watch watch) throws IOException;
+        }
+
+        /// Sends, reads and lets go of the connection; whatever breaks becomes a fact.
+        ///
+        /// @param limit   to the headers, and on to the end unless the reader sets another
+        /// @param overdue what it is called when that passes
+        private Seen exchange(HttpRequest request, Duration limit, Symptom overdue, AnswerUse use) {
+            var sending = http.sendAsync(request, HttpResponse.BodyHandlers.ofInputStream());
+            HttpResponse<InputStream> answer;
+            try {
+                answer = sending.get(limit.toNanos(), NANOSECONDS);
+            } catch (TimeoutException _) {
+                sending.cancel(true);
+                return new Seen.Cut(Optional.empty(), overdue, "no answer within " + Plain.seconds(limit));
+            } catch (ExecutionException problem) {
+                return unsent(problem.getCause());
+            } catch (InterruptedException _) {
+                sending.cancel(true);
+                return new Seen.Cut(Optional.empty(), Symptom.NO_ANSWER, "given up");
+            }
+            try (var body = answer.body(); var watch = new Watch(alarms, body, limit)) {
+                try {
+                    var seen = use.read(answer, watch);
+                    if (!isStream(answer)) answer.body().readNBytes(LONGEST_REFUSAL); // to its end, so the connection serves again
+                    return seen;
+                } catch (IOException problem) {
+                    return new Seen.Cut(watch.run(), watch.isOver() ? watch.overdue(overdue) : Symptom.CUT,
+                            watch.isOver() ? "no end within the time limit" : Plain.of(problem));
+                }
+            } catch (IOException _) {
+                return new Seen.Cut(Optional.empty(), Symptom.CUT, "closing failed"); // cannot happen: the JDK's close does not throw
+            }
+        }
+
+        private static Seen unsent(Throwable problem) {
+            for (var cause = problem; cause != null; cause = cause.getCause())
+                if (cause instanceof ConnectException || cause instanceof HttpConnectTimeoutException
+                        || cause instanceof UnresolvedAddressException
+                        || cause instanceof SSLHandshakeException || cause instanceof UnknownHostException)
+                    return new Seen.NotSent(Plain.of(cause));
+            return new Seen.Cut(Optional.empty(), Symptom.NO_ANSWER, Plain.of(problem));
+        }
+
+        private Seen blocking(HttpResponse<InputStream> answer) throws IOException {
+            var reader = new RunReader();
+            try {
+                reader.readAnswer(answer.body());
+            } catch (JsonProcessingException problem) {
+                return new Seen.Cut(Optional.empty(), isDify(answer) ? Symptom.CUT : Symptom.GATEWAY,
+                        "HTTP 200, but no JSON: " + problem.getOriginalMessage());
+            }
+            return reader.ran().orElseGet(() -> new Seen.Cut(reader.ref(), isDify(answer) ? Symptom.CUT : Symptom.GATEWAY,
+                    "HTTP 200 without a run's status"));
+        }
+
+        private Seen stream(HttpResponse<InputStream> answer, Watch watch, Told told) throws IOException {
+            var reader = new RunReader();
+            var sse = new Sse(watch.counting(answer.body()));
+            while (sse.next()) {
+                try {
+                    reader.readEvent(sse.data());
+                } catch (JsonProcessingException problem) {
+                    if (sse.isAtEnd()) break;
+                    continue; // an event we cannot read is an event we do not know
+                }
+                if (reader.ref().isPresent() && watch.run().isEmpty()) {
+                    watch.began(reader.ref().get(), timeout, QUIET, told);
+                    told.began(reader.ref().get());
+                }
+                if (reader.event.equals("error"))
+                    return Seen.Refused.event(reader.errorStatus, reader.code, reader.message, reader.ref());
+                if (reader.event.equals("workflow_finished") || reader.event.equals("workflow_paused")) {
+                    var ran = reader.ran();
+                    if (ran.isPresent()) return ran.get();
+                }
+            }
+            return new Seen.Cut(reader.ref(), watch.isOver() ? watch.overdue(Symptom.SILENCE) : Symptom.CUT,
+                    watch.isOver() ? "no end within the time limit" : "the stream ended without an end of the run");
+        }
+
+        private static Seen refused(HttpResponse<InputStream> answer) throws IOException {
+            int status = answer.statusCode();
+            var text = new String(answer.body().readNBytes(LONGEST_REFUSAL), UTF_8);
+            if (status >= 300 && status < 400)
+                return Seen.Refused.http(status, isDify(answer), "", answer.headers().firstValue("Location").orElse("nowhere"), Optional.empty());
+            String code = "", message = text.stripLeading().startsWith("<") ? Plain.html(text) : text;
+            try {
+                var tree = Json.MAPPER.readTree(text);
+                if (tree.isObject()) {
+                    code = tree.path("code").asText("");
+                    message = tree.path("message").asText("");
+                }
+            } catch (JsonProcessingException _) {
+                // HTML or plain text: its words are the message
+            }
+            return Seen.Refused.http(status, isDify(answer), code, message, retryAfter(answer));
+        }
+
+        /// Seconds or an HTTP date.
+        private static Optional<Duration> retryAfter(HttpResponse<?> answer) {
+            return answer.headers().firstValue("Retry-After").map(String::strip).flatMap(text -> {
+                try {
+                    if (text.matches("\\d{1,9}")) return Optional.of(Duration.ofSeconds(Long.parseLong(text)));
+                    var until = Instant.from(DateTimeFormatter.RFC_1123_DATE_TIME.parse(text));
+                    return Optional.of(Duration.between(Instant.now(), until)).filter(Duration::isPositive);
+                } catch (DateTimeException _) {
+                    return Optional.empty(); // not a date either: the back-off decides
+                }
+            });
+        }
+
+        private HttpRequest.Builder request(String path) {
+            return HttpRequest.newBuilder(URI.create(access.baseUrl() + path))
+                    .header("Authorization", "Bearer " + access.key()).header("User-Agent", "difyexec/" + VERSION);
+        }
+
+        private static byte[] body(Attempt attempt, boolean streaming) {
+            var out = new ByteArrayOutputStream(512);
+            try (var json = Json.FACTORY.createGenerator(out)) {
+                json.writeStartObject();
+                json.writeObjectFieldStart("inputs");
+                for (var input : attempt.row().inputs().entrySet()) json.writeStringField(input.getKey(), input.getValue());
+                json.writeEndObject();
+                json.writeStringField("response_mode", streaming ? "streaming" : "blocking");
+                json.writeStringField("user", attempt.user());
+                json.writeEndObject();
+            } catch (IOException problem) {
+                throw new UncheckedIOException(problem); // cannot happen: memory does not fail
+            }
+            return out.toByteArray();
+        }
+
+        private static boolean isStream(HttpResponse<?> answer) {
+            return answer.headers().firstValue("Content-Type").orElse("").startsWith("text/event-stream");
+        }
+
+        private static boolean isDify(HttpResponse<?> answer) {
+            return !version(answer).isEmpty();
+        }
+
+        private static String version(HttpResponse<?> answer) {
+            return answer.headers().firstValue("X-Version").orElse("");
+        }
+
+        private static String encoded(String part) {
+            return URLEncoder.encode(part, UTF_8).replace("+", "%20");
+        }
+    }
+
+    /// The JDK's HTTP client as Dify needs it: HTTP/1.1, no redirects, the proxy and the authorities of the settings.
+    static final class Transport {
+        static HttpClient of(Access access, Executor executor, Duration connect) {
+            var builder = HttpClient.newBuilder().version(HttpClient.Version.HTTP_1_1).executor(executor)
+                    .followRedirects(HttpClient.Redirect.NEVER).connectTimeout(connect)
+                    .proxy(HttpClient.Builder.NO_PROXY);
+            access.proxy().ifPresent(proxy -> {
+                builder.proxy(ProxySelector.of(new InetSocketAddress(proxy.getHost(), proxy.getPort() < 0 ? 80 : proxy.getPort())));
+                if (proxy.getUserInfo() != null) builder.authenticator(login(proxy.getUserInfo()));
+            });
+            access.authorities().ifPresent(file -> builder.sslContext(trusting(file)));
+            return builder.build();
+        }
+
+        private static Authenticator login(String userInfo) {
+            var parts = userInfo.split(":", 2);
+            return new Authenticator() {
+                @Override
+                protected PasswordAuthentication getPasswordAuthentication() {
+                    return getRequestorType() == RequestorType.PROXY
+                            ? new PasswordAuthentication(parts[0], (parts.length > 1 ? parts[1] : "").toCharArray()) : null;
+                }
+            };
+        }
+
+        /// The system's authorities and those of a PEM file.
+        private static SSLContext trusting(Path file) {
+            try (var in = Files.newInputStream(file)) {
+                var store = KeyStore.getInstance(KeyStore.getDefaultType());
+                store.load(null, null);
+                var system = TrustManagerFactory.getInstance(TrustManagerFactory.getDefaultAlgorithm());
+                system.init((KeyStore) null);
+                int count = 0;
+                for (var manager : system.getTrustManagers())
+                    if (manager instanceof X509TrustManager known)
+                        for (var issuer : known.getAcceptedIssuers()) store.setCertificateEntry("system" + count++, issuer);
+                for (var own : CertificateFactory.getInstance("X.509").generateCertificates(in))
+                    store.setCertificateEntry("own" + count++, own);
+                var all = TrustManagerFactory.getInstance(TrustManagerFactory.getDefaultAlgorithm());
+                all.init(store);
+                var context = SSLContext.getInstance("TLS");
+                context.init(null, all.getTrustManagers(), null);
+                return context;
+            } catch (IOException | GeneralSecurityException problem) {
+                throw new Unusable("DIFY_CA_FILE=" + file + ": " + Plain.of(problem) + "; a PEM file of certificates is needed");
+            }
+        }
+    }
+
+    /// Ends a body that takes too long, and says when a stream has been quiet for a while.
+    /// The JDK's own time-out ends at the headers.
+    static final class Watch implements AutoCloseable {
+        private final ScheduledExecutorService alarms;
+        private final InputStream body;
+        private final AtomicReference<Optional<RunRef>> run = new AtomicReference<>(Optional.empty());
+        private volatile long end, lastByte;
+        private volatile boolean over = false, closed = false;
+        private volatile Duration quiet;
+        private volatile Told told;
+
+        Watch(ScheduledExecutorService alarms, InputStream body, Duration limit) {
+            this.alarms = alarms;
+            this.body = body;
+            this.end = System.nanoTime() + limit.toNanos();
+            wakeIn(limit.toNanos());
+        }
+
+        /// From the first event on: another limit, and word of silences.
+        void began(RunRef run, Duration limit, Duration quiet, Told told) {
+            this.run.set(Optional.of(run));
+            this.end = System.nanoTime() + limit.toNanos();
+            this.lastByte = System.nanoTime();
+            this.told = told;
+            this.quiet = quiet;
+            wakeIn(Math.min(limit.toNanos(), quiet.toNanos()));
+        }
+
+        private void wakeIn(long nanos) {
+            if (closed) return;
+            try {
+                alarms.schedule(this::wake, Math.max(nanos, 1_000_000), NANOSECONDS);
+            } catch (RejectedExecutionException _) {
+                // the client is closing, and with it every body
+            }
+        }
+
+        private void wake() {
+            if (closed) return;
+            long now = System.nanoTime();
+            if (now - end >= 0) {
+                over = true;
+                try {
+                    body.close();
+                } catch (IOException _) {
+                    // the reader learns it by itself
+                }
+                return;
+            }
+            if (quiet == null) return;
+            if (now - lastByte >= quiet.toNanos()) {
+                lastByte = now;
+                told.quiet(run.get().orElseThrow());
+            }
+            wakeIn(Math.min(end - now, lastByte + quiet.toNanos() - now));
+        }
+
+        /// The same bytes, each arrival noted.
+        InputStream counting(InputStream in) {
+            return new FilterInputStream(in) {
+                @Override
+                public int read(byte[] into, int from, int length) throws IOException {
+                    int count = super.read(into, from, length);
+                    lastByte = System.nanoTime();
+                    return count;
+                }
+            };
+        }
+
+        Optional<RunRef> run() {
+            return run.get();
+        }
+
+        boolean isOver() {
+            return over;
+        }
+
+        Symptom overdue(Symptom beforeFirstEvent) {
+            return run.get().isPresent() ? Symptom.TIMED_OUT : beforeFirstEvent;
+        }
+
+        @Override
+        public void close() {
+            closed = true;
+        }
+    }
+
+    /// Cuts a stream of server-sent events into the data of each, as bytes: no line is ever held whole.
+    /// Comments, pings without data and unknown fields are passed over; several `data:` lines are joined by a newline.
+    static final class Sse {
+        private static final byte[] DATA = "data:".getBytes(UTF_8);
+
+        private final InputStream in;
+        private final byte[] buffer = new byte[16 << 10];
+        private int at = 0, end = 0;
+        private boolean inData = false, ended = false;
+
+        Sse(InputStream in) {
+            this.in = in;
+        }
+
+        /// Goes to the next event that has data. False: the stream has ended.
+        boolean next() throws IOException {
+            while (inData) if (data.skip(Long.MAX_VALUE) == 0 && data.read() < 0) break;
+            while (!ended) if (startsData()) return inData = true;
+            return false;
+        }
+
+        /// The data of the present event; at its end it reads as ended.
+        InputStream data() {
+            return data;
+        }
+
+        boolean isAtEnd() throws IOException {
+            return ended || !inData && peek() < 0;
+        }
+
+        /// Reads a line's name: true, with the position on the data, if it is `data:`; else the line is skipped.
+        private boolean startsData() throws IOException {
+            for (byte expected : DATA) {
+                int next = peek();
+                if (next != expected) {
+                    skipLine();
+                    return false;
+                }
+                at++;
+            }
+            if (peek() == ' ') at++;
+            return true;
+        }
+
+        private void skipLine() throws IOException {
+            for (int next = peek(); next >= 0; next = peek()) {
+                at++;
+                if (next == '\n') return;
+            }
+        }
+
+        private int peek() throws IOException {
+            if (at == end) {
+                at = 0;
+                end = ended ? 0 : Math.max(0, in.read(buffer, 0, buffer.length));
+                if (end == 0) ended = true;
+            }
+            return at < end ? buffer[at] & 0xff : -1;
+        }
+
+        private final InputStream data = new InputStream() {
+            @Override
+            public int read() throws IOException {
+                var one = new byte[1];
+                return read(one, 0, 1) < 0 ? -1 : one[0] & 0xff;
+            }
+
+            @Override
+            public int read(byte[] into, int from, int length) throws IOException {
+                if (!inData) return -1;
+                if (peek() < 0) {
+                    inData = false;
+                    return -1;
+                }
+                int count = 0;
+                while (count < length && at < end && buffer[at] != '\n') {
+                    byte next = buffer[at++];
+                    if (next != '\r') into[from + count++] = next;
+                }
+                if (count > 0) return count;
+                if (at < end && buffer[at] == '\n') {
+                    at++;
+                    if (!continues()) {
+                        inData = false;
+                        return -1;
+                    }
+                    into[from] = '\n';
+                    return 1;
+                }
+                return read(into, from, length);
+            }
+        };
+
+        /// After a line of data: another one, or the end of the event?
+        private boolean continues() throws IOException {
+            while (true) {
+                int next = peek();
+                if (next < 0 || next == '\n' || next == '\r') {
+                    skipLine();
+                    return false;
+                }
+                if (startsData()) return true;
+            }
+        }
+    }
+
+    /// Reads what Dify says of a run in one pass: a blocking answer, a stream's events one after the other, or a detail.
+    /// Of node events only tokens and price are taken. One reader reads one run.
+    static final class RunReader {
+        String event = "", runId = "", taskId = "", code = "", message = "";
+        int errorStatus = 500;
+        private String workflowId = "", status = "", error = "", currency = "";
+        private byte[] outputs = NO_OUTPUTS;
+        private double seconds = 0;
+        private long tokens = 0;
+        private int steps = 0;
+        private BigDecimal price = null;
+
+        private static final byte[] NO_OUTPUTS = {'{', '}'};
+
+        void readAnswer(InputStream in) throws IOException {
+            event = "";
+            envelope(in);
+        }
+
+        /// The next event; its name is then in `event`.
+        void readEvent(InputStream in) throws IOException {
+            event = "";
+            envelope(in);
+        }
+
+        /// `GET /workflows/run/{id}`: the run's fields stand at the top, `outputs` is an object or its text.
+        void readDetail(InputStream in) throws IOException {
+            try (var json = Json.FACTORY.createParser(in)) {
+                if (json.nextToken() != JsonToken.START_OBJECT) throw new IOException("no JSON object");
+                while (json.nextToken() == JsonToken.FIELD_NAME) {
+                    var name = json.currentName();
+                    json.nextToken();
+                    if (name.equals("id")) runId = text(json);
+                    else dataField(name, json);
+                }
+            }
+        }
+
+        private void envelope(InputStream in) throws IOException {
+            try (var json = Json.FACTORY.createParser(in)) {
+                if (json.nextToken() != JsonToken.START_OBJECT)
+                    throw new JsonParseException(json, "no JSON object");
+                while (json.nextToken() == JsonToken.FIELD_NAME) {
+                    var name = json.currentName();
+                    json.nextToken();
+                    switch (name) {
+                        case "event" -> event = text(json);
+                        case "workflow_run_id" -> runId = orElse(text(json), runId);
+                        case "task_id" -> taskId = orElse(text(json), taskId);
+                        case "code" -> code = text(json);
+                        case "message" -> message = text(json);
+                        case "status" -> errorStatus = json.currentToken() == JsonToken.VALUE_NUMBER_INT ? json.getIntValue() : 500;
+                        case "data" -> data(json);
+                        default -> json.skipChildren();
+                    }
+                }
+                if (json.currentToken() != JsonToken.END_OBJECT)
+                    throw new JsonParseException(json, "an object without its end");
+            }
+        }
+
+        private void data(JsonParser json) throws IOException {
+            boolean node = event.startsWith("node_") || event.startsWith("iteration_") || event.startsWith("loop_");
+            boolean run = event.isEmpty() || event.startsWith("workflow_");
+            if (json.currentToken() != JsonToken.START_OBJECT || !node && !run) {
+                json.skipChildren();
+                return;
+            }
+            while (json.nextToken() == JsonToken.FIELD_NAME) {
+                var name = json.currentName();
+                json.nextToken();
+                if (node) nodeField(name, json);
+                else dataField(name, json);
+            }
+        }
+
+        private void nodeField(String name, JsonParser json) throws IOException {
+            if (!name.equals("execution_metadata") || !event.equals("node_finished") || json.currentToken() != JsonToken.START_OBJECT) {
+                json.skipChildren();
+                return;
+            }
+            while (json.nextToken() == JsonToken.FIELD_NAME) {
+                var field = json.currentName();
+                json.nextToken();
+                switch (field) {
+                    case "total_price" -> addPrice(text(json));
+                    case "currency" -> currency = orElse(text(json), currency);
+                    default -> json.skipChildren();
+                }
+            }
+        }
+
+        private void addPrice(String text) {
+            try {
+                var more = new BigDecimal(text);
+                price = price == null ? more : price.add(more);
+            } catch (NumberFormatException _) {
+                // no price told
+            }
+        }
+
+        private void dataField(String name, JsonParser json) throws IOException {
+            switch (name) {
+                case "id" -> runId = orElse(text(json), runId);
+                case "workflow_id" -> workflowId = text(json);
+                case "status" -> status = text(json);
+                case "error" -> error = text(json);
+                case "elapsed_time" -> seconds = number(json).doubleValue();
+                case "total_tokens" -> tokens = number(json).longValue();
+                case "total_steps" -> steps = number(json).intValue();
+                case "outputs" -> outputs = copy(json);
+                default -> json.skipChildren();
+            }
+        }
+
+        /// The value as compact JSON, its numbers as written. Text is JSON in itself (1.9.2); null is no outputs.
+        private static byte[] copy(JsonParser json) throws IOException {
+            if (json.currentToken() == JsonToken.VALUE_NULL) return NO_OUTPUTS;
+            if (json.currentToken() == JsonToken.VALUE_STRING) {
+                try (var inner = Json.FACTORY.createParser(json.getText())) {
+                    return inner.nextToken() == JsonToken.START_OBJECT ? copy(inner) : NO_OUTPUTS;
+                }
+            }
+            var out = new ByteArrayOutputStream(256);
+            try (var copy = Json.FACTORY.createGenerator(out)) {
+                int depth = 0;
+                do {
+                    copy.copyCurrentEventExact(json);
+                    if (json.currentToken().isStructStart()) depth++;
+                    if (json.currentToken().isStructEnd()) depth--;
+                } while (depth > 0 && json.nextToken() != null);
+            }
+            return out.toByteArray();
+        }
+
+        private static String text(JsonParser json) throws IOException {
+            if (json.currentToken().isScalarValue()) return json.currentToken() == JsonToken.VALUE_NULL ? "" : json.getText();
+            json.skipChildren();
+            return "";
+        }
+
+        private static Number number(JsonParser json) throws IOException {
+            if (json.currentToken().isNumeric()) return json.getNumberValue();
+            json.skipChildren();
+            return 0;
+        }
+
+        private static String orElse(String text, String before) {
+            return text.isEmpty() ? before : text;
+        }
+
+        Optional<RunRef> ref() {
+            return runId.isEmpty() ? Optional.empty() : Optional.of(new RunRef(runId, taskId));
+        }
+
+        /// The end, once it was read.
+        Optional<Seen> ran() {
+            return RunStatus.of(status).filter(_ -> !runId.isEmpty()).map(end -> new Seen.Ran(new RunRef(runId, taskId), end,
+                    outputs, error, workflowId, new Usage(seconds, tokens, steps, Optional.ofNullable(price), currency)));
+        }
+
+        /// What a detail says of the run that was asked for.
+        Found found(RunRef asked) {
+            var ref = new RunRef(runId, asked.task());
+            return switch (RunStatus.of(status).orElse(RunStatus.RUNNING)) {
+                case RUNNING -> new Found.Running(ref, RunStatus.RUNNING);
+                case PAUSED -> new Found.Running(ref, RunStatus.PAUSED);
+                case SUCCEEDED, PARTIAL, FAILED, STOPPED -> {
+                    taskId = asked.task();
+                    yield new Found.Ended((Seen.Ran) ran().orElseThrow());
+                }
+            };
+        }
+    }
+
+    // ── Input ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    /// The input as a regular file: anything else (`-`, a pipe) is spooled to a temporary one first.
+    record Source(Path path, boolean temporary) implements AutoCloseable {
+        static Source of(Path input, BatchFiles files) {
+            try {
+                if (!input.toString().equals("-")) {
+                    if (!Files.exists(input)) throw new Unusable(input + ": no such file");
+                    if (Files.isDirectory(input)) throw new Unusable(input + ": a folder, not a CSV file");
+                    if (!Files.isReadable(input)) throw new Unusable(input + ": may not be read");
+                    if (Files.isRegularFile(input)) {
+                        files.refuse(input);
+                        return new Source(input, false);
+                    }
+                }
+                var spool = Files.createTempFile("difyexec", ".csv");
+                try (var in = input.toString().equals("-") ? System.in : Files.newInputStream(input)) {
+                    Files.copy(in, spool, StandardCopyOption.REPLACE_EXISTING);
+                }
+                return new Source(spool, true);
+            } catch (IOException problem) {
+                throw new Unusable(input + ": " + Plain.of(problem));
+            }
+        }
+
+        @Override
+        public void close() throws IOException {
+            if (temporary) Files.deleteIfExists(path);
+        }
+    }
+
+    /// A CSV file (RFC 4180), read as a stream, again and again. Opening it reads the header; [#check] all of it.
+    static final class Csv {
+        private static final int SHOWN = 20;
+
+        private final Path path;
+        private final Charset charset;
+        private final char delimiter;
+        private final List<String> columns;
+        private final int idColumn;
+
+        private Csv(Path path, Charset charset, char delimiter, List<String> columns, int idColumn) {
+            this.path = path;
+            this.charset = charset;
+            this.delimiter = delimiter;
+            this.columns = columns;
+            this.idColumn = idColumn;
+        }
+
+        /// @param idColumn the name of the column of the ids; null: the first
+        static Csv open(Path path, String idColumn) {
+            if (!Files.exists(path)) throw new Unusable(path + ": no such file");
+            if (Files.isDirectory(path)) throw new Unusable(path + ": a folder, not a CSV file");
+            var charset = charset(path);
+            var header = header(path, charset);
+            var columns = header.columns().stream().map(String::strip).toList();
+            var problems = new ArrayList<String>();
+            var seen = new HashSet<String>();
+            for (int i = 0; i < columns.size(); i++) {
+                if (columns.get(i).isEmpty()) problems.add("column " + (i + 1) + " has no name");
+                else if (!seen.add(columns.get(i))) problems.add("column " + Plain.quoted(columns.get(i)) + " stands twice");
+            }
+            var wanted = idColumn == null ? "id" : idColumn;
+            int id = idColumn == null ? (columns.getFirst().equals("id") ? 0 : -1) : columns.indexOf(idColumn);
+            if (id < 0) problems.add(idColumn == null
+                    ? "the first column is " + Plain.quoted(columns.getFirst()) + ", not \"id\" (or name it with --id-column)"
+                    : "there is no column " + Plain.quoted(wanted) + "; the columns are " + String.join(", ", columns));
+            if (!problems.isEmpty()) throw new Unusable(path + ", line 1: " + String.join("; ", problems));
+            return new Csv(path, charset, header.delimiter(), columns, id);
+        }
+
+        List<String> columns() {
+            return columns;
+        }
+
+        /// Reads every row once. Adds the ids to the index, in order; everything that is wrong is told at once.
+        void check(Index index) {
+            var problems = new ArrayList<String>();
+            long count = 0;
+            try (var rows = new Cursor()) {
+                for (var cells = rows.next(); cells != null; cells = rows.next()) {
+                    var wrong = fault(cells, rows.line, index);
+                    if (wrong.isPresent() && count++ < SHOWN) problems.add("line " + rows.line + ": " + wrong.get());
+                }
+            }
+            if (count == 0 && index.size() == 0) throw new Unusable(path + ": a header, but no rows");
+            if (count == 0) return;
+            throw new Unusable(path + ": " + Plain.count(count, "problem") + ", nothing was sent\n  " + String.join("\n  ", problems)
+                    + (count > SHOWN ? "\n  … and " + (count - SHOWN) + " more" : ""));
+        }
+
+        private Optional<String> fault(List<String> cells, long line, Index index) {
+            if (cells.size() != columns.size()) return Optional.of(Plain.count(cells.size(), "cell") + " where the header has "
+                    + columns.size() + " (a comma too many or too few, or a quote left open?)");
+            var id = cells.get(idColumn).strip();
+            if (id.isEmpty()) return Optional.of("the id is blank");
+            if (id.chars().anyMatch(Character::isISOControl))
+                return Optional.of("the id " + Plain.quoted(id) + " contains a control character or a line break");
+            int before = index.find(id);
+            if (before >= 0) return Optional.of("the id " + Plain.quoted(id) + " stands in line " + index.line(before) + " already");
+            index.add(id, line, Cells.number(Cells.hash(inputs(cells))));
+            return Optional.empty();
+        }
+
+        /// The rows whose index is wanted, in the file's order. The file must be the one that was checked.
+        Iterator<Row> rows(IntPredicate wanted) {
+            return new Iterator<>() {
+                private final Cursor cursor = new Cursor();
+                private int index = -1;
+                private Row ahead = advance();
+
+                private Row advance() {
+                    for (var cells = cursor.next(); cells != null; cells = cursor.next()) {
+                        index++;
+                        if (wanted.test(index)) {
+                            if (cells.size() != columns.size())
+                                throw new Unusable(path + ", line " + cursor.line + ": the file was changed meanwhile");
+                            return new Row(index, cursor.line, cells.get(idColumn).strip(), inputs(cells));
+                        }
+                    }
+                    cursor.close();
+                    return null;
+                }
+
+                @Override
+                public boolean hasNext() {
+                    return ahead != null;
+                }
+
+                @Override
+                public Row next() {
+                    if (ahead == null) throw new NoSuchElementException();
+                    var row = ahead;
+                    ahead = advance();
+                    return row;
+                }
+            };
+        }
+
+        private Map<String, String> inputs(List<String> cells) {
+            var inputs = LinkedHashMap.<String, String>newLinkedHashMap(columns.size());
+            for (int i = 0; i < columns.size(); i++)
+                inputs.put(columns.get(i), i == idColumn ? cells.get(i).strip() : cells.get(i));
+            return inputs;
+        }
+
+        /// A position in the file. `line` is where the present record begins.
+        private final class Cursor implements AutoCloseable {
+            private final CSVReader reader;
+            private long line = 0;
+
+            Cursor() {
+                reader = reader(path, charset, delimiter);
+                if (next() == null) throw new Unusable(path + ": empty"); // the header
+            }
+
+            /// The next record, or null at the end. Blank lines at the end of the file are passed over.
+            List<String> next() {
+                try {
+                    line = reader.getLinesRead() + 1;
+                    var cells = reader.readNextSilently();
+                    if (cells != null && isBlank(cells) && columns.size() > 1) {
+                        long blank = line;
+                        while (cells != null && isBlank(cells)) cells = reader.readNextSilently();
+                        if (cells != null) throw new Unusable(path + ", line " + blank + ": blank, with rows after it");
+                    }
+                    return cells == null ? null : Arrays.asList(cells);
+                } catch (IOException problem) {
+                    throw unreadable(path, charset, problem, line);
+                }
+            }
+
+            private boolean isBlank(String[] cells) {
+                return cells.length == 1 && cells[0].isEmpty();
+            }
+
+            @Override
+            public void close() {
+                try {
+                    reader.close();
+                } catch (IOException _) {
+                    // it was only read from
+                }
+            }
+        }
+
+        private record Header(List<String> columns, char delimiter) {}
+
+        /// The first record, with the delimiter that gives most columns: a comma unless `;` or a tab gives more.
+        private static Header header(Path path, Charset charset) {
+            Header best = null;
+            for (char delimiter : new char[] {',', ';', '\t'}) {
+                try (var reader = reader(path, charset, delimiter)) {
+                    var cells = reader.readNextSilently();
+                    if (cells == null || cells.length == 1 && cells[0].isBlank()) throw new Unusable(path + ": empty, not even a header");
+                    if (best == null || cells.length > best.columns().size()) best = new Header(List.of(cells), delimiter);
+                } catch (IOException problem) {
+                    throw unreadable(path, charset, problem, 1);
+                }
+            }
+            return best;
+        }
+
+        private static CSVReader reader(Path path, Charset charset, char delimiter) {
+            try {
+                var decoder = charset.newDecoder().onMalformedInput(CodingErrorAction.REPORT)
+                        .onUnmappableCharacter(CodingErrorAction.REPORT);
+                var chars = new BufferedReader(new InputStreamReader(Files.newInputStream(path), decoder), 1 << 16);
+                chars.mark(1);
+                if (chars.read() != '\uFEFF') chars.reset();
+                return new CSVReaderBuilder(new LineEnds(chars, delimiter)).withKeepCarriageReturn(true)
+                        .withCSVParser(new RFC4180ParserBuilder().withSeparator(delimiter).build()).build();
+            } catch (IOException problem) {
+                throw unreadable(path, charset, problem, 1);
+            }
+        }
+
+        private static Charset charset(Path path) {
+            try (var in = Files.newInputStream(path)) {
+                var first = in.readNBytes(2);
+                if (first.length == 2 && (first[0] & 0xff) == 0xff && (first[1] & 0xff) == 0xfe) return StandardCharsets.UTF_16LE;
+                if (first.length == 2 && (first[0] & 0xff) == 0xfe && (first[1] & 0xff) == 0xff) return StandardCharsets.UTF_16BE;
+                return UTF_8;
+            } catch (IOException problem) {
+                throw new Unusable(path + ": " + Plain.of(problem));
+            }
+        }
+
+        private static Unusable unreadable(Path path, Charset charset, IOException problem, long line) {
+            if (problem instanceof CharacterCodingException) return new Unusable(path + ", line " + badLine(path, charset)
+                    + ": not " + charset + "; save the file as UTF-8");
+            var text = Plain.of(problem);
+            return new Unusable(path + ", line " + line + ": " + (text.contains("Unterminated quoted")
+                    ? "a quote is opened there and never closed" : text));
+        }
+
+        /// The line of the first byte that the charset does not allow.
+        private static long badLine(Path path, Charset charset) {
+            long line = 1;
+            try (var in = Files.newInputStream(path)) {
+                var decoder = charset.newDecoder();
+                var bytes = ByteBuffer.allocate(1 << 16);
+                var chars = CharBuffer.allocate(1 << 16);
+                for (int count = 0; count >= 0; ) {
+                    count = in.read(bytes.array(), bytes.position(), bytes.remaining());
+                    if (count > 0) bytes.position(bytes.position() + count);
+                    var result = decoder.decode(bytes.flip(), chars.clear(), count < 0);
+                    line += chars.flip().chars().filter(c -> c == '\n').count();
+                    if (result.isError()) return line;
+                    bytes.compact();
+                }
+            } catch (IOException _) {
+                // the line reached so far is the best that can be said
+            }
+            return line;
+        }
+    }
+
+    /// Gives every line end outside quotes as `\n`, and leaves those inside quotes as they are: opencsv then splits
+    /// records at `\n` alone and changes no cell.
+    static final class LineEnds extends Reader {
+        private final Reader in;
+        private final char delimiter;
+        private boolean quoted = false, afterQuote = false, atStart = true, afterReturn = false;
+
+        LineEnds(Reader in, char delimiter) {
+            this.in = in;
+            this.delimiter = delimiter;
+        }
+
+        @Override
+        public int read(char[] into, int from, int length) throws IOException {
+            int kept = 0;
+            while (kept == 0) {
+                int count = in.read(into, from, length);
+                if (count < 0) return -1;
+                for (int i = from; i < from + count; i++) {
+                    char c = into[i];
+                    if (afterReturn && c == '\n' && !quoted) {
+                        afterReturn = false;
+                        continue;
+                    }
+                    into[from + kept++] = track(c);
+                }
+            }
+            return kept;
+        }
+
+        private char track(char c) {
+            afterReturn = false;
+            if (quoted) {
+                if (c == '"') {
+                    quoted = false;
+                    afterQuote = true;
+                }
+                return c;
+            }
+            if (c == '"' && (atStart || afterQuote)) {
+                quoted = true; // opens a cell, or is the second of a pair inside one
+                atStart = false;
+                afterQuote = false;
+                return c;
+            }
+            afterQuote = false;
+            atStart = c == delimiter || c == '\n' || c == '\r';
+            if (c != '\r') return c;
+            afterReturn = true;
+            return '\n';
+        }
+
+        @Override
+        public void close() throws IOException {
+            in.close();
+        }
+    }
+
+    /// What identifies a row's content.
+    static final class Cells {
+        /// 16 hex digits of a SHA-256 over names and cells, each with its length.
+        static String hash(Map<String, String> inputs) {
+            try {
+                var digest = MessageDigest.getInstance("SHA-256");
+                inputs.forEach((name, cell) -> {
+                    for (var part : List.of(name, cell)) {
+                        var bytes = part.getBytes(UTF_8);
+                        digest.update(ByteBuffer.allocate(4).putInt(bytes.length).array());
+                        digest.update(bytes);
+                    }
+                });
+                return HexFormat.of().formatHex(digest.digest(), 0, 8);
+            } catch (NoSuchAlgorithmException problem) {
+                throw new IllegalStateException(problem); // every Java has SHA-256
+            }
+        }
+
+        static long number(String hash) {
+            return HexFormat.fromHexDigitsToLong(hash);
+        }
+    }
+
+    // ── Files ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    /// The four files of a batch.
+    record BatchFiles(Path results, Path retry, Path log, Path lock) {
+        static BatchFiles of(Path output) {
+            if (Files.isDirectory(output)) throw new Unusable(output + ": a folder; name a file for the results");
+            var parent = output.toAbsolutePath().getParent();
+            if (!Files.isDirectory(parent)) throw new Unusable(output + ": there is no folder " + parent);
+            return new BatchFiles(output, sibling(output, ".retry"), sibling(output, ".log"), sibling(output, ".lock"));
+        }
+
+        private static Path sibling(Path output, String suffix) {
+            return output.resolveSibling(output.getFileName() + suffix);
+        }
+
+        /// An input that is one of our outputs would be destroyed.
+        void refuse(Path input) throws IOException {
+            for (var file : List.of(results, retry, log, lock))
+                if (Files.exists(file) && Files.isSameFile(file, input))
+                    throw new Unusable(input + " is both input and output: name another file with -o");
+        }
+
+        /// `--fresh`: the earlier batch keeps its files under another name.
+        void moveAside(PrintWriter err) throws IOException {
+            try (var _ = Lock.take(lock)) {
+                var stamp = DateTimeFormatter.ofPattern("yyyyMMdd'T'HHmmss'Z'").withZone(ZoneOffset.UTC).format(Instant.now());
+                for (var file : List.of(results, retry, log)) {
+                    if (!Files.exists(file)) continue;
+                    var aside = file.resolveSibling(file.getFileName() + "." + stamp);
+                    Files.move(file, aside);
+                    err.println("Moved " + file + " to " + aside.getFileName() + ".");
+                }
+            }
+        }
+    }
+
+    /// Held by the one process that writes a batch; on a file of its own, since a lock goes with any reader's close.
+    record Lock(FileChannel channel) implements AutoCloseable {
+        static Lock take(Path path) {
+            try {
+                var channel = FileChannel.open(path, StandardOpenOption.CREATE, StandardOpenOption.WRITE);
+                try {
+                    if (channel.tryLock() != null) return new Lock(channel);
+                } catch (OverlappingFileLockException _) {
+                    // held by this very process: as good as held by another
+                }
+                channel.close();
+            } catch (IOException problem) {
+                throw new Unusable(path + ": cannot be written (" + Plain.of(problem) + ")");
+            }
+            throw new Unusable(path + " is held: another difyexec is writing this batch; wait for it or name another -o");
+        }
+
+        @Override
+        public void close() throws IOException {
+            channel.close();
+        }
+    }
+
+    /// Which ids there are and where each stands, packed: a few bytes an id, no objects. Entries are numbered in the
+    /// order in which they came: those of the CSV first, in its order, so that an entry's number is its row's.
+    static final class Index {
+        private static final int BLOCK = 1 << 20;
+
+        private final List<byte[]> blocks = new ArrayList<>();
+        private int used = BLOCK, size = 0, rows = -1;
+        private long[] places = new long[1024], lines = new long[1024], cells = new long[1024];
+        private byte[] standings = new byte[1024];
+        private int[] table = new int[4096];
+
+        /// The id's number, or -1.
+        int find(String id) {
+            var bytes = id.getBytes(UTF_8);
+            for (int slot = slot(bytes); table[slot] != 0; slot = slot + 1 & table.length - 1)
+                if (is(table[slot] - 1, bytes)) return table[slot] - 1;
+            return -1;
+        }
+
+        /// Adds an id that is not there yet. `line` and `cells` (the hash) are 0 for ids that are in no CSV.
+        int add(String id, long line, long hash) {
+            if (size == places.length) grow();
+            var bytes = id.getBytes(UTF_8);
+            places[size] = store(bytes);
+            lines[size] = line;
+            cells[size] = hash;
+            enter(bytes, size);
+            return size++;
+        }
+
+        int findOrAdd(String id) {
+            int found = find(id);
+            return found >= 0 ? found : add(id, 0, 0);
+        }
+
+        /// The ids so far are the CSV's; what comes later is known from the files alone.
+        void endOfRows() {
+            rows = size;
+        }
+
+        /// How many rows the CSV has; without a CSV, how many ids are known.
+        int rows() {
+            return rows < 0 ? size : rows;
+        }
+
+        int size() {
+            return size;
+        }
+
+        String id(int entry) {
+            int from = (int) (places[entry] & BLOCK - 1);
+            var block = blocks.get((int) (places[entry] >>> 20));
+            int length = (block[from] & 0xff) << 16 | (block[from + 1] & 0xff) << 8 | block[from + 2] & 0xff;
+            return new String(block, from + 3, length, UTF_8);
+        }
+
+        long line(int entry) {
+            return lines[entry];
+        }
+
+        long cells(int entry) {
+            return cells[entry];
+        }
+
+        Standing standing(int entry) {
+            return STANDINGS[standings[entry]];
+        }
+
+        void stand(int entry, Standing standing) {
+            standings[entry] = (byte) standing.ordinal();
+        }
+
+        long count(Standing standing) {
+            return IntStream.range(0, rows()).filter(entry -> standings[entry] == standing.ordinal()).count();
+        }
+
+        boolean isComplete() {
+            return count(Standing.SUCCEEDED) + count(Standing.PARTIAL) == rows();
+        }
+
+        private static final Standing[] STANDINGS = Standing.values();
+
+        private long store(byte[] id) {
+            if (used + id.length + 3 > BLOCK) {
+                blocks.add(new byte[Math.max(BLOCK, id.length + 3)]);
+                used = 0;
+            }
+            var block = blocks.getLast();
+            long place = (long) (blocks.size() - 1) << 20 | used;
+            block[used] = (byte) (id.length >> 16);
+            block[used + 1] = (byte) (id.length >> 8);
+            block[used + 2] = (byte) id.length;
+            System.arraycopy(id, 0, block, used + 3, id.length);
+            used += id.length + 3;
+            return place;
+        }
+
+        private boolean is(int entry, byte[] id) {
+            int from = (int) (places[entry] & BLOCK - 1);
+            var block = blocks.get((int) (places[entry] >>> 20));
+            return (block[from] & 0xff) << 16 == (id.length & 0xff0000) && (block[from + 1] & 0xff) == (id.length >> 8 & 0xff)
+                    && (block[from + 2] & 0xff) == (id.length & 0xff)
+                    && Arrays.equals(block, from + 3, from + 3 + id.length, id, 0, id.length);
+        }
+
+        private int slot(byte[] id) {
+            int hash = Arrays.hashCode(id) * 0x9E3779B9;
+            return (hash ^ hash >>> 15) & table.length - 1;
+        }
+
+        private void enter(byte[] id, int entry) {
+            int slot = slot(id);
+            while (table[slot] != 0) slot = slot + 1 & table.length - 1;
+            table[slot] = entry + 1;
+        }
+
+        private void grow() {
+            int more = size * 2;
+            places = Arrays.copyOf(places, more);
+            lines = Arrays.copyOf(lines, more);
+            cells = Arrays.copyOf(cells, more);
+            standings = Arrays.copyOf(standings, more);
+            table = new int[more * 4 > 0 ? Integer.highestOneBit(more * 2) * 2 : 1 << 30];
+            for (int entry = 0; entry < size; entry++) enter(id(entry).getBytes(UTF_8), entry);
+        }
+    }
+
+    /// Appends whole lines to a file, a group in one write. A write that fails is undone: no line is ever torn by us.
+    static final class LineFile implements AutoCloseable {
+        private final FileChannel channel;
+        private final ByteArrayOutputStream waiting = new ByteArrayOutputStream();
+
+        /// @param head what a new file begins with
+        LineFile(Path path, byte[] head) throws IOException {
+            channel = FileChannel.open(path, StandardOpenOption.CREATE, StandardOpenOption.WRITE);
+            channel.position(channel.size());
+            if (channel.size() == 0) waiting.writeBytes(head);
+        }
+
+        void add(byte[] line) {
+            waiting.writeBytes(line);
+        }
+
+        OutputStream buffer() {
+            return waiting;
+        }
+
+        boolean flush() throws IOException {
+            if (waiting.size() == 0) return false;
+            long before = channel.position();
+            try {
+                for (var bytes = ByteBuffer.wrap(waiting.toByteArray()); bytes.hasRemaining(); ) channel.write(bytes);
+            } catch (IOException problem) {
+                channel.truncate(before);
+                throw problem;
+            }
+            waiting.reset();
+            return true;
+        }
+
+        void force() throws IOException {
+            channel.force(false);
+        }
+
+        @Override
+        public void close() throws IOException {
+            channel.close();
+        }
+    }
+
+    /// The attempt log: every event a line, appended, never changed.
+    static final class Journal {
+        private static final ObjectWriter WRITER = Json.MAPPER.writerFor(Event.class)
+                .without(JsonGenerator.Feature.AUTO_CLOSE_TARGET);
+        private static final ObjectReader READER = Json.MAPPER.readerFor(Event.class);
+
+        static void write(Event event, LineFile file) {
+            try {
+                WRITER.writeValue(file.buffer(), event);
+                file.buffer().write('\n');
+            } catch (IOException problem) {
+                throw new UncheckedIOException(problem);
+            }
+        }
+
+        /// Hands on every event in order. A line that cannot be read is counted and passed over.
+        static long read(Path log, Consumer<Event> use) throws IOException {
+            long unread = 0;
+            if (!Files.exists(log)) return 0;
+            try (var lines = new Lines(log)) {
+                while (lines.next()) {
+                    if (lines.length() == 0) continue;
+                    try {
+                        use.accept(READER.readValue(lines.bytes(), 0, lines.length()));
+                    } catch (JsonProcessingException problem) {
+                        unread++;
+                    }
+                }
+            }
+            return unread;
+        }
+    }
+
+    /// The lines of a file as bytes, one buffer for all.
+    static final class Lines implements AutoCloseable {
+        private final InputStream in;
+        private final byte[] chunk = new byte[1 << 16];
+        private byte[] line = new byte[1024];
+        private int at = 0, end = 0, length = 0;
+        private long offset = 0, next = 0;
+        private boolean whole = true;
+
+        Lines(Path path) throws IOException {
+            in = Files.newInputStream(path);
+        }
+
+        boolean next() throws IOException {
+            offset = next;
+            length = 0;
+            while (true) {
+                if (at == end) {
+                    at = 0;
+                    end = Math.max(0, in.read(chunk));
+                    if (end == 0) {
+                        whole = false;
+                        return length > 0;
+                    }
+                }
+                int stop = at;
+                while (stop < end && chunk[stop] != '\n') stop++;
+                append(stop);
+                if (stop < end) {
+                    at = stop + 1;
+                    next++;
+                    return whole = true;
+                }
+                at = stop;
+            }
+        }
+
+        private void append(int stop) {
+            int more = stop - at;
+            if (length + more > line.length) line = Arrays.copyOf(line, Math.max(line.length * 2, length + more));
+            System.arraycopy(chunk, at, line, length, more);
+            length += more;
+            next += more;
+        }
+
+        byte[] bytes() {
+            return line;
+        }
+
+        int length() {
+            return length;
+        }
+
+        /// Where the line begins in the file.
+        long offset() {
+            return offset;
+        }
+
+        /// Whether the line had its end.
+        boolean isWhole() {
+            return whole;
+        }
+
+        @Override
+        public void close() throws IOException {
+            in.close();
+        }
+    }
+
+    /// The results file: a line a success.
+    static final class Results {
+        static final byte[] BOM = {(byte) 0xEF, (byte) 0xBB, (byte) 0xBF};
+
+        /// `id`, `status`, `inputs`, `outputs`, `workflow_run_id`, `executed_at`, `retry_count`, then ours.
+        static byte[] line(Attempt attempt, Seen.Ran ran, Instant now) {
+            var out = new ByteArrayOutputStream(512 + ran.outputs().length);
+            var usage = ran.usage();
+            try (var json = Json.FACTORY.createGenerator(out)) {
+                json.writeStartObject();
+                json.writeStringField("id", attempt.row().id());
+                json.writeStringField("status", "success");
+                json.writeObjectFieldStart("inputs");
+                for (var input : attempt.row().inputs().entrySet()) json.writeStringField(input.getKey(), input.getValue());
+                json.writeEndObject();
+                json.writeFieldName("outputs");
+                json.writeRawValue(new String(ran.outputs(), UTF_8));
+                json.writeStringField("workflow_run_id", ran.ref().id());
+                json.writeStringField("executed_at", Times.text(now));
+                json.writeNumberField("retry_count", attempt.tries().failed());
+                json.writeStringField("workflow_status", ran.status() == RunStatus.PARTIAL ? "partial-succeeded" : "succeeded");
+                json.writeStringField("workflow_id", ran.workflowId());
+                json.writeNumberField("elapsed_time", usage.seconds());
+                json.writeNumberField("total_tokens", usage.tokens());
+                json.writeNumberField("total_steps", usage.steps());
+                if (usage.price().isPresent()) {
+                    json.writeNumberField("total_price", usage.price().get());
+                    json.writeStringField("currency", usage.currency());
+                }
+                json.writeEndObject();
+                json.writeRaw('\n');
+            } catch (IOException problem) {
+                throw new UncheckedIOException(problem); // cannot happen: memory does not fail
+            }
+            return out.toByteArray();
+        }
+
+        /// Marks every id that has a success. Lines of the original tool are read too; what is no result is passed over.
+        static void read(Path results, Index index) throws IOException {
+            if (!Files.exists(results)) return;
+            try (var lines = new Lines(results)) {
+                while (lines.next()) head(lines).ifPresent(head -> {
+                    if (head.success()) index.stand(index.findOrAdd(head.id()), head.partial() ? Standing.PARTIAL : Standing.SUCCEEDED);
+                });
+            }
+        }
+
+        record Head(String id, boolean success, boolean partial) {}
+
+        /// The fields of a line that say whose result it is; empty if it is no whole JSON object with an id.
+        static Optional<Head> head(Lines lines) {
+            int from = lines.length() >= 3 && Arrays.equals(lines.bytes(), 0, 3, BOM, 0, 3) ? 3 : 0;
+            String id = "", status = "success", workflowStatus = "";
+            try (var json = Json.FACTORY.createParser(lines.bytes(), from, lines.length() - from)) {
+                if (json.nextToken() != JsonToken.START_OBJECT) return Optional.empty();
+                while (json.nextToken() == JsonToken.FIELD_NAME) {
+                    var name = json.currentName();
+                    json.nextToken();
+                    switch (name) {
+                        case "id" -> id = json.getText();
+                        case "status" -> status = json.getText();
+                        case "workflow_status" -> workflowStatus = json.getText();
+                        default -> json.skipChildren();
+                    }
+                }
+                if (json.currentToken() != JsonToken.END_OBJECT) return Optional.empty();
+            } catch (IOException _) {
+                return Optional.empty();
+            }
+            return id.isBlank() ? Optional.empty()
+                    : Optional.of(new Head(id.strip(), status.equals("success"), workflowStatus.equals("partial-succeeded")));
+        }
+    }
+
+    /// `<output>.retry`: the ids to run again, in the CSV's order; made anew as a whole, gone when there is none.
+    record RetryList(Path path) {
+        /// As it stands in the file: with or without BOM, each id once.
+        List<String> read() throws IOException {
+            if (!Files.exists(path)) return List.of();
+            try (var lines = Files.lines(path, UTF_8)) {
+                return lines.map(line -> line.replace("\uFEFF", "").strip()).filter(id -> !id.isEmpty()).distinct().toList();
+            } catch (UncheckedIOException problem) {
+                throw new Unusable(path + ": not UTF-8; save it as UTF-8, one id a line");
+            }
+        }
+
+        void write(Index index) throws IOException {
+            var draft = path.resolveSibling(path.getFileName() + ".tmp");
+            boolean any = false;
+            try (var out = Files.newBufferedWriter(draft, UTF_8)) {
+                for (int entry = 0; entry < index.size(); entry++) {
+                    if (!index.standing(entry).isOnRetryList()) continue;
+                    out.write(index.id(entry));
+                    out.write('\n');
+                    any = true;
+                }
+            }
+            if (any) Files.move(draft, path, StandardCopyOption.ATOMIC_MOVE, StandardCopyOption.REPLACE_EXISTING);
+            else {
+                Files.delete(draft);
+                Files.deleteIfExists(path);
+            }
+        }
+    }
+
+    /// What the log tells, read once from its start. Attempts without an end are runs in doubt.
+    static final class History {
+        private final Index index;
+        private final Map<String, Open> open = new LinkedHashMap<>(), unsettled = new LinkedHashMap<>();
+        private final Map<String, Open> notStarted = new LinkedHashMap<>();
+        private final List<Open> resent = new ArrayList<>();
+        private final Set<String> late = new HashSet<>();
+        private final Map<Integer, String> runs = new HashMap<>();
+        private final Map<Integer, String> causes = new HashMap<>();
+        private final BitSet changed = new BitSet(), lost = new BitSet();
+        private final Map<String, BigDecimal> prices = new TreeMap<>();
+        private final Latencies latencies = new Latencies();
+        private Optional<Mode> mode = Optional.empty();
+        private Instant startedAt = null, updatedAt = null;
+        private long attempts = 0, retries = 0, tokens = 0, lateRuns = 0, unread = 0;
+
+        /// An attempt as the log has it.
+        record Open(String id, int n, String user, Mode mode, String cells, Instant at, Optional<RunRef> run) {
+            Open with(RunRef ref) {
+                return new Open(id, n, user, mode, cells, at, Optional.of(ref));
+            }
+
+            Attempt attempt(Row row) {
+                return new Attempt(0, row, new Tries(n, 0), user, mode, cells, at);
+            }
+        }
+
+        History(Index index) {
+            this.index = index;
+        }
+
+        static History read(Path log, Index index) throws IOException {
+            var history = new History(index);
+            history.unread = Journal.read(log, history::take);
+            return history;
+        }
+
+        private void take(Event event) {
+            switch (event) {
+                case Event.Session session -> {
+                    if (session.format() > Event.FORMAT) throw new Unusable("the log is of format " + session.format()
+                            + ", written by a newer difyexec (" + session.tool() + "): use that version, or another -o");
+                    if (startedAt == null) startedAt = session.t();
+                    if (session.options() != null && session.options().contains("mode=auto"))
+                        mode = Stream.of(Mode.values()).filter(m -> m.name().equalsIgnoreCase(session.mode())).findFirst();
+                    touch(session.t());
+                }
+                case Event.Attempt attempt -> {
+                    attempts++;
+                    if (attempt.n() > 0) retries++;
+                    var before = notStarted.remove(attempt.id());
+                    if (before != null) resent.add(before);
+                    unsettled.remove(attempt.id());
+                    open.put(key(attempt.id(), attempt.user()), new Open(attempt.id(), attempt.n(), attempt.user(),
+                            Mode.valueOf(attempt.mode().toUpperCase(Locale.ROOT)), orEmpty(attempt.cells()), attempt.t(), Optional.empty()));
+                    touch(attempt.t());
+                }
+                case Event.Run run -> open.computeIfPresent(key(run.id(), run.user()),
+                        (_, known) -> known.with(new RunRef(run.run(), orEmpty(run.task()))));
+                case Event.End end -> end(end);
+                case Event.Late found -> {
+                    late.add(found.user());
+                    lateRuns++;
+                }
+                case Event.Look _, Event.Harvest _, Event.Stop _, Event.Throttle _, Event.Torn _, Event.Other _ -> {}
+            }
+        }
+
+        private void end(Event.End end) {
+            touch(end.t());
+            tokens += end.tokens();
+            if (end.price() != null) prices.merge(orEmpty(end.currency()), end.price(), BigDecimal::add);
+            var known = open.remove(key(end.id(), end.user()));
+            int entry = index.findOrAdd(end.id());
+            if (end.outcome().equals("not_started") && known != null) notStarted.put(end.id(), known);
+            var standing = Standing.of(end.outcome());
+            if (standing.isEmpty()) return;
+            if (standing.get().isSuccess()) {
+                latencies.add((long) (end.seconds() * 1000));
+                runs.put(entry, orEmpty(end.run()));
+                lost.set(entry, !index.standing(entry).isSuccess());
+                changed.set(entry, known != null && index.cells(entry) != 0 && !known.cells().isEmpty()
+                        && Cells.number(known.cells()) != index.cells(entry));
+                causes.remove(entry);
+            } else if (!index.standing(entry).isSuccess()) {
+                index.stand(entry, standing.get());
+                causes.put(entry, orEmpty(end.cause() != null ? end.cause() : end.error()));
+                if (standing.get() != Standing.FAILED && known != null) unsettled.put(end.id(), end.run() == null ? known
+                        : known.run().isPresent() ? known : known.with(new RunRef(end.run(), "")));
+            }
+        }
+
+        private void touch(Instant when) {
+            updatedAt = when;
+        }
+
+        private static String key(String id, String user) {
+            return id + "\0" + user;
+        }
+
+        private static String orEmpty(String text) {
+            return text == null ? "" : text;
+        }
+
+        Optional<Mode> mode() {
+            return mode;
+        }
+
+        /// Runs that counted as not started and whose row was sent again, unless they have turned up.
+        List<Doubt> resent() {
+            return resent.stream().filter(known -> !late.contains(known.user())).map(known ->
+                    new Doubt(known.attempt(new Row(0, 0, known.id(), Map.of())), known.run(), Symptom.CRASH, "", known.at(), known.at(), true)).toList();
+        }
+
+        /// Rows whose end must be learnt before they may run, by id. Also pending rows whose last run counted as not started.
+        Map<String, Open> doubtful() {
+            var all = new LinkedHashMap<String, Open>();
+            unsettled.forEach(all::put);
+            notStarted.forEach(all::put);
+            open.values().forEach(known -> all.put(known.id(), known));
+            all.keySet().removeIf(id -> index.standing(index.find(id)).isSuccess());
+            return all;
+        }
+    }
+
+    /// The rows that one call asks for: those to start, and those whose earlier run is looked up first.
+    record Wanted(Csv csv, BitSet rows0, List<Doubt> doubts) {
+        Iterator<Row> iterator() {
+            return csv.rows(rows0::get);
+        }
+
+        long rows() {
+            return rows0.cardinality() + doubts.size();
+        }
+
+        boolean isEmpty() {
+            return rows() == 0;
+        }
+    }
+
+    /// The files of a batch, opened for writing by one process: lock, results, log, retry list, and what they say.
+    static final class Batch implements AutoCloseable {
+        private static final Duration RETRY_LIST_EVERY = Duration.ofSeconds(1), FORCE_EVERY = Duration.ofSeconds(5);
+
+        private final BatchFiles files;
+        private final Csv csv;
+        private final Index index;
+        private final History history;
+        private final Lock lock;
+        private final LineFile results, log;
+        private final RetryList retryList;
+        private Event.Session session;
+        private boolean retryListDue;
+        private long nextRetryList = 0, nextForce = 0;
+
+        private Batch(BatchFiles files, Csv csv, Index index, History history, Lock lock, LineFile results, LineFile log) {
+            this.files = files;
+            this.csv = csv;
+            this.index = index;
+            this.history = history;
+            this.lock = lock;
+            this.results = results;
+            this.log = log;
+            this.retryList = new RetryList(files.retry());
+        }
+
+        /// Checks the rows, takes the lock, mends torn ends, and reads what earlier calls left.
+        static Batch open(BatchFiles files, Csv csv, boolean noBom, boolean rebuild) {
+            var index = new Index();
+            csv.check(index);
+            index.endOfRows();
+            var lock = Lock.take(files.lock());
+            try {
+                var torn = new ArrayList<Event.Torn>();
+                Torn.mend(files.results(), torn);
+                Torn.mend(files.log(), torn);
+                Results.read(files.results(), index);
+                var history = History.read(files.log(), index);
+                if (!history.lost.isEmpty() && !rebuild) throw new Unusable(files.results() + ": "
+                        + Plain.count(history.lost.cardinality(), "result") + " that the log knows of "
+                        + (history.lost.cardinality() == 1 ? "is" : "are") + " gone (first: "
+                        + Plain.id(index.id(history.lost.nextSetBit(0))) + "). --rebuild fetches them from Dify by run id; "
+                        + "--fresh moves everything aside and starts anew");
+                var batch = new Batch(files, csv, index, history, lock,
+                        new LineFile(files.results(), noBom ? new byte[0] : Results.BOM), new LineFile(files.log(), new byte[0]));
+                torn.forEach(batch::record);
+                return batch;
+            } catch (IOException problem) {
+                close(lock);
+                throw new Unusable(files.results() + ": cannot be used (" + Plain.of(problem) + ")");
+            } catch (RuntimeException problem) {
+                close(lock);
+                throw problem;
+            }
+        }
+
+        /// What the files say, without lock or writing; another process may be at work on them.
+        static Batch read(BatchFiles files, Optional<Csv> csv) throws IOException {
+            var index = new Index();
+            csv.ifPresent(rows -> {
+                rows.check(index);
+                index.endOfRows();
+            });
+            Results.read(files.results(), index);
+            var history = History.read(files.log(), index);
+            for (var id : new RetryList(files.retry()).read()) {
+                int entry = index.findOrAdd(id);
+                if (index.standing(entry) == Standing.PENDING) index.stand(entry, Standing.FAILED);
+            }
+            return new Batch(files, csv.orElse(null), index, history, null, null, null);
+        }
+
+        private static void close(AutoCloseable file) {
+            try {
+                file.close();
+            } catch (Exception _) {
+                // on the way out with a better reason
+            }
+        }
+
+        Index index() {
+            return index;
+        }
+
+        History history() {
+            return history;
+        }
+
+        BatchFiles files() {
+            return files;
+        }
+
+        /// The rows a call asks for, by the options and what is done already.
+        Wanted select(Selection selection, RowOptions options) throws IOException {
+            var rows = new BitSet(index.rows());
+            if (selection.listed()) retryList.read().forEach(id -> rows.set(known(id, files.retry() + ": ")));
+            else if (!selection.ids().isEmpty()) selection.ids().forEach(id -> rows.set(named(id, selection.force())));
+            else rows.set(0, index.rows());
+            if (!options.ids.isEmpty()) {
+                var named = new BitSet(index.rows());
+                options.ids.forEach(id -> named.set(known(id.strip(), "--ids: ")));
+                rows.and(named);
+            }
+            if (!selection.force()) rows.stream().filter(entry -> index.standing(entry).isSuccess()
+                    && !(options.rerunChanged && history.changed.get(entry)) && !history.lost.get(entry)).forEach(rows::clear);
+            if (options.limit != null) {
+                if (options.limit < 1) throw new Unusable("--limit " + options.limit + ": at least one row");
+                var first = rows.stream().limit(options.limit).max();
+                first.ifPresent(last -> rows.clear(last + 1, Math.max(last + 1, rows.length())));
+            }
+            var doubts = doubts(rows);
+            doubts.forEach(doubt -> rows.clear(doubt.attempt().row().index()));
+            return new Wanted(csv, rows, doubts);
+        }
+
+        private int known(String id, String where) {
+            int entry = index.find(id);
+            if (entry < 0 || entry >= index.rows()) throw new Unusable(where + "there is no row with the id " + Plain.quoted(id));
+            return entry;
+        }
+
+        private int named(String id, boolean force) {
+            int entry = known(id, "");
+            if (index.standing(entry).isSuccess() && !force)
+                throw new Unusable("row " + Plain.id(id) + " has a success already; --force runs (and pays) it again");
+            return entry;
+        }
+
+        private List<Doubt> doubts(BitSet rows) {
+            var known = new HashMap<Integer, History.Open>();
+            history.doubtful().forEach((id, open) -> {
+                int entry = index.find(id);
+                if (rows.get(entry)) known.put(entry, open);
+            });
+            history.lost.stream().filter(rows::get).forEach(entry -> known.put(entry, new History.Open(index.id(entry), 0, "",
+                    Mode.BLOCKING, "%016x".formatted(index.cells(entry)), Instant.now(), Optional.of(new RunRef(history.runs.get(entry), "")))));
+            if (known.isEmpty()) return List.of();
+            var doubts = new ArrayList<Doubt>();
+            csv.rows(known::containsKey).forEachRemaining(row -> {
+                var open = known.get(row.index());
+                boolean lost = history.lost.get(row.index());
+                doubts.add(new Doubt(open.attempt(row), open.run(), lost ? Symptom.LOST_RESULT : Symptom.CRASH,
+                        (lost ? Symptom.LOST_RESULT : Symptom.CRASH).text, open.at(), open.at().plusSeconds(300), false));
+            });
+            return doubts;
+        }
+
+        void began(Access access, String server, Work work, int concurrency) {
+            session = new Event.Session(Instant.now(), Event.FORMAT, "difyexec " + VERSION, access.baseUrl().toString(), null, server,
+                    history.mode().map(Mode::name).orElse(work.dify.mode == Mode.STREAMING ? "STREAMING" : "BLOCKING").toLowerCase(Locale.ROOT),
+                    "mode=" + work.dify.mode.name().toLowerCase(Locale.ROOT) + " c=" + concurrency);
+            record(session);
+            int changed = history.changed.cardinality();
+            if (changed > 0 && !work.rows.rerunChanged) work.spec.commandLine().getErr().println(Plain.count(changed, "row")
+                    + " with a success changed in the CSV since (first: " + Plain.id(index.id(history.changed.nextSetBit(0)))
+                    + "); --rerun-changed runs them again.");
+        }
+
+        Event sessionEvent(Instant now, Mode mode) {
+            return new Event.Session(now, Event.FORMAT, session.tool(), session.baseUrl(), session.app(), session.server(),
+                    mode.name().toLowerCase(Locale.ROOT), session.options());
+        }
+
+        /// On the log's way; on disk with the next [#flush].
+        void record(Event event) {
+            Journal.write(event, log);
+        }
+
+        void result(int entry, byte[] line) {
+            results.add(line);
+        }
+
+        /// The row has its outcome.
+        void settled(Attempt attempt, Outcome outcome, Instant now, Seen seen) {
+            int entry = attempt.row().index();
+            if (outcome.standing().isSuccess() || !index.standing(entry).isSuccess()) index.stand(entry, outcome.standing());
+            record(Event.End.of(attempt, now, outcome.standing().word(), seen, outcome.text(), outcome.cause()));
+            if (outcome instanceof Outcome.Failed || !outcome.standing().isSuccess()) history.causes.put(entry, outcome.cause());
+            else history.causes.remove(entry);
+            retryListDue = true;
+        }
+
+        /// Writes what waits: results before the log, so that an `end` on disk always has its result on disk.
+        void flush() {
+            try {
+                boolean any = results.flush();
+                any |= log.flush();
+                long now = System.nanoTime();
+                if (any && now >= nextForce) {
+                    force();
+                    nextForce = System.nanoTime() + FORCE_EVERY.toNanos();
+                }
+                if (retryListDue && now >= nextRetryList) {
+                    retryList.write(index);
+                    retryListDue = false;
+                    // a long list is written less often, so that it never takes more than a twentieth of the time
+                    nextRetryList = System.nanoTime() + Math.max(RETRY_LIST_EVERY.toNanos(), 20 * (System.nanoTime() - now));
+                }
+            } catch (IOException problem) {
+                throw new UncheckedIOException(problem);
+            }
+        }
+
+        private void force() throws IOException {
+            results.force();
+            log.force();
+        }
+
+        /// The last words: everything on disk, and the retry list as it stands.
+        @Override
+        public void close() throws IOException {
+            if (lock == null || !lock.channel().isOpen()) return;
+            try (lock; results; log) {
+                results.flush();
+                log.flush();
+                force();
+                retryList.write(index);
+            }
+        }
+    }
+
+    /// The end of a file that a crash or a full disk tore.
+    static final class Torn {
+        /// Cuts off a last line without its end, or gives it its end if it is whole all the same.
+        static void mend(Path path, List<Event.Torn> torn) throws IOException {
+            if (!Files.exists(path) || Files.size(path) == 0) return;
+            try (var channel = FileChannel.open(path, StandardOpenOption.READ, StandardOpenOption.WRITE)) {
+                long size = channel.size(), start = lineStart(channel, size);
+                if (start == size) return;
+                var last = ByteBuffer.allocate(Math.toIntExact(size - start));
+                while (last.hasRemaining() && channel.read(last, start + last.position()) >= 0) {}
+                if (isWhole(last.array())) {
+                    channel.write(ByteBuffer.wrap(new byte[] {'\n'}), size);
+                } else if (!Arrays.equals(last.array(), Results.BOM)) {
+                    channel.truncate(start);
+                    torn.add(new Event.Torn(Instant.now(), path.getFileName().toString(), start, size - start));
+                }
+            }
+        }
+
+        private static long lineStart(FileChannel channel, long size) throws IOException {
+            var block = ByteBuffer.allocate(1 << 16);
+            for (long end = size; end > 0; ) {
+                long from = Math.max(0, end - block.capacity());
+                block.clear().limit((int) (end - from));
+                while (block.hasRemaining() && channel.read(block, from + block.position()) >= 0) {}
+                for (int i = block.position() - 1; i >= 0; i--) if (block.get(i) == '\n') return from + i + 1;
+                end = from;
+            }
+            return 0;
+        }
+
+        private static boolean isWhole(byte[] line) {
+            try {
+                int from = line.length >= 3 && Arrays.equals(line, 0, 3, Results.BOM, 0, 3) ? 3 : 0;
+                return line.length > from && Json.MAPPER.readTree(line, from, line.length - from).isObject();
+            } catch (IOException _) {
+                return false;
+            }
+        }
+    }
+
+    // ── Views ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    /// The first exchange: is this a workflow app of a Dify that answers and lets us in?
+    sealed interface Greeting {
+        record Met(String app, String version) implements Greeting {}
+
+        record Refused(String why) implements Greeting {}
+
+        /// Asks `/info`; a server that is away or busy is asked again, `MAX_RETRIES` times. The calling thread waits.
+        static Greeting exchange(DifyClient client, Judge judge, Backoff backoff, PrintWriter err) throws InterruptedException {
+            for (int tries = 0; ; tries++) {
+                switch (client.info()) {
+                    case DifyClient.Info.Known(_, var mode, _) when !mode.isEmpty() && !mode.equals("workflow") -> {
+                        return new Refused("the key belongs to an app of the kind " + Plain.quoted(mode) + ", not to a workflow: "
+                                + "take the key of a workflow app");
+                    }
+                    case DifyClient.Info.Known(var app, _, var version) -> {
+                        return new Met(app, version);
+                    }
+                    case DifyClient.Info.NotKnown(var seen) -> {
+                        var why = refusal(seen, judge);
+                        if (why.isPresent()) return new Refused(why.get());
+                        if (tries >= backoff.maxRetries()) return new Refused(judge.access() + " does not answer ("
+                                + Plain.text(said(seen), 200) + ") after " + Plain.count(tries + 1, "try", "tries")
+                                + ": check DIFY_API_BASE_URL, the network, and that Dify is up");
+                        if (tries == 0) err.println("No answer from " + judge.access() + " (" + Plain.text(said(seen), 200) + "); trying again …");
+                        Thread.sleep(backoff.delay(tries, seen instanceof Seen.Refused refused ? refused.retryAfter() : Optional.empty()));
+                    }
+                }
+            }
+        }
+
+        private static Optional<String> refusal(Seen seen, Judge judge) {
+            if (seen instanceof Seen.Cut cut && cut.symptom() == Symptom.CUT)
+                return Optional.of(judge.access() + " answers, but not as Dify's API does: check DIFY_API_BASE_URL, it usually ends in /v1");
+            var nobody = new Attempt(0, new Row(0, 0, "-", Map.of()), Tries.NONE, "", Mode.BLOCKING, "", Instant.now());
+            return switch (judge.verdict(nobody, seen)) {
+                case Verdict.StopBatch(var why) -> Optional.of(why);
+                case Verdict.Done(var outcome) -> Optional.of(judge.access() + " refuses: " + Plain.text(outcome.text(), 200));
+                case Verdict.Again _, Verdict.Throttled _, Verdict.Unreached _, Verdict.LookUp _ -> Optional.empty();
+            };
+        }
+
+        private static String said(Seen seen) {
+            return switch (seen) {
+                case Seen.NotSent(var why) -> why;
+                case Seen.Cut cut -> cut.why();
+                case Seen.Refused refused -> "HTTP " + refused.status() + " " + refused.message();
+                case Seen.Ran ran -> ran.error();
+            };
+        }
+    }
+
+    /// The running batch on stderr: a line redrawn on a terminal, else a plain line every ten seconds.
+    static final class Progress implements Watcher {
+        private static final Duration REDRAW = Duration.ofMillis(200), PLAIN = Duration.ofSeconds(10);
+        private static final int BAR = 20;
+
+        private final PrintWriter err;
+        private final boolean live, off;
+        private long next = System.nanoTime();
+        private int drawn = 0;
+
+        private Progress(PrintWriter err, boolean live, boolean off) {
+            this.err = err;
+            this.live = live;
+            this.off = off;
+            if (!live) next += PLAIN.toNanos();
+        }
+
+        static Progress of(PrintWriter err, ProgressStyle style, Tally tally) {
+            return new Progress(err, style == ProgressStyle.AUTO && Screen.isTerminal(2), style == ProgressStyle.OFF);
+        }
+
+        @Override
+        public void watch(Tally tally) {
+            if (off || System.nanoTime() < next) return;
+            next = System.nanoTime() + (live ? REDRAW : PLAIN).toNanos();
+            if (live) redraw(bar(tally) + " " + words(tally));
+            else err.println(words(tally));
+            err.flush();
+        }
+
+        @Override
+        public void say(String sentence) {
+            if (live) redraw("");
+            err.println(Plain.text(sentence, 1000));
+            err.flush();
+        }
+
+        /// Clears the line for what comes after.
+        @Override
+        public void end() {
+            if (live && drawn > 0) redraw("");
+            err.flush();
+        }
+
+        private void redraw(String line) {
+            var cut = line.length() > Screen.WIDTH - 1 ? line.substring(0, Screen.WIDTH - 1) : line;
+            err.print("\r" + cut + " ".repeat(Math.max(0, drawn - cut.length())) + (cut.isEmpty() ? "\r" : ""));
+            drawn = cut.length();
+        }
+
+        private static String bar(Tally tally) {
+            int full = tally.asked == 0 ? BAR : (int) (BAR * tally.done() / tally.asked);
+            return "[" + "#".repeat(full) + "-".repeat(BAR - full) + "]";
+        }
+
+        /// `12/20 · 10 ok, 2 failed · 5 running, 1 waiting · 3.2/s · 8 s left`
+        static String words(Tally tally) {
+            long failed = tally.count(Standing.FAILED), open = tally.count(Standing.PAUSED) + tally.count(Standing.UNKNOWN);
+            var line = new StringBuilder().append(tally.done()).append('/').append(tally.asked)
+                    .append(" · ").append(tally.succeeded()).append(" ok");
+            if (failed > 0) line.append(", ").append(failed).append(" failed");
+            if (open > 0) line.append(", ").append(open).append(" open");
+            line.append(" · ").append(tally.running).append(" running");
+            if (tally.limit < tally.ceiling) line.append(" (limit ").append(tally.limit).append(')');
+            if (tally.waiting > 0) line.append(", ").append(tally.waiting).append(" waiting");
+            if (tally.doubts > 0) line.append(", ").append(tally.doubts).append(" looked up");
+            line.append(String.format(Locale.ROOT, " · %.1f/s", tally.rate()));
+            if (tally.tokens > 0) line.append(" · ").append(tally.tokens).append(" tokens");
+            tally.eta().ifPresent(left -> line.append(" · ").append(Plain.seconds(left)).append(" left"));
+            return line.toString();
+        }
+    }
+
+    /// What a file descriptor is connected to. Java itself tells of standard input and output only together.
+    static final class Screen {
+        static final int WIDTH = width();
+
+        static boolean isTerminal(int descriptor) {
+            try {
+                var test = new ProcessBuilder("test", "-t", Integer.toString(descriptor)).inheritIO().start();
+                return test.waitFor() == 0;
+            } catch (IOException _) {
+                return false; // no such command here: plain lines are right everywhere
+            } catch (InterruptedException _) {
+                Thread.currentThread().interrupt();
+                return false;
+            }
+        }
+
+        private static int width() {
+            try {
+                var size = new ProcessBuilder("stty", "size").redirectInput(new File("/dev/tty"))
+                        .redirectError(ProcessBuilder.Redirect.DISCARD).start();
+                var words = new String(size.getInputStream().readAllBytes(), UTF_8).strip().split(" ");
+                return words.length == 2 && Integer.parseInt(words[1]) > 20 ? Integer.parseInt(words[1]) : 80;
+            } catch (IOException | NumberFormatException _) {
+                return 80;
+            }
+        }
+    }
+
+    /// The end of a call: counts, times, cost, errors by cause, and the next command to type.
+    static final class Summary {
+        static void print(PrintWriter err, Batch batch, Tally tally, Optional<Stop> stop, Work work) {
+            err.println();
+            stop.ifPresent(reason -> err.println("Stopped: " + Plain.text(reason.why(), 1000) + "."));
+            err.println(counts(tally) + " in " + Plain.seconds(tally.elapsed())
+                    + String.format(Locale.ROOT, " (%.1f rows/s)", tally.done() * 1000.0 / Math.max(1, tally.elapsed().toMillis())));
+            if (!tally.latencies.isEmpty()) {
+                var p = tally.latencies.percentiles(0.5, 0.9, 0.99, 1);
+                err.println(String.format(Locale.ROOT, "  seconds a row: p50 %.2f, p90 %.2f, p99 %.2f, max %.2f", p[0], p[1], p[2], p[3]));
+            }
+            if (tally.tokens > 0) err.println("  tokens: " + tally.tokens + cost(tally.prices));
+            if (tally.retries > 0) err.println("  " + Plain.count(tally.retries, "retry", "retries"));
+            if (tally.harvested > 0) err.println("  " + Plain.count(tally.harvested, "run") + " looked up instead of run again");
+            if (tally.throttled > 0) err.println("  throttled " + tally.throttled + " times, ran at " + tally.lowest + "–"
+                    + tally.ceiling + " of " + tally.ceiling);
+            if (tally.late > 0) err.println("  " + Plain.count(tally.late, "run") + " turned up late: see 'late' in " + batch.files().log());
+            StatusView.errors(batch, err);
+            StatusView.next(batch, work.input.toString(), work.demo == null ? "" : " --demo", err);
+            err.flush();
+        }
+
+        /// `18 succeeded, 1 partial, 1 failed`
+        private static String counts(Tally tally) {
+            var parts = Stream.of(Standing.values()).filter(standing -> tally.count(standing) > 0)
+                    .map(standing -> tally.count(standing) + " " + standing.word()).collect(Collectors.toCollection(ArrayList::new));
+            if (tally.asked > tally.done()) parts.add(tally.asked - tally.done() + " pending");
+            return parts.isEmpty() ? "nothing done" : String.join(", ", parts);
+        }
+
+        static String cost(Map<String, BigDecimal> prices) {
+            return prices.entrySet().stream().map(price -> ", " + price.getValue().toPlainString() + " " + price.getKey())
+                    .collect(Collectors.joining());
+        }
+    }
+
+    /// Where a batch stands, by its files.
+    static final class StatusView {
+        private static final int EXAMPLES = 3, CAUSES = 10;
+
+        /// An error's rows: how many, and the first of them.
+        record Cause(String cause, long count, List<String> ids) {}
+
+        static void print(Batch batch, PrintWriter out) {
+            var index = batch.index();
+            var history = batch.history();
+            out.println(batch.files().results() + ": " + Plain.count(index.rows(), "row"));
+            for (var standing : Standing.values())
+                if (index.count(standing) > 0) out.printf(Locale.ROOT, "  %-10s %,9d  %5.1f %%%n", standing.word(), index.count(standing),
+                        100.0 * index.count(standing) / index.rows());
+            if (!history.latencies.isEmpty()) {
+                var p = history.latencies.percentiles(0.5, 0.9, 0.99, 1);
+                out.printf(Locale.ROOT, "  seconds a row: p50 %.2f, p90 %.2f, p99 %.2f, max %.2f%n", p[0], p[1], p[2], p[3]);
+            }
+            if (history.attempts > 0) out.println("  " + Plain.count(history.attempts, "attempt") + ", "
+                    + Plain.count(history.retries, "retry", "retries") + ", " + history.tokens + " tokens" + Summary.cost(history.prices));
+            if (history.startedAt != null) out.println("  from " + local(history.startedAt) + " to " + local(history.updatedAt));
+            if (history.lateRuns > 0) out.println("  " + Plain.count(history.lateRuns, "run") + " turned up late, after the row was sent again");
+            if (history.unread > 0) out.println("  " + Plain.count(history.unread, "line") + " of the log could not be read");
+            errors(batch, out);
+            next(batch, batch.csv == null ? "CSV" : batch.csv.path.toString(), "", out);
+            out.flush();
+        }
+
+        static String json(Batch batch) {
+            var index = batch.index();
+            var history = batch.history();
+            var json = Json.MAPPER.createObjectNode().put("total", index.rows());
+            for (var standing : List.of(Standing.SUCCEEDED, Standing.PARTIAL, Standing.FAILED, Standing.PAUSED, Standing.UNKNOWN, Standing.PENDING))
+                json.put(standing.word(), index.count(standing));
+            json.put("attempts", history.attempts).put("retries", history.retries).put("total_tokens", history.tokens)
+                    .put("started_at", history.startedAt == null ? null : Times.text(history.startedAt))
+                    .put("updated_at", history.updatedAt == null ? null : Times.text(history.updatedAt));
+            json.set("errors", Json.MAPPER.valueToTree(causes(batch)));
+            return json.toString();
+        }
+
+        static void errors(Batch batch, PrintWriter out) {
+            var causes = causes(batch);
+            causes.stream().limit(CAUSES).forEach(cause -> out.println("  " + cause.count() + " × " + Plain.text(cause.cause(), 160)
+                    + " (" + cause.ids().stream().map(Plain::id).collect(Collectors.joining(", ")) + (cause.count() > EXAMPLES ? ", …" : "") + ")"));
+            if (causes.size() > CAUSES) out.println("  … and " + (causes.size() - CAUSES) + " more causes");
+        }
+
+        /// The rows without success by cause, the most frequent first.
+        static List<Cause> causes(Batch batch) {
+            var index = batch.index();
+            var groups = new LinkedHashMap<String, List<Integer>>();
+            for (int entry = 0; entry < index.size(); entry++) {
+                var standing = index.standing(entry);
+                if (!standing.isOnRetryList()) continue;
+                var cause = batch.history().causes.getOrDefault(entry, "listed in .retry");
+                groups.computeIfAbsent(standing == Standing.FAILED ? cause : standing.word() + ": " + cause, _ -> new ArrayList<>()).add(entry);
+            }
+            return groups.entrySet().stream().map(group -> new Cause(group.getKey(), group.getValue().size(),
+                            group.getValue().stream().limit(EXAMPLES).map(index::id).toList()))
+                    .sorted(Comparator.comparingLong(Cause::count).reversed()).toList();
+        }
+
+        /// The next command to type.
+        static void next(Batch batch, String csv, String demo, PrintWriter out) {
+            var index = batch.index();
+            var files = " -i " + Plain.shell(csv) + " -o " + Plain.shell(batch.files().results().toString()) + demo;
+            if (index.isComplete()) out.println("Every row has a success.");
+            else if (index.count(Standing.PENDING) > 0) out.println("Next: difyexec run" + files);
+            else if (index.count(Standing.FAILED) > 0) out.println("Next: difyexec retry" + files);
+            else out.println("Next: difyexec retry" + files + "   (looks them up; --resend-unknown sends them again)");
+        }
+
+        private static String local(Instant time) {
+            return DateTimeFormatter.ofPattern("yyyy-MM-dd HH:mm:ss xxx", Locale.ROOT).withZone(ZoneId.systemDefault()).format(time);
+        }
+    }
+
+    /// Text for people: without control characters, of bounded length, the same in every locale.
+    static final class Plain {
+        private static final Pattern PARTICULAR = Pattern.compile("[0-9a-fA-F]{8}-[0-9a-fA-F-]{20,}|\\d{2,}");
+
+        static String text(String text, int longest) {
+            var cut = text.length() > longest ? text.substring(0, longest) + "…" : text;
+            var clean = new StringBuilder(cut.length());
+            cut.codePoints().map(c -> Character.isISOControl(c) || Character.getType(c) == Character.FORMAT
+                    || c == 0x2028 || c == 0x2029 ? ' ' : c).forEach(clean::appendCodePoint);
+            return clean.toString();
+        }
+
+        /// A message without what differs from row to row, so that like errors meet.
+        static String cause(String text) {
+            return PARTICULAR.matcher(text(text, 160)).replaceAll("…");
+        }
+
+        static String id(String id) {
+            return text(id, 60);
+        }
+
+        static String quoted(String text) {
+            return '"' + text(text, 60) + '"';
+        }
+
+        static String html(String page) {
+            return page.replaceAll("(?s)<(script|style)\\b.*?</\\1>|<[^>]*>", " ").replaceAll("\\s+", " ").strip();
+        }
+
+        static String of(Throwable problem) {
+            var name = problem.getClass().getSimpleName();
+            var message = problem.getMessage();
+            if (problem instanceof AccessDeniedException) return "permission denied: " + message;
+            if (problem instanceof NoSuchFileException) return "no such file: " + message;
+            if (problem instanceof UnresolvedAddressException || problem instanceof UnknownHostException)
+                return "unknown host";
+            if (problem instanceof ConnectException && (message == null || message.isBlank())) return "connection refused";
+            return message == null || message.isBlank() ? name : text(message, 300);
+        }
+
+        /// `0.4 s`, `12 s`, `3 min 5 s`, `2 h 10 min`
+        static String seconds(Duration time) {
+            long whole = time.toSeconds();
+            if (whole < 10) return String.format(Locale.ROOT, "%.1f s", time.toMillis() / 1000.0);
+            if (whole < 120) return whole + " s";
+            if (whole < 7200) return whole / 60 + " min " + whole % 60 + " s";
+            return whole / 3600 + " h " + whole % 3600 / 60 + " min";
+        }
+
+        static String count(long count, String one) {
+            return count(count, one, one + "s");
+        }
+
+        static String count(long count, String one, String many) {
+            return count + " " + (count == 1 ? one : many);
+        }
+
+        /// A word as a shell takes it.
+        static String shell(String word) {
+            return word.matches("[\\p{L}\\p{N}_./:@%+=,-]+") ? word : "'" + word.replace("'", "'\\''") + "'";
+        }
+    }
+
+    // ── Demo ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    /// A small Dify inside the process, over real HTTP on loopback: no key to buy, no network, nothing spent.
+    /// It is one workflow app with a text variable for each column, and answers as one version of Dify does. A run has
+    /// a thread of its own and goes on when its client has left. All runs are kept until [#close].
+    static final class Demo implements AutoCloseable {
+        private static final Duration PING_PERIOD = Duration.ofSeconds(10);
+        private static final String PING = "event: ping\n\n";
+        private static final ObjectMapper JSON = JsonMapper.builder()
+                .enable(DeserializationFeature.FAIL_ON_TRAILING_TOKENS)
+                .enable(DeserializationFeature.USE_BIG_DECIMAL_FOR_FLOATS).build();
+
+        private final App app;
+        private final Function<Map<String, Object>, Plan> plans;
+        private final Runs runs = new Runs();
+        private final HttpServer server;
+        private final ExecutorService threads = Executors.newVirtualThreadPerTaskExecutor();
+        private final List<Route> routes = List.of(
+                new Route("GET", "/v1/info", this::info),
+                new Route("GET", "/v1/parameters", this::parameters),
+                new Route("POST", "/v1/workflows/run", this::run),
+                new Route("POST", "/v1/workflows/([^/]+)/run", this::runVersion),
+                new Route("GET", "/v1/workflows/run/([^/]+)", this::detail),
+                new Route("GET", "/v1/workflows/logs", this::logs),
+                new Route("POST", "/v1/workflows/tasks/([^/]+)/stop", this::stop));
+
+        private Demo(App app, Function<Map<String, Object>, Plan> plans) throws IOException {
+            this.app = app;
+            this.plans = plans;
+            server = HttpServer.create(new InetSocketAddress(InetAddress.getLoopbackAddress(), 0), 1024);
+            server.setExecutor(threads);
+            server.createContext("/", this::handle);
+            server.start();
+        }
+
+        /// Starts the demo's own app: rows ask for trouble by the [Markers] in their values.
+        static Demo start(Version version, List<String> columns) throws IOException {
+            return start(App.of(version, columns), new Markers());
+        }
+
+        /// Starts any app. `plans` is asked once for each run, with its inputs as taken, by many threads at once.
+        static Demo start(App app, Function<Map<String, Object>, Plan> plans) throws IOException {
+            return new Demo(app, plans);
+        }
+
+        /// The address that a client is given: `http://127.0.0.1:40123/v1`.
+        URI baseUrl() {
+            return URI.create("http://127.0.0.1:" + server.getAddress().getPort() + "/v1");
+        }
+
+        /// Cuts what is still open and drops what still runs.
+        @Override
+        public void close() {
+            server.stop(0);
+            threads.shutdownNow();
+        }
+
+        // What a row meets
+
+        /// How a run will go: how long it takes, how it ends, and whether the connection is cut while it goes on.
+        record Plan(Duration latency, State ending, int tokens, boolean drop) {}
+
+        /// Where a run stands. The stored status of a stopped run is not the one that its own answer tells.
+        sealed interface State {
+            record Running() implements State {}
+            record Succeeded(Map<String, Object> outputs) implements State {}
+            /// A node failed with the error `handled`, and a default value stood in for it.
+            record Partial(Map<String, Object> outputs, String handled) implements State {}
+            record Failed(String error) implements State {}
+            /// Ended through the stop route.
+            record Stopped() implements State {}
+            /// Waits for a person at the Human Input node of this name; as 1.14.2 has it.
+            record Paused(String node) implements State {}
+
+            default String stored() {
+                return switch (this) {
+                    case Running _ -> "running";
+                    case Succeeded _ -> "succeeded";
+                    case Partial _ -> "partial-succeeded";
+                    case Failed _ -> "failed";
+                    case Stopped _ -> "stopped";
+                    case Paused _ -> "paused";
+                };
+            }
+
+            default String told() {
+                return this instanceof Stopped ? "failed" : stored();
+            }
+
+            default Map<String, Object> outputs() {
+                return switch (this) {
+                    case Succeeded(var outputs) -> outputs;
+                    case Partial(var outputs, _) -> outputs;
+                    case Running _, Failed _, Stopped _, Paused _ -> Map.of();
+                };
+            }
+
+            /// The error as the API tells it: null where there is none.
+            default String error() {
+                return switch (this) {
+                    case Failed(var error) -> error;
+                    case Stopped _ -> "Aborted: User requested stop";
+                    case Running _, Succeeded _, Partial _, Paused _ -> null;
+                };
+            }
+
+            default int steps() {
+                return switch (this) {
+                    case Running _ -> 0;
+                    case Failed _, Stopped _ -> 2;
+                    case Succeeded _, Partial _, Paused _ -> 3;
+                };
+            }
+        }
+
+        /// The demo's plans: 80 to 300 ms and an answer, the same for the same inputs, unless a value asks for trouble.
+        ///
+        /// | in any value | the run |
+        /// |---|---|
+        /// | `[fail]` | fails |
+        /// | `[flaky]` | fails with a rate limit the first time that its `id` comes |
+        /// | `[slow]` | takes 5 s |
+        /// | `[drop]` | loses its connection the first time that its `id` comes, and succeeds all the same |
+        static final class Markers implements Function<Map<String, Object>, Plan> {
+            private final Set<String> met = ConcurrentHashMap.newKeySet();
+
+            @Override
+            public Plan apply(Map<String, Object> inputs) {
+                var all = inputs.values().stream().map(String::valueOf).collect(joining("\n"));
+                var id = String.valueOf(inputs.get("id"));
+                var latency = all.contains("[slow]") ? 5000 : 80 + Math.floorMod(all.hashCode(), 221);
+                var ending = ending(all, id, inputs);
+                var tokens = ending instanceof State.Succeeded ? 16 + all.codePointCount(0, all.length()) / 3 : 0;
+                return new Plan(Duration.ofMillis(latency), ending, tokens, firstOf("[drop]", all, id));
+            }
+
+            private State ending(String all, String id, Map<String, Object> inputs) {
+                if (all.contains("[fail]")) return new State.Failed("Run failed: the model refused this input");
+                if (firstOf("[flaky]", all, id))
+                    return new State.Failed("[openai] Rate Limit Error, 429 Too Many Requests");
+                var answer = "Demo answer to: " + question(inputs);
+                return new State.Succeeded(object("answer", answer, "row_id", inputs.get("id")));
+            }
+
+            private boolean firstOf(String marker, String all, String id) {
+                return all.contains(marker) && met.add(marker + id);
+            }
+
+            /// The longest text beside the id.
+            private static String question(Map<String, Object> inputs) {
+                return inputs.entrySet().stream()
+                        .filter(input -> !input.getKey().equals("id") && input.getValue() != null)
+                        .map(input -> input.getValue().toString())
+                        .max(Comparator.comparingInt(String::length))
+                        .orElse(String.valueOf(inputs.get("id")));
+            }
+        }
+
+        // What the server knows
+
+        /// The versions of Dify that can be played.
+        enum Version {
+            V1_9_2("1.9.2"), V1_14_2("1.14.2");
+
+            final String number;
+
+            Version(String number) {
+                this.number = number;
+            }
+
+            static Version of(String number) {
+                return Stream.of(values()).filter(version -> version.number.equals(number)).findFirst().orElseThrow(() ->
+                        new Unusable("--demo=" + number + ": the demo plays 1.14.2 or 1.9.2"));
+            }
+
+            /// Streams run in a worker: a ping at once; log rows from the start; outputs as an object; 404 for no run.
+            boolean hasWorker() {
+                return this == V1_14_2;
+            }
+
+            String blockingType() {
+                return hasWorker() ? "application/json; charset=utf-8" : "application/json";
+            }
+
+            /// The wait before a stream's first event.
+            Duration opening() {
+                return Duration.ofMillis(hasWorker() ? 25 : 10);
+            }
+
+            /// How long a stream stays open after its last event.
+            Duration linger() {
+                return hasWorker() ? Duration.ofSeconds(1) : Duration.ZERO;
+            }
+        }
+
+        /// The one app of a server: its id, the id of its published version, and when that was published.
+        record App(Version version, List<String> columns, String id, String workflow, String published) {
+            App {
+                columns = List.copyOf(columns);
+            }
+
+            static App of(Version version, List<String> columns) {
+                return new App(version, columns, uuid("app"), uuid("workflow"), "2026-01-01 00:00:00.000000");
+            }
+
+            /// The inputs as the Start node takes them: those declared, null where missing.
+            Map<String, Object> take(Map<?, ?> inputs) {
+                var taken = new LinkedHashMap<String, Object>();
+                columns.forEach(column -> taken.put(column, inputs.get(column)));
+                return Collections.unmodifiableMap(taken);
+            }
+        }
+
+        /// A run as it stands at one moment, and how the API tells of it, field for field in Dify's order.
+        /// `changed` is when it came to its state.
+        record Run(App app, String id, String task, String user, Map<String, Object> inputs, Instant created,
+                   State state, int tokens, Instant changed) {
+            static Run begin(App app, String user, Map<String, Object> inputs, Instant now) {
+                return new Run(app, UUID.randomUUID().toString(), UUID.randomUUID().toString(), user, inputs, now,
+                        new State.Running(), 0, now);
+            }
+
+            Run end(State ending, int tokens, Instant now) {
+                return new Run(app, id, task, user, inputs, created, ending, tokens, now);
+            }
+
+            /// The body of a blocking answer.
+            Map<String, Object> blocking() {
+                var data = object("id", id, "workflow_id", app.workflow(), "status", state.told(),
+                        "outputs", state.outputs(), "error", state.error(), "elapsed_time", seconds(created, changed),
+                        "total_tokens", tokens, "total_steps", state.steps(),
+                        "created_at", created.getEpochSecond(), "finished_at", finishedAt());
+                if (state instanceof State.Paused(var node))
+                    data.putAll(object("paused_nodes", List.of(node), "reasons", List.of(reason(node))));
+                return object("task_id", task, "workflow_run_id", id, "data", data);
+            }
+
+            /// The answer to a question by run id.
+            Map<String, Object> detail() {
+                var text = isOver() && state.outputs().isEmpty() ? null : Encoding.SPACED.json(state.outputs());
+                return object("id", id, "workflow_id", app.workflow(), "status", state.stored(),
+                        "inputs", Encoding.SPACED.json(storedInputs()),
+                        "outputs", app.version().hasWorker() ? state.outputs() : text, "error", state.error(),
+                        "total_steps", state.steps(), "total_tokens", tokens, "created_at", created.getEpochSecond(),
+                        "finished_at", finishedAt(), "elapsed_time", storedTime());
+            }
+
+            Map<String, Object> logRow() {
+                return object("id", idOf("log"),
+                        "workflow_run", object("id", id, "version", app.published(), "status", state.stored(),
+                                "triggered_from", "app-run", "error", state.error(), "elapsed_time", storedTime(),
+                                "total_tokens", tokens, "total_steps", state.steps(),
+                                "created_at", created.getEpochSecond(), "finished_at", finishedAt(),
+                                "exceptions_count", exceptions()),
+                        "details", null, "created_from", "service-api", "created_by_role", "end_user",
+                        "created_by_account", null,
+                        "created_by_end_user", object("id", uuid(user), "type", "service-api", "is_anonymous", false,
+                                "session_id", user),
+                        "created_at", (app.version().hasWorker() ? created : changed).getEpochSecond());
+            }
+
+            /// The events from the start until the model is asked.
+            List<Map<String, Object>> opening() {
+                var data = object("id", id, "workflow_id", app.workflow(), "inputs", startInputs(),
+                        "created_at", created.getEpochSecond());
+                if (app.version().hasWorker()) data.put("reason", "initial");
+                var taken = app.version().hasWorker() ? inputs : storedInputs();
+                return List.of(event("workflow_started", data), nodeStarted("start"),
+                        nodeFinished("start", taken, Map.of(), taken, "succeeded", null, null), nodeStarted("llm"));
+            }
+
+            /// One piece of the answer, as the model's words come in.
+            Map<String, Object> textChunk(String text, String... from) {
+                return event("text_chunk", object("text", text, "from_variable_selector", List.of(from)));
+            }
+
+            /// The events of a run that has come to rest; the last one ends the stream.
+            List<Map<String, Object>> closing() {
+                return switch (state) {
+                    case State.Running _ -> throw new IllegalStateException("still running: " + id);
+                    case State.Succeeded(var outputs) -> answered(outputs, nodeFinished("llm", Map.of(),
+                            object("model_mode", "chat", "model_provider", "demo", "model_name", "demo"),
+                            object("text", outputs.get("answer"), "finish_reason", "stop"), "succeeded", null, cost()));
+                    case State.Partial(var outputs, var handled) -> answered(outputs, nodeFinished("llm", Map.of(),
+                            Map.of(), object("text", outputs.get("answer"), "error_message", handled),
+                            "exception", "Unknown error", object("error_strategy", "default-value")));
+                    case State.Failed(var error) -> List.of(
+                            nodeFinished("llm", Map.of(), Map.of(), Map.of(), "failed", error, null), finished());
+                    case State.Stopped _ -> List.of(finished());
+                    case State.Paused(var node) -> List.of(nodeStarted(node), paused(node));
+                };
+            }
+
+            private List<Map<String, Object>> answered(Map<String, Object> outputs, Map<String, Object> llmFinished) {
+                var events = new ArrayList<Map<String, Object>>();
+                for (var word : String.valueOf(outputs.get("answer")).split("(?<= )"))
+                    events.add(textChunk(word, "llm", "text"));
+                events.add(textChunk("\n", "end", "answer"));
+                events.add(textChunk(String.valueOf(outputs.get("row_id")), "start", "id"));
+                events.add(llmFinished);
+                events.add(nodeStarted("end"));
+                events.add(nodeFinished("end", outputs, Map.of(), outputs, "succeeded", null, null));
+                events.add(finished());
+                return List.copyOf(events);
+            }
+
+            /// 1.50 USD for a million tokens.
+            private Map<String, Object> cost() {
+                var price = BigDecimal.valueOf(tokens * 15L, 7).toPlainString();
+                return object("total_tokens", tokens, "total_price", price, "currency", "USD");
+            }
+
+            private Map<String, Object> finished() {
+                return event("workflow_finished", object("id", id, "workflow_id", app.workflow(),
+                        "status", state.told(), "outputs", state.outputs(), "error", state.error(),
+                        "elapsed_time", seconds(created, changed), "total_tokens", tokens, "total_steps", state.steps(),
+                        "created_by", object("id", uuid(user), "user", user), "created_at", created.getEpochSecond(),
+                        "finished_at", finishedAt(), "exceptions_count", exceptions(), "files", List.of()));
+            }
+
+            private Map<String, Object> paused(String node) {
+                return event("workflow_paused", object("workflow_run_id", id, "paused_nodes", List.of(node),
+                        "outputs", Map.of(), "reasons", List.of(reason(node)), "status", "paused",
+                        "created_at", created.getEpochSecond(), "elapsed_time", seconds(created, changed),
+                        "total_tokens", tokens, "total_steps", state.steps()));
+            }
+
+            private Map<String, Object> reason(String node) {
+                var actions = List.of(object("id", "ok", "title", "OK", "button_style", "primary"));
+                return object("TYPE", "human_input_required", "form_id", idOf("form"),
+                        "form_content", "Please look", "inputs", List.of(), "actions", actions,
+                        "node_id", node, "node_title", node, "resolved_default_values", Map.of(),
+                        "form_token", idOf("token"), "expiration_time", changed.getEpochSecond() + 3600);
+            }
+
+            private Map<String, Object> nodeStarted(String node) {
+                var data = node(node);
+                data.putAll(object("inputs", null, "inputs_truncated", false, "created_at", created.getEpochSecond(),
+                        "extras", Map.of(), "iteration_id", null, "loop_id", null, "agent_strategy", null));
+                return event("node_started", data);
+            }
+
+            private Map<String, Object> nodeFinished(String node, Map<String, Object> inputs,
+                    Map<String, Object> process, Map<String, Object> outputs, String status, String error,
+                    Map<String, Object> metadata) {
+                var data = node(node);
+                data.putAll(object("inputs", inputs, "inputs_truncated", false,
+                        "process_data", process, "process_data_truncated", false,
+                        "outputs", outputs, "outputs_truncated", false, "status", status, "error", error,
+                        "elapsed_time", seconds(node.equals("llm") ? created : changed, changed),
+                        "execution_metadata", metadata, "created_at", created.getEpochSecond(),
+                        "finished_at", changed.getEpochSecond(), "files", List.of(),
+                        "iteration_id", null, "loop_id", null));
+                return event("node_finished", data);
+            }
+
+            private Map<String, Object> node(String node) {
+                var type = state.equals(new State.Paused(node)) ? "human-input" : node;
+                return object("id", idOf(node), "node_id", node, "node_type", type, "title", node, "index", 1,
+                        "predecessor_node_id", null);
+            }
+
+            private Map<String, Object> event(String name, Map<String, Object> data) {
+                return object("event", name, "workflow_run_id", id, "task_id", task, "data", data);
+            }
+
+            private Map<String, Object> startInputs() {
+                var all = new LinkedHashMap<>(inputs);
+                all.putAll(object("sys.files", List.of(), "sys.user_id", user, "sys.app_id", app.id(),
+                        "sys.workflow_id", app.workflow(), "sys.workflow_run_id", id));
+                return all;
+            }
+
+            /// The start's inputs with their time, which the versions put in different places.
+            private Map<String, Object> storedInputs() {
+                var all = startInputs();
+                all.put("sys.timestamp", created.getEpochSecond());
+                if (app.version().hasWorker())
+                    List.of("sys.workflow_id", "sys.workflow_run_id").forEach(name -> all.put(name, all.remove(name)));
+                return all;
+            }
+
+            private boolean isOver() {
+                return !(state instanceof State.Running || state instanceof State.Paused);
+            }
+
+            private Long finishedAt() {
+                return isOver() ? changed.getEpochSecond() : null;
+            }
+
+            private BigDecimal storedTime() {
+                return isOver() ? seconds(created, changed) : seconds(created, created);
+            }
+
+            private int exceptions() {
+                return state instanceof State.Failed || state instanceof State.Partial ? 1 : 0;
+            }
+
+            /// An id that is always the same for one thing of this run.
+            private String idOf(String thing) {
+                return uuid(id + thing);
+            }
+        }
+
+        /// A run that was started, and the promise of its end.
+        record Started(Run run, Plan plan, CompletableFuture<Run> end) {
+            Run now() {
+                return end.getNow(run);
+            }
+
+            void end(State ending, int tokens) {
+                end.complete(run.end(ending, tokens, Instant.now()));
+            }
+        }
+
+        /// The runs of a server and its log. Any thread may use it.
+        static final class Runs {
+            private final Map<String, Started> byId = new ConcurrentHashMap<>();
+            private final Map<String, Started> byTask = new ConcurrentHashMap<>();
+            private final Deque<Started> log = new ConcurrentLinkedDeque<>();
+
+            void add(Started started) {
+                byId.put(started.run().id(), started);
+                byTask.put(started.run().task(), started);
+            }
+
+            /// Makes the run visible in the log.
+            void list(Started started) {
+                log.addFirst(started);
+            }
+
+            Optional<Started> withId(String id) {
+                return Optional.ofNullable(byId.get(id));
+            }
+
+            Optional<Started> withTask(String task) {
+                return Optional.ofNullable(byTask.get(task));
+            }
+
+            /// The log, newest first, of one user or, for an empty name, of all.
+            List<Run> listed(String user) {
+                return log.stream().map(Started::now).filter(run -> user.isEmpty() || run.user().equals(user)).toList();
+            }
+        }
+
+        // How it is written
+
+        /// One of the three ways in which Dify writes JSON.
+        record Encoding(String comma, String colon, boolean ascii, boolean slashes) {
+            /// Answers of blocking runs, and JSON that is kept as text: `{"a": "\u3042 1/2"}`.
+            static final Encoding SPACED = new Encoding(", ", ": ", true, false);
+            /// All other answers: `{"a":"\u3042 1\/2"}`.
+            static final Encoding ESCAPED = new Encoding(",", ":", true, true);
+            /// The lines of a stream: `{"a":"あ 1/2"}`.
+            static final Encoding COMPACT = new Encoding(",", ":", false, false);
+
+            String json(Object value) {
+                return switch (value) {
+                    case null -> "null";
+                    case String text -> quoted(text);
+                    case Map<?, ?> map -> map.entrySet().stream()
+                            .map(entry -> quoted(entry.getKey().toString()) + colon + json(entry.getValue()))
+                            .collect(joining(comma, "{", "}"));
+                    case Collection<?> values -> values.stream().map(this::json).collect(joining(comma, "[", "]"));
+                    case BigDecimal number -> number.toPlainString();
+                    default -> value.toString(); // whole numbers, true and false
+                };
+            }
+
+            private String quoted(String text) {
+                var quoted = new StringBuilder(text.length() + 16).append('"');
+                text.chars().forEach(character -> escape((char) character, quoted));
+                return quoted.append('"').toString();
+            }
+
+            private void escape(char character, StringBuilder to) {
+                switch (character) {
+                    case '"', '\\' -> to.append('\\').append(character);
+                    case '/' -> to.append(slashes ? "\\/" : "/");
+                    case '\n' -> to.append("\\n");
+                    case '\r' -> to.append("\\r");
+                    case '\t' -> to.append("\\t");
+                    case '\b' -> to.append("\\b");
+                    case '\f' -> to.append("\\f");
+                    default -> {
+                        var escaped = character < ' ' || ascii && character > '~';
+                        to.append(escaped ? "\\u%04x".formatted((int) character) : character);
+                    }
+                }
+            }
+        }
+
+        // What is asked and answered
+
+        record Request(String method, String path, Map<String, String> query, String authorization, String type,
+                       byte[] body) {
+            static Request of(HttpExchange exchange) throws IOException {
+                var headers = exchange.getRequestHeaders();
+                return new Request(exchange.getRequestMethod(), exchange.getRequestURI().getPath(),
+                        query(Objects.requireNonNullElse(exchange.getRequestURI().getRawQuery(), "")),
+                        Objects.requireNonNullElse(headers.getFirst("Authorization"), ""),
+                        Objects.requireNonNullElse(headers.getFirst("Content-Type"), ""),
+                        exchange.getRequestBody().readAllBytes());
+            }
+
+            int number(String name, int otherwise) {
+                return query.getOrDefault(name, "").matches("\\d{1,5}") ? Integer.parseInt(query.get(name)) : otherwise;
+            }
+
+            private static Map<String, String> query(String raw) {
+                return Pattern.compile("([^=&]+)=([^&]*)").matcher(raw).results().collect(Collectors.toMap(
+                        pair -> URLDecoder.decode(pair.group(1), UTF_8),
+                        pair -> URLDecoder.decode(pair.group(2), UTF_8), (first, _) -> first));
+            }
+        }
+
+        sealed interface Reply {
+            record Whole(int status, String type, String body) implements Reply {}
+            record Stream(Started started) implements Reply {}
+            /// The connection is closed without a word.
+            record Silence() implements Reply {}
+
+            static Reply of(int status, Object body) {
+                return new Whole(status, "application/json", Encoding.ESCAPED.json(body) + "\n");
+            }
+
+            static Reply error(int status, String code, String message) {
+                return of(status, object("code", code, "message", message, "status", status));
+            }
+
+            static Reply notFound() {
+                return new Whole(404, "text/html; charset=utf-8", """
+                        <!doctype html>
+                        <html lang=en>
+                        <title>404 Not Found</title>
+                        <h1>Not Found</h1>
+                        <p>The requested URL was not found on the server. If you entered the URL manually please check \
+                        your spelling and try again.</p>
+                        """);
+            }
+        }
+
+        /// A request that is answered with an error before anything is done.
+        static final class Refused extends RuntimeException {
+            final transient Reply reply;
+
+            Refused(Reply reply) {
+                super(reply.toString(), null, false, false);
+                this.reply = reply;
+            }
+
+            Refused(int status, String code, String message) {
+                this(Reply.error(status, code, message));
+            }
+        }
+
+        @FunctionalInterface
+        interface Action {
+            /// `id` is the variable part of the path, or empty.
+            Reply reply(Request request, String id);
+        }
+
+        record Route(String method, Pattern path, Action action) {
+            Route(String method, String path, Action action) {
+                this(method, Pattern.compile(path), action);
+            }
+
+            boolean takes(Request request) {
+                return method.equals(request.method()) && path.matcher(request.path()).matches();
+            }
+
+            Reply reply(Request request) {
+                var match = path.matcher(request.path());
+                return action.reply(request, match.matches() && match.groupCount() > 0 ? match.group(1) : "");
+            }
+        }
+
+        private void handle(HttpExchange exchange) throws IOException {
+            exchange.getResponseHeaders().set("X-Version", app.version().number);
+            exchange.getResponseHeaders().set("X-Env", "PRODUCTION");
+            switch (reply(Request.of(exchange))) {
+                case Reply.Whole whole -> send(exchange, whole);
+                case Reply.Stream(var started) -> stream(exchange, started);
+                case Reply.Silence() -> exchange.close(); // no answer was begun, so this closes the connection
+            }
+        }
+
+        private Reply reply(Request request) {
+            var route = routes.stream().filter(each -> each.takes(request)).findFirst();
+            if (route.isEmpty()) return Reply.notFound();
+            try {
+                checkKey(request.authorization());
+                return route.get().reply(request);
+            } catch (Refused refused) {
+                return refused.reply;
+            }
+        }
+
+        private static void checkKey(String authorization) {
+            var words = authorization.split(" ", 2);
+            if (words.length < 2) throw unauthorized("Authorization header must be provided and start with 'Bearer'");
+            if (!words[0].equalsIgnoreCase("Bearer")) throw unauthorized("Authorization scheme must be 'Bearer'");
+            if (!words[1].startsWith("app-") && !words[1].equals("demo")) throw unauthorized("Access token is invalid");
+        }
+
+        private static Refused unauthorized(String message) {
+            return new Refused(401, "unauthorized", message);
+        }
+
+        private Reply info(Request request, String id) {
+            return Reply.of(200, object("name", "demo", "description", "", "tags", List.of(), "mode", "workflow",
+                    "author_name", "demo"));
+        }
+
+        private Reply parameters(Request request, String id) {
+            var off = object("enabled", false);
+            var form = app.columns().stream().map(column -> object("paragraph", object("label", column,
+                    "max_length", null, "options", List.of(), "required", false, "type", "paragraph",
+                    "variable", column))).toList();
+            return Reply.of(200, object("opening_statement", null, "suggested_questions", List.of(),
+                    "suggested_questions_after_answer", off, "speech_to_text", off,
+                    "text_to_speech", object("enabled", false, "voice", "", "language", ""), "retriever_resource", off,
+                    "annotation_reply", off, "more_like_this", off, "user_input_form", form,
+                    "sensitive_word_avoidance", off, "file_upload", off,
+                    "system_parameters", object("image_file_size_limit", 10, "video_file_size_limit", 100,
+                            "audio_file_size_limit", 50, "file_size_limit", 15, "workflow_file_upload_limit", 10)));
+        }
+
+        private Reply runVersion(Request request, String workflow) {
+            body(request);
+            if (!isUuid(workflow))
+                throw new Refused(400, "bad_request", "Invalid workflow_id format: '" + workflow + "'. ");
+            if (!workflow.equals(app.workflow()))
+                throw new Refused(404, "not_found", "Workflow not found with id: " + workflow);
+            return run(request, "");
+        }
+
+        private Reply run(Request request, String id) {
+            var body = body(request);
+            if (!(body.get("inputs") instanceof Map<?, ?> inputs)) throw new Refused(app.version().hasWorker()
+                    ? Reply.error(400, "invalid_param",
+                            "1 validation error for WorkflowRunPayload\ninputs\n  Field required")
+                    : Reply.of(400, object("errors", object("inputs", "Missing required parameter in the JSON body"),
+                            "message", "Input payload validation failed")));
+            var streaming = "streaming".equals(body.get("response_mode")); // all else is blocking
+            return begin(Run.begin(app, user(body), app.take(inputs), Instant.now()), streaming);
+        }
+
+        private Reply begin(Run run, boolean streaming) {
+            var started = new Started(run, plans.apply(run.inputs()), new CompletableFuture<>());
+            runs.add(started);
+            if (app.version().hasWorker()) runs.list(started);
+            threads.execute(() -> execute(started, !streaming && !app.version().hasWorker()));
+            if (streaming) return new Reply.Stream(started);
+            return started.plan().drop() ? new Reply.Silence() : new Reply.Whole(200, app.version().blockingType(),
+                    Encoding.SPACED.json(started.end().join().blocking()));
+        }
+
+        /// Waits as long as the plan says, unless a stop ends the run before.
+        private void execute(Started started, boolean listAtEnd) {
+            var plan = started.plan();
+            try {
+                started.end().get(plan.latency().toMillis(), MILLISECONDS);
+            } catch (TimeoutException _) { // it took its time: it ends as planned
+            } catch (InterruptedException | ExecutionException _) {
+                started.end().cancel(false); // the server is closed, and who waits for this run must not wait on
+                return;
+            }
+            if (listAtEnd) runs.list(started); // before anyone can learn that the run is over
+            started.end(plan.ending(), plan.tokens());
+        }
+
+        private Reply detail(Request request, String id) {
+            if (!isUuid(id)) return unknown();
+            var found = runs.withId(id).map(started -> Reply.of(200, started.now().detail()));
+            return found.orElseGet(() -> app.version().hasWorker()
+                    ? Reply.error(404, "not_found", "Workflow run not found.") : Reply.of(200, noDetail()));
+        }
+
+        /// What 1.9.2 answers for a run that does not exist: every field, and nothing in it.
+        private Map<String, Object> noDetail() {
+            var detail = Run.begin(app, "", Map.of(), Instant.EPOCH).detail();
+            detail.replaceAll((_, _) -> null);
+            return detail;
+        }
+
+        private Reply logs(Request request, String id) {
+            var page = request.number("page", 1);
+            var limit = request.number("limit", 20);
+            var listed = runs.listed(request.query().getOrDefault("created_by_end_user_session_id", ""));
+            var rows = listed.stream().skip((page - 1L) * limit).limit(limit).map(Run::logRow).toList();
+            return Reply.of(200, object("page", page, "limit", limit, "total", listed.size(),
+                    "has_more", listed.size() > (long) page * limit, "data", rows));
+        }
+
+        private Reply stop(Request request, String task) {
+            body(request);
+            runs.withTask(task).ifPresent(started -> started.end(new State.Stopped(), 0));
+            return Reply.of(200, object("result", "success"));
+        }
+
+        /// The request's JSON, checked as far as Dify does on every POST: an object with a user.
+        private static Map<?, ?> body(Request request) {
+            if (!request.type().startsWith("application/json")) throw new Refused(415, "unsupported_media_type",
+                    "Did not attempt to load JSON data because the request Content-Type was not 'application/json'.");
+            try {
+                var value = JSON.readValue(request.body(), Object.class);
+                if (!(value instanceof Map<?, ?> body)) throw new Refused(unknown());
+                user(body);
+                return body;
+            } catch (IOException _) { // no JSON
+                throw new Refused(400, "bad_request",
+                        "The browser (or proxy) sent a request that this server could not understand.");
+            }
+        }
+
+        private static String user(Map<?, ?> body) {
+            var user = Objects.toString(body.get("user"), "");
+            if (user.isEmpty()) throw new Refused(400, "invalid_param", "Arg user must be provided.");
+            return user;
+        }
+
+        private static Reply unknown() {
+            return Reply.of(500, object("message", "Internal Server Error", "code", "unknown", "status", 500));
+        }
+
+        private void send(HttpExchange exchange, Reply.Whole whole) throws IOException {
+            var body = whole.body().getBytes(UTF_8);
+            exchange.getResponseHeaders().set("Content-Type", whole.type());
+            if (whole.status() == 401) exchange.getResponseHeaders().set("WWW-Authenticate", "Bearer realm=\"api\"");
+            exchange.sendResponseHeaders(whole.status(), body.length);
+            exchange.getResponseBody().write(body);
+            exchange.close();
+        }
+
+        private void stream(HttpExchange exchange, Started started) throws IOException {
+            exchange.getResponseHeaders().set("Content-Type", "text/event-stream; charset=utf-8");
+            exchange.sendResponseHeaders(200, 0);
+            var out = exchange.getResponseBody();
+            if (app.version().hasWorker()) write(out, PING);
+            sleep(app.version().opening());
+            for (var event : started.run().opening()) write(out, line(event));
+            if (started.plan().drop()) cut(out, line(started.run().textChunk("Demo answer", "llm", "text")));
+            finish(out, started);
+            sleep(app.version().linger());
+            exchange.close();
+        }
+
+        private void finish(OutputStream out, Started started) throws IOException {
+            var events = await(out, started).closing();
+            for (var event : events.subList(0, events.size() - 1)) write(out, line(event));
+            if (!app.version().hasWorker()) runs.list(started); // reached only while the client is there
+            write(out, line(events.getLast()));
+        }
+
+        /// Sends half a line; the exception then closes the connection without the body's end.
+        private static void cut(OutputStream out, String line) throws IOException {
+            write(out, line.substring(0, line.length() / 2));
+            throw new IOException("the plan is to drop this connection");
+        }
+
+        private static Run await(OutputStream out, Started started) throws IOException {
+            while (true) {
+                try {
+                    return started.end().get(PING_PERIOD.toMillis(), MILLISECONDS);
+                } catch (TimeoutException _) {
+                    write(out, PING);
+                } catch (InterruptedException _) {
+                    throw interrupted();
+                } catch (ExecutionException problem) {
+                    throw new IllegalStateException(problem);
+                }
+            }
+        }
+
+        private static void sleep(Duration time) throws IOException {
+            try {
+                Thread.sleep(time);
+            } catch (InterruptedException _) {
+                throw interrupted();
+            }
+        }
+
+        private static IOException interrupted() {
+            Thread.currentThread().interrupt();
+            return new InterruptedIOException("the server is closed");
+        }
+
+        private static String line(Map<String, Object> event) {
+            return "data: " + Encoding.COMPACT.json(event) + "\n\n";
+        }
+
+        private static void write(OutputStream out, String text) throws IOException {
+            out.write(text.getBytes(UTF_8));
+            out.flush();
+        }
+
+        /// An object of JSON from keys and values by turns; keeps their order, and null.
+        static Map<String, Object> object(Object... keysAndValues) {
+            var object = new LinkedHashMap<String, Object>();
+            for (int key = 0; key < keysAndValues.length; key += 2)
+                object.put((String) keysAndValues[key], keysAndValues[key + 1]);
+            return object;
+        }
+
+        /// To the microsecond, written as Python does: `0.0`, `1.25`.
+        private static BigDecimal seconds(Instant from, Instant to) {
+            var seconds = BigDecimal.valueOf(Duration.between(from, to).toNanos() / 1000, 6).stripTrailingZeros();
+            return seconds.scale() < 1 ? seconds.setScale(1) : seconds;
+        }
+
+        private static String uuid(String name) {
+            return UUID.nameUUIDFromBytes(name.getBytes(UTF_8)).toString();
+        }
+
+        private static boolean isUuid(String text) {
+            return text.matches("\\p{XDigit}{8}(-\\p{XDigit}{4}){3}-\\p{XDigit}{12}");
+        }
+    }
+
+    /// The settings of the process: its environment, and under it the `.env` files of the current folder and the script's.
+    record Env(List<Place> places) {
+        /// The value of the key in `.env.example`: as good as missing.
+        static final String PLACEHOLDER = "app-your-key-here";
+
+        /// One source of settings, and how it is called in messages.
+        record Place(String name, UnaryOperator<String> lookup) {}
+
+        /// A value and where it stands: `TIMEOUT=abc in .env`.
+        record Setting(String name, String text, String source) {
+            String place() {
+                return name + "=" + Plain.text(text, 60) + source;
+            }
+        }
+
+        static Env of(Map<String, String> variables) {
+            return new Env(List.of(new Place("", variables::get)));
+        }
+
+        static Env ofProcess() {
+            var places = new ArrayList<Place>();
+            places.add(new Place("", System::getenv));
+            var folders = new LinkedHashSet<Path>();
+            folders.add(Path.of("").toAbsolutePath());
+            Optional.ofNullable(System.getenv("DIFYEXEC_HOME")).filter(home -> !home.isEmpty())
+                    .ifPresent(home -> folders.add(Path.of(home).toAbsolutePath()));
+            for (var folder : folders) if (Files.isRegularFile(folder.resolve(".env"))) places.add(new Lazily(folder).place());
+            return new Env(places);
+        }
+
+        /// A `.env` file, read when first asked for.
+        private static final class Lazily {
+            private final Path folder;
+            private Dotenv read;
+
+            Lazily(Path folder) {
+                this.folder = folder;
+            }
+
+            Place place() {
+                var here = folder.equals(Path.of("").toAbsolutePath());
+                return new Place(here ? ".env" : folder.resolve(".env").toString(), this::get);
+            }
+
+            private String get(String name) {
+                try {
+                    if (read == null) read = Dotenv.configure().directory(folder.toString()).load();
+                    return read.entries(Dotenv.Filter.DECLARED_IN_ENV_FILE).stream().filter(entry -> entry.getKey().equals(name))
+                            .map(DotenvEntry::getValue).findFirst().orElse(null);
+                } catch (DotenvException problem) {
+                    throw new Unusable(folder.resolve(".env") + ": " + Plain.of(problem) + "; each line is NAME=value");
+                }
+            }
+        }
+
+        /// The first place that has a value; an empty one counts as none.
+        Optional<Setting> setting(String name) {
+            return places.stream().flatMap(place -> Optional.ofNullable(place.lookup().apply(name)).filter(text -> !text.isBlank())
+                    .map(text -> new Setting(name, text, place.name().isEmpty() ? "" : " in " + place.name())).stream()).findFirst();
+        }
+
+        String get(String name) {
+            return setting(name).map(Setting::text).orElse("");
+        }
+
+        /// The proxy for an address, by `HTTPS_PROXY`, `HTTP_PROXY` and `NO_PROXY` in either case.
+        Optional<URI> proxy(URI target) {
+            var name = target.getScheme().equals("https") ? "HTTPS_PROXY" : "HTTP_PROXY";
+            var proxy = setting(name).or(() -> setting(name.toLowerCase(Locale.ROOT)));
+            if (proxy.isEmpty() || isLoopback(target.getHost()) || isExempt(target.getHost())) return Optional.empty();
+            var text = proxy.get().text().strip();
+            try {
+                var uri = new URI(text.contains("://") ? text : "http://" + text);
+                if (uri.getHost() != null && uri.getScheme().equals("http")) return Optional.of(uri);
+            } catch (URISyntaxException _) {
+                // said below, without the password that may stand in it
+            }
+            throw new Unusable(proxy.get().name() + proxy.get().source() + ": not a proxy's address like http://proxy.example:3128");
+        }
+
+        private boolean isExempt(String host) {
+            var exempt = setting("NO_PROXY").or(() -> setting("no_proxy")).map(Setting::text).orElse("");
+            return Stream.of(exempt.split(",")).map(String::strip).filter(name -> !name.isEmpty()).anyMatch(name -> name.equals("*")
+                    || host.equalsIgnoreCase(name) || host.toLowerCase(Locale.ROOT)
+                            .endsWith("." + name.replaceFirst("^\\*?\\.", "").toLowerCase(Locale.ROOT)));
+        }
+
+        static boolean isLoopback(String host) {
+            return host.equalsIgnoreCase("localhost") || host.startsWith("127.") || host.equals("[::1]");
+        }
+    }
+}
