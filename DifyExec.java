@@ -89,7 +89,7 @@ import static java.util.stream.Collectors.joining;
 /// | 3 | done, some rows failed, paused or unknown |
 /// | 4 | stopped early: the server refuses, does not answer, a limit was reached, or a file cannot be written |
 /// | 130 | interrupted |
-@Command(name = "difyexec", version = "difyexec " + DifyExec.VERSION, mixinStandardHelpOptions = true,
+@Command(name = "difyexec", mixinStandardHelpOptions = true,
         description = "Runs a Dify workflow once for every row of a CSV file: no finished row lost, none paid twice.",
         synopsisSubcommandLabel = "COMMAND",
         subcommands = {DifyExec.Run.class, DifyExec.Retry.class, DifyExec.Status.class,
@@ -123,6 +123,7 @@ final class DifyExec implements Runnable {
 
     private static CommandLine setDefaults(CommandLine line, EnvDefaults defaults) {
         line.setDefaultValueProvider(defaults);
+        line.getCommandSpec().version("difyexec " + VERSION);
         line.getSubcommands().values().forEach(sub -> setDefaults(sub, defaults));
         line.getHelpSectionMap(); // built now, so that each subcommand keeps its own
         return line;
@@ -280,20 +281,16 @@ final class DifyExec implements Runnable {
             var files = BatchFiles.of(output);
             try (var source = Source.of(input, files)) {
                 var csv = Csv.open(source.path(), rows.idColumn);
-                if (rows.fresh) files.moveAside(err);
-                try (var demoServer = demo == null ? null : Demo.start(Demo.Version.of(demo), csv.columns());
-                     var batch = Batch.open(files, csv, out.noBom, rows.rebuild)) {
-                    if (demoServer != null) err.println("Demo: a simulated Dify " + demo + " inside this process; "
+                try (var server = demo == null ? null : Demo.start(Demo.Version.of(demo), csv.columns());
+                     var session = Session.of(this, server == null ? dify.access(env, err) : Access.to(server))) {
+                    if (rows.fresh) files.moveAside(err);
+                    if (server != null) err.println("Demo: a simulated Dify " + demo + " inside this process; "
                             + "nothing is sent out, nothing is spent.");
-                    var session = Session.of(this, demoServer == null ? null : demoServer.baseUrl());
-                    return session.run(batch, selection);
+                    try (var batch = Batch.open(files, csv, out.noBom, rows.rebuild)) {
+                        return session.run(batch, selection);
+                    }
                 }
             }
-        }
-
-        Access access(URI demoUrl) {
-            return demoUrl == null ? dify.access(env, spec.commandLine().getErr())
-                    : new Access(demoUrl, "app-demo", "", Optional.empty(), Optional.empty());
         }
     }
 
@@ -342,9 +339,6 @@ final class DifyExec implements Runnable {
                 + "cut runs can then not be found by name.")
         String user;
 
-        @Option(names = "--no-check", description = "Do not ask the server for the workflow's form.")
-        boolean noCheck;
-
         /// The key never comes from an option: a command line is seen by everyone on the machine.
         Access access(Env env, PrintWriter err) {
             var key = env.get("DIFY_API_KEY").strip();
@@ -370,7 +364,7 @@ final class DifyExec implements Runnable {
                 description = "Seconds between the end of one request and the start of the next.")
         Duration wait;
 
-        @Option(names = "--max-failures", paramLabel = "N|N%%", converter = Ceiling.Converter.class,
+        @Option(names = "--max-failures", paramLabel = "N|N%", converter = Ceiling.Converter.class,
                 description = "Stop after so many failed rows (a share counts from 20 rows on).")
         Ceiling maxFailures;
 
@@ -506,48 +500,53 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// One call of `run` or `retry`, from typed options to an exit code.
-    record Session(Work work, Access access, DifyClient client, PrintWriter err) {
+    /// One call of `run` or `retry`, from checked options to an exit code.
+    record Session(Work work, Access access, DifyClient client, Judge judge, int concurrency, PrintWriter err)
+            implements AutoCloseable {
 
-        static Session of(Work work, URI demoUrl) {
-            var access = work.access(demoUrl);
+        static Session of(Work work, Access access) {
             return new Session(work, access, DifyClient.of(access, work.dify.timeout, work.retrying.settle()),
+                    new Judge(work.retrying.backoff(), work.retrying.failedRuns, access), work.pace.concurrency(),
                     work.spec.commandLine().getErr());
         }
 
         int run(Batch batch, Selection selection) throws IOException, InterruptedException {
-            var wanted = batch.select(selection, work.rows);
-            int concurrency = work.pace.concurrency();
-            var backoff = work.retrying.backoff();
-            var judge = new Judge(backoff, work.retrying.failedRuns, access);
-            if (wanted.isEmpty()) return nothingToDo(batch);
-            var greeting = Greeting.exchange(client, judge, backoff, err);
-            if (greeting instanceof Greeting.Refused(var why)) {
-                err.println("difyexec: " + why);
-                err.println(wanted.rows() + " rows stay pending; nothing was sent.");
-                return STOPPED;
-            }
-            var server = ((Greeting.Met) greeting).version();
+            var wanted = batch.select(selection, work.rows, work.dify.timeout);
+            if (wanted.isEmpty() && batch.history().resent().isEmpty()) return nothingToDo(batch);
+            return switch (Greeting.exchange(client, judge, err)) {
+                case Greeting.Met met -> run(batch, wanted, met, !selection.ids().isEmpty());
+                case Greeting.Refused(var why) -> {
+                    err.println("difyexec: " + why);
+                    err.println(Plain.count(wanted.rows(), "row stays", "rows stay") + " pending; nothing was sent.");
+                    yield STOPPED;
+                }
+            };
+        }
+
+        private int run(Batch batch, Wanted wanted, Greeting.Met server, boolean named) throws InterruptedException {
             batch.began(access, server, work, concurrency);
             var mailbox = new LinkedBlockingQueue<Message>();
             var tally = new Tally(batch.index(), wanted.rows(), Clock.systemUTC());
-            var engine = new Engine(client, new Agenda(batch, wanted, work.rows.resendUnknown || !selection.ids().isEmpty()),
-                    judge, new Pace(concurrency, work.pace.wait), new Health(backoff),
+            var engine = new Engine(client, new Agenda(batch, wanted, work.rows.resendUnknown || named),
+                    judge, new Pace(concurrency, work.pace.wait), new Health(judge.backoff()),
                     new Limits(work.pace.maxFailures, work.pace.maxTokens, work.retrying.grace, work.dify.timeout,
                             work.retrying.settle()),
-                    new Route(work.dify.mode, batch.history().mode(), server), batch,
+                    new Route(work.dify.mode, batch.history().mode(), server.version()), batch,
                     new Names(work.dify.user), tally, Progress.of(err, work.out.progress, tally), Clock.systemUTC(),
                     mailbox, task -> Thread.startVirtualThread(task));
-            var closing = OnSignals.post(mailbox);
+            var formerSignals = OnSignals.post(mailbox);
             try {
-                var stop = engine.run();
-                batch.close();
+                var stop = engine.run().or(batch::finish);
                 Summary.print(err, batch, tally, stop, work);
                 return stop.isPresent() ? stop.get().code() : tally.isAllDone() ? OK : ROWS_LEFT;
             } finally {
-                closing.run();
-                client.close();
+                formerSignals.run();
             }
+        }
+
+        @Override
+        public void close() {
+            client.close();
         }
 
         private int nothingToDo(Batch batch) {
@@ -608,7 +607,7 @@ final class DifyExec implements Runnable {
         private final Executor workers;
         private final Map<Long, Running> running = new LinkedHashMap<>();
         private final int looksAtOnce;
-        private int looking = 0, firewalled = 0;
+        private int looking = 0, cutLooking = 0, firewalled = 0;
         private Instant hardStop = Instant.MAX;
         private boolean taskStopsSent = false, lateAsked = false;
         private String version = "";
@@ -659,15 +658,15 @@ final class DifyExec implements Runnable {
                 agenda.stop().ifPresent(stop -> batch.record(new Event.Stop(clock.instant(), stop.why(), null, null)));
                 batch.flush();
             } catch (UncheckedIOException problem) {
-                agenda.close(new Stop(STOPPED, "cannot write: " + Plain.of(problem.getCause())
-                        + "; every result acknowledged so far is on disk. Make room, then run the same command again"));
+                agenda.close(Batch.unwritable(problem.getCause()));
             }
             watcher.end();
             return agenda.stop();
         }
 
         private boolean isOver() {
-            if (agenda.stop().isEmpty()) return running.isEmpty() && looking == 0 && agenda.isDone() && !lookForLateRuns();
+            if (agenda.stop().isEmpty()) return running.isEmpty() && looking == 0 && agenda.isDone()
+                    && !lookForLateRuns();
             if (!running.isEmpty() && hardStop.isAfter(clock.instant())) return false;
             return running.isEmpty() || taskStopsSent || !stopTasks(AFTER_STOP);
         }
@@ -697,7 +696,8 @@ final class DifyExec implements Runnable {
         }
 
         private boolean mayStart(Instant now) {
-            return health.isOpen(now, running.size() + looking) && pace.hasRoom(now, running.size() + agenda.cutRuns());
+            return health.isOpen(now, running.size() + looking) && pace.hasRoom(now, running.size() + cutLooking
+                    + agenda.cutRuns());
         }
 
         private void start(Running begun) {
@@ -723,6 +723,7 @@ final class DifyExec implements Runnable {
 
         private void look(Doubt doubt) {
             looking++;
+            if (doubt.holdsPlace()) cutLooking++;
             post(() -> new Message.Looked(doubt, workflow.look(doubt)));
         }
 
@@ -834,7 +835,7 @@ final class DifyExec implements Runnable {
         /// The result is on disk before its `end`: [Batch#flush] writes in that order.
         private void finish(Attempt attempt, Seen seen, Outcome outcome, byte[] line) {
             var now = clock.instant();
-            if (outcome.standing().isSuccess()) batch.result(attempt.row().index(), line);
+            if (outcome.standing().isSuccess()) batch.result(line);
             batch.settled(attempt, outcome, now, seen);
             tally.ended(attempt, outcome, Duration.between(attempt.at(), now), now);
             if (outcome instanceof Outcome.Failed failed && failed.firewall() && ++firewalled >= FIREWALLED)
@@ -867,16 +868,19 @@ final class DifyExec implements Runnable {
             var begun = running.get(attempt.sequence());
             if (begun == null || begun.asked) return;
             begun.asked = true;
-            look(new Doubt(attempt, Optional.of(run), Symptom.QUIET, "quiet stream", clock.instant(), Instant.MAX, false));
+            look(new Doubt(attempt, Optional.of(run), Symptom.QUIET, "quiet stream", clock.instant(), Instant.MAX,
+                    false));
         }
 
         private void looked(Doubt doubt, Found found) {
             looking--;
+            if (doubt.holdsPlace()) cutLooking--;
             var now = clock.instant();
             if (found instanceof Found.Silent) health.failed(now);
             else health.answered();
             if (found instanceof Found.Running) route.listsRunning(doubt);
-            batch.record(new Event.Look(now, doubt.attempt().user(), doubt.run().map(RunRef::id).orElse(null), found.word()));
+            batch.record(new Event.Look(now, doubt.attempt().user(), doubt.run().map(RunRef::id).orElse(null),
+                    found.word()));
             if (doubt.symptom() == Symptom.QUIET) lookedAtQuiet(doubt, found);
             else if (doubt.late()) lookedForLate(doubt, found, now);
             else resolve(doubt, found, now);
@@ -897,7 +901,8 @@ final class DifyExec implements Runnable {
         private void lookedForLate(Doubt doubt, Found found, Instant now) {
             var run = found.run();
             if (run.isEmpty()) return;
-            batch.record(new Event.Late(now, doubt.attempt().row().id(), doubt.attempt().user(), run.get().id(), found.word()));
+            batch.record(new Event.Late(now, doubt.attempt().row().id(), doubt.attempt().user(), run.get().id(),
+                    found.word()));
             tally.late();
             watcher.say("Row " + Plain.id(doubt.attempt().row().id()) + ": run " + run.get().id()
                     + " turned up late, after the row was sent again; it may have been paid twice.");
@@ -917,7 +922,8 @@ final class DifyExec implements Runnable {
                 }
                 case Found.Absent() -> absent(doubt, now);
                 case Found.Silent(var seen) -> {
-                    if (judge.verdict(doubt.attempt(), seen) instanceof Verdict.StopBatch(var why)) agenda.close(new Stop(STOPPED, why));
+                    if (judge.verdict(doubt.attempt(), seen) instanceof Verdict.StopBatch(var why))
+                        agenda.close(new Stop(STOPPED, why));
                     else agenda.doubt(doubt.later(now));
                 }
             }
@@ -926,23 +932,31 @@ final class DifyExec implements Runnable {
         private void absent(Doubt doubt, Instant now) {
             switch (Proof.of(doubt, route.listing(), names.areFixed())) {
                 case SETTLE -> {
-                    if (now.isBefore(doubt.since().plus(limits.settle().of(doubt.attempt().mode())))) agenda.doubt(doubt.later(now));
+                    var settled = doubt.since().plus(limits.settle().of(doubt.attempt().mode()));
+                    if (now.isBefore(settled)) agenda.doubt(doubt.unlisted(now));
                     else notStarted(doubt, now);
                 }
                 case WAIT -> {
                     if (now.isBefore(doubt.deadline())) agenda.doubt(doubt.later(now));
-                    else giveUp(doubt, new Outcome.Unknown(doubt.why() + "; no trace of a run until the time limit, and "
+                    else giveUp(doubt, new Outcome.Unknown(doubt.why()
+                            + "; no trace of a run until the time limit, and "
                             + "this server does not list runs from their start"));
                 }
-                case UNKNOWN -> giveUp(doubt, new Outcome.Unknown(doubt.why() + "; " + Proof.reason(doubt, names.areFixed())));
+                case UNKNOWN -> giveUp(doubt, new Outcome.Unknown(doubt.why() + "; "
+                        + Proof.reason(doubt, names.areFixed())));
             }
         }
 
         private void notStarted(Doubt doubt, Instant now) {
             batch.record(Event.End.of(doubt.attempt(), now, "not_started", doubt.why()));
-            tally.retried();
-            agenda.judgedNotStarted(doubt);
-            agenda.again(doubt.attempt().row(), doubt.attempt().tries().failedOnce(), now);
+            switch (judge.notStarted(doubt)) {
+                case Verdict.Done(var outcome) -> giveUp(doubt, outcome);
+                case Verdict _ -> {
+                    tally.retried();
+                    agenda.judgedNotStarted(doubt);
+                    agenda.again(doubt.attempt().row(), doubt.attempt().tries().failedOnce(), now);
+                }
+            }
         }
 
         /// Takes a run's end from its detail, as if it had been seen; not for a row that was changed since.
@@ -960,7 +974,8 @@ final class DifyExec implements Runnable {
             tally.harvested();
             tally.used(ran.usage());
             var verdict = doubt.symptom() == Symptom.TIMED_OUT && !ran.status().isSuccess()
-                    ? new Verdict.Done(new Outcome.Failed("timed out after " + Plain.seconds(limits.timeout()), doubt.why(), false))
+                    ? new Verdict.Done(new Outcome.Failed("timed out after " + Plain.seconds(limits.timeout()),
+                            doubt.why(), false))
                     : judge.afterLook(attempt, ran);
             settle(attempt, ran, verdict, ran.status().isSuccess() ? Results.line(attempt, ran, now) : new byte[0]);
         }
@@ -972,7 +987,8 @@ final class DifyExec implements Runnable {
                 return;
             }
             batch.settled(doubt.attempt(), outcome, clock.instant(), Seen.nothing());
-            tally.ended(doubt.attempt(), outcome, Duration.between(doubt.attempt().at(), clock.instant()), clock.instant());
+            tally.ended(doubt.attempt(), outcome, Duration.between(doubt.attempt().at(), clock.instant()),
+                    clock.instant());
         }
 
         /// Asks, once and at the end, whether a run that counted as not started has turned up.
@@ -1048,13 +1064,13 @@ final class DifyExec implements Runnable {
         Optional<Doubt> nextDoubt(Instant now) {
             if (doubts.isEmpty() || doubts.peek().due().isAfter(now)) return Optional.empty();
             var doubt = doubts.poll();
-            if (doubt.isOurs()) cutRuns--;
+            if (doubt.holdsPlace()) cutRuns--;
             return Optional.of(doubt);
         }
 
         void doubt(Doubt doubt) {
             doubts.add(doubt);
-            if (doubt.isOurs()) cutRuns++;
+            if (doubt.holdsPlace()) cutRuns++;
         }
 
         void judgedNotStarted(Doubt doubt) {
@@ -1135,6 +1151,10 @@ final class DifyExec implements Runnable {
 
     /// Where Dify is and how to get in. The key is not part of the text form.
     record Access(URI baseUrl, String key, String workflowId, Optional<URI> proxy, Optional<Path> authorities) {
+        static Access to(Demo demo) {
+            return new Access(demo.baseUrl(), "app-demo", "", Optional.empty(), Optional.empty());
+        }
+
         @Override
         public String toString() {
             return baseUrl.toString();
@@ -1226,7 +1246,8 @@ final class DifyExec implements Runnable {
         }
 
         /// A run that ended, or paused. `outputs` is compact JSON.
-        record Ran(RunRef ref, RunStatus status, byte[] outputs, String error, String workflowId, Usage usage) implements Seen {}
+        record Ran(RunRef ref, RunStatus status, byte[] outputs, String error, String workflowId,
+                Usage usage) implements Seen {}
 
         /// No end was seen. `ref` is known if an event came first.
         record Cut(Optional<RunRef> ref, Symptom symptom, String why) implements Seen {}
@@ -1351,40 +1372,65 @@ final class DifyExec implements Runnable {
     /// @param since    when the doubt arose: `--settle` counts from here
     /// @param deadline how long a running run is waited for
     record Doubt(Attempt attempt, Optional<RunRef> run, Symptom symptom, String why, Instant since, Instant deadline,
-            boolean late, boolean seenStopped, int looks, Instant due) {
+            boolean late, Looks looked) {
+
+        /// The looks so far. `stopped`: the last one said so; `unlisted`: a server that lists all its runs had none.
+        record Looks(int count, Instant due, boolean stopped, boolean unlisted) {}
 
         Doubt(Attempt attempt, Optional<RunRef> run, Symptom symptom, String why, Instant since, Instant deadline,
                 boolean late) {
-            this(attempt, run, symptom, why, since, deadline, late, false, 0, since);
+            this(attempt, run, symptom, why, since, deadline, late, new Looks(0, since, false, false));
         }
 
         /// Pauses grow from 0.5 s to 15 s.
         Doubt later(Instant now) {
-            long pause = Math.min(15_000, (long) (500 * Math.pow(1.5, looks)));
-            return new Doubt(attempt, run, symptom, why, since, deadline, late, seenStopped, looks + 1, now.plusMillis(pause));
+            var pause = Duration.ofMillis(Math.min(15_000, (long) (500 * Math.pow(1.5, looked.count()))));
+            return with(new Looks(looked.count() + 1, now.plus(pause), looked.stopped(), false));
+        }
+
+        /// Nothing of it is listed, so nothing of it runs as yet.
+        Doubt unlisted(Instant now) {
+            return with(new Looks(looked.count() + 1, later(now).due(), false, true));
+        }
+
+        Doubt stoppedOnce(Instant now) {
+            return with(new Looks(looked.count() + 1, now.plusSeconds(2), true, false));
+        }
+
+        private Doubt with(Looks looks) {
+            return new Doubt(attempt, run, symptom, why, since, deadline, late, looks);
         }
 
         Doubt with(RunRef found) {
             return run.isPresent() ? this
-                    : new Doubt(attempt, Optional.of(found), symptom, why, since, deadline, late, seenStopped, looks, due);
-        }
-
-        Doubt stoppedOnce(Instant now) {
-            return new Doubt(attempt, run, symptom, why, since, deadline, late, true, looks + 1, now.plusSeconds(2));
+                    : new Doubt(attempt, Optional.of(found), symptom, why, since, deadline, late, looked);
         }
 
         Doubt asLate(Instant now) {
             return new Doubt(attempt, run, symptom, why, now, now, true);
         }
 
-        /// Of this call: its run may hold a place on the server that `-c` has to leave free.
+        Instant due() {
+            return looked.due();
+        }
+
+        boolean seenStopped() {
+            return looked.stopped();
+        }
+
+        /// Of this call, not found in the log of an earlier one.
         boolean isOurs() {
             return !late && symptom != Symptom.CRASH && symptom != Symptom.LOST_RESULT;
         }
 
+        /// Its run may hold a place on the server, which `-c` has to leave free.
+        boolean holdsPlace() {
+            return isOurs() && symptom != Symptom.QUIET && !looked.unlisted();
+        }
+
         /// A run over its time is stopped before it is looked for.
         boolean stopsFirst() {
-            return symptom == Symptom.TIMED_OUT && looks == 0 && run.filter(ref -> !ref.task().isEmpty()).isPresent();
+            return symptom == Symptom.TIMED_OUT && looked.count() == 0 && run.filter(ref -> !ref.task().isEmpty()).isPresent();
         }
     }
 
@@ -1443,7 +1489,8 @@ final class DifyExec implements Runnable {
                 String options) implements Event {}
 
         /// On record before the request is on the wire. `n` counts the row's retries, `kind` is `row` or `try`.
-        record Attempt(Instant t, String id, int n, String user, String mode, String cells, String kind) implements Event {
+        record Attempt(Instant t, String id, int n, String user, String mode, String cells,
+                String kind) implements Event {
             static Attempt of(DifyExec.Attempt attempt) {
                 return new Attempt(attempt.at(), attempt.row().id(), attempt.tries().failed(), attempt.user(),
                         attempt.mode().name().toLowerCase(Locale.ROOT), attempt.cells(), "row");
@@ -1459,7 +1506,8 @@ final class DifyExec implements Runnable {
         /// An attempt is over. `outcome`: one of the five, or what else became of it; see the README.
         @JsonInclude(JsonInclude.Include.NON_DEFAULT)
         record End(Instant t, String id, String user, String outcome, String run, int n, int http, String cause,
-                String error, double seconds, long tokens, int steps, BigDecimal price, String currency) implements Event {
+                String error, double seconds, long tokens, int steps, BigDecimal price,
+                        String currency) implements Event {
 
             static End of(DifyExec.Attempt attempt, Instant now, String outcome, String error) {
                 return of(attempt, now, outcome, Seen.nothing(), error, "");
@@ -1469,11 +1517,14 @@ final class DifyExec implements Runnable {
                 return of(attempt, now, outcome, seen, error, "");
             }
 
-            static End of(DifyExec.Attempt attempt, Instant now, String outcome, Seen seen, String error, String cause) {
+            static End of(DifyExec.Attempt attempt, Instant now, String outcome, Seen seen, String error,
+                    String cause) {
                 var usage = seen instanceof Seen.Ran ran ? ran.usage() : Usage.NONE;
-                return new End(now, attempt.row().id(), attempt.user(), outcome, seen.run().map(RunRef::id).orElse(null),
+                return new End(now, attempt.row().id(), attempt.user(), outcome,
+                        seen.run().map(RunRef::id).orElse(null),
                         attempt.tries().failed(), seen instanceof Seen.Refused refused ? refused.status() : 0,
-                        cause.isEmpty() ? null : Plain.text(cause, 200), error.isEmpty() ? null : Plain.text(error, 500),
+                        cause.isEmpty() ? null : Plain.text(cause, 200), error.isEmpty() ? null
+                                : Plain.text(error, 500),
                         Duration.between(attempt.at(), now).toMillis() / 1000.0, usage.tokens(), usage.steps(),
                         usage.price().orElse(null), usage.currency().isEmpty() ? null : usage.currency());
             }
@@ -1659,7 +1710,8 @@ final class DifyExec implements Runnable {
             var sorted = Arrays.copyOf(millis, size);
             Arrays.sort(sorted);
             return DoubleStream.of(shares)
-                    .map(share -> sorted[Math.min(size - 1, (int) Math.ceil(share * size) - 1 < 0 ? 0 : (int) Math.ceil(share * size) - 1)] / 1000.0)
+                    .map(share -> sorted[Math.min(size - 1, (int) Math.ceil(share * size) - 1 < 0 ? 0
+                            : (int) Math.ceil(share * size) - 1)] / 1000.0)
                     .toArray();
         }
     }
@@ -1687,8 +1739,14 @@ final class DifyExec implements Runnable {
 
         /// After a look a `stopped` is final: it has been looked up.
         Verdict afterLook(Attempt attempt, Seen.Ran ran) {
-            return ran.status() == RunStatus.STOPPED ? failed(ran.error().isEmpty() ? "stopped on the server" : ran.error())
+            return ran.status() == RunStatus.STOPPED ? failed(ran.error().isEmpty() ? "stopped on the server"
+                    : ran.error())
                     : ran(attempt, ran);
+        }
+
+        /// Nothing was started: another attempt, as long as there are some.
+        Verdict notStarted(Doubt doubt) {
+            return again(doubt.attempt(), doubt.why() + "; no run was started", Optional.empty());
         }
 
         private Verdict ran(Attempt attempt, Seen.Ran ran) {
@@ -1722,23 +1780,29 @@ final class DifyExec implements Runnable {
                     + ": set DIFY_API_BASE_URL to the address it really has");
             return switch (status) {
                 case 400 -> badRequest(attempt, seen);
-                case 401 -> new Verdict.StopBatch("Dify refuses the key (401: " + said(seen) + "): check DIFY_API_KEY and "
+                case 401 -> new Verdict.StopBatch("Dify refuses the key (401: " + said(seen)
+                        + "): check DIFY_API_KEY and "
                         + "that it belongs to the app at " + access);
-                case 403 -> seen.code().isEmpty() ? new Verdict.Done(new Outcome.Failed("HTTP 403 from a firewall", said(seen), true))
+                case 403 -> seen.code().isEmpty() ? new Verdict.Done(new Outcome.Failed("HTTP 403 from a firewall",
+                        said(seen), true))
                         : new Verdict.StopBatch("Dify refuses access (403: " + said(seen)
                                 + "): switch the app's API service on in Dify, or ask the workspace's owner");
                 case 404, 410 -> new Verdict.StopBatch(seen.message().startsWith("Workflow not found") ? pinned(seen)
-                        : access + " is not Dify's API (HTTP " + status + "): check DIFY_API_BASE_URL, it usually ends in /v1");
-                case 405, 415, 426 -> new Verdict.StopBatch("Dify did not take the request (HTTP " + status + ": " + said(seen)
+                        : access + " is not Dify's API (HTTP " + status
+                                + "): check DIFY_API_BASE_URL, it usually ends in /v1");
+                case 405, 415, 426 -> new Verdict.StopBatch("Dify did not take the request (HTTP " + status + ": "
+                        + said(seen)
                         + "): is " + access + " the API's address?");
                 case 407 -> new Verdict.StopBatch("the proxy wants a user and a password (407): put them into HTTPS_PROXY, "
                         + "http://user:password@host:port");
                 case 413 -> failed("too large for the server (413)" + (said(seen).isEmpty() ? "" : ": " + said(seen)));
-                case 429 -> seen.code().equals("rate_limit_error") ? new Verdict.StopBatch("the plan's quota of runs is used up ("
+                case 429 -> seen.code().equals("rate_limit_error")
+                        ? new Verdict.StopBatch("the plan's quota of runs is used up ("
                         + said(seen) + "): it comes back with the next day or period; run the same command again then")
                         : throttled(attempt, seen);
                 default -> status >= 500 || status == 408
-                        ? new Verdict.LookUp(seen.dify() ? Symptom.SERVER_ERROR : Symptom.GATEWAY, "HTTP " + status + " " + said(seen))
+                        ? new Verdict.LookUp(seen.dify() ? Symptom.SERVER_ERROR : Symptom.GATEWAY, "HTTP " + status
+                                + " " + said(seen))
                         : failed("HTTP " + status + ": " + said(seen));
             };
         }
@@ -1749,13 +1813,16 @@ final class DifyExec implements Runnable {
                 case "not_workflow_app" -> new Verdict.StopBatch("the key belongs to an app that is no workflow: take the key "
                         + "of a workflow app");
                 case "app_unavailable" -> new Verdict.StopBatch("nothing is published in this app: publish the workflow in Dify");
-                case "provider_not_initialize", "model_currently_not_support" -> new Verdict.StopBatch("the workflow's model is "
+                case "provider_not_initialize",
+                        "model_currently_not_support" -> new Verdict.StopBatch("the workflow's model is "
                         + "not set up (" + said(seen) + "): check the model provider in Dify");
                 case "provider_quota_exceeded" -> new Verdict.StopBatch("the model provider's credit is used up ("
                         + said(seen) + ")");
                 case "completion_request_error" -> again(attempt, message, seen.retryAfter());
-                case "bad_request" -> message.startsWith("Invalid workflow_id") || message.startsWith("Cannot use draft")
-                        ? new Verdict.StopBatch(pinned(seen)) : new Verdict.StopBatch("Dify could not read the request: " + said(seen));
+                case "bad_request" -> message.startsWith("Invalid workflow_id")
+                        || message.startsWith("Cannot use draft")
+                        ? new Verdict.StopBatch(pinned(seen))
+                                : new Verdict.StopBatch("Dify could not read the request: " + said(seen));
                 default -> {
                     if (message.startsWith("Workflow not published"))
                         yield new Verdict.StopBatch("nothing is published in this app: publish the workflow in Dify");
@@ -1791,7 +1858,8 @@ final class DifyExec implements Runnable {
 
         /// Another attempt, or the end of them.
         private Verdict again(Attempt attempt, String why, Optional<Duration> retryAfter) {
-            return backoff.allows(attempt.tries()) ? new Verdict.Again(backoff.delay(attempt.tries().failed(), retryAfter), why)
+            return backoff.allows(attempt.tries()) ? new Verdict.Again(backoff.delay(attempt.tries().failed(),
+                    retryAfter), why)
                     : failed(why);
         }
     }
@@ -1958,11 +2026,14 @@ final class DifyExec implements Runnable {
         }
 
         Optional<Stop> verdict(Instant now, int busy) {
-            if (streak >= STREAK && busy == 0 && !silentSince.equals(Instant.MAX) && silentSince.plus(SILENT).isBefore(now))
+            if (streak >= STREAK && busy == 0 && !silentSince.equals(Instant.MAX)
+                    && silentSince.plus(SILENT).isBefore(now))
                 return Optional.of(new Stop(STOPPED, "the server has not answered for "
-                        + Plain.seconds(Duration.between(silentSince, now)) + "; run the same command again when it is back"));
+                        + Plain.seconds(Duration.between(silentSince, now))
+                                + "; run the same command again when it is back"));
             if (!refusedSince.equals(Instant.MAX) && refusedSince.plus(REFUSED).isBefore(now))
-                return Optional.of(new Stop(STOPPED, "the server refuses every run as too many although none of ours runs; "
+                return Optional.of(new Stop(STOPPED,
+                        "the server refuses every run as too many although none of ours runs; "
                         + "after a crash it does so for ten minutes. Run the same command again then"));
             return Optional.empty();
         }
@@ -2024,7 +2095,8 @@ final class DifyExec implements Runnable {
             refusedStreams = seen instanceof Seen.Refused refused && refused.inStream() ? refusedStreams + 1 : 0;
             if (mode == Mode.STREAMING && refusedStreams >= REFUSED_STREAMS) {
                 mode = Mode.BLOCKING;
-                return Optional.of(REFUSED_STREAMS + " rows were refused inside their streams, each holding a connection of the "
+                return Optional.of(REFUSED_STREAMS
+                        + " rows were refused inside their streams, each holding a connection of the "
                         + "server for 5 minutes: the batch goes on in blocking mode.");
             }
             return Optional.empty();
@@ -2087,7 +2159,8 @@ final class DifyExec implements Runnable {
 
     /// One exchange with Dify's Service API at a time: run, look, stop, info. Never sleeps, never retries, never writes.
     static final class DifyClient implements Workflow, AutoCloseable {
-        private static final Duration CONNECT = Duration.ofSeconds(20), LOOK = Duration.ofSeconds(30), QUIET = Duration.ofSeconds(30);
+        private static final Duration CONNECT = Duration.ofSeconds(20), LOOK = Duration.ofSeconds(30),
+                QUIET = Duration.ofSeconds(30);
         private static final int LONGEST_REFUSAL = 64 << 10;
 
         private final HttpClient http;
@@ -2109,8 +2182,10 @@ final class DifyExec implements Runnable {
         /// @param timeout one run: from its first event (streaming) or from sending (blocking) to its end
         static DifyClient of(Access access, Duration timeout, Settle settle) {
             var tasks = Executors.newVirtualThreadPerTaskExecutor();
-            var alarms = Executors.newSingleThreadScheduledExecutor(Thread.ofPlatform().daemon().name("alarms").factory());
-            return new DifyClient(Transport.of(access, tasks, CONNECT), access, timeout, settle.streaming(), alarms, tasks);
+            var alarms = Executors.newSingleThreadScheduledExecutor(Thread.ofPlatform().daemon().name("alarms")
+                    .factory());
+            return new DifyClient(Transport.of(access, tasks, CONNECT), access, timeout, settle.streaming(), alarms,
+                    tasks);
         }
 
         @Override
@@ -2124,7 +2199,8 @@ final class DifyExec implements Runnable {
         @Override
         public Seen run(Attempt attempt, Told told) {
             boolean streaming = attempt.mode() == Mode.STREAMING;
-            var path = access.workflowId().isEmpty() ? "/workflows/run" : "/workflows/" + encoded(access.workflowId()) + "/run";
+            var path = access.workflowId().isEmpty() ? "/workflows/run" : "/workflows/" + encoded(access.workflowId())
+                    + "/run";
             var post = request(path).header("Content-Type", "application/json")
                     .POST(HttpRequest.BodyPublishers.ofByteArray(body(attempt, streaming))).build();
             return exchange(post, streaming ? firstEvent : timeout,
@@ -2141,7 +2217,8 @@ final class DifyExec implements Runnable {
             if (doubt.run().isPresent()) return detail(doubt.run().get());
             var found = new AtomicReference<Optional<String>>(Optional.empty());
             var user = doubt.attempt().user();
-            var seen = ask(request("/workflows/logs?limit=20&created_by_end_user_session_id=" + encoded(user)).GET().build(),
+            var seen = ask(request("/workflows/logs?limit=20&created_by_end_user_session_id=" + encoded(user)).GET()
+                    .build(),
                     body -> found.set(runOf(user, Json.MAPPER.readTree(body))));
             if (seen.isPresent()) return new Found.Silent(seen.get());
             return found.get().<Found>map(id -> detail(new RunRef(id, ""))).orElseGet(Found.Absent::new);
@@ -2235,14 +2312,16 @@ final class DifyExec implements Runnable {
             try (var body = answer.body(); var watch = new Watch(alarms, body, limit)) {
                 try {
                     var seen = use.read(answer, watch);
-                    if (!isStream(answer)) answer.body().readNBytes(LONGEST_REFUSAL); // to its end, so the connection serves again
+                    if (!isStream(answer)) answer.body()
+                            .readNBytes(LONGEST_REFUSAL); // to its end, so the connection serves again
                     return seen;
                 } catch (IOException problem) {
                     return new Seen.Cut(watch.run(), watch.isOver() ? watch.overdue(overdue) : Symptom.CUT,
                             watch.isOver() ? "no end within the time limit" : Plain.of(problem));
                 }
             } catch (IOException _) {
-                return new Seen.Cut(Optional.empty(), Symptom.CUT, "closing failed"); // cannot happen: the JDK's close does not throw
+                return new Seen.Cut(Optional.empty(), Symptom.CUT,
+                        "closing failed"); // cannot happen: the JDK's close does not throw
             }
         }
 
@@ -2263,7 +2342,8 @@ final class DifyExec implements Runnable {
                 return new Seen.Cut(Optional.empty(), isDify(answer) ? Symptom.CUT : Symptom.GATEWAY,
                         "HTTP 200, but no JSON: " + problem.getOriginalMessage());
             }
-            return reader.ran().orElseGet(() -> new Seen.Cut(reader.ref(), isDify(answer) ? Symptom.CUT : Symptom.GATEWAY,
+            return reader.ran().orElseGet(() -> new Seen.Cut(reader.ref(), isDify(answer) ? Symptom.CUT
+                    : Symptom.GATEWAY,
                     "HTTP 200 without a run's status"));
         }
 
@@ -2296,7 +2376,8 @@ final class DifyExec implements Runnable {
             int status = answer.statusCode();
             var text = new String(answer.body().readNBytes(LONGEST_REFUSAL), UTF_8);
             if (status >= 300 && status < 400)
-                return Seen.Refused.http(status, isDify(answer), "", answer.headers().firstValue("Location").orElse("nowhere"), Optional.empty());
+                return Seen.Refused.http(status, isDify(answer), "",
+                        answer.headers().firstValue("Location").orElse("nowhere"), Optional.empty());
             String code = "", message = text.stripLeading().startsWith("<") ? Plain.html(text) : text;
             try {
                 var tree = Json.MAPPER.readTree(text);
@@ -2333,7 +2414,8 @@ final class DifyExec implements Runnable {
             try (var json = Json.FACTORY.createGenerator(out)) {
                 json.writeStartObject();
                 json.writeObjectFieldStart("inputs");
-                for (var input : attempt.row().inputs().entrySet()) json.writeStringField(input.getKey(), input.getValue());
+                for (var input : attempt.row().inputs().entrySet()) json.writeStringField(input.getKey(),
+                        input.getValue());
                 json.writeEndObject();
                 json.writeStringField("response_mode", streaming ? "streaming" : "blocking");
                 json.writeStringField("user", attempt.user());
@@ -2368,7 +2450,8 @@ final class DifyExec implements Runnable {
                     .followRedirects(HttpClient.Redirect.NEVER).connectTimeout(connect)
                     .proxy(HttpClient.Builder.NO_PROXY);
             access.proxy().ifPresent(proxy -> {
-                builder.proxy(ProxySelector.of(new InetSocketAddress(proxy.getHost(), proxy.getPort() < 0 ? 80 : proxy.getPort())));
+                builder.proxy(ProxySelector.of(new InetSocketAddress(proxy.getHost(), proxy.getPort() < 0 ? 80
+                        : proxy.getPort())));
                 if (proxy.getUserInfo() != null) builder.authenticator(login(proxy.getUserInfo()));
             });
             access.authorities().ifPresent(file -> builder.sslContext(trusting(file)));
@@ -2381,7 +2464,8 @@ final class DifyExec implements Runnable {
                 @Override
                 protected PasswordAuthentication getPasswordAuthentication() {
                     return getRequestorType() == RequestorType.PROXY
-                            ? new PasswordAuthentication(parts[0], (parts.length > 1 ? parts[1] : "").toCharArray()) : null;
+                            ? new PasswordAuthentication(parts[0], (parts.length > 1 ? parts[1] : "").toCharArray())
+                                    : null;
                 }
             };
         }
@@ -2396,7 +2480,8 @@ final class DifyExec implements Runnable {
                 int count = 0;
                 for (var manager : system.getTrustManagers())
                     if (manager instanceof X509TrustManager known)
-                        for (var issuer : known.getAcceptedIssuers()) store.setCertificateEntry("system" + count++, issuer);
+                        for (var issuer : known.getAcceptedIssuers()) store.setCertificateEntry("system" + count++,
+                                issuer);
                 for (var own : CertificateFactory.getInstance("X.509").generateCertificates(in))
                     store.setCertificateEntry("own" + count++, own);
                 var all = TrustManagerFactory.getInstance(TrustManagerFactory.getDefaultAlgorithm());
@@ -2405,7 +2490,8 @@ final class DifyExec implements Runnable {
                 context.init(null, all.getTrustManagers(), null);
                 return context;
             } catch (IOException | GeneralSecurityException problem) {
-                throw new Unusable("DIFY_CA_FILE=" + file + ": " + Plain.of(problem) + "; a PEM file of certificates is needed");
+                throw new Unusable("DIFY_CA_FILE=" + file + ": " + Plain.of(problem)
+                        + "; a PEM file of certificates is needed");
             }
         }
     }
@@ -2654,7 +2740,8 @@ final class DifyExec implements Runnable {
                         case "task_id" -> taskId = orElse(text(json), taskId);
                         case "code" -> code = text(json);
                         case "message" -> message = text(json);
-                        case "status" -> errorStatus = json.currentToken() == JsonToken.VALUE_NUMBER_INT ? json.getIntValue() : 500;
+                        case "status" -> errorStatus = json.currentToken() == JsonToken.VALUE_NUMBER_INT
+                                ? json.getIntValue() : 500;
                         case "data" -> data(json);
                         default -> json.skipChildren();
                     }
@@ -2680,7 +2767,8 @@ final class DifyExec implements Runnable {
         }
 
         private void nodeField(String name, JsonParser json) throws IOException {
-            if (!name.equals("execution_metadata") || !event.equals("node_finished") || json.currentToken() != JsonToken.START_OBJECT) {
+            if (!name.equals("execution_metadata") || !event.equals("node_finished")
+                    || json.currentToken() != JsonToken.START_OBJECT) {
                 json.skipChildren();
                 return;
             }
@@ -2739,7 +2827,8 @@ final class DifyExec implements Runnable {
         }
 
         private static String text(JsonParser json) throws IOException {
-            if (json.currentToken().isScalarValue()) return json.currentToken() == JsonToken.VALUE_NULL ? "" : json.getText();
+            if (json.currentToken().isScalarValue()) return json.currentToken() == JsonToken.VALUE_NULL ? ""
+                    : json.getText();
             json.skipChildren();
             return "";
         }
@@ -2760,8 +2849,10 @@ final class DifyExec implements Runnable {
 
         /// The end, once it was read.
         Optional<Seen> ran() {
-            return RunStatus.of(status).filter(_ -> !runId.isEmpty()).map(end -> new Seen.Ran(new RunRef(runId, taskId), end,
-                    outputs, error, workflowId, new Usage(seconds, tokens, steps, Optional.ofNullable(price), currency)));
+            return RunStatus.of(status).filter(_ -> !runId.isEmpty())
+                    .map(end -> new Seen.Ran(new RunRef(runId, taskId), end,
+                    outputs, error, workflowId, new Usage(seconds, tokens, steps, Optional.ofNullable(price),
+                            currency)));
         }
 
         /// What a detail says of the run that was asked for.
@@ -2838,12 +2929,14 @@ final class DifyExec implements Runnable {
             var seen = new HashSet<String>();
             for (int i = 0; i < columns.size(); i++) {
                 if (columns.get(i).isEmpty()) problems.add("column " + (i + 1) + " has no name");
-                else if (!seen.add(columns.get(i))) problems.add("column " + Plain.quoted(columns.get(i)) + " stands twice");
+                else if (!seen.add(columns.get(i))) problems.add("column " + Plain.quoted(columns.get(i))
+                        + " stands twice");
             }
             var wanted = idColumn == null ? "id" : idColumn;
             int id = idColumn == null ? (columns.getFirst().equals("id") ? 0 : -1) : columns.indexOf(idColumn);
             if (id < 0) problems.add(idColumn == null
-                    ? "the first column is " + Plain.quoted(columns.getFirst()) + ", not \"id\" (or name it with --id-column)"
+                    ? "the first column is " + Plain.quoted(columns.getFirst())
+                            + ", not \"id\" (or name it with --id-column)"
                     : "there is no column " + Plain.quoted(wanted) + "; the columns are " + String.join(", ", columns));
             if (!problems.isEmpty()) throw new Unusable(path + ", line 1: " + String.join("; ", problems));
             return new Csv(path, charset, header.delimiter(), columns, id);
@@ -2865,19 +2958,22 @@ final class DifyExec implements Runnable {
             }
             if (count == 0 && index.size() == 0) throw new Unusable(path + ": a header, but no rows");
             if (count == 0) return;
-            throw new Unusable(path + ": " + Plain.count(count, "problem") + ", nothing was sent\n  " + String.join("\n  ", problems)
+            throw new Unusable(path + ": " + Plain.count(count, "problem") + ", nothing was sent\n  "
+                    + String.join("\n  ", problems)
                     + (count > SHOWN ? "\n  … and " + (count - SHOWN) + " more" : ""));
         }
 
         private Optional<String> fault(List<String> cells, long line, Index index) {
-            if (cells.size() != columns.size()) return Optional.of(Plain.count(cells.size(), "cell") + " where the header has "
+            if (cells.size() != columns.size()) return Optional.of(Plain.count(cells.size(), "cell")
+                    + " where the header has "
                     + columns.size() + " (a comma too many or too few, or a quote left open?)");
             var id = cells.get(idColumn).strip();
             if (id.isEmpty()) return Optional.of("the id is blank");
             if (id.chars().anyMatch(Character::isISOControl))
                 return Optional.of("the id " + Plain.quoted(id) + " contains a control character or a line break");
             int before = index.find(id);
-            if (before >= 0) return Optional.of("the id " + Plain.quoted(id) + " stands in line " + index.line(before) + " already");
+            if (before >= 0) return Optional.of("the id " + Plain.quoted(id) + " stands in line " + index.line(before)
+                    + " already");
             index.add(id, line, Cells.number(Cells.hash(inputs(cells))));
             return Optional.empty();
         }
@@ -2972,8 +3068,10 @@ final class DifyExec implements Runnable {
             for (char delimiter : new char[] {',', ';', '\t'}) {
                 try (var reader = reader(path, charset, delimiter)) {
                     var cells = reader.readNextSilently();
-                    if (cells == null || cells.length == 1 && cells[0].isBlank()) throw new Unusable(path + ": empty, not even a header");
-                    if (best == null || cells.length > best.columns().size()) best = new Header(List.of(cells), delimiter);
+                    if (cells == null || cells.length == 1 && cells[0].isBlank()) throw new Unusable(path
+                            + ": empty, not even a header");
+                    if (best == null || cells.length > best.columns().size()) best = new Header(List.of(cells),
+                            delimiter);
                 } catch (IOException problem) {
                     throw unreadable(path, charset, problem, 1);
                 }
@@ -2998,8 +3096,10 @@ final class DifyExec implements Runnable {
         private static Charset charset(Path path) {
             try (var in = Files.newInputStream(path)) {
                 var first = in.readNBytes(2);
-                if (first.length == 2 && (first[0] & 0xff) == 0xff && (first[1] & 0xff) == 0xfe) return StandardCharsets.UTF_16LE;
-                if (first.length == 2 && (first[0] & 0xff) == 0xfe && (first[1] & 0xff) == 0xff) return StandardCharsets.UTF_16BE;
+                if (first.length == 2 && (first[0] & 0xff) == 0xff
+                        && (first[1] & 0xff) == 0xfe) return StandardCharsets.UTF_16LE;
+                if (first.length == 2 && (first[0] & 0xff) == 0xfe
+                        && (first[1] & 0xff) == 0xff) return StandardCharsets.UTF_16BE;
                 return UTF_8;
             } catch (IOException problem) {
                 throw new Unusable(path + ": " + Plain.of(problem));
@@ -3007,7 +3107,8 @@ final class DifyExec implements Runnable {
         }
 
         private static Unusable unreadable(Path path, Charset charset, IOException problem, long line) {
-            if (problem instanceof CharacterCodingException) return new Unusable(path + ", line " + badLine(path, charset)
+            if (problem instanceof CharacterCodingException) return new Unusable(path + ", line "
+                    + badLine(path, charset)
                     + ": not " + charset + "; save the file as UTF-8");
             var text = Plain.of(problem);
             return new Unusable(path + ", line " + line + ": " + (text.contains("Unterminated quoted")
@@ -3143,7 +3244,8 @@ final class DifyExec implements Runnable {
         /// `--fresh`: the earlier batch keeps its files under another name.
         void moveAside(PrintWriter err) throws IOException {
             try (var _ = Lock.take(lock)) {
-                var stamp = DateTimeFormatter.ofPattern("yyyyMMdd'T'HHmmss'Z'").withZone(ZoneOffset.UTC).format(Instant.now());
+                var stamp = DateTimeFormatter.ofPattern("yyyyMMdd'T'HHmmss'Z'").withZone(ZoneOffset.UTC)
+                        .format(Instant.now());
                 for (var file : List.of(results, retry, log)) {
                     if (!Files.exists(file)) continue;
                     var aside = file.resolveSibling(file.getFileName() + "." + stamp);
@@ -3168,7 +3270,8 @@ final class DifyExec implements Runnable {
             } catch (IOException problem) {
                 throw new Unusable(path + ": cannot be written (" + Plain.of(problem) + ")");
             }
-            throw new Unusable(path + " is held: another difyexec is writing this batch; wait for it or name another -o");
+            throw new Unusable(path
+                    + " is held: another difyexec is writing this batch; wait for it or name another -o");
         }
 
         @Override
@@ -3277,7 +3380,8 @@ final class DifyExec implements Runnable {
         private boolean is(int entry, byte[] id) {
             int from = (int) (places[entry] & BLOCK - 1);
             var block = blocks.get((int) (places[entry] >>> 20));
-            return (block[from] & 0xff) << 16 == (id.length & 0xff0000) && (block[from + 1] & 0xff) == (id.length >> 8 & 0xff)
+            return (block[from] & 0xff) << 16 == (id.length & 0xff0000)
+                    && (block[from + 1] & 0xff) == (id.length >> 8 & 0xff)
                     && (block[from + 2] & 0xff) == (id.length & 0xff)
                     && Arrays.equals(block, from + 3, from + 3 + id.length, id, 0, id.length);
         }
@@ -3304,31 +3408,33 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Appends whole lines to a file, a group in one write. A write that fails is undone: no line is ever torn by us.
+    /// Appends whole lines to a file, a group in one write; the file appears with its first line. A write that fails is
+    /// undone: no line is ever torn by us.
     static final class LineFile implements AutoCloseable {
-        private final FileChannel channel;
+        private final Path path;
+        private final byte[] head;
         private final ByteArrayOutputStream waiting = new ByteArrayOutputStream();
+        private FileChannel channel;
 
         /// @param head what a new file begins with
-        LineFile(Path path, byte[] head) throws IOException {
-            channel = FileChannel.open(path, StandardOpenOption.CREATE, StandardOpenOption.WRITE);
-            channel.position(channel.size());
-            if (channel.size() == 0) waiting.writeBytes(head);
+        LineFile(Path path, byte[] head) {
+            this.path = path;
+            this.head = head;
         }
 
-        void add(byte[] line) {
-            waiting.writeBytes(line);
-        }
-
+        /// Lines go in here; [#flush] writes them.
         OutputStream buffer() {
             return waiting;
         }
 
         boolean flush() throws IOException {
             if (waiting.size() == 0) return false;
-            long before = channel.position();
+            if (channel == null) channel = FileChannel.open(path, StandardOpenOption.CREATE, StandardOpenOption.WRITE);
+            long before = channel.size();
             try {
-                for (var bytes = ByteBuffer.wrap(waiting.toByteArray()); bytes.hasRemaining(); ) channel.write(bytes);
+                channel.position(before);
+                if (before == 0) write(head);
+                write(waiting.toByteArray());
             } catch (IOException problem) {
                 channel.truncate(before);
                 throw problem;
@@ -3337,13 +3443,17 @@ final class DifyExec implements Runnable {
             return true;
         }
 
+        private void write(byte[] bytes) throws IOException {
+            for (var rest = ByteBuffer.wrap(bytes); rest.hasRemaining(); ) channel.write(rest);
+        }
+
         void force() throws IOException {
-            channel.force(false);
+            if (channel != null) channel.force(false);
         }
 
         @Override
         public void close() throws IOException {
-            channel.close();
+            if (channel != null) channel.close();
         }
     }
 
@@ -3462,14 +3572,16 @@ final class DifyExec implements Runnable {
                 json.writeStringField("id", attempt.row().id());
                 json.writeStringField("status", "success");
                 json.writeObjectFieldStart("inputs");
-                for (var input : attempt.row().inputs().entrySet()) json.writeStringField(input.getKey(), input.getValue());
+                for (var input : attempt.row().inputs().entrySet()) json.writeStringField(input.getKey(),
+                        input.getValue());
                 json.writeEndObject();
                 json.writeFieldName("outputs");
                 json.writeRawValue(new String(ran.outputs(), UTF_8));
                 json.writeStringField("workflow_run_id", ran.ref().id());
                 json.writeStringField("executed_at", Times.text(now));
                 json.writeNumberField("retry_count", attempt.tries().failed());
-                json.writeStringField("workflow_status", ran.status() == RunStatus.PARTIAL ? "partial-succeeded" : "succeeded");
+                json.writeStringField("workflow_status", ran.status() == RunStatus.PARTIAL ? "partial-succeeded"
+                        : "succeeded");
                 json.writeStringField("workflow_id", ran.workflowId());
                 json.writeNumberField("elapsed_time", usage.seconds());
                 json.writeNumberField("total_tokens", usage.tokens());
@@ -3491,7 +3603,8 @@ final class DifyExec implements Runnable {
             if (!Files.exists(results)) return;
             try (var lines = new Lines(results)) {
                 while (lines.next()) head(lines).ifPresent(head -> {
-                    if (head.success()) index.stand(index.findOrAdd(head.id()), head.partial() ? Standing.PARTIAL : Standing.SUCCEEDED);
+                    if (head.success()) index.stand(index.findOrAdd(head.id()), head.partial() ? Standing.PARTIAL
+                            : Standing.SUCCEEDED);
                 });
             }
         }
@@ -3519,7 +3632,8 @@ final class DifyExec implements Runnable {
                 return Optional.empty();
             }
             return id.isBlank() ? Optional.empty()
-                    : Optional.of(new Head(id.strip(), status.equals("success"), workflowStatus.equals("partial-succeeded")));
+                    : Optional.of(new Head(id.strip(), status.equals("success"),
+                            workflowStatus.equals("partial-succeeded")));
         }
     }
 
@@ -3529,7 +3643,8 @@ final class DifyExec implements Runnable {
         List<String> read() throws IOException {
             if (!Files.exists(path)) return List.of();
             try (var lines = Files.lines(path, UTF_8)) {
-                return lines.map(line -> line.replace("\uFEFF", "").strip()).filter(id -> !id.isEmpty()).distinct().toList();
+                return lines.map(line -> line.replace("\uFEFF", "").strip()).filter(id -> !id.isEmpty()).distinct()
+                        .toList();
             } catch (UncheckedIOException problem) {
                 throw new Unusable(path + ": not UTF-8; save it as UTF-8, one id a line");
             }
@@ -3595,10 +3710,12 @@ final class DifyExec implements Runnable {
             switch (event) {
                 case Event.Session session -> {
                     if (session.format() > Event.FORMAT) throw new Unusable("the log is of format " + session.format()
-                            + ", written by a newer difyexec (" + session.tool() + "): use that version, or another -o");
+                            + ", written by a newer difyexec (" + session.tool()
+                                    + "): use that version, or another -o");
                     if (startedAt == null) startedAt = session.t();
                     if (session.options() != null && session.options().contains("mode=auto"))
-                        mode = Stream.of(Mode.values()).filter(m -> m.name().equalsIgnoreCase(session.mode())).findFirst();
+                        mode = Stream.of(Mode.values()).filter(m -> m.name().equalsIgnoreCase(session.mode()))
+                                .findFirst();
                     touch(session.t());
                 }
                 case Event.Attempt attempt -> {
@@ -3608,7 +3725,8 @@ final class DifyExec implements Runnable {
                     if (before != null) resent.add(before);
                     unsettled.remove(attempt.id());
                     open.put(key(attempt.id(), attempt.user()), new Open(attempt.id(), attempt.n(), attempt.user(),
-                            Mode.valueOf(attempt.mode().toUpperCase(Locale.ROOT)), orEmpty(attempt.cells()), attempt.t(), Optional.empty()));
+                            Mode.valueOf(attempt.mode().toUpperCase(Locale.ROOT)), orEmpty(attempt.cells()),
+                                    attempt.t(), Optional.empty()));
                     touch(attempt.t());
                 }
                 case Event.Run run -> open.computeIfPresent(key(run.id(), run.user()),
@@ -3641,7 +3759,8 @@ final class DifyExec implements Runnable {
             } else if (!index.standing(entry).isSuccess()) {
                 index.stand(entry, standing.get());
                 causes.put(entry, orEmpty(end.cause() != null ? end.cause() : end.error()));
-                if (standing.get() != Standing.FAILED && known != null) unsettled.put(end.id(), end.run() == null ? known
+                if (standing.get() != Standing.FAILED && known != null) unsettled.put(end.id(), end.run() == null
+                        ? known
                         : known.run().isPresent() ? known : known.with(new RunRef(end.run(), "")));
             }
         }
@@ -3665,7 +3784,8 @@ final class DifyExec implements Runnable {
         /// Runs that counted as not started and whose row was sent again, unless they have turned up.
         List<Doubt> resent() {
             return resent.stream().filter(known -> !late.contains(known.user())).map(known ->
-                    new Doubt(known.attempt(new Row(0, 0, known.id(), Map.of())), known.run(), Symptom.CRASH, "", known.at(), known.at(), true)).toList();
+                    new Doubt(known.attempt(new Row(0, 0, known.id(), Map.of())), known.run(), Symptom.CRASH, "",
+                            known.at(), known.at(), true)).toList();
         }
 
         /// Rows whose end must be learnt before they may run, by id. Also pending rows whose last run counted as not started.
@@ -3709,7 +3829,8 @@ final class DifyExec implements Runnable {
         private boolean retryListDue;
         private long nextRetryList = 0, nextForce = 0;
 
-        private Batch(BatchFiles files, Csv csv, Index index, History history, Lock lock, LineFile results, LineFile log) {
+        private Batch(BatchFiles files, Csv csv, Index index, History history, Lock lock, LineFile results,
+                LineFile log) {
             this.files = files;
             this.csv = csv;
             this.index = index;
@@ -3735,10 +3856,12 @@ final class DifyExec implements Runnable {
                 if (!history.lost.isEmpty() && !rebuild) throw new Unusable(files.results() + ": "
                         + Plain.count(history.lost.cardinality(), "result") + " that the log knows of "
                         + (history.lost.cardinality() == 1 ? "is" : "are") + " gone (first: "
-                        + Plain.id(index.id(history.lost.nextSetBit(0))) + "). --rebuild fetches them from Dify by run id; "
+                        + Plain.id(index.id(history.lost.nextSetBit(0)))
+                                + "). --rebuild fetches them from Dify by run id; "
                         + "--fresh moves everything aside and starts anew");
                 var batch = new Batch(files, csv, index, history, lock,
-                        new LineFile(files.results(), noBom ? new byte[0] : Results.BOM), new LineFile(files.log(), new byte[0]));
+                        new LineFile(files.results(), noBom ? new byte[0] : Results.BOM),
+                                new LineFile(files.log(), new byte[0]));
                 torn.forEach(batch::record);
                 return batch;
             } catch (IOException problem) {
@@ -3787,7 +3910,7 @@ final class DifyExec implements Runnable {
         }
 
         /// The rows a call asks for, by the options and what is done already.
-        Wanted select(Selection selection, RowOptions options) throws IOException {
+        Wanted select(Selection selection, RowOptions options, Duration timeout) throws IOException {
             var rows = new BitSet(index.rows());
             if (selection.listed()) retryList.read().forEach(id -> rows.set(known(id, files.retry() + ": ")));
             else if (!selection.ids().isEmpty()) selection.ids().forEach(id -> rows.set(named(id, selection.force())));
@@ -3798,20 +3921,22 @@ final class DifyExec implements Runnable {
                 rows.and(named);
             }
             if (!selection.force()) rows.stream().filter(entry -> index.standing(entry).isSuccess()
-                    && !(options.rerunChanged && history.changed.get(entry)) && !history.lost.get(entry)).forEach(rows::clear);
+                    && !(options.rerunChanged && history.changed.get(entry)) && !history.lost.get(entry))
+                            .forEach(rows::clear);
             if (options.limit != null) {
                 if (options.limit < 1) throw new Unusable("--limit " + options.limit + ": at least one row");
                 var first = rows.stream().limit(options.limit).max();
                 first.ifPresent(last -> rows.clear(last + 1, Math.max(last + 1, rows.length())));
             }
-            var doubts = doubts(rows);
+            var doubts = doubts(rows, timeout);
             doubts.forEach(doubt -> rows.clear(doubt.attempt().row().index()));
             return new Wanted(csv, rows, doubts);
         }
 
         private int known(String id, String where) {
             int entry = index.find(id);
-            if (entry < 0 || entry >= index.rows()) throw new Unusable(where + "there is no row with the id " + Plain.quoted(id));
+            if (entry < 0 || entry >= index.rows()) throw new Unusable(where + "there is no row with the id "
+                    + Plain.quoted(id));
             return entry;
         }
 
@@ -3822,38 +3947,46 @@ final class DifyExec implements Runnable {
             return entry;
         }
 
-        private List<Doubt> doubts(BitSet rows) {
+        private List<Doubt> doubts(BitSet rows, Duration timeout) {
             var known = new HashMap<Integer, History.Open>();
             history.doubtful().forEach((id, open) -> {
                 int entry = index.find(id);
                 if (rows.get(entry)) known.put(entry, open);
             });
-            history.lost.stream().filter(rows::get).forEach(entry -> known.put(entry, new History.Open(index.id(entry), 0, "",
-                    Mode.BLOCKING, "%016x".formatted(index.cells(entry)), Instant.now(), Optional.of(new RunRef(history.runs.get(entry), "")))));
+            history.lost.stream().filter(rows::get).forEach(entry -> known.put(entry,
+                    new History.Open(index.id(entry), 0, "",
+                    Mode.BLOCKING, "%016x".formatted(index.cells(entry)), Instant.now(),
+                            Optional.of(new RunRef(history.runs.get(entry), "")))));
             if (known.isEmpty()) return List.of();
             var doubts = new ArrayList<Doubt>();
             csv.rows(known::containsKey).forEachRemaining(row -> {
                 var open = known.get(row.index());
                 boolean lost = history.lost.get(row.index());
                 doubts.add(new Doubt(open.attempt(row), open.run(), lost ? Symptom.LOST_RESULT : Symptom.CRASH,
-                        (lost ? Symptom.LOST_RESULT : Symptom.CRASH).text, open.at(), open.at().plusSeconds(300), false));
+                        (lost ? Symptom.LOST_RESULT : Symptom.CRASH).text, open.at(), lost ? open.at()
+                                : open.at().plus(timeout), false));
             });
             return doubts;
         }
 
-        void began(Access access, String server, Work work, int concurrency) {
-            session = new Event.Session(Instant.now(), Event.FORMAT, "difyexec " + VERSION, access.baseUrl().toString(), null, server,
-                    history.mode().map(Mode::name).orElse(work.dify.mode == Mode.STREAMING ? "STREAMING" : "BLOCKING").toLowerCase(Locale.ROOT),
+        void began(Access access, Greeting.Met server, Work work, int concurrency) {
+            session = new Event.Session(Instant.now(), Event.FORMAT, "difyexec " + VERSION, access.baseUrl().toString(),
+                    server.app(), server.version(),
+                    history.mode().map(Mode::name).orElse(work.dify.mode == Mode.STREAMING ? "STREAMING" : "BLOCKING")
+                            .toLowerCase(Locale.ROOT),
                     "mode=" + work.dify.mode.name().toLowerCase(Locale.ROOT) + " c=" + concurrency);
             record(session);
             int changed = history.changed.cardinality();
-            if (changed > 0 && !work.rows.rerunChanged) work.spec.commandLine().getErr().println(Plain.count(changed, "row")
-                    + " with a success changed in the CSV since (first: " + Plain.id(index.id(history.changed.nextSetBit(0)))
+            if (changed > 0 && !work.rows.rerunChanged) work.spec.commandLine().getErr()
+                    .println(Plain.count(changed, "row")
+                    + " with a success changed in the CSV since (first: "
+                            + Plain.id(index.id(history.changed.nextSetBit(0)))
                     + "); --rerun-changed runs them again.");
         }
 
         Event sessionEvent(Instant now, Mode mode) {
-            return new Event.Session(now, Event.FORMAT, session.tool(), session.baseUrl(), session.app(), session.server(),
+            return new Event.Session(now, Event.FORMAT, session.tool(), session.baseUrl(), session.app(),
+                    session.server(),
                     mode.name().toLowerCase(Locale.ROOT), session.options());
         }
 
@@ -3862,16 +3995,22 @@ final class DifyExec implements Runnable {
             Journal.write(event, log);
         }
 
-        void result(int entry, byte[] line) {
-            results.add(line);
+        void result(byte[] line) {
+            try {
+                results.buffer().write(line);
+            } catch (IOException problem) {
+                throw new UncheckedIOException(problem); // cannot happen: memory does not fail
+            }
         }
 
         /// The row has its outcome.
         void settled(Attempt attempt, Outcome outcome, Instant now, Seen seen) {
             int entry = attempt.row().index();
-            if (outcome.standing().isSuccess() || !index.standing(entry).isSuccess()) index.stand(entry, outcome.standing());
+            if (outcome.standing().isSuccess() || !index.standing(entry).isSuccess()) index.stand(entry,
+                    outcome.standing());
             record(Event.End.of(attempt, now, outcome.standing().word(), seen, outcome.text(), outcome.cause()));
-            if (outcome instanceof Outcome.Failed || !outcome.standing().isSuccess()) history.causes.put(entry, outcome.cause());
+            if (outcome instanceof Outcome.Failed || !outcome.standing().isSuccess()) history.causes.put(entry,
+                    outcome.cause());
             else history.causes.remove(entry);
             retryListDue = true;
         }
@@ -3890,7 +4029,8 @@ final class DifyExec implements Runnable {
                     retryList.write(index);
                     retryListDue = false;
                     // a long list is written less often, so that it never takes more than a twentieth of the time
-                    nextRetryList = System.nanoTime() + Math.max(RETRY_LIST_EVERY.toNanos(), 20 * (System.nanoTime() - now));
+                    nextRetryList = System.nanoTime() + Math.max(RETRY_LIST_EVERY.toNanos(),
+                            20 * (System.nanoTime() - now));
                 }
             } catch (IOException problem) {
                 throw new UncheckedIOException(problem);
@@ -3902,15 +4042,29 @@ final class DifyExec implements Runnable {
             log.force();
         }
 
-        /// The last words: everything on disk, and the retry list as it stands.
-        @Override
-        public void close() throws IOException {
-            if (lock == null || !lock.channel().isOpen()) return;
-            try (lock; results; log) {
+        /// The last words: everything on disk, and the retry list as it stands. Says so if that fails.
+        Optional<Stop> finish() {
+            try {
                 results.flush();
                 log.flush();
                 force();
                 retryList.write(index);
+                return Optional.empty();
+            } catch (IOException problem) {
+                return Optional.of(unwritable(problem));
+            }
+        }
+
+        static Stop unwritable(IOException problem) {
+            return new Stop(STOPPED, "cannot write: " + Plain.of(problem)
+                    + "; every result acknowledged so far is on disk. "
+                    + "Make room, then run the same command again");
+        }
+
+        @Override
+        public void close() throws IOException {
+            try (lock; results; log) {
+                // in this order: the lock goes last
             }
         }
     }
@@ -3965,11 +4119,13 @@ final class DifyExec implements Runnable {
         record Refused(String why) implements Greeting {}
 
         /// Asks `/info`; a server that is away or busy is asked again, `MAX_RETRIES` times. The calling thread waits.
-        static Greeting exchange(DifyClient client, Judge judge, Backoff backoff, PrintWriter err) throws InterruptedException {
+        static Greeting exchange(DifyClient client, Judge judge, PrintWriter err) throws InterruptedException {
+            var backoff = judge.backoff();
             for (int tries = 0; ; tries++) {
                 switch (client.info()) {
                     case DifyClient.Info.Known(_, var mode, _) when !mode.isEmpty() && !mode.equals("workflow") -> {
-                        return new Refused("the key belongs to an app of the kind " + Plain.quoted(mode) + ", not to a workflow: "
+                        return new Refused("the key belongs to an app of the kind " + Plain.quoted(mode)
+                                + ", not to a workflow: "
                                 + "take the key of a workflow app");
                     }
                     case DifyClient.Info.Known(var app, _, var version) -> {
@@ -3981,8 +4137,10 @@ final class DifyExec implements Runnable {
                         if (tries >= backoff.maxRetries()) return new Refused(judge.access() + " does not answer ("
                                 + Plain.text(said(seen), 200) + ") after " + Plain.count(tries + 1, "try", "tries")
                                 + ": check DIFY_API_BASE_URL, the network, and that Dify is up");
-                        if (tries == 0) err.println("No answer from " + judge.access() + " (" + Plain.text(said(seen), 200) + "); trying again …");
-                        Thread.sleep(backoff.delay(tries, seen instanceof Seen.Refused refused ? refused.retryAfter() : Optional.empty()));
+                        if (tries == 0) err.println("No answer from " + judge.access() + " ("
+                                + Plain.text(said(seen), 200) + "); trying again …");
+                        Thread.sleep(backoff.delay(tries, seen instanceof Seen.Refused refused ? refused.retryAfter()
+                                : Optional.empty()));
                     }
                 }
             }
@@ -3990,11 +4148,13 @@ final class DifyExec implements Runnable {
 
         private static Optional<String> refusal(Seen seen, Judge judge) {
             if (seen instanceof Seen.Cut cut && cut.symptom() == Symptom.CUT)
-                return Optional.of(judge.access() + " answers, but not as Dify's API does: check DIFY_API_BASE_URL, it usually ends in /v1");
+                return Optional.of(judge.access()
+                        + " answers, but not as Dify's API does: check DIFY_API_BASE_URL, it usually ends in /v1");
             var nobody = new Attempt(0, new Row(0, 0, "-", Map.of()), Tries.NONE, "", Mode.BLOCKING, "", Instant.now());
             return switch (judge.verdict(nobody, seen)) {
                 case Verdict.StopBatch(var why) -> Optional.of(why);
-                case Verdict.Done(var outcome) -> Optional.of(judge.access() + " refuses: " + Plain.text(outcome.text(), 200));
+                case Verdict.Done(var outcome) -> Optional.of(judge.access() + " refuses: "
+                        + Plain.text(outcome.text(), 200));
                 case Verdict.Again _, Verdict.Throttled _, Verdict.Unreached _, Verdict.LookUp _ -> Optional.empty();
             };
         }
@@ -4066,7 +4226,8 @@ final class DifyExec implements Runnable {
 
         /// `12/20 · 10 ok, 2 failed · 5 running, 1 waiting · 3.2/s · 8 s left`
         static String words(Tally tally) {
-            long failed = tally.count(Standing.FAILED), open = tally.count(Standing.PAUSED) + tally.count(Standing.UNKNOWN);
+            long failed = tally.count(Standing.FAILED), open = tally.count(Standing.PAUSED)
+                    + tally.count(Standing.UNKNOWN);
             var line = new StringBuilder().append(tally.done()).append('/').append(tally.asked)
                     .append(" · ").append(tally.succeeded()).append(" ok");
             if (failed > 0) line.append(", ").append(failed).append(" failed");
@@ -4116,32 +4277,40 @@ final class DifyExec implements Runnable {
             err.println();
             stop.ifPresent(reason -> err.println("Stopped: " + Plain.text(reason.why(), 1000) + "."));
             err.println(counts(tally) + " in " + Plain.seconds(tally.elapsed())
-                    + String.format(Locale.ROOT, " (%.1f rows/s)", tally.done() * 1000.0 / Math.max(1, tally.elapsed().toMillis())));
+                    + String.format(Locale.ROOT, " (%.1f rows/s)",
+                            tally.done() * 1000.0 / Math.max(1, tally.elapsed().toMillis())));
             if (!tally.latencies.isEmpty()) {
                 var p = tally.latencies.percentiles(0.5, 0.9, 0.99, 1);
-                err.println(String.format(Locale.ROOT, "  seconds a row: p50 %.2f, p90 %.2f, p99 %.2f, max %.2f", p[0], p[1], p[2], p[3]));
+                err.println(String.format(Locale.ROOT, "  seconds a row: p50 %.2f, p90 %.2f, p99 %.2f, max %.2f", p[0],
+                        p[1], p[2], p[3]));
             }
             if (tally.tokens > 0) err.println("  tokens: " + tally.tokens + cost(tally.prices));
             if (tally.retries > 0) err.println("  " + Plain.count(tally.retries, "retry", "retries"));
-            if (tally.harvested > 0) err.println("  " + Plain.count(tally.harvested, "run") + " looked up instead of run again");
-            if (tally.throttled > 0) err.println("  throttled " + tally.throttled + " times, ran at " + tally.lowest + "–"
+            if (tally.harvested > 0) err.println("  " + Plain.count(tally.harvested, "run")
+                    + " looked up instead of run again");
+            if (tally.throttled > 0) err.println("  throttled " + tally.throttled + " times, ran at " + tally.lowest
+                    + "–"
                     + tally.ceiling + " of " + tally.ceiling);
-            if (tally.late > 0) err.println("  " + Plain.count(tally.late, "run") + " turned up late: see 'late' in " + batch.files().log());
+            if (tally.late > 0) err.println("  " + Plain.count(tally.late, "run") + " turned up late: see 'late' in "
+                    + batch.files().log());
             StatusView.errors(batch, err);
-            StatusView.next(batch, work.input.toString(), work.demo == null ? "" : " --demo", err);
+            StatusView.next(batch, work.input.toString(), work.demo == null ? "" : work.demo.equals("1.14.2")
+                    ? " --demo" : " --demo=" + work.demo, err);
             err.flush();
         }
 
         /// `18 succeeded, 1 partial, 1 failed`
         private static String counts(Tally tally) {
             var parts = Stream.of(Standing.values()).filter(standing -> tally.count(standing) > 0)
-                    .map(standing -> tally.count(standing) + " " + standing.word()).collect(Collectors.toCollection(ArrayList::new));
+                    .map(standing -> tally.count(standing) + " " + standing.word())
+                            .collect(Collectors.toCollection(ArrayList::new));
             if (tally.asked > tally.done()) parts.add(tally.asked - tally.done() + " pending");
             return parts.isEmpty() ? "nothing done" : String.join(", ", parts);
         }
 
         static String cost(Map<String, BigDecimal> prices) {
-            return prices.entrySet().stream().map(price -> ", " + price.getValue().toPlainString() + " " + price.getKey())
+            return prices.entrySet().stream().map(price -> ", " + price.getValue().toPlainString() + " "
+                    + price.getKey())
                     .collect(Collectors.joining());
         }
     }
@@ -4158,17 +4327,23 @@ final class DifyExec implements Runnable {
             var history = batch.history();
             out.println(batch.files().results() + ": " + Plain.count(index.rows(), "row"));
             for (var standing : Standing.values())
-                if (index.count(standing) > 0) out.printf(Locale.ROOT, "  %-10s %,9d  %5.1f %%%n", standing.word(), index.count(standing),
+                if (index.count(standing) > 0) out.printf(Locale.ROOT, "  %-10s %,9d  %5.1f %%%n", standing.word(),
+                        index.count(standing),
                         100.0 * index.count(standing) / index.rows());
             if (!history.latencies.isEmpty()) {
                 var p = history.latencies.percentiles(0.5, 0.9, 0.99, 1);
-                out.printf(Locale.ROOT, "  seconds a row: p50 %.2f, p90 %.2f, p99 %.2f, max %.2f%n", p[0], p[1], p[2], p[3]);
+                out.printf(Locale.ROOT, "  seconds a row: p50 %.2f, p90 %.2f, p99 %.2f, max %.2f%n", p[0], p[1], p[2],
+                        p[3]);
             }
             if (history.attempts > 0) out.println("  " + Plain.count(history.attempts, "attempt") + ", "
-                    + Plain.count(history.retries, "retry", "retries") + ", " + history.tokens + " tokens" + Summary.cost(history.prices));
-            if (history.startedAt != null) out.println("  from " + local(history.startedAt) + " to " + local(history.updatedAt));
-            if (history.lateRuns > 0) out.println("  " + Plain.count(history.lateRuns, "run") + " turned up late, after the row was sent again");
-            if (history.unread > 0) out.println("  " + Plain.count(history.unread, "line") + " of the log could not be read");
+                    + Plain.count(history.retries, "retry", "retries") + ", " + history.tokens + " tokens"
+                            + Summary.cost(history.prices));
+            if (history.startedAt != null) out.println("  from " + local(history.startedAt) + " to "
+                    + local(history.updatedAt));
+            if (history.lateRuns > 0) out.println("  " + Plain.count(history.lateRuns, "run")
+                    + " turned up late, after the row was sent again");
+            if (history.unread > 0) out.println("  " + Plain.count(history.unread, "line")
+                    + " of the log could not be read");
             errors(batch, out);
             next(batch, batch.csv == null ? "CSV" : batch.csv.path.toString(), "", out);
             out.flush();
@@ -4178,7 +4353,8 @@ final class DifyExec implements Runnable {
             var index = batch.index();
             var history = batch.history();
             var json = Json.MAPPER.createObjectNode().put("total", index.rows());
-            for (var standing : List.of(Standing.SUCCEEDED, Standing.PARTIAL, Standing.FAILED, Standing.PAUSED, Standing.UNKNOWN, Standing.PENDING))
+            for (var standing : List.of(Standing.SUCCEEDED, Standing.PARTIAL, Standing.FAILED, Standing.PAUSED,
+                    Standing.UNKNOWN, Standing.PENDING))
                 json.put(standing.word(), index.count(standing));
             json.put("attempts", history.attempts).put("retries", history.retries).put("total_tokens", history.tokens)
                     .put("started_at", history.startedAt == null ? null : Times.text(history.startedAt))
@@ -4189,8 +4365,10 @@ final class DifyExec implements Runnable {
 
         static void errors(Batch batch, PrintWriter out) {
             var causes = causes(batch);
-            causes.stream().limit(CAUSES).forEach(cause -> out.println("  " + cause.count() + " × " + Plain.text(cause.cause(), 160)
-                    + " (" + cause.ids().stream().map(Plain::id).collect(Collectors.joining(", ")) + (cause.count() > EXAMPLES ? ", …" : "") + ")"));
+            causes.stream().limit(CAUSES).forEach(cause -> out.println("  " + cause.count() + " × "
+                    + Plain.text(cause.cause(), 160)
+                    + " (" + cause.ids().stream().map(Plain::id).collect(Collectors.joining(", "))
+                            + (cause.count() > EXAMPLES ? ", …" : "") + ")"));
             if (causes.size() > CAUSES) out.println("  … and " + (causes.size() - CAUSES) + " more causes");
         }
 
@@ -4202,7 +4380,8 @@ final class DifyExec implements Runnable {
                 var standing = index.standing(entry);
                 if (!standing.isOnRetryList()) continue;
                 var cause = batch.history().causes.getOrDefault(entry, "listed in .retry");
-                groups.computeIfAbsent(standing == Standing.FAILED ? cause : standing.word() + ": " + cause, _ -> new ArrayList<>()).add(entry);
+                groups.computeIfAbsent(standing == Standing.FAILED ? cause : standing.word() + ": " + cause,
+                        _ -> new ArrayList<>()).add(entry);
             }
             return groups.entrySet().stream().map(group -> new Cause(group.getKey(), group.getValue().size(),
                             group.getValue().stream().limit(EXAMPLES).map(index::id).toList()))
@@ -4220,7 +4399,8 @@ final class DifyExec implements Runnable {
         }
 
         private static String local(Instant time) {
-            return DateTimeFormatter.ofPattern("yyyy-MM-dd HH:mm:ss xxx", Locale.ROOT).withZone(ZoneId.systemDefault()).format(time);
+            return DateTimeFormatter.ofPattern("yyyy-MM-dd HH:mm:ss xxx", Locale.ROOT).withZone(ZoneId.systemDefault())
+                    .format(time);
         }
     }
 
@@ -4260,7 +4440,8 @@ final class DifyExec implements Runnable {
             if (problem instanceof NoSuchFileException) return "no such file: " + message;
             if (problem instanceof UnresolvedAddressException || problem instanceof UnknownHostException)
                 return "unknown host";
-            if (problem instanceof ConnectException && (message == null || message.isBlank())) return "connection refused";
+            if (problem instanceof ConnectException && (message == null
+                    || message.isBlank())) return "connection refused";
             return message == null || message.isBlank() ? name : text(message, 300);
         }
 
@@ -4458,7 +4639,8 @@ final class DifyExec implements Runnable {
             }
 
             static Version of(String number) {
-                return Stream.of(values()).filter(version -> version.number.equals(number)).findFirst().orElseThrow(() ->
+                return Stream.of(values()).filter(version -> version.number.equals(number)).findFirst()
+                        .orElseThrow(() ->
                         new Unusable("--demo=" + number + ": the demo plays 1.14.2 or 1.9.2"));
             }
 
@@ -5133,7 +5315,8 @@ final class DifyExec implements Runnable {
             folders.add(Path.of("").toAbsolutePath());
             Optional.ofNullable(System.getenv("DIFYEXEC_HOME")).filter(home -> !home.isEmpty())
                     .ifPresent(home -> folders.add(Path.of(home).toAbsolutePath()));
-            for (var folder : folders) if (Files.isRegularFile(folder.resolve(".env"))) places.add(new Lazily(folder).place());
+            for (var folder : folders) if (Files.isRegularFile(folder.resolve(".env"))) places.add(new Lazily(folder)
+                    .place());
             return new Env(places);
         }
 
@@ -5154,7 +5337,8 @@ final class DifyExec implements Runnable {
             private String get(String name) {
                 try {
                     if (read == null) read = Dotenv.configure().directory(folder.toString()).load();
-                    return read.entries(Dotenv.Filter.DECLARED_IN_ENV_FILE).stream().filter(entry -> entry.getKey().equals(name))
+                    return read.entries(Dotenv.Filter.DECLARED_IN_ENV_FILE).stream()
+                            .filter(entry -> entry.getKey().equals(name))
                             .map(DotenvEntry::getValue).findFirst().orElse(null);
                 } catch (DotenvException problem) {
                     throw new Unusable(folder.resolve(".env") + ": " + Plain.of(problem) + "; each line is NAME=value");
@@ -5164,8 +5348,10 @@ final class DifyExec implements Runnable {
 
         /// The first place that has a value; an empty one counts as none.
         Optional<Setting> setting(String name) {
-            return places.stream().flatMap(place -> Optional.ofNullable(place.lookup().apply(name)).filter(text -> !text.isBlank())
-                    .map(text -> new Setting(name, text, place.name().isEmpty() ? "" : " in " + place.name())).stream()).findFirst();
+            return places.stream().flatMap(place -> Optional.ofNullable(place.lookup().apply(name))
+                    .filter(text -> !text.isBlank())
+                    .map(text -> new Setting(name, text, place.name().isEmpty() ? "" : " in " + place.name())).stream())
+                            .findFirst();
         }
 
         String get(String name) {
@@ -5184,12 +5370,14 @@ final class DifyExec implements Runnable {
             } catch (URISyntaxException _) {
                 // said below, without the password that may stand in it
             }
-            throw new Unusable(proxy.get().name() + proxy.get().source() + ": not a proxy's address like http://proxy.example:3128");
+            throw new Unusable(proxy.get().name() + proxy.get().source()
+                    + ": not a proxy's address like http://proxy.example:3128");
         }
 
         private boolean isExempt(String host) {
             var exempt = setting("NO_PROXY").or(() -> setting("no_proxy")).map(Setting::text).orElse("");
-            return Stream.of(exempt.split(",")).map(String::strip).filter(name -> !name.isEmpty()).anyMatch(name -> name.equals("*")
+            return Stream.of(exempt.split(",")).map(String::strip).filter(name -> !name.isEmpty())
+                    .anyMatch(name -> name.equals("*")
                     || host.equalsIgnoreCase(name) || host.toLowerCase(Locale.ROOT)
                             .endsWith("." + name.replaceFirst("^\\*?\\.", "").toLowerCase(Locale.ROOT)));
         }
