@@ -524,15 +524,15 @@ final class DifyExec implements Runnable {
         }
 
         private int run(Batch batch, Wanted wanted, Greeting.Met server, boolean named) throws InterruptedException {
-            batch.began(access, server, work, concurrency);
+            var route = new Route(work.dify.mode, batch.history().mode(), server.version());
+            batch.began(access, server, route.mode(), work, concurrency);
             var mailbox = new LinkedBlockingQueue<Message>();
             var tally = new Tally(batch.index(), wanted.rows(), Clock.systemUTC());
             var engine = new Engine(client, new Agenda(batch, wanted, work.rows.resendUnknown || named),
                     judge, new Pace(concurrency, work.pace.wait), new Health(judge.backoff()),
                     new Limits(work.pace.maxFailures, work.pace.maxTokens, work.retrying.grace, work.dify.timeout,
                             work.retrying.settle()),
-                    new Route(work.dify.mode, batch.history().mode(), server.version()), batch,
-                    new Names(work.dify.user), tally, Progress.of(err, work.out.progress, tally), Clock.systemUTC(),
+                    route, batch, new Names(work.dify.user), tally, Progress.of(err, work.out.progress, tally), Clock.systemUTC(),
                     mailbox, task -> Thread.startVirtualThread(task));
             var formerSignals = OnSignals.post(mailbox);
             try {
@@ -3969,11 +3969,9 @@ final class DifyExec implements Runnable {
             return doubts;
         }
 
-        void began(Access access, Greeting.Met server, Work work, int concurrency) {
+        void began(Access access, Greeting.Met server, Mode mode, Work work, int concurrency) {
             session = new Event.Session(Instant.now(), Event.FORMAT, "difyexec " + VERSION, access.baseUrl().toString(),
-                    server.app(), server.version(),
-                    history.mode().map(Mode::name).orElse(work.dify.mode == Mode.STREAMING ? "STREAMING" : "BLOCKING")
-                            .toLowerCase(Locale.ROOT),
+                    server.app(), server.version(), mode.name().toLowerCase(Locale.ROOT),
                     "mode=" + work.dify.mode.name().toLowerCase(Locale.ROOT) + " c=" + concurrency);
             record(session);
             int changed = history.changed.cardinality();
@@ -4177,7 +4175,7 @@ final class DifyExec implements Runnable {
         private final PrintWriter err;
         private final boolean live, off;
         private long next = System.nanoTime();
-        private int drawn = 0;
+        private boolean drawn = false;
 
         private Progress(PrintWriter err, boolean live, boolean off) {
             this.err = err;
@@ -4201,7 +4199,7 @@ final class DifyExec implements Runnable {
 
         @Override
         public void say(String sentence) {
-            if (live) redraw("");
+            if (live && drawn) redraw("");
             err.println(Plain.text(sentence, 1000));
             err.flush();
         }
@@ -4209,14 +4207,14 @@ final class DifyExec implements Runnable {
         /// Clears the line for what comes after.
         @Override
         public void end() {
-            if (live && drawn > 0) redraw("");
+            if (live && drawn) redraw("");
             err.flush();
         }
 
         private void redraw(String line) {
             var cut = line.length() > Screen.WIDTH - 1 ? line.substring(0, Screen.WIDTH - 1) : line;
-            err.print("\r" + cut + " ".repeat(Math.max(0, drawn - cut.length())) + (cut.isEmpty() ? "\r" : ""));
-            drawn = cut.length();
+            err.print("\r" + cut + "\033[K");
+            drawn = !cut.isEmpty();
         }
 
         private static String bar(Tally tally) {
