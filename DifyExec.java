@@ -92,7 +92,7 @@ import static java.util.stream.Collectors.joining;
 @Command(name = "difyexec", mixinStandardHelpOptions = true,
         description = "Runs a Dify workflow once for every row of a CSV file: no finished row lost, none paid twice.",
         synopsisSubcommandLabel = "COMMAND",
-        subcommands = {DifyExec.Run.class, DifyExec.Retry.class, DifyExec.Status.class,
+        subcommands = {DifyExec.Run.class, DifyExec.Retry.class, DifyExec.Status.class, DifyExec.Check.class,
                 AutoComplete.GenerateCompletion.class},
         footer = {"", "Start here:  difyexec run --demo -i data.csv -o results.jsonl"})
 final class DifyExec implements Runnable {
@@ -163,7 +163,8 @@ final class DifyExec implements Runnable {
     record Factory(Env env) implements CommandLine.IFactory {
         @Override
         public <K> K create(Class<K> type) throws Exception {
-            return type == Work.class ? type.cast(new Work(env)) : CommandLine.defaultFactory().create(type);
+            return type == Work.class ? type.cast(new Work(env)) : type == Check.class ? type.cast(new Check(env))
+                    : CommandLine.defaultFactory().create(type);
         }
     }
 
@@ -208,8 +209,7 @@ final class DifyExec implements Runnable {
                 description = "The input file: tells how many rows are pending.")
         Path input;
 
-        @Option(names = "--id-column", paramLabel = "NAME", description = "The column of the ids (default: the first).")
-        String idColumn;
+        @Mixin CsvOptions shape = new CsvOptions();
 
         @Option(names = "--json", description = "One JSON object.")
         boolean json;
@@ -221,10 +221,74 @@ final class DifyExec implements Runnable {
             var files = BatchFiles.of(output);
             if (!Files.exists(files.results()) && !Files.exists(files.log()) && !Files.exists(files.retry()))
                 throw new Unusable(output + ": no such batch (neither results, .retry nor .log); start one with 'run'");
-            var batch = Batch.read(files, input == null ? Optional.empty() : Optional.of(Csv.open(input, idColumn)));
+            var batch = Batch.read(files, input == null ? Optional.empty() : Optional.of(shape.open(input)));
             if (json) spec.commandLine().getOut().println(StatusView.json(batch));
             else StatusView.print(batch, spec.commandLine().getOut());
             return batch.index().isComplete() ? OK : ROWS_LEFT;
+        }
+    }
+
+    @Command(name = "check", mixinStandardHelpOptions = true, sortOptions = false,
+            description = {"Checks all that can be known without spending: settings, server, app, header, every cell of every row.",
+                    "No run is started, nothing is uploaded."})
+    static final class Check implements Callable<Integer> {
+        @Option(names = {"-i", "--input"}, required = true, paramLabel = "CSV",
+                description = "The rows; the first column is a unique id. '-' reads standard input.")
+        Path input;
+
+        @Option(names = "--json", description = "One JSON object with all problems.")
+        boolean json;
+
+        @Option(names = "--show", paramLabel = "N", defaultValue = "0",
+                description = "Print the requests of the first N rows, as JSON and as a curl line; the key is masked.")
+        int show;
+
+        @Option(names = "--demo", arity = "0..1", fallbackValue = "1.14.2", paramLabel = "VERSION",
+                description = "Use a simulated Dify in this process (1.14.2 or 1.9.2).")
+        String demo;
+
+        @ArgGroup(validate = false, heading = "%nInput:%n") CsvOptions shape = new CsvOptions();
+        @ArgGroup(validate = false, heading = "%nServer:%n") DifyOptions dify = new DifyOptions();
+        @ArgGroup(validate = false, heading = "%nRetrying:%n") RetryOptions retrying = new RetryOptions();
+
+        @Spec CommandSpec spec;
+
+        private final Env env;
+
+        Check(Env env) {
+            this.env = env;
+        }
+
+        @Override
+        public Integer call() throws Exception {
+            var err = spec.commandLine().getErr();
+            try (var source = Source.of(input, Optional.empty())) {
+                var csv = shape.open(source.path());
+                try (var server = demo == null ? null : Demo.start(Demo.Version.of(demo), csv.columns())) {
+                    var access = server == null ? dify.access(env, err) : Access.to(server);
+                    try (var client = DifyClient.of(access, dify.timeout, retrying.settle())) {
+                        csv.check(new Index());
+                        var judge = new Judge(retrying.backoff(), retrying.failedRuns, access);
+                        return switch (Greeting.exchange(client, judge, err)) {
+                            case Greeting.Refused(var why) -> {
+                                err.println("difyexec: " + why);
+                                yield STOPPED;
+                            }
+                            case Greeting.Met met -> report(csv, met, met.form(client, judge, csv, input, dify, err));
+                        };
+                    }
+                }
+            }
+        }
+
+        private int report(Csv csv, Greeting.Met server, Form form) {
+            var out = spec.commandLine().getOut();
+            var inspection = Inspection.of(csv, form, _ -> true);
+            if (json) out.println(CheckView.json(inspection));
+            else CheckView.print(inspection, server, out);
+            for (var rows = csv.rows(row -> row < show); rows.hasNext(); ) CheckView.request(rows.next(), form, dify,
+                    out);
+            return inspection.isFine() ? OK : UNUSABLE;
         }
     }
 
@@ -261,6 +325,7 @@ final class DifyExec implements Runnable {
                 description = "Use a simulated Dify in this process (1.14.2 or 1.9.2): no key, no network, no cost.")
         String demo;
 
+        @ArgGroup(validate = false, heading = "%nInput:%n") CsvOptions shape = new CsvOptions();
         @ArgGroup(validate = false, heading = "%nRows:%n") RowOptions rows = new RowOptions();
         @ArgGroup(validate = false, heading = "%nServer:%n") DifyOptions dify = new DifyOptions();
         @ArgGroup(validate = false, heading = "%nPace:%n") PaceOptions pace = new PaceOptions();
@@ -279,8 +344,8 @@ final class DifyExec implements Runnable {
         int start(Selection selection) throws Exception {
             var err = spec.commandLine().getErr();
             var files = BatchFiles.of(output);
-            try (var source = Source.of(input, files)) {
-                var csv = Csv.open(source.path(), rows.idColumn);
+            try (var source = Source.of(input, Optional.of(files))) {
+                var csv = shape.open(source.path());
                 try (var server = demo == null ? null : Demo.start(Demo.Version.of(demo), csv.columns());
                      var session = Session.of(this, server == null ? dify.access(env, err) : Access.to(server))) {
                     if (rows.fresh) files.moveAside(err);
@@ -294,15 +359,50 @@ final class DifyExec implements Runnable {
         }
     }
 
+    static final class CsvOptions {
+        @Option(names = "--id-column", paramLabel = "NAME", description = "The column of the ids (default: the first).")
+        String idColumn;
+
+        @Option(names = "--encoding", paramLabel = "NAME", converter = Charsets.class,
+                description = "The CSV's encoding, like Shift_JIS or GB18030 (default: UTF-8, or UTF-16 by its mark).")
+        Charset encoding;
+
+        @Option(names = "--delimiter", paramLabel = "C", converter = Delimiters.class,
+                description = "What parts the cells; 'tab' is a tab (default: ',', or ';' or tab by the header).")
+        Character delimiter;
+
+        Csv open(Path path) {
+            return Csv.open(path, idColumn, Optional.ofNullable(encoding), Optional.ofNullable(delimiter));
+        }
+    }
+
+    static final class Charsets implements ITypeConverter<Charset> {
+        @Override
+        public Charset convert(String text) {
+            try {
+                return Charset.forName(text.strip());
+            } catch (IllegalArgumentException _) {
+                throw new TypeConversionException("not an encoding that Java knows (like UTF-8, Shift_JIS, GB18030, windows-1252)");
+            }
+        }
+    }
+
+    static final class Delimiters implements ITypeConverter<Character> {
+        @Override
+        public Character convert(String text) {
+            if (text.equals("tab") || text.equals("\\t")) return '\t';
+            if (text.length() != 1
+                    || "\"\r\n".contains(text)) throw new TypeConversionException("not one character (or 'tab')");
+            return text.charAt(0);
+        }
+    }
+
     static final class RowOptions {
         @Option(names = "--limit", paramLabel = "N", description = "Only the first N pending rows.")
         Integer limit;
 
         @Option(names = "--ids", paramLabel = "A,B", split = ",", description = "Only these ids.")
         List<String> ids = List.of();
-
-        @Option(names = "--id-column", paramLabel = "NAME", description = "The column of the ids (default: the first).")
-        String idColumn;
 
         @Option(names = "--rerun-changed", description = "Also run successes whose row has changed in the CSV since.")
         boolean rerunChanged;
@@ -334,6 +434,9 @@ final class DifyExec implements Runnable {
         @Option(names = "--timeout", paramLabel = "S", defaultValue = "300",
                 description = "Seconds one run may take (env: TIMEOUT; default: ${DEFAULT-VALUE}).")
         Duration timeout;
+
+        @Option(names = "--no-check", description = "Do not ask for the workflow's form: every cell is sent as text.")
+        boolean noCheck;
 
         @Option(names = "--user", paramLabel = "NAME", description = "One fixed Dify user in place of one an attempt; "
                 + "cut runs can then not be found by name.")
@@ -420,6 +523,10 @@ final class DifyExec implements Runnable {
     static final class OutputOptions {
         @Option(names = "--no-bom", description = "Write the results without a byte order mark.")
         boolean noBom;
+
+        @Option(names = "--save-files", paramLabel = "DIR",
+                description = "Fetch files in the outputs into this folder.")
+        Path saveFiles;
 
         @Option(names = "--progress", paramLabel = "HOW", defaultValue = "auto",
                 description = "auto, plain or off (default: ${DEFAULT-VALUE}).")
@@ -514,7 +621,8 @@ final class DifyExec implements Runnable {
             var wanted = batch.select(selection, work.rows, work.dify.timeout);
             if (wanted.isEmpty() && batch.history().resent().isEmpty()) return nothingToDo(batch);
             return switch (Greeting.exchange(client, judge, err)) {
-                case Greeting.Met met -> run(batch, wanted, met, !selection.ids().isEmpty());
+                case Greeting.Met met -> run(batch, wanted, met, checked(batch.csv(), wanted, met),
+                        !selection.ids().isEmpty());
                 case Greeting.Refused(var why) -> {
                     err.println("difyexec: " + why);
                     err.println(Plain.count(wanted.rows(), "row stays", "rows stay") + " pending; nothing was sent.");
@@ -523,16 +631,30 @@ final class DifyExec implements Runnable {
             };
         }
 
-        private int run(Batch batch, Wanted wanted, Greeting.Met server, boolean named) throws InterruptedException {
+        /// The form, once every wanted row has been held against it.
+        private Form checked(Csv csv, Wanted wanted, Greeting.Met server) {
+            var form = server.form(client, judge, csv, work.input, work.dify, err);
+            var inspection = Inspection.of(csv, form, wanted::has);
+            CheckView.problems(inspection, err);
+            if (inspection.isFine()) return form;
+            throw new Unusable(work.input + ": " + Plain.count(inspection.faults().size()
+                    + inspection.problems().size(), "problem")
+                    + ", nothing was sent (--no-check sends the cells as text, unchecked)");
+        }
+
+        private int run(Batch batch, Wanted wanted, Greeting.Met server, Form form,
+                boolean named) throws InterruptedException {
             var route = new Route(work.dify.mode, batch.history().mode(), server.version());
             batch.began(access, server, route.mode(), work, concurrency);
             var mailbox = new LinkedBlockingQueue<Message>();
             var tally = new Tally(batch.index(), wanted.rows(), Clock.systemUTC());
-            var engine = new Engine(client, new Agenda(batch, wanted, work.rows.resendUnknown || named),
+            var sender = new Sender(client, form, Optional.ofNullable(work.out.saveFiles), judge.backoff());
+            var engine = new Engine(sender, new Agenda(batch, wanted, work.rows.resendUnknown || named),
                     judge, new Pace(concurrency, work.pace.wait), new Health(judge.backoff()),
                     new Limits(work.pace.maxFailures, work.pace.maxTokens, work.retrying.grace, work.dify.timeout,
                             work.retrying.settle()),
-                    route, batch, new Names(work.dify.user), tally, Progress.of(err, work.out.progress, tally), Clock.systemUTC(),
+                    route, batch, new Names(work.dify.user), tally, Progress.of(err, work.out.progress, tally),
+                            Clock.systemUTC(),
                     mailbox, task -> Thread.startVirtualThread(task));
             var formerSignals = OnSignals.post(mailbox);
             try {
@@ -580,6 +702,8 @@ final class DifyExec implements Runnable {
         record Ended(Attempt attempt, Seen seen, byte[] line) implements Message {}
 
         record Looked(Doubt doubt, Found found) implements Message {}
+
+        record Uploaded(Attempt attempt, Path file, String upload) implements Message {}
 
         record Interrupted(String signal) implements Message {}
 
@@ -714,6 +838,11 @@ final class DifyExec implements Runnable {
                     public void quiet(RunRef run) {
                         mailbox.add(new Message.Quiet(attempt, run));
                     }
+
+                    @Override
+                    public void uploaded(Path file, String upload) {
+                        mailbox.add(new Message.Uploaded(attempt, file, upload));
+                    }
                 });
                 var line = seen instanceof Seen.Ran ran && ran.status().isSuccess()
                         ? Results.line(attempt, ran, clock.instant()) : new byte[0];
@@ -758,6 +887,9 @@ final class DifyExec implements Runnable {
                 case Message.Quiet(var attempt, var run) -> askAboutQuiet(attempt, run);
                 case Message.Ended(var attempt, var seen, var line) -> ended(attempt, seen, line);
                 case Message.Looked(var doubt, var found) -> looked(doubt, found);
+                case Message.Uploaded(var attempt, var file,
+                        var upload) -> batch.record(new Event.Upload(clock.instant(),
+                        attempt.row().id(), attempt.user(), file.getFileName().toString(), upload));
                 case Message.Interrupted(var signal) -> interrupted(signal);
                 case Message.Broken(var problem) -> throw new IllegalStateException("a worker broke", problem);
             }
@@ -795,7 +927,7 @@ final class DifyExec implements Runnable {
                 }
                 case Seen.Refused refused when refused.status() >= 500 && !refused.inStream() -> health.failed(now);
                 case Seen.Refused _ -> health.answered();
-                case Seen.Cut _, Seen.NotSent _ -> health.failed(now);
+                case Seen.Cut _, Seen.NotSent _, Seen.NotUploaded _ -> health.failed(now);
             }
             route.seen(attempt, seen, Duration.between(attempt.at(), now)).ifPresent(change -> {
                 watcher.say(change);
@@ -1245,9 +1377,21 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// A run that ended, or paused. `outputs` is compact JSON.
-        record Ran(RunRef ref, RunStatus status, byte[] outputs, String error, String workflowId,
-                Usage usage) implements Seen {}
+        /// A run that ended, or paused. `outputs` is compact JSON; `files` where its files were saved.
+        record Ran(RunRef ref, RunStatus status, byte[] outputs, String error, String workflowId, Usage usage,
+                List<String> files) implements Seen {
+            public Ran {
+                files = List.copyOf(files);
+            }
+
+            Ran(RunRef ref, RunStatus status, byte[] outputs, String error, String workflowId, Usage usage) {
+                this(ref, status, outputs, error, workflowId, usage, List.of());
+            }
+
+            Ran with(List<String> saved) {
+                return new Ran(ref, status, outputs, error, workflowId, usage, saved);
+            }
+        }
 
         /// No end was seen. `ref` is known if an event came first.
         record Cut(Optional<RunRef> ref, Symptom symptom, String why) implements Seen {}
@@ -1255,12 +1399,15 @@ final class DifyExec implements Runnable {
         /// The request never left: refused connection, unknown host, TLS.
         record NotSent(String why) implements Seen {}
 
+        /// A file of the row could not be uploaded, so nothing was started.
+        record NotUploaded(String why) implements Seen {}
+
         default Optional<RunRef> run() {
             return switch (this) {
                 case Refused refused -> refused.ref();
                 case Ran ran -> Optional.of(ran.ref());
                 case Cut cut -> cut.ref();
-                case NotSent _ -> Optional.empty();
+                case NotSent _, NotUploaded _ -> Optional.empty();
             };
         }
 
@@ -1430,7 +1577,8 @@ final class DifyExec implements Runnable {
 
         /// A run over its time is stopped before it is looked for.
         boolean stopsFirst() {
-            return symptom == Symptom.TIMED_OUT && looked.count() == 0 && run.filter(ref -> !ref.task().isEmpty()).isPresent();
+            return symptom == Symptom.TIMED_OUT && looked.count() == 0
+                    && run.filter(ref -> !ref.task().isEmpty()).isPresent();
         }
     }
 
@@ -1474,6 +1622,7 @@ final class DifyExec implements Runnable {
             @JsonSubTypes.Type(value = Event.Attempt.class, name = "attempt"),
             @JsonSubTypes.Type(value = Event.Run.class, name = "run"),
             @JsonSubTypes.Type(value = Event.End.class, name = "end"),
+            @JsonSubTypes.Type(value = Event.Upload.class, name = "upload"),
             @JsonSubTypes.Type(value = Event.Look.class, name = "look"),
             @JsonSubTypes.Type(value = Event.Harvest.class, name = "harvest"),
             @JsonSubTypes.Type(value = Event.Stop.class, name = "stop"),
@@ -1530,6 +1679,8 @@ final class DifyExec implements Runnable {
             }
         }
 
+        record Upload(Instant t, String id, String user, String file, String upload) implements Event {}
+
         record Look(Instant t, String user, String run, String saw) implements Event {}
 
         record Harvest(Instant t, String user, String run) implements Event {}
@@ -1547,6 +1698,266 @@ final class DifyExec implements Runnable {
         record Other() implements Event {}
     }
 
+    /// A cell as the workflow takes it.
+    sealed interface Value {
+        record Text(String text) implements Value {}
+
+        /// A JSON number, all its digits kept.
+        record Numeric(BigDecimal number) implements Value {}
+
+        record Truth(boolean isTrue) implements Value {}
+
+        /// A JSON object, compact.
+        record Json(String text) implements Value {}
+
+        /// A file that Dify fetches itself.
+        record Remote(String kind, URI address) implements Value {}
+
+        /// A file of this machine; it has to be uploaded first.
+        record Local(String kind, Path path) implements Value {}
+
+        record Uploaded(String kind, String id) implements Value {}
+
+        record Several(List<Value> files) implements Value {
+            public Several {
+                files = List.copyOf(files);
+            }
+        }
+
+        /// Nothing is sent: the cell is empty.
+        record None() implements Value {}
+
+        /// The cell is of no use; `why` says what is allowed.
+        record Wrong(String why) implements Value {}
+    }
+
+    /// One variable of the workflow's form. It knows how to read a cell, and what is wrong with it.
+    sealed interface Variable {
+        /// What all kinds have. `label` is the name shown to people; `preset` the stored default, or empty.
+        record About(String name, String label, boolean required, Optional<String> preset) {}
+
+        About about();
+
+        /// The type's name in Dify.
+        String type();
+
+        /// A cell that is not empty, or any for text.
+        Value read(String cell);
+
+        /// An empty text is a text; of everything else, empty is nothing.
+        default boolean takesEmpty() {
+            return false;
+        }
+
+        /// `text-input` and `paragraph`: as it stands. Lengths are counted in code points, as the server does.
+        record Text(About about, String type, int longest) implements Variable {
+            @Override
+            public Value read(String cell) {
+                int length = cell.codePointCount(0, cell.length());
+                return longest > 0 && length > longest
+                        ? new Value.Wrong(length + " characters, at most " + longest + " are allowed")
+                                : new Value.Text(cell);
+            }
+
+            @Override
+            public boolean takesEmpty() {
+                return true;
+            }
+        }
+
+        record Select(About about, List<String> options) implements Variable {
+            public Select {
+                options = List.copyOf(options);
+            }
+
+            @Override
+            public String type() {
+                return "select";
+            }
+
+            @Override
+            public Value read(String cell) {
+                if (options.contains(cell)) return new Value.Text(cell);
+                var near = Nearest.of(cell, options).map(option -> "; did you mean " + Plain.quoted(option) + "?")
+                        .orElse("");
+                return new Value.Wrong("one of " + options.stream().limit(20).map(Plain::quoted).collect(joining(", "))
+                        + (options.size() > 20 ? ", …" : "") + near);
+            }
+        }
+
+        /// Plain decimal notation; the exponents and underscores that the server would take are refused on purpose.
+        record Numeric(About about) implements Variable {
+            private static final Pattern SHAPE = Pattern.compile("[+-]?([0-9]+(\\.[0-9]*)?|\\.[0-9]+)");
+
+            @Override
+            public String type() {
+                return "number";
+            }
+
+            @Override
+            public Value read(String cell) {
+                return SHAPE.matcher(cell.strip()).matches() ? new Value.Numeric(new BigDecimal(cell.strip()))
+                        : new Value.Wrong("a number like 12, -0.5 or 1234567.89");
+            }
+        }
+
+        record Checkbox(About about) implements Variable {
+            @Override
+            public String type() {
+                return "checkbox";
+            }
+
+            @Override
+            public Value read(String cell) {
+                return switch (cell.strip().toLowerCase(Locale.ROOT)) {
+                    case "true", "yes", "1", "on" -> new Value.Truth(true);
+                    case "false", "no", "0", "off" -> new Value.Truth(false);
+                    default -> new Value.Wrong("true, false, yes, no, 1, 0, on or off");
+                };
+            }
+        }
+
+        /// An object; whether it fits the variable's schema is the server's business.
+        record JsonObject(About about) implements Variable {
+            @Override
+            public String type() {
+                return "json_object";
+            }
+
+            @Override
+            public Value read(String cell) {
+                try {
+                    var tree = Json.STRICT.readTree(cell);
+                    if (tree.isObject()) return new Value.Json(tree.toString());
+                } catch (JsonProcessingException _) {
+                    // said below
+                }
+                return new Value.Wrong("a JSON object like {\"name\": \"value\"}");
+            }
+        }
+
+        /// A file, or a list of them parted by `;`: addresses, or `@path` from the CSV's folder.
+        record FileVariable(About about, boolean list, FileRules files) implements Variable {
+            @Override
+            public String type() {
+                return list ? "file-list" : "file";
+            }
+
+            @Override
+            public Value read(String cell) {
+                if (!list) return files.read(cell.strip());
+                var values = Stream.of(cell.split(";")).map(String::strip).filter(part -> !part.isEmpty())
+                        .map(files::read).toList();
+                for (var value : values) if (value instanceof Value.Wrong) return value;
+                return values.size() > files.most() ? new Value.Wrong(values.size() + " files, at most " + files.most()
+                        + " are allowed")
+                        : new Value.Several(values);
+            }
+        }
+
+        /// `external_data_tool` and kinds we do not know: a run that sends them a value fails.
+        record Other(About about, String type) implements Variable {
+            @Override
+            public Value read(String cell) {
+                return new Value.Wrong("empty: Dify's API takes no value for a variable of type " + type);
+            }
+        }
+
+        /// Which files a variable takes. `limits`: MB by kind, from the server.
+        record FileRules(Path folder, List<String> kinds, List<String> extensions, List<String> methods, int most,
+                Map<String, Integer> limits) {
+            private static final Map<String, String> KINDS = byEnding();
+
+            public FileRules {
+                kinds = List.copyOf(kinds);
+                extensions = extensions.stream().map(end -> end.replaceFirst("^\\.", "").toLowerCase(Locale.ROOT))
+                        .toList();
+                methods = List.copyOf(methods);
+                limits = Map.copyOf(limits);
+            }
+
+            private static Map<String, String> byEnding() {
+                var kinds = new HashMap<String, String>();
+                Map.of("image", "jpg jpeg png webp gif svg", "audio", "mp3 m4a wav amr mpga", "video",
+                        "mp4 mov mpeg webm",
+                        "document", "txt markdown md mdx pdf html htm xlsx xls vtt properties doc docx csv eml msg pptx ppt xml epub")
+                        .forEach((kind, ends) -> Stream.of(ends.split(" ")).forEach(end -> kinds.put(end, kind)));
+                return Map.copyOf(kinds);
+            }
+
+            Value read(String cell) {
+                return cell.startsWith("@") ? local(cell.substring(1)) : remote(cell);
+            }
+
+            private Value remote(String cell) {
+                if (!takes("remote_url")) return new Value.Wrong("an upload (@path): addresses are not allowed");
+                try {
+                    var address = new URI(cell.replace(" ", "%20"));
+                    if (address.getHost() == null || !List.of("http", "https")
+                            .contains(String.valueOf(address.getScheme())))
+                        return new Value.Wrong("an address (https://…)" + (takes("local_file") ? " or @path" : ""));
+                    var end = end(address.getPath());
+                    // without an ending only Dify's own look at the address can tell
+                    var kind = end.isEmpty() && !kinds.isEmpty() ? kinds.getFirst() : kind(end);
+                    return fault(kind, end).<Value>map(Value.Wrong::new)
+                            .orElseGet(() -> new Value.Remote(kind, address));
+                } catch (URISyntaxException _) {
+                    return new Value.Wrong("an address (https://…)" + (takes("local_file") ? " or @path" : ""));
+                }
+            }
+
+            private Value local(String cell) {
+                if (!takes("local_file")) return new Value.Wrong("an address (https://…): uploads are not allowed");
+                try {
+                    var path = folder.resolve(cell);
+                    if (!Files.isRegularFile(path)) return new Value.Wrong("a file that exists; there is none at "
+                            + path);
+                    if (!Files.isReadable(path)) return new Value.Wrong("a file that may be read, not " + path);
+                    var end = end(path.getFileName().toString());
+                    var kind = kind(end);
+                    var fault = fault(kind, end).or(() -> tooLarge(path, kind));
+                    return fault.<Value>map(Value.Wrong::new).orElseGet(() -> new Value.Local(kind, path));
+                } catch (InvalidPathException problem) {
+                    return new Value.Wrong("a path: " + Plain.of(problem));
+                }
+            }
+
+            private Optional<String> tooLarge(Path path, String kind) {
+                try {
+                    int most = limits.getOrDefault(kind, limits.getOrDefault("custom", 0));
+                    long size = Files.size(path);
+                    return most > 0 && size > (long) most << 20
+                            ? Optional.of("at most " + most + " MB, not " + (size >> 20) + " MB") : Optional.empty();
+                } catch (IOException problem) {
+                    return Optional.of("a file that may be read: " + Plain.of(problem));
+                }
+            }
+
+            private boolean takes(String method) {
+                return methods.isEmpty() || methods.contains(method);
+            }
+
+            private Optional<String> fault(String kind, String end) {
+                boolean allowed = kinds.isEmpty() || kinds.contains(kind) && !kind.equals("custom")
+                        || kinds.contains("custom") && extensions.contains(end);
+                return allowed ? Optional.empty() : Optional.of("a file of the kind " + String.join(", ", kinds)
+                        + (extensions.isEmpty() || !kinds.contains("custom") ? "" : " (" + String.join(", ", extensions)
+                                + ")")
+                        + ", not " + kind + (end.isEmpty() ? "" : " (." + end + ")"));
+            }
+
+            private static String kind(String end) {
+                return KINDS.getOrDefault(end, "custom");
+            }
+
+            private static String end(String name) {
+                if (name == null) return "";
+                int dot = name.lastIndexOf('.');
+                return dot <= name.lastIndexOf('/') ? "" : name.substring(dot + 1).toLowerCase(Locale.ROOT);
+            }
+        }
+    }
+
     /// One run of a row: never throws for what the server says or fails to say.
     interface Workflow {
         Seen run(Attempt attempt, Told told);
@@ -1561,6 +1972,8 @@ final class DifyExec implements Runnable {
         void began(RunRef run);
 
         void quiet(RunRef run);
+
+        void uploaded(Path file, String upload);
     }
 
     /// Who looks on: progress on a terminal, or nobody.
@@ -1734,6 +2147,7 @@ final class DifyExec implements Runnable {
                 case Seen.Refused refused -> refused(attempt, refused);
                 case Seen.Cut(_, var symptom, var why) -> new Verdict.LookUp(symptom, why);
                 case Seen.NotSent(var why) -> new Verdict.Unreached(backoff.delay(0), why);
+                case Seen.NotUploaded(var why) -> again(attempt, why, Optional.empty());
             };
         }
 
@@ -2106,7 +2520,7 @@ final class DifyExec implements Runnable {
             return switch (seen) {
                 case Seen.Refused refused -> refused.status() == 504 || refused.status() == 524;
                 case Seen.Cut cut -> took.compareTo(PROXY_CUT) > 0 && cut.symptom() != Symptom.TIMED_OUT;
-                case Seen.Ran _, Seen.NotSent _ -> false;
+                case Seen.Ran _, Seen.NotSent _, Seen.NotUploaded _ -> false;
             };
         }
     }
@@ -2129,6 +2543,9 @@ final class DifyExec implements Runnable {
                 .addModule(new SimpleModule().addSerializer(Instant.class, new Times.Writer())
                         .addDeserializer(Instant.class, new Times.Reader()))
                 .build();
+        /// For what people write: nothing may follow the value, and no name may stand twice.
+        static final JsonMapper STRICT = MAPPER.rebuild().enable(DeserializationFeature.FAIL_ON_TRAILING_TOKENS)
+                .disable(JsonReadFeature.ALLOW_NON_NUMERIC_NUMBERS).build();
         static final JsonFactory FACTORY = MAPPER.getFactory();
     }
 
@@ -2158,7 +2575,7 @@ final class DifyExec implements Runnable {
     }
 
     /// One exchange with Dify's Service API at a time: run, look, stop, info. Never sleeps, never retries, never writes.
-    static final class DifyClient implements Workflow, AutoCloseable {
+    static final class DifyClient implements AutoCloseable {
         private static final Duration CONNECT = Duration.ofSeconds(20), LOOK = Duration.ofSeconds(30),
                 QUIET = Duration.ofSeconds(30);
         private static final int LONGEST_REFUSAL = 64 << 10;
@@ -2196,13 +2613,12 @@ final class DifyExec implements Runnable {
         }
 
         /// Posts one attempt to `/workflows/run` and reads to its terminal event; the stream's own end is not waited for.
-        @Override
-        public Seen run(Attempt attempt, Told told) {
+        Seen run(Attempt attempt, Map<String, Value> inputs, Told told) {
             boolean streaming = attempt.mode() == Mode.STREAMING;
             var path = access.workflowId().isEmpty() ? "/workflows/run" : "/workflows/" + encoded(access.workflowId())
                     + "/run";
             var post = request(path).header("Content-Type", "application/json")
-                    .POST(HttpRequest.BodyPublishers.ofByteArray(body(attempt, streaming))).build();
+                    .POST(HttpRequest.BodyPublishers.ofByteArray(body(attempt, inputs, streaming))).build();
             return exchange(post, streaming ? firstEvent : timeout,
                     streaming ? Symptom.SILENCE : Symptom.TIMED_OUT, (answer, watch) -> {
                         if (answer.statusCode() != 200) return refused(answer);
@@ -2211,8 +2627,7 @@ final class DifyExec implements Runnable {
         }
 
         /// Looks a run up by its id, or first by its user in the log. A run over its time is asked to stop before.
-        @Override
-        public Found look(Doubt doubt) {
+        Found look(Doubt doubt) {
             if (doubt.stopsFirst()) stop(doubt.run().get(), doubt.attempt().user());
             if (doubt.run().isPresent()) return detail(doubt.run().get());
             var found = new AtomicReference<Optional<String>>(Optional.empty());
@@ -2225,11 +2640,64 @@ final class DifyExec implements Runnable {
         }
 
         /// Asks Dify to stop a task. Its answer says `success` whatever happens, so it is not kept.
-        @Override
-        public void stop(RunRef run, String user) {
+        void stop(RunRef run, String user) {
             var body = Json.MAPPER.createObjectNode().put("user", user).toString();
             ask(request("/workflows/tasks/" + encoded(run.task()) + "/stop").header("Content-Type", "application/json")
                     .POST(HttpRequest.BodyPublishers.ofString(body)).build(), InputStream::readAllBytes);
+        }
+
+        /// Uploads a file under the attempt's user, streamed from disk. The id goes to `use`; else what went wrong.
+        Optional<Seen> upload(Path file, String user, Consumer<String> use) {
+            var boundary = "difyexec-" + UUID.randomUUID();
+            try {
+                var name = file.getFileName().toString().replaceAll("[\\\\/:*?\"<>|\\p{Cntrl}]", "_");
+                var type = Optional.ofNullable(Files.probeContentType(file)).orElse("application/octet-stream");
+                var head = "--" + boundary + "\r\nContent-Disposition: form-data; name=\"user\"\r\n\r\n" + user
+                        + "\r\n--" + boundary
+                        + "\r\nContent-Disposition: form-data; name=\"file\"; filename=\"" + name
+                                + "\"\r\nContent-Type: " + type + "\r\n\r\n";
+                var body = HttpRequest.BodyPublishers.concat(HttpRequest.BodyPublishers.ofString(head),
+                        HttpRequest.BodyPublishers.ofFile(file),
+                                HttpRequest.BodyPublishers.ofString("\r\n--" + boundary + "--\r\n"));
+                var id = new AtomicReference<>("");
+                var seen = exchange(request("/files/upload")
+                        .header("Content-Type", "multipart/form-data; boundary=" + boundary)
+                        .POST(body).build(), timeout, Symptom.NO_ANSWER, (answer, _) -> {
+                            if (answer.statusCode() != 201 && answer.statusCode() != 200) return refused(answer);
+                            id.set(Json.MAPPER.readTree(answer.body().readNBytes(LONGEST_REFUSAL)).path("id")
+                                    .asText(""));
+                            return Seen.nothing();
+                        });
+                if (id.get().isEmpty()) return Optional.of(seen);
+                use.accept(id.get());
+                return Optional.empty();
+            } catch (IOException problem) {
+                return Optional.of(new Seen.NotUploaded(file + ": " + Plain.of(problem)));
+            }
+        }
+
+        /// Fetches a file of an output to a path; links are signed, so the key is not sent along.
+        Optional<Seen> download(URI link, Path to) {
+            var request = HttpRequest.newBuilder(access.baseUrl().resolve(link))
+                    .header("User-Agent", "difyexec/" + VERSION).GET().build();
+            var done = new AtomicBoolean();
+            var seen = exchange(request, timeout, Symptom.NO_ANSWER, (answer, _) -> {
+                if (answer.statusCode() != 200) return refused(answer);
+                Files.copy(answer.body(), to, StandardCopyOption.REPLACE_EXISTING);
+                done.set(true);
+                return Seen.nothing();
+            });
+            return done.get() ? Optional.empty() : Optional.of(seen);
+        }
+
+        /// The form of the version that is published now, for `use`; else what went wrong.
+        Optional<Seen> parameters(Consumer<JsonNode> use) {
+            return ask(request("/parameters").GET().build(), body -> use.accept(Json.MAPPER.readTree(body)));
+        }
+
+        /// The request of an attempt as a person may read it: the body alone.
+        static String requestBody(Attempt attempt, Map<String, Value> inputs) {
+            return new String(body(attempt, inputs, attempt.mode() == Mode.STREAMING), UTF_8);
         }
 
         /// What the app says of itself; asked before anything is spent.
@@ -2409,13 +2877,15 @@ final class DifyExec implements Runnable {
                     .header("Authorization", "Bearer " + access.key()).header("User-Agent", "difyexec/" + VERSION);
         }
 
-        private static byte[] body(Attempt attempt, boolean streaming) {
+        private static byte[] body(Attempt attempt, Map<String, Value> inputs, boolean streaming) {
             var out = new ByteArrayOutputStream(512);
             try (var json = Json.FACTORY.createGenerator(out)) {
                 json.writeStartObject();
                 json.writeObjectFieldStart("inputs");
-                for (var input : attempt.row().inputs().entrySet()) json.writeStringField(input.getKey(),
-                        input.getValue());
+                for (var input : inputs.entrySet()) {
+                    json.writeFieldName(input.getKey());
+                    write(input.getValue(), json);
+                }
                 json.writeEndObject();
                 json.writeStringField("response_mode", streaming ? "streaming" : "blocking");
                 json.writeStringField("user", attempt.user());
@@ -2424,6 +2894,35 @@ final class DifyExec implements Runnable {
                 throw new UncheckedIOException(problem); // cannot happen: memory does not fail
             }
             return out.toByteArray();
+        }
+
+        private static void write(Value value, JsonGenerator json) throws IOException {
+            switch (value) {
+                case Value.Text(var text) -> json.writeString(text);
+                case Value.Numeric(var number) -> json.writeNumber(number.toPlainString());
+                case Value.Truth(var isTrue) -> json.writeBoolean(isTrue);
+                case Value.Json(var text) -> json.writeRawValue(text);
+                case Value.Remote(var kind, var address) -> writeFile(kind, "remote_url", "url", address.toString(),
+                        json);
+                case Value.Uploaded(var kind, var id) -> writeFile(kind, "local_file", "upload_file_id", id, json);
+                case Value.Several(var files) -> {
+                    json.writeStartArray();
+                    for (var file : files) write(file, json);
+                    json.writeEndArray();
+                }
+                case Value.Local(var kind, var path) -> writeFile(kind, "local_file", "upload_file_id", "<upload of "
+                        + path + ">", json);
+                case Value.None _, Value.Wrong _ -> json.writeNull();
+            }
+        }
+
+        private static void writeFile(String kind, String method, String field, String value,
+                JsonGenerator json) throws IOException {
+            json.writeStartObject();
+            json.writeStringField("type", kind);
+            json.writeStringField("transfer_method", method);
+            json.writeStringField(field, value);
+            json.writeEndObject();
         }
 
         private static boolean isStream(HttpResponse<?> answer) {
@@ -2440,6 +2939,113 @@ final class DifyExec implements Runnable {
 
         private static String encoded(String part) {
             return URLEncoder.encode(part, UTF_8).replace("+", "%20");
+        }
+    }
+
+    /// A row's way to Dify and back: cells become values, files go up before the run and come down after it.
+    record Sender(DifyClient client, Form form, Optional<Path> saveFiles, Backoff backoff) implements Workflow {
+
+        @Override
+        public Seen run(Attempt attempt, Told told) {
+            var uploads = new HashMap<Path, String>();
+            var values = new LinkedHashMap<String, Value>();
+            for (var value : form.values(attempt.row()).entrySet()) {
+                var fault = new AtomicReference<Seen>();
+                values.put(value.getKey(), uploaded(value.getValue(), attempt, told, uploads, fault));
+                if (fault.get() != null) return fault.get();
+            }
+            return saved(attempt, client.run(attempt, values, told));
+        }
+
+        @Override
+        public Found look(Doubt doubt) {
+            return switch (client.look(doubt)) {
+                case Found.Ended(var ran) -> new Found.Ended((Seen.Ran) saved(doubt.attempt(), ran));
+                case Found found -> found;
+            };
+        }
+
+        @Override
+        public void stop(RunRef run, String user) {
+            client.stop(run, user);
+        }
+
+        /// A file that several cells of one attempt name goes up once.
+        private Value uploaded(Value value, Attempt attempt, Told told, Map<Path, String> uploads,
+                AtomicReference<Seen> fault) {
+            return switch (value) {
+                case Value.Several(var files) -> new Value.Several(
+                        files.stream().map(file -> uploaded(file, attempt, told, uploads, fault)).toList());
+                case Value.Local(var kind, var path) -> {
+                    if (fault.get() == null && !uploads.containsKey(path)) client.upload(path, attempt.user(), id -> {
+                        uploads.put(path, id);
+                        told.uploaded(path, id);
+                    }).ifPresent(seen -> fault.set(notUploaded(path, seen)));
+                    yield new Value.Uploaded(kind, uploads.getOrDefault(path, ""));
+                }
+                case Value other -> other;
+            };
+        }
+
+        /// A refusal is as for a run; what is unclear is not: an upload starts nothing, so it may be tried again.
+        private static Seen notUploaded(Path path, Seen seen) {
+            return switch (seen) {
+                case Seen.Refused refused when refused.status() < 500 -> refused;
+                case Seen.Refused refused -> new Seen.NotUploaded("upload of " + path.getFileName() + ": HTTP "
+                        + refused.status());
+                case Seen.Cut cut -> new Seen.NotUploaded("upload of " + path.getFileName() + ": " + cut.why());
+                case Seen.NotSent _, Seen.NotUploaded _, Seen.Ran _ -> seen;
+            };
+        }
+
+        /// Links to files die after minutes, so they are fetched before the row counts as done. What cannot be fetched is
+        /// left out: the run is paid and its result is kept.
+        private Seen saved(Attempt attempt, Seen seen) {
+            if (saveFiles.isEmpty() || !(seen instanceof Seen.Ran ran) || !ran.status().isSuccess()) return seen;
+            var paths = new ArrayList<String>();
+            try {
+                var outputs = Json.MAPPER.readTree(ran.outputs());
+                outputs.properties().forEach(output -> links(output.getValue()).forEach(file -> {
+                    var path = saveFiles.get().resolve(fileName(attempt.row().id(), output.getKey(), paths.size() + 1,
+                            file.path("extension").asText("")));
+                    if (fetch(file.path("url").asText(""), path)) paths.add(path.toString());
+                }));
+            } catch (IOException problem) {
+                throw new UncheckedIOException(problem); // cannot happen: the outputs were JSON when they came
+            }
+            return ran.with(paths);
+        }
+
+        private boolean fetch(String link, Path to) {
+            try {
+                for (int tries = 0; ; tries++) {
+                    if (client.download(URI.create(link), to).isEmpty()) return true;
+                    if (tries >= backoff.maxRetries()) return false;
+                    Thread.sleep(backoff.delay(tries));
+                }
+            } catch (IllegalArgumentException _) {
+                return false; // no address at all
+            } catch (InterruptedException _) {
+                Thread.currentThread().interrupt();
+                return false;
+            }
+        }
+
+        /// The file objects in a value, at any depth.
+        static List<JsonNode> links(JsonNode value) {
+            if (value.path("dify_model_identity").asText("").equals("__dify__file__")) return List.of(value);
+            return StreamSupport.stream(value.spliterator(), false).flatMap(inner -> links(inner).stream()).toList();
+        }
+
+        /// `<id>-<output>-<n><ext>`, with nothing in it that leads out of the folder.
+        static String fileName(String id, String output, int number, String extension) {
+            var end = extension.isEmpty() || extension.startsWith(".") ? extension : "." + extension;
+            return (safe(id) + "-" + safe(output) + "-" + number + safe(end)).replaceFirst("^\\.+", "_");
+        }
+
+        private static String safe(String text) {
+            var name = text.replaceAll("[^\\p{L}\\p{N}._-]", "_").replace("..", "__");
+            return name.length() > 80 ? name.substring(0, 80) : name;
         }
     }
 
@@ -2873,14 +3479,14 @@ final class DifyExec implements Runnable {
 
     /// The input as a regular file: anything else (`-`, a pipe) is spooled to a temporary one first.
     record Source(Path path, boolean temporary) implements AutoCloseable {
-        static Source of(Path input, BatchFiles files) {
+        static Source of(Path input, Optional<BatchFiles> files) {
             try {
                 if (!input.toString().equals("-")) {
                     if (!Files.exists(input)) throw new Unusable(input + ": no such file");
                     if (Files.isDirectory(input)) throw new Unusable(input + ": a folder, not a CSV file");
                     if (!Files.isReadable(input)) throw new Unusable(input + ": may not be read");
                     if (Files.isRegularFile(input)) {
-                        files.refuse(input);
+                        if (files.isPresent()) files.get().refuse(input);
                         return new Source(input, false);
                     }
                 }
@@ -2920,10 +3526,16 @@ final class DifyExec implements Runnable {
 
         /// @param idColumn the name of the column of the ids; null: the first
         static Csv open(Path path, String idColumn) {
+            return open(path, idColumn, Optional.empty(), Optional.empty());
+        }
+
+        /// @param encoding  given, or found by a byte order mark
+        /// @param delimiter given, or found by the header
+        static Csv open(Path path, String idColumn, Optional<Charset> encoding, Optional<Character> delimiter) {
             if (!Files.exists(path)) throw new Unusable(path + ": no such file");
             if (Files.isDirectory(path)) throw new Unusable(path + ": a folder, not a CSV file");
-            var charset = charset(path);
-            var header = header(path, charset);
+            var charset = encoding.orElseGet(() -> charset(path));
+            var header = header(path, charset, delimiter);
             var columns = header.columns().stream().map(String::strip).toList();
             var problems = new ArrayList<String>();
             var seen = new HashSet<String>();
@@ -3063,9 +3675,9 @@ final class DifyExec implements Runnable {
         private record Header(List<String> columns, char delimiter) {}
 
         /// The first record, with the delimiter that gives most columns: a comma unless `;` or a tab gives more.
-        private static Header header(Path path, Charset charset) {
+        private static Header header(Path path, Charset charset, Optional<Character> given) {
             Header best = null;
-            for (char delimiter : new char[] {',', ';', '\t'}) {
+            for (char delimiter : given.map(List::of).orElse(List.of(',', ';', '\t'))) {
                 try (var reader = reader(path, charset, delimiter)) {
                     var cells = reader.readNextSilently();
                     if (cells == null || cells.length == 1 && cells[0].isBlank()) throw new Unusable(path
@@ -3109,7 +3721,8 @@ final class DifyExec implements Runnable {
         private static Unusable unreadable(Path path, Charset charset, IOException problem, long line) {
             if (problem instanceof CharacterCodingException) return new Unusable(path + ", line "
                     + badLine(path, charset)
-                    + ": not " + charset + "; save the file as UTF-8");
+                    + ": not " + charset + Guess.of(path).map(likely -> "; it looks like " + likely).orElse("")
+                            + ". Name the encoding with --encoding, or save the file as UTF-8");
             var text = Plain.of(problem);
             return new Unusable(path + ", line " + line + ": " + (text.contains("Unterminated quoted")
                     ? "a quote is opened there and never closed" : text));
@@ -3134,6 +3747,274 @@ final class DifyExec implements Runnable {
                 // the line reached so far is the best that can be said
             }
             return line;
+        }
+    }
+
+    /// The workflow's form held against a header: what each column is, and each cell's value. Pure.
+    static final class Form {
+        private final List<Variable> variables;
+        private final Map<String, Variable> byColumn;
+        private final boolean usesPresets;
+
+        /// @param usesPresets whether this server puts a variable's stored default in for what is not sent (1.14 on)
+        Form(List<Variable> variables, List<String> columns, boolean usesPresets) {
+            this.variables = List.copyOf(variables);
+            this.usesPresets = usesPresets;
+            var known = new LinkedHashMap<String, Variable>();
+            for (var column : columns) variable(variables, column).ifPresent(variable -> known.put(column, variable));
+            this.byColumn = Collections.unmodifiableMap(known);
+        }
+
+        /// Without a form: every cell is sent as text.
+        static Form ofText() {
+            return new Form(List.of(), List.of(), false);
+        }
+
+        /// The answer of `GET /parameters`. Everything but `variable`, `type` and `required` may be missing or null.
+        static Form of(JsonNode parameters, List<String> columns, Path folder, boolean usesPresets) {
+            var variables = new ArrayList<Variable>();
+            for (var item : parameters.path("user_input_form"))
+                item.properties().forEach(entry -> variables.add(variable(entry.getKey(), entry.getValue(), parameters,
+                        folder)));
+            return new Form(variables, columns, usesPresets);
+        }
+
+        private static Variable variable(String type, JsonNode node, JsonNode parameters, Path folder) {
+            var preset = node.path("default");
+            var about = new Variable.About(node.path("variable").asText(), node.path("label").asText(""),
+                    node.path("required").asBoolean(),
+                    preset.isMissingNode() || preset.isNull() ? Optional.empty() : Optional.of(preset.asText()));
+            return switch (type) {
+                case "text-input", "paragraph" -> new Variable.Text(about, type, node.path("max_length").asInt(0));
+                case "select" -> new Variable.Select(about, texts(node.path("options")));
+                case "number" -> new Variable.Numeric(about);
+                case "checkbox" -> new Variable.Checkbox(about);
+                case "json_object" -> new Variable.JsonObject(about);
+                case "file", "file-list" -> new Variable.FileVariable(about, type.equals("file-list"),
+                        files(type, node, parameters, folder));
+                default -> new Variable.Other(about, type);
+            };
+        }
+
+        private static Variable.FileRules files(String type, JsonNode node, JsonNode parameters, Path folder) {
+            var system = parameters.path("system_parameters");
+            int most = node.path("max_length").asInt(0);
+            return new Variable.FileRules(folder, texts(node.path("allowed_file_types")),
+                    texts(node.path("allowed_file_extensions")),
+                    texts(node.path("allowed_file_upload_methods")),
+                    most > 0 ? most : system.path("workflow_file_upload_limit").asInt(10),
+                    Map.of("image", system.path("image_file_size_limit").asInt(0), "audio",
+                            system.path("audio_file_size_limit").asInt(0),
+                            "video", system.path("video_file_size_limit").asInt(0), "document",
+                                    system.path("file_size_limit").asInt(0),
+                            "custom", system.path("file_size_limit").asInt(0)));
+        }
+
+        private static List<String> texts(JsonNode array) {
+            return StreamSupport.stream(array.spliterator(), false).map(JsonNode::asText).toList();
+        }
+
+        /// By name, else by the label that people see.
+        private static Optional<Variable> variable(List<Variable> variables, String column) {
+            return variables.stream().filter(variable -> variable.about().name().equals(column)).findFirst()
+                    .or(() -> variables.stream().filter(variable -> variable.about().label().equals(column))
+                            .findFirst());
+        }
+
+        Optional<Variable> variable(String column) {
+            return Optional.ofNullable(byColumn.get(column));
+        }
+
+        /// The name under which a column is sent.
+        String name(String column) {
+            return variable(column).map(variable -> variable.about().name()).orElse(column);
+        }
+
+        Value value(String column, String cell) {
+            var variable = byColumn.get(column);
+            if (variable == null) return new Value.Text(cell);
+            boolean empty = variable instanceof Variable.Select ? cell.isEmpty() : cell.isBlank();
+            if (!empty || variable.takesEmpty()) return variable.read(cell);
+            if (variable.about().required()) return new Value.Wrong("not empty: the workflow requires it");
+            if (usesPresets && variable instanceof Variable.Select select && select.about().preset().isPresent()
+                    && !select.options().contains(select.about().preset().get()))
+                return new Value.Wrong("not empty: the default stored in the workflow is none of its options");
+            return new Value.None();
+        }
+
+        /// What a row sends, by name; what is left out is not there.
+        Map<String, Value> values(Row row) {
+            var values = new LinkedHashMap<String, Value>();
+            row.inputs().forEach((column, cell) -> {
+                var value = value(column, cell);
+                if (!(value instanceof Value.None)) values.put(name(column), value);
+            });
+            return values;
+        }
+
+        /// What is wrong with the header; nothing may be sent then.
+        List<String> faults(List<String> columns) {
+            var faults = new ArrayList<String>();
+            for (var variable : variables) {
+                var own = columns.stream().filter(column -> byColumn.get(column) == variable).toList();
+                var name = variable.about().name();
+                if (own.size() > 1) faults.add("the columns "
+                        + own.stream().map(Plain::quoted).collect(joining(" and "))
+                        + " are both the variable " + Plain.quoted(name) + " (by name and by label)");
+                if (own.isEmpty()
+                        && variable.about().required()) faults.add("there is no column for the required variable "
+                        + Plain.quoted(name) + Nearest.of(name, unknown(columns))
+                                .map(near -> "; is it " + Plain.quoted(near) + "?").orElse(""));
+            }
+            return faults;
+        }
+
+        /// What is worth saying of the header.
+        List<String> notes(List<String> columns) {
+            if (variables.isEmpty()) return List.of();
+            var notes = new ArrayList<String>();
+            var unknown = unknown(columns);
+            if (!unknown.isEmpty()) notes.add("the workflow has no variable for "
+                    + unknown.stream().map(column -> Plain.quoted(column)
+                    + Nearest.of(column, variables.stream().map(variable -> variable.about().name()).toList())
+                            .map(near -> " (did you mean " + Plain.quoted(near) + "?)").orElse(""))
+                                    .collect(joining(", ")) + ": Dify drops it");
+            if (usesPresets) byColumn.forEach((column, variable) -> variable.about().preset()
+                    .filter(_ -> !variable.takesEmpty())
+                    .ifPresent(preset -> notes.add("an empty " + Plain.quoted(column) + " becomes "
+                            + Plain.quoted(preset)
+                            + ", the default stored in the workflow")));
+            return notes;
+        }
+
+        private List<String> unknown(List<String> columns) {
+            return variables.isEmpty() ? List.of() : columns.stream().filter(column -> !byColumn.containsKey(column))
+                    .toList();
+        }
+    }
+
+    /// The nearest of some words, if it is near enough to be a slip.
+    static final class Nearest {
+        static Optional<String> of(String word, List<String> words) {
+            return words.stream().filter(other -> distance(plain(word), plain(other)) <= Math.max(1, word.length() / 4))
+                    .min(Comparator.comparingInt(other -> distance(plain(word), plain(other))));
+        }
+
+        /// Case and the marks between words do not count.
+        private static String plain(String word) {
+            return word.toLowerCase(Locale.ROOT).replaceAll("[\\s_-]", "");
+        }
+
+        private static int distance(String from, String to) {
+            if (Math.abs(from.length() - to.length()) > 8) return Integer.MAX_VALUE;
+            var row = IntStream.rangeClosed(0, to.length()).toArray();
+            for (int i = 1; i <= from.length(); i++) {
+                int diagonal = row[0];
+                row[0] = i;
+                for (int j = 1; j <= to.length(); j++) {
+                    int above = row[j];
+                    row[j] = Math.min(Math.min(row[j], row[j - 1]) + 1, diagonal
+                            + (from.charAt(i - 1) == to.charAt(j - 1) ? 0 : 1));
+                    diagonal = above;
+                }
+            }
+            return row[to.length()];
+        }
+    }
+
+    /// Every wanted row's every cell held against the form, in one pass; nothing is sent.
+    record Inspection(long rows, List<String> faults, List<String> notes, List<Column> columns,
+            List<Problem> problems) {
+        private static final int CUT = 60;
+
+        /// A cell that the workflow does not take.
+        record Problem(long line, String id, String column, String value, String allowed) {}
+
+        /// What a column holds. `longest` is in code points.
+        record Column(String column, String variable, String type, boolean required, long filled, int longest,
+                String example) {}
+
+        static Inspection of(Csv csv, Form form, IntPredicate wanted) {
+            var columns = csv.columns();
+            var filled = new long[columns.size()];
+            var longest = new int[columns.size()];
+            var examples = new String[columns.size()];
+            var problems = new ArrayList<Problem>();
+            long rows = 0, emptyRequired = 0;
+            for (var all = csv.rows(wanted); all.hasNext(); rows++) {
+                var row = all.next();
+                for (int i = 0; i < columns.size(); i++) {
+                    var column = columns.get(i);
+                    var cell = row.inputs().get(column);
+                    if (!cell.isBlank()) {
+                        filled[i]++;
+                        longest[i] = Math.max(longest[i], cell.codePointCount(0, cell.length()));
+                        if (examples[i] == null) examples[i] = Plain.text(cell, 24);
+                    } else if (form.variable(column).filter(v -> v.takesEmpty() && v.about().required())
+                            .isPresent()) emptyRequired++;
+                    if (form.value(column, cell) instanceof Value.Wrong(var why))
+                        problems.add(new Problem(row.line(), row.id(), column, Plain.text(cell, CUT), why));
+                }
+            }
+            var notes = new ArrayList<>(form.notes(columns));
+            if (emptyRequired > 0) notes.add(Plain.count(emptyRequired, "required text is", "required texts are")
+                    + " empty; Dify takes that");
+            return new Inspection(rows, form.faults(columns), notes, IntStream.range(0, columns.size()).mapToObj(i -> {
+                var variable = form.variable(columns.get(i));
+                return new Column(columns.get(i), variable.map(v -> v.about().name()).orElse(""),
+                        variable.map(Variable::type).orElse(""),
+                        variable.filter(v -> v.about().required()).isPresent(), filled[i], longest[i],
+                                examples[i] == null ? "" : examples[i]);
+            }).toList(), problems);
+        }
+
+        boolean isFine() {
+            return faults.isEmpty() && problems.isEmpty();
+        }
+    }
+
+    /// Which encodings a file that is not UTF-8 may be in: those that can read it, best letters first.
+    static final class Guess {
+        private static final List<String> NAMES = List.of("Shift_JIS", "EUC-JP", "GB18030", "Big5", "EUC-KR",
+                "windows-1252", "windows-1251");
+        private static final int SAMPLE = 1 << 18;
+
+        static Optional<String> of(Path path) {
+            try (var in = Files.newInputStream(path)) {
+                var bytes = in.readNBytes(SAMPLE);
+                var likely = NAMES.stream().filter(Charset::isSupported).map(Charset::forName)
+                        .map(charset -> Map.entry(charset, score(bytes, charset))).filter(entry -> entry.getValue() > 0)
+                        .sorted(Map.Entry.<Charset, Double>comparingByValue().reversed()).limit(2)
+                        .map(entry -> entry.getKey().name()).toList();
+                return likely.isEmpty() ? Optional.empty() : Optional.of(String.join(" or ", likely));
+            } catch (IOException _) {
+                return Optional.empty(); // only a hint is lost
+            }
+        }
+
+        /// The share of the non-ASCII characters that are common letters of the encoding's languages; 0: cannot be read.
+        private static double score(byte[] bytes, Charset charset) {
+            var chars = CharBuffer.allocate((int) (bytes.length * charset.newDecoder().maxCharsPerByte()) + 1);
+            if (charset.newDecoder().decode(ByteBuffer.wrap(bytes), chars, false).isError()) return 0;
+            var foreign = chars.flip().codePoints().filter(c -> c > 0x7f).toArray();
+            return foreign.length == 0 ? 0 : IntStream.of(foreign).mapToDouble(c -> weight(c, charset.name()))
+                    .sum() / foreign.length;
+        }
+
+        private static double weight(int c, String charset) {
+            var script = Character.UnicodeScript.of(c);
+            return switch (charset) {
+                case "Shift_JIS", "EUC-JP" -> script == Character.UnicodeScript.HIRAGANA
+                        || script == Character.UnicodeScript.KATAKANA && c < 0xff00 ? 2
+                        : script == Character.UnicodeScript.HAN ? 0.9 : c >= 0x3000 && c < 0x3100 ? 0.5 : 0;
+                case "EUC-KR" -> script == Character.UnicodeScript.HANGUL ? 2 : script == Character.UnicodeScript.HAN
+                        ? 0.3 : 0;
+                case "GB18030", "Big5" -> c >= 0x4e00 && c < 0x9fa6 ? 1 : c >= 0x3000 && c < 0x3040 || c >= 0xff00
+                        && c < 0xff60 ? 0.5 : 0;
+                case "windows-1251" -> script == Character.UnicodeScript.CYRILLIC ? 1 : 0;
+                default -> script == Character.UnicodeScript.LATIN && Character.isLowerCase(c) ? 0.95
+                        : Character.isLetter(c) ? 0.4 : 0.2;
+            };
         }
     }
 
@@ -3590,6 +4471,11 @@ final class DifyExec implements Runnable {
                     json.writeNumberField("total_price", usage.price().get());
                     json.writeStringField("currency", usage.currency());
                 }
+                if (!ran.files().isEmpty()) {
+                    json.writeArrayFieldStart("files");
+                    for (var file : ran.files()) json.writeString(file);
+                    json.writeEndArray();
+                }
                 json.writeEndObject();
                 json.writeRaw('\n');
             } catch (IOException problem) {
@@ -3736,7 +4622,8 @@ final class DifyExec implements Runnable {
                     late.add(found.user());
                     lateRuns++;
                 }
-                case Event.Look _, Event.Harvest _, Event.Stop _, Event.Throttle _, Event.Torn _, Event.Other _ -> {}
+                case Event.Upload _, Event.Look _, Event.Harvest _, Event.Stop _, Event.Throttle _, Event.Torn _,
+                        Event.Other _ -> {}
             }
         }
 
@@ -3800,13 +4687,17 @@ final class DifyExec implements Runnable {
     }
 
     /// The rows that one call asks for: those to start, and those whose earlier run is looked up first.
-    record Wanted(Csv csv, BitSet rows0, List<Doubt> doubts) {
+    record Wanted(Csv csv, BitSet fresh, List<Doubt> doubts) {
         Iterator<Row> iterator() {
-            return csv.rows(rows0::get);
+            return csv.rows(fresh::get);
+        }
+
+        boolean has(int row) {
+            return fresh.get(row) || doubts.stream().anyMatch(doubt -> doubt.attempt().row().index() == row);
         }
 
         long rows() {
-            return rows0.cardinality() + doubts.size();
+            return fresh.cardinality() + doubts.size();
         }
 
         boolean isEmpty() {
@@ -3903,6 +4794,10 @@ final class DifyExec implements Runnable {
 
         History history() {
             return history;
+        }
+
+        Csv csv() {
+            return csv;
         }
 
         BatchFiles files() {
@@ -4112,7 +5007,23 @@ final class DifyExec implements Runnable {
 
     /// The first exchange: is this a workflow app of a Dify that answers and lets us in?
     sealed interface Greeting {
-        record Met(String app, String version) implements Greeting {}
+        record Met(String app, String version) implements Greeting {
+            /// The workflow's form; out of reach, every cell is text, and that is said.
+            Form form(DifyClient client, Judge judge, Csv csv, Path input, DifyOptions dify, PrintWriter err) {
+                if (dify.noCheck) return Form.ofText();
+                var folder = Optional.ofNullable(input.toAbsolutePath().getParent()).orElse(Path.of(""));
+                var form = new AtomicReference<>(Form.ofText());
+                client.parameters(answer -> form.set(Form.of(answer, csv.columns(), folder,
+                        Listing.of(version) != Listing.AT_END))).ifPresent(seen -> {
+                    refusal(seen, judge).ifPresent(why -> {
+                        throw new Unusable(STOPPED, why);
+                    });
+                    err.println("Warning: the workflow's form is out of reach (" + Plain.text(said(seen), 200)
+                            + "): every cell is sent as text, unchecked.");
+                });
+                return form.get();
+            }
+        }
 
         record Refused(String why) implements Greeting {}
 
@@ -4160,6 +5071,7 @@ final class DifyExec implements Runnable {
         private static String said(Seen seen) {
             return switch (seen) {
                 case Seen.NotSent(var why) -> why;
+                case Seen.NotUploaded(var why) -> why;
                 case Seen.Cut cut -> cut.why();
                 case Seen.Refused refused -> "HTTP " + refused.status() + " " + refused.message();
                 case Seen.Ran ran -> ran.error();
@@ -4310,6 +5222,56 @@ final class DifyExec implements Runnable {
             return prices.entrySet().stream().map(price -> ", " + price.getValue().toPlainString() + " "
                     + price.getKey())
                     .collect(Collectors.joining());
+        }
+    }
+
+    /// What a check found: a table of the columns and the problems, or one JSON object.
+    static final class CheckView {
+        private static final int SHOWN = 20;
+
+        static void print(Inspection inspection, Greeting.Met server, PrintWriter out) {
+            out.println("App " + Plain.quoted(server.app()) + " on Dify " + server.version() + ", "
+                    + Plain.count(inspection.rows(), "row"));
+            out.printf(Locale.ROOT, "  %-20s %-20s %-12s %-8s %9s %9s  %s%n", "column", "variable", "type", "required",
+                    "filled", "longest", "example");
+            for (var column : inspection.columns()) out.printf(Locale.ROOT, "  %-20s %-20s %-12s %-8s %9d %9d  %s%n",
+                    Plain.text(column.column(), 20),
+                    column.variable().isEmpty() ? "-" : Plain.text(column.variable(), 20), column.type().isEmpty() ? "-"
+                            : column.type(),
+                    column.required() ? "yes" : "", column.filled(), column.longest(), column.example());
+            problems(inspection, out);
+            if (inspection.isFine()) out.println("Fine: nothing was found that would keep a row from running.");
+            out.flush();
+        }
+
+        /// The first problems and their number; what is only worth knowing, too.
+        static void problems(Inspection inspection, PrintWriter out) {
+            inspection.notes().forEach(note -> out.println("Note: " + Plain.text(note, 500)));
+            inspection.faults().forEach(fault -> out.println("line 1: " + Plain.text(fault, 500)));
+            inspection.problems().stream().limit(SHOWN).forEach(problem -> out.println("line " + problem.line()
+                    + ", id " + Plain.id(problem.id())
+                    + ", " + Plain.text(problem.column(), 40) + " = " + Plain.quoted(problem.value()) + ": allowed is "
+                            + Plain.text(problem.allowed(), 300)));
+            if (inspection.problems().size() > SHOWN) out.println("… and " + (inspection.problems().size() - SHOWN)
+                    + " more problems (check --json lists all)");
+        }
+
+        static String json(Inspection inspection) {
+            return Json.MAPPER.valueToTree(inspection).toString();
+        }
+
+        /// The request of one row's first attempt, as it would go out.
+        static void request(Row row, Form form, DifyOptions dify, PrintWriter out) {
+            var mode = dify.mode == Mode.STREAMING ? Mode.STREAMING : Mode.BLOCKING;
+            var attempt = new Attempt(0, row, Tries.NONE, dify.user == null ? "difyexec-0123456789abcdef-1" : dify.user,
+                    mode, row.hash(), Instant.EPOCH);
+            var body = DifyClient.requestBody(attempt, form.values(row));
+            out.println();
+            out.println(body);
+            out.println("curl -X POST " + Plain.shell(dify.baseUrl
+                    + (dify.workflowId.isBlank() ? "/workflows/run" : "/workflows/" + dify.workflowId + "/run"))
+                    + " -H 'Authorization: Bearer app-***' -H 'Content-Type: application/json' -d "
+                            + Plain.shell(body));
         }
     }
 
