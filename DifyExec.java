@@ -5052,7 +5052,8 @@ final class DifyExec implements Runnable {
                 var form = new AtomicReference<>(Form.ofText());
                 client.parameters(answer -> form.set(Form.of(answer, csv.columns(), folder,
                         Listing.of(version) != Listing.AT_END))).ifPresent(seen -> {
-                    refusal(seen, judge).ifPresent(why -> {
+                    // a refusal with a code is Dify's own; anything else may be a proxy that lets this one path not through
+                    if (seen instanceof Seen.Refused refused && !refused.code().isEmpty()) refusal(seen, judge).ifPresent(why -> {
                         throw new Unusable(STOPPED, why);
                     });
                     err.println("Warning: the workflow's form is out of reach (" + Plain.text(said(seen), 200)
