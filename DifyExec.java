@@ -1730,7 +1730,7 @@ final class DifyExec implements Runnable {
 
         record Truth(boolean isTrue) implements Value {}
 
-        /// A JSON object, compact.
+        /// A JSON object, as it was written.
         record Json(String text) implements Value {}
 
         /// A file that Dify fetches itself.
@@ -1851,7 +1851,7 @@ final class DifyExec implements Runnable {
             public Value read(String cell) {
                 try {
                     var tree = Json.STRICT.readTree(cell);
-                    if (tree.isObject()) return new Value.Json(tree.toString());
+                    if (tree.isObject()) return new Value.Json(cell.strip());
                 } catch (JsonProcessingException _) {
                     // said below
                 }

@@ -1,0 +1,318 @@
+import com.fasterxml.jackson.databind.JsonNode;
+import com.fasterxml.jackson.databind.ObjectMapper;
+import org.junit.jupiter.api.DisplayName;
+import org.junit.jupiter.api.DynamicTest;
+import org.junit.jupiter.api.Nested;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.TestFactory;
+import org.junit.jupiter.api.io.TempDir;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.CsvSource;
+
+import module java.base;
+
+import static java.nio.charset.StandardCharsets.UTF_8;
+import static org.junit.jupiter.api.Assertions.*;
+import static org.junit.jupiter.api.Assumptions.assumeTrue;
+
+/// The workflow's form: every cell's value, and our verdict held against the verdicts of real servers.
+class FormTest {
+    private static final ObjectMapper JSON = new ObjectMapper();
+
+    /// The forms of the recorded apps that no recording shows, as `recorded/README.md` describes them.
+    private static final Map<String, String> FORMS = Map.of(
+            "needs", """
+                    [{"number":{"variable":"num","required":true}},
+                     {"select":{"variable":"pick","required":true,"options":["a","b"]}},
+                     {"checkbox":{"variable":"yes","required":true}}]""",
+            "needs_file", """
+                    [{"file":{"variable":"doc","required":true,"allowed_file_types":["document","image"]}},
+                     {"file-list":{"variable":"docs","required":true,"allowed_file_types":["document","image"],"max_length":3}}]""",
+            "defaults", """
+                    [{"text-input":{"variable":"text","required":false,"default":"hello"}},
+                     {"number":{"variable":"num","required":false,"default":"7"}},
+                     {"select":{"variable":"pick","required":false,"options":["a","b"],"default":"b"}},
+                     {"checkbox":{"variable":"yes","required":false,"default":true}}]""",
+            "bad_default", """
+                    [{"select":{"variable":"pick","required":false,"options":["a","b"],"default":""}}]""",
+            "jsonvar", """
+                    [{"json_object":{"variable":"meta","required":false}}]""",
+            "custom_file", """
+                    [{"file":{"variable":"doc","required":false,"allowed_file_types":["custom"],
+                      "allowed_file_extensions":[".xyz"],"allowed_file_upload_methods":["local_file"]}}]""");
+
+    /// Where we refuse what a server takes, on purpose; see the README.
+    private static final List<Pattern> STRICTER = Stream.of("number \"1.5e3\"", "number \"1_000\"", "number \"１２\"", "number 1e\\+300",
+            "checkbox \"maybe\"", "checkbox 2", "checkbox 1.0", "json \\[\\]", "number empty", "checkbox empty", "list empty")
+            .map(Pattern::compile).toList();
+
+    /// Where only the server can know: whether an address can be reached.
+    private static final List<Pattern> UNKNOWABLE = Stream.of("answers 500", "nobody listens").map(Pattern::compile).toList();
+
+    static DifyExec.Form form(String fields, List<String> columns, boolean usesPresets) {
+        try {
+            var parameters = JSON.createObjectNode();
+            parameters.set("user_input_form", JSON.readTree(fields));
+            return DifyExec.Form.of(parameters, columns, Path.of(""), usesPresets);
+        } catch (IOException problem) {
+            throw new UncheckedIOException(problem);
+        }
+    }
+
+    @Nested
+    @DisplayName("Held against real servers")
+    class Recorded {
+        @TestFactory
+        Stream<DynamicTest> ourVerdictIsTheServers() throws IOException {
+            var folder = Stream.of("../shared/recorded", "../../shared/recorded").map(Path::of).filter(Files::isDirectory).findFirst();
+            assumeTrue(folder.isPresent(), "no recordings here");
+            var tests = new ArrayList<DynamicTest>();
+            int left = 0;
+            for (var version : List.of("1.9.2", "1.14.2"))
+                for (var name : List.of("inputs_blocking", "inputs_more_blocking")) {
+                    var recording = JSON.readTree(folder.get().resolve(version).resolve(name + ".json").toFile());
+                    for (var exchange : recording.path("exchanges")) {
+                        var test = test(version, exchange, folder.get());
+                        if (test.isEmpty()) left++;
+                        else tests.add(test.get());
+                    }
+                }
+            IO.println("form: " + tests.size() + " recorded values compared, " + left + " that no cell can express");
+            return tests.stream();
+        }
+
+        private Optional<DynamicTest> test(String version, JsonNode exchange, Path folder) throws IOException {
+            var about = exchange.path("about").asText();
+            var app = about.substring(0, Math.max(0, about.indexOf(':')));
+            var inputs = exchange.path("request").path("body").path("inputs");
+            var fields = app.equals("typed") ? JSON.readTree(JSON.readTree(folder.resolve(version).resolve("parameters_typed.json").toFile())
+                    .path("exchanges").get(0).path("response").path("body").asText()).path("user_input_form").toString() : FORMS.get(app);
+            if (fields == null || !inputs.isObject() || UNKNOWABLE.stream().anyMatch(p -> p.matcher(about).find())) return Optional.empty();
+            var cells = new LinkedHashMap<String, String>();
+            for (var input : inputs.properties()) {
+                var type = type(fields, input.getKey());
+                var cell = cell(type, input.getValue(), version);
+                // an empty cell is left out, which is another value than the empty text recorded here
+                if (cell.isEmpty() || cell.get().isBlank() && !List.of("text-input", "paragraph", "number").contains(type)) return Optional.empty();
+                cells.put(input.getKey(), cell.get());
+            }
+            boolean taken = exchange.path("response").path("status").asInt() == 200;
+            var form = form(fields, List.copyOf(cells.keySet()), version.equals("1.14.2"));
+            return Optional.of(DynamicTest.dynamicTest(version + " " + about, () -> {
+                var wrong = new ArrayList<>(form.faults(List.copyOf(cells.keySet())));
+                cells.forEach((column, cell) -> {
+                    if (form.value(column, cell) instanceof DifyExec.Value.Wrong(var why)) wrong.add(column + ": " + why);
+                });
+                if (STRICTER.stream().anyMatch(p -> p.matcher(about).find())) assertFalse(wrong.isEmpty());
+                else if (about.startsWith("bad_default")) return; // an absent column: nothing of ours decides
+                else assertEquals(taken, wrong.isEmpty(), wrong + " for " + cells);
+            }));
+        }
+
+        private String type(String fields, String variable) throws IOException {
+            for (var item : JSON.readTree(fields))
+                for (var field : item.properties())
+                    if (field.getValue().path("variable").asText().equals(variable)) return field.getKey();
+            return "";
+        }
+
+        /// The cell that would send such a value; empty if none does.
+        private Optional<String> cell(String type, JsonNode value, String version) {
+            return switch (type) {
+                case "", "text-input", "paragraph" -> value.isTextual() ? Optional.of(value.asText()) : Optional.empty();
+                case "select" -> value.isTextual() && !value.asText().isEmpty() ? Optional.of(value.asText()) : Optional.empty();
+                case "number" -> value.isTextual() || value.isNumber() ? Optional.of(value.asText()) : Optional.empty();
+                case "checkbox" -> value.isBoolean() || value.isNumber() && version.equals("1.14.2")
+                        || value.isTextual() && version.equals("1.14.2") ? Optional.of(value.asText()) : Optional.empty();
+                case "json_object" -> value.isObject() || value.isArray() ? Optional.of(value.toString()) : Optional.empty();
+                case "file" -> value.isObject() ? address(value) : value.isTextual() && !value.asText().isEmpty()
+                        ? Optional.of(value.asText()) : Optional.empty();
+                case "file-list" -> {
+                    if (value.isTextual() && !value.asText().isEmpty()) yield Optional.of(value.asText());
+                    if (!value.isArray()) yield Optional.empty();
+                    var cells = StreamSupport.stream(value.spliterator(), false).map(this::address).toList();
+                    yield cells.stream().allMatch(Optional::isPresent)
+                            ? Optional.of(String.join(";", cells.stream().map(Optional::get).toList())) : Optional.empty();
+                }
+                default -> Optional.empty();
+            };
+        }
+
+        /// We send the kind that the ending tells, so only such values can be compared.
+        private Optional<String> address(JsonNode file) {
+            var url = file.path("url").asText("");
+            var kind = url.contains(".txt") ? "document" : url.contains(".mp3") ? "audio" : url.contains(".xyz") ? "custom" : "";
+            return file.path("transfer_method").asText("").equals("remote_url") && !url.isEmpty()
+                    && (kind.isEmpty() || file.path("type").asText("").equals(kind)) ? Optional.of(url) : Optional.empty();
+        }
+    }
+
+    @Nested
+    class Cells {
+        private static final String FIELDS = """
+                [{"text-input":{"variable":"name","label":"Your name","required":true,"max_length":5}},
+                 {"paragraph":{"variable":"body_text","required":false}},
+                 {"number":{"variable":"num","required":false,"max_length":48,"options":[]}},
+                 {"checkbox":{"variable":"flag","required":false}},
+                 {"select":{"variable":"tone","required":false,"options":["formal","casual"]}},
+                 {"json_object":{"variable":"meta","required":false}},
+                 {"external_data_tool":{"variable":"ext","required":false}}]""";
+
+        @ParameterizedTest(name = "{0} = {1} is sent as {2}")
+        @CsvSource(delimiter = '|', textBlock = """
+                name      | '007'                  | Text[text=007]
+                name      | ' a '                  | Text[text= a ]
+                name      | ''                     | Text[text=]
+                body_text | '1e5'                  | Text[text=1e5]
+                num       | '12345678901234567890' | Numeric[number=12345678901234567890]
+                num       | ' 007 '                | Numeric[number=7]
+                num       | '-.5'                  | Numeric[number=-0.5]
+                num       | '1.50'                 | Numeric[number=1.50]
+                num       | ''                     | None[]
+                num       | '  '                   | None[]
+                flag      | 'Yes'                  | Truth[isTrue=true]
+                flag      | ' OFF '                | Truth[isTrue=false]
+                flag      | '0'                    | Truth[isTrue=false]
+                tone      | ''                     | None[]
+                tone      | 'casual'               | Text[text=casual]
+                meta      | '{"a": [1, 2.50]}'     | Json[text={"a": [1, 2.50]}]
+                ext       | ''                     | None[]
+                """)
+        void aCellBecomesATypedValue(String column, String cell, String value) {
+            var form = form(FIELDS, List.of(column), true);
+
+            assertEquals(value, form.value(column, cell).toString());
+        }
+
+        @ParameterizedTest(name = "{0} = {1} is refused: {2}")
+        @CsvSource(delimiter = '|', textBlock = """
+                name | '日本語日本語'   | at most 5
+                num  | '1,000'        | a number like
+                num  | 'NaN'          | a number like
+                num  | '1e5'          | a number like
+                num  | '0x10'         | a number like
+                flag | 'maybe'        | true, false, yes
+                tone | 'Formal'       | did you mean "formal"?
+                tone | ' '            | one of
+                meta | '[1]'          | a JSON object
+                meta | '{"a":1} x'    | a JSON object
+                meta | '{a:1}'        | a JSON object
+                ext  | 'x'            | takes no value
+                """)
+        void whatIsWrongIsSaidWithWhatIsAllowed(String column, String cell, String part) {
+            var value = form(FIELDS, List.of(column), true).value(column, cell);
+
+            assertTrue(assertInstanceOf(DifyExec.Value.Wrong.class, value).why().contains(part), value.toString());
+        }
+
+        @Test
+        void fiveCharactersOutsideTheBasicPlaneAreFive() {
+            assertInstanceOf(DifyExec.Value.Text.class, form(FIELDS, List.of("name"), true).value("name", "😀😀😀😀😀"));
+        }
+
+        @Test
+        void aLabelNamesItsVariable() {
+            var form = form(FIELDS, List.of("Your name"), true);
+
+            assertEquals(Map.of("name", new DifyExec.Value.Text("Ann")),
+                    form.values(new DifyExec.Row(0, 2, "1", new LinkedHashMap<>(Map.of("Your name", "Ann")))));
+        }
+
+        @Test
+        void aMissingRequiredVariableIsAFaultAndANearMissIsNamed() {
+            var faults = form(FIELDS, List.of("id", "nam"), true).faults(List.of("id", "nam"));
+
+            assertEquals(1, faults.size());
+            assertTrue(faults.getFirst().contains("\"name\"") && faults.getFirst().contains("is it \"nam\"?"), faults.getFirst());
+        }
+
+        @Test
+        void anUnknownColumnIsNotedOnceWithTheNearestVariable() {
+            var notes = form(FIELDS, List.of("name", "bodytext"), true).notes(List.of("name", "bodytext"));
+
+            assertEquals(List.of("the workflow has no variable for \"bodytext\" (did you mean \"body_text\"?): Dify drops it"), notes);
+        }
+
+        @Test
+        void aDefaultThatTheServerPutsInIsSaid() {
+            var fields = """
+                    [{"number":{"variable":"num","required":false,"default":"7"}}]""";
+
+            assertEquals(List.of("an empty \"num\" becomes \"7\", the default stored in the workflow"),
+                    form(fields, List.of("num"), true).notes(List.of("num")));
+            assertEquals(List.of(), form(fields, List.of("num"), false).notes(List.of("num")));
+        }
+    }
+
+    @Nested
+    class FileCells {
+        @TempDir Path folder;
+
+        private DifyExec.Value read(String type, String cell, String rules) {
+            try {
+                var parameters = JSON.readTree("{\"user_input_form\":[{\"" + type + "\":{\"variable\":\"doc\",\"required\":false," + rules
+                        + "}}],\"system_parameters\":{\"image_file_size_limit\":1,\"file_size_limit\":1}}");
+                return DifyExec.Form.of(parameters, List.of("doc"), folder, true).value("doc", cell);
+            } catch (IOException problem) {
+                throw new UncheckedIOException(problem);
+            }
+        }
+
+        @Test
+        void aPathIsFoundFromTheFolderOfTheCsv() throws IOException {
+            Files.writeString(folder.resolve("a b.pdf"), "x");
+
+            assertEquals(new DifyExec.Value.Local("document", folder.resolve("a b.pdf")),
+                    read("file", "@a b.pdf", "\"allowed_file_types\":[\"document\"]"));
+        }
+
+        @ParameterizedTest(name = "{0} under {1}: {2}")
+        @CsvSource(delimiter = '|', textBlock = """
+                @none.pdf              | "allowed_file_types":["document"] | exists
+                @.                     | "allowed_file_types":["document"] | exists
+                https://h/a.mp3        | "allowed_file_types":["document"] | not audio
+                ftp://h/a.pdf          | "allowed_file_types":["document"] | an address
+                a.pdf                  | "allowed_file_types":["document"] | an address
+                https://h/a.exe        | "allowed_file_types":["custom"],"allowed_file_extensions":[".zip"] | (zip), not custom (.exe)
+                https://h/a.pdf        | "allowed_file_types":["document"],"allowed_file_upload_methods":["local_file"] | addresses are not allowed
+                @x.pdf                 | "allowed_file_types":["document"],"allowed_file_upload_methods":["remote_url"] | uploads are not allowed
+                """)
+        void whatAVariableDoesNotTakeIsRefused(String cell, String rules, String part) {
+            var value = read("file", cell, rules);
+
+            assertTrue(assertInstanceOf(DifyExec.Value.Wrong.class, value).why().contains(part), value.toString());
+        }
+
+        @Test
+        void aListIsPartedBySemicolonsAndCounted() {
+            var rules = "\"allowed_file_types\":[\"document\",\"image\"],\"max_length\":2";
+
+            assertEquals(new DifyExec.Value.Several(List.of(new DifyExec.Value.Remote("document", URI.create("https://h/a.pdf")),
+                    new DifyExec.Value.Remote("image", URI.create("https://h/b.png")))), read("file-list", "https://h/a.pdf; https://h/b.png", rules));
+            assertTrue(read("file-list", "https://h/1.pdf;https://h/2.pdf;https://h/3.pdf", rules).toString().contains("at most 2"));
+        }
+
+        @Test
+        void aFileOverTheServersLimitIsRefusedBeforeItIsSent() throws IOException {
+            Files.write(folder.resolve("big.png"), new byte[(1 << 20) + 1]);
+
+            assertTrue(read("file", "@big.png", "\"allowed_file_types\":[\"image\"]").toString().contains("at most 1 MB"));
+        }
+    }
+
+    @Nested
+    class SavedFiles {
+        @ParameterizedTest(name = "{0} / {1} / {2}")
+        @CsvSource(delimiter = '|', textBlock = """
+                r-1          | doc   | .txt      | r-1-doc-1.txt
+                ../../etc/x  | a/b   | .txt      | ____.._etc_x-a_b-1.txt
+                日本          | out   | pdf       | 日本-out-1.pdf
+                """)
+        void aNameNeverLeadsOutOfTheFolder(String id, String output, String extension, String name) {
+            var made = DifyExec.Sender.fileName(id, output, 1, extension);
+
+            assertFalse(made.contains("/") || made.contains("..") || made.startsWith("."), made);
+            if (!id.contains("/")) assertEquals(name, made);
+        }
+    }
+}
