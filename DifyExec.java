@@ -36,8 +36,7 @@ import com.fasterxml.jackson.databind.SerializerProvider;
 import com.fasterxml.jackson.databind.exc.InvalidFormatException;
 import com.fasterxml.jackson.databind.json.JsonMapper;
 import com.fasterxml.jackson.databind.module.SimpleModule;
-import com.opencsv.CSVReader;
-import com.opencsv.CSVReaderBuilder;
+import com.opencsv.RFC4180Parser;
 import com.opencsv.RFC4180ParserBuilder;
 import io.github.cdimascio.dotenv.Dotenv;
 import io.github.cdimascio.dotenv.DotenvEntry;
@@ -131,7 +130,7 @@ final class DifyExec implements Runnable {
 
     private static int unusable(ParameterException problem, String... args) {
         var line = problem.getCommandLine();
-        line.getErr().println("difyexec: " + Plain.text(explain(problem, line), 1000));
+        line.getErr().println("difyexec: " + Plain.text(Plain.masked(explain(problem, line)), 1000));
         line.getErr().println("Try 'difyexec" + (line.getParent() == null ? "" : " " + line.getCommandName())
                 + " --help'.");
         return UNUSABLE;
@@ -217,11 +216,11 @@ final class DifyExec implements Runnable {
         @Spec CommandSpec spec;
 
         @Override
-        public Integer call() throws IOException {
+        public Integer call() {
             var files = BatchFiles.of(output);
             if (!Files.exists(files.results()) && !Files.exists(files.log()) && !Files.exists(files.retry()))
                 throw new Unusable(output + ": no such batch (neither results, .retry nor .log); start one with 'run'");
-            var batch = Batch.read(files, input == null ? Optional.empty() : Optional.of(shape.open(input)));
+            var batch = Batch.peek(files, input == null ? Optional.empty() : Optional.of(shape.open(input)));
             if (json) spec.commandLine().getOut().println(StatusView.json(batch));
             else StatusView.print(batch, spec.commandLine().getOut());
             return batch.index().isComplete() ? OK : ROWS_LEFT;
@@ -267,26 +266,29 @@ final class DifyExec implements Runnable {
                 try (var server = demo == null ? null : Demo.start(Demo.Version.of(demo), csv.columns())) {
                     var access = server == null ? dify.access(env, err) : Access.to(server);
                     try (var client = DifyClient.of(access, dify.timeout, retrying.settle())) {
-                        csv.check(new Index());
+                        var index = new Index();
+                        csv.check(index);
                         var judge = new Judge(retrying.backoff(), retrying.failedRuns, access);
                         return switch (Greeting.exchange(client, judge, err)) {
                             case Greeting.Refused(var why) -> {
                                 err.println("difyexec: " + why);
                                 yield STOPPED;
                             }
-                            case Greeting.Met met -> report(csv, met, met.form(client, judge, csv, input, dify, err));
+                            case Greeting.Met met -> report(csv, index, met,
+                                    met.form(client, judge, csv, input, dify, err));
                         };
                     }
                 }
             }
         }
 
-        private int report(Csv csv, Greeting.Met server, Form form) {
+        private int report(Csv csv, Index index, Greeting.Met server, Form form) {
             var out = spec.commandLine().getOut();
-            var inspection = Inspection.of(csv, form, _ -> true);
+            var inspection = Inspection.of(csv, form, _ -> true, index);
             if (json) out.println(CheckView.json(inspection));
             else CheckView.print(inspection, server, out);
-            for (var rows = csv.rows(row -> row < show); rows.hasNext(); ) CheckView.request(rows.next(), form, dify,
+            for (var rows = csv.rows(row -> row < show, index); rows.hasNext(); ) CheckView.request(rows.next(), form,
+                    dify,
                     out);
             return inspection.isFine() ? OK : UNUSABLE;
         }
@@ -348,10 +350,10 @@ final class DifyExec implements Runnable {
                 var csv = shape.open(source.path());
                 try (var server = demo == null ? null : Demo.start(Demo.Version.of(demo), csv.columns());
                      var session = Session.of(this, server == null ? dify.access(env, err) : Access.to(server))) {
-                    if (rows.fresh) files.moveAside(err);
                     if (server != null) err.println("Demo: a simulated Dify " + demo + " inside this process; "
                             + "nothing is sent out, nothing is spent.");
-                    try (var batch = Batch.open(files, csv, out.noBom, rows.rebuild)) {
+                    try (var batch = Batch.open(files, csv, out.noBom, rows.rebuild,
+                            rows.fresh ? Optional.of(err) : Optional.empty())) {
                         return session.run(batch, selection);
                     }
                 }
@@ -444,6 +446,7 @@ final class DifyExec implements Runnable {
 
         /// The key never comes from an option: a command line is seen by everyone on the machine.
         Access access(Env env, PrintWriter err) {
+            if (!timeout.isPositive()) throw new Unusable("--timeout 0: a time above zero, please");
             var key = env.get("DIFY_API_KEY").strip();
             if (key.isEmpty() || key.equals(Env.PLACEHOLDER))
                 throw new Unusable("DIFY_API_KEY is missing: set it in the environment or in .env "
@@ -520,6 +523,7 @@ final class DifyExec implements Runnable {
         }
 
         Settle settle() {
+            if (settle != null && !settle.isPositive()) throw new Unusable("--settle 0: a time above zero, please");
             return settle == null ? Settle.DEFAULT : new Settle(settle, settle);
         }
     }
@@ -642,12 +646,15 @@ final class DifyExec implements Runnable {
 
         int run(Batch batch, Selection selection) throws IOException, InterruptedException {
             var wanted = batch.select(selection, work.rows, work.dify.timeout);
+            batch.tellChanges(work.rows.rerunChanged, err);
+            batch.flush();
             if (wanted.isEmpty() && batch.history().resent().isEmpty()) return nothingToDo(batch);
+            batch.refuseOtherServer(access.name(), "");
             return switch (Greeting.exchange(client, judge, err)) {
                 case Greeting.Met met -> run(batch, wanted, met, checked(batch.csv(), wanted, met),
                         !selection.ids().isEmpty());
                 case Greeting.Refused(var why) -> {
-                    err.println("difyexec: " + why);
+                    err.println("difyexec: " + Plain.text(why, 1000));
                     err.println(Plain.count(wanted.rows(), "row stays", "rows stay") + " pending; nothing was sent.");
                     yield STOPPED;
                 }
@@ -657,7 +664,7 @@ final class DifyExec implements Runnable {
         /// The form, once every wanted row has been held against it.
         private Form checked(Csv csv, Wanted wanted, Greeting.Met server) {
             var form = server.form(client, judge, csv, work.input, work.dify, err);
-            var inspection = Inspection.of(csv, form, wanted::has);
+            var inspection = Inspection.of(csv, form, wanted::has, wanted.index());
             CheckView.problems(inspection, err);
             if (inspection.isFine()) return form;
             throw new Unusable(work.input + ": " + Plain.count(inspection.faults().size()
@@ -668,6 +675,8 @@ final class DifyExec implements Runnable {
         private int run(Batch batch, Wanted wanted, Greeting.Met server, Form form,
                 boolean named) throws InterruptedException {
             var route = new Route(work.dify.mode, batch.history().mode(), server.version());
+            if (!wanted.doubts().isEmpty()) batch.history().session()
+                    .ifPresent(before -> route.alsoMet(before.server()));
             batch.began(access, server, route.mode(), work, concurrency);
             var mailbox = new LinkedBlockingQueue<Message>();
             var tally = new Tally(batch.index(), wanted.rows(), Clock.systemUTC());
@@ -756,7 +765,7 @@ final class DifyExec implements Runnable {
         private final int looksAtOnce;
         private int looking = 0, cutLooking = 0, firewalled = 0;
         private Instant hardStop = Instant.MAX;
-        private boolean taskStopsSent = false, lateAsked = false;
+        private boolean taskStopsSent = false, lateAsked = false, toldOfLinks = false;
         private String version = "";
 
         Engine(Workflow workflow, Agenda agenda, Judge judge, Pace pace, Health health, Limits limits, Route route,
@@ -825,17 +834,18 @@ final class DifyExec implements Runnable {
             var starts = new ArrayList<Running>();
             while (mayStart(now)) {
                 var due = agenda.next(now);
-                if (due.isEmpty()) break;
+                if (due.isEmpty()) break; // also when the CSV was changed under us, which closes the agenda
                 var attempt = due.get().attempt(names.next(), route.mode(), now);
                 var begun = new Running(attempt);
                 running.put(attempt.sequence(), begun);
                 pace.started(now);
+                health.begun();
                 batch.record(Event.Attempt.of(attempt));
                 starts.add(begun);
             }
             batch.flush();
             starts.forEach(this::start);
-            while (looking < looksAtOnce && health.isOpen(now, running.size() + looking)) {
+            while (looking < looksAtOnce && health.isOpen(now)) {
                 var doubt = agenda.nextDoubt(now);
                 if (doubt.isEmpty()) break;
                 look(doubt.get());
@@ -843,8 +853,7 @@ final class DifyExec implements Runnable {
         }
 
         private boolean mayStart(Instant now) {
-            return health.isOpen(now, running.size() + looking) && pace.hasRoom(now, running.size() + cutLooking
-                    + agenda.cutRuns());
+            return health.isOpen(now) && pace.hasRoom(now, busy());
         }
 
         private void start(Running begun) {
@@ -874,8 +883,15 @@ final class DifyExec implements Runnable {
         }
 
         private void look(Doubt doubt) {
+            if (doubt.symptom() == Symptom.QUIET && !running.containsKey(doubt.attempt()
+                    .sequence())) return; // it ended
+            if (!doubt.canBeFound()) {
+                if (!doubt.late()) resolve(doubt, new Found.Absent(), clock.instant());
+                return;
+            }
             looking++;
             if (doubt.holdsPlace()) cutLooking++;
+            health.begun();
             post(() -> new Message.Looked(doubt, workflow.look(doubt)));
         }
 
@@ -896,12 +912,27 @@ final class DifyExec implements Runnable {
             var now = clock.instant();
             var next = now.plusMillis(200); // the progress line moves on
             if (hardStop.isBefore(next)) next = hardStop;
-            if (agenda.stop().isEmpty()) {
-                if (agenda.nextDue().isBefore(next)) next = agenda.nextDue();
-                if (agenda.hasRows() && pace.nextStart().isBefore(next) && pace.nextStart().isAfter(now))
-                    next = pace.nextStart();
-            }
+            if (agenda.stop().isEmpty()) next = Stream.of(next, nextStart(now), nextLook(now))
+                    .min(Comparator.naturalOrder()).get();
             return Duration.between(now, next).isPositive() ? Duration.between(now, next) : Duration.ofMillis(1);
+        }
+
+        /// When a row may start next; with no place free, a message tells.
+        private Instant nextStart(Instant now) {
+            if (!agenda.hasRows() || !pace.hasRoom(Instant.MAX, busy())) return Instant.MAX;
+            return Stream.of(agenda.nextRow(now), pace.nextStart(), health.isOpen(now) ? now : health.nextProbe())
+                    .max(Comparator.naturalOrder()).get();
+        }
+
+        private Instant nextLook(Instant now) {
+            if (looking >= looksAtOnce) return Instant.MAX;
+            return Stream.of(agenda.nextDoubt(), health.isOpen(now) ? now : health.nextProbe())
+                    .max(Comparator.naturalOrder()).get();
+        }
+
+        /// Runs of ours that hold a place on the server.
+        private int busy() {
+            return running.size() + cutLooking + agenda.cutRuns();
         }
 
         private void handle(Message message) {
@@ -931,12 +962,11 @@ final class DifyExec implements Runnable {
             if (begun == null) return; // its end was learnt otherwise before
             var now = clock.instant();
             pace.ended(now);
-            if (seen instanceof Seen.Ran ran && begun.stopAsked && !ran.status().isSuccess()) {
-                batch.record(Event.End.of(attempt, now, "interrupted", ran, "stopped on request"));
+            if (seen instanceof Seen.Ran ran && begun.stopAsked && ran.status().isStopped()) {
+                interruptedRun(attempt, ran);
                 return;
             }
             adapt(attempt, seen, now);
-            if (seen instanceof Seen.Ran ran) tally.used(ran.usage());
             settle(attempt, seen, judge.verdict(attempt, seen), line);
         }
 
@@ -960,6 +990,7 @@ final class DifyExec implements Runnable {
 
         private void settle(Attempt attempt, Seen seen, Verdict verdict, byte[] line) {
             var now = clock.instant();
+            if (seen instanceof Seen.Ran ran && !(verdict instanceof Verdict.LookUp)) tally.used(ran.usage());
             switch (verdict) {
                 case Verdict.Done(var outcome) -> finish(attempt, seen, outcome, line);
                 case Verdict.Again(var after, var why) -> {
@@ -996,7 +1027,13 @@ final class DifyExec implements Runnable {
             if (outcome instanceof Outcome.Failed failed && failed.firewall() && ++firewalled >= FIREWALLED)
                 agenda.close(new Stop(STOPPED, "a firewall refused " + FIREWALLED + " rows in a row (HTTP 403, HTML): "
                         + "ask its owner to let these requests through"));
-            if (seen instanceof Seen.Ran ran) noticeVersion(ran.workflowId());
+            if (seen instanceof Seen.Ran ran) {
+                noticeVersion(ran.workflowId());
+                if (ran.linksExpire()
+                        && !toldOfLinks) watcher.say("The outputs hold links to files, which expire within minutes: "
+                        + "--save-files DIR keeps the files.");
+                toldOfLinks |= ran.linksExpire();
+            }
             limits.reached(tally).ifPresent(why -> agenda.close(new Stop(STOPPED, why)));
         }
 
@@ -1013,8 +1050,9 @@ final class DifyExec implements Runnable {
             var run = seen.run();
             run.ifPresent(ref -> batch.record(Event.Run.of(attempt, ref, now)));
             if (agenda.stop().isPresent()) return; // open in the log: the next start asks for it
+            // TIMEOUT counts from a stream's first event, which lies behind the moment of the cut at most
             var deadline = symptom == Symptom.TIMED_OUT ? now.plus(limits.afterTimeout(run))
-                    : attempt.at().plus(limits.timeout());
+                    : (attempt.mode() == Mode.STREAMING ? now : attempt.at()).plus(limits.timeout());
             var since = symptom == Symptom.SILENCE ? attempt.at() : now; // that silence has lasted since the request
             agenda.doubt(new Doubt(attempt, run, symptom, why, since, deadline, false));
         }
@@ -1023,7 +1061,8 @@ final class DifyExec implements Runnable {
             var begun = running.get(attempt.sequence());
             if (begun == null || begun.asked) return;
             begun.asked = true;
-            look(new Doubt(attempt, Optional.of(run), Symptom.QUIET, "quiet stream", clock.instant(), Instant.MAX,
+            agenda.doubt(new Doubt(attempt, Optional.of(run), Symptom.QUIET, "quiet stream", clock.instant(),
+                    Instant.MAX,
                     false));
         }
 
@@ -1050,12 +1089,25 @@ final class DifyExec implements Runnable {
             running.remove(doubt.attempt().sequence());
             pace.ended(clock.instant());
             if (begun.thread != null) begun.thread.interrupt();
-            harvest(doubt, ran);
+            if (begun.stopAsked && ran.status().isStopped()) interruptedRun(doubt.attempt(), ran);
+            else if (ran.status() == RunStatus.STOPPED) doubt(doubt.attempt(), ran, Symptom.STOPPED, "stopped: "
+                    + ran.error());
+            else harvest(doubt, ran);
+        }
+
+        private void interruptedRun(Attempt attempt, Seen.Ran ran) {
+            batch.record(Event.End.of(attempt, clock.instant(), "interrupted", ran, "stopped on request"));
         }
 
         private void lookedForLate(Doubt doubt, Found found, Instant now) {
             var run = found.run();
             if (run.isEmpty()) return;
+            var attempt = doubt.attempt();
+            if (found instanceof Found.Ended(var ran) && ran.status().isSuccess() && !batch.hasSuccess(attempt.row())
+                    && attempt.cells().equals(attempt.row().hash())) {
+                harvest(doubt, ran);
+                return;
+            }
             batch.record(new Event.Late(now, doubt.attempt().row().id(), doubt.attempt().user(), run.get().id(),
                     found.word()));
             tally.late();
@@ -1079,13 +1131,16 @@ final class DifyExec implements Runnable {
                 case Found.Silent(var seen) -> {
                     if (judge.verdict(doubt.attempt(), seen) instanceof Verdict.StopBatch(var why))
                         agenda.close(new Stop(STOPPED, why));
+                    else if (seen instanceof Seen.Refused refused && !now.isBefore(doubt.deadline()))
+                        giveUp(doubt, new Outcome.Unknown(doubt.why() + "; its look-up is answered by HTTP "
+                                + refused.status()));
                     else agenda.doubt(doubt.later(now));
                 }
             }
         }
 
         private void absent(Doubt doubt, Instant now) {
-            switch (Proof.of(doubt, route.listing(), names.areFixed())) {
+            switch (Proof.of(doubt, route.listing())) {
                 case SETTLE -> {
                     var settled = doubt.since().plus(limits.settle().of(doubt.attempt().mode()));
                     if (now.isBefore(settled)) agenda.doubt(doubt.unlisted(now));
@@ -1093,12 +1148,10 @@ final class DifyExec implements Runnable {
                 }
                 case WAIT -> {
                     if (now.isBefore(doubt.deadline())) agenda.doubt(doubt.later(now));
-                    else giveUp(doubt, new Outcome.Unknown(doubt.why()
-                            + "; no trace of a run until the time limit, and "
-                            + "this server does not list runs from their start"));
+                    else giveUp(doubt, new Outcome.Unknown(doubt.why() + "; " + Proof.reason(doubt)));
                 }
                 case UNKNOWN -> giveUp(doubt, new Outcome.Unknown(doubt.why() + "; "
-                        + Proof.reason(doubt, names.areFixed())));
+                        + Proof.reason(doubt)));
             }
         }
 
@@ -1125,9 +1178,13 @@ final class DifyExec implements Runnable {
                 agenda.again(attempt.row(), Tries.NONE, now);
                 return;
             }
+            if (doubt.symptom() == Symptom.INTERRUPTED && ran.status().isStopped()) {
+                interruptedRun(attempt, ran);
+                agenda.again(attempt.row(), Tries.NONE, now);
+                return;
+            }
             batch.record(new Event.Harvest(now, attempt.user(), ran.ref().id()));
             tally.harvested();
-            tally.used(ran.usage());
             var verdict = doubt.symptom() == Symptom.TIMED_OUT && !ran.status().isSuccess()
                     ? new Verdict.Done(new Outcome.Failed("timed out after " + Plain.seconds(limits.timeout()),
                             doubt.why(), false))
@@ -1138,6 +1195,7 @@ final class DifyExec implements Runnable {
         private void giveUp(Doubt doubt, Outcome outcome) {
             if (agenda.mayResend(doubt)) {
                 batch.record(Event.End.of(doubt.attempt(), clock.instant(), "resent", outcome.text()));
+                agenda.judgedNotStarted(doubt);
                 agenda.again(doubt.attempt().row(), Tries.NONE, clock.instant());
                 return;
             }
@@ -1209,7 +1267,13 @@ final class DifyExec implements Runnable {
 
         Optional<Waiting> next(Instant now) {
             if (!waiting.isEmpty() && !waiting.peek().due().isAfter(now)) return Optional.of(waiting.poll());
-            return fresh.hasNext() ? Optional.of(new Waiting(fresh.next(), Tries.NONE, now)) : Optional.empty();
+            if (!fresh.hasNext()) return Optional.empty();
+            try {
+                return Optional.of(new Waiting(fresh.next(), Tries.NONE, now));
+            } catch (Unusable changed) {
+                close(new Stop(STOPPED, changed.getMessage()));
+                return Optional.empty();
+            }
         }
 
         void again(Row row, Tries tries, Instant due) {
@@ -1277,10 +1341,13 @@ final class DifyExec implements Runnable {
             return cutRuns;
         }
 
-        Instant nextDue() {
-            return Stream.of(Optional.ofNullable(waiting.peek()).map(Waiting::due),
-                    Optional.ofNullable(doubts.peek()).map(Doubt::due)).flatMap(Optional::stream)
-                    .min(Comparator.naturalOrder()).orElse(Instant.MAX);
+        /// When the next row is due: at once, unless all that are left wait for another attempt.
+        Instant nextRow(Instant now) {
+            return fresh.hasNext() ? now : waiting.isEmpty() ? Instant.MAX : waiting.peek().due();
+        }
+
+        Instant nextDoubt() {
+            return doubts.isEmpty() ? Instant.MAX : doubts.peek().due();
         }
     }
 
@@ -1306,8 +1373,15 @@ final class DifyExec implements Runnable {
 
     /// Where Dify is and how to get in. The key is not part of the text form.
     record Access(URI baseUrl, String key, String workflowId, Optional<URI> proxy, Optional<Path> authorities) {
+        private static final String DEMO_KEY = "app-demo";
+
+        /// How a batch remembers where it runs; a demo is always the same place.
+        String name() {
+            return key.equals(DEMO_KEY) ? "demo" : baseUrl.toString();
+        }
+
         static Access to(Demo demo) {
-            return new Access(demo.baseUrl(), "app-demo", "", Optional.empty(), Optional.empty());
+            return new Access(demo.baseUrl(), DEMO_KEY, "", Optional.empty(), Optional.empty());
         }
 
         @Override
@@ -1343,15 +1417,25 @@ final class DifyExec implements Runnable {
     }
 
     /// What was tried for a row in this call. Only `failed` counts against `MAX_RETRIES`.
-    record Tries(int failed, int throttled) {
+    ///
+    /// @param earlier retries of a former call, told in `retry_count` and not counted again
+    record Tries(int failed, int throttled, int earlier) {
         static final Tries NONE = new Tries(0, 0);
 
+        Tries(int failed, int throttled) {
+            this(failed, throttled, 0);
+        }
+
         Tries failedOnce() {
-            return new Tries(failed + 1, throttled);
+            return new Tries(failed + 1, throttled, earlier);
         }
 
         Tries throttledOnce() {
-            return new Tries(failed, throttled + 1);
+            return new Tries(failed, throttled + 1, earlier);
+        }
+
+        int retries() {
+            return earlier + failed;
         }
     }
 
@@ -1378,6 +1462,11 @@ final class DifyExec implements Runnable {
 
         boolean isSuccess() {
             return this == SUCCEEDED || this == PARTIAL;
+        }
+
+        /// How a run may end that was asked to stop.
+        boolean isStopped() {
+            return this == STOPPED || this == FAILED;
         }
     }
 
@@ -1409,6 +1498,12 @@ final class DifyExec implements Runnable {
 
             Ran(RunRef ref, RunStatus status, byte[] outputs, String error, String workflowId, Usage usage) {
                 this(ref, status, outputs, error, workflowId, usage, List.of());
+            }
+
+            /// File objects in the outputs that nobody has saved.
+            boolean linksExpire() {
+                return status.isSuccess() && files.isEmpty()
+                        && new String(outputs, UTF_8).contains("\"__dify__file__\"");
             }
 
             Ran with(List<String> saved) {
@@ -1451,6 +1546,7 @@ final class DifyExec implements Runnable {
         STOPPED("the run was stopped, not by us"),
         QUIET("the stream fell silent"),
         CRASH("this tool ended in the middle"),
+        INTERRUPTED("this tool was interrupted and had it stopped"),
         LOST_RESULT("its result is gone from the results file");
 
         final String text;
@@ -1588,9 +1684,15 @@ final class DifyExec implements Runnable {
             return looked.stopped();
         }
 
+        /// By its id, or by a name that no other attempt has.
+        boolean canBeFound() {
+            return run.isPresent() || Names.isUnique(attempt.user());
+        }
+
         /// Of this call, not found in the log of an earlier one.
         boolean isOurs() {
-            return !late && symptom != Symptom.CRASH && symptom != Symptom.LOST_RESULT;
+            return !late && symptom != Symptom.CRASH && symptom != Symptom.INTERRUPTED
+                    && symptom != Symptom.LOST_RESULT;
         }
 
         /// Its run may hold a place on the server, which `-c` has to leave free.
@@ -1664,7 +1766,7 @@ final class DifyExec implements Runnable {
         record Attempt(Instant t, String id, int n, String user, String mode, String cells,
                 String kind) implements Event {
             static Attempt of(DifyExec.Attempt attempt) {
-                return new Attempt(attempt.at(), attempt.row().id(), attempt.tries().failed(), attempt.user(),
+                return new Attempt(attempt.at(), attempt.row().id(), attempt.tries().retries(), attempt.user(),
                         attempt.mode().name().toLowerCase(Locale.ROOT), attempt.cells(), "row");
             }
         }
@@ -1677,7 +1779,8 @@ final class DifyExec implements Runnable {
 
         /// An attempt is over. `outcome`: one of the five, or what else became of it; see the README.
         @JsonInclude(JsonInclude.Include.NON_DEFAULT)
-        record End(Instant t, String id, String user, String outcome, String run, int n, int http, String cause,
+        record End(Instant t, String id, String user, String outcome, String cells, String run, int n, int http,
+                String cause,
                 String error, double seconds, long tokens, int steps, BigDecimal price,
                         String currency) implements Event {
 
@@ -1692,9 +1795,9 @@ final class DifyExec implements Runnable {
             static End of(DifyExec.Attempt attempt, Instant now, String outcome, Seen seen, String error,
                     String cause) {
                 var usage = seen instanceof Seen.Ran ran ? ran.usage() : Usage.NONE;
-                return new End(now, attempt.row().id(), attempt.user(), outcome,
+                return new End(now, attempt.row().id(), attempt.user(), outcome, attempt.cells(),
                         seen.run().map(RunRef::id).orElse(null),
-                        attempt.tries().failed(), seen instanceof Seen.Refused refused ? refused.status() : 0,
+                        attempt.tries().retries(), seen instanceof Seen.Refused refused ? refused.status() : 0,
                         cause.isEmpty() ? null : Plain.text(cause, 200), error.isEmpty() ? null
                                 : Plain.text(error, 500),
                         Duration.between(attempt.at(), now).toMillis() / 1000.0, usage.tokens(), usage.steps(),
@@ -2010,6 +2113,8 @@ final class DifyExec implements Runnable {
 
     /// The user of each attempt: unique, so that the run found under it is this attempt's and no other's.
     static final class Names {
+        private static final Pattern UNIQUE = Pattern.compile("difyexec-[0-9a-f]{16}-\\d+");
+
         private final String fixed, prefix;
         private long count = 0;
 
@@ -2029,8 +2134,9 @@ final class DifyExec implements Runnable {
             return count;
         }
 
-        boolean areFixed() {
-            return !fixed.isEmpty();
+        /// Whether a run found under this name can only be its attempt's.
+        static boolean isUnique(String user) {
+            return UNIQUE.matcher(user).matches();
         }
     }
 
@@ -2237,7 +2343,7 @@ final class DifyExec implements Runnable {
                         ? new Verdict.StopBatch("the plan's quota of runs is used up ("
                         + said(seen) + "): it comes back with the next day or period; run the same command again then")
                         : throttled(attempt, seen);
-                default -> status >= 500 || status == 408
+                default -> status >= 500 || status == 408 || status < 300
                         ? new Verdict.LookUp(seen.dify() ? Symptom.SERVER_ERROR : Symptom.GATEWAY, "HTTP " + status
                                 + " " + said(seen))
                         : failed("HTTP " + status + ": " + said(seen));
@@ -2313,9 +2419,9 @@ final class DifyExec implements Runnable {
     enum Proof {
         SETTLE, WAIT, UNKNOWN;
 
-        static Proof of(Doubt doubt, Listing listing, boolean fixedUser) {
+        static Proof of(Doubt doubt, Listing listing) {
             if (doubt.run().isPresent()) return WAIT;
-            if (fixedUser) return UNKNOWN;
+            if (!doubt.canBeFound()) return UNKNOWN;
             return switch (listing) {
                 case FROM_START -> SETTLE;
                 case AT_END -> doubt.attempt().mode() == Mode.STREAMING ? UNKNOWN : WAIT;
@@ -2323,9 +2429,12 @@ final class DifyExec implements Runnable {
             };
         }
 
-        static String reason(Doubt doubt, boolean fixedUser) {
-            return fixedUser ? "with --user a run cannot be found by name"
-                    : "this server does not list a stream whose client has left; --mode blocking is safer here";
+        static String reason(Doubt doubt) {
+            if (doubt.run().isPresent()) return "the server knows no run " + doubt.run().get().id() + " any more";
+            if (!doubt.canBeFound()) return "with --user a run cannot be found by name";
+            return doubt.attempt().mode() == Mode.STREAMING
+                    ? "this server may not list a stream whose client has left; --mode blocking is safer here"
+                    : "no trace of a run until the time limit, and this server lists runs only when they end";
         }
     }
 
@@ -2346,6 +2455,8 @@ final class DifyExec implements Runnable {
     /// The wait before another attempt: `initial`, then twice as long each time, never over `max`; less up to a half by
     /// chance, so that rows do not come back together. A `Retry-After` wins when it is longer.
     record Backoff(Duration initial, Duration max, int maxRetries) {
+        private static final Duration LONGEST = Duration.ofHours(1);
+
         boolean allows(Tries tries) {
             return tries.failed() < maxRetries;
         }
@@ -2357,7 +2468,9 @@ final class DifyExec implements Runnable {
 
         Duration delay(int attempts, Optional<Duration> retryAfter) {
             var delay = delay(attempts);
-            return retryAfter.filter(asked -> asked.compareTo(delay) > 0).orElse(delay);
+            return retryAfter.filter(asked -> asked.compareTo(delay) > 0)
+                    .map(asked -> asked.compareTo(LONGEST) > 0 ? LONGEST : asked)
+                    .orElse(delay);
         }
     }
 
@@ -2445,22 +2558,30 @@ final class DifyExec implements Runnable {
 
         private final Backoff backoff;
         private int streak = 0;
+        private boolean probing = false, refusedTooLong = false;
         private Instant nextProbe = Instant.MIN, silentSince = Instant.MAX, refusedSince = Instant.MAX;
 
         Health(Backoff backoff) {
             this.backoff = backoff;
         }
 
-        boolean isOpen(Instant now, int busy) {
-            return streak < STREAK || busy == 0 && !now.isBefore(nextProbe);
+        /// While starts pause, one exchange at a time goes out.
+        boolean isOpen(Instant now) {
+            return streak < STREAK || !probing && !now.isBefore(nextProbe);
+        }
+
+        void begun() {
+            probing = streak >= STREAK;
         }
 
         void failed(Instant now) {
+            probing = false;
             if (streak++ == 0) silentSince = now;
             if (streak >= STREAK) nextProbe = now.plus(backoff.delay(streak - STREAK));
         }
 
         void answered() {
+            probing = false;
             streak = 0;
             silentSince = Instant.MAX;
         }
@@ -2471,9 +2592,15 @@ final class DifyExec implements Runnable {
             refusedSince = Instant.MAX;
         }
 
+        /// A run was refused as too many, with so many others of ours running.
         void refused(Instant now, int busy) {
             if (busy > 0) refusedSince = Instant.MAX;
             else if (refusedSince.equals(Instant.MAX)) refusedSince = now;
+            else refusedTooLong |= refusedSince.plus(REFUSED).isBefore(now);
+        }
+
+        Instant nextProbe() {
+            return probing ? Instant.MAX : nextProbe;
         }
 
         Optional<Stop> verdict(Instant now, int busy) {
@@ -2482,7 +2609,7 @@ final class DifyExec implements Runnable {
                 return Optional.of(new Stop(STOPPED, "the server has not answered for "
                         + Plain.seconds(Duration.between(silentSince, now))
                                 + "; run the same command again when it is back"));
-            if (!refusedSince.equals(Instant.MAX) && refusedSince.plus(REFUSED).isBefore(now))
+            if (refusedTooLong)
                 return Optional.of(new Stop(STOPPED,
                         "the server refuses every run as too many although none of ours runs; "
                         + "after a crash it does so for ten minutes. Run the same command again then"));
@@ -2529,6 +2656,11 @@ final class DifyExec implements Runnable {
 
         Listing listing() {
             return listing;
+        }
+
+        /// Runs in doubt are of an earlier session: if that met another kind of server, nothing is known for sure.
+        void alsoMet(String earlier) {
+            if (earlier != null && Listing.of(earlier) != listing) listing = Listing.NOT_KNOWN;
         }
 
         /// A running run seen in the log: this server lists from the start.
@@ -2613,8 +2745,10 @@ final class DifyExec implements Runnable {
 
     /// One exchange with Dify's Service API at a time: run, look, stop, info. Never sleeps, never retries, never writes.
     static final class DifyClient implements AutoCloseable {
-        private static final Duration CONNECT = Duration.ofSeconds(20), LOOK = Duration.ofSeconds(30),
-                QUIET = Duration.ofSeconds(30);
+        private static final Duration CONNECT = Duration.ofSeconds(20), LOOK = Duration.ofSeconds(30);
+        private static final Duration QUIET = Duration.ofSeconds(30), DRAIN = Duration.ofSeconds(1);
+        /// Dify 1.14 ends a stream that says nothing for so long, queued or not.
+        private static final Duration FIRST_EVENT = Duration.ofSeconds(300);
         private static final int LONGEST_REFUSAL = 64 << 10;
 
         private final HttpClient http;
@@ -2636,8 +2770,8 @@ final class DifyExec implements Runnable {
         /// @param timeout one run: from its first event (streaming) or from sending (blocking) to its end
         static DifyClient of(Access access, Duration timeout, Settle settle) {
             var tasks = Executors.newVirtualThreadPerTaskExecutor();
-            var alarms = Executors.newSingleThreadScheduledExecutor(Thread.ofPlatform().daemon().name("alarms")
-                    .factory());
+            var alarms = new ScheduledThreadPoolExecutor(1, Thread.ofPlatform().daemon().name("alarms").factory());
+            alarms.setRemoveOnCancelPolicy(true); // an exchange that is over is not kept for its time limit
             return new DifyClient(Transport.of(access, tasks, CONNECT), access, timeout, settle.streaming(), alarms,
                     tasks);
         }
@@ -2763,7 +2897,8 @@ final class DifyExec implements Runnable {
                 reader.readDetail(body);
                 if (!reader.runId.isEmpty()) found.set(reader.found(run));
             });
-            return seen.filter(s -> !(s instanceof Seen.Refused refused && refused.status() == 404 && refused.dify()))
+            return seen.filter(s -> !(s instanceof Seen.Refused refused && refused.status() == 404
+                    && refused.code().equals("not_found")))
                     .<Found>map(Found.Silent::new).orElseGet(found::get);
         }
 
@@ -2801,6 +2936,7 @@ final class DifyExec implements Runnable {
         /// @param limit   to the headers, and on to the end unless the reader sets another
         /// @param overdue what it is called when that passes
         private Seen exchange(HttpRequest request, Duration limit, Symptom overdue, AnswerUse use) {
+            long began = System.nanoTime();
             var sending = http.sendAsync(request, HttpResponse.BodyHandlers.ofInputStream());
             HttpResponse<InputStream> answer;
             try {
@@ -2814,11 +2950,11 @@ final class DifyExec implements Runnable {
                 sending.cancel(true);
                 return new Seen.Cut(Optional.empty(), Symptom.NO_ANSWER, "given up");
             }
-            try (var body = answer.body(); var watch = new Watch(alarms, body, limit)) {
+            var left = limit.minusNanos(System.nanoTime() - began);
+            try (var body = answer.body(); var watch = new Watch(alarms, body, left)) {
                 try {
                     var seen = use.read(answer, watch);
-                    if (!isStream(answer)) answer.body()
-                            .readNBytes(LONGEST_REFUSAL); // to its end, so the connection serves again
+                    if (!isStream(answer)) drain(answer.body(), watch);
                     return seen;
                 } catch (IOException problem) {
                     return new Seen.Cut(watch.run(), watch.isOver() ? watch.overdue(overdue) : Symptom.CUT,
@@ -2827,6 +2963,16 @@ final class DifyExec implements Runnable {
             } catch (IOException _) {
                 return new Seen.Cut(Optional.empty(), Symptom.CUT,
                         "closing failed"); // cannot happen: the JDK's close does not throw
+            }
+        }
+
+        /// Reads on to the end, so that the connection serves again; what is known by now stays known.
+        private static void drain(InputStream body, Watch watch) {
+            try {
+                watch.limit(DRAIN);
+                body.readNBytes(LONGEST_REFUSAL);
+            } catch (IOException _) {
+                // a connection less to use again
             }
         }
 
@@ -2877,9 +3023,10 @@ final class DifyExec implements Runnable {
                     watch.isOver() ? "no end within the time limit" : "the stream ended without an end of the run");
         }
 
-        private static Seen refused(HttpResponse<InputStream> answer) throws IOException {
+        private Seen refused(HttpResponse<InputStream> answer) throws IOException {
             int status = answer.statusCode();
-            var text = new String(answer.body().readNBytes(LONGEST_REFUSAL), UTF_8);
+            var text = new String(answer.body().readNBytes(LONGEST_REFUSAL), UTF_8)
+                    .replace(access.key(), "***"); // some proxies echo requests
             if (status >= 300 && status < 400)
                 return Seen.Refused.http(status, isDify(answer), "",
                         answer.headers().firstValue("Location").orElse("nowhere"), Optional.empty());
@@ -3149,28 +3296,35 @@ final class DifyExec implements Runnable {
         private volatile boolean over = false, closed = false;
         private volatile Duration quiet;
         private volatile Told told;
+        private ScheduledFuture<?> alarm;
 
         Watch(ScheduledExecutorService alarms, InputStream body, Duration limit) {
             this.alarms = alarms;
             this.body = body;
-            this.end = System.nanoTime() + limit.toNanos();
+            limit(limit);
+        }
+
+        /// From now on.
+        void limit(Duration limit) {
+            end = System.nanoTime() + limit.toNanos();
             wakeIn(limit.toNanos());
         }
 
         /// From the first event on: another limit, and word of silences.
         void began(RunRef run, Duration limit, Duration quiet, Told told) {
             this.run.set(Optional.of(run));
-            this.end = System.nanoTime() + limit.toNanos();
             this.lastByte = System.nanoTime();
             this.told = told;
             this.quiet = quiet;
+            this.end = System.nanoTime() + limit.toNanos();
             wakeIn(Math.min(limit.toNanos(), quiet.toNanos()));
         }
 
-        private void wakeIn(long nanos) {
+        private synchronized void wakeIn(long nanos) {
             if (closed) return;
+            if (alarm != null) alarm.cancel(false);
             try {
-                alarms.schedule(this::wake, Math.max(nanos, 1_000_000), NANOSECONDS);
+                alarm = alarms.schedule(this::wake, Math.max(nanos, 1_000_000), NANOSECONDS);
             } catch (RejectedExecutionException _) {
                 // the client is closing, and with it every body
             }
@@ -3221,8 +3375,9 @@ final class DifyExec implements Runnable {
         }
 
         @Override
-        public void close() {
+        public synchronized void close() {
             closed = true;
+            alarm.cancel(false);
         }
     }
 
@@ -3586,7 +3741,8 @@ final class DifyExec implements Runnable {
             if (id < 0) problems.add(idColumn == null
                     ? "the first column is " + Plain.quoted(columns.getFirst())
                             + ", not \"id\" (or name it with --id-column)"
-                    : "there is no column " + Plain.quoted(wanted) + "; the columns are " + String.join(", ", columns));
+                    : "there is no column " + Plain.quoted(wanted) + "; the columns are "
+                            + Plain.text(String.join(", ", columns), 300));
             if (!problems.isEmpty()) throw new Unusable(path + ", line 1: " + String.join("; ", problems));
             return new Csv(path, charset, header.delimiter(), columns, id);
         }
@@ -3627,8 +3783,8 @@ final class DifyExec implements Runnable {
             return Optional.empty();
         }
 
-        /// The rows whose index is wanted, in the file's order. The file must be the one that was checked.
-        Iterator<Row> rows(IntPredicate wanted) {
+        /// The rows whose index is wanted, in the file's order. They must still be those that were checked.
+        Iterator<Row> rows(IntPredicate wanted, Index checked) {
             return new Iterator<>() {
                 private final Cursor cursor = new Cursor();
                 private int index = -1;
@@ -3638,13 +3794,22 @@ final class DifyExec implements Runnable {
                     for (var cells = cursor.next(); cells != null; cells = cursor.next()) {
                         index++;
                         if (wanted.test(index)) {
-                            if (cells.size() != columns.size())
-                                throw new Unusable(path + ", line " + cursor.line + ": the file was changed meanwhile");
-                            return new Row(index, cursor.line, cells.get(idColumn).strip(), inputs(cells));
+                            var row = row(cells);
+                            if (row.isEmpty() || !checked.id(index).equals(row.get().id())
+                                    || checked.cells(index) != Cells.number(row.get().hash()))
+                                throw new Unusable(path + ", line " + cursor.line
+                                        + ": the file was changed while it was in use");
+                            return row.get();
                         }
                     }
                     cursor.close();
                     return null;
+                }
+
+                private Optional<Row> row(List<String> cells) {
+                    if (cells.size() != columns.size() || cells.get(idColumn).isBlank() || index >= checked.rows())
+                        return Optional.empty();
+                    return Optional.of(new Row(index, cursor.line, cells.get(idColumn).strip(), inputs(cells)));
                 }
 
                 @Override
@@ -3671,38 +3836,34 @@ final class DifyExec implements Runnable {
 
         /// A position in the file. `line` is where the present record begins.
         private final class Cursor implements AutoCloseable {
-            private final CSVReader reader;
+            private final Records records;
+            private final RFC4180Parser parser = new RFC4180ParserBuilder().withSeparator(delimiter).build();
             private long line = 0;
 
             Cursor() {
-                reader = reader(path, charset, delimiter);
+                records = records(path, charset, delimiter);
                 if (next() == null) throw new Unusable(path + ": empty"); // the header
             }
 
             /// The next record, or null at the end. Blank lines at the end of the file are passed over.
             List<String> next() {
                 try {
-                    line = reader.getLinesRead() + 1;
-                    var cells = reader.readNextSilently();
-                    if (cells != null && isBlank(cells) && columns.size() > 1) {
-                        long blank = line;
-                        while (cells != null && isBlank(cells)) cells = reader.readNextSilently();
-                        if (cells != null) throw new Unusable(path + ", line " + blank + ": blank, with rows after it");
+                    var record = records.next();
+                    line = records.line();
+                    if (record != null && record.isEmpty() && columns.size() > 1) {
+                        while (record != null && record.isEmpty()) record = records.next();
+                        if (record != null) throw new Unusable(path + ", line " + line + ": blank, with rows after it");
                     }
-                    return cells == null ? null : Arrays.asList(cells);
+                    return record == null ? null : Arrays.asList(parser.parseLine(record));
                 } catch (IOException problem) {
-                    throw unreadable(path, charset, problem, line);
+                    throw unreadable(path, charset, problem, records.line());
                 }
-            }
-
-            private boolean isBlank(String[] cells) {
-                return cells.length == 1 && cells[0].isEmpty();
             }
 
             @Override
             public void close() {
                 try {
-                    reader.close();
+                    records.close();
                 } catch (IOException _) {
                     // it was only read from
                 }
@@ -3715,10 +3876,10 @@ final class DifyExec implements Runnable {
         private static Header header(Path path, Charset charset, Optional<Character> given) {
             Header best = null;
             for (char delimiter : given.map(List::of).orElse(List.of(',', ';', '\t'))) {
-                try (var reader = reader(path, charset, delimiter)) {
-                    var cells = reader.readNextSilently();
-                    if (cells == null || cells.length == 1 && cells[0].isBlank()) throw new Unusable(path
-                            + ": empty, not even a header");
+                try (var records = records(path, charset, delimiter)) {
+                    var record = records.next();
+                    if (record == null || record.isBlank()) throw new Unusable(path + ": empty, not even a header");
+                    var cells = new RFC4180ParserBuilder().withSeparator(delimiter).build().parseLine(record);
                     if (best == null || cells.length > best.columns().size()) best = new Header(List.of(cells),
                             delimiter);
                 } catch (IOException problem) {
@@ -3728,15 +3889,14 @@ final class DifyExec implements Runnable {
             return best;
         }
 
-        private static CSVReader reader(Path path, Charset charset, char delimiter) {
+        private static Records records(Path path, Charset charset, char delimiter) {
             try {
                 var decoder = charset.newDecoder().onMalformedInput(CodingErrorAction.REPORT)
                         .onUnmappableCharacter(CodingErrorAction.REPORT);
                 var chars = new BufferedReader(new InputStreamReader(Files.newInputStream(path), decoder), 1 << 16);
                 chars.mark(1);
                 if (chars.read() != '\uFEFF') chars.reset();
-                return new CSVReaderBuilder(new LineEnds(chars, delimiter)).withKeepCarriageReturn(true)
-                        .withCSVParser(new RFC4180ParserBuilder().withSeparator(delimiter).build()).build();
+                return new Records(chars, delimiter);
             } catch (IOException problem) {
                 throw unreadable(path, charset, problem, 1);
             }
@@ -3760,9 +3920,7 @@ final class DifyExec implements Runnable {
                     + badLine(path, charset)
                     + ": not " + charset + Guess.of(path).map(likely -> "; it looks like " + likely).orElse("")
                             + ". Name the encoding with --encoding, or save the file as UTF-8");
-            var text = Plain.of(problem);
-            return new Unusable(path + ", line " + line + ": " + (text.contains("Unterminated quoted")
-                    ? "a quote is opened there and never closed" : text));
+            return new Unusable(path + ", line " + line + ": " + Plain.of(problem));
         }
 
         /// The line of the first byte that the charset does not allow.
@@ -3971,14 +4129,14 @@ final class DifyExec implements Runnable {
         record Column(String column, String variable, String type, boolean required, long filled, int longest,
                 String example) {}
 
-        static Inspection of(Csv csv, Form form, IntPredicate wanted) {
+        static Inspection of(Csv csv, Form form, IntPredicate wanted, Index index) {
             var columns = csv.columns();
             var filled = new long[columns.size()];
             var longest = new int[columns.size()];
             var examples = new String[columns.size()];
             var problems = new ArrayList<Problem>();
             long rows = 0, emptyRequired = 0;
-            for (var all = csv.rows(wanted); all.hasNext(); rows++) {
+            for (var all = csv.rows(wanted, index); all.hasNext(); rows++) {
                 var row = all.next();
                 for (int i = 0; i < columns.size(); i++) {
                     var column = columns.get(i);
@@ -4055,56 +4213,98 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Gives every line end outside quotes as `\n`, and leaves those inside quotes as they are: opencsv then splits
-    /// records at `\n` alone and changes no cell.
-    static final class LineEnds extends Reader {
+    /// Cuts a CSV into its records, whole and unchanged: a line end inside quotes belongs to its cell. What a quote
+    /// leaves unclear is an error. The cells of a record are opencsv's business.
+    static final class Records implements AutoCloseable {
         private final Reader in;
         private final char delimiter;
-        private boolean quoted = false, afterQuote = false, atStart = true, afterReturn = false;
+        private final StringBuilder record = new StringBuilder();
+        private final char[] buffer = new char[1 << 14];
+        private int at = 0, end = 0;
+        private long line = 0, next = 1;
 
-        LineEnds(Reader in, char delimiter) {
+        Records(Reader in, char delimiter) {
             this.in = in;
             this.delimiter = delimiter;
         }
 
-        @Override
-        public int read(char[] into, int from, int length) throws IOException {
-            int kept = 0;
-            while (kept == 0) {
-                int count = in.read(into, from, length);
-                if (count < 0) return -1;
-                for (int i = from; i < from + count; i++) {
-                    char c = into[i];
-                    if (afterReturn && c == '\n' && !quoted) {
-                        afterReturn = false;
-                        continue;
-                    }
-                    into[from + kept++] = track(c);
-                }
-            }
-            return kept;
+        /// The line in which the last record began, or in which it went wrong.
+        long line() {
+            return line;
         }
 
-        private char track(char c) {
-            afterReturn = false;
-            if (quoted) {
-                if (c == '"') {
-                    quoted = false;
-                    afterQuote = true;
+        /// The next record without its line end, or null at the end.
+        String next() throws IOException {
+            line = next;
+            record.setLength(0);
+            if (peek() < 0) return null;
+            for (int c = peek(); c >= 0 && !isLineEnd(c); c = peek()) {
+                if (c == '"') quoted();
+                else plain();
+            }
+            if (peek() >= 0) lineEnd();
+            return record.toString();
+        }
+
+        /// An unquoted cell and the delimiter after it; a quote inside it is an ordinary character.
+        private void plain() throws IOException {
+            for (int c = peek(); c >= 0 && !isLineEnd(c); c = peek()) {
+                record.append((char) c);
+                at++;
+                if (c == delimiter) return;
+            }
+        }
+
+        /// A quoted cell and the delimiter after it.
+        private void quoted() throws IOException {
+            long opened = next;
+            do {
+                record.append((char) peek());
+                at++;
+                for (int c = peek(); c != '"'; c = peek()) {
+                    if (c < 0) throw fault(opened, "a quote is opened there and never closed");
+                    if (isLineEnd(c)) record.append(lineEnd());
+                    else {
+                        record.append((char) c);
+                        at++;
+                    }
                 }
-                return c;
+                record.append('"');
+                at++;
+            } while (peek() == '"'); // a pair of quotes is one in the cell
+            int c = peek();
+            if (c == delimiter) {
+                record.append(delimiter);
+                at++;
+            } else if (c >= 0 && !isLineEnd(c))
+                throw fault(next, "text after a closing quote (a quote inside a quoted cell is written twice)");
+        }
+
+        private IOException fault(long line, String what) {
+            this.line = line;
+            return new IOException(what);
+        }
+
+        private static boolean isLineEnd(int c) {
+            return c == '\n' || c == '\r';
+        }
+
+        /// Passes one line end: LF, CR LF or CR.
+        private String lineEnd() throws IOException {
+            next++;
+            int first = peek();
+            at++;
+            if (first == '\n' || peek() != '\n') return first == '\n' ? "\n" : "\r";
+            at++;
+            return "\r\n";
+        }
+
+        private int peek() throws IOException {
+            if (at == end) {
+                at = 0;
+                end = Math.max(0, in.read(buffer));
             }
-            if (c == '"' && (atStart || afterQuote)) {
-                quoted = true; // opens a cell, or is the second of a pair inside one
-                atStart = false;
-                afterQuote = false;
-                return c;
-            }
-            afterQuote = false;
-            atStart = c == delimiter || c == '\n' || c == '\r';
-            if (c != '\r') return c;
-            afterReturn = true;
-            return '\n';
+            return at < end ? buffer[at] : -1;
         }
 
         @Override
@@ -4159,17 +4359,14 @@ final class DifyExec implements Runnable {
                     throw new Unusable(input + " is both input and output: name another file with -o");
         }
 
-        /// `--fresh`: the earlier batch keeps its files under another name.
+        /// `--fresh`: the earlier batch keeps its files under another name. The caller holds the lock.
         void moveAside(PrintWriter err) throws IOException {
-            try (var _ = Lock.take(lock)) {
-                var stamp = DateTimeFormatter.ofPattern("yyyyMMdd'T'HHmmss'Z'").withZone(ZoneOffset.UTC)
-                        .format(Instant.now());
-                for (var file : List.of(results, retry, log)) {
-                    if (!Files.exists(file)) continue;
-                    var aside = file.resolveSibling(file.getFileName() + "." + stamp);
-                    Files.move(file, aside);
-                    err.println("Moved " + file + " to " + aside.getFileName() + ".");
-                }
+            var stamp = "." + DateTimeFormatter.ofPattern("yyyyMMdd'T'HHmmss.SSS'Z'").withZone(ZoneOffset.UTC)
+                    .format(Instant.now());
+            for (var file : List.of(results, retry, log)) {
+                if (!Files.exists(file)) continue;
+                Files.move(file, sibling(file, stamp));
+                err.println("Moved " + file + " to " + sibling(file, stamp).getFileName() + ".");
             }
         }
     }
@@ -4365,6 +4562,11 @@ final class DifyExec implements Runnable {
             for (var rest = ByteBuffer.wrap(bytes); rest.hasRemaining(); ) channel.write(rest);
         }
 
+        /// What is deleted while it is open would be written into nothing.
+        void mustExist() throws IOException {
+            if (channel != null && !Files.exists(path)) throw new IOException(path + " was deleted meanwhile");
+        }
+
         void force() throws IOException {
             if (channel != null) channel.force(false);
         }
@@ -4399,8 +4601,8 @@ final class DifyExec implements Runnable {
                     if (lines.length() == 0) continue;
                     try {
                         use.accept(READER.readValue(lines.bytes(), 0, lines.length()));
-                    } catch (JsonProcessingException problem) {
-                        unread++;
+                    } catch (JsonProcessingException | NullPointerException | IllegalArgumentException _) {
+                        unread++; // no event of ours
                     }
                 }
             }
@@ -4497,7 +4699,7 @@ final class DifyExec implements Runnable {
                 json.writeRawValue(new String(ran.outputs(), UTF_8));
                 json.writeStringField("workflow_run_id", ran.ref().id());
                 json.writeStringField("executed_at", Times.text(now));
-                json.writeNumberField("retry_count", attempt.tries().failed());
+                json.writeNumberField("retry_count", attempt.tries().retries());
                 json.writeStringField("workflow_status", ran.status() == RunStatus.PARTIAL ? "partial-succeeded"
                         : "succeeded");
                 json.writeStringField("workflow_id", ran.workflowId());
@@ -4577,7 +4779,7 @@ final class DifyExec implements Runnable {
             var draft = path.resolveSibling(path.getFileName() + ".tmp");
             boolean any = false;
             try (var out = Files.newBufferedWriter(draft, UTF_8)) {
-                for (int entry = 0; entry < index.size(); entry++) {
+                for (int entry = 0; entry < index.rows(); entry++) {
                     if (!index.standing(entry).isOnRetryList()) continue;
                     out.write(index.id(entry));
                     out.write('\n');
@@ -4597,25 +4799,32 @@ final class DifyExec implements Runnable {
         private final Index index;
         private final Map<String, Open> open = new LinkedHashMap<>(), unsettled = new LinkedHashMap<>();
         private final Map<String, Open> notStarted = new LinkedHashMap<>();
+        private final Map<Integer, Open> lost = new TreeMap<>();
         private final List<Open> resent = new ArrayList<>();
-        private final Set<String> late = new HashSet<>();
-        private final Map<Integer, String> runs = new HashMap<>();
+        private final Set<String> late = new HashSet<>(), stopped = new HashSet<>();
         private final Map<Integer, String> causes = new HashMap<>();
-        private final BitSet changed = new BitSet(), lost = new BitSet();
+        private final BitSet changed = new BitSet();
         private final Map<String, BigDecimal> prices = new TreeMap<>();
         private final Latencies latencies = new Latencies();
+        private Optional<Event.Session> session = Optional.empty();
         private Optional<Mode> mode = Optional.empty();
         private Instant startedAt = null, updatedAt = null;
         private long attempts = 0, retries = 0, tokens = 0, lateRuns = 0, unread = 0;
 
         /// An attempt as the log has it.
         record Open(String id, int n, String user, Mode mode, String cells, Instant at, Optional<RunRef> run) {
-            Open with(RunRef ref) {
-                return new Open(id, n, user, mode, cells, at, Optional.of(ref));
+            Open with(String run, String task) {
+                return run == null || run.isEmpty() ? this
+                        : new Open(id, n, user, mode, cells, at,
+                                Optional.of(new RunRef(run, task == null ? "" : task)));
             }
 
             Attempt attempt(Row row) {
-                return new Attempt(0, row, new Tries(n, 0), user, mode, cells, at);
+                return new Attempt(0, row, new Tries(0, 0, n), user, mode, cells, at);
+            }
+
+            Doubt doubt(Row row, Symptom symptom, Instant deadline) {
+                return new Doubt(attempt(row), run, symptom, symptom.text, at, deadline, false);
             }
         }
 
@@ -4631,66 +4840,77 @@ final class DifyExec implements Runnable {
 
         private void take(Event event) {
             switch (event) {
-                case Event.Session session -> {
-                    if (session.format() > Event.FORMAT) throw new Unusable("the log is of format " + session.format()
-                            + ", written by a newer difyexec (" + session.tool()
-                                    + "): use that version, or another -o");
-                    if (startedAt == null) startedAt = session.t();
-                    if (session.options() != null && session.options().contains("mode=auto"))
-                        mode = Stream.of(Mode.values()).filter(m -> m.name().equalsIgnoreCase(session.mode()))
-                                .findFirst();
-                    touch(session.t());
-                }
-                case Event.Attempt attempt -> {
-                    attempts++;
-                    if (attempt.n() > 0) retries++;
-                    var before = notStarted.remove(attempt.id());
-                    if (before != null) resent.add(before);
-                    unsettled.remove(attempt.id());
-                    open.put(key(attempt.id(), attempt.user()), new Open(attempt.id(), attempt.n(), attempt.user(),
-                            Mode.valueOf(attempt.mode().toUpperCase(Locale.ROOT)), orEmpty(attempt.cells()),
-                                    attempt.t(), Optional.empty()));
-                    touch(attempt.t());
-                }
+                case Event.Session began -> session(began);
+                case Event.Attempt attempt -> attempt(attempt);
                 case Event.Run run -> open.computeIfPresent(key(run.id(), run.user()),
-                        (_, known) -> known.with(new RunRef(run.run(), orEmpty(run.task()))));
+                        (_, known) -> known.with(run.run(), run.task()));
                 case Event.End end -> end(end);
                 case Event.Late found -> {
                     late.add(found.user());
                     lateRuns++;
                 }
+                case Event.Stop stop when stop.user() != null -> stopped.add(stop.user());
                 case Event.Upload _, Event.Look _, Event.Harvest _, Event.Stop _, Event.Throttle _, Event.Torn _,
                         Event.Other _ -> {}
             }
         }
 
-        private void end(Event.End end) {
-            touch(end.t());
-            tokens += end.tokens();
-            if (end.price() != null) prices.merge(orEmpty(end.currency()), end.price(), BigDecimal::add);
-            var known = open.remove(key(end.id(), end.user()));
-            int entry = index.findOrAdd(end.id());
-            if (end.outcome().equals("not_started") && known != null) notStarted.put(end.id(), known);
-            var standing = Standing.of(end.outcome());
-            if (standing.isEmpty()) return;
-            if (standing.get().isSuccess()) {
-                latencies.add((long) (end.seconds() * 1000));
-                runs.put(entry, orEmpty(end.run()));
-                lost.set(entry, !index.standing(entry).isSuccess());
-                changed.set(entry, known != null && index.cells(entry) != 0 && !known.cells().isEmpty()
-                        && Cells.number(known.cells()) != index.cells(entry));
-                causes.remove(entry);
-            } else if (!index.standing(entry).isSuccess()) {
-                index.stand(entry, standing.get());
-                causes.put(entry, orEmpty(end.cause() != null ? end.cause() : end.error()));
-                if (standing.get() != Standing.FAILED && known != null) unsettled.put(end.id(), end.run() == null
-                        ? known
-                        : known.run().isPresent() ? known : known.with(new RunRef(end.run(), "")));
-            }
+        private void session(Event.Session began) {
+            if (began.format() > Event.FORMAT) throw new Unusable("the log is of format " + began.format()
+                    + ", written by a newer difyexec (" + Plain.text(began.tool(), 60)
+                            + "): use that version, or another -o");
+            session = Optional.of(began);
+            if (startedAt == null) startedAt = began.t();
+            updatedAt = began.t();
+            if (orEmpty(began.options()).contains("mode=auto"))
+                mode = Stream.of(Mode.values()).filter(mode -> mode.name().equalsIgnoreCase(began.mode())).findFirst();
         }
 
-        private void touch(Instant when) {
-            updatedAt = when;
+        private void attempt(Event.Attempt attempt) {
+            if (!"row".equals(attempt.kind())) return;
+            attempts++;
+            if (attempt.n() > 0) retries++;
+            updatedAt = attempt.t();
+            var before = notStarted.remove(attempt.id());
+            if (before != null) resent.add(before);
+            unsettled.remove(attempt.id());
+            lost.remove(index.findOrAdd(attempt.id()));
+            open.put(key(attempt.id(), attempt.user()), new Open(attempt.id(), attempt.n(), attempt.user(),
+                    Mode.valueOf(attempt.mode().toUpperCase(Locale.ROOT)), orEmpty(attempt.cells()), attempt.t(),
+                            Optional.empty()));
+        }
+
+        /// An attempt that says how its run ended leaves no doubt; *unknown*, *paused*, *not_started* and *resent* do.
+        private void end(Event.End end) {
+            updatedAt = end.t();
+            tokens += end.tokens();
+            if (end.price() != null) prices.merge(orEmpty(end.currency()), end.price(), BigDecimal::add);
+            var known = Optional.ofNullable(open.remove(key(end.id(), end.user())))
+                    .or(() -> Optional.ofNullable(unsettled.get(end.id())))
+                            .or(() -> Optional.ofNullable(notStarted.get(end.id())))
+                    .orElseGet(() -> new Open(end.id(), end.n(), orEmpty(end.user()), Mode.BLOCKING,
+                            orEmpty(end.cells()), end.t(),
+                            Optional.empty())).with(end.run(), null);
+            unsettled.remove(end.id());
+            if (List.of("not_started", "resent").contains(end.outcome())) notStarted.put(end.id(), known);
+            Standing.of(end.outcome()).ifPresent(standing -> stand(index.findOrAdd(end.id()), standing, known, end));
+        }
+
+        private void stand(int entry, Standing standing, Open known, Event.End end) {
+            if (standing.isSuccess()) {
+                notStarted.remove(end.id());
+                latencies.add((long) (end.seconds() * 1000));
+                if (!index.standing(entry).isSuccess()) lost.put(entry, known);
+                changed.set(entry, index.cells(entry) != 0 && !known.cells().isEmpty()
+                        && Cells.number(known.cells()) != index.cells(entry));
+                causes.remove(entry);
+                return;
+            }
+            if (standing == Standing.FAILED) notStarted.remove(end.id());
+            else unsettled.put(end.id(), known);
+            if (index.standing(entry).isSuccess()) return;
+            index.stand(entry, standing);
+            causes.put(entry, orEmpty(end.cause() != null ? end.cause() : end.error()));
         }
 
         private static String key(String id, String user) {
@@ -4705,28 +4925,35 @@ final class DifyExec implements Runnable {
             return mode;
         }
 
-        /// Runs that counted as not started and whose row was sent again, unless they have turned up.
-        List<Doubt> resent() {
-            return resent.stream().filter(known -> !late.contains(known.user())).map(known ->
-                    new Doubt(known.attempt(new Row(0, 0, known.id(), Map.of())), known.run(), Symptom.CRASH, "",
-                            known.at(), known.at(), true)).toList();
+        Optional<Event.Session> session() {
+            return session;
         }
 
-        /// Rows whose end must be learnt before they may run, by id. Also pending rows whose last run counted as not started.
-        Map<String, Open> doubtful() {
-            var all = new LinkedHashMap<String, Open>();
-            unsettled.forEach(all::put);
-            notStarted.forEach(all::put);
-            open.values().forEach(known -> all.put(known.id(), known));
-            all.keySet().removeIf(id -> index.standing(index.find(id)).isSuccess());
+        /// Runs that counted as not started and whose row was sent again, unless they have turned up.
+        List<Doubt> resent() {
+            return resent.stream().filter(known -> !late.contains(known.user())).map(known -> new Doubt(
+                    known.attempt(new Row(0, 0, known.id(), Map.of())), known.run(), Symptom.CRASH, "", known.at(),
+                            known.at(), true)).toList();
+        }
+
+        /// Rows whose last run's end must be learnt before they may run, by number.
+        Map<Integer, Function<Row, Doubt>> doubtful(Duration timeout) {
+            var all = new HashMap<Integer, Function<Row, Doubt>>();
+            lost.forEach((entry, known) -> all.put(entry, row -> known.doubt(row, Symptom.LOST_RESULT, known.at())));
+            for (var some : List.of(unsettled.values(), notStarted.values(), open.values()))
+                for (var known : some) {
+                    int entry = index.find(known.id());
+                    var symptom = stopped.contains(known.user()) ? Symptom.INTERRUPTED : Symptom.CRASH;
+                    if (entry >= 0) all.put(entry, row -> known.doubt(row, symptom, known.at().plus(timeout)));
+                }
             return all;
         }
     }
 
     /// The rows that one call asks for: those to start, and those whose earlier run is looked up first.
-    record Wanted(Csv csv, BitSet fresh, List<Doubt> doubts) {
+    record Wanted(Csv csv, Index index, BitSet fresh, List<Doubt> doubts) {
         Iterator<Row> iterator() {
-            return csv.rows(fresh::get);
+            return csv.rows(fresh::get, index);
         }
 
         boolean has(int row) {
@@ -4771,22 +4998,27 @@ final class DifyExec implements Runnable {
 
         /// Checks the rows, takes the lock, mends torn ends, and reads what earlier calls left.
         static Batch open(BatchFiles files, Csv csv, boolean noBom, boolean rebuild) {
+            return open(files, csv, noBom, rebuild, Optional.empty());
+        }
+
+        /// @param fresh where to tell that an earlier batch was moved aside; empty: it goes on
+        static Batch open(BatchFiles files, Csv csv, boolean noBom, boolean rebuild, Optional<PrintWriter> fresh) {
             var index = new Index();
             csv.check(index);
             index.endOfRows();
             var lock = Lock.take(files.lock());
             try {
+                if (fresh.isPresent()) files.moveAside(fresh.get());
                 var torn = new ArrayList<Event.Torn>();
                 Torn.mend(files.results(), torn);
                 Torn.mend(files.log(), torn);
-                Results.read(files.results(), index);
-                var history = History.read(files.log(), index);
+                var history = readAll(files, index);
                 if (!history.lost.isEmpty() && !rebuild) throw new Unusable(files.results() + ": "
-                        + Plain.count(history.lost.cardinality(), "result") + " that the log knows of "
-                        + (history.lost.cardinality() == 1 ? "is" : "are") + " gone (first: "
-                        + Plain.id(index.id(history.lost.nextSetBit(0)))
-                                + "). --rebuild fetches them from Dify by run id; "
-                        + "--fresh moves everything aside and starts anew");
+                        + Plain.count(history.lost.size(), "result that the log knows of is",
+                                "results that the log knows of are")
+                        + " gone (first: " + Plain.id(index.id(history.lost.keySet().iterator().next()))
+                                + "). --rebuild fetches "
+                        + "them from Dify by run id; --fresh moves everything aside and starts anew");
                 var batch = new Batch(files, csv, index, history, lock,
                         new LineFile(files.results(), noBom ? new byte[0] : Results.BOM),
                                 new LineFile(files.log(), new byte[0]));
@@ -4801,19 +5033,34 @@ final class DifyExec implements Runnable {
             }
         }
 
+        /// Results, log and retry list, in this order. A listed id of which nothing else is known failed in the original tool.
+        private static History readAll(BatchFiles files, Index index) throws IOException {
+            Results.read(files.results(), index);
+            var history = History.read(files.log(), index);
+            for (var id : new RetryList(files.retry()).read()) {
+                int entry = index.findOrAdd(id);
+                if (index.standing(entry) == Standing.PENDING) index.stand(entry,
+                        Standing.FAILED);
+            }
+            return history;
+        }
+
         /// What the files say, without lock or writing; another process may be at work on them.
-        static Batch read(BatchFiles files, Optional<Csv> csv) throws IOException {
+        static Batch peek(BatchFiles files, Optional<Csv> csv) {
+            try {
+                return read(files, csv);
+            } catch (IOException problem) {
+                throw new Unusable(files.results() + ": " + Plain.of(problem));
+            }
+        }
+
+        private static Batch read(BatchFiles files, Optional<Csv> csv) throws IOException {
             var index = new Index();
             csv.ifPresent(rows -> {
                 rows.check(index);
                 index.endOfRows();
             });
-            Results.read(files.results(), index);
-            var history = History.read(files.log(), index);
-            for (var id : new RetryList(files.retry()).read()) {
-                int entry = index.findOrAdd(id);
-                if (index.standing(entry) == Standing.PENDING) index.stand(entry, Standing.FAILED);
-            }
+            var history = readAll(files, index);
             return new Batch(files, csv.orElse(null), index, history, null, null, null);
         }
 
@@ -4844,7 +5091,10 @@ final class DifyExec implements Runnable {
         /// The rows a call asks for, by the options and what is done already.
         Wanted select(Selection selection, RowOptions options, Duration timeout) throws IOException {
             var rows = new BitSet(index.rows());
-            if (selection.listed()) retryList.read().forEach(id -> rows.set(known(id, files.retry() + ": ")));
+            if (selection.listed()) for (var id : retryList.read()) {
+                int entry = index.find(id);
+                if (entry >= 0 && entry < index.rows()) rows.set(entry);
+            }
             else if (!selection.ids().isEmpty()) selection.ids().forEach(id -> rows.set(named(id, selection.force())));
             else rows.set(0, index.rows());
             if (!options.ids.isEmpty()) {
@@ -4853,8 +5103,7 @@ final class DifyExec implements Runnable {
                 rows.and(named);
             }
             if (!selection.force()) rows.stream().filter(entry -> index.standing(entry).isSuccess()
-                    && !(options.rerunChanged && history.changed.get(entry)) && !history.lost.get(entry))
-                            .forEach(rows::clear);
+                    && !(options.rerunChanged && history.changed.get(entry))).forEach(rows::clear);
             if (options.limit != null) {
                 if (options.limit < 1) throw new Unusable("--limit " + options.limit + ": at least one row");
                 var first = rows.stream().limit(options.limit).max();
@@ -4862,7 +5111,7 @@ final class DifyExec implements Runnable {
             }
             var doubts = doubts(rows, timeout);
             doubts.forEach(doubt -> rows.clear(doubt.attempt().row().index()));
-            return new Wanted(csv, rows, doubts);
+            return new Wanted(csv, index, rows, doubts);
         }
 
         private int known(String id, String where) {
@@ -4880,44 +5129,54 @@ final class DifyExec implements Runnable {
         }
 
         private List<Doubt> doubts(BitSet rows, Duration timeout) {
-            var known = new HashMap<Integer, History.Open>();
-            history.doubtful().forEach((id, open) -> {
-                int entry = index.find(id);
-                if (rows.get(entry)) known.put(entry, open);
-            });
-            history.lost.stream().filter(rows::get).forEach(entry -> known.put(entry,
-                    new History.Open(index.id(entry), 0, "",
-                    Mode.BLOCKING, "%016x".formatted(index.cells(entry)), Instant.now(),
-                            Optional.of(new RunRef(history.runs.get(entry), "")))));
-            if (known.isEmpty()) return List.of();
+            var doubtful = history.doubtful(timeout);
+            doubtful.keySet().removeIf(entry -> !rows.get(entry));
+            if (doubtful.isEmpty()) return List.of();
             var doubts = new ArrayList<Doubt>();
-            csv.rows(known::containsKey).forEachRemaining(row -> {
-                var open = known.get(row.index());
-                boolean lost = history.lost.get(row.index());
-                doubts.add(new Doubt(open.attempt(row), open.run(), lost ? Symptom.LOST_RESULT : Symptom.CRASH,
-                        (lost ? Symptom.LOST_RESULT : Symptom.CRASH).text, open.at(), lost ? open.at()
-                                : open.at().plus(timeout), false));
-            });
+            csv.rows(doubtful::containsKey, index).forEachRemaining(row -> doubts.add(doubtful.get(row.index())
+                    .apply(row)));
             return doubts;
         }
 
         void began(Access access, Greeting.Met server, Mode mode, Work work, int concurrency) {
-            session = new Event.Session(Instant.now(), Event.FORMAT, "difyexec " + VERSION, access.baseUrl().toString(),
+            session = new Event.Session(Instant.now(), Event.FORMAT, "difyexec " + VERSION, access.name(),
                     server.app(), server.version(), mode.name().toLowerCase(Locale.ROOT),
                     "mode=" + work.dify.mode.name().toLowerCase(Locale.ROOT) + " c=" + concurrency);
             record(session);
-            int changed = history.changed.cardinality();
-            if (changed > 0 && !work.rows.rerunChanged) work.spec.commandLine().getErr()
-                    .println(Plain.count(changed, "row")
+        }
+
+        /// A batch belongs to one app of one server: elsewhere its runs cannot be looked up, and would be paid again.
+        void refuseOtherServer(String baseUrl, String app) {
+            history.session().filter(_ -> history.attempts > 0).ifPresent(before -> {
+                if (!before.baseUrl().equals(baseUrl)) throw new Unusable(files.log() + ": this batch was begun at "
+                        + before.baseUrl()
+                        + ", not at " + baseUrl + "; go on there, or name another -o");
+                if (!app.isEmpty() && before.app() != null && !before.app().equals(app)) throw new Unusable(files.log()
+                        + ": this batch was begun with the app " + Plain.quoted(before.app()) + ", not with "
+                                + Plain.quoted(app)
+                        + "; take that app's key, or name another -o");
+            });
+        }
+
+        /// What a person should know of the files before the batch goes on.
+        void tellChanges(boolean rerun, PrintWriter err) {
+            if (history.unread > 0) err.println("Warning: " + Plain.count(history.unread, "line") + " of " + files.log()
+                    + " cannot be read; an attempt on such a line is not known.");
+            int rows = history.changed.cardinality();
+            if (rows > 0 && !rerun) err.println(Plain.count(rows, "row")
                     + " with a success changed in the CSV since (first: "
-                            + Plain.id(index.id(history.changed.nextSetBit(0)))
-                    + "); --rerun-changed runs them again.");
+                    + Plain.id(index.id(history.changed.nextSetBit(0))) + "); --rerun-changed runs "
+                            + (rows == 1 ? "it" : "them") + " again.");
         }
 
         Event sessionEvent(Instant now, Mode mode) {
             return new Event.Session(now, Event.FORMAT, session.tool(), session.baseUrl(), session.app(),
                     session.server(),
                     mode.name().toLowerCase(Locale.ROOT), session.options());
+        }
+
+        boolean hasSuccess(Row row) {
+            return index.standing(row.index()).isSuccess();
         }
 
         /// On the log's way; on disk with the next [#flush].
@@ -4968,6 +5227,8 @@ final class DifyExec implements Runnable {
         }
 
         private void force() throws IOException {
+            results.mustExist();
+            log.mustExist();
             results.force();
             log.force();
         }
@@ -5053,7 +5314,8 @@ final class DifyExec implements Runnable {
                 client.parameters(answer -> form.set(Form.of(answer, csv.columns(), folder,
                         Listing.of(version) != Listing.AT_END))).ifPresent(seen -> {
                     // a refusal with a code is Dify's own; anything else may be a proxy that lets this one path not through
-                    if (seen instanceof Seen.Refused refused && !refused.code().isEmpty()) refusal(seen, judge).ifPresent(why -> {
+                    if (seen instanceof Seen.Refused refused && !refused.code().isEmpty()) refusal(seen, judge)
+                            .ifPresent(why -> {
                         throw new Unusable(STOPPED, why);
                     });
                     err.println("Warning: the workflow's form is out of reach (" + Plain.text(said(seen), 200)
@@ -5271,7 +5533,7 @@ final class DifyExec implements Runnable {
 
         static String cost(Map<String, BigDecimal> prices) {
             return prices.entrySet().stream().map(price -> ", " + price.getValue().toPlainString() + " "
-                    + price.getKey())
+                    + Plain.text(price.getKey(), 8))
                     .collect(Collectors.joining());
         }
     }
@@ -5438,6 +5700,11 @@ final class DifyExec implements Runnable {
 
         static String quoted(String text) {
             return '"' + text(text, 60) + '"';
+        }
+
+        /// Without the user and the password of an address.
+        static String masked(String text) {
+            return text.replaceAll("//[^/@\\s]*@", "//***@");
         }
 
         static String html(String page) {
@@ -6311,7 +6578,7 @@ final class DifyExec implements Runnable {
         /// A value and where it stands: `TIMEOUT=abc in .env`.
         record Setting(String name, String text, String source) {
             String place() {
-                return name + "=" + Plain.text(text, 60) + source;
+                return name + "=" + Plain.text(Plain.masked(text), 60) + source;
             }
         }
 
