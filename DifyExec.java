@@ -265,7 +265,7 @@ final class DifyExec implements Runnable {
                 var csv = shape.open(source.path());
                 try (var server = demo == null ? null : Demo.start(Demo.Version.of(demo), csv.columns())) {
                     var access = server == null ? dify.access(env, err) : Access.to(server);
-                    try (var client = DifyClient.of(access, dify.timeout, retrying.settle())) {
+                    try (var client = DifyClient.of(access, dify.timeout)) {
                         var index = new Index();
                         csv.check(index);
                         var judge = new Judge(retrying.backoff(), retrying.failedRuns, access);
@@ -639,7 +639,7 @@ final class DifyExec implements Runnable {
             implements AutoCloseable {
 
         static Session of(Work work, Access access) {
-            return new Session(work, access, DifyClient.of(access, work.dify.timeout, work.retrying.settle()),
+            return new Session(work, access, DifyClient.of(access, work.dify.timeout),
                     new Judge(work.retrying.backoff(), work.retrying.failedRuns, access), work.pace.concurrency(),
                     work.spec.commandLine().getErr());
         }
@@ -841,6 +841,7 @@ final class DifyExec implements Runnable {
                 pace.started(now);
                 health.begun();
                 batch.record(Event.Attempt.of(attempt));
+                agenda.unseen().resent(attempt.row());
                 starts.add(begun);
             }
             batch.flush();
@@ -885,14 +886,27 @@ final class DifyExec implements Runnable {
         private void look(Doubt doubt) {
             if (doubt.symptom() == Symptom.QUIET && !running.containsKey(doubt.attempt()
                     .sequence())) return; // it ended
-            if (!doubt.canBeFound()) {
+            boolean recheck = doubt.symptom() == Symptom.RECHECK && !doubt.late() && doubt.run().isEmpty();
+            if (!recheck && !doubt.canBeFound()) {
                 if (!doubt.late()) resolve(doubt, new Found.Absent(), clock.instant());
                 return;
             }
             looking++;
             if (doubt.holdsPlace()) cutLooking++;
             health.begun();
-            post(() -> new Message.Looked(doubt, workflow.look(doubt)));
+            var unseen = recheck ? agenda.unseen().of(doubt.attempt().row()) : List.<Attempt>of();
+            var deadline = clock.instant().plus(limits.timeout());
+            post(() -> recheck ? recheck(doubt, unseen, deadline) : new Message.Looked(doubt, workflow.look(doubt)));
+        }
+
+        /// The first of a row's unseen attempts that has turned up, or that none has.
+        private Message recheck(Doubt doubt, List<Attempt> unseen, Instant deadline) {
+            for (var attempt : unseen) {
+                var its = doubt.of(attempt, deadline);
+                var found = its.canBeFound() ? workflow.look(its) : new Found.Absent();
+                if (!(found instanceof Found.Absent)) return new Message.Looked(its, found);
+            }
+            return new Message.Looked(doubt, new Found.Absent());
         }
 
         /// A worker that breaks posts that, too: nothing waits for it in vain.
@@ -1077,6 +1091,7 @@ final class DifyExec implements Runnable {
                     found.word()));
             if (doubt.symptom() == Symptom.QUIET) lookedAtQuiet(doubt, found);
             else if (doubt.late()) lookedForLate(doubt, found, now);
+            else if (doubt.symptom() == Symptom.RECHECK) rechecked(doubt, found, now);
             else resolve(doubt, found, now);
         }
 
@@ -1099,19 +1114,37 @@ final class DifyExec implements Runnable {
             batch.record(Event.End.of(attempt, clock.instant(), "interrupted", ran, "stopped on request"));
         }
 
-        private void lookedForLate(Doubt doubt, Found found, Instant now) {
-            var run = found.run();
-            if (run.isEmpty()) return;
+        /// A row may go out again when nothing of its earlier attempts has turned up; what has is taken or waited for.
+        private void rechecked(Doubt doubt, Found found, Instant now) {
             var attempt = doubt.attempt();
-            if (found instanceof Found.Ended(var ran) && ran.status().isSuccess() && !batch.hasSuccess(attempt.row())
-                    && attempt.cells().equals(attempt.row().hash())) {
-                harvest(doubt, ran);
-                return;
+            switch (found) {
+                case Found.Ended(var ran) -> {
+                    turnedUp(attempt, ran.ref(), found, now);
+                    if (ran.status().isSuccess()) harvest(doubt, ran);
+                    else agenda.again(attempt.row(), attempt.tries(), now);
+                }
+                case Found.Running _ -> resolve(doubt, found, now);
+                case Found.Absent() -> agenda.ready(attempt.row(), attempt.tries(), now);
+                case Found.Silent _ -> agenda.doubt(doubt.later(now));
             }
-            batch.record(new Event.Late(now, doubt.attempt().row().id(), doubt.attempt().user(), run.get().id(),
-                    found.word()));
+        }
+
+        private void lookedForLate(Doubt doubt, Found found, Instant now) {
+            var attempt = doubt.attempt();
+            if (found.run().isEmpty()) return;
+            turnedUp(attempt, found.run().get(), found, now);
+            if (!(found instanceof Found.Ended(var ran)) || !ran.status().isSuccess() || batch.hasSuccess(attempt.row())
+                    || !attempt.cells().equals(attempt.row().hash())) return;
+            tally.reopened(batch.standing(attempt.row()));
+            harvest(doubt, ran);
+        }
+
+        private void turnedUp(Attempt attempt, RunRef run, Found found, Instant now) {
+            agenda.unseen().remove(attempt);
+            if (!agenda.unseen().isResent(attempt)) return;
+            batch.record(new Event.Late(now, attempt.row().id(), attempt.user(), run.id(), found.word()));
             tally.late();
-            watcher.say("Row " + Plain.id(doubt.attempt().row().id()) + ": run " + run.get().id()
+            watcher.say("Row " + Plain.id(attempt.row().id()) + ": run " + run.id()
                     + " turned up late, after the row was sent again; it may have been paid twice.");
         }
 
@@ -1123,7 +1156,7 @@ final class DifyExec implements Runnable {
                 case Found.Running(var run, var status) -> {
                     var known = doubt.with(run);
                     if (status == RunStatus.PAUSED) giveUp(known, new Outcome.Paused(run, "waits for a human"));
-                    else if (now.isBefore(known.deadline())) agenda.doubt(known.later(now));
+                    else if (now.isBefore(known.deadline())) agenda.doubt(known.running(now));
                     else giveUp(known, new Outcome.Unknown("run " + run.id() + " still says running "
                             + Plain.seconds(Duration.between(known.attempt().at(), now)) + " after its start"));
                 }
@@ -1155,15 +1188,16 @@ final class DifyExec implements Runnable {
             }
         }
 
+        /// A request of a call that was killed does not count as a try.
         private void notStarted(Doubt doubt, Instant now) {
-            batch.record(Event.End.of(doubt.attempt(), now, "not_started", doubt.why()));
-            switch (judge.notStarted(doubt)) {
-                case Verdict.Done(var outcome) -> giveUp(doubt, outcome);
-                case Verdict _ -> {
-                    tally.retried();
-                    agenda.judgedNotStarted(doubt);
-                    agenda.again(doubt.attempt().row(), doubt.attempt().tries().failedOnce(), now);
-                }
+            var attempt = doubt.attempt();
+            batch.record(Event.End.of(attempt, now, "not_started", doubt.why()));
+            agenda.unseen().add(attempt);
+            if (!doubt.isOurs()) agenda.again(attempt.row(), attempt.tries(), now);
+            else if (judge.notStarted(doubt) instanceof Verdict.Done(var outcome)) giveUp(doubt, outcome);
+            else {
+                tally.retried();
+                agenda.again(attempt.row(), attempt.tries().failedOnce(), now);
             }
         }
 
@@ -1195,7 +1229,7 @@ final class DifyExec implements Runnable {
         private void giveUp(Doubt doubt, Outcome outcome) {
             if (agenda.mayResend(doubt)) {
                 batch.record(Event.End.of(doubt.attempt(), clock.instant(), "resent", outcome.text()));
-                agenda.judgedNotStarted(doubt);
+                agenda.unseen().add(doubt.attempt());
                 agenda.again(doubt.attempt().row(), Tries.NONE, clock.instant());
                 return;
             }
@@ -1246,7 +1280,7 @@ final class DifyExec implements Runnable {
         private final Iterator<Row> fresh;
         private final PriorityQueue<Waiting> waiting = new PriorityQueue<>(Comparator.comparing(Waiting::due));
         private final PriorityQueue<Doubt> doubts = new PriorityQueue<>(Comparator.comparing(Doubt::due));
-        private final List<Doubt> notStarted = new ArrayList<>();
+        private final Unseen unseen;
         private final boolean resendUnknown;
         private Optional<Stop> stop = Optional.empty();
         private int cutRuns = 0;
@@ -1261,22 +1295,31 @@ final class DifyExec implements Runnable {
         Agenda(Batch batch, Wanted wanted, boolean resendUnknown) {
             this.fresh = wanted.iterator();
             this.resendUnknown = resendUnknown;
+            this.unseen = batch.history().resent();
             doubts.addAll(wanted.doubts());
-            notStarted.addAll(batch.history().resent());
         }
 
         Optional<Waiting> next(Instant now) {
             if (!waiting.isEmpty() && !waiting.peek().due().isAfter(now)) return Optional.of(waiting.poll());
-            if (!fresh.hasNext()) return Optional.empty();
             try {
-                return Optional.of(new Waiting(fresh.next(), Tries.NONE, now));
+                while (fresh.hasNext()) {
+                    var row = fresh.next();
+                    if (unseen.of(row).isEmpty()) return Optional.of(new Waiting(row, Tries.NONE, now));
+                    again(row, Tries.NONE, now);
+                }
             } catch (Unusable changed) {
                 close(new Stop(STOPPED, changed.getMessage()));
-                return Optional.empty();
             }
+            return Optional.empty();
         }
 
+        /// Another attempt, later; where earlier ones may turn up yet, they are asked for first.
         void again(Row row, Tries tries, Instant due) {
+            if (unseen.of(row).isEmpty()) ready(row, tries, due);
+            else doubts.add(Doubt.recheck(row, tries, due));
+        }
+
+        void ready(Row row, Tries tries, Instant due) {
             waiting.add(new Waiting(row, tries, due));
         }
 
@@ -1292,14 +1335,15 @@ final class DifyExec implements Runnable {
             if (doubt.holdsPlace()) cutRuns++;
         }
 
-        void judgedNotStarted(Doubt doubt) {
-            notStarted.add(doubt);
+        Unseen unseen() {
+            return unseen;
         }
 
         /// Puts one look for each run that counted as not started on the agenda. False: there is none.
         boolean askForLateRuns(Instant now) {
-            notStarted.forEach(doubt -> doubts.add(doubt.asLate(now)));
-            return !notStarted.isEmpty();
+            var all = unseen.all();
+            all.forEach(attempt -> doubts.add(Doubt.late(attempt, now)));
+            return !all.isEmpty();
         }
 
         /// Unknown rows are sent again only when their ids were named, or by `--resend-unknown`.
@@ -1348,6 +1392,46 @@ final class DifyExec implements Runnable {
 
         Instant nextDoubt() {
             return doubts.isEmpty() ? Instant.MAX : doubts.peek().due();
+        }
+    }
+
+    /// Attempts that counted as not started, by row: their runs may turn up all the same.
+    static final class Unseen {
+        private final Map<Integer, List<Attempt>> byRow = new LinkedHashMap<>();
+        private final Set<String> resent = new HashSet<>();
+
+        void add(Attempt attempt) {
+            byRow.computeIfAbsent(attempt.row().index(), _ -> new ArrayList<>()).add(attempt);
+        }
+
+        /// Another attempt of the row goes out: what turns up from now on is late.
+        void resent(Row row) {
+            of(row).forEach(attempt -> resent.add(attempt.user()));
+        }
+
+        boolean isResent(Attempt attempt) {
+            return resent.contains(attempt.user());
+        }
+
+        void remove(Attempt attempt) {
+            var left = byRow.get(attempt.row().index());
+            if (left != null && left.removeIf(other -> other.user().equals(attempt.user())) && left.isEmpty())
+                byRow.remove(attempt.row().index());
+        }
+
+        /// Those of a row, which they then know whole: an attempt from the log knows its id alone.
+        List<Attempt> of(Row row) {
+            byRow.computeIfPresent(row.index(), (_, attempts) -> new ArrayList<>(attempts.stream()
+                    .map(attempt -> attempt.of(row)).toList()));
+            return List.copyOf(byRow.getOrDefault(row.index(), List.of()));
+        }
+
+        List<Attempt> all() {
+            return byRow.values().stream().flatMap(List::stream).toList();
+        }
+
+        boolean isEmpty() {
+            return byRow.isEmpty();
         }
     }
 
@@ -1440,7 +1524,15 @@ final class DifyExec implements Runnable {
     }
 
     /// One request for one row, found again on the server by its `user`. `cells` is the hash of what is sent.
-    record Attempt(long sequence, Row row, Tries tries, String user, Mode mode, String cells, Instant at) {}
+    record Attempt(long sequence, Row row, Tries tries, String user, Mode mode, String cells, Instant at) {
+        Attempt of(Row whole) {
+            return new Attempt(sequence, whole, tries, user, mode, cells, at);
+        }
+
+        Attempt with(Tries tries) {
+            return new Attempt(sequence, row, tries, user, mode, cells, at);
+        }
+    }
 
     /// A run as the server names it; `task` is empty where it is not known.
     record RunRef(String id, String task) {}
@@ -1547,12 +1639,18 @@ final class DifyExec implements Runnable {
         QUIET("the stream fell silent"),
         CRASH("this tool ended in the middle"),
         INTERRUPTED("this tool was interrupted and had it stopped"),
-        LOST_RESULT("its result is gone from the results file");
+        LOST_RESULT("its result is gone from the results file"),
+        RECHECK("an earlier request counted as not started");
 
         final String text;
 
         Symptom(String text) {
             this.text = text;
+        }
+
+        /// Seen in this call on the wire, with a run that may go on.
+        boolean isOurs() {
+            return this != QUIET && this != CRASH && this != INTERRUPTED && this != LOST_RESULT && this != RECHECK;
         }
     }
 
@@ -1640,23 +1738,46 @@ final class DifyExec implements Runnable {
     record Doubt(Attempt attempt, Optional<RunRef> run, Symptom symptom, String why, Instant since, Instant deadline,
             boolean late, Looks looked) {
 
-        /// The looks so far. `stopped`: the last one said so; `unlisted`: a server that lists all its runs had none.
-        record Looks(int count, Instant due, boolean stopped, boolean unlisted) {}
+        /// The looks so far. `stopped`: the last one said so; `holds`: the run may hold a place on the server.
+        record Looks(int count, Instant due, boolean stopped, boolean holds) {}
 
         Doubt(Attempt attempt, Optional<RunRef> run, Symptom symptom, String why, Instant since, Instant deadline,
                 boolean late) {
-            this(attempt, run, symptom, why, since, deadline, late, new Looks(0, since, false, false));
+            this(attempt, run, symptom, why, since, deadline, late,
+                    new Looks(0, since, false, !late && symptom.isOurs()));
+        }
+
+        /// Whether earlier attempts of a row, which counted as not started, have turned up before it is sent again.
+        static Doubt recheck(Row row, Tries tries, Instant due) {
+            var pending = new Attempt(0, row, tries, "", Mode.AUTO, row.hash(), due);
+            return new Doubt(pending, Optional.empty(), Symptom.RECHECK, Symptom.RECHECK.text, due, Instant.MAX, false);
+        }
+
+        /// One of those attempts.
+        Doubt of(Attempt unseen, Instant deadline) {
+            return new Doubt(unseen.with(attempt.tries()), Optional.empty(), symptom, why, since, deadline, false,
+                    looked);
+        }
+
+        /// Whether it has turned up by the end.
+        static Doubt late(Attempt unseen, Instant now) {
+            return new Doubt(unseen, Optional.empty(), Symptom.RECHECK, "", now, now, true);
         }
 
         /// Pauses grow from 0.5 s to 15 s.
         Doubt later(Instant now) {
             var pause = Duration.ofMillis(Math.min(15_000, (long) (500 * Math.pow(1.5, looked.count()))));
-            return with(new Looks(looked.count() + 1, now.plus(pause), looked.stopped(), false));
+            return with(new Looks(looked.count() + 1, now.plus(pause), looked.stopped(), looked.holds()));
+        }
+
+        /// Seen running, it holds a place whoever started it.
+        Doubt running(Instant now) {
+            return with(new Looks(looked.count() + 1, later(now).due(), looked.stopped(), true));
         }
 
         /// Nothing of it is listed, so nothing of it runs as yet.
         Doubt unlisted(Instant now) {
-            return with(new Looks(looked.count() + 1, later(now).due(), false, true));
+            return with(new Looks(looked.count() + 1, later(now).due(), false, false));
         }
 
         Doubt stoppedOnce(Instant now) {
@@ -1670,10 +1791,6 @@ final class DifyExec implements Runnable {
         Doubt with(RunRef found) {
             return run.isPresent() ? this
                     : new Doubt(attempt, Optional.of(found), symptom, why, since, deadline, late, looked);
-        }
-
-        Doubt asLate(Instant now) {
-            return new Doubt(attempt, run, symptom, why, now, now, true);
         }
 
         Instant due() {
@@ -1691,13 +1808,11 @@ final class DifyExec implements Runnable {
 
         /// Of this call, not found in the log of an earlier one.
         boolean isOurs() {
-            return !late && symptom != Symptom.CRASH && symptom != Symptom.INTERRUPTED
-                    && symptom != Symptom.LOST_RESULT;
+            return !late && symptom.isOurs();
         }
 
-        /// Its run may hold a place on the server, which `-c` has to leave free.
         boolean holdsPlace() {
-            return isOurs() && symptom != Symptom.QUIET && !looked.unlisted();
+            return looked.holds();
         }
 
         /// A run over its time is stopped before it is looked for.
@@ -2167,6 +2282,11 @@ final class DifyExec implements Runnable {
             if (outcome.standing().isSuccess()) latencies.add(took.toMillis());
             recent.add(now);
             if (recent.size() > RECENT) recent.remove();
+        }
+
+        /// A row that had ended ends again, better.
+        void reopened(Standing standing) {
+            ended.computeIfPresent(standing, (_, count) -> count - 1);
         }
 
         void used(Usage usage) {
@@ -2768,12 +2888,16 @@ final class DifyExec implements Runnable {
         }
 
         /// @param timeout one run: from its first event (streaming) or from sending (blocking) to its end
-        static DifyClient of(Access access, Duration timeout, Settle settle) {
+        static DifyClient of(Access access, Duration timeout) {
+            return of(access, timeout, FIRST_EVENT);
+        }
+
+        /// @param firstEvent how long a stream may say nothing before its first event
+        static DifyClient of(Access access, Duration timeout, Duration firstEvent) {
             var tasks = Executors.newVirtualThreadPerTaskExecutor();
             var alarms = new ScheduledThreadPoolExecutor(1, Thread.ofPlatform().daemon().name("alarms").factory());
             alarms.setRemoveOnCancelPolicy(true); // an exchange that is over is not kept for its time limit
-            return new DifyClient(Transport.of(access, tasks, CONNECT), access, timeout, settle.streaming(), alarms,
-                    tasks);
+            return new DifyClient(Transport.of(access, tasks, CONNECT), access, timeout, firstEvent, alarms, tasks);
         }
 
         @Override
@@ -4800,7 +4924,7 @@ final class DifyExec implements Runnable {
         private final Map<String, Open> open = new LinkedHashMap<>(), unsettled = new LinkedHashMap<>();
         private final Map<String, Open> notStarted = new LinkedHashMap<>();
         private final Map<Integer, Open> lost = new TreeMap<>();
-        private final List<Open> resent = new ArrayList<>();
+        private final Map<String, Open> resent = new LinkedHashMap<>();
         private final Set<String> late = new HashSet<>(), stopped = new HashSet<>();
         private final Map<Integer, String> causes = new HashMap<>();
         private final BitSet changed = new BitSet();
@@ -4872,7 +4996,7 @@ final class DifyExec implements Runnable {
             if (attempt.n() > 0) retries++;
             updatedAt = attempt.t();
             var before = notStarted.remove(attempt.id());
-            if (before != null) resent.add(before);
+            if (before != null) resent.put(before.user(), before);
             unsettled.remove(attempt.id());
             lost.remove(index.findOrAdd(attempt.id()));
             open.put(key(attempt.id(), attempt.user()), new Open(attempt.id(), attempt.n(), attempt.user(),
@@ -4892,6 +5016,7 @@ final class DifyExec implements Runnable {
                             orEmpty(end.cells()), end.t(),
                             Optional.empty())).with(end.run(), null);
             unsettled.remove(end.id());
+            resent.remove(end.user());
             if (List.of("not_started", "resent").contains(end.outcome())) notStarted.put(end.id(), known);
             Standing.of(end.outcome()).ifPresent(standing -> stand(index.findOrAdd(end.id()), standing, known, end));
         }
@@ -4906,8 +5031,9 @@ final class DifyExec implements Runnable {
                 causes.remove(entry);
                 return;
             }
-            if (standing == Standing.FAILED) notStarted.remove(end.id());
-            else unsettled.put(end.id(), known);
+            if (standing == Standing.FAILED) {
+                if (end.run() != null) notStarted.remove(end.id()); // else it failed for want of a run, which may turn up yet
+            } else unsettled.put(end.id(), known);
             if (index.standing(entry).isSuccess()) return;
             index.stand(entry, standing);
             causes.put(entry, orEmpty(end.cause() != null ? end.cause() : end.error()));
@@ -4930,10 +5056,15 @@ final class DifyExec implements Runnable {
         }
 
         /// Runs that counted as not started and whose row was sent again, unless they have turned up.
-        List<Doubt> resent() {
-            return resent.stream().filter(known -> !late.contains(known.user())).map(known -> new Doubt(
-                    known.attempt(new Row(0, 0, known.id(), Map.of())), known.run(), Symptom.CRASH, "", known.at(),
-                            known.at(), true)).toList();
+        Unseen resent() {
+            var unseen = new Unseen();
+            for (var known : resent.values()) {
+                if (late.contains(known.user())) continue;
+                var row = new Row(index.findOrAdd(known.id()), 0, known.id(), Map.of());
+                unseen.add(known.attempt(row));
+                unseen.resent(row);
+            }
+            return unseen;
         }
 
         /// Rows whose last run's end must be learnt before they may run, by number.
@@ -5175,8 +5306,12 @@ final class DifyExec implements Runnable {
                     mode.name().toLowerCase(Locale.ROOT), session.options());
         }
 
+        Standing standing(Row row) {
+            return index.standing(row.index());
+        }
+
         boolean hasSuccess(Row row) {
-            return index.standing(row.index()).isSuccess();
+            return standing(row).isSuccess();
         }
 
         /// On the log's way; on disk with the next [#flush].
