@@ -21,6 +21,7 @@ import com.fasterxml.jackson.core.JsonProcessingException;
 import com.fasterxml.jackson.core.JsonToken;
 import com.fasterxml.jackson.core.StreamReadConstraints;
 import com.fasterxml.jackson.core.StreamReadFeature;
+import com.fasterxml.jackson.core.StreamWriteConstraints;
 import com.fasterxml.jackson.core.json.JsonReadFeature;
 import com.fasterxml.jackson.core.json.JsonWriteFeature;
 import com.fasterxml.jackson.databind.DeserializationContext;
@@ -36,6 +37,7 @@ import com.fasterxml.jackson.databind.SerializerProvider;
 import com.fasterxml.jackson.databind.exc.InvalidFormatException;
 import com.fasterxml.jackson.databind.json.JsonMapper;
 import com.fasterxml.jackson.databind.module.SimpleModule;
+import com.fasterxml.jackson.databind.util.TokenBuffer;
 import com.opencsv.RFC4180Parser;
 import com.opencsv.RFC4180ParserBuilder;
 import io.github.cdimascio.dotenv.Dotenv;
@@ -130,20 +132,17 @@ final class DifyExec implements Runnable {
 
     private static int unusable(ParameterException problem, String... args) {
         var line = problem.getCommandLine();
-        line.getErr().println("difyexec: " + Plain.text(Plain.masked(explain(problem, line)), 1000));
+        line.getErr().println("difyexec: " + Plain.text(Plain.masked(explain(problem)), 1000));
         line.getErr().println("Try 'difyexec" + (line.getParent() == null ? "" : " " + line.getCommandName())
                 + " --help'.");
         return UNUSABLE;
     }
 
-    /// A bad value is named with the place it was read from: `TIMEOUT=abc in .env: not a duration`.
-    private static String explain(ParameterException problem, CommandLine line) {
-        if (!(problem.getArgSpec() instanceof OptionSpec option)
-                || !(line.getDefaultValueProvider() instanceof EnvDefaults(var env))) return problem.getMessage();
-        return EnvDefaults.variable(option).flatMap(env::setting)
-                .filter(setting -> setting.text().equals(problem.getValue()) && problem.getCause() != null)
-                .map(setting -> setting.place() + ": " + problem.getCause().getMessage())
-                .orElse(problem.getMessage());
+    /// `--timeout abc: not a duration`; what picocli finds itself is in its words.
+    private static String explain(ParameterException problem) {
+        return problem.getArgSpec() instanceof OptionSpec option && problem.getValue() != null
+                && problem.getCause() instanceof TypeConversionException fault
+                ? option.longestName() + " " + problem.getValue() + ": " + fault.getMessage() : problem.getMessage();
     }
 
     private static int stopped(Exception problem, CommandLine line, CommandLine.ParseResult parsed) throws Exception {
@@ -261,6 +260,7 @@ final class DifyExec implements Runnable {
         @Override
         public Integer call() throws Exception {
             var err = spec.commandLine().getErr();
+            new EnvDefaults(env).check(spec.commandLine().getParseResult());
             try (var source = Source.of(input, Optional.empty())) {
                 var csv = shape.open(source.path());
                 try (var server = demo == null ? null : Demo.start(Demo.Version.of(demo), csv.columns())) {
@@ -345,6 +345,7 @@ final class DifyExec implements Runnable {
         /// Checks what can be checked without the server, opens the batch, asks the server once, and runs.
         int start(Selection selection) throws Exception {
             var err = spec.commandLine().getErr();
+            new EnvDefaults(env).check(spec.commandLine().getParseResult());
             var files = BatchFiles.of(output);
             try (var source = Source.of(input, Optional.of(files))) {
                 var csv = shape.open(source.path());
@@ -481,6 +482,11 @@ final class DifyExec implements Runnable {
         @Option(names = "--max-tokens", paramLabel = "N", description = "Stop once so many tokens are used.")
         Long maxTokens;
 
+        Long maxTokens() {
+            if (maxTokens != null && maxTokens < 1) throw new Unusable("--max-tokens " + maxTokens + ": at least one");
+            return maxTokens;
+        }
+
         int concurrency() {
             int slots = concurrency != null ? concurrency : wait != null ? 1 : 5;
             if (slots < 1) throw new Unusable("-c " + slots + ": at least one run at a time");
@@ -491,7 +497,7 @@ final class DifyExec implements Runnable {
     }
 
     static final class RetryOptions {
-        @Option(names = "--max-retries", paramLabel = "N", defaultValue = "3",
+        @Option(names = "--max-retries", paramLabel = "N", defaultValue = "3", converter = Counts.class,
                 description = "Further attempts after the first (env: MAX_RETRIES; default: ${DEFAULT-VALUE}).")
         int maxRetries;
 
@@ -518,7 +524,6 @@ final class DifyExec implements Runnable {
         Duration grace;
 
         Backoff backoff() {
-            if (maxRetries < 0) throw new Unusable("--max-retries " + maxRetries + ": not negative, please");
             return new Backoff(initialDelay, maxDelay, maxRetries);
         }
 
@@ -570,7 +575,8 @@ final class DifyExec implements Runnable {
         public URI convert(String text) {
             try {
                 var uri = new URI(text.strip().replaceAll("/+$", ""));
-                if (uri.getHost() != null && List.of("http", "https").contains(uri.getScheme())
+                if (uri.getHost() != null && uri.getFragment() == null
+                        && List.of("http", "https").contains(uri.getScheme())
                         && uri.getQuery() == null && uri.getUserInfo() == null) return uri;
             } catch (URISyntaxException _) {
                 // said below, in our words
@@ -618,29 +624,69 @@ final class DifyExec implements Runnable {
 
     /// Variables and `.env` as defaults of options, so that `--max-retries` and `MAX_RETRIES` cannot drift apart.
     record EnvDefaults(Env env) implements IDefaultValueProvider {
-        private static final Map<String, String> VARIABLES = Map.of(
-                "--base-url", "DIFY_API_BASE_URL", "--workflow-id", "DIFY_WORKFLOW_ID", "--max-retries", "MAX_RETRIES",
-                "--initial-retry-delay", "INITIAL_RETRY_DELAY", "--max-retry-delay", "MAX_RETRY_DELAY",
-                "--timeout", "TIMEOUT");
+        private record Variable(String name, ITypeConverter<?> converter) {}
 
+        private static final Map<String, Variable> VARIABLES = Map.of(
+                "--base-url", new Variable("DIFY_API_BASE_URL", new Addresses()),
+                "--workflow-id", new Variable("DIFY_WORKFLOW_ID", text -> text),
+                "--max-retries", new Variable("MAX_RETRIES", new Counts()),
+                "--initial-retry-delay", new Variable("INITIAL_RETRY_DELAY", new Durations()),
+                "--max-retry-delay", new Variable("MAX_RETRY_DELAY", new Durations()),
+                "--timeout", new Variable("TIMEOUT", new Durations()));
+
+        /// picocli converts every default before it looks at what was typed; so a bad one is passed over here, and told by
+        /// [#check] unless a typed option makes up for it.
         @Override
         public String defaultValue(ArgSpec arg) {
-            return arg instanceof OptionSpec option
-                    ? variable(option).flatMap(env::setting).map(Env.Setting::text).orElse(null) : null;
+            return arg instanceof OptionSpec option && fault(option).isEmpty()
+                    ? setting(option).map(Env.Setting::text).orElse(null) : null;
         }
 
-        static Optional<String> variable(OptionSpec option) {
-            return Optional.ofNullable(VARIABLES.get(option.longestName()));
+        /// A value that cannot be used is named with its place: `TIMEOUT=abc in .env: not a duration`.
+        void check(CommandLine.ParseResult typed) {
+            for (var option : typed.commandSpec().options())
+                if (!typed.hasMatchedOption(option)) fault(option).ifPresent(fault -> {
+                    throw new Unusable(setting(option).get().place() + ": " + fault);
+                });
+        }
+
+        private Optional<String> fault(OptionSpec option) {
+            var setting = setting(option);
+            if (setting.isEmpty()) return Optional.empty();
+            try {
+                VARIABLES.get(option.longestName()).converter().convert(setting.get().text());
+                return Optional.empty();
+            } catch (Exception problem) { // the converters' interface throws it; ours say what is wrong
+                return Optional.of(problem.getMessage());
+            }
+        }
+
+        private Optional<Env.Setting> setting(OptionSpec option) {
+            return Optional.ofNullable(VARIABLES.get(option.longestName()))
+                    .flatMap(variable -> env.setting(variable.name()));
+        }
+    }
+
+    /// A whole number from 0 on.
+    static final class Counts implements ITypeConverter<Integer> {
+        @Override
+        public Integer convert(String text) {
+            if (!text.strip().matches("\\d{1,6}")) throw new TypeConversionException("not a whole number from 0 on");
+            return Integer.parseInt(text.strip());
         }
     }
 
     /// One call of `run` or `retry`, from checked options to an exit code.
-    record Session(Work work, Access access, DifyClient client, Judge judge, int concurrency, PrintWriter err)
+    record Session(Work work, Access access, DifyClient client, Judge judge, Limits limits, int concurrency,
+            PrintWriter err)
             implements AutoCloseable {
 
         static Session of(Work work, Access access) {
+            var limits = new Limits(work.pace.maxFailures, work.pace.maxTokens(), work.retrying.grace,
+                    work.dify.timeout, work.retrying.settle());
             return new Session(work, access, DifyClient.of(access, work.dify.timeout),
-                    new Judge(work.retrying.backoff(), work.retrying.failedRuns, access), work.pace.concurrency(),
+                    new Judge(work.retrying.backoff(), work.retrying.failedRuns, access), limits,
+                            work.pace.concurrency(),
                     work.spec.commandLine().getErr());
         }
 
@@ -683,14 +729,14 @@ final class DifyExec implements Runnable {
             var sender = new Sender(client, form, Optional.ofNullable(work.out.saveFiles), judge.backoff());
             var engine = new Engine(sender, new Agenda(batch, wanted, work.rows.resendUnknown || named),
                     judge, new Pace(concurrency, work.pace.wait, work.pace.rate), new Health(judge.backoff()),
-                    new Limits(work.pace.maxFailures, work.pace.maxTokens, work.retrying.grace, work.dify.timeout,
-                            work.retrying.settle()),
-                    route, batch, new Names(work.dify.user), tally, Progress.of(err, work.out.progress, tally),
+                    limits, route, batch, new Names(work.dify.user), tally, Progress.of(err, work.out.progress, tally),
                             Clock.systemUTC(),
                     mailbox, task -> Thread.startVirtualThread(task));
             var formerSignals = OnSignals.post(mailbox);
             try {
-                var stop = engine.run().or(batch::finish);
+                var early = engine.run();
+                var unwritten = batch.finish(); // whatever stopped it, the files get their last words
+                var stop = early.isPresent() ? early : unwritten;
                 Summary.print(err, batch, tally, stop, work);
                 return stop.isPresent() ? stop.get().code() : tally.isAllDone() ? OK : ROWS_LEFT;
             } finally {
@@ -1229,8 +1275,8 @@ final class DifyExec implements Runnable {
         private void giveUp(Doubt doubt, Outcome outcome) {
             if (agenda.mayResend(doubt)) {
                 batch.record(Event.End.of(doubt.attempt(), clock.instant(), "resent", outcome.text()));
+                agenda.ready(doubt.attempt().row(), Tries.NONE, clock.instant()); // asked for, whatever its run does
                 agenda.unseen().add(doubt.attempt());
-                agenda.again(doubt.attempt().row(), Tries.NONE, clock.instant());
                 return;
             }
             batch.settled(doubt.attempt(), outcome, clock.instant(), Seen.nothing());
@@ -2795,7 +2841,7 @@ final class DifyExec implements Runnable {
                 return Optional.of("A proxy cut a run off after " + Plain.seconds(took)
                         + ": the batch goes on in streaming mode.");
             }
-            refusedStreams = seen instanceof Seen.Refused refused && refused.inStream() ? refusedStreams + 1 : 0;
+            if (seen instanceof Seen.Refused refused && refused.inStream()) refusedStreams++;
             if (mode == Mode.STREAMING && refusedStreams >= REFUSED_STREAMS) {
                 mode = Mode.BLOCKING;
                 return Optional.of(REFUSED_STREAMS
@@ -2823,6 +2869,7 @@ final class DifyExec implements Runnable {
                         .disable(StreamReadFeature.AUTO_CLOSE_SOURCE)
                         .streamReadConstraints(StreamReadConstraints.builder().maxStringLength(Integer.MAX_VALUE)
                                 .maxNumberLength(1_000_000).maxNestingDepth(10_000).build())
+                        .streamWriteConstraints(StreamWriteConstraints.builder().maxNestingDepth(10_000).build())
                         .build())
                 .enable(JsonReadFeature.ALLOW_NON_NUMERIC_NUMBERS) // Python's NaN
                 .enable(JsonWriteFeature.COMBINE_UNICODE_SURROGATES_IN_UTF8) // an emoji stays readable
@@ -3104,9 +3151,16 @@ final class DifyExec implements Runnable {
             for (var cause = problem; cause != null; cause = cause.getCause())
                 if (cause instanceof ConnectException || cause instanceof HttpConnectTimeoutException
                         || cause instanceof UnresolvedAddressException
-                        || cause instanceof SSLHandshakeException || cause instanceof UnknownHostException)
+                        || cause instanceof SSLHandshakeException || isNoTls(cause)
+                                || cause instanceof UnknownHostException)
                     return new Seen.NotSent(Plain.of(cause));
             return new Seen.Cut(Optional.empty(), Symptom.NO_ANSWER, Plain.of(problem));
+        }
+
+        /// A server that does not speak TLS; the JDK has no type for it, and other TLS errors may come after the request.
+        private static boolean isNoTls(Throwable cause) {
+            return cause instanceof SSLException && String.valueOf(cause.getMessage()).toLowerCase(Locale.ROOT)
+                    .contains("unrecognized ssl message");
         }
 
         private Seen blocking(HttpResponse<InputStream> answer) throws IOException {
@@ -3574,27 +3628,24 @@ final class DifyExec implements Runnable {
 
             @Override
             public int read(byte[] into, int from, int length) throws IOException {
-                if (!inData) return -1;
-                if (peek() < 0) {
-                    inData = false;
-                    return -1;
-                }
-                int count = 0;
-                while (count < length && at < end && buffer[at] != '\n') {
-                    byte next = buffer[at++];
-                    if (next != '\r') into[from + count++] = next;
-                }
-                if (count > 0) return count;
-                if (at < end && buffer[at] == '\n') {
-                    at++;
-                    if (!continues()) {
-                        inData = false;
-                        return -1;
+                if (length == 0) return 0;
+                while (inData && peek() >= 0) {
+                    int count = 0;
+                    while (count < length && at < end && buffer[at] != '\n') {
+                        byte next = buffer[at++];
+                        if (next != '\r') into[from + count++] = next;
                     }
-                    into[from] = '\n';
-                    return 1;
+                    if (count > 0) return count;
+                    if (at == end) continue;
+                    at++; // the line's end
+                    if (continues()) {
+                        into[from] = '\n';
+                        return 1;
+                    }
+                    inData = false;
                 }
-                return read(into, from, length);
+                inData = false;
+                return -1;
             }
         };
 
@@ -3627,13 +3678,13 @@ final class DifyExec implements Runnable {
 
         void readAnswer(InputStream in) throws IOException {
             event = "";
-            envelope(in);
+            envelope(in, false);
         }
 
         /// The next event; its name is then in `event`.
         void readEvent(InputStream in) throws IOException {
             event = "";
-            envelope(in);
+            envelope(in, true);
         }
 
         /// `GET /workflows/run/{id}`: the run's fields stand at the top, `outputs` is an object or its text.
@@ -3649,7 +3700,9 @@ final class DifyExec implements Runnable {
             }
         }
 
-        private void envelope(InputStream in) throws IOException {
+        /// @param named an event: what its `data` mean depends on its name, which Dify sends first, but others may not
+        private void envelope(InputStream in, boolean named) throws IOException {
+            TokenBuffer waiting = null;
             try (var json = Json.FACTORY.createParser(in)) {
                 if (json.nextToken() != JsonToken.START_OBJECT)
                     throw new JsonParseException(json, "no JSON object");
@@ -3664,12 +3717,22 @@ final class DifyExec implements Runnable {
                         case "message" -> message = text(json);
                         case "status" -> errorStatus = json.currentToken() == JsonToken.VALUE_NUMBER_INT
                                 ? json.getIntValue() : 500;
-                        case "data" -> data(json);
+                        case "data" -> {
+                            if (!named || !event.isEmpty()) data(json);
+                            else {
+                                waiting = new TokenBuffer(json);
+                                waiting.copyCurrentStructure(json);
+                            }
+                        }
                         default -> json.skipChildren();
                     }
                 }
                 if (json.currentToken() != JsonToken.END_OBJECT)
                     throw new JsonParseException(json, "an object without its end");
+                if (waiting == null || event.isEmpty()) return;
+                var inner = waiting.asParser();
+                inner.nextToken();
+                data(inner);
             }
         }
 
@@ -3740,7 +3803,9 @@ final class DifyExec implements Runnable {
             try (var copy = Json.FACTORY.createGenerator(out)) {
                 int depth = 0;
                 do {
-                    copy.copyCurrentEventExact(json);
+                    if (json.currentToken().isNumeric()
+                            && !json.isNaN()) copy.writeNumber(json.getText()); // -0.0 and 1e2, too
+                    else copy.copyCurrentEvent(json);
                     if (json.currentToken().isStructStart()) depth++;
                     if (json.currentToken().isStructEnd()) depth--;
                 } while (depth > 0 && json.nextToken() != null);
@@ -4370,13 +4435,22 @@ final class DifyExec implements Runnable {
             return record.toString();
         }
 
-        /// An unquoted cell and the delimiter after it; a quote inside it is an ordinary character.
+        /// An unquoted cell and the delimiter after it. A quote inside it is an ordinary character, so such a cell is
+        /// handed on in quotes.
         private void plain() throws IOException {
-            for (int c = peek(); c >= 0 && !isLineEnd(c); c = peek()) {
+            int start = record.length();
+            boolean quotes = false;
+            int c = peek();
+            for (; c >= 0 && !isLineEnd(c) && c != delimiter; c = peek()) {
+                quotes |= c == '"';
                 record.append((char) c);
                 at++;
-                if (c == delimiter) return;
             }
+            if (quotes) record.replace(start, record.length(), '"' + record.substring(start).replace("\"", "\"\"")
+                    + '"');
+            if (c != delimiter) return;
+            record.append(delimiter);
+            at++;
         }
 
         /// A quoted cell and the delimiter after it.
@@ -4439,11 +4513,11 @@ final class DifyExec implements Runnable {
 
     /// What identifies a row's content.
     static final class Cells {
-        /// 16 hex digits of a SHA-256 over names and cells, each with its length.
+        /// 16 hex digits of a SHA-256 over names and cells, each with its length; the columns' order does not count.
         static String hash(Map<String, String> inputs) {
             try {
                 var digest = MessageDigest.getInstance("SHA-256");
-                inputs.forEach((name, cell) -> {
+                new TreeMap<>(inputs).forEach((name, cell) -> {
                     for (var part : List.of(name, cell)) {
                         var bytes = part.getBytes(UTF_8);
                         digest.update(ByteBuffer.allocate(4).putInt(bytes.length).array());
@@ -5817,7 +5891,9 @@ final class DifyExec implements Runnable {
         private static final Pattern PARTICULAR = Pattern.compile("[0-9a-fA-F]{8}-[0-9a-fA-F-]{20,}|\\d{2,}");
 
         static String text(String text, int longest) {
-            var cut = text.length() > longest ? text.substring(0, longest) + "…" : text;
+            int end = Math.min(text.length(), longest);
+            if (end < text.length() && Character.isHighSurrogate(text.charAt(end - 1))) end--;
+            var cut = end < text.length() ? text.substring(0, end) + "…" : text;
             var clean = new StringBuilder(cut.length());
             cut.codePoints().map(c -> Character.isISOControl(c) || Character.getType(c) == Character.FORMAT
                     || c == 0x2028 || c == 0x2029 ? ' ' : c).forEach(clean::appendCodePoint);

@@ -9,3 +9,4588 @@
 //DEPS org.wiremock:wiremock-standalone:3.13.2
 //FILES golden/=golden/*
 //RUNTIME_OPTIONS --enable-native-access=ALL-UNNAMED
+
+import com.fasterxml.jackson.databind.JsonNode;
+import com.fasterxml.jackson.databind.ObjectMapper;
+import org.junit.jupiter.api.BeforeEach;
+import org.junit.jupiter.api.Nested;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.io.TempDir;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.CsvSource;
+import org.junit.jupiter.params.provider.EnumSource;
+import org.junit.jupiter.params.provider.ValueSource;
+import org.junit.platform.engine.discovery.DiscoverySelectors;
+import org.junit.platform.launcher.core.LauncherDiscoveryRequestBuilder;
+import org.junit.platform.launcher.core.LauncherFactory;
+import org.junit.platform.launcher.listeners.SummaryGeneratingListener;
+import picocli.CommandLine;
+
+import module java.base;
+
+import static java.nio.charset.StandardCharsets.UTF_8;
+import static org.junit.jupiter.api.Assertions.assertArrayEquals;
+import static org.junit.jupiter.api.Assertions.assertEquals;
+import static org.junit.jupiter.api.Assertions.assertFalse;
+import static org.junit.jupiter.api.Assertions.assertInstanceOf;
+import static org.junit.jupiter.api.Assertions.assertNotEquals;
+import static org.junit.jupiter.api.Assertions.assertThrows;
+import static org.junit.jupiter.api.Assertions.assertTrue;
+import static org.junit.jupiter.api.Assumptions.assumeTrue;
+
+/// Tests of all that needs no server, in the order of the file: options, engine, data, rules, readers, input, files,
+/// text, settings. The engine runs with a workflow that answers as told and a clock moved by hand.
+final class DifyExecTest {
+
+    /// `-Dtest=TheJudge`, before or after the script's name, runs only the `@Nested` class of that name.
+    public static void main(String... args) {
+        var words = new ArrayDeque<String>();
+        for (var arg : args) {
+            var setting = arg.startsWith("-D") ? arg.substring(2).split("=", 2) : new String[0];
+            if (setting.length == 2) System.setProperty(setting[0], setting[1]);
+            else words.add(arg);
+        }
+        var wanted = System.getProperty("test", words.isEmpty() ? "" : words.getFirst());
+        var classes = Stream.of(DifyExecTest.class, ServerTest.class, CommandTest.class)
+                .flatMap(type -> wanted.isEmpty() ? Stream.of(type) : nested(type, wanted))
+                .map(DiscoverySelectors::selectClass).toList();
+        if (classes.isEmpty()) System.err.println("there is no @Nested class " + wanted);
+        var summary = new SummaryGeneratingListener();
+        LauncherFactory.create().execute(
+                LauncherDiscoveryRequestBuilder.request().selectors(classes).build(), summary);
+        var result = summary.getSummary();
+        result.printFailuresTo(new PrintWriter(System.err, true, UTF_8), 10);
+        long skipped = result.getTestsSkippedCount() + result.getTestsAbortedCount();
+        IO.println(result.getTestsSucceededCount() + " passed, " + result.getTotalFailureCount() + " failed"
+                + (skipped == 0 ? "" : ", " + skipped + " skipped"));
+        System.exit(result.getTestsFoundCount() > 0 && result.getTotalFailureCount() == 0 ? 0 : 1);
+    }
+
+    private static Stream<Class<?>> nested(Class<?> type, String name) {
+        return Stream.<Class<?>>of(type.getDeclaredClasses())
+                .filter(inner -> inner.isAnnotationPresent(Nested.class) && inner.getSimpleName().equals(name));
+    }
+
+    // ── What the tests share ────────────────────────────────────────────────────────────────────────────────────────
+
+    /// The files in `tests/golden/`: a text must equal its file, or with `-Dgolden.update=true` becomes it.
+    static final class Golden {
+        static void check(String name, String text) throws IOException {
+            var plain = text.replace("\r\n", "\n");
+            if (Boolean.getBoolean("golden.update")) Files.writeString(folder().resolve(name), plain);
+            assertEquals(read(name), plain, "golden/" + name);
+        }
+
+        private static String read(String name) throws IOException {
+            try (var packed = DifyExecTest.class.getResourceAsStream("/golden/" + name)) {
+                return packed != null && !Boolean.getBoolean("golden.update") ? new String(packed.readAllBytes(), UTF_8)
+                        : Files.readString(folder().resolve(name));
+            }
+        }
+
+        /// Of the checkout: the tests were started in it, or in its `tests`.
+        private static Path folder() {
+            return Stream.of("tests/golden", "golden").map(Path::of).filter(Files::isDirectory).findFirst()
+                    .orElseThrow(() -> new IllegalStateException("no tests/golden here: start in the checkout"));
+        }
+    }
+
+    private static final Instant NOON = Instant.parse("2026-01-16T12:00:00Z");
+    private static final ObjectMapper JSON = new ObjectMapper();
+    private static final DifyExec.Access ACCESS = new DifyExec.Access(URI.create("http://dify.example/v1"),
+            "app-test", "", Optional.empty(), Optional.empty());
+    private static final DifyExec.Backoff BACKOFF = new DifyExec.Backoff(seconds(1), seconds(60), 3);
+
+    private static Duration seconds(long seconds) {
+        return Duration.ofSeconds(seconds);
+    }
+
+    /// JSON with `'` for `"`.
+    private static String json(String text) {
+        return text.replace('\'', '"');
+    }
+
+    private static DifyExec.Row row(String id) {
+        return new DifyExec.Row(0, 2, id, new LinkedHashMap<>(Map.of("id", id)));
+    }
+
+    private static DifyExec.Attempt attempt(DifyExec.Mode mode, DifyExec.Tries tries) {
+        return new DifyExec.Attempt(1, row("a"), tries, "difyexec-0123456789abcdef-1", mode, row("a").hash(), NOON);
+    }
+
+    private static DifyExec.Attempt attempt(int failed, int throttled) {
+        return attempt(DifyExec.Mode.BLOCKING, new DifyExec.Tries(failed, throttled));
+    }
+
+    private static DifyExec.RunRef run(String id) {
+        return new DifyExec.RunRef(id, "task-of-" + id);
+    }
+
+    private static DifyExec.Seen.Ran ran(String id, DifyExec.RunStatus status, String error) {
+        return new DifyExec.Seen.Ran(run(id), status, "{\"answer\":\"yes\"}".getBytes(UTF_8), error, "workflow-1",
+                new DifyExec.Usage(1.5, 10, 3, Optional.empty(), ""));
+    }
+
+    private static DifyExec.Seen.Ran succeeded(String id) {
+        return ran(id, DifyExec.RunStatus.SUCCEEDED, "");
+    }
+
+    private static DifyExec.Seen.Ran failed(String error) {
+        return ran("run-failed", DifyExec.RunStatus.FAILED, error);
+    }
+
+    private static DifyExec.Seen.Cut cut(DifyExec.Symptom symptom) {
+        return new DifyExec.Seen.Cut(Optional.empty(), symptom, "the line went dead");
+    }
+
+    private static DifyExec.Seen.Cut cut(DifyExec.Symptom symptom, DifyExec.RunRef run) {
+        return new DifyExec.Seen.Cut(Optional.of(run), symptom, "the line went dead");
+    }
+
+    private static DifyExec.Seen.Refused http(int status, String code, String message) {
+        return DifyExec.Seen.Refused.http(status, true, code, message, Optional.empty());
+    }
+
+    private static DifyExec.Seen.Refused html(int status) {
+        return DifyExec.Seen.Refused.http(status, false, "", "a page of a proxy", Optional.empty());
+    }
+
+    private static final DifyExec.Seen.Refused THROTTLED = http(400, "invalid_param",
+            "Too many requests. Please try again later. The current maximum concurrent requests allowed for app is 2.");
+    private static final DifyExec.Found ABSENT = new DifyExec.Found.Absent();
+
+    private static DifyExec.Found running(String id) {
+        return new DifyExec.Found.Running(run(id), DifyExec.RunStatus.RUNNING);
+    }
+
+    private static DifyExec.Found ended(DifyExec.Seen.Ran ran) {
+        return new DifyExec.Found.Ended(ran);
+    }
+
+    /// Time as the tests have it. It passes only while the engine waits for its mailbox: to the next thing planned, or
+    /// as far as the engine wants. Workers are threads, but take turns with the engine's: one runs, the others wait.
+    static final class World implements Executor {
+        private static final Duration LONGEST = Duration.ofHours(3);
+        private static final int MOST_WAITS = 100_000;
+        private static final ScopedValue<Worker> SELF = ScopedValue.newInstance();
+
+        private final PriorityQueue<Plan> plans =
+                new PriorityQueue<>(Comparator.comparing(Plan::at).thenComparing(Plan::order));
+        private Instant start = NOON;
+        private volatile Instant now = NOON;
+        private long order = 0, waits = 0;
+
+        private record Plan(Instant at, long order, Runnable what) {}
+
+        private record Worker(Semaphore go, Semaphore back) {}
+
+        final Clock clock = new Clock() {
+            @Override
+            public Instant instant() {
+                return now;
+            }
+
+            @Override
+            public ZoneId getZone() {
+                return ZoneOffset.UTC;
+            }
+
+            @Override
+            public Clock withZone(ZoneId zone) {
+                return this;
+            }
+        };
+
+        final BlockingQueue<DifyExec.Message> mailbox = new LinkedBlockingQueue<>() {
+            @Override
+            public DifyExec.Message poll(long timeout, TimeUnit unit) {
+                var until = now.plusNanos(unit.toNanos(timeout));
+                while (isEmpty() && !plans.isEmpty() && !plans.peek().at().isAfter(until)) {
+                    var plan = plans.remove();
+                    if (plan.at().isAfter(now)) now = plan.at();
+                    plan.what().run();
+                }
+                if (isEmpty()) now = until;
+                if (now.isAfter(start.plus(LONGEST)) || waits++ > MOST_WAITS)
+                    throw new AssertionError("the engine does not come to an end");
+                return poll();
+            }
+        };
+
+        Instant now() {
+            return now;
+        }
+
+        Duration passed() {
+            return Duration.between(start, now);
+        }
+
+        void startAt(Instant instant) {
+            start = instant;
+            now = instant;
+        }
+
+        void in(Duration time, Runnable what) {
+            plans.add(new Plan(now.plus(time), order++, what));
+        }
+
+        /// Starts a worker, and comes back when it has ended or waits.
+        @Override
+        public void execute(Runnable task) {
+            var worker = new Worker(new Semaphore(0), new Semaphore(0));
+            Thread.startVirtualThread(() -> ScopedValue.where(SELF, worker).run(() -> {
+                try {
+                    task.run();
+                } finally {
+                    worker.back().release();
+                }
+            }));
+            worker.back().acquireUninterruptibly();
+        }
+
+        /// A worker lets that much time pass.
+        void pass(Duration time) throws InterruptedException {
+            var worker = SELF.get();
+            in(time, () -> wake(worker));
+            sleep(worker);
+        }
+
+        /// A worker waits until the one given back is run by someone, which wakes it a moment later.
+        void waitFor(Consumer<Runnable> alarm) throws InterruptedException {
+            var worker = SELF.get();
+            alarm.accept(() -> in(Duration.ofMillis(100), () -> wake(worker)));
+            sleep(worker);
+        }
+
+        private static void sleep(Worker worker) throws InterruptedException {
+            worker.back().release();
+            worker.go().acquire();
+        }
+
+        private static void wake(Worker worker) {
+            worker.go().release();
+            worker.back().acquireUninterruptibly();
+        }
+    }
+
+    /// What the workflow says to one attempt.
+    @FunctionalInterface interface Answer {
+        DifyExec.Seen to(DifyExec.Attempt attempt, DifyExec.Told told) throws InterruptedException;
+
+        /// One after the other, and no more.
+        static Answer inTurn(DifyExec.Seen... answers) {
+            var left = new ArrayDeque<>(List.of(answers));
+            return (_, _) -> left.remove();
+        }
+
+        /// Each row's own answers in turn; when there are none left, a success.
+        static Answer byRow(Map<String, List<DifyExec.Seen>> answers) {
+            var left = new HashMap<String, Deque<DifyExec.Seen>>();
+            answers.forEach((id, list) -> left.put(id, new ArrayDeque<>(list)));
+            return (attempt, _) -> {
+                var own = left.getOrDefault(attempt.row().id(), new ArrayDeque<>());
+                return own.isEmpty() ? succeeded("run-" + attempt.row().id()) : own.remove();
+            };
+        }
+    }
+
+    /// A batch in a folder, a workflow that answers as told, and an engine between them: as one call of the tool.
+    /// Calls on the same folder come one after the other, as a user's do.
+    static final class Scene implements DifyExec.Workflow, DifyExec.Watcher {
+        final World world = new World();
+        final Path csv, output;
+        final List<DifyExec.Attempt> sent = new ArrayList<>();
+        final List<DifyExec.Doubt> looked = new ArrayList<>();
+        final List<String> stopped = new ArrayList<>(), said = new ArrayList<>();
+        final Map<String, Runnable> alarms = new HashMap<>();
+        Answer answer = (attempt, _) -> succeeded("run-" + attempt.row().id());
+        Function<DifyExec.Doubt, DifyExec.Found> found = _ -> ABSENT;
+        Duration lookTakes = Duration.ZERO;
+        DifyExec.Selection selection = DifyExec.Selection.pending();
+        DifyExec.Backoff backoff = BACKOFF;
+        DifyExec.RetryRuns failedRuns = DifyExec.RetryRuns.TRANSIENT;
+        DifyExec.Mode mode = DifyExec.Mode.BLOCKING;
+        DifyExec.Settle settle = DifyExec.Settle.DEFAULT;
+        DifyExec.Ceiling maxFailures = null;
+        DifyExec.Rate rate = null;
+        Long maxTokens = null;
+        Duration wait = null, timeout = seconds(300), grace = seconds(20);
+        String server = "1.14.2", user = null;
+        boolean resendUnknown = false, rebuild = false;
+        int slots = 1, busy = 0, busiest = 0, looking = 0, mostLooks = 0;
+        DifyExec.Tally tally;
+
+        Scene(Path folder, String rows) throws IOException {
+            csv = folder.resolve("data.csv");
+            output = folder.resolve("results.jsonl");
+            Files.writeString(csv, rows);
+        }
+
+        /// A batch of rows that have nothing but an id.
+        static Scene of(Path folder, String... ids) throws IOException {
+            return new Scene(folder, "id\n" + String.join("\n", ids) + "\n");
+        }
+
+        /// Plays one call to its end; says why it stopped early.
+        Optional<DifyExec.Stop> play() throws Exception {
+            try (var batch = open()) {
+                var stop = play(batch);
+                var last = batch.finish();
+                return stop.isPresent() ? stop : last;
+            }
+        }
+
+        DifyExec.Batch open() {
+            return DifyExec.Batch.open(DifyExec.BatchFiles.of(output), DifyExec.Csv.open(csv, null), false, rebuild);
+        }
+
+        Optional<DifyExec.Stop> play(DifyExec.Batch batch) throws Exception {
+            var work = new DifyExec.Work(DifyExec.Env.of(Map.of()));
+            work.dify.mode = mode;
+            var spec = CommandLine.Model.CommandSpec.create();
+            new CommandLine(spec).setErr(new PrintWriter(Writer.nullWriter()));
+            work.spec = spec;
+            work.rows.resendUnknown = resendUnknown;
+            var wanted = batch.select(selection, work.rows, timeout);
+            var route = new DifyExec.Route(mode, batch.history().mode(), server);
+            batch.began(ACCESS, new DifyExec.Greeting.Met("My app", server), route.mode(), work, slots);
+            tally = new DifyExec.Tally(batch.index(), wanted.rows(), world.clock);
+            return new DifyExec.Engine(this,
+                    new DifyExec.Agenda(batch, wanted, resendUnknown || !selection.ids().isEmpty()),
+                    new DifyExec.Judge(backoff, failedRuns, ACCESS), new DifyExec.Pace(slots, wait, rate),
+                    new DifyExec.Health(backoff), new DifyExec.Limits(maxFailures, maxTokens, grace, timeout, settle),
+                    route, batch, new DifyExec.Names(user), tally, this, world.clock, world.mailbox, world).run();
+        }
+
+        /// A call that dies once its workflow has been asked `after` times; what it was doing stays open in the log.
+        void crash(int after) {
+            var before = answer;
+            answer = (attempt, told) -> {
+                var seen = before.to(attempt, told);
+                if (sent.size() >= after) throw new IllegalStateException("the power fails");
+                return seen;
+            };
+            assertThrows(IllegalStateException.class, this::play);
+            answer = before;
+            sent.clear();
+        }
+
+        @Override
+        public DifyExec.Seen run(DifyExec.Attempt attempt, DifyExec.Told told) {
+            sent.add(attempt);
+            busiest = Math.max(busiest, ++busy);
+            try {
+                return answer.to(attempt, told);
+            } catch (InterruptedException _) {
+                return cut(DifyExec.Symptom.NO_ANSWER);
+            } finally {
+                busy--;
+            }
+        }
+
+        @Override
+        public DifyExec.Found look(DifyExec.Doubt doubt) {
+            looked.add(doubt);
+            mostLooks = Math.max(mostLooks, ++looking);
+            try {
+                if (lookTakes.isPositive()) world.pass(lookTakes);
+                return found.apply(doubt);
+            } catch (InterruptedException _) {
+                return new DifyExec.Found.Silent(cut(DifyExec.Symptom.NO_ANSWER));
+            } finally {
+                looking--;
+            }
+        }
+
+        @Override
+        public void stop(DifyExec.RunRef run, String user) {
+            stopped.add(run.task());
+            alarms.getOrDefault(run.task(), () -> {}).run();
+        }
+
+        @Override
+        public void watch(DifyExec.Tally tally) {}
+
+        @Override
+        public void say(String sentence) {
+            said.add(sentence);
+        }
+
+        @Override
+        public void end() {}
+
+        void interruptAfter(Duration time) {
+            world.in(time, () -> world.mailbox.add(new DifyExec.Message.Interrupted("INT")));
+        }
+
+        /// A stream that begins its run and goes on until the run is asked to stop.
+        DifyExec.Seen untilStopped(DifyExec.RunRef run, DifyExec.Told told) throws InterruptedException {
+            told.began(run);
+            world.waitFor(alarm -> alarms.put(run.task(), alarm));
+            return new DifyExec.Seen.Ran(run, DifyExec.RunStatus.FAILED, "{}".getBytes(UTF_8),
+                    "Aborted: User requested stop", "workflow-1", DifyExec.Usage.NONE);
+        }
+
+        List<String> ids() {
+            return sent.stream().map(attempt -> attempt.row().id()).toList();
+        }
+
+        Path file(String suffix) {
+            return output.resolveSibling("results.jsonl" + suffix);
+        }
+
+        List<JsonNode> log() throws IOException {
+            var lines = new ArrayList<JsonNode>();
+            for (var line : Files.readAllLines(file(".log"))) lines.add(JSON.readTree(line));
+            return lines;
+        }
+
+        static List<String> texts(String field, List<JsonNode> lines) {
+            return lines.stream().map(line -> line.path(field).asText()).toList();
+        }
+
+        List<JsonNode> log(String event) throws IOException {
+            return log().stream().filter(line -> line.path("event").asText().equals(event)).toList();
+        }
+
+        /// What became of each attempt of a row, by the log.
+        List<String> outcomes(String id) throws IOException {
+            return log("end").stream().filter(end -> end.path("id").asText().equals(id))
+                    .map(end -> end.path("outcome").asText()).toList();
+        }
+
+        String error(String id) throws IOException {
+            return log("end").stream().filter(end -> end.path("id").asText().equals(id)).toList().getLast()
+                    .path("error").asText();
+        }
+
+        List<JsonNode> results() throws IOException {
+            var lines = new ArrayList<JsonNode>();
+            for (var line : Files.readString(output).replace("\uFEFF", "").lines().toList())
+                lines.add(JSON.readTree(line));
+            return lines;
+        }
+
+        List<String> resultIds() throws IOException {
+            return texts("id", results());
+        }
+
+        List<String> resultRuns() throws IOException {
+            return texts("workflow_run_id", results());
+        }
+
+        List<String> retryIds() throws IOException {
+            return Files.exists(file(".retry")) ? Files.readAllLines(file(".retry")) : List.of();
+        }
+    }
+
+    // ── Commands ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    @Nested
+    class TheHelp {
+        @ParameterizedTest
+        @CsvSource({"help.txt,", "run-help.txt, run", "retry-help.txt, retry", "status-help.txt, status",
+                "check-help.txt, check"})
+        void isTheOneInTheGoldenFile(String golden, String command) throws IOException {
+            var out = new StringWriter();
+            var line = DifyExec.commandLine(DifyExec.Env.of(Map.of("DIFY_API_KEY", "app-secret-of-mine")))
+                    .setOut(new PrintWriter(out));
+
+            int code = command == null ? line.execute("--help") : line.execute(command, "--help");
+
+            assertEquals(DifyExec.OK, code);
+            assertFalse(out.toString().contains("secret"));
+            Golden.check(golden, out.toString());
+        }
+    }
+
+    @Nested
+    class TheOptions {
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, textBlock = """
+                text,    millis
+                90,      90000
+                1.5,     1500
+                0,       0
+                90s,     90000
+                2m,      120000
+                1.5m,    90000
+                1h,      3600000
+                500ms,   500
+                0.5,     500
+                ' 7 s ', 7000
+                8760h,   31536000000
+                """)
+        void aDurationIsSecondsUnlessItNamesItsUnit(String text, long millis) {
+            assertEquals(Duration.ofMillis(millis), new DifyExec.Durations().convert(text));
+        }
+
+        @ParameterizedTest
+        @ValueSource(strings = {"", "abc", "-1", "1,5", ".5", "5 minutes", "1e3", "5d", "٣", "8761h",
+                "99999999999999999999"})
+        void whatIsNoDurationIsRefused(String text) {
+            assertThrows(CommandLine.TypeConversionException.class, () -> new DifyExec.Durations().convert(text));
+        }
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, textBlock = """
+                text,                           address
+                https://api.dify.ai/v1,         https://api.dify.ai/v1
+                https://api.dify.ai/v1/,        https://api.dify.ai/v1
+                ' http://dify.example:8080//',  http://dify.example:8080
+                http://[::1]:5001/v1,           http://[::1]:5001/v1
+                """)
+        void anAddressEndsWithoutASlash(String text, URI address) {
+            assertEquals(address, new DifyExec.Addresses().convert(text));
+        }
+
+        @ParameterizedTest
+        @ValueSource(strings = {"", "api.dify.ai/v1", "ftp://dify.example", "file:/v1", "https://", "https:///v1",
+                "http://two words", "https://dify.example/v1?key=1", "https://dify.example/v1#top",
+                "https://me:secret@dify.example/v1"})
+        void whatIsNoAddressIsRefusedWithoutRepeatingIt(String text) {
+            var problem = assertThrows(CommandLine.TypeConversionException.class,
+                    () -> new DifyExec.Addresses().convert(text));
+
+            assertFalse(problem.getMessage().contains("secret"));
+        }
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, textBlock = """
+                text, failed, ended, reached
+                3,    2,      100,   false
+                3,    3,      3,     true
+                1,    1,      1,     true
+                5%,   19,     19,    false
+                5%,   1,      20,    false
+                5%,   2,      20,    true
+                5%,   5,      100,   false
+                5%,   6,      100,   true
+                """)
+        void aCeilingIsANumberOrAShareFromTwentyRowsOn(String text, long failed, long ended, boolean reached) {
+            assertEquals(reached, new DifyExec.Ceiling.Converter().convert(text).isReached(failed, ended));
+        }
+
+        @ParameterizedTest
+        @ValueSource(strings = {"", "0", "-1", "0%", "101%", "1.5%", "5 %", "%", "many", "9999999999"})
+        void whatIsNoCeilingIsRefused(String text) {
+            var converter = new DifyExec.Ceiling.Converter();
+
+            assertThrows(CommandLine.TypeConversionException.class, () -> converter.convert(text));
+        }
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, textBlock = """
+                text,      millis
+                10/s,      100
+                0.5/s,     2000
+                120/m,     500
+                500/h,     7200
+                ' 1/h ',   3600000
+                """)
+        void aRateIsTheTimeBetweenTwoStarts(String text, long millis) {
+            assertEquals(Duration.ofMillis(millis), new DifyExec.Rate.Converter().convert(text).interval());
+        }
+
+        @ParameterizedTest
+        @ValueSource(strings = {"", "10", "0/s", "0.0/m", "-1/s", "10/d", "ten/s", "10 /s", "1/0"})
+        void whatIsNoRateIsRefused(String text) {
+            var converter = new DifyExec.Rate.Converter();
+
+            assertThrows(CommandLine.TypeConversionException.class, () -> converter.convert(text));
+        }
+
+        @Test
+        void aTypedOptionWinsOverTheEnvironmentThatOverTheFileThatOverTheDefault() {
+            var env = new DifyExec.Env(List.of(
+                    new DifyExec.Env.Place("", Map.of("MAX_RETRIES", "7", "TIMEOUT", "2m")::get),
+                    new DifyExec.Env.Place(".env", Map.of("MAX_RETRIES", "8", "MAX_RETRY_DELAY", "9")::get)));
+            var line = DifyExec.commandLine(env);
+
+            line.parseArgs("run", "-i", "data.csv", "-o", "results.jsonl", "--timeout", "30s");
+
+            var work = ((DifyExec.Run) line.getSubcommands().get("run").getCommand()).work;
+            assertEquals(seconds(30), work.dify.timeout);
+            assertEquals(7, work.retrying.maxRetries);
+            assertEquals(seconds(9), work.retrying.maxDelay);
+            assertEquals(seconds(1), work.retrying.initialDelay);
+        }
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, textBlock = """
+                place, variable,            value, said
+                .env,  TIMEOUT,             abc,   TIMEOUT=abc in .env: not a duration
+                '',    TIMEOUT,             abc,   TIMEOUT=abc: not a duration
+                '',    INITIAL_RETRY_DELAY, -1,    INITIAL_RETRY_DELAY=-1: not a duration
+                .env,  DIFY_API_BASE_URL,   dify,  DIFY_API_BASE_URL=dify in .env: not an address
+                """)
+        void aValueThatCannotBeUsedIsNamedWithItsSource(String place, String variable, String value, String said) {
+            var err = new StringWriter();
+            var env = new DifyExec.Env(List.of(new DifyExec.Env.Place(place, Map.of(variable, value)::get)));
+
+            int code = DifyExec.commandLine(env).setErr(new PrintWriter(err))
+                    .execute("run", "-i", "a.csv", "-o", "b.jsonl");
+
+            assertEquals(DifyExec.UNUSABLE, code);
+            assertTrue(err.toString().startsWith("difyexec: " + said), err.toString());
+        }
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, nullValues = "-", textBlock = """
+                concurrency, wait, slots
+                -,           -,    5
+                -,           2,    1
+                8,           -,    8
+                1,           2,    1
+                """)
+        void waitingRunsOneRowAtATime(Integer concurrency, Integer wait, int slots) {
+            var pace = new DifyExec.PaceOptions();
+            pace.concurrency = concurrency;
+            pace.wait = wait == null ? null : seconds(wait);
+
+            assertEquals(slots, pace.concurrency());
+        }
+
+        @ParameterizedTest
+        @CsvSource(nullValues = "-", value = {"0, -", "-1, -", "2, 1"})
+        void aConcurrencyThatCannotBeIsRefused(int concurrency, Integer wait) {
+            var pace = new DifyExec.PaceOptions();
+            pace.concurrency = concurrency;
+            pace.wait = wait == null ? null : seconds(wait);
+
+            var problem = assertThrows(DifyExec.Unusable.class, pace::concurrency);
+
+            assertEquals(DifyExec.UNUSABLE, problem.code());
+        }
+    }
+
+    // ── Engine ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    @Nested
+    class TheEngine {
+        @TempDir Path folder;
+
+        @Test
+        void everySuccessIsALineOfTheResults() throws Exception {
+            var scene = new Scene(folder, "id,text\na,hello\nb,wörld\n");
+
+            var stop = scene.play();
+
+            assertEquals(Optional.empty(), stop);
+            assertEquals(List.of("a", "b"), scene.resultIds());
+            assertEquals("wörld", scene.results().get(1).path("inputs").path("text").asText());
+            assertEquals("yes", scene.results().get(0).path("outputs").path("answer").asText());
+            assertEquals("run-a", scene.results().get(0).path("workflow_run_id").asText());
+            assertEquals(List.of(), scene.retryIds());
+        }
+
+        @Test
+        void aSecondCallRepeatsNoSuccess() throws Exception {
+            var scene = Scene.of(folder, "a", "b", "c");
+            scene.answer = Answer.byRow(Map.of("b", List.of(failed("no such city"))));
+            scene.play();
+            scene.sent.clear();
+
+            scene.play();
+
+            assertEquals(List.of("b"), scene.ids());
+            assertEquals(List.of("a", "c", "b"), scene.resultIds());
+        }
+
+        @Test
+        void anAttemptIsOnDiskBeforeItIsOnTheWire() throws Exception {
+            var scene = Scene.of(folder, "a");
+            var onDisk = new ArrayList<String>();
+            scene.answer = (attempt, _) -> {
+                try {
+                    scene.log("attempt").forEach(line -> onDisk.add(line.path("user").asText()));
+                } catch (IOException problem) {
+                    throw new UncheckedIOException(problem);
+                }
+                return succeeded("run-a");
+            };
+
+            scene.play();
+
+            assertEquals(List.of(scene.sent.getFirst().user()), onDisk);
+        }
+
+        @Test
+        void everyAttemptHasAUserOfItsOwn() throws Exception {
+            var scene = Scene.of(folder, "a", "b");
+            scene.answer = Answer.inTurn(failed("Connection Error"), succeeded("run-a"), succeeded("run-b"));
+
+            scene.play();
+
+            assertEquals(3, scene.sent.stream().map(DifyExec.Attempt::user).distinct().count());
+        }
+
+        @Test
+        void aResultThatCannotBeWrittenHasNoEndAndStopsTheBatch() throws Exception {
+            var scene = Scene.of(folder, "a", "b");
+            var engine = Thread.currentThread();
+            scene.answer = (_, _) -> {
+                engine.interrupt(); // closes the file under the engine's next write
+                return succeeded("run-a");
+            };
+            var batch = scene.open();
+
+            var stop = scene.play(batch).orElseThrow();
+            Thread.interrupted();
+
+            assertEquals(DifyExec.STOPPED, stop.code());
+            assertTrue(stop.why().startsWith("cannot write"), stop.why());
+            assertEquals(List.of("a"), scene.ids());
+            assertEquals(List.of(), scene.log("end"));
+            batch.close();
+        }
+
+        @Test
+        void aFailedRunIsTriedAgainAfterItsBackOff() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.backoff = new DifyExec.Backoff(seconds(10), seconds(60), 3);
+            scene.answer = Answer.inTurn(failed("Rate Limit Error"), failed("Rate Limit Error"), succeeded("run-a"));
+
+            scene.play();
+
+            var first = Duration.between(scene.sent.get(0).at(), scene.sent.get(1).at());
+            var second = Duration.between(scene.sent.get(1).at(), scene.sent.get(2).at());
+            assertTrue(first.compareTo(seconds(5)) >= 0 && first.compareTo(seconds(10)) <= 0, first.toString());
+            assertTrue(second.compareTo(seconds(10)) >= 0 && second.compareTo(seconds(20)) <= 0, second.toString());
+            assertEquals(2, scene.results().getFirst().path("retry_count").asInt());
+            assertEquals(List.of("again", "again", "succeeded"), scene.outcomes("a"));
+        }
+
+        @Test
+        void aRowThatWaitsGivesItsSlotAway() throws Exception {
+            var scene = Scene.of(folder, "a", "b");
+            scene.answer = Answer.byRow(Map.of("a", List.of(failed("Rate Limit Error"))));
+
+            scene.play();
+
+            assertEquals(List.of("a", "b", "a"), scene.ids());
+        }
+
+        @Test
+        void aRowThatFailsOnceTooOftenFails() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.answer = Answer.inTurn(failed("Connection Error"), failed("Connection Error"),
+                    failed("Connection Error"), failed("Connection Error"));
+
+            scene.play();
+
+            assertEquals(List.of("again", "again", "again", "failed"), scene.outcomes("a"));
+            assertEquals(List.of("a"), scene.retryIds());
+            assertEquals(1, scene.tally.count(DifyExec.Standing.FAILED));
+        }
+
+        @Test
+        void theRetryListIsInTheOrderOfTheFile() throws Exception {
+            var scene = Scene.of(folder, "z", "m", "a", "ok");
+            scene.slots = 3;
+            scene.answer = (attempt, _) -> {
+                scene.world.pass(seconds(switch (attempt.row().id()) {
+                    case "z" -> 3;
+                    case "m" -> 2;
+                    default -> 1;
+                }));
+                return attempt.row().id().equals("ok") ? succeeded("run-ok") : failed("no such city");
+            };
+
+            scene.play();
+
+            assertEquals(List.of("z", "m", "a"), scene.retryIds());
+        }
+
+        @Test
+        void theRetryListIsThereWhileTheBatchRuns() throws Exception {
+            var scene = Scene.of(folder, "a", "b");
+            var listed = new ArrayList<String>();
+            scene.answer = (attempt, _) -> {
+                if (attempt.row().id().equals("a")) return failed("no such city");
+                try {
+                    listed.addAll(scene.retryIds());
+                } catch (IOException problem) {
+                    throw new UncheckedIOException(problem);
+                }
+                return succeeded("run-b");
+            };
+
+            scene.play();
+
+            assertEquals(List.of("a"), listed);
+        }
+
+        @Test
+        void theRetryListIsGoneWhenNothingIsLeft() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.answer = Answer.byRow(Map.of("a", List.of(failed("no such city"))));
+            scene.play();
+            assertEquals(List.of("a"), scene.retryIds());
+            scene.selection = DifyExec.Selection.fromList();
+
+            scene.play();
+
+            assertFalse(Files.exists(scene.file(".retry")));
+        }
+
+        @Test
+        void noMoreRunsThanSlotsGoOnAtOnce() throws Exception {
+            var scene = Scene.of(folder, "a", "b", "c", "d", "e", "f", "g");
+            scene.slots = 3;
+            scene.answer = (attempt, _) -> {
+                scene.world.pass(seconds(1));
+                return succeeded("run-" + attempt.row().id());
+            };
+
+            scene.play();
+
+            assertEquals(3, scene.busiest);
+            assertEquals(7, scene.resultIds().size());
+        }
+
+        @Test
+        void aThrottledRowUsesNoRetryUp() throws Exception {
+            var scene = Scene.of(folder, "a", "b");
+            scene.backoff = new DifyExec.Backoff(seconds(1), seconds(2), 0);
+            scene.answer = Answer.inTurn(THROTTLED, succeeded("run-b"), THROTTLED, THROTTLED, succeeded("run-a"));
+
+            var stop = scene.play();
+
+            assertEquals(Optional.empty(), stop);
+            assertEquals(List.of("throttled", "throttled", "throttled", "succeeded"), scene.outcomes("a"));
+            assertEquals(0, scene.results().getLast().path("retry_count").asInt());
+            assertEquals(3, scene.log("throttle").size());
+        }
+
+        @Test
+        void aServerThatTakesTwoAtOnceIsGivenTwo() throws Exception {
+            var ids = IntStream.range(0, 20).mapToObj(n -> "row" + n).toArray(String[]::new);
+            var scene = Scene.of(folder, ids);
+            scene.slots = 6;
+            scene.backoff = new DifyExec.Backoff(seconds(1), seconds(4), 0);
+            scene.answer = (attempt, _) -> {
+                if (scene.busy > 2) return THROTTLED;
+                scene.world.pass(seconds(3));
+                return succeeded("run-" + attempt.row().id());
+            };
+
+            var stop = scene.play();
+
+            assertEquals(Optional.empty(), stop);
+            assertEquals(20, scene.resultIds().size());
+            assertTrue(scene.log("throttle").size() < 20, "throttled " + scene.log("throttle").size() + " times");
+            assertEquals(2, scene.log("throttle").getLast().path("limit").asInt());
+        }
+
+        @Test
+        void aServerThatRefusesForAMinuteWhileNothingRunsStopsTheBatch() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.answer = (_, _) -> THROTTLED;
+
+            var stop = scene.play().orElseThrow();
+
+            assertEquals(DifyExec.STOPPED, stop.code());
+            assertTrue(stop.why().contains("refuses every run as too many"), stop.why());
+            assertTrue(scene.world.passed().compareTo(seconds(60)) > 0);
+            assertTrue(scene.world.passed().compareTo(seconds(180)) < 0, scene.world.passed().toString());
+            assertEquals(List.of(), scene.retryIds());
+        }
+
+        @Test
+        void anUnreachedServerUsesNoRetryUp() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.backoff = new DifyExec.Backoff(seconds(1), seconds(60), 0);
+            var away = new DifyExec.Seen.NotSent("connection refused");
+            scene.answer = Answer.inTurn(away, away, away, succeeded("run-a"));
+
+            var stop = scene.play();
+
+            assertEquals(Optional.empty(), stop);
+            assertEquals(List.of("unreached", "unreached", "unreached", "succeeded"), scene.outcomes("a"));
+        }
+
+        @Test
+        void aServerThatDoesNotAnswerForFiveMinutesStopsTheBatch() throws Exception {
+            var scene = Scene.of(folder, "a", "b");
+            scene.answer = (_, _) -> new DifyExec.Seen.NotSent("connection refused");
+
+            var stop = scene.play().orElseThrow();
+
+            assertEquals(DifyExec.STOPPED, stop.code());
+            assertTrue(stop.why().contains("has not answered for"), stop.why());
+            assertTrue(scene.world.passed().compareTo(seconds(300)) > 0);
+            assertTrue(scene.world.passed().compareTo(seconds(400)) < 0, scene.world.passed().toString());
+            assertEquals(List.of(), scene.retryIds());
+        }
+
+        @Test
+        void afterFiveFailuresInARowOneAttemptAtATimeAsksWhetherTheServerIsBack() throws Exception {
+            var ids = IntStream.range(0, 30).mapToObj(n -> "row" + n).toArray(String[]::new);
+            var scene = Scene.of(folder, ids);
+            scene.slots = 5;
+            var failures = new AtomicInteger();
+            var probing = new AtomicInteger();
+            var probes = new ArrayList<Integer>();
+            scene.answer = (attempt, _) -> {
+                if (failures.get() >= 12) {
+                    scene.world.pass(seconds(1));
+                    return succeeded("run-" + attempt.row().id());
+                }
+                boolean probe = failures.get() >= 5;
+                if (probe) probes.add(probing.incrementAndGet());
+                scene.world.pass(seconds(1));
+                if (probe) probing.decrementAndGet();
+                failures.incrementAndGet();
+                return new DifyExec.Seen.NotSent("connection refused");
+            };
+
+            var stop = scene.play();
+
+            assertEquals(Optional.empty(), stop);
+            assertEquals(Set.of(1), Set.copyOf(probes));
+            assertEquals(30, scene.resultIds().size());
+        }
+
+        @Test
+        void aCutRunThatSucceededIsHarvestedAndNotRunAgain() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.answer = Answer.inTurn(cut(DifyExec.Symptom.NO_ANSWER));
+            scene.found = _ -> scene.looked.size() < 3 ? running("run-7") : ended(succeeded("run-7"));
+
+            var stop = scene.play();
+
+            assertEquals(Optional.empty(), stop);
+            assertEquals(1, scene.sent.size());
+            assertEquals(List.of("run-7"), Scene.texts("run", scene.log("harvest")));
+            assertEquals(List.of("running", "running", "succeeded"), Scene.texts("saw", scene.log("look")));
+            assertEquals("run-7", scene.results().getFirst().path("workflow_run_id").asText());
+            assertEquals(scene.sent.getFirst().user(), scene.looked.getFirst().attempt().user());
+        }
+
+        @Test
+        void aCutRunThatFailedOfSomethingTransientIsTriedAgain() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.answer = Answer.inTurn(cut(DifyExec.Symptom.CUT, run("run-7")), succeeded("run-8"));
+            scene.found = _ -> ended(failed("Rate Limit Error"));
+
+            scene.play();
+
+            assertEquals(List.of("again", "succeeded"), scene.outcomes("a"));
+            assertEquals("run-8", scene.results().getFirst().path("workflow_run_id").asText());
+        }
+
+        @Test
+        void aRunWithoutATraceIsSentAgainOnceThirtySecondsHavePassed() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.answer = Answer.inTurn(cut(DifyExec.Symptom.NO_ANSWER), succeeded("run-8"));
+
+            scene.play();
+
+            assertEquals(List.of("not_started", "succeeded"), scene.outcomes("a"));
+            var between = Duration.between(scene.sent.get(0).at(), scene.sent.get(1).at());
+            assertTrue(between.compareTo(seconds(30)) >= 0 && between.compareTo(seconds(60)) < 0, between.toString());
+            assertEquals(1, scene.results().getFirst().path("retry_count").asInt());
+        }
+
+        @Test
+        void aStreamWithoutATraceIsSentAgainOnceFiveMinutesHavePassed() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.mode = DifyExec.Mode.STREAMING;
+            scene.answer = Answer.inTurn(cut(DifyExec.Symptom.CUT), succeeded("run-8"));
+
+            scene.play();
+
+            assertEquals(List.of("not_started", "succeeded"), scene.outcomes("a"));
+            var between = Duration.between(scene.sent.get(0).at(), scene.sent.get(1).at());
+            assertTrue(between.compareTo(seconds(300)) >= 0 && between.compareTo(seconds(330)) < 0, between.toString());
+        }
+
+        @Test
+        void aRowThatTheServerBreaksOnEachTimeFailsAfterItsRetries() throws Exception {
+            var scene = Scene.of(folder, "a", "b");
+            scene.answer = (attempt, _) -> attempt.row().id().equals("b") ? succeeded("run-b")
+                    : http(500, "internal_server_error", "The server encountered an internal error");
+
+            scene.play();
+
+            assertEquals(List.of("a", "b", "a", "a", "a"), scene.ids());
+            assertEquals("failed", scene.outcomes("a").getLast());
+            assertEquals(List.of("a"), scene.retryIds());
+        }
+
+        @Test
+        void aRowThatFailedWithoutEverStartingIsSentWhenItIsRetried() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.backoff = new DifyExec.Backoff(seconds(1), seconds(60), 0);
+            scene.answer = Answer.inTurn(html(502), succeeded("run-8"));
+            scene.play();
+            assertEquals(List.of("a"), scene.retryIds());
+            scene.selection = DifyExec.Selection.fromList();
+
+            scene.play();
+
+            assertEquals(List.of("a"), scene.resultIds());
+        }
+
+        @Test
+        void aLeftStreamOfAnOldServerIsUnknownAtOnce() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.server = "1.9.2";
+            scene.mode = DifyExec.Mode.STREAMING;
+            scene.answer = Answer.inTurn(cut(DifyExec.Symptom.CUT));
+
+            scene.play();
+
+            assertEquals(List.of("unknown"), scene.outcomes("a"));
+            assertTrue(scene.error("a").contains("list a stream whose client has left"), scene.error("a"));
+            assertTrue(scene.world.passed().compareTo(seconds(2)) < 0, scene.world.passed().toString());
+            assertEquals(List.of("a"), scene.retryIds());
+        }
+
+        @Test
+        void aLostAnswerOfAnOldServerIsWaitedForUntilTheTimeLimitAndThenUnknown() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.server = "1.9.2";
+            scene.answer = Answer.inTurn(cut(DifyExec.Symptom.NO_ANSWER));
+
+            scene.play();
+
+            assertEquals(List.of("unknown"), scene.outcomes("a"));
+            assertTrue(scene.world.passed().compareTo(seconds(300)) >= 0, scene.world.passed().toString());
+            assertEquals(1, scene.tally.count(DifyExec.Standing.UNKNOWN));
+        }
+
+        @Test
+        void aServerThatIsSeenToListARunningRunProvesWhatItDoesNotList() throws Exception {
+            var scene = Scene.of(folder, "a", "b");
+            scene.server = "";
+            scene.answer = Answer.byRow(Map.of("a", List.of(cut(DifyExec.Symptom.NO_ANSWER)),
+                    "b", List.of(cut(DifyExec.Symptom.NO_ANSWER))));
+            scene.found = doubt -> doubt.attempt().row().id().equals("b") ? ABSENT
+                    : scene.looked.size() < 2 ? running("run-7") : ended(succeeded("run-7"));
+
+            scene.play();
+
+            assertEquals(List.of("not_started", "succeeded"), scene.outcomes("b"));
+        }
+
+        @Test
+        void withAFixedUserACutRunIsUnknown() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.user = "nightly";
+            scene.answer = Answer.inTurn(cut(DifyExec.Symptom.NO_ANSWER));
+
+            scene.play();
+
+            assertEquals("nightly", scene.sent.getFirst().user());
+            assertEquals(List.of("unknown"), scene.outcomes("a"));
+            assertTrue(scene.error("a").contains("--user"), scene.error("a"));
+        }
+
+        @Test
+        void aRunThatStillRunsAtTheTimeLimitIsUnknown() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.answer = Answer.inTurn(html(504));
+            scene.found = _ -> running("run-7");
+
+            scene.play();
+
+            assertEquals(List.of("unknown"), scene.outcomes("a"));
+            assertTrue(scene.error("a").contains("run-7 still says running"), scene.error("a"));
+            assertTrue(scene.world.passed().compareTo(seconds(300)) >= 0, scene.world.passed().toString());
+            assertTrue(scene.world.passed().compareTo(seconds(330)) < 0, scene.world.passed().toString());
+        }
+
+        @Test
+        void aCutRunCountsAsRunningUntilItsEndIsKnown() throws Exception {
+            var scene = Scene.of(folder, "a", "b");
+            scene.lookTakes = seconds(1);
+            scene.answer = Answer.byRow(Map.of("a", List.of(cut(DifyExec.Symptom.NO_ANSWER))));
+            scene.found = _ -> scene.looked.size() < 3 ? running("run-7") : ended(succeeded("run-7"));
+
+            scene.play();
+
+            var known = Instant.parse(scene.log("harvest").getFirst().path("t").asText());
+            assertEquals("b", scene.sent.getLast().row().id());
+            assertFalse(scene.sent.getLast().at().isBefore(known), "b was sent while the run of a went on");
+        }
+
+        @Test
+        void aRunThatTheServerDoesNotListHoldsNoPlace() throws Exception {
+            var scene = Scene.of(folder, "a", "b");
+            scene.answer = Answer.byRow(Map.of("a", List.of(cut(DifyExec.Symptom.NO_ANSWER))));
+
+            scene.play();
+
+            assertEquals(List.of("a", "b", "a"), scene.ids());
+            assertTrue(scene.sent.get(1).at().isBefore(NOON.plusSeconds(5)), scene.sent.get(1).at().toString());
+        }
+
+        @Test
+        void lookUpsTakeFewOfTheServersConnections() throws Exception {
+            var scene = Scene.of(folder, "a", "b", "c", "d", "e", "f");
+            scene.slots = 6;
+            scene.lookTakes = seconds(1);
+            scene.answer = (_, _) -> {
+                scene.world.pass(seconds(1));
+                return http(500, "unknown", "Internal Server Error");
+            };
+            scene.found = doubt -> ended(succeeded("run-" + doubt.attempt().row().id()));
+
+            scene.play();
+
+            assertEquals(2, scene.mostLooks);
+            assertEquals(6, scene.resultIds().size());
+        }
+
+        @Test
+        void aStoppedRunIsLookedUpTwiceBeforeItIsBelieved() throws Exception {
+            var scene = Scene.of(folder, "a");
+            var stopped = ran("run-7", DifyExec.RunStatus.STOPPED, "Stopped by user.");
+            scene.answer = Answer.inTurn(stopped);
+            scene.found = _ -> ended(stopped);
+
+            scene.play();
+
+            assertEquals(2, scene.looked.size());
+            assertEquals(List.of("failed"), scene.outcomes("a"));
+            assertEquals("Stopped by user.", scene.error("a"));
+        }
+
+        @Test
+        void aRunThatWasReportedStoppedAndSucceededAllTheSameIsHarvestedAndCountedOnce() throws Exception {
+            var scene = Scene.of(folder, "a", "b");
+            scene.maxTokens = 25L; // each run uses 10
+            var stopped = ran("run-7", DifyExec.RunStatus.STOPPED, "Stopped by user.");
+            scene.answer = Answer.byRow(Map.of("a", List.of(stopped)));
+            scene.found = _ -> ended(scene.looked.size() < 2 ? stopped : succeeded("run-7"));
+
+            var stop = scene.play();
+
+            assertEquals(List.of("succeeded"), scene.outcomes("a"));
+            assertEquals(Optional.empty(), stop);
+        }
+
+        @Test
+        void aRunOverItsTimeIsStoppedAndThenFails() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.mode = DifyExec.Mode.STREAMING;
+            scene.answer = (_, told) -> {
+                told.began(run("run-7"));
+                scene.world.pass(seconds(300));
+                return cut(DifyExec.Symptom.TIMED_OUT, run("run-7"));
+            };
+            scene.found = _ -> ended(ran("run-7", DifyExec.RunStatus.STOPPED, "Aborted: User requested stop"));
+
+            scene.play();
+
+            assertTrue(scene.looked.getFirst().stopsFirst());
+            assertEquals(List.of("failed"), scene.outcomes("a"));
+            assertTrue(scene.log("end").getFirst().path("cause").asText().startsWith("timed out"));
+            assertEquals(Set.of("run-7"), Set.copyOf(Scene.texts("run", scene.log("run"))));
+        }
+
+        @Test
+        void aRunOverItsTimeThatHadSucceededIsHarvested() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.mode = DifyExec.Mode.STREAMING;
+            scene.answer = Answer.inTurn(cut(DifyExec.Symptom.TIMED_OUT, run("run-7")));
+            scene.found = _ -> ended(succeeded("run-7"));
+
+            scene.play();
+
+            assertEquals(List.of("succeeded"), scene.outcomes("a"));
+            assertEquals(List.of("a"), scene.resultIds());
+        }
+
+        @Test
+        void aRunOverItsTimeThatCannotBeStoppedIsUnknown() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.answer = Answer.inTurn(cut(DifyExec.Symptom.TIMED_OUT));
+            scene.found = _ -> running("run-7");
+
+            scene.play();
+
+            assertEquals(List.of("unknown"), scene.outcomes("a"));
+            assertFalse(scene.looked.getFirst().stopsFirst());
+        }
+
+        @Test
+        void aQuietStreamIsAskedAboutAndItsEndTakenFromTheRecords() throws Exception {
+            var scene = Scene.of(folder, "a", "b");
+            scene.mode = DifyExec.Mode.STREAMING;
+            scene.answer = (attempt, told) -> {
+                if (attempt.row().id().equals("b")) return succeeded("run-b");
+                told.began(run("run-7"));
+                scene.world.pass(seconds(30));
+                told.quiet(run("run-7"));
+                scene.world.pass(seconds(30));
+                told.quiet(run("run-7"));
+                scene.world.waitFor(_ -> {});
+                throw new AssertionError("nothing wakes a stream that was given up");
+            };
+            scene.found = _ -> scene.looked.size() < 2 ? running("run-7") : ended(succeeded("run-7"));
+
+            var stop = scene.play();
+
+            assertEquals(Optional.empty(), stop);
+            assertEquals(2, scene.looked.size());
+            assertEquals(List.of("succeeded"), scene.outcomes("a"));
+            assertEquals(List.of("a", "b"), scene.resultIds());
+        }
+
+        @Test
+        void anAnswerThatConcernsTheBatchLeavesItsRowsPending() throws Exception {
+            var scene = Scene.of(folder, "a", "b", "c");
+            scene.answer = Answer.inTurn(succeeded("run-a"), http(401, "unauthorized", "Access token is invalid"));
+
+            var stop = scene.play().orElseThrow();
+
+            assertEquals(DifyExec.STOPPED, stop.code());
+            assertTrue(stop.why().contains("DIFY_API_KEY"), stop.why());
+            assertEquals(List.of("a", "b"), scene.ids());
+            assertEquals(List.of("refused"), scene.outcomes("b"));
+            assertEquals(List.of(), scene.retryIds());
+            assertEquals(List.of("a"), scene.resultIds());
+            assertEquals(stop.why(), scene.log("stop").getLast().path("why").asText());
+        }
+
+        @Test
+        void aLookThatConcernsTheBatchStopsItToo() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.answer = Answer.inTurn(cut(DifyExec.Symptom.CUT));
+            scene.found = _ -> new DifyExec.Found.Silent(http(401, "unauthorized", "Access token is invalid"));
+
+            var stop = scene.play().orElseThrow();
+
+            assertTrue(stop.why().contains("DIFY_API_KEY"), stop.why());
+            assertEquals(List.of(), scene.retryIds());
+        }
+
+        @Test
+        void aLookWithoutAnAnswerIsRepeated() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.answer = Answer.inTurn(html(502));
+            scene.found = _ -> scene.looked.size() < 8 ? new DifyExec.Found.Silent(html(502))
+                    : ended(succeeded("run-7"));
+
+            scene.play();
+
+            assertEquals(List.of("a"), scene.resultIds());
+            assertEquals(1, scene.sent.size());
+        }
+
+        @Test
+        void tooManyFailuresStopTheBatch() throws Exception {
+            var scene = Scene.of(folder, "a", "b", "c", "d");
+            scene.maxFailures = new DifyExec.Ceiling(2, 1);
+            scene.answer = Answer.inTurn(failed("no"), succeeded("run-b"), failed("no"));
+
+            var stop = scene.play().orElseThrow();
+
+            assertEquals(DifyExec.STOPPED, stop.code());
+            assertTrue(stop.why().contains("--max-failures"), stop.why());
+            assertEquals(List.of("a", "c"), scene.retryIds());
+        }
+
+        @Test
+        void tooManyTokensStopTheBatch() throws Exception {
+            var scene = Scene.of(folder, "a", "b", "c");
+            scene.maxTokens = 20L;
+
+            var stop = scene.play().orElseThrow();
+
+            assertEquals(DifyExec.STOPPED, stop.code());
+            assertTrue(stop.why().contains("--max-tokens"), stop.why());
+            assertEquals(List.of("a", "b"), scene.resultIds());
+        }
+
+        @Test
+        void anInterruptLetsRunningRowsEnd() throws Exception {
+            var scene = Scene.of(folder, "a", "b", "c");
+            scene.slots = 2;
+            scene.interruptAfter(seconds(1));
+            scene.answer = (attempt, _) -> {
+                scene.world.pass(seconds(5));
+                return succeeded("run-" + attempt.row().id());
+            };
+
+            var stop = scene.play().orElseThrow();
+
+            assertEquals(DifyExec.INTERRUPTED, stop.code());
+            assertEquals(List.of("a", "b"), scene.ids());
+            assertEquals(List.of("a", "b"), scene.resultIds());
+            assertEquals(seconds(5), scene.world.passed());
+            assertEquals(List.of(), scene.stopped);
+        }
+
+        @Test
+        void anInterruptStopsWhatStillRunsAfterTheGrace() throws Exception {
+            var scene = Scene.of(folder, "a", "b");
+            scene.mode = DifyExec.Mode.STREAMING;
+            scene.interruptAfter(seconds(1));
+            scene.answer = (attempt, told) -> scene.untilStopped(run("run-" + attempt.row().id()), told);
+
+            var stop = scene.play().orElseThrow();
+
+            assertEquals(DifyExec.INTERRUPTED, stop.code());
+            assertEquals(List.of("task-of-run-a"), scene.stopped);
+            assertTrue(scene.world.passed().compareTo(seconds(21)) >= 0, scene.world.passed().toString());
+            assertTrue(scene.world.passed().compareTo(seconds(24)) < 0, scene.world.passed().toString());
+            assertEquals(List.of("interrupted"), scene.outcomes("a"));
+            assertEquals(List.of(), scene.retryIds());
+            assertEquals("task-of-run-a", scene.log("stop").getFirst().path("task").asText());
+        }
+
+        @Test
+        void aSecondInterruptStopsWhatRunsAtOnce() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.mode = DifyExec.Mode.STREAMING;
+            scene.interruptAfter(seconds(1));
+            scene.interruptAfter(seconds(2));
+            scene.answer = (attempt, told) -> scene.untilStopped(run("run-" + attempt.row().id()), told);
+
+            var stop = scene.play().orElseThrow();
+
+            assertEquals(DifyExec.INTERRUPTED, stop.code());
+            assertEquals(List.of("task-of-run-a"), scene.stopped);
+            assertTrue(scene.world.passed().compareTo(seconds(4)) < 0, scene.world.passed().toString());
+        }
+
+        @Test
+        void anInterruptWinsOverAnEarlierReasonToStop() throws Exception {
+            var scene = Scene.of(folder, "a", "b");
+            scene.slots = 2;
+            scene.interruptAfter(seconds(1));
+            scene.answer = (attempt, _) -> {
+                if (attempt.row().id().equals("a")) return http(401, "unauthorized", "Access token is invalid");
+                scene.world.pass(seconds(5));
+                return succeeded("run-b");
+            };
+
+            var stop = scene.play().orElseThrow();
+
+            assertEquals(DifyExec.INTERRUPTED, stop.code());
+            assertEquals(List.of("b"), scene.resultIds());
+        }
+
+        @Test
+        void anInterruptEndsABatchThatOnlyWaits() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.interruptAfter(seconds(40));
+            scene.backoff = new DifyExec.Backoff(seconds(600), seconds(600), 3);
+            scene.answer = Answer.inTurn(failed("Rate Limit Error"));
+
+            var stop = scene.play().orElseThrow();
+
+            assertEquals(DifyExec.INTERRUPTED, stop.code());
+            assertEquals(seconds(40), scene.world.passed());
+            assertEquals(List.of(), scene.retryIds());
+        }
+
+        @Test
+        void whatWasLeftRunningIsLookedUpAtTheNextStart() throws Exception {
+            var scene = Scene.of(folder, "a", "b");
+            scene.interruptAfter(seconds(1));
+            scene.answer = (_, _) -> {
+                scene.world.pass(seconds(90)); // a blocking run: there is no task to stop
+                return succeeded("run-7");
+            };
+            var stop = scene.play().orElseThrow();
+            assertEquals(DifyExec.INTERRUPTED, stop.code());
+            assertTrue(scene.world.passed().compareTo(seconds(25)) < 0, scene.world.passed().toString());
+            assertEquals(List.of(), scene.outcomes("a"));
+            var user = scene.sent.getFirst().user();
+            var next = new Scene(folder, "id\na\nb\n");
+            next.found = _ -> ended(succeeded("run-7"));
+
+            next.play();
+
+            assertEquals(user, next.looked.getFirst().attempt().user());
+            assertEquals(List.of("b"), next.ids());
+            assertEquals(Set.of("a", "b"), Set.copyOf(next.resultIds()));
+        }
+
+        @Test
+        void aRunThatWasStoppedByUsAndWhoseEndWasNotSeenRunsAnewAtTheNextStart() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.mode = DifyExec.Mode.STREAMING;
+            scene.interruptAfter(seconds(1));
+            scene.answer = (_, told) -> {
+                told.began(run("run-7"));
+                scene.world.pass(seconds(3600));
+                throw new AssertionError("nobody waits for so long");
+            };
+            scene.play();
+            assertEquals(List.of("task-of-run-7"), scene.stopped);
+            assertEquals(List.of(), scene.outcomes("a"));
+            var next = Scene.of(folder, "a");
+            next.answer = Answer.inTurn(succeeded("run-8"));
+            next.found = _ -> ended(ran("run-7", DifyExec.RunStatus.STOPPED, "Aborted: User requested stop"));
+
+            next.play();
+
+            assertEquals("run-7", next.looked.getFirst().run().orElseThrow().id());
+            assertEquals(List.of("interrupted", "succeeded"), next.outcomes("a"));
+            assertEquals(List.of("run-8"), next.resultRuns());
+        }
+
+        @Test
+        void aRunThatTurnsUpAfterItsRowWasSentAgainIsReportedAsLate() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.answer = Answer.inTurn(cut(DifyExec.Symptom.NO_ANSWER), succeeded("run-8"));
+            scene.found = doubt -> doubt.late() ? ended(succeeded("run-7")) : ABSENT;
+
+            var stop = scene.play();
+
+            assertEquals(Optional.empty(), stop);
+            var late = scene.log("late").getFirst();
+            assertEquals("run-7", late.path("run").asText());
+            assertEquals(scene.sent.getFirst().user(), late.path("user").asText());
+            assertTrue(scene.said.getLast().contains("turned up late"), scene.said.toString());
+            assertEquals(List.of("run-8"), scene.resultRuns());
+        }
+
+        @Test
+        void aRunThatTurnsUpLateIsReportedAtALaterStartToo() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.answer = Answer.inTurn(cut(DifyExec.Symptom.NO_ANSWER), succeeded("run-8"));
+            scene.play();
+            assertEquals(List.of(), scene.log("late"));
+            var next = Scene.of(folder, "a", "b");
+            next.found = _ -> running("run-7");
+
+            next.play();
+            next.play();
+
+            assertEquals(1, next.log("late").size());
+            assertEquals("a", next.log("late").getFirst().path("id").asText());
+        }
+
+        @Test
+        void aRunThatTurnsUpLateAndSucceededIsTakenWhereTheRowHasNoSuccess() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.answer = Answer.inTurn(cut(DifyExec.Symptom.NO_ANSWER), failed("no such city"));
+            scene.found = doubt -> doubt.late() ? ended(succeeded("run-7")) : ABSENT;
+
+            scene.play();
+
+            assertEquals(List.of("run-7"), scene.resultRuns());
+            assertEquals(List.of(), scene.retryIds());
+        }
+
+        @Test
+        void aWorkerThatBreaksIsABug() throws Exception {
+            var scene = Scene.of(folder, "a");
+            var bug = new IndexOutOfBoundsException("7");
+            scene.answer = (_, _) -> {
+                throw bug;
+            };
+
+            var problem = assertThrows(IllegalStateException.class, scene::play);
+
+            assertEquals(bug, problem.getCause());
+        }
+
+        @Test
+        void anAttemptLeftOpenIsLookedUpBeforeItsRowMayRun() throws Exception {
+            var scene = Scene.of(folder, "a", "b");
+            scene.crash(1);
+            scene.found = _ -> ended(succeeded("run-7"));
+
+            scene.play();
+
+            assertEquals(List.of("a"), scene.looked.stream().map(doubt -> doubt.attempt().row().id()).toList());
+            assertEquals(List.of("b"), scene.ids());
+            assertEquals(Set.of("run-7", "run-b"), Set.copyOf(scene.resultRuns()));
+        }
+
+        @Test
+        void aRunIdThatWasSeenBeforeACrashIsWhatIsLookedUp() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.mode = DifyExec.Mode.STREAMING;
+            scene.answer = (_, told) -> {
+                told.began(run("run-7"));
+                scene.world.pass(seconds(1));
+                return succeeded("run-7");
+            };
+            scene.crash(1);
+            scene.found = _ -> ended(succeeded("run-7"));
+
+            scene.play();
+
+            assertEquals(Optional.of(run("run-7")), scene.looked.getFirst().run());
+            assertEquals(List.of(), scene.ids());
+            assertEquals(List.of("a"), scene.resultIds());
+        }
+
+        @Test
+        void theRetriesOfAnEarlierStartAreToldButNotCountedAgain() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.backoff = new DifyExec.Backoff(seconds(1), seconds(1), 2);
+            scene.answer = Answer.inTurn(failed("Rate Limit Error"), succeeded("run-7"), failed("Rate Limit Error"),
+                    succeeded("run-9"));
+            scene.crash(2);
+            scene.world.in(seconds(60), () -> {});
+
+            scene.play();
+
+            assertEquals(List.of("again", "not_started", "again", "succeeded"), scene.outcomes("a"));
+            assertEquals(3, scene.results().getFirst().path("retry_count").asInt());
+        }
+
+        @Test
+        void anAttemptLeftOpenWithoutATraceIsSentAgain() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.crash(1);
+            scene.world.in(seconds(60), () -> {});
+
+            scene.play();
+
+            assertEquals(List.of("not_started", "succeeded"), scene.outcomes("a"));
+        }
+
+        @Test
+        void aRowThatWasEditedAfterACrashRunsAnewAndTakesNoOldResult() throws Exception {
+            var scene = new Scene(folder, "id,text\na,old\n");
+            scene.crash(1);
+            var next = new Scene(folder, "id,text\na,new\n");
+            next.answer = Answer.inTurn(succeeded("run-8"));
+            next.found = _ -> ended(succeeded("run-7"));
+
+            next.play();
+
+            assertEquals(List.of("stale", "succeeded"), next.outcomes("a"));
+            assertEquals("new", next.sent.getFirst().row().inputs().get("text"));
+            assertEquals(List.of("run-8"), next.resultRuns());
+            assertTrue(next.said.getFirst().contains("was changed"), next.said.toString());
+        }
+
+        @Test
+        void aRunOfAnEarlierStartIsWaitedForWithinTheTimeLimit() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.timeout = Duration.ofHours(1);
+            scene.answer = (_, _) -> {
+                scene.world.pass(seconds(600));
+                return succeeded("run-7");
+            };
+            scene.crash(1);
+            scene.found = _ -> scene.looked.size() < 4 ? running("run-7") : ended(succeeded("run-7"));
+
+            scene.play();
+
+            assertEquals(List.of("succeeded"), scene.outcomes("a"));
+        }
+
+        @Test
+        void anAttemptLeftOpenForARowThatIsNoLongerInTheFileDoesNotMatter() throws Exception {
+            var scene = Scene.of(folder, "gone", "b");
+            scene.crash(1);
+            var next = new Scene(folder, "id\nb\n");
+
+            var stop = next.play();
+
+            assertEquals(Optional.empty(), stop);
+            assertEquals(List.of("b"), next.resultIds());
+        }
+
+        @Test
+        void fivePagesOfAFirewallInARowStopTheBatch() throws Exception {
+            var scene = Scene.of(folder, "a", "b", "c", "d", "e", "f");
+            scene.answer = (_, _) -> html(403);
+
+            var stop = scene.play().orElseThrow();
+
+            assertEquals(DifyExec.STOPPED, stop.code());
+            assertTrue(stop.why().contains("firewall"), stop.why());
+            assertEquals(List.of("a", "b", "c", "d", "e"), scene.retryIds());
+        }
+
+        @Test
+        void aRunInBetweenMakesItNoFirewallThatRefusesAll() throws Exception {
+            var scene = Scene.of(folder, "a", "b", "c", "d", "e", "f");
+            scene.answer = Answer.inTurn(html(403), html(403), html(403), succeeded("run-d"), html(403), html(403));
+
+            var stop = scene.play();
+
+            assertEquals(Optional.empty(), stop);
+            assertEquals(List.of("a", "b", "c", "e", "f"), scene.retryIds());
+        }
+
+        @Test
+        void aPausedRowIsLookedUpAndNotSentAgainUnlessAskedFor() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.answer = Answer.inTurn(ran("run-7", DifyExec.RunStatus.PAUSED, ""), succeeded("run-8"));
+            scene.found = _ -> new DifyExec.Found.Running(run("run-7"), DifyExec.RunStatus.PAUSED);
+            scene.play();
+            assertEquals(List.of("a"), scene.retryIds());
+
+            scene.play();
+
+            assertEquals(List.of("paused", "paused"), scene.outcomes("a"));
+            assertEquals(Optional.of("run-7"), scene.looked.getFirst().run().map(DifyExec.RunRef::id));
+            assertEquals(1, scene.sent.size());
+            scene.resendUnknown = true;
+
+            scene.play();
+
+            assertEquals(List.of("paused", "paused", "resent", "succeeded"), scene.outcomes("a"));
+            assertEquals(List.of(), scene.retryIds());
+        }
+
+        @Test
+        void aPausedRowWhoseHumanHasAnsweredIsHarvested() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.answer = Answer.inTurn(ran("run-7", DifyExec.RunStatus.PAUSED, ""));
+            scene.play();
+            scene.found = _ -> ended(succeeded("run-7"));
+
+            scene.play();
+
+            assertEquals(List.of("paused", "succeeded"), scene.outcomes("a"));
+            assertEquals(List.of("a"), scene.resultIds());
+        }
+
+        @Test
+        void anUnknownRowIsSentAgainWhenItsIdIsNamed() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.user = "nightly";
+            scene.answer = Answer.inTurn(cut(DifyExec.Symptom.NO_ANSWER), succeeded("run-8"));
+            scene.play();
+            scene.selection = DifyExec.Selection.named(List.of("a"), false);
+
+            scene.play();
+
+            assertEquals(List.of("unknown", "resent", "succeeded"), scene.outcomes("a"));
+        }
+
+        @Test
+        void aPartialSuccessIsKeptAndFlagged() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.answer = Answer.inTurn(ran("run-a", DifyExec.RunStatus.PARTIAL, ""));
+
+            scene.play();
+
+            assertEquals("success", scene.results().getFirst().path("status").asText());
+            assertEquals("partial-succeeded", scene.results().getFirst().path("workflow_status").asText());
+            assertEquals(List.of("partial"), scene.outcomes("a"));
+            assertEquals(1, scene.tally.count(DifyExec.Standing.PARTIAL));
+            assertTrue(scene.tally.isAllDone());
+        }
+
+        @Test
+        void betweenTheEndOfOneRequestAndTheStartOfTheNextPassesTheWait() throws Exception {
+            var scene = Scene.of(folder, "a", "b", "c");
+            scene.wait = seconds(7);
+            scene.answer = (attempt, _) -> {
+                scene.world.pass(seconds(2));
+                return succeeded("run-" + attempt.row().id());
+            };
+
+            scene.play();
+
+            assertEquals(List.of(NOON, NOON.plusSeconds(9), NOON.plusSeconds(18)),
+                    scene.sent.stream().map(DifyExec.Attempt::at).toList());
+        }
+
+        @Test
+        void startsAreSpreadEvenlyByTheRate() throws Exception {
+            var scene = Scene.of(folder, "a", "b", "c", "d");
+            scene.slots = 4;
+            scene.rate = new DifyExec.Rate(seconds(2));
+            scene.answer = (attempt, _) -> {
+                scene.world.pass(seconds(30));
+                return succeeded("run-" + attempt.row().id());
+            };
+
+            scene.play();
+
+            assertEquals(List.of(NOON, NOON.plusSeconds(2), NOON.plusSeconds(4), NOON.plusSeconds(6)),
+                    scene.sent.stream().map(DifyExec.Attempt::at).toList());
+        }
+
+        @Test
+        void afterAProxyCutARunOffTheBatchGoesOnInStreams() throws Exception {
+            var scene = Scene.of(folder, "a", "b");
+            scene.mode = DifyExec.Mode.AUTO;
+            scene.answer = Answer.byRow(Map.of("a", List.of(html(504))));
+            scene.found = _ -> ended(succeeded("run-a"));
+
+            scene.play();
+
+            assertEquals(List.of(DifyExec.Mode.BLOCKING, DifyExec.Mode.STREAMING),
+                    scene.sent.stream().map(DifyExec.Attempt::mode).toList());
+            assertTrue(scene.said.getFirst().contains("streaming mode"), scene.said.toString());
+            scene.sent.clear();
+            var next = Scene.of(folder, "a", "b", "c");
+            next.mode = DifyExec.Mode.AUTO;
+
+            next.play();
+
+            assertEquals(List.of(DifyExec.Mode.STREAMING), next.sent.stream().map(DifyExec.Attempt::mode).toList());
+        }
+
+        @Test
+        void aNewVersionInTheMiddleOfABatchIsSaidWithTheOptionThatPinsTheOldOne() throws Exception {
+            var scene = Scene.of(folder, "a", "b");
+            var newer = new DifyExec.Seen.Ran(run("run-b"), DifyExec.RunStatus.SUCCEEDED, "{}".getBytes(UTF_8), "",
+                    "workflow-2", DifyExec.Usage.NONE);
+            scene.answer = Answer.inTurn(succeeded("run-a"), newer);
+
+            scene.play();
+
+            assertTrue(scene.said.getFirst().contains("--workflow-id workflow-1"), scene.said.toString());
+        }
+
+        @Test
+        void anErrorTextThatIsCutInTheMiddleOfAnEmojiStopsNothing() throws Exception {
+            var scene = Scene.of(folder, "a", "b");
+            scene.answer = Answer.inTurn(failed("x".repeat(499) + "😀"), succeeded("run-b"));
+
+            var stop = scene.play();
+
+            assertEquals(Optional.empty(), stop);
+            assertTrue(scene.error("a").startsWith("xxx"));
+            assertEquals(List.of("b"), scene.resultIds());
+            assertEquals(List.of("a"), scene.retryIds());
+        }
+
+        @Test
+        void theLogExplainsEveryAttempt() throws Exception {
+            Files.writeString(folder.resolve("results.jsonl.log"), "{\"event\":\"att");
+            var scene = new Scene(folder, "id,text\nstreamed,x\nfailing,x\nbusy,x\ncut,x\nlost,x\nhuman,x\nlast,x\n");
+            scene.mode = DifyExec.Mode.STREAMING;
+            var priced = new DifyExec.Seen.Ran(run("run-1"), DifyExec.RunStatus.SUCCEEDED, "{}".getBytes(UTF_8), "",
+                    "workflow-1", new DifyExec.Usage(1.25, 120, 3, Optional.of(new BigDecimal("0.0018")), "USD"));
+            scene.backoff = new DifyExec.Backoff(Duration.ZERO, Duration.ZERO, 1);
+            var answers = Answer.byRow(Map.of("streamed", List.of(priced),
+                    "failing", List.of(failed("Rate Limit Error"), failed("no such city")),
+                    "busy", List.of(THROTTLED), "cut", List.of(cut(DifyExec.Symptom.CUT, run("run-4"))),
+                    "lost", List.of(cut(DifyExec.Symptom.CUT)),
+                    "human", List.of(ran("run-6", DifyExec.RunStatus.PAUSED, ""))));
+            scene.answer = (attempt, told) -> {
+                if (attempt.row().id().equals("last")) return scene.untilStopped(run("run-7"), told);
+                if (attempt.row().id().equals("streamed")) told.began(run("run-1"));
+                return answers.to(attempt, told);
+            };
+            scene.found = doubt -> doubt.attempt().row().id().equals("lost") ? ABSENT : ended(succeeded("run-4"));
+            scene.settle = new DifyExec.Settle(Duration.ZERO, Duration.ZERO);
+            scene.interruptAfter(seconds(10));
+            scene.play();
+            scene.answer = answers;
+            scene.found = doubt -> doubt.late() ? ended(succeeded("run-5"))
+                    : new DifyExec.Found.Running(run("run-6"), DifyExec.RunStatus.PAUSED);
+
+            scene.play();
+
+            var log = Files.readString(scene.file(".log"));
+            Golden.check("log.jsonl", log.replaceAll("\"t\":\"[^\"]*\"", "\"t\":\"TIME\"")
+                    .replaceAll("difyexec-[0-9a-f]{16}-", "difyexec-RANDOM-"));
+            assertFalse(log.contains("\"x\""), "the log holds no inputs");
+        }
+    }
+
+    @Nested
+    class TheNames {
+        @Test
+        void noTwoAttemptsOfTwoStartsShareAUser() {
+            var first = new DifyExec.Names(null);
+            var second = new DifyExec.Names("");
+
+            var users = Stream.of(first.next(), first.next(), second.next()).map(DifyExec.Names.Name::user).toList();
+
+            assertEquals(3, Set.copyOf(users).size());
+            users.forEach(user -> assertTrue(user.matches("difyexec-[0-9a-f]{16}-[12]"), user));
+        }
+
+        @Test
+        void aFixedUserIsTakenAsItIs() {
+            var names = new DifyExec.Names("nightly");
+
+            assertEquals("nightly", names.next().user());
+            assertEquals(2, names.next().sequence());
+            assertFalse(DifyExec.Names.isUnique("nightly"));
+        }
+    }
+
+    @Nested
+    class TheSession {
+        @TempDir Path folder;
+
+        @Test
+        void theRetryListIsWholeAlsoWhenTheBatchStopsEarly() throws IOException {
+            var csv = Files.writeString(folder.resolve("data.csv"), "id,text\na,[fail]\nb,[fail]\nc,x\n");
+            var output = folder.resolve("results.jsonl");
+            var err = new StringWriter();
+
+            int code = DifyExec.commandLine(DifyExec.Env.of(Map.of())).setErr(new PrintWriter(err))
+                    .execute("run", "--demo", "-i", csv.toString(), "-o", output.toString(), "-c", "1",
+                            "--max-failures", "2", "--progress", "off");
+
+            assertEquals(DifyExec.STOPPED, code, err.toString());
+            assertEquals(List.of("a", "b"), Files.readAllLines(folder.resolve("results.jsonl.retry")));
+        }
+    }
+
+    // ── Data ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    @Nested
+    class TheData {
+        @Test
+        void aRowKeepsTheOrderOfItsColumnsAndCannotBeChanged() {
+            var cells = new LinkedHashMap<String, String>();
+            for (var name : List.of("id", "zebra", "apple", "mango")) cells.put(name, name);
+            var row = new DifyExec.Row(0, 2, "id", cells);
+
+            assertEquals(List.of("id", "zebra", "apple", "mango"), List.copyOf(row.inputs().keySet()));
+            assertThrows(UnsupportedOperationException.class, () -> row.inputs().put("id", "other"));
+            assertThrows(IllegalArgumentException.class, () -> new DifyExec.Row(0, 2, " ", cells));
+        }
+
+        @Test
+        void streamsSettleLongerThanBlockingRunsUnlessOneTimeIsGiven() {
+            assertEquals(seconds(30), DifyExec.Settle.DEFAULT.of(DifyExec.Mode.BLOCKING));
+            assertEquals(seconds(300), DifyExec.Settle.DEFAULT.of(DifyExec.Mode.STREAMING));
+            assertEquals(seconds(7), new DifyExec.Settle(seconds(7), seconds(7)).of(DifyExec.Mode.STREAMING));
+        }
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, nullValues = "-", textBlock = """
+                word,              status
+                succeeded,         SUCCEEDED
+                partial-succeeded, PARTIAL
+                failed,            FAILED
+                stopped,           STOPPED
+                paused,            PAUSED
+                running,           RUNNING
+                scheduled,         RUNNING
+                something-new,     -
+                """)
+        void aRunStatusIsReadByDifysWord(String word, DifyExec.RunStatus status) {
+            assertEquals(Optional.ofNullable(status), DifyExec.RunStatus.of(word));
+        }
+
+        @ParameterizedTest
+        @EnumSource(DifyExec.Standing.class)
+        void aStandingIsFoundByTheWordThatTheLogHasForIt(DifyExec.Standing standing) {
+            assertEquals(Optional.of(standing), DifyExec.Standing.of(standing.word()));
+        }
+
+        @Test
+        void theRetryListHoldsWhatFailedIsPausedOrUnknown() {
+            var listed = Stream.of(DifyExec.Standing.values()).filter(DifyExec.Standing::isOnRetryList)
+                    .map(DifyExec.Standing::word).toList();
+
+            assertEquals(List.of("failed", "paused", "unknown"), listed);
+        }
+
+        @Test
+        void onlyARunOverItsTimeWithAKnownTaskIsStoppedAndOnlyBeforeItsFirstLook() {
+            var late = new DifyExec.Doubt(attempt(0, 0), Optional.of(run("run-1")), DifyExec.Symptom.TIMED_OUT, "",
+                    NOON, NOON, false);
+            var nameless = new DifyExec.Doubt(attempt(0, 0), Optional.of(new DifyExec.RunRef("run-1", "")),
+                    DifyExec.Symptom.TIMED_OUT, "", NOON, NOON, false);
+            var cut = new DifyExec.Doubt(attempt(0, 0), Optional.of(run("run-1")), DifyExec.Symptom.CUT, "", NOON, NOON,
+                    false);
+
+            assertTrue(late.stopsFirst());
+            assertFalse(late.later(NOON).stopsFirst());
+            assertFalse(nameless.stopsFirst());
+            assertFalse(cut.stopsFirst());
+        }
+
+        @Test
+        void lookUpsFollowEachOtherEverMoreSlowly() {
+            var doubt = new DifyExec.Doubt(attempt(0, 0), Optional.empty(), DifyExec.Symptom.CUT, "", NOON,
+                    NOON.plusSeconds(300), false);
+            var pauses = new ArrayList<Duration>();
+            for (int look = 0; look < 20; look++) {
+                doubt = doubt.later(NOON);
+                pauses.add(Duration.between(NOON, doubt.due()));
+            }
+
+            assertEquals(Duration.ofMillis(500), pauses.getFirst());
+            assertEquals(seconds(15), pauses.getLast());
+            assertEquals(pauses.stream().sorted().toList(), pauses);
+        }
+    }
+
+    @Nested
+    class TheTally {
+        private final World world = new World();
+        private final DifyExec.Tally tally = new DifyExec.Tally(new DifyExec.Index(), 10, world.clock);
+
+        private void end(DifyExec.Outcome outcome) {
+            tally.ended(attempt(0, 0), outcome, seconds(1), world.now());
+        }
+
+        private void pass(Duration time) {
+            world.mailbox.clear();
+            try {
+                world.mailbox.poll(time.toNanos(), TimeUnit.NANOSECONDS);
+            } catch (InterruptedException problem) {
+                throw new IllegalStateException(problem);
+            }
+        }
+
+        @Test
+        void countsEachOutcomeByItself() {
+            end(new DifyExec.Outcome.Succeeded());
+            end(new DifyExec.Outcome.Succeeded());
+            end(new DifyExec.Outcome.Partial());
+            end(new DifyExec.Outcome.Failed("no", "no", false));
+            end(new DifyExec.Outcome.Paused(run("r"), "waits"));
+            end(new DifyExec.Outcome.Unknown("who knows"));
+
+            assertEquals(6, tally.done());
+            assertEquals(3, tally.succeeded());
+            assertEquals(2, tally.count(DifyExec.Standing.SUCCEEDED));
+            assertEquals(1, tally.count(DifyExec.Standing.UNKNOWN));
+            assertFalse(tally.isAllDone());
+        }
+
+        @Test
+        void isAllDoneOnlyWhenEveryRowAskedForSucceeded() {
+            for (int row = 0; row < 9; row++) end(new DifyExec.Outcome.Succeeded());
+            assertFalse(tally.isAllDone());
+
+            end(new DifyExec.Outcome.Partial());
+
+            assertTrue(tally.isAllDone());
+        }
+
+        @Test
+        void theTimeLeftFollowsTheRateOfTheLastRows() {
+            assertEquals(Optional.empty(), tally.eta());
+            pass(seconds(100)); // a slow start
+            for (int row = 0; row < 5; row++) {
+                end(new DifyExec.Outcome.Succeeded());
+                pass(seconds(2));
+            }
+
+            assertEquals(0.4, tally.rate(), 0.001);
+            assertEquals(Optional.of(seconds(13)), tally.eta().map(time -> seconds(time.toSeconds() + 1)));
+            assertEquals(seconds(110), tally.elapsed());
+        }
+    }
+
+    @Nested
+    class TheLatencies {
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, textBlock = """
+                rows, p50,   p90,   p99,   max
+                1,    0.001, 0.001, 0.001, 0.001
+                2,    0.001, 0.002, 0.002, 0.002
+                10,   0.005, 0.009, 0.010, 0.010
+                100,  0.050, 0.090, 0.099, 0.100
+                1000, 0.500, 0.900, 0.990, 1.000
+                """)
+        void aPercentileIsTheSmallestValueThatSoManyDoNotExceed(int rows, double p50, double p90, double p99,
+                double max) {
+            var latencies = new DifyExec.Latencies();
+            IntStream.rangeClosed(1, rows).map(n -> rows + 1 - n).forEach(latencies::add);
+
+            var seen = latencies.percentiles(0.5, 0.9, 0.99, 1);
+
+            assertArrayEquals(new double[] {p50, p90, p99, max}, seen, 0.0000001);
+        }
+
+        @Test
+        void aTimeBeyondAllBoundsIsKeptAsTheLongest() {
+            var latencies = new DifyExec.Latencies();
+            assertTrue(latencies.isEmpty());
+
+            latencies.add(Long.MAX_VALUE);
+
+            assertEquals(Integer.MAX_VALUE / 1000.0, latencies.percentiles(1)[0]);
+        }
+    }
+
+    // ── Rules ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    @Nested
+    class TheJudge {
+        private final DifyExec.Judge judge = new DifyExec.Judge(BACKOFF, DifyExec.RetryRuns.TRANSIENT, ACCESS);
+
+        /// A word for a verdict: what becomes of the row, or `stop`.
+        private static String word(DifyExec.Verdict verdict) {
+            return switch (verdict) {
+                case DifyExec.Verdict.Done(var outcome) -> outcome.standing().word();
+                case DifyExec.Verdict.Again _ -> "again";
+                case DifyExec.Verdict.Throttled _ -> "throttled";
+                case DifyExec.Verdict.Unreached _ -> "unreached";
+                case DifyExec.Verdict.LookUp _ -> "look up";
+                case DifyExec.Verdict.StopBatch _ -> "stop";
+            };
+        }
+
+        private static String said(DifyExec.Verdict verdict) {
+            return switch (verdict) {
+                case DifyExec.Verdict.Done(var outcome) -> outcome.text();
+                case DifyExec.Verdict.Again(_, var why) -> why;
+                case DifyExec.Verdict.Throttled(_, var why) -> why;
+                case DifyExec.Verdict.Unreached(_, var why) -> why;
+                case DifyExec.Verdict.LookUp(_, var why) -> why;
+                case DifyExec.Verdict.StopBatch(var why) -> why;
+            };
+        }
+
+        /// What Dify itself answers, with a code or without; the last column is what the user must be told.
+        @ParameterizedTest(name = "{0} {1} {2}: {3}")
+        @CsvSource(delimiter = '|', quoteCharacter = '`', useHeadersInDisplayName = true, textBlock = """
+                status | code                        | message                          | verdict   | says
+                400    | invalid_param               | Too many requests. Please try ag | throttled | Too many
+                429    | too_many_requests           | Too many requests. Please try ag | throttled | Too many
+                429    | too_many_requests           | anything                         | throttled |
+                503    | invalid_param               | Too many requests. Please try ag | throttled |
+                429    | rate_limit_error            | Workflow execution quota limit r | stop      | quota
+                429    | rate_limit_error            | Rate limit exceeded, please upgr | stop      | next day
+                400    | invalid_param               | Workflow not published           | stop      | publish
+                400    | app_unavailable             | App unavailable, please check yo | stop      | publish
+                400    | not_workflow_app            | Please check if your app mode ma | stop      | workflow app
+                400    | invalid_param               | Arg user must be provided.       | stop      | newer
+                400    | invalid_param               | 1 validation error for WorkflowR | stop      | newer
+                400    |                             | Input payload validation failed  | stop      | newer
+                400    | invalid_param               | No class mapping found for node  | stop      | node
+                400    | invalid_param               | queue listening stopped unexpect | look up   |
+                400    | bad_request                 | Invalid workflow_id format: 'x'. | stop      | DIFY_WORKFLOW_ID
+                400    | bad_request                 | Cannot use draft workflow versio | stop      | leave it empty
+                404    | not_found                   | Workflow not found with id: x    | stop      | DIFY_WORKFLOW_ID
+                404    | not_found                   | Workflow not found with id: x. Y | stop      | leave it empty
+                400    | bad_request                 | The browser (or proxy) sent a re | stop      | request
+                400    | provider_not_initialize     | No valid model provider credenti | stop      | model provider
+                400    | model_currently_not_support | Dify Hosted OpenAI trial current | stop      | model provider
+                400    | provider_quota_exceeded     | Your quota for Dify Hosted OpenA | stop      | credit
+                400    | completion_request_error    | Completion request failed.       | again     |
+                401    | unauthorized                | Access token is invalid          | stop      | DIFY_API_KEY
+                401    | unauthorized                | Authorization header must be pro | stop      | DIFY_API_KEY
+                403    | forbidden                   | The app's API service has been d | stop      | API service
+                403    | forbidden                   | The workspace's status is archiv | stop      | owner
+                403    | forbidden                   | The app no longer exists.        | stop      | no longer exists
+                404    | not_found                   | The requested URL was not found  | stop      | DIFY_API_BASE_URL
+                404    |                             | 404 Not Found                    | stop      | DIFY_API_BASE_URL
+                405    | method_not_allowed          | The method is not allowed        | stop      | address
+                415    | unsupported_media_type      | Did not attempt to load JSON dat | stop      | address
+                413    | file_too_large              |                                  | failed    | too large
+                413    | file_too_large              | File size exceeded. {message}    | failed    | File size
+                500    | internal_server_error       | The server encountered an intern | look up   |
+                500    | unknown                     | Internal Server Error            | look up   |
+                400    | invalid_param               | name is required in input form   | failed    | is required
+                400    | invalid_param               | (type 'text-input') x in input f | failed    | (type
+                400    | invalid_param               | x in input form must be less tha | failed    | less
+                400    | invalid_param               | x in input form must be one of t | failed    |
+                400    | invalid_param               | x in input form must be a valid  | failed    |
+                400    | invalid_param               | x in input form must be a valid  | failed    |
+                400    | invalid_param               | x in input form must be a dict   | failed    |
+                400    | invalid_param               | Invalid input type for ['x']     | failed    |
+                400    | invalid_param               | x in input form must be a list o | failed    |
+                400    | invalid_param               | transfer_method is required in f | failed    |
+                400    | invalid_param               | 'ftp' is not a valid FileTransfe | failed    |
+                400    | invalid_param               | No matching enum found for value | failed    |
+                400    | invalid_param               | Invalid upload file id format    | failed    |
+                400    | invalid_param               | Invalid file url                 | failed    |
+                400    | invalid_param               | Detected file type does not matc | failed    |
+                400    | invalid_param               | File validation failed for file: | failed    |
+                400    | invalid_param               | Reached maximum retries (3) for  | failed    |
+                400    | invalid_param               |                                  | failed    | HTTP 400
+                400    | something_new               | a text of a later version        | failed    | a text of a later
+                418    |                             | I'm a teapot                     | failed    | HTTP 418
+                408    |                             | Request Timeout                  | look up   |
+                """)
+        void whatDifyAnswersIsDecidedByStatusCodeAndTheStartOfTheMessage(int status, String code, String message,
+                String verdict, String says) {
+            var seen = judge.verdict(attempt(0, 0),
+                    http(status, Objects.toString(code, ""), Objects.toString(message, "")));
+
+            assertEquals(verdict, word(seen));
+            assertTrue(said(seen).contains(Objects.toString(says, "")), said(seen));
+        }
+
+        /// What something in front of Dify answers: a page, and no `X-Version`.
+        @ParameterizedTest(name = "{0}: {1}")
+        @CsvSource(useHeadersInDisplayName = true, textBlock = """
+                status, verdict,   says
+                301,    stop,      DIFY_API_BASE_URL
+                302,    stop,      DIFY_API_BASE_URL
+                308,    stop,      DIFY_API_BASE_URL
+                400,    failed,    a page
+                403,    failed,    a page
+                404,    stop,      DIFY_API_BASE_URL
+                405,    stop,      address
+                407,    stop,      HTTPS_PROXY
+                408,    look up,   408
+                413,    failed,    too large
+                429,    throttled, a page
+                500,    look up,   500
+                502,    look up,   502
+                503,    look up,   503
+                504,    look up,   504
+                520,    look up,   520
+                524,    look up,   524
+                """)
+        void whatAProxyAnswersIsDecidedByTheStatus(int status, String verdict, String says) {
+            var seen = judge.verdict(attempt(0, 0), html(status));
+
+            assertEquals(verdict, word(seen));
+            assertTrue(said(seen).contains(says), said(seen));
+        }
+
+        /// The `error` event of a stream: with a code it counts as the same answer would; without one, by its text.
+        @ParameterizedTest(name = "{0} {1} {2}: {3}")
+        @CsvSource(delimiter = '|', quoteCharacter = '`', useHeadersInDisplayName = true, textBlock = """
+                status | code                     | message                                         | verdict
+                400    | invalid_param            | Too many requests. Please try again later.      | throttled
+                400    | invalid_param            | name is required in input form                  | failed
+                400    | provider_not_initialize  | No valid model provider credentials found       | stop
+                400    | provider_quota_exceeded  | Your quota has been exhausted.                  | stop
+                400    | completion_request_error | Completion request failed.                      | again
+                500    | internal_server_error    | Internal Server Error, please contact support.  | look up
+                500    |                          | name is required in input form                  | failed
+                500    |                          | (type 'text-input') x in input form must be a   | failed
+                500    |                          | x in input form must be less than 48 characters | failed
+                500    |                          | x in input form must be one of the following:   | failed
+                500    |                          | x in input form must be a valid number          | failed
+                500    |                          | expected value type int, float or str, got      | failed
+                500    |                          | x in input form must be a dict                  | failed
+                500    |                          | Invalid input type for ['x']                    | failed
+                500    |                          | this statement should be unreachable.           | failed
+                500    |                          | x in input form must be a file                  | failed
+                500    |                          | x in input form must be less than 5 files       | failed
+                500    |                          | transfer_method is required in file mapping     | failed
+                500    |                          | 'ftp' is not a valid FileTransferMethod         | failed
+                500    |                          | Invalid upload file id                          | failed
+                500    |                          | Invalid upload file                             | failed
+                500    |                          | Invalid file url                                | failed
+                500    |                          | Detected file type does not match the specified | failed
+                500    |                          | File validation failed for file: a.pdf          | failed
+                500    |                          | Reached maximum retries (3) for URL http://x    | failed
+                500    |                          | Too many requests. Please try again later.      | throttled
+                500    |                          | 'NoneType' object has no attribute 'id'         | look up
+                500    |                          |                                                 | look up
+                """)
+        void anErrorInAStreamIsDecidedByItsCodeElseByItsText(int status, String code, String message, String verdict) {
+            var seen = judge.verdict(attempt(0, 0), DifyExec.Seen.Refused.event(status, Objects.toString(code, ""),
+                    Objects.toString(message, ""), Optional.empty()));
+
+            assertEquals(verdict, word(seen));
+        }
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, delimiter = '|', textBlock = """
+                status    | error                                                      | verdict
+                SUCCEEDED |                                                            | succeeded
+                PARTIAL   |                                                            | partial
+                FAILED    | division by zero                                           | failed
+                FAILED    | Aborted: Maximum execution steps exceeded: 501 > 500       | failed
+                FAILED    | Aborted: Maximum execution time exceeded: 1200.51s > 1200s | failed
+                FAILED    | Aborted: User requested stop                               | failed
+                FAILED    |                                                            | failed
+                STOPPED   | Stopped by user.                                           | look up
+                PAUSED    |                                                            | paused
+                RUNNING   |                                                            | look up
+                """)
+        void aRunIsDecidedByItsStatusAndNotByHttp200(DifyExec.RunStatus status, String error, String verdict) {
+            var seen = judge.verdict(attempt(0, 0), ran("run-1", status, Objects.toString(error, "")));
+
+            assertEquals(verdict, word(seen));
+        }
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, delimiter = '|', textBlock = """
+                error                                                               | never  | transient | always
+                [openai] Rate Limit Error, 429 Too Many Requests                    | failed | again     | again
+                [openai] Server Unavailable Error, 503                              | failed | again     | again
+                [anthropic] Connection Error, Connection aborted.                   | failed | again     | again
+                [tongyi] The engine is currently overloaded, please try again later | failed | again     | again
+                Reached maximum retries (0) for URL http://x                        | failed | again     | again
+                Reached maximum retries for URL http://x                            | failed | again     | again
+                The read operation timed out                                        | failed | again     | again
+                Request timeout: deadline exceeded                                  | failed | again     | again
+                [Errno 111] Connection refused                                      | failed | again     | again
+                division by zero                                                    | failed | failed    | again
+                JSON object for 'V' does not match schema: 5 is not of type 'string'| failed | failed    | again
+                [openai] Authorization Error, 401 Incorrect API key provided        | failed | failed    | again
+                """)
+        void aFailedRunIsTriedAgainAsAskedFor(String error, String never, String transientOnly, String always) {
+            var seen = Stream.of(DifyExec.RetryRuns.NEVER, DifyExec.RetryRuns.TRANSIENT, DifyExec.RetryRuns.ALWAYS)
+                    .map(when -> new DifyExec.Judge(BACKOFF, when, ACCESS))
+                    .map(asked -> word(asked.verdict(attempt(0, 0), failed(error)))).toList();
+
+            assertEquals(List.of(never, transientOnly, always), seen);
+        }
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, textBlock = """
+                tried, allowed, verdict
+                0,     3,       again
+                2,     3,       again
+                3,     3,       failed
+                4,     3,       failed
+                0,     0,       failed
+                """)
+        void maxRetriesCountsFurtherAttempts(int tried, int allowed, String verdict) {
+            var few = new DifyExec.Judge(new DifyExec.Backoff(seconds(1), seconds(60), allowed),
+                    DifyExec.RetryRuns.TRANSIENT, ACCESS);
+
+            assertEquals(verdict, word(few.verdict(attempt(tried, 9), failed("Rate Limit Error"))));
+            assertEquals(verdict, word(few.verdict(attempt(tried, 9), http(400, "completion_request_error", "no"))));
+        }
+
+        @Test
+        void beingThrottledIsNeverTheEndOfARow() {
+            assertEquals("throttled", word(judge.verdict(attempt(3, 1000), THROTTLED)));
+        }
+
+        @Test
+        void whatWasNotSentWasNotReached() {
+            var seen = new DifyExec.Seen.NotSent("connection refused");
+
+            assertEquals("unreached", word(judge.verdict(attempt(3, 0), seen)));
+        }
+
+        @ParameterizedTest
+        @EnumSource(DifyExec.Symptom.class)
+        void whateverWasCutIsLookedUpFirst(DifyExec.Symptom symptom) {
+            assertEquals(symptom, symptom(cut(symptom)));
+        }
+
+        private DifyExec.Symptom symptom(DifyExec.Seen seen) {
+            return assertInstanceOf(DifyExec.Verdict.LookUp.class, judge.verdict(attempt(3, 0), seen)).symptom();
+        }
+
+        @Test
+        void aLookUpIsForASymptom() {
+            assertEquals(DifyExec.Symptom.SERVER_ERROR, symptom(http(500, "unknown", "Internal Server Error")));
+            assertEquals(DifyExec.Symptom.SERVER_ERROR, symptom(http(400, "invalid_param", "queue listening stopped")));
+            assertEquals(DifyExec.Symptom.GATEWAY, symptom(html(500)));
+            assertEquals(DifyExec.Symptom.GATEWAY, symptom(html(504)));
+            assertEquals(DifyExec.Symptom.STREAM_ERROR,
+                    symptom(DifyExec.Seen.Refused.event(500, "", "no attribute 'id'", Optional.empty())));
+            assertEquals(DifyExec.Symptom.STOPPED, symptom(ran("run-1", DifyExec.RunStatus.STOPPED, "")));
+            assertEquals(DifyExec.Symptom.CUT, symptom(ran("run-1", DifyExec.RunStatus.RUNNING, "")));
+        }
+
+        @Test
+        void afterALookAStoppedRunHasFailed() {
+            var seen = judge.afterLook(attempt(0, 0), ran("run-1", DifyExec.RunStatus.STOPPED, ""));
+
+            assertEquals("failed", word(seen));
+            assertEquals("stopped on the server", said(seen));
+        }
+
+        @Test
+        void anAnswerThatIsNotSentAgainAtOnceWaitsAsLongAsTheServerAsks() {
+            var refused = DifyExec.Seen.Refused.http(429, false, "", "slow down", Optional.of(seconds(90)));
+
+            var seen = assertInstanceOf(DifyExec.Verdict.Throttled.class, judge.verdict(attempt(0, 0), refused));
+
+            assertEquals(seconds(90), seen.after());
+        }
+
+        @Test
+        void theReportOfASchemaQuotesTheRowAndIsNotRepeated() {
+            var report = "1 validation error for WorkflowRunPayload\ninputs\n  Input should be a valid dictionary "
+                    + "[type=dict_type, input_value='my secret row', input_type=str]";
+
+            var seen = judge.verdict(attempt(0, 0), http(400, "invalid_param", report));
+
+            assertFalse(said(seen).contains("secret"), said(seen));
+        }
+
+        @Test
+        void aRedirectNamesWhereItLeads() {
+            var seen = judge.verdict(attempt(0, 0), http(308, "", "https://dify.example/v1/workflows/run"));
+
+            assertTrue(said(seen).contains("https://dify.example/v1/workflows/run"), said(seen));
+        }
+
+        @Test
+        void onlyAPageOfAFirewallCountsAsOne() {
+            var page = (DifyExec.Verdict.Done) judge.verdict(attempt(0, 0), html(403));
+            var large = (DifyExec.Verdict.Done) judge.verdict(attempt(0, 0), html(413));
+
+            assertTrue(((DifyExec.Outcome.Failed) page.outcome()).firewall());
+            assertFalse(((DifyExec.Outcome.Failed) large.outcome()).firewall());
+        }
+
+        @Test
+        void aPausedRunKeepsItsId() {
+            var paused = ran("run-1", DifyExec.RunStatus.PAUSED, "");
+
+            var seen = (DifyExec.Verdict.Done) judge.verdict(attempt(0, 0), paused);
+
+            assertEquals("run-1", ((DifyExec.Outcome.Paused) seen.outcome()).run().id());
+        }
+    }
+
+    @Nested
+    class TheProof {
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, textBlock = """
+                listing,    mode,      run,   fixed, proof
+                FROM_START, BLOCKING,  false, false, SETTLE
+                FROM_START, STREAMING, false, false, SETTLE
+                AT_END,     BLOCKING,  false, false, WAIT
+                AT_END,     STREAMING, false, false, UNKNOWN
+                NOT_KNOWN,  BLOCKING,  false, false, WAIT
+                NOT_KNOWN,  STREAMING, false, false, WAIT
+                FROM_START, BLOCKING,  true,  false, WAIT
+                FROM_START, STREAMING, true,  false, WAIT
+                AT_END,     BLOCKING,  true,  false, WAIT
+                AT_END,     STREAMING, true,  false, WAIT
+                NOT_KNOWN,  BLOCKING,  true,  false, WAIT
+                NOT_KNOWN,  STREAMING, true,  false, WAIT
+                FROM_START, BLOCKING,  false, true,  UNKNOWN
+                FROM_START, STREAMING, false, true,  UNKNOWN
+                AT_END,     BLOCKING,  false, true,  UNKNOWN
+                NOT_KNOWN,  STREAMING, false, true,  UNKNOWN
+                FROM_START, BLOCKING,  true,  true,  WAIT
+                AT_END,     STREAMING, true,  true,  WAIT
+                """)
+        void aMissingTraceProvesWhatTheListingAllowsWhateverTheSymptom(DifyExec.Listing listing, DifyExec.Mode mode,
+                boolean run, boolean fixed, DifyExec.Proof proof) {
+            var own = attempt(mode, DifyExec.Tries.NONE);
+            var user = fixed ? "nightly" : own.user();
+            var asked = new DifyExec.Attempt(1, own.row(), own.tries(), user, mode, own.cells(), NOON);
+            for (var symptom : DifyExec.Symptom.values()) {
+                var doubt = new DifyExec.Doubt(asked, run ? Optional.of(run("run-1")) : Optional.empty(), symptom,
+                        symptom.text, NOON, NOON, false);
+
+                assertEquals(proof, DifyExec.Proof.of(doubt, listing), symptom.name());
+                assertFalse(DifyExec.Proof.reason(doubt).isEmpty());
+            }
+        }
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, textBlock = """
+                version,    listing
+                1.9.2,      AT_END
+                1.10.1,     AT_END
+                0.15.3,     AT_END
+                1.11.0,     NOT_KNOWN
+                1.13.3,     NOT_KNOWN
+                1.14.0,     FROM_START
+                1.14.2,     FROM_START
+                1.14.0-rc1, FROM_START
+                1.20.0,     FROM_START
+                2.0.0,      FROM_START
+                '',         NOT_KNOWN
+                dev,        NOT_KNOWN
+                1,          NOT_KNOWN
+                """)
+        void howAServerListsItsRunsIsKnownByItsVersion(String version, DifyExec.Listing listing) {
+            assertEquals(listing, DifyExec.Listing.of(version));
+        }
+    }
+
+    @Nested
+    class TheBackoff {
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, textBlock = """
+                attempts,   full
+                0,          1000
+                1,          2000
+                2,          4000
+                5,          32000
+                6,          60000
+                63,         60000
+                2147483647, 60000
+                """)
+        void doublesUpToItsCapLessUpToAHalf(int attempts, long full) {
+            for (int time = 0; time < 200; time++) {
+                long delay = BACKOFF.delay(attempts).toMillis();
+
+                assertTrue(delay >= full / 2 && delay <= full, delay + " ms");
+            }
+        }
+
+        @Test
+        void rowsDoNotComeBackTogether() {
+            var delays = IntStream.range(0, 50).mapToObj(_ -> BACKOFF.delay(3)).distinct().count();
+
+            assertTrue(delays > 10, delays + " different waits");
+        }
+
+        @Test
+        void aYearIsNoOverflow() {
+            var long1 = new DifyExec.Backoff(Duration.ofDays(365), Duration.ofDays(365), 3);
+
+            assertTrue(long1.delay(40).compareTo(Duration.ofDays(182)) >= 0);
+            assertTrue(long1.delay(40).compareTo(Duration.ofDays(365)) <= 0);
+        }
+
+        @Test
+        void noWaitIsPossible() {
+            assertEquals(Duration.ZERO, new DifyExec.Backoff(Duration.ZERO, seconds(60), 3).delay(9));
+        }
+
+        @Test
+        void theServersWishWinsOnlyWhenItIsLonger() {
+            assertEquals(seconds(120), BACKOFF.delay(0, Optional.of(seconds(120))));
+            assertTrue(BACKOFF.delay(4, Optional.of(seconds(1))).compareTo(seconds(8)) >= 0);
+            assertTrue(BACKOFF.delay(0, Optional.empty()).compareTo(seconds(1)) <= 0);
+        }
+
+        @Test
+        void noServerMakesARowWaitForMoreThanAnHour() {
+            assertEquals(Duration.ofHours(1), BACKOFF.delay(0, Optional.of(Duration.ofDays(30))));
+        }
+    }
+
+    @Nested
+    class ThePace {
+        private final DifyExec.Pace pace = new DifyExec.Pace(8, null);
+
+        @Test
+        void startsAtItsCeiling() {
+            assertTrue(pace.hasRoom(NOON, 7));
+            assertFalse(pace.hasRoom(NOON, 8));
+        }
+
+        @Test
+        void isCutToWhatTheServerRuns() {
+            pace.refused(6, 5, 8);
+
+            assertEquals(5, pace.limit());
+            assertFalse(pace.hasRoom(NOON, 5));
+            assertEquals(5, pace.lowest());
+        }
+
+        @Test
+        void theRefusalsOfOneRoundTripCountAsOne() {
+            pace.refused(6, 5, 8); // eight have begun: the refusals of 7 and 8 are of the same round
+            pace.refused(7, 4, 8);
+            pace.refused(8, 3, 8);
+            assertEquals(5, pace.limit());
+
+            pace.refused(9, 4, 9);
+
+            assertEquals(4, pace.limit());
+        }
+
+        @Test
+        void oneRunIsAlwaysTried() {
+            pace.refused(1, 0, 1);
+
+            assertEquals(1, pace.limit());
+            assertTrue(pace.hasRoom(NOON, 0));
+        }
+
+        @Test
+        void isNeverRaisedByARefusal() {
+            pace.refused(1, 2, 1);
+            pace.refused(9, 8, 9);
+
+            assertEquals(2, pace.limit());
+        }
+
+        @Test
+        void growsByOneAfterTenWindowsWithoutARefusal() {
+            pace.refused(1, 2, 1);
+
+            for (int run = 0; run < 19; run++) pace.succeeded();
+            assertEquals(2, pace.limit());
+            pace.succeeded();
+            assertEquals(3, pace.limit());
+            for (int run = 0; run < 30; run++) pace.succeeded();
+            assertEquals(4, pace.limit());
+        }
+
+        @Test
+        void aRefusalStartsTheCountOfWindowsAnew() {
+            pace.refused(1, 2, 1);
+            for (int run = 0; run < 19; run++) pace.succeeded();
+
+            pace.refused(2, 2, 2);
+            pace.succeeded();
+
+            assertEquals(2, pace.limit());
+        }
+
+        @Test
+        void neverGrowsAboveItsCeiling() {
+            for (int run = 0; run < 1000; run++) pace.succeeded();
+
+            assertEquals(8, pace.limit());
+        }
+
+        @Test
+        void withAWaitTheNextStartIsThatLongAfterTheEnd() {
+            var slow = new DifyExec.Pace(1, seconds(5));
+            assertTrue(slow.hasRoom(NOON, 0));
+
+            slow.started(NOON);
+            assertFalse(slow.hasRoom(NOON.plusSeconds(3600), 0));
+            slow.ended(NOON.plusSeconds(10));
+
+            assertFalse(slow.hasRoom(NOON.plusSeconds(14), 0));
+            assertTrue(slow.hasRoom(NOON.plusSeconds(15), 0));
+        }
+
+        @Test
+        void withARateALateStartDelaysNoneAfterItAndAPauseIsNotMadeUpFor() {
+            var even = new DifyExec.Pace(9, null, new DifyExec.Rate(seconds(2)));
+
+            even.started(NOON);
+            assertFalse(even.hasRoom(NOON.plusMillis(1999), 1));
+            assertTrue(even.hasRoom(NOON.plusMillis(2000), 1));
+            even.started(NOON.plusMillis(2100));
+            assertEquals(NOON.plusSeconds(4), even.nextStart());
+            even.started(NOON.plusSeconds(60));
+
+            assertFalse(even.hasRoom(NOON.plusMillis(61_700), 1));
+            assertTrue(even.hasRoom(NOON.plusSeconds(62), 1));
+        }
+    }
+
+    @Nested
+    class TheHealth {
+        private final DifyExec.Health health = new DifyExec.Health(new DifyExec.Backoff(seconds(10), seconds(60), 3));
+
+        private void fail(int times, Instant when) {
+            for (int time = 0; time < times; time++) health.failed(when);
+        }
+
+        @Test
+        void fourFailuresInARowStopNothing() {
+            fail(4, NOON);
+            health.begun();
+
+            assertTrue(health.isOpen(NOON));
+        }
+
+        @Test
+        void fiveFailuresInARowPauseAllStarts() {
+            fail(5, NOON);
+
+            assertFalse(health.isOpen(NOON));
+            assertFalse(health.isOpen(NOON.plusSeconds(4)));
+        }
+
+        @Test
+        void afterTheBackOffOneProbeGoesOutAlone() {
+            fail(5, NOON);
+            assertTrue(health.isOpen(NOON.plusSeconds(10)));
+
+            health.begun();
+
+            assertFalse(health.isOpen(NOON.plusSeconds(10)));
+            assertFalse(health.isOpen(NOON.plusSeconds(100)));
+            assertEquals(Instant.MAX, health.nextProbe());
+        }
+
+        @Test
+        void probesThatFailComeEverLater() {
+            fail(7, NOON);
+
+            assertFalse(health.isOpen(NOON.plusSeconds(19)));
+            assertTrue(health.isOpen(NOON.plusSeconds(40)));
+            assertFalse(health.nextProbe().isBefore(NOON.plusSeconds(20)));
+        }
+
+        @Test
+        void anAnswerOpensUpAgain() {
+            fail(9, NOON);
+            health.begun();
+
+            health.answered();
+
+            assertTrue(health.isOpen(NOON));
+            fail(4, NOON);
+            assertTrue(health.isOpen(NOON));
+        }
+
+        @Test
+        void fiveMinutesWithoutAnyAnswerAreTheEnd() {
+            fail(5, NOON);
+
+            assertEquals(Optional.empty(), health.verdict(NOON.plusSeconds(300), 0));
+            assertEquals(Optional.empty(), health.verdict(NOON.plusSeconds(301), 1));
+            assertEquals(DifyExec.STOPPED, health.verdict(NOON.plusSeconds(301), 0).orElseThrow().code());
+        }
+
+        @Test
+        void anAnswerBeginsTheFiveMinutesAnew() {
+            fail(5, NOON);
+            health.answered();
+            fail(5, NOON.plusSeconds(200));
+
+            assertEquals(Optional.empty(), health.verdict(NOON.plusSeconds(499), 0));
+            assertTrue(health.verdict(NOON.plusSeconds(501), 0).isPresent());
+        }
+
+        @Test
+        void aMinuteOfRefusalsWhileNothingRunsIsTheEnd() {
+            health.refused(NOON, 0);
+            health.refused(NOON.plusSeconds(60), 0);
+            assertEquals(Optional.empty(), health.verdict(NOON.plusSeconds(60), 0));
+
+            health.refused(NOON.plusSeconds(61), 0);
+
+            assertTrue(health.verdict(NOON.plusSeconds(61), 0).orElseThrow().why().contains("refuses every run"));
+        }
+
+        @Test
+        void refusalsWhileRunsOfOursGoOnAreNoEnd() {
+            health.refused(NOON, 0);
+            health.refused(NOON.plusSeconds(30), 2);
+            health.refused(NOON.plusSeconds(70), 0);
+
+            assertEquals(Optional.empty(), health.verdict(NOON.plusSeconds(70), 0));
+        }
+
+        @Test
+        void aRunThatIsLetInEndsTheMinute() {
+            health.refused(NOON, 0);
+            health.served();
+            health.refused(NOON.plusSeconds(70), 0);
+
+            assertEquals(Optional.empty(), health.verdict(NOON.plusSeconds(70), 0));
+        }
+    }
+
+    @Nested
+    class TheRoute {
+        private static DifyExec.Route route(DifyExec.Mode asked) {
+            return new DifyExec.Route(asked, Optional.empty(), "1.14.2");
+        }
+
+        private static Optional<String> tell(DifyExec.Route route, DifyExec.Seen seen, long seconds) {
+            return route.seen(attempt(0, 0), seen, seconds(seconds));
+        }
+
+        private static final DifyExec.Seen REFUSED_STREAM = DifyExec.Seen.Refused.event(500, "",
+                "x is required in input form", Optional.empty());
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, nullValues = "-", textBlock = """
+                asked,     earlier,   mode
+                AUTO,      -,         BLOCKING
+                AUTO,      STREAMING, STREAMING
+                AUTO,      BLOCKING,  BLOCKING
+                BLOCKING,  STREAMING, BLOCKING
+                STREAMING, BLOCKING,  STREAMING
+                """)
+        void autoTakesTheModeThatAnEarlierCallWentOverTo(DifyExec.Mode asked, DifyExec.Mode earlier,
+                DifyExec.Mode mode) {
+            assertEquals(mode, new DifyExec.Route(asked, Optional.ofNullable(earlier), "").mode());
+        }
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, textBlock = """
+                status, after, mode
+                504,    1,     STREAMING
+                524,    100,   STREAMING
+                502,    60,    BLOCKING
+                503,    60,    BLOCKING
+                500,    60,    BLOCKING
+                429,    60,    BLOCKING
+                """)
+        void onlyAProxysTimeOutLeadsToStreams(int status, long after, DifyExec.Mode mode) {
+            var route = route(DifyExec.Mode.AUTO);
+
+            var said = tell(route, html(status), after);
+
+            assertEquals(mode, route.mode());
+            assertEquals(mode == DifyExec.Mode.STREAMING, said.isPresent());
+        }
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, textBlock = """
+                symptom,   after, mode
+                NO_ANSWER, 26,    STREAMING
+                CUT,       60,    STREAMING
+                NO_ANSWER, 25,    BLOCKING
+                NO_ANSWER, 1,     BLOCKING
+                TIMED_OUT, 300,   BLOCKING
+                """)
+        void aLateCutIsAProxysTooButNotTheOwnTimeLimit(DifyExec.Symptom symptom, long after, DifyExec.Mode mode) {
+            var route = route(DifyExec.Mode.AUTO);
+
+            tell(route, cut(symptom), after);
+
+            assertEquals(mode, route.mode());
+        }
+
+        @Test
+        void aModeThatWasAskedForStays() {
+            var route = route(DifyExec.Mode.BLOCKING);
+
+            assertEquals(Optional.empty(), tell(route, html(504), 60));
+            assertEquals(DifyExec.Mode.BLOCKING, route.mode());
+        }
+
+        @Test
+        void neitherRunsNorWhatWasNotSentChangeTheMode() {
+            var route = route(DifyExec.Mode.AUTO);
+
+            assertEquals(Optional.empty(), tell(route, succeeded("run-1"), 100));
+            assertEquals(Optional.empty(), tell(route, new DifyExec.Seen.NotSent("refused"), 100));
+            assertEquals(DifyExec.Mode.BLOCKING, route.mode());
+        }
+
+        @Test
+        void threeRefusedStreamsLeadBackToBlocking() {
+            var route = new DifyExec.Route(DifyExec.Mode.AUTO, Optional.of(DifyExec.Mode.STREAMING), "1.14.2");
+
+            assertEquals(Optional.empty(), tell(route, REFUSED_STREAM, 0));
+            assertEquals(Optional.empty(), tell(route, REFUSED_STREAM, 0));
+            assertTrue(tell(route, REFUSED_STREAM, 0).orElseThrow().contains("blocking mode"));
+            assertEquals(DifyExec.Mode.BLOCKING, route.mode());
+        }
+
+        @Test
+        void threeRefusedStreamsAreEnoughAlsoWithRunsBetweenThem() {
+            var route = new DifyExec.Route(DifyExec.Mode.AUTO, Optional.of(DifyExec.Mode.STREAMING), "1.14.2");
+
+            for (int time = 0; time < 3; time++) {
+                tell(route, REFUSED_STREAM, 0);
+                tell(route, succeeded("run-1"), 1);
+            }
+
+            assertEquals(DifyExec.Mode.BLOCKING, route.mode());
+        }
+
+        @Test
+        void aRefusalThatIsNoStreamHoldsNoConnection() {
+            var route = route(DifyExec.Mode.STREAMING);
+
+            for (int time = 0; time < 5; time++) tell(route, THROTTLED, 0);
+
+            assertEquals(DifyExec.Mode.STREAMING, route.mode());
+        }
+
+        @Test
+        void aRunningRunFoundByItsNameShowsHowTheServerLists() {
+            var route = new DifyExec.Route(DifyExec.Mode.AUTO, Optional.empty(), "");
+            var doubt = new DifyExec.Doubt(attempt(0, 0), Optional.empty(), DifyExec.Symptom.CUT, "", NOON, NOON,
+                    false);
+            assertEquals(DifyExec.Listing.NOT_KNOWN, route.listing());
+
+            route.listsRunning(doubt.with(run("run-1"))); // found by its id: says nothing of the list
+            assertEquals(DifyExec.Listing.NOT_KNOWN, route.listing());
+            route.listsRunning(doubt);
+
+            assertEquals(DifyExec.Listing.FROM_START, route.listing());
+        }
+    }
+
+    // ── Dify ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    /// Gives that many bytes a read, as a slow line does.
+    private static InputStream inPieces(String text, int size) {
+        return new FilterInputStream(new ByteArrayInputStream(text.getBytes(UTF_8))) {
+            @Override
+            public int read(byte[] into, int from, int length) throws IOException {
+                return super.read(into, from, Math.min(length, size));
+            }
+        };
+    }
+
+    @Nested
+    class TheStreamOfEvents {
+        private static List<String> events(String text, int pieces) {
+            var found = new ArrayList<String>();
+            var sse = new DifyExec.Sse(inPieces(text, pieces));
+            try {
+                while (sse.next()) found.add(new String(sse.data().readAllBytes(), UTF_8));
+            } catch (IOException problem) {
+                throw new UncheckedIOException(problem);
+            }
+            return found;
+        }
+
+        /// Read in one piece, byte by byte, and in between: always the same.
+        private static void assertEvents(List<String> expected, String text) {
+            for (int pieces : new int[] {1, 2, 3, 7, 1 << 20})
+                assertEquals(expected, events(text, pieces), pieces + " bytes a read");
+        }
+
+        @Test
+        void eachEventIsItsData() {
+            assertEvents(List.of("{\"a\":1}", "{\"b\":2}"), "data: {\"a\":1}\n\ndata: {\"b\":2}\n\n");
+        }
+
+        @Test
+        void aPingWithoutDataIsNoEvent() {
+            assertEvents(List.of("one", "two"),
+                    "event: ping\n\ndata: one\n\nevent: ping\n\nevent: ping\n\ndata: two\n\n");
+        }
+
+        @Test
+        void severalLinesOfDataAreJoinedByANewline() {
+            assertEvents(List.of("{\n\"a\":\n1}", "next"), "data: {\ndata: \"a\":\ndata: 1}\n\ndata: next\n\n");
+        }
+
+        @Test
+        void linesMayEndAsWindowsEndsThem() {
+            assertEvents(List.of("one\ntwo", "three"),
+                    "data: one\r\ndata: two\r\n\r\nevent: ping\r\n\r\ndata: three\r\n\r\n");
+        }
+
+        @Test
+        void commentsAndOtherFieldsArePassedOver() {
+            assertEvents(List.of("one\ntwo", "three"), ": hello\n\nid: 7\nevent: message\ndata: one\n: in between\n"
+                    + "retry: 5\ndata: two\n\ndatabase: no\ndata: three\n\n");
+        }
+
+        @Test
+        void oneBlankAfterTheColonIsNoPartOfTheData() {
+            assertEvents(List.of("a", "a", " a", ""), "data:a\n\ndata: a\n\ndata:  a\n\ndata:\n\n");
+        }
+
+        @Test
+        void aCharacterOfSeveralBytesMayComeInPieces() {
+            assertEvents(List.of("größer 日本語 😀", "ß"), "data: größer 日本語 😀\n\ndata: ß\n\n");
+        }
+
+        @Test
+        void theLastEventNeedsNoBlankLine() {
+            assertEvents(List.of("one", "two"), "data: one\n\ndata: two");
+            assertEvents(List.of("one", "two"), "data: one\n\ndata: two\n");
+        }
+
+        @Test
+        void nothingIsNoEvent() {
+            assertEvents(List.of(), "");
+            assertEvents(List.of(), "\n\n\n");
+            assertEvents(List.of(), "dat");
+        }
+
+        @Test
+        void anEventThatIsNotReadToItsEndIsPassedOver() throws IOException {
+            var sse = new DifyExec.Sse(inPieces("data: a long one\ndata: of two lines\n\ndata: next\n\n", 5));
+            sse.next();
+            sse.data().read();
+
+            assertTrue(sse.next());
+            assertEquals("next", new String(sse.data().readAllBytes(), UTF_8));
+            assertFalse(sse.next());
+        }
+
+        @Test
+        void aLineMayBeMegabytesLong() {
+            var text = "ä".repeat(3 << 20);
+
+            assertEquals(List.of(text, "end"), events("data: " + text + "\n\ndata: end\n\n", 100_000));
+        }
+
+        @Test
+        void theEndOfTheStreamIsTold() throws IOException {
+            var sse = new DifyExec.Sse(inPieces("data: {\"half\":", 100));
+            assertTrue(sse.next());
+            assertFalse(sse.isAtEnd());
+
+            sse.data().readAllBytes();
+
+            assertTrue(sse.isAtEnd());
+        }
+    }
+
+    @Nested
+    class TheRunReader {
+        private final DifyExec.RunReader reader = new DifyExec.RunReader();
+
+        private static InputStream in(String json) {
+            return new ByteArrayInputStream(json.getBytes(UTF_8));
+        }
+
+        private static String outputs(DifyExec.Seen seen) {
+            return new String(((DifyExec.Seen.Ran) seen).outputs(), UTF_8);
+        }
+
+        /// A blocking answer with these outputs.
+        private DifyExec.Seen.Ran answered(String outputs) throws IOException {
+            reader.readAnswer(in("""
+                    {"task_id": "t1", "workflow_run_id": "r1", "data": {"id": "r1", "workflow_id": "w1", \
+                    "status": "succeeded", "outputs": %s, "error": null, "elapsed_time": 1.234567, "total_tokens": 42, \
+                    "total_steps": 3, "created_at": 1705407629, "finished_at": 1705407630}}""".formatted(outputs)));
+            return (DifyExec.Seen.Ran) reader.ran().orElseThrow();
+        }
+
+        @Test
+        void aBlockingAnswerIsARun() throws IOException {
+            var ran = answered("{\"answer\": \"\\u00e4 \\/ b\"}");
+
+            assertEquals(new DifyExec.RunRef("r1", "t1"), ran.ref());
+            assertEquals(DifyExec.RunStatus.SUCCEEDED, ran.status());
+            assertEquals("{\"answer\":\"ä / b\"}", outputs(ran));
+            assertEquals("", ran.error());
+            assertEquals("w1", ran.workflowId());
+            assertEquals(new DifyExec.Usage(1.234567, 42, 3, Optional.empty(), ""), ran.usage());
+        }
+
+        @ParameterizedTest
+        @CsvSource(delimiter = '|', quoteCharacter = '`', useHeadersInDisplayName = true, textBlock = """
+                told                                        | kept
+                {}                                          | {}
+                null                                        | {}
+                {"n": 123456789012345678901234567890}       | {"n":123456789012345678901234567890}
+                {"n": 0.1234567890123456789012345}          | {"n":0.1234567890123456789012345}
+                {"n": 1.10}                                 | {"n":1.10}
+                {"n": -0}                                   | {"n":0}
+                {"n": NaN, "m": -Infinity}                  | {"n":"NaN","m":"-Infinity"}
+                {"n": null, "t": true, "l": [1, {"a": []}]} | {"n":null,"t":true,"l":[1,{"a":[]}]}
+                {"text": "{\\"inner\\": 1}"}                | {"text":"{\\"inner\\": 1}"}
+                """)
+        void outputsKeepTheirNumbersAsWritten(String told, String kept) throws IOException {
+            assertEquals(kept, outputs(answered(told)));
+        }
+
+        @Test
+        void deeplyNestedAndLongOutputsAreKept() throws IOException {
+            var deep = "{\"a\":" + "[".repeat(3000) + "]".repeat(3000) + ",\"b\":\"" + "x".repeat(30_000_000) + "\"}";
+
+            assertEquals(deep, outputs(answered(deep)));
+        }
+
+        @Test
+        void halfAnEmojiInTheOutputsLosesNoRun() throws IOException {
+            var ran = answered("{\"text\": \"cut \\ud83d\"}");
+
+            var line = DifyExec.Results.line(attempt(0, 0), ran, NOON);
+
+            var text = UTF_8.newDecoder().decode(ByteBuffer.wrap(line)).toString(); // whole UTF-8
+            assertTrue(JSON.readTree(text).path("outputs").path("text").asText().startsWith("cut "), text);
+        }
+
+        @Test
+        void anAnswerWithoutAStatusIsNoRun() throws IOException {
+            reader.readAnswer(in("{\"workflow_run_id\": \"r1\", \"data\": {\"id\": \"r1\"}}"));
+
+            assertEquals(Optional.empty(), reader.ran());
+            assertEquals(Optional.of(new DifyExec.RunRef("r1", "")), reader.ref());
+        }
+
+        @ParameterizedTest
+        @ValueSource(strings = {"", "[]", "'text'", "<html>", "{'workflow_run_id': 'r1', 'data': {'status': 'succ",
+                "{'a': 1"})
+        void whatIsNoWholeObjectIsNoAnswer(String text) {
+            assertThrows(IOException.class, () -> reader.readAnswer(in(json(text))));
+        }
+
+        /// Events of the run `r1`, whose task is `t1`.
+        private void events(String... events) throws IOException {
+            for (var event : events) reader.readEvent(in(json(event)));
+        }
+
+        private static String event(String name, String data) {
+            return "{'event':'" + name + "','workflow_run_id':'r1','task_id':'t1','data':" + data + "}";
+        }
+
+        @Test
+        void aStreamIsARunOnceItHasFinished() throws IOException {
+            events(event("workflow_started", "{'id':'r1','workflow_id':'w1'}"));
+            assertEquals(Optional.of(new DifyExec.RunRef("r1", "t1")), reader.ref());
+            assertEquals(Optional.empty(), reader.ran());
+
+            events(event("node_finished", """
+                            {'id':'n1','node_id':'llm','status':'succeeded','outputs':{'text':'no'},'error':null,\
+                            'elapsed_time':9.9}"""),
+                    event("workflow_finished", """
+                            {'id':'r1','workflow_id':'w1','status':'failed','outputs':{'a':1},'error':'no such city',\
+                            'elapsed_time':2.5,'total_tokens':7,'total_steps':2,'exceptions_count':0,'files':[]}"""));
+
+            var ran = (DifyExec.Seen.Ran) reader.ran().orElseThrow();
+            assertEquals("workflow_finished", reader.event);
+            assertEquals(DifyExec.RunStatus.FAILED, ran.status());
+            assertEquals("no such city", ran.error());
+            assertEquals("{\"a\":1}", outputs(ran));
+            assertEquals(2.5, ran.usage().seconds());
+        }
+
+        @Test
+        void theRunIsNamedByWhicheverEventComesFirst() throws IOException {
+            events(event("text_chunk", "{'text':'x','from_variable_selector':null}"));
+
+            assertEquals(Optional.of(new DifyExec.RunRef("r1", "t1")), reader.ref());
+        }
+
+        @Test
+        void aNodesIdIsNotTheRuns() throws IOException {
+            events(event("node_started", "{'id':'n1','workflow_id':'no'}"),
+                    event("iteration_completed", "{'id':'n2','status':'succeeded'}"));
+
+            assertEquals("r1", reader.runId);
+            assertEquals(Optional.empty(), reader.ran());
+        }
+
+        @Test
+        void eventsAndFieldsOfLaterVersionsArePassedOver() throws IOException {
+            events(event("reasoning_chunk", "{'id':'x','status':'failed','reasoning':[{}]}"));
+            assertEquals(Optional.empty(), reader.ran());
+            assertEquals("r1", reader.runId);
+
+            events(event("workflow_finished", "{'new':{'a':[1]},'id':'r1','status':'succeeded','outputs':{}}"));
+
+            assertEquals(DifyExec.RunStatus.SUCCEEDED, ((DifyExec.Seen.Ran) reader.ran().orElseThrow()).status());
+        }
+
+        @Test
+        void pricesOfNodesAreSummedExactly() throws IOException {
+            var data = "{'id':'n','execution_metadata':{'total_price':%s,'currency':'USD','more':{'total_price':'9'}}}";
+            events(event("node_finished", data.formatted("'0.1'")), event("node_finished", data.formatted("0.2")),
+                    event("node_finished", data.formatted("'0.0000123'")), event("node_retry", data.formatted("'5'")),
+                    event("node_finished", data.formatted("null")),
+                    event("node_finished", "{'execution_metadata':null}"),
+                    event("workflow_finished", "{'id':'r1','status':'succeeded'}"));
+
+            var usage = ((DifyExec.Seen.Ran) reader.ran().orElseThrow()).usage();
+            assertEquals(Optional.of(new BigDecimal("0.3000123")), usage.price());
+            assertEquals("USD", usage.currency());
+        }
+
+        @Test
+        void aPauseIsAnEndToo() throws IOException {
+            events(event("workflow_paused", """
+                    {'workflow_run_id':'r1','paused_nodes':['n'],'outputs':{},'reasons':[{'TYPE':'human'}],\
+                    'status':'paused','total_tokens':3,'total_steps':2}"""));
+
+            var ran = (DifyExec.Seen.Ran) reader.ran().orElseThrow();
+            assertEquals(DifyExec.RunStatus.PAUSED, ran.status());
+            assertEquals("r1", ran.ref().id());
+        }
+
+        @Test
+        void anErrorEventIsReadInBothItsShapes() throws IOException {
+            events("{'event':'error','message':'name is required in input form','status':500}");
+            assertEquals(List.of("error", "", "500", "name is required in input form"),
+                    List.of(reader.event, reader.code, Integer.toString(reader.errorStatus), reader.message));
+            assertEquals(Optional.empty(), reader.ref());
+
+            events("{'event':'error','workflow_run_id':'r1','code':'invalid_param','status':400,'message':'no'}");
+
+            assertEquals(List.of("error", "invalid_param", "400", "no"),
+                    List.of(reader.event, reader.code, Integer.toString(reader.errorStatus), reader.message));
+            assertEquals("r1", reader.runId);
+        }
+
+        private DifyExec.Found detail(String status, String outputs) throws IOException {
+            reader.readDetail(in("""
+                    {"id":"r1","workflow_id":"w1","status":"%s","inputs":"{\\"id\\": \\"no\\"}","outputs":%s,\
+                    "error":null,"total_steps":3,"total_tokens":42,"created_at":1,"finished_at":2,"elapsed_time":1.5}"""
+                    .formatted(status, outputs)));
+            return reader.found(new DifyExec.RunRef("r1", "t1"));
+        }
+
+        @ParameterizedTest
+        @CsvSource(delimiter = '|', quoteCharacter = '`', useHeadersInDisplayName = true, textBlock = """
+                outputs                                 | kept
+                {"a": 1, "b": "\\/"}                    | {"a":1,"b":"/"}
+                "{\\"a\\": 1, \\"b\\": \\"\\\\/\\"}"    | {"a":1,"b":"/"}
+                "{}"                                    | {}
+                "null"                                  | {}
+                null                                    | {}
+                "{\\"n\\": 12345678901234567890}"       | {"n":12345678901234567890}
+                """)
+        void aDetailTellsItsOutputsAsAnObjectOrAsText(String outputs, String kept) throws IOException {
+            var found = assertInstanceOf(DifyExec.Found.Ended.class, detail("succeeded", outputs));
+
+            assertEquals(kept, outputs(found.ran()));
+            assertEquals(new DifyExec.RunRef("r1", "t1"), found.ran().ref());
+            assertEquals(42, found.ran().usage().tokens());
+        }
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, textBlock = """
+                status,            found
+                running,           running
+                scheduled,         running
+                something-new,     running
+                paused,            paused
+                succeeded,         succeeded
+                partial-succeeded, partial
+                failed,            failed
+                stopped,           stopped
+                """)
+        void onlyFinalStatesAreAnEnd(String status, String word) throws IOException {
+            assertEquals(word, detail(status, "{}").word());
+        }
+
+        @Test
+        void aDetailWhoseFieldsAreAllNullIsOfNoRun() throws IOException {
+            reader.readDetail(in(json("{'id':null,'workflow_id':null,'status':null,'outputs':null,'error':null}")));
+
+            assertEquals("", reader.runId);
+            assertEquals(Optional.empty(), reader.ref());
+        }
+    }
+
+    // ── Input ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    @Nested
+    class TheCsv {
+        @TempDir Path folder;
+
+        private DifyExec.Csv open(byte[] bytes, String idColumn) throws IOException {
+            return DifyExec.Csv.open(Files.write(folder.resolve("data.csv"), bytes), idColumn);
+        }
+
+        private DifyExec.Csv open(String text) throws IOException {
+            return open(text.getBytes(UTF_8), null);
+        }
+
+        private static List<DifyExec.Row> rows(DifyExec.Csv csv) {
+            var index = new DifyExec.Index();
+            csv.check(index);
+            var rows = new ArrayList<DifyExec.Row>();
+            csv.rows(_ -> true, index).forEachRemaining(rows::add);
+            assertEquals(index.size(), rows.size());
+            return rows;
+        }
+
+        private List<DifyExec.Row> rows(String text) throws IOException {
+            return rows(open(text));
+        }
+
+        private static List<List<String>> cells(List<DifyExec.Row> rows) {
+            return rows.stream().map(row -> List.copyOf(row.inputs().values())).toList();
+        }
+
+        private static List<String> texts(List<DifyExec.Row> rows) {
+            return rows.stream().map(row -> row.inputs().get("text")).toList();
+        }
+
+        /// What is told of a file that cannot be used; the file's own name is left out.
+        private String problem(byte[] bytes) {
+            var problem = assertThrows(DifyExec.Unusable.class, () -> rows(open(bytes, null)));
+            assertEquals(DifyExec.UNUSABLE, problem.code());
+            return problem.getMessage().replace(folder.resolve("data.csv").toString(), "data.csv");
+        }
+
+        private String problem(String text) {
+            return problem(text.getBytes(UTF_8));
+        }
+
+        @Test
+        void everyColumnIsAnInputAlsoTheId() throws IOException {
+            var rows = rows("id,text\na,hello\nb,world\n");
+
+            assertEquals(Map.of("id", "a", "text", "hello"), rows.get(0).inputs());
+            assertEquals(List.of("a", "b"), rows.stream().map(DifyExec.Row::id).toList());
+            assertEquals(List.of(0, 1), rows.stream().map(DifyExec.Row::index).toList());
+            assertEquals(List.of(2L, 3L), rows.stream().map(DifyExec.Row::line).toList());
+        }
+
+        @ParameterizedTest
+        @ValueSource(strings = {"UTF-8", "UTF-16LE", "UTF-16BE"})
+        void aByteOrderMarkNamesTheEncodingAndIsNoPartOfTheFirstColumn(String charset) throws IOException {
+            var bytes = "\uFEFFid,text\na,größer 日本語 😀\n".getBytes(charset);
+
+            assertEquals(List.of(List.of("a", "größer 日本語 😀")), cells(rows(open(bytes, null))));
+        }
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, textBlock = """
+                end,   name
+                LF,    unix
+                CRLF,  windows
+                CR,    old mac
+                """)
+        void linesMayEndInAnyWay(String end, String name) throws IOException {
+            var text = "id,text\na,1\nb,2\n".replace("\n", end.replace("CR", "\r").replace("LF", "\n"));
+
+            assertEquals(List.of(List.of("a", "1"), List.of("b", "2")), cells(rows(text)), name);
+        }
+
+        @Test
+        void theLastLineNeedsNoEnd() throws IOException {
+            assertEquals(List.of(List.of("a", "1")), cells(rows("id,text\na,1")));
+            assertEquals(List.of(List.of("a", "")), cells(rows("id,text\na,")));
+        }
+
+        @Test
+        void quotedCellsHoldCommasQuotesAndLinesAsTheyAre() throws IOException {
+            var rows = rows("id,text\na,\"x, \"\"y\"\"\"\nb,\"two\nlines\"\nc,\"two\r\nlines\"\nd,\"\"\ne,\"\"\"\"\n");
+
+            assertEquals(List.of("x, \"y\"", "two\nlines", "two\r\nlines", "", "\""),
+                    texts(rows));
+            assertEquals(List.of(2L, 3L, 5L, 7L, 8L), rows.stream().map(DifyExec.Row::line).toList());
+        }
+
+        @Test
+        void quotedCellsMayHoldBlankLines() throws IOException {
+            var rows = rows("id,text\na,\"one\n\ntwo\n\n\n\"\nb,\"\n\"\nc,x\n");
+
+            assertEquals(List.of("one\n\ntwo\n\n\n", "\n", "x"), texts(rows));
+        }
+
+        @Test
+        void aReturnAtTheEndOfAQuotedCellIsKept() throws IOException {
+            assertEquals(List.of(List.of("a", "x\r"), List.of("b", "y")), cells(rows("id,text\na,\"x\r\"\nb,y\n")));
+        }
+
+        @Test
+        void linesInsideQuotesAreKeptWhenTheFileIsOfWindows() throws IOException {
+            var rows = rows("id,text\r\na,\"two\r\nlines\"\r\nb,\"one\nunix\"\r\n");
+
+            assertEquals(List.of("two\r\nlines", "one\nunix"), texts(rows));
+        }
+
+        @Test
+        void backslashesAreTextLikeAnyOther() throws IOException {
+            var rows = rows("id,text\na,C:\\temp\\\nb,\"C:\\\"\nc,\"\\\"\"\"\nd,x\n");
+
+            assertEquals(List.of("C:\\temp\\", "C:\\", "\\\"", "x"),
+                    texts(rows));
+        }
+
+        @Test
+        void aQuoteInsideABareCellIsTextLikeAnyOther() throws IOException {
+            var rows = rows("id,text\na,5\" pipe\nb,6\" pipe\nc,\"7\"\" pipe\"\n");
+
+            assertEquals(List.of("5\" pipe", "6\" pipe", "7\" pipe"), texts(rows));
+        }
+
+        @Test
+        void twoQuotesInsideABareCellAreTwo() throws IOException {
+            assertEquals(List.of("say \"\"hi\"\""), texts(rows("id,text\na,say \"\"hi\"\"\n")));
+        }
+
+        @ParameterizedTest
+        @ValueSource(strings = {",", ";", "\t"})
+        void theHeaderShowsTheDelimiter(String delimiter) throws IOException {
+            var lines = List.of(List.of("id", "text", "more"), List.of("a", "\"x,y;z\tw\"", ""));
+
+            var rows = rows(lines.stream().map(cells -> String.join(delimiter, cells))
+                    .collect(Collectors.joining("\n")));
+
+            assertEquals(List.of(List.of("a", "x,y;z\tw", "")), cells(rows));
+        }
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, textBlock = """
+                encoding,     text
+                Shift_JIS,    日本語のテキスト
+                GB18030,      简体中文
+                windows-1252, größer
+                UTF-8,        größer
+                """)
+        void anEncodingThatIsNamedIsTaken(Charset encoding, String text) throws IOException {
+            var path = Files.writeString(folder.resolve("data.csv"), "id,text\na," + text + "\n", encoding);
+
+            var csv = DifyExec.Csv.open(path, null, Optional.of(encoding), Optional.empty());
+
+            assertEquals(List.of(List.of("a", text)), cells(rows(csv)));
+        }
+
+        @ParameterizedTest
+        @ValueSource(strings = {"Shift_JIS", "EUC-JP", "EUC-KR", "GB18030", "windows-1251"})
+        void aLikelyEncodingIsNamedForWhatIsNoUtf8(String encoding) throws IOException {
+            var text = switch (encoding) {
+                case "EUC-KR" -> "한국어로 쓴 글입니다";
+                case "GB18030" -> "这是用简体中文写的文字";
+                case "windows-1251" -> "Это текст на русском языке";
+                default -> "これは日本語で書かれたテキストです";
+            };
+
+            var message = problem(("id,text\na," + text + "\n").getBytes(encoding));
+
+            assertTrue(message.contains("looks like") && message.contains(encoding), message);
+        }
+
+        @Test
+        void aDelimiterThatIsNamedIsTaken() throws IOException {
+            var path = Files.writeString(folder.resolve("data.csv"), "id|a,b;c\n1|x,y\n");
+
+            var csv = DifyExec.Csv.open(path, null, Optional.empty(), Optional.of('|'));
+
+            assertEquals(List.of(List.of("1", "x,y")), cells(rows(csv)));
+        }
+
+        @Test
+        void idsAreStrippedAndNoOtherCellIs() throws IOException {
+            var row = rows("id , text\n\u00a0 a ,  x \n".replace("\u00a0", "")).getFirst();
+
+            assertEquals("a", row.id());
+            assertEquals(Map.of("id", "a", "text", "  x "), row.inputs());
+        }
+
+        @Test
+        void blankLinesAtTheEndAreIgnored() throws IOException {
+            assertEquals(1, rows("id,text\na,1\n\n\n\r\n").size());
+        }
+
+        @Test
+        void anyColumnCanHoldTheIds() throws IOException {
+            var rows = rows(open("text,number\nhello, 7 \n".getBytes(UTF_8), "number"));
+
+            assertEquals("7", rows.getFirst().id());
+            assertEquals(List.of(List.of("hello", "7")), cells(rows));
+        }
+
+        @Test
+        void rowsAreReadAgainAndAgainAndOnlyThoseWanted() throws IOException {
+            var csv = open("id\na\nb\nc\nd\n");
+            var index = new DifyExec.Index();
+            csv.check(index);
+
+            for (int time = 0; time < 2; time++) {
+                var seen = new ArrayList<String>();
+                csv.rows(row -> row % 2 == 1, index).forEachRemaining(row -> seen.add(row.id() + row.index()));
+                assertEquals(List.of("b1", "d3"), seen);
+            }
+            assertThrows(NoSuchElementException.class, () -> csv.rows(_ -> false, index).next());
+        }
+
+        @ParameterizedTest
+        @CsvSource(delimiter = '|', useHeadersInDisplayName = true, textBlock = """
+                file                           | told
+                id,text/a,1/b/c,3              | line 3: 1 cell where the header has 2
+                id,text/a,1,2                  | line 2: 3 cells where the header has 2
+                id,text/a,1/b,2/a,3            | line 4: the id "a" stands in line 2 already
+                id,text/a,1/ a ,3              | line 3: the id "a" stands in line 2 already
+                id,text/ ,1                    | line 2: the id is blank
+                id,text/"a/b",1                | line 2: the id "a b" contains a control character or a line break
+                id,text/a\tb,1                 | line 2: the id "a b" contains a control character or a line break
+                id,text,text/a,1,2             | line 1: column "text" stands twice
+                id,text,/a,1,2                 | line 1: column 3 has no name
+                name,text/a,1                  | line 1: the first column is "name", not "id"
+                ID,text/a,1                    | line 1: the first column is "ID", not "id"
+                id,text/a,1//b,2               | line 3: blank, with rows after it
+                id,text/a,"1/b,2               | line 2: a quote is opened there and never closed
+                id,text/a,1/b,"x/y"/c,"1/d,2   | line 5: a quote is opened there and never closed
+                id,text/a,"1" 2/b,3            | line 2: text after a closing quote
+                id,text/a,1/b,"x/y" z/c,3      | line 4: text after a closing quote
+                id,text                        | a header, but no rows
+                id,text/                       | a header, but no rows
+                """)
+        void whatIsWrongIsToldWithItsLine(String file, String told) {
+            var message = problem(file.replace('/', '\n').replace("\\t", "\t"));
+
+            assertTrue(message.startsWith("data.csv"), message);
+            assertTrue(message.contains(told), message);
+        }
+
+        @ParameterizedTest
+        @ValueSource(strings = {"", "\n", "  \n", "\uFEFF"})
+        void anEmptyFileIsNoHeader(String text) {
+            assertEquals("data.csv: empty, not even a header", problem(text));
+        }
+
+        @Test
+        void everythingThatIsWrongIsToldAtOnce() {
+            var message = problem("id,text\na,1\nb\n,3\na,4\n");
+
+            assertTrue(message.contains("3 problems, nothing was sent"), message);
+            assertTrue(message.contains("line 3: 1 cell") && message.contains("line 4: the id is blank")
+                    && message.contains("line 5: the id \"a\" stands in line 2"), message);
+        }
+
+        @Test
+        void twentyProblemsAreListedAndAllAreCounted() {
+            var message = problem("id,text\na,1\n" + "a,1\n".repeat(25));
+
+            assertTrue(message.contains("25 problems"), message);
+            assertEquals(20, message.lines().filter(line -> line.contains("stands in line 2 already")).count());
+            assertTrue(message.endsWith("… and 5 more"), message);
+        }
+
+        @Test
+        void aColumnOfIdsThatIsNotThereIsToldWithThoseThatAre() {
+            var problem = assertThrows(DifyExec.Unusable.class, () -> open("a,b\n1,2\n".getBytes(UTF_8), "c"));
+
+            assertTrue(problem.getMessage().endsWith("there is no column \"c\"; the columns are a, b"),
+                    problem.getMessage());
+        }
+
+        @Test
+        void aFileThatIsNotThereAndAFolderAreToldApart() {
+            var missing = folder.resolve("none.csv");
+
+            var first = assertThrows(DifyExec.Unusable.class, () -> DifyExec.Csv.open(missing, null));
+            var second = assertThrows(DifyExec.Unusable.class, () -> DifyExec.Csv.open(folder, null));
+
+            assertEquals(missing + ": no such file", first.getMessage());
+            assertEquals(folder + ": a folder, not a CSV file", second.getMessage());
+        }
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, textBlock = """
+                header, first, second,  line
+                text,   gut,   größer,  3
+                text,   größer, gut,    2
+                größe,  gut,   besser,  1
+                """)
+        void bytesThatAreNoUtf8AreToldWithTheirLine(String header, String first, String second, int line) {
+            var text = "id,%s\na,%s\nb,%s\nc,x\n".formatted(header, first, second);
+
+            var message = problem(text.getBytes(StandardCharsets.ISO_8859_1));
+
+            assertTrue(message.startsWith("data.csv, line " + line + ": not UTF-8"), message);
+        }
+
+        @Test
+        void bytesThatAreNoUtf8AreToldWithTheirLineFarDownTheFile() {
+            var bytes = new ByteArrayOutputStream();
+            bytes.writeBytes("id,text\n".getBytes(UTF_8));
+            for (int row = 2; row < 20_000; row++) bytes.writeBytes((row + ",ß日本語\n").getBytes(UTF_8));
+            bytes.writeBytes(new byte[] {'x', ',', (byte) 0xE4, '\n'});
+
+            var message = problem(bytes.toByteArray());
+
+            assertTrue(message.startsWith("data.csv, line 20000: not UTF-8"), message);
+        }
+
+        @ParameterizedTest
+        @ValueSource(strings = {"id,text/a,1/b/c,3/", "id,text/a,1/b,9/c,3/", "id,text/a,1/c,3/b,2/",
+                "id,text/a,1/z,2/c,3/", "id,text/a,1/,2/c,3/", "id,text/new,0/a,1/b,2/c,3/"})
+        void aFileThatWasChangedSinceItWasCheckedIsToldAndNotMisread(String changed) throws IOException {
+            var csv = open("id,text\na,1\nb,2\nc,3\n");
+            var index = new DifyExec.Index();
+            csv.check(index);
+            Files.writeString(folder.resolve("data.csv"), changed.replace('/', '\n'));
+
+            var problem = assertThrows(DifyExec.Unusable.class,
+                    () -> csv.rows(_ -> true, index).forEachRemaining(_ -> {}));
+
+            assertTrue(problem.getMessage().contains("was changed while it was in use"), problem.getMessage());
+        }
+    }
+
+    @Nested
+    class TheRecords {
+        /// Read in one piece and character by character: always the same.
+        private static void assertRecords(List<String> expected, String text, char delimiter) throws IOException {
+            for (int size : new int[] {1, 2, 3, 1000}) {
+                var slow = new FilterReader(new StringReader(text)) {
+                    @Override
+                    public int read(char[] into, int from, int length) throws IOException {
+                        return super.read(into, from, Math.min(length, size));
+                    }
+                };
+                var seen = new ArrayList<String>();
+                try (var records = new DifyExec.Records(slow, delimiter)) {
+                    for (var record = records.next(); record != null; record = records.next()) seen.add(record);
+                }
+                assertEquals(expected, seen, size + " characters a read");
+            }
+        }
+
+        @Test
+        void outsideQuotesEveryLineEndEndsARecord() throws IOException {
+            assertRecords(List.of("a", "b", "c", "d"), "a\r\nb\rc\nd\r", ',');
+            assertRecords(List.of("", "", ""), "\r\r\n\n", ',');
+            assertRecords(List.of("a", "", "b"), "a\n\nb", ',');
+            assertRecords(List.of(), "", ',');
+        }
+
+        @Test
+        void insideQuotesNothingEndsOrChanges() throws IOException {
+            assertRecords(List.of("\"a\r\nb\",\"c\rd\""), "\"a\r\nb\",\"c\rd\"\r\n", ',');
+            assertRecords(List.of("x,\"a\"\"\r\n\"\"b\"", "y"), "x,\"a\"\"\r\n\"\"b\"\r\ny", ',');
+            assertRecords(List.of("\"\"", "\"\r\n\n\n\""), "\"\"\r\n\"\r\n\n\n\"\r\n", ',');
+        }
+
+        @Test
+        void onlyAQuoteAtTheStartOfACellOpensOne() throws IOException {
+            assertRecords(List.of("\"5\"\" x\"", "y"), "5\" x\r\ny\r\n", ',');
+            assertRecords(List.of("a;\"b\r\n\""), "a;\"b\r\n\"\r\n", ';');
+            assertRecords(List.of("\"a;\"\"b\"", "\"\r\n\""), "a;\"b\r\n\"\r\n\"", ',');
+        }
+
+        @Test
+        void theLineIsTheOneInWhichTheRecordBegan() throws IOException {
+            try (var records = new DifyExec.Records(new StringReader("a\r\n\"b\n\r\nb\"\rc\n"), ',')) {
+                var lines = new ArrayList<Long>();
+                while (records.next() != null) lines.add(records.line());
+
+                assertEquals(List.of(1L, 2L, 5L), lines);
+            }
+        }
+    }
+
+    @Nested
+    class TheCells {
+        private static String hash(String... namesAndCells) {
+            var inputs = new LinkedHashMap<String, String>();
+            for (int name = 0; name < namesAndCells.length; name += 2)
+                inputs.put(namesAndCells[name], namesAndCells[name + 1]);
+            return DifyExec.Cells.hash(inputs);
+        }
+
+        @Test
+        void theHashIsSixteenHexDigitsAndAlwaysTheSame() {
+            assertEquals(hash("id", "a", "text", "größer"), hash("id", "a", "text", "größer"));
+            assertTrue(hash("id", "a").matches("[0-9a-f]{16}"));
+            assertEquals(hash("id", "a"), "%016x".formatted(DifyExec.Cells.number(hash("id", "a"))));
+        }
+
+        @Test
+        void theHashChangesWithAnyCellAndAnyName() {
+            var all = List.of(hash("id", "a", "text", "x"), hash("id", "b", "text", "x"), hash("id", "a", "text", "y"),
+                    hash("id", "a", "more", "x"), hash("id", "a"), hash("id", "a", "text", "x", "more", ""),
+                    hash("id", "a", "text", "x "), hash("id", "a", "text", "X"), hash("id", "a", "text", ""),
+                    hash("id", "atext", "x", ""), hash("id", "at", "ext", "x"), hash());
+
+            assertEquals(all.size(), Set.copyOf(all).size());
+        }
+
+        @Test
+        void theHashIsTheSameWhenColumnsChangePlaces() {
+            assertEquals(hash("id", "a", "text", "x", "more", "y"), hash("id", "a", "more", "y", "text", "x"));
+        }
+    }
+
+    // ── Files ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    @Nested
+    class TheIndex {
+        private final DifyExec.Index index = new DifyExec.Index();
+
+        @Test
+        void entriesAreNumberedAsTheyCome() {
+            assertEquals(0, index.add("a", 2, 7));
+            assertEquals(1, index.add("b", 3, 8));
+
+            assertEquals(1, index.find("b"));
+            assertEquals(-1, index.find("c"));
+            assertEquals("b", index.id(1));
+            assertEquals(3, index.line(1));
+            assertEquals(8, index.cells(1));
+        }
+
+        @Test
+        void whatIsNotThereIsAddedWithoutALine() {
+            index.add("a", 2, 7);
+
+            assertEquals(0, index.findOrAdd("a"));
+            assertEquals(1, index.findOrAdd("b"));
+            assertEquals(0, index.line(1));
+        }
+
+        @Test
+        void idsOfTheSameHashAreKeptApart() {
+            var ids = new ArrayList<>(List.of(""));
+            for (int pair = 0; pair < 10; pair++) // "Aa" and "BB" have one hash, and so has every chain of them
+                ids.replaceAll(id -> id + "Aa");
+            for (int pair = 0; pair < 10; pair++) {
+                int at = pair * 2;
+                ids.addAll(ids.stream().map(id -> id.substring(0, at) + "BB" + id.substring(at + 2)).toList());
+            }
+            assertEquals(1, ids.stream().map(id -> Arrays.hashCode(id.getBytes(UTF_8))).distinct().count());
+            ids.forEach(id -> index.add(id, 1, 1));
+
+            for (int entry = 0; entry < 1024; entry++) assertEquals(entry, index.find(ids.get(entry)));
+            assertEquals(-1, index.find("Aa".repeat(9) + "Bb"));
+        }
+
+        @Test
+        void growsPastItsFirstTablesAndBlocks() {
+            var random = new Random(7);
+            var ids = IntStream.range(0, 30_000).mapToObj(n -> n + "-" + "x".repeat(random.nextInt(120))).toList();
+            ids.forEach(id -> index.stand(index.add(id, id.length(), id.hashCode()), DifyExec.Standing.FAILED));
+
+            for (int entry = 0; entry < ids.size(); entry++) {
+                assertEquals(entry, index.find(ids.get(entry)));
+                assertEquals(ids.get(entry), index.id(entry));
+                assertEquals(ids.get(entry).length(), index.line(entry));
+                assertEquals(ids.get(entry).hashCode(), index.cells(entry));
+                assertEquals(DifyExec.Standing.FAILED, index.standing(entry));
+            }
+            assertEquals(30_000, index.size());
+            assertEquals(-1, index.find("30000-"));
+        }
+
+        @Test
+        void idsOfAnyLengthAndLanguageAreTheSameWhenRead() {
+            var ids = List.of("ö", "日本語", "😀", "x".repeat(255), "x".repeat(256), "x".repeat(65_536),
+                    "ß".repeat(600_000), "last");
+            ids.forEach(id -> index.add(id, 1, 1));
+
+            for (int entry = 0; entry < ids.size(); entry++) {
+                assertEquals(ids.get(entry), index.id(entry));
+                assertEquals(entry, index.find(ids.get(entry)));
+            }
+            assertEquals(-1, index.find("x".repeat(257)));
+        }
+
+        @Test
+        void onlyRowsOfTheFileCount() {
+            index.stand(index.add("a", 2, 1), DifyExec.Standing.SUCCEEDED);
+            index.stand(index.add("b", 3, 1), DifyExec.Standing.PARTIAL);
+            index.endOfRows();
+            index.stand(index.findOrAdd("only in the results"), DifyExec.Standing.SUCCEEDED);
+
+            assertEquals(2, index.rows());
+            assertEquals(1, index.count(DifyExec.Standing.SUCCEEDED));
+            assertTrue(index.isComplete());
+            index.stand(0, DifyExec.Standing.FAILED);
+            assertFalse(index.isComplete());
+        }
+    }
+
+    @Nested
+    class TheLineFile {
+        @TempDir Path folder;
+
+        private static void add(DifyExec.LineFile file, String text) throws IOException {
+            file.buffer().write(text.getBytes(UTF_8));
+        }
+
+        @Test
+        void linesAreOnDiskOnceTheyAreFlushed() throws IOException {
+            var path = folder.resolve("lines");
+            try (var file = new DifyExec.LineFile(path, new byte[0])) {
+                add(file, "one\n");
+                assertFalse(Files.exists(path));
+
+                assertTrue(file.flush());
+                assertEquals("one\n", Files.readString(path));
+                assertFalse(file.flush());
+                add(file, "two\n");
+                add(file, "three\n");
+                assertTrue(file.flush());
+            }
+
+            assertEquals("one\ntwo\nthree\n", Files.readString(path));
+        }
+
+        @Test
+        void onlyANewFileBeginsWithTheHead() throws IOException {
+            var path = folder.resolve("lines");
+            for (var line : List.of("one\n", "two\n"))
+                try (var file = new DifyExec.LineFile(path, DifyExec.Results.BOM)) {
+                    add(file, line);
+                    file.flush();
+                }
+
+            assertEquals("\uFEFFone\ntwo\n", Files.readString(path));
+        }
+
+        @Test
+        void aWriteThatFailsIsToldAndItsLinesAreNotForgotten() throws IOException {
+            var path = Files.createDirectory(folder.resolve("lines"));
+            try (var file = new DifyExec.LineFile(path, new byte[0])) {
+                add(file, "one\n");
+                assertThrows(IOException.class, file::flush);
+
+                Files.delete(path); // there is room now
+                assertTrue(file.flush());
+            }
+
+            assertEquals("one\n", Files.readString(path));
+        }
+
+        /// A real run in a process that may write only small files: the shell's limit is the full disk.
+        @Test
+        void aFullDiskStopsTheBatchWithEveryLineWholeAndNoResultMissing() throws Exception {
+            assumeTrue(Files.isExecutable(Path.of("/bin/sh")));
+            var rows = new StringBuilder("id,text\n");
+            for (int row = 1; row <= 60; row++) rows.append('r').append(row).append(",long")
+                    .append(" and longer".repeat(180)).append('\n');
+            Files.writeString(folder.resolve("data.csv"), rows);
+            var java = Path.of(System.getProperty("java.home"), "bin", "java").toString();
+            var classPath = Stream.of(System.getProperty("java.class.path").split(File.pathSeparator))
+                    .map(entry -> Path.of(entry).toAbsolutePath().toString())
+                    .collect(Collectors.joining(File.pathSeparator));
+            var builder = new ProcessBuilder("/bin/sh", "-c", "ulimit -f 60; exec \"$@\"", "sh", java,
+                    "-XX:-UsePerfData", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1",
+                    "--enable-native-access=ALL-UNNAMED", "-cp", classPath, "DifyExec", "run",
+                    "--demo", "-c", "10", "-i", "data.csv", "-o", "results.jsonl")
+                    .directory(folder.toFile()).redirectErrorStream(true);
+            builder.environment().keySet().removeIf(name -> name.startsWith("DIFY") || name.equals("TIMEOUT"));
+            var process = builder.start();
+            process.getOutputStream().close();
+            var said = new String(process.getInputStream().readAllBytes(), UTF_8);
+
+            int code = process.waitFor();
+
+            assertEquals(DifyExec.STOPPED, code, said);
+            assertTrue(said.contains("cannot write"), said);
+            var text = Files.readString(folder.resolve("results.jsonl"));
+            assertTrue(text.endsWith("\n"));
+            var written = new ArrayList<String>();
+            for (var line : text.replace("\uFEFF", "").lines().toList())
+                written.add(JSON.readTree(line).path("id").asText());
+            var acknowledged = new ArrayList<String>();
+            for (var line : Files.readAllLines(folder.resolve("results.jsonl.log"))) {
+                var event = JSON.readTree(line);
+                if (event.path("outcome").asText().equals("succeeded")) acknowledged.add(event.path("id").asText());
+            }
+            assertTrue(written.size() > 2 && written.size() < 60, written.toString());
+            assertEquals(Set.copyOf(written), Set.copyOf(acknowledged));
+        }
+    }
+
+    @Nested
+    class TheJournal {
+        @TempDir Path folder;
+
+        @Test
+        void everyEventIsReadAsItWasWritten() throws IOException {
+            var path = folder.resolve("log");
+            var events = List.<DifyExec.Event>of(
+                    new DifyExec.Event.Session(NOON, 1, "difyexec 1", "http://x/v1", "app", "1.14.2", "auto", "c=5"),
+                    new DifyExec.Event.Attempt(NOON, "größe \"1\"", 2, "user-1", "streaming", "0123456789abcdef",
+                            "row"),
+                    new DifyExec.Event.Run(NOON, "a", "user-1", "run-1", "task-1"),
+                    new DifyExec.Event.End(NOON, "a", "user-1", "failed", "0123456789abcdef", "run-1", 2, 500, "cause",
+                            "error", 1.25, 10, 3, new BigDecimal("0.0018"), "USD"),
+                    new DifyExec.Event.Look(NOON, "user-1", "run-1", "absent"),
+                    new DifyExec.Event.Harvest(NOON, "user-1", "run-1"),
+                    new DifyExec.Event.Stop(NOON, "why", "user-1", "task-1"),
+                    new DifyExec.Event.Throttle(NOON, "user-1", "why", 3),
+                    new DifyExec.Event.Late(NOON, "a", "user-1", "run-1", "succeeded"),
+                    new DifyExec.Event.Torn(NOON, "results.jsonl", 10, 20));
+            try (var file = new DifyExec.LineFile(path, new byte[0])) {
+                events.forEach(event -> DifyExec.Journal.write(event, file));
+                file.flush();
+            }
+            var read = new ArrayList<DifyExec.Event>();
+
+            long unread = DifyExec.Journal.read(path, read::add);
+
+            assertEquals(0, unread);
+            assertEquals(events, read);
+            assertEquals(events.size(), Files.readAllLines(path).size());
+        }
+
+        @Test
+        void whatALaterVersionWritesIsReadAsFarAsItIsKnown() throws IOException {
+            var path = Files.writeString(folder.resolve("log"), """
+                    {"event":"holiday","t":"2026-01-16T12:00:00Z","where":{"city":"Rome"}}
+                    {"t":"2026-01-16T12:00:00Z"}
+                    {"mood":"good","event":"look","t":"2026-01-16T12:00:00.000Z","user":"u","saw":"absent"}
+                    """);
+            var read = new ArrayList<DifyExec.Event>();
+
+            assertEquals(0, DifyExec.Journal.read(path, read::add));
+            assertEquals(List.of(new DifyExec.Event.Other(), new DifyExec.Event.Other(),
+                    new DifyExec.Event.Look(NOON, "u", null, "absent")), read);
+        }
+
+        @Test
+        void aLineThatCannotBeReadIsCountedAndTheNextOneIsRead() throws IOException {
+            var path = Files.writeString(folder.resolve("log"), """
+                    {"event":"look","t":"2026-01-16T12:00:00Z","user":"u","saw":"absent"}
+                    {"event":"look","t":"2026-
+                    []
+
+                    garbage
+                    {"event":"look","t":"yesterday","user":"u","saw":"absent"}
+                    {"event":"harvest","t":"2026-01-16T12:00:00Z","user":"u","run":"r"}
+                    """);
+            var read = new ArrayList<DifyExec.Event>();
+
+            assertEquals(4, DifyExec.Journal.read(path, read::add));
+            assertEquals(2, read.size());
+        }
+
+        @Test
+        void aLogThatIsNotThereIsEmpty() throws IOException {
+            assertEquals(0, DifyExec.Journal.read(folder.resolve("none"), _ -> {
+                throw new AssertionError();
+            }));
+        }
+    }
+
+    @Nested
+    class TheResults {
+        @TempDir Path folder;
+
+        @Test
+        void aLineIsTheOneInTheGoldenFile() throws IOException {
+            var cells = new LinkedHashMap<String, String>();
+            cells.put("id", "r-1");
+            cells.put("text", "größer \"日本語\" 😀\nnext line");
+            cells.put("number", "007");
+            var row = new DifyExec.Row(0, 2, "r-1", cells);
+            var attempt = new DifyExec.Attempt(1, row, new DifyExec.Tries(2, 5), "user-1", DifyExec.Mode.STREAMING,
+                    row.hash(), NOON);
+            var outputs = json("{'answer':'日本語 😀','n':12345678901234567890,'price':1.10,'list':[1,null,{}]}");
+            var streamed = new DifyExec.Seen.Ran(run("run-1"), DifyExec.RunStatus.SUCCEEDED, outputs.getBytes(UTF_8),
+                    "", "workflow-1", new DifyExec.Usage(1.25, 120, 3, Optional.of(new BigDecimal("0.0018")), "USD"));
+            var partial = new DifyExec.Seen.Ran(run("run-2"), DifyExec.RunStatus.PARTIAL, "{}".getBytes(UTF_8),
+                    "", "workflow-1", new DifyExec.Usage(0.5, 0, 2, Optional.empty(), ""));
+
+            var lines = new ByteArrayOutputStream();
+            lines.writeBytes(DifyExec.Results.line(attempt, streamed, NOON.plusMillis(1234)));
+            lines.writeBytes(DifyExec.Results.line(attempt, partial, NOON));
+
+            Golden.check("results.jsonl", lines.toString(UTF_8));
+        }
+
+        private static Optional<DifyExec.Results.Head> head(Path folder, String line) throws IOException {
+            try (var lines = new DifyExec.Lines(Files.writeString(folder.resolve("line"), line + "\n"))) {
+                lines.next();
+                return DifyExec.Results.head(lines);
+            }
+        }
+
+        @ParameterizedTest
+        @CsvSource(delimiter = '|', quoteCharacter = '`', nullValues = "-", useHeadersInDisplayName = true,
+                textBlock = """
+                line                                                                       | id | success | partial
+                {"id":"a","status":"success","inputs":{"id":"b"},"outputs":{"status":"x"}} | a  | true    | false
+                {"id":"a","status":"success","workflow_status":"partial-succeeded"}        | a  | true    | true
+                {"status":"success","outputs":{"outputs":{"id":"b"}},"id":" a "}           | a  | true    | false
+                {"id":"a","status":"failed"}                                               | a  | false   | false
+                {"id":"a","status":null}                                                   | a  | false   | false
+                {"id":"a"}                                                                 | a  | true    | false
+                {"id":7,"status":"success"}                                                | 7  | true    | false
+                {"id":"","status":"success"}                                               | -  |         |
+                {"status":"success"}                                                       | -  |         |
+                {"id":"a","status":"success","outputs":{"text":"tor                        | -  |         |
+                {"id":"a","status":"success"                                               | -  |         |
+                ["a"]                                                                      | -  |         |
+                no JSON                                                                    | -  |         |
+                """)
+        void aLineSaysWhoseResultItIs(String line, String id, Boolean success, Boolean partial) throws IOException {
+            var expected = id == null ? Optional.empty() : Optional.of(new DifyExec.Results.Head(id, success, partial));
+
+            assertEquals(expected, head(folder, line));
+            assertEquals(expected, head(folder, "\uFEFF" + line));
+        }
+
+        @Test
+        void theFileOfTheOriginalToolIsReadAsItIs() throws IOException {
+            var path = Files.writeString(folder.resolve("results.jsonl"), """
+                    \uFEFF{"id": "a", "status": "success", "outputs": {"outputs": {"answer": "1"}}, "retry_count": 0}
+                    {"id": "b", "status": "success", "outputs": {"answer": "2"}}
+
+                    {"id": "a", "status": "success", "outputs": {"answer": "3"}}
+                    {"id": "c", "status": "error", "error": "no"}
+                    half a li""");
+            var index = new DifyExec.Index();
+            for (var id : List.of("a", "b", "c", "d")) index.add(id, 0, 0);
+            index.endOfRows();
+
+            DifyExec.Results.read(path, index);
+
+            assertEquals(List.of(DifyExec.Standing.SUCCEEDED, DifyExec.Standing.SUCCEEDED, DifyExec.Standing.PENDING,
+                    DifyExec.Standing.PENDING), IntStream.range(0, 4).mapToObj(index::standing).toList());
+        }
+
+        @Test
+        void linesLongerThanAnyBufferAreReadToTheirEnd() throws IOException {
+            var path = Files.writeString(folder.resolve("results.jsonl"), json("{'id':'a','outputs':{'t':'"
+                    + "ä".repeat(200_000) + "'}}\n{'id':'b'}\r\n{'id':'c'}"));
+            var index = new DifyExec.Index();
+
+            DifyExec.Results.read(path, index);
+
+            assertEquals(List.of("a", "b", "c"), IntStream.range(0, index.size()).mapToObj(index::id).toList());
+        }
+    }
+
+    @Nested
+    class TheRetryList {
+        @TempDir Path folder;
+        private DifyExec.RetryList list;
+
+        @BeforeEach
+        void lieInTheFolder() {
+            list = new DifyExec.RetryList(folder.resolve("results.jsonl.retry"));
+        }
+
+        @Test
+        void isReadWithOrWithoutMarkAndBlanksAndDuplicates() throws IOException {
+            Files.writeString(list.path(), "\uFEFFb\r\na\n\n  c  \nb\n\uFEFFa\n");
+
+            assertEquals(List.of("b", "a", "c"), list.read());
+        }
+
+        @Test
+        void isEmptyWhereThereIsNone() throws IOException {
+            assertEquals(List.of(), list.read());
+        }
+
+        @Test
+        void whatIsNoUtf8IsTold() throws IOException {
+            Files.write(list.path(), new byte[] {'a', '\n', (byte) 0xE4, '\n'});
+
+            var problem = assertThrows(DifyExec.Unusable.class, list::read);
+
+            assertTrue(problem.getMessage().contains("not UTF-8"), problem.getMessage());
+        }
+
+        private static DifyExec.Index index(DifyExec.Standing... standings) {
+            var index = new DifyExec.Index();
+            for (int row = 0; row < standings.length; row++)
+                index.stand(index.add(Character.toString('z' - row), row + 2, 0), standings[row]);
+            index.endOfRows();
+            return index;
+        }
+
+        @Test
+        void isWrittenInTheOrderOfTheFile() throws IOException {
+            list.write(index(DifyExec.Standing.FAILED, DifyExec.Standing.SUCCEEDED, DifyExec.Standing.UNKNOWN,
+                    DifyExec.Standing.PENDING, DifyExec.Standing.PAUSED, DifyExec.Standing.PARTIAL));
+
+            assertEquals("z\nx\nv\n", Files.readString(list.path()));
+        }
+
+        @Test
+        void isGoneWhenNothingIsLeft() throws IOException {
+            Files.writeString(list.path(), "a\n");
+
+            list.write(index(DifyExec.Standing.SUCCEEDED));
+
+            assertFalse(Files.exists(list.path()));
+            try (var left = Files.list(folder)) {
+                assertEquals(List.of(), left.toList());
+            }
+        }
+
+        @Test
+        void isReplacedAsAWholeNeverWrittenOver() throws IOException {
+            Files.writeString(list.path(), "old\n");
+            try (var reader = Files.newBufferedReader(list.path())) {
+                list.write(index(DifyExec.Standing.FAILED));
+
+                assertEquals("old", reader.readLine()); // a reader keeps the file that it opened
+            }
+
+            assertEquals("z\n", Files.readString(list.path()));
+            try (var left = Files.list(folder)) {
+                assertEquals(List.of(list.path()), left.toList());
+            }
+        }
+    }
+
+    @Nested
+    class TheHistory {
+        @TempDir Path folder;
+
+        private String status(String log) throws IOException {
+            Files.writeString(folder.resolve("results.jsonl.log"), log);
+            var files = DifyExec.BatchFiles.of(folder.resolve("results.jsonl"));
+            var out = new StringWriter();
+            DifyExec.StatusView.print(DifyExec.Batch.peek(files, Optional.empty()), new PrintWriter(out, true));
+            return out.toString();
+        }
+
+        private DifyExec.History history(String log) throws IOException {
+            return DifyExec.History.read(Files.writeString(folder.resolve("log"), log), new DifyExec.Index());
+        }
+
+        @Test
+        void aLogOfALaterFormatIsRefusedWithTheVersionThatWroteIt() {
+            var problem = assertThrows(DifyExec.Unusable.class, () -> history("""
+                    {"event":"session","t":"2026-01-16T12:00:00Z","format":2,"tool":"difyexec 9.9"}
+                    """));
+
+            assertTrue(problem.getMessage().contains("format 2") && problem.getMessage().contains("difyexec 9.9"),
+                    problem.getMessage());
+            assertEquals(DifyExec.UNUSABLE, problem.code());
+        }
+
+        @Test
+        void theLastOutcomeOfARowCounts() throws IOException {
+            var attempt = json("""
+                    {'event':'attempt','t':'2026-01-16T12:00:00Z','id':'%s','n':%d,'user':'%s','mode':'blocking',\
+                    'kind':'row'}
+                    """);
+            var end = json("""
+                    {'event':'end','t':'2026-01-16T12:00:01Z','id':'%s','user':'%s','outcome':'%s','error':'no'}
+                    """);
+
+            var said = status(attempt.formatted("a", 0, "u1") + end.formatted("a", "u1", "again")
+                    + attempt.formatted("a", 1, "u2") + end.formatted("a", "u2", "failed")
+                    + attempt.formatted("b", 0, "u3") + end.formatted("b", "u3", "failed")
+                    + attempt.formatted("b", 0, "u4") + end.formatted("b", "u4", "unknown")
+                    + attempt.formatted("c", 0, "u5") + end.formatted("c", "u5", "throttled")
+                    + attempt.formatted("c", 0, "u6") + end.formatted("c", "u6", "interrupted"));
+
+            assertTrue(said.contains("3 rows"), said);
+            assertTrue(said.lines().anyMatch(line -> line.matches(" +failed +1 .*")), said);
+            assertTrue(said.lines().anyMatch(line -> line.matches(" +unknown +1 .*")), said);
+            assertTrue(said.lines().anyMatch(line -> line.matches(" +pending +1 .*")), said);
+            assertTrue(said.contains("6 attempts, 1 retry"), said);
+        }
+
+        @Test
+        void linesThatCannotBeReadAreCountedAndTold() throws IOException {
+            var said = status("""
+                    {"event":"session","t":"2026-01-16T12:00:00Z","format":1,"tool":"difyexec 1"}
+                    {"event":"end","t":"2026-01-
+                    garbage
+                    {"event":"end","t":"2026-01-16T12:00:00Z","id":"a","user":"u","outcome":"failed","error":"no"}
+                    """);
+
+            assertTrue(said.contains("2 lines of the log could not be read"), said);
+            assertTrue(said.lines().anyMatch(line -> line.matches(" +failed +1 .*")), said);
+        }
+
+        @ParameterizedTest
+        @ValueSource(strings = {"null", "{'event':'attempt','kind':'row'}", "{'event':'end','id':'a','user':'u'}",
+                "{'event':'attempt','t':'2026-01-16T12:00:00Z','id':'a','user':'u','mode':'telepathic','kind':'row'}"})
+        void aLineThatLacksWhatItsEventNeedsIsOneThatCannotBeRead(String line) throws IOException {
+            assertTrue(status(json(line) + "\n").contains("1 line of the log could not be read"));
+        }
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, nullValues = "-", textBlock = """
+                options,        mode,      kept
+                mode=auto c=5,  streaming, STREAMING
+                mode=auto c=5,  blocking,  BLOCKING
+                mode=streaming, streaming, -
+                -,              streaming, -
+                mode=auto,      -,         -
+                """)
+        void theModeIsKeptOnlyOfCallsThatLeftItToTheTool(String options, String mode, DifyExec.Mode kept)
+                throws IOException {
+            var line = JSON.createObjectNode().put("event", "session").put("t", NOON.toString()).put("format", 1)
+                    .put("options", options).put("mode", mode);
+
+            assertEquals(Optional.ofNullable(kept), history(line + "\n").mode());
+        }
+
+        @Test
+        void anAttemptWithoutAnEndIsDoubtfulWithTheRunThatWasSeen() throws IOException {
+            var index = new DifyExec.Index();
+            var ids = List.of("open", "ended", "unknown", "again", "unstarted", "try");
+            ids.forEach(id -> index.add(id, 0, 0));
+            var attempt = """
+                    {'event':'attempt','t':'2026-01-16T12:00:00Z','id':'%1$s','n':1,'user':'u-%1$s','mode':'streaming',\
+                    'kind':'row'}
+                    """;
+            var end = "{'event':'end','t':'2026-01-16T12:00:02Z','id':'%1$s','user':'u-%1$s','outcome':'%2$s'}\n";
+            var log = Files.writeString(folder.resolve("log"), json(attempt.formatted("open")
+                    + "{'event':'run','t':'2026-01-16T12:00:01Z','id':'open','user':'u-open','run':'r1','task':'t1'}\n"
+                    + attempt.formatted("ended") + end.formatted("ended", "failed")
+                    + attempt.formatted("unknown") + end.formatted("unknown", "unknown")
+                    + attempt.formatted("again") + end.formatted("again", "again")
+                    + attempt.formatted("unstarted") + end.formatted("unstarted", "not_started")
+                    + attempt.formatted("try").replace("'row'", "'try'")
+                    + attempt.formatted("only in the log")));
+
+            var doubtful = DifyExec.History.read(log, index).doubtful(seconds(300));
+
+            assertEquals(Set.of("open", "unknown", "unstarted", "only in the log"),
+                    doubtful.keySet().stream().map(index::id).collect(Collectors.toSet()));
+            var doubt = doubtful.get(index.find("open")).apply(row("open"));
+            assertEquals(Optional.of(new DifyExec.RunRef("r1", "t1")), doubt.run());
+            assertEquals("u-open", doubt.attempt().user());
+            assertEquals(1, doubt.attempt().tries().retries());
+            assertEquals(DifyExec.Mode.STREAMING, doubt.attempt().mode());
+            assertEquals(NOON.plusSeconds(300), doubt.deadline());
+            assertEquals(DifyExec.Symptom.CRASH, doubt.symptom());
+        }
+    }
+
+    @Nested
+    class TheLock {
+        @TempDir Path folder;
+
+        @Test
+        void aSecondTakerIsRefusedUntilTheFirstHasGone() throws IOException {
+            var path = folder.resolve("results.jsonl.lock");
+            try (var first = DifyExec.Lock.take(path)) {
+                var problem = assertThrows(DifyExec.Unusable.class, () -> DifyExec.Lock.take(path));
+                assertTrue(problem.getMessage().contains("another difyexec"), problem.getMessage());
+                assertEquals(DifyExec.UNUSABLE, problem.code());
+                assertTrue(first.channel().isOpen());
+            }
+
+            DifyExec.Lock.take(path).close();
+        }
+
+        @Test
+        void aLockThatCannotBeWrittenIsTold() throws IOException {
+            var path = Files.createDirectory(folder.resolve("results.jsonl.lock"));
+
+            var problem = assertThrows(DifyExec.Unusable.class, () -> DifyExec.Lock.take(path));
+
+            assertTrue(problem.getMessage().contains("cannot be written"), problem.getMessage());
+        }
+
+        @Test
+        void aSecondBatchOnTheSameOutputIsRefused() throws IOException {
+            var scene = Scene.of(folder, "a");
+            try (var _ = scene.open()) {
+                assertThrows(DifyExec.Unusable.class, scene::open);
+            }
+
+            scene.open().close();
+        }
+
+        @Test
+        void aBatchThatIsRefusedLetsItsLockGo() throws IOException {
+            var scene = Scene.of(folder, "a");
+            Files.writeString(scene.file(".log"), json("{'event':'session','format':2,'tool':'difyexec 9.9'}\n"));
+            assertThrows(DifyExec.Unusable.class, scene::open);
+
+            DifyExec.Lock.take(scene.file(".lock")).close();
+        }
+    }
+
+    @Nested
+    class TheBatch {
+        @TempDir Path folder;
+
+        private static void count(int sent, int looked, Scene scene) {
+            assertEquals(sent, scene.sent.size(), "runs sent");
+            assertEquals(looked, scene.looked.size(), "runs looked up");
+        }
+
+        @Test
+        void resultsThatAreGoneAreToldAndNotRunAgain() throws Exception {
+            var scene = Scene.of(folder, "a", "b");
+            scene.play();
+            Files.delete(scene.output);
+
+            var problem = assertThrows(DifyExec.Unusable.class, scene::open);
+
+            assertEquals(DifyExec.UNUSABLE, problem.code());
+            var said = problem.getMessage();
+            assertTrue(said.contains("2 results that the log knows of are gone (first: a)"), said);
+            assertTrue(said.contains("--rebuild"), said);
+        }
+
+        @Test
+        void resultsThatAreGoneAreFetchedAgainByTheirRunIds() throws Exception {
+            var scene = Scene.of(folder, "a", "b");
+            scene.play();
+            var lines = Files.readAllLines(scene.output);
+            Files.write(scene.output, lines.subList(0, 1));
+            scene.sent.clear();
+            scene.rebuild = true;
+            scene.world.startAt(Instant.now().plusSeconds(1)); // lost results are asked for from now on
+            scene.found = doubt -> ended(succeeded(doubt.run().orElseThrow().id()));
+
+            scene.play();
+
+            count(0, 1, scene);
+            assertEquals("run-b", scene.looked.getFirst().run().orElseThrow().id());
+            assertEquals(List.of("a", "b"), scene.resultIds());
+            assertEquals("run-b", scene.results().get(1).path("workflow_run_id").asText());
+        }
+
+        @Test
+        void aResultThatTheServerHasNoMoreIsUnknownAndNotPaidAgain() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.play();
+            Files.delete(scene.output);
+            scene.sent.clear();
+            scene.rebuild = true;
+            scene.world.startAt(Instant.now().plusSeconds(1)); // lost results are asked for from now on
+
+            scene.play();
+
+            assertEquals(List.of(), scene.ids());
+            assertEquals("unknown", scene.outcomes("a").getLast());
+            assertEquals(List.of("a"), scene.retryIds());
+        }
+
+        @Test
+        void resultsThatAreDeletedUnderTheBatchAreTold() throws Exception {
+            var scene = Scene.of(folder, "a", "b");
+            scene.answer = (attempt, _) -> {
+                if (attempt.row().id().equals("b")) assertTrue(scene.output.toFile().delete());
+                return succeeded("run-" + attempt.row().id());
+            };
+
+            var stop = scene.play().orElseThrow();
+
+            assertEquals(DifyExec.STOPPED, stop.code());
+            assertTrue(stop.why().contains("was deleted meanwhile"), stop.why());
+        }
+
+        @Test
+        void aTornLastLineIsCutOffAndItsRowLookedUp() throws Exception {
+            var scene = Scene.of(folder, "a", "b");
+            scene.play();
+            var bytes = Files.readAllBytes(scene.output);
+            Files.write(scene.output, Arrays.copyOf(bytes, bytes.length - 40));
+            scene.sent.clear();
+            scene.rebuild = true;
+            scene.world.startAt(Instant.now().plusSeconds(1)); // lost results are asked for from now on
+            scene.found = doubt -> ended(succeeded(doubt.run().orElseThrow().id()));
+
+            scene.play();
+
+            count(0, 1, scene);
+            assertEquals(List.of("a", "b"), scene.resultIds());
+            assertEquals("results.jsonl", scene.log("torn").getFirst().path("file").asText());
+        }
+
+        @Test
+        void aRowThatHasChangedSinceItsSuccessRunsAgainOnlyWhenAskedFor() throws Exception {
+            new Scene(folder, "id,text\na,old\nb,same\n").play();
+            var scene = new Scene(folder, "id,text\na,new\nb,same\n");
+            var options = new DifyExec.RowOptions();
+            try (var batch = scene.open()) {
+                assertTrue(batch.select(DifyExec.Selection.pending(), options, seconds(1)).isEmpty());
+
+                options.rerunChanged = true;
+                var wanted = batch.select(DifyExec.Selection.pending(), options, seconds(1));
+
+                assertEquals(1, wanted.rows());
+                assertEquals("a", wanted.iterator().next().id());
+            }
+        }
+
+        private List<String> selected(Scene scene, DifyExec.Selection selection, Consumer<DifyExec.RowOptions> set)
+                throws IOException {
+            var options = new DifyExec.RowOptions();
+            set.accept(options);
+            try (var batch = scene.open()) {
+                var ids = new ArrayList<String>();
+                batch.select(selection, options, seconds(1)).iterator().forEachRemaining(row -> ids.add(row.id()));
+                return ids;
+            }
+        }
+
+        @Test
+        void rowsAreSelectedByWhatIsAskedForAndWhatIsDone() throws Exception {
+            var scene = Scene.of(folder, "a", "b", "c", "d", "e");
+            scene.answer = Answer.byRow(Map.of("b", List.of(failed("no")), "d", List.of(failed("no")),
+                    "e", List.of(THROTTLED)));
+            scene.interruptAfter(Duration.ofMillis(100));
+            scene.backoff = new DifyExec.Backoff(seconds(60), seconds(60), 0);
+            scene.play(); // a and c succeed, b and d fail, e is pending
+            var pending = DifyExec.Selection.pending();
+
+            assertEquals(List.of("b", "d", "e"), selected(scene, pending, _ -> {}));
+            assertEquals(List.of("b", "d"), selected(scene, DifyExec.Selection.fromList(), _ -> {}));
+            assertEquals(List.of("b", "d"), selected(scene, pending, options -> options.limit = 2));
+            assertEquals(List.of("b", "d", "e"), selected(scene, pending, options -> options.limit = 9));
+            assertEquals(List.of("d", "e"), selected(scene, pending, options -> options.ids = List.of("e", "d", "a")));
+            var named = DifyExec.Selection.named(List.of("d"), false);
+            assertEquals(List.of("d"), selected(scene, named, _ -> {}));
+            var forced = DifyExec.Selection.named(List.of("d", "a"), true);
+            assertEquals(List.of("a", "d"), selected(scene, forced, _ -> {}));
+        }
+
+        @Test
+        void whatCannotBeSelectedIsTold() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.play();
+
+            var success = assertThrows(DifyExec.Unusable.class,
+                    () -> selected(scene, DifyExec.Selection.named(List.of("a"), false), _ -> {}));
+            var nobody = assertThrows(DifyExec.Unusable.class,
+                    () -> selected(scene, DifyExec.Selection.named(List.of("z"), false), _ -> {}));
+            var noOption = assertThrows(DifyExec.Unusable.class,
+                    () -> selected(scene, DifyExec.Selection.pending(), options -> options.ids = List.of("z")));
+            var noRow = assertThrows(DifyExec.Unusable.class,
+                    () -> selected(scene, DifyExec.Selection.pending(), options -> options.limit = 0));
+
+            assertTrue(success.getMessage().contains("--force"), success.getMessage());
+            assertTrue(nobody.getMessage().contains("no row with the id \"z\""), nobody.getMessage());
+            assertTrue(noOption.getMessage().startsWith("--ids: "), noOption.getMessage());
+            assertTrue(noRow.getMessage().startsWith("--limit 0"), noRow.getMessage());
+        }
+
+        @Test
+        void theFilesOfTheOriginalToolAreTakenOver() throws Exception {
+            var scene = Scene.of(folder, "a", "b", "c");
+            Files.writeString(scene.output,
+                    json("\uFEFF{'id': 'a', 'status': 'success', 'outputs': {'outputs': {'x': 1}}}\n"));
+            Files.writeString(scene.file(".retry"), "\uFEFFb\nb\n");
+
+            assertEquals(List.of("b", "c"), selected(scene, DifyExec.Selection.pending(), _ -> {}));
+            assertEquals(List.of("b"), selected(scene, DifyExec.Selection.fromList(), _ -> {}));
+        }
+
+        @Test
+        void anInputThatIsAlsoAnOutputIsRefused() throws IOException {
+            var output = Files.writeString(folder.resolve("data.csv"), "id\na\n");
+
+            var problem = assertThrows(DifyExec.Unusable.class, () -> DifyExec.BatchFiles.of(output).refuse(output));
+
+            assertTrue(problem.getMessage().contains("both input and output"), problem.getMessage());
+        }
+
+        @Test
+        void anOutputThatCannotBeIsTold() {
+            var folderItself = assertThrows(DifyExec.Unusable.class, () -> DifyExec.BatchFiles.of(folder));
+            var nowhere = assertThrows(DifyExec.Unusable.class,
+                    () -> DifyExec.BatchFiles.of(folder.resolve("none").resolve("results.jsonl")));
+
+            assertTrue(folderItself.getMessage().contains("a folder"), folderItself.getMessage());
+            assertTrue(nowhere.getMessage().contains("there is no folder"), nowhere.getMessage());
+        }
+    }
+
+    @Nested
+    class TheTornEnd {
+        @TempDir Path folder;
+
+        /// What is left of a file with these bytes, and how many bytes were cut off.
+        private String mended(String text, long cut) throws IOException {
+            var path = Files.writeString(folder.resolve("file"), text);
+            var torn = new ArrayList<DifyExec.Event.Torn>();
+
+            DifyExec.Torn.mend(path, torn);
+
+            assertEquals(cut, torn.stream().mapToLong(DifyExec.Event.Torn::bytes).sum());
+            torn.forEach(event -> assertEquals("file", event.file()));
+            torn.forEach(event -> assertEquals(text.getBytes(UTF_8).length - cut, event.at()));
+            return Files.readString(path);
+        }
+
+        @Test
+        void aWholeFileStaysAsItIs() throws IOException {
+            assertEquals("{\"a\":1}\n{\"b\":2}\n", mended("{\"a\":1}\n{\"b\":2}\n", 0));
+            assertEquals("", mended("", 0));
+            assertEquals("\n", mended("\n", 0));
+        }
+
+        @Test
+        void aLineWithoutItsEndIsCutOff() throws IOException {
+            assertEquals("{\"a\":1}\n", mended("{\"a\":1}\n{\"b\":\"tör", 10));
+            assertEquals("{\"a\":1}\n", mended("{\"a\":1}\n{", 1));
+            assertEquals("", mended("{\"only\":", 8));
+            assertEquals("{\"a\":1}\n", mended("{\"a\":1}\n" + "\0".repeat(70_000), 70_000));
+        }
+
+        @Test
+        void aWholeLineIsOnlyGivenItsEnd() throws IOException {
+            assertEquals("{\"a\":1}\n{\"b\":2}\n", mended("{\"a\":1}\n{\"b\":2}", 0));
+            assertEquals("\uFEFF{\"a\":1}\n", mended("\uFEFF{\"a\":1}", 0));
+        }
+
+        @Test
+        void aMarkAloneStays() throws IOException {
+            assertEquals("\uFEFF", mended("\uFEFF", 0));
+        }
+
+        @Test
+        void aLongLineIsFoundFromItsStart() throws IOException {
+            var first = "{\"a\":\"" + "x".repeat(200_000) + "\"}\n";
+
+            assertEquals(first, mended(first + "{\"b\":\"" + "y".repeat(150_000), 150_006));
+            assertEquals(first + first, mended(first + first.stripTrailing(), 0));
+        }
+
+        @Test
+        void aFileThatIsNotThereIsNotMade() throws IOException {
+            DifyExec.Torn.mend(folder.resolve("none"), new ArrayList<>());
+
+            assertFalse(Files.exists(folder.resolve("none")));
+        }
+
+        @Test
+        void aMarkAloneIsFollowedByNoSecondOne() throws Exception {
+            var scene = Scene.of(folder, "a");
+            Files.write(scene.output, DifyExec.Results.BOM);
+
+            scene.play();
+
+            assertEquals(1, Files.readString(scene.output).chars().filter(c -> c == '\uFEFF').count());
+            assertEquals(List.of("a"), scene.resultIds());
+        }
+    }
+
+    // ── Views ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    @Nested
+    class ThePlainText {
+        @Test
+        void controlCharactersAndThoseThatTurnTextAroundAreBlanks() {
+            assertEquals("a b c d e f g", DifyExec.Plain.text("a\u001bb\u202ec\u0000d\u2028e\u009bf\u200bg", 100));
+            assertEquals(" [31mred ", DifyExec.Plain.text("\u001b[31mred\n", 100));
+            assertEquals("größer 日本語 😀", DifyExec.Plain.text("größer 日本語 😀", 100));
+        }
+
+        @Test
+        void longTextIsCutWithASign() {
+            assertEquals("12345", DifyExec.Plain.text("12345", 5));
+            assertEquals("12345…", DifyExec.Plain.text("123456", 5));
+        }
+
+        @Test
+        void textIsNotCutInTheMiddleOfACharacter() {
+            for (int longest = 1; longest < 8; longest++) {
+                var cut = DifyExec.Plain.text("ab😀😀😀", longest);
+
+                assertEquals(cut, new String(cut.getBytes(UTF_8), UTF_8));
+            }
+        }
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, delimiter = '|', textBlock = """
+                one                                      | other                                    | same
+                row 17 failed                            | row 4711 failed                          | true
+                no 0b7f3a9e-1c2d-4e5f-8a9b-0c1d2e3f4a5b! | no 1b7f3a9e-1c2d-4e5f-8a9b-0c1d2e3f4a5c! | true
+                a timed out                              | b timed out                              | false
+                HTTP 503                                 | no such city                             | false
+                """)
+        void causesThatDifferOnlyInNumbersMeet(String one, String other, boolean same) {
+            assertEquals(same, DifyExec.Plain.cause(one).equals(DifyExec.Plain.cause(other)));
+        }
+
+        @Test
+        void aPageIsItsWords() {
+            assertEquals("504 Gateway Time-out nginx", DifyExec.Plain.html("<html><head><style>a{b:c}</style>"
+                    + "<script>x()</script></head>\n<h1>504 Gateway Time-out</h1><hr>nginx</html>"));
+        }
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, textBlock = """
+                millis,   text
+                0,        0.0 s
+                449,      0.4 s
+                9940,     9.9 s
+                10000,    10 s
+                119000,   119 s
+                120000,   2 min 0 s
+                185000,   3 min 5 s
+                7800000,  2 h 10 min
+                90000000, 25 h 0 min
+                """)
+        void timesAreShort(long millis, String text) {
+            assertEquals(text, DifyExec.Plain.seconds(Duration.ofMillis(millis)));
+        }
+
+        @ParameterizedTest
+        @CsvSource(delimiter = '|', quoteCharacter = '`', useHeadersInDisplayName = true, textBlock = """
+                word       | typed
+                data.csv   | data.csv
+                a b.csv    | 'a b.csv'
+                it's.csv   | 'it'\\''s.csv'
+                $HOME.csv  | '$HOME.csv'
+                größe.csv  | größe.csv
+                ``         | ''
+                """)
+        void aWordIsTypedSoThatAShellTakesIt(String word, String typed) {
+            assertEquals(typed, DifyExec.Plain.shell(word));
+        }
+
+        @Test
+        void problemsAreToldInWords() {
+            assertEquals("permission denied: x", DifyExec.Plain.of(new AccessDeniedException("x")));
+            assertEquals("no such file: x", DifyExec.Plain.of(new NoSuchFileException("x")));
+            assertEquals("unknown host", DifyExec.Plain.of(new UnknownHostException("dify.example")));
+            assertEquals("connection refused", DifyExec.Plain.of(new ConnectException()));
+            assertEquals("EOFException", DifyExec.Plain.of(new EOFException()));
+            assertEquals("a b", DifyExec.Plain.of(new IOException("a\nb")));
+        }
+    }
+
+    // ── Environment ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    @Nested
+    class TheEnvironment {
+        private static DifyExec.Env env(String... namesAndValues) {
+            var variables = new HashMap<String, String>();
+            for (int name = 0; name < namesAndValues.length; name += 2)
+                variables.put(namesAndValues[name], namesAndValues[name + 1]);
+            return DifyExec.Env.of(variables);
+        }
+
+        private static DifyExec.Access access(DifyExec.Env env, String baseUrl, StringWriter err) {
+            var options = new DifyExec.DifyOptions();
+            options.baseUrl = URI.create(baseUrl);
+            options.timeout = seconds(300);
+            options.workflowId = "";
+            return options.access(env, new PrintWriter(err));
+        }
+
+        @Test
+        void theFirstPlaceThatHasAValueWins() {
+            var both = new DifyExec.Env(List.of(new DifyExec.Env.Place("", Map.of("A", "1", "B", "")::get),
+                    new DifyExec.Env.Place(".env", Map.of("A", "2", "B", "3", "C", "4")::get)));
+
+            assertEquals("1", both.get("A"));
+            assertEquals("3", both.get("B")); // empty counts as none
+            assertEquals("4", both.get("C"));
+            assertEquals("", both.get("D"));
+            assertEquals("C=4 in .env", both.setting("C").orElseThrow().place());
+            assertEquals("A=1", both.setting("A").orElseThrow().place());
+        }
+
+        @Test
+        void aBlankValueCountsAsNone() {
+            assertEquals(Optional.empty(), env("A", "  ").setting("A"));
+        }
+
+        @ParameterizedTest
+        @CsvSource(delimiter = '|', nullValues = "-", useHeadersInDisplayName = true, textBlock = """
+                key               | told
+                -                 | DIFY_API_KEY is missing
+                app-your-key-here | DIFY_API_KEY is missing
+                app-a b           | contains a character that no key has
+                app-ä             | contains a character that no key has
+                """)
+        void aKeyThatCannotBeOneIsToldWithoutRepeatingIt(String key, String told) {
+            var env = key == null ? env() : env("DIFY_API_KEY", key);
+
+            var problem = assertThrows(DifyExec.Unusable.class,
+                    () -> access(env, "https://dify.example/v1", new StringWriter()));
+
+            assertTrue(problem.getMessage().contains(told), problem.getMessage());
+            assertFalse(problem.getMessage().contains(key == null ? "app-" : key), problem.getMessage());
+        }
+
+        @Test
+        void theKeyIsNotPartOfAnyText() {
+            var access = access(env("DIFY_API_KEY", " app-secret "), "https://dify.example/v1", new StringWriter());
+
+            assertEquals("app-secret", access.key());
+            assertFalse(access.toString().contains("secret"));
+        }
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, textBlock = """
+                address,                  warned
+                http://dify.example/v1,   true
+                https://dify.example/v1,  false
+                http://localhost:5001/v1, false
+                http://127.0.0.1/v1,      false
+                http://[::1]:5001/v1,     false
+                """)
+        void aKeyThatWouldTravelUnprotectedIsWarnedAbout(String address, boolean warned) {
+            var err = new StringWriter();
+
+            access(env("DIFY_API_KEY", "app-secret"), address, err);
+
+            assertEquals(warned, err.toString().contains("not https"));
+            assertFalse(err.toString().contains("secret"));
+        }
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, nullValues = "-", textBlock = """
+                variable,    value,                       target,                  proxy
+                HTTPS_PROXY, http://proxy.example:3128,   https://dify.example/v1, http://proxy.example:3128
+                https_proxy, http://proxy.example:3128,   https://dify.example/v1, http://proxy.example:3128
+                HTTPS_PROXY, proxy.example:3128,          https://dify.example/v1, http://proxy.example:3128
+                HTTPS_PROXY, http://me:pw@proxy.example,  https://dify.example/v1, http://me:pw@proxy.example
+                HTTP_PROXY,  http://proxy.example:3128,   http://dify.example/v1,  http://proxy.example:3128
+                HTTP_PROXY,  http://proxy.example:3128,   https://dify.example/v1, -
+                HTTPS_PROXY, http://proxy.example:3128,   http://dify.example/v1,  -
+                HTTPS_PROXY, http://proxy.example:3128,   https://127.0.0.1/v1,    -
+                HTTPS_PROXY, '  ',                        https://dify.example/v1, -
+                """)
+        void theProxyIsTheOneForTheScheme(String variable, String value, URI target, URI proxy) {
+            assertEquals(Optional.ofNullable(proxy), env(variable, value).proxy(target));
+        }
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, delimiter = '|', textBlock = """
+                exempt                     | host              | proxied
+                dify.example               | dify.example      | false
+                DIFY.example               | dify.EXAMPLE      | false
+                other.example              | dify.example      | true
+                example                    | dify.example      | false
+                .example                   | dify.example      | false
+                *.example                  | api.dify.example  | false
+                a.test, dify.example ,b    | dify.example      | false
+                ify.example                | dify.example      | true
+                *                          | dify.example      | false
+                ,                          | dify.example      | true
+                """)
+        void noProxyNamesHostsAndDomains(String exempt, String host, boolean proxied) {
+            var env = env("HTTPS_PROXY", "http://proxy.example:3128", "NO_PROXY", exempt);
+
+            var proxy = env.proxy(URI.create("https://" + host + "/v1"));
+
+            assertEquals(proxied, proxy.isPresent());
+        }
+
+        @ParameterizedTest
+        @ValueSource(strings = {"socks5://me:secret@proxy.example:1080", "http://me:secret@", "me:secret@:3128",
+                "http://me:secret@pro xy:3128", "https://me:secret@proxy.example"})
+        void aProxyThatCannotBeUsedIsToldWithoutItsPassword(String value) {
+            var problem = assertThrows(DifyExec.Unusable.class,
+                    () -> env("HTTPS_PROXY", value).proxy(URI.create("https://dify.example/v1")));
+
+            assertTrue(problem.getMessage().startsWith("HTTPS_PROXY: not a proxy's address"), problem.getMessage());
+            assertFalse(problem.getMessage().contains("secret"), problem.getMessage());
+        }
+    }
+}

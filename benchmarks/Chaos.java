@@ -1,0 +1,402 @@
+///usr/bin/env jbang "$0" "$@" ; exit $?
+//JAVA 25+
+//DESCRIPTION Kills the tool again and again against a server that misbehaves, and counts what was lost or paid twice.
+//SOURCES ../tests/Simulator.java
+//RUNTIME_OPTIONS --enable-native-access=ALL-UNNAMED
+
+import com.fasterxml.jackson.databind.DeserializationFeature;
+import com.fasterxml.jackson.databind.JsonNode;
+import com.fasterxml.jackson.databind.ObjectMapper;
+import picocli.CommandLine;
+import picocli.CommandLine.Command;
+import picocli.CommandLine.Model.CommandSpec;
+import picocli.CommandLine.Option;
+import picocli.CommandLine.Parameters;
+import picocli.CommandLine.Spec;
+
+import module java.base;
+import module java.net.http;
+
+import static java.nio.charset.StandardCharsets.UTF_8;
+
+/// Runs a batch to its end in a process that is killed (SIGKILL) at random moments and started again, against
+/// [Simulator] in a process of its own; then compares what the tool wrote with what the server did. A killed process
+/// leaves what it sent: the server's runs go on.
+@Command(name = "chaos", mixinStandardHelpOptions = true, sortOptions = false, usageHelpWidth = 100,
+        description = "Kills the tool again and again against a misbehaving server; counts what is lost or paid twice. "
+                + "Exit code 1 if anything is.",
+        footer = {"", "Example: benchmarks/chaos --rows 500 --kills 20 --mode blocking -- --stopped 1%% --places 10"})
+final class Chaos implements Callable<Integer> {
+    private static final int FURTHER_STARTS = 25;
+    private static final List<String> SERVER = List.of("--latency", "100ms", "--jitter", "200ms", "--drop-before",
+            "1.5%", "--drop-after", "1.5%", "--lose-finish", "1%", "--throttle", "2%", "--silence", "4s");
+    private static final ObjectMapper JSON = new ObjectMapper();
+
+    @Option(names = "--rows", paramLabel = "N", defaultValue = "5000", description = "Default: ${DEFAULT-VALUE}.")
+    int rows;
+
+    @Option(names = "--kills", paramLabel = "N", defaultValue = "200", description = "Default: ${DEFAULT-VALUE}.")
+    int kills;
+
+    @Option(names = "--seed", paramLabel = "N", defaultValue = "1", description = "Of kills, rows and trouble.")
+    long seed;
+
+    @Option(names = "--dify", paramLabel = "VERSION", defaultValue = "1.14.2",
+            description = "1.14.2 or 1.9.2 (default: ${DEFAULT-VALUE}).")
+    String version;
+
+    @Option(names = "--mode", paramLabel = "MODE", defaultValue = "streaming",
+            description = "streaming, blocking or auto (default: ${DEFAULT-VALUE}).")
+    String mode;
+
+    @Option(names = "--settle", paramLabel = "S", defaultValue = "5",
+            description = "As the tool's; longer than the server's --queue, or runs are paid twice by its assumption "
+                    + "(default: ${DEFAULT-VALUE}).")
+    String settle;
+
+    @Option(names = "--timeout", paramLabel = "S", defaultValue = "20", description = "As the tool's TIMEOUT.")
+    String timeout;
+
+    @Option(names = "--max-retries", paramLabel = "N", defaultValue = "3", description = "As the tool's MAX_RETRIES.")
+    String maxRetries;
+
+    @Option(names = {"-c", "--concurrency"}, paramLabel = "N", defaultValue = "20",
+            description = "As the tool's (default: ${DEFAULT-VALUE}).")
+    int concurrency;
+
+    @Option(names = "--folder", paramLabel = "DIR", description = "Keeps all files there (default: a temporary folder, "
+            + "kept and named if anything is wrong).")
+    Path folder;
+
+    @Parameters(paramLabel = "OPTION", description = "After --: options of the simulator, over these defaults: "
+            + "--latency 100ms --jitter 200ms --drop-before 1.5%% --drop-after 1.5%% --lose-finish 1%% --throttle 2%% "
+            + "--silence 4s")
+    List<String> server = List.of();
+
+    @Spec CommandSpec spec;
+
+    static void main(String... args) {
+        System.exit(new CommandLine(new Chaos()).execute(args));
+    }
+
+    @Override
+    public Integer call() throws Exception {
+        var keep = folder != null;
+        if (!keep) folder = Files.createTempDirectory("chaos-");
+        Files.createDirectories(folder);
+        var table = Table.write(folder.resolve("data.csv"), rows, seed);
+        var began = System.nanoTime();
+        try (var simulator = Simulated.start(simulatorOptions())) {
+            var tool = new Tool(folder, List.of("run", "-i", "data.csv", "-o", "results.jsonl", "--mode", mode,
+                    "-c", String.valueOf(concurrency), "--settle", settle, "--progress", "off"),
+                    simulator.address(), timeout, maxRetries);
+            tool.archiveClasses();
+            var starts = torment(tool);
+            var seconds = (System.nanoTime() - began) / 1_000_000_000;
+            var stats = simulator.stats();
+            Files.writeString(folder.resolve("stats.json"), stats.toPrettyString());
+            var verdict = Verdict.of(folder, table, stats, starts.lastExit());
+            print(verdict, starts, seconds);
+            if (verdict.isGood() && !keep) Tool.delete(folder);
+            else spec.commandLine().getOut().println("files: " + folder);
+            spec.commandLine().getOut().flush();
+            return verdict.isGood() ? 0 : 1;
+        }
+    }
+
+    private List<String> simulatorOptions() {
+        return Stream.of(List.of("--dify", version, "--seed", String.valueOf(seed)), SERVER, server)
+                .flatMap(List::stream).toList();
+    }
+
+    /// How often the tool was started and killed, and how it ended.
+    record Starts(int starts, int kills, int lastExit, Map<Integer, Integer> exits) {}
+
+    /// Kills fall all over the batch: most once some rows have come (work is left for the other kills), one in three at
+    /// any moment of the process's first 1.5 s: its start, its look-ups, its first writes.
+    private Starts torment(Tool tool) throws Exception {
+        var random = new SplittableRandom(seed);
+        var results = new Lines(folder.resolve("results.jsonl"));
+        var exits = new TreeMap<Integer, Integer>();
+        int starts = 0, killed = 0, further = 0, before = -1;
+        while (true) {
+            starts++;
+            try (var process = tool.start()) {
+                if (killed < kills) {
+                    long early = random.nextInt(3) == 0 ? random.nextLong(100, 1500) : 15_000;
+                    long share = Math.max(1, Math.max(0, rows - results.count()) / (kills - killed));
+                    long goal = results.count() + random.nextLong(1, share + 1), extra = random.nextLong(150);
+                    if (process.runsUntil(early, () -> results.count() >= goal)
+                            && process.runsUntil(extra, () -> false)) {
+                        process.kill();
+                        killed++;
+                        continue;
+                    }
+                }
+                int exit = process.join();
+                exits.merge(exit, 1, Integer::sum);
+                boolean stuck = exit == DifyExec.ROWS_LEFT && results.count() == before && killed >= kills;
+                before = results.count();
+                if (exit == DifyExec.OK || stuck || exit < DifyExec.ROWS_LEFT || ++further > FURTHER_STARTS)
+                    return new Starts(starts, killed, exit, exits);
+            }
+        }
+    }
+
+    private void print(Verdict verdict, Starts starts, long seconds) {
+        var out = spec.commandLine().getOut();
+        out.println("| dify | mode | rows | kills | starts | lost | torn | wrong | twice | silent | late | unknown | "
+                + "failed | pending | denied | double | exits | s | seed | server |");
+        out.println("|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|---|--:|--:|---|");
+        out.println("| " + Stream.of(version, mode, rows, starts.kills(), starts.starts(), verdict.lost().size(),
+                verdict.torn(), verdict.wrong().size(), verdict.twice().size(), verdict.silent().size(), verdict.late(),
+                verdict.unknown(), verdict.failed(), verdict.pending(), verdict.denied().size(), verdict.doubled(),
+                starts.exits(), seconds, seed, String.join(" ", server)).map(String::valueOf)
+                .collect(Collectors.joining(" | ")) + " |");
+        example("lost", verdict.lost());
+        example("wrong", verdict.wrong());
+        example("paid twice", verdict.twice());
+        example("paid twice and not told as late", verdict.silent());
+        example("succeeded on the server, failed or unknown here", verdict.denied());
+    }
+
+    private void example(String what, Collection<String> ids) {
+        if (!ids.isEmpty()) spec.commandLine().getOut().println(what + ": " + ids.stream().limit(5).toList());
+    }
+
+    // ── What is compared ────────────────────────────────────────────────────────────────────────────────────────────
+
+    /// The input: the text of each id. Quotes, commas, line breaks and scripts of all kinds come along.
+    record Table(Map<String, String> texts) {
+        static Table write(Path file, int rows, long seed) throws IOException {
+            var random = new SplittableRandom(seed);
+            var texts = new LinkedHashMap<String, String>();
+            var csv = new StringBuilder("id,text\n");
+            for (int row = 1; row <= rows; row++) {
+                var text = switch (random.nextInt(4)) {
+                    case 0 -> "plain text of row " + row;
+                    case 1 -> "\"quoted\", comma, and\na second line of " + row;
+                    case 2 -> "日本語 / émoji 😀 " + row;
+                    default -> ("long " + row + " ").repeat(random.nextInt(1, 60)) + ".";
+                };
+                texts.put("row-" + row, text);
+                csv.append("row-").append(row).append(",\"").append(text.replace("\"", "\"\"")).append("\"\n");
+            }
+            Files.writeString(file, csv);
+            return new Table(texts);
+        }
+    }
+
+    /// What became of the rows, by the tool's files and by the server's own count.
+    ///
+    /// @param lost    without a result, and not told as pending, failed, paused or unknown either
+    /// @param torn    lines of the results or the log that are no JSON
+    /// @param wrong   with the outputs of another row
+    /// @param silent  paid twice, without an event `late` that says so
+    /// @param denied  told as failed or unknown, though a run of theirs succeeded
+    /// @param doubled results beyond the first of an id
+    record Verdict(List<String> lost, int torn, List<String> wrong, List<String> twice, List<String> silent, int late,
+                   int unknown, int failed, int pending, List<String> denied, int doubled) {
+
+        static Verdict of(Path folder, Table table, JsonNode stats, int exit) throws Exception {
+            var results = Jsonl.read(folder.resolve("results.jsonl"));
+            var log = Jsonl.read(folder.resolve("results.jsonl.log"));
+            var ids = new HashMap<String, Integer>();
+            results.lines().forEach(line -> ids.merge(line.path("id").asText(), 1, Integer::sum));
+            var wrong = results.lines().stream().filter(line -> isWrong(line, table))
+                    .map(line -> line.path("id").asText()).toList();
+            var listed = Files.exists(folder.resolve("results.jsonl.retry"))
+                    ? Set.copyOf(Files.readAllLines(folder.resolve("results.jsonl.retry"))) : Set.of();
+            var open = table.texts().keySet().stream().filter(id -> !ids.containsKey(id)).toList();
+            var status = Tool.status(folder);
+            var lost = open.stream().filter(id -> exit == DifyExec.OK
+                    || !listed.contains(id) && status.path("pending").asInt() == 0).toList();
+            var late = new HashSet<String>();
+            log.lines().stream().filter(line -> line.path("event").asText().equals("late"))
+                    .forEach(line -> late.add(line.path("user").asText()));
+            var twice = new ArrayList<String>();
+            var silent = new ArrayList<String>();
+            var succeeded = new HashSet<String>();
+            stats.path("by_row").properties().forEach(row -> {
+                if (row.getValue().path("succeeded").asInt() > 0) succeeded.add(row.getKey());
+                if (row.getValue().path("twice").asInt() == 0) return;
+                twice.add(row.getKey());
+                if (row.getValue().path("runs").valueStream()
+                        .noneMatch(run -> late.contains(run.path("user").asText())))
+                    silent.add(row.getKey());
+            });
+            return new Verdict(lost, results.torn() + log.torn(), wrong, twice, silent, late.size(),
+                    status.path("unknown").asInt(), status.path("failed").asInt(), status.path("pending").asInt(),
+                    open.stream().filter(id -> listed.contains(id) && succeeded.contains(id)).toList(),
+                    results.lines().size() - ids.size());
+        }
+
+        private static boolean isWrong(JsonNode line, Table table) {
+            var id = line.path("id").asText();
+            var text = table.texts().get(id);
+            return !line.path("status").asText().equals("success")
+                    || !line.path("inputs").path("text").asText().equals(text)
+                    || !line.path("outputs").path("row_id").asText().equals(id)
+                    || !line.path("outputs").path("text").asText().equals(text)
+                    || line.path("workflow_run_id").asText().isEmpty();
+        }
+
+        boolean isGood() {
+            return lost.isEmpty() && torn == 0 && wrong.isEmpty() && twice.isEmpty();
+        }
+    }
+
+    record Jsonl(List<JsonNode> lines, int torn) {
+        static Jsonl read(Path file) throws IOException {
+            var lines = new ArrayList<JsonNode>();
+            int torn = 0;
+            var text = Files.exists(file) ? Files.readString(file) : "";
+            if (!text.isEmpty() && !text.endsWith("\n")) torn++;
+            for (var line : text.replaceFirst("^\uFEFF", "").split("\n")) {
+                if (line.isEmpty()) continue;
+                try {
+                    var node = JSON.reader().with(DeserializationFeature.FAIL_ON_TRAILING_TOKENS).readTree(line);
+                    if (node.isObject()) lines.add(node);
+                    else torn++;
+                } catch (IOException _) { // that is what is counted
+                    torn++;
+                }
+            }
+            return new Jsonl(lines, torn);
+        }
+    }
+
+    /// The complete lines of a file that grows.
+    static final class Lines {
+        private final Path file;
+        private long read = 0;
+        private int count = 0;
+
+        Lines(Path file) {
+            this.file = file;
+        }
+
+        int count() {
+            if (!Files.exists(file)) return count;
+            try (var channel = FileChannel.open(file)) {
+                if (channel.size() < read) { // a torn end was cut off; it had no line's end
+                    read = channel.size();
+                }
+                var block = ByteBuffer.allocate(1 << 16);
+                for (int got = channel.read(block, read); got > 0; got = channel.read(block.clear(), read)) {
+                    for (int i = 0; i < got; i++) if (block.get(i) == '\n') count++;
+                    read += got;
+                }
+                return count;
+            } catch (IOException problem) {
+                throw new UncheckedIOException(problem);
+            }
+        }
+    }
+
+    // ── Processes ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    /// The simulator in its own process.
+    record Simulated(Process process, URI address) implements AutoCloseable {
+        static Simulated start(List<String> options) throws IOException {
+            var process = new ProcessBuilder(Tool.java(List.of("-Xmx1g"), "Simulator", options))
+                    .redirectError(ProcessBuilder.Redirect.INHERIT).start();
+            var first = new BufferedReader(new InputStreamReader(process.getInputStream(), UTF_8)).readLine();
+            if (first == null) throw new IOException("the simulator did not start");
+            return new Simulated(process, URI.create(first));
+        }
+
+        /// What the server counted, each row with its runs.
+        JsonNode stats() throws IOException, InterruptedException {
+            try (var http = HttpClient.newHttpClient()) {
+                return JSON.readTree(http.send(HttpRequest.newBuilder(address.resolve("/__stats")).build(),
+                        HttpResponse.BodyHandlers.ofString()).body());
+            }
+        }
+
+        @Override
+        public void close() {
+            process.destroy();
+        }
+    }
+
+    /// The tool as a child process.
+    record Tool(Path folder, List<String> arguments, URI server, String timeout, String maxRetries) {
+        static List<String> java(List<String> flags, String main, List<String> arguments) {
+            var command = new ArrayList<>(List.of(Path.of(System.getProperty("java.home"), "bin", "java").toString(),
+                    "--enable-native-access=ALL-UNNAMED", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"));
+            command.addAll(flags);
+            command.addAll(List.of("-cp", classPath(), main));
+            command.addAll(arguments);
+            return command;
+        }
+
+        /// Absolute: the child works in another folder.
+        private static String classPath() {
+            return Stream.of(System.getProperty("java.class.path").split(File.pathSeparator))
+                    .filter(part -> !part.isEmpty()).map(part -> Path.of(part).toAbsolutePath().toString())
+                    .collect(Collectors.joining(File.pathSeparator));
+        }
+
+        /// Loaded classes of a small batch, so that the many starts are fast.
+        void archiveClasses() throws IOException, InterruptedException {
+            var warm = folder.resolve("warm");
+            Files.createDirectories(warm);
+            Files.writeString(warm.resolve("data.csv"), "id,text\n1,a\n2,b\n");
+            new ProcessBuilder(java(List.of("-XX:ArchiveClassesAtExit=../classes.jsa", "-Xlog:cds=off",
+                    "-Xlog:aot=off"), "DifyExec",
+                    List.of("run", "--demo", "-i", "data.csv", "-o", "results.jsonl", "--progress", "off")))
+                    .directory(warm.toFile()).redirectErrorStream(true).redirectOutput(warm.resolve("out").toFile())
+                    .start().waitFor();
+        }
+
+        Running start() throws IOException {
+            var archive = Files.exists(folder.resolve("classes.jsa")) ? List.of("-XX:SharedArchiveFile=classes.jsa",
+                    "-Xlog:cds=off", "-Xlog:aot=off", "-Djdk.httpclient.keepalive.timeout=1")
+                    : List.of("-Djdk.httpclient.keepalive.timeout=1");
+            var builder = new ProcessBuilder(java(archive, "DifyExec", arguments)).directory(folder.toFile())
+                    .redirectErrorStream(true)
+                    .redirectOutput(ProcessBuilder.Redirect.appendTo(folder.resolve("tool.out").toFile()));
+            builder.environment().putAll(Map.of("DIFY_API_KEY", "app-chaos", "DIFY_API_BASE_URL", server.toString(),
+                    "INITIAL_RETRY_DELAY", "200ms", "MAX_RETRY_DELAY", "2s", "TIMEOUT", timeout,
+                    "MAX_RETRIES", maxRetries));
+            return new Running(builder.start());
+        }
+
+        static JsonNode status(Path folder) throws IOException {
+            var process = new ProcessBuilder(java(List.of(), "DifyExec", List.of("status", "-i", "data.csv", "-o",
+                    "results.jsonl", "--json"))).directory(folder.toFile())
+                    .redirectError(ProcessBuilder.Redirect.INHERIT).start();
+            return JSON.readTree(process.getInputStream().readAllBytes());
+        }
+
+        static void delete(Path folder) throws IOException {
+            try (var files = Files.walk(folder)) {
+                for (var file : files.sorted(Comparator.reverseOrder()).toList()) Files.delete(file);
+            }
+        }
+    }
+
+    record Running(Process process) implements AutoCloseable {
+        /// True: it still runs after so many ms, or once the condition holds.
+        boolean runsUntil(long millis, BooleanSupplier condition) throws InterruptedException {
+            long end = System.nanoTime() + millis * 1_000_000;
+            while (System.nanoTime() < end && !condition.getAsBoolean())
+                if (process.waitFor(5, TimeUnit.MILLISECONDS)) return false;
+            return process.isAlive();
+        }
+
+        int join() throws InterruptedException {
+            return process.waitFor();
+        }
+
+        void kill() throws InterruptedException {
+            process.destroyForcibly().waitFor();
+        }
+
+        @Override
+        public void close() {
+            process.destroyForcibly();
+        }
+    }
+}

@@ -1,0 +1,2255 @@
+import com.fasterxml.jackson.databind.JsonNode;
+import com.github.tomakehurst.wiremock.WireMockServer;
+import com.github.tomakehurst.wiremock.client.MappingBuilder;
+import com.github.tomakehurst.wiremock.client.ResponseDefinitionBuilder;
+import com.github.tomakehurst.wiremock.http.Fault;
+import com.github.tomakehurst.wiremock.stubbing.ServeEvent;
+import org.junit.jupiter.api.AfterEach;
+import org.junit.jupiter.api.Assumptions;
+import org.junit.jupiter.api.Nested;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.Timeout;
+import org.junit.jupiter.api.io.TempDir;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.CsvSource;
+import org.junit.jupiter.params.provider.ValueSource;
+
+import module java.base;
+
+import static com.github.tomakehurst.wiremock.client.WireMock.aResponse;
+import static com.github.tomakehurst.wiremock.client.WireMock.equalTo;
+import static com.github.tomakehurst.wiremock.client.WireMock.equalToJson;
+import static com.github.tomakehurst.wiremock.client.WireMock.get;
+import static com.github.tomakehurst.wiremock.client.WireMock.getRequestedFor;
+import static com.github.tomakehurst.wiremock.client.WireMock.matchingJsonPath;
+import static com.github.tomakehurst.wiremock.client.WireMock.post;
+import static com.github.tomakehurst.wiremock.client.WireMock.postRequestedFor;
+import static com.github.tomakehurst.wiremock.client.WireMock.urlEqualTo;
+import static com.github.tomakehurst.wiremock.client.WireMock.urlPathEqualTo;
+import static com.github.tomakehurst.wiremock.client.WireMock.urlPathMatching;
+import static com.github.tomakehurst.wiremock.core.WireMockConfiguration.options;
+import static java.nio.charset.StandardCharsets.UTF_8;
+import static java.util.stream.Collectors.toMap;
+import static org.junit.jupiter.api.Assertions.assertAll;
+import static org.junit.jupiter.api.Assertions.assertEquals;
+import static org.junit.jupiter.api.Assertions.assertFalse;
+import static org.junit.jupiter.api.Assertions.assertTrue;
+
+/// The commands as a user types them: exit code, what is printed, and the files. Every call is searched for the key.
+@Timeout(90)
+class CommandTest {
+
+    static final String KEY = "app-s3cr3t-0f-the-test";
+
+    @TempDir Path folder;
+
+    private final List<AutoCloseable> open = new ArrayList<>();
+
+    @AfterEach
+    void close() throws Exception {
+        for (var each : open) each.close();
+    }
+
+    // ── Helpers ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    /// JSON with `'` in place of `"`.
+    private static String text(String json, Object... values) {
+        return ServerTest.Events.json(json, values);
+    }
+
+    private static JsonNode tree(String json) throws IOException {
+        return ServerTest.JSON.readTree(json);
+    }
+
+    private static String keys(JsonNode object) {
+        return object.properties().stream().map(Map.Entry::getKey).collect(Collectors.joining(" "));
+    }
+
+    private static Map<String, String> settingsFor(ServerTest.Wire wire) {
+        return Map.of("DIFY_API_KEY", KEY, "DIFY_API_BASE_URL", wire.url().toString(), "INITIAL_RETRY_DELAY", "10ms");
+    }
+
+    private static boolean isRun(ServeEvent event) {
+        return event.getRequest().getUrl().endsWith("/run");
+    }
+
+    /// What one call gave.
+    record Call(int code, String out, String err) {
+        /// What is wrong, in one line of its own.
+        String sentence() {
+            return err.lines().filter(line -> line.startsWith("difyexec: ") || line.startsWith("Stopped: "))
+                    .reduce((_, _) -> "more than one sentence").orElse("none");
+        }
+    }
+
+    private Call call(Map<String, String> settings, String... args) throws IOException {
+        return call(DifyExec.Env.of(settings), args);
+    }
+
+    private Call call(DifyExec.Env env, String... args) throws IOException {
+        var out = new StringWriter();
+        var err = new StringWriter();
+        int code = DifyExec.commandLine(env).setOut(new PrintWriter(out, true)).setErr(new PrintWriter(err, true))
+                .execute(args);
+        var call = new Call(code, out.toString(), err.toString());
+        keyIsNowhere(call);
+        return call;
+    }
+
+    private void keyIsNowhere(Call call) throws IOException {
+        assertFalse((call.out() + call.err()).contains(KEY), call::toString);
+        try (var files = Files.walk(folder)) {
+            for (var file : files.filter(Files::isRegularFile).filter(path -> !path.endsWith(".env")).toList())
+                assertFalse(Files.readString(file, StandardCharsets.ISO_8859_1).contains(KEY), file::toString);
+        }
+    }
+
+    private Path file(String name) {
+        return folder.resolve(name);
+    }
+
+    private String input() {
+        return file("data.csv").toString();
+    }
+
+    private String output() {
+        return file("results.jsonl").toString();
+    }
+
+    private Path csv(String... lines) throws IOException {
+        return Files.writeString(file("data.csv"), String.join("\n", lines) + "\n");
+    }
+
+    /// Rows `1` to `count`.
+    private Path rows(int count) throws IOException {
+        var rows = IntStream.rangeClosed(1, count).mapToObj(id -> id + ",text " + id);
+        return csv(Stream.concat(Stream.of("id,text"), rows).toArray(String[]::new));
+    }
+
+    /// `run -i data.csv -o results.jsonl` and what else is typed.
+    private String[] typed(String command, String... more) {
+        return Stream.concat(Stream.of(command, "-i", input(), "-o", output(),
+                "--progress", "off"), Stream.of(more)).toArray(String[]::new);
+    }
+
+    private String content(String name) throws IOException {
+        return Files.exists(file(name)) ? Files.readString(file(name)) : "";
+    }
+
+    private List<JsonNode> read(String name) throws IOException {
+        var lines = new ArrayList<JsonNode>();
+        for (var line : content(name).replace("\uFEFF", "").lines().toList()) lines.add(tree(line));
+        return lines;
+    }
+
+    private List<JsonNode> results() throws IOException {
+        return read("results.jsonl");
+    }
+
+    private List<String> ids() throws IOException {
+        return results().stream().map(line -> line.path("id").asText()).sorted().toList();
+    }
+
+    private JsonNode result(String id) throws IOException {
+        return results().stream().filter(line -> line.path("id").asText().equals(id)).toList().getLast();
+    }
+
+    private List<JsonNode> events(String event) throws IOException {
+        return read("results.jsonl.log").stream().filter(line -> line.path("event").asText().equals(event)).toList();
+    }
+
+    /// The ids of the attempts since the session with this number, from 1.
+    private List<String> attempts(int session) throws IOException {
+        var ids = new ArrayList<String>();
+        int sessions = 0;
+        for (var line : read("results.jsonl.log")) {
+            if (line.path("event").asText().equals("session")) sessions++;
+            if (sessions >= session && line.path("event").asText().equals("attempt")) ids.add(line.path("id").asText());
+        }
+        return ids.stream().sorted().toList();
+    }
+
+    /// `succeeded=2 pending=1`, without what is 0.
+    private String standing() throws IOException {
+        var call = call(Map.of(), "status", "--json", "-i", input(), "-o", output());
+        var json = tree(call.out());
+        return Stream.of("succeeded", "partial", "failed", "paused", "unknown", "pending")
+                .filter(word -> json.path(word).asInt() > 0).map(word -> word + "=" + json.path(word).asInt())
+                .collect(Collectors.joining(" "));
+    }
+
+    private Set<String> names() throws IOException {
+        try (var files = Files.list(folder)) {
+            return files.map(path -> path.getFileName().toString()).collect(Collectors.toCollection(TreeSet::new));
+        }
+    }
+
+    /// A Dify of one version as WireMock plays it: every row succeeds with its id as output unless told otherwise.
+    final class Dify implements AutoCloseable {
+        final WireMockServer server = new WireMockServer(options().dynamicPort().bindAddress("127.0.0.1"));
+        final String version, mode;
+        private int told = 0;
+
+        Dify(String version, String mode) {
+            this.version = version;
+            this.mode = mode;
+            server.start();
+            open.add(this);
+            info(answer(200, text("{'name':'echo','description':'','tags':[],'mode':'workflow'}")));
+            server.stubFor(get(urlEqualTo("/v1/parameters")).willReturn(answer(200, "{\"user_input_form\":[]}")));
+            server.stubFor(get(urlPathEqualTo("/v1/workflows/logs")).willReturn(answer(200, "{\"data\":[]}")));
+            server.stubFor(get(urlPathMatching("/v1/workflows/run/.*")).willReturn(version.equals("1.9.2")
+                    ? answer(200, "{\"id\":null,\"status\":null}")
+                    : refused(404, "not_found", "Workflow run not found.")));
+            server.stubFor(post(urlPathEqualTo("/v1/workflows/run")).atPriority(9).willReturn(ended("succeeded", "")));
+        }
+
+        String url() {
+            return "http://127.0.0.1:" + server.port() + "/v1";
+        }
+
+        Map<String, String> settings(String... more) {
+            var settings = new HashMap<>(Map.of("DIFY_API_KEY", KEY, "DIFY_API_BASE_URL", url(),
+                    "INITIAL_RETRY_DELAY", "10ms", "MAX_RETRY_DELAY", "20ms"));
+            for (int i = 0; i < more.length; i += 2) settings.put(more[i], more[i + 1]);
+            return settings;
+        }
+
+        Call run(String... more) throws IOException {
+            return command("run", more);
+        }
+
+        Call command(String command, String... more) throws IOException {
+            var typed = new ArrayList<>(List.of(typed(command, more)));
+            if (!typed.contains("--mode")) typed.addAll(List.of("--mode", mode));
+            return call(settings(), typed.toArray(String[]::new));
+        }
+
+        void info(ResponseDefinitionBuilder answer) {
+            server.stubFor(get(urlEqualTo("/v1/info")).willReturn(answer));
+        }
+
+        /// All answers to a row, one after the other; the last one stays.
+        void row(String id, ResponseDefinitionBuilder... answers) {
+            var scenario = "row " + id + " as told by call " + ++told;
+            for (int i = 0; i < answers.length; i++) {
+                var stub = ofRow(id).inScenario(scenario).whenScenarioStateIs(i == 0 ? "Started" : "answer " + i);
+                if (i < answers.length - 1) stub.willSetStateTo("answer " + (i + 1));
+                server.stubFor(stub.atPriority(1).willReturn(answers[i]));
+            }
+        }
+
+        private MappingBuilder ofRow(String id) {
+            return post(urlPathMatching("/v1/workflows/(.+/)?run"))
+                    .withRequestBody(matchingJsonPath("$.inputs.id", equalTo(id)));
+        }
+
+        void rows(ResponseDefinitionBuilder answer) {
+            server.stubFor(post(urlPathMatching("/v1/workflows/(.+/)?run")).atPriority(3).willReturn(answer));
+        }
+
+        /// What the server's records say of a row's run, whatever its user.
+        void recorded(String id, String status) {
+            server.stubFor(get(urlEqualTo("/v1/workflows/run/run-" + id)).willReturn(answer(200, text(
+                    "{'id':'run-%s','workflow_id':'w','status':'%s','outputs':{'row_id':'%s','from':'record'},"
+                            + "'error':null,'elapsed_time':2.5,'total_tokens':3,'total_steps':3}", id, status, id))));
+        }
+
+        /// The log leads from the user of the one row that was sent to its run.
+        void listed(String id) {
+            server.stubFor(get(urlPathEqualTo("/v1/workflows/logs")).willReturn(answer(200, text(
+                    "{'data':[{'workflow_run':{'id':'run-%s','status':'running'},'created_by_end_user':"
+                            + "{'session_id':'{{request.query.created_by_end_user_session_id}}'}}]}", id))));
+        }
+
+        ResponseDefinitionBuilder answer(int status, String body) {
+            return aResponse().withStatus(status).withHeader("Content-Type", "application/json")
+                    .withHeader("X-Version", version).withBody(body).withTransformers("response-template");
+        }
+
+        ResponseDefinitionBuilder refused(int status, String code, String message) {
+            return answer(status, ServerTest.JSON.createObjectNode().put("code", code).put("message", message)
+                    .put("status", status).toString());
+        }
+
+        /// A run that came to its end, told as the mode tells it.
+        ResponseDefinitionBuilder ended(String status, String error) {
+            var id = "{{jsonPath request.body '$.inputs.id'}}";
+            var data = "{\"id\":\"run-" + id + "\",\"workflow_id\":\"w\",\"status\":\"" + status + "\",\"outputs\":"
+                    + (status.contains("succeeded") ? "{\"row_id\":\"" + id + "\"}" : "{}") + ",\"error\":"
+                    + (error.isEmpty() ? "null" : "\"" + error + "\"")
+                    + ",\"elapsed_time\":0.5,\"total_tokens\":10,\"total_steps\":3}";
+            var run = "\"workflow_run_id\":\"run-" + id + "\",\"task_id\":\"task-" + id + "\",\"data\":";
+            if (mode.equals("blocking")) return answer(200, "{" + run + data + "}");
+            var last = status.equals("paused") ? "workflow_paused" : "workflow_finished";
+            return stream("data: {\"event\":\"workflow_started\"," + run + "{\"id\":\"run-" + id + "\"}}\n\n"
+                    + "data: {\"event\":\"" + last + "\"," + run + data + "}\n\n");
+        }
+
+        ResponseDefinitionBuilder stream(String events) {
+            return answer(200, "event: ping\n\n" + events)
+                    .withHeader("Content-Type", "text/event-stream; charset=utf-8");
+        }
+
+        int runs() {
+            return server.findAll(postRequestedFor(urlPathMatching("/v1/workflows/(.+/)?run"))).size();
+        }
+
+        int requests() {
+            return server.getAllServeEvents().size();
+        }
+
+        @Override
+        public void close() {
+            server.stop();
+        }
+    }
+
+    private Dify dify() {
+        return new Dify("1.14.2", "blocking");
+    }
+
+    // ── Demo ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    @Nested
+    class TheDemo {
+        private static final String MODES = """
+                demo,         mode
+                --demo,       blocking
+                --demo,       streaming
+                --demo=1.9.2, blocking
+                --demo=1.9.2, streaming
+                """;
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, textBlock = MODES)
+        void everyRowHasItsOwnOutcome(String demo, String mode) throws IOException {
+            csv("id,name,text", "9,Zoë,[fail] at first", "2,Bob,\"a, \"\"b\"\"\nあ😀\"", "7,İı,[flaky] then fine",
+                    "x y,,plain", "1,Ann,[fail] as well");
+
+            var call = call(Map.of(), typed("run", demo, "--mode", mode, "--initial-retry-delay", "10ms"));
+
+            assertEquals(3, call.code(), call.err());
+            assertEquals("", call.out());
+            assertEquals(List.of("2", "7", "x y"), ids());
+            for (var line : results()) assertEquals(line.path("id"), line.path("outputs").path("row_id"));
+            assertEquals("Demo answer to: a, \"b\"\nあ😀", result("2").path("outputs").path("answer").asText());
+            assertEquals(Map.of("2", 0, "7", 1, "x y", 0), results().stream()
+                    .collect(toMap(line -> line.path("id").asText(), line -> line.path("retry_count").asInt())));
+            assertEquals("9\n1\n", content("results.jsonl.retry"), "in the order of the CSV");
+            assertEquals("succeeded=3 failed=2", standing());
+            assertEquals(6, events("attempt").size());
+            for (var attempt : events("attempt")) assertEquals(mode, attempt.path("mode").asText());
+        }
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, textBlock = MODES)
+        void aRunWhoseConnectionDroppedIsLookedUpAndNotRunAgain(String demo, String mode) throws IOException {
+            csv("id,text", "1,[drop] me", "2,plain");
+
+            var call = call(Map.of(), typed("run", demo, "--mode", mode));
+
+            assertEquals(0, call.code(), call.err());
+            assertEquals(List.of("1", "2"), ids());
+            assertEquals("1", result("1").path("outputs").path("row_id").asText());
+            assertEquals(2, events("attempt").size());
+            assertEquals(1, events("harvest").size());
+        }
+
+        @Test
+        void aResultHasTheseFieldsInThisOrder() throws IOException {
+            csv("id,text", "1,あ");
+
+            call(Map.of(), typed("run", "--demo", "--mode", "streaming"));
+
+            assertEquals("id status inputs outputs workflow_run_id executed_at retry_count workflow_status workflow_id "
+                    + "elapsed_time total_tokens total_steps total_price currency", keys(result("1")));
+            assertEquals("success", result("1").path("status").asText());
+            assertEquals("{\"id\":\"1\",\"text\":\"あ\"}", result("1").path("inputs").toString());
+            assertEquals("succeeded", result("1").path("workflow_status").asText());
+            assertTrue(result("1").path("executed_at").asText().matches("\\d{4}-\\d\\d-\\d\\dT[0-9:]{8}(\\.\\d{3})?Z"));
+            assertTrue(content("results.jsonl").contains("\"text\":\"あ\""), "readable, not escaped");
+        }
+
+        @Test
+        void resultsBeginWithAByteOrderMarkUnlessItIsUnwanted() throws IOException {
+            csv("id,text", "1,x");
+            call(Map.of(), typed("run", "--demo"));
+            assertTrue(content("results.jsonl").startsWith("\uFEFF{"));
+            assertEquals(1, content("results.jsonl").chars().filter(c -> c == 0xFEFF).count());
+
+            call(Map.of(), typed("run", "--demo", "--fresh", "--no-bom"));
+
+            assertTrue(content("results.jsonl").startsWith("{"));
+        }
+
+        @Test
+        void itSaysThatItIsOneAndAsksForNoKey() throws IOException {
+            csv("id,text", "1,x");
+
+            var call = call(Map.of(), typed("run", "--demo=1.9.2"));
+
+            assertEquals(0, call.code());
+            assertTrue(call.err().startsWith("Demo: a simulated Dify 1.9.2 "), call.err());
+            assertTrue(call.err().contains("1 succeeded in "), call.err());
+            assertEquals("1.9.2", events("session").getFirst().path("server").asText());
+        }
+
+        @Test
+        void theNextCommandIsTheOneToType() throws IOException {
+            csv("id,text", "1,[fail]");
+
+            var call = call(Map.of(), typed("run", "--demo=1.9.2"));
+
+            var next = call.err().lines().filter(line -> line.startsWith("Next: difyexec ")).findFirst().orElseThrow();
+            var again = call(Map.of(), next.replace("Next: difyexec ", "").split(" "));
+            assertEquals(3, again.code(), again.err());
+            assertEquals(List.of("1"), attempts(2));
+        }
+    }
+
+    // ── Again ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    @Nested
+    class TheSecondCall {
+        private final Dify dify = dify();
+
+        private void firstRun() throws IOException {
+            rows(4);
+            dify.row("2", dify.ended("failed", "no"));
+            dify.row("4", dify.ended("failed", "no"));
+            assertEquals(3, dify.run().code());
+            dify.row("2", dify.ended("succeeded", ""));
+            dify.row("4", dify.ended("succeeded", ""));
+            dify.server.resetRequests();
+        }
+
+        @Test
+        void runAsksOnlyForRowsWithoutASuccess() throws IOException {
+            firstRun();
+
+            var call = dify.run();
+
+            assertEquals(0, call.code(), call.err());
+            assertEquals(List.of("2", "4"), attempts(2));
+            assertEquals(2, dify.runs());
+            assertEquals(List.of("1", "2", "3", "4"), ids());
+            assertFalse(Files.exists(file("results.jsonl.retry")));
+        }
+
+        @Test
+        void aFinishedBatchSendsNothing() throws IOException {
+            rows(2);
+            dify.run();
+            dify.server.resetRequests();
+            var before = content("results.jsonl");
+
+            var call = dify.run();
+
+            assertEquals(0, call.code());
+            assertTrue(call.err().contains("Nothing to do"), call.err());
+            assertEquals(0, dify.requests());
+            assertEquals(before, content("results.jsonl"));
+        }
+
+        @Test
+        void retryAsksOnlyForTheListedIds() throws IOException {
+            firstRun();
+            Files.writeString(file("results.jsonl.retry"), "4\n");
+
+            var call = dify.command("retry");
+
+            assertEquals(0, call.code(), call.err());
+            assertEquals(List.of("4"), attempts(2));
+            assertEquals("succeeded=3 failed=1", standing());
+            assertEquals("2\n", content("results.jsonl.retry"));
+        }
+
+        @Test
+        void retryWithoutAListHasNothingToDo() throws IOException {
+            rows(1);
+            dify.run();
+
+            assertEquals(0, dify.command("retry").code());
+            assertEquals(1, dify.runs());
+        }
+
+        @Test
+        void retryTakesNamedIds() throws IOException {
+            firstRun();
+
+            assertEquals(0, dify.command("retry", "4").code());
+
+            assertEquals(List.of("4"), attempts(2));
+        }
+
+        @Test
+        void retryOfASuccessWantsForce() throws IOException {
+            firstRun();
+
+            var refused = dify.command("retry", "3");
+            assertEquals(2, refused.code());
+            assertTrue(refused.sentence().contains("row 3 has a success already; --force"), refused.err());
+            assertEquals(0, dify.runs());
+
+            var forced = dify.command("retry", "3", "--force");
+            assertEquals(0, forced.code(), forced.err());
+            assertEquals(1, dify.runs());
+            assertEquals(List.of("1", "3", "3"), ids());
+            assertEquals("succeeded=2 failed=2", standing());
+        }
+
+        @Test
+        void retryOfAnUnknownIdNamesIt() throws IOException {
+            firstRun();
+
+            var call = dify.command("retry", "99");
+
+            assertEquals(2, call.code());
+            assertTrue(call.sentence().contains("\"99\""), call.err());
+            assertEquals(0, dify.requests());
+        }
+
+        @Test
+        void aForcedRunThatFailsLeavesTheSuccess() throws IOException {
+            rows(1);
+            dify.run();
+            dify.row("1", dify.ended("failed", "no"));
+
+            assertEquals(3, dify.command("retry", "1", "--force").code());
+
+            assertEquals("succeeded=1", standing());
+            assertEquals(List.of("1"), ids());
+        }
+
+        @Test
+        void eachAttemptHasAUserOfItsOwn() throws IOException {
+            rows(5);
+            dify.row("3", dify.ended("failed", "rate limit"), dify.ended("succeeded", ""));
+            dify.run();
+
+            var users = dify.server.getAllServeEvents().stream().filter(CommandTest::isRun).map(this::user).toList();
+
+            assertEquals(6, users.size());
+            assertEquals(6, Set.copyOf(users).size());
+        }
+
+        private String user(ServeEvent event) {
+            try {
+                return tree(event.getRequest().getBodyAsString()).path("user").asText();
+            } catch (IOException problem) {
+                throw new UncheckedIOException(problem);
+            }
+        }
+    }
+
+    // ── Status ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    @Nested
+    class TheStatus {
+        private final Dify dify = dify();
+
+        private Call status(String... more) throws IOException {
+            return call(Map.of(), Stream.concat(Stream.of("status", "-o", output()), Stream.of(more))
+                    .toArray(String[]::new));
+        }
+
+        private void batch() throws IOException {
+            rows(5);
+            dify.row("1", dify.ended("partial-succeeded", ""));
+            dify.row("2", dify.ended("failed", "boom 17"));
+            dify.row("3", dify.ended("paused", ""));
+            dify.run("--limit", "4");
+            dify.close();
+        }
+
+        @Test
+        void jsonHasExactlyTheseKeys() throws IOException {
+            batch();
+
+            var call = status("--json", "-i", input());
+
+            assertEquals(3, call.code());
+            assertEquals("", call.err());
+            var json = tree(call.out());
+            assertEquals("total succeeded partial failed paused unknown pending attempts retries total_tokens "
+                    + "started_at updated_at errors", keys(json));
+            assertEquals("[5, 1, 1, 1, 1, 0, 1, 4, 0, 40]", json.properties().stream().limit(10)
+                    .map(Map.Entry::getValue).toList().toString());
+            var began = Instant.parse(json.path("started_at").asText());
+            assertFalse(Instant.parse(json.path("updated_at").asText()).isBefore(began));
+            assertEquals(1, call.out().lines().count());
+        }
+
+        @Test
+        void errorsAreGroupedByCauseWithTheirIds() throws IOException {
+            rows(4);
+            for (var id : List.of("1", "2", "4")) dify.row(id, dify.ended("failed", "boom in line 1" + id));
+            dify.run();
+
+            var errors = tree(status("--json", "-i", input()).out()).path("errors");
+
+            assertEquals("[{\"cause\":\"boom in line …\",\"count\":3,\"ids\":[\"1\",\"2\",\"4\"]}]", errors.toString());
+        }
+
+        @Test
+        void withoutTheInputThereIsNothingPending() throws IOException {
+            batch();
+
+            var json = tree(status("--json").out());
+
+            assertEquals("4 0", json.path("total") + " " + json.path("pending"));
+        }
+
+        @Test
+        void inWordsItEndsWithTheNextCommand() throws IOException {
+            batch();
+
+            var call = status("-i", input());
+
+            assertEquals(3, call.code());
+            for (var word : List.of("5 rows", "succeeded", "partial", "failed", "paused", "pending", "boom"))
+                assertTrue(call.out().contains(word), word);
+            assertTrue(call.out().lines().toList().getLast().startsWith("Next: difyexec run -i "), call.out());
+            assertFalse(call.out().contains("unknown"), call.out());
+        }
+
+        @Test
+        void aCompleteBatchIsZero() throws IOException {
+            rows(2);
+            dify.run();
+
+            assertEquals(0, status("-i", input()).code());
+            assertEquals(0, status("--json").code());
+        }
+
+        @Test
+        void aBatchThatIsNotThereIsNamed() throws IOException {
+            var call = status("--json");
+
+            assertEquals(2, call.code());
+            assertTrue(call.sentence().contains("results.jsonl: no such batch"), call.err());
+            assertEquals("", call.out());
+        }
+
+        @Test
+        void itWritesNothing() throws IOException {
+            batch();
+            Files.delete(file("results.jsonl.lock"));
+            var before = List.of(content("results.jsonl"), content("results.jsonl.log"), names());
+
+            status("-i", input());
+
+            assertEquals(before, List.of(content("results.jsonl"), content("results.jsonl.log"), names()));
+        }
+    }
+
+    // ── What a row meets ────────────────────────────────────────────────────────────────────────────────────────────
+
+    @Nested
+    class ARow {
+        private static final String SERVERS = """
+                version, mode
+                1.9.2,   blocking
+                1.9.2,   streaming
+                1.14.2,  blocking
+                1.14.2,  streaming
+                """;
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, textBlock = SERVERS)
+        void thatSucceedsInPartIsKeptAndFlagged(String version, String mode) throws IOException {
+            var dify = new Dify(version, mode);
+            rows(2);
+            dify.row("2", dify.ended("partial-succeeded", ""));
+
+            assertEquals(0, dify.run().code());
+
+            assertEquals("partial-succeeded", result("2").path("workflow_status").asText());
+            assertEquals("{\"row_id\":\"2\"}", result("2").path("outputs").toString());
+            assertEquals("succeeded=1 partial=1", standing());
+            assertEquals(0, dify.run().code());
+            assertEquals(2, dify.runs(), "a partial success is a success");
+        }
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, textBlock = SERVERS)
+        void thatWaitsForAHumanIsLookedUpAndNotSentAgain(String version, String mode) throws IOException {
+            var dify = new Dify(version, mode);
+            rows(2);
+            dify.row("2", dify.ended("paused", ""));
+            dify.recorded("2", "paused");
+
+            assertEquals(3, dify.run().code());
+            assertEquals("succeeded=1 paused=1", standing());
+            assertEquals("2\n", content("results.jsonl.retry"));
+            assertEquals(3, dify.run().code());
+            assertEquals("succeeded=1 paused=1", standing());
+            dify.recorded("2", "succeeded");
+            assertEquals(0, dify.run().code());
+
+            assertEquals("record", result("2").path("outputs").path("from").asText());
+            assertEquals(2, dify.runs());
+            assertFalse(Files.exists(file("results.jsonl.retry")));
+        }
+
+        @ParameterizedTest
+        @ValueSource(strings = {"text is required in input form", "text in input form must be less than 8 characters",
+            "lang in input form must be one of the following: ['en', 'ja']", "num in input form must be a valid number",
+            "(type 'select') lang in input form must be a string", "doc in input form must be a list of files",
+            "Invalid upload file", "File validation failed for file: a.txt"})
+        void whoseDataAreRefusedFailsAndTheOthersGoOn(String message) throws IOException {
+            var dify = dify();
+            rows(3);
+            dify.row("2", dify.refused(400, "invalid_param", message));
+
+            var call = dify.run();
+
+            assertEquals(3, call.code());
+            assertEquals("succeeded=2 failed=1", standing());
+            assertEquals(3, dify.runs());
+            assertTrue(call.err().contains(message + " (2)"), call.err());
+            assertEquals("2\n", content("results.jsonl.retry"));
+        }
+
+        @Test
+        void whoseDataAreRefusedInsideAStreamFailsAndIsNotLookedUp() throws IOException {
+            var dify = new Dify("1.14.2", "streaming");
+            rows(3);
+            dify.row("2", dify.stream(text(
+                    "data: {'event':'error','message':'text is required in input form','status':500}\n\n")));
+
+            assertEquals(3, dify.run().code());
+
+            assertEquals("succeeded=2 failed=1", standing());
+            assertEquals(5, dify.requests(), "two questions and three runs");
+            assertTrue(events("end").stream().anyMatch(end -> end.path("outcome").asText().equals("failed")
+                    && end.path("error").asText().equals("text is required in input form")));
+        }
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, textBlock = SERVERS)
+        void thatIsThrottledWaitsAndLosesNoRetry(String version, String mode) throws IOException {
+            var dify = new Dify(version, mode);
+            rows(3);
+            dify.row("2", dify.refused(400, "invalid_param", "Too many requests. Please try again later."),
+                    dify.ended("succeeded", ""));
+
+            assertEquals(0, dify.run("--max-retries", "0").code());
+
+            assertEquals(0, result("2").path("retry_count").asInt());
+            assertEquals(4, dify.runs());
+            assertEquals(1, events("throttle").size());
+        }
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, textBlock = SERVERS)
+        void thatFailsInPassingIsTriedAgain(String version, String mode) throws IOException {
+            var dify = new Dify(version, mode);
+            rows(3);
+            dify.row("2", dify.ended("failed", "[openai] Rate Limit Error, 429"), dify.ended("succeeded", ""));
+
+            assertEquals(0, dify.run().code());
+
+            assertEquals(1, result("2").path("retry_count").asInt());
+            assertEquals(0, result("1").path("retry_count").asInt());
+            assertEquals(4, dify.runs());
+        }
+
+        @Test
+        void hasSoManyFurtherAttemptsAsAreAllowed() throws IOException {
+            var dify = dify();
+            rows(1);
+            dify.row("1", dify.ended("failed", "Connection Error"));
+
+            assertEquals(3, dify.run("--max-retries", "2").code());
+
+            assertEquals(3, dify.runs());
+            assertEquals("failed=1", standing());
+        }
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, textBlock = """
+                when,      error,                  runs
+                never,     [openai] Rate Limit,    1
+                transient, [openai] Rate Limit,    2
+                transient, the model said no,      1
+                always,    the model said no,      2
+                """)
+        void thatFailedIsRunAgainOnlyAsAllowed(String when, String error, int runs) throws IOException {
+            var dify = dify();
+            rows(1);
+            dify.row("1", dify.ended("failed", error));
+
+            dify.run("--retry-failed-runs", when, "--max-retries", "1");
+
+            assertEquals(runs, dify.runs());
+        }
+
+        @Test
+        void whoseAnswerAProxyCutIsTakenFromTheRecord() throws IOException {
+            var dify = dify();
+            rows(1);
+            dify.row("1", aResponse().withStatus(502).withBody("<html>Bad Gateway</html>"));
+            dify.listed("1");
+            dify.recorded("1", "succeeded");
+
+            assertEquals(0, dify.run().code());
+
+            assertEquals(1, dify.runs());
+            assertEquals("record", result("1").path("outputs").path("from").asText());
+            assertEquals("run-1", result("1").path("workflow_run_id").asText());
+        }
+
+        @Test
+        void thatLeftNoTraceIsSentAgainWhereRunsAreListedFromTheirStart() throws IOException {
+            var dify = dify();
+            rows(1);
+            dify.row("1", aResponse().withFault(Fault.EMPTY_RESPONSE), dify.ended("succeeded", ""));
+
+            assertEquals(0, dify.run("--settle", "100ms").code());
+
+            assertEquals(2, dify.runs());
+            assertEquals(1, result("1").path("retry_count").asInt());
+            assertEquals("not_started", events("end").getFirst().path("outcome").asText());
+        }
+
+        @ParameterizedTest
+        @ValueSource(strings = {"blocking", "streaming"})
+        void thatLeftNoTraceIsUnknownWhereRunsAreListedAtTheirEnd(String mode) throws IOException {
+            var dify = new Dify("1.9.2", mode);
+            rows(1);
+            dify.row("1", aResponse().withFault(Fault.EMPTY_RESPONSE), dify.ended("succeeded", ""));
+
+            var call = dify.run("--settle", "50ms", "--timeout", "600ms");
+
+            assertEquals(3, call.code(), call.err());
+            assertEquals("unknown=1", standing());
+            assertEquals("1\n", content("results.jsonl.retry"));
+            assertEquals(3, dify.run("--timeout", "600ms").code());
+            assertEquals(1, dify.runs(), "never sent again by itself");
+            assertEquals(0, dify.run("--timeout", "600ms", "--resend-unknown").code());
+            assertEquals(2, dify.runs());
+        }
+
+        @Test
+        void ofAStreamThatWasCutIsFoundByItsRun() throws IOException {
+            var dify = new Dify("1.9.2", "streaming");
+            rows(1);
+            dify.row("1", dify.stream(text("data: {'event':'workflow_started','workflow_run_id':'run-1'}\n\n")));
+            dify.recorded("1", "succeeded");
+
+            assertEquals(0, dify.run().code());
+
+            assertEquals(1, dify.runs());
+            assertEquals("record", result("1").path("outputs").path("from").asText());
+            dify.server.verify(0, getRequestedFor(urlPathEqualTo("/v1/workflows/logs")));
+        }
+
+        @Test
+        void thatTakesTooLongIsStoppedAndHasFailed() throws IOException {
+            try (var wire = new ServerTest.Wire(connection -> {
+                while (connection.request()) {
+                    if (connection.last.startsWith("GET /v1/info")) connection.answer("{\"mode\":\"workflow\"}");
+                    else if (connection.last.contains("/stop")) connection.answer("{\"result\":\"success\"}");
+                    else if (connection.last.startsWith("GET ")) connection.answer(text("{'id':'%s','status':'stopped',"
+                            + "'outputs':{},'error':'Aborted: User requested stop'}", ServerTest.Events.RUN));
+                    else {
+                        connection.startStream();
+                        connection.chunk(ServerTest.Events.started());
+                        connection.hold();
+                    }
+                }
+            })) {
+                rows(1);
+
+                var call = call(settingsFor(wire), typed("run", "--mode", "streaming", "--timeout", "0.3"));
+
+                assertEquals(3, call.code(), call.err());
+                assertEquals("failed=1", standing());
+                for (var path : List.of("/workflows/tasks/" + ServerTest.Events.TASK + "/stop", "/workflows/run"))
+                    assertEquals(1, wire.requests.stream().filter(request -> request.contains(path + " HTTP")).count());
+                assertTrue(call.err().contains("timed out"), call.err());
+            }
+        }
+    }
+
+    // ── What stops a batch ──────────────────────────────────────────────────────────────────────────────────────────
+
+    @Nested
+    class TheServer {
+        private static final int SLOTS = 2;
+        private final Dify dify = dify();
+
+        /// Stopped early, with a sentence that has the remedy; nobody failed, and little was sent.
+        private void stopped(Call call, String... words) throws IOException {
+            assertEquals(4, call.code(), call.err());
+            for (var word : words) assertTrue(call.sentence().contains(word), () -> word + " in " + call.sentence());
+            assertFalse(call.err().contains("\tat "), call.err());
+            assertTrue(dify.requests() <= SLOTS + 3, () -> dify.requests() + " requests");
+            assertFalse(Files.exists(file("results.jsonl.retry")));
+            assertFalse(call.err().contains("failed"), call.err());
+            if (Files.exists(file("results.jsonl.log"))) assertEquals("pending=20", standing());
+        }
+
+        private Call run(String... more) throws IOException {
+            rows(20);
+            return dify.run(Stream.concat(Stream.of("-c", "" + SLOTS), Stream.of(more)).toArray(String[]::new));
+        }
+
+        @Test
+        void refusesTheKey() throws IOException {
+            dify.info(dify.refused(401, "unauthorized", "Access token is invalid"));
+            dify.rows(dify.refused(401, "unauthorized", "Access token is invalid"));
+
+            stopped(run(), "401", "DIFY_API_KEY");
+
+            assertEquals(0, dify.runs());
+        }
+
+        @Test
+        void hasItsApiSwitchedOff() throws IOException {
+            dify.info(dify.refused(403, "forbidden", "The app's API service has been disabled."));
+
+            stopped(run(), "The app's API service has been disabled.", "switch");
+
+            assertEquals(0, dify.runs());
+        }
+
+        @Test
+        void hasNothingPublished() throws IOException {
+            dify.rows(dify.refused(400, "invalid_param", "Workflow not published"));
+
+            stopped(run(), "publish");
+        }
+
+        @Test
+        void hasAnAppOfAnotherKind() throws IOException {
+            dify.info(dify.answer(200, "{\"name\":\"bot\",\"mode\":\"advanced-chat\"}"));
+
+            stopped(run(), "advanced-chat", "workflow app");
+
+            assertEquals(0, dify.runs());
+        }
+
+        @Test
+        void hasAnAppOfAnotherKindAndSaysSoOnlyToARun() throws IOException {
+            dify.rows(dify.refused(400, "not_workflow_app", "Please check if your app mode matches the API route."));
+
+            stopped(run(), "workflow app");
+        }
+
+        @Test
+        void isNoDify() throws IOException {
+            dify.info(aResponse().withStatus(404).withBody("<html><title>404 Not Found</title></html>"));
+
+            stopped(run(), dify.url(), "DIFY_API_BASE_URL", "/v1");
+
+            assertEquals(0, dify.runs());
+        }
+
+        @Test
+        void answersWithAPage() throws IOException {
+            dify.info(aResponse().withHeader("Content-Type", "text/html").withBody("<html>Sign in</html>"));
+
+            stopped(run(), dify.url(), "DIFY_API_BASE_URL");
+
+            assertEquals(0, dify.runs());
+        }
+
+        @Test
+        void doesNotKnowThePinnedVersion() throws IOException {
+            var version = "5e0dfc88-8475-4946-a840-d85d8e9e04d1";
+            dify.rows(dify.refused(404, "not_found", "Workflow not found with id: " + version));
+
+            stopped(run("--workflow-id", version), "DIFY_WORKFLOW_ID", version, "leave it empty");
+
+            dify.server.verify(dify.runs(), postRequestedFor(urlEqualTo("/v1/workflows/" + version + "/run")));
+        }
+
+        @Test
+        void doesNotTakeThePinnedVersionForOne() throws IOException {
+            dify.rows(dify.refused(400, "bad_request", "Invalid workflow_id format: 'abc'. "));
+
+            stopped(run("--workflow-id", "abc"), "DIFY_WORKFLOW_ID", "leave it empty");
+        }
+
+        @Test
+        void redirects() throws IOException {
+            dify.info(aResponse().withStatus(308).withHeader("Location", "https://dify.example/v1/info"));
+
+            stopped(run(), "https://dify.example/v1", "DIFY_API_BASE_URL");
+
+            assertEquals(0, dify.runs());
+        }
+
+        @Test
+        void hasUsedItsQuotaUp() throws IOException {
+            dify.rows(dify.refused(429, "rate_limit_error", "Workflow execution quota limit reached for tenant t"));
+
+            stopped(run(), "quota");
+        }
+
+        @Test
+        void isNotThere() throws IOException {
+            var settings = dify.settings();
+            dify.close();
+
+            rows(20);
+
+            var call = call(settings, typed("run", "--max-retries", "2"));
+
+            assertEquals(4, call.code());
+            for (var word : List.of(settings.get("DIFY_API_BASE_URL"), "3 tries", "the network"))
+                assertTrue(call.sentence().contains(word), call.err());
+            assertEquals("", content("results.jsonl.log"));
+            assertFalse(Files.exists(file("results.jsonl.retry")));
+        }
+
+        @Test
+        void isAskedAsOftenAsRetriesAreAllowedAndOnce() throws IOException {
+            try (var wire = new ServerTest.Wire(connection -> {
+                connection.request();
+                connection.say("HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n");
+            })) {
+                rows(3);
+
+                var call = call(settingsFor(wire), typed("run", "--max-retries", "2"));
+
+                assertEquals(4, call.code());
+                assertEquals(3, wire.requests.size());
+                for (var request : wire.requests) assertTrue(request.startsWith("GET /v1/info "), request);
+                assertTrue(call.err().contains("3 rows stay pending"), call.err());
+            }
+        }
+
+        @Test
+        void thatIsAwayForAMomentIsAskedAgain() throws IOException {
+            dify.server.stubFor(get(urlEqualTo("/v1/info")).inScenario("away").whenScenarioStateIs("Started")
+                    .willReturn(aResponse().withStatus(503)).willSetStateTo("back"));
+
+            assertEquals(0, run().code());
+        }
+
+        @Test
+        void revokesTheKeyInTheMiddle() throws IOException {
+            dify.row("4", dify.refused(401, "unauthorized", "Access token is invalid"));
+
+            rows(20);
+            var call = dify.run("-c", "1");
+
+            assertEquals(4, call.code());
+            assertTrue(call.sentence().contains("DIFY_API_KEY"), call.err());
+            assertEquals("succeeded=3 pending=17", standing());
+            assertEquals(4, dify.runs());
+            assertFalse(Files.exists(file("results.jsonl.retry")));
+        }
+
+        @Test
+        void thatRefusedIsAskedAgainByTheSameCommand() throws IOException {
+            dify.rows(dify.refused(400, "invalid_param", "Workflow not published"));
+            assertEquals(4, run().code());
+            dify.rows(dify.ended("succeeded", ""));
+
+            var call = dify.run();
+
+            assertEquals(0, call.code(), call.err());
+            assertEquals("succeeded=20", standing());
+        }
+    }
+
+    // ── Settings ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    @Nested
+    class TheSettings {
+        private final Dify dify = dify();
+
+        private Object value(String option, Map<String, String> settings, String... more) {
+            var line = DifyExec.commandLine(DifyExec.Env.of(settings));
+            line.parseArgs(typed("run", more));
+            return line.getSubcommands().get("run").getCommandSpec().findOption(option).getValue();
+        }
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, textBlock = """
+                option,                variable,            default,                one,                    other
+                --base-url,            DIFY_API_BASE_URL,   https://api.dify.ai/v1, http://a/v1,            http://b/v1
+                --workflow-id,         DIFY_WORKFLOW_ID,    '',                     abc,                    def
+                --max-retries,         MAX_RETRIES,         3,                      0,                      7
+                --initial-retry-delay, INITIAL_RETRY_DELAY, PT1S,                   PT2S,                   PT1M30S
+                --max-retry-delay,     MAX_RETRY_DELAY,     PT1M,                   PT5S,                   PT2M
+                --timeout,             TIMEOUT,             PT5M,                   PT1M30S,                PT0.5S
+                """)
+        void theOptionWinsOverTheVariableAndThatOverTheDefault(String option, String variable, String standard,
+                String one, String other) {
+            String typed = plain(one), set = plain(other);
+
+            assertEquals(standard, value(option, Map.of()).toString());
+            assertEquals(standard, value(option, Map.of(variable, "")).toString(), "an empty variable is none");
+            assertEquals(other, value(option, Map.of(variable, set)).toString());
+            assertEquals(one, value(option, Map.of(variable, set), option, typed).toString());
+        }
+
+        /// As one types it.
+        private static String plain(String value) {
+            return value.startsWith("PT") ? Duration.parse(value).toMillis() + "ms" : value;
+        }
+
+        @ParameterizedTest
+        @CsvSource({"http://127.0.0.1:1/v1", "http://127.0.0.1:1/v1/", "' http://127.0.0.1:1/v1// '"})
+        void aSlashAtTheEndOfTheAddressDoesNotMatter(String url) {
+            assertEquals("http://127.0.0.1:1/v1", value("--base-url", Map.of("DIFY_API_BASE_URL", url)).toString());
+        }
+
+        @ParameterizedTest
+        @CsvSource({"TIMEOUT, abc", "TIMEOUT, -1", "MAX_RETRY_DELAY, 1 day", "INITIAL_RETRY_DELAY, 1s2",
+            "MAX_RETRIES, many", "MAX_RETRIES, 1.5", "DIFY_API_BASE_URL, dify", "DIFY_API_BASE_URL, ftp://dify/v1"})
+        void aBadVariableIsNamedWithItsSource(String variable, String text) throws IOException {
+            rows(1);
+
+            var call = call(dify.settings(variable, text), typed("run"));
+            assertEquals(2, call.code());
+            assertTrue(call.sentence().startsWith("difyexec: " + variable + "=" + text + ": "), call.err());
+
+            var inFile = call(new DifyExec.Env(List.of(new DifyExec.Env.Place("", Map.of("DIFY_API_KEY", KEY)::get),
+                    new DifyExec.Env.Place(".env", Map.of(variable, text)::get))), typed("run"));
+            assertEquals(2, inFile.code());
+            assertTrue(inFile.sentence().startsWith("difyexec: " + variable + "=" + text + " in .env: "), inFile.err());
+            assertEquals(0, dify.requests());
+            assertEquals(Set.of("data.csv"), names());
+        }
+
+        @Test
+        void aGoodOptionMakesUpForABadVariable() throws IOException {
+            rows(1);
+
+            assertEquals(0, call(dify.settings("TIMEOUT", "abc"), typed("run", "--timeout", "5")).code());
+        }
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, textBlock = """
+                key,               said
+                '',                DIFY_API_KEY is missing
+                '  ',              DIFY_API_KEY is missing
+                app-your-key-here, DIFY_API_KEY is missing
+                'app-secret\nX',   DIFY_API_KEY contains a character
+                app-secreté,       DIFY_API_KEY contains a character
+                app-secret x,      DIFY_API_KEY contains a character
+                """)
+        void aKeyThatCannotBeOneIsNamedButNotShown(String key, String said) throws IOException {
+            rows(1);
+
+            var call = call(dify.settings("DIFY_API_KEY", key), typed("run"));
+
+            assertEquals(2, call.code(), call.err());
+            assertTrue(call.sentence().contains(said), call.err());
+            assertFalse(call.err().contains("secret"), call.err());
+            assertEquals(0, dify.requests());
+            assertEquals(Set.of("data.csv"), names());
+        }
+
+        @Test
+        void blanksAroundTheKeyAreNotPartOfIt() throws IOException {
+            rows(1);
+
+            assertEquals(0, call(dify.settings("DIFY_API_KEY", " " + KEY + "\n"), typed("run")).code());
+
+            dify.server.verify(1, postRequestedFor(urlEqualTo("/v1/workflows/run")).withHeader("Authorization",
+                    equalTo("Bearer " + KEY)));
+        }
+
+        @Test
+        void aKeyThatWouldTravelUnprotectedIsWarnedOf() throws IOException {
+            try (var proxy = new ServerTest.Wire(connection -> {
+                while (connection.request()) connection.answer(connection.last.startsWith("GET ")
+                        ? "{\"mode\":\"workflow\"}" : ServerTest.Events.blocking("{}"));
+            })) {
+                rows(1);
+                var settings = dify.settings("DIFY_API_BASE_URL", "http://dify.test/v1", "HTTP_PROXY",
+                        proxy.url().toString().replace("/v1", ""));
+
+                var call = call(settings, typed("run"));
+
+                assertEquals(0, call.code(), call.err());
+                assertTrue(call.err().contains("Warning: http://dify.test/v1 is not https"), call.err());
+                assertTrue(proxy.requests.getLast().startsWith("POST http://dify.test/v1/workflows/run "));
+            }
+        }
+
+        @Test
+        void loopbackNeedsNoWarningAndNoProxy() throws IOException {
+            rows(1);
+
+            var call = call(dify.settings("HTTP_PROXY", "http://127.0.0.1:1"), typed("run"));
+
+            assertEquals(0, call.code(), call.err());
+            assertFalse(call.err().contains("Warning"), call.err());
+        }
+
+        @Test
+        void aProxyThatIsNoAddressIsNamedWithoutItsPassword() throws IOException {
+            rows(1);
+
+            var settings = dify.settings("DIFY_API_BASE_URL", "https://dify.test/v1", "HTTPS_PROXY", "me:hidden@ x");
+
+            var call = call(settings, typed("run"));
+
+            assertEquals(2, call.code());
+            assertTrue(call.sentence().contains("HTTPS_PROXY"), call.err());
+            assertFalse(call.err().contains("hidden"), call.err());
+        }
+
+        @Test
+        void anAuthorityFileThatIsNotThereIsNamed() throws IOException {
+            rows(1);
+
+            var call = call(dify.settings("DIFY_CA_FILE", file("ca.pem").toString()), typed("run"));
+
+            assertEquals(2, call.code());
+            assertTrue(call.sentence().contains("DIFY_CA_FILE=" + file("ca.pem")), call.err());
+        }
+    }
+
+    // ── Command lines ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    @Nested
+    class TheCommandLine {
+        private final Dify dify = dify();
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, delimiter = '|', textBlock = """
+                typed                                | said
+                run -i IN -o OUT -c 0                | -c 0: at least one
+                run -i IN -o OUT -c x                | -c
+                run -i IN -o OUT -c 1.5              | -c
+                run -i IN -o OUT -c                  | -c
+                run -i IN -o OUT --max-failures 120% | --max-failures
+                run -i IN -o OUT --max-failures 0    | --max-failures
+                run -i IN -o OUT --max-tokens many   | --max-tokens
+                run -i IN -o OUT --limit -1          | --limit -1: at least one
+                run -i IN -o OUT --limit 0           | --limit 0: at least one
+                run -i IN -o OUT --wait 1 -c 5       | --wait and -c 5
+                run -i IN -o OUT --wait soon         | --wait
+                run -i IN -o OUT --max-retries -1    | --max-retries -1
+                run -i IN -o OUT --timeout -1        | --timeout
+                run -i IN -o OUT --timeout 0         | --timeout 0
+                run -i IN -o OUT --settle 0          | --settle 0
+                run -i IN -o OUT --rate 10           | --rate
+                run -i IN -o OUT --mode sideways     | --mode
+                run -i IN -o OUT --retry-failed-runs | --retry-failed-runs
+                run -i IN -o OUT --settle x          | --settle
+                run -i IN -o OUT --demo=2.0          | --demo=2.0
+                run -i IN -o OUT --base-url dify     | --base-url
+                run -i IN -o OUT --api-key app-x     | --api-key
+                run -i IN -o OUT --frobnicate        | --frobnicate
+                run -i IN -o OUT stray               | stray
+                run -i IN -o OUT --ids 99            | "99"
+                run -i IN -o OUT --id-column nope    | "nope"
+                run -o OUT                           | --input
+                run -i IN                            | --output
+                run                                  | --input
+                retry -i IN                          | --output
+                status                               | --output
+                status -o OUT --frobnicate           | --frobnicate
+                frobnicate                           | frobnicate
+                --frobnicate                         | --frobnicate
+                """)
+        void whatCannotBeUsedIsSaidInOneSentence(String typed, String said) throws IOException {
+            rows(2);
+            var args = Stream.of(typed.split(" ")).map(word -> word.replace("IN", input())
+                    .replace("OUT", output())).toArray(String[]::new);
+
+            var call = call(dify.settings(), args);
+
+            assertEquals(2, call.code(), call.err());
+            assertEquals("", call.out());
+            assertTrue(call.sentence().contains(said), call.err());
+            assertTrue(call.err().lines().count() <= 2, call.err());
+            assertEquals(0, dify.requests());
+            var left = names();
+            left.remove("results.jsonl.lock");
+            assertEquals(Set.of("data.csv"), left);
+        }
+
+        @Test
+        void withoutArgumentsItIsTheUsage() throws IOException {
+            var call = call(Map.of());
+
+            assertEquals(0, call.code());
+            assertTrue(call.out().startsWith("Usage: difyexec "), call.out());
+            for (var command : List.of("run", "retry", "status", "generate-completion"))
+                assertTrue(call.out().contains("  " + command + " "), command);
+            assertEquals("", call.err());
+        }
+
+        @ParameterizedTest
+        @ValueSource(strings = {"-h", "--help", "run -h", "run --help", "retry --help", "status --help"})
+        void helpIsAnAnswer(String typed) throws IOException {
+            var call = call(Map.of("DIFY_API_KEY", KEY, "TIMEOUT", "abc"), typed.split(" "));
+
+            assertEquals(0, call.code(), call.err());
+            assertTrue(call.out().startsWith("Usage: difyexec"), call.out());
+            assertEquals("", call.err());
+        }
+
+        @ParameterizedTest
+        @ValueSource(strings = {"-V", "--version", "run --version", "status -V"})
+        void theVersionIsOneLine(String typed) throws IOException {
+            assertEquals("difyexec " + DifyExec.VERSION, call(Map.of(), typed.split(" ")).out().strip());
+        }
+
+        @Test
+        void theCompletionIsAScript() throws IOException {
+            var call = call(Map.of(), "generate-completion");
+
+            assertEquals(0, call.code(), call.err());
+            assertTrue(call.out().startsWith("#!/usr/bin/env bash"), call.out());
+            assertTrue(call.out().contains("--max-failures"));
+        }
+    }
+
+    // ── Input ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    @Nested
+    class TheInput {
+        private final Dify dify = dify();
+
+        private void refused(Call call, String... words) throws IOException {
+            assertEquals(2, call.code(), call.err());
+            for (var word : words) assertTrue(call.err().contains(word), () -> call.err() + " without " + word);
+            assertFalse(call.err().contains("Exception"), call.err());
+            assertEquals("", call.out());
+            assertEquals(0, dify.requests());
+        }
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, delimiter = '|', textBlock = """
+                csv                              | line   | what
+                ''                               | ''     | empty
+                id,text                          | ''     | no rows
+                id,text/1,a/1,b                  | line 3 | "1"
+                id,text/1,a/ 1 ,b                | line 3 | line 2
+                id,text/,a                       | line 2 | blank
+                id,text/'  ',a                   | line 2 | blank
+                id,text/1,a/2                    | line 3 | 1 cell
+                id,text/1,a/2,b,c                | line 3 | 3 cells
+                id,text,text/1,a,b               | line 1 | "text"
+                id,,text/1,a,b                   | line 1 | column 2
+                text,id/a,1                      | line 1 | --id-column
+                id,text/1,a/2,"open/3,c          | line 3 | quote
+                id,text/1,a//2,b                 | line 3 | blank
+                """)
+        void isRefusedWithItsLineBeforeAnythingIsSent(String csv, String line, String what) throws IOException {
+            Files.writeString(file("data.csv"), csv.replace('/', '\n').replace("'", "") + (csv.isEmpty() ? "" : "\n"));
+
+            refused(dify.run(), line, what);
+
+            assertEquals(Set.of("data.csv"), names());
+        }
+
+        @Test
+        void hasAllItsProblemsListed() throws IOException {
+            csv("id,text", "1,a", "1,b\n".repeat(30).strip());
+
+            refused(dify.run(), "30 problems", "line 3:", "line 22:", "10 more");
+        }
+
+        @Test
+        void thatIsNotInUtf8IsNamedWithItsLine() throws IOException {
+            Files.write(file("data.csv"), "id,text\n1,a\n2,caf\u00e9\n".getBytes(StandardCharsets.ISO_8859_1));
+
+            refused(dify.run(), "line 3", "UTF-8");
+
+            assertEquals(Set.of("data.csv"), names());
+        }
+
+        @Test
+        void thatIsNotThereIsNamed() throws IOException {
+            refused(dify.run(), "data.csv: no such file");
+
+            assertEquals(Set.of(), names());
+        }
+
+        @Test
+        void thatIsAFolderIsNamed() throws IOException {
+            Files.createDirectory(file("data.csv"));
+
+            refused(dify.run(), "data.csv: a folder");
+
+            assertEquals(Set.of("data.csv"), names());
+        }
+
+        @Test
+        void andOutputAreTwoFiles() throws IOException {
+            rows(1);
+            var before = content("data.csv");
+
+            var link = Files.createSymbolicLink(file("link"), file("data.csv"));
+            for (var output : List.of(input(), folder + "/./data.csv", link.toString()))
+                refused(call(dify.settings(), "run", "-i", input(), "-o", output), "both input and output");
+
+            assertEquals(before, content("data.csv"));
+            assertEquals(Set.of("data.csv", "link"), names());
+        }
+
+        @ParameterizedTest
+        @ValueSource(strings = {".retry", ".log", ".lock"})
+        void isNotAnotherFileOfTheBatch(String suffix) throws IOException {
+            Files.writeString(file("results.jsonl" + suffix), "id,text\n1,a\n");
+
+            refused(call(dify.settings(), "run", "-i", output() + suffix, "-o", output()), "both input and output");
+
+            assertEquals("id,text\n1,a\n", content("results.jsonl" + suffix));
+        }
+
+        @Test
+        void outputInAFolderThatIsNotThereIsNamed() throws IOException {
+            rows(1);
+
+            refused(call(dify.settings(), "run", "-i", input(), "-o", file("no/results.jsonl").toString()),
+                    "there is no folder " + file("no"));
+
+            assertEquals(Set.of("data.csv"), names());
+        }
+
+        @Test
+        void outputThatIsAFolderIsNamed() throws IOException {
+            rows(1);
+
+            refused(call(dify.settings(), "run", "-i", input(), "-o", folder.toString()), "a folder");
+        }
+
+        @Test
+        void problemsAreSaidByStatusToo() throws IOException {
+            rows(1);
+            dify.run();
+            dify.server.resetRequests();
+            csv("id,text", "1,a", "1,b");
+
+            refused(call(Map.of(), "status", "-i", input(), "-o", output()), "line 3");
+        }
+
+        @ParameterizedTest
+        @CsvSource({"UTF-8, ','", "UTF-8, ;", "UTF-16LE, '\t'", "UTF-16BE, ','"})
+        void goesOutCellByCellAsItStands(String charset, String delimiter) throws IOException {
+            var text = "id,zip,text\n1,007,\"a, \"\"b\"\"\r\nc; あ😀 \"\n2,, x ".replace(",", delimiter)
+                    .replace("a" + delimiter, "a,");
+            Files.write(file("data.csv"), ("\uFEFF" + text).getBytes(charset));
+
+            assertEquals(0, dify.run().code());
+
+            var users = "\"user\":\"${json-unit.any-string}\",\"response_mode\":\"blocking\"";
+            for (var inputs : List.of("{\"id\":\"1\",\"zip\":\"007\",\"text\":\"a, \\\"b\\\"\\r\\nc; あ😀 \"}",
+                    "{\"id\":\"2\",\"zip\":\"\",\"text\":\" x \"}"))
+                dify.server.verify(1, postRequestedFor(urlEqualTo("/v1/workflows/run"))
+                        .withRequestBody(equalToJson("{\"inputs\":" + inputs + "," + users + "}")));
+            assertEquals("a, \"b\"\r\nc; あ😀 ", result("1").path("inputs").path("text").asText());
+        }
+
+        @Test
+        void mayHaveItsIdsInAnotherColumn() throws IOException {
+            csv("text,key", "a,1", "b,2");
+
+            assertEquals(0, dify.run("--id-column", "key").code());
+
+            assertEquals(List.of("1", "2"), ids());
+            assertEquals("{\"text\":\"a\",\"key\":\"1\"}", result("1").path("inputs").toString());
+            assertEquals(0, call(Map.of(), "status", "-i", input(), "-o", output(),
+                    "--id-column", "key").code());
+        }
+    }
+
+    // ── The check ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    @Nested
+    class TheCheck {
+        private final Dify dify = dify();
+
+        TheCheck() {
+            form(dify.answer(200, text("""
+                    {'user_input_form': [
+                        {'text-input': {'variable': 'text', 'label': 'Text', 'required': true, 'max_length': 5}},
+                        {'select': {'variable': 'lang', 'label': 'Language', 'required': true,
+                                    'options': ['en', 'ja']}},
+                        {'number': {'variable': 'count', 'label': 'Count', 'required': false}}]}
+                    """)));
+        }
+
+        private void form(ResponseDefinitionBuilder answer) {
+            dify.server.stubFor(get(urlEqualTo("/v1/parameters")).willReturn(answer));
+        }
+
+        private Call check(String... more) throws IOException {
+            return call(dify.settings(), Stream.concat(Stream.of("check", "-i", input()), Stream.of(more))
+                    .toArray(String[]::new));
+        }
+
+        private void bad() throws IOException {
+            csv("id,text,lang,count", "1,fine,en,1", "2,too long,ja,2", "3,fine,fr,many");
+        }
+
+        @Test
+        void holdsEveryCellAgainstTheFormBeforeAnythingIsSent() throws IOException {
+            bad();
+
+            var call = dify.run();
+
+            assertEquals(2, call.code());
+            assertTrue(call.sentence().contains("3 problems, nothing was sent"), call.err());
+            for (var said : List.of("line 3, id 2, text = \"too long\": allowed is 8 characters, at most 5",
+                    "line 4, id 3, lang = \"fr\": allowed is one of \"en\", \"ja\"", "line 4, id 3, count = \"many\""))
+                assertTrue(call.err().contains(said), call.err());
+            assertEquals(0, dify.runs());
+            assertEquals(List.of("data.csv", "results.jsonl.lock"), List.copyOf(names()));
+        }
+
+        @Test
+        void isACommandToo() throws IOException {
+            bad();
+
+            var call = check();
+
+            assertEquals(2, call.code());
+            assertTrue(call.out().contains("line 3, id 2, text = \"too long\""), call.out());
+            assertEquals("", call.err());
+            assertEquals(Set.of("data.csv"), names());
+            assertEquals(0, dify.runs());
+        }
+
+        @Test
+        void isFineWithAFineFile() throws IOException {
+            csv("id,text,Language,count", "1,fine,en,1");
+
+            var call = check();
+
+            assertEquals(0, call.code(), call.err());
+            assertTrue(call.out().contains("Fine"), call.out());
+        }
+
+        @Test
+        void listsAllProblemsAsJson() throws IOException {
+            bad();
+
+            var problems = tree(check("--json").out()).path("problems");
+
+            assertEquals(List.of("2", "3", "3"), problems.findValuesAsText("id"));
+            assertEquals(List.of("text", "lang", "count"), problems.findValuesAsText("column"));
+        }
+
+        @Test
+        void showsTheRequestsWithoutTheKey() throws IOException {
+            csv("id,text,lang,count", "1,fine,en,1", "2,fine,ja,");
+
+            var call = check("--show", "1");
+
+            assertTrue(call.out().contains(text("{'id':'1','text':'fine','lang':'en','count':1}")), call.out());
+            assertFalse(call.out().contains("\"ja\""), call.out());
+            assertTrue(call.out().contains("curl -X POST " + dify.url() + "/workflows/run "), call.out());
+            assertEquals(0, dify.runs());
+        }
+
+        @Test
+        void makesValuesOfTheTypesThatTheFormHas() throws IOException {
+            csv("id,text,Language,count", "1,007,en,1.50", "2,,ja,");
+
+            assertEquals(0, dify.run().code());
+
+            sent("{'id':'1','text':'007','lang':'en','count':1.50}");
+            sent("{'id':'2','text':'','lang':'ja'}");
+            assertEquals(text("{'id':'1','text':'007','Language':'en','count':'1.50'}"), result("1").path("inputs") + "");
+        }
+
+        private void sent(String inputs) {
+            dify.server.verify(1, postRequestedFor(urlEqualTo("/v1/workflows/run")).withRequestBody(equalToJson(
+                    text("{'inputs':" + inputs + ",'response_mode':'blocking','user':'${json-unit.any-string}'}"))));
+        }
+
+        @Test
+        void mayBeLeftOut() throws IOException {
+            bad();
+
+            assertEquals(0, dify.run("--no-check").code());
+
+            dify.server.verify(0, getRequestedFor(urlEqualTo("/v1/parameters")));
+            assertEquals(3, dify.runs());
+        }
+
+        @ParameterizedTest
+        @ValueSource(ints = {404, 502})
+        void isWarnedOfWhenTheFormIsOutOfReach(int status) throws IOException {
+            bad();
+            form(aResponse().withStatus(status).withBody("<html>no</html>"));
+
+            var call = dify.run();
+
+            assertEquals(0, call.code(), call.err());
+            assertTrue(call.err().contains("Warning: the workflow's form is out of reach"), call.err());
+        }
+
+        @Test
+        void stopsWhereNothingIsPublished() throws IOException {
+            rows(2);
+            form(dify.refused(400, "app_unavailable", "App unavailable, please check your app configurations."));
+
+            var call = dify.run();
+
+            assertEquals(4, call.code());
+            assertTrue(call.sentence().contains("publish"), call.err());
+            assertEquals(0, dify.runs());
+        }
+    }
+
+    // ── Earlier files ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    @Nested
+    class EarlierFiles {
+        private final Dify dify = dify();
+
+        /// As the original Python tool leaves them.
+        private void original() throws IOException {
+            rows(5);
+            Files.writeString(file("results.jsonl"), "\uFEFF" + text("""
+                    {'id': '1', 'status': 'success', 'inputs': {'id': '1'}, 'outputs': {'outputs': {'answer': 'a'}}}
+                    {'id': '2', 'status': 'success', 'inputs': {'id': '2'}, 'outputs': {'answer': 'old'}}
+                    {'id': '2', 'status': 'success', 'inputs': {'id': '2'}, 'outputs': {'answer': 'new'}}
+                    """));
+            Files.writeString(file("results.jsonl.retry"), "\uFEFF5\n3\n5\n\n3\r\n");
+        }
+
+        @Test
+        void ofTheOriginalToolAreContinued() throws IOException {
+            original();
+            var before = content("results.jsonl");
+
+            var call = dify.run();
+
+            assertEquals(0, call.code(), call.err());
+            assertEquals(List.of("3", "4", "5"), attempts(1));
+            assertTrue(content("results.jsonl").startsWith(before), "what was there stays as it was");
+            assertFalse(call.err().contains("could not be read"), call.err());
+            assertEquals("succeeded=5", standing());
+        }
+
+        @Test
+        void ofTheOriginalToolHaveTheirListRetriedOnceEach() throws IOException {
+            original();
+
+            var call = dify.command("retry");
+
+            assertEquals(0, call.code(), call.err());
+            assertEquals(List.of("3", "5"), attempts(1));
+            assertEquals("succeeded=4 pending=1", standing());
+        }
+
+        @Test
+        void ofTheOriginalToolHaveAStatus() throws IOException {
+            original();
+
+            assertEquals("succeeded=2 failed=2 pending=1", standing());
+        }
+
+        @Test
+        void tornByACrashAreMendedAndTheRowRunsAgain() throws IOException {
+            rows(3);
+            dify.run();
+            var whole = content("results.jsonl");
+            var cut = whole.substring(0, whole.length() - 20);
+            Files.writeString(file("results.jsonl"), cut);
+            var log = content("results.jsonl.log");
+            Files.writeString(file("results.jsonl.log"), log.substring(0, log.stripTrailing().lastIndexOf('\n') + 9));
+
+            var call = dify.run("--settle", "50ms");
+
+            assertEquals(0, call.code(), call.err());
+            assertEquals("succeeded=3", standing());
+            assertEquals(List.of("1", "2", "3"), ids());
+            assertEquals(Set.of("results.jsonl", "results.jsonl.log"), events("torn").stream()
+                    .map(line -> line.path("file").asText()).collect(Collectors.toSet()));
+            assertEquals(4, dify.runs());
+        }
+
+        @Test
+        void whoseResultsAreGoneAreNotPaidForTwice() throws IOException {
+            rows(3);
+            dify.run();
+            Files.delete(file("results.jsonl"));
+            for (var id : List.of("1", "2", "3")) dify.recorded(id, "succeeded");
+
+            var refused = dify.run();
+            assertEquals(2, refused.code());
+            assertTrue(refused.sentence().contains("3 results that the log knows of are gone"), refused.err());
+            assertTrue(refused.sentence().contains("--rebuild"), refused.err());
+            assertEquals(3, dify.runs());
+
+            var rebuilt = dify.run("--rebuild");
+            assertEquals(0, rebuilt.code(), rebuilt.err());
+            assertEquals(List.of("1", "2", "3"), ids());
+            assertEquals("run-2", result("2").path("workflow_run_id").asText());
+            assertEquals("2", result("2").path("outputs").path("row_id").asText());
+            assertEquals(3, dify.runs());
+        }
+
+        @Test
+        void ofAnotherServerAreLeftAlone() throws IOException {
+            rows(2);
+            dify.run("--limit", "1");
+            var other = dify();
+
+            var call = other.run();
+
+            assertEquals(2, call.code());
+            for (var url : List.of(dify.url(), other.url())) assertTrue(call.sentence().contains(url), call.err());
+            assertEquals(0, other.runs());
+            assertEquals("succeeded=1 pending=1", standing());
+        }
+
+        @Test
+        void ofANewerFormatAreLeftAlone() throws IOException {
+            rows(1);
+            Files.writeString(file("results.jsonl.log"),
+                    "{\"event\":\"session\",\"t\":\"2030-01-01T00:00:00Z\",\"format\":2,\"tool\":\"difyexec 9\"}\n");
+
+            var call = dify.run();
+
+            assertEquals(2, call.code());
+            assertTrue(call.sentence().contains("difyexec 9"), call.err());
+            assertEquals(0, dify.requests());
+        }
+
+        @Test
+        void areMovedAsideForAFreshStart() throws IOException {
+            rows(2);
+            dify.row("2", dify.ended("failed", "no"));
+            dify.run();
+            var before = content("results.jsonl");
+
+            var call = dify.run("--fresh");
+
+            assertEquals(3, call.code());
+            assertEquals(4, dify.runs());
+            assertEquals(List.of("1"), ids());
+            var aside = names().stream().filter(name -> name.matches("results.*\\.\\d{8}T[0-9.]+Z")).toList();
+            assertEquals(List.of("results.jsonl", "results.jsonl.log", "results.jsonl.retry"),
+                    aside.stream().map(name -> name.replaceFirst("\\.\\d+T.*", "")).toList());
+            assertEquals(before, content(aside.getFirst()));
+            assertTrue(call.err().contains("Moved "), call.err());
+        }
+
+        @Test
+        void stayWhereTheyAreWhenAFreshStartIsRefused() throws IOException {
+            rows(1);
+            dify.run();
+            var before = names();
+
+            assertEquals(2, dify.run("--fresh", "-c", "0").code());
+            assertEquals(2, call(dify.settings("DIFY_API_KEY", ""), typed("run", "--fresh")).code());
+
+            assertEquals(before, names());
+        }
+
+        @Test
+        void tellOfRowsThatChangedSince() throws IOException {
+            rows(3);
+            dify.run();
+            csv("id,text", "1,text 1", "2,changed", "3,text 3", "4,new");
+
+            var told = dify.run();
+            assertEquals(0, told.code());
+            assertEquals(4, dify.runs());
+            assertTrue(told.err().contains("1 row with a success changed in the CSV since (first: 2)"), told.err());
+            assertTrue(told.err().contains("--rerun-changed"), told.err());
+
+            var again = dify.run("--rerun-changed");
+            assertEquals(0, again.code());
+            assertEquals(5, dify.runs());
+            assertEquals("changed", result("2").path("inputs").path("text").asText());
+            assertFalse(dify.run().err().contains("changed"));
+        }
+    }
+
+    // ── Selections and limits ───────────────────────────────────────────────────────────────────────────────────────
+
+    @Nested
+    class TheSelection {
+        private final Dify dify = dify();
+
+        @Test
+        void mayBeTheFirstPendingRows() throws IOException {
+            rows(5);
+
+            assertEquals(0, dify.run("--limit", "2").code());
+            assertEquals(List.of("1", "2"), ids());
+            assertEquals(0, dify.run("--limit", "2").code());
+
+            assertEquals(List.of("1", "2", "3", "4"), ids());
+            assertEquals("succeeded=4 pending=1", standing());
+        }
+
+        @Test
+        void mayBeAFewIds() throws IOException {
+            rows(5);
+
+            assertEquals(0, dify.run("--ids", "4,2").code());
+
+            assertEquals(List.of("2", "4"), ids());
+        }
+
+        @Test
+        void namesAnIdThatIsNotThere() throws IOException {
+            rows(2);
+
+            var call = dify.run("--ids", "2,nope");
+
+            assertEquals(2, call.code());
+            assertTrue(call.sentence().contains("\"nope\""), call.err());
+            assertEquals(0, dify.requests());
+        }
+
+        @Test
+        void endsWithTheFailuresThatAreAllowed() throws IOException {
+            rows(20);
+            dify.rows(dify.ended("failed", "no"));
+
+            var call = dify.run("--max-failures", "3", "-c", "1");
+
+            assertEquals(4, call.code());
+            assertTrue(call.sentence().contains("--max-failures"), call.err());
+            assertEquals("failed=3 pending=17", standing());
+            assertEquals("1\n2\n3\n", content("results.jsonl.retry"));
+        }
+
+        @Test
+        void endsWithTheTokensThatAreAllowed() throws IOException {
+            rows(20);
+
+            var call = dify.run("--max-tokens", "25", "-c", "1");
+
+            assertEquals(4, call.code());
+            assertTrue(call.sentence().contains("--max-tokens"), call.err());
+            assertEquals("succeeded=3 pending=17", standing());
+        }
+
+        @Test
+        void runsNoMoreAtATimeThanAllowed() throws IOException {
+            var running = new AtomicInteger();
+            var most = new AtomicInteger();
+            var three = new CyclicBarrier(3);
+            try (var wire = new ServerTest.Wire(connection -> {
+                while (connection.request()) {
+                    if (connection.last.startsWith("GET ")) {
+                        connection.answer("{\"mode\":\"workflow\"}");
+                        continue;
+                    }
+                    most.accumulateAndGet(running.incrementAndGet(), Math::max);
+                    meet(three);
+                    running.decrementAndGet();
+                    connection.answer(ServerTest.Events.blocking("{}"));
+                }
+            })) {
+                rows(30);
+
+                assertEquals(0, call(settingsFor(wire),
+                        typed("run", "-c", "3")).code());
+
+                assertEquals(3, most.get());
+                assertTrue(wire.connections.get() <= 3 + 2, () -> wire.connections + " connections");
+            }
+        }
+
+        private static void meet(CyclicBarrier others) {
+            try {
+                others.await(30, TimeUnit.SECONDS);
+            } catch (InterruptedException | BrokenBarrierException | TimeoutException problem) {
+                throw new IllegalStateException(problem);
+            }
+        }
+
+        @Test
+        void waitsBetweenRowsWhenToldTo() throws IOException {
+            rows(4);
+            var begun = System.nanoTime();
+
+            assertEquals(0, dify.run("--wait", "60ms").code());
+
+            assertTrue(System.nanoTime() - begun >= 180_000_000L);
+            var times = dify.server.getAllServeEvents().stream().filter(CommandTest::isRun)
+                    .map(event -> event.getRequest().getLoggedDate().toInstant()).sorted().toList();
+            for (int i = 1; i < 4; i++)
+                assertTrue(Duration.between(times.get(i - 1), times.get(i)).toMillis() >= 55, times::toString);
+        }
+    }
+
+    @Nested
+    class TwoAtOnce {
+        @Test
+        void theSecondRefusesAndTheFirstGoesOn() throws Exception {
+            var begun = new CountDownLatch(1);
+            var goOn = new CountDownLatch(1);
+            try (var wire = new ServerTest.Wire(connection -> {
+                while (connection.request()) {
+                    if (!connection.last.startsWith("GET ")) {
+                        begun.countDown();
+                        await(goOn);
+                    }
+                    connection.answer(connection.last.startsWith("GET ") ? "{\"mode\":\"workflow\"}"
+                            : ServerTest.Events.blocking("{}"));
+                }
+            }); var threads = Executors.newVirtualThreadPerTaskExecutor()) {
+                rows(2);
+                var settings = settingsFor(wire);
+                var first = threads.submit(() -> call(settings, typed("run")));
+                begun.await();
+
+                for (var command : List.of(typed("run"), typed("retry"), typed("run", "--fresh"))) {
+                    var second = call(settings, command);
+                    assertEquals(2, second.code(), second.err());
+                    assertTrue(second.sentence().contains("another difyexec"), second.err());
+                }
+                assertEquals("pending=2", standing(), "status may look on");
+                goOn.countDown();
+
+                assertEquals(0, first.get().code());
+                assertEquals(List.of("1", "2"), ids());
+                assertEquals(2, wire.requests.stream().filter(request -> request.startsWith("POST ")).count());
+            }
+        }
+    }
+
+    private static void await(CountDownLatch latch) {
+        try {
+            latch.await();
+        } catch (InterruptedException _) {
+            Thread.currentThread().interrupt();
+        }
+    }
+
+    // ── A process of its own ────────────────────────────────────────────────────────────────────────────────────────
+
+    @Nested
+    class AProcess {
+        private final List<Process> children = new ArrayList<>();
+
+        @AfterEach
+        void end() {
+            children.forEach(Process::destroyForcibly);
+        }
+
+        private Process start(Map<String, String> settings, List<String> jvm, String... args) throws IOException {
+            var words = new ArrayList<>(List.of(ProcessHandle.current().info().command().orElseThrow(),
+                    "--enable-native-access=ALL-UNNAMED", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"));
+            words.addAll(jvm);
+            words.addAll(List.of("-cp", System.getProperty("java.class.path"), "DifyExec"));
+            words.addAll(List.of(args));
+            var builder = new ProcessBuilder(words).directory(folder.toFile());
+            builder.environment().keySet().removeIf(name ->
+                    name.matches("(?i)DIFY.*|.*_PROXY|MAX_RETR.*|INITIAL_RETR.*|TIMEOUT|LC_.*|JAVA.*|JDK_.*"));
+            builder.environment().putAll(settings);
+            var child = builder.redirectOutput(file("child.out").toFile()).redirectError(file("child.err").toFile())
+                    .start();
+            children.add(child);
+            return child;
+        }
+
+        private Call ended(Process child) throws Exception {
+            assertTrue(child.waitFor(60, TimeUnit.SECONDS), "the process does not end");
+            var call = new Call(child.exitValue(), content("child.out"), content("child.err"));
+            keyIsNowhere(call);
+            return call;
+        }
+
+        private static void signal(String name, Process child) throws Exception {
+            assertEquals(0, new ProcessBuilder("kill", "-" + name, "" + child.pid()).start().waitFor());
+        }
+
+        /// Answers the first rows, holds the others until `goOn`, and says when all that may run are there.
+        private final class Holding implements AutoCloseable {
+            final CountDownLatch goOn = new CountDownLatch(1), held;
+            final Map<String, CountDownLatch> stops = new ConcurrentHashMap<>();
+            final Set<String> stopped = ConcurrentHashMap.newKeySet();
+            private final boolean tells;
+            final AtomicInteger posts = new AtomicInteger();
+            final ServerTest.Wire wire;
+
+            Holding(String mode, int answered, int held) throws IOException {
+                this(mode, answered, held, true);
+            }
+
+            /// @param tells whether a stream tells the end of a run that was asked to stop
+            Holding(String mode, int answered, int held, boolean tells) throws IOException {
+                this.tells = tells;
+                this.held = new CountDownLatch(held);
+                wire = new ServerTest.Wire(connection -> {
+                    while (connection.request()) serve(connection, mode, answered);
+                });
+            }
+
+            private void serve(ServerTest.Wire.Connection connection, String mode, int answered) throws IOException {
+                var request = connection.last;
+                if (request.startsWith("GET /v1/info ") || request.startsWith("GET /v1/parameters "))
+                    connection.answer("{\"mode\":\"workflow\",\"user_input_form\":[]}");
+                else if (request.contains("/workflows/logs")) logs(connection);
+                else if (request.startsWith("GET ")) detail(connection);
+                else if (request.contains("/stop ")) {
+                    var task = request.replaceAll("(?s).*/tasks/(\\S*)/stop.*", "$1");
+                    stopped.add(task);
+                    stop(task).countDown();
+                    connection.answer("{\"result\":\"success\"}");
+                } else row(connection, mode, rowOf(request), answered);
+            }
+
+            private static String rowOf(String request) {
+                return request.replaceAll("(?s).*\"id\":\"(\\d+)\".*", "$1");
+            }
+
+            private void row(ServerTest.Wire.Connection connection, String mode, String id, int answered)
+                    throws IOException {
+                posts.incrementAndGet();
+                boolean hold = goOn.getCount() > 0 && Integer.parseInt(id) > answered;
+                if (mode.equals("blocking")) {
+                    if (hold) held.countDown();
+                    if (hold) connection.hold();
+                    else connection.answer(run(id, ServerTest.Events.blocking("{}")));
+                    return;
+                }
+                connection.startStream();
+                connection.chunk(run(id, ServerTest.Events.started()));
+                if (hold) {
+                    held.countDown();
+                    if (!tells) connection.hold();
+                    await(stop("task-" + id));
+                }
+                connection.chunk(run(id, hold ? ServerTest.Events.finished("{}").replace("succeeded", "failed")
+                        .replace("null", "\"Aborted: User requested stop\"") : ServerTest.Events.finished("{}")));
+                connection.endStream();
+            }
+
+            private CountDownLatch stop(String task) {
+                return stops.computeIfAbsent(task, _ -> new CountDownLatch(1));
+            }
+
+            private String run(String id, String text) {
+                return text.replace(ServerTest.Events.RUN, "run-" + id).replace(ServerTest.Events.TASK, "task-" + id);
+            }
+
+            /// The log leads from a user to the run of its row; runs that were held have succeeded meanwhile.
+            private void logs(ServerTest.Wire.Connection connection) throws IOException {
+                var user = connection.last.replaceAll("(?s).*session_id=([^& ]*).*", "$1");
+                var run = wire.requests.stream().filter(request -> request.contains("/workflows/run ")
+                        && request.contains("\"" + user + "\"")).findFirst().orElseThrow();
+                connection.answer(text("{'data':[{'workflow_run':{'id':'run-%s','status':'succeeded'},"
+                        + "'created_by_end_user':{'session_id':'%s'}}]}", rowOf(run), user));
+            }
+
+            private void detail(ServerTest.Wire.Connection connection) throws IOException {
+                var id = connection.last.replaceAll("(?s)GET /v1/workflows/run/run-(\\d+) .*", "$1");
+                connection.answer(text("{'id':'run-%s','status':'%s','outputs':{},'error':null}", id,
+                        stopped.contains("task-" + id) ? "stopped" : "succeeded"));
+            }
+
+            Map<String, String> settings() {
+                return settingsFor(wire);
+            }
+
+            @Override
+            public void close() throws IOException {
+                wire.close();
+            }
+        }
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, textBlock = """
+                signal, mode,      tells
+                INT,    streaming, true
+                TERM,   streaming, false
+                HUP,    blocking,  false
+                TERM,   blocking,  false
+                """)
+        void thatIsInterruptedLeavesItsRowsPendingAndTheNextOneCompletes(String signal, String mode, boolean tells)
+                throws Exception {
+            try (var dify = new Holding(mode, 2, 3, tells)) {
+                rows(8);
+                var child = start(dify.settings(), List.of(), typed("run", "-c3", "--mode", mode, "--grace", "0.2"));
+                dify.held.await();
+                signal(signal, child);
+                var call = ended(child);
+
+                assertEquals(130, call.code(), call.err());
+                assertTrue(call.err().contains("interrupted"), call.err());
+                assertTrue(call.err().contains("2 succeeded, 6 pending"), call.err());
+                assertFalse(Files.exists(file("results.jsonl.retry")));
+                assertEquals("succeeded=2 pending=6", standing());
+                assertEquals(5, dify.posts.get(), "nothing new starts");
+                assertEquals(mode.equals("streaming") ? Set.of("task-3", "task-4", "task-5") : Set.of(), dify.stopped);
+
+                dify.goOn.countDown();
+                var next = call(dify.settings(), typed("run", "--mode", mode));
+                assertEquals(0, next.code(), next.err());
+                assertEquals("succeeded=8", standing());
+                assertEquals(8, ids().size());
+                assertEquals(mode.equals("streaming") ? 11 : 8, dify.posts.get(), "only stopped runs are run again");
+            }
+        }
+
+        @Test
+        void thatIsInterruptedTwiceEndsAtOnce() throws Exception {
+            try (var dify = new Holding("blocking", 0, 2)) {
+                rows(2);
+                var child = start(dify.settings(), List.of(), typed("run", "--grace", "60", "--mode", "blocking"));
+                dify.held.await();
+                signal("INT", child);
+                while (!content("child.err").contains("Ctrl-C again")) child.waitFor(20, TimeUnit.MILLISECONDS);
+                signal("INT", child);
+
+                assertEquals(130, ended(child).code());
+            }
+        }
+
+        @ParameterizedTest
+        @ValueSource(strings = {"blocking", "streaming"})
+        void thatIsKilledLosesNothingAndPaysNothingTwice(String mode) throws Exception {
+            try (var dify = new Holding(mode, 2, 3)) {
+                rows(8);
+                var child = start(dify.settings(), List.of(), typed("run", "-c", "3", "--mode", mode));
+                dify.held.await();
+                child.destroyForcibly().waitFor();
+
+                dify.goOn.countDown();
+                var next = call(dify.settings(), typed("run", "--mode", mode));
+                assertEquals(0, next.code(), next.err());
+                assertEquals("succeeded=8", standing());
+                assertEquals(8, dify.posts.get());
+                assertEquals(8, Set.copyOf(ids()).size());
+            }
+        }
+
+        @Test
+        void worksTheSameInAnyLocale() throws Exception {
+            csv("id,title,text", "1,İıŞ,あ😀 \"x\"", "2,TITLE,[fail]", "3,I,[flaky]");
+
+            var turkish = List.of("-Duser.language=tr", "-Duser.country=TR");
+            var child = ended(start(Map.of("LC_ALL", "C"), turkish, "run", "--demo", "-i", "data.csv", "-o", "tr.jsonl",
+                    "--mode", "STREAMING", "--initial-retry-delay", "10ms"));
+            assertEquals(3, child.code(), child.err());
+            call(Map.of(), typed("run", "--demo", "--mode", "streaming", "--initial-retry-delay", "10ms"));
+
+            assertEquals(comparable("results.jsonl"), comparable("tr.jsonl"));
+            assertEquals(comparable("results.jsonl.log"), comparable("tr.jsonl.log"));
+            assertEquals(content("results.jsonl.retry"), content("tr.jsonl.retry"));
+            for (var word : List.of("\"mode\":\"streaming\"", "\"outcome\":\"failed\""))
+                assertTrue(content("tr.jsonl.log").contains(word), word);
+            assertTrue(child.err().contains("2 succeeded, 1 failed in "), child.err());
+            var status = ended(start(Map.of("LC_ALL", "C"), turkish, "status", "-o", "tr.jsonl"));
+            assertTrue(status.out().lines().anyMatch(line -> line.matches("  succeeded +2 +66\\.7 %")), status.out());
+        }
+
+        /// The lines of a file without what differs from run to run, in a fixed order.
+        private List<String> comparable(String name) throws IOException {
+            return content(name).lines().map(line -> line
+                    .replaceAll("[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", "UUID")
+                    .replaceAll("difyexec-[0-9a-f]{16}-\\d+", "USER")
+                    .replaceAll("\\d{4}-\\d\\d-\\d\\dT[0-9:.]+Z", "TIME").replaceAll("127\\.0\\.0\\.1:\\d+", "HOST")
+                    .replaceAll("\"(elapsed_time|seconds)\":[0-9.E-]+", "$1")).sorted().toList();
+        }
+
+        @Test
+        void readsRowsFromStandardInput() throws Exception {
+            var child = start(Map.of(), List.of(), "run", "--demo", "-i", "-", "-o", "results.jsonl");
+            try (var in = child.getOutputStream()) {
+                in.write("id,text\n1,あ\n2,b\n".getBytes(UTF_8));
+            }
+
+            assertEquals(0, ended(child).code(), content("child.err"));
+
+            assertEquals(List.of("1", "2"), ids());
+            assertEquals("あ", result("1").path("inputs").path("text").asText());
+        }
+
+        @Test
+        void takesSettingsFromTheFileOfItsFolderBelowTheEnvironment() throws Exception {
+            var dify = dify();
+            rows(1);
+            Files.writeString(file(".env"), """
+                    # mine
+                    DIFY_API_KEY=%s
+                    DIFY_API_BASE_URL=http://127.0.0.1:1/v1
+                    TIMEOUT=abc
+                    """.formatted(KEY));
+
+            var bad = ended(start(Map.of(), List.of(), typed("run")));
+            assertEquals(2, bad.code());
+            assertTrue(bad.sentence().startsWith("difyexec: TIMEOUT=abc in .env: not a duration"), bad.err());
+
+            var good = ended(start(Map.of("DIFY_API_BASE_URL", dify.url(), "TIMEOUT", "7"), List.of(), typed("run")));
+            assertEquals(0, good.code(), good.err());
+            dify.server.verify(1, postRequestedFor(urlEqualTo("/v1/workflows/run"))
+                    .withHeader("Authorization", equalTo("Bearer " + KEY)));
+        }
+    }
+
+    // ── README ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    /// Needs the checkout; elsewhere its tests are skipped.
+    @Nested
+    class TheReadme {
+        /// Found upwards from the current folder.
+        private Path checkout() {
+            var found = Stream.iterate(Path.of("").toAbsolutePath(), Objects::nonNull, Path::getParent)
+                    .filter(above -> Files.exists(above.resolve("README.md")))
+                    .filter(above -> Files.exists(above.resolve("DifyExec.java"))).findFirst();
+            Assumptions.assumeTrue(found.isPresent(), "there is no README here");
+            return found.get();
+        }
+
+        /// The commands in its shell blocks that start like this.
+        private List<List<String>> commands(String start) throws IOException {
+            var readme = Files.readString(checkout().resolve("README.md"));
+            var blocks = Pattern.compile("(?s)```sh\n(.*?)```").matcher(readme).results();
+            return blocks.flatMap(block -> block.group(1).lines()).map(line -> line.replaceFirst("\\s+#.*", "").strip())
+                    .filter(line -> line.startsWith(start)).map(line -> List.of(line.split("\\s+"))).toList();
+        }
+
+        @Test
+        void itsDemoRunsAsItSays() throws IOException {
+            var command = commands("./jbang DifyExec.java run --demo").getFirst();
+            var args = new ArrayList<>(command.subList(2, command.size()));
+            args.replaceAll(word -> word.endsWith(".csv") ? checkout().resolve(word).toString()
+                    : word.endsWith(".jsonl") ? file(word).toString() : word);
+            assertTrue(Files.isExecutable(checkout().resolve("jbang")));
+            assertTrue(Files.exists(Path.of(args.get(args.indexOf("-i") + 1))));
+
+            var call = call(Map.of(), args.toArray(String[]::new));
+
+            assertEquals(3, call.code(), call.err());
+            var shown = Files.readString(checkout().resolve("README.md"));
+            for (var part : List.of("\\d+ succeeded, \\d+ failed in ", "tokens: \\d+", "\\d+ × Run failed: .*")) {
+                var printed = Pattern.compile(part).matcher(call.err());
+                assertTrue(printed.find(), () -> part + " in " + call.err());
+                assertTrue(shown.contains(printed.group().strip()), () -> printed.group() + " is not in the README");
+            }
+        }
+
+        @Test
+        void itsTestsAreAnAliasOfTheCatalog() throws IOException {
+            assertEquals(List.of("./jbang", "test"), commands("./jbang test").getFirst());
+
+            var catalog = tree(Files.readString(checkout().resolve("jbang-catalog.json")));
+            var alias = catalog.at("/aliases/test/script-ref").asText();
+            assertTrue(Files.exists(checkout().resolve(alias)), alias);
+        }
+
+        @Test
+        void itsCommandsCanBeParsed() throws IOException {
+            var lines = Stream.of("jbang DifyExec.java ", "./jbang DifyExec.java ").flatMap(start -> {
+                try {
+                    return commands(start).stream();
+                } catch (IOException problem) {
+                    throw new UncheckedIOException(problem);
+                }
+            }).toList();
+
+            assertFalse(lines.isEmpty());
+            assertAll(lines.stream().map(line -> () -> DifyExec.commandLine(DifyExec.Env.of(Map.of()))
+                    .parseArgs(line.subList(2, line.size()).toArray(String[]::new))));
+        }
+    }
+}

@@ -1,0 +1,1515 @@
+import com.fasterxml.jackson.core.JsonProcessingException;
+import com.fasterxml.jackson.databind.JsonNode;
+import com.fasterxml.jackson.databind.ObjectMapper;
+import com.github.tomakehurst.wiremock.WireMockServer;
+import com.github.tomakehurst.wiremock.client.ResponseDefinitionBuilder;
+import com.github.tomakehurst.wiremock.http.Fault;
+import org.junit.jupiter.api.AfterAll;
+import org.junit.jupiter.api.AfterEach;
+import org.junit.jupiter.api.Assumptions;
+import org.junit.jupiter.api.BeforeAll;
+import org.junit.jupiter.api.DynamicTest;
+import org.junit.jupiter.api.Nested;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.TestFactory;
+import org.junit.jupiter.api.TestInstance;
+import org.junit.jupiter.api.Timeout;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.CsvSource;
+import org.junit.jupiter.params.provider.EnumSource;
+import org.junit.jupiter.params.provider.ValueSource;
+
+import module java.base;
+
+import static com.github.tomakehurst.wiremock.client.WireMock.aResponse;
+import static com.github.tomakehurst.wiremock.client.WireMock.any;
+import static com.github.tomakehurst.wiremock.client.WireMock.anyUrl;
+import static com.github.tomakehurst.wiremock.client.WireMock.equalTo;
+import static com.github.tomakehurst.wiremock.client.WireMock.equalToJson;
+import static com.github.tomakehurst.wiremock.client.WireMock.get;
+import static com.github.tomakehurst.wiremock.client.WireMock.getRequestedFor;
+import static com.github.tomakehurst.wiremock.client.WireMock.post;
+import static com.github.tomakehurst.wiremock.client.WireMock.postRequestedFor;
+import static com.github.tomakehurst.wiremock.client.WireMock.urlEqualTo;
+import static com.github.tomakehurst.wiremock.client.WireMock.urlPathEqualTo;
+import static com.github.tomakehurst.wiremock.core.WireMockConfiguration.options;
+import static java.nio.charset.StandardCharsets.UTF_8;
+import static org.junit.jupiter.api.Assertions.assertAll;
+import static org.junit.jupiter.api.Assertions.assertEquals;
+import static org.junit.jupiter.api.Assertions.assertInstanceOf;
+import static org.junit.jupiter.api.Assertions.assertTrue;
+
+/// What `DifyClient` sees of a server: the recorded answers of two versions of Dify, and everything that can break on
+/// the way. `Wire` stands in where WireMock is too well-behaved: it sends bytes as told, and can hold a connection.
+@Timeout(60)
+class ServerTest {
+
+    static final ObjectMapper JSON = new ObjectMapper();
+    static final String KEY = "app-k3y-of-the-test";
+    static final DifyExec.Mode BLOCKING = DifyExec.Mode.BLOCKING, STREAMING = DifyExec.Mode.STREAMING;
+    static final Duration LONG = Duration.ofSeconds(20), SHORT = Duration.ofMillis(300);
+    static final DifyExec.Backoff BACKOFF = new DifyExec.Backoff(Duration.ofMillis(10), Duration.ofMillis(20), 3);
+
+    // ── Helpers ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    static DifyExec.Access access(URI url) {
+        return new DifyExec.Access(url, KEY, "", Optional.empty(), Optional.empty());
+    }
+
+    static DifyExec.DifyClient client(URI url) {
+        return client(url, LONG);
+    }
+
+    /// `limit` is the time of a run, and of the silence before a stream's first event.
+    static DifyExec.DifyClient client(URI url, Duration limit) {
+        return client(access(url), limit, limit);
+    }
+
+    static DifyExec.DifyClient client(DifyExec.Access access, Duration timeout, Duration firstEvent) {
+        return DifyExec.DifyClient.of(access, timeout, firstEvent);
+    }
+
+    static DifyExec.Judge judge() {
+        return new DifyExec.Judge(BACKOFF, DifyExec.RetryRuns.TRANSIENT, access(URI.create("http://127.0.0.1/v1")));
+    }
+
+    static DifyExec.Seen run(DifyExec.DifyClient client, DifyExec.Mode mode) {
+        return run(client, attempt(mode), new Heard());
+    }
+
+    static DifyExec.Seen run(DifyExec.DifyClient client, DifyExec.Attempt attempt, Heard heard) {
+        return client.run(attempt, DifyExec.Form.ofText().values(attempt.row()), heard);
+    }
+
+    static DifyExec.Seen.Ran ran(DifyExec.Seen seen) {
+        return assertInstanceOf(DifyExec.Seen.Ran.class, seen);
+    }
+
+    static DifyExec.Seen.Refused refused(DifyExec.Seen seen) {
+        return assertInstanceOf(DifyExec.Seen.Refused.class, seen);
+    }
+
+    static DifyExec.Seen.Cut cut(DifyExec.Seen seen) {
+        return assertInstanceOf(DifyExec.Seen.Cut.class, seen);
+    }
+
+    static DifyExec.Attempt attempt(DifyExec.Mode mode) {
+        return attempt(mode, "user-1", Map.of("id", "r1", "text", "x"));
+    }
+
+    static DifyExec.Attempt attempt(DifyExec.Mode mode, String user, Map<String, String> inputs) {
+        var row = new DifyExec.Row(0, 2, "r1", inputs);
+        return new DifyExec.Attempt(1, row, DifyExec.Tries.NONE, user, mode, row.hash(), Instant.now());
+    }
+
+    static DifyExec.Doubt doubt(String user, Optional<DifyExec.RunRef> run, DifyExec.Symptom symptom) {
+        var attempt = attempt(BLOCKING, user, Map.of("id", "r1"));
+        return new DifyExec.Doubt(attempt, run, symptom, "", attempt.at(), attempt.at().plus(LONG), false);
+    }
+
+    static JsonNode json(byte[] text) throws IOException {
+        return JSON.readTree(text);
+    }
+
+    /// The runs that a worker told of.
+    record Heard(List<DifyExec.RunRef> runs, CountDownLatch first) implements DifyExec.Told {
+        Heard() {
+            this(new CopyOnWriteArrayList<>(), new CountDownLatch(1));
+        }
+
+        @Override
+        public void began(DifyExec.RunRef run) {
+            runs.add(run);
+            first.countDown();
+        }
+
+        @Override
+        public void quiet(DifyExec.RunRef run) {}
+
+        @Override
+        public void uploaded(Path file, String upload) {}
+    }
+
+    /// A server on loopback that does on each connection what its script says.
+    static final class Wire implements AutoCloseable {
+        private final ServerSocket socket;
+        private final Script script;
+        private final ExecutorService threads = Executors.newVirtualThreadPerTaskExecutor();
+        private final Set<Socket> open = ConcurrentHashMap.newKeySet();
+        final List<String> requests = new CopyOnWriteArrayList<>();
+        final AtomicInteger connections = new AtomicInteger();
+        final CountDownLatch left = new CountDownLatch(1);
+
+        @FunctionalInterface interface Script {
+            void serve(Connection connection) throws IOException;
+        }
+
+        Wire(Script script) throws IOException {
+            this.script = script;
+            socket = new ServerSocket(0, 100, InetAddress.getLoopbackAddress());
+            threads.execute(this::accept);
+        }
+
+        URI url() {
+            return URI.create("http://127.0.0.1:" + socket.getLocalPort() + "/v1");
+        }
+
+        private void accept() {
+            try {
+                while (true) {
+                    var accepted = socket.accept();
+                    connections.incrementAndGet();
+                    open.add(accepted);
+                    threads.execute(() -> serve(accepted));
+                }
+            } catch (IOException _) {
+                // closed: the test is over
+            }
+        }
+
+        private void serve(Socket accepted) {
+            try (accepted) {
+                script.serve(new Connection(accepted));
+            } catch (IOException _) {
+                // the client has left, which a script may wait for
+            } finally {
+                open.remove(accepted);
+            }
+        }
+
+        @Override
+        public void close() throws IOException {
+            socket.close();
+            for (var each : open) each.close();
+            threads.shutdownNow();
+        }
+
+        final class Connection {
+            private final Socket socket;
+            private final InputStream in;
+            String last = "";
+
+            Connection(Socket socket) throws IOException {
+                this.socket = socket;
+                this.in = new BufferedInputStream(socket.getInputStream());
+            }
+
+            /// Reads and keeps one whole request. False: the client has left.
+            boolean request() throws IOException {
+                var head = new ByteArrayOutputStream();
+                for (int next = in.read(); next >= 0; next = in.read()) {
+                    head.write(next);
+                    if (head.toString(UTF_8).endsWith("\r\n\r\n")) break;
+                }
+                if (head.size() == 0) return false;
+                var length = Pattern.compile("(?i)content-length: (\\d+)").matcher(head.toString(UTF_8));
+                var body = length.find() ? in.readNBytes(Integer.parseInt(length.group(1))) : new byte[0];
+                last = head.toString(UTF_8) + new String(body, UTF_8);
+                requests.add(last);
+                return true;
+            }
+
+            void say(String text) throws IOException {
+                say(text.getBytes(UTF_8));
+            }
+
+            void say(byte[] bytes) throws IOException {
+                socket.getOutputStream().write(bytes);
+                socket.getOutputStream().flush();
+            }
+
+            void chunk(String text) throws IOException {
+                chunk(text.getBytes(UTF_8));
+            }
+
+            void chunk(byte[] bytes) throws IOException {
+                say(Integer.toHexString(bytes.length) + "\r\n");
+                say(bytes);
+                say("\r\n");
+            }
+
+            void startStream() throws IOException {
+                say("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\nX-Version: 1.14.2\r\n"
+                        + "Transfer-Encoding: chunked\r\n\r\n");
+            }
+
+            void endStream() throws IOException {
+                say("0\r\n\r\n");
+            }
+
+            void answer(String body) throws IOException {
+                say("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nX-Version: 1.14.2\r\nContent-Length: "
+                        + body.getBytes(UTF_8).length + "\r\n\r\n" + body);
+            }
+
+            /// Keeps the connection until the client leaves it.
+            void hold() throws IOException {
+                try {
+                    while (in.read() >= 0) {}
+                } finally {
+                    left.countDown();
+                }
+            }
+
+            void reset() throws IOException {
+                socket.setSoLinger(true, 0);
+                socket.close();
+            }
+        }
+    }
+
+    /// The events of one run, as Dify writes them.
+    static final class Events {
+        static final DifyExec.RunRef REF = new DifyExec.RunRef("11111111-1111-4111-8111-111111111111", "task-1");
+        static final String RUN = REF.id(), TASK = REF.task(), PING = "event: ping\n\n";
+
+        /// JSON with `'` in place of `"`.
+        static String json(String text, Object... values) {
+            return text.replace('\'', '"').formatted(values);
+        }
+
+        static String event(String name, String data) {
+            return json("data: {'event':'%s','workflow_run_id':'%s','task_id':'%s','data':%s}\n\n", name, RUN, TASK,
+                    data);
+        }
+
+        static String started() {
+            return event("workflow_started", json("{'id':'%s','workflow_id':'w','inputs':{'id':'r1'}}", RUN));
+        }
+
+        static String nodeFinished(String outputs) {
+            return event("node_finished", json("{'id':'execution','node_id':'n','outputs':%s,'status':'succeeded',"
+                    + "'error':null,'execution_metadata':null}", outputs));
+        }
+
+        static String finished(String outputs) {
+            return event("workflow_finished", ended("succeeded", outputs));
+        }
+
+        static String ended(String status, String outputs) {
+            return json("{'id':'%s','workflow_id':'w','status':'%s','outputs':%s,'error':null,"
+                    + "'elapsed_time':1.5,'total_tokens':7,'total_steps':3}", RUN, status, outputs);
+        }
+
+        static String blocking(String outputs) {
+            return json("{'task_id':'%s','workflow_run_id':'%s','data':%s}", TASK, RUN, ended("succeeded", outputs));
+        }
+    }
+
+    // ── Recorded exchanges ──────────────────────────────────────────────────────────────────────────────────────────
+
+    /// One exchange of the recordings.
+    record Recorded(String version, String name, int number, JsonNode request, JsonNode response) {
+        private static final Pattern RUN = Pattern.compile("POST \\S*/workflows/([^/]+/)?run/?(\\?\\S*)?( .*)?");
+
+        /// `POST /v1/workflows/run`
+        String line() {
+            return request.has("raw") ? request.path("raw").asText().lines().findFirst().orElse("")
+                    : request.path("method").asText() + " " + request.path("path").asText();
+        }
+
+        boolean isRun() {
+            return RUN.matcher(line()).matches();
+        }
+
+        boolean isDetail() {
+            return line().startsWith("GET /v1/workflows/run/") && response.has("body");
+        }
+
+        /// A log that was asked for by user: the one question that the client asks.
+        boolean isLog() {
+            return line().matches("GET /v1/workflows/logs\\?created_by_end_user_session_id=[^&]+(&limit=\\d+)?")
+                    && status() == 200;
+        }
+
+        boolean isRaw() {
+            return response.has("raw_head");
+        }
+
+        /// From the `raw_head` where there is one.
+        Map<String, String> headers() {
+            var headers = new LinkedHashMap<String, String>();
+            if (isRaw()) response.path("raw_head").asText().lines().skip(1).map(line -> line.split(": ", 2))
+                    .forEach(header -> headers.put(header[0], header[1]));
+            else response.path("headers").properties()
+                    .forEach(header -> headers.put(header.getKey(), header.getValue().asText()));
+            headers.keySet().removeIf(name -> name.matches("(?i)content-length|transfer-encoding"));
+            return headers;
+        }
+
+        /// Whether raw bytes end before their length, or their last chunk, says so.
+        boolean isShortened() {
+            if (!isRaw()) return false;
+            var length = Pattern.compile("(?i)content-length: (\\d+)").matcher(response.path("raw_head").asText());
+            var body = response.path("body").asText();
+            return length.find() ? body.getBytes(UTF_8).length < Integer.parseInt(length.group(1))
+                    : !body.endsWith("0\r\n\r\n");
+        }
+
+        int status() {
+            return response.path("status").asInt();
+        }
+
+        boolean isStream() {
+            return headers().getOrDefault("Content-Type", "").startsWith("text/event-stream");
+        }
+
+        /// Streams of `inputs_*` keep their last event only, after a remark.
+        String body() {
+            var body = response.path("body").asText().replace("[earlier events left out] ", "");
+            return isStream() && body.endsWith("}") ? body + "\n\n" : body;
+        }
+
+        /// `client left at 1502 ms, …`, `IncompleteRead at …`, `server, …`
+        String ended() {
+            return response.path("ended").asText();
+        }
+
+        @Override
+        public String toString() {
+            return version + " " + name + " #" + number;
+        }
+    }
+
+    /// The recordings beside the checkout: by the property `recorded`, or found upwards from here.
+    static final class Recordings {
+        static final List<String> VERSIONS = List.of("1.9.2", "1.14.2");
+
+        static Optional<Path> folder() {
+            if (System.getProperty("recorded") != null)
+                return Optional.of(Path.of(System.getProperty("recorded"))).filter(Files::isDirectory);
+            return Stream.of(Path.of("").toAbsolutePath(), source()).flatMap(Recordings::upwards)
+                    .map(above -> above.resolve("shared").resolve("recorded")).filter(Files::isDirectory).findFirst();
+        }
+
+        private static Path source() {
+            return Path.of(URI.create(ServerTest.class.getProtectionDomain().getCodeSource().getLocation().toString()));
+        }
+
+        private static Stream<Path> upwards(Path from) {
+            return Stream.iterate(from, Objects::nonNull, Path::getParent);
+        }
+
+        /// The exchanges of each case, in order.
+        static Map<String, List<Recorded>> cases(Path folder) throws IOException {
+            var cases = new LinkedHashMap<String, List<Recorded>>();
+            for (var version : VERSIONS) {
+                try (var files = Files.list(folder.resolve(version))) {
+                    for (var file : files.filter(path -> path.toString().endsWith(".json")).sorted().toList())
+                        cases.put(version + " " + file.getFileName(), read(version, file));
+                }
+            }
+            return cases;
+        }
+
+        private static List<Recorded> read(String version, Path file) throws IOException {
+            var tree = JSON.readTree(file.toFile());
+            var exchanges = new ArrayList<Recorded>();
+            for (var exchange : tree.path("exchanges")) exchanges.add(new Recorded(version, tree.path("case").asText(),
+                    exchanges.size(), exchange.path("request"), exchange.path("response")));
+            return exchanges;
+        }
+    }
+
+    /// What the fact sheet says to an answer, worked out from the recording alone: one word, and the text of a failure.
+    record Expected(String word, String text, JsonNode run) {
+        Expected(String word, String text) {
+            this(word, text, JSON.nullNode());
+        }
+
+        /// API §9, by HTTP status, code and the start of the message; the first line that fits.
+        private static final String TABLE = """
+                400 | invalid_param    | Too many requests.              | throttled
+                400 | invalid_param    | Workflow not published          | stop
+                400 | invalid_param    | Arg user must be provided.      | stop
+                400 | invalid_param    | 1 validation error              | stop
+                400 | invalid_param    | No class mapping found for node | stop
+                400 | invalid_param    |                                 | failed
+                400 |                  | Input payload validation failed | stop
+                400 | bad_request      |                                 | stop
+                400 | not_workflow_app |                                 | stop
+                401 | unauthorized     |                                 | stop
+                403 | forbidden        |                                 | stop
+                404 |                  |                                 | stop
+                308 |                  |                                 | stop
+                415 |                  |                                 | stop
+                413 |                  |                                 | failed
+                500 |                  |                                 | look up
+                502 |                  |                                 | look up
+                504 |                  |                                 | look up
+                """;
+        /// API §6: how a stream of 1.14.2 says that a row's data are wrong.
+        private static final Pattern FORM = Pattern.compile(".* is required in input form|.* in input form must be .*"
+                + "|transfer_method is required in file mapping|'.*' is not a valid FileTransferMethod"
+                + "|Invalid upload file.*|Invalid file url|Detected file type does not match .*"
+                + "|File validation failed for file: .*"
+                + "|Reached maximum retries \\(3\\) for URL .*|Invalid input type for .*|expected value type int, .*"
+                + "|this statement should be unreachable.", Pattern.DOTALL);
+
+        static Expected of(Recorded exchange) throws IOException {
+            if (exchange.response().has("none")) return new Expected("look up", "");
+            if (exchange.isStream()) return ofStream(exchange.body());
+            var body = parsed(exchange.body());
+            if (exchange.status() == 200) return ofRun(body.path("data"), body);
+            return refused(exchange.status(), body.path("code").asText(""), body.path("message").asText(""));
+        }
+
+        private static JsonNode parsed(String text) {
+            try {
+                return JSON.readTree(text);
+            } catch (JsonProcessingException _) {
+                return JSON.missingNode(); // a proxy's HTML
+            }
+        }
+
+        private static Expected ofStream(String body) {
+            for (var line : body.split("\n")) {
+                var event = line.startsWith("data: ") ? parsed(line.substring(6)) : JSON.missingNode();
+                switch (event.path("event").asText("")) {
+                    case "workflow_finished", "workflow_paused" -> {
+                        return ofRun(event.path("data"), event);
+                    }
+                    case "error" -> {
+                        var message = event.path("message").asText();
+                        if (event.has("code"))
+                            return refused(event.path("status").asInt(), event.path("code").asText(), message);
+                        return new Expected(FORM.matcher(message).matches() ? "failed" : "look up", message);
+                    }
+                    default -> {}
+                }
+            }
+            return new Expected("look up", "");
+        }
+
+        private static Expected ofRun(JsonNode data, JsonNode run) {
+            var error = data.path("error").asText("");
+            return new Expected(switch (data.path("status").asText()) {
+                case "succeeded" -> "succeeded";
+                case "partial-succeeded" -> "partial";
+                case "paused" -> "paused";
+                case "stopped" -> "look up";
+                case "failed" -> error.startsWith("Reached maximum retries") ? "again" : "failed";
+                case String other -> throw new IllegalArgumentException(other);
+            }, error, run);
+        }
+
+        private static Expected refused(int status, String code, String message) {
+            var rules = TABLE.lines().map(line -> Stream.of(line.split("\\|")).map(String::strip).toList());
+            var word = rules.filter(rule -> rule.get(0).equals("" + status) && message.startsWith(rule.get(2))
+                    && (rule.get(1).isEmpty() || rule.get(1).equals(code))).map(List::getLast).findFirst();
+            return new Expected(word.orElseThrow(() -> new NoSuchElementException(status + message)), message);
+        }
+
+        static String word(DifyExec.Verdict verdict) {
+            return switch (verdict) {
+                case DifyExec.Verdict.Done(var outcome) -> outcome.standing().word();
+                case DifyExec.Verdict.Again _ -> "again";
+                case DifyExec.Verdict.Throttled _ -> "throttled";
+                case DifyExec.Verdict.Unreached _ -> "unreached";
+                case DifyExec.Verdict.LookUp _ -> "look up";
+                case DifyExec.Verdict.StopBatch _ -> "stop";
+            };
+        }
+    }
+
+    /// Needs the recordings; without them its tests are skipped.
+    @Nested
+    @TestInstance(TestInstance.Lifecycle.PER_CLASS)
+    class TheRecordings {
+        private final Map<String, Integer> replayed = new TreeMap<>();
+        private final List<String> skipped = new ArrayList<>();
+        private WireMockServer dify;
+        private DifyExec.DifyClient client;
+
+        @BeforeAll
+        void start() {
+            dify = new WireMockServer(options().dynamicPort().bindAddress("127.0.0.1").disableRequestJournal());
+            dify.start();
+            client = ServerTest.client(url());
+        }
+
+        @AfterAll
+        void stop() {
+            client.close();
+            dify.stop();
+            replayed.forEach((what, count) -> IO.println("Recorded " + what + ": " + count + " replayed"));
+            skipped.forEach(what -> IO.println("Recorded, but not replayed: " + what));
+        }
+
+        private URI url() {
+            return URI.create("http://127.0.0.1:" + dify.port() + "/v1");
+        }
+
+        @TestFactory
+        Stream<DynamicTest> everyRecordedRunHasTheOutcomeThatItsRecordingImplies() throws IOException {
+            return tests(Recorded::isRun, (exchange, _) -> replay(exchange));
+        }
+
+        /// A test for each case that has such exchanges; `check` also gets the whole case.
+        private Stream<DynamicTest> tests(Predicate<Recorded> which, Check check) throws IOException {
+            var folder = Recordings.folder();
+            if (folder.isEmpty())
+                return Stream.of(DynamicTest.dynamicTest("there are no recordings here", Assumptions::abort));
+            return Recordings.cases(folder.get()).entrySet().stream()
+                    .filter(each -> each.getValue().stream().anyMatch(which))
+                    .map(each -> DynamicTest.dynamicTest(each.getKey(), () -> assertAll(each.getValue().stream()
+                            .filter(which).map(exchange -> () -> check.of(exchange, each.getValue())))));
+        }
+
+        @FunctionalInterface private interface Check {
+            void of(Recorded exchange, List<Recorded> all) throws IOException;
+        }
+
+        private void replay(Recorded exchange) throws IOException {
+            var reason = exchange.status() == 100 ? "the interim answer to a request without its body"
+                    : exchange.isShortened() ? "the recording keeps the beginning of its body only" : "";
+            if (!reason.isEmpty()) {
+                skipped.add(exchange + ": " + reason);
+                return;
+            }
+            var expected = Expected.of(exchange);
+            var mode = exchange.isStream() ? STREAMING : BLOCKING;
+            var attempt = attempt(mode);
+            var heard = new Heard();
+
+            var seen = served(exchange, attempt, heard);
+
+            var verdict = judge().verdict(attempt, seen);
+            assertEquals(expected.word(), Expected.word(verdict), () -> exchange + ": " + seen);
+            if (verdict instanceof DifyExec.Verdict.Done(DifyExec.Outcome.Failed failed))
+                assertTrue(failed.text().contains(expected.text().strip()), () -> exchange + ": " + failed);
+            if (!expected.run().isNull()) sameRun(exchange, expected.run(), ran(seen));
+            if (mode == DifyExec.Mode.STREAMING) assertEquals(seen.run().stream().map(DifyExec.RunRef::id).toList(),
+                    heard.runs().stream().map(DifyExec.RunRef::id).toList(), exchange::toString);
+            replayed.merge("runs of " + exchange.version(), 1, Integer::sum);
+        }
+
+        private void sameRun(Recorded exchange, JsonNode run, DifyExec.Seen.Ran seen) throws IOException {
+            var data = run.path("data");
+            assertEquals(run.path("workflow_run_id").asText(), seen.ref().id(), exchange::toString);
+            assertEquals(run.path("task_id").asText(), seen.ref().task(), exchange::toString);
+            if (data.has("workflow_id")) // a pause does not repeat it
+                assertEquals(data.path("workflow_id").asText(), seen.workflowId(), exchange::toString);
+            assertEquals(data.path("outputs"), json(seen.outputs()), exchange::toString);
+            assertEquals(data.path("error").asText(""), seen.error(), exchange::toString);
+            assertEquals(data.path("elapsed_time").asDouble(), seen.usage().seconds(), exchange::toString);
+            assertEquals(data.path("total_tokens").asLong(), seen.usage().tokens(), exchange::toString);
+            assertEquals(data.path("total_steps").asInt(), seen.usage().steps(), exchange::toString);
+        }
+
+        /// By WireMock; by bytes where a connection breaks or is held, or the recording has the bytes.
+        private DifyExec.Seen served(Recorded exchange, DifyExec.Attempt attempt, Heard told) throws IOException {
+            var end = exchange.response().has("none") ? exchange.response().path("none").asText() : exchange.ended();
+            boolean stays = end.startsWith("client left") && !exchange.body().contains("\"event\":\"error\"")
+                    && !exchange.body().contains("\"event\":\"workflow_finished\"");
+            if (exchange.isRaw() || stays || end.startsWith("IncompleteRead")) {
+                try (var wire = new Wire(connection -> script(exchange, end, connection));
+                        var own = ServerTest.client(wire.url(), stays ? SHORT : LONG)) {
+                    return run(own, attempt, told);
+                }
+            }
+            dify.resetMappings();
+            dify.stubFor(post(urlEqualTo("/v1/workflows/run")).willReturn(end.startsWith("connection ended")
+                    ? aResponse().withFault(Fault.EMPTY_RESPONSE) : response(exchange)));
+            return run(client, attempt, told);
+        }
+
+        private static void script(Recorded exchange, String end, Wire.Connection connection) throws IOException {
+            connection.request();
+            if (exchange.response().has("none")) {
+                connection.hold();
+            } else if (exchange.isRaw()) {
+                connection.say(exchange.response().path("raw_head").asText() + "\r\n\r\n"
+                        + exchange.response().path("body").asText());
+            } else {
+                connection.startStream();
+                if (!exchange.body().isEmpty()) connection.chunk(exchange.body());
+                if (end.startsWith("client left")) connection.hold();
+                else connection.say("ffff\r\ndata: {\"event\":");
+            }
+        }
+
+        private static ResponseDefinitionBuilder response(Recorded exchange) {
+            var response = aResponse().withStatus(exchange.status()).withBody(exchange.body());
+            exchange.headers().forEach(response::withHeader);
+            return exchange.isStream() ? response.withChunkedDribbleDelay(5, 5) : response;
+        }
+
+        @TestFactory
+        Stream<DynamicTest> everyRecordedDetailTellsTheEndOfItsRun() throws IOException {
+            return tests(Recorded::isDetail, this::look);
+        }
+
+        private void look(Recorded detail, List<Recorded> all) throws IOException {
+            var body = JSON.readTree(detail.body());
+            var id = detail.line().substring(detail.line().lastIndexOf('/') + 1);
+            dify.resetMappings();
+            dify.stubFor(get(urlEqualTo("/v1/workflows/run/" + id)).willReturn(response(detail)));
+
+            var found = client.look(doubt("u", Optional.of(new DifyExec.RunRef(id, "")), DifyExec.Symptom.CUT));
+
+            if (detail.status() == 500) assertInstanceOf(DifyExec.Found.Silent.class, found, detail::toString);
+            else if (body.path("id").isNull() || detail.status() == 404)
+                assertEquals(new DifyExec.Found.Absent(), found, detail::toString);
+            else if (List.of("running", "paused").contains(body.path("status").asText()))
+                assertEquals(body.path("status").asText(), found.word(), detail::toString);
+            else ended(detail, body, ownOutputs(id, body.path("status").asText(), all),
+                    assertInstanceOf(DifyExec.Found.Ended.class, found, detail::toString).ran());
+            replayed.merge("details of " + detail.version(), 1, Integer::sum);
+        }
+
+        private void ended(Recorded detail, JsonNode body, Optional<JsonNode> own, DifyExec.Seen.Ran ran)
+                throws IOException {
+            var outputs = body.path("outputs");
+            var whole = outputs.isTextual() ? JSON.readTree(outputs.asText())
+                    : outputs.isNull() ? JSON.createObjectNode() : outputs;
+
+            assertEquals(DifyExec.RunStatus.of(body.path("status").asText()), Optional.of(ran.status()),
+                    detail::toString);
+            assertEquals(body.path("id").asText(), ran.ref().id(), detail::toString);
+            assertEquals(whole, json(ran.outputs()), detail::toString);
+            if (own.isPresent()) assertEquals(own.get(), json(ran.outputs()), detail::toString);
+            assertEquals(body.path("total_steps").asInt(), ran.usage().steps(), detail::toString);
+            assertEquals(body.path("workflow_id").asText(), ran.workflowId(), detail::toString);
+        }
+
+        /// What the run's own answer in the same case had as outputs, if it is there and tells of the same end.
+        private static Optional<JsonNode> ownOutputs(String id, String status, List<Recorded> all) throws IOException {
+            for (var exchange : all) {
+                if (!exchange.isRun() || !exchange.body().contains(id)) continue;
+                var run = Expected.of(exchange).run();
+                if (run.at("/data/status").asText().equals(status)) return Optional.of(run.at("/data/outputs"));
+            }
+            return Optional.empty();
+        }
+
+        @TestFactory
+        Stream<DynamicTest> everyRecordedLogLeadsToTheRunOfItsUserOrToNone() throws IOException {
+            return tests(Recorded::isLog, (log, _) -> find(log));
+        }
+
+        private void find(Recorded log) throws IOException {
+            var user = URLDecoder.decode(log.line().replaceAll(".*session_id=([^&]*).*", "$1"), UTF_8);
+            var rows = JSON.readTree(log.body()).path("data");
+            var run = rows.path(0).path("workflow_run");
+            String id = run.path("id").asText(), status = run.path("status").asText();
+            dify.resetMappings();
+            dify.stubFor(get(urlPathEqualTo("/v1/workflows/logs"))
+                    .withQueryParam("created_by_end_user_session_id", equalTo(user)).willReturn(response(log)));
+            dify.stubFor(get(urlEqualTo("/v1/workflows/run/" + id)).willReturn(aResponse()
+                    .withBody(Events.json("{'id':'%s','status':'%s','outputs':{}}", id, status))));
+
+            var found = client.look(doubt(user, Optional.empty(), DifyExec.Symptom.NO_ANSWER));
+
+            if (rows.isEmpty()) assertEquals(new DifyExec.Found.Absent(), found, log::toString);
+            else assertEquals(id + " " + status.replace("partial-succeeded", "partial"),
+                    found.run().orElseThrow().id() + " " + found.word(), log::toString);
+            replayed.merge("logs of " + log.version(), 1, Integer::sum);
+        }
+    }
+
+    // ── Requests ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    @Nested
+    class WhatIsSent {
+        private final WireMockServer dify = new WireMockServer(options().dynamicPort().bindAddress("127.0.0.1"));
+
+        WhatIsSent() {
+            dify.start();
+            dify.stubFor(any(anyUrl()).willReturn(aResponse().withHeader("Content-Type", "application/json")
+                    .withHeader("X-Version", "1.14.2").withBody(Events.blocking("{}"))));
+        }
+
+        @AfterEach
+        void stop() {
+            dify.stop();
+        }
+
+        private URI url() {
+            return URI.create("http://127.0.0.1:" + dify.port() + "/v1");
+        }
+
+        @ParameterizedTest
+        @CsvSource({"BLOCKING, blocking", "STREAMING, streaming"})
+        void aRowGoesOutWithItsCellsAsTextItsModeAndItsUser(DifyExec.Mode mode, String word) {
+            var cells = new LinkedHashMap<String, String>();
+            cells.put("id", "7");
+            cells.put("zip", "007");
+            cells.put("empty", "");
+            cells.put("text", "say \"あ\" 😀,\n\ttwice \\ \u0001");
+
+            try (var client = client(url())) {
+                run(client, attempt(mode, "difyexec-00-1", cells), new Heard());
+            }
+
+            dify.verify(1, postRequestedFor(urlEqualTo("/v1/workflows/run"))
+                    .withHeader("Authorization", equalTo("Bearer " + KEY))
+                    .withHeader("Content-Type", equalTo("application/json"))
+                    .withRequestBody(equalToJson("""
+                            {"inputs": {"id": "7", "zip": "007", "empty": "",
+                                        "text": "say \\"あ\\" 😀,\\n\\ttwice \\\\ \\u0001"},
+                             "response_mode": "%s", "user": "difyexec-00-1"}
+                            """.formatted(word))));
+        }
+
+        @Test
+        void noOtherProtocolIsOffered() {
+            try (var client = client(url())) {
+                run(client, BLOCKING);
+            }
+
+            dify.verify(1, postRequestedFor(anyUrl()).withoutHeader("Upgrade").withoutHeader("HTTP2-Settings"));
+        }
+
+        @ParameterizedTest
+        @CsvSource({"5e0dfc88-8475-4946-a840-d85d8e9e04d1, 5e0dfc88-8475-4946-a840-d85d8e9e04d1", "a b/c, a%20b%2Fc"})
+        void aPinnedVersionHasARouteOfItsOwn(String version, String inPath) {
+            var access = new DifyExec.Access(url(), KEY, version, Optional.empty(), Optional.empty());
+
+            try (var client = DifyExec.DifyClient.of(access, LONG)) {
+                run(client, BLOCKING);
+            }
+
+            dify.verify(1, postRequestedFor(urlEqualTo("/v1/workflows/" + inPath + "/run")));
+            dify.verify(1, postRequestedFor(anyUrl()));
+        }
+
+        @Test
+        void eachAttemptHasAUserOfItsOwnAndEachStartANewName() {
+            var names = new DifyExec.Names(null);
+            var users = new HashSet<String>();
+            for (int i = 0; i < 100; i++) users.add(names.next().user());
+            users.add(new DifyExec.Names(null).next().user());
+
+            assertEquals(101, users.size());
+            for (var user : users) assertTrue(user.matches("difyexec-[0-9a-f]{16}-\\d+"), user);
+        }
+
+        @Test
+        void aStopNamesTheTaskAndTheUserOfTheAttempt() {
+            try (var client = client(url())) {
+                client.stop(Events.REF, "difyexec-00-\"1\"");
+            }
+
+            dify.verify(1, postRequestedFor(urlEqualTo("/v1/workflows/tasks/" + Events.TASK + "/stop"))
+                    .withHeader("Authorization", equalTo("Bearer " + KEY))
+                    .withRequestBody(equalToJson("{\"user\": \"difyexec-00-\\\"1\\\"\"}")));
+        }
+
+        @Test
+        void aRunOverItsTimeIsStoppedOnceAndThenAskedFor() {
+            var doubt = doubt("u", Optional.of(Events.REF), DifyExec.Symptom.TIMED_OUT);
+
+            try (var client = client(url())) {
+                client.look(doubt);
+                client.look(doubt.later(Instant.now()));
+            }
+
+            dify.verify(1, postRequestedFor(urlEqualTo("/v1/workflows/tasks/" + Events.TASK + "/stop")));
+            dify.verify(2, getRequestedFor(urlEqualTo("/v1/workflows/run/" + Events.RUN)));
+        }
+
+        @ParameterizedTest
+        @ValueSource(strings = {"difyexec-00-1", "a b&limit=100", "c+é%41/#?", "=\"'あ😀"})
+        void aLookAsksForExactlyTheUserOfTheAttempt(String user) {
+            try (var client = client(url())) {
+                client.look(doubt(user, Optional.empty(), DifyExec.Symptom.NO_ANSWER));
+            }
+
+            dify.verify(1, getRequestedFor(urlPathEqualTo("/v1/workflows/logs"))
+                    .withQueryParam("created_by_end_user_session_id", equalTo(user))
+                    .withHeader("Authorization", equalTo("Bearer " + KEY)));
+        }
+
+        @Test
+        void aLogRowOfAnotherUserIsNotTaken() {
+            dify.stubFor(get(urlPathEqualTo("/v1/workflows/logs")).willReturn(aResponse().withBody("""
+                    {"data": [{"workflow_run": {"id": "a"}, "created_by_end_user": {"session_id": "user-10"}},
+                              {"workflow_run": {"id": "b"}, "created_by_end_user": null},
+                              {"workflow_run": null, "created_by_end_user": {"session_id": "user-1"}}]}
+                    """)));
+
+            try (var client = client(url())) {
+                assertEquals(new DifyExec.Found.Absent(),
+                        client.look(doubt("user-1", Optional.empty(), DifyExec.Symptom.NO_ANSWER)));
+            }
+        }
+
+        @Test
+        void redirectsAreToldAndNotFollowed() {
+            dify.stubFor(post(anyUrl()).willReturn(aResponse().withStatus(308)
+                    .withHeader("Location", url() + "/elsewhere").withBody("<html>moved</html>")));
+
+            try (var client = client(url())) {
+                var seen = run(client, BLOCKING);
+
+                var refused = refused(seen);
+                assertEquals(308, refused.status());
+                assertEquals(url() + "/elsewhere", refused.message());
+            }
+            dify.verify(1, postRequestedFor(anyUrl()));
+        }
+    }
+
+    // ── Connections ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    @Nested
+    class TheConnection {
+
+        @Test
+        void twentyBlockingRowsOneAfterTheOtherShareAConnection() throws IOException {
+            try (var wire = new Wire(connection -> {
+                while (connection.request()) connection.answer(Events.blocking("{\"a\":1}"));
+            }); var client = client(wire.url())) {
+                for (int i = 0; i < 20; i++)
+                    ran(run(client, BLOCKING));
+
+                assertEquals(20, wire.requests.size());
+                assertEquals(1, wire.connections.get());
+            }
+        }
+
+        @Test
+        void refusedRowsGiveTheirConnectionBackToo() throws IOException {
+            var body = "{\"code\":\"invalid_param\",\"message\":\"x is required in input form\",\"status\":400}";
+            try (var wire = new Wire(connection -> {
+                while (connection.request()) connection.say("HTTP/1.1 400 BAD REQUEST\r\nX-Version: 1.14.2\r\n"
+                        + "Content-Type: application/json\r\nContent-Length: " + body.length() + "\r\n\r\n" + body);
+            }); var client = client(wire.url())) {
+                for (int i = 0; i < 5; i++) run(client, BLOCKING);
+
+                assertEquals(5, wire.requests.size());
+                assertEquals(1, wire.connections.get());
+            }
+        }
+
+        @Test
+        void aPostOnAConnectionThatDiesIsNeverSentTwice() throws IOException {
+            var posts = new AtomicInteger();
+            try (var wire = new Wire(connection -> {
+                while (connection.request()) {
+                    if (posts.incrementAndGet() > 1) return; // taken, and the connection closed without a word
+                    connection.answer(Events.blocking("{}"));
+                }
+            }); var client = client(wire.url())) {
+                run(client, BLOCKING);
+                var second = run(client, BLOCKING);
+
+                assertEquals(DifyExec.Symptom.NO_ANSWER, cut(second).symptom());
+                assertEquals(2, posts.get());
+            }
+        }
+
+        @Test
+        void aServerThatIsNotThereWasNotReached() throws IOException {
+            int port;
+            try (var free = new ServerSocket(0, 1, InetAddress.getLoopbackAddress())) {
+                port = free.getLocalPort();
+            }
+
+            try (var client = client(URI.create("http://127.0.0.1:" + port + "/v1"))) {
+                var seen = run(client, BLOCKING);
+
+                assertInstanceOf(DifyExec.Seen.NotSent.class, seen);
+                assertEquals("unreached", Expected.word(judge().verdict(attempt(BLOCKING), seen)));
+            }
+        }
+
+        @Test
+        void aServerThatDoesNotSpeakTlsWasNotReached() throws IOException {
+            try (var wire = new Wire(connection -> connection.say("HTTP/1.1 400 Bad\r\nContent-Length: 0\r\n\r\n"));
+                    var client = client(URI.create(wire.url().toString().replace("http:", "https:")))) {
+                assertInstanceOf(DifyExec.Seen.NotSent.class, run(client, BLOCKING));
+            }
+        }
+
+        @Test
+        void aServerWithAnUnknownCertificateWasNotReached() {
+            var dify = new WireMockServer(options().dynamicPort().dynamicHttpsPort().bindAddress("127.0.0.1"));
+            dify.start();
+            try (var client = client(URI.create("https://127.0.0.1:" + dify.httpsPort() + "/v1"))) {
+                assertInstanceOf(DifyExec.Seen.NotSent.class, run(client, BLOCKING));
+                dify.verify(0, postRequestedFor(anyUrl()));
+            } finally {
+                dify.stop();
+            }
+        }
+
+        @ParameterizedTest
+        @EnumSource(value = DifyExec.Mode.class, names = {"BLOCKING", "STREAMING"})
+        void aResetAfterTheRequestLeavesTheRunInDoubt(DifyExec.Mode mode) throws IOException {
+            try (var wire = new Wire(connection -> {
+                connection.request();
+                connection.reset();
+            }); var client = client(wire.url())) {
+                var cut = cut(run(client, mode));
+
+                assertEquals(DifyExec.Symptom.NO_ANSWER, cut.symptom());
+                assertEquals(Optional.empty(), cut.ref());
+                assertEquals(1, wire.requests.size());
+            }
+        }
+
+        @Test
+        void aProxyIsAskedInPlaceOfTheServer() throws IOException {
+            try (var proxy = new Wire(connection -> {
+                while (connection.request()) connection.answer(Events.blocking("{\"by\":\"proxy\"}"));
+            }); var client = client(through("", proxy), LONG, LONG)) {
+                var ran = ran(run(client, BLOCKING));
+
+                assertEquals("{\"by\":\"proxy\"}", new String(ran.outputs(), UTF_8));
+                assertEquals("POST http://dify.test:8080/v1/workflows/run HTTP/1.1",
+                        proxy.requests.getFirst().lines().findFirst().orElse(""));
+            }
+        }
+
+        @Test
+        void aProxyThatWantsALoginGetsTheOneOfItsAddress() throws IOException {
+            try (var proxy = new Wire(connection -> {
+                while (connection.request()) {
+                    if (connection.last.contains("Proxy-Authorization: Basic bWU6c2VjcmV0\r\n"))
+                        connection.answer(Events.blocking("{}"));
+                    else connection.say("HTTP/1.1 407 Login\r\nProxy-Authenticate: Basic realm=\"p\"\r\n"
+                            + "Content-Length: 0\r\n\r\n");
+                }
+            }); var client = client(through("me:secret@", proxy), LONG, LONG)) {
+                ran(run(client, BLOCKING));
+            }
+        }
+
+        private static DifyExec.Access through(String login, Wire proxy) {
+            return new DifyExec.Access(URI.create("http://dify.test:8080/v1"), KEY, "",
+                    Optional.of(URI.create("http://" + login + proxy.url().getAuthority())), Optional.empty());
+        }
+    }
+
+    // ── Answers ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    @Nested
+    class AnAnswer {
+        private final WireMockServer dify = new WireMockServer(options().dynamicPort().bindAddress("127.0.0.1"));
+
+        AnAnswer() {
+            dify.start();
+        }
+
+        @AfterEach
+        void stop() {
+            dify.stop();
+        }
+
+        private DifyExec.Seen seen(DifyExec.Mode mode, ResponseDefinitionBuilder answer) {
+            dify.stubFor(post(anyUrl()).willReturn(answer));
+            try (var client = client(URI.create("http://127.0.0.1:" + dify.port() + "/v1"))) {
+                return run(client, mode);
+            }
+        }
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, textBlock = """
+                fault,                    symptom
+                EMPTY_RESPONSE,           NO_ANSWER
+                CONNECTION_RESET_BY_PEER, NO_ANSWER
+                RANDOM_DATA_THEN_CLOSE,   NO_ANSWER
+                MALFORMED_RESPONSE_CHUNK, CUT
+                """)
+        void whatBreaksAfterTheRequestLeavesTheRunInDoubt(Fault fault, DifyExec.Symptom symptom) {
+            for (var mode : List.of(BLOCKING, STREAMING)) {
+                var seen = seen(mode, aResponse().withHeader("X-Version", "1.14.2").withFault(fault));
+
+                assertEquals(symptom, cut(seen).symptom());
+                assertEquals("look up", Expected.word(judge().verdict(attempt(mode), seen)));
+            }
+            dify.verify(2, postRequestedFor(anyUrl()));
+        }
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, delimiter = '|', textBlock = """
+                body                                      | from   | symptom
+                <html><body>Sign in</body></html>         | proxy  | GATEWAY
+                <html><body>Sign in</body></html>         | Dify   | CUT
+                ''                                        | Dify   | CUT
+                {"task_id": "t", "workflow_run_id": "r",  | Dify   | CUT
+                {"data": {"status": "succ                 | Dify   | CUT
+                ["succeeded"]                             | Dify   | CUT
+                {}                                        | Dify   | CUT
+                {"data": {"id": "r", "outputs": {}}}      | Dify   | CUT
+                {"data": {"id": "r", "status": "new"}}    | Dify   | CUT
+                {"data": {"status": "succeeded"}}         | Dify   | CUT
+                {"data": null}                            | proxy  | GATEWAY
+                """)
+        void twoHundredWithoutARunsEndIsNoSuccess(String body, String from, DifyExec.Symptom symptom) {
+            var answer = aResponse().withBody(body);
+            if (from.equals("Dify")) answer.withHeader("X-Version", "1.14.2");
+
+            var seen = seen(BLOCKING, answer);
+
+            assertEquals(symptom, cut(seen).symptom());
+        }
+
+        @Test
+        void theRunOfAnAnswerWithoutStatusIsKnown() {
+            var seen = seen(BLOCKING, aResponse().withBody("""
+                    {"task_id": "t", "workflow_run_id": "r", "data": {"id": "r", "outputs": {}}}"""));
+
+            assertEquals(Optional.of(new DifyExec.RunRef("r", "t")), seen.run());
+        }
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, textBlock = """
+                status, from,  symptom
+                500,    Dify,  SERVER_ERROR
+                500,    proxy, GATEWAY
+                502,    proxy, GATEWAY
+                503,    proxy, GATEWAY
+                504,    proxy, GATEWAY
+                524,    proxy, GATEWAY
+                """)
+        void aServerErrorSaysNothingOfTheRun(int status, String from, DifyExec.Symptom symptom) {
+            var page = "<html><head><title>" + status + " Oops</title><style>p {}</style></head>Sorry</html>";
+            var answer = aResponse().withStatus(status).withHeader("Content-Type", "text/html").withBody(page);
+            if (from.equals("Dify")) answer.withHeader("X-Version", "1.9.2");
+
+            var seen = seen(BLOCKING, answer);
+
+            assertEquals(status + " Oops Sorry", refused(seen).message());
+            var verdict = judge().verdict(attempt(BLOCKING), seen);
+            assertEquals(symptom, assertInstanceOf(DifyExec.Verdict.LookUp.class, verdict).symptom());
+        }
+
+        @Test
+        void retryAfterInSecondsIsHeeded() {
+            var seen = seen(BLOCKING, aResponse().withStatus(429).withHeader("Retry-After", " 120 "));
+
+            assertEquals(Optional.of(Duration.ofSeconds(120)), refused(seen).retryAfter());
+            assertEquals(Duration.ofSeconds(120), assertInstanceOf(DifyExec.Verdict.Throttled.class,
+                    judge().verdict(attempt(BLOCKING), seen)).after());
+        }
+
+        @Test
+        void retryAfterAsADateIsHeeded() {
+            var until = Instant.now().plusSeconds(90);
+            var date = DateTimeFormatter.RFC_1123_DATE_TIME.format(until.atZone(ZoneOffset.UTC));
+
+            var seen = seen(BLOCKING, aResponse().withStatus(429).withHeader("Retry-After", date));
+
+            var wait = refused(seen).retryAfter().orElseThrow();
+            assertTrue(wait.toSeconds() <= 90 && wait.toSeconds() > 60, wait::toString);
+        }
+
+        @ParameterizedTest
+        @ValueSource(strings = {"soon", "-5", "", "Wed, 21 Oct 2015 07:28:00 GMT", "99999999999999999999"})
+        void aRetryAfterThatSaysNothingLeavesItToTheBackOff(String text) {
+            var seen = seen(BLOCKING, aResponse().withStatus(429).withHeader("Retry-After", text));
+
+            assertEquals(Optional.empty(), refused(seen).retryAfter());
+        }
+
+        @Test
+        void numbersStayAsTheyAreWritten() {
+            var outputs = "{\"a\":1.50,\"b\":12345678901234567890123,\"c\":1e2,\"d\":-0.0,\"e\":[null,\"\\u0001\"]}";
+
+            var seen = seen(BLOCKING, aResponse().withBody(Events.blocking(outputs)));
+
+            assertEquals(outputs, new String(ran(seen).outputs(), UTF_8));
+        }
+
+        @Test
+        void noAnswerWithinTheTimeLimitIsATimeOut() throws IOException {
+            try (var wire = new Wire(connection -> {
+                connection.request();
+                connection.hold();
+            }); var client = client(wire.url(), SHORT)) {
+                var cut = cut(run(client, BLOCKING));
+
+                assertEquals(DifyExec.Symptom.TIMED_OUT, cut.symptom());
+                assertEquals(1, wire.requests.size());
+            }
+        }
+
+        @Test
+        void anAnswerThatNeverEndsIsATimeOut() throws IOException {
+            try (var wire = new Wire(connection -> {
+                connection.request();
+                connection.say("HTTP/1.1 200 OK\r\nContent-Length: 9999\r\n\r\n{\"data\": {");
+                connection.hold();
+            }); var client = client(wire.url(), SHORT)) {
+                var cut = cut(run(client, BLOCKING));
+
+                assertEquals(DifyExec.Symptom.TIMED_OUT, cut.symptom());
+            }
+        }
+    }
+
+    // ── Streams ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    @Nested
+    class AStream {
+        private Heard heard = new Heard();
+
+        /// What a stream gives that is written so; `limit` for its silences.
+        private DifyExec.Seen seen(Duration limit, Wire.Script events) throws IOException {
+            try (var wire = new Wire(connection -> {
+                connection.request();
+                connection.startStream();
+                events.serve(connection);
+            }); var client = client(wire.url(), limit)) {
+                return run(client, attempt(STREAMING), heard);
+            }
+        }
+
+        private DifyExec.Seen seen(String events) throws IOException {
+            return seen(LONG, connection -> {
+                connection.chunk(events);
+                connection.endStream();
+            });
+        }
+
+        private DifyExec.Seen.Ran ranBy(String events) throws IOException {
+            return ran(seen(events));
+        }
+
+        private static void await(CountDownLatch latch) {
+            try {
+                latch.await();
+            } catch (InterruptedException _) {
+                Thread.currentThread().interrupt();
+            }
+        }
+
+        private static String outputs(DifyExec.Seen.Ran ran) {
+            return new String(ran.outputs(), UTF_8);
+        }
+
+        @Test
+        void itsRunIsToldOnceAtTheFirstEvent() throws IOException {
+            ranBy(Events.PING + Events.started() + Events.nodeFinished("{}") + Events.finished("{}"));
+
+            assertEquals(List.of(Events.REF), heard.runs());
+        }
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, delimiter = '|', textBlock = """
+                last event                                                                                  | seen as
+                {"event":"workflow_finished","workflow_run_id":"r","data":{"id":"r","status":"succeeded"}}  | Ran
+                {"event":"workflow_finished","workflow_run_id":"r","data":{"id":"r","status":"failed"}}     | Ran
+                {"event":"workflow_paused","workflow_run_id":"r","data":{"status":"paused"}}                | Ran
+                {"event":"error","message":"x is required in input form","status":500}                      | Refused
+                {"event":"error","workflow_run_id":null,"code":"invalid_param","status":400,"message":"m"}  | Refused
+                """)
+        void itIsOverAtItsLastEventAndGivenUpThoughTheServerStays(String last, String kind) throws Exception {
+            try (var wire = new Wire(connection -> {
+                connection.request();
+                connection.startStream();
+                connection.chunk(Events.PING + "data: " + last + "\n\n");
+                connection.hold();
+            }); var client = client(wire.url())) {
+                var seen = run(client, attempt(STREAMING), heard);
+
+                assertEquals(kind, seen.getClass().getSimpleName());
+                assertTrue(wire.left.await(10, TimeUnit.SECONDS), "the connection is still held");
+            }
+        }
+
+        @Test
+        void anErrorWithoutACodeKeepsItsMessageAndStatus() throws IOException {
+            var seen = seen(Events.PING
+                    + Events.json("data: {'event':'error','message':'x is required in input form','status':500}\n\n"));
+
+            assertEquals(DifyExec.Seen.Refused.event(500, "", "x is required in input form", Optional.empty()), seen);
+        }
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, textBlock = """
+                events before the end, run is known
+                nothing,               false
+                a ping,                false
+                the start,             true
+                """)
+        void itsEndWithoutALastEventLeavesTheRunInDoubt(String before, boolean known) throws IOException {
+            var text = switch (before) {
+                case "nothing" -> "";
+                case "a ping" -> Events.PING;
+                default -> Events.PING + Events.started();
+            };
+
+            for (var end : List.<Wire.Script>of(Wire.Connection::endStream, Wire.Connection::reset,
+                    connection -> connection.say("fff\r\ndata: {\"event\":\"node_"), _ -> {})) {
+                heard = new Heard();
+                var cut = cut(seen(LONG, connection -> {
+                    if (!text.isEmpty()) connection.chunk(text);
+                    if (known) await(heard.first()); // a reset would take back what is not read yet
+                    end.serve(connection);
+                }));
+
+                assertEquals(DifyExec.Symptom.CUT, cut.symptom());
+                assertEquals(known, cut.ref().equals(Optional.of(Events.REF)));
+            }
+        }
+
+        @Test
+        void aCutInTheMiddleOfACharacterIsACut() throws IOException {
+            var finished = Events.finished("{\"answer\":\"あ\"}").getBytes(UTF_8);
+            int middle = new String(finished, StandardCharsets.ISO_8859_1).indexOf('\u00e3') + 1; // of three bytes
+
+            var cut = cut(seen(LONG, connection -> {
+                connection.chunk(Events.started());
+                connection.chunk(Arrays.copyOf(finished, middle));
+            }));
+
+            assertEquals(DifyExec.Symptom.CUT, cut.symptom());
+            assertEquals(Optional.of(Events.REF), cut.ref());
+        }
+
+        @Test
+        void aLastEventThatIsCutIsNoEnd() throws IOException {
+            var finished = Events.finished("{\"answer\":\"x\"}");
+
+            for (int length : List.of(finished.indexOf(",\"error\""), finished.length() - 3, finished.length() - 4))
+                cut(seen(Events.started() + finished.substring(0, length)));
+        }
+
+        @Test
+        void silenceAfterTheFirstEventIsATimeOutOfAKnownRun() throws IOException {
+            var cut = cut(seen(SHORT, connection -> {
+                connection.chunk(Events.PING + Events.started());
+                connection.hold();
+            }));
+
+            assertEquals(DifyExec.Symptom.TIMED_OUT, cut.symptom());
+            assertEquals(Optional.of(Events.REF), cut.ref());
+        }
+
+        @Test
+        void silenceBeforeTheFirstEventIsNoTimeOutOfTheRun() throws IOException {
+            var cut = cut(seen(SHORT, connection -> {
+                connection.chunk(Events.PING);
+                connection.hold();
+            }));
+
+            assertEquals(DifyExec.Symptom.SILENCE, cut.symptom());
+            assertEquals(Optional.empty(), cut.ref());
+        }
+
+        @Test
+        void theTimeOfARunCountsFromItsFirstEvent() throws IOException {
+            try (var wire = new Wire(connection -> {
+                connection.request();
+                connection.startStream();
+                connection.chunk(Events.started());
+                connection.hold();
+            }); var client = DifyExec.DifyClient.of(access(wire.url()), SHORT, LONG)) {
+                var cut = cut(run(client, attempt(STREAMING), heard));
+
+                assertEquals(DifyExec.Symptom.TIMED_OUT, cut.symptom());
+            }
+        }
+
+        @Test
+        void noAnswerAtAllIsSilence() throws IOException {
+            try (var wire = new Wire(connection -> {
+                connection.request();
+                connection.hold();
+            }); var client = client(wire.url(), SHORT)) {
+                var cut = cut(run(client, attempt(STREAMING), heard));
+
+                assertEquals(DifyExec.Symptom.SILENCE, cut.symptom());
+            }
+        }
+
+        @Test
+        void linesOfMegabytesAreRead() throws IOException {
+            var text = "あ\\n".repeat(1_600_000);
+            var big = "{\"text\":\"" + text + "\"}"; // 8 MB in UTF-8
+
+            var ran = ranBy(Events.started() + Events.nodeFinished(big) + Events.finished(big));
+
+            assertEquals(JSON.readTree(big), json(ran.outputs()));
+        }
+
+        @Test
+        void bytesMayComeOneByOne() throws IOException {
+            var events = (Events.PING + Events.started() + Events.finished("{\"answer\":\"あ😀\"}")).getBytes(UTF_8);
+
+            var seen = seen(LONG, connection -> {
+                for (var one : events) connection.chunk(new byte[] {one});
+                connection.endStream();
+            });
+
+            assertEquals("{\"answer\":\"あ😀\"}", outputs(ran(seen)));
+        }
+
+        @Test
+        void aLostStartIsMadeUpForByAnyEvent() throws IOException {
+            var ran = ranBy(Events.PING + Events.nodeFinished("{\"id\":\"r1\"}") + Events.finished("{\"a\":1}"));
+
+            assertEquals(Events.REF, ran.ref());
+            assertEquals(List.of(ran.ref()), heard.runs());
+            assertEquals("{\"a\":1}", outputs(ran));
+        }
+
+        @Test
+        void unknownEventsAndFieldsArePassedOver() throws IOException {
+            var ran = ranBy(": a comment\n\nid: 7\nretry: 100\nevent: news\n\n"
+                    + Events.event("reasoning_chunk",
+                            Events.json("{'id':'x','status':'failed','outputs':{'no':1},'deep':[[{}]]}"))
+                    + Events.json("data: {'event':'tts_message','audio':'////'}\n\n")
+                    + "data: 17\n\ndata: {broken\n\ndata: \n\ndata: null\n\n"
+                    + Events.event("workflow_finished", Events.json("{'new':{'status':'failed'},'status':'succeeded',"
+                            + "'id':'%s','outputs':{'a':[1,{'b':2}]},'files':[]}", Events.RUN)));
+
+            assertEquals(DifyExec.RunStatus.SUCCEEDED, ran.status());
+            assertEquals("{\"a\":[1,{\"b\":2}]}", outputs(ran));
+            assertEquals(Events.REF, ran.ref());
+        }
+
+        @ParameterizedTest
+        @ValueSource(strings = {"data event workflow_run_id task_id", "workflow_run_id task_id data event",
+            "task_id event data workflow_run_id"})
+        void theOrderOfKeysDoesNotMatter(String keys) throws IOException {
+            var node = Events.nodeFinished("{\"no\":1}").replace("null", "\"no\"");
+            var end = Events.event("workflow_finished",
+                    Events.json("{'status':'succeeded','id':'%s','outputs':{'a':1}}", Events.RUN));
+
+            var ran = ranBy(ordered(keys, node) + ordered(keys, end));
+
+            assertEquals(List.of(Events.REF), heard.runs());
+            assertEquals(Events.REF, ran.ref());
+            assertEquals(DifyExec.RunStatus.SUCCEEDED, ran.status());
+            assertEquals("{\"a\":1}", outputs(ran));
+            assertEquals("", ran.error());
+            assertEquals(0, ran.usage().tokens());
+        }
+
+        private static String ordered(String keys, String event) throws IOException {
+            var tree = JSON.readTree(event.substring(6));
+            var ordered = JSON.createObjectNode();
+            for (var key : keys.split(" ")) ordered.set(key, tree.get(key));
+            return "data: " + ordered + "\n\n";
+        }
+
+        @Test
+        void aNodeThatFailedIsNoFailedRun() throws IOException {
+            var ran = ranBy(Events.event("node_finished",
+                            Events.json("{'id':'e','status':'failed','error':'boom','outputs':{'no':1}}"))
+                    + Events.event("workflow_finished", "{\"status\":\"partial-succeeded\"}"));
+
+            assertEquals(DifyExec.RunStatus.PARTIAL, ran.status());
+            assertEquals("", ran.error());
+            assertEquals("{}", outputs(ran));
+        }
+
+        @ParameterizedTest
+        @ValueSource(strings = {"data:%s\r\n\r\n", "event: message\ndata: %s\nid: 1\n\n", "\n\n\ndata: %s\n\n"})
+        void theFramingMayBeAnyThatTheStandardAllows(String frame) throws IOException {
+            var json = Events.finished("{\"a\":\"b\"}").substring(6).strip();
+
+            assertEquals("{\"a\":\"b\"}", outputs(ranBy(frame.formatted(json))));
+        }
+
+        @Test
+        void anEventOverSeveralLinesIsOneEvent() throws IOException {
+            var json = Events.finished("{\"a\":\"b\"}").substring(6).strip();
+            int comma = json.indexOf(",\"data\"") + 1;
+
+            var ran = ranBy("data: " + json.substring(0, comma) + "\ndata: " + json.substring(comma) + "\n\n");
+
+            assertEquals("{\"a\":\"b\"}", outputs(ran));
+        }
+
+        @Test
+        void thePricesOfItsNodesAreSummedUp() throws IOException {
+            var llm = "{\"id\":\"e\",\"node_id\":\"n\",\"status\":\"succeeded\",\"execution_metadata\":"
+                    + "{\"total_tokens\":10,\"total_price\":\"0.0000015\",\"currency\":\"USD\"}}";
+
+            var usage = ranBy(Events.started() + Events.event("node_finished", llm) + Events.event("node_finished", llm)
+                    + Events.finished("{}")).usage();
+
+            assertEquals(new BigDecimal("0.0000030"), usage.price().orElseThrow());
+            assertEquals("USD", usage.currency());
+            assertEquals(7, usage.tokens());
+        }
+
+        @Test
+        void anAnswerInOnePieceIsTakenToo() throws IOException {
+            try (var wire = new Wire(connection -> {
+                connection.request();
+                connection.answer(Events.blocking("{\"a\":1}"));
+            }); var client = client(wire.url())) {
+                var seen = run(client, attempt(STREAMING), heard);
+
+                assertEquals("{\"a\":1}", outputs(ran(seen)));
+            }
+        }
+    }
+
+    // ── Looks ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    @Nested
+    class ALook {
+        private final WireMockServer dify = new WireMockServer(options().dynamicPort().bindAddress("127.0.0.1"));
+
+        ALook() {
+            dify.start();
+        }
+
+        @AfterEach
+        void stop() {
+            dify.stop();
+        }
+
+        private DifyExec.Found detail(ResponseDefinitionBuilder answer) {
+            dify.stubFor(get(urlEqualTo("/v1/workflows/run/r")).willReturn(answer));
+            try (var client = client(URI.create("http://127.0.0.1:" + dify.port() + "/v1"))) {
+                return client.look(doubt("u", Optional.of(new DifyExec.RunRef("r", "t")), DifyExec.Symptom.CUT));
+            }
+        }
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, delimiter = '|', textBlock = """
+                status | from  | body
+                404    | proxy | <html>no such page</html>
+                200    | proxy | <html>Sign in</html>
+                200    | Dify  | {"id": "r", "status": "succ
+                200    | Dify  | []
+                401    | Dify  | {"code": "unauthorized", "message": "Access token is invalid", "status": 401}
+                429    | proxy | slow down
+                500    | Dify  | {"code": "unknown", "message": "Internal Server Error", "status": 500}
+                502    | proxy | <html>Bad Gateway</html>
+                """)
+        void anAnswerThatIsNoDetailProvesNothing(int status, String from, String body) {
+            var answer = aResponse().withStatus(status).withBody(body);
+
+            var found = detail(from.equals("Dify") ? answer.withHeader("X-Version", "1.14.2") : answer);
+
+            assertInstanceOf(DifyExec.Found.Silent.class, found);
+        }
+
+        @Test
+        void aRunOfAStatusThatIsNotKnownStillRuns() {
+            var found = detail(aResponse().withBody("{\"id\": \"r\", \"status\": \"brand-new\", \"outputs\": {}}"));
+
+            assertEquals(new DifyExec.Found.Running(new DifyExec.RunRef("r", "t"), DifyExec.RunStatus.RUNNING), found);
+        }
+
+        @Test
+        void anOutputThatIsTextInItselfIsNotUnpacked() throws IOException {
+            var found = detail(aResponse().withBody("""
+                    {"id": "r", "status": "succeeded", "outputs": "{\\"a\\": \\"{\\\\\\"b\\\\\\": 1}\\"}"}"""));
+
+            var ran = assertInstanceOf(DifyExec.Found.Ended.class, found).ran();
+            assertEquals("{\"b\": 1}", json(ran.outputs()).path("a").asText());
+        }
+
+        @Test
+        void aServerThatIsAwayProvesNothing() {
+            try (var client = client(URI.create("http://127.0.0.1:" + dify.port() + "/v1"))) {
+                dify.stop();
+
+                var found = client.look(doubt("u", Optional.empty(), DifyExec.Symptom.CUT));
+
+                assertInstanceOf(DifyExec.Found.Silent.class, found);
+            }
+        }
+    }
+}
