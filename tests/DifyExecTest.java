@@ -170,8 +170,7 @@ final class DifyExecTest {
     /// Time as the tests have it. It passes only while the engine waits for its mailbox: to the next thing planned, or
     /// as far as the engine wants. Workers are threads, but take turns with the engine's: one runs, the others wait.
     static final class World implements Executor {
-        private static final Duration LONGEST = Duration.ofHours(3);
-        private static final int MOST_WAITS = 100_000;
+        private static final int MOST_WAITS = 5_000;
         private static final ScopedValue<Worker> SELF = ScopedValue.newInstance();
 
         private final PriorityQueue<Plan> plans =
@@ -211,8 +210,7 @@ final class DifyExecTest {
                     plan.what().run();
                 }
                 if (isEmpty()) now = until;
-                if (now.isAfter(start.plus(LONGEST)) || waits++ > MOST_WAITS)
-                    throw new AssertionError("the engine does not come to an end");
+                if (waits++ > MOST_WAITS) throw new AssertionError("the engine does not come to an end");
                 return poll();
             }
         };
@@ -3485,9 +3483,9 @@ final class DifyExecTest {
 
         @Test
         void onlyAQuoteAtTheStartOfACellOpensOne() throws IOException {
-            assertRecords(List.of("\"5\"\" x\"", "y"), "5\" x\r\ny\r\n", ',');
+            assertRecords(List.of("5\" x", "y"), "5\" x\r\ny\r\n", ',');
             assertRecords(List.of("a;\"b\r\n\""), "a;\"b\r\n\"\r\n", ';');
-            assertRecords(List.of("\"a;\"\"b\"", "\"\r\n\""), "a;\"b\r\n\"\r\n\"", ',');
+            assertRecords(List.of("a;\"b", "\"\r\n\""), "a;\"b\r\n\"\r\n\"", ',');
         }
 
         @Test

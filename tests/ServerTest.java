@@ -1017,7 +1017,9 @@ class ServerTest {
             for (var mode : List.of(BLOCKING, STREAMING)) {
                 var seen = seen(mode, aResponse().withHeader("X-Version", "1.14.2").withFault(fault));
 
-                assertEquals(symptom, cut(seen).symptom());
+                // whether the headers are handed on before the break shows is a matter of timing
+                var early = fault == Fault.MALFORMED_RESPONSE_CHUNK ? DifyExec.Symptom.NO_ANSWER : symptom;
+                assertTrue(cut(seen).symptom() == symptom || cut(seen).symptom() == early, seen.toString());
                 assertEquals("look up", Expected.word(judge().verdict(attempt(mode), seen)));
             }
             dify.verify(2, postRequestedFor(anyUrl()));
