@@ -992,6 +992,19 @@ final class DifyExecTest {
         }
 
         @Test
+        void aRunThatTurnsUpBeforeTheNextAttemptIsTakenInItsPlace() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.answer = Answer.inTurn(cut(DifyExec.Symptom.NO_ANSWER), failed("Rate Limit Error"));
+            scene.found = _ -> scene.sent.size() < 2 ? ABSENT : ended(succeeded("run-7"));
+
+            scene.play();
+
+            assertEquals(2, scene.sent.size());
+            assertEquals(List.of("run-7"), scene.resultRuns());
+            assertEquals(List.of("run-7"), Scene.texts("run", scene.log("late")));
+        }
+
+        @Test
         void aStreamWithoutATraceIsSentAgainOnceFiveMinutesHavePassed() throws Exception {
             var scene = Scene.of(folder, "a");
             scene.mode = DifyExec.Mode.STREAMING;
@@ -1535,7 +1548,7 @@ final class DifyExecTest {
             scene.play();
 
             assertEquals(List.of("again", "not_started", "again", "succeeded"), scene.outcomes("a"));
-            assertEquals(3, scene.results().getFirst().path("retry_count").asInt());
+            assertEquals(2, scene.results().getFirst().path("retry_count").asInt());
         }
 
         @Test
@@ -1635,6 +1648,22 @@ final class DifyExecTest {
 
             assertEquals(List.of("paused", "paused", "resent", "succeeded"), scene.outcomes("a"));
             assertEquals(List.of(), scene.retryIds());
+        }
+
+        @Test
+        void aRowWhoseOldRunSaysRunningForEverIsSentAgainWhenAskedFor() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.crash(1);
+            scene.world.startAt(NOON.plusSeconds(3600));
+            scene.answer = Answer.inTurn(succeeded("run-8"));
+            scene.found = _ -> running("run-7");
+            scene.play();
+            assertEquals(List.of("unknown"), scene.outcomes("a"));
+            scene.selection = DifyExec.Selection.named(List.of("a"), false);
+
+            scene.play();
+
+            assertEquals(List.of("run-8"), scene.resultRuns());
         }
 
         @Test
@@ -1783,7 +1812,7 @@ final class DifyExecTest {
             scene.play();
 
             var log = Files.readString(scene.file(".log"));
-            Golden.check("log.jsonl", log.replaceAll("\"t\":\"[^\"]*\"", "\"t\":\"TIME\"")
+            Golden.check("log.txt", log.replaceAll("\"t\":\"[^\"]*\"", "\"t\":\"TIME\"")
                     .replaceAll("difyexec-[0-9a-f]{16}-", "difyexec-RANDOM-"));
             assertFalse(log.contains("\"x\""), "the log holds no inputs");
         }
@@ -3807,7 +3836,7 @@ final class DifyExecTest {
             lines.writeBytes(DifyExec.Results.line(attempt, streamed, NOON.plusMillis(1234)));
             lines.writeBytes(DifyExec.Results.line(attempt, partial, NOON));
 
-            Golden.check("results.jsonl", lines.toString(UTF_8));
+            Golden.check("results.txt", lines.toString(UTF_8));
         }
 
         private static Optional<DifyExec.Results.Head> head(Path folder, String line) throws IOException {

@@ -1244,7 +1244,9 @@ class ServerTest {
                     end.serve(connection);
                 }));
 
-                assertEquals(DifyExec.Symptom.CUT, cut.symptom());
+                // with no event, the headers may be lost with the connection
+                assertTrue(cut.symptom() == DifyExec.Symptom.CUT
+                        || !known && cut.symptom() == DifyExec.Symptom.NO_ANSWER, cut.toString());
                 assertEquals(known, cut.ref().equals(Optional.of(Events.REF)));
             }
         }
