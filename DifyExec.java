@@ -1171,7 +1171,7 @@ final class DifyExec implements Runnable {
                 }
                 case Found.Running _ -> resolve(doubt, found, now);
                 case Found.Absent() -> agenda.ready(attempt.row(), attempt.tries(), now);
-                case Found.Silent _ -> agenda.doubt(doubt.later(now));
+                case Found.Silent _ -> resolve(doubt, found, now);
             }
         }
 

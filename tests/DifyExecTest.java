@@ -4,6 +4,7 @@
 //SOURCES ../DifyExec.java
 //SOURCES ServerTest.java
 //SOURCES CommandTest.java
+//SOURCES FormTest.java
 //DEPS org.junit.jupiter:junit-jupiter:6.1.0
 //DEPS org.junit.platform:junit-platform-launcher:6.1.0
 //DEPS org.wiremock:wiremock-standalone:3.13.2
@@ -51,7 +52,7 @@ final class DifyExecTest {
             else words.add(arg);
         }
         var wanted = System.getProperty("test", words.isEmpty() ? "" : words.getFirst());
-        var classes = Stream.of(DifyExecTest.class, ServerTest.class, CommandTest.class)
+        var classes = Stream.of(DifyExecTest.class, ServerTest.class, CommandTest.class, FormTest.class)
                 .flatMap(type -> wanted.isEmpty() ? Stream.of(type) : nested(type, wanted))
                 .map(DiscoverySelectors::selectClass).toList();
         if (classes.isEmpty()) System.err.println("there is no @Nested class " + wanted);
@@ -1537,7 +1538,7 @@ final class DifyExecTest {
         }
 
         @Test
-        void theRetriesOfAnEarlierStartAreToldButNotCountedAgain() throws Exception {
+        void theRetriesOfAnEarlierStartAreToldAndBeingKilledIsNone() throws Exception {
             var scene = Scene.of(folder, "a");
             scene.backoff = new DifyExec.Backoff(seconds(1), seconds(1), 2);
             scene.answer = Answer.inTurn(failed("Rate Limit Error"), succeeded("run-7"), failed("Rate Limit Error"),
@@ -2956,7 +2957,8 @@ final class DifyExecTest {
                 {"n": 123456789012345678901234567890}       | {"n":123456789012345678901234567890}
                 {"n": 0.1234567890123456789012345}          | {"n":0.1234567890123456789012345}
                 {"n": 1.10}                                 | {"n":1.10}
-                {"n": -0}                                   | {"n":0}
+                {"n": -0, "m": -0.0}                        | {"n":-0,"m":-0.0}
+                {"n": 1e2, "m": 1E400, "k": 1.5e-7}         | {"n":1e2,"m":1E400,"k":1.5e-7}
                 {"n": NaN, "m": -Infinity}                  | {"n":"NaN","m":"-Infinity"}
                 {"n": null, "t": true, "l": [1, {"a": []}]} | {"n":null,"t":true,"l":[1,{"a":[]}]}
                 {"text": "{\\"inner\\": 1}"}                | {"text":"{\\"inner\\": 1}"}
@@ -3512,9 +3514,14 @@ final class DifyExecTest {
 
         @Test
         void onlyAQuoteAtTheStartOfACellOpensOne() throws IOException {
-            assertRecords(List.of("5\" x", "y"), "5\" x\r\ny\r\n", ',');
             assertRecords(List.of("a;\"b\r\n\""), "a;\"b\r\n\"\r\n", ';');
-            assertRecords(List.of("a;\"b", "\"\r\n\""), "a;\"b\r\n\"\r\n\"", ',');
+            assertRecords(List.of("\"a;\"\"b\"", "\"\r\n\""), "a;\"b\r\n\"\r\n\"", ',');
+        }
+
+        @Test
+        void aBareCellWithQuotesInItIsHandedOnInQuotes() throws IOException {
+            assertRecords(List.of("\"5\"\" x\"", "y"), "5\" x\r\ny\r\n", ',');
+            assertRecords(List.of("a,\"x\"\"\"\"y\",b"), "a,x\"\"y,b\n", ',');
         }
 
         @Test
