@@ -4750,7 +4750,7 @@ final class DifyExec implements Runnable {
                 write(waiting.toByteArray());
             } catch (IOException problem) {
                 channel.truncate(before);
-                throw problem;
+                throw new IOException(path + ": " + Plain.of(problem), problem);
             }
             waiting.reset();
             return true;
@@ -4983,6 +4983,9 @@ final class DifyExec implements Runnable {
                     out.write('\n');
                     any = true;
                 }
+            } catch (IOException problem) {
+                Files.deleteIfExists(draft);
+                throw new IOException(path + ": " + Plain.of(problem), problem);
             }
             if (any) Files.move(draft, path, StandardCopyOption.ATOMIC_MOVE, StandardCopyOption.REPLACE_EXISTING);
             else {

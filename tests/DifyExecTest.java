@@ -5,6 +5,8 @@
 //SOURCES ServerTest.java
 //SOURCES CommandTest.java
 //SOURCES FormTest.java
+//SOURCES FaultTest.java
+//SOURCES Simulator.java
 //DEPS org.junit.jupiter:junit-jupiter:6.1.0
 //DEPS org.junit.platform:junit-platform-launcher:6.1.0
 //DEPS org.wiremock:wiremock-standalone:3.13.2
@@ -52,7 +54,7 @@ final class DifyExecTest {
             else words.add(arg);
         }
         var wanted = System.getProperty("test", words.isEmpty() ? "" : words.getFirst());
-        var classes = Stream.of(DifyExecTest.class, ServerTest.class, CommandTest.class, FormTest.class)
+        var classes = Stream.of(DifyExecTest.class, ServerTest.class, CommandTest.class, FormTest.class, FaultTest.class)
                 .flatMap(type -> wanted.isEmpty() ? Stream.of(type) : nested(type, wanted))
                 .map(DiscoverySelectors::selectClass).toList();
         if (classes.isEmpty()) System.err.println("there is no @Nested class " + wanted);

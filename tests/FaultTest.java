@@ -1,0 +1,461 @@
+import com.fasterxml.jackson.databind.JsonNode;
+import com.fasterxml.jackson.databind.ObjectMapper;
+import com.sun.net.httpserver.HttpExchange;
+import com.sun.net.httpserver.HttpServer;
+import org.junit.jupiter.api.AfterEach;
+import org.junit.jupiter.api.Nested;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.Timeout;
+import org.junit.jupiter.api.io.TempDir;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.ValueSource;
+
+import module java.base;
+
+import static java.nio.charset.StandardCharsets.UTF_8;
+import static org.junit.jupiter.api.Assertions.assertEquals;
+import static org.junit.jupiter.api.Assertions.assertFalse;
+import static org.junit.jupiter.api.Assertions.assertTrue;
+import static org.junit.jupiter.api.Assumptions.assumeTrue;
+
+/// What may happen to a machine happens here: a full disk, a stopped and a killed process, Ctrl-C in a terminal, torn
+/// and deleted files. After each, no row is lost and none is paid for twice.
+@Timeout(60)
+class FaultTest {
+
+    private static final ObjectMapper JSON = new ObjectMapper();
+
+    @TempDir Path folder;
+
+    private final Deque<AutoCloseable> open = new ArrayDeque<>();
+
+    @AfterEach
+    void close() throws Exception {
+        while (!open.isEmpty()) open.pop().close();
+    }
+
+    // ── Helpers ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    /// A simulated Dify 1.14.2 that counts the runs of each row.
+    private final class Dify {
+        final Simulator.Server server;
+
+        Dify(String... options) throws IOException {
+            var line = Simulator.commandLine();
+            line.parseArgs(options);
+            var simulator = line.<Simulator>getCommand();
+            server = Simulator.Server.start(0, 0, new Simulator.Dify(simulator.behaviour()));
+            open.push(server);
+        }
+
+        JsonNode stats() throws IOException {
+            try (var in = server.baseUrl().resolve("/__stats?rows=0").toURL().openStream()) {
+                return JSON.readTree(in);
+            }
+        }
+
+        int count(String what) throws IOException {
+            return stats().path(what).asInt();
+        }
+
+        void hasPaidOnceFor(int rows) throws IOException {
+            assertEquals(rows, count("succeeded"), () -> "runs that succeeded");
+            assertEquals(0, count("twice"), () -> "runs beside another one that counts");
+        }
+
+        Map<String, String> settings() {
+            return settingsFor(server.baseUrl());
+        }
+    }
+
+    private static Map<String, String> settingsFor(URI url) {
+        return Map.of("DIFY_API_KEY", "app-key-of-the-test", "DIFY_API_BASE_URL", url.toString(),
+                "INITIAL_RETRY_DELAY", "10ms", "MAX_RETRY_DELAY", "100ms");
+    }
+
+    private record Call(int code, String err) {}
+
+    private static Call call(Map<String, String> settings, String... args) {
+        var err = new StringWriter();
+        int code = DifyExec.commandLine(DifyExec.Env.of(settings)).setOut(new PrintWriter(Writer.nullWriter()))
+                .setErr(new PrintWriter(err, true)).execute(args);
+        return new Call(code, err.toString());
+    }
+
+    private String[] run(String... more) {
+        return runTo(folder.resolve("results.jsonl"), more);
+    }
+
+    private String[] runTo(Path output, String... more) {
+        return Stream.concat(Stream.of("run", "-i", folder.resolve("data.csv").toString(), "-o", output.toString()),
+                Stream.of(more)).toArray(String[]::new);
+    }
+
+    private String[] quiet(String... more) {
+        return Stream.concat(Stream.of(run(more)), Stream.of("--progress", "off")).toArray(String[]::new);
+    }
+
+    private void rows(int count, IntFunction<String> text) throws IOException {
+        Files.writeString(folder.resolve("data.csv"), IntStream.rangeClosed(1, count)
+                .mapToObj(id -> id + "," + text.apply(id) + "\n").collect(Collectors.joining("", "id,text\n", "")));
+    }
+
+    private static Set<String> oneTo(int count) {
+        return IntStream.rangeClosed(1, count).mapToObj(String::valueOf).collect(Collectors.toSet());
+    }
+
+    /// The whole lines of a file; a last one without its end is left out.
+    private static List<JsonNode> lines(Path file) throws IOException {
+        var all = new ArrayList<JsonNode>();
+        if (!Files.exists(file)) return all;
+        var text = Files.readString(file).replace("\uFEFF", "");
+        for (var line : text.substring(0, text.lastIndexOf('\n') + 1).lines().toList()) all.add(JSON.readTree(line));
+        return all;
+    }
+
+    private List<JsonNode> results() throws IOException {
+        return lines(folder.resolve("results.jsonl"));
+    }
+
+    private List<JsonNode> events(String event) throws IOException {
+        return lines(folder.resolve("results.jsonl.log")).stream()
+                .filter(line -> line.path("event").asText().equals(event)).toList();
+    }
+
+    private static void hasEachOnce(int rows, List<JsonNode> results) {
+        assertEquals(rows, results.size());
+        assertEquals(oneTo(rows), results.stream().map(line -> line.path("id").asText()).collect(Collectors.toSet()));
+    }
+
+    private static List<String> java(String... args) {
+        var words = new ArrayList<>(List.of(ProcessHandle.current().info().command().orElseThrow(),
+                "--enable-native-access=ALL-UNNAMED", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC",
+                "-cp", System.getProperty("java.class.path"), "DifyExec"));
+        words.addAll(List.of(args));
+        return words;
+    }
+
+    private Process start(Map<String, String> settings, String... args) throws IOException {
+        var builder = new ProcessBuilder(java(args)).directory(folder.toFile());
+        builder.environment().keySet().removeIf(name ->
+                name.matches("(?i)DIFY.*|.*_PROXY|MAX_RETR.*|INITIAL_RETR.*|TIMEOUT|JAVA.*|JDK_.*"));
+        builder.environment().putAll(settings);
+        var child = builder.redirectOutput(folder.resolve("child.out").toFile())
+                .redirectError(folder.resolve("child.err").toFile()).start();
+        open.push(child::destroyForcibly);
+        return child;
+    }
+
+    private String told() throws IOException {
+        return Files.readString(folder.resolve("child.err"));
+    }
+
+    private static int shell(String... words) throws Exception {
+        var process = new ProcessBuilder(words).redirectErrorStream(true)
+                .redirectOutput(ProcessBuilder.Redirect.DISCARD).start();
+        return process.waitFor();
+    }
+
+    private static boolean has(String... words) throws Exception {
+        try {
+            return shell(words) == 0;
+        } catch (IOException _) {
+            return false; // there is no such command
+        }
+    }
+
+    private interface Condition {
+        boolean holds() throws Exception;
+    }
+
+    /// Looks again and again, as there is nothing that would tell.
+    private static void until(String what, Duration longest, Condition condition) throws Exception {
+        var pause = new CountDownLatch(1);
+        for (long end = System.nanoTime() + longest.toNanos(); !condition.holds(); ) {
+            assertTrue(System.nanoTime() < end, () -> what + " within " + longest);
+            assertFalse(pause.await(20, TimeUnit.MILLISECONDS));
+        }
+    }
+
+    // ── Disk ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    @Nested
+    class AFullDisk {
+        private static final int ROWS = 20;
+
+        /// Room for so many bytes or files: the write that fails is another one each time.
+        @ParameterizedTest
+        @ValueSource(strings = {"nr_inodes=2", "nr_inodes=3", "nr_inodes=4", "size=4k", "size=8k", "size=12k",
+                "size=16k", "size=20k", "size=28k", "size=36k"})
+        void losesNoRowAndPaysForNoneTwice(String room) throws Exception {
+            var disk = Files.createDirectory(folder.resolve("disk"));
+            assumeTrue(has("mount", "-t", "tmpfs", "-o", room, "tmpfs", disk.toString()), "no disk can be mounted");
+            try {
+                fill(disk);
+            } finally {
+                assertEquals(0, shell("umount", disk.toString()));
+            }
+        }
+
+        private void fill(Path disk) throws Exception {
+            var dify = new Dify("--latency", "5ms", "--jitter", "20ms");
+            // rows that fail at first put something into .retry
+            rows(ROWS, id -> (id % 7 == 2 ? "[fail] " : "") + "x".repeat(37 * id));
+            var output = disk.resolve("results.jsonl");
+            var args = runTo(output, "-c", "3", "--mode", "blocking", "--settle", "300ms", "--progress", "off",
+                    "--retry-failed-runs", "never");
+
+            var full = call(dify.settings(), args);
+
+            assertEquals(4, full.code(), full.err());
+            assertTrue(full.err().contains("cannot write"), full.err());
+            var kept = lines(output).stream().map(line -> line.path("id").asText()).collect(Collectors.toSet());
+            for (var line : lines(disk.resolve("results.jsonl.log")))
+                if (line.path("event").asText().equals("end") && line.path("outcome").asText().equals("succeeded"))
+                    assertTrue(kept.contains(line.path("id").asText()), line::toString);
+
+            assertEquals(0, shell("mount", "-o", "remount,size=10m,nr_inodes=100", disk.toString()));
+            var more = call(dify.settings(), args);
+            assertTrue(Set.of(0, 3).contains(more.code()), more.err());
+            if (more.code() == 3) more = call(dify.settings(), args); // rows that failed only now
+            assertEquals(0, more.code(), more.err());
+
+            hasEachOnce(ROWS, lines(output));
+            dify.hasPaidOnceFor(ROWS);
+            assertFalse(Files.exists(disk.resolve("results.jsonl.retry")));
+        }
+    }
+
+    @Nested
+    class FilesThatWereHarmed {
+        private void cutLastLine(String name) throws IOException {
+            var file = folder.resolve(name);
+            var bytes = Files.readAllBytes(file);
+            int start = bytes.length - 1;
+            while (bytes[start - 1] != '\n') start--;
+            Files.write(file, Arrays.copyOf(bytes, (start + bytes.length) / 2));
+        }
+
+        @Test
+        void aTornLastLineIsMendedAndItsRowHarvested() throws Exception {
+            var dify = new Dify("--latency", "5ms");
+            rows(5, id -> "text " + id);
+            assertEquals(0, call(dify.settings(), quiet("-c", "1", "--mode", "blocking")).code());
+            var whole = results().subList(0, 4);
+            cutLastLine("results.jsonl");
+            cutLastLine("results.jsonl.log");
+
+            var next = call(dify.settings(), quiet("--mode", "blocking"));
+
+            assertEquals(0, next.code(), next.err());
+            assertEquals(whole, results().subList(0, 4));
+            hasEachOnce(5, results());
+            assertEquals(Set.of("results.jsonl", "results.jsonl.log"), events("torn").stream()
+                    .map(line -> line.path("file").asText()).collect(Collectors.toSet()));
+            assertEquals(5, dify.count("started"));
+        }
+
+        @Test
+        void deletedResultsAreRefusedUntilTheyAreFetchedAgain() throws Exception {
+            var dify = new Dify("--latency", "5ms");
+            rows(5, id -> "text " + id);
+            assertEquals(0, call(dify.settings(), quiet()).code());
+            Files.delete(folder.resolve("results.jsonl"));
+
+            var refused = call(dify.settings(), quiet());
+            assertEquals(2, refused.code(), refused.err());
+            assertTrue(refused.err().contains("--rebuild"), refused.err());
+
+            var rebuilt = call(dify.settings(), quiet("--rebuild"));
+            assertEquals(0, rebuilt.code(), rebuilt.err());
+            hasEachOnce(5, results());
+            assertEquals(5, dify.count("started"));
+        }
+    }
+
+    // ── Processes ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    @Nested
+    class AProcess {
+        @ParameterizedTest
+        @ValueSource(strings = {"blocking", "streaming"})
+        void thatStoodStillLongerThanItsTimeoutLosesNothing(String mode) throws Exception {
+            var dify = new Dify("--latency", "1s");
+            rows(6, id -> "text " + id);
+            var child = start(dify.settings(), quiet("-c", "3", "--mode", mode, "--timeout", "2s", "--settle", "1s"));
+            until("three runs", Duration.ofSeconds(20), () -> dify.count("started") >= 3);
+
+            assertEquals(0, shell("kill", "-STOP", "" + child.pid()));
+            assertFalse(child.waitFor(3, TimeUnit.SECONDS));
+            assertEquals(0, shell("kill", "-CONT", "" + child.pid()));
+
+            assertTrue(child.waitFor(30, TimeUnit.SECONDS));
+            assertEquals(0, child.exitValue(), told());
+            hasEachOnce(6, results());
+            dify.hasPaidOnceFor(6);
+        }
+
+        @Test
+        void thatWorksKeepsTheSecondOneOutUntilItIsKilled() throws Exception {
+            var dify = new Dify("--latency", "2s");
+            rows(3, id -> "text " + id);
+            var first = start(dify.settings(), quiet("-c", "3", "--mode", "blocking"));
+            until("three runs", Duration.ofSeconds(20), () -> dify.count("started") == 3);
+
+            long begin = System.nanoTime();
+            var second = call(dify.settings(), quiet());
+            assertEquals(2, second.code(), second.err());
+            assertTrue(System.nanoTime() - begin < Duration.ofSeconds(1).toNanos(), "the second is refused at once");
+            assertTrue(first.isAlive());
+            first.destroyForcibly().waitFor();
+            assertTrue(Files.exists(folder.resolve("results.jsonl.lock")));
+
+            var next = call(dify.settings(), quiet("--mode", "blocking"));
+            assertEquals(0, next.code(), next.err());
+            hasEachOnce(3, results());
+            assertEquals(3, dify.count("started"));
+        }
+    }
+
+    // ── Terminal ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    @Nested
+    class ATerminal {
+        private String socket() {
+            return folder.resolve("tmux").toString();
+        }
+
+        private void tmux(String... words) throws Exception {
+            assertEquals(0, shell(Stream.concat(Stream.of("tmux", "-f", "/dev/null", "-S", socket()), Stream.of(words))
+                    .toArray(String[]::new)), () -> String.join(" ", words));
+        }
+
+        private String screen() throws Exception {
+            var process = new ProcessBuilder("tmux", "-S", socket(), "capture-pane", "-p").start();
+            var text = new String(process.getInputStream().readAllBytes(), UTF_8);
+            process.waitFor();
+            return text;
+        }
+
+        private void begin(Map<String, String> settings, String... args) throws Exception {
+            assumeTrue(has("tmux", "-V"), "there is no tmux");
+            var script = new StringBuilder("trap : INT\n");
+            settings.forEach((name, value) -> script.append("export ").append(name).append("='").append(value)
+                    .append("'\n"));
+            java(args).forEach(word -> script.append('\'').append(word).append("' "));
+            script.append("\necho $? > code.tmp; mv code.tmp code; cat\n");
+            Files.writeString(folder.resolve("script"), script);
+            open.push(() -> shell("tmux", "-S", socket(), "kill-server"));
+            tmux("new-session", "-d", "-x", "120", "-y", "40", "-c", folder.toString(), "sh script");
+        }
+
+        private void ctrlC() throws Exception {
+            tmux("send-keys", "C-c");
+        }
+
+        private void ends(int code, Duration longest) throws Exception {
+            until("its end", longest, () -> Files.exists(folder.resolve("code")));
+            assertEquals(code + "\n", Files.readString(folder.resolve("code")), screen());
+        }
+
+        @Test
+        void showsAProgressLineAndLetsRunningRowsEndAtCtrlC() throws Exception {
+            var dify = new Dify("--latency", "2500ms");
+            rows(9, id -> "text " + id);
+            begin(dify.settings(), run("-c", "3", "--mode", "streaming"));
+            until("a progress line", Duration.ofSeconds(20), () -> screen().contains("0/9 · 0 ok · 3 running"));
+            assertTrue(screen().contains("[--------------------]"), screen());
+
+            ctrlC();
+            until("the last run's end", Duration.ofSeconds(10), () -> dify.count("succeeded") == 3);
+            ends(130, Duration.ofSeconds(3));
+
+            assertEquals(3, results().size());
+            assertEquals(3, dify.count("started"), "nothing new starts");
+            assertEquals(0, dify.count("stops"));
+            assertTrue(screen().contains("3 succeeded, 6 pending"), screen());
+        }
+
+        @Test
+        void endsAtOnceAtTheSecondCtrlCAndStopsWhatRuns() throws Exception {
+            var dify = new Dify("--latency", "30s");
+            rows(9, id -> "text " + id);
+            begin(dify.settings(), run("-c", "3", "--mode", "streaming"));
+            until("three runs", Duration.ofSeconds(20), () -> events("run").size() == 3);
+
+            ctrlC();
+            until("an answer", Duration.ofSeconds(2), () -> screen().contains("Ctrl-C again"));
+            ctrlC();
+            ends(130, Duration.ofSeconds(2));
+
+            assertEquals(3, dify.count("stops"));
+        }
+    }
+
+    // ── A long way back ─────────────────────────────────────────────────────────────────────────────────────────────
+
+    @Nested
+    class ALogOfManyOpenAttempts {
+        private static final int OPEN = 1_000, LOOKS = 100;
+        private final AtomicInteger looking = new AtomicInteger(), most = new AtomicInteger();
+        private final AtomicInteger looks = new AtomicInteger(), posts = new AtomicInteger();
+        private final AtomicLong firstNew = new AtomicLong();
+        private final CountDownLatch enough = new CountDownLatch(LOOKS);
+
+        private void serve(HttpExchange exchange) throws IOException {
+            try (exchange) {
+                var path = exchange.getRequestURI().getPath();
+                var body = new String(exchange.getRequestBody().readAllBytes(), UTF_8);
+                exchange.getResponseHeaders().add("X-Version", "1.14.2");
+                if (path.endsWith("/logs") || path.startsWith("/v1/workflows/run/")) {
+                    most.accumulateAndGet(looking.incrementAndGet(), Math::max);
+                    looks.incrementAndGet();
+                    new CountDownLatch(1).await(10, TimeUnit.MILLISECONDS);
+                    looking.decrementAndGet();
+                    enough.countDown();
+                    answer(exchange, 200, "{\"page\":1,\"limit\":20,\"total\":0,\"has_more\":false,\"data\":[]}");
+                } else if (path.endsWith("/run")) {
+                    posts.incrementAndGet();
+                    if (JSON.readTree(body).at("/inputs/id").asInt() > OPEN)
+                        firstNew.compareAndSet(0, System.nanoTime());
+                    enough.await();
+                    answer(exchange, 401, "{\"code\":\"unauthorized\",\"message\":\"enough seen\",\"status\":401}");
+                } else answer(exchange, 200, "{\"mode\":\"workflow\",\"user_input_form\":[]}");
+            } catch (InterruptedException problem) {
+                throw new IOException(problem);
+            }
+        }
+
+        private static void answer(HttpExchange exchange, int status, String json) throws IOException {
+            exchange.getResponseHeaders().add("Content-Type", "application/json");
+            exchange.sendResponseHeaders(status, json.length());
+            exchange.getResponseBody().write(json.getBytes(UTF_8));
+        }
+
+        @ParameterizedTest
+        @ValueSource(ints = {4, 16})
+        void isLookedUpAFewAtATimeWhileNewRowsStart(int concurrency) throws Exception {
+            var server = HttpServer.create(new InetSocketAddress(InetAddress.getLoopbackAddress(), 0), 0);
+            server.setExecutor(Executors.newVirtualThreadPerTaskExecutor());
+            server.createContext("/", this::serve);
+            server.start();
+            open.push(() -> server.stop(0));
+            rows(100_000, id -> "text " + id);
+            Files.writeString(folder.resolve("results.jsonl.log"), IntStream.rangeClosed(1, OPEN)
+                    .mapToObj(id -> ("{'event':'attempt','t':'2026-01-01T00:00:00Z','id':'" + id + "','n':0,'user':"
+                            + "'difyexec-0123456789abcdef-" + id + "','mode':'blocking','cells':'','kind':'row'}\n")
+                            .replace('\'', '"')).collect(Collectors.joining()));
+
+            long begin = System.nanoTime();
+            var url = URI.create("http://127.0.0.1:" + server.getAddress().getPort() + "/v1");
+            var call = call(settingsFor(url), quiet("-c", "" + concurrency, "--mode", "blocking"));
+
+            assertEquals(4, call.code(), call.err());
+            assertTrue(looks.get() >= LOOKS, () -> looks + " look-ups");
+            assertEquals(Math.max(2, concurrency / 4), most.get(), "look-ups at a time");
+            assertTrue(firstNew.get() != 0, "a new row starts while earlier ones are looked up");
+            assertTrue(firstNew.get() - begin < Duration.ofSeconds(5).toNanos(),
+                    () -> Duration.ofNanos(firstNew.get() - begin) + " to the first new row");
+        }
+    }
+}
