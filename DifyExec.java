@@ -347,6 +347,7 @@ final class DifyExec implements Runnable {
             var err = spec.commandLine().getErr();
             new EnvDefaults(env).check(spec.commandLine().getParseResult());
             var files = BatchFiles.of(output);
+            out.makeFolder();
             try (var source = Source.of(input, Optional.of(files))) {
                 var csv = shape.open(source.path());
                 try (var server = demo == null ? null : Demo.start(Demo.Version.of(demo), csv.columns());
@@ -541,6 +542,14 @@ final class DifyExec implements Runnable {
                 description = "Fetch files in the outputs into this folder.")
         Path saveFiles;
 
+        void makeFolder() {
+            try {
+                if (saveFiles != null) Files.createDirectories(saveFiles);
+            } catch (IOException problem) {
+                throw new Unusable("--save-files " + saveFiles + ": cannot be made (" + Plain.of(problem) + ")");
+            }
+        }
+
         @Option(names = "--progress", paramLabel = "HOW", defaultValue = "auto",
                 description = "auto, plain or off (default: ${DEFAULT-VALUE}).")
         ProgressStyle progress;
@@ -697,7 +706,7 @@ final class DifyExec implements Runnable {
             if (wanted.isEmpty() && batch.history().resent().isEmpty()) return nothingToDo(batch);
             batch.refuseOtherServer(access.name(), "");
             return switch (Greeting.exchange(client, judge, err)) {
-                case Greeting.Met met -> run(batch, wanted, met, checked(batch.csv(), wanted, met),
+                case Greeting.Met met -> run(batch, wanted, met, checked(batch, wanted, met),
                         !selection.ids().isEmpty());
                 case Greeting.Refused(var why) -> {
                     err.println("difyexec: " + Plain.text(why, 1000));
@@ -708,7 +717,9 @@ final class DifyExec implements Runnable {
         }
 
         /// The form, once every wanted row has been held against it.
-        private Form checked(Csv csv, Wanted wanted, Greeting.Met server) {
+        private Form checked(Batch batch, Wanted wanted, Greeting.Met server) {
+            batch.refuseOtherServer(access.name(), server.app());
+            var csv = batch.csv();
             var form = server.form(client, judge, csv, work.input, work.dify, err);
             var inspection = Inspection.of(csv, form, wanted::has, wanted.index());
             CheckView.problems(inspection, err);
@@ -2723,7 +2734,7 @@ final class DifyExec implements Runnable {
         private static final Duration SILENT = Duration.ofMinutes(5), REFUSED = Duration.ofMinutes(1);
 
         private final Backoff backoff;
-        private int streak = 0;
+        private int streak = 0, refusals = 0;
         private boolean probing = false, refusedTooLong = false;
         private Instant nextProbe = Instant.MIN, silentSince = Instant.MAX, refusedSince = Instant.MAX;
 
@@ -2755,14 +2766,14 @@ final class DifyExec implements Runnable {
         /// A run was let in.
         void served() {
             answered();
-            refusedSince = Instant.MAX;
+            refusals = 0;
         }
 
         /// A run was refused as too many, with so many others of ours running.
         void refused(Instant now, int busy) {
-            if (busy > 0) refusedSince = Instant.MAX;
-            else if (refusedSince.equals(Instant.MAX)) refusedSince = now;
-            else refusedTooLong |= refusedSince.plus(REFUSED).isBefore(now);
+            refusals = busy > 0 ? 0 : refusals + 1;
+            if (refusals <= 1) refusedSince = now;
+            refusedTooLong |= refusals >= STREAK && refusedSince.plus(REFUSED).isBefore(now);
         }
 
         Instant nextProbe() {
@@ -3368,9 +3379,9 @@ final class DifyExec implements Runnable {
             try {
                 var outputs = Json.MAPPER.readTree(ran.outputs());
                 outputs.properties().forEach(output -> links(output.getValue()).forEach(file -> {
-                    var path = saveFiles.get().resolve(fileName(attempt.row().id(), output.getKey(), paths.size() + 1,
-                            file.path("extension").asText("")));
-                    if (fetch(file.path("url").asText(""), path)) paths.add(path.toString());
+                    var name = fileName(attempt.row().id(), output.getKey(), paths.size() + 1,
+                            file.path("extension").asText(""));
+                    fetch(file.path("url").asText(""), saveFiles.get(), name).ifPresent(path -> paths.add(path.toString()));
                 }));
             } catch (IOException problem) {
                 throw new UncheckedIOException(problem); // cannot happen: the outputs were JSON when they came
@@ -3378,18 +3389,19 @@ final class DifyExec implements Runnable {
             return ran.with(paths);
         }
 
-        private boolean fetch(String link, Path to) {
+        private Optional<Path> fetch(String link, Path folder, String name) {
             try {
+                var to = folder.resolve(name);
                 for (int tries = 0; ; tries++) {
-                    if (client.download(URI.create(link), to).isEmpty()) return true;
-                    if (tries >= backoff.maxRetries()) return false;
+                    if (client.download(URI.create(link), to).isEmpty()) return Optional.of(to);
+                    if (tries >= backoff.maxRetries()) return Optional.empty();
                     Thread.sleep(backoff.delay(tries));
                 }
             } catch (IllegalArgumentException _) {
-                return false; // no address at all
+                return Optional.empty(); // no address at all, or a name that this locale cannot write
             } catch (InterruptedException _) {
                 Thread.currentThread().interrupt();
-                return false;
+                return Optional.empty();
             }
         }
 
@@ -3407,7 +3419,8 @@ final class DifyExec implements Runnable {
 
         private static String safe(String text) {
             var name = text.replaceAll("[^\\p{L}\\p{N}._-]", "_").replace("..", "__");
-            return name.length() > 80 ? name.substring(0, 80) : name;
+            if (name.length() <= 80) return name;
+            return name.substring(0, Character.isHighSurrogate(name.charAt(79)) ? 79 : 80);
         }
     }
 
@@ -4039,7 +4052,7 @@ final class DifyExec implements Runnable {
                 try {
                     var record = records.next();
                     line = records.line();
-                    if (record != null && record.isEmpty() && columns.size() > 1) {
+                    if (record != null && record.isEmpty()) {
                         while (record != null && record.isEmpty()) record = records.next();
                         if (record != null) throw new Unusable(path + ", line " + line + ": blank, with rows after it");
                     }

@@ -2652,13 +2652,20 @@ final class DifyExecTest {
 
         @Test
         void aMinuteOfRefusalsWhileNothingRunsIsTheEnd() {
-            health.refused(NOON, 0);
-            health.refused(NOON.plusSeconds(60), 0);
+            for (int second = 0; second <= 60; second += 15) health.refused(NOON.plusSeconds(second), 0);
             assertEquals(Optional.empty(), health.verdict(NOON.plusSeconds(60), 0));
 
             health.refused(NOON.plusSeconds(61), 0);
 
             assertTrue(health.verdict(NOON.plusSeconds(61), 0).orElseThrow().why().contains("refuses every run"));
+        }
+
+        @Test
+        void twoRefusalsFarApartAreNoEnd() {
+            health.refused(NOON, 0);
+            health.refused(NOON.plusSeconds(90), 0); // a long Retry-After was kept to
+
+            assertEquals(Optional.empty(), health.verdict(NOON.plusSeconds(91), 0));
         }
 
         @Test
