@@ -4827,22 +4827,18 @@ final class DifyExec implements Runnable {
         private final byte[] chunk = new byte[1 << 16];
         private byte[] line = new byte[1024];
         private int at = 0, end = 0, length = 0;
-        private long offset = 0, next = 0;
-        private boolean whole = true;
 
         Lines(Path path) throws IOException {
             in = Files.newInputStream(path);
         }
 
         boolean next() throws IOException {
-            offset = next;
             length = 0;
             while (true) {
                 if (at == end) {
                     at = 0;
                     end = Math.max(0, in.read(chunk));
                     if (end == 0) {
-                        whole = false;
                         return length > 0;
                     }
                 }
@@ -4851,8 +4847,7 @@ final class DifyExec implements Runnable {
                 append(stop);
                 if (stop < end) {
                     at = stop + 1;
-                    next++;
-                    return whole = true;
+                    return true;
                 }
                 at = stop;
             }
@@ -4863,7 +4858,6 @@ final class DifyExec implements Runnable {
             if (length + more > line.length) line = Arrays.copyOf(line, Math.max(line.length * 2, length + more));
             System.arraycopy(chunk, at, line, length, more);
             length += more;
-            next += more;
         }
 
         byte[] bytes() {
@@ -4872,16 +4866,6 @@ final class DifyExec implements Runnable {
 
         int length() {
             return length;
-        }
-
-        /// Where the line begins in the file.
-        long offset() {
-            return offset;
-        }
-
-        /// Whether the line had its end.
-        boolean isWhole() {
-            return whole;
         }
 
         @Override
