@@ -8,7 +8,7 @@
 //DEPS io.github.cdimascio:dotenv-java:3.2.0
 //RUNTIME_OPTIONS --enable-native-access=ALL-UNNAMED
 //RUNTIME_OPTIONS -Djdk.httpclient.keepalive.timeout=1 -Djdk.http.auth.tunneling.disabledSchemes=
-//RUNTIME_OPTIONS -XX:+UseSerialGC
+//RUNTIME_OPTIONS -Djdk.httpclient.bufsize=4096 -XX:+UseSerialGC -Xmn16m -XX:SurvivorRatio=3
 
 import com.fasterxml.jackson.annotation.JsonInclude;
 import com.fasterxml.jackson.annotation.JsonSubTypes;
@@ -24,6 +24,7 @@ import com.fasterxml.jackson.core.StreamReadFeature;
 import com.fasterxml.jackson.core.StreamWriteConstraints;
 import com.fasterxml.jackson.core.json.JsonReadFeature;
 import com.fasterxml.jackson.core.json.JsonWriteFeature;
+import com.fasterxml.jackson.core.util.JsonRecyclerPools;
 import com.fasterxml.jackson.databind.DeserializationContext;
 import com.fasterxml.jackson.databind.DeserializationFeature;
 import com.fasterxml.jackson.databind.JsonDeserializer;
@@ -721,7 +722,7 @@ final class DifyExec implements Runnable {
             batch.refuseOtherServer(access.name(), server.app());
             var csv = batch.csv();
             var form = server.form(client, judge, csv, work.input, work.dify, err);
-            var inspection = Inspection.of(csv, form, wanted::has, wanted.index());
+            var inspection = Inspection.of(csv, form, wanted.all(), wanted.index());
             CheckView.problems(inspection, err);
             if (inspection.isFine()) return form;
             throw new Unusable(work.input + ": " + Plain.count(inspection.faults().size()
@@ -1051,6 +1052,7 @@ final class DifyExec implements Runnable {
                 }
                 case Seen.Refused refused when refused.status() >= 500 && !refused.inStream() -> health.failed(now);
                 case Seen.Refused _ -> health.answered();
+                case Seen.NotUploaded file when !file.mayPass() -> health.answered();
                 case Seen.Cut _, Seen.NotSent _, Seen.NotUploaded _ -> health.failed(now);
             }
             route.seen(attempt, seen, Duration.between(attempt.at(), now)).ifPresent(change -> {
@@ -1100,12 +1102,20 @@ final class DifyExec implements Runnable {
                         + "ask its owner to let these requests through"));
             if (seen instanceof Seen.Ran ran) {
                 noticeVersion(ran.workflowId());
-                if (ran.linksExpire()
-                        && !toldOfLinks) watcher.say("The outputs hold links to files, which expire within minutes: "
-                        + "--save-files DIR keeps the files.");
-                toldOfLinks |= ran.linksExpire();
+                if (!toldOfLinks) toldOfLinks = tellOfLinks(attempt, ran);
             }
             limits.reached(tally).ifPresent(why -> agenda.close(new Stop(STOPPED, why)));
+        }
+
+        /// Once a batch: the files of later rows fare as those of the first.
+        private boolean tellOfLinks(Attempt attempt, Seen.Ran ran) {
+            if (ran.linksExpire()) watcher.say("The outputs hold links to files, which expire within minutes: "
+                    + "--save-files DIR keeps the files.");
+            ran.files().missing().ifPresent(why -> watcher.say("Row " + Plain.id(attempt.row().id())
+                    + ": a file of its "
+                    + "outputs could not be fetched (" + Plain.text(why, 200)
+                            + "); its path is not among the row's \"files\"."));
+            return ran.linksExpire() || ran.files().missing().isPresent();
         }
 
         private void noticeVersion(String workflowId) {
@@ -1624,6 +1634,15 @@ final class DifyExec implements Runnable {
         static final Usage NONE = new Usage(0, 0, 0, Optional.empty(), "");
     }
 
+    /// The files in a run's outputs: where they are now, and why the first that is missing could not be fetched.
+    record Saved(List<String> paths, Optional<String> missing) {
+        static final Saved NOT_ASKED = new Saved(List.of(), Optional.empty());
+
+        Saved {
+            paths = List.copyOf(paths);
+        }
+    }
+
     /// What one exchange showed; no opinion yet.
     sealed interface Seen {
         /// An answer that is no run. `dify`: written by Dify itself (`X-Version`), not by something in front of it.
@@ -1640,23 +1659,20 @@ final class DifyExec implements Runnable {
 
         /// A run that ended, or paused. `outputs` is compact JSON; `files` where its files were saved.
         record Ran(RunRef ref, RunStatus status, byte[] outputs, String error, String workflowId, Usage usage,
-                List<String> files) implements Seen {
-            public Ran {
-                files = List.copyOf(files);
-            }
+                Saved files) implements Seen {
 
             Ran(RunRef ref, RunStatus status, byte[] outputs, String error, String workflowId, Usage usage) {
-                this(ref, status, outputs, error, workflowId, usage, List.of());
+                this(ref, status, outputs, error, workflowId, usage, Saved.NOT_ASKED);
             }
 
             /// File objects in the outputs that nobody has saved.
             boolean linksExpire() {
-                return status.isSuccess() && files.isEmpty()
+                return status.isSuccess() && files == Saved.NOT_ASKED
                         && new String(outputs, UTF_8).contains("\"__dify__file__\"");
             }
 
-            Ran with(List<String> saved) {
-                return new Ran(ref, status, outputs, error, workflowId, usage, saved);
+            Ran with(Saved files) {
+                return new Ran(ref, status, outputs, error, workflowId, usage, files);
             }
         }
 
@@ -1667,7 +1683,9 @@ final class DifyExec implements Runnable {
         record NotSent(String why) implements Seen {}
 
         /// A file of the row could not be uploaded, so nothing was started.
-        record NotUploaded(String why) implements Seen {}
+        ///
+        /// @param mayPass the server was away or busy; else this file will not go up another time either
+        record NotUploaded(String why, boolean mayPass) implements Seen {}
 
         default Optional<RunRef> run() {
             return switch (this) {
@@ -2453,7 +2471,8 @@ final class DifyExec implements Runnable {
                 case Seen.Refused refused -> refused(attempt, refused);
                 case Seen.Cut(_, var symptom, var why) -> new Verdict.LookUp(symptom, why);
                 case Seen.NotSent(var why) -> new Verdict.Unreached(backoff.delay(0), why);
-                case Seen.NotUploaded(var why) -> again(attempt, why, Optional.empty());
+                case Seen.NotUploaded(var why, var mayPass) -> mayPass ? again(attempt, why, Optional.empty())
+                        : failed(why);
             };
         }
 
@@ -2877,6 +2896,7 @@ final class DifyExec implements Runnable {
     static final class Json {
         static final JsonMapper MAPPER = JsonMapper.builder(JsonFactory.builder()
                         .disable(JsonFactory.Feature.INTERN_FIELD_NAMES)
+                        .recyclerPool(JsonRecyclerPools.newBoundedPool(256)) // one a virtual thread would be one a row
                         .disable(StreamReadFeature.AUTO_CLOSE_SOURCE)
                         .streamReadConstraints(StreamReadConstraints.builder().maxStringLength(Integer.MAX_VALUE)
                                 .maxNumberLength(1_000_000).maxNestingDepth(10_000).build())
@@ -3025,7 +3045,7 @@ final class DifyExec implements Runnable {
                 use.accept(id.get());
                 return Optional.empty();
             } catch (IOException problem) {
-                return Optional.of(new Seen.NotUploaded(file + ": " + Plain.of(problem)));
+                return Optional.of(new Seen.NotUploaded(file + ": " + Plain.of(problem), false));
             }
         }
 
@@ -3152,7 +3172,8 @@ final class DifyExec implements Runnable {
         private static void drain(InputStream body, Watch watch) {
             try {
                 watch.limit(DRAIN);
-                body.readNBytes(LONGEST_REFUSAL);
+                var rest = new byte[512];
+                for (int left = LONGEST_REFUSAL; left > 0; left -= rest.length) if (body.read(rest) < 0) return;
             } catch (IOException _) {
                 // a connection less to use again
             }
@@ -3360,13 +3381,17 @@ final class DifyExec implements Runnable {
             };
         }
 
-        /// A refusal is as for a run; what is unclear is not: an upload starts nothing, so it may be tried again.
+        /// A refusal of the key or the pace is as for a run, one of the file is the row's; and what is unclear is no
+        /// doubt, as after a run: an upload starts nothing, so it may be tried again.
         private static Seen notUploaded(Path path, Seen seen) {
+            var upload = "upload of " + path.getFileName() + ": ";
             return switch (seen) {
+                case Seen.Refused refused when List.of(400, 413, 415)
+                        .contains(refused.status()) -> new Seen.NotUploaded(
+                        upload + "HTTP " + refused.status() + " " + refused.message(), false);
                 case Seen.Refused refused when refused.status() < 500 -> refused;
-                case Seen.Refused refused -> new Seen.NotUploaded("upload of " + path.getFileName() + ": HTTP "
-                        + refused.status());
-                case Seen.Cut cut -> new Seen.NotUploaded("upload of " + path.getFileName() + ": " + cut.why());
+                case Seen.Refused refused -> new Seen.NotUploaded(upload + "HTTP " + refused.status(), true);
+                case Seen.Cut cut -> new Seen.NotUploaded(upload + cut.why(), true);
                 case Seen.NotSent _, Seen.NotUploaded _, Seen.Ran _ -> seen;
             };
         }
@@ -3376,32 +3401,38 @@ final class DifyExec implements Runnable {
         private Seen saved(Attempt attempt, Seen seen) {
             if (saveFiles.isEmpty() || !(seen instanceof Seen.Ran ran) || !ran.status().isSuccess()) return seen;
             var paths = new ArrayList<String>();
+            var missing = new AtomicReference<>(Optional.<String>empty());
             try {
                 var outputs = Json.MAPPER.readTree(ran.outputs());
-                outputs.properties().forEach(output -> links(output.getValue()).forEach(file -> {
-                    var name = fileName(attempt.row().id(), output.getKey(), paths.size() + 1,
-                            file.path("extension").asText(""));
-                    fetch(file.path("url").asText(""), saveFiles.get(), name).ifPresent(path -> paths.add(path.toString()));
-                }));
+                int number = 0;
+                for (var output : outputs.properties())
+                    for (var file : links(output.getValue())) {
+                        var to = saveFiles.get().resolve(fileName(attempt.row().id(), output.getKey(), ++number,
+                                file.path("extension").asText("")));
+                        var fault = fetch(file.path("url").asText(""), to);
+                        if (fault.isEmpty()) paths.add(to.toString());
+                        else missing.compareAndSet(Optional.empty(), fault);
+                    }
             } catch (IOException problem) {
                 throw new UncheckedIOException(problem); // cannot happen: the outputs were JSON when they came
             }
-            return ran.with(paths);
+            return ran.with(new Saved(paths, missing.get()));
         }
 
-        private Optional<Path> fetch(String link, Path folder, String name) {
+        /// Says why, where the file cannot be had.
+        private Optional<String> fetch(String link, Path to) {
             try {
-                var to = folder.resolve(name);
+                var address = URI.create(link);
                 for (int tries = 0; ; tries++) {
-                    if (client.download(URI.create(link), to).isEmpty()) return Optional.of(to);
-                    if (tries >= backoff.maxRetries()) return Optional.empty();
+                    var seen = client.download(address, to);
+                    if (seen.isEmpty() || tries >= backoff.maxRetries()) return seen.map(Greeting::said);
                     Thread.sleep(backoff.delay(tries));
                 }
             } catch (IllegalArgumentException _) {
-                return Optional.empty(); // no address at all, or a name that this locale cannot write
+                return Optional.of("no address in the output");
             } catch (InterruptedException _) {
                 Thread.currentThread().interrupt();
-                return Optional.empty();
+                return Optional.of("interrupted");
             }
         }
 
@@ -4337,12 +4368,13 @@ final class DifyExec implements Runnable {
             var longest = new int[columns.size()];
             var examples = new String[columns.size()];
             var problems = new ArrayList<Problem>();
-            long rows = 0, emptyRequired = 0;
+            long rows = 0, emptyRequired = 0, withNul = 0;
             for (var all = csv.rows(wanted, index); all.hasNext(); rows++) {
                 var row = all.next();
                 for (int i = 0; i < columns.size(); i++) {
                     var column = columns.get(i);
                     var cell = row.inputs().get(column);
+                    if (cell.indexOf('\0') >= 0) withNul++;
                     if (!cell.isBlank()) {
                         filled[i]++;
                         longest[i] = Math.max(longest[i], cell.codePointCount(0, cell.length()));
@@ -4356,6 +4388,8 @@ final class DifyExec implements Runnable {
             var notes = new ArrayList<>(form.notes(columns));
             if (emptyRequired > 0) notes.add(Plain.count(emptyRequired, "required text is", "required texts are")
                     + " empty; Dify takes that");
+            if (withNul > 0) notes.add(Plain.count(withNul, "cell holds", "cells hold")
+                    + " the character NUL; Dify leaves it out");
             return new Inspection(rows, form.faults(columns), notes, IntStream.range(0, columns.size()).mapToObj(i -> {
                 var variable = form.variable(columns.get(i));
                 return new Column(columns.get(i), variable.map(v -> v.about().name()).orElse(""),
@@ -4606,32 +4640,41 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Which ids there are and where each stands, packed: a few bytes an id, no objects. Entries are numbered in the
-    /// order in which they came: those of the CSV first, in its order, so that an entry's number is its row's.
+    /// Which ids there are and where each stands, packed: about forty bytes an id, no objects. Entries are numbered in
+    /// the order in which they came: those of the CSV first, in its order, so that an entry's number is its row's.
     static final class Index {
-        private static final int BLOCK = 1 << 20;
-
-        private final List<byte[]> blocks = new ArrayList<>();
-        private int used = BLOCK, size = 0, rows = -1;
-        private long[] places = new long[1024], lines = new long[1024], cells = new long[1024];
-        private byte[] standings = new byte[1024];
+        private final List<Page> pages = new ArrayList<>();
+        private final Texts ids = new Texts();
+        private int size = 0, rows = -1;
+        /// Open addressing: an entry's number and one, or 0; at most two thirds full.
         private int[] table = new int[4096];
+
+        /// What is known of so many entries. Pages are added and never copied: a growing array would be there twice.
+        private static final class Page {
+            static final int SIZE = 1 << 14;
+
+            final long[] cells = new long[SIZE];
+            final int[] places = new int[SIZE], lines = new int[SIZE];
+            final byte[] standings = new byte[SIZE];
+        }
 
         /// The id's number, or -1.
         int find(String id) {
             var bytes = id.getBytes(UTF_8);
             for (int slot = slot(bytes); table[slot] != 0; slot = slot + 1 & table.length - 1)
-                if (is(table[slot] - 1, bytes)) return table[slot] - 1;
+                if (ids.is(place(table[slot] - 1), bytes)) return table[slot] - 1;
             return -1;
         }
 
         /// Adds an id that is not there yet. `line` and `cells` (the hash) are 0 for ids that are in no CSV.
         int add(String id, long line, long hash) {
-            if (size == places.length) grow();
+            if (size % Page.SIZE == 0) pages.add(new Page());
+            if (size >= table.length / 3 * 2) widen();
             var bytes = id.getBytes(UTF_8);
-            places[size] = store(bytes);
-            lines[size] = line;
-            cells[size] = hash;
+            var page = page(size);
+            page.places[size % Page.SIZE] = ids.add(bytes);
+            page.lines[size % Page.SIZE] = Math.toIntExact(line);
+            page.cells[size % Page.SIZE] = hash;
             enter(bytes, size);
             return size++;
         }
@@ -4656,30 +4699,27 @@ final class DifyExec implements Runnable {
         }
 
         String id(int entry) {
-            int from = (int) (places[entry] & BLOCK - 1);
-            var block = blocks.get((int) (places[entry] >>> 20));
-            int length = (block[from] & 0xff) << 16 | (block[from + 1] & 0xff) << 8 | block[from + 2] & 0xff;
-            return new String(block, from + 3, length, UTF_8);
+            return new String(ids.get(place(entry)), UTF_8);
         }
 
         long line(int entry) {
-            return lines[entry];
+            return page(entry).lines[entry % Page.SIZE];
         }
 
         long cells(int entry) {
-            return cells[entry];
+            return page(entry).cells[entry % Page.SIZE];
         }
 
         Standing standing(int entry) {
-            return STANDINGS[standings[entry]];
+            return STANDINGS[page(entry).standings[entry % Page.SIZE]];
         }
 
         void stand(int entry, Standing standing) {
-            standings[entry] = (byte) standing.ordinal();
+            page(entry).standings[entry % Page.SIZE] = (byte) standing.ordinal();
         }
 
         long count(Standing standing) {
-            return IntStream.range(0, rows()).filter(entry -> standings[entry] == standing.ordinal()).count();
+            return IntStream.range(0, rows()).filter(entry -> standing(entry) == standing).count();
         }
 
         boolean isComplete() {
@@ -4688,28 +4728,12 @@ final class DifyExec implements Runnable {
 
         private static final Standing[] STANDINGS = Standing.values();
 
-        private long store(byte[] id) {
-            if (used + id.length + 3 > BLOCK) {
-                blocks.add(new byte[Math.max(BLOCK, id.length + 3)]);
-                used = 0;
-            }
-            var block = blocks.getLast();
-            long place = (long) (blocks.size() - 1) << 20 | used;
-            block[used] = (byte) (id.length >> 16);
-            block[used + 1] = (byte) (id.length >> 8);
-            block[used + 2] = (byte) id.length;
-            System.arraycopy(id, 0, block, used + 3, id.length);
-            used += id.length + 3;
-            return place;
+        private Page page(int entry) {
+            return pages.get(entry / Page.SIZE);
         }
 
-        private boolean is(int entry, byte[] id) {
-            int from = (int) (places[entry] & BLOCK - 1);
-            var block = blocks.get((int) (places[entry] >>> 20));
-            return (block[from] & 0xff) << 16 == (id.length & 0xff0000)
-                    && (block[from + 1] & 0xff) == (id.length >> 8 & 0xff)
-                    && (block[from + 2] & 0xff) == (id.length & 0xff)
-                    && Arrays.equals(block, from + 3, from + 3 + id.length, id, 0, id.length);
+        private int place(int entry) {
+            return page(entry).places[entry % Page.SIZE];
         }
 
         private int slot(byte[] id) {
@@ -4723,14 +4747,57 @@ final class DifyExec implements Runnable {
             table[slot] = entry + 1;
         }
 
-        private void grow() {
-            int more = size * 2;
-            places = Arrays.copyOf(places, more);
-            lines = Arrays.copyOf(lines, more);
-            cells = Arrays.copyOf(cells, more);
-            standings = Arrays.copyOf(standings, more);
-            table = new int[more * 4 > 0 ? Integer.highestOneBit(more * 2) * 2 : 1 << 30];
-            for (int entry = 0; entry < size; entry++) enter(id(entry).getBytes(UTF_8), entry);
+        private void widen() {
+            table = new int[table.length * 2];
+            for (int entry = 0; entry < size; entry++) enter(ids.get(place(entry)), entry);
+        }
+    }
+
+    /// Short texts as bytes, end to end in large blocks, each behind its length of three bytes; a place is a number of
+    /// 32 bits: the block, then the offset in it.
+    static final class Texts {
+        private static final int BITS = 20, BLOCK = 1 << BITS, BLOCKS = 1 << Integer.SIZE - BITS, HEAD = 3;
+
+        private final List<byte[]> blocks = new ArrayList<>();
+        private int used = BLOCK;
+
+        /// Where the text is from now on.
+        int add(byte[] text) {
+            if (used + text.length + HEAD > BLOCK) {
+                if (blocks.size() == BLOCKS) throw new Unusable("more than 4 GB of ids");
+                blocks.add(new byte[Math.max(BLOCK, text.length + HEAD)]);
+                used = 0;
+            }
+            var block = blocks.getLast();
+            int place = blocks.size() - 1 << BITS | used;
+            for (int i = 0; i < HEAD; i++) block[used + i] = (byte) (text.length >> 8 * i);
+            System.arraycopy(text, 0, block, used + HEAD, text.length);
+            used += text.length + HEAD;
+            return place;
+        }
+
+        byte[] get(int place) {
+            int from = from(place);
+            return Arrays.copyOfRange(block(place), from, from + length(place));
+        }
+
+        boolean is(int place, byte[] text) {
+            int from = from(place);
+            return Arrays.equals(block(place), from, from + length(place), text, 0, text.length);
+        }
+
+        private byte[] block(int place) {
+            return blocks.get(place >>> BITS);
+        }
+
+        private static int from(int place) {
+            return (place & BLOCK - 1) + HEAD;
+        }
+
+        private int length(int place) {
+            int length = 0;
+            for (int i = 0; i < HEAD; i++) length |= (block(place)[from(place) - HEAD + i] & 0xff) << 8 * i;
+            return length;
         }
     }
 
@@ -4905,9 +4972,9 @@ final class DifyExec implements Runnable {
                     json.writeNumberField("total_price", usage.price().get());
                     json.writeStringField("currency", usage.currency());
                 }
-                if (!ran.files().isEmpty()) {
+                if (!ran.files().paths().isEmpty()) {
                     json.writeArrayFieldStart("files");
-                    for (var file : ran.files()) json.writeString(file);
+                    for (var file : ran.files().paths()) json.writeString(file);
                     json.writeEndArray();
                 }
                 json.writeEndObject();
@@ -5161,8 +5228,11 @@ final class DifyExec implements Runnable {
             return csv.rows(fresh::get, index);
         }
 
-        boolean has(int row) {
-            return fresh.get(row) || doubts.stream().anyMatch(doubt -> doubt.attempt().row().index() == row);
+        /// Every row of this call, whether it starts or is looked up.
+        IntPredicate all() {
+            var all = (BitSet) fresh.clone();
+            doubts.forEach(doubt -> all.set(doubt.attempt().row().index()));
+            return all::get;
         }
 
         long rows() {
@@ -5577,10 +5647,10 @@ final class DifyExec implements Runnable {
             };
         }
 
-        private static String said(Seen seen) {
+        static String said(Seen seen) {
             return switch (seen) {
                 case Seen.NotSent(var why) -> why;
-                case Seen.NotUploaded(var why) -> why;
+                case Seen.NotUploaded(var why, _) -> why;
                 case Seen.Cut cut -> cut.why();
                 case Seen.Refused refused -> "HTTP " + refused.status() + " " + refused.message();
                 case Seen.Ran ran -> ran.error();
