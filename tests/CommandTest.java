@@ -21,6 +21,7 @@ import static com.github.tomakehurst.wiremock.client.WireMock.equalTo;
 import static com.github.tomakehurst.wiremock.client.WireMock.equalToJson;
 import static com.github.tomakehurst.wiremock.client.WireMock.get;
 import static com.github.tomakehurst.wiremock.client.WireMock.getRequestedFor;
+import static com.github.tomakehurst.wiremock.client.WireMock.matching;
 import static com.github.tomakehurst.wiremock.client.WireMock.matchingJsonPath;
 import static com.github.tomakehurst.wiremock.client.WireMock.post;
 import static com.github.tomakehurst.wiremock.client.WireMock.postRequestedFor;
@@ -1537,6 +1538,47 @@ class CommandTest {
         }
 
         @Test
+        void namesEachOfTwelveFaults() throws IOException {
+            form(dify.answer(200, text("""
+                    {'user_input_form': [
+                        {'text-input': {'variable': 'short', 'required': false, 'max_length': 3}},
+                        {'number': {'variable': 'num', 'required': true}},
+                        {'select': {'variable': 'pick', 'required': false, 'options': ['red', 'blue']}},
+                        {'checkbox': {'variable': 'yes', 'required': false}},
+                        {'json_object': {'variable': 'meta', 'required': false}},
+                        {'file': {'variable': 'doc', 'required': false, 'allowed_file_types': ['document']}},
+                        {'file-list': {'variable': 'docs', 'required': false, 'allowed_file_types': ['image'],
+                                       'max_length': 2}}]}
+                    """)));
+            csv("id,short,num,pick,yes,meta,doc,docs",
+                    "1,😀😀😀😀,1,,,,,", "2,,,,,,,", "3,,NaN,,,,,", "4,,\"1,000\",,,,,", "5,,1e5,,,,,", "6,,1,Rad,,,,",
+                    "7,,1,,maybe,,,", "8,,1,,,[1],,", "9,,1,,,,@none.pdf,", "10,,1,,,,https://h/a.mp3,",
+                    "11,,1,,,,,https://h/1.png;https://h/2.png;https://h/3.png", "12,,1,,,,,ftp://h/1.png");
+
+            var call = check("--json");
+
+            assertEquals(2, call.code());
+            var problems = tree(call.out()).path("problems");
+            assertEquals("""
+                    2 1 short 😀😀😀😀: 4 characters, at most 3 are allowed
+                    3 2 num : not empty: the workflow requires it
+                    4 3 num NaN: a number like 12, -0.5 or 1234567.89
+                    5 4 num 1,000: a number like 12, -0.5 or 1234567.89
+                    6 5 num 1e5: a number like 12, -0.5 or 1234567.89
+                    7 6 pick Rad: one of "red", "blue"; did you mean "red"?
+                    8 7 yes maybe: true, false, yes, no, 1, 0, on or off
+                    9 8 meta [1]: a JSON object like {"name": "value"}
+                    10 9 doc @none.pdf: a file that exists; there is none at none.pdf
+                    11 10 doc https://h/a.mp3: a file of the kind document, not audio (.mp3)
+                    12 11 docs https://h/1.png;https://h/2.png;https://h/3.png: 3 files, at most 2 are allowed
+                    13 12 docs ftp://h/1.png: an address (https://…) or @path
+                    """, StreamSupport.stream(problems.spliterator(), false).map(problem -> Stream.of("line", "id",
+                    "column", "value").map(name -> problem.path(name).asText()).collect(Collectors.joining(" ")) + ": "
+                    + problem.path("allowed").asText().replace(folder + "/", "") + "\n").collect(Collectors.joining()));
+            assertEquals(0, dify.server.findAll(postRequestedFor(urlPathMatching(".*"))).size());
+        }
+
+        @Test
         void showsTheRequestsWithoutTheKey() throws IOException {
             csv("id,text,lang,count", "1,fine,en,1", "2,fine,ja,");
 
@@ -1596,6 +1638,139 @@ class CommandTest {
             assertEquals(4, call.code());
             assertTrue(call.sentence().contains("publish"), call.err());
             assertEquals(0, dify.runs());
+        }
+    }
+
+    // ── Files of a row ──────────────────────────────────────────────────────────────────────────────────────────────
+
+    @Nested
+    class FilesOfARow {
+        private final Dify dify = dify();
+
+        FilesOfARow() throws IOException {
+            dify.server.stubFor(get(urlEqualTo("/v1/parameters")).willReturn(dify.answer(200, text("""
+                    {'user_input_form': [
+                        {'file': {'variable': 'doc', 'required': false, 'allowed_file_types': ['document']}},
+                        {'file-list': {'variable': 'docs', 'required': false, 'allowed_file_types': ['document'],
+                                       'max_length': 3}}]}
+                    """))));
+            uploads(uploaded());
+        }
+
+        private void uploads(ResponseDefinitionBuilder... answers) {
+            for (int i = 0; i < answers.length; i++) dify.server.stubFor(post(urlEqualTo("/v1/files/upload"))
+                    .inScenario("uploads").whenScenarioStateIs(i == 0 ? "Started" : "upload " + i)
+                    .willSetStateTo("upload " + Math.min(i + 1, answers.length - 1)).willReturn(answers[i]));
+        }
+
+        private ResponseDefinitionBuilder uploaded() {
+            return dify.answer(201, text("{'id':'up-1','name':'a.txt','size':5}"));
+        }
+
+        private List<String> bodies(String path) {
+            return dify.server.findAll(postRequestedFor(urlEqualTo(path))).stream()
+                    .map(request -> request.getBodyAsString()).toList();
+        }
+
+        @Test
+        void goUpOnceUnderTheUserOfTheRun() throws IOException {
+            Files.writeString(file("a.txt"), "größe");
+            csv("id,doc,docs", "1,@a.txt,@a.txt;https://h/b.pdf");
+
+            assertEquals(0, dify.run().code());
+
+            var upload = bodies("/v1/files/upload");
+            assertEquals(1, upload.size());
+            var run = tree(bodies("/v1/workflows/run").getFirst());
+            assertTrue(upload.getFirst().contains("name=\"user\"\r\n\r\n" + run.path("user").asText() + "\r\n"),
+                    upload::toString);
+            assertTrue(upload.getFirst().contains("filename=\"a.txt\"\r\nContent-Type: text/plain\r\n\r\ngröße\r\n"),
+                    upload::toString);
+            assertEquals(text("{'type':'document','transfer_method':'local_file','upload_file_id':'up-1'}"),
+                    run.path("inputs").path("doc").toString());
+            assertEquals(text("[{'type':'document','transfer_method':'local_file','upload_file_id':'up-1'},"
+                    + "{'type':'document','transfer_method':'remote_url','url':'https://h/b.pdf'}]"),
+                    run.path("inputs").path("docs").toString());
+            assertEquals(List.of("up-1"), events("upload").stream().map(line -> line.path("upload").asText()).toList());
+            assertEquals("@a.txt", result("1").path("inputs").path("doc").asText());
+        }
+
+        @Test
+        void areTriedAgainBeforeTheRunIsStarted() throws IOException {
+            Files.writeString(file("a.txt"), "x");
+            csv("id,doc,docs", "1,@a.txt,");
+            uploads(dify.answer(503, "busy"), aResponse().withFault(Fault.CONNECTION_RESET_BY_PEER), uploaded());
+
+            var call = dify.run();
+
+            assertEquals(0, call.code(), call.err());
+            assertEquals(3, bodies("/v1/files/upload").size());
+            assertEquals(1, dify.runs());
+        }
+
+        @Test
+        void thatAreRefusedFailTheirRowWithoutARun() throws IOException {
+            Files.writeString(file("a.txt"), "x");
+            csv("id,doc,docs", "1,@a.txt,", "2,,");
+            uploads(dify.refused(415, "unsupported_file_type", "File type not allowed."));
+
+            var call = dify.run();
+
+            assertEquals(3, call.code());
+            assertTrue(call.err().contains("File type not allowed."), call.err());
+            assertEquals("1\n", content("results.jsonl.retry"));
+            assertEquals(1, dify.runs());
+        }
+
+        /// A run whose output `doc` is a file behind a signed link.
+        private void givesAFile(String extension) {
+            dify.rows(dify.answer(200, text("""
+                    {'workflow_run_id':'r','task_id':'t','data':{'id':'r','workflow_id':'w','status':'succeeded',
+                     'outputs':{'n':1,'made':[{'dify_model_identity':'__dify__file__','extension':'%s',
+                     'url':'%s/f?sign=x'}]},'error':null,'elapsed_time':1,'total_tokens':1,'total_steps':1}}""",
+                    extension, dify.url())));
+            dify.server.stubFor(get(urlEqualTo("/v1/f?sign=x")).willReturn(aResponse().withBody("made")));
+        }
+
+        @Test
+        void madeByTheWorkflowAreFetchedBeforeTheRowIsDone() throws IOException {
+            csv("id,doc,docs", "../1,,");
+            givesAFile(".txt");
+
+            var call = dify.run("--save-files", file("out").toString());
+
+            assertEquals(0, call.code(), call.err());
+            var saved = file("out").resolve(DifyExec.Sender.fileName("../1", "made", 1, ".txt"));
+            assertEquals("made", Files.readString(saved));
+            assertEquals(List.of(saved.toString()), StreamSupport.stream(result("../1").path("files").spliterator(), false)
+                    .map(JsonNode::asText).toList());
+            assertEquals(0, dify.server.findAll(getRequestedFor(urlEqualTo("/v1/f?sign=x")).withHeader("Authorization",
+                    matching(".*"))).size(), "the link is signed: the key is not for it");
+        }
+
+        @Test
+        void madeByTheWorkflowAreWarnedOfOnceWhenNobodyFetchesThem() throws IOException {
+            csv("id,doc,docs", "1,,", "2,,");
+            givesAFile(".txt");
+
+            var call = dify.run();
+
+            assertEquals(0, call.code(), call.err());
+            assertEquals(2, call.err().split("--save-files DIR", -1).length, call.err());
+            assertTrue(result("1").path("files").isMissingNode());
+        }
+
+        @Test
+        void thatCannotBeFetchedCostTheRowNothing() throws IOException {
+            csv("id,doc,docs", "1,,");
+            givesAFile(".txt");
+            dify.server.stubFor(get(urlEqualTo("/v1/f?sign=x")).willReturn(aResponse().withStatus(403)));
+
+            var call = dify.run("--save-files", file("out").toString());
+
+            assertEquals(0, call.code(), call.err());
+            assertEquals(List.of("1"), ids());
+            assertTrue(call.err().contains("could not be fetched"), call.err());
         }
     }
 

@@ -3358,6 +3358,44 @@ final class DifyExecTest {
             assertEquals(List.of(List.of("hello", "7")), cells(rows));
         }
 
+        /// The cases that every reader of CSV should know, each in a file of its own.
+        @ParameterizedTest(name = "{0}")
+        @CsvSource(delimiter = '|', quoteCharacter = '`', useHeadersInDisplayName = true, textBlock = """
+                case                    | file                                            | cells
+                simple                  | id,b,c/1,2,3/                                  | 1~2~3
+                simple, Windows         | id,b,c^1,2,3^                                   | 1~2~3
+                commas in quotes        | id,city,zip/Ann,"Oslo, Norway",0150/            | Ann~Oslo, Norway~0150
+                empty cells             | id,b,c/1,"",""/2,3,4/                           | 1~~;2~3~4
+                empty cells, Windows    | id,b,c^1,"",""^2,3,4^                           | 1~~;2~3~4
+                escaped quotes          | id,b/1,"ha ""ha"" ha"/2,3/                      | 1~ha "ha" ha;2~3
+                JSON                    | id,val/1,"{""a"": ""b"", ""c"": [1.5, 2.5]}"/   | 1~{"a": "b", "c": [1.5, 2.5]}
+                newlines                | id,b,c/1,2,3/"Once upon @a time",5,6/7,8,9/     | error
+                newlines in cells       | id,b,c/1,2,3/x,"Once@upon",6/7,8,9/             | 1~2~3;x~Once@upon~6;7~8~9
+                both, Windows           | id,b,c^1,2,3^x,"Once^upon",6^                   | 1~2~3;x~Once^upon~6
+                quotes and newlines     | id,b/1,"ha@""ha""@ha"/2,3/                      | 1~ha@"ha"@ha;2~3
+                coordinates             | id,lat/x,"48°51'24"" N"/                        | x~48°51'24" N
+                other scripts           | id,b/1,ʤ/2,日本語/                                 | 1~ʤ;2~日本語
+                a quote alone           | id,b/1,"/                                       | error
+                """)
+        void everyKnownShapeOfACellIsReadAsItIsMeant(String name, String file, String cells) throws IOException {
+            var text = file.replace('/', '\n').replace('@', '\n').replace("^", "\r\n");
+            if (cells.equals("error")) {
+                assertThrows(DifyExec.Unusable.class, () -> rows(text));
+                return;
+            }
+
+            var read = cells(rows(text)).stream().map(row -> String.join("~", row)).collect(Collectors.joining(";"));
+
+            assertEquals(cells.replace('@', '\n').replace("^", "\r\n"), read);
+        }
+
+        @Test
+        void aCellMayBeTenMegabytesLongAndHoldNul() throws IOException {
+            var cell = "x\0" + "é,\n".repeat(2 << 20);
+
+            assertEquals(List.of(cell), texts(rows("id,text\na,\"" + cell + "\"\n")));
+        }
+
         @Test
         void rowsAreReadAgainAndAgainAndOnlyThoseWanted() throws IOException {
             var csv = open("id\na\nb\nc\nd\n");
