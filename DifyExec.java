@@ -111,13 +111,15 @@ final class DifyExec implements Runnable {
     /// The whole command tree over one environment: `main` gives the real one, a test a map.
     static CommandLine commandLine(Env env) {
         var line = new CommandLine(new DifyExec(), new Factory(env))
-                .setCaseInsensitiveEnumValuesAllowed(true)
                 .setAbbreviatedOptionsAllowed(false)
                 .setUsageHelpAutoWidth(false)
                 .setUsageHelpWidth(100)
                 .setColorScheme(CommandLine.Help.defaultColorScheme(CommandLine.Help.Ansi.OFF))
                 .registerConverter(Duration.class, new Durations())
                 .registerConverter(URI.class, new Addresses())
+                .registerConverter(Mode.class, new Words<>(Mode.class))
+                .registerConverter(RetryRuns.class, new Words<>(RetryRuns.class))
+                .registerConverter(ProgressStyle.class, new Words<>(ProgressStyle.class))
                 .setParameterExceptionHandler(DifyExec::unusable)
                 .setExecutionExceptionHandler(DifyExec::stopped);
         return setDefaults(line, new EnvDefaults(env));
@@ -238,7 +240,7 @@ final class DifyExec implements Runnable {
         @Option(names = "--json", description = "One JSON object with all problems.")
         boolean json;
 
-        @Option(names = "--show", paramLabel = "N", defaultValue = "0",
+        @Option(names = "--show", paramLabel = "N", defaultValue = "0", converter = Counts.class,
                 description = "Print the requests of the first N rows, as JSON and as a curl line; the key is masked.")
         int show;
 
@@ -403,8 +405,9 @@ final class DifyExec implements Runnable {
     }
 
     static final class RowOptions {
-        @Option(names = "--limit", paramLabel = "N", description = "Only the first N pending rows.")
-        Integer limit;
+        @Option(names = "--limit", paramLabel = "N", converter = Positives.class,
+                description = "Only the first N pending rows.")
+        Long limit;
 
         @Option(names = "--ids", paramLabel = "A,B", split = ",", description = "Only these ids.")
         List<String> ids = List.of();
@@ -465,9 +468,9 @@ final class DifyExec implements Runnable {
     }
 
     static final class PaceOptions {
-        @Option(names = {"-c", "--concurrency"}, paramLabel = "N",
+        @Option(names = {"-c", "--concurrency"}, paramLabel = "N", converter = Positives.class,
                 description = "Runs at a time (default: 5; 1 with --wait).")
-        Integer concurrency;
+        Long concurrency;
 
         @Option(names = {"-w", "--wait"}, paramLabel = "S",
                 description = "Seconds between the end of one request and the start of the next.")
@@ -481,17 +484,15 @@ final class DifyExec implements Runnable {
                 description = "Stop after so many failed rows (a share counts from 20 rows on).")
         Ceiling maxFailures;
 
-        @Option(names = "--max-tokens", paramLabel = "N", description = "Stop once so many tokens are used.")
+        @Option(names = "--max-tokens", paramLabel = "N", converter = Positives.class,
+                description = "Stop once so many tokens are used.")
         Long maxTokens;
 
-        Long maxTokens() {
-            if (maxTokens != null && maxTokens < 1) throw new Unusable("--max-tokens " + maxTokens + ": at least one");
-            return maxTokens;
-        }
+        private static final int MOST = 10_000;
 
         int concurrency() {
-            int slots = concurrency != null ? concurrency : wait != null ? 1 : 5;
-            if (slots < 1) throw new Unusable("-c " + slots + ": at least one run at a time");
+            int slots = concurrency != null ? (int) Math.min(concurrency, Integer.MAX_VALUE) : wait != null ? 1 : 5;
+            if (slots > MOST) throw new Unusable("-c " + concurrency + ": at most " + MOST + " runs at a time");
             if (wait != null && slots > 1) throw new Unusable("--wait and -c " + slots
                     + " contradict each other: --wait runs one row at a time");
             return slots;
@@ -686,13 +687,33 @@ final class DifyExec implements Runnable {
         }
     }
 
+    /// A whole number from 1 on.
+    static final class Positives implements ITypeConverter<Long> {
+        @Override
+        public Long convert(String text) {
+            if (!text.strip().matches("0*[1-9]\\d{0,14}")) throw new TypeConversionException("not a whole number from 1 on");
+            return Long.parseLong(text.strip());
+        }
+    }
+
+    /// One of an enum's words, in any case; else all of them are named.
+    record Words<E extends Enum<E>>(Class<E> type) implements ITypeConverter<E> {
+        @Override
+        public E convert(String text) {
+            return Stream.of(type.getEnumConstants()).filter(word -> word.name().equalsIgnoreCase(text.strip()))
+                    .findFirst().orElseThrow(() -> new TypeConversionException("not one of "
+                            + Stream.of(type.getEnumConstants()).map(word -> word.name().toLowerCase(Locale.ROOT))
+                                    .collect(joining(", "))));
+        }
+    }
+
     /// One call of `run` or `retry`, from checked options to an exit code.
     record Session(Work work, Access access, DifyClient client, Judge judge, Limits limits, int concurrency,
             PrintWriter err)
             implements AutoCloseable {
 
         static Session of(Work work, Access access) {
-            var limits = new Limits(work.pace.maxFailures, work.pace.maxTokens(), work.retrying.grace,
+            var limits = new Limits(work.pace.maxFailures, work.pace.maxTokens, work.retrying.grace,
                     work.dify.timeout, work.retrying.settle());
             return new Session(work, access, DifyClient.of(access, work.dify.timeout),
                     new Judge(work.retrying.backoff(), work.retrying.failedRuns, access), limits,
@@ -783,7 +804,8 @@ final class DifyExec implements Runnable {
 
     /// What reaches the engine's thread from workers and signals.
     sealed interface Message {
-        record Began(Attempt attempt, RunRef run) implements Message {}
+        /// @param waited from the head of the answer to the first event
+        record Began(Attempt attempt, RunRef run, Duration waited) implements Message {}
 
         /// A stream has been silent for a while after its first event.
         record Quiet(Attempt attempt, RunRef run) implements Message {}
@@ -921,8 +943,8 @@ final class DifyExec implements Runnable {
                 begun.thread = Thread.currentThread();
                 var seen = workflow.run(attempt, new Told() {
                     @Override
-                    public void began(RunRef run) {
-                        mailbox.add(new Message.Began(attempt, run));
+                    public void began(RunRef run, Duration waited) {
+                        mailbox.add(new Message.Began(attempt, run, waited));
                     }
 
                     @Override
@@ -1009,7 +1031,7 @@ final class DifyExec implements Runnable {
 
         private void handle(Message message) {
             switch (message) {
-                case Message.Began(var attempt, var run) -> began(attempt, run);
+                case Message.Began(var attempt, var run, var waited) -> began(attempt, run, waited);
                 case Message.Quiet(var attempt, var run) -> askAboutQuiet(attempt, run);
                 case Message.Ended(var attempt, var seen, var line) -> ended(attempt, seen, line);
                 case Message.Looked(var doubt, var found) -> looked(doubt, found);
@@ -1021,12 +1043,22 @@ final class DifyExec implements Runnable {
             }
         }
 
-        private void began(Attempt attempt, RunRef run) {
+        private void began(Attempt attempt, RunRef run, Duration waited) {
             var begun = running.get(attempt.sequence());
             if (begun == null) return;
             begun.run = Optional.of(run);
             batch.record(Event.Run.of(attempt, run, clock.instant()));
+            if (pace.isQueued(waited)) slowDown(attempt, waited);
             if (hardStop.isBefore(Instant.MAX) && taskStopsSent) stopTask(begun);
+        }
+
+        /// The server has let in more than it works on: down to the runs that have begun.
+        private void slowDown(Attempt attempt, Duration waited) {
+            int begun = (int) running.values().stream().filter(some -> some.run.isPresent()).count();
+            if (!pace.refused(attempt.sequence(), begun, names.count())) return;
+            tally.throttled();
+            batch.record(new Event.Throttle(clock.instant(), attempt.user(), "first event after " + Plain.seconds(waited),
+                    pace.limit()));
         }
 
         private void ended(Attempt attempt, Seen seen, byte[] line) {
@@ -2285,7 +2317,8 @@ final class DifyExec implements Runnable {
 
     /// What a worker tells while a run goes on.
     interface Told {
-        void began(RunRef run);
+        /// @param waited from the head of the answer to the first event; none in blocking mode
+        void began(RunRef run, Duration waited);
 
         void quiet(RunRef run);
 
@@ -2673,12 +2706,16 @@ final class DifyExec implements Runnable {
     /// How many runs at a time: `-c` at most, less once the server refuses. Owned by the engine's thread.
     static final class Pace {
         private static final int WINDOWS = 10;
+        /// Dify 1.14 takes 30 ms to the first event of a stream; later is a queue.
+        private static final Duration QUEUED = Duration.ofSeconds(1);
+        private static final int GROWN = 4;
 
         private final int ceiling;
         private final Optional<Duration> wait;
         private final Optional<Rate> rate;
         private int limit, lowest, quiet = 0;
         private long cutAt = 0;
+        private Duration shortest = Duration.ofDays(1);
         private Instant nextStart = Instant.MIN, nextByRate = Instant.MIN;
 
         Pace(int ceiling, Duration wait) {
@@ -2713,13 +2750,21 @@ final class DifyExec implements Runnable {
             wait.ifPresent(pause -> nextStart = now.plus(pause));
         }
 
-        /// Down to what was running; the refusals of one round trip (begun before the last cut) count as one.
-        void refused(long sequence, int busy, long begun) {
+        /// Whether a stream waited for its first event as in a queue: over a second, and far longer than the shortest wait.
+        boolean isQueued(Duration waited) {
+            if (waited.compareTo(shortest) < 0) shortest = waited;
+            return waited.compareTo(QUEUED) > 0 && waited.compareTo(shortest.multipliedBy(GROWN)) > 0;
+        }
+
+        /// Down to what was running; the refusals of one round trip (begun before the last cut) count as one. False: this
+        /// one did not count.
+        boolean refused(long sequence, int busy, long begun) {
             quiet = 0;
-            if (sequence <= cutAt) return;
+            if (sequence <= cutAt) return false;
             cutAt = begun;
             limit = Math.clamp(busy, 1, limit);
             lowest = Math.min(lowest, limit);
+            return true;
         }
 
         /// One more for every ten windows without a refusal.
@@ -3211,6 +3256,7 @@ final class DifyExec implements Runnable {
         private Seen stream(HttpResponse<InputStream> answer, Watch watch, Told told) throws IOException {
             var reader = new RunReader();
             var sse = new Sse(watch.counting(answer.body()));
+            long head = System.nanoTime();
             while (sse.next()) {
                 try {
                     reader.readEvent(sse.data());
@@ -3220,7 +3266,7 @@ final class DifyExec implements Runnable {
                 }
                 if (reader.ref().isPresent() && watch.run().isEmpty()) {
                     watch.began(reader.ref().get(), timeout, QUIET, told);
-                    told.began(reader.ref().get());
+                    told.began(reader.ref().get(), Duration.ofNanos(System.nanoTime() - head));
                 }
                 if (reader.event.equals("error"))
                     return Seen.Refused.event(reader.errorStatus, reader.code, reader.message, reader.ref());
@@ -5380,7 +5426,6 @@ final class DifyExec implements Runnable {
             if (!selection.force()) rows.stream().filter(entry -> index.standing(entry).isSuccess()
                     && !(options.rerunChanged && history.changed.get(entry))).forEach(rows::clear);
             if (options.limit != null) {
-                if (options.limit < 1) throw new Unusable("--limit " + options.limit + ": at least one row");
                 var first = rows.stream().limit(options.limit).max();
                 first.ifPresent(last -> rows.clear(last + 1, Math.max(last + 1, rows.length())));
             }

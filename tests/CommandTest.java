@@ -1220,15 +1220,15 @@ class CommandTest {
         @ParameterizedTest
         @CsvSource(useHeadersInDisplayName = true, delimiter = '|', textBlock = """
                 typed                                | said
-                run -i IN -o OUT -c 0                | -c 0: at least one
+                run -i IN -o OUT -c 0                | --concurrency 0: not a whole number from 1 on
                 run -i IN -o OUT -c x                | -c
                 run -i IN -o OUT -c 1.5              | -c
                 run -i IN -o OUT -c                  | -c
                 run -i IN -o OUT --max-failures 120% | --max-failures
                 run -i IN -o OUT --max-failures 0    | --max-failures
                 run -i IN -o OUT --max-tokens many   | --max-tokens
-                run -i IN -o OUT --limit -1          | --limit -1: at least one
-                run -i IN -o OUT --limit 0           | --limit 0: at least one
+                run -i IN -o OUT --limit -1          | --limit -1: not a whole number from 1 on
+                run -i IN -o OUT --limit 0           | --limit 0: not a whole number from 1 on
                 run -i IN -o OUT --wait 1 -c 5       | --wait and -c 5
                 run -i IN -o OUT --wait soon         | --wait
                 run -i IN -o OUT --max-retries -1    | --max-retries -1

@@ -426,7 +426,7 @@ final class DifyExecTest {
 
         /// A stream that begins its run and goes on until the run is asked to stop.
         DifyExec.Seen untilStopped(DifyExec.RunRef run, DifyExec.Told told) throws InterruptedException {
-            told.began(run);
+            told.began(run, Duration.ZERO);
             world.waitFor(alarm -> alarms.put(run.task(), alarm));
             return new DifyExec.Seen.Ran(run, DifyExec.RunStatus.FAILED, "{}".getBytes(UTF_8),
                     "Aborted: User requested stop", "workflow-1", DifyExec.Usage.NONE);
@@ -644,7 +644,7 @@ final class DifyExecTest {
                 8,           -,    8
                 1,           2,    1
                 """)
-        void waitingRunsOneRowAtATime(Integer concurrency, Integer wait, int slots) {
+        void waitingRunsOneRowAtATime(Long concurrency, Integer wait, int slots) {
             var pace = new DifyExec.PaceOptions();
             pace.concurrency = concurrency;
             pace.wait = wait == null ? null : seconds(wait);
@@ -653,8 +653,8 @@ final class DifyExecTest {
         }
 
         @ParameterizedTest
-        @CsvSource(nullValues = "-", value = {"0, -", "-1, -", "2, 1"})
-        void aConcurrencyThatCannotBeIsRefused(int concurrency, Integer wait) {
+        @CsvSource(nullValues = "-", value = {"10001, -", "99999999999, -", "2, 1"})
+        void aConcurrencyThatCannotBeIsRefused(long concurrency, Integer wait) {
             var pace = new DifyExec.PaceOptions();
             pace.concurrency = concurrency;
             pace.wait = wait == null ? null : seconds(wait);
@@ -1191,7 +1191,7 @@ final class DifyExecTest {
             var scene = Scene.of(folder, "a");
             scene.mode = DifyExec.Mode.STREAMING;
             scene.answer = (_, told) -> {
-                told.began(run("run-7"));
+                told.began(run("run-7"), Duration.ZERO);
                 scene.world.pass(seconds(300));
                 return cut(DifyExec.Symptom.TIMED_OUT, run("run-7"));
             };
@@ -1203,6 +1203,27 @@ final class DifyExecTest {
             assertEquals(List.of("failed"), scene.outcomes("a"));
             assertTrue(scene.log("end").getFirst().path("cause").asText().startsWith("timed out"));
             assertEquals(Set.of("run-7"), Set.copyOf(Scene.texts("run", scene.log("run"))));
+        }
+
+        @Test
+        void streamsThatWaitForTheirFirstEventSlowTheBatchDown() throws Exception {
+            var scene = Scene.of(folder, "a", "b", "c", "d");
+            scene.mode = DifyExec.Mode.STREAMING;
+            scene.slots = 3;
+            scene.answer = (attempt, told) -> {
+                boolean queued = attempt.row().id().equals("c");
+                if (queued) scene.world.pass(seconds(12));
+                told.began(run("run-" + attempt.row().id()), queued ? seconds(12) : Duration.ofMillis(30));
+                scene.world.pass(seconds(10));
+                return succeeded("run-" + attempt.row().id());
+            };
+
+            scene.play();
+
+            assertEquals(List.of("a", "b", "c", "d"), scene.resultIds().stream().sorted().toList());
+            var throttle = scene.log("throttle");
+            assertEquals(List.of("first event after 12 s"), Scene.texts("why", throttle));
+            assertEquals(2, throttle.getFirst().path("limit").asInt());
         }
 
         @Test
@@ -1236,7 +1257,7 @@ final class DifyExecTest {
             scene.mode = DifyExec.Mode.STREAMING;
             scene.answer = (attempt, told) -> {
                 if (attempt.row().id().equals("b")) return succeeded("run-b");
-                told.began(run("run-7"));
+                told.began(run("run-7"), Duration.ZERO);
                 scene.world.pass(seconds(30));
                 told.quiet(run("run-7"));
                 scene.world.pass(seconds(30));
@@ -1432,7 +1453,7 @@ final class DifyExecTest {
             scene.mode = DifyExec.Mode.STREAMING;
             scene.interruptAfter(seconds(1));
             scene.answer = (_, told) -> {
-                told.began(run("run-7"));
+                told.began(run("run-7"), Duration.ZERO);
                 scene.world.pass(seconds(3600));
                 throw new AssertionError("nobody waits for so long");
             };
@@ -1525,7 +1546,7 @@ final class DifyExecTest {
             var scene = Scene.of(folder, "a");
             scene.mode = DifyExec.Mode.STREAMING;
             scene.answer = (_, told) -> {
-                told.began(run("run-7"));
+                told.began(run("run-7"), Duration.ZERO);
                 scene.world.pass(seconds(1));
                 return succeeded("run-7");
             };
@@ -1801,7 +1822,7 @@ final class DifyExecTest {
                     "human", List.of(ran("run-6", DifyExec.RunStatus.PAUSED, ""))));
             scene.answer = (attempt, told) -> {
                 if (attempt.row().id().equals("last")) return scene.untilStopped(run("run-7"), told);
-                if (attempt.row().id().equals("streamed")) told.began(run("run-1"));
+                if (attempt.row().id().equals("streamed")) told.began(run("run-1"), Duration.ZERO);
                 return answers.to(attempt, told);
             };
             scene.found = doubt -> doubt.attempt().row().id().equals("lost") ? ABSENT : ended(succeeded("run-4"));
@@ -2543,6 +2564,19 @@ final class DifyExecTest {
             for (int run = 0; run < 1000; run++) pace.succeeded();
 
             assertEquals(8, pace.limit());
+        }
+
+        @Test
+        void aLongWaitForAFirstEventIsAQueue() {
+            assertFalse(pace.isQueued(Duration.ofMillis(30)));
+            assertFalse(pace.isQueued(Duration.ofMillis(900)));
+            assertTrue(pace.isQueued(Duration.ofMillis(1100)));
+        }
+
+        @Test
+        void aServerThatAlwaysTakesLongHasNoQueue() {
+            for (int start = 0; start < 9; start++) assertFalse(pace.isQueued(seconds(2 + start % 3)));
+            assertTrue(pace.isQueued(seconds(9)));
         }
 
         @Test
@@ -4327,8 +4361,8 @@ final class DifyExecTest {
 
             assertEquals(List.of("b", "d", "e"), selected(scene, pending, _ -> {}));
             assertEquals(List.of("b", "d"), selected(scene, DifyExec.Selection.fromList(), _ -> {}));
-            assertEquals(List.of("b", "d"), selected(scene, pending, options -> options.limit = 2));
-            assertEquals(List.of("b", "d", "e"), selected(scene, pending, options -> options.limit = 9));
+            assertEquals(List.of("b", "d"), selected(scene, pending, options -> options.limit = 2L));
+            assertEquals(List.of("b", "d", "e"), selected(scene, pending, options -> options.limit = 9L));
             assertEquals(List.of("d", "e"), selected(scene, pending, options -> options.ids = List.of("e", "d", "a")));
             var named = DifyExec.Selection.named(List.of("d"), false);
             assertEquals(List.of("d"), selected(scene, named, _ -> {}));
@@ -4347,13 +4381,10 @@ final class DifyExecTest {
                     () -> selected(scene, DifyExec.Selection.named(List.of("z"), false), _ -> {}));
             var noOption = assertThrows(DifyExec.Unusable.class,
                     () -> selected(scene, DifyExec.Selection.pending(), options -> options.ids = List.of("z")));
-            var noRow = assertThrows(DifyExec.Unusable.class,
-                    () -> selected(scene, DifyExec.Selection.pending(), options -> options.limit = 0));
 
             assertTrue(success.getMessage().contains("--force"), success.getMessage());
             assertTrue(nobody.getMessage().contains("no row with the id \"z\""), nobody.getMessage());
             assertTrue(noOption.getMessage().startsWith("--ids: "), noOption.getMessage());
-            assertTrue(noRow.getMessage().startsWith("--limit 0"), noRow.getMessage());
         }
 
         @Test

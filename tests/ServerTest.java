@@ -118,7 +118,7 @@ class ServerTest {
         }
 
         @Override
-        public void began(DifyExec.RunRef run) {
+        public void began(DifyExec.RunRef run, Duration waited) {
             runs.add(run);
             first.countDown();
         }
