@@ -287,6 +287,7 @@ final class Pace implements Callable<Integer> {
         var folder = bench.folder("wide");
         Data.write(folder.resolve("data.csv"), rows);
         try (var server = bench.simulator("--latency", "1s")) {
+            bench.wrk(folder, server.address(), "blocking").sample(clients, 3); // the server's own warm-up
             var batch = bench.tool().run(folder, server.address(), "-c", String.valueOf(clients)).complete(rows);
             double took = batch.log().seconds();
             return List.of(new Sample(rows / (double) clients / took, String.format(Locale.ROOT, "%.2f s from the first "
@@ -311,6 +312,7 @@ final class Pace implements Callable<Integer> {
         var folder = bench.folder("admits");
         Data.write(folder.resolve("data.csv"), rows);
         try (var server = bench.simulator("--latency", "200ms", "--limit", String.valueOf(admitted))) {
+            bench.wrk(folder, server.address(), "blocking").sample(admitted, 3); // the server's own warm-up
             var log = bench.tool().run(folder, server.address(), "--mode", "blocking", "-c", "32").complete(rows).log();
             double ideal = rows * 0.2 / admitted;
             return List.of(new Sample(ideal / log.seconds(), String.format(Locale.ROOT, "%.1f s, ideal %.1f s",
