@@ -2,14 +2,20 @@
 //JAVA 25+
 //DESCRIPTION Plays a Dify server of version 1.9.2 or 1.14.2 over real HTTP, with the misbehaviour that is asked for.
 //SOURCES ../DifyExec.java
+//SOURCES SimulatedForm.java
+//SOURCES SimulatedFiles.java
+//SOURCES SimulatedGraph.java
 //RUNTIME_OPTIONS --enable-native-access=ALL-UNNAMED
 
+import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.ObjectMapper;
+import com.fasterxml.jackson.databind.node.ArrayNode;
 import picocli.CommandLine;
 import picocli.CommandLine.Command;
 import picocli.CommandLine.ITypeConverter;
 import picocli.CommandLine.Model.CommandSpec;
 import picocli.CommandLine.Option;
+import picocli.CommandLine.ParameterException;
 import picocli.CommandLine.Spec;
 import picocli.CommandLine.TypeConversionException;
 
@@ -46,6 +52,11 @@ final class Simulator implements Callable<Integer> {
             description = "The workflow's variables, all of them text; others are dropped (default: ${DEFAULT-VALUE}).")
     List<String> columns;
 
+    @Option(names = "--form", paramLabel = "FILE",
+            description = "The workflow's variables in their own types, as user_input_form in an answer of GET "
+                    + "/v1/parameters; runs whose inputs do not fit are refused as Dify refuses them.")
+    Path form;
+
     @Option(names = "--seed", paramLabel = "N", defaultValue = "1", description = "Of latencies and trouble.")
     long seed;
 
@@ -63,6 +74,10 @@ final class Simulator implements Callable<Integer> {
     @Option(names = "--silence", paramLabel = "S", defaultValue = "300s",
             description = "Streams of 1.14.2 end so long after their last event (default: ${DEFAULT-VALUE}).")
     Duration silence;
+
+    @Option(names = "--speed", paramLabel = "N", defaultValue = "1",
+            description = "All times of runs and streams pass so many times faster.")
+    int speed;
 
     @Option(names = "--places", paramLabel = "N", defaultValue = "0",
             description = "Connections served at a time: idle, abandoned and lingering ones count. A default Dify has "
@@ -120,6 +135,19 @@ final class Simulator implements Callable<Integer> {
             description = "Answered as stopped by the time limit; the run goes on and succeeds later.")
     Share stopped = Share.NONE;
 
+    @Option(names = "--kill", paramLabel = "P",
+            description = "The process that has the request is killed in the middle of the run: no answer; a stream of "
+                    + "1.14.2 is cut and its run goes on, other runs say running for ever; slots stay taken.")
+    Share kill = Share.NONE;
+
+    @Option(names = "--step-limit", paramLabel = "P",
+            description = "The run meets the limit of steps, its outputs complete: told as failed, stored as stopped.")
+    Share stepLimit = Share.NONE;
+
+    @Option(names = "--time-limit", paramLabel = "P",
+            description = "The run meets the engine's limit of time, in 1.9.2 before its outputs; told and stored so.")
+    Share timeLimit = Share.NONE;
+
     @Spec CommandSpec spec;
 
     static void main(String... args) {
@@ -158,7 +186,21 @@ final class Simulator implements Callable<Integer> {
         shares.put(Fault.FLAKY, flaky);
         shares.put(Fault.PARTIAL, partial);
         shares.put(Fault.STOPPED, stopped);
-        return new Behaviour(version, List.copyOf(columns), seed, latency, jitter, queue, silence, limit, shares);
+        shares.put(Fault.KILL, kill);
+        shares.put(Fault.STEP_LIMIT, stepLimit);
+        shares.put(Fault.TIME_LIMIT, timeLimit);
+        if (speed < 1) throw new ParameterException(spec.commandLine(), "--speed=" + speed + " is not 1 or more");
+        return new Behaviour(version, fields(), seed, new Pace(speed), latency, jitter, queue, silence, limit, shares);
+    }
+
+    private JsonNode fields() {
+        if (form == null) return Published.texts(columns);
+        try {
+            var read = new ObjectMapper().readTree(form.toFile());
+            return read.isArray() ? read : read.path("user_input_form");
+        } catch (IOException problem) {
+            throw new ParameterException(spec.commandLine(), form + " is not a form: " + problem.getMessage());
+        }
     }
 
     private static DifyExec.Demo.Version version(String number) {
@@ -197,7 +239,7 @@ final class Simulator implements Callable<Integer> {
     /// What can go wrong with one start of a row.
     enum Fault {
         NONE, DROP_BEFORE, DROP_AFTER, LOSE_FINISH, GATEWAY, ERROR_500, NEVER, LOST, THROTTLE, REFUSE, FAIL, FLAKY,
-        PARTIAL, STOPPED;
+        PARTIAL, STOPPED, KILL, STEP_LIMIT, TIME_LIMIT;
 
         String word() {
             return name().toLowerCase(Locale.ROOT).replace('_', '-');
@@ -212,9 +254,26 @@ final class Simulator implements Callable<Integer> {
     /// How one start goes. `die` chooses among the ways in which a fault shows.
     record Fate(Fault fault, Duration queue, Duration latency, int die) {}
 
-    record Behaviour(DifyExec.Demo.Version version, List<String> columns, long seed, Duration latency, Duration jitter,
-                     Span queue, Duration silence, int limit, Map<Fault, Share> shares) {
+    /// How fast time passes: `times` as fast as on a wall.
+    record Pace(int times) {
+        void pause(Duration time) throws InterruptedException {
+            Thread.sleep(time.dividedBy(times));
+        }
+
+        long millis(Duration time) {
+            return time.dividedBy(times).toMillis();
+        }
+    }
+
+    /// `fields` is the form as `/parameters` tells it.
+    record Behaviour(DifyExec.Demo.Version version, JsonNode fields, long seed, Pace pace, Duration latency,
+                     Duration jitter, Span queue, Duration silence, int limit, Map<Fault, Share> shares) {
         private static final Pattern TIMES = Pattern.compile("\\[(latency|queue) (\\d+(?:\\.\\d+)?(?:ms|s|m)?)]");
+
+        /// The same with another form.
+        Behaviour with(JsonNode fields) {
+            return new Behaviour(version, fields, seed, pace, latency, jitter, queue, silence, limit, shares);
+        }
 
         Fate fate(String id, int start, Map<?, ?> inputs) {
             var mixed = new SplittableRandom(seed ^ (long) id.hashCode() << 24 ^ start);
@@ -247,95 +306,237 @@ final class Simulator implements Callable<Integer> {
 
     // ── Runs ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
+    /// A version of the workflow as it was published: the form, and what it does. Without a graph it answers with its
+    /// texts, as the demo does.
+    record Published(DifyExec.Demo.App app, JsonNode fields, SimulatedForm form, Optional<SimulatedGraph> graph) {
+        /// The form of a workflow whose variables are all text.
+        static ArrayNode texts(List<String> columns) {
+            var fields = new ObjectMapper().createArrayNode();
+            for (var column : columns) fields.addObject().putObject("paragraph").put("label", column)
+                    .putNull("max_length").put("required", false).put("type", "paragraph").put("variable", column)
+                    .putArray("options");
+            return fields;
+        }
+
+        static Published of(DifyExec.Demo.Version version, JsonNode fields, Optional<SimulatedGraph> graph,
+                SimulatedFiles files) {
+            var form = SimulatedForm.of(fields, version.hasWorker(), files);
+            var app = DifyExec.Demo.App.of(version, form.names());
+            return new Published(new DifyExec.Demo.App(version, form.names(), app.id(), UUID.randomUUID().toString(),
+                    app.published()), fields, form, graph);
+        }
+    }
+
     /// One run, from when it was taken. What its own answer tells and what is stored can differ, also in time.
     static final class Job {
+        private static final Map<String, Object> BY_LISTENER = Map.of("status", "stopped", "error", "Stopped by user.");
+
         final String row, user;
+        final boolean streaming;
         final Fate fate;
+        final Published version;
         final Instant taken = Instant.now();
         final boolean twice;
         /// The run as it began, and as it is stored and told at its end.
         final CompletableFuture<DifyExec.Demo.Run> began = new CompletableFuture<>();
         final CompletableFuture<DifyExec.Demo.Run> stored = new CompletableFuture<>();
         final CompletableFuture<Told> told = new CompletableFuture<>();
+        /// What is told of a run that was paused and goes on.
+        final CompletableFuture<Told> resumed = new CompletableFuture<>();
         private final CountDownLatch stopped = new CountDownLatch(1);
+        private final Pace pace;
+        /// What was stored otherwise than its state says.
+        private volatile Map<String, Object> corrections = Map.of();
+        /// The end of a run that was paused.
+        private volatile DifyExec.Demo.Run again;
 
-        /// `byListener`: it gave up, so the run is told as stopped whatever becomes of it.
-        record Told(DifyExec.Demo.Run run, boolean byListener) {
-            private Map<String, Object> corrected(Map<String, Object> whole) {
-                if (!byListener || !(whole.get("data") instanceof Map<?, ?> data)) return whole;
+        /// How a run is told at its end; `corrections` hold in place of what its last word would say by itself.
+        record Told(DifyExec.Demo.Run run, Optional<SimulatedGraph.Course> course, Map<String, Object> corrections) {
+            private static Map<String, Object> corrected(Map<String, Object> whole, String part,
+                    Map<String, Object> corrections) {
                 var changed = new LinkedHashMap<String, Object>();
-                data.forEach((key, value) -> changed.put((String) key, value));
-                changed.putAll(DifyExec.Demo.object("status", "stopped", "error", "Stopped by user."));
-                whole.put("data", changed);
+                ((Map<?, ?>) whole.get(part)).forEach((key, value) -> changed.put((String) key, value));
+                changed.putAll(corrections);
+                whole.put(part, changed);
                 return whole;
             }
 
             Map<String, Object> blocking() {
-                return corrected(run.blocking());
+                return corrected(run.blocking(), "data", corrections);
             }
 
-            /// The events at the end; the last one ends the stream.
+            /// The last event, which ends the stream.
+            Map<String, Object> last() {
+                var files = SimulatedFiles.among(run.state().outputs());
+                var event = corrected(run.closing().getLast(), "data", corrections);
+                return files.isEmpty() ? event : corrected(event, "data", Map.of("files", files));
+            }
+
+            /// The events at the end.
             List<Map<String, Object>> closing() {
-                var events = new ArrayList<>(run.closing());
-                events.add(corrected(events.removeLast()));
+                var own = run.closing();
+                var events = new ArrayList<>(course.map(SimulatedGraph.Course::closing)
+                        .orElse(own.subList(0, own.size() - 1)));
+                events.add(last());
                 return events;
             }
+
+            /// As someone who comes too late is told: in one event, under the run's own id.
+            Map<String, Object> afterwards() {
+                var event = DifyExec.Demo.object("event", "workflow_finished", "task_id", run.id());
+                last().forEach(event::putIfAbsent);
+                return event;
+            }
         }
 
-        Job(String row, String user, Fate fate, boolean twice) {
+        Job(String row, Start start, boolean twice, Pace pace) {
             this.row = row;
-            this.user = user;
-            this.fate = fate;
+            this.user = start.user();
+            this.streaming = start.streaming();
+            this.fate = start.fate();
+            this.version = start.version();
             this.twice = twice;
+            this.pace = pace;
         }
 
-        /// Waits as long as its fate says, unless it is stopped before; runs on a thread of its own.
-        void run(DifyExec.Demo.App app, Map<String, Object> inputs, Runnable onBegin, Runnable onEnd)
-                throws InterruptedException {
-            Thread.sleep(fate.queue());
-            var run = DifyExec.Demo.Run.begin(app, user, inputs, Instant.now());
+        boolean hasWorker() {
+            return version.app().version().hasWorker();
+        }
+
+        /// Waits as long as its fate or its graph says, unless it is stopped before; runs on a thread of its own.
+        void run(Map<String, Object> inputs, Runnable onBegin, Runnable onEnd) throws InterruptedException {
+            pace.pause(fate.queue());
+            var run = DifyExec.Demo.Run.begin(version.app(), user, inputs, Instant.now());
             began.complete(run);
             onBegin.run();
-            if (fate.fault() == Fault.NEVER) return;
-            if (stopped.await(fate.latency().toMillis(), MILLISECONDS)) stop(app, run, onEnd);
+            if (fate.fault() == Fault.NEVER || fate.fault() == Fault.KILL && !(streaming && hasWorker())) return;
+            if (stopped.await(pace.millis(takes()), MILLISECONDS)) stop(run, onEnd);
             else end(run, inputs, onEnd);
+        }
+
+        /// How long it takes, once begun.
+        Duration takes() {
+            return version.graph().map(graph -> graph.takes(began.join().inputs())).orElse(fate.latency());
+        }
+
+        private Optional<SimulatedGraph.Course> course(DifyExec.Demo.Run run) {
+            return version.graph().map(graph -> graph.course(run));
+        }
+
+        List<Map<String, Object>> opening(DifyExec.Demo.Run run) {
+            return course(run).map(SimulatedGraph.Course::opening).orElseGet(run::opening);
         }
 
         private void end(DifyExec.Demo.Run run, Map<String, Object> inputs, Runnable onEnd)
                 throws InterruptedException {
-            var text = inputs.values().stream().skip(1).map(String::valueOf).collect(joining(" "));
+            var text = inputs.values().stream().skip(1).map(value -> value instanceof String words ? words
+                    : DifyExec.Demo.Encoding.SPACED.json(value)).collect(joining(" "));
             var outputs = DifyExec.Demo.object("answer", "Answer to: " + text, "row_id", inputs.get("id"),
                     "text", text);
             int tokens = 16 + text.length() / 3;
+            var course = course(run);
             if (fate.fault() == Fault.STOPPED) {
-                told.complete(new Told(run.end(new DifyExec.Demo.State.Stopped(), 0, Instant.now()), true));
-                Thread.sleep(fate.latency());
+                told.complete(new Told(run.end(new DifyExec.Demo.State.Stopped(), 0, Instant.now()),
+                        course.map(_ -> new SimulatedGraph.Course(List.of(), List.of(), null)), BY_LISTENER));
+                pace.pause(takes());
             }
-            var state = switch (fate.fault()) {
-                case FAIL -> new DifyExec.Demo.State.Failed("Run failed: the model refused this input");
-                case FLAKY -> new DifyExec.Demo.State.Failed("[openai] Rate Limit Error, 429 Too Many Requests");
-                case PARTIAL -> new DifyExec.Demo.State.Partial(outputs, "Reached maximum retries for URL http://x/");
-                default -> new DifyExec.Demo.State.Succeeded(outputs);
-            };
-            var ended = run.end(state, state instanceof DifyExec.Demo.State.Failed ? 0 : tokens, Instant.now());
+            if (fate.fault() == Fault.STEP_LIMIT || fate.fault() == Fault.TIME_LIMIT) {
+                abort(run, course, onEnd);
+                return;
+            }
+            var state = version.form().mismatch(inputs).<DifyExec.Demo.State>map(DifyExec.Demo.State.Failed::new)
+                    .orElseGet(() -> switch (fate.fault()) {
+                        case FAIL -> new DifyExec.Demo.State.Failed("Run failed: the model refused this input");
+                        case FLAKY -> new DifyExec.Demo.State.Failed(
+                                "[openai] Rate Limit Error, 429 Too Many Requests");
+                        case PARTIAL -> new DifyExec.Demo.State.Partial(outputs,
+                                "Reached maximum retries for URL http://x/");
+                        default -> course.map(SimulatedGraph.Course::ending)
+                                .orElse(new DifyExec.Demo.State.Succeeded(outputs));
+                    });
+            var ended = run.end(state, state instanceof DifyExec.Demo.State.Failed || course.isPresent() ? 0 : tokens,
+                    Instant.now());
             stored.complete(ended);
-            onEnd.run(); // before anyone can learn that the run is over
-            told.complete(new Told(ended, false));
+            if (!isEndless()) onEnd.run(); // before anyone can learn that the run is over
+            told.complete(new Told(ended, course, asked(ended)));
+        }
+
+        /// Paused in 1.9.2, which knows no way on.
+        boolean isEndless() {
+            return !hasWorker() && standing().equals("paused");
+        }
+
+        /// Stored as stopped, told as failed, and with the outputs if the End node was reached.
+        private void abort(DifyExec.Demo.Run run, Optional<SimulatedGraph.Course> course, Runnable onEnd) {
+            boolean early = fate.fault() == Fault.TIME_LIMIT && !hasWorker();
+            var closing = course.map(SimulatedGraph.Course::closing).orElse(List.of());
+            var seen = course.map(whole -> new SimulatedGraph.Course(whole.opening(),
+                    early ? closing.subList(0, closing.size() - 2) : closing, whole.ending()));
+            var ended = run.end(new DifyExec.Demo.State.Stopped(), 0, Instant.now());
+            var outputs = course.filter(_ -> !early).map(whole -> whole.ending().outputs()).orElse(Map.of());
+            corrections = DifyExec.Demo.object("outputs", outputs, "error", "Aborted: Maximum execution "
+                    + (fate.fault() == Fault.STEP_LIMIT ? "steps exceeded: 3 > 2" : "time exceeded: 2.53s > 1s"));
+            stored.complete(ended);
+            onEnd.run();
+            told.complete(new Told(ended, seen, corrections));
+        }
+
+        /// The question of a paused run, in the words of its graph.
+        private Map<String, Object> asked(DifyExec.Demo.Run run) {
+            if (!(run.state() instanceof DifyExec.Demo.State.Paused) || version.graph().isEmpty()) return Map.of();
+            return Map.of("reasons", List.of(reason(run)));
+        }
+
+        static Map<String, Object> reason(DifyExec.Demo.Run run) {
+            var reason = new LinkedHashMap<String, Object>();
+            var data = (Map<?, ?>) run.closing().getLast().get("data");
+            ((Map<?, ?>) ((List<?>) data.get("reasons")).getFirst())
+                    .forEach((key, value) -> reason.put((String) key, value));
+            reason.putAll(SimulatedGraph.question(run));
+            return reason;
+        }
+
+        /// A person has answered: the run goes on to its end.
+        void resume(String note) {
+            var run = began.join();
+            var course = version.graph().orElseThrow().resumed(run, note);
+            var ended = run.end(course.ending(), 0, Instant.now());
+            again = ended;
+            resumed.complete(new Told(ended, Optional.of(course), Map.of()));
+        }
+
+        Map<String, Object> detail() {
+            var detail = now().orElseThrow().detail();
+            if (isEndless()) detail.put("outputs", null);
+            if (corrections.isEmpty()) return detail;
+            var outputs = (Map<?, ?>) corrections.get("outputs");
+            detail.put("error", corrections.get("error"));
+            detail.put("outputs", hasWorker() ? outputs
+                    : outputs.isEmpty() ? null : DifyExec.Demo.Encoding.SPACED.json(outputs));
+            return detail;
+        }
+
+        Map<String, Object> logRow() {
+            var row = now().orElseThrow().logRow();
+            return corrections.isEmpty() ? row
+                    : Told.corrected(row, "workflow_run", Map.of("error", corrections.get("error")));
         }
 
         /// Engine and listener race for it (20 stops on each server): the engine wins four of five. 1.9.2 is at times
         /// told before it is stored.
-        private void stop(DifyExec.Demo.App app, DifyExec.Demo.Run run, Runnable onEnd) throws InterruptedException {
-            Thread.sleep(25 + fate.die() % 200);
+        private void stop(DifyExec.Demo.Run run, Runnable onEnd) throws InterruptedException {
+            pace.pause(Duration.ofMillis(25 + fate.die() % 200));
             var ended = run.end(new DifyExec.Demo.State.Stopped(), 0, Instant.now());
-            boolean early = !app.version().hasWorker() && fate.die() % 7 == 0;
+            var told = new Told(ended, version.graph().map(_ -> new SimulatedGraph.Course(List.of(), List.of(), null)),
+                    fate.die() % 5 == 0 ? BY_LISTENER : Map.of());
+            boolean early = !hasWorker() && fate.die() % 7 == 0;
             if (early) {
-                told.complete(new Told(ended, fate.die() % 5 == 0));
-                Thread.sleep(300);
+                this.told.complete(told);
+                pace.pause(Duration.ofMillis(300));
             }
             stored.complete(ended);
             onEnd.run();
-            told.complete(new Told(ended, fate.die() % 5 == 0));
+            this.told.complete(told);
         }
 
         void stop() {
@@ -344,7 +545,7 @@ final class Simulator implements Callable<Integer> {
 
         /// As detail and log have it; nothing while it waits in the queue.
         Optional<DifyExec.Demo.Run> now() {
-            return Optional.ofNullable(stored.getNow(began.getNow(null)));
+            return Optional.ofNullable(again).or(() -> Optional.ofNullable(stored.getNow(began.getNow(null))));
         }
 
         String standing() {
@@ -382,11 +583,11 @@ final class Simulator implements Callable<Integer> {
         }
 
         /// A new run of a row; it is paid twice if one of the earlier ones succeeded or may still do so.
-        Job take(String row, String user, Fate fate) {
+        Job take(String row, Start start, Pace pace) {
             var taken = new AtomicReference<Job>();
             rows.compute(row, (_, before) -> {
                 var jobs = before == null ? new ArrayList<Job>(2) : new ArrayList<>(before);
-                taken.set(new Job(row, user, fate, jobs.stream().anyMatch(Job::isPaid)));
+                taken.set(new Job(row, start, jobs.stream().anyMatch(Job::isPaid), pace));
                 jobs.add(taken.get());
                 return List.copyOf(jobs);
             });
@@ -415,9 +616,9 @@ final class Simulator implements Callable<Integer> {
         }
 
         /// The log, newest first, of one user or, for an empty name, of all.
-        Stream<DifyExec.Demo.Run> listed(String user) {
+        Stream<Job> listed(String user) {
             return (user.isEmpty() ? log : listed.getOrDefault(user, new ConcurrentLinkedDeque<>())).stream()
-                    .map(Job::now).flatMap(Optional::stream);
+                    .filter(job -> job.now().isPresent());
         }
 
         Map<String, Object> stats(boolean each) {
@@ -470,6 +671,17 @@ final class Simulator implements Callable<Integer> {
         }
     }
 
+    /// Which app is played, beside its form: its name, what it does (as the demo if there is no graph), what state it
+    /// is in, and whether an address that a run names as a file answers.
+    record Setup(String name, Optional<SimulatedGraph> graph, Kind kind, Predicate<URI> answers) {
+        enum Kind { WORKFLOW, UNPUBLISHED, CHAT }
+
+        static final Setup PLAIN = new Setup("simulated", Optional.empty(), Kind.WORKFLOW, _ -> true);
+    }
+
+    /// Who is let in.
+    enum Access { OPEN, DISABLED, DELETED }
+
     /// The app's API: answers one exchange after another, by any thread.
     static final class Dify {
         private static final Duration PING_PERIOD = Duration.ofSeconds(10);
@@ -477,23 +689,80 @@ final class Simulator implements Callable<Integer> {
         private static final ObjectMapper JSON = new ObjectMapper();
 
         private final Behaviour behaviour;
-        private final DifyExec.Demo.App app;
+        private final Setup setup;
         private final boolean worker;
+        private final Pace pace;
+        private final SimulatedFiles files;
         private final Ledger ledger = new Ledger();
         private final AtomicInteger active = new AtomicInteger();
-        private final List<Route> routes = List.of(
-                new Route("GET", "/v1/info", this::info),
-                new Route("GET", "/v1/parameters", this::parameters),
-                new Route("POST", "/v1/workflows/run", this::run),
-                new Route("GET", "/v1/workflows/run/([^/]+)", this::detail),
-                new Route("GET", "/v1/workflows/logs", this::logs),
-                new Route("POST", "/v1/workflows/tasks/([^/]+)/stop", this::stop),
-                new Route("POST", "/v1/workflows/([^/]+)/run", this::runVersion));
+        private final Map<String, Published> versions = new ConcurrentHashMap<>();
+        private final Set<String> deletedKeys = ConcurrentHashMap.newKeySet();
+        private final String draft = UUID.randomUUID().toString();
+        private volatile Published current;
+        private volatile Access access = Access.OPEN;
+        private final List<Route> routes;
 
         Dify(Behaviour behaviour) {
+            this(behaviour, Setup.PLAIN);
+        }
+
+        Dify(Behaviour behaviour, Setup setup) {
             this.behaviour = behaviour;
-            this.app = DifyExec.Demo.App.of(behaviour.version(), behaviour.columns());
+            this.setup = setup;
             this.worker = behaviour.version().hasWorker();
+            this.pace = behaviour.pace();
+            this.files = new SimulatedFiles(setup.answers());
+            this.routes = Stream.concat(shared(), worker ? newer() : Stream.of()).toList();
+            publish(behaviour.fields(), setup.graph());
+        }
+
+        private Stream<Route> shared() {
+            return Stream.of(new Route("GET", "/v1/info", this::info),
+                    new Route("GET", "/v1/parameters", this::parameters),
+                    new Route("GET", "/v1/meta", this::meta),
+                    new Route("GET", "/v1/site", this::site),
+                    new Route("POST", "/v1/files/upload", this::upload),
+                    new Route("POST", "/v1/workflows/run", this::run),
+                    new Route("GET", "/v1/workflows/run/([^/]+)", this::detail),
+                    new Route("GET", "/v1/workflows/logs", this::logs),
+                    new Route("POST", "/v1/workflows/tasks/([^/]+)/stop", this::stop),
+                    new Route("POST", "/v1/workflows/([^/]+)/run", this::run));
+        }
+
+        private Stream<Route> newer() {
+            return Stream.of(new Route("GET", "/v1/workflow/([^/]+)/events", this::events),
+                    new Route("GET", "/v1/form/human_input/([^/]+)", this::question),
+                    new Route("POST", "/v1/form/human_input/([^/]+)", this::answered));
+        }
+
+        /// Publishes another version of the workflow; runs that go on keep theirs. Gives its id.
+        String publish(JsonNode fields, Optional<SimulatedGraph> graph) {
+            var version = Published.of(behaviour.version(), fields, graph, files);
+            versions.put(version.app().workflow(), version);
+            current = version;
+            return version.app().workflow();
+        }
+
+        /// The id of the version that is published now.
+        String published() {
+            return current.app().workflow();
+        }
+
+        /// The id of the version that is being edited.
+        String draft() {
+            return draft;
+        }
+
+        void become(Access access) {
+            this.access = access;
+        }
+
+        void delete(String key) {
+            deletedKeys.add(key);
+        }
+
+        Ledger ledger() {
+            return ledger;
         }
 
         /// How long a connection may be idle; zero: for ever.
@@ -507,6 +776,11 @@ final class Simulator implements Callable<Integer> {
                         .json(ledger.stats(!exchange.query("rows").equals("0"))) + "\n");
                 return;
             }
+            if (exchange.method().equals("PRI")) {
+                exchange.header("Connection", "close").send(400, worker ? "" : "text/html",
+                        worker ? "" : "<html>\n  <head>\n    <title>Bad Request</title>\n  </head>\n</html>\n");
+                return;
+            }
             exchange.header("X-Version", behaviour.version().number).header("X-Env", "PRODUCTION");
             if (!worker) exchange.header("Server", "gunicorn").header("Connection", "keep-alive");
             try {
@@ -517,13 +791,25 @@ final class Simulator implements Callable<Integer> {
         }
 
         private void route(Exchange exchange) throws IOException, InterruptedException {
-            if (exchange.path().contains("//")) {
-                exchange.header("Location", exchange.path().replaceAll("/+", "/")).send(308, "text/html; charset=utf-8",
+            if (exchange.path().contains("//") || exchange.path().equals("/v1")) {
+                var place = exchange.path().equals("/v1") ? "/v1/" : exchange.path().replaceAll("/+", "/");
+                exchange.header("Location", place).send(308, "text/html; charset=utf-8",
                         "<!doctype html>\n<title>Redirecting...</title>\n");
+                return;
+            }
+            if (exchange.path().equals("/health")) {
+                exchange.send(200, "application/json", DifyExec.Demo.Encoding.SPACED.json(DifyExec.Demo.object(
+                        "pid", ProcessHandle.current().pid(), "status", "ok", "version", behaviour.version().number)));
                 return;
             }
             var path = routes.stream().filter(each -> each.path().matcher(exchange.path()).matches()).toList();
             if (path.isEmpty()) throw new DifyExec.Demo.Refused(DifyExec.Demo.Reply.notFound());
+            var methods = path.stream().map(Route::method).distinct().sorted().toList();
+            if (exchange.method().equals("OPTIONS")) {
+                exchange.header("Allow", "OPTIONS, " + String.join(", ", methods))
+                        .send(200, "text/html; charset=utf-8", "");
+                return;
+            }
             var method = exchange.method().equals("HEAD") ? "GET" : exchange.method();
             var route = path.stream().filter(each -> each.method().equals(method)).findFirst().orElseThrow(() ->
                     new DifyExec.Demo.Refused(405, "method_not_allowed",
@@ -533,37 +819,35 @@ final class Simulator implements Callable<Integer> {
             route.action().answer(exchange, match.matches() && match.groupCount() > 0 ? match.group(1) : "");
         }
 
-        private static void checkKey(Exchange exchange) {
-            var words = exchange.headers().getOrDefault("authorization", "").split(" ", 2);
-            if (words.length == 2 && words[0].equalsIgnoreCase("Bearer") && words[1].startsWith("app-")) return;
+        private void checkKey(Exchange exchange) {
+            var words = exchange.headers().getOrDefault("authorization", "").strip().split("\\s+", 2);
+            boolean known = words.length == 2 && words[1].startsWith("app-") && !deletedKeys.contains(words[1]);
+            if (words.length < 2) throw unauthorized(exchange,
+                    "Authorization header must be provided and start with 'Bearer'");
+            if (!words[0].equalsIgnoreCase("Bearer"))
+                throw unauthorized(exchange, "Authorization scheme must be 'Bearer'");
+            if (!known || worker && access == Access.DELETED) throw unauthorized(exchange, "Access token is invalid");
+            if (access != Access.OPEN) throw new DifyExec.Demo.Refused(403, "forbidden", access == Access.DELETED
+                    ? "The app no longer exists." : "The app's API service has been disabled.");
+        }
+
+        private static DifyExec.Demo.Refused unauthorized(Exchange exchange, String message) {
             exchange.header("WWW-Authenticate", "Bearer realm=\"api\"");
-            throw new DifyExec.Demo.Refused(401, "unauthorized", words.length < 2
-                    ? "Authorization header must be provided and start with 'Bearer'"
-                    : words[0].equalsIgnoreCase("Bearer") ? "Access token is invalid"
-                    : "Authorization scheme must be 'Bearer'");
+            return new DifyExec.Demo.Refused(401, "unauthorized", message);
         }
 
         // What is started
 
-        private void runVersion(Exchange exchange, String workflow) throws IOException, InterruptedException {
-            body(exchange);
-            if (!isUuid(workflow)) throw new DifyExec.Demo.Refused(400, "bad_request",
-                    "Invalid workflow_id format: '" + workflow + "'. ");
-            if (!workflow.equals(app.workflow())) throw new DifyExec.Demo.Refused(404, "not_found",
-                    "Workflow not found with id: " + workflow);
-            run(exchange, "");
-        }
-
+        /// `id` is that of a version, or empty for the one that is published now. The order of the checks is Dify's.
         private void run(Exchange exchange, String id) throws IOException, InterruptedException {
             var body = body(exchange);
-            if (!(body.get("inputs") instanceof Map<?, ?> inputs)) throw new DifyExec.Demo.Refused(worker
-                    ? DifyExec.Demo.Reply.error(400, "invalid_param",
-                            "1 validation error for WorkflowRunPayload\ninputs\n  Field required")
-                    : DifyExec.Demo.Reply.of(400, DifyExec.Demo.object("errors",
-                            DifyExec.Demo.object("inputs", "Missing required parameter in the JSON body"),
-                            "message", "Input payload validation failed")));
+            if (setup.kind() == Setup.Kind.CHAT) throw new DifyExec.Demo.Refused(400, "not_workflow_app",
+                    "Please check if your app mode matches the right API route.");
+            var inputs = inputs(body);
+            checkMode(body);
+            checkTrace(exchange, body);
             var user = user(body);
-            var streaming = "streaming".equals(body.get("response_mode")); // all else is blocking
+            boolean streaming = "streaming".equals(body.get("response_mode")); // all else is blocking
             var row = Objects.toString(inputs.get("id"), "");
             var fate = behaviour.fate(row, ledger.nextStart(row), inputs);
             if (worker && !streaming || !worker)
@@ -572,7 +856,7 @@ final class Simulator implements Callable<Integer> {
             if (fate.fault() == Fault.THROTTLE) throw tooMany(behaviour.limit() > 0 ? behaviour.limit() : 10);
             if (worker && streaming) {
                 if (behaviour.limit() == 1) throw tooMany(1);
-                begin(exchange, new Start(row, user, app.take(inputs), fate, true));
+                begin(exchange, new Start(row, user, inputs, fate, true, version(id)));
                 return;
             }
             if (active.incrementAndGet() > behaviour.limit() && behaviour.limit() > 0) {
@@ -580,35 +864,150 @@ final class Simulator implements Callable<Integer> {
                 throw tooMany(behaviour.limit());
             }
             try {
-                begin(exchange, new Start(row, user, app.take(inputs), fate, streaming));
+                begin(exchange, new Start(row, user, inputs, fate, streaming, version(id)));
             } finally {
-                active.decrementAndGet();
+                if (fate.fault() != Fault.KILL) active.decrementAndGet(); // a killed process gives nothing back
             }
         }
 
-        /// A request that is about to start a run.
-        private record Start(String row, String user, Map<String, Object> inputs, Fate fate, boolean streaming) {}
+        private Map<?, ?> inputs(Map<?, ?> body) {
+            var given = body.get("inputs");
+            if (given instanceof Map<?, ?> inputs) return inputs;
+            if (worker && !body.containsKey("inputs"))
+                throw mistake("WorkflowRunPayload", "inputs", "Field required", "missing", "dict");
+            if (worker) throw mistake("WorkflowRunPayload", "inputs", "Input should be a valid dictionary", "dict_type",
+                    pythonType(given));
+            if (given instanceof Collection<?> pairs) return paired(pairs);
+            throw mismatch("inputs", body.containsKey("inputs") ? "Must not be null!"
+                    : "Missing required parameter in the JSON body");
+        }
+
+        private static String pythonType(Object value) {
+            return switch (value) {
+                case null -> "NoneType";
+                case String _ -> "str";
+                case Boolean _ -> "bool";
+                case Collection<?> _ -> "list";
+                case Map<?, ?> _ -> "dict";
+                case Double _, BigDecimal _ -> "float";
+                default -> "int";
+            };
+        }
+
+        /// 1.9.2 makes an object of a list of pairs: `["ab"]` becomes `{"a": "b"}`.
+        private static Map<?, ?> paired(Collection<?> pairs) {
+            var inputs = new LinkedHashMap<String, Object>();
+            for (var pair : pairs) {
+                if (!(pair instanceof String text) || text.length() != 2) throw unknown();
+                inputs.put(text.substring(0, 1), text.substring(1));
+            }
+            return inputs;
+        }
+
+        private void checkMode(Map<?, ?> body) {
+            var mode = body.get("response_mode");
+            if (!body.containsKey("response_mode") || "blocking".equals(mode) || "streaming".equals(mode)) return;
+            if (!worker) throw mismatch("response_mode", "The value '" + (mode == null ? "None" : mode)
+                    + "' is not a valid choice for 'response_mode'.");
+            if (mode != null) throw mistake("WorkflowRunPayload", "response_mode",
+                    "Input should be 'blocking' or 'streaming'", "literal_error", pythonType(mode));
+        }
+
+        private void checkTrace(Exchange exchange, Map<?, ?> body) {
+            var header = exchange.headers().get("x-trace-session-id");
+            var session = body.containsKey("trace_session_id") ? body.get("trace_session_id") : header;
+            if (worker && session instanceof String text && (text.isBlank() || text.strip().length() > 200))
+                throw new DifyExec.Demo.Refused(400, "bad_request",
+                        "trace_session_id must be 1 to 200 characters after trimming.");
+        }
+
+        /// What 1.14.2 answers to a body or a query that does not fit, as Pydantic reports it.
+        private static DifyExec.Demo.Refused mistake(String model, String field, String what, String kind,
+                String type) {
+            return new DifyExec.Demo.Refused(400, "invalid_param", "1 validation error for " + model + "\n" + field
+                    + "\n  " + what + " [type=" + kind + ", input_value=…, input_type=" + type
+                    + "]\n    For further information visit https://errors.pydantic.dev/2.12/v/" + kind);
+        }
+
+        /// What 1.9.2 answers to them.
+        private static DifyExec.Demo.Refused mismatch(String field, String what) {
+            return new DifyExec.Demo.Refused(DifyExec.Demo.Reply.of(400, DifyExec.Demo.object(
+                    "errors", DifyExec.Demo.object(field, what), "message", "Input payload validation failed")));
+        }
+
+        private Published version(String id) {
+            if (id.isEmpty() && setup.kind() == Setup.Kind.UNPUBLISHED)
+                throw new DifyExec.Demo.Refused(400, "invalid_param", "Workflow not published");
+            if (id.isEmpty()) return current;
+            if (!SimulatedFiles.isUuid(id)) throw new DifyExec.Demo.Refused(400, "bad_request",
+                    "Invalid workflow_id format: '" + id + "'. ");
+            if (id.equals(draft)) throw new DifyExec.Demo.Refused(400, "bad_request",
+                    "Cannot use draft workflow version. Workflow ID: " + id
+                            + ". Please use a published workflow version or leave workflow_id empty.");
+            if (!versions.containsKey(id)) throw new DifyExec.Demo.Refused(404, "not_found",
+                    "Workflow not found with id: " + id);
+            return versions.get(id);
+        }
 
         private DifyExec.Demo.Refused tooMany(int limit) {
             return new DifyExec.Demo.Refused(400, "invalid_param", "Too many requests. Please try again later. The "
-                    + "current maximum concurrent requests allowed for " + app.id() + " is " + limit + ".");
+                    + "current maximum concurrent requests allowed for " + current.app().id() + " is " + limit + ".");
         }
 
         private void begin(Exchange exchange, Start start) throws IOException, InterruptedException {
-            if (start.fate().fault().isRefusal()) {
-                refuse(exchange, start);
+            boolean inStream = worker && start.streaming();
+            Map<String, Object> taken;
+            try {
+                if (start.fate().fault() == Fault.REFUSE)
+                    throw SimulatedForm.refusal("text in input form must be less than 48 characters");
+                taken = start.version().form().taken(start.inputs(), start.user());
+            } catch (SimulatedForm.Refusal refusal) {
+                if (!inStream) throw refusal.broken ? broken() : new DifyExec.Demo.Refused(400, "invalid_param",
+                        refusal.getMessage());
+                error(exchange, DifyExec.Demo.object("event", "error", "message", refusal.getMessage(), "status", 500));
                 return;
             }
-            var job = ledger.take(start.row(), start.user(), start.fate());
-            Thread.startVirtualThread(() -> execute(job, start));
+            var kind = start.version().graph().flatMap(SimulatedGraph::unknown);
+            if (kind.isPresent()) {
+                var message = "No class mapping found for node type: " + kind.get();
+                if (!inStream) throw new DifyExec.Demo.Refused(400, "invalid_param", message);
+                error(exchange, DifyExec.Demo.object("event", "error", "workflow_run_id", null, "code", "invalid_param",
+                        "status", 400, "message", message));
+                return;
+            }
+            if (start.fate().fault() == Fault.LOST) lose(exchange, start, inStream);
+            else take(exchange, start, taken);
+        }
+
+        /// The stream stays open after it, and holds its connection whether or not its client is there.
+        private void error(Exchange exchange, Map<String, Object> event) throws IOException, InterruptedException {
+            var out = exchange.stream();
+            out.write(PING);
+            out.write(line(event));
+            pace.pause(behaviour.silence());
+            out.end();
+        }
+
+        private void lose(Exchange exchange, Start start, boolean inStream) throws IOException, InterruptedException {
+            if (!inStream) {
+                pace.pause(start.fate().latency().dividedBy(2));
+                throw new IOException("the process that had this request is killed");
+            }
+            var out = exchange.stream();
+            out.write(PING);
+            pace.pause(behaviour.silence());
+            out.end();
+        }
+
+        private void take(Exchange exchange, Start start, Map<String, Object> taken)
+                throws IOException, InterruptedException {
+            var job = ledger.take(start.row(), start, pace);
+            Thread.startVirtualThread(() -> execute(job, taken));
             switch (start.fate().fault()) {
                 case GATEWAY -> gateway(exchange, job);
                 case ERROR_500 -> {
-                    Thread.sleep(job.fate.latency().dividedBy(2));
-                    exchange.send(500, "application/json", DifyExec.Demo.Encoding.ESCAPED.json(DifyExec.Demo.object(
-                            "code", "internal_server_error", "message", "The server encountered an internal error and "
-                                    + "was unable to complete your request. Either the server is overloaded or there "
-                                    + "is an error in the application.", "status", 500)) + "\n");
+                    pace.pause(job.fate.latency().dividedBy(2));
+                    exchange.send((DifyExec.Demo.Reply.Whole) broken().reply);
                 }
                 default -> {
                     if (start.streaming()) stream(exchange, job);
@@ -617,10 +1016,16 @@ final class Simulator implements Callable<Integer> {
             }
         }
 
-        private void execute(Job job, Start start) {
+        private static DifyExec.Demo.Refused broken() {
+            return new DifyExec.Demo.Refused(500, "internal_server_error", "The server encountered an internal error "
+                    + "and was unable to complete your request. Either the server is overloaded or there is an error "
+                    + "in the application.");
+        }
+
+        private void execute(Job job, Map<String, Object> inputs) {
             try {
-                boolean atEnd = !worker && !start.streaming();
-                job.run(app, start.inputs(), () -> {
+                boolean atEnd = !worker && !job.streaming;
+                job.run(inputs, () -> {
                     ledger.began(job);
                     if (worker) ledger.list(job);
                 }, () -> {
@@ -631,28 +1036,11 @@ final class Simulator implements Callable<Integer> {
             }
         }
 
-        private void refuse(Exchange exchange, Start start) throws IOException, InterruptedException {
-            boolean inStream = worker && start.streaming();
-            var message = "text in input form must be less than 48 characters";
-            if (start.fate().fault() == Fault.REFUSE && !inStream)
-                throw new DifyExec.Demo.Refused(400, "invalid_param", message);
-            if (!inStream) {
-                Thread.sleep(start.fate().latency().dividedBy(2));
-                throw new IOException("the process that had this request is killed");
-            }
-            var out = exchange.stream();
-            out.write(PING);
-            if (start.fate().fault() == Fault.REFUSE)
-                out.write(line(DifyExec.Demo.object("event", "error", "message", message, "status", 500)));
-            Thread.sleep(behaviour.silence());
-            out.end();
-        }
-
         /// The proxy answers; Dify does not see that its client has left: the place stays taken to the run's end.
         private void gateway(Exchange exchange, Job job) throws IOException, InterruptedException {
             var status = List.of("502 Bad Gateway", "503 Service Temporarily Unavailable", "504 Gateway Time-out")
                     .get(job.fate.die() % 3);
-            if (status.startsWith("504")) Thread.sleep(job.fate.latency().dividedBy(2));
+            if (status.startsWith("504")) pace.pause(job.fate.latency().dividedBy(2));
             exchange.without("X-Version", "X-Env").header("Server", "nginx/1.22.1").header("Connection", "close")
                     .send(Integer.parseInt(status.substring(0, 3)), "text/html", ("<html>\n<head><title>" + status
                             + "</title></head>\n<body>\n<center><h1>" + status + "</h1></center>\n"
@@ -664,24 +1052,36 @@ final class Simulator implements Callable<Integer> {
         private void block(Exchange exchange, Job job) throws IOException, InterruptedException {
             var fault = job.fate.fault();
             if (fault == Fault.DROP_BEFORE) {
-                Thread.sleep(job.fate.latency().multipliedBy(job.fate.die() % 8).dividedBy(8));
+                pace.pause(job.fate.latency().multipliedBy(job.fate.die() % 8).dividedBy(8));
                 throw new IOException("dropped");
             }
+            if (fault == Fault.KILL) kill(job);
             var told = await(job.told);
+            if (job.isEndless()) await(job.resumed);
             if (fault == Fault.LOSE_FINISH) throw new IOException("dropped");
             var body = DifyExec.Demo.Encoding.SPACED.json(told.blocking());
             if (fault == Fault.DROP_AFTER) exchange.cut(200, behaviour.version().blockingType(), body);
             else exchange.send(200, behaviour.version().blockingType(), body);
         }
 
+        private void kill(Job job) throws IOException, InterruptedException {
+            await(job.began);
+            pace.pause(job.takes().dividedBy(3));
+            throw new IOException("the process that had this request is killed");
+        }
+
         private void stream(Exchange exchange, Job job) throws IOException, InterruptedException {
             int die = job.fate.die();
             var fault = job.fate.fault();
             if (fault == Fault.DROP_BEFORE && die % 2 == 0) throw new IOException("dropped");
+            if (!worker && !fits(await(job.began).inputs())) {
+                unencodable(exchange);
+                return;
+            }
             var out = exchange.stream();
             if (worker) out.write(PING);
             if (fault == Fault.DROP_BEFORE) {
-                Thread.sleep(job.fate.queue().dividedBy(2));
+                pace.pause(job.fate.queue().dividedBy(2));
                 out.cut(PING);
             }
             var run = awaitBegin(job);
@@ -689,13 +1089,14 @@ final class Simulator implements Callable<Integer> {
                 out.end(); // it waited too long in the queue; it starts all the same
                 return;
             }
-            Thread.sleep(behaviour.version().opening());
-            var opening = run.get().opening();
+            pace.pause(behaviour.version().opening());
+            var opening = job.opening(run.get());
             int last = fault == Fault.DROP_AFTER && die % 3 > 0 ? 1 + die / 3 % opening.size() : opening.size();
-            for (var event : opening.subList(0, last)) out.write(line(event));
+            for (var event : opening.subList(0, last)) write(out, event);
             if (fault == Fault.DROP_AFTER && die % 3 > 0) out.cut(line(run.get().textChunk("Answer", "llm", "text")));
+            if (fault == Fault.KILL) kill(job);
             if (fault == Fault.NEVER && worker) { // its worker was killed: not even pings
-                Thread.sleep(behaviour.silence());
+                pace.pause(behaviour.silence());
                 out.end();
                 return;
             }
@@ -704,21 +1105,44 @@ final class Simulator implements Callable<Integer> {
 
         private void finish(Exchange.Chunks out, Job job) throws IOException, InterruptedException {
             var fault = job.fate.fault();
-            var events = awaitEnd(out, job).closing();
-            for (var event : events.subList(0, events.size() - 1)) out.write(line(event));
+            var events = awaitEnd(out, job.told).closing();
+            for (var event : events.subList(0, events.size() - 1)) write(out, event);
+            if (job.isEndless()) awaitEnd(out, job.resumed);
             if (!worker) ledger.list(job); // reached only while the client is there
             if (fault == Fault.DROP_AFTER) out.cut(line(events.getLast()));
-            if (fault == Fault.LOSE_FINISH) Thread.sleep(worker ? behaviour.silence() : Duration.ZERO);
+            if (fault == Fault.LOSE_FINISH || !fits(events.getLast()))
+                pace.pause(worker ? behaviour.silence() : Duration.ZERO);
             else {
                 out.write(line(events.getLast()));
-                Thread.sleep(behaviour.version().linger());
+                pace.pause(behaviour.version().linger());
             }
             out.end();
         }
 
+        /// An event with an integer beyond 64 bits cannot be encoded: 1.14.2 leaves it out.
+        private static void write(Exchange.Chunks out, Map<String, Object> event) throws IOException {
+            if (fits(event)) out.write(line(event));
+        }
+
+        private static boolean fits(Object value) {
+            return switch (value) {
+                case BigInteger number -> number.bitLength() < 64;
+                case Map<?, ?> map -> map.values().stream().allMatch(Dify::fits);
+                case Collection<?> list -> list.stream().allMatch(Dify::fits);
+                case null, default -> true;
+            };
+        }
+
+        /// 1.9.2 gives up the whole stream then, and leaves it to gunicorn to say so; the run goes on.
+        private static void unencodable(Exchange exchange) throws IOException {
+            exchange.without("X-Version", "X-Env").header("Connection", "close").send(500, "text/html",
+                    "<html>\n  <head>\n    <title>Internal Server Error</title>\n  </head>\n  <body>\n"
+                            + "    <h1><p>Internal Server Error</p></h1>\n    \n  </body>\n</html>\n");
+        }
+
         private Optional<DifyExec.Demo.Run> awaitBegin(Job job) throws InterruptedException {
             try {
-                return Optional.of(job.began.get(behaviour.silence().toMillis(), MILLISECONDS));
+                return Optional.of(job.began.get(pace.millis(behaviour.silence()), MILLISECONDS));
             } catch (TimeoutException _) {
                 return Optional.empty();
             } catch (ExecutionException problem) {
@@ -726,10 +1150,11 @@ final class Simulator implements Callable<Integer> {
             }
         }
 
-        private static Job.Told awaitEnd(Exchange.Chunks out, Job job) throws IOException, InterruptedException {
+        private Job.Told awaitEnd(Exchange.Chunks out, CompletableFuture<Job.Told> told)
+                throws IOException, InterruptedException {
             while (true) {
                 try {
-                    return job.told.get(PING_PERIOD.toMillis(), MILLISECONDS);
+                    return told.get(pace.millis(PING_PERIOD), MILLISECONDS);
                 } catch (TimeoutException _) {
                     out.write(PING);
                 } catch (ExecutionException problem) {
@@ -750,35 +1175,166 @@ final class Simulator implements Callable<Integer> {
             return "data: " + DifyExec.Demo.Encoding.COMPACT.json(event) + "\n\n";
         }
 
+        // A run that goes on without its first stream
+
+        /// The reconnect route of 1.14.2, with what it gets wrong.
+        private void events(Exchange exchange, String id) throws IOException, InterruptedException {
+            var user = exchange.query("user");
+            if (user.isEmpty()) throw new DifyExec.Demo.Refused(400, "invalid_param", "Arg user must be provided.");
+            if (!SimulatedFiles.isUuid(id)) throw unknown();
+            var job = ledger.withRun(id).filter(each -> each.user.equals(user)).orElseThrow(() ->
+                    new DifyExec.Demo.Refused(404, "not_found", "Workflow run not found"));
+            var out = exchange.stream();
+            if (job.told.isDone() && !job.standing().equals("paused")) {
+                var told = job.resumed.getNow(job.told.join());
+                out.write("data: " + DifyExec.Demo.Encoding.SPACED.json(told.afterwards()) + "\n\n");
+                out.end();
+                return;
+            }
+            out.write(PING);
+            boolean snapshot = exchange.query("include_state_snapshot").equals("true");
+            if (snapshot) for (var event : snapshot(job)) out.write(line(event));
+            boolean paused = job.told.isDone();
+            if (!paused && !job.streaming) pace.pause(behaviour.silence()); // a blocking run publishes nothing
+            else follow(out, awaitEnd(out, paused ? job.resumed : job.told));
+            if (exchange.query("continue_on_pause").equals("true") && !snapshot) pace.pause(behaviour.silence());
+            out.end();
+        }
+
+        private void follow(Exchange.Chunks out, Job.Told told) throws IOException, InterruptedException {
+            if (told.run().state() instanceof DifyExec.Demo.State.Succeeded && told.course().isPresent())
+                for (var event : told.closing()) write(out, event);
+            else out.write(line(told.last()));
+            pace.pause(behaviour.version().linger());
+        }
+
+        /// What has happened so far, without the details of the nodes.
+        private static List<Map<String, Object>> snapshot(Job job) {
+            var run = job.began.join();
+            int index = 0;
+            var events = new ArrayList<Map<String, Object>>();
+            for (var event : job.opening(run)) {
+                var data = new LinkedHashMap<String, Object>();
+                ((Map<?, ?>) event.get("data")).forEach((key, value) -> data.put((String) key, value));
+                if (event.get("event").equals("workflow_started")) data.put("inputs", storedInputs(run));
+                else {
+                    if (event.get("event").equals("node_started")) index++;
+                    data.put("index", index);
+                    List.of("inputs_truncated", "process_data_truncated", "outputs_truncated", "agent_strategy")
+                            .forEach(data::remove);
+                    for (var name : List.of("inputs", "process_data", "outputs"))
+                        if (data.containsKey(name)) data.put(name, null);
+                }
+                events.add(DifyExec.Demo.object("event", event.get("event"), "task_id", run.id(),
+                        "workflow_run_id", run.id(), "data", data));
+            }
+            return events;
+        }
+
+        private static Map<String, Object> storedInputs(DifyExec.Demo.Run run) {
+            try {
+                var inputs = new LinkedHashMap<String, Object>();
+                ((Map<?, ?>) JSON.readValue((String) run.detail().get("inputs"), Object.class))
+                        .forEach((key, value) -> inputs.put((String) key, value));
+                return inputs;
+            } catch (IOException problem) {
+                throw new UncheckedIOException(problem);
+            }
+        }
+
+        // A run that waits for a person
+
+        private Job asking(String token) {
+            return ledger.listed("").filter(job -> job.now().map(run -> run.state()
+                            instanceof DifyExec.Demo.State.Paused || job.resumed.isDone()).orElse(false))
+                    .filter(job -> Job.reason(job.stored.join()).get("form_token").equals(token))
+                    .findFirst().orElseThrow(() -> new DifyExec.Demo.Refused(404, "not_found", "Form not found"));
+        }
+
+        private void question(Exchange exchange, String token) throws IOException {
+            var run = asking(token).stored.join();
+            var question = SimulatedGraph.question(run);
+            exchange.send(200, "application/json", DifyExec.Demo.Encoding.SPACED.json(DifyExec.Demo.object(
+                    "form_content", question.get("form_content"), "inputs", question.get("inputs"),
+                    "resolved_default_values", Map.of(), "user_actions", question.get("actions"),
+                    "expiration_time", Job.reason(run).get("expiration_time"))));
+        }
+
+        private void answered(Exchange exchange, String token) throws IOException {
+            var body = body(exchange);
+            var job = asking(token);
+            var reason = Job.reason(job.stored.join());
+            if (job.resumed.isDone()) throw new DifyExec.Demo.Refused(412, "human_input_form_submitted",
+                    "This form has already been submitted by another user, form_id=" + reason.get("form_id"));
+            var action = Objects.toString(body.get("action"), "");
+            var actions = ((List<?>) reason.get("actions")).stream().map(each -> ((Map<?, ?>) each).get("id")).toList();
+            if (!actions.contains(action))
+                throw new DifyExec.Demo.Refused(400, "invalid_form_data", "Invalid action: " + action);
+            if (!(body.get("inputs") instanceof Map<?, ?> inputs) || !(inputs.get("note") instanceof String note))
+                throw new DifyExec.Demo.Refused(400, "invalid_form_data", "Missing required inputs: note");
+            job.resume(note);
+            exchange.send(DifyExec.Demo.Reply.of(200, Map.of()));
+        }
+
         // What is asked
 
         private void info(Exchange exchange, String id) throws IOException {
-            exchange.send(DifyExec.Demo.Reply.of(200, DifyExec.Demo.object("name", "simulated", "description", "",
-                    "tags", List.of(), "mode", "workflow", "author_name", "simulator")));
+            exchange.send(DifyExec.Demo.Reply.of(200, DifyExec.Demo.object("name", setup.name(), "description", "",
+                    "tags", List.of(), "mode", setup.kind() == Setup.Kind.CHAT ? "advanced-chat" : "workflow",
+                    "author_name", "simulator")));
+        }
+
+        private void meta(Exchange exchange, String id) throws IOException {
+            exchange.send(DifyExec.Demo.Reply.of(200, DifyExec.Demo.object("tool_icons", Map.of())));
+        }
+
+        private void site(Exchange exchange, String id) throws IOException {
+            exchange.send(DifyExec.Demo.Reply.of(200, DifyExec.Demo.object("title", setup.name(),
+                    "chat_color_theme", null, "chat_color_theme_inverted", false, "icon_type", "emoji",
+                    "icon", "x", "icon_background", "#FFEAD5",
+                    "icon_url", null, "description", null, "copyright", null, "privacy_policy", null,
+                    "custom_disclaimer", "", "default_language", "en-US", "show_workflow_steps", true,
+                    "use_icon_as_answer_icon", false)));
         }
 
         private void parameters(Exchange exchange, String id) throws IOException {
+            if (setup.kind() == Setup.Kind.UNPUBLISHED) throw new DifyExec.Demo.Refused(400, "app_unavailable",
+                    "App unavailable, please check your app configurations.");
+            boolean chat = setup.kind() == Setup.Kind.CHAT;
             var off = DifyExec.Demo.object("enabled", false);
-            var form = app.columns().stream().map(column -> DifyExec.Demo.object("paragraph", DifyExec.Demo.object(
-                    "label", column, "max_length", null, "options", List.of(), "required", false,
-                    "type", "paragraph", "variable", column))).toList();
+            var speech = DifyExec.Demo.object("enabled", false);
+            if (!chat) speech.putAll(DifyExec.Demo.object("voice", "", "language", ""));
+            var words = DifyExec.Demo.object("enabled", false);
+            if (chat) words.putAll(worker ? DifyExec.Demo.object("type", "", "config", Map.of())
+                    : DifyExec.Demo.object("type", "", "configs", List.of()));
+            var fields = chat ? List.of() : JSON.convertValue(current.fields(), Object.class);
             exchange.send(DifyExec.Demo.Reply.of(200, DifyExec.Demo.object("opening_statement", null,
                     "suggested_questions", List.of(), "suggested_questions_after_answer", off, "speech_to_text", off,
-                    "text_to_speech", DifyExec.Demo.object("enabled", false, "voice", "", "language", ""),
-                    "retriever_resource", off, "annotation_reply", off, "more_like_this", off, "user_input_form", form,
-                    "sensitive_word_avoidance", off, "file_upload", off, "system_parameters", DifyExec.Demo.object(
-                            "image_file_size_limit", 10, "video_file_size_limit", 100, "audio_file_size_limit", 50,
+                    "text_to_speech", speech, "retriever_resource", DifyExec.Demo.object("enabled", chat),
+                    "annotation_reply", off, "more_like_this", off, "user_input_form", fields,
+                    "sensitive_word_avoidance", words, "file_upload", chat ? pictures() : off,
+                    "system_parameters", DifyExec.Demo.object("image_file_size_limit", 10,
+                            "video_file_size_limit", 100, "audio_file_size_limit", 50,
                             "file_size_limit", 15, "workflow_file_upload_limit", 10))));
         }
 
+        private static Map<String, Object> pictures() {
+            return DifyExec.Demo.object("image", DifyExec.Demo.object("detail", "high", "enabled", false,
+                    "number_limits", 3, "transfer_methods", List.of("remote_url", "local_file")));
+        }
+
+        private void upload(Exchange exchange, String id) throws IOException {
+            exchange.send(files.upload(exchange.headers().getOrDefault("content-type", ""), exchange.body(), worker));
+        }
+
         private void detail(Exchange exchange, String id) throws IOException {
-            if (!isUuid(id)) throw unknown();
+            if (!SimulatedFiles.isUuid(id)) throw unknown();
             ledger.looks.incrementAndGet();
-            var found = ledger.withRun(id).flatMap(Job::now);
+            var found = ledger.withRun(id).filter(job -> job.now().isPresent());
             if (found.isPresent()) exchange.send(DifyExec.Demo.Reply.of(200, found.get().detail()));
             else if (worker) throw new DifyExec.Demo.Refused(404, "not_found", "Workflow run not found.");
             else {
-                var detail = DifyExec.Demo.Run.begin(app, "", Map.of(), Instant.EPOCH).detail();
+                var detail = DifyExec.Demo.Run.begin(current.app(), "", Map.of(), Instant.EPOCH).detail();
                 detail.replaceAll((_, _) -> null);
                 exchange.send(DifyExec.Demo.Reply.of(200, detail));
             }
@@ -787,24 +1343,53 @@ final class Simulator implements Callable<Integer> {
         private void logs(Exchange exchange, String id) throws IOException {
             ledger.looks.incrementAndGet();
             var status = exchange.query("status");
-            if (!List.of("", "succeeded", "failed", "stopped").contains(status)) throw new DifyExec.Demo.Refused(worker
-                    ? DifyExec.Demo.Reply.error(400, "invalid_param", "1 validation error for WorkflowLogQuery\nstatus")
-                    : DifyExec.Demo.Reply.of(400, DifyExec.Demo.object("errors", DifyExec.Demo.object("status",
-                            "The value '" + status + "' is not a valid choice for 'status'."),
-                            "message", "Input payload validation failed")));
-            int page = exchange.number("page", 1), limit = exchange.number("limit", 20);
+            if (!List.of("", "succeeded", "failed", "stopped").contains(status)) throw worker
+                    ? mistake("WorkflowLogQuery", "status", "Input should be 'succeeded', 'failed' or 'stopped'",
+                            "literal_error", "str")
+                    : mismatch("status", "The value '" + status + "' is not a valid choice for 'status'.");
+            int page = within(exchange, "page", 1, 99_999), limit = within(exchange, "limit", 20, 100);
             var after = time(exchange, "created_at__after", Instant.MIN);
             var before = time(exchange, "created_at__before", Instant.MAX);
-            var keyword = exchange.query("keyword").toLowerCase(Locale.ROOT);
-            var word = keyword.substring(0, Math.min(30, keyword.length()));
+            var account = exchange.query("created_by_account");
+            if (!account.isEmpty())
+                throw new DifyExec.Demo.Refused(400, "invalid_param", "Account not found: " + account);
             var all = ledger.listed(exchange.query("created_by_end_user_session_id"))
-                    .filter(run -> status.isEmpty() || run.state().stored().equals(status))
-                    .filter(run -> !run.created().isBefore(after) && !run.created().isAfter(before))
-                    .filter(run -> word.isEmpty() || (run.id() + " " + run.user() + " " + run.inputs() + " "
-                            + run.state().outputs()).toLowerCase(Locale.ROOT).contains(word)).toList();
-            var rows = all.stream().skip((page - 1L) * limit).limit(limit).map(DifyExec.Demo.Run::logRow).toList();
+                    .filter(job -> status.isEmpty() || job.standing().equals(status))
+                    .filter(job -> !created(job).isBefore(after) && !created(job).isAfter(before))
+                    .filter(job -> matches(job, exchange.query("keyword"))).toList();
+            var rows = all.stream().skip((page - 1L) * limit).limit(limit).map(Job::logRow).toList();
             exchange.send(DifyExec.Demo.Reply.of(200, DifyExec.Demo.object("page", page, "limit", limit,
                     "total", all.size(), "has_more", all.size() > (long) page * limit, "data", rows)));
+        }
+
+        private static Instant created(Job job) {
+            return job.began.join().created();
+        }
+
+        /// The first 30 characters count. What is not ASCII is stored as `\\uXXXX`: only 1.9.2 asks for it so.
+        private boolean matches(Job job, String keyword) {
+            var run = job.now().orElseThrow();
+            var word = keyword.substring(0, Math.min(30, keyword.length())).toLowerCase(Locale.ROOT);
+            if (word.chars().anyMatch(c -> c > '~')) {
+                if (worker) return run.user().toLowerCase(Locale.ROOT).contains(word);
+                var escaped = DifyExec.Demo.Encoding.SPACED.json(word);
+                word = escaped.substring(1, escaped.length() - 1);
+            }
+            return (run.id() + " " + run.user() + " " + DifyExec.Demo.Encoding.SPACED.json(run.inputs()) + " "
+                    + DifyExec.Demo.Encoding.SPACED.json(run.state().outputs())).toLowerCase(Locale.ROOT)
+                    .contains(word);
+        }
+
+        private int within(Exchange exchange, String name, int otherwise, int most) {
+            var text = exchange.query(name);
+            if (text.isEmpty()) return otherwise;
+            int number = text.matches("\\d{1,6}") ? Integer.parseInt(text) : 0;
+            if (number >= 1 && number <= most) return number;
+            if (!worker) throw mismatch(name, "Invalid argument: " + number + ". argument must be within the range 1 - "
+                    + most);
+            throw number < 1 ? mistake("WorkflowLogQuery", name, "Input should be greater than or equal to 1",
+                    "greater_than_equal", "str") : mistake("WorkflowLogQuery", name,
+                    "Input should be less than or equal to " + most, "less_than_equal", "str");
         }
 
         private static Instant time(Exchange exchange, String name, Instant otherwise) {
@@ -812,8 +1397,8 @@ final class Simulator implements Callable<Integer> {
             try {
                 return text.isEmpty() ? otherwise : Instant.parse(text);
             } catch (DateTimeException _) {
-                throw new DifyExec.Demo.Refused(400, "invalid_param", "invalid literal for int() with base 10: '" + text
-                        + "'");
+                throw new DifyExec.Demo.Refused(400, "invalid_param", "invalid literal for int() with base 10: b'"
+                        + text.substring(0, Math.min(4, text.length())) + "'");
             }
         }
 
@@ -841,20 +1426,25 @@ final class Simulator implements Callable<Integer> {
             }
         }
 
+        /// Any value that Python takes for true, as Python prints it.
         private static String user(Map<?, ?> body) {
-            var user = Objects.toString(body.get("user"), "");
-            if (user.isEmpty()) throw new DifyExec.Demo.Refused(400, "invalid_param", "Arg user must be provided.");
+            var given = body.get("user");
+            boolean empty = given == null || given.equals(false) || given.equals(0) || given.equals("")
+                    || given instanceof Collection<?> list && list.isEmpty();
+            if (empty) throw new DifyExec.Demo.Refused(400, "invalid_param", "Arg user must be provided.");
+            var user = given instanceof String text ? text : SimulatedForm.python(given);
+            if (user.indexOf('\0') >= 0) throw new DifyExec.Demo.Refused(400, "invalid_param",
+                    "A string literal cannot contain NUL (0x00) characters.");
             return user;
         }
 
         private static DifyExec.Demo.Refused unknown() {
             return new DifyExec.Demo.Refused(500, "unknown", "Internal Server Error");
         }
-
-        private static boolean isUuid(String text) {
-            return text.matches("\\p{XDigit}{8}(-\\p{XDigit}{4}){3}-\\p{XDigit}{12}");
-        }
     }
+
+    /// A request that is about to start a run.
+    record Start(String row, String user, Map<?, ?> inputs, Fate fate, boolean streaming, Published version) {}
 
     // ── HTTP ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -925,9 +1515,9 @@ final class Simulator implements Callable<Integer> {
 
     /// One request, and the way back.
     static final class Exchange {
-        private static final Map<Integer, String> REASONS = Map.of(200, "OK", 308, "PERMANENT REDIRECT", 400,
-                "BAD REQUEST", 401, "UNAUTHORIZED", 404, "NOT FOUND", 405, "METHOD NOT ALLOWED", 500,
-                "INTERNAL SERVER ERROR");
+        private static final Map<Integer, String> REASONS = Map.of(200, "OK", 201, "CREATED", 308,
+                "PERMANENT REDIRECT", 400, "BAD REQUEST", 401, "UNAUTHORIZED", 403, "FORBIDDEN", 404, "NOT FOUND", 405,
+                "METHOD NOT ALLOWED", 500, "INTERNAL SERVER ERROR");
 
         private final String method, target;
         private final Map<String, String> headers;
@@ -936,13 +1526,14 @@ final class Simulator implements Callable<Integer> {
         private final Map<String, String> answer = new LinkedHashMap<>();
         private boolean last;
 
-        private Exchange(String method, String target, Map<String, String> headers, byte[] body, OutputStream out) {
+        private Exchange(String method, String target, String version, Map<String, String> headers, byte[] body,
+                OutputStream out) {
             this.method = method;
             this.target = target;
             this.headers = headers;
             this.body = body;
             this.out = out;
-            this.last = headers.getOrDefault("connection", "").equalsIgnoreCase("close");
+            this.last = headers.getOrDefault("connection", "").equalsIgnoreCase("close") || version.equals("HTTP/1.0");
         }
 
         /// The next request of a connection; nothing when the client has left, or was idle too long.
@@ -960,7 +1551,7 @@ final class Simulator implements Callable<Integer> {
                 out.write("HTTP/1.1 100 Continue\r\n\r\n".getBytes(ISO_8859_1));
                 out.flush();
             }
-            return Optional.of(new Exchange(words[0], words[1], headers, body(in, headers), out));
+            return Optional.of(new Exchange(words[0], words[1], words[2], headers, body(in, headers), out));
         }
 
         private static byte[] body(InputStream in, Map<String, String> headers) throws IOException {
@@ -995,10 +1586,6 @@ final class Simulator implements Callable<Integer> {
         String query(String name) {
             return Pattern.compile("[?&]" + Pattern.quote(name) + "=([^&]*)").matcher(target).results().findFirst()
                     .map(match -> URLDecoder.decode(match.group(1), UTF_8)).orElse("");
-        }
-
-        int number(String name, int otherwise) {
-            return query(name).matches("\\d{1,5}") ? Integer.parseInt(query(name)) : otherwise;
         }
 
         Map<String, String> headers() {

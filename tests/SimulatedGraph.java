@@ -1,0 +1,387 @@
+import module java.base;
+
+import static java.util.stream.Collectors.joining;
+
+/// A workflow of the simulated app that calls a service over HTTP, as the recorded apps do: the steps between its Start
+/// and its End node, and the events that tell of them, field for field and in the order of each version.
+///
+/// The service answers a call with what it was sent, after `delay_ms` and with the HTTP status `status` (200), both of
+/// them inputs of the run.
+///
+/// @param outputs what the End node gives: name to selector, say `answer` to `call.body`; empty: there is no End node
+record SimulatedGraph(List<Step> steps, Map<String, String> outputs) {
+
+    sealed interface Step {
+        /// An http-request node. `forgiving`: tried twice, and a default value stands in for its failure.
+        record Call(String id, boolean forgiving) implements Step {}
+        /// An iteration over a list among the inputs, with a call inside.
+        record Each(String id, String over) implements Step {}
+        /// A loop of so many rounds, with a call inside.
+        record Loop(String id, int rounds) implements Step {}
+        /// A Human Input node with one paragraph, `note`.
+        record Ask(String id) implements Step {}
+        /// A node of a kind that this server does not know.
+        record Unknown(String kind) implements Step {}
+    }
+
+    /// How a run goes: what it tells until it first waits, and after; a pause or the end follows.
+    record Course(List<Map<String, Object>> opening, List<Map<String, Object>> closing, DifyExec.Demo.State ending) {}
+
+    /// The kind of a node that makes it impossible to start this graph.
+    Optional<String> unknown() {
+        return steps.stream().filter(Step.Unknown.class::isInstance).map(step -> ((Step.Unknown) step).kind())
+                .findFirst();
+    }
+
+    Duration takes(Map<String, Object> inputs) {
+        return inputs.get("delay_ms") instanceof Number number ? Duration.ofMillis(number.longValue()) : Duration.ZERO;
+    }
+
+    Course course(DifyExec.Demo.Run run) {
+        return new Telling(run).course();
+    }
+
+    /// The events after a person has answered: `note` is what was written.
+    Course resumed(DifyExec.Demo.Run run, String note) {
+        return new Telling(run).resumed(note);
+    }
+
+    /// What a Human Input node asks; the same in each place that tells of it.
+    static Map<String, Object> question(DifyExec.Demo.Run run) {
+        var blank = object("type", "constant", "selector", List.of(), "value", "");
+        return object("form_content", "Please look at " + run.inputs().get("body_text")
+                        + "\n\n{{#$output.note#}}",
+                "inputs", List.of(object("output_variable_name", "note", "type", "paragraph",
+                        "default", blank)),
+                "actions", List.of(action("ok", "OK", "primary"), action("no", "No", "default")));
+    }
+
+    private static Map<String, Object> action(String id, String title, String style) {
+        return object("id", id, "title", title, "button_style", style);
+    }
+
+    private static Map<String, Object> object(Object... keysAndValues) {
+        return DifyExec.Demo.object(keysAndValues);
+    }
+
+    /// Tells of one run.
+    private final class Telling {
+        private final DifyExec.Demo.Run run;
+        private final boolean worker;
+        private final List<Map<String, Object>> opening = new ArrayList<>(), closing = new ArrayList<>();
+        private List<Map<String, Object>> told = opening;
+        private final Map<String, Object> values = new HashMap<>();
+        private final Deque<String> texts = new ArrayDeque<>();
+        /// Where a call is made: nothing, or the container's id and the kind of container.
+        private String container = "", containing = "";
+        private int round;
+
+        Telling(DifyExec.Demo.Run run) {
+            this.run = run;
+            this.worker = run.app().version().hasWorker();
+            run.inputs().forEach((name, value) -> values.put("start." + name, value));
+            outputs.values().forEach(selector -> {
+                if (!texts.isEmpty()) texts.add("\n");
+                texts.add(selector);
+            });
+        }
+
+        Course course() {
+            start();
+            if (parallel()) side();
+            else for (var step : steps) {
+                var stop = take(step);
+                if (stop.isPresent()) return new Course(opening, closing, stop.get());
+            }
+            end();
+            boolean handled = steps.stream().anyMatch(step -> step instanceof Step.Call(var id, _)
+                    && values.get(id + ".error") instanceof String);
+            var given = given();
+            return new Course(opening, closing, handled
+                    ? new DifyExec.Demo.State.Partial(given, "") : new DifyExec.Demo.State.Succeeded(given));
+        }
+
+        Course resumed(String note) {
+            start();
+            opening.clear();
+            told = closing;
+            told.add(event("workflow_started", with(run.opening().getFirst(), "reason", "resumption")));
+            told.add(started("ask", "human-input"));
+            var text = String.valueOf(question(run).get("form_content")).replace("{{#$output.note#}}", note);
+            told.add(event("human_input_form_filled", object("node_id", "ask", "node_title", "ask",
+                    "rendered_content", text, "action_id", "ok", "action_text", "OK",
+                    "submitted_data", object("note", note))));
+            values.put("ask.note", note);
+            texts();
+            told.add(finished("ask", "human-input", object("note", object("value_type", "string",
+                    "value", note)), Map.of(), object("note", note, "__action_id", "ok",
+                    "__rendered_content", text, "__action_value", "OK"), "succeeded", null, null));
+            end();
+            return new Course(opening, closing, new DifyExec.Demo.State.Succeeded(given()));
+        }
+
+        /// Texts that only need inputs come first in 1.14.2; in 1.9.2 with the node that gives them.
+        private void start() {
+            var events = run.opening();
+            told.add(events.get(0));
+            if (worker) texts();
+            told.add(events.get(1));
+            texts();
+            told.add(event("node_finished", with(events.get(2), "files", SimulatedFiles.among(run.inputs()))));
+        }
+
+        private boolean parallel() {
+            return worker && steps.size() == 2 && steps.stream().allMatch(Step.Call.class::isInstance);
+        }
+
+        /// Two calls side by side.
+        private void side() {
+            steps.forEach(step -> told.add(started(((Step.Call) step).id(), "http-request")));
+            told = closing;
+            steps.forEach(step -> answered((Step.Call) step));
+        }
+
+        /// The state in which the run ends at this step, if it does.
+        private Optional<DifyExec.Demo.State> take(Step step) {
+            return switch (step) {
+                case Step.Call call -> called(call);
+                case Step.Each(var id, var over) -> iterated(id, (List<?>) run.inputs().get(over));
+                case Step.Loop(var id, int rounds) -> looped(id, rounds);
+                case Step.Ask(var id) -> {
+                    told.add(started(id, "human-input"));
+                    if (worker) told.add(event("human_input_required", asked(id)));
+                    yield Optional.of(new DifyExec.Demo.State.Paused(id));
+                }
+                case Step.Unknown _ -> Optional.empty();
+            };
+        }
+
+        private Map<String, Object> asked(String id) {
+            var reason = Simulator.Job.reason(run.end(new DifyExec.Demo.State.Paused(id), 0, run.created()));
+            reason.remove("TYPE");
+            reason.put("display_in_ui", true);
+            return reason;
+        }
+
+        private Optional<DifyExec.Demo.State> called(Step.Call call) {
+            told.add(started(call.id(), "http-request"));
+            told = closing;
+            return answered(call);
+        }
+
+        private Optional<DifyExec.Demo.State> answered(Step.Call call) {
+            int status = run.inputs().get("status") instanceof Number number ? number.intValue() : 200;
+            if (status == 429 || status >= 500) return failed(call);
+            var body = body(container.isEmpty() ? run.inputs().get("body_text") : round);
+            values.put(call.id() + ".body", body);
+            values.put(call.id() + ".status_code", status);
+            texts();
+            told.add(finished(call.id(), "http-request", Map.of(), request(), object("status_code", status,
+                    "body", body, "headers", object("content-type", "application/json", "content-length",
+                    String.valueOf(body.length())), "files", List.of()), "succeeded", null, inside()));
+            return Optional.empty();
+        }
+
+        private Optional<DifyExec.Demo.State> failed(Step.Call call) {
+            var why = "Reached maximum retries " + (worker ? "" : "(0) ") + "for URL http://127.0.0.1:9009/echo";
+            if (!call.forgiving()) {
+                told.add(finished(call.id(), "http-request", Map.of(), request(), Map.of(), "failed", why, inside()));
+                return Optional.of(new DifyExec.Demo.State.Failed(why));
+            }
+            var retry = finished(call.id(), "http-request", Map.of(), request(), Map.of(), "retry", why, null);
+            told.add(event("node_retry", with(retry, "retry_index", 1)));
+            values.putAll(Map.of(call.id() + ".body", "fallback", call.id() + ".status_code", 599,
+                    call.id() + ".error", why));
+            if (worker) texts();
+            told.add(finished(call.id(), "http-request", Map.of(), request(), object("body", "fallback",
+                    "status_code", 599, "headers", Map.of(), "error_message", why,
+                    "error_type", "HttpRequestNodeError"),
+                    "exception", "Unknown error", object("error_strategy", "default-value")));
+            return Optional.empty();
+        }
+
+        private static Map<String, Object> with(Map<String, Object> event, String key, Object value) {
+            var data = new LinkedHashMap<String, Object>();
+            ((Map<?, ?>) event.get("data")).forEach((name, each) -> data.put((String) name, each));
+            data.put(key, value);
+            return data;
+        }
+
+        private Optional<DifyExec.Demo.State> iterated(String id, List<?> over) {
+            var inputs = object("iterator_selector", over.stream().map(this::bare).toList());
+            container(id, "iteration", "iteration_started", "metadata", object("iteration_length", over.size()),
+                    "inputs", inputs);
+            var bodies = new ArrayList<>();
+            Optional<DifyExec.Demo.State> stop = Optional.empty();
+            for (round = 0; round < over.size() && stop.isEmpty(); round++) {
+                told.add(event("iteration_next", contained(id, "iteration", "index", round, "created_at", now(),
+                        "extras", Map.of())));
+                stop = inside(id, "iteration");
+                if (stop.isEmpty()) bodies.add(values.get("call.body"));
+            }
+            values.put(id + ".output", bodies);
+            completed(id, "iteration", object("output", bodies), inputs, stop.isEmpty() ? "succeeded" : "failed",
+                    object("iteration_duration_map", durations(bodies.size())), 2);
+            if (stop.isEmpty()) texts();
+            return stop;
+        }
+
+        /// A file as an iteration names it: without its address.
+        private Object bare(Object item) {
+            if (!(item instanceof Map<?, ?> file)) return item;
+            var bare = new LinkedHashMap<Object, Object>(file);
+            bare.remove("url");
+            if (worker) bare.remove("related_id");
+            return bare;
+        }
+
+        private Optional<DifyExec.Demo.State> looped(String id, int rounds) {
+            var inputs = object("loop_count", rounds);
+            container(id, "loop", "loop_started", "metadata", object("loop_length", rounds), "inputs", inputs);
+            for (round = 0; round < rounds; round++) {
+                inside(id, "loop");
+                told.add(event("loop_next", contained(id, "loop", "index", round + 1, "created_at", now(),
+                        "pre_loop_output", Map.of(), "extras", Map.of())));
+            }
+            var variables = new LinkedHashMap<String, Object>();
+            for (int i = 0; i < rounds; i++) variables.put(String.valueOf(i), Map.of());
+            completed(id, "loop", object("loop_round", rounds), inputs, "succeeded", object(
+                    "completed_reason", "loop_completed", "loop_duration_map", durations(rounds),
+                    "loop_variable_map", variables), rounds);
+            values.put(id + ".done", true);
+            texts();
+            return Optional.empty();
+        }
+
+        private Optional<DifyExec.Demo.State> inside(String id, String kind) {
+            container = id;
+            containing = kind;
+            var stop = called(new Step.Call("call", false));
+            container = "";
+            return stop;
+        }
+
+        private Map<String, Object> inside() {
+            return container.isEmpty() ? null
+                    : object(containing + "_id", container, containing + "_index", round);
+        }
+
+        private void container(String id, String kind, String event, Object... more) {
+            var data = contained(id, kind, "created_at", now(), "extras", Map.of());
+            data.putAll(object(more));
+            data.put("inputs_truncated", false);
+            told.add(event(event, data));
+        }
+
+        private Map<String, Object> contained(String id, String kind, Object... more) {
+            var data = object("id", id, "node_id", id, "node_type", kind, "title", id);
+            data.putAll(object(more));
+            return data;
+        }
+
+        private void completed(String id, String kind, Map<String, Object> outputs, Map<String, Object> inputs,
+                String status, Map<String, Object> metadata, int steps) {
+            var all = object("total_tokens", 0, "total_price", "0.0", "currency", "USD");
+            all.putAll(metadata);
+            told.add(event(kind + "_completed", contained(id, kind, "outputs", outputs, "outputs_truncated", false,
+                    "created_at", now(), "extras", Map.of(), "inputs", inputs, "inputs_truncated", false,
+                    "status", status, "error", null, "elapsed_time", new BigDecimal("0.1"), "total_tokens", 0,
+                    "execution_metadata", all, "finished_at", now(), "steps", steps)));
+        }
+
+        private static Map<String, Object> durations(int rounds) {
+            var durations = new LinkedHashMap<String, Object>();
+            for (int i = 0; i < rounds; i++) durations.put(String.valueOf(i), new BigDecimal("0.1"));
+            return durations;
+        }
+
+        private void end() {
+            told = closing;
+            if (outputs.isEmpty()) return;
+            told.add(started("end", "end"));
+            values.put("end.started", true);
+            texts();
+            told.add(finished("end", "end", given(), Map.of(), given(), "succeeded", null, null));
+        }
+
+        private Map<String, Object> given() {
+            var given = new LinkedHashMap<String, Object>();
+            outputs.forEach((name, selector) -> given.put(name, values.get(selector)));
+            return given;
+        }
+
+        /// What can be told of the outputs by now. A loop, and in 1.9.2 a failure that a default value stands in for,
+        /// leaves open whether the End node is reached.
+        private void texts() {
+            boolean open = steps.stream().anyMatch(step -> switch (step) {
+                case Step.Loop(var id, _) -> !values.containsKey(id + ".done");
+                case Step.Call(var id, var forgiving) -> forgiving && !worker && values.containsKey(id + ".error")
+                        && !values.containsKey("end.started");
+                case Step.Each _, Step.Ask _, Step.Unknown _ -> false;
+            });
+            while (!open && !texts.isEmpty() && (texts.peek().equals("\n") || values.containsKey(texts.peek()))) {
+                var selector = texts.remove();
+                if (selector.equals("\n")) told.add(run.textChunk("\n", "end", "answer"));
+                else if (values.get(selector) != null) told.add(run.textChunk(text(values.get(selector)),
+                        selector.split("\\.")));
+            }
+        }
+
+        private static String text(Object value) {
+            return value instanceof Collection<?> list ? list.stream().map(String::valueOf).collect(joining("\n"))
+                    : String.valueOf(value);
+        }
+
+        private String body(Object echoed) {
+            var query = object();
+            for (var name : List.of("delay_ms", "status")) if (run.inputs().get(name) instanceof Number number)
+                query.put(name, number.toString());
+            query.put("row", run.inputs().get("id"));
+            var text = String.valueOf(echoed);
+            return DifyExec.Demo.Encoding.SPACED.json(object("echo",
+                    text.substring(0, Math.min(2000, text.length())), "q", query));
+        }
+
+        private Map<String, Object> request() {
+            return object("request", "POST /echo HTTP/1.1\r\nHost: 127.0.0.1:9009\r\n\r\n");
+        }
+
+        private Map<String, Object> started(String id, String type) {
+            var data = node(id, type);
+            data.putAll(object("inputs", null, "inputs_truncated", false, "created_at", now(),
+                    "extras", Map.of(), "iteration_id", within("iteration"), "loop_id", within("loop"),
+                    "agent_strategy", null));
+            return event("node_started", data);
+        }
+
+        private Map<String, Object> finished(String id, String type, Map<String, Object> inputs,
+                Map<String, Object> process, Map<String, Object> outputs, String status, String error,
+                Map<String, Object> metadata) {
+            var data = node(id, type);
+            data.putAll(object("inputs", inputs, "inputs_truncated", false, "process_data", process,
+                    "process_data_truncated", false, "outputs", outputs, "outputs_truncated", false, "status", status,
+                    "error", error, "elapsed_time", new BigDecimal("0.01"), "execution_metadata", metadata,
+                    "created_at", now(), "finished_at", now(), "files", SimulatedFiles.among(outputs),
+                    "iteration_id", within("iteration"),
+                    "loop_id", within("loop")));
+            return event("node_finished", data);
+        }
+
+        private String within(String kind) {
+            return !container.isEmpty() && containing.equals(kind) ? container : null;
+        }
+
+        private Map<String, Object> node(String id, String type) {
+            return object("id", UUID.nameUUIDFromBytes((run.id() + id).getBytes()).toString(), "node_id", id,
+                    "node_type", type, "title", id, "index", 1, "predecessor_node_id", null);
+        }
+
+        private long now() {
+            return run.created().getEpochSecond();
+        }
+
+        private Map<String, Object> event(String name, Map<String, Object> data) {
+            return object("event", name, "workflow_run_id", run.id(), "task_id", run.task(), "data", data);
+        }
+    }
+}
