@@ -6,11 +6,17 @@
 //SOURCES CommandTest.java
 //SOURCES FormTest.java
 //SOURCES FaultTest.java
+//SOURCES ConformanceTest.java
+//SOURCES Recorded.java
 //SOURCES Simulator.java
+//SOURCES SimulatedForm.java
+//SOURCES SimulatedFiles.java
+//SOURCES SimulatedGraph.java
 //DEPS org.junit.jupiter:junit-jupiter:6.1.0
 //DEPS org.junit.platform:junit-platform-launcher:6.1.0
 //DEPS org.wiremock:wiremock-standalone:3.13.2
 //FILES golden/=golden/*
+//FILES recorded/=recorded/*
 //RUNTIME_OPTIONS --enable-native-access=ALL-UNNAMED
 
 import com.fasterxml.jackson.databind.JsonNode;
@@ -54,8 +60,8 @@ final class DifyExecTest {
             else words.add(arg);
         }
         var wanted = System.getProperty("test", words.isEmpty() ? "" : words.getFirst());
-        var classes = Stream.of(DifyExecTest.class, ServerTest.class, CommandTest.class, FormTest.class, FaultTest.class)
-                .flatMap(type -> wanted.isEmpty() ? Stream.of(type) : nested(type, wanted))
+        var classes = Stream.of(DifyExecTest.class, ServerTest.class, CommandTest.class, FormTest.class, FaultTest.class,
+                        ConformanceTest.class).flatMap(type -> wanted.isEmpty() ? Stream.of(type) : nested(type, wanted))
                 .map(DiscoverySelectors::selectClass).toList();
         if (classes.isEmpty()) System.err.println("there is no @Nested class " + wanted);
         var summary = new SummaryGeneratingListener();

@@ -1,0 +1,765 @@
+import com.fasterxml.jackson.databind.JsonNode;
+import com.fasterxml.jackson.databind.ObjectMapper;
+import org.junit.jupiter.api.Nested;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.io.TempDir;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.CsvSource;
+import org.junit.jupiter.params.provider.ValueSource;
+
+import module java.base;
+
+import static java.nio.charset.StandardCharsets.ISO_8859_1;
+import static java.nio.charset.StandardCharsets.UTF_8;
+import static org.junit.jupiter.api.Assertions.assertEquals;
+import static org.junit.jupiter.api.Assertions.assertTrue;
+
+/// The simulator held against two real servers: each recorded request is sent to it, set up as the server was, and its
+/// answer must have the same status, content type and shape ([Recorded.Shape]), a stream the same events in the same
+/// order and the same end. All cases of a version are replayed side by side, with time passing four times faster, and
+/// faster still where nothing else happens meanwhile.
+class ConformanceTest {
+    private static final ObjectMapper JSON = new ObjectMapper();
+    private static final Duration PATIENCE = Duration.ofSeconds(8);
+
+    // ── What is not compared ────────────────────────────────────────────────────────────────────────────────────────
+
+    /// Exchanges that are not compared, as `version case[number]`, and why.
+    private static final Map<Pattern, String> LEFT_OUT = patterns(
+            ".* still_running\\[.*", "repeats the look-ups of api_killed and worker_killed an hour later",
+            ".* redelivered\\[.*", "a broker that gives jobs back after an hour is not played",
+            ".* http_details\\[(4|12)\\]", "the recorder cut the middle out of this stream",
+            ".* http_details\\[22\\]", "the gzipped body was not kept",
+            "1.14.2 api_ended_.*\\[1\\]", "refused at the socket: the server that ends is not played",
+            ".* proxy_errors\\[1\\]", "the body limit of a proxy is not played",
+            ".* proxy_timeout\\[4\\]", "a proxy that buffers streams is not played",
+            ".* slots_after_kill\\[2\\]", "the slots come back after ten minutes");
+
+    private static Map<Pattern, String> patterns(String... patternsAndReasons) {
+        var patterns = new LinkedHashMap<Pattern, String>();
+        for (int i = 0; i < patternsAndReasons.length; i += 2)
+            patterns.put(Pattern.compile(patternsAndReasons[i] + ".*"), patternsAndReasons[i + 1]);
+        return patterns;
+    }
+
+    private static boolean isLeftOut(Recorded.Exchange exchange) {
+        return LEFT_OUT.keySet().stream().anyMatch(pattern -> pattern.matcher(exchange.toString()).matches());
+    }
+
+    // ── The recorded apps ───────────────────────────────────────────────────────────────────────────────────────────
+
+    /// The variables and the workflow of a recorded app; where the versions differ, `newer` are those of 1.14.2.
+    private record App(String fields, String newer, SimulatedGraph graph) {
+        static App of(String fields, String outputs, SimulatedGraph.Step... steps) {
+            return new App(fields, fields, graph(outputs, steps));
+        }
+
+        JsonNode fields(String version) {
+            return Recorded.json("[" + (version.equals("1.14.2") ? newer : fields).replace('\'', '"') + "]");
+        }
+
+        /// `outputs`: `name=node.output`, with blanks between.
+        static SimulatedGraph graph(String outputs, SimulatedGraph.Step... steps) {
+            var given = new LinkedHashMap<String, String>();
+            for (var output : outputs.isEmpty() ? new String[0] : outputs.split(" "))
+                given.put(output.split("=")[0], output.split("=")[1]);
+            return new SimulatedGraph(List.of(steps), given);
+        }
+    }
+
+    private static final String ECHO = field("text-input", "id", "'max_length':256,'required':true") + ","
+            + field("paragraph", "body_text", "'required':true") + "," + field("number", "delay_ms", "") + ","
+            + field("number", "status", "");
+    private static final String KINDS = "'allowed_file_extensions':[],'allowed_file_types':['document','image'],"
+            + "'allowed_file_upload_methods':['local_file','remote_url']";
+    private static final String TYPED = ECHO + ","
+            + field("select", "lang", "'options':['en','ja','zh'],'required':true") + ","
+            + field("select", "tone", "'options':['formal','casual']") + ","
+            + field("text-input", "short", "'max_length':8") + "," + field("checkbox", "strict", "") + ","
+            + field("file", "doc", KINDS) + "," + field("file-list", "docs", "'max_length':3," + KINDS);
+    private static final String ID = field("text-input", "id", "'max_length':256");
+    private static final String ANSWER = "answer=call.body http_status=call.status_code row_id=start.id";
+    private static final SimulatedGraph.Step CALL = new SimulatedGraph.Step.Call("call", false);
+
+    private static final Map<String, App> APPS = new HashMap<>();
+
+    static {
+        APPS.put("echo", App.of(ECHO, ANSWER, CALL));
+        APPS.put("partial", App.of(ECHO, ANSWER, new SimulatedGraph.Step.Call("call", true)));
+        APPS.put("typed", new App(TYPED, TYPED + "," + field("json_object", "meta",
+                "'json_schema':{'type':'object','properties':{'k':{'type':'string'}}}"), App.graph(ANSWER
+                + " lang=start.lang strict=start.strict doc=start.doc docs=start.docs", CALL)));
+        APPS.put("limited_one", App.of(ECHO, "id=start.id", CALL));
+        APPS.put("twice", App.of(ECHO, "first=start.id", CALL));
+        APPS.put("published again", App.of(ECHO + "," + field("paragraph", "extra", ""),
+                "first=start.id added_1=call.status_code", CALL));
+        APPS.put("needs", App.of(ID + "," + field("number", "num", "'required':true") + ","
+                + field("select", "pick", "'required':true,'options':['a','b']") + ","
+                + field("checkbox", "yes", "'required':true"),
+                "id=start.id num=start.num pick=start.pick yes=start.yes"));
+        APPS.put("needs_file", App.of(ID + "," + field("file", "doc", "'required':true," + KINDS) + ","
+                + field("file-list", "docs", "'required':true,'max_length':3," + KINDS),
+                "id=start.id doc=start.doc docs=start.docs"));
+        APPS.put("defaults", App.of(ID + "," + field("text-input", "text", "'default':'hello'") + ","
+                + field("number", "num", "'default':'7'") + ","
+                + field("select", "pick", "'options':['a','b'],'default':'b'") + ","
+                + field("checkbox", "yes", "'default':true"),
+                "id=start.id text=start.text num=start.num pick=start.pick yes=start.yes"));
+        APPS.put("bad_default", App.of(ID + "," + field("select", "pick", "'options':['a','b'],'default':''"),
+                "id=start.id pick=start.pick"));
+        APPS.put("jsonvar", App.of(ID + "," + field("json_object", "meta", ""), "id=start.id meta=start.meta"));
+        APPS.put("custom_file", App.of(ID + "," + field("file", "doc", "'allowed_file_types':['custom'],"
+                + "'allowed_file_extensions':['.xyz'],'allowed_file_upload_methods':['local_file']"),
+                "id=start.id doc=start.doc"));
+        APPS.put("parallel", App.of(ECHO, "a=a.body b=b.body", new SimulatedGraph.Step.Call("a", false),
+                new SimulatedGraph.Step.Call("b", false)));
+        APPS.put("iterate", App.of(ECHO + "," + field("file-list", "docs", "'max_length':3," + KINDS),
+                "all=each.output", new SimulatedGraph.Step.Each("each", "docs")));
+        APPS.put("repeat", App.of(ECHO, "id=start.id", new SimulatedGraph.Step.Loop("each", 2)));
+        APPS.put("human", App.of(ECHO, "note=ask.note", CALL, new SimulatedGraph.Step.Ask("ask")));
+        APPS.put("external_data_tool", App.of(ID + "," + field("external_data_tool", "ext", ""), "id=start.id"));
+        APPS.put("unknown node", App.of(ID, "id=start.id", new SimulatedGraph.Step.Unknown("nosuch-node")));
+        APPS.put("no End node", App.of(ID, ""));
+        APPS.put("a variable nobody sets", App.of(ID, "id=start.id gone=nobody.x"));
+    }
+
+    /// A variable of a form, as the editor stores it, in JSON with `'` for `"`.
+    private static String field(String type, String name, String more) {
+        var all = new LinkedHashMap<String, Object>(Map.of("label", name, "options", List.of(), "required", false,
+                "type", type, "variable", name));
+        all.put("max_length", null);
+        Recorded.json("{" + more.replace('\'', '"') + "}").properties()
+                .forEach(each -> all.put(each.getKey(), each.getValue()));
+        all.computeIfPresent("json_schema", (_, schema) -> schema.toString()); // kept as text
+        return JSON.valueToTree(Map.of(type, all)).toString();
+    }
+
+    /// Which server an exchange of a case meets: the app, how the simulator is started, and who is let in.
+    private record Place(String app, Simulator.Setup.Kind kind, Simulator.Access access, List<String> options) {
+        static Place of(String app, String... options) {
+            return new Place(app, Simulator.Setup.Kind.WORKFLOW, Simulator.Access.OPEN, List.of(options));
+        }
+
+        private static final Place UNPUBLISHED = of("echo").with(Simulator.Setup.Kind.UNPUBLISHED);
+        private static final Place CHAT = of("echo").with(Simulator.Setup.Kind.CHAT);
+        private static final Place DISABLED = new Place("echo", Simulator.Setup.Kind.WORKFLOW,
+                Simulator.Access.DISABLED, List.of());
+
+        private Place with(Simulator.Setup.Kind kind) {
+            return new Place(app, kind, access, options);
+        }
+
+        static Place of(List<Recorded.Exchange> all, Recorded.Exchange exchange) {
+            int number = exchange.number();
+            return switch (exchange.name()) {
+                case "parameters_typed", "files", "slots_errors" -> of("typed");
+                case "error_open" -> of("typed", "--speed", "15");
+                case "pings", "proxy_buffering" -> of("echo", "--speed", "15");
+                case "run_blocking_partial", "run_streaming_partial" -> of("partial");
+                case "inputs_blocking", "inputs_streaming", "inputs_more_blocking", "inputs_more_streaming" ->
+                        of(exchange.about().substring(0, exchange.about().indexOf(':')));
+                case "odd_graphs" -> of(exchange.about().substring(0, exchange.about().indexOf(',')));
+                case "too_many_blocking", "too_many_streaming", "slots_after_kill" -> of("echo", "--limit", "2");
+                case "limited_one" -> of("limited_one", "--limit", "1");
+                case "keys_changed" -> of("limited_one");
+                case "publish_again" -> of("twice");
+                case "human" -> of("human", "--speed", "10");
+                case "huge_integer" -> of("defaults", "--speed", "15");
+                case "iterate_parallel" -> of(List.of("iterate", "iterate", "parallel", "parallel", "iterate", "repeat")
+                        .get(number));
+                case "parameters_other" -> List.of(UNPUBLISHED, CHAT, DISABLED).get(number);
+                case "versions_blocking", "versions_streaming" ->
+                        number == 4 ? UNPUBLISHED : number == 5 ? CHAT : of("echo");
+                case "keys" -> number == 4 ? DISABLED : of("echo");
+                case "queue_worker_paused" -> of("echo", "--queue", "40s", "--silence", "100s", "--speed", "15");
+                case "queue_client_leaves" -> of("echo", "--queue", "13s", "--speed", "10");
+                case "queue_timeout" -> of("echo", "--queue", "40s", "--speed", "15");
+                case "queue_worker_killed" -> of("echo", "--lost", "100%");
+                case "worker_killed_streaming" -> of("echo", "--never", "100%", "--speed", "15");
+                case "api_killed_blocking", "api_killed_streaming" -> of("echo", "--kill", "100%");
+                case "proxy_timeout" -> number < 4
+                        ? of("echo", "--gateway", "100%", "--seed", seed(die -> die % 3 == 2))
+                        : of("echo", "--drop-before", "100%", "--seed", seed(die -> die % 2 == 0));
+                case "proxy_errors" -> of("echo", "--gateway", "100%", "--seed", seed(die -> die % 3 == 0));
+                case "limits" -> limited(all, exchange);
+                case "stop" -> of("echo", "--speed", "1", "--seed",
+                        seed(die -> die % 5 != 0 && die % 7 != 0 && die % 200 > 150));
+                case "stop_other" -> of("echo", "--seed", seed(die -> die % 5 != 0 && die % 7 != 0));
+                default -> of("echo");
+            };
+        }
+
+        /// By the setting that was lowered: named by the run before.
+        private static Place limited(List<Recorded.Exchange> all, Recorded.Exchange exchange) {
+            var setting = all.stream().filter(each -> each.number() <= exchange.number())
+                    .map(Recorded.Exchange::about).filter(about -> about.startsWith("{")).reduce((_, last) -> last)
+                    .orElseThrow();
+            return of("echo", "--speed", "10", setting.contains("APP_MAX") ? "--stopped"
+                    : setting.contains("STEPS") ? "--step-limit" : "--time-limit", "100%");
+        }
+
+        /// A seed with which the first start of row `r1` rolls such a die.
+        private static String seed(IntPredicate wanted) {
+            return IntStream.iterate(1, seed -> seed + 1).mapToObj(String::valueOf).filter(seed -> wanted.test(
+                    behaviour("1.14.2", "--seed", seed).fate("r1", 1, Map.of()).die())).findFirst().orElseThrow();
+        }
+    }
+
+    private static Simulator.Behaviour behaviour(String version, String... options) {
+        var line = Simulator.commandLine();
+        line.parseArgs(Stream.concat(Stream.of("--dify", version, "--speed", "4", "--silence", "30s"),
+                Stream.of(options)).toArray(String[]::new));
+        return ((Simulator) line.getCommand()).behaviour();
+    }
+
+    // ── The comparison ──────────────────────────────────────────────────────────────────────────────────────────────
+
+    @Nested
+    class TheSimulator {
+        @ParameterizedTest
+        @ValueSource(strings = {"1.9.2", "1.14.2"})
+        void answersAsTheServerDid(String version) throws Exception {
+            var cases = Recorded.cases(version);
+            var differing = ConcurrentHashMap.<List<Recorded.Exchange>>newKeySet();
+
+            try (var threads = Executors.newFixedThreadPool(12, Thread.ofVirtual().factory())) {
+                for (var each : cases.values())
+                    threads.submit(() -> differences(each).isEmpty() || differing.add(each));
+            }
+            var differences = new TreeMap<String, String>(); // a machine that stalls is given a second chance
+            for (var each : differing) differences.putAll(differences(each));
+
+            var all = cases.values().stream().flatMap(List::stream).toList();
+            long left = all.stream().filter(ConformanceTest::isLeftOut).count();
+            IO.println("conformance: " + version + ": " + (all.size() - left) + " compared, " + left + " left out");
+            assertEquals("", differences.entrySet().stream().limit(20)
+                    .map(each -> each.getKey() + "\n" + each.getValue()).collect(Collectors.joining("\n")),
+                    () -> differences.size() + " differ");
+            assertTrue(left * 10 <= all.size(), "at most one in ten is left out");
+        }
+    }
+
+    @Nested
+    class AFormFile {
+        @TempDir Path folder;
+
+        @ParameterizedTest
+        @ValueSource(strings = {"%s", "{\"user_input_form\":%s}"})
+        void isAFormOrAWholeAnswerOfParameters(String file) throws IOException {
+            var form = folder.resolve("form.json");
+            Files.writeString(form, file.formatted("[" + field("number", "size", "") + "]"));
+
+            var fields = behaviour("1.14.2", "--form", form.toString()).fields();
+
+            assertEquals("size", fields.at("/0/number/variable").asText());
+        }
+
+        @Test
+        void thatCannotBeReadIsNamed() throws IOException {
+            var form = folder.resolve("form.json");
+            Files.writeString(form, "[");
+            var err = new StringWriter();
+
+            int code = Simulator.commandLine().setErr(new PrintWriter(err, true)).execute("--form", form.toString());
+
+            assertEquals(2, code);
+            assertTrue(err.toString().startsWith(form + " is not a form: "), err.toString());
+        }
+    }
+
+    /// A row with a value that only the server can judge: our own check lets it pass.
+    @Nested
+    class ARowThatTheServerRefuses {
+        @TempDir Path folder;
+
+        @ParameterizedTest(name = "{0} {1}")
+        @CsvSource(useHeadersInDisplayName = true, textBlock = """
+                version, mode,      http
+                1.9.2,   blocking,  400
+                1.9.2,   streaming, 400
+                1.14.2,  blocking,  400
+                1.14.2,  streaming, 500
+                """)
+        void failsOnceInTheServersWordsWhileOthersGoOn(String version, String mode, int http) throws Exception {
+            var form = folder.resolve("form.json");
+            Files.writeString(form, "[" + field("text-input", "id", "'required':true") + ","
+                    + field("file", "doc", KINDS) + "]");
+            Files.writeString(folder.resolve("data.csv"), """
+                    id,doc
+                    1,http://127.0.0.1:9/a.txt
+                    2,http://127.0.0.1:80/a.txt
+                    """);
+            var dify = new Simulator.Dify(behaviour(version, "--form", form.toString()), new Simulator.Setup("files",
+                    Optional.empty(), Simulator.Setup.Kind.WORKFLOW, address -> address.getPort() != 9));
+
+            int code;
+            try (var server = Simulator.Server.start(0, 0, dify)) {
+                code = DifyExec.commandLine(DifyExec.Env.of(Map.of("DIFY_API_KEY", "app-x",
+                                "DIFY_API_BASE_URL", server.baseUrl().toString())))
+                        .setOut(new PrintWriter(Writer.nullWriter())).setErr(new PrintWriter(Writer.nullWriter()))
+                        .execute("run", "-i", folder.resolve("data.csv").toString(), "-o",
+                                folder.resolve("results.jsonl").toString(), "--mode", mode, "--progress", "off");
+            }
+
+            var ends = Files.readAllLines(folder.resolve("results.jsonl.log")).stream().map(Recorded::json)
+                    .filter(line -> line.path("event").asText().equals("end"))
+                    .collect(Collectors.toMap(line -> line.path("id").asText(), line -> line));
+            assertEquals(3, code);
+            assertEquals("succeeded", ends.get("2").path("outcome").asText());
+            assertEquals("failed", ends.get("1").path("outcome").asText());
+            assertEquals("Reached maximum retries (3) for URL http://127.0.0.1:9/a.txt",
+                    ends.get("1").path("error").asText());
+            assertEquals(http, ends.get("1").path("http").asInt());
+            assertEquals(1, dify.ledger().stats(false).get("started"), "runs");
+        }
+    }
+
+    // ── Replaying ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    private static Map<String, String> differences(List<Recorded.Exchange> exchanges) {
+        if (exchanges.stream().allMatch(ConformanceTest::isLeftOut)) return Map.of();
+        try (var replay = new Replay(exchanges)) {
+            return replay.differences();
+        } catch (Exception | AssertionError problem) {
+            return Map.of(exchanges.getFirst().toString(), "  stopped here: " + problem);
+        }
+    }
+
+    /// One case: its exchanges, one after another, on servers of its own.
+    private static final class Replay implements AutoCloseable {
+        private final String version;
+        private final List<Recorded.Exchange> exchanges;
+        private final Map<Place, Simulator.Dify> apps = new HashMap<>();
+        private final Map<Place, Simulator.Server> servers = new HashMap<>();
+        private final Map<Integer, Wire> begun = new TreeMap<>();
+        private final List<Wire> others = new ArrayList<>();
+        /// What stands in a recorded request for something else here: ids that no recorded answer gave.
+        private final Map<String, String> aliases = new HashMap<>();
+        private String key = "app-MASKED";
+
+        Replay(List<Recorded.Exchange> exchanges) {
+            this.version = exchanges.getFirst().version();
+            this.exchanges = exchanges;
+        }
+
+        Map<String, String> differences() throws Exception {
+            var differences = new LinkedHashMap<String, String>();
+            for (var exchange : exchanges) {
+                for (var later : needed(exchange)) beginRun(later);
+                before(exchange);
+                var difference = replay(exchange);
+                if (!difference.isEmpty() && !isLeftOut(exchange)) differences.put(exchange.toString(), difference);
+            }
+            return differences;
+        }
+
+        /// The later ones that were begun before: their ids, or their runs in the log, are spoken of.
+        private List<Recorded.Exchange> needed(Recorded.Exchange exchange) {
+            var path = URLDecoder.decode(exchange.path(), UTF_8);
+            return exchanges.stream().filter(each -> each.number() > exchange.number())
+                    .filter(each -> !begun.containsKey(each.number()))
+                    .filter(each -> path.contains("@" + each.number() + "/") || each.startsRun() && exchange.isAsking()
+                            && path.contains("session_id=" + each.user())).toList();
+        }
+
+        /// What was done to the server before this exchange.
+        private void before(Recorded.Exchange exchange) throws Exception {
+            var place = place(exchange);
+            switch (exchange.name() + " " + exchange.number()) {
+                case "keys_changed 1" -> app(place).become(Simulator.Access.DISABLED);
+                case "keys_changed 2" -> app(place).become(Simulator.Access.OPEN);
+                case "keys_changed 3" -> app(place).delete(key);
+                case "keys_changed 5" -> key = "app-MASKED-too";
+                case "keys_changed 6" -> app(place).become(Simulator.Access.DELETED);
+                case "keys_changed 8", "keys 1", "keys 5" -> key = "nosuch";
+                case "keys 4" -> key = "app-MASKED";
+                case "too_many_blocking 0", "too_many_streaming 0" -> {
+                    var mode = exchange.name().substring("too_many_".length());
+                    other(place, mode, "other", 3000, 200, "x");
+                    other(place, mode, "other", 3000, 200, "x");
+                }
+                case "too_many_blocking 1", "too_many_streaming 1" -> {
+                    for (var other : others) other.awaitEnd();
+                }
+                case "limited_one 2" -> other(place, "blocking", "other", 8000, 200, "x");
+                case "slots_after_kill 1" -> {
+                    other(place, "blocking", "other", 3000, 200, "[kill!]");
+                    other(place, "blocking", "other", 3000, 200, "[kill!]");
+                }
+                case "log_filters 0" -> {
+                    for (int status : List.of(500, 500, 500, 200, 200, 200))
+                        other(place, "blocking", "other", 0, status, "x").awaitEnd();
+                }
+                case "log_filters 12" -> {
+                    var word = exchange.path().replaceAll(".*keyword=", "");
+                    aliases.put(word, begun.get(0).awaitValue("/workflow_run_id").substring(0, word.length()));
+                }
+                case "versions_blocking 0", "versions_streaming 0" ->
+                        aliases.put(id(exchange), app(place).published());
+                case "publish_again 2" -> {
+                    begin(exchange);
+                    begun.get(2).awaitEvents(2);
+                    var again = APPS.get("published again");
+                    app(place).publish(again.fields(version), Optional.of(again.graph()));
+                }
+                case "publish_again 7", "publish_again 8" -> aliases.put(id(exchange), app(place).draft());
+                case "human 9", "human 16" -> {
+                    begin(numbered(exchange.number() + 1));
+                    begun.get(exchange.number() + 1).awaitEvents(1);
+                }
+                case "events_route 0" -> {
+                    var tree = other(place, "streaming", user(numbered(2)), 9000, 200, "x").awaitEvents(2);
+                    aliases.put(id(exchange), tree.at("/0/workflow_run_id").asText());
+                    aliases.put(id(numbered(3)), tree.at("/0/task_id").asText());
+                }
+                case "events_route 5" -> {
+                    for (int number = 5; number < 9; number++) begin(numbered(number));
+                }
+                case "events_route 10" -> {
+                    var user = user(exchange);
+                    other(place, "blocking", user, 9000, 200, "x");
+                    until("its log row", () -> ledger(place).listed(user).findFirst().isPresent());
+                    aliases.put(id(exchange), ledger(place).listed(user).findFirst().orElseThrow().began.join().id());
+                }
+                default -> {}
+            }
+        }
+
+        private Recorded.Exchange numbered(int number) {
+            return exchanges.stream().filter(each -> each.number() == number).findFirst().orElseThrow();
+        }
+
+        private static String id(Recorded.Exchange exchange) {
+            return Pattern.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}").matcher(exchange.path()).results()
+                    .map(MatchResult::group).findFirst().orElseThrow();
+        }
+
+        private static String user(Recorded.Exchange exchange) {
+            return exchange.path().replaceAll(".*user=([^&]*).*", "$1");
+        }
+
+        /// A run that was not recorded; begun when this returns.
+        private Wire other(Place place, String mode, String user, int delay, int status, String text) throws Exception {
+            var inputs = new HashMap<String, Object>(Map.of("id", "r1", "body_text", text, "delay_ms", delay));
+            if (status != 200) inputs.put("status", status);
+            var body = JSON.writeValueAsBytes(Map.of("inputs", inputs, "response_mode", mode, "user", user));
+            int before = started(place);
+            var wire = Wire.open(server(place), request("POST", "/v1/workflows/run", Map.of("Authorization",
+                    "Bearer app-x", "Content-Type", "application/json"), body));
+            others.add(wire);
+            until("a run to start", () -> started(place) > before);
+            return wire;
+        }
+
+        private int started(Place place) {
+            return (int) ledger(place).stats(false).get("started");
+        }
+
+        private Simulator.Ledger ledger(Place place) {
+            return app(place).ledger();
+        }
+
+        // Asking
+
+        private String replay(Recorded.Exchange exchange) throws Exception {
+            var deadline = System.nanoTime() + Duration.ofSeconds(4).toNanos();
+            while (true) {
+                if (!begun.containsKey(exchange.number()) && exchange.startsRun() && exchange.status() == 0)
+                    beginRun(exchange);
+                else begin(exchange);
+                var difference = difference(exchange, begun.get(exchange.number()));
+                if (difference.isEmpty() || !exchange.isAsking() || exchange.name().equals("detail_at_finish")
+                        || System.nanoTime() > deadline) return difference;
+                begun.remove(exchange.number()).close();
+                LockSupport.parkNanos(5_000_000);
+            }
+        }
+
+        private void begin(Recorded.Exchange exchange) throws Exception {
+            if (begun.containsKey(exchange.number())) return;
+            var place = place(exchange);
+            boolean goesOn = exchange.name().equals("http_details") && !exchange.raw().matches("(?s)[A-Z]+ .*");
+            var wire = goesOn ? begun.get(exchange.number() - 1).send(bytes(exchange))
+                    : Wire.open(server(place), bytes(exchange));
+            begun.put(exchange.number(), wire);
+        }
+
+        /// Returns when the server has taken the run.
+        private void beginRun(Recorded.Exchange exchange) throws Exception {
+            var place = place(exchange);
+            int before = started(place);
+            begin(exchange);
+            if (!place.options().contains("--lost")) until("the run of " + exchange, () -> started(place) > before);
+        }
+
+        private byte[] bytes(Recorded.Exchange exchange) throws Exception {
+            if (!exchange.raw().isEmpty()) return whole(exchange.raw()).getBytes(UTF_8);
+            var headers = new LinkedHashMap<>(exchange.headers());
+            headers.replaceAll((_, value) -> value.replace("app-MASKED", key));
+            return request(exchange.method(), shifted(resolved(exchange.path())), headers, body(exchange));
+        }
+
+        private static byte[] request(String method, String path, Map<String, String> headers, byte[] body) {
+            var head = new StringBuilder(method + " " + path + " HTTP/1.1\r\nHost: x\r\n");
+            headers.forEach((name, value) -> head.append(name).append(": ").append(value).append("\r\n"));
+            head.append("Content-Length: ").append(body.length).append("\r\n\r\n");
+            var all = new ByteArrayOutputStream();
+            all.writeBytes(head.toString().getBytes(ISO_8859_1));
+            all.writeBytes(body);
+            return all.toByteArray();
+        }
+
+        /// With the end of a long body, which the recorder left out.
+        private static String whole(String raw) {
+            var length = Pattern.compile("Content-Length: (\\d+)").matcher(raw);
+            int body = raw.indexOf("\r\n\r\n") + 4;
+            if (!length.find() || body == raw.length()) return raw;
+            var rest = "\"}, \"user\": \"u\", \"response_mode\": \"blocking\"}";
+            int missing = Integer.parseInt(length.group(1)) - raw.substring(body).getBytes(UTF_8).length;
+            return missing < rest.length() ? raw : raw + "x".repeat(missing - rest.length()) + rest;
+        }
+
+        private byte[] body(Recorded.Exchange exchange) throws Exception {
+            var body = exchange.body();
+            if (body == null) return new byte[0];
+            if (!body.isTextual()) return resolved(body.toString()).getBytes(UTF_8);
+            var big = Pattern.compile("body_text of (\\d+) MiB").matcher(body.asText());
+            if (big.matches()) return JSON.writeValueAsBytes(Map.of("inputs", Map.of("id", "r1", "body_text",
+                    "x".repeat(Integer.parseInt(big.group(1)) << 20)), "user", "big", "response_mode", "blocking"));
+            var bytes = Pattern.compile("(\\d+) bytes").matcher(body.asText());
+            if (!bytes.matches()) return body.asText().getBytes(UTF_8);
+            boolean picture = exchange.about().contains("picture");
+            var head = "------b0\r\nContent-Disposition: form-data; name=\"file\"; filename="
+                    + (picture ? "\"a.png\"\r\nContent-Type: image/png" : "\"a.txt\"\r\nContent-Type: text/plain");
+            return (head + "\r\n\r\n" + "x".repeat(Integer.parseInt(bytes.group(1))) + "\r\n------b0--\r\n")
+                    .getBytes(UTF_8);
+        }
+
+        /// With the ids of this server in place of the recorded ones.
+        private String resolved(String text) throws Exception {
+            for (var alias : aliases.entrySet()) text = text.replace(alias.getKey(), alias.getValue());
+            var match = Pattern.compile("@(\\d+)(/[^@]*)@").matcher(text);
+            var resolved = new StringBuilder();
+            while (match.find()) match.appendReplacement(resolved, Matcher.quoteReplacement(
+                    begun.get(Integer.parseInt(match.group(1))).awaitValue(match.group(2))));
+            return match.appendTail(resolved).toString();
+        }
+
+        /// Times in a query lay around the recorded run; here they lie around now.
+        private static String shifted(String path) {
+            if (!path.contains("created_at__before")) return path;
+            var now = Instant.now().truncatedTo(ChronoUnit.SECONDS);
+            boolean around = path.contains("created_at__after");
+            return path.replaceAll("(created_at__after)=[^&]*", "$1=" + now.minusSeconds(20))
+                    .replaceAll("(created_at__before)=[^&]*", "$1=" + now.plusSeconds(around ? 20 : -20));
+        }
+
+        // Comparing
+
+        private String difference(Recorded.Exchange exchange, Wire wire) throws Exception {
+            if (exchange.status() == 0) {
+                if (!exchange.name().startsWith("api_")) wire.close(); // the client left
+                wire.awaitEnd();
+                return wire.status() == 0 ? "" : "answered with " + wire.status();
+            }
+            boolean left = exchange.end().equals("client");
+            if (exchange.tail()) wire.awaitLast();
+            else if (left) wire.awaitEvents(exchange.answer().size());
+            else wire.awaitEnd();
+            var shapes = wire.shapes();
+            var end = !exchange.isStream() || left ? exchange.end() : wire.isWhole() ? "server" : "cut";
+            if (left) wire.close();
+            var expected = List.of("" + exchange.status(), exchange.type(), "" + exchange.ours(), exchange.end());
+            var actual = List.of("" + wire.status(), wire.type(), "" + wire.header("x-version").isPresent(), end);
+            if (!expected.equals(actual)) return "  expected " + expected + "\n  but was  " + actual + " " + shapes;
+            return firstDifference(exchange.answer(), !exchange.tail() ? shapes
+                    : shapes.subList(Math.max(0, shapes.size() - 1), shapes.size()));
+        }
+
+        private static String firstDifference(List<String> expected, List<String> actual) {
+            for (int i = 0; i < Math.max(expected.size(), actual.size()); i++) {
+                var one = i < expected.size() ? expected.get(i) : "nothing";
+                var other = i < actual.size() ? actual.get(i) : "nothing";
+                int at = Arrays.mismatch(one.toCharArray(), other.toCharArray());
+                if (at >= 0) return "  no. " + i + " expected " + around(one, at) + "\n  but was        "
+                        + around(other, at);
+            }
+            return "";
+        }
+
+        private static String around(String shape, int at) {
+            return "…" + shape.substring(Math.max(0, at - 60), Math.min(shape.length(), at + 100));
+        }
+
+        // Servers
+
+        private Place place(Recorded.Exchange exchange) {
+            return Place.of(exchanges, exchange);
+        }
+
+        private Simulator.Dify app(Place place) {
+            var app = apps.get(place);
+            if (app == null) {
+                var behaviour = behaviour(version, place.options().toArray(String[]::new));
+                var kind = APPS.get(place.app());
+                app = new Simulator.Dify(behaviour.with(kind.fields(version)), new Simulator.Setup(place.app(),
+                        Optional.of(kind.graph()), place.kind(), Replay::answers));
+                app.become(place.access());
+                apps.put(place, app);
+            }
+            return app;
+        }
+
+        /// Whether the recorded address of a file answered.
+        private static boolean answers(URI address) {
+            return !address.toString().contains("status=500") && address.getPort() != 9;
+        }
+
+        private int server(Place place) throws IOException {
+            if (!servers.containsKey(place)) servers.put(place, Simulator.Server.start(0, 0, app(place)));
+            return servers.get(place).baseUrl().getPort();
+        }
+
+        @Override
+        public void close() throws IOException {
+            for (var wire : begun.values()) wire.close();
+            for (var wire : others) wire.close();
+            for (var server : servers.values()) server.close();
+        }
+    }
+
+    private static void until(String what, BooleanSupplier done) {
+        long deadline = System.nanoTime() + PATIENCE.toNanos();
+        while (!done.getAsBoolean()) {
+            if (System.nanoTime() > deadline) throw new AssertionError("waited in vain for " + what);
+            LockSupport.parkNanos(1_000_000);
+        }
+    }
+
+    // ── The wire ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    /// One request, byte for byte, and what has come back so far; a thread of its own reads.
+    private static final class Wire {
+        private final Socket socket;
+        private final InputStream in;
+        private final Map<String, String> headers = new ConcurrentHashMap<>();
+        private final ByteArrayOutputStream body = new ByteArrayOutputStream();
+        private volatile CountDownLatch end = new CountDownLatch(1);
+        private volatile int status;
+        private volatile boolean whole;
+
+        private Wire(Socket socket) throws IOException {
+            this.socket = socket;
+            this.in = new BufferedInputStream(socket.getInputStream());
+        }
+
+        static Wire open(int port, byte[] request) throws IOException {
+            return new Wire(new Socket(InetAddress.getLoopbackAddress(), port)).send(request);
+        }
+
+        Wire send(byte[] request) throws IOException {
+            end = new CountDownLatch(1);
+            socket.getOutputStream().write(request);
+            boolean head = new String(request, 0, Math.min(5, request.length), ISO_8859_1).equals("HEAD ");
+            Thread.startVirtualThread(() -> read(head));
+            return this;
+        }
+
+        private void read(boolean head) {
+            try {
+                var first = line();
+                if (first.length() < 12) return;
+                for (var line = line(); !line.isEmpty(); line = line()) {
+                    var pair = line.split(":", 2);
+                    headers.put(pair[0].toLowerCase(Locale.ROOT), pair[1].strip());
+                }
+                status = Integer.parseInt(first.substring(9, 12));
+                if (header("transfer-encoding").isPresent()) chunks();
+                else if (!head) take(Integer.parseInt(header("content-length").orElse("0")));
+                whole = true;
+            } catch (IOException | NumberFormatException _) {
+                // cut: what has come counts
+            } finally {
+                end.countDown();
+            }
+        }
+
+        private void chunks() throws IOException {
+            for (int size = Integer.parseInt(line(), 16); size > 0; size = Integer.parseInt(line(), 16)) {
+                take(size);
+                line();
+            }
+        }
+
+        private void take(int size) throws IOException {
+            var bytes = in.readNBytes(size);
+            synchronized (body) {
+                body.writeBytes(bytes);
+            }
+            if (bytes.length < size) throw new EOFException();
+        }
+
+        private String line() throws IOException {
+            var line = new StringBuilder();
+            for (int next = in.read(); next >= 0 && next != '\n'; next = in.read())
+                if (next != '\r') line.append((char) next);
+            return line.toString();
+        }
+
+        int status() {
+            return status;
+        }
+
+        boolean isWhole() {
+            return whole;
+        }
+
+        Optional<String> header(String name) {
+            return Optional.ofNullable(headers.get(name));
+        }
+
+        String type() {
+            return header("content-type").orElse("");
+        }
+
+        private String text() {
+            synchronized (body) {
+                return body.toString(UTF_8);
+            }
+        }
+
+        List<String> shapes() {
+            return Recorded.Shape.of(type(), text());
+        }
+
+        void awaitEnd() throws InterruptedException {
+            if (!end.await(PATIENCE.toMillis(), TimeUnit.MILLISECONDS))
+                throw new AssertionError("no end of " + shapes());
+        }
+
+        /// So many events, pings among them; gives all but the pings. An end before them is seen in the comparison.
+        JsonNode awaitEvents(int count) {
+            until(count + " events", () -> end.getCount() == 0
+                    || type().startsWith("text/event-stream") && Recorded.events(text()).size() >= count);
+            return Recorded.tree(type(), text());
+        }
+
+        /// The last event of a run, or of a refusal.
+        void awaitLast() {
+            until("the last event", () -> end.getCount() == 0 || shapes().stream()
+                    .anyMatch(shape -> shape.matches(".*event:\"(workflow_finished|error)\".*")));
+        }
+
+        /// The value at a place of the answer, as soon as it is there.
+        String awaitValue(String pointer) {
+            until("a value at " + pointer, () -> status != 0
+                    && (end.getCount() == 0 || type().startsWith("text/event-stream"))
+                    && !Recorded.tree(type(), text()).at(pointer).isMissingNode());
+            return Recorded.tree(type(), text()).at(pointer).asText();
+        }
+
+        void close() throws IOException {
+            socket.close();
+        }
+    }
+}
