@@ -17,8 +17,8 @@ import module java.base;
 import static java.nio.charset.StandardCharsets.UTF_8;
 import static java.util.stream.Collectors.joining;
 
-/// Runs the tool as a user does, a process a batch, and holds what it took against a bar. Rates are ratios: `wrk` drives
-/// the same server just before and just after, so that a busy machine slows both.
+/// Runs the tool as a user does, a process a batch, and holds what it took against a bar. Rates are ratios: `wrk`
+/// drives the same server just before and just after, so that a busy machine slows both.
 ///
 /// Servers: nginx with static answers (no latency), and [Simulator] in a process of its own (latency, limits).
 @Command(name = "pace", mixinStandardHelpOptions = true, sortOptions = false, usageHelpWidth = 100,
@@ -86,7 +86,8 @@ final class Pace implements Callable<Integer> {
     }
 
     private int unknown() {
-        spec.commandLine().getErr().println("pace: no row is named " + String.join(" or ", only) + "; --list names them");
+        spec.commandLine().getErr().println("pace: no row is named " + String.join(" or ", only)
+                + "; --list names them");
         return 2;
     }
 
@@ -122,7 +123,8 @@ final class Pace implements Callable<Integer> {
         /// Three digits that count; whole numbers as they are.
         private static String number(double value) {
             if (value == Math.rint(value)) return String.format(Locale.ROOT, "%.0f", value);
-            return String.format(Locale.ROOT, Math.abs(value) < 1 ? "%.3f" : Math.abs(value) < 10 ? "%.2f" : "%.1f", value);
+            double size = Math.abs(value);
+            return String.format(Locale.ROOT, size < 1 ? "%.3f" : size < 10 ? "%.2f" : "%.1f", value);
         }
     }
 
@@ -164,33 +166,35 @@ final class Pace implements Callable<Integer> {
         static List<Measure> all() {
             var all = new ArrayList<Measure>();
             for (var version : List.of("1.14.2", "1.9.2")) for (var mode : List.of("blocking", "streaming"))
-                all.add(new Measure("steady-" + version + "-" + mode, List.of(Bar.atLeast("3,000 rows × 100 ms, `-c 10`, "
-                        + mode + ", " + version + ": rows/s against `wrk -c10`"
+                all.add(new Measure("steady-" + version + "-" + mode, List.of(Bar.atLeast("3,000 rows × 100 ms, "
+                        + "`-c 10`, " + mode + ", " + version + ": rows/s against `wrk -c10`"
                         + (leavesEarly(version, mode) ? " (blocking: `wrk` would wait for the stream's own end)" : ""),
                         0.96, "")), bench -> steady(bench, version, mode)));
             all.addAll(List.of(
                     new Measure("wide", List.of(Bar.atLeast("2,000 rows × 1 s, `-c 200`: against the ideal 10 s", 0.93,
                             "")), Pace::wide),
-                    new Measure("burst-blocking", List.of(Bar.atLeast("60,000 rows, no latency, `-c 64`, blocking: rows/s "
-                            + "against `wrk -c64`", 0.09, "")), bench -> burst(bench, "blocking", 64)),
+                    new Measure("burst-blocking", List.of(Bar.atLeast("60,000 rows, no latency, `-c 64`, blocking: "
+                            + "rows/s against `wrk -c64`", 0.09, "")), bench -> burst(bench, "blocking", 64)),
                     new Measure("burst-streaming", List.of(Bar.atLeast("the same, streaming", 0.07, "")),
                             bench -> burst(bench, "streaming", 64)),
-                    new Measure("single", List.of(Bar.atLeast("60,000 rows, no latency, `-c 1`, blocking: rows/s against "
-                            + "`wrk -c1`", 0.22, "")), bench -> burst(bench, "blocking", 1)),
-                    new Measure("admits", List.of(Bar.atLeast("the server admits 4, `-c 32`, 400 rows × 200 ms: against "
-                            + "the ideal 20 s", 0.9, ""), Bar.atMost("the same: refused requests", 50, "")), Pace::admits),
-                    new Measure("million", List.of(Bar.atMost("1,000,000-row CSV, `--limit 5000`, `-c 64`: peak RSS", 200,
-                            " MB"), Bar.atMost("the same: more than with 10,000 rows", 64, " MB")), Pace::million),
-                    new Measure("resume", List.of(Bar.atMost("resume over 1,000,000 rows with 999,000 done: to the first "
-                            + "run's request", 12, " s"), Bar.atMost("the same: peak RSS", 200, " MB")), Pace::resume),
+                    new Measure("single", List.of(Bar.atLeast("60,000 rows, no latency, `-c 1`, blocking: rows/s "
+                            + "against `wrk -c1`", 0.22, "")), bench -> burst(bench, "blocking", 1)),
+                    new Measure("admits", List.of(Bar.atLeast("the server admits 4, `-c 32`, 400 rows × 200 ms: "
+                            + "against the ideal 20 s", 0.9, ""), Bar.atMost("the same: refused requests", 50, "")),
+                            Pace::admits),
+                    new Measure("million", List.of(Bar.atMost("1,000,000-row CSV, `--limit 5000`, `-c 64`: peak RSS",
+                            200, " MB"), Bar.atMost("the same: more than with 10,000 rows", 64, " MB")), Pace::million),
+                    new Measure("resume", List.of(Bar.atMost("resume over 1,000,000 rows with 999,000 done: to the "
+                            + "first run's request", 12, " s"), Bar.atMost("the same: peak RSS", 200, " MB")),
+                            Pace::resume),
                     new Measure("retry", List.of(Bar.atMost("retry of 8,000 ids, no latency, `-c 64`: more than "
                             + "`--version`", 3, " s")), Pace::retry),
                     new Measure("status", List.of(Bar.atMost("`status` over 100,000 results: more than `--version`", 1,
                             " s")), Pace::status),
                     new Measure("check", List.of(Bar.atMost("`check` of 100,000 rows × 10 columns: more than "
                             + "`--version`", 3, " s"), Bar.atMost("the same: peak RSS", 150, " MB")), Pace::check),
-                    new Measure("files", List.of(Bar.atMost("20 rows with a 20 MB file each, `-c 8`: peak RSS over that "
-                            + "without files", 60, " MB")), Pace::files),
+                    new Measure("files", List.of(Bar.atMost("20 rows with a 20 MB file each, `-c 8`: peak RSS over "
+                            + "that without files", 60, " MB")), Pace::files),
                     new Measure("rate", List.of(Bar.atLeast("`--rate 10/s`: smallest gap between starts", 80, " ms"),
                             Bar.atMost("the same: mean gap off by", 2, " %")), Pace::rate),
                     new Measure("down-refused", List.of(Bar.atMost("server down for 60 s in the middle of a batch "
@@ -260,7 +264,8 @@ final class Pace implements Callable<Integer> {
         return version.equals("1.14.2") && mode.equals("streaming");
     }
 
-    private static List<Sample> steady(Bench bench, String version, String mode) throws IOException, InterruptedException {
+    private static List<Sample> steady(Bench bench, String version, String mode)
+            throws IOException, InterruptedException {
         int rows = bench.scaled(3000), clients = 10;
         var folder = bench.folder("steady");
         Data.write(folder.resolve("data.csv"), rows);
@@ -290,8 +295,8 @@ final class Pace implements Callable<Integer> {
             bench.wrk(folder, server.address(), "blocking").sample(clients, 3); // the server's own warm-up
             var batch = bench.tool().run(folder, server.address(), "-c", String.valueOf(clients)).complete(rows);
             double took = batch.log().seconds();
-            return List.of(new Sample(rows / (double) clients / took, String.format(Locale.ROOT, "%.2f s from the first "
-                    + "start to the last end", took)));
+            return List.of(new Sample(rows / (double) clients / took, String.format(Locale.ROOT,
+                    "%.2f s from the first start to the last end", took)));
         }
     }
 
@@ -331,11 +336,9 @@ final class Pace implements Callable<Integer> {
 
     private static Finished limited(Bench bench, int rows, int limit) throws IOException, InterruptedException {
         var folder = bench.folder("limited-" + rows);
-        if (!Files.exists(folder.resolve("data.csv"))) Data.write(folder.resolve("data.csv"), rows);
-        var batch = bench.tool().run(folder, bench.nginx().site("blocking"), "-c", "64", "--limit",
+        Data.write(folder.resolve("data.csv"), rows);
+        return bench.tool().run(folder, bench.nginx().site("blocking"), "-c", "64", "--limit",
                 String.valueOf(limit)).complete(limit);
-        batch.deleteOutput();
-        return batch;
     }
 
     private static List<Sample> resume(Bench bench) throws IOException, InterruptedException {
@@ -387,8 +390,8 @@ final class Pace implements Callable<Integer> {
         double version = bench.version();
         var checked = bench.tool().start(folder, "check", "-i", "data.csv", "--base-url",
                 bench.nginx().site("typed").toString()).exited(DifyExec.OK);
-        return List.of(more(checked, version), new Sample(checked.peak(), Files.size(folder.resolve("data.csv")) / 1_000_000
-                + " MB of CSV"));
+        return List.of(more(checked, version), new Sample(checked.peak(), Files.size(folder.resolve("data.csv"))
+                / 1_000_000 + " MB of CSV"));
     }
 
     private static List<Sample> files(Bench bench) throws IOException, InterruptedException {
@@ -403,8 +406,8 @@ final class Pace implements Callable<Integer> {
         with.deleteOutput();
         Data.writeFiles(folder.resolve("data.csv"), rows, _ -> "");
         var without = bench.tool().run(folder, bench.nginx().site("files"), "-c", "8").complete(rows);
-        return List.of(new Sample(with.peak() - without.peak(), String.format(Locale.ROOT, "%.0f MB with, %.0f MB without",
-                with.peak(), without.peak())));
+        return List.of(new Sample(with.peak() - without.peak(), String.format(Locale.ROOT,
+                "%.0f MB with, %.0f MB without", with.peak(), without.peak())));
     }
 
     private static List<Sample> rate(Bench bench) throws IOException, InterruptedException {
@@ -442,8 +445,9 @@ final class Pace implements Callable<Integer> {
                     : gate.mostAtOnce();
             double back = LongStream.of(log.ends()).filter(end -> end > until.toEpochMilli()).min().orElse(0)
                     - until.toEpochMilli();
-            return List.of(new Sample(rows - succeeded, String.format(Locale.ROOT, "exit code %d; the first result %.1f s "
-                            + "after the server was back", running.end().exit(), back / 1000)),
+            return List.of(new Sample(rows - succeeded, String.format(Locale.ROOT,
+                            "exit code %d; the first result %.1f s after the server was back", running.end().exit(),
+                            back / 1000)),
                     new Sample(atOnce, (state == Gate.State.REFUSING ? log.between(from, until) : gate.probes())
                             + " probes in " + (downFor - 1) + " s"));
         }
@@ -516,7 +520,8 @@ final class Pace implements Callable<Integer> {
         }
 
         static String app() {
-            return json("name", "pace", "description", "", "tags", List.of(), "mode", "workflow", "author_name", "pace");
+            return json("name", "pace", "description", "", "tags", List.of(), "mode", "workflow",
+                    "author_name", "pace");
         }
 
         static String noRuns() {
@@ -559,7 +564,7 @@ final class Pace implements Callable<Integer> {
     ///
     /// @param sizes of its files as they were made
     record Prepared(Path folder, Map<Path, Long> sizes) {
-        private static final int SEEN = 100;
+        private static final int SEEN = 100; // rows that the tool itself runs
 
         @FunctionalInterface
         interface Making {
@@ -594,7 +599,8 @@ final class Pace implements Callable<Integer> {
             try (var out = Files.newBufferedWriter(file, StandardOpenOption.APPEND)) {
                 for (int row = SEEN + 1; row <= done; row++) {
                     var cells = lines.getFirst().contains("\"cells\"") ? DifyExec.Cells.hash(Data.cells(row)) : hash;
-                    for (var line : lines) out.write(named(line.replace(first, Data.id(row)).replace(hash, cells), row));
+                    for (var line : lines)
+                        out.write(named(line.replace(first, Data.id(row)).replace(hash, cells), row));
                 }
             }
         }
@@ -674,13 +680,14 @@ final class Pace implements Callable<Integer> {
         }
 
         private Stream<JsonNode> during(Instant from, Instant until) {
-            return events.stream().filter(event -> at(event) >= from.toEpochMilli() && at(event) <= until.toEpochMilli());
+            return events.stream()
+                    .filter(event -> at(event) >= from.toEpochMilli() && at(event) <= until.toEpochMilli());
         }
 
         /// How many requests a stretch of time saw: attempts and look-ups.
         long between(Instant from, Instant until) {
-            return during(from, until).filter(event -> List.of("attempt", "look").contains(event.path("event").asText()))
-                    .count();
+            return during(from, until).map(event -> event.path("event").asText())
+                    .filter(List.of("attempt", "look")::contains).count();
         }
 
         /// The most requests that were open at once: of look-ups the log has the end alone, so each counts as open
@@ -843,7 +850,8 @@ final class Pace implements Callable<Integer> {
         }
 
         private static IllegalStateException missing(String program, String debian) {
-            return new IllegalStateException(program + " is missing: install it (on Debian: apt-get install " + debian + ")");
+            return new IllegalStateException(program + " is missing: install it (on Debian: apt-get install "
+                    + debian + ")");
         }
 
         /// Daemons hide where ordinary users do not look.
@@ -946,12 +954,12 @@ final class Pace implements Callable<Integer> {
                         fastcgi_temp_path fastcgi;
                         uwsgi_temp_path uwsgi;
                         scgi_temp_path scgi;
-                    """ + ports.entrySet().stream().map(site -> server(site.getKey(), site.getValue())).collect(joining())
-                    + "}\n";
+                    """ + ports.entrySet().stream().map(site -> server(site.getKey(), site.getValue()))
+                    .collect(joining()) + "}\n";
         }
 
-        /// A static file answers a POST by 405, which is then said in another way. An upload is taken whole before it is
-        /// answered, as by Dify: nginx does that when it hands it on.
+        /// A static file answers a POST by 405, which is then said in another way. An upload is taken whole before it
+        /// is answered, as by Dify: nginx does that when it hands it on.
         private String server(String site, int port) {
             return """
                         server {
@@ -995,8 +1003,8 @@ final class Pace implements Callable<Integer> {
     /// The simulator in its own process.
     record Simulated(Process process, URI address) implements AutoCloseable {
         static Simulated start(Children children, List<String> options) throws IOException {
-            var process = children.start(new ProcessBuilder(Tool.java(List.of("-XX:+UseSerialGC", "-Xmx1g"), "Simulator",
-                    options)).redirectError(ProcessBuilder.Redirect.INHERIT));
+            var process = children.start(new ProcessBuilder(Tool.java(List.of("-XX:+UseSerialGC", "-Xmx1g"),
+                    "Simulator", options)).redirectError(ProcessBuilder.Redirect.INHERIT));
             var first = new BufferedReader(new InputStreamReader(process.getInputStream(), UTF_8)).readLine();
             if (first == null) throw new SpoiltException("the simulator did not start");
             return new Simulated(process, URI.create(first));
@@ -1023,8 +1031,8 @@ final class Pace implements Callable<Integer> {
             Files.writeString(script, script());
             int cores = Runtime.getRuntime().availableProcessors();
             var command = new ArrayList<>(clients == 1 ? onCore(cores - 1) : List.of());
-            command.addAll(List.of(program.toString(), "-c" + clients, "-t" + Math.min(clients, cores), "-d" + seconds + "s",
-                    "--timeout", "30s", "-s", script.toString(), server + "/workflows/run"));
+            command.addAll(List.of(program.toString(), "-c" + clients, "-t" + Math.min(clients, cores),
+                    "-d" + seconds + "s", "--timeout", "30s", "-s", script.toString(), server + "/workflows/run"));
             var process = children.start(new ProcessBuilder(command).redirectErrorStream(true));
             var said = new String(process.getInputStream().readAllBytes(), UTF_8);
             process.waitFor();
@@ -1044,7 +1052,8 @@ final class Pace implements Callable<Integer> {
                     wrk.method = "POST"
                     wrk.headers["Content-Type"] = "application/json"
                     wrk.headers["Authorization"] = "Bearer app-pace"
-                    wrk.body = '{"inputs":{"id":"%s","text":"%s"},"response_mode":"%s","user":"difyexec-0123456789abcdef-1"}'
+                    wrk.body = '{"inputs":{"id":"%s","text":"%s"},"response_mode":"%s",' ..
+                            '"user":"difyexec-0123456789abcdef-1"}'
                     """.formatted(Data.id(0), Data.cells(0).get("text"), mode);
         }
     }
@@ -1196,8 +1205,9 @@ final class Pace implements Callable<Integer> {
     static final class Gate implements AutoCloseable {
         enum State { OPEN, REFUSING, BAD_GATEWAY }
 
-        private static final byte[] ANSWER = ("HTTP/1.1 502 Bad Gateway\r\nServer: nginx\r\nContent-Type: text/html\r\n"
-                + "Connection: close\r\nContent-Length: 35\r\n\r\n<html><h1>502 Bad Gateway</h1></html>").getBytes(UTF_8);
+        private static final byte[] ANSWER = ("HTTP/1.1 502 Bad Gateway\r\nServer: nginx\r\n"
+                + "Content-Type: text/html\r\nConnection: close\r\n"
+                + "Content-Length: 35\r\n\r\n<html><h1>502 Bad Gateway</h1></html>").getBytes(UTF_8);
 
         private final int port, server;
         private final String path;
@@ -1230,7 +1240,10 @@ final class Pace implements Callable<Integer> {
         }
 
         void rise() throws IOException {
-            if (state == State.REFUSING) accept(entrance = new ServerSocket(port, 1024, InetAddress.getLoopbackAddress()));
+            if (state == State.REFUSING) {
+                entrance = new ServerSocket(port, 1024, InetAddress.getLoopbackAddress());
+                accept(entrance);
+            }
             state = State.OPEN;
         }
 
@@ -1318,8 +1331,9 @@ final class Pace implements Callable<Integer> {
     /// What all was measured on, as one line.
     record Machine(String text) {
         static Machine here(Programs programs, Tool tool) throws IOException {
+            int cores = Runtime.getRuntime().availableProcessors();
             return new Machine(String.join(" · ", LocalDate.now(ZoneOffset.UTC).toString(),
-                    Runtime.getRuntime().availableProcessors() + " × " + field("/proc/cpuinfo", "model name\\s*:\\s*(.*)"),
+                    cores + " × " + field("/proc/cpuinfo", "model name\\s*:\\s*(.*)"),
                     Math.round(Long.parseLong(field("/proc/meminfo", "MemTotal:\\s*(\\d+).*")) / 1048576.0) + " GB",
                     field("/etc/os-release", "PRETTY_NAME=\"?([^\"]*)\"?"), "JDK "
                             + System.getProperty("java.runtime.version"), programs.versions(),
