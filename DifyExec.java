@@ -287,7 +287,7 @@ final class DifyExec implements Runnable {
 
         private int report(Csv csv, Index index, Greeting.Met server, Form form) {
             var out = spec.commandLine().getOut();
-            var inspection = Inspection.of(csv, form, _ -> true, index);
+            var inspection = Inspection.of(csv.columns(), form, csv.rows(_ -> true, index));
             if (json) out.println(CheckView.json(inspection));
             else CheckView.print(inspection, server, out);
             for (var rows = csv.rows(row -> row < show, index); rows.hasNext(); ) CheckView.request(rows.next(), form,
@@ -691,7 +691,8 @@ final class DifyExec implements Runnable {
     static final class Positives implements ITypeConverter<Long> {
         @Override
         public Long convert(String text) {
-            if (!text.strip().matches("0*[1-9]\\d{0,14}")) throw new TypeConversionException("not a whole number from 1 on");
+            if (!text.strip()
+                    .matches("0*[1-9]\\d{0,14}")) throw new TypeConversionException("not a whole number from 1 on");
             return Long.parseLong(text.strip());
         }
     }
@@ -743,7 +744,7 @@ final class DifyExec implements Runnable {
             batch.refuseOtherServer(access.name(), server.app());
             var csv = batch.csv();
             var form = server.form(client, judge, csv, work.input, work.dify, err);
-            var inspection = Inspection.of(csv, form, wanted.all(), wanted.index());
+            var inspection = Inspection.of(csv.columns(), form, wanted.all());
             CheckView.problems(inspection, err);
             if (inspection.isFine()) return form;
             throw new Unusable(work.input + ": " + Plain.count(inspection.faults().size()
@@ -813,7 +814,8 @@ final class DifyExec implements Runnable {
         /// `line` is the result's line, already made by the worker; empty unless the run succeeded.
         record Ended(Attempt attempt, Seen seen, byte[] line) implements Message {}
 
-        record Looked(Doubt doubt, Found found) implements Message {}
+        /// @param begun when the look went out
+        record Looked(Doubt doubt, Found found, Instant begun) implements Message {}
 
         record Uploaded(Attempt attempt, Path file, String upload) implements Message {}
 
@@ -975,18 +977,18 @@ final class DifyExec implements Runnable {
             if (doubt.holdsPlace()) cutLooking++;
             health.begun();
             var unseen = recheck ? agenda.unseen().of(doubt.attempt().row()) : List.<Attempt>of();
-            var deadline = clock.instant().plus(limits.timeout());
-            post(() -> recheck ? recheck(doubt, unseen, deadline) : new Message.Looked(doubt, workflow.look(doubt)));
+            var now = clock.instant();
+            post(() -> recheck ? recheck(doubt, unseen, now) : new Message.Looked(doubt, workflow.look(doubt), now));
         }
 
         /// The first of a row's unseen attempts that has turned up, or that none has.
-        private Message recheck(Doubt doubt, List<Attempt> unseen, Instant deadline) {
+        private Message recheck(Doubt doubt, List<Attempt> unseen, Instant now) {
             for (var attempt : unseen) {
-                var its = doubt.of(attempt, deadline);
+                var its = doubt.of(attempt, now.plus(limits.timeout()));
                 var found = its.canBeFound() ? workflow.look(its) : new Found.Absent();
-                if (!(found instanceof Found.Absent)) return new Message.Looked(its, found);
+                if (!(found instanceof Found.Absent)) return new Message.Looked(its, found, now);
             }
-            return new Message.Looked(doubt, new Found.Absent());
+            return new Message.Looked(doubt, new Found.Absent(), now);
         }
 
         /// A worker that breaks posts that, too: nothing waits for it in vain.
@@ -1034,7 +1036,7 @@ final class DifyExec implements Runnable {
                 case Message.Began(var attempt, var run, var waited) -> began(attempt, run, waited);
                 case Message.Quiet(var attempt, var run) -> askAboutQuiet(attempt, run);
                 case Message.Ended(var attempt, var seen, var line) -> ended(attempt, seen, line);
-                case Message.Looked(var doubt, var found) -> looked(doubt, found);
+                case Message.Looked(var doubt, var found, var begun) -> looked(doubt, found, begun);
                 case Message.Uploaded(var attempt, var file,
                         var upload) -> batch.record(new Event.Upload(clock.instant(),
                         attempt.row().id(), attempt.user(), file.getFileName().toString(), upload));
@@ -1055,9 +1057,10 @@ final class DifyExec implements Runnable {
         /// The server has let in more than it works on: down to the runs that have begun.
         private void slowDown(Attempt attempt, Duration waited) {
             int begun = (int) running.values().stream().filter(some -> some.run.isPresent()).count();
-            if (!pace.refused(attempt.sequence(), begun, names.count())) return;
+            if (!pace.queued(attempt.sequence(), begun, names.count())) return;
             tally.throttled();
-            batch.record(new Event.Throttle(clock.instant(), attempt.user(), "first event after " + Plain.seconds(waited),
+            batch.record(new Event.Throttle(clock.instant(), attempt.user(), "first event after "
+                    + Plain.seconds(waited),
                     pace.limit()));
         }
 
@@ -1082,10 +1085,11 @@ final class DifyExec implements Runnable {
                     health.served();
                     firewalled = 0;
                 }
-                case Seen.Refused refused when refused.status() >= 500 && !refused.inStream() -> health.failed(now);
+                case Seen.Refused refused when refused.status() >= 500
+                        && !refused.inStream() -> health.failed(now, attempt.at());
                 case Seen.Refused _ -> health.answered();
                 case Seen.NotUploaded file when !file.mayPass() -> health.answered();
-                case Seen.Cut _, Seen.NotSent _, Seen.NotUploaded _ -> health.failed(now);
+                case Seen.Cut _, Seen.NotSent _, Seen.NotUploaded _ -> health.failed(now, attempt.at());
             }
             route.seen(attempt, seen, Duration.between(attempt.at(), now)).ifPresent(change -> {
                 watcher.say(change);
@@ -1179,11 +1183,11 @@ final class DifyExec implements Runnable {
                     false));
         }
 
-        private void looked(Doubt doubt, Found found) {
+        private void looked(Doubt doubt, Found found, Instant begun) {
             looking--;
             if (doubt.holdsPlace()) cutLooking--;
             var now = clock.instant();
-            if (found instanceof Found.Silent) health.failed(now);
+            if (found instanceof Found.Silent) health.failed(now, begun);
             else health.answered();
             if (found instanceof Found.Running) route.listsRunning(doubt);
             batch.record(new Event.Look(now, doubt.attempt().user(), doubt.run().map(RunRef::id).orElse(null),
@@ -2756,15 +2760,30 @@ final class DifyExec implements Runnable {
             return waited.compareTo(QUEUED) > 0 && waited.compareTo(shortest.multipliedBy(GROWN)) > 0;
         }
 
-        /// Down to what was running; the refusals of one round trip (begun before the last cut) count as one. False: this
-        /// one did not count.
-        boolean refused(long sequence, int busy, long begun) {
+        /// Down to what was running. The refusals of one round trip count as one cut: those that had begun before it were
+        /// counted as running, so each takes itself away.
+        void refused(long sequence, int busy, long begun) {
+            quiet = 0;
+            if (sequence <= cutAt) lower(limit - 1);
+            else cut(busy, begun);
+        }
+
+        /// Down to the streams that have their first event. False: this one had begun before the last cut.
+        boolean queued(long sequence, int busy, long begun) {
             quiet = 0;
             if (sequence <= cutAt) return false;
-            cutAt = begun;
-            limit = Math.clamp(busy, 1, limit);
-            lowest = Math.min(lowest, limit);
+            cut(busy, begun);
             return true;
+        }
+
+        private void cut(int busy, long begun) {
+            cutAt = begun;
+            lower(busy);
+        }
+
+        private void lower(int runs) {
+            limit = Math.clamp(runs, 1, limit);
+            lowest = Math.min(lowest, limit);
         }
 
         /// One more for every ten windows without a refusal.
@@ -2800,7 +2819,8 @@ final class DifyExec implements Runnable {
         private final Backoff backoff;
         private int streak = 0, refusals = 0;
         private boolean probing = false, refusedTooLong = false;
-        private Instant nextProbe = Instant.MIN, silentSince = Instant.MAX, refusedSince = Instant.MAX;
+        private Instant nextProbe = Instant.MIN, pausedAt = Instant.MAX;
+        private Instant silentSince = Instant.MAX, refusedSince = Instant.MAX;
 
         Health(Backoff backoff) {
             this.backoff = backoff;
@@ -2815,9 +2835,12 @@ final class DifyExec implements Runnable {
             probing = streak >= STREAK;
         }
 
-        void failed(Instant now) {
+        /// What was on its way when starts paused says nothing new: else `-c 64` would wait for as long as after 59 probes.
+        void failed(Instant now, Instant begun) {
+            if (streak >= STREAK && begun.isBefore(pausedAt)) return;
             probing = false;
             if (streak++ == 0) silentSince = now;
+            if (streak == STREAK) pausedAt = now;
             if (streak >= STREAK) nextProbe = now.plus(backoff.delay(streak - STREAK));
         }
 
@@ -2963,8 +2986,22 @@ final class DifyExec implements Runnable {
 
     /// UTC to the millisecond: `2026-01-16T12:00:00.123Z`.
     static final class Times {
+        private static final Pattern OURS = Pattern.compile("\\d{4}-\\d\\d-\\d\\dT[01]\\d:[0-5]\\d:[0-5]\\d\\.\\d{3}Z");
+
         static String text(Instant time) {
             return time.truncatedTo(ChronoUnit.MILLIS).toString();
+        }
+
+        /// Our own form by position: a log of a million rows holds two million times, and the JDK's parser is slow.
+        static Instant parse(String text) {
+            if (!OURS.matcher(text).matches()) return Instant.parse(text);
+            long day = LocalDate.of(digits(text, 0, 4), digits(text, 5, 7), digits(text, 8, 10)).toEpochDay();
+            int second = digits(text, 11, 13) * 3600 + digits(text, 14, 16) * 60 + digits(text, 17, 19);
+            return Instant.ofEpochSecond(day * 86_400 + second, digits(text, 20, 23) * 1_000_000L);
+        }
+
+        private static int digits(String text, int from, int to) {
+            return Integer.parseInt(text, from, to, 10);
         }
 
         private static final class Writer extends JsonSerializer<Instant> {
@@ -2978,7 +3015,7 @@ final class DifyExec implements Runnable {
             @Override
             public Instant deserialize(JsonParser in, DeserializationContext context) throws IOException {
                 try {
-                    return Instant.parse(in.getText());
+                    return parse(in.getText());
                 } catch (DateTimeException problem) {
                     throw InvalidFormatException.from(in, problem.getMessage(), in.getText(), Instant.class);
                 }
@@ -2997,16 +3034,16 @@ final class DifyExec implements Runnable {
         private final HttpClient http;
         private final Access access;
         private final Duration timeout, firstEvent;
-        private final ScheduledExecutorService alarms;
+        private final Watches watches;
         private final ExecutorService tasks;
 
         private DifyClient(HttpClient http, Access access, Duration timeout, Duration firstEvent,
-                ScheduledExecutorService alarms, ExecutorService tasks) {
+                Watches watches, ExecutorService tasks) {
             this.http = http;
             this.access = access;
             this.timeout = timeout;
             this.firstEvent = firstEvent;
-            this.alarms = alarms;
+            this.watches = watches;
             this.tasks = tasks;
         }
 
@@ -3018,15 +3055,14 @@ final class DifyExec implements Runnable {
         /// @param firstEvent how long a stream may say nothing before its first event
         static DifyClient of(Access access, Duration timeout, Duration firstEvent) {
             var tasks = Executors.newVirtualThreadPerTaskExecutor();
-            var alarms = new ScheduledThreadPoolExecutor(1, Thread.ofPlatform().daemon().name("alarms").factory());
-            alarms.setRemoveOnCancelPolicy(true); // an exchange that is over is not kept for its time limit
-            return new DifyClient(Transport.of(access, tasks, CONNECT), access, timeout, firstEvent, alarms, tasks);
+            return new DifyClient(Transport.of(access, Runnable::run, CONNECT), access, timeout, firstEvent, new Watches(),
+                    tasks);
         }
 
         @Override
         public void close() {
             http.shutdownNow();
-            alarms.shutdownNow();
+            watches.close();
             tasks.shutdownNow();
         }
 
@@ -3198,7 +3234,7 @@ final class DifyExec implements Runnable {
                 return new Seen.Cut(Optional.empty(), Symptom.NO_ANSWER, "given up");
             }
             var left = limit.minusNanos(System.nanoTime() - began);
-            try (var body = answer.body(); var watch = new Watch(alarms, body, left)) {
+            try (var body = answer.body(); var watch = watches.watch(body, left)) {
                 try {
                     var seen = use.read(answer, watch);
                     if (!isStream(answer)) drain(answer.body(), watch);
@@ -3554,28 +3590,52 @@ final class DifyExec implements Runnable {
         }
     }
 
+    /// The bodies that are being read. One thread looks at all of them, ten times a second: an alarm for each would
+    /// have to be set and taken back twice a row.
+    static final class Watches implements AutoCloseable {
+        private static final Duration EVERY = Duration.ofMillis(100);
+
+        private final Set<Watch> open = ConcurrentHashMap.newKeySet();
+        private final ScheduledExecutorService clock = Executors.newSingleThreadScheduledExecutor(
+                Thread.ofPlatform().daemon().name("watches").factory());
+
+        Watches() {
+            clock.scheduleWithFixedDelay(() -> open.forEach(Watch::look), EVERY.toMillis(), EVERY.toMillis(),
+                    MILLISECONDS);
+        }
+
+        Watch watch(InputStream body, Duration limit) {
+            var watch = new Watch(body, limit, open::remove);
+            open.add(watch);
+            return watch;
+        }
+
+        @Override
+        public void close() {
+            clock.shutdownNow();
+        }
+    }
+
     /// Ends a body that takes too long, and says when a stream has been quiet for a while.
     /// The JDK's own time-out ends at the headers.
     static final class Watch implements AutoCloseable {
-        private final ScheduledExecutorService alarms;
         private final InputStream body;
+        private final Consumer<Watch> closing;
         private final AtomicReference<Optional<RunRef>> run = new AtomicReference<>(Optional.empty());
         private volatile long end, lastByte;
-        private volatile boolean over = false, closed = false;
+        private volatile boolean over = false;
         private volatile Duration quiet;
         private volatile Told told;
-        private ScheduledFuture<?> alarm;
 
-        Watch(ScheduledExecutorService alarms, InputStream body, Duration limit) {
-            this.alarms = alarms;
+        private Watch(InputStream body, Duration limit, Consumer<Watch> closing) {
             this.body = body;
+            this.closing = closing;
             limit(limit);
         }
 
         /// From now on.
         void limit(Duration limit) {
             end = System.nanoTime() + limit.toNanos();
-            wakeIn(limit.toNanos());
         }
 
         /// From the first event on: another limit, and word of silences.
@@ -3584,38 +3644,25 @@ final class DifyExec implements Runnable {
             this.lastByte = System.nanoTime();
             this.told = told;
             this.quiet = quiet;
-            this.end = System.nanoTime() + limit.toNanos();
-            wakeIn(Math.min(limit.toNanos(), quiet.toNanos()));
+            limit(limit);
         }
 
-        private synchronized void wakeIn(long nanos) {
-            if (closed) return;
-            if (alarm != null) alarm.cancel(false);
-            try {
-                alarm = alarms.schedule(this::wake, Math.max(nanos, 1_000_000), NANOSECONDS);
-            } catch (RejectedExecutionException _) {
-                // the client is closing, and with it every body
-            }
-        }
-
-        private void wake() {
-            if (closed) return;
+        private void look() {
             long now = System.nanoTime();
-            if (now - end >= 0) {
-                over = true;
-                try {
-                    body.close();
-                } catch (IOException _) {
-                    // the reader learns it by itself
-                }
-                return;
-            }
-            if (quiet == null) return;
-            if (now - lastByte >= quiet.toNanos()) {
+            if (now - end >= 0) stop();
+            else if (quiet != null && now - lastByte >= quiet.toNanos()) {
                 lastByte = now;
                 told.quiet(run.get().orElseThrow());
             }
-            wakeIn(Math.min(end - now, lastByte + quiet.toNanos() - now));
+        }
+
+        private void stop() {
+            over = true;
+            try {
+                body.close();
+            } catch (IOException _) {
+                // the reader learns it by itself
+            }
         }
 
         /// The same bytes, each arrival noted.
@@ -3643,9 +3690,8 @@ final class DifyExec implements Runnable {
         }
 
         @Override
-        public synchronized void close() {
-            closed = true;
-            alarm.cancel(false);
+        public void close() {
+            closing.accept(this);
         }
     }
 
@@ -4058,24 +4104,33 @@ final class DifyExec implements Runnable {
             int before = index.find(id);
             if (before >= 0) return Optional.of("the id " + Plain.quoted(id) + " stands in line " + index.line(before)
                     + " already");
-            index.add(id, line, Cells.number(Cells.hash(inputs(cells))));
+            index.add(id, line, Cells.number(inputs(cells)));
             return Optional.empty();
         }
 
         /// The rows whose index is wanted, in the file's order. They must still be those that were checked.
         Iterator<Row> rows(IntPredicate wanted, Index checked) {
+            return rows(wanted, Integer.MAX_VALUE, checked);
+        }
+
+        /// The same; the file is read no further than to the last of them.
+        Iterator<Row> rows(BitSet wanted, Index checked) {
+            return rows(wanted::get, wanted.length(), checked);
+        }
+
+        private Iterator<Row> rows(IntPredicate wanted, int end, Index checked) {
             return new Iterator<>() {
                 private final Cursor cursor = new Cursor();
                 private int index = -1;
                 private Row ahead = advance();
 
                 private Row advance() {
-                    for (var cells = cursor.next(); cells != null; cells = cursor.next()) {
+                    for (var cells = record(); cells != null; cells = record()) {
                         index++;
                         if (wanted.test(index)) {
                             var row = row(cells);
                             if (row.isEmpty() || !checked.id(index).equals(row.get().id())
-                                    || checked.cells(index) != Cells.number(row.get().hash()))
+                                    || checked.cells(index) != Cells.number(row.get().inputs()))
                                 throw new Unusable(path + ", line " + cursor.line
                                         + ": the file was changed while it was in use");
                             return row.get();
@@ -4083,6 +4138,10 @@ final class DifyExec implements Runnable {
                     }
                     cursor.close();
                     return null;
+                }
+
+                private List<String> record() {
+                    return index + 1 < end ? cursor.next() : null;
                 }
 
                 private Optional<Row> row(List<String> cells) {
@@ -4408,14 +4467,13 @@ final class DifyExec implements Runnable {
         record Column(String column, String variable, String type, boolean required, long filled, int longest,
                 String example) {}
 
-        static Inspection of(Csv csv, Form form, IntPredicate wanted, Index index) {
-            var columns = csv.columns();
+        static Inspection of(List<String> columns, Form form, Iterator<Row> all) {
             var filled = new long[columns.size()];
             var longest = new int[columns.size()];
             var examples = new String[columns.size()];
             var problems = new ArrayList<Problem>();
             long rows = 0, emptyRequired = 0, withNul = 0;
-            for (var all = csv.rows(wanted, index); all.hasNext(); rows++) {
+            for (; all.hasNext(); rows++) {
                 var row = all.next();
                 for (int i = 0; i < columns.size(); i++) {
                     var column = columns.get(i);
@@ -4608,19 +4666,30 @@ final class DifyExec implements Runnable {
     static final class Cells {
         /// 16 hex digits of a SHA-256 over names and cells, each with its length; the columns' order does not count.
         static String hash(Map<String, String> inputs) {
+            return HexFormat.of().toHexDigits(number(inputs));
+        }
+
+        /// The same as a number.
+        static long number(Map<String, String> inputs) {
             try {
                 var digest = MessageDigest.getInstance("SHA-256");
-                new TreeMap<>(inputs).forEach((name, cell) -> {
-                    for (var part : List.of(name, cell)) {
-                        var bytes = part.getBytes(UTF_8);
-                        digest.update(ByteBuffer.allocate(4).putInt(bytes.length).array());
-                        digest.update(bytes);
-                    }
-                });
-                return HexFormat.of().formatHex(digest.digest(), 0, 8);
+                var length = ByteBuffer.allocate(Integer.BYTES);
+                var names = inputs.keySet().toArray(String[]::new);
+                Arrays.sort(names);
+                for (var name : names) {
+                    add(name, digest, length);
+                    add(inputs.get(name), digest, length);
+                }
+                return ByteBuffer.wrap(digest.digest()).getLong();
             } catch (NoSuchAlgorithmException problem) {
                 throw new IllegalStateException(problem); // every Java has SHA-256
             }
+        }
+
+        private static void add(String text, MessageDigest digest, ByteBuffer length) {
+            var bytes = text.getBytes(UTF_8);
+            digest.update(length.clear().putInt(bytes.length).flip());
+            digest.update(bytes);
         }
 
         static long number(String hash) {
@@ -5271,14 +5340,14 @@ final class DifyExec implements Runnable {
     /// The rows that one call asks for: those to start, and those whose earlier run is looked up first.
     record Wanted(Csv csv, Index index, BitSet fresh, List<Doubt> doubts) {
         Iterator<Row> iterator() {
-            return csv.rows(fresh::get, index);
+            return csv.rows(fresh, index);
         }
 
         /// Every row of this call, whether it starts or is looked up.
-        IntPredicate all() {
+        Iterator<Row> all() {
             var all = (BitSet) fresh.clone();
             doubts.forEach(doubt -> all.set(doubt.attempt().row().index()));
-            return all::get;
+            return csv.rows(all, index);
         }
 
         long rows() {

@@ -2515,15 +2515,23 @@ final class DifyExecTest {
         }
 
         @Test
-        void theRefusalsOfOneRoundTripCountAsOne() {
-            pace.refused(6, 5, 8); // eight have begun: the refusals of 7 and 8 are of the same round
-            pace.refused(7, 4, 8);
-            pace.refused(8, 3, 8);
+        void theRefusalsOfOneRoundTripTakeAwayOneEach() {
+            pace.refused(6, 5, 8); // eight have begun: 7 and 8 were counted as running
+            pace.refused(7, 1, 8); // others have ended meanwhile, which says nothing
+            pace.refused(8, 0, 8);
+            assertEquals(3, pace.limit());
+
+            pace.refused(9, 2, 9);
+
+            assertEquals(2, pace.limit());
+        }
+
+        @Test
+        void theQueuedStreamsOfOneRoundTripAreOneCut() {
+            assertTrue(pace.queued(6, 5, 8));
+            assertFalse(pace.queued(8, 3, 8));
+
             assertEquals(5, pace.limit());
-
-            pace.refused(9, 4, 9);
-
-            assertEquals(4, pace.limit());
         }
 
         @Test
@@ -2619,7 +2627,7 @@ final class DifyExecTest {
         private final DifyExec.Health health = new DifyExec.Health(new DifyExec.Backoff(seconds(10), seconds(60), 3));
 
         private void fail(int times, Instant when) {
-            for (int time = 0; time < times; time++) health.failed(when);
+            for (int time = 0; time < times; time++) health.failed(when, when);
         }
 
         @Test
@@ -2657,6 +2665,14 @@ final class DifyExecTest {
             assertFalse(health.isOpen(NOON.plusSeconds(19)));
             assertTrue(health.isOpen(NOON.plusSeconds(40)));
             assertFalse(health.nextProbe().isBefore(NOON.plusSeconds(20)));
+        }
+
+        @Test
+        void whatWasOnItsWayWhenStartsPausedDelaysNoProbe() {
+            fail(5, NOON);
+            for (int late = 0; late < 60; late++) health.failed(NOON.plusSeconds(1), NOON.minusSeconds(1));
+
+            assertTrue(health.isOpen(NOON.plusSeconds(10)));
         }
 
         @Test
