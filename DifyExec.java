@@ -31,7 +31,6 @@ import com.fasterxml.jackson.databind.JsonDeserializer;
 import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.JsonSerializer;
 import com.fasterxml.jackson.databind.ObjectMapper;
-import com.fasterxml.jackson.databind.ObjectReader;
 import com.fasterxml.jackson.databind.ObjectWriter;
 import com.fasterxml.jackson.databind.PropertyNamingStrategies;
 import com.fasterxml.jackson.databind.SerializerProvider;
@@ -165,7 +164,7 @@ final class DifyExec implements Runnable {
         @Override
         public <K> K create(Class<K> type) throws Exception {
             return type == Work.class ? type.cast(new Work(env)) : type == Check.class ? type.cast(new Check(env))
-                    : CommandLine.defaultFactory().create(type);
+                    : type == Status.class ? type.cast(new Status(env)) : CommandLine.defaultFactory().create(type);
         }
     }
 
@@ -217,14 +216,18 @@ final class DifyExec implements Runnable {
 
         @Spec CommandSpec spec;
 
+        private final Env env;
+
+        Status(Env env) {
+            this.env = env;
+        }
+
         @Override
         public Integer call() {
-            var files = BatchFiles.of(output);
-            if (!Files.exists(files.results()) && !Files.exists(files.log()) && !Files.exists(files.retry()))
-                throw new Unusable(output + ": no such batch (neither results, .retry nor .log); start one with 'run'");
-            var batch = Batch.peek(files, input == null ? Optional.empty() : Optional.of(shape.open(input)));
-            if (json) spec.commandLine().getOut().println(StatusView.json(batch));
-            else StatusView.print(batch, spec.commandLine().getOut());
+            var out = spec.commandLine().getOut();
+            var batch = Batch.peek(BatchFiles.of(output), Optional.ofNullable(input).map(shape::open), Reading.NOTHING);
+            if (json) out.println(StatusView.json(batch));
+            else StatusView.print(batch, out, Paint.of(env));
             return batch.index().isComplete() ? OK : ROWS_LEFT;
         }
     }
@@ -1577,7 +1580,17 @@ final class DifyExec implements Runnable {
         }
     }
 
-    enum Mode { AUTO, BLOCKING, STREAMING }
+    enum Mode {
+        AUTO, BLOCKING, STREAMING;
+
+        static Mode of(String word) {
+            return switch (word) {
+                case "blocking" -> BLOCKING;
+                case "streaming" -> STREAMING;
+                default -> valueOf(word.toUpperCase(Locale.ROOT));
+            };
+        }
+    }
 
     enum RetryRuns { NEVER, TRANSIENT, ALWAYS }
 
@@ -1837,8 +1850,11 @@ final class DifyExec implements Runnable {
             return name().toLowerCase(Locale.ROOT);
         }
 
+        private static final Map<String, Standing> BY_WORD = Stream.of(values())
+                .collect(Collectors.toMap(Standing::word, standing -> standing));
+
         static Optional<Standing> of(String word) {
-            return Stream.of(values()).filter(standing -> standing.word().equals(word)).findFirst();
+            return Optional.ofNullable(BY_WORD.get(word));
         }
     }
 
@@ -2481,6 +2497,7 @@ final class DifyExec implements Runnable {
 
         /// The given share's percentiles, in seconds: `p(0.5, 0.9)`.
         double[] percentiles(double... shares) {
+            if (isEmpty()) return new double[0];
             var sorted = Arrays.copyOf(millis, size);
             Arrays.sort(sorted);
             return DoubleStream.of(shares)
@@ -2962,16 +2979,21 @@ final class DifyExec implements Runnable {
 
     /// Jackson, set up once: sizes are the server's business, numbers stay as they are written.
     static final class Json {
-        static final JsonMapper MAPPER = JsonMapper.builder(JsonFactory.builder()
-                        .disable(JsonFactory.Feature.INTERN_FIELD_NAMES)
-                        .recyclerPool(JsonRecyclerPools.newBoundedPool(256)) // one a virtual thread would be one a row
-                        .disable(StreamReadFeature.AUTO_CLOSE_SOURCE)
-                        .streamReadConstraints(StreamReadConstraints.builder().maxStringLength(Integer.MAX_VALUE)
-                                .maxNumberLength(1_000_000).maxNestingDepth(10_000).build())
-                        .streamWriteConstraints(StreamWriteConstraints.builder().maxNestingDepth(10_000).build())
-                        .build())
-                .enable(JsonReadFeature.ALLOW_NON_NUMERIC_NUMBERS) // Python's NaN
-                .enable(JsonWriteFeature.COMBINE_UNICODE_SURROGATES_IN_UTF8) // an emoji stays readable
+        /// For what is read and written as a stream: without databind, which takes 100 ms to load.
+        static final class Tokens {
+            static final JsonFactory FACTORY = JsonFactory.builder()
+                    .disable(JsonFactory.Feature.INTERN_FIELD_NAMES)
+                    .recyclerPool(JsonRecyclerPools.newBoundedPool(256)) // one a virtual thread would be one a row
+                    .disable(StreamReadFeature.AUTO_CLOSE_SOURCE)
+                    .streamReadConstraints(StreamReadConstraints.builder().maxStringLength(Integer.MAX_VALUE)
+                            .maxNumberLength(1_000_000).maxNestingDepth(10_000).build())
+                    .streamWriteConstraints(StreamWriteConstraints.builder().maxNestingDepth(10_000).build())
+                    .enable(JsonReadFeature.ALLOW_NON_NUMERIC_NUMBERS) // Python's NaN
+                    .enable(JsonWriteFeature.COMBINE_UNICODE_SURROGATES_IN_UTF8) // an emoji stays readable
+                    .build();
+        }
+
+        static final JsonMapper MAPPER = JsonMapper.builder(Tokens.FACTORY)
                 .propertyNamingStrategy(PropertyNamingStrategies.SNAKE_CASE)
                 .disable(DeserializationFeature.FAIL_ON_UNKNOWN_PROPERTIES)
                 .enable(DeserializationFeature.USE_BIG_DECIMAL_FOR_FLOATS)
@@ -2986,17 +3008,16 @@ final class DifyExec implements Runnable {
 
     /// UTC to the millisecond: `2026-01-16T12:00:00.123Z`.
     static final class Times {
-        private static final Pattern OURS = Pattern.compile("\\d{4}-\\d\\d-\\d\\dT[01]\\d:[0-5]\\d:[0-5]\\d\\.\\d{3}Z");
-
         static String text(Instant time) {
             return time.truncatedTo(ChronoUnit.MILLIS).toString();
         }
 
-        /// Our own form by position: a log of a million rows holds two million times, and the JDK's parser is slow.
+        /// The other way round. Our own form is read digit by digit: a long log has a million of them.
         static Instant parse(String text) {
-            if (!OURS.matcher(text).matches()) return Instant.parse(text);
+            if (text.length() != 24 || text.charAt(10) != 'T' || text.charAt(19) != '.' || text.charAt(23) != 'Z')
+                return Instant.parse(text);
             long day = LocalDate.of(digits(text, 0, 4), digits(text, 5, 7), digits(text, 8, 10)).toEpochDay();
-            int second = digits(text, 11, 13) * 3600 + digits(text, 14, 16) * 60 + digits(text, 17, 19);
+            int second = LocalTime.of(digits(text, 11, 13), digits(text, 14, 16), digits(text, 17, 19)).toSecondOfDay();
             return Instant.ofEpochSecond(day * 86_400 + second, digits(text, 20, 23) * 1_000_000L);
         }
 
@@ -3015,8 +3036,8 @@ final class DifyExec implements Runnable {
             @Override
             public Instant deserialize(JsonParser in, DeserializationContext context) throws IOException {
                 try {
-                    return parse(in.getText());
-                } catch (DateTimeException problem) {
+                    return Times.parse(in.getText());
+                } catch (DateTimeException | NumberFormatException problem) {
                     throw InvalidFormatException.from(in, problem.getMessage(), in.getText(), Instant.class);
                 }
             }
@@ -4719,6 +4740,15 @@ final class DifyExec implements Runnable {
                     throw new Unusable(input + " is both input and output: name another file with -o");
         }
 
+        /// A batch of which nothing is on disk cannot be looked at.
+        void refuseNothing() throws IOException {
+            if (Files.exists(log) && Files.size(log) > 0 || Files.exists(retry)) return;
+            if (!Files.exists(results)) throw new Unusable(results
+                    + ": no such batch (neither results, .retry nor .log); start one with 'run'");
+            if (Files.size(results) <= Results.BOM.length) throw new Unusable(results
+                    + ": empty, and there is neither .retry nor .log; start a batch with 'run'");
+        }
+
         /// `--fresh`: the earlier batch keeps its files under another name. The caller holds the lock.
         void moveAside(PrintWriter err) throws IOException {
             var stamp = "." + DateTimeFormatter.ofPattern("yyyyMMdd'T'HHmmss.SSS'Z'").withZone(ZoneOffset.UTC)
@@ -4972,13 +5002,15 @@ final class DifyExec implements Runnable {
 
     /// The attempt log: every event a line, appended, never changed.
     static final class Journal {
-        private static final ObjectWriter WRITER = Json.MAPPER.writerFor(Event.class)
-                .without(JsonGenerator.Feature.AUTO_CLOSE_TARGET);
-        private static final ObjectReader READER = Json.MAPPER.readerFor(Event.class);
+        /// Loaded by who writes.
+        private static final class Writing {
+            private static final ObjectWriter WRITER = Json.MAPPER.writerFor(Event.class)
+                    .without(JsonGenerator.Feature.AUTO_CLOSE_TARGET);
+        }
 
         static void write(Event event, LineFile file) {
             try {
-                WRITER.writeValue(file.buffer(), event);
+                Writing.WRITER.writeValue(file.buffer(), event);
                 file.buffer().write('\n');
             } catch (IOException problem) {
                 throw new UncheckedIOException(problem);
@@ -4987,19 +5019,84 @@ final class DifyExec implements Runnable {
 
         /// Hands on every event in order. A line that cannot be read is counted and passed over.
         static long read(Path log, Consumer<Event> use) throws IOException {
+            return scan(log, (event, _) -> use.accept(event));
+        }
+
+        /// The same, each event with the place in the file where its line begins.
+        static long scan(Path log, ObjLongConsumer<Event> use) throws IOException {
             long unread = 0;
             if (!Files.exists(log)) return 0;
+            var fields = new Fields();
             try (var lines = new Lines(log)) {
                 while (lines.next()) {
                     if (lines.length() == 0) continue;
                     try {
-                        use.accept(READER.readValue(lines.bytes(), 0, lines.length()));
-                    } catch (JsonProcessingException | NullPointerException | IllegalArgumentException _) {
+                        use.accept(fields.event(lines.bytes(), lines.length()), lines.from());
+                    } catch (JsonProcessingException | NullPointerException | IllegalArgumentException
+                            | ArithmeticException | DateTimeException _) {
                         unread++; // no event of ours
                     }
                 }
             }
             return unread;
+        }
+
+        /// Reads a line into an event field by field: databind takes three times as long over a long log.
+        static final class Fields {
+            private final Map<String, String> texts = new HashMap<>();
+
+            Event event(byte[] line, int length) throws IOException {
+                texts.clear();
+                try (var json = Json.Tokens.FACTORY.createParser(line, 0, length)) {
+                    if (json.nextToken() != JsonToken.START_OBJECT) throw new IllegalArgumentException("no object");
+                    while (json.nextToken() == JsonToken.FIELD_NAME) {
+                        var name = json.currentName();
+                        var value = json.nextToken();
+                        if (value.isScalarValue() && value != JsonToken.VALUE_NULL) texts.put(name, json.getText());
+                        else json.skipChildren();
+                    }
+                    if (json.currentToken() != JsonToken.END_OBJECT) throw new IllegalArgumentException("torn");
+                }
+                return event();
+            }
+
+            private Event event() {
+                return switch (texts.getOrDefault("event", "")) {
+                    case "session" -> new Event.Session(time(), integer("format"), text("tool"), text("base_url"),
+                            text("app"), text("server"), text("mode"), text("options"));
+                    case "attempt" -> new Event.Attempt(time(), text("id"), integer("n"), text("user"), text("mode"),
+                            text("cells"), text("kind"));
+                    case "run" -> new Event.Run(time(), text("id"), text("user"), text("run"), text("task"));
+                    case "end" -> new Event.End(time(), text("id"), text("user"), text("outcome"), text("cells"),
+                            text("run"), integer("n"), integer("http"), text("cause"), text("error"),
+                            Double.parseDouble(texts.getOrDefault("seconds", "0")), whole("tokens"), integer("steps"),
+                            text("price") == null ? null : new BigDecimal(text("price")), text("currency"));
+                    case "upload" -> new Event.Upload(time(), text("id"), text("user"), text("file"), text("upload"));
+                    case "look" -> new Event.Look(time(), text("user"), text("run"), text("saw"));
+                    case "harvest" -> new Event.Harvest(time(), text("user"), text("run"));
+                    case "stop" -> new Event.Stop(time(), text("why"), text("user"), text("task"));
+                    case "throttle" -> new Event.Throttle(time(), text("user"), text("why"), integer("limit"));
+                    case "late" -> new Event.Late(time(), text("id"), text("user"), text("run"), text("saw"));
+                    case "torn" -> new Event.Torn(time(), text("file"), whole("at"), whole("bytes"));
+                    default -> new Event.Other();
+                };
+            }
+
+            private String text(String name) {
+                return texts.get(name);
+            }
+
+            private Instant time() {
+                return text("t") == null ? null : Times.parse(text("t"));
+            }
+
+            private int integer(String name) {
+                return Math.toIntExact(whole(name));
+            }
+
+            private long whole(String name) {
+                return texts.containsKey(name) ? Long.parseLong(text(name)) : 0;
+            }
         }
     }
 
@@ -5009,6 +5106,7 @@ final class DifyExec implements Runnable {
         private final byte[] chunk = new byte[1 << 16];
         private byte[] line = new byte[1024];
         private int at = 0, end = 0, length = 0;
+        private long from = 0, next = 0;
 
         Lines(Path path) throws IOException {
             in = Files.newInputStream(path);
@@ -5016,6 +5114,7 @@ final class DifyExec implements Runnable {
 
         boolean next() throws IOException {
             length = 0;
+            from = next;
             while (true) {
                 if (at == end) {
                     at = 0;
@@ -5027,8 +5126,10 @@ final class DifyExec implements Runnable {
                 int stop = at;
                 while (stop < end && chunk[stop] != '\n') stop++;
                 append(stop);
+                next += stop - at;
                 if (stop < end) {
                     at = stop + 1;
+                    next++;
                     return true;
                 }
                 at = stop;
@@ -5050,10 +5151,26 @@ final class DifyExec implements Runnable {
             return length;
         }
 
+        /// Where in the file the line begins.
+        long from() {
+            return from;
+        }
+
         @Override
         public void close() throws IOException {
             in.close();
         }
+    }
+
+    /// Told of each result and each event while the files are read.
+    interface Reading {
+        Reading NOTHING = new Reading() {};
+
+        /// The last one of a row counts.
+        default void result(int entry, Lines line) {}
+
+        /// @param at where in the log the event's line begins
+        default void event(Event event, long at) {}
     }
 
     /// The results file: a line a success.
@@ -5102,11 +5219,16 @@ final class DifyExec implements Runnable {
 
         /// Marks every id that has a success. Lines of the original tool are read too; what is no result is passed over.
         static void read(Path results, Index index) throws IOException {
+            read(results, index, Reading.NOTHING);
+        }
+
+        static void read(Path results, Index index, Reading reading) throws IOException {
             if (!Files.exists(results)) return;
             try (var lines = new Lines(results)) {
-                while (lines.next()) head(lines).ifPresent(head -> {
-                    if (head.success()) index.stand(index.findOrAdd(head.id()), head.partial() ? Standing.PARTIAL
-                            : Standing.SUCCEEDED);
+                while (lines.next()) head(lines).filter(Head::success).ifPresent(head -> {
+                    int entry = index.findOrAdd(head.id());
+                    index.stand(entry, head.partial() ? Standing.PARTIAL : Standing.SUCCEEDED);
+                    reading.result(entry, lines);
                 });
             }
         }
@@ -5117,7 +5239,7 @@ final class DifyExec implements Runnable {
         static Optional<Head> head(Lines lines) {
             int from = lines.length() >= 3 && Arrays.equals(lines.bytes(), 0, 3, BOM, 0, 3) ? 3 : 0;
             String id = "", status = "success", workflowStatus = "";
-            try (var json = Json.FACTORY.createParser(lines.bytes(), from, lines.length() - from)) {
+            try (var json = Json.Tokens.FACTORY.createParser(lines.bytes(), from, lines.length() - from)) {
                 if (json.nextToken() != JsonToken.START_OBJECT) return Optional.empty();
                 while (json.nextToken() == JsonToken.FIELD_NAME) {
                     var name = json.currentName();
@@ -5188,7 +5310,8 @@ final class DifyExec implements Runnable {
         private final Latencies latencies = new Latencies();
         private Optional<Event.Session> session = Optional.empty();
         private Optional<Mode> mode = Optional.empty();
-        private Instant startedAt = null, updatedAt = null;
+        private Instant startedAt = null, updatedAt = null, resumedAt = null;
+        private Duration before = Duration.ZERO;
         private long attempts = 0, retries = 0, tokens = 0, lateRuns = 0, unread = 0;
 
         /// An attempt as the log has it.
@@ -5213,8 +5336,15 @@ final class DifyExec implements Runnable {
         }
 
         static History read(Path log, Index index) throws IOException {
+            return read(log, index, Reading.NOTHING);
+        }
+
+        static History read(Path log, Index index, Reading reading) throws IOException {
             var history = new History(index);
-            history.unread = Journal.read(log, history::take);
+            history.unread = Journal.scan(log, (event, at) -> {
+                history.take(event);
+                reading.event(event, at);
+            });
             return history;
         }
 
@@ -5240,8 +5370,9 @@ final class DifyExec implements Runnable {
                     + ", written by a newer difyexec (" + Plain.text(began.tool(), 60)
                             + "): use that version, or another -o");
             session = Optional.of(began);
-            if (startedAt == null) startedAt = began.t();
-            updatedAt = began.t();
+            before = running();
+            resumedAt = null;
+            seen(began.t());
             if (orEmpty(began.options()).contains("mode=auto"))
                 mode = Stream.of(Mode.values()).filter(mode -> mode.name().equalsIgnoreCase(began.mode())).findFirst();
         }
@@ -5250,19 +5381,19 @@ final class DifyExec implements Runnable {
             if (!"row".equals(attempt.kind())) return;
             attempts++;
             if (attempt.n() > 0) retries++;
-            updatedAt = attempt.t();
+            seen(attempt.t());
             var before = notStarted.remove(attempt.id());
             if (before != null) resent.put(before.user(), before);
             unsettled.remove(attempt.id());
             lost.remove(index.findOrAdd(attempt.id()));
             open.put(key(attempt.id(), attempt.user()), new Open(attempt.id(), attempt.n(), attempt.user(),
-                    Mode.valueOf(attempt.mode().toUpperCase(Locale.ROOT)), orEmpty(attempt.cells()), attempt.t(),
+                    Mode.of(attempt.mode()), orEmpty(attempt.cells()), attempt.t(),
                             Optional.empty()));
         }
 
         /// An attempt that says how its run ended leaves no doubt; *unknown*, *paused*, *not_started* and *resent* do.
         private void end(Event.End end) {
-            updatedAt = end.t();
+            seen(end.t());
             tokens += end.tokens();
             if (end.price() != null) prices.merge(orEmpty(end.currency()), end.price(), BigDecimal::add);
             var known = Optional.ofNullable(open.remove(key(end.id(), end.user())))
@@ -5295,12 +5426,28 @@ final class DifyExec implements Runnable {
             causes.put(entry, orEmpty(end.cause() != null ? end.cause() : end.error()));
         }
 
+        private void seen(Instant now) {
+            if (startedAt == null) startedAt = now;
+            if (resumedAt == null) resumedAt = now;
+            updatedAt = now;
+        }
+
+        /// How long the sessions took, without the time between them.
+        Duration running() {
+            return resumedAt == null ? before : before.plus(Duration.between(resumedAt, updatedAt));
+        }
+
         private static String key(String id, String user) {
             return id + "\0" + user;
         }
 
         private static String orEmpty(String text) {
             return text == null ? "" : text;
+        }
+
+        /// What a row without success is grouped by.
+        String cause(int entry) {
+            return causes.getOrDefault(entry, "listed in .retry");
         }
 
         Optional<Mode> mode() {
@@ -5402,7 +5549,7 @@ final class DifyExec implements Runnable {
                 var torn = new ArrayList<Event.Torn>();
                 Torn.mend(files.results(), torn);
                 Torn.mend(files.log(), torn);
-                var history = readAll(files, index);
+                var history = readAll(files, index, Reading.NOTHING);
                 if (!history.lost.isEmpty() && !rebuild) throw new Unusable(files.results() + ": "
                         + Plain.count(history.lost.size(), "result that the log knows of is",
                                 "results that the log knows of are")
@@ -5424,9 +5571,9 @@ final class DifyExec implements Runnable {
         }
 
         /// Results, log and retry list, in this order. A listed id of which nothing else is known failed in the original tool.
-        private static History readAll(BatchFiles files, Index index) throws IOException {
-            Results.read(files.results(), index);
-            var history = History.read(files.log(), index);
+        private static History readAll(BatchFiles files, Index index, Reading reading) throws IOException {
+            Results.read(files.results(), index, reading);
+            var history = History.read(files.log(), index, reading);
             for (var id : new RetryList(files.retry()).read()) {
                 int entry = index.findOrAdd(id);
                 if (index.standing(entry) == Standing.PENDING) index.stand(entry,
@@ -5436,22 +5583,46 @@ final class DifyExec implements Runnable {
         }
 
         /// What the files say, without lock or writing; another process may be at work on them.
-        static Batch peek(BatchFiles files, Optional<Csv> csv) {
+        static Batch peek(BatchFiles files, Optional<Csv> csv, Reading reading) {
             try {
-                return read(files, csv);
+                files.refuseNothing();
+                return read(files, csv, reading);
             } catch (IOException problem) {
                 throw new Unusable(files.results() + ": " + Plain.of(problem));
             }
         }
 
-        private static Batch read(BatchFiles files, Optional<Csv> csv) throws IOException {
+        private static Batch read(BatchFiles files, Optional<Csv> csv, Reading reading) throws IOException {
             var index = new Index();
             csv.ifPresent(rows -> {
                 rows.check(index);
                 index.endOfRows();
             });
-            var history = readAll(files, index);
-            return new Batch(files, csv.orElse(null), index, history, null, null, null);
+            var history = readAll(files, index, reading);
+            if (!history.lost.isEmpty()) { // the log was read after the results: a process may have added some
+                Results.read(files.results(), index, reading);
+                history.lost.keySet().removeIf(entry -> index.standing(entry).isSuccess());
+            }
+            var batch = new Batch(files, csv.orElse(null), index, history, null, null, null);
+            batch.refuseOthers();
+            return batch;
+        }
+
+        /// Files that say nothing, or nothing of this CSV's rows, are the wrong ones.
+        private void refuseOthers() throws IOException {
+            boolean known = index.size() > index.rows() || IntStream.range(0, index.rows())
+                    .anyMatch(entry -> index.standing(entry) != Standing.PENDING);
+            if (!known && history.session().isEmpty() && history.attempts + history.unread == 0)
+                throw new Unusable(files.results() + ": no line of it is a result");
+            if (!history.lost.isEmpty() && (!Files.exists(files.results()) || Files.size(files.results()) == 0))
+                throw new Unusable(files.results() + ": gone, and the log knows of "
+                        + Plain.count(history.lost.size(), "result") + " in it; 'run --rebuild' fetches "
+                        + (history.lost.size() == 1 ? "it" : "them") + " from Dify by run id");
+            if (index.size() > index.rows() && IntStream.range(0, index.rows())
+                    .allMatch(entry -> index.standing(entry) == Standing.PENDING))
+                throw new Unusable(csv.path + ": none of its " + Plain.count(index.rows(), "id") + " is in "
+                        + files.results() + ", which has " + Plain.count(index.size() - index.rows(), "other")
+                        + " (first: " + Plain.id(index.id(index.rows())) + "): these files do not belong together");
         }
 
         private static void close(AutoCloseable file) {
@@ -5981,76 +6152,224 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Where a batch stands, by its files.
+    /// Colour for a terminal; off, text stays as it is.
+    record Paint(boolean on) {
+        static final Paint NONE = new Paint(false);
+
+        static Paint of(Env env) {
+            return new Paint(env.get("NO_COLOR").isEmpty() && !env.get("TERM").equals("dumb") && Screen.isTerminal(1));
+        }
+
+        String bold(String text) {
+            return paint("1", text);
+        }
+
+        String faint(String text) {
+            return paint("2", text);
+        }
+
+        String by(Standing standing, String text) {
+            return paint(switch (standing) {
+                case SUCCEEDED -> "32";
+                case PARTIAL, UNKNOWN -> "33";
+                case FAILED -> "31";
+                case PAUSED -> "36";
+                case PENDING -> "2";
+            }, text);
+        }
+
+        private String paint(String code, String text) {
+            return on ? "\033[" + code + "m" + text + "\033[0m" : text;
+        }
+    }
+
+    /// Where a batch stands, by its files: a table, or one JSON object.
     static final class StatusView {
-        private static final int EXAMPLES = 3, CAUSES = 10;
+        private static final int EXAMPLES = 3, CAUSES = 10, BAR = 30;
+        static final List<Standing> ORDER = List.of(Standing.SUCCEEDED, Standing.PARTIAL, Standing.FAILED,
+                Standing.PAUSED, Standing.UNKNOWN, Standing.PENDING);
 
         /// An error's rows: how many, and the first of them.
-        record Cause(String cause, long count, List<String> ids) {}
-
-        static void print(Batch batch, PrintWriter out) {
-            var index = batch.index();
-            var history = batch.history();
-            out.println(batch.files().results() + ": " + Plain.count(index.rows(), "row"));
-            for (var standing : Standing.values())
-                if (index.count(standing) > 0) out.printf(Locale.ROOT, "  %-10s %,9d  %5.1f %%%n", standing.word(),
-                        index.count(standing),
-                        100.0 * index.count(standing) / index.rows());
-            if (!history.latencies.isEmpty()) {
-                var p = history.latencies.percentiles(0.5, 0.9, 0.99, 1);
-                out.printf(Locale.ROOT, "  seconds a row: p50 %.2f, p90 %.2f, p99 %.2f, max %.2f%n", p[0], p[1], p[2],
-                        p[3]);
+        record Cause(Standing outcome, String cause, long count, List<String> ids) {
+            /// What groups are told apart by where failed rows and others stand in one list.
+            String words() {
+                return outcome == Standing.FAILED ? cause : outcome.word() + ": " + cause;
             }
-            if (history.attempts > 0) out.println("  " + Plain.count(history.attempts, "attempt") + ", "
-                    + Plain.count(history.retries, "retry", "retries") + ", " + history.tokens + " tokens"
-                            + Summary.cost(history.prices));
-            if (history.startedAt != null) out.println("  from " + local(history.startedAt) + " to "
-                    + local(history.updatedAt));
-            if (history.lateRuns > 0) out.println("  " + Plain.count(history.lateRuns, "run")
-                    + " turned up late, after the row was sent again");
-            if (history.unread > 0) out.println("  " + Plain.count(history.unread, "line")
-                    + " of the log could not be read");
-            errors(batch, out);
+
+            String examples() {
+                return ids.stream().map(Plain::id).collect(joining(", ")) + (count > ids.size() ? ", …" : "");
+            }
+        }
+
+        static void print(Batch batch, PrintWriter out, Paint paint) {
+            out.println(paint.bold(batch.files().results().toString()) + ": "
+                    + Plain.number(batch.index().rows()) + (batch.index().rows() == 1 ? " row" : " rows")
+                    + batch.history().session().map(session -> paint.faint(" · " + app(session))).orElse(""));
+            out.println();
+            counts(batch.index(), out, paint);
+            out.println();
+            figures(batch).forEach((name, figure) -> out.println("  " + paint.faint("%-15s".formatted(name)) + figure));
+            var causes = causes(batch);
+            causes("Failed", causes.stream().filter(cause -> cause.outcome() == Standing.FAILED).toList(), out, paint);
+            causes("Open: how they end is not known yet",
+                    causes.stream().filter(cause -> cause.outcome() != Standing.FAILED).toList(), out, paint);
+            warnings(batch, out);
+            out.println();
             next(batch, batch.csv == null ? "CSV" : batch.csv.path.toString(), "", out);
             out.flush();
         }
 
-        static String json(Batch batch) {
-            var index = batch.index();
-            var history = batch.history();
-            var json = Json.MAPPER.createObjectNode().put("total", index.rows());
-            for (var standing : List.of(Standing.SUCCEEDED, Standing.PARTIAL, Standing.FAILED, Standing.PAUSED,
-                    Standing.UNKNOWN, Standing.PENDING))
-                json.put(standing.word(), index.count(standing));
-            json.put("attempts", history.attempts).put("retries", history.retries).put("total_tokens", history.tokens)
-                    .put("started_at", history.startedAt == null ? null : Times.text(history.startedAt))
-                    .put("updated_at", history.updatedAt == null ? null : Times.text(history.updatedAt));
-            json.set("errors", Json.MAPPER.valueToTree(causes(batch)));
-            return json.toString();
+        private static String app(Event.Session session) {
+            return Plain.text("app " + History.orEmpty(session.app()) + ", Dify " + History.orEmpty(session.server()),
+                    80);
         }
 
+        private static void counts(Index index, PrintWriter out, Paint paint) {
+            for (var standing : ORDER) {
+                long count = index.count(standing);
+                if (count == 0) continue;
+                double share = (double) count / index.rows();
+                out.println("  " + paint.by(standing, "%-10s".formatted(standing.word()))
+                        + String.format(Locale.ROOT, " %,11d  %5.1f %%  ", count, 100 * share)
+                        + paint.by(standing, "█".repeat((int) Math.max(1, Math.round(BAR * share)))));
+            }
+        }
+
+        /// What is known of time, pace and cost, by name.
+        private static Map<String, String> figures(Batch batch) {
+            var history = batch.history();
+            var figures = new LinkedHashMap<String, String>();
+            if (history.startedAt != null) {
+                figures.put("time", Plain.seconds(history.running()));
+                figures.put("", local("yyyy-MM-dd HH:mm:ss", history.startedAt) + " to "
+                        + local("yyyy-MM-dd HH:mm:ss xxx", history.updatedAt));
+            }
+            if (rate(batch) > 0) figures.put("throughput", String.format(Locale.ROOT, "%,.1f rows/s", rate(batch)));
+            if (!history.latencies.isEmpty()) {
+                var p = history.latencies.percentiles(0.5, 0.9, 0.99, 1);
+                figures.put("seconds a row", String.format(Locale.ROOT, "p50 %.2f, p90 %.2f, p99 %.2f, max %.2f",
+                        p[0], p[1], p[2], p[3]));
+            }
+            if (history.tokens > 0) figures.put("tokens", Plain.number(history.tokens));
+            if (!history.prices.isEmpty()) figures.put("cost", Summary.cost(history.prices).substring(2));
+            if (history.attempts > 0) figures.put("attempts", Plain.number(history.attempts) + " ("
+                    + Plain.count(history.retries, "retry", "retries") + ")");
+            if (!history.open.isEmpty()) figures.put("in flight", Plain.number(history.open.size())
+                    + " without an end so far: running, or cut off");
+            return figures;
+        }
+
+        /// Rows with an outcome for each second of the sessions.
+        private static double rate(Batch batch) {
+            long millis = batch.history().running().toMillis();
+            return millis == 0 ? 0 : (batch.index().rows() - batch.index().count(Standing.PENDING)) * 1000.0 / millis;
+        }
+
+        private static void warnings(Batch batch, PrintWriter out) {
+            var history = batch.history();
+            var index = batch.index();
+            var warnings = new ArrayList<String>();
+            if (history.lateRuns > 0) warnings.add(Plain.count(history.lateRuns, "run")
+                    + " turned up late, after the row was sent again");
+            if (history.unread > 0) warnings.add(Plain.count(history.unread, "line") + " of the log could not be read");
+            if (!history.lost.isEmpty()) warnings.add(Plain.count(history.lost.size(), "result")
+                    + " that the log knows of cannot be found in the file; 'run --rebuild' fetches them");
+            if (index.size() > index.rows()) warnings.add(Plain.count(index.size() - index.rows(), "id")
+                    + " of the files not in the CSV (first: " + Plain.id(index.id(index.rows())) + ")");
+            if (!warnings.isEmpty()) out.println();
+            warnings.forEach(warning -> out.println("  Note: " + warning));
+        }
+
+        /// The keys and their order are a promise; see the README.
+        static String json(Batch batch) {
+            var text = new StringWriter();
+            try (var json = Json.Tokens.FACTORY.createGenerator(text)) {
+                json.writeStartObject();
+                write(batch, json);
+                json.writeEndObject();
+            } catch (IOException problem) {
+                throw new UncheckedIOException(problem); // cannot happen: memory does not fail
+            }
+            return text.toString();
+        }
+
+        private static void write(Batch batch, JsonGenerator json) throws IOException {
+            var index = batch.index();
+            var history = batch.history();
+            json.writeNumberField("total", index.rows());
+            for (var standing : ORDER)
+                json.writeNumberField(standing.word(), index.count(standing));
+            json.writeNumberField("attempts", history.attempts);
+            json.writeNumberField("retries", history.retries);
+            json.writeNumberField("total_tokens", history.tokens);
+            json.writeStringField("started_at", history.startedAt == null ? null : Times.text(history.startedAt));
+            json.writeStringField("updated_at", history.updatedAt == null ? null : Times.text(history.updatedAt));
+            json.writeArrayFieldStart("errors");
+            for (var cause : causes(batch)) write(cause, json);
+            json.writeEndArray();
+            json.writeNumberField("running_seconds", history.running().toMillis() / 1000.0);
+            json.writeNumberField("rows_per_second", Math.round(rate(batch) * 1000) / 1000.0);
+            json.writeObjectFieldStart("seconds");
+            var names = List.of("p50", "p90", "p99", "max");
+            var seconds = history.latencies.percentiles(0.5, 0.9, 0.99, 1);
+            for (int i = 0; i < seconds.length; i++) json.writeNumberField(names.get(i), seconds[i]);
+            json.writeEndObject();
+            json.writeObjectFieldStart("cost");
+            for (var price : history.prices.entrySet()) json.writeNumberField(price.getKey(), price.getValue());
+            json.writeEndObject();
+            json.writeNumberField("in_flight", history.open.size());
+            json.writeNumberField("late", history.lateRuns);
+            json.writeNumberField("lost_results", history.lost.size());
+            json.writeNumberField("unread_lines", history.unread);
+            json.writeNumberField("ids_not_in_input", index.size() - index.rows());
+        }
+
+        private static void write(Cause cause, JsonGenerator json) throws IOException {
+            json.writeStartObject();
+            json.writeStringField("outcome", cause.outcome().word());
+            json.writeStringField("cause", cause.cause());
+            json.writeNumberField("count", cause.count());
+            json.writeArrayFieldStart("ids");
+            for (var id : cause.ids()) json.writeString(id);
+            json.writeEndArray();
+            json.writeEndObject();
+        }
+
+        private static void causes(String heading, List<Cause> causes, PrintWriter out, Paint paint) {
+            if (causes.isEmpty()) return;
+            out.println();
+            out.println("  " + paint.bold(heading));
+            causes.stream().limit(CAUSES).forEach(cause -> {
+                out.println(paint.by(cause.outcome(), "%,8d".formatted(cause.count())) + " × "
+                        + Plain.text(cause.outcome() == Standing.FAILED ? cause.cause() : cause.words(), 160));
+                out.println(" ".repeat(11) + paint.faint(cause.examples()));
+            });
+            if (causes.size() > CAUSES) out.println("         … and " + (causes.size() - CAUSES) + " more causes");
+        }
+
+        /// The same in one line each, for the end of a run.
         static void errors(Batch batch, PrintWriter out) {
             var causes = causes(batch);
             causes.stream().limit(CAUSES).forEach(cause -> out.println("  " + cause.count() + " × "
-                    + Plain.text(cause.cause(), 160)
-                    + " (" + cause.ids().stream().map(Plain::id).collect(Collectors.joining(", "))
-                            + (cause.count() > EXAMPLES ? ", …" : "") + ")"));
+                    + Plain.text(cause.words(), 160) + " (" + cause.examples() + ")"));
             if (causes.size() > CAUSES) out.println("  … and " + (causes.size() - CAUSES) + " more causes");
         }
 
-        /// The rows without success by cause, the most frequent first.
+        /// The rows without success by outcome and cause, the most frequent first.
         static List<Cause> causes(Batch batch) {
+            record Key(Standing outcome, String cause) {}
             var index = batch.index();
-            var groups = new LinkedHashMap<String, List<Integer>>();
+            var groups = new LinkedHashMap<Key, List<String>>();
+            var counts = new HashMap<Key, Long>();
             for (int entry = 0; entry < index.size(); entry++) {
                 var standing = index.standing(entry);
                 if (!standing.isOnRetryList()) continue;
-                var cause = batch.history().causes.getOrDefault(entry, "listed in .retry");
-                groups.computeIfAbsent(standing == Standing.FAILED ? cause : standing.word() + ": " + cause,
-                        _ -> new ArrayList<>()).add(entry);
+                var key = new Key(standing, batch.history().cause(entry));
+                var ids = groups.computeIfAbsent(key, _ -> new ArrayList<>());
+                if (counts.merge(key, 1L, Long::sum) <= EXAMPLES) ids.add(index.id(entry));
             }
-            return groups.entrySet().stream().map(group -> new Cause(group.getKey(), group.getValue().size(),
-                            group.getValue().stream().limit(EXAMPLES).map(index::id).toList()))
+            return groups.entrySet().stream().map(group -> new Cause(group.getKey().outcome(), group.getKey().cause(),
+                            counts.get(group.getKey()), List.copyOf(group.getValue())))
                     .sorted(Comparator.comparingLong(Cause::count).reversed()).toList();
         }
 
@@ -6064,9 +6383,8 @@ final class DifyExec implements Runnable {
             else out.println("Next: difyexec retry" + files + "   (looks them up; --resend-unknown sends them again)");
         }
 
-        private static String local(Instant time) {
-            return DateTimeFormatter.ofPattern("yyyy-MM-dd HH:mm:ss xxx", Locale.ROOT).withZone(ZoneId.systemDefault())
-                    .format(time);
+        static String local(String pattern, Instant time) {
+            return DateTimeFormatter.ofPattern(pattern, Locale.ROOT).withZone(ZoneId.systemDefault()).format(time);
         }
     }
 
@@ -6129,6 +6447,11 @@ final class DifyExec implements Runnable {
 
         static String count(long count, String one) {
             return count(count, one, one + "s");
+        }
+
+        /// `1,234,567`
+        static String number(long number) {
+            return String.format(Locale.ROOT, "%,d", number);
         }
 
         static String count(long count, String one, String many) {

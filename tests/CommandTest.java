@@ -574,7 +574,8 @@ class CommandTest {
             assertEquals("", call.err());
             var json = tree(call.out());
             assertEquals("total succeeded partial failed paused unknown pending attempts retries total_tokens "
-                    + "started_at updated_at errors", keys(json));
+                    + "started_at updated_at errors running_seconds rows_per_second seconds cost in_flight late "
+                    + "lost_results unread_lines ids_not_in_input", keys(json));
             assertEquals("[5, 1, 1, 1, 1, 0, 1, 4, 0, 40]", json.properties().stream().limit(10)
                     .map(Map.Entry::getValue).toList().toString());
             var began = Instant.parse(json.path("started_at").asText());
@@ -590,7 +591,7 @@ class CommandTest {
 
             var errors = tree(status("--json", "-i", input()).out()).path("errors");
 
-            assertEquals("[{\"cause\":\"boom in line …\",\"count\":3,\"ids\":[\"1\",\"2\",\"4\"]}]", errors.toString());
+            assertEquals("[{\"outcome\":\"failed\",\"cause\":\"boom in line …\",\"count\":3,\"ids\":[\"1\",\"2\",\"4\"]}]", errors.toString());
         }
 
         @Test

@@ -8,6 +8,7 @@
 //SOURCES FaultTest.java
 //SOURCES ConformanceTest.java
 //SOURCES Recorded.java
+//SOURCES ViewsTest.java
 //SOURCES Simulator.java
 //SOURCES SimulatedForm.java
 //SOURCES SimulatedFiles.java
@@ -61,7 +62,8 @@ final class DifyExecTest {
         }
         var wanted = System.getProperty("test", words.isEmpty() ? "" : words.getFirst());
         var classes = Stream.of(DifyExecTest.class, ServerTest.class, CommandTest.class, FormTest.class, FaultTest.class,
-                        ConformanceTest.class).flatMap(type -> wanted.isEmpty() ? Stream.of(type) : nested(type, wanted))
+                        ConformanceTest.class, ViewsTest.class)
+                .flatMap(type -> wanted.isEmpty() ? Stream.of(type) : nested(type, wanted))
                 .map(DiscoverySelectors::selectClass).toList();
         if (classes.isEmpty()) System.err.println("there is no @Nested class " + wanted);
         var summary = new SummaryGeneratingListener();
@@ -4095,7 +4097,8 @@ final class DifyExecTest {
             Files.writeString(folder.resolve("results.jsonl.log"), log);
             var files = DifyExec.BatchFiles.of(folder.resolve("results.jsonl"));
             var out = new StringWriter();
-            DifyExec.StatusView.print(DifyExec.Batch.peek(files, Optional.empty()), new PrintWriter(out, true));
+            DifyExec.StatusView.print(DifyExec.Batch.peek(files, Optional.empty(), DifyExec.Reading.NOTHING),
+                    new PrintWriter(out, true), DifyExec.Paint.NONE);
             return out.toString();
         }
 
@@ -4135,7 +4138,7 @@ final class DifyExecTest {
             assertTrue(said.lines().anyMatch(line -> line.matches(" +failed +1 .*")), said);
             assertTrue(said.lines().anyMatch(line -> line.matches(" +unknown +1 .*")), said);
             assertTrue(said.lines().anyMatch(line -> line.matches(" +pending +1 .*")), said);
-            assertTrue(said.contains("6 attempts, 1 retry"), said);
+            assertTrue(said.contains("6 (1 retry)"), said);
         }
 
         @Test
