@@ -93,8 +93,8 @@ import static java.util.stream.Collectors.joining;
 @Command(name = "difyexec", mixinStandardHelpOptions = true,
         description = "Runs a Dify workflow once for every row of a CSV file: no finished row lost, none paid twice.",
         synopsisSubcommandLabel = "COMMAND",
-        subcommands = {DifyExec.Run.class, DifyExec.Retry.class, DifyExec.Status.class, DifyExec.Check.class,
-                AutoComplete.GenerateCompletion.class},
+        subcommands = {DifyExec.Run.class, DifyExec.Retry.class, DifyExec.Status.class, DifyExec.Export.class,
+                DifyExec.Check.class, AutoComplete.GenerateCompletion.class},
         footer = {"", "Start here:  difyexec run --demo -i data.csv -o results.jsonl"})
 final class DifyExec implements Runnable {
 
@@ -164,7 +164,8 @@ final class DifyExec implements Runnable {
         @Override
         public <K> K create(Class<K> type) throws Exception {
             return type == Work.class ? type.cast(new Work(env)) : type == Check.class ? type.cast(new Check(env))
-                    : type == Status.class ? type.cast(new Status(env)) : CommandLine.defaultFactory().create(type);
+                    : type == Status.class ? type.cast(new Status(env))
+                    : type == Export.class ? type.cast(new Export(System.out)) : CommandLine.defaultFactory().create(type);
         }
     }
 
@@ -229,6 +230,58 @@ final class DifyExec implements Runnable {
             if (json) out.println(StatusView.json(batch));
             else StatusView.print(batch, out, Paint.of(env));
             return batch.index().isComplete() ? OK : ROWS_LEFT;
+        }
+    }
+
+    @Command(name = "export", mixinStandardHelpOptions = true, sortOptions = false,
+            description = {"Writes the spreadsheet back: the input's columns, then the outputs, then how each row ended.",
+                    "UTF-8 with byte order mark, in the input's order, rows without a success too."})
+    static final class Export implements Callable<Integer> {
+        @Option(names = {"-i", "--input"}, required = true, paramLabel = "CSV", description = "The input file.")
+        Path input;
+
+        @Option(names = {"-o", "--output"}, required = true, paramLabel = "JSONL", description = "The results file.")
+        Path output;
+
+        @Parameters(paramLabel = "FILE.csv", description = "The file to write; '-' is standard output.")
+        Path file;
+
+        @Mixin CsvOptions shape = new CsvOptions();
+
+        @Option(names = "--failed", description = "Only the rows that failed, are paused or unknown; without outputs.")
+        boolean failed;
+
+        @Option(names = "--raw", description = "Every cell as it is, also what a spreadsheet would run as a formula.")
+        boolean raw;
+
+        @Option(names = "--force", description = "Overwrite the file if it is there; leave out ids that are not in the CSV.")
+        boolean force;
+
+        @Spec CommandSpec spec;
+
+        private final OutputStream standardOutput;
+
+        Export(OutputStream standardOutput) {
+            this.standardOutput = standardOutput;
+        }
+
+        @Override
+        public Integer call() throws IOException {
+            var files = BatchFiles.of(output);
+            boolean toFile = !file.toString().equals("-");
+            if (toFile) Draft.refuse(file, files, Optional.of(input), _ -> force);
+            var ledger = new Ledger();
+            var names = new OutputNames();
+            try (var source = Source.of(input, Optional.of(files))) {
+                var csv = shape.open(source.path());
+                var batch = Batch.peek(files, Optional.of(csv), failed ? ledger : ledger.and(names));
+                if (!force) batch.refuseStrangers(input);
+                var export = new Spreadsheet(batch, ledger, names.all(), failed, raw);
+                if (toFile) Draft.write(file, export::write);
+                else export.write(standardOutput);
+                export.tell(spec.commandLine().getErr());
+                return OK;
+            }
         }
     }
 
@@ -5151,6 +5204,20 @@ final class DifyExec implements Runnable {
             return length;
         }
 
+        /// The line as JSON; a byte order mark before it is passed over.
+        JsonParser parser() throws IOException {
+            return Json.Tokens.FACTORY.createParser(line, mark(), length - mark());
+        }
+
+        /// A copy, without a byte order mark.
+        byte[] content() {
+            return Arrays.copyOfRange(line, mark(), length);
+        }
+
+        private int mark() {
+            return length >= 3 && Arrays.equals(line, 0, 3, Results.BOM, 0, 3) ? 3 : 0;
+        }
+
         /// Where in the file the line begins.
         long from() {
             return from;
@@ -5170,7 +5237,7 @@ final class DifyExec implements Runnable {
         default void result(int entry, Lines line) {}
 
         /// @param at where in the log the event's line begins
-        default void event(Event event, long at) {}
+        default void event(Index index, Event event, long at) {}
     }
 
     /// The results file: a line a success.
@@ -5237,9 +5304,8 @@ final class DifyExec implements Runnable {
 
         /// The fields of a line that say whose result it is; empty if it is no whole JSON object with an id.
         static Optional<Head> head(Lines lines) {
-            int from = lines.length() >= 3 && Arrays.equals(lines.bytes(), 0, 3, BOM, 0, 3) ? 3 : 0;
             String id = "", status = "success", workflowStatus = "";
-            try (var json = Json.Tokens.FACTORY.createParser(lines.bytes(), from, lines.length() - from)) {
+            try (var json = lines.parser()) {
                 if (json.nextToken() != JsonToken.START_OBJECT) return Optional.empty();
                 while (json.nextToken() == JsonToken.FIELD_NAME) {
                     var name = json.currentName();
@@ -5343,7 +5409,7 @@ final class DifyExec implements Runnable {
             var history = new History(index);
             history.unread = Journal.scan(log, (event, at) -> {
                 history.take(event);
-                reading.event(event, at);
+                reading.event(index, event, at);
             });
             return history;
         }
@@ -5484,6 +5550,307 @@ final class DifyExec implements Runnable {
         }
     }
 
+    /// Where in the files each row's result and its attempts stand, packed: 16 bytes a row, 12 an event. Filled while the
+    /// files are read; a [Pages] then gives the lines.
+    static final class Ledger implements Reading {
+        private long[] results = new long[1024], events = new long[1024];
+        private int[] newest = new int[1024], millis = new int[1024], before = new int[1024];
+        private int size = 0;
+
+        @Override
+        public void result(int entry, Lines line) {
+            hold(entry);
+            results[entry] = line.from() + 1;
+        }
+
+        @Override
+        public void event(Index index, Event event, long at) {
+            switch (event) {
+                case Event.Attempt attempt when "row".equals(attempt.kind()) -> add(index.find(attempt.id()), at, 1);
+                case Event.End end -> {
+                    int entry = index.findOrAdd(end.id());
+                    add(entry, at, 0);
+                    if (Standing.of(end.outcome()).isPresent()) millis[entry] = (int) (end.seconds() * 1000);
+                }
+                case Event.Late late when index.find(late.id()) >= 0 -> add(index.find(late.id()), at, 0);
+                case Event.Attempt _, Event.Session _, Event.Run _, Event.Late _, Event.Upload _, Event.Look _,
+                        Event.Harvest _, Event.Stop _, Event.Throttle _, Event.Torn _, Event.Other _ -> {}
+            }
+        }
+
+        private void add(int entry, long at, int attempt) {
+            hold(entry);
+            if (size == events.length) {
+                events = Arrays.copyOf(events, size * 2);
+                before = Arrays.copyOf(before, size * 2);
+            }
+            events[size] = at << 1 | attempt;
+            before[size] = newest[entry];
+            newest[entry] = ++size;
+        }
+
+        private void hold(int entry) {
+            if (entry < results.length) return;
+            int more = Math.max(entry + 1, results.length * 2);
+            results = Arrays.copyOf(results, more);
+            newest = Arrays.copyOf(newest, more);
+            millis = Arrays.copyOf(millis, more);
+        }
+
+        /// Where the row's result begins.
+        OptionalLong result(int entry) {
+            return entry < results.length && results[entry] > 0 ? OptionalLong.of(results[entry] - 1)
+                    : OptionalLong.empty();
+        }
+
+        /// Where the lines of the row's events begin, the newest first.
+        LongStream events(int entry) {
+            return chain(entry).mapToLong(event -> events[event] >> 1);
+        }
+
+        int attempts(int entry) {
+            return (int) chain(entry).filter(event -> (events[event] & 1) == 1).count();
+        }
+
+        private IntStream chain(int entry) {
+            return IntStream.iterate(entry < newest.length ? newest[entry] : 0, next -> next > 0,
+                    next -> before[next - 1]).map(next -> next - 1);
+        }
+
+        /// How long the row's last attempt took.
+        int millis(int entry) {
+            return entry < millis.length ? millis[entry] : 0;
+        }
+
+        /// Both are told of everything.
+        Reading and(Reading other) {
+            return new Reading() {
+                @Override
+                public void result(int entry, Lines line) {
+                    Ledger.this.result(entry, line);
+                    other.result(entry, line);
+                }
+
+                @Override
+                public void event(Index index, Event event, long at) {
+                    Ledger.this.event(index, event, at);
+                    other.event(index, event, at);
+                }
+            };
+        }
+    }
+
+    /// The lines of a file by where they begin. What lies close together comes from one read.
+    static final class Pages implements AutoCloseable {
+        private static final int BACK = 1 << 14;
+
+        private final FileChannel file;
+        private byte[] page = new byte[1 << 16];
+        private long from = 0;
+        private int filled = 0, start = 0, end = 0;
+
+        Pages(Path path) throws IOException {
+            file = FileChannel.open(path);
+        }
+
+        static Optional<Pages> open(Path path) throws IOException {
+            return Files.exists(path) ? Optional.of(new Pages(path)) : Optional.empty();
+        }
+
+        /// Makes the line that begins there the present one.
+        Pages turn(long place) throws IOException {
+            if (place < from || place >= from + filled || !find(place)) fill(place);
+            return this;
+        }
+
+        private void fill(long place) throws IOException {
+            from = Math.max(0, place - BACK);
+            while (true) {
+                var room = ByteBuffer.wrap(page);
+                while (room.hasRemaining() && file.read(room, from + room.position()) >= 0) {}
+                filled = room.position();
+                if (find(place)) return;
+                if (room.hasRemaining()) break;
+                page = new byte[page.length * 2];
+            }
+            end = filled; // the last line may lack its end
+        }
+
+        private boolean find(long place) {
+            start = (int) (place - from);
+            for (end = start; end < filled; end++) if (page[end] == '\n') return true;
+            return false;
+        }
+
+        byte[] line() {
+            boolean marked = end - start > 3 && Arrays.equals(page, start, start + 3, Results.BOM, 0, 3);
+            return Arrays.copyOfRange(page, marked ? start + 3 : start, end);
+        }
+
+        @Override
+        public void close() throws IOException {
+            file.close();
+        }
+    }
+
+    /// What a view shows of a row's end.
+    ///
+    /// @param outputs by name; empty without a success
+    /// @param seconds as Dify measured them; like the numbers after it a text, empty where it is not known
+    record Ending(Map<String, Value> inputs, Map<String, Value> outputs, String run, String seconds, String tokens,
+            String price, String currency, String error) {
+        static final Ending NONE = new Ending(Map.of(), Map.of(), "", "", "", "", "", "");
+
+        /// A text, or JSON as it stands in the results.
+        record Value(String text, boolean json) {}
+
+        static Ending of(Event.End end) {
+            return new Ending(Map.of(), Map.of(), History.orEmpty(end.run()), "",
+                    end.tokens() == 0 ? "" : Long.toString(end.tokens()),
+                    end.price() == null ? "" : end.price().toPlainString(), History.orEmpty(end.currency()),
+                    History.orEmpty(end.error()));
+        }
+
+        /// Of a line of the results.
+        static Ending of(byte[] line) throws IOException {
+            Map<String, Value> inputs = Map.of(), outputs = Map.of();
+            var texts = new HashMap<String, String>();
+            try (var json = Json.Tokens.FACTORY.createParser(line)) {
+                json.nextToken();
+                while (json.nextToken() == JsonToken.FIELD_NAME) {
+                    var name = json.currentName();
+                    var value = json.nextToken();
+                    if (name.equals("inputs")) inputs = values(json, line);
+                    else if (name.equals("outputs")) outputs = values(json, line);
+                    else if (value.isScalarValue() && value != JsonToken.VALUE_NULL) texts.put(name, json.getText());
+                    else json.skipChildren();
+                }
+            }
+            if (isWrapped(outputs.keySet()) && !texts.containsKey("workflow_status"))
+                outputs = unwrapped(outputs.get("outputs"), outputs);
+            return new Ending(inputs, outputs, texts.getOrDefault("workflow_run_id", ""),
+                    texts.getOrDefault("elapsed_time", ""), texts.getOrDefault("total_tokens", ""),
+                    texts.getOrDefault("total_price", ""), texts.getOrDefault("currency", ""), "");
+        }
+
+        /// The original tool put the outputs into an object of that name.
+        static boolean isWrapped(Set<String> names) {
+            return names.size() == 1 && names.contains("outputs");
+        }
+
+        private static Map<String, Value> unwrapped(Value inner, Map<String, Value> outer) throws IOException {
+            if (!inner.json() || !inner.text().startsWith("{")) return outer;
+            var bytes = inner.text().getBytes(UTF_8);
+            try (var json = Json.Tokens.FACTORY.createParser(bytes)) {
+                json.nextToken();
+                return values(json, bytes);
+            }
+        }
+
+        private static Map<String, Value> values(JsonParser json, byte[] line) throws IOException {
+            if (json.currentToken() != JsonToken.START_OBJECT) return Map.of("outputs", value(json, line));
+            var values = new LinkedHashMap<String, Value>();
+            while (json.nextToken() == JsonToken.FIELD_NAME) {
+                var name = json.currentName();
+                json.nextToken();
+                values.put(name, value(json, line));
+            }
+            return values;
+        }
+
+        /// Numbers and what is nested are cut out of the line, so that they stay as they were written.
+        private static Value value(JsonParser json, byte[] line) throws IOException {
+            if (json.currentToken().isScalarValue())
+                return new Value(json.getText(), json.currentToken() != JsonToken.VALUE_STRING);
+            int from = (int) json.currentTokenLocation().getByteOffset();
+            json.skipChildren();
+            return new Value(new String(line, from, (int) json.currentLocation().getByteOffset() - from, UTF_8), true);
+        }
+    }
+
+    /// Looks up in the files how rows ended.
+    static final class Endings implements AutoCloseable {
+        private final Batch batch;
+        private final Ledger ledger;
+        private final Optional<Pages> results, log;
+        private final Journal.Fields fields = new Journal.Fields();
+
+        Endings(Batch batch, Ledger ledger) throws IOException {
+            this.batch = batch;
+            this.ledger = ledger;
+            this.results = Pages.open(batch.files().results());
+            this.log = Pages.open(batch.files().log());
+        }
+
+        /// A success is told by the results, all else by the last event that ended the row.
+        Ending of(int entry) throws IOException {
+            var place = ledger.result(entry);
+            if (batch.index().standing(entry).isSuccess() && place.isPresent() && results.isPresent())
+                return Ending.of(results.get().turn(place.getAsLong()).line());
+            for (var event : events(entry).reversed())
+                if (event instanceof Event.End end && Standing.of(end.outcome()).isPresent()) return Ending.of(end);
+            return Ending.NONE;
+        }
+
+        /// What the log tells of the row, the oldest first.
+        List<Event> events(int entry) throws IOException {
+            var events = new ArrayDeque<Event>();
+            for (long place : ledger.events(entry).toArray()) {
+                var line = log.orElseThrow().turn(place).line();
+                events.addFirst(fields.event(line, line.length));
+            }
+            return List.copyOf(events);
+        }
+
+        @Override
+        public void close() throws IOException {
+            for (var file : List.of(results, log)) if (file.isPresent()) file.get().close();
+        }
+    }
+
+    /// A file that appears as a whole, or not at all.
+    static final class Draft {
+        interface Content {
+            void write(OutputStream out) throws IOException;
+        }
+
+        /// Nothing that a batch is made of is ever written over, and no other file unless that is allowed.
+        static void refuse(Path file, BatchFiles files, Optional<Path> input, Predicate<Path> mayBeReplaced) {
+            try {
+                if (Files.isDirectory(file)) throw new Unusable(file + ": a folder; name a file");
+                var parent = file.toAbsolutePath().getParent();
+                if (!Files.isDirectory(parent)) throw new Unusable(file + ": there is no folder " + parent);
+                if (!Files.exists(file)) return;
+                files.refuse(file);
+                if (input.isPresent() && Files.exists(input.get()) && Files.isSameFile(file, input.get()))
+                    throw new Unusable(file + " is both input and output: name another file");
+                if (!Files.isRegularFile(file)) throw new Unusable(file + ": not a regular file");
+                if (!mayBeReplaced.test(file)) throw new Unusable(file + ": is there already; --force writes over it");
+            } catch (IOException problem) {
+                throw new Unusable(file + ": " + Plain.of(problem));
+            }
+        }
+
+        static void write(Path file, Content content) {
+            try {
+                var target = Files.exists(file) ? file.toRealPath() : file;
+                var draft = target.resolveSibling("." + target.getFileName() + "."
+                        + Long.toHexString(System.nanoTime()) + ".tmp");
+                try {
+                    try (var out = Files.newOutputStream(draft, StandardOpenOption.CREATE_NEW,
+                            StandardOpenOption.WRITE)) {
+                        content.write(out);
+                    }
+                    Files.move(draft, target, StandardCopyOption.ATOMIC_MOVE, StandardCopyOption.REPLACE_EXISTING);
+                } finally {
+                    Files.deleteIfExists(draft);
+                }
+            } catch (IOException problem) {
+                throw new Unusable(file + ": cannot be written (" + Plain.of(problem) + ")");
+            }
+        }
+    }
+
     /// The rows that one call asks for: those to start, and those whose earlier run is looked up first.
     record Wanted(Csv csv, Index index, BitSet fresh, List<Doubt> doubts) {
         Iterator<Row> iterator() {
@@ -5606,6 +5973,21 @@ final class DifyExec implements Runnable {
             var batch = new Batch(files, csv.orElse(null), index, history, null, null, null);
             batch.refuseOthers();
             return batch;
+        }
+
+        /// Rows of the results that the CSV lacks would be left out.
+        void refuseStrangers(Path input) {
+            int strangers = index.size() - index.rows();
+            if (strangers > 0) throw new Unusable(input + ": lacks " + Plain.count(strangers, "id") + " of "
+                    + files.results() + " (" + ids(index.rows(), index.size()) + "), and "
+                    + Plain.count(index.count(Standing.PENDING), "id") + " of it "
+                    + (index.count(Standing.PENDING) == 1 ? "has" : "have")
+                    + " no outcome there: is it the right file? --force exports its rows all the same");
+        }
+
+        private String ids(int from, int to) {
+            return IntStream.range(from, Math.min(to, from + 3)).mapToObj(index::id).map(Plain::id)
+                    .collect(joining(", ")) + (to - from > 3 ? ", …" : "");
         }
 
         /// Files that say nothing, or nothing of this CSV's rows, are the wrong ones.
@@ -6385,6 +6767,180 @@ final class DifyExec implements Runnable {
 
         static String local(String pattern, Instant time) {
             return DateTimeFormatter.ofPattern(pattern, Locale.ROOT).withZone(ZoneId.systemDefault()).format(time);
+        }
+    }
+
+    /// The names of all outputs, in the order in which they come up.
+    static final class OutputNames implements Reading {
+        private static final int MOST = 10_000;
+
+        private final Set<String> names = new LinkedHashSet<>();
+
+        @Override
+        public void result(int entry, Lines line) {
+            try {
+                var found = found(line);
+                if (Ending.isWrapped(found)) found = Ending.of(line.content()).outputs().keySet();
+                names.addAll(found);
+            } catch (IOException problem) {
+                throw new UncheckedIOException(problem); // cannot happen: the line has been read as a result
+            }
+            if (names.size() > MOST) throw new Unusable("the results have more than " + Plain.number(MOST)
+                    + " different outputs: too many for columns of a spreadsheet");
+        }
+
+        private static Set<String> found(Lines line) throws IOException {
+            var found = new LinkedHashSet<String>();
+            try (var json = line.parser()) {
+                json.nextToken();
+                while (json.nextToken() == JsonToken.FIELD_NAME) {
+                    boolean here = json.currentName().equals("outputs");
+                    if (json.nextToken() != JsonToken.START_OBJECT || !here) {
+                        if (here) found.add("outputs");
+                        json.skipChildren();
+                    } else while (json.nextToken() == JsonToken.FIELD_NAME) {
+                        found.add(json.currentName());
+                        json.nextToken();
+                        json.skipChildren();
+                    }
+                }
+            }
+            return found;
+        }
+
+        List<String> all() {
+            return List.copyOf(names);
+        }
+    }
+
+    /// The batch as a CSV in the input's order: its columns, `output.<name>` for each output, then how the row ended.
+    static final class Spreadsheet {
+        private static final List<String> ENDING = List.of("status", "error", "run_id", "attempts", "seconds", "tokens",
+                "price", "currency");
+
+        private final Batch batch;
+        private final Ledger ledger;
+        private final List<String> outputs;
+        private final boolean failed, raw;
+        private long rows = 0, guarded = 0, tooLong = 0;
+
+        Spreadsheet(Batch batch, Ledger ledger, List<String> outputs, boolean failed, boolean raw) {
+            this.batch = batch;
+            this.ledger = ledger;
+            this.outputs = outputs;
+            this.failed = failed;
+            this.raw = raw;
+        }
+
+        void write(OutputStream out) throws IOException {
+            var index = batch.index();
+            var cells = new CellWriter(out, raw);
+            cells.write(header());
+            try (var endings = new Endings(batch, ledger)) {
+                var all = batch.csv().rows(entry -> !failed || index.standing(entry).isOnRetryList(), index);
+                while (all.hasNext()) {
+                    var row = all.next();
+                    cells.write(cells(row, endings.of(row.index())));
+                    rows++;
+                }
+            }
+            cells.flush();
+            guarded = cells.guarded();
+            tooLong = cells.tooLong();
+        }
+
+        private List<String> header() {
+            var columns = batch.csv().columns();
+            var names = new ArrayList<>(columns);
+            outputs.forEach(output -> names.add("output." + output));
+            ENDING.forEach(name -> names.add(names.contains(name) ? "run." + name : name));
+            return names;
+        }
+
+        private List<String> cells(Row row, Ending ending) {
+            int entry = row.index();
+            var cells = new ArrayList<>(row.inputs().values());
+            for (var name : outputs) {
+                var value = ending.outputs().get(name);
+                cells.add(value == null || value.json() && value.text().equals("null") ? "" : value.text());
+            }
+            int attempts = ledger.attempts(entry), millis = ledger.millis(entry);
+            cells.addAll(List.of(batch.index().standing(entry).word(), ending.error(), ending.run(),
+                    attempts == 0 ? "" : Integer.toString(attempts),
+                    millis == 0 ? ending.seconds() : BigDecimal.valueOf(millis, 3).toPlainString(), ending.tokens(),
+                    ending.price(), ending.currency()));
+            return cells;
+        }
+
+        /// What was written, and what its reader should know.
+        void tell(PrintWriter err) {
+            err.println(Plain.count(rows, "row") + (failed ? " without success" : "") + ", "
+                    + Plain.count(outputs.size(), "output column") + ".");
+            if (guarded > 0) err.println("A ' was put before " + Plain.count(guarded, "cell")
+                    + " that a spreadsheet would run as a formula; --raw leaves it out.");
+            if (tooLong > 0) err.println("Excel cuts " + Plain.count(tooLong, "cell") + ": longer than "
+                    + Plain.number(CellWriter.EXCEL) + " characters.");
+            err.flush();
+        }
+    }
+
+    /// Writes a CSV (RFC 4180) that spreadsheets open as it is: UTF-8 with byte order mark, CR LF.
+    static final class CellWriter {
+        static final int EXCEL = 32_767;
+        private static final Pattern NUMBER = Pattern.compile("[+-]?(\\d+([.,]\\d+)*|[.,]\\d+)([eE][+-]?\\d+)?%?");
+
+        private final Writer out;
+        private final boolean raw;
+        private long guarded = 0, tooLong = 0;
+
+        CellWriter(OutputStream out, boolean raw) throws IOException {
+            this.out = new BufferedWriter(new OutputStreamWriter(out, UTF_8), 1 << 16);
+            this.raw = raw;
+            this.out.write('\uFEFF');
+        }
+
+        void write(List<String> cells) throws IOException {
+            for (int i = 0; i < cells.size(); i++) {
+                if (i > 0) out.write(',');
+                write(cells.get(i));
+            }
+            out.write("\r\n");
+        }
+
+        private void write(String cell) throws IOException {
+            if (cell.length() > EXCEL) tooLong++;
+            var text = raw ? cell : guarded(cell);
+            boolean quoted = text.chars().anyMatch(c -> c == '"' || c == ',' || c == ';' || c == '\t' || c == '\n'
+                    || c == '\r') || text.startsWith(" ") || text.endsWith(" ");
+            out.write(quoted ? '"' + text.replace("\"", "\"\"") + '"' : text);
+        }
+
+        /// What a spreadsheet would run stays text, and no control character but tab and line end is left.
+        private String guarded(String cell) {
+            var clean = cell.chars().anyMatch(CellWriter::isControl) ? cell.codePoints()
+                    .map(c -> isControl(c) ? 0xFFFD : c)
+                    .collect(StringBuilder::new, StringBuilder::appendCodePoint, StringBuilder::append).toString() : cell;
+            if (clean.isEmpty() || "=+-@\t\r".indexOf(clean.charAt(0)) < 0
+                    || clean.length() < 100 && NUMBER.matcher(clean).matches()) return clean;
+            guarded++;
+            return "'" + clean;
+        }
+
+        private static boolean isControl(int c) {
+            return Character.isISOControl(c) && c != '\t' && c != '\n' && c != '\r';
+        }
+
+        void flush() throws IOException {
+            out.flush();
+        }
+
+        long guarded() {
+            return guarded;
+        }
+
+        /// Cells that Excel does not take whole.
+        long tooLong() {
+            return tooLong;
         }
     }
 

@@ -499,7 +499,7 @@ final class DifyExecTest {
     class TheHelp {
         @ParameterizedTest
         @CsvSource({"help.txt,", "run-help.txt, run", "retry-help.txt, retry", "status-help.txt, status",
-                "check-help.txt, check"})
+                "export-help.txt, export", "check-help.txt, check"})
         void isTheOneInTheGoldenFile(String golden, String command) throws IOException {
             var out = new StringWriter();
             var line = DifyExec.commandLine(DifyExec.Env.of(Map.of("DIFY_API_KEY", "app-secret-of-mine")))

@@ -8,6 +8,7 @@ import org.junit.jupiter.api.io.TempDir;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
 import org.junit.jupiter.params.provider.EnumSource;
+import picocli.CommandLine;
 
 import module java.base;
 
@@ -15,6 +16,7 @@ import static java.nio.charset.StandardCharsets.UTF_8;
 import static org.junit.jupiter.api.Assertions.assertAll;
 import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertFalse;
+import static org.junit.jupiter.api.Assertions.assertThrows;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 
 /// What a person sees of a batch and hands on: the status, the report and the spreadsheet, each made from files as `run`
@@ -200,7 +202,7 @@ class ViewsTest {
                     + "\",\"id\":\"late\",\"user\":\"u\",\"outcome\":\"succeeded\"}\n", StandardOpenOption.APPEND);
             var writing = new DifyExec.Reading() {
                 @Override
-                public void event(DifyExec.Event event, long at) {
+                public void event(DifyExec.Index index, DifyExec.Event event, long at) {
                     if (!(event instanceof DifyExec.Event.End end && end.id().equals("late"))) return;
                     try {
                         Files.writeString(folder.resolve("results.jsonl"), late, StandardOpenOption.APPEND);
@@ -260,7 +262,7 @@ class ViewsTest {
             if (!"-".equals(log)) Files.writeString(folder.resolve("results.jsonl.log"), log);
             Files.writeString(folder.resolve("out"), "kept");
 
-            assertAll(Stream.of(List.of("status"), List.of("status", "--json"))
+            assertAll(Stream.of(List.of("status"), List.of("status", "--json"), List.of("export", "--force", path("out")))
                     .map(words -> () -> {
                         var call = call(Stream.concat(words.stream(), Stream.of("-i", path("data.csv"), "-o",
                                 path("results.jsonl"))).toArray(String[]::new));
@@ -268,6 +270,7 @@ class ViewsTest {
                         assertEquals(2, call.code(), call.out());
                         assertEquals("", call.out());
                         assertTrue(sentence(call).contains(said), call.err());
+                        assertEquals("kept", Files.readString(folder.resolve("out")));
                     }));
         }
 
@@ -280,6 +283,232 @@ class ViewsTest {
 
             assertEquals(2, call.code());
             assertTrue(sentence(call).contains("the log knows of 3 results in it; 'run --rebuild' fetches them"), call.err());
+        }
+    }
+
+    // ── Export ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    @Nested
+    class TheSpreadsheet {
+        private Call export(String... more) {
+            return call(Stream.concat(Stream.of("export", "-i", path("data.csv"), "-o", path("results.jsonl")),
+                    Stream.of(more)).toArray(String[]::new));
+        }
+
+        private String written(String... more) throws IOException {
+            var call = export(Stream.concat(Stream.of(more), Stream.of("--force", path("out.csv"))).toArray(String[]::new));
+            assertEquals(0, call.code(), call.err());
+            return Files.readString(folder.resolve("out.csv"));
+        }
+
+        /// RFC 4180 to the letter; whatever is not, is an error.
+        private static List<List<String>> strictly(String csv) {
+            assertEquals('\uFEFF', csv.charAt(0));
+            var rows = new ArrayList<List<String>>();
+            var row = new ArrayList<String>();
+            int at = 1;
+            while (at < csv.length()) {
+                var cell = new StringBuilder();
+                if (csv.charAt(at) == '"') {
+                    for (at++; csv.charAt(at) != '"' || csv.startsWith("\"\"", at); at++) {
+                        cell.append(csv.charAt(at));
+                        if (csv.charAt(at) == '"') at++;
+                    }
+                    at++;
+                } else for (; csv.charAt(at) != ',' && csv.charAt(at) != '\r'; at++) {
+                    assertTrue(csv.charAt(at) != '"' && csv.charAt(at) != '\n', () -> "unquoted: " + cell);
+                    cell.append(csv.charAt(at));
+                }
+                row.add(cell.toString());
+                if (csv.charAt(at) == ',') at++;
+                else {
+                    assertTrue(csv.startsWith("\r\n", at), () -> "no line end after " + cell);
+                    at += 2;
+                    rows.add(List.copyOf(row));
+                    row.clear();
+                }
+            }
+            assertTrue(row.isEmpty(), "the last line has no end");
+            return rows;
+        }
+
+        @Test
+        void isThisFile() throws IOException {
+            mixed().save();
+
+            DifyExecTest.Golden.check("export.txt", written());
+        }
+
+        @Test
+        void canBeOfTheFailedRowsAlone() throws IOException {
+            mixed().save();
+
+            var rows = strictly(written("--failed"));
+
+            assertEquals(List.of("id", "text", "status", "error", "run_id", "attempts", "seconds", "tokens", "price",
+                    "currency"), rows.getFirst());
+            assertEquals(List.of("d", "e"), rows.stream().skip(1).map(List::getFirst).toList());
+        }
+
+        @Test
+        void rawIsCellForCellWhatTheResultsHold() throws IOException {
+            var written = batch();
+            int n = 0;
+            for (var text : HOSTILE) written.success("id" + n++, text,
+                    JSON.createObjectNode().put("text", text).put("n", n).put(text, "x").toString());
+            written.success("long", "", JSON.createObjectNode().put("text", "x,\"".repeat(400_000)).toString()).save();
+
+            var rows = strictly(written("--raw"));
+
+            var column = rows.getFirst();
+            var results = Files.readString(folder.resolve("results.jsonl")).replace("\uFEFF", "").lines().toList();
+            assertEquals(results.size() + 1, rows.size());
+            for (int i = 0; i < results.size(); i++) {
+                var result = JSON.readTree(results.get(i));
+                var row = rows.get(i + 1);
+                assertEquals(result.path("id").asText(), row.getFirst());
+                for (var output : result.path("outputs").properties())
+                    assertEquals(output.getValue().asText().replace('\ud800', '?'),
+                            row.get(column.indexOf("output." + output.getKey().replace('\ud800', '?'))));
+            }
+        }
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, quoteCharacter = '`', delimiter = '|', textBlock = """
+                cell                | written
+                =1+1                | '=1+1
+                -1+cmd              | '-1+cmd
+                @SUM(1)             | '@SUM(1)
+                +cmd                | '+cmd
+                ` =1+1`             | ` =1+1`
+                -1                  | -1
+                +49.5               | +49.5
+                -1.5e-3             | -1.5e-3
+                -                   | '-
+                --1                 | '--1
+                it's                | it's
+                1-1                 | 1-1
+                """)
+        void keepsASpreadsheetFromRunningText(String cell, String written) throws IOException {
+            batch().success("a", cell, JSON.createObjectNode().put("o", cell).toString()).save();
+
+            var row = strictly(written()).get(1);
+
+            assertEquals(List.of(written, written), row.subList(1, 3));
+            assertEquals(List.of(cell, cell), strictly(written("--raw")).get(1).subList(1, 3));
+        }
+
+        @Test
+        void lettingControlCharactersAndFormulasThroughTakesRaw() throws IOException {
+            var written = batch();
+            int n = 0;
+            for (var text : HOSTILE) written.ended("id" + n++, text, "failed", text);
+            written.save();
+
+            for (var row : strictly(written())) for (var cell : row) {
+                assertTrue(cell.chars().noneMatch(c -> c < ' ' && c != '\t' || c == 0x7f || c == 0x9b), cell);
+                assertFalse(cell.matches("(?s)[=+@-].*") && !cell.matches("[+-]?[\\d.]+"), cell);
+            }
+        }
+
+        @Test
+        void keepsNestedOutputsAndNumbersAsTheyWereWritten() throws IOException {
+            batch().success("a", "", "{\"deep\":{\"n\":12345678901234567890,\"p\":1.10},\"big\":12345678901234567890,"
+                    + "\"price\":1.10,\"no\":null,\"yes\":true}").save();
+
+            var rows = strictly(written());
+
+            assertEquals(List.of("output.deep", "output.big", "output.price", "output.no", "output.yes"),
+                    rows.getFirst().subList(2, 7));
+            assertEquals(List.of("{\"n\":12345678901234567890,\"p\":1.10}", "12345678901234567890", "1.10", "", "true"),
+                    rows.get(1).subList(2, 7));
+        }
+
+        @Test
+        void readsResultsOfTheOriginalTool() throws IOException {
+            Files.writeString(folder.resolve("data.csv"), "id,status\na,new\nb,old\n");
+            Files.writeString(folder.resolve("results.jsonl"), """
+                    \uFEFF{"id": "a", "status": "success", "outputs": {"outputs": {"answer": "1"}}, "retry_count": 0}
+                    {"id": "a", "status": "success", "outputs": {"outputs": {"answer": "2"}}, "retry_count": 0}
+                    """);
+
+            assertEquals(List.of(
+                    List.of("id", "status", "output.answer", "run.status", "error", "run_id", "attempts", "seconds",
+                            "tokens", "price", "currency"),
+                    List.of("a", "new", "2", "succeeded", "", "", "", "", "", "", ""),
+                    List.of("b", "old", "", "pending", "", "", "", "", "", "", "")), strictly(written()));
+        }
+
+        @Test
+        void goesToStandardOutputAsUtf8() throws IOException {
+            batch().success("a", "größer", "{}").save();
+            var bytes = new ByteArrayOutputStream();
+            var command = new CommandLine(new DifyExec.Export(bytes));
+
+            assertEquals(0, command.setErr(new PrintWriter(new StringWriter())).execute("-i", path("data.csv"), "-o",
+                    path("results.jsonl"), "-"));
+
+            assertEquals("größer", strictly(bytes.toString(UTF_8)).get(1).get(1));
+        }
+
+        @Test
+        void namesTheIdsThatTheCsvLacks() throws IOException {
+            mixed().save();
+            Files.writeString(folder.resolve("data.csv"), "id,text\na,1\ne,2\nnew,3\n");
+
+            var call = export(path("out.csv"));
+
+            assertEquals(2, call.code());
+            assertTrue(sentence(call).contains("lacks 3 ids of"), call.err());
+            assertTrue(sentence(call).contains("(b, c, d), and 1 id of it has no outcome"), call.err());
+            assertFalse(Files.exists(folder.resolve("out.csv")));
+            assertEquals(List.of("a", "e", "new"), strictly(written()).stream().skip(1).map(List::getFirst).toList());
+        }
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, delimiter = '|', textBlock = """
+                file              | option  | said
+                there.csv         |         | is there already; --force writes over it
+                data.csv          | --force | is both input and output
+                results.jsonl     | --force | is both input and output
+                results.jsonl.log | --force | is both input and output
+                .                 | --force | a folder
+                none/out.csv      | --force | there is no folder
+                """)
+        void writesOverNothingThatMatters(String file, String option, String said) throws IOException {
+            mixed().save();
+            Files.writeString(folder.resolve("there.csv"), "kept");
+            var before = contents();
+
+            var call = option == null ? export(path(file)) : export(option, path(file));
+
+            assertEquals(2, call.code());
+            assertTrue(sentence(call).contains(said), call.err());
+            assertEquals(before, contents());
+        }
+
+        @Test
+        void leavesNoHalfFile() throws IOException {
+            mixed().save();
+            Files.writeString(folder.resolve("out.csv"), "kept");
+
+            var problem = assertThrows(DifyExec.Unusable.class,
+                    () -> DifyExec.Draft.write(folder.resolve("out.csv"), out -> {
+                        out.write(1);
+                        throw new IOException("No space left on device");
+                    }));
+
+            assertTrue(problem.getMessage().endsWith("out.csv: cannot be written (No space left on device)"));
+            assertEquals("kept", contents().get("out.csv"));
+            assertEquals(5, contents().size());
+        }
+
+        private Map<String, String> contents() throws IOException {
+            var contents = new TreeMap<String, String>();
+            try (var files = Files.list(folder)) {
+                for (var file : files.toList()) contents.put(file.getFileName().toString(), Files.readString(file));
+            }
+            return contents;
         }
     }
 }
