@@ -19,9 +19,12 @@ import com.fasterxml.jackson.core.JsonParseException;
 import com.fasterxml.jackson.core.JsonParser;
 import com.fasterxml.jackson.core.JsonProcessingException;
 import com.fasterxml.jackson.core.JsonToken;
+import com.fasterxml.jackson.core.SerializableString;
 import com.fasterxml.jackson.core.StreamReadConstraints;
 import com.fasterxml.jackson.core.StreamReadFeature;
 import com.fasterxml.jackson.core.StreamWriteConstraints;
+import com.fasterxml.jackson.core.io.CharacterEscapes;
+import com.fasterxml.jackson.core.io.SerializedString;
 import com.fasterxml.jackson.core.json.JsonReadFeature;
 import com.fasterxml.jackson.core.json.JsonWriteFeature;
 import com.fasterxml.jackson.core.util.JsonRecyclerPools;
@@ -215,6 +218,13 @@ final class DifyExec implements Runnable {
         @Option(names = "--json", description = "One JSON object.")
         boolean json;
 
+        @Option(names = "--html", paramLabel = "FILE",
+                description = "Write the report: one page with charts and all rows, which opens offline.")
+        Path html;
+
+        @Option(names = "--force", description = "With --html: write over a file that is no report.")
+        boolean force;
+
         @Spec CommandSpec spec;
 
         private final Env env;
@@ -226,9 +236,17 @@ final class DifyExec implements Runnable {
         @Override
         public Integer call() {
             var out = spec.commandLine().getOut();
-            var batch = Batch.peek(BatchFiles.of(output), Optional.ofNullable(input).map(shape::open), Reading.NOTHING);
+            var files = BatchFiles.of(output);
+            if (html != null)
+                Draft.refuse(html, files, Optional.ofNullable(input), file -> force || Report.isReport(file));
+            var ledger = new Ledger();
+            var timeline = new Timeline();
+            var batch = Batch.peek(files, Optional.ofNullable(input).map(shape::open),
+                    html == null ? Reading.NOTHING : ledger.and(timeline));
+            if (html != null) Draft.write(html, new Report(batch, ledger, timeline)::write);
             if (json) out.println(StatusView.json(batch));
             else StatusView.print(batch, out, Paint.of(env));
+            if (html != null) spec.commandLine().getErr().println("Report: " + html);
             return batch.index().isComplete() ? OK : ROWS_LEFT;
         }
     }
@@ -2546,6 +2564,17 @@ final class DifyExec implements Runnable {
 
         boolean isEmpty() {
             return size == 0;
+        }
+
+        int size() {
+            return size;
+        }
+
+        /// How many took so many seconds, in spans of a width; the last span holds all longer ones too.
+        double[] histogram(int spans, double width) {
+            var counts = new double[spans];
+            for (int i = 0; i < size; i++) counts[(int) Math.min(spans - 1, millis[i] / 1000.0 / width)]++;
+            return counts;
         }
 
         /// The given share's percentiles, in seconds: `p(0.5, 0.9)`.
@@ -5238,6 +5267,24 @@ final class DifyExec implements Runnable {
 
         /// @param at where in the log the event's line begins
         default void event(Index index, Event event, long at) {}
+
+        /// Both are told of everything.
+        default Reading and(Reading other) {
+            var first = this;
+            return new Reading() {
+                @Override
+                public void result(int entry, Lines line) {
+                    first.result(entry, line);
+                    other.result(entry, line);
+                }
+
+                @Override
+                public void event(Index index, Event event, long at) {
+                    first.event(index, event, at);
+                    other.event(index, event, at);
+                }
+            };
+        }
     }
 
     /// The results file: a line a success.
@@ -5622,22 +5669,6 @@ final class DifyExec implements Runnable {
             return entry < millis.length ? millis[entry] : 0;
         }
 
-        /// Both are told of everything.
-        Reading and(Reading other) {
-            return new Reading() {
-                @Override
-                public void result(int entry, Lines line) {
-                    Ledger.this.result(entry, line);
-                    other.result(entry, line);
-                }
-
-                @Override
-                public void event(Index index, Event event, long at) {
-                    Ledger.this.event(index, event, at);
-                    other.event(index, event, at);
-                }
-            };
-        }
     }
 
     /// The lines of a file by where they begin. What lies close together comes from one read.
@@ -6601,7 +6632,7 @@ final class DifyExec implements Runnable {
             out.flush();
         }
 
-        private static String app(Event.Session session) {
+        static String app(Event.Session session) {
             return Plain.text("app " + History.orEmpty(session.app()) + ", Dify " + History.orEmpty(session.server()),
                     80);
         }
@@ -6618,7 +6649,7 @@ final class DifyExec implements Runnable {
         }
 
         /// What is known of time, pace and cost, by name.
-        private static Map<String, String> figures(Batch batch) {
+        static Map<String, String> figures(Batch batch) {
             var history = batch.history();
             var figures = new LinkedHashMap<String, String>();
             if (history.startedAt != null) {
@@ -6942,6 +6973,911 @@ final class DifyExec implements Runnable {
         long tooLong() {
             return tooLong;
         }
+    }
+
+    /// When attempts ran and what they used, packed: 8 bytes an attempt, 17 an end. Time is that of the sessions, in
+    /// milliseconds, without the time between them.
+    static final class Timeline implements Reading {
+        private final Map<String, Integer> open = new HashMap<>();
+        private int[] starts = new int[1024], stops = new int[1024], ends = new int[1024], tokens = new int[1024];
+        private double[] prices = new double[1024];
+        private byte[] standings = new byte[1024];
+        private int attempts = 0, ended = 0;
+        private long before = 0, resumed = -1, last = 0;
+        private String currency = "";
+
+        @Override
+        public void event(Index index, Event event, long at) {
+            switch (event) {
+                case Event.Session session -> {
+                    before = total();
+                    resumed = -1;
+                    now(session.t());
+                    open.values().forEach(attempt -> stops[attempt] = (int) before);
+                }
+                case Event.Attempt attempt when "row".equals(attempt.kind()) -> start(attempt);
+                case Event.End end -> end(end);
+                case Event.Attempt _, Event.Run _, Event.Upload _, Event.Look _, Event.Harvest _, Event.Stop _,
+                        Event.Throttle _, Event.Late _, Event.Torn _, Event.Other _ -> {}
+            }
+        }
+
+        private int now(Instant time) {
+            long millis = time.toEpochMilli();
+            if (resumed < 0) resumed = millis;
+            last = Math.max(millis, resumed);
+            return (int) total();
+        }
+
+        long total() {
+            return resumed < 0 ? before : before + last - resumed;
+        }
+
+        private void start(Event.Attempt attempt) {
+            if (attempts == starts.length) {
+                starts = Arrays.copyOf(starts, attempts * 2);
+                stops = Arrays.copyOf(stops, attempts * 2);
+            }
+            starts[attempts] = now(attempt.t());
+            stops[attempts] = -1;
+            open.put(attempt.id() + "\0" + attempt.user(), attempts++);
+        }
+
+        private void end(Event.End end) {
+            int now = now(end.t());
+            var known = open.remove(end.id() + "\0" + end.user());
+            if (known != null) stops[known] = now;
+            if (ended == ends.length) {
+                ends = Arrays.copyOf(ends, ended * 2);
+                tokens = Arrays.copyOf(tokens, ended * 2);
+                prices = Arrays.copyOf(prices, ended * 2);
+                standings = Arrays.copyOf(standings, ended * 2);
+            }
+            ends[ended] = now;
+            tokens[ended] = (int) Math.min(Integer.MAX_VALUE, end.tokens());
+            standings[ended] = (byte) (int) Standing.of(end.outcome()).map(Enum::ordinal).orElse(0);
+            if (end.price() != null && currency.isEmpty()) currency = History.orEmpty(end.currency());
+            prices[ended++] = end.price() == null || !currency.equals(end.currency()) ? 0 : end.price().doubleValue();
+        }
+
+        /// The one that [#cost] is in: the first that came up.
+        String currency() {
+            return currency;
+        }
+
+        /// Rows that ended in each span of so many milliseconds, per second.
+        double[] rate(int bins, double width, Predicate<Standing> which) {
+            var standing = Standing.values();
+            return summed(bins, width, end -> standings[end] > 0 && which.test(standing[standings[end]])
+                    ? 1000 / width : 0);
+        }
+
+        /// Tokens used until the end of each span.
+        double[] tokens(int bins, double width) {
+            var sums = summed(bins, width, end -> tokens[end]);
+            Arrays.parallelPrefix(sums, Double::sum);
+            return sums;
+        }
+
+        double[] cost(int bins, double width) {
+            var sums = summed(bins, width, end -> prices[end]);
+            Arrays.parallelPrefix(sums, Double::sum);
+            return sums;
+        }
+
+        private double[] summed(int bins, double width, IntToDoubleFunction weight) {
+            var sums = new double[bins];
+            for (int end = 0; end < ended; end++) sums[bin(ends[end], width, bins)] += weight.applyAsDouble(end);
+            return sums;
+        }
+
+        /// How many attempts were under way in each span, on average.
+        double[] inFlight(int bins, double width) {
+            var sums = new double[bins];
+            for (int attempt = 0; attempt < attempts; attempt++) {
+                double from = starts[attempt], to = stops[attempt] < 0 ? total() : stops[attempt];
+                for (int bin = bin(from, width, bins); bin <= bin(to, width, bins); bin++)
+                    sums[bin] += Math.max(0, Math.min(to, (bin + 1) * width) - Math.max(from, bin * width)) / width;
+            }
+            return sums;
+        }
+
+        private static int bin(double at, double width, int bins) {
+            return Math.clamp((long) (at / width), 0, bins - 1);
+        }
+    }
+
+    /// Bars or a line over equal spans, as inline SVG with axes, units and the same in words.
+    ///
+    /// @param width of one span, in units of x
+    /// @param marks lines across, by their label
+    record Chart(String name, String title, String y, String x, double width, boolean bars, List<Series> series,
+            Map<String, Double> marks) {
+        private static final int WIDE = 420, HIGH = 200, LEFT = 46, TOP = 18, RIGHT = 12, BOTTOM = 34;
+
+        /// @param look the class that colours it
+        record Series(String name, String look, double[] values) {}
+
+        String svg() {
+            var svg = new StringBuilder();
+            svg.append(("<figure class=\"card\"><figcaption>%s%s</figcaption><svg viewBox=\"0 0 %d %d\" role=\"img\" "
+                    + "aria-labelledby=\"%s-title %s-words\"><title id=\"%s-title\">%s</title><desc id=\"%s-words\">%s"
+                    + "</desc>").formatted(Html.text(title), legend(), WIDE, HIGH, name, name, name, Html.text(title),
+                    name, Html.text(words())));
+            axes(svg);
+            if (bars) bars(svg);
+            else line(svg);
+            marks(svg);
+            return svg.append("</svg></figure>\n").toString();
+        }
+
+        private String legend() {
+            return series.size() == 1 ? "" : series.stream().map(one -> "<span class=\"key " + one.look() + "\">"
+                    + Html.text(one.name()) + "</span>").collect(joining());
+        }
+
+        private int bins() {
+            return series.getFirst().values().length;
+        }
+
+        private double total(int bin) {
+            return series.stream().mapToDouble(one -> one.values()[bin]).sum();
+        }
+
+        private double highest() {
+            return Math.max(IntStream.range(0, bins()).mapToDouble(this::total).max().orElse(0), 1e-9);
+        }
+
+        private String words() {
+            int top = IntStream.range(0, bins()).boxed().max(Comparator.comparingDouble(this::total)).orElse(0);
+            return title + ", 0 to " + number(width * bins()) + " " + x + ": highest " + number(total(top)) + " " + y
+                    + " from " + number(top * width) + " to " + number((top + 1) * width) + " " + x
+                    + (bars ? "" : ", " + number(total(bins() - 1)) + " at the end")
+                    + marks.entrySet().stream().map(mark -> "; " + mark.getKey()).collect(joining()) + ".";
+        }
+
+        private void axes(StringBuilder svg) {
+            double step = step(highest(), 4), most = ceiling();
+            for (double at = 0; at <= most * 1.0001; at += step)
+                svg.append("<path class=\"grid\" d=\"M%d %sH%d\"/><text x=\"%d\" y=\"%s\" class=\"end\">%s</text>"
+                        .formatted(LEFT, px(down(at)), WIDE - RIGHT, LEFT - 6, px(down(at) + 4), number(at)));
+            double wide = width * bins(), across = step(wide, 8);
+            for (double at = 0; at <= wide * 1.0001; at += across)
+                svg.append("<text x=\"%s\" y=\"%d\" class=\"middle\">%s</text>".formatted(px(over(at)),
+                        HIGH - BOTTOM + 15, number(at)));
+            svg.append("<text x=\"%d\" y=\"10\" class=\"end unit\">%s</text>".formatted(WIDE - RIGHT, Html.text(y)));
+            svg.append("<text x=\"%d\" y=\"%d\" class=\"end unit\">%s</text>".formatted(WIDE - RIGHT, HIGH - 4,
+                    Html.text(x)));
+        }
+
+        private void bars(StringBuilder svg) {
+            double wide = Math.max(0.6, (over(width) - over(0)) * 0.86);
+            for (int bin = 0; bin < bins(); bin++) {
+                double below = 0;
+                if (total(bin) == 0) continue;
+                svg.append("<g><title>%s to %s %s: %s %s</title>".formatted(number(bin * width),
+                        number((bin + 1) * width), x, number(total(bin)), y));
+                for (var one : series) {
+                    double value = one.values()[bin];
+                    if (value > 0) svg.append("<rect class=\"%s\" x=\"%s\" y=\"%s\" width=\"%s\" height=\"%s\"/>"
+                            .formatted(one.look(), px(over((bin + 0.07) * width)), px(down(below + value)), px(wide),
+                                    px(down(below) - down(below + value))));
+                    below += value;
+                }
+                svg.append("</g>");
+            }
+        }
+
+        private void line(StringBuilder svg) {
+            var one = series.getFirst();
+            var path = new StringBuilder();
+            for (int bin = 0; bin < bins(); bin++)
+                path.append(bin == 0 ? "M" : "L").append(px(over((bin + 0.5) * width))).append(' ')
+                        .append(px(down(one.values()[bin])));
+            svg.append("<path class=\"area %s\" d=\"%sL%s %sL%s %sZ\"/><path class=\"line %s\" d=\"%s\"/>".formatted(
+                    one.look(), path, px(over((bins() - 0.5) * width)), px(down(0)), px(over(0.5 * width)), px(down(0)),
+                    one.look(), path));
+        }
+
+        private void marks(StringBuilder svg) {
+            int row = 0;
+            for (var mark : marks.entrySet()) {
+                double at = over(Math.min(mark.getValue(), width * bins()));
+                boolean left = at > WIDE - 90;
+                svg.append("<path class=\"mark\" d=\"M%s %dV%s\"/><text x=\"%s\" y=\"%d\" class=\"label%s\">%s</text>"
+                        .formatted(px(at), TOP, px(down(0)), px(left ? at - 4 : at + 4), TOP + 9 + 13 * row++,
+                                left ? " end" : "", Html.text(mark.getKey())));
+            }
+        }
+
+        private double ceiling() {
+            double step = step(highest(), 4);
+            return Math.ceil(highest() / step - 1e-9) * step;
+        }
+
+        private double over(double x) {
+            return LEFT + (WIDE - LEFT - RIGHT) * x / (width * bins());
+        }
+
+        private double down(double y) {
+            return HIGH - BOTTOM - (HIGH - TOP - BOTTOM) * y / ceiling();
+        }
+
+        private static String px(double at) {
+            return String.format(Locale.ROOT, "%.1f", at);
+        }
+
+        /// 1, 2 or 5 times a power of ten, at least a share of the whole.
+        static double step(double whole, int parts) {
+            double least = whole / parts, ten = Math.pow(10, Math.floor(Math.log10(least)));
+            return least <= ten ? ten : least <= 2 * ten ? 2 * ten : least <= 5 * ten ? 5 * ten : 10 * ten;
+        }
+
+        /// `0.25`, `12.5`, `340`, `12.5k`, `3.9M`
+        static String number(double number) {
+            double size = Math.abs(number);
+            var text = size < 1 ? String.format(Locale.ROOT, "%.4g", number)
+                    : size < 100 ? String.format(Locale.ROOT, "%.2f", number)
+                    : size < 10_000 ? String.format(Locale.ROOT, "%.0f", number)
+                    : size < 1e6 ? String.format(Locale.ROOT, "%.1f", number / 1e3)
+                    : String.format(Locale.ROOT, "%.1f", number / 1e6);
+            if (text.contains(".") && !text.contains("e")) text = text.replaceFirst("\\.?0+$", "");
+            return text + (size < 10_000 ? "" : size < 1e6 ? "k" : "M");
+        }
+    }
+
+    /// What outside text becomes in a page.
+    static final class Html {
+        static String text(String text) {
+            return Plain.text(text, 2000).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+                    .replace("\"", "&quot;").replace("'", "&#39;");
+        }
+
+        /// JSON that may stand in a page: nothing in it ends the element around it.
+        static JsonGenerator json(Writer out) throws IOException {
+            return Json.Tokens.FACTORY.createGenerator(out).setCharacterEscapes(new Escapes())
+                    .disable(JsonGenerator.Feature.AUTO_CLOSE_TARGET)
+                    .disable(JsonGenerator.Feature.FLUSH_PASSED_TO_STREAM);
+        }
+
+        private static final class Escapes extends CharacterEscapes {
+            private final int[] ascii = standardAsciiEscapesForJSON();
+
+            Escapes() {
+                for (char c : "<>&".toCharArray()) ascii[c] = ESCAPE_STANDARD;
+            }
+
+            @Override
+            public int[] getEscapeCodesForAscii() {
+                return ascii;
+            }
+
+            @Override
+            public SerializableString getEscapeSequence(int c) {
+                return c == 0x2028 || c == 0x2029 ? new SerializedString(String.format("\\u%04x", c)) : null;
+            }
+        }
+
+        /// How a Content-Security-Policy names a script or a style that it lets in.
+        static String hash(String content) {
+            try {
+                return "'sha256-" + Base64.getEncoder().encodeToString(
+                        MessageDigest.getInstance("SHA-256").digest(content.getBytes(UTF_8))) + "'";
+            } catch (NoSuchAlgorithmException problem) {
+                throw new IllegalStateException(problem); // every Java has SHA-256
+            }
+        }
+    }
+
+    /// The batch as one page that needs nothing else: totals, charts, causes, and all rows to search. It is written row by
+    /// row; its charts are drawn here, its table by its own script.
+    static final class Report {
+        private static final int BINS = 60, BLOCK = 5_000, LONGEST = 2_000;
+        private static final String MARK = "<meta name=\"generator\" content=\"difyexec ";
+
+        private final Batch batch;
+        private final Ledger ledger;
+        private final Timeline timeline;
+        private final List<StatusView.Cause> causes;
+        private final Map<String, Integer> causeNumbers = new HashMap<>();
+
+        Report(Batch batch, Ledger ledger, Timeline timeline) {
+            this.batch = batch;
+            this.ledger = ledger;
+            this.timeline = timeline;
+            this.causes = StatusView.causes(batch);
+            for (var cause : causes) causeNumbers.put(cause.words(), causeNumbers.size());
+        }
+
+        /// One of ours may be written over.
+        static boolean isReport(Path file) {
+            try (var in = Files.newInputStream(file)) {
+                return new String(in.readNBytes(1_000), UTF_8).contains(MARK);
+            } catch (IOException _) {
+                return false;
+            }
+        }
+
+        void write(OutputStream file) throws IOException {
+            var out = new BufferedWriter(new OutputStreamWriter(file, UTF_8), 1 << 16);
+            head(out);
+            totals(out);
+            charts(out);
+            causes(out);
+            out.write(Page.ROWS.formatted(options()));
+            data(out);
+            out.write("<script>" + Page.SCRIPT + "</script>\n</body>\n</html>\n");
+            out.flush();
+        }
+
+        private void head(Writer out) throws IOException {
+            var history = batch.history();
+            var title = Html.text(batch.files().results().getFileName().toString());
+            out.write(Page.HEAD.formatted(Html.hash(Page.STYLE), Html.hash(Page.SCRIPT), MARK + VERSION + "\">", title,
+                    Page.STYLE, title, Plain.number(batch.index().rows()),
+                    history.session().map(session -> " · " + Html.text(StatusView.app(session))).orElse(""),
+                    history.startedAt == null ? "" : " · " + StatusView.local("yyyy-MM-dd HH:mm", history.startedAt)
+                            + " to " + StatusView.local("yyyy-MM-dd HH:mm xxx", history.updatedAt)));
+        }
+
+        private void totals(Writer out) throws IOException {
+            var index = batch.index();
+            double at = 0;
+            var bar = new StringBuilder();
+            var keys = new StringBuilder();
+            for (var standing : StatusView.ORDER) {
+                long count = index.count(standing);
+                if (count == 0) continue;
+                double wide = 1000.0 * count / index.rows();
+                bar.append("<rect class=\"%s\" x=\"%s\" width=\"%s\" height=\"12\"/>".formatted(standing.word(),
+                        Chart.px(at), Chart.px(Math.max(1, wide))));
+                keys.append("<li><span class=\"key %s\">%s</span> <b>%s</b> <small>%.1f %%</small></li>".formatted(
+                        standing.word(), standing.word(), Plain.number(count), wide / 10));
+                at += wide;
+            }
+            out.write(Page.TOTALS.formatted(bar, keys, tiles()));
+        }
+
+        private String tiles() {
+            return StatusView.figures(batch).entrySet().stream().filter(figure -> !figure.getKey().isEmpty())
+                    .map(figure -> "<div><dt>%s</dt><dd>%s</dd></div>".formatted(Html.text(figure.getKey()),
+                            Html.text(figure.getValue()))).collect(joining());
+        }
+
+        private void charts(Writer out) throws IOException {
+            out.write("<section class=\"charts\" aria-label=\"Charts\">\n");
+            var charts = timeline.total() > 0 ? overTime() : List.<Chart>of();
+            if (!batch.history().latencies.isEmpty()) {
+                out.write(latency().svg());
+                if (charts.size() % 2 == 0) out.write(percentiles()); // two beside each other
+            }
+            for (var chart : charts) out.write(chart.svg());
+            out.write("</section>\n");
+        }
+
+        private Chart latency() {
+            var p = batch.history().latencies.percentiles(0.5, 0.9, 0.99, 1);
+            double longest = p[3] > 3 * p[2] ? 1.5 * p[2] : p[3], width = Chart.step(Math.max(longest, 0.01), BINS);
+            int bins = Math.max(1, (int) Math.ceil(longest / width + 1e-9));
+            var marks = new LinkedHashMap<String, Double>();
+            for (int i = 0; i < 3; i++)
+                marks.put(String.format(Locale.ROOT, "p%d %.2f s", List.of(50, 90, 99).get(i), p[i]), p[i]);
+            return new Chart("latency", "Seconds a row" + (p[3] > longest ? ", the last bar: that and longer" : ""),
+                    "rows", "seconds", width, true, List.of(new Chart.Series("succeeded", "succeeded",
+                    batch.history().latencies.histogram(bins, width))), marks);
+        }
+
+        private String percentiles() {
+            var shares = new double[] {0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.999, 1};
+            var seconds = batch.history().latencies.percentiles(shares);
+            var rows = new StringBuilder();
+            for (int i = 0; i < shares.length; i++) rows.append(
+                    "<tr><td>%s</td><td class=\"number\">%.2f</td><td class=\"number\">%s</td></tr>".formatted(
+                    shares[i] == 1 ? "slowest" : Chart.number(100 * shares[i]) + " %", seconds[i],
+                    Plain.number(Math.round((1 - shares[i]) * batch.history().latencies.size()))));
+            return Page.PERCENTILES.formatted(rows);
+        }
+
+        private List<Chart> overTime() {
+            double total = timeline.total(), width = Chart.step(total, BINS);
+            int bins = (int) Math.ceil(total / width + 1e-9);
+            var unit = total < 120_000 ? "seconds" : total < 7_200_000 ? "minutes" : "hours";
+            double x = width / (total < 120_000 ? 1_000 : total < 7_200_000 ? 60_000 : 3_600_000);
+            var charts = new ArrayList<Chart>();
+            charts.add(new Chart("rate", "Rows that ended", "rows a second", unit + " of running", x, true, List.of(
+                    new Chart.Series("succeeded", "succeeded", timeline.rate(bins, width, Standing::isSuccess)),
+                    new Chart.Series("without success", "failed",
+                            timeline.rate(bins, width, standing -> !standing.isSuccess()))), Map.of()));
+            charts.add(new Chart("flight", "Attempts in flight", "attempts", unit + " of running", x, false,
+                    List.of(new Chart.Series("", "plain", timeline.inFlight(bins, width))), Map.of()));
+            if (batch.history().tokens > 0) charts.add(new Chart("tokens", "Tokens used so far", "tokens",
+                    unit + " of running", x, false,
+                    List.of(new Chart.Series("", "plain", timeline.tokens(bins, width))), Map.of()));
+            if (!timeline.currency().isEmpty()) charts.add(new Chart("cost", "Cost so far", timeline.currency(),
+                    unit + " of running", x, false, List.of(new Chart.Series("", "plain", timeline.cost(bins, width))),
+                    Map.of()));
+            return charts;
+        }
+
+        private void causes(Writer out) throws IOException {
+            if (causes.isEmpty()) return;
+            out.write(Page.CAUSES);
+            for (int i = 0; i < Math.min(50, causes.size()); i++) {
+                var cause = causes.get(i);
+                out.write(("<tr><td class=\"number\">%s</td><td><button type=\"button\" class=\"cause\" data-cause=\"%d\">"
+                        + "%s</button></td><td><span class=\"chip %s\">%s</span></td><td class=\"ids\">%s</td></tr>\n")
+                        .formatted(Plain.number(cause.count()), i, Html.text(cause.cause()), cause.outcome().word(),
+                                cause.outcome().word(), Html.text(cause.examples())));
+            }
+            out.write("</tbody></table></section>\n");
+        }
+
+        private String options() {
+            var options = new StringBuilder();
+            for (int i = 0; i < Math.min(500, causes.size()); i++) options.append("<option value=\"%d\">%s (%s)</option>"
+                    .formatted(i, Html.text(Plain.text(causes.get(i).words(), 80)),
+                            Plain.number(causes.get(i).count())));
+            return options.toString();
+        }
+
+        private void data(Writer out) throws IOException {
+            try (var endings = new Endings(batch, ledger); var json = Html.json(out)) {
+                out.write("<script type=\"application/json\" id=\"batch\">");
+                batch(json);
+                var rows = batch.csv() == null ? Collections.<Row>emptyIterator()
+                        : batch.csv().rows(_ -> true, batch.index());
+                for (int entry = 0; entry < batch.index().size(); entry++) {
+                    if (entry % BLOCK == 0) {
+                        if (entry > 0) end(json);
+                        json.flush();
+                        out.write("</script>\n<script type=\"application/json\" class=\"rows\">");
+                        json.writeStartArray();
+                    }
+                    row(entry, rows.hasNext() ? rows.next().inputs() : Map.of(), endings, json);
+                }
+                if (batch.index().size() > 0) end(json);
+                json.flush();
+                out.write("</script>\n");
+            }
+        }
+
+        private static void end(JsonGenerator json) throws IOException {
+            json.writeEndArray();
+        }
+
+        private void batch(JsonGenerator json) throws IOException {
+            json.writeStartObject();
+            json.writeNumberField("start", start());
+            json.writeArrayFieldStart("outcomes");
+            for (var standing : Standing.values()) json.writeString(standing.word());
+            json.writeEndArray();
+            json.writeArrayFieldStart("causes");
+            for (var cause : causes) json.writeString(cause.words());
+            json.writeEndArray();
+            json.writeEndObject();
+        }
+
+        private long start() {
+            return batch.history().startedAt == null ? 0 : batch.history().startedAt.toEpochMilli();
+        }
+
+        /// `[id, outcome, cause, seconds, tokens, price, run, {inputs}, {outputs}, [attempts]]`; the script knows the places.
+        private void row(int entry, Map<String, String> cells, Endings endings, JsonGenerator json) throws IOException {
+            var standing = batch.index().standing(entry);
+            var ending = endings.of(entry);
+            json.writeStartArray();
+            json.writeString(Plain.text(batch.index().id(entry), LONGEST));
+            json.writeNumber(standing.ordinal());
+            json.writeNumber(standing.isOnRetryList() ? causeNumbers.getOrDefault(standing == Standing.FAILED
+                    ? batch.history().cause(entry) : standing.word() + ": " + batch.history().cause(entry), -1) : -1);
+            json.writeNumber(ledger.millis(entry) / 1000.0);
+            json.writeString(ending.tokens());
+            json.writeString(ending.price().isEmpty() ? "" : ending.price() + " " + ending.currency());
+            json.writeString(ending.run());
+            json.writeStartObject();
+            if (ending.inputs().isEmpty()) for (var cell : cells.entrySet())
+                value(cell.getKey(), new Ending.Value(cell.getValue(), false), json);
+            else for (var input : ending.inputs().entrySet()) value(input.getKey(), input.getValue(), json);
+            json.writeEndObject();
+            json.writeStartObject();
+            for (var output : ending.outputs().entrySet()) value(output.getKey(), output.getValue(), json);
+            json.writeEndObject();
+            attempts(endings.events(entry), ending.run(), json);
+            json.writeEndArray();
+            json.writeRaw('\n');
+        }
+
+        /// A text as it is, JSON as `[text]`, what is too long as `[its beginning, its length]`.
+        private static void value(String name, Ending.Value value, JsonGenerator json) throws IOException {
+            json.writeFieldName(cut(name, 200));
+            var text = value.text();
+            if (!value.json() && text.length() <= LONGEST) {
+                json.writeString(text);
+                return;
+            }
+            json.writeStartArray();
+            json.writeString(cut(text, LONGEST));
+            if (text.length() > LONGEST) json.writeNumber(text.length());
+            json.writeEndArray();
+        }
+
+        private static String cut(String text, int longest) {
+            if (text.length() <= longest) return text;
+            return text.substring(0, Character.isHighSurrogate(text.charAt(longest - 1)) ? longest - 1 : longest);
+        }
+
+        /// `[start, mode, outcome, seconds, error, run if it is another than the row's]`
+        private void attempts(List<Event> events, String run, JsonGenerator json) throws IOException {
+            var ends = new HashMap<String, Event.End>();
+            for (var event : events) if (event instanceof Event.End end) ends.put(History.orEmpty(end.user()), end);
+            json.writeStartArray();
+            for (var event : events) {
+                if (!(event instanceof Event.Attempt attempt)) continue;
+                var end = ends.get(attempt.user());
+                json.writeStartArray();
+                json.writeNumber(attempt.t().toEpochMilli() - start());
+                json.writeString(attempt.mode());
+                json.writeString(end == null ? "" : end.outcome());
+                json.writeNumber(end == null ? 0 : end.seconds());
+                json.writeString(end == null ? "" : History.orEmpty(end.error()));
+                json.writeString(end == null || run.equals(end.run()) ? "" : History.orEmpty(end.run()));
+                json.writeEndArray();
+            }
+            json.writeEndArray();
+        }
+    }
+
+    /// The report's fixed parts: markup, style and script. The style and the script are let in by their hash alone.
+    static final class Page {
+        static final String HEAD = """
+                <!doctype html>
+                <html lang="en">
+                <head>
+                <meta charset="utf-8">
+                <meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src %s; script-src %s; \
+                base-uri 'none'; form-action 'none'">
+                <meta name="viewport" content="width=device-width, initial-scale=1">
+                %s
+                <title>%s</title>
+                <style>%s</style>
+                </head>
+                <body>
+                <header><h1>%s</h1><p>%s rows%s%s</p></header>
+                <main>
+                """;
+        static final String TOTALS = """
+                <section class="card totals" aria-label="Totals">
+                <svg viewBox="0 0 1000 12" preserveAspectRatio="none" aria-hidden="true">%s</svg>
+                <ul>%s</ul>
+                <dl>%s</dl>
+                </section>
+                """;
+        static final String PERCENTILES = """
+                <figure class="card"><figcaption>Seconds a row, by share</figcaption><table><thead><tr>
+                <th scope="col">Rows up to</th><th scope="col" class="number">took seconds</th>
+                <th scope="col" class="number">rows slower</th></tr></thead><tbody>%s</tbody></table></figure>
+                """;
+        static final String CAUSES = """
+                <section class="card"><h2>Rows without success, by cause</h2>
+                <table class="causes"><thead><tr><th scope="col" class="number">Rows</th><th scope="col">Cause</th>
+                <th scope="col">Outcome</th><th scope="col" class="ids">Examples</th></tr></thead><tbody>
+                """;
+        static final String ROWS = """
+                <section class="card" id="rows"><h2>Rows</h2>
+                <noscript><p>The table of all rows needs JavaScript.</p></noscript>
+                <div class="tools">
+                <label>Search <input id="search" type="search" autocomplete="off" \
+                placeholder="id, input, output, error"></label>
+                <label>Outcome <select id="outcome"><option value="">all</option></select></label>
+                <label>Cause <select id="cause"><option value="">all</option>%s</select></label>
+                <output id="count" aria-live="polite"></output>
+                </div>
+                <div id="scroller"><div id="sizer"><div id="window">
+                <table id="table"><thead><tr>
+                <th scope="col" data-key="id"><button type="button">Id</button></th>
+                <th scope="col" data-key="outcome"><button type="button">Outcome</button></th>
+                <th scope="col" data-key="seconds" class="number"><button type="button">Seconds</button></th>
+                <th scope="col" data-key="tokens" class="number wide"><button type="button">Tokens</button></th>
+                <th scope="col" data-key="attempts" class="number wide"><button type="button">Attempts</button></th>
+                <th scope="col" data-key="result"><button type="button">Output or error</button></th>
+                </tr></thead><tbody id="body"></tbody></table>
+                </div></div></div>
+                </section>
+                </main>
+                <dialog id="detail" aria-labelledby="detail-id">
+                <div class="bar"><h2 id="detail-id"></h2><button type="button" id="before">Previous</button>
+                <button type="button" id="after">Next</button><button type="button" id="close">Close</button></div>
+                <div id="detail-body"></div>
+                </dialog>
+                """;
+        static final String STYLE = """
+                :root { color-scheme: light dark; --back: #f6f6f4; --card: #fff; --ink: #1d2024; --soft: #5c636c;
+                  --line: #dfe1e4; --accent: #1f57b5; --succeeded: #2c7a4b; --partial: #9a6200; --failed: #bc3226;
+                  --paused: #0b6e80; --unknown: #7446ad; --pending: #6d747c; --plain: #3c6fc4; }
+                @media (prefers-color-scheme: dark) { :root { --back: #131518; --card: #1b1e22; --ink: #e7e9ec;
+                  --soft: #a0a8b1; --line: #31363c; --accent: #86b3ff; --succeeded: #56b97f; --partial: #dca03c;
+                  --failed: #f27a71; --paused: #4cb9cc; --unknown: #b99af0; --pending: #949ca5; --plain: #7aa7f5; } }
+                * { box-sizing: border-box; }
+                body { margin: 0 auto; max-width: 75rem; padding: 1.5rem 1.25rem 3rem; background: var(--back);
+                  color: var(--ink); font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif;
+                  font-variant-numeric: tabular-nums; }
+                h1 { margin: 0; font-size: 1.6rem; line-height: 1.25; letter-spacing: -.01em; overflow-wrap: anywhere; }
+                h2 { margin: 0 0 .6rem; font-size: 1rem; }
+                header p { margin: .2rem 0 1.2rem; color: var(--soft); }
+                .card { margin: 0 0 1rem; padding: 1rem 1.1rem; background: var(--card); border: 1px solid var(--line);
+                  border-radius: 8px; }
+                .succeeded { --hue: var(--succeeded); } .partial { --hue: var(--partial); } .failed { --hue: var(--failed); }
+                .paused { --hue: var(--paused); } .unknown { --hue: var(--unknown); } .pending { --hue: var(--pending); }
+                .plain { --hue: var(--plain); }
+                .totals svg { display: block; width: 100%; height: 12px; border-radius: 3px; }
+                rect { fill: var(--hue); }
+                .totals ul { display: flex; flex-wrap: wrap; gap: .3rem 1.6rem; margin: .7rem 0 1rem; padding: 0;
+                  list-style: none; }
+                .totals small { color: var(--soft); font-size: inherit; }
+                .totals dl { display: flex; flex-wrap: wrap; gap: .8rem 2.4rem; margin: 0; padding-top: .9rem;
+                  border-top: 1px solid var(--line); }
+                dt { color: var(--soft); font-size: .85rem; } dd { margin: 0; overflow-wrap: anywhere; }
+                .key::before { content: ""; display: inline-block; width: .65rem; height: .65rem; margin-right: .4rem;
+                  border-radius: 2px; background: var(--hue); }
+                .charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 25rem), 1fr));
+                  gap: 1rem; margin-bottom: 1rem; }
+                figure.card { margin: 0; padding: .8rem .9rem .6rem; }
+                figcaption { margin-bottom: .3rem; font-weight: 600; }
+                figcaption .key { margin-left: 1rem; font-weight: 400; font-size: .85rem; color: var(--soft); }
+                figure svg { display: block; width: 100%; height: auto; }
+                figure text { fill: var(--soft); font-size: 11px; } .end { text-anchor: end; }
+                .middle { text-anchor: middle; } figure text.label { fill: var(--ink); stroke: var(--card); stroke-width: 4px; paint-order: stroke; }
+                figure td, figure th { padding-top: .2rem; padding-bottom: .2rem; }
+                .grid { stroke: var(--line); } .mark { stroke: var(--ink); stroke-dasharray: 3 3; opacity: .75; }
+                .line { fill: none; stroke: var(--hue); stroke-width: 1.6; stroke-linejoin: round; }
+                .area { fill: var(--hue); opacity: .14; }
+                table { width: 100%; border-collapse: collapse; text-align: left; }
+                th { color: var(--soft); font-weight: 500; font-size: .85rem; }
+                th, td { padding: .35rem .6rem; border-bottom: 1px solid var(--line); vertical-align: top; }
+                th:first-child, td:first-child { padding-left: 0; } .number { text-align: right; }
+                .causes td { overflow-wrap: anywhere; unicode-bidi: isolate; } .causes .number { width: 4.5rem; }
+                .causes .ids { color: var(--soft); }
+                .chip { color: var(--hue); } .chip::before { content: ""; display: inline-block; width: .5rem;
+                  height: .5rem; margin-right: .4rem; border-radius: 50%; background: var(--hue); }
+                button, input, select { font: inherit; color: inherit; }
+                input, select, .bar button { padding: .3rem .55rem; background: var(--card); border: 1px solid var(--line);
+                  border-radius: 6px; max-width: 100%; }
+                .bar button { cursor: pointer; } .bar button:disabled { opacity: .45; cursor: default; }
+                .cause, #table button { padding: 0; border: 0; background: none; text-align: inherit; cursor: pointer; }
+                .cause, td button { color: var(--accent) !important; } .cause:hover, td button:hover { text-decoration: underline; }
+                :focus-visible { outline: 2px solid var(--accent); outline-offset: 1px; }
+                .tools { display: flex; flex-wrap: wrap; gap: .5rem 1.1rem; align-items: center; margin-bottom: .7rem; }
+                .tools label { color: var(--soft); font-size: .85rem; } .tools label > * { color: var(--ink); font-size: .95rem; }
+                #search { width: 16rem; } #cause { width: 15rem; } #count { margin-left: auto; color: var(--soft); }
+                #scroller { height: 33rem; max-height: 75vh; overflow-y: auto; border-top: 1px solid var(--line); }
+                #sizer { min-height: 100%; }
+                #window { position: sticky; top: 0; height: min(33rem, 75vh); overflow: hidden; }
+                #table { table-layout: fixed; }
+                #table thead { position: relative; z-index: 1; background: var(--card); }
+                #table tr { height: 36px; }
+                #table th, #table td { padding-top: 0; padding-bottom: 0; vertical-align: middle; white-space: nowrap;
+                  overflow: hidden; text-overflow: ellipsis; unicode-bidi: isolate; }
+                #table th:nth-child(1) { width: 22%; } #table th:nth-child(2) { width: 8rem; }
+                #table th:nth-child(n+3):nth-child(-n+5) { width: 6.2rem; }
+                #body tr:hover { background: color-mix(in srgb, var(--accent) 7%, transparent); cursor: pointer; }
+                [aria-sort=ascending] button::after { content: " \\2191"; } [aria-sort=descending] button::after { content: " \\2193"; }
+                dialog { width: min(60rem, calc(100vw - 2rem)); max-height: calc(100vh - 3rem); padding: 0 1.2rem 1.2rem;
+                  border: 1px solid var(--line); border-radius: 10px; background: var(--card); color: var(--ink); }
+                dialog::backdrop { background: rgb(0 0 0 / .4); }
+                .bar { position: sticky; top: 0; display: flex; gap: .5rem; align-items: center; padding: 1rem 0 .7rem;
+                  background: var(--card); } .bar h2 { flex: 1; margin: 0; overflow-wrap: anywhere; }
+                #detail-body h3 { margin: 1.1rem 0 .4rem; font-size: .95rem; }
+                #detail-body dl { display: grid; grid-template-columns: minmax(6rem, 11rem) 1fr; gap: .4rem 1rem; margin: 0; }
+                #detail-body dt { overflow-wrap: anywhere; }
+                pre { margin: 0; white-space: pre-wrap; overflow-wrap: anywhere; font: .87rem/1.5 ui-monospace, Menlo,
+                  Consolas, "DejaVu Sans Mono", monospace; unicode-bidi: isolate; }
+                .cut { color: var(--soft); font-size: .85rem; }
+                @media (max-width: 40rem) {
+                  body { padding: 1rem .75rem 2rem; font-size: 14px; } .wide, .causes .ids { display: none; }
+                  #table th:nth-child(1) { width: 30%; } #table th:nth-child(2) { width: 6.4rem; }
+                  #table th:nth-child(3) { width: 4.6rem; } .tools label, #search, #cause { width: 100%; }
+                  .totals dl { gap: .6rem 1.6rem; } #detail-body dl { grid-template-columns: 1fr; }
+                }
+                @media print {
+                  @page { margin: 14mm; } body { max-width: none; padding: 0; background: none; font-size: 11px; }
+                  .card { border-color: #ccc; break-inside: avoid; } #rows { break-inside: auto; } .tools label, dialog { display: none; }
+                  .charts { grid-template-columns: 1fr 1fr; } * { print-color-adjust: exact; }
+                  #scroller, #window, #sizer { height: auto !important; max-height: none; overflow: visible; position: static; }
+                  #body { transform: none !important; } #table tr { height: auto; } #table td { white-space: normal; }
+                }
+                """;
+        /// Reads the rows block by block, keeps a selection of their numbers, and draws those in view.
+        static final String SCRIPT = """
+                'use strict';
+                const ID = 0, OUTCOME = 1, CAUSE = 2, SECONDS = 3, TOKENS = 4, PRICE = 5, RUN = 6, INPUTS = 7, OUTPUTS = 8, ATTEMPTS = 9;
+                const HEIGHT = 36, TALLEST = 8e6, PRINTED = 200;
+                const at = id => document.getElementById(id);
+                const batch = JSON.parse(at('batch').textContent);
+                const rows = [], haystacks = [];
+                let chosen = [], sort = {key: '', down: false}, printing = false, shown = -1;
+
+                function element(name, look, text) {
+                  const made = document.createElement(name);
+                  if (look) made.className = look;
+                  if (text !== undefined) made.textContent = text;
+                  return made;
+                }
+
+                const plain = value => Array.isArray(value) ? value[0] : value;
+                const number = count => count.toLocaleString('en-US');
+                const lastError = row => row[ATTEMPTS].length ? row[ATTEMPTS].at(-1)[4] : '';
+
+                function result(row) {
+                  if (row[CAUSE] >= 0) return lastError(row) || batch.causes[row[CAUSE]];
+                  return Object.values(row[OUTPUTS]).map(plain).join(' · ').slice(0, 300);
+                }
+
+                const keys = {
+                  id: row => row[ID], outcome: row => row[OUTCOME], seconds: row => row[SECONDS],
+                  tokens: row => Number(row[TOKENS]), attempts: row => row[ATTEMPTS].length, result: row => result(row)};
+
+                function haystack(n) {
+                  const row = rows[n];
+                  return haystacks[n] ??= [row[ID], row[RUN], ...Object.values(row[INPUTS]).map(plain),
+                    ...Object.values(row[OUTPUTS]).map(plain), ...row[ATTEMPTS].map(attempt => attempt[4])].join('\\n').toLowerCase();
+                }
+
+                function choose() {
+                  const needle = at('search').value.trim().toLowerCase(), outcome = at('outcome').value, cause = at('cause').value;
+                  chosen = [];
+                  for (let n = 0; n < rows.length; n++)
+                    if ((outcome === '' || rows[n][OUTCOME] === +outcome) && (cause === '' || rows[n][CAUSE] === +cause)
+                        && (needle === '' || haystack(n).includes(needle))) chosen.push(n);
+                  if (sort.key) order();
+                  at('count').textContent = number(chosen.length) + ' of ' + number(rows.length) + ' rows';
+                  at('scroller').scrollTop = 0;
+                  draw();
+                }
+
+                function order() {
+                  const values = new Map(chosen.map(n => [n, keys[sort.key](rows[n])])), up = sort.down ? -1 : 1;
+                  const compare = new Intl.Collator('en', {numeric: true}).compare;
+                  chosen.sort((a, b) => {
+                    const x = values.get(a), y = values.get(b);
+                    return up * (typeof x === 'string' ? compare(x, y) : x - y) || a - b;
+                  });
+                }
+
+                function draw() {
+                  const box = at('scroller'), whole = (chosen.length + 1) * HEIGHT, tall = Math.min(whole, TALLEST);
+                  at('sizer').style.height = tall + 'px';
+                  const room = Math.max(1, tall - box.clientHeight);
+                  const top = printing ? 0 : Math.min(1, box.scrollTop / room) * Math.max(0, whole - box.clientHeight);
+                  const first = Math.floor(top / HEIGHT), many = printing ? PRINTED : Math.ceil(box.clientHeight / HEIGHT) + 1;
+                  const focused = at('body').contains(document.activeElement) ? document.activeElement.dataset.place : null;
+                  at('body').replaceChildren(...chosen.slice(first, first + many).map((n, i) => line(n, first + i)));
+                  at('body').style.transform = 'translateY(' + (first * HEIGHT - top) + 'px)';
+                  at('table').setAttribute('aria-rowcount', chosen.length + 1);
+                  if (focused !== null) at('body').querySelector('button[data-place="' + focused + '"]')?.focus({preventScroll: true});
+                }
+
+                function line(n, place) {
+                  const row = rows[n], made = element('tr'), id = element('td'), button = element('button', '', row[ID]);
+                  made.setAttribute('aria-rowindex', place + 2);
+                  button.type = 'button';
+                  button.dataset.place = made.dataset.place = place;
+                  id.append(button);
+                  const outcome = element('td'), word = batch.outcomes[row[OUTCOME]];
+                  outcome.append(element('span', 'chip ' + word, word));
+                  made.append(id, outcome, element('td', 'number', row[SECONDS] ? row[SECONDS].toFixed(2) : ''),
+                    element('td', 'number wide', row[TOKENS]), element('td', 'number wide', row[ATTEMPTS].length || ''),
+                    element('td', '', result(row)));
+                  return made;
+                }
+
+                function pretty(text) {
+                  try {
+                    const value = JSON.parse(text);
+                    return JSON.stringify(value) === text.replace(/\\s+/g, '') ? JSON.stringify(value, null, 2) : text;
+                  } catch { return text; }
+                }
+
+                function values(title, named) {
+                  const entries = Object.entries(named);
+                  if (!entries.length) return [];
+                  const list = element('dl');
+                  for (const [name, value] of entries) {
+                    const cell = element('dd'), cut = Array.isArray(value) && value.length > 1;
+                    cell.append(element('pre', '', Array.isArray(value) && !cut ? pretty(value[0]) : plain(value)));
+                    if (cut) cell.append(element('div', 'cut', 'cut here; ' + number(value[1]) + ' characters in all'));
+                    list.append(element('dt', '', name), cell);
+                  }
+                  return [element('h3', '', title), list];
+                }
+
+                function attempts(row) {
+                  if (!row[ATTEMPTS].length) return [];
+                  const table = element('table'), head = element('tr'), body = element('tbody');
+                  for (const name of ['Start (UTC)', 'Mode', 'Became', 'Seconds', 'Error']) head.append(element('th', '', name));
+                  for (const [start, mode, became, seconds, error, run] of row[ATTEMPTS]) {
+                    const tr = element('tr');
+                    const time = new Date(batch.start + start).toISOString().replace('T', ' ').replace('Z', '');
+                    for (const text of [time, mode, became || 'no end yet', seconds ? seconds.toFixed(2) : '',
+                      error + (run ? ' (run ' + run + ')' : '')]) tr.append(element('td', '', text));
+                    body.append(tr);
+                  }
+                  table.append(head, body);
+                  return [element('h3', '', 'Attempts'), table];
+                }
+
+                function show(place) {
+                  shown = place;
+                  const row = rows[chosen[place]], word = batch.outcomes[row[OUTCOME]];
+                  at('detail-id').textContent = row[ID];
+                  const facts = {run: row[RUN], seconds: row[SECONDS] || '', tokens: row[TOKENS], price: row[PRICE], error: lastError(row)};
+                  const known = Object.fromEntries(Object.entries(facts).filter(fact => fact[1] !== '').map(([k, v]) => [k, String(v)]));
+                  const body = at('detail-body');
+                  body.replaceChildren(element('span', 'chip ' + word, word), ...values('Run', known), ...values('Inputs', row[INPUTS]),
+                    ...values('Outputs', row[OUTPUTS]), ...attempts(row));
+                  at('before').disabled = place === 0;
+                  at('after').disabled = place === chosen.length - 1;
+                  if (!at('detail').open) at('detail').showModal();
+                  at('detail').scrollTop = 0;
+                }
+
+                function goTo(place) {
+                  const box = at('scroller'), target = Math.max(0, Math.min(chosen.length - 1, place));
+                  const whole = (chosen.length + 1) * HEIGHT, tall = Math.min(whole, TALLEST), hidden = whole - box.clientHeight;
+                  const scale = hidden > 0 ? (tall - box.clientHeight) / hidden : 1, top = box.scrollTop / scale;
+                  if (target * HEIGHT < top) box.scrollTop = target * HEIGHT * scale;
+                  else if ((target + 2) * HEIGHT > top + box.clientHeight) box.scrollTop = ((target + 2) * HEIGHT - box.clientHeight) * scale;
+                  draw();
+                  at('body').querySelector('button[data-place="' + target + '"]')?.focus({preventScroll: true});
+                }
+
+                at('body').addEventListener('click', event => {
+                  const row = event.target.closest('tr');
+                  if (row) show(+row.dataset.place);
+                });
+                at('body').addEventListener('keydown', event => {
+                  const step = {ArrowDown: 1, ArrowUp: -1, PageDown: 12, PageUp: -12, Home: -Infinity, End: Infinity}[event.key];
+                  if (step === undefined || !event.target.dataset.place) return;
+                  event.preventDefault();
+                  goTo(+event.target.dataset.place + step);
+                });
+                document.querySelectorAll('#table th').forEach(th => th.firstChild.addEventListener('click', () => {
+                  sort = {key: th.dataset.key, down: sort.key === th.dataset.key && !sort.down};
+                  document.querySelectorAll('#table th').forEach(other => other.removeAttribute('aria-sort'));
+                  th.setAttribute('aria-sort', sort.down ? 'descending' : 'ascending');
+                  choose();
+                }));
+                document.querySelectorAll('.cause').forEach(button => button.addEventListener('click', () => {
+                  at('cause').value = button.dataset.cause;
+                  choose();
+                  at('rows').scrollIntoView();
+                }));
+                let soon;
+                at('search').addEventListener('input', () => { clearTimeout(soon); soon = setTimeout(choose, 120); });
+                for (const id of ['outcome', 'cause']) at(id).addEventListener('change', choose);
+                at('scroller').addEventListener('scroll', draw, {passive: true});
+                addEventListener('resize', draw);
+                addEventListener('beforeprint', () => { printing = true; draw(); at('sizer').style.height = 'auto'; });
+                addEventListener('afterprint', () => { printing = false; draw(); });
+                at('close').addEventListener('click', () => at('detail').close());
+                at('before').addEventListener('click', () => show(shown - 1));
+                at('after').addEventListener('click', () => show(shown + 1));
+
+                const blocks = [...document.querySelectorAll('script.rows')];
+                (function read() {
+                  const block = blocks.shift();
+                  if (!block) {
+                    batch.outcomes.forEach((word, n) => {
+                      if (rows.some(row => row[OUTCOME] === n)) at('outcome').append(new Option(word, n));
+                    });
+                    document.documentElement.dataset.ready = 'yes';
+                    return choose();
+                  }
+                  for (const row of JSON.parse(block.textContent)) rows.push(row);
+                  block.remove();
+                  if (rows.length <= 5000) choose();
+                  setTimeout(read);
+                })();
+                """;
     }
 
     /// Text for people: without control characters, of bounded length, the same in every locale.

@@ -1,8 +1,13 @@
+import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.ObjectMapper;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import com.fasterxml.jackson.databind.util.RawValue;
+import org.junit.jupiter.api.AfterAll;
+import org.junit.jupiter.api.AfterEach;
+import org.junit.jupiter.api.BeforeAll;
 import org.junit.jupiter.api.Nested;
 import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.TestInstance;
 import org.junit.jupiter.api.Timeout;
 import org.junit.jupiter.api.io.TempDir;
 import org.junit.jupiter.params.ParameterizedTest;
@@ -11,13 +16,16 @@ import org.junit.jupiter.params.provider.EnumSource;
 import picocli.CommandLine;
 
 import module java.base;
+import module java.net.http;
 
 import static java.nio.charset.StandardCharsets.UTF_8;
 import static org.junit.jupiter.api.Assertions.assertAll;
+import static org.junit.jupiter.api.Assertions.assertArrayEquals;
 import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertFalse;
 import static org.junit.jupiter.api.Assertions.assertThrows;
 import static org.junit.jupiter.api.Assertions.assertTrue;
+import static org.junit.jupiter.api.Assumptions.assumeTrue;
 
 /// What a person sees of a batch and hands on: the status, the report and the spreadsheet, each made from files as `run`
 /// leaves them.
@@ -509,6 +517,493 @@ class ViewsTest {
                 for (var file : files.toList()) contents.put(file.getFileName().toString(), Files.readString(file));
             }
             return contents;
+        }
+    }
+
+    // ── Report ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    private Call report(String... more) {
+        return call(Stream.concat(Stream.of("status", "-i", path("data.csv"), "-o", path("results.jsonl"), "--html",
+                path("report.html")), Stream.of(more)).toArray(String[]::new));
+    }
+
+    private String page() throws IOException {
+        return Files.readString(folder.resolve("report.html"));
+    }
+
+    /// All rows of the page, as its script reads them.
+    private List<JsonNode> rows() throws IOException {
+        var rows = new ArrayList<JsonNode>();
+        var blocks = Pattern.compile("(?s)<script type=\"application/json\" class=\"rows\">(.*?)</script>").matcher(page());
+        while (blocks.find()) JSON.readTree(blocks.group(1)).forEach(rows::add);
+        return rows;
+    }
+
+    @Nested
+    class TheReport {
+        @Test
+        void holdsEveryRowWithInputsOutputsAndAttempts() throws IOException {
+            mixed().save();
+
+            assertEquals(3, report().code());
+
+            var rows = rows();
+            assertEquals(List.of("a", "b", "c", "d", "e", "f"), rows.stream().map(row -> row.get(0).asText()).toList());
+            assertEquals("""
+                    ["a",1,-1,2.0,"40","0.002 USD","run-1",{"id":"a","text":"first"},{"answer":"yes","score":["0.5"]},\
+                    [[0,"blocking","succeeded",2.0,"",""]]]""", rows.get(0).toString());
+            assertEquals("""
+                    ["d",3,0,2.0,"","","run-5",{"id":"d","text":"fourth"},{},[[3000,"blocking","again",2.0,"overloaded",""],\
+                    [3000,"blocking","failed",2.0,"no such city",""]]]""", rows.get(3).toString());
+            assertEquals("[\"f\",0,-1,0.0,\"\",\"\",\"\",{\"id\":\"f\",\"text\":\"sixth\"},{},[]]", rows.get(5).toString());
+        }
+
+        @Test
+        void letsInNothingButItsOwnStyleAndScript() throws Exception {
+            mixed().save();
+            report();
+
+            var policy = Pattern.compile("Content-Security-Policy\" content=\"(.*?)\"").matcher(page());
+            assertTrue(policy.find());
+            for (var name : List.of("style", "script")) {
+                var part = Pattern.compile("(?s)<" + name + ">(.*?)</" + name + ">").matcher(page());
+                assertTrue(part.find());
+                var hash = Base64.getEncoder().encodeToString(MessageDigest.getInstance("SHA-256").digest(part.group(1)
+                        .getBytes(UTF_8)));
+                assertTrue(policy.group(1).contains(name + "-src 'sha256-" + hash + "'"), policy.group(1));
+                assertFalse(part.find(), "one " + name);
+            }
+            assertTrue(policy.group(1).startsWith("default-src 'none';"));
+            assertFalse(policy.group(1).contains("unsafe"));
+            assertFalse(page().matches("(?s).*<[^>]*\\s(style|src|href|on\\w+)=.*"), "attributes that reach out or run");
+        }
+
+        @Test
+        void drawsChartsWithAxesUnitsAndWords() throws IOException {
+            mixed().save();
+            report();
+
+            for (var name : List.of("latency", "rate", "flight", "tokens", "cost")) {
+                var figure = Pattern.compile("(?s)<svg [^>]*" + name + "-title " + name + "-words.*?</svg>").matcher(page());
+                assertTrue(figure.find(), name);
+                assertTrue(figure.group().contains("<title id=\"" + name + "-title\">"), name);
+                assertTrue(figure.group().matches("(?s).*<desc id=\"" + name + "-words\">[^<]+ highest [^<]+</desc>.*"), name);
+                assertTrue(figure.group().matches("(?s).*class=\"grid\".*class=\"end unit\">.+"), name);
+            }
+        }
+
+        @Test
+        void cutsLongValuesAndSaysHowLongTheyAre() throws IOException {
+            batch().success("a", "y".repeat(1_000_000), JSON.createObjectNode().put("long", "😀".repeat(1_500))
+                    .put("short", "x".repeat(2_000)).set("deep", JSON.createArrayNode().add("z".repeat(5_000))).toString())
+                    .save();
+            report();
+
+            var row = rows().getFirst();
+            assertEquals("[2000,1000000]", "[" + row.get(7).get("text").get(0).asText().length() + ","
+                    + row.get(7).get("text").get(1) + "]");
+            assertEquals("😀".repeat(1_000), row.get(8).get("long").get(0).asText());
+            assertEquals(3_000, row.get(8).get("long").get(1).asInt());
+            assertEquals(2_000, row.get(8).get("short").asText().length());
+            assertEquals(5_004, row.get(8).get("deep").get(1).asInt());
+        }
+
+        @Test
+        void isWrittenOverOnlyWhereItIsOne() throws IOException {
+            mixed().save();
+            Files.writeString(folder.resolve("report.html"), "<html>mine</html>");
+
+            var refused = report();
+            assertEquals(2, refused.code());
+            assertTrue(sentence(refused).contains("is there already; --force writes over it"), refused.err());
+            assertEquals("<html>mine</html>", page());
+
+            assertEquals(3, report("--force").code());
+            assertEquals(3, report().code());
+            for (var file : List.of("data.csv", "results.jsonl", "results.jsonl.log")) {
+                var before = Files.readString(folder.resolve(file));
+                var call = call("status", "--force", "-i", path("data.csv"), "-o", path("results.jsonl"), "--html", path(file));
+                assertEquals(2, call.code());
+                assertTrue(sentence(call).contains("both input and output"), call.err());
+                assertEquals(before, Files.readString(folder.resolve(file)));
+            }
+        }
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, textBlock = """
+                number,   text
+                0,        0
+                0.5,      0.5
+                0.05,     0.05
+                12.5,     12.5
+                20,       20
+                340,      340
+                12500,    12.5k
+                3900000,  3.9M
+                """)
+        void itsAxesAreReadable(double number, String text) {
+            assertEquals(text, DifyExec.Chart.number(number));
+        }
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, textBlock = """
+                whole, parts, step
+                1,     4,     0.5
+                40,    4,     10
+                52,    60,    1
+                0.013, 4,     0.005
+                81,    4,     50
+                """)
+        void itsStepsAreRound(double whole, int parts, double step) {
+            assertEquals(step, DifyExec.Chart.step(whole, parts), 1e-12);
+        }
+    }
+
+    @Nested
+    class TheTimeline {
+        private final DifyExec.Timeline timeline = new DifyExec.Timeline();
+
+        private void attempt(int second, String id) {
+            timeline.event(null, new DifyExec.Event.Attempt(NOON.plusSeconds(second), id, 0, "u", "blocking", "", "row"), 0);
+        }
+
+        private void end(int second, String id, String outcome) {
+            timeline.event(null, new DifyExec.Event.End(NOON.plusSeconds(second), id, "u", outcome, "", "r", 0, 0, null, null,
+                    1, 10, 1, new BigDecimal("0.5"), "USD"), 0);
+        }
+
+        private void session(int second) {
+            timeline.event(null, new DifyExec.Event.Session(NOON.plusSeconds(second), 1, "", "", "", "", "", ""), 0);
+        }
+
+        @Test
+        void leavesOutTheTimeBetweenSessions() {
+            session(0);
+            attempt(0, "a");
+            end(10, "a", "succeeded");
+            session(5000);
+            attempt(5000, "b");
+            end(5010, "b", "failed");
+
+            assertEquals(20_000, timeline.total());
+            assertArrayEquals(new double[] {0, 0.1}, timeline.rate(2, 10_000, DifyExec.Standing::isSuccess));
+            assertArrayEquals(new double[] {1, 1}, timeline.inFlight(2, 10_000));
+            assertArrayEquals(new double[] {0, 20}, timeline.tokens(2, 10_000));
+            assertArrayEquals(new double[] {0, 1.0}, timeline.cost(2, 10_000));
+        }
+
+        @Test
+        void countsAnAttemptThatWasCutOffUntilItsSessionEnds() {
+            session(0);
+            attempt(0, "a");
+            attempt(0, "cut");
+            end(10, "a", "succeeded");
+            session(100);
+            attempt(100, "b");
+            end(110, "b", "succeeded");
+
+            assertArrayEquals(new double[] {2, 1}, timeline.inFlight(2, 10_000));
+        }
+    }
+
+    // ── A browser ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    /// Chromium without a window, driven over its DevTools protocol. What it complains of and asks for is kept.
+    static final class Browser implements AutoCloseable {
+        private final Process process;
+        private final WebSocket socket;
+        private final Map<Integer, CompletableFuture<JsonNode>> answers = new ConcurrentHashMap<>();
+        private final AtomicInteger calls = new AtomicInteger();
+        private String session = "";
+        final Queue<String> complaints = new ConcurrentLinkedQueue<>(), requests = new ConcurrentLinkedQueue<>();
+
+        static Optional<Path> installed() {
+            var named = Stream.ofNullable(System.getenv("DIFYEXEC_CHROMIUM")).map(Path::of);
+            var found = Stream.of("chromium", "chromium-browser", "chromium-headless-shell", "google-chrome")
+                    .flatMap(name -> Stream.of(System.getenv("PATH").split(File.pathSeparator))
+                            .map(folder -> Path.of(folder, name)));
+            return Stream.concat(named, found).filter(Files::isExecutable).findFirst();
+        }
+
+        Browser(Path program, Path profile) throws Exception {
+            process = new ProcessBuilder(program.toString(), "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run",
+                    "--disable-background-networking", "--remote-debugging-port=0", "--user-data-dir=" + profile,
+                    "--hide-scrollbars", "about:blank").redirectOutput(ProcessBuilder.Redirect.DISCARD).start();
+            socket = HttpClient.newHttpClient().newWebSocketBuilder().buildAsync(address(), new Listener()).get();
+            var target = call("Target.createTarget", "{'url':'about:blank'}").path("targetId").asText();
+            session = call("Target.attachToTarget", "{'flatten':true,'targetId':'" + target + "'}").path("sessionId").asText();
+            for (var domain : List.of("Page", "Runtime", "Network", "Log")) call(domain + ".enable", "{}");
+        }
+
+        private URI address() throws IOException {
+            var said = new BufferedReader(new InputStreamReader(process.getErrorStream(), UTF_8));
+            for (var line = said.readLine(); line != null; line = said.readLine())
+                if (line.startsWith("DevTools listening on ")) {
+                    Thread.startVirtualThread(() -> said.lines().forEach(_ -> {})); // or its pipe fills up
+                    return URI.create(line.substring("DevTools listening on ".length()).strip());
+                }
+            throw new IOException("the browser did not start");
+        }
+
+        JsonNode call(String method, String params) throws Exception {
+            int id = calls.incrementAndGet();
+            var answer = new CompletableFuture<JsonNode>();
+            answers.put(id, answer);
+            var message = JSON.createObjectNode().put("id", id).put("method", method);
+            message.set("params", JSON.readTree(params.replace('\'', '"')));
+            if (!session.isEmpty()) message.put("sessionId", session);
+            socket.sendText(message.toString(), true).get();
+            return answer.get(30, TimeUnit.SECONDS);
+        }
+
+        private void heard(JsonNode message) {
+            if (message.has("id")) {
+                answers.remove(message.path("id").asInt()).complete(message.path("result"));
+                return;
+            }
+            var params = message.path("params");
+            switch (message.path("method").asText()) {
+                case "Runtime.consoleAPICalled", "Runtime.exceptionThrown", "Log.entryAdded" -> complaints.add(params.toString());
+                case "Network.requestWillBeSent" -> requests.add(params.path("request").path("url").asText());
+                default -> {} // nothing that a test looks at
+            }
+        }
+
+        private final class Listener implements WebSocket.Listener {
+            private final StringBuilder parts = new StringBuilder();
+
+            @Override
+            public CompletionStage<?> onText(WebSocket from, CharSequence text, boolean last) {
+                parts.append(text);
+                if (last) {
+                    try {
+                        heard(JSON.readTree(parts.toString()));
+                    } catch (IOException problem) {
+                        complaints.add(problem.toString());
+                    }
+                    parts.setLength(0);
+                }
+                from.request(1);
+                return null;
+            }
+        }
+
+        /// Opens the page and waits until its rows are read.
+        void open(Path page) throws Exception {
+            call("Page.navigate", "{'url':'" + page.toUri() + "'}");
+            until("document.documentElement.dataset.ready === 'yes'");
+        }
+
+        JsonNode evaluate(String script) throws Exception {
+            var params = JSON.createObjectNode().put("expression", script).put("returnByValue", true)
+                    .put("awaitPromise", true);
+            var answer = call("Runtime.evaluate", params.toString().replace("'", "\\u0027"));
+            assertFalse(answer.has("exceptionDetails"), answer::toString);
+            return answer.path("result").path("value");
+        }
+
+        String text(String selector) throws Exception {
+            return evaluate("document.querySelector('" + selector + "').textContent").asText();
+        }
+
+        List<String> texts(String selector) throws Exception {
+            var texts = new ArrayList<String>();
+            evaluate("[...document.querySelectorAll('" + selector + "')].map(e => e.textContent)")
+                    .forEach(text -> texts.add(text.asText()));
+            return texts;
+        }
+
+        void until(String condition) throws Exception {
+            evaluate("new Promise(done => { const look = () => { try { if (" + condition
+                    + ") return done(true); } catch {} setTimeout(look, 10); }; look(); })");
+        }
+
+        void click(String selector) throws Exception {
+            evaluate("document.querySelector('" + selector + "').scrollIntoView({block: 'center'})");
+            var box = evaluate("(b => [b.x + Math.min(20, b.width / 2), b.y + b.height / 2])(document.querySelector('"
+                    + selector + "').getBoundingClientRect())");
+            for (var type : List.of("mousePressed", "mouseReleased"))
+                call("Input.dispatchMouseEvent", "{'type':'%s','x':%s,'y':%s,'button':'left','clickCount':1}"
+                        .formatted(type, box.get(0), box.get(1)));
+        }
+
+        void type(String text) throws Exception {
+            call("Input.insertText", JSON.createObjectNode().put("text", text).toString());
+        }
+
+        void press(String key) throws Exception {
+            for (var type : List.of("keyDown", "keyUp"))
+                call("Input.dispatchKeyEvent", "{'type':'%s','key':'%s','code':'%s','windowsVirtualKeyCode':%d%s}"
+                        .formatted(type, key, key, Map.of("ArrowDown", 40, "End", 35, "Enter", 13, "Escape", 27).get(key),
+                                key.equals("Enter") ? ",'text':'\\r'" : ""));
+        }
+
+        @Override
+        public void close() throws Exception {
+            session = "";
+            call("Browser.close", "{}");
+            if (!process.waitFor(10, TimeUnit.SECONDS)) process.destroyForcibly().waitFor();
+        }
+    }
+
+    @Nested
+    @TestInstance(TestInstance.Lifecycle.PER_CLASS)
+    class InABrowser {
+        private Browser browser;
+        private Path profile;
+
+        @BeforeAll
+        void start() throws Exception {
+            var program = Browser.installed();
+            assumeTrue(program.isPresent(), "no Chromium here: install one or name it in DIFYEXEC_CHROMIUM");
+            profile = Files.createTempDirectory("difyexec-browser");
+            browser = new Browser(program.get(), profile);
+        }
+
+        @AfterAll
+        void end() throws Exception {
+            if (browser == null) return;
+            browser.close();
+            try (var files = Files.walk(profile)) {
+                for (var file : files.sorted(Comparator.reverseOrder()).toList()) Files.delete(file);
+            }
+        }
+
+        @AfterEach
+        void asItWas() throws Exception {
+            browser.call("Emulation.clearDeviceMetricsOverride", "{}");
+            browser.call("Emulation.setEmulatedMedia", "{}");
+        }
+
+        private void open() throws Exception {
+            browser.complaints.clear();
+            browser.requests.clear();
+            browser.open(folder.resolve("report.html"));
+        }
+
+        private void isQuiet() {
+            assertEquals(List.of(), List.copyOf(browser.complaints));
+            assertEquals(List.of(folder.resolve("report.html").toUri().toString()), List.copyOf(browser.requests));
+        }
+
+        /// 5,000 rows, each tenth failed for one of two causes.
+        private void many() throws IOException {
+            var written = batch();
+            for (int n = 1; n <= 5000; n++) {
+                if (n % 10 != 0) written.success("row-" + n, "text " + n, "{\"answer\":\"answer " + n + "\"}");
+                else written.ended("row-" + n, "text " + n, "failed", n % 20 == 0 ? "no such city" : "refused");
+            }
+            written.save();
+            report();
+        }
+
+        @Test
+        void searchFiltersSortAndDetailWorkByClicks() throws Exception {
+            many();
+
+            open();
+            assertEquals("5,000 of 5,000 rows", browser.text("#count"));
+            assertTrue(browser.texts("#body tr").size() < 40, "rows are drawn as needed");
+
+            browser.click("#search");
+            browser.type("ANSWER 4321");
+            browser.until("count.textContent === '1 of 5,000 rows'");
+            assertEquals("row-4321", browser.text("#body tr td"));
+
+            browser.click("#body tr button");
+            browser.until("detail.open");
+            assertEquals("row-4321", browser.text("#detail-id"));
+            var detail = browser.text("#detail-body");
+            for (var part : List.of("text 4321", "answer 4321", "Attempts", "blocking", "0.002 USD"))
+                assertTrue(detail.contains(part), () -> part + " in " + detail);
+            browser.click("#close");
+            browser.until("!detail.open");
+
+            browser.evaluate("search.value = ''; search.dispatchEvent(new Event('input'))");
+            browser.click(".cause");
+            browser.until("count.textContent === '250 of 5,000 rows'");
+            browser.click("#table th[data-key=id] button");
+            browser.click("#table th[data-key=id] button");
+            assertEquals("descending", browser.evaluate("document.querySelector('[data-key=id]').ariaSort").asText());
+            assertEquals("row-4990", browser.text("#body tr td"));
+            isQuiet();
+        }
+
+        @Test
+        void theRowsCanBeWalkedByKeys() throws Exception {
+            many();
+
+            open();
+            browser.evaluate("document.querySelector('#body button').focus()");
+            browser.press("ArrowDown");
+            browser.press("ArrowDown");
+            assertEquals("row-3", browser.evaluate("document.activeElement.textContent").asText());
+            browser.press("End");
+            assertEquals("row-5000", browser.evaluate("document.activeElement.textContent").asText());
+            browser.press("Enter");
+            browser.until("detail.open");
+            assertEquals("row-5000", browser.text("#detail-id"));
+            browser.press("Escape");
+            browser.until("!detail.open");
+            isQuiet();
+        }
+
+        @Test
+        void aScrolledTableShowsWhereItIs() throws Exception {
+            many();
+
+            open();
+            browser.evaluate("scroller.scrollTop = scroller.scrollHeight");
+            browser.until("body.lastChild.firstChild.textContent === 'row-5000'");
+            isQuiet();
+        }
+
+        @Test
+        void hostileValuesAreOnlyText() throws Exception {
+            var written = batch();
+            int n = 0;
+            for (var text : HOSTILE) {
+                var clean = text.replaceAll("[\\p{Cntrl}]", "");
+                written.ended("f" + n + clean, text, "failed", text);
+                written.success("s" + n++ + clean, text, JSON.createObjectNode().put("text", text).put(text, "name")
+                        .set("deep", JSON.createObjectNode().put(text, text)).toString());
+            }
+            written.save();
+            assertEquals(3, report().code());
+
+            open();
+
+            assertEquals(2 * HOSTILE.size(), rows().size());
+            assertEquals(3, browser.evaluate("document.querySelectorAll('script').length").asInt() + 1
+                    - browser.evaluate("document.querySelectorAll('script.rows').length").asInt());
+            assertTrue(browser.evaluate("typeof hit === 'undefined'").asBoolean());
+            browser.click("#body tr:nth-child(2) button");
+            browser.until("detail.open");
+            for (int i = 1; i < 2 * HOSTILE.size() - 1; i++) browser.click("#after");
+            assertTrue(browser.evaluate("after.disabled").asBoolean());
+            assertEquals(0, browser.evaluate("document.querySelectorAll('#detail script, #body script').length").asInt());
+            isQuiet();
+        }
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, textBlock = """
+                width, scheme, background
+                1280,  light,  'rgb(246, 246, 244)'
+                390,   light,  'rgb(246, 246, 244)'
+                390,   dark,   'rgb(19, 21, 24)'
+                """)
+        void fitsAPhoneAndTheNight(int width, String scheme, String background) throws Exception {
+            mixed().save();
+            report();
+            browser.call("Emulation.setDeviceMetricsOverride", "{'width':%d,'height':800,'deviceScaleFactor':1,'mobile':false}"
+                    .formatted(width));
+            browser.call("Emulation.setEmulatedMedia", "{'features':[{'name':'prefers-color-scheme','value':'" + scheme + "'}]}");
+
+            open();
+
+            assertEquals(width, browser.evaluate("document.documentElement.scrollWidth").asInt(), "no scrolling sideways");
+            assertEquals(background, browser.evaluate("getComputedStyle(document.body).backgroundColor").asText());
+            isQuiet();
         }
     }
 }
