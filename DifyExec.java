@@ -5597,8 +5597,8 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Where in the files each row's result and its attempts stand, packed: 16 bytes a row, 12 an event. Filled while the
-    /// files are read; a [Pages] then gives the lines.
+    /// Where in the files each row's result and its attempts stand, packed: 16 bytes a row, 12 an event. Filled while
+    /// the files are read; a [Pages] then gives the lines.
     static final class Ledger implements Reading {
         private long[] results = new long[1024], events = new long[1024];
         private int[] newest = new int[1024], millis = new int[1024], before = new int[1024];
@@ -6918,6 +6918,7 @@ final class DifyExec implements Runnable {
     /// Writes a CSV (RFC 4180) that spreadsheets open as it is: UTF-8 with byte order mark, CR LF.
     static final class CellWriter {
         static final int EXCEL = 32_767;
+        private static final Pattern CONTROLS = Pattern.compile("[\\x00-\\x08\\x0B\\f\\x0E-\\x1F\\x7F-\\x9F]");
         private static final Pattern NUMBER = Pattern.compile("[+-]?(\\d+([.,]\\d+)*|[.,]\\d+)([eE][+-]?\\d+)?%?");
 
         private final Writer out;
@@ -6948,17 +6949,11 @@ final class DifyExec implements Runnable {
 
         /// What a spreadsheet would run stays text, and no control character but tab and line end is left.
         private String guarded(String cell) {
-            var clean = cell.chars().anyMatch(CellWriter::isControl) ? cell.codePoints()
-                    .map(c -> isControl(c) ? 0xFFFD : c)
-                    .collect(StringBuilder::new, StringBuilder::appendCodePoint, StringBuilder::append).toString() : cell;
+            var clean = CONTROLS.matcher(cell).replaceAll("\uFFFD");
             if (clean.isEmpty() || "=+-@\t\r".indexOf(clean.charAt(0)) < 0
                     || clean.length() < 100 && NUMBER.matcher(clean).matches()) return clean;
             guarded++;
             return "'" + clean;
-        }
-
-        private static boolean isControl(int c) {
-            return Character.isISOControl(c) && c != '\t' && c != '\n' && c != '\r';
         }
 
         void flush() throws IOException {
@@ -7180,14 +7175,17 @@ final class DifyExec implements Runnable {
         }
 
         private void marks(StringBuilder svg) {
+            var labels = new StringBuilder(); // above all lines
             int row = 0;
             for (var mark : marks.entrySet()) {
                 double at = over(Math.min(mark.getValue(), width * bins()));
                 boolean left = at > WIDE - 90;
-                svg.append("<path class=\"mark\" d=\"M%s %dV%s\"/><text x=\"%s\" y=\"%d\" class=\"label%s\">%s</text>"
-                        .formatted(px(at), TOP, px(down(0)), px(left ? at - 4 : at + 4), TOP + 9 + 13 * row++,
-                                left ? " end" : "", Html.text(mark.getKey())));
+                svg.append("<path class=\"mark\" d=\"M%s %dV%s\"/>".formatted(px(at), TOP, px(down(0))));
+                labels.append("<text x=\"%s\" y=\"%d\" class=\"label%s\">%s</text>".formatted(
+                        px(left ? at - 5 : at + 5), TOP + 9 + 13 * row++, left ? " end" : "",
+                        Html.text(mark.getKey())));
             }
+            svg.append(labels);
         }
 
         private double ceiling() {
@@ -7269,8 +7267,8 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// The batch as one page that needs nothing else: totals, charts, causes, and all rows to search. It is written row by
-    /// row; its charts are drawn here, its table by its own script.
+    /// The batch as one page that needs nothing else: totals, charts, causes, and all rows to search. It is written row
+    /// by row; its charts are drawn here, its table by its own script.
     static final class Report {
         private static final int BINS = 60, BLOCK = 5_000, LONGEST = 2_000;
         private static final String MARK = "<meta name=\"generator\" content=\"difyexec ";
@@ -7404,20 +7402,16 @@ final class DifyExec implements Runnable {
             out.write(Page.CAUSES);
             for (int i = 0; i < Math.min(50, causes.size()); i++) {
                 var cause = causes.get(i);
-                out.write(("<tr><td class=\"number\">%s</td><td><button type=\"button\" class=\"cause\" data-cause=\"%d\">"
-                        + "%s</button></td><td><span class=\"chip %s\">%s</span></td><td class=\"ids\">%s</td></tr>\n")
-                        .formatted(Plain.number(cause.count()), i, Html.text(cause.cause()), cause.outcome().word(),
-                                cause.outcome().word(), Html.text(cause.examples())));
+                out.write(Page.CAUSE.formatted(Plain.number(cause.count()), i, Html.text(cause.cause()),
+                        cause.outcome().word(), cause.outcome().word(), Html.text(cause.examples())));
             }
             out.write("</tbody></table></section>\n");
         }
 
         private String options() {
-            var options = new StringBuilder();
-            for (int i = 0; i < Math.min(500, causes.size()); i++) options.append("<option value=\"%d\">%s (%s)</option>"
-                    .formatted(i, Html.text(Plain.text(causes.get(i).words(), 80)),
-                            Plain.number(causes.get(i).count())));
-            return options.toString();
+            return IntStream.range(0, Math.min(500, causes.size()))
+                    .mapToObj(i -> "<option value=\"%d\">%s (%s)</option>".formatted(i, Html.text(Plain.text(causes.get(i).words(), 80)),
+                            Plain.number(causes.get(i).count()))).collect(joining());
         }
 
         private void data(Writer out) throws IOException {
@@ -7461,7 +7455,7 @@ final class DifyExec implements Runnable {
             return batch.history().startedAt == null ? 0 : batch.history().startedAt.toEpochMilli();
         }
 
-        /// `[id, outcome, cause, seconds, tokens, price, run, {inputs}, {outputs}, [attempts]]`; the script knows the places.
+        /// `[id, outcome, cause, seconds, tokens, price, run, {inputs}, {outputs}, [attempts]]`
         private void row(int entry, Map<String, String> cells, Endings endings, JsonGenerator json) throws IOException {
             var standing = batch.index().standing(entry);
             var ending = endings.of(entry);
@@ -7562,6 +7556,10 @@ final class DifyExec implements Runnable {
                 <table class="causes"><thead><tr><th scope="col" class="number">Rows</th><th scope="col">Cause</th>
                 <th scope="col">Outcome</th><th scope="col" class="ids">Examples</th></tr></thead><tbody>
                 """;
+        static final String CAUSE = """
+                <tr><td class="number">%s</td><td><button type="button" class="cause" data-cause="%d">%s</button></td>
+                <td><span class="chip %s">%s</span></td><td class="ids">%s</td></tr>
+                """;
         static final String ROWS = """
                 <section class="card" id="rows"><h2>Rows</h2>
                 <noscript><p>The table of all rows needs JavaScript.</p></noscript>
@@ -7594,7 +7592,8 @@ final class DifyExec implements Runnable {
                 :root { color-scheme: light dark; --back: #f6f6f4; --card: #fff; --ink: #1d2024; --soft: #5c636c;
                   --line: #dfe1e4; --accent: #1f57b5; --succeeded: #2c7a4b; --partial: #9a6200; --failed: #bc3226;
                   --paused: #0b6e80; --unknown: #7446ad; --pending: #6d747c; --plain: #3c6fc4; }
-                @media (prefers-color-scheme: dark) { :root { --back: #131518; --card: #1b1e22; --ink: #e7e9ec;
+                @media screen and (prefers-color-scheme: dark) { :root {
+                  --back: #131518; --card: #1b1e22; --ink: #e7e9ec;
                   --soft: #a0a8b1; --line: #31363c; --accent: #86b3ff; --succeeded: #56b97f; --partial: #dca03c;
                   --failed: #f27a71; --paused: #4cb9cc; --unknown: #b99af0; --pending: #949ca5; --plain: #7aa7f5; } }
                 * { box-sizing: border-box; }
@@ -7606,9 +7605,10 @@ final class DifyExec implements Runnable {
                 header p { margin: .2rem 0 1.2rem; color: var(--soft); }
                 .card { margin: 0 0 1rem; padding: 1rem 1.1rem; background: var(--card); border: 1px solid var(--line);
                   border-radius: 8px; }
-                .succeeded { --hue: var(--succeeded); } .partial { --hue: var(--partial); } .failed { --hue: var(--failed); }
-                .paused { --hue: var(--paused); } .unknown { --hue: var(--unknown); } .pending { --hue: var(--pending); }
-                .plain { --hue: var(--plain); }
+                .succeeded { --hue: var(--succeeded); } .partial { --hue: var(--partial); }
+                .failed { --hue: var(--failed); } .plain { --hue: var(--plain); }
+                .paused { --hue: var(--paused); } .unknown { --hue: var(--unknown); }
+                .pending { --hue: var(--pending); }
                 .totals svg { display: block; width: 100%; height: 12px; border-radius: 3px; }
                 rect { fill: var(--hue); }
                 .totals ul { display: flex; flex-wrap: wrap; gap: .3rem 1.6rem; margin: .7rem 0 1rem; padding: 0;
@@ -7626,7 +7626,8 @@ final class DifyExec implements Runnable {
                 figcaption .key { margin-left: 1rem; font-weight: 400; font-size: .85rem; color: var(--soft); }
                 figure svg { display: block; width: 100%; height: auto; }
                 figure text { fill: var(--soft); font-size: 11px; } .end { text-anchor: end; }
-                .middle { text-anchor: middle; } figure text.label { fill: var(--ink); stroke: var(--card); stroke-width: 4px; paint-order: stroke; }
+                .middle { text-anchor: middle; }
+                figure text.label { fill: var(--ink); stroke: var(--card); stroke-width: 4px; paint-order: stroke; }
                 figure td, figure th { padding-top: .2rem; padding-bottom: .2rem; }
                 .grid { stroke: var(--line); } .mark { stroke: var(--ink); stroke-dasharray: 3 3; opacity: .75; }
                 .line { fill: none; stroke: var(--hue); stroke-width: 1.6; stroke-linejoin: round; }
@@ -7640,14 +7641,16 @@ final class DifyExec implements Runnable {
                 .chip { color: var(--hue); } .chip::before { content: ""; display: inline-block; width: .5rem;
                   height: .5rem; margin-right: .4rem; border-radius: 50%; background: var(--hue); }
                 button, input, select { font: inherit; color: inherit; }
-                input, select, .bar button { padding: .3rem .55rem; background: var(--card); border: 1px solid var(--line);
-                  border-radius: 6px; max-width: 100%; }
+                input, select, .bar button { padding: .3rem .55rem; background: var(--card);
+                  border: 1px solid var(--line); border-radius: 6px; max-width: 100%; }
                 .bar button { cursor: pointer; } .bar button:disabled { opacity: .45; cursor: default; }
                 .cause, #table button { padding: 0; border: 0; background: none; text-align: inherit; cursor: pointer; }
-                .cause, td button { color: var(--accent) !important; } .cause:hover, td button:hover { text-decoration: underline; }
+                .causes button, #table td button { color: var(--accent); }
+                .causes button:hover, #table td button:hover { text-decoration: underline; }
                 :focus-visible { outline: 2px solid var(--accent); outline-offset: 1px; }
                 .tools { display: flex; flex-wrap: wrap; gap: .5rem 1.1rem; align-items: center; margin-bottom: .7rem; }
-                .tools label { color: var(--soft); font-size: .85rem; } .tools label > * { color: var(--ink); font-size: .95rem; }
+                .tools label { color: var(--soft); font-size: .85rem; }
+                .tools label > * { color: var(--ink); font-size: .95rem; }
                 #search { width: 16rem; } #cause { width: 15rem; } #count { margin-left: auto; color: var(--soft); }
                 #scroller { height: 33rem; max-height: 75vh; overflow-y: auto; border-top: 1px solid var(--line); }
                 #sizer { min-height: 100%; }
@@ -7660,37 +7663,44 @@ final class DifyExec implements Runnable {
                 #table th:nth-child(1) { width: 22%; } #table th:nth-child(2) { width: 8rem; }
                 #table th:nth-child(n+3):nth-child(-n+5) { width: 6.2rem; }
                 #body tr:hover { background: color-mix(in srgb, var(--accent) 7%, transparent); cursor: pointer; }
-                [aria-sort=ascending] button::after { content: " \\2191"; } [aria-sort=descending] button::after { content: " \\2193"; }
-                dialog { width: min(60rem, calc(100vw - 2rem)); max-height: calc(100vh - 3rem); padding: 0 1.2rem 1.2rem;
-                  border: 1px solid var(--line); border-radius: 10px; background: var(--card); color: var(--ink); }
+                [aria-sort=ascending] button::after { content: " \\2191"; }
+                [aria-sort=descending] button::after { content: " \\2193"; }
+                dialog { width: min(60rem, calc(100vw - 2rem)); max-height: calc(100vh - 3rem);
+                  padding: 0 1.2rem 1.2rem; border: 1px solid var(--line); border-radius: 10px;
+                  background: var(--card); color: var(--ink); }
                 dialog::backdrop { background: rgb(0 0 0 / .4); }
                 .bar { position: sticky; top: 0; display: flex; gap: .5rem; align-items: center; padding: 1rem 0 .7rem;
                   background: var(--card); } .bar h2 { flex: 1; margin: 0; overflow-wrap: anywhere; }
                 #detail-body h3 { margin: 1.1rem 0 .4rem; font-size: .95rem; }
-                #detail-body dl { display: grid; grid-template-columns: minmax(6rem, 11rem) 1fr; gap: .4rem 1rem; margin: 0; }
+                #detail-body dl { display: grid; grid-template-columns: minmax(6rem, 11rem) 1fr;
+                  gap: .4rem 1rem; margin: 0; }
                 #detail-body dt { overflow-wrap: anywhere; }
                 pre { margin: 0; white-space: pre-wrap; overflow-wrap: anywhere; font: .87rem/1.5 ui-monospace, Menlo,
                   Consolas, "DejaVu Sans Mono", monospace; unicode-bidi: isolate; }
-                .cut { color: var(--soft); font-size: .85rem; }
+                .cut { color: var(--soft); font-size: .85rem; } .scrolls { overflow-x: auto; }
                 @media (max-width: 40rem) {
                   body { padding: 1rem .75rem 2rem; font-size: 14px; } .wide, .causes .ids { display: none; }
-                  #table th:nth-child(1) { width: 30%; } #table th:nth-child(2) { width: 6.4rem; }
-                  #table th:nth-child(3) { width: 4.6rem; } .tools label, #search, #cause { width: 100%; }
+                  #table .number { display: none; } #table th:nth-child(1) { width: 24%; }
+                  #table th:nth-child(2) { width: 6.9rem; } .tools label, #search, #cause { width: 100%; }
                   .totals dl { gap: .6rem 1.6rem; } #detail-body dl { grid-template-columns: 1fr; }
                 }
                 @media print {
-                  @page { margin: 14mm; } body { max-width: none; padding: 0; background: none; font-size: 11px; }
-                  .card { border-color: #ccc; break-inside: avoid; } #rows { break-inside: auto; } .tools label, dialog { display: none; }
+                  @page { margin: 14mm; } :root { font-size: 11px; color-scheme: light; }
+                  body { max-width: none; padding: 0; background: none; font-size: 11px; }
+                  .card { border-color: #ccc; break-inside: avoid; } #rows { break-inside: auto; }
+                  .tools label, dialog, .wide { display: none; } tr { break-inside: avoid; }
                   .charts { grid-template-columns: 1fr 1fr; } * { print-color-adjust: exact; }
-                  #scroller, #window, #sizer { height: auto !important; max-height: none; overflow: visible; position: static; }
+                  #scroller, #window, #sizer { height: auto !important; max-height: none; overflow: visible;
+                    position: static; }
                   #body { transform: none !important; } #table tr { height: auto; } #table td { white-space: normal; }
                 }
                 """;
         /// Reads the rows block by block, keeps a selection of their numbers, and draws those in view.
         static final String SCRIPT = """
                 'use strict';
-                const ID = 0, OUTCOME = 1, CAUSE = 2, SECONDS = 3, TOKENS = 4, PRICE = 5, RUN = 6, INPUTS = 7, OUTPUTS = 8, ATTEMPTS = 9;
+                const [ID, OUTCOME, CAUSE, SECONDS, TOKENS, PRICE, RUN, INPUTS, OUTPUTS, ATTEMPTS] = Array(10).keys();
                 const HEIGHT = 36, TALLEST = 8e6, PRINTED = 200;
+                const STEPS = {ArrowDown: 1, ArrowUp: -1, PageDown: 12, PageUp: -12, Home: -Infinity, End: Infinity};
                 const at = id => document.getElementById(id);
                 const batch = JSON.parse(at('batch').textContent);
                 const rows = [], haystacks = [];
@@ -7714,24 +7724,30 @@ final class DifyExec implements Runnable {
 
                 const keys = {
                   id: row => row[ID], outcome: row => row[OUTCOME], seconds: row => row[SECONDS],
-                  tokens: row => Number(row[TOKENS]), attempts: row => row[ATTEMPTS].length, result: row => result(row)};
+                  tokens: row => Number(row[TOKENS]), attempts: row => row[ATTEMPTS].length, result};
 
                 function haystack(n) {
                   const row = rows[n];
                   return haystacks[n] ??= [row[ID], row[RUN], ...Object.values(row[INPUTS]).map(plain),
-                    ...Object.values(row[OUTPUTS]).map(plain), ...row[ATTEMPTS].map(attempt => attempt[4])].join('\\n').toLowerCase();
+                    ...Object.values(row[OUTPUTS]).map(plain), ...row[ATTEMPTS].map(attempt => attempt[4])]
+                    .join('\\n').toLowerCase();
                 }
 
                 function choose() {
-                  const needle = at('search').value.trim().toLowerCase(), outcome = at('outcome').value, cause = at('cause').value;
+                  const needle = at('search').value.trim().toLowerCase();
+                  const outcome = at('outcome').value, cause = at('cause').value;
                   chosen = [];
                   for (let n = 0; n < rows.length; n++)
                     if ((outcome === '' || rows[n][OUTCOME] === +outcome) && (cause === '' || rows[n][CAUSE] === +cause)
                         && (needle === '' || haystack(n).includes(needle))) chosen.push(n);
                   if (sort.key) order();
-                  at('count').textContent = number(chosen.length) + ' of ' + number(rows.length) + ' rows';
+                  count('');
                   at('scroller').scrollTop = 0;
                   draw();
+                }
+
+                function count(part) {
+                  at('count').textContent = part + number(chosen.length) + ' of ' + number(rows.length) + ' rows';
                 }
 
                 function order() {
@@ -7748,16 +7764,22 @@ final class DifyExec implements Runnable {
                   at('sizer').style.height = tall + 'px';
                   const room = Math.max(1, tall - box.clientHeight);
                   const top = printing ? 0 : Math.min(1, box.scrollTop / room) * Math.max(0, whole - box.clientHeight);
-                  const first = Math.floor(top / HEIGHT), many = printing ? PRINTED : Math.ceil(box.clientHeight / HEIGHT) + 1;
-                  const focused = at('body').contains(document.activeElement) ? document.activeElement.dataset.place : null;
+                  const first = Math.floor(top / HEIGHT);
+                  const many = printing ? PRINTED : Math.ceil(box.clientHeight / HEIGHT) + 1;
+                  const focused = document.activeElement.closest('#body button')?.dataset.place;
                   at('body').replaceChildren(...chosen.slice(first, first + many).map((n, i) => line(n, first + i)));
                   at('body').style.transform = 'translateY(' + (first * HEIGHT - top) + 'px)';
                   at('table').setAttribute('aria-rowcount', chosen.length + 1);
-                  if (focused !== null) at('body').querySelector('button[data-place="' + focused + '"]')?.focus({preventScroll: true});
+                  if (focused !== undefined) focus(focused);
+                }
+
+                function focus(place) {
+                  at('body').querySelector('button[data-place="' + place + '"]')?.focus({preventScroll: true});
                 }
 
                 function line(n, place) {
-                  const row = rows[n], made = element('tr'), id = element('td'), button = element('button', '', row[ID]);
+                  const row = rows[n], made = element('tr');
+                  const id = element('td'), button = element('button', '', row[ID]);
                   made.setAttribute('aria-rowindex', place + 2);
                   button.type = 'button';
                   button.dataset.place = made.dataset.place = place;
@@ -7793,7 +7815,8 @@ final class DifyExec implements Runnable {
                 function attempts(row) {
                   if (!row[ATTEMPTS].length) return [];
                   const table = element('table'), head = element('tr'), body = element('tbody');
-                  for (const name of ['Start (UTC)', 'Mode', 'Became', 'Seconds', 'Error']) head.append(element('th', '', name));
+                  for (const name of ['Start (UTC)', 'Mode', 'Became', 'Seconds', 'Error'])
+                    head.append(element('th', '', name));
                   for (const [start, mode, became, seconds, error, run] of row[ATTEMPTS]) {
                     const tr = element('tr');
                     const time = new Date(batch.start + start).toISOString().replace('T', ' ').replace('Z', '');
@@ -7802,18 +7825,21 @@ final class DifyExec implements Runnable {
                     body.append(tr);
                   }
                   table.append(head, body);
-                  return [element('h3', '', 'Attempts'), table];
+                  const wide = element('div', 'scrolls');
+                  wide.append(table);
+                  return [element('h3', '', 'Attempts'), wide];
                 }
 
                 function show(place) {
                   shown = place;
                   const row = rows[chosen[place]], word = batch.outcomes[row[OUTCOME]];
                   at('detail-id').textContent = row[ID];
-                  const facts = {run: row[RUN], seconds: row[SECONDS] || '', tokens: row[TOKENS], price: row[PRICE], error: lastError(row)};
-                  const known = Object.fromEntries(Object.entries(facts).filter(fact => fact[1] !== '').map(([k, v]) => [k, String(v)]));
+                  const facts = {run: row[RUN], seconds: String(row[SECONDS] || ''), tokens: row[TOKENS],
+                    price: row[PRICE], error: lastError(row)};
+                  const known = Object.fromEntries(Object.entries(facts).filter(fact => fact[1] !== ''));
                   const body = at('detail-body');
-                  body.replaceChildren(element('span', 'chip ' + word, word), ...values('Run', known), ...values('Inputs', row[INPUTS]),
-                    ...values('Outputs', row[OUTPUTS]), ...attempts(row));
+                  body.replaceChildren(element('span', 'chip ' + word, word), ...values('Run', known),
+                    ...values('Inputs', row[INPUTS]), ...values('Outputs', row[OUTPUTS]), ...attempts(row));
                   at('before').disabled = place === 0;
                   at('after').disabled = place === chosen.length - 1;
                   if (!at('detail').open) at('detail').showModal();
@@ -7822,12 +7848,13 @@ final class DifyExec implements Runnable {
 
                 function goTo(place) {
                   const box = at('scroller'), target = Math.max(0, Math.min(chosen.length - 1, place));
-                  const whole = (chosen.length + 1) * HEIGHT, tall = Math.min(whole, TALLEST), hidden = whole - box.clientHeight;
-                  const scale = hidden > 0 ? (tall - box.clientHeight) / hidden : 1, top = box.scrollTop / scale;
+                  const whole = (chosen.length + 1) * HEIGHT, hidden = whole - box.clientHeight;
+                  const scale = hidden > 0 ? (Math.min(whole, TALLEST) - box.clientHeight) / hidden : 1;
+                  const top = box.scrollTop / scale, bottom = (target + 2) * HEIGHT - box.clientHeight;
                   if (target * HEIGHT < top) box.scrollTop = target * HEIGHT * scale;
-                  else if ((target + 2) * HEIGHT > top + box.clientHeight) box.scrollTop = ((target + 2) * HEIGHT - box.clientHeight) * scale;
+                  else if (bottom > top) box.scrollTop = bottom * scale;
                   draw();
-                  at('body').querySelector('button[data-place="' + target + '"]')?.focus({preventScroll: true});
+                  focus(target);
                 }
 
                 at('body').addEventListener('click', event => {
@@ -7835,7 +7862,7 @@ final class DifyExec implements Runnable {
                   if (row) show(+row.dataset.place);
                 });
                 at('body').addEventListener('keydown', event => {
-                  const step = {ArrowDown: 1, ArrowUp: -1, PageDown: 12, PageUp: -12, Home: -Infinity, End: Infinity}[event.key];
+                  const step = STEPS[event.key];
                   if (step === undefined || !event.target.dataset.place) return;
                   event.preventDefault();
                   goTo(+event.target.dataset.place + step);
@@ -7856,8 +7883,13 @@ final class DifyExec implements Runnable {
                 for (const id of ['outcome', 'cause']) at(id).addEventListener('change', choose);
                 at('scroller').addEventListener('scroll', draw, {passive: true});
                 addEventListener('resize', draw);
-                addEventListener('beforeprint', () => { printing = true; draw(); at('sizer').style.height = 'auto'; });
-                addEventListener('afterprint', () => { printing = false; draw(); });
+                addEventListener('beforeprint', () => {
+                  printing = true;
+                  draw();
+                  at('sizer').style.height = 'auto';
+                  count(chosen.length > PRINTED ? 'the first ' + PRINTED + ' of ' : '');
+                });
+                addEventListener('afterprint', () => { printing = false; count(''); draw(); });
                 at('close').addEventListener('click', () => at('detail').close());
                 at('before').addEventListener('click', () => show(shown - 1));
                 at('after').addEventListener('click', () => show(shown + 1));
