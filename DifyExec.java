@@ -6752,9 +6752,10 @@ final class DifyExec implements Runnable {
             if (causes.isEmpty()) return;
             out.println();
             out.println("  " + paint.bold(heading));
+            int longest = paint.on() ? Math.max(40, Screen.WIDTH - 13) : 160;
             causes.stream().limit(CAUSES).forEach(cause -> {
                 out.println(paint.by(cause.outcome(), "%,8d".formatted(cause.count())) + " × "
-                        + Plain.text(cause.outcome() == Standing.FAILED ? cause.cause() : cause.words(), 160));
+                        + Plain.text(cause.outcome() == Standing.FAILED ? cause.cause() : cause.words(), longest));
                 out.println(" ".repeat(11) + paint.faint(cause.examples()));
             });
             if (causes.size() > CAUSES) out.println("         … and " + (causes.size() - CAUSES) + " more causes");
@@ -7001,7 +7002,7 @@ final class DifyExec implements Runnable {
             long millis = time.toEpochMilli();
             if (resumed < 0) resumed = millis;
             last = Math.max(millis, resumed);
-            return (int) total();
+            return (int) Math.min(Integer.MAX_VALUE, total());
         }
 
         long total() {
@@ -7120,7 +7121,8 @@ final class DifyExec implements Runnable {
         }
 
         private double highest() {
-            return Math.max(IntStream.range(0, bins()).mapToDouble(this::total).max().orElse(0), 1e-9);
+            double highest = IntStream.range(0, bins()).mapToDouble(this::total).max().orElse(0);
+            return highest == 0 ? 1 : highest;
         }
 
         private String words() {
@@ -7213,14 +7215,9 @@ final class DifyExec implements Runnable {
 
         /// `0.25`, `12.5`, `340`, `12.5k`, `3.9M`
         static String number(double number) {
-            double size = Math.abs(number);
-            var text = size < 1 ? String.format(Locale.ROOT, "%.4g", number)
-                    : size < 100 ? String.format(Locale.ROOT, "%.2f", number)
-                    : size < 10_000 ? String.format(Locale.ROOT, "%.0f", number)
-                    : size < 1e6 ? String.format(Locale.ROOT, "%.1f", number / 1e3)
-                    : String.format(Locale.ROOT, "%.1f", number / 1e6);
-            if (text.contains(".") && !text.contains("e")) text = text.replaceFirst("\\.?0+$", "");
-            return text + (size < 10_000 ? "" : size < 1e6 ? "k" : "M");
+            double unit = number < 10_000 ? 1 : number < 1e6 ? 1e3 : 1e6;
+            return BigDecimal.valueOf(number / unit).round(new MathContext(4)).stripTrailingZeros().toPlainString()
+                    + (unit == 1 ? "" : unit == 1e3 ? "k" : "M");
         }
     }
 
