@@ -17,7 +17,8 @@
 //DEPS org.junit.platform:junit-platform-launcher:6.1.0
 //DEPS org.wiremock:wiremock-standalone:3.13.2
 //FILES golden/=golden/*
-//FILES recorded/=recorded/*
+//FILES recorded/1.9.2/=recorded/1.9.2/*.json
+//FILES recorded/1.14.2/=recorded/1.14.2/*.json
 //RUNTIME_OPTIONS --enable-native-access=ALL-UNNAMED
 
 import com.fasterxml.jackson.databind.JsonNode;

@@ -13,7 +13,6 @@ import module java.base;
 
 import static java.nio.charset.StandardCharsets.UTF_8;
 import static org.junit.jupiter.api.Assertions.*;
-import static org.junit.jupiter.api.Assumptions.assumeTrue;
 
 /// The workflow's form: every cell's value, and our verdict held against the verdicts of real servers.
 class FormTest {
@@ -27,7 +26,8 @@ class FormTest {
                      {"checkbox":{"variable":"yes","required":true}}]""",
             "needs_file", """
                     [{"file":{"variable":"doc","required":true,"allowed_file_types":["document","image"]}},
-                     {"file-list":{"variable":"docs","required":true,"allowed_file_types":["document","image"],"max_length":3}}]""",
+                     {"file-list":{"variable":"docs","required":true,"allowed_file_types":["document","image"],
+                      "max_length":3}}]""",
             "defaults", """
                     [{"text-input":{"variable":"text","required":false,"default":"hello"}},
                      {"number":{"variable":"num","required":false,"default":"7"}},
@@ -42,12 +42,13 @@ class FormTest {
                       "allowed_file_extensions":[".xyz"],"allowed_file_upload_methods":["local_file"]}}]""");
 
     /// Where we refuse what a server takes, on purpose; see the README.
-    private static final List<Pattern> STRICTER = Stream.of("number \"1.5e3\"", "number \"1_000\"", "number \"１２\"", "number 1e\\+300",
-            "checkbox \"maybe\"", "checkbox 2", "checkbox 1.0", "json \\[\\]", "number empty", "checkbox empty", "list empty")
-            .map(Pattern::compile).toList();
+    private static final List<Pattern> STRICTER = Stream.of("number \"1.5e3\"", "number \"1_000\"", "number \"１２\"",
+            "number 1e\\+300", "checkbox \"maybe\"", "checkbox 2", "checkbox 1.0", "json \\[\\]", "number empty",
+            "checkbox empty", "list empty").map(Pattern::compile).toList();
 
     /// Where only the server can know: whether an address can be reached.
-    private static final List<Pattern> UNKNOWABLE = Stream.of("answers 500", "nobody listens").map(Pattern::compile).toList();
+    private static final List<Pattern> UNKNOWABLE = Stream.of("answers 500", "nobody listens").map(Pattern::compile)
+            .toList();
 
     static DifyExec.Form form(String fields, List<String> columns, boolean usesPresets) {
         try {
@@ -61,56 +62,61 @@ class FormTest {
 
     @Nested
     @DisplayName("Held against real servers")
-    class Recorded {
+    class RecordedValues {
         @TestFactory
-        Stream<DynamicTest> ourVerdictIsTheServers() throws IOException {
-            var folder = Stream.of("../shared/recorded", "../../shared/recorded").map(Path::of).filter(Files::isDirectory).findFirst();
-            assumeTrue(folder.isPresent(), "no recordings here");
+        Stream<DynamicTest> ourVerdictIsTheServers() {
             var tests = new ArrayList<DynamicTest>();
             int left = 0;
-            for (var version : List.of("1.9.2", "1.14.2"))
-                for (var name : List.of("inputs_blocking", "inputs_more_blocking")) {
-                    var recording = JSON.readTree(folder.get().resolve(version).resolve(name + ".json").toFile());
-                    for (var exchange : recording.path("exchanges")) {
-                        var test = test(version, exchange, folder.get());
+            for (var version : Recorded.VERSIONS) {
+                var cases = Recorded.cases(version);
+                var forms = new HashMap<>(FORMS);
+                forms.put("typed", Recorded.json(cases.get("parameters_typed").getFirst().text())
+                        .path("user_input_form").toString());
+                for (var name : List.of("inputs_blocking", "inputs_more_blocking"))
+                    for (var exchange : cases.get(name)) {
+                        var test = test(exchange, forms.get(exchange.about().split(":")[0]));
                         if (test.isEmpty()) left++;
                         else tests.add(test.get());
                     }
-                }
+            }
             IO.println("form: " + tests.size() + " recorded values compared, " + left + " that no cell can express");
             return tests.stream();
         }
 
-        private Optional<DynamicTest> test(String version, JsonNode exchange, Path folder) throws IOException {
-            var about = exchange.path("about").asText();
-            var app = about.substring(0, Math.max(0, about.indexOf(':')));
-            var inputs = exchange.path("request").path("body").path("inputs");
-            var fields = app.equals("typed") ? JSON.readTree(JSON.readTree(folder.resolve(version).resolve("parameters_typed.json").toFile())
-                    .path("exchanges").get(0).path("response").path("body").asText()).path("user_input_form").toString() : FORMS.get(app);
-            if (fields == null || !inputs.isObject() || UNKNOWABLE.stream().anyMatch(p -> p.matcher(about).find())) return Optional.empty();
+        private Optional<DynamicTest> test(Recorded.Exchange exchange, String fields) {
+            var about = exchange.about();
+            var inputs = exchange.request().at("/body/inputs");
+            if (fields == null || !inputs.isObject() || matches(UNKNOWABLE, about)) return Optional.empty();
             var cells = new LinkedHashMap<String, String>();
             for (var input : inputs.properties()) {
                 var type = type(fields, input.getKey());
-                var cell = cell(type, input.getValue(), version);
+                var cell = cell(type, input.getValue(), exchange.version());
                 // an empty cell is left out, which is another value than the empty text recorded here
-                if (cell.isEmpty() || cell.get().isBlank() && !List.of("text-input", "paragraph", "number").contains(type)) return Optional.empty();
+                if (cell.isEmpty() || cell.get().isBlank()
+                        && !List.of("text-input", "paragraph", "number").contains(type)) return Optional.empty();
                 cells.put(input.getKey(), cell.get());
             }
-            boolean taken = exchange.path("response").path("status").asInt() == 200;
-            var form = form(fields, List.copyOf(cells.keySet()), version.equals("1.14.2"));
-            return Optional.of(DynamicTest.dynamicTest(version + " " + about, () -> {
-                var wrong = new ArrayList<>(form.faults(List.copyOf(cells.keySet())));
-                cells.forEach((column, cell) -> {
-                    if (form.value(column, cell) instanceof DifyExec.Value.Wrong(var why)) wrong.add(column + ": " + why);
-                });
-                if (STRICTER.stream().anyMatch(p -> p.matcher(about).find())) assertFalse(wrong.isEmpty());
-                else if (about.startsWith("bad_default")) return; // an absent column: nothing of ours decides
-                else assertEquals(taken, wrong.isEmpty(), wrong + " for " + cells);
-            }));
+            var form = form(fields, List.copyOf(cells.keySet()), exchange.version().equals("1.14.2"));
+            return Optional.of(DynamicTest.dynamicTest(exchange.version() + " " + about,
+                    () -> compare(exchange, form, cells)));
         }
 
-        private String type(String fields, String variable) throws IOException {
-            for (var item : JSON.readTree(fields))
+        private void compare(Recorded.Exchange exchange, DifyExec.Form form, Map<String, String> cells) {
+            var wrong = new ArrayList<>(form.faults(List.copyOf(cells.keySet())));
+            cells.forEach((column, cell) -> {
+                if (form.value(column, cell) instanceof DifyExec.Value.Wrong(var why)) wrong.add(column + ": " + why);
+            });
+            if (matches(STRICTER, exchange.about())) assertFalse(wrong.isEmpty());
+            else if (exchange.about().startsWith("bad_default")) return; // an absent column: nothing of ours decides
+            else assertEquals(exchange.status() == 200, wrong.isEmpty(), wrong + " for " + cells);
+        }
+
+        private static boolean matches(List<Pattern> patterns, String about) {
+            return patterns.stream().anyMatch(pattern -> pattern.matcher(about).find());
+        }
+
+        private String type(String fields, String variable) {
+            for (var item : Recorded.json(fields))
                 for (var field : item.properties())
                     if (field.getValue().path("variable").asText().equals(variable)) return field.getKey();
             return "";
@@ -118,32 +124,38 @@ class FormTest {
 
         /// The cell that would send such a value; empty if none does.
         private Optional<String> cell(String type, JsonNode value, String version) {
+            boolean isNewer = version.equals("1.14.2"), isFilled = value.isTextual() && !value.asText().isEmpty();
             return switch (type) {
-                case "", "text-input", "paragraph" -> value.isTextual() ? Optional.of(value.asText()) : Optional.empty();
-                case "select" -> value.isTextual() && !value.asText().isEmpty() ? Optional.of(value.asText()) : Optional.empty();
-                case "number" -> value.isTextual() || value.isNumber() ? Optional.of(value.asText()) : Optional.empty();
-                case "checkbox" -> value.isBoolean() || value.isNumber() && version.equals("1.14.2")
-                        || value.isTextual() && version.equals("1.14.2") ? Optional.of(value.asText()) : Optional.empty();
-                case "json_object" -> value.isObject() || value.isArray() ? Optional.of(value.toString()) : Optional.empty();
-                case "file" -> value.isObject() ? address(value) : value.isTextual() && !value.asText().isEmpty()
-                        ? Optional.of(value.asText()) : Optional.empty();
-                case "file-list" -> {
-                    if (value.isTextual() && !value.asText().isEmpty()) yield Optional.of(value.asText());
-                    if (!value.isArray()) yield Optional.empty();
-                    var cells = StreamSupport.stream(value.spliterator(), false).map(this::address).toList();
-                    yield cells.stream().allMatch(Optional::isPresent)
-                            ? Optional.of(String.join(";", cells.stream().map(Optional::get).toList())) : Optional.empty();
-                }
+                case "", "text-input", "paragraph" -> text(value, value.isTextual());
+                case "select" -> text(value, isFilled);
+                case "number" -> text(value, value.isTextual() || value.isNumber());
+                case "checkbox" -> text(value, value.isBoolean() || isNewer && (value.isNumber() || value.isTextual()));
+                case "json_object" -> value.isContainerNode() ? Optional.of(value.toString()) : Optional.empty();
+                case "file" -> value.isObject() ? address(value) : text(value, isFilled);
+                case "file-list" -> value.isArray() ? addresses(value) : text(value, isFilled);
                 default -> Optional.empty();
             };
+        }
+
+        private static Optional<String> text(JsonNode value, boolean isCell) {
+            return isCell ? Optional.of(value.asText()) : Optional.empty();
+        }
+
+        private Optional<String> addresses(JsonNode files) {
+            var cells = files.valueStream().map(this::address).toList();
+            return cells.stream().allMatch(Optional::isPresent)
+                    ? Optional.of(cells.stream().map(Optional::get).collect(Collectors.joining(";")))
+                    : Optional.empty();
         }
 
         /// We send the kind that the ending tells, so only such values can be compared.
         private Optional<String> address(JsonNode file) {
             var url = file.path("url").asText("");
-            var kind = url.contains(".txt") ? "document" : url.contains(".mp3") ? "audio" : url.contains(".xyz") ? "custom" : "";
+            var kind = url.contains(".txt") ? "document" : url.contains(".mp3") ? "audio"
+                    : url.contains(".xyz") ? "custom" : "";
             return file.path("transfer_method").asText("").equals("remote_url") && !url.isEmpty()
-                    && (kind.isEmpty() || file.path("type").asText("").equals(kind)) ? Optional.of(url) : Optional.empty();
+                    && (kind.isEmpty() || file.path("type").asText("").equals(kind))
+                    ? Optional.of(url) : Optional.empty();
         }
     }
 

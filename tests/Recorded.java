@@ -1,57 +1,185 @@
-///usr/bin/env jbang "$0" "$@" ; exit $?
-//JAVA 25+
-//DESCRIPTION Makes tests/recorded/ from the full recordings: ./jbang tests/Recorded.java FOLDER tests/recorded
-//DEPS com.fasterxml.jackson.core:jackson-databind:2.20.1
-
 import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.ObjectMapper;
-import com.fasterxml.jackson.databind.node.ObjectNode;
 
 import module java.base;
 
 import static java.nio.charset.StandardCharsets.UTF_8;
 import static java.util.stream.Collectors.joining;
+import static java.util.stream.Collectors.toMap;
 
-/// The recorded exchanges with two real Dify servers, reduced to what can be compared with another server.
-///
-/// `tests/recorded/<version>.jsonl` has a line for each request of each case, in the order of the recording; answers
-/// are [Shape]s, which stand once each in `shapes.txt` and are named by their line there, from 1. An id that a request
-/// took from another answer of its case stands as `@3/data/id@`: the value at `/data/id` in the answer to number 3; a
-/// stream counts as the list of its events.
+/// The exchanges with two real Dify servers in `tests/recorded/`, whose README describes them.
 final class Recorded {
+    static final List<String> VERSIONS = List.of("1.9.2", "1.14.2");
     private static final ObjectMapper JSON = new ObjectMapper();
 
     private Recorded() {}
 
-    /// One request and what a real server answered.
+    // ── Reading ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    /// The exchanges of a version by case, in the order of their names.
+    static Map<String, List<Exchange>> cases(String version) {
+        return recordings(version).stream().collect(toMap(recording -> recording.path("case").asText(),
+                recording -> exchanges(version, recording), (one, _) -> one, LinkedHashMap::new));
+    }
+
+    /// A note on what was done to the server has no request: it keeps its number, and is no exchange.
+    private static List<Exchange> exchanges(String version, JsonNode recording) {
+        var all = recording.path("exchanges");
+        return IntStream.range(0, all.size()).filter(number -> all.get(number).has("request"))
+                .mapToObj(number -> new Exchange(version, recording.path("case").asText(), number,
+                        all.get(number).path("about").asText(), all.get(number).path("request"),
+                        all.get(number).path("response"))).toList();
+    }
+
+    /// From the jar that JBang packs, or a folder.
+    private static List<JsonNode> recordings(String version) {
+        var tests = Path.of(URI.create(Recorded.class.getProtectionDomain().getCodeSource().getLocation().toString()));
+        try {
+            if (Files.isDirectory(tests)) return read(unpacked(tests).resolve(version));
+            try (var jar = FileSystems.newFileSystem(tests)) {
+                return read(jar.getPath("recorded", version));
+            }
+        } catch (IOException problem) {
+            throw new UncheckedIOException(problem);
+        }
+    }
+
+    /// Beside the compiled classes, or in the checkout: the tests were started in it, or in its `tests`.
+    private static Path unpacked(Path classes) {
+        return Stream.of(classes.resolve("recorded"), Path.of("tests/recorded"), Path.of("recorded"))
+                .filter(Files::isDirectory).findFirst()
+                .orElseThrow(() -> new IllegalStateException("no tests/recorded here: start in the checkout"));
+    }
+
+    private static List<JsonNode> read(Path folder) throws IOException {
+        var recordings = new ArrayList<JsonNode>();
+        try (var files = Files.newDirectoryStream(folder, "*.json")) {
+            for (var file : StreamSupport.stream(files.spliterator(), false).sorted().toList())
+                recordings.add(json(Files.readString(file)));
+        }
+        return recordings;
+    }
+
+    static JsonNode json(String text) {
+        try {
+            return JSON.readTree(text);
+        } catch (IOException problem) {
+            throw new UncheckedIOException(problem);
+        }
+    }
+
+    // ── An exchange ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    /// Who ended an answer, or the wait for one; `CUT`: the connection broke.
+    enum End { SERVER, CLIENT, CUT }
+
+    /// One request and what a real server answered, both as recorded.
     ///
-    /// @param number  its place in the case, where what was done to the server has a place too
-    /// @param body    the JSON sent, or text; null for none. `raw`: the whole request as it went over the wire
-    /// @param status  0: no answer came
-    /// @param type    the answer's content type, or empty
-    /// @param ours    Dify itself answered: it says its version
-    /// @param end     how a stream ended: by `server` or `client`, or `cut`; empty for other answers
-    /// @param answer  the shape of the whole answer, or of each event of a stream
-    /// @param tail    only the last event of the stream was recorded
-    record Exchange(String version, String name, int number, String about, String method, String path,
-                    Map<String, String> headers, JsonNode body, String raw, int status, String type, boolean ours,
-                    String end, List<String> answer, boolean tail) {
-        boolean isStream() {
-            return !end.isEmpty();
+    /// @param number its place in the case, where what was done to the server has a place too
+    record Exchange(String version, String name, int number, String about, JsonNode request, JsonNode response) {
+        private static final Pattern RUN = Pattern.compile("POST \\S*/workflows/([^/]+/)?run/?(\\?\\S*)?( .*)?");
+        private static final String TAIL = "[earlier events left out] ";
+
+        String method() {
+            return request.path("method").asText();
         }
 
-        boolean startsRun() {
-            return method.equals("POST") && path.matches("/v1/workflows/([^/]+/)?run(\\?.*)?");
+        String path() {
+            return request.path("path").asText();
         }
 
-        /// Who starts a run, or nobody.
-        String user() {
-            return body == null ? "nobody" : body.path("user").asText("nobody");
+        /// The whole request as it went over the wire, where this was what mattered, or empty.
+        String raw() {
+            return request.path("raw").asText();
+        }
+
+        /// `POST /v1/workflows/run`
+        String line() {
+            return raw().isEmpty() ? method() + " " + path() : raw().lines().findFirst().orElse("");
+        }
+
+        boolean isRun() {
+            return RUN.matcher(line()).matches();
         }
 
         /// Of a run's detail or the log.
         boolean isAsking() {
-            return method.equals("GET") && path.startsWith("/v1/workflows/");
+            return method().equals("GET") && path().startsWith("/v1/workflows/");
+        }
+
+        /// Who starts a run, or nobody.
+        String user() {
+            return request.at("/body/user").asText("nobody");
+        }
+
+        /// 0: no answer came.
+        int status() {
+            return response.path("status").asInt();
+        }
+
+        /// Whether the answer was recorded byte for byte.
+        boolean isRaw() {
+            return response.has("raw_head");
+        }
+
+        /// Of the answer, without those that frame its body.
+        Map<String, String> headers() {
+            var headers = new LinkedHashMap<String, String>();
+            response.path("headers").properties().forEach(each -> headers.put(each.getKey(), each.getValue().asText()));
+            response.path("raw_head").asText().lines().skip(1).map(line -> line.split(": ", 2))
+                    .forEach(header -> headers.put(header[0], header[1]));
+            headers.keySet().removeIf(name -> name.matches("(?i)content-length|transfer-encoding"));
+            return headers;
+        }
+
+        /// The answer's content type, or empty.
+        String type() {
+            return headers().getOrDefault("Content-Type", "");
+        }
+
+        boolean isStream() {
+            return type().startsWith("text/event-stream");
+        }
+
+        /// Dify itself answered: it says its version.
+        boolean isOurs() {
+            return status() == 0 || headers().containsKey("X-Version");
+        }
+
+        End end() {
+            var end = response.path(status() == 0 ? "none" : "ended").asText();
+            return end.startsWith("client left") ? End.CLIENT
+                    : end.startsWith("IncompleteRead") || end.startsWith("connection ended") ? End.CUT : End.SERVER;
+        }
+
+        private String body() {
+            return response.path("body").asText();
+        }
+
+        /// The answer's body without chunk sizes, remarks of the recorder and the events that it shortened.
+        String text() {
+            if (isTail()) return body().substring(TAIL.length()) + "\n\n";
+            var whole = isStream() ? body().replaceAll("data: .*\\[… \\d+ characters …].*\n\n", "") : body();
+            return response.path("raw_head").asText().contains("chunked")
+                    ? whole.replaceAll("(^|\r\n)\\p{XDigit}+\r\n", "") : whole;
+        }
+
+        /// Only the last event of the stream was recorded.
+        boolean isTail() {
+            return body().startsWith(TAIL);
+        }
+
+        /// Whether raw bytes end before their length, or their last chunk, says so.
+        boolean isShortened() {
+            if (!isRaw()) return false;
+            var length = Pattern.compile("(?i)content-length: (\\d+)").matcher(response.path("raw_head").asText());
+            return length.find() ? body().getBytes(UTF_8).length < Integer.parseInt(length.group(1))
+                    : !body().endsWith("0\r\n\r\n");
+        }
+
+        /// The shape of the whole answer, or of each event of a stream.
+        List<String> shapes() {
+            return Shape.of(type(), text());
         }
 
         @Override
@@ -132,151 +260,38 @@ final class Recorded {
         return type.startsWith("application/json") && !body.isEmpty() ? json(body) : JSON.missingNode();
     }
 
-    static JsonNode json(String text) {
-        try {
-            return JSON.readTree(text);
-        } catch (IOException problem) {
-            throw new UncheckedIOException(problem);
-        }
+    // ── Ids that answers gave ───────────────────────────────────────────────────────────────────────────────────────
+
+    private static final Pattern ID = Pattern.compile(
+            "\\p{XDigit}{8}(-\\p{XDigit}{4}){3}-\\p{XDigit}{12}|form-token-\\d-masked");
+
+    /// A case with `@3/data/id@` in its requests for the id that the answer to number 3 has at `/data/id`; a stream
+    /// counts as the list of its events.
+    static List<Exchange> linked(List<Exchange> exchanges) {
+        var sources = exchanges.stream().map(each -> new Source(each.number(), each.method().equals("POST"),
+                tree(each.type(), each.text()))).toList();
+        return exchanges.stream().map(each -> linked(each, sources)).toList();
     }
 
-    // ── Reading the reduced copy ────────────────────────────────────────────────────────────────────────────────────
-
-    /// The exchanges of a version by case, from the class path or the checkout.
-    static Map<String, List<Exchange>> cases(String version) throws IOException {
-        var shapes = lines("shapes.txt");
-        var cases = new LinkedHashMap<String, List<Exchange>>();
-        for (var line : lines(version + ".jsonl")) {
-            var exchange = exchange(version, json(line), shapes);
-            cases.computeIfAbsent(exchange.name(), _ -> new ArrayList<>()).add(exchange);
-        }
-        return cases;
+    private static Exchange linked(Exchange exchange, List<Source> all) {
+        var sources = Stream.concat(all.stream().filter(Source::isPosted),
+                        all.stream().filter(source -> source.isAsked() && source.number() < exchange.number()))
+                .filter(source -> source.number() != exchange.number()).toList();
+        var request = ID.matcher(exchange.request().toString()).replaceAll(id -> Matcher.quoteReplacement(
+                sources.stream().flatMap(source -> source.reference(id.group()).stream()).findFirst()
+                        .orElse(id.group())));
+        return new Exchange(exchange.version(), exchange.name(), exchange.number(), exchange.about(), json(request),
+                exchange.response());
     }
 
-    private static Exchange exchange(String version, JsonNode line, List<String> shapes) {
-        var headers = new LinkedHashMap<String, String>();
-        line.path("headers").properties().forEach(each -> headers.put(each.getKey(), each.getValue().asText()));
-        var answer = line.path("answer").valueStream().map(each -> shapes.get(each.asInt() - 1)).toList();
-        return new Exchange(version, line.path("case").asText(), line.path("n").asInt(), line.path("about").asText(),
-                line.path("method").asText(), line.path("path").asText(), headers, line.get("body"),
-                line.path("raw").asText(), line.path("status").asInt(), line.path("type").asText(),
-                line.path("ours").asBoolean(true), line.path("end").asText(), answer, line.path("tail").asBoolean());
-    }
-
-    private static List<String> lines(String name) throws IOException {
-        try (var packed = Recorded.class.getResourceAsStream("/recorded/" + name)) {
-            if (packed != null) return new String(packed.readAllBytes(), UTF_8).lines().toList();
-        }
-        return Files.readAllLines(Stream.of("tests/recorded", "recorded").map(Path::of).filter(Files::isDirectory)
-                .findFirst().orElseThrow(() -> new IllegalStateException("no tests/recorded here")).resolve(name));
-    }
-
-    // ── Making it ───────────────────────────────────────────────────────────────────────────────────────────────────
-
-    static void main(String... args) throws IOException {
-        Path from = Path.of(args[0]), to = Files.createDirectories(Path.of(args[1]));
-        var shapes = new LinkedHashMap<String, Integer>();
-        for (var version : List.of("1.9.2", "1.14.2")) {
-            var lines = new ArrayList<String>();
-            try (var files = Files.list(from.resolve(version))) {
-                for (var file : files.filter(path -> path.toString().endsWith(".json")).sorted().toList())
-                    new Reduction(json(Files.readString(file)), shapes).lines()
-                            .forEach(line -> lines.add(line.toString()));
-            }
-            Files.write(to.resolve(version + ".jsonl"), lines);
-        }
-        Files.write(to.resolve("shapes.txt"), shapes.keySet());
-    }
-
-    /// Makes the lines of one case; `shapes` grows.
-    private static final class Reduction {
-        private static final Pattern ID = Pattern.compile(
-                "\\p{XDigit}{8}(-\\p{XDigit}{4}){3}-\\p{XDigit}{12}|form-token-\\d-masked");
-        private final String name;
-        private final List<JsonNode> exchanges;
-        private final List<JsonNode> trees;
-        private final Map<String, Integer> shapes;
-
-        Reduction(JsonNode recording, Map<String, Integer> shapes) {
-            this.name = recording.path("case").asText();
-            this.exchanges = recording.path("exchanges").valueStream().toList();
-            this.trees = exchanges.stream().map(each -> each.path("response")).map(Reduction::answer)
-                    .map(answer -> tree(answer.type(), answer.body())).toList();
-            this.shapes = shapes;
+    /// An answer that an id may come from: of what was posted at any time, of what was asked only before.
+    private record Source(int number, boolean isPosted, JsonNode answer) {
+        boolean isAsked() {
+            return !isPosted && !answer.isArray();
         }
 
-        List<ObjectNode> lines() {
-            return IntStream.range(0, exchanges.size()).filter(n -> exchanges.get(n).has("request"))
-                    .mapToObj(this::line).toList();
-        }
-
-        private ObjectNode line(int number) {
-            JsonNode request = exchanges.get(number).path("request"), response = exchanges.get(number).path("response");
-            var line = JSON.createObjectNode().put("case", name).put("n", number);
-            if (exchanges.get(number).has("about")) line.put("about", exchanges.get(number).path("about").asText());
-            if (request.has("raw")) line.put("raw", request.path("raw").asText());
-            else asked(line, request, number);
-            return answered(line, response);
-        }
-
-        private void asked(ObjectNode line, JsonNode request, int number) {
-            line.put("method", request.path("method").asText())
-                    .put("path", referring(request.path("path").asText(), number));
-            var headers = line.putObject("headers");
-            request.path("headers").properties().forEach(each -> headers.set(each.getKey(), each.getValue()));
-            if (!request.path("body").isMissingNode() && !request.path("body").isNull())
-                line.set("body", json(referring(request.path("body").toString(), number)));
-        }
-
-        private ObjectNode answered(ObjectNode line, JsonNode response) {
-            var answer = answer(response);
-            if (response.has("status")) line.put("status", response.path("status").asInt()).put("type", answer.type());
-            if (!answer.ours()) line.put("ours", false);
-            var end = response.path("ended").asText();
-            if (answer.type().startsWith("text/event-stream")) line.put("end", end.startsWith("client") ? "client"
-                    : end.startsWith("Incomplete") ? "cut" : "server");
-            if (answer.tail()) line.put("tail", true);
-            var list = line.putArray("answer");
-            for (var shape : Shape.of(answer.type(), answer.body()))
-                list.add(shapes.computeIfAbsent(shape, _ -> shapes.size() + 1));
-            return line;
-        }
-
-        private record Answer(String type, String body, boolean ours, boolean tail) {}
-
-        private static Answer answer(JsonNode response) {
-            var left = "[earlier events left out] ";
-            String head = response.path("raw_head").asText(), body = response.path("body").asText();
-            var type = response.at("/headers/Content-Type").asText(header(head, "Content-Type"));
-            body = body.replaceAll("(?s)data: [^\n]*\\[… \\d+ characters …].*", ""); // cut by the recorder
-            if (head.contains("chunked")) body = body.replaceAll("(^|\r\n)\\p{XDigit}+\r\n", "");
-            boolean ours = response.path("status").asInt() == 0 || response.at("/headers").has("X-Version")
-                    || head.contains("X-Version");
-            return new Answer(type, body.startsWith(left) ? body.substring(left.length()) + "\n\n" : body, ours,
-                    body.startsWith(left));
-        }
-
-        private static String header(String head, String name) {
-            return head.lines().filter(line -> line.startsWith(name + ": "))
-                    .map(line -> line.substring(name.length() + 2)).findFirst().orElse("");
-        }
-
-        /// A request's text with references in place of the ids that answers of this case gave.
-        private String referring(String text, int number) {
-            return ID.matcher(text).replaceAll(match -> Matcher.quoteReplacement(sources(number)
-                    .flatMap(n -> pointer(trees.get(n), "", match.group()).map(at -> "@" + n + at + "@").stream())
-                    .findFirst().orElse(match.group())));
-        }
-
-        /// Where an id may come from: from what was posted, at any time, or from what was asked before.
-        private Stream<Integer> sources(int number) {
-            var all = IntStream.range(0, trees.size()).filter(n -> n != number).boxed().toList();
-            return Stream.concat(all.stream().filter(this::isPost), all.stream().filter(n -> n < number
-                    && !isPost(n) && !trees.get(n).isArray()));
-        }
-
-        private boolean isPost(int number) {
-            return exchanges.get(number).at("/request/method").asText().equals("POST");
+        Optional<String> reference(String id) {
+            return pointer(answer, "", id).map(at -> "@" + number + at + "@");
         }
 
         private static Optional<String> pointer(JsonNode tree, String at, String value) {

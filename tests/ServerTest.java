@@ -6,7 +6,6 @@ import com.github.tomakehurst.wiremock.client.ResponseDefinitionBuilder;
 import com.github.tomakehurst.wiremock.http.Fault;
 import org.junit.jupiter.api.AfterAll;
 import org.junit.jupiter.api.AfterEach;
-import org.junit.jupiter.api.Assumptions;
 import org.junit.jupiter.api.BeforeAll;
 import org.junit.jupiter.api.DynamicTest;
 import org.junit.jupiter.api.Nested;
@@ -298,119 +297,6 @@ class ServerTest {
 
     // ── Recorded exchanges ──────────────────────────────────────────────────────────────────────────────────────────
 
-    /// One exchange of the recordings.
-    record Recorded(String version, String name, int number, JsonNode request, JsonNode response) {
-        private static final Pattern RUN = Pattern.compile("POST \\S*/workflows/([^/]+/)?run/?(\\?\\S*)?( .*)?");
-
-        /// `POST /v1/workflows/run`
-        String line() {
-            return request.has("raw") ? request.path("raw").asText().lines().findFirst().orElse("")
-                    : request.path("method").asText() + " " + request.path("path").asText();
-        }
-
-        boolean isRun() {
-            return RUN.matcher(line()).matches();
-        }
-
-        boolean isDetail() {
-            return line().startsWith("GET /v1/workflows/run/") && response.has("body");
-        }
-
-        /// A log that was asked for by user: the one question that the client asks.
-        boolean isLog() {
-            return line().matches("GET /v1/workflows/logs\\?created_by_end_user_session_id=[^&]+(&limit=\\d+)?")
-                    && status() == 200;
-        }
-
-        boolean isRaw() {
-            return response.has("raw_head");
-        }
-
-        /// From the `raw_head` where there is one.
-        Map<String, String> headers() {
-            var headers = new LinkedHashMap<String, String>();
-            if (isRaw()) response.path("raw_head").asText().lines().skip(1).map(line -> line.split(": ", 2))
-                    .forEach(header -> headers.put(header[0], header[1]));
-            else response.path("headers").properties()
-                    .forEach(header -> headers.put(header.getKey(), header.getValue().asText()));
-            headers.keySet().removeIf(name -> name.matches("(?i)content-length|transfer-encoding"));
-            return headers;
-        }
-
-        /// Whether raw bytes end before their length, or their last chunk, says so.
-        boolean isShortened() {
-            if (!isRaw()) return false;
-            var length = Pattern.compile("(?i)content-length: (\\d+)").matcher(response.path("raw_head").asText());
-            var body = response.path("body").asText();
-            return length.find() ? body.getBytes(UTF_8).length < Integer.parseInt(length.group(1))
-                    : !body.endsWith("0\r\n\r\n");
-        }
-
-        int status() {
-            return response.path("status").asInt();
-        }
-
-        boolean isStream() {
-            return headers().getOrDefault("Content-Type", "").startsWith("text/event-stream");
-        }
-
-        /// Streams of `inputs_*` keep their last event only, after a remark.
-        String body() {
-            var body = response.path("body").asText().replace("[earlier events left out] ", "");
-            return isStream() && body.endsWith("}") ? body + "\n\n" : body;
-        }
-
-        /// `client left at 1502 ms, …`, `IncompleteRead at …`, `server, …`
-        String ended() {
-            return response.path("ended").asText();
-        }
-
-        @Override
-        public String toString() {
-            return version + " " + name + " #" + number;
-        }
-    }
-
-    /// The recordings beside the checkout: by the property `recorded`, or found upwards from here.
-    static final class Recordings {
-        static final List<String> VERSIONS = List.of("1.9.2", "1.14.2");
-
-        static Optional<Path> folder() {
-            if (System.getProperty("recorded") != null)
-                return Optional.of(Path.of(System.getProperty("recorded"))).filter(Files::isDirectory);
-            return Stream.of(Path.of("").toAbsolutePath(), source()).flatMap(Recordings::upwards)
-                    .map(above -> above.resolve("shared").resolve("recorded")).filter(Files::isDirectory).findFirst();
-        }
-
-        private static Path source() {
-            return Path.of(URI.create(ServerTest.class.getProtectionDomain().getCodeSource().getLocation().toString()));
-        }
-
-        private static Stream<Path> upwards(Path from) {
-            return Stream.iterate(from, Objects::nonNull, Path::getParent);
-        }
-
-        /// The exchanges of each case, in order.
-        static Map<String, List<Recorded>> cases(Path folder) throws IOException {
-            var cases = new LinkedHashMap<String, List<Recorded>>();
-            for (var version : VERSIONS) {
-                try (var files = Files.list(folder.resolve(version))) {
-                    for (var file : files.filter(path -> path.toString().endsWith(".json")).sorted().toList())
-                        cases.put(version + " " + file.getFileName(), read(version, file));
-                }
-            }
-            return cases;
-        }
-
-        private static List<Recorded> read(String version, Path file) throws IOException {
-            var tree = JSON.readTree(file.toFile());
-            var exchanges = new ArrayList<Recorded>();
-            for (var exchange : tree.path("exchanges")) exchanges.add(new Recorded(version, tree.path("case").asText(),
-                    exchanges.size(), exchange.path("request"), exchange.path("response")));
-            return exchanges;
-        }
-    }
-
     /// What the fact sheet says to an answer, worked out from the recording alone: one word, and the text of a failure.
     record Expected(String word, String text, JsonNode run) {
         Expected(String word, String text) {
@@ -446,10 +332,10 @@ class ServerTest {
                 + "|Reached maximum retries \\(3\\) for URL .*|Invalid input type for .*|expected value type int, .*"
                 + "|this statement should be unreachable.", Pattern.DOTALL);
 
-        static Expected of(Recorded exchange) throws IOException {
-            if (exchange.response().has("none")) return new Expected("look up", "");
-            if (exchange.isStream()) return ofStream(exchange.body());
-            var body = parsed(exchange.body());
+        static Expected of(Recorded.Exchange exchange) throws IOException {
+            if (exchange.status() == 0) return new Expected("look up", "");
+            if (exchange.isStream()) return ofStream(exchange.text());
+            var body = parsed(exchange.text());
             if (exchange.status() == 200) return ofRun(body.path("data"), body);
             return refused(exchange.status(), body.path("code").asText(""), body.path("message").asText(""));
         }
@@ -512,7 +398,6 @@ class ServerTest {
         }
     }
 
-    /// Needs the recordings; without them its tests are skipped.
     @Nested
     @TestInstance(TestInstance.Lifecycle.PER_CLASS)
     class TheRecordings {
@@ -541,26 +426,23 @@ class ServerTest {
         }
 
         @TestFactory
-        Stream<DynamicTest> everyRecordedRunHasTheOutcomeThatItsRecordingImplies() throws IOException {
-            return tests(Recorded::isRun, (exchange, _) -> replay(exchange));
+        Stream<DynamicTest> everyRecordedRunHasTheOutcomeThatItsRecordingImplies() {
+            return tests(Recorded.Exchange::isRun, (exchange, _) -> replay(exchange));
         }
 
         /// A test for each case that has such exchanges; `check` also gets the whole case.
-        private Stream<DynamicTest> tests(Predicate<Recorded> which, Check check) throws IOException {
-            var folder = Recordings.folder();
-            if (folder.isEmpty())
-                return Stream.of(DynamicTest.dynamicTest("there are no recordings here", Assumptions::abort));
-            return Recordings.cases(folder.get()).entrySet().stream()
+        private Stream<DynamicTest> tests(Predicate<Recorded.Exchange> which, Check check) {
+            return Recorded.VERSIONS.stream().flatMap(version -> Recorded.cases(version).entrySet().stream()
                     .filter(each -> each.getValue().stream().anyMatch(which))
-                    .map(each -> DynamicTest.dynamicTest(each.getKey(), () -> assertAll(each.getValue().stream()
-                            .filter(which).map(exchange -> () -> check.of(exchange, each.getValue())))));
+                    .map(each -> DynamicTest.dynamicTest(version + " " + each.getKey(), () -> assertAll(each.getValue()
+                            .stream().filter(which).map(exchange -> () -> check.of(exchange, each.getValue()))))));
         }
 
         @FunctionalInterface private interface Check {
-            void of(Recorded exchange, List<Recorded> all) throws IOException;
+            void of(Recorded.Exchange exchange, List<Recorded.Exchange> all) throws IOException;
         }
 
-        private void replay(Recorded exchange) throws IOException {
+        private void replay(Recorded.Exchange exchange) throws IOException {
             var reason = exchange.status() == 100 ? "the interim answer to a request without its body"
                     : exchange.isShortened() ? "the recording keeps the beginning of its body only" : "";
             if (!reason.isEmpty()) {
@@ -584,7 +466,7 @@ class ServerTest {
             replayed.merge("runs of " + exchange.version(), 1, Integer::sum);
         }
 
-        private void sameRun(Recorded exchange, JsonNode run, DifyExec.Seen.Ran seen) throws IOException {
+        private void sameRun(Recorded.Exchange exchange, JsonNode run, DifyExec.Seen.Ran seen) throws IOException {
             var data = run.path("data");
             assertEquals(run.path("workflow_run_id").asText(), seen.ref().id(), exchange::toString);
             assertEquals(run.path("task_id").asText(), seen.ref().task(), exchange::toString);
@@ -598,50 +480,55 @@ class ServerTest {
         }
 
         /// By WireMock; by bytes where a connection breaks or is held, or the recording has the bytes.
-        private DifyExec.Seen served(Recorded exchange, DifyExec.Attempt attempt, Heard told) throws IOException {
-            var end = exchange.response().has("none") ? exchange.response().path("none").asText() : exchange.ended();
-            boolean stays = end.startsWith("client left") && !exchange.body().contains("\"event\":\"error\"")
-                    && !exchange.body().contains("\"event\":\"workflow_finished\"");
-            if (exchange.isRaw() || stays || end.startsWith("IncompleteRead")) {
-                try (var wire = new Wire(connection -> script(exchange, end, connection));
+        private DifyExec.Seen served(Recorded.Exchange exchange, DifyExec.Attempt attempt, Heard told)
+                throws IOException {
+            boolean stays = exchange.end() == Recorded.End.CLIENT && !exchange.text().contains("\"event\":\"error\"")
+                    && !exchange.text().contains("\"event\":\"workflow_finished\"");
+            boolean breaks = exchange.end() == Recorded.End.CUT;
+            if (exchange.isRaw() || stays || breaks && exchange.isStream()) {
+                try (var wire = new Wire(connection -> script(exchange, connection));
                         var own = ServerTest.client(wire.url(), stays ? SHORT : LONG)) {
                     return run(own, attempt, told);
                 }
             }
             dify.resetMappings();
-            dify.stubFor(post(urlEqualTo("/v1/workflows/run")).willReturn(end.startsWith("connection ended")
+            dify.stubFor(post(urlEqualTo("/v1/workflows/run")).willReturn(breaks
                     ? aResponse().withFault(Fault.EMPTY_RESPONSE) : response(exchange)));
             return run(client, attempt, told);
         }
 
-        private static void script(Recorded exchange, String end, Wire.Connection connection) throws IOException {
+        private static void script(Recorded.Exchange exchange, Wire.Connection connection) throws IOException {
             connection.request();
-            if (exchange.response().has("none")) {
+            if (exchange.status() == 0) {
                 connection.hold();
             } else if (exchange.isRaw()) {
                 connection.say(exchange.response().path("raw_head").asText() + "\r\n\r\n"
                         + exchange.response().path("body").asText());
             } else {
                 connection.startStream();
-                if (!exchange.body().isEmpty()) connection.chunk(exchange.body());
-                if (end.startsWith("client left")) connection.hold();
+                if (!exchange.text().isEmpty()) connection.chunk(exchange.text());
+                if (exchange.end() == Recorded.End.CLIENT) connection.hold();
                 else connection.say("ffff\r\ndata: {\"event\":");
             }
         }
 
-        private static ResponseDefinitionBuilder response(Recorded exchange) {
-            var response = aResponse().withStatus(exchange.status()).withBody(exchange.body());
+        private static ResponseDefinitionBuilder response(Recorded.Exchange exchange) {
+            var response = aResponse().withStatus(exchange.status()).withBody(exchange.text());
             exchange.headers().forEach(response::withHeader);
             return exchange.isStream() ? response.withChunkedDribbleDelay(5, 5) : response;
         }
 
         @TestFactory
-        Stream<DynamicTest> everyRecordedDetailTellsTheEndOfItsRun() throws IOException {
-            return tests(Recorded::isDetail, this::look);
+        Stream<DynamicTest> everyRecordedDetailTellsTheEndOfItsRun() {
+            return tests(TheRecordings::isDetail, this::look);
         }
 
-        private void look(Recorded detail, List<Recorded> all) throws IOException {
-            var body = JSON.readTree(detail.body());
+        private static boolean isDetail(Recorded.Exchange exchange) {
+            return exchange.line().startsWith("GET /v1/workflows/run/") && exchange.status() != 0;
+        }
+
+        private void look(Recorded.Exchange detail, List<Recorded.Exchange> all) throws IOException {
+            var body = JSON.readTree(detail.text());
             var id = detail.line().substring(detail.line().lastIndexOf('/') + 1);
             dify.resetMappings();
             dify.stubFor(get(urlEqualTo("/v1/workflows/run/" + id)).willReturn(response(detail)));
@@ -658,7 +545,7 @@ class ServerTest {
             replayed.merge("details of " + detail.version(), 1, Integer::sum);
         }
 
-        private void ended(Recorded detail, JsonNode body, Optional<JsonNode> own, DifyExec.Seen.Ran ran)
+        private void ended(Recorded.Exchange detail, JsonNode body, Optional<JsonNode> own, DifyExec.Seen.Ran ran)
                 throws IOException {
             var outputs = body.path("outputs");
             var whole = outputs.isTextual() ? JSON.readTree(outputs.asText())
@@ -674,9 +561,10 @@ class ServerTest {
         }
 
         /// What the run's own answer in the same case had as outputs, if it is there and tells of the same end.
-        private static Optional<JsonNode> ownOutputs(String id, String status, List<Recorded> all) throws IOException {
+        private static Optional<JsonNode> ownOutputs(String id, String status, List<Recorded.Exchange> all)
+                throws IOException {
             for (var exchange : all) {
-                if (!exchange.isRun() || !exchange.body().contains(id)) continue;
+                if (!exchange.isRun() || !exchange.text().contains(id)) continue;
                 var run = Expected.of(exchange).run();
                 if (run.at("/data/status").asText().equals(status)) return Optional.of(run.at("/data/outputs"));
             }
@@ -684,13 +572,19 @@ class ServerTest {
         }
 
         @TestFactory
-        Stream<DynamicTest> everyRecordedLogLeadsToTheRunOfItsUserOrToNone() throws IOException {
-            return tests(Recorded::isLog, (log, _) -> find(log));
+        Stream<DynamicTest> everyRecordedLogLeadsToTheRunOfItsUserOrToNone() {
+            return tests(TheRecordings::isLog, (log, _) -> find(log));
         }
 
-        private void find(Recorded log) throws IOException {
+        /// A log that was asked for by user: the one question that the client asks.
+        private static boolean isLog(Recorded.Exchange exchange) {
+            return exchange.status() == 200 && exchange.line()
+                    .matches("GET /v1/workflows/logs\\?created_by_end_user_session_id=[^&]+(&limit=\\d+)?");
+        }
+
+        private void find(Recorded.Exchange log) throws IOException {
             var user = URLDecoder.decode(log.line().replaceAll(".*session_id=([^&]*).*", "$1"), UTF_8);
-            var rows = JSON.readTree(log.body()).path("data");
+            var rows = JSON.readTree(log.text()).path("data");
             var run = rows.path(0).path("workflow_run");
             String id = run.path("id").asText(), status = run.path("status").asText();
             dify.resetMappings();
