@@ -2,6 +2,7 @@
 //JAVA 25+
 //DESCRIPTION Runs a Dify workflow once for every row of a CSV file: nothing lost, nothing paid twice.
 //DEPS info.picocli:picocli:4.7.7
+//DEPS info.picocli:picocli-shell-jline3:4.7.7
 //DEPS org.jline:jline:3.30.6
 //DEPS com.fasterxml.jackson.core:jackson-databind:2.20.1
 //DEPS com.opencsv:opencsv:5.12.0
@@ -47,6 +48,16 @@ import io.github.cdimascio.dotenv.Dotenv;
 import io.github.cdimascio.dotenv.DotenvEntry;
 import io.github.cdimascio.dotenv.DotenvException;
 import java.net.Authenticator;
+import org.jline.reader.Candidate;
+import org.jline.reader.CompletingParsedLine;
+import org.jline.reader.EOFError;
+import org.jline.reader.EndOfFileException;
+import org.jline.reader.LineReader;
+import org.jline.reader.LineReaderBuilder;
+import org.jline.reader.ParsedLine;
+import org.jline.reader.UserInterruptException;
+import org.jline.reader.impl.history.DefaultHistory;
+import org.jline.terminal.TerminalBuilder;
 import org.jline.utils.Signals;
 import picocli.AutoComplete;
 import picocli.CommandLine;
@@ -61,8 +72,10 @@ import picocli.CommandLine.Model.OptionSpec;
 import picocli.CommandLine.Option;
 import picocli.CommandLine.ParameterException;
 import picocli.CommandLine.Parameters;
+import picocli.CommandLine.ParentCommand;
 import picocli.CommandLine.Spec;
 import picocli.CommandLine.TypeConversionException;
+import picocli.shell.jline3.PicocliJLineCompleter;
 
 import module java.base;
 import module java.net.http;
@@ -97,7 +110,7 @@ import static java.util.stream.Collectors.joining;
         description = "Runs a Dify workflow once for every row of a CSV file: no finished row lost, none paid twice.",
         synopsisSubcommandLabel = "COMMAND",
         subcommands = {DifyExec.Run.class, DifyExec.Retry.class, DifyExec.Status.class, DifyExec.Export.class,
-                DifyExec.Check.class, AutoComplete.GenerateCompletion.class},
+                DifyExec.Check.class, DifyExec.Shell.class, AutoComplete.GenerateCompletion.class},
         footer = {"", "Start here:  difyexec run --demo -i data.csv -o results.jsonl"})
 final class DifyExec implements Runnable {
 
@@ -112,22 +125,27 @@ final class DifyExec implements Runnable {
 
     /// The whole command tree over one environment: `main` gives the real one, a test a map.
     static CommandLine commandLine(Env env) {
-        var line = new CommandLine(new DifyExec(), new Factory(env))
+        return configured(new CommandLine(new DifyExec(), new Factory(env)), new EnvDefaults(env));
+    }
+
+    /// What all our commands have in common, in the shell, too.
+    private static CommandLine configured(CommandLine line, IDefaultValueProvider defaults) {
+        line.setAbbreviatedOptionsAllowed(false)
                 .setAbbreviatedOptionsAllowed(false)
                 .setUsageHelpAutoWidth(false)
                 .setUsageHelpWidth(100)
                 .setColorScheme(CommandLine.Help.defaultColorScheme(CommandLine.Help.Ansi.OFF))
                 .registerConverter(Duration.class, new Durations())
                 .registerConverter(URI.class, new Addresses())
-                .registerConverter(Mode.class, new Words<>(Mode.class))
-                .registerConverter(RetryRuns.class, new Words<>(RetryRuns.class))
-                .registerConverter(ProgressStyle.class, new Words<>(ProgressStyle.class))
+                .registerConverter(Mode.class, new OneOf<>(Mode.class))
+                .registerConverter(RetryRuns.class, new OneOf<>(RetryRuns.class))
+                .registerConverter(ProgressStyle.class, new OneOf<>(ProgressStyle.class))
                 .setParameterExceptionHandler(DifyExec::unusable)
                 .setExecutionExceptionHandler(DifyExec::stopped);
-        return setDefaults(line, new EnvDefaults(env));
+        return setDefaults(line, defaults);
     }
 
-    private static CommandLine setDefaults(CommandLine line, EnvDefaults defaults) {
+    private static CommandLine setDefaults(CommandLine line, IDefaultValueProvider defaults) {
         line.setDefaultValueProvider(defaults);
         line.getCommandSpec().version("difyexec " + VERSION);
         line.getSubcommands().values().forEach(sub -> setDefaults(sub, defaults));
@@ -162,13 +180,19 @@ final class DifyExec implements Runnable {
         spec.commandLine().usage(spec.commandLine().getOut());
     }
 
-    /// Gives the commands the environment they read the key from.
-    record Factory(Env env) implements CommandLine.IFactory {
+    /// Gives the commands the environment they read the key from, and what the shell has edited.
+    record Factory(Env env, Function<Path, UnaryOperator<Row>> edits) implements CommandLine.IFactory {
+        Factory(Env env) {
+            this(env, _ -> UnaryOperator.identity());
+        }
+
         @Override
         public <K> K create(Class<K> type) throws Exception {
-            return type == Work.class ? type.cast(new Work(env)) : type == Check.class ? type.cast(new Check(env))
+            return type == Work.class ? type.cast(new Work(env, edits))
+                    : type == Check.class ? type.cast(new Check(env, edits))
                     : type == Status.class ? type.cast(new Status(env))
-                    : type == Export.class ? type.cast(new Export(System.out)) : CommandLine.defaultFactory().create(type);
+                    : type == Export.class ? type.cast(new Export(System.out))
+                    : type == Shell.class ? type.cast(new Shell(env)) : CommandLine.defaultFactory().create(type);
         }
     }
 
@@ -329,9 +353,12 @@ final class DifyExec implements Runnable {
         @Spec CommandSpec spec;
 
         private final Env env;
+        private final Function<Path, UnaryOperator<Row>> edits;
 
-        Check(Env env) {
+        /// @param edits what the shell has changed in the rows of a CSV
+        Check(Env env, Function<Path, UnaryOperator<Row>> edits) {
             this.env = env;
+            this.edits = edits;
         }
 
         @Override
@@ -339,7 +366,7 @@ final class DifyExec implements Runnable {
             var err = spec.commandLine().getErr();
             new EnvDefaults(env).check(spec.commandLine().getParseResult());
             try (var source = Source.of(input, Optional.empty())) {
-                var csv = shape.open(source.path());
+                var csv = shape.open(source.path()).with(edits.apply(input));
                 try (var server = demo == null ? null : Demo.start(Demo.Version.of(demo), csv.columns())) {
                     var access = server == null ? dify.access(env, err) : Access.to(server);
                     try (var client = DifyClient.of(access, dify.timeout)) {
@@ -414,9 +441,16 @@ final class DifyExec implements Runnable {
         @Spec(Spec.Target.MIXEE) CommandSpec spec;
 
         private final Env env;
+        private final Function<Path, UnaryOperator<Row>> edits;
 
         Work(Env env) {
+            this(env, _ -> UnaryOperator.identity());
+        }
+
+        /// @param edits what the shell has changed in the rows of a CSV
+        Work(Env env, Function<Path, UnaryOperator<Row>> edits) {
             this.env = env;
+            this.edits = edits;
         }
 
         /// Checks what can be checked without the server, opens the batch, asks the server once, and runs.
@@ -426,7 +460,7 @@ final class DifyExec implements Runnable {
             var files = BatchFiles.of(output);
             out.makeFolder();
             try (var source = Source.of(input, Optional.of(files))) {
-                var csv = shape.open(source.path());
+                var csv = shape.open(source.path()).with(edits.apply(input));
                 try (var server = demo == null ? null : Demo.start(Demo.Version.of(demo), csv.columns());
                      var session = Session.of(this, server == null ? dify.access(env, err) : Access.to(server))) {
                     if (server != null) err.println("Demo: a simulated Dify " + demo + " inside this process; "
@@ -772,7 +806,7 @@ final class DifyExec implements Runnable {
     }
 
     /// One of an enum's words, in any case; else all of them are named.
-    record Words<E extends Enum<E>>(Class<E> type) implements ITypeConverter<E> {
+    record OneOf<E extends Enum<E>>(Class<E> type) implements ITypeConverter<E> {
         @Override
         public E convert(String text) {
             return Stream.of(type.getEnumConstants()).filter(word -> word.name().equalsIgnoreCase(text.strip()))
@@ -1204,9 +1238,10 @@ final class DifyExec implements Runnable {
         /// The result is on disk before its `end`: [Batch#flush] writes in that order.
         private void finish(Attempt attempt, Seen seen, Outcome outcome, byte[] line) {
             var now = clock.instant();
-            if (outcome.standing().isSuccess()) batch.result(line);
+            if (outcome.standing().isSuccess() && attempt.kind() == Kind.ROW) batch.result(line);
             batch.settled(attempt, outcome, now, seen);
             tally.ended(attempt, outcome, Duration.between(attempt.at(), now), now);
+            watcher.ended(attempt, outcome);
             if (outcome instanceof Outcome.Failed failed && failed.firewall() && ++firewalled >= FIREWALLED)
                 agenda.close(new Stop(STOPPED, "a firewall refused " + FIREWALLED + " rows in a row (HTTP 403, HTML): "
                         + "ask its owner to let these requests through"));
@@ -1383,6 +1418,11 @@ final class DifyExec implements Runnable {
             var attempt = doubt.attempt();
             var now = clock.instant();
             if (ran.status().isSuccess() && !attempt.cells().equals(attempt.row().hash())) {
+                if (attempt.isOfLostEdits() && attempt.kind() == Kind.ROW) {
+                    giveUp(doubt, new Outcome.Unknown("run " + ran.ref().id() + " of this row as edited in a shell "
+                            + "succeeded, but the edits are gone: set them again there, and retry takes its result"));
+                    return;
+                }
                 watcher.say("Row " + Plain.id(attempt.row().id()) + " was changed since run " + ran.ref().id()
                         + " of it succeeded: that result is not taken, the row runs anew.");
                 batch.record(Event.End.of(attempt, now, "stale", ran, "the row was changed since"));
@@ -1413,6 +1453,7 @@ final class DifyExec implements Runnable {
             batch.settled(doubt.attempt(), outcome, clock.instant(), Seen.nothing());
             tally.ended(doubt.attempt(), outcome, Duration.between(doubt.attempt().at(), clock.instant()),
                     clock.instant());
+            watcher.ended(doubt.attempt(), outcome);
         }
 
         /// Asks, once and at the end, whether a run that counted as not started has turned up.
@@ -1430,8 +1471,8 @@ final class DifyExec implements Runnable {
             }
             agenda.close(new Stop(INTERRUPTED, signal.equals("INT") ? "interrupted" : "interrupted by SIG" + signal));
             hardStop = now.plus(limits.grace());
-            if (!running.isEmpty()) watcher.say("Stopping: " + running.size() + " running rows get up to "
-                    + Plain.seconds(limits.grace()) + " to end; Ctrl-C again stops at once.");
+            if (!running.isEmpty() && limits.grace().isPositive()) watcher.say("Stopping: " + running.size()
+                    + " running rows get up to " + Plain.seconds(limits.grace()) + " to end; Ctrl-C again stops at once.");
         }
 
         /// Asks Dify to stop what runs, and gives the ends a moment to arrive. False: there is nothing to wait for.
@@ -1459,17 +1500,24 @@ final class DifyExec implements Runnable {
         private final PriorityQueue<Doubt> doubts = new PriorityQueue<>(Comparator.comparing(Doubt::due));
         private final Unseen unseen;
         private final boolean resendUnknown;
+        private final Kind kind;
         private Optional<Stop> stop = Optional.empty();
         private int cutRuns = 0;
 
         /// A row that may start now or later.
-        record Waiting(Row row, Tries tries, Instant due) {
+        record Waiting(Row row, Tries tries, Instant due, Kind kind) {
             Attempt attempt(Names.Name name, Mode mode, Instant now) {
-                return new Attempt(name.sequence(), row, tries, name.user(), mode, row.hash(), now);
+                return new Attempt(name.sequence(), row, tries, name.user(), mode, row.hash(), now, kind,
+                        row.original());
             }
         }
 
         Agenda(Batch batch, Wanted wanted, boolean resendUnknown) {
+            this(batch, wanted, resendUnknown, Kind.ROW);
+        }
+
+        Agenda(Batch batch, Wanted wanted, boolean resendUnknown, Kind kind) {
+            this.kind = kind;
             this.fresh = wanted.iterator();
             this.resendUnknown = resendUnknown;
             this.unseen = batch.history().resent();
@@ -1481,7 +1529,7 @@ final class DifyExec implements Runnable {
             try {
                 while (fresh.hasNext()) {
                     var row = fresh.next();
-                    if (unseen.of(row).isEmpty()) return Optional.of(new Waiting(row, Tries.NONE, now));
+                    if (unseen.of(row).isEmpty()) return Optional.of(new Waiting(row, Tries.NONE, now, kind));
                     again(row, Tries.NONE, now);
                 }
             } catch (Unusable changed) {
@@ -1497,7 +1545,7 @@ final class DifyExec implements Runnable {
         }
 
         void ready(Row row, Tries tries, Instant due) {
-            waiting.add(new Waiting(row, tries, due));
+            waiting.add(new Waiting(row, tries, due, kind));
         }
 
         Optional<Doubt> nextDoubt(Instant now) {
@@ -1675,10 +1723,32 @@ final class DifyExec implements Runnable {
     }
 
     /// One row of the input. `index` counts from 0, `line` is the line of the file it begins in.
-    record Row(int index, long line, String id, Map<String, String> inputs) {
+    ///
+    /// @param original the hash of the row as the CSV has it, where the shell has edited it; else empty
+    record Row(int index, long line, String id, Map<String, String> inputs, String original) {
         Row {
             if (id.isBlank()) throw new IllegalArgumentException("a row needs an id");
             inputs = Collections.unmodifiableMap(inputs);
+        }
+
+        Row(int index, long line, String id, Map<String, String> inputs) {
+            this(index, line, id, inputs, "");
+        }
+
+        /// The same row with other cells.
+        Row with(Map<String, String> cells) {
+            var changed = new LinkedHashMap<>(inputs);
+            changed.putAll(cells);
+            return changed.equals(inputs) ? this : new Row(index, line, id, changed, inCsv());
+        }
+
+        boolean isEdited() {
+            return !original.isEmpty() && !original.equals(hash());
+        }
+
+        /// The hash of the row as the CSV has it.
+        String inCsv() {
+            return original.isEmpty() ? hash() : original;
         }
 
         /// 16 hex digits that change with any cell or column name.
@@ -1710,14 +1780,35 @@ final class DifyExec implements Runnable {
         }
     }
 
+    /// What an attempt is for: a row's result, or the shell's `try`, which changes nothing about the row.
+    enum Kind {
+        ROW, TRY;
+
+        String word() {
+            return name().toLowerCase(Locale.ROOT);
+        }
+    }
+
     /// One request for one row, found again on the server by its `user`. `cells` is the hash of what is sent.
-    record Attempt(long sequence, Row row, Tries tries, String user, Mode mode, String cells, Instant at) {
+    ///
+    /// @param csv the hash of the row as the CSV had it, where `cells` were edited; else empty
+    record Attempt(long sequence, Row row, Tries tries, String user, Mode mode, String cells, Instant at, Kind kind,
+            String csv) {
+        Attempt(long sequence, Row row, Tries tries, String user, Mode mode, String cells, Instant at) {
+            this(sequence, row, tries, user, mode, cells, at, Kind.ROW, row.original());
+        }
+
         Attempt of(Row whole) {
-            return new Attempt(sequence, whole, tries, user, mode, cells, at);
+            return new Attempt(sequence, whole, tries, user, mode, cells, at, kind, csv);
         }
 
         Attempt with(Tries tries) {
-            return new Attempt(sequence, row, tries, user, mode, cells, at);
+            return new Attempt(sequence, row, tries, user, mode, cells, at, kind, csv);
+        }
+
+        /// What was sent had been edited in a shell that is gone, and the CSV's row is still the same.
+        boolean isOfLostEdits() {
+            return !csv.isEmpty() && csv.equals(row.inCsv());
         }
     }
 
@@ -2075,12 +2166,14 @@ final class DifyExec implements Runnable {
         record Session(Instant t, int format, String tool, String baseUrl, String app, String server, String mode,
                 String options) implements Event {}
 
-        /// On record before the request is on the wire. `n` counts the row's retries, `kind` is `row` or `try`.
-        record Attempt(Instant t, String id, int n, String user, String mode, String cells,
-                String kind) implements Event {
+        /// On record before the request is on the wire. `n` counts the row's retries, `kind` is `row` or `try`, `csv` is
+        /// the hash of the row as the CSV has it, where the shell has edited it.
+        record Attempt(Instant t, String id, int n, String user, String mode, String cells, String kind,
+                String csv) implements Event {
             static Attempt of(DifyExec.Attempt attempt) {
                 return new Attempt(attempt.at(), attempt.row().id(), attempt.tries().retries(), attempt.user(),
-                        attempt.mode().name().toLowerCase(Locale.ROOT), attempt.cells(), "row");
+                        attempt.mode().name().toLowerCase(Locale.ROOT), attempt.cells(), attempt.kind().word(),
+                        attempt.csv());
             }
         }
 
@@ -2090,12 +2183,18 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// An attempt is over. `outcome`: one of the five, or what else became of it; see the README.
+        /// An attempt is over. `outcome`: one of the five, or what else became of it; see the README. That of a try has
+        /// a word in front which keeps it from being taken for the row's.
         @JsonInclude(JsonInclude.Include.NON_DEFAULT)
         record End(Instant t, String id, String user, String outcome, String cells, String run, int n, int http,
                 String cause,
                 String error, double seconds, long tokens, int steps, BigDecimal price,
-                        String currency) implements Event {
+                        String currency, String csv) implements Event {
+            static final String OF_TRY = "try_";
+
+            boolean isOfTry() {
+                return outcome.startsWith(OF_TRY);
+            }
 
             static End of(DifyExec.Attempt attempt, Instant now, String outcome, String error) {
                 return of(attempt, now, outcome, Seen.nothing(), error, "");
@@ -2108,13 +2207,14 @@ final class DifyExec implements Runnable {
             static End of(DifyExec.Attempt attempt, Instant now, String outcome, Seen seen, String error,
                     String cause) {
                 var usage = seen instanceof Seen.Ran ran ? ran.usage() : Usage.NONE;
-                return new End(now, attempt.row().id(), attempt.user(), outcome, attempt.cells(),
-                        seen.run().map(RunRef::id).orElse(null),
+                return new End(now, attempt.row().id(), attempt.user(),
+                        (attempt.kind() == Kind.TRY ? OF_TRY : "") + outcome, attempt.cells(), seen.run().map(RunRef::id).orElse(null),
                         attempt.tries().retries(), seen instanceof Seen.Refused refused ? refused.status() : 0,
                         cause.isEmpty() ? null : Plain.text(cause, 200), error.isEmpty() ? null
                                 : Plain.text(error, 500),
                         Duration.between(attempt.at(), now).toMillis() / 1000.0, usage.tokens(), usage.steps(),
-                        usage.price().orElse(null), usage.currency().isEmpty() ? null : usage.currency());
+                        usage.price().orElse(null), usage.currency().isEmpty() ? null : usage.currency(),
+                        attempt.csv().isEmpty() ? null : attempt.csv());
             }
         }
 
@@ -2414,11 +2514,27 @@ final class DifyExec implements Runnable {
         void quiet(RunRef run);
 
         void uploaded(Path file, String upload);
+
+        /// What a stream says of a run on its way.
+        default void heard(Heard heard) {}
+    }
+
+    /// A stream's word of a run on its way. Names and texts are as the server sends them.
+    sealed interface Heard {
+        record NodeBegan(String title, String type) implements Heard {}
+
+        /// `error` is empty where there is none.
+        record NodeEnded(String title, String type, String status, double seconds, String error) implements Heard {}
+
+        record Text(String text) implements Heard {}
     }
 
     /// Who looks on: progress on a terminal, or nobody.
     interface Watcher {
         void watch(Tally tally);
+
+        /// A row, or a try of it, has its outcome.
+        default void ended(Attempt attempt, Outcome outcome) {}
 
         void say(String sentence);
 
@@ -3334,6 +3450,7 @@ final class DifyExec implements Runnable {
                 return unsent(problem.getCause());
             } catch (InterruptedException _) {
                 sending.cancel(true);
+                Thread.currentThread().interrupt(); // for whoever would ask again
                 return new Seen.Cut(Optional.empty(), Symptom.NO_ANSWER, "given up");
             }
             var left = limit.minusNanos(System.nanoTime() - began);
@@ -3407,6 +3524,7 @@ final class DifyExec implements Runnable {
                     watch.began(reader.ref().get(), timeout, QUIET, told);
                     told.began(reader.ref().get(), Duration.ofNanos(System.nanoTime() - head));
                 }
+                reader.heard().ifPresent(told::heard);
                 if (reader.event.equals("error"))
                     return Seen.Refused.event(reader.errorStatus, reader.code, reader.message, reader.ref());
                 if (reader.event.equals("workflow_finished") || reader.event.equals("workflow_paused")) {
@@ -3902,7 +4020,7 @@ final class DifyExec implements Runnable {
     }
 
     /// Reads what Dify says of a run in one pass: a blocking answer, a stream's events one after the other, or a detail.
-    /// Of node events only tokens and price are taken. One reader reads one run.
+    /// Of a node's events its price is taken, and what there is to tell of it. One reader reads one run.
     static final class RunReader {
         String event = "", runId = "", taskId = "", code = "", message = "";
         int errorStatus = 500;
@@ -3912,6 +4030,8 @@ final class DifyExec implements Runnable {
         private long tokens = 0;
         private int steps = 0;
         private BigDecimal price = null;
+        private String title = "", type = "", nodeStatus = "", nodeError = "", chunk = "";
+        private double nodeSeconds = 0;
 
         private static final byte[] NO_OUTPUTS = {'{', '}'};
 
@@ -3978,7 +4098,10 @@ final class DifyExec implements Runnable {
         private void data(JsonParser json) throws IOException {
             boolean node = event.startsWith("node_") || event.startsWith("iteration_") || event.startsWith("loop_");
             boolean run = event.isEmpty() || event.startsWith("workflow_");
-            if (json.currentToken() != JsonToken.START_OBJECT || !node && !run) {
+            boolean text = event.equals("text_chunk");
+            title = type = nodeStatus = nodeError = chunk = "";
+            nodeSeconds = 0;
+            if (json.currentToken() != JsonToken.START_OBJECT || !node && !run && !text) {
                 json.skipChildren();
                 return;
             }
@@ -3986,13 +4109,26 @@ final class DifyExec implements Runnable {
                 var name = json.currentName();
                 json.nextToken();
                 if (node) nodeField(name, json);
-                else dataField(name, json);
+                else if (run) dataField(name, json);
+                else if (name.equals("text")) chunk = text(json);
+                else json.skipChildren();
             }
         }
 
         private void nodeField(String name, JsonParser json) throws IOException {
-            if (!name.equals("execution_metadata") || !event.equals("node_finished")
-                    || json.currentToken() != JsonToken.START_OBJECT) {
+            switch (name) {
+                case "title" -> title = text(json);
+                case "node_type" -> type = text(json);
+                case "status" -> nodeStatus = text(json);
+                case "error" -> nodeError = text(json);
+                case "elapsed_time" -> nodeSeconds = number(json).doubleValue();
+                case "execution_metadata" -> metadata(json);
+                default -> json.skipChildren();
+            }
+        }
+
+        private void metadata(JsonParser json) throws IOException {
+            if (!event.equals("node_finished") || json.currentToken() != JsonToken.START_OBJECT) {
                 json.skipChildren();
                 return;
             }
@@ -4073,6 +4209,16 @@ final class DifyExec implements Runnable {
             return runId.isEmpty() ? Optional.empty() : Optional.of(new RunRef(runId, taskId));
         }
 
+        /// What the last event tells of the run on its way, if anything.
+        Optional<Heard> heard() {
+            return switch (event) {
+                case "node_started" -> Optional.of(new Heard.NodeBegan(title, type));
+                case "node_finished" -> Optional.of(new Heard.NodeEnded(title, type, nodeStatus, nodeSeconds, nodeError));
+                case "text_chunk" -> Optional.of(new Heard.Text(chunk));
+                default -> Optional.empty();
+            };
+        }
+
         /// The end, once it was read.
         Optional<Seen> ran() {
             return RunStatus.of(status).filter(_ -> !runId.isEmpty())
@@ -4135,8 +4281,11 @@ final class DifyExec implements Runnable {
         private final char delimiter;
         private final List<String> columns;
         private final int idColumn;
+        private final UnaryOperator<Row> edits;
 
-        private Csv(Path path, Charset charset, char delimiter, List<String> columns, int idColumn) {
+        private Csv(Path path, Charset charset, char delimiter, List<String> columns, int idColumn,
+                UnaryOperator<Row> edits) {
+            this.edits = edits;
             this.path = path;
             this.charset = charset;
             this.delimiter = delimiter;
@@ -4172,11 +4321,20 @@ final class DifyExec implements Runnable {
                     : "there is no column " + Plain.quoted(wanted) + "; the columns are "
                             + Plain.text(String.join(", ", columns), 300));
             if (!problems.isEmpty()) throw new Unusable(path + ", line 1: " + String.join("; ", problems));
-            return new Csv(path, charset, header.delimiter(), columns, id);
+            return new Csv(path, charset, header.delimiter(), columns, id, UnaryOperator.identity());
+        }
+
+        /// The same file, its rows edited as they are read.
+        Csv with(UnaryOperator<Row> edits) {
+            return new Csv(path, charset, delimiter, columns, idColumn, edits);
         }
 
         List<String> columns() {
             return columns;
+        }
+
+        boolean isId(String column) {
+            return columns.get(idColumn).equals(column);
         }
 
         /// Reads every row once. Adds the ids to the index, in order; everything that is wrong is told at once.
@@ -4236,7 +4394,7 @@ final class DifyExec implements Runnable {
                                     || checked.cells(index) != Cells.number(row.get().inputs()))
                                 throw new Unusable(path + ", line " + cursor.line
                                         + ": the file was changed while it was in use");
-                            return row.get();
+                            return edits.apply(row.get());
                         }
                     }
                     cursor.close();
@@ -4534,6 +4692,15 @@ final class DifyExec implements Runnable {
         static Optional<String> of(String word, List<String> words) {
             return words.stream().filter(other -> distance(plain(word), plain(other)) <= Math.max(1, word.length() / 4))
                     .min(Comparator.comparingInt(other -> distance(plain(word), plain(other))));
+        }
+
+        /// The nearest of many words, if they are not too far, best first.
+        static List<String> of(String word, Stream<String> words, int most) {
+            record Near(String word, int distance) {}
+            var wanted = plain(word);
+            return words.map(other -> new Near(other, distance(wanted, plain(other))))
+                    .filter(near -> near.distance() <= Math.max(2, wanted.length() / 2))
+                    .sorted(Comparator.comparingInt(Near::distance)).limit(most).map(Near::word).toList();
         }
 
         /// Case and the marks between words do not count.
@@ -5147,12 +5314,13 @@ final class DifyExec implements Runnable {
                     case "session" -> new Event.Session(time(), integer("format"), text("tool"), text("base_url"),
                             text("app"), text("server"), text("mode"), text("options"));
                     case "attempt" -> new Event.Attempt(time(), text("id"), integer("n"), text("user"), text("mode"),
-                            text("cells"), text("kind"));
+                            text("cells"), text("kind"), text("csv"));
                     case "run" -> new Event.Run(time(), text("id"), text("user"), text("run"), text("task"));
                     case "end" -> new Event.End(time(), text("id"), text("user"), text("outcome"), text("cells"),
                             text("run"), integer("n"), integer("http"), text("cause"), text("error"),
                             Double.parseDouble(texts.getOrDefault("seconds", "0")), whole("tokens"), integer("steps"),
-                            text("price") == null ? null : new BigDecimal(text("price")), text("currency"));
+                            text("price") == null ? null : new BigDecimal(text("price")), text("currency"),
+                            text("csv"));
                     case "upload" -> new Event.Upload(time(), text("id"), text("user"), text("file"), text("upload"));
                     case "look" -> new Event.Look(time(), text("user"), text("run"), text("saw"));
                     case "harvest" -> new Event.Harvest(time(), text("user"), text("run"));
@@ -5318,6 +5486,7 @@ final class DifyExec implements Runnable {
                     json.writeNumberField("total_price", usage.price().get());
                     json.writeStringField("currency", usage.currency());
                 }
+                if (attempt.row().isEdited()) json.writeBooleanField("edited", true);
                 if (!ran.files().paths().isEmpty()) {
                     json.writeArrayFieldStart("files");
                     for (var file : ran.files().paths()) json.writeString(file);
@@ -5415,10 +5584,11 @@ final class DifyExec implements Runnable {
         private final Map<String, Open> open = new LinkedHashMap<>(), unsettled = new LinkedHashMap<>();
         private final Map<String, Open> notStarted = new LinkedHashMap<>();
         private final Map<Integer, Open> lost = new TreeMap<>();
-        private final Map<String, Open> resent = new LinkedHashMap<>();
+        private final Map<String, Open> resent = new LinkedHashMap<>(), openTries = new LinkedHashMap<>();
         private final Set<String> late = new HashSet<>(), stopped = new HashSet<>();
         private final Map<Integer, String> causes = new HashMap<>();
         private final BitSet changed = new BitSet();
+        private int[] attemptsOf = new int[0];
         private final Map<String, BigDecimal> prices = new TreeMap<>();
         private final Latencies latencies = new Latencies();
         private Optional<Event.Session> session = Optional.empty();
@@ -5428,15 +5598,27 @@ final class DifyExec implements Runnable {
         private long attempts = 0, retries = 0, tokens = 0, lateRuns = 0, unread = 0;
 
         /// An attempt as the log has it.
-        record Open(String id, int n, String user, Mode mode, String cells, Instant at, Optional<RunRef> run) {
+        record Open(String id, int n, String user, Mode mode, String cells, Instant at, Optional<RunRef> run,
+                Kind kind, String csv) {
             Open with(String run, String task) {
                 return run == null || run.isEmpty() ? this
                         : new Open(id, n, user, mode, cells, at,
-                                Optional.of(new RunRef(run, task == null ? "" : task)));
+                                Optional.of(new RunRef(run, task == null ? "" : task)), kind, csv);
             }
 
             Attempt attempt(Row row) {
-                return new Attempt(0, row, new Tries(0, 0, n), user, mode, cells, at);
+                return new Attempt(0, row, new Tries(0, 0, n), user, mode, cells, at, kind, csv);
+            }
+
+            /// Neither what was sent nor the CSV's row of that time is what the CSV has now.
+            boolean isOfOther(long now) {
+                return !cells.isEmpty() && Cells.number(cells) != now && (csv.isEmpty() || Cells.number(csv) != now);
+            }
+
+            static Open of(Event.Attempt attempt, Kind kind) {
+                return new Open(attempt.id(), attempt.n(), attempt.user(),
+                        Mode.valueOf(attempt.mode().toUpperCase(Locale.ROOT)), orEmpty(attempt.cells()), attempt.t(),
+                        Optional.empty(), kind, orEmpty(attempt.csv()));
             }
 
             Doubt doubt(Row row, Symptom symptom, Instant deadline) {
@@ -5465,8 +5647,12 @@ final class DifyExec implements Runnable {
             switch (event) {
                 case Event.Session began -> session(began);
                 case Event.Attempt attempt -> attempt(attempt);
-                case Event.Run run -> open.computeIfPresent(key(run.id(), run.user()),
-                        (_, known) -> known.with(run.run(), run.task()));
+                case Event.Run run -> {
+                    open.computeIfPresent(key(run.id(), run.user()), (_, known) -> known.with(run.run(), run.task()));
+                    openTries.computeIfPresent(key(run.id(), run.user()),
+                            (_, known) -> known.with(run.run(), run.task()));
+                }
+                case Event.End end when end.isOfTry() -> tryEnded(end);
                 case Event.End end -> end(end);
                 case Event.Late found -> {
                     late.add(found.user());
@@ -5491,30 +5677,52 @@ final class DifyExec implements Runnable {
         }
 
         private void attempt(Event.Attempt attempt) {
-            if (!"row".equals(attempt.kind())) return;
-            attempts++;
-            if (attempt.n() > 0) retries++;
+            boolean isTry = Kind.TRY.word().equals(attempt.kind());
+            if (!isTry && !Kind.ROW.word().equals(attempt.kind())) return;
             seen(attempt.t());
+            if (isTry) {
+                openTries.put(key(attempt.id(), attempt.user()), Open.of(attempt, Kind.TRY));
+                return;
+            }
+            attempts++;
+            count(index.findOrAdd(attempt.id()));
+            if (attempt.n() > 0) retries++;
             var before = notStarted.remove(attempt.id());
             if (before != null) resent.put(before.user(), before);
             unsettled.remove(attempt.id());
             lost.remove(index.findOrAdd(attempt.id()));
-            open.put(key(attempt.id(), attempt.user()), new Open(attempt.id(), attempt.n(), attempt.user(),
-                    Mode.of(attempt.mode()), orEmpty(attempt.cells()), attempt.t(),
-                            Optional.empty()));
+            open.put(key(attempt.id(), attempt.user()), Open.of(attempt, Kind.ROW));
+        }
+
+        private void count(int entry) {
+            if (entry >= attemptsOf.length) attemptsOf = Arrays.copyOf(attemptsOf, Math.max(1024, index.size() * 2));
+            attemptsOf[entry]++;
+        }
+
+        /// A try costs what it costs, but says nothing of its row. One whose end is not known stays open.
+        private void tryEnded(Event.End end) {
+            seen(end.t());
+            spent(end);
+            var standing = Standing.of(end.outcome().substring(Event.End.OF_TRY.length()));
+            if (standing.filter(word -> word == Standing.UNKNOWN || word == Standing.PAUSED).isEmpty())
+                openTries.remove(key(end.id(), end.user()));
+        }
+
+        private void spent(Event.End end) {
+            tokens += end.tokens();
+            if (end.price() != null) prices.merge(orEmpty(end.currency()), end.price(), BigDecimal::add);
         }
 
         /// An attempt that says how its run ended leaves no doubt; *unknown*, *paused*, *not_started* and *resent* do.
         private void end(Event.End end) {
             seen(end.t());
-            tokens += end.tokens();
-            if (end.price() != null) prices.merge(orEmpty(end.currency()), end.price(), BigDecimal::add);
+            spent(end);
             var known = Optional.ofNullable(open.remove(key(end.id(), end.user())))
                     .or(() -> Optional.ofNullable(unsettled.get(end.id())))
                             .or(() -> Optional.ofNullable(notStarted.get(end.id())))
                     .orElseGet(() -> new Open(end.id(), end.n(), orEmpty(end.user()), Mode.BLOCKING,
                             orEmpty(end.cells()), end.t(),
-                            Optional.empty())).with(end.run(), null);
+                            Optional.empty(), Kind.ROW, orEmpty(end.csv()))).with(end.run(), null);
             unsettled.remove(end.id());
             resent.remove(end.user());
             if (List.of("not_started", "resent").contains(end.outcome())) notStarted.put(end.id(), known);
@@ -5526,8 +5734,7 @@ final class DifyExec implements Runnable {
                 notStarted.remove(end.id());
                 latencies.add((long) (end.seconds() * 1000));
                 if (!index.standing(entry).isSuccess()) lost.put(entry, known);
-                changed.set(entry, index.cells(entry) != 0 && !known.cells().isEmpty()
-                        && Cells.number(known.cells()) != index.cells(entry));
+                changed.set(entry, index.cells(entry) != 0 && known.isOfOther(index.cells(entry)));
                 causes.remove(entry);
                 return;
             }
@@ -5565,6 +5772,23 @@ final class DifyExec implements Runnable {
 
         Optional<Mode> mode() {
             return mode;
+        }
+
+        /// How often a row was sent, tries apart.
+        int attempts(int entry) {
+            return entry < attemptsOf.length ? attemptsOf[entry] : 0;
+        }
+
+        /// Tries whose end the log does not tell, in their order.
+        List<Open> openTries() {
+            return List.copyOf(openTries.values());
+        }
+
+        /// The run of a row's last try, whose end must be learnt first.
+        Optional<Doubt> triedBefore(Row row, Duration timeout) {
+            return openTries.values().stream().filter(known -> known.id().equals(row.id())).reduce((_, last) -> last)
+                    .map(known -> known.doubt(row, stopped.contains(known.user()) ? Symptom.INTERRUPTED : Symptom.CRASH,
+                            known.at().plus(timeout)));
         }
 
         Optional<Event.Session> session() {
@@ -6087,6 +6311,20 @@ final class DifyExec implements Runnable {
             return new Wanted(csv, index, rows, doubts);
         }
 
+        /// The one row of a try: to start, or with the run of an earlier try to look up first.
+        Wanted forTry(int entry, Duration timeout) {
+            var rows = new BitSet(index.rows());
+            rows.set(entry);
+            var doubts = history.triedBefore(csv.rows(rows::get, index).next(), timeout).stream().toList();
+            if (!doubts.isEmpty()) rows.clear();
+            return new Wanted(csv, index, rows, doubts);
+        }
+
+        /// Whether a run of the row may be going on, or its end is not known.
+        boolean isInDoubt(int entry) {
+            return history.doubtful(Duration.ZERO).containsKey(entry);
+        }
+
         private int known(String id, String where) {
             int entry = index.find(id);
             if (entry < 0 || entry >= index.rows()) throw new Unusable(where + "there is no row with the id "
@@ -6112,9 +6350,12 @@ final class DifyExec implements Runnable {
         }
 
         void began(Access access, Greeting.Met server, Mode mode, Work work, int concurrency) {
+            began(access, server, mode, "mode=" + work.dify.mode.name().toLowerCase(Locale.ROOT) + " c=" + concurrency);
+        }
+
+        void began(Access access, Greeting.Met server, Mode mode, String options) {
             session = new Event.Session(Instant.now(), Event.FORMAT, "difyexec " + VERSION, access.name(),
-                    server.app(), server.version(), mode.name().toLowerCase(Locale.ROOT),
-                    "mode=" + work.dify.mode.name().toLowerCase(Locale.ROOT) + " c=" + concurrency);
+                    server.app(), server.version(), mode.name().toLowerCase(Locale.ROOT), options);
             record(session);
         }
 
@@ -6140,6 +6381,15 @@ final class DifyExec implements Runnable {
                     + " with a success changed in the CSV since (first: "
                     + Plain.id(index.id(history.changed.nextSetBit(0))) + "); --rerun-changed runs "
                             + (rows == 1 ? "it" : "them") + " again.");
+            tellOpenTries(err);
+        }
+
+        /// A try that a crash cut off is found here again.
+        void tellOpenTries(PrintWriter err) {
+            for (var known : history.openTries()) err.println("The end of a try of row " + Plain.id(known.id())
+                    + ", begun " + StatusView.local("yyyy-MM-dd HH:mm:ss xxx", known.at()) + ", is not known"
+                    + known.run().map(run -> " (run " + Plain.id(run.id()) + ")").orElse("")
+                    + "; in the shell, 'try " + Plain.shell(Plain.id(known.id())) + "' looks it up.");
         }
 
         Event sessionEvent(Instant now, Mode mode) {
@@ -6172,13 +6422,35 @@ final class DifyExec implements Runnable {
         /// The row has its outcome.
         void settled(Attempt attempt, Outcome outcome, Instant now, Seen seen) {
             int entry = attempt.row().index();
+            record(Event.End.of(attempt, now, outcome.standing().word(), seen, outcome.text(), outcome.cause()));
+            if (attempt.kind() == Kind.TRY) return;
             if (outcome.standing().isSuccess() || !index.standing(entry).isSuccess()) index.stand(entry,
                     outcome.standing());
-            record(Event.End.of(attempt, now, outcome.standing().word(), seen, outcome.text(), outcome.cause()));
             if (outcome instanceof Outcome.Failed || !outcome.standing().isSuccess()) history.causes.put(entry,
                     outcome.cause());
             else history.causes.remove(entry);
             retryListDue = true;
+        }
+
+        /// Puts the run of a try in as the row's result; it was paid for when it was tried.
+        void accept(Desk.Tried tried, boolean force) {
+            var row = tried.attempt().row();
+            int entry = known(row.id(), "");
+            if (index.cells(entry) != Cells.number(row.inCsv())) throw new Unusable("row " + Plain.id(row.id())
+                    + " was changed in the CSV since its try: try it again");
+            if (index.standing(entry).isSuccess() && !force) throw new Unusable("row " + Plain.id(row.id())
+                    + " has a success already; --force puts this result in its place");
+            var ran = tried.ran();
+            var now = Instant.now();
+            var began = now.minusMillis((long) (ran.usage().seconds() * 1000));
+            var attempt = new Attempt(0, new Row(entry, row.line(), row.id(), row.inputs(), row.original()), Tries.NONE,
+                    tried.attempt().user(), tried.attempt().mode(), tried.attempt().cells(), began);
+            result(Results.line(attempt, ran, tried.at()));
+            settled(attempt, ran.status() == RunStatus.PARTIAL ? new Outcome.Partial() : new Outcome.Succeeded(), now,
+                    new Seen.Ran(ran.ref(), ran.status(), ran.outputs(), "", ran.workflowId(), Usage.NONE));
+            finish().ifPresent(stop -> {
+                throw new Unusable(stop.code(), stop.why());
+            });
         }
 
         /// Writes what waits: results before the log, so that an `end` on disk always has its result on disk.
@@ -7984,6 +8256,1565 @@ final class DifyExec implements Runnable {
             return word.matches("[\\p{L}\\p{N}_./:@%+=,-]+") ? word : "'" + word.replace("'", "'\\''") + "'";
         }
     }
+
+    // ── Shell ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    /// The shell: commands one after the other on one open batch. On a terminal [Dialogue] reads them, else [Script].
+    ///
+    /// ```
+    /// Dialogue or Script ──line──▶ Words ──▶ Prompt's commands ──▶ Desk: the open batch, edits, last tries
+    ///                                             │
+    ///                                             └──▶ Batch.open (locked for one command) ──▶ Engine
+    /// ```
+    @Command(name = "shell", mixinStandardHelpOptions = true, sortOptions = false,
+            description = {"Works with the rows of a batch until they succeed: see why one failed, change it, try it, keep it.",
+                    "Not on a terminal, commands are read from standard input, a line each."})
+    static final class Shell implements Callable<Integer> {
+        @Option(names = {"-i", "--input"}, paramLabel = "CSV", description = "The rows of the batch to open.")
+        Path input;
+
+        @Option(names = {"-o", "--output"}, paramLabel = "JSONL", description = "The results of the batch to open.")
+        Path output;
+
+        @Option(names = "--demo", arity = "0..1", fallbackValue = "1.14.2", paramLabel = "VERSION",
+                description = "Use a simulated Dify in this process (1.14.2 or 1.9.2): no key, no network, no cost.")
+        String demo;
+
+        @Option(names = "--keep-going",
+                description = "Not on a terminal: go on after a command that fails; the first failure's code is the end's.")
+        boolean keepGoing;
+
+        @ArgGroup(validate = false, heading = "%nInput:%n") CsvOptions shape = new CsvOptions();
+        @ArgGroup(validate = false, heading = "%nServer:%n") DifyOptions dify = new DifyOptions();
+        @ArgGroup(validate = false, heading = "%nRetrying:%n") RetryOptions retrying = new RetryOptions();
+
+        @Spec CommandSpec spec;
+
+        private final Env env;
+
+        Shell(Env env) {
+            this.env = env;
+        }
+
+        @Override
+        public Integer call() throws Exception {
+            new EnvDefaults(env).check(spec.commandLine().getParseResult());
+            var desk = new Desk(this::open, this::link);
+            if (output != null) desk.open(Optional.ofNullable(input), output, false);
+            var out = spec.commandLine().getOut();
+            var line = Prompt.commandLine(env, desk, given()).setOut(out).setErr(spec.commandLine().getErr());
+            return Screen.isTerminal(0) ? Dialogue.run(line, desk, env, out)
+                    : new Script(line, desk, keepGoing).run(new BufferedReader(new InputStreamReader(System.in, UTF_8)));
+        }
+
+        private Csv open(Path csv) {
+            try (var source = Source.of(csv, Optional.empty())) {
+                if (source.temporary()) throw new Unusable(csv + ": the shell reads its CSV again and again; save it "
+                        + "as a regular file first");
+                return shape.open(csv);
+            } catch (IOException problem) {
+                throw new Unusable(csv + ": " + Plain.of(problem));
+            }
+        }
+
+        private Link link(List<String> columns, PrintWriter err) throws IOException {
+            var server = demo == null ? null : Demo.start(Demo.Version.of(demo), columns);
+            var access = server == null ? dify.access(env, err) : Access.to(server);
+            return new Link(access, DifyClient.of(access, dify.timeout), dify, retrying, Optional.ofNullable(server));
+        }
+
+        /// What was typed for the shell holds for the commands in it.
+        private Map<String, String> given() {
+            var given = new HashMap<String, String>();
+            for (var option : spec.commandLine().getParseResult().matchedOptions())
+                given.put(option.shortestName(), option.stringValues().isEmpty() ? "true"
+                        : String.join(",", option.stringValues()));
+            return Map.copyOf(given);
+        }
+    }
+
+    /// The way to Dify while one command of the shell needs it: the server of the settings, or a demo for as long.
+    record Link(Access access, DifyClient client, DifyOptions dify, RetryOptions retrying, Optional<Demo> demo)
+            implements AutoCloseable {
+
+        @FunctionalInterface interface Opener {
+            Link open(List<String> columns, PrintWriter err) throws IOException;
+        }
+
+        /// Whoever sits at the shell decides what is tried again: nothing is by itself.
+        Judge judge() {
+            return new Judge(new Backoff(retrying.initialDelay, retrying.maxDelay, 0), RetryRuns.NEVER, access);
+        }
+
+        @Override
+        public void close() {
+            client.close();
+            demo.ifPresent(Demo::close);
+        }
+    }
+
+    /// What lies before the person at the shell: the open batch, the edits, and what was tried. Owned by the thread that
+    /// runs the commands; only the form may be asked for by another.
+    static final class Desk {
+        private final Function<Path, Csv> csvs;
+        private final Link.Opener links;
+        private final Edits edits = new Edits();
+        private final Map<String, Tried> tried = new HashMap<>();
+        private Optional<Opened> opened = Optional.empty();
+        private Optional<Snapshot> reading = Optional.empty();
+        private volatile FutureTask<Known> form;
+        private boolean left = false;
+
+        /// `seen` is how the CSV stood when it was opened.
+        private record Opened(Optional<Csv> csv, BatchFiles files, List<Stamp> seen) {}
+
+        /// What the files said when they stood like this.
+        private record Snapshot(List<Stamp> stamps, Batch batch) {}
+
+        /// The form as far as it could be had; `note` says why not, or is empty.
+        record Known(Form form, String note) {}
+
+        /// A run of a try that succeeded, when it did.
+        record Tried(Attempt attempt, Seen.Ran ran, Instant at) {}
+
+        /// How a file stands: two that are alike have not been written in between.
+        record Stamp(long size, FileTime changed) {
+            static List<Stamp> of(Stream<Path> files) {
+                return files.map(Stamp::of).toList();
+            }
+
+            private static Stamp of(Path file) {
+                try {
+                    return new Stamp(Files.size(file), Files.getLastModifiedTime(file));
+                } catch (IOException _) {
+                    return new Stamp(-1, FileTime.fromMillis(0)); // there is none
+                }
+            }
+        }
+
+        Desk(Function<Path, Csv> csvs, Link.Opener links) {
+            this.csvs = csvs;
+            this.links = links;
+        }
+
+        /// Opens a batch in place of the one before. Edits and tries stay with their CSV; with another one they would
+        /// be lost, so that takes `force`.
+        void open(Optional<Path> input, Path output, boolean force) {
+            var same = input.isPresent() && isOpen(input.get());
+            if (!same && !force && !edits.isEmpty()) throw new Unusable(edits.count()
+                    + " not in any CSV yet: 'save FILE' writes a CSV with them, 'open --force' drops them");
+            var seen = Stamp.of(input.stream());
+            var next = new Opened(input.map(csvs), BatchFiles.of(output), seen);
+            var stamps = stamps(next);
+            var batch = Batch.peek(next.files(), next.csv(), Reading.NOTHING);
+            if (!same) {
+                edits.clear();
+                tried.clear();
+            }
+            opened = Optional.of(next);
+            reading = Optional.of(new Snapshot(stamps, batch));
+            form = null;
+            if (same) edits.rebase(batch);
+        }
+
+        boolean isOpen() {
+            return opened.isPresent();
+        }
+
+        private boolean isOpen(Path input) {
+            try {
+                return opened.flatMap(Opened::csv).isPresent() && Files.exists(input)
+                        && Files.isSameFile(opened.get().csv().get().path, input);
+            } catch (IOException _) {
+                return false; // it cannot be looked at, so it is not the open one
+            }
+        }
+
+        private Opened opened() {
+            return opened.orElseThrow(() -> new Unusable("no batch is open: 'open CSV JSONL'"));
+        }
+
+        BatchFiles files() {
+            return opened().files();
+        }
+
+        /// The CSV, which must be as it was when it was opened.
+        Csv csv() {
+            var csv = opened().csv().orElseThrow(() -> new Unusable("the batch was opened without its CSV: 'open CSV "
+                    + Plain.shell(files().results().toString()) + "'"));
+            refuseChangedCsv();
+            return csv;
+        }
+
+        void refuseChangedCsv() {
+            opened.filter(now -> !now.seen().equals(Stamp.of(now.csv().stream().map(csv -> csv.path)))).ifPresent(now -> {
+                throw new Unusable(now.csv().get().path + " was changed since it was opened: 'open "
+                        + Plain.shell(now.csv().get().path.toString()) + " "
+                        + Plain.shell(now.files().results().toString()) + "' reads it anew; your edits are kept");
+            });
+        }
+
+        /// Where the batch stands, read again once its files were written.
+        Batch batch() {
+            refuseChangedCsv();
+            var now = stamps(opened());
+            if (reading.isEmpty() || !reading.get().stamps().equals(now))
+                reading = Optional.of(new Snapshot(now, Batch.peek(files(), opened().csv(), Reading.NOTHING)));
+            return reading.get().batch();
+        }
+
+        private static List<Stamp> stamps(Opened opened) {
+            return Stamp.of(Stream.of(opened.files().results(), opened.files().log(), opened.files().retry()));
+        }
+
+        /// The number of a row; for an id that there is not, the nearest are named.
+        int entry(String id) {
+            var index = batch().index();
+            int entry = index.find(id.strip());
+            if (entry >= 0 && entry < index.rows()) return entry;
+            var near = Nearest.of(id.strip(), IntStream.range(0, index.rows()).mapToObj(index::id), 3);
+            throw new Unusable("there is no row with the id " + Plain.quoted(id) + (near.isEmpty() ? ""
+                    : "; the nearest: " + near.stream().map(Plain::id).collect(joining(", "))));
+        }
+
+        /// A row as the CSV has it.
+        Row row(String id) {
+            int entry = entry(id);
+            return csv().rows(row -> row == entry, batch().index()).next();
+        }
+
+        /// `COLUMN=VALUE` words. What names no column is told, and so is the id, which stays.
+        Map<String, String> cells(List<String> words) {
+            var cells = new LinkedHashMap<String, String>();
+            for (var word : words) {
+                var column = csv().columns().stream().filter(name -> word.startsWith(name + "="))
+                        .max(Comparator.comparingInt(String::length));
+                if (column.isEmpty() && word.indexOf('=') < 0)
+                    throw new Unusable(Plain.quoted(word) + ": COLUMN=VALUE is needed");
+                var name = column.orElseGet(() -> column(word.substring(0, word.indexOf('='))));
+                if (csv().isId(name)) throw new Unusable("the id of a row stays as it is");
+                cells.put(name, word.substring(name.length() + 1));
+            }
+            return cells;
+        }
+
+        String column(String name) {
+            var columns = csv().columns();
+            if (columns.contains(name)) return name;
+            throw new Unusable("there is no column " + Plain.quoted(name)
+                    + Nearest.of(name, columns).map(near -> "; did you mean " + Plain.quoted(near) + "?").orElse("")
+                    + " (the columns: " + Plain.text(String.join(", ", columns), 300) + ")");
+        }
+
+        Edits edits() {
+            return edits;
+        }
+
+        /// What has been changed in the rows of this CSV.
+        UnaryOperator<Row> edits(Path input) {
+            return isOpen(input) ? edits : UnaryOperator.identity();
+        }
+
+        Link link(PrintWriter err) throws IOException {
+            return links.open(csv().columns(), err);
+        }
+
+        /// Has the form asked for, so that it is there when it is needed.
+        void askForForm() {
+            var csv = csv();
+            var asked = new FutureTask<>(() -> known(csv));
+            form = asked;
+            Thread.startVirtualThread(asked);
+        }
+
+        /// The workflow's form; asked for again when it could not be had before.
+        Known form() throws InterruptedException {
+            try {
+                if (form == null || form.isDone() && !form.get().note().isEmpty()) askForForm();
+                return form.get();
+            } catch (ExecutionException problem) {
+                throw new IllegalStateException(problem.getCause());
+            }
+        }
+
+        /// The form if it has been asked for and is there.
+        Optional<Form> formSoFar() {
+            var asked = form;
+            return asked != null && asked.state() == Future.State.SUCCESS ? Optional.of(asked.resultNow().form())
+                    : Optional.empty();
+        }
+
+        private Known known(Csv csv) throws IOException, InterruptedException {
+            var said = new StringWriter();
+            var err = new PrintWriter(said);
+            try (var link = links.open(csv.columns(), err)) {
+                return switch (Greeting.exchange(link.client(), link.judge(), err)) {
+                    case Greeting.Met met -> new Known(met.form(link.client(), link.judge(), csv, csv.path, link.dify(),
+                            err), said.toString().strip());
+                    case Greeting.Refused(var why) -> new Known(Form.ofText(), why);
+                };
+            } catch (Unusable problem) {
+                return new Known(Form.ofText(), problem.getMessage());
+            }
+        }
+
+        /// Each cell held against the form before anything is kept or sent.
+        static void check(Form form, Row row, Collection<String> columns) {
+            var problems = columns.stream().filter(column -> form.value(column, row.inputs().get(column))
+                    instanceof Value.Wrong).map(column -> Plain.text(column, 40) + " = "
+                    + Plain.quoted(row.inputs().get(column)) + ": allowed is "
+                    + Plain.text(((Value.Wrong) form.value(column, row.inputs().get(column))).why(), 300)).toList();
+            if (!problems.isEmpty()) throw new Unusable("row " + Plain.id(row.id()) + ", "
+                    + String.join("; ", problems));
+        }
+
+        void keep(Tried success) {
+            tried.put(success.attempt().row().id(), success);
+        }
+
+        Optional<Tried> tried(String id) {
+            return Optional.ofNullable(tried.get(id.strip()));
+        }
+
+        void taken(String id) {
+            tried.remove(id.strip());
+        }
+
+        /// Rows whose cause of failure, or id, contains a text, in any case.
+        List<Integer> failures(String text) {
+            var batch = batch();
+            var wanted = text.toLowerCase(Locale.ROOT);
+            return IntStream.range(0, batch.index().rows())
+                    .filter(entry -> batch.index().standing(entry).isOnRetryList())
+                    .filter(entry -> wanted.isEmpty() || batch.index().id(entry).toLowerCase(Locale.ROOT).contains(wanted)
+                            || batch.history().cause(entry).toLowerCase(Locale.ROOT).contains(wanted))
+                    .boxed().toList();
+        }
+
+        /// What an option is by default while a batch is open, by its short name.
+        Optional<String> setting(String option) {
+            return switch (option) {
+                case "-i" -> opened.flatMap(Opened::csv).map(csv -> csv.path.toString());
+                case "-o" -> opened.map(now -> now.files().results().toString());
+                default -> Optional.empty();
+            };
+        }
+
+        void leave() {
+            left = true;
+        }
+
+        boolean isLeft() {
+            return left;
+        }
+
+        /// `results.jsonl (2 failed) dify> `
+        String prompt() {
+            if (!isOpen()) return "dify> ";
+            var name = Plain.text(files().results().getFileName().toString(), 40);
+            try {
+                var index = batch().index();
+                long failed = IntStream.range(0, index.rows()).filter(row -> index.standing(row).isOnRetryList()).count();
+                return name + (failed == 0 ? "" : " (" + failed + " failed)") + " dify> ";
+            } catch (Unusable _) {
+                return name + " (?) dify> "; // the next command says what is wrong
+            }
+        }
+
+        /// `results.jsonl: 5 rows, 3 succeeded, 2 failed`
+        String summary() {
+            var index = batch().index();
+            return Plain.text(files().results().toString(), 200) + ": " + Plain.count(index.rows(), "row")
+                    + Stream.of(Standing.values()).filter(standing -> index.count(standing) > 0)
+                            .map(standing -> ", " + index.count(standing) + " " + standing.word()).collect(joining());
+        }
+    }
+
+    /// Cells changed in the shell and not in the CSV, by row and column.
+    static final class Edits implements UnaryOperator<Row> {
+        private final Map<String, Map<String, Edit>> byId = new LinkedHashMap<>();
+
+        record Edit(String before, String after) {}
+
+        @Override
+        public Row apply(Row row) {
+            var cells = new LinkedHashMap<String, String>();
+            byId.getOrDefault(row.id(), Map.of()).forEach((column, edit) -> cells.put(column, edit.after()));
+            return row.with(cells);
+        }
+
+        /// @param row as the CSV has it; a cell that becomes what it is there is no edit any more
+        void set(Row row, Map<String, String> cells) {
+            var edited = byId.computeIfAbsent(row.id(), _ -> new LinkedHashMap<>());
+            cells.forEach((column, after) -> {
+                var before = row.inputs().get(column);
+                if (after.equals(before)) edited.remove(column);
+                else edited.put(column, new Edit(before, after));
+            });
+            if (edited.isEmpty()) byId.remove(row.id());
+        }
+
+        /// Takes back a column's edit, or all of the row. False: there was none.
+        boolean unset(String id, Optional<String> column) {
+            var edited = byId.get(id);
+            if (edited == null || column.isPresent() && edited.remove(column.get()) == null) return false;
+            if (column.isEmpty() || edited.isEmpty()) byId.remove(id);
+            return true;
+        }
+
+        /// The CSV was read anew: edits of rows and columns that are gone go too, and the rest differs from what is there.
+        void rebase(Batch batch) {
+            var before = Map.copyOf(byId);
+            byId.clear();
+            for (var rows = batch.csv().rows(row -> before.containsKey(batch.index().id(row)), batch.index());
+                    rows.hasNext(); ) {
+                var row = rows.next();
+                var cells = new LinkedHashMap<String, String>();
+                before.get(row.id()).forEach((column, edit) -> {
+                    if (row.inputs().containsKey(column)) cells.put(column, edit.after());
+                });
+                set(row, cells);
+            }
+        }
+
+        void clear() {
+            byId.clear();
+        }
+
+        boolean isEmpty() {
+            return byId.isEmpty();
+        }
+
+        Set<String> ids() {
+            return Collections.unmodifiableSet(byId.keySet());
+        }
+
+        Map<String, Edit> of(String id) {
+            return Collections.unmodifiableMap(byId.getOrDefault(id, Map.of()));
+        }
+
+        /// `3 edits of 2 rows`
+        String count() {
+            return Plain.count(byId.values().stream().mapToLong(Map::size).sum(), "edit") + " of "
+                    + Plain.count(byId.size(), "row");
+        }
+    }
+
+    /// A line cut into words as a shell cuts it: blanks part them, quotes of either kind keep them together (line breaks,
+    /// too), and a backslash takes the next character as it is, inside double quotes only `"` and `\`. A line that
+    /// begins with `#` has no words.
+    record Words(List<Word> words, boolean isOpen) {
+        /// `from` and `to` are where it stands in the line.
+        record Word(String text, int from, int to) {}
+
+        static Words of(String line) {
+            var words = new ArrayList<Word>();
+            var word = new StringBuilder();
+            int from = -1;
+            char quote = 0;
+            for (int at = 0; at < line.length() && !line.startsWith("#"); at++) {
+                char c = line.charAt(at);
+                if (quote == 0 && Character.isWhitespace(c)) {
+                    if (from >= 0) words.add(new Word(word.toString(), from, at));
+                    from = -1;
+                    word.setLength(0);
+                    continue;
+                }
+                if (from < 0) from = at;
+                if (c == '\\' && escapes(quote, line, at)) word.append(line.charAt(++at));
+                else if (quote == 0 && (c == '"' || c == '\'')) quote = c;
+                else if (c == quote) quote = 0;
+                else word.append(c);
+            }
+            if (from >= 0) words.add(new Word(word.toString(), from, line.length()));
+            return new Words(List.copyOf(words), quote != 0);
+        }
+
+        private static boolean escapes(char quote, String line, int at) {
+            if (at + 1 == line.length() || quote == '\'') return false;
+            return quote == 0 || line.charAt(at + 1) == '"' || line.charAt(at + 1) == '\\';
+        }
+
+        List<String> texts() {
+            return words.stream().map(Word::text).toList();
+        }
+
+        /// A word as it has to be typed. `whole`: nothing will follow it.
+        static String typed(String word, boolean whole) {
+            if (word.matches("[^\\s\"'\\\\#]+")) return word;
+            int name = word.matches("(?s)[^\\s\"'\\\\#=]+=.*") ? word.indexOf('=') + 1 : 0;
+            return word.substring(0, name) + '"' + word.substring(name).replace("\\", "\\\\").replace("\"", "\\\"")
+                    + (whole ? "\"" : "");
+        }
+    }
+
+    /// Commands from a file or a pipe, a line each; a quote may go on over several.
+    record Script(CommandLine line, Desk desk, boolean keepGoing) {
+        /// Stops at the first command that fails, with its exit code. An interrupt ends it in any case.
+        int run(BufferedReader in) throws IOException {
+            int first = OK;
+            for (var text = in.readLine(); text != null && !desk.isLeft(); text = in.readLine()) {
+                var words = Words.of(text.replace("\uFEFF", ""));
+                while (words.isOpen()) {
+                    var more = in.readLine();
+                    if (more == null) throw new Unusable("a quote is opened and never closed: " + Plain.quoted(text));
+                    text += "\n" + more;
+                    words = Words.of(text);
+                }
+                int code = Prompt.execute(line, words.texts());
+                if (first == OK) first = code;
+                if (code != OK && !keepGoing || code == INTERRUPTED) return code;
+            }
+            return first;
+        }
+    }
+
+    /// What may be typed in the shell. Every command of the tool is there, too, on the open batch.
+    @Command(name = "dify>", sortOptions = false, synopsisSubcommandLabel = "COMMAND",
+            description = "Works with the rows of the open batch until they succeed.",
+            subcommands = {Prompt.Open.class, Prompt.Failures.class, Prompt.Show.class, Prompt.SetCells.class,
+                    Prompt.Unset.class, Prompt.ShowEdits.class, Prompt.Try.class, Prompt.Accept.class,
+                    Prompt.RetryRows.class, Prompt.Save.class, Prompt.Exit.class, CommandLine.HelpCommand.class},
+            footer = {"", "A value with blanks or line breaks goes in quotes:  set r-7 text=\"two words\"",
+                    "'help COMMAND' says more."})
+    static final class Prompt implements Runnable {
+        final Desk desk;
+
+        @Spec CommandSpec spec;
+
+        Prompt(Desk desk) {
+            this.desk = desk;
+        }
+
+        /// @param given options typed for the whole shell, by their short names
+        static CommandLine commandLine(Env env, Desk desk, Map<String, String> given) {
+            var factory = new Factory(env, desk::edits);
+            var line = new CommandLine(new Prompt(desk), factory);
+            for (var command : DifyExec.class.getAnnotation(Command.class).subcommands()) {
+                var name = command.getAnnotation(Command.class).name();
+                if (command != Shell.class && command != AutoComplete.GenerateCompletion.class
+                        && !line.getSubcommands().containsKey(name)) line.addSubcommand(new CommandLine(command, factory));
+            }
+            return configured(line, new Defaults(desk, given, new EnvDefaults(env))).setExpandAtFiles(false)
+                    .setParameterExceptionHandler(Prompt::unusable).setExecutionExceptionHandler(Prompt::failed)
+                    .setExecutionStrategy(parsed -> execute(parsed, desk));
+        }
+
+        /// What was typed, then the open batch, what was typed for the shell, the environment, the command's own.
+        record Defaults(Desk desk, Map<String, String> given, EnvDefaults otherwise) implements IDefaultValueProvider {
+            @Override
+            public String defaultValue(ArgSpec arg) {
+                if (!(arg instanceof OptionSpec option)) return null;
+                return desk.setting(option.shortestName()).or(() -> Optional.ofNullable(given.get(option.shortestName())))
+                        .orElseGet(() -> otherwise.defaultValue(arg));
+            }
+        }
+
+        static int execute(CommandLine line, List<String> words) {
+            int code = words.isEmpty() ? OK : line.execute(words.toArray(String[]::new));
+            line.getOut().flush();
+            line.getErr().flush();
+            return code;
+        }
+
+        /// One file of the open batch beside another batch's would mix the two.
+        private static int execute(CommandLine.ParseResult parsed, Desk desk) {
+            var command = parsed;
+            while (command.hasSubcommand()) command = command.subcommand();
+            var spec = command.commandSpec();
+            boolean takesBoth = spec.findOption("-i") != null && spec.findOption("-o") != null;
+            if (desk.isOpen() && takesBoth && command.hasMatchedOption("-i") != command.hasMatchedOption("-o"))
+                throw new ParameterException(spec.commandLine(), "-i and -o go together here: name both, or neither "
+                        + "for the open batch");
+            try {
+                if (spec.findOption("-i") != null && !command.hasMatchedOption("-i")) desk.refuseChangedCsv();
+            } catch (Unusable changed) {
+                throw new CommandLine.ExecutionException(spec.commandLine(), changed.getMessage(), changed);
+            }
+            return new CommandLine.RunLast().execute(parsed);
+        }
+
+        private static int unusable(ParameterException problem, String... args) {
+            var line = problem.getCommandLine();
+            line.getErr().println("difyexec: " + Plain.text(Plain.masked(explain(problem)), 1000) + " ("
+                    + (line.getParent() == null ? "help" : "help " + line.getCommandName()) + ")");
+            return UNUSABLE;
+        }
+
+        private static int failed(Exception problem, CommandLine line, CommandLine.ParseResult parsed) throws Exception {
+            if (!(problem instanceof InterruptedException)) return stopped(problem, line, parsed);
+            line.getErr().println("Interrupted.");
+            return INTERRUPTED;
+        }
+
+        @Override
+        public void run() {
+            spec.commandLine().usage(spec.commandLine().getOut());
+        }
+
+        @Command(name = "open", description = "Opens a batch: its rows and its results.")
+        static final class Open implements Callable<Integer> {
+            @ParentCommand Prompt prompt;
+            @Spec CommandSpec spec;
+
+            @Parameters(index = "0", paramLabel = "CSV", description = "The rows.")
+            Path input;
+
+            @Parameters(index = "1", paramLabel = "JSONL", description = "The results; there may be none yet.")
+            Path output;
+
+            @Option(names = "--force", description = "Drop the edits of the batch before.")
+            boolean force;
+
+            @Override
+            public Integer call() throws Exception {
+                prompt.desk.open(Optional.of(input), output, force);
+                spec.commandLine().getOut().println(prompt.desk.summary());
+                prompt.desk.batch().tellOpenTries(spec.commandLine().getErr());
+                return OK;
+            }
+        }
+
+        @Command(name = "failures", description = "Lists the rows that failed, are paused or unknown.")
+        static final class Failures implements Callable<Integer> {
+            enum By { ROW, ERROR }
+
+            @ParentCommand Prompt prompt;
+            @Spec CommandSpec spec;
+
+            @Parameters(arity = "0..1", paramLabel = "TEXT", defaultValue = "",
+                    description = "Only those whose cause or id contains it.")
+            String text;
+
+            @Option(names = "--by", paramLabel = "HOW", defaultValue = "row",
+                    description = "row, or error: grouped by cause, with counts.")
+            By by;
+
+            @Option(names = "--all", description = "Not only the first 50.")
+            boolean all;
+
+            @Override
+            public Integer call() {
+                var rows = prompt.desk.failures(text);
+                if (by == By.ERROR) FailureView.byError(prompt.desk.batch(), rows, all, spec.commandLine().getOut());
+                else FailureView.byRow(prompt.desk.batch(), rows, all, spec.commandLine().getOut());
+                return OK;
+            }
+        }
+
+        @Command(name = "show", description = "Shows a row: its inputs, every attempt, its outputs.")
+        static final class Show implements Callable<Integer> {
+            @ParentCommand Prompt prompt;
+            @Spec CommandSpec spec;
+
+            @Parameters(paramLabel = "ID", description = "The row.")
+            String id;
+
+            @Option(names = "--output", paramLabel = "/POINTER",
+                    description = "Only this part of the outputs, like /answer or /items/0.")
+            String pointer;
+
+            @Option(names = "--full", description = "Long values whole.")
+            boolean full;
+
+            @Override
+            public Integer call() throws IOException {
+                var view = RowView.of(prompt.desk, id, full, spec.commandLine().getOut());
+                if (pointer == null) view.all();
+                else view.output(pointer);
+                return OK;
+            }
+        }
+
+        @Command(name = "set", description = {"Changes inputs of a row, in this session only.",
+                "They are held against the workflow's form at once; try, retry and run use them, save writes them."})
+        static final class SetCells implements Callable<Integer> {
+            @ParentCommand Prompt prompt;
+            @Spec CommandSpec spec;
+
+            @Parameters(index = "0", paramLabel = "ID", description = "The row.")
+            String id;
+
+            @Parameters(index = "1..*", arity = "1..*", paramLabel = "COLUMN=VALUE", description = "Its new cells.")
+            List<String> words;
+
+            @Override
+            public Integer call() throws InterruptedException {
+                var desk = prompt.desk;
+                var row = desk.row(id);
+                var cells = desk.cells(words);
+                var form = desk.form();
+                Desk.check(form.form(), row.with(cells), cells.keySet());
+                desk.edits().set(row, cells);
+                EditView.print(row.id(), desk.edits().of(row.id()), spec.commandLine().getOut());
+                if (!form.note().isEmpty()) spec.commandLine().getErr().println(
+                        "Not checked against the workflow's form: " + Plain.text(form.note(), 500));
+                return OK;
+            }
+        }
+
+        @Command(name = "unset", description = "Takes changes of a row back.")
+        static final class Unset implements Callable<Integer> {
+            @ParentCommand Prompt prompt;
+
+            @Parameters(index = "0", paramLabel = "ID", description = "The row.")
+            String id;
+
+            @Parameters(index = "1", arity = "0..1", paramLabel = "COLUMN", description = "Only this one; default: all.")
+            String column;
+
+            @Override
+            public Integer call() {
+                var desk = prompt.desk;
+                var known = desk.batch().index().id(desk.entry(id));
+                if (!desk.edits().unset(known, Optional.ofNullable(column).map(desk::column)))
+                    throw new Unusable("row " + Plain.id(known) + (column == null ? "" : ", " + Plain.text(column, 40))
+                            + ": there is no edit to take back");
+                return OK;
+            }
+        }
+
+        @Command(name = "edits", description = "Shows what was changed, against the CSV.")
+        static final class ShowEdits implements Callable<Integer> {
+            @ParentCommand Prompt prompt;
+            @Spec CommandSpec spec;
+
+            @Override
+            public Integer call() {
+                var edits = prompt.desk.edits();
+                var out = spec.commandLine().getOut();
+                edits.ids().forEach(id -> EditView.print(id, edits.of(id), out));
+                out.println(edits.isEmpty() ? "No edits." : edits.count() + "; 'save FILE' writes a CSV with them.");
+                return OK;
+            }
+        }
+
+        @Command(name = "try", description = {"Runs a row once, as it is edited, and shows the run as it goes.",
+                "No result is written: 'accept' does that. Ctrl-C stops the run on the server."})
+        static final class Try implements Callable<Integer> {
+            @ParentCommand Prompt prompt;
+            @Spec CommandSpec spec;
+
+            @Parameters(index = "0", paramLabel = "ID", description = "The row.")
+            String id;
+
+            @Parameters(index = "1..*", arity = "0..*", paramLabel = "COLUMN=VALUE", description = "For this try only.")
+            List<String> words = List.of();
+
+            @Option(names = "--force", description = "Also a row with a run whose end is not known yet.")
+            boolean force;
+
+            @Override
+            public Integer call() throws Exception {
+                return Trial.run(prompt.desk, prompt.desk.entry(id), prompt.desk.cells(words), force,
+                        spec.commandLine().getOut(), spec.commandLine().getErr());
+            }
+        }
+
+        @Command(name = "accept", description = "Writes the last successful try of a row as its result.")
+        static final class Accept implements Callable<Integer> {
+            @ParentCommand Prompt prompt;
+            @Spec CommandSpec spec;
+
+            @Parameters(paramLabel = "ID", description = "The row.")
+            String id;
+
+            @Option(names = "--force", description = "Also over a success.")
+            boolean force;
+
+            @Override
+            public Integer call() throws IOException {
+                var desk = prompt.desk;
+                var known = desk.batch().index().id(desk.entry(id));
+                var tried = desk.tried(known).orElseThrow(() -> new Unusable("row " + Plain.id(known)
+                        + " has no successful try in this session: 'try " + Plain.shell(Plain.id(known)) + "' first"));
+                try (var batch = Batch.open(desk.files(), desk.csv(), false, false)) {
+                    batch.accept(tried, force);
+                }
+                desk.taken(known);
+                spec.commandLine().getOut().println("Accepted: run " + Plain.id(tried.ran().ref().id())
+                        + " is the result of row " + Plain.id(known)
+                        + (tried.attempt().row().isEdited() ? ", edited." : "."));
+                return OK;
+            }
+        }
+
+        @Command(name = "retry", sortOptions = false, description = "Runs rows again, as they are edited.")
+        static final class RetryRows implements Callable<Integer> {
+            @ParentCommand Prompt prompt;
+            @Mixin Work work;
+
+            @Parameters(paramLabel = "ID", arity = "0..*", description = "Ids to run, or 'all' that failed.")
+            List<String> ids = List.of();
+
+            @Option(names = "--by-error", paramLabel = "TEXT", description = "Those whose cause contains it.")
+            String cause;
+
+            @Option(names = "--force", description = "Also ids that have a success, or a try that 'accept' would take.")
+            boolean force;
+
+            @Override
+            public Integer call() throws Exception {
+                if (ids.isEmpty() == (cause == null))
+                    throw new Unusable("name ids, or 'all', or --by-error TEXT");
+                if (cause == null && !ids.equals(List.of("all"))) return work.start(named());
+                var desk = prompt.desk;
+                var index = desk.batch().index();
+                work.rows.ids = desk.failures(cause == null ? "" : cause).stream().map(index::id)
+                        .filter(id -> force || desk.tried(id).isEmpty()).toList();
+                if (!work.rows.ids.isEmpty()) return work.start(Selection.fromList());
+                work.spec.commandLine().getErr().println("Nothing to do: no such row is open.");
+                return OK;
+            }
+
+            private Selection named() {
+                for (var id : ids) {
+                    prompt.desk.entry(id);
+                    if (!force && prompt.desk.tried(id).isPresent()) throw new Unusable("row " + Plain.id(id)
+                            + " was tried with success: 'accept " + Plain.shell(Plain.id(id))
+                            + "' takes that result; --force runs (and pays) it again");
+                }
+                return Selection.named(ids.stream().map(String::strip).toList(), force);
+            }
+        }
+
+        @Command(name = "save", description = "Writes the whole CSV with the edits.")
+        static final class Save implements Callable<Integer> {
+            @ParentCommand Prompt prompt;
+            @Spec CommandSpec spec;
+
+            @Parameters(paramLabel = "CSV", description = "The file to write.")
+            Path file;
+
+            @Option(names = "--force", description = "Also over a file that is there, like the open CSV.")
+            boolean force;
+
+            @Override
+            public Integer call() throws IOException {
+                var desk = prompt.desk;
+                var csv = desk.csv();
+                desk.files().refuse(file);
+                boolean open = desk.isOpen(file);
+                if (!force && Files.exists(file)) throw new Unusable(file + (open ? " is the open CSV" : " exists")
+                        + ": --force writes over it");
+                CsvFile.write(csv, desk.batch().index(), desk.edits(), file);
+                spec.commandLine().getOut().println("Saved " + Plain.count(desk.batch().index().rows(), "row") + " to "
+                        + Plain.text(file.toString(), 200) + ", with " + desk.edits().count() + ".");
+                if (open) desk.open(Optional.of(csv.path), desk.files().results(), false);
+                return OK;
+            }
+        }
+
+        @Command(name = "exit", aliases = "quit", description = "Leaves, as Ctrl-D does.")
+        static final class Exit implements Callable<Integer> {
+            @ParentCommand Prompt prompt;
+
+            @Override
+            public Integer call() {
+                prompt.desk.leave();
+                return OK;
+            }
+        }
+    }
+
+    /// One `try`: a row goes through the engine once, and nothing but the log is written.
+    record Trial(Desk desk, Link link, Batch batch, PrintWriter out, PrintWriter err) {
+
+        static int run(Desk desk, int entry, Map<String, String> cells, boolean force, PrintWriter out,
+                PrintWriter err) throws Exception {
+            var id = desk.batch().index().id(entry);
+            var csv = desk.csv().with(row -> row.id().equals(id) ? desk.edits().apply(row).with(cells) : row);
+            try (var link = desk.link(err); var batch = Batch.open(desk.files(), csv, false, false)) {
+                if (batch.isInDoubt(entry) && !force) throw new Unusable("the end of an earlier run of row " + Plain.id(id)
+                        + " is not known: 'run --ids' or 'retry all' looks it up first; --force tries the row all the same");
+                batch.refuseOtherServer(link.access().name(), "");
+                return switch (Greeting.exchange(link.client(), link.judge(), err)) {
+                    case Greeting.Met met -> new Trial(desk, link, batch, out, err).run(met, entry);
+                    case Greeting.Refused(var why) -> {
+                        err.println("difyexec: " + Plain.text(why, 1000));
+                        yield STOPPED;
+                    }
+                };
+            }
+        }
+
+        private int run(Greeting.Met server, int entry) throws IOException, InterruptedException {
+            batch.refuseOtherServer(link.access().name(), server.app());
+            var form = server.form(link.client(), link.judge(), batch.csv(), batch.csv().path, link.dify(), err);
+            var wanted = batch.forTry(entry, link.dify().timeout);
+            Desk.check(form, batch.csv().rows(row -> row == entry, batch.index()).next(), batch.csv().columns());
+            var tally = new Tally(batch.index(), 1, Clock.systemUTC());
+            var view = new TryView(out);
+            var overheard = new Overheard(new Sender(link.client(), form, Optional.empty(), link.judge().backoff()), view);
+            var stop = run(server, wanted, tally, overheard, view);
+            if (stop.isEmpty() && tally.succeeded() == 1) desk.keep(overheard.last());
+            return view.outcome(batch.index().id(entry), overheard.ran(), tally, stop);
+        }
+
+        private Optional<Stop> run(Greeting.Met server, Wanted wanted, Tally tally, Workflow workflow,
+                TryView view) throws InterruptedException {
+            var mode = link.dify().mode == Mode.BLOCKING ? Mode.BLOCKING : Mode.STREAMING;
+            batch.began(link.access(), server, mode, "try c=1");
+            var limits = new Limits(null, null, Duration.ZERO, link.dify().timeout, link.retrying().settle());
+            var mailbox = new LinkedBlockingQueue<Message>();
+            var engine = new Engine(workflow, new Agenda(batch, wanted, false, Kind.TRY), link.judge(), new Pace(1, null),
+                    new Health(link.judge().backoff()), limits, new Route(mode, Optional.empty(), server.version()), batch,
+                    new Names(link.dify().user), tally, view, Clock.systemUTC(), mailbox,
+                    task -> Thread.startVirtualThread(task));
+            var formerSignals = OnSignals.post(mailbox);
+            try {
+                var early = engine.run();
+                var unwritten = batch.finish();
+                return early.isPresent() ? early : unwritten;
+            } finally {
+                formerSignals.run();
+            }
+        }
+    }
+
+    /// A workflow whose words are passed on to a view, and whose last run is kept. Its methods are called by workers.
+    static final class Overheard implements Workflow {
+        private final Workflow workflow;
+        private final TryView view;
+        private final AtomicReference<Desk.Tried> last = new AtomicReference<>();
+
+        Overheard(Workflow workflow, TryView view) {
+            this.workflow = workflow;
+            this.view = view;
+        }
+
+        @Override
+        public Seen run(Attempt attempt, Told told) {
+            var seen = workflow.run(attempt, new Told() {
+                @Override
+                public void began(RunRef run, Duration waited) {
+                    told.began(run, waited);
+                }
+
+                @Override
+                public void quiet(RunRef run) {
+                    told.quiet(run);
+                }
+
+                @Override
+                public void uploaded(Path file, String upload) {
+                    told.uploaded(file, upload);
+                }
+
+                @Override
+                public void heard(Heard heard) {
+                    view.heard(heard);
+                }
+            });
+            if (seen instanceof Seen.Ran ran) last.set(new Desk.Tried(attempt, ran, Instant.now()));
+            return seen;
+        }
+
+        @Override
+        public Found look(Doubt doubt) {
+            var found = workflow.look(doubt);
+            if (found instanceof Found.Ended(var ran)) last.set(new Desk.Tried(doubt.attempt(), ran, Instant.now()));
+            return found;
+        }
+
+        @Override
+        public void stop(RunRef run, String user) {
+            workflow.stop(run, user);
+        }
+
+        Desk.Tried last() {
+            return last.get();
+        }
+
+        Optional<Seen.Ran> ran() {
+            return Optional.ofNullable(last.get()).map(Desk.Tried::ran);
+        }
+    }
+
+    /// A try on the screen: each node with its times as they come, text as it comes, then the outcome. Workers and the
+    /// engine's thread tell it things.
+    static final class TryView implements Watcher {
+        private final PrintWriter out;
+        private final long began = System.nanoTime();
+        private Optional<Outcome> outcome = Optional.empty();
+        private boolean inText = false;
+
+        TryView(PrintWriter out) {
+            this.out = out;
+        }
+
+        synchronized void heard(Heard heard) {
+            switch (heard) {
+                case Heard.NodeBegan(var title, var type) -> line(name(title, type) + " …");
+                case Heard.NodeEnded(var title, var type, var status, var seconds, var error) -> line(name(title, type)
+                        + " " + Plain.text(status, 40) + String.format(Locale.ROOT, " in %.2f s", seconds)
+                        + (error.isEmpty() ? "" : ": " + Plain.text(error, 300)));
+                case Heard.Text(var text) -> text(text);
+            }
+            out.flush();
+        }
+
+        private static String name(String title, String type) {
+            return Plain.text(title, 40) + (type.isEmpty() || type.equals(title) ? "" : " (" + Plain.text(type, 40) + ")");
+        }
+
+        private void line(String text) {
+            endText();
+            out.println(String.format(Locale.ROOT, "  %6.2f s  ", (System.nanoTime() - began) / 1e9) + text);
+        }
+
+        /// A line of its own for each of the text's.
+        private void text(String text) {
+            for (var part : text.split("(?<=\n)")) {
+                if (part.isEmpty()) continue;
+                if (!inText) out.print("            | ");
+                inText = !part.endsWith("\n");
+                out.print(Plain.text(part.strip().isEmpty() && !inText ? "" : part.replace("\n", ""), Integer.MAX_VALUE));
+                if (!inText) out.println();
+            }
+        }
+
+        private void endText() {
+            if (inText) out.println();
+            inText = false;
+        }
+
+        @Override
+        public void watch(Tally tally) {}
+
+        @Override
+        public synchronized void ended(Attempt attempt, Outcome outcome) {
+            this.outcome = Optional.of(outcome);
+        }
+
+        @Override
+        public synchronized void say(String sentence) {
+            endText();
+            out.println(Plain.text(sentence, 1000));
+            out.flush();
+        }
+
+        @Override
+        public synchronized void end() {
+            endText();
+        }
+
+        /// How it went, and the next command to type. Returns the exit code.
+        synchronized int outcome(String id, Optional<Seen.Ran> ran, Tally tally, Optional<Stop> stop) {
+            if (tally.harvested > 0) out.println("The run of an earlier try was looked up; no new one was started.");
+            if (stop.isPresent() || outcome.isEmpty()) {
+                out.println("Stopped: " + stop.map(Stop::why).map(why -> Plain.text(why, 1000)).orElse("no outcome") + ".");
+                return stop.map(Stop::code).orElse(STOPPED);
+            }
+            var word = outcome.get().standing().word();
+            out.println(word.substring(0, 1).toUpperCase(Locale.ROOT) + word.substring(1)
+                    + ran.map(run -> String.format(Locale.ROOT, " in %.2f s", run.usage().seconds())
+                            + used(run.usage()) + ", run " + Plain.id(run.ref().id())).orElse("")
+                    + (outcome.get().text().isEmpty() ? "" : ": " + Plain.text(outcome.get().text(), 500)));
+            if (!outcome.get().standing().isSuccess()) return ROWS_LEFT;
+            ran.ifPresent(run -> Pretty.print(run.outputs(), false, out));
+            out.println("'accept " + Plain.shell(Plain.id(id)) + "' keeps this as the row's result.");
+            return OK;
+        }
+
+        private static String used(Usage usage) {
+            return ", " + Plain.count(usage.tokens(), "token") + usage.price()
+                    .map(price -> Summary.cost(Map.of(usage.currency(), price))).orElse("");
+        }
+    }
+
+    /// Rows without a success, one by one or by cause.
+    static final class FailureView {
+        private static final int SHOWN = 50;
+
+        static void byRow(Batch batch, List<Integer> rows, boolean all, PrintWriter out) {
+            if (!rows.isEmpty()) out.printf(Locale.ROOT, "  %-20s %8s  %s%n", "id", "attempts", "cause");
+            rows.stream().limit(all ? Long.MAX_VALUE : SHOWN).forEach(entry -> out.printf(Locale.ROOT,
+                    "  %-20s %8d  %s%n", Plain.id(batch.index().id(entry)), batch.history().attempts(entry),
+                    cause(batch, entry)));
+            end(rows, all, out);
+        }
+
+        private static String cause(Batch batch, int entry) {
+            var standing = batch.index().standing(entry);
+            return (standing == Standing.FAILED ? "" : standing.word() + ": ")
+                    + Plain.text(batch.history().cause(entry), 160);
+        }
+
+        static void byError(Batch batch, List<Integer> rows, boolean all, PrintWriter out) {
+            var groups = new LinkedHashMap<String, List<Integer>>();
+            rows.forEach(entry -> groups.computeIfAbsent(cause(batch, entry), _ -> new ArrayList<>()).add(entry));
+            groups.entrySet().stream()
+                    .sorted(Comparator.comparingInt(group -> -group.getValue().size()))
+                    .forEach(group -> out.println("  " + group.getValue().size() + " × " + group.getKey() + " ("
+                            + group.getValue().stream().limit(all ? Long.MAX_VALUE : 5)
+                                    .map(entry -> Plain.id(batch.index().id(entry))).collect(joining(", "))
+                            + (!all && group.getValue().size() > 5 ? ", …" : "") + ")"));
+            if (rows.isEmpty()) end(rows, all, out);
+        }
+
+        private static void end(List<Integer> rows, boolean all, PrintWriter out) {
+            if (rows.isEmpty()) out.println("No such row: none failed, is paused or unknown.");
+            if (!all && rows.size() > SHOWN) out.println("  … and " + (rows.size() - SHOWN) + " more (--all)");
+        }
+    }
+
+    /// A row's edits as a diff against the CSV.
+    static final class EditView {
+        static void print(String id, Map<String, Edits.Edit> edits, PrintWriter out) {
+            out.println(Plain.id(id) + (edits.isEmpty() ? ": as in the CSV" : ""));
+            edits.forEach((column, edit) -> {
+                out.println("  " + Plain.text(column, 40));
+                edit.before().lines().forEach(line -> out.println("  - " + Plain.text(line, 300)));
+                edit.after().lines().forEach(line -> out.println("  + " + Plain.text(line, 300)));
+            });
+        }
+    }
+
+    /// JSON for people: indented, long texts cut with a count, and no control character in it.
+    static final class Pretty {
+        private static final int CUT = 300, LINES = 40;
+
+        static void print(byte[] outputs, boolean full, PrintWriter out) {
+            try {
+                print(Json.MAPPER.readTree(outputs), full, out);
+            } catch (IOException problem) {
+                out.println("  (the outputs cannot be read: " + Plain.of(problem) + ")");
+            }
+        }
+
+        static void print(JsonNode value, boolean full, PrintWriter out) {
+            var lines = value.isTextual() ? cut(value.asText(), full).lines().toList()
+                    : (full ? value : cut(value)).toPrettyString().lines().toList();
+            lines.stream().limit(full ? Long.MAX_VALUE : LINES)
+                    .forEach(line -> out.println("  " + Plain.text(line, Integer.MAX_VALUE)));
+            if (!full && lines.size() > LINES) out.println("  … and " + (lines.size() - LINES) + " more lines (--full)");
+        }
+
+        /// `the first words… (+1234 characters)`
+        static String cut(String text, boolean full) {
+            if (full || text.length() <= CUT + 20) return text;
+            int end = Character.isHighSurrogate(text.charAt(CUT - 1)) ? CUT - 1 : CUT;
+            return text.substring(0, end) + "… (+" + (text.length() - end) + " characters)";
+        }
+
+        private static JsonNode cut(JsonNode value) {
+            if (value.isTextual()) return Json.MAPPER.getNodeFactory().textNode(cut(value.asText(), false));
+            if (value.isArray()) {
+                var array = Json.MAPPER.createArrayNode();
+                value.forEach(item -> array.add(cut(item)));
+                return array;
+            }
+            if (!value.isObject()) return value;
+            var object = Json.MAPPER.createObjectNode();
+            value.properties().forEach(field -> object.set(field.getKey(), cut(field.getValue())));
+            return object;
+        }
+    }
+
+    /// All that is known of one row, by its files and this session.
+    record RowView(Desk desk, String id, int entry, boolean full, PrintWriter out) {
+        static RowView of(Desk desk, String id, boolean full, PrintWriter out) {
+            int entry = desk.entry(id);
+            return new RowView(desk, desk.batch().index().id(entry), entry, full, out);
+        }
+
+        void all() throws IOException {
+            var batch = desk.batch();
+            var row = batch.csv() == null ? Optional.<Row>empty() : Optional.of(desk.row(id));
+            out.println("Row " + Plain.id(id) + ": " + batch.index().standing(entry).word()
+                    + row.map(known -> ", line " + known.line() + " of " + Plain.text(batch.csv().path.toString(), 200))
+                            .orElse(""));
+            row.ifPresent(this::inputs);
+            attempts();
+            var result = result();
+            if (result.isPresent()) {
+                out.println("Outputs" + (result.get().path("edited").asBoolean() ? " (of edited inputs)" : ""));
+                Pretty.print(outputs(result.get()), full, out);
+            }
+            desk.tried(id).ifPresent(tried -> {
+                out.println("Outputs of the last try, not accepted");
+                Pretty.print(tried.ran().outputs(), full, out);
+            });
+        }
+
+        private void inputs(Row row) {
+            out.println("Inputs");
+            var edits = desk.edits().of(id);
+            row.inputs().forEach((column, cell) -> {
+                var lines = Pretty.cut(edits.containsKey(column) ? edits.get(column).after() : cell, full).lines().toList();
+                out.println("  " + Plain.text(column, 40) + (edits.containsKey(column) ? " (edited)" : "") + ": "
+                        + (lines.size() == 1 ? Plain.text(lines.getFirst(), Integer.MAX_VALUE) : ""));
+                if (lines.size() > 1) lines.forEach(line -> out.println("    " + Plain.text(line, Integer.MAX_VALUE)));
+            });
+        }
+
+        /// What the log has of one attempt.
+        private static final class Told {
+            final Event.Attempt attempt;
+            final List<Event.End> ends = new ArrayList<>();
+            String run = "";
+
+            Told(Event.Attempt attempt) {
+                this.attempt = attempt;
+            }
+        }
+
+        private void attempts() throws IOException {
+            var byUser = new LinkedHashMap<String, Told>();
+            Journal.read(desk.files().log(), event -> {
+                switch (event) {
+                    case Event.Attempt attempt when id.equals(attempt.id()) -> byUser.put(attempt.user() + byUser.size(),
+                            new Told(attempt));
+                    case Event.Run run when id.equals(run.id()) -> of(byUser, run.user()).ifPresent(told ->
+                            told.run = run.run());
+                    case Event.End end when id.equals(end.id()) -> of(byUser, end.user()).ifPresent(told ->
+                            told.ends.add(end));
+                    case Event _ -> {}
+                }
+            });
+            out.println(byUser.isEmpty() ? "No attempts" : "Attempts");
+            byUser.values().forEach(this::attempt);
+        }
+
+        /// With a fixed `--user` the last attempt is meant.
+        private static Optional<Told> of(Map<String, Told> byUser, String user) {
+            return byUser.values().stream().filter(told -> Objects.equals(told.attempt.user(), user))
+                    .reduce((_, last) -> last);
+        }
+
+        private void attempt(Told told) {
+            out.println("  " + StatusView.local("yyyy-MM-dd HH:mm:ss xxx", told.attempt.t()) + "  " + Plain.text(told.attempt.mode(), 20)
+                    + (told.attempt.csv() == null ? "" : ", edited")
+                    + (told.ends.isEmpty() ? "  no end known" + run(told.run) : ""));
+            for (var end : told.ends) out.println("    " + Plain.text(end.outcome().replace('_', ' '), 40)
+                    + (end.http() == 0 ? "" : ", HTTP " + end.http())
+                    + String.format(Locale.ROOT, " after %.2f s", end.seconds())
+                    + (end.tokens() == 0 ? "" : ", " + Plain.count(end.tokens(), "token"))
+                    + run(end.run() == null ? told.run : end.run())
+                    + (end.error() == null ? "" : ": " + Plain.text(end.error(), 500)));
+        }
+
+        private static String run(String run) {
+            return run.isEmpty() ? "" : ", run " + Plain.id(run);
+        }
+
+        /// The last line of the results that is the row's.
+        private Optional<JsonNode> result() throws IOException {
+            Optional<JsonNode> last = Optional.empty();
+            if (!Files.exists(desk.files().results())) return last;
+            try (var lines = new Lines(desk.files().results())) {
+                while (lines.next()) if (Results.head(lines).filter(head -> head.success() && head.id().equals(id))
+                        .isPresent()) {
+                    var text = new String(lines.bytes(), 0, lines.length(), UTF_8).replace("\uFEFF", "");
+                    last = Optional.of(Json.MAPPER.readTree(text));
+                }
+            }
+            return last;
+        }
+
+        /// Files of the original tool wrap the workflow's outputs once more.
+        private static JsonNode outputs(JsonNode line) {
+            var outputs = line.path("outputs");
+            return outputs.size() == 1 && outputs.path("outputs").isObject() ? outputs.path("outputs") : outputs;
+        }
+
+        void output(String pointer) throws IOException {
+            if (!pointer.isEmpty() && !pointer.startsWith("/")) throw new Unusable("--output " + Plain.quoted(pointer)
+                    + ": a JSON pointer like /answer or /items/0");
+            var all = desk.tried(id).isPresent() ? Json.MAPPER.readTree(desk.tried(id).get().ran().outputs())
+                    : result().map(RowView::outputs).orElseThrow(() -> new Unusable("row " + Plain.id(id)
+                            + " has no outputs yet"));
+            var part = all.at(pointer);
+            if (part.isMissingNode()) throw new Unusable("there is no " + Plain.quoted(pointer)
+                    + " in the outputs; at the top there are " + Plain.text(all.properties().stream()
+                            .map(field -> "/" + field.getKey()).collect(joining(", ")), 300));
+            Pretty.print(part, full, out);
+        }
+    }
+
+    /// The CSV written anew with the edits in it: the same encoding, delimiter and mark, whole or not at all.
+    static final class CsvFile {
+        static void write(Csv csv, Index index, Edits edits, Path to) {
+            var draft = to.resolveSibling(to.getFileName() + ".tmp");
+            try {
+                var encoder = csv.charset.newEncoder().onUnmappableCharacter(CodingErrorAction.REPORT);
+                try (var out = new BufferedWriter(new OutputStreamWriter(Files.newOutputStream(draft), encoder))) {
+                    if (hasMark(csv)) out.write('\uFEFF');
+                    out.write(record(csv.columns(), csv.delimiter));
+                    for (var rows = csv.with(edits).rows(_ -> true, index); rows.hasNext(); )
+                        out.write(record(rows.next().inputs().values(), csv.delimiter));
+                }
+                Files.move(draft, to, StandardCopyOption.ATOMIC_MOVE, StandardCopyOption.REPLACE_EXISTING);
+            } catch (CharacterCodingException _) {
+                discard(draft);
+                throw new Unusable(to + ": an edit has a character that " + csv.charset + " cannot write");
+            } catch (IOException problem) {
+                discard(draft);
+                throw new Unusable(to + ": cannot be written (" + Plain.of(problem) + ")");
+            } catch (Unusable changed) {
+                discard(draft);
+                throw changed;
+            }
+        }
+
+        private static void discard(Path draft) {
+            try {
+                Files.deleteIfExists(draft);
+            } catch (IOException _) {
+                // a draft is left lying about; the reason to stop is told
+            }
+        }
+
+        private static boolean hasMark(Csv csv) throws IOException {
+            try (var in = new InputStreamReader(Files.newInputStream(csv.path), csv.charset)) {
+                return in.read() == '\uFEFF';
+            }
+        }
+
+        private static String record(Collection<String> cells, char delimiter) {
+            return cells.stream().map(cell -> cell(cell, delimiter))
+                    .collect(joining(String.valueOf(delimiter), "", "\n"));
+        }
+
+        private static String cell(String cell, char delimiter) {
+            boolean plain = cell.chars().noneMatch(c -> c == delimiter || c == '"' || c == '\n' || c == '\r');
+            return plain && !cell.isEmpty() && cell.strip().equals(cell) || cell.isEmpty() ? cell
+                    : '"' + cell.replace("\"", "\"\"") + '"';
+        }
+    }
+
+    /// What may stand at the cursor: ids, columns, options of a select, files. Commands and options are picocli's.
+    record Proposals(Desk desk) {
+        private static final int MOST = 50;
+
+        /// `open`: more belongs to the word.
+        record Proposal(String word, boolean open) {}
+
+        /// @param words the line's words, the one at the cursor cut there
+        List<Proposal> of(List<String> words) {
+            var begun = words.getLast();
+            int at = words.size() - 1;
+            if (at == 0 || begun.startsWith("-")) return List.of();
+            if (words.get(at - 1).matches("-i|-o|--input|--output|--html|--save-files")) return files(begun);
+            return switch (words.getFirst()) {
+                case "open", "save" -> files(begun);
+                case "show", "accept" -> at == 1 ? ids(begun) : List.of();
+                case "retry" -> ids(begun);
+                case "unset" -> at == 1 ? ids(begun) : columns(begun, "");
+                case "set", "try" -> at == 1 ? ids(begun) : begun.indexOf('=') < 0 ? columns(begun, "=") : options(begun);
+                default -> List.of();
+            };
+        }
+
+        private List<Proposal> columns(String begun, String end) {
+            if (!desk.isOpen()) return List.of();
+            return desk.csv().columns().stream().filter(column -> !desk.csv().isId(column) && column.startsWith(begun))
+                    .map(column -> new Proposal(column + end, !end.isEmpty())).toList();
+        }
+
+        private List<Proposal> options(String begun) {
+            var column = begun.substring(0, begun.indexOf('='));
+            var options = switch (desk.formSoFar().flatMap(form -> form.variable(column)).orElse(null)) {
+                case Variable.Select select -> select.options();
+                case Variable.Checkbox _ -> List.of("true", "false");
+                case null -> List.<String>of();
+                case Variable.Text _, Variable.Numeric _, Variable.JsonObject _, Variable.FileVariable _,
+                        Variable.Other _ -> List.<String>of();
+            };
+            return options.stream().map(option -> new Proposal(column + "=" + option, false))
+                    .filter(option -> option.word().startsWith(begun)).toList();
+        }
+
+        /// The first ids that begin so, failed ones before the others. Of more than are shown one is added that keeps
+        /// them from looking more alike than they are: a terminal types on what all have in common.
+        private List<Proposal> ids(String begun) {
+            if (!desk.isOpen()) return List.of();
+            var index = desk.batch().index();
+            var shown = new ArrayList<String>();
+            var odd = "";
+            int alike = Integer.MAX_VALUE;
+            for (boolean failed : new boolean[] {true, false})
+                for (int entry = 0; entry < index.rows(); entry++) {
+                    if (index.standing(entry).isOnRetryList() != failed) continue;
+                    var id = index.id(entry);
+                    if (!id.startsWith(begun)) continue;
+                    int same = shown.isEmpty() ? id.length() : alike(id, shown.getFirst());
+                    if (shown.size() < MOST) shown.add(id);
+                    else if (same < alike) odd = id;
+                    alike = Math.min(alike, same);
+                }
+            if (!odd.isEmpty()) shown.add(odd);
+            return shown.stream().map(id -> new Proposal(id, false)).toList();
+        }
+
+        private static int alike(String one, String other) {
+            int same = 0;
+            while (same < Math.min(one.length(), other.length()) && one.charAt(same) == other.charAt(same)) same++;
+            return same;
+        }
+
+        private static List<Proposal> files(String begun) {
+            int name = begun.lastIndexOf('/') + 1;
+            try (var files = Files.list(Path.of(begun.substring(0, name)).toAbsolutePath())) {
+                return files.filter(file -> file.getFileName().toString().startsWith(begun.substring(name)))
+                        .filter(file -> name < begun.length() || !file.getFileName().toString().startsWith("."))
+                        .sorted().limit(200)
+                        .map(file -> new Proposal(begun.substring(0, name) + file.getFileName()
+                                + (Files.isDirectory(file) ? "/" : ""), Files.isDirectory(file))).toList();
+            } catch (IOException | InvalidPathException _) {
+                return List.of(); // there is no such folder to list
+            }
+        }
+    }
+
+    /// The shell on a terminal. The one place that knows JLine's reader.
+    static final class Dialogue {
+        static int run(CommandLine line, Desk desk, Env env, PrintWriter out) throws IOException {
+            try (var terminal = TerminalBuilder.builder().system(true).dumb(true).build()) {
+                var reader = LineReaderBuilder.builder().terminal(terminal).appName("difyexec")
+                        .parser(Dialogue::parse)
+                        .completer((_, typed, candidates) -> complete(line, new Proposals(desk), typed, candidates))
+                        .history(new KeylessHistory(env.get("DIFY_API_KEY")))
+                        .option(LineReader.Option.DISABLE_EVENT_EXPANSION, true) // a '!' is a '!'
+                        .option(LineReader.Option.INSERT_TAB, false)
+                        .variable(LineReader.SECONDARY_PROMPT_PATTERN, "  > ")
+                        .variable(LineReader.BELL_STYLE, "none").build();
+                StateFolder.of(env).ifPresent(folder -> reader.setVariable(LineReader.HISTORY_FILE,
+                        folder.resolve("history")));
+                greet(desk, out);
+                while (!desk.isLeft()) {
+                    try {
+                        execute(line, Words.of(reader.readLine(desk.prompt())).texts());
+                    } catch (UserInterruptException _) {
+                        // Ctrl-C drops the line
+                    } catch (EndOfFileException _) {
+                        desk.leave();
+                    }
+                }
+                if (!desk.edits().isEmpty()) out.println(desk.edits().count() + " went with the session; "
+                        + "'save FILE' would have written a CSV with them.");
+                out.flush();
+                return OK;
+            }
+        }
+
+        private static void greet(Desk desk, PrintWriter out) {
+            out.println("difyexec " + VERSION + (desk.isOpen() ? " · " + desk.summary() : ""));
+            if (desk.isOpen()) desk.batch().tellOpenTries(out);
+            out.println("Start with:  " + (desk.isOpen() ? "failures --by error  ·  show ID  ·  try ID"
+                    : "open CSV JSONL  ·  failures --by error  ·  show ID") + "     (help: all commands, Ctrl-D: leave)");
+            if (desk.isOpen() && desk.batch().csv() != null) desk.askForForm(); // there by the time that it is needed
+            out.flush();
+        }
+
+        /// While a command runs, Ctrl-C is for the command; the engine takes it over while a batch runs.
+        private static void execute(CommandLine line, List<String> words) {
+            var self = Thread.currentThread();
+            var former = Signals.register("INT", self::interrupt);
+            try {
+                Prompt.execute(line, words);
+            } finally {
+                Signals.unregister("INT", former);
+                Thread.interrupted(); // it was meant for the command that is over
+            }
+        }
+
+        private static void complete(CommandLine line, Proposals proposals, ParsedLine typed,
+                List<Candidate> candidates) {
+            var words = new ArrayList<>(typed.words().subList(0, typed.wordIndex()));
+            words.add(typed.word().substring(0, typed.wordCursor()));
+            try {
+                for (var proposal : proposals.of(words)) candidates.add(new Candidate(proposal.word(), proposal.word(),
+                        null, null, null, null, !proposal.open(), candidates.size() + 1));
+                if (candidates.isEmpty())
+                    new PicocliJLineCompleter(line.getCommandSpec()).complete(null, typed, candidates);
+            } catch (Unusable _) {
+                // the CSV has changed: the next command says so
+            }
+        }
+
+        private static ParsedLine parse(String line, int cursor, org.jline.reader.Parser.ParseContext context) {
+            var words = Words.of(line);
+            if (words.isOpen() && context != org.jline.reader.Parser.ParseContext.COMPLETE)
+                throw new EOFError(-1, -1, "a quote is open", "quote");
+            return Typed.of(words, line, cursor);
+        }
+
+        /// A line being typed: its words, and the one at the cursor, which may be an empty one.
+        private record Typed(String line, int cursor, List<String> words, int wordIndex, Words.Word raw,
+                int wordCursor) implements CompletingParsedLine {
+            static Typed of(Words words, String line, int cursor) {
+                var texts = new ArrayList<>(words.texts());
+                int at = 0;
+                while (at < words.words().size() && words.words().get(at).to() < cursor) at++;
+                if (at == words.words().size() || words.words().get(at).from() > cursor) {
+                    texts.add(at, "");
+                    return new Typed(line, cursor, texts, at, new Words.Word("", cursor, cursor), 0);
+                }
+                var raw = words.words().get(at);
+                var before = Words.of(line.substring(raw.from(), cursor)).texts();
+                return new Typed(line, cursor, texts, at, raw, before.isEmpty() ? 0
+                        : Math.min(before.getFirst().length(), raw.text().length()));
+            }
+
+            @Override
+            public String word() {
+                return words.get(wordIndex);
+            }
+
+            @Override
+            public CharSequence escape(CharSequence candidate, boolean whole) {
+                return Words.typed(candidate.toString(), whole);
+            }
+
+            @Override
+            public int rawWordCursor() {
+                return cursor - raw.from();
+            }
+
+            @Override
+            public int rawWordLength() {
+                return raw.to() - raw.from();
+            }
+        }
+
+        /// A history that a key never enters, nor anything that looks like one.
+        private static final class KeylessHistory extends DefaultHistory {
+            private static final Pattern KEY = Pattern.compile("app-[A-Za-z0-9]{16,}");
+            private final String key;
+
+            KeylessHistory(String key) {
+                this.key = key.strip();
+            }
+
+            @Override
+            public void add(Instant time, String line) {
+                if ((key.isEmpty() || !line.contains(key)) && !KEY.matcher(line).find()) super.add(time, line);
+            }
+        }
+    }
+
+    /// Where the user's state is kept: `difyexec` in `XDG_STATE_HOME`, `~/.local/state` or `%LOCALAPPDATA%`.
+    static final class StateFolder {
+        /// Empty where it cannot be made: the history is then forgotten with the session.
+        static Optional<Path> of(Env env) {
+            var local = env.get("LOCALAPPDATA");
+            var state = env.get("XDG_STATE_HOME");
+            var home = Optional.of(env.get("HOME")).filter(text -> !text.isEmpty()).orElse(System.getProperty("user.home"));
+            var folder = (!state.isEmpty() ? Path.of(state) : !local.isEmpty() ? Path.of(local)
+                    : Path.of(home, ".local", "state")).resolve("difyexec");
+            try {
+                Files.createDirectories(folder);
+                if (folder.getFileSystem().supportedFileAttributeViews().contains("posix"))
+                    Files.setPosixFilePermissions(folder, PosixFilePermissions.fromString("rwx------")); // it has inputs in it
+                return Optional.of(folder);
+            } catch (IOException _) {
+                return Optional.empty();
+            }
+        }
+    }
+
 
     // ── Demo ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 

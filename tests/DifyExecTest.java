@@ -500,7 +500,7 @@ final class DifyExecTest {
     class TheHelp {
         @ParameterizedTest
         @CsvSource({"help.txt,", "run-help.txt, run", "retry-help.txt, retry", "status-help.txt, status",
-                "export-help.txt, export", "check-help.txt, check"})
+                "export-help.txt, export", "check-help.txt, check", "shell-help.txt, shell"})
         void isTheOneInTheGoldenFile(String golden, String command) throws IOException {
             var out = new StringWriter();
             var line = DifyExec.commandLine(DifyExec.Env.of(Map.of("DIFY_API_KEY", "app-secret-of-mine")))
@@ -3864,10 +3864,10 @@ final class DifyExecTest {
             var events = List.<DifyExec.Event>of(
                     new DifyExec.Event.Session(NOON, 1, "difyexec 1", "http://x/v1", "app", "1.14.2", "auto", "c=5"),
                     new DifyExec.Event.Attempt(NOON, "größe \"1\"", 2, "user-1", "streaming", "0123456789abcdef",
-                            "row"),
+                            "row", "fedcba9876543210"),
                     new DifyExec.Event.Run(NOON, "a", "user-1", "run-1", "task-1"),
                     new DifyExec.Event.End(NOON, "a", "user-1", "failed", "0123456789abcdef", "run-1", 2, 500, "cause",
-                            "error", 1.25, 10, 3, new BigDecimal("0.0018"), "USD"),
+                            "error", 1.25, 10, 3, new BigDecimal("0.0018"), "USD", "fedcba9876543210"),
                     new DifyExec.Event.Look(NOON, "user-1", "run-1", "absent"),
                     new DifyExec.Event.Harvest(NOON, "user-1", "run-1"),
                     new DifyExec.Event.Stop(NOON, "why", "user-1", "task-1"),

@@ -682,12 +682,12 @@ class ViewsTest {
 
         private void attempt(int second, String id) {
             timeline.event(null, new DifyExec.Event.Attempt(NOON.plusSeconds(second), id, 0, "u", "blocking", "",
-                    "row"), 0);
+                    "row", ""), 0);
         }
 
         private void end(int second, String id, String outcome) {
             timeline.event(null, new DifyExec.Event.End(NOON.plusSeconds(second), id, "u", outcome, "", "r", 0, 0, null,
-                    null, 1, 10, 1, new BigDecimal("0.5"), "USD"), 0);
+                    null, 1, 10, 1, new BigDecimal("0.5"), "USD", ""), 0);
         }
 
         private void session(int second) {
