@@ -8299,12 +8299,23 @@ final class DifyExec implements Runnable {
         @Override
         public Integer call() throws Exception {
             new EnvDefaults(env).check(spec.commandLine().getParseResult());
+            var desk = desk();
+            return Screen.isTerminal(0) ? Dialogue.run(line(desk), desk, env, spec.commandLine().getOut())
+                    : new Script(line(desk), desk, keepGoing)
+                            .run(new BufferedReader(new InputStreamReader(System.in, UTF_8)));
+        }
+
+        /// A desk with the batch on it that the options name.
+        Desk desk() {
             var desk = new Desk(this::open, this::link);
             if (output != null) desk.open(Optional.ofNullable(input), output, false);
-            var out = spec.commandLine().getOut();
-            var line = Prompt.commandLine(env, desk, given()).setOut(out).setErr(spec.commandLine().getErr());
-            return Screen.isTerminal(0) ? Dialogue.run(line, desk, env, out)
-                    : new Script(line, desk, keepGoing).run(new BufferedReader(new InputStreamReader(System.in, UTF_8)));
+            return desk;
+        }
+
+        /// The commands over a desk.
+        CommandLine line(Desk desk) {
+            return Prompt.commandLine(env, desk, given()).setOut(spec.commandLine().getOut())
+                    .setErr(spec.commandLine().getErr());
         }
 
         private Csv open(Path csv) {
@@ -9093,14 +9104,15 @@ final class DifyExec implements Runnable {
             public Integer call() throws IOException {
                 var desk = prompt.desk;
                 var csv = desk.csv();
-                desk.files().refuse(file);
-                boolean open = desk.isOpen(file);
-                if (!force && Files.exists(file)) throw new Unusable(file + (open ? " is the open CSV" : " exists")
+                boolean open = desk.isOpen(file), exists = Files.exists(file);
+                if (exists) desk.files().refuse(file);
+                if (exists && !force) throw new Unusable(file + (open ? " is the open CSV" : " exists")
                         + ": --force writes over it");
                 CsvFile.write(csv, desk.batch().index(), desk.edits(), file);
-                spec.commandLine().getOut().println("Saved " + Plain.count(desk.batch().index().rows(), "row") + " to "
-                        + Plain.text(file.toString(), 200) + ", with " + desk.edits().count() + ".");
+                var edits = desk.edits().count();
                 if (open) desk.open(Optional.of(csv.path), desk.files().results(), false);
+                spec.commandLine().getOut().println("Saved " + Plain.count(desk.batch().index().rows(), "row") + " to "
+                        + Plain.text(file.toString(), 200) + ", with " + edits + ".");
                 return OK;
             }
         }
@@ -9702,8 +9714,8 @@ final class DifyExec implements Runnable {
         private static void greet(Desk desk, PrintWriter out) {
             out.println("difyexec " + VERSION + (desk.isOpen() ? " · " + desk.summary() : ""));
             if (desk.isOpen()) desk.batch().tellOpenTries(out);
-            out.println("Start with:  " + (desk.isOpen() ? "failures --by error  ·  show ID  ·  try ID"
-                    : "open CSV JSONL  ·  failures --by error  ·  show ID") + "     (help: all commands, Ctrl-D: leave)");
+            out.println("Start with:  " + (desk.isOpen() ? "failures --by error · show ID · try ID"
+                    : "open CSV JSONL · failures --by error · show ID") + "   (help; Ctrl-D leaves)");
             if (desk.isOpen() && desk.batch().csv() != null) desk.askForForm(); // there by the time that it is needed
             out.flush();
         }

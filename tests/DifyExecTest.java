@@ -9,6 +9,7 @@
 //SOURCES ConformanceTest.java
 //SOURCES Recorded.java
 //SOURCES ViewsTest.java
+//SOURCES ShellTest.java
 //SOURCES Simulator.java
 //SOURCES SimulatedForm.java
 //SOURCES SimulatedFiles.java
@@ -63,7 +64,7 @@ final class DifyExecTest {
         }
         var wanted = System.getProperty("test", words.isEmpty() ? "" : words.getFirst());
         var classes = Stream.of(DifyExecTest.class, ServerTest.class, CommandTest.class, FormTest.class, FaultTest.class,
-                        ConformanceTest.class, ViewsTest.class)
+                        ConformanceTest.class, ViewsTest.class, ShellTest.class)
                 .flatMap(type -> wanted.isEmpty() ? Stream.of(type) : nested(type, wanted))
                 .map(DiscoverySelectors::selectClass).toList();
         if (classes.isEmpty()) System.err.println("there is no @Nested class " + wanted);

@@ -1,0 +1,822 @@
+import com.fasterxml.jackson.databind.JsonNode;
+import com.fasterxml.jackson.databind.ObjectMapper;
+import com.sun.net.httpserver.HttpServer;
+import org.junit.jupiter.api.AfterEach;
+import org.junit.jupiter.api.Assumptions;
+import org.junit.jupiter.api.BeforeEach;
+import org.junit.jupiter.api.Nested;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.Timeout;
+import org.junit.jupiter.api.io.TempDir;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.CsvSource;
+import org.junit.jupiter.params.provider.ValueSource;
+import picocli.CommandLine;
+
+import module java.base;
+
+import static java.nio.charset.StandardCharsets.UTF_8;
+import static org.junit.jupiter.api.Assertions.assertEquals;
+import static org.junit.jupiter.api.Assertions.assertFalse;
+import static org.junit.jupiter.api.Assertions.assertTrue;
+import static org.junit.jupiter.api.Assumptions.assumeTrue;
+
+/// The shell: its words, its commands on an open batch, scripts, crashes, and a real terminal.
+@Timeout(60)
+class ShellTest {
+
+    private static final ObjectMapper JSON = new ObjectMapper();
+    private static final String KEY = "app-s3cr3t0fTheTestOfShell";
+
+    @TempDir Path folder;
+
+    private final Deque<AutoCloseable> open = new ArrayDeque<>();
+
+    @AfterEach
+    void close() throws Exception {
+        while (!open.isEmpty()) open.pop().close();
+    }
+
+    // ── Helpers ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    /// Five rows, two of which fail in the demo.
+    private static final String FIVE = """
+            id,text,tone
+            r-1,Good morning,formal
+            r-2,[fail] The parcel came late,formal
+            r-3,Thank you for the fast delivery,plain
+            r-4,[fail] Wrong size,plain
+            r-5,See you soon,formal
+            """;
+
+    private record Said(int code, String text) {}
+
+    /// A shell in this process: a line in, what it prints out.
+    private static final class Session {
+        final DifyExec.Desk desk;
+        final CommandLine line;
+        private final StringWriter said = new StringWriter();
+
+        Session(Map<String, String> settings, String... args) {
+            var outer = DifyExec.commandLine(DifyExec.Env.of(settings));
+            var both = new PrintWriter(said, true);
+            outer.setOut(both).setErr(both);
+            outer.parseArgs(Stream.concat(Stream.of("shell"), Stream.of(args)).toArray(String[]::new));
+            DifyExec.Shell shell = outer.getSubcommands().get("shell").getCommand();
+            desk = shell.desk();
+            line = shell.line(desk);
+        }
+
+        Said say(String text) {
+            said.getBuffer().setLength(0);
+            int code = DifyExec.Prompt.execute(line, DifyExec.Words.of(text).texts());
+            assertFalse(said.toString().contains("\033"), said::toString);
+            assertFalse(said.toString().contains(KEY), said::toString);
+            return new Said(code, said.toString());
+        }
+
+        String ok(String text) {
+            var said = say(text);
+            assertEquals(0, said.code(), said::text);
+            return said.text();
+        }
+
+        /// The one sentence of a command that cannot be done.
+        String refused(String text) {
+            var said = say(text);
+            assertEquals(2, said.code(), said::text);
+            assertEquals(1, said.text().lines().count(), said::text);
+            return said.text().strip();
+        }
+
+        List<String> completed(String... words) {
+            return new DifyExec.Proposals(desk).of(List.of(words)).stream().map(DifyExec.Proposals.Proposal::word).toList();
+        }
+    }
+
+    private Path file(String name) {
+        return folder.resolve(name);
+    }
+
+    /// Five rows after their first run in the demo.
+    private Session five() throws IOException {
+        Files.writeString(file("data.csv"), FIVE);
+        var run = DifyExec.commandLine(DifyExec.Env.of(Map.of())).setErr(new PrintWriter(Writer.nullWriter()));
+        assertEquals(3, run.execute("run", "--demo", "-i", file("data.csv").toString(), "-o",
+                file("results.jsonl").toString(), "--progress", "off"));
+        return reopened();
+    }
+
+    private Session reopened() {
+        return new Session(Map.of(), "--demo", "-i", file("data.csv").toString(), "-o", file("results.jsonl").toString());
+    }
+
+    private List<JsonNode> lines(String name) throws IOException {
+        var all = new ArrayList<JsonNode>();
+        for (var line : Files.readString(file(name)).replace("\uFEFF", "").lines().toList()) all.add(JSON.readTree(line));
+        return all;
+    }
+
+    private JsonNode result(String id) throws IOException {
+        return lines("results.jsonl").stream().filter(line -> line.path("id").asText().equals(id))
+                .reduce((_, last) -> last).orElseThrow();
+    }
+
+    private List<JsonNode> events(String event) throws IOException {
+        return Files.exists(file("results.jsonl.log")) ? lines("results.jsonl.log").stream()
+                .filter(line -> line.path("event").asText().equals(event)).toList() : List.of();
+    }
+
+    /// A simulated Dify 1.14.2 that counts.
+    private final class Dify {
+        final Simulator.Server server;
+
+        Dify(String... options) throws IOException {
+            var line = Simulator.commandLine();
+            line.parseArgs(options);
+            server = Simulator.Server.start(0, 0, new Simulator.Dify(line.<Simulator>getCommand().behaviour()));
+            open.push(server);
+        }
+
+        int count(String what) throws IOException {
+            try (var in = server.baseUrl().resolve("/__stats?rows=0").toURL().openStream()) {
+                return JSON.readTree(in).path(what).asInt();
+            }
+        }
+
+        Map<String, String> settings() {
+            return Map.of("DIFY_API_KEY", KEY, "DIFY_API_BASE_URL", server.baseUrl().toString(),
+                    "XDG_STATE_HOME", file("state").toString());
+        }
+
+        Session session() {
+            return new Session(settings(), "-i", file("data.csv").toString(), "-o", file("results.jsonl").toString());
+        }
+    }
+
+    private static List<String> java(String... args) {
+        var words = new ArrayList<>(List.of(ProcessHandle.current().info().command().orElseThrow(),
+                "--enable-native-access=ALL-UNNAMED", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC",
+                "-cp", System.getProperty("java.class.path"), "DifyExec"));
+        words.addAll(List.of(args));
+        return words;
+    }
+
+    private String[] shell(String... more) {
+        return Stream.concat(Stream.of("shell", "-i", file("data.csv").toString(), "-o", file("results.jsonl").toString()),
+                Stream.of(more)).toArray(String[]::new);
+    }
+
+    /// A shell in a process of its own, fed with lines.
+    private Process fed(Map<String, String> settings, String lines, String... args) throws IOException {
+        var builder = new ProcessBuilder(java(args)).directory(folder.toFile());
+        builder.environment().keySet().removeIf(name ->
+                name.matches("(?i)DIFY.*|.*_PROXY|MAX_RETR.*|INITIAL_RETR.*|TIMEOUT|JAVA.*|JDK_.*"));
+        builder.environment().putAll(settings);
+        var child = builder.redirectInput(Files.writeString(file("lines"), lines).toFile())
+                .redirectOutput(file("child.out").toFile()).redirectError(file("child.err").toFile()).start();
+        open.push(child::destroyForcibly);
+        return child;
+    }
+
+    private String out() throws IOException {
+        return Files.readString(file("child.out"));
+    }
+
+    private String err() throws IOException {
+        return Files.readString(file("child.err"));
+    }
+
+    private interface Condition {
+        boolean holds() throws Exception;
+    }
+
+    /// Looks again and again, as there is nothing that would tell.
+    private static void until(String what, Condition condition) throws Exception {
+        var pause = new CountDownLatch(1);
+        for (long end = System.nanoTime() + Duration.ofSeconds(20).toNanos(); !condition.holds(); ) {
+            assertTrue(System.nanoTime() < end, () -> what + " within 20 s");
+            assertFalse(pause.await(20, TimeUnit.MILLISECONDS));
+        }
+    }
+
+    // ── Words ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    @Nested
+    class ALine {
+        @ParameterizedTest(name = "{0}")
+        @CsvSource(delimiter = '|', quoteCharacter = '~', useHeadersInDisplayName = true, textBlock = """
+                line                      | words
+                show r-1                  | show·r-1
+                set 1 text="two words"    | set·1·text=two words
+                set 1 text='a "b" \\c'    | set·1·text=a "b" \\c
+                set 1 text="a \\"b\\" \\d"| set·1·text=a "b" \\d
+                show a\\ b                | show·a b
+                unset 1 ""                | unset·1·
+                # a remark                | ~~
+                """)
+        void isCutAsAShellCutsIt(String line, String words) {
+            assertEquals(words == null ? "" : words, String.join("·", DifyExec.Words.of(line).texts()));
+        }
+
+        @Test
+        void goesOnWhileAQuoteIsOpen() {
+            assertTrue(DifyExec.Words.of("set 1 text=\"first").isOpen());
+            assertEquals(List.of("set", "1", "text=first\nsecond"),
+                    DifyExec.Words.of("set 1 text=\"first\nsecond\"").texts());
+        }
+
+        @ParameterizedTest
+        @ValueSource(strings = {"r-1", "two words", "text=two words", "a\"b\\c", "#1", "text=", "x=it's"})
+        void isReadBackAsItIsCompleted(String word) {
+            assertEquals(List.of("show", word), DifyExec.Words.of("show " + DifyExec.Words.typed(word, true)).texts());
+        }
+    }
+
+    // ── Story ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    @Nested
+    class TheStory {
+        private static final List<String> LINES = List.of("failures --by error", "show r-2",
+                "set r-2 text=\"The parcel came late\"", "try r-2", "accept r-2", "status");
+
+        /// Without what differs from run to run: times, run ids, the folder.
+        private String steady(String text) {
+            return text.replace(folder + File.separator, "").replaceAll("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", "RUN")
+                    .replaceAll("\\d{4}-\\d\\d-\\d\\d \\d\\d:\\d\\d:\\d\\d [+-]\\d\\d:\\d\\d", "TIME")
+                    .replaceAll("\\d+\\.\\d\\d\\b", "0.00");
+        }
+
+        @Test
+        void goesFromTwoFailedRowsToOne() throws IOException {
+            var session = five();
+            var told = new StringBuilder();
+
+            for (var line : LINES) {
+                told.append(session.desk.prompt()).append(line).append('\n');
+                told.append(session.say(line).text());
+            }
+            told.append(session.desk.prompt().strip()).append('\n');
+
+            var steady = steady(told.toString());
+            DifyExecTest.Golden.check("shell-story.txt", steady);
+            var line = result("r-2");
+            assertTrue(line.path("edited").asBoolean());
+            assertEquals("The parcel came late", line.path("inputs").path("text").asText());
+            assertEquals("r-4\n", Files.readString(file("results.jsonl.retry")));
+            assertEquals(List.of("try"), events("attempt").stream().map(event -> event.path("kind").asText())
+                    .filter(kind -> !kind.equals("row")).toList());
+            if (Boolean.getBoolean("golden.update")) Files.writeString(Path.of(System.getProperty("story.to",
+                    file("story").toString())), told.toString().replace(folder + File.separator, ""));
+        }
+
+        @Test
+        void isTheOneInTheReadme() throws IOException {
+            var checkout = Stream.iterate(Path.of("").toAbsolutePath(), Objects::nonNull, Path::getParent)
+                    .filter(above -> Files.exists(above.resolve("DifyExec.java"))).findFirst();
+            Assumptions.assumeTrue(checkout.isPresent(), "there is no README here");
+            var readme = Files.readString(checkout.get().resolve("README.md"));
+            var block = Pattern.compile("(?s)```\n(results\\.jsonl \\(2 failed\\) dify> .*?)```").matcher(readme);
+
+            assertTrue(block.find(), "no transcript in the README");
+            DifyExecTest.Golden.check("shell-story.txt", steady(block.group(1)));
+        }
+    }
+
+    // ── Commands ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    @Nested
+    class ACommand {
+        @Test
+        void namesWhatIsWrongInOneSentence() throws IOException {
+            var session = five();
+
+            assertEquals("difyexec: there is no row with the id \"r-22\"; the nearest: r-2, r-1, r-3",
+                    session.refused("show r-22"));
+            assertTrue(session.refused("set r-2 txt=x").contains("no column \"txt\"; did you mean \"text\"?"));
+            assertTrue(session.refused("set r-2 text").contains("COLUMN=VALUE is needed"));
+            assertTrue(session.refused("set r-2 id=r-9").contains("the id of a row stays as it is"));
+            assertTrue(session.refused("unset r-2").contains("there is no edit to take back"));
+            assertTrue(session.refused("accept r-2").contains("no successful try in this session: 'try r-2' first"));
+            assertTrue(session.refused("show r-2 --output /x").contains("no outputs yet"));
+            assertTrue(session.refused("show r-1 --output /x").contains("at the top there are /answer, /row_id"));
+            assertTrue(session.refused("retry").contains("name ids, or 'all', or --by-error TEXT"));
+            assertTrue(session.say("retry r-1").text().contains("difyexec: row r-1 has a success already"));
+            assertTrue(session.refused("run -i other.csv").contains("-i and -o go together"));
+            assertTrue(session.refused("shwo r-1").contains("shwo"));
+        }
+
+        @Test
+        void wantsABatch() {
+            var session = new Session(Map.of());
+
+            assertEquals("dify> ", session.desk.prompt());
+            assertEquals("difyexec: no batch is open: 'open CSV JSONL'", session.refused("failures"));
+            assertTrue(session.ok("help").contains("try"));
+            assertTrue(session.ok("help try").contains("Usage: dify> try"));
+        }
+
+        @Test
+        void worksOnTheOpenBatchWithoutItsFilesNamed() throws IOException {
+            Files.writeString(file("data.csv"), FIVE);
+            var session = new Session(Map.of(), "--demo");
+
+            assertTrue(session.ok("open " + file("data.csv") + " " + file("results.jsonl")).contains("5 rows, 5 pending"));
+            assertEquals(3, session.say("run --progress off").code());
+            assertEquals("results.jsonl (2 failed) dify> ", session.desk.prompt());
+            assertEquals(3, session.say("status").code());
+            assertTrue(session.ok("check").contains("Fine"));
+            session.ok("set r-2 text=better");
+            session.ok("retry r-2 --progress off");
+            assertEquals("better", result("r-2").path("inputs").path("text").asText());
+            assertEquals(3, session.say("retry --by-error refused --progress off").code());
+        }
+
+        @Test
+        void isKeptOutWhileAnotherProcessWrites() throws IOException {
+            var session = five();
+            try (var _ = DifyExec.Lock.take(file("results.jsonl.lock"))) {
+                assertTrue(session.refused("try r-2").contains("is held"));
+                assertTrue(session.ok("failures").contains("r-2"));
+            }
+            session.ok("try r-2 text=x");
+        }
+
+        @Test
+        void showsFailuresByRowAndByCause() throws IOException {
+            var session = five();
+
+            assertTrue(session.ok("failures").matches("(?s).*r-2 +1  Run failed.*r-4 +1  Run failed.*"));
+            assertFalse(session.ok("failures r-4").contains("r-2"));
+            assertTrue(session.ok("failures --by error").contains("2 × Run failed: the model refused this input (r-2, r-4)"));
+            assertTrue(session.ok("failures nothing-like-it").contains("No such row"));
+        }
+    }
+
+    @Nested
+    class AnEdit {
+        @Test
+        void isADiffUntilItIsTakenBack() throws IOException {
+            var session = five();
+
+            assertTrue(session.ok("set r-2 text=\"a\nb\" tone=plain").contains("- [fail] The parcel came late\n  + a\n  + b"));
+            assertTrue(session.ok("edits").contains("2 edits of 1 row"));
+            assertTrue(session.ok("show r-2").contains("tone (edited): plain"));
+            session.ok("unset r-2 tone");
+            session.ok("set r-2 text=\"[fail] The parcel came late\"");
+            assertEquals("No edits.\n", session.ok("edits"));
+        }
+
+        @Test
+        void isSavedIntoACsvWithEverythingElseAsItWas() throws IOException {
+            var session = five();
+            session.ok("set r-4 text='a \"quote\", and\nanother line'");
+
+            session.ok("save " + file("fixed.csv"));
+            assertEquals(FIVE.replace("[fail] Wrong size", "\"a \"\"quote\"\", and\nanother line\""),
+                    Files.readString(file("fixed.csv")));
+            assertTrue(session.refused("save " + file("fixed.csv")).contains("exists: --force writes over it"));
+            assertTrue(session.refused("save " + file("data.csv")).contains("is the open CSV: --force"));
+            assertTrue(session.refused("save " + file("results.jsonl") + " --force").contains("both input and output"));
+            assertEquals(FIVE, Files.readString(file("data.csv")));
+
+            session.ok("save --force " + file("data.csv"));
+            assertEquals(Files.readString(file("fixed.csv")), Files.readString(file("data.csv")));
+            assertEquals("No edits.\n", session.ok("edits"));
+        }
+
+        @Test
+        void keepsTheCsvsMarkAndDelimiter() throws IOException {
+            Files.writeString(file("data.csv"), "\uFEFFid;text\n1;a, b\n2;c\n");
+            var session = reopened();
+            session.ok("set 2 text=d;e");
+
+            session.ok("save " + file("fixed.csv"));
+
+            assertEquals("\uFEFFid;text\n1;a, b\n2;\"d;e\"\n", Files.readString(file("fixed.csv")));
+        }
+
+        @Test
+        void outlivesAChangeOfTheCsvWhichIsToldOnce() throws IOException {
+            var session = five();
+            session.ok("set r-2 text=better");
+            Files.writeString(file("data.csv"), FIVE + "r-6,new,plain\n");
+
+            for (var line : List.of("failures", "show r-2", "try r-2", "retry r-2", "run", "save " + file("other.csv")))
+                assertTrue(session.refused(line).contains("was changed since it was opened"), line);
+            assertEquals("results.jsonl (?) dify> ", session.desk.prompt());
+
+            assertTrue(session.ok("open " + file("data.csv") + " " + file("results.jsonl")).contains("6 rows"));
+            assertTrue(session.ok("edits").contains("+ better"));
+            session.ok("try r-2");
+        }
+
+        @Test
+        void isNotDroppedForAnotherBatchWithoutAWord() throws IOException {
+            var session = five();
+            session.ok("set r-2 text=better");
+            Files.writeString(file("other.csv"), "id\n1\n");
+
+            assertTrue(session.refused("open " + file("other.csv") + " " + file("other.jsonl"))
+                    .contains("1 edit of 1 row not in any CSV yet"));
+            session.ok("open --force " + file("other.csv") + " " + file("other.jsonl"));
+            assertEquals("No edits.\n", session.ok("edits"));
+        }
+
+        @Test
+        void doesNotMakeASuccessCountAsChanged() throws IOException {
+            var session = five();
+            session.ok("set r-2 text=better");
+            session.ok("try r-2");
+            session.ok("accept r-2");
+            session.ok("set r-4 text=good");
+            session.ok("retry all --progress off");
+            assertTrue(result("r-4").path("edited").asBoolean());
+
+            for (var session2 : List.of(session, reopened())) {
+                var again = session2.ok("run --rerun-changed --progress off");
+                assertTrue(again.contains("Nothing to do: every row has a success."), again);
+                assertFalse(again.contains("changed"), again);
+            }
+            session.ok("save --force " + file("data.csv"));
+            assertFalse(session.ok("run").contains("changed"));
+            Files.writeString(file("data.csv"), FIVE.replace("[fail] Wrong size", "a third thing"));
+            assertTrue(reopened().ok("run").contains("1 row with a success changed in the CSV since (first: r-4)"));
+        }
+    }
+
+    @Nested
+    class ATry {
+        @Test
+        void saysEachNodeAndTheTextAndWritesNoResult() throws IOException {
+            var session = five();
+
+            var told = session.ok("try r-2 text=\"Just this once\"");
+
+            assertTrue(told.contains("llm …") && told.contains("| Demo answer to: Just this once"), told);
+            assertTrue(told.matches("(?s).*Succeeded in \\d\\.\\d\\d s, \\d+ tokens, 0\\.0000\\d+ USD, run .*"), told);
+            assertEquals(3, lines("results.jsonl").size());
+            assertEquals("r-2\nr-4\n", Files.readString(file("results.jsonl.retry")));
+            assertEquals("try_succeeded", events("end").getLast().path("outcome").asText());
+            assertEquals("No edits.\n", session.ok("edits"));
+        }
+
+        @Test
+        void thatFailsKeepsTheSuccessBeforeIt() throws IOException {
+            var session = five();
+            session.ok("try r-2 text=good");
+
+            var failed = session.say("try r-2");
+
+            assertEquals(3, failed.code());
+            assertTrue(failed.text().contains("Failed in ") && failed.text().contains("the model refused"), failed.text());
+            session.ok("accept r-2");
+            assertEquals("good", result("r-2").path("inputs").path("text").asText());
+            assertTrue(session.refused("accept r-2").contains("no successful try"));
+        }
+
+        @Test
+        void isTakenOverASuccessOnlyByForce() throws IOException {
+            var session = five();
+            session.ok("try r-1 text=other");
+
+            assertTrue(session.refused("accept r-1").contains("has a success already; --force"));
+            assertEquals("Good morning", result("r-1").path("inputs").path("text").asText());
+            session.ok("accept r-1 --force");
+            assertEquals("other", result("r-1").path("inputs").path("text").asText());
+        }
+
+        @Test
+        void thatSucceededIsNotPaidForAgain() throws IOException {
+            var session = five();
+            session.ok("try r-2 text=good");
+
+            assertTrue(session.refused("retry r-2").contains("'accept r-2' takes that result; --force"));
+            assertEquals(3, session.say("retry all --progress off").code());
+            assertEquals(List.of("r-4"), events("attempt").stream().skip(6).map(event -> event.path("id").asText()).toList());
+        }
+
+        @Test
+        void thatWasKilledIsFoundAgainAndNotRunTwice() throws Exception {
+            var dify = new Dify("--latency", "1500ms");
+            Files.writeString(file("data.csv"), "id,text\n1,a\n2,b\n");
+            var child = fed(dify.settings(), "try 1\n", shell());
+            until("a run", () -> !events("run").isEmpty());
+            child.destroyForcibly().waitFor();
+
+            var session = dify.session();
+            var told = session.ok("open " + file("data.csv") + " " + file("results.jsonl"));
+            assertTrue(told.contains("The end of a try of row 1, begun "), told);
+            var found = session.ok("try 1");
+            assertTrue(found.contains("looked up; no new one was started"), found);
+            session.ok("accept 1");
+
+            assertEquals(1, dify.count("started"));
+            assertEquals("a", result("1").path("inputs").path("text").asText());
+            assertFalse(result("1").has("edited"));
+        }
+    }
+
+    @Nested
+    class ARetryOfAnEditedRow {
+        /// The log knows no values: only who set them again can have the result.
+        @Test
+        void thatWasKilledIsNotPaidForAgain() throws Exception {
+            var dify = new Dify("--latency", "1s");
+            Files.writeString(file("data.csv"), "id,text\n1,a\n");
+            var child = fed(dify.settings(), "set 1 text=better\nrun --mode streaming --progress off\n", shell());
+            until("a run", () -> !events("run").isEmpty());
+            child.destroyForcibly().waitFor();
+
+            var session = dify.session();
+            var lost = session.say("run --progress off");
+            assertEquals(3, lost.code(), lost.text());
+            assertTrue(lost.text().contains("set them again"), lost.text());
+            session.ok("set 1 text=better");
+            session.ok("retry all --progress off");
+
+            assertEquals(1, dify.count("started"));
+            assertEquals("better", result("1").path("inputs").path("text").asText());
+            assertTrue(result("1").path("edited").asBoolean());
+        }
+    }
+
+    // ── Completion ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    @Nested
+    class Completion {
+        @Test
+        void proposesFailedIdsFirstThenColumnsAndFiles() throws IOException {
+            var session = five();
+
+            assertEquals(List.of("r-2", "r-4", "r-1", "r-3", "r-5"), session.completed("show", "r"));
+            assertEquals(List.of("r-2", "r-4", "r-1", "r-3", "r-5"), session.completed("retry", "r-1", ""));
+            assertEquals(List.of("text=", "tone="), session.completed("set", "r-2", "t"));
+            assertEquals(List.of("tone"), session.completed("unset", "r-2", "to"));
+            assertEquals(List.of(folder + "/data.csv"), session.completed("save", folder + "/dat"));
+            assertEquals(List.of(), session.completed("status", "r"));
+        }
+
+        /// A terminal types on what all proposals have in common.
+        @Test
+        void ofManyIdsKeepsOneThatDiffersMost() throws IOException {
+            Files.writeString(file("data.csv"), IntStream.rangeClosed(1, 999).mapToObj("row-%03d\n"::formatted)
+                    .collect(Collectors.joining("", "id\n", "")));
+            var session = reopened();
+
+            var proposed = session.completed("show", "row-");
+
+            assertEquals(51, proposed.size());
+            assertTrue(proposed.stream().anyMatch(id -> !id.startsWith("row-0")), proposed::toString);
+        }
+
+        @Test
+        void proposesTheOptionsOfASelectAndRefusesOthers() throws Exception {
+            var server = HttpServer.create(new InetSocketAddress(InetAddress.getLoopbackAddress(), 0), 10);
+            open.push(() -> server.stop(0));
+            server.createContext("/v1/", exchange -> {
+                var body = (exchange.getRequestURI().getPath().endsWith("/info") ? "{'name':'app','mode':'workflow'}" : """
+                        {'user_input_form':[{'select':{'variable':'tone','label':'tone','required':true,
+                        'options':['formal','very plain']}}]}""").replace('\'', '"').getBytes(UTF_8);
+                exchange.getResponseHeaders().set("X-Version", "1.14.2");
+                exchange.sendResponseHeaders(200, body.length);
+                exchange.getResponseBody().write(body);
+                exchange.close();
+            });
+            server.start();
+            Files.writeString(file("data.csv"), "id,tone\n1,formal\n");
+            var session = new Session(Map.of("DIFY_API_KEY", KEY, "DIFY_API_BASE_URL",
+                    "http://127.0.0.1:" + server.getAddress().getPort() + "/v1"),
+                    "-i", file("data.csv").toString(), "-o", file("results.jsonl").toString());
+
+            assertEquals(List.of(), session.completed("set", "1", "tone="));
+            assertTrue(session.refused("set 1 tone=formel").contains("allowed is one of \"formal\", \"very plain\""));
+            assertEquals("No edits.\n", session.ok("edits"));
+            assertEquals(List.of("tone=very plain"), session.completed("set", "1", "tone=v"));
+        }
+    }
+
+    // ── Text of others ──────────────────────────────────────────────────────────────────────────────────────────────
+
+    @Nested
+    class ATextOfAWorkflow {
+        @Test
+        void reachesTheScreenWithoutControlCharacters() throws IOException {
+            var bad = "red \033[31m, \u009b2J, \u202e, bell \007 and\r";
+            var out = new StringWriter();
+            var printer = new PrintWriter(out);
+            var view = new DifyExec.TryView(printer);
+
+            view.heard(new DifyExec.Heard.NodeBegan(bad, bad));
+            view.heard(new DifyExec.Heard.Text(bad + "\nnext" + bad));
+            view.heard(new DifyExec.Heard.NodeEnded(bad, bad, bad, 1, bad));
+            DifyExec.Pretty.print(JSON.createObjectNode().put("answer", bad), true, printer);
+            DifyExec.Pretty.print(JSON.createObjectNode().put("answer", bad).path("answer"), false, printer);
+
+            assertTrue(out.toString().contains("red  [31m"), out.toString());
+            assertTrue(out.toString().chars().allMatch(c -> c == '\n' || !Character.isISOControl(c) && c != 0x202e),
+                    out.toString());
+        }
+
+        @Test
+        void isCutWithACountUnlessItIsWantedWhole() throws IOException {
+            var text = "x".repeat(5000);
+            for (boolean full : new boolean[] {false, true}) {
+                var out = new StringWriter();
+                DifyExec.Pretty.print(JSON.writeValueAsBytes(Map.of("answer", text)), full, new PrintWriter(out));
+                assertEquals(full, out.toString().contains(text));
+                assertEquals(!full, out.toString().contains("(+4700 characters)"));
+            }
+        }
+    }
+
+    // ── Not a terminal ──────────────────────────────────────────────────────────────────────────────────────────────
+
+    @Nested
+    class AScript {
+        @BeforeEach
+        void rows() throws IOException {
+            Files.writeString(file("data.csv"), FIVE);
+        }
+
+        private int run(Session session, boolean keepGoing, String lines) throws IOException {
+            return new DifyExec.Script(session.line, session.desk, keepGoing)
+                    .run(new BufferedReader(new StringReader(lines)));
+        }
+
+        @Test
+        void stopsAtTheFirstCommandThatFails() throws Exception {
+            var child = fed(Map.of(), "# a script\nset r-1 text=\"two\nlines\"\nshow r-9\nedits\n", shell("--demo"));
+
+            assertTrue(child.waitFor(20, TimeUnit.SECONDS));
+            assertEquals(2, child.exitValue(), err());
+            assertEquals("r-1\n  text\n  - Good morning\n  + two\n  + lines\n", out());
+            assertEquals("difyexec: there is no row with the id \"r-9\"; the nearest: r-1, r-2, r-3\n", err());
+        }
+
+        @Test
+        void goesOnIfItIsToldToAndEndsWithTheFirstFailure() throws IOException {
+            assertEquals(2, run(reopened(), true, "show r-9\nrun --progress off\nedits\n"));
+            assertTrue(Files.exists(file("results.jsonl")));
+        }
+
+        @Test
+        void endsAtExit() throws IOException {
+            var session = reopened();
+
+            assertEquals(0, run(session, false, "exit\nshow r-9\n"));
+            assertTrue(session.desk.isLeft());
+        }
+    }
+
+    // ── Terminal ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    @Nested
+    class ATerminal {
+        private String tmux(String... words) throws Exception {
+            var process = new ProcessBuilder(Stream.concat(Stream.of("tmux", "-f", "/dev/null", "-S",
+                    file("tmux").toString()), Stream.of(words)).toList()).redirectErrorStream(true).start();
+            var said = new String(process.getInputStream().readAllBytes(), UTF_8);
+            process.waitFor();
+            return said;
+        }
+
+        private String screen() throws Exception {
+            return tmux("capture-pane", "-p");
+        }
+
+        private void shows(String text) throws Exception {
+            try {
+                until(text, () -> screen().contains(text));
+            } catch (AssertionError missing) {
+                throw new AssertionError(missing.getMessage() + " on\n" + screen(), missing);
+            }
+        }
+
+        private void type(String text) throws Exception {
+            tmux("send-keys", "-l", text);
+        }
+
+        private void press(String... keys) throws Exception {
+            for (var key : keys) tmux("send-keys", key);
+        }
+
+        private void begin(Map<String, String> settings, String... args) throws Exception {
+            assumeTrue(new ProcessBuilder(List.of("sh", "-c", "command -v tmux")).start().waitFor() == 0, "there is no tmux");
+            var script = new StringBuilder("trap : INT\n");
+            settings.forEach((name, value) -> script.append("export ").append(name).append("='").append(value).append("'\n"));
+            java(args).forEach(word -> script.append('\'').append(word).append("' "));
+            script.append("\necho $? > code.tmp; mv code.tmp code; cat\n");
+            Files.deleteIfExists(file("code"));
+            Files.writeString(file("script"), script);
+            open.push(() -> tmux("kill-server"));
+            tmux("new-session", "-d", "-x", "80", "-y", "24", "-c", folder.toString(), "sh script");
+        }
+
+        /// What is typed before reaches the line before, or the terminal's own line.
+        private void prompts() throws Exception {
+            until("a prompt", () -> screen().strip().endsWith("dify>"));
+        }
+
+        private void dropsTheLine() throws Exception {
+            press("C-c");
+            prompts();
+        }
+
+        private void leaves() throws Exception {
+            prompts();
+            press("C-d");
+            try {
+                until("the end", () -> Files.exists(file("code")));
+            } catch (AssertionError missing) {
+                throw new AssertionError(missing.getMessage() + " on\n" + screen(), missing);
+            }
+            assertEquals("0\n", Files.readString(file("code")), screen());
+            tmux("kill-server");
+            until("tmux's end", () -> !screen().contains("code"));
+        }
+
+        @Test
+        void completesDropsLinesAndRemembersThem() throws Exception {
+            five();
+            var settings = Map.of("XDG_STATE_HOME", file("state").toString(), "DIFY_API_KEY", KEY);
+            begin(settings, shell("--demo"));
+            shows("results.jsonl (2 failed) dify>");
+
+            type("fail");
+            press("Tab");
+            shows("dify> failures");
+            dropsTheLine();
+            type("show r-");
+            press("Tab");
+            shows("r-2   r-4   r-1");
+            dropsTheLine();
+            type("set r-2 te");
+            press("Tab");
+            type("\"mended\"");
+            shows("dify> set r-2 text=\"mended\"");
+            press("Enter");
+            shows("+ mended");
+            prompts();
+            tmux("resize-window", "-x", "50", "-y", "20");
+            type("set r-4 text=" + KEY);
+            press("Enter");
+            shows("+ " + KEY);
+            prompts();
+            type("edits");
+            press("Enter");
+            shows("2 edits of 2 rows");
+            leaves();
+
+            begin(settings, shell("--demo"));
+            shows("results.jsonl (2 failed) dify>");
+            press("Up", "Up");
+            shows("dify> set r-2 text=\"mended\"");
+            dropsTheLine();
+            leaves();
+            var history = Files.readString(file("state").resolve("difyexec").resolve("history"));
+            assertTrue(history.contains("edits") && !history.contains(KEY), history);
+            assertFalse(Files.readString(file("results.jsonl.log")).contains(KEY));
+        }
+
+        @Test
+        void takesSeveralPastedLinesAsOneValue() throws Exception {
+            five();
+            begin(Map.of("XDG_STATE_HOME", file("state").toString()), shell("--demo"));
+            shows("dify>");
+
+            type("set r-2 text=\"");
+            Files.writeString(file("paste"), "first line\nsecond line");
+            tmux("load-buffer", file("paste").toString());
+            tmux("paste-buffer", "-p");
+            shows("second line");
+            type("\"");
+            press("Enter");
+
+            shows("  + first line\n  + second line");
+            leaves();
+        }
+
+        @Test
+        void stopsATryOnTheServerAtCtrlC() throws Exception {
+            var dify = new Dify("--latency", "30s");
+            Files.writeString(file("data.csv"), "id,text\n1,a\n");
+            begin(dify.settings(), shell());
+            shows("dify>");
+
+            type("try 1");
+            press("Enter");
+            until("a run", () -> !events("run").isEmpty());
+            press("C-c");
+            until("its stop", () -> dify.count("stops") == 1);
+            shows("Stopped: interrupted.");
+            prompts();
+            type("failures");
+            press("Enter");
+
+            shows("No such row");
+            assertEquals("try_interrupted", events("end").getLast().path("outcome").asText());
+            leaves();
+        }
+    }
+}
