@@ -5699,13 +5699,14 @@ final class DifyExec implements Runnable {
             attemptsOf[entry]++;
         }
 
-        /// A try costs what it costs, but says nothing of its row. One whose end is not known stays open.
+        /// A try costs what it costs, but says nothing of its row. One whose end is not known stays open until a later
+        /// one of the row has ended.
         private void tryEnded(Event.End end) {
             seen(end.t());
             spent(end);
             var standing = Standing.of(end.outcome().substring(Event.End.OF_TRY.length()));
             if (standing.filter(word -> word == Standing.UNKNOWN || word == Standing.PAUSED).isEmpty())
-                openTries.remove(key(end.id(), end.user()));
+                openTries.values().removeIf(known -> known.id().equals(end.id()));
         }
 
         private void spent(Event.End end) {
@@ -6311,11 +6312,12 @@ final class DifyExec implements Runnable {
             return new Wanted(csv, index, rows, doubts);
         }
 
-        /// The one row of a try: to start, or with the run of an earlier try to look up first.
-        Wanted forTry(int entry, Duration timeout) {
+        /// The one row of a try: to start, or with the run of an earlier try to look up first, unless by `force`.
+        Wanted forTry(int entry, Duration timeout, boolean force) {
             var rows = new BitSet(index.rows());
             rows.set(entry);
-            var doubts = history.triedBefore(csv.rows(rows::get, index).next(), timeout).stream().toList();
+            var doubts = force ? List.<Doubt>of()
+                    : history.triedBefore(csv.rows(rows::get, index).next(), timeout).stream().toList();
             if (!doubts.isEmpty()) rows.clear();
             return new Wanted(csv, index, rows, doubts);
         }
@@ -8365,7 +8367,7 @@ final class DifyExec implements Runnable {
     }
 
     /// What lies before the person at the shell: the open batch, the edits, and what was tried. Owned by the thread that
-    /// runs the commands; only the form may be asked for by another.
+    /// runs the commands; the form alone comes from another.
     static final class Desk {
         private final Function<Path, Csv> csvs;
         private final Link.Opener links;
@@ -8373,7 +8375,7 @@ final class DifyExec implements Runnable {
         private final Map<String, Tried> tried = new HashMap<>();
         private Optional<Opened> opened = Optional.empty();
         private Optional<Snapshot> reading = Optional.empty();
-        private volatile FutureTask<Known> form;
+        private FutureTask<Known> form;
         private boolean left = false;
 
         /// `seen` is how the CSV stood when it was opened.
@@ -8530,8 +8532,7 @@ final class DifyExec implements Runnable {
             return links.open(csv().columns(), err);
         }
 
-        /// Has the form asked for, so that it is there when it is needed.
-        void askForForm() {
+        private void askForForm() {
             var csv = csv();
             var asked = new FutureTask<>(() -> known(csv));
             form = asked;
@@ -8548,11 +8549,17 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// The form if it has been asked for and is there.
-        Optional<Form> formSoFar() {
-            var asked = form;
-            return asked != null && asked.state() == Future.State.SUCCESS ? Optional.of(asked.resultNow().form())
-                    : Optional.empty();
+        /// The form if it is there within so long; else it is asked for all the same, for the next time.
+        Optional<Form> formWithin(Duration longest) {
+            if (form == null) askForForm();
+            try {
+                return Optional.of(form.get(longest.toMillis(), MILLISECONDS).form());
+            } catch (TimeoutException | ExecutionException _) {
+                return Optional.empty();
+            } catch (InterruptedException _) {
+                Thread.currentThread().interrupt();
+                return Optional.empty();
+            }
         }
 
         private Known known(Csv csv) throws IOException, InterruptedException {
@@ -9012,7 +9019,7 @@ final class DifyExec implements Runnable {
             @Parameters(index = "1..*", arity = "0..*", paramLabel = "COLUMN=VALUE", description = "For this try only.")
             List<String> words = List.of();
 
-            @Option(names = "--force", description = "Also a row with a run whose end is not known yet.")
+            @Option(names = "--force", description = "Also a row with a run, or a try, whose end is not known yet.")
             boolean force;
 
             @Override
@@ -9141,7 +9148,7 @@ final class DifyExec implements Runnable {
                         + " is not known: 'run --ids' or 'retry all' looks it up first; --force tries the row all the same");
                 batch.refuseOtherServer(link.access().name(), "");
                 return switch (Greeting.exchange(link.client(), link.judge(), err)) {
-                    case Greeting.Met met -> new Trial(desk, link, batch, out, err).run(met, entry);
+                    case Greeting.Met met -> new Trial(desk, link, batch, out, err).run(met, entry, force);
                     case Greeting.Refused(var why) -> {
                         err.println("difyexec: " + Plain.text(why, 1000));
                         yield STOPPED;
@@ -9150,10 +9157,10 @@ final class DifyExec implements Runnable {
             }
         }
 
-        private int run(Greeting.Met server, int entry) throws IOException, InterruptedException {
+        private int run(Greeting.Met server, int entry, boolean force) throws IOException, InterruptedException {
             batch.refuseOtherServer(link.access().name(), server.app());
             var form = server.form(link.client(), link.judge(), batch.csv(), batch.csv().path, link.dify(), err);
-            var wanted = batch.forTry(entry, link.dify().timeout);
+            var wanted = batch.forTry(entry, link.dify().timeout, force);
             Desk.check(form, batch.csv().rows(row -> row == entry, batch.index()).next(), batch.csv().columns());
             var tally = new Tally(batch.index(), 1, Clock.systemUTC());
             var view = new TryView(out);
@@ -9315,6 +9322,7 @@ final class DifyExec implements Runnable {
         synchronized int outcome(String id, Optional<Seen.Ran> ran, Tally tally, Optional<Stop> stop) {
             if (tally.harvested > 0) out.println("The run of an earlier try was looked up; no new one was started.");
             if (stop.isPresent() || outcome.isEmpty()) {
+                if (stop.filter(reason -> reason.code() == INTERRUPTED).isPresent()) out.println(); // after ^C
                 out.println("Stopped: " + stop.map(Stop::why).map(why -> Plain.text(why, 1000)).orElse("no outcome") + ".");
                 return stop.map(Stop::code).orElse(STOPPED);
             }
@@ -9599,6 +9607,7 @@ final class DifyExec implements Runnable {
     /// What may stand at the cursor: ids, columns, options of a select, files. Commands and options are picocli's.
     record Proposals(Desk desk) {
         private static final int MOST = 50;
+        private static final Duration PATIENCE = Duration.ofMillis(500);
 
         /// `open`: more belongs to the word.
         record Proposal(String word, boolean open) {}
@@ -9627,7 +9636,7 @@ final class DifyExec implements Runnable {
 
         private List<Proposal> options(String begun) {
             var column = begun.substring(0, begun.indexOf('='));
-            var options = switch (desk.formSoFar().flatMap(form -> form.variable(column)).orElse(null)) {
+            var options = switch (desk.formWithin(PATIENCE).flatMap(form -> form.variable(column)).orElse(null)) {
                 case Variable.Select select -> select.options();
                 case Variable.Checkbox _ -> List.of("true", "false");
                 case null -> List.<String>of();
@@ -9716,7 +9725,6 @@ final class DifyExec implements Runnable {
             if (desk.isOpen()) desk.batch().tellOpenTries(out);
             out.println("Start with:  " + (desk.isOpen() ? "failures --by error · show ID · try ID"
                     : "open CSV JSONL · failures --by error · show ID") + "   (help; Ctrl-D leaves)");
-            if (desk.isOpen() && desk.batch().csv() != null) desk.askForForm(); // there by the time that it is needed
             out.flush();
         }
 
@@ -9737,6 +9745,8 @@ final class DifyExec implements Runnable {
             var words = new ArrayList<>(typed.words().subList(0, typed.wordIndex()));
             words.add(typed.word().substring(0, typed.wordCursor()));
             try {
+                if (words.size() == 2 && words.getFirst().equals("help"))
+                    line.getSubcommands().keySet().forEach(name -> candidates.add(new Candidate(name)));
                 for (var proposal : proposals.of(words)) candidates.add(new Candidate(proposal.word(), proposal.word(),
                         null, null, null, null, !proposal.open(), candidates.size() + 1));
                 if (candidates.isEmpty())

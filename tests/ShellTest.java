@@ -497,6 +497,25 @@ class ShellTest {
         }
 
         @Test
+        void whoseEarlierOneSaysRunningForEverRunsByForce() throws Exception {
+            var dify = new Dify("--latency", "20s");
+            Files.writeString(file("data.csv"), "id,text\n1,a\n");
+            var child = fed(dify.settings(), "try 1\n", shell());
+            until("a run", () -> !events("run").isEmpty());
+            child.destroyForcibly().waitFor();
+
+            var settings = new HashMap<>(dify.settings());
+            settings.put("TIMEOUT", "10ms");
+            var session = new Session(settings, "-i", file("data.csv").toString(), "-o", file("results.jsonl").toString());
+            var first = session.say("try 1");
+            assertEquals(3, first.code(), first.text());
+            assertTrue(first.text().contains("still says running"), first.text());
+            assertEquals(3, session.say("try 1 --force").code());
+
+            assertEquals(2, dify.count("started"));
+        }
+
+        @Test
         void thatWasKilledIsFoundAgainAndNotRunTwice() throws Exception {
             var dify = new Dify("--latency", "1500ms");
             Files.writeString(file("data.csv"), "id,text\n1,a\n2,b\n");
@@ -589,7 +608,7 @@ class ShellTest {
                     "http://127.0.0.1:" + server.getAddress().getPort() + "/v1"),
                     "-i", file("data.csv").toString(), "-o", file("results.jsonl").toString());
 
-            assertEquals(List.of(), session.completed("set", "1", "tone="));
+            assertEquals(List.of("tone=formal", "tone=very plain"), session.completed("set", "1", "tone="));
             assertTrue(session.refused("set 1 tone=formel").contains("allowed is one of \"formal\", \"very plain\""));
             assertEquals("No edits.\n", session.ok("edits"));
             assertEquals(List.of("tone=very plain"), session.completed("set", "1", "tone=v"));
@@ -673,9 +692,15 @@ class ShellTest {
 
     @Nested
     class ATerminal {
+        private int sessions = 0;
+
         private String tmux(String... words) throws Exception {
+            return tmux(file("tmux" + sessions), words);
+        }
+
+        private static String tmux(Path socket, String... words) throws Exception {
             var process = new ProcessBuilder(Stream.concat(Stream.of("tmux", "-f", "/dev/null", "-S",
-                    file("tmux").toString()), Stream.of(words)).toList()).redirectErrorStream(true).start();
+                    socket.toString()), Stream.of(words)).toList()).redirectErrorStream(true).start();
             var said = new String(process.getInputStream().readAllBytes(), UTF_8);
             process.waitFor();
             return said;
@@ -709,7 +734,8 @@ class ShellTest {
             script.append("\necho $? > code.tmp; mv code.tmp code; cat\n");
             Files.deleteIfExists(file("code"));
             Files.writeString(file("script"), script);
-            open.push(() -> tmux("kill-server"));
+            var socket = file("tmux" + ++sessions);
+            open.push(() -> tmux(socket, "kill-server"));
             tmux("new-session", "-d", "-x", "80", "-y", "24", "-c", folder.toString(), "sh script");
         }
 
@@ -732,8 +758,6 @@ class ShellTest {
                 throw new AssertionError(missing.getMessage() + " on\n" + screen(), missing);
             }
             assertEquals("0\n", Files.readString(file("code")), screen());
-            tmux("kill-server");
-            until("tmux's end", () -> !screen().contains("code"));
         }
 
         @Test
