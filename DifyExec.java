@@ -4689,6 +4689,8 @@ final class DifyExec implements Runnable {
 
     /// The nearest of some words, if it is near enough to be a slip.
     static final class Nearest {
+        private static final Pattern MARKS = Pattern.compile("[\\s_-]");
+
         static Optional<String> of(String word, List<String> words) {
             return words.stream().filter(other -> distance(plain(word), plain(other)) <= Math.max(1, word.length() / 4))
                     .min(Comparator.comparingInt(other -> distance(plain(word), plain(other))));
@@ -4705,7 +4707,7 @@ final class DifyExec implements Runnable {
 
         /// Case and the marks between words do not count.
         private static String plain(String word) {
-            return word.toLowerCase(Locale.ROOT).replaceAll("[\\s_-]", "");
+            return MARKS.matcher(word.toLowerCase(Locale.ROOT)).replaceAll("");
         }
 
         private static int distance(String from, String to) {
@@ -8269,7 +8271,8 @@ final class DifyExec implements Runnable {
     ///                                             └──▶ Batch.open (locked for one command) ──▶ Engine
     /// ```
     @Command(name = "shell", mixinStandardHelpOptions = true, sortOptions = false,
-            description = {"Works with the rows of a batch until they succeed: see why one failed, change it, try it, keep it.",
+            description = {"Works with the rows of a batch until they succeed: see why one failed, change it, try it, "
+                    + "keep it.",
                     "Not on a terminal, commands are read from standard input, a line each."})
     static final class Shell implements Callable<Integer> {
         @Option(names = {"-i", "--input"}, paramLabel = "CSV", description = "The rows of the batch to open.")
@@ -8283,7 +8286,8 @@ final class DifyExec implements Runnable {
         String demo;
 
         @Option(names = "--keep-going",
-                description = "Not on a terminal: go on after a command that fails; the first failure's code is the end's.")
+                description = "Not on a terminal: go on after a command that fails; "
+                        + "the first failure's code is the end's.")
         boolean keepGoing;
 
         @ArgGroup(validate = false, heading = "%nInput:%n") CsvOptions shape = new CsvOptions();
@@ -8366,8 +8370,8 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// What lies before the person at the shell: the open batch, the edits, and what was tried. Owned by the thread that
-    /// runs the commands; the form alone comes from another.
+    /// What lies before the person at the shell: the open batch, the edits, and what was tried. Owned by the thread
+    /// that runs the commands; the form alone comes from another.
     static final class Desk {
         private final Function<Path, Csv> csvs;
         private final Link.Opener links;
@@ -8460,7 +8464,8 @@ final class DifyExec implements Runnable {
         }
 
         void refuseChangedCsv() {
-            opened.filter(now -> !now.seen().equals(Stamp.of(now.csv().stream().map(csv -> csv.path)))).ifPresent(now -> {
+            opened.filter(now -> !now.seen().equals(Stamp.of(now.csv().stream().map(csv -> csv.path))))
+                    .ifPresent(now -> {
                 throw new Unusable(now.csv().get().path + " was changed since it was opened: 'open "
                         + Plain.shell(now.csv().get().path.toString()) + " "
                         + Plain.shell(now.files().results().toString()) + "' reads it anew; your edits are kept");
@@ -8604,7 +8609,8 @@ final class DifyExec implements Runnable {
             var wanted = text.toLowerCase(Locale.ROOT);
             return IntStream.range(0, batch.index().rows())
                     .filter(entry -> batch.index().standing(entry).isOnRetryList())
-                    .filter(entry -> wanted.isEmpty() || batch.index().id(entry).toLowerCase(Locale.ROOT).contains(wanted)
+                    .filter(entry -> wanted.isEmpty() || batch.index().id(entry).toLowerCase(Locale.ROOT)
+                            .contains(wanted)
                             || batch.history().cause(entry).toLowerCase(Locale.ROOT).contains(wanted))
                     .boxed().toList();
         }
@@ -8632,7 +8638,8 @@ final class DifyExec implements Runnable {
             var name = Plain.text(files().results().getFileName().toString(), 40);
             try {
                 var index = batch().index();
-                long failed = IntStream.range(0, index.rows()).filter(row -> index.standing(row).isOnRetryList()).count();
+                long failed = IntStream.range(0, index.rows()).filter(row -> index.standing(row).isOnRetryList())
+                        .count();
                 return name + (failed == 0 ? "" : " (" + failed + " failed)") + " dify> ";
             } catch (Unusable _) {
                 return name + " (?) dify> "; // the next command says what is wrong
@@ -8680,7 +8687,7 @@ final class DifyExec implements Runnable {
             return true;
         }
 
-        /// The CSV was read anew: edits of rows and columns that are gone go too, and the rest differs from what is there.
+        /// The CSV was read anew: edits of rows and columns that are gone go too, and so do those that it has.
         void rebase(Batch batch) {
             var before = Map.copyOf(byId);
             byId.clear();
@@ -8718,9 +8725,9 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// A line cut into words as a shell cuts it: blanks part them, quotes of either kind keep them together (line breaks,
-    /// too), and a backslash takes the next character as it is, inside double quotes only `"` and `\`. A line that
-    /// begins with `#` has no words.
+    /// A line cut into words as a shell cuts it: blanks part them, quotes of either kind keep them together (line
+    /// breaks, too), and a backslash takes the next character as it is, inside double quotes only `"` and `\`. A line
+    /// that begins with `#` has no words.
     record Words(List<Word> words, boolean isOpen) {
         /// `from` and `to` are where it stands in the line.
         record Word(String text, int from, int to) {}
@@ -8811,7 +8818,8 @@ final class DifyExec implements Runnable {
             for (var command : DifyExec.class.getAnnotation(Command.class).subcommands()) {
                 var name = command.getAnnotation(Command.class).name();
                 if (command != Shell.class && command != AutoComplete.GenerateCompletion.class
-                        && !line.getSubcommands().containsKey(name)) line.addSubcommand(new CommandLine(command, factory));
+                        && !line.getSubcommands().containsKey(name))
+                    line.addSubcommand(new CommandLine(command, factory));
             }
             return configured(line, new Defaults(desk, given, new EnvDefaults(env))).setExpandAtFiles(false)
                     .setParameterExceptionHandler(Prompt::unusable).setExecutionExceptionHandler(Prompt::failed)
@@ -8823,7 +8831,8 @@ final class DifyExec implements Runnable {
             @Override
             public String defaultValue(ArgSpec arg) {
                 if (!(arg instanceof OptionSpec option)) return null;
-                return desk.setting(option.shortestName()).or(() -> Optional.ofNullable(given.get(option.shortestName())))
+                var name = option.shortestName();
+                return desk.setting(name).or(() -> Optional.ofNullable(given.get(name)))
                         .orElseGet(() -> otherwise.defaultValue(arg));
             }
         }
@@ -8859,7 +8868,8 @@ final class DifyExec implements Runnable {
             return UNUSABLE;
         }
 
-        private static int failed(Exception problem, CommandLine line, CommandLine.ParseResult parsed) throws Exception {
+        private static int failed(Exception problem, CommandLine line,
+                CommandLine.ParseResult parsed) throws Exception {
             if (!(problem instanceof InterruptedException)) return stopped(problem, line, parsed);
             line.getErr().println("Interrupted.");
             return INTERRUPTED;
@@ -8978,7 +8988,8 @@ final class DifyExec implements Runnable {
             @Parameters(index = "0", paramLabel = "ID", description = "The row.")
             String id;
 
-            @Parameters(index = "1", arity = "0..1", paramLabel = "COLUMN", description = "Only this one; default: all.")
+            @Parameters(index = "1", arity = "0..1", paramLabel = "COLUMN",
+                    description = "Only this one; default: all.")
             String column;
 
             @Override
@@ -9144,8 +9155,9 @@ final class DifyExec implements Runnable {
             var id = desk.batch().index().id(entry);
             var csv = desk.csv().with(row -> row.id().equals(id) ? desk.edits().apply(row).with(cells) : row);
             try (var link = desk.link(err); var batch = Batch.open(desk.files(), csv, false, false)) {
-                if (batch.isInDoubt(entry) && !force) throw new Unusable("the end of an earlier run of row " + Plain.id(id)
-                        + " is not known: 'run --ids' or 'retry all' looks it up first; --force tries the row all the same");
+                if (batch.isInDoubt(entry) && !force) throw new Unusable("the end of an earlier run of row "
+                        + Plain.id(id) + " is not known: 'run --ids " + Plain.shell(Plain.id(id))
+                        + "' looks it up first; --force tries the row all the same");
                 batch.refuseOtherServer(link.access().name(), "");
                 return switch (Greeting.exchange(link.client(), link.judge(), err)) {
                     case Greeting.Met met -> new Trial(desk, link, batch, out, err).run(met, entry, force);
@@ -9164,7 +9176,8 @@ final class DifyExec implements Runnable {
             Desk.check(form, batch.csv().rows(row -> row == entry, batch.index()).next(), batch.csv().columns());
             var tally = new Tally(batch.index(), 1, Clock.systemUTC());
             var view = new TryView(out);
-            var overheard = new Overheard(new Sender(link.client(), form, Optional.empty(), link.judge().backoff()), view);
+            var overheard = new Overheard(new Sender(link.client(), form, Optional.empty(), link.judge().backoff()),
+                    view);
             var stop = run(server, wanted, tally, overheard, view);
             if (stop.isEmpty() && tally.succeeded() == 1) desk.keep(overheard.last());
             return view.outcome(batch.index().id(entry), overheard.ran(), tally, stop);
@@ -9176,8 +9189,9 @@ final class DifyExec implements Runnable {
             batch.began(link.access(), server, mode, "try c=1");
             var limits = new Limits(null, null, Duration.ZERO, link.dify().timeout, link.retrying().settle());
             var mailbox = new LinkedBlockingQueue<Message>();
-            var engine = new Engine(workflow, new Agenda(batch, wanted, false, Kind.TRY), link.judge(), new Pace(1, null),
-                    new Health(link.judge().backoff()), limits, new Route(mode, Optional.empty(), server.version()), batch,
+            var judge = link.judge();
+            var engine = new Engine(workflow, new Agenda(batch, wanted, false, Kind.TRY), judge, new Pace(1, null),
+                    new Health(judge.backoff()), limits, new Route(mode, Optional.empty(), server.version()), batch,
                     new Names(link.dify().user), tally, view, Clock.systemUTC(), mailbox,
                     task -> Thread.startVirtualThread(task));
             var formerSignals = OnSignals.post(mailbox);
@@ -9274,7 +9288,8 @@ final class DifyExec implements Runnable {
         }
 
         private static String name(String title, String type) {
-            return Plain.text(title, 40) + (type.isEmpty() || type.equals(title) ? "" : " (" + Plain.text(type, 40) + ")");
+            return Plain.text(title, 40) + (type.isEmpty() || type.equals(title) ? "" : " (" + Plain.text(type, 40)
+                    + ")");
         }
 
         private void line(String text) {
@@ -9288,7 +9303,8 @@ final class DifyExec implements Runnable {
                 if (part.isEmpty()) continue;
                 if (!inText) out.print("            | ");
                 inText = !part.endsWith("\n");
-                out.print(Plain.text(part.strip().isEmpty() && !inText ? "" : part.replace("\n", ""), Integer.MAX_VALUE));
+                out.print(Plain.text(part.strip().isEmpty() && !inText ? "" : part.replace("\n", ""),
+                        Integer.MAX_VALUE));
                 if (!inText) out.println();
             }
         }
@@ -9323,7 +9339,8 @@ final class DifyExec implements Runnable {
             if (tally.harvested > 0) out.println("The run of an earlier try was looked up; no new one was started.");
             if (stop.isPresent() || outcome.isEmpty()) {
                 if (stop.filter(reason -> reason.code() == INTERRUPTED).isPresent()) out.println(); // after ^C
-                out.println("Stopped: " + stop.map(Stop::why).map(why -> Plain.text(why, 1000)).orElse("no outcome") + ".");
+                out.println("Stopped: " + stop.map(Stop::why).map(why -> Plain.text(why, 1000)).orElse("no outcome")
+                        + ".");
                 return stop.map(Stop::code).orElse(STOPPED);
             }
             var word = outcome.get().standing().word();
@@ -9408,7 +9425,8 @@ final class DifyExec implements Runnable {
                     : (full ? value : cut(value)).toPrettyString().lines().toList();
             lines.stream().limit(full ? Long.MAX_VALUE : LINES)
                     .forEach(line -> out.println("  " + Plain.text(line, Integer.MAX_VALUE)));
-            if (!full && lines.size() > LINES) out.println("  … and " + (lines.size() - LINES) + " more lines (--full)");
+            if (!full && lines.size() > LINES) out.println("  … and " + (lines.size() - LINES)
+                    + " more lines (--full)");
         }
 
         /// `the first words… (+1234 characters)`
@@ -9462,7 +9480,8 @@ final class DifyExec implements Runnable {
             out.println("Inputs");
             var edits = desk.edits().of(id);
             row.inputs().forEach((column, cell) -> {
-                var lines = Pretty.cut(edits.containsKey(column) ? edits.get(column).after() : cell, full).lines().toList();
+                var lines = Pretty.cut(edits.containsKey(column) ? edits.get(column).after() : cell, full).lines()
+                        .toList();
                 out.println("  " + Plain.text(column, 40) + (edits.containsKey(column) ? " (edited)" : "") + ": "
                         + (lines.size() == 1 ? Plain.text(lines.getFirst(), Integer.MAX_VALUE) : ""));
                 if (lines.size() > 1) lines.forEach(line -> out.println("    " + Plain.text(line, Integer.MAX_VALUE)));
@@ -9484,8 +9503,8 @@ final class DifyExec implements Runnable {
             var byUser = new LinkedHashMap<String, Told>();
             Journal.read(desk.files().log(), event -> {
                 switch (event) {
-                    case Event.Attempt attempt when id.equals(attempt.id()) -> byUser.put(attempt.user() + byUser.size(),
-                            new Told(attempt));
+                    case Event.Attempt attempt when id.equals(attempt.id()) ->
+                            byUser.put(attempt.user() + byUser.size(), new Told(attempt));
                     case Event.Run run when id.equals(run.id()) -> of(byUser, run.user()).ifPresent(told ->
                             told.run = run.run());
                     case Event.End end when id.equals(end.id()) -> of(byUser, end.user()).ifPresent(told ->
@@ -9623,7 +9642,8 @@ final class DifyExec implements Runnable {
                 case "show", "accept" -> at == 1 ? ids(begun) : List.of();
                 case "retry" -> ids(begun);
                 case "unset" -> at == 1 ? ids(begun) : columns(begun, "");
-                case "set", "try" -> at == 1 ? ids(begun) : begun.indexOf('=') < 0 ? columns(begun, "=") : options(begun);
+                case "set", "try" -> at == 1 ? ids(begun) : begun.indexOf('=') < 0 ? columns(begun, "=")
+                        : options(begun);
                 default -> List.of();
             };
         }
@@ -9823,13 +9843,14 @@ final class DifyExec implements Runnable {
         static Optional<Path> of(Env env) {
             var local = env.get("LOCALAPPDATA");
             var state = env.get("XDG_STATE_HOME");
-            var home = Optional.of(env.get("HOME")).filter(text -> !text.isEmpty()).orElse(System.getProperty("user.home"));
+            var home = env.get("HOME").isEmpty() ? System.getProperty("user.home") : env.get("HOME");
             var folder = (!state.isEmpty() ? Path.of(state) : !local.isEmpty() ? Path.of(local)
                     : Path.of(home, ".local", "state")).resolve("difyexec");
             try {
                 Files.createDirectories(folder);
                 if (folder.getFileSystem().supportedFileAttributeViews().contains("posix"))
-                    Files.setPosixFilePermissions(folder, PosixFilePermissions.fromString("rwx------")); // it has inputs in it
+                    Files.setPosixFilePermissions(folder,
+                            PosixFilePermissions.fromString("rwx------")); // it has inputs in it
                 return Optional.of(folder);
             } catch (IOException _) {
                 return Optional.empty();

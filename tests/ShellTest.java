@@ -90,7 +90,8 @@ class ShellTest {
         }
 
         List<String> completed(String... words) {
-            return new DifyExec.Proposals(desk).of(List.of(words)).stream().map(DifyExec.Proposals.Proposal::word).toList();
+            return new DifyExec.Proposals(desk).of(List.of(words)).stream().map(DifyExec.Proposals.Proposal::word)
+                    .toList();
         }
     }
 
@@ -108,12 +109,14 @@ class ShellTest {
     }
 
     private Session reopened() {
-        return new Session(Map.of(), "--demo", "-i", file("data.csv").toString(), "-o", file("results.jsonl").toString());
+        return new Session(Map.of(), "--demo", "-i", file("data.csv").toString(), "-o", file("results.jsonl")
+                .toString());
     }
 
     private List<JsonNode> lines(String name) throws IOException {
         var all = new ArrayList<JsonNode>();
-        for (var line : Files.readString(file(name)).replace("\uFEFF", "").lines().toList()) all.add(JSON.readTree(line));
+        var text = Files.readString(file(name)).replace("\uFEFF", "");
+        for (var line : text.lines().toList()) all.add(JSON.readTree(line));
         return all;
     }
 
@@ -163,7 +166,8 @@ class ShellTest {
     }
 
     private String[] shell(String... more) {
-        return Stream.concat(Stream.of("shell", "-i", file("data.csv").toString(), "-o", file("results.jsonl").toString()),
+        return Stream.concat(Stream.of("shell", "-i", file("data.csv").toString(), "-o", file("results.jsonl")
+                .toString()),
                 Stream.of(more)).toArray(String[]::new);
     }
 
@@ -242,7 +246,8 @@ class ShellTest {
 
         /// Without what differs from run to run: times, run ids, the folder.
         private String steady(String text) {
-            return text.replace(folder + File.separator, "").replaceAll("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", "RUN")
+            return text.replace(folder + File.separator, "").replaceAll("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}",
+                    "RUN")
                     .replaceAll("\\d{4}-\\d\\d-\\d\\d \\d\\d:\\d\\d:\\d\\d [+-]\\d\\d:\\d\\d", "TIME")
                     .replaceAll("\\d+\\.\\d\\d\\b", "0.00");
         }
@@ -321,7 +326,8 @@ class ShellTest {
             Files.writeString(file("data.csv"), FIVE);
             var session = new Session(Map.of(), "--demo");
 
-            assertTrue(session.ok("open " + file("data.csv") + " " + file("results.jsonl")).contains("5 rows, 5 pending"));
+            assertTrue(session.ok("open " + file("data.csv") + " " + file("results.jsonl"))
+                    .contains("5 rows, 5 pending"));
             assertEquals(3, session.say("run --progress off").code());
             assertEquals("results.jsonl (2 failed) dify> ", session.desk.prompt());
             assertEquals(3, session.say("status").code());
@@ -348,7 +354,8 @@ class ShellTest {
 
             assertTrue(session.ok("failures").matches("(?s).*r-2 +1  Run failed.*r-4 +1  Run failed.*"));
             assertFalse(session.ok("failures r-4").contains("r-2"));
-            assertTrue(session.ok("failures --by error").contains("2 × Run failed: the model refused this input (r-2, r-4)"));
+            assertTrue(session.ok("failures --by error")
+                    .contains("2 × Run failed: the model refused this input (r-2, r-4)"));
             assertTrue(session.ok("failures nothing-like-it").contains("No such row"));
         }
     }
@@ -359,7 +366,8 @@ class ShellTest {
         void isADiffUntilItIsTakenBack() throws IOException {
             var session = five();
 
-            assertTrue(session.ok("set r-2 text=\"a\nb\" tone=plain").contains("- [fail] The parcel came late\n  + a\n  + b"));
+            assertTrue(session.ok("set r-2 text=\"a\nb\" tone=plain")
+                    .contains("- [fail] The parcel came late\n  + a\n  + b"));
             assertTrue(session.ok("edits").contains("2 edits of 1 row"));
             assertTrue(session.ok("show r-2").contains("tone (edited): plain"));
             session.ok("unset r-2 tone");
@@ -469,7 +477,8 @@ class ShellTest {
             var failed = session.say("try r-2");
 
             assertEquals(3, failed.code());
-            assertTrue(failed.text().contains("Failed in ") && failed.text().contains("the model refused"), failed.text());
+            assertTrue(failed.text().contains("Failed in ") && failed.text().contains("the model refused"),
+                    failed.text());
             session.ok("accept r-2");
             assertEquals("good", result("r-2").path("inputs").path("text").asText());
             assertTrue(session.refused("accept r-2").contains("no successful try"));
@@ -493,7 +502,8 @@ class ShellTest {
 
             assertTrue(session.refused("retry r-2").contains("'accept r-2' takes that result; --force"));
             assertEquals(3, session.say("retry all --progress off").code());
-            assertEquals(List.of("r-4"), events("attempt").stream().skip(6).map(event -> event.path("id").asText()).toList());
+            assertEquals(List.of("r-4"), events("attempt").stream().skip(6).map(event -> event.path("id").asText())
+                    .toList());
         }
 
         @Test
@@ -506,7 +516,8 @@ class ShellTest {
 
             var settings = new HashMap<>(dify.settings());
             settings.put("TIMEOUT", "10ms");
-            var session = new Session(settings, "-i", file("data.csv").toString(), "-o", file("results.jsonl").toString());
+            var session = new Session(settings, "-i", file("data.csv").toString(), "-o", file("results.jsonl")
+                    .toString());
             var first = session.say("try 1");
             assertEquals(3, first.code(), first.text());
             assertTrue(first.text().contains("still says running"), first.text());
@@ -594,7 +605,8 @@ class ShellTest {
             var server = HttpServer.create(new InetSocketAddress(InetAddress.getLoopbackAddress(), 0), 10);
             open.push(() -> server.stop(0));
             server.createContext("/v1/", exchange -> {
-                var body = (exchange.getRequestURI().getPath().endsWith("/info") ? "{'name':'app','mode':'workflow'}" : """
+                var body = (exchange.getRequestURI().getPath().endsWith("/info") ? "{'name':'app','mode':'workflow'}"
+                        : """
                         {'user_input_form':[{'select':{'variable':'tone','label':'tone','required':true,
                         'options':['formal','very plain']}}]}""").replace('\'', '"').getBytes(UTF_8);
                 exchange.getResponseHeaders().set("X-Version", "1.14.2");
@@ -727,9 +739,11 @@ class ShellTest {
         }
 
         private void begin(Map<String, String> settings, String... args) throws Exception {
-            assumeTrue(new ProcessBuilder(List.of("sh", "-c", "command -v tmux")).start().waitFor() == 0, "there is no tmux");
+            assumeTrue(new ProcessBuilder(List.of("sh", "-c", "command -v tmux")).start().waitFor() == 0,
+                    "there is no tmux");
             var script = new StringBuilder("trap : INT\n");
-            settings.forEach((name, value) -> script.append("export ").append(name).append("='").append(value).append("'\n"));
+            settings.forEach((name, value) -> script.append("export ").append(name).append("='").append(value)
+                    .append("'\n"));
             java(args).forEach(word -> script.append('\'').append(word).append("' "));
             script.append("\necho $? > code.tmp; mv code.tmp code; cat\n");
             Files.deleteIfExists(file("code"));
