@@ -131,7 +131,6 @@ final class DifyExec implements Runnable {
     /// What all our commands have in common, in the shell, too.
     private static CommandLine configured(CommandLine line, IDefaultValueProvider defaults) {
         line.setAbbreviatedOptionsAllowed(false)
-                .setAbbreviatedOptionsAllowed(false)
                 .setUsageHelpAutoWidth(false)
                 .setUsageHelpWidth(100)
                 .setColorScheme(CommandLine.Help.defaultColorScheme(CommandLine.Help.Ansi.OFF))
@@ -140,6 +139,7 @@ final class DifyExec implements Runnable {
                 .registerConverter(Mode.class, new OneOf<>(Mode.class))
                 .registerConverter(RetryRuns.class, new OneOf<>(RetryRuns.class))
                 .registerConverter(ProgressStyle.class, new OneOf<>(ProgressStyle.class))
+                .registerConverter(Grouping.class, new OneOf<>(Grouping.class))
                 .setParameterExceptionHandler(DifyExec::unusable)
                 .setExecutionExceptionHandler(DifyExec::stopped);
         return setDefaults(line, defaults);
@@ -260,7 +260,7 @@ final class DifyExec implements Runnable {
         @Override
         public Integer call() {
             var out = spec.commandLine().getOut();
-            var files = BatchFiles.of(output);
+            var files = BatchFiles.of(output).begun();
             if (html != null)
                 Draft.refuse(html, files, Optional.ofNullable(input), file -> force || Report.isReport(file));
             var ledger = new Ledger();
@@ -309,7 +309,7 @@ final class DifyExec implements Runnable {
 
         @Override
         public Integer call() throws IOException {
-            var files = BatchFiles.of(output);
+            var files = BatchFiles.of(output).begun();
             boolean toFile = !file.toString().equals("-");
             if (toFile) Draft.refuse(file, files, Optional.of(input), _ -> force);
             var ledger = new Ledger();
@@ -666,6 +666,9 @@ final class DifyExec implements Runnable {
     }
 
     enum ProgressStyle { AUTO, PLAIN, OFF }
+
+    /// How failures are listed.
+    enum Grouping { ROW, ERROR }
 
     /// `90`, `1.5`, `90s`, `2m`, `1h`, `500ms`; a bare number is seconds.
     static final class Durations implements ITypeConverter<Duration> {
@@ -4992,12 +4995,21 @@ final class DifyExec implements Runnable {
         }
 
         /// A batch of which nothing is on disk cannot be looked at.
-        void refuseNothing() throws IOException {
-            if (Files.exists(log) && Files.size(log) > 0 || Files.exists(retry)) return;
+        BatchFiles begun() {
+            if (size(log) > 0 || Files.exists(retry)) return this;
             if (!Files.exists(results)) throw new Unusable(results
                     + ": no such batch (neither results, .retry nor .log); start one with 'run'");
-            if (Files.size(results) <= Results.BOM.length) throw new Unusable(results
+            if (size(results) <= Results.BOM.length) throw new Unusable(results
                     + ": empty, and there is neither .retry nor .log; start a batch with 'run'");
+            return this;
+        }
+
+        private static long size(Path file) {
+            try {
+                return Files.exists(file) ? Files.size(file) : 0;
+            } catch (IOException problem) {
+                throw new Unusable(file + ": " + Plain.of(problem));
+            }
         }
 
         /// `--fresh`: the earlier batch keeps its files under another name. The caller holds the lock.
@@ -6210,7 +6222,6 @@ final class DifyExec implements Runnable {
         /// What the files say, without lock or writing; another process may be at work on them.
         static Batch peek(BatchFiles files, Optional<Csv> csv, Reading reading) {
             try {
-                files.refuseNothing();
                 return read(files, csv, reading);
             } catch (IOException problem) {
                 throw new Unusable(files.results() + ": " + Plain.of(problem));
@@ -6252,7 +6263,8 @@ final class DifyExec implements Runnable {
         private void refuseOthers() throws IOException {
             boolean known = index.size() > index.rows() || IntStream.range(0, index.rows())
                     .anyMatch(entry -> index.standing(entry) != Standing.PENDING);
-            if (!known && history.session().isEmpty() && history.attempts + history.unread == 0)
+            if (!known && history.session().isEmpty() && history.attempts + history.unread == 0
+                    && Files.exists(files.results()))
                 throw new Unusable(files.results() + ": no line of it is a result");
             if (!history.lost.isEmpty() && (!Files.exists(files.results()) || Files.size(files.results()) == 0))
                 throw new Unusable(files.results() + ": gone, and the log knows of "
@@ -8905,8 +8917,6 @@ final class DifyExec implements Runnable {
 
         @Command(name = "failures", description = "Lists the rows that failed, are paused or unknown.")
         static final class Failures implements Callable<Integer> {
-            enum By { ROW, ERROR }
-
             @ParentCommand Prompt prompt;
             @Spec CommandSpec spec;
 
@@ -8916,7 +8926,7 @@ final class DifyExec implements Runnable {
 
             @Option(names = "--by", paramLabel = "HOW", defaultValue = "row",
                     description = "row, or error: grouped by cause, with counts.")
-            By by;
+            Grouping by;
 
             @Option(names = "--all", description = "Not only the first 50.")
             boolean all;
@@ -8924,7 +8934,7 @@ final class DifyExec implements Runnable {
             @Override
             public Integer call() {
                 var rows = prompt.desk.failures(text);
-                if (by == By.ERROR) FailureView.byError(prompt.desk.batch(), rows, all, spec.commandLine().getOut());
+                if (by == Grouping.ERROR) FailureView.byError(prompt.desk.batch(), rows, all, spec.commandLine().getOut());
                 else FailureView.byRow(prompt.desk.batch(), rows, all, spec.commandLine().getOut());
                 return OK;
             }

@@ -248,8 +248,9 @@ class ShellTest {
         private String steady(String text) {
             return text.replace(folder + File.separator, "").replaceAll("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}",
                     "RUN")
-                    .replaceAll("\\d{4}-\\d\\d-\\d\\d \\d\\d:\\d\\d:\\d\\d [+-]\\d\\d:\\d\\d", "TIME")
-                    .replaceAll("\\d+\\.\\d\\d\\b", "0.00");
+                    .replaceAll("\\d{4}-\\d\\d-\\d\\d \\d\\d:\\d\\d:\\d\\d( [+-]\\d\\d:\\d\\d)?", "TIME")
+                    .replaceAll("(?<![\\d.])\\d+\\.\\d\\d\\b(?!\\.)", "0.00")
+                    .replaceAll("(time|throughput) .*", "$1");
         }
 
         @Test
