@@ -3277,7 +3277,7 @@ final class DifyExec implements Runnable {
         /// @param firstEvent how long a stream may say nothing before its first event
         static DifyClient of(Access access, Duration timeout, Duration firstEvent) {
             var tasks = Executors.newVirtualThreadPerTaskExecutor();
-            return new DifyClient(Transport.of(access, Runnable::run, CONNECT), access, timeout, firstEvent, new Watches(),
+            return new DifyClient(Transport.of(access, tasks, CONNECT), access, timeout, firstEvent, new Watches(),
                     tasks);
         }
 
@@ -3295,7 +3295,7 @@ final class DifyExec implements Runnable {
                     + "/run";
             var post = request(path).header("Content-Type", "application/json")
                     .POST(HttpRequest.BodyPublishers.ofByteArray(body(attempt, inputs, streaming))).build();
-            return exchange(post, streaming ? firstEvent : timeout,
+            return exchange(post, DifyClient::whole, streaming ? firstEvent : timeout,
                     streaming ? Symptom.SILENCE : Symptom.TIMED_OUT, (answer, watch) -> {
                         if (answer.statusCode() != 200) return refused(answer);
                         return isStream(answer) ? stream(answer, watch, told) : blocking(answer);
@@ -3441,8 +3441,13 @@ final class DifyExec implements Runnable {
         /// @param limit   to the headers, and on to the end unless the reader sets another
         /// @param overdue what it is called when that passes
         private Seen exchange(HttpRequest request, Duration limit, Symptom overdue, AnswerUse use) {
+            return exchange(request, HttpResponse.BodyHandlers.ofInputStream(), limit, overdue, use);
+        }
+
+        private Seen exchange(HttpRequest request, HttpResponse.BodyHandler<InputStream> body, Duration limit,
+                Symptom overdue, AnswerUse use) {
             long began = System.nanoTime();
-            var sending = http.sendAsync(request, HttpResponse.BodyHandlers.ofInputStream());
+            var sending = http.sendAsync(request, body);
             HttpResponse<InputStream> answer;
             try {
                 answer = sending.get(limit.toNanos(), NANOSECONDS);
@@ -3457,10 +3462,10 @@ final class DifyExec implements Runnable {
                 return new Seen.Cut(Optional.empty(), Symptom.NO_ANSWER, "given up");
             }
             var left = limit.minusNanos(System.nanoTime() - began);
-            try (var body = answer.body(); var watch = watches.watch(body, left)) {
+            try (var in = answer.body(); var watch = watches.watch(in, left)) {
                 try {
                     var seen = use.read(answer, watch);
-                    if (!isStream(answer)) drain(answer.body(), watch);
+                    if (!isStream(answer)) drain(in, watch);
                     return seen;
                 } catch (IOException problem) {
                     return new Seen.Cut(watch.run(), watch.isOver() ? watch.overdue(overdue) : Symptom.CUT,
@@ -3470,6 +3475,13 @@ final class DifyExec implements Runnable {
                 return new Seen.Cut(Optional.empty(), Symptom.CUT,
                         "closing failed"); // cannot happen: the JDK's close does not throw
             }
+        }
+
+        /// A body that comes as a whole wakes its reader once, not twice; a stream comes as it is.
+        private static HttpResponse.BodySubscriber<InputStream> whole(HttpResponse.ResponseInfo answer) {
+            return isStream(answer.headers()) ? HttpResponse.BodySubscribers.ofInputStream()
+                    : HttpResponse.BodySubscribers.mapping(HttpResponse.BodySubscribers.ofByteArray(),
+                            ByteArrayInputStream::new);
         }
 
         /// Reads on to the end, so that the connection serves again; what is known by now stays known.
@@ -3626,7 +3638,11 @@ final class DifyExec implements Runnable {
         }
 
         private static boolean isStream(HttpResponse<?> answer) {
-            return answer.headers().firstValue("Content-Type").orElse("").startsWith("text/event-stream");
+            return isStream(answer.headers());
+        }
+
+        private static boolean isStream(HttpHeaders headers) {
+            return headers.firstValue("Content-Type").orElse("").startsWith("text/event-stream");
         }
 
         private static boolean isDify(HttpResponse<?> answer) {
