@@ -2586,7 +2586,7 @@ final class DifyExec implements Runnable {
         private final ArrayDeque<Instant> recent = new ArrayDeque<>();
         private final Latencies latencies = new Latencies();
         private long tokens, retries, throttled, harvested, late;
-        private int running, waiting, doubts, limit, lowest, ceiling;
+        private int running, waiting, doubts, limit, lowest, highest, ceiling;
 
         Tally(Index index, long asked, Clock clock) {
             this.index = index;
@@ -2634,6 +2634,7 @@ final class DifyExec implements Runnable {
             this.doubts = doubts;
             this.limit = pace.limit();
             this.lowest = pace.lowest();
+            this.highest = pace.highest();
             this.ceiling = pace.ceiling();
             return this;
         }
@@ -2935,7 +2936,7 @@ final class DifyExec implements Runnable {
         private final int ceiling;
         private final Optional<Duration> wait;
         private final Optional<Rate> rate;
-        private int limit, lowest, quiet = 0;
+        private int limit, lowest, highest = 0, quiet = 0;
         private long cutAt = 0;
         private Duration shortest = Duration.ofDays(1);
         private Instant nextStart = Instant.MIN, nextByRate = Instant.MIN;
@@ -2997,6 +2998,7 @@ final class DifyExec implements Runnable {
         private void cut(int busy, long begun) {
             cutAt = begun;
             lower(busy);
+            highest = Math.max(highest, limit);
         }
 
         private void lower(int runs) {
@@ -3007,7 +3009,7 @@ final class DifyExec implements Runnable {
         /// One more for every ten windows without a refusal.
         void succeeded() {
             if (limit < ceiling && ++quiet >= WINDOWS * limit) {
-                limit++;
+                highest = Math.max(highest, ++limit);
                 quiet = 0;
             }
         }
@@ -3016,8 +3018,13 @@ final class DifyExec implements Runnable {
             return limit;
         }
 
+        /// The least that was allowed at a time, and the most since the first cut.
         int lowest() {
             return lowest;
+        }
+
+        int highest() {
+            return highest;
         }
 
         int ceiling() {
@@ -6779,9 +6786,8 @@ final class DifyExec implements Runnable {
             if (tally.retries > 0) err.println("  " + Plain.count(tally.retries, "retry", "retries"));
             if (tally.harvested > 0) err.println("  " + Plain.count(tally.harvested, "run")
                     + " looked up instead of run again");
-            if (tally.throttled > 0) err.println("  throttled " + tally.throttled + " times, ran at " + tally.lowest
-                    + "–"
-                    + tally.ceiling + " of " + tally.ceiling);
+            if (tally.throttled > 0) err.println("  throttled " + Plain.count(tally.throttled, "time") + ", ran at " + tally.lowest
+                    + (tally.highest > tally.lowest ? "–" + tally.highest : "") + " of " + tally.ceiling);
             if (tally.late > 0) err.println("  " + Plain.count(tally.late, "run") + " turned up late: see 'late' in "
                     + batch.files().log());
             if (work.rows.limit != null) estimate(batch.index().count(Standing.PENDING), tally).ifPresent(err::println);

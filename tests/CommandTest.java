@@ -900,6 +900,17 @@ class CommandTest {
         }
 
         @Test
+        void thatRefusesSomeRunsIsSaidToHaveSlowedTheBatchDown() throws IOException {
+            rows(4);
+            dify.row("2", dify.refused(429, "too_many_requests", "Too many requests."), dify.ended("succeeded", ""));
+
+            var call = dify.run("-c", "2");
+
+            assertEquals(0, call.code(), call.err());
+            assertTrue(call.err().contains("  throttled 1 time, ran at 1 of 2"), call.err());
+        }
+
+        @Test
         void refusesTheKey() throws IOException {
             dify.info(dify.refused(401, "unauthorized", "Access token is invalid"));
             dify.rows(dify.refused(401, "unauthorized", "Access token is invalid"));

@@ -2564,6 +2564,7 @@ final class DifyExecTest {
             assertEquals(3, pace.limit());
             for (int run = 0; run < 30; run++) pace.succeeded();
             assertEquals(4, pace.limit());
+            assertEquals(List.of(2, 4), List.of(pace.lowest(), pace.highest()));
         }
 
         @Test
