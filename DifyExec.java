@@ -6113,7 +6113,10 @@ final class DifyExec implements Runnable {
                 if (Files.isDirectory(file)) throw new Unusable(file + ": a folder; name a file");
                 var parent = file.toAbsolutePath().getParent();
                 if (!Files.isDirectory(parent)) throw new Unusable(file + ": there is no folder " + parent);
-                if (!Files.exists(file)) return;
+                if (!Files.exists(file)) {
+                    refuseName(file, parent, files);
+                    return;
+                }
                 files.refuse(file);
                 if (input.isPresent() && Files.exists(input.get()) && Files.isSameFile(file, input.get()))
                     throw new Unusable(file + " is both input and output: name another file");
@@ -6122,6 +6125,14 @@ final class DifyExec implements Runnable {
             } catch (IOException problem) {
                 throw new Unusable(file + ": " + Plain.of(problem));
             }
+        }
+
+        /// A file of the batch that is not there yet: what stood in it would be taken for the batch's.
+        private static void refuseName(Path file, Path folder, BatchFiles files) throws IOException {
+            for (var own : List.of(files.results(), files.retry(), files.log(), files.lock()))
+                if (own.getFileName().equals(file.getFileName())
+                        && Files.isSameFile(own.toAbsolutePath().getParent(), folder))
+                    throw new Unusable(file + ": the batch has a file of this name; name another");
         }
 
         static void write(Path file, Content content) {

@@ -13,6 +13,7 @@ import org.junit.jupiter.api.io.TempDir;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
 import org.junit.jupiter.params.provider.EnumSource;
+import org.junit.jupiter.params.provider.ValueSource;
 import picocli.CommandLine;
 
 import module java.base;
@@ -503,6 +504,22 @@ class ViewsTest {
             assertEquals(before, contents());
         }
 
+        @ParameterizedTest
+        @ValueSource(strings = {".retry", ".lock"})
+        void takesNoNameThatTheBatchMayNeed(String suffix) throws IOException {
+            batch().success("a", "", "{}").save();
+            Files.createSymbolicLink(folder.resolve("link"), folder);
+            var before = contents();
+
+            for (var file : List.of("results.jsonl" + suffix, "link/results.jsonl" + suffix)) {
+                var export = export("--force", path(file));
+                assertEquals(2, export.code());
+                assertTrue(sentence(export).contains("the batch has a file of this name"), export.err());
+                assertEquals(2, call("status", "--force", "-o", path("results.jsonl"), "--html", path(file)).code());
+            }
+            assertEquals(before, contents());
+        }
+
         @Test
         void leavesNoHalfFile() throws IOException {
             mixed().save();
@@ -522,7 +539,7 @@ class ViewsTest {
         private Map<String, String> contents() throws IOException {
             var contents = new TreeMap<String, String>();
             try (var files = Files.list(folder)) {
-                for (var file : files.toList()) contents.put(file.getFileName().toString(), Files.readString(file));
+                for (var file : files.filter(Files::isRegularFile).toList()) contents.put(file.getFileName().toString(), Files.readString(file));
             }
             return contents;
         }
