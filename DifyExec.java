@@ -7818,14 +7818,29 @@ final class DifyExec implements Runnable {
             return text.substring(0, Character.isHighSurrogate(text.charAt(longest - 1)) ? longest - 1 : longest);
         }
 
+        /// Each attempt with its last end. With `--user` all attempts of a row, and its tries, have one name.
+        private static Map<Event.Attempt, Optional<Event.End>> ends(List<Event> events) {
+            var ends = new LinkedHashMap<Event.Attempt, Optional<Event.End>>();
+            var newest = new HashMap<String, Event.Attempt>();
+            for (var event : events) {
+                if (event instanceof Event.Attempt attempt) {
+                    ends.put(attempt, Optional.empty());
+                    newest.put(History.orEmpty(attempt.user()), attempt);
+                } else if (event instanceof Event.End end && !end.isOfTry()) {
+                    var attempt = newest.get(History.orEmpty(end.user()));
+                    if (attempt != null) ends.put(attempt, Optional.of(end));
+                }
+            }
+            return ends;
+        }
+
         /// `[start, mode, outcome, seconds, error, run if it is another than the row's]`
         private void attempts(List<Event> events, String run, JsonGenerator json) throws IOException {
-            var ends = new HashMap<String, Event.End>();
-            for (var event : events) if (event instanceof Event.End end) ends.put(History.orEmpty(end.user()), end);
             json.writeStartArray();
-            for (var event : events) {
-                if (!(event instanceof Event.Attempt attempt)) continue;
-                var end = ends.get(attempt.user());
+            for (var told = ends(events).entrySet().iterator(); told.hasNext(); ) {
+                var next = told.next();
+                var attempt = next.getKey();
+                var end = next.getValue().orElse(null);
                 json.writeStartArray();
                 json.writeNumber(attempt.t().toEpochMilli() - start());
                 json.writeString(attempt.mode());

@@ -587,6 +587,23 @@ class ViewsTest {
         }
 
         @Test
+        void tellsAttemptsOfOneNameApart() throws IOException {
+            var written = batch().row("a", "");
+            for (var became : List.of("again", "failed", "try_succeeded")) {
+                if (!became.startsWith("try")) written.event("attempt", written.second++, line -> line.put("id", "a")
+                        .put("user", "me").put("mode", "blocking").put("kind", "row"));
+                written.event("end", written.second++, line -> line.put("id", "a").put("user", "me")
+                        .put("outcome", became).put("seconds", 1.0).put("error", became));
+            }
+            written.save();
+
+            report();
+
+            assertEquals(List.of("again", "failed"), rows().getFirst().get(9).valueStream()
+                    .map(attempt -> attempt.get(2).asText()).toList());
+        }
+
+        @Test
         void letsInNothingButItsOwnStyleAndScript() throws Exception {
             mixed().save();
             report();
