@@ -7310,7 +7310,7 @@ final class DifyExec implements Runnable {
                     before = total();
                     resumed = -1;
                     now(session.t());
-                    open.values().forEach(attempt -> stops[attempt] = (int) before);
+                    for (int attempt : open.values()) if (stops[attempt] < 0) stops[attempt] = (int) before;
                 }
                 case Event.Attempt attempt when "row".equals(attempt.kind()) -> start(attempt);
                 case Event.End end -> end(end);

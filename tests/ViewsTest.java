@@ -755,6 +755,12 @@ class ViewsTest {
             end(110, "b", "succeeded");
 
             assertArrayEquals(new double[] {2, 1}, timeline.inFlight(2, 10_000));
+
+            session(200);
+            attempt(200, "c");
+            end(210, "c", "succeeded");
+
+            assertArrayEquals(new double[] {2, 1, 1}, timeline.inFlight(3, 10_000));
         }
     }
 
