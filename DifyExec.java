@@ -320,9 +320,20 @@ final class DifyExec implements Runnable {
                 if (!force) batch.refuseStrangers(input);
                 var export = new Spreadsheet(batch, ledger, names.all(), failed, raw);
                 if (toFile) Draft.write(file, export::write);
-                else export.write(standardOutput);
+                else print(export);
                 export.tell(spec.commandLine().getErr());
                 return OK;
+            }
+        }
+
+        /// A reader that has left and a full disk are told: a PrintStream keeps both to itself.
+        private void print(Spreadsheet export) {
+            try {
+                export.write(standardOutput);
+                if (standardOutput instanceof PrintStream stream && stream.checkError())
+                    throw new IOException("full, or its reader has left");
+            } catch (IOException problem) {
+                throw new Unusable("standard output: cannot be written (" + Plain.of(problem) + ")");
             }
         }
     }

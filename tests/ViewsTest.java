@@ -469,6 +469,27 @@ class ViewsTest {
         }
 
         @Test
+        void saysThatStandardOutputCannotBeWritten() throws IOException {
+            batch().success("a", "", "{}").save();
+            var full = new OutputStream() {
+                @Override
+                public void write(int one) throws IOException {
+                    throw new IOException("No space left on device");
+                }
+            };
+
+            for (var out : List.of(full, new PrintStream(full))) {
+                var err = new StringWriter();
+                var line = DifyExec.commandLine(DifyExec.Env.of(Map.of())).addSubcommand("to",
+                        new DifyExec.Export(out)).setErr(new PrintWriter(err, true));
+                line.getSubcommands().get("to").setExecutionExceptionHandler(line.getExecutionExceptionHandler());
+
+                assertEquals(2, line.execute("to", "-i", path("data.csv"), "-o", path("results.jsonl"), "-"));
+                assertTrue(err.toString().startsWith("difyexec: standard output: cannot be written ("), err.toString());
+            }
+        }
+
+        @Test
         void namesTheIdsThatTheCsvLacks() throws IOException {
             mixed().save();
             Files.writeString(folder.resolve("data.csv"), "id,text\na,1\ne,2\nnew,3\n");
