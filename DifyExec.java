@@ -5781,7 +5781,7 @@ final class DifyExec implements Runnable {
         private void stand(int entry, Standing standing, Open known, Event.End end) {
             if (standing.isSuccess()) {
                 notStarted.remove(end.id());
-                latencies.add((long) (end.seconds() * 1000));
+                latencies.add(Math.round(end.seconds() * 1000));
                 if (!index.standing(entry).isSuccess()) lost.put(entry, known);
                 changed.set(entry, index.cells(entry) != 0 && known.isOfOther(index.cells(entry)));
                 causes.remove(entry);
@@ -5890,7 +5890,7 @@ final class DifyExec implements Runnable {
                 case Event.End end -> {
                     int entry = index.findOrAdd(end.id());
                     add(entry, at, 0);
-                    if (Standing.of(end.outcome()).isPresent()) millis[entry] = (int) (end.seconds() * 1000);
+                    if (Standing.of(end.outcome()).isPresent()) millis[entry] = (int) Math.round(end.seconds() * 1000);
                 }
                 case Event.Late late when index.find(late.id()) >= 0 -> add(index.find(late.id()), at, 0);
                 case Event.Attempt _, Event.Session _, Event.Run _, Event.Late _, Event.Upload _, Event.Look _,

@@ -442,6 +442,14 @@ class ViewsTest {
         }
 
         @Test
+        void losesNoMillisecond() throws IOException {
+            batch().row("a", "").attempt("a").end("a", line -> line.put("outcome", "failed").put("seconds", 1.001))
+                    .save();
+
+            assertEquals("1.001", strictly(written()).get(1).get(6));
+        }
+
+        @Test
         void readsResultsOfTheOriginalTool() throws IOException {
             Files.writeString(folder.resolve("data.csv"), "id,status\na,new\nb,old\n");
             Files.writeString(folder.resolve("results.jsonl"), """
