@@ -7198,7 +7198,7 @@ final class DifyExec implements Runnable {
 
         void write(OutputStream out) throws IOException {
             var index = batch.index();
-            var cells = new CellWriter(out, raw);
+            var cells = new CellWriter(out, batch.csv().delimiter, raw);
             cells.write(header());
             try (var endings = new Endings(batch, ledger)) {
                 var all = batch.csv().rows(entry -> !failed || index.standing(entry).isOnRetryList(), index);
@@ -7248,25 +7248,28 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Writes a CSV (RFC 4180) that spreadsheets open as it is: UTF-8 with byte order mark, CR LF.
+    /// Writes a CSV (RFC 4180) that spreadsheets open as it is: UTF-8 with byte order mark, CR LF,
+    /// and the input's delimiter, which is the one that its owner's spreadsheet expects.
     static final class CellWriter {
         static final int EXCEL = 32_767;
         private static final Pattern CONTROLS = Pattern.compile("[\\x00-\\x08\\x0B\\f\\x0E-\\x1F\\x7F-\\x9F]");
         private static final Pattern NUMBER = Pattern.compile("[+-]?(\\d+([.,]\\d+)*|[.,]\\d+)([eE][+-]?\\d+)?%?");
 
         private final Writer out;
+        private final char delimiter;
         private final boolean raw;
         private long guarded = 0, tooLong = 0;
 
-        CellWriter(OutputStream out, boolean raw) throws IOException {
+        CellWriter(OutputStream out, char delimiter, boolean raw) throws IOException {
             this.out = new BufferedWriter(new OutputStreamWriter(out, UTF_8), 1 << 16);
+            this.delimiter = delimiter;
             this.raw = raw;
             this.out.write('\uFEFF');
         }
 
         void write(List<String> cells) throws IOException {
             for (int i = 0; i < cells.size(); i++) {
-                if (i > 0) out.write(',');
+                if (i > 0) out.write(delimiter);
                 write(cells.get(i));
             }
             out.write("\r\n");
@@ -7275,7 +7278,7 @@ final class DifyExec implements Runnable {
         private void write(String cell) throws IOException {
             if (cell.length() > EXCEL) tooLong++;
             var text = raw ? cell : guarded(cell);
-            boolean quoted = text.chars().anyMatch(c -> c == '"' || c == ',' || c == ';' || c == '\t' || c == '\n'
+            boolean quoted = text.chars().anyMatch(c -> c == delimiter || c == '"' || c == ',' || c == ';' || c == '\t' || c == '\n'
                     || c == '\r') || text.startsWith(" ") || text.endsWith(" ");
             out.write(quoted ? '"' + text.replace("\"", "\"\"") + '"' : text);
         }

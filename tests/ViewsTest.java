@@ -441,6 +441,20 @@ class ViewsTest {
                     rows.get(1).subList(2, 7));
         }
 
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, delimiter = '/', textBlock = """
+                delimiter / row
+                ;         / a;"x,y";"p;q";succeeded
+                |         / a|"x,y"|"p;q"|succeeded
+                """)
+        void keepsTheDelimiterOfTheInput(String delimiter, String row) throws IOException {
+            batch().success("a", "x,y", "{\"o\":\"p;q\"}").save();
+            Files.writeString(folder.resolve("data.csv"), "id,text\na,\"x,y\"\n".replaceFirst(",", delimiter)
+                    .replaceFirst("\na,", "\na" + delimiter));
+
+            assertTrue(written("--delimiter", delimiter).lines().toList().get(1).startsWith(row));
+        }
+
         @Test
         void losesNoMillisecond() throws IOException {
             batch().row("a", "").attempt("a").end("a", line -> line.put("outcome", "failed").put("seconds", 1.001))
