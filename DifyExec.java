@@ -6000,10 +6000,11 @@ final class DifyExec implements Runnable {
     /// What a view shows of a row's end.
     ///
     /// @param outputs by name; empty without a success
+    /// @param edited  the shell had changed the inputs: they are not the CSV's
     /// @param seconds as Dify measured them; like the numbers after it a text, empty where it is not known
     record Ending(Map<String, Value> inputs, Map<String, Value> outputs, String run, String seconds, String tokens,
-            String price, String currency, String error) {
-        static final Ending NONE = new Ending(Map.of(), Map.of(), "", "", "", "", "", "");
+            String price, String currency, String error, boolean edited) {
+        static final Ending NONE = new Ending(Map.of(), Map.of(), "", "", "", "", "", "", false);
 
         /// A text, or JSON as it stands in the results.
         record Value(String text, boolean json) {}
@@ -6012,7 +6013,7 @@ final class DifyExec implements Runnable {
             return new Ending(Map.of(), Map.of(), History.orEmpty(end.run()), "",
                     end.tokens() == 0 ? "" : Long.toString(end.tokens()),
                     end.price() == null ? "" : end.price().toPlainString(), History.orEmpty(end.currency()),
-                    History.orEmpty(end.error()));
+                    History.orEmpty(end.error()), false);
         }
 
         /// Of a line of the results.
@@ -6034,7 +6035,8 @@ final class DifyExec implements Runnable {
                 outputs = unwrapped(outputs.get("outputs"), outputs);
             return new Ending(inputs, outputs, texts.getOrDefault("workflow_run_id", ""),
                     texts.getOrDefault("elapsed_time", ""), texts.getOrDefault("total_tokens", ""),
-                    texts.getOrDefault("total_price", ""), texts.getOrDefault("currency", ""), "");
+                    texts.getOrDefault("total_price", ""), texts.getOrDefault("currency", ""), "",
+                    "true".equals(texts.get("edited")));
         }
 
         /// The original tool put the outputs into an object of that name.
@@ -7180,7 +7182,7 @@ final class DifyExec implements Runnable {
     /// The batch as a CSV in the input's order: its columns, `output.<name>` for each output, then how the row ended.
     static final class Spreadsheet {
         private static final List<String> ENDING = List.of("status", "error", "run_id", "attempts", "seconds", "tokens",
-                "price", "currency");
+                "price", "currency", "edited");
 
         private final Batch batch;
         private final Ledger ledger;
@@ -7232,7 +7234,7 @@ final class DifyExec implements Runnable {
             cells.addAll(List.of(batch.index().standing(entry).word(), ending.error(), ending.run(),
                     attempts == 0 ? "" : Integer.toString(attempts),
                     millis == 0 ? ending.seconds() : BigDecimal.valueOf(millis, 3).toPlainString(), ending.tokens(),
-                    ending.price(), ending.currency()));
+                    ending.price(), ending.currency(), ending.edited() ? "true" : ""));
             return cells;
         }
 
@@ -7787,7 +7789,7 @@ final class DifyExec implements Runnable {
             return batch.history().startedAt == null ? 0 : batch.history().startedAt.toEpochMilli();
         }
 
-        /// `[id, outcome, cause, seconds, tokens, price, run, {inputs}, {outputs}, [attempts]]`
+        /// `[id, outcome, cause, seconds, tokens, price, run, {inputs}, {outputs}, [attempts], true if edited]`
         private void row(int entry, Map<String, String> cells, Endings endings, JsonGenerator json) throws IOException {
             var standing = batch.index().standing(entry);
             var ending = endings.of(entry);
@@ -7809,6 +7811,7 @@ final class DifyExec implements Runnable {
             for (var output : ending.outputs().entrySet()) value(output.getKey(), output.getValue(), json);
             json.writeEndObject();
             attempts(endings.events(entry), ending.run(), json);
+            if (ending.edited()) json.writeBoolean(true);
             json.writeEndArray();
             json.writeRaw('\n');
         }
@@ -8045,7 +8048,7 @@ final class DifyExec implements Runnable {
         /// Reads the rows block by block, keeps a selection of their numbers, and draws those in view.
         static final String SCRIPT = """
                 'use strict';
-                const [ID, OUTCOME, CAUSE, SECONDS, TOKENS, PRICE, RUN, INPUTS, OUTPUTS, ATTEMPTS] = Array(10).keys();
+                const [ID, OUTCOME, CAUSE, SECONDS, TOKENS, PRICE, RUN, INPUTS, OUTPUTS, ATTEMPTS, EDITED] = Array(11).keys();
                 const HEIGHT = 36, TALLEST = 8e6, PRINTED = 200;
                 const STEPS = {ArrowDown: 1, ArrowUp: -1, PageDown: 12, PageUp: -12, Home: -Infinity, End: Infinity};
                 const at = id => document.getElementById(id);
@@ -8186,7 +8189,8 @@ final class DifyExec implements Runnable {
                   const known = Object.fromEntries(Object.entries(facts).filter(fact => fact[1] !== ''));
                   const body = at('detail-body');
                   body.replaceChildren(element('span', 'chip ' + word, word), ...values('Run', known),
-                    ...values('Inputs', row[INPUTS]), ...values('Outputs', row[OUTPUTS]), ...attempts(row));
+                    ...values(row[EDITED] ? 'Inputs, edited: not those of the CSV' : 'Inputs', row[INPUTS]),
+                    ...values('Outputs', row[OUTPUTS]), ...attempts(row));
                   at('before').disabled = place === 0;
                   at('after').disabled = place === chosen.length - 1;
                   if (!at('detail').open) at('detail').showModal();

@@ -363,7 +363,7 @@ class ViewsTest {
             var rows = strictly(written("--failed"));
 
             assertEquals(List.of("id", "text", "status", "error", "run_id", "attempts", "seconds", "tokens", "price",
-                    "currency"), rows.getFirst());
+                    "currency", "edited"), rows.getFirst());
             assertEquals(List.of("d", "e"), rows.stream().skip(1).map(List::getFirst).toList());
         }
 
@@ -456,6 +456,18 @@ class ViewsTest {
         }
 
         @Test
+        void marksResultsOfEditedInputs() throws IOException {
+            var written = batch().success("a", "as in the CSV", "{}").success("b", "", "{}");
+            int last = written.results.lastIndexOf("}");
+            written.results.replace(last, last + 1, ",\"edited\":true}");
+            written.save();
+
+            assertEquals(List.of("edited", "", "true"), strictly(written()).stream().map(List::getLast).toList());
+            report();
+            assertEquals(List.of(false, true), rows().stream().map(row -> row.path(10).asBoolean()).toList());
+        }
+
+        @Test
         void losesNoMillisecond() throws IOException {
             batch().row("a", "").attempt("a").end("a", line -> line.put("outcome", "failed").put("seconds", 1.001))
                     .save();
@@ -473,9 +485,9 @@ class ViewsTest {
 
             assertEquals(List.of(
                     List.of("id", "status", "output.answer", "run.status", "error", "run_id", "attempts", "seconds",
-                            "tokens", "price", "currency"),
-                    List.of("a", "new", "2", "succeeded", "", "", "", "", "", "", ""),
-                    List.of("b", "old", "", "pending", "", "", "", "", "", "", "")), strictly(written()));
+                            "tokens", "price", "currency", "edited"),
+                    List.of("a", "new", "2", "succeeded", "", "", "", "", "", "", "", ""),
+                    List.of("b", "old", "", "pending", "", "", "", "", "", "", "", "")), strictly(written()));
         }
 
         @Test
