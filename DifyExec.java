@@ -258,18 +258,25 @@ final class DifyExec implements Runnable {
         }
 
         @Override
-        public Integer call() {
-            var out = spec.commandLine().getOut();
+        public Integer call() throws IOException {
             var files = BatchFiles.of(output).begun();
             if (html != null)
                 Draft.refuse(html, files, Optional.ofNullable(input), file -> force || Report.isReport(file));
+            if (input == null) return tell(files, Optional.empty());
+            try (var source = Source.of(input, Optional.of(files))) {
+                return tell(files, Optional.of(shape.open(source.path())));
+            }
+        }
+
+        private int tell(BatchFiles files, Optional<Csv> csv) {
+            var out = spec.commandLine().getOut();
             var ledger = new Ledger();
             var timeline = new Timeline();
-            var batch = Batch.peek(files, Optional.ofNullable(input).map(shape::open),
+            var batch = Batch.peek(files, csv,
                     html == null ? Reading.NOTHING : ledger.and(timeline));
             if (html != null) Draft.write(html, new Report(batch, ledger, timeline)::write);
             if (json) out.println(StatusView.json(batch));
-            else StatusView.print(batch, out, Paint.of(env));
+            else StatusView.print(batch, input == null ? "CSV" : input.toString(), out, Paint.of(env));
             if (html != null) spec.commandLine().getErr().println("Report: " + html);
             return batch.index().isComplete() ? OK : ROWS_LEFT;
         }
@@ -6948,7 +6955,8 @@ final class DifyExec implements Runnable {
             }
         }
 
-        static void print(Batch batch, PrintWriter out, Paint paint) {
+        /// @param csv the input as it was named, for the next command
+        static void print(Batch batch, String csv, PrintWriter out, Paint paint) {
             out.println(paint.bold(batch.files().results().toString()) + ": "
                     + Plain.number(batch.index().rows()) + (batch.index().rows() == 1 ? " row" : " rows")
                     + batch.history().session().map(session -> paint.faint(" · " + app(session))).orElse(""));
@@ -6962,7 +6970,7 @@ final class DifyExec implements Runnable {
                     causes.stream().filter(cause -> cause.outcome() != Standing.FAILED).toList(), out, paint);
             warnings(batch, out);
             out.println();
-            next(batch, batch.csv == null ? "CSV" : batch.csv.path.toString(), "", out);
+            next(batch, csv, "", out);
             out.flush();
         }
 

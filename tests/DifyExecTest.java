@@ -4100,7 +4100,7 @@ final class DifyExecTest {
             Files.writeString(folder.resolve("results.jsonl.log"), log);
             var files = DifyExec.BatchFiles.of(folder.resolve("results.jsonl"));
             var out = new StringWriter();
-            DifyExec.StatusView.print(DifyExec.Batch.peek(files, Optional.empty(), DifyExec.Reading.NOTHING),
+            DifyExec.StatusView.print(DifyExec.Batch.peek(files, Optional.empty(), DifyExec.Reading.NOTHING), "CSV",
                     new PrintWriter(out, true), DifyExec.Paint.NONE);
             return out.toString();
         }

@@ -195,6 +195,23 @@ class ViewsTest {
         }
 
         @Test
+        void readsARedirectedInputWhichCanBeReadOnce() throws IOException {
+            mixed().save();
+            var before = System.in;
+            try (var in = Files.newInputStream(folder.resolve("data.csv"))) {
+                System.setIn(in);
+
+                var call = call("status", "-i", "-", "-o", path("results.jsonl"), "--html", path("report.html"));
+
+                assertEquals(3, call.code(), call.err());
+                assertTrue(call.out().contains("Next: difyexec run -i - -o "), call.out());
+                assertEquals("sixth", rows().get(5).get(7).get("text").asText());
+            } finally {
+                System.setIn(before);
+            }
+        }
+
+        @Test
         void leavesOutTheTimeBetweenSessions() throws IOException {
             var written = batch().success("a", "", "{}");
             written.second = 100_000;
