@@ -4515,20 +4515,23 @@ final class DifyExec implements Runnable {
 
         private record Header(List<String> columns, char delimiter) {}
 
-        /// The first record, with the delimiter that gives most columns: a comma unless `;` or a tab gives more.
+        /// The first record, with the delimiter that gives most columns: a comma unless `;` or a tab gives more. One that
+        /// the quotes contradict is none: behind `"id"` there is no text.
         private static Header header(Path path, Charset charset, Optional<Character> given) {
             Header best = null;
+            IOException fault = null;
             for (char delimiter : given.map(List::of).orElse(List.of(',', ';', '\t'))) {
                 try (var records = records(path, charset, delimiter)) {
                     var record = records.next();
                     if (record == null || record.isBlank()) throw new Unusable(path + ": empty, not even a header");
                     var cells = new RFC4180ParserBuilder().withSeparator(delimiter).build().parseLine(record);
-                    if (best == null || cells.length > best.columns().size()) best = new Header(List.of(cells),
-                            delimiter);
+                    if (best == null || cells.length > best.columns().size())
+                        best = new Header(List.of(cells), delimiter);
                 } catch (IOException problem) {
-                    throw unreadable(path, charset, problem, 1);
+                    if (fault == null) fault = problem;
                 }
             }
+            if (best == null) throw unreadable(path, charset, fault, 1);
             return best;
         }
 

@@ -3293,6 +3293,14 @@ final class DifyExecTest {
             assertEquals(List.of(List.of("a", "1"), List.of("b", "2")), cells(rows(text)), name);
         }
 
+        @ParameterizedTest
+        @ValueSource(strings = {",", ";", "\t"})
+        void theHeaderMayStandInQuotes(String delimiter) throws IOException {
+            var rows = rows("\"id\",\"text\"\n\"a\",\"1\"\n".replace(",", delimiter));
+
+            assertEquals(List.of(Map.of("id", "a", "text", "1")), rows.stream().map(DifyExec.Row::inputs).toList());
+        }
+
         @Test
         void theLastLineNeedsNoEnd() throws IOException {
             assertEquals(List.of(List.of("a", "1")), cells(rows("id,text\na,1")));
