@@ -5205,10 +5205,10 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Short texts as bytes, end to end in large blocks, each behind its length of three bytes; a place is a number of
+    /// Short texts as bytes, end to end in large blocks, each behind its length of four bytes; a place is a number of
     /// 32 bits: the block, then the offset in it.
     static final class Texts {
-        private static final int BITS = 20, BLOCK = 1 << BITS, BLOCKS = 1 << Integer.SIZE - BITS, HEAD = 3;
+        private static final int BITS = 20, BLOCK = 1 << BITS, BLOCKS = 1 << Integer.SIZE - BITS, HEAD = 4;
 
         private final List<byte[]> blocks = new ArrayList<>();
         private int used = BLOCK;

@@ -3746,7 +3746,7 @@ final class DifyExecTest {
         @Test
         void idsOfAnyLengthAndLanguageAreTheSameWhenRead() {
             var ids = List.of("ö", "日本語", "😀", "x".repeat(255), "x".repeat(256), "x".repeat(65_536),
-                    "ß".repeat(600_000), "last");
+                    "ß".repeat(600_000), "x".repeat(1 << 24), "x".repeat((1 << 24) + 1), "last");
             ids.forEach(id -> index.add(id, 1, 1));
 
             for (int entry = 0; entry < ids.size(); entry++) {
