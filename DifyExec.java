@@ -3789,16 +3789,25 @@ final class DifyExec implements Runnable {
             return StreamSupport.stream(value.spliterator(), false).flatMap(inner -> links(inner).stream()).toList();
         }
 
-        /// `<id>-<output>-<n><ext>`, with nothing in it that leads out of the folder.
+        /// `<id>-<output>-<n><ext>`, with nothing in it that leads out of the folder. An id that had to be changed gets a
+        /// hash behind it: the files of two rows never have one name.
         static String fileName(String id, String output, int number, String extension) {
             var end = extension.isEmpty() || extension.startsWith(".") ? extension : "." + extension;
-            return (safe(id) + "-" + safe(output) + "-" + number + safe(end)).replaceFirst("^\\.+", "_");
+            var row = safe(id, 100).replaceFirst("^\\.", "_");
+            var mark = row.equals(id) ? "" : "~" + Cells.hash(Map.of("", id));
+            return row + mark + "-" + safe(output, 80) + "-" + number + safe(end, 20);
         }
 
-        private static String safe(String text) {
-            var name = text.replaceAll("[^\\p{L}\\p{N}._-]", "_").replace("..", "__");
-            if (name.length() <= 80) return name;
-            return name.substring(0, Character.isHighSurrogate(name.charAt(79)) ? 79 : 80);
+        /// As many whole characters as fit into so many bytes: a file system counts a name's bytes, 255 at most.
+        private static String safe(String text, int bytes) {
+            var name = new StringBuilder();
+            int size = 0;
+            for (int c : text.replaceAll("[^\\p{L}\\p{N}._-]", "_").replace("..", "__").codePoints().toArray()) {
+                size += Character.toString(c).getBytes(UTF_8).length;
+                if (size > bytes) break;
+                name.appendCodePoint(c);
+            }
+            return name.toString();
         }
     }
 

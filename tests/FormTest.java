@@ -317,7 +317,8 @@ class FormTest {
         @ParameterizedTest(name = "{0} / {1} / {2}")
         @CsvSource(delimiter = '|', textBlock = """
                 r-1          | doc   | .txt      | r-1-doc-1.txt
-                ../../etc/x  | a/b   | .txt      | ____.._etc_x-a_b-1.txt
+                ../../etc/x  | a/b   | .txt      | -
+                .x           | a     | .txt      | -
                 日本          | out   | pdf       | 日本-out-1.pdf
                 """)
         void aNameNeverLeadsOutOfTheFolder(String id, String output, String extension, String name) {
@@ -325,6 +326,24 @@ class FormTest {
 
             assertFalse(made.contains("/") || made.contains("..") || made.startsWith("."), made);
             if (!id.contains("/")) assertEquals(name, made);
+        }
+
+        @Test
+        void twoRowsNeverShareAName() {
+            var ids = List.of("a/b", "a_b", "a b", "a?b", ".a", "_a", "x".repeat(200), "x".repeat(201));
+
+            assertEquals(ids.size(), ids.stream().map(id -> DifyExec.Sender.fileName(id, "out", 1, ".txt")).distinct()
+                    .count());
+        }
+
+        @Test
+        void aNameIsNeverTooLongForAFileSystem() {
+            for (var letter : List.of("x", "ß", "語", "𠮷")) {
+                var made = DifyExec.Sender.fileName(letter.repeat(300), letter.repeat(300), 1_000_000, letter.repeat(90));
+
+                assertTrue(made.getBytes(java.nio.charset.StandardCharsets.UTF_8).length <= 255, made);
+                assertFalse(made.contains("\uFFFD") || made.contains("?"), made);
+            }
         }
     }
 }
