@@ -746,8 +746,9 @@ final class DifyExec implements Runnable {
 
     /// A limit that is a number (`20`) or a share (`5%`) of the rows that have ended.
     record Ceiling(long count, double share) {
+        /// More than the share, but all of them are 100 %.
         boolean isReached(long failed, long ended) {
-            return count > 0 ? failed >= count : ended >= 20 && failed > share * ended;
+            return count > 0 ? failed >= count : ended >= 20 && (failed > share * ended || failed == ended);
         }
 
         static final class Converter implements ITypeConverter<Ceiling> {
@@ -3128,7 +3129,7 @@ final class DifyExec implements Runnable {
     record Limits(Ceiling maxFailures, Long maxTokens, Duration grace, Duration timeout, Settle settle) {
         Optional<String> reached(Tally tally) {
             if (maxFailures != null && maxFailures.isReached(tally.count(Standing.FAILED), tally.done()))
-                return Optional.of("--max-failures reached: " + tally.count(Standing.FAILED) + " rows failed");
+                return Optional.of("--max-failures reached: " + Plain.count(tally.count(Standing.FAILED), "row") + " failed");
             if (maxTokens != null && tally.tokens >= maxTokens)
                 return Optional.of("--max-tokens reached: " + tally.tokens + " tokens used");
             return Optional.empty();

@@ -577,6 +577,8 @@ final class DifyExecTest {
                 5%,   2,      20,    true
                 5%,   5,      100,   false
                 5%,   6,      100,   true
+                100%, 19,     20,    false
+                100%, 20,     20,    true
                 """)
         void aCeilingIsANumberOrAShareFromTwentyRowsOn(String text, long failed, long ended, boolean reached) {
             assertEquals(reached, new DifyExec.Ceiling.Converter().convert(text).isReached(failed, ended));
