@@ -1476,6 +1476,7 @@ final class DifyExec implements Runnable {
             tally.ended(doubt.attempt(), outcome, Duration.between(doubt.attempt().at(), clock.instant()),
                     clock.instant());
             watcher.ended(doubt.attempt(), outcome);
+            limits.reached(tally).ifPresent(why -> agenda.close(new Stop(STOPPED, why)));
         }
 
         /// Asks, once and at the end, whether a run that counted as not started has turned up.

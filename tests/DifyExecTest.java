@@ -1342,6 +1342,21 @@ final class DifyExecTest {
         }
 
         @Test
+        void rowsWithoutARunCountAsFailuresToo() throws Exception {
+            var scene = Scene.of(folder, "a", "b", "c");
+            scene.backoff = new DifyExec.Backoff(seconds(1), seconds(4), 0);
+            scene.maxFailures = new DifyExec.Ceiling(1, 1);
+            scene.slots = 1;
+            scene.answer = (_, _) -> cut(DifyExec.Symptom.NO_ANSWER);
+            scene.found = _ -> ABSENT;
+
+            var stop = scene.play().orElseThrow();
+
+            assertEquals("--max-failures reached: 1 row failed", stop.why());
+            assertEquals(List.of("a"), scene.ids());
+        }
+
+        @Test
         void tooManyTokensStopTheBatch() throws Exception {
             var scene = Scene.of(folder, "a", "b", "c");
             scene.maxTokens = 20L;
