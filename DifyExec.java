@@ -1238,8 +1238,8 @@ final class DifyExec implements Runnable {
                     agenda.again(attempt.row(), attempt.tries().failedOnce(), now.plus(after));
                 }
                 case Verdict.Throttled(var after, var why) -> {
-                    pace.refused(attempt.sequence(), running.size(), names.count());
-                    health.refused(now, running.size());
+                    pace.refused(attempt.sequence(), busy(), names.count());
+                    health.refused(now, busy());
                     tally.throttled();
                     batch.record(new Event.Throttle(now, attempt.user(), why, pace.limit()));
                     batch.record(Event.End.of(attempt, now, "throttled", seen, why));

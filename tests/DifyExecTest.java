@@ -897,6 +897,21 @@ final class DifyExecTest {
         }
 
         @Test
+        void runsThatWereCutCountAsRunningWhenAnotherIsRefused() throws Exception {
+            var scene = Scene.of(folder, "a", "b", "c");
+            scene.slots = 3;
+            scene.answer = Answer.byRow(Map.of("a", List.of(cut(DifyExec.Symptom.CUT, run("run-a"))),
+                    "b", List.of(cut(DifyExec.Symptom.CUT, run("run-b"))), "c", List.of(THROTTLED, succeeded("run-c"))));
+            scene.found = doubt -> scene.looked.size() < 6 ? running(doubt.run().orElseThrow().id())
+                    : ended(succeeded(doubt.run().orElseThrow().id()));
+
+            scene.play();
+
+            assertEquals(2, scene.log("throttle").getFirst().path("limit").asInt());
+            assertEquals(Set.of("a", "b", "c"), Set.copyOf(scene.resultIds()));
+        }
+
+        @Test
         void aServerThatRefusesForAMinuteWhileNothingRunsStopsTheBatch() throws Exception {
             var scene = Scene.of(folder, "a");
             scene.answer = (_, _) -> THROTTLED;
