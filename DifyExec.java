@@ -4688,10 +4688,15 @@ final class DifyExec implements Runnable {
             boolean empty = variable instanceof Variable.Select ? cell.isEmpty() : cell.isBlank();
             if (!empty || variable.takesEmpty()) return variable.read(cell);
             if (variable.about().required()) return new Value.Wrong("not empty: the workflow requires it");
-            if (usesPresets && variable instanceof Variable.Select select && select.about().preset().isPresent()
-                    && !select.options().contains(select.about().preset().get()))
+            if (hasBadPreset(variable))
                 return new Value.Wrong("not empty: the default stored in the workflow is none of its options");
             return new Value.None();
+        }
+
+        /// A server that puts the default in for what is not sent refuses the row then.
+        private boolean hasBadPreset(Variable variable) {
+            return usesPresets && variable instanceof Variable.Select select
+                    && select.about().preset().filter(preset -> !select.options().contains(preset)).isPresent();
         }
 
         /// What a row sends, by name; what is left out is not there.
@@ -4713,6 +4718,9 @@ final class DifyExec implements Runnable {
                 if (own.size() > 1) faults.add("the columns "
                         + own.stream().map(Plain::quoted).collect(joining(" and "))
                         + " are both the variable " + Plain.quoted(name) + " (by name and by label)");
+                if (own.isEmpty() && !variable.about().required() && hasBadPreset(variable))
+                    faults.add("there is no column for the variable " + Plain.quoted(name)
+                            + ", and the default stored in the workflow is none of its options");
                 if (own.isEmpty()
                         && variable.about().required()) faults.add("there is no column for the required variable "
                         + Plain.quoted(name) + Nearest.of(name, unknown(columns))

@@ -246,6 +246,17 @@ class FormTest {
         }
 
         @Test
+        void aDefaultThatIsNoOptionIsAFaultAlsoWithoutAColumn() {
+            var fields = """
+                    [{"select":{"variable":"pick","required":false,"options":["a","b"],"default":""}}]""";
+
+            assertEquals(List.of("there is no column for the variable \"pick\", and the default stored in the workflow is "
+                    + "none of its options"), form(fields, List.of("id"), true).faults(List.of("id")));
+            assertEquals(List.of(), form(fields, List.of("id"), false).faults(List.of("id")));
+            assertEquals(List.of(), form(fields, List.of("pick"), true).faults(List.of("pick")));
+        }
+
+        @Test
         void aDefaultThatTheServerPutsInIsSaid() {
             var fields = """
                     [{"number":{"variable":"num","required":false,"default":"7"}}]""";
