@@ -393,7 +393,7 @@ final class DifyExec implements Runnable {
                         var judge = new Judge(retrying.backoff(), retrying.failedRuns, access);
                         return switch (Greeting.exchange(client, judge, err)) {
                             case Greeting.Refused(var why) -> {
-                                err.println("difyexec: " + why);
+                                err.println("difyexec: " + Plain.text(why, 1000));
                                 yield STOPPED;
                             }
                             case Greeting.Met met -> report(csv, index, met,
@@ -6657,7 +6657,7 @@ final class DifyExec implements Runnable {
                     // a refusal with a code is Dify's own; anything else may be a proxy that lets this one path not through
                     if (seen instanceof Seen.Refused refused && !refused.code().isEmpty()) refusal(seen, judge)
                             .ifPresent(why -> {
-                        throw new Unusable(STOPPED, why);
+                        throw new Unusable(STOPPED, Plain.text(why, 1000));
                     });
                     err.println("Warning: the workflow's form is out of reach (" + Plain.text(said(seen), 200)
                             + "): every cell is sent as text, unchecked.");
@@ -6883,14 +6883,14 @@ final class DifyExec implements Runnable {
         private static final int SHOWN = 20;
 
         static void print(Inspection inspection, Greeting.Met server, PrintWriter out) {
-            out.println("App " + Plain.quoted(server.app()) + " on Dify " + server.version() + ", "
+            out.println("App " + Plain.quoted(server.app()) + " on Dify " + Plain.text(server.version(), 40) + ", "
                     + Plain.count(inspection.rows(), "row"));
             out.printf(Locale.ROOT, "  %-20s %-20s %-12s %-8s %9s %9s  %s%n", "column", "variable", "type", "required",
                     "filled", "longest", "example");
             for (var column : inspection.columns()) out.printf(Locale.ROOT, "  %-20s %-20s %-12s %-8s %9d %9d  %s%n",
                     Plain.text(column.column(), 20),
                     column.variable().isEmpty() ? "-" : Plain.text(column.variable(), 20), column.type().isEmpty() ? "-"
-                            : column.type(),
+                            : Plain.text(column.type(), 20),
                     column.required() ? "yes" : "", column.filled(), column.longest(), column.example());
             problems(inspection, out);
             if (inspection.isFine()) out.println("Fine: nothing was found that would keep a row from running.");

@@ -257,6 +257,21 @@ class FormTest {
         }
 
         @Test
+        void nothingOfTheServerReachesTheTerminalAsAControl() {
+            var form = form("[{\"evil\\u001b[31m\":{\"variable\":\"x\"}}]", List.of("id", "x"), true);
+            var row = new DifyExec.Row(0, 2, "1", new TreeMap<>(Map.of("id", "1", "x", "")));
+            var inspection = DifyExec.Inspection.of(List.of("id", "x"), form, List.of(row).iterator());
+            var out = new StringWriter();
+
+            DifyExec.CheckView.print(inspection, new DifyExec.Greeting.Met("app\u001b[2J", "1.14.2\u009b31m"),
+                    new PrintWriter(out));
+
+            assertTrue(out.toString().contains("evil"), out.toString());
+            assertEquals(List.of(), out.toString().lines().filter(line -> line.chars().anyMatch(Character::isISOControl))
+                    .toList());
+        }
+
+        @Test
         void aDefaultThatTheServerPutsInIsSaid() {
             var fields = """
                     [{"number":{"variable":"num","required":false,"default":"7"}}]""";
