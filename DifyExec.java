@@ -3228,7 +3228,7 @@ final class DifyExec implements Runnable {
                 .addModule(new SimpleModule().addSerializer(Instant.class, new Times.Writer())
                         .addDeserializer(Instant.class, new Times.Reader()))
                 .build();
-        /// For what people write: nothing may follow the value, and no name may stand twice.
+        /// For what people write: nothing may follow the value, and `NaN` is no number.
         static final JsonMapper STRICT = MAPPER.rebuild().enable(DeserializationFeature.FAIL_ON_TRAILING_TOKENS)
                 .disable(JsonReadFeature.ALLOW_NON_NUMERIC_NUMBERS).build();
         static final JsonFactory FACTORY = MAPPER.getFactory();
