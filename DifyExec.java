@@ -9285,7 +9285,7 @@ final class DifyExec implements Runnable {
             var overheard = new Overheard(new Sender(link.client(), form, Optional.empty(), link.judge().backoff()),
                     view);
             var stop = run(server, wanted, tally, overheard, view);
-            if (stop.isEmpty() && tally.succeeded() == 1) desk.keep(overheard.last());
+            if (tally.succeeded() == 1) desk.keep(overheard.last()); // paid for, also when Ctrl-C came with its end
             return view.outcome(batch.index().id(entry), overheard.ran(), tally, stop);
         }
 
@@ -9447,14 +9447,18 @@ final class DifyExec implements Runnable {
                 if (stop.filter(reason -> reason.code() == INTERRUPTED).isPresent()) out.println(); // after ^C
                 out.println("Stopped: " + stop.map(Stop::why).map(why -> Plain.text(why, 1000)).orElse("no outcome")
                         + ".");
-                return stop.map(Stop::code).orElse(STOPPED);
             }
-            var word = outcome.get().standing().word();
+            int code = outcome.map(end -> told(end, id, ran)).orElse(STOPPED);
+            return stop.map(Stop::code).orElse(code);
+        }
+
+        private int told(Outcome outcome, String id, Optional<Seen.Ran> ran) {
+            var word = outcome.standing().word();
             out.println(word.substring(0, 1).toUpperCase(Locale.ROOT) + word.substring(1)
                     + ran.map(run -> String.format(Locale.ROOT, " in %.2f s", run.usage().seconds())
                             + used(run.usage()) + ", run " + Plain.id(run.ref().id())).orElse("")
-                    + (outcome.get().text().isEmpty() ? "" : ": " + Plain.text(outcome.get().text(), 500)));
-            if (!outcome.get().standing().isSuccess()) return ROWS_LEFT;
+                    + (outcome.text().isEmpty() ? "" : ": " + Plain.text(outcome.text(), 500)));
+            if (!outcome.standing().isSuccess()) return ROWS_LEFT;
             ran.ifPresent(run -> Pretty.print(run.outputs(), false, out));
             out.println("'accept " + Plain.shell(Plain.id(id)) + "' keeps this as the row's result.");
             return OK;

@@ -836,6 +836,65 @@ class ShellTest {
             leaves();
         }
 
+        /// The stop comes too late: the run succeeds.
+        @Test
+        void keepsATryThatSucceedsUnderCtrlC() throws Exception {
+            var stopped = new CountDownLatch(1);
+            var server = HttpServer.create(new InetSocketAddress(InetAddress.getLoopbackAddress(), 0), 10);
+            server.setExecutor(Executors.newVirtualThreadPerTaskExecutor());
+            open.push(() -> server.stop(0));
+            server.createContext("/v1/", exchange -> {
+                var path = exchange.getRequestURI().getPath();
+                exchange.getRequestBody().readAllBytes();
+                exchange.getResponseHeaders().set("X-Version", "1.14.2");
+                exchange.getResponseHeaders().set("Content-Type", path.endsWith("/run") ? "text/event-stream"
+                        : "application/json");
+                exchange.sendResponseHeaders(200, 0);
+                try (var out = exchange.getResponseBody()) {
+                    if (path.endsWith("/info")) out.write("{\"name\":\"app\",\"mode\":\"workflow\"}".getBytes(UTF_8));
+                    else if (path.endsWith("/parameters")) out.write("{\"user_input_form\":[]}".getBytes(UTF_8));
+                    else if (path.endsWith("/stop")) out.write("{\"result\":\"success\"}".getBytes(UTF_8));
+                    else if (path.endsWith("/run")) run(out, stopped);
+                }
+                if (path.endsWith("/stop")) stopped.countDown();
+            });
+            server.start();
+            Files.writeString(file("data.csv"), "id,text\n1,a\n");
+            begin(Map.of("XDG_STATE_HOME", file("state").toString(), "DIFY_API_KEY", KEY, "DIFY_API_BASE_URL",
+                    "http://127.0.0.1:" + server.getAddress().getPort() + "/v1"), shell());
+            shows("dify>");
+
+            type("try 1");
+            press("Enter");
+            until("a run", () -> !events("run").isEmpty());
+            press("C-c");
+            shows("'accept 1' keeps this");
+            prompts();
+            type("accept 1");
+            press("Enter");
+
+            shows("Accepted: run run-1");
+            assertEquals("late", result("1").path("outputs").path("answer").asText());
+            leaves();
+        }
+
+        private static void run(OutputStream out, CountDownLatch stopped) throws IOException {
+            var event = """
+                    data: {"event":"%s","task_id":"task-1","workflow_run_id":"run-1","data":{"id":"run-1",\
+                    "workflow_id":"w","status":"%s","outputs":{"answer":"late"},"elapsed_time":1,"total_tokens":3,\
+                    "total_steps":1,"created_at":1,"finished_at":2}}
+
+                    """;
+            out.write(event.formatted("workflow_started", "running").getBytes(UTF_8));
+            out.flush();
+            try {
+                stopped.await();
+            } catch (InterruptedException _) {
+                return; // the server is stopped
+            }
+            out.write(event.formatted("workflow_finished", "succeeded").getBytes(UTF_8));
+        }
+
         @Test
         void stopsATryOnTheServerAtCtrlC() throws Exception {
             var dify = new Dify("--latency", "30s");
