@@ -8500,7 +8500,13 @@ final class DifyExec implements Runnable {
         record Known(Form form, String note) {}
 
         /// A run of a try that succeeded, when it did.
-        record Tried(Attempt attempt, Seen.Ran ran, Instant at) {}
+        record Tried(Attempt attempt, Seen.Ran ran, Instant at) {
+            /// The same run held against the CSV's row of now: once the cells that ran are saved there, nothing in them
+            /// is edited.
+            Tried against(Row inCsv) {
+                return attempt.cells().equals(inCsv.hash()) ? new Tried(attempt.of(inCsv), ran, at) : this;
+            }
+        }
 
         /// How a file stands: two that are alike have not been written in between.
         record Stamp(long size, FileTime changed) {
@@ -9163,13 +9169,14 @@ final class DifyExec implements Runnable {
                 var known = desk.batch().index().id(desk.entry(id));
                 var tried = desk.tried(known).orElseThrow(() -> new Unusable("row " + Plain.id(known)
                         + " has no successful try in this session: 'try " + Plain.shell(Plain.id(known)) + "' first"));
+                var held = tried.against(desk.row(known));
                 try (var batch = Batch.open(desk.files(), desk.csv(), false, false)) {
-                    batch.accept(tried, force);
+                    batch.accept(held, force);
                 }
                 desk.taken(known);
                 spec.commandLine().getOut().println("Accepted: run " + Plain.id(tried.ran().ref().id())
                         + " is the result of row " + Plain.id(known)
-                        + (tried.attempt().row().isEdited() ? ", edited." : "."));
+                        + (held.attempt().row().isEdited() ? ", edited." : "."));
                 return OK;
             }
         }

@@ -508,6 +508,19 @@ class ShellTest {
         }
 
         @Test
+        void isTakenAlsoOnceItsEditsAreSaved() throws IOException {
+            var session = five();
+            session.ok("set r-2 text=good");
+            session.ok("try r-2");
+            session.ok("save --force " + file("data.csv"));
+
+            assertFalse(session.ok("accept r-2").contains("edited"));
+            assertEquals("good", result("r-2").path("inputs").path("text").asText());
+            assertFalse(result("r-2").has("edited"));
+            assertFalse(reopened().say("run --progress off").text().contains("changed"));
+        }
+
+        @Test
         void whoseEarlierOneSaysRunningForEverRunsByForce() throws Exception {
             var dify = new Dify("--latency", "20s");
             Files.writeString(file("data.csv"), "id,text\n1,a\n");
