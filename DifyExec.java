@@ -8529,11 +8529,13 @@ final class DifyExec implements Runnable {
         }
 
         /// Opens a batch in place of the one before. Edits and tries stay with their CSV; with another one they would
-        /// be lost, so that takes `force`.
+        /// be lost (and a try was paid for), so that takes `force`.
         void open(Optional<Path> input, Path output, boolean force) {
             var same = input.isPresent() && isOpen(input.get());
             if (!same && !force && !edits.isEmpty()) throw new Unusable(edits.count()
                     + " not in any CSV yet: 'save FILE' writes a CSV with them, 'open --force' drops them");
+            if (!same && !force && !tried.isEmpty()) throw new Unusable(tries()
+                    + " not accepted yet: 'accept ID' keeps one, 'open --force' drops them");
             var seen = Stamp.of(input.stream());
             var next = new Opened(input.map(csvs), BatchFiles.of(output), seen);
             var stamps = stamps(next);
@@ -8715,6 +8717,23 @@ final class DifyExec implements Runnable {
 
         void taken(String id) {
             tried.remove(id.strip());
+        }
+
+        /// `1 successful try of r-2`
+        String tries() {
+            return Plain.count(tried.size(), "successful try", "successful tries") + " of "
+                    + Plain.text(tried.keySet().stream().sorted().collect(joining(", ")), 200);
+        }
+
+        boolean hasTries() {
+            return !tried.isEmpty();
+        }
+
+        /// Rows without a success whose last try succeeded: paid for, and not accepted yet.
+        List<String> untaken() {
+            var index = tried.isEmpty() ? new Index() : batch().index();
+            return tried.keySet().stream().filter(id -> index.find(id) >= 0 && !index.standing(index.find(id))
+                    .isSuccess()).sorted().toList();
         }
 
         /// Rows whose cause of failure, or id, contains a text, in any case.
@@ -8913,7 +8932,8 @@ final class DifyExec implements Runnable {
             description = "Works with the rows of the open batch until they succeed.",
             subcommands = {Prompt.Open.class, Prompt.Failures.class, Prompt.Show.class, Prompt.SetCells.class,
                     Prompt.Unset.class, Prompt.ShowEdits.class, Prompt.Try.class, Prompt.Accept.class,
-                    Prompt.RetryRows.class, Prompt.Save.class, Prompt.Exit.class, CommandLine.HelpCommand.class},
+                    Prompt.RunRows.class, Prompt.RetryRows.class, Prompt.Save.class, Prompt.Exit.class,
+                    CommandLine.HelpCommand.class},
             footer = {"", "A value with blanks or line breaks goes in quotes:  set r-7 text=\"two words\"",
                     "'help COMMAND' says more."})
     static final class Prompt implements Runnable {
@@ -9181,6 +9201,36 @@ final class DifyExec implements Runnable {
             }
         }
 
+        @Command(name = "run", sortOptions = false,
+                description = "Runs every row that has no success yet, as it is edited.")
+        static final class RunRows implements Callable<Integer> {
+            @ParentCommand Prompt prompt;
+            @Mixin Work work;
+
+            @Option(names = "--force", description = "Also rows with a try that 'accept' would take.")
+            boolean force;
+
+            @Override
+            public Integer call() throws Exception {
+                if (!force && prompt.desk.isOpen(work.input)) refuseUntaken();
+                return work.start(Selection.pending());
+            }
+
+            private void refuseUntaken() {
+                var ids = work.rows.ids.stream().map(String::strip).toList();
+                prompt.desk.untaken().stream().filter(id -> ids.isEmpty() || ids.contains(id)).findFirst()
+                        .ifPresent(id -> {
+                    throw new Unusable(triedAlready(id));
+                });
+            }
+        }
+
+        /// What keeps a row from being paid for again.
+        private static String triedAlready(String id) {
+            return "row " + Plain.id(id) + " was tried with success: 'accept " + Plain.shell(Plain.id(id))
+                    + "' takes that result; --force runs (and pays) it again";
+        }
+
         @Command(name = "retry", sortOptions = false, description = "Runs rows again, as they are edited.")
         static final class RetryRows implements Callable<Integer> {
             @ParentCommand Prompt prompt;
@@ -9212,9 +9262,7 @@ final class DifyExec implements Runnable {
             private Selection named() {
                 for (var id : ids) {
                     prompt.desk.entry(id);
-                    if (!force && prompt.desk.tried(id).isPresent()) throw new Unusable("row " + Plain.id(id)
-                            + " was tried with success: 'accept " + Plain.shell(Plain.id(id))
-                            + "' takes that result; --force runs (and pays) it again");
+                    if (!force && prompt.desk.tried(id).isPresent()) throw new Unusable(triedAlready(id));
                 }
                 return Selection.named(ids.stream().map(String::strip).toList(), force);
             }
@@ -9852,6 +9900,8 @@ final class DifyExec implements Runnable {
                 }
                 if (!desk.edits().isEmpty()) out.println(desk.edits().count() + " went with the session; "
                         + "'save FILE' would have written a CSV with them.");
+                if (desk.hasTries()) out.println(desk.tries() + " went with the session; "
+                        + "'accept ID' would have kept it as the row's result.");
                 out.flush();
                 return OK;
             }

@@ -508,6 +508,18 @@ class ShellTest {
         }
 
         @Test
+        void thatSucceededIsNotPaidForByARunEither() throws IOException {
+            var session = five();
+            session.ok("try r-2 text=good");
+
+            assertTrue(session.refused("run").contains("'accept r-2' takes that result; --force"));
+            assertEquals(3, session.say("run --ids r-4 --progress off").code());
+            session.ok("accept r-2");
+            assertEquals(3, session.say("run --progress off").code());
+            assertEquals("good", result("r-2").path("inputs").path("text").asText());
+        }
+
+        @Test
         void isTakenAlsoOnceItsEditsAreSaved() throws IOException {
             var session = five();
             session.ok("set r-2 text=good");
@@ -518,6 +530,18 @@ class ShellTest {
             assertEquals("good", result("r-2").path("inputs").path("text").asText());
             assertFalse(result("r-2").has("edited"));
             assertFalse(reopened().say("run --progress off").text().contains("changed"));
+        }
+
+        @Test
+        void isNotDroppedForAnotherBatchWithoutAWord() throws IOException {
+            var session = five();
+            session.ok("try r-2 text=good");
+            Files.writeString(file("other.csv"), "id\n1\n");
+
+            assertTrue(session.refused("open " + file("other.csv") + " " + file("other.jsonl"))
+                    .contains("1 successful try of r-2 not accepted yet: 'accept ID' keeps one"));
+            session.ok("accept r-2");
+            session.ok("open " + file("other.csv") + " " + file("other.jsonl"));
         }
 
         @Test
