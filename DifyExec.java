@@ -8899,10 +8899,17 @@ final class DifyExec implements Runnable {
 
         /// A word as it has to be typed. `whole`: nothing will follow it.
         static String typed(String word, boolean whole) {
-            if (word.matches("[^\\s\"'\\\\#]+")) return word;
-            int name = word.matches("(?s)[^\\s\"'\\\\#=]+=.*") ? word.indexOf('=') + 1 : 0;
+            if (isBare(word)) return word;
+            int name = word.indexOf('=') + 1;
+            if (name < 2 || !isBare(word.substring(0, name))) name = 0;
             return word.substring(0, name) + '"' + word.substring(name).replace("\\", "\\\\").replace("\"", "\\\"")
                     + (whole ? "\"" : "");
+        }
+
+        /// Also blanks beyond ASCII, like the ideographic one, part words.
+        private static boolean isBare(String word) {
+            return !word.isEmpty() && word.chars().noneMatch(c -> Character.isWhitespace(c)
+                    || "\"'\\#".indexOf(c) >= 0);
         }
     }
 
@@ -9891,7 +9898,7 @@ final class DifyExec implements Runnable {
                 greet(desk, out);
                 while (!desk.isLeft()) {
                     try {
-                        execute(line, Words.of(reader.readLine(desk.prompt())).texts());
+                        execute(line, Words.of(reader.readLine(desk.prompt().replace("%", "%%"))).texts());
                     } catch (UserInterruptException _) {
                         // Ctrl-C drops the line
                     } catch (EndOfFileException _) {
@@ -9934,13 +9941,18 @@ final class DifyExec implements Runnable {
             try {
                 if (words.size() == 2 && words.getFirst().equals("help"))
                     line.getSubcommands().keySet().forEach(name -> candidates.add(new Candidate(name)));
-                for (var proposal : proposals.of(words)) candidates.add(new Candidate(proposal.word(), proposal.word(),
-                        null, null, null, null, !proposal.open(), candidates.size() + 1));
+                for (var proposal : proposals.of(words)) candidates.add(candidate(proposal, candidates.size() + 1));
                 if (candidates.isEmpty())
                     new PicocliJLineCompleter(line.getCommandSpec()).complete(null, typed, candidates);
             } catch (Unusable _) {
                 // the CSV has changed: the next command says so
             }
+        }
+
+        /// An option of a select is the server's text, and a column's name the file's.
+        static Candidate candidate(Proposals.Proposal proposal, int place) {
+            return new Candidate(proposal.word(), Plain.text(proposal.word(), Integer.MAX_VALUE), null, null, null,
+                    null, !proposal.open(), place);
         }
 
         private static ParsedLine parse(String line, int cursor, org.jline.reader.Parser.ParseContext context) {

@@ -231,7 +231,8 @@ class ShellTest {
         }
 
         @ParameterizedTest
-        @ValueSource(strings = {"r-1", "two words", "text=two words", "a\"b\\c", "#1", "text=", "x=it's"})
+        @ValueSource(strings = {"r-1", "two words", "text=two words", "a\"b\\c", "#1", "text=", "x=it's",
+                "a\u3000b", "a\u3000b=c"})
         void isReadBackAsItIsCompleted(String word) {
             assertEquals(List.of("show", word), DifyExec.Words.of("show " + DifyExec.Words.typed(word, true)).texts());
         }
@@ -688,6 +689,13 @@ class ShellTest {
         }
 
         @Test
+        void isProposedWithoutControlCharacters() {
+            var proposal = new DifyExec.Proposals.Proposal("tone=red \033[31m", false);
+
+            assertEquals("tone=red  [31m", DifyExec.Dialogue.candidate(proposal, 1).displ());
+        }
+
+        @Test
         void isCutWithACountUnlessItIsWantedWhole() throws IOException {
             var text = "x".repeat(5000);
             for (boolean full : new boolean[] {false, true}) {
@@ -870,6 +878,16 @@ class ShellTest {
             press("Enter");
 
             shows("  + first line\n  + second line");
+            leaves();
+        }
+
+        @Test
+        void showsAPercentSignOfAFilesNameAsItIs() throws Exception {
+            Files.writeString(file("data.csv"), FIVE);
+            begin(Map.of("XDG_STATE_HOME", file("state").toString()), "shell", "--demo", "-i",
+                    file("data.csv").toString(), "-o", file("50%{x%P.jsonl").toString());
+
+            shows("50%{x%P.jsonl dify>");
             leaves();
         }
 
