@@ -9744,48 +9744,47 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// The CSV written anew with the edits in it: the same encoding, delimiter and mark, whole or not at all.
+    /// The CSV written anew with the edits in it: same encoding, delimiter, mark and line ends, whole or not at all.
     static final class CsvFile {
         static void write(Csv csv, Index index, Edits edits, Path to) {
-            var draft = to.resolveSibling(to.getFileName() + ".tmp");
-            try {
-                var encoder = csv.charset.newEncoder().onUnmappableCharacter(CodingErrorAction.REPORT);
-                try (var out = new BufferedWriter(new OutputStreamWriter(Files.newOutputStream(draft), encoder))) {
-                    if (hasMark(csv)) out.write('\uFEFF');
-                    out.write(record(csv.columns(), csv.delimiter));
-                    for (var rows = csv.with(edits).rows(_ -> true, index); rows.hasNext(); )
-                        out.write(record(rows.next().inputs().values(), csv.delimiter));
+            var encoder = csv.charset.newEncoder();
+            edits.ids().forEach(id -> edits.of(id).forEach((column, edit) -> {
+                if (!encoder.canEncode(edit.after())) throw new Unusable(to + ": row " + Plain.id(id) + ", column "
+                        + Plain.quoted(column) + ": the edit has a character that " + csv.charset
+                        + " cannot write (" + unwritable(edit.after(), encoder) + "); set it without");
+            }));
+            Draft.write(to, out -> write(csv, index, edits, out));
+        }
+
+        private static String unwritable(String text, CharsetEncoder encoder) {
+            return text.codePoints().mapToObj(Character::toString).filter(c -> !encoder.canEncode(c)).findFirst()
+                    .map(Plain::quoted).orElse("");
+        }
+
+        private static void write(Csv csv, Index index, Edits edits, OutputStream to) throws IOException {
+            var frame = Frame.of(csv);
+            try (var out = new BufferedWriter(new OutputStreamWriter(to, csv.charset.newEncoder()))) {
+                if (frame.mark()) out.write('\uFEFF');
+                out.write(record(csv.columns(), csv.delimiter) + frame.lineEnd());
+                for (var rows = csv.with(edits).rows(_ -> true, index); rows.hasNext(); )
+                    out.write(record(rows.next().inputs().values(), csv.delimiter) + frame.lineEnd());
+            }
+        }
+
+        /// What a CSV has around its records.
+        private record Frame(boolean mark, String lineEnd) {
+            static Frame of(Csv csv) throws IOException {
+                try (var in = new BufferedReader(new InputStreamReader(Files.newInputStream(csv.path), csv.charset))) {
+                    int c = in.read(), before = c;
+                    boolean mark = c == '\uFEFF';
+                    for (; c >= 0 && c != '\n'; c = in.read()) before = c;
+                    return new Frame(mark, c == '\n' && before == '\r' ? "\r\n" : "\n");
                 }
-                Files.move(draft, to, StandardCopyOption.ATOMIC_MOVE, StandardCopyOption.REPLACE_EXISTING);
-            } catch (CharacterCodingException _) {
-                discard(draft);
-                throw new Unusable(to + ": an edit has a character that " + csv.charset + " cannot write");
-            } catch (IOException problem) {
-                discard(draft);
-                throw new Unusable(to + ": cannot be written (" + Plain.of(problem) + ")");
-            } catch (Unusable changed) {
-                discard(draft);
-                throw changed;
-            }
-        }
-
-        private static void discard(Path draft) {
-            try {
-                Files.deleteIfExists(draft);
-            } catch (IOException _) {
-                // a draft is left lying about; the reason to stop is told
-            }
-        }
-
-        private static boolean hasMark(Csv csv) throws IOException {
-            try (var in = new InputStreamReader(Files.newInputStream(csv.path), csv.charset)) {
-                return in.read() == '\uFEFF';
             }
         }
 
         private static String record(Collection<String> cells, char delimiter) {
-            return cells.stream().map(cell -> cell(cell, delimiter))
-                    .collect(joining(String.valueOf(delimiter), "", "\n"));
+            return cells.stream().map(cell -> cell(cell, delimiter)).collect(joining(String.valueOf(delimiter)));
         }
 
         private static String cell(String cell, char delimiter) {

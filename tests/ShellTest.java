@@ -407,6 +407,39 @@ class ShellTest {
         }
 
         @Test
+        void isSavedInTheCsvsEncodingAndLineEndsOrNamedIfItCannotBe() throws IOException {
+            var shiftJis = java.nio.charset.Charset.forName("Shift_JIS");
+            Files.writeString(file("data.csv"), "id,text\r\n1,\u5c0f\u5305\r\n2,b\r\n", shiftJis);
+            Files.writeString(file("fixed.csv.tmp"), "of somebody");
+            var session = new Session(Map.of(), "--demo", "--encoding", "Shift_JIS", "-i", file("data.csv").toString(),
+                    "-o", file("results.jsonl").toString());
+            session.ok("set 2 \"text=fine \ud83d\ude00\"");
+
+            assertTrue(session.refused("save " + file("fixed.csv")).contains("row 2, column \"text\": the edit has a "
+                    + "character that Shift_JIS cannot write (\"\ud83d\ude00\")"));
+            assertFalse(Files.exists(file("fixed.csv")));
+            session.ok("set 2 text=\u7d42");
+            session.ok("save " + file("fixed.csv"));
+
+            assertEquals("id,text\r\n1,\u5c0f\u5305\r\n2,\u7d42\r\n", Files.readString(file("fixed.csv"), shiftJis));
+            assertEquals("of somebody", Files.readString(file("fixed.csv.tmp")));
+        }
+
+        @Test
+        void isSavedThroughALinkIntoTheFileItMeans() throws IOException {
+            Files.writeString(file("data.csv"), FIVE);
+            Files.createSymbolicLink(file("link.csv"), file("data.csv"));
+            var session = reopened();
+            session.ok("set r-1 text=better");
+
+            session.ok("save --force " + file("link.csv"));
+
+            assertTrue(Files.isSymbolicLink(file("link.csv")));
+            assertEquals(FIVE.replace("Good morning", "better"), Files.readString(file("data.csv")));
+            assertEquals("No edits.\n", session.ok("edits"));
+        }
+
+        @Test
         void outlivesAChangeOfTheCsvWhichIsToldOnce() throws IOException {
             var session = five();
             session.ok("set r-2 text=better");
