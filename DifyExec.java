@@ -7310,8 +7310,8 @@ final class DifyExec implements Runnable {
         private void write(String cell) throws IOException {
             if (cell.length() > EXCEL) tooLong++;
             var text = raw ? cell : guarded(cell);
-            boolean quoted = text.chars().anyMatch(c -> c == delimiter || c == '"' || c == ',' || c == ';' || c == '\t' || c == '\n'
-                    || c == '\r') || text.startsWith(" ") || text.endsWith(" ");
+            boolean quoted = text.chars().anyMatch(c -> c == delimiter || "\",;\t\r\n".indexOf(c) >= 0)
+                    || text.startsWith(" ") || text.endsWith(" ");
             out.write(quoted ? '"' + text.replace("\"", "\"\"") + '"' : text);
         }
 
@@ -8078,7 +8078,8 @@ final class DifyExec implements Runnable {
         /// Reads the rows block by block, keeps a selection of their numbers, and draws those in view.
         static final String SCRIPT = """
                 'use strict';
-                const [ID, OUTCOME, CAUSE, SECONDS, TOKENS, PRICE, RUN, INPUTS, OUTPUTS, ATTEMPTS, EDITED] = Array(11).keys();
+                const [ID, OUTCOME, CAUSE, SECONDS, TOKENS, PRICE, RUN, INPUTS, OUTPUTS, ATTEMPTS, EDITED] =
+                  Array(11).keys();
                 const HEIGHT = 36, TALLEST = 8e6, PRINTED = 200;
                 const STEPS = {ArrowDown: 1, ArrowUp: -1, PageDown: 12, PageUp: -12, Home: -Infinity, End: Infinity};
                 const at = id => document.getElementById(id);

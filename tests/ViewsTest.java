@@ -611,7 +611,8 @@ class ViewsTest {
         private Map<String, String> contents() throws IOException {
             var contents = new TreeMap<String, String>();
             try (var files = Files.list(folder)) {
-                for (var file : files.filter(Files::isRegularFile).toList()) contents.put(file.getFileName().toString(), Files.readString(file));
+                for (var file : files.filter(Files::isRegularFile).toList())
+                    contents.put(file.getFileName().toString(), Files.readString(file));
             }
             return contents;
         }
