@@ -515,7 +515,8 @@ final class DifyExec implements Runnable {
             try {
                 return Charset.forName(text.strip());
             } catch (IllegalArgumentException _) {
-                throw new TypeConversionException("not an encoding that Java knows (like UTF-8, Shift_JIS, GB18030, windows-1252)");
+                throw new TypeConversionException("not an encoding that Java knows "
+                        + "(like UTF-8, Shift_JIS, GB18030, windows-1252)");
             }
         }
     }
@@ -775,8 +776,8 @@ final class DifyExec implements Runnable {
                 "--max-retry-delay", new Variable("MAX_RETRY_DELAY", new Durations()),
                 "--timeout", new Variable("TIMEOUT", new Durations()));
 
-        /// picocli converts every default before it looks at what was typed; so a bad one is passed over here, and told by
-        /// [#check] unless a typed option makes up for it.
+        /// picocli converts every default before it looks at what was typed; so a bad one is passed over here, and told
+        /// by [#check] unless a typed option makes up for it.
         @Override
         public String defaultValue(ArgSpec arg) {
             return arg instanceof OptionSpec option && fault(option).isEmpty()
@@ -2442,7 +2443,8 @@ final class DifyExec implements Runnable {
                 var kinds = new HashMap<String, String>();
                 Map.of("image", "jpg jpeg png webp gif svg", "audio", "mp3 m4a wav amr mpga", "video",
                         "mp4 mov mpeg webm",
-                        "document", "txt markdown md mdx pdf html htm xlsx xls vtt properties doc docx csv eml msg pptx ppt xml epub")
+                        "document", "txt markdown md mdx pdf html htm xlsx xls vtt properties doc docx csv eml msg "
+                                + "pptx ppt xml epub")
                         .forEach((kind, ends) -> Stream.of(ends.split(" ")).forEach(end -> kinds.put(end, kind)));
                 return Map.copyOf(kinds);
             }
@@ -2993,14 +2995,15 @@ final class DifyExec implements Runnable {
             wait.ifPresent(pause -> nextStart = now.plus(pause));
         }
 
-        /// Whether a stream waited for its first event as in a queue: over a second, and far longer than the shortest wait.
+        /// Whether a stream waited for its first event as in a queue: over a second, and far longer than the shortest
+        /// wait.
         boolean isQueued(Duration waited) {
             if (waited.compareTo(shortest) < 0) shortest = waited;
             return waited.compareTo(QUEUED) > 0 && waited.compareTo(shortest.multipliedBy(GROWN)) > 0;
         }
 
-        /// Down to what was running. The refusals of one round trip count as one cut: those that had begun before it were
-        /// counted as running, so each takes itself away.
+        /// Down to what was running. The refusals of one round trip count as one cut: those that had begun before it
+        /// were counted as running, so each takes itself away.
         void refused(long sequence, int busy, long begun) {
             quiet = 0;
             if (sequence <= cutAt) lower(limit - 1);
@@ -3080,7 +3083,8 @@ final class DifyExec implements Runnable {
             probing = streak >= STREAK;
         }
 
-        /// What was on its way when starts paused says nothing new: else `-c 64` would wait for as long as after 59 probes.
+        /// What was on its way when starts paused says nothing new: else `-c 64` would wait for as long as after 59
+        /// probes.
         void failed(Instant now, Instant begun) {
             if (streak >= STREAK && begun.isBefore(pausedAt)) return;
             probing = false;
@@ -3130,7 +3134,8 @@ final class DifyExec implements Runnable {
     record Limits(Ceiling maxFailures, Long maxTokens, Duration grace, Duration timeout, Settle settle) {
         Optional<String> reached(Tally tally) {
             if (maxFailures != null && maxFailures.isReached(tally.count(Standing.FAILED), tally.done()))
-                return Optional.of("--max-failures reached: " + Plain.count(tally.count(Standing.FAILED), "row") + " failed");
+                return Optional.of("--max-failures reached: "
+                        + Plain.count(tally.count(Standing.FAILED), "row") + " failed");
             if (maxTokens != null && tally.tokens >= maxTokens)
                 return Optional.of("--max-tokens reached: " + tally.tokens + " tokens used");
             return Optional.empty();
@@ -3532,7 +3537,8 @@ final class DifyExec implements Runnable {
             return new Seen.Cut(Optional.empty(), Symptom.NO_ANSWER, Plain.of(problem));
         }
 
-        /// A server that does not speak TLS; the JDK has no type for it, and other TLS errors may come after the request.
+        /// A server that does not speak TLS; the JDK has no type for it, and other TLS errors may come after the
+        /// request.
         private static boolean isNoTls(Throwable cause) {
             return cause instanceof SSLException && String.valueOf(cause.getMessage()).toLowerCase(Locale.ROOT)
                     .contains("unrecognized ssl message");
@@ -3745,8 +3751,8 @@ final class DifyExec implements Runnable {
             };
         }
 
-        /// Links to files die after minutes, so they are fetched before the row counts as done. What cannot be fetched is
-        /// left out: the run is paid and its result is kept.
+        /// Links to files die after minutes, so they are fetched before the row counts as done. What cannot be fetched
+        /// is left out: the run is paid and its result is kept.
         private Seen saved(Attempt attempt, Seen seen) {
             if (saveFiles.isEmpty() || !(seen instanceof Seen.Ran ran) || !ran.status().isSuccess()) return seen;
             var paths = new ArrayList<String>();
@@ -3791,8 +3797,8 @@ final class DifyExec implements Runnable {
             return StreamSupport.stream(value.spliterator(), false).flatMap(inner -> links(inner).stream()).toList();
         }
 
-        /// `<id>-<output>-<n><ext>`, with nothing in it that leads out of the folder. An id that had to be changed gets a
-        /// hash behind it: the files of two rows never have one name.
+        /// `<id>-<output>-<n><ext>`, with nothing in it that leads out of the folder. An id that had to be changed gets
+        /// a hash behind it: the files of two rows never have one name.
         static String fileName(String id, String output, int number, String extension) {
             var end = extension.isEmpty() || extension.startsWith(".") ? extension : "." + extension;
             var row = safe(id, 100).replaceFirst("^\\.", "_");
@@ -4526,8 +4532,8 @@ final class DifyExec implements Runnable {
 
         private record Header(List<String> columns, char delimiter) {}
 
-        /// The first record, with the delimiter that gives most columns: a comma unless `;` or a tab gives more. One that
-        /// the quotes contradict is none: behind `"id"` there is no text.
+        /// The first record, with the delimiter that gives most columns: a comma unless `;` or a tab gives more. One
+        /// that the quotes contradict is none: behind `"id"` there is no text.
         private static Header header(Path path, Charset charset, Optional<Character> given) {
             Header best = null;
             IOException fault = null;
@@ -4865,7 +4871,8 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// The share of the non-ASCII characters that are common letters of the encoding's languages; 0: cannot be read.
+        /// The share of the non-ASCII characters that are common letters of the encoding's languages; 0: cannot be
+        /// read.
         private static double score(byte[] bytes, Charset charset) {
             var chars = CharBuffer.allocate((int) (bytes.length * charset.newDecoder().maxCharsPerByte()) + 1);
             if (charset.newDecoder().decode(ByteBuffer.wrap(bytes), chars, false).isError()) return 0;

@@ -250,8 +250,8 @@ class FormTest {
             var fields = """
                     [{"select":{"variable":"pick","required":false,"options":["a","b"],"default":""}}]""";
 
-            assertEquals(List.of("there is no column for the variable \"pick\", and the default stored in the workflow is "
-                    + "none of its options"), form(fields, List.of("id"), true).faults(List.of("id")));
+            assertEquals(List.of("there is no column for the variable \"pick\", and the default stored in the workflow "
+                    + "is none of its options"), form(fields, List.of("id"), true).faults(List.of("id")));
             assertEquals(List.of(), form(fields, List.of("id"), false).faults(List.of("id")));
             assertEquals(List.of(), form(fields, List.of("pick"), true).faults(List.of("pick")));
         }
@@ -267,8 +267,8 @@ class FormTest {
                     new PrintWriter(out));
 
             assertTrue(out.toString().contains("evil"), out.toString());
-            assertEquals(List.of(), out.toString().lines().filter(line -> line.chars().anyMatch(Character::isISOControl))
-                    .toList());
+            assertEquals(List.of(), out.toString().lines()
+                    .filter(line -> line.chars().anyMatch(Character::isISOControl)).toList());
         }
 
         @Test
@@ -351,7 +351,7 @@ class FormTest {
             var made = DifyExec.Sender.fileName(id, output, 1, extension);
 
             assertFalse(made.contains("/") || made.contains("..") || made.startsWith("."), made);
-            if (!id.contains("/")) assertEquals(name, made);
+            if (!name.equals("-")) assertEquals(name, made);
         }
 
         @Test
@@ -365,7 +365,8 @@ class FormTest {
         @Test
         void aNameIsNeverTooLongForAFileSystem() {
             for (var letter : List.of("x", "ß", "語", "𠮷")) {
-                var made = DifyExec.Sender.fileName(letter.repeat(300), letter.repeat(300), 1_000_000, letter.repeat(90));
+                var made = DifyExec.Sender.fileName(letter.repeat(300), letter.repeat(300), 1_000_000,
+                        letter.repeat(90));
 
                 assertTrue(made.getBytes(java.nio.charset.StandardCharsets.UTF_8).length <= 255, made);
                 assertFalse(made.contains("\uFFFD") || made.contains("?"), made);
