@@ -303,7 +303,8 @@ final class DifyExec implements Runnable {
         @Option(names = "--raw", description = "Every cell as it is, also what a spreadsheet would run as a formula.")
         boolean raw;
 
-        @Option(names = "--force", description = "Overwrite the file if it is there; leave out ids that are not in the CSV.")
+        @Option(names = "--force",
+                description = "Overwrite the file if it is there; leave out ids that are not in the CSV.")
         boolean force;
 
         @Spec CommandSpec spec;
@@ -1263,7 +1264,7 @@ final class DifyExec implements Runnable {
             var now = clock.instant();
             if (outcome.standing().isSuccess() && attempt.kind() == Kind.ROW) batch.result(line);
             batch.settled(attempt, outcome, now, seen);
-            tally.ended(attempt, outcome, Duration.between(attempt.at(), now), now);
+            tally.ended(attempt, outcome, attempt.took(seen, now), now);
             watcher.ended(attempt, outcome);
             if (outcome instanceof Outcome.Failed failed && failed.firewall() && ++firewalled >= FIREWALLED)
                 agenda.close(new Stop(STOPPED, "a firewall refused " + FIREWALLED + " rows in a row (HTTP 403, HTML): "
@@ -1496,7 +1497,8 @@ final class DifyExec implements Runnable {
             agenda.close(new Stop(INTERRUPTED, signal.equals("INT") ? "interrupted" : "interrupted by SIG" + signal));
             hardStop = now.plus(limits.grace());
             if (!running.isEmpty() && limits.grace().isPositive()) watcher.say("Stopping: " + running.size()
-                    + " running rows get up to " + Plain.seconds(limits.grace()) + " to end; Ctrl-C again stops at once.");
+                    + " running rows get up to " + Plain.seconds(limits.grace())
+                            + " to end; Ctrl-C again stops at once.");
         }
 
         /// Asks Dify to stop what runs, and gives the ends a moment to arrive. False: there is nothing to wait for.
@@ -1828,6 +1830,13 @@ final class DifyExec implements Runnable {
 
         Attempt with(Tries tries) {
             return new Attempt(sequence, row, tries, user, mode, cells, at, kind, csv);
+        }
+
+        /// How long it took. Of a run begun by an earlier call nobody saw the end, so Dify's own time counts.
+        Duration took(Seen seen, Instant now) {
+            return sequence == 0 && seen instanceof Seen.Ran ran
+                    ? Duration.ofMillis((long) (ran.usage().seconds() * 1000))
+                    : Duration.between(at, now);
         }
 
         /// What was sent had been edited in a shell that is gone, and the CSV's row is still the same.
@@ -2232,11 +2241,12 @@ final class DifyExec implements Runnable {
                     String cause) {
                 var usage = seen instanceof Seen.Ran ran ? ran.usage() : Usage.NONE;
                 return new End(now, attempt.row().id(), attempt.user(),
-                        (attempt.kind() == Kind.TRY ? OF_TRY : "") + outcome, attempt.cells(), seen.run().map(RunRef::id).orElse(null),
+                        (attempt.kind() == Kind.TRY ? OF_TRY : "") + outcome, attempt.cells(),
+                                seen.run().map(RunRef::id).orElse(null),
                         attempt.tries().retries(), seen instanceof Seen.Refused refused ? refused.status() : 0,
                         cause.isEmpty() ? null : Plain.text(cause, 200), error.isEmpty() ? null
                                 : Plain.text(error, 500),
-                        Duration.between(attempt.at(), now).toMillis() / 1000.0, usage.tokens(), usage.steps(),
+                        attempt.took(seen, now).toMillis() / 1000.0, usage.tokens(), usage.steps(),
                         usage.price().orElse(null), usage.currency().isEmpty() ? null : usage.currency(),
                         attempt.csv().isEmpty() ? null : attempt.csv());
             }
@@ -4274,7 +4284,8 @@ final class DifyExec implements Runnable {
         Optional<Heard> heard() {
             return switch (event) {
                 case "node_started" -> Optional.of(new Heard.NodeBegan(title, type));
-                case "node_finished" -> Optional.of(new Heard.NodeEnded(title, type, nodeStatus, nodeSeconds, nodeError));
+                case "node_finished" -> Optional.of(new Heard.NodeEnded(title, type, nodeStatus, nodeSeconds,
+                        nodeError));
                 case "text_chunk" -> Optional.of(new Heard.Text(chunk));
                 default -> Optional.empty();
             };
@@ -6846,7 +6857,8 @@ final class DifyExec implements Runnable {
             if (tally.retries > 0) err.println("  " + Plain.count(tally.retries, "retry", "retries"));
             if (tally.harvested > 0) err.println("  " + Plain.count(tally.harvested, "run")
                     + " looked up instead of run again");
-            if (tally.throttled > 0) err.println("  throttled " + Plain.count(tally.throttled, "time") + ", ran at " + tally.lowest
+            if (tally.throttled > 0) err.println("  throttled " + Plain.count(tally.throttled, "time") + ", ran at "
+                    + tally.lowest
                     + (tally.highest > tally.lowest ? "–" + tally.highest : "") + " of " + tally.ceiling);
             if (tally.late > 0) err.println("  " + Plain.count(tally.late, "run") + " turned up late: see 'late' in "
                     + batch.files().log());
@@ -7781,7 +7793,8 @@ final class DifyExec implements Runnable {
 
         private String options() {
             return IntStream.range(0, Math.min(500, causes.size()))
-                    .mapToObj(i -> "<option value=\"%d\">%s (%s)</option>".formatted(i, Html.text(Plain.text(causes.get(i).words(), 80)),
+                    .mapToObj(i -> "<option value=\"%d\">%s (%s)</option>".formatted(i,
+                            Html.text(Plain.text(causes.get(i).words(), 80)),
                             Plain.number(causes.get(i).count()))).collect(joining());
         }
 
@@ -9071,7 +9084,8 @@ final class DifyExec implements Runnable {
             @Override
             public Integer call() {
                 var rows = prompt.desk.failures(text);
-                if (by == Grouping.ERROR) FailureView.byError(prompt.desk.batch(), rows, all, spec.commandLine().getOut());
+                if (by == Grouping.ERROR) FailureView.byError(prompt.desk.batch(), rows, all,
+                        spec.commandLine().getOut());
                 else FailureView.byRow(prompt.desk.batch(), rows, all, spec.commandLine().getOut());
                 return OK;
             }
@@ -9703,7 +9717,8 @@ final class DifyExec implements Runnable {
         }
 
         private void attempt(Told told) {
-            out.println("  " + StatusView.local("yyyy-MM-dd HH:mm:ss xxx", told.attempt.t()) + "  " + Plain.text(told.attempt.mode(), 20)
+            out.println("  " + StatusView.local("yyyy-MM-dd HH:mm:ss xxx", told.attempt.t()) + "  "
+                    + Plain.text(told.attempt.mode(), 20)
                     + (told.attempt.csv() == null ? "" : ", edited")
                     + (told.ends.isEmpty() ? "  no end known" + run(told.run) : ""));
             for (var end : told.ends) out.println("    " + Plain.text(end.outcome().replace('_', ' '), 40)

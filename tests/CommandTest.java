@@ -1874,6 +1874,7 @@ class CommandTest {
             assertEquals("run-2", result("2").path("workflow_run_id").asText());
             assertEquals("2", result("2").path("outputs").path("row_id").asText());
             assertEquals(3, dify.runs());
+            assertEquals(2.5, events("end").getLast().path("seconds").asDouble(), "nobody saw its end: Dify's own time");
         }
 
         @Test
