@@ -692,6 +692,7 @@ class ShellTest {
                     "http://127.0.0.1:" + server.getAddress().getPort() + "/v1"),
                     "-i", file("data.csv").toString(), "-o", file("results.jsonl").toString());
 
+            session.desk.form(); // completion itself waits for half a second only
             assertEquals(List.of("tone=formal", "tone=very plain"), session.completed("set", "1", "tone="));
             assertTrue(session.refused("set 1 tone=formel").contains("allowed is one of \"formal\", \"very plain\""));
             assertEquals("No edits.\n", session.ok("edits"));
