@@ -5680,6 +5680,7 @@ final class DifyExec implements Runnable {
         private final Map<String, Open> notStarted = new LinkedHashMap<>();
         private final Map<Integer, Open> lost = new TreeMap<>();
         private final Map<String, Open> resent = new LinkedHashMap<>(), openTries = new LinkedHashMap<>();
+        private final Map<String, Open> paidTries = new HashMap<>();
         private final Set<String> late = new HashSet<>(), stopped = new HashSet<>();
         private final Map<Integer, String> causes = new HashMap<>();
         private final BitSet changed = new BitSet();
@@ -5703,6 +5704,10 @@ final class DifyExec implements Runnable {
 
             Attempt attempt(Row row) {
                 return new Attempt(0, row, new Tries(0, 0, n), user, mode, cells, at, kind, csv);
+            }
+
+            Open ofRow() {
+                return new Open(id, n, user, mode, cells, at, run, Kind.ROW, csv);
             }
 
             /// Neither what was sent nor the CSV's row of that time is what the CSV has now.
@@ -5800,6 +5805,9 @@ final class DifyExec implements Runnable {
             seen(end.t());
             spent(end);
             var standing = Standing.of(end.outcome().substring(Event.End.OF_TRY.length()));
+            if (standing.filter(Standing::isSuccess).isPresent())
+                Optional.ofNullable(openTries.get(key(end.id(), end.user())))
+                        .ifPresent(known -> paidTries.put(end.id(), known.with(end.run(), null)));
             if (standing.filter(word -> word == Standing.UNKNOWN || word == Standing.PAUSED).isEmpty())
                 openTries.values().removeIf(known -> known.id().equals(end.id()));
         }
@@ -5821,6 +5829,7 @@ final class DifyExec implements Runnable {
                             Optional.empty(), Kind.ROW, orEmpty(end.csv()))).with(end.run(), null);
             unsettled.remove(end.id());
             resent.remove(end.user());
+            openTries.remove(key(end.id(), end.user())); // a try that was taken as the row's run
             if (List.of("not_started", "resent").contains(end.outcome())) notStarted.put(end.id(), known);
             Standing.of(end.outcome()).ifPresent(standing -> stand(index.findOrAdd(end.id()), standing, known, end));
         }
@@ -5912,6 +5921,18 @@ final class DifyExec implements Runnable {
                     int entry = index.find(known.id());
                     var symptom = stopped.contains(known.user()) ? Symptom.INTERRUPTED : Symptom.CRASH;
                     if (entry >= 0) all.put(entry, row -> known.doubt(row, symptom, known.at().plus(timeout)));
+                }
+            return all;
+        }
+
+        /// Tries of rows as the CSV has them that succeeded or may have, by number: what such a run gave is the row's.
+        Map<Integer, Function<Row, Doubt>> tried(Duration timeout) {
+            var all = new HashMap<Integer, Function<Row, Doubt>>();
+            for (var some : List.of(openTries.values(), paidTries.values()))
+                for (var known : some) {
+                    int entry = index.find(known.id());
+                    if (entry >= 0 && known.cells().length() == 16 && Cells.number(known.cells()) == index.cells(entry))
+                        all.put(entry, row -> known.ofRow().doubt(row, Symptom.CRASH, known.at().plus(timeout)));
                 }
             return all;
         }
@@ -6415,7 +6436,7 @@ final class DifyExec implements Runnable {
                 var first = rows.stream().limit(options.limit).max();
                 first.ifPresent(last -> rows.clear(last + 1, Math.max(last + 1, rows.length())));
             }
-            var doubts = doubts(rows, timeout);
+            var doubts = doubts(rows, timeout, selection.force());
             doubts.forEach(doubt -> rows.clear(doubt.attempt().row().index()));
             return new Wanted(csv, index, rows, doubts);
         }
@@ -6449,8 +6470,10 @@ final class DifyExec implements Runnable {
             return entry;
         }
 
-        private List<Doubt> doubts(BitSet rows, Duration timeout) {
+        /// @param force a row whose try succeeded is paid again
+        private List<Doubt> doubts(BitSet rows, Duration timeout, boolean force) {
             var doubtful = history.doubtful(timeout);
+            if (!force) history.tried(timeout).forEach(doubtful::putIfAbsent);
             doubtful.keySet().removeIf(entry -> !rows.get(entry));
             if (doubtful.isEmpty()) return List.of();
             var doubts = new ArrayList<Doubt>();

@@ -617,6 +617,40 @@ class ShellTest {
             assertEquals("a", result("1").path("inputs").path("text").asText());
             assertFalse(result("1").has("edited"));
         }
+
+        @Test
+        void thatWasKilledIsLookedUpByARunToo() throws Exception {
+            var dify = new Dify("--latency", "1500ms");
+            Files.writeString(file("data.csv"), "id,text\n1,a\n2,b\n");
+            var child = fed(dify.settings(), "try 1\n", shell());
+            until("a run", () -> !events("run").isEmpty());
+            child.destroyForcibly().waitFor();
+
+            var session = dify.session();
+            session.ok("open " + file("data.csv") + " " + file("results.jsonl"));
+            session.ok("run --progress off");
+
+            assertEquals(2, dify.count("started"));
+            assertEquals("a", result("1").path("inputs").path("text").asText());
+            assertFalse(dify.session().ok("open " + file("data.csv") + " " + file("results.jsonl")).contains("try of row 1"));
+        }
+
+        @Test
+        void thatSucceededIsTheRowsRunInALaterSession() throws Exception {
+            var dify = new Dify("--latency", "50ms");
+            Files.writeString(file("data.csv"), "id,text\n1,a\n2,b\n");
+            var session = dify.session();
+            session.ok("open " + file("data.csv") + " " + file("results.jsonl"));
+            session.ok("try 1");
+            session.ok("try 2 text=other");
+
+            var later = dify.session();
+            later.ok("open " + file("data.csv") + " " + file("results.jsonl"));
+            later.ok("run --progress off");
+
+            assertEquals(3, dify.count("started"), "row 2 was tried with another text");
+            assertEquals("a", result("1").path("inputs").path("text").asText());
+        }
     }
 
     @Nested
