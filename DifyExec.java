@@ -283,7 +283,8 @@ final class DifyExec implements Runnable {
     }
 
     @Command(name = "export", mixinStandardHelpOptions = true, sortOptions = false,
-            description = {"Writes the spreadsheet back: the input's columns, then the outputs, then how each row ended.",
+            description = {"Writes the spreadsheet back: the input's columns, then the outputs, then how each row "
+                    + "ended.",
                     "UTF-8 with byte order mark, in the input's order, rows without a success too."})
     static final class Export implements Callable<Integer> {
         @Option(names = {"-i", "--input"}, required = true, paramLabel = "CSV", description = "The input file.")
@@ -347,7 +348,8 @@ final class DifyExec implements Runnable {
     }
 
     @Command(name = "check", mixinStandardHelpOptions = true, sortOptions = false,
-            description = {"Checks all that can be known without spending: settings, server, app, header, every cell of every row.",
+            description = {"Checks all that can be known without spending: settings, server, app, header, every cell "
+                    + "of every row.",
                     "No run is started, nothing is uploaded."})
     static final class Check implements Callable<Integer> {
         @Option(names = {"-i", "--input"}, required = true, paramLabel = "CSV",
@@ -2199,8 +2201,8 @@ final class DifyExec implements Runnable {
         record Session(Instant t, int format, String tool, String baseUrl, String app, String server, String mode,
                 String options) implements Event {}
 
-        /// On record before the request is on the wire. `n` counts the row's retries, `kind` is `row` or `try`, `csv` is
-        /// the hash of the row as the CSV has it, where the shell has edited it.
+        /// On record before the request is on the wire. `n` counts the row's retries, `kind` is `row` or `try`, `csv`
+        /// is the hash of the row as the CSV has it, where the shell has edited it.
         record Attempt(Instant t, String id, int n, String user, String mode, String cells, String kind,
                 String csv) implements Event {
             static Attempt of(DifyExec.Attempt attempt) {
@@ -2745,10 +2747,12 @@ final class DifyExec implements Runnable {
 
     /// What an exchange means for its row: the one place that decides.
     record Judge(Backoff backoff, RetryRuns failedRuns, Access access) {
-        private static final Pattern TRANSIENT = Pattern.compile("rate.?limit|overload|unavailable|connect(ion)? ?error|"
+        private static final Pattern TRANSIENT = Pattern.compile("rate.?limit|overload|unavailable|"
+                + "connect(ion)? ?error|"
                 + "connection (refused|reset|aborted|timed)|time[d -]*out|reached maximum retries|too many requests|"
                 + "\\b(429|502|503|504|529)\\b|try again", Pattern.CASE_INSENSITIVE);
-        private static final Pattern BAD_ROW = Pattern.compile("in input form|input form must|transfer_method is required|"
+        private static final Pattern BAD_ROW = Pattern.compile("in input form|input form must|"
+                + "transfer_method is required|"
                 + "is not a valid FileTransferMethod|No matching enum found|Invalid (upload file|file url|input type)|"
                 + "Detected file type|File validation failed|Reached maximum retries|expected value type|"
                 + "does not match schema|this statement should be unreachable");
@@ -2820,7 +2824,8 @@ final class DifyExec implements Runnable {
                 case 405, 415, 426 -> new Verdict.StopBatch("Dify did not take the request (HTTP " + status + ": "
                         + said(seen)
                         + "): is " + access + " the API's address?");
-                case 407 -> new Verdict.StopBatch("the proxy wants a user and a password (407): put them into HTTPS_PROXY, "
+                case 407 -> new Verdict.StopBatch("the proxy wants a user and a password (407): put them into "
+                        + "HTTPS_PROXY, "
                         + "http://user:password@host:port");
                 case 413 -> failed("too large for the server (413)" + (said(seen).isEmpty() ? "" : ": " + said(seen)));
                 case 429 -> seen.code().equals("rate_limit_error")
@@ -2837,9 +2842,11 @@ final class DifyExec implements Runnable {
         private Verdict badRequest(Attempt attempt, Seen.Refused seen) {
             var message = seen.message();
             return switch (seen.code()) {
-                case "not_workflow_app" -> new Verdict.StopBatch("the key belongs to an app that is no workflow: take the key "
+                case "not_workflow_app" -> new Verdict.StopBatch("the key belongs to an app that is no workflow: "
+                        + "take the key "
                         + "of a workflow app");
-                case "app_unavailable" -> new Verdict.StopBatch("nothing is published in this app: publish the workflow in Dify");
+                case "app_unavailable" -> new Verdict.StopBatch("nothing is published in this app: publish the "
+                        + "workflow in Dify");
                 case "provider_not_initialize",
                         "model_currently_not_support" -> new Verdict.StopBatch("the workflow's model is "
                         + "not set up (" + said(seen) + "): check the model provider in Dify");
@@ -2853,14 +2860,16 @@ final class DifyExec implements Runnable {
                 default -> {
                     if (message.startsWith("Workflow not published"))
                         yield new Verdict.StopBatch("nothing is published in this app: publish the workflow in Dify");
-                    if (message.startsWith("No class mapping found")) yield new Verdict.StopBatch("the workflow has a node "
+                    if (message.startsWith("No class mapping found")) yield new Verdict.StopBatch("the workflow has "
+                            + "a node "
                             + "that this Dify does not know (" + said(seen) + ")");
                     if (message.startsWith("queue listening stopped"))
                         yield new Verdict.LookUp(Symptom.SERVER_ERROR, said(seen));
                     if (message.startsWith("Arg user must") || message.contains("validation error")
                             || message.startsWith("Input payload validation"))
                         // Dify's report quotes the request, so it is not repeated
-                        yield new Verdict.StopBatch("Dify did not take the shape of the request (400); is it a newer version?");
+                        yield new Verdict.StopBatch("Dify did not take the shape of the request (400); is it a newer "
+                                + "version?");
                     yield failed(said(seen).isEmpty() ? "HTTP 400" : message);
                 }
             };
@@ -3287,7 +3296,8 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// One exchange with Dify's Service API at a time: run, look, stop, info. Never sleeps, never retries, never writes.
+    /// One exchange with Dify's Service API at a time: run, look, stop, info. Never sleeps, never retries, never
+    /// writes.
     static final class DifyClient implements AutoCloseable {
         private static final Duration CONNECT = Duration.ofSeconds(20), LOOK = Duration.ofSeconds(30);
         private static final Duration QUIET = Duration.ofSeconds(30), DRAIN = Duration.ofSeconds(1);
@@ -3330,7 +3340,8 @@ final class DifyExec implements Runnable {
             tasks.shutdownNow();
         }
 
-        /// Posts one attempt to `/workflows/run` and reads to its terminal event; the stream's own end is not waited for.
+        /// Posts one attempt to `/workflows/run` and reads to its terminal event; the stream's own end is not waited
+        /// for.
         Seen run(Attempt attempt, Map<String, Value> inputs, Told told) {
             boolean streaming = attempt.mode() == Mode.STREAMING;
             var path = access.workflowId().isEmpty() ? "/workflows/run" : "/workflows/" + encoded(access.workflowId())
@@ -4090,8 +4101,8 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Reads what Dify says of a run in one pass: a blocking answer, a stream's events one after the other, or a detail.
-    /// Of a node's events its price is taken, and what there is to tell of it. One reader reads one run.
+    /// Reads what Dify says of a run in one pass: a blocking answer, a stream's events one after the other, or a
+    /// detail. Of a node's events its price is taken, and what there is to tell of it. One reader reads one run.
     static final class RunReader {
         String event = "", runId = "", taskId = "", code = "", message = "";
         int errorStatus = 500;
@@ -5595,7 +5606,8 @@ final class DifyExec implements Runnable {
             return out.toByteArray();
         }
 
-        /// Marks every id that has a success. Lines of the original tool are read too; what is no result is passed over.
+        /// Marks every id that has a success. Lines of the original tool are read too; what is no result is passed
+        /// over.
         static void read(Path results, Index index) throws IOException {
             read(results, index, Reading.NOTHING);
         }
@@ -5844,7 +5856,7 @@ final class DifyExec implements Runnable {
                 return;
             }
             if (standing == Standing.FAILED) {
-                if (end.run() != null) notStarted.remove(end.id()); // else it failed for want of a run, which may turn up yet
+                if (end.run() != null) notStarted.remove(end.id()); // else its run may turn up yet
             } else unsettled.put(end.id(), known);
             if (index.standing(entry).isSuccess()) return;
             index.stand(entry, standing);
@@ -6322,7 +6334,8 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Results, log and retry list, in this order. A listed id of which nothing else is known failed in the original tool.
+        /// Results, log and retry list, in this order. A listed id of which nothing else is known failed in the
+        /// original tool.
         private static History readAll(BatchFiles files, Index index, Reading reading) throws IOException {
             Results.read(files.results(), index, reading);
             var history = History.read(files.log(), index, reading);
@@ -6695,7 +6708,7 @@ final class DifyExec implements Runnable {
                 var form = new AtomicReference<>(Form.ofText());
                 client.parameters(answer -> form.set(Form.of(answer, csv.columns(), folder,
                         Listing.of(version) != Listing.AT_END))).ifPresent(seen -> {
-                    // a refusal with a code is Dify's own; anything else may be a proxy that lets this one path not through
+                    // a refusal with a code is Dify's own; else a proxy may let this one path not through
                     if (seen instanceof Seen.Refused refused && !refused.code().isEmpty()) refusal(seen, judge)
                             .ifPresent(why -> {
                         throw new Unusable(STOPPED, Plain.text(why, 1000));
@@ -10904,7 +10917,8 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// The settings of the process: its environment, and under it the `.env` files of the current folder and the script's.
+    /// The settings of the process: its environment, and under it the `.env` files of the current folder and the
+    /// script's.
     record Env(List<Place> places) {
         /// The value of the key in `.env.example`: as good as missing.
         static final String PLACEHOLDER = "app-your-key-here";
