@@ -29,16 +29,13 @@ import com.fasterxml.jackson.core.io.SerializedString;
 import com.fasterxml.jackson.core.json.JsonReadFeature;
 import com.fasterxml.jackson.core.json.JsonWriteFeature;
 import com.fasterxml.jackson.core.util.JsonRecyclerPools;
-import com.fasterxml.jackson.databind.DeserializationContext;
 import com.fasterxml.jackson.databind.DeserializationFeature;
-import com.fasterxml.jackson.databind.JsonDeserializer;
 import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.JsonSerializer;
 import com.fasterxml.jackson.databind.ObjectMapper;
 import com.fasterxml.jackson.databind.ObjectWriter;
 import com.fasterxml.jackson.databind.PropertyNamingStrategies;
 import com.fasterxml.jackson.databind.SerializerProvider;
-import com.fasterxml.jackson.databind.exc.InvalidFormatException;
 import com.fasterxml.jackson.databind.json.JsonMapper;
 import com.fasterxml.jackson.databind.module.SimpleModule;
 import com.fasterxml.jackson.databind.util.TokenBuffer;
@@ -2180,7 +2177,7 @@ final class DifyExec implements Runnable {
     record Stop(int code, String why) {}
 
     /// One event of the attempt log, format 1; `t` is when. Unknown kinds are read as [Event.Other].
-    @JsonTypeInfo(use = JsonTypeInfo.Id.NAME, property = "event", defaultImpl = Event.Other.class)
+    @JsonTypeInfo(use = JsonTypeInfo.Id.NAME, property = "event")
     @JsonSubTypes({
             @JsonSubTypes.Type(value = Event.Session.class, name = "session"),
             @JsonSubTypes.Type(value = Event.Attempt.class, name = "attempt"),
@@ -3247,10 +3244,8 @@ final class DifyExec implements Runnable {
 
         static final JsonMapper MAPPER = JsonMapper.builder(Tokens.FACTORY)
                 .propertyNamingStrategy(PropertyNamingStrategies.SNAKE_CASE)
-                .disable(DeserializationFeature.FAIL_ON_UNKNOWN_PROPERTIES)
                 .enable(DeserializationFeature.USE_BIG_DECIMAL_FOR_FLOATS)
-                .addModule(new SimpleModule().addSerializer(Instant.class, new Times.Writer())
-                        .addDeserializer(Instant.class, new Times.Reader()))
+                .addModule(new SimpleModule().addSerializer(Instant.class, new Times.Writer()))
                 .build();
         /// For what people write: nothing may follow the value, and `NaN` is no number.
         static final JsonMapper STRICT = MAPPER.rebuild().enable(DeserializationFeature.FAIL_ON_TRAILING_TOKENS)
@@ -3281,17 +3276,6 @@ final class DifyExec implements Runnable {
             @Override
             public void serialize(Instant time, JsonGenerator out, SerializerProvider provider) throws IOException {
                 out.writeString(text(time));
-            }
-        }
-
-        private static final class Reader extends JsonDeserializer<Instant> {
-            @Override
-            public Instant deserialize(JsonParser in, DeserializationContext context) throws IOException {
-                try {
-                    return Times.parse(in.getText());
-                } catch (DateTimeException | NumberFormatException problem) {
-                    throw InvalidFormatException.from(in, problem.getMessage(), in.getText(), Instant.class);
-                }
             }
         }
     }
@@ -5729,7 +5713,7 @@ final class DifyExec implements Runnable {
 
             static Open of(Event.Attempt attempt, Kind kind) {
                 return new Open(attempt.id(), attempt.n(), attempt.user(),
-                        Mode.valueOf(attempt.mode().toUpperCase(Locale.ROOT)), orEmpty(attempt.cells()), attempt.t(),
+                        Mode.of(attempt.mode()), orEmpty(attempt.cells()), attempt.t(),
                         Optional.empty(), kind, orEmpty(attempt.csv()));
             }
 
