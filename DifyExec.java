@@ -39,8 +39,7 @@ import com.fasterxml.jackson.databind.SerializerProvider;
 import com.fasterxml.jackson.databind.json.JsonMapper;
 import com.fasterxml.jackson.databind.module.SimpleModule;
 import com.fasterxml.jackson.databind.util.TokenBuffer;
-import com.opencsv.RFC4180Parser;
-import com.opencsv.RFC4180ParserBuilder;
+import com.opencsv.CSVWriter;
 import io.github.cdimascio.dotenv.Dotenv;
 import io.github.cdimascio.dotenv.DotenvEntry;
 import io.github.cdimascio.dotenv.DotenvException;
@@ -409,7 +408,7 @@ final class DifyExec implements Runnable {
             var inspection = Inspection.of(csv.columns(), form, csv.rows(_ -> true, index));
             if (json) out.println(CheckView.json(inspection));
             else CheckView.print(inspection, server, out);
-            for (var rows = csv.rows(row -> row < show, index); rows.hasNext(); ) CheckView.request(rows.next(), form,
+            for (var rows = csv.first(show, index); rows.hasNext(); ) CheckView.request(rows.next(), form,
                     dify,
                     out);
             return inspection.isFine() ? OK : UNUSABLE;
@@ -1749,36 +1748,38 @@ final class DifyExec implements Runnable {
 
     /// One row of the input. `index` counts from 0, `line` is the line of the file it begins in.
     ///
-    /// @param original the hash of the row as the CSV has it, where the shell has edited it; else empty
-    record Row(int index, long line, String id, Map<String, String> inputs, String original) {
+    /// @param cells the hash of `inputs`
+    /// @param inCsv the hash of the row as the CSV has it, which is another one where the shell has edited it
+    record Row(int index, long line, String id, Map<String, String> inputs, long cells, long inCsv) {
         Row {
             if (id.isBlank()) throw new IllegalArgumentException("a row needs an id");
             inputs = Collections.unmodifiableMap(inputs);
         }
 
         Row(int index, long line, String id, Map<String, String> inputs) {
-            this(index, line, id, inputs, "");
+            long cells = Cells.number(inputs);
+            this(index, line, id, inputs, cells, cells);
         }
 
         /// The same row with other cells.
-        Row with(Map<String, String> cells) {
+        Row with(Map<String, String> edits) {
             var changed = new LinkedHashMap<>(inputs);
-            changed.putAll(cells);
-            return changed.equals(inputs) ? this : new Row(index, line, id, changed, inCsv());
+            changed.putAll(edits);
+            return changed.equals(inputs) ? this : new Row(index, line, id, changed, Cells.number(changed), inCsv);
         }
 
         boolean isEdited() {
-            return !original.isEmpty() && !original.equals(hash());
-        }
-
-        /// The hash of the row as the CSV has it.
-        String inCsv() {
-            return original.isEmpty() ? hash() : original;
+            return cells != inCsv;
         }
 
         /// 16 hex digits that change with any cell or column name.
         String hash() {
-            return Cells.hash(inputs);
+            return Cells.hash(cells);
+        }
+
+        /// The hash of the row as the CSV has it, where the shell has edited it; else empty.
+        String original() {
+            return isEdited() ? Cells.hash(inCsv) : "";
         }
     }
 
@@ -1840,7 +1841,7 @@ final class DifyExec implements Runnable {
 
         /// What was sent had been edited in a shell that is gone, and the CSV's row is still the same.
         boolean isOfLostEdits() {
-            return !csv.isEmpty() && csv.equals(row.inCsv());
+            return !csv.isEmpty() && csv.equals(Cells.hash(row.inCsv()));
         }
     }
 
@@ -4410,7 +4411,7 @@ final class DifyExec implements Runnable {
             long count = 0;
             try (var rows = new Cursor()) {
                 for (var cells = rows.next(); cells != null; cells = rows.next()) {
-                    var wrong = fault(cells, rows.line, index);
+                    var wrong = fault(cells, rows, index);
                     if (wrong.isPresent() && count++ < SHOWN) problems.add("line " + rows.line + ": " + wrong.get());
                 }
             }
@@ -4421,18 +4422,18 @@ final class DifyExec implements Runnable {
                     + (count > SHOWN ? "\n  … and " + (count - SHOWN) + " more" : ""));
         }
 
-        private Optional<String> fault(List<String> cells, long line, Index index) {
+        private Optional<String> fault(List<String> cells, Cursor rows, Index index) {
             if (cells.size() != columns.size()) return Optional.of(Plain.count(cells.size(), "cell")
                     + " where the header has "
                     + columns.size() + " (a comma too many or too few, or a quote left open?)");
-            var id = cells.get(idColumn).strip();
+            var id = cells.get(idColumn);
             if (id.isEmpty()) return Optional.of("the id is blank");
             if (id.chars().anyMatch(Character::isISOControl))
                 return Optional.of("the id " + Plain.quoted(id) + " contains a control character or a line break");
             int before = index.find(id);
             if (before >= 0) return Optional.of("the id " + Plain.quoted(id) + " stands in line " + index.line(before)
                     + " already");
-            index.add(id, line, Cells.number(inputs(cells)));
+            index.add(id, rows.line, rows.hashes.number(cells));
             return Optional.empty();
         }
 
@@ -4446,6 +4447,11 @@ final class DifyExec implements Runnable {
             return rows(wanted::get, wanted.length(), checked);
         }
 
+        /// The first so many rows.
+        Iterator<Row> first(int count, Index checked) {
+            return rows(_ -> true, count, checked);
+        }
+
         private Iterator<Row> rows(IntPredicate wanted, int end, Index checked) {
             return new Iterator<>() {
                 private final Cursor cursor = new Cursor();
@@ -4455,14 +4461,7 @@ final class DifyExec implements Runnable {
                 private Row advance() {
                     for (var cells = record(); cells != null; cells = record()) {
                         index++;
-                        if (wanted.test(index)) {
-                            var row = row(cells);
-                            if (row.isEmpty() || !checked.id(index).equals(row.get().id())
-                                    || checked.cells(index) != Cells.number(row.get().inputs()))
-                                throw new Unusable(path + ", line " + cursor.line
-                                        + ": the file was changed while it was in use");
-                            return edits.apply(row.get());
-                        }
+                        if (wanted.test(index)) return edits.apply(row(cells));
                     }
                     cursor.close();
                     return null;
@@ -4472,10 +4471,13 @@ final class DifyExec implements Runnable {
                     return index + 1 < end ? cursor.next() : null;
                 }
 
-                private Optional<Row> row(List<String> cells) {
-                    if (cells.size() != columns.size() || cells.get(idColumn).isBlank() || index >= checked.rows())
-                        return Optional.empty();
-                    return Optional.of(new Row(index, cursor.line, cells.get(idColumn).strip(), inputs(cells)));
+                private Row row(List<String> cells) {
+                    boolean fits = cells.size() == columns.size() && index < checked.rows();
+                    long hash = fits ? cursor.hashes.number(cells) : 0;
+                    if (!fits || hash != checked.cells(index) || !checked.id(index).equals(cells.get(idColumn)))
+                        throw new Unusable(path + ", line " + cursor.line
+                                + ": the file was changed while it was in use");
+                    return new Row(index, cursor.line, cells.get(idColumn), inputs(cells), hash, hash);
                 }
 
                 @Override
@@ -4495,15 +4497,14 @@ final class DifyExec implements Runnable {
 
         private Map<String, String> inputs(List<String> cells) {
             var inputs = LinkedHashMap.<String, String>newLinkedHashMap(columns.size());
-            for (int i = 0; i < columns.size(); i++)
-                inputs.put(columns.get(i), i == idColumn ? cells.get(i).strip() : cells.get(i));
+            for (int i = 0; i < columns.size(); i++) inputs.put(columns.get(i), cells.get(i));
             return inputs;
         }
 
         /// A position in the file. `line` is where the present record begins.
         private final class Cursor implements AutoCloseable {
             private final Records records;
-            private final RFC4180Parser parser = new RFC4180ParserBuilder().withSeparator(delimiter).build();
+            private final Cells hashes = new Cells(columns);
             private long line = 0;
 
             Cursor() {
@@ -4511,16 +4512,18 @@ final class DifyExec implements Runnable {
                 if (next() == null) throw new Unusable(path + ": empty"); // the header
             }
 
-            /// The next record, or null at the end. Blank lines at the end of the file are passed over.
+            /// The next record's cells, the id stripped, or null at the end. Blank lines at the end of the file are
+            /// passed over.
             List<String> next() {
                 try {
-                    var record = records.next();
+                    var cells = records.next();
                     line = records.line();
-                    if (record != null && record.isEmpty()) {
-                        while (record != null && record.isEmpty()) record = records.next();
-                        if (record != null) throw new Unusable(path + ", line " + line + ": blank, with rows after it");
+                    if (cells != null && cells.isEmpty()) {
+                        while (cells != null && cells.isEmpty()) cells = records.next();
+                        if (cells != null) throw new Unusable(path + ", line " + line + ": blank, with rows after it");
                     }
-                    return record == null ? null : Arrays.asList(parser.parseLine(record));
+                    if (cells != null && idColumn < cells.size()) cells.set(idColumn, cells.get(idColumn).strip());
+                    return cells;
                 } catch (IOException problem) {
                     throw unreadable(path, charset, problem, records.line());
                 }
@@ -4545,11 +4548,10 @@ final class DifyExec implements Runnable {
             IOException fault = null;
             for (char delimiter : given.map(List::of).orElse(List.of(',', ';', '\t'))) {
                 try (var records = records(path, charset, delimiter)) {
-                    var record = records.next();
-                    if (record == null || record.isBlank()) throw new Unusable(path + ": empty, not even a header");
-                    var cells = new RFC4180ParserBuilder().withSeparator(delimiter).build().parseLine(record);
-                    if (best == null || cells.length > best.columns().size())
-                        best = new Header(List.of(cells), delimiter);
+                    var cells = records.next();
+                    if (cells == null || cells.size() < 2 && String.join("", cells).isBlank())
+                        throw new Unusable(path + ": empty, not even a header");
+                    if (best == null || cells.size() > best.columns().size()) best = new Header(cells, delimiter);
                 } catch (IOException problem) {
                     if (fault == null) fault = problem;
                 }
@@ -4562,10 +4564,9 @@ final class DifyExec implements Runnable {
             try {
                 var decoder = charset.newDecoder().onMalformedInput(CodingErrorAction.REPORT)
                         .onUnmappableCharacter(CodingErrorAction.REPORT);
-                var chars = new BufferedReader(new InputStreamReader(Files.newInputStream(path), decoder), 1 << 16);
-                chars.mark(1);
-                if (chars.read() != '\uFEFF') chars.reset();
-                return new Records(chars, delimiter);
+                var records = new Records(new InputStreamReader(Files.newInputStream(path), decoder), delimiter);
+                records.pass('\uFEFF');
+                return records;
             } catch (IOException problem) {
                 throw unreadable(path, charset, problem, 1);
             }
@@ -4904,12 +4905,16 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Cuts a CSV into its records, whole and unchanged: a line end inside quotes belongs to its cell. What a quote
-    /// leaves unclear is an error. The cells of a record are opencsv's business.
+    /// Reads the records of a CSV, each as its cells, which keep their blanks and line ends. What a quote leaves unclear
+    /// is an error.
+    ///
+    /// opencsv's reader cannot be used: where it keeps CR LF in a cell, a CR alone ends no line and a blank line inside
+    /// quotes is an error; a quote inside a bare cell (`5" pipe`) takes in the rows that follow, text after a closing
+    /// quote passes, and where an open quote began is not told.
     static final class Records implements AutoCloseable {
         private final Reader in;
         private final char delimiter;
-        private final StringBuilder record = new StringBuilder();
+        private final StringBuilder cell = new StringBuilder();
         private final char[] buffer = new char[1 << 14];
         private int at = 0, end = 0;
         private long line = 0, next = 1;
@@ -4924,60 +4929,40 @@ final class DifyExec implements Runnable {
             return line;
         }
 
-        /// The next record without its line end, or null at the end.
-        String next() throws IOException {
+        /// The cells of the next record, none if the line is empty; null at the end.
+        List<String> next() throws IOException {
             line = next;
-            record.setLength(0);
             if (peek() < 0) return null;
-            for (int c = peek(); c >= 0 && !isLineEnd(c); c = peek()) {
-                if (c == '"') quoted();
-                else plain();
-            }
+            var cells = new ArrayList<String>();
+            if (!isLineEnd(peek())) do cells.add(cell()); while (pass(delimiter));
             if (peek() >= 0) lineEnd();
-            return record.toString();
+            return cells;
         }
 
-        /// An unquoted cell and the delimiter after it. A quote inside it is an ordinary character, so such a cell is
-        /// handed on in quotes.
-        private void plain() throws IOException {
-            int start = record.length();
-            boolean quotes = false;
-            int c = peek();
-            for (; c >= 0 && !isLineEnd(c) && c != delimiter; c = peek()) {
-                quotes |= c == '"';
-                record.append((char) c);
-                at++;
-            }
-            if (quotes) record.replace(start, record.length(), '"' + record.substring(start).replace("\"", "\"\"")
-                    + '"');
-            if (c != delimiter) return;
-            record.append(delimiter);
-            at++;
+        private String cell() throws IOException {
+            cell.setLength(0);
+            if (peek() == '"') quoted();
+            else take(delimiter);
+            return cell.toString();
         }
 
-        /// A quoted cell and the delimiter after it.
         private void quoted() throws IOException {
             long opened = next;
-            do {
-                record.append((char) peek());
-                at++;
-                for (int c = peek(); c != '"'; c = peek()) {
-                    if (c < 0) throw fault(opened, "a quote is opened there and never closed");
-                    if (isLineEnd(c)) record.append(lineEnd());
-                    else {
-                        record.append((char) c);
-                        at++;
-                    }
-                }
-                record.append('"');
-                at++;
-            } while (peek() == '"'); // a pair of quotes is one in the cell
-            int c = peek();
-            if (c == delimiter) {
-                record.append(delimiter);
-                at++;
-            } else if (c >= 0 && !isLineEnd(c))
+            pass('"');
+            while (true) {
+                take('"');
+                if (peek() < 0) throw fault(opened, "a quote is opened there and never closed");
+                if (isLineEnd(peek())) cell.append(lineEnd());
+                else if (isPair()) cell.append('"');
+                else break;
+            }
+            if (peek() >= 0 && peek() != delimiter && !isLineEnd(peek()))
                 throw fault(next, "text after a closing quote (a quote inside a quoted cell is written twice)");
+        }
+
+        /// Passes a quote, and a second one after it, which stand for one in the cell.
+        private boolean isPair() throws IOException {
+            return pass('"') && pass('"');
         }
 
         private IOException fault(long line, String what) {
@@ -4989,14 +4974,29 @@ final class DifyExec implements Runnable {
             return c == '\n' || c == '\r';
         }
 
+        /// Adds to the cell what stands before the next `stop` or line end.
+        private void take(char stop) throws IOException {
+            while (peek() >= 0) {
+                int from = at;
+                while (at < end && buffer[at] != stop && !isLineEnd(buffer[at])) at++;
+                cell.append(buffer, from, at - from);
+                if (at < end) return;
+            }
+        }
+
         /// Passes one line end: LF, CR LF or CR.
         private String lineEnd() throws IOException {
             next++;
-            int first = peek();
+            if (pass('\n')) return "\n";
+            pass('\r');
+            return pass('\n') ? "\r\n" : "\r";
+        }
+
+        /// Passes the next character if it is this one.
+        boolean pass(char expected) throws IOException {
+            if (peek() != expected) return false;
             at++;
-            if (first == '\n' || peek() != '\n') return first == '\n' ? "\n" : "\r";
-            at++;
-            return "\r\n";
+            return true;
         }
 
         private int peek() throws IOException {
@@ -5013,34 +5013,52 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// What identifies a row's content.
+    /// What identifies a row's content: a SHA-256 over names and cells, each with its length; the columns' order does
+    /// not count. For one thread.
     static final class Cells {
-        /// 16 hex digits of a SHA-256 over names and cells, each with its length; the columns' order does not count.
-        static String hash(Map<String, String> inputs) {
-            return HexFormat.of().toHexDigits(number(inputs));
+        private final MessageDigest digest;
+        private final List<Column> columns;
+
+        /// @param head length and name, and room for the length of a cell
+        private record Column(int index, ByteBuffer head) {
+            static Column of(int index, String name) {
+                var bytes = name.getBytes(UTF_8);
+                return new Column(index, ByteBuffer.allocate(bytes.length + 2 * Integer.BYTES).putInt(bytes.length)
+                        .put(bytes));
+            }
         }
 
-        /// The same as a number.
-        static long number(Map<String, String> inputs) {
+        Cells(List<String> names) {
+            columns = IntStream.range(0, names.size()).boxed().sorted(Comparator.comparing(names::get))
+                    .map(index -> Column.of(index, names.get(index))).toList();
             try {
-                var digest = MessageDigest.getInstance("SHA-256");
-                var length = ByteBuffer.allocate(Integer.BYTES);
-                var names = inputs.keySet().toArray(String[]::new);
-                Arrays.sort(names);
-                for (var name : names) {
-                    add(name, digest, length);
-                    add(inputs.get(name), digest, length);
-                }
-                return ByteBuffer.wrap(digest.digest()).getLong();
+                digest = MessageDigest.getInstance("SHA-256");
             } catch (NoSuchAlgorithmException problem) {
                 throw new IllegalStateException(problem); // every Java has SHA-256
             }
         }
 
-        private static void add(String text, MessageDigest digest, ByteBuffer length) {
-            var bytes = text.getBytes(UTF_8);
-            digest.update(length.clear().putInt(bytes.length).flip());
-            digest.update(bytes);
+        /// The hash of a row's cells, which stand in the order of the names.
+        long number(List<String> cells) {
+            for (var column : columns) {
+                var cell = cells.get(column.index()).getBytes(UTF_8);
+                digest.update(column.head().putInt(column.head().position(), cell.length).array());
+                digest.update(cell);
+            }
+            return ByteBuffer.wrap(digest.digest()).getLong();
+        }
+
+        static long number(Map<String, String> inputs) {
+            return new Cells(List.copyOf(inputs.keySet())).number(List.copyOf(inputs.values()));
+        }
+
+        /// The same as 16 hex digits.
+        static String hash(Map<String, String> inputs) {
+            return hash(number(inputs));
+        }
+
+        static String hash(long number) {
+            return HexFormat.of().toHexDigits(number);
         }
 
         static long number(String hash) {
@@ -6566,15 +6584,15 @@ final class DifyExec implements Runnable {
         void accept(Desk.Tried tried, boolean force) {
             var row = tried.attempt().row();
             int entry = known(row.id(), "");
-            if (index.cells(entry) != Cells.number(row.inCsv())) throw new Unusable("row " + Plain.id(row.id())
+            if (index.cells(entry) != row.inCsv()) throw new Unusable("row " + Plain.id(row.id())
                     + " was changed in the CSV since its try: try it again");
             if (index.standing(entry).isSuccess() && !force) throw new Unusable("row " + Plain.id(row.id())
                     + " has a success already; --force puts this result in its place");
             var ran = tried.ran();
             var now = Instant.now();
             var began = now.minusMillis((long) (ran.usage().seconds() * 1000));
-            var attempt = new Attempt(0, new Row(entry, row.line(), row.id(), row.inputs(), row.original()), Tries.NONE,
-                    tried.attempt().user(), tried.attempt().mode(), tried.attempt().cells(), began);
+            var attempt = new Attempt(0, new Row(entry, row.line(), row.id(), row.inputs(), row.cells(), row.inCsv()),
+                    Tries.NONE, tried.attempt().user(), tried.attempt().mode(), tried.attempt().cells(), began);
             result(Results.line(attempt, ran, tried.at()));
             settled(attempt, ran.status() == RunStatus.PARTIAL ? new Outcome.Partial() : new Outcome.Succeeded(), now,
                     new Seen.Ran(ran.ref(), ran.status(), ran.outputs(), "", ran.workflowId(), Usage.NONE));
