@@ -5013,6 +5013,26 @@ final class DifyExec implements Runnable {
         }
     }
 
+    /// Writes a CSV (RFC 4180). In quotes stands what a reader could part or strip: also a delimiter that is not this
+    /// file's, for some spreadsheets part cells at any of them.
+    static final class CellWriter extends CSVWriter {
+        CellWriter(Writer out, char delimiter, boolean mark, String lineEnd) throws IOException {
+            super(new BufferedWriter(out), delimiter, DEFAULT_QUOTE_CHARACTER, DEFAULT_ESCAPE_CHARACTER, lineEnd);
+            if (mark) getWriter().write('\uFEFF');
+        }
+
+        /// The other `writeNext` keeps an exception to itself.
+        void write(Collection<String> cells) throws IOException {
+            writeNext(cells.toArray(String[]::new), false, new StringBuilder());
+        }
+
+        @Override
+        protected boolean stringContainsSpecialCharacters(String cell) {
+            return super.stringContainsSpecialCharacters(cell) || cell.chars().anyMatch(c -> ",;\t".indexOf(c) >= 0)
+                    || !cell.strip().equals(cell);
+        }
+    }
+
     /// What identifies a row's content: a SHA-256 over names and cells, each with its length; the columns' order does
     /// not count. For one thread.
     static final class Cells {
@@ -7267,7 +7287,12 @@ final class DifyExec implements Runnable {
     }
 
     /// The batch as a CSV in the input's order: its columns, `output.<name>` for each output, then how the row ended.
+    /// Spreadsheets open it as it is: UTF-8 with byte order mark, CR LF, and the input's delimiter, which is the one
+    /// that its owner's spreadsheet expects.
     static final class Spreadsheet {
+        private static final int EXCEL = 32_767;
+        private static final Pattern CONTROLS = Pattern.compile("[\\x00-\\x08\\x0B\\f\\x0E-\\x1F\\x7F-\\x9F]");
+        private static final Pattern NUMBER = Pattern.compile("[+-]?(\\d+([.,]\\d+)*|[.,]\\d+)([eE][+-]?\\d+)?%?");
         private static final List<String> ENDING = List.of("status", "error", "run_id", "attempts", "seconds", "tokens",
                 "price", "currency", "edited");
 
@@ -7287,19 +7312,17 @@ final class DifyExec implements Runnable {
 
         void write(OutputStream out) throws IOException {
             var index = batch.index();
-            var cells = new CellWriter(out, batch.csv().delimiter, raw);
-            cells.write(header());
+            var cells = new CellWriter(new OutputStreamWriter(out, UTF_8), batch.csv().delimiter, true, "\r\n");
+            cells.write(guarded(header()));
             try (var endings = new Endings(batch, ledger)) {
                 var all = batch.csv().rows(entry -> !failed || index.standing(entry).isOnRetryList(), index);
                 while (all.hasNext()) {
                     var row = all.next();
-                    cells.write(cells(row, endings.of(row.index())));
+                    cells.write(guarded(cells(row, endings.of(row.index()))));
                     rows++;
                 }
             }
             cells.flush();
-            guarded = cells.guarded();
-            tooLong = cells.tooLong();
         }
 
         private List<String> header() {
@@ -7325,51 +7348,9 @@ final class DifyExec implements Runnable {
             return cells;
         }
 
-        /// What was written, and what its reader should know.
-        void tell(PrintWriter err) {
-            err.println(Plain.count(rows, "row") + (failed ? " without success" : "") + ", "
-                    + Plain.count(outputs.size(), "output column") + ".");
-            if (guarded > 0) err.println("A ' was put before " + Plain.count(guarded, "cell")
-                    + " that a spreadsheet would run as a formula; --raw leaves it out.");
-            if (tooLong > 0) err.println("Excel cuts " + Plain.count(tooLong, "cell") + ": longer than "
-                    + Plain.number(CellWriter.EXCEL) + " characters.");
-            err.flush();
-        }
-    }
-
-    /// Writes a CSV (RFC 4180) that spreadsheets open as it is: UTF-8 with byte order mark, CR LF,
-    /// and the input's delimiter, which is the one that its owner's spreadsheet expects.
-    static final class CellWriter {
-        static final int EXCEL = 32_767;
-        private static final Pattern CONTROLS = Pattern.compile("[\\x00-\\x08\\x0B\\f\\x0E-\\x1F\\x7F-\\x9F]");
-        private static final Pattern NUMBER = Pattern.compile("[+-]?(\\d+([.,]\\d+)*|[.,]\\d+)([eE][+-]?\\d+)?%?");
-
-        private final Writer out;
-        private final char delimiter;
-        private final boolean raw;
-        private long guarded = 0, tooLong = 0;
-
-        CellWriter(OutputStream out, char delimiter, boolean raw) throws IOException {
-            this.out = new BufferedWriter(new OutputStreamWriter(out, UTF_8), 1 << 16);
-            this.delimiter = delimiter;
-            this.raw = raw;
-            this.out.write('\uFEFF');
-        }
-
-        void write(List<String> cells) throws IOException {
-            for (int i = 0; i < cells.size(); i++) {
-                if (i > 0) out.write(delimiter);
-                write(cells.get(i));
-            }
-            out.write("\r\n");
-        }
-
-        private void write(String cell) throws IOException {
-            if (cell.length() > EXCEL) tooLong++;
-            var text = raw ? cell : guarded(cell);
-            boolean quoted = text.chars().anyMatch(c -> c == delimiter || "\",;\t\r\n".indexOf(c) >= 0)
-                    || text.startsWith(" ") || text.endsWith(" ");
-            out.write(quoted ? '"' + text.replace("\"", "\"\"") + '"' : text);
+        private List<String> guarded(List<String> cells) {
+            tooLong += cells.stream().filter(cell -> cell.length() > EXCEL).count();
+            return raw ? cells : cells.stream().map(this::guarded).toList();
         }
 
         /// What a spreadsheet would run stays text, and no control character but tab and line end is left.
@@ -7381,17 +7362,15 @@ final class DifyExec implements Runnable {
             return "'" + clean;
         }
 
-        void flush() throws IOException {
-            out.flush();
-        }
-
-        long guarded() {
-            return guarded;
-        }
-
-        /// Cells that Excel does not take whole.
-        long tooLong() {
-            return tooLong;
+        /// What was written, and what its reader should know.
+        void tell(PrintWriter err) {
+            err.println(Plain.count(rows, "row") + (failed ? " without success" : "") + ", "
+                    + Plain.count(outputs.size(), "output column") + ".");
+            if (guarded > 0) err.println("A ' was put before " + Plain.count(guarded, "cell")
+                    + " that a spreadsheet would run as a formula; --raw leaves it out.");
+            if (tooLong > 0) err.println("Excel cuts " + Plain.count(tooLong, "cell") + ": longer than "
+                    + Plain.number(EXCEL) + " characters.");
+            err.flush();
         }
     }
 
@@ -9824,11 +9803,11 @@ final class DifyExec implements Runnable {
 
         private static void write(Csv csv, Index index, Edits edits, OutputStream to) throws IOException {
             var frame = Frame.of(csv);
-            try (var out = new BufferedWriter(new OutputStreamWriter(to, csv.charset.newEncoder()))) {
-                if (frame.mark()) out.write('\uFEFF');
-                out.write(record(csv.columns(), csv.delimiter) + frame.lineEnd());
+            try (var out = new CellWriter(new OutputStreamWriter(to, csv.charset.newEncoder()), csv.delimiter,
+                    frame.mark(), frame.lineEnd())) {
+                out.write(csv.columns());
                 for (var rows = csv.with(edits).rows(_ -> true, index); rows.hasNext(); )
-                    out.write(record(rows.next().inputs().values(), csv.delimiter) + frame.lineEnd());
+                    out.write(rows.next().inputs().values());
             }
         }
 
@@ -9842,16 +9821,6 @@ final class DifyExec implements Runnable {
                     return new Frame(mark, c == '\n' && before == '\r' ? "\r\n" : "\n");
                 }
             }
-        }
-
-        private static String record(Collection<String> cells, char delimiter) {
-            return cells.stream().map(cell -> cell(cell, delimiter)).collect(joining(String.valueOf(delimiter)));
-        }
-
-        private static String cell(String cell, char delimiter) {
-            boolean plain = cell.chars().noneMatch(c -> c == delimiter || c == '"' || c == '\n' || c == '\r');
-            return plain && !cell.isEmpty() && cell.strip().equals(cell) || cell.isEmpty() ? cell
-                    : '"' + cell.replace("\"", "\"\"") + '"';
         }
     }
 

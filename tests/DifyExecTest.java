@@ -46,6 +46,7 @@ import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertFalse;
 import static org.junit.jupiter.api.Assertions.assertInstanceOf;
 import static org.junit.jupiter.api.Assertions.assertNotEquals;
+import static org.junit.jupiter.api.Assertions.assertNull;
 import static org.junit.jupiter.api.Assertions.assertThrows;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 import static org.junit.jupiter.api.Assumptions.assumeTrue;
@@ -3713,6 +3714,71 @@ final class DifyExecTest {
 
                 assertEquals(List.of(1L, 2L, 5L), lines);
             }
+        }
+    }
+
+    @Nested
+    class TheCellWriter {
+        private static String written(String cell, char delimiter) throws IOException {
+            var text = new StringWriter();
+            try (var out = new DifyExec.CellWriter(text, delimiter, false, "")) {
+                out.write(List.of(cell));
+            }
+            return text.toString();
+        }
+
+        @ParameterizedTest
+        @CsvSource(delimiter = '/', quoteCharacter = '`', useHeadersInDisplayName = true, textBlock = """
+                cell         / written
+                plain text   / plain text
+                it's 5%      / it's 5%
+                ``           / ``
+                a,b          / "a,b"
+                a;b          / "a;b"
+                a\\tb        / "a\\tb"
+                a|b          / "a|b"
+                a "b" c      / "a ""b"" c"
+                a\\nb        / "a\\nb"
+                a\\r         / "a\\r"
+                ` a`         / `" a"`
+                `a\u3000`    / `"a\u3000"`
+                """)
+        void inQuotesStandsWhatAReaderCouldPartOrStrip(String cell, String written) throws IOException {
+            assertEquals(written.translateEscapes(), written(cell.translateEscapes(), '|'));
+        }
+
+        @ParameterizedTest
+        @ValueSource(chars = {',', ';', '\t', '|'})
+        void everyCellIsReadAsItWasWritten(char delimiter) throws IOException {
+            var cells = List.of("", "\"", "a\"\"b", "\r\n", "one\n\ntwo\r", " a ", ",;\t|", "größer 日本語 😀", "\0", "\\\"");
+            var text = new StringWriter();
+            try (var out = new DifyExec.CellWriter(text, delimiter, false, "\r\n")) {
+                for (int row = 0; row < 2; row++) out.write(cells);
+            }
+
+            try (var records = new DifyExec.Records(new StringReader(text.toString()), delimiter)) {
+                for (int row = 0; row < 2; row++) assertEquals(cells, records.next());
+                assertNull(records.next());
+            }
+        }
+
+        @Test
+        void whatCannotBeWrittenIsToldAtOnce() throws IOException {
+            var full = new Writer() {
+                @Override
+                public void write(char[] text, int from, int length) throws IOException {
+                    throw new IOException("No space left on device");
+                }
+
+                @Override
+                public void flush() {}
+
+                @Override
+                public void close() {}
+            };
+            var out = new DifyExec.CellWriter(full, ',', true, "\n");
+
+            assertThrows(IOException.class, () -> out.write(List.of("x".repeat(100_000))));
         }
     }
 

@@ -403,7 +403,7 @@ class ShellTest {
 
             session.ok("save " + file("fixed.csv"));
 
-            assertEquals("\uFEFFid;text\n1;a, b\n2;\"d;e\"\n", Files.readString(file("fixed.csv")));
+            assertEquals("\uFEFFid;text\n1;\"a, b\"\n2;\"d;e\"\n", Files.readString(file("fixed.csv")));
         }
 
         @Test
