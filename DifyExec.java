@@ -4472,11 +4472,12 @@ final class DifyExec implements Runnable {
                 }
 
                 private Row row(List<String> cells) {
-                    boolean fits = cells.size() == columns.size() && index < checked.rows();
-                    long hash = fits ? cursor.hashes.number(cells) : 0;
-                    if (!fits || hash != checked.cells(index) || !checked.id(index).equals(cells.get(idColumn)))
+                    if (cells.size() != columns.size() || index >= checked.rows()
+                            || !checked.id(index).equals(cells.get(idColumn))
+                            || checked.cells(index) != cursor.hashes.number(cells))
                         throw new Unusable(path + ", line " + cursor.line
                                 + ": the file was changed while it was in use");
+                    long hash = checked.cells(index);
                     return new Row(index, cursor.line, cells.get(idColumn), inputs(cells), hash, hash);
                 }
 
@@ -4905,12 +4906,12 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Reads the records of a CSV, each as its cells, which keep their blanks and line ends. What a quote leaves unclear
-    /// is an error.
+    /// Reads the records of a CSV, each as its cells, which keep their blanks and line ends. What a quote leaves
+    /// unclear is an error.
     ///
-    /// opencsv's reader cannot be used: where it keeps CR LF in a cell, a CR alone ends no line and a blank line inside
-    /// quotes is an error; a quote inside a bare cell (`5" pipe`) takes in the rows that follow, text after a closing
-    /// quote passes, and where an open quote began is not told.
+    /// opencsv's reader is no use here: if it is to keep CR LF inside quotes, a CR alone ends no line and a blank line
+    /// inside quotes is an error; a quote inside a bare cell (`5" pipe`) takes in the rows that follow; and it tells
+    /// neither text after a closing quote nor the line in which an open one began.
     static final class Records implements AutoCloseable {
         private final Reader in;
         private final char delimiter;

@@ -3750,7 +3750,8 @@ final class DifyExecTest {
         @ParameterizedTest
         @ValueSource(chars = {',', ';', '\t', '|'})
         void everyCellIsReadAsItWasWritten(char delimiter) throws IOException {
-            var cells = List.of("", "\"", "a\"\"b", "\r\n", "one\n\ntwo\r", " a ", ",;\t|", "größer 日本語 😀", "\0", "\\\"");
+            var cells = List.of("", "\"", "a\"\"b", "\r\n", "one\n\ntwo\r", " a ", ",;\t|", "größer 日本語 😀", "\0",
+                    "\\\"");
             var text = new StringWriter();
             try (var out = new DifyExec.CellWriter(text, delimiter, false, "\r\n")) {
                 for (int row = 0; row < 2; row++) out.write(cells);
