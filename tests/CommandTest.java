@@ -12,6 +12,7 @@ import org.junit.jupiter.api.Timeout;
 import org.junit.jupiter.api.io.TempDir;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
+import org.junit.jupiter.params.provider.EnumSource;
 import org.junit.jupiter.params.provider.ValueSource;
 
 import module java.base;
@@ -1124,12 +1125,146 @@ class CommandTest {
             assertEquals(2, call.code());
             assertTrue(call.sentence().startsWith("difyexec: " + variable + "=" + text + ": "), call.err());
 
-            var inFile = call(new DifyExec.Env(List.of(new DifyExec.Env.Place("", Map.of("DIFY_API_KEY", KEY)::get),
-                    new DifyExec.Env.Place(".env", Map.of(variable, text)::get))), typed("run"));
+            var inFile = call(withFile(Map.of("DIFY_API_KEY", KEY), "# mine\n" + variable + "=" + text), typed("run"));
             assertEquals(2, inFile.code());
-            assertTrue(inFile.sentence().startsWith("difyexec: " + variable + "=" + text + " in .env: "), inFile.err());
+            assertTrue(inFile.sentence().startsWith("difyexec: " + variable + " in " + file(".env") + ", line 2: "),
+                    inFile.err());
+            assertFalse(inFile.sentence().contains(text + ":"), inFile.err());
             assertEquals(0, dify.requests());
-            assertEquals(Set.of("data.csv"), names());
+            assertEquals(Set.of("data.csv", ".env"), names());
+        }
+
+        /// The settings of an environment, and below it those of a `.env` file.
+        private DifyExec.Env withFile(Map<String, String> settings, String content) throws IOException {
+            Files.writeString(file(".env"), content);
+            return DifyExec.Env.of(settings, folder);
+        }
+
+        /// `.env` files as people write them, with `@` for the key.
+        enum Written {
+            PLAIN("DIFY_API_KEY=@"),
+            FOR_A_SHELL("export DIFY_API_KEY=@\nexport  TIMEOUT=\"5\""),
+            WITH_A_BYTE_ORDER_MARK("\uFEFFDIFY_API_KEY=@\n"),
+            IN_DOUBLE_QUOTES("DIFY_API_KEY=\"@\"  # \"mine\"\n"),
+            IN_SINGLE_QUOTES("DIFY_API_KEY='@' # it's mine\n"),
+            WITH_BLANKS("\n  DIFY_API_KEY  = \t @  \n\n"),
+            ON_WINDOWS("# mine\r\nDIFY_API_KEY=@\r\nTIMEOUT=5\r\n"),
+            WITH_COMMENTS("  # the key\n\t#DIFY_API_KEY=old\nDIFY_API_KEY=@ # of my app\nTIMEOUT= # 5\n"),
+            TWICE("DIFY_API_KEY=app-of-yesterday\nDIFY_API_KEY=@\n"),
+            IN_UTF_16("DIFY_API_KEY=@\r\n", StandardCharsets.UTF_16),
+            WITH_AN_OLD_COMMENT("# Schl\u00fcssel\nDIFY_API_KEY=@\n", StandardCharsets.ISO_8859_1),
+            AMONG_OTHERS("hello\nPEM=\"-----BEGIN\nMII=\n-----END\"\nJSON='{\"a\": 1}'\nDIFY_API_KEY=@\nTOKEN: @\n"),
+            LIKE_YAML("\nDIFY_API_KEY: @\n", 2),
+            WITHOUT_A_SIGN("TIMEOUT=5\nDIFY_API_KEY @\n", 2),
+            FOR_POWERSHELL("$env:DIFY_API_KEY = \"@\"\n", 1),
+            WITH_AN_OPEN_QUOTE("DIFY_API_KEY=\"@\nTIMEOUT=5\n", 1),
+            WITH_AN_OPEN_SINGLE_QUOTE("DIFY_API_KEY='@\n", 1),
+            THE_KEY_ALONE("# key:\n@\n", 2),
+            IN_TYPOGRAPHIC_QUOTES("DIFY_API_KEY=\u201c@\u201d\n", 1),
+            TWO_IN_A_LINE("DIFY_API_KEY=@ @\n", 1),
+            WITH_A_NUL("DIFY_API_KEY=@\0\n", 1),
+            WITHOUT_ITS_ENCODING("DIFY_API_KEY=@\u00e9\n", StandardCharsets.ISO_8859_1, 1),
+            VERY_LONG("DIFY_API_KEY=@" + "@".repeat(30_000) + "\n", 1),
+            THE_EXAMPLE("\nDIFY_API_KEY=" + DifyExec.Env.PLACEHOLDER + "\n", 2),
+            EMPTY("DIFY_API_KEY=\n", 1);
+
+            final byte[] bytes;
+            final int badLine;
+
+            Written(String text) {
+                this(text, 0);
+            }
+
+            Written(String text, int badLine) {
+                this(text, UTF_8, badLine);
+            }
+
+            Written(String text, Charset charset) {
+                this(text, charset, 0);
+            }
+
+            Written(String text, Charset charset, int badLine) {
+                this.bytes = text.replace("@", KEY).getBytes(charset);
+                this.badLine = badLine;
+            }
+        }
+
+        @ParameterizedTest
+        @EnumSource
+        void aFileAsPeopleWriteItWorksOrIsNamedByLineAndVariable(Written written) throws IOException {
+            rows(1);
+            Files.write(file(".env"), written.bytes);
+            var env = DifyExec.Env.of(Map.of("DIFY_API_BASE_URL", dify.url()), folder);
+
+            for (var call : List.of(call(env, typed("run")), call(env, "check", "-i", input()),
+                    call(env, typed("run", "--timeout", "5", "--max-retries", "0", "--base-url", dify.url())))) {
+                assertEquals(written.badLine == 0 ? 0 : 2, call.code(), call.err());
+                if (written.badLine > 0) assertTrue(call.sentence().matches(".*DIFY_API_KEY\\b.*\\bline "
+                        + written.badLine + "\\b.*"), call.err());
+            }
+            dify.server.verify(written.badLine == 0 ? 1 : 0, postRequestedFor(urlEqualTo("/v1/workflows/run"))
+                    .withHeader("Authorization", equalTo("Bearer " + KEY)));
+            for (var command : List.of("run --help", "--version", "run --demo -i IN -o DEMO", "check --demo -i IN",
+                    "status -o DEMO", "status -o DEMO --json")) {
+                var call = call(env, Stream.of(command.split(" ")).map(word -> word.equals("IN") ? input()
+                        : word.equals("DEMO") ? file("demo.jsonl").toString() : word).toArray(String[]::new));
+                assertEquals(0, call.code(), call.err());
+            }
+        }
+
+        @Test
+        void aBadFileDoesNotMatterToWhoeverHasItsSettings() throws IOException {
+            rows(1);
+            var env = withFile(dify.settings("TIMEOUT", "5"), "DIFY_API_KEY: " + KEY + "\nTIMEOUT " + KEY + "\n");
+
+            assertEquals(0, call(env, typed("run")).code());
+        }
+
+        @Test
+        void aLineThatCannotBeReadIsNamedWhenItsSettingIsWanted() throws IOException {
+            rows(1);
+            var env = withFile(dify.settings(), "TIMEOUT 5\nexport HTTPS_PROXY: x\n");
+
+            var call = call(env, typed("run"));
+            assertEquals(2, call.code());
+            assertTrue(call.sentence().contains("TIMEOUT in " + file(".env") + ", line 1: cannot be read"), call.err());
+            assertEquals(0, call(env, typed("run", "--timeout", "5")).code());
+
+            var proxied = call(env, typed("run", "--timeout", "5", "--base-url", "https://dify.test/v1"));
+            assertEquals(2, proxied.code());
+            assertTrue(proxied.sentence().contains("HTTPS_PROXY in " + file(".env") + ", line 2: cannot"),
+                    proxied.err());
+        }
+
+        @ParameterizedTest
+        @ValueSource(strings = {"TIMEOUT", "MAX_RETRIES", "INITIAL_RETRY_DELAY", "DIFY_API_BASE_URL", "DIFY_WORKFLOW_ID",
+            "DIFY_CA_FILE"})
+        void aKeyInTheWrongPlaceIsNotShown(String variable) throws IOException {
+            rows(1);
+            var settings = new HashMap<>(dify.settings());
+            settings.remove(variable);
+
+            var env = withFile(settings, "\n" + variable + "=" + KEY);
+            var inFile = call(env, typed("run"));
+            assertEquals(2, inFile.code(), inFile.err());
+            assertTrue(inFile.sentence().contains(variable + " in " + file(".env") + ", line 2"), inFile.err());
+            assertEquals(0, call(env, typed("run", "--demo")).code());
+            assertEquals(0, call(env, "run", "--help").code());
+            var inEnvironment = call(dify.settings(variable, KEY), typed("run"));
+            assertEquals(2, inEnvironment.code());
+            assertTrue(inEnvironment.sentence().contains(variable + "="), inEnvironment.err());
+            var ofAnotherShape = call(dify.settings("DIFY_API_KEY", "0123456789abcdef", "TIMEOUT", "0123456789abcdef"),
+                    typed("run"));
+            assertTrue(ofAnotherShape.sentence().contains("TIMEOUT=***: "), ofAnotherShape.err());
+            assertEquals(0, dify.requests());
+        }
+
+        @ParameterizedTest
+        @ValueSource(strings = {"--timeout", "--max-retries", "--base-url", "--workflow-id", "--mode", "stray"})
+        void aKeyOnTheCommandLineIsNotShown(String option) throws IOException {
+            rows(1);
+
+            assertEquals(2, call(dify.settings(), typed("run", option, KEY)).code());
         }
 
         @Test
@@ -2365,7 +2500,7 @@ class CommandTest {
 
             var bad = ended(start(Map.of(), List.of(), typed("run")));
             assertEquals(2, bad.code());
-            assertTrue(bad.sentence().startsWith("difyexec: TIMEOUT=abc in .env: not a duration"), bad.err());
+            assertTrue(bad.sentence().startsWith("difyexec: TIMEOUT in .env, line 4: not a duration"), bad.err());
 
             var good = ended(start(Map.of("DIFY_API_BASE_URL", dify.url(), "TIMEOUT", "7"), List.of(), typed("run")));
             assertEquals(0, good.code(), good.err());
