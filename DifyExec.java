@@ -726,10 +726,20 @@ final class DifyExec implements Runnable {
 
     /// An http or https address without a slash at its end.
     static final class Addresses implements ITypeConverter<URI> {
+        private static final String RUN = "/workflows/run";
+
         @Override
         public URI convert(String text) {
+            var address = address(text.strip().replaceAll("/+$", ""));
+            if (Plain.holdsKey(address.toString())) throw new TypeConversionException("an address with a key in it");
+            if (address.getPath().endsWith(RUN)) throw new TypeConversionException("the address of one request; the "
+                    + "API's own is " + address.toString().replaceFirst(RUN + "$", ""));
+            return address;
+        }
+
+        private static URI address(String text) {
             try {
-                var uri = new URI(text.strip().replaceAll("/+$", ""));
+                var uri = new URI(text);
                 if (uri.getHost() != null && uri.getFragment() == null
                         && List.of("http", "https").contains(uri.getScheme())
                         && uri.getQuery() == null && uri.getUserInfo() == null) return uri;
@@ -1744,6 +1754,12 @@ final class DifyExec implements Runnable {
         /// How a batch remembers where it runs; a demo is always the same place.
         String name() {
             return key.equals(DEMO_KEY) ? "demo" : baseUrl.toString();
+        }
+
+        /// What to do where the address is not that of Dify's API.
+        String advice() {
+            return baseUrl.getPath().isEmpty() ? "it has no path; set DIFY_API_BASE_URL to " + baseUrl + "/v1"
+                    : "check DIFY_API_BASE_URL, it usually ends in /v1";
         }
 
         static Access to(Demo demo) {
@@ -2837,7 +2853,7 @@ final class DifyExec implements Runnable {
                         : new Verdict.LookUp(Symptom.STREAM_ERROR, seen.message());
             int status = seen.status();
             if (status >= 300 && status < 400) return new Verdict.StopBatch(access + " redirects to " + seen.message()
-                    + ": set DIFY_API_BASE_URL to the address it really has");
+                    + ": set DIFY_API_BASE_URL to the address it really has, which usually ends in /v1");
             return switch (status) {
                 case 400 -> badRequest(attempt, seen);
                 case 401 -> new Verdict.StopBatch("Dify refuses the key (401: " + said(seen)
@@ -2848,8 +2864,7 @@ final class DifyExec implements Runnable {
                         : new Verdict.StopBatch("Dify refuses access (403: " + said(seen)
                                 + "): switch the app's API service on in Dify, or ask the workspace's owner");
                 case 404, 410 -> new Verdict.StopBatch(seen.message().startsWith("Workflow not found") ? pinned(seen)
-                        : access + " is not Dify's API (HTTP " + status
-                                + "): check DIFY_API_BASE_URL, it usually ends in /v1");
+                        : access + " is not Dify's API (HTTP " + status + "): " + access.advice());
                 case 405, 415, 426 -> new Verdict.StopBatch("Dify did not take the request (HTTP " + status + ": "
                         + said(seen)
                         + "): is " + access + " the API's address?");
@@ -6743,7 +6758,10 @@ final class DifyExec implements Runnable {
             var backoff = judge.backoff();
             for (int tries = 0; ; tries++) {
                 switch (client.info()) {
-                    case DifyClient.Info.Known(_, var mode, _) when !mode.isEmpty() && !mode.equals("workflow") -> {
+                    case DifyClient.Info.Known(_, var mode, _) when mode.isEmpty() -> {
+                        return new Refused(stranger(judge.access()));
+                    }
+                    case DifyClient.Info.Known(_, var mode, _) when !mode.equals("workflow") -> {
                         return new Refused("the key belongs to an app of the kind " + Plain.quoted(mode)
                                 + ", not to a workflow: "
                                 + "take the key of a workflow app");
@@ -6768,8 +6786,7 @@ final class DifyExec implements Runnable {
 
         private static Optional<String> refusal(Seen seen, Judge judge) {
             if (seen instanceof Seen.Cut cut && cut.symptom() == Symptom.CUT)
-                return Optional.of(judge.access()
-                        + " answers, but not as Dify's API does: check DIFY_API_BASE_URL, it usually ends in /v1");
+                return Optional.of(stranger(judge.access()));
             var nobody = new Attempt(0, new Row(0, 0, "-", Map.of()), Tries.NONE, "", Mode.BLOCKING, "", Instant.now());
             return switch (judge.verdict(nobody, seen)) {
                 case Verdict.StopBatch(var why) -> Optional.of(why);
@@ -6777,6 +6794,10 @@ final class DifyExec implements Runnable {
                         + Plain.text(outcome.text(), 200));
                 case Verdict.Again _, Verdict.Throttled _, Verdict.Unreached _, Verdict.LookUp _ -> Optional.empty();
             };
+        }
+
+        private static String stranger(Access access) {
+            return access + " answers, but not as Dify's API does: " + access.advice();
         }
 
         static String said(Seen seen) {
@@ -8412,8 +8433,9 @@ final class DifyExec implements Runnable {
             var message = problem.getMessage();
             if (problem instanceof AccessDeniedException) return "permission denied: " + message;
             if (problem instanceof NoSuchFileException) return "no such file: " + message;
-            if (problem instanceof UnresolvedAddressException || problem instanceof UnknownHostException)
-                return "unknown host";
+            for (var cause = problem; cause != null; cause = cause.getCause()) // a ConnectException hides it
+                if (cause instanceof UnresolvedAddressException || cause instanceof UnknownHostException)
+                    return "unknown host";
             if (problem instanceof ConnectException && (message == null
                     || message.isBlank())) return "connection refused";
             return message == null || message.isBlank() ? name : text(message, 300);

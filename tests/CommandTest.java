@@ -972,6 +972,51 @@ class CommandTest {
         }
 
         @Test
+        void answersEverythingWithSomeJson() throws IOException {
+            dify.info(dify.answer(200, "{\"status\":\"ok\"}"));
+
+            stopped(run(), dify.url(), "not as Dify's API does", "DIFY_API_BASE_URL");
+
+            assertEquals(1, dify.requests());
+        }
+
+        @ParameterizedTest
+        @ValueSource(ints = {200, 404})
+        void isNoDifyAtAnAddressWithoutAPath(int status) throws IOException {
+            var address = dify.url().replace("/v1", "");
+            dify.server.stubFor(get(urlEqualTo("/info")).willReturn(aResponse().withStatus(status)
+                    .withHeader("Content-Type", "text/html").withBody("<html>Dify</html>")));
+
+            stopped(run("--base-url", address), address, "it has no path", "set DIFY_API_BASE_URL to " + dify.url());
+
+            assertEquals(0, dify.runs());
+        }
+
+        @Test
+        void mayServeItsApiWithoutAPath() throws IOException {
+            try (var wire = new ServerTest.Wire(connection -> {
+                while (connection.request()) connection.answer(connection.last.startsWith("GET ")
+                        ? "{\"mode\":\"workflow\",\"user_input_form\":[]}" : ServerTest.Events.blocking("{}"));
+            })) {
+                rows(1);
+
+                var call = call(settingsFor(wire), typed("run", "--base-url", wire.url().resolve("/").toString()));
+
+                assertEquals(0, call.code(), call.err());
+                assertTrue(wire.requests.getLast().startsWith("POST /workflows/run "), wire.requests.getLast());
+            }
+        }
+
+        @Test
+        void hasANameThatNobodyKnows() throws IOException {
+            var name = "a".repeat(64) + ".test"; // too long for a name: nobody is asked for it
+
+            var call = run("--base-url", "http://" + name + "/v1", "--max-retries", "0");
+
+            stopped(call, name, "unknown host", "DIFY_API_BASE_URL");
+        }
+
+        @Test
         void doesNotKnowThePinnedVersion() throws IOException {
             var version = "5e0dfc88-8475-4946-a840-d85d8e9e04d1";
             dify.rows(dify.refused(404, "not_found", "Workflow not found with id: " + version));
@@ -1265,6 +1310,24 @@ class CommandTest {
             rows(1);
 
             assertEquals(2, call(dify.settings(), typed("run", option, KEY)).code());
+        }
+
+        @ParameterizedTest
+        @CsvSource(delimiter = '|', textBlock = """
+                http://127.0.0.1:1/v1/workflows/run  | the API's own is http://127.0.0.1:1/v1
+                http://127.0.0.1:1/v1/workflows/run/ | the API's own is http://127.0.0.1:1/v1
+                https://dify.example/workflows/run   | the API's own is https://dify.example
+                https://dify.example/v1/app-0123456789abcdefgh | an address with a key in it
+                """)
+        void anAddressThatCannotBeTheApisIsRefusedAtOnce(String address, String said) throws IOException {
+            rows(1);
+
+            for (var call : List.of(call(dify.settings("DIFY_API_BASE_URL", address), typed("run")),
+                    call(dify.settings(), typed("run", "--base-url", address)))) {
+                assertEquals(2, call.code());
+                assertTrue(call.sentence().contains(said), call.err());
+                assertFalse(call.err().contains("0123456789abcdefgh"), call.err());
+            }
         }
 
         @Test
@@ -2523,6 +2586,34 @@ class CommandTest {
             return found.get();
         }
 
+        @ParameterizedTest
+        @ValueSource(strings = {"", "/"})
+        void withoutAHomeUsesAFolderOfItsOwn(String home) throws Exception {
+            boolean atTheRoot = Files.exists(Path.of("/.cache"));
+            var own = file("difyexec-" + Files.getAttribute(folder, "unix:uid"));
+            var settings = Map.of("HOME", home, "TMPDIR", folder.toString());
+
+            var refused = launch(settings, file("elsewhere"), "app", "install", "DifyExec.java");
+            assertEquals(2, refused.code(), refused.out());
+            assertEquals("jbang: HOME is not set, and that is where commands are installed: set it.\n", refused.out());
+            assertFalse(Files.exists(own));
+
+            var call = launch(settings, own.resolve(".cache"), "version");
+            assertEquals(0, call.code(), call.out());
+            assertTrue(call.out().startsWith("HOME=" + own + "\n"), call.out());
+            assertEquals(atTheRoot, Files.exists(Path.of("/.cache")));
+
+            Files.move(own, file("foreign"));
+            Files.createSymbolicLink(own, file("foreign"));
+            var foreign = launch(settings, file("elsewhere"), "version");
+            assertEquals(2, foreign.code(), foreign.out());
+            assertEquals("jbang: HOME is not set, and " + own + " cannot stand in: set HOME.\n", foreign.out());
+        }
+    }
+
+    /// Needs the checkout; elsewhere its tests are skipped.
+    @Nested
+    class TheReadme {
         /// The commands in its shell blocks that start like this.
         private List<List<String>> commands(String start) throws IOException {
             var readme = Files.readString(checkout().resolve("README.md"));

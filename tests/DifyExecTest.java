@@ -4642,6 +4642,8 @@ final class DifyExecTest {
             assertEquals("no such file: x", DifyExec.Plain.of(new NoSuchFileException("x")));
             assertEquals("unknown host", DifyExec.Plain.of(new UnknownHostException("dify.example")));
             assertEquals("connection refused", DifyExec.Plain.of(new ConnectException()));
+            assertEquals("unknown host", DifyExec.Plain.of(new ConnectException().initCause(
+                    new UnresolvedAddressException())));
             assertEquals("EOFException", DifyExec.Plain.of(new EOFException()));
             assertEquals("a b", DifyExec.Plain.of(new IOException("a\nb")));
         }
