@@ -10125,6 +10125,7 @@ final class DifyExec implements Runnable {
             var home = env.get("HOME").isEmpty() ? System.getProperty("user.home") : env.get("HOME");
             var folder = (!state.isEmpty() ? Path.of(state) : !local.isEmpty() ? Path.of(local)
                     : Path.of(home, ".local", "state")).resolve("difyexec");
+            if (!folder.isAbsolute()) return Optional.empty(); // nobody's home is "?" in Java
             try {
                 Files.createDirectories(folder);
                 if (folder.getFileSystem().supportedFileAttributeViews().contains("posix"))

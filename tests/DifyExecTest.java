@@ -4770,6 +4770,12 @@ final class DifyExecTest {
         }
 
         @Test
+        void aStateFolderIsMadeOnlyWhereAHomeIsKnown() {
+            assertEquals(Optional.empty(), DifyExec.StateFolder.of(env("XDG_STATE_HOME", "?")));
+            assertFalse(Files.exists(Path.of("?")));
+        }
+
+        @Test
         void aBlankValueCountsAsNone() {
             assertEquals(Optional.empty(), env("A", "  ").setting("A"));
         }
