@@ -2572,42 +2572,78 @@ class CommandTest {
         }
     }
 
-    // ── README ──────────────────────────────────────────────────────────────────────────────────────────────────────
+    // ── Launcher and README ─────────────────────────────────────────────────────────────────────────────────────────
 
-    /// Needs the checkout; elsewhere its tests are skipped.
+    /// Found upwards from the current folder.
+    private static Path checkout() {
+        var found = Stream.iterate(Path.of("").toAbsolutePath(), Objects::nonNull, Path::getParent)
+                .filter(above -> Files.exists(above.resolve("README.md")))
+                .filter(above -> Files.exists(above.resolve("DifyExec.java"))).findFirst();
+        Assumptions.assumeTrue(found.isPresent(), "there is no README here");
+        return found.get();
+    }
+
+    /// Needs the checkout. A script in Java's place plays JBang.
     @Nested
-    class TheReadme {
-        /// Found upwards from the current folder.
-        private Path checkout() {
-            var found = Stream.iterate(Path.of("").toAbsolutePath(), Objects::nonNull, Path::getParent)
-                    .filter(above -> Files.exists(above.resolve("README.md")))
-                    .filter(above -> Files.exists(above.resolve("DifyExec.java"))).findFirst();
-            Assumptions.assumeTrue(found.isPresent(), "there is no README here");
-            return found.get();
+    class TheLauncher {
+        private static final String JAVA = """
+                #!/bin/sh
+                printf '%s\\n' "HOME=$HOME" "$@"
+                bin=${JBANG_DIR:-$HOME/.jbang}/bin
+                mkdir -p "$bin"
+                printf '#!/bin/sh\\nexec jbang run %s "$@"\\n' "$REF" >"$bin/difyexec"
+                touch -t 209901010000 "$bin/difyexec" # clocks of files are coarse
+                """;
+
+        /// The launcher with a home or without, and a JBang that is there already.
+        private Call launch(Map<String, String> settings, Path cache, String... args) throws Exception {
+            var version = Files.readAllLines(launcher()).get(2).replace("v=", "");
+            var jar = cache.resolve("difyexec/jbang-" + version + "/lib/jbang-cli-" + version + ".jar");
+            Files.createDirectories(jar.getParent());
+            if (!Files.exists(jar)) Files.createFile(jar);
+            var java = Files.createDirectories(file("jdk/bin")).resolve("java");
+            for (var program : List.of(java, java.resolveSibling("javac")))
+                assertTrue(Files.writeString(program, JAVA).toFile().setExecutable(true));
+            Files.writeString(file("jdk/release"), "JAVA_VERSION=\"25.0.1\"\n");
+
+            var words = Stream.concat(Stream.of(launcher().toString()), Stream.of(args)).toList();
+            var builder = new ProcessBuilder(words).directory(checkout().toFile()).redirectErrorStream(true);
+            builder.environment().clear();
+            builder.environment().putAll(Map.of("PATH", "/usr/bin:/bin", "JAVA_HOME", file("jdk").toString()));
+            builder.environment().putAll(settings);
+            var process = builder.start();
+            var said = new String(process.getInputStream().readAllBytes(), UTF_8);
+            return new Call(process.waitFor(), said, said);
         }
 
-        @ParameterizedTest
-        @ValueSource(strings = {"", "/"})
-        void withoutAHomeUsesAFolderOfItsOwn(String home) throws Exception {
-            boolean atTheRoot = Files.exists(Path.of("/.cache"));
-            var own = file("difyexec-" + Files.getAttribute(folder, "unix:uid"));
-            var settings = Map.of("HOME", home, "TMPDIR", folder.toString());
+        private static Path launcher() {
+            return checkout().resolve("jbang");
+        }
 
-            var refused = launch(settings, file("elsewhere"), "app", "install", "DifyExec.java");
-            assertEquals(2, refused.code(), refused.out());
-            assertEquals("jbang: HOME is not set, and that is where commands are installed: set it.\n", refused.out());
-            assertFalse(Files.exists(own));
+        private String installed(String ref, String... more) throws Exception {
+            Files.createDirectories(file("home/.jbang/bin"));
+            Files.writeString(file("home/.jbang/bin/other"), "#!/bin/sh\nexec jbang run other \"$@\"\n");
+            var settings = Map.of("HOME", file("home").toString(), "REF", ref);
 
-            var call = launch(settings, own.resolve(".cache"), "version");
+            var call = launch(settings, file("home/.cache"), Stream.concat(Stream.of("app", "install"), Stream.of(more))
+                    .toArray(String[]::new));
+
             assertEquals(0, call.code(), call.out());
-            assertTrue(call.out().startsWith("HOME=" + own + "\n"), call.out());
-            assertEquals(atTheRoot, Files.exists(Path.of("/.cache")));
+            assertTrue(call.out().contains("\n-Duser.home=" + file("home") + "\n"), call.out());
+            assertEquals("#!/bin/sh\nexec jbang run other \"$@\"\n", content("home/.jbang/bin/other"));
+            return content("home/.jbang/bin/difyexec");
+        }
 
-            Files.move(own, file("foreign"));
-            Files.createSymbolicLink(own, file("foreign"));
-            var foreign = launch(settings, file("elsewhere"), "version");
-            assertEquals(2, foreign.code(), foreign.out());
-            assertEquals("jbang: HOME is not set, and " + own + " cannot stand in: set HOME.\n", foreign.out());
+        @Test
+        void installsACommandThatNeedsNoJBangOnThePath() throws Exception {
+            assertEquals("#!/bin/sh\nexec '" + launcher() + "' run '/a b/DifyExec.java' \"$@\"\n",
+                    installed("'/a b/DifyExec.java'", "--name", "difyexec", "DifyExec.java"));
+        }
+
+        @Test
+        void installsAnAliasTogetherWithItsCatalog() throws Exception {
+            assertEquals("#!/bin/sh\nexec '" + launcher() + "' run --catalog '" + checkout()
+                    .resolve("jbang-catalog.json") + "' difyexec \"$@\"\n", installed("difyexec", "difyexec"));
         }
     }
 
