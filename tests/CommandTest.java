@@ -2645,6 +2645,30 @@ class CommandTest {
             assertEquals("#!/bin/sh\nexec '" + launcher() + "' run --catalog '" + checkout()
                     .resolve("jbang-catalog.json") + "' difyexec \"$@\"\n", installed("difyexec", "difyexec"));
         }
+
+        @ParameterizedTest
+        @ValueSource(strings = {"", "/"})
+        void withoutAHomeUsesAFolderOfItsOwn(String home) throws Exception {
+            boolean atTheRoot = Files.exists(Path.of("/.cache"));
+            var own = file("difyexec-" + Files.getAttribute(folder, "unix:uid"));
+            var settings = Map.of("HOME", home, "TMPDIR", folder.toString());
+
+            var refused = launch(settings, file("elsewhere"), "app", "install", "DifyExec.java");
+            assertEquals(2, refused.code(), refused.out());
+            assertEquals("jbang: HOME is not set, and that is where commands are installed: set it.\n", refused.out());
+            assertFalse(Files.exists(own));
+
+            var call = launch(settings, own.resolve(".cache"), "version");
+            assertEquals(0, call.code(), call.out());
+            assertTrue(call.out().startsWith("HOME=" + own + "\n"), call.out());
+            assertEquals(atTheRoot, Files.exists(Path.of("/.cache")));
+
+            Files.move(own, file("foreign"));
+            Files.createSymbolicLink(own, file("foreign"));
+            var foreign = launch(settings, file("elsewhere"), "version");
+            assertEquals(2, foreign.code(), foreign.out());
+            assertEquals("jbang: HOME is not set, and " + own + " cannot stand in: set HOME.\n", foreign.out());
+        }
     }
 
     /// Needs the checkout; elsewhere its tests are skipped.
