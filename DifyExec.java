@@ -40,9 +40,9 @@ import com.fasterxml.jackson.databind.json.JsonMapper;
 import com.fasterxml.jackson.databind.module.SimpleModule;
 import com.fasterxml.jackson.databind.util.TokenBuffer;
 import com.opencsv.CSVWriter;
-import io.github.cdimascio.dotenv.Dotenv;
 import io.github.cdimascio.dotenv.DotenvEntry;
-import io.github.cdimascio.dotenv.DotenvException;
+import io.github.cdimascio.dotenv.internal.DotenvParser;
+import io.github.cdimascio.dotenv.internal.DotenvReader;
 import java.net.Authenticator;
 import org.jline.reader.Candidate;
 import org.jline.reader.CompletingParsedLine;
@@ -381,7 +381,7 @@ final class DifyExec implements Runnable {
         @Override
         public Integer call() throws Exception {
             var err = spec.commandLine().getErr();
-            new EnvDefaults(env).check(spec.commandLine().getParseResult());
+            new EnvDefaults(env).check(spec.commandLine().getParseResult(), demo != null);
             try (var source = Source.of(input, Optional.empty())) {
                 var csv = shape.open(source.path()).with(edits.apply(input));
                 try (var server = demo == null ? null : Demo.start(Demo.Version.of(demo), csv.columns())) {
@@ -473,7 +473,7 @@ final class DifyExec implements Runnable {
         /// Checks what can be checked without the server, opens the batch, asks the server once, and runs.
         int start(Selection selection) throws Exception {
             var err = spec.commandLine().getErr();
-            new EnvDefaults(env).check(spec.commandLine().getParseResult());
+            new EnvDefaults(env).check(spec.commandLine().getParseResult(), demo != null);
             var files = BatchFiles.of(output);
             out.makeFolder();
             try (var source = Source.of(input, Optional.of(files))) {
@@ -557,7 +557,7 @@ final class DifyExec implements Runnable {
                 description = "The API's address (env: DIFY_API_BASE_URL; default: ${DEFAULT-VALUE}).")
         URI baseUrl;
 
-        @Option(names = "--workflow-id", paramLabel = "ID", defaultValue = "",
+        @Option(names = "--workflow-id", paramLabel = "ID", defaultValue = "", converter = VersionIds.class,
                 description = "A published version to pin; empty: the one published now (env: DIFY_WORKFLOW_ID).")
         String workflowId;
 
@@ -565,7 +565,7 @@ final class DifyExec implements Runnable {
                 description = "auto, blocking or streaming; auto is blocking until a proxy cuts a run off.")
         Mode mode;
 
-        @Option(names = "--timeout", paramLabel = "S", defaultValue = "300",
+        @Option(names = "--timeout", paramLabel = "S", defaultValue = "300", converter = PositiveDurations.class,
                 description = "Seconds one run may take (env: TIMEOUT; default: ${DEFAULT-VALUE}).")
         Duration timeout;
 
@@ -578,18 +578,22 @@ final class DifyExec implements Runnable {
 
         /// The key never comes from an option: a command line is seen by everyone on the machine.
         Access access(Env env, PrintWriter err) {
-            if (!timeout.isPositive()) throw new Unusable("--timeout 0: a time above zero, please");
-            var key = env.get("DIFY_API_KEY").strip();
-            if (key.isEmpty() || key.equals(Env.PLACEHOLDER))
-                throw new Unusable("DIFY_API_KEY is missing: set it in the environment or in .env "
-                        + "(in Dify: your app, API Access, API Key), or try --demo");
-            if (!key.chars().allMatch(c -> c > 0x20 && c < 0x7f))
-                throw new Unusable("DIFY_API_KEY contains a character that no key has (a blank, a line break or a "
-                        + "non-ASCII letter): copy it again");
+            var key = key(env);
             if (baseUrl.getScheme().equals("http") && !Env.isLoopback(baseUrl.getHost()))
                 err.println("Warning: " + baseUrl + " is not https: the key travels unprotected.");
-            return new Access(baseUrl, key, workflowId.strip(), env.proxy(baseUrl),
-                    Optional.of(env.get("DIFY_CA_FILE")).filter(file -> !file.isEmpty()).map(Path::of));
+            return new Access(baseUrl, key, workflowId.strip(), env.proxy(baseUrl), env.needed("DIFY_CA_FILE"));
+        }
+
+        private static String key(Env env) {
+            var setting = env.needed("DIFY_API_KEY");
+            var key = setting.map(Env.Setting::text).orElse("").strip();
+            if (key.isEmpty() || key.equals(Env.PLACEHOLDER))
+                throw new Unusable(env.missing("DIFY_API_KEY") + ": set it in the environment or in .env "
+                        + "(in Dify: your app, API Access, API Key), or try --demo");
+            if (!key.chars().allMatch(c -> c > 0x20 && c < 0x7f))
+                throw new Unusable("DIFY_API_KEY" + setting.get().source() + " contains a character that no key has "
+                        + "(a blank, a line break or a non-ASCII letter): copy it again");
+            return key;
         }
     }
 
@@ -644,8 +648,9 @@ final class DifyExec implements Runnable {
                         + "(default: ${DEFAULT-VALUE}).")
         RetryRuns failedRuns;
 
-        @Option(names = "--settle", paramLabel = "S", description = "Seconds without a trace after which a cut request "
-                + "counts as not started (default: 30; 300 for streaming).")
+        @Option(names = "--settle", paramLabel = "S", converter = PositiveDurations.class,
+                description = "Seconds without a trace after which a cut request "
+                        + "counts as not started (default: 30; 300 for streaming).")
         Duration settle;
 
         @Option(names = "--grace", paramLabel = "S", defaultValue = "20",
@@ -657,7 +662,6 @@ final class DifyExec implements Runnable {
         }
 
         Settle settle() {
-            if (settle != null && !settle.isPositive()) throw new Unusable("--settle 0: a time above zero, please");
             return settle == null ? Settle.DEFAULT : new Settle(settle, settle);
         }
     }
@@ -709,12 +713,32 @@ final class DifyExec implements Runnable {
         }
     }
 
+    /// A duration above zero.
+    static final class PositiveDurations implements ITypeConverter<Duration> {
+        @Override
+        public Duration convert(String text) {
+            var time = new Durations().convert(text);
+            if (!time.isPositive()) throw new TypeConversionException("a time above zero, please");
+            return time;
+        }
+    }
+
     /// An http or https address without a slash at its end.
     static final class Addresses implements ITypeConverter<URI> {
+        private static final String RUN = "/workflows/run";
+
         @Override
         public URI convert(String text) {
+            var address = address(text.strip().replaceAll("/+$", ""));
+            if (Plain.holdsKey(address.toString())) throw new TypeConversionException("an address with a key in it");
+            if (address.getPath().endsWith(RUN)) throw new TypeConversionException("the address of one request; the "
+                    + "API's own is " + address.toString().replaceFirst(RUN + "$", ""));
+            return address;
+        }
+
+        private static URI address(String text) {
             try {
-                var uri = new URI(text.strip().replaceAll("/+$", ""));
+                var uri = new URI(text);
                 if (uri.getHost() != null && uri.getFragment() == null
                         && List.of("http", "https").contains(uri.getScheme())
                         && uri.getQuery() == null && uri.getUserInfo() == null) return uri;
@@ -722,6 +746,16 @@ final class DifyExec implements Runnable {
                 // said below, in our words
             }
             throw new TypeConversionException("not an address like https://api.dify.ai/v1");
+        }
+    }
+
+    /// The id of a published version: anything but a key that has got into its place.
+    static final class VersionIds implements ITypeConverter<String> {
+        @Override
+        public String convert(String text) {
+            if (text.strip().startsWith("app-")) throw new TypeConversionException("a key, not the id of a version; "
+                    + "leave it empty for the version that is published");
+            return text;
         }
     }
 
@@ -769,11 +803,11 @@ final class DifyExec implements Runnable {
 
         private static final Map<String, Variable> VARIABLES = Map.of(
                 "--base-url", new Variable("DIFY_API_BASE_URL", new Addresses()),
-                "--workflow-id", new Variable("DIFY_WORKFLOW_ID", text -> text),
+                "--workflow-id", new Variable("DIFY_WORKFLOW_ID", new VersionIds()),
                 "--max-retries", new Variable("MAX_RETRIES", new Counts()),
                 "--initial-retry-delay", new Variable("INITIAL_RETRY_DELAY", new Durations()),
                 "--max-retry-delay", new Variable("MAX_RETRY_DELAY", new Durations()),
-                "--timeout", new Variable("TIMEOUT", new Durations()));
+                "--timeout", new Variable("TIMEOUT", new PositiveDurations()));
 
         /// picocli converts every default before it looks at what was typed; so a bad one is passed over here, and told
         /// by [#check] unless a typed option makes up for it.
@@ -783,17 +817,24 @@ final class DifyExec implements Runnable {
                     ? setting(option).map(Env.Setting::text).orElse(null) : null;
         }
 
-        /// A value that cannot be used is named with its place: `TIMEOUT=abc in .env: not a duration`.
-        void check(CommandLine.ParseResult typed) {
-            for (var option : typed.commandSpec().options())
-                if (!typed.hasMatchedOption(option)) fault(option).ifPresent(fault -> {
-                    throw new Unusable(setting(option).get().place() + ": " + fault);
-                });
+        /// A value that cannot be used is named with its place: `TIMEOUT in .env, line 4: not a duration`.
+        ///
+        /// @param demo the environment alone has to be right: no server is asked
+        void check(CommandLine.ParseResult typed, boolean demo) throws Exception {
+            for (var option : typed.commandSpec().options()) {
+                var fault = fault(option);
+                if (fault.isEmpty() || typed.hasMatchedOption(option)
+                        || typed.commandSpec().defaultValueProvider().defaultValue(option) != null) continue;
+                var setting = setting(option).get();
+                if (demo && !setting.source().isEmpty()) continue;
+                throw new Unusable(env.masked(setting.place()) + ": " + fault.get());
+            }
         }
 
         private Optional<String> fault(OptionSpec option) {
             var setting = setting(option);
             if (setting.isEmpty()) return Optional.empty();
+            if (!setting.get().fault().isEmpty()) return Optional.of(setting.get().fault());
             try {
                 VARIABLES.get(option.longestName()).converter().convert(setting.get().text());
                 return Optional.empty();
@@ -1705,12 +1746,19 @@ final class DifyExec implements Runnable {
     }
 
     /// Where Dify is and how to get in. The key is not part of the text form.
-    record Access(URI baseUrl, String key, String workflowId, Optional<URI> proxy, Optional<Path> authorities) {
+    record Access(URI baseUrl, String key, String workflowId, Optional<URI> proxy,
+            Optional<Env.Setting> authorities) {
         private static final String DEMO_KEY = "app-demo";
 
         /// How a batch remembers where it runs; a demo is always the same place.
         String name() {
             return key.equals(DEMO_KEY) ? "demo" : baseUrl.toString();
+        }
+
+        /// What to do where the address is not that of Dify's API.
+        String advice() {
+            return baseUrl.getPath().isEmpty() ? "it has no path; set DIFY_API_BASE_URL to " + baseUrl + "/v1"
+                    : "check DIFY_API_BASE_URL, it usually ends in /v1";
         }
 
         static Access to(Demo demo) {
@@ -2806,7 +2854,7 @@ final class DifyExec implements Runnable {
                         : new Verdict.LookUp(Symptom.STREAM_ERROR, seen.message());
             int status = seen.status();
             if (status >= 300 && status < 400) return new Verdict.StopBatch(access + " redirects to " + seen.message()
-                    + ": set DIFY_API_BASE_URL to the address it really has");
+                    + ": set DIFY_API_BASE_URL to the address it really has, which usually ends in /v1");
             return switch (status) {
                 case 400 -> badRequest(attempt, seen);
                 case 401 -> new Verdict.StopBatch("Dify refuses the key (401: " + said(seen)
@@ -2817,8 +2865,7 @@ final class DifyExec implements Runnable {
                         : new Verdict.StopBatch("Dify refuses access (403: " + said(seen)
                                 + "): switch the app's API service on in Dify, or ask the workspace's owner");
                 case 404, 410 -> new Verdict.StopBatch(seen.message().startsWith("Workflow not found") ? pinned(seen)
-                        : access + " is not Dify's API (HTTP " + status
-                                + "): check DIFY_API_BASE_URL, it usually ends in /v1");
+                        : access + " is not Dify's API (HTTP " + status + "): " + access.advice());
                 case 405, 415, 426 -> new Verdict.StopBatch("Dify did not take the request (HTTP " + status + ": "
                         + said(seen)
                         + "): is " + access + " the API's address?");
@@ -3836,7 +3883,7 @@ final class DifyExec implements Runnable {
                         : proxy.getPort())));
                 if (proxy.getUserInfo() != null) builder.authenticator(login(proxy.getUserInfo()));
             });
-            access.authorities().ifPresent(file -> builder.sslContext(trusting(file)));
+            access.authorities().ifPresent(setting -> builder.sslContext(trusting(setting)));
             return builder.build();
         }
 
@@ -3853,8 +3900,8 @@ final class DifyExec implements Runnable {
         }
 
         /// The system's authorities and those of a PEM file.
-        private static SSLContext trusting(Path file) {
-            try (var in = Files.newInputStream(file)) {
+        private static SSLContext trusting(Env.Setting setting) {
+            try (var in = Files.newInputStream(Path.of(setting.text()))) {
                 var store = KeyStore.getInstance(KeyStore.getDefaultType());
                 store.load(null, null);
                 var system = TrustManagerFactory.getInstance(TrustManagerFactory.getDefaultAlgorithm());
@@ -3871,8 +3918,8 @@ final class DifyExec implements Runnable {
                 var context = SSLContext.getInstance("TLS");
                 context.init(null, all.getTrustManagers(), null);
                 return context;
-            } catch (IOException | GeneralSecurityException problem) {
-                throw new Unusable("DIFY_CA_FILE=" + file + ": " + Plain.of(problem)
+            } catch (IOException | GeneralSecurityException | InvalidPathException problem) {
+                throw new Unusable(setting.place() + ": " + Plain.of(problem).replace(setting.text(), "…")
                         + "; a PEM file of certificates is needed");
             }
         }
@@ -6750,7 +6797,10 @@ final class DifyExec implements Runnable {
             var backoff = judge.backoff();
             for (int tries = 0; ; tries++) {
                 switch (client.info()) {
-                    case DifyClient.Info.Known(_, var mode, _) when !mode.isEmpty() && !mode.equals("workflow") -> {
+                    case DifyClient.Info.Known(_, var mode, _) when mode.isEmpty() -> {
+                        return new Refused(stranger(judge.access()));
+                    }
+                    case DifyClient.Info.Known(_, var mode, _) when !mode.equals("workflow") -> {
                         return new Refused("the key belongs to an app of the kind " + Plain.quoted(mode)
                                 + ", not to a workflow: "
                                 + "take the key of a workflow app");
@@ -6775,8 +6825,7 @@ final class DifyExec implements Runnable {
 
         private static Optional<String> refusal(Seen seen, Judge judge) {
             if (seen instanceof Seen.Cut cut && cut.symptom() == Symptom.CUT)
-                return Optional.of(judge.access()
-                        + " answers, but not as Dify's API does: check DIFY_API_BASE_URL, it usually ends in /v1");
+                return Optional.of(stranger(judge.access()));
             var nobody = new Attempt(0, new Row(0, 0, "-", Map.of()), Tries.NONE, "", Mode.BLOCKING, "", Instant.now());
             return switch (judge.verdict(nobody, seen)) {
                 case Verdict.StopBatch(var why) -> Optional.of(why);
@@ -6784,6 +6833,10 @@ final class DifyExec implements Runnable {
                         + Plain.text(outcome.text(), 200));
                 case Verdict.Again _, Verdict.Throttled _, Verdict.Unreached _, Verdict.LookUp _ -> Optional.empty();
             };
+        }
+
+        private static String stranger(Access access) {
+            return access + " answers, but not as Dify's API does: " + access.advice();
         }
 
         static String said(Seen seen) {
@@ -8334,6 +8387,7 @@ final class DifyExec implements Runnable {
 
     /// Text for people: without control characters, of bounded length, the same in every locale.
     static final class Plain {
+        private static final Pattern KEY = Pattern.compile("app-[A-Za-z0-9]{16,}");
         private static final Pattern PARTICULAR = Pattern.compile("[0-9a-fA-F]{8}-[0-9a-fA-F-]{20,}|\\d{2,}");
 
         static String text(String text, int longest) {
@@ -8359,9 +8413,13 @@ final class DifyExec implements Runnable {
             return '"' + text(text, 60) + '"';
         }
 
-        /// Without the user and the password of an address.
+        /// Without the user and the password of an address, and without what may be a key.
         static String masked(String text) {
-            return text.replaceAll("//[^/@\\s]*@", "//***@");
+            return text.replaceAll("//[^/@\\s]*@", "//***@").replaceAll("(?<![\\w-])app-[\\w-]+", "app-***");
+        }
+
+        static boolean holdsKey(String text) {
+            return KEY.matcher(text).find();
         }
 
         static String html(String page) {
@@ -8373,8 +8431,9 @@ final class DifyExec implements Runnable {
             var message = problem.getMessage();
             if (problem instanceof AccessDeniedException) return "permission denied: " + message;
             if (problem instanceof NoSuchFileException) return "no such file: " + message;
-            if (problem instanceof UnresolvedAddressException || problem instanceof UnknownHostException)
-                return "unknown host";
+            for (var cause = problem; cause != null; cause = cause.getCause()) // a ConnectException hides it
+                if (cause instanceof UnresolvedAddressException || cause instanceof UnknownHostException)
+                    return "unknown host";
             if (problem instanceof ConnectException && (message == null
                     || message.isBlank())) return "connection refused";
             return message == null || message.isBlank() ? name : text(message, 300);
@@ -8451,7 +8510,7 @@ final class DifyExec implements Runnable {
 
         @Override
         public Integer call() throws Exception {
-            new EnvDefaults(env).check(spec.commandLine().getParseResult());
+            new EnvDefaults(env).check(spec.commandLine().getParseResult(), demo != null);
             var desk = desk();
             return Screen.isTerminal(0) ? Dialogue.run(line(desk), desk, env, spec.commandLine().getOut())
                     : new Script(line(desk), desk, keepGoing)
@@ -10032,7 +10091,6 @@ final class DifyExec implements Runnable {
 
         /// A history that a key never enters, nor anything that looks like one.
         private static final class KeylessHistory extends DefaultHistory {
-            private static final Pattern KEY = Pattern.compile("app-[A-Za-z0-9]{16,}");
             private final String key;
 
             KeylessHistory(String key) {
@@ -10041,7 +10099,7 @@ final class DifyExec implements Runnable {
 
             @Override
             public void add(Instant time, String line) {
-                if ((key.isEmpty() || !line.contains(key)) && !KEY.matcher(line).find()) super.add(time, line);
+                if ((key.isEmpty() || !line.contains(key)) && !Plain.holdsKey(line)) super.add(time, line);
             }
         }
     }
@@ -10055,6 +10113,7 @@ final class DifyExec implements Runnable {
             var home = env.get("HOME").isEmpty() ? System.getProperty("user.home") : env.get("HOME");
             var folder = (!state.isEmpty() ? Path.of(state) : !local.isEmpty() ? Path.of(local)
                     : Path.of(home, ".local", "state")).resolve("difyexec");
+            if (!folder.isAbsolute()) return Optional.empty(); // nobody's home is "?" in Java
             try {
                 Files.createDirectories(folder);
                 if (folder.getFileSystem().supportedFileAttributeViews().contains("posix"))
@@ -10890,79 +10949,85 @@ final class DifyExec implements Runnable {
     }
 
     /// The settings of the process: its environment, and under it the `.env` files of the current folder and the
-    /// script's.
+    /// script's. Over a file that cannot be read only [#needed] fails.
     record Env(List<Place> places) {
         /// The value of the key in `.env.example`: as good as missing.
         static final String PLACEHOLDER = "app-your-key-here";
 
-        /// One source of settings, and how it is called in messages.
-        record Place(String name, UnaryOperator<String> lookup) {}
+        /// One source of settings.
+        interface Place {
+            /// What stands here under a name.
+            Optional<Setting> setting(String name);
 
-        /// A value and where it stands: `TIMEOUT=abc in .env`.
-        record Setting(String name, String text, String source) {
-            String place() {
-                return name + "=" + Plain.text(Plain.masked(text), 60) + source;
+            /// What stands here and cannot be read, for whoever misses a setting; else empty.
+            default String unread() {
+                return "";
             }
         }
 
-        static Env of(Map<String, String> variables) {
-            return new Env(List.of(new Place("", variables::get)));
+        /// A value and where it stands.
+        ///
+        /// @param source ` in .env, line 4`; empty for the environment
+        /// @param fault  why it cannot be read; there is no text then
+        record Setting(String name, String text, String source, String fault) {
+            /// `TIMEOUT=abc`, but `TIMEOUT in .env, line 4`: a value in a file may be a key in the wrong line.
+            String place() {
+                return source.isEmpty() ? name + "=" + Plain.text(Plain.masked(text), 60) : name + source;
+            }
+        }
+
+        static Env of(Map<String, String> variables, Path... folders) {
+            return of(variables::get, folders);
         }
 
         static Env ofProcess() {
-            var places = new ArrayList<Place>();
-            places.add(new Place("", System::getenv));
-            var folders = new LinkedHashSet<Path>();
-            folders.add(Path.of("").toAbsolutePath());
-            Optional.ofNullable(System.getenv("DIFYEXEC_HOME")).filter(home -> !home.isEmpty())
-                    .ifPresent(home -> folders.add(Path.of(home).toAbsolutePath()));
-            for (var folder : folders) if (Files.isRegularFile(folder.resolve(".env"))) places.add(new Lazily(folder)
-                    .place());
-            return new Env(places);
+            var home = Optional.ofNullable(System.getenv("DIFYEXEC_HOME")).filter(folder -> !folder.isEmpty());
+            return of(System::getenv, Path.of(""), Path.of(home.orElse("")));
         }
 
-        /// A `.env` file, read when first asked for.
-        private static final class Lazily {
-            private final Path folder;
-            private Dotenv read;
-
-            Lazily(Path folder) {
-                this.folder = folder;
-            }
-
-            Place place() {
-                var here = folder.equals(Path.of("").toAbsolutePath());
-                return new Place(here ? ".env" : folder.resolve(".env").toString(), this::get);
-            }
-
-            private String get(String name) {
-                try {
-                    if (read == null) read = Dotenv.configure().directory(folder.toString()).load();
-                    return read.entries(Dotenv.Filter.DECLARED_IN_ENV_FILE).stream()
-                            .filter(entry -> entry.getKey().equals(name))
-                            .map(DotenvEntry::getValue).findFirst().orElse(null);
-                } catch (DotenvException problem) {
-                    throw new Unusable(folder.resolve(".env") + ": " + Plain.of(problem) + "; each line is NAME=value");
-                }
-            }
+        private static Env of(UnaryOperator<String> environment, Path... folders) {
+            Place process = name -> Optional.ofNullable(environment.apply(name))
+                    .map(text -> new Setting(name, text, "", ""));
+            return new Env(Stream.concat(Stream.of(process), Stream.of(folders).map(Path::toAbsolutePath).distinct()
+                    .map(DotEnv::new)).toList());
         }
 
-        /// The first place that has a value; an empty one counts as none.
+        /// The first place that has a value, or a line for it that cannot be read; an empty value counts as none.
         Optional<Setting> setting(String name) {
-            return places.stream().flatMap(place -> Optional.ofNullable(place.lookup().apply(name))
-                    .filter(text -> !text.isBlank())
-                    .map(text -> new Setting(name, text, place.name().isEmpty() ? "" : " in " + place.name())).stream())
-                            .findFirst();
+            return places.stream().flatMap(place -> place.setting(name).stream())
+                    .filter(setting -> !setting.text().isBlank() || !setting.fault().isEmpty()).findFirst();
+        }
+
+        /// The same; a line that cannot be read is told.
+        Optional<Setting> needed(String name) {
+            var setting = setting(name);
+            if (setting.isPresent() && !setting.get().fault().isEmpty())
+                throw new Unusable(setting.get().place() + ": " + setting.get().fault());
+            return setting;
         }
 
         String get(String name) {
             return setting(name).map(Setting::text).orElse("");
         }
 
+        /// A text in which the key may stand by mistake.
+        String masked(String text) {
+            var key = get("DIFY_API_KEY").strip();
+            return key.isEmpty() ? text : text.replace(key, "***");
+        }
+
+        /// Said of a setting that no place has a value for: where it stands empty, and what cannot be read.
+        String missing(String name) {
+            var empty = places.stream().flatMap(place -> place.setting(name).stream()).findFirst();
+            var unread = places.stream().map(Place::unread).filter(said -> !said.isEmpty()).collect(joining("; "));
+            return name + " is missing" + empty.map(Setting::source).orElse("")
+                    + (unread.isEmpty() ? "" : " (" + unread + ")");
+        }
+
         /// The proxy for an address, by `HTTPS_PROXY`, `HTTP_PROXY` and `NO_PROXY` in either case.
         Optional<URI> proxy(URI target) {
             var name = target.getScheme().equals("https") ? "HTTPS_PROXY" : "HTTP_PROXY";
-            var proxy = setting(name).or(() -> setting(name.toLowerCase(Locale.ROOT)));
+            var proxy = needed(name).or(() -> needed(name.toLowerCase(Locale.ROOT)));
             if (proxy.isEmpty() || isLoopback(target.getHost()) || isExempt(target.getHost())) return Optional.empty();
             var text = proxy.get().text().strip();
             try {
@@ -10976,7 +11041,7 @@ final class DifyExec implements Runnable {
         }
 
         private boolean isExempt(String host) {
-            var exempt = setting("NO_PROXY").or(() -> setting("no_proxy")).map(Setting::text).orElse("");
+            var exempt = needed("NO_PROXY").or(() -> needed("no_proxy")).map(Setting::text).orElse("");
             return Stream.of(exempt.split(",")).map(String::strip).filter(name -> !name.isEmpty())
                     .anyMatch(name -> name.equals("*")
                     || host.equalsIgnoreCase(name) || host.toLowerCase(Locale.ROOT)
@@ -10985,6 +11050,103 @@ final class DifyExec implements Runnable {
 
         static boolean isLoopback(String host) {
             return host.equalsIgnoreCase("localhost") || host.startsWith("127.") || host.equals("[::1]");
+        }
+    }
+
+    /// A `.env` file, read when first asked for. What cannot be used of it is told by line and name alone: it may be a
+    /// key in the wrong line.
+    static final class DotEnv implements Env.Place {
+        /// A file of more bytes, a line of more characters holds no settings.
+        private static final int LARGEST = 1 << 20, LONGEST = 8192;
+
+        private final Path file;
+        private final String name;
+        private List<Line> lines; // null until it is read
+        private String fault = "";
+
+        DotEnv(Path folder) {
+            file = folder.resolve(".env");
+            name = folder.equals(Path.of("").toAbsolutePath()) ? ".env" : file.toString();
+        }
+
+        /// The last line for a name counts, as in a shell.
+        @Override
+        public Optional<Env.Setting> setting(String asked) {
+            read();
+            if (!fault.isEmpty()) return Optional.of(new Env.Setting(asked, "", " in " + name, fault));
+            return lines.reversed().stream().filter(line -> line.isFor(asked)).findFirst()
+                    .map(line -> line.setting(asked, " in " + name + ", line " + line.number()));
+        }
+
+        @Override
+        public String unread() {
+            read();
+            if (Files.isDirectory(file)) return name + " is a folder";
+            var numbers = lines.stream().filter(line -> line.entry().isEmpty())
+                    .map(line -> Integer.toString(line.number())).toList();
+            return numbers.isEmpty() ? "" : (numbers.size() == 1 ? "line " : "lines ")
+                    + numbers.stream().limit(5).collect(joining(", ")) + (numbers.size() > 5 ? " …" : "")
+                    + " of " + name + " cannot be read";
+        }
+
+        /// Some people have a folder of this name: that is no fault.
+        private void read() {
+            if (lines != null) return;
+            lines = List.of();
+            if (!Files.isRegularFile(file)) return;
+            try (var in = Files.newInputStream(file)) {
+                var bytes = in.readNBytes(LARGEST + 1);
+                if (bytes.length > LARGEST) fault = "the file is too large";
+                else lines = lines(new String(bytes, charset(bytes)));
+            } catch (IOException problem) {
+                fault = "the file cannot be read (" + Plain.of(problem) + ")";
+            }
+        }
+
+        private static Charset charset(byte[] bytes) {
+            int mark = bytes.length < 2 ? 0 : (bytes[0] & 0xff) << 8 | bytes[1] & 0xff;
+            return mark == 0xfeff || mark == 0xfffe ? StandardCharsets.UTF_16 : UTF_8;
+        }
+
+        private static List<Line> lines(String text) {
+            var all = text.replaceFirst("^\uFEFF", "").lines().map(String::strip).toList();
+            return IntStream.range(0, all.size()).filter(i -> !all.get(i).isEmpty() && !all.get(i).startsWith("#"))
+                    .mapToObj(i -> Line.of(i + 1, all.get(i))).toList();
+        }
+
+        /// @param entry empty where the line cannot be read
+        private record Line(int number, String text, Optional<DotenvEntry> entry) {
+            private static final Pattern BARE = Pattern.compile(
+                    "^([^\\s=]+\\s*=)\\s*(?:'([^'\"]*)'|([^\\s'\"#][^\"]*?))(?:\\s+#.*)?$");
+
+            static Line of(int number, String text) {
+                return new Line(number, text, text.length() > LONGEST ? Optional.empty() : entry(text));
+            }
+
+            /// dotenv-java knows no `export` and no single quotes, takes every `#` for a comment's begin, and shows a
+            /// line that it cannot read. So it gets one line at a time, each bare or single-quoted value as `"value"`.
+            private static Optional<DotenvEntry> entry(String text) {
+                var line = BARE.matcher(text.replaceFirst("^export\\s+", "")).replaceFirst("$1\"$2$3\"");
+                var reader = new DotenvReader("", "") {
+                    @Override
+                    public List<String> read() {
+                        return List.of(line);
+                    }
+                };
+                return new DotenvParser(reader, false, false).parse().stream()
+                        .filter(entry -> !entry.getValue().startsWith("'")).findFirst();
+            }
+
+            /// Is it, or was it meant to be, the line of this setting?
+            boolean isFor(String name) {
+                var begin = Pattern.compile("\\W*((export|setx?|env)\\W+)?" + name + "\\b");
+                return entry.map(found -> found.getKey().equals(name)).orElseGet(() -> begin.matcher(text).lookingAt());
+            }
+
+            Env.Setting setting(String name, String source) {
+                return new Env.Setting(name, entry.map(DotenvEntry::getValue).orElse(""), source,
+                        entry.isPresent() ? "" : "cannot be read: write " + name + "=value, in UTF-8");
+            }
         }
     }
 }

@@ -615,10 +615,10 @@ final class DifyExecTest {
         }
 
         @Test
-        void aTypedOptionWinsOverTheEnvironmentThatOverTheFileThatOverTheDefault() {
-            var env = new DifyExec.Env(List.of(
-                    new DifyExec.Env.Place("", Map.of("MAX_RETRIES", "7", "TIMEOUT", "2m")::get),
-                    new DifyExec.Env.Place(".env", Map.of("MAX_RETRIES", "8", "MAX_RETRY_DELAY", "9")::get)));
+        void aTypedOptionWinsOverTheEnvironmentThatOverTheFileThatOverTheDefault(@TempDir Path folder)
+                throws IOException {
+            Files.writeString(folder.resolve(".env"), "MAX_RETRIES=8\nMAX_RETRY_DELAY=9\n");
+            var env = DifyExec.Env.of(Map.of("MAX_RETRIES", "7", "TIMEOUT", "2m"), folder);
             var line = DifyExec.commandLine(env);
 
             line.parseArgs("run", "-i", "data.csv", "-o", "results.jsonl", "--timeout", "30s");
@@ -633,20 +633,24 @@ final class DifyExecTest {
         @ParameterizedTest
         @CsvSource(useHeadersInDisplayName = true, textBlock = """
                 place, variable,            value, said
-                .env,  TIMEOUT,             abc,   TIMEOUT=abc in .env: not a duration
+                .env,  TIMEOUT,             abc,   'TIMEOUT in FOLDER/.env, line 1: not a duration'
+                .env,  TIMEOUT,             0,     'TIMEOUT in FOLDER/.env, line 1: a time above zero'
                 '',    TIMEOUT,             abc,   TIMEOUT=abc: not a duration
                 '',    INITIAL_RETRY_DELAY, -1,    INITIAL_RETRY_DELAY=-1: not a duration
-                .env,  DIFY_API_BASE_URL,   dify,  DIFY_API_BASE_URL=dify in .env: not an address
+                .env,  DIFY_API_BASE_URL,   dify,  'DIFY_API_BASE_URL in FOLDER/.env, line 1: not an address'
                 """)
-        void aValueThatCannotBeUsedIsNamedWithItsSource(String place, String variable, String value, String said) {
+        void aValueThatCannotBeUsedIsNamedWithItsSource(String place, String variable, String value, String said,
+                @TempDir Path folder) throws IOException {
             var err = new StringWriter();
-            var env = new DifyExec.Env(List.of(new DifyExec.Env.Place(place, Map.of(variable, value)::get)));
+            if (!place.isEmpty()) Files.writeString(folder.resolve(place), variable + "=" + value);
+            var env = DifyExec.Env.of(place.isEmpty() ? Map.of(variable, value) : Map.of(), folder);
 
             int code = DifyExec.commandLine(env).setErr(new PrintWriter(err))
                     .execute("run", "-i", "a.csv", "-o", "b.jsonl");
 
             assertEquals(DifyExec.UNUSABLE, code);
-            assertTrue(err.toString().startsWith("difyexec: " + said), err.toString());
+            assertTrue(err.toString().startsWith("difyexec: " + said.replace("FOLDER", folder.toString())),
+                    err.toString());
         }
 
         @ParameterizedTest
@@ -4737,6 +4741,8 @@ final class DifyExecTest {
             assertEquals("no such file: x", DifyExec.Plain.of(new NoSuchFileException("x")));
             assertEquals("unknown host", DifyExec.Plain.of(new UnknownHostException("dify.example")));
             assertEquals("connection refused", DifyExec.Plain.of(new ConnectException()));
+            assertEquals("unknown host", DifyExec.Plain.of(new ConnectException().initCause(
+                    new UnresolvedAddressException())));
             assertEquals("EOFException", DifyExec.Plain.of(new EOFException()));
             assertEquals("a b", DifyExec.Plain.of(new IOException("a\nb")));
         }
@@ -4762,16 +4768,110 @@ final class DifyExecTest {
         }
 
         @Test
-        void theFirstPlaceThatHasAValueWins() {
-            var both = new DifyExec.Env(List.of(new DifyExec.Env.Place("", Map.of("A", "1", "B", "")::get),
-                    new DifyExec.Env.Place(".env", Map.of("A", "2", "B", "3", "C", "4")::get)));
+        void theFirstPlaceThatHasAValueWins(@TempDir Path here, @TempDir Path script) throws IOException {
+            Files.writeString(here.resolve(".env"), "A=2\nB=3\nC=4\nD=\n");
+            Files.writeString(script.resolve(".env"), "C=5\nD=6\n");
+            var all = DifyExec.Env.of(Map.of("A", "1", "B", ""), here, script);
 
-            assertEquals("1", both.get("A"));
-            assertEquals("3", both.get("B")); // empty counts as none
-            assertEquals("4", both.get("C"));
-            assertEquals("", both.get("D"));
-            assertEquals("C=4 in .env", both.setting("C").orElseThrow().place());
-            assertEquals("A=1", both.setting("A").orElseThrow().place());
+            assertEquals("1", all.get("A"));
+            assertEquals("3", all.get("B")); // empty counts as none
+            assertEquals("4", all.get("C"));
+            assertEquals("6", all.get("D"));
+            assertEquals("", all.get("E"));
+            assertEquals("A=1", all.setting("A").orElseThrow().place());
+            assertEquals("C in " + here.resolve(".env") + ", line 3", all.setting("C").orElseThrow().place());
+        }
+
+        @Test
+        void aFileIsReadOnceAndWhenASettingIsAskedFor(@TempDir Path folder) throws IOException {
+            var env = DifyExec.Env.of(Map.of(), folder);
+            Files.writeString(folder.resolve(".env"), "A=1\n");
+            assertEquals("1", env.get("A"));
+            Files.writeString(folder.resolve(".env"), "A=2\n");
+
+            assertEquals("1", env.get("A"));
+        }
+
+        @ParameterizedTest
+        @CsvSource(delimiter = '|', quoteCharacter = '`', useHeadersInDisplayName = true, nullValues = "-",
+                textBlock = """
+                line                | value
+                A=b                 | b
+                A = b c             | b c
+                A='b "c" d'         | -
+                A='b c' # d         | b c
+                A="b # c" # d       | b # c
+                A=b # c             | b
+                A=b#c               | b#c
+                A='b#c'             | b#c
+                A=#b                | ``
+                A==b                | =b
+                A=b=c               | b=c
+                A=C:\\d\\           | C:\\d\\
+                A=$B$1              | $B$1
+                export A="b"        | b
+                exportA=b           | -
+                A="b                | -
+                A="b" c             | -
+                A='b                | -
+                A b                 | -
+                """)
+        void aLineIsReadAsAShellReadsIt(String line, String value, @TempDir Path folder) throws IOException {
+            Files.writeString(folder.resolve(".env"), line);
+
+            var setting = DifyExec.Env.of(Map.of(), folder).setting("A");
+
+            assertEquals(Optional.ofNullable(value).filter(text -> !text.isEmpty()),
+                    setting.map(DifyExec.Env.Setting::text).filter(text -> !text.isEmpty()));
+        }
+
+        private static String missing(Path folder) {
+            var problem = assertThrows(DifyExec.Unusable.class, () -> access(DifyExec.Env.of(Map.of(), folder),
+                    "https://dify.example/v1", new StringWriter()));
+            assertEquals(DifyExec.UNUSABLE, problem.code());
+            return problem.getMessage();
+        }
+
+        @Test
+        void linesThatCannotBeReadAreToldByNumberToWhoeverMissesTheKey(@TempDir Path folder) throws IOException {
+            Files.writeString(folder.resolve(".env"), "app-secret\nA=b\n" + "app-secret=\"\n".repeat(6));
+
+            assertTrue(missing(folder).startsWith("DIFY_API_KEY is missing (lines 1, 3, 4, 5, 6 … of "
+                    + folder.resolve(".env") + " cannot be read): set it"), missing(folder));
+            assertFalse(missing(folder).contains("secret"), missing(folder));
+        }
+
+        @Test
+        void aFolderOfThatNameIsNoFault(@TempDir Path folder) throws IOException {
+            Files.createDirectory(folder.resolve(".env"));
+
+            assertTrue(missing(folder).startsWith("DIFY_API_KEY is missing (" + folder.resolve(".env")
+                    + " is a folder): set it"), missing(folder));
+        }
+
+        @Test
+        void aFileThatIsTooLargeIsNamed(@TempDir Path folder) throws IOException {
+            Files.write(folder.resolve(".env"), new byte[(1 << 20) + 1]);
+
+            assertEquals("DIFY_API_KEY in " + folder.resolve(".env") + ": the file is too large", missing(folder));
+        }
+
+        @Test
+        void aFileThatCannotBeReadIsNamedAndFailsNobodyElse(@TempDir Path folder) throws IOException {
+            var unreadable = Path.of("/proc/self/mem"); // also for root, whom no permission stops
+            assumeTrue(Files.isRegularFile(unreadable));
+            Files.createSymbolicLink(folder.resolve(".env"), unreadable);
+
+            assertTrue(missing(folder).startsWith("DIFY_API_KEY in " + folder.resolve(".env")
+                    + ": the file cannot be read ("), missing(folder));
+            assertEquals("", DifyExec.Env.of(Map.of(), folder).get("NO_COLOR"));
+            Files.delete(folder.resolve(".env"));
+        }
+
+        @Test
+        void aStateFolderIsMadeOnlyWhereAHomeIsKnown() {
+            assertEquals(Optional.empty(), DifyExec.StateFolder.of(env("XDG_STATE_HOME", "?")));
+            assertFalse(Files.exists(Path.of("?")));
         }
 
         @Test

@@ -341,6 +341,17 @@ class ShellTest {
         }
 
         @Test
+        void takesWhatWasTypedForTheShellOverABadVariable() throws IOException {
+            five();
+            var files = List.of("--demo", "-i", file("data.csv").toString(), "-o", file("results.jsonl").toString());
+            var session = new Session(Map.of("TIMEOUT", "abc"), files.toArray(String[]::new));
+            assertTrue(session.refused("check").startsWith("difyexec: TIMEOUT=abc: not a duration"));
+
+            var typed = Stream.concat(files.stream(), Stream.of("--timeout", "5")).toArray(String[]::new);
+            assertTrue(new Session(Map.of("TIMEOUT", "abc"), typed).ok("check").contains("Fine"));
+        }
+
+        @Test
         void isKeptOutWhileAnotherProcessWrites() throws IOException {
             var session = five();
             try (var _ = DifyExec.Lock.take(file("results.jsonl.lock"))) {
