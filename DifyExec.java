@@ -8436,7 +8436,7 @@ final class DifyExec implements Runnable {
 
         @Option(names = "--keep-going",
                 description = "Not on a terminal: go on after a command that fails; "
-                        + "the first failure's code is the end's.")
+                        + "the highest code is the end's in any case.")
         boolean keepGoing;
 
         @ArgGroup(validate = false, heading = "%nInput:%n") CsvOptions shape = new CsvOptions();
@@ -8457,7 +8457,7 @@ final class DifyExec implements Runnable {
             var desk = desk();
             return Screen.isTerminal(0) ? Dialogue.run(line(desk), desk, env, spec.commandLine().getOut())
                     : new Script(line(desk), desk, keepGoing)
-                            .run(new BufferedReader(new InputStreamReader(System.in, UTF_8)));
+                            .run(new InputStreamReader(System.in, UTF_8));
         }
 
         /// A desk with the batch on it that the options name.
@@ -8956,22 +8956,52 @@ final class DifyExec implements Runnable {
 
     /// Commands from a file or a pipe, a line each; a quote may go on over several.
     record Script(CommandLine line, Desk desk, boolean keepGoing) {
-        /// Stops at the first command that fails, with its exit code. An interrupt ends it in any case.
-        int run(BufferedReader in) throws IOException {
-            int first = OK;
+        /// Returns the highest code of its commands. Rows left without a success end no script, what else goes wrong
+        /// does; an interrupt in any case.
+        int run(Reader commands) throws IOException {
+            var in = new LineNumberReader(commands);
+            int highest = OK;
             for (var text = in.readLine(); text != null && !desk.isLeft(); text = in.readLine()) {
-                var words = Words.of(text.replace("\uFEFF", ""));
-                while (words.isOpen()) {
-                    var more = in.readLine();
-                    if (more == null) throw new Unusable("a quote is opened and never closed: " + Plain.quoted(text));
-                    text += "\n" + more;
-                    words = Words.of(text);
-                }
-                int code = Prompt.execute(line, words.texts());
-                if (first == OK) first = code;
-                if (code != OK && !keepGoing || code == INTERRUPTED) return code;
+                int number = in.getLineNumber();
+                var words = words(text.replace("\uFEFF", ""), in);
+                int code = words.isOpen() ? UNUSABLE : Prompt.execute(line, words.texts());
+                highest = Math.max(highest, code);
+                if (words.isOpen()) tell(number, "a quote is opened and never closed: " + Plain.quoted(text));
+                else if (ends(code)) tell(number, "the script ends here: its command " + why(code)
+                        + (code == INTERRUPTED ? "" : "; --keep-going goes on after such a one"));
+                if (ends(code)) break;
             }
-            return first;
+            return highest;
+        }
+
+        /// The words of a line, and of those after it while a quote is open; still open where the script ends.
+        private static Words words(String text, BufferedReader in) throws IOException {
+            var words = Words.of(text);
+            while (words.isOpen()) {
+                var more = in.readLine();
+                if (more == null) break;
+                text += "\n" + more;
+                words = Words.of(text);
+            }
+            return words;
+        }
+
+        private boolean ends(int code) {
+            return code == INTERRUPTED || !keepGoing && code != OK && code != ROWS_LEFT;
+        }
+
+        private static String why(int code) {
+            return switch (code) {
+                case UNUSABLE -> "cannot be done";
+                case STOPPED -> "stopped early";
+                case INTERRUPTED -> "was interrupted";
+                default -> "met a bug";
+            } + " (code " + code + ")";
+        }
+
+        private void tell(int number, String what) {
+            line.getErr().println("difyexec: line " + number + ": " + what);
+            line.getErr().flush();
         }
     }
 
