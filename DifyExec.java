@@ -1460,8 +1460,7 @@ final class DifyExec implements Runnable {
             batch.record(new Event.Harvest(now, attempt.user(), ran.ref().id()));
             tally.harvested();
             var verdict = doubt.symptom() == Symptom.TIMED_OUT && !ran.status().isSuccess()
-                    ? new Verdict.Done(new Outcome.Failed("timed out after " + Plain.seconds(limits.timeout()),
-                            doubt.why(), false))
+                    ? new Verdict.Done(new Outcome.Failed("timed out: " + doubt.why(), false))
                     : judge.afterLook(attempt, ran);
             settle(attempt, ran, verdict, ran.status().isSuccess() ? Results.line(attempt, ran, now) : new byte[0]);
         }
@@ -1996,7 +1995,7 @@ final class DifyExec implements Runnable {
         /// Succeeded with failures that the workflow handled itself.
         record Partial() implements Outcome {}
 
-        record Failed(String cause, String text, boolean firewall) implements Outcome {}
+        record Failed(String text, boolean firewall) implements Outcome {}
 
         record Paused(RunRef run, String text) implements Outcome {}
 
@@ -2021,9 +2020,8 @@ final class DifyExec implements Runnable {
             };
         }
 
-        /// What errors are grouped by.
         default String cause() {
-            return this instanceof Failed failed ? failed.cause() : text();
+            return Plain.cause(text());
         }
     }
 
@@ -2243,8 +2241,8 @@ final class DifyExec implements Runnable {
                         (attempt.kind() == Kind.TRY ? OF_TRY : "") + outcome, attempt.cells(),
                                 seen.run().map(RunRef::id).orElse(null),
                         attempt.tries().retries(), seen instanceof Seen.Refused refused ? refused.status() : 0,
-                        cause.isEmpty() ? null : Plain.text(cause, 200), error.isEmpty() ? null
-                                : Plain.text(error, 500),
+                        cause.isEmpty() ? null : cause, error.isEmpty() ? null
+                                : Plain.text(error, Plain.LONGEST_ERROR),
                         attempt.took(seen, now).toMillis() / 1000.0, usage.tokens(), usage.steps(),
                         usage.price().orElse(null), usage.currency().isEmpty() ? null : usage.currency(),
                         attempt.csv().isEmpty() ? null : attempt.csv());
@@ -2811,8 +2809,8 @@ final class DifyExec implements Runnable {
                 case 401 -> new Verdict.StopBatch("Dify refuses the key (401: " + said(seen)
                         + "): check DIFY_API_KEY and "
                         + "that it belongs to the app at " + access);
-                case 403 -> seen.code().isEmpty() ? new Verdict.Done(new Outcome.Failed("HTTP 403 from a firewall",
-                        said(seen), true))
+                case 403 -> seen.code().isEmpty()
+                        ? new Verdict.Done(new Outcome.Failed(with("HTTP 403 from a firewall", seen), true))
                         : new Verdict.StopBatch("Dify refuses access (403: " + said(seen)
                                 + "): switch the app's API service on in Dify, or ask the workspace's owner");
                 case 404, 410 -> new Verdict.StopBatch(seen.message().startsWith("Workflow not found") ? pinned(seen)
@@ -2824,7 +2822,7 @@ final class DifyExec implements Runnable {
                 case 407 -> new Verdict.StopBatch("the proxy wants a user and a password (407): put them into "
                         + "HTTPS_PROXY, "
                         + "http://user:password@host:port");
-                case 413 -> failed("too large for the server (413)" + (said(seen).isEmpty() ? "" : ": " + said(seen)));
+                case 413 -> failed(with("too large for the server (413)", seen));
                 case 429 -> seen.code().equals("rate_limit_error")
                         ? new Verdict.StopBatch("the plan's quota of runs is used up ("
                         + said(seen) + "): it comes back with the next day or period; run the same command again then")
@@ -2881,8 +2879,12 @@ final class DifyExec implements Runnable {
             return Plain.text(seen.message(), 200).strip();
         }
 
+        private static String with(String why, Seen.Refused seen) {
+            return said(seen).isEmpty() ? why : why + ": " + said(seen);
+        }
+
         private Verdict failed(String text) {
-            return new Verdict.Done(new Outcome.Failed(Plain.cause(text), text, false));
+            return new Verdict.Done(new Outcome.Failed(text, false));
         }
 
         private Verdict throttled(Attempt attempt, Seen.Refused seen) {
@@ -5844,7 +5846,7 @@ final class DifyExec implements Runnable {
             } else unsettled.put(end.id(), known);
             if (index.standing(entry).isSuccess()) return;
             index.stand(entry, standing);
-            causes.put(entry, orEmpty(end.cause() != null ? end.cause() : end.error()));
+            causes.put(entry, Plain.cause(orEmpty(end.error() != null ? end.error() : end.cause())));
         }
 
         private void seen(Instant now) {
@@ -7006,9 +7008,13 @@ final class DifyExec implements Runnable {
 
         /// An error's rows: how many, and the first of them.
         record Cause(Standing outcome, String cause, long count, List<String> ids) {
-            /// What groups are told apart by where failed rows and others stand in one list.
             String words() {
-                return outcome == Standing.FAILED ? cause : outcome.word() + ": " + cause;
+                return StatusView.words(outcome, cause);
+            }
+
+            /// `3 × unknown: the answer broke off (r-1, r-2, r-3)`
+            String line() {
+                return count + " × " + Plain.text(words(), 160) + " (" + examples() + ")";
             }
 
             String examples() {
@@ -7167,24 +7173,35 @@ final class DifyExec implements Runnable {
         /// The same in one line each, for the end of a run.
         static void errors(Batch batch, PrintWriter out) {
             var causes = causes(batch);
-            causes.stream().limit(CAUSES).forEach(cause -> out.println("  " + cause.count() + " × "
-                    + Plain.text(cause.words(), 160) + " (" + cause.examples() + ")"));
+            causes.stream().limit(CAUSES).forEach(cause -> out.println("  " + cause.line()));
             if (causes.size() > CAUSES) out.println("  … and " + (causes.size() - CAUSES) + " more causes");
+        }
+
+        /// What a row is told apart by where failed ones and others stand in one list.
+        static String words(Batch batch, int entry) {
+            return words(batch.index().standing(entry), batch.history().cause(entry));
+        }
+
+        private static String words(Standing outcome, String cause) {
+            return outcome == Standing.FAILED ? cause : outcome.word() + ": " + cause;
         }
 
         /// The rows without success by outcome and cause, the most frequent first.
         static List<Cause> causes(Batch batch) {
+            return causes(batch, IntStream.range(0, batch.index().size())
+                    .filter(entry -> batch.index().standing(entry).isOnRetryList()), EXAMPLES);
+        }
+
+        /// Those of some rows, with so many of their ids.
+        static List<Cause> causes(Batch batch, IntStream rows, int examples) {
             record Key(Standing outcome, String cause) {}
-            var index = batch.index();
             var groups = new LinkedHashMap<Key, List<String>>();
             var counts = new HashMap<Key, Long>();
-            for (int entry = 0; entry < index.size(); entry++) {
-                var standing = index.standing(entry);
-                if (!standing.isOnRetryList()) continue;
-                var key = new Key(standing, batch.history().cause(entry));
+            rows.forEach(entry -> {
+                var key = new Key(batch.index().standing(entry), batch.history().cause(entry));
                 var ids = groups.computeIfAbsent(key, _ -> new ArrayList<>());
-                if (counts.merge(key, 1L, Long::sum) <= EXAMPLES) ids.add(index.id(entry));
-            }
+                if (counts.merge(key, 1L, Long::sum) <= examples) ids.add(batch.index().id(entry));
+            });
             return groups.entrySet().stream().map(group -> new Cause(group.getKey().outcome(), group.getKey().cause(),
                             counts.get(group.getKey()), List.copyOf(group.getValue())))
                     .sorted(Comparator.comparingLong(Cause::count).reversed()).toList();
@@ -7866,8 +7883,8 @@ final class DifyExec implements Runnable {
             json.writeStartArray();
             json.writeString(Plain.text(batch.index().id(entry), LONGEST));
             json.writeNumber(standing.ordinal());
-            json.writeNumber(standing.isOnRetryList() ? causeNumbers.getOrDefault(standing == Standing.FAILED
-                    ? batch.history().cause(entry) : standing.word() + ": " + batch.history().cause(entry), -1) : -1);
+            json.writeNumber(standing.isOnRetryList() ? causeNumbers.getOrDefault(StatusView.words(batch, entry), -1)
+                    : -1);
             json.writeNumber(ledger.millis(entry) / 1000.0);
             json.writeString(ending.tokens());
             json.writeString(ending.price().isEmpty() ? "" : ending.price() + " " + ending.currency());
@@ -8336,7 +8353,8 @@ final class DifyExec implements Runnable {
 
     /// Text for people: without control characters, of bounded length, the same in every locale.
     static final class Plain {
-        private static final Pattern PARTICULAR = Pattern.compile("[0-9a-fA-F]{8}-[0-9a-fA-F-]{20,}|\\d{2,}");
+        /// How much of a message the log keeps.
+        static final int LONGEST_ERROR = 500;
 
         static String text(String text, int longest) {
             int end = Math.min(text.length(), longest);
@@ -8348,9 +8366,35 @@ final class DifyExec implements Runnable {
             return clean.toString();
         }
 
-        /// A message without what differs from row to row, so that like errors meet.
-        static String cause(String text) {
-            return PARTICULAR.matcher(text(text, 160)).replaceAll("…");
+        /// A number that says what went wrong: `HTTP 503`, `status_code=429`, `: 502 Bad Gateway`, `(413)`.
+        private static final String STATUS = "[1-5]\\d\\d(?!\\d)(?:(?<=(?i:HTTP(?:/\\d(?:\\.\\d)?| \\d{3})?|status|code"
+                + "|error|returned|answered|responded|response|got)(?: of| with)?[ :=\"'(_]{0,3}\\d{3})"
+                + "|(?<=(?:^|[:,;)\\]-] ?)[45]\\d\\d)(?=:? [A-Z])|(?<=\\([45]\\d\\d)(?=[:)]))";
+        /// `http://api-12:5001`, `host='api-12', port=5001`, `foo-12.example.com:8080`, `127.0.0.1`; also a version.
+        private static final String HOST = "(?<=:)//[^/?# \"'<>]++|(?<=\\b(?:host|port)\\W{1,2})[\\w.-]++"
+                + "|(?<![\\w.-])(?:(?:localhost|\\d{1,3}(?:\\.\\d{1,3}){3}|(?:[\\w-]++\\.){2,}[a-z]{2}|(?:[\\w-]++\\.)+"
+                + "(?:com|org|net|io|ai|dev|app|cloud|local|lan|internal|example|test))(?::\\d{1,5})?"
+                + "|\\d{1,2}(?:\\.\\d{1,2}){2})(?![\\w-]|\\.\\w)";
+        private static final String DAY = "(?:\\d{4}[-/.]\\d{1,2}[-/.]\\d{1,2}|\\d{1,2}[/.]\\d{1,2}[/.]\\d{4})";
+        private static final String CLOCK = "\\d{1,2}:\\d\\d(?::\\d\\d(?:[.,]\\d+)?)?(?![:\\d])"
+                + "(?: ?(?:Z|UTC|GMT|[AP]M|[+-]\\d\\d:?\\d\\d)\\b)?";
+        private static final String SPAN = "\\d+(?:[.,]\\d+)? ?(?:ms|s|sec(?:ond)?s?|m|min(?:ute)?s?|h|hours?|days?)"
+                + "(?![A-Za-z])";
+        private static final String TIME = DAY + "(?:[T ]" + CLOCK + ")?|" + CLOCK + "|" + SPAN + "(?: ?" + SPAN + ")*";
+        /// Of hexadecimal digits, or of letters and digits and too long for a word.
+        private static final String ID = "(?<![0-9A-Za-z])(?:[0-9a-fA-F]{8}-[0-9a-fA-F-]{20,}|0x[0-9a-fA-F]+"
+                + "|(?:[0-9a-fA-F]{8,}|(?=[A-Za-z]*+\\d)(?:[0-9a-fA-F]{6,}|[0-9A-Za-z]{16,}))(?![0-9A-Za-z]))";
+        private static final String NUMBER = "(?=[\\d.,]*\\d\\d)\\d+(?:[.,]\\d+)*";
+        /// Whole words without a digit are passed over: there are many, and each place in them would be tried.
+        private static final String WORDS = "(?:(?<![^ ])(?![a-fA-F]{8})[^ \\d]++(?: |$))++";
+        private static final Pattern PARTICULAR = Pattern.compile("(?<kept>" + WORDS + "|" + STATUS + "|" + HOST + ")|"
+                + ID + "|" + TIME + "|" + NUMBER);
+
+        /// What rows without a success are grouped by, everywhere: what was said of them, without the ids, times and
+        /// numbers that differ from row to row. Made from no more than the log keeps, so the next start makes the same.
+        static String cause(String message) {
+            return text(PARTICULAR.matcher(text(message, LONGEST_ERROR)).replaceAll(found ->
+                    found.group("kept") == null ? "…" : Matcher.quoteReplacement(found.group())), 160);
         }
 
         static String id(String id) {
@@ -9612,25 +9656,13 @@ final class DifyExec implements Runnable {
             if (!rows.isEmpty()) out.printf(Locale.ROOT, "  %-20s %8s  %s%n", "id", "attempts", "cause");
             rows.stream().limit(all ? Long.MAX_VALUE : SHOWN).forEach(entry -> out.printf(Locale.ROOT,
                     "  %-20s %8d  %s%n", Plain.id(batch.index().id(entry)), batch.history().attempts(entry),
-                    cause(batch, entry)));
+                    Plain.text(StatusView.words(batch, entry), 160)));
             end(rows, all, out);
         }
 
-        private static String cause(Batch batch, int entry) {
-            var standing = batch.index().standing(entry);
-            return (standing == Standing.FAILED ? "" : standing.word() + ": ")
-                    + Plain.text(batch.history().cause(entry), 160);
-        }
-
         static void byError(Batch batch, List<Integer> rows, boolean all, PrintWriter out) {
-            var groups = new LinkedHashMap<String, List<Integer>>();
-            rows.forEach(entry -> groups.computeIfAbsent(cause(batch, entry), _ -> new ArrayList<>()).add(entry));
-            groups.entrySet().stream()
-                    .sorted(Comparator.comparingInt(group -> -group.getValue().size()))
-                    .forEach(group -> out.println("  " + group.getValue().size() + " × " + group.getKey() + " ("
-                            + group.getValue().stream().limit(all ? Long.MAX_VALUE : 5)
-                                    .map(entry -> Plain.id(batch.index().id(entry))).collect(joining(", "))
-                            + (!all && group.getValue().size() > 5 ? ", …" : "") + ")"));
+            StatusView.causes(batch, rows.stream().mapToInt(entry -> entry), all ? Integer.MAX_VALUE : 5)
+                    .forEach(cause -> out.println("  " + cause.line()));
             if (rows.isEmpty()) end(rows, all, out);
         }
 

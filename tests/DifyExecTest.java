@@ -2033,7 +2033,7 @@ final class DifyExecTest {
             end(new DifyExec.Outcome.Succeeded());
             end(new DifyExec.Outcome.Succeeded());
             end(new DifyExec.Outcome.Partial());
-            end(new DifyExec.Outcome.Failed("no", "no", false));
+            end(new DifyExec.Outcome.Failed("no", false));
             end(new DifyExec.Outcome.Paused(run("r"), "waits"));
             end(new DifyExec.Outcome.Unknown("who knows"));
 
@@ -4584,15 +4584,60 @@ final class DifyExecTest {
         }
 
         @ParameterizedTest
-        @CsvSource(useHeadersInDisplayName = true, delimiter = '|', textBlock = """
-                one                                      | other                                    | same
-                row 17 failed                            | row 4711 failed                          | true
-                no 0b7f3a9e-1c2d-4e5f-8a9b-0c1d2e3f4a5b! | no 1b7f3a9e-1c2d-4e5f-8a9b-0c1d2e3f4a5c! | true
-                a timed out                              | b timed out                              | false
-                HTTP 503                                 | no such city                             | false
+        @CsvSource(useHeadersInDisplayName = true, delimiter = '|', quoteCharacter = '`', textBlock = """
+                message                                                   | cause
+                no such city                                              | no such city
+                HTTP 503 Service Unavailable                              | HTTP 503 Service Unavailable
+                HTTP/1.1 502                                              | HTTP/1.1 502
+                too large for the server (413): nginx                     | too large for the server (413): nginx
+                429 Client Error: Too Many Requests                       | 429 Client Error: Too Many Requests
+                [openai] Rate Limit, 429 Too Many                         | [openai] Rate Limit, 429 Too Many
+                Error code: 400 - {'code': 500}                           | Error code: 400 - {'code': 500}
+                status_code=429, got 504                                  | status_code=429, got 504
+                exited with status code of 137                            | exited with status code of 137
+                error code 100245                                         | error code …
+                row 17 failed, 404 times                                  | row … failed, … times
+                line 412: Unexpected token                                | line …: Unexpected token
+                step 3 of 7 (5 > 2)                                       | step 3 of 7 (5 > 2)
+                needs 0.5, has 12.75 of 1,234,567                         | needs 0.5, has … of …
+                POST http://127.0.0.1:9009/echo/4711?n=12                 | POST http://127.0.0.1:9009/echo/…?n=…
+                no route to 10.20.30.40                                   | no route to 10.20.30.40
+                cannot reach foo-12.example.com:8080 at all               | cannot reach foo-12.example.com:8080 at all
+                foo-12.example.com.                                       | foo-12.example.com.
+                is https://api-17/v1 up?                                  | is https://api-17/v1 up?
+                Pool(host='api-12', port=8000): refused                   | Pool(host='api-12', port=8000): refused
+                localhost:5001 on Dify 1.14.2                             | localhost:5001 on Dify 1.14.2
+                upload of scan-0017.png: HTTP 413                         | upload of scan-….png: HTTP 413
+                total_tokens:4711                                         | total_tokens:…
+                run 0b7f3a9e-1c2d-4e5f-8a9b-0c1d2e3f4a5b!                 | run …!
+                run difyexec-0123456789abcdef-12                          | run difyexec-…-…
+                at 0x7f3a, commit 3f9a2c7, chatcmpl-8xQ7bZpLk2VtYw9RsT4u  | at …, commit …, chatcmpl-…
+                still running 5 min 3 s after its start                   | still running … after its start
+                no answer within 9 s, 0.4 s, 1m30s or 2 hours             | no answer within …, …, … or …
+                due 2026-01-16T12:00:05.123Z, 2026-01-16 12:00:05,7, 9:30 | due …, …, …
+                on 16.01.2026 at 07:15 PM                                 | on … at …
+                deadbeef or id=9f86d081884c7d65, not a facade             | … or id=…, not a facade
+                gpt-4 of 404 wants sha256                                 | gpt-4 of … wants sha…
                 """)
-        void causesThatDifferOnlyInNumbersMeet(String one, String other, boolean same) {
-            assertEquals(same, DifyExec.Plain.cause(one).equals(DifyExec.Plain.cause(other)));
+        void aCauseIsTheMessageWithoutWhatDiffersFromRowToRow(String message, String cause) {
+            assertEquals(cause, DifyExec.Plain.cause(message));
+        }
+
+        @Test
+        void aLongMessagesCauseIsTheSameBeforeAndAfterItWasInTheLog() {
+            for (int at = 0; at < 520; at++) {
+                var message = "x".repeat(at) + " run 4711 of 10.0.0.17 " + "y".repeat(600);
+
+                assertEquals(DifyExec.Plain.cause(message), DifyExec.Plain.cause(DifyExec.Plain.text(message, 500)));
+            }
+        }
+
+        @Test
+        void aLongCauseIsCutBehindWhatDiffers() {
+            var tail = " " + "word ".repeat(100);
+
+            assertEquals(DifyExec.Plain.cause("row 1234567" + tail), DifyExec.Plain.cause("row 12" + tail));
+            assertEquals(161, DifyExec.Plain.cause("row 12" + tail).length());
         }
 
         @Test
