@@ -1052,6 +1052,7 @@ final class DifyExec implements Runnable {
                 var begun = new Running(attempt);
                 running.put(attempt.sequence(), begun);
                 pace.started(now);
+                tally.started(now);
                 health.begun();
                 batch.record(Event.Attempt.of(attempt));
                 agenda.unseen().resent(attempt.row());
@@ -1230,7 +1231,7 @@ final class DifyExec implements Runnable {
 
         private void settle(Attempt attempt, Seen seen, Verdict verdict, byte[] line) {
             var now = clock.instant();
-            if (seen instanceof Seen.Ran ran && !(verdict instanceof Verdict.LookUp)) tally.used(ran.usage());
+            if (seen instanceof Seen.Ran ran && !(verdict instanceof Verdict.LookUp)) tally.used(attempt, ran.usage());
             switch (verdict) {
                 case Verdict.Done(var outcome) -> finish(attempt, seen, outcome, line);
                 case Verdict.Again(var after, var why) -> {
@@ -1830,9 +1831,14 @@ final class DifyExec implements Runnable {
             return new Attempt(sequence, row, tries, user, mode, cells, at, kind, csv);
         }
 
+        /// Of an earlier call, so what it started is only looked up in this one.
+        boolean isEarlier() {
+            return sequence == 0;
+        }
+
         /// How long it took. Of a run begun by an earlier call nobody saw the end, so Dify's own time counts.
         Duration took(Seen seen, Instant now) {
-            return sequence == 0 && seen instanceof Seen.Ran ran
+            return isEarlier() && seen instanceof Seen.Ran ran
                     ? Duration.ofMillis((long) (ran.usage().seconds() * 1000))
                     : Duration.between(at, now);
         }
@@ -2614,8 +2620,36 @@ final class DifyExec implements Runnable {
         private final Map<String, BigDecimal> prices = new TreeMap<>();
         private final ArrayDeque<Instant> recent = new ArrayDeque<>();
         private final Latencies latencies = new Latencies();
+        private final Sample sample = new Sample();
         private long tokens, retries, throttled, harvested, late;
         private int running, waiting, doubts, limit, lowest, highest, ceiling;
+
+        /// The rows that ran in this call, not those whose earlier run was looked up: they tell what others will take.
+        private static final class Sample {
+            private final Map<String, BigDecimal> prices = new TreeMap<>();
+            private long rows, tokens;
+            private Instant first = Instant.MAX, last = Instant.MIN;
+
+            void started(Instant now) {
+                if (now.isBefore(first)) first = now;
+            }
+
+            void ended(Attempt attempt, Instant now) {
+                if (attempt.isEarlier()) return;
+                rows++;
+                last = now;
+            }
+
+            void used(Attempt attempt, Usage usage) {
+                if (attempt.isEarlier()) return;
+                tokens += usage.tokens();
+                usage.price().ifPresent(price -> prices.merge(usage.currency(), price, BigDecimal::add));
+            }
+
+            Duration time() {
+                return Duration.between(first, last);
+            }
+        }
 
         Tally(Index index, long asked, Clock clock) {
             this.index = index;
@@ -2624,9 +2658,14 @@ final class DifyExec implements Runnable {
             this.began = clock.instant();
         }
 
+        void started(Instant now) {
+            sample.started(now);
+        }
+
         void ended(Attempt attempt, Outcome outcome, Duration took, Instant now) {
             ended.merge(outcome.standing(), 1L, Long::sum);
             if (outcome.standing().isSuccess()) latencies.add(took.toMillis());
+            sample.ended(attempt, now);
             recent.add(now);
             if (recent.size() > RECENT) recent.remove();
         }
@@ -2636,7 +2675,8 @@ final class DifyExec implements Runnable {
             ended.computeIfPresent(standing, (_, count) -> count - 1);
         }
 
-        void used(Usage usage) {
+        void used(Attempt attempt, Usage usage) {
+            sample.used(attempt, usage);
             tokens += usage.tokens();
             usage.price().ifPresent(price -> prices.merge(usage.currency(), price, BigDecimal::add));
         }
@@ -6891,14 +6931,15 @@ final class DifyExec implements Runnable {
             err.flush();
         }
 
-        /// The rest at the rate just measured: `The other 980 rows: about 12 min, 31000 tokens, 0.49 USD`
+        /// The rest as the rows that ran: `The other 980 rows: about 12 min, 31000 tokens, 0.49 USD`
         static Optional<String> estimate(long rest, Tally tally) {
-            if (rest == 0 || tally.done() == 0) return Optional.empty();
-            double share = (double) rest / tally.done();
+            var sample = tally.sample;
+            if (rest == 0 || sample.rows == 0) return Optional.empty();
+            double share = (double) rest / sample.rows;
             return Optional.of("The other " + Plain.count(rest, "row") + ": about "
-                    + Plain.seconds(Duration.ofMillis((long) (tally.elapsed().toMillis() * share)))
-                    + (tally.tokens == 0 ? "" : ", " + Math.round(tally.tokens * share) + " tokens")
-                    + tally.prices.entrySet().stream().map(price -> ", "
+                    + Plain.seconds(Duration.ofMillis((long) (sample.time().toMillis() * share)))
+                    + (sample.tokens == 0 ? "" : ", " + Math.round(sample.tokens * share) + " tokens")
+                    + sample.prices.entrySet().stream().map(price -> ", "
                             + price.getValue().multiply(BigDecimal.valueOf(share))
                             .round(new MathContext(3)).toPlainString() + " " + price.getKey()).collect(joining()));
         }

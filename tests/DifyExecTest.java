@@ -1468,6 +1468,42 @@ final class DifyExecTest {
         }
 
         @Test
+        void theRestIsEstimatedByTheRowsThatRanAndNotByThoseThatWereLookedUp() throws Exception {
+            var scene = Scene.of(folder, "a", "b", "c", "d", "e", "f");
+            scene.slots = 2;
+            scene.crash(2);
+            var next = new Scene(folder, Files.readString(scene.csv));
+            next.selection = DifyExec.Selection.named(List.of("a", "b", "c"), false);
+            next.lookTakes = seconds(100);
+            next.found = doubt -> ended(succeeded("run-" + doubt.attempt().row().id()));
+            next.answer = (_, _) -> {
+                next.world.pass(seconds(4));
+                return next.sent.size() < 2 ? failed("Rate Limit Error") : succeeded("run-c"); // 10 tokens each
+            };
+            next.backoff = new DifyExec.Backoff(Duration.ZERO, Duration.ZERO, 1);
+
+            next.play();
+
+            assertEquals(3, next.tally.succeeded());
+            assertEquals(Optional.of("The other 3 rows: about 24 s, 60 tokens"),
+                    DifyExec.Summary.estimate(3, next.tally));
+        }
+
+        @Test
+        void withoutARowThatRanThereIsNoEstimate() throws Exception {
+            var scene = Scene.of(folder, "a", "b");
+            scene.crash(1);
+            var next = Scene.of(folder, "a", "b");
+            next.selection = DifyExec.Selection.named(List.of("a"), false);
+            next.found = _ -> ended(succeeded("run-a"));
+
+            next.play();
+
+            assertEquals(1, next.tally.succeeded());
+            assertEquals(Optional.empty(), DifyExec.Summary.estimate(1, next.tally));
+        }
+
+        @Test
         void whatWasLeftRunningIsLookedUpAtTheNextStart() throws Exception {
             var scene = Scene.of(folder, "a", "b");
             scene.interruptAfter(seconds(1));
