@@ -1263,8 +1263,7 @@ final class DifyExec implements Runnable {
         private void finish(Attempt attempt, Seen seen, Outcome outcome, byte[] line) {
             var now = clock.instant();
             if (outcome.standing().isSuccess() && attempt.kind() == Kind.ROW) batch.result(line);
-            batch.settled(attempt, outcome, now, seen);
-            tally.ended(attempt, outcome, attempt.took(seen, now), now);
+            batch.settled(attempt, outcome, now, seen, () -> count(attempt, outcome, attempt.took(seen, now), now));
             watcher.ended(attempt, outcome);
             if (outcome instanceof Outcome.Failed failed && failed.firewall() && ++firewalled >= FIREWALLED)
                 agenda.close(new Stop(STOPPED, "a firewall refused " + FIREWALLED + " rows in a row (HTTP 403, HTML): "
@@ -1273,6 +1272,10 @@ final class DifyExec implements Runnable {
                 noticeVersion(ran.workflowId());
                 if (!toldOfLinks) toldOfLinks = tellOfLinks(attempt, ran);
             }
+        }
+
+        private void count(Attempt attempt, Outcome outcome, Duration took, Instant now) {
+            tally.ended(attempt, outcome, took, now);
             limits.reached(tally).ifPresent(why -> agenda.close(new Stop(STOPPED, why)));
         }
 
@@ -1369,6 +1372,7 @@ final class DifyExec implements Runnable {
             var attempt = doubt.attempt();
             if (found.run().isEmpty()) return;
             turnedUp(attempt, found.run().get(), found, now);
+            batch.flush(); // another run of the row, found a moment ago, may have given it its success
             if (!(found instanceof Found.Ended(var ran)) || !ran.status().isSuccess() || batch.hasSuccess(attempt.row())
                     || !attempt.cells().equals(attempt.row().hash())) return;
             tally.reopened(batch.standing(attempt.row()));
@@ -1473,11 +1477,10 @@ final class DifyExec implements Runnable {
                 agenda.unseen().add(doubt.attempt());
                 return;
             }
-            batch.settled(doubt.attempt(), outcome, clock.instant(), Seen.nothing());
-            tally.ended(doubt.attempt(), outcome, Duration.between(doubt.attempt().at(), clock.instant()),
-                    clock.instant());
+            var now = clock.instant();
+            batch.settled(doubt.attempt(), outcome, now, Seen.nothing(), () -> count(doubt.attempt(), outcome,
+                    Duration.between(doubt.attempt().at(), now), now));
             watcher.ended(doubt.attempt(), outcome);
-            limits.reached(tally).ifPresent(why -> agenda.close(new Stop(STOPPED, why)));
         }
 
         /// Asks, once and at the end, whether a run that counted as not started has turned up.
@@ -5333,6 +5336,7 @@ final class DifyExec implements Runnable {
         private final Path path;
         private final byte[] head;
         private final ByteArrayOutputStream waiting = new ByteArrayOutputStream();
+        private final List<Runnable> onceWritten = new ArrayList<>();
         private FileChannel channel;
 
         /// @param head what a new file begins with
@@ -5346,8 +5350,20 @@ final class DifyExec implements Runnable {
             return waiting;
         }
 
+        /// What holds from when the lines so far are in the file.
+        void onceWritten(Runnable then) {
+            onceWritten.add(then);
+        }
+
         boolean flush() throws IOException {
-            if (waiting.size() == 0) return false;
+            boolean any = waiting.size() > 0;
+            if (any) append();
+            onceWritten.forEach(Runnable::run);
+            onceWritten.clear();
+            return any;
+        }
+
+        private void append() throws IOException {
             if (channel == null) channel = FileChannel.open(path, StandardOpenOption.CREATE, StandardOpenOption.WRITE);
             long before = channel.size();
             try {
@@ -5359,7 +5375,6 @@ final class DifyExec implements Runnable {
                 throw new IOException(path + ": " + Plain.of(problem), problem);
             }
             waiting.reset();
-            return true;
         }
 
         private void write(byte[] bytes) throws IOException {
@@ -6591,16 +6606,22 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// The row has its outcome.
-        void settled(Attempt attempt, Outcome outcome, Instant now, Seen seen) {
-            int entry = attempt.row().index();
-            record(Event.End.of(attempt, now, outcome.standing().word(), seen, outcome.text(), outcome.cause()));
-            if (attempt.kind() == Kind.TRY) return;
-            if (outcome.standing().isSuccess() || !index.standing(entry).isSuccess()) index.stand(entry,
-                    outcome.standing());
-            if (outcome instanceof Outcome.Failed || !outcome.standing().isSuccess()) history.causes.put(entry,
-                    outcome.cause());
-            else history.causes.remove(entry);
+        /// The row has its outcome once its lines are in the files; `then` is what follows from that.
+        void settled(Attempt attempt, Outcome outcome, Instant now, Seen seen, Runnable then) {
+            var standing = outcome.standing();
+            var cause = outcome.cause();
+            record(Event.End.of(attempt, now, standing.word(), seen, outcome.text(), cause));
+            if (attempt.kind() == Kind.TRY) then.run();
+            else (standing.isSuccess() ? results : log).onceWritten(() -> {
+                stand(attempt.row().index(), standing, cause);
+                then.run();
+            });
+        }
+
+        private void stand(int entry, Standing standing, String cause) {
+            if (standing.isSuccess() || !index.standing(entry).isSuccess()) index.stand(entry, standing);
+            if (standing.isSuccess()) history.causes.remove(entry);
+            else history.causes.put(entry, cause);
             retryListDue = true;
         }
 
@@ -6619,7 +6640,7 @@ final class DifyExec implements Runnable {
                     tried.attempt().user(), tried.attempt().mode(), tried.attempt().cells(), began);
             result(Results.line(attempt, ran, tried.at()));
             settled(attempt, ran.status() == RunStatus.PARTIAL ? new Outcome.Partial() : new Outcome.Succeeded(), now,
-                    new Seen.Ran(ran.ref(), ran.status(), ran.outputs(), "", ran.workflowId(), Usage.NONE));
+                    new Seen.Ran(ran.ref(), ran.status(), ran.outputs(), "", ran.workflowId(), Usage.NONE), () -> {});
             finish().ifPresent(stop -> {
                 throw new Unusable(stop.code(), stop.why());
             });

@@ -755,6 +755,8 @@ final class DifyExecTest {
             assertTrue(stop.why().startsWith("cannot write"), stop.why());
             assertEquals(List.of("a"), scene.ids());
             assertEquals(List.of(), scene.log("end"));
+            assertEquals(0, scene.tally.done());
+            assertEquals(2, batch.index().count(DifyExec.Standing.PENDING));
             batch.close();
         }
 
@@ -1592,6 +1594,21 @@ final class DifyExecTest {
 
             assertEquals(List.of("run-7"), scene.resultRuns());
             assertEquals(List.of(), scene.retryIds());
+        }
+
+        @Test
+        void ofTwoRunsOfARowThatTurnUpAtOnceOneIsTaken() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.backoff = new DifyExec.Backoff(Duration.ZERO, Duration.ZERO, 2);
+            scene.answer = Answer.inTurn(cut(DifyExec.Symptom.NO_ANSWER), cut(DifyExec.Symptom.NO_ANSWER),
+                    failed("no such city"));
+            scene.found = doubt -> doubt.late() ? ended(succeeded("run-of-" + doubt.attempt().user())) : ABSENT;
+
+            scene.play();
+
+            assertEquals(2, scene.log("late").size());
+            assertEquals(1, scene.results().size());
+            assertEquals(1, scene.tally.done());
         }
 
         @Test
@@ -3864,6 +3881,28 @@ final class DifyExecTest {
             }
 
             assertEquals("one\ntwo\nthree\n", Files.readString(path));
+        }
+
+        @Test
+        void whatFollowsFromALineHoldsOnceItIsInTheFile() throws IOException {
+            var done = new ArrayList<String>();
+            try (var file = new DifyExec.LineFile(folder.resolve("lines"), new byte[0])) {
+                add(file, "one\n");
+                file.onceWritten(() -> done.add("one"));
+                Thread.currentThread().interrupt(); // closes the file under the write
+                assertThrows(IOException.class, file::flush);
+                Thread.interrupted();
+                assertEquals(List.of(), done);
+            }
+            try (var file = new DifyExec.LineFile(folder.resolve("lines"), new byte[0])) {
+                add(file, "two\n");
+                file.onceWritten(() -> done.add("two"));
+
+                file.flush();
+                file.flush();
+
+                assertEquals(List.of("two"), done);
+            }
         }
 
         @Test
