@@ -1517,6 +1517,7 @@ final class DifyExec implements Runnable {
             begun.stopAsked = true;
             var run = begun.run.get();
             batch.record(new Event.Stop(clock.instant(), "interrupted", begun.attempt.user(), run.task()));
+            tally.stopped();
             workers.execute(() -> workflow.stop(run, begun.attempt.user()));
         }
     }
@@ -2624,7 +2625,7 @@ final class DifyExec implements Runnable {
         private final ArrayDeque<Instant> recent = new ArrayDeque<>();
         private final Latencies latencies = new Latencies();
         private final Sample sample = new Sample();
-        private long tokens, retries, throttled, harvested, late;
+        private long tokens, retries, throttled, harvested, late, stopped;
         private int running, waiting, doubts, limit, lowest, highest, ceiling;
 
         /// The rows that ran in this call, not those whose earlier run was looked up: they tell what others will take.
@@ -2698,6 +2699,11 @@ final class DifyExec implements Runnable {
 
         void late() {
             late++;
+        }
+
+        /// Dify was asked to stop a task, since the call is to end.
+        void stopped() {
+            stopped++;
         }
 
         Tally now(int running, int waiting, int doubts, Pace pace) {
@@ -6322,6 +6328,7 @@ final class DifyExec implements Runnable {
         private final Lock lock;
         private final LineFile results, log;
         private final RetryList retryList;
+        private final Set<String> open;
         private Event.Session session;
         private boolean retryListDue;
         private long nextRetryList = 0, nextForce = 0;
@@ -6336,6 +6343,7 @@ final class DifyExec implements Runnable {
             this.results = results;
             this.log = log;
             this.retryList = new RetryList(files.retry());
+            this.open = new HashSet<>(history.open.keySet());
         }
 
         /// Checks the rows, takes the lock, mends torn ends, and reads what earlier calls left.
@@ -6596,6 +6604,13 @@ final class DifyExec implements Runnable {
         /// On the log's way; on disk with the next [#flush].
         void record(Event event) {
             Journal.write(event, log);
+            if (event instanceof Event.Attempt attempt) open.add(History.key(attempt.id(), attempt.user()));
+            if (event instanceof Event.End end) log.onceWritten(() -> open.remove(History.key(end.id(), end.user())));
+        }
+
+        /// How many rows were sent and have no end in the log: the next start looks their runs up.
+        int openRows() {
+            return open.size();
         }
 
         void result(byte[] line) {
@@ -6931,6 +6946,7 @@ final class DifyExec implements Runnable {
             err.println(counts(tally) + " in " + Plain.seconds(tally.elapsed())
                     + String.format(Locale.ROOT, " (%.1f rows/s)",
                             tally.done() * 1000.0 / Math.max(1, tally.elapsed().toMillis())));
+            if (stop.isPresent()) left(err, tally.stopped, batch.openRows());
             if (!tally.latencies.isEmpty()) {
                 var p = tally.latencies.percentiles(0.5, 0.9, 0.99, 1);
                 err.println(String.format(Locale.ROOT, "  seconds a row: p50 %.2f, p90 %.2f, p99 %.2f, max %.2f", p[0],
@@ -6950,6 +6966,13 @@ final class DifyExec implements Runnable {
             StatusView.next(batch, work.input.toString(), work.demo == null ? "" : work.demo.equals("1.14.2")
                     ? " --demo" : " --demo=" + work.demo, err);
             err.flush();
+        }
+
+        /// What a call that ends early leaves on the server.
+        private static void left(PrintWriter err, long stopped, int open) {
+            if (stopped > 0) err.println("  " + Plain.count(stopped, "task was", "tasks were") + " asked to stop");
+            if (open > 0) err.println("  " + Plain.count(open, "row has a run", "rows have runs")
+                    + " that may still go on: the next start looks " + (open == 1 ? "it" : "them") + " up");
         }
 
         /// The rest as the rows that ran: `The other 980 rows: about 12 min, 31000 tokens, 0.49 USD`

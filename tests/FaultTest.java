@@ -397,6 +397,7 @@ class FaultTest {
             ends(130, Duration.ofSeconds(2));
 
             assertEquals(3, dify.count("stops"));
+            assertTrue(screen().contains("3 tasks were asked to stop"), screen());
         }
     }
 
