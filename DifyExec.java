@@ -4395,16 +4395,18 @@ final class DifyExec implements Runnable {
         private static final int SHOWN = 20;
 
         private final Path path;
+        private final long size;
         private final Charset charset;
         private final char delimiter;
         private final List<String> columns;
         private final int idColumn;
         private final UnaryOperator<Row> edits;
 
-        private Csv(Path path, Charset charset, char delimiter, List<String> columns, int idColumn,
+        private Csv(Path path, long size, Charset charset, char delimiter, List<String> columns, int idColumn,
                 UnaryOperator<Row> edits) {
             this.edits = edits;
             this.path = path;
+            this.size = size;
             this.charset = charset;
             this.delimiter = delimiter;
             this.columns = columns;
@@ -4439,12 +4441,12 @@ final class DifyExec implements Runnable {
                     : "there is no column " + Plain.quoted(wanted) + "; the columns are "
                             + Plain.text(String.join(", ", columns), 300));
             if (!problems.isEmpty()) throw new Unusable(path + ", line 1: " + String.join("; ", problems));
-            return new Csv(path, charset, header.delimiter(), columns, id, UnaryOperator.identity());
+            return new Csv(path, size(path), charset, header.delimiter(), columns, id, UnaryOperator.identity());
         }
 
         /// The same file, its rows edited as they are read.
         Csv with(UnaryOperator<Row> edits) {
-            return new Csv(path, charset, delimiter, columns, idColumn, edits);
+            return new Csv(path, size, charset, delimiter, columns, idColumn, edits);
         }
 
         List<String> columns() {
@@ -4510,17 +4512,21 @@ final class DifyExec implements Runnable {
                             var row = row(cells);
                             if (row.isEmpty() || !checked.id(index).equals(row.get().id())
                                     || checked.cells(index) != Cells.number(row.get().inputs()))
-                                throw new Unusable(path + ", line " + cursor.line
-                                        + ": the file was changed while it was in use");
+                                throw changed(cursor.line);
                             return edits.apply(row.get());
                         }
                     }
                     cursor.close();
+                    if (index + 1 < Math.min(end, checked.rows())) throw changed(cursor.line);
                     return null;
                 }
 
                 private List<String> record() {
-                    return index + 1 < end ? cursor.next() : null;
+                    try {
+                        return index + 1 < end ? cursor.next() : null;
+                    } catch (Unusable broken) {
+                        throw isShorter() ? changed(cursor.line) : broken; // it was whole when it was checked
+                    }
                 }
 
                 private Optional<Row> row(List<String> cells) {
@@ -4542,6 +4548,19 @@ final class DifyExec implements Runnable {
                     return row;
                 }
             };
+        }
+
+        private Unusable changed(long line) {
+            return new Unusable(path + ", line " + line + ": the file was changed while it was in use"
+                    + (isShorter() ? ", it was cut short" : ""));
+        }
+
+        private boolean isShorter() {
+            try {
+                return Files.size(path) < size;
+            } catch (IOException _) {
+                return false; // it is gone, which is another change
+            }
         }
 
         private Map<String, String> inputs(List<String> cells) {
@@ -4619,6 +4638,14 @@ final class DifyExec implements Runnable {
                 return new Records(chars, delimiter);
             } catch (IOException problem) {
                 throw unreadable(path, charset, problem, 1);
+            }
+        }
+
+        private static long size(Path path) {
+            try {
+                return Files.size(path);
+            } catch (IOException problem) {
+                throw new Unusable(path + ": " + Plain.of(problem));
             }
         }
 

@@ -1375,6 +1375,33 @@ final class DifyExecTest {
         }
 
         @Test
+        void aCsvThatIsCutShortStopsTheBatchAndSaysSo() throws Exception {
+            var ids = IntStream.range(0, 2_000).mapToObj("%063d"::formatted).toArray(String[]::new);
+            var scene = Scene.of(folder, ids); // more than is read ahead
+            scene.slots = 2;
+            scene.answer = (attempt, _) -> {
+                scene.world.pass(seconds(1));
+                if (scene.sent.size() == 2) shorten(scene.csv, 3 + 1_500 * 64);
+                return succeeded("run-" + attempt.row().id());
+            };
+
+            var stop = scene.play().orElseThrow();
+
+            assertEquals(DifyExec.STOPPED, stop.code());
+            assertTrue(stop.why().endsWith("the file was changed while it was in use, it was cut short"), stop.why());
+            assertEquals(scene.ids(), scene.resultIds());
+            assertEquals(List.of(stop.why()), Scene.texts("why", scene.log("stop")));
+        }
+
+        private static void shorten(Path csv, long bytes) {
+            try (var file = FileChannel.open(csv, StandardOpenOption.WRITE)) {
+                file.truncate(bytes);
+            } catch (IOException problem) {
+                throw new UncheckedIOException(problem);
+            }
+        }
+
+        @Test
         void tooManyTokensStopTheBatch() throws Exception {
             var scene = Scene.of(folder, "a", "b", "c");
             scene.maxTokens = 20L;
@@ -3677,6 +3704,35 @@ final class DifyExecTest {
                     () -> csv.rows(_ -> true, index).forEachRemaining(_ -> {}));
 
             assertTrue(problem.getMessage().contains("was changed while it was in use"), problem.getMessage());
+        }
+
+        /// At the end of a row, in the middle of one, in the middle of a quoted cell, and to nothing but the header.
+        @ParameterizedTest
+        @ValueSource(strings = {"id,text/a,1/b,2/", "id,text/a,1/b,2/c,'3", "id,text/a,1/b,2/c,'3/3", "id,text/"})
+        void aFileThatWasCutShortIsToldAndNotTakenForItsEnd(String left) throws IOException {
+            var csv = open("id,text\na,1\nb,2\nc,\"3\n33\"\nd,4\n");
+            var index = new DifyExec.Index();
+            csv.check(index);
+            Files.writeString(folder.resolve("data.csv"), left.replace('/', '\n').replace('\'', '"'));
+
+            var problem = assertThrows(DifyExec.Unusable.class,
+                    () -> csv.rows(_ -> true, index).forEachRemaining(_ -> {}));
+
+            assertTrue(problem.getMessage().contains("was changed while it was in use, it was cut short"),
+                    problem.getMessage());
+        }
+
+        @Test
+        void aCutBehindTheLastRowThatIsWantedDoesNoHarm() throws IOException {
+            var csv = open("id,text\na,1\nb,2\nc,3\n");
+            var index = new DifyExec.Index();
+            csv.check(index);
+            Files.writeString(folder.resolve("data.csv"), "id,text\na,1\nb,2\n");
+
+            var rows = csv.rows(BitSet.valueOf(new long[] {2}), index);
+
+            assertEquals("b", rows.next().id());
+            assertFalse(rows.hasNext());
         }
     }
 
