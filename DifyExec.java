@@ -1108,6 +1108,8 @@ final class DifyExec implements Runnable {
             looking++;
             if (doubt.holdsPlace()) cutLooking++;
             health.begun();
+            if (doubt.stopsFirst()) batch.record(Event.Stop.of(doubt.attempt(), doubt.run().get(), Event.Stop.TIMED_OUT,
+                    clock.instant()));
             var unseen = recheck ? agenda.unseen().of(doubt.attempt().row()) : List.<Attempt>of();
             var now = clock.instant();
             post(() -> recheck ? recheck(doubt, unseen, now) : new Message.Looked(doubt, workflow.look(doubt), now));
@@ -1180,10 +1182,16 @@ final class DifyExec implements Runnable {
         private void began(Attempt attempt, RunRef run, Duration waited) {
             var begun = running.get(attempt.sequence());
             if (begun == null) return;
-            begun.run = Optional.of(run);
-            batch.record(Event.Run.of(attempt, run, clock.instant()));
+            named(begun, run);
             if (pace.isQueued(waited)) slowDown(attempt, waited);
             if (hardStop.isBefore(Instant.MAX) && taskStopsSent) stopTask(begun);
+        }
+
+        /// On record once, whatever names the run first: an event of its stream, or an answer that leaves its end open.
+        private void named(Running begun, RunRef run) {
+            if (begun.run.isPresent()) return;
+            begun.run = Optional.of(run);
+            batch.record(Event.Run.of(begun.attempt, run, clock.instant()));
         }
 
         /// The server has let in more than it works on: down to the runs that have begun.
@@ -1206,7 +1214,9 @@ final class DifyExec implements Runnable {
                 return;
             }
             adapt(attempt, seen, now);
-            settle(attempt, seen, judge.verdict(attempt, seen), line);
+            var verdict = judge.verdict(attempt, seen);
+            if (verdict instanceof Verdict.LookUp) seen.run().ifPresent(run -> named(begun, run));
+            settle(attempt, seen, verdict, line);
         }
 
         /// What an answer says about the server, apart from its row.
@@ -1301,7 +1311,6 @@ final class DifyExec implements Runnable {
         private void doubt(Attempt attempt, Seen seen, Symptom symptom, String why) {
             var now = clock.instant();
             var run = seen.run();
-            run.ifPresent(ref -> batch.record(Event.Run.of(attempt, ref, now)));
             if (agenda.stop().isPresent()) return; // open in the log: the next start asks for it
             // TIMEOUT counts from a stream's first event, which lies behind the moment of the cut at most
             var deadline = symptom == Symptom.TIMED_OUT ? now.plus(limits.afterTimeout(run))
@@ -1516,7 +1525,7 @@ final class DifyExec implements Runnable {
             if (begun.stopAsked || begun.run.isEmpty() || begun.run.get().task().isEmpty()) return;
             begun.stopAsked = true;
             var run = begun.run.get();
-            batch.record(new Event.Stop(clock.instant(), "interrupted", begun.attempt.user(), run.task()));
+            batch.record(Event.Stop.of(begun.attempt, run, Event.Stop.INTERRUPTED, clock.instant()));
             tally.stopped();
             workers.execute(() -> workflow.stop(run, begun.attempt.user()));
         }
@@ -2266,7 +2275,18 @@ final class DifyExec implements Runnable {
         record Harvest(Instant t, String user, String run) implements Event {}
 
         /// A task was asked to stop, or (without `user`) the batch ended early.
-        record Stop(Instant t, String why, String user, String task) implements Event {}
+        record Stop(Instant t, String why, String user, String task) implements Event {
+            static final String INTERRUPTED = "interrupted", TIMED_OUT = "timed out";
+
+            static Stop of(DifyExec.Attempt attempt, RunRef run, String why, Instant now) {
+                return new Stop(now, why, attempt.user(), run.task());
+            }
+
+            /// A task was stopped because the call was to end: its row runs anew.
+            boolean isOfInterrupt() {
+                return user != null && INTERRUPTED.equals(why);
+            }
+        }
 
         record Throttle(Instant t, String user, String why, int limit) implements Event {}
 
@@ -5844,7 +5864,7 @@ final class DifyExec implements Runnable {
                     late.add(found.user());
                     lateRuns++;
                 }
-                case Event.Stop stop when stop.user() != null -> stopped.add(stop.user());
+                case Event.Stop stop when stop.isOfInterrupt() -> stopped.add(stop.user());
                 case Event.Upload _, Event.Look _, Event.Harvest _, Event.Stop _, Event.Throttle _, Event.Torn _,
                         Event.Other _ -> {}
             }

@@ -1232,7 +1232,31 @@ final class DifyExecTest {
             assertTrue(scene.looked.getFirst().stopsFirst());
             assertEquals(List.of("failed"), scene.outcomes("a"));
             assertTrue(scene.log("end").getFirst().path("cause").asText().startsWith("timed out"));
-            assertEquals(Set.of("run-7"), Set.copyOf(Scene.texts("run", scene.log("run"))));
+            assertEquals(List.of("run-7"), Scene.texts("run", scene.log("run")));
+            var stop = scene.log("stop").getFirst();
+            assertEquals("timed out", stop.path("why").asText());
+            assertEquals("task-of-run-7", stop.path("task").asText());
+            assertEquals(scene.sent.getFirst().user(), stop.path("user").asText());
+        }
+
+        @Test
+        void aRunThatWasStoppedForItsTimeRunsAnewAtNoLaterStart() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.mode = DifyExec.Mode.STREAMING;
+            scene.answer = Answer.inTurn(cut(DifyExec.Symptom.TIMED_OUT, run("run-7")));
+            scene.found = _ -> {
+                if (scene.looked.size() > 1) throw new IllegalStateException("the power fails");
+                return running("run-7");
+            };
+            assertThrows(IllegalStateException.class, scene::play);
+            assertEquals(List.of("timed out"), Scene.texts("why", scene.log("stop")));
+            var next = Scene.of(folder, "a");
+            next.found = _ -> ended(ran("run-7", DifyExec.RunStatus.STOPPED, "Aborted: User requested stop"));
+
+            next.play();
+
+            assertEquals(List.of(), next.ids());
+            assertEquals(List.of("failed"), next.outcomes("a"));
         }
 
         @Test
@@ -1448,6 +1472,7 @@ final class DifyExecTest {
             assertEquals(List.of("interrupted"), scene.outcomes("a"));
             assertEquals(List.of(), scene.retryIds());
             assertEquals("task-of-run-a", scene.log("stop").getFirst().path("task").asText());
+            assertEquals(List.of("run-a"), Scene.texts("run", scene.log("run")));
         }
 
         @Test
