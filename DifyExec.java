@@ -493,7 +493,9 @@ final class DifyExec implements Runnable {
     }
 
     static final class CsvOptions {
-        @Option(names = "--id-column", paramLabel = "NAME", description = "The column of the ids (default: the first).")
+        @Option(names = "--id-column", paramLabel = "NAME",
+                description = "The column of the ids (default: the first). Blanks around ids and column names are cut "
+                        + "off; other cells stay as they are.")
         String idColumn;
 
         @Option(names = "--encoding", paramLabel = "NAME", converter = Charsets.class,

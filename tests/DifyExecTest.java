@@ -3748,6 +3748,18 @@ final class DifyExecTest {
         }
 
         @Test
+        void blanksAroundIdsAndColumnNamesAreCutOffAndThoseOfOtherCellsKept() throws IOException {
+            var csv = open("id , the text\n r-1\u3000, hello \n");
+            var index = new DifyExec.Index();
+            csv.check(index);
+
+            var row = csv.rows(_ -> true, index).next();
+
+            assertEquals("r-1", row.id());
+            assertEquals(Map.of("id", "r-1", "the text", " hello "), row.inputs());
+        }
+
+        @Test
         void aCutBehindTheLastRowThatIsWantedDoesNoHarm() throws IOException {
             var csv = open("id,text\na,1\nb,2\nc,3\n");
             var index = new DifyExec.Index();
