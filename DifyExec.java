@@ -492,7 +492,9 @@ final class DifyExec implements Runnable {
     }
 
     static final class CsvOptions {
-        @Option(names = "--id-column", paramLabel = "NAME", description = "The column of the ids (default: the first).")
+        @Option(names = "--id-column", paramLabel = "NAME",
+                description = "The column of the ids (default: the first). Blanks around ids and column names are cut "
+                        + "off; other cells stay as they are.")
         String idColumn;
 
         @Option(names = "--encoding", paramLabel = "NAME", converter = Charsets.class,
@@ -1092,6 +1094,7 @@ final class DifyExec implements Runnable {
                 var begun = new Running(attempt);
                 running.put(attempt.sequence(), begun);
                 pace.started(now);
+                tally.started(now);
                 health.begun();
                 batch.record(Event.Attempt.of(attempt));
                 agenda.unseen().resent(attempt.row());
@@ -1147,6 +1150,8 @@ final class DifyExec implements Runnable {
             looking++;
             if (doubt.holdsPlace()) cutLooking++;
             health.begun();
+            if (doubt.stopsFirst()) batch.record(Event.Stop.of(doubt.attempt(), doubt.run().get(), Event.Stop.TIMED_OUT,
+                    clock.instant()));
             var unseen = recheck ? agenda.unseen().of(doubt.attempt().row()) : List.<Attempt>of();
             var now = clock.instant();
             post(() -> recheck ? recheck(doubt, unseen, now) : new Message.Looked(doubt, workflow.look(doubt), now));
@@ -1219,10 +1224,16 @@ final class DifyExec implements Runnable {
         private void began(Attempt attempt, RunRef run, Duration waited) {
             var begun = running.get(attempt.sequence());
             if (begun == null) return;
-            begun.run = Optional.of(run);
-            batch.record(Event.Run.of(attempt, run, clock.instant()));
+            named(begun, run);
             if (pace.isQueued(waited)) slowDown(attempt, waited);
             if (hardStop.isBefore(Instant.MAX) && taskStopsSent) stopTask(begun);
+        }
+
+        /// On record once, whatever names the run first: an event of its stream, or an answer that leaves its end open.
+        private void named(Running begun, RunRef run) {
+            if (begun.run.isPresent()) return;
+            begun.run = Optional.of(run);
+            batch.record(Event.Run.of(begun.attempt, run, clock.instant()));
         }
 
         /// The server has let in more than it works on: down to the runs that have begun.
@@ -1245,7 +1256,9 @@ final class DifyExec implements Runnable {
                 return;
             }
             adapt(attempt, seen, now);
-            settle(attempt, seen, judge.verdict(attempt, seen), line);
+            var verdict = judge.verdict(attempt, seen);
+            if (verdict instanceof Verdict.LookUp) seen.run().ifPresent(run -> named(begun, run));
+            settle(attempt, seen, verdict, line);
         }
 
         /// What an answer says about the server, apart from its row.
@@ -1270,7 +1283,7 @@ final class DifyExec implements Runnable {
 
         private void settle(Attempt attempt, Seen seen, Verdict verdict, byte[] line) {
             var now = clock.instant();
-            if (seen instanceof Seen.Ran ran && !(verdict instanceof Verdict.LookUp)) tally.used(ran.usage());
+            if (seen instanceof Seen.Ran ran && !(verdict instanceof Verdict.LookUp)) tally.used(attempt, ran.usage());
             switch (verdict) {
                 case Verdict.Done(var outcome) -> finish(attempt, seen, outcome, line);
                 case Verdict.Again(var after, var why) -> {
@@ -1302,8 +1315,7 @@ final class DifyExec implements Runnable {
         private void finish(Attempt attempt, Seen seen, Outcome outcome, byte[] line) {
             var now = clock.instant();
             if (outcome.standing().isSuccess() && attempt.kind() == Kind.ROW) batch.result(line);
-            batch.settled(attempt, outcome, now, seen);
-            tally.ended(attempt, outcome, attempt.took(seen, now), now);
+            batch.settled(attempt, outcome, now, seen, () -> count(attempt, outcome, attempt.took(seen, now), now));
             watcher.ended(attempt, outcome);
             if (outcome instanceof Outcome.Failed failed && failed.firewall() && ++firewalled >= FIREWALLED)
                 agenda.close(new Stop(STOPPED, "a firewall refused " + FIREWALLED + " rows in a row (HTTP 403, HTML): "
@@ -1312,6 +1324,10 @@ final class DifyExec implements Runnable {
                 noticeVersion(ran.workflowId());
                 if (!toldOfLinks) toldOfLinks = tellOfLinks(attempt, ran);
             }
+        }
+
+        private void count(Attempt attempt, Outcome outcome, Duration took, Instant now) {
+            tally.ended(attempt, outcome, took, now);
             limits.reached(tally).ifPresent(why -> agenda.close(new Stop(STOPPED, why)));
         }
 
@@ -1337,7 +1353,6 @@ final class DifyExec implements Runnable {
         private void doubt(Attempt attempt, Seen seen, Symptom symptom, String why) {
             var now = clock.instant();
             var run = seen.run();
-            run.ifPresent(ref -> batch.record(Event.Run.of(attempt, ref, now)));
             if (agenda.stop().isPresent()) return; // open in the log: the next start asks for it
             // TIMEOUT counts from a stream's first event, which lies behind the moment of the cut at most
             var deadline = symptom == Symptom.TIMED_OUT ? now.plus(limits.afterTimeout(run))
@@ -1408,6 +1423,7 @@ final class DifyExec implements Runnable {
             var attempt = doubt.attempt();
             if (found.run().isEmpty()) return;
             turnedUp(attempt, found.run().get(), found, now);
+            batch.flush(); // another run of the row, found a moment ago, may have given it its success
             if (!(found instanceof Found.Ended(var ran)) || !ran.status().isSuccess() || batch.hasSuccess(attempt.row())
                     || !attempt.cells().equals(attempt.row().hash())) return;
             tally.reopened(batch.standing(attempt.row()));
@@ -1500,8 +1516,7 @@ final class DifyExec implements Runnable {
             batch.record(new Event.Harvest(now, attempt.user(), ran.ref().id()));
             tally.harvested();
             var verdict = doubt.symptom() == Symptom.TIMED_OUT && !ran.status().isSuccess()
-                    ? new Verdict.Done(new Outcome.Failed("timed out after " + Plain.seconds(limits.timeout()),
-                            doubt.why(), false))
+                    ? new Verdict.Done(new Outcome.Failed("timed out: " + doubt.why(), false))
                     : judge.afterLook(attempt, ran);
             settle(attempt, ran, verdict, ran.status().isSuccess() ? Results.line(attempt, ran, now) : new byte[0]);
         }
@@ -1513,11 +1528,10 @@ final class DifyExec implements Runnable {
                 agenda.unseen().add(doubt.attempt());
                 return;
             }
-            batch.settled(doubt.attempt(), outcome, clock.instant(), Seen.nothing());
-            tally.ended(doubt.attempt(), outcome, Duration.between(doubt.attempt().at(), clock.instant()),
-                    clock.instant());
+            var now = clock.instant();
+            batch.settled(doubt.attempt(), outcome, now, Seen.nothing(), () -> count(doubt.attempt(), outcome,
+                    Duration.between(doubt.attempt().at(), now), now));
             watcher.ended(doubt.attempt(), outcome);
-            limits.reached(tally).ifPresent(why -> agenda.close(new Stop(STOPPED, why)));
         }
 
         /// Asks, once and at the end, whether a run that counted as not started has turned up.
@@ -1553,7 +1567,8 @@ final class DifyExec implements Runnable {
             if (begun.stopAsked || begun.run.isEmpty() || begun.run.get().task().isEmpty()) return;
             begun.stopAsked = true;
             var run = begun.run.get();
-            batch.record(new Event.Stop(clock.instant(), "interrupted", begun.attempt.user(), run.task()));
+            batch.record(Event.Stop.of(begun.attempt, run, Event.Stop.INTERRUPTED, clock.instant()));
+            tally.stopped();
             workers.execute(() -> workflow.stop(run, begun.attempt.user()));
         }
     }
@@ -1880,9 +1895,14 @@ final class DifyExec implements Runnable {
             return new Attempt(sequence, row, tries, user, mode, cells, at, kind, csv);
         }
 
+        /// Of an earlier call, so what it started is only looked up in this one.
+        boolean isEarlier() {
+            return sequence == 0;
+        }
+
         /// How long it took. Of a run begun by an earlier call nobody saw the end, so Dify's own time counts.
         Duration took(Seen seen, Instant now) {
-            return sequence == 0 && seen instanceof Seen.Ran ran
+            return isEarlier() && seen instanceof Seen.Ran ran
                     ? Duration.ofMillis((long) (ran.usage().seconds() * 1000))
                     : Duration.between(at, now);
         }
@@ -2045,7 +2065,7 @@ final class DifyExec implements Runnable {
         /// Succeeded with failures that the workflow handled itself.
         record Partial() implements Outcome {}
 
-        record Failed(String cause, String text, boolean firewall) implements Outcome {}
+        record Failed(String text, boolean firewall) implements Outcome {}
 
         record Paused(RunRef run, String text) implements Outcome {}
 
@@ -2070,9 +2090,8 @@ final class DifyExec implements Runnable {
             };
         }
 
-        /// What errors are grouped by.
         default String cause() {
-            return this instanceof Failed failed ? failed.cause() : text();
+            return Plain.cause(text());
         }
     }
 
@@ -2292,8 +2311,8 @@ final class DifyExec implements Runnable {
                         (attempt.kind() == Kind.TRY ? OF_TRY : "") + outcome, attempt.cells(),
                                 seen.run().map(RunRef::id).orElse(null),
                         attempt.tries().retries(), seen instanceof Seen.Refused refused ? refused.status() : 0,
-                        cause.isEmpty() ? null : Plain.text(cause, 200), error.isEmpty() ? null
-                                : Plain.text(error, 500),
+                        cause.isEmpty() ? null : cause, error.isEmpty() ? null
+                                : Plain.text(error, Plain.LONGEST_ERROR),
                         attempt.took(seen, now).toMillis() / 1000.0, usage.tokens(), usage.steps(),
                         usage.price().orElse(null), usage.currency().isEmpty() ? null : usage.currency(),
                         attempt.csv().isEmpty() ? null : attempt.csv());
@@ -2307,7 +2326,18 @@ final class DifyExec implements Runnable {
         record Harvest(Instant t, String user, String run) implements Event {}
 
         /// A task was asked to stop, or (without `user`) the batch ended early.
-        record Stop(Instant t, String why, String user, String task) implements Event {}
+        record Stop(Instant t, String why, String user, String task) implements Event {
+            static final String INTERRUPTED = "interrupted", TIMED_OUT = "timed out";
+
+            static Stop of(DifyExec.Attempt attempt, RunRef run, String why, Instant now) {
+                return new Stop(now, why, attempt.user(), run.task());
+            }
+
+            /// A task was stopped because the call was to end: its row runs anew.
+            boolean isOfInterrupt() {
+                return user != null && INTERRUPTED.equals(why);
+            }
+        }
 
         record Throttle(Instant t, String user, String why, int limit) implements Event {}
 
@@ -2665,8 +2695,36 @@ final class DifyExec implements Runnable {
         private final Map<String, BigDecimal> prices = new TreeMap<>();
         private final ArrayDeque<Instant> recent = new ArrayDeque<>();
         private final Latencies latencies = new Latencies();
-        private long tokens, retries, throttled, harvested, late;
+        private final Sample sample = new Sample();
+        private long tokens, retries, throttled, harvested, late, stopped;
         private int running, waiting, doubts, limit, lowest, highest, ceiling;
+
+        /// The rows that ran in this call, not those whose earlier run was looked up: they tell what others will take.
+        private static final class Sample {
+            private final Map<String, BigDecimal> prices = new TreeMap<>();
+            private long rows, tokens;
+            private Instant first = Instant.MAX, last = Instant.MIN;
+
+            void started(Instant now) {
+                if (now.isBefore(first)) first = now;
+            }
+
+            void ended(Attempt attempt, Instant now) {
+                if (attempt.isEarlier()) return;
+                rows++;
+                last = now;
+            }
+
+            void used(Attempt attempt, Usage usage) {
+                if (attempt.isEarlier()) return;
+                tokens += usage.tokens();
+                usage.price().ifPresent(price -> prices.merge(usage.currency(), price, BigDecimal::add));
+            }
+
+            Duration time() {
+                return Duration.between(first, last);
+            }
+        }
 
         Tally(Index index, long asked, Clock clock) {
             this.index = index;
@@ -2675,9 +2733,14 @@ final class DifyExec implements Runnable {
             this.began = clock.instant();
         }
 
+        void started(Instant now) {
+            sample.started(now);
+        }
+
         void ended(Attempt attempt, Outcome outcome, Duration took, Instant now) {
             ended.merge(outcome.standing(), 1L, Long::sum);
             if (outcome.standing().isSuccess()) latencies.add(took.toMillis());
+            sample.ended(attempt, now);
             recent.add(now);
             if (recent.size() > RECENT) recent.remove();
         }
@@ -2687,7 +2750,8 @@ final class DifyExec implements Runnable {
             ended.computeIfPresent(standing, (_, count) -> count - 1);
         }
 
-        void used(Usage usage) {
+        void used(Attempt attempt, Usage usage) {
+            sample.used(attempt, usage);
             tokens += usage.tokens();
             usage.price().ifPresent(price -> prices.merge(usage.currency(), price, BigDecimal::add));
         }
@@ -2706,6 +2770,11 @@ final class DifyExec implements Runnable {
 
         void late() {
             late++;
+        }
+
+        /// Dify was asked to stop a task, since the call is to end.
+        void stopped() {
+            stopped++;
         }
 
         Tally now(int running, int waiting, int doubts, Pace pace) {
@@ -2860,8 +2929,8 @@ final class DifyExec implements Runnable {
                 case 401 -> new Verdict.StopBatch("Dify refuses the key (401: " + said(seen)
                         + "): check DIFY_API_KEY and "
                         + "that it belongs to the app at " + access);
-                case 403 -> seen.code().isEmpty() ? new Verdict.Done(new Outcome.Failed("HTTP 403 from a firewall",
-                        said(seen), true))
+                case 403 -> seen.code().isEmpty()
+                        ? new Verdict.Done(new Outcome.Failed(with("HTTP 403 from a firewall", seen), true))
                         : new Verdict.StopBatch("Dify refuses access (403: " + said(seen)
                                 + "): switch the app's API service on in Dify, or ask the workspace's owner");
                 case 404, 410 -> new Verdict.StopBatch(seen.message().startsWith("Workflow not found") ? pinned(seen)
@@ -2872,7 +2941,7 @@ final class DifyExec implements Runnable {
                 case 407 -> new Verdict.StopBatch("the proxy wants a user and a password (407): put them into "
                         + "HTTPS_PROXY, "
                         + "http://user:password@host:port");
-                case 413 -> failed("too large for the server (413)" + (said(seen).isEmpty() ? "" : ": " + said(seen)));
+                case 413 -> failed(with("too large for the server (413)", seen));
                 case 429 -> seen.code().equals("rate_limit_error")
                         ? new Verdict.StopBatch("the plan's quota of runs is used up ("
                         + said(seen) + "): it comes back with the next day or period; run the same command again then")
@@ -2929,8 +2998,12 @@ final class DifyExec implements Runnable {
             return Plain.text(seen.message(), 200).strip();
         }
 
+        private static String with(String why, Seen.Refused seen) {
+            return said(seen).isEmpty() ? why : why + ": " + said(seen);
+        }
+
         private Verdict failed(String text) {
-            return new Verdict.Done(new Outcome.Failed(Plain.cause(text), text, false));
+            return new Verdict.Done(new Outcome.Failed(text, false));
         }
 
         private Verdict throttled(Attempt attempt, Seen.Refused seen) {
@@ -4392,16 +4465,18 @@ final class DifyExec implements Runnable {
         private static final int SHOWN = 20;
 
         private final Path path;
+        private final long size;
         private final Charset charset;
         private final char delimiter;
         private final List<String> columns;
         private final int idColumn;
         private final UnaryOperator<Row> edits;
 
-        private Csv(Path path, Charset charset, char delimiter, List<String> columns, int idColumn,
+        private Csv(Path path, long size, Charset charset, char delimiter, List<String> columns, int idColumn,
                 UnaryOperator<Row> edits) {
             this.edits = edits;
             this.path = path;
+            this.size = size;
             this.charset = charset;
             this.delimiter = delimiter;
             this.columns = columns;
@@ -4436,12 +4511,12 @@ final class DifyExec implements Runnable {
                     : "there is no column " + Plain.quoted(wanted) + "; the columns are "
                             + Plain.text(String.join(", ", columns), 300));
             if (!problems.isEmpty()) throw new Unusable(path + ", line 1: " + String.join("; ", problems));
-            return new Csv(path, charset, header.delimiter(), columns, id, UnaryOperator.identity());
+            return new Csv(path, size(path), charset, header.delimiter(), columns, id, UnaryOperator.identity());
         }
 
         /// The same file, its rows edited as they are read.
         Csv with(UnaryOperator<Row> edits) {
-            return new Csv(path, charset, delimiter, columns, idColumn, edits);
+            return new Csv(path, size, charset, delimiter, columns, idColumn, edits);
         }
 
         List<String> columns() {
@@ -4511,19 +4586,23 @@ final class DifyExec implements Runnable {
                         if (wanted.test(index)) return edits.apply(row(cells));
                     }
                     cursor.close();
+                    if (index + 1 < Math.min(end, checked.rows())) throw changed(cursor.line);
                     return null;
                 }
 
                 private List<String> record() {
-                    return index + 1 < end ? cursor.next() : null;
+                    try {
+                        return index + 1 < end ? cursor.next() : null;
+                    } catch (Unusable broken) {
+                        throw isShorter() ? changed(cursor.line) : broken; // it was whole when it was checked
+                    }
                 }
 
                 private Row row(List<String> cells) {
                     if (cells.size() != columns.size() || index >= checked.rows()
                             || !checked.id(index).equals(cells.get(idColumn))
                             || checked.cells(index) != cursor.hashes.number(cells))
-                        throw new Unusable(path + ", line " + cursor.line
-                                + ": the file was changed while it was in use");
+                        throw changed(cursor.line);
                     long hash = checked.cells(index);
                     return new Row(index, cursor.line, cells.get(idColumn), inputs(cells), hash, hash);
                 }
@@ -4541,6 +4620,19 @@ final class DifyExec implements Runnable {
                     return row;
                 }
             };
+        }
+
+        private Unusable changed(long line) {
+            return new Unusable(path + ", line " + line + ": the file was changed while it was in use"
+                    + (isShorter() ? ", it was cut short" : ""));
+        }
+
+        private boolean isShorter() {
+            try {
+                return Files.size(path) < size;
+            } catch (IOException _) {
+                return false; // it is gone, which is another change
+            }
         }
 
         private Map<String, String> inputs(List<String> cells) {
@@ -4617,6 +4709,14 @@ final class DifyExec implements Runnable {
                 return records;
             } catch (IOException problem) {
                 throw unreadable(path, charset, problem, 1);
+            }
+        }
+
+        private static long size(Path path) {
+            try {
+                return Files.size(path);
+            } catch (IOException problem) {
+                throw new Unusable(path + ": " + Plain.of(problem));
             }
         }
 
@@ -5377,6 +5477,7 @@ final class DifyExec implements Runnable {
         private final Path path;
         private final byte[] head;
         private final ByteArrayOutputStream waiting = new ByteArrayOutputStream();
+        private final List<Runnable> onceWritten = new ArrayList<>();
         private FileChannel channel;
 
         /// @param head what a new file begins with
@@ -5390,8 +5491,20 @@ final class DifyExec implements Runnable {
             return waiting;
         }
 
+        /// What holds from when the lines so far are in the file.
+        void onceWritten(Runnable then) {
+            onceWritten.add(then);
+        }
+
         boolean flush() throws IOException {
-            if (waiting.size() == 0) return false;
+            boolean any = waiting.size() > 0;
+            if (any) append();
+            onceWritten.forEach(Runnable::run);
+            onceWritten.clear();
+            return any;
+        }
+
+        private void append() throws IOException {
             if (channel == null) channel = FileChannel.open(path, StandardOpenOption.CREATE, StandardOpenOption.WRITE);
             long before = channel.size();
             try {
@@ -5403,7 +5516,6 @@ final class DifyExec implements Runnable {
                 throw new IOException(path + ": " + Plain.of(problem), problem);
             }
             waiting.reset();
-            return true;
         }
 
         private void write(byte[] bytes) throws IOException {
@@ -5840,7 +5952,7 @@ final class DifyExec implements Runnable {
                     late.add(found.user());
                     lateRuns++;
                 }
-                case Event.Stop stop when stop.user() != null -> stopped.add(stop.user());
+                case Event.Stop stop when stop.isOfInterrupt() -> stopped.add(stop.user());
                 case Event.Upload _, Event.Look _, Event.Harvest _, Event.Stop _, Event.Throttle _, Event.Torn _,
                         Event.Other _ -> {}
             }
@@ -5930,7 +6042,7 @@ final class DifyExec implements Runnable {
             } else unsettled.put(end.id(), known);
             if (index.standing(entry).isSuccess()) return;
             index.stand(entry, standing);
-            causes.put(entry, orEmpty(end.cause() != null ? end.cause() : end.error()));
+            causes.put(entry, Plain.cause(orEmpty(end.error() != null ? end.error() : end.cause())));
         }
 
         private void seen(Instant now) {
@@ -6351,6 +6463,7 @@ final class DifyExec implements Runnable {
         private final Lock lock;
         private final LineFile results, log;
         private final RetryList retryList;
+        private final Set<String> open;
         private Event.Session session;
         private boolean retryListDue;
         private long nextRetryList = 0, nextForce = 0;
@@ -6365,6 +6478,7 @@ final class DifyExec implements Runnable {
             this.results = results;
             this.log = log;
             this.retryList = new RetryList(files.retry());
+            this.open = new HashSet<>(history.open.keySet());
         }
 
         /// Checks the rows, takes the lock, mends torn ends, and reads what earlier calls left.
@@ -6625,6 +6739,13 @@ final class DifyExec implements Runnable {
         /// On the log's way; on disk with the next [#flush].
         void record(Event event) {
             Journal.write(event, log);
+            if (event instanceof Event.Attempt attempt) open.add(History.key(attempt.id(), attempt.user()));
+            if (event instanceof Event.End end) log.onceWritten(() -> open.remove(History.key(end.id(), end.user())));
+        }
+
+        /// How many rows were sent and have no end in the log: the next start looks their runs up.
+        int openRows() {
+            return open.size();
         }
 
         void result(byte[] line) {
@@ -6635,16 +6756,22 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// The row has its outcome.
-        void settled(Attempt attempt, Outcome outcome, Instant now, Seen seen) {
-            int entry = attempt.row().index();
-            record(Event.End.of(attempt, now, outcome.standing().word(), seen, outcome.text(), outcome.cause()));
-            if (attempt.kind() == Kind.TRY) return;
-            if (outcome.standing().isSuccess() || !index.standing(entry).isSuccess()) index.stand(entry,
-                    outcome.standing());
-            if (outcome instanceof Outcome.Failed || !outcome.standing().isSuccess()) history.causes.put(entry,
-                    outcome.cause());
-            else history.causes.remove(entry);
+        /// The row has its outcome once its lines are in the files; `then` is what follows from that.
+        void settled(Attempt attempt, Outcome outcome, Instant now, Seen seen, Runnable then) {
+            var standing = outcome.standing();
+            var cause = outcome.cause();
+            record(Event.End.of(attempt, now, standing.word(), seen, outcome.text(), cause));
+            if (attempt.kind() == Kind.TRY) then.run();
+            else (standing.isSuccess() ? results : log).onceWritten(() -> {
+                stand(attempt.row().index(), standing, cause);
+                then.run();
+            });
+        }
+
+        private void stand(int entry, Standing standing, String cause) {
+            if (standing.isSuccess() || !index.standing(entry).isSuccess()) index.stand(entry, standing);
+            if (standing.isSuccess()) history.causes.remove(entry);
+            else history.causes.put(entry, cause);
             retryListDue = true;
         }
 
@@ -6663,7 +6790,7 @@ final class DifyExec implements Runnable {
                     Tries.NONE, tried.attempt().user(), tried.attempt().mode(), tried.attempt().cells(), began);
             result(Results.line(attempt, ran, tried.at()));
             settled(attempt, ran.status() == RunStatus.PARTIAL ? new Outcome.Partial() : new Outcome.Succeeded(), now,
-                    new Seen.Ran(ran.ref(), ran.status(), ran.outputs(), "", ran.workflowId(), Usage.NONE));
+                    new Seen.Ran(ran.ref(), ran.status(), ran.outputs(), "", ran.workflowId(), Usage.NONE), () -> {});
             finish().ifPresent(stop -> {
                 throw new Unusable(stop.code(), stop.why());
             });
@@ -6960,6 +7087,7 @@ final class DifyExec implements Runnable {
             err.println(counts(tally) + " in " + Plain.seconds(tally.elapsed())
                     + String.format(Locale.ROOT, " (%.1f rows/s)",
                             tally.done() * 1000.0 / Math.max(1, tally.elapsed().toMillis())));
+            if (stop.isPresent()) left(err, tally.stopped, batch.openRows());
             if (!tally.latencies.isEmpty()) {
                 var p = tally.latencies.percentiles(0.5, 0.9, 0.99, 1);
                 err.println(String.format(Locale.ROOT, "  seconds a row: p50 %.2f, p90 %.2f, p99 %.2f, max %.2f", p[0],
@@ -6981,14 +7109,22 @@ final class DifyExec implements Runnable {
             err.flush();
         }
 
-        /// The rest at the rate just measured: `The other 980 rows: about 12 min, 31000 tokens, 0.49 USD`
+        /// What a call that ends early leaves on the server.
+        private static void left(PrintWriter err, long stopped, int open) {
+            if (stopped > 0) err.println("  " + Plain.count(stopped, "task was", "tasks were") + " asked to stop");
+            if (open > 0) err.println("  " + Plain.count(open, "row has a run", "rows have runs")
+                    + " that may still go on: the next start looks " + (open == 1 ? "it" : "them") + " up");
+        }
+
+        /// The rest as the rows that ran: `The other 980 rows: about 12 min, 31000 tokens, 0.49 USD`
         static Optional<String> estimate(long rest, Tally tally) {
-            if (rest == 0 || tally.done() == 0) return Optional.empty();
-            double share = (double) rest / tally.done();
+            var sample = tally.sample;
+            if (rest == 0 || sample.rows == 0) return Optional.empty();
+            double share = (double) rest / sample.rows;
             return Optional.of("The other " + Plain.count(rest, "row") + ": about "
-                    + Plain.seconds(Duration.ofMillis((long) (tally.elapsed().toMillis() * share)))
-                    + (tally.tokens == 0 ? "" : ", " + Math.round(tally.tokens * share) + " tokens")
-                    + tally.prices.entrySet().stream().map(price -> ", "
+                    + Plain.seconds(Duration.ofMillis((long) (sample.time().toMillis() * share)))
+                    + (sample.tokens == 0 ? "" : ", " + Math.round(sample.tokens * share) + " tokens")
+                    + sample.prices.entrySet().stream().map(price -> ", "
                             + price.getValue().multiply(BigDecimal.valueOf(share))
                             .round(new MathContext(3)).toPlainString() + " " + price.getKey()).collect(joining()));
         }
@@ -7098,9 +7234,13 @@ final class DifyExec implements Runnable {
 
         /// An error's rows: how many, and the first of them.
         record Cause(Standing outcome, String cause, long count, List<String> ids) {
-            /// What groups are told apart by where failed rows and others stand in one list.
             String words() {
-                return outcome == Standing.FAILED ? cause : outcome.word() + ": " + cause;
+                return StatusView.words(outcome, cause);
+            }
+
+            /// `3 × unknown: the answer broke off (r-1, r-2, r-3)`
+            String line() {
+                return count + " × " + Plain.text(words(), 160) + " (" + examples() + ")";
             }
 
             String examples() {
@@ -7259,24 +7399,35 @@ final class DifyExec implements Runnable {
         /// The same in one line each, for the end of a run.
         static void errors(Batch batch, PrintWriter out) {
             var causes = causes(batch);
-            causes.stream().limit(CAUSES).forEach(cause -> out.println("  " + cause.count() + " × "
-                    + Plain.text(cause.words(), 160) + " (" + cause.examples() + ")"));
+            causes.stream().limit(CAUSES).forEach(cause -> out.println("  " + cause.line()));
             if (causes.size() > CAUSES) out.println("  … and " + (causes.size() - CAUSES) + " more causes");
+        }
+
+        /// What a row is told apart by where failed ones and others stand in one list.
+        static String words(Batch batch, int entry) {
+            return words(batch.index().standing(entry), batch.history().cause(entry));
+        }
+
+        private static String words(Standing outcome, String cause) {
+            return outcome == Standing.FAILED ? cause : outcome.word() + ": " + cause;
         }
 
         /// The rows without success by outcome and cause, the most frequent first.
         static List<Cause> causes(Batch batch) {
+            return causes(batch, IntStream.range(0, batch.index().size())
+                    .filter(entry -> batch.index().standing(entry).isOnRetryList()), EXAMPLES);
+        }
+
+        /// Those of some rows, with so many of their ids.
+        static List<Cause> causes(Batch batch, IntStream rows, int examples) {
             record Key(Standing outcome, String cause) {}
-            var index = batch.index();
             var groups = new LinkedHashMap<Key, List<String>>();
             var counts = new HashMap<Key, Long>();
-            for (int entry = 0; entry < index.size(); entry++) {
-                var standing = index.standing(entry);
-                if (!standing.isOnRetryList()) continue;
-                var key = new Key(standing, batch.history().cause(entry));
+            rows.forEach(entry -> {
+                var key = new Key(batch.index().standing(entry), batch.history().cause(entry));
                 var ids = groups.computeIfAbsent(key, _ -> new ArrayList<>());
-                if (counts.merge(key, 1L, Long::sum) <= EXAMPLES) ids.add(index.id(entry));
-            }
+                if (counts.merge(key, 1L, Long::sum) <= examples) ids.add(batch.index().id(entry));
+            });
             return groups.entrySet().stream().map(group -> new Cause(group.getKey().outcome(), group.getKey().cause(),
                             counts.get(group.getKey()), List.copyOf(group.getValue())))
                     .sorted(Comparator.comparingLong(Cause::count).reversed()).toList();
@@ -7917,8 +8068,8 @@ final class DifyExec implements Runnable {
             json.writeStartArray();
             json.writeString(Plain.text(batch.index().id(entry), LONGEST));
             json.writeNumber(standing.ordinal());
-            json.writeNumber(standing.isOnRetryList() ? causeNumbers.getOrDefault(standing == Standing.FAILED
-                    ? batch.history().cause(entry) : standing.word() + ": " + batch.history().cause(entry), -1) : -1);
+            json.writeNumber(standing.isOnRetryList() ? causeNumbers.getOrDefault(StatusView.words(batch, entry), -1)
+                    : -1);
             json.writeNumber(ledger.millis(entry) / 1000.0);
             json.writeString(ending.tokens());
             json.writeString(ending.price().isEmpty() ? "" : ending.price() + " " + ending.currency());
@@ -8388,7 +8539,8 @@ final class DifyExec implements Runnable {
     /// Text for people: without control characters, of bounded length, the same in every locale.
     static final class Plain {
         private static final Pattern KEY = Pattern.compile("app-[A-Za-z0-9]{16,}");
-        private static final Pattern PARTICULAR = Pattern.compile("[0-9a-fA-F]{8}-[0-9a-fA-F-]{20,}|\\d{2,}");
+        /// How much of a message the log keeps.
+        static final int LONGEST_ERROR = 500;
 
         static String text(String text, int longest) {
             int end = Math.min(text.length(), longest);
@@ -8400,9 +8552,35 @@ final class DifyExec implements Runnable {
             return clean.toString();
         }
 
-        /// A message without what differs from row to row, so that like errors meet.
-        static String cause(String text) {
-            return PARTICULAR.matcher(text(text, 160)).replaceAll("…");
+        /// A number that says what went wrong: `HTTP 503`, `status_code=429`, `: 502 Bad Gateway`, `(413)`.
+        private static final String STATUS = "[1-5]\\d\\d(?!\\d)(?:(?<=(?i:HTTP(?:/\\d(?:\\.\\d)?| \\d{3})?|status|code"
+                + "|error|returned|answered|responded|response|got)(?: of| with)?[ :=\"'(_]{0,3}\\d{3})"
+                + "|(?<=(?:^|[:,;)\\]-] ?)[45]\\d\\d)(?=:? [A-Z])|(?<=\\([45]\\d\\d)(?=[:)]))";
+        /// `http://api-12:5001`, `host='api-12', port=5001`, `foo-12.example.com:8080`, `127.0.0.1`; also a version.
+        private static final String HOST = "(?<=:)//[^/?# \"'<>]++|(?<=\\b(?:host|port)\\W{1,2})[\\w.-]++"
+                + "|(?<![\\w.-])(?:(?:localhost|\\d{1,3}(?:\\.\\d{1,3}){3}|(?:[\\w-]++\\.){2,}[a-z]{2}|(?:[\\w-]++\\.)+"
+                + "(?:com|org|net|io|ai|dev|app|cloud|local|lan|internal|example|test))(?::\\d{1,5})?"
+                + "|\\d{1,2}(?:\\.\\d{1,2}){2})(?![\\w-]|\\.\\w)";
+        private static final String DAY = "(?:\\d{4}[-/.]\\d{1,2}[-/.]\\d{1,2}|\\d{1,2}[/.]\\d{1,2}[/.]\\d{4})";
+        private static final String CLOCK = "\\d{1,2}:\\d\\d(?::\\d\\d(?:[.,]\\d+)?)?(?![:\\d])"
+                + "(?: ?(?:Z|UTC|GMT|[AP]M|[+-]\\d\\d:?\\d\\d)\\b)?";
+        private static final String SPAN = "\\d+(?:[.,]\\d+)? ?(?:ms|s|sec(?:ond)?s?|m|min(?:ute)?s?|h|hours?|days?)"
+                + "(?![A-Za-z])";
+        private static final String TIME = DAY + "(?:[T ]" + CLOCK + ")?|" + CLOCK + "|" + SPAN + "(?: ?" + SPAN + ")*";
+        /// Of hexadecimal digits, or of letters and digits and too long for a word.
+        private static final String ID = "(?<![0-9A-Za-z])(?:[0-9a-fA-F]{8}-[0-9a-fA-F-]{20,}|0x[0-9a-fA-F]+"
+                + "|(?:[0-9a-fA-F]{8,}|(?=[A-Za-z]*+\\d)(?:[0-9a-fA-F]{6,}|[0-9A-Za-z]{16,}))(?![0-9A-Za-z]))";
+        private static final String NUMBER = "(?=[\\d.,]*\\d\\d)\\d+(?:[.,]\\d+)*";
+        /// Whole words without a digit are passed over: there are many, and each place in them would be tried.
+        private static final String WORDS = "(?:(?<![^ ])(?![a-fA-F]{8})[^ \\d]++(?: |$))++";
+        private static final Pattern PARTICULAR = Pattern.compile("(?<kept>" + WORDS + "|" + STATUS + "|" + HOST + ")|"
+                + ID + "|" + TIME + "|" + NUMBER);
+
+        /// What rows without a success are grouped by, everywhere: what was said of them, without the ids, times and
+        /// numbers that differ from row to row. Made from no more than the log keeps, so the next start makes the same.
+        static String cause(String message) {
+            return text(PARTICULAR.matcher(text(message, LONGEST_ERROR)).replaceAll(found ->
+                    found.group("kept") == null ? "…" : Matcher.quoteReplacement(found.group())), 160);
         }
 
         static String id(String id) {
@@ -8493,7 +8671,7 @@ final class DifyExec implements Runnable {
 
         @Option(names = "--keep-going",
                 description = "Not on a terminal: go on after a command that fails; "
-                        + "the first failure's code is the end's.")
+                        + "the highest code is the end's in any case.")
         boolean keepGoing;
 
         @ArgGroup(validate = false, heading = "%nInput:%n") CsvOptions shape = new CsvOptions();
@@ -8514,7 +8692,7 @@ final class DifyExec implements Runnable {
             var desk = desk();
             return Screen.isTerminal(0) ? Dialogue.run(line(desk), desk, env, spec.commandLine().getOut())
                     : new Script(line(desk), desk, keepGoing)
-                            .run(new BufferedReader(new InputStreamReader(System.in, UTF_8)));
+                            .run(new InputStreamReader(System.in, UTF_8));
         }
 
         /// A desk with the batch on it that the options name.
@@ -9013,22 +9191,52 @@ final class DifyExec implements Runnable {
 
     /// Commands from a file or a pipe, a line each; a quote may go on over several.
     record Script(CommandLine line, Desk desk, boolean keepGoing) {
-        /// Stops at the first command that fails, with its exit code. An interrupt ends it in any case.
-        int run(BufferedReader in) throws IOException {
-            int first = OK;
+        /// Returns the highest code of its commands. Rows left without a success end no script, what else goes wrong
+        /// does; an interrupt in any case.
+        int run(Reader commands) throws IOException {
+            var in = new LineNumberReader(commands);
+            int highest = OK;
             for (var text = in.readLine(); text != null && !desk.isLeft(); text = in.readLine()) {
-                var words = Words.of(text.replace("\uFEFF", ""));
-                while (words.isOpen()) {
-                    var more = in.readLine();
-                    if (more == null) throw new Unusable("a quote is opened and never closed: " + Plain.quoted(text));
-                    text += "\n" + more;
-                    words = Words.of(text);
-                }
-                int code = Prompt.execute(line, words.texts());
-                if (first == OK) first = code;
-                if (code != OK && !keepGoing || code == INTERRUPTED) return code;
+                int number = in.getLineNumber();
+                var words = words(text.replace("\uFEFF", ""), in);
+                int code = words.isOpen() ? UNUSABLE : Prompt.execute(line, words.texts());
+                highest = Math.max(highest, code);
+                if (words.isOpen()) tell(number, "a quote is opened and never closed: " + Plain.quoted(text));
+                else if (ends(code)) tell(number, "the script ends here: its command " + why(code)
+                        + (code == INTERRUPTED ? "" : "; --keep-going goes on after such a one"));
+                if (ends(code)) break;
             }
-            return first;
+            return highest;
+        }
+
+        /// The words of a line, and of those after it while a quote is open; still open where the script ends.
+        private static Words words(String text, BufferedReader in) throws IOException {
+            var words = Words.of(text);
+            while (words.isOpen()) {
+                var more = in.readLine();
+                if (more == null) break;
+                text += "\n" + more;
+                words = Words.of(text);
+            }
+            return words;
+        }
+
+        private boolean ends(int code) {
+            return code == INTERRUPTED || !keepGoing && code != OK && code != ROWS_LEFT;
+        }
+
+        private static String why(int code) {
+            return switch (code) {
+                case UNUSABLE -> "cannot be done";
+                case STOPPED -> "stopped early";
+                case INTERRUPTED -> "was interrupted";
+                default -> "met a bug";
+            } + " (code " + code + ")";
+        }
+
+        private void tell(int number, String what) {
+            line.getErr().println("difyexec: line " + number + ": " + what);
+            line.getErr().flush();
         }
     }
 
@@ -9639,25 +9847,13 @@ final class DifyExec implements Runnable {
             if (!rows.isEmpty()) out.printf(Locale.ROOT, "  %-20s %8s  %s%n", "id", "attempts", "cause");
             rows.stream().limit(all ? Long.MAX_VALUE : SHOWN).forEach(entry -> out.printf(Locale.ROOT,
                     "  %-20s %8d  %s%n", Plain.id(batch.index().id(entry)), batch.history().attempts(entry),
-                    cause(batch, entry)));
+                    Plain.text(StatusView.words(batch, entry), 160)));
             end(rows, all, out);
         }
 
-        private static String cause(Batch batch, int entry) {
-            var standing = batch.index().standing(entry);
-            return (standing == Standing.FAILED ? "" : standing.word() + ": ")
-                    + Plain.text(batch.history().cause(entry), 160);
-        }
-
         static void byError(Batch batch, List<Integer> rows, boolean all, PrintWriter out) {
-            var groups = new LinkedHashMap<String, List<Integer>>();
-            rows.forEach(entry -> groups.computeIfAbsent(cause(batch, entry), _ -> new ArrayList<>()).add(entry));
-            groups.entrySet().stream()
-                    .sorted(Comparator.comparingInt(group -> -group.getValue().size()))
-                    .forEach(group -> out.println("  " + group.getValue().size() + " × " + group.getKey() + " ("
-                            + group.getValue().stream().limit(all ? Long.MAX_VALUE : 5)
-                                    .map(entry -> Plain.id(batch.index().id(entry))).collect(joining(", "))
-                            + (!all && group.getValue().size() > 5 ? ", …" : "") + ")"));
+            StatusView.causes(batch, rows.stream().mapToInt(entry -> entry), all ? Integer.MAX_VALUE : 5)
+                    .forEach(cause -> out.println("  " + cause.line()));
             if (rows.isEmpty()) end(rows, all, out);
         }
 

@@ -2444,14 +2444,14 @@ class CommandTest {
 
         @ParameterizedTest
         @CsvSource(useHeadersInDisplayName = true, textBlock = """
-                signal, mode,      tells
-                INT,    streaming, true
-                TERM,   streaming, false
-                HUP,    blocking,  false
-                TERM,   blocking,  false
+                signal, mode,      tells, stopped,                   open
+                INT,    streaming, true,  3 tasks were asked to stop, ''
+                TERM,   streaming, false, 3 tasks were asked to stop, 3 rows have runs that may still go on
+                HUP,    blocking,  false, '',                         3 rows have runs that may still go on
+                TERM,   blocking,  false, '',                         3 rows have runs that may still go on
                 """)
-        void thatIsInterruptedLeavesItsRowsPendingAndTheNextOneCompletes(String signal, String mode, boolean tells)
-                throws Exception {
+        void thatIsInterruptedLeavesItsRowsPendingAndTheNextOneCompletes(String signal, String mode, boolean tells,
+                String stopped, String open) throws Exception {
             try (var dify = new Holding(mode, 2, 3, tells)) {
                 rows(8);
                 var child = start(dify.settings(), List.of(), typed("run", "-c3", "--mode", mode, "--grace", "0.2"));
@@ -2462,6 +2462,9 @@ class CommandTest {
                 assertEquals(130, call.code(), call.err());
                 assertTrue(call.err().contains("interrupted"), call.err());
                 assertTrue(call.err().contains("2 succeeded, 6 pending"), call.err());
+                assertEquals(!stopped.isEmpty(), call.err().contains("asked to stop"), call.err());
+                assertEquals(!open.isEmpty(), call.err().contains("may still go on"), call.err());
+                assertTrue(call.err().contains(stopped) && call.err().contains(open), call.err());
                 assertFalse(Files.exists(file("results.jsonl.retry")));
                 assertEquals("succeeded=2 pending=6", standing());
                 assertEquals(5, dify.posts.get(), "nothing new starts");
@@ -2486,7 +2489,10 @@ class CommandTest {
                 while (!content("child.err").contains("Ctrl-C again")) child.waitFor(20, TimeUnit.MILLISECONDS);
                 signal("INT", child);
 
-                assertEquals(130, ended(child).code());
+                var call = ended(child);
+                assertEquals(130, call.code());
+                assertTrue(call.err().contains("2 pending"), call.err());
+                assertTrue(call.err().contains("2 rows have runs that may still go on"), call.err());
             }
         }
 

@@ -760,6 +760,8 @@ final class DifyExecTest {
             assertTrue(stop.why().startsWith("cannot write"), stop.why());
             assertEquals(List.of("a"), scene.ids());
             assertEquals(List.of(), scene.log("end"));
+            assertEquals(0, scene.tally.done());
+            assertEquals(2, batch.index().count(DifyExec.Standing.PENDING));
             batch.close();
         }
 
@@ -1235,7 +1237,31 @@ final class DifyExecTest {
             assertTrue(scene.looked.getFirst().stopsFirst());
             assertEquals(List.of("failed"), scene.outcomes("a"));
             assertTrue(scene.log("end").getFirst().path("cause").asText().startsWith("timed out"));
-            assertEquals(Set.of("run-7"), Set.copyOf(Scene.texts("run", scene.log("run"))));
+            assertEquals(List.of("run-7"), Scene.texts("run", scene.log("run")));
+            var stop = scene.log("stop").getFirst();
+            assertEquals("timed out", stop.path("why").asText());
+            assertEquals("task-of-run-7", stop.path("task").asText());
+            assertEquals(scene.sent.getFirst().user(), stop.path("user").asText());
+        }
+
+        @Test
+        void aRunThatWasStoppedForItsTimeRunsAnewAtNoLaterStart() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.mode = DifyExec.Mode.STREAMING;
+            scene.answer = Answer.inTurn(cut(DifyExec.Symptom.TIMED_OUT, run("run-7")));
+            scene.found = _ -> {
+                if (scene.looked.size() > 1) throw new IllegalStateException("the power fails");
+                return running("run-7");
+            };
+            assertThrows(IllegalStateException.class, scene::play);
+            assertEquals(List.of("timed out"), Scene.texts("why", scene.log("stop")));
+            var next = Scene.of(folder, "a");
+            next.found = _ -> ended(ran("run-7", DifyExec.RunStatus.STOPPED, "Aborted: User requested stop"));
+
+            next.play();
+
+            assertEquals(List.of(), next.ids());
+            assertEquals(List.of("failed"), next.outcomes("a"));
         }
 
         @Test
@@ -1378,6 +1404,33 @@ final class DifyExecTest {
         }
 
         @Test
+        void aCsvThatIsCutShortStopsTheBatchAndSaysSo() throws Exception {
+            var ids = IntStream.range(0, 2_000).mapToObj("%063d"::formatted).toArray(String[]::new);
+            var scene = Scene.of(folder, ids); // more than is read ahead
+            scene.slots = 2;
+            scene.answer = (attempt, _) -> {
+                scene.world.pass(seconds(1));
+                if (scene.sent.size() == 2) shorten(scene.csv, 3 + 1_500 * 64);
+                return succeeded("run-" + attempt.row().id());
+            };
+
+            var stop = scene.play().orElseThrow();
+
+            assertEquals(DifyExec.STOPPED, stop.code());
+            assertTrue(stop.why().endsWith("the file was changed while it was in use, it was cut short"), stop.why());
+            assertEquals(scene.ids(), scene.resultIds());
+            assertEquals(List.of(stop.why()), Scene.texts("why", scene.log("stop")));
+        }
+
+        private static void shorten(Path csv, long bytes) {
+            try (var file = FileChannel.open(csv, StandardOpenOption.WRITE)) {
+                file.truncate(bytes);
+            } catch (IOException problem) {
+                throw new UncheckedIOException(problem);
+            }
+        }
+
+        @Test
         void tooManyTokensStopTheBatch() throws Exception {
             var scene = Scene.of(folder, "a", "b", "c");
             scene.maxTokens = 20L;
@@ -1424,6 +1477,7 @@ final class DifyExecTest {
             assertEquals(List.of("interrupted"), scene.outcomes("a"));
             assertEquals(List.of(), scene.retryIds());
             assertEquals("task-of-run-a", scene.log("stop").getFirst().path("task").asText());
+            assertEquals(List.of("run-a"), Scene.texts("run", scene.log("run")));
         }
 
         @Test
@@ -1470,6 +1524,42 @@ final class DifyExecTest {
             assertEquals(DifyExec.INTERRUPTED, stop.code());
             assertEquals(seconds(40), scene.world.passed());
             assertEquals(List.of(), scene.retryIds());
+        }
+
+        @Test
+        void theRestIsEstimatedByTheRowsThatRanAndNotByThoseThatWereLookedUp() throws Exception {
+            var scene = Scene.of(folder, "a", "b", "c", "d", "e", "f");
+            scene.slots = 2;
+            scene.crash(2);
+            var next = new Scene(folder, Files.readString(scene.csv));
+            next.selection = DifyExec.Selection.named(List.of("a", "b", "c"), false);
+            next.lookTakes = seconds(100);
+            next.found = doubt -> ended(succeeded("run-" + doubt.attempt().row().id()));
+            next.answer = (_, _) -> {
+                next.world.pass(seconds(4));
+                return next.sent.size() < 2 ? failed("Rate Limit Error") : succeeded("run-c"); // 10 tokens each
+            };
+            next.backoff = new DifyExec.Backoff(Duration.ZERO, Duration.ZERO, 1);
+
+            next.play();
+
+            assertEquals(3, next.tally.succeeded());
+            assertEquals(Optional.of("The other 3 rows: about 24 s, 60 tokens"),
+                    DifyExec.Summary.estimate(3, next.tally));
+        }
+
+        @Test
+        void withoutARowThatRanThereIsNoEstimate() throws Exception {
+            var scene = Scene.of(folder, "a", "b");
+            scene.crash(1);
+            var next = Scene.of(folder, "a", "b");
+            next.selection = DifyExec.Selection.named(List.of("a"), false);
+            next.found = _ -> ended(succeeded("run-a"));
+
+            next.play();
+
+            assertEquals(1, next.tally.succeeded());
+            assertEquals(Optional.empty(), DifyExec.Summary.estimate(1, next.tally));
         }
 
         @Test
@@ -1561,6 +1651,21 @@ final class DifyExecTest {
 
             assertEquals(List.of("run-7"), scene.resultRuns());
             assertEquals(List.of(), scene.retryIds());
+        }
+
+        @Test
+        void ofTwoRunsOfARowThatTurnUpAtOnceOneIsTaken() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.backoff = new DifyExec.Backoff(Duration.ZERO, Duration.ZERO, 2);
+            scene.answer = Answer.inTurn(cut(DifyExec.Symptom.NO_ANSWER), cut(DifyExec.Symptom.NO_ANSWER),
+                    failed("no such city"));
+            scene.found = doubt -> doubt.late() ? ended(succeeded("run-of-" + doubt.attempt().user())) : ABSENT;
+
+            scene.play();
+
+            assertEquals(2, scene.log("late").size());
+            assertEquals(1, scene.results().size());
+            assertEquals(1, scene.tally.done());
         }
 
         @Test
@@ -2050,7 +2155,7 @@ final class DifyExecTest {
             end(new DifyExec.Outcome.Succeeded());
             end(new DifyExec.Outcome.Succeeded());
             end(new DifyExec.Outcome.Partial());
-            end(new DifyExec.Outcome.Failed("no", "no", false));
+            end(new DifyExec.Outcome.Failed("no", false));
             end(new DifyExec.Outcome.Paused(run("r"), "waits"));
             end(new DifyExec.Outcome.Unknown("who knows"));
 
@@ -3656,6 +3761,47 @@ final class DifyExecTest {
 
             assertTrue(problem.getMessage().contains("was changed while it was in use"), problem.getMessage());
         }
+
+        /// At the end of a row, in the middle of one, in the middle of a quoted cell, and to nothing but the header.
+        @ParameterizedTest
+        @ValueSource(strings = {"id,text/a,1/b,2/", "id,text/a,1/b,2/c,'3", "id,text/a,1/b,2/c,'3/3", "id,text/"})
+        void aFileThatWasCutShortIsToldAndNotTakenForItsEnd(String left) throws IOException {
+            var csv = open("id,text\na,1\nb,2\nc,\"3\n33\"\nd,4\n");
+            var index = new DifyExec.Index();
+            csv.check(index);
+            Files.writeString(folder.resolve("data.csv"), left.replace('/', '\n').replace('\'', '"'));
+
+            var problem = assertThrows(DifyExec.Unusable.class,
+                    () -> csv.rows(_ -> true, index).forEachRemaining(_ -> {}));
+
+            assertTrue(problem.getMessage().contains("was changed while it was in use, it was cut short"),
+                    problem.getMessage());
+        }
+
+        @Test
+        void blanksAroundIdsAndColumnNamesAreCutOffAndThoseOfOtherCellsKept() throws IOException {
+            var csv = open("id , the text\n r-1\u3000, hello \n");
+            var index = new DifyExec.Index();
+            csv.check(index);
+
+            var row = csv.rows(_ -> true, index).next();
+
+            assertEquals("r-1", row.id());
+            assertEquals(Map.of("id", "r-1", "the text", " hello "), row.inputs());
+        }
+
+        @Test
+        void aCutBehindTheLastRowThatIsWantedDoesNoHarm() throws IOException {
+            var csv = open("id,text\na,1\nb,2\nc,3\n");
+            var index = new DifyExec.Index();
+            csv.check(index);
+            Files.writeString(folder.resolve("data.csv"), "id,text\na,1\nb,2\n");
+
+            var rows = csv.rows(BitSet.valueOf(new long[] {2}), index);
+
+            assertEquals("b", rows.next().id());
+            assertFalse(rows.hasNext());
+        }
     }
 
     @Nested
@@ -3931,6 +4077,28 @@ final class DifyExecTest {
             }
 
             assertEquals("one\ntwo\nthree\n", Files.readString(path));
+        }
+
+        @Test
+        void whatFollowsFromALineHoldsOnceItIsInTheFile() throws IOException {
+            var done = new ArrayList<String>();
+            try (var file = new DifyExec.LineFile(folder.resolve("lines"), new byte[0])) {
+                add(file, "one\n");
+                file.onceWritten(() -> done.add("one"));
+                Thread.currentThread().interrupt(); // closes the file under the write
+                assertThrows(IOException.class, file::flush);
+                Thread.interrupted();
+                assertEquals(List.of(), done);
+            }
+            try (var file = new DifyExec.LineFile(folder.resolve("lines"), new byte[0])) {
+                add(file, "two\n");
+                file.onceWritten(() -> done.add("two"));
+
+                file.flush();
+                file.flush();
+
+                assertEquals(List.of("two"), done);
+            }
         }
 
         @Test
@@ -4687,15 +4855,60 @@ final class DifyExecTest {
         }
 
         @ParameterizedTest
-        @CsvSource(useHeadersInDisplayName = true, delimiter = '|', textBlock = """
-                one                                      | other                                    | same
-                row 17 failed                            | row 4711 failed                          | true
-                no 0b7f3a9e-1c2d-4e5f-8a9b-0c1d2e3f4a5b! | no 1b7f3a9e-1c2d-4e5f-8a9b-0c1d2e3f4a5c! | true
-                a timed out                              | b timed out                              | false
-                HTTP 503                                 | no such city                             | false
+        @CsvSource(useHeadersInDisplayName = true, delimiter = '|', quoteCharacter = '`', textBlock = """
+                message                                                   | cause
+                no such city                                              | no such city
+                HTTP 503 Service Unavailable                              | HTTP 503 Service Unavailable
+                HTTP/1.1 502                                              | HTTP/1.1 502
+                too large for the server (413): nginx                     | too large for the server (413): nginx
+                429 Client Error: Too Many Requests                       | 429 Client Error: Too Many Requests
+                [openai] Rate Limit, 429 Too Many                         | [openai] Rate Limit, 429 Too Many
+                Error code: 400 - {'code': 500}                           | Error code: 400 - {'code': 500}
+                status_code=429, got 504                                  | status_code=429, got 504
+                exited with status code of 137                            | exited with status code of 137
+                error code 100245                                         | error code …
+                row 17 failed, 404 times                                  | row … failed, … times
+                line 412: Unexpected token                                | line …: Unexpected token
+                step 3 of 7 (5 > 2)                                       | step 3 of 7 (5 > 2)
+                needs 0.5, has 12.75 of 1,234,567                         | needs 0.5, has … of …
+                POST http://127.0.0.1:9009/echo/4711?n=12                 | POST http://127.0.0.1:9009/echo/…?n=…
+                no route to 10.20.30.40                                   | no route to 10.20.30.40
+                cannot reach foo-12.example.com:8080 at all               | cannot reach foo-12.example.com:8080 at all
+                foo-12.example.com.                                       | foo-12.example.com.
+                is https://api-17/v1 up?                                  | is https://api-17/v1 up?
+                Pool(host='api-12', port=8000): refused                   | Pool(host='api-12', port=8000): refused
+                localhost:5001 on Dify 1.14.2                             | localhost:5001 on Dify 1.14.2
+                upload of scan-0017.png: HTTP 413                         | upload of scan-….png: HTTP 413
+                total_tokens:4711                                         | total_tokens:…
+                run 0b7f3a9e-1c2d-4e5f-8a9b-0c1d2e3f4a5b!                 | run …!
+                run difyexec-0123456789abcdef-12                          | run difyexec-…-…
+                at 0x7f3a, commit 3f9a2c7, chatcmpl-8xQ7bZpLk2VtYw9RsT4u  | at …, commit …, chatcmpl-…
+                still running 5 min 3 s after its start                   | still running … after its start
+                no answer within 9 s, 0.4 s, 1m30s or 2 hours             | no answer within …, …, … or …
+                due 2026-01-16T12:00:05.123Z, 2026-01-16 12:00:05,7, 9:30 | due …, …, …
+                on 16.01.2026 at 07:15 PM                                 | on … at …
+                deadbeef or id=9f86d081884c7d65, not a facade             | … or id=…, not a facade
+                gpt-4 of 404 wants sha256                                 | gpt-4 of … wants sha…
                 """)
-        void causesThatDifferOnlyInNumbersMeet(String one, String other, boolean same) {
-            assertEquals(same, DifyExec.Plain.cause(one).equals(DifyExec.Plain.cause(other)));
+        void aCauseIsTheMessageWithoutWhatDiffersFromRowToRow(String message, String cause) {
+            assertEquals(cause, DifyExec.Plain.cause(message));
+        }
+
+        @Test
+        void aLongMessagesCauseIsTheSameBeforeAndAfterItWasInTheLog() {
+            for (int at = 0; at < 520; at++) {
+                var message = "x".repeat(at) + " run 4711 of 10.0.0.17 " + "y".repeat(600);
+
+                assertEquals(DifyExec.Plain.cause(message), DifyExec.Plain.cause(DifyExec.Plain.text(message, 500)));
+            }
+        }
+
+        @Test
+        void aLongCauseIsCutBehindWhatDiffers() {
+            var tail = " " + "word ".repeat(100);
+
+            assertEquals(DifyExec.Plain.cause("row 1234567" + tail), DifyExec.Plain.cause("row 12" + tail));
+            assertEquals(161, DifyExec.Plain.cause("row 12" + tail).length());
         }
 
         @Test

@@ -210,6 +210,8 @@ class FaultTest {
             assertEquals(4, full.code(), full.err());
             assertTrue(full.err().contains("cannot write"), full.err());
             var kept = lines(output).stream().map(line -> line.path("id").asText()).collect(Collectors.toSet());
+            assertEquals(kept.size(), told("succeeded", full), full::err);
+            assertEquals(kept.size() < ROWS, full.err().contains("Next: difyexec"), full::err);
             for (var line : lines(disk.resolve("results.jsonl.log")))
                 if (line.path("event").asText().equals("end") && line.path("outcome").asText().equals("succeeded"))
                     assertTrue(kept.contains(line.path("id").asText()), line::toString);
@@ -224,6 +226,12 @@ class FaultTest {
             dify.hasPaidOnceFor(ROWS);
             assertFalse(Files.exists(disk.resolve("results.jsonl.retry")));
         }
+    }
+
+    /// So many rows, by the summary.
+    private static int told(String outcome, Call call) {
+        var count = Pattern.compile("(\\d+) " + outcome).matcher(call.err());
+        return count.find() ? Integer.parseInt(count.group(1)) : 0;
     }
 
     @Nested
@@ -389,6 +397,7 @@ class FaultTest {
             ends(130, Duration.ofSeconds(2));
 
             assertEquals(3, dify.count("stops"));
+            assertTrue(screen().contains("3 tasks were asked to stop"), screen());
         }
     }
 
