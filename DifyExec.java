@@ -27,7 +27,6 @@ import com.fasterxml.jackson.core.StreamWriteConstraints;
 import com.fasterxml.jackson.core.io.CharacterEscapes;
 import com.fasterxml.jackson.core.io.SerializedString;
 import com.fasterxml.jackson.core.json.JsonReadFeature;
-import com.fasterxml.jackson.core.json.JsonWriteFeature;
 import com.fasterxml.jackson.core.util.JsonRecyclerPools;
 import com.fasterxml.jackson.databind.DeserializationFeature;
 import com.fasterxml.jackson.databind.JsonNode;
@@ -3238,8 +3237,12 @@ final class DifyExec implements Runnable {
                             .maxNumberLength(1_000_000).maxNestingDepth(10_000).build())
                     .streamWriteConstraints(StreamWriteConstraints.builder().maxNestingDepth(10_000).build())
                     .enable(JsonReadFeature.ALLOW_NON_NUMERIC_NUMBERS) // Python's NaN
-                    .enable(JsonWriteFeature.COMBINE_UNICODE_SURROGATES_IN_UTF8) // an emoji stays readable
                     .build();
+
+            /// Jackson's own UTF-8 has an escape for each half of an emoji, or takes what follows a lone half for one.
+            static JsonGenerator writing(OutputStream out) throws IOException {
+                return FACTORY.createGenerator(new Utf8(out));
+            }
         }
 
         static final JsonMapper MAPPER = JsonMapper.builder(Tokens.FACTORY)
@@ -3251,6 +3254,90 @@ final class DifyExec implements Runnable {
         static final JsonMapper STRICT = MAPPER.rebuild().enable(DeserializationFeature.FAIL_ON_TRAILING_TOKENS)
                 .disable(JsonReadFeature.ALLOW_NON_NUMERIC_NUMBERS).build();
         static final JsonFactory FACTORY = MAPPER.getFactory();
+    }
+
+    /// Writes UTF-8. Half of a surrogate pair, which JSON can hold and UTF-8 cannot, becomes its escape: `\\ud83d`.
+    static final class Utf8 extends Writer {
+        private static final byte[] UNSHOWABLE = "\uFFFD".getBytes(UTF_8);
+
+        private final OutputStream out;
+        private final CharsetEncoder encoder = UTF_8.newEncoder();
+        private final ByteBuffer bytes = ByteBuffer.allocate(1024);
+        /// The first half of a pair whose second comes with the next piece; or 0.
+        private char half = 0;
+
+        Utf8(OutputStream out) {
+            this.out = out;
+        }
+
+        /// For what people read: half a pair is shown as what cannot be shown.
+        static Writer shown(OutputStream out) {
+            return new OutputStreamWriter(out, UTF_8.newEncoder().onMalformedInput(CodingErrorAction.REPLACE)
+                    .replaceWith(UNSHOWABLE));
+        }
+
+        static boolean isHalf(int codePoint) {
+            return Character.getType(codePoint) == Character.SURROGATE;
+        }
+
+        static boolean hasHalf(String text) {
+            for (int i = 0; i < text.length(); i++) // a stream for each of a million cells takes half a second
+                if (Character.isSurrogate(text.charAt(i))) return text.codePoints().anyMatch(Utf8::isHalf);
+            return false;
+        }
+
+        @Override
+        public void write(char[] text, int from, int length) throws IOException {
+            if (length == 0) return;
+            if (half != 0 && Character.isLowSurrogate(text[from])) {
+                encode(CharBuffer.wrap(new char[] {half, text[from]}));
+                half = 0;
+                write(text, from + 1, length - 1);
+                return;
+            }
+            endHalf();
+            var rest = CharBuffer.wrap(text, from, length);
+            encode(rest);
+            if (rest.hasRemaining()) half = rest.get();
+        }
+
+        /// All but a first half at the very end.
+        private void encode(CharBuffer text) throws IOException {
+            for (var result = encoder.encode(text, bytes, false); !result.isUnderflow();
+                    result = encoder.encode(text, bytes, false)) {
+                drain();
+                if (result.isMalformed()) escape(text.get());
+            }
+        }
+
+        private void escape(char half) throws IOException {
+            out.write(String.format("\\u%04x", (int) half).getBytes(UTF_8));
+        }
+
+        private void endHalf() throws IOException {
+            if (half == 0) return;
+            drain();
+            escape(half);
+            half = 0;
+        }
+
+        private void drain() throws IOException {
+            out.write(bytes.array(), 0, bytes.position());
+            bytes.clear();
+        }
+
+        @Override
+        public void flush() throws IOException {
+            drain();
+            out.flush();
+        }
+
+        @Override
+        public void close() throws IOException {
+            endHalf();
+            drain();
+            out.close();
+        }
     }
 
     /// UTC to the millisecond: `2026-01-16T12:00:00.123Z`.
@@ -3629,7 +3716,7 @@ final class DifyExec implements Runnable {
 
         private static byte[] body(Attempt attempt, Map<String, Value> inputs, boolean streaming) {
             var out = new ByteArrayOutputStream(512);
-            try (var json = Json.FACTORY.createGenerator(out)) {
+            try (var json = Json.Tokens.writing(out)) {
                 json.writeStartObject();
                 json.writeObjectFieldStart("inputs");
                 for (var input : inputs.entrySet()) {
@@ -4241,7 +4328,7 @@ final class DifyExec implements Runnable {
                 }
             }
             var out = new ByteArrayOutputStream(256);
-            try (var copy = Json.FACTORY.createGenerator(out)) {
+            try (var copy = Json.Tokens.writing(out)) {
                 int depth = 0;
                 do {
                     if (json.currentToken().isNumeric()
@@ -4429,6 +4516,8 @@ final class DifyExec implements Runnable {
             if (id.isEmpty()) return Optional.of("the id is blank");
             if (id.chars().anyMatch(Character::isISOControl))
                 return Optional.of("the id " + Plain.quoted(id) + " contains a control character or a line break");
+            for (var cell : cells) if (Utf8.hasHalf(cell)) return Optional.of("the cell " + Plain.quoted(cell)
+                    + " contains half of a surrogate pair, which is no character: type it anew");
             int before = index.find(id);
             if (before >= 0) return Optional.of("the id " + Plain.quoted(id) + " stands in line " + index.line(before)
                     + " already");
@@ -5349,7 +5438,7 @@ final class DifyExec implements Runnable {
 
         static void write(Event event, LineFile file) {
             try {
-                Writing.WRITER.writeValue(file.buffer(), event);
+                Writing.WRITER.writeValue(new Utf8(file.buffer()), event);
                 file.buffer().write('\n');
             } catch (IOException problem) {
                 throw new UncheckedIOException(problem);
@@ -5553,7 +5642,7 @@ final class DifyExec implements Runnable {
         static byte[] line(Attempt attempt, Seen.Ran ran, Instant now) {
             var out = new ByteArrayOutputStream(512 + ran.outputs().length);
             var usage = ran.usage();
-            try (var json = Json.FACTORY.createGenerator(out)) {
+            try (var json = Json.Tokens.writing(out)) {
                 json.writeStartObject();
                 json.writeStringField("id", attempt.row().id());
                 json.writeStringField("status", "success");
@@ -7332,7 +7421,7 @@ final class DifyExec implements Runnable {
         private long guarded = 0, tooLong = 0;
 
         CellWriter(OutputStream out, char delimiter, boolean raw) throws IOException {
-            this.out = new BufferedWriter(new OutputStreamWriter(out, UTF_8), 1 << 16);
+            this.out = new BufferedWriter(raw ? new Utf8(out) : Utf8.shown(out), 1 << 16);
             this.delimiter = delimiter;
             this.raw = raw;
             this.out.write('\uFEFF');
@@ -7700,7 +7789,7 @@ final class DifyExec implements Runnable {
         }
 
         void write(OutputStream file) throws IOException {
-            var out = new BufferedWriter(new OutputStreamWriter(file, UTF_8), 1 << 16);
+            var out = new BufferedWriter(Utf8.shown(file), 1 << 16);
             head(out);
             totals(out);
             charts(out);
@@ -8344,7 +8433,7 @@ final class DifyExec implements Runnable {
             var cut = end < text.length() ? text.substring(0, end) + "…" : text;
             var clean = new StringBuilder(cut.length());
             cut.codePoints().map(c -> Character.isISOControl(c) || Character.getType(c) == Character.FORMAT
-                    || c == 0x2028 || c == 0x2029 ? ' ' : c).forEach(clean::appendCodePoint);
+                    || c == 0x2028 || c == 0x2029 ? ' ' : Utf8.isHalf(c) ? 0xFFFD : c).forEach(clean::appendCodePoint);
             return clean.toString();
         }
 

@@ -2920,6 +2920,65 @@ final class DifyExecTest {
     }
 
     @Nested
+    class TheWrittenText {
+        private static String written(String... pieces) throws IOException {
+            var out = new ByteArrayOutputStream();
+            try (var writer = new DifyExec.Utf8(out)) {
+                for (var piece : pieces) writer.write(piece);
+            }
+            return UTF_8.newDecoder().decode(ByteBuffer.wrap(out.toByteArray())).toString(); // whole UTF-8
+        }
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, delimiter = '|', textBlock = """
+                text                          | written
+                größer 日本語 😀              | größer 日本語 😀
+                \ud83d end                    | \\ud83d end
+                cut \ud83d                    | cut \\ud83d
+                \ude00 alone                  | \\ude00 alone
+                \ude00\ud83d                  | \\ude00\\ud83d
+                \ud83d\ud83d\ude00            | \\ud83d😀
+                \ud83d日                      | \\ud83d日
+                """)
+        void halfAPairIsItsEscapeWhereverItStandsAndHoweverItComes(String text, String written) throws IOException {
+            assertEquals(written, written(text));
+            assertEquals(written, written(text.split("(?s)(?<=.)"))); // whole characters
+            assertEquals(written, written(text.chars().mapToObj(c -> String.valueOf((char) c)).toArray(String[]::new)));
+        }
+
+        @Test
+        void anEmojiStaysReadableInTextOfAnyLength() throws IOException {
+            var text = "x" + "😀".repeat(100_000);
+
+            assertEquals(text, written(text));
+            var out = new ByteArrayOutputStream();
+            try (var json = DifyExec.Json.Tokens.writing(out)) {
+                json.writeString(text);
+            }
+            assertEquals('"' + text + '"', out.toString(UTF_8));
+        }
+
+        @Test
+        void itIsShownAsWhatCannotBeShown() throws IOException {
+            var out = new ByteArrayOutputStream();
+            try (var writer = DifyExec.Utf8.shown(out)) {
+                writer.write("\ud83d end 😀");
+            }
+
+            assertEquals("\uFFFD end 😀", out.toString(UTF_8));
+        }
+
+        @Test
+        void theRequestHoldsItToo() throws IOException {
+            var attempt = attempt(0, 0);
+
+            var body = DifyExec.DifyClient.requestBody(attempt, Map.of("q", new DifyExec.Value.Text("\ud83d end")));
+
+            assertEquals("\ud83d end", JSON.readTree(body.getBytes(UTF_8)).path("inputs").path("q").asText());
+        }
+    }
+
+    @Nested
     class TheStreamOfEvents {
         private static List<String> events(String text, int pieces) {
             var found = new ArrayList<String>();
@@ -3021,6 +3080,7 @@ final class DifyExecTest {
 
     @Nested
     class TheRunReader {
+        @TempDir Path folder;
         private final DifyExec.RunReader reader = new DifyExec.RunReader();
 
         private static InputStream in(String json) {
@@ -3065,6 +3125,9 @@ final class DifyExecTest {
                 {"n": NaN, "m": -Infinity}                  | {"n":"NaN","m":"-Infinity"}
                 {"n": null, "t": true, "l": [1, {"a": []}]} | {"n":null,"t":true,"l":[1,{"a":[]}]}
                 {"text": "{\\"inner\\": 1}"}                | {"text":"{\\"inner\\": 1}"}
+                {"\\ud83d": ["\\ud83d end", "\\ude00"]}      | {"\\ud83d":["\\ud83d end","\\ude00"]}
+                {"\\ud83d\\ude00": "\\ud83d\\ud83d\\ude00"}  | {"😀":"\\ud83d😀"}
+                "{\\"text\\": \\"\\\\ud83d end\\"}"            | {"text":"\\ud83d end"}
                 """)
         void outputsKeepTheirNumbersAsWritten(String told, String kept) throws IOException {
             assertEquals(kept, outputs(answered(told)));
@@ -3083,8 +3146,13 @@ final class DifyExecTest {
 
             var line = DifyExec.Results.line(attempt(0, 0), ran, NOON);
 
-            var text = UTF_8.newDecoder().decode(ByteBuffer.wrap(line)).toString(); // whole UTF-8
-            assertTrue(JSON.readTree(text).path("outputs").path("text").asText().startsWith("cut "), text);
+            assertEquals("cut \ud83d", JSON.readTree(line).path("outputs").path("text").asText());
+            var ending = DifyExec.Ending.of(line);
+            assertEquals(new DifyExec.Ending.Value("cut \ud83d", false), ending.outputs().get("text"));
+            var path = Files.write(folder.resolve("results.jsonl"), line);
+            var index = new DifyExec.Index();
+            DifyExec.Results.read(path, index);
+            assertEquals("a", index.id(0));
         }
 
         @Test
@@ -3413,6 +3481,29 @@ final class DifyExecTest {
             var csv = DifyExec.Csv.open(path, null, Optional.of(encoding), Optional.empty());
 
             assertEquals(List.of(List.of("a", text)), cells(rows(csv)));
+        }
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, textBlock = """
+                encoding, bytes,       half of a pair
+                UTF-32BE, 0000d83d,    is decoded
+                CESU-8,   eda0bd,      is decoded
+                UTF-16LE, 3dd8,        is refused by the decoder
+                UTF-8,    eda0bd,      is refused by the decoder
+                """)
+        void halfASurrogatePairIsNoCharacterInAnyEncoding(Charset encoding, String bytes) throws IOException {
+            var text = new ByteArrayOutputStream();
+            text.writeBytes("id,text\na,fine\nb,".getBytes(encoding));
+            text.writeBytes(HexFormat.of().parseHex(bytes));
+            text.writeBytes(" end\n".getBytes(encoding));
+            var path = Files.write(folder.resolve("data.csv"), text.toByteArray());
+
+            var problem = assertThrows(DifyExec.Unusable.class, () -> DifyExec.Csv.open(path, null,
+                    Optional.of(encoding), Optional.empty()).check(new DifyExec.Index()));
+
+            assertTrue(problem.getMessage().contains("line 3"), problem.getMessage());
+            assertTrue(problem.getMessage().contains("\"\uFFFD end\" contains half of a surrogate pair")
+                    || problem.getMessage().contains("not " + encoding), problem.getMessage());
         }
 
         @ParameterizedTest
@@ -3909,6 +4000,7 @@ final class DifyExecTest {
                     new DifyExec.Event.Attempt(NOON, "größe \"1\"", 2, "user-1", "streaming", "0123456789abcdef",
                             "row", "fedcba9876543210"),
                     new DifyExec.Event.Run(NOON, "a", "user-1", "run-1", "task-1"),
+                    new DifyExec.Event.Run(NOON, "😀", "user-2", "\ud83d run", "\ude00"),
                     new DifyExec.Event.End(NOON, "a", "user-1", "failed", "0123456789abcdef", "run-1", 2, 500, "cause",
                             "error", 1.25, 10, 3, new BigDecimal("0.0018"), "USD", "fedcba9876543210"),
                     new DifyExec.Event.Look(NOON, "user-1", "run-1", "absent"),
@@ -4566,6 +4658,7 @@ final class DifyExecTest {
             assertEquals("a b c d e f g", DifyExec.Plain.text("a\u001bb\u202ec\u0000d\u2028e\u009bf\u200bg", 100));
             assertEquals(" [31mred ", DifyExec.Plain.text("\u001b[31mred\n", 100));
             assertEquals("größer 日本語 😀", DifyExec.Plain.text("größer 日本語 😀", 100));
+            assertEquals("\uFFFD end", DifyExec.Plain.text("\ud83d end", 100));
         }
 
         @Test
