@@ -1302,7 +1302,7 @@ final class DifyExec implements Runnable {
             var deadline = symptom == Symptom.TIMED_OUT ? now.plus(limits.afterTimeout(run))
                     : (attempt.mode() == Mode.STREAMING ? now : attempt.at()).plus(limits.timeout());
             var since = symptom == Symptom.SILENCE ? attempt.at() : now; // that silence has lasted since the request
-            agenda.doubt(new Doubt(attempt, run, symptom, why, since, deadline, false));
+            agenda.doubt(new Doubt(attempt, run, symptom, why, since, deadline, false).with(seen));
         }
 
         private void askAboutQuiet(Attempt attempt, RunRef run) {
@@ -1386,6 +1386,8 @@ final class DifyExec implements Runnable {
             switch (found) {
                 case Found.Ended(var ran) when ran.status() == RunStatus.STOPPED && !doubt.seenStopped()
                         && doubt.symptom() != Symptom.TIMED_OUT -> agenda.doubt(doubt.stoppedOnce(now));
+                case Found.Ended(var ran) when doubt.symptom() == Symptom.UNCONFIRMED
+                        && ran.status().isStopped() -> confirmed(doubt, ran);
                 case Found.Ended(var ran) -> harvest(doubt, ran);
                 case Found.Running(var run, var status) -> {
                     var known = doubt.with(run);
@@ -1394,6 +1396,7 @@ final class DifyExec implements Runnable {
                     else giveUp(known, new Outcome.Unknown("run " + run.id() + " still says running "
                             + Plain.seconds(Duration.between(known.attempt().at(), now)) + " after its start"));
                 }
+                case Found.Absent() when doubt.symptom() == Symptom.UNCONFIRMED -> notStored(doubt);
                 case Found.Absent() -> absent(doubt, now);
                 case Found.Silent(var seen) -> {
                     if (judge.verdict(doubt.attempt(), seen) instanceof Verdict.StopBatch(var why))
@@ -1404,6 +1407,18 @@ final class DifyExec implements Runnable {
                     else agenda.doubt(doubt.later(now));
                 }
             }
+        }
+
+        /// What was told of the run has its price, too; what was made up has nothing.
+        private void confirmed(Doubt doubt, Seen.Ran stored) {
+            var seen = doubt.seen() instanceof Seen.Ran ran && !ran.isBare() ? ran : stored;
+            settle(doubt.attempt(), seen, judge.confirmed(doubt.attempt(), doubt.seen(), seen), new byte[0]);
+        }
+
+        private void notStored(Doubt doubt) {
+            var verdict = judge.notStored(doubt.attempt(), doubt.seen());
+            var seen = verdict instanceof Verdict.LookUp ? Seen.nothing() : doubt.seen(); // there is no run of that id
+            settle(doubt.attempt(), seen, verdict, new byte[0]);
         }
 
         private void absent(Doubt doubt, Instant now) {
@@ -1916,6 +1931,18 @@ final class DifyExec implements Runnable {
             Ran with(Saved files) {
                 return new Ran(ref, status, outputs, error, workflowId, usage, files);
             }
+
+            /// No step, no output: so look the ends that Dify 1.16 makes up where a stream broke off, whatever its run
+            /// does.
+            boolean isBare() {
+                return usage.steps() == 0 && outputs.length <= "{}".length();
+            }
+
+            /// The same end again, or an error that says it of a failure.
+            boolean agreesWith(Seen other) {
+                return other instanceof Ran ran ? ref.id().equals(ran.ref.id()) && status == ran.status
+                        && error.equals(ran.error) && Arrays.equals(outputs, ran.outputs) : !status.isSuccess();
+            }
         }
 
         /// No end was seen. `ref` is known if an event came first.
@@ -1941,6 +1968,18 @@ final class DifyExec implements Runnable {
         static Seen nothing() {
             return new Cut(Optional.empty(), Symptom.NO_ANSWER, "");
         }
+
+        /// What a stream says that told these ends, one after the other: its end, if it is of the run that the stream
+        /// began with, and no other was told. An error keeps its words, but where there is a run, that run decides.
+        static Seen told(Optional<RunRef> run, List<Seen> ends) {
+            if (ends.getFirst() instanceof Refused error)
+                return Refused.event(error.status(), error.code(), error.message(), run);
+            var end = (Ran) ends.getFirst();
+            if (!run.map(RunRef::id).equals(Optional.of(end.ref().id())))
+                return new Cut(run, Symptom.CONTRADICTED, "the stream told the end of another run");
+            if (ends.stream().allMatch(end::agreesWith)) return end;
+            return new Cut(run, Symptom.CONTRADICTED, "the stream told two ends of its run");
+        }
     }
 
     /// How an end went missing.
@@ -1950,6 +1989,8 @@ final class DifyExec implements Runnable {
         NO_ANSWER("the connection was lost before an answer"),
         CUT("the answer broke off"),
         STREAM_ERROR("the stream reported an error without a run"),
+        CONTRADICTED("the stream contradicts itself"),
+        UNCONFIRMED("the run is said to have failed"),
         SILENCE("no event came"),
         TIMED_OUT("the time limit passed"),
         STOPPED("the run was stopped, not by us"),
@@ -2055,8 +2096,9 @@ final class DifyExec implements Runnable {
     ///
     /// @param since    when the doubt arose: `--settle` counts from here
     /// @param deadline how long a running run is waited for
+    /// @param seen     what an unconfirmed run was said to be: it holds if nothing else is found
     record Doubt(Attempt attempt, Optional<RunRef> run, Symptom symptom, String why, Instant since, Instant deadline,
-            boolean late, Looks looked) {
+            boolean late, Looks looked, Seen seen) {
 
         /// The looks so far. `stopped`: the last one said so; `holds`: the run may hold a place on the server.
         record Looks(int count, Instant due, boolean stopped, boolean holds) {}
@@ -2064,7 +2106,7 @@ final class DifyExec implements Runnable {
         Doubt(Attempt attempt, Optional<RunRef> run, Symptom symptom, String why, Instant since, Instant deadline,
                 boolean late) {
             this(attempt, run, symptom, why, since, deadline, late,
-                    new Looks(0, since, false, !late && symptom.isOurs()));
+                    new Looks(0, since, false, !late && symptom.isOurs()), Seen.nothing());
         }
 
         /// Whether earlier attempts of a row, which counted as not started, have turned up before it is sent again.
@@ -2076,7 +2118,7 @@ final class DifyExec implements Runnable {
         /// One of those attempts.
         Doubt of(Attempt unseen, Instant deadline) {
             return new Doubt(unseen.with(attempt.tries()), Optional.empty(), symptom, why, since, deadline, false,
-                    looked);
+                    looked, seen);
         }
 
         /// Whether it has turned up by the end.
@@ -2105,12 +2147,16 @@ final class DifyExec implements Runnable {
         }
 
         private Doubt with(Looks looks) {
-            return new Doubt(attempt, run, symptom, why, since, deadline, late, looks);
+            return new Doubt(attempt, run, symptom, why, since, deadline, late, looks, seen);
         }
 
         Doubt with(RunRef found) {
             return run.isPresent() ? this
-                    : new Doubt(attempt, Optional.of(found), symptom, why, since, deadline, late, looked);
+                    : new Doubt(attempt, Optional.of(found), symptom, why, since, deadline, late, looked, seen);
+        }
+
+        Doubt with(Seen seen) {
+            return new Doubt(attempt, run, symptom, why, since, deadline, late, looked, seen);
         }
 
         Instant due() {
@@ -2755,7 +2801,10 @@ final class DifyExec implements Runnable {
 
         Verdict verdict(Attempt attempt, Seen seen) {
             return switch (seen) {
+                case Seen.Ran ran when isUnconfirmed(ran) -> unconfirmed(words(ran));
                 case Seen.Ran ran -> ran(attempt, ran);
+                case Seen.Refused refused when refused.inStream() && refused.ref().isPresent() ->
+                        unconfirmed(said(refused));
                 case Seen.Refused refused -> refused(attempt, refused);
                 case Seen.Cut(_, var symptom, var why) -> new Verdict.LookUp(symptom, why);
                 case Seen.NotSent(var why) -> new Verdict.Unreached(backoff.delay(0), why);
@@ -2771,6 +2820,32 @@ final class DifyExec implements Runnable {
                     : ran(attempt, ran);
         }
 
+        /// A failure that would be paid for again, or that looks made up: what is stored of the run is asked for first.
+        private boolean isUnconfirmed(Seen.Ran ran) {
+            return ran.status() == RunStatus.FAILED && (ran.isBare() || isWorthAnother(ran.error()));
+        }
+
+        private static Verdict unconfirmed(String words) {
+            return new Verdict.LookUp(Symptom.UNCONFIRMED, "said to have failed: " + words);
+        }
+
+        /// Stored as a failure, too. What an error said may go beyond this row, and then counts as a refusal does.
+        Verdict confirmed(Attempt attempt, Seen said, Seen.Ran failed) {
+            var verdict = said instanceof Seen.Refused error ? refused(attempt, error) : afterLook(attempt, failed);
+            return verdict instanceof Verdict.LookUp ? afterLook(attempt, failed) : verdict;
+        }
+
+        /// Stored nowhere, it never ran: its words decide. Those that a stream made up are read as its refusals are,
+        /// and prove nothing unless they are known.
+        Verdict notStored(Attempt attempt, Seen said) {
+            if (said instanceof Seen.Refused error) return refused(attempt, error);
+            var ran = (Seen.Ran) said;
+            if (attempt.mode() != Mode.STREAMING || !ran.isBare()) return ran(attempt, ran);
+            var verdict = refused(attempt, Seen.Refused.event(500, "", words(ran), Optional.empty()));
+            return verdict instanceof Verdict.LookUp && failedRuns != RetryRuns.NEVER && isTransient(ran.error())
+                    ? ran(attempt, ran) : verdict;
+        }
+
         /// Nothing was started: another attempt, as long as there are some.
         Verdict notStarted(Doubt doubt) {
             return again(doubt.attempt(), doubt.why() + "; no run was started", Optional.empty());
@@ -2784,16 +2859,24 @@ final class DifyExec implements Runnable {
                 case STOPPED -> new Verdict.LookUp(Symptom.STOPPED, "the run was stopped: " + ran.error());
                 case RUNNING -> new Verdict.LookUp(Symptom.CUT, "the answer came before the end of the run");
                 case FAILED -> isWorthAnother(ran.error()) ? again(attempt, ran.error(), Optional.empty())
-                        : failed(ran.error().isEmpty() ? "the run failed without a reason" : ran.error());
+                        : failed(words(ran));
             };
+        }
+
+        private static String words(Seen.Ran ran) {
+            return ran.error().isEmpty() ? "the run failed without a reason" : ran.error();
         }
 
         private boolean isWorthAnother(String error) {
             return switch (failedRuns) {
                 case NEVER -> false;
                 case ALWAYS -> true;
-                case TRANSIENT -> !error.startsWith("Aborted:") && TRANSIENT.matcher(error).find();
+                case TRANSIENT -> isTransient(error);
             };
+        }
+
+        private static boolean isTransient(String error) {
+            return !error.startsWith("Aborted:") && TRANSIENT.matcher(error).find();
         }
 
         /// The table of refusals, by status, code and the start of the message.
@@ -3372,6 +3455,8 @@ final class DifyExec implements Runnable {
     static final class DifyClient implements AutoCloseable {
         private static final Duration CONNECT = Duration.ofSeconds(20), LOOK = Duration.ofSeconds(30);
         private static final Duration QUIET = Duration.ofSeconds(30), DRAIN = Duration.ofSeconds(1);
+        /// Dify 1.16 makes up an end of the run right after an error; 1.14 keeps the stream open and says no more.
+        private static final Duration AFTER_ERROR = Duration.ofMillis(100);
         /// Dify 1.14 ends a stream that says nothing for so long, queued or not.
         private static final Duration FIRST_EVENT = Duration.ofSeconds(300);
         private static final int LONGEST_REFUSAL = 64 << 10;
@@ -3429,9 +3514,19 @@ final class DifyExec implements Runnable {
         /// Looks a run up by its id, or first by its user in the log. A run over its time is asked to stop before.
         Found look(Doubt doubt) {
             if (doubt.stopsFirst()) stop(doubt.run().get(), doubt.attempt().user());
-            if (doubt.run().isPresent()) return detail(doubt.run().get());
-            var found = new AtomicReference<Optional<String>>(Optional.empty());
             var user = doubt.attempt().user();
+            if (doubt.run().isEmpty()) return named(user);
+            if (doubt.symptom() == Symptom.CONTRADICTED && Names.isUnique(user)) {
+                var own = named(user); // the stream's first event may have been another run's, too
+                if (own.run().isPresent()) return own;
+            }
+            var found = detail(doubt.run().get());
+            boolean madeUp = found instanceof Found.Absent && doubt.symptom() == Symptom.UNCONFIRMED;
+            return madeUp && Names.isUnique(user) ? named(user) : found;
+        }
+
+        private Found named(String user) {
+            var found = new AtomicReference<Optional<String>>(Optional.empty());
             var seen = ask(request("/workflows/logs?limit=20&created_by_end_user_session_id=" + encoded(user)).GET()
                     .build(),
                     body -> found.set(runOf(user, Json.MAPPER.readTree(body))));
@@ -3653,27 +3748,46 @@ final class DifyExec implements Runnable {
             var reader = new RunReader();
             var sse = new Sse(watch.counting(answer.body()));
             long head = System.nanoTime();
-            while (sse.next()) {
-                try {
-                    reader.readEvent(sse.data());
-                } catch (JsonProcessingException problem) {
-                    if (sse.isAtEnd()) break;
-                    continue; // an event we cannot read is an event we do not know
-                }
+            while (next(sse, reader)) {
                 if (reader.ref().isPresent() && watch.run().isEmpty()) {
                     watch.began(reader.ref().get(), timeout, QUIET, told);
                     told.began(reader.ref().get(), Duration.ofNanos(System.nanoTime() - head));
                 }
                 reader.heard().ifPresent(told::heard);
-                if (reader.event.equals("error"))
-                    return Seen.Refused.event(reader.errorStatus, reader.code, reader.message, reader.ref());
-                if (reader.event.equals("workflow_finished") || reader.event.equals("workflow_paused")) {
-                    var ran = reader.ran();
-                    if (ran.isPresent()) return ran.get();
+                var end = reader.end();
+                if (end.isPresent()) {
+                    var ends = ends(end.get(), sse, reader, watch);
+                    return Seen.told(watch.run().or(reader::ref), ends);
                 }
             }
-            return new Seen.Cut(reader.ref(), watch.isOver() ? watch.overdue(Symptom.SILENCE) : Symptom.CUT,
+            return new Seen.Cut(watch.run(), watch.isOver() ? watch.overdue(Symptom.SILENCE) : Symptom.CUT,
                     watch.isOver() ? "no end within the time limit" : "the stream ended without an end of the run");
+        }
+
+        /// Goes on to the next event that can be read. False: the stream has ended.
+        private static boolean next(Sse sse, RunReader reader) throws IOException {
+            while (sse.next()) {
+                try {
+                    reader.readEvent(sse.data());
+                    return true;
+                } catch (JsonProcessingException _) {
+                    if (sse.isAtEnd()) return false; // else an event we cannot read is an event we do not know
+                }
+            }
+            return false;
+        }
+
+        /// An end, and those told after it: what has come with it, and after an error what comes within a moment.
+        private static List<Seen> ends(Seen first, Sse sse, RunReader reader, Watch watch) {
+            var ends = new ArrayList<>(List.of(first));
+            if (first instanceof Seen.Refused) watch.limit(AFTER_ERROR);
+            else sse.waitNoMore();
+            try {
+                while (next(sse, reader)) reader.end().ifPresent(ends::add);
+            } catch (IOException _) {
+                // the moment is over, or the connection: nothing more was told
+            }
+            return ends;
         }
 
         private Seen refused(HttpResponse<InputStream> answer) throws IOException {
@@ -4077,10 +4191,15 @@ final class DifyExec implements Runnable {
         private final InputStream in;
         private final byte[] buffer = new byte[16 << 10];
         private int at = 0, end = 0;
-        private boolean inData = false, ended = false;
+        private boolean inData = false, ended = false, waits = true;
 
         Sse(InputStream in) {
             this.in = in;
+        }
+
+        /// From here on, the stream ends where more of it would have to be waited for.
+        void waitNoMore() {
+            waits = false;
         }
 
         /// Goes to the next event that has data. False: the stream has ended.
@@ -4123,6 +4242,7 @@ final class DifyExec implements Runnable {
         private int peek() throws IOException {
             if (at == end) {
                 at = 0;
+                ended |= !waits && in.available() == 0;
                 end = ended ? 0 : Math.max(0, in.read(buffer, 0, buffer.length));
                 if (end == 0) ended = true;
             }
@@ -4369,6 +4489,15 @@ final class DifyExec implements Runnable {
                 case "node_finished" -> Optional.of(new Heard.NodeEnded(title, type, nodeStatus, nodeSeconds,
                         nodeError));
                 case "text_chunk" -> Optional.of(new Heard.Text(chunk));
+                default -> Optional.empty();
+            };
+        }
+
+        /// What the last event says of the stream's end, if it is such an event.
+        Optional<Seen> end() {
+            return switch (event) {
+                case "error" -> Optional.of(Seen.Refused.event(errorStatus, code, message, ref()));
+                case "workflow_finished", "workflow_paused" -> ran();
                 default -> Optional.empty();
             };
         }

@@ -1009,6 +1009,180 @@ final class DifyExecTest {
             assertEquals("run-8", scene.results().getFirst().path("workflow_run_id").asText());
         }
 
+        /// As Dify 1.16 makes an end up: nothing was done, and nothing came of it.
+        private static DifyExec.Seen.Ran madeUp(String id, String error) {
+            return new DifyExec.Seen.Ran(new DifyExec.RunRef(id, id), DifyExec.RunStatus.FAILED,
+                    "{}".getBytes(UTF_8), error, "workflow-1", DifyExec.Usage.NONE);
+        }
+
+        /// A scene of one row whose streams tell this of their runs, one after the other.
+        private Scene streamed(DifyExec.Seen... told) throws IOException {
+            var scene = Scene.of(folder, "a");
+            scene.mode = DifyExec.Mode.STREAMING;
+            scene.answer = Answer.inTurn(told);
+            return scene;
+        }
+
+        @ParameterizedTest
+        @ValueSource(strings = {"Workflow stream ended without a terminal event", "Rate Limit Error", ""})
+        void aRunThatIsSaidToHaveFailedAndGoesOnIsWaitedForAndNeverPaidTwice(String error) throws Exception {
+            var scene = streamed(madeUp("run-7", error));
+            scene.found = _ -> scene.looked.size() < 9 ? running("run-7") : ended(succeeded("run-7"));
+
+            var stop = scene.play();
+
+            assertEquals(Optional.empty(), stop);
+            assertEquals(1, scene.sent.size());
+            assertEquals(List.of("succeeded"), scene.outcomes("a"));
+            assertEquals(List.of("run-7"), scene.resultRuns());
+            assertEquals(List.of("run-7"), Scene.texts("run", scene.log("harvest")));
+            assertEquals(List.of(), scene.log("late"));
+        }
+
+        @Test
+        void aFailureThatIsNotStoredAndWhoseWordsAreARefusalFailsItsRowAtOnce() throws Exception {
+            var scene = streamed(madeUp("never", "name is required in input form"));
+
+            scene.play();
+
+            assertEquals(List.of("failed"), scene.outcomes("a"));
+            assertEquals("name is required in input form", scene.error("a"));
+            assertEquals(1, scene.looked.size());
+            assertEquals(1, scene.sent.size());
+            assertTrue(scene.world.passed().compareTo(seconds(2)) < 0, scene.world.passed().toString());
+        }
+
+        @Test
+        void aFailureThatIsNotStoredAndMayPassIsTriedAgain() throws Exception {
+            var scene = streamed(madeUp("never", "[Errno 111] Connection refused"), succeeded("run-8"));
+
+            scene.play();
+
+            assertEquals(List.of("again", "succeeded"), scene.outcomes("a"));
+            assertEquals(List.of("run-8"), scene.resultRuns());
+        }
+
+        @Test
+        void aFailureThatIsNotStoredAndWhoseWordsProveNothingIsACutWithoutATrace() throws Exception {
+            var scene = streamed(madeUp("never", "Workflow stream ended without a terminal event"),
+                    succeeded("run-8"));
+
+            scene.play();
+
+            assertEquals(List.of("not_started", "succeeded"), scene.outcomes("a"));
+            var between = Duration.between(scene.sent.get(0).at(), scene.sent.get(1).at());
+            assertTrue(between.compareTo(seconds(300)) >= 0, between.toString());
+            assertEquals(Optional.empty(), scene.looked.getLast().run());
+        }
+
+        @Test
+        void anOldServersFailureThatIsNotStoredAndProvesNothingIsUnknown() throws Exception {
+            var scene = streamed(madeUp("never", "Workflow stream ended without a terminal event"));
+            scene.server = "1.9.2";
+
+            scene.play();
+
+            assertEquals(List.of("unknown"), scene.outcomes("a"));
+            assertEquals(1, scene.sent.size());
+        }
+
+        @Test
+        void aFailureThatIsStoredIsWhatItWasSaidToBeWithItsPrice() throws Exception {
+            var priced = new DifyExec.Seen.Ran(run("run-7"), DifyExec.RunStatus.FAILED, "{}".getBytes(UTF_8),
+                    "Rate Limit Error", "workflow-1", new DifyExec.Usage(1, 10, 3, Optional.of(BigDecimal.ONE), "USD"));
+            var scene = streamed(priced, succeeded("run-8"));
+            scene.found = _ -> ended(failed("Rate Limit Error"));
+
+            scene.play();
+
+            assertEquals(List.of("again", "succeeded"), scene.outcomes("a"));
+            assertEquals("run-7", scene.log("end").getFirst().path("run").asText());
+            assertEquals(1, scene.log("end").getFirst().path("price").asInt());
+            assertEquals(List.of(), scene.log("harvest"));
+            assertEquals(1, scene.looked.size());
+        }
+
+        @Test
+        void whatIsStoredTakesThePlaceOfWhatWasMadeUp() throws Exception {
+            var scene = streamed(madeUp("never", "Rate Limit Error"));
+            scene.found = _ -> ended(ran("run-7", DifyExec.RunStatus.FAILED, "no such city"));
+
+            scene.play();
+
+            assertEquals(List.of("failed"), scene.outcomes("a"));
+            assertEquals("no such city", scene.error("a"));
+            assertEquals("run-7", scene.log("end").getFirst().path("run").asText());
+        }
+
+        @Test
+        void aRunThatIsSaidToHaveFailedAndSaysRunningForEverIsUnknownAtTheTimeLimit() throws Exception {
+            var scene = streamed(madeUp("run-7", "Rate Limit Error"));
+            scene.found = _ -> running("run-7");
+
+            scene.play();
+
+            assertEquals(List.of("unknown"), scene.outcomes("a"));
+            assertEquals(1, scene.sent.size());
+            assertTrue(scene.world.passed().compareTo(seconds(300)) >= 0, scene.world.passed().toString());
+            assertTrue(scene.world.passed().compareTo(seconds(330)) < 0, scene.world.passed().toString());
+        }
+
+        @Test
+        void aBlockingFailureThatWouldBePaidForAgainIsConfirmedToo() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.answer = Answer.inTurn(failed("Rate Limit Error"));
+            scene.found = _ -> ended(succeeded("run-failed"));
+
+            scene.play();
+
+            assertEquals(1, scene.sent.size());
+            assertEquals(List.of("a"), scene.resultIds());
+        }
+
+        @Test
+        void anErrorBeforeASuccessIsSettledByTheRun() throws Exception {
+            var scene = streamed(DifyExec.Seen.Refused.event(500, "", "name is required in input form",
+                    Optional.of(run("run-7"))));
+            scene.found = _ -> ended(succeeded("run-7"));
+
+            scene.play();
+
+            assertEquals(Optional.of(run("run-7")), scene.looked.getFirst().run());
+            assertEquals(1, scene.sent.size());
+            assertEquals(List.of("run-7"), scene.resultRuns());
+        }
+
+        @Test
+        void aStreamThatToldTheEndOfAnotherRunIsSettledByItsOwn() throws Exception {
+            var scene = streamed(cut(DifyExec.Symptom.CONTRADICTED, run("run-7")));
+            scene.found = _ -> scene.looked.size() < 3 ? running("run-7") : ended(succeeded("run-7"));
+
+            scene.play();
+
+            assertEquals(1, scene.sent.size());
+            assertEquals(List.of("run-7"), scene.resultRuns());
+        }
+
+        @Test
+        void aFailureThatACrashLeftUnconfirmedIsLookedUpAtTheNextStart() throws Exception {
+            var scene = streamed();
+            scene.answer = (_, told) -> {
+                told.began(run("run-7"), Duration.ZERO);
+                return madeUp("run-7", "Rate Limit Error");
+            };
+            scene.found = _ -> {
+                throw new IllegalStateException("the power fails");
+            };
+            assertThrows(IllegalStateException.class, scene::play);
+            scene.sent.clear();
+            scene.found = _ -> ended(succeeded("run-7"));
+
+            scene.play();
+
+            assertEquals(List.of(), scene.ids());
+            assertEquals(List.of("run-7"), scene.resultRuns());
+        }
+
         @Test
         void aRunWithoutATraceIsSentAgainOnceThirtySecondsHavePassed() throws Exception {
             var scene = Scene.of(folder, "a");
@@ -1026,7 +1200,9 @@ final class DifyExecTest {
         void aRunThatTurnsUpBeforeTheNextAttemptIsTakenInItsPlace() throws Exception {
             var scene = Scene.of(folder, "a");
             scene.answer = Answer.inTurn(cut(DifyExec.Symptom.NO_ANSWER), failed("Rate Limit Error"));
-            scene.found = _ -> scene.sent.size() < 2 ? ABSENT : ended(succeeded("run-7"));
+            scene.found = doubt -> scene.sent.size() < 2 ? ABSENT
+                    : doubt.symptom() == DifyExec.Symptom.UNCONFIRMED ? ended(failed("Rate Limit Error"))
+                    : ended(succeeded("run-7"));
 
             scene.play();
 
@@ -1868,7 +2044,11 @@ final class DifyExecTest {
                 if (attempt.row().id().equals("streamed")) told.began(run("run-1"), Duration.ZERO);
                 return answers.to(attempt, told);
             };
-            scene.found = doubt -> doubt.attempt().row().id().equals("lost") ? ABSENT : ended(succeeded("run-4"));
+            scene.found = doubt -> switch (doubt.attempt().row().id()) {
+                case "lost" -> ABSENT;
+                case "failing" -> ended(failed("Rate Limit Error"));
+                default -> ended(succeeded("run-4"));
+            };
             scene.settle = new DifyExec.Settle(Duration.ZERO, Duration.ZERO);
             scene.interruptAfter(seconds(10));
             scene.play();
@@ -1931,6 +2111,53 @@ final class DifyExecTest {
 
     @Nested
     class TheData {
+        /// `succeeded A`, `failed A`, `error`, parted by commas.
+        private static List<DifyExec.Seen> ends(String words) {
+            return Stream.of(words.split(", ")).<DifyExec.Seen>map(word -> switch (word) {
+                case "error" -> DifyExec.Seen.Refused.event(500, "", "boom", Optional.empty());
+                default -> ran(word.substring(word.length() - 1), DifyExec.RunStatus.of(word.split(" ")[0])
+                        .orElseThrow(), "");
+            }).toList();
+        }
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, delimiter = '|', nullValues = "-", textBlock = """
+                began with | told                     | seen as   | of run | because
+                A          | succeeded A              | Ran       | A      | -
+                A          | succeeded A, succeeded A | Ran       | A      | -
+                A          | failed A, error          | Ran       | A      | -
+                A          | paused A                 | Ran       | A      | -
+                A          | succeeded B              | Cut       | A      | another run
+                A          | failed B                 | Cut       | A      | another run
+                A          | failed A, succeeded A    | Cut       | A      | two ends
+                A          | succeeded A, failed A    | Cut       | A      | two ends
+                A          | paused A, succeeded A    | Cut       | A      | two ends
+                A          | succeeded A, succeeded B | Cut       | A      | two ends
+                A          | succeeded A, error       | Cut       | A      | two ends
+                -          | error                    | Refused   | -      | -
+                A          | error                    | Refused   | A      | -
+                A          | error, succeeded A       | Refused   | A      | -
+                A          | error, failed B          | Refused   | A      | -
+                """)
+        void aStreamsEndIsBelievedIfItIsOfItsRunAndTheOnlyOne(String began, String told, String kind, String run,
+                String why) {
+            var seen = DifyExec.Seen.told(Optional.ofNullable(began).map(id -> run(id)), ends(told));
+
+            assertEquals(kind, seen.getClass().getSimpleName());
+            assertEquals(Optional.ofNullable(run), seen.run().map(DifyExec.RunRef::id));
+            if (seen instanceof DifyExec.Seen.Cut(_, var symptom, var because)) {
+                assertEquals(DifyExec.Symptom.CONTRADICTED, symptom);
+                assertTrue(because.contains(why), because);
+            }
+        }
+
+        @Test
+        void theTaskOfARunMayBeLearntAtItsEnd() {
+            var began = Optional.of(new DifyExec.RunRef("A", ""));
+
+            assertInstanceOf(DifyExec.Seen.Ran.class, DifyExec.Seen.told(began, ends("succeeded A")));
+        }
+
         @Test
         void aRowKeepsTheOrderOfItsColumnsAndCannotBeChanged() {
             var cells = new LinkedHashMap<String, String>();
@@ -2309,9 +2536,87 @@ final class DifyExecTest {
         void aFailedRunIsTriedAgainAsAskedFor(String error, String never, String transientOnly, String always) {
             var seen = Stream.of(DifyExec.RetryRuns.NEVER, DifyExec.RetryRuns.TRANSIENT, DifyExec.RetryRuns.ALWAYS)
                     .map(when -> new DifyExec.Judge(BACKOFF, when, ACCESS))
-                    .map(asked -> word(asked.verdict(attempt(0, 0), failed(error)))).toList();
+                    .map(asked -> word(asked.afterLook(attempt(0, 0), failed(error)))).toList();
 
             assertEquals(List.of(never, transientOnly, always), seen);
+        }
+
+        private static DifyExec.Seen.Ran failedAfter(int steps, String error, String outputs) {
+            return new DifyExec.Seen.Ran(run("run-1"), DifyExec.RunStatus.FAILED, outputs.getBytes(UTF_8),
+                    Objects.toString(error, ""), "workflow-1",
+                    new DifyExec.Usage(0, 0, steps, Optional.empty(), ""));
+        }
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, delimiter = '|', textBlock = """
+                error                                         | steps | outputs | never   | transient | always
+                Rate Limit Error                              | 3     | {}      | failed  | look up   | look up
+                Rate Limit Error                              | 0     | {}      | look up | look up   | look up
+                division by zero                              | 3     | {}      | failed  | failed    | look up
+                division by zero                              | 0     | {"a":1} | failed  | failed    | look up
+                Workflow stream ended without a terminal even | 0     | {}      | look up | look up   | look up
+                name is required in input form                | 0     | {}      | look up | look up   | look up
+                Aborted: User requested stop                  | 3     | {}      | failed  | failed    | look up
+                                                              | 0     | {}      | look up | look up   | look up
+                """)
+        void aFailureThatWouldBePaidForAgainOrLooksMadeUpIsConfirmedFirst(String error, int steps, String outputs,
+                String never, String transientOnly, String always) {
+            var seen = Stream.of(DifyExec.RetryRuns.NEVER, DifyExec.RetryRuns.TRANSIENT, DifyExec.RetryRuns.ALWAYS)
+                    .map(when -> new DifyExec.Judge(BACKOFF, when, ACCESS))
+                    .map(asked -> word(asked.verdict(attempt(0, 0), failedAfter(steps, error, outputs)))).toList();
+
+            assertEquals(List.of(never, transientOnly, always), seen);
+        }
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, delimiter = '|', textBlock = """
+                mode      | steps | error                                                | verdict   | never
+                STREAMING | 0     | name is required in input form                       | failed    | failed
+                STREAMING | 0     | Reached maximum retries (3) for URL http://x         | failed    | failed
+                STREAMING | 0     | Too many requests. Please try again later.           | throttled | throttled
+                STREAMING | 0     | [Errno 111] Connection refused                       | again     | look up
+                STREAMING | 0     | Workflow stream ended without a terminal event       | look up   | look up
+                STREAMING | 0     |                                                      | look up   | look up
+                STREAMING | 3     | Rate Limit Error                                     | again     | failed
+                BLOCKING  | 0     | Rate Limit Error                                     | again     | failed
+                BLOCKING  | 0     | division by zero                                     | failed    | failed
+                """)
+        void aFailureThatIsStoredNowhereIsDecidedByItsWords(DifyExec.Mode mode, int steps, String error, String verdict,
+                String never) {
+            var attempt = attempt(mode, DifyExec.Tries.NONE);
+            var patient = new DifyExec.Judge(BACKOFF, DifyExec.RetryRuns.NEVER, ACCESS);
+
+            assertEquals(verdict, word(judge.notStored(attempt, failedAfter(steps, error, "{}"))));
+            assertEquals(never, word(patient.notStored(attempt, failedAfter(steps, error, "{}"))));
+        }
+
+        @Test
+        void whatAlwaysRetriesSendsNothingAgainOnAMadeUpEndAlone() {
+            var always = new DifyExec.Judge(BACKOFF, DifyExec.RetryRuns.ALWAYS, ACCESS);
+            var streamed = attempt(DifyExec.Mode.STREAMING, DifyExec.Tries.NONE);
+
+            assertEquals("look up", word(always.notStored(streamed, failedAfter(0, "no terminal event", "{}"))));
+            assertEquals("failed", word(always.notStored(streamed, failedAfter(0, "x is required in input form", "{}"))));
+        }
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, delimiter = '|', quoteCharacter = '`', textBlock = """
+                code                     | message                                    | not stored | stored as failed
+                invalid_param            | No class mapping found for node type: x    | stop       | stop
+                                         | name is required in input form             | failed     | failed
+                                         | 'NoneType' object has no attribute 'id'    | look up    | again
+                completion_request_error | Completion request failed.                 | again      | again
+                internal_server_error    | Internal Server Error, please contact      | look up    | again
+                """)
+        void anErrorInTheStreamOfARunIsBelievedOnceTheRunWasAskedFor(String code, String message, String notStored,
+                String stored) {
+            int status = "internal_server_error".equals(code) || code == null ? 500 : 400;
+            var error = DifyExec.Seen.Refused.event(status, Objects.toString(code, ""), message,
+                    Optional.of(run("run-1")));
+
+            assertEquals(DifyExec.Symptom.UNCONFIRMED, symptom(error));
+            assertEquals(notStored, word(judge.notStored(attempt(0, 0), error)));
+            assertEquals(stored, word(judge.confirmed(attempt(0, 0), error, failed("Rate Limit Error"))));
         }
 
         @ParameterizedTest
@@ -2327,7 +2632,7 @@ final class DifyExecTest {
             var few = new DifyExec.Judge(new DifyExec.Backoff(seconds(1), seconds(60), allowed),
                     DifyExec.RetryRuns.TRANSIENT, ACCESS);
 
-            assertEquals(verdict, word(few.verdict(attempt(tried, 9), failed("Rate Limit Error"))));
+            assertEquals(verdict, word(few.afterLook(attempt(tried, 9), failed("Rate Limit Error"))));
             assertEquals(verdict, word(few.verdict(attempt(tried, 9), http(400, "completion_request_error", "no"))));
         }
 
@@ -2363,6 +2668,7 @@ final class DifyExecTest {
                     symptom(DifyExec.Seen.Refused.event(500, "", "no attribute 'id'", Optional.empty())));
             assertEquals(DifyExec.Symptom.STOPPED, symptom(ran("run-1", DifyExec.RunStatus.STOPPED, "")));
             assertEquals(DifyExec.Symptom.CUT, symptom(ran("run-1", DifyExec.RunStatus.RUNNING, "")));
+            assertEquals(DifyExec.Symptom.UNCONFIRMED, symptom(failed("Rate Limit Error")));
         }
 
         @Test
