@@ -1357,7 +1357,10 @@ final class DifyExec implements Runnable {
                     if (ran.status().isSuccess()) harvest(doubt, ran);
                     else agenda.again(attempt.row(), attempt.tries(), now);
                 }
-                case Found.Running _ -> resolve(doubt, found, now);
+                case Found.Running running -> {
+                    turnedUp(attempt, running.ref(), found, now);
+                    resolve(doubt, found, now);
+                }
                 case Found.Absent() -> agenda.ready(attempt.row(), attempt.tries(), now);
                 case Found.Silent _ -> resolve(doubt, found, now);
             }
@@ -1374,8 +1377,7 @@ final class DifyExec implements Runnable {
         }
 
         private void turnedUp(Attempt attempt, RunRef run, Found found, Instant now) {
-            agenda.unseen().remove(attempt);
-            if (!agenda.unseen().isResent(attempt)) return;
+            if (!agenda.unseen().remove(attempt) || !agenda.unseen().isResent(attempt)) return;
             batch.record(new Event.Late(now, attempt.row().id(), attempt.user(), run.id(), found.word()));
             tally.late();
             watcher.say("Row " + Plain.id(attempt.row().id()) + ": run " + run.id()
@@ -1481,13 +1483,14 @@ final class DifyExec implements Runnable {
         }
 
         private void giveUp(Doubt doubt, Outcome outcome) {
+            var known = new Seen.Cut(doubt.run(), doubt.symptom(), doubt.why());
             if (agenda.mayResend(doubt)) {
-                batch.record(Event.End.of(doubt.attempt(), clock.instant(), "resent", outcome.text()));
+                batch.record(Event.End.of(doubt.attempt(), clock.instant(), "resent", known, outcome.text()));
                 agenda.ready(doubt.attempt().row(), Tries.NONE, clock.instant()); // asked for, whatever its run does
-                agenda.unseen().add(doubt.attempt());
+                if (doubt.run().isEmpty()) agenda.unseen().add(doubt.attempt());
                 return;
             }
-            batch.settled(doubt.attempt(), outcome, clock.instant(), Seen.nothing());
+            batch.settled(doubt.attempt(), outcome, clock.instant(), known);
             tally.ended(doubt.attempt(), outcome, Duration.between(doubt.attempt().at(), clock.instant()),
                     clock.instant());
             watcher.ended(doubt.attempt(), outcome);
@@ -1659,7 +1662,8 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Attempts that counted as not started, by row: their runs may turn up all the same.
+    /// Attempts of which no run is known though one may turn up, by row. What is known when a row is sent again is not
+    /// among them: it is not late, whatever becomes of it.
     static final class Unseen {
         private final Map<Integer, List<Attempt>> byRow = new LinkedHashMap<>();
         private final Set<String> resent = new HashSet<>();
@@ -1677,10 +1681,12 @@ final class DifyExec implements Runnable {
             return resent.contains(attempt.user());
         }
 
-        void remove(Attempt attempt) {
-            var left = byRow.get(attempt.row().index());
-            if (left != null && left.removeIf(other -> other.user().equals(attempt.user())) && left.isEmpty())
-                byRow.remove(attempt.row().index());
+        /// False: it was not among them.
+        boolean remove(Attempt attempt) {
+            var left = byRow.getOrDefault(attempt.row().index(), new ArrayList<>());
+            boolean removed = left.removeIf(other -> other.user().equals(attempt.user()));
+            if (left.isEmpty()) byRow.remove(attempt.row().index());
+            return removed;
         }
 
         /// Those of a row, which they then know whole: an attempt from the log knows its id alone.
@@ -6002,7 +6008,7 @@ final class DifyExec implements Runnable {
             count(index.findOrAdd(attempt.id()));
             if (attempt.n() > 0) retries++;
             var before = notStarted.remove(attempt.id());
-            if (before != null) resent.put(before.user(), before);
+            if (before != null && before.run().isEmpty()) resent.put(before.user(), before); // else it was known
             unsettled.remove(attempt.id());
             lost.remove(index.findOrAdd(attempt.id()));
             open.put(key(attempt.id(), attempt.user()), Open.of(attempt, Kind.ROW));
@@ -6114,7 +6120,7 @@ final class DifyExec implements Runnable {
             return session;
         }
 
-        /// Runs that counted as not started and whose row was sent again, unless they have turned up.
+        /// Attempts whose row was sent again while no run of them was known, unless one has turned up.
         Unseen resent() {
             var unseen = new Unseen();
             for (var known : resent.values()) {

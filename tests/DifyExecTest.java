@@ -1735,6 +1735,95 @@ final class DifyExecTest {
         }
 
         @Test
+        void aRunThatTurnsUpRunningIsReportedOnceAndWaitedFor() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.answer = Answer.inTurn(cut(DifyExec.Symptom.NO_ANSWER), failed("Rate Limit Error"));
+            scene.found = doubt -> {
+                if (doubt.symptom() == DifyExec.Symptom.UNCONFIRMED) return ended(failed("Rate Limit Error"));
+                if (scene.sent.size() < 2) return ABSENT;
+                return scene.looked.size() < 20 ? running("run-7") : ended(succeeded("run-7"));
+            };
+
+            scene.play();
+
+            assertEquals(List.of("running"), Scene.texts("saw", scene.log("late")));
+            assertEquals(2, scene.sent.size());
+            assertEquals(List.of("run-7"), scene.resultRuns());
+        }
+
+        /// A row that is unknown since its run says running for ever.
+        private Scene dead(Optional<DifyExec.RunRef> run) throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.answer = Answer.byRow(Map.of("a", List.of(new DifyExec.Seen.Cut(run, DifyExec.Symptom.CUT, "gone"))));
+            scene.found = _ -> running("run-7");
+            scene.play();
+            assertEquals(List.of("unknown"), scene.outcomes("a"));
+            assertEquals("run-7", scene.log("end").getLast().path("run").asText());
+            scene.sent.clear();
+            scene.resendUnknown = true;
+            return scene;
+        }
+
+        @ParameterizedTest
+        @ValueSource(booleans = {true, false})
+        void aRunThatWasKnownWhenItsRowWasSentAgainIsNotLateInThisCallOrALaterOne(boolean byId) throws Exception {
+            var scene = dead(byId ? Optional.of(run("run-7")) : Optional.empty());
+
+            scene.play();
+            scene.found = _ -> ended(succeeded("run-7"));
+            scene.play();
+
+            assertEquals(List.of("unknown", "resent", "succeeded"), scene.outcomes("a"));
+            assertEquals(List.of("a"), scene.ids());
+            assertEquals(List.of(), scene.log("late"));
+        }
+
+        @Test
+        void aRunThatBecameKnownJustBeforeItsRowWasSentAgainIsNotLateEither() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.crash(1);
+            scene.world.startAt(NOON.plusSeconds(3600));
+            scene.resendUnknown = true;
+            scene.found = _ -> running("run-7");
+            scene.play();
+            assertEquals(List.of("resent", "succeeded"), scene.outcomes("a"));
+
+            scene.play();
+
+            assertEquals(List.of(), scene.log("late"));
+        }
+
+        @Test
+        void aRunThatWasKnownHoldsUpNoFurtherAttemptOfItsRow() throws Exception {
+            var scene = dead(Optional.empty());
+            scene.answer = Answer.inTurn(failed("Rate Limit Error"), succeeded("run-9"));
+            scene.found = doubt -> doubt.symptom() == DifyExec.Symptom.UNCONFIRMED ? ended(failed("Rate Limit Error"))
+                    : running("run-7");
+            scene.world.startAt(NOON.plusSeconds(7200));
+
+            scene.play();
+
+            assertEquals(List.of("unknown", "resent", "again", "succeeded"), scene.outcomes("a"));
+            assertTrue(scene.world.passed().compareTo(seconds(10)) < 0, scene.world.passed().toString());
+        }
+
+        @Test
+        void aRunOfWhichNobodyKnewWhenItsRowWasSentAgainByWishIsLate() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.server = "1.9.2";
+            scene.mode = DifyExec.Mode.STREAMING;
+            scene.answer = Answer.inTurn(cut(DifyExec.Symptom.CUT), succeeded("run-8"));
+            scene.play();
+            scene.resendUnknown = true;
+            scene.found = doubt -> doubt.late() ? ended(succeeded("run-7")) : ABSENT;
+
+            scene.play();
+
+            assertEquals(List.of("unknown", "resent", "succeeded"), scene.outcomes("a"));
+            assertEquals(List.of("run-7"), Scene.texts("run", scene.log("late")));
+        }
+
+        @Test
         void aWorkerThatBreaksIsABug() throws Exception {
             var scene = Scene.of(folder, "a");
             var bug = new IndexOutOfBoundsException("7");
