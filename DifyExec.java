@@ -1221,7 +1221,7 @@ final class DifyExec implements Runnable {
                 case Seen.NotUploaded file when !file.mayPass() -> health.answered();
                 case Seen.Cut _, Seen.NotSent _, Seen.NotUploaded _ -> health.failed(now, attempt.at());
             }
-            route.seen(attempt, seen, Duration.between(attempt.at(), now)).ifPresent(change -> {
+            route.seen(attempt, seen, Duration.between(attempt.at(), now), busy()).ifPresent(change -> {
                 watcher.say(change);
                 batch.record(batch.sessionEvent(now, route.mode()));
             });
@@ -1917,6 +1917,11 @@ final class DifyExec implements Runnable {
 
             static Refused event(int status, String code, String message, Optional<RunRef> ref) {
                 return new Refused(status, true, true, code, message, Optional.empty(), ref);
+            }
+
+            /// The app's limit of runs at a time, whatever the status.
+            boolean isTooMany() {
+                return message.startsWith("Too many requests.");
             }
         }
 
@@ -2887,7 +2892,7 @@ final class DifyExec implements Runnable {
 
         /// The table of refusals, by status, code and the start of the message.
         private Verdict refused(Attempt attempt, Seen.Refused seen) {
-            if (seen.message().startsWith("Too many requests.")) return throttled(attempt, seen);
+            if (seen.isTooMany()) return throttled(attempt, seen);
             if (seen.inStream() && seen.code().isEmpty())
                 return BAD_ROW.matcher(seen.message()).find() ? failed(seen.message())
                         : new Verdict.LookUp(Symptom.STREAM_ERROR, seen.message());
@@ -3259,7 +3264,8 @@ final class DifyExec implements Runnable {
         private final boolean auto;
         private Mode mode;
         private Listing listing;
-        private int refusedStreams = 0;
+        private int refusedStreams = 0, refusedAlone = 0;
+        private boolean mayStream = true;
 
         /// @param earlier the mode that an earlier call of this batch went over to
         Route(Mode asked, Optional<Mode> earlier, String version) {
@@ -3287,20 +3293,31 @@ final class DifyExec implements Runnable {
         }
 
         /// Says it when the mode changes.
-        Optional<String> seen(Attempt attempt, Seen seen, Duration took) {
-            if (auto && mode == Mode.BLOCKING && isProxyCut(seen, took)) {
+        ///
+        /// @param busy how many other runs of ours hold a place on the server
+        Optional<String> seen(Attempt attempt, Seen seen, Duration took, int busy) {
+            if (auto && mayStream && mode == Mode.BLOCKING && isProxyCut(seen, took)) {
                 mode = Mode.STREAMING;
                 return Optional.of("A proxy cut a run off after " + Plain.seconds(took)
                         + ": the batch goes on in streaming mode.");
             }
             if (seen instanceof Seen.Refused refused && refused.inStream()) refusedStreams++;
-            if (mode == Mode.STREAMING && refusedStreams >= REFUSED_STREAMS) {
-                mode = Mode.BLOCKING;
-                return Optional.of(REFUSED_STREAMS
-                        + " rows were refused inside their streams, each holding a connection of the "
-                        + "server for 5 minutes: the batch goes on in blocking mode.");
-            }
+            if (attempt.mode() == Mode.STREAMING) refusedAlone = busy == 0
+                    && seen instanceof Seen.Refused refused && refused.isTooMany() ? refusedAlone + 1 : 0;
+            if (mode == Mode.STREAMING && refusedStreams >= REFUSED_STREAMS)
+                return goOnBlocking("rows were refused inside their streams, each holding a connection of the server "
+                        + "for 5 minutes");
+            if (mode == Mode.STREAMING && refusedAlone >= REFUSED_STREAMS)
+                return goOnBlocking("streams in a row were refused as too many though no other run of ours went on "
+                        + "(with a limit of 1, Dify 1.14 and later refuse every stream)");
             return Optional.empty();
+        }
+
+        /// For the rest of the call, also where streams were asked for: they would never be let in.
+        private Optional<String> goOnBlocking(String why) {
+            mode = Mode.BLOCKING;
+            mayStream = false;
+            return Optional.of(REFUSED_STREAMS + " " + why + ": the batch goes on in blocking mode.");
         }
 
         private static boolean isProxyCut(Seen seen, Duration took) {

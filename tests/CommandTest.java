@@ -1157,6 +1157,21 @@ class CommandTest {
             assertEquals(0, call.code(), call.err());
             assertEquals("succeeded=20", standing());
         }
+
+        @Test
+        void thatRefusesEveryStreamIsGivenBlockingRuns() throws IOException {
+            dify.server.stubFor(post(urlPathEqualTo("/v1/workflows/run")).atPriority(1)
+                    .withRequestBody(matchingJsonPath("$.response_mode", equalTo("streaming")))
+                    .willReturn(dify.refused(400, "invalid_param", "Too many requests. Please try again later. The "
+                            + "current maximum concurrent requests allowed for app is 1.")));
+
+            rows(20);
+            var call = dify.run("--mode", "streaming");
+
+            assertEquals(0, call.code(), call.err());
+            assertTrue(call.err().contains("the batch goes on in blocking mode"), call.err());
+            assertTrue(dify.runs() < 20 + 10, () -> dify.runs() + " requests for 20 rows");
+        }
     }
 
     // ── Settings ────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -2091,6 +2091,27 @@ final class DifyExecTest {
         }
 
         @Test
+        void aServerThatRefusesEveryStreamIsGivenBlockingRuns() throws Exception {
+            var scene = Scene.of(folder, "a", "b", "c", "d", "e", "f");
+            scene.mode = DifyExec.Mode.STREAMING;
+            scene.slots = 4;
+            scene.answer = (attempt, _) -> {
+                if (attempt.mode() == DifyExec.Mode.STREAMING || scene.busy > 1) return THROTTLED;
+                scene.world.pass(seconds(1));
+                return succeeded("run-" + attempt.row().id());
+            };
+
+            var stop = scene.play();
+
+            assertEquals(Optional.empty(), stop);
+            assertEquals(6, scene.resultIds().size());
+            assertEquals(1, scene.said.size());
+            assertTrue(scene.said.getFirst().contains("blocking mode"), scene.said.toString());
+            assertTrue(scene.log("throttle").size() < 12, "refused " + scene.log("throttle").size() + " times");
+            assertEquals("blocking", scene.log("session").getLast().path("mode").asText());
+        }
+
+        @Test
         void aNewVersionInTheMiddleOfABatchIsSaidWithTheOptionThatPinsTheOldOne() throws Exception {
             var scene = Scene.of(folder, "a", "b");
             var newer = new DifyExec.Seen.Ran(run("run-b"), DifyExec.RunStatus.SUCCEEDED, "{}".getBytes(UTF_8), "",
@@ -3183,7 +3204,7 @@ final class DifyExecTest {
         }
 
         private static Optional<String> tell(DifyExec.Route route, DifyExec.Seen seen, long seconds) {
-            return route.seen(attempt(0, 0), seen, seconds(seconds));
+            return route.seen(attempt(0, 0), seen, seconds(seconds), 0);
         }
 
         private static final DifyExec.Seen REFUSED_STREAM = DifyExec.Seen.Refused.event(500, "",
@@ -3285,6 +3306,46 @@ final class DifyExecTest {
             for (int time = 0; time < 5; time++) tell(route, THROTTLED, 0);
 
             assertEquals(DifyExec.Mode.STREAMING, route.mode());
+        }
+
+        /// Stands for a stream that was refused as too many with so many others of ours running, or that ran.
+        private static Optional<String> stream(DifyExec.Route route, String word) {
+            var attempt = attempt(DifyExec.Mode.STREAMING, DifyExec.Tries.NONE);
+            return word.equals("ran") ? route.seen(attempt, succeeded("run-1"), seconds(1), 0)
+                    : route.seen(attempt, THROTTLED, seconds(0), Integer.parseInt(word));
+        }
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, delimiter = '|', textBlock = """
+                streams             | mode
+                0, 0                | STREAMING
+                0, 0, 0             | BLOCKING
+                4, 3, 2, 1, 0, 0, 0 | BLOCKING
+                0, 0, 1, 0, 0       | STREAMING
+                0, 0, ran, 0, 0     | STREAMING
+                1, 1, 1, 1, 1       | STREAMING
+                """)
+        void streamsThatAreRefusedWithNothingOfOursRunningLeadToBlockingAlsoWhereTheyWereAskedFor(String streams,
+                DifyExec.Mode mode) {
+            var forced = route(DifyExec.Mode.STREAMING);
+            var auto = new DifyExec.Route(DifyExec.Mode.AUTO, Optional.of(DifyExec.Mode.STREAMING), "1.14.2");
+            for (var route : List.of(forced, auto)) {
+                var said = Stream.of(streams.split(", ")).flatMap(word -> stream(route, word).stream()).toList();
+
+                assertEquals(mode, route.mode());
+                assertEquals(mode == DifyExec.Mode.BLOCKING ? 1 : 0, said.size());
+                assertTrue(said.stream().allMatch(text -> text.endsWith("the batch goes on in blocking mode.")),
+                        said.toString());
+            }
+        }
+
+        @Test
+        void whatRefusesStreamsIsNotAskedForThemAgain() {
+            var route = new DifyExec.Route(DifyExec.Mode.AUTO, Optional.of(DifyExec.Mode.STREAMING), "1.14.2");
+            for (int time = 0; time < 3; time++) stream(route, "0");
+
+            assertEquals(Optional.empty(), tell(route, html(504), 60));
+            assertEquals(DifyExec.Mode.BLOCKING, route.mode());
         }
 
         @Test
