@@ -27,7 +27,6 @@ import com.fasterxml.jackson.core.StreamWriteConstraints;
 import com.fasterxml.jackson.core.io.CharacterEscapes;
 import com.fasterxml.jackson.core.io.SerializedString;
 import com.fasterxml.jackson.core.json.JsonReadFeature;
-import com.fasterxml.jackson.core.json.JsonWriteFeature;
 import com.fasterxml.jackson.core.util.JsonRecyclerPools;
 import com.fasterxml.jackson.databind.DeserializationFeature;
 import com.fasterxml.jackson.databind.JsonNode;
@@ -1275,7 +1274,7 @@ final class DifyExec implements Runnable {
                 case Seen.NotUploaded file when !file.mayPass() -> health.answered();
                 case Seen.Cut _, Seen.NotSent _, Seen.NotUploaded _ -> health.failed(now, attempt.at());
             }
-            route.seen(attempt, seen, Duration.between(attempt.at(), now)).ifPresent(change -> {
+            route.seen(attempt, seen, Duration.between(attempt.at(), now), busy()).ifPresent(change -> {
                 watcher.say(change);
                 batch.record(batch.sessionEvent(now, route.mode()));
             });
@@ -1358,7 +1357,7 @@ final class DifyExec implements Runnable {
             var deadline = symptom == Symptom.TIMED_OUT ? now.plus(limits.afterTimeout(run))
                     : (attempt.mode() == Mode.STREAMING ? now : attempt.at()).plus(limits.timeout());
             var since = symptom == Symptom.SILENCE ? attempt.at() : now; // that silence has lasted since the request
-            agenda.doubt(new Doubt(attempt, run, symptom, why, since, deadline, false));
+            agenda.doubt(new Doubt(attempt, run, symptom, why, since, deadline, false).with(seen));
         }
 
         private void askAboutQuiet(Attempt attempt, RunRef run) {
@@ -1413,7 +1412,10 @@ final class DifyExec implements Runnable {
                     if (ran.status().isSuccess()) harvest(doubt, ran);
                     else agenda.again(attempt.row(), attempt.tries(), now);
                 }
-                case Found.Running _ -> resolve(doubt, found, now);
+                case Found.Running running -> {
+                    turnedUp(attempt, running.ref(), found, now);
+                    resolve(doubt, found, now);
+                }
                 case Found.Absent() -> agenda.ready(attempt.row(), attempt.tries(), now);
                 case Found.Silent _ -> resolve(doubt, found, now);
             }
@@ -1431,8 +1433,7 @@ final class DifyExec implements Runnable {
         }
 
         private void turnedUp(Attempt attempt, RunRef run, Found found, Instant now) {
-            agenda.unseen().remove(attempt);
-            if (!agenda.unseen().isResent(attempt)) return;
+            if (!agenda.unseen().remove(attempt) || !agenda.unseen().isResent(attempt)) return;
             batch.record(new Event.Late(now, attempt.row().id(), attempt.user(), run.id(), found.word()));
             tally.late();
             watcher.say("Row " + Plain.id(attempt.row().id()) + ": run " + run.id()
@@ -1443,6 +1444,8 @@ final class DifyExec implements Runnable {
             switch (found) {
                 case Found.Ended(var ran) when ran.status() == RunStatus.STOPPED && !doubt.seenStopped()
                         && doubt.symptom() != Symptom.TIMED_OUT -> agenda.doubt(doubt.stoppedOnce(now));
+                case Found.Ended(var ran) when doubt.symptom() == Symptom.UNCONFIRMED
+                        && ran.status().isStopped() -> confirmed(doubt, ran);
                 case Found.Ended(var ran) -> harvest(doubt, ran);
                 case Found.Running(var run, var status) -> {
                     var known = doubt.with(run);
@@ -1451,6 +1454,7 @@ final class DifyExec implements Runnable {
                     else giveUp(known, new Outcome.Unknown("run " + run.id() + " still says running "
                             + Plain.seconds(Duration.between(known.attempt().at(), now)) + " after its start"));
                 }
+                case Found.Absent() when doubt.symptom() == Symptom.UNCONFIRMED -> notStored(doubt);
                 case Found.Absent() -> absent(doubt, now);
                 case Found.Silent(var seen) -> {
                     if (judge.verdict(doubt.attempt(), seen) instanceof Verdict.StopBatch(var why))
@@ -1461,6 +1465,18 @@ final class DifyExec implements Runnable {
                     else agenda.doubt(doubt.later(now));
                 }
             }
+        }
+
+        /// What was told of the run has its price, too; what was made up has nothing.
+        private void confirmed(Doubt doubt, Seen.Ran stored) {
+            var seen = doubt.seen() instanceof Seen.Ran ran && !ran.isBare() ? ran : stored;
+            settle(doubt.attempt(), seen, judge.confirmed(doubt.attempt(), doubt.seen(), seen), new byte[0]);
+        }
+
+        private void notStored(Doubt doubt) {
+            var verdict = judge.notStored(doubt.attempt(), doubt.seen());
+            var seen = verdict instanceof Verdict.LookUp ? Seen.nothing() : doubt.seen(); // there is no run of that id
+            settle(doubt.attempt(), seen, verdict, new byte[0]);
         }
 
         private void absent(Doubt doubt, Instant now) {
@@ -1522,14 +1538,15 @@ final class DifyExec implements Runnable {
         }
 
         private void giveUp(Doubt doubt, Outcome outcome) {
+            var known = new Seen.Cut(doubt.run(), doubt.symptom(), doubt.why());
             if (agenda.mayResend(doubt)) {
-                batch.record(Event.End.of(doubt.attempt(), clock.instant(), "resent", outcome.text()));
+                batch.record(Event.End.of(doubt.attempt(), clock.instant(), "resent", known, outcome.text()));
                 agenda.ready(doubt.attempt().row(), Tries.NONE, clock.instant()); // asked for, whatever its run does
-                agenda.unseen().add(doubt.attempt());
+                if (doubt.run().isEmpty()) agenda.unseen().add(doubt.attempt());
                 return;
             }
             var now = clock.instant();
-            batch.settled(doubt.attempt(), outcome, now, Seen.nothing(), () -> count(doubt.attempt(), outcome,
+            batch.settled(doubt.attempt(), outcome, now, known, () -> count(doubt.attempt(), outcome,
                     Duration.between(doubt.attempt().at(), now), now));
             watcher.ended(doubt.attempt(), outcome);
         }
@@ -1700,7 +1717,8 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Attempts that counted as not started, by row: their runs may turn up all the same.
+    /// Attempts of which no run is known though one may turn up, by row. What is known when a row is sent again is not
+    /// among them: it is not late, whatever becomes of it.
     static final class Unseen {
         private final Map<Integer, List<Attempt>> byRow = new LinkedHashMap<>();
         private final Set<String> resent = new HashSet<>();
@@ -1718,10 +1736,12 @@ final class DifyExec implements Runnable {
             return resent.contains(attempt.user());
         }
 
-        void remove(Attempt attempt) {
-            var left = byRow.get(attempt.row().index());
-            if (left != null && left.removeIf(other -> other.user().equals(attempt.user())) && left.isEmpty())
-                byRow.remove(attempt.row().index());
+        /// False: it was not among them.
+        boolean remove(Attempt attempt) {
+            var left = byRow.getOrDefault(attempt.row().index(), new ArrayList<>());
+            boolean removed = left.removeIf(other -> other.user().equals(attempt.user()));
+            if (left.isEmpty()) byRow.remove(attempt.row().index());
+            return removed;
         }
 
         /// Those of a row, which they then know whole: an attempt from the log knows its id alone.
@@ -1967,6 +1987,11 @@ final class DifyExec implements Runnable {
             static Refused event(int status, String code, String message, Optional<RunRef> ref) {
                 return new Refused(status, true, true, code, message, Optional.empty(), ref);
             }
+
+            /// The app's limit of runs at a time, whatever the status.
+            boolean isTooMany() {
+                return message.startsWith("Too many requests.");
+            }
         }
 
         /// A run that ended, or paused. `outputs` is compact JSON; `files` where its files were saved.
@@ -1985,6 +2010,18 @@ final class DifyExec implements Runnable {
 
             Ran with(Saved files) {
                 return new Ran(ref, status, outputs, error, workflowId, usage, files);
+            }
+
+            /// No step, no output: so look the ends that Dify 1.16 makes up where a stream broke off, whatever its run
+            /// does.
+            boolean isBare() {
+                return usage.steps() == 0 && outputs.length <= "{}".length();
+            }
+
+            /// The same end again, or an error that says it of a failure.
+            boolean agreesWith(Seen other) {
+                return other instanceof Ran ran ? ref.id().equals(ran.ref.id()) && status == ran.status
+                        && error.equals(ran.error) && Arrays.equals(outputs, ran.outputs) : !status.isSuccess();
             }
         }
 
@@ -2011,6 +2048,18 @@ final class DifyExec implements Runnable {
         static Seen nothing() {
             return new Cut(Optional.empty(), Symptom.NO_ANSWER, "");
         }
+
+        /// What a stream says that told these ends, one after the other: its end, if it is of the run that the stream
+        /// began with, and no other was told. An error keeps its words, but where there is a run, that run decides.
+        static Seen told(Optional<RunRef> run, List<Seen> ends) {
+            if (ends.getFirst() instanceof Refused error)
+                return Refused.event(error.status(), error.code(), error.message(), run);
+            var end = (Ran) ends.getFirst();
+            if (!run.map(RunRef::id).equals(Optional.of(end.ref().id())))
+                return new Cut(run, Symptom.CONTRADICTED, "the stream told the end of another run");
+            if (ends.stream().allMatch(end::agreesWith)) return end;
+            return new Cut(run, Symptom.CONTRADICTED, "the stream told two ends of its run");
+        }
     }
 
     /// How an end went missing.
@@ -2020,6 +2069,8 @@ final class DifyExec implements Runnable {
         NO_ANSWER("the connection was lost before an answer"),
         CUT("the answer broke off"),
         STREAM_ERROR("the stream reported an error without a run"),
+        CONTRADICTED("the stream contradicts itself"),
+        UNCONFIRMED("the run is said to have failed"),
         SILENCE("no event came"),
         TIMED_OUT("the time limit passed"),
         STOPPED("the run was stopped, not by us"),
@@ -2124,8 +2175,9 @@ final class DifyExec implements Runnable {
     ///
     /// @param since    when the doubt arose: `--settle` counts from here
     /// @param deadline how long a running run is waited for
+    /// @param seen     what an unconfirmed run was said to be: it holds if nothing else is found
     record Doubt(Attempt attempt, Optional<RunRef> run, Symptom symptom, String why, Instant since, Instant deadline,
-            boolean late, Looks looked) {
+            boolean late, Looks looked, Seen seen) {
 
         /// The looks so far. `stopped`: the last one said so; `holds`: the run may hold a place on the server.
         record Looks(int count, Instant due, boolean stopped, boolean holds) {}
@@ -2133,7 +2185,7 @@ final class DifyExec implements Runnable {
         Doubt(Attempt attempt, Optional<RunRef> run, Symptom symptom, String why, Instant since, Instant deadline,
                 boolean late) {
             this(attempt, run, symptom, why, since, deadline, late,
-                    new Looks(0, since, false, !late && symptom.isOurs()));
+                    new Looks(0, since, false, !late && symptom.isOurs()), Seen.nothing());
         }
 
         /// Whether earlier attempts of a row, which counted as not started, have turned up before it is sent again.
@@ -2145,7 +2197,7 @@ final class DifyExec implements Runnable {
         /// One of those attempts.
         Doubt of(Attempt unseen, Instant deadline) {
             return new Doubt(unseen.with(attempt.tries()), Optional.empty(), symptom, why, since, deadline, false,
-                    looked);
+                    looked, seen);
         }
 
         /// Whether it has turned up by the end.
@@ -2174,12 +2226,16 @@ final class DifyExec implements Runnable {
         }
 
         private Doubt with(Looks looks) {
-            return new Doubt(attempt, run, symptom, why, since, deadline, late, looks);
+            return new Doubt(attempt, run, symptom, why, since, deadline, late, looks, seen);
         }
 
         Doubt with(RunRef found) {
             return run.isPresent() ? this
-                    : new Doubt(attempt, Optional.of(found), symptom, why, since, deadline, late, looked);
+                    : new Doubt(attempt, Optional.of(found), symptom, why, since, deadline, late, looked, seen);
+        }
+
+        Doubt with(Seen seen) {
+            return new Doubt(attempt, run, symptom, why, since, deadline, late, looked, seen);
         }
 
         Instant due() {
@@ -2874,7 +2930,10 @@ final class DifyExec implements Runnable {
 
         Verdict verdict(Attempt attempt, Seen seen) {
             return switch (seen) {
+                case Seen.Ran ran when isUnconfirmed(ran) -> unconfirmed(words(ran));
                 case Seen.Ran ran -> ran(attempt, ran);
+                case Seen.Refused refused when refused.inStream() && refused.ref().isPresent() ->
+                        unconfirmed(said(refused));
                 case Seen.Refused refused -> refused(attempt, refused);
                 case Seen.Cut(_, var symptom, var why) -> new Verdict.LookUp(symptom, why);
                 case Seen.NotSent(var why) -> new Verdict.Unreached(backoff.delay(0), why);
@@ -2890,6 +2949,32 @@ final class DifyExec implements Runnable {
                     : ran(attempt, ran);
         }
 
+        /// A failure that would be paid for again, or that looks made up: what is stored of the run is asked for first.
+        private boolean isUnconfirmed(Seen.Ran ran) {
+            return ran.status() == RunStatus.FAILED && (ran.isBare() || isWorthAnother(ran.error()));
+        }
+
+        private static Verdict unconfirmed(String words) {
+            return new Verdict.LookUp(Symptom.UNCONFIRMED, "said to have failed: " + words);
+        }
+
+        /// Stored as a failure, too. What an error said may go beyond this row, and then counts as a refusal does.
+        Verdict confirmed(Attempt attempt, Seen said, Seen.Ran failed) {
+            var verdict = said instanceof Seen.Refused error ? refused(attempt, error) : afterLook(attempt, failed);
+            return verdict instanceof Verdict.LookUp ? afterLook(attempt, failed) : verdict;
+        }
+
+        /// Stored nowhere, it never ran: its words decide. Those that a stream made up are read as its refusals are,
+        /// and prove nothing unless they are known.
+        Verdict notStored(Attempt attempt, Seen said) {
+            if (said instanceof Seen.Refused error) return refused(attempt, error);
+            var ran = (Seen.Ran) said;
+            if (attempt.mode() != Mode.STREAMING || !ran.isBare()) return ran(attempt, ran);
+            var verdict = refused(attempt, Seen.Refused.event(500, "", words(ran), Optional.empty()));
+            return verdict instanceof Verdict.LookUp && failedRuns != RetryRuns.NEVER && isTransient(ran.error())
+                    ? ran(attempt, ran) : verdict;
+        }
+
         /// Nothing was started: another attempt, as long as there are some.
         Verdict notStarted(Doubt doubt) {
             return again(doubt.attempt(), doubt.why() + "; no run was started", Optional.empty());
@@ -2903,21 +2988,29 @@ final class DifyExec implements Runnable {
                 case STOPPED -> new Verdict.LookUp(Symptom.STOPPED, "the run was stopped: " + ran.error());
                 case RUNNING -> new Verdict.LookUp(Symptom.CUT, "the answer came before the end of the run");
                 case FAILED -> isWorthAnother(ran.error()) ? again(attempt, ran.error(), Optional.empty())
-                        : failed(ran.error().isEmpty() ? "the run failed without a reason" : ran.error());
+                        : failed(words(ran));
             };
+        }
+
+        private static String words(Seen.Ran ran) {
+            return ran.error().isEmpty() ? "the run failed without a reason" : ran.error();
         }
 
         private boolean isWorthAnother(String error) {
             return switch (failedRuns) {
                 case NEVER -> false;
                 case ALWAYS -> true;
-                case TRANSIENT -> !error.startsWith("Aborted:") && TRANSIENT.matcher(error).find();
+                case TRANSIENT -> isTransient(error);
             };
+        }
+
+        private static boolean isTransient(String error) {
+            return !error.startsWith("Aborted:") && TRANSIENT.matcher(error).find();
         }
 
         /// The table of refusals, by status, code and the start of the message.
         private Verdict refused(Attempt attempt, Seen.Refused seen) {
-            if (seen.message().startsWith("Too many requests.")) return throttled(attempt, seen);
+            if (seen.isTooMany()) return throttled(attempt, seen);
             if (seen.inStream() && seen.code().isEmpty())
                 return BAD_ROW.matcher(seen.message()).find() ? failed(seen.message())
                         : new Verdict.LookUp(Symptom.STREAM_ERROR, seen.message());
@@ -3292,7 +3385,8 @@ final class DifyExec implements Runnable {
         private final boolean auto;
         private Mode mode;
         private Listing listing;
-        private int refusedStreams = 0;
+        private int refusedStreams = 0, refusedAlone = 0;
+        private boolean mayStream = true;
 
         /// @param earlier the mode that an earlier call of this batch went over to
         Route(Mode asked, Optional<Mode> earlier, String version) {
@@ -3320,20 +3414,31 @@ final class DifyExec implements Runnable {
         }
 
         /// Says it when the mode changes.
-        Optional<String> seen(Attempt attempt, Seen seen, Duration took) {
-            if (auto && mode == Mode.BLOCKING && isProxyCut(seen, took)) {
+        ///
+        /// @param busy how many other runs of ours hold a place on the server
+        Optional<String> seen(Attempt attempt, Seen seen, Duration took, int busy) {
+            if (auto && mayStream && mode == Mode.BLOCKING && isProxyCut(seen, took)) {
                 mode = Mode.STREAMING;
                 return Optional.of("A proxy cut a run off after " + Plain.seconds(took)
                         + ": the batch goes on in streaming mode.");
             }
             if (seen instanceof Seen.Refused refused && refused.inStream()) refusedStreams++;
-            if (mode == Mode.STREAMING && refusedStreams >= REFUSED_STREAMS) {
-                mode = Mode.BLOCKING;
-                return Optional.of(REFUSED_STREAMS
-                        + " rows were refused inside their streams, each holding a connection of the "
-                        + "server for 5 minutes: the batch goes on in blocking mode.");
-            }
+            if (attempt.mode() == Mode.STREAMING) refusedAlone = busy == 0
+                    && seen instanceof Seen.Refused refused && refused.isTooMany() ? refusedAlone + 1 : 0;
+            if (mode == Mode.STREAMING && refusedStreams >= REFUSED_STREAMS)
+                return goOnBlocking("rows were refused inside their streams, each holding a connection of the server "
+                        + "for 5 minutes");
+            if (mode == Mode.STREAMING && refusedAlone >= REFUSED_STREAMS)
+                return goOnBlocking("streams in a row were refused as too many though no other run of ours went on "
+                        + "(with a limit of 1, Dify 1.14 and later refuse every stream)");
             return Optional.empty();
+        }
+
+        /// For the rest of the call, also where streams were asked for: they would never be let in.
+        private Optional<String> goOnBlocking(String why) {
+            mode = Mode.BLOCKING;
+            mayStream = false;
+            return Optional.of(REFUSED_STREAMS + " " + why + ": the batch goes on in blocking mode.");
         }
 
         private static boolean isProxyCut(Seen seen, Duration took) {
@@ -3359,8 +3464,12 @@ final class DifyExec implements Runnable {
                             .maxNumberLength(1_000_000).maxNestingDepth(10_000).build())
                     .streamWriteConstraints(StreamWriteConstraints.builder().maxNestingDepth(10_000).build())
                     .enable(JsonReadFeature.ALLOW_NON_NUMERIC_NUMBERS) // Python's NaN
-                    .enable(JsonWriteFeature.COMBINE_UNICODE_SURROGATES_IN_UTF8) // an emoji stays readable
                     .build();
+
+            /// Jackson's own UTF-8 has an escape for each half of an emoji, or takes what follows a lone half for one.
+            static JsonGenerator writing(OutputStream out) throws IOException {
+                return FACTORY.createGenerator(new Utf8(out));
+            }
         }
 
         static final JsonMapper MAPPER = JsonMapper.builder(Tokens.FACTORY)
@@ -3372,6 +3481,90 @@ final class DifyExec implements Runnable {
         static final JsonMapper STRICT = MAPPER.rebuild().enable(DeserializationFeature.FAIL_ON_TRAILING_TOKENS)
                 .disable(JsonReadFeature.ALLOW_NON_NUMERIC_NUMBERS).build();
         static final JsonFactory FACTORY = MAPPER.getFactory();
+    }
+
+    /// Writes UTF-8. Half of a surrogate pair, which JSON can hold and UTF-8 cannot, becomes its escape: `\\ud83d`.
+    static final class Utf8 extends Writer {
+        private static final byte[] UNSHOWABLE = "\uFFFD".getBytes(UTF_8);
+
+        private final OutputStream out;
+        private final CharsetEncoder encoder = UTF_8.newEncoder();
+        private final ByteBuffer bytes = ByteBuffer.allocate(1024);
+        /// The first half of a pair whose second comes with the next piece; or 0.
+        private char half = 0;
+
+        Utf8(OutputStream out) {
+            this.out = out;
+        }
+
+        /// For what people read: half a pair is shown as what cannot be shown.
+        static Writer shown(OutputStream out) {
+            return new OutputStreamWriter(out, UTF_8.newEncoder().onMalformedInput(CodingErrorAction.REPLACE)
+                    .replaceWith(UNSHOWABLE));
+        }
+
+        static boolean isHalf(int codePoint) {
+            return Character.getType(codePoint) == Character.SURROGATE;
+        }
+
+        static boolean hasHalf(String text) {
+            for (int i = 0; i < text.length(); i++) // a stream for each of a million cells takes half a second
+                if (Character.isSurrogate(text.charAt(i))) return text.codePoints().anyMatch(Utf8::isHalf);
+            return false;
+        }
+
+        @Override
+        public void write(char[] text, int from, int length) throws IOException {
+            if (length == 0) return;
+            if (half != 0 && Character.isLowSurrogate(text[from])) {
+                encode(CharBuffer.wrap(new char[] {half, text[from]}));
+                half = 0;
+                write(text, from + 1, length - 1);
+                return;
+            }
+            endHalf();
+            var rest = CharBuffer.wrap(text, from, length);
+            encode(rest);
+            if (rest.hasRemaining()) half = rest.get();
+        }
+
+        /// All but a first half at the very end.
+        private void encode(CharBuffer text) throws IOException {
+            for (var result = encoder.encode(text, bytes, false); !result.isUnderflow();
+                    result = encoder.encode(text, bytes, false)) {
+                drain();
+                if (result.isMalformed()) escape(text.get());
+            }
+        }
+
+        private void escape(char half) throws IOException {
+            out.write(String.format("\\u%04x", (int) half).getBytes(UTF_8));
+        }
+
+        private void endHalf() throws IOException {
+            if (half == 0) return;
+            drain();
+            escape(half);
+            half = 0;
+        }
+
+        private void drain() throws IOException {
+            out.write(bytes.array(), 0, bytes.position());
+            bytes.clear();
+        }
+
+        @Override
+        public void flush() throws IOException {
+            drain();
+            out.flush();
+        }
+
+        @Override
+        public void close() throws IOException {
+            endHalf();
+            drain();
+            out.close();
+        }
     }
 
     /// UTC to the millisecond: `2026-01-16T12:00:00.123Z`.
@@ -3406,6 +3599,8 @@ final class DifyExec implements Runnable {
     static final class DifyClient implements AutoCloseable {
         private static final Duration CONNECT = Duration.ofSeconds(20), LOOK = Duration.ofSeconds(30);
         private static final Duration QUIET = Duration.ofSeconds(30), DRAIN = Duration.ofSeconds(1);
+        /// Dify 1.16 makes up an end of the run right after an error; 1.14 keeps the stream open and says no more.
+        private static final Duration AFTER_ERROR = Duration.ofMillis(100);
         /// Dify 1.14 ends a stream that says nothing for so long, queued or not.
         private static final Duration FIRST_EVENT = Duration.ofSeconds(300);
         private static final int LONGEST_REFUSAL = 64 << 10;
@@ -3463,9 +3658,19 @@ final class DifyExec implements Runnable {
         /// Looks a run up by its id, or first by its user in the log. A run over its time is asked to stop before.
         Found look(Doubt doubt) {
             if (doubt.stopsFirst()) stop(doubt.run().get(), doubt.attempt().user());
-            if (doubt.run().isPresent()) return detail(doubt.run().get());
-            var found = new AtomicReference<Optional<String>>(Optional.empty());
             var user = doubt.attempt().user();
+            if (doubt.run().isEmpty()) return named(user);
+            if (doubt.symptom() == Symptom.CONTRADICTED && Names.isUnique(user)) {
+                var own = named(user); // the stream's first event may have been another run's, too
+                if (own.run().isPresent()) return own;
+            }
+            var found = detail(doubt.run().get());
+            boolean madeUp = found instanceof Found.Absent && doubt.symptom() == Symptom.UNCONFIRMED;
+            return madeUp && Names.isUnique(user) ? named(user) : found;
+        }
+
+        private Found named(String user) {
+            var found = new AtomicReference<Optional<String>>(Optional.empty());
             var seen = ask(request("/workflows/logs?limit=20&created_by_end_user_session_id=" + encoded(user)).GET()
                     .build(),
                     body -> found.set(runOf(user, Json.MAPPER.readTree(body))));
@@ -3687,27 +3892,46 @@ final class DifyExec implements Runnable {
             var reader = new RunReader();
             var sse = new Sse(watch.counting(answer.body()));
             long head = System.nanoTime();
-            while (sse.next()) {
-                try {
-                    reader.readEvent(sse.data());
-                } catch (JsonProcessingException problem) {
-                    if (sse.isAtEnd()) break;
-                    continue; // an event we cannot read is an event we do not know
-                }
+            while (next(sse, reader)) {
                 if (reader.ref().isPresent() && watch.run().isEmpty()) {
                     watch.began(reader.ref().get(), timeout, QUIET, told);
                     told.began(reader.ref().get(), Duration.ofNanos(System.nanoTime() - head));
                 }
                 reader.heard().ifPresent(told::heard);
-                if (reader.event.equals("error"))
-                    return Seen.Refused.event(reader.errorStatus, reader.code, reader.message, reader.ref());
-                if (reader.event.equals("workflow_finished") || reader.event.equals("workflow_paused")) {
-                    var ran = reader.ran();
-                    if (ran.isPresent()) return ran.get();
+                var end = reader.end();
+                if (end.isPresent()) {
+                    var ends = ends(end.get(), sse, reader, watch);
+                    return Seen.told(watch.run().or(reader::ref), ends);
                 }
             }
-            return new Seen.Cut(reader.ref(), watch.isOver() ? watch.overdue(Symptom.SILENCE) : Symptom.CUT,
+            return new Seen.Cut(watch.run(), watch.isOver() ? watch.overdue(Symptom.SILENCE) : Symptom.CUT,
                     watch.isOver() ? "no end within the time limit" : "the stream ended without an end of the run");
+        }
+
+        /// Goes on to the next event that can be read. False: the stream has ended.
+        private static boolean next(Sse sse, RunReader reader) throws IOException {
+            while (sse.next()) {
+                try {
+                    reader.readEvent(sse.data());
+                    return true;
+                } catch (JsonProcessingException _) {
+                    if (sse.isAtEnd()) return false; // else an event we cannot read is an event we do not know
+                }
+            }
+            return false;
+        }
+
+        /// An end, and those told after it: what has come with it, and after an error what comes within a moment.
+        private static List<Seen> ends(Seen first, Sse sse, RunReader reader, Watch watch) {
+            var ends = new ArrayList<>(List.of(first));
+            if (first instanceof Seen.Refused) watch.limit(AFTER_ERROR);
+            else sse.waitNoMore();
+            try {
+                while (next(sse, reader)) reader.end().ifPresent(ends::add);
+            } catch (IOException _) {
+                // the moment is over, or the connection: nothing more was told
+            }
+            return ends;
         }
 
         private Seen refused(HttpResponse<InputStream> answer) throws IOException {
@@ -3750,7 +3974,7 @@ final class DifyExec implements Runnable {
 
         private static byte[] body(Attempt attempt, Map<String, Value> inputs, boolean streaming) {
             var out = new ByteArrayOutputStream(512);
-            try (var json = Json.FACTORY.createGenerator(out)) {
+            try (var json = Json.Tokens.writing(out)) {
                 json.writeStartObject();
                 json.writeObjectFieldStart("inputs");
                 for (var input : inputs.entrySet()) {
@@ -4111,10 +4335,15 @@ final class DifyExec implements Runnable {
         private final InputStream in;
         private final byte[] buffer = new byte[16 << 10];
         private int at = 0, end = 0;
-        private boolean inData = false, ended = false;
+        private boolean inData = false, ended = false, waits = true;
 
         Sse(InputStream in) {
             this.in = in;
+        }
+
+        /// From here on, the stream ends where more of it would have to be waited for.
+        void waitNoMore() {
+            waits = false;
         }
 
         /// Goes to the next event that has data. False: the stream has ended.
@@ -4157,6 +4386,7 @@ final class DifyExec implements Runnable {
         private int peek() throws IOException {
             if (at == end) {
                 at = 0;
+                ended |= !waits && in.available() == 0;
                 end = ended ? 0 : Math.max(0, in.read(buffer, 0, buffer.length));
                 if (end == 0) ended = true;
             }
@@ -4362,7 +4592,7 @@ final class DifyExec implements Runnable {
                 }
             }
             var out = new ByteArrayOutputStream(256);
-            try (var copy = Json.FACTORY.createGenerator(out)) {
+            try (var copy = Json.Tokens.writing(out)) {
                 int depth = 0;
                 do {
                     if (json.currentToken().isNumeric()
@@ -4403,6 +4633,15 @@ final class DifyExec implements Runnable {
                 case "node_finished" -> Optional.of(new Heard.NodeEnded(title, type, nodeStatus, nodeSeconds,
                         nodeError));
                 case "text_chunk" -> Optional.of(new Heard.Text(chunk));
+                default -> Optional.empty();
+            };
+        }
+
+        /// What the last event says of the stream's end, if it is such an event.
+        Optional<Seen> end() {
+            return switch (event) {
+                case "error" -> Optional.of(Seen.Refused.event(errorStatus, code, message, ref()));
+                case "workflow_finished", "workflow_paused" -> ran();
                 default -> Optional.empty();
             };
         }
@@ -4552,6 +4791,8 @@ final class DifyExec implements Runnable {
             if (id.isEmpty()) return Optional.of("the id is blank");
             if (id.chars().anyMatch(Character::isISOControl))
                 return Optional.of("the id " + Plain.quoted(id) + " contains a control character or a line break");
+            for (var cell : cells) if (Utf8.hasHalf(cell)) return Optional.of("the cell " + Plain.quoted(cell)
+                    + " contains half of a surrogate pair, which is no character: type it anew");
             int before = index.find(id);
             if (before >= 0) return Optional.of("the id " + Plain.quoted(id) + " stands in line " + index.line(before)
                     + " already");
@@ -5547,7 +5788,7 @@ final class DifyExec implements Runnable {
 
         static void write(Event event, LineFile file) {
             try {
-                Writing.WRITER.writeValue(file.buffer(), event);
+                Writing.WRITER.writeValue(new Utf8(file.buffer()), event);
                 file.buffer().write('\n');
             } catch (IOException problem) {
                 throw new UncheckedIOException(problem);
@@ -5751,7 +5992,7 @@ final class DifyExec implements Runnable {
         static byte[] line(Attempt attempt, Seen.Ran ran, Instant now) {
             var out = new ByteArrayOutputStream(512 + ran.outputs().length);
             var usage = ran.usage();
-            try (var json = Json.FACTORY.createGenerator(out)) {
+            try (var json = Json.Tokens.writing(out)) {
                 json.writeStartObject();
                 json.writeStringField("id", attempt.row().id());
                 json.writeStringField("status", "success");
@@ -5982,7 +6223,7 @@ final class DifyExec implements Runnable {
             count(index.findOrAdd(attempt.id()));
             if (attempt.n() > 0) retries++;
             var before = notStarted.remove(attempt.id());
-            if (before != null) resent.put(before.user(), before);
+            if (before != null && before.run().isEmpty()) resent.put(before.user(), before); // else it was known
             unsettled.remove(attempt.id());
             lost.remove(index.findOrAdd(attempt.id()));
             open.put(key(attempt.id(), attempt.user()), Open.of(attempt, Kind.ROW));
@@ -6094,7 +6335,7 @@ final class DifyExec implements Runnable {
             return session;
         }
 
-        /// Runs that counted as not started and whose row was sent again, unless they have turned up.
+        /// Attempts whose row was sent again while no run of them was known, unless one has turned up.
         Unseen resent() {
             var unseen = new Unseen();
             for (var known : resent.values()) {
@@ -7517,7 +7758,8 @@ final class DifyExec implements Runnable {
 
         void write(OutputStream out) throws IOException {
             var index = batch.index();
-            var cells = new CellWriter(new OutputStreamWriter(out, UTF_8), batch.csv().delimiter, true, "\r\n");
+            var text = raw ? new Utf8(out) : Utf8.shown(out);
+            var cells = new CellWriter(text, batch.csv().delimiter, true, "\r\n");
             cells.write(guarded(header()));
             try (var endings = new Endings(batch, ledger)) {
                 var all = batch.csv().rows(entry -> !failed || index.standing(entry).isOnRetryList(), index);
@@ -7902,7 +8144,7 @@ final class DifyExec implements Runnable {
         }
 
         void write(OutputStream file) throws IOException {
-            var out = new BufferedWriter(new OutputStreamWriter(file, UTF_8), 1 << 16);
+            var out = new BufferedWriter(Utf8.shown(file), 1 << 16);
             head(out);
             totals(out);
             charts(out);
@@ -8548,7 +8790,7 @@ final class DifyExec implements Runnable {
             var cut = end < text.length() ? text.substring(0, end) + "…" : text;
             var clean = new StringBuilder(cut.length());
             cut.codePoints().map(c -> Character.isISOControl(c) || Character.getType(c) == Character.FORMAT
-                    || c == 0x2028 || c == 0x2029 ? ' ' : c).forEach(clean::appendCodePoint);
+                    || c == 0x2028 || c == 0x2029 ? ' ' : Utf8.isHalf(c) ? 0xFFFD : c).forEach(clean::appendCodePoint);
             return clean.toString();
         }
 

@@ -311,6 +311,94 @@ class CommandTest {
         return new Dify("1.14.2", "blocking");
     }
 
+    @Nested
+    class AStreamThatContradictsItself {
+        private final Dify dify = new Dify("1.16.0", "streaming");
+
+        private static String event(String name, String run, String data) {
+            return text("data: {'event':'%s','workflow_run_id':'run-%s','task_id':'run-%s',"
+                    + "'data':{'id':'run-%s'%s}}\n\n", name, run, run, run, data);
+        }
+
+        private static String succeeded(String run) {
+            return event("workflow_finished", run,
+                    text(",'status':'succeeded','outputs':{'from':'stream'},'total_steps':3"));
+        }
+
+        /// As 1.16.0 makes an end up.
+        private static String madeUp(String run, String error) {
+            return event("workflow_finished", run, text(",'status':'failed','outputs':null,'error':'%s',"
+                    + "'elapsed_time':0.0,'total_tokens':0,'total_steps':0,'created_by':{}", error));
+        }
+
+        private static String error(String message) {
+            return text("data: {'event':'error','message':'%s','status':500}\n\n", message);
+        }
+
+        /// Its run is recorded as running for the first looks, and as succeeded after them.
+        private void goesOn(String id) {
+            dify.recorded(id, "succeeded");
+            for (int look = 0; look < 3; look++) dify.server.stubFor(get(urlEqualTo("/v1/workflows/run/run-" + id))
+                    .atPriority(1).inScenario("run " + id).whenScenarioStateIs(look == 0 ? "Started" : "look " + look)
+                    .willSetStateTo("look " + (look + 1)).willReturn(dify.answer(200,
+                            text("{'id':'run-%s','status':'running','outputs':{}}", id))));
+        }
+
+        @ParameterizedTest
+        @ValueSource(strings = {"another run's end", "an error, then success", "an error and a made-up end",
+            "failed, then success", "failed while it goes on", "failed by what would pass, while it goes on"})
+        void isSettledByItsOwnRunWhichIsStartedOnce(String how) throws IOException {
+            csv("id,text", "1,x");
+            var start = event("workflow_started", "1", "");
+            dify.row("1", dify.stream(start + switch (how) {
+                case "another run's end" -> succeeded("2");
+                case "an error, then success" -> error("x is required in input form") + succeeded("1");
+                case "an error and a made-up end" -> error("x is required in input form") + madeUp("1", "no end");
+                case "failed, then success" -> madeUp("1", "Rate Limit Error") + succeeded("1");
+                case "failed while it goes on" -> madeUp("1", "Workflow stream ended without a terminal event");
+                default -> madeUp("1", "Rate Limit Error");
+            }));
+            goesOn("1");
+
+            var call = dify.run();
+
+            assertEquals(0, call.code(), call.err());
+            assertEquals(1, dify.runs());
+            assertEquals("run-1", result("1").path("workflow_run_id").asText());
+            assertEquals("record", result("1").at("/outputs/from").asText());
+        }
+
+        @Test
+        void fallsBackOnTheWordsOfAFailureThatWasNeverStored() throws IOException {
+            csv("id,text", "1,x", "2,x");
+            dify.row("1", dify.stream(event("workflow_started", "1", "") + madeUp("1", "x is required in input form")));
+            dify.row("2", dify.stream(event("workflow_started", "2", "") + madeUp("2", "Connection refused")),
+                    dify.ended("succeeded", ""));
+
+            var call = dify.run();
+
+            assertEquals(3, call.code(), call.err());
+            assertTrue(call.err().contains("x is required in input form"), call.err());
+            assertEquals(3, dify.runs());
+            assertEquals("2", result("2").at("/outputs/row_id").asText());
+        }
+
+        @Test
+        void keepsTheWordsOfAnErrorBeforeAMadeUpEndThatWasNeverStored() throws IOException {
+            csv("id,text", "1,x", "2,x");
+            dify.rows(dify.stream(text("data: {'event':'error','workflow_run_id':null,'code':'invalid_param',"
+                    + "'status':400,'message':'No class mapping found for node type: x'}\n\n")
+                    + event("workflow_started", "9", "")
+                    + madeUp("9", "Workflow stream ended without a terminal event")));
+
+            var call = dify.run("-c", "1");
+
+            assertEquals(4, call.code(), call.err());
+            assertTrue(call.err().contains("No class mapping found for node type: x"), call.err());
+            assertEquals(1, dify.runs());
+        }
+    }
+
     // ── Demo ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     @Nested
@@ -1114,6 +1202,21 @@ class CommandTest {
 
             assertEquals(0, call.code(), call.err());
             assertEquals("succeeded=20", standing());
+        }
+
+        @Test
+        void thatRefusesEveryStreamIsGivenBlockingRuns() throws IOException {
+            dify.server.stubFor(post(urlPathEqualTo("/v1/workflows/run")).atPriority(1)
+                    .withRequestBody(matchingJsonPath("$.response_mode", equalTo("streaming")))
+                    .willReturn(dify.refused(400, "invalid_param", "Too many requests. Please try again later. The "
+                            + "current maximum concurrent requests allowed for app is 1.")));
+
+            rows(20);
+            var call = dify.run("--mode", "streaming");
+
+            assertEquals(0, call.code(), call.err());
+            assertTrue(call.err().contains("the batch goes on in blocking mode"), call.err());
+            assertTrue(dify.runs() < 20 + 10, () -> dify.runs() + " requests for 20 rows");
         }
     }
 

@@ -1016,6 +1016,180 @@ final class DifyExecTest {
             assertEquals("run-8", scene.results().getFirst().path("workflow_run_id").asText());
         }
 
+        /// As Dify 1.16 makes an end up: nothing was done, and nothing came of it.
+        private static DifyExec.Seen.Ran madeUp(String id, String error) {
+            return new DifyExec.Seen.Ran(new DifyExec.RunRef(id, id), DifyExec.RunStatus.FAILED,
+                    "{}".getBytes(UTF_8), error, "workflow-1", DifyExec.Usage.NONE);
+        }
+
+        /// A scene of one row whose streams tell this of their runs, one after the other.
+        private Scene streamed(DifyExec.Seen... told) throws IOException {
+            var scene = Scene.of(folder, "a");
+            scene.mode = DifyExec.Mode.STREAMING;
+            scene.answer = Answer.inTurn(told);
+            return scene;
+        }
+
+        @ParameterizedTest
+        @ValueSource(strings = {"Workflow stream ended without a terminal event", "Rate Limit Error", ""})
+        void aRunThatIsSaidToHaveFailedAndGoesOnIsWaitedForAndNeverPaidTwice(String error) throws Exception {
+            var scene = streamed(madeUp("run-7", error));
+            scene.found = _ -> scene.looked.size() < 9 ? running("run-7") : ended(succeeded("run-7"));
+
+            var stop = scene.play();
+
+            assertEquals(Optional.empty(), stop);
+            assertEquals(1, scene.sent.size());
+            assertEquals(List.of("succeeded"), scene.outcomes("a"));
+            assertEquals(List.of("run-7"), scene.resultRuns());
+            assertEquals(List.of("run-7"), Scene.texts("run", scene.log("harvest")));
+            assertEquals(List.of(), scene.log("late"));
+        }
+
+        @Test
+        void aFailureThatIsNotStoredAndWhoseWordsAreARefusalFailsItsRowAtOnce() throws Exception {
+            var scene = streamed(madeUp("never", "name is required in input form"));
+
+            scene.play();
+
+            assertEquals(List.of("failed"), scene.outcomes("a"));
+            assertEquals("name is required in input form", scene.error("a"));
+            assertEquals(1, scene.looked.size());
+            assertEquals(1, scene.sent.size());
+            assertTrue(scene.world.passed().compareTo(seconds(2)) < 0, scene.world.passed().toString());
+        }
+
+        @Test
+        void aFailureThatIsNotStoredAndMayPassIsTriedAgain() throws Exception {
+            var scene = streamed(madeUp("never", "[Errno 111] Connection refused"), succeeded("run-8"));
+
+            scene.play();
+
+            assertEquals(List.of("again", "succeeded"), scene.outcomes("a"));
+            assertEquals(List.of("run-8"), scene.resultRuns());
+        }
+
+        @Test
+        void aFailureThatIsNotStoredAndWhoseWordsProveNothingIsACutWithoutATrace() throws Exception {
+            var scene = streamed(madeUp("never", "Workflow stream ended without a terminal event"),
+                    succeeded("run-8"));
+
+            scene.play();
+
+            assertEquals(List.of("not_started", "succeeded"), scene.outcomes("a"));
+            var between = Duration.between(scene.sent.get(0).at(), scene.sent.get(1).at());
+            assertTrue(between.compareTo(seconds(300)) >= 0, between.toString());
+            assertEquals(Optional.empty(), scene.looked.getLast().run());
+        }
+
+        @Test
+        void anOldServersFailureThatIsNotStoredAndProvesNothingIsUnknown() throws Exception {
+            var scene = streamed(madeUp("never", "Workflow stream ended without a terminal event"));
+            scene.server = "1.9.2";
+
+            scene.play();
+
+            assertEquals(List.of("unknown"), scene.outcomes("a"));
+            assertEquals(1, scene.sent.size());
+        }
+
+        @Test
+        void aFailureThatIsStoredIsWhatItWasSaidToBeWithItsPrice() throws Exception {
+            var priced = new DifyExec.Seen.Ran(run("run-7"), DifyExec.RunStatus.FAILED, "{}".getBytes(UTF_8),
+                    "Rate Limit Error", "workflow-1", new DifyExec.Usage(1, 10, 3, Optional.of(BigDecimal.ONE), "USD"));
+            var scene = streamed(priced, succeeded("run-8"));
+            scene.found = _ -> ended(failed("Rate Limit Error"));
+
+            scene.play();
+
+            assertEquals(List.of("again", "succeeded"), scene.outcomes("a"));
+            assertEquals("run-7", scene.log("end").getFirst().path("run").asText());
+            assertEquals(1, scene.log("end").getFirst().path("price").asInt());
+            assertEquals(List.of(), scene.log("harvest"));
+            assertEquals(1, scene.looked.size());
+        }
+
+        @Test
+        void whatIsStoredTakesThePlaceOfWhatWasMadeUp() throws Exception {
+            var scene = streamed(madeUp("never", "Rate Limit Error"));
+            scene.found = _ -> ended(ran("run-7", DifyExec.RunStatus.FAILED, "no such city"));
+
+            scene.play();
+
+            assertEquals(List.of("failed"), scene.outcomes("a"));
+            assertEquals("no such city", scene.error("a"));
+            assertEquals("run-7", scene.log("end").getFirst().path("run").asText());
+        }
+
+        @Test
+        void aRunThatIsSaidToHaveFailedAndSaysRunningForEverIsUnknownAtTheTimeLimit() throws Exception {
+            var scene = streamed(madeUp("run-7", "Rate Limit Error"));
+            scene.found = _ -> running("run-7");
+
+            scene.play();
+
+            assertEquals(List.of("unknown"), scene.outcomes("a"));
+            assertEquals(1, scene.sent.size());
+            assertTrue(scene.world.passed().compareTo(seconds(300)) >= 0, scene.world.passed().toString());
+            assertTrue(scene.world.passed().compareTo(seconds(330)) < 0, scene.world.passed().toString());
+        }
+
+        @Test
+        void aBlockingFailureThatWouldBePaidForAgainIsConfirmedToo() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.answer = Answer.inTurn(failed("Rate Limit Error"));
+            scene.found = _ -> ended(succeeded("run-failed"));
+
+            scene.play();
+
+            assertEquals(1, scene.sent.size());
+            assertEquals(List.of("a"), scene.resultIds());
+        }
+
+        @Test
+        void anErrorBeforeASuccessIsSettledByTheRun() throws Exception {
+            var scene = streamed(DifyExec.Seen.Refused.event(500, "", "name is required in input form",
+                    Optional.of(run("run-7"))));
+            scene.found = _ -> ended(succeeded("run-7"));
+
+            scene.play();
+
+            assertEquals(Optional.of(run("run-7")), scene.looked.getFirst().run());
+            assertEquals(1, scene.sent.size());
+            assertEquals(List.of("run-7"), scene.resultRuns());
+        }
+
+        @Test
+        void aStreamThatToldTheEndOfAnotherRunIsSettledByItsOwn() throws Exception {
+            var scene = streamed(cut(DifyExec.Symptom.CONTRADICTED, run("run-7")));
+            scene.found = _ -> scene.looked.size() < 3 ? running("run-7") : ended(succeeded("run-7"));
+
+            scene.play();
+
+            assertEquals(1, scene.sent.size());
+            assertEquals(List.of("run-7"), scene.resultRuns());
+        }
+
+        @Test
+        void aFailureThatACrashLeftUnconfirmedIsLookedUpAtTheNextStart() throws Exception {
+            var scene = streamed();
+            scene.answer = (_, told) -> {
+                told.began(run("run-7"), Duration.ZERO);
+                return madeUp("run-7", "Rate Limit Error");
+            };
+            scene.found = _ -> {
+                throw new IllegalStateException("the power fails");
+            };
+            assertThrows(IllegalStateException.class, scene::play);
+            scene.sent.clear();
+            scene.found = _ -> ended(succeeded("run-7"));
+
+            scene.play();
+
+            assertEquals(List.of(), scene.ids());
+            assertEquals(List.of("run-7"), scene.resultRuns());
+        }
+
         @Test
         void aRunWithoutATraceIsSentAgainOnceThirtySecondsHavePassed() throws Exception {
             var scene = Scene.of(folder, "a");
@@ -1033,7 +1207,9 @@ final class DifyExecTest {
         void aRunThatTurnsUpBeforeTheNextAttemptIsTakenInItsPlace() throws Exception {
             var scene = Scene.of(folder, "a");
             scene.answer = Answer.inTurn(cut(DifyExec.Symptom.NO_ANSWER), failed("Rate Limit Error"));
-            scene.found = _ -> scene.sent.size() < 2 ? ABSENT : ended(succeeded("run-7"));
+            scene.found = doubt -> scene.sent.size() < 2 ? ABSENT
+                    : doubt.symptom() == DifyExec.Symptom.UNCONFIRMED ? ended(failed("Rate Limit Error"))
+                    : ended(succeeded("run-7"));
 
             scene.play();
 
@@ -1536,15 +1712,14 @@ final class DifyExecTest {
             next.lookTakes = seconds(100);
             next.found = doubt -> ended(succeeded("run-" + doubt.attempt().row().id()));
             next.answer = (_, _) -> {
-                next.world.pass(seconds(4));
-                return next.sent.size() < 2 ? failed("Rate Limit Error") : succeeded("run-c"); // 10 tokens each
+                next.world.pass(seconds(8));
+                return succeeded("run-c"); // 10 tokens
             };
-            next.backoff = new DifyExec.Backoff(Duration.ZERO, Duration.ZERO, 1);
 
             next.play();
 
             assertEquals(3, next.tally.succeeded());
-            assertEquals(Optional.of("The other 3 rows: about 24 s, 60 tokens"),
+            assertEquals(Optional.of("The other 3 rows: about 24 s, 30 tokens"),
                     DifyExec.Summary.estimate(3, next.tally));
         }
 
@@ -1666,6 +1841,95 @@ final class DifyExecTest {
             assertEquals(2, scene.log("late").size());
             assertEquals(1, scene.results().size());
             assertEquals(1, scene.tally.done());
+        }
+
+        @Test
+        void aRunThatTurnsUpRunningIsReportedOnceAndWaitedFor() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.answer = Answer.inTurn(cut(DifyExec.Symptom.NO_ANSWER), failed("Rate Limit Error"));
+            scene.found = doubt -> {
+                if (doubt.symptom() == DifyExec.Symptom.UNCONFIRMED) return ended(failed("Rate Limit Error"));
+                if (scene.sent.size() < 2) return ABSENT;
+                return scene.looked.size() < 20 ? running("run-7") : ended(succeeded("run-7"));
+            };
+
+            scene.play();
+
+            assertEquals(List.of("running"), Scene.texts("saw", scene.log("late")));
+            assertEquals(2, scene.sent.size());
+            assertEquals(List.of("run-7"), scene.resultRuns());
+        }
+
+        /// A row that is unknown since its run says running for ever.
+        private Scene dead(Optional<DifyExec.RunRef> run) throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.answer = Answer.byRow(Map.of("a", List.of(new DifyExec.Seen.Cut(run, DifyExec.Symptom.CUT, "gone"))));
+            scene.found = _ -> running("run-7");
+            scene.play();
+            assertEquals(List.of("unknown"), scene.outcomes("a"));
+            assertEquals("run-7", scene.log("end").getLast().path("run").asText());
+            scene.sent.clear();
+            scene.resendUnknown = true;
+            return scene;
+        }
+
+        @ParameterizedTest
+        @ValueSource(booleans = {true, false})
+        void aRunThatWasKnownWhenItsRowWasSentAgainIsNotLateInThisCallOrALaterOne(boolean byId) throws Exception {
+            var scene = dead(byId ? Optional.of(run("run-7")) : Optional.empty());
+
+            scene.play();
+            scene.found = _ -> ended(succeeded("run-7"));
+            scene.play();
+
+            assertEquals(List.of("unknown", "resent", "succeeded"), scene.outcomes("a"));
+            assertEquals(List.of("a"), scene.ids());
+            assertEquals(List.of(), scene.log("late"));
+        }
+
+        @Test
+        void aRunThatBecameKnownJustBeforeItsRowWasSentAgainIsNotLateEither() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.crash(1);
+            scene.world.startAt(NOON.plusSeconds(3600));
+            scene.resendUnknown = true;
+            scene.found = _ -> running("run-7");
+            scene.play();
+            assertEquals(List.of("resent", "succeeded"), scene.outcomes("a"));
+
+            scene.play();
+
+            assertEquals(List.of(), scene.log("late"));
+        }
+
+        @Test
+        void aRunThatWasKnownHoldsUpNoFurtherAttemptOfItsRow() throws Exception {
+            var scene = dead(Optional.empty());
+            scene.answer = Answer.inTurn(failed("Rate Limit Error"), succeeded("run-9"));
+            scene.found = doubt -> doubt.symptom() == DifyExec.Symptom.UNCONFIRMED ? ended(failed("Rate Limit Error"))
+                    : running("run-7");
+            scene.world.startAt(NOON.plusSeconds(7200));
+
+            scene.play();
+
+            assertEquals(List.of("unknown", "resent", "again", "succeeded"), scene.outcomes("a"));
+            assertTrue(scene.world.passed().compareTo(seconds(10)) < 0, scene.world.passed().toString());
+        }
+
+        @Test
+        void aRunOfWhichNobodyKnewWhenItsRowWasSentAgainByWishIsLate() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.server = "1.9.2";
+            scene.mode = DifyExec.Mode.STREAMING;
+            scene.answer = Answer.inTurn(cut(DifyExec.Symptom.CUT), succeeded("run-8"));
+            scene.play();
+            scene.resendUnknown = true;
+            scene.found = doubt -> doubt.late() ? ended(succeeded("run-7")) : ABSENT;
+
+            scene.play();
+
+            assertEquals(List.of("unknown", "resent", "succeeded"), scene.outcomes("a"));
+            assertEquals(List.of("run-7"), Scene.texts("run", scene.log("late")));
         }
 
         @Test
@@ -1936,6 +2200,27 @@ final class DifyExecTest {
         }
 
         @Test
+        void aServerThatRefusesEveryStreamIsGivenBlockingRuns() throws Exception {
+            var scene = Scene.of(folder, "a", "b", "c", "d", "e", "f");
+            scene.mode = DifyExec.Mode.STREAMING;
+            scene.slots = 4;
+            scene.answer = (attempt, _) -> {
+                if (attempt.mode() == DifyExec.Mode.STREAMING || scene.busy > 1) return THROTTLED;
+                scene.world.pass(seconds(1));
+                return succeeded("run-" + attempt.row().id());
+            };
+
+            var stop = scene.play();
+
+            assertEquals(Optional.empty(), stop);
+            assertEquals(6, scene.resultIds().size());
+            assertEquals(1, scene.said.size());
+            assertTrue(scene.said.getFirst().contains("blocking mode"), scene.said.toString());
+            assertTrue(scene.log("throttle").size() < 12, "refused " + scene.log("throttle").size() + " times");
+            assertEquals("blocking", scene.log("session").getLast().path("mode").asText());
+        }
+
+        @Test
         void aNewVersionInTheMiddleOfABatchIsSaidWithTheOptionThatPinsTheOldOne() throws Exception {
             var scene = Scene.of(folder, "a", "b");
             var newer = new DifyExec.Seen.Ran(run("run-b"), DifyExec.RunStatus.SUCCEEDED, "{}".getBytes(UTF_8), "",
@@ -1978,7 +2263,11 @@ final class DifyExecTest {
                 if (attempt.row().id().equals("streamed")) told.began(run("run-1"), Duration.ZERO);
                 return answers.to(attempt, told);
             };
-            scene.found = doubt -> doubt.attempt().row().id().equals("lost") ? ABSENT : ended(succeeded("run-4"));
+            scene.found = doubt -> switch (doubt.attempt().row().id()) {
+                case "lost" -> ABSENT;
+                case "failing" -> ended(failed("Rate Limit Error"));
+                default -> ended(succeeded("run-4"));
+            };
             scene.settle = new DifyExec.Settle(Duration.ZERO, Duration.ZERO);
             scene.interruptAfter(seconds(10));
             scene.play();
@@ -2041,6 +2330,53 @@ final class DifyExecTest {
 
     @Nested
     class TheData {
+        /// `succeeded A`, `failed A`, `error`, parted by commas.
+        private static List<DifyExec.Seen> ends(String words) {
+            return Stream.of(words.split(", ")).<DifyExec.Seen>map(word -> switch (word) {
+                case "error" -> DifyExec.Seen.Refused.event(500, "", "boom", Optional.empty());
+                default -> ran(word.substring(word.length() - 1), DifyExec.RunStatus.of(word.split(" ")[0])
+                        .orElseThrow(), "");
+            }).toList();
+        }
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, delimiter = '|', nullValues = "-", textBlock = """
+                began with | told                     | seen as   | of run | because
+                A          | succeeded A              | Ran       | A      | -
+                A          | succeeded A, succeeded A | Ran       | A      | -
+                A          | failed A, error          | Ran       | A      | -
+                A          | paused A                 | Ran       | A      | -
+                A          | succeeded B              | Cut       | A      | another run
+                A          | failed B                 | Cut       | A      | another run
+                A          | failed A, succeeded A    | Cut       | A      | two ends
+                A          | succeeded A, failed A    | Cut       | A      | two ends
+                A          | paused A, succeeded A    | Cut       | A      | two ends
+                A          | succeeded A, succeeded B | Cut       | A      | two ends
+                A          | succeeded A, error       | Cut       | A      | two ends
+                -          | error                    | Refused   | -      | -
+                A          | error                    | Refused   | A      | -
+                A          | error, succeeded A       | Refused   | A      | -
+                A          | error, failed B          | Refused   | A      | -
+                """)
+        void aStreamsEndIsBelievedIfItIsOfItsRunAndTheOnlyOne(String began, String told, String kind, String run,
+                String why) {
+            var seen = DifyExec.Seen.told(Optional.ofNullable(began).map(id -> run(id)), ends(told));
+
+            assertEquals(kind, seen.getClass().getSimpleName());
+            assertEquals(Optional.ofNullable(run), seen.run().map(DifyExec.RunRef::id));
+            if (seen instanceof DifyExec.Seen.Cut(_, var symptom, var because)) {
+                assertEquals(DifyExec.Symptom.CONTRADICTED, symptom);
+                assertTrue(because.contains(why), because);
+            }
+        }
+
+        @Test
+        void theTaskOfARunMayBeLearntAtItsEnd() {
+            var began = Optional.of(new DifyExec.RunRef("A", ""));
+
+            assertInstanceOf(DifyExec.Seen.Ran.class, DifyExec.Seen.told(began, ends("succeeded A")));
+        }
+
         @Test
         void aRowKeepsTheOrderOfItsColumnsAndCannotBeChanged() {
             var cells = new LinkedHashMap<String, String>();
@@ -2431,9 +2767,87 @@ final class DifyExecTest {
         void aFailedRunIsTriedAgainAsAskedFor(String error, String never, String transientOnly, String always) {
             var seen = Stream.of(DifyExec.RetryRuns.NEVER, DifyExec.RetryRuns.TRANSIENT, DifyExec.RetryRuns.ALWAYS)
                     .map(when -> new DifyExec.Judge(BACKOFF, when, ACCESS))
-                    .map(asked -> word(asked.verdict(attempt(0, 0), failed(error)))).toList();
+                    .map(asked -> word(asked.afterLook(attempt(0, 0), failed(error)))).toList();
 
             assertEquals(List.of(never, transientOnly, always), seen);
+        }
+
+        private static DifyExec.Seen.Ran failedAfter(int steps, String error, String outputs) {
+            return new DifyExec.Seen.Ran(run("run-1"), DifyExec.RunStatus.FAILED, outputs.getBytes(UTF_8),
+                    Objects.toString(error, ""), "workflow-1",
+                    new DifyExec.Usage(0, 0, steps, Optional.empty(), ""));
+        }
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, delimiter = '|', textBlock = """
+                error                                         | steps | outputs | never   | transient | always
+                Rate Limit Error                              | 3     | {}      | failed  | look up   | look up
+                Rate Limit Error                              | 0     | {}      | look up | look up   | look up
+                division by zero                              | 3     | {}      | failed  | failed    | look up
+                division by zero                              | 0     | {"a":1} | failed  | failed    | look up
+                Workflow stream ended without a terminal even | 0     | {}      | look up | look up   | look up
+                name is required in input form                | 0     | {}      | look up | look up   | look up
+                Aborted: User requested stop                  | 3     | {}      | failed  | failed    | look up
+                                                              | 0     | {}      | look up | look up   | look up
+                """)
+        void aFailureThatWouldBePaidForAgainOrLooksMadeUpIsConfirmedFirst(String error, int steps, String outputs,
+                String never, String transientOnly, String always) {
+            var seen = Stream.of(DifyExec.RetryRuns.NEVER, DifyExec.RetryRuns.TRANSIENT, DifyExec.RetryRuns.ALWAYS)
+                    .map(when -> new DifyExec.Judge(BACKOFF, when, ACCESS))
+                    .map(asked -> word(asked.verdict(attempt(0, 0), failedAfter(steps, error, outputs)))).toList();
+
+            assertEquals(List.of(never, transientOnly, always), seen);
+        }
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, delimiter = '|', textBlock = """
+                mode      | steps | error                                                | verdict   | never
+                STREAMING | 0     | name is required in input form                       | failed    | failed
+                STREAMING | 0     | Reached maximum retries (3) for URL http://x         | failed    | failed
+                STREAMING | 0     | Too many requests. Please try again later.           | throttled | throttled
+                STREAMING | 0     | [Errno 111] Connection refused                       | again     | look up
+                STREAMING | 0     | Workflow stream ended without a terminal event       | look up   | look up
+                STREAMING | 0     |                                                      | look up   | look up
+                STREAMING | 3     | Rate Limit Error                                     | again     | failed
+                BLOCKING  | 0     | Rate Limit Error                                     | again     | failed
+                BLOCKING  | 0     | division by zero                                     | failed    | failed
+                """)
+        void aFailureThatIsStoredNowhereIsDecidedByItsWords(DifyExec.Mode mode, int steps, String error, String verdict,
+                String never) {
+            var attempt = attempt(mode, DifyExec.Tries.NONE);
+            var patient = new DifyExec.Judge(BACKOFF, DifyExec.RetryRuns.NEVER, ACCESS);
+
+            assertEquals(verdict, word(judge.notStored(attempt, failedAfter(steps, error, "{}"))));
+            assertEquals(never, word(patient.notStored(attempt, failedAfter(steps, error, "{}"))));
+        }
+
+        @Test
+        void whatAlwaysRetriesSendsNothingAgainOnAMadeUpEndAlone() {
+            var always = new DifyExec.Judge(BACKOFF, DifyExec.RetryRuns.ALWAYS, ACCESS);
+            var streamed = attempt(DifyExec.Mode.STREAMING, DifyExec.Tries.NONE);
+
+            assertEquals("look up", word(always.notStored(streamed, failedAfter(0, "no terminal event", "{}"))));
+            assertEquals("failed", word(always.notStored(streamed, failedAfter(0, "x is required in input form", "{}"))));
+        }
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, delimiter = '|', quoteCharacter = '`', textBlock = """
+                code                     | message                                    | not stored | stored as failed
+                invalid_param            | No class mapping found for node type: x    | stop       | stop
+                                         | name is required in input form             | failed     | failed
+                                         | 'NoneType' object has no attribute 'id'    | look up    | again
+                completion_request_error | Completion request failed.                 | again      | again
+                internal_server_error    | Internal Server Error, please contact      | look up    | again
+                """)
+        void anErrorInTheStreamOfARunIsBelievedOnceTheRunWasAskedFor(String code, String message, String notStored,
+                String stored) {
+            int status = "internal_server_error".equals(code) || code == null ? 500 : 400;
+            var error = DifyExec.Seen.Refused.event(status, Objects.toString(code, ""), message,
+                    Optional.of(run("run-1")));
+
+            assertEquals(DifyExec.Symptom.UNCONFIRMED, symptom(error));
+            assertEquals(notStored, word(judge.notStored(attempt(0, 0), error)));
+            assertEquals(stored, word(judge.confirmed(attempt(0, 0), error, failed("Rate Limit Error"))));
         }
 
         @ParameterizedTest
@@ -2449,7 +2863,7 @@ final class DifyExecTest {
             var few = new DifyExec.Judge(new DifyExec.Backoff(seconds(1), seconds(60), allowed),
                     DifyExec.RetryRuns.TRANSIENT, ACCESS);
 
-            assertEquals(verdict, word(few.verdict(attempt(tried, 9), failed("Rate Limit Error"))));
+            assertEquals(verdict, word(few.afterLook(attempt(tried, 9), failed("Rate Limit Error"))));
             assertEquals(verdict, word(few.verdict(attempt(tried, 9), http(400, "completion_request_error", "no"))));
         }
 
@@ -2485,6 +2899,7 @@ final class DifyExecTest {
                     symptom(DifyExec.Seen.Refused.event(500, "", "no attribute 'id'", Optional.empty())));
             assertEquals(DifyExec.Symptom.STOPPED, symptom(ran("run-1", DifyExec.RunStatus.STOPPED, "")));
             assertEquals(DifyExec.Symptom.CUT, symptom(ran("run-1", DifyExec.RunStatus.RUNNING, "")));
+            assertEquals(DifyExec.Symptom.UNCONFIRMED, symptom(failed("Rate Limit Error")));
         }
 
         @Test
@@ -2910,7 +3325,7 @@ final class DifyExecTest {
         }
 
         private static Optional<String> tell(DifyExec.Route route, DifyExec.Seen seen, long seconds) {
-            return route.seen(attempt(0, 0), seen, seconds(seconds));
+            return route.seen(attempt(0, 0), seen, seconds(seconds), 0);
         }
 
         private static final DifyExec.Seen REFUSED_STREAM = DifyExec.Seen.Refused.event(500, "",
@@ -3014,6 +3429,46 @@ final class DifyExecTest {
             assertEquals(DifyExec.Mode.STREAMING, route.mode());
         }
 
+        /// Stands for a stream that was refused as too many with so many others of ours running, or that ran.
+        private static Optional<String> stream(DifyExec.Route route, String word) {
+            var attempt = attempt(DifyExec.Mode.STREAMING, DifyExec.Tries.NONE);
+            return word.equals("ran") ? route.seen(attempt, succeeded("run-1"), seconds(1), 0)
+                    : route.seen(attempt, THROTTLED, seconds(0), Integer.parseInt(word));
+        }
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, delimiter = '|', textBlock = """
+                streams             | mode
+                0, 0                | STREAMING
+                0, 0, 0             | BLOCKING
+                4, 3, 2, 1, 0, 0, 0 | BLOCKING
+                0, 0, 1, 0, 0       | STREAMING
+                0, 0, ran, 0, 0     | STREAMING
+                1, 1, 1, 1, 1       | STREAMING
+                """)
+        void streamsThatAreRefusedWithNothingOfOursRunningLeadToBlockingAlsoWhereTheyWereAskedFor(String streams,
+                DifyExec.Mode mode) {
+            var forced = route(DifyExec.Mode.STREAMING);
+            var auto = new DifyExec.Route(DifyExec.Mode.AUTO, Optional.of(DifyExec.Mode.STREAMING), "1.14.2");
+            for (var route : List.of(forced, auto)) {
+                var said = Stream.of(streams.split(", ")).flatMap(word -> stream(route, word).stream()).toList();
+
+                assertEquals(mode, route.mode());
+                assertEquals(mode == DifyExec.Mode.BLOCKING ? 1 : 0, said.size());
+                assertTrue(said.stream().allMatch(text -> text.endsWith("the batch goes on in blocking mode.")),
+                        said.toString());
+            }
+        }
+
+        @Test
+        void whatRefusesStreamsIsNotAskedForThemAgain() {
+            var route = new DifyExec.Route(DifyExec.Mode.AUTO, Optional.of(DifyExec.Mode.STREAMING), "1.14.2");
+            for (int time = 0; time < 3; time++) stream(route, "0");
+
+            assertEquals(Optional.empty(), tell(route, html(504), 60));
+            assertEquals(DifyExec.Mode.BLOCKING, route.mode());
+        }
+
         @Test
         void aRunningRunFoundByItsNameShowsHowTheServerLists() {
             var route = new DifyExec.Route(DifyExec.Mode.AUTO, Optional.empty(), "");
@@ -3039,6 +3494,65 @@ final class DifyExecTest {
                 return super.read(into, from, Math.min(length, size));
             }
         };
+    }
+
+    @Nested
+    class TheWrittenText {
+        private static String written(String... pieces) throws IOException {
+            var out = new ByteArrayOutputStream();
+            try (var writer = new DifyExec.Utf8(out)) {
+                for (var piece : pieces) writer.write(piece);
+            }
+            return UTF_8.newDecoder().decode(ByteBuffer.wrap(out.toByteArray())).toString(); // whole UTF-8
+        }
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, delimiter = '|', textBlock = """
+                text                          | written
+                größer 日本語 😀              | größer 日本語 😀
+                \ud83d end                    | \\ud83d end
+                cut \ud83d                    | cut \\ud83d
+                \ude00 alone                  | \\ude00 alone
+                \ude00\ud83d                  | \\ude00\\ud83d
+                \ud83d\ud83d\ude00            | \\ud83d😀
+                \ud83d日                      | \\ud83d日
+                """)
+        void halfAPairIsItsEscapeWhereverItStandsAndHoweverItComes(String text, String written) throws IOException {
+            assertEquals(written, written(text));
+            assertEquals(written, written(text.split("(?s)(?<=.)"))); // whole characters
+            assertEquals(written, written(text.chars().mapToObj(c -> String.valueOf((char) c)).toArray(String[]::new)));
+        }
+
+        @Test
+        void anEmojiStaysReadableInTextOfAnyLength() throws IOException {
+            var text = "x" + "😀".repeat(100_000);
+
+            assertEquals(text, written(text));
+            var out = new ByteArrayOutputStream();
+            try (var json = DifyExec.Json.Tokens.writing(out)) {
+                json.writeString(text);
+            }
+            assertEquals('"' + text + '"', out.toString(UTF_8));
+        }
+
+        @Test
+        void itIsShownAsWhatCannotBeShown() throws IOException {
+            var out = new ByteArrayOutputStream();
+            try (var writer = DifyExec.Utf8.shown(out)) {
+                writer.write("\ud83d end 😀");
+            }
+
+            assertEquals("\uFFFD end 😀", out.toString(UTF_8));
+        }
+
+        @Test
+        void theRequestHoldsItToo() throws IOException {
+            var attempt = attempt(0, 0);
+
+            var body = DifyExec.DifyClient.requestBody(attempt, Map.of("q", new DifyExec.Value.Text("\ud83d end")));
+
+            assertEquals("\ud83d end", JSON.readTree(body.getBytes(UTF_8)).path("inputs").path("q").asText());
+        }
     }
 
     @Nested
@@ -3143,6 +3657,7 @@ final class DifyExecTest {
 
     @Nested
     class TheRunReader {
+        @TempDir Path folder;
         private final DifyExec.RunReader reader = new DifyExec.RunReader();
 
         private static InputStream in(String json) {
@@ -3187,6 +3702,9 @@ final class DifyExecTest {
                 {"n": NaN, "m": -Infinity}                  | {"n":"NaN","m":"-Infinity"}
                 {"n": null, "t": true, "l": [1, {"a": []}]} | {"n":null,"t":true,"l":[1,{"a":[]}]}
                 {"text": "{\\"inner\\": 1}"}                | {"text":"{\\"inner\\": 1}"}
+                {"\\ud83d": ["\\ud83d end", "\\ude00"]}      | {"\\ud83d":["\\ud83d end","\\ude00"]}
+                {"\\ud83d\\ude00": "\\ud83d\\ud83d\\ude00"}  | {"😀":"\\ud83d😀"}
+                "{\\"text\\": \\"\\\\ud83d end\\"}"            | {"text":"\\ud83d end"}
                 """)
         void outputsKeepTheirNumbersAsWritten(String told, String kept) throws IOException {
             assertEquals(kept, outputs(answered(told)));
@@ -3205,8 +3723,13 @@ final class DifyExecTest {
 
             var line = DifyExec.Results.line(attempt(0, 0), ran, NOON);
 
-            var text = UTF_8.newDecoder().decode(ByteBuffer.wrap(line)).toString(); // whole UTF-8
-            assertTrue(JSON.readTree(text).path("outputs").path("text").asText().startsWith("cut "), text);
+            assertEquals("cut \ud83d", JSON.readTree(line).path("outputs").path("text").asText());
+            var ending = DifyExec.Ending.of(line);
+            assertEquals(new DifyExec.Ending.Value("cut \ud83d", false), ending.outputs().get("text"));
+            var path = Files.write(folder.resolve("results.jsonl"), line);
+            var index = new DifyExec.Index();
+            DifyExec.Results.read(path, index);
+            assertEquals("a", index.id(0));
         }
 
         @Test
@@ -3535,6 +4058,29 @@ final class DifyExecTest {
             var csv = DifyExec.Csv.open(path, null, Optional.of(encoding), Optional.empty());
 
             assertEquals(List.of(List.of("a", text)), cells(rows(csv)));
+        }
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, textBlock = """
+                encoding, bytes,       half of a pair
+                UTF-32BE, 0000d83d,    is decoded
+                CESU-8,   eda0bd,      is decoded
+                UTF-16LE, 3dd8,        is refused by the decoder
+                UTF-8,    eda0bd,      is refused by the decoder
+                """)
+        void halfASurrogatePairIsNoCharacterInAnyEncoding(Charset encoding, String bytes) throws IOException {
+            var text = new ByteArrayOutputStream();
+            text.writeBytes("id,text\na,fine\nb,".getBytes(encoding));
+            text.writeBytes(HexFormat.of().parseHex(bytes));
+            text.writeBytes(" end\n".getBytes(encoding));
+            var path = Files.write(folder.resolve("data.csv"), text.toByteArray());
+
+            var problem = assertThrows(DifyExec.Unusable.class, () -> DifyExec.Csv.open(path, null,
+                    Optional.of(encoding), Optional.empty()).check(new DifyExec.Index()));
+
+            assertTrue(problem.getMessage().contains("line 3"), problem.getMessage());
+            assertTrue(problem.getMessage().contains("\"\uFFFD end\" contains half of a surrogate pair")
+                    || problem.getMessage().contains("not " + encoding), problem.getMessage());
         }
 
         @ParameterizedTest
@@ -4180,6 +4726,7 @@ final class DifyExecTest {
                     new DifyExec.Event.Attempt(NOON, "größe \"1\"", 2, "user-1", "streaming", "0123456789abcdef",
                             "row", "fedcba9876543210"),
                     new DifyExec.Event.Run(NOON, "a", "user-1", "run-1", "task-1"),
+                    new DifyExec.Event.Run(NOON, "😀", "user-2", "\ud83d run", "\ude00"),
                     new DifyExec.Event.End(NOON, "a", "user-1", "failed", "0123456789abcdef", "run-1", 2, 500, "cause",
                             "error", 1.25, 10, 3, new BigDecimal("0.0018"), "USD", "fedcba9876543210"),
                     new DifyExec.Event.Look(NOON, "user-1", "run-1", "absent"),
@@ -4837,6 +5384,7 @@ final class DifyExecTest {
             assertEquals("a b c d e f g", DifyExec.Plain.text("a\u001bb\u202ec\u0000d\u2028e\u009bf\u200bg", 100));
             assertEquals(" [31mred ", DifyExec.Plain.text("\u001b[31mred\n", 100));
             assertEquals("größer 日本語 😀", DifyExec.Plain.text("größer 日本語 😀", 100));
+            assertEquals("\uFFFD end", DifyExec.Plain.text("\ud83d end", 100));
         }
 
         @Test

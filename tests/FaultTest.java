@@ -8,6 +8,7 @@ import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.Timeout;
 import org.junit.jupiter.api.io.TempDir;
 import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.CsvSource;
 import org.junit.jupiter.params.provider.ValueSource;
 
 import module java.base;
@@ -278,6 +279,36 @@ class FaultTest {
             assertEquals(0, rebuilt.code(), rebuilt.err());
             hasEachOnce(5, results());
             assertEquals(5, dify.count("started"));
+        }
+    }
+
+    // ── Streams ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    @Nested
+    class AStreamThatContradictsItself {
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, textBlock = """
+                version, trouble,     mode
+                1.14.2,  false-fail,  streaming
+                1.14.2,  false-fail,  blocking
+                1.14.2,  other-end,   streaming
+                1.14.2,  error-first, streaming
+                1.9.2,   false-fail,  streaming
+                1.9.2,   false-fail,  blocking
+                1.9.2,   other-end,   streaming
+                1.9.2,   error-first, streaming
+                """)
+        void startsEachRunOnceAndGetsItsOwnResult(String version, String trouble, String mode) throws Exception {
+            var dify = new Dify("--dify", version, "--latency", "200ms");
+            rows(6, id -> id % 2 == 0 ? "[" + trouble + "!]" : "fine");
+
+            var call = call(dify.settings(), quiet("-c", "3", "--mode", mode));
+
+            assertEquals(0, call.code(), call.err());
+            hasEachOnce(6, results());
+            for (var line : results()) assertEquals(line.path("id").asText(), line.at("/outputs/row_id").asText());
+            assertEquals(6, dify.count("started"));
+            dify.hasPaidOnceFor(6);
         }
     }
 

@@ -374,7 +374,8 @@ class ServerTest {
                 case "partial-succeeded" -> "partial";
                 case "paused" -> "paused";
                 case "stopped" -> "look up";
-                case "failed" -> error.startsWith("Reached maximum retries") ? "again" : "failed";
+                case "failed" -> error.startsWith("Reached maximum retries") || data.path("total_steps").asInt() == 0
+                        && data.path("outputs").isEmpty() ? "look up" : "failed";
                 case String other -> throw new IllegalArgumentException(other);
             }, error, run);
         }
@@ -1107,6 +1108,74 @@ class ServerTest {
             }
         }
 
+        private static String another(String events) {
+            return events.replace(Events.RUN, "22222222-2222-4222-8222-222222222222");
+        }
+
+        private static String failed(String error) {
+            return Events.event("workflow_finished", Events.ended("failed", "null").replace("\"error\":null",
+                    "\"error\":\"" + error + "\""));
+        }
+
+        @Test
+        void theEndOfAnotherRunIsNoEndOfThisOne() throws IOException {
+            var cut = cut(seen(Events.started() + another(Events.finished("{\"a\":1}"))));
+
+            assertEquals(DifyExec.Symptom.CONTRADICTED, cut.symptom());
+            assertEquals(Optional.of(Events.REF), cut.ref());
+            assertEquals(List.of(Events.REF), heard.runs());
+        }
+
+        @Test
+        void aStreamThatBreaksOffAfterAnEventOfAnotherRunIsOfTheFirst() throws IOException {
+            var cut = cut(seen(Events.started() + another(Events.nodeFinished("{}"))));
+
+            assertEquals(Optional.of(Events.REF), cut.ref());
+        }
+
+        @Test
+        void twoEndsThatComeTogetherAreNone() throws IOException {
+            for (var ends : List.of(failed("boom") + Events.finished("{}"), Events.finished("{}") + failed("boom"),
+                    Events.finished("{\"a\":1}") + Events.nodeFinished("{}") + Events.finished("{\"a\":2}")))
+                assertEquals(DifyExec.Symptom.CONTRADICTED, cut(seen(Events.started() + ends)).symptom());
+        }
+
+        @Test
+        void theSameEndTwiceIsOne() throws IOException {
+            var ran = ranBy(Events.started() + Events.finished("{\"a\":1}") + Events.finished("{\"a\":1}"));
+
+            assertEquals("{\"a\":1}", outputs(ran));
+        }
+
+        @Test
+        void whatComesAMomentAfterAnErrorCounts() throws IOException {
+            var error = Events.json("data: {'event':'error','workflow_run_id':null,'code':'invalid_param','status':400,"
+                    + "'message':'No class mapping found'}\n\n");
+
+            var seen = refused(seen(LONG, connection -> {
+                connection.chunk(Events.PING + error);
+                connection.chunk(Events.started());
+                connection.chunk(failed("Workflow stream ended without a terminal event"));
+                connection.hold();
+            }));
+
+            assertEquals("No class mapping found", seen.message());
+            assertEquals("invalid_param", seen.code());
+            assertEquals(Optional.of(Events.REF), seen.ref());
+        }
+
+        @Test
+        void theEndOfAStreamIsNotWaitedForAfterTheEndOfItsRun() throws IOException {
+            var half = Events.finished("{}").substring(0, 40);
+
+            var seen = seen(Duration.ofMinutes(10), connection -> {
+                connection.chunk(Events.started() + Events.finished("{\"a\":1}") + half);
+                connection.hold();
+            });
+
+            assertEquals("{\"a\":1}", outputs(ran(seen)));
+        }
+
         @Test
         void anErrorWithoutACodeKeepsItsMessageAndStatus() throws IOException {
             var seen = seen(Events.PING
@@ -1381,6 +1450,48 @@ class ServerTest {
             var found = detail(from.equals("Dify") ? answer.withHeader("X-Version", "1.14.2") : answer);
 
             assertInstanceOf(DifyExec.Found.Silent.class, found);
+        }
+
+        private static final String USER = "difyexec-0123456789abcdef-1";
+
+        private void stored(String id, String status) {
+            dify.stubFor(get(urlEqualTo("/v1/workflows/run/" + id)).willReturn(status.isEmpty()
+                    ? aResponse().withStatus(404).withBody("{\"code\":\"not_found\",\"message\":\"\",\"status\":404}")
+                    : aResponse().withBody("{\"id\":\"%s\",\"status\":\"%s\",\"outputs\":{}}".formatted(id, status))));
+        }
+
+        private void listed(String... runs) {
+            dify.stubFor(get(urlPathEqualTo("/v1/workflows/logs")).willReturn(aResponse().withBody(Stream.of(runs)
+                    .map(run -> "{\"workflow_run\":{\"id\":\"%s\"},\"created_by_end_user\":{\"session_id\":\"%s\"}}"
+                            .formatted(run, USER)).collect(Collectors.joining(",", "{\"data\":[", "]}")))));
+        }
+
+        /// The `made-up` end's id leads nowhere; a mixed-up stream began with `r`, its attempt's own run is `own`.
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, textBlock = """
+                symptom,      user is unique, listed, r is,      found
+                UNCONFIRMED,  true,           own,    succeeded, succeeded r
+                UNCONFIRMED,  true,           own,    ,          failed own
+                UNCONFIRMED,  true,           ,       ,          absent
+                UNCONFIRMED,  false,          own,    ,          absent
+                CONTRADICTED, true,           own,    succeeded, failed own
+                CONTRADICTED, true,           ,       succeeded, succeeded r
+                CONTRADICTED, false,          own,    succeeded, succeeded r
+                CUT,          true,           own,    succeeded, succeeded r
+                CUT,          true,           own,    ,          absent
+                """)
+        void whatIsSaidOfARunIsHeldAgainstItsIdAndItsName(DifyExec.Symptom symptom, boolean unique, String listed,
+                String status, String expected) {
+            stored("r", Objects.toString(status, ""));
+            stored("own", "failed");
+            listed(listed == null ? new String[0] : new String[] {listed});
+
+            try (var client = client(URI.create("http://127.0.0.1:" + dify.port() + "/v1"))) {
+                var found = client.look(doubt(unique ? USER : "nightly", Optional.of(new DifyExec.RunRef("r", "")),
+                        symptom));
+
+                assertEquals(expected, (found.word() + found.run().map(run -> " " + run.id()).orElse("")));
+            }
         }
 
         @Test

@@ -140,6 +140,18 @@ final class Simulator implements Callable<Integer> {
                     + "1.14.2 is cut and its run goes on, other runs say running for ever; slots stay taken.")
     Share kill = Share.NONE;
 
+    @Option(names = "--false-fail", paramLabel = "P",
+            description = "Answered as failed by a rate limit; the run goes on and succeeds later.")
+    Share falseFail = Share.NONE;
+
+    @Option(names = "--other-end", paramLabel = "P",
+            description = "A stream tells the end of another run; its own goes on.")
+    Share otherEnd = Share.NONE;
+
+    @Option(names = "--error-first", paramLabel = "P",
+            description = "A stream tells an error and then the end of its run.")
+    Share errorFirst = Share.NONE;
+
     @Option(names = "--step-limit", paramLabel = "P",
             description = "The run meets the limit of steps, its outputs complete: told as failed, stored as stopped.")
     Share stepLimit = Share.NONE;
@@ -186,6 +198,9 @@ final class Simulator implements Callable<Integer> {
         shares.put(Fault.FLAKY, flaky);
         shares.put(Fault.PARTIAL, partial);
         shares.put(Fault.STOPPED, stopped);
+        shares.put(Fault.FALSE_FAIL, falseFail);
+        shares.put(Fault.OTHER_END, otherEnd);
+        shares.put(Fault.ERROR_FIRST, errorFirst);
         shares.put(Fault.KILL, kill);
         shares.put(Fault.STEP_LIMIT, stepLimit);
         shares.put(Fault.TIME_LIMIT, timeLimit);
@@ -239,7 +254,7 @@ final class Simulator implements Callable<Integer> {
     /// What can go wrong with one start of a row.
     enum Fault {
         NONE, DROP_BEFORE, DROP_AFTER, LOSE_FINISH, GATEWAY, ERROR_500, NEVER, LOST, THROTTLE, REFUSE, FAIL, FLAKY,
-        PARTIAL, STOPPED, KILL, STEP_LIMIT, TIME_LIMIT;
+        PARTIAL, STOPPED, FALSE_FAIL, OTHER_END, ERROR_FIRST, KILL, STEP_LIMIT, TIME_LIMIT;
 
         String word() {
             return name().toLowerCase(Locale.ROOT).replace('_', '-');
@@ -330,6 +345,8 @@ final class Simulator implements Callable<Integer> {
     /// One run, from when it was taken. What its own answer tells and what is stored can differ, also in time.
     static final class Job {
         private static final Map<String, Object> BY_LISTENER = Map.of("status", "stopped", "error", "Stopped by user.");
+        private static final Map<String, Object> FALSELY = Map.of("status", "failed", "outputs", Map.of(),
+                "error", "[openai] Rate Limit Error, 429 Too Many Requests");
 
         final String row, user;
         final boolean streaming;
@@ -435,9 +452,10 @@ final class Simulator implements Callable<Integer> {
                     "text", text);
             int tokens = 16 + text.length() / 3;
             var course = course(run);
-            if (fate.fault() == Fault.STOPPED) {
+            if (fate.fault() == Fault.STOPPED || fate.fault() == Fault.FALSE_FAIL) {
                 told.complete(new Told(run.end(new DifyExec.Demo.State.Stopped(), 0, Instant.now()),
-                        course.map(_ -> new SimulatedGraph.Course(List.of(), List.of(), null)), BY_LISTENER));
+                        course.map(_ -> new SimulatedGraph.Course(List.of(), List.of(), null)),
+                        fate.fault() == Fault.STOPPED ? BY_LISTENER : FALSELY));
                 pace.pause(takes());
             }
             if (fate.fault() == Fault.STEP_LIMIT || fate.fault() == Fault.TIME_LIMIT) {
@@ -1094,6 +1112,11 @@ final class Simulator implements Callable<Integer> {
             int last = fault == Fault.DROP_AFTER && die % 3 > 0 ? 1 + die / 3 % opening.size() : opening.size();
             for (var event : opening.subList(0, last)) write(out, event);
             if (fault == Fault.DROP_AFTER && die % 3 > 0) out.cut(line(run.get().textChunk("Answer", "llm", "text")));
+            if (fault == Fault.OTHER_END) {
+                out.write(line(another(job).closing().getLast()));
+                out.end();
+                return;
+            }
             if (fault == Fault.KILL) kill(job);
             if (fault == Fault.NEVER && worker) { // its worker was killed: not even pings
                 pace.pause(behaviour.silence());
@@ -1103,6 +1126,12 @@ final class Simulator implements Callable<Integer> {
             finish(out, job);
         }
 
+        /// A run that nobody asked for, and that succeeded.
+        private static DifyExec.Demo.Run another(Job job) {
+            return DifyExec.Demo.Run.begin(job.version.app(), "", Map.of(), Instant.now()).end(
+                    new DifyExec.Demo.State.Succeeded(Map.of("answer", "of another run")), 1, Instant.now());
+        }
+
         private void finish(Exchange.Chunks out, Job job) throws IOException, InterruptedException {
             var fault = job.fate.fault();
             var events = awaitEnd(out, job.told).closing();
@@ -1110,6 +1139,9 @@ final class Simulator implements Callable<Integer> {
             if (job.isEndless()) awaitEnd(out, job.resumed);
             if (!worker) ledger.list(job); // reached only while the client is there
             if (fault == Fault.DROP_AFTER) out.cut(line(events.getLast()));
+            if (fault == Fault.ERROR_FIRST) out.write(line(DifyExec.Demo.object("event", "error",
+                    "workflow_run_id", job.began.join().id(), "code", "completion_request_error", "status", 400,
+                    "message", "Completion request failed.")));
             if (fault == Fault.LOSE_FINISH || !fits(events.getLast()))
                 pace.pause(worker ? behaviour.silence() : Duration.ZERO);
             else {

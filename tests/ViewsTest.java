@@ -429,6 +429,19 @@ class ViewsTest {
             }
         }
 
+        @Test
+        void halfAnEmojiIsShownAsWhatCannotBeShownAndStaysWhatItIsInRaw() throws IOException {
+            batch().success("a", "x", "{\"o\":\"\\ud83d end\",\"\\ude00\":[\"\\ud83d\",\"😀\"]}").save();
+
+            var shown = strictly(written());
+            var raw = strictly(written("--raw"));
+
+            assertEquals(List.of("output.o", "output.\uFFFD"), shown.get(0).subList(2, 4));
+            assertEquals(List.of("\uFFFD end", "[\"\\ud83d\",\"😀\"]"), shown.get(1).subList(2, 4));
+            assertEquals(List.of("output.o", "output.\\ude00"), raw.get(0).subList(2, 4));
+            assertEquals(List.of("\\ud83d end", "[\"\\ud83d\",\"😀\"]"), raw.get(1).subList(2, 4));
+        }
+
         @ParameterizedTest
         @CsvSource(useHeadersInDisplayName = true, quoteCharacter = '`', delimiter = '|', textBlock = """
                 cell                | written
@@ -679,6 +692,15 @@ class ViewsTest {
                     [3000,"blocking","failed",2.0,"no such city",""]]]""", rows.get(3).toString());
             assertEquals("""
                     ["f",0,-1,0.0,"","","",{"id":"f","text":"sixth"},{},[]]""", rows.get(5).toString());
+        }
+
+        @Test
+        void showsHalfAnEmojiAsWhatCannotBeShown() throws IOException {
+            batch().success("a", "x", "{\"o\":\"\\ud83d end\"}").save();
+
+            report();
+
+            assertEquals("\uFFFD end", rows().getFirst().get(8).get("o").asText());
         }
 
         @Test
