@@ -358,8 +358,8 @@ final class DifyExec implements Runnable {
                 description = "Print the requests of the first N rows, as JSON and as a curl line; the key is masked.")
         int show;
 
-        @Option(names = "--demo", arity = "0..1", fallbackValue = "1.14.2", paramLabel = "VERSION",
-                description = "Use a simulated Dify in this process (1.14.2 or 1.9.2).")
+        @Option(names = "--demo", arity = "0..1", fallbackValue = Demo.NEWEST, paramLabel = "VERSION",
+                description = "Use a simulated Dify in this process (" + Demo.VERSIONS + ").")
         String demo;
 
         @ArgGroup(validate = false, heading = "%nInput:%n") CsvOptions shape = new CsvOptions();
@@ -443,8 +443,9 @@ final class DifyExec implements Runnable {
                 description = "The results; beside it lie <output>.retry, .log and .lock.")
         Path output;
 
-        @Option(names = "--demo", arity = "0..1", fallbackValue = "1.14.2", paramLabel = "VERSION",
-                description = "Use a simulated Dify in this process (1.14.2 or 1.9.2): no key, no network, no cost.")
+        @Option(names = "--demo", arity = "0..1", fallbackValue = Demo.NEWEST, paramLabel = "VERSION",
+                description = "Use a simulated Dify in this process (" + Demo.VERSIONS + "): no key, no network, "
+                        + "no cost.")
         String demo;
 
         @ArgGroup(validate = false, heading = "%nInput:%n") CsvOptions shape = new CsvOptions();
@@ -7345,7 +7346,7 @@ final class DifyExec implements Runnable {
                     + batch.files().log());
             if (work.rows.limit != null) estimate(batch.index().count(Standing.PENDING), tally).ifPresent(err::println);
             StatusView.errors(batch, err);
-            StatusView.next(batch, work.input.toString(), work.demo == null ? "" : work.demo.equals("1.14.2")
+            StatusView.next(batch, work.input.toString(), work.demo == null ? "" : work.demo.equals(Demo.NEWEST)
                     ? " --demo" : " --demo=" + work.demo, err);
             err.flush();
         }
@@ -8907,8 +8908,9 @@ final class DifyExec implements Runnable {
         @Option(names = {"-o", "--output"}, paramLabel = "JSONL", description = "The results of the batch to open.")
         Path output;
 
-        @Option(names = "--demo", arity = "0..1", fallbackValue = "1.14.2", paramLabel = "VERSION",
-                description = "Use a simulated Dify in this process (1.14.2 or 1.9.2): no key, no network, no cost.")
+        @Option(names = "--demo", arity = "0..1", fallbackValue = Demo.NEWEST, paramLabel = "VERSION",
+                description = "Use a simulated Dify in this process (" + Demo.VERSIONS + "): no key, no network, "
+                        + "no cost.")
         String demo;
 
         @Option(names = "--keep-going",
@@ -10571,6 +10573,7 @@ final class DifyExec implements Runnable {
     /// It is one workflow app with a text variable for each column, and answers as one version of Dify does. A run has
     /// a thread of its own and goes on when its client has left. All runs are kept until [#close].
     static final class Demo implements AutoCloseable {
+        static final String NEWEST = "1.16.0", VERSIONS = NEWEST + ", 1.14.2 or 1.9.2";
         private static final Duration PING_PERIOD = Duration.ofSeconds(10);
         private static final String PING = "event: ping\n\n";
         private static final ObjectMapper JSON = JsonMapper.builder()
@@ -10627,7 +10630,7 @@ final class DifyExec implements Runnable {
         /// How a run will go: how long it takes, how it ends, and whether the connection is cut while it goes on.
         record Plan(Duration latency, State ending, int tokens, boolean drop) {}
 
-        /// Where a run stands. The stored status of a stopped run is not the one that its own answer tells.
+        /// Where a run stands.
         sealed interface State {
             record Running() implements State {}
             record Succeeded(Map<String, Object> outputs) implements State {}
@@ -10648,10 +10651,6 @@ final class DifyExec implements Runnable {
                     case Stopped _ -> "stopped";
                     case Paused _ -> "paused";
                 };
-            }
-
-            default String told() {
-                return this instanceof Stopped ? "failed" : stored();
             }
 
             default Map<String, Object> outputs() {
@@ -10725,9 +10724,9 @@ final class DifyExec implements Runnable {
 
         // What the server knows
 
-        /// The versions of Dify that can be played.
+        /// The versions of Dify that can be played, the oldest first.
         enum Version {
-            V1_9_2("1.9.2"), V1_14_2("1.14.2");
+            V1_9_2("1.9.2"), V1_14_2("1.14.2"), V1_16_0(NEWEST);
 
             final String number;
 
@@ -10737,13 +10736,16 @@ final class DifyExec implements Runnable {
 
             static Version of(String number) {
                 return Stream.of(values()).filter(version -> version.number.equals(number)).findFirst()
-                        .orElseThrow(() ->
-                        new Unusable("--demo=" + number + ": the demo plays 1.14.2 or 1.9.2"));
+                        .orElseThrow(() -> new Unusable("--demo=" + number + ": the demo plays " + VERSIONS));
+            }
+
+            boolean isFrom(Version first) {
+                return compareTo(first) >= 0;
             }
 
             /// Streams run in a worker: a ping at once; log rows from the start; outputs as an object; 404 for no run.
             boolean hasWorker() {
-                return this == V1_14_2;
+                return isFrom(V1_14_2);
             }
 
             String blockingType() {
@@ -10757,7 +10759,7 @@ final class DifyExec implements Runnable {
 
             /// How long a stream stays open after its last event.
             Duration linger() {
-                return hasWorker() ? Duration.ofSeconds(1) : Duration.ZERO;
+                return this == V1_14_2 ? Duration.ofSeconds(1) : Duration.ZERO;
             }
         }
 
@@ -10794,7 +10796,7 @@ final class DifyExec implements Runnable {
 
             /// The body of a blocking answer.
             Map<String, Object> blocking() {
-                var data = object("id", id, "workflow_id", app.workflow(), "status", state.told(),
+                var data = object("id", id, "workflow_id", app.workflow(), "status", told(),
                         "outputs", state.outputs(), "error", state.error(), "elapsed_time", seconds(created, changed),
                         "total_tokens", tokens, "total_steps", state.steps(),
                         "created_at", created.getEpochSecond(), "finished_at", finishedAt());
@@ -10880,7 +10882,7 @@ final class DifyExec implements Runnable {
 
             private Map<String, Object> finished() {
                 return event("workflow_finished", object("id", id, "workflow_id", app.workflow(),
-                        "status", state.told(), "outputs", state.outputs(), "error", state.error(),
+                        "status", told(), "outputs", state.outputs(), "error", state.error(),
                         "elapsed_time", seconds(created, changed), "total_tokens", tokens, "total_steps", state.steps(),
                         "created_by", object("id", uuid(user), "user", user), "created_at", created.getEpochSecond(),
                         "finished_at", finishedAt(), "exceptions_count", exceptions(), "files", List.of()));
@@ -10946,6 +10948,12 @@ final class DifyExec implements Runnable {
                 if (app.version().hasWorker())
                     List.of("sys.workflow_id", "sys.workflow_run_id").forEach(name -> all.put(name, all.remove(name)));
                 return all;
+            }
+
+            /// A stopped run is stored as such; before 1.16.0 its own answer says that it failed.
+            private String told() {
+                boolean isHidden = state instanceof State.Stopped && !app.version().isFrom(Version.V1_16_0);
+                return isHidden ? "failed" : state.stored();
             }
 
             private boolean isOver() {

@@ -404,11 +404,13 @@ class CommandTest {
     @Nested
     class TheDemo {
         private static final String MODES = """
-                demo,         mode
-                --demo,       blocking
-                --demo,       streaming
-                --demo=1.9.2, blocking
-                --demo=1.9.2, streaming
+                demo,          mode
+                --demo,        blocking
+                --demo,        streaming
+                --demo=1.14.2, blocking
+                --demo=1.14.2, streaming
+                --demo=1.9.2,  blocking
+                --demo=1.9.2,  streaming
                 """;
 
         @ParameterizedTest

@@ -20,6 +20,7 @@
 //FILES golden/=golden/*
 //FILES recorded/1.9.2/=recorded/1.9.2/*.json
 //FILES recorded/1.14.2/=recorded/1.14.2/*.json
+//FILES recorded/1.16.0/=recorded/1.16.0/*.json
 //RUNTIME_OPTIONS --enable-native-access=ALL-UNNAMED
 
 import com.fasterxml.jackson.databind.JsonNode;

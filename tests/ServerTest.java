@@ -324,7 +324,7 @@ class ServerTest {
                 502 |                  |                                 | look up
                 504 |                  |                                 | look up
                 """;
-        /// API §6: how a stream of 1.14.2 says that a row's data are wrong.
+        /// API §6: how a stream says that a row's data are wrong.
         private static final Pattern FORM = Pattern.compile(".* is required in input form|.* in input form must be .*"
                 + "|transfer_method is required in file mapping|'.*' is not a valid FileTransferMethod"
                 + "|Invalid upload file.*|Invalid file url|Detected file type does not match .*"
@@ -357,6 +357,7 @@ class ServerTest {
                     }
                     case "error" -> {
                         var message = event.path("message").asText();
+                        if (body.contains("\"event\":\"workflow_finished\"")) return new Expected("look up", "");
                         if (event.has("code"))
                             return refused(event.path("status").asInt(), event.path("code").asText(), message);
                         return new Expected(FORM.matcher(message).matches() ? "failed" : "look up", message);
@@ -369,6 +370,8 @@ class ServerTest {
 
         private static Expected ofRun(JsonNode data, JsonNode run) {
             var error = data.path("error").asText("");
+            if (isMadeUp(data))
+                return new Expected(FORM.matcher(error).matches() ? "failed or look up" : "look up", error);
             return new Expected(switch (data.path("status").asText()) {
                 case "succeeded" -> "succeeded";
                 case "partial-succeeded" -> "partial";
@@ -378,6 +381,12 @@ class ServerTest {
                         && data.path("outputs").isEmpty() ? "look up" : "failed";
                 case String other -> throw new IllegalArgumentException(other);
             }, error, run);
+        }
+
+        /// API §2.3: an end that 1.16.0 gives to a stream that has none; it is no end of a run.
+        private static boolean isMadeUp(JsonNode data) {
+            return data.path("status").asText().equals("failed") && data.path("outputs").isNull()
+                    && data.path("total_steps").asInt(-1) == 0 && data.path("created_by").isEmpty();
         }
 
         private static Expected refused(int status, String code, String message) {
@@ -458,11 +467,12 @@ class ServerTest {
             var seen = served(exchange, attempt, heard);
 
             var verdict = judge().verdict(attempt, seen);
-            assertEquals(expected.word(), Expected.word(verdict), () -> exchange + ": " + seen);
+            assertTrue(List.of(expected.word().split(" or ")).contains(Expected.word(verdict)),
+                    () -> exchange + ": " + seen + " is to be " + expected.word() + " and is " + verdict);
             if (verdict instanceof DifyExec.Verdict.Done(DifyExec.Outcome.Failed failed))
                 assertTrue(failed.text().contains(expected.text().strip()), () -> exchange + ": " + failed);
             if (!expected.run().isNull()) sameRun(exchange, expected.run(), ran(seen));
-            if (mode == DifyExec.Mode.STREAMING) assertEquals(seen.run().stream().map(DifyExec.RunRef::id).toList(),
+            if (mode == DifyExec.Mode.STREAMING && !(seen instanceof DifyExec.Seen.Refused)) assertEquals(seen.run().stream().map(DifyExec.RunRef::id).toList(),
                     heard.runs().stream().map(DifyExec.RunRef::id).toList(), exchange::toString);
             replayed.merge("runs of " + exchange.version(), 1, Integer::sum);
         }
