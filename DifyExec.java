@@ -5480,11 +5480,69 @@ final class DifyExec implements Runnable {
 
     /// The four files of a batch.
     record BatchFiles(Path results, Path retry, Path log, Path lock) {
+        private static final String ELSEWHERE = "move it away, or name another file for the results";
+
         static BatchFiles of(Path output) {
-            if (Files.isDirectory(output)) throw new Unusable(output + ": a folder; name a file for the results");
+            refuseNoFile(output, "name another for the results");
             var parent = output.toAbsolutePath().getParent();
             if (!Files.isDirectory(parent)) throw new Unusable(output + ": there is no folder " + parent);
-            return new BatchFiles(output, sibling(output, ".retry"), sibling(output, ".log"), sibling(output, ".lock"));
+            var files = new BatchFiles(output, sibling(output, ".retry"), sibling(output, ".log"),
+                    sibling(output, ".lock"));
+            files.all().forEach(file -> refuseNoFile(file, ELSEWHERE));
+            return files;
+        }
+
+        /// What is there under a name to write to must be a file.
+        static void refuseNoFile(Path file, String remedy) {
+            if (file.toString().equals("-")) throw new Unusable("-: standard output, not a file; " + remedy);
+            if (!Files.exists(file, LinkOption.NOFOLLOW_LINKS) || Files.isRegularFile(file) && !isDevice(file)) return;
+            throw new Unusable(file + ": " + (Files.isDirectory(file) ? "a folder"
+                    : Files.exists(file) ? "a device or a pipe" : "a link to nothing") + ", not a file; " + remedy);
+        }
+
+        /// `/dev/stdout` is a regular file where it is sent to one.
+        private static boolean isDevice(Path file) {
+            var folder = file.toAbsolutePath().normalize().getParent();
+            return folder.equals(Path.of("/dev")) || folder.equals(Path.of("/dev/fd")) || folder.startsWith("/proc");
+        }
+
+        /// Every name that a batch writes to.
+        List<Path> all() {
+            return List.of(results, retry, log, lock, new RetryList(retry).draft());
+        }
+
+        /// Nothing of anybody else's is written to, cut, replaced or moved.
+        void refuseForeign() {
+            try {
+                if (!FirstLine.isOurs(results, Results::isResult, Results.BEGINNING)) throw new Unusable(results
+                        + ": its first line is no result of this tool; name another file for the results");
+                if (!FirstLine.isOurs(log, Journal::isEvent, Journal.BEGINNING)) throw new Unusable(log
+                        + ": its first line is no event of this tool; " + ELSEWHERE);
+            } catch (IOException problem) {
+                throw new Unusable(results + ": cannot be used (" + Plain.of(problem) + ")");
+            }
+        }
+
+        /// The same of a list of ids.
+        ///
+        /// @param rows those of the CSV
+        void refuseForeign(RetryList list, Index rows) {
+            try {
+                if (!isOurs(list, rows))
+                    throw new Unusable(list.path() + ": not a list of ids of this batch; " + ELSEWHERE);
+            } catch (IOException problem) {
+                throw new Unusable(list.path() + ": cannot be used (" + Plain.of(problem) + ")");
+            }
+        }
+
+        /// Without a batch all its ids are the CSV's. A batch may know some that have left the CSV since.
+        private boolean isOurs(RetryList list, Index rows) throws IOException {
+            if (list.ids(ids -> ids.allMatch(id -> rows.find(id) >= 0))) return true;
+            var batch = new Index();
+            Results.read(results, batch);
+            History.read(log, batch);
+            return batch.size() > 0
+                    && list.ids(ids -> ids.anyMatch(id -> rows.find(id) >= 0 || batch.find(id) >= 0));
         }
 
         private static Path sibling(Path output, String suffix) {
@@ -5493,24 +5551,25 @@ final class DifyExec implements Runnable {
 
         /// An input that is one of our outputs would be destroyed.
         void refuse(Path input) throws IOException {
-            for (var file : List.of(results, retry, log, lock))
+            for (var file : all())
                 if (Files.exists(file) && Files.isSameFile(file, input))
                     throw new Unusable(input + " is both input and output: name another file with -o");
         }
 
         /// A batch of which nothing is on disk cannot be looked at.
         BatchFiles begun() {
-            if (size(log) > 0 || Files.exists(retry)) return this;
+            if (!isEmpty(log) || Files.exists(retry)) return this;
             if (!Files.exists(results)) throw new Unusable(results
                     + ": no such batch (neither results, .retry nor .log); start one with 'run'");
-            if (size(results) <= Results.BOM.length) throw new Unusable(results
+            if (isEmpty(results)) throw new Unusable(results
                     + ": empty, and there is neither .retry nor .log; start a batch with 'run'");
             return this;
         }
 
-        private static long size(Path file) {
+        /// Missing, without a byte, or with a byte order mark alone.
+        static boolean isEmpty(Path file) {
             try {
-                return Files.exists(file) ? Files.size(file) : 0;
+                return !Files.exists(file) || FirstLine.isEmpty(FirstLine.head(file));
             } catch (IOException problem) {
                 throw new Unusable(file + ": " + Plain.of(problem));
             }
@@ -5525,6 +5584,43 @@ final class DifyExec implements Runnable {
                 Files.move(file, sibling(file, stamp));
                 err.println("Moved " + file + " to " + sibling(file, stamp).getFileName() + ".");
             }
+        }
+    }
+
+    /// By its first line a file is known as ours: whole, it is one of our lines; torn by a crash, it begins like one.
+    static final class FirstLine {
+        /// A line that is longer than `ENOUGH` is known by its beginning alone, a torn one by as much as `{"id":`.
+        private static final int ENOUGH = 1 << 16, LEAST = 6;
+
+        /// @param isWhole   whether a line is one of ours
+        /// @param beginning what all of ours begin with
+        static boolean isOurs(Path file, Predicate<byte[]> isWhole, Pattern beginning) throws IOException {
+            if (!Files.exists(file)) return true;
+            var head = head(file);
+            if (isEmpty(head)) return true;
+            int from = isMarked(head) ? Results.BOM.length : 0, to = from;
+            while (to < head.length && head[to] != '\n') to++;
+            var line = Arrays.copyOfRange(head, from, to);
+            return isWhole.test(line) || to == head.length && begins(line, beginning);
+        }
+
+        static byte[] head(Path file) throws IOException {
+            try (var in = Files.newInputStream(file)) {
+                return in.readNBytes(ENOUGH);
+            }
+        }
+
+        static boolean isEmpty(byte[] head) {
+            return head.length == 0 || Arrays.equals(head, Results.BOM);
+        }
+
+        private static boolean isMarked(byte[] head) {
+            return head.length >= 3 && Arrays.equals(head, 0, 3, Results.BOM, 0, 3);
+        }
+
+        private static boolean begins(byte[] line, Pattern beginning) {
+            var matcher = beginning.matcher(new String(line, StandardCharsets.ISO_8859_1));
+            return line.length >= LEAST && (matcher.lookingAt() || matcher.hitEnd());
         }
     }
 
@@ -5781,6 +5877,9 @@ final class DifyExec implements Runnable {
 
     /// The attempt log: every event a line, appended, never changed.
     static final class Journal {
+        static final Pattern BEGINNING = Pattern.compile("""
+                \\{"event":"(?:session|torn|end)","t":"\\d{4}-""");
+
         /// Loaded by who writes.
         private static final class Writing {
             private static final ObjectWriter WRITER = Json.MAPPER.writerFor(Event.class)
@@ -5820,11 +5919,26 @@ final class DifyExec implements Runnable {
             return unread;
         }
 
+        static boolean isEvent(byte[] line) {
+            try {
+                return !(new Fields().event(line, line.length) instanceof Event.Other);
+            } catch (IOException | NullPointerException | IllegalArgumentException | ArithmeticException
+                    | DateTimeException _) {
+                return false;
+            }
+        }
+
         /// Reads a line into an event field by field: databind takes three times as long over a long log.
         static final class Fields {
             private final Map<String, String> texts = new HashMap<>();
 
             Event event(byte[] line, int length) throws IOException {
+                read(line, length);
+                return event();
+            }
+
+            /// The fields of an object that are neither objects nor arrays nor null, by name.
+            Map<String, String> read(byte[] line, int length) throws IOException {
                 texts.clear();
                 try (var json = Json.Tokens.FACTORY.createParser(line, 0, length)) {
                     if (json.nextToken() != JsonToken.START_OBJECT) throw new IllegalArgumentException("no object");
@@ -5836,7 +5950,7 @@ final class DifyExec implements Runnable {
                     }
                     if (json.currentToken() != JsonToken.END_OBJECT) throw new IllegalArgumentException("torn");
                 }
-                return event();
+                return texts;
             }
 
             private Event event() {
@@ -5867,7 +5981,7 @@ final class DifyExec implements Runnable {
             }
 
             private Instant time() {
-                return text("t") == null ? null : Times.parse(text("t"));
+                return Times.parse(text("t"));
             }
 
             private int integer(String name) {
@@ -5988,6 +6102,9 @@ final class DifyExec implements Runnable {
     /// The results file: a line a success.
     static final class Results {
         static final byte[] BOM = {(byte) 0xEF, (byte) 0xBB, (byte) 0xBF};
+        /// The original tool puts a blank after each colon and comma.
+        static final Pattern BEGINNING = Pattern.compile("""
+                \\{"id": ?"[^"\\\\]*+(?:\\\\.[^"\\\\]*+)*+", ?"status": ?"success", ?"inputs": ?\\{""");
 
         /// `id`, `status`, `inputs`, `outputs`, `workflow_run_id`, `executed_at`, `retry_count`, then ours.
         static byte[] line(Attempt attempt, Seen.Ran ran, Instant now) {
@@ -6047,6 +6164,14 @@ final class DifyExec implements Runnable {
             }
         }
 
+        static boolean isResult(byte[] line) {
+            try {
+                return new Journal.Fields().read(line, line.length).keySet().containsAll(List.of("id", "status"));
+            } catch (IOException | IllegalArgumentException _) {
+                return false;
+            }
+        }
+
         record Head(String id, boolean success, boolean partial) {}
 
         /// The fields of a line that say whose result it is; empty if it is no whole JSON object with an id.
@@ -6076,19 +6201,30 @@ final class DifyExec implements Runnable {
 
     /// `<output>.retry`: the ids to run again, in the CSV's order; made anew as a whole, gone when there is none.
     record RetryList(Path path) {
-        /// As it stands in the file: with or without BOM, each id once.
+        /// Each id once.
         List<String> read() throws IOException {
-            if (!Files.exists(path)) return List.of();
+            return ids(all -> all.distinct().toList());
+        }
+
+        /// As they stand in the file, with or without BOM.
+        <T> T ids(Function<Stream<String>, T> use) throws IOException {
             try (var lines = Files.lines(path, UTF_8)) {
-                return lines.map(line -> line.replace("\uFEFF", "").strip()).filter(id -> !id.isEmpty()).distinct()
-                        .toList();
+                return use.apply(lines.map(line -> (line.startsWith("\uFEFF") ? line.substring(1) : line).strip())
+                        .filter(id -> !id.isEmpty()));
+            } catch (NoSuchFileException _) {
+                return use.apply(Stream.empty());
             } catch (UncheckedIOException problem) {
                 throw new Unusable(path + ": not UTF-8; save it as UTF-8, one id a line");
             }
         }
 
+        /// What it is written to before it takes its place; one that a crash left is written over.
+        Path draft() {
+            return path.resolveSibling(path.getFileName() + ".tmp");
+        }
+
         void write(Index index) throws IOException {
-            var draft = path.resolveSibling(path.getFileName() + ".tmp");
+            var draft = draft();
             boolean any = false;
             try (var out = Files.newBufferedWriter(draft, UTF_8)) {
                 for (int entry = 0; entry < index.rows(); entry++) {
@@ -6627,7 +6763,7 @@ final class DifyExec implements Runnable {
         /// Nothing that a batch is made of is ever written over, and no other file unless that is allowed.
         static void refuse(Path file, BatchFiles files, Optional<Path> input, Predicate<Path> mayBeReplaced) {
             try {
-                if (Files.isDirectory(file)) throw new Unusable(file + ": a folder; name a file");
+                BatchFiles.refuseNoFile(file, "name another");
                 var parent = file.toAbsolutePath().getParent();
                 if (!Files.isDirectory(parent)) throw new Unusable(file + ": there is no folder " + parent);
                 if (!Files.exists(file)) {
@@ -6637,7 +6773,6 @@ final class DifyExec implements Runnable {
                 files.refuse(file);
                 if (input.isPresent() && Files.exists(input.get()) && Files.isSameFile(file, input.get()))
                     throw new Unusable(file + " is both input and output: name another file");
-                if (!Files.isRegularFile(file)) throw new Unusable(file + ": not a regular file");
                 if (!mayBeReplaced.test(file)) throw new Unusable(file + ": is there already; --force writes over it");
             } catch (IOException problem) {
                 throw new Unusable(file + ": " + Plain.of(problem));
@@ -6646,7 +6781,7 @@ final class DifyExec implements Runnable {
 
         /// A file of the batch that is not there yet: what stood in it would be taken for the batch's.
         private static void refuseName(Path file, Path folder, BatchFiles files) throws IOException {
-            for (var own : List.of(files.results(), files.retry(), files.log(), files.lock()))
+            for (var own : files.all())
                 if (own.getFileName().equals(file.getFileName())
                         && Files.isSameFile(own.toAbsolutePath().getParent(), folder))
                     throw new Unusable(file + ": the batch has a file of this name; name another");
@@ -6657,10 +6792,10 @@ final class DifyExec implements Runnable {
                 var target = Files.exists(file) ? file.toRealPath() : file;
                 var draft = target.resolveSibling("." + target.getFileName() + "."
                         + Long.toHexString(System.nanoTime()) + ".tmp");
-                try {
-                    try (var out = Files.newOutputStream(draft, StandardOpenOption.CREATE_NEW,
-                            StandardOpenOption.WRITE)) {
-                        content.write(out);
+                var stream = Files.newOutputStream(draft, StandardOpenOption.CREATE_NEW, StandardOpenOption.WRITE);
+                try { // only now is the draft ours, to be deleted
+                    try (stream) {
+                        content.write(stream);
                     }
                     Files.move(draft, target, StandardCopyOption.ATOMIC_MOVE, StandardCopyOption.REPLACE_EXISTING);
                 } finally {
@@ -6723,16 +6858,19 @@ final class DifyExec implements Runnable {
             this.open = new HashSet<>(history.open.keySet());
         }
 
-        /// Checks the rows, takes the lock, mends torn ends, and reads what earlier calls left.
+        /// Checks the files and the rows, takes the lock, mends torn ends, and reads what earlier calls left.
         static Batch open(BatchFiles files, Csv csv, boolean noBom, boolean rebuild) {
             return open(files, csv, noBom, rebuild, Optional.empty());
         }
 
         /// @param fresh where to tell that an earlier batch was moved aside; empty: it goes on
         static Batch open(BatchFiles files, Csv csv, boolean noBom, boolean rebuild, Optional<PrintWriter> fresh) {
+            files.refuseForeign();
             var index = new Index();
             csv.check(index);
             index.endOfRows();
+            files.refuseForeign(new RetryList(files.retry()), index);
+            files.refuseForeign(new RetryList(new RetryList(files.retry()).draft()), index);
             var lock = Lock.take(files.lock());
             try {
                 if (fresh.isPresent()) files.moveAside(fresh.get());
@@ -6783,10 +6921,12 @@ final class DifyExec implements Runnable {
         }
 
         private static Batch read(BatchFiles files, Optional<Csv> csv, Reading reading) throws IOException {
+            files.refuseForeign();
             var index = new Index();
             csv.ifPresent(rows -> {
                 rows.check(index);
                 index.endOfRows();
+                files.refuseForeign(new RetryList(files.retry()), index);
             });
             var history = readAll(files, index, reading);
             if (!history.lost.isEmpty()) { // the log was read after the results: a process may have added some
@@ -6818,7 +6958,7 @@ final class DifyExec implements Runnable {
             boolean known = index.size() > index.rows() || IntStream.range(0, index.rows())
                     .anyMatch(entry -> index.standing(entry) != Standing.PENDING);
             if (!known && history.session().isEmpty() && history.attempts + history.unread == 0
-                    && Files.exists(files.results()))
+                    && !BatchFiles.isEmpty(files.results()))
                 throw new Unusable(files.results() + ": no line of it is a result");
             if (!history.lost.isEmpty() && (!Files.exists(files.results()) || Files.size(files.results()) == 0))
                 throw new Unusable(files.results() + ": gone, and the log knows of "
@@ -9841,10 +9981,9 @@ final class DifyExec implements Runnable {
             public Integer call() throws IOException {
                 var desk = prompt.desk;
                 var csv = desk.csv();
-                boolean open = desk.isOpen(file), exists = Files.exists(file);
-                if (exists) desk.files().refuse(file);
-                if (exists && !force) throw new Unusable(file + (open ? " is the open CSV" : " exists")
-                        + ": --force writes over it");
+                boolean open = desk.isOpen(file);
+                if (open && !force) throw new Unusable(file + " is the open CSV: --force writes over it");
+                Draft.refuse(file, desk.files(), Optional.empty(), _ -> force);
                 CsvFile.write(csv, desk.batch().index(), desk.edits(), file);
                 var edits = desk.edits().count();
                 if (open) desk.open(Optional.of(csv.path), desk.files().results(), false);

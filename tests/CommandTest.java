@@ -1701,15 +1701,16 @@ class CommandTest {
             var before = content("data.csv");
 
             var link = Files.createSymbolicLink(file("link"), file("data.csv"));
-            for (var output : List.of(input(), folder + "/./data.csv", link.toString()))
+            var twin = Files.createLink(file("twin"), file("data.csv"));
+            for (var output : List.of(input(), folder + "/./data.csv", link.toString(), twin.toString()))
                 refused(call(dify.settings(), "run", "-i", input(), "-o", output), "both input and output");
 
             assertEquals(before, content("data.csv"));
-            assertEquals(Set.of("data.csv", "link"), names());
+            assertEquals(Set.of("data.csv", "link", "twin"), names());
         }
 
         @ParameterizedTest
-        @ValueSource(strings = {".retry", ".log", ".lock"})
+        @ValueSource(strings = {".retry", ".retry.tmp", ".log", ".lock"})
         void isNotAnotherFileOfTheBatch(String suffix) throws IOException {
             Files.writeString(file("results.jsonl" + suffix), "id,text\n1,a\n");
 
@@ -2255,6 +2256,168 @@ class CommandTest {
             assertEquals(5, dify.runs());
             assertEquals("changed", result("2").path("inputs").path("text").asText());
             assertFalse(dify.run().err().contains("changed"));
+        }
+    }
+
+    // ── Files of others ─────────────────────────────────────────────────────────────────────────────────────────────
+
+    @Nested
+    class FilesOfOthers {
+        private static final String SECRET = "app-of-somebody-else";
+
+        private final Dify dify = dify();
+
+        /// Every call that writes is refused for this file, and nothing is any different after it.
+        private void refused(String name, String... said) throws IOException {
+            var before = contents();
+            for (var words : List.of("run", "retry", "retry 1 --force", "run --fresh", "run --rebuild", "run --no-bom")) {
+                var typed = words.split(" ");
+                var call = dify.command(typed[0], Arrays.copyOfRange(typed, 1, typed.length));
+
+                assertEquals(2, call.code(), call.err());
+                assertTrue(call.sentence().startsWith("difyexec: " + file(name) + ": "), call.err());
+                for (var word : said) assertTrue(call.sentence().contains(word), call.err());
+                assertFalse(call.err().contains(SECRET), call.err());
+                assertEquals(before, contents());
+            }
+        }
+
+        private Map<String, String> contents() throws IOException {
+            var contents = new TreeMap<String, String>();
+            for (var name : names()) contents.put(name, Files.isRegularFile(file(name))
+                    ? Files.readString(file(name), StandardCharsets.ISO_8859_1) : "no file");
+            return contents;
+        }
+
+        @ParameterizedTest
+        @ValueSource(strings = {"keep me", "id,text\n1,a\n2,b", "{\"a\":1}\n{\"a\":2}\n{\"a\":", "{\"id\":\"1\"}",
+                "{\n  \"id\": \"1\",\n  \"status\": \"success\"\n}\n", "{\"id\":\"1\",\"name\":\"Bo",
+                "DIFY_API_KEY=" + SECRET + "\n", "\u0000\u0001\u0002\u007fELF", "\u00ff\u00fek\u0000e\u0000"})
+        void areLeftAsTheyAre(String text) throws IOException {
+            rows(2);
+
+            for (var name : List.of("results.jsonl", "results.jsonl.log", "results.jsonl.retry",
+                    "results.jsonl.retry.tmp")) {
+                Files.writeString(file(name), text, StandardCharsets.ISO_8859_1);
+                refused(name);
+                Files.delete(file(name));
+            }
+
+            assertEquals(0, dify.requests());
+        }
+
+        @ParameterizedTest
+        @ValueSource(strings = {"results.jsonl", "results.jsonl.log", "results.jsonl.retry", "results.jsonl.retry.tmp"})
+        void areLeftAsTheyAreBesideABatch(String name) throws IOException {
+            rows(2);
+            dify.row("2", dify.ended("failed", "no"));
+            dify.run();
+            int before = dify.requests();
+            Files.writeString(file(name), "keep me");
+
+            refused(name);
+
+            assertEquals(before, dify.requests());
+        }
+
+        @Test
+        void andOnesIdsWithoutABatchDoNotMix() throws IOException {
+            rows(2);
+            Files.writeString(file("results.jsonl.retry"), "1\nkeep me\n");
+
+            refused("results.jsonl.retry", "move it away, or name another file for the results");
+        }
+
+        @Test
+        void areNotInALockThatHasText() throws IOException {
+            rows(1);
+            Files.writeString(file("results.jsonl.lock"), "keep me");
+
+            assertEquals(0, dify.run().code());
+
+            assertEquals("keep me", content("results.jsonl.lock"));
+        }
+
+        /// An id may have left the CSV, and a crash may have left a list half made.
+        @Test
+        void areNotTheListsOfABatchItself() throws IOException {
+            rows(3);
+            for (var id : List.of("2", "3")) dify.row(id, dify.ended("failed", "no"));
+            dify.run();
+            Files.writeString(file("results.jsonl.retry.tmp"), "2\n3");
+            csv("id,text", "1,text 1", "4,text 4");
+
+            var call = dify.run();
+
+            assertEquals(0, call.code(), call.err());
+            assertEquals(Set.of("data.csv", "results.jsonl", "results.jsonl.lock", "results.jsonl.log"), names());
+        }
+
+        @Test
+        void areNotTheFirstLineThatACrashTore() throws IOException {
+            rows(2);
+            Files.writeString(file("results.jsonl"), "\uFEFF{\"id\":\"1\",\"status\":\"succ");
+            Files.writeString(file("results.jsonl.log"), "{\"event\":\"session\",\"t\":\"20");
+
+            var call = dify.run();
+
+            assertEquals(0, call.code(), call.err());
+            assertEquals(List.of("1", "2"), ids());
+            assertEquals(2, events("torn").size());
+            assertEquals("succeeded=2", standing());
+            assertEquals(0, dify.run().code()); // the log begins with 'torn'
+        }
+
+        @ParameterizedTest
+        @ValueSource(strings = {"", "\uFEFF"})
+        void areNotEmpty(String text) throws IOException {
+            rows(2);
+            for (var name : List.of("results.jsonl", "results.jsonl.log", "results.jsonl.retry",
+                    "results.jsonl.retry.tmp")) Files.writeString(file(name), text);
+
+            assertEquals(0, dify.run().code());
+
+            assertEquals(List.of("1", "2"), ids());
+        }
+
+        @ParameterizedTest
+        @ValueSource(strings = {"", ".log", ".retry", ".retry.tmp", ".lock"})
+        void areNoFoldersPipesOrLinksToNothing(String suffix) throws Exception {
+            rows(1);
+            var name = "results.jsonl" + suffix;
+
+            Files.createDirectory(file(name));
+            refused(name, "a folder, not a file");
+            Files.delete(file(name));
+            Files.createSymbolicLink(file(name), file("none"));
+            refused(name, "a link to nothing, not a file");
+            Files.delete(file(name));
+            Assumptions.assumeTrue(new ProcessBuilder("mkfifo", file(name).toString()).start().waitFor() == 0);
+            refused(name, "a device or a pipe, not a file");
+
+            assertEquals(0, dify.requests());
+        }
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, textBlock = """
+                output,      said
+                -,           '-: standard output, not a file; name another for the results'
+                /dev/null,   '/dev/null: a device or a pipe, not a file; name another for the results'
+                /proc/stat,  '/proc/stat: a device or a pipe, not a file; name another for the results'
+                """)
+        void areNoDevices(String output, String said) throws IOException {
+            Assumptions.assumeTrue(output.equals("-") || Files.exists(Path.of(output)));
+            rows(1);
+
+            for (var command : List.of("run", "retry")) {
+                var call = call(dify.settings(), command, "-i", input(), "-o", output);
+
+                assertEquals(2, call.code(), call.err());
+                assertEquals("difyexec: " + said, call.sentence());
+            }
+            assertEquals(0, dify.requests());
+            assertEquals(Set.of("data.csv"), names());
+            assertFalse(Files.exists(Path.of("-")));
         }
     }
 

@@ -4515,6 +4515,80 @@ final class DifyExecTest {
     // ── Files ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
     @Nested
+    class TheFirstLine {
+        @TempDir Path folder;
+
+        /// Of `results`, of `log`, of `both` or of `none`.
+        private String kind(String text) throws IOException {
+            var file = Files.writeString(folder.resolve("file"), text);
+            boolean result = DifyExec.FirstLine.isOurs(file, DifyExec.Results::isResult, DifyExec.Results.BEGINNING);
+            boolean event = DifyExec.FirstLine.isOurs(file, DifyExec.Journal::isEvent, DifyExec.Journal.BEGINNING);
+            return result ? event ? "both" : "results" : event ? "log" : "none";
+        }
+
+        @ParameterizedTest(name = "{0}: {1}")
+        @CsvSource(useHeadersInDisplayName = true, delimiter = '|', quoteCharacter = '`', textBlock = """
+                text                                                                   | kind
+                ``                                                                     | both
+                \uFEFF                                                                 | both
+                {'id':'a','status':'success','outputs':{}}\\n                           | results
+                \uFEFF{'id':'a','status':'success'}\\nkeep me                           | results
+                {'id': 7, 'outputs': {'outputs': {}}, 'status': 'success'}\\r\\n         | results
+                {'id':'a','status':'success'}                                          | results
+                \uFEFF{'id':                                                           | results
+                {'id': 'größer \\\\' still the id                                        | results
+                {'id':'a','sta                                                         | results
+                \uFEFF{'id': 'a', 'status': 'success', 'inputs': {'text': 'x           | results
+                {'event':'session','t':'2026-01-16T12:00:00Z','format':1}\\n            | log
+                {'t':'2026-01-16T12:00:00Z','event':'torn','file':'x'}\\n{'event        | log
+                {'event':'end','t':'2026-01-16T12:00:00Z','id':'a','outcome':'failed'} | log
+                {'event':'ses                                                          | log
+                {'event':'session','t':'2026-01-16T12:00:00Z','tool':'dify             | log
+                keep me                                                                | none
+                keep me\\n                                                             | none
+                \uFEFFid,text\\n1,a                                                    | none
+                \\n                                                                    | none
+                \\n{'id':'a','status':'success'}\\n                                    | none
+                {                                                                      | none
+                {\\n  'id': 'a',\\n  'status': 'success'\\n}\\n                           | none
+                {'a':1}                                                                | none
+                {'id':'a'}\\n{'id':'a','status':'success'}\\n                           | none
+                {'id':null,'status':null}\\n                                           | none
+                ['id','status']\\n                                                     | none
+                {'id':'a','status':'success'\\n                                        | none
+                {'id':'a','name':'Bo                                                   | none
+                {'id': 7, 'sta                                                         | none
+                {'id':'a','status':'open','ti                                          | none
+                {'event':'click','t':'2026-01-16T12:00:00Z'}\\n                         | none
+                {'event':'session','format':1}\\n                                      | none
+                {'event':'session','t':'today'}\\n                                     | none
+                {'event':'session','id':7                                              | none
+                {'event':'click','t':'2026-01-16                                       | none
+                {'event':'session','t':'2026-01-16T12:00:00Z'\\n                        | none
+                """)
+        void saysWhoseAFileIs(String text, String kind) throws IOException {
+            assertEquals(kind, kind(json(text).translateEscapes()));
+        }
+
+        @Test
+        void thatIsVeryLongIsKnownByItsBeginning() throws IOException {
+            var rest = "x".repeat(200_000);
+            var id = json("{'id':'") + rest;
+            var inputs = json("{'id':'a','status':'success','inputs':{'text':'") + rest;
+
+            assertEquals("results", kind(id));
+            assertEquals("results", kind(inputs + json("'}}\n")));
+            assertEquals("none", kind(rest));
+            assertEquals("none", kind(json("{'id':'a','name':'") + rest + json("','status':'success'}\n")));
+        }
+
+        @Test
+        void thatIsNotThereIsOurs() throws IOException {
+            assertTrue(DifyExec.FirstLine.isOurs(folder.resolve("none"), _ -> false, Pattern.compile("x")));
+        }
+    }
+
+    @Nested
     class TheIndex {
         private final DifyExec.Index index = new DifyExec.Index();
 
@@ -4889,9 +4963,9 @@ final class DifyExecTest {
 
         @Test
         void isReadWithOrWithoutMarkAndBlanksAndDuplicates() throws IOException {
-            Files.writeString(list.path(), "\uFEFFb\r\na\n\n  c  \nb\n\uFEFFa\n");
+            Files.writeString(list.path(), "\uFEFFb\r\na\n\n  c  \nb\n\uFEFFa\nd\uFEFF\n");
 
-            assertEquals(List.of("b", "a", "c"), list.read());
+            assertEquals(List.of("b", "a", "c", "d\uFEFF"), list.read());
         }
 
         @Test
@@ -5021,7 +5095,9 @@ final class DifyExecTest {
         @ValueSource(strings = {"null", "{'event':'attempt','kind':'row'}", "{'event':'end','id':'a','user':'u'}",
                 "{'event':'attempt','t':'2026-01-16T12:00:00Z','id':'a','user':'u','mode':'telepathic','kind':'row'}"})
         void aLineThatLacksWhatItsEventNeedsIsOneThatCannotBeRead(String line) throws IOException {
-            assertTrue(status(json(line) + "\n").contains("1 line of the log could not be read"));
+            var session = "{'event':'session','t':'2026-01-16T12:00:00Z','format':1}\n";
+
+            assertTrue(status(json(session + line) + "\n").contains("1 line of the log could not be read"));
         }
 
         @ParameterizedTest
@@ -5113,7 +5189,8 @@ final class DifyExecTest {
         @Test
         void aBatchThatIsRefusedLetsItsLockGo() throws IOException {
             var scene = Scene.of(folder, "a");
-            Files.writeString(scene.file(".log"), json("{'event':'session','format':2,'tool':'difyexec 9.9'}\n"));
+            Files.writeString(scene.file(".log"),
+                    json("{'event':'session','t':'2030-01-01T00:00:00Z','format':2,'tool':'difyexec 9.9'}\n"));
             assertThrows(DifyExec.Unusable.class, scene::open);
 
             DifyExec.Lock.take(scene.file(".lock")).close();

@@ -99,6 +99,12 @@ class ShellTest {
         return folder.resolve(name);
     }
 
+    private List<String> names() throws IOException {
+        try (var files = Files.list(folder)) {
+            return files.map(file -> file.getFileName().toString()).sorted().toList();
+        }
+    }
+
     /// Five rows after their first run in the demo.
     private Session five() throws IOException {
         Files.writeString(file("data.csv"), FIVE);
@@ -340,6 +346,32 @@ class ShellTest {
             assertEquals(3, session.say("retry --by-error refused --progress off").code());
         }
 
+        @ParameterizedTest
+        @ValueSource(strings = {"", ".log", ".retry"})
+        void leavesAFileOfSomebodyElseAsItIs(String suffix) throws IOException {
+            Files.writeString(file("data.csv"), FIVE);
+            var session = reopened();
+            Files.writeString(file("results.jsonl" + suffix), "keep me");
+
+            for (var line : List.of("open " + file("data.csv") + " " + file("results.jsonl"), "try r-1", "accept r-1",
+                    "run", "retry r-1", "status", "failures", "save " + file("fixed.csv"))) {
+                var said = session.say(line);
+                assertEquals(2, said.code(), said::text);
+                assertTrue(said.text().contains("difyexec: " + file("results.jsonl" + suffix) + ": "), said::text);
+            }
+
+            assertEquals("keep me", Files.readString(file("results.jsonl" + suffix)));
+            assertEquals(List.of("data.csv", "results.jsonl" + suffix), names());
+        }
+
+        @Test
+        void opensABatchThatHasAnEmptyFile() throws IOException {
+            Files.writeString(file("data.csv"), FIVE);
+            Files.createFile(file("results.jsonl"));
+
+            assertTrue(reopened().desk.summary().contains("5 rows, 5 pending"));
+        }
+
         @Test
         void takesWhatWasTypedForTheShellOverABadVariable() throws IOException {
             five();
@@ -396,7 +428,7 @@ class ShellTest {
             session.ok("save " + file("fixed.csv"));
             assertEquals(FIVE.replace("[fail] Wrong size", "\"a \"\"quote\"\", and\nanother line\""),
                     Files.readString(file("fixed.csv")));
-            assertTrue(session.refused("save " + file("fixed.csv")).contains("exists: --force writes over it"));
+            assertTrue(session.refused("save " + file("fixed.csv")).contains("is there already; --force writes over it"));
             assertTrue(session.refused("save " + file("data.csv")).contains("is the open CSV: --force"));
             assertTrue(session.refused("save " + file("results.jsonl") + " --force").contains("both input and output"));
             assertEquals(FIVE, Files.readString(file("data.csv")));
@@ -404,6 +436,19 @@ class ShellTest {
             session.ok("save --force " + file("data.csv"));
             assertEquals(Files.readString(file("fixed.csv")), Files.readString(file("data.csv")));
             assertEquals("No edits.\n", session.ok("edits"));
+        }
+
+        @Test
+        void isSavedUnderNoNameThatIsNotAFilesOrIsTheBatchs() throws IOException {
+            Files.writeString(file("data.csv"), FIVE);
+            var session = reopened();
+
+            for (var name : List.of("results.jsonl", "results.jsonl.log", "results.jsonl.retry"))
+                assertTrue(session.refused("save --force " + file(name)).contains("the batch has a file of this name"));
+            assertTrue(session.refused("save --force /dev/null").contains("/dev/null: a device or a pipe"));
+            assertTrue(session.refused("save -").startsWith("difyexec: -: "));
+
+            assertEquals(List.of("data.csv"), names());
         }
 
         @Test

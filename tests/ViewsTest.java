@@ -303,8 +303,13 @@ class ViewsTest {
                 ''                      | -     | results.jsonl: empty, and there is neither
                 '\uFEFF'                | -     | results.jsonl: empty, and there is neither
                 ''                      | ''    | results.jsonl: empty, and there is neither
-                'id,text'               | -     | results.jsonl: no line of it is a result
-                '{"id":"z","outputs":{}}'| -    | data.csv: none of its 6 ids is in
+                'id,text'               | -     | results.jsonl: its first line is no result
+                'abc'                   | -     | results.jsonl: its first line is no result
+                '{"id":"z","outputs":{}}'| -    | results.jsonl: its first line is no result
+                '{"id":"z","status":"open"}'| - | results.jsonl: no line of it is a result
+                '{"id":"z","status":"success"}'| - | data.csv: none of its 6 ids is in
+                -                       | 'id,text' | results.jsonl.log: its first line is no event
+                ''                      | 'abc' | results.jsonl.log: its first line is no event
                 """)
         void areNamedInOneSentence(String results, String log, String said) throws IOException {
             mixed().save();
@@ -338,6 +343,34 @@ class ViewsTest {
             assertEquals(2, call.code());
             assertTrue(sentence(call).contains("the log knows of 3 results in it; 'run --rebuild' fetches them"),
                     call.err());
+        }
+
+        @Test
+        void aListOfNoIdsIsNamed() throws IOException {
+            mixed().save();
+            Files.delete(folder.resolve("results.jsonl"));
+            Files.delete(folder.resolve("results.jsonl.log"));
+            Files.writeString(folder.resolve("results.jsonl.retry"), "keep me");
+
+            for (var words : List.of(List.of("status"), List.of("export", path("out.csv")))) {
+                var call = call(Stream.concat(words.stream(), Stream.of("-i", path("data.csv"), "-o",
+                        path("results.jsonl"))).toArray(String[]::new));
+
+                assertEquals(2, call.code());
+                assertTrue(sentence(call).contains("results.jsonl.retry: not a list of ids of this batch"), call.err());
+            }
+        }
+
+        @Test
+        void whatIsNoFileIsNamed() throws IOException {
+            mixed().save();
+            Files.createDirectory(folder.resolve("other.jsonl.log"));
+
+            assertTrue(sentence(call("status", "-o", "/dev/null")).contains("/dev/null: a device or a pipe"));
+            assertTrue(sentence(call("status", "-o", path("other.jsonl"))).contains("other.jsonl.log: a folder"));
+            assertTrue(sentence(call("status", "-o", path("results.jsonl"), "--html", "-")).startsWith("difyexec: -: "));
+            assertTrue(sentence(call("export", "--force", "-i", path("data.csv"), "-o", path("results.jsonl"),
+                    "/dev/null")).contains("/dev/null: a device or a pipe"));
         }
     }
 
@@ -612,7 +645,7 @@ class ViewsTest {
         }
 
         @ParameterizedTest
-        @ValueSource(strings = {".retry", ".lock"})
+        @ValueSource(strings = {".retry", ".retry.tmp", ".lock"})
         void takesNoNameThatTheBatchMayNeed(String suffix) throws IOException {
             batch().success("a", "", "{}").save();
             Files.createSymbolicLink(folder.resolve("link"), folder);
