@@ -14,6 +14,7 @@
 import com.fasterxml.jackson.annotation.JsonInclude;
 import com.fasterxml.jackson.annotation.JsonSubTypes;
 import com.fasterxml.jackson.annotation.JsonTypeInfo;
+import com.fasterxml.jackson.annotation.JsonValue;
 import com.fasterxml.jackson.core.JsonFactory;
 import com.fasterxml.jackson.core.JsonGenerator;
 import com.fasterxml.jackson.core.JsonParseException;
@@ -2299,8 +2300,21 @@ final class DifyExec implements Runnable {
         /// Nothing is sent: the cell is empty.
         record None() implements Value {}
 
-        /// The cell is of no use; `why` says what is allowed.
-        record Wrong(String why) implements Value {}
+        /// The cell is of no use; `why` says what is allowed, or by how much it is too much.
+        record Wrong(@JsonValue String why, boolean isTooMuch) implements Value {
+            Wrong(String allowed) {
+                this(allowed, false);
+            }
+
+            /// `is 9 characters long, 8 are allowed`
+            static Wrong tooMuch(String is, int most) {
+                return new Wrong(is + ", " + most + (most == 1 ? " is" : " are") + " allowed", true);
+            }
+
+            String said() {
+                return isTooMuch ? why : "allowed is " + why;
+            }
+        }
     }
 
     /// One variable of the workflow's form. It knows how to read a cell, and what is wrong with it.
@@ -2327,8 +2341,7 @@ final class DifyExec implements Runnable {
             public Value read(String cell) {
                 int length = cell.codePointCount(0, cell.length());
                 return longest > 0 && length > longest
-                        ? new Value.Wrong(length + " characters, at most " + longest + " are allowed")
-                                : new Value.Text(cell);
+                        ? Value.Wrong.tooMuch("is " + length + " characters long", longest) : new Value.Text(cell);
             }
 
             @Override
@@ -2421,8 +2434,7 @@ final class DifyExec implements Runnable {
                 var values = Stream.of(cell.split(";")).map(String::strip).filter(part -> !part.isEmpty())
                         .map(files::read).toList();
                 for (var value : values) if (value instanceof Value.Wrong) return value;
-                return values.size() > files.most() ? new Value.Wrong(values.size() + " files, at most " + files.most()
-                        + " are allowed")
+                return values.size() > files.most() ? Value.Wrong.tooMuch(values.size() + " files", files.most())
                         : new Value.Several(values);
             }
         }
@@ -4811,7 +4823,7 @@ final class DifyExec implements Runnable {
         private static final int CUT = 60;
 
         /// A cell that the workflow does not take.
-        record Problem(long line, String id, String column, String value, String allowed) {}
+        record Problem(long line, String id, String column, String value, Value.Wrong allowed) {}
 
         /// What a column holds. `longest` is in code points.
         record Column(String column, String variable, String type, boolean required, long filled, int longest,
@@ -4835,8 +4847,8 @@ final class DifyExec implements Runnable {
                         if (examples[i] == null) examples[i] = Plain.text(cell, 24);
                     } else if (form.variable(column).filter(v -> v.takesEmpty() && v.about().required())
                             .isPresent()) emptyRequired++;
-                    if (form.value(column, cell) instanceof Value.Wrong(var why))
-                        problems.add(new Problem(row.line(), row.id(), column, Plain.text(cell, CUT), why));
+                    if (form.value(column, cell) instanceof Value.Wrong wrong)
+                        problems.add(new Problem(row.line(), row.id(), column, Plain.text(cell, CUT), wrong));
                 }
             }
             var notes = new ArrayList<>(form.notes(columns));
@@ -6942,8 +6954,8 @@ final class DifyExec implements Runnable {
             inspection.faults().forEach(fault -> out.println("line 1: " + Plain.text(fault, 500)));
             inspection.problems().stream().limit(SHOWN).forEach(problem -> out.println("line " + problem.line()
                     + ", id " + Plain.id(problem.id())
-                    + ", " + Plain.text(problem.column(), 40) + " = " + Plain.quoted(problem.value()) + ": allowed is "
-                            + Plain.text(problem.allowed(), 300)));
+                    + ", " + Plain.text(problem.column(), 40) + " = " + Plain.quoted(problem.value()) + ": "
+                            + Plain.text(problem.allowed().said(), 300)));
             if (inspection.problems().size() > SHOWN) out.println("… and " + (inspection.problems().size() - SHOWN)
                     + " more problems (check --json lists all)");
         }
@@ -8742,8 +8754,8 @@ final class DifyExec implements Runnable {
         static void check(Form form, Row row, Collection<String> columns) {
             var problems = columns.stream().filter(column -> form.value(column, row.inputs().get(column))
                     instanceof Value.Wrong).map(column -> Plain.text(column, 40) + " = "
-                    + Plain.quoted(row.inputs().get(column)) + ": allowed is "
-                    + Plain.text(((Value.Wrong) form.value(column, row.inputs().get(column))).why(), 300)).toList();
+                    + Plain.quoted(row.inputs().get(column)) + ": "
+                    + Plain.text(((Value.Wrong) form.value(column, row.inputs().get(column))).said(), 300)).toList();
             if (!problems.isEmpty()) throw new Unusable("row " + Plain.id(row.id()) + ", "
                     + String.join("; ", problems));
         }

@@ -1509,7 +1509,7 @@ class CommandTest {
 
             assertEquals(2, call.code());
             assertTrue(call.sentence().contains("3 problems, nothing was sent"), call.err());
-            for (var said : List.of("line 3, id 2, text = \"too long\": allowed is 8 characters, at most 5",
+            for (var said : List.of("line 3, id 2, text = \"too long\": is 8 characters long, 5 are allowed",
                     "line 4, id 3, lang = \"fr\": allowed is one of \"en\", \"ja\"", "line 4, id 3, count = \"many\""))
                 assertTrue(call.err().contains(said), call.err());
             assertEquals(0, dify.runs());
@@ -1572,7 +1572,7 @@ class CommandTest {
             assertEquals(2, call.code());
             var problems = tree(call.out()).path("problems");
             assertEquals("""
-                    2 1 short 😀😀😀😀: 4 characters, at most 3 are allowed
+                    2 1 short 😀😀😀😀: is 4 characters long, 3 are allowed
                     3 2 num : not empty: the workflow requires it
                     4 3 num NaN: a number like 12, -0.5 or 1234567.89
                     5 4 num 1,000: a number like 12, -0.5 or 1234567.89
@@ -1582,7 +1582,7 @@ class CommandTest {
                     9 8 meta [1]: a JSON object like {"name": "value"}
                     10 9 doc @none.pdf: a file that exists; there is none at none.pdf
                     11 10 doc https://h/a.mp3: a file of the kind document, not audio (.mp3)
-                    12 11 docs https://h/1.png;https://h/2.png;https://h/3.png: 3 files, at most 2 are allowed
+                    12 11 docs https://h/1.png;https://h/2.png;https://h/3.png: 3 files, 2 are allowed
                     13 12 docs ftp://h/1.png: an address (https://…) or @path
                     """, StreamSupport.stream(problems.spliterator(), false).map(problem -> Stream.of("line", "id",
                     "column", "value").map(name -> problem.path(name).asText()).collect(Collectors.joining(" ")) + ": "

@@ -104,7 +104,7 @@ class FormTest {
         private void compare(Recorded.Exchange exchange, DifyExec.Form form, Map<String, String> cells) {
             var wrong = new ArrayList<>(form.faults(List.copyOf(cells.keySet())));
             cells.forEach((column, cell) -> {
-                if (form.value(column, cell) instanceof DifyExec.Value.Wrong(var why)) wrong.add(column + ": " + why);
+                if (form.value(column, cell) instanceof DifyExec.Value.Wrong failed) wrong.add(column + ": " + failed.why());
             });
             if (matches(STRICTER, exchange.about())) assertFalse(wrong.isEmpty());
             else if (exchange.about().startsWith("bad_default")) return; // an absent column: nothing of ours decides
@@ -198,7 +198,7 @@ class FormTest {
 
         @ParameterizedTest(name = "{0} = {1} is refused: {2}")
         @CsvSource(delimiter = '|', textBlock = """
-                name | '日本語日本語'   | at most 5
+                name | '日本語日本語'   | is 6 characters long, 5 are allowed
                 num  | '1,000'        | a number like
                 num  | 'NaN'          | a number like
                 num  | '1e5'          | a number like
@@ -327,7 +327,9 @@ class FormTest {
 
             assertEquals(new DifyExec.Value.Several(List.of(new DifyExec.Value.Remote("document", URI.create("https://h/a.pdf")),
                     new DifyExec.Value.Remote("image", URI.create("https://h/b.png")))), read("file-list", "https://h/a.pdf; https://h/b.png", rules));
-            assertTrue(read("file-list", "https://h/1.pdf;https://h/2.pdf;https://h/3.pdf", rules).toString().contains("at most 2"));
+            assertTrue(read("file-list", "https://h/1.pdf;https://h/2.pdf;https://h/3.pdf", rules).toString().contains("3 files, 2 are allowed"));
+            assertTrue(read("file-list", "https://h/1.pdf;https://h/2.pdf", rules.replace("2", "1")).toString()
+                    .contains("2 files, 1 is allowed"));
         }
 
         @Test
