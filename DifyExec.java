@@ -398,21 +398,20 @@ final class DifyExec implements Runnable {
                                 yield STOPPED;
                             }
                             case Greeting.Met met -> report(csv, index, met,
-                                    met.form(client, judge, csv, input, dify, err));
+                                    met.form(client, judge, csv, input, dify, err), access);
                         };
                     }
                 }
             }
         }
 
-        private int report(Csv csv, Index index, Greeting.Met server, Form form) {
+        private int report(Csv csv, Index index, Greeting.Met server, Form form, Access access) {
             var out = spec.commandLine().getOut();
             var inspection = Inspection.of(csv.columns(), form, csv.rows(_ -> true, index));
             if (json) out.println(CheckView.json(inspection));
             else CheckView.print(inspection, server, out);
-            for (var rows = csv.rows(row -> row < show, index); rows.hasNext(); ) CheckView.request(rows.next(), form,
-                    dify,
-                    out);
+            for (var rows = csv.rows(row -> row < show, index); rows.hasNext(); )
+                CheckView.request(rows.next(), form, access, dify, out);
             return inspection.isFine() ? OK : UNUSABLE;
         }
     }
@@ -3340,9 +3339,7 @@ final class DifyExec implements Runnable {
         /// for.
         Seen run(Attempt attempt, Map<String, Value> inputs, Told told) {
             boolean streaming = attempt.mode() == Mode.STREAMING;
-            var path = access.workflowId().isEmpty() ? "/workflows/run" : "/workflows/" + encoded(access.workflowId())
-                    + "/run";
-            var post = request(path).header("Content-Type", "application/json")
+            var post = request(runPath(access)).header("Content-Type", "application/json")
                     .POST(HttpRequest.BodyPublishers.ofByteArray(body(attempt, inputs, streaming))).build();
             return exchange(post, DifyClient::whole, streaming ? firstEvent : timeout,
                     streaming ? Symptom.SILENCE : Symptom.TIMED_OUT, (answer, watch) -> {
@@ -3418,6 +3415,12 @@ final class DifyExec implements Runnable {
         /// The form of the version that is published now, for `use`; else what went wrong.
         Optional<Seen> parameters(Consumer<JsonNode> use) {
             return ask(request("/parameters").GET().build(), body -> use.accept(Json.MAPPER.readTree(body)));
+        }
+
+        /// Where an attempt is posted to: the version published now, or the pinned one.
+        static String runPath(Access access) {
+            return access.workflowId().isEmpty() ? "/workflows/run"
+                    : "/workflows/" + encoded(access.workflowId()) + "/run";
         }
 
         /// The request of an attempt as a person may read it: the body alone.
@@ -6965,16 +6968,14 @@ final class DifyExec implements Runnable {
         }
 
         /// The request of one row's first attempt, as it would go out.
-        static void request(Row row, Form form, DifyOptions dify, PrintWriter out) {
+        static void request(Row row, Form form, Access access, DifyOptions dify, PrintWriter out) {
             var mode = dify.mode == Mode.STREAMING ? Mode.STREAMING : Mode.BLOCKING;
             var attempt = new Attempt(0, row, Tries.NONE, dify.user == null ? "difyexec-0123456789abcdef-1" : dify.user,
                     mode, row.hash(), Instant.EPOCH);
-            var body = DifyClient.requestBody(attempt, form.values(row));
+            var body = Plain.json(DifyClient.requestBody(attempt, form.values(row)));
             out.println();
             out.println(body);
-            out.println("curl -X POST " + Plain.shell(dify.baseUrl
-                    + (dify.workflowId.isBlank() ? "/workflows/run" : "/workflows/" + dify.workflowId + "/run"))
-                    + " -H 'Authorization: Bearer app-***' -H 'Content-Type: application/json' -d "
+            out.println("curl -X POST " + Plain.shell(access.baseUrl() + DifyClient.runPath(access)) + " -H 'Authorization: Bearer app-***' -H 'Content-Type: application/json' -d "
                             + Plain.shell(body));
         }
     }
@@ -8355,8 +8356,23 @@ final class DifyExec implements Runnable {
             if (end < text.length() && Character.isHighSurrogate(text.charAt(end - 1))) end--;
             var cut = end < text.length() ? text.substring(0, end) + "…" : text;
             var clean = new StringBuilder(cut.length());
-            cut.codePoints().map(c -> Character.isISOControl(c) || Character.getType(c) == Character.FORMAT
-                    || c == 0x2028 || c == 0x2029 ? ' ' : c).forEach(clean::appendCodePoint);
+            cut.codePoints().map(c -> isControl(c) ? ' ' : c).forEach(clean::appendCodePoint);
+            return clean.toString();
+        }
+
+        /// What acts on a terminal instead of being seen: controls, marks of direction, line ends.
+        private static boolean isControl(int c) {
+            return Character.isISOControl(c) || Character.getType(c) == Character.FORMAT || c == 0x2028 || c == 0x2029;
+        }
+
+        /// The same JSON with such characters as escapes; those below U+0020 stand between its values only.
+        static String json(String json) {
+            var clean = new StringBuilder(json.length());
+            json.codePoints().forEach(c -> {
+                if (!isControl(c)) clean.appendCodePoint(c);
+                else if (c < ' ') clean.append(' ');
+                else for (char unit : Character.toChars(c)) clean.append("\\u%04x".formatted((int) unit));
+            });
             return clean.toString();
         }
 

@@ -4,6 +4,7 @@ import com.github.tomakehurst.wiremock.client.MappingBuilder;
 import com.github.tomakehurst.wiremock.client.ResponseDefinitionBuilder;
 import com.github.tomakehurst.wiremock.http.Fault;
 import com.github.tomakehurst.wiremock.stubbing.ServeEvent;
+import com.github.tomakehurst.wiremock.verification.LoggedRequest;
 import org.junit.jupiter.api.AfterEach;
 import org.junit.jupiter.api.Assumptions;
 import org.junit.jupiter.api.Nested;
@@ -1600,6 +1601,58 @@ class CommandTest {
             assertFalse(call.out().contains("\"ja\""), call.out());
             assertTrue(call.out().contains("curl -X POST " + dify.url() + "/workflows/run "), call.out());
             assertEquals(0, dify.runs());
+        }
+
+        private LoggedRequest posted() {
+            return dify.server.findAll(postRequestedFor(urlPathMatching("/v1/workflows/(.+/)?run"))).getFirst();
+        }
+
+        /// What a shell makes of the line that `check --show` prints: the words that `curl` gets.
+        private List<String> curl(Call call) throws Exception {
+            Assumptions.assumeTrue(Files.isExecutable(Path.of("/bin/sh")));
+            var line = call.out().lines().filter(text -> text.startsWith("curl ")).findFirst().orElseThrow();
+            var shell = new ProcessBuilder("/bin/sh", "-c", "curl() { printf '%s\\n' \"$@\"; }; " + line).start();
+            return new String(shell.getInputStream().readAllBytes(), UTF_8).lines().toList();
+        }
+
+        @Test
+        void showsWhatWouldActOnATerminalAsAnEscapeAndTheRequestStaysTheSame() throws Exception {
+            form(dify.answer(200, text("""
+                    {'user_input_form': [{'paragraph': {'variable': 'text', 'required': true}},
+                                         {'json_object': {'variable': 'meta', 'required': false}}]}""")));
+            csv("id,text,meta", "1,it's \u009b31m \u202e \u2028 \ue007f \udb40\udc41,\"{\r\n\"\"a\u007f\"\": 1}\"");
+
+            var call = check("--show", "1");
+
+            assertEquals(0, call.code(), call.err());
+            assertTrue(call.out().contains("\\u009b31m \\u202e \\u2028 \ue007f \\udb40\\udc41"), call.out());
+            assertEquals(List.of(), call.out().lines().flatMapToInt(String::codePoints).filter(c ->
+                    Character.isISOControl(c) || Character.getType(c) == Character.FORMAT).boxed().toList());
+            assertEquals(0, dify.run().code());
+            assertEquals(tree(posted().getBodyAsString()).path("inputs"), tree(curl(call).getLast()).path("inputs"));
+        }
+
+        @Test
+        void showsTheAddressThatARunGoesTo() throws Exception {
+            csv("id,text,lang,count", "1,fine,en,1");
+            var settings = new HashMap<>(dify.settings());
+            settings.put("DIFY_WORKFLOW_ID", " v 1/2 ");
+            dify.rows(dify.ended("succeeded", ""));
+
+            var call = call(settings, "check", "-i", input(), "--show", "1");
+            assertEquals(0, call(settings, typed("run")).code());
+
+            assertEquals(dify.url().replace("/v1", posted().getUrl()), curl(call).get(2));
+            assertTrue(curl(call).get(2).endsWith("/workflows/v%201%2F2/run"), curl(call)::toString);
+        }
+
+        @Test
+        void showsTheDemosAddress() throws Exception {
+            csv("id,text", "1,fine");
+
+            var call = call(Map.of(), "check", "-i", input(), "--show", "1", "--demo");
+
+            assertTrue(curl(call).get(2).matches("http://127\\.0\\.0\\.1:\\d+/v1/workflows/run"), call.out());
         }
 
         @Test
