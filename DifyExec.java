@@ -6110,7 +6110,7 @@ final class DifyExec implements Runnable {
                     else json.skipChildren();
                 }
             }
-            if (isWrapped(outputs.keySet()) && !texts.containsKey("workflow_status"))
+            if (mayBeWrapped(outputs.keySet()) && !texts.containsKey("workflow_status"))
                 outputs = unwrapped(outputs.get("outputs"), outputs);
             return new Ending(inputs, outputs, texts.getOrDefault("workflow_run_id", ""),
                     texts.getOrDefault("elapsed_time", ""), texts.getOrDefault("total_tokens", ""),
@@ -6118,8 +6118,19 @@ final class DifyExec implements Runnable {
                     "true".equals(texts.get("edited")));
         }
 
-        /// The original tool put the outputs into an object of that name.
-        static boolean isWrapped(Set<String> names) {
+        /// The outputs as one object.
+        JsonNode tree() throws IOException {
+            var tree = Json.MAPPER.createObjectNode();
+            for (var output : outputs.entrySet()) {
+                var value = output.getValue();
+                tree.set(output.getKey(), value.json() ? Json.MAPPER.readTree(value.text())
+                        : tree.textNode(value.text()));
+            }
+            return tree;
+        }
+
+        /// The original tool put the outputs into an object of that name; it is the one that tells no `workflow_status`.
+        static boolean mayBeWrapped(Set<String> names) {
             return names.size() == 1 && names.contains("outputs");
         }
 
@@ -7228,7 +7239,7 @@ final class DifyExec implements Runnable {
         public void result(int entry, Lines line) {
             try {
                 var found = found(line);
-                if (Ending.isWrapped(found)) found = Ending.of(line.content()).outputs().keySet();
+                if (Ending.mayBeWrapped(found)) found = Ending.of(line.content()).outputs().keySet();
                 names.addAll(found);
             } catch (IOException problem) {
                 throw new UncheckedIOException(problem); // cannot happen: the line has been read as a result
@@ -9709,8 +9720,8 @@ final class DifyExec implements Runnable {
             attempts();
             var result = result();
             if (result.isPresent()) {
-                out.println("Outputs" + (result.get().path("edited").asBoolean() ? " (of edited inputs)" : ""));
-                Pretty.print(outputs(result.get()), full, out);
+                out.println("Outputs" + (result.get().edited() ? " (of edited inputs)" : ""));
+                Pretty.print(result.get().tree(), full, out);
             }
             desk.tried(id).ifPresent(tried -> {
                 out.println("Outputs of the last try, not accepted");
@@ -9782,31 +9793,21 @@ final class DifyExec implements Runnable {
         }
 
         /// The last line of the results that is the row's.
-        private Optional<JsonNode> result() throws IOException {
-            Optional<JsonNode> last = Optional.empty();
+        private Optional<Ending> result() throws IOException {
+            Optional<Ending> last = Optional.empty();
             if (!Files.exists(desk.files().results())) return last;
             try (var lines = new Lines(desk.files().results())) {
                 while (lines.next()) if (Results.head(lines).filter(head -> head.success() && head.id().equals(id))
-                        .isPresent()) {
-                    var text = new String(lines.bytes(), 0, lines.length(), UTF_8).replace("\uFEFF", "");
-                    last = Optional.of(Json.MAPPER.readTree(text));
-                }
+                        .isPresent()) last = Optional.of(Ending.of(lines.content()));
             }
             return last;
-        }
-
-        /// Files of the original tool wrap the workflow's outputs once more.
-        private static JsonNode outputs(JsonNode line) {
-            var outputs = line.path("outputs");
-            return outputs.size() == 1 && outputs.path("outputs").isObject() ? outputs.path("outputs") : outputs;
         }
 
         void output(String pointer) throws IOException {
             if (!pointer.isEmpty() && !pointer.startsWith("/")) throw new Unusable("--output " + Plain.quoted(pointer)
                     + ": a JSON pointer like /answer or /items/0");
             var all = desk.tried(id).isPresent() ? Json.MAPPER.readTree(desk.tried(id).get().ran().outputs())
-                    : result().map(RowView::outputs).orElseThrow(() -> new Unusable("row " + Plain.id(id)
-                            + " has no outputs yet"));
+                    : result().orElseThrow(() -> new Unusable("row " + Plain.id(id) + " has no outputs yet")).tree();
             var part = all.at(pointer);
             if (part.isMissingNode()) throw new Unusable("there is no " + Plain.quoted(pointer)
                     + " in the outputs; at the top there are " + Plain.text(all.properties().stream()
