@@ -570,6 +570,10 @@ final class DifyExec implements Runnable {
                 description = "Seconds one run may take (env: TIMEOUT; default: ${DEFAULT-VALUE}).")
         Duration timeout;
 
+        @Option(names = "--files", paramLabel = "DIR", converter = RealFolder.class,
+                description = "Where @path cells may lead, besides the CSV's folder.")
+        Path files;
+
         @Option(names = "--no-check", description = "Do not ask for the workflow's form: every cell is sent as text.")
         boolean noCheck;
 
@@ -809,6 +813,20 @@ final class DifyExec implements Runnable {
         }
     }
 
+    /// A folder that is there, all links followed.
+    static final class RealFolder implements ITypeConverter<Path> {
+        @Override
+        public Path convert(String text) {
+            try {
+                var folder = Path.of(text).toRealPath();
+                if (Files.isDirectory(folder)) return folder;
+            } catch (IOException | InvalidPathException _) {
+                // said below, in our words
+            }
+            throw new TypeConversionException("no such folder");
+        }
+    }
+
     /// A whole number from 0 on.
     static final class Counts implements ITypeConverter<Integer> {
         @Override
@@ -948,7 +966,7 @@ final class DifyExec implements Runnable {
         /// @param begun when the look went out
         record Looked(Doubt doubt, Found found, Instant begun) implements Message {}
 
-        record Uploaded(Attempt attempt, Path file, String upload) implements Message {}
+        record Uploaded(Attempt attempt, String file, String upload) implements Message {}
 
         record Interrupted(String signal) implements Message {}
 
@@ -1086,7 +1104,7 @@ final class DifyExec implements Runnable {
                     }
 
                     @Override
-                    public void uploaded(Path file, String upload) {
+                    public void uploaded(String file, String upload) {
                         mailbox.add(new Message.Uploaded(attempt, file, upload));
                     }
                 });
@@ -1170,7 +1188,7 @@ final class DifyExec implements Runnable {
                 case Message.Looked(var doubt, var found, var begun) -> looked(doubt, found, begun);
                 case Message.Uploaded(var attempt, var file,
                         var upload) -> batch.record(new Event.Upload(clock.instant(),
-                        attempt.row().id(), attempt.user(), file.getFileName().toString(), upload));
+                        attempt.row().id(), attempt.user(), file, upload));
                 case Message.Interrupted(var signal) -> interrupted(signal);
                 case Message.Broken(var problem) -> throw new IllegalStateException("a worker broke", problem);
             }
@@ -2286,7 +2304,10 @@ final class DifyExec implements Runnable {
         record Remote(String kind, URI address) implements Value {}
 
         /// A file of this machine; it has to be uploaded first.
-        record Local(String kind, Path path) implements Value {}
+        ///
+        /// @param name as the cell names it
+        /// @param file where it really is, all links followed
+        record Local(String kind, String name, Path file) implements Value {}
 
         record Uploaded(String kind, String id) implements Value {}
 
@@ -2446,8 +2467,27 @@ final class DifyExec implements Runnable {
             }
         }
 
+        /// Where an `@path` is looked for, and the folders that it must not lead out of, all links followed.
+        record Folders(Path base, List<Path> within) {
+            /// @param csv  the input as it was named; what is no file (`-`, a pipe) has the current folder
+            /// @param more the folder of `--files`, or null
+            static Folders of(Path csv, Path more) {
+                var base = Files.isRegularFile(csv) ? csv.toAbsolutePath().getParent() : Path.of("").toAbsolutePath();
+                try {
+                    var own = base.toRealPath();
+                    return new Folders(base, more == null ? List.of(own) : List.of(own, more));
+                } catch (IOException problem) {
+                    throw new Unusable(base + ": " + Plain.of(problem));
+                }
+            }
+
+            boolean hold(Path file) {
+                return within.stream().anyMatch(file::startsWith);
+            }
+        }
+
         /// Which files a variable takes. `limits`: MB by kind, from the server.
-        record FileRules(Path folder, List<String> kinds, List<String> extensions, List<String> methods, int most,
+        record FileRules(Folders folders, List<String> kinds, List<String> extensions, List<String> methods, int most,
                 Map<String, Integer> limits) {
             private static final Map<String, String> KINDS = byEnding();
 
@@ -2493,16 +2533,21 @@ final class DifyExec implements Runnable {
             private Value local(String cell) {
                 if (!takes("local_file")) return new Value.Wrong("an address (https://…): uploads are not allowed");
                 try {
-                    var path = folder.resolve(cell);
+                    var path = folders.base().resolve(cell);
                     if (!Files.isRegularFile(path)) return new Value.Wrong("a file that exists; there is none at "
                             + path);
+                    var file = path.toRealPath();
+                    if (!folders.hold(file)) return new Value.Wrong("a file under the CSV's folder (or another, which "
+                            + "--files DIR names); this is " + file);
                     if (!Files.isReadable(path)) return new Value.Wrong("a file that may be read, not " + path);
-                    var end = end(path.getFileName().toString());
-                    var kind = kind(end);
-                    var fault = fault(kind, end).or(() -> tooLarge(path, kind));
-                    return fault.<Value>map(Value.Wrong::new).orElseGet(() -> new Value.Local(kind, path));
+                    var name = path.getFileName().toString();
+                    var kind = kind(end(name));
+                    var fault = fault(kind, end(name)).or(() -> tooLarge(file, kind));
+                    return fault.<Value>map(Value.Wrong::new).orElseGet(() -> new Value.Local(kind, name, file));
                 } catch (InvalidPathException problem) {
                     return new Value.Wrong("a path: " + Plain.of(problem));
+                } catch (IOException problem) {
+                    return new Value.Wrong("a file that may be read: " + Plain.of(problem));
                 }
             }
 
@@ -2558,7 +2603,7 @@ final class DifyExec implements Runnable {
 
         void quiet(RunRef run);
 
-        void uploaded(Path file, String upload);
+        void uploaded(String file, String upload);
 
         /// What a stream says of a run on its way.
         default void heard(Heard heard) {}
@@ -3369,10 +3414,12 @@ final class DifyExec implements Runnable {
         }
 
         /// Uploads a file under the attempt's user, streamed from disk. The id goes to `use`; else what went wrong.
-        Optional<Seen> upload(Path file, String user, Consumer<String> use) {
+        Optional<Seen> upload(Value.Local local, String user, Consumer<String> use) {
             var boundary = "difyexec-" + UUID.randomUUID();
+            var file = local.file();
             try {
-                var name = file.getFileName().toString().replaceAll("[\\\\/:*?\"<>|\\p{Cntrl}]", "_");
+                if (!file.toRealPath().equals(file)) throw new IOException("a link has taken its place");
+                var name = local.name().replaceAll("[\\\\/:*?\"<>|\\p{Cntrl}]", "_");
                 var type = Optional.ofNullable(Files.probeContentType(file)).orElse("application/octet-stream");
                 var head = "--" + boundary + "\r\nContent-Disposition: form-data; name=\"user\"\r\n\r\n" + user
                         + "\r\n--" + boundary
@@ -3675,8 +3722,8 @@ final class DifyExec implements Runnable {
                     for (var file : files) write(file, json);
                     json.writeEndArray();
                 }
-                case Value.Local(var kind, var path) -> writeFile(kind, "local_file", "upload_file_id", "<upload of "
-                        + path + ">", json);
+                case Value.Local(var kind, _, var file) -> writeFile(kind, "local_file", "upload_file_id",
+                        "<upload of " + file + ">", json);
                 case Value.None _, Value.Wrong _ -> json.writeNull();
             }
         }
@@ -3716,9 +3763,11 @@ final class DifyExec implements Runnable {
 
         @Override
         public Seen run(Attempt attempt, Told told) {
-            var uploads = new HashMap<Path, String>();
+            var uploads = new HashMap<Value.Local, String>();
             var values = new LinkedHashMap<String, Value>();
             for (var value : form.values(attempt.row()).entrySet()) {
+                if (value.getValue() instanceof Value.Wrong wrong) // a file is not what it was when it was checked
+                    return new Seen.NotUploaded(value.getKey() + ": " + wrong.said(), false);
                 var fault = new AtomicReference<Seen>();
                 values.put(value.getKey(), uploaded(value.getValue(), attempt, told, uploads, fault));
                 if (fault.get() != null) return fault.get();
@@ -3740,17 +3789,17 @@ final class DifyExec implements Runnable {
         }
 
         /// A file that several cells of one attempt name goes up once.
-        private Value uploaded(Value value, Attempt attempt, Told told, Map<Path, String> uploads,
+        private Value uploaded(Value value, Attempt attempt, Told told, Map<Value.Local, String> uploads,
                 AtomicReference<Seen> fault) {
             return switch (value) {
                 case Value.Several(var files) -> new Value.Several(
                         files.stream().map(file -> uploaded(file, attempt, told, uploads, fault)).toList());
-                case Value.Local(var kind, var path) -> {
-                    if (fault.get() == null && !uploads.containsKey(path)) client.upload(path, attempt.user(), id -> {
-                        uploads.put(path, id);
-                        told.uploaded(path, id);
-                    }).ifPresent(seen -> fault.set(notUploaded(path, seen)));
-                    yield new Value.Uploaded(kind, uploads.getOrDefault(path, ""));
+                case Value.Local local -> {
+                    if (fault.get() == null && !uploads.containsKey(local)) client.upload(local, attempt.user(), id -> {
+                        uploads.put(local, id);
+                        told.uploaded(local.name(), id);
+                    }).ifPresent(seen -> fault.set(notUploaded(local.name(), seen)));
+                    yield new Value.Uploaded(local.kind(), uploads.getOrDefault(local, ""));
                 }
                 case Value other -> other;
             };
@@ -3758,8 +3807,8 @@ final class DifyExec implements Runnable {
 
         /// A refusal of the key or the pace is as for a run, one of the file is the row's; and what is unclear is no
         /// doubt, as after a run: an upload starts nothing, so it may be tried again.
-        private static Seen notUploaded(Path path, Seen seen) {
-            var upload = "upload of " + path.getFileName() + ": ";
+        private static Seen notUploaded(String name, Seen seen) {
+            var upload = "upload of " + name + ": ";
             return switch (seen) {
                 case Seen.Refused refused when List.of(400, 413, 415)
                         .contains(refused.status()) -> new Seen.NotUploaded(
@@ -4650,15 +4699,15 @@ final class DifyExec implements Runnable {
         }
 
         /// The answer of `GET /parameters`. Everything but `variable`, `type` and `required` may be missing or null.
-        static Form of(JsonNode parameters, List<String> columns, Path folder, boolean usesPresets) {
+        static Form of(JsonNode parameters, List<String> columns, Variable.Folders folders, boolean usesPresets) {
             var variables = new ArrayList<Variable>();
             for (var item : parameters.path("user_input_form"))
                 item.properties().forEach(entry -> variables.add(variable(entry.getKey(), entry.getValue(), parameters,
-                        folder)));
+                        folders)));
             return new Form(variables, columns, usesPresets);
         }
 
-        private static Variable variable(String type, JsonNode node, JsonNode parameters, Path folder) {
+        private static Variable variable(String type, JsonNode node, JsonNode parameters, Variable.Folders folders) {
             var preset = node.path("default");
             var about = new Variable.About(node.path("variable").asText(), node.path("label").asText(""),
                     node.path("required").asBoolean(),
@@ -4670,15 +4719,15 @@ final class DifyExec implements Runnable {
                 case "checkbox" -> new Variable.Checkbox(about);
                 case "json_object" -> new Variable.JsonObject(about);
                 case "file", "file-list" -> new Variable.FileVariable(about, type.equals("file-list"),
-                        files(type, node, parameters, folder));
+                        files(node, parameters, folders));
                 default -> new Variable.Other(about, type);
             };
         }
 
-        private static Variable.FileRules files(String type, JsonNode node, JsonNode parameters, Path folder) {
+        private static Variable.FileRules files(JsonNode node, JsonNode parameters, Variable.Folders folders) {
             var system = parameters.path("system_parameters");
             int most = node.path("max_length").asInt(0);
-            return new Variable.FileRules(folder, texts(node.path("allowed_file_types")),
+            return new Variable.FileRules(folders, texts(node.path("allowed_file_types")),
                     texts(node.path("allowed_file_extensions")),
                     texts(node.path("allowed_file_upload_methods")),
                     most > 0 ? most : system.path("workflow_file_upload_limit").asInt(10),
@@ -6714,9 +6763,9 @@ final class DifyExec implements Runnable {
             /// The workflow's form; out of reach, every cell is text, and that is said.
             Form form(DifyClient client, Judge judge, Csv csv, Path input, DifyOptions dify, PrintWriter err) {
                 if (dify.noCheck) return Form.ofText();
-                var folder = Optional.ofNullable(input.toAbsolutePath().getParent()).orElse(Path.of(""));
+                var folders = Variable.Folders.of(input, dify.files);
                 var form = new AtomicReference<>(Form.ofText());
-                client.parameters(answer -> form.set(Form.of(answer, csv.columns(), folder,
+                client.parameters(answer -> form.set(Form.of(answer, csv.columns(), folders,
                         Listing.of(version) != Listing.AT_END))).ifPresent(seen -> {
                     // a refusal with a code is Dify's own; else a proxy may let this one path not through
                     if (seen instanceof Seen.Refused refused && !refused.code().isEmpty()) refusal(seen, judge)
@@ -9479,7 +9528,7 @@ final class DifyExec implements Runnable {
                 }
 
                 @Override
-                public void uploaded(Path file, String upload) {
+                public void uploaded(String file, String upload) {
                     told.uploaded(file, upload);
                 }
 
@@ -9879,7 +9928,7 @@ final class DifyExec implements Runnable {
             var begun = words.getLast();
             int at = words.size() - 1;
             if (at == 0 || begun.startsWith("-")) return List.of();
-            if (words.get(at - 1).matches("-i|-o|--input|--output|--html|--save-files")) return files(begun);
+            if (words.get(at - 1).matches("-i|-o|--input|--output|--html|--save-files|--files")) return files(begun);
             return switch (words.getFirst()) {
                 case "open", "save" -> files(begun);
                 case "show", "accept" -> at == 1 ? ids(begun) : List.of();

@@ -1787,6 +1787,83 @@ class CommandTest {
             assertEquals(1, dify.runs());
         }
 
+        /// The CSV is in `batch`; above it lies what must not go out.
+        private String[] outside(String command, String... more) throws IOException {
+            Files.writeString(file("id_rsa.txt"), "secret");
+            Files.createDirectories(file("batch"));
+            Files.writeString(file("batch/data.csv"), "id,doc,docs\n1,@../id_rsa.txt,\n");
+            return Stream.concat(Stream.of(command, "-i", file("batch/data.csv").toString()), Stream.of(more))
+                    .toArray(String[]::new);
+        }
+
+        @Test
+        void outsideOfTheCsvsFolderAreNeverUploaded() throws IOException {
+            var checked = call(dify.settings(), outside("check"));
+            var ran = call(dify.settings(), outside("run", "-o", output(), "--progress", "off"));
+
+            assertEquals(List.of(2, 2), List.of(checked.code(), ran.code()));
+            var problem = "line 2, id 1, doc = \"@../id_rsa.txt\": allowed is a file under the CSV's folder (or another, "
+                    + "which --files DIR names); this is " + file("id_rsa.txt").toRealPath();
+            assertTrue(checked.out().contains(problem), checked.out());
+            assertTrue(ran.err().contains(problem), ran.err());
+            assertEquals(List.of(), dify.server.findAll(postRequestedFor(urlPathMatching(".*"))));
+        }
+
+        @Test
+        void areUploadedFromAFolderThatIsNamed() throws IOException {
+            var call = call(dify.settings(), outside("run", "-o", output(), "--progress", "off", "--files",
+                    folder.toString()));
+
+            assertEquals(0, call.code(), call.err());
+            assertTrue(bodies("/v1/files/upload").getFirst().contains("secret"));
+        }
+
+        @Test
+        void areNotLookedForInAFolderThatIsNotThere() throws IOException {
+            var call = call(dify.settings(), outside("check", "--files", file("none").toString()));
+
+            assertEquals(2, call.code());
+            assertEquals("difyexec: --files " + file("none") + ": no such folder", call.sentence());
+            assertEquals(0, dify.requests());
+        }
+
+        /// While `a.txt` goes up, a link to what must not go out takes the place of `b.txt`.
+        @Test
+        void thatBecomeLinksAfterTheCheckFailTheirRowWithoutARun() throws IOException {
+            outside("check");
+            Files.writeString(file("batch/a.txt"), "a");
+            var b = Files.writeString(file("batch/b.txt"), "b");
+            Files.writeString(file("batch/data.csv"), "id,doc,docs\n1,@a.txt,@b.txt\n2,@b.txt,\n3,@a.txt,\n");
+            var form = dify.server.getStubMappings().stream().map(stub -> stub.getResponse().getBody())
+                    .filter(body -> body.contains("'doc'".replace('\'', '"'))).findFirst().orElseThrow();
+            try (var wire = new ServerTest.Wire(connection -> {
+                while (connection.request()) {
+                    var what = connection.last.split(" ")[1];
+                    if (what.equals("/v1/files/upload") && !Files.isSymbolicLink(b)) {
+                        Files.delete(b);
+                        Files.createSymbolicLink(b, Path.of("../id_rsa.txt"));
+                    }
+                    connection.answer(switch (what) {
+                        case "/v1/info" -> text("{'name':'a','mode':'workflow'}");
+                        case "/v1/parameters" -> form;
+                        case "/v1/files/upload" -> text("{'id':'up'}");
+                        default -> ServerTest.Events.blocking("{}");
+                    });
+                }
+            })) {
+                var call = call(settingsFor(wire), "run", "-i", file("batch/data.csv").toString(), "-o", output(), "-c",
+                        "1", "--progress", "off");
+
+                assertEquals(3, call.code(), call.err());
+                assertEquals(List.of("3"), ids());
+                assertEquals("1\n2\n", content("results.jsonl.retry"));
+                assertEquals(1, wire.requests.stream().filter(sent -> sent.contains(" /v1/workflows/run ")).count());
+                assertFalse(wire.requests.toString().contains("secret"));
+                assertTrue(call.err().contains("b.txt: a link has taken its place"), call.err());
+                assertTrue(call.err().contains("doc: allowed is a file under the CSV's folder"), call.err());
+            }
+        }
+
         /// A run whose output `doc` is a file behind a signed link.
         private void givesAFile(String extension) {
             dify.rows(dify.answer(200, text("""

@@ -126,7 +126,7 @@ class ServerTest {
         public void quiet(DifyExec.RunRef run) {}
 
         @Override
-        public void uploaded(Path file, String upload) {}
+        public void uploaded(String file, String upload) {}
     }
 
     /// A server on loopback that does on each connection what its script says.
