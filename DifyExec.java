@@ -865,9 +865,9 @@ final class DifyExec implements Runnable {
         static Session of(Work work, Access access) {
             var limits = new Limits(work.pace.maxFailures, work.pace.maxTokens, work.retrying.grace,
                     work.dify.timeout, work.retrying.settle());
-            return new Session(work, access, DifyClient.of(access, work.dify.timeout),
-                    new Judge(work.retrying.backoff(), work.retrying.failedRuns, access), limits,
-                            work.pace.concurrency(),
+            int concurrency = work.pace.concurrency();
+            return new Session(work, access, DifyClient.of(access, work.dify.timeout, concurrency),
+                    new Judge(work.retrying.backoff(), work.retrying.failedRuns, access), limits, concurrency,
                     work.spec.commandLine().getErr());
         }
 
@@ -1092,7 +1092,7 @@ final class DifyExec implements Runnable {
             var attempt = begun.attempt;
             post(() -> {
                 begun.thread = Thread.currentThread();
-                var seen = workflow.run(attempt, new Told() {
+                return ended(attempt, new Told() {
                     @Override
                     public void began(RunRef run, Duration waited) {
                         mailbox.add(new Message.Began(attempt, run, waited));
@@ -1108,10 +1108,20 @@ final class DifyExec implements Runnable {
                         mailbox.add(new Message.Uploaded(attempt, file, upload));
                     }
                 });
-                var line = seen instanceof Seen.Ran ran && ran.status().isSuccess()
-                        ? Results.line(attempt, ran, clock.instant()) : new byte[0];
-                return new Message.Ended(attempt, seen, line);
             });
+        }
+
+        /// Runs an attempt to its end, with its result's line. Where memory runs out, the run is looked up once others
+        /// have given theirs back.
+        private Message ended(Attempt attempt, Told told) {
+            var seen = Seen.nothing();
+            try {
+                seen = workflow.run(attempt, told);
+                return new Message.Ended(attempt, seen, seen instanceof Seen.Ran ran && ran.status().isSuccess()
+                        ? Results.line(attempt, ran, clock.instant()) : new byte[0]);
+            } catch (OutOfMemoryError _) {
+                return new Message.Ended(attempt, Seen.Cut.outOfMemory(seen.run()), new byte[0]);
+            }
         }
 
         private void look(Doubt doubt) {
@@ -1229,7 +1239,7 @@ final class DifyExec implements Runnable {
         /// What an answer says about the server, apart from its row.
         private void adapt(Attempt attempt, Seen seen, Instant now) {
             switch (seen) {
-                case Seen.Ran _ -> {
+                case Seen.Ran _, Seen.TooLarge _ -> {
                     pace.succeeded();
                     health.served();
                     firewalled = 0;
@@ -1337,7 +1347,7 @@ final class DifyExec implements Runnable {
             looking--;
             if (doubt.holdsPlace()) cutLooking--;
             var now = clock.instant();
-            if (found instanceof Found.Silent) health.failed(now, begun);
+            if (found instanceof Found.Silent(var seen) && !(seen instanceof Seen.TooLarge)) health.failed(now, begun);
             else health.answered();
             if (found instanceof Found.Running) route.listsRunning(doubt);
             batch.record(new Event.Look(now, doubt.attempt().user(), doubt.run().map(RunRef::id).orElse(null),
@@ -1414,6 +1424,8 @@ final class DifyExec implements Runnable {
                             + Plain.seconds(Duration.between(known.attempt().at(), now)) + " after its start"));
                 }
                 case Found.Absent() -> absent(doubt, now);
+                case Found.Silent(Seen.TooLarge large) when large.ref().isPresent() -> settle(doubt.attempt(), large,
+                        judge.verdict(doubt.attempt(), large), new byte[0]);
                 case Found.Silent(var seen) -> {
                     if (judge.verdict(doubt.attempt(), seen) instanceof Verdict.StopBatch(var why))
                         agenda.close(new Stop(STOPPED, why));
@@ -1938,7 +1950,14 @@ final class DifyExec implements Runnable {
         }
 
         /// No end was seen. `ref` is known if an event came first.
-        record Cut(Optional<RunRef> ref, Symptom symptom, String why) implements Seen {}
+        record Cut(Optional<RunRef> ref, Symptom symptom, String why) implements Seen {
+            static Cut outOfMemory(Optional<RunRef> ref) {
+                return new Cut(ref, Symptom.CUT, "no memory was left for the answer");
+            }
+        }
+
+        /// A run ended, but what it gave does not fit into the memory that there is for it.
+        record TooLarge(Optional<RunRef> ref, String why) implements Seen {}
 
         /// The request never left: refused connection, unknown host, TLS.
         record NotSent(String why) implements Seen {}
@@ -1953,6 +1972,7 @@ final class DifyExec implements Runnable {
                 case Refused refused -> refused.ref();
                 case Ran ran -> Optional.of(ran.ref());
                 case Cut cut -> cut.ref();
+                case TooLarge large -> large.ref();
                 case NotSent _, NotUploaded _ -> Optional.empty();
             };
         }
@@ -2815,6 +2835,7 @@ final class DifyExec implements Runnable {
                 case Seen.Ran ran -> ran(attempt, ran);
                 case Seen.Refused refused -> refused(attempt, refused);
                 case Seen.Cut(_, var symptom, var why) -> new Verdict.LookUp(symptom, why);
+                case Seen.TooLarge(_, var why) -> failed(why); // paid for: another run would be as large
                 case Seen.NotSent(var why) -> new Verdict.Unreached(backoff.delay(0), why);
                 case Seen.NotUploaded(var why, var mayPass) -> mayPass ? again(attempt, why, Optional.empty())
                         : failed(why);
@@ -3275,7 +3296,7 @@ final class DifyExec implements Runnable {
             return switch (seen) {
                 case Seen.Refused refused -> refused.status() == 504 || refused.status() == 524;
                 case Seen.Cut cut -> took.compareTo(PROXY_CUT) > 0 && cut.symptom() != Symptom.TIMED_OUT;
-                case Seen.Ran _, Seen.NotSent _, Seen.NotUploaded _ -> false;
+                case Seen.Ran _, Seen.TooLarge _, Seen.NotSent _, Seen.NotUploaded _ -> false;
             };
         }
     }
@@ -3343,34 +3364,41 @@ final class DifyExec implements Runnable {
         private static final Duration QUIET = Duration.ofSeconds(30), DRAIN = Duration.ofSeconds(1);
         /// Dify 1.14 ends a stream that says nothing for so long, queued or not.
         private static final Duration FIRST_EVENT = Duration.ofSeconds(300);
-        private static final int LONGEST_REFUSAL = 64 << 10;
+        private static final int LONGEST_REFUSAL = 64 << 10, LONGEST_WHOLE = 256 << 10;
 
         private final HttpClient http;
         private final Access access;
         private final Duration timeout, firstEvent;
+        private final Room room;
         private final Watches watches;
         private final ExecutorService tasks;
 
-        private DifyClient(HttpClient http, Access access, Duration timeout, Duration firstEvent,
+        private DifyClient(HttpClient http, Access access, Duration timeout, Duration firstEvent, Room room,
                 Watches watches, ExecutorService tasks) {
             this.http = http;
             this.access = access;
             this.timeout = timeout;
             this.firstEvent = firstEvent;
+            this.room = room;
             this.watches = watches;
             this.tasks = tasks;
         }
 
         /// @param timeout one run: from its first event (streaming) or from sending (blocking) to its end
         static DifyClient of(Access access, Duration timeout) {
-            return of(access, timeout, FIRST_EVENT);
+            return of(access, timeout, 1);
+        }
+
+        /// @param runs how many there may be at a time
+        static DifyClient of(Access access, Duration timeout, int runs) {
+            return of(access, timeout, FIRST_EVENT, Room.of(runs));
         }
 
         /// @param firstEvent how long a stream may say nothing before its first event
-        static DifyClient of(Access access, Duration timeout, Duration firstEvent) {
+        static DifyClient of(Access access, Duration timeout, Duration firstEvent, Room room) {
             var tasks = Executors.newVirtualThreadPerTaskExecutor();
-            return new DifyClient(Transport.of(access, tasks, CONNECT), access, timeout, firstEvent, new Watches(),
-                    tasks);
+            return new DifyClient(Transport.of(access, tasks, CONNECT), access, timeout, firstEvent, room,
+                    new Watches(), tasks);
         }
 
         @Override
@@ -3503,6 +3531,7 @@ final class DifyExec implements Runnable {
             });
             return seen.filter(s -> !(s instanceof Seen.Refused refused && refused.status() == 404
                     && refused.code().equals("not_found")))
+                    .map(s -> s instanceof Seen.TooLarge large ? new Seen.TooLarge(Optional.of(run), large.why()) : s)
                     .<Found>map(Found.Silent::new).orElseGet(found::get);
         }
 
@@ -3520,7 +3549,7 @@ final class DifyExec implements Runnable {
             var done = new AtomicBoolean();
             var seen = exchange(request, LOOK, Symptom.NO_ANSWER, (answer, _) -> {
                 if (answer.statusCode() != 200) return refused(answer);
-                use.read(answer.body());
+                use.read(room.limit(answer.body()));
                 done.set(true);
                 return Seen.nothing();
             });
@@ -3566,6 +3595,10 @@ final class DifyExec implements Runnable {
                     var seen = use.read(answer, watch);
                     if (!isStream(answer)) drain(in, watch);
                     return seen;
+                } catch (Room.Exceeded problem) {
+                    return new Seen.TooLarge(watch.run(), problem.getMessage());
+                } catch (OutOfMemoryError _) {
+                    return Seen.Cut.outOfMemory(watch.run());
                 } catch (IOException problem) {
                     return new Seen.Cut(watch.run(), watch.isOver() ? watch.overdue(overdue) : Symptom.CUT,
                             watch.isOver() ? "no end within the time limit" : Plain.of(problem));
@@ -3576,9 +3609,11 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// A body that comes as a whole wakes its reader once, not twice; a stream comes as it is.
+        /// A short body that comes as a whole wakes its reader once, not twice; all others come as they are.
         private static HttpResponse.BodySubscriber<InputStream> whole(HttpResponse.ResponseInfo answer) {
-            return isStream(answer.headers()) ? HttpResponse.BodySubscribers.ofInputStream()
+            boolean isShort = answer.headers().firstValueAsLong("Content-Length").orElse(LONGEST_WHOLE + 1)
+                    <= LONGEST_WHOLE;
+            return isStream(answer.headers()) || !isShort ? HttpResponse.BodySubscribers.ofInputStream()
                     : HttpResponse.BodySubscribers.mapping(HttpResponse.BodySubscribers.ofByteArray(),
                             ByteArrayInputStream::new);
         }
@@ -3614,7 +3649,9 @@ final class DifyExec implements Runnable {
         private Seen blocking(HttpResponse<InputStream> answer) throws IOException {
             var reader = new RunReader();
             try {
-                reader.readAnswer(answer.body());
+                reader.readAnswer(room.limit(answer.body()));
+            } catch (Room.Exceeded problem) {
+                return new Seen.TooLarge(reader.ref(), problem.getMessage());
             } catch (JsonProcessingException problem) {
                 return new Seen.Cut(Optional.empty(), isDify(answer) ? Symptom.CUT : Symptom.GATEWAY,
                         "HTTP 200, but no JSON: " + problem.getOriginalMessage());
@@ -3630,7 +3667,10 @@ final class DifyExec implements Runnable {
             long head = System.nanoTime();
             while (sse.next()) {
                 try {
-                    reader.readEvent(sse.data());
+                    reader.readEvent(room.limit(sse.data()));
+                } catch (Room.Exceeded problem) {
+                    if (!reader.isEnd()) continue; // of another event nothing is kept
+                    return new Seen.TooLarge(reader.ref(), problem.getMessage());
                 } catch (JsonProcessingException problem) {
                     if (sse.isAtEnd()) break;
                     continue; // an event we cannot read is an event we do not know
@@ -3642,7 +3682,7 @@ final class DifyExec implements Runnable {
                 reader.heard().ifPresent(told::heard);
                 if (reader.event.equals("error"))
                     return Seen.Refused.event(reader.errorStatus, reader.code, reader.message, reader.ref());
-                if (reader.event.equals("workflow_finished") || reader.event.equals("workflow_paused")) {
+                if (reader.isEnd()) {
                     var ran = reader.ran();
                     if (ran.isPresent()) return ran.get();
                 }
@@ -3816,7 +3856,7 @@ final class DifyExec implements Runnable {
                 case Seen.Refused refused when refused.status() < 500 -> refused;
                 case Seen.Refused refused -> new Seen.NotUploaded(upload + "HTTP " + refused.status(), true);
                 case Seen.Cut cut -> new Seen.NotUploaded(upload + cut.why(), true);
-                case Seen.NotSent _, Seen.NotUploaded _, Seen.Ran _ -> seen;
+                case Seen.NotSent _, Seen.NotUploaded _, Seen.TooLarge _, Seen.Ran _ -> seen;
             };
         }
 
@@ -3938,6 +3978,39 @@ final class DifyExec implements Runnable {
                 throw new Unusable("DIFY_CA_FILE=" + file + ": " + Plain.of(problem)
                         + "; a PEM file of certificates is needed");
             }
+        }
+    }
+
+    /// How many bytes an answer may have: while a result is made of it, it is in memory up to ten times over.
+    record Room(long most) {
+        private static final long TIMES = 10, LEAST = 1 << 20;
+
+        /// A fair share of Java's memory. @param runs how many there may be at a time
+        static Room of(int runs) {
+            return new Room(Math.max(LEAST, Runtime.getRuntime().maxMemory() / (TIMES * runs)));
+        }
+
+        /// An answer that there is no room for.
+        static final class Exceeded extends IOException {
+            Exceeded(long most) {
+                super(String.format(Locale.ROOT, "the answer is larger than the memory for it (%.1f MB); "
+                        + "a lower -c or JDK_JAVA_OPTIONS=-Xmx4g gives it more", most / 1e6));
+            }
+        }
+
+        /// The same bytes, up to so many.
+        InputStream limit(InputStream in) {
+            return new FilterInputStream(in) {
+                private long left = most;
+
+                @Override
+                public int read(byte[] into, int from, int length) throws IOException {
+                    int more = super.read(into, from, length);
+                    left -= Math.max(0, more);
+                    if (left < 0) throw new Exceeded(most);
+                    return more;
+                }
+            };
         }
     }
 
@@ -4337,6 +4410,11 @@ final class DifyExec implements Runnable {
 
         Optional<RunRef> ref() {
             return runId.isEmpty() ? Optional.empty() : Optional.of(new RunRef(runId, taskId));
+        }
+
+        /// Whether the last event is the run's last.
+        boolean isEnd() {
+            return event.equals("workflow_finished") || event.equals("workflow_paused");
         }
 
         /// What the last event tells of the run on its way, if anything.
@@ -5352,6 +5430,8 @@ final class DifyExec implements Runnable {
     /// Appends whole lines to a file, a group in one write; the file appears with its first line. A write that fails is
     /// undone: no line is ever torn by us.
     static final class LineFile implements AutoCloseable {
+        private static final int FULL = 64 << 10;
+
         private final Path path;
         private final byte[] head;
         private final ByteArrayOutputStream waiting = new ByteArrayOutputStream();
@@ -5366,6 +5446,11 @@ final class DifyExec implements Runnable {
         /// Lines go in here; [#flush] writes them.
         OutputStream buffer() {
             return waiting;
+        }
+
+        /// So much waits that the next line would cost memory.
+        boolean isFull() {
+            return waiting.size() >= FULL;
         }
 
         boolean flush() throws IOException {
@@ -6616,11 +6701,13 @@ final class DifyExec implements Runnable {
             Journal.write(event, log);
         }
 
+        /// On the file's way, too; long ones do not wait for each other.
         void result(byte[] line) {
             try {
                 results.buffer().write(line);
+                if (results.isFull()) results.flush();
             } catch (IOException problem) {
-                throw new UncheckedIOException(problem); // cannot happen: memory does not fail
+                throw new UncheckedIOException(problem);
             }
         }
 
@@ -6827,6 +6914,7 @@ final class DifyExec implements Runnable {
                 case Seen.NotSent(var why) -> why;
                 case Seen.NotUploaded(var why, _) -> why;
                 case Seen.Cut cut -> cut.why();
+                case Seen.TooLarge large -> large.why();
                 case Seen.Refused refused -> "HTTP " + refused.status() + " " + refused.message();
                 case Seen.Ran ran -> ran.error();
             };

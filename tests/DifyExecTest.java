@@ -785,6 +785,50 @@ final class DifyExecTest {
         }
 
         @Test
+        void anAnswerThatThereIsNoRoomForFailsItsRowForGood() throws Exception {
+            var scene = Scene.of(folder, "a", "b");
+            scene.failedRuns = DifyExec.RetryRuns.ALWAYS;
+            scene.answer = Answer.byRow(Map.of("a", List.of(new DifyExec.Seen.TooLarge(Optional.of(run("run-a")),
+                    "the answer is too large"))));
+
+            assertEquals(Optional.empty(), scene.play());
+
+            assertEquals(List.of("a", "b"), scene.ids());
+            assertEquals(List.of(), scene.looked);
+            assertEquals(List.of("failed"), scene.outcomes("a"));
+            assertEquals("run-a", scene.log("end").getFirst().path("run").asText());
+            assertEquals(List.of("a"), scene.retryIds());
+            assertEquals(List.of("b"), scene.resultIds());
+        }
+
+        @Test
+        void aRunWhoseDetailThereIsNoRoomForFailsItsRowForGood() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.answer = Answer.inTurn(cut(DifyExec.Symptom.CUT, run("run-a")));
+            scene.found = doubt -> new DifyExec.Found.Silent(new DifyExec.Seen.TooLarge(doubt.run(), "too large"));
+
+            assertEquals(Optional.empty(), scene.play());
+
+            assertEquals(1, scene.looked.size());
+            assertEquals(List.of("failed"), scene.outcomes("a"));
+            assertEquals("run-a", scene.log("end").getFirst().path("run").asText());
+        }
+
+        @Test
+        void aRunWhoseAnswerFindsNoMemoryIsLookedUp() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.answer = (_, _) -> {
+                throw new OutOfMemoryError("as if");
+            };
+            scene.found = _ -> ended(succeeded("run-a"));
+
+            assertEquals(Optional.empty(), scene.play());
+
+            assertEquals(1, scene.sent.size());
+            assertEquals(List.of("run-a"), scene.resultRuns());
+        }
+
+        @Test
         void aRowThatFailsOnceTooOftenFails() throws Exception {
             var scene = Scene.of(folder, "a");
             scene.answer = Answer.inTurn(failed("Connection Error"), failed("Connection Error"),
@@ -4308,6 +4352,19 @@ final class DifyExecTest {
         private static void count(int sent, int looked, Scene scene) {
             assertEquals(sent, scene.sent.size(), "runs sent");
             assertEquals(looked, scene.looked.size(), "runs looked up");
+        }
+
+        @Test
+        void longResultsDoNotWaitForEachOther() throws Exception {
+            var scene = Scene.of(folder, "a");
+            try (var batch = scene.open()) {
+                batch.result(new byte[1_000]);
+                assertFalse(Files.exists(scene.output));
+
+                batch.result(new byte[100_000]);
+
+                assertEquals(3 + 101_000, Files.size(scene.output));
+            }
         }
 
         @Test
