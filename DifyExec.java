@@ -101,7 +101,7 @@ import static java.util.stream.Collectors.joining;
 /// | 0 | every row asked for succeeded |
 /// | 1 | a bug |
 /// | 2 | unusable command line, settings or input: no run was started |
-/// | 3 | done, some rows failed, paused or unknown |
+/// | 3 | done, some rows failed, paused or unknown, or files of their outputs are missing |
 /// | 4 | stopped early: the server refuses, does not answer, a limit was reached, or a file cannot be written |
 /// | 130 | interrupted |
 @Command(name = "difyexec", mixinStandardHelpOptions = true,
@@ -276,7 +276,7 @@ final class DifyExec implements Runnable {
             if (json) out.println(StatusView.json(batch));
             else StatusView.print(batch, input == null ? "CSV" : input.toString(), out, Paint.of(env));
             if (html != null) spec.commandLine().getErr().println("Report: " + html);
-            return batch.index().isComplete() ? OK : ROWS_LEFT;
+            return batch.index().isComplete() && batch.history().missingFiles().isEmpty() ? OK : ROWS_LEFT;
         }
     }
 
@@ -909,7 +909,7 @@ final class DifyExec implements Runnable {
             batch.began(access, server, route.mode(), work, concurrency);
             var mailbox = new LinkedBlockingQueue<Message>();
             var tally = new Tally(batch.index(), wanted.rows(), Clock.systemUTC());
-            var sender = new Sender(client, form, Optional.ofNullable(work.out.saveFiles), judge.backoff());
+            var sender = new Sender(client, form, Optional.ofNullable(work.out.saveFiles));
             var engine = new Engine(sender, new Agenda(batch, wanted, work.rows.resendUnknown || named),
                     judge, new Pace(concurrency, work.pace.wait, work.pace.rate), new Health(judge.backoff()),
                     limits, route, batch, new Names(work.dify.user), tally, Progress.of(err, work.out.progress, tally),
@@ -960,13 +960,15 @@ final class DifyExec implements Runnable {
         /// A stream has been silent for a while after its first event.
         record Quiet(Attempt attempt, RunRef run) implements Message {}
 
-        /// `line` is the result's line, already made by the worker; empty unless the run succeeded.
+        /// `line` is the result's line, already made by the worker; empty unless the row may count as done.
         record Ended(Attempt attempt, Seen seen, byte[] line) implements Message {}
 
         /// @param begun when the look went out
         record Looked(Doubt doubt, Found found, Instant begun) implements Message {}
 
         record Uploaded(Attempt attempt, String file, String upload) implements Message {}
+
+        record Downloaded(Download download, Fetched fetched) implements Message {}
 
         record Interrupted(String signal) implements Message {}
 
@@ -976,7 +978,7 @@ final class DifyExec implements Runnable {
     /// Runs the rows of an agenda to their outcomes. The calling thread owns everything that changes.
     static final class Engine {
         private static final Duration AFTER_STOP = Duration.ofSeconds(3), AFTER_SECOND = Duration.ofMillis(1500);
-        private static final int FIREWALLED = 5;
+        private static final int FIREWALLED = 5, MOST_SAVING = 500;
 
         private final Workflow workflow;
         private final Agenda agenda;
@@ -993,8 +995,9 @@ final class DifyExec implements Runnable {
         private final BlockingQueue<Message> mailbox;
         private final Executor workers;
         private final Map<Long, Running> running = new LinkedHashMap<>();
+        private final Set<Saving> saving = new LinkedHashSet<>();
         private final int looksAtOnce;
-        private int looking = 0, cutLooking = 0, firewalled = 0;
+        private int looking = 0, cutLooking = 0, downloading = 0, firewalled = 0;
         private Instant hardStop = Instant.MAX;
         private boolean taskStopsSent = false, lateAsked = false, toldOfLinks = false;
         private String version = "";
@@ -1036,12 +1039,14 @@ final class DifyExec implements Runnable {
             try {
                 while (!isOver()) {
                     begin();
-                    watcher.watch(tally.now(running.size(), agenda.waiting(), agenda.doubts() + looking, pace));
+                    watcher.watch(tally.now(running.size(), agenda.waiting() + saving.size(),
+                            agenda.doubts() + looking, pace));
                     var message = mailbox.poll(untilNext().toNanos(), NANOSECONDS);
                     for (; message != null; message = mailbox.poll()) handle(message);
                     batch.flush();
                     agenda.check(health.verdict(clock.instant(), running.size() + looking));
                 }
+                List.copyOf(saving).forEach(this::saved); // an interrupt takes no result along
                 agenda.stop().ifPresent(stop -> batch.record(new Event.Stop(clock.instant(), stop.why(), null, null)));
                 batch.flush();
             } catch (UncheckedIOException problem) {
@@ -1052,16 +1057,17 @@ final class DifyExec implements Runnable {
         }
 
         private boolean isOver() {
-            if (agenda.stop().isEmpty()) return running.isEmpty() && looking == 0 && agenda.isDone()
-                    && !lookForLateRuns();
-            if (!running.isEmpty() && hardStop.isAfter(clock.instant())) return false;
+            if (agenda.stop().isEmpty()) return running.isEmpty() && saving.isEmpty() && looking == 0
+                    && agenda.isDone() && !lookForLateRuns();
+            if (!(running.isEmpty() && saving.isEmpty()) && hardStop.isAfter(clock.instant())) return false;
             return running.isEmpty() || taskStopsSent || !stopTasks(AFTER_STOP);
         }
 
         /// Puts every attempt that may start on record, and only then on the wire.
         private void begin() {
-            if (agenda.stop().isPresent()) return;
             var now = clock.instant();
+            download(now);
+            if (agenda.stop().isPresent()) return;
             var starts = new ArrayList<Running>();
             while (mayStart(now)) {
                 var due = agenda.next(now);
@@ -1085,7 +1091,22 @@ final class DifyExec implements Runnable {
         }
 
         private boolean mayStart(Instant now) {
-            return health.isOpen(now) && pace.hasRoom(now, busy());
+            return health.isOpen(now) && hasRoom(now);
+        }
+
+        /// Once many wait for their files, which are in memory for so long, those of more rows would fare no better.
+        private boolean hasRoom(Instant when) {
+            return pace.hasRoom(when, busy() + downloading) && saving.size() < MOST_SAVING + pace.ceiling();
+        }
+
+        /// Files go first, as their links die: into the places of rows, and beside them as look-ups do.
+        private void download(Instant now) {
+            while (downloading < Math.max(looksAtOnce, pace.limit() - busy())) {
+                var download = agenda.nextDownload(now);
+                if (download.isEmpty()) return;
+                downloading++;
+                post(() -> new Message.Downloaded(download.get(), workflow.fetch(download.get().file())));
+            }
         }
 
         private void start(Running begun) {
@@ -1117,11 +1138,16 @@ final class DifyExec implements Runnable {
             var seen = Seen.nothing();
             try {
                 seen = workflow.run(attempt, told);
-                return new Message.Ended(attempt, seen, seen instanceof Seen.Ran ran && ran.status().isSuccess()
-                        ? Results.line(attempt, ran, clock.instant()) : new byte[0]);
+                return new Message.Ended(attempt, seen, line(attempt, seen, clock.instant()));
             } catch (OutOfMemoryError _) {
                 return new Message.Ended(attempt, Seen.Cut.outOfMemory(seen.run()), new byte[0]);
             }
+        }
+
+        /// None without a success, or while its files are not there.
+        private static byte[] line(Attempt attempt, Seen seen, Instant now) {
+            return seen instanceof Seen.Ran ran && ran.status().isSuccess() && !ran.hasFiles()
+                    ? Results.line(attempt, ran, now, List.of()) : new byte[0];
         }
 
         private void look(Doubt doubt) {
@@ -1174,7 +1200,7 @@ final class DifyExec implements Runnable {
 
         /// When a row may start next; with no place free, a message tells.
         private Instant nextStart(Instant now) {
-            if (!agenda.hasRows() || !pace.hasRoom(Instant.MAX, busy())) return Instant.MAX;
+            if (!agenda.hasRows() || !hasRoom(Instant.MAX)) return Instant.MAX;
             return Stream.of(agenda.nextRow(now), pace.nextStart(), health.isOpen(now) ? now : health.nextProbe())
                     .max(Comparator.naturalOrder()).get();
         }
@@ -1199,6 +1225,7 @@ final class DifyExec implements Runnable {
                 case Message.Uploaded(var attempt, var file,
                         var upload) -> batch.record(new Event.Upload(clock.instant(),
                         attempt.row().id(), attempt.user(), file, upload));
+                case Message.Downloaded(var download, var fetched) -> downloaded(download, fetched);
                 case Message.Interrupted(var signal) -> interrupted(signal);
                 case Message.Broken(var problem) -> throw new IllegalStateException("a worker broke", problem);
             }
@@ -1286,32 +1313,68 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// The result is on disk before its `end`: [Batch#flush] writes in that order.
+        /// A row of whose outputs files are to be kept counts as done once they are there, or given up.
         private void finish(Attempt attempt, Seen seen, Outcome outcome, byte[] line) {
             var now = clock.instant();
+            if (!(seen instanceof Seen.Ran ran) || !outcome.standing().isSuccess() || !ran.hasFiles()) {
+                acknowledge(attempt, seen, outcome, line, now);
+                return;
+            }
+            var row = new Saving(attempt, ran, outcome, now);
+            saving.add(row);
+            row.downloads().forEach(agenda::download);
+            limits.reached(tally).ifPresent(why -> agenda.close(new Stop(STOPPED, why)));
+        }
+
+        private void downloaded(Download download, Fetched fetched) {
+            downloading--;
+            var again = Optional.of(download.again(clock.instant(), judge.backoff()))
+                    .filter(next -> fetched.mayPass() && next.isInTime());
+            again.ifPresent(agenda::download);
+            download.row().fetched(download.file(), fetched, again.isPresent());
+            if (download.row().isOver()) saved(download.row());
+        }
+
+        /// With the files that are there; each that is not is on record before the row's end.
+        private void saved(Saving row) {
+            saving.remove(row);
+            row.missing().forEach((file, why) -> missing(row.attempt, file, why));
+            acknowledge(row.attempt, row.ran, row.outcome, Results.line(row.attempt, row.ran, row.ended, row.there()),
+                    row.ended);
+        }
+
+        private void missing(Attempt attempt, OutputFile file, String why) {
+            var id = attempt.row().id();
+            if (tally.missingFiles().isEmpty()) watcher.say("Row " + Plain.id(id) + ": a file of its outputs could not "
+                    + "be fetched (" + Plain.text(why, 200) + "); all rows with such files are told at the end.");
+            tally.missingFiles().add(id);
+            batch.record(new Event.Missing(clock.instant(), id, attempt.user(), file.place().getFileName().toString(),
+                    Plain.text(why, 200)));
+        }
+
+        /// The result is on disk before its `end`: [Batch#flush] writes in that order.
+        private void acknowledge(Attempt attempt, Seen seen, Outcome outcome, byte[] line, Instant ended) {
+            var now = clock.instant();
+            var took = attempt.took(seen, ended);
             if (outcome.standing().isSuccess() && attempt.kind() == Kind.ROW) batch.result(line);
-            batch.settled(attempt, outcome, now, seen);
-            tally.ended(attempt, outcome, attempt.took(seen, now), now);
+            batch.settled(attempt, outcome, now, seen, took);
+            tally.ended(attempt, outcome, took, now);
             watcher.ended(attempt, outcome);
             if (outcome instanceof Outcome.Failed failed && failed.firewall() && ++firewalled >= FIREWALLED)
                 agenda.close(new Stop(STOPPED, "a firewall refused " + FIREWALLED + " rows in a row (HTTP 403, HTML): "
                         + "ask its owner to let these requests through"));
             if (seen instanceof Seen.Ran ran) {
                 noticeVersion(ran.workflowId());
-                if (!toldOfLinks) toldOfLinks = tellOfLinks(attempt, ran);
+                if (!toldOfLinks) toldOfLinks = tellOfLinks(ran);
             }
             limits.reached(tally).ifPresent(why -> agenda.close(new Stop(STOPPED, why)));
         }
 
-        /// Once a batch: the files of later rows fare as those of the first.
-        private boolean tellOfLinks(Attempt attempt, Seen.Ran ran) {
+        /// Once a batch: the links of later rows fare as those of the first.
+        private boolean tellOfLinks(Seen.Ran ran) {
             if (ran.linksExpire()) watcher.say("The outputs hold links to files, which expire within minutes: "
                     + "--save-files DIR keeps the files.");
-            ran.files().missing().ifPresent(why -> watcher.say("Row " + Plain.id(attempt.row().id())
-                    + ": a file of its "
-                    + "outputs could not be fetched (" + Plain.text(why, 200)
-                            + "); its path is not among the row's \"files\"."));
-            return ran.linksExpire() || ran.files().missing().isPresent();
+            return ran.linksExpire();
         }
 
         private void noticeVersion(String workflowId) {
@@ -1493,7 +1556,7 @@ final class DifyExec implements Runnable {
                     ? new Verdict.Done(new Outcome.Failed("timed out after " + Plain.seconds(limits.timeout()),
                             doubt.why(), false))
                     : judge.afterLook(attempt, ran);
-            settle(attempt, ran, verdict, ran.status().isSuccess() ? Results.line(attempt, ran, now) : new byte[0]);
+            settle(attempt, ran, verdict, line(attempt, ran, now));
         }
 
         private void giveUp(Doubt doubt, Outcome outcome) {
@@ -1525,7 +1588,8 @@ final class DifyExec implements Runnable {
             }
             agenda.close(new Stop(INTERRUPTED, signal.equals("INT") ? "interrupted" : "interrupted by SIG" + signal));
             hardStop = now.plus(limits.grace());
-            if (!running.isEmpty() && limits.grace().isPositive()) watcher.say("Stopping: " + running.size()
+            int busy = running.size() + saving.size();
+            if (busy > 0 && limits.grace().isPositive()) watcher.say("Stopping: " + busy
                     + " running rows get up to " + Plain.seconds(limits.grace())
                             + " to end; Ctrl-C again stops at once.");
         }
@@ -1548,11 +1612,81 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// What is to be done and when: rows not begun, rows waiting for another attempt, runs in doubt.
+    /// A run that succeeded and of whose outputs files are fetched. Owned by the engine's thread.
+    static final class Saving {
+        final Attempt attempt;
+        final Seen.Ran ran;
+        final Outcome outcome;
+        final Instant ended;
+        private final Map<OutputFile, Fetched> fetched = new HashMap<>();
+        private int open;
+
+        /// @param ended when the run's end was seen
+        Saving(Attempt attempt, Seen.Ran ran, Outcome outcome, Instant ended) {
+            this.attempt = attempt;
+            this.ran = ran;
+            this.outcome = outcome;
+            this.ended = ended;
+            this.open = files().size();
+        }
+
+        private List<OutputFile> files() {
+            return ran.files().orElseThrow();
+        }
+
+        List<Download> downloads() {
+            return files().stream().map(file -> new Download(this, file, 0, ended)).toList();
+        }
+
+        /// @param again whether it is tried once more
+        void fetched(OutputFile file, Fetched what, boolean again) {
+            fetched.put(file, what);
+            if (!again) open--;
+        }
+
+        /// Each file is there or given up.
+        boolean isOver() {
+            return open == 0;
+        }
+
+        List<Path> there() {
+            return files().stream().map(fetched::get).flatMap(what -> what instanceof Fetched.There(var path)
+                    ? Stream.of(path) : Stream.empty()).toList();
+        }
+
+        /// What is not there, and why.
+        Map<OutputFile, String> missing() {
+            var missing = new LinkedHashMap<OutputFile, String>();
+            for (var file : files()) switch (fetched.get(file)) {
+                case null -> missing.put(file, "the call ended first");
+                case Fetched.Missing(var why, _) -> missing.put(file, why);
+                case Fetched.There _ -> {}
+            }
+            return missing;
+        }
+    }
+
+    /// A file to fetch now or later.
+    record Download(Saving row, OutputFile file, int tries, Instant due) {
+        /// Dify's links are good for so long.
+        private static final Duration LINK = Duration.ofSeconds(300);
+
+        Download again(Instant now, Backoff backoff) {
+            return new Download(row, file, tries + 1, now.plus(backoff.delay(tries)));
+        }
+
+        /// Its link lives when it is due.
+        boolean isInTime() {
+            return due.isBefore(row.ended.plus(LINK));
+        }
+    }
+
+    /// What is to be done and when: rows not begun, rows waiting for another attempt, runs in doubt, files to fetch.
     static final class Agenda {
         private final Iterator<Row> fresh;
         private final PriorityQueue<Waiting> waiting = new PriorityQueue<>(Comparator.comparing(Waiting::due));
         private final PriorityQueue<Doubt> doubts = new PriorityQueue<>(Comparator.comparing(Doubt::due));
+        private final PriorityQueue<Download> downloads = new PriorityQueue<>(Comparator.comparing(Download::due));
         private final Unseen unseen;
         private final boolean resendUnknown;
         private final Kind kind;
@@ -1613,6 +1747,15 @@ final class DifyExec implements Runnable {
         void doubt(Doubt doubt) {
             doubts.add(doubt);
             if (doubt.holdsPlace()) cutRuns++;
+        }
+
+        void download(Download download) {
+            downloads.add(download);
+        }
+
+        Optional<Download> nextDownload(Instant now) {
+            return downloads.isEmpty() || downloads.peek().due().isAfter(now) ? Optional.empty()
+                    : Optional.of(downloads.poll());
         }
 
         Unseen unseen() {
@@ -1907,12 +2050,21 @@ final class DifyExec implements Runnable {
         static final Usage NONE = new Usage(0, 0, 0, Optional.empty(), "");
     }
 
-    /// The files in a run's outputs: where they are now, and why the first that is missing could not be fetched.
-    record Saved(List<String> paths, Optional<String> missing) {
-        static final Saved NOT_ASKED = new Saved(List.of(), Optional.empty());
+    /// A file in a run's outputs that is to be kept.
+    ///
+    /// @param size  in bytes, by Dify; not above 0 where it does not know
+    /// @param place where it goes, if that is free
+    record OutputFile(String link, long size, Path place) {}
 
-        Saved {
-            paths = List.copyOf(paths);
+    /// What a try to fetch a file came to.
+    sealed interface Fetched {
+        record There(Path path) implements Fetched {}
+
+        /// @param mayPass another try may get it
+        record Missing(String why, boolean mayPass) implements Fetched {}
+
+        default boolean mayPass() {
+            return this instanceof Missing(_, var mayPass) && mayPass;
         }
     }
 
@@ -1930,22 +2082,26 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// A run that ended, or paused. `outputs` is compact JSON; `files` where its files were saved.
+        /// A run that ended, or paused. `outputs` is compact JSON; `files` are those to be kept, if that was asked for.
         record Ran(RunRef ref, RunStatus status, byte[] outputs, String error, String workflowId, Usage usage,
-                Saved files) implements Seen {
+                Optional<List<OutputFile>> files) implements Seen {
 
             Ran(RunRef ref, RunStatus status, byte[] outputs, String error, String workflowId, Usage usage) {
-                this(ref, status, outputs, error, workflowId, usage, Saved.NOT_ASKED);
+                this(ref, status, outputs, error, workflowId, usage, Optional.empty());
             }
 
-            /// File objects in the outputs that nobody has saved.
+            /// File objects in the outputs that nobody keeps.
             boolean linksExpire() {
-                return status.isSuccess() && files == Saved.NOT_ASKED
+                return status.isSuccess() && files.isEmpty()
                         && new String(outputs, UTF_8).contains("\"__dify__file__\"");
             }
 
-            Ran with(Saved files) {
-                return new Ran(ref, status, outputs, error, workflowId, usage, files);
+            boolean hasFiles() {
+                return files.filter(some -> !some.isEmpty()).isPresent();
+            }
+
+            Ran with(List<OutputFile> files) {
+                return new Ran(ref, status, outputs, error, workflowId, usage, Optional.of(List.copyOf(files)));
             }
         }
 
@@ -2227,6 +2383,7 @@ final class DifyExec implements Runnable {
             @JsonSubTypes.Type(value = Event.Stop.class, name = "stop"),
             @JsonSubTypes.Type(value = Event.Throttle.class, name = "throttle"),
             @JsonSubTypes.Type(value = Event.Late.class, name = "late"),
+            @JsonSubTypes.Type(value = Event.Missing.class, name = "missing"),
             @JsonSubTypes.Type(value = Event.Torn.class, name = "torn")})
     @JsonInclude(JsonInclude.Include.NON_EMPTY)
     sealed interface Event {
@@ -2267,15 +2424,15 @@ final class DifyExec implements Runnable {
             }
 
             static End of(DifyExec.Attempt attempt, Instant now, String outcome, String error) {
-                return of(attempt, now, outcome, Seen.nothing(), error, "");
+                return of(attempt, now, outcome, Seen.nothing(), error);
             }
 
             static End of(DifyExec.Attempt attempt, Instant now, String outcome, Seen seen, String error) {
-                return of(attempt, now, outcome, seen, error, "");
+                return of(attempt, now, outcome, seen, error, "", attempt.took(seen, now));
             }
 
             static End of(DifyExec.Attempt attempt, Instant now, String outcome, Seen seen, String error,
-                    String cause) {
+                    String cause, Duration took) {
                 var usage = seen instanceof Seen.Ran ran ? ran.usage() : Usage.NONE;
                 return new End(now, attempt.row().id(), attempt.user(),
                         (attempt.kind() == Kind.TRY ? OF_TRY : "") + outcome, attempt.cells(),
@@ -2283,7 +2440,7 @@ final class DifyExec implements Runnable {
                         attempt.tries().retries(), seen instanceof Seen.Refused refused ? refused.status() : 0,
                         cause.isEmpty() ? null : Plain.text(cause, 200), error.isEmpty() ? null
                                 : Plain.text(error, 500),
-                        attempt.took(seen, now).toMillis() / 1000.0, usage.tokens(), usage.steps(),
+                        took.toMillis() / 1000.0, usage.tokens(), usage.steps(),
                         usage.price().orElse(null), usage.currency().isEmpty() ? null : usage.currency(),
                         attempt.csv().isEmpty() ? null : attempt.csv());
             }
@@ -2301,6 +2458,9 @@ final class DifyExec implements Runnable {
         record Throttle(Instant t, String user, String why, int limit) implements Event {}
 
         record Late(Instant t, String id, String user, String run, String saw) implements Event {}
+
+        /// A file of a row's outputs could not be fetched. `file` is the name it would have.
+        record Missing(Instant t, String id, String user, String file, String why) implements Event {}
 
         /// A last line without its end was cut off a file. `at`: where it began, `bytes`: how long it was.
         record Torn(Instant t, String file, long at, long bytes) implements Event {}
@@ -2614,6 +2774,9 @@ final class DifyExec implements Runnable {
         Found look(Doubt doubt);
 
         void stop(RunRef run, String user);
+
+        /// One try to get a file of a run's outputs.
+        Fetched fetch(OutputFile file);
     }
 
     /// What a worker tells while a run goes on.
@@ -2692,6 +2855,7 @@ final class DifyExec implements Runnable {
         private final Map<String, BigDecimal> prices = new TreeMap<>();
         private final ArrayDeque<Instant> recent = new ArrayDeque<>();
         private final Latencies latencies = new Latencies();
+        private final MissingFiles missingFiles = new MissingFiles();
         private long tokens, retries, throttled, harvested, late;
         private int running, waiting, doubts, limit, lowest, highest, ceiling;
 
@@ -2758,8 +2922,12 @@ final class DifyExec implements Runnable {
             return count(Standing.SUCCEEDED) + count(Standing.PARTIAL);
         }
 
+        MissingFiles missingFiles() {
+            return missingFiles;
+        }
+
         boolean isAllDone() {
-            return succeeded() >= asked;
+            return succeeded() >= asked && missingFiles.isEmpty();
         }
 
         Duration elapsed() {
@@ -2776,6 +2944,47 @@ final class DifyExec implements Runnable {
         Optional<Duration> eta() {
             return rate() <= 0 || done() == 0 ? Optional.empty()
                     : Optional.of(Duration.ofMillis((long) ((asked - done()) / rate() * 1000)));
+        }
+    }
+
+    /// How many files of each row's outputs could not be fetched.
+    static final class MissingFiles {
+        private static final int EXAMPLES = 3;
+
+        private final Map<String, Integer> byId = new LinkedHashMap<>();
+
+        void add(String id) {
+            byId.merge(id, 1, Integer::sum);
+        }
+
+        /// @param files of its last run; 0: all are there
+        void put(String id, int files) {
+            if (files > 0) byId.put(id, files);
+            else byId.remove(id);
+        }
+
+        boolean isEmpty() {
+            return byId.isEmpty();
+        }
+
+        long files() {
+            return byId.values().stream().mapToLong(Integer::longValue).sum();
+        }
+
+        int rows() {
+            return byId.size();
+        }
+
+        /// The first rows.
+        List<String> examples() {
+            return byId.keySet().stream().limit(EXAMPLES).toList();
+        }
+
+        @Override
+        public String toString() {
+            return Plain.count(files(), "file") + " of " + Plain.count(rows(), "row") + " could not be fetched ("
+                    + examples().stream().map(Plain::id).collect(joining(", ")) + (rows() > EXAMPLES ? ", …" : "")
+                    + "): see 'missing' in the log; 'retry --force ID' runs such a row anew";
         }
     }
 
@@ -3473,14 +3682,19 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Fetches a file of an output to a path; links are signed, so the key is not sent along.
-        Optional<Seen> download(URI link, Path to) {
+        /// Fetches a file of an output to a path, whole; links are signed, so the key is not sent along.
+        ///
+        /// @param size in bytes, or not above 0 where it is not known
+        Optional<Seen> download(URI link, long size, Path to) {
             var request = HttpRequest.newBuilder(access.baseUrl().resolve(link))
                     .header("User-Agent", "difyexec/" + VERSION).GET().build();
             var done = new AtomicBoolean();
             var seen = exchange(request, timeout, Symptom.NO_ANSWER, (answer, _) -> {
                 if (answer.statusCode() != 200) return refused(answer);
-                Files.copy(answer.body(), to, StandardCopyOption.REPLACE_EXISTING);
+                long length = Files.copy(answer.body(), to, StandardCopyOption.REPLACE_EXISTING);
+                long told = answer.headers().firstValueAsLong("Content-Length").orElse(length);
+                if (length != told || size > 0 && length != size) throw new IOException("cut off: " + length + " of "
+                        + (length != told ? told : size) + " bytes came");
                 done.set(true);
                 return Seen.nothing();
             });
@@ -3799,7 +4013,7 @@ final class DifyExec implements Runnable {
     }
 
     /// A row's way to Dify and back: cells become values, files go up before the run and come down after it.
-    record Sender(DifyClient client, Form form, Optional<Path> saveFiles, Backoff backoff) implements Workflow {
+    record Sender(DifyClient client, Form form, Optional<Path> saveFiles) implements Workflow {
 
         @Override
         public Seen run(Attempt attempt, Told told) {
@@ -3812,13 +4026,13 @@ final class DifyExec implements Runnable {
                 values.put(value.getKey(), uploaded(value.getValue(), attempt, told, uploads, fault));
                 if (fault.get() != null) return fault.get();
             }
-            return saved(attempt, client.run(attempt, values, told));
+            return withFiles(attempt, client.run(attempt, values, told));
         }
 
         @Override
         public Found look(Doubt doubt) {
             return switch (client.look(doubt)) {
-                case Found.Ended(var ran) -> new Found.Ended((Seen.Ran) saved(doubt.attempt(), ran));
+                case Found.Ended(var ran) -> new Found.Ended((Seen.Ran) withFiles(doubt.attempt(), ran));
                 case Found found -> found;
             };
         }
@@ -3860,44 +4074,53 @@ final class DifyExec implements Runnable {
             };
         }
 
-        /// Links to files die after minutes, so they are fetched before the row counts as done. What cannot be fetched
-        /// is left out: the run is paid and its result is kept.
-        private Seen saved(Attempt attempt, Seen seen) {
+        /// A success with the files of its outputs that are to be kept.
+        private Seen withFiles(Attempt attempt, Seen seen) {
             if (saveFiles.isEmpty() || !(seen instanceof Seen.Ran ran) || !ran.status().isSuccess()) return seen;
-            var paths = new ArrayList<String>();
-            var missing = new AtomicReference<>(Optional.<String>empty());
+            var files = new ArrayList<OutputFile>();
             try {
-                var outputs = Json.MAPPER.readTree(ran.outputs());
-                int number = 0;
-                for (var output : outputs.properties())
+                for (var output : Json.MAPPER.readTree(ran.outputs()).properties())
                     for (var file : links(output.getValue())) {
-                        var to = saveFiles.get().resolve(fileName(attempt.row().id(), output.getKey(), ++number,
-                                file.path("extension").asText("")));
-                        var fault = fetch(file.path("url").asText(""), to);
-                        if (fault.isEmpty()) paths.add(to.toString());
-                        else missing.compareAndSet(Optional.empty(), fault);
+                        var name = fileName(attempt.row().id(), output.getKey(), files.size() + 1,
+                                file.path("extension").asText(""));
+                        files.add(new OutputFile(file.path("url").asText(""), file.path("size").asLong(0),
+                                saveFiles.get().resolve(name)));
                     }
             } catch (IOException problem) {
                 throw new UncheckedIOException(problem); // cannot happen: the outputs were JSON when they came
             }
-            return ran.with(new Saved(paths, missing.get()));
+            return ran.with(files);
         }
 
-        /// Says why, where the file cannot be had.
-        private Optional<String> fetch(String link, Path to) {
+        /// It gets its name once it is whole; until then it has one that no output has.
+        @Override
+        public Fetched fetch(OutputFile file) {
+            var draft = file.place().resolveSibling(".difyexec-" + UUID.randomUUID() + ".part");
             try {
-                var address = URI.create(link);
-                for (int tries = 0; ; tries++) {
-                    var seen = client.download(address, to);
-                    if (seen.isEmpty() || tries >= backoff.maxRetries()) return seen.map(Greeting::said);
-                    Thread.sleep(backoff.delay(tries));
-                }
+                Files.createFile(draft); // what cannot be written is not asked for
+                var seen = client.download(URI.create(file.link()), file.size(), draft);
+                return seen.isEmpty() ? new Fetched.There(FreeName.take(draft, file.place()))
+                        : new Fetched.Missing(Greeting.said(seen.get()).strip(), mayPass(seen.get()));
             } catch (IllegalArgumentException _) {
-                return Optional.of("no address in the output");
-            } catch (InterruptedException _) {
-                Thread.currentThread().interrupt();
-                return Optional.of("interrupted");
+                return new Fetched.Missing("no address in the output", false);
+            } catch (IOException problem) {
+                return new Fetched.Missing(Plain.of(problem), false);
+            } finally {
+                drop(draft);
             }
+        }
+
+        private static void drop(Path draft) {
+            try {
+                Files.deleteIfExists(draft);
+            } catch (IOException _) {
+                // it stays, under a name that says what it is
+            }
+        }
+
+        private static boolean mayPass(Seen seen) {
+            return !(seen instanceof Seen.Refused refused) || refused.status() >= 500
+                    || List.of(408, 425, 429).contains(refused.status());
         }
 
         /// The file objects in a value, at any depth.
@@ -5566,6 +5789,7 @@ final class DifyExec implements Runnable {
                     case "stop" -> new Event.Stop(time(), text("why"), text("user"), text("task"));
                     case "throttle" -> new Event.Throttle(time(), text("user"), text("why"), integer("limit"));
                     case "late" -> new Event.Late(time(), text("id"), text("user"), text("run"), text("saw"));
+                    case "missing" -> new Event.Missing(time(), text("id"), text("user"), text("file"), text("why"));
                     case "torn" -> new Event.Torn(time(), text("file"), whole("at"), whole("bytes"));
                     default -> new Event.Other();
                 };
@@ -5699,7 +5923,9 @@ final class DifyExec implements Runnable {
         static final byte[] BOM = {(byte) 0xEF, (byte) 0xBB, (byte) 0xBF};
 
         /// `id`, `status`, `inputs`, `outputs`, `workflow_run_id`, `executed_at`, `retry_count`, then ours.
-        static byte[] line(Attempt attempt, Seen.Ran ran, Instant now) {
+        ///
+        /// @param files where the files of its outputs are
+        static byte[] line(Attempt attempt, Seen.Ran ran, Instant now, List<Path> files) {
             var out = new ByteArrayOutputStream(512 + ran.outputs().length);
             var usage = ran.usage();
             try (var json = Json.FACTORY.createGenerator(out)) {
@@ -5726,9 +5952,9 @@ final class DifyExec implements Runnable {
                     json.writeStringField("currency", usage.currency());
                 }
                 if (attempt.row().isEdited()) json.writeBooleanField("edited", true);
-                if (!ran.files().paths().isEmpty()) {
+                if (!files.isEmpty()) {
                     json.writeArrayFieldStart("files");
-                    for (var file : ran.files().paths()) json.writeString(file);
+                    for (var file : files) json.writeString(file.toString());
                     json.writeEndArray();
                 }
                 json.writeEndObject();
@@ -5827,6 +6053,8 @@ final class DifyExec implements Runnable {
         private final Map<String, Open> resent = new LinkedHashMap<>(), openTries = new LinkedHashMap<>();
         private final Map<String, Open> paidTries = new HashMap<>();
         private final Set<String> late = new HashSet<>(), stopped = new HashSet<>();
+        private final Map<String, Set<String>> missingByAttempt = new HashMap<>();
+        private final MissingFiles missingFiles = new MissingFiles();
         private final Map<Integer, String> causes = new HashMap<>();
         private final BitSet changed = new BitSet();
         private int[] attemptsOf = new int[0];
@@ -5904,6 +6132,8 @@ final class DifyExec implements Runnable {
                     lateRuns++;
                 }
                 case Event.Stop stop when stop.user() != null -> stopped.add(stop.user());
+                case Event.Missing missing -> missingByAttempt.computeIfAbsent(key(missing.id(), missing.user()),
+                        _ -> new HashSet<>()).add(missing.file());
                 case Event.Upload _, Event.Look _, Event.Harvest _, Event.Stop _, Event.Throttle _, Event.Torn _,
                         Event.Other _ -> {}
             }
@@ -5982,6 +6212,8 @@ final class DifyExec implements Runnable {
         private void stand(int entry, Standing standing, Open known, Event.End end) {
             if (standing.isSuccess()) {
                 notStarted.remove(end.id());
+                var missing = missingByAttempt.remove(key(end.id(), end.user()));
+                missingFiles.put(end.id(), missing == null ? 0 : missing.size());
                 latencies.add(Math.round(end.seconds() * 1000));
                 if (!index.standing(entry).isSuccess()) lost.put(entry, known);
                 changed.set(entry, index.cells(entry) != 0 && known.isOfOther(index.cells(entry)));
@@ -6022,6 +6254,10 @@ final class DifyExec implements Runnable {
 
         Optional<Mode> mode() {
             return mode;
+        }
+
+        MissingFiles missingFiles() {
+            return missingFiles;
         }
 
         /// How often a row was sent, tries apart.
@@ -6107,7 +6343,8 @@ final class DifyExec implements Runnable {
                 }
                 case Event.Late late when index.find(late.id()) >= 0 -> add(index.find(late.id()), at, 0);
                 case Event.Attempt _, Event.Session _, Event.Run _, Event.Late _, Event.Upload _, Event.Look _,
-                        Event.Harvest _, Event.Stop _, Event.Throttle _, Event.Torn _, Event.Other _ -> {}
+                        Event.Harvest _, Event.Stop _, Event.Throttle _, Event.Missing _, Event.Torn _,
+                        Event.Other _ -> {}
             }
         }
 
@@ -6389,6 +6626,39 @@ final class DifyExec implements Runnable {
             } catch (IOException problem) {
                 throw new Unusable(file + ": cannot be written (" + Plain.of(problem) + ")");
             }
+        }
+    }
+
+    /// A whole file gets its name: at once, and never one that another file has.
+    static final class FreeName {
+        /// Where it is now: at its place, or at the next free one beside it (`a~2.pdf`). One of the same bytes that is
+        /// there already is kept instead: a row that runs again gives no second copy.
+        static Path take(Path draft, Path place) throws IOException {
+            for (int number = 1; ; number++) {
+                var path = number == 1 ? place : place.resolveSibling(numbered(place.getFileName().toString(), number));
+                try {
+                    link(draft, path);
+                    return path;
+                } catch (FileAlreadyExistsException _) {
+                    if (Files.isRegularFile(path) && Files.mismatch(draft, path) < 0) return path;
+                }
+            }
+        }
+
+        /// A link is the one step that names a file at once and writes over none; not every file system has it.
+        private static void link(Path draft, Path path) throws IOException {
+            try {
+                Files.createLink(path, draft);
+            } catch (FileAlreadyExistsException taken) {
+                throw taken;
+            } catch (UnsupportedOperationException | IOException _) {
+                Files.move(draft, path);
+            }
+        }
+
+        private static String numbered(String name, int number) {
+            int dot = name.lastIndexOf('.');
+            return dot < 0 ? name + "~" + number : name.substring(0, dot) + "~" + number + name.substring(dot);
         }
     }
 
@@ -6711,10 +6981,14 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// The row has its outcome.
         void settled(Attempt attempt, Outcome outcome, Instant now, Seen seen) {
+            settled(attempt, outcome, now, seen, attempt.took(seen, now));
+        }
+
+        /// The row has its outcome.
+        void settled(Attempt attempt, Outcome outcome, Instant now, Seen seen, Duration took) {
             int entry = attempt.row().index();
-            record(Event.End.of(attempt, now, outcome.standing().word(), seen, outcome.text(), outcome.cause()));
+            record(Event.End.of(attempt, now, outcome.standing().word(), seen, outcome.text(), outcome.cause(), took));
             if (attempt.kind() == Kind.TRY) return;
             if (outcome.standing().isSuccess() || !index.standing(entry).isSuccess()) index.stand(entry,
                     outcome.standing());
@@ -6737,7 +7011,7 @@ final class DifyExec implements Runnable {
             var began = now.minusMillis((long) (ran.usage().seconds() * 1000));
             var attempt = new Attempt(0, new Row(entry, row.line(), row.id(), row.inputs(), row.original()), Tries.NONE,
                     tried.attempt().user(), tried.attempt().mode(), tried.attempt().cells(), began);
-            result(Results.line(attempt, ran, tried.at()));
+            result(Results.line(attempt, ran, tried.at(), List.of()));
             settled(attempt, ran.status() == RunStatus.PARTIAL ? new Outcome.Partial() : new Outcome.Succeeded(), now,
                     new Seen.Ran(ran.ref(), ran.status(), ran.outputs(), "", ran.workflowId(), Usage.NONE));
             finish().ifPresent(stop -> {
@@ -7045,6 +7319,7 @@ final class DifyExec implements Runnable {
                     + (tally.highest > tally.lowest ? "–" + tally.highest : "") + " of " + tally.ceiling);
             if (tally.late > 0) err.println("  " + Plain.count(tally.late, "run") + " turned up late: see 'late' in "
                     + batch.files().log());
+            if (!tally.missingFiles().isEmpty()) err.println("  " + tally.missingFiles());
             if (work.rows.limit != null) estimate(batch.index().count(Standing.PENDING), tally).ifPresent(err::println);
             StatusView.errors(batch, err);
             StatusView.next(batch, work.input.toString(), work.demo == null ? "" : work.demo.equals("1.14.2")
@@ -7248,6 +7523,7 @@ final class DifyExec implements Runnable {
             var warnings = new ArrayList<String>();
             if (history.lateRuns > 0) warnings.add(Plain.count(history.lateRuns, "run")
                     + " turned up late, after the row was sent again");
+            if (!history.missingFiles().isEmpty()) warnings.add(history.missingFiles().toString());
             if (history.unread > 0) warnings.add(Plain.count(history.unread, "line") + " of the log could not be read");
             if (!history.lost.isEmpty()) warnings.add(Plain.count(history.lost.size(), "result")
                     + " that the log knows of cannot be found in the file; 'run --rebuild' fetches them");
@@ -7299,6 +7575,17 @@ final class DifyExec implements Runnable {
             json.writeNumberField("lost_results", history.lost.size());
             json.writeNumberField("unread_lines", history.unread);
             json.writeNumberField("ids_not_in_input", index.size() - index.rows());
+            write(history.missingFiles(), json);
+        }
+
+        private static void write(MissingFiles missing, JsonGenerator json) throws IOException {
+            json.writeObjectFieldStart("missing_files");
+            json.writeNumberField("count", missing.files());
+            json.writeNumberField("rows", missing.rows());
+            json.writeArrayFieldStart("ids");
+            for (var id : missing.examples()) json.writeString(id);
+            json.writeEndArray();
+            json.writeEndObject();
         }
 
         private static void write(Cause cause, JsonGenerator json) throws IOException {
@@ -7561,7 +7848,7 @@ final class DifyExec implements Runnable {
                 case Event.Attempt attempt when "row".equals(attempt.kind()) -> start(attempt);
                 case Event.End end -> end(end);
                 case Event.Attempt _, Event.Run _, Event.Upload _, Event.Look _, Event.Harvest _, Event.Stop _,
-                        Event.Throttle _, Event.Late _, Event.Torn _, Event.Other _ -> {}
+                        Event.Throttle _, Event.Late _, Event.Missing _, Event.Torn _, Event.Other _ -> {}
             }
         }
 
@@ -9562,8 +9849,7 @@ final class DifyExec implements Runnable {
             Desk.check(form, batch.csv().rows(row -> row == entry, batch.index()).next(), batch.csv().columns());
             var tally = new Tally(batch.index(), 1, Clock.systemUTC());
             var view = new TryView(out);
-            var overheard = new Overheard(new Sender(link.client(), form, Optional.empty(), link.judge().backoff()),
-                    view);
+            var overheard = new Overheard(new Sender(link.client(), form, Optional.empty()), view);
             var stop = run(server, wanted, tally, overheard, view);
             if (tally.succeeded() == 1) desk.keep(overheard.last()); // paid for, also when Ctrl-C came with its end
             return view.outcome(batch.index().id(entry), overheard.ran(), tally, stop);
@@ -9639,6 +9925,11 @@ final class DifyExec implements Runnable {
         @Override
         public void stop(RunRef run, String user) {
             workflow.stop(run, user);
+        }
+
+        @Override
+        public Fetched fetch(OutputFile file) {
+            return workflow.fetch(file);
         }
 
         Desk.Tried last() {

@@ -576,7 +576,7 @@ class CommandTest {
             var json = tree(call.out());
             assertEquals("total succeeded partial failed paused unknown pending attempts retries total_tokens "
                     + "started_at updated_at errors running_seconds rows_per_second seconds cost in_flight late "
-                    + "lost_results unread_lines ids_not_in_input", keys(json));
+                    + "lost_results unread_lines ids_not_in_input missing_files", keys(json));
             assertEquals("[5, 1, 1, 1, 1, 0, 1, 4, 0, 40]", json.properties().stream().limit(10)
                     .map(Map.Entry::getValue).toList().toString());
             var began = Instant.parse(json.path("started_at").asText());
@@ -1866,12 +1866,46 @@ class CommandTest {
 
         /// A run whose output `doc` is a file behind a signed link.
         private void givesAFile(String extension) {
+            givesAFile(extension, 4);
+        }
+
+        private void givesAFile(String extension, int size) {
             dify.rows(dify.answer(200, text("""
                     {'workflow_run_id':'r','task_id':'t','data':{'id':'r','workflow_id':'w','status':'succeeded',
-                     'outputs':{'n':1,'made':[{'dify_model_identity':'__dify__file__','extension':'%s',
+                     'outputs':{'n':1,'made':[{'dify_model_identity':'__dify__file__','extension':'%s','size':%d,
                      'url':'%s/f?sign=x'}]},'error':null,'elapsed_time':1,'total_tokens':1,'total_steps':1}}""",
-                    extension, dify.url())));
-            dify.server.stubFor(get(urlEqualTo("/v1/f?sign=x")).willReturn(aResponse().withBody("made")));
+                    extension, size, dify.url())));
+            fileIs(aResponse().withBody("made"));
+        }
+
+        /// What the link answers, one after the other; the last one stays.
+        private void fileIs(ResponseDefinitionBuilder... answers) {
+            var scenario = "file " + UUID.randomUUID();
+            for (int i = 0; i < answers.length; i++) {
+                var stub = get(urlEqualTo("/v1/f?sign=x")).inScenario(scenario)
+                        .whenScenarioStateIs(i == 0 ? "Started" : "answer " + i);
+                if (i < answers.length - 1) stub.willSetStateTo("answer " + (i + 1));
+                dify.server.stubFor(stub.willReturn(answers[i]));
+            }
+        }
+
+        private Call save(String... more) throws IOException {
+            return dify.run(Stream.concat(Stream.of("--save-files", file("out").toString()), Stream.of(more))
+                    .toArray(String[]::new));
+        }
+
+        private List<String> files(String id) throws IOException {
+            return StreamSupport.stream(result(id).path("files").spliterator(), false)
+                    .map(path -> file("out").relativize(Path.of(path.asText())).toString()).toList();
+        }
+
+        /// All that lies in the folder, drafts too, with what is in it.
+        private String saved() throws IOException {
+            try (var all = Files.list(file("out"))) {
+                var text = new TreeMap<String, String>();
+                for (var each : all.toList()) text.put(each.getFileName().toString(), Files.readString(each));
+                return text.toString();
+            }
         }
 
         @Test
@@ -1908,11 +1942,81 @@ class CommandTest {
             givesAFile(".txt");
             dify.server.stubFor(get(urlEqualTo("/v1/f?sign=x")).willReturn(aResponse().withStatus(403)));
 
-            var call = dify.run("--save-files", file("out").toString());
+            var call = save();
+
+            assertEquals(3, call.code(), call.err());
+            assertEquals(List.of("1"), ids());
+            assertEquals("", content("results.jsonl.retry"));
+            assertEquals("{}", saved());
+            assertTrue(call.err().contains("Row 1: a file of its outputs could not be fetched (HTTP 403);"), call.err());
+            assertTrue(call.err().contains("  1 file of 1 row could not be fetched (1): see 'missing'"), call.err());
+            var missing = events("missing").getFirst();
+            assertEquals("1 1-made-1.txt HTTP 403", missing.path("id").asText() + " " + missing.path("file").asText() + " "
+                    + missing.path("why").asText());
+        }
+
+        @Test
+        void thatCouldNotBeFetchedAreToldByTheStatusUntilTheRowHasThem() throws IOException {
+            csv("id,doc,docs", "1,,");
+            givesAFile(".txt");
+            fileIs(aResponse().withStatus(403), aResponse().withBody("made"));
+            save();
+
+            var words = call(Map.of(), "status", "-o", output());
+            var json = call(Map.of(), "status", "--json", "-o", output());
+            dify.command("retry", "1", "--force", "--save-files", file("out").toString());
+            var later = call(Map.of(), "status", "--json", "-o", output());
+
+            assertEquals(List.of(3, 3, 0), List.of(words.code(), json.code(), later.code()));
+            assertTrue(words.out().contains("Note: 1 file of 1 row could not be fetched (1)"), words.out());
+            assertEquals(text("{'count':1,'rows':1,'ids':['1']}"), tree(json.out()).path("missing_files").toString());
+            assertEquals(text("{'count':0,'rows':0,'ids':[]}"), tree(later.out()).path("missing_files").toString());
+            assertEquals(List.of("1-made-1.txt"), files("1"));
+        }
+
+        @Test
+        void areWholeOrTriedAgain() throws IOException {
+            csv("id,doc,docs", "1,,");
+            givesAFile(".txt");
+            fileIs(aResponse().withBody("mad"), aResponse().withStatus(503), aResponse().withBody("made more"),
+                    aResponse().withFault(Fault.MALFORMED_RESPONSE_CHUNK), aResponse().withBody("made"));
+
+            var call = save();
 
             assertEquals(0, call.code(), call.err());
-            assertEquals(List.of("1"), ids());
-            assertTrue(call.err().contains("could not be fetched"), call.err());
+            assertEquals("{1-made-1.txt=made}", saved());
+            assertEquals(5, dify.server.findAll(getRequestedFor(urlEqualTo("/v1/f?sign=x"))).size());
+            assertEquals(1, dify.runs());
+        }
+
+        @Test
+        void areWholeByTheLengthOfTheAnswerWhereDifyKnowsNoOther() throws IOException {
+            csv("id,doc,docs", "1,,");
+            givesAFile(".txt", -1);
+            fileIs(aResponse().withBody("made").withHeader("Content-Length", "5"), aResponse().withBody("made"));
+
+            var call = save();
+
+            assertEquals(0, call.code(), call.err());
+            assertEquals("{1-made-1.txt=made}", saved());
+            assertEquals(2, dify.server.findAll(getRequestedFor(urlEqualTo("/v1/f?sign=x"))).size());
+        }
+
+        @Test
+        void areNeverWrittenOverAnother() throws IOException {
+            csv("id,doc,docs", "1,,");
+            givesAFile(".txt");
+            Files.createDirectories(file("out"));
+            Files.writeString(file("out/1-made-1.txt"), "mine");
+
+            var first = save();
+            assertEquals(0, first.code(), first.err());
+            assertEquals(List.of("1-made-1~2.txt"), files("1"));
+            var again = dify.command("retry", "1", "--force", "--save-files", file("out").toString());
+
+            assertEquals(0, again.code(), again.err());
+            assertEquals(List.of("1-made-1~2.txt"), files("1"), "the same bytes are kept as one file");
+            assertEquals("{1-made-1.txt=mine, 1-made-1~2.txt=made}", saved());
         }
     }
 

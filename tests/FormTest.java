@@ -419,6 +419,27 @@ class FormTest {
             if (!name.equals("-")) assertEquals(name, made);
         }
 
+        /// A file with these bytes is to be named `a.b.txt` in a folder.
+        private static String named(Path folder, String bytes) throws IOException {
+            var draft = Files.writeString(folder.resolve("draft"), bytes);
+            var path = DifyExec.FreeName.take(draft, folder.resolve("a.b.txt"));
+            Files.delete(draft);
+            assertEquals(bytes, Files.readString(path));
+            return path.getFileName().toString();
+        }
+
+        @Test
+        void aFileGetsAFreeNameOrThatOfItsTwin(@TempDir Path folder) throws IOException {
+            assertEquals("a.b.txt", named(folder, "one"));
+            assertEquals("a.b~2.txt", named(folder, "two"));
+            assertEquals("a.b.txt", named(folder, "one"));
+            assertEquals("a.b~2.txt", named(folder, "two"));
+            Files.createSymbolicLink(folder.resolve("a.b~3.txt"), Path.of("nowhere"));
+            Files.createDirectory(folder.resolve("a.b~4.txt"));
+            assertEquals("a.b~5.txt", named(folder, "three"));
+            assertFalse(Files.exists(folder.resolve("nowhere")));
+        }
+
         @Test
         void twoRowsNeverShareAName() {
             var ids = List.of("a/b", "a_b", "a b", "a?b", ".a", "_a", "x".repeat(200), "x".repeat(201));
