@@ -6500,7 +6500,7 @@ final class DifyExec implements Runnable {
             return tree;
         }
 
-        /// The original tool put the outputs into an object of that name; it is the one that tells no `workflow_status`.
+        /// The original tool put the outputs into an object of that name; its lines tell no `workflow_status`.
         static boolean mayBeWrapped(Set<String> names) {
             return names.size() == 1 && names.contains("outputs");
         }
@@ -7398,8 +7398,9 @@ final class DifyExec implements Runnable {
             var body = Plain.json(DifyClient.requestBody(attempt, form.values(row)));
             out.println();
             out.println(body);
-            out.println("curl -X POST " + Plain.shell(access.baseUrl() + DifyClient.runPath(access)) + " -H 'Authorization: Bearer app-***' -H 'Content-Type: application/json' -d "
-                            + Plain.shell(body));
+            out.println("curl -X POST " + Plain.shell(access.baseUrl() + DifyClient.runPath(access))
+                    + " -H 'Authorization: Bearer app-***' -H 'Content-Type: application/json' -d "
+                    + Plain.shell(body));
         }
     }
 

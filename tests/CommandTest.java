@@ -1802,8 +1802,8 @@ class CommandTest {
             var ran = call(dify.settings(), outside("run", "-o", output(), "--progress", "off"));
 
             assertEquals(List.of(2, 2), List.of(checked.code(), ran.code()));
-            var problem = "line 2, id 1, doc = \"@../id_rsa.txt\": allowed is a file under the CSV's folder (or another, "
-                    + "which --files DIR names); this is " + file("id_rsa.txt").toRealPath();
+            var problem = "line 2, id 1, doc = \"@../id_rsa.txt\": allowed is a file under the CSV's folder (or "
+                    + "another, which --files DIR names); this is " + file("id_rsa.txt").toRealPath();
             assertTrue(checked.out().contains(problem), checked.out());
             assertTrue(ran.err().contains(problem), ran.err());
             assertEquals(List.of(), dify.server.findAll(postRequestedFor(urlPathMatching(".*"))));
@@ -1948,11 +1948,12 @@ class CommandTest {
             assertEquals(List.of("1"), ids());
             assertEquals("", content("results.jsonl.retry"));
             assertEquals("{}", saved());
-            assertTrue(call.err().contains("Row 1: a file of its outputs could not be fetched (HTTP 403);"), call.err());
+            assertTrue(call.err().contains("Row 1: a file of its outputs could not be fetched (HTTP 403);"),
+                    call.err());
             assertTrue(call.err().contains("  1 file of 1 row could not be fetched (1): see 'missing'"), call.err());
             var missing = events("missing").getFirst();
-            assertEquals("1 1-made-1.txt HTTP 403", missing.path("id").asText() + " " + missing.path("file").asText() + " "
-                    + missing.path("why").asText());
+            assertEquals("1 1-made-1.txt HTTP 403", Stream.of("id", "file", "why")
+                    .map(field -> missing.path(field).asText()).collect(Collectors.joining(" ")));
         }
 
         @Test

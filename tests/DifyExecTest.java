@@ -2021,7 +2021,8 @@ final class DifyExecTest {
             assertFalse(scene.tally.isAllDone());
             assertEquals("4 files of 2 rows could not be fetched (b, a): see 'missing' in the log; 'retry --force ID' "
                     + "runs such a row anew", scene.tally.missingFiles().toString());
-            assertEquals(List.of("b-1.txt", "b-2.txt", "a-1.txt", "a-2.txt"), Scene.texts("file", scene.log("missing")));
+            assertEquals(List.of("b-1.txt", "b-2.txt", "a-1.txt", "a-2.txt"), Scene.texts("file",
+                    scene.log("missing")));
             assertEquals(List.of("HTTP 403", "HTTP 403", "HTTP 503", "HTTP 503"), Scene.texts("why",
                     scene.log("missing")));
             assertEquals(1, scene.said.stream().filter(said -> said.contains("could not be fetched")).count());

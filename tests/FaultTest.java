@@ -345,8 +345,8 @@ class FaultTest {
             var id = JSON.readTree(exchange.getRequestBody()).path("inputs").path("id").asText();
             sent.add(id);
             int megabytes = id.equals("3") ? 100 : 1;
-            var head = (mode.equals("blocking") ? "{" : "data: {\"event\":\"workflow_finished\",") + "\"workflow_run_id\":\"run-" + id
-                    + "\",\"task_id\":\"t\",\"data\":{\"id\":\"run-" + id + "\",\"workflow_id\":\"w\","
+            var head = (mode.equals("blocking") ? "{" : "data: {\"event\":\"workflow_finished\",")
+                    + "\"workflow_run_id\":\"run-" + id + "\",\"task_id\":\"t\",\"data\":{\"id\":\"run-" + id + "\",\"workflow_id\":\"w\","
                     + "\"status\":\"succeeded\",\"outputs\":{\"text\":\"";
             var tail = "\"},\"error\":null,\"elapsed_time\":1,\"total_tokens\":1,\"total_steps\":1}}\n\n";
             exchange.getResponseHeaders().set("Content-Type", mode.equals("blocking") ? "application/json"

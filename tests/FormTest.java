@@ -51,7 +51,8 @@ class FormTest {
             .toList();
 
     private static DifyExec.Variable.Folders folders(Path folder, Path... more) throws IOException {
-        return new DifyExec.Variable.Folders(folder, Stream.concat(Stream.of(folder.toRealPath()), Stream.of(more)).toList());
+        return new DifyExec.Variable.Folders(folder, Stream.concat(Stream.of(folder.toRealPath()), Stream.of(more))
+                .toList());
     }
 
     static DifyExec.Form form(String fields, List<String> columns, boolean usesPresets) {
@@ -108,7 +109,8 @@ class FormTest {
         private void compare(Recorded.Exchange exchange, DifyExec.Form form, Map<String, String> cells) {
             var wrong = new ArrayList<>(form.faults(List.copyOf(cells.keySet())));
             cells.forEach((column, cell) -> {
-                if (form.value(column, cell) instanceof DifyExec.Value.Wrong failed) wrong.add(column + ": " + failed.why());
+                if (form.value(column, cell) instanceof DifyExec.Value.Wrong fault)
+                    wrong.add(column + ": " + fault.why());
             });
             if (matches(STRICTER, exchange.about())) assertFalse(wrong.isEmpty());
             else if (exchange.about().startsWith("bad_default")) return; // an absent column: nothing of ours decides
@@ -348,8 +350,8 @@ class FormTest {
 
             assertEquals(taken, alone instanceof DifyExec.Value.Local, alone::toString);
             assertEquals(more, both instanceof DifyExec.Value.Local, both::toString);
-            if (alone instanceof DifyExec.Value.Wrong wrong) assertTrue(wrong.said().startsWith("allowed is a file under "
-                    + "the CSV's folder (or another, which --files DIR names); this is /"), wrong.said());
+            if (alone instanceof DifyExec.Value.Wrong wrong) assertTrue(wrong.said().startsWith("allowed is a file "
+                    + "under the CSV's folder (or another, which --files DIR names); this is /"), wrong.said());
         }
 
         @Test
