@@ -28,7 +28,6 @@ import com.fasterxml.jackson.core.StreamWriteConstraints;
 import com.fasterxml.jackson.core.io.CharacterEscapes;
 import com.fasterxml.jackson.core.io.SerializedString;
 import com.fasterxml.jackson.core.json.JsonReadFeature;
-import com.fasterxml.jackson.core.json.JsonWriteFeature;
 import com.fasterxml.jackson.core.util.JsonRecyclerPools;
 import com.fasterxml.jackson.databind.DeserializationFeature;
 import com.fasterxml.jackson.databind.JsonNode;
@@ -40,11 +39,10 @@ import com.fasterxml.jackson.databind.SerializerProvider;
 import com.fasterxml.jackson.databind.json.JsonMapper;
 import com.fasterxml.jackson.databind.module.SimpleModule;
 import com.fasterxml.jackson.databind.util.TokenBuffer;
-import com.opencsv.RFC4180Parser;
-import com.opencsv.RFC4180ParserBuilder;
-import io.github.cdimascio.dotenv.Dotenv;
+import com.opencsv.CSVWriter;
 import io.github.cdimascio.dotenv.DotenvEntry;
-import io.github.cdimascio.dotenv.DotenvException;
+import io.github.cdimascio.dotenv.internal.DotenvParser;
+import io.github.cdimascio.dotenv.internal.DotenvReader;
 import java.net.Authenticator;
 import org.jline.reader.Candidate;
 import org.jline.reader.CompletingParsedLine;
@@ -361,8 +359,8 @@ final class DifyExec implements Runnable {
                 description = "Print the requests of the first N rows, as JSON and as a curl line; the key is masked.")
         int show;
 
-        @Option(names = "--demo", arity = "0..1", fallbackValue = "1.14.2", paramLabel = "VERSION",
-                description = "Use a simulated Dify in this process (1.14.2 or 1.9.2).")
+        @Option(names = "--demo", arity = "0..1", fallbackValue = Demo.NEWEST, paramLabel = "VERSION",
+                description = "Use a simulated Dify in this process (" + Demo.VERSIONS + ").")
         String demo;
 
         @ArgGroup(validate = false, heading = "%nInput:%n") CsvOptions shape = new CsvOptions();
@@ -383,7 +381,7 @@ final class DifyExec implements Runnable {
         @Override
         public Integer call() throws Exception {
             var err = spec.commandLine().getErr();
-            new EnvDefaults(env).check(spec.commandLine().getParseResult());
+            new EnvDefaults(env).check(spec.commandLine().getParseResult(), demo != null);
             try (var source = Source.of(input, Optional.empty())) {
                 var csv = shape.open(source.path()).with(edits.apply(input));
                 try (var server = demo == null ? null : Demo.start(Demo.Version.of(demo), csv.columns())) {
@@ -410,7 +408,7 @@ final class DifyExec implements Runnable {
             var inspection = Inspection.of(csv.columns(), form, csv.rows(_ -> true, index));
             if (json) out.println(CheckView.json(inspection));
             else CheckView.print(inspection, server, out);
-            for (var rows = csv.rows(row -> row < show, index); rows.hasNext(); )
+            for (var rows = csv.first(show, index); rows.hasNext(); )
                 CheckView.request(rows.next(), form, access, dify, out);
             return inspection.isFine() ? OK : UNUSABLE;
         }
@@ -445,8 +443,9 @@ final class DifyExec implements Runnable {
                 description = "The results; beside it lie <output>.retry, .log and .lock.")
         Path output;
 
-        @Option(names = "--demo", arity = "0..1", fallbackValue = "1.14.2", paramLabel = "VERSION",
-                description = "Use a simulated Dify in this process (1.14.2 or 1.9.2): no key, no network, no cost.")
+        @Option(names = "--demo", arity = "0..1", fallbackValue = Demo.NEWEST, paramLabel = "VERSION",
+                description = "Use a simulated Dify in this process (" + Demo.VERSIONS + "): no key, no network, "
+                        + "no cost.")
         String demo;
 
         @ArgGroup(validate = false, heading = "%nInput:%n") CsvOptions shape = new CsvOptions();
@@ -474,7 +473,7 @@ final class DifyExec implements Runnable {
         /// Checks what can be checked without the server, opens the batch, asks the server once, and runs.
         int start(Selection selection) throws Exception {
             var err = spec.commandLine().getErr();
-            new EnvDefaults(env).check(spec.commandLine().getParseResult());
+            new EnvDefaults(env).check(spec.commandLine().getParseResult(), demo != null);
             var files = BatchFiles.of(output);
             out.makeFolder();
             try (var source = Source.of(input, Optional.of(files))) {
@@ -493,7 +492,9 @@ final class DifyExec implements Runnable {
     }
 
     static final class CsvOptions {
-        @Option(names = "--id-column", paramLabel = "NAME", description = "The column of the ids (default: the first).")
+        @Option(names = "--id-column", paramLabel = "NAME",
+                description = "The column of the ids (default: the first). Blanks around ids and column names are cut "
+                        + "off; other cells stay as they are.")
         String idColumn;
 
         @Option(names = "--encoding", paramLabel = "NAME", converter = Charsets.class,
@@ -558,7 +559,7 @@ final class DifyExec implements Runnable {
                 description = "The API's address (env: DIFY_API_BASE_URL; default: ${DEFAULT-VALUE}).")
         URI baseUrl;
 
-        @Option(names = "--workflow-id", paramLabel = "ID", defaultValue = "",
+        @Option(names = "--workflow-id", paramLabel = "ID", defaultValue = "", converter = VersionIds.class,
                 description = "A published version to pin; empty: the one published now (env: DIFY_WORKFLOW_ID).")
         String workflowId;
 
@@ -566,7 +567,7 @@ final class DifyExec implements Runnable {
                 description = "auto, blocking or streaming; auto is blocking until a proxy cuts a run off.")
         Mode mode;
 
-        @Option(names = "--timeout", paramLabel = "S", defaultValue = "300",
+        @Option(names = "--timeout", paramLabel = "S", defaultValue = "300", converter = PositiveDurations.class,
                 description = "Seconds one run may take (env: TIMEOUT; default: ${DEFAULT-VALUE}).")
         Duration timeout;
 
@@ -583,18 +584,22 @@ final class DifyExec implements Runnable {
 
         /// The key never comes from an option: a command line is seen by everyone on the machine.
         Access access(Env env, PrintWriter err) {
-            if (!timeout.isPositive()) throw new Unusable("--timeout 0: a time above zero, please");
-            var key = env.get("DIFY_API_KEY").strip();
-            if (key.isEmpty() || key.equals(Env.PLACEHOLDER))
-                throw new Unusable("DIFY_API_KEY is missing: set it in the environment or in .env "
-                        + "(in Dify: your app, API Access, API Key), or try --demo");
-            if (!key.chars().allMatch(c -> c > 0x20 && c < 0x7f))
-                throw new Unusable("DIFY_API_KEY contains a character that no key has (a blank, a line break or a "
-                        + "non-ASCII letter): copy it again");
+            var key = key(env);
             if (baseUrl.getScheme().equals("http") && !Env.isLoopback(baseUrl.getHost()))
                 err.println("Warning: " + baseUrl + " is not https: the key travels unprotected.");
-            return new Access(baseUrl, key, workflowId.strip(), env.proxy(baseUrl),
-                    Optional.of(env.get("DIFY_CA_FILE")).filter(file -> !file.isEmpty()).map(Path::of));
+            return new Access(baseUrl, key, workflowId.strip(), env.proxy(baseUrl), env.needed("DIFY_CA_FILE"));
+        }
+
+        private static String key(Env env) {
+            var setting = env.needed("DIFY_API_KEY");
+            var key = setting.map(Env.Setting::text).orElse("").strip();
+            if (key.isEmpty() || key.equals(Env.PLACEHOLDER))
+                throw new Unusable(env.missing("DIFY_API_KEY") + ": set it in the environment or in .env "
+                        + "(in Dify: your app, API Access, API Key), or try --demo");
+            if (!key.chars().allMatch(c -> c > 0x20 && c < 0x7f))
+                throw new Unusable("DIFY_API_KEY" + setting.get().source() + " contains a character that no key has "
+                        + "(a blank, a line break or a non-ASCII letter): copy it again");
+            return key;
         }
     }
 
@@ -649,8 +654,9 @@ final class DifyExec implements Runnable {
                         + "(default: ${DEFAULT-VALUE}).")
         RetryRuns failedRuns;
 
-        @Option(names = "--settle", paramLabel = "S", description = "Seconds without a trace after which a cut request "
-                + "counts as not started (default: 30; 300 for streaming).")
+        @Option(names = "--settle", paramLabel = "S", converter = PositiveDurations.class,
+                description = "Seconds without a trace after which a cut request "
+                        + "counts as not started (default: 30; 300 for streaming).")
         Duration settle;
 
         @Option(names = "--grace", paramLabel = "S", defaultValue = "20",
@@ -662,7 +668,6 @@ final class DifyExec implements Runnable {
         }
 
         Settle settle() {
-            if (settle != null && !settle.isPositive()) throw new Unusable("--settle 0: a time above zero, please");
             return settle == null ? Settle.DEFAULT : new Settle(settle, settle);
         }
     }
@@ -714,12 +719,32 @@ final class DifyExec implements Runnable {
         }
     }
 
+    /// A duration above zero.
+    static final class PositiveDurations implements ITypeConverter<Duration> {
+        @Override
+        public Duration convert(String text) {
+            var time = new Durations().convert(text);
+            if (!time.isPositive()) throw new TypeConversionException("a time above zero, please");
+            return time;
+        }
+    }
+
     /// An http or https address without a slash at its end.
     static final class Addresses implements ITypeConverter<URI> {
+        private static final String RUN = "/workflows/run";
+
         @Override
         public URI convert(String text) {
+            var address = address(text.strip().replaceAll("/+$", ""));
+            if (Plain.holdsKey(address.toString())) throw new TypeConversionException("an address with a key in it");
+            if (address.getPath().endsWith(RUN)) throw new TypeConversionException("the address of one request; the "
+                    + "API's own is " + address.toString().replaceFirst(RUN + "$", ""));
+            return address;
+        }
+
+        private static URI address(String text) {
             try {
-                var uri = new URI(text.strip().replaceAll("/+$", ""));
+                var uri = new URI(text);
                 if (uri.getHost() != null && uri.getFragment() == null
                         && List.of("http", "https").contains(uri.getScheme())
                         && uri.getQuery() == null && uri.getUserInfo() == null) return uri;
@@ -727,6 +752,16 @@ final class DifyExec implements Runnable {
                 // said below, in our words
             }
             throw new TypeConversionException("not an address like https://api.dify.ai/v1");
+        }
+    }
+
+    /// The id of a published version: anything but a key that has got into its place.
+    static final class VersionIds implements ITypeConverter<String> {
+        @Override
+        public String convert(String text) {
+            if (text.strip().startsWith("app-")) throw new TypeConversionException("a key, not the id of a version; "
+                    + "leave it empty for the version that is published");
+            return text;
         }
     }
 
@@ -774,11 +809,11 @@ final class DifyExec implements Runnable {
 
         private static final Map<String, Variable> VARIABLES = Map.of(
                 "--base-url", new Variable("DIFY_API_BASE_URL", new Addresses()),
-                "--workflow-id", new Variable("DIFY_WORKFLOW_ID", text -> text),
+                "--workflow-id", new Variable("DIFY_WORKFLOW_ID", new VersionIds()),
                 "--max-retries", new Variable("MAX_RETRIES", new Counts()),
                 "--initial-retry-delay", new Variable("INITIAL_RETRY_DELAY", new Durations()),
                 "--max-retry-delay", new Variable("MAX_RETRY_DELAY", new Durations()),
-                "--timeout", new Variable("TIMEOUT", new Durations()));
+                "--timeout", new Variable("TIMEOUT", new PositiveDurations()));
 
         /// picocli converts every default before it looks at what was typed; so a bad one is passed over here, and told
         /// by [#check] unless a typed option makes up for it.
@@ -788,17 +823,24 @@ final class DifyExec implements Runnable {
                     ? setting(option).map(Env.Setting::text).orElse(null) : null;
         }
 
-        /// A value that cannot be used is named with its place: `TIMEOUT=abc in .env: not a duration`.
-        void check(CommandLine.ParseResult typed) {
-            for (var option : typed.commandSpec().options())
-                if (!typed.hasMatchedOption(option)) fault(option).ifPresent(fault -> {
-                    throw new Unusable(setting(option).get().place() + ": " + fault);
-                });
+        /// A value that cannot be used is named with its place: `TIMEOUT in .env, line 4: not a duration`.
+        ///
+        /// @param demo the environment alone has to be right: no server is asked
+        void check(CommandLine.ParseResult typed, boolean demo) throws Exception {
+            for (var option : typed.commandSpec().options()) {
+                var fault = fault(option);
+                if (fault.isEmpty() || typed.hasMatchedOption(option)
+                        || typed.commandSpec().defaultValueProvider().defaultValue(option) != null) continue;
+                var setting = setting(option).get();
+                if (demo && !setting.source().isEmpty()) continue;
+                throw new Unusable(env.masked(setting.place()) + ": " + fault.get());
+            }
         }
 
         private Optional<String> fault(OptionSpec option) {
             var setting = setting(option);
             if (setting.isEmpty()) return Optional.empty();
+            if (!setting.get().fault().isEmpty()) return Optional.of(setting.get().fault());
             try {
                 VARIABLES.get(option.longestName()).converter().convert(setting.get().text());
                 return Optional.empty();
@@ -1076,6 +1118,7 @@ final class DifyExec implements Runnable {
                 var begun = new Running(attempt);
                 running.put(attempt.sequence(), begun);
                 pace.started(now);
+                tally.started(now);
                 health.begun();
                 batch.record(Event.Attempt.of(attempt));
                 agenda.unseen().resent(attempt.row());
@@ -1161,6 +1204,8 @@ final class DifyExec implements Runnable {
             looking++;
             if (doubt.holdsPlace()) cutLooking++;
             health.begun();
+            if (doubt.stopsFirst()) batch.record(Event.Stop.of(doubt.attempt(), doubt.run().get(), Event.Stop.TIMED_OUT,
+                    clock.instant()));
             var unseen = recheck ? agenda.unseen().of(doubt.attempt().row()) : List.<Attempt>of();
             var now = clock.instant();
             post(() -> recheck ? recheck(doubt, unseen, now) : new Message.Looked(doubt, workflow.look(doubt), now));
@@ -1234,10 +1279,16 @@ final class DifyExec implements Runnable {
         private void began(Attempt attempt, RunRef run, Duration waited) {
             var begun = running.get(attempt.sequence());
             if (begun == null) return;
-            begun.run = Optional.of(run);
-            batch.record(Event.Run.of(attempt, run, clock.instant()));
+            named(begun, run);
             if (pace.isQueued(waited)) slowDown(attempt, waited);
             if (hardStop.isBefore(Instant.MAX) && taskStopsSent) stopTask(begun);
+        }
+
+        /// On record once, whatever names the run first: an event of its stream, or an answer that leaves its end open.
+        private void named(Running begun, RunRef run) {
+            if (begun.run.isPresent()) return;
+            begun.run = Optional.of(run);
+            batch.record(Event.Run.of(begun.attempt, run, clock.instant()));
         }
 
         /// The server has let in more than it works on: down to the runs that have begun.
@@ -1260,7 +1311,9 @@ final class DifyExec implements Runnable {
                 return;
             }
             adapt(attempt, seen, now);
-            settle(attempt, seen, judge.verdict(attempt, seen), line);
+            var verdict = judge.verdict(attempt, seen);
+            if (verdict instanceof Verdict.LookUp) seen.run().ifPresent(run -> named(begun, run));
+            settle(attempt, seen, verdict, line);
         }
 
         /// What an answer says about the server, apart from its row.
@@ -1277,7 +1330,7 @@ final class DifyExec implements Runnable {
                 case Seen.NotUploaded file when !file.mayPass() -> health.answered();
                 case Seen.Cut _, Seen.NotSent _, Seen.NotUploaded _ -> health.failed(now, attempt.at());
             }
-            route.seen(attempt, seen, Duration.between(attempt.at(), now)).ifPresent(change -> {
+            route.seen(attempt, seen, Duration.between(attempt.at(), now), busy()).ifPresent(change -> {
                 watcher.say(change);
                 batch.record(batch.sessionEvent(now, route.mode()));
             });
@@ -1285,7 +1338,7 @@ final class DifyExec implements Runnable {
 
         private void settle(Attempt attempt, Seen seen, Verdict verdict, byte[] line) {
             var now = clock.instant();
-            if (seen instanceof Seen.Ran ran && !(verdict instanceof Verdict.LookUp)) tally.used(ran.usage());
+            if (seen instanceof Seen.Ran ran && !(verdict instanceof Verdict.LookUp)) tally.used(attempt, ran.usage());
             switch (verdict) {
                 case Verdict.Done(var outcome) -> finish(attempt, seen, outcome, line);
                 case Verdict.Again(var after, var why) -> {
@@ -1357,8 +1410,7 @@ final class DifyExec implements Runnable {
             var now = clock.instant();
             var took = attempt.took(seen, ended);
             if (outcome.standing().isSuccess() && attempt.kind() == Kind.ROW) batch.result(line);
-            batch.settled(attempt, outcome, now, seen, took);
-            tally.ended(attempt, outcome, took, now);
+            batch.settled(attempt, outcome, now, seen, took, () -> count(attempt, outcome, took, now));
             watcher.ended(attempt, outcome);
             if (outcome instanceof Outcome.Failed failed && failed.firewall() && ++firewalled >= FIREWALLED)
                 agenda.close(new Stop(STOPPED, "a firewall refused " + FIREWALLED + " rows in a row (HTTP 403, HTML): "
@@ -1367,6 +1419,10 @@ final class DifyExec implements Runnable {
                 noticeVersion(ran.workflowId());
                 if (!toldOfLinks) toldOfLinks = tellOfLinks(ran);
             }
+        }
+
+        private void count(Attempt attempt, Outcome outcome, Duration took, Instant now) {
+            tally.ended(attempt, outcome, took, now);
             limits.reached(tally).ifPresent(why -> agenda.close(new Stop(STOPPED, why)));
         }
 
@@ -1388,13 +1444,12 @@ final class DifyExec implements Runnable {
         private void doubt(Attempt attempt, Seen seen, Symptom symptom, String why) {
             var now = clock.instant();
             var run = seen.run();
-            run.ifPresent(ref -> batch.record(Event.Run.of(attempt, ref, now)));
             if (agenda.stop().isPresent()) return; // open in the log: the next start asks for it
             // TIMEOUT counts from a stream's first event, which lies behind the moment of the cut at most
             var deadline = symptom == Symptom.TIMED_OUT ? now.plus(limits.afterTimeout(run))
                     : (attempt.mode() == Mode.STREAMING ? now : attempt.at()).plus(limits.timeout());
             var since = symptom == Symptom.SILENCE ? attempt.at() : now; // that silence has lasted since the request
-            agenda.doubt(new Doubt(attempt, run, symptom, why, since, deadline, false));
+            agenda.doubt(new Doubt(attempt, run, symptom, why, since, deadline, false).with(seen));
         }
 
         private void askAboutQuiet(Attempt attempt, RunRef run) {
@@ -1449,7 +1504,10 @@ final class DifyExec implements Runnable {
                     if (ran.status().isSuccess()) harvest(doubt, ran);
                     else agenda.again(attempt.row(), attempt.tries(), now);
                 }
-                case Found.Running _ -> resolve(doubt, found, now);
+                case Found.Running running -> {
+                    turnedUp(attempt, running.ref(), found, now);
+                    resolve(doubt, found, now);
+                }
                 case Found.Absent() -> agenda.ready(attempt.row(), attempt.tries(), now);
                 case Found.Silent _ -> resolve(doubt, found, now);
             }
@@ -1459,6 +1517,7 @@ final class DifyExec implements Runnable {
             var attempt = doubt.attempt();
             if (found.run().isEmpty()) return;
             turnedUp(attempt, found.run().get(), found, now);
+            batch.flush(); // another run of the row, found a moment ago, may have given it its success
             if (!(found instanceof Found.Ended(var ran)) || !ran.status().isSuccess() || batch.hasSuccess(attempt.row())
                     || !attempt.cells().equals(attempt.row().hash())) return;
             tally.reopened(batch.standing(attempt.row()));
@@ -1466,8 +1525,7 @@ final class DifyExec implements Runnable {
         }
 
         private void turnedUp(Attempt attempt, RunRef run, Found found, Instant now) {
-            agenda.unseen().remove(attempt);
-            if (!agenda.unseen().isResent(attempt)) return;
+            if (!agenda.unseen().remove(attempt) || !agenda.unseen().isResent(attempt)) return;
             batch.record(new Event.Late(now, attempt.row().id(), attempt.user(), run.id(), found.word()));
             tally.late();
             watcher.say("Row " + Plain.id(attempt.row().id()) + ": run " + run.id()
@@ -1478,6 +1536,8 @@ final class DifyExec implements Runnable {
             switch (found) {
                 case Found.Ended(var ran) when ran.status() == RunStatus.STOPPED && !doubt.seenStopped()
                         && doubt.symptom() != Symptom.TIMED_OUT -> agenda.doubt(doubt.stoppedOnce(now));
+                case Found.Ended(var ran) when doubt.symptom() == Symptom.UNCONFIRMED
+                        && ran.status().isStopped() -> confirmed(doubt, ran);
                 case Found.Ended(var ran) -> harvest(doubt, ran);
                 case Found.Running(var run, var status) -> {
                     var known = doubt.with(run);
@@ -1486,6 +1546,7 @@ final class DifyExec implements Runnable {
                     else giveUp(known, new Outcome.Unknown("run " + run.id() + " still says running "
                             + Plain.seconds(Duration.between(known.attempt().at(), now)) + " after its start"));
                 }
+                case Found.Absent() when doubt.symptom() == Symptom.UNCONFIRMED -> notStored(doubt);
                 case Found.Absent() -> absent(doubt, now);
                 case Found.Silent(Seen.TooLarge large) when large.ref().isPresent() -> settle(doubt.attempt(), large,
                         judge.verdict(doubt.attempt(), large), new byte[0]);
@@ -1498,6 +1559,18 @@ final class DifyExec implements Runnable {
                     else agenda.doubt(doubt.later(now));
                 }
             }
+        }
+
+        /// What was told of the run has its price, too; what was made up has nothing.
+        private void confirmed(Doubt doubt, Seen.Ran stored) {
+            var seen = doubt.seen() instanceof Seen.Ran ran && !ran.isBare() ? ran : stored;
+            settle(doubt.attempt(), seen, judge.confirmed(doubt.attempt(), doubt.seen(), seen), new byte[0]);
+        }
+
+        private void notStored(Doubt doubt) {
+            var verdict = judge.notStored(doubt.attempt(), doubt.seen());
+            var seen = verdict instanceof Verdict.LookUp ? Seen.nothing() : doubt.seen(); // there is no run of that id
+            settle(doubt.attempt(), seen, verdict, new byte[0]);
         }
 
         private void absent(Doubt doubt, Instant now) {
@@ -1553,24 +1626,23 @@ final class DifyExec implements Runnable {
             batch.record(new Event.Harvest(now, attempt.user(), ran.ref().id()));
             tally.harvested();
             var verdict = doubt.symptom() == Symptom.TIMED_OUT && !ran.status().isSuccess()
-                    ? new Verdict.Done(new Outcome.Failed("timed out after " + Plain.seconds(limits.timeout()),
-                            doubt.why(), false))
+                    ? new Verdict.Done(new Outcome.Failed("timed out: " + doubt.why(), false))
                     : judge.afterLook(attempt, ran);
             settle(attempt, ran, verdict, line(attempt, ran, now));
         }
 
         private void giveUp(Doubt doubt, Outcome outcome) {
+            var known = new Seen.Cut(doubt.run(), doubt.symptom(), doubt.why());
             if (agenda.mayResend(doubt)) {
-                batch.record(Event.End.of(doubt.attempt(), clock.instant(), "resent", outcome.text()));
+                batch.record(Event.End.of(doubt.attempt(), clock.instant(), "resent", known, outcome.text()));
                 agenda.ready(doubt.attempt().row(), Tries.NONE, clock.instant()); // asked for, whatever its run does
-                agenda.unseen().add(doubt.attempt());
+                if (doubt.run().isEmpty()) agenda.unseen().add(doubt.attempt());
                 return;
             }
-            batch.settled(doubt.attempt(), outcome, clock.instant(), Seen.nothing());
-            tally.ended(doubt.attempt(), outcome, Duration.between(doubt.attempt().at(), clock.instant()),
-                    clock.instant());
+            var now = clock.instant();
+            batch.settled(doubt.attempt(), outcome, now, known, () -> count(doubt.attempt(), outcome,
+                    Duration.between(doubt.attempt().at(), now), now));
             watcher.ended(doubt.attempt(), outcome);
-            limits.reached(tally).ifPresent(why -> agenda.close(new Stop(STOPPED, why)));
         }
 
         /// Asks, once and at the end, whether a run that counted as not started has turned up.
@@ -1607,7 +1679,8 @@ final class DifyExec implements Runnable {
             if (begun.stopAsked || begun.run.isEmpty() || begun.run.get().task().isEmpty()) return;
             begun.stopAsked = true;
             var run = begun.run.get();
-            batch.record(new Event.Stop(clock.instant(), "interrupted", begun.attempt.user(), run.task()));
+            batch.record(Event.Stop.of(begun.attempt, run, Event.Stop.INTERRUPTED, clock.instant()));
+            tally.stopped();
             workers.execute(() -> workflow.stop(run, begun.attempt.user()));
         }
     }
@@ -1818,7 +1891,8 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Attempts that counted as not started, by row: their runs may turn up all the same.
+    /// Attempts of which no run is known though one may turn up, by row. What is known when a row is sent again is not
+    /// among them: it is not late, whatever becomes of it.
     static final class Unseen {
         private final Map<Integer, List<Attempt>> byRow = new LinkedHashMap<>();
         private final Set<String> resent = new HashSet<>();
@@ -1836,10 +1910,12 @@ final class DifyExec implements Runnable {
             return resent.contains(attempt.user());
         }
 
-        void remove(Attempt attempt) {
-            var left = byRow.get(attempt.row().index());
-            if (left != null && left.removeIf(other -> other.user().equals(attempt.user())) && left.isEmpty())
-                byRow.remove(attempt.row().index());
+        /// False: it was not among them.
+        boolean remove(Attempt attempt) {
+            var left = byRow.getOrDefault(attempt.row().index(), new ArrayList<>());
+            boolean removed = left.removeIf(other -> other.user().equals(attempt.user()));
+            if (left.isEmpty()) byRow.remove(attempt.row().index());
+            return removed;
         }
 
         /// Those of a row, which they then know whole: an attempt from the log knows its id alone.
@@ -1879,12 +1955,19 @@ final class DifyExec implements Runnable {
     }
 
     /// Where Dify is and how to get in. The key is not part of the text form.
-    record Access(URI baseUrl, String key, String workflowId, Optional<URI> proxy, Optional<Path> authorities) {
+    record Access(URI baseUrl, String key, String workflowId, Optional<URI> proxy,
+            Optional<Env.Setting> authorities) {
         private static final String DEMO_KEY = "app-demo";
 
         /// How a batch remembers where it runs; a demo is always the same place.
         String name() {
             return key.equals(DEMO_KEY) ? "demo" : baseUrl.toString();
+        }
+
+        /// What to do where the address is not that of Dify's API.
+        String advice() {
+            return baseUrl.getPath().isEmpty() ? "it has no path; set DIFY_API_BASE_URL to " + baseUrl + "/v1"
+                    : "check DIFY_API_BASE_URL, it usually ends in /v1";
         }
 
         static Access to(Demo demo) {
@@ -1922,36 +2005,38 @@ final class DifyExec implements Runnable {
 
     /// One row of the input. `index` counts from 0, `line` is the line of the file it begins in.
     ///
-    /// @param original the hash of the row as the CSV has it, where the shell has edited it; else empty
-    record Row(int index, long line, String id, Map<String, String> inputs, String original) {
+    /// @param cells the hash of `inputs`
+    /// @param inCsv the hash of the row as the CSV has it, which is another one where the shell has edited it
+    record Row(int index, long line, String id, Map<String, String> inputs, long cells, long inCsv) {
         Row {
             if (id.isBlank()) throw new IllegalArgumentException("a row needs an id");
             inputs = Collections.unmodifiableMap(inputs);
         }
 
         Row(int index, long line, String id, Map<String, String> inputs) {
-            this(index, line, id, inputs, "");
+            long cells = Cells.number(inputs);
+            this(index, line, id, inputs, cells, cells);
         }
 
         /// The same row with other cells.
-        Row with(Map<String, String> cells) {
+        Row with(Map<String, String> edits) {
             var changed = new LinkedHashMap<>(inputs);
-            changed.putAll(cells);
-            return changed.equals(inputs) ? this : new Row(index, line, id, changed, inCsv());
+            changed.putAll(edits);
+            return changed.equals(inputs) ? this : new Row(index, line, id, changed, Cells.number(changed), inCsv);
         }
 
         boolean isEdited() {
-            return !original.isEmpty() && !original.equals(hash());
-        }
-
-        /// The hash of the row as the CSV has it.
-        String inCsv() {
-            return original.isEmpty() ? hash() : original;
+            return cells != inCsv;
         }
 
         /// 16 hex digits that change with any cell or column name.
         String hash() {
-            return Cells.hash(inputs);
+            return Cells.hash(cells);
+        }
+
+        /// The hash of the row as the CSV has it, where the shell has edited it; else empty.
+        String original() {
+            return isEdited() ? Cells.hash(inCsv) : "";
         }
     }
 
@@ -2004,16 +2089,21 @@ final class DifyExec implements Runnable {
             return new Attempt(sequence, row, tries, user, mode, cells, at, kind, csv);
         }
 
+        /// Of an earlier call, so what it started is only looked up in this one.
+        boolean isEarlier() {
+            return sequence == 0;
+        }
+
         /// How long it took. Of a run begun by an earlier call nobody saw the end, so Dify's own time counts.
         Duration took(Seen seen, Instant now) {
-            return sequence == 0 && seen instanceof Seen.Ran ran
+            return isEarlier() && seen instanceof Seen.Ran ran
                     ? Duration.ofMillis((long) (ran.usage().seconds() * 1000))
                     : Duration.between(at, now);
         }
 
         /// What was sent had been edited in a shell that is gone, and the CSV's row is still the same.
         boolean isOfLostEdits() {
-            return !csv.isEmpty() && csv.equals(row.inCsv());
+            return !csv.isEmpty() && csv.equals(Cells.hash(row.inCsv()));
         }
     }
 
@@ -2080,6 +2170,11 @@ final class DifyExec implements Runnable {
             static Refused event(int status, String code, String message, Optional<RunRef> ref) {
                 return new Refused(status, true, true, code, message, Optional.empty(), ref);
             }
+
+            /// The app's limit of runs at a time, whatever the status.
+            boolean isTooMany() {
+                return message.startsWith("Too many requests.");
+            }
         }
 
         /// A run that ended, or paused. `outputs` is compact JSON; `files` are those to be kept, if that was asked for.
@@ -2102,6 +2197,18 @@ final class DifyExec implements Runnable {
 
             Ran with(List<OutputFile> files) {
                 return new Ran(ref, status, outputs, error, workflowId, usage, Optional.of(List.copyOf(files)));
+            }
+
+            /// No step, no output: so look the ends that Dify 1.16 makes up where a stream broke off, whatever its run
+            /// does.
+            boolean isBare() {
+                return usage.steps() == 0 && outputs.length <= "{}".length();
+            }
+
+            /// The same end again, or an error that says it of a failure.
+            boolean agreesWith(Seen other) {
+                return other instanceof Ran ran ? ref.id().equals(ran.ref.id()) && status == ran.status
+                        && error.equals(ran.error) && Arrays.equals(outputs, ran.outputs) : !status.isSuccess();
             }
         }
 
@@ -2136,6 +2243,18 @@ final class DifyExec implements Runnable {
         static Seen nothing() {
             return new Cut(Optional.empty(), Symptom.NO_ANSWER, "");
         }
+
+        /// What a stream says that told these ends, one after the other: its end, if it is of the run that the stream
+        /// began with, and no other was told. An error keeps its words, but where there is a run, that run decides.
+        static Seen told(Optional<RunRef> run, List<Seen> ends) {
+            if (ends.getFirst() instanceof Refused error)
+                return Refused.event(error.status(), error.code(), error.message(), run);
+            var end = (Ran) ends.getFirst();
+            if (!run.map(RunRef::id).equals(Optional.of(end.ref().id())))
+                return new Cut(run, Symptom.CONTRADICTED, "the stream told the end of another run");
+            if (ends.stream().allMatch(end::agreesWith)) return end;
+            return new Cut(run, Symptom.CONTRADICTED, "the stream told two ends of its run");
+        }
     }
 
     /// How an end went missing.
@@ -2145,6 +2264,8 @@ final class DifyExec implements Runnable {
         NO_ANSWER("the connection was lost before an answer"),
         CUT("the answer broke off"),
         STREAM_ERROR("the stream reported an error without a run"),
+        CONTRADICTED("the stream contradicts itself"),
+        UNCONFIRMED("the run is said to have failed"),
         SILENCE("no event came"),
         TIMED_OUT("the time limit passed"),
         STOPPED("the run was stopped, not by us"),
@@ -2190,7 +2311,7 @@ final class DifyExec implements Runnable {
         /// Succeeded with failures that the workflow handled itself.
         record Partial() implements Outcome {}
 
-        record Failed(String cause, String text, boolean firewall) implements Outcome {}
+        record Failed(String text, boolean firewall) implements Outcome {}
 
         record Paused(RunRef run, String text) implements Outcome {}
 
@@ -2215,9 +2336,8 @@ final class DifyExec implements Runnable {
             };
         }
 
-        /// What errors are grouped by.
         default String cause() {
-            return this instanceof Failed failed ? failed.cause() : text();
+            return Plain.cause(text());
         }
     }
 
@@ -2250,8 +2370,9 @@ final class DifyExec implements Runnable {
     ///
     /// @param since    when the doubt arose: `--settle` counts from here
     /// @param deadline how long a running run is waited for
+    /// @param seen     what an unconfirmed run was said to be: it holds if nothing else is found
     record Doubt(Attempt attempt, Optional<RunRef> run, Symptom symptom, String why, Instant since, Instant deadline,
-            boolean late, Looks looked) {
+            boolean late, Looks looked, Seen seen) {
 
         /// The looks so far. `stopped`: the last one said so; `holds`: the run may hold a place on the server.
         record Looks(int count, Instant due, boolean stopped, boolean holds) {}
@@ -2259,7 +2380,7 @@ final class DifyExec implements Runnable {
         Doubt(Attempt attempt, Optional<RunRef> run, Symptom symptom, String why, Instant since, Instant deadline,
                 boolean late) {
             this(attempt, run, symptom, why, since, deadline, late,
-                    new Looks(0, since, false, !late && symptom.isOurs()));
+                    new Looks(0, since, false, !late && symptom.isOurs()), Seen.nothing());
         }
 
         /// Whether earlier attempts of a row, which counted as not started, have turned up before it is sent again.
@@ -2271,7 +2392,7 @@ final class DifyExec implements Runnable {
         /// One of those attempts.
         Doubt of(Attempt unseen, Instant deadline) {
             return new Doubt(unseen.with(attempt.tries()), Optional.empty(), symptom, why, since, deadline, false,
-                    looked);
+                    looked, seen);
         }
 
         /// Whether it has turned up by the end.
@@ -2300,12 +2421,16 @@ final class DifyExec implements Runnable {
         }
 
         private Doubt with(Looks looks) {
-            return new Doubt(attempt, run, symptom, why, since, deadline, late, looks);
+            return new Doubt(attempt, run, symptom, why, since, deadline, late, looks, seen);
         }
 
         Doubt with(RunRef found) {
             return run.isPresent() ? this
-                    : new Doubt(attempt, Optional.of(found), symptom, why, since, deadline, late, looked);
+                    : new Doubt(attempt, Optional.of(found), symptom, why, since, deadline, late, looked, seen);
+        }
+
+        Doubt with(Seen seen) {
+            return new Doubt(attempt, run, symptom, why, since, deadline, late, looked, seen);
         }
 
         Instant due() {
@@ -2438,8 +2563,8 @@ final class DifyExec implements Runnable {
                         (attempt.kind() == Kind.TRY ? OF_TRY : "") + outcome, attempt.cells(),
                                 seen.run().map(RunRef::id).orElse(null),
                         attempt.tries().retries(), seen instanceof Seen.Refused refused ? refused.status() : 0,
-                        cause.isEmpty() ? null : Plain.text(cause, 200), error.isEmpty() ? null
-                                : Plain.text(error, 500),
+                        cause.isEmpty() ? null : cause, error.isEmpty() ? null
+                                : Plain.text(error, Plain.LONGEST_ERROR),
                         took.toMillis() / 1000.0, usage.tokens(), usage.steps(),
                         usage.price().orElse(null), usage.currency().isEmpty() ? null : usage.currency(),
                         attempt.csv().isEmpty() ? null : attempt.csv());
@@ -2453,7 +2578,18 @@ final class DifyExec implements Runnable {
         record Harvest(Instant t, String user, String run) implements Event {}
 
         /// A task was asked to stop, or (without `user`) the batch ended early.
-        record Stop(Instant t, String why, String user, String task) implements Event {}
+        record Stop(Instant t, String why, String user, String task) implements Event {
+            static final String INTERRUPTED = "interrupted", TIMED_OUT = "timed out";
+
+            static Stop of(DifyExec.Attempt attempt, RunRef run, String why, Instant now) {
+                return new Stop(now, why, attempt.user(), run.task());
+            }
+
+            /// A task was stopped because the call was to end: its row runs anew.
+            boolean isOfInterrupt() {
+                return user != null && INTERRUPTED.equals(why);
+            }
+        }
 
         record Throttle(Instant t, String user, String why, int limit) implements Event {}
 
@@ -2856,8 +2992,36 @@ final class DifyExec implements Runnable {
         private final ArrayDeque<Instant> recent = new ArrayDeque<>();
         private final Latencies latencies = new Latencies();
         private final MissingFiles missingFiles = new MissingFiles();
-        private long tokens, retries, throttled, harvested, late;
+        private final Sample sample = new Sample();
+        private long tokens, retries, throttled, harvested, late, stopped;
         private int running, waiting, doubts, limit, lowest, highest, ceiling;
+
+        /// The rows that ran in this call, not those whose earlier run was looked up: they tell what others will take.
+        private static final class Sample {
+            private final Map<String, BigDecimal> prices = new TreeMap<>();
+            private long rows, tokens;
+            private Instant first = Instant.MAX, last = Instant.MIN;
+
+            void started(Instant now) {
+                if (now.isBefore(first)) first = now;
+            }
+
+            void ended(Attempt attempt, Instant now) {
+                if (attempt.isEarlier()) return;
+                rows++;
+                last = now;
+            }
+
+            void used(Attempt attempt, Usage usage) {
+                if (attempt.isEarlier()) return;
+                tokens += usage.tokens();
+                usage.price().ifPresent(price -> prices.merge(usage.currency(), price, BigDecimal::add));
+            }
+
+            Duration time() {
+                return Duration.between(first, last);
+            }
+        }
 
         Tally(Index index, long asked, Clock clock) {
             this.index = index;
@@ -2866,9 +3030,14 @@ final class DifyExec implements Runnable {
             this.began = clock.instant();
         }
 
+        void started(Instant now) {
+            sample.started(now);
+        }
+
         void ended(Attempt attempt, Outcome outcome, Duration took, Instant now) {
             ended.merge(outcome.standing(), 1L, Long::sum);
             if (outcome.standing().isSuccess()) latencies.add(took.toMillis());
+            sample.ended(attempt, now);
             recent.add(now);
             if (recent.size() > RECENT) recent.remove();
         }
@@ -2878,7 +3047,8 @@ final class DifyExec implements Runnable {
             ended.computeIfPresent(standing, (_, count) -> count - 1);
         }
 
-        void used(Usage usage) {
+        void used(Attempt attempt, Usage usage) {
+            sample.used(attempt, usage);
             tokens += usage.tokens();
             usage.price().ifPresent(price -> prices.merge(usage.currency(), price, BigDecimal::add));
         }
@@ -2897,6 +3067,11 @@ final class DifyExec implements Runnable {
 
         void late() {
             late++;
+        }
+
+        /// Dify was asked to stop a task, since the call is to end.
+        void stopped() {
+            stopped++;
         }
 
         Tally now(int running, int waiting, int doubts, Pace pace) {
@@ -3041,7 +3216,10 @@ final class DifyExec implements Runnable {
 
         Verdict verdict(Attempt attempt, Seen seen) {
             return switch (seen) {
+                case Seen.Ran ran when isUnconfirmed(ran) -> unconfirmed(words(ran));
                 case Seen.Ran ran -> ran(attempt, ran);
+                case Seen.Refused refused when refused.inStream() && refused.ref().isPresent() ->
+                        unconfirmed(said(refused));
                 case Seen.Refused refused -> refused(attempt, refused);
                 case Seen.Cut(_, var symptom, var why) -> new Verdict.LookUp(symptom, why);
                 case Seen.TooLarge(_, var why) -> failed(why); // paid for: another run would be as large
@@ -3058,6 +3236,32 @@ final class DifyExec implements Runnable {
                     : ran(attempt, ran);
         }
 
+        /// A failure that would be paid for again, or that looks made up: what is stored of the run is asked for first.
+        private boolean isUnconfirmed(Seen.Ran ran) {
+            return ran.status() == RunStatus.FAILED && (ran.isBare() || isWorthAnother(ran.error()));
+        }
+
+        private static Verdict unconfirmed(String words) {
+            return new Verdict.LookUp(Symptom.UNCONFIRMED, "said to have failed: " + words);
+        }
+
+        /// Stored as a failure, too. What an error said may go beyond this row, and then counts as a refusal does.
+        Verdict confirmed(Attempt attempt, Seen said, Seen.Ran failed) {
+            var verdict = said instanceof Seen.Refused error ? refused(attempt, error) : afterLook(attempt, failed);
+            return verdict instanceof Verdict.LookUp ? afterLook(attempt, failed) : verdict;
+        }
+
+        /// Stored nowhere, it never ran: its words decide. Those that a stream made up are read as its refusals are,
+        /// and prove nothing unless they are known.
+        Verdict notStored(Attempt attempt, Seen said) {
+            if (said instanceof Seen.Refused error) return refused(attempt, error);
+            var ran = (Seen.Ran) said;
+            if (attempt.mode() != Mode.STREAMING || !ran.isBare()) return ran(attempt, ran);
+            var verdict = refused(attempt, Seen.Refused.event(500, "", words(ran), Optional.empty()));
+            return verdict instanceof Verdict.LookUp && failedRuns != RetryRuns.NEVER && isTransient(ran.error())
+                    ? ran(attempt, ran) : verdict;
+        }
+
         /// Nothing was started: another attempt, as long as there are some.
         Verdict notStarted(Doubt doubt) {
             return again(doubt.attempt(), doubt.why() + "; no run was started", Optional.empty());
@@ -3071,46 +3275,53 @@ final class DifyExec implements Runnable {
                 case STOPPED -> new Verdict.LookUp(Symptom.STOPPED, "the run was stopped: " + ran.error());
                 case RUNNING -> new Verdict.LookUp(Symptom.CUT, "the answer came before the end of the run");
                 case FAILED -> isWorthAnother(ran.error()) ? again(attempt, ran.error(), Optional.empty())
-                        : failed(ran.error().isEmpty() ? "the run failed without a reason" : ran.error());
+                        : failed(words(ran));
             };
+        }
+
+        private static String words(Seen.Ran ran) {
+            return ran.error().isEmpty() ? "the run failed without a reason" : ran.error();
         }
 
         private boolean isWorthAnother(String error) {
             return switch (failedRuns) {
                 case NEVER -> false;
                 case ALWAYS -> true;
-                case TRANSIENT -> !error.startsWith("Aborted:") && TRANSIENT.matcher(error).find();
+                case TRANSIENT -> isTransient(error);
             };
+        }
+
+        private static boolean isTransient(String error) {
+            return !error.startsWith("Aborted:") && TRANSIENT.matcher(error).find();
         }
 
         /// The table of refusals, by status, code and the start of the message.
         private Verdict refused(Attempt attempt, Seen.Refused seen) {
-            if (seen.message().startsWith("Too many requests.")) return throttled(attempt, seen);
+            if (seen.isTooMany()) return throttled(attempt, seen);
             if (seen.inStream() && seen.code().isEmpty())
                 return BAD_ROW.matcher(seen.message()).find() ? failed(seen.message())
                         : new Verdict.LookUp(Symptom.STREAM_ERROR, seen.message());
             int status = seen.status();
             if (status >= 300 && status < 400) return new Verdict.StopBatch(access + " redirects to " + seen.message()
-                    + ": set DIFY_API_BASE_URL to the address it really has");
+                    + ": set DIFY_API_BASE_URL to the address it really has, which usually ends in /v1");
             return switch (status) {
                 case 400 -> badRequest(attempt, seen);
                 case 401 -> new Verdict.StopBatch("Dify refuses the key (401: " + said(seen)
                         + "): check DIFY_API_KEY and "
                         + "that it belongs to the app at " + access);
-                case 403 -> seen.code().isEmpty() ? new Verdict.Done(new Outcome.Failed("HTTP 403 from a firewall",
-                        said(seen), true))
+                case 403 -> seen.code().isEmpty()
+                        ? new Verdict.Done(new Outcome.Failed(with("HTTP 403 from a firewall", seen), true))
                         : new Verdict.StopBatch("Dify refuses access (403: " + said(seen)
                                 + "): switch the app's API service on in Dify, or ask the workspace's owner");
                 case 404, 410 -> new Verdict.StopBatch(seen.message().startsWith("Workflow not found") ? pinned(seen)
-                        : access + " is not Dify's API (HTTP " + status
-                                + "): check DIFY_API_BASE_URL, it usually ends in /v1");
+                        : access + " is not Dify's API (HTTP " + status + "): " + access.advice());
                 case 405, 415, 426 -> new Verdict.StopBatch("Dify did not take the request (HTTP " + status + ": "
                         + said(seen)
                         + "): is " + access + " the API's address?");
                 case 407 -> new Verdict.StopBatch("the proxy wants a user and a password (407): put them into "
                         + "HTTPS_PROXY, "
                         + "http://user:password@host:port");
-                case 413 -> failed("too large for the server (413)" + (said(seen).isEmpty() ? "" : ": " + said(seen)));
+                case 413 -> failed(with("too large for the server (413)", seen));
                 case 429 -> seen.code().equals("rate_limit_error")
                         ? new Verdict.StopBatch("the plan's quota of runs is used up ("
                         + said(seen) + "): it comes back with the next day or period; run the same command again then")
@@ -3167,8 +3378,12 @@ final class DifyExec implements Runnable {
             return Plain.text(seen.message(), 200).strip();
         }
 
+        private static String with(String why, Seen.Refused seen) {
+            return said(seen).isEmpty() ? why : why + ": " + said(seen);
+        }
+
         private Verdict failed(String text) {
-            return new Verdict.Done(new Outcome.Failed(Plain.cause(text), text, false));
+            return new Verdict.Done(new Outcome.Failed(text, false));
         }
 
         private Verdict throttled(Attempt attempt, Seen.Refused seen) {
@@ -3457,7 +3672,8 @@ final class DifyExec implements Runnable {
         private final boolean auto;
         private Mode mode;
         private Listing listing;
-        private int refusedStreams = 0;
+        private int refusedStreams = 0, refusedAlone = 0;
+        private boolean mayStream = true;
 
         /// @param earlier the mode that an earlier call of this batch went over to
         Route(Mode asked, Optional<Mode> earlier, String version) {
@@ -3485,20 +3701,31 @@ final class DifyExec implements Runnable {
         }
 
         /// Says it when the mode changes.
-        Optional<String> seen(Attempt attempt, Seen seen, Duration took) {
-            if (auto && mode == Mode.BLOCKING && isProxyCut(seen, took)) {
+        ///
+        /// @param busy how many other runs of ours hold a place on the server
+        Optional<String> seen(Attempt attempt, Seen seen, Duration took, int busy) {
+            if (auto && mayStream && mode == Mode.BLOCKING && isProxyCut(seen, took)) {
                 mode = Mode.STREAMING;
                 return Optional.of("A proxy cut a run off after " + Plain.seconds(took)
                         + ": the batch goes on in streaming mode.");
             }
             if (seen instanceof Seen.Refused refused && refused.inStream()) refusedStreams++;
-            if (mode == Mode.STREAMING && refusedStreams >= REFUSED_STREAMS) {
-                mode = Mode.BLOCKING;
-                return Optional.of(REFUSED_STREAMS
-                        + " rows were refused inside their streams, each holding a connection of the "
-                        + "server for 5 minutes: the batch goes on in blocking mode.");
-            }
+            if (attempt.mode() == Mode.STREAMING) refusedAlone = busy == 0
+                    && seen instanceof Seen.Refused refused && refused.isTooMany() ? refusedAlone + 1 : 0;
+            if (mode == Mode.STREAMING && refusedStreams >= REFUSED_STREAMS)
+                return goOnBlocking("rows were refused inside their streams, each holding a connection of the server "
+                        + "for 5 minutes");
+            if (mode == Mode.STREAMING && refusedAlone >= REFUSED_STREAMS)
+                return goOnBlocking("streams in a row were refused as too many though no other run of ours went on "
+                        + "(with a limit of 1, Dify 1.14 and later refuse every stream)");
             return Optional.empty();
+        }
+
+        /// For the rest of the call, also where streams were asked for: they would never be let in.
+        private Optional<String> goOnBlocking(String why) {
+            mode = Mode.BLOCKING;
+            mayStream = false;
+            return Optional.of(REFUSED_STREAMS + " " + why + ": the batch goes on in blocking mode.");
         }
 
         private static boolean isProxyCut(Seen seen, Duration took) {
@@ -3524,8 +3751,12 @@ final class DifyExec implements Runnable {
                             .maxNumberLength(1_000_000).maxNestingDepth(10_000).build())
                     .streamWriteConstraints(StreamWriteConstraints.builder().maxNestingDepth(10_000).build())
                     .enable(JsonReadFeature.ALLOW_NON_NUMERIC_NUMBERS) // Python's NaN
-                    .enable(JsonWriteFeature.COMBINE_UNICODE_SURROGATES_IN_UTF8) // an emoji stays readable
                     .build();
+
+            /// Jackson's own UTF-8 has an escape for each half of an emoji, or takes what follows a lone half for one.
+            static JsonGenerator writing(OutputStream out) throws IOException {
+                return FACTORY.createGenerator(new Utf8(out));
+            }
         }
 
         static final JsonMapper MAPPER = JsonMapper.builder(Tokens.FACTORY)
@@ -3537,6 +3768,90 @@ final class DifyExec implements Runnable {
         static final JsonMapper STRICT = MAPPER.rebuild().enable(DeserializationFeature.FAIL_ON_TRAILING_TOKENS)
                 .disable(JsonReadFeature.ALLOW_NON_NUMERIC_NUMBERS).build();
         static final JsonFactory FACTORY = MAPPER.getFactory();
+    }
+
+    /// Writes UTF-8. Half of a surrogate pair, which JSON can hold and UTF-8 cannot, becomes its escape: `\\ud83d`.
+    static final class Utf8 extends Writer {
+        private static final byte[] UNSHOWABLE = "\uFFFD".getBytes(UTF_8);
+
+        private final OutputStream out;
+        private final CharsetEncoder encoder = UTF_8.newEncoder();
+        private final ByteBuffer bytes = ByteBuffer.allocate(1024);
+        /// The first half of a pair whose second comes with the next piece; or 0.
+        private char half = 0;
+
+        Utf8(OutputStream out) {
+            this.out = out;
+        }
+
+        /// For what people read: half a pair is shown as what cannot be shown.
+        static Writer shown(OutputStream out) {
+            return new OutputStreamWriter(out, UTF_8.newEncoder().onMalformedInput(CodingErrorAction.REPLACE)
+                    .replaceWith(UNSHOWABLE));
+        }
+
+        static boolean isHalf(int codePoint) {
+            return Character.getType(codePoint) == Character.SURROGATE;
+        }
+
+        static boolean hasHalf(String text) {
+            for (int i = 0; i < text.length(); i++) // a stream for each of a million cells takes half a second
+                if (Character.isSurrogate(text.charAt(i))) return text.codePoints().anyMatch(Utf8::isHalf);
+            return false;
+        }
+
+        @Override
+        public void write(char[] text, int from, int length) throws IOException {
+            if (length == 0) return;
+            if (half != 0 && Character.isLowSurrogate(text[from])) {
+                encode(CharBuffer.wrap(new char[] {half, text[from]}));
+                half = 0;
+                write(text, from + 1, length - 1);
+                return;
+            }
+            endHalf();
+            var rest = CharBuffer.wrap(text, from, length);
+            encode(rest);
+            if (rest.hasRemaining()) half = rest.get();
+        }
+
+        /// All but a first half at the very end.
+        private void encode(CharBuffer text) throws IOException {
+            for (var result = encoder.encode(text, bytes, false); !result.isUnderflow();
+                    result = encoder.encode(text, bytes, false)) {
+                drain();
+                if (result.isMalformed()) escape(text.get());
+            }
+        }
+
+        private void escape(char half) throws IOException {
+            out.write(String.format("\\u%04x", (int) half).getBytes(UTF_8));
+        }
+
+        private void endHalf() throws IOException {
+            if (half == 0) return;
+            drain();
+            escape(half);
+            half = 0;
+        }
+
+        private void drain() throws IOException {
+            out.write(bytes.array(), 0, bytes.position());
+            bytes.clear();
+        }
+
+        @Override
+        public void flush() throws IOException {
+            drain();
+            out.flush();
+        }
+
+        @Override
+        public void close() throws IOException {
+            endHalf();
+            drain();
+            out.close();
+        }
     }
 
     /// UTC to the millisecond: `2026-01-16T12:00:00.123Z`.
@@ -3571,6 +3886,8 @@ final class DifyExec implements Runnable {
     static final class DifyClient implements AutoCloseable {
         private static final Duration CONNECT = Duration.ofSeconds(20), LOOK = Duration.ofSeconds(30);
         private static final Duration QUIET = Duration.ofSeconds(30), DRAIN = Duration.ofSeconds(1);
+        /// Dify 1.16 makes up an end of the run right after an error; 1.14 keeps the stream open and says no more.
+        private static final Duration AFTER_ERROR = Duration.ofMillis(100);
         /// Dify 1.14 ends a stream that says nothing for so long, queued or not.
         private static final Duration FIRST_EVENT = Duration.ofSeconds(300);
         private static final int LONGEST_REFUSAL = 64 << 10, LONGEST_WHOLE = 256 << 10;
@@ -3633,9 +3950,19 @@ final class DifyExec implements Runnable {
         /// Looks a run up by its id, or first by its user in the log. A run over its time is asked to stop before.
         Found look(Doubt doubt) {
             if (doubt.stopsFirst()) stop(doubt.run().get(), doubt.attempt().user());
-            if (doubt.run().isPresent()) return detail(doubt.run().get());
-            var found = new AtomicReference<Optional<String>>(Optional.empty());
             var user = doubt.attempt().user();
+            if (doubt.run().isEmpty()) return named(user);
+            if (doubt.symptom() == Symptom.CONTRADICTED && Names.isUnique(user)) {
+                var own = named(user); // the stream's first event may have been another run's, too
+                if (own.run().isPresent()) return own;
+            }
+            var found = detail(doubt.run().get());
+            boolean madeUp = found instanceof Found.Absent && doubt.symptom() == Symptom.UNCONFIRMED;
+            return madeUp && Names.isUnique(user) ? named(user) : found;
+        }
+
+        private Found named(String user) {
+            var found = new AtomicReference<Optional<String>>(Optional.empty());
             var seen = ask(request("/workflows/logs?limit=20&created_by_end_user_session_id=" + encoded(user)).GET()
                     .build(),
                     body -> found.set(runOf(user, Json.MAPPER.readTree(body))));
@@ -3879,30 +4206,48 @@ final class DifyExec implements Runnable {
             var reader = new RunReader();
             var sse = new Sse(watch.counting(answer.body()));
             long head = System.nanoTime();
-            while (sse.next()) {
-                try {
-                    reader.readEvent(room.limit(sse.data()));
-                } catch (Room.Exceeded problem) {
-                    if (!reader.isEnd()) continue; // of another event nothing is kept
-                    return new Seen.TooLarge(reader.ref(), problem.getMessage());
-                } catch (JsonProcessingException problem) {
-                    if (sse.isAtEnd()) break;
-                    continue; // an event we cannot read is an event we do not know
-                }
+            while (next(sse, reader)) {
                 if (reader.ref().isPresent() && watch.run().isEmpty()) {
                     watch.began(reader.ref().get(), timeout, QUIET, told);
                     told.began(reader.ref().get(), Duration.ofNanos(System.nanoTime() - head));
                 }
                 reader.heard().ifPresent(told::heard);
-                if (reader.event.equals("error"))
-                    return Seen.Refused.event(reader.errorStatus, reader.code, reader.message, reader.ref());
-                if (reader.isEnd()) {
-                    var ran = reader.ran();
-                    if (ran.isPresent()) return ran.get();
+                var end = reader.end();
+                if (end.isPresent()) {
+                    var ends = ends(end.get(), sse, reader, watch);
+                    return Seen.told(watch.run().or(reader::ref), ends);
                 }
             }
-            return new Seen.Cut(reader.ref(), watch.isOver() ? watch.overdue(Symptom.SILENCE) : Symptom.CUT,
+            return new Seen.Cut(watch.run(), watch.isOver() ? watch.overdue(Symptom.SILENCE) : Symptom.CUT,
                     watch.isOver() ? "no end within the time limit" : "the stream ended without an end of the run");
+        }
+
+        /// Goes on to the next event that can be read. False: the stream has ended.
+        private boolean next(Sse sse, RunReader reader) throws IOException {
+            while (sse.next()) {
+                try {
+                    reader.readEvent(room.limit(sse.data()));
+                    return true;
+                } catch (Room.Exceeded problem) {
+                    if (reader.isEnd()) throw problem; // of another event nothing is kept
+                } catch (JsonProcessingException _) {
+                    if (sse.isAtEnd()) return false; // else an event we cannot read is an event we do not know
+                }
+            }
+            return false;
+        }
+
+        /// An end, and those told after it: what has come with it, and after an error what comes within a moment.
+        private List<Seen> ends(Seen first, Sse sse, RunReader reader, Watch watch) {
+            var ends = new ArrayList<>(List.of(first));
+            if (first instanceof Seen.Refused) watch.limit(AFTER_ERROR);
+            else sse.waitNoMore();
+            try {
+                while (next(sse, reader)) reader.end().ifPresent(ends::add);
+            } catch (IOException _) {
+                // the moment is over, or the connection: nothing more was told
+            }
+            return ends;
         }
 
         private Seen refused(HttpResponse<InputStream> answer) throws IOException {
@@ -3945,7 +4290,7 @@ final class DifyExec implements Runnable {
 
         private static byte[] body(Attempt attempt, Map<String, Value> inputs, boolean streaming) {
             var out = new ByteArrayOutputStream(512);
-            try (var json = Json.FACTORY.createGenerator(out)) {
+            try (var json = Json.Tokens.writing(out)) {
                 json.writeStartObject();
                 json.writeObjectFieldStart("inputs");
                 for (var input : inputs.entrySet()) {
@@ -4162,7 +4507,7 @@ final class DifyExec implements Runnable {
                         : proxy.getPort())));
                 if (proxy.getUserInfo() != null) builder.authenticator(login(proxy.getUserInfo()));
             });
-            access.authorities().ifPresent(file -> builder.sslContext(trusting(file)));
+            access.authorities().ifPresent(setting -> builder.sslContext(trusting(setting)));
             return builder.build();
         }
 
@@ -4179,8 +4524,8 @@ final class DifyExec implements Runnable {
         }
 
         /// The system's authorities and those of a PEM file.
-        private static SSLContext trusting(Path file) {
-            try (var in = Files.newInputStream(file)) {
+        private static SSLContext trusting(Env.Setting setting) {
+            try (var in = Files.newInputStream(Path.of(setting.text()))) {
                 var store = KeyStore.getInstance(KeyStore.getDefaultType());
                 store.load(null, null);
                 var system = TrustManagerFactory.getInstance(TrustManagerFactory.getDefaultAlgorithm());
@@ -4197,8 +4542,8 @@ final class DifyExec implements Runnable {
                 var context = SSLContext.getInstance("TLS");
                 context.init(null, all.getTrustManagers(), null);
                 return context;
-            } catch (IOException | GeneralSecurityException problem) {
-                throw new Unusable("DIFY_CA_FILE=" + file + ": " + Plain.of(problem)
+            } catch (IOException | GeneralSecurityException | InvalidPathException problem) {
+                throw new Unusable(setting.place() + ": " + Plain.of(problem).replace(setting.text(), "…")
                         + "; a PEM file of certificates is needed");
             }
         }
@@ -4350,10 +4695,15 @@ final class DifyExec implements Runnable {
         private final InputStream in;
         private final byte[] buffer = new byte[16 << 10];
         private int at = 0, end = 0;
-        private boolean inData = false, ended = false;
+        private boolean inData = false, ended = false, waits = true;
 
         Sse(InputStream in) {
             this.in = in;
+        }
+
+        /// From here on, the stream ends where more of it would have to be waited for.
+        void waitNoMore() {
+            waits = false;
         }
 
         /// Goes to the next event that has data. False: the stream has ended.
@@ -4396,6 +4746,7 @@ final class DifyExec implements Runnable {
         private int peek() throws IOException {
             if (at == end) {
                 at = 0;
+                ended |= !waits && in.available() == 0;
                 end = ended ? 0 : Math.max(0, in.read(buffer, 0, buffer.length));
                 if (end == 0) ended = true;
             }
@@ -4601,7 +4952,7 @@ final class DifyExec implements Runnable {
                 }
             }
             var out = new ByteArrayOutputStream(256);
-            try (var copy = Json.FACTORY.createGenerator(out)) {
+            try (var copy = Json.Tokens.writing(out)) {
                 int depth = 0;
                 do {
                     if (json.currentToken().isNumeric()
@@ -4647,6 +4998,15 @@ final class DifyExec implements Runnable {
                 case "node_finished" -> Optional.of(new Heard.NodeEnded(title, type, nodeStatus, nodeSeconds,
                         nodeError));
                 case "text_chunk" -> Optional.of(new Heard.Text(chunk));
+                default -> Optional.empty();
+            };
+        }
+
+        /// What the last event says of the stream's end, if it is such an event.
+        Optional<Seen> end() {
+            return switch (event) {
+                case "error" -> Optional.of(Seen.Refused.event(errorStatus, code, message, ref()));
+                case "workflow_finished", "workflow_paused" -> ran();
                 default -> Optional.empty();
             };
         }
@@ -4709,16 +5069,18 @@ final class DifyExec implements Runnable {
         private static final int SHOWN = 20;
 
         private final Path path;
+        private final long size;
         private final Charset charset;
         private final char delimiter;
         private final List<String> columns;
         private final int idColumn;
         private final UnaryOperator<Row> edits;
 
-        private Csv(Path path, Charset charset, char delimiter, List<String> columns, int idColumn,
+        private Csv(Path path, long size, Charset charset, char delimiter, List<String> columns, int idColumn,
                 UnaryOperator<Row> edits) {
             this.edits = edits;
             this.path = path;
+            this.size = size;
             this.charset = charset;
             this.delimiter = delimiter;
             this.columns = columns;
@@ -4753,12 +5115,12 @@ final class DifyExec implements Runnable {
                     : "there is no column " + Plain.quoted(wanted) + "; the columns are "
                             + Plain.text(String.join(", ", columns), 300));
             if (!problems.isEmpty()) throw new Unusable(path + ", line 1: " + String.join("; ", problems));
-            return new Csv(path, charset, header.delimiter(), columns, id, UnaryOperator.identity());
+            return new Csv(path, size(path), charset, header.delimiter(), columns, id, UnaryOperator.identity());
         }
 
         /// The same file, its rows edited as they are read.
         Csv with(UnaryOperator<Row> edits) {
-            return new Csv(path, charset, delimiter, columns, idColumn, edits);
+            return new Csv(path, size, charset, delimiter, columns, idColumn, edits);
         }
 
         List<String> columns() {
@@ -4775,7 +5137,7 @@ final class DifyExec implements Runnable {
             long count = 0;
             try (var rows = new Cursor()) {
                 for (var cells = rows.next(); cells != null; cells = rows.next()) {
-                    var wrong = fault(cells, rows.line, index);
+                    var wrong = fault(cells, rows, index);
                     if (wrong.isPresent() && count++ < SHOWN) problems.add("line " + rows.line + ": " + wrong.get());
                 }
             }
@@ -4786,18 +5148,20 @@ final class DifyExec implements Runnable {
                     + (count > SHOWN ? "\n  … and " + (count - SHOWN) + " more" : ""));
         }
 
-        private Optional<String> fault(List<String> cells, long line, Index index) {
+        private Optional<String> fault(List<String> cells, Cursor rows, Index index) {
             if (cells.size() != columns.size()) return Optional.of(Plain.count(cells.size(), "cell")
                     + " where the header has "
                     + columns.size() + " (a comma too many or too few, or a quote left open?)");
-            var id = cells.get(idColumn).strip();
+            var id = cells.get(idColumn);
             if (id.isEmpty()) return Optional.of("the id is blank");
             if (id.chars().anyMatch(Character::isISOControl))
                 return Optional.of("the id " + Plain.quoted(id) + " contains a control character or a line break");
+            for (var cell : cells) if (Utf8.hasHalf(cell)) return Optional.of("the cell " + Plain.quoted(cell)
+                    + " contains half of a surrogate pair, which is no character: type it anew");
             int before = index.find(id);
             if (before >= 0) return Optional.of("the id " + Plain.quoted(id) + " stands in line " + index.line(before)
                     + " already");
-            index.add(id, line, Cells.number(inputs(cells)));
+            index.add(id, rows.line, rows.hashes.number(cells));
             return Optional.empty();
         }
 
@@ -4811,6 +5175,11 @@ final class DifyExec implements Runnable {
             return rows(wanted::get, wanted.length(), checked);
         }
 
+        /// The first so many rows.
+        Iterator<Row> first(int count, Index checked) {
+            return rows(_ -> true, count, checked);
+        }
+
         private Iterator<Row> rows(IntPredicate wanted, int end, Index checked) {
             return new Iterator<>() {
                 private final Cursor cursor = new Cursor();
@@ -4820,27 +5189,28 @@ final class DifyExec implements Runnable {
                 private Row advance() {
                     for (var cells = record(); cells != null; cells = record()) {
                         index++;
-                        if (wanted.test(index)) {
-                            var row = row(cells);
-                            if (row.isEmpty() || !checked.id(index).equals(row.get().id())
-                                    || checked.cells(index) != Cells.number(row.get().inputs()))
-                                throw new Unusable(path + ", line " + cursor.line
-                                        + ": the file was changed while it was in use");
-                            return edits.apply(row.get());
-                        }
+                        if (wanted.test(index)) return edits.apply(row(cells));
                     }
                     cursor.close();
+                    if (index + 1 < Math.min(end, checked.rows())) throw changed(cursor.line);
                     return null;
                 }
 
                 private List<String> record() {
-                    return index + 1 < end ? cursor.next() : null;
+                    try {
+                        return index + 1 < end ? cursor.next() : null;
+                    } catch (Unusable broken) {
+                        throw isShorter() ? changed(cursor.line) : broken; // it was whole when it was checked
+                    }
                 }
 
-                private Optional<Row> row(List<String> cells) {
-                    if (cells.size() != columns.size() || cells.get(idColumn).isBlank() || index >= checked.rows())
-                        return Optional.empty();
-                    return Optional.of(new Row(index, cursor.line, cells.get(idColumn).strip(), inputs(cells)));
+                private Row row(List<String> cells) {
+                    if (cells.size() != columns.size() || index >= checked.rows()
+                            || !checked.id(index).equals(cells.get(idColumn))
+                            || checked.cells(index) != cursor.hashes.number(cells))
+                        throw changed(cursor.line);
+                    long hash = checked.cells(index);
+                    return new Row(index, cursor.line, cells.get(idColumn), inputs(cells), hash, hash);
                 }
 
                 @Override
@@ -4858,17 +5228,29 @@ final class DifyExec implements Runnable {
             };
         }
 
+        private Unusable changed(long line) {
+            return new Unusable(path + ", line " + line + ": the file was changed while it was in use"
+                    + (isShorter() ? ", it was cut short" : ""));
+        }
+
+        private boolean isShorter() {
+            try {
+                return Files.size(path) < size;
+            } catch (IOException _) {
+                return false; // it is gone, which is another change
+            }
+        }
+
         private Map<String, String> inputs(List<String> cells) {
             var inputs = LinkedHashMap.<String, String>newLinkedHashMap(columns.size());
-            for (int i = 0; i < columns.size(); i++)
-                inputs.put(columns.get(i), i == idColumn ? cells.get(i).strip() : cells.get(i));
+            for (int i = 0; i < columns.size(); i++) inputs.put(columns.get(i), cells.get(i));
             return inputs;
         }
 
         /// A position in the file. `line` is where the present record begins.
         private final class Cursor implements AutoCloseable {
             private final Records records;
-            private final RFC4180Parser parser = new RFC4180ParserBuilder().withSeparator(delimiter).build();
+            private final Cells hashes = new Cells(columns);
             private long line = 0;
 
             Cursor() {
@@ -4876,16 +5258,18 @@ final class DifyExec implements Runnable {
                 if (next() == null) throw new Unusable(path + ": empty"); // the header
             }
 
-            /// The next record, or null at the end. Blank lines at the end of the file are passed over.
+            /// The next record's cells, the id stripped, or null at the end. Blank lines at the end of the file are
+            /// passed over.
             List<String> next() {
                 try {
-                    var record = records.next();
+                    var cells = records.next();
                     line = records.line();
-                    if (record != null && record.isEmpty()) {
-                        while (record != null && record.isEmpty()) record = records.next();
-                        if (record != null) throw new Unusable(path + ", line " + line + ": blank, with rows after it");
+                    if (cells != null && cells.isEmpty()) {
+                        while (cells != null && cells.isEmpty()) cells = records.next();
+                        if (cells != null) throw new Unusable(path + ", line " + line + ": blank, with rows after it");
                     }
-                    return record == null ? null : Arrays.asList(parser.parseLine(record));
+                    if (cells != null && idColumn < cells.size()) cells.set(idColumn, cells.get(idColumn).strip());
+                    return cells;
                 } catch (IOException problem) {
                     throw unreadable(path, charset, problem, records.line());
                 }
@@ -4910,11 +5294,10 @@ final class DifyExec implements Runnable {
             IOException fault = null;
             for (char delimiter : given.map(List::of).orElse(List.of(',', ';', '\t'))) {
                 try (var records = records(path, charset, delimiter)) {
-                    var record = records.next();
-                    if (record == null || record.isBlank()) throw new Unusable(path + ": empty, not even a header");
-                    var cells = new RFC4180ParserBuilder().withSeparator(delimiter).build().parseLine(record);
-                    if (best == null || cells.length > best.columns().size())
-                        best = new Header(List.of(cells), delimiter);
+                    var cells = records.next();
+                    if (cells == null || cells.size() < 2 && String.join("", cells).isBlank())
+                        throw new Unusable(path + ": empty, not even a header");
+                    if (best == null || cells.size() > best.columns().size()) best = new Header(cells, delimiter);
                 } catch (IOException problem) {
                     if (fault == null) fault = problem;
                 }
@@ -4927,12 +5310,19 @@ final class DifyExec implements Runnable {
             try {
                 var decoder = charset.newDecoder().onMalformedInput(CodingErrorAction.REPORT)
                         .onUnmappableCharacter(CodingErrorAction.REPORT);
-                var chars = new BufferedReader(new InputStreamReader(Files.newInputStream(path), decoder), 1 << 16);
-                chars.mark(1);
-                if (chars.read() != '\uFEFF') chars.reset();
-                return new Records(chars, delimiter);
+                var records = new Records(new InputStreamReader(Files.newInputStream(path), decoder), delimiter);
+                records.pass('\uFEFF');
+                return records;
             } catch (IOException problem) {
                 throw unreadable(path, charset, problem, 1);
+            }
+        }
+
+        private static long size(Path path) {
+            try {
+                return Files.size(path);
+            } catch (IOException problem) {
+                throw new Unusable(path + ": " + Plain.of(problem));
             }
         }
 
@@ -5269,12 +5659,16 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Cuts a CSV into its records, whole and unchanged: a line end inside quotes belongs to its cell. What a quote
-    /// leaves unclear is an error. The cells of a record are opencsv's business.
+    /// Reads the records of a CSV, each as its cells, which keep their blanks and line ends. What a quote leaves
+    /// unclear is an error.
+    ///
+    /// opencsv's reader is no use here: if it is to keep CR LF inside quotes, a CR alone ends no line and a blank line
+    /// inside quotes is an error; a quote inside a bare cell (`5" pipe`) takes in the rows that follow; and it tells
+    /// neither text after a closing quote nor the line in which an open one began.
     static final class Records implements AutoCloseable {
         private final Reader in;
         private final char delimiter;
-        private final StringBuilder record = new StringBuilder();
+        private final StringBuilder cell = new StringBuilder();
         private final char[] buffer = new char[1 << 14];
         private int at = 0, end = 0;
         private long line = 0, next = 1;
@@ -5289,60 +5683,40 @@ final class DifyExec implements Runnable {
             return line;
         }
 
-        /// The next record without its line end, or null at the end.
-        String next() throws IOException {
+        /// The cells of the next record, none if the line is empty; null at the end.
+        List<String> next() throws IOException {
             line = next;
-            record.setLength(0);
             if (peek() < 0) return null;
-            for (int c = peek(); c >= 0 && !isLineEnd(c); c = peek()) {
-                if (c == '"') quoted();
-                else plain();
-            }
+            var cells = new ArrayList<String>();
+            if (!isLineEnd(peek())) do cells.add(cell()); while (pass(delimiter));
             if (peek() >= 0) lineEnd();
-            return record.toString();
+            return cells;
         }
 
-        /// An unquoted cell and the delimiter after it. A quote inside it is an ordinary character, so such a cell is
-        /// handed on in quotes.
-        private void plain() throws IOException {
-            int start = record.length();
-            boolean quotes = false;
-            int c = peek();
-            for (; c >= 0 && !isLineEnd(c) && c != delimiter; c = peek()) {
-                quotes |= c == '"';
-                record.append((char) c);
-                at++;
-            }
-            if (quotes) record.replace(start, record.length(), '"' + record.substring(start).replace("\"", "\"\"")
-                    + '"');
-            if (c != delimiter) return;
-            record.append(delimiter);
-            at++;
+        private String cell() throws IOException {
+            cell.setLength(0);
+            if (peek() == '"') quoted();
+            else take(delimiter);
+            return cell.toString();
         }
 
-        /// A quoted cell and the delimiter after it.
         private void quoted() throws IOException {
             long opened = next;
-            do {
-                record.append((char) peek());
-                at++;
-                for (int c = peek(); c != '"'; c = peek()) {
-                    if (c < 0) throw fault(opened, "a quote is opened there and never closed");
-                    if (isLineEnd(c)) record.append(lineEnd());
-                    else {
-                        record.append((char) c);
-                        at++;
-                    }
-                }
-                record.append('"');
-                at++;
-            } while (peek() == '"'); // a pair of quotes is one in the cell
-            int c = peek();
-            if (c == delimiter) {
-                record.append(delimiter);
-                at++;
-            } else if (c >= 0 && !isLineEnd(c))
+            pass('"');
+            while (true) {
+                take('"');
+                if (peek() < 0) throw fault(opened, "a quote is opened there and never closed");
+                if (isLineEnd(peek())) cell.append(lineEnd());
+                else if (isPair()) cell.append('"');
+                else break;
+            }
+            if (peek() >= 0 && peek() != delimiter && !isLineEnd(peek()))
                 throw fault(next, "text after a closing quote (a quote inside a quoted cell is written twice)");
+        }
+
+        /// Passes a quote, and a second one after it, which stand for one in the cell.
+        private boolean isPair() throws IOException {
+            return pass('"') && pass('"');
         }
 
         private IOException fault(long line, String what) {
@@ -5354,14 +5728,29 @@ final class DifyExec implements Runnable {
             return c == '\n' || c == '\r';
         }
 
+        /// Adds to the cell what stands before the next `stop` or line end.
+        private void take(char stop) throws IOException {
+            while (peek() >= 0) {
+                int from = at;
+                while (at < end && buffer[at] != stop && !isLineEnd(buffer[at])) at++;
+                cell.append(buffer, from, at - from);
+                if (at < end) return;
+            }
+        }
+
         /// Passes one line end: LF, CR LF or CR.
         private String lineEnd() throws IOException {
             next++;
-            int first = peek();
+            if (pass('\n')) return "\n";
+            pass('\r');
+            return pass('\n') ? "\r\n" : "\r";
+        }
+
+        /// Passes the next character if it is this one.
+        boolean pass(char expected) throws IOException {
+            if (peek() != expected) return false;
             at++;
-            if (first == '\n' || peek() != '\n') return first == '\n' ? "\n" : "\r";
-            at++;
-            return "\r\n";
+            return true;
         }
 
         private int peek() throws IOException {
@@ -5378,34 +5767,72 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// What identifies a row's content.
-    static final class Cells {
-        /// 16 hex digits of a SHA-256 over names and cells, each with its length; the columns' order does not count.
-        static String hash(Map<String, String> inputs) {
-            return HexFormat.of().toHexDigits(number(inputs));
+    /// Writes a CSV (RFC 4180). In quotes stands what a reader could part or strip: also a delimiter that is not this
+    /// file's, for some spreadsheets part cells at any of them.
+    static final class CellWriter extends CSVWriter {
+        CellWriter(Writer out, char delimiter, boolean mark, String lineEnd) throws IOException {
+            super(new BufferedWriter(out), delimiter, DEFAULT_QUOTE_CHARACTER, DEFAULT_ESCAPE_CHARACTER, lineEnd);
+            if (mark) getWriter().write('\uFEFF');
         }
 
-        /// The same as a number.
-        static long number(Map<String, String> inputs) {
+        /// The other `writeNext` keeps an exception to itself.
+        void write(Collection<String> cells) throws IOException {
+            writeNext(cells.toArray(String[]::new), false, new StringBuilder());
+        }
+
+        @Override
+        protected boolean stringContainsSpecialCharacters(String cell) {
+            return super.stringContainsSpecialCharacters(cell) || cell.chars().anyMatch(c -> ",;\t".indexOf(c) >= 0)
+                    || !cell.strip().equals(cell);
+        }
+    }
+
+    /// What identifies a row's content: a SHA-256 over names and cells, each with its length; the columns' order does
+    /// not count. For one thread.
+    static final class Cells {
+        private final MessageDigest digest;
+        private final List<Column> columns;
+
+        /// @param head length and name, and room for the length of a cell
+        private record Column(int index, ByteBuffer head) {
+            static Column of(int index, String name) {
+                var bytes = name.getBytes(UTF_8);
+                return new Column(index, ByteBuffer.allocate(bytes.length + 2 * Integer.BYTES).putInt(bytes.length)
+                        .put(bytes));
+            }
+        }
+
+        Cells(List<String> names) {
+            columns = IntStream.range(0, names.size()).boxed().sorted(Comparator.comparing(names::get))
+                    .map(index -> Column.of(index, names.get(index))).toList();
             try {
-                var digest = MessageDigest.getInstance("SHA-256");
-                var length = ByteBuffer.allocate(Integer.BYTES);
-                var names = inputs.keySet().toArray(String[]::new);
-                Arrays.sort(names);
-                for (var name : names) {
-                    add(name, digest, length);
-                    add(inputs.get(name), digest, length);
-                }
-                return ByteBuffer.wrap(digest.digest()).getLong();
+                digest = MessageDigest.getInstance("SHA-256");
             } catch (NoSuchAlgorithmException problem) {
                 throw new IllegalStateException(problem); // every Java has SHA-256
             }
         }
 
-        private static void add(String text, MessageDigest digest, ByteBuffer length) {
-            var bytes = text.getBytes(UTF_8);
-            digest.update(length.clear().putInt(bytes.length).flip());
-            digest.update(bytes);
+        /// The hash of a row's cells, which stand in the order of the names.
+        long number(List<String> cells) {
+            for (var column : columns) {
+                var cell = cells.get(column.index()).getBytes(UTF_8);
+                digest.update(column.head().putInt(column.head().position(), cell.length).array());
+                digest.update(cell);
+            }
+            return ByteBuffer.wrap(digest.digest()).getLong();
+        }
+
+        static long number(Map<String, String> inputs) {
+            return new Cells(List.copyOf(inputs.keySet())).number(List.copyOf(inputs.values()));
+        }
+
+        /// The same as 16 hex digits.
+        static String hash(Map<String, String> inputs) {
+            return hash(number(inputs));
+        }
+
+        static String hash(long number) {
+            return HexFormat.of().toHexDigits(number);
         }
 
         static long number(String hash) {
@@ -5658,6 +6085,7 @@ final class DifyExec implements Runnable {
         private final Path path;
         private final byte[] head;
         private final ByteArrayOutputStream waiting = new ByteArrayOutputStream();
+        private final List<Runnable> onceWritten = new ArrayList<>();
         private FileChannel channel;
 
         /// @param head what a new file begins with
@@ -5676,8 +6104,20 @@ final class DifyExec implements Runnable {
             return waiting.size() >= FULL;
         }
 
+        /// What holds from when the lines so far are in the file.
+        void onceWritten(Runnable then) {
+            onceWritten.add(then);
+        }
+
         boolean flush() throws IOException {
-            if (waiting.size() == 0) return false;
+            boolean any = waiting.size() > 0;
+            if (any) append();
+            onceWritten.forEach(Runnable::run);
+            onceWritten.clear();
+            return any;
+        }
+
+        private void append() throws IOException {
             if (channel == null) channel = FileChannel.open(path, StandardOpenOption.CREATE, StandardOpenOption.WRITE);
             long before = channel.size();
             try {
@@ -5689,7 +6129,6 @@ final class DifyExec implements Runnable {
                 throw new IOException(path + ": " + Plain.of(problem), problem);
             }
             waiting.reset();
-            return true;
         }
 
         private void write(byte[] bytes) throws IOException {
@@ -5721,7 +6160,7 @@ final class DifyExec implements Runnable {
 
         static void write(Event event, LineFile file) {
             try {
-                Writing.WRITER.writeValue(file.buffer(), event);
+                Writing.WRITER.writeValue(new Utf8(file.buffer()), event);
                 file.buffer().write('\n');
             } catch (IOException problem) {
                 throw new UncheckedIOException(problem);
@@ -5928,7 +6367,7 @@ final class DifyExec implements Runnable {
         static byte[] line(Attempt attempt, Seen.Ran ran, Instant now, List<Path> files) {
             var out = new ByteArrayOutputStream(512 + ran.outputs().length);
             var usage = ran.usage();
-            try (var json = Json.FACTORY.createGenerator(out)) {
+            try (var json = Json.Tokens.writing(out)) {
                 json.writeStartObject();
                 json.writeStringField("id", attempt.row().id());
                 json.writeStringField("status", "success");
@@ -6131,7 +6570,7 @@ final class DifyExec implements Runnable {
                     late.add(found.user());
                     lateRuns++;
                 }
-                case Event.Stop stop when stop.user() != null -> stopped.add(stop.user());
+                case Event.Stop stop when stop.isOfInterrupt() -> stopped.add(stop.user());
                 case Event.Missing missing -> missingByAttempt.computeIfAbsent(key(missing.id(), missing.user()),
                         _ -> new HashSet<>()).add(missing.file());
                 case Event.Upload _, Event.Look _, Event.Harvest _, Event.Stop _, Event.Throttle _, Event.Torn _,
@@ -6163,7 +6602,7 @@ final class DifyExec implements Runnable {
             count(index.findOrAdd(attempt.id()));
             if (attempt.n() > 0) retries++;
             var before = notStarted.remove(attempt.id());
-            if (before != null) resent.put(before.user(), before);
+            if (before != null && before.run().isEmpty()) resent.put(before.user(), before); // else it was known
             unsettled.remove(attempt.id());
             lost.remove(index.findOrAdd(attempt.id()));
             open.put(key(attempt.id(), attempt.user()), Open.of(attempt, Kind.ROW));
@@ -6225,7 +6664,7 @@ final class DifyExec implements Runnable {
             } else unsettled.put(end.id(), known);
             if (index.standing(entry).isSuccess()) return;
             index.stand(entry, standing);
-            causes.put(entry, orEmpty(end.cause() != null ? end.cause() : end.error()));
+            causes.put(entry, Plain.cause(orEmpty(end.error() != null ? end.error() : end.cause())));
         }
 
         private void seen(Instant now) {
@@ -6281,7 +6720,7 @@ final class DifyExec implements Runnable {
             return session;
         }
 
-        /// Runs that counted as not started and whose row was sent again, unless they have turned up.
+        /// Attempts whose row was sent again while no run of them was known, unless one has turned up.
         Unseen resent() {
             var unseen = new Unseen();
             for (var known : resent.values()) {
@@ -6695,6 +7134,7 @@ final class DifyExec implements Runnable {
         private final Lock lock;
         private final LineFile results, log;
         private final RetryList retryList;
+        private final Set<String> open;
         private Event.Session session;
         private boolean retryListDue;
         private long nextRetryList = 0, nextForce = 0;
@@ -6709,6 +7149,7 @@ final class DifyExec implements Runnable {
             this.results = results;
             this.log = log;
             this.retryList = new RetryList(files.retry());
+            this.open = new HashSet<>(history.open.keySet());
         }
 
         /// Checks the rows, takes the lock, mends torn ends, and reads what earlier calls left.
@@ -6969,6 +7410,13 @@ final class DifyExec implements Runnable {
         /// On the log's way; on disk with the next [#flush].
         void record(Event event) {
             Journal.write(event, log);
+            if (event instanceof Event.Attempt attempt) open.add(History.key(attempt.id(), attempt.user()));
+            if (event instanceof Event.End end) log.onceWritten(() -> open.remove(History.key(end.id(), end.user())));
+        }
+
+        /// How many rows were sent and have no end in the log: the next start looks their runs up.
+        int openRows() {
+            return open.size();
         }
 
         /// On the file's way, too; long ones do not wait for each other.
@@ -6981,20 +7429,26 @@ final class DifyExec implements Runnable {
             }
         }
 
-        void settled(Attempt attempt, Outcome outcome, Instant now, Seen seen) {
-            settled(attempt, outcome, now, seen, attempt.took(seen, now));
+        void settled(Attempt attempt, Outcome outcome, Instant now, Seen seen, Runnable then) {
+            settled(attempt, outcome, now, seen, attempt.took(seen, now), then);
         }
 
-        /// The row has its outcome.
-        void settled(Attempt attempt, Outcome outcome, Instant now, Seen seen, Duration took) {
-            int entry = attempt.row().index();
-            record(Event.End.of(attempt, now, outcome.standing().word(), seen, outcome.text(), outcome.cause(), took));
-            if (attempt.kind() == Kind.TRY) return;
-            if (outcome.standing().isSuccess() || !index.standing(entry).isSuccess()) index.stand(entry,
-                    outcome.standing());
-            if (outcome instanceof Outcome.Failed || !outcome.standing().isSuccess()) history.causes.put(entry,
-                    outcome.cause());
-            else history.causes.remove(entry);
+        /// The row has its outcome once its lines are in the files; `then` is what follows from that.
+        void settled(Attempt attempt, Outcome outcome, Instant now, Seen seen, Duration took, Runnable then) {
+            var standing = outcome.standing();
+            var cause = outcome.cause();
+            record(Event.End.of(attempt, now, standing.word(), seen, outcome.text(), cause, took));
+            if (attempt.kind() == Kind.TRY) then.run();
+            else (standing.isSuccess() ? results : log).onceWritten(() -> {
+                stand(attempt.row().index(), standing, cause);
+                then.run();
+            });
+        }
+
+        private void stand(int entry, Standing standing, String cause) {
+            if (standing.isSuccess() || !index.standing(entry).isSuccess()) index.stand(entry, standing);
+            if (standing.isSuccess()) history.causes.remove(entry);
+            else history.causes.put(entry, cause);
             retryListDue = true;
         }
 
@@ -7002,18 +7456,18 @@ final class DifyExec implements Runnable {
         void accept(Desk.Tried tried, boolean force) {
             var row = tried.attempt().row();
             int entry = known(row.id(), "");
-            if (index.cells(entry) != Cells.number(row.inCsv())) throw new Unusable("row " + Plain.id(row.id())
+            if (index.cells(entry) != row.inCsv()) throw new Unusable("row " + Plain.id(row.id())
                     + " was changed in the CSV since its try: try it again");
             if (index.standing(entry).isSuccess() && !force) throw new Unusable("row " + Plain.id(row.id())
                     + " has a success already; --force puts this result in its place");
             var ran = tried.ran();
             var now = Instant.now();
             var began = now.minusMillis((long) (ran.usage().seconds() * 1000));
-            var attempt = new Attempt(0, new Row(entry, row.line(), row.id(), row.inputs(), row.original()), Tries.NONE,
-                    tried.attempt().user(), tried.attempt().mode(), tried.attempt().cells(), began);
+            var attempt = new Attempt(0, new Row(entry, row.line(), row.id(), row.inputs(), row.cells(), row.inCsv()),
+                    Tries.NONE, tried.attempt().user(), tried.attempt().mode(), tried.attempt().cells(), began);
             result(Results.line(attempt, ran, tried.at(), List.of()));
             settled(attempt, ran.status() == RunStatus.PARTIAL ? new Outcome.Partial() : new Outcome.Succeeded(), now,
-                    new Seen.Ran(ran.ref(), ran.status(), ran.outputs(), "", ran.workflowId(), Usage.NONE));
+                    new Seen.Ran(ran.ref(), ran.status(), ran.outputs(), "", ran.workflowId(), Usage.NONE), () -> {});
             finish().ifPresent(stop -> {
                 throw new Unusable(stop.code(), stop.why());
             });
@@ -7147,7 +7601,10 @@ final class DifyExec implements Runnable {
             var backoff = judge.backoff();
             for (int tries = 0; ; tries++) {
                 switch (client.info()) {
-                    case DifyClient.Info.Known(_, var mode, _) when !mode.isEmpty() && !mode.equals("workflow") -> {
+                    case DifyClient.Info.Known(_, var mode, _) when mode.isEmpty() -> {
+                        return new Refused(stranger(judge.access()));
+                    }
+                    case DifyClient.Info.Known(_, var mode, _) when !mode.equals("workflow") -> {
                         return new Refused("the key belongs to an app of the kind " + Plain.quoted(mode)
                                 + ", not to a workflow: "
                                 + "take the key of a workflow app");
@@ -7172,8 +7629,7 @@ final class DifyExec implements Runnable {
 
         private static Optional<String> refusal(Seen seen, Judge judge) {
             if (seen instanceof Seen.Cut cut && cut.symptom() == Symptom.CUT)
-                return Optional.of(judge.access()
-                        + " answers, but not as Dify's API does: check DIFY_API_BASE_URL, it usually ends in /v1");
+                return Optional.of(stranger(judge.access()));
             var nobody = new Attempt(0, new Row(0, 0, "-", Map.of()), Tries.NONE, "", Mode.BLOCKING, "", Instant.now());
             return switch (judge.verdict(nobody, seen)) {
                 case Verdict.StopBatch(var why) -> Optional.of(why);
@@ -7181,6 +7637,10 @@ final class DifyExec implements Runnable {
                         + Plain.text(outcome.text(), 200));
                 case Verdict.Again _, Verdict.Throttled _, Verdict.Unreached _, Verdict.LookUp _ -> Optional.empty();
             };
+        }
+
+        private static String stranger(Access access) {
+            return access + " answers, but not as Dify's API does: " + access.advice();
         }
 
         static String said(Seen seen) {
@@ -7305,6 +7765,7 @@ final class DifyExec implements Runnable {
             err.println(counts(tally) + " in " + Plain.seconds(tally.elapsed())
                     + String.format(Locale.ROOT, " (%.1f rows/s)",
                             tally.done() * 1000.0 / Math.max(1, tally.elapsed().toMillis())));
+            if (stop.isPresent()) left(err, tally.stopped, batch.openRows());
             if (!tally.latencies.isEmpty()) {
                 var p = tally.latencies.percentiles(0.5, 0.9, 0.99, 1);
                 err.println(String.format(Locale.ROOT, "  seconds a row: p50 %.2f, p90 %.2f, p99 %.2f, max %.2f", p[0],
@@ -7322,19 +7783,27 @@ final class DifyExec implements Runnable {
             if (!tally.missingFiles().isEmpty()) err.println("  " + tally.missingFiles());
             if (work.rows.limit != null) estimate(batch.index().count(Standing.PENDING), tally).ifPresent(err::println);
             StatusView.errors(batch, err);
-            StatusView.next(batch, work.input.toString(), work.demo == null ? "" : work.demo.equals("1.14.2")
+            StatusView.next(batch, work.input.toString(), work.demo == null ? "" : work.demo.equals(Demo.NEWEST)
                     ? " --demo" : " --demo=" + work.demo, err);
             err.flush();
         }
 
-        /// The rest at the rate just measured: `The other 980 rows: about 12 min, 31000 tokens, 0.49 USD`
+        /// What a call that ends early leaves on the server.
+        private static void left(PrintWriter err, long stopped, int open) {
+            if (stopped > 0) err.println("  " + Plain.count(stopped, "task was", "tasks were") + " asked to stop");
+            if (open > 0) err.println("  " + Plain.count(open, "row has a run", "rows have runs")
+                    + " that may still go on: the next start looks " + (open == 1 ? "it" : "them") + " up");
+        }
+
+        /// The rest as the rows that ran: `The other 980 rows: about 12 min, 31000 tokens, 0.49 USD`
         static Optional<String> estimate(long rest, Tally tally) {
-            if (rest == 0 || tally.done() == 0) return Optional.empty();
-            double share = (double) rest / tally.done();
+            var sample = tally.sample;
+            if (rest == 0 || sample.rows == 0) return Optional.empty();
+            double share = (double) rest / sample.rows;
             return Optional.of("The other " + Plain.count(rest, "row") + ": about "
-                    + Plain.seconds(Duration.ofMillis((long) (tally.elapsed().toMillis() * share)))
-                    + (tally.tokens == 0 ? "" : ", " + Math.round(tally.tokens * share) + " tokens")
-                    + tally.prices.entrySet().stream().map(price -> ", "
+                    + Plain.seconds(Duration.ofMillis((long) (sample.time().toMillis() * share)))
+                    + (sample.tokens == 0 ? "" : ", " + Math.round(sample.tokens * share) + " tokens")
+                    + sample.prices.entrySet().stream().map(price -> ", "
                             + price.getValue().multiply(BigDecimal.valueOf(share))
                             .round(new MathContext(3)).toPlainString() + " " + price.getKey()).collect(joining()));
         }
@@ -7443,9 +7912,13 @@ final class DifyExec implements Runnable {
 
         /// An error's rows: how many, and the first of them.
         record Cause(Standing outcome, String cause, long count, List<String> ids) {
-            /// What groups are told apart by where failed rows and others stand in one list.
             String words() {
-                return outcome == Standing.FAILED ? cause : outcome.word() + ": " + cause;
+                return StatusView.words(outcome, cause);
+            }
+
+            /// `3 × unknown: the answer broke off (r-1, r-2, r-3)`
+            String line() {
+                return count + " × " + Plain.text(words(), 160) + " (" + examples() + ")";
             }
 
             String examples() {
@@ -7616,24 +8089,35 @@ final class DifyExec implements Runnable {
         /// The same in one line each, for the end of a run.
         static void errors(Batch batch, PrintWriter out) {
             var causes = causes(batch);
-            causes.stream().limit(CAUSES).forEach(cause -> out.println("  " + cause.count() + " × "
-                    + Plain.text(cause.words(), 160) + " (" + cause.examples() + ")"));
+            causes.stream().limit(CAUSES).forEach(cause -> out.println("  " + cause.line()));
             if (causes.size() > CAUSES) out.println("  … and " + (causes.size() - CAUSES) + " more causes");
+        }
+
+        /// What a row is told apart by where failed ones and others stand in one list.
+        static String words(Batch batch, int entry) {
+            return words(batch.index().standing(entry), batch.history().cause(entry));
+        }
+
+        private static String words(Standing outcome, String cause) {
+            return outcome == Standing.FAILED ? cause : outcome.word() + ": " + cause;
         }
 
         /// The rows without success by outcome and cause, the most frequent first.
         static List<Cause> causes(Batch batch) {
+            return causes(batch, IntStream.range(0, batch.index().size())
+                    .filter(entry -> batch.index().standing(entry).isOnRetryList()), EXAMPLES);
+        }
+
+        /// Those of some rows, with so many of their ids.
+        static List<Cause> causes(Batch batch, IntStream rows, int examples) {
             record Key(Standing outcome, String cause) {}
-            var index = batch.index();
             var groups = new LinkedHashMap<Key, List<String>>();
             var counts = new HashMap<Key, Long>();
-            for (int entry = 0; entry < index.size(); entry++) {
-                var standing = index.standing(entry);
-                if (!standing.isOnRetryList()) continue;
-                var key = new Key(standing, batch.history().cause(entry));
+            rows.forEach(entry -> {
+                var key = new Key(batch.index().standing(entry), batch.history().cause(entry));
                 var ids = groups.computeIfAbsent(key, _ -> new ArrayList<>());
-                if (counts.merge(key, 1L, Long::sum) <= EXAMPLES) ids.add(index.id(entry));
-            }
+                if (counts.merge(key, 1L, Long::sum) <= examples) ids.add(batch.index().id(entry));
+            });
             return groups.entrySet().stream().map(group -> new Cause(group.getKey().outcome(), group.getKey().cause(),
                             counts.get(group.getKey()), List.copyOf(group.getValue())))
                     .sorted(Comparator.comparingLong(Cause::count).reversed()).toList();
@@ -7698,7 +8182,12 @@ final class DifyExec implements Runnable {
     }
 
     /// The batch as a CSV in the input's order: its columns, `output.<name>` for each output, then how the row ended.
+    /// Spreadsheets open it as it is: UTF-8 with byte order mark, CR LF, and the input's delimiter, which is the one
+    /// that its owner's spreadsheet expects.
     static final class Spreadsheet {
+        private static final int EXCEL = 32_767;
+        private static final Pattern CONTROLS = Pattern.compile("[\\x00-\\x08\\x0B\\f\\x0E-\\x1F\\x7F-\\x9F]");
+        private static final Pattern NUMBER = Pattern.compile("[+-]?(\\d+([.,]\\d+)*|[.,]\\d+)([eE][+-]?\\d+)?%?");
         private static final List<String> ENDING = List.of("status", "error", "run_id", "attempts", "seconds", "tokens",
                 "price", "currency", "edited");
 
@@ -7718,19 +8207,18 @@ final class DifyExec implements Runnable {
 
         void write(OutputStream out) throws IOException {
             var index = batch.index();
-            var cells = new CellWriter(out, batch.csv().delimiter, raw);
-            cells.write(header());
+            var text = raw ? new Utf8(out) : Utf8.shown(out);
+            var cells = new CellWriter(text, batch.csv().delimiter, true, "\r\n");
+            cells.write(guarded(header()));
             try (var endings = new Endings(batch, ledger)) {
                 var all = batch.csv().rows(entry -> !failed || index.standing(entry).isOnRetryList(), index);
                 while (all.hasNext()) {
                     var row = all.next();
-                    cells.write(cells(row, endings.of(row.index())));
+                    cells.write(guarded(cells(row, endings.of(row.index()))));
                     rows++;
                 }
             }
             cells.flush();
-            guarded = cells.guarded();
-            tooLong = cells.tooLong();
         }
 
         private List<String> header() {
@@ -7756,51 +8244,9 @@ final class DifyExec implements Runnable {
             return cells;
         }
 
-        /// What was written, and what its reader should know.
-        void tell(PrintWriter err) {
-            err.println(Plain.count(rows, "row") + (failed ? " without success" : "") + ", "
-                    + Plain.count(outputs.size(), "output column") + ".");
-            if (guarded > 0) err.println("A ' was put before " + Plain.count(guarded, "cell")
-                    + " that a spreadsheet would run as a formula; --raw leaves it out.");
-            if (tooLong > 0) err.println("Excel cuts " + Plain.count(tooLong, "cell") + ": longer than "
-                    + Plain.number(CellWriter.EXCEL) + " characters.");
-            err.flush();
-        }
-    }
-
-    /// Writes a CSV (RFC 4180) that spreadsheets open as it is: UTF-8 with byte order mark, CR LF,
-    /// and the input's delimiter, which is the one that its owner's spreadsheet expects.
-    static final class CellWriter {
-        static final int EXCEL = 32_767;
-        private static final Pattern CONTROLS = Pattern.compile("[\\x00-\\x08\\x0B\\f\\x0E-\\x1F\\x7F-\\x9F]");
-        private static final Pattern NUMBER = Pattern.compile("[+-]?(\\d+([.,]\\d+)*|[.,]\\d+)([eE][+-]?\\d+)?%?");
-
-        private final Writer out;
-        private final char delimiter;
-        private final boolean raw;
-        private long guarded = 0, tooLong = 0;
-
-        CellWriter(OutputStream out, char delimiter, boolean raw) throws IOException {
-            this.out = new BufferedWriter(new OutputStreamWriter(out, UTF_8), 1 << 16);
-            this.delimiter = delimiter;
-            this.raw = raw;
-            this.out.write('\uFEFF');
-        }
-
-        void write(List<String> cells) throws IOException {
-            for (int i = 0; i < cells.size(); i++) {
-                if (i > 0) out.write(delimiter);
-                write(cells.get(i));
-            }
-            out.write("\r\n");
-        }
-
-        private void write(String cell) throws IOException {
-            if (cell.length() > EXCEL) tooLong++;
-            var text = raw ? cell : guarded(cell);
-            boolean quoted = text.chars().anyMatch(c -> c == delimiter || "\",;\t\r\n".indexOf(c) >= 0)
-                    || text.startsWith(" ") || text.endsWith(" ");
-            out.write(quoted ? '"' + text.replace("\"", "\"\"") + '"' : text);
+        private List<String> guarded(List<String> cells) {
+            tooLong += cells.stream().filter(cell -> cell.length() > EXCEL).count();
+            return raw ? cells : cells.stream().map(this::guarded).toList();
         }
 
         /// What a spreadsheet would run stays text, and no control character but tab and line end is left.
@@ -7812,17 +8258,15 @@ final class DifyExec implements Runnable {
             return "'" + clean;
         }
 
-        void flush() throws IOException {
-            out.flush();
-        }
-
-        long guarded() {
-            return guarded;
-        }
-
-        /// Cells that Excel does not take whole.
-        long tooLong() {
-            return tooLong;
+        /// What was written, and what its reader should know.
+        void tell(PrintWriter err) {
+            err.println(Plain.count(rows, "row") + (failed ? " without success" : "") + ", "
+                    + Plain.count(outputs.size(), "output column") + ".");
+            if (guarded > 0) err.println("A ' was put before " + Plain.count(guarded, "cell")
+                    + " that a spreadsheet would run as a formula; --raw leaves it out.");
+            if (tooLong > 0) err.println("Excel cuts " + Plain.count(tooLong, "cell") + ": longer than "
+                    + Plain.number(EXCEL) + " characters.");
+            err.flush();
         }
     }
 
@@ -8149,7 +8593,7 @@ final class DifyExec implements Runnable {
         }
 
         void write(OutputStream file) throws IOException {
-            var out = new BufferedWriter(new OutputStreamWriter(file, UTF_8), 1 << 16);
+            var out = new BufferedWriter(Utf8.shown(file), 1 << 16);
             head(out);
             totals(out);
             charts(out);
@@ -8315,8 +8759,8 @@ final class DifyExec implements Runnable {
             json.writeStartArray();
             json.writeString(Plain.text(batch.index().id(entry), LONGEST));
             json.writeNumber(standing.ordinal());
-            json.writeNumber(standing.isOnRetryList() ? causeNumbers.getOrDefault(standing == Standing.FAILED
-                    ? batch.history().cause(entry) : standing.word() + ": " + batch.history().cause(entry), -1) : -1);
+            json.writeNumber(standing.isOnRetryList() ? causeNumbers.getOrDefault(StatusView.words(batch, entry), -1)
+                    : -1);
             json.writeNumber(ledger.millis(entry) / 1000.0);
             json.writeString(ending.tokens());
             json.writeString(ending.price().isEmpty() ? "" : ending.price() + " " + ending.currency());
@@ -8785,14 +9229,17 @@ final class DifyExec implements Runnable {
 
     /// Text for people: without control characters, of bounded length, the same in every locale.
     static final class Plain {
-        private static final Pattern PARTICULAR = Pattern.compile("[0-9a-fA-F]{8}-[0-9a-fA-F-]{20,}|\\d{2,}");
+        private static final Pattern KEY = Pattern.compile("app-[A-Za-z0-9]{16,}");
+        /// How much of a message the log keeps.
+        static final int LONGEST_ERROR = 500;
 
         static String text(String text, int longest) {
             int end = Math.min(text.length(), longest);
             if (end < text.length() && Character.isHighSurrogate(text.charAt(end - 1))) end--;
             var cut = end < text.length() ? text.substring(0, end) + "…" : text;
             var clean = new StringBuilder(cut.length());
-            cut.codePoints().map(c -> isControl(c) ? ' ' : c).forEach(clean::appendCodePoint);
+            cut.codePoints().map(c -> isControl(c) ? ' ' : Utf8.isHalf(c) ? 0xFFFD : c)
+                    .forEach(clean::appendCodePoint);
             return clean.toString();
         }
 
@@ -8812,9 +9259,35 @@ final class DifyExec implements Runnable {
             return clean.toString();
         }
 
-        /// A message without what differs from row to row, so that like errors meet.
-        static String cause(String text) {
-            return PARTICULAR.matcher(text(text, 160)).replaceAll("…");
+        /// A number that says what went wrong: `HTTP 503`, `status_code=429`, `: 502 Bad Gateway`, `(413)`.
+        private static final String STATUS = "[1-5]\\d\\d(?!\\d)(?:(?<=(?i:HTTP(?:/\\d(?:\\.\\d)?| \\d{3})?|status|code"
+                + "|error|returned|answered|responded|response|got)(?: of| with)?[ :=\"'(_]{0,3}\\d{3})"
+                + "|(?<=(?:^|[:,;)\\]-] ?)[45]\\d\\d)(?=:? [A-Z])|(?<=\\([45]\\d\\d)(?=[:)]))";
+        /// `http://api-12:5001`, `host='api-12', port=5001`, `foo-12.example.com:8080`, `127.0.0.1`; also a version.
+        private static final String HOST = "(?<=:)//[^/?# \"'<>]++|(?<=\\b(?:host|port)\\W{1,2})[\\w.-]++"
+                + "|(?<![\\w.-])(?:(?:localhost|\\d{1,3}(?:\\.\\d{1,3}){3}|(?:[\\w-]++\\.){2,}[a-z]{2}|(?:[\\w-]++\\.)+"
+                + "(?:com|org|net|io|ai|dev|app|cloud|local|lan|internal|example|test))(?::\\d{1,5})?"
+                + "|\\d{1,2}(?:\\.\\d{1,2}){2})(?![\\w-]|\\.\\w)";
+        private static final String DAY = "(?:\\d{4}[-/.]\\d{1,2}[-/.]\\d{1,2}|\\d{1,2}[/.]\\d{1,2}[/.]\\d{4})";
+        private static final String CLOCK = "\\d{1,2}:\\d\\d(?::\\d\\d(?:[.,]\\d+)?)?(?![:\\d])"
+                + "(?: ?(?:Z|UTC|GMT|[AP]M|[+-]\\d\\d:?\\d\\d)\\b)?";
+        private static final String SPAN = "\\d+(?:[.,]\\d+)? ?(?:ms|s|sec(?:ond)?s?|m|min(?:ute)?s?|h|hours?|days?)"
+                + "(?![A-Za-z])";
+        private static final String TIME = DAY + "(?:[T ]" + CLOCK + ")?|" + CLOCK + "|" + SPAN + "(?: ?" + SPAN + ")*";
+        /// Of hexadecimal digits, or of letters and digits and too long for a word.
+        private static final String ID = "(?<![0-9A-Za-z])(?:[0-9a-fA-F]{8}-[0-9a-fA-F-]{20,}|0x[0-9a-fA-F]+"
+                + "|(?:[0-9a-fA-F]{8,}|(?=[A-Za-z]*+\\d)(?:[0-9a-fA-F]{6,}|[0-9A-Za-z]{16,}))(?![0-9A-Za-z]))";
+        private static final String NUMBER = "(?=[\\d.,]*\\d\\d)\\d+(?:[.,]\\d+)*";
+        /// Whole words without a digit are passed over: there are many, and each place in them would be tried.
+        private static final String WORDS = "(?:(?<![^ ])(?![a-fA-F]{8})[^ \\d]++(?: |$))++";
+        private static final Pattern PARTICULAR = Pattern.compile("(?<kept>" + WORDS + "|" + STATUS + "|" + HOST + ")|"
+                + ID + "|" + TIME + "|" + NUMBER);
+
+        /// What rows without a success are grouped by, everywhere: what was said of them, without the ids, times and
+        /// numbers that differ from row to row. Made from no more than the log keeps, so the next start makes the same.
+        static String cause(String message) {
+            return text(PARTICULAR.matcher(text(message, LONGEST_ERROR)).replaceAll(found ->
+                    found.group("kept") == null ? "…" : Matcher.quoteReplacement(found.group())), 160);
         }
 
         static String id(String id) {
@@ -8825,9 +9298,13 @@ final class DifyExec implements Runnable {
             return '"' + text(text, 60) + '"';
         }
 
-        /// Without the user and the password of an address.
+        /// Without the user and the password of an address, and without what may be a key.
         static String masked(String text) {
-            return text.replaceAll("//[^/@\\s]*@", "//***@");
+            return text.replaceAll("//[^/@\\s]*@", "//***@").replaceAll("(?<![\\w-])app-[\\w-]+", "app-***");
+        }
+
+        static boolean holdsKey(String text) {
+            return KEY.matcher(text).find();
         }
 
         static String html(String page) {
@@ -8839,8 +9316,9 @@ final class DifyExec implements Runnable {
             var message = problem.getMessage();
             if (problem instanceof AccessDeniedException) return "permission denied: " + message;
             if (problem instanceof NoSuchFileException) return "no such file: " + message;
-            if (problem instanceof UnresolvedAddressException || problem instanceof UnknownHostException)
-                return "unknown host";
+            for (var cause = problem; cause != null; cause = cause.getCause()) // a ConnectException hides it
+                if (cause instanceof UnresolvedAddressException || cause instanceof UnknownHostException)
+                    return "unknown host";
             if (problem instanceof ConnectException && (message == null
                     || message.isBlank())) return "connection refused";
             return message == null || message.isBlank() ? name : text(message, 300);
@@ -8894,13 +9372,14 @@ final class DifyExec implements Runnable {
         @Option(names = {"-o", "--output"}, paramLabel = "JSONL", description = "The results of the batch to open.")
         Path output;
 
-        @Option(names = "--demo", arity = "0..1", fallbackValue = "1.14.2", paramLabel = "VERSION",
-                description = "Use a simulated Dify in this process (1.14.2 or 1.9.2): no key, no network, no cost.")
+        @Option(names = "--demo", arity = "0..1", fallbackValue = Demo.NEWEST, paramLabel = "VERSION",
+                description = "Use a simulated Dify in this process (" + Demo.VERSIONS + "): no key, no network, "
+                        + "no cost.")
         String demo;
 
         @Option(names = "--keep-going",
                 description = "Not on a terminal: go on after a command that fails; "
-                        + "the first failure's code is the end's.")
+                        + "the highest code is the end's in any case.")
         boolean keepGoing;
 
         @ArgGroup(validate = false, heading = "%nInput:%n") CsvOptions shape = new CsvOptions();
@@ -8917,11 +9396,11 @@ final class DifyExec implements Runnable {
 
         @Override
         public Integer call() throws Exception {
-            new EnvDefaults(env).check(spec.commandLine().getParseResult());
+            new EnvDefaults(env).check(spec.commandLine().getParseResult(), demo != null);
             var desk = desk();
             return Screen.isTerminal(0) ? Dialogue.run(line(desk), desk, env, spec.commandLine().getOut())
                     : new Script(line(desk), desk, keepGoing)
-                            .run(new BufferedReader(new InputStreamReader(System.in, UTF_8)));
+                            .run(new InputStreamReader(System.in, UTF_8));
         }
 
         /// A desk with the batch on it that the options name.
@@ -9420,22 +9899,52 @@ final class DifyExec implements Runnable {
 
     /// Commands from a file or a pipe, a line each; a quote may go on over several.
     record Script(CommandLine line, Desk desk, boolean keepGoing) {
-        /// Stops at the first command that fails, with its exit code. An interrupt ends it in any case.
-        int run(BufferedReader in) throws IOException {
-            int first = OK;
+        /// Returns the highest code of its commands. Rows left without a success end no script, what else goes wrong
+        /// does; an interrupt in any case.
+        int run(Reader commands) throws IOException {
+            var in = new LineNumberReader(commands);
+            int highest = OK;
             for (var text = in.readLine(); text != null && !desk.isLeft(); text = in.readLine()) {
-                var words = Words.of(text.replace("\uFEFF", ""));
-                while (words.isOpen()) {
-                    var more = in.readLine();
-                    if (more == null) throw new Unusable("a quote is opened and never closed: " + Plain.quoted(text));
-                    text += "\n" + more;
-                    words = Words.of(text);
-                }
-                int code = Prompt.execute(line, words.texts());
-                if (first == OK) first = code;
-                if (code != OK && !keepGoing || code == INTERRUPTED) return code;
+                int number = in.getLineNumber();
+                var words = words(text.replace("\uFEFF", ""), in);
+                int code = words.isOpen() ? UNUSABLE : Prompt.execute(line, words.texts());
+                highest = Math.max(highest, code);
+                if (words.isOpen()) tell(number, "a quote is opened and never closed: " + Plain.quoted(text));
+                else if (ends(code)) tell(number, "the script ends here: its command " + why(code)
+                        + (code == INTERRUPTED ? "" : "; --keep-going goes on after such a one"));
+                if (ends(code)) break;
             }
-            return first;
+            return highest;
+        }
+
+        /// The words of a line, and of those after it while a quote is open; still open where the script ends.
+        private static Words words(String text, BufferedReader in) throws IOException {
+            var words = Words.of(text);
+            while (words.isOpen()) {
+                var more = in.readLine();
+                if (more == null) break;
+                text += "\n" + more;
+                words = Words.of(text);
+            }
+            return words;
+        }
+
+        private boolean ends(int code) {
+            return code == INTERRUPTED || !keepGoing && code != OK && code != ROWS_LEFT;
+        }
+
+        private static String why(int code) {
+            return switch (code) {
+                case UNUSABLE -> "cannot be done";
+                case STOPPED -> "stopped early";
+                case INTERRUPTED -> "was interrupted";
+                default -> "met a bug";
+            } + " (code " + code + ")";
+        }
+
+        private void tell(int number, String what) {
+            line.getErr().println("difyexec: line " + number + ": " + what);
+            line.getErr().flush();
         }
     }
 
@@ -10050,25 +10559,13 @@ final class DifyExec implements Runnable {
             if (!rows.isEmpty()) out.printf(Locale.ROOT, "  %-20s %8s  %s%n", "id", "attempts", "cause");
             rows.stream().limit(all ? Long.MAX_VALUE : SHOWN).forEach(entry -> out.printf(Locale.ROOT,
                     "  %-20s %8d  %s%n", Plain.id(batch.index().id(entry)), batch.history().attempts(entry),
-                    cause(batch, entry)));
+                    Plain.text(StatusView.words(batch, entry), 160)));
             end(rows, all, out);
         }
 
-        private static String cause(Batch batch, int entry) {
-            var standing = batch.index().standing(entry);
-            return (standing == Standing.FAILED ? "" : standing.word() + ": ")
-                    + Plain.text(batch.history().cause(entry), 160);
-        }
-
         static void byError(Batch batch, List<Integer> rows, boolean all, PrintWriter out) {
-            var groups = new LinkedHashMap<String, List<Integer>>();
-            rows.forEach(entry -> groups.computeIfAbsent(cause(batch, entry), _ -> new ArrayList<>()).add(entry));
-            groups.entrySet().stream()
-                    .sorted(Comparator.comparingInt(group -> -group.getValue().size()))
-                    .forEach(group -> out.println("  " + group.getValue().size() + " × " + group.getKey() + " ("
-                            + group.getValue().stream().limit(all ? Long.MAX_VALUE : 5)
-                                    .map(entry -> Plain.id(batch.index().id(entry))).collect(joining(", "))
-                            + (!all && group.getValue().size() > 5 ? ", …" : "") + ")"));
+            StatusView.causes(batch, rows.stream().mapToInt(entry -> entry), all ? Integer.MAX_VALUE : 5)
+                    .forEach(cause -> out.println("  " + cause.line()));
             if (rows.isEmpty()) end(rows, all, out);
         }
 
@@ -10264,11 +10761,11 @@ final class DifyExec implements Runnable {
 
         private static void write(Csv csv, Index index, Edits edits, OutputStream to) throws IOException {
             var frame = Frame.of(csv);
-            try (var out = new BufferedWriter(new OutputStreamWriter(to, csv.charset.newEncoder()))) {
-                if (frame.mark()) out.write('\uFEFF');
-                out.write(record(csv.columns(), csv.delimiter) + frame.lineEnd());
+            try (var out = new CellWriter(new OutputStreamWriter(to, csv.charset.newEncoder()), csv.delimiter,
+                    frame.mark(), frame.lineEnd())) {
+                out.write(csv.columns());
                 for (var rows = csv.with(edits).rows(_ -> true, index); rows.hasNext(); )
-                    out.write(record(rows.next().inputs().values(), csv.delimiter) + frame.lineEnd());
+                    out.write(rows.next().inputs().values());
             }
         }
 
@@ -10282,16 +10779,6 @@ final class DifyExec implements Runnable {
                     return new Frame(mark, c == '\n' && before == '\r' ? "\r\n" : "\n");
                 }
             }
-        }
-
-        private static String record(Collection<String> cells, char delimiter) {
-            return cells.stream().map(cell -> cell(cell, delimiter)).collect(joining(String.valueOf(delimiter)));
-        }
-
-        private static String cell(String cell, char delimiter) {
-            boolean plain = cell.chars().noneMatch(c -> c == delimiter || c == '"' || c == '\n' || c == '\r');
-            return plain && !cell.isEmpty() && cell.strip().equals(cell) || cell.isEmpty() ? cell
-                    : '"' + cell.replace("\"", "\"\"") + '"';
         }
     }
 
@@ -10502,7 +10989,6 @@ final class DifyExec implements Runnable {
 
         /// A history that a key never enters, nor anything that looks like one.
         private static final class KeylessHistory extends DefaultHistory {
-            private static final Pattern KEY = Pattern.compile("app-[A-Za-z0-9]{16,}");
             private final String key;
 
             KeylessHistory(String key) {
@@ -10511,7 +10997,7 @@ final class DifyExec implements Runnable {
 
             @Override
             public void add(Instant time, String line) {
-                if ((key.isEmpty() || !line.contains(key)) && !KEY.matcher(line).find()) super.add(time, line);
+                if ((key.isEmpty() || !line.contains(key)) && !Plain.holdsKey(line)) super.add(time, line);
             }
         }
     }
@@ -10525,6 +11011,7 @@ final class DifyExec implements Runnable {
             var home = env.get("HOME").isEmpty() ? System.getProperty("user.home") : env.get("HOME");
             var folder = (!state.isEmpty() ? Path.of(state) : !local.isEmpty() ? Path.of(local)
                     : Path.of(home, ".local", "state")).resolve("difyexec");
+            if (!folder.isAbsolute()) return Optional.empty(); // nobody's home is "?" in Java
             try {
                 Files.createDirectories(folder);
                 if (folder.getFileSystem().supportedFileAttributeViews().contains("posix"))
@@ -10544,6 +11031,7 @@ final class DifyExec implements Runnable {
     /// It is one workflow app with a text variable for each column, and answers as one version of Dify does. A run has
     /// a thread of its own and goes on when its client has left. All runs are kept until [#close].
     static final class Demo implements AutoCloseable {
+        static final String NEWEST = "1.16.0", VERSIONS = NEWEST + ", 1.14.2 or 1.9.2";
         private static final Duration PING_PERIOD = Duration.ofSeconds(10);
         private static final String PING = "event: ping\n\n";
         private static final ObjectMapper JSON = JsonMapper.builder()
@@ -10600,7 +11088,7 @@ final class DifyExec implements Runnable {
         /// How a run will go: how long it takes, how it ends, and whether the connection is cut while it goes on.
         record Plan(Duration latency, State ending, int tokens, boolean drop) {}
 
-        /// Where a run stands. The stored status of a stopped run is not the one that its own answer tells.
+        /// Where a run stands.
         sealed interface State {
             record Running() implements State {}
             record Succeeded(Map<String, Object> outputs) implements State {}
@@ -10621,10 +11109,6 @@ final class DifyExec implements Runnable {
                     case Stopped _ -> "stopped";
                     case Paused _ -> "paused";
                 };
-            }
-
-            default String told() {
-                return this instanceof Stopped ? "failed" : stored();
             }
 
             default Map<String, Object> outputs() {
@@ -10698,9 +11182,9 @@ final class DifyExec implements Runnable {
 
         // What the server knows
 
-        /// The versions of Dify that can be played.
+        /// The versions of Dify that can be played, the oldest first.
         enum Version {
-            V1_9_2("1.9.2"), V1_14_2("1.14.2");
+            V1_9_2("1.9.2"), V1_14_2("1.14.2"), V1_16_0(NEWEST);
 
             final String number;
 
@@ -10710,13 +11194,16 @@ final class DifyExec implements Runnable {
 
             static Version of(String number) {
                 return Stream.of(values()).filter(version -> version.number.equals(number)).findFirst()
-                        .orElseThrow(() ->
-                        new Unusable("--demo=" + number + ": the demo plays 1.14.2 or 1.9.2"));
+                        .orElseThrow(() -> new Unusable("--demo=" + number + ": the demo plays " + VERSIONS));
+            }
+
+            boolean isFrom(Version first) {
+                return compareTo(first) >= 0;
             }
 
             /// Streams run in a worker: a ping at once; log rows from the start; outputs as an object; 404 for no run.
             boolean hasWorker() {
-                return this == V1_14_2;
+                return isFrom(V1_14_2);
             }
 
             String blockingType() {
@@ -10730,7 +11217,7 @@ final class DifyExec implements Runnable {
 
             /// How long a stream stays open after its last event.
             Duration linger() {
-                return hasWorker() ? Duration.ofSeconds(1) : Duration.ZERO;
+                return this == V1_14_2 ? Duration.ofSeconds(1) : Duration.ZERO;
             }
         }
 
@@ -10767,7 +11254,7 @@ final class DifyExec implements Runnable {
 
             /// The body of a blocking answer.
             Map<String, Object> blocking() {
-                var data = object("id", id, "workflow_id", app.workflow(), "status", state.told(),
+                var data = object("id", id, "workflow_id", app.workflow(), "status", told(),
                         "outputs", state.outputs(), "error", state.error(), "elapsed_time", seconds(created, changed),
                         "total_tokens", tokens, "total_steps", state.steps(),
                         "created_at", created.getEpochSecond(), "finished_at", finishedAt());
@@ -10853,7 +11340,7 @@ final class DifyExec implements Runnable {
 
             private Map<String, Object> finished() {
                 return event("workflow_finished", object("id", id, "workflow_id", app.workflow(),
-                        "status", state.told(), "outputs", state.outputs(), "error", state.error(),
+                        "status", told(), "outputs", state.outputs(), "error", state.error(),
                         "elapsed_time", seconds(created, changed), "total_tokens", tokens, "total_steps", state.steps(),
                         "created_by", object("id", uuid(user), "user", user), "created_at", created.getEpochSecond(),
                         "finished_at", finishedAt(), "exceptions_count", exceptions(), "files", List.of()));
@@ -10919,6 +11406,12 @@ final class DifyExec implements Runnable {
                 if (app.version().hasWorker())
                     List.of("sys.workflow_id", "sys.workflow_run_id").forEach(name -> all.put(name, all.remove(name)));
                 return all;
+            }
+
+            /// A stopped run is stored as such; before 1.16.0 its own answer says that it failed.
+            private String told() {
+                boolean isHidden = state instanceof State.Stopped && !app.version().isFrom(Version.V1_16_0);
+                return isHidden ? "failed" : state.stored();
             }
 
             private boolean isOver() {
@@ -11360,79 +11853,85 @@ final class DifyExec implements Runnable {
     }
 
     /// The settings of the process: its environment, and under it the `.env` files of the current folder and the
-    /// script's.
+    /// script's. Over a file that cannot be read only [#needed] fails.
     record Env(List<Place> places) {
         /// The value of the key in `.env.example`: as good as missing.
         static final String PLACEHOLDER = "app-your-key-here";
 
-        /// One source of settings, and how it is called in messages.
-        record Place(String name, UnaryOperator<String> lookup) {}
+        /// One source of settings.
+        interface Place {
+            /// What stands here under a name.
+            Optional<Setting> setting(String name);
 
-        /// A value and where it stands: `TIMEOUT=abc in .env`.
-        record Setting(String name, String text, String source) {
-            String place() {
-                return name + "=" + Plain.text(Plain.masked(text), 60) + source;
+            /// What stands here and cannot be read, for whoever misses a setting; else empty.
+            default String unread() {
+                return "";
             }
         }
 
-        static Env of(Map<String, String> variables) {
-            return new Env(List.of(new Place("", variables::get)));
+        /// A value and where it stands.
+        ///
+        /// @param source ` in .env, line 4`; empty for the environment
+        /// @param fault  why it cannot be read; there is no text then
+        record Setting(String name, String text, String source, String fault) {
+            /// `TIMEOUT=abc`, but `TIMEOUT in .env, line 4`: a value in a file may be a key in the wrong line.
+            String place() {
+                return source.isEmpty() ? name + "=" + Plain.text(Plain.masked(text), 60) : name + source;
+            }
+        }
+
+        static Env of(Map<String, String> variables, Path... folders) {
+            return of(variables::get, folders);
         }
 
         static Env ofProcess() {
-            var places = new ArrayList<Place>();
-            places.add(new Place("", System::getenv));
-            var folders = new LinkedHashSet<Path>();
-            folders.add(Path.of("").toAbsolutePath());
-            Optional.ofNullable(System.getenv("DIFYEXEC_HOME")).filter(home -> !home.isEmpty())
-                    .ifPresent(home -> folders.add(Path.of(home).toAbsolutePath()));
-            for (var folder : folders) if (Files.isRegularFile(folder.resolve(".env"))) places.add(new Lazily(folder)
-                    .place());
-            return new Env(places);
+            var home = Optional.ofNullable(System.getenv("DIFYEXEC_HOME")).filter(folder -> !folder.isEmpty());
+            return of(System::getenv, Path.of(""), Path.of(home.orElse("")));
         }
 
-        /// A `.env` file, read when first asked for.
-        private static final class Lazily {
-            private final Path folder;
-            private Dotenv read;
-
-            Lazily(Path folder) {
-                this.folder = folder;
-            }
-
-            Place place() {
-                var here = folder.equals(Path.of("").toAbsolutePath());
-                return new Place(here ? ".env" : folder.resolve(".env").toString(), this::get);
-            }
-
-            private String get(String name) {
-                try {
-                    if (read == null) read = Dotenv.configure().directory(folder.toString()).load();
-                    return read.entries(Dotenv.Filter.DECLARED_IN_ENV_FILE).stream()
-                            .filter(entry -> entry.getKey().equals(name))
-                            .map(DotenvEntry::getValue).findFirst().orElse(null);
-                } catch (DotenvException problem) {
-                    throw new Unusable(folder.resolve(".env") + ": " + Plain.of(problem) + "; each line is NAME=value");
-                }
-            }
+        private static Env of(UnaryOperator<String> environment, Path... folders) {
+            Place process = name -> Optional.ofNullable(environment.apply(name))
+                    .map(text -> new Setting(name, text, "", ""));
+            return new Env(Stream.concat(Stream.of(process), Stream.of(folders).map(Path::toAbsolutePath).distinct()
+                    .map(DotEnv::new)).toList());
         }
 
-        /// The first place that has a value; an empty one counts as none.
+        /// The first place that has a value, or a line for it that cannot be read; an empty value counts as none.
         Optional<Setting> setting(String name) {
-            return places.stream().flatMap(place -> Optional.ofNullable(place.lookup().apply(name))
-                    .filter(text -> !text.isBlank())
-                    .map(text -> new Setting(name, text, place.name().isEmpty() ? "" : " in " + place.name())).stream())
-                            .findFirst();
+            return places.stream().flatMap(place -> place.setting(name).stream())
+                    .filter(setting -> !setting.text().isBlank() || !setting.fault().isEmpty()).findFirst();
+        }
+
+        /// The same; a line that cannot be read is told.
+        Optional<Setting> needed(String name) {
+            var setting = setting(name);
+            if (setting.isPresent() && !setting.get().fault().isEmpty())
+                throw new Unusable(setting.get().place() + ": " + setting.get().fault());
+            return setting;
         }
 
         String get(String name) {
             return setting(name).map(Setting::text).orElse("");
         }
 
+        /// A text in which the key may stand by mistake.
+        String masked(String text) {
+            var key = get("DIFY_API_KEY").strip();
+            return key.isEmpty() ? text : text.replace(key, "***");
+        }
+
+        /// Said of a setting that no place has a value for: where it stands empty, and what cannot be read.
+        String missing(String name) {
+            var empty = places.stream().flatMap(place -> place.setting(name).stream()).findFirst();
+            var unread = places.stream().map(Place::unread).filter(said -> !said.isEmpty()).collect(joining("; "));
+            return name + " is missing" + empty.map(Setting::source).orElse("")
+                    + (unread.isEmpty() ? "" : " (" + unread + ")");
+        }
+
         /// The proxy for an address, by `HTTPS_PROXY`, `HTTP_PROXY` and `NO_PROXY` in either case.
         Optional<URI> proxy(URI target) {
             var name = target.getScheme().equals("https") ? "HTTPS_PROXY" : "HTTP_PROXY";
-            var proxy = setting(name).or(() -> setting(name.toLowerCase(Locale.ROOT)));
+            var proxy = needed(name).or(() -> needed(name.toLowerCase(Locale.ROOT)));
             if (proxy.isEmpty() || isLoopback(target.getHost()) || isExempt(target.getHost())) return Optional.empty();
             var text = proxy.get().text().strip();
             try {
@@ -11446,7 +11945,7 @@ final class DifyExec implements Runnable {
         }
 
         private boolean isExempt(String host) {
-            var exempt = setting("NO_PROXY").or(() -> setting("no_proxy")).map(Setting::text).orElse("");
+            var exempt = needed("NO_PROXY").or(() -> needed("no_proxy")).map(Setting::text).orElse("");
             return Stream.of(exempt.split(",")).map(String::strip).filter(name -> !name.isEmpty())
                     .anyMatch(name -> name.equals("*")
                     || host.equalsIgnoreCase(name) || host.toLowerCase(Locale.ROOT)
@@ -11455,6 +11954,103 @@ final class DifyExec implements Runnable {
 
         static boolean isLoopback(String host) {
             return host.equalsIgnoreCase("localhost") || host.startsWith("127.") || host.equals("[::1]");
+        }
+    }
+
+    /// A `.env` file, read when first asked for. What cannot be used of it is told by line and name alone: it may be a
+    /// key in the wrong line.
+    static final class DotEnv implements Env.Place {
+        /// A file of more bytes, a line of more characters holds no settings.
+        private static final int LARGEST = 1 << 20, LONGEST = 8192;
+
+        private final Path file;
+        private final String name;
+        private List<Line> lines; // null until it is read
+        private String fault = "";
+
+        DotEnv(Path folder) {
+            file = folder.resolve(".env");
+            name = folder.equals(Path.of("").toAbsolutePath()) ? ".env" : file.toString();
+        }
+
+        /// The last line for a name counts, as in a shell.
+        @Override
+        public Optional<Env.Setting> setting(String asked) {
+            read();
+            if (!fault.isEmpty()) return Optional.of(new Env.Setting(asked, "", " in " + name, fault));
+            return lines.reversed().stream().filter(line -> line.isFor(asked)).findFirst()
+                    .map(line -> line.setting(asked, " in " + name + ", line " + line.number()));
+        }
+
+        @Override
+        public String unread() {
+            read();
+            if (Files.isDirectory(file)) return name + " is a folder";
+            var numbers = lines.stream().filter(line -> line.entry().isEmpty())
+                    .map(line -> Integer.toString(line.number())).toList();
+            return numbers.isEmpty() ? "" : (numbers.size() == 1 ? "line " : "lines ")
+                    + numbers.stream().limit(5).collect(joining(", ")) + (numbers.size() > 5 ? " …" : "")
+                    + " of " + name + " cannot be read";
+        }
+
+        /// Some people have a folder of this name: that is no fault.
+        private void read() {
+            if (lines != null) return;
+            lines = List.of();
+            if (!Files.isRegularFile(file)) return;
+            try (var in = Files.newInputStream(file)) {
+                var bytes = in.readNBytes(LARGEST + 1);
+                if (bytes.length > LARGEST) fault = "the file is too large";
+                else lines = lines(new String(bytes, charset(bytes)));
+            } catch (IOException problem) {
+                fault = "the file cannot be read (" + Plain.of(problem) + ")";
+            }
+        }
+
+        private static Charset charset(byte[] bytes) {
+            int mark = bytes.length < 2 ? 0 : (bytes[0] & 0xff) << 8 | bytes[1] & 0xff;
+            return mark == 0xfeff || mark == 0xfffe ? StandardCharsets.UTF_16 : UTF_8;
+        }
+
+        private static List<Line> lines(String text) {
+            var all = text.replaceFirst("^\uFEFF", "").lines().map(String::strip).toList();
+            return IntStream.range(0, all.size()).filter(i -> !all.get(i).isEmpty() && !all.get(i).startsWith("#"))
+                    .mapToObj(i -> Line.of(i + 1, all.get(i))).toList();
+        }
+
+        /// @param entry empty where the line cannot be read
+        private record Line(int number, String text, Optional<DotenvEntry> entry) {
+            private static final Pattern BARE = Pattern.compile(
+                    "^([^\\s=]+\\s*=)\\s*(?:'([^'\"]*)'|([^\\s'\"#][^\"]*?))(?:\\s+#.*)?$");
+
+            static Line of(int number, String text) {
+                return new Line(number, text, text.length() > LONGEST ? Optional.empty() : entry(text));
+            }
+
+            /// dotenv-java knows no `export` and no single quotes, takes every `#` for a comment's begin, and shows a
+            /// line that it cannot read. So it gets one line at a time, each bare or single-quoted value as `"value"`.
+            private static Optional<DotenvEntry> entry(String text) {
+                var line = BARE.matcher(text.replaceFirst("^export\\s+", "")).replaceFirst("$1\"$2$3\"");
+                var reader = new DotenvReader("", "") {
+                    @Override
+                    public List<String> read() {
+                        return List.of(line);
+                    }
+                };
+                return new DotenvParser(reader, false, false).parse().stream()
+                        .filter(entry -> !entry.getValue().startsWith("'")).findFirst();
+            }
+
+            /// Is it, or was it meant to be, the line of this setting?
+            boolean isFor(String name) {
+                var begin = Pattern.compile("\\W*((export|setx?|env)\\W+)?" + name + "\\b");
+                return entry.map(found -> found.getKey().equals(name)).orElseGet(() -> begin.matcher(text).lookingAt());
+            }
+
+            Env.Setting setting(String name, String source) {
+                return new Env.Setting(name, entry.map(DotenvEntry::getValue).orElse(""), source,
+                        entry.isPresent() ? "" : "cannot be read: write " + name + "=value, in UTF-8");
+            }
         }
     }
 }

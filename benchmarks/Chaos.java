@@ -42,7 +42,7 @@ final class Chaos implements Callable<Integer> {
     long seed;
 
     @Option(names = "--dify", paramLabel = "VERSION", defaultValue = "1.14.2",
-            description = "1.14.2 or 1.9.2 (default: ${DEFAULT-VALUE}).")
+            description = DifyExec.Demo.VERSIONS + " (default: ${DEFAULT-VALUE}).")
     String version;
 
     @Option(names = "--mode", paramLabel = "MODE", defaultValue = "streaming",

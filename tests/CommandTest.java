@@ -13,6 +13,7 @@ import org.junit.jupiter.api.Timeout;
 import org.junit.jupiter.api.io.TempDir;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
+import org.junit.jupiter.params.provider.EnumSource;
 import org.junit.jupiter.params.provider.ValueSource;
 
 import module java.base;
@@ -311,16 +312,106 @@ class CommandTest {
         return new Dify("1.14.2", "blocking");
     }
 
+    @Nested
+    class AStreamThatContradictsItself {
+        private final Dify dify = new Dify("1.16.0", "streaming");
+
+        private static String event(String name, String run, String data) {
+            return text("data: {'event':'%s','workflow_run_id':'run-%s','task_id':'run-%s',"
+                    + "'data':{'id':'run-%s'%s}}\n\n", name, run, run, run, data);
+        }
+
+        private static String succeeded(String run) {
+            return event("workflow_finished", run,
+                    text(",'status':'succeeded','outputs':{'from':'stream'},'total_steps':3"));
+        }
+
+        /// As 1.16.0 makes an end up.
+        private static String madeUp(String run, String error) {
+            return event("workflow_finished", run, text(",'status':'failed','outputs':null,'error':'%s',"
+                    + "'elapsed_time':0.0,'total_tokens':0,'total_steps':0,'created_by':{}", error));
+        }
+
+        private static String error(String message) {
+            return text("data: {'event':'error','message':'%s','status':500}\n\n", message);
+        }
+
+        /// Its run is recorded as running for the first looks, and as succeeded after them.
+        private void goesOn(String id) {
+            dify.recorded(id, "succeeded");
+            for (int look = 0; look < 3; look++) dify.server.stubFor(get(urlEqualTo("/v1/workflows/run/run-" + id))
+                    .atPriority(1).inScenario("run " + id).whenScenarioStateIs(look == 0 ? "Started" : "look " + look)
+                    .willSetStateTo("look " + (look + 1)).willReturn(dify.answer(200,
+                            text("{'id':'run-%s','status':'running','outputs':{}}", id))));
+        }
+
+        @ParameterizedTest
+        @ValueSource(strings = {"another run's end", "an error, then success", "an error and a made-up end",
+            "failed, then success", "failed while it goes on", "failed by what would pass, while it goes on"})
+        void isSettledByItsOwnRunWhichIsStartedOnce(String how) throws IOException {
+            csv("id,text", "1,x");
+            var start = event("workflow_started", "1", "");
+            dify.row("1", dify.stream(start + switch (how) {
+                case "another run's end" -> succeeded("2");
+                case "an error, then success" -> error("x is required in input form") + succeeded("1");
+                case "an error and a made-up end" -> error("x is required in input form") + madeUp("1", "no end");
+                case "failed, then success" -> madeUp("1", "Rate Limit Error") + succeeded("1");
+                case "failed while it goes on" -> madeUp("1", "Workflow stream ended without a terminal event");
+                default -> madeUp("1", "Rate Limit Error");
+            }));
+            goesOn("1");
+
+            var call = dify.run();
+
+            assertEquals(0, call.code(), call.err());
+            assertEquals(1, dify.runs());
+            assertEquals("run-1", result("1").path("workflow_run_id").asText());
+            assertEquals("record", result("1").at("/outputs/from").asText());
+        }
+
+        @Test
+        void fallsBackOnTheWordsOfAFailureThatWasNeverStored() throws IOException {
+            csv("id,text", "1,x", "2,x");
+            dify.row("1", dify.stream(event("workflow_started", "1", "") + madeUp("1", "x is required in input form")));
+            dify.row("2", dify.stream(event("workflow_started", "2", "") + madeUp("2", "Connection refused")),
+                    dify.ended("succeeded", ""));
+
+            var call = dify.run();
+
+            assertEquals(3, call.code(), call.err());
+            assertTrue(call.err().contains("x is required in input form"), call.err());
+            assertEquals(3, dify.runs());
+            assertEquals("2", result("2").at("/outputs/row_id").asText());
+        }
+
+        @Test
+        void keepsTheWordsOfAnErrorBeforeAMadeUpEndThatWasNeverStored() throws IOException {
+            csv("id,text", "1,x", "2,x");
+            dify.rows(dify.stream(text("data: {'event':'error','workflow_run_id':null,'code':'invalid_param',"
+                    + "'status':400,'message':'No class mapping found for node type: x'}\n\n")
+                    + event("workflow_started", "9", "")
+                    + madeUp("9", "Workflow stream ended without a terminal event")));
+
+            var call = dify.run("-c", "1");
+
+            assertEquals(4, call.code(), call.err());
+            assertTrue(call.err().contains("No class mapping found for node type: x"), call.err());
+            assertEquals(1, dify.runs());
+        }
+    }
+
     // ── Demo ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     @Nested
     class TheDemo {
         private static final String MODES = """
-                demo,         mode
-                --demo,       blocking
-                --demo,       streaming
-                --demo=1.9.2, blocking
-                --demo=1.9.2, streaming
+                demo,          mode
+                --demo,        blocking
+                --demo,        streaming
+                --demo=1.14.2, blocking
+                --demo=1.14.2, streaming
+                --demo=1.9.2,  blocking
+                --demo=1.9.2,  streaming
                 """;
 
         @ParameterizedTest
@@ -972,6 +1063,51 @@ class CommandTest {
         }
 
         @Test
+        void answersEverythingWithSomeJson() throws IOException {
+            dify.info(dify.answer(200, "{\"status\":\"ok\"}"));
+
+            stopped(run(), dify.url(), "not as Dify's API does", "DIFY_API_BASE_URL");
+
+            assertEquals(1, dify.requests());
+        }
+
+        @ParameterizedTest
+        @ValueSource(ints = {200, 404})
+        void isNoDifyAtAnAddressWithoutAPath(int status) throws IOException {
+            var address = dify.url().replace("/v1", "");
+            dify.server.stubFor(get(urlEqualTo("/info")).willReturn(aResponse().withStatus(status)
+                    .withHeader("Content-Type", "text/html").withBody("<html>Dify</html>")));
+
+            stopped(run("--base-url", address), address, "it has no path", "set DIFY_API_BASE_URL to " + dify.url());
+
+            assertEquals(0, dify.runs());
+        }
+
+        @Test
+        void mayServeItsApiWithoutAPath() throws IOException {
+            try (var wire = new ServerTest.Wire(connection -> {
+                while (connection.request()) connection.answer(connection.last.startsWith("GET ")
+                        ? "{\"mode\":\"workflow\",\"user_input_form\":[]}" : ServerTest.Events.blocking("{}"));
+            })) {
+                rows(1);
+
+                var call = call(settingsFor(wire), typed("run", "--base-url", wire.url().resolve("/").toString()));
+
+                assertEquals(0, call.code(), call.err());
+                assertTrue(wire.requests.getLast().startsWith("POST /workflows/run "), wire.requests.getLast());
+            }
+        }
+
+        @Test
+        void hasANameThatNobodyKnows() throws IOException {
+            var name = "a".repeat(64) + ".test"; // too long for a name: nobody is asked for it
+
+            var call = run("--base-url", "http://" + name + "/v1", "--max-retries", "0");
+
+            stopped(call, name, "unknown host", "DIFY_API_BASE_URL");
+        }
+
+        @Test
         void doesNotKnowThePinnedVersion() throws IOException {
             var version = "5e0dfc88-8475-4946-a840-d85d8e9e04d1";
             dify.rows(dify.refused(404, "not_found", "Workflow not found with id: " + version));
@@ -1070,6 +1206,21 @@ class CommandTest {
             assertEquals(0, call.code(), call.err());
             assertEquals("succeeded=20", standing());
         }
+
+        @Test
+        void thatRefusesEveryStreamIsGivenBlockingRuns() throws IOException {
+            dify.server.stubFor(post(urlPathEqualTo("/v1/workflows/run")).atPriority(1)
+                    .withRequestBody(matchingJsonPath("$.response_mode", equalTo("streaming")))
+                    .willReturn(dify.refused(400, "invalid_param", "Too many requests. Please try again later. The "
+                            + "current maximum concurrent requests allowed for app is 1.")));
+
+            rows(20);
+            var call = dify.run("--mode", "streaming");
+
+            assertEquals(0, call.code(), call.err());
+            assertTrue(call.err().contains("the batch goes on in blocking mode"), call.err());
+            assertTrue(dify.runs() < 20 + 10, () -> dify.runs() + " requests for 20 rows");
+        }
     }
 
     // ── Settings ────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -1125,12 +1276,164 @@ class CommandTest {
             assertEquals(2, call.code());
             assertTrue(call.sentence().startsWith("difyexec: " + variable + "=" + text + ": "), call.err());
 
-            var inFile = call(new DifyExec.Env(List.of(new DifyExec.Env.Place("", Map.of("DIFY_API_KEY", KEY)::get),
-                    new DifyExec.Env.Place(".env", Map.of(variable, text)::get))), typed("run"));
+            var inFile = call(withFile(Map.of("DIFY_API_KEY", KEY), "# mine\n" + variable + "=" + text), typed("run"));
             assertEquals(2, inFile.code());
-            assertTrue(inFile.sentence().startsWith("difyexec: " + variable + "=" + text + " in .env: "), inFile.err());
+            assertTrue(inFile.sentence().startsWith("difyexec: " + variable + " in " + file(".env") + ", line 2: "),
+                    inFile.err());
+            assertFalse(inFile.sentence().contains(text + ":"), inFile.err());
             assertEquals(0, dify.requests());
-            assertEquals(Set.of("data.csv"), names());
+            assertEquals(Set.of("data.csv", ".env"), names());
+        }
+
+        /// The settings of an environment, and below it those of a `.env` file.
+        private DifyExec.Env withFile(Map<String, String> settings, String content) throws IOException {
+            Files.writeString(file(".env"), content);
+            return DifyExec.Env.of(settings, folder);
+        }
+
+        /// `.env` files as people write them, with `@` for the key.
+        enum Written {
+            PLAIN("DIFY_API_KEY=@"),
+            FOR_A_SHELL("export DIFY_API_KEY=@\nexport  TIMEOUT=\"5\""),
+            WITH_A_BYTE_ORDER_MARK("\uFEFFDIFY_API_KEY=@\n"),
+            IN_DOUBLE_QUOTES("DIFY_API_KEY=\"@\"  # \"mine\"\n"),
+            IN_SINGLE_QUOTES("DIFY_API_KEY='@' # it's mine\n"),
+            WITH_BLANKS("\n  DIFY_API_KEY  = \t @  \n\n"),
+            ON_WINDOWS("# mine\r\nDIFY_API_KEY=@\r\nTIMEOUT=5\r\n"),
+            WITH_COMMENTS("  # the key\n\t#DIFY_API_KEY=old\nDIFY_API_KEY=@ # of my app\nTIMEOUT= # 5\n"),
+            TWICE("DIFY_API_KEY=app-of-yesterday\nDIFY_API_KEY=@\n"),
+            IN_UTF_16("DIFY_API_KEY=@\r\n", StandardCharsets.UTF_16),
+            WITH_AN_OLD_COMMENT("# Schl\u00fcssel\nDIFY_API_KEY=@\n", StandardCharsets.ISO_8859_1),
+            AMONG_OTHERS("hello\nPEM=\"-----BEGIN\nMII=\n-----END\"\nJSON='{\"a\": 1}'\nDIFY_API_KEY=@\nTOKEN: @\n"),
+            LIKE_YAML("\nDIFY_API_KEY: @\n", 2),
+            WITHOUT_A_SIGN("TIMEOUT=5\nDIFY_API_KEY @\n", 2),
+            FOR_POWERSHELL("$env:DIFY_API_KEY = \"@\"\n", 1),
+            WITH_AN_OPEN_QUOTE("DIFY_API_KEY=\"@\nTIMEOUT=5\n", 1),
+            WITH_AN_OPEN_SINGLE_QUOTE("DIFY_API_KEY='@\n", 1),
+            THE_KEY_ALONE("# key:\n@\n", 2),
+            IN_TYPOGRAPHIC_QUOTES("DIFY_API_KEY=\u201c@\u201d\n", 1),
+            TWO_IN_A_LINE("DIFY_API_KEY=@ @\n", 1),
+            WITH_A_NUL("DIFY_API_KEY=@\0\n", 1),
+            WITHOUT_ITS_ENCODING("DIFY_API_KEY=@\u00e9\n", StandardCharsets.ISO_8859_1, 1),
+            VERY_LONG("DIFY_API_KEY=@" + "@".repeat(30_000) + "\n", 1),
+            THE_EXAMPLE("\nDIFY_API_KEY=" + DifyExec.Env.PLACEHOLDER + "\n", 2),
+            EMPTY("DIFY_API_KEY=\n", 1);
+
+            final byte[] bytes;
+            final int badLine;
+
+            Written(String text) {
+                this(text, 0);
+            }
+
+            Written(String text, int badLine) {
+                this(text, UTF_8, badLine);
+            }
+
+            Written(String text, Charset charset) {
+                this(text, charset, 0);
+            }
+
+            Written(String text, Charset charset, int badLine) {
+                this.bytes = text.replace("@", KEY).getBytes(charset);
+                this.badLine = badLine;
+            }
+        }
+
+        @ParameterizedTest
+        @EnumSource
+        void aFileAsPeopleWriteItWorksOrIsNamedByLineAndVariable(Written written) throws IOException {
+            rows(1);
+            Files.write(file(".env"), written.bytes);
+            var env = DifyExec.Env.of(Map.of("DIFY_API_BASE_URL", dify.url()), folder);
+
+            for (var call : List.of(call(env, typed("run")), call(env, "check", "-i", input()),
+                    call(env, typed("run", "--timeout", "5", "--max-retries", "0", "--base-url", dify.url())))) {
+                assertEquals(written.badLine == 0 ? 0 : 2, call.code(), call.err());
+                if (written.badLine > 0) assertTrue(call.sentence().matches(".*DIFY_API_KEY\\b.*\\bline "
+                        + written.badLine + "\\b.*"), call.err());
+            }
+            dify.server.verify(written.badLine == 0 ? 1 : 0, postRequestedFor(urlEqualTo("/v1/workflows/run"))
+                    .withHeader("Authorization", equalTo("Bearer " + KEY)));
+            for (var command : List.of("run --help", "--version", "run --demo -i IN -o DEMO", "check --demo -i IN",
+                    "status -o DEMO", "status -o DEMO --json")) {
+                var call = call(env, Stream.of(command.split(" ")).map(word -> word.equals("IN") ? input()
+                        : word.equals("DEMO") ? file("demo.jsonl").toString() : word).toArray(String[]::new));
+                assertEquals(0, call.code(), call.err());
+            }
+        }
+
+        @Test
+        void aBadFileDoesNotMatterToWhoeverHasItsSettings() throws IOException {
+            rows(1);
+            var env = withFile(dify.settings("TIMEOUT", "5"), "DIFY_API_KEY: " + KEY + "\nTIMEOUT " + KEY + "\n");
+
+            assertEquals(0, call(env, typed("run")).code());
+        }
+
+        @Test
+        void aLineThatCannotBeReadIsNamedWhenItsSettingIsWanted() throws IOException {
+            rows(1);
+            var env = withFile(dify.settings(), "TIMEOUT 5\nexport HTTPS_PROXY: x\n");
+
+            var call = call(env, typed("run"));
+            assertEquals(2, call.code());
+            assertTrue(call.sentence().contains("TIMEOUT in " + file(".env") + ", line 1: cannot be read"), call.err());
+            assertEquals(0, call(env, typed("run", "--timeout", "5")).code());
+
+            var proxied = call(env, typed("run", "--timeout", "5", "--base-url", "https://dify.test/v1"));
+            assertEquals(2, proxied.code());
+            assertTrue(proxied.sentence().contains("HTTPS_PROXY in " + file(".env") + ", line 2: cannot"),
+                    proxied.err());
+        }
+
+        @ParameterizedTest
+        @ValueSource(strings = {"TIMEOUT", "MAX_RETRIES", "INITIAL_RETRY_DELAY", "DIFY_API_BASE_URL", "DIFY_WORKFLOW_ID",
+            "DIFY_CA_FILE"})
+        void aKeyInTheWrongPlaceIsNotShown(String variable) throws IOException {
+            rows(1);
+            var settings = new HashMap<>(dify.settings());
+            settings.remove(variable);
+
+            var env = withFile(settings, "\n" + variable + "=" + KEY);
+            var inFile = call(env, typed("run"));
+            assertEquals(2, inFile.code(), inFile.err());
+            assertTrue(inFile.sentence().contains(variable + " in " + file(".env") + ", line 2"), inFile.err());
+            assertEquals(0, call(env, typed("run", "--demo")).code());
+            assertEquals(0, call(env, "run", "--help").code());
+            var inEnvironment = call(dify.settings(variable, KEY), typed("run"));
+            assertEquals(2, inEnvironment.code());
+            assertTrue(inEnvironment.sentence().contains(variable + "="), inEnvironment.err());
+            var ofAnotherShape = call(dify.settings("DIFY_API_KEY", "0123456789abcdef", "TIMEOUT", "0123456789abcdef"),
+                    typed("run"));
+            assertTrue(ofAnotherShape.sentence().contains("TIMEOUT=***: "), ofAnotherShape.err());
+            assertEquals(0, dify.requests());
+        }
+
+        @ParameterizedTest
+        @ValueSource(strings = {"--timeout", "--max-retries", "--base-url", "--workflow-id", "--mode", "stray"})
+        void aKeyOnTheCommandLineIsNotShown(String option) throws IOException {
+            rows(1);
+
+            assertEquals(2, call(dify.settings(), typed("run", option, KEY)).code());
+        }
+
+        @ParameterizedTest
+        @CsvSource(delimiter = '|', textBlock = """
+                http://127.0.0.1:1/v1/workflows/run  | the API's own is http://127.0.0.1:1/v1
+                http://127.0.0.1:1/v1/workflows/run/ | the API's own is http://127.0.0.1:1/v1
+                https://dify.example/workflows/run   | the API's own is https://dify.example
+                https://dify.example/v1/app-0123456789abcdefgh | an address with a key in it
+                """)
+        void anAddressThatCannotBeTheApisIsRefusedAtOnce(String address, String said) throws IOException {
+            rows(1);
+
+            for (var call : List.of(call(dify.settings("DIFY_API_BASE_URL", address), typed("run")),
+                    call(dify.settings(), typed("run", "--base-url", address)))) {
+                assertEquals(2, call.code());
+                assertTrue(call.sentence().contains(said), call.err());
+                assertFalse(call.err().contains("0123456789abcdefgh"), call.err());
+            }
         }
 
         @Test
@@ -2481,14 +2784,14 @@ class CommandTest {
 
         @ParameterizedTest
         @CsvSource(useHeadersInDisplayName = true, textBlock = """
-                signal, mode,      tells
-                INT,    streaming, true
-                TERM,   streaming, false
-                HUP,    blocking,  false
-                TERM,   blocking,  false
+                signal, mode,      tells, stopped,                   open
+                INT,    streaming, true,  3 tasks were asked to stop, ''
+                TERM,   streaming, false, 3 tasks were asked to stop, 3 rows have runs that may still go on
+                HUP,    blocking,  false, '',                         3 rows have runs that may still go on
+                TERM,   blocking,  false, '',                         3 rows have runs that may still go on
                 """)
-        void thatIsInterruptedLeavesItsRowsPendingAndTheNextOneCompletes(String signal, String mode, boolean tells)
-                throws Exception {
+        void thatIsInterruptedLeavesItsRowsPendingAndTheNextOneCompletes(String signal, String mode, boolean tells,
+                String stopped, String open) throws Exception {
             try (var dify = new Holding(mode, 2, 3, tells)) {
                 rows(8);
                 var child = start(dify.settings(), List.of(), typed("run", "-c3", "--mode", mode, "--grace", "0.2"));
@@ -2499,6 +2802,9 @@ class CommandTest {
                 assertEquals(130, call.code(), call.err());
                 assertTrue(call.err().contains("interrupted"), call.err());
                 assertTrue(call.err().contains("2 succeeded, 6 pending"), call.err());
+                assertEquals(!stopped.isEmpty(), call.err().contains("asked to stop"), call.err());
+                assertEquals(!open.isEmpty(), call.err().contains("may still go on"), call.err());
+                assertTrue(call.err().contains(stopped) && call.err().contains(open), call.err());
                 assertFalse(Files.exists(file("results.jsonl.retry")));
                 assertEquals("succeeded=2 pending=6", standing());
                 assertEquals(5, dify.posts.get(), "nothing new starts");
@@ -2523,7 +2829,10 @@ class CommandTest {
                 while (!content("child.err").contains("Ctrl-C again")) child.waitFor(20, TimeUnit.MILLISECONDS);
                 signal("INT", child);
 
-                assertEquals(130, ended(child).code());
+                var call = ended(child);
+                assertEquals(130, call.code());
+                assertTrue(call.err().contains("2 pending"), call.err());
+                assertTrue(call.err().contains("2 rows have runs that may still go on"), call.err());
             }
         }
 
@@ -2600,7 +2909,7 @@ class CommandTest {
 
             var bad = ended(start(Map.of(), List.of(), typed("run")));
             assertEquals(2, bad.code());
-            assertTrue(bad.sentence().startsWith("difyexec: TIMEOUT=abc in .env: not a duration"), bad.err());
+            assertTrue(bad.sentence().startsWith("difyexec: TIMEOUT in .env, line 4: not a duration"), bad.err());
 
             var good = ended(start(Map.of("DIFY_API_BASE_URL", dify.url(), "TIMEOUT", "7"), List.of(), typed("run")));
             assertEquals(0, good.code(), good.err());
@@ -2609,20 +2918,108 @@ class CommandTest {
         }
     }
 
-    // ── README ──────────────────────────────────────────────────────────────────────────────────────────────────────
+    // ── Launcher and README ─────────────────────────────────────────────────────────────────────────────────────────
+
+    /// Found upwards from the current folder.
+    private static Path checkout() {
+        var found = Stream.iterate(Path.of("").toAbsolutePath(), Objects::nonNull, Path::getParent)
+                .filter(above -> Files.exists(above.resolve("README.md")))
+                .filter(above -> Files.exists(above.resolve("DifyExec.java"))).findFirst();
+        Assumptions.assumeTrue(found.isPresent(), "there is no README here");
+        return found.get();
+    }
+
+    /// Needs the checkout. A script in Java's place plays JBang.
+    @Nested
+    class TheLauncher {
+        private static final String JAVA = """
+                #!/bin/sh
+                printf '%s\\n' "HOME=$HOME" "$@"
+                bin=${JBANG_DIR:-$HOME/.jbang}/bin
+                mkdir -p "$bin"
+                printf '#!/bin/sh\\nexec jbang run %s "$@"\\n' "$REF" >"$bin/difyexec"
+                touch -t 209901010000 "$bin/difyexec" # clocks of files are coarse
+                """;
+
+        /// The launcher with a home or without, and a JBang that is there already.
+        private Call launch(Map<String, String> settings, Path cache, String... args) throws Exception {
+            var version = Files.readAllLines(launcher()).get(2).replace("v=", "");
+            var jar = cache.resolve("difyexec/jbang-" + version + "/lib/jbang-cli-" + version + ".jar");
+            Files.createDirectories(jar.getParent());
+            if (!Files.exists(jar)) Files.createFile(jar);
+            var java = Files.createDirectories(file("jdk/bin")).resolve("java");
+            for (var program : List.of(java, java.resolveSibling("javac")))
+                assertTrue(Files.writeString(program, JAVA).toFile().setExecutable(true));
+            Files.writeString(file("jdk/release"), "JAVA_VERSION=\"25.0.1\"\n");
+
+            var words = Stream.concat(Stream.of(launcher().toString()), Stream.of(args)).toList();
+            var builder = new ProcessBuilder(words).directory(checkout().toFile()).redirectErrorStream(true);
+            builder.environment().clear();
+            builder.environment().putAll(Map.of("PATH", "/usr/bin:/bin", "JAVA_HOME", file("jdk").toString()));
+            builder.environment().putAll(settings);
+            var process = builder.start();
+            var said = new String(process.getInputStream().readAllBytes(), UTF_8);
+            return new Call(process.waitFor(), said, said);
+        }
+
+        private static Path launcher() {
+            return checkout().resolve("jbang");
+        }
+
+        private String installed(String ref, String... more) throws Exception {
+            Files.createDirectories(file("home/.jbang/bin"));
+            Files.writeString(file("home/.jbang/bin/other"), "#!/bin/sh\nexec jbang run other \"$@\"\n");
+            var settings = Map.of("HOME", file("home").toString(), "REF", ref);
+
+            var call = launch(settings, file("home/.cache"), Stream.concat(Stream.of("app", "install"), Stream.of(more))
+                    .toArray(String[]::new));
+
+            assertEquals(0, call.code(), call.out());
+            assertTrue(call.out().contains("\n-Duser.home=" + file("home") + "\n"), call.out());
+            assertEquals("#!/bin/sh\nexec jbang run other \"$@\"\n", content("home/.jbang/bin/other"));
+            return content("home/.jbang/bin/difyexec");
+        }
+
+        @Test
+        void installsACommandThatNeedsNoJBangOnThePath() throws Exception {
+            assertEquals("#!/bin/sh\nexec '" + launcher() + "' run '/a b/DifyExec.java' \"$@\"\n",
+                    installed("'/a b/DifyExec.java'", "--name", "difyexec", "DifyExec.java"));
+        }
+
+        @Test
+        void installsAnAliasTogetherWithItsCatalog() throws Exception {
+            assertEquals("#!/bin/sh\nexec '" + launcher() + "' run --catalog '" + checkout()
+                    .resolve("jbang-catalog.json") + "' difyexec \"$@\"\n", installed("difyexec", "difyexec"));
+        }
+
+        @ParameterizedTest
+        @ValueSource(strings = {"", "/"})
+        void withoutAHomeUsesAFolderOfItsOwn(String home) throws Exception {
+            boolean atTheRoot = Files.exists(Path.of("/.cache"));
+            var own = file("difyexec-" + Files.getAttribute(folder, "unix:uid"));
+            var settings = Map.of("HOME", home, "TMPDIR", folder.toString());
+
+            var refused = launch(settings, file("elsewhere"), "app", "install", "DifyExec.java");
+            assertEquals(2, refused.code(), refused.out());
+            assertEquals("jbang: HOME is not set, and that is where commands are installed: set it.\n", refused.out());
+            assertFalse(Files.exists(own));
+
+            var call = launch(settings, own.resolve(".cache"), "version");
+            assertEquals(0, call.code(), call.out());
+            assertTrue(call.out().startsWith("HOME=" + own + "\n"), call.out());
+            assertEquals(atTheRoot, Files.exists(Path.of("/.cache")));
+
+            Files.move(own, file("foreign"));
+            Files.createSymbolicLink(own, file("foreign"));
+            var foreign = launch(settings, file("elsewhere"), "version");
+            assertEquals(2, foreign.code(), foreign.out());
+            assertEquals("jbang: HOME is not set, and " + own + " cannot stand in: set HOME.\n", foreign.out());
+        }
+    }
 
     /// Needs the checkout; elsewhere its tests are skipped.
     @Nested
     class TheReadme {
-        /// Found upwards from the current folder.
-        private Path checkout() {
-            var found = Stream.iterate(Path.of("").toAbsolutePath(), Objects::nonNull, Path::getParent)
-                    .filter(above -> Files.exists(above.resolve("README.md")))
-                    .filter(above -> Files.exists(above.resolve("DifyExec.java"))).findFirst();
-            Assumptions.assumeTrue(found.isPresent(), "there is no README here");
-            return found.get();
-        }
-
         /// The commands in its shell blocks that start like this.
         private List<List<String>> commands(String start) throws IOException {
             var readme = Files.readString(checkout().resolve("README.md"));

@@ -1,5 +1,6 @@
 import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.ObjectMapper;
+import org.junit.jupiter.api.AfterEach;
 import org.junit.jupiter.api.Nested;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
@@ -14,9 +15,9 @@ import static java.nio.charset.StandardCharsets.UTF_8;
 import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 
-/// The simulator held against two real servers: each recorded request is sent to it, set up as the server was, and its
-/// answer must have the same status, content type and shape ([Recorded.Shape]), a stream the same events in the same
-/// order and the same end. All cases of a version are replayed side by side, with time passing four times faster, and
+/// The simulator held against three real servers: each recorded request is sent to it, set up as the server was, and
+/// its answer must have the same status, content type and shape ([Recorded.Shape]), a stream the same events in the
+/// same order and the same end. All cases of a version are replayed side by side, with time passing four times faster, and
 /// faster still where nothing else happens meanwhile.
 class ConformanceTest {
     private static final ObjectMapper JSON = new ObjectMapper();
@@ -31,8 +32,9 @@ class ConformanceTest {
             ".* http_details\\[(4|12)\\]", "the recorder cut the middle out of this stream",
             ".* http_details\\[22\\]", "the gzipped body was not kept",
             "1.14.2 api_ended_.*\\[1\\]", "refused at the socket: the server that ends is not played",
+            "1.16.0 api_ended_streaming\\[1\\]", "refused at the socket: the server that ends is not played",
             ".* proxy_errors\\[1\\]", "the body limit of a proxy is not played",
-            ".* proxy_timeout\\[4\\]", "a proxy that buffers streams is not played",
+            "(1.9.2|1.14.2) proxy_timeout\\[4\\]", "a proxy that buffers streams is not played",
             ".* slots_after_kill\\[2\\]", "the slots come back after ten minutes");
 
     private static Map<Pattern, String> patterns(String... patternsAndReasons) {
@@ -48,14 +50,14 @@ class ConformanceTest {
 
     // ── The recorded apps ───────────────────────────────────────────────────────────────────────────────────────────
 
-    /// The variables and the workflow of a recorded app; where the versions differ, `newer` are those of 1.14.2.
+    /// The variables and the workflow of a recorded app; where the versions differ, `newer` are those from 1.14.2 on.
     private record App(String fields, String newer, SimulatedGraph graph) {
         static App of(String fields, String outputs, SimulatedGraph.Step... steps) {
             return new App(fields, fields, graph(outputs, steps));
         }
 
         JsonNode fields(String version) {
-            return Recorded.json("[" + (version.equals("1.14.2") ? newer : fields).replace('\'', '"') + "]");
+            return Recorded.json("[" + (version.equals("1.9.2") ? fields : newer).replace('\'', '"') + "]");
         }
 
         /// `outputs`: `name=node.output`, with blanks between.
@@ -152,7 +154,7 @@ class ConformanceTest {
         static Place of(List<Recorded.Exchange> all, Recorded.Exchange exchange) {
             int number = exchange.number();
             return switch (exchange.name()) {
-                case "parameters_typed", "files", "slots_errors" -> of("typed");
+                case "parameters_typed", "files", "slots_errors", "refused_streaming" -> of("typed");
                 case "error_open" -> of("typed", "--speed", "15");
                 case "pings", "proxy_buffering" -> of("echo", "--speed", "15");
                 case "run_blocking_partial", "run_streaming_partial" -> of("partial");
@@ -174,11 +176,14 @@ class ConformanceTest {
                 case "queue_worker_paused" -> of("echo", "--queue", "40s", "--silence", "100s", "--speed", "15");
                 case "queue_client_leaves" -> of("echo", "--queue", "13s", "--speed", "10");
                 case "queue_timeout" -> of("echo", "--queue", "40s", "--speed", "15");
-                case "queue_worker_killed" -> of("echo", "--lost", "100%");
-                case "worker_killed_streaming" -> of("echo", "--never", "100%", "--speed", "15");
+                case "queue_worker_killed" -> exchange.version().equals("1.16.0")
+                        ? of("echo", "--queue", "20s", "--speed", "15") : of("echo", "--lost", "100%");
+                case "worker_killed_streaming" -> of("echo", "--speed", "15");
                 case "api_killed_blocking", "api_killed_streaming" -> of("echo", "--kill", "100%");
                 case "proxy_timeout" -> number < 4
                         ? of("echo", "--gateway", "100%", "--seed", seed(die -> die % 3 == 2))
+                        : exchange.version().equals("1.16.0") // its proxy did not buffer
+                        ? of("echo", "--drop-after", "100%", "--seed", seed(die -> die % 3 > 0 && die / 3 % 4 == 3))
                         : of("echo", "--drop-before", "100%", "--seed", seed(die -> die % 2 == 0));
                 case "proxy_errors" -> of("echo", "--gateway", "100%", "--seed", seed(die -> die % 3 == 0));
                 case "limits" -> limited(all, exchange);
@@ -198,10 +203,14 @@ class ConformanceTest {
                     : setting.contains("STEPS") ? "--step-limit" : "--time-limit", "100%");
         }
 
-        /// A seed with which the first start of row `r1` rolls such a die.
+        /// A seed with which the first start of a row, of `r1` if none is named, rolls such a die.
         private static String seed(IntPredicate wanted) {
+            return seed("r1", wanted);
+        }
+
+        static String seed(String row, IntPredicate wanted) {
             return IntStream.iterate(1, seed -> seed + 1).mapToObj(String::valueOf).filter(seed -> wanted.test(
-                    behaviour("1.14.2", "--seed", seed).fate("r1", 1, Map.of()).die())).findFirst().orElseThrow();
+                    behaviour("1.14.2", "--seed", seed).fate(row, 1, Map.of()).die())).findFirst().orElseThrow();
         }
     }
 
@@ -217,7 +226,7 @@ class ConformanceTest {
     @Nested
     class TheSimulator {
         @ParameterizedTest
-        @ValueSource(strings = {"1.9.2", "1.14.2"})
+        @ValueSource(strings = {"1.9.2", "1.14.2", "1.16.0"})
         void answersAsTheServerDid(String version) throws Exception {
             var cases = Recorded.cases(version).values().stream().map(Recorded::linked).toList();
             var differing = ConcurrentHashMap.<List<Recorded.Exchange>>newKeySet();
@@ -279,6 +288,7 @@ class ConformanceTest {
                 1.9.2,   streaming, 400
                 1.14.2,  blocking,  400
                 1.14.2,  streaming, 500
+                1.16.0,  blocking,  400
                 """)
         void failsOnceInTheServersWordsWhileOthersGoOn(String version, String mode, int http) throws Exception {
             var form = folder.resolve("form.json");
@@ -311,6 +321,192 @@ class ConformanceTest {
                     ends.get("1").path("error").asText());
             assertEquals(http, ends.get("1").path("http").asInt());
             assertEquals(1, dify.ledger().stats(false).get("started"), "runs");
+        }
+    }
+
+    /// What no recording shows of 1.16.0, or not so that a client can wait for it.
+    @Nested
+    class AServerOf1_16 {
+        private static final String VERSION = "1.16.0";
+        private final Deque<AutoCloseable> open = new ArrayDeque<>();
+        private Simulator.Dify dify;
+        private URI url;
+
+        @AfterEach
+        void close() throws Exception {
+            while (!open.isEmpty()) open.pop().close();
+        }
+
+        private void start(String version, int places, Optional<SimulatedGraph> graph, String... options)
+                throws IOException {
+            dify = new Simulator.Dify(behaviour(version, options), new Simulator.Setup("echo", graph,
+                    Simulator.Setup.Kind.WORKFLOW, _ -> true));
+            var server = Simulator.Server.start(0, places, dify);
+            open.push(server);
+            url = server.baseUrl();
+        }
+
+        private Wire ask(String method, String path, String body) throws IOException {
+            var wire = Wire.open(url.getPort(), Replay.request(method, "/v1" + path, Map.of("Authorization",
+                    "Bearer app-x", "Content-Type", "application/json"), body.getBytes(UTF_8)));
+            open.push(wire);
+            return wire;
+        }
+
+        private Wire run(String mode, String text) throws IOException {
+            return ask("POST", "/workflows/run", JSON.writeValueAsString(Map.of("inputs", Map.of("id", "1", "text",
+                    text), "response_mode", mode, "user", "u")));
+        }
+
+        private JsonNode answer(String path) throws Exception {
+            var wire = ask("GET", path, "");
+            wire.awaitEnd();
+            return Recorded.tree(wire.type(), wire.text());
+        }
+
+        private JsonNode detail(String run) throws Exception {
+            return answer("/workflows/run/" + run);
+        }
+
+        /// The last event of a stream that has ended.
+        private static JsonNode last(Wire wire) throws InterruptedException {
+            wire.awaitEnd();
+            var events = Recorded.tree(wire.type(), wire.text());
+            return events.get(events.size() - 1);
+        }
+
+        @ParameterizedTest(name = "[{0}] is {1}, then {2}")
+        @CsvSource(textBlock = """
+                broken,         succeeded, succeeded, 1
+                broken-running, running,   succeeded, 1
+                broken-absent,  '',        '',        0
+                """)
+        void makesUpAFailedEndWhateverIsStored(String fault, String at, String later, int listed) throws Exception {
+            start(VERSION, 0, Optional.empty(), "--latency", "8s");
+
+            var end = last(run("streaming", "[" + fault + "]"));
+
+            assertEquals("failed null 0 Workflow stream ended without a terminal event", String.join(" ",
+                    end.at("/data/status").asText(), end.at("/data/outputs").toString(),
+                    end.at("/data/total_steps").toString(), end.at("/data/error").asText()));
+            var run = end.path("workflow_run_id").asText();
+            assertEquals(listed == 0, run.equals(end.path("task_id").asText()), "a run that never was");
+            assertEquals(at, listed == 0 ? "" : detail(run).path("status").asText());
+            assertEquals(listed, answer("/workflows/logs?created_by_end_user_session_id=u").path("total").asInt());
+            until(later, () -> dify.ledger().withRun(run).map(Simulator.Job::standing).orElse("").equals(later));
+        }
+
+        @ParameterizedTest(name = "{0}, {1}: [{2}]")
+        @CsvSource({"1.16.0, blocking, broken-absent", "1.16.0, blocking, worker-ended",
+                "1.14.2, streaming, broken", "1.14.2, streaming, worker-ended"})
+        void breaksOnlyItsStreams(String version, String mode, String fault) throws Exception {
+            start(version, 0, Optional.empty());
+
+            var wire = run(mode, "[" + fault + "]");
+
+            wire.awaitEnd();
+            assertTrue(wire.text().matches("(?s).*\"status\": ?\"succeeded\", ?\"outputs\": ?\\{\"answer\".*"), wire.text());
+        }
+
+        @ParameterizedTest(name = "{0}: {1}")
+        @CsvSource({"1.14.2, succeeded", "1.16.0, stopped"})
+        void stopsWhatItsWorkerHasInHandWhenThatIsAskedToEnd(String version, String status) throws Exception {
+            start(version, 0, Optional.empty(), "--latency", "4s");
+            var left = run("streaming", "[queue 8s][latency 0s]");
+            var wire = run("streaming", "x");
+            wire.awaitEvents(5);
+
+            dify.endWorker();
+
+            var end = last(wire);
+            var stored = detail(end.path("workflow_run_id").asText());
+            assertEquals(status, end.at("/data/status").asText());
+            assertEquals(status, stored.path("status").asText());
+            assertEquals(end.at("/data/error"), stored.path("error"));
+            assertEquals("succeeded", last(left).at("/data/status").asText(), "what was queued waits for the next");
+        }
+
+        @Test
+        void losesItsWorkerForARowThatAsksForIt() throws Exception {
+            start(VERSION, 0, Optional.empty());
+
+            var first = last(run("streaming", "[worker-ended]"));
+            var second = last(run("streaming", "[worker-ended]"));
+
+            assertEquals("stopped", first.at("/data/status").asText());
+            assertEquals("succeeded", second.at("/data/status").asText());
+        }
+
+        @ParameterizedTest(name = "{0}: {1} s")
+        @CsvSource({"1.9.2, 0", "1.14.2, 1", "1.16.0, 0"})
+        void keepsAStreamOpenAfterItsLastEventOnlyIn1_14(String version, int seconds) {
+            assertEquals(Duration.ofSeconds(seconds), DifyExec.Demo.Version.of(version).linger());
+        }
+
+        @ParameterizedTest
+        @ValueSource(strings = {"--restart-worker", "--kill-worker"})
+        void losesItsWorkerAgainAndAgain(String option) throws Exception {
+            var out = new StringWriter();
+            var thread = Thread.startVirtualThread(() -> Simulator.commandLine().setOut(new PrintWriter(out))
+                    .setErr(new PrintWriter(Writer.nullWriter())).execute("--dify", VERSION, "--latency", "60s",
+                            option, "300ms", "--silence", "1s"));
+            open.push(thread::interrupt);
+            until("its address", () -> out.toString().endsWith("/v1\n"));
+            url = URI.create(out.toString().strip());
+
+            for (var text : List.of("x", "y")) {
+                var wire = run("streaming", text);
+                var run = wire.awaitEvents(5).at("/0/workflow_run_id").asText();
+                wire.awaitEnd();
+                boolean isStopped = option.equals("--restart-worker");
+                assertEquals(isStopped, wire.text().contains("the worker is shutting down"), wire.text());
+                assertEquals(isStopped ? "stopped" : "running", detail(run).path("status").asText());
+            }
+        }
+
+        @Test
+        void holdsNoConnectionOfARefusedRow() throws Exception {
+            start(VERSION, 1, Optional.empty(), "--refuse", "100%", "--silence", "300s");
+
+            var end = last(run("streaming", "x"));
+            open.pop().close(); // the client leaves
+
+            assertEquals("text in input form must be less than 48 characters", end.at("/data/error").asText());
+            assertEquals("workflow", answer("/info").path("mode").asText());
+        }
+
+        @Test
+        void isToldByTheListenerAtTimesThatARunIsStoppedBeforeItIsStored() throws Exception {
+            start(VERSION, 0, Optional.empty(), "--latency", "60s", "--speed", "1", "--seed",
+                    Place.seed("1", die -> die % 5 == 0));
+            var wire = run("streaming", "x");
+            var task = wire.awaitEvents(2).at("/0/task_id").asText();
+
+            ask("POST", "/workflows/tasks/" + task + "/stop", "{\"user\":\"u\"}").awaitEnd();
+
+            var end = last(wire);
+            var run = end.path("workflow_run_id").asText();
+            assertEquals("stopped", end.at("/data/status").asText());
+            assertEquals("Stopped by user.", end.at("/data/error").asText());
+            var job = dify.ledger().withRun(run).orElseThrow();
+            assertEquals("running", job.standing());
+            until("stored", () -> job.standing().equals("stopped"));
+            assertEquals("Aborted: App task was stopped", detail(run).path("error").asText());
+        }
+
+        @Test
+        void endsAResumedRunAsStoppedForWantOfAListener() throws Exception {
+            start(VERSION, 0, Optional.of(APPS.get("human").graph()));
+            var wire = run("blocking", "x");
+            var token = wire.awaitValue("/data/reasons/0/form_token");
+
+            ask("POST", "/form/human_input/" + token, "{\"inputs\":{\"note\":\"n\"},\"action\":\"ok\",\"user\":\"u\"}")
+                    .awaitEnd();
+
+            var stored = detail(wire.awaitValue("/workflow_run_id"));
+            assertEquals("stopped", stored.path("status").asText());
+            assertEquals("Aborted: Client response stream closed before app execution completed",
+                    stored.path("error").asText());
         }
     }
 
@@ -371,6 +567,19 @@ class ConformanceTest {
                 case "keys_changed 3" -> app(place).delete(key);
                 case "keys_changed 5" -> key = "app-MASKED-too";
                 case "keys_changed 6" -> app(place).become(Simulator.Access.DELETED);
+                case "keys_changed 7" -> {
+                    if (version.equals("1.16.0")) app(place).become(Simulator.Access.FORGOTTEN);
+                }
+                case "worker_ended_streaming 1" -> {
+                    begin(exchange);
+                    begun.get(1).awaitEvents(5);
+                    app(place).endWorker();
+                }
+                case "worker_killed_streaming 1" -> {
+                    begin(exchange);
+                    begun.get(1).awaitEvents(5);
+                    app(place).killWorker();
+                }
                 case "keys_changed 8", "keys 1", "keys 5" -> key = "nosuch";
                 case "keys 4" -> key = "app-MASKED";
                 case "too_many_blocking 0", "too_many_streaming 0" -> {
@@ -387,7 +596,8 @@ class ConformanceTest {
                     other(place, "blocking", "other", 3000, 200, "[kill!]");
                 }
                 case "log_filters 0" -> {
-                    for (int status : List.of(500, 500, 500, 200, 200, 200))
+                    int failing = version.equals("1.16.0") ? 99 : 500;
+                    for (int status : List.of(failing, failing, failing, 200, 200, 200))
                         other(place, "blocking", "other", 0, status, "x").awaitEnd();
                 }
                 case "log_filters 12" -> {
@@ -642,7 +852,7 @@ class ConformanceTest {
     // ── The wire ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     /// One request, byte for byte, and what has come back so far; a thread of its own reads.
-    private static final class Wire {
+    private static final class Wire implements AutoCloseable {
         private final Socket socket;
         private final InputStream in;
         private final Map<String, String> headers = new ConcurrentHashMap<>();
@@ -761,7 +971,8 @@ class ConformanceTest {
             return Recorded.tree(type(), text()).at(pointer).asText();
         }
 
-        void close() throws IOException {
+        @Override
+        public void close() throws IOException {
             socket.close();
         }
     }

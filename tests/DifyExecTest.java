@@ -20,6 +20,7 @@
 //FILES golden/=golden/*
 //FILES recorded/1.9.2/=recorded/1.9.2/*.json
 //FILES recorded/1.14.2/=recorded/1.14.2/*.json
+//FILES recorded/1.16.0/=recorded/1.16.0/*.json
 //RUNTIME_OPTIONS --enable-native-access=ALL-UNNAMED
 
 import com.fasterxml.jackson.databind.JsonNode;
@@ -46,6 +47,7 @@ import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertFalse;
 import static org.junit.jupiter.api.Assertions.assertInstanceOf;
 import static org.junit.jupiter.api.Assertions.assertNotEquals;
+import static org.junit.jupiter.api.Assertions.assertNull;
 import static org.junit.jupiter.api.Assertions.assertThrows;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 import static org.junit.jupiter.api.Assumptions.assumeTrue;
@@ -630,10 +632,10 @@ final class DifyExecTest {
         }
 
         @Test
-        void aTypedOptionWinsOverTheEnvironmentThatOverTheFileThatOverTheDefault() {
-            var env = new DifyExec.Env(List.of(
-                    new DifyExec.Env.Place("", Map.of("MAX_RETRIES", "7", "TIMEOUT", "2m")::get),
-                    new DifyExec.Env.Place(".env", Map.of("MAX_RETRIES", "8", "MAX_RETRY_DELAY", "9")::get)));
+        void aTypedOptionWinsOverTheEnvironmentThatOverTheFileThatOverTheDefault(@TempDir Path folder)
+                throws IOException {
+            Files.writeString(folder.resolve(".env"), "MAX_RETRIES=8\nMAX_RETRY_DELAY=9\n");
+            var env = DifyExec.Env.of(Map.of("MAX_RETRIES", "7", "TIMEOUT", "2m"), folder);
             var line = DifyExec.commandLine(env);
 
             line.parseArgs("run", "-i", "data.csv", "-o", "results.jsonl", "--timeout", "30s");
@@ -648,20 +650,24 @@ final class DifyExecTest {
         @ParameterizedTest
         @CsvSource(useHeadersInDisplayName = true, textBlock = """
                 place, variable,            value, said
-                .env,  TIMEOUT,             abc,   TIMEOUT=abc in .env: not a duration
+                .env,  TIMEOUT,             abc,   'TIMEOUT in FOLDER/.env, line 1: not a duration'
+                .env,  TIMEOUT,             0,     'TIMEOUT in FOLDER/.env, line 1: a time above zero'
                 '',    TIMEOUT,             abc,   TIMEOUT=abc: not a duration
                 '',    INITIAL_RETRY_DELAY, -1,    INITIAL_RETRY_DELAY=-1: not a duration
-                .env,  DIFY_API_BASE_URL,   dify,  DIFY_API_BASE_URL=dify in .env: not an address
+                .env,  DIFY_API_BASE_URL,   dify,  'DIFY_API_BASE_URL in FOLDER/.env, line 1: not an address'
                 """)
-        void aValueThatCannotBeUsedIsNamedWithItsSource(String place, String variable, String value, String said) {
+        void aValueThatCannotBeUsedIsNamedWithItsSource(String place, String variable, String value, String said,
+                @TempDir Path folder) throws IOException {
             var err = new StringWriter();
-            var env = new DifyExec.Env(List.of(new DifyExec.Env.Place(place, Map.of(variable, value)::get)));
+            if (!place.isEmpty()) Files.writeString(folder.resolve(place), variable + "=" + value);
+            var env = DifyExec.Env.of(place.isEmpty() ? Map.of(variable, value) : Map.of(), folder);
 
             int code = DifyExec.commandLine(env).setErr(new PrintWriter(err))
                     .execute("run", "-i", "a.csv", "-o", "b.jsonl");
 
             assertEquals(DifyExec.UNUSABLE, code);
-            assertTrue(err.toString().startsWith("difyexec: " + said), err.toString());
+            assertTrue(err.toString().startsWith("difyexec: " + said.replace("FOLDER", folder.toString())),
+                    err.toString());
         }
 
         @ParameterizedTest
@@ -771,6 +777,8 @@ final class DifyExecTest {
             assertTrue(stop.why().startsWith("cannot write"), stop.why());
             assertEquals(List.of("a"), scene.ids());
             assertEquals(List.of(), scene.log("end"));
+            assertEquals(0, scene.tally.done());
+            assertEquals(2, batch.index().count(DifyExec.Standing.PENDING));
             batch.close();
         }
 
@@ -1069,6 +1077,180 @@ final class DifyExecTest {
             assertEquals("run-8", scene.results().getFirst().path("workflow_run_id").asText());
         }
 
+        /// As Dify 1.16 makes an end up: nothing was done, and nothing came of it.
+        private static DifyExec.Seen.Ran madeUp(String id, String error) {
+            return new DifyExec.Seen.Ran(new DifyExec.RunRef(id, id), DifyExec.RunStatus.FAILED,
+                    "{}".getBytes(UTF_8), error, "workflow-1", DifyExec.Usage.NONE);
+        }
+
+        /// A scene of one row whose streams tell this of their runs, one after the other.
+        private Scene streamed(DifyExec.Seen... told) throws IOException {
+            var scene = Scene.of(folder, "a");
+            scene.mode = DifyExec.Mode.STREAMING;
+            scene.answer = Answer.inTurn(told);
+            return scene;
+        }
+
+        @ParameterizedTest
+        @ValueSource(strings = {"Workflow stream ended without a terminal event", "Rate Limit Error", ""})
+        void aRunThatIsSaidToHaveFailedAndGoesOnIsWaitedForAndNeverPaidTwice(String error) throws Exception {
+            var scene = streamed(madeUp("run-7", error));
+            scene.found = _ -> scene.looked.size() < 9 ? running("run-7") : ended(succeeded("run-7"));
+
+            var stop = scene.play();
+
+            assertEquals(Optional.empty(), stop);
+            assertEquals(1, scene.sent.size());
+            assertEquals(List.of("succeeded"), scene.outcomes("a"));
+            assertEquals(List.of("run-7"), scene.resultRuns());
+            assertEquals(List.of("run-7"), Scene.texts("run", scene.log("harvest")));
+            assertEquals(List.of(), scene.log("late"));
+        }
+
+        @Test
+        void aFailureThatIsNotStoredAndWhoseWordsAreARefusalFailsItsRowAtOnce() throws Exception {
+            var scene = streamed(madeUp("never", "name is required in input form"));
+
+            scene.play();
+
+            assertEquals(List.of("failed"), scene.outcomes("a"));
+            assertEquals("name is required in input form", scene.error("a"));
+            assertEquals(1, scene.looked.size());
+            assertEquals(1, scene.sent.size());
+            assertTrue(scene.world.passed().compareTo(seconds(2)) < 0, scene.world.passed().toString());
+        }
+
+        @Test
+        void aFailureThatIsNotStoredAndMayPassIsTriedAgain() throws Exception {
+            var scene = streamed(madeUp("never", "[Errno 111] Connection refused"), succeeded("run-8"));
+
+            scene.play();
+
+            assertEquals(List.of("again", "succeeded"), scene.outcomes("a"));
+            assertEquals(List.of("run-8"), scene.resultRuns());
+        }
+
+        @Test
+        void aFailureThatIsNotStoredAndWhoseWordsProveNothingIsACutWithoutATrace() throws Exception {
+            var scene = streamed(madeUp("never", "Workflow stream ended without a terminal event"),
+                    succeeded("run-8"));
+
+            scene.play();
+
+            assertEquals(List.of("not_started", "succeeded"), scene.outcomes("a"));
+            var between = Duration.between(scene.sent.get(0).at(), scene.sent.get(1).at());
+            assertTrue(between.compareTo(seconds(300)) >= 0, between.toString());
+            assertEquals(Optional.empty(), scene.looked.getLast().run());
+        }
+
+        @Test
+        void anOldServersFailureThatIsNotStoredAndProvesNothingIsUnknown() throws Exception {
+            var scene = streamed(madeUp("never", "Workflow stream ended without a terminal event"));
+            scene.server = "1.9.2";
+
+            scene.play();
+
+            assertEquals(List.of("unknown"), scene.outcomes("a"));
+            assertEquals(1, scene.sent.size());
+        }
+
+        @Test
+        void aFailureThatIsStoredIsWhatItWasSaidToBeWithItsPrice() throws Exception {
+            var priced = new DifyExec.Seen.Ran(run("run-7"), DifyExec.RunStatus.FAILED, "{}".getBytes(UTF_8),
+                    "Rate Limit Error", "workflow-1", new DifyExec.Usage(1, 10, 3, Optional.of(BigDecimal.ONE), "USD"));
+            var scene = streamed(priced, succeeded("run-8"));
+            scene.found = _ -> ended(failed("Rate Limit Error"));
+
+            scene.play();
+
+            assertEquals(List.of("again", "succeeded"), scene.outcomes("a"));
+            assertEquals("run-7", scene.log("end").getFirst().path("run").asText());
+            assertEquals(1, scene.log("end").getFirst().path("price").asInt());
+            assertEquals(List.of(), scene.log("harvest"));
+            assertEquals(1, scene.looked.size());
+        }
+
+        @Test
+        void whatIsStoredTakesThePlaceOfWhatWasMadeUp() throws Exception {
+            var scene = streamed(madeUp("never", "Rate Limit Error"));
+            scene.found = _ -> ended(ran("run-7", DifyExec.RunStatus.FAILED, "no such city"));
+
+            scene.play();
+
+            assertEquals(List.of("failed"), scene.outcomes("a"));
+            assertEquals("no such city", scene.error("a"));
+            assertEquals("run-7", scene.log("end").getFirst().path("run").asText());
+        }
+
+        @Test
+        void aRunThatIsSaidToHaveFailedAndSaysRunningForEverIsUnknownAtTheTimeLimit() throws Exception {
+            var scene = streamed(madeUp("run-7", "Rate Limit Error"));
+            scene.found = _ -> running("run-7");
+
+            scene.play();
+
+            assertEquals(List.of("unknown"), scene.outcomes("a"));
+            assertEquals(1, scene.sent.size());
+            assertTrue(scene.world.passed().compareTo(seconds(300)) >= 0, scene.world.passed().toString());
+            assertTrue(scene.world.passed().compareTo(seconds(330)) < 0, scene.world.passed().toString());
+        }
+
+        @Test
+        void aBlockingFailureThatWouldBePaidForAgainIsConfirmedToo() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.answer = Answer.inTurn(failed("Rate Limit Error"));
+            scene.found = _ -> ended(succeeded("run-failed"));
+
+            scene.play();
+
+            assertEquals(1, scene.sent.size());
+            assertEquals(List.of("a"), scene.resultIds());
+        }
+
+        @Test
+        void anErrorBeforeASuccessIsSettledByTheRun() throws Exception {
+            var scene = streamed(DifyExec.Seen.Refused.event(500, "", "name is required in input form",
+                    Optional.of(run("run-7"))));
+            scene.found = _ -> ended(succeeded("run-7"));
+
+            scene.play();
+
+            assertEquals(Optional.of(run("run-7")), scene.looked.getFirst().run());
+            assertEquals(1, scene.sent.size());
+            assertEquals(List.of("run-7"), scene.resultRuns());
+        }
+
+        @Test
+        void aStreamThatToldTheEndOfAnotherRunIsSettledByItsOwn() throws Exception {
+            var scene = streamed(cut(DifyExec.Symptom.CONTRADICTED, run("run-7")));
+            scene.found = _ -> scene.looked.size() < 3 ? running("run-7") : ended(succeeded("run-7"));
+
+            scene.play();
+
+            assertEquals(1, scene.sent.size());
+            assertEquals(List.of("run-7"), scene.resultRuns());
+        }
+
+        @Test
+        void aFailureThatACrashLeftUnconfirmedIsLookedUpAtTheNextStart() throws Exception {
+            var scene = streamed();
+            scene.answer = (_, told) -> {
+                told.began(run("run-7"), Duration.ZERO);
+                return madeUp("run-7", "Rate Limit Error");
+            };
+            scene.found = _ -> {
+                throw new IllegalStateException("the power fails");
+            };
+            assertThrows(IllegalStateException.class, scene::play);
+            scene.sent.clear();
+            scene.found = _ -> ended(succeeded("run-7"));
+
+            scene.play();
+
+            assertEquals(List.of(), scene.ids());
+            assertEquals(List.of("run-7"), scene.resultRuns());
+        }
+
         @Test
         void aRunWithoutATraceIsSentAgainOnceThirtySecondsHavePassed() throws Exception {
             var scene = Scene.of(folder, "a");
@@ -1086,7 +1268,9 @@ final class DifyExecTest {
         void aRunThatTurnsUpBeforeTheNextAttemptIsTakenInItsPlace() throws Exception {
             var scene = Scene.of(folder, "a");
             scene.answer = Answer.inTurn(cut(DifyExec.Symptom.NO_ANSWER), failed("Rate Limit Error"));
-            scene.found = _ -> scene.sent.size() < 2 ? ABSENT : ended(succeeded("run-7"));
+            scene.found = doubt -> scene.sent.size() < 2 ? ABSENT
+                    : doubt.symptom() == DifyExec.Symptom.UNCONFIRMED ? ended(failed("Rate Limit Error"))
+                    : ended(succeeded("run-7"));
 
             scene.play();
 
@@ -1290,7 +1474,31 @@ final class DifyExecTest {
             assertTrue(scene.looked.getFirst().stopsFirst());
             assertEquals(List.of("failed"), scene.outcomes("a"));
             assertTrue(scene.log("end").getFirst().path("cause").asText().startsWith("timed out"));
-            assertEquals(Set.of("run-7"), Set.copyOf(Scene.texts("run", scene.log("run"))));
+            assertEquals(List.of("run-7"), Scene.texts("run", scene.log("run")));
+            var stop = scene.log("stop").getFirst();
+            assertEquals("timed out", stop.path("why").asText());
+            assertEquals("task-of-run-7", stop.path("task").asText());
+            assertEquals(scene.sent.getFirst().user(), stop.path("user").asText());
+        }
+
+        @Test
+        void aRunThatWasStoppedForItsTimeRunsAnewAtNoLaterStart() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.mode = DifyExec.Mode.STREAMING;
+            scene.answer = Answer.inTurn(cut(DifyExec.Symptom.TIMED_OUT, run("run-7")));
+            scene.found = _ -> {
+                if (scene.looked.size() > 1) throw new IllegalStateException("the power fails");
+                return running("run-7");
+            };
+            assertThrows(IllegalStateException.class, scene::play);
+            assertEquals(List.of("timed out"), Scene.texts("why", scene.log("stop")));
+            var next = Scene.of(folder, "a");
+            next.found = _ -> ended(ran("run-7", DifyExec.RunStatus.STOPPED, "Aborted: User requested stop"));
+
+            next.play();
+
+            assertEquals(List.of(), next.ids());
+            assertEquals(List.of("failed"), next.outcomes("a"));
         }
 
         @Test
@@ -1433,6 +1641,33 @@ final class DifyExecTest {
         }
 
         @Test
+        void aCsvThatIsCutShortStopsTheBatchAndSaysSo() throws Exception {
+            var ids = IntStream.range(0, 2_000).mapToObj("%063d"::formatted).toArray(String[]::new);
+            var scene = Scene.of(folder, ids); // more than is read ahead
+            scene.slots = 2;
+            scene.answer = (attempt, _) -> {
+                scene.world.pass(seconds(1));
+                if (scene.sent.size() == 2) shorten(scene.csv, 3 + 1_500 * 64);
+                return succeeded("run-" + attempt.row().id());
+            };
+
+            var stop = scene.play().orElseThrow();
+
+            assertEquals(DifyExec.STOPPED, stop.code());
+            assertTrue(stop.why().endsWith("the file was changed while it was in use, it was cut short"), stop.why());
+            assertEquals(scene.ids(), scene.resultIds());
+            assertEquals(List.of(stop.why()), Scene.texts("why", scene.log("stop")));
+        }
+
+        private static void shorten(Path csv, long bytes) {
+            try (var file = FileChannel.open(csv, StandardOpenOption.WRITE)) {
+                file.truncate(bytes);
+            } catch (IOException problem) {
+                throw new UncheckedIOException(problem);
+            }
+        }
+
+        @Test
         void tooManyTokensStopTheBatch() throws Exception {
             var scene = Scene.of(folder, "a", "b", "c");
             scene.maxTokens = 20L;
@@ -1479,6 +1714,7 @@ final class DifyExecTest {
             assertEquals(List.of("interrupted"), scene.outcomes("a"));
             assertEquals(List.of(), scene.retryIds());
             assertEquals("task-of-run-a", scene.log("stop").getFirst().path("task").asText());
+            assertEquals(List.of("run-a"), Scene.texts("run", scene.log("run")));
         }
 
         @Test
@@ -1525,6 +1761,41 @@ final class DifyExecTest {
             assertEquals(DifyExec.INTERRUPTED, stop.code());
             assertEquals(seconds(40), scene.world.passed());
             assertEquals(List.of(), scene.retryIds());
+        }
+
+        @Test
+        void theRestIsEstimatedByTheRowsThatRanAndNotByThoseThatWereLookedUp() throws Exception {
+            var scene = Scene.of(folder, "a", "b", "c", "d", "e", "f");
+            scene.slots = 2;
+            scene.crash(2);
+            var next = new Scene(folder, Files.readString(scene.csv));
+            next.selection = DifyExec.Selection.named(List.of("a", "b", "c"), false);
+            next.lookTakes = seconds(100);
+            next.found = doubt -> ended(succeeded("run-" + doubt.attempt().row().id()));
+            next.answer = (_, _) -> {
+                next.world.pass(seconds(8));
+                return succeeded("run-c"); // 10 tokens
+            };
+
+            next.play();
+
+            assertEquals(3, next.tally.succeeded());
+            assertEquals(Optional.of("The other 3 rows: about 24 s, 30 tokens"),
+                    DifyExec.Summary.estimate(3, next.tally));
+        }
+
+        @Test
+        void withoutARowThatRanThereIsNoEstimate() throws Exception {
+            var scene = Scene.of(folder, "a", "b");
+            scene.crash(1);
+            var next = Scene.of(folder, "a", "b");
+            next.selection = DifyExec.Selection.named(List.of("a"), false);
+            next.found = _ -> ended(succeeded("run-a"));
+
+            next.play();
+
+            assertEquals(1, next.tally.succeeded());
+            assertEquals(Optional.empty(), DifyExec.Summary.estimate(1, next.tally));
         }
 
         @Test
@@ -1616,6 +1887,110 @@ final class DifyExecTest {
 
             assertEquals(List.of("run-7"), scene.resultRuns());
             assertEquals(List.of(), scene.retryIds());
+        }
+
+        @Test
+        void ofTwoRunsOfARowThatTurnUpAtOnceOneIsTaken() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.backoff = new DifyExec.Backoff(Duration.ZERO, Duration.ZERO, 2);
+            scene.answer = Answer.inTurn(cut(DifyExec.Symptom.NO_ANSWER), cut(DifyExec.Symptom.NO_ANSWER),
+                    failed("no such city"));
+            scene.found = doubt -> doubt.late() ? ended(succeeded("run-of-" + doubt.attempt().user())) : ABSENT;
+
+            scene.play();
+
+            assertEquals(2, scene.log("late").size());
+            assertEquals(1, scene.results().size());
+            assertEquals(1, scene.tally.done());
+        }
+
+        @Test
+        void aRunThatTurnsUpRunningIsReportedOnceAndWaitedFor() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.answer = Answer.inTurn(cut(DifyExec.Symptom.NO_ANSWER), failed("Rate Limit Error"));
+            scene.found = doubt -> {
+                if (doubt.symptom() == DifyExec.Symptom.UNCONFIRMED) return ended(failed("Rate Limit Error"));
+                if (scene.sent.size() < 2) return ABSENT;
+                return scene.looked.size() < 20 ? running("run-7") : ended(succeeded("run-7"));
+            };
+
+            scene.play();
+
+            assertEquals(List.of("running"), Scene.texts("saw", scene.log("late")));
+            assertEquals(2, scene.sent.size());
+            assertEquals(List.of("run-7"), scene.resultRuns());
+        }
+
+        /// A row that is unknown since its run says running for ever.
+        private Scene dead(Optional<DifyExec.RunRef> run) throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.answer = Answer.byRow(Map.of("a", List.of(new DifyExec.Seen.Cut(run, DifyExec.Symptom.CUT, "gone"))));
+            scene.found = _ -> running("run-7");
+            scene.play();
+            assertEquals(List.of("unknown"), scene.outcomes("a"));
+            assertEquals("run-7", scene.log("end").getLast().path("run").asText());
+            scene.sent.clear();
+            scene.resendUnknown = true;
+            return scene;
+        }
+
+        @ParameterizedTest
+        @ValueSource(booleans = {true, false})
+        void aRunThatWasKnownWhenItsRowWasSentAgainIsNotLateInThisCallOrALaterOne(boolean byId) throws Exception {
+            var scene = dead(byId ? Optional.of(run("run-7")) : Optional.empty());
+
+            scene.play();
+            scene.found = _ -> ended(succeeded("run-7"));
+            scene.play();
+
+            assertEquals(List.of("unknown", "resent", "succeeded"), scene.outcomes("a"));
+            assertEquals(List.of("a"), scene.ids());
+            assertEquals(List.of(), scene.log("late"));
+        }
+
+        @Test
+        void aRunThatBecameKnownJustBeforeItsRowWasSentAgainIsNotLateEither() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.crash(1);
+            scene.world.startAt(NOON.plusSeconds(3600));
+            scene.resendUnknown = true;
+            scene.found = _ -> running("run-7");
+            scene.play();
+            assertEquals(List.of("resent", "succeeded"), scene.outcomes("a"));
+
+            scene.play();
+
+            assertEquals(List.of(), scene.log("late"));
+        }
+
+        @Test
+        void aRunThatWasKnownHoldsUpNoFurtherAttemptOfItsRow() throws Exception {
+            var scene = dead(Optional.empty());
+            scene.answer = Answer.inTurn(failed("Rate Limit Error"), succeeded("run-9"));
+            scene.found = doubt -> doubt.symptom() == DifyExec.Symptom.UNCONFIRMED ? ended(failed("Rate Limit Error"))
+                    : running("run-7");
+            scene.world.startAt(NOON.plusSeconds(7200));
+
+            scene.play();
+
+            assertEquals(List.of("unknown", "resent", "again", "succeeded"), scene.outcomes("a"));
+            assertTrue(scene.world.passed().compareTo(seconds(10)) < 0, scene.world.passed().toString());
+        }
+
+        @Test
+        void aRunOfWhichNobodyKnewWhenItsRowWasSentAgainByWishIsLate() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.server = "1.9.2";
+            scene.mode = DifyExec.Mode.STREAMING;
+            scene.answer = Answer.inTurn(cut(DifyExec.Symptom.CUT), succeeded("run-8"));
+            scene.play();
+            scene.resendUnknown = true;
+            scene.found = doubt -> doubt.late() ? ended(succeeded("run-7")) : ABSENT;
+
+            scene.play();
+
+            assertEquals(List.of("unknown", "resent", "succeeded"), scene.outcomes("a"));
+            assertEquals(List.of("run-7"), Scene.texts("run", scene.log("late")));
         }
 
         @Test
@@ -1886,6 +2261,27 @@ final class DifyExecTest {
         }
 
         @Test
+        void aServerThatRefusesEveryStreamIsGivenBlockingRuns() throws Exception {
+            var scene = Scene.of(folder, "a", "b", "c", "d", "e", "f");
+            scene.mode = DifyExec.Mode.STREAMING;
+            scene.slots = 4;
+            scene.answer = (attempt, _) -> {
+                if (attempt.mode() == DifyExec.Mode.STREAMING || scene.busy > 1) return THROTTLED;
+                scene.world.pass(seconds(1));
+                return succeeded("run-" + attempt.row().id());
+            };
+
+            var stop = scene.play();
+
+            assertEquals(Optional.empty(), stop);
+            assertEquals(6, scene.resultIds().size());
+            assertEquals(1, scene.said.size());
+            assertTrue(scene.said.getFirst().contains("blocking mode"), scene.said.toString());
+            assertTrue(scene.log("throttle").size() < 12, "refused " + scene.log("throttle").size() + " times");
+            assertEquals("blocking", scene.log("session").getLast().path("mode").asText());
+        }
+
+        @Test
         void aNewVersionInTheMiddleOfABatchIsSaidWithTheOptionThatPinsTheOldOne() throws Exception {
             var scene = Scene.of(folder, "a", "b");
             var newer = new DifyExec.Seen.Ran(run("run-b"), DifyExec.RunStatus.SUCCEEDED, "{}".getBytes(UTF_8), "",
@@ -1928,7 +2324,11 @@ final class DifyExecTest {
                 if (attempt.row().id().equals("streamed")) told.began(run("run-1"), Duration.ZERO);
                 return answers.to(attempt, told);
             };
-            scene.found = doubt -> doubt.attempt().row().id().equals("lost") ? ABSENT : ended(succeeded("run-4"));
+            scene.found = doubt -> switch (doubt.attempt().row().id()) {
+                case "lost" -> ABSENT;
+                case "failing" -> ended(failed("Rate Limit Error"));
+                default -> ended(succeeded("run-4"));
+            };
             scene.settle = new DifyExec.Settle(Duration.ZERO, Duration.ZERO);
             scene.interruptAfter(seconds(10));
             scene.play();
@@ -2186,6 +2586,53 @@ final class DifyExecTest {
 
     @Nested
     class TheData {
+        /// `succeeded A`, `failed A`, `error`, parted by commas.
+        private static List<DifyExec.Seen> ends(String words) {
+            return Stream.of(words.split(", ")).<DifyExec.Seen>map(word -> switch (word) {
+                case "error" -> DifyExec.Seen.Refused.event(500, "", "boom", Optional.empty());
+                default -> ran(word.substring(word.length() - 1), DifyExec.RunStatus.of(word.split(" ")[0])
+                        .orElseThrow(), "");
+            }).toList();
+        }
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, delimiter = '|', nullValues = "-", textBlock = """
+                began with | told                     | seen as   | of run | because
+                A          | succeeded A              | Ran       | A      | -
+                A          | succeeded A, succeeded A | Ran       | A      | -
+                A          | failed A, error          | Ran       | A      | -
+                A          | paused A                 | Ran       | A      | -
+                A          | succeeded B              | Cut       | A      | another run
+                A          | failed B                 | Cut       | A      | another run
+                A          | failed A, succeeded A    | Cut       | A      | two ends
+                A          | succeeded A, failed A    | Cut       | A      | two ends
+                A          | paused A, succeeded A    | Cut       | A      | two ends
+                A          | succeeded A, succeeded B | Cut       | A      | two ends
+                A          | succeeded A, error       | Cut       | A      | two ends
+                -          | error                    | Refused   | -      | -
+                A          | error                    | Refused   | A      | -
+                A          | error, succeeded A       | Refused   | A      | -
+                A          | error, failed B          | Refused   | A      | -
+                """)
+        void aStreamsEndIsBelievedIfItIsOfItsRunAndTheOnlyOne(String began, String told, String kind, String run,
+                String why) {
+            var seen = DifyExec.Seen.told(Optional.ofNullable(began).map(id -> run(id)), ends(told));
+
+            assertEquals(kind, seen.getClass().getSimpleName());
+            assertEquals(Optional.ofNullable(run), seen.run().map(DifyExec.RunRef::id));
+            if (seen instanceof DifyExec.Seen.Cut(_, var symptom, var because)) {
+                assertEquals(DifyExec.Symptom.CONTRADICTED, symptom);
+                assertTrue(because.contains(why), because);
+            }
+        }
+
+        @Test
+        void theTaskOfARunMayBeLearntAtItsEnd() {
+            var began = Optional.of(new DifyExec.RunRef("A", ""));
+
+            assertInstanceOf(DifyExec.Seen.Ran.class, DifyExec.Seen.told(began, ends("succeeded A")));
+        }
+
         @Test
         void aRowKeepsTheOrderOfItsColumnsAndCannotBeChanged() {
             var cells = new LinkedHashMap<String, String>();
@@ -2195,6 +2642,18 @@ final class DifyExecTest {
             assertEquals(List.of("id", "zebra", "apple", "mango"), List.copyOf(row.inputs().keySet()));
             assertThrows(UnsupportedOperationException.class, () -> row.inputs().put("id", "other"));
             assertThrows(IllegalArgumentException.class, () -> new DifyExec.Row(0, 2, " ", cells));
+        }
+
+        @Test
+        void anEditedRowKnowsWhatTheCsvHas() {
+            var inCsv = new DifyExec.Row(0, 2, "a", Map.of("id", "a", "text", "x"));
+
+            var edited = inCsv.with(Map.of("text", "y"));
+
+            assertEquals(DifyExec.Cells.hash(Map.of("id", "a", "text", "y")), edited.hash());
+            assertEquals(List.of(true, inCsv.hash()), List.of(edited.isEdited(), edited.original()));
+            for (var same : List.of(inCsv, inCsv.with(Map.of("text", "x")), edited.with(Map.of("text", "x"))))
+                assertEquals(List.of(false, "", inCsv.hash()), List.of(same.isEdited(), same.original(), same.hash()));
         }
 
         @Test
@@ -2288,7 +2747,7 @@ final class DifyExecTest {
             end(new DifyExec.Outcome.Succeeded());
             end(new DifyExec.Outcome.Succeeded());
             end(new DifyExec.Outcome.Partial());
-            end(new DifyExec.Outcome.Failed("no", "no", false));
+            end(new DifyExec.Outcome.Failed("no", false));
             end(new DifyExec.Outcome.Paused(run("r"), "waits"));
             end(new DifyExec.Outcome.Unknown("who knows"));
 
@@ -2564,9 +3023,87 @@ final class DifyExecTest {
         void aFailedRunIsTriedAgainAsAskedFor(String error, String never, String transientOnly, String always) {
             var seen = Stream.of(DifyExec.RetryRuns.NEVER, DifyExec.RetryRuns.TRANSIENT, DifyExec.RetryRuns.ALWAYS)
                     .map(when -> new DifyExec.Judge(BACKOFF, when, ACCESS))
-                    .map(asked -> word(asked.verdict(attempt(0, 0), failed(error)))).toList();
+                    .map(asked -> word(asked.afterLook(attempt(0, 0), failed(error)))).toList();
 
             assertEquals(List.of(never, transientOnly, always), seen);
+        }
+
+        private static DifyExec.Seen.Ran failedAfter(int steps, String error, String outputs) {
+            return new DifyExec.Seen.Ran(run("run-1"), DifyExec.RunStatus.FAILED, outputs.getBytes(UTF_8),
+                    Objects.toString(error, ""), "workflow-1",
+                    new DifyExec.Usage(0, 0, steps, Optional.empty(), ""));
+        }
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, delimiter = '|', textBlock = """
+                error                                         | steps | outputs | never   | transient | always
+                Rate Limit Error                              | 3     | {}      | failed  | look up   | look up
+                Rate Limit Error                              | 0     | {}      | look up | look up   | look up
+                division by zero                              | 3     | {}      | failed  | failed    | look up
+                division by zero                              | 0     | {"a":1} | failed  | failed    | look up
+                Workflow stream ended without a terminal even | 0     | {}      | look up | look up   | look up
+                name is required in input form                | 0     | {}      | look up | look up   | look up
+                Aborted: User requested stop                  | 3     | {}      | failed  | failed    | look up
+                                                              | 0     | {}      | look up | look up   | look up
+                """)
+        void aFailureThatWouldBePaidForAgainOrLooksMadeUpIsConfirmedFirst(String error, int steps, String outputs,
+                String never, String transientOnly, String always) {
+            var seen = Stream.of(DifyExec.RetryRuns.NEVER, DifyExec.RetryRuns.TRANSIENT, DifyExec.RetryRuns.ALWAYS)
+                    .map(when -> new DifyExec.Judge(BACKOFF, when, ACCESS))
+                    .map(asked -> word(asked.verdict(attempt(0, 0), failedAfter(steps, error, outputs)))).toList();
+
+            assertEquals(List.of(never, transientOnly, always), seen);
+        }
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, delimiter = '|', textBlock = """
+                mode      | steps | error                                                | verdict   | never
+                STREAMING | 0     | name is required in input form                       | failed    | failed
+                STREAMING | 0     | Reached maximum retries (3) for URL http://x         | failed    | failed
+                STREAMING | 0     | Too many requests. Please try again later.           | throttled | throttled
+                STREAMING | 0     | [Errno 111] Connection refused                       | again     | look up
+                STREAMING | 0     | Workflow stream ended without a terminal event       | look up   | look up
+                STREAMING | 0     |                                                      | look up   | look up
+                STREAMING | 3     | Rate Limit Error                                     | again     | failed
+                BLOCKING  | 0     | Rate Limit Error                                     | again     | failed
+                BLOCKING  | 0     | division by zero                                     | failed    | failed
+                """)
+        void aFailureThatIsStoredNowhereIsDecidedByItsWords(DifyExec.Mode mode, int steps, String error, String verdict,
+                String never) {
+            var attempt = attempt(mode, DifyExec.Tries.NONE);
+            var patient = new DifyExec.Judge(BACKOFF, DifyExec.RetryRuns.NEVER, ACCESS);
+
+            assertEquals(verdict, word(judge.notStored(attempt, failedAfter(steps, error, "{}"))));
+            assertEquals(never, word(patient.notStored(attempt, failedAfter(steps, error, "{}"))));
+        }
+
+        @Test
+        void whatAlwaysRetriesSendsNothingAgainOnAMadeUpEndAlone() {
+            var always = new DifyExec.Judge(BACKOFF, DifyExec.RetryRuns.ALWAYS, ACCESS);
+            var streamed = attempt(DifyExec.Mode.STREAMING, DifyExec.Tries.NONE);
+
+            assertEquals("look up", word(always.notStored(streamed, failedAfter(0, "no terminal event", "{}"))));
+            assertEquals("failed", word(always.notStored(streamed, failedAfter(0, "x is required in input form", "{}"))));
+        }
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, delimiter = '|', quoteCharacter = '`', textBlock = """
+                code                     | message                                    | not stored | stored as failed
+                invalid_param            | No class mapping found for node type: x    | stop       | stop
+                                         | name is required in input form             | failed     | failed
+                                         | 'NoneType' object has no attribute 'id'    | look up    | again
+                completion_request_error | Completion request failed.                 | again      | again
+                internal_server_error    | Internal Server Error, please contact      | look up    | again
+                """)
+        void anErrorInTheStreamOfARunIsBelievedOnceTheRunWasAskedFor(String code, String message, String notStored,
+                String stored) {
+            int status = "internal_server_error".equals(code) || code == null ? 500 : 400;
+            var error = DifyExec.Seen.Refused.event(status, Objects.toString(code, ""), message,
+                    Optional.of(run("run-1")));
+
+            assertEquals(DifyExec.Symptom.UNCONFIRMED, symptom(error));
+            assertEquals(notStored, word(judge.notStored(attempt(0, 0), error)));
+            assertEquals(stored, word(judge.confirmed(attempt(0, 0), error, failed("Rate Limit Error"))));
         }
 
         @ParameterizedTest
@@ -2582,7 +3119,7 @@ final class DifyExecTest {
             var few = new DifyExec.Judge(new DifyExec.Backoff(seconds(1), seconds(60), allowed),
                     DifyExec.RetryRuns.TRANSIENT, ACCESS);
 
-            assertEquals(verdict, word(few.verdict(attempt(tried, 9), failed("Rate Limit Error"))));
+            assertEquals(verdict, word(few.afterLook(attempt(tried, 9), failed("Rate Limit Error"))));
             assertEquals(verdict, word(few.verdict(attempt(tried, 9), http(400, "completion_request_error", "no"))));
         }
 
@@ -2618,6 +3155,7 @@ final class DifyExecTest {
                     symptom(DifyExec.Seen.Refused.event(500, "", "no attribute 'id'", Optional.empty())));
             assertEquals(DifyExec.Symptom.STOPPED, symptom(ran("run-1", DifyExec.RunStatus.STOPPED, "")));
             assertEquals(DifyExec.Symptom.CUT, symptom(ran("run-1", DifyExec.RunStatus.RUNNING, "")));
+            assertEquals(DifyExec.Symptom.UNCONFIRMED, symptom(failed("Rate Limit Error")));
         }
 
         @Test
@@ -3043,7 +3581,7 @@ final class DifyExecTest {
         }
 
         private static Optional<String> tell(DifyExec.Route route, DifyExec.Seen seen, long seconds) {
-            return route.seen(attempt(0, 0), seen, seconds(seconds));
+            return route.seen(attempt(0, 0), seen, seconds(seconds), 0);
         }
 
         private static final DifyExec.Seen REFUSED_STREAM = DifyExec.Seen.Refused.event(500, "",
@@ -3147,6 +3685,46 @@ final class DifyExecTest {
             assertEquals(DifyExec.Mode.STREAMING, route.mode());
         }
 
+        /// Stands for a stream that was refused as too many with so many others of ours running, or that ran.
+        private static Optional<String> stream(DifyExec.Route route, String word) {
+            var attempt = attempt(DifyExec.Mode.STREAMING, DifyExec.Tries.NONE);
+            return word.equals("ran") ? route.seen(attempt, succeeded("run-1"), seconds(1), 0)
+                    : route.seen(attempt, THROTTLED, seconds(0), Integer.parseInt(word));
+        }
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, delimiter = '|', textBlock = """
+                streams             | mode
+                0, 0                | STREAMING
+                0, 0, 0             | BLOCKING
+                4, 3, 2, 1, 0, 0, 0 | BLOCKING
+                0, 0, 1, 0, 0       | STREAMING
+                0, 0, ran, 0, 0     | STREAMING
+                1, 1, 1, 1, 1       | STREAMING
+                """)
+        void streamsThatAreRefusedWithNothingOfOursRunningLeadToBlockingAlsoWhereTheyWereAskedFor(String streams,
+                DifyExec.Mode mode) {
+            var forced = route(DifyExec.Mode.STREAMING);
+            var auto = new DifyExec.Route(DifyExec.Mode.AUTO, Optional.of(DifyExec.Mode.STREAMING), "1.14.2");
+            for (var route : List.of(forced, auto)) {
+                var said = Stream.of(streams.split(", ")).flatMap(word -> stream(route, word).stream()).toList();
+
+                assertEquals(mode, route.mode());
+                assertEquals(mode == DifyExec.Mode.BLOCKING ? 1 : 0, said.size());
+                assertTrue(said.stream().allMatch(text -> text.endsWith("the batch goes on in blocking mode.")),
+                        said.toString());
+            }
+        }
+
+        @Test
+        void whatRefusesStreamsIsNotAskedForThemAgain() {
+            var route = new DifyExec.Route(DifyExec.Mode.AUTO, Optional.of(DifyExec.Mode.STREAMING), "1.14.2");
+            for (int time = 0; time < 3; time++) stream(route, "0");
+
+            assertEquals(Optional.empty(), tell(route, html(504), 60));
+            assertEquals(DifyExec.Mode.BLOCKING, route.mode());
+        }
+
         @Test
         void aRunningRunFoundByItsNameShowsHowTheServerLists() {
             var route = new DifyExec.Route(DifyExec.Mode.AUTO, Optional.empty(), "");
@@ -3172,6 +3750,65 @@ final class DifyExecTest {
                 return super.read(into, from, Math.min(length, size));
             }
         };
+    }
+
+    @Nested
+    class TheWrittenText {
+        private static String written(String... pieces) throws IOException {
+            var out = new ByteArrayOutputStream();
+            try (var writer = new DifyExec.Utf8(out)) {
+                for (var piece : pieces) writer.write(piece);
+            }
+            return UTF_8.newDecoder().decode(ByteBuffer.wrap(out.toByteArray())).toString(); // whole UTF-8
+        }
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, delimiter = '|', textBlock = """
+                text                          | written
+                größer 日本語 😀              | größer 日本語 😀
+                \ud83d end                    | \\ud83d end
+                cut \ud83d                    | cut \\ud83d
+                \ude00 alone                  | \\ude00 alone
+                \ude00\ud83d                  | \\ude00\\ud83d
+                \ud83d\ud83d\ude00            | \\ud83d😀
+                \ud83d日                      | \\ud83d日
+                """)
+        void halfAPairIsItsEscapeWhereverItStandsAndHoweverItComes(String text, String written) throws IOException {
+            assertEquals(written, written(text));
+            assertEquals(written, written(text.split("(?s)(?<=.)"))); // whole characters
+            assertEquals(written, written(text.chars().mapToObj(c -> String.valueOf((char) c)).toArray(String[]::new)));
+        }
+
+        @Test
+        void anEmojiStaysReadableInTextOfAnyLength() throws IOException {
+            var text = "x" + "😀".repeat(100_000);
+
+            assertEquals(text, written(text));
+            var out = new ByteArrayOutputStream();
+            try (var json = DifyExec.Json.Tokens.writing(out)) {
+                json.writeString(text);
+            }
+            assertEquals('"' + text + '"', out.toString(UTF_8));
+        }
+
+        @Test
+        void itIsShownAsWhatCannotBeShown() throws IOException {
+            var out = new ByteArrayOutputStream();
+            try (var writer = DifyExec.Utf8.shown(out)) {
+                writer.write("\ud83d end 😀");
+            }
+
+            assertEquals("\uFFFD end 😀", out.toString(UTF_8));
+        }
+
+        @Test
+        void theRequestHoldsItToo() throws IOException {
+            var attempt = attempt(0, 0);
+
+            var body = DifyExec.DifyClient.requestBody(attempt, Map.of("q", new DifyExec.Value.Text("\ud83d end")));
+
+            assertEquals("\ud83d end", JSON.readTree(body.getBytes(UTF_8)).path("inputs").path("q").asText());
+        }
     }
 
     @Nested
@@ -3276,6 +3913,7 @@ final class DifyExecTest {
 
     @Nested
     class TheRunReader {
+        @TempDir Path folder;
         private final DifyExec.RunReader reader = new DifyExec.RunReader();
 
         private static InputStream in(String json) {
@@ -3320,6 +3958,9 @@ final class DifyExecTest {
                 {"n": NaN, "m": -Infinity}                  | {"n":"NaN","m":"-Infinity"}
                 {"n": null, "t": true, "l": [1, {"a": []}]} | {"n":null,"t":true,"l":[1,{"a":[]}]}
                 {"text": "{\\"inner\\": 1}"}                | {"text":"{\\"inner\\": 1}"}
+                {"\\ud83d": ["\\ud83d end", "\\ude00"]}      | {"\\ud83d":["\\ud83d end","\\ude00"]}
+                {"\\ud83d\\ude00": "\\ud83d\\ud83d\\ude00"}  | {"😀":"\\ud83d😀"}
+                "{\\"text\\": \\"\\\\ud83d end\\"}"            | {"text":"\\ud83d end"}
                 """)
         void outputsKeepTheirNumbersAsWritten(String told, String kept) throws IOException {
             assertEquals(kept, outputs(answered(told)));
@@ -3338,8 +3979,13 @@ final class DifyExecTest {
 
             var line = DifyExec.Results.line(attempt(0, 0), ran, NOON, List.of());
 
-            var text = UTF_8.newDecoder().decode(ByteBuffer.wrap(line)).toString(); // whole UTF-8
-            assertTrue(JSON.readTree(text).path("outputs").path("text").asText().startsWith("cut "), text);
+            assertEquals("cut \ud83d", JSON.readTree(line).path("outputs").path("text").asText());
+            var ending = DifyExec.Ending.of(line);
+            assertEquals(new DifyExec.Ending.Value("cut \ud83d", false), ending.outputs().get("text"));
+            var path = Files.write(folder.resolve("results.jsonl"), line);
+            var index = new DifyExec.Index();
+            DifyExec.Results.read(path, index);
+            assertEquals("a", index.id(0));
         }
 
         @Test
@@ -3671,6 +4317,29 @@ final class DifyExecTest {
         }
 
         @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, textBlock = """
+                encoding, bytes,       half of a pair
+                UTF-32BE, 0000d83d,    is decoded
+                CESU-8,   eda0bd,      is decoded
+                UTF-16LE, 3dd8,        is refused by the decoder
+                UTF-8,    eda0bd,      is refused by the decoder
+                """)
+        void halfASurrogatePairIsNoCharacterInAnyEncoding(Charset encoding, String bytes) throws IOException {
+            var text = new ByteArrayOutputStream();
+            text.writeBytes("id,text\na,fine\nb,".getBytes(encoding));
+            text.writeBytes(HexFormat.of().parseHex(bytes));
+            text.writeBytes(" end\n".getBytes(encoding));
+            var path = Files.write(folder.resolve("data.csv"), text.toByteArray());
+
+            var problem = assertThrows(DifyExec.Unusable.class, () -> DifyExec.Csv.open(path, null,
+                    Optional.of(encoding), Optional.empty()).check(new DifyExec.Index()));
+
+            assertTrue(problem.getMessage().contains("line 3"), problem.getMessage());
+            assertTrue(problem.getMessage().contains("\"\uFFFD end\" contains half of a surrogate pair")
+                    || problem.getMessage().contains("not " + encoding), problem.getMessage());
+        }
+
+        @ParameterizedTest
         @ValueSource(strings = {"Shift_JIS", "EUC-JP", "EUC-KR", "GB18030", "windows-1251"})
         void aLikelyEncodingIsNamedForWhatIsNoUtf8(String encoding) throws IOException {
             var text = switch (encoding) {
@@ -3765,6 +4434,20 @@ final class DifyExecTest {
                 assertEquals(List.of("b1", "d3"), seen);
             }
             assertThrows(NoSuchElementException.class, () -> csv.rows(_ -> false, index).next());
+        }
+
+        @Test
+        void theFirstRowsAreHadWithoutReadingOn() throws IOException {
+            var csv = open("id\na\nb\nc\n");
+            var index = new DifyExec.Index();
+            csv.check(index);
+            Files.writeString(folder.resolve("data.csv"), "id\na\nb\n\"never closed");
+            var seen = new ArrayList<String>();
+
+            csv.first(2, index).forEachRemaining(row -> seen.add(row.id()));
+
+            assertEquals(List.of("a", "b"), seen);
+            assertFalse(csv.first(0, index).hasNext());
         }
 
         @ParameterizedTest
@@ -3880,12 +4563,54 @@ final class DifyExecTest {
 
             assertTrue(problem.getMessage().contains("was changed while it was in use"), problem.getMessage());
         }
+
+        /// At the end of a row, in the middle of one, in the middle of a quoted cell, and to nothing but the header.
+        @ParameterizedTest
+        @ValueSource(strings = {"id,text/a,1/b,2/", "id,text/a,1/b,2/c,'3", "id,text/a,1/b,2/c,'3/3", "id,text/"})
+        void aFileThatWasCutShortIsToldAndNotTakenForItsEnd(String left) throws IOException {
+            var csv = open("id,text\na,1\nb,2\nc,\"3\n33\"\nd,4\n");
+            var index = new DifyExec.Index();
+            csv.check(index);
+            Files.writeString(folder.resolve("data.csv"), left.replace('/', '\n').replace('\'', '"'));
+
+            var problem = assertThrows(DifyExec.Unusable.class,
+                    () -> csv.rows(_ -> true, index).forEachRemaining(_ -> {}));
+
+            assertTrue(problem.getMessage().contains("was changed while it was in use, it was cut short"),
+                    problem.getMessage());
+        }
+
+        @Test
+        void blanksAroundIdsAndColumnNamesAreCutOffAndThoseOfOtherCellsKept() throws IOException {
+            var csv = open("id , the text\n r-1\u3000, hello \n");
+            var index = new DifyExec.Index();
+            csv.check(index);
+
+            var row = csv.rows(_ -> true, index).next();
+
+            assertEquals("r-1", row.id());
+            assertEquals(Map.of("id", "r-1", "the text", " hello "), row.inputs());
+        }
+
+        @Test
+        void aCutBehindTheLastRowThatIsWantedDoesNoHarm() throws IOException {
+            var csv = open("id,text\na,1\nb,2\nc,3\n");
+            var index = new DifyExec.Index();
+            csv.check(index);
+            Files.writeString(folder.resolve("data.csv"), "id,text\na,1\nb,2\n");
+
+            var rows = csv.rows(BitSet.valueOf(new long[] {2}), index);
+
+            assertEquals("b", rows.next().id());
+            assertFalse(rows.hasNext());
+        }
     }
 
     @Nested
     class TheRecords {
         /// Read in one piece and character by character: always the same.
-        private static void assertRecords(List<String> expected, String text, char delimiter) throws IOException {
+        private static void assertRecords(List<List<String>> expected, String text, char delimiter)
+                throws IOException {
             for (int size : new int[] {1, 2, 3, 1000}) {
                 var slow = new FilterReader(new StringReader(text)) {
                     @Override
@@ -3893,7 +4618,7 @@ final class DifyExecTest {
                         return super.read(into, from, Math.min(length, size));
                     }
                 };
-                var seen = new ArrayList<String>();
+                var seen = new ArrayList<List<String>>();
                 try (var records = new DifyExec.Records(slow, delimiter)) {
                     for (var record = records.next(); record != null; record = records.next()) seen.add(record);
                 }
@@ -3903,29 +4628,34 @@ final class DifyExecTest {
 
         @Test
         void outsideQuotesEveryLineEndEndsARecord() throws IOException {
-            assertRecords(List.of("a", "b", "c", "d"), "a\r\nb\rc\nd\r", ',');
-            assertRecords(List.of("", "", ""), "\r\r\n\n", ',');
-            assertRecords(List.of("a", "", "b"), "a\n\nb", ',');
+            assertRecords(List.of(List.of("a"), List.of("b"), List.of("c"), List.of("d")), "a\r\nb\rc\nd\r", ',');
+            assertRecords(List.of(List.of(), List.of(), List.of()), "\r\r\n\n", ',');
+            assertRecords(List.of(List.of("a"), List.of(), List.of("b")), "a\n\nb", ',');
             assertRecords(List.of(), "", ',');
         }
 
         @Test
+        void everyDelimiterPartsTwoCells() throws IOException {
+            assertRecords(List.of(List.of("", ""), List.of("a", ""), List.of("", "b", "")), ",\n\"a\",\r\n,b,", ',');
+        }
+
+        @Test
         void insideQuotesNothingEndsOrChanges() throws IOException {
-            assertRecords(List.of("\"a\r\nb\",\"c\rd\""), "\"a\r\nb\",\"c\rd\"\r\n", ',');
-            assertRecords(List.of("x,\"a\"\"\r\n\"\"b\"", "y"), "x,\"a\"\"\r\n\"\"b\"\r\ny", ',');
-            assertRecords(List.of("\"\"", "\"\r\n\n\n\""), "\"\"\r\n\"\r\n\n\n\"\r\n", ',');
+            assertRecords(List.of(List.of("a\r\nb", "c\rd")), "\"a\r\nb\",\"c\rd\"\r\n", ',');
+            assertRecords(List.of(List.of("x", "a\"\r\n\"b"), List.of("y")), "x,\"a\"\"\r\n\"\"b\"\r\ny", ',');
+            assertRecords(List.of(List.of(""), List.of("\r\n\n\n")), "\"\"\r\n\"\r\n\n\n\"\r\n", ',');
         }
 
         @Test
         void onlyAQuoteAtTheStartOfACellOpensOne() throws IOException {
-            assertRecords(List.of("a;\"b\r\n\""), "a;\"b\r\n\"\r\n", ';');
-            assertRecords(List.of("\"a;\"\"b\"", "\"\r\n\""), "a;\"b\r\n\"\r\n\"", ',');
+            assertRecords(List.of(List.of("a", "b\r\n")), "a;\"b\r\n\"\r\n", ';');
+            assertRecords(List.of(List.of("a;\"b"), List.of("\r\n")), "a;\"b\r\n\"\r\n\"", ',');
         }
 
         @Test
-        void aBareCellWithQuotesInItIsHandedOnInQuotes() throws IOException {
-            assertRecords(List.of("\"5\"\" x\"", "y"), "5\" x\r\ny\r\n", ',');
-            assertRecords(List.of("a,\"x\"\"\"\"y\",b"), "a,x\"\"y,b\n", ',');
+        void quotesInsideABareCellAreTextLikeAnyOther() throws IOException {
+            assertRecords(List.of(List.of("5\" x"), List.of("y")), "5\" x\r\ny\r\n", ',');
+            assertRecords(List.of(List.of("a", "x\"\"y", "b")), "a,x\"\"y,b\n", ',');
         }
 
         @Test
@@ -3940,6 +4670,72 @@ final class DifyExecTest {
     }
 
     @Nested
+    class TheCellWriter {
+        private static String written(String cell, char delimiter) throws IOException {
+            var text = new StringWriter();
+            try (var out = new DifyExec.CellWriter(text, delimiter, false, "")) {
+                out.write(List.of(cell));
+            }
+            return text.toString();
+        }
+
+        @ParameterizedTest
+        @CsvSource(delimiter = '/', quoteCharacter = '`', useHeadersInDisplayName = true, textBlock = """
+                cell         / written
+                plain text   / plain text
+                it's 5%      / it's 5%
+                ``           / ``
+                a,b          / "a,b"
+                a;b          / "a;b"
+                a\\tb        / "a\\tb"
+                a|b          / "a|b"
+                a "b" c      / "a ""b"" c"
+                a\\nb        / "a\\nb"
+                a\\r         / "a\\r"
+                ` a`         / `" a"`
+                `a\u3000`    / `"a\u3000"`
+                """)
+        void inQuotesStandsWhatAReaderCouldPartOrStrip(String cell, String written) throws IOException {
+            assertEquals(written.translateEscapes(), written(cell.translateEscapes(), '|'));
+        }
+
+        @ParameterizedTest
+        @ValueSource(chars = {',', ';', '\t', '|'})
+        void everyCellIsReadAsItWasWritten(char delimiter) throws IOException {
+            var cells = List.of("", "\"", "a\"\"b", "\r\n", "one\n\ntwo\r", " a ", ",;\t|", "größer 日本語 😀", "\0",
+                    "\\\"");
+            var text = new StringWriter();
+            try (var out = new DifyExec.CellWriter(text, delimiter, false, "\r\n")) {
+                for (int row = 0; row < 2; row++) out.write(cells);
+            }
+
+            try (var records = new DifyExec.Records(new StringReader(text.toString()), delimiter)) {
+                for (int row = 0; row < 2; row++) assertEquals(cells, records.next());
+                assertNull(records.next());
+            }
+        }
+
+        @Test
+        void whatCannotBeWrittenIsToldAtOnce() throws IOException {
+            var full = new Writer() {
+                @Override
+                public void write(char[] text, int from, int length) throws IOException {
+                    throw new IOException("No space left on device");
+                }
+
+                @Override
+                public void flush() {}
+
+                @Override
+                public void close() {}
+            };
+            var out = new DifyExec.CellWriter(full, ',', true, "\n");
+
+            assertThrows(IOException.class, () -> out.write(List.of("x".repeat(100_000))));
+        }
+    }
+
+    @Nested
     class TheCells {
         private static String hash(String... namesAndCells) {
             var inputs = new LinkedHashMap<String, String>();
@@ -3950,8 +4746,8 @@ final class DifyExecTest {
 
         @Test
         void theHashIsSixteenHexDigitsAndAlwaysTheSame() {
-            assertEquals(hash("id", "a", "text", "größer"), hash("id", "a", "text", "größer"));
-            assertTrue(hash("id", "a").matches("[0-9a-f]{16}"));
+            assertEquals("b27bfd5bbb9c6917", hash("id", "a", "text", "größer"));
+            assertEquals("e3b0c44298fc1c14", hash());
             assertEquals(hash("id", "a"), "%016x".formatted(DifyExec.Cells.number(hash("id", "a"))));
         }
 
@@ -4086,6 +4882,28 @@ final class DifyExecTest {
         }
 
         @Test
+        void whatFollowsFromALineHoldsOnceItIsInTheFile() throws IOException {
+            var done = new ArrayList<String>();
+            try (var file = new DifyExec.LineFile(folder.resolve("lines"), new byte[0])) {
+                add(file, "one\n");
+                file.onceWritten(() -> done.add("one"));
+                Thread.currentThread().interrupt(); // closes the file under the write
+                assertThrows(IOException.class, file::flush);
+                Thread.interrupted();
+                assertEquals(List.of(), done);
+            }
+            try (var file = new DifyExec.LineFile(folder.resolve("lines"), new byte[0])) {
+                add(file, "two\n");
+                file.onceWritten(() -> done.add("two"));
+
+                file.flush();
+                file.flush();
+
+                assertEquals(List.of("two"), done);
+            }
+        }
+
+        @Test
         void onlyANewFileBeginsWithTheHead() throws IOException {
             var path = folder.resolve("lines");
             for (var line : List.of("one\n", "two\n"))
@@ -4164,6 +4982,7 @@ final class DifyExecTest {
                     new DifyExec.Event.Attempt(NOON, "größe \"1\"", 2, "user-1", "streaming", "0123456789abcdef",
                             "row", "fedcba9876543210"),
                     new DifyExec.Event.Run(NOON, "a", "user-1", "run-1", "task-1"),
+                    new DifyExec.Event.Run(NOON, "😀", "user-2", "\ud83d run", "\ude00"),
                     new DifyExec.Event.End(NOON, "a", "user-1", "failed", "0123456789abcdef", "run-1", 2, 500, "cause",
                             "error", 1.25, 10, 3, new BigDecimal("0.0018"), "USD", "fedcba9876543210"),
                     new DifyExec.Event.Look(NOON, "user-1", "run-1", "absent"),
@@ -4851,6 +5670,7 @@ final class DifyExecTest {
             assertEquals("a b c d e f g", DifyExec.Plain.text("a\u001bb\u202ec\u0000d\u2028e\u009bf\u200bg", 100));
             assertEquals(" [31mred ", DifyExec.Plain.text("\u001b[31mred\n", 100));
             assertEquals("größer 日本語 😀", DifyExec.Plain.text("größer 日本語 😀", 100));
+            assertEquals("\uFFFD end", DifyExec.Plain.text("\ud83d end", 100));
         }
 
         @Test
@@ -4869,15 +5689,60 @@ final class DifyExecTest {
         }
 
         @ParameterizedTest
-        @CsvSource(useHeadersInDisplayName = true, delimiter = '|', textBlock = """
-                one                                      | other                                    | same
-                row 17 failed                            | row 4711 failed                          | true
-                no 0b7f3a9e-1c2d-4e5f-8a9b-0c1d2e3f4a5b! | no 1b7f3a9e-1c2d-4e5f-8a9b-0c1d2e3f4a5c! | true
-                a timed out                              | b timed out                              | false
-                HTTP 503                                 | no such city                             | false
+        @CsvSource(useHeadersInDisplayName = true, delimiter = '|', quoteCharacter = '`', textBlock = """
+                message                                                   | cause
+                no such city                                              | no such city
+                HTTP 503 Service Unavailable                              | HTTP 503 Service Unavailable
+                HTTP/1.1 502                                              | HTTP/1.1 502
+                too large for the server (413): nginx                     | too large for the server (413): nginx
+                429 Client Error: Too Many Requests                       | 429 Client Error: Too Many Requests
+                [openai] Rate Limit, 429 Too Many                         | [openai] Rate Limit, 429 Too Many
+                Error code: 400 - {'code': 500}                           | Error code: 400 - {'code': 500}
+                status_code=429, got 504                                  | status_code=429, got 504
+                exited with status code of 137                            | exited with status code of 137
+                error code 100245                                         | error code …
+                row 17 failed, 404 times                                  | row … failed, … times
+                line 412: Unexpected token                                | line …: Unexpected token
+                step 3 of 7 (5 > 2)                                       | step 3 of 7 (5 > 2)
+                needs 0.5, has 12.75 of 1,234,567                         | needs 0.5, has … of …
+                POST http://127.0.0.1:9009/echo/4711?n=12                 | POST http://127.0.0.1:9009/echo/…?n=…
+                no route to 10.20.30.40                                   | no route to 10.20.30.40
+                cannot reach foo-12.example.com:8080 at all               | cannot reach foo-12.example.com:8080 at all
+                foo-12.example.com.                                       | foo-12.example.com.
+                is https://api-17/v1 up?                                  | is https://api-17/v1 up?
+                Pool(host='api-12', port=8000): refused                   | Pool(host='api-12', port=8000): refused
+                localhost:5001 on Dify 1.14.2                             | localhost:5001 on Dify 1.14.2
+                upload of scan-0017.png: HTTP 413                         | upload of scan-….png: HTTP 413
+                total_tokens:4711                                         | total_tokens:…
+                run 0b7f3a9e-1c2d-4e5f-8a9b-0c1d2e3f4a5b!                 | run …!
+                run difyexec-0123456789abcdef-12                          | run difyexec-…-…
+                at 0x7f3a, commit 3f9a2c7, chatcmpl-8xQ7bZpLk2VtYw9RsT4u  | at …, commit …, chatcmpl-…
+                still running 5 min 3 s after its start                   | still running … after its start
+                no answer within 9 s, 0.4 s, 1m30s or 2 hours             | no answer within …, …, … or …
+                due 2026-01-16T12:00:05.123Z, 2026-01-16 12:00:05,7, 9:30 | due …, …, …
+                on 16.01.2026 at 07:15 PM                                 | on … at …
+                deadbeef or id=9f86d081884c7d65, not a facade             | … or id=…, not a facade
+                gpt-4 of 404 wants sha256                                 | gpt-4 of … wants sha…
                 """)
-        void causesThatDifferOnlyInNumbersMeet(String one, String other, boolean same) {
-            assertEquals(same, DifyExec.Plain.cause(one).equals(DifyExec.Plain.cause(other)));
+        void aCauseIsTheMessageWithoutWhatDiffersFromRowToRow(String message, String cause) {
+            assertEquals(cause, DifyExec.Plain.cause(message));
+        }
+
+        @Test
+        void aLongMessagesCauseIsTheSameBeforeAndAfterItWasInTheLog() {
+            for (int at = 0; at < 520; at++) {
+                var message = "x".repeat(at) + " run 4711 of 10.0.0.17 " + "y".repeat(600);
+
+                assertEquals(DifyExec.Plain.cause(message), DifyExec.Plain.cause(DifyExec.Plain.text(message, 500)));
+            }
+        }
+
+        @Test
+        void aLongCauseIsCutBehindWhatDiffers() {
+            var tail = " " + "word ".repeat(100);
+
+            assertEquals(DifyExec.Plain.cause("row 1234567" + tail), DifyExec.Plain.cause("row 12" + tail));
+            assertEquals(161, DifyExec.Plain.cause("row 12" + tail).length());
         }
 
         @Test
@@ -4923,6 +5788,8 @@ final class DifyExecTest {
             assertEquals("no such file: x", DifyExec.Plain.of(new NoSuchFileException("x")));
             assertEquals("unknown host", DifyExec.Plain.of(new UnknownHostException("dify.example")));
             assertEquals("connection refused", DifyExec.Plain.of(new ConnectException()));
+            assertEquals("unknown host", DifyExec.Plain.of(new ConnectException().initCause(
+                    new UnresolvedAddressException())));
             assertEquals("EOFException", DifyExec.Plain.of(new EOFException()));
             assertEquals("a b", DifyExec.Plain.of(new IOException("a\nb")));
         }
@@ -4948,16 +5815,110 @@ final class DifyExecTest {
         }
 
         @Test
-        void theFirstPlaceThatHasAValueWins() {
-            var both = new DifyExec.Env(List.of(new DifyExec.Env.Place("", Map.of("A", "1", "B", "")::get),
-                    new DifyExec.Env.Place(".env", Map.of("A", "2", "B", "3", "C", "4")::get)));
+        void theFirstPlaceThatHasAValueWins(@TempDir Path here, @TempDir Path script) throws IOException {
+            Files.writeString(here.resolve(".env"), "A=2\nB=3\nC=4\nD=\n");
+            Files.writeString(script.resolve(".env"), "C=5\nD=6\n");
+            var all = DifyExec.Env.of(Map.of("A", "1", "B", ""), here, script);
 
-            assertEquals("1", both.get("A"));
-            assertEquals("3", both.get("B")); // empty counts as none
-            assertEquals("4", both.get("C"));
-            assertEquals("", both.get("D"));
-            assertEquals("C=4 in .env", both.setting("C").orElseThrow().place());
-            assertEquals("A=1", both.setting("A").orElseThrow().place());
+            assertEquals("1", all.get("A"));
+            assertEquals("3", all.get("B")); // empty counts as none
+            assertEquals("4", all.get("C"));
+            assertEquals("6", all.get("D"));
+            assertEquals("", all.get("E"));
+            assertEquals("A=1", all.setting("A").orElseThrow().place());
+            assertEquals("C in " + here.resolve(".env") + ", line 3", all.setting("C").orElseThrow().place());
+        }
+
+        @Test
+        void aFileIsReadOnceAndWhenASettingIsAskedFor(@TempDir Path folder) throws IOException {
+            var env = DifyExec.Env.of(Map.of(), folder);
+            Files.writeString(folder.resolve(".env"), "A=1\n");
+            assertEquals("1", env.get("A"));
+            Files.writeString(folder.resolve(".env"), "A=2\n");
+
+            assertEquals("1", env.get("A"));
+        }
+
+        @ParameterizedTest
+        @CsvSource(delimiter = '|', quoteCharacter = '`', useHeadersInDisplayName = true, nullValues = "-",
+                textBlock = """
+                line                | value
+                A=b                 | b
+                A = b c             | b c
+                A='b "c" d'         | -
+                A='b c' # d         | b c
+                A="b # c" # d       | b # c
+                A=b # c             | b
+                A=b#c               | b#c
+                A='b#c'             | b#c
+                A=#b                | ``
+                A==b                | =b
+                A=b=c               | b=c
+                A=C:\\d\\           | C:\\d\\
+                A=$B$1              | $B$1
+                export A="b"        | b
+                exportA=b           | -
+                A="b                | -
+                A="b" c             | -
+                A='b                | -
+                A b                 | -
+                """)
+        void aLineIsReadAsAShellReadsIt(String line, String value, @TempDir Path folder) throws IOException {
+            Files.writeString(folder.resolve(".env"), line);
+
+            var setting = DifyExec.Env.of(Map.of(), folder).setting("A");
+
+            assertEquals(Optional.ofNullable(value).filter(text -> !text.isEmpty()),
+                    setting.map(DifyExec.Env.Setting::text).filter(text -> !text.isEmpty()));
+        }
+
+        private static String missing(Path folder) {
+            var problem = assertThrows(DifyExec.Unusable.class, () -> access(DifyExec.Env.of(Map.of(), folder),
+                    "https://dify.example/v1", new StringWriter()));
+            assertEquals(DifyExec.UNUSABLE, problem.code());
+            return problem.getMessage();
+        }
+
+        @Test
+        void linesThatCannotBeReadAreToldByNumberToWhoeverMissesTheKey(@TempDir Path folder) throws IOException {
+            Files.writeString(folder.resolve(".env"), "app-secret\nA=b\n" + "app-secret=\"\n".repeat(6));
+
+            assertTrue(missing(folder).startsWith("DIFY_API_KEY is missing (lines 1, 3, 4, 5, 6 … of "
+                    + folder.resolve(".env") + " cannot be read): set it"), missing(folder));
+            assertFalse(missing(folder).contains("secret"), missing(folder));
+        }
+
+        @Test
+        void aFolderOfThatNameIsNoFault(@TempDir Path folder) throws IOException {
+            Files.createDirectory(folder.resolve(".env"));
+
+            assertTrue(missing(folder).startsWith("DIFY_API_KEY is missing (" + folder.resolve(".env")
+                    + " is a folder): set it"), missing(folder));
+        }
+
+        @Test
+        void aFileThatIsTooLargeIsNamed(@TempDir Path folder) throws IOException {
+            Files.write(folder.resolve(".env"), new byte[(1 << 20) + 1]);
+
+            assertEquals("DIFY_API_KEY in " + folder.resolve(".env") + ": the file is too large", missing(folder));
+        }
+
+        @Test
+        void aFileThatCannotBeReadIsNamedAndFailsNobodyElse(@TempDir Path folder) throws IOException {
+            var unreadable = Path.of("/proc/self/mem"); // also for root, whom no permission stops
+            assumeTrue(Files.isRegularFile(unreadable));
+            Files.createSymbolicLink(folder.resolve(".env"), unreadable);
+
+            assertTrue(missing(folder).startsWith("DIFY_API_KEY in " + folder.resolve(".env")
+                    + ": the file cannot be read ("), missing(folder));
+            assertEquals("", DifyExec.Env.of(Map.of(), folder).get("NO_COLOR"));
+            Files.delete(folder.resolve(".env"));
+        }
+
+        @Test
+        void aStateFolderIsMadeOnlyWhereAHomeIsKnown() {
+            assertEquals(Optional.empty(), DifyExec.StateFolder.of(env("XDG_STATE_HOME", "?")));
+            assertFalse(Files.exists(Path.of("?")));
         }
 
         @Test

@@ -8,6 +8,7 @@ import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.Timeout;
 import org.junit.jupiter.api.io.TempDir;
 import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.CsvSource;
 import org.junit.jupiter.params.provider.ValueSource;
 
 import module java.base;
@@ -210,6 +211,8 @@ class FaultTest {
             assertEquals(4, full.code(), full.err());
             assertTrue(full.err().contains("cannot write"), full.err());
             var kept = lines(output).stream().map(line -> line.path("id").asText()).collect(Collectors.toSet());
+            assertEquals(kept.size(), told("succeeded", full), full::err);
+            assertEquals(kept.size() < ROWS, full.err().contains("Next: difyexec"), full::err);
             for (var line : lines(disk.resolve("results.jsonl.log")))
                 if (line.path("event").asText().equals("end") && line.path("outcome").asText().equals("succeeded"))
                     assertTrue(kept.contains(line.path("id").asText()), line::toString);
@@ -224,6 +227,12 @@ class FaultTest {
             dify.hasPaidOnceFor(ROWS);
             assertFalse(Files.exists(disk.resolve("results.jsonl.retry")));
         }
+    }
+
+    /// So many rows, by the summary.
+    private static int told(String outcome, Call call) {
+        var count = Pattern.compile("(\\d+) " + outcome).matcher(call.err());
+        return count.find() ? Integer.parseInt(count.group(1)) : 0;
     }
 
     @Nested
@@ -270,6 +279,36 @@ class FaultTest {
             assertEquals(0, rebuilt.code(), rebuilt.err());
             hasEachOnce(5, results());
             assertEquals(5, dify.count("started"));
+        }
+    }
+
+    // ── Streams ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    @Nested
+    class AStreamThatContradictsItself {
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, textBlock = """
+                version, trouble,     mode
+                1.14.2,  false-fail,  streaming
+                1.14.2,  false-fail,  blocking
+                1.14.2,  other-end,   streaming
+                1.14.2,  error-first, streaming
+                1.9.2,   false-fail,  streaming
+                1.9.2,   false-fail,  blocking
+                1.9.2,   other-end,   streaming
+                1.9.2,   error-first, streaming
+                """)
+        void startsEachRunOnceAndGetsItsOwnResult(String version, String trouble, String mode) throws Exception {
+            var dify = new Dify("--dify", version, "--latency", "200ms");
+            rows(6, id -> id % 2 == 0 ? "[" + trouble + "!]" : "fine");
+
+            var call = call(dify.settings(), quiet("-c", "3", "--mode", mode));
+
+            assertEquals(0, call.code(), call.err());
+            hasEachOnce(6, results());
+            for (var line : results()) assertEquals(line.path("id").asText(), line.at("/outputs/row_id").asText());
+            assertEquals(6, dify.count("started"));
+            dify.hasPaidOnceFor(6);
         }
     }
 
@@ -345,7 +384,8 @@ class FaultTest {
             var id = JSON.readTree(exchange.getRequestBody()).path("inputs").path("id").asText();
             sent.add(id);
             int megabytes = id.equals("3") ? 100 : 1;
-            var head = (mode.equals("blocking") ? "{" : "data: {\"event\":\"workflow_finished\",")
+            var head = (mode.equals("blocking") ? "{" : "data: {\"event\":\"workflow_started\","
+                    + "\"workflow_run_id\":\"run-" + id + "\"}\n\ndata: {\"event\":\"workflow_finished\",")
                     + "\"workflow_run_id\":\"run-" + id + "\",\"task_id\":\"t\",\"data\":{\"id\":\"run-" + id + "\",\"workflow_id\":\"w\","
                     + "\"status\":\"succeeded\",\"outputs\":{\"text\":\"";
             var tail = "\"},\"error\":null,\"elapsed_time\":1,\"total_tokens\":1,\"total_steps\":1}}\n\n";
@@ -459,6 +499,7 @@ class FaultTest {
             ends(130, Duration.ofSeconds(2));
 
             assertEquals(3, dify.count("stops"));
+            assertTrue(screen().contains("3 tasks were asked to stop"), screen());
         }
     }
 

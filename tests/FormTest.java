@@ -101,7 +101,7 @@ class FormTest {
                         && !List.of("text-input", "paragraph", "number").contains(type)) return Optional.empty();
                 cells.put(input.getKey(), cell.get());
             }
-            var form = form(fields, List.copyOf(cells.keySet()), exchange.version().equals("1.14.2"));
+            var form = form(fields, List.copyOf(cells.keySet()), !exchange.version().equals("1.9.2"));
             return Optional.of(DynamicTest.dynamicTest(exchange.version() + " " + about,
                     () -> compare(exchange, form, cells)));
         }
@@ -130,7 +130,7 @@ class FormTest {
 
         /// The cell that would send such a value; empty if none does.
         private Optional<String> cell(String type, JsonNode value, String version) {
-            boolean isNewer = version.equals("1.14.2"), isFilled = value.isTextual() && !value.asText().isEmpty();
+            boolean isNewer = !version.equals("1.9.2"), isFilled = value.isTextual() && !value.asText().isEmpty();
             return switch (type) {
                 case "", "text-input", "paragraph" -> text(value, value.isTextual());
                 case "select" -> text(value, isFilled);

@@ -7,9 +7,9 @@ import static java.nio.charset.StandardCharsets.UTF_8;
 import static java.util.stream.Collectors.joining;
 import static java.util.stream.Collectors.toMap;
 
-/// The exchanges with two real Dify servers in `tests/recorded/`, whose README describes them.
+/// The exchanges with three real Dify servers in `tests/recorded/`, whose README describes them.
 final class Recorded {
-    static final List<String> VERSIONS = List.of("1.9.2", "1.14.2");
+    static final List<String> VERSIONS = List.of("1.9.2", "1.14.2", "1.16.0");
     private static final ObjectMapper JSON = new ObjectMapper();
 
     private Recorded() {}

@@ -362,6 +362,17 @@ class ShellTest {
         }
 
         @Test
+        void takesWhatWasTypedForTheShellOverABadVariable() throws IOException {
+            five();
+            var files = List.of("--demo", "-i", file("data.csv").toString(), "-o", file("results.jsonl").toString());
+            var session = new Session(Map.of("TIMEOUT", "abc"), files.toArray(String[]::new));
+            assertTrue(session.refused("check").startsWith("difyexec: TIMEOUT=abc: not a duration"));
+
+            var typed = Stream.concat(files.stream(), Stream.of("--timeout", "5")).toArray(String[]::new);
+            assertTrue(new Session(Map.of("TIMEOUT", "abc"), typed).ok("check").contains("Fine"));
+        }
+
+        @Test
         void isKeptOutWhileAnotherProcessWrites() throws IOException {
             var session = five();
             try (var _ = DifyExec.Lock.take(file("results.jsonl.lock"))) {
@@ -424,7 +435,7 @@ class ShellTest {
 
             session.ok("save " + file("fixed.csv"));
 
-            assertEquals("\uFEFFid;text\n1;a, b\n2;\"d;e\"\n", Files.readString(file("fixed.csv")));
+            assertEquals("\uFEFFid;text\n1;\"a, b\"\n2;\"d;e\"\n", Files.readString(file("fixed.csv")));
         }
 
         @Test
@@ -806,24 +817,89 @@ class ShellTest {
         }
 
         private int run(Session session, boolean keepGoing, String lines) throws IOException {
-            return new DifyExec.Script(session.line, session.desk, keepGoing)
-                    .run(new BufferedReader(new StringReader(lines)));
+            session.said.getBuffer().setLength(0);
+            return new DifyExec.Script(session.line, session.desk, keepGoing).run(new StringReader(lines));
+        }
+
+        private static String last(Session session) {
+            return session.said.toString().lines().reduce("", (_, line) -> line);
         }
 
         @Test
-        void stopsAtTheFirstCommandThatFails() throws Exception {
+        void stopsAtTheFirstCommandThatCannotBeDoneAndSaysWhere() throws Exception {
             var child = fed(Map.of(), "# a script\nset r-1 text=\"two\nlines\"\nshow r-9\nedits\n", shell("--demo"));
 
             assertTrue(child.waitFor(20, TimeUnit.SECONDS));
             assertEquals(2, child.exitValue(), err());
             assertEquals("r-1\n  text\n  - Good morning\n  + two\n  + lines\n", out());
-            assertEquals("difyexec: there is no row with the id \"r-9\"; the nearest: r-1, r-2, r-3\n", err());
+            assertEquals("""
+                    difyexec: there is no row with the id "r-9"; the nearest: r-1, r-2, r-3
+                    difyexec: line 4: the script ends here: its command cannot be done (code 2); --keep-going goes \
+                    on after such a one
+                    """, err());
         }
 
         @Test
-        void goesOnIfItIsToldToAndEndsWithTheFirstFailure() throws IOException {
-            assertEquals(2, run(reopened(), true, "show r-9\nrun --progress off\nedits\n"));
+        void rowsThatFailedEndNoScript() throws IOException {
+            var session = five();
+
+            assertEquals(3, run(session, false, "status\nset r-1 text=better\nedits\n"));
+            assertEquals("1 edit of 1 row; 'save FILE' writes a CSV with them.", last(session));
+        }
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, textBlock = """
+                code, says
+                1,    met a bug
+                2,    cannot be done
+                4,    stopped early
+                130,  was interrupted
+                """)
+        void whateverElseGoesWrongEndsIt(int code, String says) throws IOException {
+            var session = five();
+            session.line.addSubcommand(ended("end", code));
+
+            assertEquals(Math.max(3, code), run(session, false, "status\n\nend\nset r-1 text=better\n"));
+            assertTrue(last(session).startsWith("difyexec: line 3: the script ends here: its command " + says
+                    + " (code " + code + ")"), last(session));
+            assertTrue(session.desk.edits().isEmpty());
+        }
+
+        private static CommandLine ended(String name, int code) {
+            @CommandLine.Command
+            record End(int code) implements Callable<Integer> {
+                @Override
+                public Integer call() {
+                    return code;
+                }
+            }
+            return new CommandLine(new End(code)).setCommandName(name);
+        }
+
+        @Test
+        void goesOnIfItIsToldToAndEndsWithTheHighestCode() throws IOException {
+            assertEquals(3, run(reopened(), true, "show r-9\nrun --progress off\nedits\n"));
             assertTrue(Files.exists(file("results.jsonl")));
+        }
+
+        @Test
+        void anInterruptEndsItInAnyCase() throws IOException {
+            var session = five();
+            session.line.addSubcommand(ended("end", 130));
+
+            assertEquals(130, run(session, true, "end\nset r-1 text=better\n"));
+            assertEquals("difyexec: line 1: the script ends here: its command was interrupted (code 130)",
+                    last(session));
+            assertTrue(session.desk.edits().isEmpty());
+        }
+
+        @Test
+        void aQuoteThatIsNeverClosedIsToldWithItsLine() throws IOException {
+            var session = five();
+
+            assertEquals(3, run(session, true, "status\n# it's\nset r-1 text=\"two\nlines\n"));
+            assertTrue(last(session).startsWith("difyexec: line 3: a quote is opened and never closed: "),
+                    last(session));
         }
 
         @Test

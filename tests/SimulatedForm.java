@@ -9,7 +9,7 @@ import static java.util.stream.Collectors.joining;
 /// the form's order, whose value does not fit refuses the run; files are looked at after all else; what is not declared
 /// is dropped. Written from the recordings, and apart from the client's own rules: sharing them would prove nothing.
 ///
-/// @param worker the rules of 1.14.2; false: of 1.9.2
+/// @param worker the rules from 1.14.2 on; false: of 1.9.2
 record SimulatedForm(List<Variable> variables, boolean worker, SimulatedFiles files) {
     private static final ObjectMapper JSON = new ObjectMapper();
 

@@ -67,7 +67,7 @@ record SimulatedGraph(List<Step> steps, Map<String, String> outputs) {
     /// Tells of one run.
     private final class Telling {
         private final DifyExec.Demo.Run run;
-        private final boolean worker;
+        private final boolean worker, newest;
         private final List<Map<String, Object>> opening = new ArrayList<>(), closing = new ArrayList<>();
         private List<Map<String, Object>> told = opening;
         private final Map<String, Object> values = new HashMap<>();
@@ -79,6 +79,7 @@ record SimulatedGraph(List<Step> steps, Map<String, String> outputs) {
         Telling(DifyExec.Demo.Run run) {
             this.run = run;
             this.worker = run.app().version().hasWorker();
+            this.newest = run.app().version().isFrom(DifyExec.Demo.Version.V1_16_0);
             run.inputs().forEach((name, value) -> values.put("start." + name, value));
             outputs.values().forEach(selector -> {
                 if (!texts.isEmpty()) texts.add("\n");
@@ -169,33 +170,43 @@ record SimulatedGraph(List<Step> steps, Map<String, String> outputs) {
             return answered(call);
         }
 
+        /// 1.16.0 takes any answer for a success, unless the call is to be repeated.
         private Optional<DifyExec.Demo.State> answered(Step.Call call) {
             int status = run.inputs().get("status") instanceof Number number ? number.intValue() : 200;
-            if (status == 429 || status >= 500) return failed(call);
-            var body = body(container.isEmpty() ? run.inputs().get("body_text") : round);
-            values.put(call.id() + ".body", body);
+            if (status == 99) return failed(call, Map.of(), "illegal status line: bytearray(b'HTTP/1.1 99 X')");
+            var answer = answer(status);
+            if (status == 429 || status >= 500) {
+                if (!newest) return failed(call, Map.of(), "Reached maximum retries " + (worker ? "" : "(0) ")
+                        + "for URL http://127.0.0.1:9009/echo");
+                if (call.forgiving()) return failed(call, answer, "Request failed with status code " + status);
+            }
+            values.put(call.id() + ".body", answer.get("body"));
             values.put(call.id() + ".status_code", status);
             texts();
-            told.add(finished(call.id(), "http-request", Map.of(), request(), object("status_code", status,
-                    "body", body, "headers", object("content-type", "application/json", "content-length",
-                    String.valueOf(body.length())), "files", List.of()), "succeeded", null, inside()));
+            told.add(finished(call.id(), "http-request", Map.of(), request(), answer, "succeeded", null, inside()));
             return Optional.empty();
         }
 
-        private Optional<DifyExec.Demo.State> failed(Step.Call call) {
-            var why = "Reached maximum retries " + (worker ? "" : "(0) ") + "for URL http://127.0.0.1:9009/echo";
+        private Map<String, Object> answer(int status) {
+            var body = body(container.isEmpty() ? run.inputs().get("body_text") : round);
+            return object("status_code", status, "body", body, "headers", object("content-type", "application/json",
+                    "content-length", String.valueOf(body.length())), "files", List.of());
+        }
+
+        /// @param answer what came, if that is told
+        private Optional<DifyExec.Demo.State> failed(Step.Call call, Map<String, Object> answer, String why) {
             if (!call.forgiving()) {
-                told.add(finished(call.id(), "http-request", Map.of(), request(), Map.of(), "failed", why, inside()));
+                told.add(finished(call.id(), "http-request", Map.of(), request(), answer, "failed", why, inside()));
                 return Optional.of(new DifyExec.Demo.State.Failed(why));
             }
-            var retry = finished(call.id(), "http-request", Map.of(), request(), Map.of(), "retry", why, null);
+            var retry = finished(call.id(), "http-request", Map.of(), request(), answer, "retry", why, null);
             told.add(event("node_retry", with(retry, "retry_index", 1)));
             values.putAll(Map.of(call.id() + ".body", "fallback", call.id() + ".status_code", 599,
                     call.id() + ".error", why));
             if (worker) texts();
             told.add(finished(call.id(), "http-request", Map.of(), request(), object("body", "fallback",
                     "status_code", 599, "headers", Map.of(), "error_message", why,
-                    "error_type", "HttpRequestNodeError"),
+                    "error_type", newest ? "HTTPResponseCodeError" : "HttpRequestNodeError"),
                     "exception", "Unknown error", object("error_strategy", "default-value")));
             return Optional.empty();
         }

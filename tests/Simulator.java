@@ -1,6 +1,6 @@
 ///usr/bin/env jbang "$0" "$@" ; exit $?
 //JAVA 25+
-//DESCRIPTION Plays a Dify server of version 1.9.2 or 1.14.2 over real HTTP, with the misbehaviour that is asked for.
+//DESCRIPTION Plays a Dify server of version 1.9.2, 1.14.2 or 1.16.0 over real HTTP, with the misbehaviour asked for.
 //SOURCES ../DifyExec.java
 //SOURCES SimulatedForm.java
 //SOURCES SimulatedFiles.java
@@ -32,7 +32,7 @@ import static java.util.stream.Collectors.joining;
 /// Every start of a row (its `id`) rolls one die, made of the seed, the id and the count of its starts: the same rows
 /// meet the same trouble in whatever order they come. A run goes on whatever its client does. Connections are served by
 /// hand, not by the JDK's server: only so is the eleventh left waiting without a sign, and a chunk cut in its middle.
-@Command(name = "simulator", mixinStandardHelpOptions = true, version = "simulator of Dify 1.9.2 and 1.14.2",
+@Command(name = "simulator", mixinStandardHelpOptions = true, version = "simulator of Dify 1.9.2, 1.14.2 and 1.16.0",
         sortOptions = false, usageHelpWidth = 100,
         description = {"Plays a Dify server over real HTTP. The first line on stdout is its address; any key that "
                 + "begins with app- is let in. GET /__stats counts the runs of each row (?rows=0: only the sums).", "",
@@ -45,7 +45,7 @@ final class Simulator implements Callable<Integer> {
     int port;
 
     @Option(names = "--dify", paramLabel = "VERSION", defaultValue = "1.14.2",
-            description = "1.14.2 or 1.9.2 (default: ${DEFAULT-VALUE}).")
+            description = DifyExec.Demo.VERSIONS + " (default: ${DEFAULT-VALUE}).")
     DifyExec.Demo.Version version;
 
     @Option(names = "--columns", paramLabel = "A,B", split = ",", defaultValue = "id,text",
@@ -68,11 +68,13 @@ final class Simulator implements Callable<Integer> {
     Duration jitter;
 
     @Option(names = "--queue", paramLabel = "S|S..S", defaultValue = "0",
-            description = "Streams of 1.14.2: a run starts so much later, its client there or not; silence until then.")
+            description = "Streams from 1.14.2 on: a run starts so much later, its client there or not; silence until "
+                    + "then.")
     Span queue;
 
     @Option(names = "--silence", paramLabel = "S", defaultValue = "300s",
-            description = "Streams of 1.14.2 end so long after their last event (default: ${DEFAULT-VALUE}).")
+            description = "Streams from 1.14.2 on end so long after their last event, if none was the end (default: "
+                    + "${DEFAULT-VALUE}).")
     Duration silence;
 
     @Option(names = "--speed", paramLabel = "N", defaultValue = "1",
@@ -85,8 +87,8 @@ final class Simulator implements Callable<Integer> {
     int places;
 
     @Option(names = "--limit", paramLabel = "N", defaultValue = "0",
-            description = "The app's limit of active requests: 400 'Too many requests.' above it; as in 1.14.2, its "
-                    + "streams are not limited, but by 1 all refused (default: no limit).")
+            description = "The app's limit of active requests: 400 'Too many requests.' above it; from 1.14.2 "
+                    + "on streams are not limited, but by 1 all refused (default: no limit).")
     int limit;
 
     @Option(names = "--drop-before", paramLabel = "P", description = "Cut before the first event; the run goes on.")
@@ -96,8 +98,8 @@ final class Simulator implements Callable<Integer> {
     Share dropAfter = Share.NONE;
 
     @Option(names = "--lose-finish", paramLabel = "P",
-            description = "No workflow_finished: the stream ends without (1.14.2: after --silence); no blocking "
-                    + "answer.")
+            description = "No workflow_finished: the stream ends without (from 1.14.2 on: after --silence); no "
+                    + "blocking answer.")
     Share loseFinish = Share.NONE;
 
     @Option(names = "--gateway", paramLabel = "P",
@@ -107,19 +109,22 @@ final class Simulator implements Callable<Integer> {
     @Option(names = "--error-500", paramLabel = "P", description = "JSON 500 of Dify after the run began; it goes on.")
     Share error500 = Share.NONE;
 
-    @Option(names = "--never", paramLabel = "P", description = "The run says running for ever, and is never answered.")
+    @Option(names = "--never", paramLabel = "P",
+            description = "The run says running for ever, and is never answered; a stream from 1.14.2 on is silent: "
+                    + "its worker was killed.")
     Share never = Share.NONE;
 
     @Option(names = "--lost", paramLabel = "P",
-            description = "Taken and lost in a crash: no run, no trace, no answer (1.14.2 streams: a ping, then "
-                    + "silence).")
+            description = "Taken and lost in a crash: no run, no trace, no answer (streams from 1.14.2 on: a ping, "
+                    + "then silence).")
     Share lost = Share.NONE;
 
     @Option(names = "--throttle", paramLabel = "P", description = "400 'Too many requests.', nothing is started.")
     Share throttle = Share.NONE;
 
     @Option(names = "--refuse", paramLabel = "P",
-            description = "The inputs are refused; streams of 1.14.2 say so inside, and stay open for --silence.")
+            description = "The inputs are refused; streams of 1.14.2 say so inside, and stay open for --silence; "
+                    + "those of 1.16.0 make up a run that failed, and end.")
     Share refuse = Share.NONE;
 
     @Option(names = "--fail", paramLabel = "P", description = "The run fails for good.")
@@ -132,21 +137,60 @@ final class Simulator implements Callable<Integer> {
     Share partial = Share.NONE;
 
     @Option(names = "--stopped", paramLabel = "P",
-            description = "Answered as stopped by the time limit; the run goes on and succeeds later.")
+            description = "Answered as stopped by the time limit; the run goes on and succeeds later (1.16.0: is "
+                    + "stored as stopped, too).")
     Share stopped = Share.NONE;
 
     @Option(names = "--kill", paramLabel = "P",
-            description = "The process that has the request is killed in the middle of the run: no answer; a stream of "
-                    + "1.14.2 is cut and its run goes on, other runs say running for ever; slots stay taken.")
+            description = "The process that has the request is killed in the middle of the run: no answer; a stream "
+                    + "from 1.14.2 on is cut and its run goes on, other runs say running for ever; slots stay taken.")
     Share kill = Share.NONE;
 
+    @Option(names = "--false-fail", paramLabel = "P",
+            description = "Answered as failed by a rate limit; the run goes on and succeeds later.")
+    Share falseFail = Share.NONE;
+
+    @Option(names = "--other-end", paramLabel = "P",
+            description = "A stream tells the end of another run; its own goes on.")
+    Share otherEnd = Share.NONE;
+
+    @Option(names = "--error-first", paramLabel = "P",
+            description = "A stream tells an error and then the end of its run.")
+    Share errorFirst = Share.NONE;
+
     @Option(names = "--step-limit", paramLabel = "P",
-            description = "The run meets the limit of steps, its outputs complete: told as failed, stored as stopped.")
+            description = "The run meets the limit of steps, its outputs complete: told as failed (1.16.0: as "
+                    + "stopped), stored as stopped.")
     Share stepLimit = Share.NONE;
 
     @Option(names = "--time-limit", paramLabel = "P",
             description = "The run meets the engine's limit of time, in 1.9.2 before its outputs; told and stored so.")
     Share timeLimit = Share.NONE;
+
+    @Option(names = "--broken", paramLabel = "P",
+            description = "Streams of 1.16.0 break: a failed end is made up; the run is stored as succeeded.")
+    Share broken = Share.NONE;
+
+    @Option(names = "--broken-running", paramLabel = "P", description = "The same, in the middle: the run goes on.")
+    Share brokenRunning = Share.NONE;
+
+    @Option(names = "--broken-absent", paramLabel = "P", description = "The same, before its run: there is none.")
+    Share brokenAbsent = Share.NONE;
+
+    @Option(names = "--worker-ended", paramLabel = "P",
+            description = "The worker is asked to end in the middle of the run: streams of 1.16.0 end as stopped, and "
+                    + "are stored so.")
+    Share workerEnded = Share.NONE;
+
+    @Option(names = "--restart-worker", paramLabel = "S", defaultValue = "0",
+            description = "Every S the worker is asked to end, and another one comes: the same for all streams of "
+                    + "1.16.0 that run (default: never).")
+    Duration restartWorker;
+
+    @Option(names = "--kill-worker", paramLabel = "S", defaultValue = "0",
+            description = "Every S the worker is killed, and another one comes: the runs of all streams from 1.14.2 on "
+                    + "say running for ever (default: never).")
+    Duration killWorker;
 
     @Spec CommandSpec spec;
 
@@ -163,12 +207,20 @@ final class Simulator implements Callable<Integer> {
 
     @Override
     public Integer call() throws Exception {
-        try (var server = Server.start(port, places, new Dify(behaviour()))) {
+        var dify = new Dify(behaviour());
+        try (var server = Server.start(port, places, dify)) {
+            every(restartWorker, dify::endWorker);
+            every(killWorker, dify::killWorker);
             spec.commandLine().getOut().println(server.baseUrl());
             spec.commandLine().getOut().flush();
             Thread.currentThread().join(); // until it is ended from outside
         }
         return 0;
+    }
+
+    private static void every(Duration period, Runnable what) {
+        if (period.isPositive()) Executors.newSingleThreadScheduledExecutor(Thread.ofPlatform().daemon().factory())
+                .scheduleAtFixedRate(what, period.toMillis(), period.toMillis(), MILLISECONDS);
     }
 
     Behaviour behaviour() {
@@ -186,9 +238,16 @@ final class Simulator implements Callable<Integer> {
         shares.put(Fault.FLAKY, flaky);
         shares.put(Fault.PARTIAL, partial);
         shares.put(Fault.STOPPED, stopped);
+        shares.put(Fault.FALSE_FAIL, falseFail);
+        shares.put(Fault.OTHER_END, otherEnd);
+        shares.put(Fault.ERROR_FIRST, errorFirst);
         shares.put(Fault.KILL, kill);
         shares.put(Fault.STEP_LIMIT, stepLimit);
         shares.put(Fault.TIME_LIMIT, timeLimit);
+        shares.put(Fault.BROKEN, broken);
+        shares.put(Fault.BROKEN_RUNNING, brokenRunning);
+        shares.put(Fault.BROKEN_ABSENT, brokenAbsent);
+        shares.put(Fault.WORKER_ENDED, workerEnded);
         if (speed < 1) throw new ParameterException(spec.commandLine(), "--speed=" + speed + " is not 1 or more");
         return new Behaviour(version, fields(), seed, new Pace(speed), latency, jitter, queue, silence, limit, shares);
     }
@@ -205,7 +264,8 @@ final class Simulator implements Callable<Integer> {
 
     private static DifyExec.Demo.Version version(String number) {
         return Stream.of(DifyExec.Demo.Version.values()).filter(version -> version.number.equals(number)).findFirst()
-                .orElseThrow(() -> new TypeConversionException("'" + number + "' is neither 1.14.2 nor 1.9.2"));
+                .orElseThrow(() -> new TypeConversionException("'" + number + "' is not "
+                        + DifyExec.Demo.VERSIONS));
     }
 
     // ── What a row meets ────────────────────────────────────────────────────────────────────────────────────────────
@@ -239,15 +299,16 @@ final class Simulator implements Callable<Integer> {
     /// What can go wrong with one start of a row.
     enum Fault {
         NONE, DROP_BEFORE, DROP_AFTER, LOSE_FINISH, GATEWAY, ERROR_500, NEVER, LOST, THROTTLE, REFUSE, FAIL, FLAKY,
-        PARTIAL, STOPPED, KILL, STEP_LIMIT, TIME_LIMIT;
+        PARTIAL, STOPPED, FALSE_FAIL, OTHER_END, ERROR_FIRST, KILL, STEP_LIMIT, TIME_LIMIT, BROKEN, BROKEN_RUNNING,
+        BROKEN_ABSENT, WORKER_ENDED;
 
         String word() {
             return name().toLowerCase(Locale.ROOT).replace('_', '-');
         }
 
-        /// Nothing is started.
-        boolean isRefusal() {
-            return this == THROTTLE || this == REFUSE || this == LOST;
+        /// Met only by streams of 1.16.0.
+        boolean isOfNewStreams() {
+            return this == BROKEN || this == BROKEN_RUNNING || this == BROKEN_ABSENT || this == WORKER_ENDED;
         }
     }
 
@@ -330,8 +391,15 @@ final class Simulator implements Callable<Integer> {
     /// One run, from when it was taken. What its own answer tells and what is stored can differ, also in time.
     static final class Job {
         private static final Map<String, Object> BY_LISTENER = Map.of("status", "stopped", "error", "Stopped by user.");
+        private static final Map<String, Object> FALSELY = Map.of("status", "failed", "outputs", Map.of(),
+                "error", "[openai] Rate Limit Error, 429 Too Many Requests");
+        private static final String OF_TASK = "Aborted: App task was stopped";
+
+        /// What ends a run before its time.
+        private enum Halt { NONE, STOP, WORKER_ENDED, WORKER_KILLED }
 
         final String row, user;
+        final Map<?, ?> given;
         final boolean streaming;
         final Fate fate;
         final Published version;
@@ -343,7 +411,11 @@ final class Simulator implements Callable<Integer> {
         final CompletableFuture<Told> told = new CompletableFuture<>();
         /// What is told of a run that was paused and goes on.
         final CompletableFuture<Told> resumed = new CompletableFuture<>();
-        private final CountDownLatch stopped = new CountDownLatch(1);
+        /// Its worker is gone: nothing more is stored or told.
+        final CompletableFuture<Void> killed = new CompletableFuture<>();
+        /// Someone listens to a run that was paused.
+        volatile boolean followed;
+        private final CompletableFuture<Halt> halt = new CompletableFuture<>();
         private final Pace pace;
         /// What was stored otherwise than its state says.
         private volatile Map<String, Object> corrections = Map.of();
@@ -392,6 +464,7 @@ final class Simulator implements Callable<Integer> {
         Job(String row, Start start, boolean twice, Pace pace) {
             this.row = row;
             this.user = start.user();
+            this.given = start.inputs();
             this.streaming = start.streaming();
             this.fate = start.fate();
             this.version = start.version();
@@ -399,19 +472,34 @@ final class Simulator implements Callable<Integer> {
             this.pace = pace;
         }
 
-        boolean hasWorker() {
-            return version.app().version().hasWorker();
+        boolean isFrom(DifyExec.Demo.Version first) {
+            return version.app().version().isFrom(first);
         }
 
-        /// Waits as long as its fate or its graph says, unless it is stopped before; runs on a thread of its own.
+        boolean hasWorker() {
+            return isFrom(DifyExec.Demo.Version.V1_14_2);
+        }
+
+        /// Waits as long as its fate or its graph says, unless it is halted before; runs on a thread of its own.
         void run(Map<String, Object> inputs, Runnable onBegin, Runnable onEnd) throws InterruptedException {
             pace.pause(fate.queue());
             var run = DifyExec.Demo.Run.begin(version.app(), user, inputs, Instant.now());
             began.complete(run);
             onBegin.run();
-            if (fate.fault() == Fault.NEVER || fate.fault() == Fault.KILL && !(streaming && hasWorker())) return;
-            if (stopped.await(pace.millis(takes()), MILLISECONDS)) stop(run, onEnd);
-            else end(run, inputs, onEnd);
+            boolean inWorker = streaming && hasWorker();
+            if (!inWorker && (fate.fault() == Fault.NEVER || fate.fault() == Fault.KILL)) return;
+            if (fate.fault() == Fault.NEVER) killWorker();
+            if (fate.fault() == Fault.WORKER_ENDED) haltAfter(Halt.WORKER_ENDED, takes().dividedBy(2));
+            switch (haltAfter(Halt.NONE, takes()).join()) {
+                case NONE -> end(run, inputs, onEnd);
+                case STOP -> stop(run, onEnd);
+                case WORKER_ENDED -> shutDown(run, onEnd);
+                case WORKER_KILLED -> killed.complete(null);
+            }
+        }
+
+        private CompletableFuture<Halt> haltAfter(Halt what, Duration time) {
+            return halt.completeOnTimeout(what, pace.millis(time), MILLISECONDS);
         }
 
         /// How long it takes, once begun.
@@ -435,15 +523,15 @@ final class Simulator implements Callable<Integer> {
                     "text", text);
             int tokens = 16 + text.length() / 3;
             var course = course(run);
-            if (fate.fault() == Fault.STOPPED) {
-                told.complete(new Told(run.end(new DifyExec.Demo.State.Stopped(), 0, Instant.now()),
-                        course.map(_ -> new SimulatedGraph.Course(List.of(), List.of(), null)), BY_LISTENER));
+            if (fate.fault() == Fault.FALSE_FAIL) {
+                told.complete(halted(run.end(new DifyExec.Demo.State.Stopped(), 0, Instant.now()), FALSELY));
                 pace.pause(takes());
             }
             if (fate.fault() == Fault.STEP_LIMIT || fate.fault() == Fault.TIME_LIMIT) {
                 abort(run, course, onEnd);
                 return;
             }
+            if (fate.fault() == Fault.STOPPED && giveUp(run, onEnd)) return;
             var state = version.form().mismatch(inputs).<DifyExec.Demo.State>map(DifyExec.Demo.State.Failed::new)
                     .orElseGet(() -> switch (fate.fault()) {
                         case FAIL -> new DifyExec.Demo.State.Failed("Run failed: the model refused this input");
@@ -472,13 +560,42 @@ final class Simulator implements Callable<Integer> {
             var closing = course.map(SimulatedGraph.Course::closing).orElse(List.of());
             var seen = course.map(whole -> new SimulatedGraph.Course(whole.opening(),
                     early ? closing.subList(0, closing.size() - 2) : closing, whole.ending()));
-            var ended = run.end(new DifyExec.Demo.State.Stopped(), 0, Instant.now());
             var outputs = course.filter(_ -> !early).map(whole -> whole.ending().outputs()).orElse(Map.of());
-            corrections = DifyExec.Demo.object("outputs", outputs, "error", "Aborted: Maximum execution "
-                    + (fate.fault() == Fault.STEP_LIMIT ? "steps exceeded: 3 > 2" : "time exceeded: 2.53s > 1s"));
+            var ended = store(run, "Aborted: Maximum execution " + (fate.fault() == Fault.STEP_LIMIT
+                    ? "steps exceeded: 3 > 2" : "time exceeded: 2.53s > 1s"), outputs, onEnd);
+            told.complete(new Told(ended, seen, corrections));
+        }
+
+        /// The listener's time is over, and it says so; the run goes on. True: 1.16.0 aborts it.
+        private boolean giveUp(DifyExec.Demo.Run run, Runnable onEnd) throws InterruptedException {
+            told.complete(halted(run.end(new DifyExec.Demo.State.Stopped(), 0, Instant.now()), BY_LISTENER));
+            boolean isAborted = isFrom(DifyExec.Demo.Version.V1_16_0);
+            pace.pause(isAborted ? Duration.ofMillis(500) : takes());
+            if (isAborted) store(run, "Aborted: App execution exceeded 2 seconds", Map.of(), onEnd);
+            return isAborted;
+        }
+
+        /// 1.16.0 aborts what its worker has in hand when that is asked to end.
+        private void shutDown(DifyExec.Demo.Run run, Runnable onEnd) throws InterruptedException {
+            pace.pause(Duration.ofMillis(200));
+            var ended = store(run, "Aborted: Workflow stopped because the worker is shutting down.", Map.of(), onEnd);
+            told.complete(halted(ended, corrections));
+        }
+
+        /// Stored as stopped, in words of its own.
+        private DifyExec.Demo.Run store(DifyExec.Demo.Run run, String error, Map<String, Object> outputs,
+                Runnable onEnd) {
+            var ended = run.end(new DifyExec.Demo.State.Stopped(), 0, Instant.now());
+            corrections = DifyExec.Demo.object("outputs", outputs, "error", error);
             stored.complete(ended);
             onEnd.run();
-            told.complete(new Told(ended, seen, corrections));
+            return ended;
+        }
+
+        /// Told without the steps that were still to come.
+        private Told halted(DifyExec.Demo.Run ended, Map<String, Object> corrections) {
+            return new Told(ended, version.graph().map(_ -> new SimulatedGraph.Course(List.of(), List.of(), null)),
+                    corrections);
         }
 
         /// The question of a paused run, in the words of its graph.
@@ -492,6 +609,8 @@ final class Simulator implements Callable<Integer> {
             var data = (Map<?, ?>) run.closing().getLast().get("data");
             ((Map<?, ?>) ((List<?>) data.get("reasons")).getFirst())
                     .forEach((key, value) -> reason.put((String) key, value));
+            if (run.app().version().isFrom(DifyExec.Demo.Version.V1_16_0))
+                reason.put("approval_channels", List.of("console"));
             reason.putAll(SimulatedGraph.question(run));
             return reason;
         }
@@ -500,9 +619,23 @@ final class Simulator implements Callable<Integer> {
         void resume(String note) {
             var run = began.join();
             var course = version.graph().orElseThrow().resumed(run, note);
+            if (isFrom(DifyExec.Demo.Version.V1_16_0)) {
+                breakOff(run, course);
+                return;
+            }
             var ended = run.end(course.ending(), 0, Instant.now());
             again = ended;
             resumed.complete(new Told(ended, Optional.of(course), Map.of()));
+        }
+
+        /// 1.16.0 ends it at once, somewhere on its way; with outputs or without.
+        private void breakOff(DifyExec.Demo.Run run, SimulatedGraph.Course course) {
+            corrections = DifyExec.Demo.object("outputs", streaming ? course.ending().outputs() : Map.of(), "error",
+                    followed ? OF_TASK : "Aborted: Client response stream closed before app execution completed");
+            again = run.end(new DifyExec.Demo.State.Stopped(), 0, Instant.now());
+            var start = course.closing().subList(0, 1);
+            resumed.complete(new Told(again, Optional.of(new SimulatedGraph.Course(List.of(), start, null)),
+                    BY_LISTENER));
         }
 
         Map<String, Object> detail() {
@@ -523,24 +656,33 @@ final class Simulator implements Callable<Integer> {
         }
 
         /// Engine and listener race for it (20 stops on each server): the engine wins four of five. 1.9.2 is at times
-        /// told before it is stored.
+        /// told before it is stored, and 1.16.0 where the listener wins; it then is stored in words of its own.
         private void stop(DifyExec.Demo.Run run, Runnable onEnd) throws InterruptedException {
             pace.pause(Duration.ofMillis(25 + fate.die() % 200));
             var ended = run.end(new DifyExec.Demo.State.Stopped(), 0, Instant.now());
-            var told = new Told(ended, version.graph().map(_ -> new SimulatedGraph.Course(List.of(), List.of(), null)),
-                    fate.die() % 5 == 0 ? BY_LISTENER : Map.of());
-            boolean early = !hasWorker() && fate.die() % 7 == 0;
-            if (early) {
+            boolean byListener = fate.die() % 5 == 0, newly = byListener && isFrom(DifyExec.Demo.Version.V1_16_0);
+            var told = halted(ended, byListener ? BY_LISTENER : Map.of());
+            if (newly || !hasWorker() && fate.die() % 7 == 0) {
                 this.told.complete(told);
                 pace.pause(Duration.ofMillis(300));
             }
+            if (newly) corrections = Map.of("outputs", Map.of(), "error", OF_TASK);
             stored.complete(ended);
             onEnd.run();
             this.told.complete(told);
         }
 
         void stop() {
-            stopped.countDown();
+            halt.complete(Halt.STOP);
+        }
+
+        /// Its worker is asked to end; before 1.16.0 that finishes first what it has begun.
+        void endWorker() {
+            if (streaming && isFrom(DifyExec.Demo.Version.V1_16_0) && began.isDone()) halt.complete(Halt.WORKER_ENDED);
+        }
+
+        void killWorker() {
+            if (streaming && hasWorker() && began.isDone()) halt.complete(Halt.WORKER_KILLED);
         }
 
         /// As detail and log have it; nothing while it waits in the queue.
@@ -558,6 +700,43 @@ final class Simulator implements Callable<Integer> {
                 case "failed", "stopped" -> false;
                 default -> true;
             };
+        }
+    }
+
+    /// What 1.16.0 puts at the end of a stream that has none: a start, where there was none either, and a failed end.
+    record MadeUp(String task, String run, Published version, Map<?, ?> given, String error) {
+        private static final String NO_END = "Workflow stream ended without a terminal event";
+
+        /// Of a run that never was.
+        static MadeUp of(Start start, String error) {
+            var id = UUID.randomUUID().toString();
+            return new MadeUp(id, id, start.version(), start.inputs(), error);
+        }
+
+        static MadeUp of(Job job) {
+            var run = job.began.join();
+            return new MadeUp(run.task(), run.id(), job.version, job.given, NO_END);
+        }
+
+        Map<String, Object> started() {
+            return event("workflow_started", "inputs", given, "created_at", now(), "reason", "initial");
+        }
+
+        Map<String, Object> finished() {
+            return event("workflow_finished", "status", "failed", "outputs", null, "error", error,
+                    "elapsed_time", new BigDecimal("0.0"), "total_tokens", 0, "total_steps", 0,
+                    "created_by", Map.of(), "created_at", now(), "finished_at", now(), "exceptions_count", 1,
+                    "files", List.of());
+        }
+
+        private static long now() {
+            return Instant.now().getEpochSecond();
+        }
+
+        private Map<String, Object> event(String name, Object... more) {
+            var data = DifyExec.Demo.object("id", run, "workflow_id", version.app().workflow());
+            data.putAll(DifyExec.Demo.object(more));
+            return DifyExec.Demo.object("event", name, "task_id", task, "workflow_run_id", run, "data", data);
         }
     }
 
@@ -605,6 +784,10 @@ final class Simulator implements Callable<Integer> {
             if (!inLog.add(job)) return;
             log.addFirst(job);
             listed.computeIfAbsent(job.user, _ -> new ConcurrentLinkedDeque<>()).addFirst(job);
+        }
+
+        void each(Consumer<Job> what) {
+            rows.values().stream().flatMap(List::stream).forEach(what);
         }
 
         Optional<Job> withRun(String id) {
@@ -679,8 +862,8 @@ final class Simulator implements Callable<Integer> {
         static final Setup PLAIN = new Setup("simulated", Optional.empty(), Kind.WORKFLOW, _ -> true);
     }
 
-    /// Who is let in.
-    enum Access { OPEN, DISABLED, DELETED }
+    /// Who is let in; `FORGOTTEN`: the app is deleted, and its keys with it.
+    enum Access { OPEN, DISABLED, DELETED, FORGOTTEN }
 
     /// The app's API: answers one exchange after another, by any thread.
     static final class Dify {
@@ -690,7 +873,7 @@ final class Simulator implements Callable<Integer> {
 
         private final Behaviour behaviour;
         private final Setup setup;
-        private final boolean worker;
+        private final boolean worker, makesUpEnds;
         private final Pace pace;
         private final SimulatedFiles files;
         private final Ledger ledger = new Ledger();
@@ -710,6 +893,7 @@ final class Simulator implements Callable<Integer> {
             this.behaviour = behaviour;
             this.setup = setup;
             this.worker = behaviour.version().hasWorker();
+            this.makesUpEnds = behaviour.version().isFrom(DifyExec.Demo.Version.V1_16_0);
             this.pace = behaviour.pace();
             this.files = new SimulatedFiles(setup.answers());
             this.routes = Stream.concat(shared(), worker ? newer() : Stream.of()).toList();
@@ -753,8 +937,20 @@ final class Simulator implements Callable<Integer> {
             return draft;
         }
 
+        /// 1.14.2 forgets the keys of a deleted app at once, 1.16.0 within ten seconds, 1.9.2 not.
         void become(Access access) {
-            this.access = access;
+            boolean atOnce = access == Access.DELETED && behaviour.version() == DifyExec.Demo.Version.V1_14_2;
+            this.access = atOnce ? Access.FORGOTTEN : access;
+        }
+
+        /// The worker is asked to end, as at each deployment; another one takes its place.
+        void endWorker() {
+            ledger.each(Job::endWorker);
+        }
+
+        /// The worker is killed; another one takes its place, which knows nothing of the runs of the first.
+        void killWorker() {
+            ledger.each(Job::killWorker);
         }
 
         void delete(String key) {
@@ -826,7 +1022,7 @@ final class Simulator implements Callable<Integer> {
                     "Authorization header must be provided and start with 'Bearer'");
             if (!words[0].equalsIgnoreCase("Bearer"))
                 throw unauthorized(exchange, "Authorization scheme must be 'Bearer'");
-            if (!known || worker && access == Access.DELETED) throw unauthorized(exchange, "Access token is invalid");
+            if (!known || access == Access.FORGOTTEN) throw unauthorized(exchange, "Access token is invalid");
             if (access != Access.OPEN) throw new DifyExec.Demo.Refused(403, "forbidden", access == Access.DELETED
                     ? "The app no longer exists." : "The app's API service has been disabled.");
         }
@@ -849,9 +1045,7 @@ final class Simulator implements Callable<Integer> {
             var user = user(body);
             boolean streaming = "streaming".equals(body.get("response_mode")); // all else is blocking
             var row = Objects.toString(inputs.get("id"), "");
-            var fate = behaviour.fate(row, ledger.nextStart(row), inputs);
-            if (worker && !streaming || !worker)
-                fate = new Fate(fate.fault(), Duration.ZERO, fate.latency(), fate.die()); // no queue there
+            var fate = possible(behaviour.fate(row, ledger.nextStart(row), inputs), streaming);
             ledger.met(fate.fault(), user);
             if (fate.fault() == Fault.THROTTLE) throw tooMany(behaviour.limit() > 0 ? behaviour.limit() : 10);
             if (worker && streaming) {
@@ -868,6 +1062,13 @@ final class Simulator implements Callable<Integer> {
             } finally {
                 if (fate.fault() != Fault.KILL) active.decrementAndGet(); // a killed process gives nothing back
             }
+        }
+
+        /// Only in a worker a run can wait in a queue, and only that of 1.16.0 breaks off what it streams.
+        private Fate possible(Fate fate, boolean streaming) {
+            boolean newStream = makesUpEnds && streaming;
+            return new Fate(newStream || !fate.fault().isOfNewStreams() ? fate.fault() : Fault.NONE,
+                    worker && streaming ? fate.queue() : Duration.ZERO, fate.latency(), fate.die());
         }
 
         private Map<?, ?> inputs(Map<?, ?> body) {
@@ -921,7 +1122,7 @@ final class Simulator implements Callable<Integer> {
                         "trace_session_id must be 1 to 200 characters after trimming.");
         }
 
-        /// What 1.14.2 answers to a body or a query that does not fit, as Pydantic reports it.
+        /// What is answered from 1.14.2 on to a body or a query that does not fit, as Pydantic reports it.
         private static DifyExec.Demo.Refused mistake(String model, String field, String what, String kind,
                 String type) {
             return new DifyExec.Demo.Refused(400, "invalid_param", "1 validation error for " + model + "\n" + field
@@ -964,27 +1165,49 @@ final class Simulator implements Callable<Integer> {
             } catch (SimulatedForm.Refusal refusal) {
                 if (!inStream) throw refusal.broken ? broken() : new DifyExec.Demo.Refused(400, "invalid_param",
                         refusal.getMessage());
-                error(exchange, DifyExec.Demo.object("event", "error", "message", refusal.getMessage(), "status", 500));
+                error(exchange, start, DifyExec.Demo.object("event", "error", "message", refusal.getMessage(),
+                        "status", 500));
                 return;
             }
             var kind = start.version().graph().flatMap(SimulatedGraph::unknown);
             if (kind.isPresent()) {
                 var message = "No class mapping found for node type: " + kind.get();
                 if (!inStream) throw new DifyExec.Demo.Refused(400, "invalid_param", message);
-                error(exchange, DifyExec.Demo.object("event", "error", "workflow_run_id", null, "code", "invalid_param",
-                        "status", 400, "message", message));
+                error(exchange, start, DifyExec.Demo.object("event", "error", "workflow_run_id", null,
+                        "code", "invalid_param", "status", 400, "message", message));
                 return;
             }
-            if (start.fate().fault() == Fault.LOST) lose(exchange, start, inStream);
-            else take(exchange, start, taken);
+            switch (start.fate().fault()) {
+                case LOST -> lose(exchange, start, inStream);
+                case BROKEN_ABSENT -> makeUp(exchange, MadeUp.of(start, MadeUp.NO_END));
+                default -> take(exchange, start, taken);
+            }
         }
 
-        /// The stream stays open after it, and holds its connection whether or not its client is there.
-        private void error(Exchange exchange, Map<String, Object> event) throws IOException, InterruptedException {
+        /// The stream of 1.14.2 stays open after it, and holds its connection whether or not its client is there. That
+        /// of 1.16.0 has an end made up, in place of an error without a code and after one with.
+        private void error(Exchange exchange, Start start, Map<String, Object> event)
+                throws IOException, InterruptedException {
+            boolean isCoded = event.containsKey("code");
+            if (makesUpEnds && !isCoded) {
+                makeUp(exchange, MadeUp.of(start, (String) event.get("message")));
+            } else if (makesUpEnds) {
+                makeUp(exchange, MadeUp.of(start, MadeUp.NO_END), line(event));
+            } else {
+                var out = exchange.stream();
+                out.write(PING);
+                out.write(line(event));
+                fallSilent(out);
+            }
+        }
+
+        private void makeUp(Exchange exchange, MadeUp end, String... before) throws IOException, InterruptedException {
             var out = exchange.stream();
             out.write(PING);
-            out.write(line(event));
-            pace.pause(behaviour.silence());
+            pace.pause(behaviour.version().opening());
+            for (var line : before) out.write(line);
+            out.write(line(end.started()));
+            out.write(line(end.finished()));
             out.end();
         }
 
@@ -995,7 +1218,12 @@ final class Simulator implements Callable<Integer> {
             }
             var out = exchange.stream();
             out.write(PING);
-            pace.pause(behaviour.silence());
+            fallSilent(out);
+        }
+
+        /// Nothing more comes, not even a ping: 1.9.2 ends such a stream at once.
+        private void fallSilent(Exchange.Chunks out) throws IOException, InterruptedException {
+            pace.pause(worker ? behaviour.silence() : Duration.ZERO);
             out.end();
         }
 
@@ -1046,7 +1274,7 @@ final class Simulator implements Callable<Integer> {
                             + "</title></head>\n<body>\n<center><h1>" + status + "</h1></center>\n"
                             + "<hr><center>nginx/1.22.1</center>\n</body>\n</html>\n").replace("\n", "\r\n"));
             exchange.done();
-            await(job.told);
+            await(CompletableFuture.anyOf(job.told, job.killed));
         }
 
         private void block(Exchange exchange, Job job) throws IOException, InterruptedException {
@@ -1094,32 +1322,57 @@ final class Simulator implements Callable<Integer> {
             int last = fault == Fault.DROP_AFTER && die % 3 > 0 ? 1 + die / 3 % opening.size() : opening.size();
             for (var event : opening.subList(0, last)) write(out, event);
             if (fault == Fault.DROP_AFTER && die % 3 > 0) out.cut(line(run.get().textChunk("Answer", "llm", "text")));
-            if (fault == Fault.KILL) kill(job);
-            if (fault == Fault.NEVER && worker) { // its worker was killed: not even pings
-                pace.pause(behaviour.silence());
+            if (fault == Fault.OTHER_END) {
+                out.write(line(another(job).closing().getLast()));
                 out.end();
                 return;
             }
-            finish(out, job);
+            if (fault == Fault.KILL) kill(job);
+            if (fault == Fault.BROKEN_RUNNING) {
+                pace.pause(job.takes().dividedBy(3));
+                breakOff(out, job);
+            } else finish(out, job);
+        }
+
+        /// What was not told by now is not told at all.
+        private static void breakOff(Exchange.Chunks out, Job job) throws IOException {
+            var end = MadeUp.of(job);
+            if (!fits(job.opening(job.began.join()).getFirst())) out.write(line(end.started()));
+            out.write(line(end.finished()));
+            out.end();
+        }
+
+        /// A run that nobody asked for, and that succeeded.
+        private static DifyExec.Demo.Run another(Job job) {
+            return DifyExec.Demo.Run.begin(job.version.app(), "", Map.of(), Instant.now()).end(
+                    new DifyExec.Demo.State.Succeeded(Map.of("answer", "of another run")), 1, Instant.now());
         }
 
         private void finish(Exchange.Chunks out, Job job) throws IOException, InterruptedException {
             var fault = job.fate.fault();
-            var events = awaitEnd(out, job.told).closing();
+            var told = awaitEnd(out, job, job.told);
+            if (told.isEmpty()) {
+                fallSilent(out);
+                return;
+            }
+            var events = told.get().closing();
             for (var event : events.subList(0, events.size() - 1)) write(out, event);
-            if (job.isEndless()) awaitEnd(out, job.resumed);
+            if (job.isEndless()) awaitEnd(out, job, job.resumed);
             if (!worker) ledger.list(job); // reached only while the client is there
             if (fault == Fault.DROP_AFTER) out.cut(line(events.getLast()));
-            if (fault == Fault.LOSE_FINISH || !fits(events.getLast()))
-                pace.pause(worker ? behaviour.silence() : Duration.ZERO);
+            if (fault == Fault.ERROR_FIRST) out.write(line(DifyExec.Demo.object("event", "error",
+                    "workflow_run_id", job.began.join().id(), "code", "completion_request_error", "status", 400,
+                    "message", "Completion request failed.")));
+            if (fault == Fault.BROKEN || makesUpEnds && !fits(events.getLast())) breakOff(out, job);
+            else if (fault == Fault.LOSE_FINISH || !fits(events.getLast())) fallSilent(out);
             else {
                 out.write(line(events.getLast()));
                 pace.pause(behaviour.version().linger());
+                out.end();
             }
-            out.end();
         }
 
-        /// An event with an integer beyond 64 bits cannot be encoded: 1.14.2 leaves it out.
+        /// An event with an integer beyond 64 bits cannot be encoded: it is left out.
         private static void write(Exchange.Chunks out, Map<String, Object> event) throws IOException {
             if (fits(event)) out.write(line(event));
         }
@@ -1150,11 +1403,13 @@ final class Simulator implements Callable<Integer> {
             }
         }
 
-        private Job.Told awaitEnd(Exchange.Chunks out, CompletableFuture<Job.Told> told)
+        /// Nothing where the run's worker is killed before.
+        private Optional<Job.Told> awaitEnd(Exchange.Chunks out, Job job, CompletableFuture<Job.Told> told)
                 throws IOException, InterruptedException {
             while (true) {
                 try {
-                    return told.get(pace.millis(PING_PERIOD), MILLISECONDS);
+                    CompletableFuture.anyOf(told, job.killed).get(pace.millis(PING_PERIOD), MILLISECONDS);
+                    return Optional.ofNullable(told.getNow(null));
                 } catch (TimeoutException _) {
                     out.write(PING);
                 } catch (ExecutionException problem) {
@@ -1177,7 +1432,7 @@ final class Simulator implements Callable<Integer> {
 
         // A run that goes on without its first stream
 
-        /// The reconnect route of 1.14.2, with what it gets wrong.
+        /// The reconnect route from 1.14.2 on, with what it gets wrong.
         private void events(Exchange exchange, String id) throws IOException, InterruptedException {
             var user = exchange.query("user");
             if (user.isEmpty()) throw new DifyExec.Demo.Refused(400, "invalid_param", "Arg user must be provided.");
@@ -1195,17 +1450,20 @@ final class Simulator implements Callable<Integer> {
             boolean snapshot = exchange.query("include_state_snapshot").equals("true");
             if (snapshot) for (var event : snapshot(job)) out.write(line(event));
             boolean paused = job.told.isDone();
+            if (paused) job.followed = true;
             if (!paused && !job.streaming) pace.pause(behaviour.silence()); // a blocking run publishes nothing
-            else follow(out, awaitEnd(out, paused ? job.resumed : job.told));
-            if (exchange.query("continue_on_pause").equals("true") && !snapshot) pace.pause(behaviour.silence());
+            else follow(out, awaitEnd(out, job, paused ? job.resumed : job.told));
+            boolean goesOn = exchange.query("continue_on_pause").equals("true") && !snapshot;
+            if (goesOn && makesUpEnds && !paused) throw new IOException("1.16.0 breaks it off within a chunk");
+            if (goesOn) pace.pause(behaviour.silence());
             out.end();
         }
 
-        private void follow(Exchange.Chunks out, Job.Told told) throws IOException, InterruptedException {
-            if (told.run().state() instanceof DifyExec.Demo.State.Succeeded && told.course().isPresent())
-                for (var event : told.closing()) write(out, event);
-            else out.write(line(told.last()));
-            pace.pause(behaviour.version().linger());
+        private void follow(Exchange.Chunks out, Optional<Job.Told> told) throws IOException, InterruptedException {
+            if (told.flatMap(Job.Told::course).isPresent())
+                for (var event : told.get().closing()) write(out, event);
+            else if (told.isPresent()) out.write(line(told.get().last()));
+            pace.pause(told.isPresent() ? behaviour.version().linger() : behaviour.silence());
         }
 
         /// What has happened so far, without the details of the nodes.
@@ -1289,12 +1547,14 @@ final class Simulator implements Callable<Integer> {
         }
 
         private void site(Exchange exchange, String id) throws IOException {
-            exchange.send(DifyExec.Demo.Reply.of(200, DifyExec.Demo.object("title", setup.name(),
+            var site = DifyExec.Demo.object("title", setup.name(),
                     "chat_color_theme", null, "chat_color_theme_inverted", false, "icon_type", "emoji",
                     "icon", "x", "icon_background", "#FFEAD5",
                     "icon_url", null, "description", null, "copyright", null, "privacy_policy", null,
                     "custom_disclaimer", "", "default_language", "en-US", "show_workflow_steps", true,
-                    "use_icon_as_answer_icon", false)));
+                    "use_icon_as_answer_icon", false);
+            if (makesUpEnds) site.put("input_placeholder", null);
+            exchange.send(DifyExec.Demo.Reply.of(200, site));
         }
 
         private void parameters(Exchange exchange, String id) throws IOException {

@@ -248,6 +248,28 @@ class ViewsTest {
             assertEquals(0, JSON.readTree(DifyExec.StatusView.json(batch)).path("lost_results").asInt());
         }
 
+        @Test
+        void groupsRowsThatDifferInRunsAndTimesAloneInEachView() throws IOException {
+            batch().ended("a", "", "unknown", "run 0b7f3a9e-1c2d-4e5f-8a9b-0c1d2e3f4a5b says running after 5 min 3 s")
+                    .ended("b", "", "unknown", "run 1c8f4b0f-2d3e-4f60-9bac-1d2e3f405b6c says running after 59 s")
+                    .ended("c", "", "failed", "HTTP 503 from http://10.0.0.1/a/17")
+                    .ended("d", "", "failed", "HTTP 503 from http://10.0.0.1/a/4711").save();
+
+            var status = call("status", "-o", path("results.jsonl"), "--html", path("report.html")).out();
+            var out = new StringWriter();
+            var read = DifyExec.Batch.peek(DifyExec.BatchFiles.of(folder.resolve("results.jsonl")), Optional.empty(),
+                    DifyExec.Reading.NOTHING);
+            DifyExec.FailureView.byError(read, List.of(0, 1, 2, 3), false, new PrintWriter(out));
+
+            var unknown = "unknown: run … says running after …";
+            var failed = "HTTP 503 from http://10.0.0.1/a/…";
+            assertEquals("  2 × " + unknown + " (a, b)\n  2 × " + failed + " (c, d)\n", out.toString());
+            assertTrue(status.contains("       2 × " + failed + "\n           c, d\n"), status);
+            assertTrue(status.contains("       2 × " + unknown + "\n           a, b\n"), status);
+            assertTrue(page().contains("\"causes\":[\"" + unknown + "\",\"" + failed + "\"]"), page());
+            assertEquals("[0, 0, 1, 1]", rows().stream().map(row -> row.get(2).asInt()).toList().toString());
+        }
+
         @ParameterizedTest
         @EnumSource(DifyExec.Standing.class)
         void isColouredOnATerminalAlone(DifyExec.Standing standing) {
@@ -405,6 +427,19 @@ class ViewsTest {
                     assertEquals(output.getValue().asText().replace('\ud800', '?'),
                             row.get(column.indexOf("output." + output.getKey().replace('\ud800', '?'))));
             }
+        }
+
+        @Test
+        void halfAnEmojiIsShownAsWhatCannotBeShownAndStaysWhatItIsInRaw() throws IOException {
+            batch().success("a", "x", "{\"o\":\"\\ud83d end\",\"\\ude00\":[\"\\ud83d\",\"😀\"]}").save();
+
+            var shown = strictly(written());
+            var raw = strictly(written("--raw"));
+
+            assertEquals(List.of("output.o", "output.\uFFFD"), shown.get(0).subList(2, 4));
+            assertEquals(List.of("\uFFFD end", "[\"\\ud83d\",\"😀\"]"), shown.get(1).subList(2, 4));
+            assertEquals(List.of("output.o", "output.\\ude00"), raw.get(0).subList(2, 4));
+            assertEquals(List.of("\\ud83d end", "[\"\\ud83d\",\"😀\"]"), raw.get(1).subList(2, 4));
         }
 
         @ParameterizedTest
@@ -657,6 +692,15 @@ class ViewsTest {
                     [3000,"blocking","failed",2.0,"no such city",""]]]""", rows.get(3).toString());
             assertEquals("""
                     ["f",0,-1,0.0,"","","",{"id":"f","text":"sixth"},{},[]]""", rows.get(5).toString());
+        }
+
+        @Test
+        void showsHalfAnEmojiAsWhatCannotBeShown() throws IOException {
+            batch().success("a", "x", "{\"o\":\"\\ud83d end\"}").save();
+
+            report();
+
+            assertEquals("\uFFFD end", rows().getFirst().get(8).get("o").asText());
         }
 
         @Test
