@@ -14,6 +14,7 @@
 import com.fasterxml.jackson.annotation.JsonInclude;
 import com.fasterxml.jackson.annotation.JsonSubTypes;
 import com.fasterxml.jackson.annotation.JsonTypeInfo;
+import com.fasterxml.jackson.annotation.JsonValue;
 import com.fasterxml.jackson.core.JsonFactory;
 import com.fasterxml.jackson.core.JsonGenerator;
 import com.fasterxml.jackson.core.JsonParseException;
@@ -98,7 +99,7 @@ import static java.util.stream.Collectors.joining;
 /// | 0 | every row asked for succeeded |
 /// | 1 | a bug |
 /// | 2 | unusable command line, settings or input: no run was started |
-/// | 3 | done, some rows failed, paused or unknown |
+/// | 3 | done, some rows failed, paused or unknown, or files of their outputs are missing |
 /// | 4 | stopped early: the server refuses, does not answer, a limit was reached, or a file cannot be written |
 /// | 130 | interrupted |
 @Command(name = "difyexec", mixinStandardHelpOptions = true,
@@ -273,7 +274,7 @@ final class DifyExec implements Runnable {
             if (json) out.println(StatusView.json(batch));
             else StatusView.print(batch, input == null ? "CSV" : input.toString(), out, Paint.of(env));
             if (html != null) spec.commandLine().getErr().println("Report: " + html);
-            return batch.index().isComplete() ? OK : ROWS_LEFT;
+            return batch.index().isComplete() && batch.history().missingFiles().isEmpty() ? OK : ROWS_LEFT;
         }
     }
 
@@ -395,21 +396,20 @@ final class DifyExec implements Runnable {
                                 yield STOPPED;
                             }
                             case Greeting.Met met -> report(csv, index, met,
-                                    met.form(client, judge, csv, input, dify, err));
+                                    met.form(client, judge, csv, input, dify, err), access);
                         };
                     }
                 }
             }
         }
 
-        private int report(Csv csv, Index index, Greeting.Met server, Form form) {
+        private int report(Csv csv, Index index, Greeting.Met server, Form form, Access access) {
             var out = spec.commandLine().getOut();
             var inspection = Inspection.of(csv.columns(), form, csv.rows(_ -> true, index));
             if (json) out.println(CheckView.json(inspection));
             else CheckView.print(inspection, server, out);
-            for (var rows = csv.first(show, index); rows.hasNext(); ) CheckView.request(rows.next(), form,
-                    dify,
-                    out);
+            for (var rows = csv.first(show, index); rows.hasNext(); )
+                CheckView.request(rows.next(), form, access, dify, out);
             return inspection.isFine() ? OK : UNUSABLE;
         }
     }
@@ -570,6 +570,10 @@ final class DifyExec implements Runnable {
         @Option(names = "--timeout", paramLabel = "S", defaultValue = "300", converter = PositiveDurations.class,
                 description = "Seconds one run may take (env: TIMEOUT; default: ${DEFAULT-VALUE}).")
         Duration timeout;
+
+        @Option(names = "--files", paramLabel = "DIR", converter = RealFolder.class,
+                description = "Where @path cells may lead, besides the CSV's folder.")
+        Path files;
 
         @Option(names = "--no-check", description = "Do not ask for the workflow's form: every cell is sent as text.")
         boolean noCheck;
@@ -851,6 +855,20 @@ final class DifyExec implements Runnable {
         }
     }
 
+    /// A folder that is there, all links followed.
+    static final class RealFolder implements ITypeConverter<Path> {
+        @Override
+        public Path convert(String text) {
+            try {
+                var folder = Path.of(text).toRealPath();
+                if (Files.isDirectory(folder)) return folder;
+            } catch (IOException | InvalidPathException _) {
+                // said below, in our words
+            }
+            throw new TypeConversionException("no such folder");
+        }
+    }
+
     /// A whole number from 0 on.
     static final class Counts implements ITypeConverter<Integer> {
         @Override
@@ -889,9 +907,9 @@ final class DifyExec implements Runnable {
         static Session of(Work work, Access access) {
             var limits = new Limits(work.pace.maxFailures, work.pace.maxTokens, work.retrying.grace,
                     work.dify.timeout, work.retrying.settle());
-            return new Session(work, access, DifyClient.of(access, work.dify.timeout),
-                    new Judge(work.retrying.backoff(), work.retrying.failedRuns, access), limits,
-                            work.pace.concurrency(),
+            int concurrency = work.pace.concurrency();
+            return new Session(work, access, DifyClient.of(access, work.dify.timeout, concurrency),
+                    new Judge(work.retrying.backoff(), work.retrying.failedRuns, access), limits, concurrency,
                     work.spec.commandLine().getErr());
         }
 
@@ -933,7 +951,7 @@ final class DifyExec implements Runnable {
             batch.began(access, server, route.mode(), work, concurrency);
             var mailbox = new LinkedBlockingQueue<Message>();
             var tally = new Tally(batch.index(), wanted.rows(), Clock.systemUTC());
-            var sender = new Sender(client, form, Optional.ofNullable(work.out.saveFiles), judge.backoff());
+            var sender = new Sender(client, form, Optional.ofNullable(work.out.saveFiles));
             var engine = new Engine(sender, new Agenda(batch, wanted, work.rows.resendUnknown || named),
                     judge, new Pace(concurrency, work.pace.wait, work.pace.rate), new Health(judge.backoff()),
                     limits, route, batch, new Names(work.dify.user), tally, Progress.of(err, work.out.progress, tally),
@@ -984,13 +1002,15 @@ final class DifyExec implements Runnable {
         /// A stream has been silent for a while after its first event.
         record Quiet(Attempt attempt, RunRef run) implements Message {}
 
-        /// `line` is the result's line, already made by the worker; empty unless the run succeeded.
+        /// `line` is the result's line, already made by the worker; empty unless the row may count as done.
         record Ended(Attempt attempt, Seen seen, byte[] line) implements Message {}
 
         /// @param begun when the look went out
         record Looked(Doubt doubt, Found found, Instant begun) implements Message {}
 
-        record Uploaded(Attempt attempt, Path file, String upload) implements Message {}
+        record Uploaded(Attempt attempt, String file, String upload) implements Message {}
+
+        record Downloaded(Download download, Fetched fetched) implements Message {}
 
         record Interrupted(String signal) implements Message {}
 
@@ -1000,7 +1020,7 @@ final class DifyExec implements Runnable {
     /// Runs the rows of an agenda to their outcomes. The calling thread owns everything that changes.
     static final class Engine {
         private static final Duration AFTER_STOP = Duration.ofSeconds(3), AFTER_SECOND = Duration.ofMillis(1500);
-        private static final int FIREWALLED = 5;
+        private static final int FIREWALLED = 5, MOST_SAVING = 500;
 
         private final Workflow workflow;
         private final Agenda agenda;
@@ -1017,8 +1037,9 @@ final class DifyExec implements Runnable {
         private final BlockingQueue<Message> mailbox;
         private final Executor workers;
         private final Map<Long, Running> running = new LinkedHashMap<>();
+        private final Set<Saving> saving = new LinkedHashSet<>();
         private final int looksAtOnce;
-        private int looking = 0, cutLooking = 0, firewalled = 0;
+        private int looking = 0, cutLooking = 0, downloading = 0, firewalled = 0;
         private Instant hardStop = Instant.MAX;
         private boolean taskStopsSent = false, lateAsked = false, toldOfLinks = false;
         private String version = "";
@@ -1060,12 +1081,14 @@ final class DifyExec implements Runnable {
             try {
                 while (!isOver()) {
                     begin();
-                    watcher.watch(tally.now(running.size(), agenda.waiting(), agenda.doubts() + looking, pace));
+                    watcher.watch(tally.now(running.size(), agenda.waiting() + saving.size(),
+                            agenda.doubts() + looking, pace));
                     var message = mailbox.poll(untilNext().toNanos(), NANOSECONDS);
                     for (; message != null; message = mailbox.poll()) handle(message);
                     batch.flush();
                     agenda.check(health.verdict(clock.instant(), running.size() + looking));
                 }
+                List.copyOf(saving).forEach(this::saved); // an interrupt takes no result along
                 agenda.stop().ifPresent(stop -> batch.record(new Event.Stop(clock.instant(), stop.why(), null, null)));
                 batch.flush();
             } catch (UncheckedIOException problem) {
@@ -1076,16 +1099,17 @@ final class DifyExec implements Runnable {
         }
 
         private boolean isOver() {
-            if (agenda.stop().isEmpty()) return running.isEmpty() && looking == 0 && agenda.isDone()
-                    && !lookForLateRuns();
-            if (!running.isEmpty() && hardStop.isAfter(clock.instant())) return false;
+            if (agenda.stop().isEmpty()) return running.isEmpty() && saving.isEmpty() && looking == 0
+                    && agenda.isDone() && !lookForLateRuns();
+            if (!(running.isEmpty() && saving.isEmpty()) && hardStop.isAfter(clock.instant())) return false;
             return running.isEmpty() || taskStopsSent || !stopTasks(AFTER_STOP);
         }
 
         /// Puts every attempt that may start on record, and only then on the wire.
         private void begin() {
-            if (agenda.stop().isPresent()) return;
             var now = clock.instant();
+            download(now);
+            if (agenda.stop().isPresent()) return;
             var starts = new ArrayList<Running>();
             while (mayStart(now)) {
                 var due = agenda.next(now);
@@ -1110,14 +1134,29 @@ final class DifyExec implements Runnable {
         }
 
         private boolean mayStart(Instant now) {
-            return health.isOpen(now) && pace.hasRoom(now, busy());
+            return health.isOpen(now) && hasRoom(now);
+        }
+
+        /// Once many wait for their files, which are in memory for so long, those of more rows would fare no better.
+        private boolean hasRoom(Instant when) {
+            return pace.hasRoom(when, busy() + downloading) && saving.size() < MOST_SAVING + pace.ceiling();
+        }
+
+        /// Files go first, as their links die: into the places of rows, and beside them as look-ups do.
+        private void download(Instant now) {
+            while (downloading < Math.max(looksAtOnce, pace.limit() - busy())) {
+                var download = agenda.nextDownload(now);
+                if (download.isEmpty()) return;
+                downloading++;
+                post(() -> new Message.Downloaded(download.get(), workflow.fetch(download.get().file())));
+            }
         }
 
         private void start(Running begun) {
             var attempt = begun.attempt;
             post(() -> {
                 begun.thread = Thread.currentThread();
-                var seen = workflow.run(attempt, new Told() {
+                return ended(attempt, new Told() {
                     @Override
                     public void began(RunRef run, Duration waited) {
                         mailbox.add(new Message.Began(attempt, run, waited));
@@ -1129,14 +1168,29 @@ final class DifyExec implements Runnable {
                     }
 
                     @Override
-                    public void uploaded(Path file, String upload) {
+                    public void uploaded(String file, String upload) {
                         mailbox.add(new Message.Uploaded(attempt, file, upload));
                     }
                 });
-                var line = seen instanceof Seen.Ran ran && ran.status().isSuccess()
-                        ? Results.line(attempt, ran, clock.instant()) : new byte[0];
-                return new Message.Ended(attempt, seen, line);
             });
+        }
+
+        /// Runs an attempt to its end, with its result's line. Where memory runs out, the run is looked up once others
+        /// have given theirs back.
+        private Message ended(Attempt attempt, Told told) {
+            var seen = Seen.nothing();
+            try {
+                seen = workflow.run(attempt, told);
+                return new Message.Ended(attempt, seen, line(attempt, seen, clock.instant()));
+            } catch (OutOfMemoryError _) {
+                return new Message.Ended(attempt, Seen.Cut.outOfMemory(seen.run()), new byte[0]);
+            }
+        }
+
+        /// None without a success, or while its files are not there.
+        private static byte[] line(Attempt attempt, Seen seen, Instant now) {
+            return seen instanceof Seen.Ran ran && ran.status().isSuccess() && !ran.hasFiles()
+                    ? Results.line(attempt, ran, now, List.of()) : new byte[0];
         }
 
         private void look(Doubt doubt) {
@@ -1191,7 +1245,7 @@ final class DifyExec implements Runnable {
 
         /// When a row may start next; with no place free, a message tells.
         private Instant nextStart(Instant now) {
-            if (!agenda.hasRows() || !pace.hasRoom(Instant.MAX, busy())) return Instant.MAX;
+            if (!agenda.hasRows() || !hasRoom(Instant.MAX)) return Instant.MAX;
             return Stream.of(agenda.nextRow(now), pace.nextStart(), health.isOpen(now) ? now : health.nextProbe())
                     .max(Comparator.naturalOrder()).get();
         }
@@ -1215,7 +1269,8 @@ final class DifyExec implements Runnable {
                 case Message.Looked(var doubt, var found, var begun) -> looked(doubt, found, begun);
                 case Message.Uploaded(var attempt, var file,
                         var upload) -> batch.record(new Event.Upload(clock.instant(),
-                        attempt.row().id(), attempt.user(), file.getFileName().toString(), upload));
+                        attempt.row().id(), attempt.user(), file, upload));
+                case Message.Downloaded(var download, var fetched) -> downloaded(download, fetched);
                 case Message.Interrupted(var signal) -> interrupted(signal);
                 case Message.Broken(var problem) -> throw new IllegalStateException("a worker broke", problem);
             }
@@ -1264,7 +1319,7 @@ final class DifyExec implements Runnable {
         /// What an answer says about the server, apart from its row.
         private void adapt(Attempt attempt, Seen seen, Instant now) {
             switch (seen) {
-                case Seen.Ran _ -> {
+                case Seen.Ran _, Seen.TooLarge _ -> {
                     pace.succeeded();
                     health.served();
                     firewalled = 0;
@@ -1311,18 +1366,58 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// The result is on disk before its `end`: [Batch#flush] writes in that order.
+        /// A row of whose outputs files are to be kept counts as done once they are there, or given up.
         private void finish(Attempt attempt, Seen seen, Outcome outcome, byte[] line) {
             var now = clock.instant();
+            if (!(seen instanceof Seen.Ran ran) || !outcome.standing().isSuccess() || !ran.hasFiles()) {
+                acknowledge(attempt, seen, outcome, line, now);
+                return;
+            }
+            var row = new Saving(attempt, ran, outcome, now);
+            saving.add(row);
+            row.downloads().forEach(agenda::download);
+            limits.reached(tally).ifPresent(why -> agenda.close(new Stop(STOPPED, why)));
+        }
+
+        private void downloaded(Download download, Fetched fetched) {
+            downloading--;
+            var again = Optional.of(download.again(clock.instant(), judge.backoff()))
+                    .filter(next -> fetched.mayPass() && next.isInTime());
+            again.ifPresent(agenda::download);
+            download.row().fetched(download.file(), fetched, again.isPresent());
+            if (download.row().isOver()) saved(download.row());
+        }
+
+        /// With the files that are there; each that is not is on record before the row's end.
+        private void saved(Saving row) {
+            saving.remove(row);
+            row.missing().forEach((file, why) -> missing(row.attempt, file, why));
+            acknowledge(row.attempt, row.ran, row.outcome, Results.line(row.attempt, row.ran, row.ended, row.there()),
+                    row.ended);
+        }
+
+        private void missing(Attempt attempt, OutputFile file, String why) {
+            var id = attempt.row().id();
+            if (tally.missingFiles().isEmpty()) watcher.say("Row " + Plain.id(id) + ": a file of its outputs could not "
+                    + "be fetched (" + Plain.text(why, 200) + "); all rows with such files are told at the end.");
+            tally.missingFiles().add(id);
+            batch.record(new Event.Missing(clock.instant(), id, attempt.user(), file.place().getFileName().toString(),
+                    Plain.text(why, 200)));
+        }
+
+        /// The result is on disk before its `end`: [Batch#flush] writes in that order.
+        private void acknowledge(Attempt attempt, Seen seen, Outcome outcome, byte[] line, Instant ended) {
+            var now = clock.instant();
+            var took = attempt.took(seen, ended);
             if (outcome.standing().isSuccess() && attempt.kind() == Kind.ROW) batch.result(line);
-            batch.settled(attempt, outcome, now, seen, () -> count(attempt, outcome, attempt.took(seen, now), now));
+            batch.settled(attempt, outcome, now, seen, took, () -> count(attempt, outcome, took, now));
             watcher.ended(attempt, outcome);
             if (outcome instanceof Outcome.Failed failed && failed.firewall() && ++firewalled >= FIREWALLED)
                 agenda.close(new Stop(STOPPED, "a firewall refused " + FIREWALLED + " rows in a row (HTTP 403, HTML): "
                         + "ask its owner to let these requests through"));
             if (seen instanceof Seen.Ran ran) {
                 noticeVersion(ran.workflowId());
-                if (!toldOfLinks) toldOfLinks = tellOfLinks(attempt, ran);
+                if (!toldOfLinks) toldOfLinks = tellOfLinks(ran);
             }
         }
 
@@ -1331,15 +1426,11 @@ final class DifyExec implements Runnable {
             limits.reached(tally).ifPresent(why -> agenda.close(new Stop(STOPPED, why)));
         }
 
-        /// Once a batch: the files of later rows fare as those of the first.
-        private boolean tellOfLinks(Attempt attempt, Seen.Ran ran) {
+        /// Once a batch: the links of later rows fare as those of the first.
+        private boolean tellOfLinks(Seen.Ran ran) {
             if (ran.linksExpire()) watcher.say("The outputs hold links to files, which expire within minutes: "
                     + "--save-files DIR keeps the files.");
-            ran.files().missing().ifPresent(why -> watcher.say("Row " + Plain.id(attempt.row().id())
-                    + ": a file of its "
-                    + "outputs could not be fetched (" + Plain.text(why, 200)
-                            + "); its path is not among the row's \"files\"."));
-            return ran.linksExpire() || ran.files().missing().isPresent();
+            return ran.linksExpire();
         }
 
         private void noticeVersion(String workflowId) {
@@ -1374,7 +1465,7 @@ final class DifyExec implements Runnable {
             looking--;
             if (doubt.holdsPlace()) cutLooking--;
             var now = clock.instant();
-            if (found instanceof Found.Silent) health.failed(now, begun);
+            if (found instanceof Found.Silent(var seen) && !(seen instanceof Seen.TooLarge)) health.failed(now, begun);
             else health.answered();
             if (found instanceof Found.Running) route.listsRunning(doubt);
             batch.record(new Event.Look(now, doubt.attempt().user(), doubt.run().map(RunRef::id).orElse(null),
@@ -1457,6 +1548,8 @@ final class DifyExec implements Runnable {
                 }
                 case Found.Absent() when doubt.symptom() == Symptom.UNCONFIRMED -> notStored(doubt);
                 case Found.Absent() -> absent(doubt, now);
+                case Found.Silent(Seen.TooLarge large) when large.ref().isPresent() -> settle(doubt.attempt(), large,
+                        judge.verdict(doubt.attempt(), large), new byte[0]);
                 case Found.Silent(var seen) -> {
                     if (judge.verdict(doubt.attempt(), seen) instanceof Verdict.StopBatch(var why))
                         agenda.close(new Stop(STOPPED, why));
@@ -1535,7 +1628,7 @@ final class DifyExec implements Runnable {
             var verdict = doubt.symptom() == Symptom.TIMED_OUT && !ran.status().isSuccess()
                     ? new Verdict.Done(new Outcome.Failed("timed out: " + doubt.why(), false))
                     : judge.afterLook(attempt, ran);
-            settle(attempt, ran, verdict, ran.status().isSuccess() ? Results.line(attempt, ran, now) : new byte[0]);
+            settle(attempt, ran, verdict, line(attempt, ran, now));
         }
 
         private void giveUp(Doubt doubt, Outcome outcome) {
@@ -1567,7 +1660,8 @@ final class DifyExec implements Runnable {
             }
             agenda.close(new Stop(INTERRUPTED, signal.equals("INT") ? "interrupted" : "interrupted by SIG" + signal));
             hardStop = now.plus(limits.grace());
-            if (!running.isEmpty() && limits.grace().isPositive()) watcher.say("Stopping: " + running.size()
+            int busy = running.size() + saving.size();
+            if (busy > 0 && limits.grace().isPositive()) watcher.say("Stopping: " + busy
                     + " running rows get up to " + Plain.seconds(limits.grace())
                             + " to end; Ctrl-C again stops at once.");
         }
@@ -1591,11 +1685,81 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// What is to be done and when: rows not begun, rows waiting for another attempt, runs in doubt.
+    /// A run that succeeded and of whose outputs files are fetched. Owned by the engine's thread.
+    static final class Saving {
+        final Attempt attempt;
+        final Seen.Ran ran;
+        final Outcome outcome;
+        final Instant ended;
+        private final Map<OutputFile, Fetched> fetched = new HashMap<>();
+        private int open;
+
+        /// @param ended when the run's end was seen
+        Saving(Attempt attempt, Seen.Ran ran, Outcome outcome, Instant ended) {
+            this.attempt = attempt;
+            this.ran = ran;
+            this.outcome = outcome;
+            this.ended = ended;
+            this.open = files().size();
+        }
+
+        private List<OutputFile> files() {
+            return ran.files().orElseThrow();
+        }
+
+        List<Download> downloads() {
+            return files().stream().map(file -> new Download(this, file, 0, ended)).toList();
+        }
+
+        /// @param again whether it is tried once more
+        void fetched(OutputFile file, Fetched what, boolean again) {
+            fetched.put(file, what);
+            if (!again) open--;
+        }
+
+        /// Each file is there or given up.
+        boolean isOver() {
+            return open == 0;
+        }
+
+        List<Path> there() {
+            return files().stream().map(fetched::get).flatMap(what -> what instanceof Fetched.There(var path)
+                    ? Stream.of(path) : Stream.empty()).toList();
+        }
+
+        /// What is not there, and why.
+        Map<OutputFile, String> missing() {
+            var missing = new LinkedHashMap<OutputFile, String>();
+            for (var file : files()) switch (fetched.get(file)) {
+                case null -> missing.put(file, "the call ended first");
+                case Fetched.Missing(var why, _) -> missing.put(file, why);
+                case Fetched.There _ -> {}
+            }
+            return missing;
+        }
+    }
+
+    /// A file to fetch now or later.
+    record Download(Saving row, OutputFile file, int tries, Instant due) {
+        /// Dify's links are good for so long.
+        private static final Duration LINK = Duration.ofSeconds(300);
+
+        Download again(Instant now, Backoff backoff) {
+            return new Download(row, file, tries + 1, now.plus(backoff.delay(tries)));
+        }
+
+        /// Its link lives when it is due.
+        boolean isInTime() {
+            return due.isBefore(row.ended.plus(LINK));
+        }
+    }
+
+    /// What is to be done and when: rows not begun, rows waiting for another attempt, runs in doubt, files to fetch.
     static final class Agenda {
         private final Iterator<Row> fresh;
         private final PriorityQueue<Waiting> waiting = new PriorityQueue<>(Comparator.comparing(Waiting::due));
         private final PriorityQueue<Doubt> doubts = new PriorityQueue<>(Comparator.comparing(Doubt::due));
+        private final PriorityQueue<Download> downloads = new PriorityQueue<>(Comparator.comparing(Download::due));
         private final Unseen unseen;
         private final boolean resendUnknown;
         private final Kind kind;
@@ -1656,6 +1820,15 @@ final class DifyExec implements Runnable {
         void doubt(Doubt doubt) {
             doubts.add(doubt);
             if (doubt.holdsPlace()) cutRuns++;
+        }
+
+        void download(Download download) {
+            downloads.add(download);
+        }
+
+        Optional<Download> nextDownload(Instant now) {
+            return downloads.isEmpty() || downloads.peek().due().isAfter(now) ? Optional.empty()
+                    : Optional.of(downloads.poll());
         }
 
         Unseen unseen() {
@@ -1967,12 +2140,21 @@ final class DifyExec implements Runnable {
         static final Usage NONE = new Usage(0, 0, 0, Optional.empty(), "");
     }
 
-    /// The files in a run's outputs: where they are now, and why the first that is missing could not be fetched.
-    record Saved(List<String> paths, Optional<String> missing) {
-        static final Saved NOT_ASKED = new Saved(List.of(), Optional.empty());
+    /// A file in a run's outputs that is to be kept.
+    ///
+    /// @param size  in bytes, by Dify; not above 0 where it does not know
+    /// @param place where it goes, if that is free
+    record OutputFile(String link, long size, Path place) {}
 
-        Saved {
-            paths = List.copyOf(paths);
+    /// What a try to fetch a file came to.
+    sealed interface Fetched {
+        record There(Path path) implements Fetched {}
+
+        /// @param mayPass another try may get it
+        record Missing(String why, boolean mayPass) implements Fetched {}
+
+        default boolean mayPass() {
+            return this instanceof Missing(_, var mayPass) && mayPass;
         }
     }
 
@@ -1995,22 +2177,26 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// A run that ended, or paused. `outputs` is compact JSON; `files` where its files were saved.
+        /// A run that ended, or paused. `outputs` is compact JSON; `files` are those to be kept, if that was asked for.
         record Ran(RunRef ref, RunStatus status, byte[] outputs, String error, String workflowId, Usage usage,
-                Saved files) implements Seen {
+                Optional<List<OutputFile>> files) implements Seen {
 
             Ran(RunRef ref, RunStatus status, byte[] outputs, String error, String workflowId, Usage usage) {
-                this(ref, status, outputs, error, workflowId, usage, Saved.NOT_ASKED);
+                this(ref, status, outputs, error, workflowId, usage, Optional.empty());
             }
 
-            /// File objects in the outputs that nobody has saved.
+            /// File objects in the outputs that nobody keeps.
             boolean linksExpire() {
-                return status.isSuccess() && files == Saved.NOT_ASKED
+                return status.isSuccess() && files.isEmpty()
                         && new String(outputs, UTF_8).contains("\"__dify__file__\"");
             }
 
-            Ran with(Saved files) {
-                return new Ran(ref, status, outputs, error, workflowId, usage, files);
+            boolean hasFiles() {
+                return files.filter(some -> !some.isEmpty()).isPresent();
+            }
+
+            Ran with(List<OutputFile> files) {
+                return new Ran(ref, status, outputs, error, workflowId, usage, Optional.of(List.copyOf(files)));
             }
 
             /// No step, no output: so look the ends that Dify 1.16 makes up where a stream broke off, whatever its run
@@ -2027,7 +2213,14 @@ final class DifyExec implements Runnable {
         }
 
         /// No end was seen. `ref` is known if an event came first.
-        record Cut(Optional<RunRef> ref, Symptom symptom, String why) implements Seen {}
+        record Cut(Optional<RunRef> ref, Symptom symptom, String why) implements Seen {
+            static Cut outOfMemory(Optional<RunRef> ref) {
+                return new Cut(ref, Symptom.CUT, "no memory was left for the answer");
+            }
+        }
+
+        /// A run ended, but what it gave does not fit into the memory that there is for it.
+        record TooLarge(Optional<RunRef> ref, String why) implements Seen {}
 
         /// The request never left: refused connection, unknown host, TLS.
         record NotSent(String why) implements Seen {}
@@ -2042,6 +2235,7 @@ final class DifyExec implements Runnable {
                 case Refused refused -> refused.ref();
                 case Ran ran -> Optional.of(ran.ref());
                 case Cut cut -> cut.ref();
+                case TooLarge large -> large.ref();
                 case NotSent _, NotUploaded _ -> Optional.empty();
             };
         }
@@ -2314,6 +2508,7 @@ final class DifyExec implements Runnable {
             @JsonSubTypes.Type(value = Event.Stop.class, name = "stop"),
             @JsonSubTypes.Type(value = Event.Throttle.class, name = "throttle"),
             @JsonSubTypes.Type(value = Event.Late.class, name = "late"),
+            @JsonSubTypes.Type(value = Event.Missing.class, name = "missing"),
             @JsonSubTypes.Type(value = Event.Torn.class, name = "torn")})
     @JsonInclude(JsonInclude.Include.NON_EMPTY)
     sealed interface Event {
@@ -2354,15 +2549,15 @@ final class DifyExec implements Runnable {
             }
 
             static End of(DifyExec.Attempt attempt, Instant now, String outcome, String error) {
-                return of(attempt, now, outcome, Seen.nothing(), error, "");
+                return of(attempt, now, outcome, Seen.nothing(), error);
             }
 
             static End of(DifyExec.Attempt attempt, Instant now, String outcome, Seen seen, String error) {
-                return of(attempt, now, outcome, seen, error, "");
+                return of(attempt, now, outcome, seen, error, "", attempt.took(seen, now));
             }
 
             static End of(DifyExec.Attempt attempt, Instant now, String outcome, Seen seen, String error,
-                    String cause) {
+                    String cause, Duration took) {
                 var usage = seen instanceof Seen.Ran ran ? ran.usage() : Usage.NONE;
                 return new End(now, attempt.row().id(), attempt.user(),
                         (attempt.kind() == Kind.TRY ? OF_TRY : "") + outcome, attempt.cells(),
@@ -2370,7 +2565,7 @@ final class DifyExec implements Runnable {
                         attempt.tries().retries(), seen instanceof Seen.Refused refused ? refused.status() : 0,
                         cause.isEmpty() ? null : cause, error.isEmpty() ? null
                                 : Plain.text(error, Plain.LONGEST_ERROR),
-                        attempt.took(seen, now).toMillis() / 1000.0, usage.tokens(), usage.steps(),
+                        took.toMillis() / 1000.0, usage.tokens(), usage.steps(),
                         usage.price().orElse(null), usage.currency().isEmpty() ? null : usage.currency(),
                         attempt.csv().isEmpty() ? null : attempt.csv());
             }
@@ -2400,6 +2595,9 @@ final class DifyExec implements Runnable {
 
         record Late(Instant t, String id, String user, String run, String saw) implements Event {}
 
+        /// A file of a row's outputs could not be fetched. `file` is the name it would have.
+        record Missing(Instant t, String id, String user, String file, String why) implements Event {}
+
         /// A last line without its end was cut off a file. `at`: where it began, `bytes`: how long it was.
         record Torn(Instant t, String file, long at, long bytes) implements Event {}
 
@@ -2422,7 +2620,10 @@ final class DifyExec implements Runnable {
         record Remote(String kind, URI address) implements Value {}
 
         /// A file of this machine; it has to be uploaded first.
-        record Local(String kind, Path path) implements Value {}
+        ///
+        /// @param name as the cell names it
+        /// @param file where it really is, all links followed
+        record Local(String kind, String name, Path file) implements Value {}
 
         record Uploaded(String kind, String id) implements Value {}
 
@@ -2435,8 +2636,21 @@ final class DifyExec implements Runnable {
         /// Nothing is sent: the cell is empty.
         record None() implements Value {}
 
-        /// The cell is of no use; `why` says what is allowed.
-        record Wrong(String why) implements Value {}
+        /// The cell is of no use; `why` says what is allowed, or by how much it is too much.
+        record Wrong(@JsonValue String why, boolean isTooMuch) implements Value {
+            Wrong(String allowed) {
+                this(allowed, false);
+            }
+
+            /// `is 9 characters long, 8 are allowed`
+            static Wrong tooMuch(String is, int most) {
+                return new Wrong(is + ", " + most + (most == 1 ? " is" : " are") + " allowed", true);
+            }
+
+            String said() {
+                return isTooMuch ? why : "allowed is " + why;
+            }
+        }
     }
 
     /// One variable of the workflow's form. It knows how to read a cell, and what is wrong with it.
@@ -2463,8 +2677,7 @@ final class DifyExec implements Runnable {
             public Value read(String cell) {
                 int length = cell.codePointCount(0, cell.length());
                 return longest > 0 && length > longest
-                        ? new Value.Wrong(length + " characters, at most " + longest + " are allowed")
-                                : new Value.Text(cell);
+                        ? Value.Wrong.tooMuch("is " + length + " characters long", longest) : new Value.Text(cell);
             }
 
             @Override
@@ -2557,8 +2770,7 @@ final class DifyExec implements Runnable {
                 var values = Stream.of(cell.split(";")).map(String::strip).filter(part -> !part.isEmpty())
                         .map(files::read).toList();
                 for (var value : values) if (value instanceof Value.Wrong) return value;
-                return values.size() > files.most() ? new Value.Wrong(values.size() + " files, at most " + files.most()
-                        + " are allowed")
+                return values.size() > files.most() ? Value.Wrong.tooMuch(values.size() + " files", files.most())
                         : new Value.Several(values);
             }
         }
@@ -2571,8 +2783,27 @@ final class DifyExec implements Runnable {
             }
         }
 
+        /// Where an `@path` is looked for, and the folders that it must not lead out of, all links followed.
+        record Folders(Path base, List<Path> within) {
+            /// @param csv  the input as it was named; what is no file (`-`, a pipe) has the current folder
+            /// @param more the folder of `--files`, or null
+            static Folders of(Path csv, Path more) {
+                var base = Files.isRegularFile(csv) ? csv.toAbsolutePath().getParent() : Path.of("").toAbsolutePath();
+                try {
+                    var own = base.toRealPath();
+                    return new Folders(base, more == null ? List.of(own) : List.of(own, more));
+                } catch (IOException problem) {
+                    throw new Unusable(base + ": " + Plain.of(problem));
+                }
+            }
+
+            boolean hold(Path file) {
+                return within.stream().anyMatch(file::startsWith);
+            }
+        }
+
         /// Which files a variable takes. `limits`: MB by kind, from the server.
-        record FileRules(Path folder, List<String> kinds, List<String> extensions, List<String> methods, int most,
+        record FileRules(Folders folders, List<String> kinds, List<String> extensions, List<String> methods, int most,
                 Map<String, Integer> limits) {
             private static final Map<String, String> KINDS = byEnding();
 
@@ -2618,16 +2849,21 @@ final class DifyExec implements Runnable {
             private Value local(String cell) {
                 if (!takes("local_file")) return new Value.Wrong("an address (https://…): uploads are not allowed");
                 try {
-                    var path = folder.resolve(cell);
+                    var path = folders.base().resolve(cell);
                     if (!Files.isRegularFile(path)) return new Value.Wrong("a file that exists; there is none at "
                             + path);
+                    var file = path.toRealPath();
+                    if (!folders.hold(file)) return new Value.Wrong("a file under the CSV's folder (or another, which "
+                            + "--files DIR names); this is " + file);
                     if (!Files.isReadable(path)) return new Value.Wrong("a file that may be read, not " + path);
-                    var end = end(path.getFileName().toString());
-                    var kind = kind(end);
-                    var fault = fault(kind, end).or(() -> tooLarge(path, kind));
-                    return fault.<Value>map(Value.Wrong::new).orElseGet(() -> new Value.Local(kind, path));
+                    var name = path.getFileName().toString();
+                    var kind = kind(end(name));
+                    var fault = fault(kind, end(name)).or(() -> tooLarge(file, kind));
+                    return fault.<Value>map(Value.Wrong::new).orElseGet(() -> new Value.Local(kind, name, file));
                 } catch (InvalidPathException problem) {
                     return new Value.Wrong("a path: " + Plain.of(problem));
+                } catch (IOException problem) {
+                    return new Value.Wrong("a file that may be read: " + Plain.of(problem));
                 }
             }
 
@@ -2674,6 +2910,9 @@ final class DifyExec implements Runnable {
         Found look(Doubt doubt);
 
         void stop(RunRef run, String user);
+
+        /// One try to get a file of a run's outputs.
+        Fetched fetch(OutputFile file);
     }
 
     /// What a worker tells while a run goes on.
@@ -2683,7 +2922,7 @@ final class DifyExec implements Runnable {
 
         void quiet(RunRef run);
 
-        void uploaded(Path file, String upload);
+        void uploaded(String file, String upload);
 
         /// What a stream says of a run on its way.
         default void heard(Heard heard) {}
@@ -2752,6 +2991,7 @@ final class DifyExec implements Runnable {
         private final Map<String, BigDecimal> prices = new TreeMap<>();
         private final ArrayDeque<Instant> recent = new ArrayDeque<>();
         private final Latencies latencies = new Latencies();
+        private final MissingFiles missingFiles = new MissingFiles();
         private final Sample sample = new Sample();
         private long tokens, retries, throttled, harvested, late, stopped;
         private int running, waiting, doubts, limit, lowest, highest, ceiling;
@@ -2857,8 +3097,12 @@ final class DifyExec implements Runnable {
             return count(Standing.SUCCEEDED) + count(Standing.PARTIAL);
         }
 
+        MissingFiles missingFiles() {
+            return missingFiles;
+        }
+
         boolean isAllDone() {
-            return succeeded() >= asked;
+            return succeeded() >= asked && missingFiles.isEmpty();
         }
 
         Duration elapsed() {
@@ -2875,6 +3119,47 @@ final class DifyExec implements Runnable {
         Optional<Duration> eta() {
             return rate() <= 0 || done() == 0 ? Optional.empty()
                     : Optional.of(Duration.ofMillis((long) ((asked - done()) / rate() * 1000)));
+        }
+    }
+
+    /// How many files of each row's outputs could not be fetched.
+    static final class MissingFiles {
+        private static final int EXAMPLES = 3;
+
+        private final Map<String, Integer> byId = new LinkedHashMap<>();
+
+        void add(String id) {
+            byId.merge(id, 1, Integer::sum);
+        }
+
+        /// @param files of its last run; 0: all are there
+        void put(String id, int files) {
+            if (files > 0) byId.put(id, files);
+            else byId.remove(id);
+        }
+
+        boolean isEmpty() {
+            return byId.isEmpty();
+        }
+
+        long files() {
+            return byId.values().stream().mapToLong(Integer::longValue).sum();
+        }
+
+        int rows() {
+            return byId.size();
+        }
+
+        /// The first rows.
+        List<String> examples() {
+            return byId.keySet().stream().limit(EXAMPLES).toList();
+        }
+
+        @Override
+        public String toString() {
+            return Plain.count(files(), "file") + " of " + Plain.count(rows(), "row") + " could not be fetched ("
+                    + examples().stream().map(Plain::id).collect(joining(", ")) + (rows() > EXAMPLES ? ", …" : "")
+                    + "): see 'missing' in the log; 'retry --force ID' runs such a row anew";
         }
     }
 
@@ -2937,6 +3222,7 @@ final class DifyExec implements Runnable {
                         unconfirmed(said(refused));
                 case Seen.Refused refused -> refused(attempt, refused);
                 case Seen.Cut(_, var symptom, var why) -> new Verdict.LookUp(symptom, why);
+                case Seen.TooLarge(_, var why) -> failed(why); // paid for: another run would be as large
                 case Seen.NotSent(var why) -> new Verdict.Unreached(backoff.delay(0), why);
                 case Seen.NotUploaded(var why, var mayPass) -> mayPass ? again(attempt, why, Optional.empty())
                         : failed(why);
@@ -3446,7 +3732,7 @@ final class DifyExec implements Runnable {
             return switch (seen) {
                 case Seen.Refused refused -> refused.status() == 504 || refused.status() == 524;
                 case Seen.Cut cut -> took.compareTo(PROXY_CUT) > 0 && cut.symptom() != Symptom.TIMED_OUT;
-                case Seen.Ran _, Seen.NotSent _, Seen.NotUploaded _ -> false;
+                case Seen.Ran _, Seen.TooLarge _, Seen.NotSent _, Seen.NotUploaded _ -> false;
             };
         }
     }
@@ -3604,34 +3890,41 @@ final class DifyExec implements Runnable {
         private static final Duration AFTER_ERROR = Duration.ofMillis(100);
         /// Dify 1.14 ends a stream that says nothing for so long, queued or not.
         private static final Duration FIRST_EVENT = Duration.ofSeconds(300);
-        private static final int LONGEST_REFUSAL = 64 << 10;
+        private static final int LONGEST_REFUSAL = 64 << 10, LONGEST_WHOLE = 256 << 10;
 
         private final HttpClient http;
         private final Access access;
         private final Duration timeout, firstEvent;
+        private final Room room;
         private final Watches watches;
         private final ExecutorService tasks;
 
-        private DifyClient(HttpClient http, Access access, Duration timeout, Duration firstEvent,
+        private DifyClient(HttpClient http, Access access, Duration timeout, Duration firstEvent, Room room,
                 Watches watches, ExecutorService tasks) {
             this.http = http;
             this.access = access;
             this.timeout = timeout;
             this.firstEvent = firstEvent;
+            this.room = room;
             this.watches = watches;
             this.tasks = tasks;
         }
 
         /// @param timeout one run: from its first event (streaming) or from sending (blocking) to its end
         static DifyClient of(Access access, Duration timeout) {
-            return of(access, timeout, FIRST_EVENT);
+            return of(access, timeout, 1);
+        }
+
+        /// @param runs how many there may be at a time
+        static DifyClient of(Access access, Duration timeout, int runs) {
+            return of(access, timeout, FIRST_EVENT, Room.of(runs));
         }
 
         /// @param firstEvent how long a stream may say nothing before its first event
-        static DifyClient of(Access access, Duration timeout, Duration firstEvent) {
+        static DifyClient of(Access access, Duration timeout, Duration firstEvent, Room room) {
             var tasks = Executors.newVirtualThreadPerTaskExecutor();
-            return new DifyClient(Transport.of(access, tasks, CONNECT), access, timeout, firstEvent, new Watches(),
-                    tasks);
+            return new DifyClient(Transport.of(access, tasks, CONNECT), access, timeout, firstEvent, room,
+                    new Watches(), tasks);
         }
 
         @Override
@@ -3645,9 +3938,7 @@ final class DifyExec implements Runnable {
         /// for.
         Seen run(Attempt attempt, Map<String, Value> inputs, Told told) {
             boolean streaming = attempt.mode() == Mode.STREAMING;
-            var path = access.workflowId().isEmpty() ? "/workflows/run" : "/workflows/" + encoded(access.workflowId())
-                    + "/run";
-            var post = request(path).header("Content-Type", "application/json")
+            var post = request(runPath(access)).header("Content-Type", "application/json")
                     .POST(HttpRequest.BodyPublishers.ofByteArray(body(attempt, inputs, streaming))).build();
             return exchange(post, DifyClient::whole, streaming ? firstEvent : timeout,
                     streaming ? Symptom.SILENCE : Symptom.TIMED_OUT, (answer, watch) -> {
@@ -3687,10 +3978,12 @@ final class DifyExec implements Runnable {
         }
 
         /// Uploads a file under the attempt's user, streamed from disk. The id goes to `use`; else what went wrong.
-        Optional<Seen> upload(Path file, String user, Consumer<String> use) {
+        Optional<Seen> upload(Value.Local local, String user, Consumer<String> use) {
             var boundary = "difyexec-" + UUID.randomUUID();
+            var file = local.file();
             try {
-                var name = file.getFileName().toString().replaceAll("[\\\\/:*?\"<>|\\p{Cntrl}]", "_");
+                if (!file.toRealPath().equals(file)) throw new IOException("a link has taken its place");
+                var name = local.name().replaceAll("[\\\\/:*?\"<>|\\p{Cntrl}]", "_");
                 var type = Optional.ofNullable(Files.probeContentType(file)).orElse("application/octet-stream");
                 var head = "--" + boundary + "\r\nContent-Disposition: form-data; name=\"user\"\r\n\r\n" + user
                         + "\r\n--" + boundary
@@ -3716,14 +4009,19 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Fetches a file of an output to a path; links are signed, so the key is not sent along.
-        Optional<Seen> download(URI link, Path to) {
+        /// Fetches a file of an output to a path, whole; links are signed, so the key is not sent along.
+        ///
+        /// @param size in bytes, or not above 0 where it is not known
+        Optional<Seen> download(URI link, long size, Path to) {
             var request = HttpRequest.newBuilder(access.baseUrl().resolve(link))
                     .header("User-Agent", "difyexec/" + VERSION).GET().build();
             var done = new AtomicBoolean();
             var seen = exchange(request, timeout, Symptom.NO_ANSWER, (answer, _) -> {
                 if (answer.statusCode() != 200) return refused(answer);
-                Files.copy(answer.body(), to, StandardCopyOption.REPLACE_EXISTING);
+                long length = Files.copy(answer.body(), to, StandardCopyOption.REPLACE_EXISTING);
+                long told = answer.headers().firstValueAsLong("Content-Length").orElse(length);
+                if (length != told || size > 0 && length != size) throw new IOException("cut off: " + length + " of "
+                        + (length != told ? told : size) + " bytes came");
                 done.set(true);
                 return Seen.nothing();
             });
@@ -3733,6 +4031,12 @@ final class DifyExec implements Runnable {
         /// The form of the version that is published now, for `use`; else what went wrong.
         Optional<Seen> parameters(Consumer<JsonNode> use) {
             return ask(request("/parameters").GET().build(), body -> use.accept(Json.MAPPER.readTree(body)));
+        }
+
+        /// Where an attempt is posted to: the version published now, or the pinned one.
+        static String runPath(Access access) {
+            return access.workflowId().isEmpty() ? "/workflows/run"
+                    : "/workflows/" + encoded(access.workflowId()) + "/run";
         }
 
         /// The request of an attempt as a person may read it: the body alone.
@@ -3768,6 +4072,7 @@ final class DifyExec implements Runnable {
             });
             return seen.filter(s -> !(s instanceof Seen.Refused refused && refused.status() == 404
                     && refused.code().equals("not_found")))
+                    .map(s -> s instanceof Seen.TooLarge large ? new Seen.TooLarge(Optional.of(run), large.why()) : s)
                     .<Found>map(Found.Silent::new).orElseGet(found::get);
         }
 
@@ -3785,7 +4090,7 @@ final class DifyExec implements Runnable {
             var done = new AtomicBoolean();
             var seen = exchange(request, LOOK, Symptom.NO_ANSWER, (answer, _) -> {
                 if (answer.statusCode() != 200) return refused(answer);
-                use.read(answer.body());
+                use.read(room.limit(answer.body()));
                 done.set(true);
                 return Seen.nothing();
             });
@@ -3831,6 +4136,10 @@ final class DifyExec implements Runnable {
                     var seen = use.read(answer, watch);
                     if (!isStream(answer)) drain(in, watch);
                     return seen;
+                } catch (Room.Exceeded problem) {
+                    return new Seen.TooLarge(watch.run(), problem.getMessage());
+                } catch (OutOfMemoryError _) {
+                    return Seen.Cut.outOfMemory(watch.run());
                 } catch (IOException problem) {
                     return new Seen.Cut(watch.run(), watch.isOver() ? watch.overdue(overdue) : Symptom.CUT,
                             watch.isOver() ? "no end within the time limit" : Plain.of(problem));
@@ -3841,9 +4150,11 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// A body that comes as a whole wakes its reader once, not twice; a stream comes as it is.
+        /// A short body that comes as a whole wakes its reader once, not twice; all others come as they are.
         private static HttpResponse.BodySubscriber<InputStream> whole(HttpResponse.ResponseInfo answer) {
-            return isStream(answer.headers()) ? HttpResponse.BodySubscribers.ofInputStream()
+            boolean isShort = answer.headers().firstValueAsLong("Content-Length").orElse(LONGEST_WHOLE + 1)
+                    <= LONGEST_WHOLE;
+            return isStream(answer.headers()) || !isShort ? HttpResponse.BodySubscribers.ofInputStream()
                     : HttpResponse.BodySubscribers.mapping(HttpResponse.BodySubscribers.ofByteArray(),
                             ByteArrayInputStream::new);
         }
@@ -3879,7 +4190,9 @@ final class DifyExec implements Runnable {
         private Seen blocking(HttpResponse<InputStream> answer) throws IOException {
             var reader = new RunReader();
             try {
-                reader.readAnswer(answer.body());
+                reader.readAnswer(room.limit(answer.body()));
+            } catch (Room.Exceeded problem) {
+                return new Seen.TooLarge(reader.ref(), problem.getMessage());
             } catch (JsonProcessingException problem) {
                 return new Seen.Cut(Optional.empty(), isDify(answer) ? Symptom.CUT : Symptom.GATEWAY,
                         "HTTP 200, but no JSON: " + problem.getOriginalMessage());
@@ -3910,11 +4223,13 @@ final class DifyExec implements Runnable {
         }
 
         /// Goes on to the next event that can be read. False: the stream has ended.
-        private static boolean next(Sse sse, RunReader reader) throws IOException {
+        private boolean next(Sse sse, RunReader reader) throws IOException {
             while (sse.next()) {
                 try {
-                    reader.readEvent(sse.data());
+                    reader.readEvent(room.limit(sse.data()));
                     return true;
+                } catch (Room.Exceeded problem) {
+                    if (reader.isEnd()) throw problem; // of another event nothing is kept
                 } catch (JsonProcessingException _) {
                     if (sse.isAtEnd()) return false; // else an event we cannot read is an event we do not know
                 }
@@ -3923,7 +4238,7 @@ final class DifyExec implements Runnable {
         }
 
         /// An end, and those told after it: what has come with it, and after an error what comes within a moment.
-        private static List<Seen> ends(Seen first, Sse sse, RunReader reader, Watch watch) {
+        private List<Seen> ends(Seen first, Sse sse, RunReader reader, Watch watch) {
             var ends = new ArrayList<>(List.of(first));
             if (first instanceof Seen.Refused) watch.limit(AFTER_ERROR);
             else sse.waitNoMore();
@@ -4006,8 +4321,8 @@ final class DifyExec implements Runnable {
                     for (var file : files) write(file, json);
                     json.writeEndArray();
                 }
-                case Value.Local(var kind, var path) -> writeFile(kind, "local_file", "upload_file_id", "<upload of "
-                        + path + ">", json);
+                case Value.Local(var kind, _, var file) -> writeFile(kind, "local_file", "upload_file_id",
+                        "<upload of " + file + ">", json);
                 case Value.None _, Value.Wrong _ -> json.writeNull();
             }
         }
@@ -4043,24 +4358,26 @@ final class DifyExec implements Runnable {
     }
 
     /// A row's way to Dify and back: cells become values, files go up before the run and come down after it.
-    record Sender(DifyClient client, Form form, Optional<Path> saveFiles, Backoff backoff) implements Workflow {
+    record Sender(DifyClient client, Form form, Optional<Path> saveFiles) implements Workflow {
 
         @Override
         public Seen run(Attempt attempt, Told told) {
-            var uploads = new HashMap<Path, String>();
+            var uploads = new HashMap<Value.Local, String>();
             var values = new LinkedHashMap<String, Value>();
             for (var value : form.values(attempt.row()).entrySet()) {
+                if (value.getValue() instanceof Value.Wrong wrong) // a file is not what it was when it was checked
+                    return new Seen.NotUploaded(value.getKey() + ": " + wrong.said(), false);
                 var fault = new AtomicReference<Seen>();
                 values.put(value.getKey(), uploaded(value.getValue(), attempt, told, uploads, fault));
                 if (fault.get() != null) return fault.get();
             }
-            return saved(attempt, client.run(attempt, values, told));
+            return withFiles(attempt, client.run(attempt, values, told));
         }
 
         @Override
         public Found look(Doubt doubt) {
             return switch (client.look(doubt)) {
-                case Found.Ended(var ran) -> new Found.Ended((Seen.Ran) saved(doubt.attempt(), ran));
+                case Found.Ended(var ran) -> new Found.Ended((Seen.Ran) withFiles(doubt.attempt(), ran));
                 case Found found -> found;
             };
         }
@@ -4071,17 +4388,17 @@ final class DifyExec implements Runnable {
         }
 
         /// A file that several cells of one attempt name goes up once.
-        private Value uploaded(Value value, Attempt attempt, Told told, Map<Path, String> uploads,
+        private Value uploaded(Value value, Attempt attempt, Told told, Map<Value.Local, String> uploads,
                 AtomicReference<Seen> fault) {
             return switch (value) {
                 case Value.Several(var files) -> new Value.Several(
                         files.stream().map(file -> uploaded(file, attempt, told, uploads, fault)).toList());
-                case Value.Local(var kind, var path) -> {
-                    if (fault.get() == null && !uploads.containsKey(path)) client.upload(path, attempt.user(), id -> {
-                        uploads.put(path, id);
-                        told.uploaded(path, id);
-                    }).ifPresent(seen -> fault.set(notUploaded(path, seen)));
-                    yield new Value.Uploaded(kind, uploads.getOrDefault(path, ""));
+                case Value.Local local -> {
+                    if (fault.get() == null && !uploads.containsKey(local)) client.upload(local, attempt.user(), id -> {
+                        uploads.put(local, id);
+                        told.uploaded(local.name(), id);
+                    }).ifPresent(seen -> fault.set(notUploaded(local.name(), seen)));
+                    yield new Value.Uploaded(local.kind(), uploads.getOrDefault(local, ""));
                 }
                 case Value other -> other;
             };
@@ -4089,8 +4406,8 @@ final class DifyExec implements Runnable {
 
         /// A refusal of the key or the pace is as for a run, one of the file is the row's; and what is unclear is no
         /// doubt, as after a run: an upload starts nothing, so it may be tried again.
-        private static Seen notUploaded(Path path, Seen seen) {
-            var upload = "upload of " + path.getFileName() + ": ";
+        private static Seen notUploaded(String name, Seen seen) {
+            var upload = "upload of " + name + ": ";
             return switch (seen) {
                 case Seen.Refused refused when List.of(400, 413, 415)
                         .contains(refused.status()) -> new Seen.NotUploaded(
@@ -4098,48 +4415,57 @@ final class DifyExec implements Runnable {
                 case Seen.Refused refused when refused.status() < 500 -> refused;
                 case Seen.Refused refused -> new Seen.NotUploaded(upload + "HTTP " + refused.status(), true);
                 case Seen.Cut cut -> new Seen.NotUploaded(upload + cut.why(), true);
-                case Seen.NotSent _, Seen.NotUploaded _, Seen.Ran _ -> seen;
+                case Seen.NotSent _, Seen.NotUploaded _, Seen.TooLarge _, Seen.Ran _ -> seen;
             };
         }
 
-        /// Links to files die after minutes, so they are fetched before the row counts as done. What cannot be fetched
-        /// is left out: the run is paid and its result is kept.
-        private Seen saved(Attempt attempt, Seen seen) {
+        /// A success with the files of its outputs that are to be kept.
+        private Seen withFiles(Attempt attempt, Seen seen) {
             if (saveFiles.isEmpty() || !(seen instanceof Seen.Ran ran) || !ran.status().isSuccess()) return seen;
-            var paths = new ArrayList<String>();
-            var missing = new AtomicReference<>(Optional.<String>empty());
+            var files = new ArrayList<OutputFile>();
             try {
-                var outputs = Json.MAPPER.readTree(ran.outputs());
-                int number = 0;
-                for (var output : outputs.properties())
+                for (var output : Json.MAPPER.readTree(ran.outputs()).properties())
                     for (var file : links(output.getValue())) {
-                        var to = saveFiles.get().resolve(fileName(attempt.row().id(), output.getKey(), ++number,
-                                file.path("extension").asText("")));
-                        var fault = fetch(file.path("url").asText(""), to);
-                        if (fault.isEmpty()) paths.add(to.toString());
-                        else missing.compareAndSet(Optional.empty(), fault);
+                        var name = fileName(attempt.row().id(), output.getKey(), files.size() + 1,
+                                file.path("extension").asText(""));
+                        files.add(new OutputFile(file.path("url").asText(""), file.path("size").asLong(0),
+                                saveFiles.get().resolve(name)));
                     }
             } catch (IOException problem) {
                 throw new UncheckedIOException(problem); // cannot happen: the outputs were JSON when they came
             }
-            return ran.with(new Saved(paths, missing.get()));
+            return ran.with(files);
         }
 
-        /// Says why, where the file cannot be had.
-        private Optional<String> fetch(String link, Path to) {
+        /// It gets its name once it is whole; until then it has one that no output has.
+        @Override
+        public Fetched fetch(OutputFile file) {
+            var draft = file.place().resolveSibling(".difyexec-" + UUID.randomUUID() + ".part");
             try {
-                var address = URI.create(link);
-                for (int tries = 0; ; tries++) {
-                    var seen = client.download(address, to);
-                    if (seen.isEmpty() || tries >= backoff.maxRetries()) return seen.map(Greeting::said);
-                    Thread.sleep(backoff.delay(tries));
-                }
+                Files.createFile(draft); // what cannot be written is not asked for
+                var seen = client.download(URI.create(file.link()), file.size(), draft);
+                return seen.isEmpty() ? new Fetched.There(FreeName.take(draft, file.place()))
+                        : new Fetched.Missing(Greeting.said(seen.get()).strip(), mayPass(seen.get()));
             } catch (IllegalArgumentException _) {
-                return Optional.of("no address in the output");
-            } catch (InterruptedException _) {
-                Thread.currentThread().interrupt();
-                return Optional.of("interrupted");
+                return new Fetched.Missing("no address in the output", false);
+            } catch (IOException problem) {
+                return new Fetched.Missing(Plain.of(problem), false);
+            } finally {
+                drop(draft);
             }
+        }
+
+        private static void drop(Path draft) {
+            try {
+                Files.deleteIfExists(draft);
+            } catch (IOException _) {
+                // it stays, under a name that says what it is
+            }
+        }
+
+        private static boolean mayPass(Seen seen) {
+            return !(seen instanceof Seen.Refused refused) || refused.status() >= 500
+                    || List.of(408, 425, 429).contains(refused.status());
         }
 
         /// The file objects in a value, at any depth.
@@ -4220,6 +4546,39 @@ final class DifyExec implements Runnable {
                 throw new Unusable(setting.place() + ": " + Plain.of(problem).replace(setting.text(), "…")
                         + "; a PEM file of certificates is needed");
             }
+        }
+    }
+
+    /// How many bytes an answer may have: while a result is made of it, it is in memory up to ten times over.
+    record Room(long most) {
+        private static final long TIMES = 10, LEAST = 1 << 20;
+
+        /// A fair share of Java's memory. @param runs how many there may be at a time
+        static Room of(int runs) {
+            return new Room(Math.max(LEAST, Runtime.getRuntime().maxMemory() / (TIMES * runs)));
+        }
+
+        /// An answer that there is no room for.
+        static final class Exceeded extends IOException {
+            Exceeded(long most) {
+                super(String.format(Locale.ROOT, "the answer is larger than the memory for it (%.1f MB); "
+                        + "a lower -c or JDK_JAVA_OPTIONS=-Xmx4g gives it more", most / 1e6));
+            }
+        }
+
+        /// The same bytes, up to so many.
+        InputStream limit(InputStream in) {
+            return new FilterInputStream(in) {
+                private long left = most;
+
+                @Override
+                public int read(byte[] into, int from, int length) throws IOException {
+                    int more = super.read(into, from, length);
+                    left -= Math.max(0, more);
+                    if (left < 0) throw new Exceeded(most);
+                    return more;
+                }
+            };
         }
     }
 
@@ -4627,6 +4986,11 @@ final class DifyExec implements Runnable {
             return runId.isEmpty() ? Optional.empty() : Optional.of(new RunRef(runId, taskId));
         }
 
+        /// Whether the last event is the run's last.
+        boolean isEnd() {
+            return event.equals("workflow_finished") || event.equals("workflow_paused");
+        }
+
         /// What the last event tells of the run on its way, if anything.
         Optional<Heard> heard() {
             return switch (event) {
@@ -5026,15 +5390,15 @@ final class DifyExec implements Runnable {
         }
 
         /// The answer of `GET /parameters`. Everything but `variable`, `type` and `required` may be missing or null.
-        static Form of(JsonNode parameters, List<String> columns, Path folder, boolean usesPresets) {
+        static Form of(JsonNode parameters, List<String> columns, Variable.Folders folders, boolean usesPresets) {
             var variables = new ArrayList<Variable>();
             for (var item : parameters.path("user_input_form"))
                 item.properties().forEach(entry -> variables.add(variable(entry.getKey(), entry.getValue(), parameters,
-                        folder)));
+                        folders)));
             return new Form(variables, columns, usesPresets);
         }
 
-        private static Variable variable(String type, JsonNode node, JsonNode parameters, Path folder) {
+        private static Variable variable(String type, JsonNode node, JsonNode parameters, Variable.Folders folders) {
             var preset = node.path("default");
             var about = new Variable.About(node.path("variable").asText(), node.path("label").asText(""),
                     node.path("required").asBoolean(),
@@ -5046,15 +5410,15 @@ final class DifyExec implements Runnable {
                 case "checkbox" -> new Variable.Checkbox(about);
                 case "json_object" -> new Variable.JsonObject(about);
                 case "file", "file-list" -> new Variable.FileVariable(about, type.equals("file-list"),
-                        files(type, node, parameters, folder));
+                        files(node, parameters, folders));
                 default -> new Variable.Other(about, type);
             };
         }
 
-        private static Variable.FileRules files(String type, JsonNode node, JsonNode parameters, Path folder) {
+        private static Variable.FileRules files(JsonNode node, JsonNode parameters, Variable.Folders folders) {
             var system = parameters.path("system_parameters");
             int most = node.path("max_length").asInt(0);
-            return new Variable.FileRules(folder, texts(node.path("allowed_file_types")),
+            return new Variable.FileRules(folders, texts(node.path("allowed_file_types")),
                     texts(node.path("allowed_file_extensions")),
                     texts(node.path("allowed_file_upload_methods")),
                     most > 0 ? most : system.path("workflow_file_upload_limit").asInt(10),
@@ -5202,7 +5566,7 @@ final class DifyExec implements Runnable {
         private static final int CUT = 60;
 
         /// A cell that the workflow does not take.
-        record Problem(long line, String id, String column, String value, String allowed) {}
+        record Problem(long line, String id, String column, String value, Value.Wrong allowed) {}
 
         /// What a column holds. `longest` is in code points.
         record Column(String column, String variable, String type, boolean required, long filled, int longest,
@@ -5226,8 +5590,8 @@ final class DifyExec implements Runnable {
                         if (examples[i] == null) examples[i] = Plain.text(cell, 24);
                     } else if (form.variable(column).filter(v -> v.takesEmpty() && v.about().required())
                             .isPresent()) emptyRequired++;
-                    if (form.value(column, cell) instanceof Value.Wrong(var why))
-                        problems.add(new Problem(row.line(), row.id(), column, Plain.text(cell, CUT), why));
+                    if (form.value(column, cell) instanceof Value.Wrong wrong)
+                        problems.add(new Problem(row.line(), row.id(), column, Plain.text(cell, CUT), wrong));
                 }
             }
             var notes = new ArrayList<>(form.notes(columns));
@@ -5812,6 +6176,8 @@ final class DifyExec implements Runnable {
     /// Appends whole lines to a file, a group in one write; the file appears with its first line. A write that fails is
     /// undone: no line is ever torn by us.
     static final class LineFile implements AutoCloseable {
+        private static final int FULL = 64 << 10;
+
         private final Path path;
         private final byte[] head;
         private final ByteArrayOutputStream waiting = new ByteArrayOutputStream();
@@ -5827,6 +6193,11 @@ final class DifyExec implements Runnable {
         /// Lines go in here; [#flush] writes them.
         OutputStream buffer() {
             return waiting;
+        }
+
+        /// So much waits that the next line would cost memory.
+        boolean isFull() {
+            return waiting.size() >= FULL;
         }
 
         /// What holds from when the lines so far are in the file.
@@ -5971,6 +6342,7 @@ final class DifyExec implements Runnable {
                     case "stop" -> new Event.Stop(time(), text("why"), text("user"), text("task"));
                     case "throttle" -> new Event.Throttle(time(), text("user"), text("why"), integer("limit"));
                     case "late" -> new Event.Late(time(), text("id"), text("user"), text("run"), text("saw"));
+                    case "missing" -> new Event.Missing(time(), text("id"), text("user"), text("file"), text("why"));
                     case "torn" -> new Event.Torn(time(), text("file"), whole("at"), whole("bytes"));
                     default -> new Event.Other();
                 };
@@ -6107,7 +6479,9 @@ final class DifyExec implements Runnable {
                 \\{"id": ?"[^"\\\\]*+(?:\\\\.[^"\\\\]*+)*+", ?"status": ?"success", ?"inputs": ?\\{""");
 
         /// `id`, `status`, `inputs`, `outputs`, `workflow_run_id`, `executed_at`, `retry_count`, then ours.
-        static byte[] line(Attempt attempt, Seen.Ran ran, Instant now) {
+        ///
+        /// @param files where the files of its outputs are
+        static byte[] line(Attempt attempt, Seen.Ran ran, Instant now, List<Path> files) {
             var out = new ByteArrayOutputStream(512 + ran.outputs().length);
             var usage = ran.usage();
             try (var json = Json.Tokens.writing(out)) {
@@ -6134,9 +6508,9 @@ final class DifyExec implements Runnable {
                     json.writeStringField("currency", usage.currency());
                 }
                 if (attempt.row().isEdited()) json.writeBooleanField("edited", true);
-                if (!ran.files().paths().isEmpty()) {
+                if (!files.isEmpty()) {
                     json.writeArrayFieldStart("files");
-                    for (var file : ran.files().paths()) json.writeString(file);
+                    for (var file : files) json.writeString(file.toString());
                     json.writeEndArray();
                 }
                 json.writeEndObject();
@@ -6254,6 +6628,8 @@ final class DifyExec implements Runnable {
         private final Map<String, Open> resent = new LinkedHashMap<>(), openTries = new LinkedHashMap<>();
         private final Map<String, Open> paidTries = new HashMap<>();
         private final Set<String> late = new HashSet<>(), stopped = new HashSet<>();
+        private final Map<String, Set<String>> missingByAttempt = new HashMap<>();
+        private final MissingFiles missingFiles = new MissingFiles();
         private final Map<Integer, String> causes = new HashMap<>();
         private final BitSet changed = new BitSet();
         private int[] attemptsOf = new int[0];
@@ -6331,6 +6707,8 @@ final class DifyExec implements Runnable {
                     lateRuns++;
                 }
                 case Event.Stop stop when stop.isOfInterrupt() -> stopped.add(stop.user());
+                case Event.Missing missing -> missingByAttempt.computeIfAbsent(key(missing.id(), missing.user()),
+                        _ -> new HashSet<>()).add(missing.file());
                 case Event.Upload _, Event.Look _, Event.Harvest _, Event.Stop _, Event.Throttle _, Event.Torn _,
                         Event.Other _ -> {}
             }
@@ -6409,6 +6787,8 @@ final class DifyExec implements Runnable {
         private void stand(int entry, Standing standing, Open known, Event.End end) {
             if (standing.isSuccess()) {
                 notStarted.remove(end.id());
+                var missing = missingByAttempt.remove(key(end.id(), end.user()));
+                missingFiles.put(end.id(), missing == null ? 0 : missing.size());
                 latencies.add(Math.round(end.seconds() * 1000));
                 if (!index.standing(entry).isSuccess()) lost.put(entry, known);
                 changed.set(entry, index.cells(entry) != 0 && known.isOfOther(index.cells(entry)));
@@ -6449,6 +6829,10 @@ final class DifyExec implements Runnable {
 
         Optional<Mode> mode() {
             return mode;
+        }
+
+        MissingFiles missingFiles() {
+            return missingFiles;
         }
 
         /// How often a row was sent, tries apart.
@@ -6534,7 +6918,8 @@ final class DifyExec implements Runnable {
                 }
                 case Event.Late late when index.find(late.id()) >= 0 -> add(index.find(late.id()), at, 0);
                 case Event.Attempt _, Event.Session _, Event.Run _, Event.Late _, Event.Upload _, Event.Look _,
-                        Event.Harvest _, Event.Stop _, Event.Throttle _, Event.Torn _, Event.Other _ -> {}
+                        Event.Harvest _, Event.Stop _, Event.Throttle _, Event.Missing _, Event.Torn _,
+                        Event.Other _ -> {}
             }
         }
 
@@ -6671,7 +7056,7 @@ final class DifyExec implements Runnable {
                     else json.skipChildren();
                 }
             }
-            if (isWrapped(outputs.keySet()) && !texts.containsKey("workflow_status"))
+            if (mayBeWrapped(outputs.keySet()) && !texts.containsKey("workflow_status"))
                 outputs = unwrapped(outputs.get("outputs"), outputs);
             return new Ending(inputs, outputs, texts.getOrDefault("workflow_run_id", ""),
                     texts.getOrDefault("elapsed_time", ""), texts.getOrDefault("total_tokens", ""),
@@ -6679,8 +7064,19 @@ final class DifyExec implements Runnable {
                     "true".equals(texts.get("edited")));
         }
 
-        /// The original tool put the outputs into an object of that name.
-        static boolean isWrapped(Set<String> names) {
+        /// The outputs as one object.
+        JsonNode tree() throws IOException {
+            var tree = Json.MAPPER.createObjectNode();
+            for (var output : outputs.entrySet()) {
+                var value = output.getValue();
+                tree.set(output.getKey(), value.json() ? Json.MAPPER.readTree(value.text())
+                        : tree.textNode(value.text()));
+            }
+            return tree;
+        }
+
+        /// The original tool put the outputs into an object of that name; its lines tell no `workflow_status`.
+        static boolean mayBeWrapped(Set<String> names) {
             return names.size() == 1 && names.contains("outputs");
         }
 
@@ -6804,6 +7200,39 @@ final class DifyExec implements Runnable {
             } catch (IOException problem) {
                 throw new Unusable(file + ": cannot be written (" + Plain.of(problem) + ")");
             }
+        }
+    }
+
+    /// A whole file gets its name: at once, and never one that another file has.
+    static final class FreeName {
+        /// Where it is now: at its place, or at the next free one beside it (`a~2.pdf`). One of the same bytes that is
+        /// there already is kept instead: a row that runs again gives no second copy.
+        static Path take(Path draft, Path place) throws IOException {
+            for (int number = 1; ; number++) {
+                var path = number == 1 ? place : place.resolveSibling(numbered(place.getFileName().toString(), number));
+                try {
+                    link(draft, path);
+                    return path;
+                } catch (FileAlreadyExistsException _) {
+                    if (Files.isRegularFile(path) && Files.mismatch(draft, path) < 0) return path;
+                }
+            }
+        }
+
+        /// A link is the one step that names a file at once and writes over none; not every file system has it.
+        private static void link(Path draft, Path path) throws IOException {
+            try {
+                Files.createLink(path, draft);
+            } catch (FileAlreadyExistsException taken) {
+                throw taken;
+            } catch (UnsupportedOperationException | IOException _) {
+                Files.move(draft, path);
+            }
+        }
+
+        private static String numbered(String name, int number) {
+            int dot = name.lastIndexOf('.');
+            return dot < 0 ? name + "~" + number : name.substring(0, dot) + "~" + number + name.substring(dot);
         }
     }
 
@@ -7130,19 +7559,25 @@ final class DifyExec implements Runnable {
             return open.size();
         }
 
+        /// On the file's way, too; long ones do not wait for each other.
         void result(byte[] line) {
             try {
                 results.buffer().write(line);
+                if (results.isFull()) results.flush();
             } catch (IOException problem) {
-                throw new UncheckedIOException(problem); // cannot happen: memory does not fail
+                throw new UncheckedIOException(problem);
             }
         }
 
-        /// The row has its outcome once its lines are in the files; `then` is what follows from that.
         void settled(Attempt attempt, Outcome outcome, Instant now, Seen seen, Runnable then) {
+            settled(attempt, outcome, now, seen, attempt.took(seen, now), then);
+        }
+
+        /// The row has its outcome once its lines are in the files; `then` is what follows from that.
+        void settled(Attempt attempt, Outcome outcome, Instant now, Seen seen, Duration took, Runnable then) {
             var standing = outcome.standing();
             var cause = outcome.cause();
-            record(Event.End.of(attempt, now, standing.word(), seen, outcome.text(), cause));
+            record(Event.End.of(attempt, now, standing.word(), seen, outcome.text(), cause, took));
             if (attempt.kind() == Kind.TRY) then.run();
             else (standing.isSuccess() ? results : log).onceWritten(() -> {
                 stand(attempt.row().index(), standing, cause);
@@ -7170,7 +7605,7 @@ final class DifyExec implements Runnable {
             var began = now.minusMillis((long) (ran.usage().seconds() * 1000));
             var attempt = new Attempt(0, new Row(entry, row.line(), row.id(), row.inputs(), row.cells(), row.inCsv()),
                     Tries.NONE, tried.attempt().user(), tried.attempt().mode(), tried.attempt().cells(), began);
-            result(Results.line(attempt, ran, tried.at()));
+            result(Results.line(attempt, ran, tried.at(), List.of()));
             settled(attempt, ran.status() == RunStatus.PARTIAL ? new Outcome.Partial() : new Outcome.Succeeded(), now,
                     new Seen.Ran(ran.ref(), ran.status(), ran.outputs(), "", ran.workflowId(), Usage.NONE), () -> {});
             finish().ifPresent(stop -> {
@@ -7283,9 +7718,9 @@ final class DifyExec implements Runnable {
             /// The workflow's form; out of reach, every cell is text, and that is said.
             Form form(DifyClient client, Judge judge, Csv csv, Path input, DifyOptions dify, PrintWriter err) {
                 if (dify.noCheck) return Form.ofText();
-                var folder = Optional.ofNullable(input.toAbsolutePath().getParent()).orElse(Path.of(""));
+                var folders = Variable.Folders.of(input, dify.files);
                 var form = new AtomicReference<>(Form.ofText());
-                client.parameters(answer -> form.set(Form.of(answer, csv.columns(), folder,
+                client.parameters(answer -> form.set(Form.of(answer, csv.columns(), folders,
                         Listing.of(version) != Listing.AT_END))).ifPresent(seen -> {
                     // a refusal with a code is Dify's own; else a proxy may let this one path not through
                     if (seen instanceof Seen.Refused refused && !refused.code().isEmpty()) refusal(seen, judge)
@@ -7353,6 +7788,7 @@ final class DifyExec implements Runnable {
                 case Seen.NotSent(var why) -> why;
                 case Seen.NotUploaded(var why, _) -> why;
                 case Seen.Cut cut -> cut.why();
+                case Seen.TooLarge large -> large.why();
                 case Seen.Refused refused -> "HTTP " + refused.status() + " " + refused.message();
                 case Seen.Ran ran -> ran.error();
             };
@@ -7484,6 +7920,7 @@ final class DifyExec implements Runnable {
                     + (tally.highest > tally.lowest ? "–" + tally.highest : "") + " of " + tally.ceiling);
             if (tally.late > 0) err.println("  " + Plain.count(tally.late, "run") + " turned up late: see 'late' in "
                     + batch.files().log());
+            if (!tally.missingFiles().isEmpty()) err.println("  " + tally.missingFiles());
             if (work.rows.limit != null) estimate(batch.index().count(Standing.PENDING), tally).ifPresent(err::println);
             StatusView.errors(batch, err);
             StatusView.next(batch, work.input.toString(), work.demo == null ? "" : work.demo.equals(Demo.NEWEST)
@@ -7552,8 +7989,8 @@ final class DifyExec implements Runnable {
             inspection.faults().forEach(fault -> out.println("line 1: " + Plain.text(fault, 500)));
             inspection.problems().stream().limit(SHOWN).forEach(problem -> out.println("line " + problem.line()
                     + ", id " + Plain.id(problem.id())
-                    + ", " + Plain.text(problem.column(), 40) + " = " + Plain.quoted(problem.value()) + ": allowed is "
-                            + Plain.text(problem.allowed(), 300)));
+                    + ", " + Plain.text(problem.column(), 40) + " = " + Plain.quoted(problem.value()) + ": "
+                            + Plain.text(problem.allowed().said(), 300)));
             if (inspection.problems().size() > SHOWN) out.println("… and " + (inspection.problems().size() - SHOWN)
                     + " more problems (check --json lists all)");
         }
@@ -7563,17 +8000,16 @@ final class DifyExec implements Runnable {
         }
 
         /// The request of one row's first attempt, as it would go out.
-        static void request(Row row, Form form, DifyOptions dify, PrintWriter out) {
+        static void request(Row row, Form form, Access access, DifyOptions dify, PrintWriter out) {
             var mode = dify.mode == Mode.STREAMING ? Mode.STREAMING : Mode.BLOCKING;
             var attempt = new Attempt(0, row, Tries.NONE, dify.user == null ? "difyexec-0123456789abcdef-1" : dify.user,
                     mode, row.hash(), Instant.EPOCH);
-            var body = DifyClient.requestBody(attempt, form.values(row));
+            var body = Plain.json(DifyClient.requestBody(attempt, form.values(row)));
             out.println();
             out.println(body);
-            out.println("curl -X POST " + Plain.shell(dify.baseUrl
-                    + (dify.workflowId.isBlank() ? "/workflows/run" : "/workflows/" + dify.workflowId + "/run"))
+            out.println("curl -X POST " + Plain.shell(access.baseUrl() + DifyClient.runPath(access))
                     + " -H 'Authorization: Bearer app-***' -H 'Content-Type: application/json' -d "
-                            + Plain.shell(body));
+                    + Plain.shell(body));
         }
     }
 
@@ -7701,6 +8137,7 @@ final class DifyExec implements Runnable {
             var warnings = new ArrayList<String>();
             if (history.lateRuns > 0) warnings.add(Plain.count(history.lateRuns, "run")
                     + " turned up late, after the row was sent again");
+            if (!history.missingFiles().isEmpty()) warnings.add(history.missingFiles().toString());
             if (history.unread > 0) warnings.add(Plain.count(history.unread, "line") + " of the log could not be read");
             if (!history.lost.isEmpty()) warnings.add(Plain.count(history.lost.size(), "result")
                     + " that the log knows of cannot be found in the file; 'run --rebuild' fetches them");
@@ -7752,6 +8189,17 @@ final class DifyExec implements Runnable {
             json.writeNumberField("lost_results", history.lost.size());
             json.writeNumberField("unread_lines", history.unread);
             json.writeNumberField("ids_not_in_input", index.size() - index.rows());
+            write(history.missingFiles(), json);
+        }
+
+        private static void write(MissingFiles missing, JsonGenerator json) throws IOException {
+            json.writeObjectFieldStart("missing_files");
+            json.writeNumberField("count", missing.files());
+            json.writeNumberField("rows", missing.rows());
+            json.writeArrayFieldStart("ids");
+            for (var id : missing.examples()) json.writeString(id);
+            json.writeEndArray();
+            json.writeEndObject();
         }
 
         private static void write(Cause cause, JsonGenerator json) throws IOException {
@@ -7840,7 +8288,7 @@ final class DifyExec implements Runnable {
         public void result(int entry, Lines line) {
             try {
                 var found = found(line);
-                if (Ending.isWrapped(found)) found = Ending.of(line.content()).outputs().keySet();
+                if (Ending.mayBeWrapped(found)) found = Ending.of(line.content()).outputs().keySet();
                 names.addAll(found);
             } catch (IOException problem) {
                 throw new UncheckedIOException(problem); // cannot happen: the line has been read as a result
@@ -7985,7 +8433,7 @@ final class DifyExec implements Runnable {
                 case Event.Attempt attempt when "row".equals(attempt.kind()) -> start(attempt);
                 case Event.End end -> end(end);
                 case Event.Attempt _, Event.Run _, Event.Upload _, Event.Look _, Event.Harvest _, Event.Stop _,
-                        Event.Throttle _, Event.Late _, Event.Torn _, Event.Other _ -> {}
+                        Event.Throttle _, Event.Late _, Event.Missing _, Event.Torn _, Event.Other _ -> {}
             }
         }
 
@@ -8930,8 +9378,24 @@ final class DifyExec implements Runnable {
             if (end < text.length() && Character.isHighSurrogate(text.charAt(end - 1))) end--;
             var cut = end < text.length() ? text.substring(0, end) + "…" : text;
             var clean = new StringBuilder(cut.length());
-            cut.codePoints().map(c -> Character.isISOControl(c) || Character.getType(c) == Character.FORMAT
-                    || c == 0x2028 || c == 0x2029 ? ' ' : Utf8.isHalf(c) ? 0xFFFD : c).forEach(clean::appendCodePoint);
+            cut.codePoints().map(c -> isControl(c) ? ' ' : Utf8.isHalf(c) ? 0xFFFD : c)
+                    .forEach(clean::appendCodePoint);
+            return clean.toString();
+        }
+
+        /// What acts on a terminal instead of being seen: controls, marks of direction, line ends.
+        private static boolean isControl(int c) {
+            return Character.isISOControl(c) || Character.getType(c) == Character.FORMAT || c == 0x2028 || c == 0x2029;
+        }
+
+        /// The same JSON with such characters as escapes; those below U+0020 stand between its values only.
+        static String json(String json) {
+            var clean = new StringBuilder(json.length());
+            json.codePoints().forEach(c -> {
+                if (!isControl(c)) clean.appendCodePoint(c);
+                else if (c < ' ') clean.append(' ');
+                else for (char unit : Character.toChars(c)) clean.append("\\u%04x".formatted((int) unit));
+            });
             return clean.toString();
         }
 
@@ -9361,8 +9825,8 @@ final class DifyExec implements Runnable {
         static void check(Form form, Row row, Collection<String> columns) {
             var problems = columns.stream().filter(column -> form.value(column, row.inputs().get(column))
                     instanceof Value.Wrong).map(column -> Plain.text(column, 40) + " = "
-                    + Plain.quoted(row.inputs().get(column)) + ": allowed is "
-                    + Plain.text(((Value.Wrong) form.value(column, row.inputs().get(column))).why(), 300)).toList();
+                    + Plain.quoted(row.inputs().get(column)) + ": "
+                    + Plain.text(((Value.Wrong) form.value(column, row.inputs().get(column))).said(), 300)).toList();
             if (!problems.isEmpty()) throw new Unusable("row " + Plain.id(row.id()) + ", "
                     + String.join("; ", problems));
         }
@@ -10034,8 +10498,7 @@ final class DifyExec implements Runnable {
             Desk.check(form, batch.csv().rows(row -> row == entry, batch.index()).next(), batch.csv().columns());
             var tally = new Tally(batch.index(), 1, Clock.systemUTC());
             var view = new TryView(out);
-            var overheard = new Overheard(new Sender(link.client(), form, Optional.empty(), link.judge().backoff()),
-                    view);
+            var overheard = new Overheard(new Sender(link.client(), form, Optional.empty()), view);
             var stop = run(server, wanted, tally, overheard, view);
             if (tally.succeeded() == 1) desk.keep(overheard.last()); // paid for, also when Ctrl-C came with its end
             return view.outcome(batch.index().id(entry), overheard.ran(), tally, stop);
@@ -10088,7 +10551,7 @@ final class DifyExec implements Runnable {
                 }
 
                 @Override
-                public void uploaded(Path file, String upload) {
+                public void uploaded(String file, String upload) {
                     told.uploaded(file, upload);
                 }
 
@@ -10111,6 +10574,11 @@ final class DifyExec implements Runnable {
         @Override
         public void stop(RunRef run, String user) {
             workflow.stop(run, user);
+        }
+
+        @Override
+        public Fetched fetch(OutputFile file) {
+            return workflow.fetch(file);
         }
 
         Desk.Tried last() {
@@ -10317,8 +10785,8 @@ final class DifyExec implements Runnable {
             attempts();
             var result = result();
             if (result.isPresent()) {
-                out.println("Outputs" + (result.get().path("edited").asBoolean() ? " (of edited inputs)" : ""));
-                Pretty.print(outputs(result.get()), full, out);
+                out.println("Outputs" + (result.get().edited() ? " (of edited inputs)" : ""));
+                Pretty.print(result.get().tree(), full, out);
             }
             desk.tried(id).ifPresent(tried -> {
                 out.println("Outputs of the last try, not accepted");
@@ -10390,31 +10858,21 @@ final class DifyExec implements Runnable {
         }
 
         /// The last line of the results that is the row's.
-        private Optional<JsonNode> result() throws IOException {
-            Optional<JsonNode> last = Optional.empty();
+        private Optional<Ending> result() throws IOException {
+            Optional<Ending> last = Optional.empty();
             if (!Files.exists(desk.files().results())) return last;
             try (var lines = new Lines(desk.files().results())) {
                 while (lines.next()) if (Results.head(lines).filter(head -> head.success() && head.id().equals(id))
-                        .isPresent()) {
-                    var text = new String(lines.bytes(), 0, lines.length(), UTF_8).replace("\uFEFF", "");
-                    last = Optional.of(Json.MAPPER.readTree(text));
-                }
+                        .isPresent()) last = Optional.of(Ending.of(lines.content()));
             }
             return last;
-        }
-
-        /// Files of the original tool wrap the workflow's outputs once more.
-        private static JsonNode outputs(JsonNode line) {
-            var outputs = line.path("outputs");
-            return outputs.size() == 1 && outputs.path("outputs").isObject() ? outputs.path("outputs") : outputs;
         }
 
         void output(String pointer) throws IOException {
             if (!pointer.isEmpty() && !pointer.startsWith("/")) throw new Unusable("--output " + Plain.quoted(pointer)
                     + ": a JSON pointer like /answer or /items/0");
             var all = desk.tried(id).isPresent() ? Json.MAPPER.readTree(desk.tried(id).get().ran().outputs())
-                    : result().map(RowView::outputs).orElseThrow(() -> new Unusable("row " + Plain.id(id)
-                            + " has no outputs yet"));
+                    : result().orElseThrow(() -> new Unusable("row " + Plain.id(id) + " has no outputs yet")).tree();
             var part = all.at(pointer);
             if (part.isMissingNode()) throw new Unusable("there is no " + Plain.quoted(pointer)
                     + " in the outputs; at the top there are " + Plain.text(all.properties().stream()
@@ -10476,7 +10934,7 @@ final class DifyExec implements Runnable {
             var begun = words.getLast();
             int at = words.size() - 1;
             if (at == 0 || begun.startsWith("-")) return List.of();
-            if (words.get(at - 1).matches("-i|-o|--input|--output|--html|--save-files")) return files(begun);
+            if (words.get(at - 1).matches("-i|-o|--input|--output|--html|--save-files|--files")) return files(begun);
             return switch (words.getFirst()) {
                 case "open", "save" -> files(begun);
                 case "show", "accept" -> at == 1 ? ids(begun) : List.of();

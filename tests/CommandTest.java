@@ -4,6 +4,7 @@ import com.github.tomakehurst.wiremock.client.MappingBuilder;
 import com.github.tomakehurst.wiremock.client.ResponseDefinitionBuilder;
 import com.github.tomakehurst.wiremock.http.Fault;
 import com.github.tomakehurst.wiremock.stubbing.ServeEvent;
+import com.github.tomakehurst.wiremock.verification.LoggedRequest;
 import org.junit.jupiter.api.AfterEach;
 import org.junit.jupiter.api.Assumptions;
 import org.junit.jupiter.api.Nested;
@@ -666,7 +667,7 @@ class CommandTest {
             var json = tree(call.out());
             assertEquals("total succeeded partial failed paused unknown pending attempts retries total_tokens "
                     + "started_at updated_at errors running_seconds rows_per_second seconds cost in_flight late "
-                    + "lost_results unread_lines ids_not_in_input", keys(json));
+                    + "lost_results unread_lines ids_not_in_input missing_files", keys(json));
             assertEquals("[5, 1, 1, 1, 1, 0, 1, 4, 0, 40]", json.properties().stream().limit(10)
                     .map(Map.Entry::getValue).toList().toString());
             var began = Instant.parse(json.path("started_at").asText());
@@ -1813,7 +1814,7 @@ class CommandTest {
 
             assertEquals(2, call.code());
             assertTrue(call.sentence().contains("3 problems, nothing was sent"), call.err());
-            for (var said : List.of("line 3, id 2, text = \"too long\": allowed is 8 characters, at most 5",
+            for (var said : List.of("line 3, id 2, text = \"too long\": is 8 characters long, 5 are allowed",
                     "line 4, id 3, lang = \"fr\": allowed is one of \"en\", \"ja\"", "line 4, id 3, count = \"many\""))
                 assertTrue(call.err().contains(said), call.err());
             assertEquals(0, dify.runs());
@@ -1876,7 +1877,7 @@ class CommandTest {
             assertEquals(2, call.code());
             var problems = tree(call.out()).path("problems");
             assertEquals("""
-                    2 1 short 😀😀😀😀: 4 characters, at most 3 are allowed
+                    2 1 short 😀😀😀😀: is 4 characters long, 3 are allowed
                     3 2 num : not empty: the workflow requires it
                     4 3 num NaN: a number like 12, -0.5 or 1234567.89
                     5 4 num 1,000: a number like 12, -0.5 or 1234567.89
@@ -1886,7 +1887,7 @@ class CommandTest {
                     9 8 meta [1]: a JSON object like {"name": "value"}
                     10 9 doc @none.pdf: a file that exists; there is none at none.pdf
                     11 10 doc https://h/a.mp3: a file of the kind document, not audio (.mp3)
-                    12 11 docs https://h/1.png;https://h/2.png;https://h/3.png: 3 files, at most 2 are allowed
+                    12 11 docs https://h/1.png;https://h/2.png;https://h/3.png: 3 files, 2 are allowed
                     13 12 docs ftp://h/1.png: an address (https://…) or @path
                     """, StreamSupport.stream(problems.spliterator(), false).map(problem -> Stream.of("line", "id",
                     "column", "value").map(name -> problem.path(name).asText()).collect(Collectors.joining(" ")) + ": "
@@ -1904,6 +1905,58 @@ class CommandTest {
             assertFalse(call.out().contains("\"ja\""), call.out());
             assertTrue(call.out().contains("curl -X POST " + dify.url() + "/workflows/run "), call.out());
             assertEquals(0, dify.runs());
+        }
+
+        private LoggedRequest posted() {
+            return dify.server.findAll(postRequestedFor(urlPathMatching("/v1/workflows/(.+/)?run"))).getFirst();
+        }
+
+        /// What a shell makes of the line that `check --show` prints: the words that `curl` gets.
+        private List<String> curl(Call call) throws Exception {
+            Assumptions.assumeTrue(Files.isExecutable(Path.of("/bin/sh")));
+            var line = call.out().lines().filter(text -> text.startsWith("curl ")).findFirst().orElseThrow();
+            var shell = new ProcessBuilder("/bin/sh", "-c", "curl() { printf '%s\\n' \"$@\"; }; " + line).start();
+            return new String(shell.getInputStream().readAllBytes(), UTF_8).lines().toList();
+        }
+
+        @Test
+        void showsWhatWouldActOnATerminalAsAnEscapeAndTheRequestStaysTheSame() throws Exception {
+            form(dify.answer(200, text("""
+                    {'user_input_form': [{'paragraph': {'variable': 'text', 'required': true}},
+                                         {'json_object': {'variable': 'meta', 'required': false}}]}""")));
+            csv("id,text,meta", "1,it's \u009b31m \u202e \u2028 \ue007f \udb40\udc41,\"{\r\n\"\"a\u007f\"\": 1}\"");
+
+            var call = check("--show", "1");
+
+            assertEquals(0, call.code(), call.err());
+            assertTrue(call.out().contains("\\u009b31m \\u202e \\u2028 \ue007f \\udb40\\udc41"), call.out());
+            assertEquals(List.of(), call.out().lines().flatMapToInt(String::codePoints).filter(c ->
+                    Character.isISOControl(c) || Character.getType(c) == Character.FORMAT).boxed().toList());
+            assertEquals(0, dify.run().code());
+            assertEquals(tree(posted().getBodyAsString()).path("inputs"), tree(curl(call).getLast()).path("inputs"));
+        }
+
+        @Test
+        void showsTheAddressThatARunGoesTo() throws Exception {
+            csv("id,text,lang,count", "1,fine,en,1");
+            var settings = new HashMap<>(dify.settings());
+            settings.put("DIFY_WORKFLOW_ID", " v 1/2 ");
+            dify.rows(dify.ended("succeeded", ""));
+
+            var call = call(settings, "check", "-i", input(), "--show", "1");
+            assertEquals(0, call(settings, typed("run")).code());
+
+            assertEquals(dify.url().replace("/v1", posted().getUrl()), curl(call).get(2));
+            assertTrue(curl(call).get(2).endsWith("/workflows/v%201%2F2/run"), curl(call)::toString);
+        }
+
+        @Test
+        void showsTheDemosAddress() throws Exception {
+            csv("id,text", "1,fine");
+
+            var call = call(Map.of(), "check", "-i", input(), "--show", "1", "--demo");
+
+            assertTrue(curl(call).get(2).matches("http://127\\.0\\.0\\.1:\\d+/v1/workflows/run"), call.out());
         }
 
         @Test
@@ -2038,14 +2091,125 @@ class CommandTest {
             assertEquals(1, dify.runs());
         }
 
+        /// The CSV is in `batch`; above it lies what must not go out.
+        private String[] outside(String command, String... more) throws IOException {
+            Files.writeString(file("id_rsa.txt"), "secret");
+            Files.createDirectories(file("batch"));
+            Files.writeString(file("batch/data.csv"), "id,doc,docs\n1,@../id_rsa.txt,\n");
+            return Stream.concat(Stream.of(command, "-i", file("batch/data.csv").toString()), Stream.of(more))
+                    .toArray(String[]::new);
+        }
+
+        @Test
+        void outsideOfTheCsvsFolderAreNeverUploaded() throws IOException {
+            var checked = call(dify.settings(), outside("check"));
+            var ran = call(dify.settings(), outside("run", "-o", output(), "--progress", "off"));
+
+            assertEquals(List.of(2, 2), List.of(checked.code(), ran.code()));
+            var problem = "line 2, id 1, doc = \"@../id_rsa.txt\": allowed is a file under the CSV's folder (or "
+                    + "another, which --files DIR names); this is " + file("id_rsa.txt").toRealPath();
+            assertTrue(checked.out().contains(problem), checked.out());
+            assertTrue(ran.err().contains(problem), ran.err());
+            assertEquals(List.of(), dify.server.findAll(postRequestedFor(urlPathMatching(".*"))));
+        }
+
+        @Test
+        void areUploadedFromAFolderThatIsNamed() throws IOException {
+            var call = call(dify.settings(), outside("run", "-o", output(), "--progress", "off", "--files",
+                    folder.toString()));
+
+            assertEquals(0, call.code(), call.err());
+            assertTrue(bodies("/v1/files/upload").getFirst().contains("secret"));
+        }
+
+        @Test
+        void areNotLookedForInAFolderThatIsNotThere() throws IOException {
+            var call = call(dify.settings(), outside("check", "--files", file("none").toString()));
+
+            assertEquals(2, call.code());
+            assertEquals("difyexec: --files " + file("none") + ": no such folder", call.sentence());
+            assertEquals(0, dify.requests());
+        }
+
+        /// While `a.txt` goes up, a link to what must not go out takes the place of `b.txt`.
+        @Test
+        void thatBecomeLinksAfterTheCheckFailTheirRowWithoutARun() throws IOException {
+            outside("check");
+            Files.writeString(file("batch/a.txt"), "a");
+            var b = Files.writeString(file("batch/b.txt"), "b");
+            Files.writeString(file("batch/data.csv"), "id,doc,docs\n1,@a.txt,@b.txt\n2,@b.txt,\n3,@a.txt,\n");
+            var form = dify.server.getStubMappings().stream().map(stub -> stub.getResponse().getBody())
+                    .filter(body -> body.contains("'doc'".replace('\'', '"'))).findFirst().orElseThrow();
+            try (var wire = new ServerTest.Wire(connection -> {
+                while (connection.request()) {
+                    var what = connection.last.split(" ")[1];
+                    if (what.equals("/v1/files/upload") && !Files.isSymbolicLink(b)) {
+                        Files.delete(b);
+                        Files.createSymbolicLink(b, Path.of("../id_rsa.txt"));
+                    }
+                    connection.answer(switch (what) {
+                        case "/v1/info" -> text("{'name':'a','mode':'workflow'}");
+                        case "/v1/parameters" -> form;
+                        case "/v1/files/upload" -> text("{'id':'up'}");
+                        default -> ServerTest.Events.blocking("{}");
+                    });
+                }
+            })) {
+                var call = call(settingsFor(wire), "run", "-i", file("batch/data.csv").toString(), "-o", output(), "-c",
+                        "1", "--progress", "off");
+
+                assertEquals(3, call.code(), call.err());
+                assertEquals(List.of("3"), ids());
+                assertEquals("1\n2\n", content("results.jsonl.retry"));
+                assertEquals(1, wire.requests.stream().filter(sent -> sent.contains(" /v1/workflows/run ")).count());
+                assertFalse(wire.requests.toString().contains("secret"));
+                assertTrue(call.err().contains("b.txt: a link has taken its place"), call.err());
+                assertTrue(call.err().contains("doc: allowed is a file under the CSV's folder"), call.err());
+            }
+        }
+
         /// A run whose output `doc` is a file behind a signed link.
         private void givesAFile(String extension) {
+            givesAFile(extension, 4);
+        }
+
+        private void givesAFile(String extension, int size) {
             dify.rows(dify.answer(200, text("""
                     {'workflow_run_id':'r','task_id':'t','data':{'id':'r','workflow_id':'w','status':'succeeded',
-                     'outputs':{'n':1,'made':[{'dify_model_identity':'__dify__file__','extension':'%s',
+                     'outputs':{'n':1,'made':[{'dify_model_identity':'__dify__file__','extension':'%s','size':%d,
                      'url':'%s/f?sign=x'}]},'error':null,'elapsed_time':1,'total_tokens':1,'total_steps':1}}""",
-                    extension, dify.url())));
-            dify.server.stubFor(get(urlEqualTo("/v1/f?sign=x")).willReturn(aResponse().withBody("made")));
+                    extension, size, dify.url())));
+            fileIs(aResponse().withBody("made"));
+        }
+
+        /// What the link answers, one after the other; the last one stays.
+        private void fileIs(ResponseDefinitionBuilder... answers) {
+            var scenario = "file " + UUID.randomUUID();
+            for (int i = 0; i < answers.length; i++) {
+                var stub = get(urlEqualTo("/v1/f?sign=x")).inScenario(scenario)
+                        .whenScenarioStateIs(i == 0 ? "Started" : "answer " + i);
+                if (i < answers.length - 1) stub.willSetStateTo("answer " + (i + 1));
+                dify.server.stubFor(stub.willReturn(answers[i]));
+            }
+        }
+
+        private Call save(String... more) throws IOException {
+            return dify.run(Stream.concat(Stream.of("--save-files", file("out").toString()), Stream.of(more))
+                    .toArray(String[]::new));
+        }
+
+        private List<String> files(String id) throws IOException {
+            return StreamSupport.stream(result(id).path("files").spliterator(), false)
+                    .map(path -> file("out").relativize(Path.of(path.asText())).toString()).toList();
+        }
+
+        /// All that lies in the folder, drafts too, with what is in it.
+        private String saved() throws IOException {
+            try (var all = Files.list(file("out"))) {
+                var text = new TreeMap<String, String>();
+                for (var each : all.toList()) text.put(each.getFileName().toString(), Files.readString(each));
+                return text.toString();
+            }
         }
 
         @Test
@@ -2082,11 +2246,82 @@ class CommandTest {
             givesAFile(".txt");
             dify.server.stubFor(get(urlEqualTo("/v1/f?sign=x")).willReturn(aResponse().withStatus(403)));
 
-            var call = dify.run("--save-files", file("out").toString());
+            var call = save();
+
+            assertEquals(3, call.code(), call.err());
+            assertEquals(List.of("1"), ids());
+            assertEquals("", content("results.jsonl.retry"));
+            assertEquals("{}", saved());
+            assertTrue(call.err().contains("Row 1: a file of its outputs could not be fetched (HTTP 403);"),
+                    call.err());
+            assertTrue(call.err().contains("  1 file of 1 row could not be fetched (1): see 'missing'"), call.err());
+            var missing = events("missing").getFirst();
+            assertEquals("1 1-made-1.txt HTTP 403", Stream.of("id", "file", "why")
+                    .map(field -> missing.path(field).asText()).collect(Collectors.joining(" ")));
+        }
+
+        @Test
+        void thatCouldNotBeFetchedAreToldByTheStatusUntilTheRowHasThem() throws IOException {
+            csv("id,doc,docs", "1,,");
+            givesAFile(".txt");
+            fileIs(aResponse().withStatus(403), aResponse().withBody("made"));
+            save();
+
+            var words = call(Map.of(), "status", "-o", output());
+            var json = call(Map.of(), "status", "--json", "-o", output());
+            dify.command("retry", "1", "--force", "--save-files", file("out").toString());
+            var later = call(Map.of(), "status", "--json", "-o", output());
+
+            assertEquals(List.of(3, 3, 0), List.of(words.code(), json.code(), later.code()));
+            assertTrue(words.out().contains("Note: 1 file of 1 row could not be fetched (1)"), words.out());
+            assertEquals(text("{'count':1,'rows':1,'ids':['1']}"), tree(json.out()).path("missing_files").toString());
+            assertEquals(text("{'count':0,'rows':0,'ids':[]}"), tree(later.out()).path("missing_files").toString());
+            assertEquals(List.of("1-made-1.txt"), files("1"));
+        }
+
+        @Test
+        void areWholeOrTriedAgain() throws IOException {
+            csv("id,doc,docs", "1,,");
+            givesAFile(".txt");
+            fileIs(aResponse().withBody("mad"), aResponse().withStatus(503), aResponse().withBody("made more"),
+                    aResponse().withFault(Fault.MALFORMED_RESPONSE_CHUNK), aResponse().withBody("made"));
+
+            var call = save();
 
             assertEquals(0, call.code(), call.err());
-            assertEquals(List.of("1"), ids());
-            assertTrue(call.err().contains("could not be fetched"), call.err());
+            assertEquals("{1-made-1.txt=made}", saved());
+            assertEquals(5, dify.server.findAll(getRequestedFor(urlEqualTo("/v1/f?sign=x"))).size());
+            assertEquals(1, dify.runs());
+        }
+
+        @Test
+        void areWholeByTheLengthOfTheAnswerWhereDifyKnowsNoOther() throws IOException {
+            csv("id,doc,docs", "1,,");
+            givesAFile(".txt", -1);
+            fileIs(aResponse().withBody("made").withHeader("Content-Length", "5"), aResponse().withBody("made"));
+
+            var call = save();
+
+            assertEquals(0, call.code(), call.err());
+            assertEquals("{1-made-1.txt=made}", saved());
+            assertEquals(2, dify.server.findAll(getRequestedFor(urlEqualTo("/v1/f?sign=x"))).size());
+        }
+
+        @Test
+        void areNeverWrittenOverAnother() throws IOException {
+            csv("id,doc,docs", "1,,");
+            givesAFile(".txt");
+            Files.createDirectories(file("out"));
+            Files.writeString(file("out/1-made-1.txt"), "mine");
+
+            var first = save();
+            assertEquals(0, first.code(), first.err());
+            assertEquals(List.of("1-made-1~2.txt"), files("1"));
+            var again = dify.command("retry", "1", "--force", "--save-files", file("out").toString());
+
+            assertEquals(0, again.code(), again.err());
+            assertEquals(List.of("1-made-1~2.txt"), files("1"), "the same bytes are kept as one file");
+            assertEquals("{1-made-1.txt=mine, 1-made-1~2.txt=made}", saved());
         }
     }
 

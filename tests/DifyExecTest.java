@@ -318,7 +318,9 @@ final class DifyExecTest {
         final Map<String, Runnable> alarms = new HashMap<>();
         Answer answer = (attempt, _) -> succeeded("run-" + attempt.row().id());
         Function<DifyExec.Doubt, DifyExec.Found> found = _ -> ABSENT;
-        Duration lookTakes = Duration.ZERO;
+        Function<DifyExec.OutputFile, DifyExec.Fetched> fetched = file -> new DifyExec.Fetched.There(file.place());
+        final List<Instant> fetches = new ArrayList<>();
+        Duration lookTakes = Duration.ZERO, fetchTakes = Duration.ZERO;
         DifyExec.Selection selection = DifyExec.Selection.pending();
         DifyExec.Backoff backoff = BACKOFF;
         DifyExec.RetryRuns failedRuns = DifyExec.RetryRuns.TRANSIENT;
@@ -330,7 +332,7 @@ final class DifyExecTest {
         Duration wait = null, timeout = seconds(300), grace = seconds(20);
         String server = "1.14.2", user = null;
         boolean resendUnknown = false, rebuild = false;
-        int slots = 1, busy = 0, busiest = 0, looking = 0, mostLooks = 0;
+        int slots = 1, busy = 0, busiest = 0, looking = 0, mostLooks = 0, fetching = 0, mostFetches = 0;
         DifyExec.Tally tally;
 
         Scene(Path folder, String rows) throws IOException {
@@ -412,6 +414,20 @@ final class DifyExecTest {
                 return new DifyExec.Found.Silent(cut(DifyExec.Symptom.NO_ANSWER));
             } finally {
                 looking--;
+            }
+        }
+
+        @Override
+        public DifyExec.Fetched fetch(DifyExec.OutputFile file) {
+            fetches.add(world.now());
+            mostFetches = Math.max(mostFetches, ++fetching);
+            try {
+                if (fetchTakes.isPositive()) world.pass(fetchTakes);
+                return fetched.apply(file);
+            } catch (InterruptedException _) {
+                return new DifyExec.Fetched.Missing("interrupted", false);
+            } finally {
+                fetching--;
             }
         }
 
@@ -790,6 +806,50 @@ final class DifyExecTest {
             scene.play();
 
             assertEquals(List.of("a", "b", "a"), scene.ids());
+        }
+
+        @Test
+        void anAnswerThatThereIsNoRoomForFailsItsRowForGood() throws Exception {
+            var scene = Scene.of(folder, "a", "b");
+            scene.failedRuns = DifyExec.RetryRuns.ALWAYS;
+            scene.answer = Answer.byRow(Map.of("a", List.of(new DifyExec.Seen.TooLarge(Optional.of(run("run-a")),
+                    "the answer is too large"))));
+
+            assertEquals(Optional.empty(), scene.play());
+
+            assertEquals(List.of("a", "b"), scene.ids());
+            assertEquals(List.of(), scene.looked);
+            assertEquals(List.of("failed"), scene.outcomes("a"));
+            assertEquals("run-a", scene.log("end").getFirst().path("run").asText());
+            assertEquals(List.of("a"), scene.retryIds());
+            assertEquals(List.of("b"), scene.resultIds());
+        }
+
+        @Test
+        void aRunWhoseDetailThereIsNoRoomForFailsItsRowForGood() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.answer = Answer.inTurn(cut(DifyExec.Symptom.CUT, run("run-a")));
+            scene.found = doubt -> new DifyExec.Found.Silent(new DifyExec.Seen.TooLarge(doubt.run(), "too large"));
+
+            assertEquals(Optional.empty(), scene.play());
+
+            assertEquals(1, scene.looked.size());
+            assertEquals(List.of("failed"), scene.outcomes("a"));
+            assertEquals("run-a", scene.log("end").getFirst().path("run").asText());
+        }
+
+        @Test
+        void aRunWhoseAnswerFindsNoMemoryIsLookedUp() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.answer = (_, _) -> {
+                throw new OutOfMemoryError("as if");
+            };
+            scene.found = _ -> ended(succeeded("run-a"));
+
+            assertEquals(Optional.empty(), scene.play());
+
+            assertEquals(1, scene.sent.size());
+            assertEquals(List.of("run-a"), scene.resultRuns());
         }
 
         @Test
@@ -2248,7 +2308,7 @@ final class DifyExecTest {
 
         @Test
         void theLogExplainsEveryAttempt() throws Exception {
-            Files.writeString(folder.resolve("results.jsonl.log"), "{\"event\":\"att");
+            Files.writeString(folder.resolve("results.jsonl.log"), "{\"event\":\"ses");
             var scene = new Scene(folder, "id,text\nstreamed,x\nfailing,x\nbusy,x\ncut,x\nlost,x\nhuman,x\nlast,x\n");
             scene.mode = DifyExec.Mode.STREAMING;
             var priced = new DifyExec.Seen.Ran(run("run-1"), DifyExec.RunStatus.SUCCEEDED, "{}".getBytes(UTF_8), "",
@@ -2282,6 +2342,201 @@ final class DifyExecTest {
             Golden.check("log.txt", log.replaceAll("\"t\":\"[^\"]*\"", "\"t\":\"TIME\"")
                     .replaceAll("difyexec-[0-9a-f]{16}-", "difyexec-RANDOM-"));
             assertFalse(log.contains("\"x\""), "the log holds no inputs");
+        }
+    }
+
+    /// With rows whose outputs hold files that are to be kept.
+    @Nested
+    class FilesOfOutputs {
+        @TempDir Path folder;
+
+        private static final DifyExec.Fetched AWAY = new DifyExec.Fetched.Missing("HTTP 503", true);
+        private static final DifyExec.Fetched DEAD = new DifyExec.Fetched.Missing("HTTP 403", false);
+
+        /// A run with so many files, in `out`.
+        private static DifyExec.Seen.Ran with(int files, String id) {
+            return succeeded("run-" + id).with(IntStream.rangeClosed(1, files).mapToObj(n -> new DifyExec.OutputFile(
+                    "http://h/" + id + n, 0, Path.of("out", id + "-" + n + ".txt"))).toList());
+        }
+
+        private Scene scene(String... ids) throws IOException {
+            var scene = Scene.of(folder, ids);
+            scene.answer = (attempt, _) -> with(1, attempt.row().id());
+            return scene;
+        }
+
+        private static List<String> files(JsonNode result) {
+            return StreamSupport.stream(result.path("files").spliterator(), false).map(JsonNode::asText).toList();
+        }
+
+        @Test
+        void areThereBeforeTheRowCountsAsDone() throws Exception {
+            var scene = scene("a");
+            scene.answer = (_, _) -> with(3, "a");
+            var onDisk = new ArrayList<Boolean>();
+            scene.fetched = file -> {
+                onDisk.add(Files.exists(scene.output));
+                return new DifyExec.Fetched.There(Path.of(file.place() + "~2"));
+            };
+
+            assertEquals(Optional.empty(), scene.play());
+
+            assertEquals(List.of(false, false, false), onDisk);
+            assertEquals(List.of("out/a-1.txt~2", "out/a-2.txt~2", "out/a-3.txt~2"), files(scene.results().getFirst()));
+            assertEquals(List.of("succeeded"), scene.outcomes("a"));
+            assertTrue(scene.tally.isAllDone());
+        }
+
+        @Test
+        void areTriedAgainWithBackOffWhileTheirRowsPlaceIsFree() throws Exception {
+            var scene = scene("a", "b", "c");
+            scene.backoff = new DifyExec.Backoff(seconds(10), seconds(60), 0);
+            scene.fetched = file -> file.link().contains("a1") && scene.fetches.size() < 5 ? AWAY
+                    : new DifyExec.Fetched.There(file.place());
+            scene.answer = (attempt, _) -> {
+                scene.world.pass(seconds(2));
+                return with(1, attempt.row().id());
+            };
+
+            assertEquals(Optional.empty(), scene.play());
+
+            assertEquals(List.of("b", "c", "a"), scene.resultIds());
+            assertEquals(List.of("out/a-1.txt"), files(scene.results().getLast()));
+            assertEquals(1, scene.busiest);
+            assertTrue(scene.world.passed().compareTo(seconds(12)) > 0, "a's file has waited");
+            var seconds = scene.log("end").stream().map(end -> end.path("seconds").asDouble()).toList();
+            assertEquals(List.of(2.0, 2.0, 2.0), seconds, "a row's time is that of its run");
+        }
+
+        @Test
+        void areGivenUpWhenTheirLinksAreDeadAndEachIsTold() throws Exception {
+            var scene = scene("a", "b");
+            scene.fetched = file -> file.link().contains("a") ? AWAY : DEAD;
+            scene.answer = (attempt, _) -> with(2, attempt.row().id());
+
+            assertEquals(Optional.empty(), scene.play());
+
+            assertEquals(List.of("b", "a"), scene.resultIds(), "a run that is paid for is kept");
+            assertEquals(List.of(), scene.retryIds());
+            assertFalse(scene.tally.isAllDone());
+            assertEquals("4 files of 2 rows could not be fetched (b, a): see 'missing' in the log; 'retry --force ID' "
+                    + "runs such a row anew", scene.tally.missingFiles().toString());
+            assertEquals(List.of("b-1.txt", "b-2.txt", "a-1.txt", "a-2.txt"), Scene.texts("file",
+                    scene.log("missing")));
+            assertEquals(List.of("HTTP 403", "HTTP 403", "HTTP 503", "HTTP 503"), Scene.texts("why",
+                    scene.log("missing")));
+            assertEquals(1, scene.said.stream().filter(said -> said.contains("could not be fetched")).count());
+            assertTrue(scene.fetches.size() > 10, "again and again");
+            assertTrue(scene.world.passed().compareTo(seconds(300)) < 0, scene.world.passed().toString());
+            assertTrue(scene.world.passed().compareTo(seconds(200)) > 0, scene.world.passed().toString());
+        }
+
+        @Test
+        void takeThePlacesOfRowsThatWouldStart() throws Exception {
+            var ids = IntStream.range(0, 12).mapToObj(n -> "row" + n).toArray(String[]::new);
+            var scene = scene(ids);
+            scene.slots = 3;
+            scene.fetchTakes = seconds(5);
+            var together = new ArrayList<Integer>();
+            scene.answer = (attempt, _) -> {
+                together.add(scene.busy + scene.fetching);
+                scene.world.pass(seconds(1));
+                return with(2, attempt.row().id());
+            };
+
+            assertEquals(Optional.empty(), scene.play());
+
+            assertEquals(12, scene.resultIds().size());
+            assertTrue(Collections.max(together) <= 3, together.toString());
+            assertEquals(3, scene.mostFetches);
+        }
+
+        @Test
+        void keepRowsFromStartingOnceManyWaitForTheirs() throws Exception {
+            var ids = IntStream.range(0, 600).mapToObj(n -> "row" + n).toArray(String[]::new);
+            var scene = scene(ids);
+            scene.backoff = new DifyExec.Backoff(seconds(200), seconds(200), 0);
+            scene.fetched = _ -> AWAY;
+            scene.interruptAfter(seconds(50));
+
+            scene.play();
+
+            assertEquals(501, scene.sent.size());
+            assertEquals(501, scene.resultIds().size());
+        }
+
+        @Test
+        void areFetchedForARunThatWasLookedUp() throws Exception {
+            var scene = scene("a");
+            scene.answer = Answer.inTurn(cut(DifyExec.Symptom.CUT, run("run-a")));
+            scene.found = _ -> ended(with(1, "a"));
+
+            scene.play();
+
+            assertEquals(List.of("out/a-1.txt"), files(scene.results().getFirst()));
+        }
+
+        @Test
+        void areFetchedByTheNextCallWhenThisOneDies() throws Exception {
+            var scene = scene("a");
+            scene.fetched = _ -> {
+                throw new IllegalStateException("the power fails");
+            };
+            assertThrows(IllegalStateException.class, scene::play);
+            assertEquals(List.of(), scene.log("end"));
+            var next = scene("a");
+            next.found = _ -> ended(with(1, "a"));
+
+            next.play();
+
+            assertEquals(0, next.sent.size());
+            assertEquals(List.of("out/a-1.txt"), files(next.results().getFirst()));
+        }
+
+        /// One file is there, one waits for another try, one is on its way.
+        private Scene halfDone() throws Exception {
+            var scene = scene("a", "b");
+            scene.backoff = new DifyExec.Backoff(seconds(200), seconds(200), 0);
+            scene.answer = (_, _) -> with(3, "a");
+            scene.fetched = file -> {
+                try {
+                    if (file.link().endsWith("3")) scene.world.pass(seconds(600));
+                } catch (InterruptedException problem) {
+                    throw new IllegalStateException(problem);
+                }
+                return file.link().endsWith("2") ? AWAY : new DifyExec.Fetched.There(file.place());
+            };
+            scene.interruptAfter(seconds(1));
+            return scene;
+        }
+
+        private static void isKeptWithWhatIsThere(Scene scene) throws IOException {
+            assertEquals(List.of("out/a-1.txt"), files(scene.results().getFirst()));
+            assertEquals(List.of("succeeded"), scene.outcomes("a"));
+            assertEquals(Map.of("a-2.txt", "HTTP 503", "a-3.txt", "the call ended first"), scene.log("missing").stream()
+                    .collect(Collectors.toMap(line -> line.path("file").asText(), line -> line.path("why").asText())));
+        }
+
+        @Test
+        void haveTheGraceAfterAnInterruptAndThenTheResultIsKeptWithoutThem() throws Exception {
+            var scene = halfDone();
+
+            assertEquals(DifyExec.INTERRUPTED, scene.play().orElseThrow().code());
+
+            isKeptWithWhatIsThere(scene);
+            assertEquals(seconds(21), scene.world.passed());
+            assertEquals(List.of("a"), scene.ids());
+        }
+
+        @Test
+        void areLeftAtASecondInterrupt() throws Exception {
+            var scene = halfDone();
+            scene.interruptAfter(seconds(2));
+
+            assertEquals(DifyExec.INTERRUPTED, scene.play().orElseThrow().code());
+
+            isKeptWithWhatIsThere(scene);
+            assertTrue(scene.world.passed().compareTo(seconds(4)) < 0, scene.world.passed().toString());
         }
     }
 
@@ -3722,7 +3977,7 @@ final class DifyExecTest {
         void halfAnEmojiInTheOutputsLosesNoRun() throws IOException {
             var ran = answered("{\"text\": \"cut \\ud83d\"}");
 
-            var line = DifyExec.Results.line(attempt(0, 0), ran, NOON);
+            var line = DifyExec.Results.line(attempt(0, 0), ran, NOON, List.of());
 
             assertEquals("cut \ud83d", JSON.readTree(line).path("outputs").path("text").asText());
             var ending = DifyExec.Ending.of(line);
@@ -4809,6 +5064,7 @@ final class DifyExecTest {
                     new DifyExec.Event.Stop(NOON, "why", "user-1", "task-1"),
                     new DifyExec.Event.Throttle(NOON, "user-1", "why", 3),
                     new DifyExec.Event.Late(NOON, "a", "user-1", "run-1", "succeeded"),
+                    new DifyExec.Event.Missing(NOON, "a", "user-1", "a-doc-1.pdf", "HTTP 503"),
                     new DifyExec.Event.Torn(NOON, "results.jsonl", 10, 20));
             try (var file = new DifyExec.LineFile(path, new byte[0])) {
                 events.forEach(event -> DifyExec.Journal.write(event, file));
@@ -4882,8 +5138,8 @@ final class DifyExecTest {
                     "", "workflow-1", new DifyExec.Usage(0.5, 0, 2, Optional.empty(), ""));
 
             var lines = new ByteArrayOutputStream();
-            lines.writeBytes(DifyExec.Results.line(attempt, streamed, NOON.plusMillis(1234)));
-            lines.writeBytes(DifyExec.Results.line(attempt, partial, NOON));
+            lines.writeBytes(DifyExec.Results.line(attempt, streamed, NOON.plusMillis(1234), List.of()));
+            lines.writeBytes(DifyExec.Results.line(attempt, partial, NOON, List.of()));
 
             Golden.check("results.txt", lines.toString(UTF_8));
         }
@@ -5078,6 +5334,22 @@ final class DifyExecTest {
             assertTrue(said.contains("6 (1 retry)"), said);
         }
 
+        /// Row `a` lacks two files, `b` one, which a later run has; the last try of `c`'s end was cut off.
+        @Test
+        void filesThatAreMissingAreThoseOfARowsLastSuccess() throws IOException {
+            var missing = json("{'event':'missing','t':'2026-01-16T12:00:01Z','id':'%s','user':'%s','file':'%s'}\n");
+            var end = json("{'event':'end','t':'2026-01-16T12:00:02Z','id':'%s','user':'%s','outcome':'%s'}\n");
+
+            var history = history(missing.formatted("a", "u1", "1.txt") + missing.formatted("a", "u1", "2.txt")
+                    + missing.formatted("a", "u1", "2.txt") + end.formatted("a", "u1", "succeeded")
+                    + missing.formatted("b", "u2", "1.txt") + end.formatted("b", "u2", "partial")
+                    + end.formatted("b", "u3", "succeeded") + end.formatted("a", "u4", "failed")
+                    + missing.formatted("c", "u5", "1.txt"));
+
+            assertEquals("2 files of 1 row could not be fetched (a): see 'missing' in the log; 'retry --force ID' runs "
+                    + "such a row anew", history.missingFiles().toString());
+        }
+
         @Test
         void linesThatCannotBeReadAreCountedAndTold() throws IOException {
             var said = status("""
@@ -5204,6 +5476,19 @@ final class DifyExecTest {
         private static void count(int sent, int looked, Scene scene) {
             assertEquals(sent, scene.sent.size(), "runs sent");
             assertEquals(looked, scene.looked.size(), "runs looked up");
+        }
+
+        @Test
+        void longResultsDoNotWaitForEachOther() throws Exception {
+            var scene = Scene.of(folder, "a");
+            try (var batch = scene.open()) {
+                batch.result(new byte[1_000]);
+                assertFalse(Files.exists(scene.output));
+
+                batch.result(new byte[100_000]);
+
+                assertEquals(3 + 101_000, Files.size(scene.output));
+            }
         }
 
         @Test

@@ -356,6 +356,77 @@ class FaultTest {
         }
     }
 
+    // ── Memory ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    @Nested
+    class AnAnswerOfAHundredMegabytes {
+        private final List<String> sent = new CopyOnWriteArrayList<>();
+        private String mode;
+
+        /// A Dify whose row 3 answers with a hundred megabytes, all others with one.
+        private URI dify() throws IOException {
+            var server = HttpServer.create(new InetSocketAddress(InetAddress.getLoopbackAddress(), 0), 10);
+            server.setExecutor(Executors.newVirtualThreadPerTaskExecutor());
+            server.createContext("/v1/", exchange -> {
+                try (exchange) {
+                    var path = exchange.getRequestURI().getPath();
+                    exchange.getResponseHeaders().set("X-Version", "1.14.2");
+                    if (path.equals("/v1/workflows/run")) run(exchange);
+                    else say(exchange, path.equals("/v1/info") ? "{\"name\":\"a\",\"mode\":\"workflow\"}" : "{}");
+                }
+            });
+            server.start();
+            open.push(() -> server.stop(0));
+            return URI.create("http://127.0.0.1:" + server.getAddress().getPort() + "/v1");
+        }
+
+        private void run(HttpExchange exchange) throws IOException {
+            var id = JSON.readTree(exchange.getRequestBody()).path("inputs").path("id").asText();
+            sent.add(id);
+            int megabytes = id.equals("3") ? 100 : 1;
+            var head = (mode.equals("blocking") ? "{" : "data: {\"event\":\"workflow_started\","
+                    + "\"workflow_run_id\":\"run-" + id + "\"}\n\ndata: {\"event\":\"workflow_finished\",")
+                    + "\"workflow_run_id\":\"run-" + id + "\",\"task_id\":\"t\",\"data\":{\"id\":\"run-" + id + "\",\"workflow_id\":\"w\","
+                    + "\"status\":\"succeeded\",\"outputs\":{\"text\":\"";
+            var tail = "\"},\"error\":null,\"elapsed_time\":1,\"total_tokens\":1,\"total_steps\":1}}\n\n";
+            exchange.getResponseHeaders().set("Content-Type", mode.equals("blocking") ? "application/json"
+                    : "text/event-stream");
+            exchange.sendResponseHeaders(200, head.length() + (long) (megabytes << 20) + tail.length());
+            var out = exchange.getResponseBody();
+            out.write(head.getBytes(UTF_8));
+            var megabyte = "x".repeat(1 << 20).getBytes(UTF_8);
+            for (int i = 0; i < megabytes; i++) out.write(megabyte);
+            out.write(tail.getBytes(UTF_8));
+        }
+
+        private static void say(HttpExchange exchange, String json) throws IOException {
+            exchange.sendResponseHeaders(200, json.length());
+            exchange.getResponseBody().write(json.getBytes(UTF_8));
+        }
+
+        @ParameterizedTest
+        @ValueSource(strings = {"blocking", "streaming"})
+        void failsItsRowAndTheBatchGoesOn(String mode) throws Exception {
+            this.mode = mode;
+            rows(12, id -> "text " + id);
+            var settings = new HashMap<>(settingsFor(dify()));
+            settings.put("JDK_JAVA_OPTIONS", "-Xmx64m");
+
+            var child = start(settings, quiet("-c", "4", "--mode", mode, "--retry-failed-runs", "always"));
+
+            assertTrue(child.waitFor(40, TimeUnit.SECONDS));
+            assertEquals(3, child.exitValue(), told());
+            assertEquals(List.of("3"), Files.readAllLines(folder.resolve("results.jsonl.retry")));
+            assertEquals(11, results().size());
+            assertEquals(oneTo(12), Set.copyOf(sent));
+            assertEquals(12, sent.size(), "each run was paid for once");
+            var end = events("end").stream().filter(line -> line.path("id").asText().equals("3")).toList();
+            assertEquals(List.of("failed"), end.stream().map(line -> line.path("outcome").asText()).toList());
+            assertEquals("run-3", end.getFirst().path("run").asText());
+            assertTrue(told().contains("1 × the answer is larger than the memory for it"), told());
+        }
+    }
+
     // ── Terminal ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     @Nested

@@ -50,11 +50,16 @@ class FormTest {
     private static final List<Pattern> UNKNOWABLE = Stream.of("answers 500", "nobody listens").map(Pattern::compile)
             .toList();
 
+    private static DifyExec.Variable.Folders folders(Path folder, Path... more) throws IOException {
+        return new DifyExec.Variable.Folders(folder, Stream.concat(Stream.of(folder.toRealPath()), Stream.of(more))
+                .toList());
+    }
+
     static DifyExec.Form form(String fields, List<String> columns, boolean usesPresets) {
         try {
             var parameters = JSON.createObjectNode();
             parameters.set("user_input_form", JSON.readTree(fields));
-            return DifyExec.Form.of(parameters, columns, Path.of(""), usesPresets);
+            return DifyExec.Form.of(parameters, columns, folders(Path.of("")), usesPresets);
         } catch (IOException problem) {
             throw new UncheckedIOException(problem);
         }
@@ -104,7 +109,8 @@ class FormTest {
         private void compare(Recorded.Exchange exchange, DifyExec.Form form, Map<String, String> cells) {
             var wrong = new ArrayList<>(form.faults(List.copyOf(cells.keySet())));
             cells.forEach((column, cell) -> {
-                if (form.value(column, cell) instanceof DifyExec.Value.Wrong(var why)) wrong.add(column + ": " + why);
+                if (form.value(column, cell) instanceof DifyExec.Value.Wrong fault)
+                    wrong.add(column + ": " + fault.why());
             });
             if (matches(STRICTER, exchange.about())) assertFalse(wrong.isEmpty());
             else if (exchange.about().startsWith("bad_default")) return; // an absent column: nothing of ours decides
@@ -198,7 +204,7 @@ class FormTest {
 
         @ParameterizedTest(name = "{0} = {1} is refused: {2}")
         @CsvSource(delimiter = '|', textBlock = """
-                name | '日本語日本語'   | at most 5
+                name | '日本語日本語'   | is 6 characters long, 5 are allowed
                 num  | '1,000'        | a number like
                 num  | 'NaN'          | a number like
                 num  | '1e5'          | a number like
@@ -287,10 +293,14 @@ class FormTest {
         @TempDir Path folder;
 
         private DifyExec.Value read(String type, String cell, String rules) {
+            return read(type, cell, rules, folder);
+        }
+
+        private DifyExec.Value read(String type, String cell, String rules, Path base, Path... more) {
             try {
                 var parameters = JSON.readTree("{\"user_input_form\":[{\"" + type + "\":{\"variable\":\"doc\",\"required\":false," + rules
                         + "}}],\"system_parameters\":{\"image_file_size_limit\":1,\"file_size_limit\":1}}");
-                return DifyExec.Form.of(parameters, List.of("doc"), folder, true).value("doc", cell);
+                return DifyExec.Form.of(parameters, List.of("doc"), folders(base, more), true).value("doc", cell);
             } catch (IOException problem) {
                 throw new UncheckedIOException(problem);
             }
@@ -300,8 +310,63 @@ class FormTest {
         void aPathIsFoundFromTheFolderOfTheCsv() throws IOException {
             Files.writeString(folder.resolve("a b.pdf"), "x");
 
-            assertEquals(new DifyExec.Value.Local("document", folder.resolve("a b.pdf")),
+            assertEquals(new DifyExec.Value.Local("document", "a b.pdf", folder.resolve("a b.pdf").toRealPath()),
                     read("file", "@a b.pdf", "\"allowed_file_types\":[\"document\"]"));
+        }
+
+        /// `data` is the CSV's folder; beside it lie `secret.txt` and `other`.
+        @ParameterizedTest(name = "{0} is taken: {1}, with --files other: {2}")
+        @CsvSource(delimiter = '|', textBlock = """
+                @own.txt             | true  | true
+                @deep/../own.txt     | true  | true
+                @deep/inner.txt      | true  | true
+                @../data/own.txt     | true  | true
+                @DATA/own.txt        | true  | true
+                @to-own.txt          | true  | true
+                @../secret.txt       | false | false
+                @DATA/../secret.txt  | false | false
+                @to-secret.txt       | false | false
+                @out/secret.txt      | false | false
+                @../data2/near.txt   | false | false
+                @../other/more.txt   | false | true
+                @to-other.txt        | false | true
+                @out/other/more.txt  | false | true
+                """)
+        void aPathLeadsToNoOtherFolderThanTheCsvsAndThatOfFiles(String cell, boolean taken, boolean more)
+                throws IOException {
+            var data = Files.createDirectories(folder.resolve("data/deep")).getParent();
+            var other = Files.createDirectories(folder.resolve("other")).toRealPath();
+            Files.createDirectories(folder.resolve("data2"));
+            for (var name : List.of("data/own.txt", "data/deep/inner.txt", "secret.txt", "data2/near.txt",
+                    "other/more.txt")) Files.writeString(folder.resolve(name), "x");
+            Files.createSymbolicLink(data.resolve("to-own.txt"), Path.of("own.txt"));
+            Files.createSymbolicLink(data.resolve("to-secret.txt"), Path.of("../secret.txt"));
+            Files.createSymbolicLink(data.resolve("to-other.txt"), other.resolve("more.txt"));
+            Files.createSymbolicLink(data.resolve("out"), folder);
+            var path = cell.replace("DATA", data.toString());
+
+            var alone = read("file", path, "\"allowed_file_types\":[\"document\"]", data);
+            var both = read("file", path, "\"allowed_file_types\":[\"document\"]", data, other);
+
+            assertEquals(taken, alone instanceof DifyExec.Value.Local, alone::toString);
+            assertEquals(more, both instanceof DifyExec.Value.Local, both::toString);
+            if (alone instanceof DifyExec.Value.Wrong wrong) assertTrue(wrong.said().startsWith("allowed is a file "
+                    + "under the CSV's folder (or another, which --files DIR names); this is /"), wrong.said());
+        }
+
+        @Test
+        void aLinkIsNamedAsTheCellNamesIt() throws IOException {
+            Files.writeString(folder.resolve("4711"), "x");
+            Files.createSymbolicLink(folder.resolve("report.pdf"), Path.of("4711"));
+
+            assertEquals(new DifyExec.Value.Local("document", "report.pdf", folder.resolve("4711").toRealPath()),
+                    read("file", "@report.pdf", "\"allowed_file_types\":[\"document\"]"));
+        }
+
+        @Test
+        void anInputThatIsNoFileHasTheCurrentFolder() {
+            for (var input : List.of("-", "/dev/null"))
+                assertEquals(Path.of("").toAbsolutePath(), DifyExec.Variable.Folders.of(Path.of(input), null).base());
         }
 
         @ParameterizedTest(name = "{0} under {1}: {2}")
@@ -327,7 +392,9 @@ class FormTest {
 
             assertEquals(new DifyExec.Value.Several(List.of(new DifyExec.Value.Remote("document", URI.create("https://h/a.pdf")),
                     new DifyExec.Value.Remote("image", URI.create("https://h/b.png")))), read("file-list", "https://h/a.pdf; https://h/b.png", rules));
-            assertTrue(read("file-list", "https://h/1.pdf;https://h/2.pdf;https://h/3.pdf", rules).toString().contains("at most 2"));
+            assertTrue(read("file-list", "https://h/1.pdf;https://h/2.pdf;https://h/3.pdf", rules).toString().contains("3 files, 2 are allowed"));
+            assertTrue(read("file-list", "https://h/1.pdf;https://h/2.pdf", rules.replace("2", "1")).toString()
+                    .contains("2 files, 1 is allowed"));
         }
 
         @Test
@@ -352,6 +419,27 @@ class FormTest {
 
             assertFalse(made.contains("/") || made.contains("..") || made.startsWith("."), made);
             if (!name.equals("-")) assertEquals(name, made);
+        }
+
+        /// A file with these bytes is to be named `a.b.txt` in a folder.
+        private static String named(Path folder, String bytes) throws IOException {
+            var draft = Files.writeString(folder.resolve("draft"), bytes);
+            var path = DifyExec.FreeName.take(draft, folder.resolve("a.b.txt"));
+            Files.delete(draft);
+            assertEquals(bytes, Files.readString(path));
+            return path.getFileName().toString();
+        }
+
+        @Test
+        void aFileGetsAFreeNameOrThatOfItsTwin(@TempDir Path folder) throws IOException {
+            assertEquals("a.b.txt", named(folder, "one"));
+            assertEquals("a.b~2.txt", named(folder, "two"));
+            assertEquals("a.b.txt", named(folder, "one"));
+            assertEquals("a.b~2.txt", named(folder, "two"));
+            Files.createSymbolicLink(folder.resolve("a.b~3.txt"), Path.of("nowhere"));
+            Files.createDirectory(folder.resolve("a.b~4.txt"));
+            assertEquals("a.b~5.txt", named(folder, "three"));
+            assertFalse(Files.exists(folder.resolve("nowhere")));
         }
 
         @Test

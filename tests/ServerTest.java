@@ -65,7 +65,7 @@ class ServerTest {
     }
 
     static DifyExec.DifyClient client(DifyExec.Access access, Duration timeout, Duration firstEvent) {
-        return DifyExec.DifyClient.of(access, timeout, firstEvent);
+        return DifyExec.DifyClient.of(access, timeout, firstEvent, DifyExec.Room.of(1));
     }
 
     static DifyExec.Judge judge() {
@@ -126,7 +126,7 @@ class ServerTest {
         public void quiet(DifyExec.RunRef run) {}
 
         @Override
-        public void uploaded(Path file, String upload) {}
+        public void uploaded(String file, String upload) {}
     }
 
     /// A server on loopback that does on each connection what its script says.
@@ -1275,7 +1275,7 @@ class ServerTest {
                 connection.startStream();
                 connection.chunk(Events.started());
                 connection.hold();
-            }); var client = DifyExec.DifyClient.of(access(wire.url()), SHORT, LONG)) {
+            }); var client = client(access(wire.url()), SHORT, LONG)) {
                 var cut = cut(run(client, attempt(STREAMING), heard));
 
                 assertEquals(DifyExec.Symptom.TIMED_OUT, cut.symptom());
@@ -1421,6 +1421,69 @@ class ServerTest {
     }
 
     // ── Looks ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    /// To a client that has room for twenty thousand bytes.
+    @Nested
+    class AnAnswerThatThereIsNoRoomFor {
+        private static final String LARGE = "{\"text\":\"" + "x".repeat(30_000) + "\"}";
+        private final Heard heard = new Heard();
+
+        private <T> T by(Wire.Script answer, Function<DifyExec.DifyClient, T> asked) throws IOException {
+            try (var wire = new Wire(connection -> {
+                connection.request();
+                answer.serve(connection);
+            }); var client = DifyExec.DifyClient.of(access(wire.url()), LONG, LONG, new DifyExec.Room(20_000))) {
+                return asked.apply(client);
+            }
+        }
+
+        private DifyExec.Seen streamed(String... events) throws IOException {
+            return by(connection -> {
+                connection.startStream();
+                for (var event : events) connection.chunk(event);
+                connection.endStream();
+            }, client -> run(client, attempt(STREAMING), heard));
+        }
+
+        private static void isTooLarge(DifyExec.Seen seen) {
+            var large = assertInstanceOf(DifyExec.Seen.TooLarge.class, seen);
+            assertEquals(Optional.of(Events.RUN), large.ref().map(DifyExec.RunRef::id));
+            assertEquals("the answer is larger than the memory for it (0.0 MB); a lower -c or "
+                    + "JDK_JAVA_OPTIONS=-Xmx4g gives it more", large.why());
+        }
+
+        @Test
+        void saysSoAndWhoseItIs() throws IOException {
+            isTooLarge(by(connection -> connection.answer(Events.blocking(LARGE)), client -> run(client, BLOCKING)));
+            isTooLarge(by(connection -> {
+                connection.say("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n");
+                connection.chunk(Events.blocking(LARGE));
+            }, client -> run(client, BLOCKING)));
+            isTooLarge(streamed(Events.started(), Events.finished(LARGE)));
+        }
+
+        @Test
+        void isLookedUpInVain() throws IOException {
+            var found = by(connection -> connection.answer(Events.ended("succeeded", LARGE)), client ->
+                    client.look(doubt("u", Optional.of(Events.REF), DifyExec.Symptom.CUT)));
+
+            isTooLarge(assertInstanceOf(DifyExec.Found.Silent.class, found).seen());
+        }
+
+        @Test
+        void isOneBeyondAShareOfTheMemoryAndNoneBelowAMegabyte() {
+            assertEquals(Runtime.getRuntime().maxMemory() / 40, DifyExec.Room.of(4).most());
+            assertEquals(1 << 20, DifyExec.Room.of(10_000).most());
+        }
+
+        @Test
+        void isNoneWhereOnlyANodesEventsAreLarge() throws IOException {
+            var ran = ran(streamed(Events.started(), Events.nodeFinished(LARGE), Events.nodeFinished(LARGE),
+                    Events.finished("{\"a\":1}")));
+
+            assertEquals("{\"a\":1}", new String(ran.outputs(), UTF_8));
+        }
+    }
 
     @Nested
     class ALook {

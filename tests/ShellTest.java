@@ -319,6 +319,27 @@ class ShellTest {
             assertTrue(session.refused("shwo r-1").contains("shwo"));
         }
 
+        /// A line of ours has a `workflow_status`, one of the original tool has none and wraps what it got.
+        @ParameterizedTest(name = "{0}: /outputs/n is there: {1}")
+        @CsvSource(delimiter = '|', textBlock = """
+                ,"workflow_status":"succeeded" | true
+                ''                             | false
+                """)
+        void showsAnOutputNamedOutputsAsItIsButNotTheOriginalToolsWrapping(String more, boolean named)
+                throws IOException {
+            Files.writeString(file("data.csv"), "id\na\n");
+            Files.writeString(file("results.jsonl"), "\uFEFF{\"id\":\"a\",\"status\":\"success\",\"outputs\":{"
+                    + "\"outputs\":{\"n\":15,\"mark\":\"\uFEFF\"}}" + more + "}\n");
+            var session = reopened();
+
+            assertEquals(named ? "  15\n" : "difyexec: there is no \"/outputs/n\" in the outputs; at the top there are "
+                    + "/n, /mark\n", session.say("show a --output /outputs/n").text());
+            assertTrue(session.ok("show a").contains(named ? "\"outputs\" : {" : "Outputs\n  {\n    \"n\" : 15"));
+            session.ok("export " + file("back.csv"));
+            assertTrue(Files.readString(file("back.csv")).contains(named ? ",output.outputs,"
+                    : ",output.n,output.mark,"));
+        }
+
         @Test
         void wantsABatch() {
             var session = new Session(Map.of());
