@@ -976,7 +976,7 @@ final class DifyExec implements Runnable {
         private final Executor workers;
         private final Map<Long, Running> running = new LinkedHashMap<>();
         private final int looksAtOnce;
-        private int looking = 0, cutLooking = 0, firewalled = 0;
+        private int looking = 0, firewalled = 0;
         private Instant hardStop = Instant.MAX;
         private boolean taskStopsSent = false, lateAsked = false, toldOfLinks = false;
         private String version = "";
@@ -1067,7 +1067,7 @@ final class DifyExec implements Runnable {
         }
 
         private boolean mayStart(Instant now) {
-            return health.isOpen(now) && pace.hasRoom(now, busy());
+            return health.isOpen(now) && pace.hasRoom(now, busy(now));
         }
 
         private void start(Running begun) {
@@ -1101,11 +1101,11 @@ final class DifyExec implements Runnable {
                     .sequence())) return; // it ended
             boolean recheck = doubt.symptom() == Symptom.RECHECK && !doubt.late() && doubt.run().isEmpty();
             if (!recheck && !doubt.canBeFound()) {
+                agenda.release(doubt);
                 if (!doubt.late()) resolve(doubt, new Found.Absent(), clock.instant());
                 return;
             }
             looking++;
-            if (doubt.holdsPlace()) cutLooking++;
             health.begun();
             var unseen = recheck ? agenda.unseen().of(doubt.attempt().row()) : List.<Attempt>of();
             var now = clock.instant();
@@ -1146,7 +1146,7 @@ final class DifyExec implements Runnable {
 
         /// When a row may start next; with no place free, a message tells.
         private Instant nextStart(Instant now) {
-            if (!agenda.hasRows() || !pace.hasRoom(Instant.MAX, busy())) return Instant.MAX;
+            if (!agenda.hasRows() || !pace.hasRoom(Instant.MAX, busy(now))) return Instant.MAX;
             return Stream.of(agenda.nextRow(now), pace.nextStart(), health.isOpen(now) ? now : health.nextProbe())
                     .max(Comparator.naturalOrder()).get();
         }
@@ -1157,9 +1157,14 @@ final class DifyExec implements Runnable {
                     .max(Comparator.naturalOrder()).get();
         }
 
-        /// Runs of ours that hold a place on the server.
-        private int busy() {
-            return running.size() + cutLooking + agenda.cutRuns();
+        /// Places that are taken, for what starts next.
+        private int busy(Instant now) {
+            return running.size() + pace.held(agenda.cutRuns(), now);
+        }
+
+        /// Runs of ours that the server may be at work on.
+        private int onServer() {
+            return running.size() + agenda.cutRuns().size();
         }
 
         private void handle(Message message) {
@@ -1212,6 +1217,7 @@ final class DifyExec implements Runnable {
         private void adapt(Attempt attempt, Seen seen, Instant now) {
             switch (seen) {
                 case Seen.Ran _ -> {
+                    pace.took(Duration.between(attempt.at(), now));
                     pace.succeeded();
                     health.served();
                     firewalled = 0;
@@ -1239,8 +1245,9 @@ final class DifyExec implements Runnable {
                     agenda.again(attempt.row(), attempt.tries().failedOnce(), now.plus(after));
                 }
                 case Verdict.Throttled(var after, var why) -> {
-                    pace.refused(attempt.sequence(), busy(), names.count());
-                    health.refused(now, busy());
+                    pace.refused(attempt.sequence(), onServer(), names.count());
+                    if (onServer() > busy(now)) pace.pause(now.plus(after)); // those that were cut do hold their places
+                    health.refused(now, onServer());
                     tally.throttled();
                     batch.record(new Event.Throttle(now, attempt.user(), why, pace.limit()));
                     batch.record(Event.End.of(attempt, now, "throttled", seen, why));
@@ -1317,7 +1324,7 @@ final class DifyExec implements Runnable {
 
         private void looked(Doubt doubt, Found found, Instant begun) {
             looking--;
-            if (doubt.holdsPlace()) cutLooking--;
+            agenda.release(doubt);
             var now = clock.instant();
             if (found instanceof Found.Silent) health.failed(now, begun);
             else health.answered();
@@ -1526,8 +1533,8 @@ final class DifyExec implements Runnable {
         private final Unseen unseen;
         private final boolean resendUnknown;
         private final Kind kind;
+        private final Map<Integer, Instant> cutRuns = new HashMap<>();
         private Optional<Stop> stop = Optional.empty();
-        private int cutRuns = 0;
 
         /// A row that may start now or later.
         record Waiting(Row row, Tries tries, Instant due, Kind kind) {
@@ -1575,14 +1582,17 @@ final class DifyExec implements Runnable {
 
         Optional<Doubt> nextDoubt(Instant now) {
             if (doubts.isEmpty() || doubts.peek().due().isAfter(now)) return Optional.empty();
-            var doubt = doubts.poll();
-            if (doubt.holdsPlace()) cutRuns--;
-            return Optional.of(doubt);
+            return Optional.of(doubts.poll());
         }
 
         void doubt(Doubt doubt) {
             doubts.add(doubt);
-            if (doubt.holdsPlace()) cutRuns++;
+            if (doubt.holdsPlace()) cutRuns.put(doubt.attempt().row().index(), doubt.since());
+        }
+
+        /// A look has shown something: its run holds no place, unless it comes back as a doubt that says so.
+        void release(Doubt doubt) {
+            cutRuns.remove(doubt.attempt().row().index());
         }
 
         Unseen unseen() {
@@ -1630,9 +1640,10 @@ final class DifyExec implements Runnable {
             return doubts.size();
         }
 
-        /// Runs of ours that were cut off and may still hold a place on the server.
-        int cutRuns() {
-            return cutRuns;
+        /// Runs of ours that were cut off and may still hold a place on the server, by when each was; also while they
+        /// are looked for.
+        Collection<Instant> cutRuns() {
+            return cutRuns.values();
         }
 
         /// When the next row is due: at once, unless all that are left wait for another attempt.
@@ -2970,14 +2981,15 @@ final class DifyExec implements Runnable {
         /// Dify 1.14 takes 30 ms to the first event of a stream; later is a queue.
         private static final Duration QUEUED = Duration.ofSeconds(1);
         private static final int GROWN = 4;
+        private static final Duration CUT = Duration.ofSeconds(10); // a cut run may still be at work for so long
 
         private final int ceiling;
         private final Optional<Duration> wait;
         private final Optional<Rate> rate;
         private int limit, lowest, highest = 0, quiet = 0;
         private long cutAt = 0;
-        private Duration shortest = Duration.ofDays(1);
-        private Instant nextStart = Instant.MIN, nextByRate = Instant.MIN;
+        private Duration shortest = Duration.ofDays(1), slowest = Duration.ZERO;
+        private Instant nextStart = Instant.MIN, nextByRate = Instant.MIN, pausedUntil = Instant.MIN;
 
         Pace(int ceiling, Duration wait) {
             this(ceiling, wait, null);
@@ -2993,6 +3005,25 @@ final class DifyExec implements Runnable {
 
         boolean hasRoom(Instant now, int busy) {
             return busy < limit && !now.isBefore(nextStart());
+        }
+
+        /// How many places runs that were cut hold, by when each was: half of all at most, so that after a server's
+        /// restart the rows that are left go on. Where there is only one place, it is theirs while the server may still
+        /// be at work on them: four times as long as the slowest run so far took, and at least ten seconds.
+        int held(Collection<Instant> cut, Instant now) {
+            if (limit > 1) return Math.min(cut.size(), limit / 2);
+            var longest = Collections.max(List.of(CUT, slowest.multipliedBy(GROWN)));
+            return cut.stream().anyMatch(since -> now.isBefore(since.plus(longest))) ? 1 : 0;
+        }
+
+        /// A run has ended, and this is how long it took.
+        void took(Duration time) {
+            if (time.compareTo(slowest) > 0) slowest = time;
+        }
+
+        /// Nothing starts before.
+        void pause(Instant until) {
+            if (until.isAfter(pausedUntil)) pausedUntil = until;
         }
 
         void started(Instant now) {
@@ -3071,7 +3102,7 @@ final class DifyExec implements Runnable {
         }
 
         Instant nextStart() {
-            return nextStart.isAfter(nextByRate) ? nextStart : nextByRate;
+            return Collections.max(List.of(nextStart, nextByRate, pausedUntil));
         }
     }
 

@@ -1119,14 +1119,15 @@ final class DifyExecTest {
 
         @Test
         void withAFixedUserACutRunIsUnknown() throws Exception {
-            var scene = Scene.of(folder, "a");
+            var scene = Scene.of(folder, "a", "b");
             scene.user = "nightly";
-            scene.answer = Answer.inTurn(cut(DifyExec.Symptom.NO_ANSWER));
+            scene.answer = Answer.inTurn(cut(DifyExec.Symptom.NO_ANSWER), succeeded("run-b"));
 
             scene.play();
 
             assertEquals("nightly", scene.sent.getFirst().user());
             assertEquals(List.of("unknown"), scene.outcomes("a"));
+            assertTrue(scene.world.passed().compareTo(seconds(1)) < 0, "b waits for a run that nobody can find");
             assertTrue(scene.error("a").contains("--user"), scene.error("a"));
         }
 
@@ -1156,6 +1157,69 @@ final class DifyExecTest {
             var known = Instant.parse(scene.log("harvest").getFirst().path("t").asText());
             assertEquals("b", scene.sent.getLast().row().id());
             assertFalse(scene.sent.getLast().at().isBefore(known), "b was sent while the run of a went on");
+        }
+
+        @Test
+        void runsThatWereCutHoldHalfOfThePlacesAtMost() throws Exception {
+            var scene = Scene.of(folder, "a", "b", "c", "d", "e", "f", "g", "h");
+            scene.slots = 4;
+            scene.lookTakes = seconds(1);
+            var together = new TreeSet<Integer>();
+            scene.answer = (attempt, _) -> {
+                if (attempt.sequence() <= 3) return cut(DifyExec.Symptom.CUT, run("run-" + attempt.row().id()));
+                scene.world.pass(seconds(2));
+                if (attempt.sequence() > 4) together.add(scene.busy);
+                return succeeded("run-" + attempt.row().id());
+            };
+            scene.found = _ -> running("run-7");
+
+            scene.play();
+
+            assertEquals(2, together.last());
+            assertEquals(List.of("d", "e", "f", "g", "h"), scene.resultIds());
+        }
+
+        @ParameterizedTest(name = "the slowest run took {0} s: the next begins after {1} s")
+        @CsvSource(useHeadersInDisplayName = true, textBlock = """
+                slowest, after
+                1,       10
+                2,       10
+                6,       24
+                """)
+        void aCutRunHoldsTheOnlyPlaceAsLongAsTheServerMayBeAtWorkOnIt(long slowest, long after) throws Exception {
+            var scene = Scene.of(folder, "a", "b", "c");
+            scene.answer = (attempt, _) -> {
+                if (attempt.row().id().equals("b")) return cut(DifyExec.Symptom.NO_ANSWER);
+                scene.world.pass(seconds(slowest));
+                return succeeded("run-" + attempt.row().id());
+            };
+            scene.found = _ -> running("run-b");
+
+            scene.play();
+
+            assertEquals(List.of("a", "b", "c"), scene.ids());
+            var waited = Duration.between(scene.sent.get(1).at(), scene.sent.get(2).at());
+            assertTrue(waited.compareTo(seconds(after)) >= 0 && waited.compareTo(seconds(after + 1)) < 0,
+                    waited.toString());
+        }
+
+        @Test
+        void aServerThatRefusesForTheRunsItLostIsNotAskedAgainForEachRow() throws Exception {
+            var ids = IntStream.rangeClosed(1, 1000).mapToObj(String::valueOf).toArray(String[]::new);
+            var scene = Scene.of(folder, ids);
+            scene.slots = 5;
+            scene.timeout = seconds(60);
+            scene.answer = (attempt, _) -> {
+                if (attempt.sequence() <= 5) return cut(DifyExec.Symptom.NO_ANSWER);
+                return scene.world.now().isBefore(NOON.plusSeconds(60)) ? THROTTLED
+                        : succeeded("run-" + attempt.row().id());
+            };
+            scene.found = doubt -> running("run-" + doubt.attempt().row().id());
+
+            scene.play();
+
+            assertEquals(995, scene.resultIds().size());
+            assertTrue(scene.log("throttle").size() < 60, scene.log("throttle").size() + " refusals in a minute");
         }
 
         @Test
@@ -2008,6 +2072,7 @@ final class DifyExecTest {
             assertEquals(seconds(15), pauses.getLast());
             assertEquals(pauses.stream().sorted().toList(), pauses);
         }
+
     }
 
     @Nested
@@ -2530,6 +2595,7 @@ final class DifyExecTest {
         void noServerMakesARowWaitForMoreThanAnHour() {
             assertEquals(Duration.ofHours(1), BACKOFF.delay(0, Optional.of(Duration.ofDays(30))));
         }
+
     }
 
     @Nested
@@ -2629,6 +2695,62 @@ final class DifyExecTest {
         void aServerThatAlwaysTakesLongHasNoQueue() {
             for (int start = 0; start < 9; start++) assertFalse(pace.isQueued(seconds(2 + start % 3)));
             assertTrue(pace.isQueued(seconds(9)));
+        }
+
+        @ParameterizedTest(name = "-c {0}, {1} runs were cut: {2} places")
+        @CsvSource(useHeadersInDisplayName = true, textBlock = """
+                places, cut, held
+                8,      0,   0
+                8,      3,   3
+                8,      4,   4
+                8,      8,   4
+                5,      5,   2
+                3,      3,   1
+                2,      2,   1
+                1,      1,   1
+                1,      7,   1
+                1,      0,   0
+                """)
+        void runsThatWereCutHoldHalfAtMostButTheOnlyPlace(int places, int cut, int held) {
+            assertEquals(held, new DifyExec.Pace(places, null).held(Collections.nCopies(cut, NOON), NOON));
+        }
+
+        @ParameterizedTest(name = "the slowest took {0} s, cut {1} s ago: held = {2}")
+        @CsvSource(useHeadersInDisplayName = true, textBlock = """
+                slowest, ago, held
+                0,       9,   1
+                0,       10,  0
+                2,       9,   1
+                2,       10,  0
+                3,       11,  1
+                3,       12,  0
+                60,      239, 1
+                60,      240, 0
+                """)
+        void theOnlyPlaceIsHeldForFourTimesTheSlowestRun(long slowest, long ago, int held) {
+            var one = new DifyExec.Pace(1, null);
+            one.took(seconds(1));
+            one.took(seconds(slowest));
+            one.took(Duration.ZERO);
+
+            assertEquals(held, one.held(List.of(NOON), NOON.plusSeconds(ago)));
+        }
+
+        @Test
+        void halfIsOfWhatTheServerTakes() {
+            pace.refused(6, 3, 8);
+
+            assertEquals(1, pace.held(Collections.nCopies(5, NOON), NOON));
+        }
+
+        @Test
+        void nothingStartsInAPause() {
+            pace.pause(NOON.plusSeconds(9));
+            pace.pause(NOON.plusSeconds(3));
+
+            assertFalse(pace.hasRoom(NOON.plusSeconds(8), 0));
+            assertTrue(pace.hasRoom(NOON.plusSeconds(9), 0));
+            assertEquals(NOON.plusSeconds(9), pace.nextStart());
         }
 
         @Test
