@@ -1005,11 +1005,13 @@ final class DifyExec implements Runnable {
         private static final class Running {
             final Attempt attempt;
             volatile Thread thread;
+            Instant start; // what TIMEOUT counts from: its sending, then a stream's first event
             Optional<RunRef> run = Optional.empty();
             boolean stopAsked, asked;
 
             Running(Attempt attempt) {
                 this.attempt = attempt;
+                this.start = attempt.at();
             }
         }
 
@@ -1185,7 +1187,8 @@ final class DifyExec implements Runnable {
             var begun = running.get(attempt.sequence());
             if (begun == null) return;
             begun.run = Optional.of(run);
-            batch.record(Event.Run.of(attempt, run, clock.instant()));
+            begun.start = clock.instant();
+            batch.record(Event.Run.of(attempt, run, begun.start));
             if (pace.isQueued(waited)) slowDown(attempt, waited);
             if (hardStop.isBefore(Instant.MAX) && taskStopsSent) stopTask(begun);
         }
@@ -1210,7 +1213,7 @@ final class DifyExec implements Runnable {
                 return;
             }
             adapt(attempt, seen, now);
-            settle(attempt, seen, judge.verdict(attempt, seen), line);
+            settle(attempt, begun.start, seen, judge.verdict(attempt, seen), line);
         }
 
         /// What an answer says about the server, apart from its row.
@@ -1234,7 +1237,8 @@ final class DifyExec implements Runnable {
             });
         }
 
-        private void settle(Attempt attempt, Seen seen, Verdict verdict, byte[] line) {
+        /// @param start what the time of its run counts from
+        private void settle(Attempt attempt, Instant start, Seen seen, Verdict verdict, byte[] line) {
             var now = clock.instant();
             if (seen instanceof Seen.Ran ran && !(verdict instanceof Verdict.LookUp)) tally.used(ran.usage());
             switch (verdict) {
@@ -1257,7 +1261,7 @@ final class DifyExec implements Runnable {
                     batch.record(Event.End.of(attempt, now, "unreached", seen, why));
                     agenda.again(attempt.row(), attempt.tries(), now.plus(after));
                 }
-                case Verdict.LookUp(var symptom, var why) -> doubt(attempt, seen, symptom, why);
+                case Verdict.LookUp(var symptom, var why) -> doubt(attempt, start, seen, symptom, why);
                 case Verdict.StopBatch(var why) -> {
                     batch.record(Event.End.of(attempt, now, "refused", seen, why));
                     agenda.close(new Stop(STOPPED, why));
@@ -1301,14 +1305,13 @@ final class DifyExec implements Runnable {
             version = workflowId;
         }
 
-        private void doubt(Attempt attempt, Seen seen, Symptom symptom, String why) {
+        private void doubt(Attempt attempt, Instant start, Seen seen, Symptom symptom, String why) {
             var now = clock.instant();
             var run = seen.run();
             run.ifPresent(ref -> batch.record(Event.Run.of(attempt, ref, now)));
             if (agenda.stop().isPresent()) return; // open in the log: the next start asks for it
-            // TIMEOUT counts from a stream's first event, which lies behind the moment of the cut at most
             var deadline = symptom == Symptom.TIMED_OUT ? now.plus(limits.afterTimeout(run))
-                    : (attempt.mode() == Mode.STREAMING ? now : attempt.at()).plus(limits.timeout());
+                    : start.plus(limits.timeout());
             var since = symptom == Symptom.SILENCE ? attempt.at() : now; // that silence has lasted since the request
             agenda.doubt(new Doubt(attempt, run, symptom, why, since, deadline, false));
         }
@@ -1347,8 +1350,8 @@ final class DifyExec implements Runnable {
             pace.ended(clock.instant());
             if (begun.thread != null) begun.thread.interrupt();
             if (begun.stopAsked && ran.status().isStopped()) interruptedRun(doubt.attempt(), ran);
-            else if (ran.status() == RunStatus.STOPPED) doubt(doubt.attempt(), ran, Symptom.STOPPED, "stopped: "
-                    + ran.error());
+            else if (ran.status() == RunStatus.STOPPED) doubt(doubt.attempt(), begun.start, ran, Symptom.STOPPED,
+                    "stopped: " + ran.error());
             else harvest(doubt, ran);
         }
 
@@ -1395,12 +1398,12 @@ final class DifyExec implements Runnable {
                 case Found.Ended(var ran) when ran.status() == RunStatus.STOPPED && !doubt.seenStopped()
                         && doubt.symptom() != Symptom.TIMED_OUT -> agenda.doubt(doubt.stoppedOnce(now));
                 case Found.Ended(var ran) -> harvest(doubt, ran);
-                case Found.Running(var run, var status) -> {
-                    var known = doubt.with(run);
+                case Found.Running(var run, var status, var age) -> {
+                    var known = doubt.with(run).begun(age.map(now::minus), now, limits.timeout());
                     if (status == RunStatus.PAUSED) giveUp(known, new Outcome.Paused(run, "waits for a human"));
                     else if (now.isBefore(known.deadline())) agenda.doubt(known.running(now));
                     else giveUp(known, new Outcome.Unknown("run " + run.id() + " still says running "
-                            + Plain.seconds(Duration.between(known.attempt().at(), now)) + " after its start"));
+                            + Plain.seconds(Duration.between(known.start(), now)) + " after its start"));
                 }
                 case Found.Absent() -> absent(doubt, now);
                 case Found.Silent(var seen) -> {
@@ -1470,7 +1473,8 @@ final class DifyExec implements Runnable {
                     ? new Verdict.Done(new Outcome.Failed("timed out after " + Plain.seconds(limits.timeout()),
                             doubt.why(), false))
                     : judge.afterLook(attempt, ran);
-            settle(attempt, ran, verdict, ran.status().isSuccess() ? Results.line(attempt, ran, now) : new byte[0]);
+            settle(attempt, doubt.start(), ran, verdict,
+                    ran.status().isSuccess() ? Results.line(attempt, ran, now) : new byte[0]);
         }
 
         private void giveUp(Doubt doubt, Outcome outcome) {
@@ -2070,13 +2074,14 @@ final class DifyExec implements Runnable {
     record Doubt(Attempt attempt, Optional<RunRef> run, Symptom symptom, String why, Instant since, Instant deadline,
             boolean late, Looks looked) {
 
-        /// The looks so far. `stopped`: the last one said so; `holds`: the run may hold a place on the server.
-        record Looks(int count, Instant due, boolean stopped, boolean holds) {}
+        /// The looks so far. `stopped`: the last one said so; `holds`: the run may hold a place on the server; `start`:
+        /// when the run began, where a look has told.
+        record Looks(int count, Instant due, boolean stopped, boolean holds, Optional<Instant> start) {}
 
         Doubt(Attempt attempt, Optional<RunRef> run, Symptom symptom, String why, Instant since, Instant deadline,
                 boolean late) {
             this(attempt, run, symptom, why, since, deadline, late,
-                    new Looks(0, since, false, !late && symptom.isOurs()));
+                    new Looks(0, since, false, !late && symptom.isOurs(), Optional.empty()));
         }
 
         /// Whether earlier attempts of a row, which counted as not started, have turned up before it is sent again.
@@ -2096,24 +2101,46 @@ final class DifyExec implements Runnable {
             return new Doubt(unseen, Optional.empty(), Symptom.RECHECK, "", now, now, true);
         }
 
-        /// Pauses grow from 0.5 s to 15 s.
+        /// Pauses grow from 0.5 s to 15 s; none leads past the deadline.
         Doubt later(Instant now) {
             var pause = Duration.ofMillis(Math.min(15_000, (long) (500 * Math.pow(1.5, looked.count()))));
-            return with(new Looks(looked.count() + 1, now.plus(pause), looked.stopped(), looked.holds()));
+            var due = now.plus(pause);
+            return again(now.isBefore(deadline) && due.isAfter(deadline) ? deadline : due, looked.stopped(),
+                    looked.holds());
         }
 
         /// Seen running, it holds a place whoever started it.
         Doubt running(Instant now) {
-            return with(new Looks(looked.count() + 1, later(now).due(), looked.stopped(), true));
+            return again(later(now).due(), looked.stopped(), true);
         }
 
         /// Nothing of it is listed, so nothing of it runs as yet.
         Doubt unlisted(Instant now) {
-            return with(new Looks(looked.count() + 1, later(now).due(), false, false));
+            return again(later(now).due(), false, false);
         }
 
         Doubt stoppedOnce(Instant now) {
-            return with(new Looks(looked.count() + 1, now.plusSeconds(2), true, false));
+            return again(now.plusSeconds(2), true, false);
+        }
+
+        private Doubt again(Instant due, boolean stopped, boolean holds) {
+            return with(new Looks(looked.count() + 1, due, stopped, holds, looked.start()));
+        }
+
+        /// The time of a run counts from its own start, once a look tells it: its request may have waited at the door.
+        /// The server's clock may be wrong; it began after it was sent, and before it was seen to run.
+        Doubt begun(Optional<Instant> told, Instant now, Duration timeout) {
+            if (told.isEmpty() || looked.start().isPresent()) return this;
+            var start = told.get().isBefore(attempt.at()) ? attempt.at() : told.get().isAfter(now) ? now : told.get();
+            var end = start.plus(timeout);
+            return new Doubt(attempt, run, symptom, why, since,
+                    symptom == Symptom.TIMED_OUT && end.isBefore(deadline) ? deadline : end, late,
+                    new Looks(looked.count(), looked.due(), looked.stopped(), looked.holds(), Optional.of(start)));
+        }
+
+        /// When the run began, as far as is known: not before it was sent.
+        Instant start() {
+            return looked.start().orElse(attempt.at());
         }
 
         private Doubt with(Looks looks) {
@@ -2159,7 +2186,13 @@ final class DifyExec implements Runnable {
         record Ended(Seen.Ran ran) implements Found {}
 
         /// Not ended; also paused.
-        record Running(RunRef ref, RunStatus status) implements Found {}
+        ///
+        /// @param age since its start, by the server's own clock
+        record Running(RunRef ref, RunStatus status, Optional<Duration> age) implements Found {
+            Running(RunRef ref, RunStatus status) {
+                this(ref, status, Optional.empty());
+            }
+        }
 
         record Absent() implements Found {}
 
@@ -3378,7 +3411,7 @@ final class DifyExec implements Runnable {
             var user = doubt.attempt().user();
             var seen = ask(request("/workflows/logs?limit=20&created_by_end_user_session_id=" + encoded(user)).GET()
                     .build(),
-                    body -> found.set(runOf(user, Json.MAPPER.readTree(body))));
+                    answer -> found.set(runOf(user, Json.MAPPER.readTree(answer.body()))));
             if (seen.isPresent()) return new Found.Silent(seen.get());
             return found.get().<Found>map(id -> detail(new RunRef(id, ""))).orElseGet(Found.Absent::new);
         }
@@ -3387,7 +3420,7 @@ final class DifyExec implements Runnable {
         void stop(RunRef run, String user) {
             var body = Json.MAPPER.createObjectNode().put("user", user).toString();
             ask(request("/workflows/tasks/" + encoded(run.task()) + "/stop").header("Content-Type", "application/json")
-                    .POST(HttpRequest.BodyPublishers.ofString(body)).build(), InputStream::readAllBytes);
+                    .POST(HttpRequest.BodyPublishers.ofString(body)).build(), answer -> answer.body().readAllBytes());
         }
 
         /// Uploads a file under the attempt's user, streamed from disk. The id goes to `use`; else what went wrong.
@@ -3436,7 +3469,8 @@ final class DifyExec implements Runnable {
 
         /// The form of the version that is published now, for `use`; else what went wrong.
         Optional<Seen> parameters(Consumer<JsonNode> use) {
-            return ask(request("/parameters").GET().build(), body -> use.accept(Json.MAPPER.readTree(body)));
+            return ask(request("/parameters").GET().build(),
+                    answer -> use.accept(Json.MAPPER.readTree(answer.body())));
         }
 
         /// The request of an attempt as a person may read it: the body alone.
@@ -3465,10 +3499,10 @@ final class DifyExec implements Runnable {
 
         private Found detail(RunRef run) {
             var found = new AtomicReference<Found>(new Found.Absent());
-            var seen = ask(request("/workflows/run/" + encoded(run.id())).GET().build(), body -> {
+            var seen = ask(request("/workflows/run/" + encoded(run.id())).GET().build(), answer -> {
                 var reader = new RunReader();
-                reader.readDetail(body);
-                if (!reader.runId.isEmpty()) found.set(reader.found(run));
+                reader.readDetail(answer.body());
+                if (!reader.runId.isEmpty()) found.set(reader.found(run, time(answer)));
             });
             return seen.filter(s -> !(s instanceof Seen.Refused refused && refused.status() == 404
                     && refused.code().equals("not_found")))
@@ -3484,20 +3518,20 @@ final class DifyExec implements Runnable {
             return Optional.empty();
         }
 
-        /// A small question: what went wrong, or nothing once `use` has read the body.
-        private Optional<Seen> ask(HttpRequest request, BodyUse use) {
+        /// A small question: what went wrong, or nothing once `use` has read the answer.
+        private Optional<Seen> ask(HttpRequest request, Use use) {
             var done = new AtomicBoolean();
             var seen = exchange(request, LOOK, Symptom.NO_ANSWER, (answer, _) -> {
                 if (answer.statusCode() != 200) return refused(answer);
-                use.read(answer.body());
+                use.read(answer);
                 done.set(true);
                 return Seen.nothing();
             });
             return done.get() ? Optional.empty() : Optional.of(seen);
         }
 
-        @FunctionalInterface private interface BodyUse {
-            void read(InputStream body) throws IOException;
+        @FunctionalInterface private interface Use {
+            void read(HttpResponse<InputStream> answer) throws IOException;
         }
 
         @FunctionalInterface private interface AnswerUse {
@@ -3651,6 +3685,16 @@ final class DifyExec implements Runnable {
                     return Optional.empty(); // not a date either: the back-off decides
                 }
             });
+        }
+
+        /// What time it was on the server; where it does not tell, our clock has to do.
+        private static Instant time(HttpResponse<?> answer) {
+            try {
+                return answer.headers().firstValue("Date").map(DateTimeFormatter.RFC_1123_DATE_TIME::parse)
+                        .map(Instant::from).orElseGet(Instant::now);
+            } catch (DateTimeException _) {
+                return Instant.now();
+            }
         }
 
         private HttpRequest.Builder request(String path) {
@@ -4124,13 +4168,14 @@ final class DifyExec implements Runnable {
         private String workflowId = "", status = "", error = "", currency = "";
         private byte[] outputs = NO_OUTPUTS;
         private double seconds = 0;
-        private long tokens = 0;
+        private long tokens = 0, createdAt = 0;
         private int steps = 0;
         private BigDecimal price = null;
         private String title = "", type = "", nodeStatus = "", nodeError = "", chunk = "";
         private double nodeSeconds = 0;
 
         private static final byte[] NO_OUTPUTS = {'{', '}'};
+        private static final long LATEST = 100_000_000_000L; // in 3,000 years; milliseconds lie beyond
 
         void readAnswer(InputStream in) throws IOException {
             event = "";
@@ -4258,6 +4303,7 @@ final class DifyExec implements Runnable {
                 case "elapsed_time" -> seconds = number(json).doubleValue();
                 case "total_tokens" -> tokens = number(json).longValue();
                 case "total_steps" -> steps = number(json).intValue();
+                case "created_at" -> createdAt = number(json).longValue();
                 case "outputs" -> outputs = copy(json);
                 default -> json.skipChildren();
             }
@@ -4326,16 +4372,24 @@ final class DifyExec implements Runnable {
         }
 
         /// What a detail says of the run that was asked for.
-        Found found(RunRef asked) {
+        ///
+        /// @param now by the server's clock
+        Found found(RunRef asked, Instant now) {
             var ref = new RunRef(runId, asked.task());
             return switch (RunStatus.of(status).orElse(RunStatus.RUNNING)) {
-                case RUNNING -> new Found.Running(ref, RunStatus.RUNNING);
-                case PAUSED -> new Found.Running(ref, RunStatus.PAUSED);
+                case RUNNING -> new Found.Running(ref, RunStatus.RUNNING, age(now));
+                case PAUSED -> new Found.Running(ref, RunStatus.PAUSED, age(now));
                 case SUCCEEDED, PARTIAL, FAILED, STOPPED -> {
                     taskId = asked.task();
                     yield new Found.Ended((Seen.Ran) ran().orElseThrow());
                 }
             };
+        }
+
+        /// By `created_at`, if that is a time: seconds since 1970.
+        private Optional<Duration> age(Instant now) {
+            return createdAt <= 0 || createdAt > LATEST ? Optional.empty()
+                    : Optional.of(Duration.ofSeconds(now.getEpochSecond() - createdAt));
         }
     }
 

@@ -176,6 +176,11 @@ final class DifyExecTest {
         return new DifyExec.Found.Running(run(id), DifyExec.RunStatus.RUNNING);
     }
 
+    /// By the server's clock.
+    private static DifyExec.Found running(String id, Duration age) {
+        return new DifyExec.Found.Running(run(id), DifyExec.RunStatus.RUNNING, Optional.of(age));
+    }
+
     private static DifyExec.Found ended(DifyExec.Seen.Ran ran) {
         return new DifyExec.Found.Ended(ran);
     }
@@ -473,6 +478,17 @@ final class DifyExecTest {
         String error(String id) throws IOException {
             return log("end").stream().filter(end -> end.path("id").asText().equals(id)).toList().getLast()
                     .path("error").asText();
+        }
+
+        /// How long after a row was first sent its last end was known.
+        Duration took(String id) throws IOException {
+            var first = sent.stream().filter(attempt -> attempt.row().id().equals(id)).findFirst().orElseThrow().at();
+            return Duration.between(first, end(id));
+        }
+
+        Instant end(String id) throws IOException {
+            return Instant.parse(log("end").stream().filter(end -> end.path("id").asText().equals(id)).toList()
+                    .getLast().path("t").asText());
         }
 
         List<JsonNode> results() throws IOException {
@@ -1142,7 +1158,122 @@ final class DifyExecTest {
             assertEquals(List.of("unknown"), scene.outcomes("a"));
             assertTrue(scene.error("a").contains("run-7 still says running"), scene.error("a"));
             assertTrue(scene.world.passed().compareTo(seconds(300)) >= 0, scene.world.passed().toString());
-            assertTrue(scene.world.passed().compareTo(seconds(330)) < 0, scene.world.passed().toString());
+            assertTrue(scene.world.passed().compareTo(seconds(301)) < 0, scene.world.passed().toString());
+        }
+
+        @Test
+        void theTimeOfARunThatWaitedAtTheDoorCountsFromItsOwnStart() throws Exception {
+            var scene = Scene.of(folder, "a", "b");
+            scene.slots = 2;
+            var began = NOON.plusSeconds(299);
+            scene.answer = (_, _) -> {
+                scene.world.pass(seconds(300));
+                return cut(DifyExec.Symptom.TIMED_OUT);
+            };
+            scene.found = doubt -> {
+                var id = doubt.attempt().row().id();
+                boolean over = id.equals("a") && scene.world.now().isAfter(NOON.plusSeconds(500));
+                return over ? ended(succeeded("run-a"))
+                        : running("run-" + id, Duration.between(began, scene.world.now()));
+            };
+
+            scene.play();
+
+            assertEquals(List.of("run-a"), scene.resultRuns());
+            assertEquals(List.of("unknown"), scene.outcomes("b"));
+            assertTrue(scene.took("b").compareTo(seconds(599)) >= 0, scene.took("b").toString());
+            assertTrue(scene.took("b").compareTo(seconds(601)) < 0, scene.took("b").toString());
+            assertTrue(scene.error("b").endsWith("still says running 5 min 0 s after its start"), scene.error("b"));
+        }
+
+        @ParameterizedTest(name = "the server says that it began {0} s before it was looked at")
+        @CsvSource(useHeadersInDisplayName = true, textBlock = """
+                age,     unknown after
+                0,       310
+                4,       306
+                3600,    300
+                -3600,   310
+                """)
+        void aServersWrongClockMovesAStartOnlyBetweenTheSendingAndTheFirstLook(long age, long after) throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.answer = (_, _) -> {
+                scene.world.pass(seconds(10));
+                return html(504);
+            };
+            scene.found = _ -> running("run-a", seconds(age).plus(Duration.between(NOON.plusSeconds(10),
+                    scene.world.now())));
+
+            scene.play();
+
+            assertEquals(List.of("unknown"), scene.outcomes("a"));
+            assertTrue(scene.took("a").compareTo(seconds(after)) >= 0, scene.took("a").toString());
+            assertTrue(scene.took("a").compareTo(seconds(after + 1)) < 0, scene.took("a").toString());
+        }
+
+        @Test
+        void theTimeOfAStreamCountsFromItsFirstEventAlsoWhenItIsCut() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.mode = DifyExec.Mode.STREAMING;
+            scene.answer = (_, told) -> {
+                scene.world.pass(seconds(20)); // in the queue
+                told.began(run("run-a"), seconds(20));
+                scene.world.pass(seconds(290));
+                return cut(DifyExec.Symptom.CUT, run("run-a"));
+            };
+            scene.found = _ -> running("run-a");
+
+            scene.play();
+
+            assertEquals(List.of("unknown"), scene.outcomes("a"));
+            assertTrue(scene.took("a").compareTo(seconds(320)) >= 0, scene.took("a").toString());
+            assertTrue(scene.took("a").compareTo(seconds(321)) < 0, scene.took("a").toString());
+        }
+
+        @Test
+        void aStreamThatNeverSaidAThingIsNotWaitedForTwice() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.mode = DifyExec.Mode.STREAMING;
+            scene.server = "";
+            scene.answer = (_, _) -> {
+                scene.world.pass(seconds(300));
+                return cut(DifyExec.Symptom.SILENCE);
+            };
+
+            scene.play();
+
+            assertEquals(List.of("unknown"), scene.outcomes("a"));
+            assertTrue(scene.world.passed().compareTo(seconds(301)) < 0, scene.world.passed().toString());
+        }
+
+        @Test
+        void aRunOfAnEarlierStartHasItsTimeFromItsOwnStart() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.crash(1);
+            var began = NOON.plusSeconds(100);
+            scene.world.startAt(NOON.plusSeconds(200));
+            scene.found = _ -> running("run-a", Duration.between(began, scene.world.now()));
+
+            scene.play();
+
+            assertEquals(List.of("unknown"), scene.outcomes("a"));
+            assertEquals(NOON.plusSeconds(400), scene.world.now());
+        }
+
+        @Test
+        void aStoppedRunOverItsTimeGetsAMomentToEndWhateverItsStart() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.mode = DifyExec.Mode.STREAMING;
+            scene.answer = (_, told) -> {
+                told.began(run("run-7"), Duration.ZERO);
+                scene.world.pass(seconds(300));
+                return cut(DifyExec.Symptom.TIMED_OUT, run("run-7"));
+            };
+            scene.found = _ -> scene.looked.size() < 3 ? running("run-7", Duration.between(NOON, scene.world.now()))
+                    : ended(ran("run-7", DifyExec.RunStatus.STOPPED, "Aborted: User requested stop"));
+
+            scene.play();
+
+            assertEquals(List.of("failed"), scene.outcomes("a"));
         }
 
         @Test
@@ -1157,6 +1288,36 @@ final class DifyExecTest {
             var known = Instant.parse(scene.log("harvest").getFirst().path("t").asText());
             assertEquals("b", scene.sent.getLast().row().id());
             assertFalse(scene.sent.getLast().at().isBefore(known), "b was sent while the run of a went on");
+        }
+
+        @Test
+        void whatAKilledServerLeavesRunningForEverDoesNotHoldUpTheRowsThatAreLeft() throws Exception {
+            var ids = IntStream.rangeClosed(1, 60).mapToObj(String::valueOf).toArray(String[]::new);
+            var scene = Scene.of(folder, ids);
+            scene.slots = 5;
+            scene.timeout = seconds(40);
+            Instant killed = NOON.plusSeconds(3), back = killed.plusSeconds(2);
+            var away = new DifyExec.Seen.NotSent("connection refused");
+            scene.answer = (attempt, _) -> {
+                boolean isOfTheKilled = attempt.sequence() <= 5;
+                if (isOfTheKilled) scene.world.pass(seconds(3));
+                else if (scene.world.now().isBefore(back)) return away;
+                else scene.world.pass(Duration.ofMillis(200));
+                return isOfTheKilled ? cut(DifyExec.Symptom.NO_ANSWER) : succeeded("run-" + attempt.row().id());
+            };
+            scene.found = doubt -> scene.world.now().isBefore(back) ? new DifyExec.Found.Silent(away)
+                    : running("run-" + doubt.attempt().row().id(), Duration.between(NOON, scene.world.now()));
+
+            assertEquals(Optional.empty(), scene.play());
+
+            assertEquals(55, scene.resultIds().size());
+            for (var id : scene.resultIds())
+                assertTrue(scene.end(id).isBefore(back.plusSeconds(25)), id + " at " + scene.end(id));
+            for (var id : List.of("1", "2", "3", "4", "5")) {
+                assertEquals(List.of("unknown"), scene.outcomes(id));
+                assertTrue(scene.took(id).compareTo(seconds(40)) >= 0, id + " after " + scene.took(id));
+                assertTrue(scene.took(id).compareTo(seconds(50)) <= 0, id + " after " + scene.took(id));
+            }
         }
 
         @Test
@@ -2073,6 +2234,28 @@ final class DifyExecTest {
             assertEquals(pauses.stream().sorted().toList(), pauses);
         }
 
+        @Test
+        void theLastLookUpIsAtTheDeadline() {
+            var doubt = new DifyExec.Doubt(attempt(0, 0), Optional.empty(), DifyExec.Symptom.CUT, "", NOON,
+                    NOON.plusSeconds(1), false);
+            for (int look = 0; look < 8; look++) doubt = doubt.later(NOON);
+
+            assertEquals(NOON.plusSeconds(1), doubt.due());
+            assertTrue(doubt.later(NOON.plusSeconds(1)).due().isAfter(NOON.plusSeconds(9)));
+        }
+
+        @Test
+        void theFirstWordOfARunsStartCounts() {
+            var doubt = new DifyExec.Doubt(attempt(0, 0), Optional.empty(), DifyExec.Symptom.CUT, "", NOON,
+                    NOON.plusSeconds(40), false);
+
+            var known = doubt.begun(Optional.of(NOON.plusSeconds(3)), NOON.plusSeconds(9), seconds(40))
+                    .begun(Optional.of(NOON.plusSeconds(5)), NOON.plusSeconds(9), seconds(40));
+
+            assertEquals(NOON.plusSeconds(43), known.deadline());
+            assertEquals(NOON.plusSeconds(3), known.start());
+            assertEquals(doubt, doubt.begun(Optional.empty(), NOON.plusSeconds(9), seconds(40)));
+        }
     }
 
     @Nested
@@ -3325,7 +3508,7 @@ final class DifyExecTest {
                     {"id":"r1","workflow_id":"w1","status":"%s","inputs":"{\\"id\\": \\"no\\"}","outputs":%s,\
                     "error":null,"total_steps":3,"total_tokens":42,"created_at":1,"finished_at":2,"elapsed_time":1.5}"""
                     .formatted(status, outputs)));
-            return reader.found(new DifyExec.RunRef("r1", "t1"));
+            return reader.found(new DifyExec.RunRef("r1", "t1"), NOON);
         }
 
         @ParameterizedTest
@@ -3360,6 +3543,27 @@ final class DifyExecTest {
                 """)
         void onlyFinalStatesAreAnEnd(String status, String word) throws IOException {
             assertEquals(word, detail(status, "{}").word());
+        }
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, nullValues = "-", textBlock = """
+                created_at,            age
+                1768564740,            60
+                1768564740.9,          60
+                1768564860,            -60
+                null,                  -
+                0,                     -
+                -5,                    -
+                '"yesterday"',         -
+                1768564740000,         -
+                123456789012345678901, -
+                """)
+        void aDetailTellsHowLongItsRunHasBeenRunning(String createdAt, Long age) throws IOException {
+            reader.readDetail(in("{\"id\":\"r1\",\"status\":\"running\",\"created_at\":" + createdAt + "}"));
+
+            var found = assertInstanceOf(DifyExec.Found.Running.class,
+                    reader.found(new DifyExec.RunRef("r1", "t1"), NOON));
+            assertEquals(Optional.ofNullable(age).map(DifyExecTest::seconds), found.age());
         }
 
         @Test

@@ -1390,6 +1390,22 @@ class ServerTest {
             assertEquals(new DifyExec.Found.Running(new DifyExec.RunRef("r", "t"), DifyExec.RunStatus.RUNNING), found);
         }
 
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, delimiter = '|', nullValues = "-", textBlock = """
+                date                          | least | most
+                Fri, 16 Jan 2026 12:00:00 GMT | 60    | 60
+                soon                          | 1000  | 999999999
+                -                             | 1000  | 999999999
+                """)
+        void howLongARunHasBeenRunningIsToldByTheServersClock(String date, long least, long most) {
+            var answer = aResponse().withBody("{\"id\":\"r\",\"status\":\"running\",\"created_at\":1768564740}");
+            if (date != null) answer.withHeader("Date", date);
+
+            var age = assertInstanceOf(DifyExec.Found.Running.class, detail(answer)).age().orElseThrow().toSeconds();
+
+            assertTrue(age >= least && age <= most, age + " s");
+        }
+
         @Test
         void anOutputThatIsTextInItselfIsNotUnpacked() throws IOException {
             var found = detail(aResponse().withBody("""
