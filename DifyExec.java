@@ -979,7 +979,7 @@ final class DifyExec implements Runnable {
         private int looking = 0, firewalled = 0;
         private Instant hardStop = Instant.MAX;
         private boolean taskStopsSent = false, lateAsked = false, toldOfLinks = false;
-        private String version = "";
+        private String version = "", toldOfPause = "";
 
         Engine(Workflow workflow, Agenda agenda, Judge judge, Pace pace, Health health, Limits limits, Route route,
                 Batch batch, Names names, Tally tally, Watcher watcher, Clock clock, BlockingQueue<Message> mailbox,
@@ -1214,6 +1214,20 @@ final class DifyExec implements Runnable {
             }
             adapt(attempt, seen, now);
             settle(attempt, begun.start, seen, judge.verdict(attempt, seen), line);
+            heed(seen, now);
+        }
+
+        /// A pause that the server asks for is one of the whole batch.
+        private void heed(Seen seen, Instant now) {
+            if (agenda.stop().isPresent()) return;
+            Pause.of(seen, now).ifPresent(pause -> {
+                if (pause.isTooLong()) agenda.close(new Stop(STOPPED, pause.text()));
+                else {
+                    health.pause(pause.until());
+                    if (!pause.text().equals(toldOfPause)) watcher.say(pause.text());
+                    toldOfPause = pause.text();
+                }
+            });
         }
 
         /// What an answer says about the server, apart from its row.
@@ -1338,6 +1352,7 @@ final class DifyExec implements Runnable {
             else if (doubt.late()) lookedForLate(doubt, found, now);
             else if (doubt.symptom() == Symptom.RECHECK) rechecked(doubt, found, now);
             else resolve(doubt, found, now);
+            if (found instanceof Found.Silent(var seen)) heed(seen, now);
         }
 
         /// A run that ended while its stream says nothing: its end is taken from the detail, its stream given up.
@@ -1943,7 +1958,11 @@ final class DifyExec implements Runnable {
         /// A file of the row could not be uploaded, so nothing was started.
         ///
         /// @param mayPass the server was away or busy; else this file will not go up another time either
-        record NotUploaded(String why, boolean mayPass) implements Seen {}
+        record NotUploaded(String why, boolean mayPass, Optional<Duration> retryAfter) implements Seen {
+            NotUploaded(String why, boolean mayPass) {
+                this(why, mayPass, Optional.empty());
+            }
+        }
 
         default Optional<RunRef> run() {
             return switch (this) {
@@ -1951,6 +1970,15 @@ final class DifyExec implements Runnable {
                 case Ran ran -> Optional.of(ran.ref());
                 case Cut cut -> cut.ref();
                 case NotSent _, NotUploaded _ -> Optional.empty();
+            };
+        }
+
+        /// How long the server asks to be left alone.
+        default Optional<Duration> pause() {
+            return switch (this) {
+                case Refused refused when refused.status() == 429 || refused.status() == 503 -> refused.retryAfter();
+                case NotUploaded file -> file.retryAfter();
+                case Refused _, Ran _, Cut _, NotSent _ -> Optional.empty();
             };
         }
 
@@ -2804,8 +2832,8 @@ final class DifyExec implements Runnable {
                 case Seen.Refused refused -> refused(attempt, refused);
                 case Seen.Cut(_, var symptom, var why) -> new Verdict.LookUp(symptom, why);
                 case Seen.NotSent(var why) -> new Verdict.Unreached(backoff.delay(0), why);
-                case Seen.NotUploaded(var why, var mayPass) -> mayPass ? again(attempt, why, Optional.empty())
-                        : failed(why);
+                case Seen.NotUploaded(var why, var mayPass, var retryAfter) -> mayPass
+                        ? again(attempt, why, retryAfter) : failed(why);
             };
         }
 
@@ -2989,8 +3017,6 @@ final class DifyExec implements Runnable {
     /// The wait before another attempt: `initial`, then twice as long each time, never over `max`; less up to a half by
     /// chance, so that rows do not come back together. A `Retry-After` wins when it is longer.
     record Backoff(Duration initial, Duration max, int maxRetries) {
-        private static final Duration LONGEST = Duration.ofHours(1);
-
         boolean allows(Tries tries) {
             return tries.failed() < maxRetries;
         }
@@ -3003,8 +3029,29 @@ final class DifyExec implements Runnable {
         Duration delay(int attempts, Optional<Duration> retryAfter) {
             var delay = delay(attempts);
             return retryAfter.filter(asked -> asked.compareTo(delay) > 0)
-                    .map(asked -> asked.compareTo(LONGEST) > 0 ? LONGEST : asked)
+                    .map(asked -> asked.compareTo(Pause.LONGEST) > 0 ? Pause.LONGEST : asked)
                     .orElse(delay);
+        }
+    }
+
+    /// A server's wish to be left alone: no request of the batch goes out before, whichever met the refusal.
+    record Pause(Duration asked, Instant until) {
+        static final Duration LONGEST = Duration.ofMinutes(10);
+
+        static Optional<Pause> of(Seen seen, Instant now) {
+            return seen.pause().map(asked -> new Pause(asked, now.plus(asked)));
+        }
+
+        /// The call ends then.
+        boolean isTooLong() {
+            return asked.compareTo(LONGEST) > 0;
+        }
+
+        /// `waiting until 14:02, as the server asks`
+        String text() {
+            return isTooLong() ? "the server asks to be left alone until " + StatusView.local("yyyy-MM-dd HH:mm", until)
+                    + " (Retry-After): run the same command again then"
+                    : "waiting until " + StatusView.local("HH:mm", until) + ", as the server asks";
         }
     }
 
@@ -3147,16 +3194,21 @@ final class DifyExec implements Runnable {
         private final Backoff backoff;
         private int streak = 0, refusals = 0;
         private boolean probing = false, refusedTooLong = false;
-        private Instant nextProbe = Instant.MIN, pausedAt = Instant.MAX;
-        private Instant silentSince = Instant.MAX, refusedSince = Instant.MAX;
+        private Instant nextProbe = Instant.MIN, pausedAt = Instant.MAX, leftAloneUntil = Instant.MIN;
+        private Instant silentSince = Instant.MAX, refusedSince = Instant.MAX, failedAt = Instant.MIN;
 
         Health(Backoff backoff) {
             this.backoff = backoff;
         }
 
-        /// While starts pause, one exchange at a time goes out.
+        /// While starts pause, one exchange at a time goes out; none, while the server asks to be left alone.
         boolean isOpen(Instant now) {
-            return streak < STREAK || !probing && !now.isBefore(nextProbe);
+            return !now.isBefore(leftAloneUntil) && (streak < STREAK || !probing && !now.isBefore(nextProbe));
+        }
+
+        /// Nothing goes out before.
+        void pause(Instant until) {
+            if (until.isAfter(leftAloneUntil)) leftAloneUntil = until;
         }
 
         void begun() {
@@ -3168,6 +3220,7 @@ final class DifyExec implements Runnable {
         void failed(Instant now, Instant begun) {
             if (streak >= STREAK && begun.isBefore(pausedAt)) return;
             probing = false;
+            failedAt = now;
             if (streak++ == 0) silentSince = now;
             if (streak == STREAK) pausedAt = now;
             if (streak >= STREAK) nextProbe = now.plus(backoff.delay(streak - STREAK));
@@ -3193,12 +3246,13 @@ final class DifyExec implements Runnable {
         }
 
         Instant nextProbe() {
-            return probing ? Instant.MAX : nextProbe;
+            return probing ? Instant.MAX : nextProbe.isAfter(leftAloneUntil) ? nextProbe : leftAloneUntil;
         }
 
         Optional<Stop> verdict(Instant now, int busy) {
+            var asked = failedAt.isBefore(leftAloneUntil) ? failedAt : now; // nobody asks while it is left alone
             if (streak >= STREAK && busy == 0 && !silentSince.equals(Instant.MAX)
-                    && silentSince.plus(SILENT).isBefore(now))
+                    && silentSince.plus(SILENT).isBefore(asked))
                 return Optional.of(new Stop(STOPPED, "the server has not answered for "
                         + Plain.seconds(Duration.between(silentSince, now))
                                 + "; run the same command again when it is back"));
@@ -3825,7 +3879,8 @@ final class DifyExec implements Runnable {
                         .contains(refused.status()) -> new Seen.NotUploaded(
                         upload + "HTTP " + refused.status() + " " + refused.message(), false);
                 case Seen.Refused refused when refused.status() < 500 -> refused;
-                case Seen.Refused refused -> new Seen.NotUploaded(upload + "HTTP " + refused.status(), true);
+                case Seen.Refused refused -> new Seen.NotUploaded(upload + "HTTP " + refused.status(), true,
+                        refused.pause());
                 case Seen.Cut cut -> new Seen.NotUploaded(upload + cut.why(), true);
                 case Seen.NotSent _, Seen.NotUploaded _, Seen.Ran _ -> seen;
             };
@@ -6807,13 +6862,15 @@ final class DifyExec implements Runnable {
                     case DifyClient.Info.NotKnown(var seen) -> {
                         var why = refusal(seen, judge);
                         if (why.isPresent()) return new Refused(why.get());
+                        var pause = Pause.of(seen, Instant.now());
+                        if (pause.filter(Pause::isTooLong).isPresent()) return new Refused(pause.get().text());
                         if (tries >= backoff.maxRetries()) return new Refused(judge.access() + " does not answer ("
                                 + Plain.text(said(seen), 200) + ") after " + Plain.count(tries + 1, "try", "tries")
                                 + ": check DIFY_API_BASE_URL, the network, and that Dify is up");
-                        if (tries == 0) err.println("No answer from " + judge.access() + " ("
+                        if (pause.isPresent()) err.println(pause.get().text());
+                        else if (tries == 0) err.println("No answer from " + judge.access() + " ("
                                 + Plain.text(said(seen), 200) + "); trying again …");
-                        Thread.sleep(backoff.delay(tries, seen instanceof Seen.Refused refused ? refused.retryAfter()
-                                : Optional.empty()));
+                        Thread.sleep(backoff.delay(tries, seen.pause()));
                     }
                 }
             }
@@ -6835,7 +6892,7 @@ final class DifyExec implements Runnable {
         static String said(Seen seen) {
             return switch (seen) {
                 case Seen.NotSent(var why) -> why;
-                case Seen.NotUploaded(var why, _) -> why;
+                case Seen.NotUploaded file -> file.why();
                 case Seen.Cut cut -> cut.why();
                 case Seen.Refused refused -> "HTTP " + refused.status() + " " + refused.message();
                 case Seen.Ran ran -> ran.error();

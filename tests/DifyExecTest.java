@@ -168,6 +168,14 @@ final class DifyExecTest {
         return DifyExec.Seen.Refused.http(status, false, "", "a page of a proxy", Optional.empty());
     }
 
+    private static DifyExec.Seen.Refused later(int status, Duration asked) {
+        return DifyExec.Seen.Refused.http(status, false, "", "slow down", Optional.of(asked));
+    }
+
+    private static String local(String pattern, Instant time) {
+        return DateTimeFormatter.ofPattern(pattern).withZone(ZoneId.systemDefault()).format(time);
+    }
+
     private static final DifyExec.Seen.Refused THROTTLED = http(400, "invalid_param",
             "Too many requests. Please try again later. The current maximum concurrent requests allowed for app is 2.");
     private static final DifyExec.Found ABSENT = new DifyExec.Found.Absent();
@@ -940,6 +948,114 @@ final class DifyExecTest {
             assertTrue(scene.world.passed().compareTo(seconds(60)) > 0);
             assertTrue(scene.world.passed().compareTo(seconds(180)) < 0, scene.world.passed().toString());
             assertEquals(List.of(), scene.retryIds());
+        }
+
+        @Test
+        void aPauseThatTheServerAsksForIsOneOfTheWholeBatch() throws Exception {
+            var scene = Scene.of(folder, "a", "b", "c", "d");
+            scene.slots = 2;
+            scene.answer = (attempt, _) -> {
+                if (attempt.sequence() == 1) return later(429, seconds(120));
+                scene.world.pass(seconds(30));
+                return succeeded("run-" + attempt.row().id());
+            };
+
+            assertEquals(Optional.empty(), scene.play());
+
+            assertEquals(List.of(NOON, NOON), scene.sent.stream().limit(2).map(DifyExec.Attempt::at).toList());
+            for (var attempt : scene.sent.subList(2, 5))
+                assertFalse(attempt.at().isBefore(NOON.plusSeconds(120)), attempt::toString);
+            assertEquals(NOON.plusSeconds(30), scene.end("b"), "what runs goes on");
+            assertEquals(List.of("waiting until " + local("HH:mm", NOON.plusSeconds(120)) + ", as the server asks"),
+                    scene.said);
+            assertEquals(4, scene.resultIds().size());
+        }
+
+        @Test
+        void lookUpsWaitForItToo() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.answer = Answer.inTurn(later(503, seconds(40)));
+            var looks = new ArrayList<Instant>();
+            scene.found = _ -> {
+                looks.add(scene.world.now());
+                return looks.size() == 1 ? new DifyExec.Found.Silent(later(503, seconds(100)))
+                        : ended(succeeded("run-a"));
+            };
+
+            scene.play();
+
+            assertEquals(List.of(NOON.plusSeconds(40), NOON.plusSeconds(140)), looks);
+            assertEquals(2, scene.said.size(), scene.said::toString);
+        }
+
+        @Test
+        void rowsWaitForWhatALookUpOrAnUploadIsTold() throws Exception {
+            var scene = Scene.of(folder, "a", "b", "c");
+            scene.answer = (attempt, _) -> switch ((int) attempt.sequence()) {
+                case 1 -> cut(DifyExec.Symptom.CUT);
+                case 2 -> new DifyExec.Seen.NotUploaded("upload of x: HTTP 503", true, Optional.of(seconds(60)));
+                default -> succeeded("run-" + attempt.row().id());
+            };
+            scene.found = _ -> scene.looked.size() < 2 ? new DifyExec.Found.Silent(later(429, seconds(30)))
+                    : ended(succeeded("run-a"));
+
+            scene.play();
+
+            assertEquals(List.of(NOON, NOON.plusSeconds(30), NOON.plusSeconds(90), NOON.plusSeconds(90)),
+                    scene.sent.stream().map(DifyExec.Attempt::at).sorted().toList());
+            assertEquals(3, scene.resultIds().size());
+        }
+
+        @Test
+        void refusalsThatComeTogetherAreToldOnce() throws Exception {
+            var scene = Scene.of(folder, "a", "b", "c");
+            scene.slots = 3;
+            scene.answer = (attempt, _) -> {
+                scene.world.pass(Duration.ofMillis(attempt.sequence()));
+                return attempt.sequence() <= 3 ? later(429, seconds(90)) : succeeded("run-" + attempt.row().id());
+            };
+
+            scene.play();
+
+            assertEquals(1, scene.said.size(), scene.said::toString);
+            assertEquals(6, scene.sent.size());
+        }
+
+        @Test
+        void tenMinutesAreWaitedForAndAreNoSilence() throws Exception {
+            var ids = IntStream.rangeClosed(1, 8).mapToObj(String::valueOf).toArray(String[]::new);
+            var scene = Scene.of(folder, ids);
+            scene.slots = 8;
+            scene.timeout = seconds(3600);
+            scene.answer = (_, _) -> later(503, seconds(600));
+            scene.found = doubt -> ended(succeeded("run-" + doubt.attempt().row().id()));
+
+            var stop = scene.play();
+
+            assertEquals(Optional.empty(), stop);
+            assertEquals(8, scene.resultIds().size());
+            assertFalse(scene.world.now().isBefore(NOON.plusSeconds(600)));
+        }
+
+        @ParameterizedTest
+        @ValueSource(ints = {429, 503})
+        void aLongerPauseEndsTheCallAndNamesItsEnd(int status) throws Exception {
+            var scene = Scene.of(folder, "a", "b", "c");
+            scene.slots = 2;
+            scene.answer = (attempt, _) -> {
+                if (attempt.row().id().equals("a")) return later(status, seconds(86_400));
+                scene.world.pass(seconds(30));
+                return succeeded("run-" + attempt.row().id());
+            };
+
+            var stop = scene.play().orElseThrow();
+
+            assertEquals(DifyExec.STOPPED, stop.code());
+            assertTrue(stop.why().contains(local("yyyy-MM-dd HH:mm", NOON.plusSeconds(86_400))), stop.why());
+            assertEquals(List.of("a", "b"), scene.ids());
+            assertEquals(List.of("b"), scene.resultIds());
+            assertEquals(List.of(), scene.retryIds());
+            assertEquals(List.of(), scene.said);
         }
 
         @Test
@@ -2775,10 +2891,29 @@ final class DifyExecTest {
         }
 
         @Test
-        void noServerMakesARowWaitForMoreThanAnHour() {
-            assertEquals(Duration.ofHours(1), BACKOFF.delay(0, Optional.of(Duration.ofDays(30))));
+        void noServerMakesARowWaitForMoreThanTenMinutes() {
+            assertEquals(Duration.ofMinutes(10), BACKOFF.delay(0, Optional.of(Duration.ofDays(30))));
         }
 
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, nullValues = "-", textBlock = """
+                status, asked, pause
+                429,    1,     waits
+                503,    600,   waits
+                429,    601,   ends
+                503,    86400, ends
+                429,    -,     none
+                500,    60,    none
+                400,    60,    none
+                301,    60,    none
+                """)
+        void aPauseIsAskedForByARefusalThatMeansAll(int status, Long asked, String pause) {
+            var seen = DifyExec.Seen.Refused.http(status, false, "", "no",
+                    Optional.ofNullable(asked).map(DifyExecTest::seconds));
+
+            assertEquals(pause, DifyExec.Pause.of(seen, NOON).map(told -> told.isTooLong() ? "ends" : "waits")
+                    .orElse("none"));
+        }
     }
 
     @Nested
@@ -3047,6 +3182,28 @@ final class DifyExecTest {
 
             assertEquals(Optional.empty(), health.verdict(NOON.plusSeconds(499), 0));
             assertTrue(health.verdict(NOON.plusSeconds(501), 0).isPresent());
+        }
+
+        @Test
+        void aServerThatAsksToBeLeftAloneIs() {
+            health.pause(NOON.plusSeconds(90));
+            health.pause(NOON.plusSeconds(30));
+
+            assertFalse(health.isOpen(NOON.plusSeconds(89)));
+            assertEquals(NOON.plusSeconds(90), health.nextProbe());
+            assertTrue(health.isOpen(NOON.plusSeconds(90)));
+        }
+
+        @Test
+        void thatItIsLeftAloneIsNoSilenceOfItsOwn() {
+            fail(5, NOON);
+            health.pause(NOON.plusSeconds(600));
+
+            assertEquals(Optional.empty(), health.verdict(NOON.plusSeconds(599), 0));
+            assertEquals(Optional.empty(), health.verdict(NOON.plusSeconds(600), 0));
+            fail(1, NOON.plusSeconds(601));
+            health.pause(NOON.plusSeconds(1201));
+            assertTrue(health.verdict(NOON.plusSeconds(601), 0).isPresent());
         }
 
         @Test
