@@ -975,6 +975,7 @@ final class DifyExec implements Runnable {
         private final BlockingQueue<Message> mailbox;
         private final Executor workers;
         private final Map<Long, Running> running = new LinkedHashMap<>();
+        private final AtWork atWork;
         private final int looksAtOnce;
         private int looking = 0, firewalled = 0;
         private Instant hardStop = Instant.MAX;
@@ -998,6 +999,7 @@ final class DifyExec implements Runnable {
             this.clock = clock;
             this.mailbox = mailbox;
             this.workers = workers;
+            this.atWork = new AtWork(2 * pace.ceiling());
             this.looksAtOnce = Math.max(2, pace.ceiling() / 4);
         }
 
@@ -1189,18 +1191,35 @@ final class DifyExec implements Runnable {
             begun.run = Optional.of(run);
             begun.start = clock.instant();
             batch.record(Event.Run.of(attempt, run, begun.start));
-            if (pace.isQueued(waited)) slowDown(attempt, waited);
+            if (pace.isQueued(waited)) slowDown(attempt, "first event after " + Plain.seconds(waited), this::begun);
             if (hardStop.isBefore(Instant.MAX) && taskStopsSent) stopTask(begun);
         }
 
         /// The server has let in more than it works on: down to the runs that have begun.
-        private void slowDown(Attempt attempt, Duration waited) {
-            int begun = (int) running.values().stream().filter(some -> some.run.isPresent()).count();
+        private void slowDown(Attempt attempt, String why, IntSupplier begun) {
             if (!pace.queued(attempt.sequence(), begun, names.count())) return;
             tally.throttled();
-            batch.record(new Event.Throttle(clock.instant(), attempt.user(), "first event after "
-                    + Plain.seconds(waited),
-                    pace.limit()));
+            batch.record(new Event.Throttle(clock.instant(), attempt.user(), why, pace.limit()));
+        }
+
+        /// What a whole answer tells: of its wait at the server's door, and of how many are at work inside at once.
+        private void passedDoor(Attempt attempt, Seen.Ran ran, Instant now) {
+            ran.waited().filter(pace::isQueued).ifPresent(waited -> slowDown(attempt,
+                    "waited " + Plain.seconds(waited) + " at the server's door",
+                    () -> Math.max(begun(waited, ran.usage(), now), atWork.most())));
+            atWork.add(ran.usage().within(Duration.between(attempt.at(), now)), now);
+        }
+
+        /// Streams that have their first event.
+        private int begun() {
+            return (int) running.values().stream().filter(some -> some.run.isPresent()).count();
+        }
+
+        /// The run that has just ended, and those that have begun beside it: where one is let in after the other, they
+        /// have been out for longer than it waited. Not by a hair, as the one that now follows it in.
+        private int begun(Duration waited, Usage usage, Instant now) {
+            var sent = now.minus(waited).minus(usage.within(waited).dividedBy(10));
+            return 1 + (int) running.values().stream().filter(some -> some.attempt.at().isBefore(sent)).count();
         }
 
         private void ended(Attempt attempt, Seen seen, byte[] line) {
@@ -1233,7 +1252,8 @@ final class DifyExec implements Runnable {
         /// What an answer says about the server, apart from its row.
         private void adapt(Attempt attempt, Seen seen, Instant now) {
             switch (seen) {
-                case Seen.Ran _ -> {
+                case Seen.Ran ran -> {
+                    passedDoor(attempt, ran, now);
                     pace.took(Duration.between(attempt.at(), now));
                     pace.succeeded();
                     health.served();
@@ -1905,6 +1925,11 @@ final class DifyExec implements Runnable {
     /// What a run used. `price` is known from streams only.
     record Usage(double seconds, long tokens, int steps, Optional<BigDecimal> price, String currency) {
         static final Usage NONE = new Usage(0, 0, 0, Optional.empty(), "");
+
+        /// How long the run took, by the server's word; not longer than it can be.
+        Duration within(Duration most) {
+            return Duration.ofMillis(Math.clamp((long) (seconds * 1000), 0, most.toMillis()));
+        }
     }
 
     /// The files in a run's outputs: where they are now, and why the first that is missing could not be fetched.
@@ -1930,12 +1955,13 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// A run that ended, or paused. `outputs` is compact JSON; `files` where its files were saved.
+        /// A run that ended, or paused. `outputs` is compact JSON; `files` where its files were saved; `waited` how
+        /// long its request waited before it began, where the answer tells.
         record Ran(RunRef ref, RunStatus status, byte[] outputs, String error, String workflowId, Usage usage,
-                Saved files) implements Seen {
+                Saved files, Optional<Duration> waited) implements Seen {
 
             Ran(RunRef ref, RunStatus status, byte[] outputs, String error, String workflowId, Usage usage) {
-                this(ref, status, outputs, error, workflowId, usage, Saved.NOT_ASKED);
+                this(ref, status, outputs, error, workflowId, usage, Saved.NOT_ASKED, Optional.empty());
             }
 
             /// File objects in the outputs that nobody has saved.
@@ -1945,7 +1971,11 @@ final class DifyExec implements Runnable {
             }
 
             Ran with(Saved files) {
-                return new Ran(ref, status, outputs, error, workflowId, usage, files);
+                return new Ran(ref, status, outputs, error, workflowId, usage, files, waited);
+            }
+
+            Ran after(Optional<Duration> waited) {
+                return new Ran(ref, status, outputs, error, workflowId, usage, files, waited);
             }
         }
 
@@ -3096,7 +3126,7 @@ final class DifyExec implements Runnable {
             return cut.stream().anyMatch(since -> now.isBefore(since.plus(longest))) ? 1 : 0;
         }
 
-        /// A run has ended, and this is how long it took.
+        /// A run has ended, so long after it was sent.
         void took(Duration time) {
             if (time.compareTo(slowest) > 0) slowest = time;
         }
@@ -3122,8 +3152,8 @@ final class DifyExec implements Runnable {
             wait.ifPresent(pause -> nextStart = now.plus(pause));
         }
 
-        /// Whether a stream waited for its first event as in a queue: over a second, and far longer than the shortest
-        /// wait.
+        /// Whether a stream waited for its first event, or a request at the server's door, as in a queue: over a
+        /// second, and far longer than the shortest wait.
         boolean isQueued(Duration waited) {
             if (waited.compareTo(shortest) < 0) shortest = waited;
             return waited.compareTo(QUEUED) > 0 && waited.compareTo(shortest.multipliedBy(GROWN)) > 0;
@@ -3137,11 +3167,11 @@ final class DifyExec implements Runnable {
             else cut(busy, begun);
         }
 
-        /// Down to the streams that have their first event. False: this one had begun before the last cut.
-        boolean queued(long sequence, int busy, long begun) {
+        /// Down to the runs that are at work. False: this one was sent before the last cut.
+        boolean queued(long sequence, IntSupplier atWork, long begun) {
             quiet = 0;
             if (sequence <= cutAt) return false;
-            cut(busy, begun);
+            cut(atWork.getAsInt(), begun);
             return true;
         }
 
@@ -3183,6 +3213,38 @@ final class DifyExec implements Runnable {
 
         Instant nextStart() {
             return Collections.max(List.of(nextStart, nextByRate, pausedUntil));
+        }
+    }
+
+    /// How many runs the server was at work on at once, by its own word, among those that ended last.
+    static final class AtWork {
+        private final ArrayDeque<Span> last = new ArrayDeque<>();
+        private final int memory;
+
+        private record Span(Instant began, Instant ended) {}
+
+        /// @param memory of so many runs
+        AtWork(int memory) {
+            this.memory = memory;
+        }
+
+        /// A little less at either end: a run that follows another in its place is not at work beside it.
+        void add(Duration took, Instant ended) {
+            if (!took.isPositive()) return; // the server does not tell
+            var edge = took.dividedBy(20);
+            last.add(new Span(ended.minus(took).plus(edge), ended.minus(edge)));
+            if (last.size() > memory) last.remove();
+        }
+
+        int most() {
+            var begins = last.stream().map(Span::began).sorted().toList();
+            var ends = last.stream().map(Span::ended).sorted().toList();
+            int most = 0;
+            for (int begun = 0, over = 0; begun < begins.size(); begun++) {
+                while (!ends.get(over).isAfter(begins.get(begun))) over++;
+                most = Math.max(most, begun + 1 - over);
+            }
+            return most;
         }
     }
 
@@ -3412,6 +3474,7 @@ final class DifyExec implements Runnable {
         private final Duration timeout, firstEvent;
         private final Watches watches;
         private final ExecutorService tasks;
+        private final Door door = new Door(System::nanoTime);
 
         private DifyClient(HttpClient http, Access access, Duration timeout, Duration firstEvent,
                 Watches watches, ExecutorService tasks) {
@@ -3450,11 +3513,13 @@ final class DifyExec implements Runnable {
                     + "/run";
             var post = request(path).header("Content-Type", "application/json")
                     .POST(HttpRequest.BodyPublishers.ofByteArray(body(attempt, inputs, streaming))).build();
-            return exchange(post, DifyClient::whole, streaming ? firstEvent : timeout,
-                    streaming ? Symptom.SILENCE : Symptom.TIMED_OUT, (answer, watch) -> {
-                        if (answer.statusCode() != 200) return refused(answer);
-                        return isStream(answer) ? stream(answer, watch, told) : blocking(answer);
-                    });
+            try (var call = door.call()) {
+                return exchange(post, answer -> whole(answer, call), streaming ? firstEvent : timeout,
+                        streaming ? Symptom.SILENCE : Symptom.TIMED_OUT, (answer, watch) -> {
+                            if (answer.statusCode() != 200) return refused(answer);
+                            return isStream(answer) ? stream(answer, watch, told) : blocking(answer, call);
+                        });
+            }
         }
 
         /// Looks a run up by its id, or first by its user in the log. A run over its time is asked to stop before.
@@ -3634,10 +3699,14 @@ final class DifyExec implements Runnable {
         }
 
         /// A body that comes as a whole wakes its reader once, not twice; a stream comes as it is.
-        private static HttpResponse.BodySubscriber<InputStream> whole(HttpResponse.ResponseInfo answer) {
-            return isStream(answer.headers()) ? HttpResponse.BodySubscribers.ofInputStream()
-                    : HttpResponse.BodySubscribers.mapping(HttpResponse.BodySubscribers.ofByteArray(),
-                            ByteArrayInputStream::new);
+        private static HttpResponse.BodySubscriber<InputStream> whole(HttpResponse.ResponseInfo answer,
+                Door.Call call) {
+            call.answered();
+            if (isStream(answer.headers())) return HttpResponse.BodySubscribers.ofInputStream();
+            var whole = HttpResponse.BodySubscribers.mapping(HttpResponse.BodySubscribers.ofByteArray(),
+                    bytes -> (InputStream) new ByteArrayInputStream(bytes));
+            long length = answer.headers().firstValueAsLong("Content-Length").orElse(0);
+            return call.mustMakeRoom() && length > 0 ? new LastBody(whole, length) : whole;
         }
 
         /// Reads on to the end, so that the connection serves again; what is known by now stays known.
@@ -3668,7 +3737,7 @@ final class DifyExec implements Runnable {
                     .contains("unrecognized ssl message");
         }
 
-        private Seen blocking(HttpResponse<InputStream> answer) throws IOException {
+        private Seen blocking(HttpResponse<InputStream> answer, Door.Call call) throws IOException {
             var reader = new RunReader();
             try {
                 reader.readAnswer(answer.body());
@@ -3676,9 +3745,9 @@ final class DifyExec implements Runnable {
                 return new Seen.Cut(Optional.empty(), isDify(answer) ? Symptom.CUT : Symptom.GATEWAY,
                         "HTTP 200, but no JSON: " + problem.getOriginalMessage());
             }
-            return reader.ran().orElseGet(() -> new Seen.Cut(reader.ref(), isDify(answer) ? Symptom.CUT
-                    : Symptom.GATEWAY,
-                    "HTTP 200 without a run's status"));
+            return reader.ran().<Seen>map(ran -> ran.after(call.waited(ran.usage())))
+                    .orElseGet(() -> new Seen.Cut(reader.ref(), isDify(answer) ? Symptom.CUT : Symptom.GATEWAY,
+                            "HTTP 200 without a run's status"));
         }
 
         private Seen stream(HttpResponse<InputStream> answer, Watch watch, Told told) throws IOException {
@@ -4004,6 +4073,106 @@ final class DifyExec implements Runnable {
                 throw new Unusable("DIFY_CA_FILE=" + file + ": " + Plain.of(problem)
                         + "; a PEM file of certificates is needed");
             }
+        }
+    }
+
+    /// The server's door, as our requests for runs find it. Of ten connections Dify leaves the eleventh outside without
+    /// a sign: for good, if each of those inside is used again for the next request. Any thread may use it.
+    static final class Door {
+        /// Runs of 2 s are long enough for a connection each.
+        private static final Duration LONG = Duration.ofSeconds(2);
+
+        private final LongSupplier nanos;
+        private final AtomicLong count = new AtomicLong();
+        private final NavigableMap<Long, Call> outside = new ConcurrentSkipListMap<>(); // the oldest first
+
+        Door(LongSupplier nanos) {
+            this.nanos = nanos;
+        }
+
+        Call call() {
+            var call = new Call(count.incrementAndGet(), nanos.getAsLong());
+            outside.put(call.number, call);
+            return call;
+        }
+
+        /// One request, from its sending to the head of its answer.
+        final class Call implements AutoCloseable {
+            private final long number, sent;
+            private volatile Duration took = Duration.ZERO;
+
+            private Call(long number, long sent) {
+                this.number = number;
+                this.sent = sent;
+            }
+
+            void answered() {
+                took = age();
+                close();
+            }
+
+            private Duration age() {
+                return Duration.ofNanos(nanos.getAsLong() - sent);
+            }
+
+            /// Another request has been without an answer for long: it may stand outside until this one's connection
+            /// is closed.
+            boolean mustMakeRoom() {
+                var oldest = outside.firstEntry();
+                return oldest != null && oldest.getValue().age().compareTo(LONG) > 0;
+            }
+
+            /// How long it took until the run began: to the answer, less what the run itself took.
+            Optional<Duration> waited(Usage usage) {
+                return usage.seconds() > 0 ? Optional.of(took.minus(usage.within(took))) : Optional.empty();
+            }
+
+            @Override
+            public void close() {
+                outside.remove(number);
+            }
+        }
+    }
+
+    /// A body whose connection is closed with its last byte, not used again: so the JDK treats one that is cancelled.
+    static final class LastBody implements HttpResponse.BodySubscriber<InputStream> {
+        private final HttpResponse.BodySubscriber<InputStream> body;
+        private Flow.Subscription connection;
+        private long left;
+
+        LastBody(HttpResponse.BodySubscriber<InputStream> body, long length) {
+            this.body = body;
+            this.left = length;
+        }
+
+        @Override
+        public CompletionStage<InputStream> getBody() {
+            return body.getBody();
+        }
+
+        @Override
+        public void onSubscribe(Flow.Subscription connection) {
+            this.connection = connection;
+            body.onSubscribe(connection);
+        }
+
+        @Override
+        public void onNext(List<ByteBuffer> bytes) {
+            left -= bytes.stream().mapToLong(ByteBuffer::remaining).sum();
+            body.onNext(bytes);
+            if (left > 0) return;
+            connection.cancel();
+            body.onComplete();
+        }
+
+        @Override
+        public void onError(Throwable problem) {
+            if (left > 0) body.onError(problem);
+        }
+
+        @Override
+        public void onComplete() {
+            if (left > 0) body.onComplete();
         }
     }
 
@@ -4419,7 +4588,7 @@ final class DifyExec implements Runnable {
         }
 
         /// The end, once it was read.
-        Optional<Seen> ran() {
+        Optional<Seen.Ran> ran() {
             return RunStatus.of(status).filter(_ -> !runId.isEmpty())
                     .map(end -> new Seen.Ran(new RunRef(runId, taskId), end,
                     outputs, error, workflowId, new Usage(seconds, tokens, steps, Optional.ofNullable(price),
@@ -4436,7 +4605,7 @@ final class DifyExec implements Runnable {
                 case PAUSED -> new Found.Running(ref, RunStatus.PAUSED, age(now));
                 case SUCCEEDED, PARTIAL, FAILED, STOPPED -> {
                     taskId = asked.task();
-                    yield new Found.Ended((Seen.Ran) ran().orElseThrow());
+                    yield new Found.Ended(ran().orElseThrow());
                 }
             };
         }

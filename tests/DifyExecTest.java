@@ -1595,6 +1595,99 @@ final class DifyExecTest {
             assertEquals(2, throttle.getFirst().path("limit").asInt());
         }
 
+        /// A server of so many connections: the next requests wait at its door, in turn. A connection is used again
+        /// within a second, unless someone has waited for two.
+        private static final class FullServer {
+            private final Scene scene;
+            private final int places;
+            private final ToLongFunction<DifyExec.Attempt> millis;
+            private final Deque<Waiting> outside = new ArrayDeque<>();
+            private int inside = 0, idle = 0;
+
+            private record Waiting(Instant since, Runnable wake) {}
+
+            FullServer(Scene scene, int places, ToLongFunction<DifyExec.Attempt> millis) {
+                this.scene = scene;
+                this.places = places;
+                this.millis = millis;
+            }
+
+            DifyExec.Seen answer(DifyExec.Attempt attempt) throws InterruptedException {
+                if (idle > 0) idle--;
+                else if (inside < places) inside++;
+                else scene.world.waitFor(alarm -> outside.add(new Waiting(scene.world.now(), alarm)));
+                var waited = Duration.between(attempt.at(), scene.world.now());
+                long takes = millis.applyAsLong(attempt);
+                scene.world.pass(Duration.ofMillis(takes));
+                answered();
+                return new DifyExec.Seen.Ran(run("run-" + attempt.row().id()), DifyExec.RunStatus.SUCCEEDED,
+                        "{}".getBytes(UTF_8), "", "workflow-1",
+                        new DifyExec.Usage(takes / 1000.0, 0, 1, Optional.empty(), "")).after(Optional.of(waited));
+            }
+
+            private void answered() {
+                if (!outside.isEmpty() && outside.peek().since().plusSeconds(2).isBefore(scene.world.now())) close();
+                else {
+                    idle++;
+                    scene.world.in(seconds(1), () -> {
+                        if (idle > 0) {
+                            idle--;
+                            close();
+                        }
+                    });
+                }
+            }
+
+            private void close() {
+                if (outside.isEmpty()) inside--;
+                else outside.remove().wake().run();
+            }
+        }
+
+        /// How long 500 rows take there, and to what the batch slows down.
+        private Duration passed(int slots, int places, ToLongFunction<DifyExec.Attempt> millis, List<Integer> limits)
+                throws Exception {
+            var ids = IntStream.rangeClosed(1, 500).mapToObj(String::valueOf).toArray(String[]::new);
+            var scene = Scene.of(Files.createTempDirectory(folder, "door"), ids);
+            scene.slots = slots;
+            var server = new FullServer(scene, places, millis);
+            scene.answer = (attempt, _) -> server.answer(attempt);
+            assertEquals(Optional.empty(), scene.play());
+            assertEquals(500, scene.resultIds().size());
+            for (var cut : scene.log("throttle")) {
+                assertTrue(cut.path("why").asText().endsWith("at the server's door"), cut::toString);
+                limits.add(cut.path("limit").asInt());
+            }
+            return scene.world.passed();
+        }
+
+        @ParameterizedTest(name = "{0} connections, runs of {1} to {2} ms")
+        @CsvSource(useHeadersInDisplayName = true, textBlock = """
+                places, least, most
+                10,     300,   300
+                10,     1500,  1500
+                10,     12000, 12000
+                10,     1500,  6000
+                10,     4000,  20000
+                3,      5000,  5000
+                3,      2000,  9000
+                """)
+        void rowsThatWaitAtTheServersDoorSlowTheBatchDownToThoseInside(int places, long least, long most)
+                throws Exception {
+            var limits = new ArrayList<Integer>();
+            ToLongFunction<DifyExec.Attempt> millis = attempt -> least
+                    + (most - least) * (attempt.row().id().hashCode() * 37L % 11) / 10;
+
+            var fitting = passed(places, places, millis, new ArrayList<>());
+            var all = passed(20, places, millis, limits);
+
+            // a burst hides at first how many are inside
+            assertTrue(limits.size() > 1 && limits.size() < 25, limits::toString);
+            for (int limit : limits.subList(1, limits.size()))
+                assertTrue(limit == places || limit == places + 1, limits::toString);
+            assertTrue(fitting.toMillis() >= 0.9 * all.toMillis(), fitting + " with as many, " + all + " with 20");
+        }
+
         @Test
         void aRunOverItsTimeThatHadSucceededIsHarvested() throws Exception {
             var scene = Scene.of(folder, "a");
@@ -2949,8 +3042,8 @@ final class DifyExecTest {
 
         @Test
         void theQueuedStreamsOfOneRoundTripAreOneCut() {
-            assertTrue(pace.queued(6, 5, 8));
-            assertFalse(pace.queued(8, 3, 8));
+            assertTrue(pace.queued(6, () -> 5, 8));
+            assertFalse(pace.queued(8, () -> 3, 8));
 
             assertEquals(5, pace.limit());
         }
@@ -3097,6 +3190,51 @@ final class DifyExecTest {
 
             assertFalse(even.hasRoom(NOON.plusMillis(61_700), 1));
             assertTrue(even.hasRoom(NOON.plusSeconds(62), 1));
+        }
+    }
+
+    @Nested
+    class TheMostRunsAtWork {
+        private final DifyExec.AtWork atWork = new DifyExec.AtWork(8);
+
+        private void ended(long began, long ended) {
+            atWork.add(seconds(ended - began), NOON.plusSeconds(ended));
+        }
+
+        @Test
+        void areThoseThatRanBesideEachOther() {
+            ended(0, 10);
+            ended(2, 11);
+            ended(5, 12);
+            ended(11, 20);
+            ended(11, 21);
+
+            assertEquals(3, atWork.most());
+        }
+
+        @Test
+        void doNotCountThatWhichFollowedInThePlaceOfAnother() {
+            for (int run = 0; run < 4; run++) {
+                ended(10 * run, 10 * run + 10);
+                atWork.add(seconds(10), NOON.plusSeconds(10 * run + 10).minusMillis(100)); // the clocks differ a little
+            }
+
+            assertEquals(2, atWork.most());
+        }
+
+        @Test
+        void areForgottenInTime() {
+            for (int run = 0; run < 5; run++) ended(0, 10);
+            for (int run = 1; run <= 8; run++) ended(10 * run, 10 * run + 10);
+
+            assertEquals(1, atWork.most());
+        }
+
+        @Test
+        void areNotKnownOfAServerThatTellsNoTimes() {
+            ended(5, 5);
+
+            assertEquals(0, atWork.most());
         }
     }
 
@@ -3379,6 +3517,68 @@ final class DifyExecTest {
                 return super.read(into, from, Math.min(length, size));
             }
         };
+    }
+
+    @Nested
+    class TheDoor {
+        private final AtomicLong nanos = new AtomicLong(-5_000_000_000L);
+        private final DifyExec.Door door = new DifyExec.Door(nanos::get);
+
+        private void pass(long millis) {
+            nanos.addAndGet(millis * 1_000_000);
+        }
+
+        private static DifyExec.Usage usage(double seconds) {
+            return new DifyExec.Usage(seconds, 10, 3, Optional.empty(), "");
+        }
+
+        @Test
+        void aConnectionIsUsedAgainUntilAnotherRequestHasWaitedForTwoSeconds() {
+            door.call();
+            pass(1500);
+            var second = door.call();
+            pass(500);
+            second.answered();
+            assertFalse(second.mustMakeRoom());
+
+            pass(1);
+
+            assertTrue(second.mustMakeRoom());
+        }
+
+        @Test
+        void aRequestThatWasAnsweredOrGivenUpWaitsNoMore() {
+            var answered = door.call();
+            var left = door.call();
+            var last = door.call();
+            pass(5000);
+
+            answered.answered();
+            left.close();
+            last.answered();
+
+            assertFalse(last.mustMakeRoom());
+        }
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, nullValues = "-", textBlock = """
+                took, ran,      waited
+                1500, 0.3,      1200
+                300,  0.3,      0
+                300,  0.31,     0
+                300,  0,        -
+                300,  -1,       -
+                300,  NaN,      -
+                300,  1e300,    0
+                """)
+        void aRequestWaitedForAsLongAsItsRunDidNotTake(long took, double ran, Long waited) {
+            var call = door.call();
+            pass(took);
+            call.answered();
+            pass(9000); // its files are fetched
+
+            assertEquals(Optional.ofNullable(waited).map(Duration::ofMillis), call.waited(usage(ran)));
+        }
     }
 
     @Nested
