@@ -1038,11 +1038,12 @@ final class DifyExec implements Runnable {
         private final Executor workers;
         private final Map<Long, Running> running = new LinkedHashMap<>();
         private final Set<Saving> saving = new LinkedHashSet<>();
+        private final AtWork atWork;
         private final int looksAtOnce;
-        private int looking = 0, cutLooking = 0, downloading = 0, firewalled = 0;
+        private int looking = 0, downloading = 0, firewalled = 0;
         private Instant hardStop = Instant.MAX;
         private boolean taskStopsSent = false, lateAsked = false, toldOfLinks = false;
-        private String version = "";
+        private String version = "", toldOfPause = "";
 
         Engine(Workflow workflow, Agenda agenda, Judge judge, Pace pace, Health health, Limits limits, Route route,
                 Batch batch, Names names, Tally tally, Watcher watcher, Clock clock, BlockingQueue<Message> mailbox,
@@ -1061,6 +1062,7 @@ final class DifyExec implements Runnable {
             this.clock = clock;
             this.mailbox = mailbox;
             this.workers = workers;
+            this.atWork = new AtWork(2 * pace.ceiling());
             this.looksAtOnce = Math.max(2, pace.ceiling() / 4);
         }
 
@@ -1068,11 +1070,13 @@ final class DifyExec implements Runnable {
         private static final class Running {
             final Attempt attempt;
             volatile Thread thread;
+            Instant start; // what TIMEOUT counts from: its sending, then a stream's first event
             Optional<RunRef> run = Optional.empty();
             boolean stopAsked, asked;
 
             Running(Attempt attempt) {
                 this.attempt = attempt;
+                this.start = attempt.at();
             }
         }
 
@@ -1134,17 +1138,17 @@ final class DifyExec implements Runnable {
         }
 
         private boolean mayStart(Instant now) {
-            return health.isOpen(now) && hasRoom(now);
+            return health.isOpen(now) && hasRoom(now, now);
         }
 
         /// Once many wait for their files, which are in memory for so long, those of more rows would fare no better.
-        private boolean hasRoom(Instant when) {
-            return pace.hasRoom(when, busy() + downloading) && saving.size() < MOST_SAVING + pace.ceiling();
+        private boolean hasRoom(Instant when, Instant now) {
+            return pace.hasRoom(when, busy(now) + downloading) && saving.size() < MOST_SAVING + pace.ceiling();
         }
 
         /// Files go first, as their links die: into the places of rows, and beside them as look-ups do.
         private void download(Instant now) {
-            while (downloading < Math.max(looksAtOnce, pace.limit() - busy())) {
+            while (downloading < Math.max(looksAtOnce, pace.limit() - busy(now))) {
                 var download = agenda.nextDownload(now);
                 if (download.isEmpty()) return;
                 downloading++;
@@ -1198,11 +1202,11 @@ final class DifyExec implements Runnable {
                     .sequence())) return; // it ended
             boolean recheck = doubt.symptom() == Symptom.RECHECK && !doubt.late() && doubt.run().isEmpty();
             if (!recheck && !doubt.canBeFound()) {
+                agenda.release(doubt);
                 if (!doubt.late()) resolve(doubt, new Found.Absent(), clock.instant());
                 return;
             }
             looking++;
-            if (doubt.holdsPlace()) cutLooking++;
             health.begun();
             if (doubt.stopsFirst()) batch.record(Event.Stop.of(doubt.attempt(), doubt.run().get(), Event.Stop.TIMED_OUT,
                     clock.instant()));
@@ -1245,7 +1249,7 @@ final class DifyExec implements Runnable {
 
         /// When a row may start next; with no place free, a message tells.
         private Instant nextStart(Instant now) {
-            if (!agenda.hasRows() || !hasRoom(Instant.MAX)) return Instant.MAX;
+            if (!agenda.hasRows() || !hasRoom(Instant.MAX, now)) return Instant.MAX;
             return Stream.of(agenda.nextRow(now), pace.nextStart(), health.isOpen(now) ? now : health.nextProbe())
                     .max(Comparator.naturalOrder()).get();
         }
@@ -1256,9 +1260,14 @@ final class DifyExec implements Runnable {
                     .max(Comparator.naturalOrder()).get();
         }
 
-        /// Runs of ours that hold a place on the server.
-        private int busy() {
-            return running.size() + cutLooking + agenda.cutRuns();
+        /// Places that are taken, for what starts next.
+        private int busy(Instant now) {
+            return running.size() + pace.held(agenda.cutRuns(), now);
+        }
+
+        /// Runs of ours that the server may be at work on.
+        private int onServer() {
+            return running.size() + agenda.cutRuns().size();
         }
 
         private void handle(Message message) {
@@ -1279,8 +1288,9 @@ final class DifyExec implements Runnable {
         private void began(Attempt attempt, RunRef run, Duration waited) {
             var begun = running.get(attempt.sequence());
             if (begun == null) return;
+            begun.start = clock.instant();
             named(begun, run);
-            if (pace.isQueued(waited)) slowDown(attempt, waited);
+            if (pace.isQueued(waited)) slowDown(attempt, "first event after " + Plain.seconds(waited), this::begun);
             if (hardStop.isBefore(Instant.MAX) && taskStopsSent) stopTask(begun);
         }
 
@@ -1292,13 +1302,30 @@ final class DifyExec implements Runnable {
         }
 
         /// The server has let in more than it works on: down to the runs that have begun.
-        private void slowDown(Attempt attempt, Duration waited) {
-            int begun = (int) running.values().stream().filter(some -> some.run.isPresent()).count();
+        private void slowDown(Attempt attempt, String why, IntSupplier begun) {
             if (!pace.queued(attempt.sequence(), begun, names.count())) return;
             tally.throttled();
-            batch.record(new Event.Throttle(clock.instant(), attempt.user(), "first event after "
-                    + Plain.seconds(waited),
-                    pace.limit()));
+            batch.record(new Event.Throttle(clock.instant(), attempt.user(), why, pace.limit()));
+        }
+
+        /// What a whole answer tells: of its wait at the server's door, and of how many are at work inside at once.
+        private void passedDoor(Attempt attempt, Seen.Ran ran, Instant now) {
+            ran.waited().filter(pace::isQueued).ifPresent(waited -> slowDown(attempt,
+                    "waited " + Plain.seconds(waited) + " at the server's door",
+                    () -> Math.max(begun(waited, ran.usage(), now), atWork.most())));
+            atWork.add(ran.usage().within(Duration.between(attempt.at(), now)), now);
+        }
+
+        /// Streams that have their first event.
+        private int begun() {
+            return (int) running.values().stream().filter(some -> some.run.isPresent()).count();
+        }
+
+        /// The run that has just ended, and those that have begun beside it: where one is let in after the other, they
+        /// have been out for longer than it waited. Not by a hair, as the one that now follows it in.
+        private int begun(Duration waited, Usage usage, Instant now) {
+            var sent = now.minus(waited).minus(usage.within(waited).dividedBy(10));
+            return 1 + (int) running.values().stream().filter(some -> some.attempt.at().isBefore(sent)).count();
         }
 
         private void ended(Attempt attempt, Seen seen, byte[] line) {
@@ -1313,11 +1340,29 @@ final class DifyExec implements Runnable {
             adapt(attempt, seen, now);
             var verdict = judge.verdict(attempt, seen);
             if (verdict instanceof Verdict.LookUp) seen.run().ifPresent(run -> named(begun, run));
-            settle(attempt, seen, verdict, line);
+            settle(attempt, begun.start, seen, verdict, line);
+            heed(seen, now);
+        }
+
+        /// A pause that the server asks for is one of the whole batch.
+        private void heed(Seen seen, Instant now) {
+            if (agenda.stop().isPresent()) return;
+            Pause.of(seen, now).ifPresent(pause -> {
+                if (pause.isTooLong()) agenda.close(new Stop(STOPPED, pause.text()));
+                else {
+                    health.pause(pause.until());
+                    if (!pause.text().equals(toldOfPause)) watcher.say(pause.text());
+                    toldOfPause = pause.text();
+                }
+            });
         }
 
         /// What an answer says about the server, apart from its row.
         private void adapt(Attempt attempt, Seen seen, Instant now) {
+            if (seen instanceof Seen.Ran ran) {
+                passedDoor(attempt, ran, now);
+                pace.took(Duration.between(attempt.at(), now));
+            }
             switch (seen) {
                 case Seen.Ran _, Seen.TooLarge _ -> {
                     pace.succeeded();
@@ -1330,13 +1375,14 @@ final class DifyExec implements Runnable {
                 case Seen.NotUploaded file when !file.mayPass() -> health.answered();
                 case Seen.Cut _, Seen.NotSent _, Seen.NotUploaded _ -> health.failed(now, attempt.at());
             }
-            route.seen(attempt, seen, Duration.between(attempt.at(), now), busy()).ifPresent(change -> {
+            route.seen(attempt, seen, Duration.between(attempt.at(), now), onServer()).ifPresent(change -> {
                 watcher.say(change);
                 batch.record(batch.sessionEvent(now, route.mode()));
             });
         }
 
-        private void settle(Attempt attempt, Seen seen, Verdict verdict, byte[] line) {
+        /// @param start what the time of its run counts from
+        private void settle(Attempt attempt, Instant start, Seen seen, Verdict verdict, byte[] line) {
             var now = clock.instant();
             if (seen instanceof Seen.Ran ran && !(verdict instanceof Verdict.LookUp)) tally.used(attempt, ran.usage());
             switch (verdict) {
@@ -1347,8 +1393,9 @@ final class DifyExec implements Runnable {
                     agenda.again(attempt.row(), attempt.tries().failedOnce(), now.plus(after));
                 }
                 case Verdict.Throttled(var after, var why) -> {
-                    pace.refused(attempt.sequence(), busy(), names.count());
-                    health.refused(now, busy());
+                    pace.refused(attempt.sequence(), onServer(), names.count());
+                    if (onServer() > busy(now)) pace.pause(now.plus(after)); // those that were cut do hold their places
+                    health.refused(now, onServer());
                     tally.throttled();
                     batch.record(new Event.Throttle(now, attempt.user(), why, pace.limit()));
                     batch.record(Event.End.of(attempt, now, "throttled", seen, why));
@@ -1358,7 +1405,7 @@ final class DifyExec implements Runnable {
                     batch.record(Event.End.of(attempt, now, "unreached", seen, why));
                     agenda.again(attempt.row(), attempt.tries(), now.plus(after));
                 }
-                case Verdict.LookUp(var symptom, var why) -> doubt(attempt, seen, symptom, why);
+                case Verdict.LookUp(var symptom, var why) -> doubt(attempt, start, seen, symptom, why);
                 case Verdict.StopBatch(var why) -> {
                     batch.record(Event.End.of(attempt, now, "refused", seen, why));
                     agenda.close(new Stop(STOPPED, why));
@@ -1441,13 +1488,12 @@ final class DifyExec implements Runnable {
             version = workflowId;
         }
 
-        private void doubt(Attempt attempt, Seen seen, Symptom symptom, String why) {
+        private void doubt(Attempt attempt, Instant start, Seen seen, Symptom symptom, String why) {
             var now = clock.instant();
             var run = seen.run();
             if (agenda.stop().isPresent()) return; // open in the log: the next start asks for it
-            // TIMEOUT counts from a stream's first event, which lies behind the moment of the cut at most
             var deadline = symptom == Symptom.TIMED_OUT ? now.plus(limits.afterTimeout(run))
-                    : (attempt.mode() == Mode.STREAMING ? now : attempt.at()).plus(limits.timeout());
+                    : start.plus(limits.timeout());
             var since = symptom == Symptom.SILENCE ? attempt.at() : now; // that silence has lasted since the request
             agenda.doubt(new Doubt(attempt, run, symptom, why, since, deadline, false).with(seen));
         }
@@ -1463,7 +1509,7 @@ final class DifyExec implements Runnable {
 
         private void looked(Doubt doubt, Found found, Instant begun) {
             looking--;
-            if (doubt.holdsPlace()) cutLooking--;
+            agenda.release(doubt);
             var now = clock.instant();
             if (found instanceof Found.Silent(var seen) && !(seen instanceof Seen.TooLarge)) health.failed(now, begun);
             else health.answered();
@@ -1474,6 +1520,7 @@ final class DifyExec implements Runnable {
             else if (doubt.late()) lookedForLate(doubt, found, now);
             else if (doubt.symptom() == Symptom.RECHECK) rechecked(doubt, found, now);
             else resolve(doubt, found, now);
+            if (found instanceof Found.Silent(var seen)) heed(seen, now);
         }
 
         /// A run that ended while its stream says nothing: its end is taken from the detail, its stream given up.
@@ -1486,8 +1533,8 @@ final class DifyExec implements Runnable {
             pace.ended(clock.instant());
             if (begun.thread != null) begun.thread.interrupt();
             if (begun.stopAsked && ran.status().isStopped()) interruptedRun(doubt.attempt(), ran);
-            else if (ran.status() == RunStatus.STOPPED) doubt(doubt.attempt(), ran, Symptom.STOPPED, "stopped: "
-                    + ran.error());
+            else if (ran.status() == RunStatus.STOPPED) doubt(doubt.attempt(), begun.start, ran, Symptom.STOPPED,
+                    "stopped: " + ran.error());
             else harvest(doubt, ran);
         }
 
@@ -1539,17 +1586,17 @@ final class DifyExec implements Runnable {
                 case Found.Ended(var ran) when doubt.symptom() == Symptom.UNCONFIRMED
                         && ran.status().isStopped() -> confirmed(doubt, ran);
                 case Found.Ended(var ran) -> harvest(doubt, ran);
-                case Found.Running(var run, var status) -> {
-                    var known = doubt.with(run);
+                case Found.Running(var run, var status, var age) -> {
+                    var known = doubt.with(run).begun(age.map(now::minus), now, limits.timeout());
                     if (status == RunStatus.PAUSED) giveUp(known, new Outcome.Paused(run, "waits for a human"));
                     else if (now.isBefore(known.deadline())) agenda.doubt(known.running(now));
                     else giveUp(known, new Outcome.Unknown("run " + run.id() + " still says running "
-                            + Plain.seconds(Duration.between(known.attempt().at(), now)) + " after its start"));
+                            + Plain.seconds(Duration.between(known.start(), now)) + " after its start"));
                 }
                 case Found.Absent() when doubt.symptom() == Symptom.UNCONFIRMED -> notStored(doubt);
                 case Found.Absent() -> absent(doubt, now);
-                case Found.Silent(Seen.TooLarge large) when large.ref().isPresent() -> settle(doubt.attempt(), large,
-                        judge.verdict(doubt.attempt(), large), new byte[0]);
+                case Found.Silent(Seen.TooLarge large) when large.ref().isPresent() -> settle(doubt.attempt(),
+                        doubt.start(), large, judge.verdict(doubt.attempt(), large), new byte[0]);
                 case Found.Silent(var seen) -> {
                     if (judge.verdict(doubt.attempt(), seen) instanceof Verdict.StopBatch(var why))
                         agenda.close(new Stop(STOPPED, why));
@@ -1564,13 +1611,14 @@ final class DifyExec implements Runnable {
         /// What was told of the run has its price, too; what was made up has nothing.
         private void confirmed(Doubt doubt, Seen.Ran stored) {
             var seen = doubt.seen() instanceof Seen.Ran ran && !ran.isBare() ? ran : stored;
-            settle(doubt.attempt(), seen, judge.confirmed(doubt.attempt(), doubt.seen(), seen), new byte[0]);
+            settle(doubt.attempt(), doubt.start(), seen, judge.confirmed(doubt.attempt(), doubt.seen(), seen),
+                    new byte[0]);
         }
 
         private void notStored(Doubt doubt) {
             var verdict = judge.notStored(doubt.attempt(), doubt.seen());
             var seen = verdict instanceof Verdict.LookUp ? Seen.nothing() : doubt.seen(); // there is no run of that id
-            settle(doubt.attempt(), seen, verdict, new byte[0]);
+            settle(doubt.attempt(), doubt.start(), seen, verdict, new byte[0]);
         }
 
         private void absent(Doubt doubt, Instant now) {
@@ -1628,7 +1676,7 @@ final class DifyExec implements Runnable {
             var verdict = doubt.symptom() == Symptom.TIMED_OUT && !ran.status().isSuccess()
                     ? new Verdict.Done(new Outcome.Failed("timed out: " + doubt.why(), false))
                     : judge.afterLook(attempt, ran);
-            settle(attempt, ran, verdict, line(attempt, ran, now));
+            settle(attempt, doubt.start(), ran, verdict, line(attempt, ran, now));
         }
 
         private void giveUp(Doubt doubt, Outcome outcome) {
@@ -1763,8 +1811,8 @@ final class DifyExec implements Runnable {
         private final Unseen unseen;
         private final boolean resendUnknown;
         private final Kind kind;
+        private final Map<Integer, Instant> cutRuns = new HashMap<>();
         private Optional<Stop> stop = Optional.empty();
-        private int cutRuns = 0;
 
         /// A row that may start now or later.
         record Waiting(Row row, Tries tries, Instant due, Kind kind) {
@@ -1812,14 +1860,17 @@ final class DifyExec implements Runnable {
 
         Optional<Doubt> nextDoubt(Instant now) {
             if (doubts.isEmpty() || doubts.peek().due().isAfter(now)) return Optional.empty();
-            var doubt = doubts.poll();
-            if (doubt.holdsPlace()) cutRuns--;
-            return Optional.of(doubt);
+            return Optional.of(doubts.poll());
         }
 
         void doubt(Doubt doubt) {
             doubts.add(doubt);
-            if (doubt.holdsPlace()) cutRuns++;
+            if (doubt.holdsPlace()) cutRuns.put(doubt.attempt().row().index(), doubt.since());
+        }
+
+        /// A look has shown something: its run holds no place, unless it comes back as a doubt that says so.
+        void release(Doubt doubt) {
+            cutRuns.remove(doubt.attempt().row().index());
         }
 
         void download(Download download) {
@@ -1876,9 +1927,10 @@ final class DifyExec implements Runnable {
             return doubts.size();
         }
 
-        /// Runs of ours that were cut off and may still hold a place on the server.
-        int cutRuns() {
-            return cutRuns;
+        /// Runs of ours that were cut off and may still hold a place on the server, by when each was; also while they
+        /// are looked for.
+        Collection<Instant> cutRuns() {
+            return cutRuns.values();
         }
 
         /// When the next row is due: at once, unless all that are left wait for another attempt.
@@ -2138,6 +2190,11 @@ final class DifyExec implements Runnable {
     /// What a run used. `price` is known from streams only.
     record Usage(double seconds, long tokens, int steps, Optional<BigDecimal> price, String currency) {
         static final Usage NONE = new Usage(0, 0, 0, Optional.empty(), "");
+
+        /// How long the run took, by the server's word; not longer than it can be.
+        Duration within(Duration most) {
+            return Duration.ofMillis(Math.clamp((long) (seconds * 1000), 0, most.toMillis()));
+        }
     }
 
     /// A file in a run's outputs that is to be kept.
@@ -2177,12 +2234,13 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// A run that ended, or paused. `outputs` is compact JSON; `files` are those to be kept, if that was asked for.
+        /// A run that ended, or paused. `outputs` is compact JSON; `files` are those to be kept, if that was asked for;
+        /// `waited` how long its request waited before it began, where the answer tells.
         record Ran(RunRef ref, RunStatus status, byte[] outputs, String error, String workflowId, Usage usage,
-                Optional<List<OutputFile>> files) implements Seen {
+                Optional<List<OutputFile>> files, Optional<Duration> waited) implements Seen {
 
             Ran(RunRef ref, RunStatus status, byte[] outputs, String error, String workflowId, Usage usage) {
-                this(ref, status, outputs, error, workflowId, usage, Optional.empty());
+                this(ref, status, outputs, error, workflowId, usage, Optional.empty(), Optional.empty());
             }
 
             /// File objects in the outputs that nobody keeps.
@@ -2196,7 +2254,11 @@ final class DifyExec implements Runnable {
             }
 
             Ran with(List<OutputFile> files) {
-                return new Ran(ref, status, outputs, error, workflowId, usage, Optional.of(List.copyOf(files)));
+                return new Ran(ref, status, outputs, error, workflowId, usage, Optional.of(List.copyOf(files)), waited);
+            }
+
+            Ran after(Optional<Duration> waited) {
+                return new Ran(ref, status, outputs, error, workflowId, usage, files, waited);
             }
 
             /// No step, no output: so look the ends that Dify 1.16 makes up where a stream broke off, whatever its run
@@ -2228,7 +2290,11 @@ final class DifyExec implements Runnable {
         /// A file of the row could not be uploaded, so nothing was started.
         ///
         /// @param mayPass the server was away or busy; else this file will not go up another time either
-        record NotUploaded(String why, boolean mayPass) implements Seen {}
+        record NotUploaded(String why, boolean mayPass, Optional<Duration> retryAfter) implements Seen {
+            NotUploaded(String why, boolean mayPass) {
+                this(why, mayPass, Optional.empty());
+            }
+        }
 
         default Optional<RunRef> run() {
             return switch (this) {
@@ -2237,6 +2303,15 @@ final class DifyExec implements Runnable {
                 case Cut cut -> cut.ref();
                 case TooLarge large -> large.ref();
                 case NotSent _, NotUploaded _ -> Optional.empty();
+            };
+        }
+
+        /// How long the server asks to be left alone.
+        default Optional<Duration> pause() {
+            return switch (this) {
+                case Refused refused when refused.status() == 429 || refused.status() == 503 -> refused.retryAfter();
+                case NotUploaded file -> file.retryAfter();
+                case Refused _, Ran _, Cut _, TooLarge _, NotSent _ -> Optional.empty();
             };
         }
 
@@ -2374,13 +2449,14 @@ final class DifyExec implements Runnable {
     record Doubt(Attempt attempt, Optional<RunRef> run, Symptom symptom, String why, Instant since, Instant deadline,
             boolean late, Looks looked, Seen seen) {
 
-        /// The looks so far. `stopped`: the last one said so; `holds`: the run may hold a place on the server.
-        record Looks(int count, Instant due, boolean stopped, boolean holds) {}
+        /// The looks so far. `stopped`: the last one said so; `holds`: the run may hold a place on the server; `start`:
+        /// when the run began, where a look has told.
+        record Looks(int count, Instant due, boolean stopped, boolean holds, Optional<Instant> start) {}
 
         Doubt(Attempt attempt, Optional<RunRef> run, Symptom symptom, String why, Instant since, Instant deadline,
                 boolean late) {
             this(attempt, run, symptom, why, since, deadline, late,
-                    new Looks(0, since, false, !late && symptom.isOurs()), Seen.nothing());
+                    new Looks(0, since, false, !late && symptom.isOurs(), Optional.empty()), Seen.nothing());
         }
 
         /// Whether earlier attempts of a row, which counted as not started, have turned up before it is sent again.
@@ -2400,24 +2476,46 @@ final class DifyExec implements Runnable {
             return new Doubt(unseen, Optional.empty(), Symptom.RECHECK, "", now, now, true);
         }
 
-        /// Pauses grow from 0.5 s to 15 s.
+        /// Pauses grow from 0.5 s to 15 s; none leads past the deadline.
         Doubt later(Instant now) {
             var pause = Duration.ofMillis(Math.min(15_000, (long) (500 * Math.pow(1.5, looked.count()))));
-            return with(new Looks(looked.count() + 1, now.plus(pause), looked.stopped(), looked.holds()));
+            var due = now.plus(pause);
+            return again(now.isBefore(deadline) && due.isAfter(deadline) ? deadline : due, looked.stopped(),
+                    looked.holds());
         }
 
         /// Seen running, it holds a place whoever started it.
         Doubt running(Instant now) {
-            return with(new Looks(looked.count() + 1, later(now).due(), looked.stopped(), true));
+            return again(later(now).due(), looked.stopped(), true);
         }
 
         /// Nothing of it is listed, so nothing of it runs as yet.
         Doubt unlisted(Instant now) {
-            return with(new Looks(looked.count() + 1, later(now).due(), false, false));
+            return again(later(now).due(), false, false);
         }
 
         Doubt stoppedOnce(Instant now) {
-            return with(new Looks(looked.count() + 1, now.plusSeconds(2), true, false));
+            return again(now.plusSeconds(2), true, false);
+        }
+
+        private Doubt again(Instant due, boolean stopped, boolean holds) {
+            return with(new Looks(looked.count() + 1, due, stopped, holds, looked.start()));
+        }
+
+        /// The time of a run counts from its own start, once a look tells it: its request may have waited at the door.
+        /// The server's clock may be wrong; it began after it was sent, and before it was seen to run.
+        Doubt begun(Optional<Instant> told, Instant now, Duration timeout) {
+            if (told.isEmpty() || looked.start().isPresent()) return this;
+            var start = told.get().isBefore(attempt.at()) ? attempt.at() : told.get().isAfter(now) ? now : told.get();
+            var end = start.plus(timeout);
+            return new Doubt(attempt, run, symptom, why, since,
+                    symptom == Symptom.TIMED_OUT && end.isBefore(deadline) ? deadline : end, late,
+                    new Looks(looked.count(), looked.due(), looked.stopped(), looked.holds(), Optional.of(start)), seen);
+        }
+
+        /// When the run began, as far as is known: not before it was sent.
+        Instant start() {
+            return looked.start().orElse(attempt.at());
         }
 
         private Doubt with(Looks looks) {
@@ -2467,7 +2565,13 @@ final class DifyExec implements Runnable {
         record Ended(Seen.Ran ran) implements Found {}
 
         /// Not ended; also paused.
-        record Running(RunRef ref, RunStatus status) implements Found {}
+        ///
+        /// @param age since its start, by the server's own clock
+        record Running(RunRef ref, RunStatus status, Optional<Duration> age) implements Found {
+            Running(RunRef ref, RunStatus status) {
+                this(ref, status, Optional.empty());
+            }
+        }
 
         record Absent() implements Found {}
 
@@ -3224,8 +3328,8 @@ final class DifyExec implements Runnable {
                 case Seen.Cut(_, var symptom, var why) -> new Verdict.LookUp(symptom, why);
                 case Seen.TooLarge(_, var why) -> failed(why); // paid for: another run would be as large
                 case Seen.NotSent(var why) -> new Verdict.Unreached(backoff.delay(0), why);
-                case Seen.NotUploaded(var why, var mayPass) -> mayPass ? again(attempt, why, Optional.empty())
-                        : failed(why);
+                case Seen.NotUploaded(var why, var mayPass, var retryAfter) -> mayPass
+                        ? again(attempt, why, retryAfter) : failed(why);
             };
         }
 
@@ -3446,8 +3550,6 @@ final class DifyExec implements Runnable {
     /// The wait before another attempt: `initial`, then twice as long each time, never over `max`; less up to a half by
     /// chance, so that rows do not come back together. A `Retry-After` wins when it is longer.
     record Backoff(Duration initial, Duration max, int maxRetries) {
-        private static final Duration LONGEST = Duration.ofHours(1);
-
         boolean allows(Tries tries) {
             return tries.failed() < maxRetries;
         }
@@ -3460,8 +3562,29 @@ final class DifyExec implements Runnable {
         Duration delay(int attempts, Optional<Duration> retryAfter) {
             var delay = delay(attempts);
             return retryAfter.filter(asked -> asked.compareTo(delay) > 0)
-                    .map(asked -> asked.compareTo(LONGEST) > 0 ? LONGEST : asked)
+                    .map(asked -> asked.compareTo(Pause.LONGEST) > 0 ? Pause.LONGEST : asked)
                     .orElse(delay);
+        }
+    }
+
+    /// A server's wish to be left alone: no request of the batch goes out before, whichever met the refusal.
+    record Pause(Duration asked, Instant until) {
+        static final Duration LONGEST = Duration.ofMinutes(10);
+
+        static Optional<Pause> of(Seen seen, Instant now) {
+            return seen.pause().map(asked -> new Pause(asked, now.plus(asked)));
+        }
+
+        /// The call ends then.
+        boolean isTooLong() {
+            return asked.compareTo(LONGEST) > 0;
+        }
+
+        /// `waiting until 14:02, as the server asks`
+        String text() {
+            return isTooLong() ? "the server asks to be left alone until " + StatusView.local("yyyy-MM-dd HH:mm", until)
+                    + " (Retry-After): run the same command again then"
+                    : "waiting until " + StatusView.local("HH:mm", until) + ", as the server asks";
         }
     }
 
@@ -3471,14 +3594,15 @@ final class DifyExec implements Runnable {
         /// Dify 1.14 takes 30 ms to the first event of a stream; later is a queue.
         private static final Duration QUEUED = Duration.ofSeconds(1);
         private static final int GROWN = 4;
+        private static final Duration CUT = Duration.ofSeconds(10); // a cut run may still be at work for so long
 
         private final int ceiling;
         private final Optional<Duration> wait;
         private final Optional<Rate> rate;
         private int limit, lowest, highest = 0, quiet = 0;
         private long cutAt = 0;
-        private Duration shortest = Duration.ofDays(1);
-        private Instant nextStart = Instant.MIN, nextByRate = Instant.MIN;
+        private Duration shortest = Duration.ofDays(1), slowest = Duration.ZERO;
+        private Instant nextStart = Instant.MIN, nextByRate = Instant.MIN, pausedUntil = Instant.MIN;
 
         Pace(int ceiling, Duration wait) {
             this(ceiling, wait, null);
@@ -3494,6 +3618,25 @@ final class DifyExec implements Runnable {
 
         boolean hasRoom(Instant now, int busy) {
             return busy < limit && !now.isBefore(nextStart());
+        }
+
+        /// How many places runs that were cut hold, by when each was: half of all at most, so that after a server's
+        /// restart the rows that are left go on. Where there is only one place, it is theirs while the server may still
+        /// be at work on them: four times as long as the slowest run so far took, and at least ten seconds.
+        int held(Collection<Instant> cut, Instant now) {
+            if (limit > 1) return Math.min(cut.size(), limit / 2);
+            var longest = Collections.max(List.of(CUT, slowest.multipliedBy(GROWN)));
+            return cut.stream().anyMatch(since -> now.isBefore(since.plus(longest))) ? 1 : 0;
+        }
+
+        /// A run has ended, so long after it was sent.
+        void took(Duration time) {
+            if (time.compareTo(slowest) > 0) slowest = time;
+        }
+
+        /// Nothing starts before.
+        void pause(Instant until) {
+            if (until.isAfter(pausedUntil)) pausedUntil = until;
         }
 
         void started(Instant now) {
@@ -3512,8 +3655,8 @@ final class DifyExec implements Runnable {
             wait.ifPresent(pause -> nextStart = now.plus(pause));
         }
 
-        /// Whether a stream waited for its first event as in a queue: over a second, and far longer than the shortest
-        /// wait.
+        /// Whether a stream waited for its first event, or a request at the server's door, as in a queue: over a
+        /// second, and far longer than the shortest wait.
         boolean isQueued(Duration waited) {
             if (waited.compareTo(shortest) < 0) shortest = waited;
             return waited.compareTo(QUEUED) > 0 && waited.compareTo(shortest.multipliedBy(GROWN)) > 0;
@@ -3527,11 +3670,11 @@ final class DifyExec implements Runnable {
             else cut(busy, begun);
         }
 
-        /// Down to the streams that have their first event. False: this one had begun before the last cut.
-        boolean queued(long sequence, int busy, long begun) {
+        /// Down to the runs that are at work. False: this one was sent before the last cut.
+        boolean queued(long sequence, IntSupplier atWork, long begun) {
             quiet = 0;
             if (sequence <= cutAt) return false;
-            cut(busy, begun);
+            cut(atWork.getAsInt(), begun);
             return true;
         }
 
@@ -3572,7 +3715,39 @@ final class DifyExec implements Runnable {
         }
 
         Instant nextStart() {
-            return nextStart.isAfter(nextByRate) ? nextStart : nextByRate;
+            return Collections.max(List.of(nextStart, nextByRate, pausedUntil));
+        }
+    }
+
+    /// How many runs the server was at work on at once, by its own word, among those that ended last.
+    static final class AtWork {
+        private final ArrayDeque<Span> last = new ArrayDeque<>();
+        private final int memory;
+
+        private record Span(Instant began, Instant ended) {}
+
+        /// @param memory of so many runs
+        AtWork(int memory) {
+            this.memory = memory;
+        }
+
+        /// A little less at either end: a run that follows another in its place is not at work beside it.
+        void add(Duration took, Instant ended) {
+            if (!took.isPositive()) return; // the server does not tell
+            var edge = took.dividedBy(20);
+            last.add(new Span(ended.minus(took).plus(edge), ended.minus(edge)));
+            if (last.size() > memory) last.remove();
+        }
+
+        int most() {
+            var begins = last.stream().map(Span::began).sorted().toList();
+            var ends = last.stream().map(Span::ended).sorted().toList();
+            int most = 0;
+            for (int begun = 0, over = 0; begun < begins.size(); begun++) {
+                while (!ends.get(over).isAfter(begins.get(begun))) over++;
+                most = Math.max(most, begun + 1 - over);
+            }
+            return most;
         }
     }
 
@@ -3584,16 +3759,21 @@ final class DifyExec implements Runnable {
         private final Backoff backoff;
         private int streak = 0, refusals = 0;
         private boolean probing = false, refusedTooLong = false;
-        private Instant nextProbe = Instant.MIN, pausedAt = Instant.MAX;
-        private Instant silentSince = Instant.MAX, refusedSince = Instant.MAX;
+        private Instant nextProbe = Instant.MIN, pausedAt = Instant.MAX, leftAloneUntil = Instant.MIN;
+        private Instant silentSince = Instant.MAX, refusedSince = Instant.MAX, failedAt = Instant.MIN;
 
         Health(Backoff backoff) {
             this.backoff = backoff;
         }
 
-        /// While starts pause, one exchange at a time goes out.
+        /// While starts pause, one exchange at a time goes out; none, while the server asks to be left alone.
         boolean isOpen(Instant now) {
-            return streak < STREAK || !probing && !now.isBefore(nextProbe);
+            return !now.isBefore(leftAloneUntil) && (streak < STREAK || !probing && !now.isBefore(nextProbe));
+        }
+
+        /// Nothing goes out before.
+        void pause(Instant until) {
+            if (until.isAfter(leftAloneUntil)) leftAloneUntil = until;
         }
 
         void begun() {
@@ -3605,6 +3785,7 @@ final class DifyExec implements Runnable {
         void failed(Instant now, Instant begun) {
             if (streak >= STREAK && begun.isBefore(pausedAt)) return;
             probing = false;
+            failedAt = now;
             if (streak++ == 0) silentSince = now;
             if (streak == STREAK) pausedAt = now;
             if (streak >= STREAK) nextProbe = now.plus(backoff.delay(streak - STREAK));
@@ -3630,12 +3811,13 @@ final class DifyExec implements Runnable {
         }
 
         Instant nextProbe() {
-            return probing ? Instant.MAX : nextProbe;
+            return probing ? Instant.MAX : nextProbe.isAfter(leftAloneUntil) ? nextProbe : leftAloneUntil;
         }
 
         Optional<Stop> verdict(Instant now, int busy) {
+            var asked = failedAt.isBefore(leftAloneUntil) ? failedAt : now; // nobody asks while it is left alone
             if (streak >= STREAK && busy == 0 && !silentSince.equals(Instant.MAX)
-                    && silentSince.plus(SILENT).isBefore(now))
+                    && silentSince.plus(SILENT).isBefore(asked))
                 return Optional.of(new Stop(STOPPED, "the server has not answered for "
                         + Plain.seconds(Duration.between(silentSince, now))
                                 + "; run the same command again when it is back"));
@@ -3898,6 +4080,7 @@ final class DifyExec implements Runnable {
         private final Room room;
         private final Watches watches;
         private final ExecutorService tasks;
+        private final Door door = new Door(System::nanoTime);
 
         private DifyClient(HttpClient http, Access access, Duration timeout, Duration firstEvent, Room room,
                 Watches watches, ExecutorService tasks) {
@@ -3940,11 +4123,13 @@ final class DifyExec implements Runnable {
             boolean streaming = attempt.mode() == Mode.STREAMING;
             var post = request(runPath(access)).header("Content-Type", "application/json")
                     .POST(HttpRequest.BodyPublishers.ofByteArray(body(attempt, inputs, streaming))).build();
-            return exchange(post, DifyClient::whole, streaming ? firstEvent : timeout,
-                    streaming ? Symptom.SILENCE : Symptom.TIMED_OUT, (answer, watch) -> {
-                        if (answer.statusCode() != 200) return refused(answer);
-                        return isStream(answer) ? stream(answer, watch, told) : blocking(answer);
-                    });
+            try (var call = door.call()) {
+                return exchange(post, answer -> whole(answer, call), streaming ? firstEvent : timeout,
+                        streaming ? Symptom.SILENCE : Symptom.TIMED_OUT, (answer, watch) -> {
+                            if (answer.statusCode() != 200) return refused(answer);
+                            return isStream(answer) ? stream(answer, watch, told) : blocking(answer, call);
+                        });
+            }
         }
 
         /// Looks a run up by its id, or first by its user in the log. A run over its time is asked to stop before.
@@ -3965,7 +4150,7 @@ final class DifyExec implements Runnable {
             var found = new AtomicReference<Optional<String>>(Optional.empty());
             var seen = ask(request("/workflows/logs?limit=20&created_by_end_user_session_id=" + encoded(user)).GET()
                     .build(),
-                    body -> found.set(runOf(user, Json.MAPPER.readTree(body))));
+                    (_, body) -> found.set(runOf(user, Json.MAPPER.readTree(body))));
             if (seen.isPresent()) return new Found.Silent(seen.get());
             return found.get().<Found>map(id -> detail(new RunRef(id, ""))).orElseGet(Found.Absent::new);
         }
@@ -3974,7 +4159,7 @@ final class DifyExec implements Runnable {
         void stop(RunRef run, String user) {
             var body = Json.MAPPER.createObjectNode().put("user", user).toString();
             ask(request("/workflows/tasks/" + encoded(run.task()) + "/stop").header("Content-Type", "application/json")
-                    .POST(HttpRequest.BodyPublishers.ofString(body)).build(), InputStream::readAllBytes);
+                    .POST(HttpRequest.BodyPublishers.ofString(body)).build(), (_, answer) -> answer.readAllBytes());
         }
 
         /// Uploads a file under the attempt's user, streamed from disk. The id goes to `use`; else what went wrong.
@@ -4030,7 +4215,7 @@ final class DifyExec implements Runnable {
 
         /// The form of the version that is published now, for `use`; else what went wrong.
         Optional<Seen> parameters(Consumer<JsonNode> use) {
-            return ask(request("/parameters").GET().build(), body -> use.accept(Json.MAPPER.readTree(body)));
+            return ask(request("/parameters").GET().build(), (_, body) -> use.accept(Json.MAPPER.readTree(body)));
         }
 
         /// Where an attempt is posted to: the version published now, or the pinned one.
@@ -4065,10 +4250,10 @@ final class DifyExec implements Runnable {
 
         private Found detail(RunRef run) {
             var found = new AtomicReference<Found>(new Found.Absent());
-            var seen = ask(request("/workflows/run/" + encoded(run.id())).GET().build(), body -> {
+            var seen = ask(request("/workflows/run/" + encoded(run.id())).GET().build(), (answer, body) -> {
                 var reader = new RunReader();
                 reader.readDetail(body);
-                if (!reader.runId.isEmpty()) found.set(reader.found(run));
+                if (!reader.runId.isEmpty()) found.set(reader.found(run, time(answer)));
             });
             return seen.filter(s -> !(s instanceof Seen.Refused refused && refused.status() == 404
                     && refused.code().equals("not_found")))
@@ -4085,20 +4270,20 @@ final class DifyExec implements Runnable {
             return Optional.empty();
         }
 
-        /// A small question: what went wrong, or nothing once `use` has read the body.
-        private Optional<Seen> ask(HttpRequest request, BodyUse use) {
+        /// A small question: what went wrong, or nothing once `use` has read the answer.
+        private Optional<Seen> ask(HttpRequest request, Use use) {
             var done = new AtomicBoolean();
             var seen = exchange(request, LOOK, Symptom.NO_ANSWER, (answer, _) -> {
                 if (answer.statusCode() != 200) return refused(answer);
-                use.read(room.limit(answer.body()));
+                use.read(answer, room.limit(answer.body()));
                 done.set(true);
                 return Seen.nothing();
             });
             return done.get() ? Optional.empty() : Optional.of(seen);
         }
 
-        @FunctionalInterface private interface BodyUse {
-            void read(InputStream body) throws IOException;
+        @FunctionalInterface private interface Use {
+            void read(HttpResponse<InputStream> answer, InputStream body) throws IOException;
         }
 
         @FunctionalInterface private interface AnswerUse {
@@ -4151,12 +4336,14 @@ final class DifyExec implements Runnable {
         }
 
         /// A short body that comes as a whole wakes its reader once, not twice; all others come as they are.
-        private static HttpResponse.BodySubscriber<InputStream> whole(HttpResponse.ResponseInfo answer) {
-            boolean isShort = answer.headers().firstValueAsLong("Content-Length").orElse(LONGEST_WHOLE + 1)
-                    <= LONGEST_WHOLE;
-            return isStream(answer.headers()) || !isShort ? HttpResponse.BodySubscribers.ofInputStream()
-                    : HttpResponse.BodySubscribers.mapping(HttpResponse.BodySubscribers.ofByteArray(),
-                            ByteArrayInputStream::new);
+        private static HttpResponse.BodySubscriber<InputStream> whole(HttpResponse.ResponseInfo answer,
+                Door.Call call) {
+            call.answered();
+            long length = answer.headers().firstValueAsLong("Content-Length").orElse(LONGEST_WHOLE + 1);
+            if (isStream(answer.headers()) || length > LONGEST_WHOLE) return HttpResponse.BodySubscribers.ofInputStream();
+            var whole = HttpResponse.BodySubscribers.mapping(HttpResponse.BodySubscribers.ofByteArray(),
+                    bytes -> (InputStream) new ByteArrayInputStream(bytes));
+            return call.mustMakeRoom() && length > 0 ? new LastBody(whole, length) : whole;
         }
 
         /// Reads on to the end, so that the connection serves again; what is known by now stays known.
@@ -4187,7 +4374,7 @@ final class DifyExec implements Runnable {
                     .contains("unrecognized ssl message");
         }
 
-        private Seen blocking(HttpResponse<InputStream> answer) throws IOException {
+        private Seen blocking(HttpResponse<InputStream> answer, Door.Call call) throws IOException {
             var reader = new RunReader();
             try {
                 reader.readAnswer(room.limit(answer.body()));
@@ -4197,9 +4384,9 @@ final class DifyExec implements Runnable {
                 return new Seen.Cut(Optional.empty(), isDify(answer) ? Symptom.CUT : Symptom.GATEWAY,
                         "HTTP 200, but no JSON: " + problem.getOriginalMessage());
             }
-            return reader.ran().orElseGet(() -> new Seen.Cut(reader.ref(), isDify(answer) ? Symptom.CUT
-                    : Symptom.GATEWAY,
-                    "HTTP 200 without a run's status"));
+            return reader.ran().<Seen>map(ran -> ran.after(call.waited(ran.usage())))
+                    .orElseGet(() -> new Seen.Cut(reader.ref(), isDify(answer) ? Symptom.CUT : Symptom.GATEWAY,
+                            "HTTP 200 without a run's status"));
         }
 
         private Seen stream(HttpResponse<InputStream> answer, Watch watch, Told told) throws IOException {
@@ -4281,6 +4468,16 @@ final class DifyExec implements Runnable {
                     return Optional.empty(); // not a date either: the back-off decides
                 }
             });
+        }
+
+        /// What time it was on the server; where it does not tell, our clock has to do.
+        private static Instant time(HttpResponse<?> answer) {
+            try {
+                return answer.headers().firstValue("Date").map(DateTimeFormatter.RFC_1123_DATE_TIME::parse)
+                        .map(Instant::from).orElseGet(Instant::now);
+            } catch (DateTimeException _) {
+                return Instant.now();
+            }
         }
 
         private HttpRequest.Builder request(String path) {
@@ -4413,7 +4610,8 @@ final class DifyExec implements Runnable {
                         .contains(refused.status()) -> new Seen.NotUploaded(
                         upload + "HTTP " + refused.status() + " " + refused.message(), false);
                 case Seen.Refused refused when refused.status() < 500 -> refused;
-                case Seen.Refused refused -> new Seen.NotUploaded(upload + "HTTP " + refused.status(), true);
+                case Seen.Refused refused -> new Seen.NotUploaded(upload + "HTTP " + refused.status(), true,
+                        refused.pause());
                 case Seen.Cut cut -> new Seen.NotUploaded(upload + cut.why(), true);
                 case Seen.NotSent _, Seen.NotUploaded _, Seen.TooLarge _, Seen.Ran _ -> seen;
             };
@@ -4579,6 +4777,106 @@ final class DifyExec implements Runnable {
                     return more;
                 }
             };
+        }
+    }
+
+    /// The server's door, as our requests for runs find it. Of ten connections Dify leaves the eleventh outside without
+    /// a sign: for good, if each of those inside is used again for the next request. Any thread may use it.
+    static final class Door {
+        /// Runs of 2 s are long enough for a connection each.
+        private static final Duration LONG = Duration.ofSeconds(2);
+
+        private final LongSupplier nanos;
+        private final AtomicLong count = new AtomicLong();
+        private final NavigableMap<Long, Call> outside = new ConcurrentSkipListMap<>(); // the oldest first
+
+        Door(LongSupplier nanos) {
+            this.nanos = nanos;
+        }
+
+        Call call() {
+            var call = new Call(count.incrementAndGet(), nanos.getAsLong());
+            outside.put(call.number, call);
+            return call;
+        }
+
+        /// One request, from its sending to the head of its answer.
+        final class Call implements AutoCloseable {
+            private final long number, sent;
+            private volatile Duration took = Duration.ZERO;
+
+            private Call(long number, long sent) {
+                this.number = number;
+                this.sent = sent;
+            }
+
+            void answered() {
+                took = age();
+                close();
+            }
+
+            private Duration age() {
+                return Duration.ofNanos(nanos.getAsLong() - sent);
+            }
+
+            /// Another request has been without an answer for long: it may stand outside until this one's connection
+            /// is closed.
+            boolean mustMakeRoom() {
+                var oldest = outside.firstEntry();
+                return oldest != null && oldest.getValue().age().compareTo(LONG) > 0;
+            }
+
+            /// How long it took until the run began: to the answer, less what the run itself took.
+            Optional<Duration> waited(Usage usage) {
+                return usage.seconds() > 0 ? Optional.of(took.minus(usage.within(took))) : Optional.empty();
+            }
+
+            @Override
+            public void close() {
+                outside.remove(number);
+            }
+        }
+    }
+
+    /// A body whose connection is closed with its last byte, not used again: so the JDK treats one that is cancelled.
+    static final class LastBody implements HttpResponse.BodySubscriber<InputStream> {
+        private final HttpResponse.BodySubscriber<InputStream> body;
+        private Flow.Subscription connection;
+        private long left;
+
+        LastBody(HttpResponse.BodySubscriber<InputStream> body, long length) {
+            this.body = body;
+            this.left = length;
+        }
+
+        @Override
+        public CompletionStage<InputStream> getBody() {
+            return body.getBody();
+        }
+
+        @Override
+        public void onSubscribe(Flow.Subscription connection) {
+            this.connection = connection;
+            body.onSubscribe(connection);
+        }
+
+        @Override
+        public void onNext(List<ByteBuffer> bytes) {
+            left -= bytes.stream().mapToLong(ByteBuffer::remaining).sum();
+            body.onNext(bytes);
+            if (left > 0) return;
+            connection.cancel();
+            body.onComplete();
+        }
+
+        @Override
+        public void onError(Throwable problem) {
+            if (left > 0) body.onError(problem);
+        }
+
+        @Override
+        public void onComplete() {
+            if (left > 0) body.onComplete();
         }
     }
 
@@ -4804,13 +5102,14 @@ final class DifyExec implements Runnable {
         private String workflowId = "", status = "", error = "", currency = "";
         private byte[] outputs = NO_OUTPUTS;
         private double seconds = 0;
-        private long tokens = 0;
+        private long tokens = 0, createdAt = 0;
         private int steps = 0;
         private BigDecimal price = null;
         private String title = "", type = "", nodeStatus = "", nodeError = "", chunk = "";
         private double nodeSeconds = 0;
 
         private static final byte[] NO_OUTPUTS = {'{', '}'};
+        private static final long LATEST = 100_000_000_000L; // in 3,000 years; milliseconds lie beyond
 
         void readAnswer(InputStream in) throws IOException {
             event = "";
@@ -4938,6 +5237,7 @@ final class DifyExec implements Runnable {
                 case "elapsed_time" -> seconds = number(json).doubleValue();
                 case "total_tokens" -> tokens = number(json).longValue();
                 case "total_steps" -> steps = number(json).intValue();
+                case "created_at" -> createdAt = number(json).longValue();
                 case "outputs" -> outputs = copy(json);
                 default -> json.skipChildren();
             }
@@ -5006,13 +5306,13 @@ final class DifyExec implements Runnable {
         Optional<Seen> end() {
             return switch (event) {
                 case "error" -> Optional.of(Seen.Refused.event(errorStatus, code, message, ref()));
-                case "workflow_finished", "workflow_paused" -> ran();
+                case "workflow_finished", "workflow_paused" -> ran().map(Seen.class::cast);
                 default -> Optional.empty();
             };
         }
 
         /// The end, once it was read.
-        Optional<Seen> ran() {
+        Optional<Seen.Ran> ran() {
             return RunStatus.of(status).filter(_ -> !runId.isEmpty())
                     .map(end -> new Seen.Ran(new RunRef(runId, taskId), end,
                     outputs, error, workflowId, new Usage(seconds, tokens, steps, Optional.ofNullable(price),
@@ -5020,16 +5320,24 @@ final class DifyExec implements Runnable {
         }
 
         /// What a detail says of the run that was asked for.
-        Found found(RunRef asked) {
+        ///
+        /// @param now by the server's clock
+        Found found(RunRef asked, Instant now) {
             var ref = new RunRef(runId, asked.task());
             return switch (RunStatus.of(status).orElse(RunStatus.RUNNING)) {
-                case RUNNING -> new Found.Running(ref, RunStatus.RUNNING);
-                case PAUSED -> new Found.Running(ref, RunStatus.PAUSED);
+                case RUNNING -> new Found.Running(ref, RunStatus.RUNNING, age(now));
+                case PAUSED -> new Found.Running(ref, RunStatus.PAUSED, age(now));
                 case SUCCEEDED, PARTIAL, FAILED, STOPPED -> {
                     taskId = asked.task();
-                    yield new Found.Ended((Seen.Ran) ran().orElseThrow());
+                    yield new Found.Ended(ran().orElseThrow());
                 }
             };
+        }
+
+        /// By `created_at`, if that is a time: seconds since 1970.
+        private Optional<Duration> age(Instant now) {
+            return createdAt <= 0 || createdAt > LATEST ? Optional.empty()
+                    : Optional.of(Duration.ofSeconds(now.getEpochSecond() - createdAt));
         }
     }
 
@@ -7755,13 +8063,15 @@ final class DifyExec implements Runnable {
                     case DifyClient.Info.NotKnown(var seen) -> {
                         var why = refusal(seen, judge);
                         if (why.isPresent()) return new Refused(why.get());
+                        var pause = Pause.of(seen, Instant.now());
+                        if (pause.filter(Pause::isTooLong).isPresent()) return new Refused(pause.get().text());
                         if (tries >= backoff.maxRetries()) return new Refused(judge.access() + " does not answer ("
                                 + Plain.text(said(seen), 200) + ") after " + Plain.count(tries + 1, "try", "tries")
                                 + ": check DIFY_API_BASE_URL, the network, and that Dify is up");
-                        if (tries == 0) err.println("No answer from " + judge.access() + " ("
+                        if (pause.isPresent()) err.println(pause.get().text());
+                        else if (tries == 0) err.println("No answer from " + judge.access() + " ("
                                 + Plain.text(said(seen), 200) + "); trying again …");
-                        Thread.sleep(backoff.delay(tries, seen instanceof Seen.Refused refused ? refused.retryAfter()
-                                : Optional.empty()));
+                        Thread.sleep(backoff.delay(tries, seen.pause()));
                     }
                 }
             }
@@ -7786,7 +8096,7 @@ final class DifyExec implements Runnable {
         static String said(Seen seen) {
             return switch (seen) {
                 case Seen.NotSent(var why) -> why;
-                case Seen.NotUploaded(var why, _) -> why;
+                case Seen.NotUploaded file -> file.why();
                 case Seen.Cut cut -> cut.why();
                 case Seen.TooLarge large -> large.why();
                 case Seen.Refused refused -> "HTTP " + refused.status() + " " + refused.message();

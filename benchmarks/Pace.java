@@ -182,6 +182,9 @@ final class Pace implements Callable<Integer> {
                     new Measure("admits", List.of(Bar.atLeast("the server admits 4, `-c 32`, 400 rows × 200 ms: "
                             + "against the ideal 20 s", 0.9, ""), Bar.atMost("the same: refused requests", 50, "")),
                             Pace::admits),
+                    new Measure("door", List.of(Bar.atLeast("a server of ten connections, 500 rows × 300 ms, blocking, "
+                            + "`--timeout 15`: rows/s with `-c 20` against `-c 10`", 0.9, ""),
+                            Bar.atMost("the same: rows not succeeded", 0, "")), Pace::door),
                     new Measure("million", List.of(Bar.atMost("1,000,000-row CSV, `--limit 5000`, `-c 64`: peak RSS",
                             200, " MB"), Bar.atMost("the same: more than with 10,000 rows", 64, " MB")), Pace::million),
                     new Measure("resume", List.of(Bar.atMost("resume over 1,000,000 rows with 999,000 done: to the "
@@ -202,7 +205,13 @@ final class Pace implements Callable<Integer> {
                             Bar.atMost("the same: probes at once", 1, "")), bench -> down(bench, Gate.State.REFUSING)),
                     new Measure("down-502", List.of(Bar.atMost("the same behind a proxy that answers 502: rows not "
                             + "succeeded", 0, ""), Bar.atMost("the same: probes at once", 1, "")),
-                            bench -> down(bench, Gate.State.BAD_GATEWAY))));
+                            bench -> down(bench, Gate.State.BAD_GATEWAY)),
+                    new Measure("restart", List.of(Bar.atMost("server killed with 5 of 60 rows in its hands, which "
+                            + "then say running for ever; 0.2 s a row, `-c 5`, `--timeout 40`: from its restart to the "
+                            + "last of the other 55", 25, " s"),
+                            Bar.atMost("the same: rows of the 55 not succeeded", 0, ""),
+                            Bar.atLeast("the same: from the start of one of the 5 to unknown, least", 40, " s"),
+                            Bar.atMost("the same, most", 50, " s")), Pace::restart)));
             return List.copyOf(all);
         }
 
@@ -323,6 +332,29 @@ final class Pace implements Callable<Integer> {
             return List.of(new Sample(ideal / log.seconds(), String.format(Locale.ROOT, "%.1f s, ideal %.1f s",
                     log.seconds(), ideal)), new Sample(log.throttled(), rows + " rows"));
         }
+    }
+
+    private static List<Sample> door(Bench bench) throws IOException, InterruptedException {
+        int rows = bench.scaled(500), places = 10;
+        var folder = bench.folder("door");
+        Data.write(folder.resolve("data.csv"), rows);
+        try (var server = bench.simulator("--latency", "300ms", "--places", String.valueOf(places))) {
+            bench.wrk(folder, server.address(), "blocking").sample(places, 3); // the server's own warm-up
+            var fits = throughDoor(bench, folder, server, places).complete(rows).log();
+            var batch = throughDoor(bench, folder, server, 2 * places);
+            var log = batch.log();
+            return List.of(new Sample(fits.seconds() / log.seconds(), String.format(Locale.ROOT,
+                            "%.1f s, %.1f s with `-c 10`; slowed down %d times", log.seconds(), fits.seconds(),
+                            log.throttled())),
+                    new Sample(rows - log.ends().length, "exit code " + batch.exit()));
+        }
+    }
+
+    private static Finished throughDoor(Bench bench, Path folder, Simulated server, int clients)
+            throws IOException, InterruptedException {
+        new Finished(folder, 0, 0, 0).deleteOutput();
+        return bench.tool().run(folder, server.address(), "--mode", "blocking", "--timeout", "15", "-c",
+                String.valueOf(clients));
     }
 
     private static List<Sample> million(Bench bench) throws IOException, InterruptedException {
@@ -453,6 +485,30 @@ final class Pace implements Callable<Integer> {
         }
     }
 
+    private static List<Sample> restart(Bench bench) throws IOException, InterruptedException {
+        int rows = 60, killed = 5;
+        var folder = bench.folder("restart");
+        Data.write(folder.resolve("data.csv"), rows, row -> row <= killed ? "[never] " : "");
+        try (var server = bench.simulator("--latency", "200ms"); var gate = Gate.before(server.address())) {
+            var running = bench.tool().begin(folder, gate.address(), "--mode", "blocking", "--timeout", "40", "-c",
+                    String.valueOf(killed));
+            running.untilStarts(killed);
+            Thread.sleep(Duration.ofSeconds(1));
+            gate.fall(Gate.State.REFUSING);
+            Thread.sleep(Duration.ofSeconds(2));
+            gate.rise();
+            long back = System.currentTimeMillis();
+            var log = running.end().log();
+            var unknown = log.unknown();
+            if (unknown.length != killed) throw new SpoiltException(unknown.length + " rows are unknown");
+            return List.of(new Sample((LongStream.of(log.ends()).max().orElse(back) - back) / 1000.0, "exit code "
+                            + running.end().exit()),
+                    new Sample(rows - killed - log.ends().length, log.ends().length + " succeeded"),
+                    new Sample(LongStream.of(unknown).min().getAsLong() / 1000.0, killed + " unknown"),
+                    new Sample(LongStream.of(unknown).max().getAsLong() / 1000.0, killed + " unknown"));
+        }
+    }
+
     // ── Data ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     /// CSVs. An id has always as many digits, so that a line of one row becomes another's by putting its id in.
@@ -469,7 +525,12 @@ final class Pace implements Callable<Integer> {
         }
 
         static void write(Path file, int rows) throws IOException {
-            write(file, "id,text", rows, row -> id(row) + ",\"" + cells(row).get("text") + "\"");
+            write(file, rows, _ -> "");
+        }
+
+        /// What stands before a text asks the simulator for trouble.
+        static void write(Path file, int rows, IntFunction<String> before) throws IOException {
+            write(file, "id,text", rows, row -> id(row) + ",\"" + before.apply(row) + cells(row).get("text") + "\"");
         }
 
         /// The ten columns of [Answers#TYPED].
@@ -677,6 +738,18 @@ final class Pace implements Callable<Integer> {
 
         double seconds() {
             return (ends[ends.length - 1] - starts[0]) / 1000.0;
+        }
+
+        /// How long each row took that came to nothing, from its last start, in ms.
+        long[] unknown() {
+            var started = new HashMap<String, Long>();
+            var took = LongStream.builder();
+            for (var event : events) {
+                if (event.path("event").asText().equals("attempt")) started.put(event.path("id").asText(), at(event));
+                if (event.path("outcome").asText().equals("unknown"))
+                    took.add(at(event) - started.get(event.path("id").asText()));
+            }
+            return took.build().toArray();
         }
 
         private Stream<JsonNode> during(Instant from, Instant until) {
@@ -1176,10 +1249,18 @@ final class Pace implements Callable<Integer> {
 
         /// Waits for so many rows that succeeded.
         void untilEnds(int rows) throws IOException, InterruptedException {
-            var results = folder.resolve("results.jsonl");
+            untilLines(rows, "results.jsonl", "");
+        }
+
+        void untilStarts(int rows) throws IOException, InterruptedException {
+            untilLines(rows, "results.jsonl.log", "\"event\":\"attempt\"");
+        }
+
+        private void untilLines(int count, String file, String with) throws IOException, InterruptedException {
+            var written = folder.resolve(file);
             while (process.isAlive()) {
-                if (Files.exists(results)) try (var lines = Files.lines(results)) {
-                    if (lines.count() >= rows) return;
+                if (Files.exists(written)) try (var lines = Files.lines(written)) {
+                    if (lines.filter(line -> line.contains(with)).count() >= count) return;
                 }
                 Thread.sleep(100);
             }

@@ -1174,6 +1174,28 @@ class CommandTest {
         }
 
         @Test
+        void thatAsksToBeLeftAloneForAMomentIs() throws IOException {
+            dify.server.stubFor(get(urlEqualTo("/v1/info")).inScenario("busy").whenScenarioStateIs("Started")
+                    .willReturn(aResponse().withStatus(429).withHeader("Retry-After", "1")).willSetStateTo("back"));
+
+            var call = run();
+
+            assertEquals(0, call.code(), call.err());
+            assertTrue(Pattern.compile("^waiting until \\d\\d:\\d\\d, as the server asks$", Pattern.MULTILINE)
+                    .matcher(call.err()).find(), call.err());
+        }
+
+        @Test
+        void thatAsksToBeLeftAloneForADayEndsTheCall() throws IOException {
+            dify.info(aResponse().withStatus(503).withHeader("Retry-After", "86400"));
+            var tomorrow = LocalDate.now().plusDays(1).toString();
+
+            stopped(run(), "left alone until " + tomorrow);
+
+            assertEquals(0, dify.runs());
+        }
+
+        @Test
         void thatIsAwayForAMomentIsAskedAgain() throws IOException {
             dify.server.stubFor(get(urlEqualTo("/v1/info")).inScenario("away").whenScenarioStateIs("Started")
                     .willReturn(aResponse().withStatus(503)).willSetStateTo("back"));
@@ -2068,11 +2090,12 @@ class CommandTest {
         void areTriedAgainBeforeTheRunIsStarted() throws IOException {
             Files.writeString(file("a.txt"), "x");
             csv("id,doc,docs", "1,@a.txt,");
-            uploads(dify.answer(503, "busy"), aResponse().withFault(Fault.CONNECTION_RESET_BY_PEER), uploaded());
+            uploads(dify.answer(503, "busy").withHeader("Retry-After", "1"), aResponse().withFault(Fault.CONNECTION_RESET_BY_PEER), uploaded());
 
             var call = dify.run();
 
             assertEquals(0, call.code(), call.err());
+            assertTrue(call.err().contains("as the server asks"), call.err());
             assertEquals(3, bodies("/v1/files/upload").size());
             assertEquals(1, dify.runs());
         }

@@ -170,12 +170,25 @@ final class DifyExecTest {
         return DifyExec.Seen.Refused.http(status, false, "", "a page of a proxy", Optional.empty());
     }
 
+    private static DifyExec.Seen.Refused later(int status, Duration asked) {
+        return DifyExec.Seen.Refused.http(status, false, "", "slow down", Optional.of(asked));
+    }
+
+    private static String local(String pattern, Instant time) {
+        return DateTimeFormatter.ofPattern(pattern).withZone(ZoneId.systemDefault()).format(time);
+    }
+
     private static final DifyExec.Seen.Refused THROTTLED = http(400, "invalid_param",
             "Too many requests. Please try again later. The current maximum concurrent requests allowed for app is 2.");
     private static final DifyExec.Found ABSENT = new DifyExec.Found.Absent();
 
     private static DifyExec.Found running(String id) {
         return new DifyExec.Found.Running(run(id), DifyExec.RunStatus.RUNNING);
+    }
+
+    /// By the server's clock.
+    private static DifyExec.Found running(String id, Duration age) {
+        return new DifyExec.Found.Running(run(id), DifyExec.RunStatus.RUNNING, Optional.of(age));
     }
 
     private static DifyExec.Found ended(DifyExec.Seen.Ran ran) {
@@ -491,6 +504,17 @@ final class DifyExecTest {
         String error(String id) throws IOException {
             return log("end").stream().filter(end -> end.path("id").asText().equals(id)).toList().getLast()
                     .path("error").asText();
+        }
+
+        /// How long after a row was first sent its last end was known.
+        Duration took(String id) throws IOException {
+            var first = sent.stream().filter(attempt -> attempt.row().id().equals(id)).findFirst().orElseThrow().at();
+            return Duration.between(first, end(id));
+        }
+
+        Instant end(String id) throws IOException {
+            return Instant.parse(log("end").stream().filter(end -> end.path("id").asText().equals(id)).toList()
+                    .getLast().path("t").asText());
         }
 
         List<JsonNode> results() throws IOException {
@@ -995,6 +1019,114 @@ final class DifyExecTest {
         }
 
         @Test
+        void aPauseThatTheServerAsksForIsOneOfTheWholeBatch() throws Exception {
+            var scene = Scene.of(folder, "a", "b", "c", "d");
+            scene.slots = 2;
+            scene.answer = (attempt, _) -> {
+                if (attempt.sequence() == 1) return later(429, seconds(120));
+                scene.world.pass(seconds(30));
+                return succeeded("run-" + attempt.row().id());
+            };
+
+            assertEquals(Optional.empty(), scene.play());
+
+            assertEquals(List.of(NOON, NOON), scene.sent.stream().limit(2).map(DifyExec.Attempt::at).toList());
+            for (var attempt : scene.sent.subList(2, 5))
+                assertFalse(attempt.at().isBefore(NOON.plusSeconds(120)), attempt::toString);
+            assertEquals(NOON.plusSeconds(30), scene.end("b"), "what runs goes on");
+            assertEquals(List.of("waiting until " + local("HH:mm", NOON.plusSeconds(120)) + ", as the server asks"),
+                    scene.said);
+            assertEquals(4, scene.resultIds().size());
+        }
+
+        @Test
+        void lookUpsWaitForItToo() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.answer = Answer.inTurn(later(503, seconds(40)));
+            var looks = new ArrayList<Instant>();
+            scene.found = _ -> {
+                looks.add(scene.world.now());
+                return looks.size() == 1 ? new DifyExec.Found.Silent(later(503, seconds(100)))
+                        : ended(succeeded("run-a"));
+            };
+
+            scene.play();
+
+            assertEquals(List.of(NOON.plusSeconds(40), NOON.plusSeconds(140)), looks);
+            assertEquals(2, scene.said.size(), scene.said::toString);
+        }
+
+        @Test
+        void rowsWaitForWhatALookUpOrAnUploadIsTold() throws Exception {
+            var scene = Scene.of(folder, "a", "b", "c");
+            scene.answer = (attempt, _) -> switch ((int) attempt.sequence()) {
+                case 1 -> cut(DifyExec.Symptom.CUT);
+                case 2 -> new DifyExec.Seen.NotUploaded("upload of x: HTTP 503", true, Optional.of(seconds(60)));
+                default -> succeeded("run-" + attempt.row().id());
+            };
+            scene.found = _ -> scene.looked.size() < 2 ? new DifyExec.Found.Silent(later(429, seconds(30)))
+                    : ended(succeeded("run-a"));
+
+            scene.play();
+
+            assertEquals(List.of(NOON, NOON.plusSeconds(30), NOON.plusSeconds(90), NOON.plusSeconds(90)),
+                    scene.sent.stream().map(DifyExec.Attempt::at).sorted().toList());
+            assertEquals(3, scene.resultIds().size());
+        }
+
+        @Test
+        void refusalsThatComeTogetherAreToldOnce() throws Exception {
+            var scene = Scene.of(folder, "a", "b", "c");
+            scene.slots = 3;
+            scene.answer = (attempt, _) -> {
+                scene.world.pass(Duration.ofMillis(attempt.sequence()));
+                return attempt.sequence() <= 3 ? later(429, seconds(90)) : succeeded("run-" + attempt.row().id());
+            };
+
+            scene.play();
+
+            assertEquals(1, scene.said.size(), scene.said::toString);
+            assertEquals(6, scene.sent.size());
+        }
+
+        @Test
+        void tenMinutesAreWaitedForAndAreNoSilence() throws Exception {
+            var ids = IntStream.rangeClosed(1, 8).mapToObj(String::valueOf).toArray(String[]::new);
+            var scene = Scene.of(folder, ids);
+            scene.slots = 8;
+            scene.timeout = seconds(3600);
+            scene.answer = (_, _) -> later(503, seconds(600));
+            scene.found = doubt -> ended(succeeded("run-" + doubt.attempt().row().id()));
+
+            var stop = scene.play();
+
+            assertEquals(Optional.empty(), stop);
+            assertEquals(8, scene.resultIds().size());
+            assertFalse(scene.world.now().isBefore(NOON.plusSeconds(600)));
+        }
+
+        @ParameterizedTest
+        @ValueSource(ints = {429, 503})
+        void aLongerPauseEndsTheCallAndNamesItsEnd(int status) throws Exception {
+            var scene = Scene.of(folder, "a", "b", "c");
+            scene.slots = 2;
+            scene.answer = (attempt, _) -> {
+                if (attempt.row().id().equals("a")) return later(status, seconds(86_400));
+                scene.world.pass(seconds(30));
+                return succeeded("run-" + attempt.row().id());
+            };
+
+            var stop = scene.play().orElseThrow();
+
+            assertEquals(DifyExec.STOPPED, stop.code());
+            assertTrue(stop.why().contains(local("yyyy-MM-dd HH:mm", NOON.plusSeconds(86_400))), stop.why());
+            assertEquals(List.of("a", "b"), scene.ids());
+            assertEquals(List.of("b"), scene.resultIds());
+            assertEquals(List.of(), scene.retryIds());
+            assertEquals(List.of(), scene.said);
+        }
+
+        @Test
         void anUnreachedServerUsesNoRetryUp() throws Exception {
             var scene = Scene.of(folder, "a");
             scene.backoff = new DifyExec.Backoff(seconds(1), seconds(60), 0);
@@ -1363,14 +1495,15 @@ final class DifyExecTest {
 
         @Test
         void withAFixedUserACutRunIsUnknown() throws Exception {
-            var scene = Scene.of(folder, "a");
+            var scene = Scene.of(folder, "a", "b");
             scene.user = "nightly";
-            scene.answer = Answer.inTurn(cut(DifyExec.Symptom.NO_ANSWER));
+            scene.answer = Answer.inTurn(cut(DifyExec.Symptom.NO_ANSWER), succeeded("run-b"));
 
             scene.play();
 
             assertEquals("nightly", scene.sent.getFirst().user());
             assertEquals(List.of("unknown"), scene.outcomes("a"));
+            assertTrue(scene.world.passed().compareTo(seconds(1)) < 0, "b waits for a run that nobody can find");
             assertTrue(scene.error("a").contains("--user"), scene.error("a"));
         }
 
@@ -1385,7 +1518,122 @@ final class DifyExecTest {
             assertEquals(List.of("unknown"), scene.outcomes("a"));
             assertTrue(scene.error("a").contains("run-7 still says running"), scene.error("a"));
             assertTrue(scene.world.passed().compareTo(seconds(300)) >= 0, scene.world.passed().toString());
-            assertTrue(scene.world.passed().compareTo(seconds(330)) < 0, scene.world.passed().toString());
+            assertTrue(scene.world.passed().compareTo(seconds(301)) < 0, scene.world.passed().toString());
+        }
+
+        @Test
+        void theTimeOfARunThatWaitedAtTheDoorCountsFromItsOwnStart() throws Exception {
+            var scene = Scene.of(folder, "a", "b");
+            scene.slots = 2;
+            var began = NOON.plusSeconds(299);
+            scene.answer = (_, _) -> {
+                scene.world.pass(seconds(300));
+                return cut(DifyExec.Symptom.TIMED_OUT);
+            };
+            scene.found = doubt -> {
+                var id = doubt.attempt().row().id();
+                boolean over = id.equals("a") && scene.world.now().isAfter(NOON.plusSeconds(500));
+                return over ? ended(succeeded("run-a"))
+                        : running("run-" + id, Duration.between(began, scene.world.now()));
+            };
+
+            scene.play();
+
+            assertEquals(List.of("run-a"), scene.resultRuns());
+            assertEquals(List.of("unknown"), scene.outcomes("b"));
+            assertTrue(scene.took("b").compareTo(seconds(599)) >= 0, scene.took("b").toString());
+            assertTrue(scene.took("b").compareTo(seconds(601)) < 0, scene.took("b").toString());
+            assertTrue(scene.error("b").endsWith("still says running 5 min 0 s after its start"), scene.error("b"));
+        }
+
+        @ParameterizedTest(name = "the server says that it began {0} s before it was looked at")
+        @CsvSource(useHeadersInDisplayName = true, textBlock = """
+                age,     unknown after
+                0,       310
+                4,       306
+                3600,    300
+                -3600,   310
+                """)
+        void aServersWrongClockMovesAStartOnlyBetweenTheSendingAndTheFirstLook(long age, long after) throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.answer = (_, _) -> {
+                scene.world.pass(seconds(10));
+                return html(504);
+            };
+            scene.found = _ -> running("run-a", seconds(age).plus(Duration.between(NOON.plusSeconds(10),
+                    scene.world.now())));
+
+            scene.play();
+
+            assertEquals(List.of("unknown"), scene.outcomes("a"));
+            assertTrue(scene.took("a").compareTo(seconds(after)) >= 0, scene.took("a").toString());
+            assertTrue(scene.took("a").compareTo(seconds(after + 1)) < 0, scene.took("a").toString());
+        }
+
+        @Test
+        void theTimeOfAStreamCountsFromItsFirstEventAlsoWhenItIsCut() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.mode = DifyExec.Mode.STREAMING;
+            scene.answer = (_, told) -> {
+                scene.world.pass(seconds(20)); // in the queue
+                told.began(run("run-a"), seconds(20));
+                scene.world.pass(seconds(290));
+                return cut(DifyExec.Symptom.CUT, run("run-a"));
+            };
+            scene.found = _ -> running("run-a");
+
+            scene.play();
+
+            assertEquals(List.of("unknown"), scene.outcomes("a"));
+            assertTrue(scene.took("a").compareTo(seconds(320)) >= 0, scene.took("a").toString());
+            assertTrue(scene.took("a").compareTo(seconds(321)) < 0, scene.took("a").toString());
+        }
+
+        @Test
+        void aStreamThatNeverSaidAThingIsNotWaitedForTwice() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.mode = DifyExec.Mode.STREAMING;
+            scene.server = "";
+            scene.answer = (_, _) -> {
+                scene.world.pass(seconds(300));
+                return cut(DifyExec.Symptom.SILENCE);
+            };
+
+            scene.play();
+
+            assertEquals(List.of("unknown"), scene.outcomes("a"));
+            assertTrue(scene.world.passed().compareTo(seconds(301)) < 0, scene.world.passed().toString());
+        }
+
+        @Test
+        void aRunOfAnEarlierStartHasItsTimeFromItsOwnStart() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.crash(1);
+            var began = NOON.plusSeconds(100);
+            scene.world.startAt(NOON.plusSeconds(200));
+            scene.found = _ -> running("run-a", Duration.between(began, scene.world.now()));
+
+            scene.play();
+
+            assertEquals(List.of("unknown"), scene.outcomes("a"));
+            assertEquals(NOON.plusSeconds(400), scene.world.now());
+        }
+
+        @Test
+        void aStoppedRunOverItsTimeGetsAMomentToEndWhateverItsStart() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.mode = DifyExec.Mode.STREAMING;
+            scene.answer = (_, told) -> {
+                told.began(run("run-7"), Duration.ZERO);
+                scene.world.pass(seconds(300));
+                return cut(DifyExec.Symptom.TIMED_OUT, run("run-7"));
+            };
+            scene.found = _ -> scene.looked.size() < 3 ? running("run-7", Duration.between(NOON, scene.world.now()))
+                    : ended(ran("run-7", DifyExec.RunStatus.STOPPED, "Aborted: User requested stop"));
+
+            scene.play();
+
+            assertEquals(List.of("failed"), scene.outcomes("a"));
         }
 
         @Test
@@ -1400,6 +1648,99 @@ final class DifyExecTest {
             var known = Instant.parse(scene.log("harvest").getFirst().path("t").asText());
             assertEquals("b", scene.sent.getLast().row().id());
             assertFalse(scene.sent.getLast().at().isBefore(known), "b was sent while the run of a went on");
+        }
+
+        @Test
+        void whatAKilledServerLeavesRunningForEverDoesNotHoldUpTheRowsThatAreLeft() throws Exception {
+            var ids = IntStream.rangeClosed(1, 60).mapToObj(String::valueOf).toArray(String[]::new);
+            var scene = Scene.of(folder, ids);
+            scene.slots = 5;
+            scene.timeout = seconds(40);
+            Instant killed = NOON.plusSeconds(3), back = killed.plusSeconds(2);
+            var away = new DifyExec.Seen.NotSent("connection refused");
+            scene.answer = (attempt, _) -> {
+                boolean isOfTheKilled = attempt.sequence() <= 5;
+                if (isOfTheKilled) scene.world.pass(seconds(3));
+                else if (scene.world.now().isBefore(back)) return away;
+                else scene.world.pass(Duration.ofMillis(200));
+                return isOfTheKilled ? cut(DifyExec.Symptom.NO_ANSWER) : succeeded("run-" + attempt.row().id());
+            };
+            scene.found = doubt -> scene.world.now().isBefore(back) ? new DifyExec.Found.Silent(away)
+                    : running("run-" + doubt.attempt().row().id(), Duration.between(NOON, scene.world.now()));
+
+            assertEquals(Optional.empty(), scene.play());
+
+            assertEquals(55, scene.resultIds().size());
+            for (var id : scene.resultIds())
+                assertTrue(scene.end(id).isBefore(back.plusSeconds(25)), id + " at " + scene.end(id));
+            for (var id : List.of("1", "2", "3", "4", "5")) {
+                assertEquals(List.of("unknown"), scene.outcomes(id));
+                assertTrue(scene.took(id).compareTo(seconds(40)) >= 0, id + " after " + scene.took(id));
+                assertTrue(scene.took(id).compareTo(seconds(50)) <= 0, id + " after " + scene.took(id));
+            }
+        }
+
+        @Test
+        void runsThatWereCutHoldHalfOfThePlacesAtMost() throws Exception {
+            var scene = Scene.of(folder, "a", "b", "c", "d", "e", "f", "g", "h");
+            scene.slots = 4;
+            scene.lookTakes = seconds(1);
+            var together = new TreeSet<Integer>();
+            scene.answer = (attempt, _) -> {
+                if (attempt.sequence() <= 3) return cut(DifyExec.Symptom.CUT, run("run-" + attempt.row().id()));
+                scene.world.pass(seconds(2));
+                if (attempt.sequence() > 4) together.add(scene.busy);
+                return succeeded("run-" + attempt.row().id());
+            };
+            scene.found = _ -> running("run-7");
+
+            scene.play();
+
+            assertEquals(2, together.last());
+            assertEquals(List.of("d", "e", "f", "g", "h"), scene.resultIds());
+        }
+
+        @ParameterizedTest(name = "the slowest run took {0} s: the next begins after {1} s")
+        @CsvSource(useHeadersInDisplayName = true, textBlock = """
+                slowest, after
+                1,       10
+                2,       10
+                6,       24
+                """)
+        void aCutRunHoldsTheOnlyPlaceAsLongAsTheServerMayBeAtWorkOnIt(long slowest, long after) throws Exception {
+            var scene = Scene.of(folder, "a", "b", "c");
+            scene.answer = (attempt, _) -> {
+                if (attempt.row().id().equals("b")) return cut(DifyExec.Symptom.NO_ANSWER);
+                scene.world.pass(seconds(slowest));
+                return succeeded("run-" + attempt.row().id());
+            };
+            scene.found = _ -> running("run-b");
+
+            scene.play();
+
+            assertEquals(List.of("a", "b", "c"), scene.ids());
+            var waited = Duration.between(scene.sent.get(1).at(), scene.sent.get(2).at());
+            assertTrue(waited.compareTo(seconds(after)) >= 0 && waited.compareTo(seconds(after + 1)) < 0,
+                    waited.toString());
+        }
+
+        @Test
+        void aServerThatRefusesForTheRunsItLostIsNotAskedAgainForEachRow() throws Exception {
+            var ids = IntStream.rangeClosed(1, 1000).mapToObj(String::valueOf).toArray(String[]::new);
+            var scene = Scene.of(folder, ids);
+            scene.slots = 5;
+            scene.timeout = seconds(60);
+            scene.answer = (attempt, _) -> {
+                if (attempt.sequence() <= 5) return cut(DifyExec.Symptom.NO_ANSWER);
+                return scene.world.now().isBefore(NOON.plusSeconds(60)) ? THROTTLED
+                        : succeeded("run-" + attempt.row().id());
+            };
+            scene.found = doubt -> running("run-" + doubt.attempt().row().id());
+
+            scene.play();
+
+            assertEquals(995, scene.resultIds().size());
+            assertTrue(scene.log("throttle").size() < 60, scene.log("throttle").size() + " refusals in a minute");
         }
 
         @Test
@@ -1520,6 +1861,99 @@ final class DifyExecTest {
             var throttle = scene.log("throttle");
             assertEquals(List.of("first event after 12 s"), Scene.texts("why", throttle));
             assertEquals(2, throttle.getFirst().path("limit").asInt());
+        }
+
+        /// A server of so many connections: the next requests wait at its door, in turn. A connection is used again
+        /// within a second, unless someone has waited for two.
+        private static final class FullServer {
+            private final Scene scene;
+            private final int places;
+            private final ToLongFunction<DifyExec.Attempt> millis;
+            private final Deque<Waiting> outside = new ArrayDeque<>();
+            private int inside = 0, idle = 0;
+
+            private record Waiting(Instant since, Runnable wake) {}
+
+            FullServer(Scene scene, int places, ToLongFunction<DifyExec.Attempt> millis) {
+                this.scene = scene;
+                this.places = places;
+                this.millis = millis;
+            }
+
+            DifyExec.Seen answer(DifyExec.Attempt attempt) throws InterruptedException {
+                if (idle > 0) idle--;
+                else if (inside < places) inside++;
+                else scene.world.waitFor(alarm -> outside.add(new Waiting(scene.world.now(), alarm)));
+                var waited = Duration.between(attempt.at(), scene.world.now());
+                long takes = millis.applyAsLong(attempt);
+                scene.world.pass(Duration.ofMillis(takes));
+                answered();
+                return new DifyExec.Seen.Ran(run("run-" + attempt.row().id()), DifyExec.RunStatus.SUCCEEDED,
+                        "{}".getBytes(UTF_8), "", "workflow-1",
+                        new DifyExec.Usage(takes / 1000.0, 0, 1, Optional.empty(), "")).after(Optional.of(waited));
+            }
+
+            private void answered() {
+                if (!outside.isEmpty() && outside.peek().since().plusSeconds(2).isBefore(scene.world.now())) close();
+                else {
+                    idle++;
+                    scene.world.in(seconds(1), () -> {
+                        if (idle > 0) {
+                            idle--;
+                            close();
+                        }
+                    });
+                }
+            }
+
+            private void close() {
+                if (outside.isEmpty()) inside--;
+                else outside.remove().wake().run();
+            }
+        }
+
+        /// How long 500 rows take there, and to what the batch slows down.
+        private Duration passed(int slots, int places, ToLongFunction<DifyExec.Attempt> millis, List<Integer> limits)
+                throws Exception {
+            var ids = IntStream.rangeClosed(1, 500).mapToObj(String::valueOf).toArray(String[]::new);
+            var scene = Scene.of(Files.createTempDirectory(folder, "door"), ids);
+            scene.slots = slots;
+            var server = new FullServer(scene, places, millis);
+            scene.answer = (attempt, _) -> server.answer(attempt);
+            assertEquals(Optional.empty(), scene.play());
+            assertEquals(500, scene.resultIds().size());
+            for (var cut : scene.log("throttle")) {
+                assertTrue(cut.path("why").asText().endsWith("at the server's door"), cut::toString);
+                limits.add(cut.path("limit").asInt());
+            }
+            return scene.world.passed();
+        }
+
+        @ParameterizedTest(name = "{0} connections, runs of {1} to {2} ms")
+        @CsvSource(useHeadersInDisplayName = true, textBlock = """
+                places, least, most
+                10,     300,   300
+                10,     1500,  1500
+                10,     12000, 12000
+                10,     1500,  6000
+                10,     4000,  20000
+                3,      5000,  5000
+                3,      2000,  9000
+                """)
+        void rowsThatWaitAtTheServersDoorSlowTheBatchDownToThoseInside(int places, long least, long most)
+                throws Exception {
+            var limits = new ArrayList<Integer>();
+            ToLongFunction<DifyExec.Attempt> millis = attempt -> least
+                    + (most - least) * (attempt.row().id().hashCode() * 37L % 11) / 10;
+
+            var fitting = passed(places, places, millis, new ArrayList<>());
+            var all = passed(20, places, millis, limits);
+
+            // a burst hides at first how many are inside
+            assertTrue(limits.size() > 1 && limits.size() < 25, limits::toString);
+            for (int limit : limits.subList(1, limits.size()))
+                assertTrue(limit == places || limit == places + 1, limits::toString);
+            assertTrue(fitting.toMillis() >= 0.9 * all.toMillis(), fitting + " with as many, " + all + " with 20");
         }
 
         @Test
@@ -2722,6 +3156,29 @@ final class DifyExecTest {
             assertEquals(seconds(15), pauses.getLast());
             assertEquals(pauses.stream().sorted().toList(), pauses);
         }
+
+        @Test
+        void theLastLookUpIsAtTheDeadline() {
+            var doubt = new DifyExec.Doubt(attempt(0, 0), Optional.empty(), DifyExec.Symptom.CUT, "", NOON,
+                    NOON.plusSeconds(1), false);
+            for (int look = 0; look < 8; look++) doubt = doubt.later(NOON);
+
+            assertEquals(NOON.plusSeconds(1), doubt.due());
+            assertTrue(doubt.later(NOON.plusSeconds(1)).due().isAfter(NOON.plusSeconds(9)));
+        }
+
+        @Test
+        void theFirstWordOfARunsStartCounts() {
+            var doubt = new DifyExec.Doubt(attempt(0, 0), Optional.empty(), DifyExec.Symptom.CUT, "", NOON,
+                    NOON.plusSeconds(40), false);
+
+            var known = doubt.begun(Optional.of(NOON.plusSeconds(3)), NOON.plusSeconds(9), seconds(40))
+                    .begun(Optional.of(NOON.plusSeconds(5)), NOON.plusSeconds(9), seconds(40));
+
+            assertEquals(NOON.plusSeconds(43), known.deadline());
+            assertEquals(NOON.plusSeconds(3), known.start());
+            assertEquals(doubt, doubt.begun(Optional.empty(), NOON.plusSeconds(9), seconds(40)));
+        }
     }
 
     @Nested
@@ -3320,8 +3777,28 @@ final class DifyExecTest {
         }
 
         @Test
-        void noServerMakesARowWaitForMoreThanAnHour() {
-            assertEquals(Duration.ofHours(1), BACKOFF.delay(0, Optional.of(Duration.ofDays(30))));
+        void noServerMakesARowWaitForMoreThanTenMinutes() {
+            assertEquals(Duration.ofMinutes(10), BACKOFF.delay(0, Optional.of(Duration.ofDays(30))));
+        }
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, nullValues = "-", textBlock = """
+                status, asked, pause
+                429,    1,     waits
+                503,    600,   waits
+                429,    601,   ends
+                503,    86400, ends
+                429,    -,     none
+                500,    60,    none
+                400,    60,    none
+                301,    60,    none
+                """)
+        void aPauseIsAskedForByARefusalThatMeansAll(int status, Long asked, String pause) {
+            var seen = DifyExec.Seen.Refused.http(status, false, "", "no",
+                    Optional.ofNullable(asked).map(DifyExecTest::seconds));
+
+            assertEquals(pause, DifyExec.Pause.of(seen, NOON).map(told -> told.isTooLong() ? "ends" : "waits")
+                    .orElse("none"));
         }
     }
 
@@ -3358,8 +3835,8 @@ final class DifyExecTest {
 
         @Test
         void theQueuedStreamsOfOneRoundTripAreOneCut() {
-            assertTrue(pace.queued(6, 5, 8));
-            assertFalse(pace.queued(8, 3, 8));
+            assertTrue(pace.queued(6, () -> 5, 8));
+            assertFalse(pace.queued(8, () -> 3, 8));
 
             assertEquals(5, pace.limit());
         }
@@ -3424,6 +3901,62 @@ final class DifyExecTest {
             assertTrue(pace.isQueued(seconds(9)));
         }
 
+        @ParameterizedTest(name = "-c {0}, {1} runs were cut: {2} places")
+        @CsvSource(useHeadersInDisplayName = true, textBlock = """
+                places, cut, held
+                8,      0,   0
+                8,      3,   3
+                8,      4,   4
+                8,      8,   4
+                5,      5,   2
+                3,      3,   1
+                2,      2,   1
+                1,      1,   1
+                1,      7,   1
+                1,      0,   0
+                """)
+        void runsThatWereCutHoldHalfAtMostButTheOnlyPlace(int places, int cut, int held) {
+            assertEquals(held, new DifyExec.Pace(places, null).held(Collections.nCopies(cut, NOON), NOON));
+        }
+
+        @ParameterizedTest(name = "the slowest took {0} s, cut {1} s ago: held = {2}")
+        @CsvSource(useHeadersInDisplayName = true, textBlock = """
+                slowest, ago, held
+                0,       9,   1
+                0,       10,  0
+                2,       9,   1
+                2,       10,  0
+                3,       11,  1
+                3,       12,  0
+                60,      239, 1
+                60,      240, 0
+                """)
+        void theOnlyPlaceIsHeldForFourTimesTheSlowestRun(long slowest, long ago, int held) {
+            var one = new DifyExec.Pace(1, null);
+            one.took(seconds(1));
+            one.took(seconds(slowest));
+            one.took(Duration.ZERO);
+
+            assertEquals(held, one.held(List.of(NOON), NOON.plusSeconds(ago)));
+        }
+
+        @Test
+        void halfIsOfWhatTheServerTakes() {
+            pace.refused(6, 3, 8);
+
+            assertEquals(1, pace.held(Collections.nCopies(5, NOON), NOON));
+        }
+
+        @Test
+        void nothingStartsInAPause() {
+            pace.pause(NOON.plusSeconds(9));
+            pace.pause(NOON.plusSeconds(3));
+
+            assertFalse(pace.hasRoom(NOON.plusSeconds(8), 0));
+            assertTrue(pace.hasRoom(NOON.plusSeconds(9), 0));
+            assertEquals(NOON.plusSeconds(9), pace.nextStart());
+        }
+
         @Test
         void withAWaitTheNextStartIsThatLongAfterTheEnd() {
             var slow = new DifyExec.Pace(1, seconds(5));
@@ -3450,6 +3983,51 @@ final class DifyExecTest {
 
             assertFalse(even.hasRoom(NOON.plusMillis(61_700), 1));
             assertTrue(even.hasRoom(NOON.plusSeconds(62), 1));
+        }
+    }
+
+    @Nested
+    class TheMostRunsAtWork {
+        private final DifyExec.AtWork atWork = new DifyExec.AtWork(8);
+
+        private void ended(long began, long ended) {
+            atWork.add(seconds(ended - began), NOON.plusSeconds(ended));
+        }
+
+        @Test
+        void areThoseThatRanBesideEachOther() {
+            ended(0, 10);
+            ended(2, 11);
+            ended(5, 12);
+            ended(11, 20);
+            ended(11, 21);
+
+            assertEquals(3, atWork.most());
+        }
+
+        @Test
+        void doNotCountThatWhichFollowedInThePlaceOfAnother() {
+            for (int run = 0; run < 4; run++) {
+                ended(10 * run, 10 * run + 10);
+                atWork.add(seconds(10), NOON.plusSeconds(10 * run + 10).minusMillis(100)); // the clocks differ a little
+            }
+
+            assertEquals(2, atWork.most());
+        }
+
+        @Test
+        void areForgottenInTime() {
+            for (int run = 0; run < 5; run++) ended(0, 10);
+            for (int run = 1; run <= 8; run++) ended(10 * run, 10 * run + 10);
+
+            assertEquals(1, atWork.most());
+        }
+
+        @Test
+        void areNotKnownOfAServerThatTellsNoTimes() {
+            ended(5, 5);
+
+            assertEquals(0, atWork.most());
         }
     }
 
@@ -3535,6 +4113,28 @@ final class DifyExecTest {
 
             assertEquals(Optional.empty(), health.verdict(NOON.plusSeconds(499), 0));
             assertTrue(health.verdict(NOON.plusSeconds(501), 0).isPresent());
+        }
+
+        @Test
+        void aServerThatAsksToBeLeftAloneIs() {
+            health.pause(NOON.plusSeconds(90));
+            health.pause(NOON.plusSeconds(30));
+
+            assertFalse(health.isOpen(NOON.plusSeconds(89)));
+            assertEquals(NOON.plusSeconds(90), health.nextProbe());
+            assertTrue(health.isOpen(NOON.plusSeconds(90)));
+        }
+
+        @Test
+        void thatItIsLeftAloneIsNoSilenceOfItsOwn() {
+            fail(5, NOON);
+            health.pause(NOON.plusSeconds(600));
+
+            assertEquals(Optional.empty(), health.verdict(NOON.plusSeconds(599), 0));
+            assertEquals(Optional.empty(), health.verdict(NOON.plusSeconds(600), 0));
+            fail(1, NOON.plusSeconds(601));
+            health.pause(NOON.plusSeconds(1201));
+            assertTrue(health.verdict(NOON.plusSeconds(601), 0).isPresent());
         }
 
         @Test
@@ -3808,6 +4408,68 @@ final class DifyExecTest {
             var body = DifyExec.DifyClient.requestBody(attempt, Map.of("q", new DifyExec.Value.Text("\ud83d end")));
 
             assertEquals("\ud83d end", JSON.readTree(body.getBytes(UTF_8)).path("inputs").path("q").asText());
+        }
+    }
+
+    @Nested
+    class TheDoor {
+        private final AtomicLong nanos = new AtomicLong(-5_000_000_000L);
+        private final DifyExec.Door door = new DifyExec.Door(nanos::get);
+
+        private void pass(long millis) {
+            nanos.addAndGet(millis * 1_000_000);
+        }
+
+        private static DifyExec.Usage usage(double seconds) {
+            return new DifyExec.Usage(seconds, 10, 3, Optional.empty(), "");
+        }
+
+        @Test
+        void aConnectionIsUsedAgainUntilAnotherRequestHasWaitedForTwoSeconds() {
+            door.call();
+            pass(1500);
+            var second = door.call();
+            pass(500);
+            second.answered();
+            assertFalse(second.mustMakeRoom());
+
+            pass(1);
+
+            assertTrue(second.mustMakeRoom());
+        }
+
+        @Test
+        void aRequestThatWasAnsweredOrGivenUpWaitsNoMore() {
+            var answered = door.call();
+            var left = door.call();
+            var last = door.call();
+            pass(5000);
+
+            answered.answered();
+            left.close();
+            last.answered();
+
+            assertFalse(last.mustMakeRoom());
+        }
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, nullValues = "-", textBlock = """
+                took, ran,      waited
+                1500, 0.3,      1200
+                300,  0.3,      0
+                300,  0.31,     0
+                300,  0,        -
+                300,  -1,       -
+                300,  NaN,      -
+                300,  1e300,    0
+                """)
+        void aRequestWaitedForAsLongAsItsRunDidNotTake(long took, double ran, Long waited) {
+            var call = door.call();
+            pass(took);
+            call.answered();
+            pass(9000); // its files are fetched
+
+            assertEquals(Optional.ofNullable(waited).map(Duration::ofMillis), call.waited(usage(ran)));
         }
     }
 
@@ -4104,7 +4766,7 @@ final class DifyExecTest {
                     {"id":"r1","workflow_id":"w1","status":"%s","inputs":"{\\"id\\": \\"no\\"}","outputs":%s,\
                     "error":null,"total_steps":3,"total_tokens":42,"created_at":1,"finished_at":2,"elapsed_time":1.5}"""
                     .formatted(status, outputs)));
-            return reader.found(new DifyExec.RunRef("r1", "t1"));
+            return reader.found(new DifyExec.RunRef("r1", "t1"), NOON);
         }
 
         @ParameterizedTest
@@ -4139,6 +4801,27 @@ final class DifyExecTest {
                 """)
         void onlyFinalStatesAreAnEnd(String status, String word) throws IOException {
             assertEquals(word, detail(status, "{}").word());
+        }
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, nullValues = "-", textBlock = """
+                created_at,            age
+                1768564740,            60
+                1768564740.9,          60
+                1768564860,            -60
+                null,                  -
+                0,                     -
+                -5,                    -
+                '"yesterday"',         -
+                1768564740000,         -
+                123456789012345678901, -
+                """)
+        void aDetailTellsHowLongItsRunHasBeenRunning(String createdAt, Long age) throws IOException {
+            reader.readDetail(in("{\"id\":\"r1\",\"status\":\"running\",\"created_at\":" + createdAt + "}"));
+
+            var found = assertInstanceOf(DifyExec.Found.Running.class,
+                    reader.found(new DifyExec.RunRef("r1", "t1"), NOON));
+            assertEquals(Optional.ofNullable(age).map(DifyExecTest::seconds), found.age());
         }
 
         @Test

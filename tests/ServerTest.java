@@ -788,6 +788,29 @@ class ServerTest {
             }
         }
 
+        /// Else it would wait at the door of a full server for as long as there are rows.
+        @Test
+        @Timeout(30)
+        void aConnectionIsGivenUpWhileAnotherRequestWaitsForLong() throws Exception {
+            try (var wire = new Wire(connection -> {
+                while (connection.request()) {
+                    if (connection.last.contains("\"first\"")) connection.hold();
+                    connection.answer(Events.blocking("{\"a\":\"" + "x".repeat(20_000) + "\"}"));
+                }
+            }); var client = client(wire.url())) {
+                var first = Thread.startVirtualThread(() -> run(client, attempt(BLOCKING, "first", Map.of("id", "r1")),
+                        new Heard()));
+
+                while (wire.connections.get() < 3) ran(run(client, BLOCKING)); // until it has waited for long
+                int before = wire.connections.get();
+                for (int i = 0; i < 5; i++) ran(run(client, BLOCKING));
+
+                assertEquals(before + 5, wire.connections.get());
+                first.interrupt();
+                first.join();
+            }
+        }
+
         @Test
         void aPostOnAConnectionThatDiesIsNeverSentTwice() throws IOException {
             var posts = new AtomicInteger();
@@ -1019,6 +1042,18 @@ class ServerTest {
             var seen = seen(BLOCKING, aResponse().withBody(Events.blocking(outputs)));
 
             assertEquals(outputs, new String(ran(seen).outputs(), UTF_8));
+        }
+
+        @Test
+        void itsWaitIsWhatItsRunDidNotTake() {
+            var began = System.nanoTime();
+
+            var ran = ran(seen(BLOCKING, aResponse().withBody(Events.blocking("{}"))));
+
+            var took = Duration.ofNanos(System.nanoTime() - began);
+            assertTrue(ran.waited().orElseThrow().compareTo(took) < 0, ran::toString);
+            assertEquals(Optional.empty(), ran(seen(STREAMING, aResponse()
+                    .withHeader("Content-Type", "text/event-stream").withBody(Events.finished("{}")))).waited());
         }
 
         @Test
@@ -1572,6 +1607,22 @@ class ServerTest {
             var found = detail(aResponse().withBody("{\"id\": \"r\", \"status\": \"brand-new\", \"outputs\": {}}"));
 
             assertEquals(new DifyExec.Found.Running(new DifyExec.RunRef("r", "t"), DifyExec.RunStatus.RUNNING), found);
+        }
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, delimiter = '|', nullValues = "-", textBlock = """
+                date                          | least | most
+                Fri, 16 Jan 2026 12:00:00 GMT | 60    | 60
+                soon                          | 1000  | 999999999
+                -                             | 1000  | 999999999
+                """)
+        void howLongARunHasBeenRunningIsToldByTheServersClock(String date, long least, long most) {
+            var answer = aResponse().withBody("{\"id\":\"r\",\"status\":\"running\",\"created_at\":1768564740}");
+            if (date != null) answer.withHeader("Date", date);
+
+            var age = assertInstanceOf(DifyExec.Found.Running.class, detail(answer)).age().orElseThrow().toSeconds();
+
+            assertTrue(age >= least && age <= most, age + " s");
         }
 
         @Test
