@@ -32,7 +32,6 @@ import com.fasterxml.jackson.core.util.JsonRecyclerPools;
 import com.fasterxml.jackson.databind.DeserializationFeature;
 import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.JsonSerializer;
-import com.fasterxml.jackson.databind.ObjectMapper;
 import com.fasterxml.jackson.databind.ObjectWriter;
 import com.fasterxml.jackson.databind.PropertyNamingStrategies;
 import com.fasterxml.jackson.databind.SerializerProvider;
@@ -11477,47 +11476,38 @@ final class DifyExec implements Runnable {
     // ── Demo ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     /// A small Dify inside the process, over real HTTP on loopback: no key to buy, no network, nothing spent.
-    /// It is one workflow app with a text variable for each column, and answers as one version of Dify does. A run has
-    /// a thread of its own and goes on when its client has left. All runs are kept until [#close].
+    /// It is one workflow app with a text variable for each column, and answers as one version of Dify does, as far as
+    /// a client can tell by what it reads. A run goes on when its client has left. All runs are kept until [#close].
     static final class Demo implements AutoCloseable {
         static final String NEWEST = "1.16.0", VERSIONS = NEWEST + ", 1.14.2 or 1.9.2";
-        private static final Duration PING_PERIOD = Duration.ofSeconds(10);
-        private static final String PING = "event: ping\n\n";
-        private static final ObjectMapper JSON = JsonMapper.builder()
-                .enable(DeserializationFeature.FAIL_ON_TRAILING_TOKENS)
-                .enable(DeserializationFeature.USE_BIG_DECIMAL_FOR_FLOATS).build();
+        private static final String WORKFLOW = uuid("workflow");
+        private static final int LISTED = 20;
 
-        private final App app;
-        private final Function<Map<String, Object>, Plan> plans;
-        private final Runs runs = new Runs();
+        private final Version version;
+        private final List<String> columns;
+        private final Markers markers = new Markers();
+        private final Map<String, Job> jobs = new ConcurrentHashMap<>();
+        private final Deque<Job> log = new ConcurrentLinkedDeque<>();
         private final HttpServer server;
         private final ExecutorService threads = Executors.newVirtualThreadPerTaskExecutor();
-        private final List<Route> routes = List.of(
-                new Route("GET", "/v1/info", this::info),
-                new Route("GET", "/v1/parameters", this::parameters),
-                new Route("POST", "/v1/workflows/run", this::run),
-                new Route("POST", "/v1/workflows/([^/]+)/run", this::runVersion),
-                new Route("GET", "/v1/workflows/run/([^/]+)", this::detail),
-                new Route("GET", "/v1/workflows/logs", this::logs),
-                new Route("POST", "/v1/workflows/tasks/([^/]+)/stop", this::stop));
 
-        private Demo(App app, Function<Map<String, Object>, Plan> plans) throws IOException {
-            this.app = app;
-            this.plans = plans;
+        private Demo(Version version, List<String> columns) throws IOException {
+            this.version = version;
+            this.columns = List.copyOf(columns);
             server = HttpServer.create(new InetSocketAddress(InetAddress.getLoopbackAddress(), 0), 1024);
             server.setExecutor(threads);
-            server.createContext("/", this::handle);
+            route("/v1/info", this::info);
+            route("/v1/parameters", this::parameters);
+            route("/v1/workflows/run", this::run);
+            route("/v1/workflows/run/", this::detail);
+            route("/v1/workflows/logs", this::logs);
+            route("/v1/workflows/tasks/", this::stop);
+            route("/v1/workflows/", this::runVersion);
             server.start();
         }
 
-        /// Starts the demo's own app: rows ask for trouble by the [Markers] in their values.
         static Demo start(Version version, List<String> columns) throws IOException {
-            return start(App.of(version, columns), new Markers());
-        }
-
-        /// Starts any app. `plans` is asked once for each run, with its inputs as taken, by many threads at once.
-        static Demo start(App app, Function<Map<String, Object>, Plan> plans) throws IOException {
-            return new Demo(app, plans);
+            return new Demo(version, columns);
         }
 
         /// The address that a client is given: `http://127.0.0.1:40123/v1`.
@@ -11532,106 +11522,7 @@ final class DifyExec implements Runnable {
             threads.shutdownNow();
         }
 
-        // What a row meets
-
-        /// How a run will go: how long it takes, how it ends, and whether the connection is cut while it goes on.
-        record Plan(Duration latency, State ending, int tokens, boolean drop) {}
-
-        /// Where a run stands.
-        sealed interface State {
-            record Running() implements State {}
-            record Succeeded(Map<String, Object> outputs) implements State {}
-            /// A node failed with the error `handled`, and a default value stood in for it.
-            record Partial(Map<String, Object> outputs, String handled) implements State {}
-            record Failed(String error) implements State {}
-            /// Ended through the stop route.
-            record Stopped() implements State {}
-            /// Waits for a person at the Human Input node of this name; as 1.14.2 has it.
-            record Paused(String node) implements State {}
-
-            default String stored() {
-                return switch (this) {
-                    case Running _ -> "running";
-                    case Succeeded _ -> "succeeded";
-                    case Partial _ -> "partial-succeeded";
-                    case Failed _ -> "failed";
-                    case Stopped _ -> "stopped";
-                    case Paused _ -> "paused";
-                };
-            }
-
-            default Map<String, Object> outputs() {
-                return switch (this) {
-                    case Succeeded(var outputs) -> outputs;
-                    case Partial(var outputs, _) -> outputs;
-                    case Running _, Failed _, Stopped _, Paused _ -> Map.of();
-                };
-            }
-
-            /// The error as the API tells it: null where there is none.
-            default String error() {
-                return switch (this) {
-                    case Failed(var error) -> error;
-                    case Stopped _ -> "Aborted: User requested stop";
-                    case Running _, Succeeded _, Partial _, Paused _ -> null;
-                };
-            }
-
-            default int steps() {
-                return switch (this) {
-                    case Running _ -> 0;
-                    case Failed _, Stopped _ -> 2;
-                    case Succeeded _, Partial _, Paused _ -> 3;
-                };
-            }
-        }
-
-        /// The demo's plans: 80 to 300 ms and an answer, the same for the same inputs, unless a value asks for trouble.
-        ///
-        /// | in any value | the run |
-        /// |---|---|
-        /// | `[fail]` | fails |
-        /// | `[flaky]` | fails with a rate limit the first time that its `id` comes |
-        /// | `[slow]` | takes 5 s |
-        /// | `[drop]` | loses its connection the first time that its `id` comes, and succeeds all the same |
-        static final class Markers implements Function<Map<String, Object>, Plan> {
-            private final Set<String> met = ConcurrentHashMap.newKeySet();
-
-            @Override
-            public Plan apply(Map<String, Object> inputs) {
-                var all = inputs.values().stream().map(String::valueOf).collect(joining("\n"));
-                var id = String.valueOf(inputs.get("id"));
-                var latency = all.contains("[slow]") ? 5000 : 80 + Math.floorMod(all.hashCode(), 221);
-                var ending = ending(all, id, inputs);
-                var tokens = ending instanceof State.Succeeded ? 16 + all.codePointCount(0, all.length()) / 3 : 0;
-                return new Plan(Duration.ofMillis(latency), ending, tokens, firstOf("[drop]", all, id));
-            }
-
-            private State ending(String all, String id, Map<String, Object> inputs) {
-                if (all.contains("[fail]")) return new State.Failed("Run failed: the model refused this input");
-                if (firstOf("[flaky]", all, id))
-                    return new State.Failed("[openai] Rate Limit Error, 429 Too Many Requests");
-                var answer = "Demo answer to: " + question(inputs);
-                return new State.Succeeded(object("answer", answer, "row_id", inputs.get("id")));
-            }
-
-            private boolean firstOf(String marker, String all, String id) {
-                return all.contains(marker) && met.add(marker + id);
-            }
-
-            /// The longest text beside the id.
-            private static String question(Map<String, Object> inputs) {
-                return inputs.entrySet().stream()
-                        .filter(input -> !input.getKey().equals("id") && input.getValue() != null)
-                        .map(input -> input.getValue().toString())
-                        .max(Comparator.comparingInt(String::length))
-                        .orElse(String.valueOf(inputs.get("id")));
-            }
-        }
-
-        // What the server knows
-
-        /// The versions of Dify that can be played, the oldest first.
+        /// The versions of Dify that can be played.
         enum Version {
             V1_9_2("1.9.2"), V1_14_2("1.14.2"), V1_16_0(NEWEST);
 
@@ -11646,104 +11537,147 @@ final class DifyExec implements Runnable {
                         .orElseThrow(() -> new Unusable("--demo=" + number + ": the demo plays " + VERSIONS));
             }
 
-            boolean isFrom(Version first) {
-                return compareTo(first) >= 0;
-            }
-
             /// Streams run in a worker: a ping at once; log rows from the start; outputs as an object; 404 for no run.
             boolean hasWorker() {
-                return isFrom(V1_14_2);
-            }
-
-            String blockingType() {
-                return hasWorker() ? "application/json; charset=utf-8" : "application/json";
-            }
-
-            /// The wait before a stream's first event.
-            Duration opening() {
-                return Duration.ofMillis(hasWorker() ? 25 : 10);
-            }
-
-            /// How long a stream stays open after its last event.
-            Duration linger() {
-                return this == V1_14_2 ? Duration.ofSeconds(1) : Duration.ZERO;
+                return this != V1_9_2;
             }
         }
 
-        /// The one app of a server: its id, the id of its published version, and when that was published.
-        record App(Version version, List<String> columns, String id, String workflow, String published) {
-            App {
-                columns = List.copyOf(columns);
-            }
+        // What a row meets
 
-            static App of(Version version, List<String> columns) {
-                return new App(version, columns, uuid("app"), uuid("workflow"), "2026-01-01 00:00:00.000000");
-            }
+        /// How a run will go: how long it takes, how it ends, and whether the connection is cut while it goes on.
+        record Plan(Duration latency, Result result, boolean drop) {}
 
-            /// The inputs as the Start node takes them: those declared, null where missing.
-            Map<String, Object> take(Map<?, ?> inputs) {
-                var taken = new LinkedHashMap<String, Object>();
-                columns.forEach(column -> taken.put(column, inputs.get(column)));
-                return Collections.unmodifiableMap(taken);
+        /// @param error null where there is none
+        record Result(String status, Map<String, Object> outputs, String error, int steps, int tokens) {
+            static final Result NONE = new Result("running", Map.of(), null, 0, 0);
+            static final Result STOPPED = new Result("stopped", Map.of(), "Aborted: User requested stop", 2, 0);
+
+            static Result failed(String error) {
+                return new Result("failed", Map.of(), error, 2, 0);
             }
         }
 
-        /// A run as it stands at one moment, and how the API tells of it, field for field in Dify's order.
-        /// `changed` is when it came to its state.
-        record Run(App app, String id, String task, String user, Map<String, Object> inputs, Instant created,
-                   State state, int tokens, Instant changed) {
-            static Run begin(App app, String user, Map<String, Object> inputs, Instant now) {
-                return new Run(app, UUID.randomUUID().toString(), UUID.randomUUID().toString(), user, inputs, now,
-                        new State.Running(), 0, now);
+        /// The plans: 80 to 300 ms and an answer, the same for the same inputs, unless a value asks for trouble.
+        ///
+        /// | in any value | the run |
+        /// |---|---|
+        /// | `[fail]` | fails |
+        /// | `[flaky]` | fails with a rate limit the first time that its `id` comes |
+        /// | `[slow]` | takes 5 s |
+        /// | `[drop]` | loses its connection the first time that its `id` comes, and succeeds all the same |
+        static final class Markers {
+            private final Set<String> met = ConcurrentHashMap.newKeySet();
+
+            Plan plan(Map<String, String> inputs) {
+                var all = inputs.values().stream().map(String::valueOf).collect(joining("\n"));
+                var latency = all.contains("[slow]") ? 5000 : 80 + Math.floorMod(all.hashCode(), 221);
+                return new Plan(Duration.ofMillis(latency), result(all, inputs),
+                        firstOf("[drop]", all, inputs.get("id")));
             }
 
-            Run end(State ending, int tokens, Instant now) {
-                return new Run(app, id, task, user, inputs, created, ending, tokens, now);
+            private Result result(String all, Map<String, String> inputs) {
+                if (all.contains("[fail]")) return Result.failed("Run failed: the model refused this input");
+                if (firstOf("[flaky]", all, inputs.get("id")))
+                    return Result.failed("[openai] Rate Limit Error, 429 Too Many Requests");
+                var outputs = object("answer", "Demo answer to: " + question(inputs), "row_id", inputs.get("id"));
+                return new Result("succeeded", outputs, null, 3, 16 + all.codePointCount(0, all.length()) / 3);
+            }
+
+            private boolean firstOf(String marker, String all, String id) {
+                return all.contains(marker) && met.add(marker + id);
+            }
+
+            /// The longest text beside the id.
+            private static String question(Map<String, String> inputs) {
+                return inputs.entrySet().stream()
+                        .filter(input -> !input.getKey().equals("id") && input.getValue() != null)
+                        .map(Map.Entry::getValue).max(Comparator.comparingInt(String::length))
+                        .orElse(String.valueOf(inputs.get("id")));
+            }
+        }
+
+        // What is told of a run
+
+        /// One run, and the promise of its end.
+        record Job(Version version, String id, String task, String user, Map<String, String> inputs, Instant created,
+                   Plan plan, CompletableFuture<Ended> end) {
+            record Ended(Result how, Instant at) {}
+
+            void end(Result how) {
+                end.complete(new Ended(how, Instant.now()));
+            }
+
+            /// As it is stored by now.
+            private Map<String, Object> stored() {
+                var now = end.getNow(new Ended(Result.NONE, created));
+                var how = now.how();
+                return object("id", id, "workflow_id", WORKFLOW, "status", how.status(), "outputs", how.outputs(),
+                        "error", how.error(), "elapsed_time", seconds(created, now.at()),
+                        "total_tokens", how.tokens(), "total_steps", how.steps(),
+                        "created_at", created.getEpochSecond(),
+                        "finished_at", how == Result.NONE ? null : now.at().getEpochSecond());
+            }
+
+            /// As its own answer tells it: before 1.16.0, a stopped run is told as a failed one.
+            private Map<String, Object> told() {
+                var told = stored();
+                if (version != Version.V1_16_0) told.replace("status", "stopped", "failed");
+                return told;
             }
 
             /// The body of a blocking answer.
             Map<String, Object> blocking() {
-                var data = object("id", id, "workflow_id", app.workflow(), "status", told(),
-                        "outputs", state.outputs(), "error", state.error(), "elapsed_time", seconds(created, changed),
-                        "total_tokens", tokens, "total_steps", state.steps(),
-                        "created_at", created.getEpochSecond(), "finished_at", finishedAt());
-                if (state instanceof State.Paused(var node))
-                    data.putAll(object("paused_nodes", List.of(node), "reasons", List.of(reason(node))));
-                return object("task_id", task, "workflow_run_id", id, "data", data);
+                end.join();
+                return object("task_id", task, "workflow_run_id", id, "data", told());
             }
 
             /// The answer to a question by run id.
             Map<String, Object> detail() {
-                var text = isOver() && state.outputs().isEmpty() ? null : Encoding.SPACED.json(state.outputs());
-                return object("id", id, "workflow_id", app.workflow(), "status", state.stored(),
-                        "inputs", Encoding.SPACED.json(storedInputs()),
-                        "outputs", app.version().hasWorker() ? state.outputs() : text, "error", state.error(),
-                        "total_steps", state.steps(), "total_tokens", tokens, "created_at", created.getEpochSecond(),
-                        "finished_at", finishedAt(), "elapsed_time", storedTime());
+                var detail = stored();
+                detail.put("inputs", json(inputs));
+                if (!version.hasWorker()) detail.compute("outputs", (_, outputs) -> json(outputs));
+                return detail;
             }
 
             Map<String, Object> logRow() {
-                return object("id", idOf("log"),
-                        "workflow_run", object("id", id, "version", app.published(), "status", state.stored(),
-                                "triggered_from", "app-run", "error", state.error(), "elapsed_time", storedTime(),
-                                "total_tokens", tokens, "total_steps", state.steps(),
-                                "created_at", created.getEpochSecond(), "finished_at", finishedAt(),
-                                "exceptions_count", exceptions()),
-                        "details", null, "created_from", "service-api", "created_by_role", "end_user",
-                        "created_by_account", null,
-                        "created_by_end_user", object("id", uuid(user), "type", "service-api", "is_anonymous", false,
-                                "session_id", user),
-                        "created_at", (app.version().hasWorker() ? created : changed).getEpochSecond());
+                var run = stored();
+                run.remove("outputs");
+                return object("id", uuid(id + "log"), "workflow_run", run, "created_from", "service-api",
+                        "created_by_role", "end_user", "created_by_end_user", object("id", uuid(user),
+                                "type", "service-api", "is_anonymous", false, "session_id", user),
+                        "created_at", created.getEpochSecond());
             }
 
             /// The events from the start until the model is asked.
             List<Map<String, Object>> opening() {
-                var data = object("id", id, "workflow_id", app.workflow(), "inputs", startInputs(),
-                        "created_at", created.getEpochSecond());
-                if (app.version().hasWorker()) data.put("reason", "initial");
-                var taken = app.version().hasWorker() ? inputs : storedInputs();
-                return List.of(event("workflow_started", data), nodeStarted("start"),
-                        nodeFinished("start", taken, Map.of(), taken, "succeeded", null, null), nodeStarted("llm"));
+                return List.of(event("workflow_started", object("id", id, "workflow_id", WORKFLOW, "inputs", inputs,
+                                "created_at", created.getEpochSecond())),
+                        nodeStarted("start"), nodeFinished("start", "status", "succeeded", "outputs", inputs),
+                        nodeStarted("llm"));
+            }
+
+            /// The events of a run that has ended; the last one ends the stream.
+            List<Map<String, Object>> closing() {
+                var how = end.join().how();
+                var events = new ArrayList<Map<String, Object>>();
+                if (how.status().equals("succeeded")) answer(how, events);
+                if (how.status().equals("failed"))
+                    events.add(nodeFinished("llm", "status", "failed", "error", how.error()));
+                events.add(event("workflow_finished", told()));
+                return events;
+            }
+
+            private void answer(Result how, List<Map<String, Object>> events) {
+                var text = how.outputs().get("answer").toString();
+                for (var word : text.split("(?<= )")) events.add(textChunk(word, "llm", "text"));
+                events.add(textChunk("\n", "end", "answer"));
+                events.add(textChunk(String.valueOf(how.outputs().get("row_id")), "start", "id"));
+                var price = BigDecimal.valueOf(how.tokens() * 15L, 7).toPlainString(); // 1.50 USD for a million
+                events.add(nodeFinished("llm", "status", "succeeded", "outputs", object("text", text),
+                        "execution_metadata", object("total_price", price, "currency", "USD")));
+                events.add(nodeStarted("end"));
+                events.add(nodeFinished("end", "status", "succeeded", "outputs", how.outputs()));
             }
 
             /// One piece of the answer, as the model's words come in.
@@ -11751,489 +11685,94 @@ final class DifyExec implements Runnable {
                 return event("text_chunk", object("text", text, "from_variable_selector", List.of(from)));
             }
 
-            /// The events of a run that has come to rest; the last one ends the stream.
-            List<Map<String, Object>> closing() {
-                return switch (state) {
-                    case State.Running _ -> throw new IllegalStateException("still running: " + id);
-                    case State.Succeeded(var outputs) -> answered(outputs, nodeFinished("llm", Map.of(),
-                            object("model_mode", "chat", "model_provider", "demo", "model_name", "demo"),
-                            object("text", outputs.get("answer"), "finish_reason", "stop"), "succeeded", null, cost()));
-                    case State.Partial(var outputs, var handled) -> answered(outputs, nodeFinished("llm", Map.of(),
-                            Map.of(), object("text", outputs.get("answer"), "error_message", handled),
-                            "exception", "Unknown error", object("error_strategy", "default-value")));
-                    case State.Failed(var error) -> List.of(
-                            nodeFinished("llm", Map.of(), Map.of(), Map.of(), "failed", error, null), finished());
-                    case State.Stopped _ -> List.of(finished());
-                    case State.Paused(var node) -> List.of(nodeStarted(node), paused(node));
-                };
-            }
-
-            private List<Map<String, Object>> answered(Map<String, Object> outputs, Map<String, Object> llmFinished) {
-                var events = new ArrayList<Map<String, Object>>();
-                for (var word : String.valueOf(outputs.get("answer")).split("(?<= )"))
-                    events.add(textChunk(word, "llm", "text"));
-                events.add(textChunk("\n", "end", "answer"));
-                events.add(textChunk(String.valueOf(outputs.get("row_id")), "start", "id"));
-                events.add(llmFinished);
-                events.add(nodeStarted("end"));
-                events.add(nodeFinished("end", outputs, Map.of(), outputs, "succeeded", null, null));
-                events.add(finished());
-                return List.copyOf(events);
-            }
-
-            /// 1.50 USD for a million tokens.
-            private Map<String, Object> cost() {
-                var price = BigDecimal.valueOf(tokens * 15L, 7).toPlainString();
-                return object("total_tokens", tokens, "total_price", price, "currency", "USD");
-            }
-
-            private Map<String, Object> finished() {
-                return event("workflow_finished", object("id", id, "workflow_id", app.workflow(),
-                        "status", told(), "outputs", state.outputs(), "error", state.error(),
-                        "elapsed_time", seconds(created, changed), "total_tokens", tokens, "total_steps", state.steps(),
-                        "created_by", object("id", uuid(user), "user", user), "created_at", created.getEpochSecond(),
-                        "finished_at", finishedAt(), "exceptions_count", exceptions(), "files", List.of()));
-            }
-
-            private Map<String, Object> paused(String node) {
-                return event("workflow_paused", object("workflow_run_id", id, "paused_nodes", List.of(node),
-                        "outputs", Map.of(), "reasons", List.of(reason(node)), "status", "paused",
-                        "created_at", created.getEpochSecond(), "elapsed_time", seconds(created, changed),
-                        "total_tokens", tokens, "total_steps", state.steps()));
-            }
-
-            private Map<String, Object> reason(String node) {
-                var actions = List.of(object("id", "ok", "title", "OK", "button_style", "primary"));
-                return object("TYPE", "human_input_required", "form_id", idOf("form"),
-                        "form_content", "Please look", "inputs", List.of(), "actions", actions,
-                        "node_id", node, "node_title", node, "resolved_default_values", Map.of(),
-                        "form_token", idOf("token"), "expiration_time", changed.getEpochSecond() + 3600);
-            }
-
             private Map<String, Object> nodeStarted(String node) {
-                var data = node(node);
-                data.putAll(object("inputs", null, "inputs_truncated", false, "created_at", created.getEpochSecond(),
-                        "extras", Map.of(), "iteration_id", null, "loop_id", null, "agent_strategy", null));
-                return event("node_started", data);
+                return event("node_started", node(node));
             }
 
-            private Map<String, Object> nodeFinished(String node, Map<String, Object> inputs,
-                    Map<String, Object> process, Map<String, Object> outputs, String status, String error,
-                    Map<String, Object> metadata) {
+            private Map<String, Object> nodeFinished(String node, Object... more) {
                 var data = node(node);
-                data.putAll(object("inputs", inputs, "inputs_truncated", false,
-                        "process_data", process, "process_data_truncated", false,
-                        "outputs", outputs, "outputs_truncated", false, "status", status, "error", error,
-                        "elapsed_time", seconds(node.equals("llm") ? created : changed, changed),
-                        "execution_metadata", metadata, "created_at", created.getEpochSecond(),
-                        "finished_at", changed.getEpochSecond(), "files", List.of(),
-                        "iteration_id", null, "loop_id", null));
+                var finished = node.equals("llm") ? end.join().at() : created; // the other nodes take no time
+                data.put("elapsed_time", seconds(created, finished));
+                data.putAll(object(more));
                 return event("node_finished", data);
             }
 
             private Map<String, Object> node(String node) {
-                var type = state.equals(new State.Paused(node)) ? "human-input" : node;
-                return object("id", idOf(node), "node_id", node, "node_type", type, "title", node, "index", 1,
-                        "predecessor_node_id", null);
+                return object("id", uuid(id + node), "node_id", node, "node_type", node, "title", node);
             }
 
             private Map<String, Object> event(String name, Map<String, Object> data) {
                 return object("event", name, "workflow_run_id", id, "task_id", task, "data", data);
             }
-
-            private Map<String, Object> startInputs() {
-                var all = new LinkedHashMap<>(inputs);
-                all.putAll(object("sys.files", List.of(), "sys.user_id", user, "sys.app_id", app.id(),
-                        "sys.workflow_id", app.workflow(), "sys.workflow_run_id", id));
-                return all;
-            }
-
-            /// The start's inputs with their time, which the versions put in different places.
-            private Map<String, Object> storedInputs() {
-                var all = startInputs();
-                all.put("sys.timestamp", created.getEpochSecond());
-                if (app.version().hasWorker())
-                    List.of("sys.workflow_id", "sys.workflow_run_id").forEach(name -> all.put(name, all.remove(name)));
-                return all;
-            }
-
-            /// A stopped run is stored as such; before 1.16.0 its own answer says that it failed.
-            private String told() {
-                boolean isHidden = state instanceof State.Stopped && !app.version().isFrom(Version.V1_16_0);
-                return isHidden ? "failed" : state.stored();
-            }
-
-            private boolean isOver() {
-                return !(state instanceof State.Running || state instanceof State.Paused);
-            }
-
-            private Long finishedAt() {
-                return isOver() ? changed.getEpochSecond() : null;
-            }
-
-            private BigDecimal storedTime() {
-                return isOver() ? seconds(created, changed) : seconds(created, created);
-            }
-
-            private int exceptions() {
-                return state instanceof State.Failed || state instanceof State.Partial ? 1 : 0;
-            }
-
-            /// An id that is always the same for one thing of this run.
-            private String idOf(String thing) {
-                return uuid(id + thing);
-            }
-        }
-
-        /// A run that was started, and the promise of its end.
-        record Started(Run run, Plan plan, CompletableFuture<Run> end) {
-            Run now() {
-                return end.getNow(run);
-            }
-
-            void end(State ending, int tokens) {
-                end.complete(run.end(ending, tokens, Instant.now()));
-            }
-        }
-
-        /// The runs of a server and its log. Any thread may use it.
-        static final class Runs {
-            private final Map<String, Started> byId = new ConcurrentHashMap<>();
-            private final Map<String, Started> byTask = new ConcurrentHashMap<>();
-            private final Deque<Started> log = new ConcurrentLinkedDeque<>();
-
-            void add(Started started) {
-                byId.put(started.run().id(), started);
-                byTask.put(started.run().task(), started);
-            }
-
-            /// Makes the run visible in the log.
-            void list(Started started) {
-                log.addFirst(started);
-            }
-
-            Optional<Started> withId(String id) {
-                return Optional.ofNullable(byId.get(id));
-            }
-
-            Optional<Started> withTask(String task) {
-                return Optional.ofNullable(byTask.get(task));
-            }
-
-            /// The log, newest first, of one user or, for an empty name, of all.
-            List<Run> listed(String user) {
-                return log.stream().map(Started::now).filter(run -> user.isEmpty() || run.user().equals(user)).toList();
-            }
-        }
-
-        // How it is written
-
-        /// One of the three ways in which Dify writes JSON.
-        record Encoding(String comma, String colon, boolean ascii, boolean slashes) {
-            /// Answers of blocking runs, and JSON that is kept as text: `{"a": "\u3042 1/2"}`.
-            static final Encoding SPACED = new Encoding(", ", ": ", true, false);
-            /// All other answers: `{"a":"\u3042 1\/2"}`.
-            static final Encoding ESCAPED = new Encoding(",", ":", true, true);
-            /// The lines of a stream: `{"a":"あ 1/2"}`.
-            static final Encoding COMPACT = new Encoding(",", ":", false, false);
-
-            String json(Object value) {
-                return switch (value) {
-                    case null -> "null";
-                    case String text -> quoted(text);
-                    case Map<?, ?> map -> map.entrySet().stream()
-                            .map(entry -> quoted(entry.getKey().toString()) + colon + json(entry.getValue()))
-                            .collect(joining(comma, "{", "}"));
-                    case Collection<?> values -> values.stream().map(this::json).collect(joining(comma, "[", "]"));
-                    case BigDecimal number -> number.toPlainString();
-                    default -> value.toString(); // whole numbers, true and false
-                };
-            }
-
-            private String quoted(String text) {
-                var quoted = new StringBuilder(text.length() + 16).append('"');
-                text.chars().forEach(character -> escape((char) character, quoted));
-                return quoted.append('"').toString();
-            }
-
-            private void escape(char character, StringBuilder to) {
-                switch (character) {
-                    case '"', '\\' -> to.append('\\').append(character);
-                    case '/' -> to.append(slashes ? "\\/" : "/");
-                    case '\n' -> to.append("\\n");
-                    case '\r' -> to.append("\\r");
-                    case '\t' -> to.append("\\t");
-                    case '\b' -> to.append("\\b");
-                    case '\f' -> to.append("\\f");
-                    default -> {
-                        var escaped = character < ' ' || ascii && character > '~';
-                        to.append(escaped ? "\\u%04x".formatted((int) character) : character);
-                    }
-                }
-            }
         }
 
         // What is asked and answered
 
-        record Request(String method, String path, Map<String, String> query, String authorization, String type,
-                       byte[] body) {
-            static Request of(HttpExchange exchange) throws IOException {
-                var headers = exchange.getRequestHeaders();
-                return new Request(exchange.getRequestMethod(), exchange.getRequestURI().getPath(),
-                        query(Objects.requireNonNullElse(exchange.getRequestURI().getRawQuery(), "")),
-                        Objects.requireNonNullElse(headers.getFirst("Authorization"), ""),
-                        Objects.requireNonNullElse(headers.getFirst("Content-Type"), ""),
-                        exchange.getRequestBody().readAllBytes());
-            }
-
-            int number(String name, int otherwise) {
-                return query.getOrDefault(name, "").matches("\\d{1,5}") ? Integer.parseInt(query.get(name)) : otherwise;
-            }
-
-            private static Map<String, String> query(String raw) {
-                return Pattern.compile("([^=&]+)=([^&]*)").matcher(raw).results().collect(Collectors.toMap(
-                        pair -> URLDecoder.decode(pair.group(1), UTF_8),
-                        pair -> URLDecoder.decode(pair.group(2), UTF_8), (first, _) -> first));
-            }
+        private void route(String path, HttpHandler handler) {
+            server.createContext(path, exchange -> {
+                exchange.getResponseHeaders().set("X-Version", version.number);
+                handler.handle(exchange);
+            });
         }
 
-        sealed interface Reply {
-            record Whole(int status, String type, String body) implements Reply {}
-            record Stream(Started started) implements Reply {}
-            /// The connection is closed without a word.
-            record Silence() implements Reply {}
-
-            static Reply of(int status, Object body) {
-                return new Whole(status, "application/json", Encoding.ESCAPED.json(body) + "\n");
-            }
-
-            static Reply error(int status, String code, String message) {
-                return of(status, object("code", code, "message", message, "status", status));
-            }
-
-            static Reply notFound() {
-                return new Whole(404, "text/html; charset=utf-8", """
-                        <!doctype html>
-                        <html lang=en>
-                        <title>404 Not Found</title>
-                        <h1>Not Found</h1>
-                        <p>The requested URL was not found on the server. If you entered the URL manually please check \
-                        your spelling and try again.</p>
-                        """);
-            }
-        }
-
-        /// A request that is answered with an error before anything is done.
-        static final class Refused extends RuntimeException {
-            final transient Reply reply;
-
-            Refused(Reply reply) {
-                super(reply.toString(), null, false, false);
-                this.reply = reply;
-            }
-
-            Refused(int status, String code, String message) {
-                this(Reply.error(status, code, message));
-            }
-        }
-
-        @FunctionalInterface
-        interface Action {
-            /// `id` is the variable part of the path, or empty.
-            Reply reply(Request request, String id);
-        }
-
-        record Route(String method, Pattern path, Action action) {
-            Route(String method, String path, Action action) {
-                this(method, Pattern.compile(path), action);
-            }
-
-            boolean takes(Request request) {
-                return method.equals(request.method()) && path.matcher(request.path()).matches();
-            }
-
-            Reply reply(Request request) {
-                var match = path.matcher(request.path());
-                return action.reply(request, match.matches() && match.groupCount() > 0 ? match.group(1) : "");
-            }
-        }
-
-        private void handle(HttpExchange exchange) throws IOException {
-            exchange.getResponseHeaders().set("X-Version", app.version().number);
-            exchange.getResponseHeaders().set("X-Env", "PRODUCTION");
-            switch (reply(Request.of(exchange))) {
-                case Reply.Whole whole -> send(exchange, whole);
-                case Reply.Stream(var started) -> stream(exchange, started);
-                case Reply.Silence() -> exchange.close(); // no answer was begun, so this closes the connection
-            }
-        }
-
-        private Reply reply(Request request) {
-            var route = routes.stream().filter(each -> each.takes(request)).findFirst();
-            if (route.isEmpty()) return Reply.notFound();
-            try {
-                checkKey(request.authorization());
-                return route.get().reply(request);
-            } catch (Refused refused) {
-                return refused.reply;
-            }
-        }
-
-        private static void checkKey(String authorization) {
-            var words = authorization.split(" ", 2);
-            if (words.length < 2) throw unauthorized("Authorization header must be provided and start with 'Bearer'");
-            if (!words[0].equalsIgnoreCase("Bearer")) throw unauthorized("Authorization scheme must be 'Bearer'");
-            if (!words[1].startsWith("app-") && !words[1].equals("demo")) throw unauthorized("Access token is invalid");
-        }
-
-        private static Refused unauthorized(String message) {
-            return new Refused(401, "unauthorized", message);
-        }
-
-        private Reply info(Request request, String id) {
-            return Reply.of(200, object("name", "demo", "description", "", "tags", List.of(), "mode", "workflow",
+        private void info(HttpExchange exchange) throws IOException {
+            send(exchange, 200, object("name", "demo", "description", "", "tags", List.of(), "mode", "workflow",
                     "author_name", "demo"));
         }
 
-        private Reply parameters(Request request, String id) {
-            var off = object("enabled", false);
-            var form = app.columns().stream().map(column -> object("paragraph", object("label", column,
-                    "max_length", null, "options", List.of(), "required", false, "type", "paragraph",
-                    "variable", column))).toList();
-            return Reply.of(200, object("opening_statement", null, "suggested_questions", List.of(),
-                    "suggested_questions_after_answer", off, "speech_to_text", off,
-                    "text_to_speech", object("enabled", false, "voice", "", "language", ""), "retriever_resource", off,
-                    "annotation_reply", off, "more_like_this", off, "user_input_form", form,
-                    "sensitive_word_avoidance", off, "file_upload", off,
-                    "system_parameters", object("image_file_size_limit", 10, "video_file_size_limit", 100,
-                            "audio_file_size_limit", 50, "file_size_limit", 15, "workflow_file_upload_limit", 10)));
+        private void parameters(HttpExchange exchange) throws IOException {
+            var form = columns.stream().map(column -> object("paragraph", object("label", column, "variable", column,
+                    "type", "paragraph", "required", false, "max_length", null, "options", List.of()))).toList();
+            send(exchange, 200, object("user_input_form", form, "system_parameters", object(
+                    "image_file_size_limit", 10, "video_file_size_limit", 100, "audio_file_size_limit", 50,
+                    "file_size_limit", 15, "workflow_file_upload_limit", 10)));
         }
 
-        private Reply runVersion(Request request, String workflow) {
-            body(request);
-            if (!isUuid(workflow))
-                throw new Refused(400, "bad_request", "Invalid workflow_id format: '" + workflow + "'. ");
-            if (!workflow.equals(app.workflow()))
-                throw new Refused(404, "not_found", "Workflow not found with id: " + workflow);
-            return run(request, "");
+        private void runVersion(HttpExchange exchange) throws IOException {
+            var workflow = part(exchange, 3);
+            if (workflow.equals(WORKFLOW)) run(exchange);
+            else if (workflow.matches("\\p{XDigit}{8}(-\\p{XDigit}{4}){3}-\\p{XDigit}{12}"))
+                refuse(exchange, 404, "not_found", "Workflow not found with id: " + workflow);
+            else refuse(exchange, 400, "bad_request", "Invalid workflow_id format: '" + workflow + "'. ");
         }
 
-        private Reply run(Request request, String id) {
-            var body = body(request);
-            if (!(body.get("inputs") instanceof Map<?, ?> inputs)) throw new Refused(app.version().hasWorker()
-                    ? Reply.error(400, "invalid_param",
-                            "1 validation error for WorkflowRunPayload\ninputs\n  Field required")
-                    : Reply.of(400, object("errors", object("inputs", "Missing required parameter in the JSON body"),
-                            "message", "Input payload validation failed")));
-            var streaming = "streaming".equals(body.get("response_mode")); // all else is blocking
-            return begin(Run.begin(app, user(body), app.take(inputs), Instant.now()), streaming);
+        private void run(HttpExchange exchange) throws IOException {
+            var body = Json.MAPPER.readTree(exchange.getRequestBody().readAllBytes());
+            boolean isStream = body.path("response_mode").asText().equals("streaming");
+            var job = begin(body.path("user").asText(), body.path("inputs"), isStream);
+            if (isStream) stream(exchange, job);
+            else if (job.plan().drop()) exchange.close(); // no answer was begun, so this closes the connection
+            else send(exchange, 200, job.blocking());
         }
 
-        private Reply begin(Run run, boolean streaming) {
-            var started = new Started(run, plans.apply(run.inputs()), new CompletableFuture<>());
-            runs.add(started);
-            if (app.version().hasWorker()) runs.list(started);
-            threads.execute(() -> execute(started, !streaming && !app.version().hasWorker()));
-            if (streaming) return new Reply.Stream(started);
-            return started.plan().drop() ? new Reply.Silence() : new Reply.Whole(200, app.version().blockingType(),
-                    Encoding.SPACED.json(started.end().join().blocking()));
+        private Job begin(String user, JsonNode given, boolean isStream) {
+            var inputs = new LinkedHashMap<String, String>();
+            columns.forEach(column -> inputs.put(column, given.path(column).asText(null)));
+            var job = new Job(version, UUID.randomUUID().toString(), UUID.randomUUID().toString(), user, inputs,
+                    Instant.now(), markers.plan(inputs), new CompletableFuture<>());
+            jobs.put(job.id(), job);
+            if (version.hasWorker()) log.addFirst(job);
+            boolean isListedAtEnd = !version.hasWorker() && !isStream;
+            CompletableFuture.delayedExecutor(job.plan().latency().toMillis(), MILLISECONDS, Runnable::run)
+                    .execute(() -> {
+                        if (isListedAtEnd) log.addFirst(job); // before anyone can learn that the run is over
+                        job.end(job.plan().result());
+                    });
+            return job;
         }
 
-        /// Waits as long as the plan says, unless a stop ends the run before.
-        private void execute(Started started, boolean listAtEnd) {
-            var plan = started.plan();
-            try {
-                started.end().get(plan.latency().toMillis(), MILLISECONDS);
-            } catch (TimeoutException _) { // it took its time: it ends as planned
-            } catch (InterruptedException | ExecutionException _) {
-                started.end().cancel(false); // the server is closed, and who waits for this run must not wait on
-                return;
-            }
-            if (listAtEnd) runs.list(started); // before anyone can learn that the run is over
-            started.end(plan.ending(), plan.tokens());
-        }
-
-        private Reply detail(Request request, String id) {
-            if (!isUuid(id)) return unknown();
-            var found = runs.withId(id).map(started -> Reply.of(200, started.now().detail()));
-            return found.orElseGet(() -> app.version().hasWorker()
-                    ? Reply.error(404, "not_found", "Workflow run not found.") : Reply.of(200, noDetail()));
-        }
-
-        /// What 1.9.2 answers for a run that does not exist: every field, and nothing in it.
-        private Map<String, Object> noDetail() {
-            var detail = Run.begin(app, "", Map.of(), Instant.EPOCH).detail();
-            detail.replaceAll((_, _) -> null);
-            return detail;
-        }
-
-        private Reply logs(Request request, String id) {
-            var page = request.number("page", 1);
-            var limit = request.number("limit", 20);
-            var listed = runs.listed(request.query().getOrDefault("created_by_end_user_session_id", ""));
-            var rows = listed.stream().skip((page - 1L) * limit).limit(limit).map(Run::logRow).toList();
-            return Reply.of(200, object("page", page, "limit", limit, "total", listed.size(),
-                    "has_more", listed.size() > (long) page * limit, "data", rows));
-        }
-
-        private Reply stop(Request request, String task) {
-            body(request);
-            runs.withTask(task).ifPresent(started -> started.end(new State.Stopped(), 0));
-            return Reply.of(200, object("result", "success"));
-        }
-
-        /// The request's JSON, checked as far as Dify does on every POST: an object with a user.
-        private static Map<?, ?> body(Request request) {
-            if (!request.type().startsWith("application/json")) throw new Refused(415, "unsupported_media_type",
-                    "Did not attempt to load JSON data because the request Content-Type was not 'application/json'.");
-            try {
-                var value = JSON.readValue(request.body(), Object.class);
-                if (!(value instanceof Map<?, ?> body)) throw new Refused(unknown());
-                user(body);
-                return body;
-            } catch (IOException _) { // no JSON
-                throw new Refused(400, "bad_request",
-                        "The browser (or proxy) sent a request that this server could not understand.");
-            }
-        }
-
-        private static String user(Map<?, ?> body) {
-            var user = Objects.toString(body.get("user"), "");
-            if (user.isEmpty()) throw new Refused(400, "invalid_param", "Arg user must be provided.");
-            return user;
-        }
-
-        private static Reply unknown() {
-            return Reply.of(500, object("message", "Internal Server Error", "code", "unknown", "status", 500));
-        }
-
-        private void send(HttpExchange exchange, Reply.Whole whole) throws IOException {
-            var body = whole.body().getBytes(UTF_8);
-            exchange.getResponseHeaders().set("Content-Type", whole.type());
-            if (whole.status() == 401) exchange.getResponseHeaders().set("WWW-Authenticate", "Bearer realm=\"api\"");
-            exchange.sendResponseHeaders(whole.status(), body.length);
-            exchange.getResponseBody().write(body);
-            exchange.close();
-        }
-
-        private void stream(HttpExchange exchange, Started started) throws IOException {
+        private void stream(HttpExchange exchange, Job job) throws IOException {
             exchange.getResponseHeaders().set("Content-Type", "text/event-stream; charset=utf-8");
             exchange.sendResponseHeaders(200, 0);
             var out = exchange.getResponseBody();
-            if (app.version().hasWorker()) write(out, PING);
-            sleep(app.version().opening());
-            for (var event : started.run().opening()) write(out, line(event));
-            if (started.plan().drop()) cut(out, line(started.run().textChunk("Demo answer", "llm", "text")));
-            finish(out, started);
-            sleep(app.version().linger());
-            exchange.close();
-        }
-
-        private void finish(OutputStream out, Started started) throws IOException {
-            var events = await(out, started).closing();
+            if (version.hasWorker()) write(out, "event: ping\n\n");
+            for (var event : job.opening()) write(out, line(event));
+            if (job.plan().drop()) cut(out, line(job.textChunk("Demo answer", "llm", "text")));
+            var events = job.closing();
             for (var event : events.subList(0, events.size() - 1)) write(out, line(event));
-            if (!app.version().hasWorker()) runs.list(started); // reached only while the client is there
+            if (!version.hasWorker()) log.addFirst(job); // reached only while the client is there
             write(out, line(events.getLast()));
+            exchange.close();
         }
 
         /// Sends half a line; the exception then closes the connection without the body's end.
@@ -12242,35 +11781,48 @@ final class DifyExec implements Runnable {
             throw new IOException("the plan is to drop this connection");
         }
 
-        private static Run await(OutputStream out, Started started) throws IOException {
-            while (true) {
-                try {
-                    return started.end().get(PING_PERIOD.toMillis(), MILLISECONDS);
-                } catch (TimeoutException _) {
-                    write(out, PING);
-                } catch (InterruptedException _) {
-                    throw interrupted();
-                } catch (ExecutionException problem) {
-                    throw new IllegalStateException(problem);
-                }
-            }
+        private void detail(HttpExchange exchange) throws IOException {
+            var job = jobs.get(part(exchange, 4));
+            if (job != null) send(exchange, 200, job.detail());
+            else if (version.hasWorker()) refuse(exchange, 404, "not_found", "Workflow run not found.");
+            else send(exchange, 200, object("id", null, "workflow_id", null, "status", null, "outputs", null));
         }
 
-        private static void sleep(Duration time) throws IOException {
-            try {
-                Thread.sleep(time);
-            } catch (InterruptedException _) {
-                throw interrupted();
-            }
+        private void logs(HttpExchange exchange) throws IOException {
+            var user = URLDecoder.decode(exchange.getRequestURI().getRawQuery()
+                    .replaceFirst(".*created_by_end_user_session_id=([^&]*).*", "$1"), UTF_8);
+            var listed = log.stream().filter(job -> job.user().equals(user)).toList();
+            var rows = listed.stream().limit(LISTED).map(Job::logRow).toList();
+            send(exchange, 200, object("page", 1, "limit", LISTED, "total", listed.size(),
+                    "has_more", listed.size() > LISTED, "data", rows));
         }
 
-        private static IOException interrupted() {
-            Thread.currentThread().interrupt();
-            return new InterruptedIOException("the server is closed");
+        private void stop(HttpExchange exchange) throws IOException {
+            var task = part(exchange, 4);
+            jobs.values().stream().filter(job -> job.task().equals(task)).forEach(job -> job.end(Result.STOPPED));
+            send(exchange, 200, object("result", "success"));
+        }
+
+        /// `/v1/workflows/run/abc`: the fourth part is `abc`.
+        private static String part(HttpExchange exchange, int number) {
+            var parts = exchange.getRequestURI().getPath().split("/");
+            return parts.length > number ? parts[number] : "";
+        }
+
+        private static void refuse(HttpExchange exchange, int status, String code, String message) throws IOException {
+            send(exchange, status, object("code", code, "message", message, "status", status));
+        }
+
+        private static void send(HttpExchange exchange, int status, Map<String, Object> answer) throws IOException {
+            var body = json(answer).getBytes(UTF_8);
+            exchange.getResponseHeaders().set("Content-Type", "application/json");
+            exchange.sendResponseHeaders(status, body.length);
+            exchange.getResponseBody().write(body);
+            exchange.close();
         }
 
         private static String line(Map<String, Object> event) {
-            return "data: " + Encoding.COMPACT.json(event) + "\n\n";
+            return "data: " + json(event) + "\n\n";
         }
 
         private static void write(OutputStream out, String text) throws IOException {
@@ -12278,26 +11830,24 @@ final class DifyExec implements Runnable {
             out.flush();
         }
 
+        private static String json(Object value) {
+            return Json.MAPPER.valueToTree(value).toString();
+        }
+
         /// An object of JSON from keys and values by turns; keeps their order, and null.
-        static Map<String, Object> object(Object... keysAndValues) {
+        private static Map<String, Object> object(Object... keysAndValues) {
             var object = new LinkedHashMap<String, Object>();
             for (int key = 0; key < keysAndValues.length; key += 2)
                 object.put((String) keysAndValues[key], keysAndValues[key + 1]);
             return object;
         }
 
-        /// To the microsecond, written as Python does: `0.0`, `1.25`.
-        private static BigDecimal seconds(Instant from, Instant to) {
-            var seconds = BigDecimal.valueOf(Duration.between(from, to).toNanos() / 1000, 6).stripTrailingZeros();
-            return seconds.scale() < 1 ? seconds.setScale(1) : seconds;
+        private static double seconds(Instant from, Instant to) {
+            return Duration.between(from, to).toNanos() / 1000 / 1e6;
         }
 
         private static String uuid(String name) {
             return UUID.nameUUIDFromBytes(name.getBytes(UTF_8)).toString();
-        }
-
-        private static boolean isUuid(String text) {
-            return text.matches("\\p{XDigit}{8}(-\\p{XDigit}{4}){3}-\\p{XDigit}{12}");
         }
     }
 

@@ -42,7 +42,7 @@ final class Chaos implements Callable<Integer> {
     long seed;
 
     @Option(names = "--dify", paramLabel = "VERSION", defaultValue = "1.14.2",
-            description = DifyExec.Demo.VERSIONS + " (default: ${DEFAULT-VALUE}).")
+            description = SimulatedRun.VERSIONS + " (default: ${DEFAULT-VALUE}).")
     String version;
 
     @Option(names = "--mode", paramLabel = "MODE", defaultValue = "streaming",

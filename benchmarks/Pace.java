@@ -553,31 +553,31 @@ final class Pace implements Callable<Integer> {
         }
     }
 
-    /// What nginx answers: made by the demo's types, so that it is what a Dify 1.14.2 says, field for field.
+    /// What nginx answers: made by the simulator's types, so that it is what a Dify 1.14.2 says, field for field.
     static final class Answers {
         static final List<String> TYPED = List.of("id", "title", "text", "count", "price", "urgent", "language", "note",
                 "tags", "details");
-        private static final DifyExec.Demo.App APP = DifyExec.Demo.App.of(DifyExec.Demo.Version.of("1.14.2"),
-                List.of("id", "text"));
+        private static final SimulatedRun.App APP = SimulatedRun.App.of(SimulatedRun.Version.V1_14_2,
+                UUID.nameUUIDFromBytes("workflow".getBytes(UTF_8)).toString());
         static final String BLOCKING = blocking(true), FAILED = blocking(false), STREAMING = streaming();
 
-        private static DifyExec.Demo.Run run(boolean succeeds) {
+        private static SimulatedRun run(boolean succeeds) {
             var now = Instant.parse("2026-01-16T12:00:00Z");
-            var run = DifyExec.Demo.Run.begin(APP, "pace", APP.take(Data.cells(1)), now);
-            return run.end(succeeds ? new DifyExec.Demo.State.Succeeded(DifyExec.Demo.object("answer",
+            var run = SimulatedRun.begin(APP, "pace", new LinkedHashMap<>(Data.cells(1)), now);
+            return run.end(succeeds ? new SimulatedRun.State.Succeeded(SimulatedJson.object("answer",
                     "The answer of a model to a sentence that is not a long one.", "row_id", Data.id(0)))
-                    : new DifyExec.Demo.State.Failed("Run failed: the model refused this input"), 42,
+                    : new SimulatedRun.State.Failed("Run failed: the model refused this input"), 42,
                     now.plusMillis(1234));
         }
 
         private static String blocking(boolean succeeds) {
-            return DifyExec.Demo.Encoding.SPACED.json(run(succeeds).blocking());
+            return SimulatedJson.SPACED.json(run(succeeds).blocking());
         }
 
         private static String streaming() {
             var run = run(true);
             return "event: ping\n\n" + Stream.concat(run.opening().stream(), run.closing().stream())
-                    .map(event -> "data: " + DifyExec.Demo.Encoding.COMPACT.json(event) + "\n\n").collect(joining());
+                    .map(event -> "data: " + SimulatedJson.COMPACT.json(event) + "\n\n").collect(joining());
         }
 
         static String app() {
@@ -596,7 +596,7 @@ final class Pace implements Callable<Integer> {
         /// `columns` by name, all of them texts but those whose name tells another type.
         static String form(List<String> columns) {
             return json("user_input_form", columns.stream().map(Answers::variable).toList(), "system_parameters",
-                    DifyExec.Demo.object("image_file_size_limit", 10, "file_size_limit", 50,
+                    SimulatedJson.object("image_file_size_limit", 10, "file_size_limit", 50,
                             "workflow_file_upload_limit", 10));
         }
 
@@ -610,14 +610,14 @@ final class Pace implements Callable<Integer> {
                 case "title", "tags" -> "text-input";
                 default -> "paragraph";
             };
-            return DifyExec.Demo.object(type, DifyExec.Demo.object("variable", name, "label", name, "type", type,
+            return SimulatedJson.object(type, SimulatedJson.object("variable", name, "label", name, "type", type,
                     "required", false, "max_length", type.equals("text-input") ? 100 : null,
                     "options", type.equals("select") ? List.of("de", "en", "fr", "ja") : List.of(),
                     "allowed_file_types", List.of("document"), "allowed_file_upload_methods", List.of("local_file")));
         }
 
         private static String json(Object... fields) {
-            return DifyExec.Demo.Encoding.ESCAPED.json(DifyExec.Demo.object(fields));
+            return SimulatedJson.ESCAPED.json(SimulatedJson.object(fields));
         }
     }
 

@@ -11,6 +11,13 @@
 //SOURCES ViewsTest.java
 //SOURCES ShellTest.java
 //SOURCES Simulator.java
+//SOURCES SimulatedServer.java
+//SOURCES SimulatedExchange.java
+//SOURCES SimulatedDify.java
+//SOURCES SimulatedLedger.java
+//SOURCES SimulatedJob.java
+//SOURCES SimulatedRun.java
+//SOURCES SimulatedJson.java
 //SOURCES SimulatedForm.java
 //SOURCES SimulatedFiles.java
 //SOURCES SimulatedGraph.java

@@ -39,13 +39,13 @@ class FaultTest {
 
     /// A simulated Dify 1.14.2 that counts the runs of each row.
     private final class Dify {
-        final Simulator.Server server;
+        final SimulatedServer server;
 
         Dify(String... options) throws IOException {
             var line = Simulator.commandLine();
             line.parseArgs(options);
             var simulator = line.<Simulator>getCommand();
-            server = Simulator.Server.start(0, 0, new Simulator.Dify(simulator.behaviour()));
+            server = SimulatedServer.start(0, 0, new SimulatedDify(simulator.behaviour()));
             open.push(server);
         }
 

@@ -138,12 +138,12 @@ class ShellTest {
 
     /// A simulated Dify 1.14.2 that counts.
     private final class Dify {
-        final Simulator.Server server;
+        final SimulatedServer server;
 
         Dify(String... options) throws IOException {
             var line = Simulator.commandLine();
             line.parseArgs(options);
-            server = Simulator.Server.start(0, 0, new Simulator.Dify(line.<Simulator>getCommand().behaviour()));
+            server = SimulatedServer.start(0, 0, new SimulatedDify(line.<Simulator>getCommand().behaviour()));
             open.push(server);
         }
 

@@ -57,10 +57,6 @@ record SimulatedForm(List<Variable> variables, boolean worker, SimulatedFiles fi
                 .toList(), worker, files);
     }
 
-    List<String> names() {
-        return variables.stream().map(Variable::name).toList();
-    }
-
     /// The inputs as the run gets them. Throws a [Refusal].
     Map<String, Object> taken(Map<?, ?> inputs, String user) {
         var taken = new LinkedHashMap<String, Object>();
