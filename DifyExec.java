@@ -10091,7 +10091,7 @@ final class DifyExec implements Runnable {
     /// What may be typed in the shell. Every command of the tool is there, too, on the open batch.
     @Command(name = "dify>", sortOptions = false, synopsisSubcommandLabel = "COMMAND",
             description = "Works with the rows of the open batch until they succeed.",
-            subcommands = {Prompt.Open.class, Prompt.Failures.class, Prompt.Show.class, Prompt.SetCells.class,
+            subcommands = {Prompt.OpenBatch.class, Prompt.Failures.class, Prompt.Show.class, Prompt.SetCells.class,
                     Prompt.Unset.class, Prompt.ShowEdits.class, Prompt.Try.class, Prompt.Accept.class,
                     Prompt.RunRows.class, Prompt.RetryRows.class, Prompt.Save.class, Prompt.Exit.class,
                     CommandLine.HelpCommand.class},
@@ -10175,11 +10175,37 @@ final class DifyExec implements Runnable {
             spec.commandLine().usage(spec.commandLine().getOut());
         }
 
-        @Command(name = "open", description = "Opens a batch: its rows and its results.")
-        static final class Open implements Callable<Integer> {
+        /// What the commands share: the desk they work at, and where they speak.
+        abstract static class AtDesk implements Callable<Integer> {
             @ParentCommand Prompt prompt;
             @Spec CommandSpec spec;
 
+            Desk desk() {
+                return prompt.desk;
+            }
+
+            PrintWriter out() {
+                return spec.commandLine().getOut();
+            }
+
+            PrintWriter err() {
+                return spec.commandLine().getErr();
+            }
+        }
+
+        /// Those on one row.
+        abstract static class OnRow extends AtDesk {
+            @Parameters(index = "0", paramLabel = "ID", description = "The row.")
+            String id;
+
+            /// The id, of a row that there is.
+            String known() {
+                return desk().batch().index().id(desk().entry(id));
+            }
+        }
+
+        @Command(name = "open", description = "Opens a batch: its rows and its results.")
+        static final class OpenBatch extends AtDesk {
             @Parameters(index = "0", paramLabel = "CSV", description = "The rows.")
             Path input;
 
@@ -10191,18 +10217,15 @@ final class DifyExec implements Runnable {
 
             @Override
             public Integer call() throws Exception {
-                prompt.desk.open(Optional.of(input), output, force);
-                spec.commandLine().getOut().println(prompt.desk.summary());
-                prompt.desk.batch().tellOpenTries(spec.commandLine().getErr());
+                desk().open(Optional.of(input), output, force);
+                out().println(desk().summary());
+                desk().batch().tellOpenTries(err());
                 return OK;
             }
         }
 
         @Command(name = "failures", description = "Lists the rows that failed, are paused or unknown.")
-        static final class Failures implements Callable<Integer> {
-            @ParentCommand Prompt prompt;
-            @Spec CommandSpec spec;
-
+        static final class Failures extends AtDesk {
             @Parameters(arity = "0..1", paramLabel = "TEXT", defaultValue = "",
                     description = "Only those whose cause or id contains it.")
             String text;
@@ -10216,22 +10239,15 @@ final class DifyExec implements Runnable {
 
             @Override
             public Integer call() {
-                var rows = prompt.desk.failures(text);
-                if (by == Grouping.ERROR) FailureView.byError(prompt.desk.batch(), rows, all,
-                        spec.commandLine().getOut());
-                else FailureView.byRow(prompt.desk.batch(), rows, all, spec.commandLine().getOut());
+                var rows = desk().failures(text);
+                if (by == Grouping.ERROR) FailureView.byError(desk().batch(), rows, all, out());
+                else FailureView.byRow(desk().batch(), rows, all, out());
                 return OK;
             }
         }
 
         @Command(name = "show", description = "Shows a row: its inputs, every attempt, its outputs.")
-        static final class Show implements Callable<Integer> {
-            @ParentCommand Prompt prompt;
-            @Spec CommandSpec spec;
-
-            @Parameters(paramLabel = "ID", description = "The row.")
-            String id;
-
+        static final class Show extends OnRow {
             @Option(names = "--output", paramLabel = "/POINTER",
                     description = "Only this part of the outputs, like /answer or /items/0.")
             String pointer;
@@ -10241,7 +10257,7 @@ final class DifyExec implements Runnable {
 
             @Override
             public Integer call() throws IOException {
-                var view = RowView.of(prompt.desk, id, full, spec.commandLine().getOut());
+                var view = RowView.of(desk(), id, full, out());
                 if (pointer == null) view.all();
                 else view.output(pointer);
                 return OK;
@@ -10250,47 +10266,34 @@ final class DifyExec implements Runnable {
 
         @Command(name = "set", description = {"Changes inputs of a row, in this session only.",
                 "They are held against the workflow's form at once; try, retry and run use them, save writes them."})
-        static final class SetCells implements Callable<Integer> {
-            @ParentCommand Prompt prompt;
-            @Spec CommandSpec spec;
-
-            @Parameters(index = "0", paramLabel = "ID", description = "The row.")
-            String id;
-
+        static final class SetCells extends OnRow {
             @Parameters(index = "1..*", arity = "1..*", paramLabel = "COLUMN=VALUE", description = "Its new cells.")
             List<String> words;
 
             @Override
             public Integer call() throws InterruptedException {
-                var desk = prompt.desk;
-                var row = desk.row(id);
-                var cells = desk.cells(words);
-                var form = desk.form();
+                var row = desk().row(id);
+                var cells = desk().cells(words);
+                var form = desk().form();
                 Desk.check(form.form(), row.with(cells), cells.keySet());
-                desk.edits().set(row, cells);
-                EditView.print(row.id(), desk.edits().of(row.id()), spec.commandLine().getOut());
-                if (!form.note().isEmpty()) spec.commandLine().getErr().println(
-                        "Not checked against the workflow's form: " + Plain.text(form.note(), 500));
+                desk().edits().set(row, cells);
+                EditView.print(row.id(), desk().edits().of(row.id()), out());
+                if (!form.note().isEmpty())
+                    err().println("Not checked against the workflow's form: " + Plain.text(form.note(), 500));
                 return OK;
             }
         }
 
         @Command(name = "unset", description = "Takes changes of a row back.")
-        static final class Unset implements Callable<Integer> {
-            @ParentCommand Prompt prompt;
-
-            @Parameters(index = "0", paramLabel = "ID", description = "The row.")
-            String id;
-
+        static final class Unset extends OnRow {
             @Parameters(index = "1", arity = "0..1", paramLabel = "COLUMN",
                     description = "Only this one; default: all.")
             String column;
 
             @Override
             public Integer call() {
-                var desk = prompt.desk;
-                var known = desk.batch().index().id(desk.entry(id));
-                if (!desk.edits().unset(known, Optional.ofNullable(column).map(desk::column)))
+                var known = known();
+                if (!desk().edits().unset(known, Optional.ofNullable(column).map(desk()::column)))
                     throw new Unusable("row " + Plain.id(known) + (column == null ? "" : ", " + Plain.text(column, 40))
                             + ": there is no edit to take back");
                 return OK;
@@ -10298,29 +10301,19 @@ final class DifyExec implements Runnable {
         }
 
         @Command(name = "edits", description = "Shows what was changed, against the CSV.")
-        static final class ShowEdits implements Callable<Integer> {
-            @ParentCommand Prompt prompt;
-            @Spec CommandSpec spec;
-
+        static final class ShowEdits extends AtDesk {
             @Override
             public Integer call() {
-                var edits = prompt.desk.edits();
-                var out = spec.commandLine().getOut();
-                edits.ids().forEach(id -> EditView.print(id, edits.of(id), out));
-                out.println(edits.isEmpty() ? "No edits." : edits.count() + "; 'save FILE' writes a CSV with them.");
+                var edits = desk().edits();
+                edits.ids().forEach(id -> EditView.print(id, edits.of(id), out()));
+                out().println(edits.isEmpty() ? "No edits." : edits.count() + "; 'save FILE' writes a CSV with them.");
                 return OK;
             }
         }
 
         @Command(name = "try", description = {"Runs a row once, as it is edited, and shows the run as it goes.",
                 "No result is written: 'accept' does that. Ctrl-C stops the run on the server."})
-        static final class Try implements Callable<Integer> {
-            @ParentCommand Prompt prompt;
-            @Spec CommandSpec spec;
-
-            @Parameters(index = "0", paramLabel = "ID", description = "The row.")
-            String id;
-
+        static final class Try extends OnRow {
             @Parameters(index = "1..*", arity = "0..*", paramLabel = "COLUMN=VALUE", description = "For this try only.")
             List<String> words = List.of();
 
@@ -10329,34 +10322,26 @@ final class DifyExec implements Runnable {
 
             @Override
             public Integer call() throws Exception {
-                return Trial.run(prompt.desk, prompt.desk.entry(id), prompt.desk.cells(words), force,
-                        spec.commandLine().getOut(), spec.commandLine().getErr());
+                return Trial.run(desk(), desk().entry(id), desk().cells(words), force, out(), err());
             }
         }
 
         @Command(name = "accept", description = "Writes the last successful try of a row as its result.")
-        static final class Accept implements Callable<Integer> {
-            @ParentCommand Prompt prompt;
-            @Spec CommandSpec spec;
-
-            @Parameters(paramLabel = "ID", description = "The row.")
-            String id;
-
+        static final class Accept extends OnRow {
             @Option(names = "--force", description = "Also over a success.")
             boolean force;
 
             @Override
             public Integer call() throws IOException {
-                var desk = prompt.desk;
-                var known = desk.batch().index().id(desk.entry(id));
-                var tried = desk.tried(known).orElseThrow(() -> new Unusable("row " + Plain.id(known)
+                var known = known();
+                var tried = desk().tried(known).orElseThrow(() -> new Unusable("row " + Plain.id(known)
                         + " has no successful try in this session: 'try " + Plain.shell(Plain.id(known)) + "' first"));
-                var held = tried.against(desk.row(known));
-                try (var batch = Batch.open(desk.files(), desk.csv(), false, false)) {
+                var held = tried.against(desk().row(known));
+                try (var batch = Batch.open(desk().files(), desk().csv(), false, false)) {
                     batch.accept(held, force);
                 }
-                desk.taken(known);
-                spec.commandLine().getOut().println("Accepted: run " + Plain.id(tried.ran().ref().id())
+                desk().taken(known);
+                out().println("Accepted: run " + Plain.id(tried.ran().ref().id())
                         + " is the result of row " + Plain.id(known)
                         + (held.attempt().row().isEdited() ? ", edited." : "."));
                 return OK;
@@ -10365,8 +10350,7 @@ final class DifyExec implements Runnable {
 
         @Command(name = "run", sortOptions = false,
                 description = "Runs every row that has no success yet, as it is edited.")
-        static final class RunRows implements Callable<Integer> {
-            @ParentCommand Prompt prompt;
+        static final class RunRows extends AtDesk {
             @Mixin Work work;
 
             @Option(names = "--force", description = "Also rows with a try that 'accept' would take.")
@@ -10374,28 +10358,24 @@ final class DifyExec implements Runnable {
 
             @Override
             public Integer call() throws Exception {
-                if (!force && prompt.desk.isOpen(work.input)) refuseUntaken();
+                if (!force && desk().isOpen(work.input)) refuseUntaken();
                 return work.start(Selection.pending());
             }
 
             private void refuseUntaken() {
                 var ids = work.rows.ids.stream().map(String::strip).toList();
-                prompt.desk.untaken().stream().filter(id -> ids.isEmpty() || ids.contains(id)).findFirst()
-                        .ifPresent(id -> {
-                    throw new Unusable(triedAlready(id));
-                });
+                for (var id : desk().untaken()) if (ids.isEmpty() || ids.contains(id)) throw triedAlready(id);
             }
         }
 
         /// What keeps a row from being paid for again.
-        private static String triedAlready(String id) {
-            return "row " + Plain.id(id) + " was tried with success: 'accept " + Plain.shell(Plain.id(id))
-                    + "' takes that result; --force runs (and pays) it again";
+        private static Unusable triedAlready(String id) {
+            return new Unusable("row " + Plain.id(id) + " was tried with success: 'accept " + Plain.shell(Plain.id(id))
+                    + "' takes that result; --force runs (and pays) it again");
         }
 
         @Command(name = "retry", sortOptions = false, description = "Runs rows again, as they are edited.")
-        static final class RetryRows implements Callable<Integer> {
-            @ParentCommand Prompt prompt;
+        static final class RetryRows extends AtDesk {
             @Mixin Work work;
 
             @Parameters(paramLabel = "ID", arity = "0..*", description = "Ids to run, or 'all' that failed.")
@@ -10412,29 +10392,24 @@ final class DifyExec implements Runnable {
                 if (ids.isEmpty() == (cause == null))
                     throw new Unusable("name ids, or 'all', or --by-error TEXT");
                 if (cause == null && !ids.equals(List.of("all"))) return work.start(named());
-                var desk = prompt.desk;
-                var index = desk.batch().index();
-                work.rows.ids = desk.failures(cause == null ? "" : cause).stream().map(index::id)
-                        .filter(id -> force || desk.tried(id).isEmpty()).toList();
+                work.rows.ids = desk().failures(cause == null ? "" : cause).stream().map(desk().batch().index()::id)
+                        .filter(id -> force || desk().tried(id).isEmpty()).toList();
                 if (!work.rows.ids.isEmpty()) return work.start(Selection.fromList());
-                work.spec.commandLine().getErr().println("Nothing to do: no such row is open.");
+                err().println("Nothing to do: no such row is open.");
                 return OK;
             }
 
             private Selection named() {
                 for (var id : ids) {
-                    prompt.desk.entry(id);
-                    if (!force && prompt.desk.tried(id).isPresent()) throw new Unusable(triedAlready(id));
+                    desk().entry(id);
+                    if (!force && desk().tried(id).isPresent()) throw triedAlready(id);
                 }
                 return Selection.named(ids.stream().map(String::strip).toList(), force);
             }
         }
 
         @Command(name = "save", description = "Writes the whole CSV with the edits.")
-        static final class Save implements Callable<Integer> {
-            @ParentCommand Prompt prompt;
-            @Spec CommandSpec spec;
-
+        static final class Save extends AtDesk {
             @Parameters(paramLabel = "CSV", description = "The file to write.")
             Path file;
 
@@ -10443,7 +10418,7 @@ final class DifyExec implements Runnable {
 
             @Override
             public Integer call() throws IOException {
-                var desk = prompt.desk;
+                var desk = desk();
                 var csv = desk.csv();
                 boolean open = desk.isOpen(file);
                 if (open && !force) throw new Unusable(file + " is the open CSV: --force writes over it");
@@ -10451,19 +10426,17 @@ final class DifyExec implements Runnable {
                 CsvFile.write(csv, desk.batch().index(), desk.edits(), file);
                 var edits = desk.edits().count();
                 if (open) desk.open(Optional.of(csv.path), desk.files().results(), false);
-                spec.commandLine().getOut().println("Saved " + Plain.count(desk.batch().index().rows(), "row") + " to "
+                out().println("Saved " + Plain.count(desk.batch().index().rows(), "row") + " to "
                         + Plain.text(file.toString(), 200) + ", with " + edits + ".");
                 return OK;
             }
         }
 
         @Command(name = "exit", aliases = "quit", description = "Leaves, as Ctrl-D does.")
-        static final class Exit implements Callable<Integer> {
-            @ParentCommand Prompt prompt;
-
+        static final class Exit extends AtDesk {
             @Override
             public Integer call() {
-                prompt.desk.leave();
+                desk().leave();
                 return OK;
             }
         }
