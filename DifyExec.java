@@ -21,12 +21,9 @@ import com.fasterxml.jackson.core.JsonParseException;
 import com.fasterxml.jackson.core.JsonParser;
 import com.fasterxml.jackson.core.JsonProcessingException;
 import com.fasterxml.jackson.core.JsonToken;
-import com.fasterxml.jackson.core.SerializableString;
 import com.fasterxml.jackson.core.StreamReadConstraints;
 import com.fasterxml.jackson.core.StreamReadFeature;
 import com.fasterxml.jackson.core.StreamWriteConstraints;
-import com.fasterxml.jackson.core.io.CharacterEscapes;
-import com.fasterxml.jackson.core.io.SerializedString;
 import com.fasterxml.jackson.core.json.JsonReadFeature;
 import com.fasterxml.jackson.core.util.JsonRecyclerPools;
 import com.fasterxml.jackson.databind.DeserializationFeature;
@@ -2527,6 +2524,10 @@ final class DifyExec implements Runnable {
                         attempt.mode().name().toLowerCase(Locale.ROOT), attempt.cells(), attempt.kind().word(),
                         attempt.csv());
             }
+
+            boolean isOfTry() {
+                return !DifyExec.Kind.ROW.word().equals(kind);
+            }
         }
 
         record Run(Instant t, String id, String user, String run, String task) implements Event {
@@ -3193,10 +3194,24 @@ final class DifyExec implements Runnable {
             if (isEmpty()) return new double[0];
             var sorted = Arrays.copyOf(millis, size);
             Arrays.sort(sorted);
-            return DoubleStream.of(shares)
-                    .map(share -> sorted[Math.min(size - 1, (int) Math.ceil(share * size) - 1 < 0 ? 0
-                            : (int) Math.ceil(share * size) - 1)] / 1000.0)
-                    .toArray();
+            return DoubleStream.of(shares).mapToInt(share -> (int) Math.ceil(share * size))
+                    .mapToDouble(rank -> sorted[Math.clamp(rank - 1, 0, size - 1)] / 1000.0).toArray();
+        }
+
+        /// Those that are told everywhere, by name; none of none.
+        Map<String, Double> percentiles() {
+            var names = List.of("p50", "p90", "p99", "max");
+            var seconds = percentiles(0.5, 0.9, 0.99, 1);
+            var named = new LinkedHashMap<String, Double>();
+            for (int i = 0; i < seconds.length; i++) named.put(names.get(i), seconds[i]);
+            return named;
+        }
+
+        /// `p50 1.20, p90 3.00, p99 4.50, max 9.81`
+        String words() {
+            return percentiles().entrySet().stream()
+                    .map(named -> String.format(Locale.ROOT, "%s %.2f", named.getKey(), named.getValue()))
+                    .collect(joining(", "));
         }
     }
 
@@ -3756,6 +3771,44 @@ final class DifyExec implements Runnable {
             /// Jackson's own UTF-8 has an escape for each half of an emoji, or takes what follows a lone half for one.
             static JsonGenerator writing(OutputStream out) throws IOException {
                 return FACTORY.createGenerator(new Utf8(out));
+            }
+
+            /// `object("count", 3, "ids", List.of("r-1"))`, in this order.
+            static Map<String, Object> object(Object... namesAndValues) {
+                var object = new LinkedHashMap<String, Object>();
+                for (int i = 0; i < namesAndValues.length; i += 2)
+                    object.put((String) namesAndValues[i], namesAndValues[i + 1]);
+                return object;
+            }
+
+            /// Maps, lists and plain values as JSON.
+            static String text(Object value) {
+                var text = new StringWriter();
+                try (var json = FACTORY.createGenerator(text)) {
+                    write(value, json);
+                } catch (IOException problem) {
+                    throw new UncheckedIOException(problem); // cannot happen: memory does not fail
+                }
+                return text.toString();
+            }
+
+            private static void write(Object value, JsonGenerator json) throws IOException {
+                switch (value) {
+                    case Map<?, ?> object -> {
+                        json.writeStartObject();
+                        for (var field : object.entrySet()) {
+                            json.writeFieldName((String) field.getKey());
+                            write(field.getValue(), json);
+                        }
+                        json.writeEndObject();
+                    }
+                    case List<?> array -> {
+                        json.writeStartArray();
+                        for (var item : array) write(item, json);
+                        json.writeEndArray();
+                    }
+                    case null, default -> json.writeObject(value);
+                }
             }
         }
 
@@ -6910,20 +6963,21 @@ final class DifyExec implements Runnable {
         @Override
         public void event(Index index, Event event, long at) {
             switch (event) {
-                case Event.Attempt attempt when "row".equals(attempt.kind()) -> add(index.find(attempt.id()), at, 1);
+                case Event.Attempt attempt -> add(index.find(attempt.id()), at, attempt.isOfTry() ? 0 : 1);
+                case Event.Run run -> add(index.find(run.id()), at, 0);
                 case Event.End end -> {
-                    int entry = index.findOrAdd(end.id());
+                    int entry = index.find(end.id());
                     add(entry, at, 0);
-                    if (Standing.of(end.outcome()).isPresent()) millis[entry] = (int) Math.round(end.seconds() * 1000);
+                    if (entry >= 0 && Standing.of(end.outcome()).isPresent())
+                        millis[entry] = (int) Math.round(end.seconds() * 1000);
                 }
-                case Event.Late late when index.find(late.id()) >= 0 -> add(index.find(late.id()), at, 0);
-                case Event.Attempt _, Event.Session _, Event.Run _, Event.Late _, Event.Upload _, Event.Look _,
-                        Event.Harvest _, Event.Stop _, Event.Throttle _, Event.Missing _, Event.Torn _,
-                        Event.Other _ -> {}
+                case Event.Session _, Event.Late _, Event.Upload _, Event.Look _, Event.Harvest _, Event.Stop _,
+                        Event.Throttle _, Event.Missing _, Event.Torn _, Event.Other _ -> {}
             }
         }
 
         private void add(int entry, long at, int attempt) {
+            if (entry < 0) return;
             hold(entry);
             if (size == events.length) {
                 events = Arrays.copyOf(events, size * 2);
@@ -7134,8 +7188,56 @@ final class DifyExec implements Runnable {
             return Ending.NONE;
         }
 
+        /// What the log tells of one attempt.
+        static final class Trace {
+            final Event.Attempt attempt;
+            final List<Event.End> ends = new ArrayList<>();
+            /// Empty: the log has none.
+            String run = "";
+
+            Trace(Event.Attempt attempt) {
+                this.attempt = attempt;
+            }
+
+            Optional<Event.End> end() {
+                return ends.isEmpty() ? Optional.empty() : Optional.of(ends.getLast());
+            }
+        }
+
+        /// All that was sent of a row, the oldest first.
+        List<Trace> traces(int entry) throws IOException {
+            return traces(events(entry).stream());
+        }
+
+        /// The same without tries.
+        List<Trace> ofRow(int entry) throws IOException {
+            return traces(events(entry).stream().filter(event -> switch (event) {
+                case Event.Attempt attempt -> !attempt.isOfTry();
+                case Event.End end -> !end.isOfTry();
+                case Event _ -> true;
+            }));
+        }
+
+        /// With a fixed `--user` the last attempt is meant.
+        private static List<Trace> traces(Stream<Event> events) {
+            var traces = new ArrayList<Trace>();
+            var newest = new HashMap<String, Trace>();
+            events.forEach(event -> {
+                switch (event) {
+                    case Event.Attempt attempt -> {
+                        traces.add(new Trace(attempt));
+                        newest.put(attempt.user(), traces.getLast());
+                    }
+                    case Event.Run run when newest.containsKey(run.user()) -> newest.get(run.user()).run = run.run();
+                    case Event.End end when newest.containsKey(end.user()) -> newest.get(end.user()).ends.add(end);
+                    case Event _ -> {}
+                }
+            });
+            return traces;
+        }
+
         /// What the log tells of the row, the oldest first.
-        List<Event> events(int entry) throws IOException {
+        private List<Event> events(int entry) throws IOException {
             var events = new ArrayDeque<Event>();
             for (long place : ledger.events(entry).toArray()) {
                 var line = log.orElseThrow().turn(place).line();
@@ -7906,11 +8008,7 @@ final class DifyExec implements Runnable {
                     + String.format(Locale.ROOT, " (%.1f rows/s)",
                             tally.done() * 1000.0 / Math.max(1, tally.elapsed().toMillis())));
             if (stop.isPresent()) left(err, tally.stopped, batch.openRows());
-            if (!tally.latencies.isEmpty()) {
-                var p = tally.latencies.percentiles(0.5, 0.9, 0.99, 1);
-                err.println(String.format(Locale.ROOT, "  seconds a row: p50 %.2f, p90 %.2f, p99 %.2f, max %.2f", p[0],
-                        p[1], p[2], p[3]));
-            }
+            if (!tally.latencies.isEmpty()) err.println("  seconds a row: " + tally.latencies.words());
             if (tally.tokens > 0) err.println("  tokens: " + tally.tokens + cost(tally.prices));
             if (tally.retries > 0) err.println("  " + Plain.count(tally.retries, "retry", "retries"));
             if (tally.harvested > 0) err.println("  " + Plain.count(tally.harvested, "run")
@@ -8064,6 +8162,10 @@ final class DifyExec implements Runnable {
             String examples() {
                 return ids.stream().map(Plain::id).collect(joining(", ")) + (count > ids.size() ? ", …" : "");
             }
+
+            Map<String, Object> json() {
+                return Json.Tokens.object("outcome", outcome.word(), "cause", cause, "count", count, "ids", ids);
+            }
         }
 
         /// @param csv the input as it was named, for the next command
@@ -8111,11 +8213,7 @@ final class DifyExec implements Runnable {
                         + local("yyyy-MM-dd HH:mm:ss xxx", history.updatedAt));
             }
             if (rate(batch) > 0) figures.put("throughput", String.format(Locale.ROOT, "%,.1f rows/s", rate(batch)));
-            if (!history.latencies.isEmpty()) {
-                var p = history.latencies.percentiles(0.5, 0.9, 0.99, 1);
-                figures.put("seconds a row", String.format(Locale.ROOT, "p50 %.2f, p90 %.2f, p99 %.2f, max %.2f",
-                        p[0], p[1], p[2], p[3]));
-            }
+            if (!history.latencies.isEmpty()) figures.put("seconds a row", history.latencies.words());
             if (history.tokens > 0) figures.put("tokens", Plain.number(history.tokens));
             if (!history.prices.isEmpty()) figures.put("cost", Summary.cost(history.prices).substring(2));
             if (history.attempts > 0) figures.put("attempts", Plain.number(history.attempts) + " ("
@@ -8149,68 +8247,30 @@ final class DifyExec implements Runnable {
 
         /// The keys and their order are a promise; see the README.
         static String json(Batch batch) {
-            var text = new StringWriter();
-            try (var json = Json.Tokens.FACTORY.createGenerator(text)) {
-                json.writeStartObject();
-                write(batch, json);
-                json.writeEndObject();
-            } catch (IOException problem) {
-                throw new UncheckedIOException(problem); // cannot happen: memory does not fail
-            }
-            return text.toString();
-        }
-
-        private static void write(Batch batch, JsonGenerator json) throws IOException {
             var index = batch.index();
             var history = batch.history();
-            json.writeNumberField("total", index.rows());
-            for (var standing : ORDER)
-                json.writeNumberField(standing.word(), index.count(standing));
-            json.writeNumberField("attempts", history.attempts);
-            json.writeNumberField("retries", history.retries);
-            json.writeNumberField("total_tokens", history.tokens);
-            json.writeStringField("started_at", history.startedAt == null ? null : Times.text(history.startedAt));
-            json.writeStringField("updated_at", history.updatedAt == null ? null : Times.text(history.updatedAt));
-            json.writeArrayFieldStart("errors");
-            for (var cause : causes(batch)) write(cause, json);
-            json.writeEndArray();
-            json.writeNumberField("running_seconds", history.running().toMillis() / 1000.0);
-            json.writeNumberField("rows_per_second", Math.round(rate(batch) * 1000) / 1000.0);
-            json.writeObjectFieldStart("seconds");
-            var names = List.of("p50", "p90", "p99", "max");
-            var seconds = history.latencies.percentiles(0.5, 0.9, 0.99, 1);
-            for (int i = 0; i < seconds.length; i++) json.writeNumberField(names.get(i), seconds[i]);
-            json.writeEndObject();
-            json.writeObjectFieldStart("cost");
-            for (var price : history.prices.entrySet()) json.writeNumberField(price.getKey(), price.getValue());
-            json.writeEndObject();
-            json.writeNumberField("in_flight", history.open.size());
-            json.writeNumberField("late", history.lateRuns);
-            json.writeNumberField("lost_results", history.lost.size());
-            json.writeNumberField("unread_lines", history.unread);
-            json.writeNumberField("ids_not_in_input", index.size() - index.rows());
-            write(history.missingFiles(), json);
-        }
-
-        private static void write(MissingFiles missing, JsonGenerator json) throws IOException {
-            json.writeObjectFieldStart("missing_files");
-            json.writeNumberField("count", missing.files());
-            json.writeNumberField("rows", missing.rows());
-            json.writeArrayFieldStart("ids");
-            for (var id : missing.examples()) json.writeString(id);
-            json.writeEndArray();
-            json.writeEndObject();
-        }
-
-        private static void write(Cause cause, JsonGenerator json) throws IOException {
-            json.writeStartObject();
-            json.writeStringField("outcome", cause.outcome().word());
-            json.writeStringField("cause", cause.cause());
-            json.writeNumberField("count", cause.count());
-            json.writeArrayFieldStart("ids");
-            for (var id : cause.ids()) json.writeString(id);
-            json.writeEndArray();
-            json.writeEndObject();
+            var missing = history.missingFiles();
+            var json = Json.Tokens.object("total", index.rows());
+            for (var standing : ORDER) json.put(standing.word(), index.count(standing));
+            json.putAll(Json.Tokens.object(
+                    "attempts", history.attempts,
+                    "retries", history.retries,
+                    "total_tokens", history.tokens,
+                    "started_at", history.startedAt == null ? null : Times.text(history.startedAt),
+                    "updated_at", history.updatedAt == null ? null : Times.text(history.updatedAt),
+                    "errors", causes(batch).stream().map(Cause::json).toList(),
+                    "running_seconds", history.running().toMillis() / 1000.0,
+                    "rows_per_second", Math.round(rate(batch) * 1000) / 1000.0,
+                    "seconds", history.latencies.percentiles(),
+                    "cost", history.prices,
+                    "in_flight", history.open.size(),
+                    "late", history.lateRuns,
+                    "lost_results", history.lost.size(),
+                    "unread_lines", history.unread,
+                    "ids_not_in_input", index.size() - index.rows(),
+                    "missing_files", Json.Tokens.object("count", missing.files(), "rows", missing.rows(), "ids",
+                            missing.examples())));
+            return Json.Tokens.text(json);
         }
 
         private static void causes(String heading, List<Cause> causes, PrintWriter out, Paint paint) {
@@ -8668,28 +8728,9 @@ final class DifyExec implements Runnable {
         }
 
         /// JSON that may stand in a page: nothing in it ends the element around it.
-        static JsonGenerator json(Writer out) throws IOException {
-            return Json.Tokens.FACTORY.createGenerator(out).setCharacterEscapes(new Escapes())
-                    .disable(JsonGenerator.Feature.AUTO_CLOSE_TARGET)
-                    .disable(JsonGenerator.Feature.FLUSH_PASSED_TO_STREAM);
-        }
-
-        private static final class Escapes extends CharacterEscapes {
-            private final int[] ascii = standardAsciiEscapesForJSON();
-
-            Escapes() {
-                for (char c : "<>&".toCharArray()) ascii[c] = ESCAPE_STANDARD;
-            }
-
-            @Override
-            public int[] getEscapeCodesForAscii() {
-                return ascii;
-            }
-
-            @Override
-            public SerializableString getEscapeSequence(int c) {
-                return c == 0x2028 || c == 0x2029 ? new SerializedString(String.format("\\u%04x", c)) : null;
-            }
+        static String json(Object value) {
+            return Json.Tokens.text(value).replace("<", "\\u003C").replace(">", "\\u003E").replace("&", "\\u0026")
+                    .replace("\u2028", "\\u2028").replace("\u2029", "\\u2029");
         }
 
         /// How a Content-Security-Policy names a script or a style that it lets in.
@@ -8851,41 +8892,22 @@ final class DifyExec implements Runnable {
                             Plain.number(causes.get(i).count()))).collect(joining());
         }
 
+        /// The batch, then its rows in blocks, which the page reads one after the other.
         private void data(Writer out) throws IOException {
-            try (var endings = new Endings(batch, ledger); var json = Html.json(out)) {
-                out.write("<script type=\"application/json\" id=\"batch\">");
-                batch(json);
+            out.write("<script type=\"application/json\" id=\"batch\">" + Html.json(Json.Tokens.object(
+                    "start", start(),
+                    "outcomes", Stream.of(Standing.values()).map(Standing::word).toList(),
+                    "causes", causes.stream().map(StatusView.Cause::words).toList())));
+            try (var endings = new Endings(batch, ledger)) {
                 var rows = batch.csv() == null ? Collections.<Row>emptyIterator()
                         : batch.csv().rows(_ -> true, batch.index());
                 for (int entry = 0; entry < batch.index().size(); entry++) {
-                    if (entry % BLOCK == 0) {
-                        if (entry > 0) end(json);
-                        json.flush();
-                        out.write("</script>\n<script type=\"application/json\" class=\"rows\">");
-                        json.writeStartArray();
-                    }
-                    row(entry, rows.hasNext() ? rows.next().inputs() : Map.of(), endings, json);
+                    out.write(entry % BLOCK > 0 ? "," : (entry > 0 ? "]" : "")
+                            + "</script>\n<script type=\"application/json\" class=\"rows\">[");
+                    out.write(Html.json(row(entry, rows.hasNext() ? rows.next().inputs() : Map.of(), endings)) + "\n");
                 }
-                if (batch.index().size() > 0) end(json);
-                json.flush();
-                out.write("</script>\n");
             }
-        }
-
-        private static void end(JsonGenerator json) throws IOException {
-            json.writeEndArray();
-        }
-
-        private void batch(JsonGenerator json) throws IOException {
-            json.writeStartObject();
-            json.writeNumberField("start", start());
-            json.writeArrayFieldStart("outcomes");
-            for (var standing : Standing.values()) json.writeString(standing.word());
-            json.writeEndArray();
-            json.writeArrayFieldStart("causes");
-            for (var cause : causes) json.writeString(cause.words());
-            json.writeEndArray();
-            json.writeEndObject();
+            out.write((batch.index().size() > 0 ? "]" : "") + "</script>\n");
         }
 
         private long start() {
@@ -8893,84 +8915,49 @@ final class DifyExec implements Runnable {
         }
 
         /// `[id, outcome, cause, seconds, tokens, price, run, {inputs}, {outputs}, [attempts], true if edited]`
-        private void row(int entry, Map<String, String> cells, Endings endings, JsonGenerator json) throws IOException {
+        private List<Object> row(int entry, Map<String, String> cells, Endings endings) throws IOException {
             var standing = batch.index().standing(entry);
             var ending = endings.of(entry);
-            json.writeStartArray();
-            json.writeString(Plain.text(batch.index().id(entry), LONGEST));
-            json.writeNumber(standing.ordinal());
-            json.writeNumber(standing.isOnRetryList() ? causeNumbers.getOrDefault(StatusView.words(batch, entry), -1)
-                    : -1);
-            json.writeNumber(ledger.millis(entry) / 1000.0);
-            json.writeString(ending.tokens());
-            json.writeString(ending.price().isEmpty() ? "" : ending.price() + " " + ending.currency());
-            json.writeString(ending.run());
-            json.writeStartObject();
-            if (ending.inputs().isEmpty()) for (var cell : cells.entrySet())
-                value(cell.getKey(), new Ending.Value(cell.getValue(), false), json);
-            else for (var input : ending.inputs().entrySet()) value(input.getKey(), input.getValue(), json);
-            json.writeEndObject();
-            json.writeStartObject();
-            for (var output : ending.outputs().entrySet()) value(output.getKey(), output.getValue(), json);
-            json.writeEndObject();
-            attempts(endings.events(entry), ending.run(), json);
-            if (ending.edited()) json.writeBoolean(true);
-            json.writeEndArray();
-            json.writeRaw('\n');
+            var inputs = new LinkedHashMap<>(ending.inputs());
+            if (inputs.isEmpty()) cells.forEach((column, cell) -> inputs.put(column, new Ending.Value(cell, false)));
+            var row = new ArrayList<Object>(List.of(
+                    Plain.text(batch.index().id(entry), LONGEST),
+                    standing.ordinal(),
+                    standing.isOnRetryList() ? causeNumbers.getOrDefault(StatusView.words(batch, entry), -1) : -1,
+                    ledger.millis(entry) / 1000.0,
+                    ending.tokens(),
+                    ending.price().isEmpty() ? "" : ending.price() + " " + ending.currency(),
+                    ending.run(),
+                    values(inputs),
+                    values(ending.outputs()),
+                    attempts(endings.ofRow(entry), ending.run())));
+            if (ending.edited()) row.add(true);
+            return row;
         }
 
         /// A text as it is, JSON as `[text]`, what is too long as `[its beginning, its length]`.
-        private static void value(String name, Ending.Value value, JsonGenerator json) throws IOException {
-            json.writeFieldName(cut(name, 200));
-            var text = value.text();
-            if (!value.json() && text.length() <= LONGEST) {
-                json.writeString(text);
-                return;
-            }
-            json.writeStartArray();
-            json.writeString(cut(text, LONGEST));
-            if (text.length() > LONGEST) json.writeNumber(text.length());
-            json.writeEndArray();
-        }
-
-        private static String cut(String text, int longest) {
-            if (text.length() <= longest) return text;
-            return text.substring(0, Character.isHighSurrogate(text.charAt(longest - 1)) ? longest - 1 : longest);
-        }
-
-        /// Each attempt with its last end. With `--user` all attempts of a row, and its tries, have one name.
-        private static Map<Event.Attempt, Optional<Event.End>> ends(List<Event> events) {
-            var ends = new LinkedHashMap<Event.Attempt, Optional<Event.End>>();
-            var newest = new HashMap<String, Event.Attempt>();
-            for (var event : events) {
-                if (event instanceof Event.Attempt attempt) {
-                    ends.put(attempt, Optional.empty());
-                    newest.put(History.orEmpty(attempt.user()), attempt);
-                } else if (event instanceof Event.End end && !end.isOfTry()) {
-                    var attempt = newest.get(History.orEmpty(end.user()));
-                    if (attempt != null) ends.put(attempt, Optional.of(end));
-                }
-            }
-            return ends;
+        private static Map<String, Object> values(Map<String, Ending.Value> values) {
+            var shown = new LinkedHashMap<String, Object>();
+            values.forEach((name, value) -> {
+                var text = value.text();
+                shown.put(Plain.cut(name, 200), text.length() > LONGEST ? List.of(Plain.cut(text, LONGEST), text.length())
+                        : value.json() ? List.of(text) : text);
+            });
+            return shown;
         }
 
         /// `[start, mode, outcome, seconds, error, run if it is another than the row's]`
-        private void attempts(List<Event> events, String run, JsonGenerator json) throws IOException {
-            json.writeStartArray();
-            for (var told = ends(events).entrySet().iterator(); told.hasNext(); ) {
-                var next = told.next();
-                var attempt = next.getKey();
-                var end = next.getValue().orElse(null);
-                json.writeStartArray();
-                json.writeNumber(attempt.t().toEpochMilli() - start());
-                json.writeString(attempt.mode());
-                json.writeString(end == null ? "" : end.outcome());
-                json.writeNumber(end == null ? 0 : end.seconds());
-                json.writeString(end == null ? "" : History.orEmpty(end.error()));
-                json.writeString(end == null || run.equals(end.run()) ? "" : History.orEmpty(end.run()));
-                json.writeEndArray();
-            }
-            json.writeEndArray();
+        private List<List<Object>> attempts(List<Endings.Trace> traces, String run) {
+            return traces.stream().map(trace -> {
+                var end = trace.end();
+                return List.<Object>of(
+                        trace.attempt.t().toEpochMilli() - start(),
+                        History.orEmpty(trace.attempt.mode()),
+                        end.map(Event.End::outcome).orElse(""),
+                        end.map(Event.End::seconds).orElse(0.0),
+                        end.map(Event.End::error).orElse(""),
+                        end.map(Event.End::run).filter(other -> !other.equals(run)).orElse(""));
+            }).toList();
         }
     }
 
@@ -9374,13 +9361,18 @@ final class DifyExec implements Runnable {
         static final int LONGEST_ERROR = 500;
 
         static String text(String text, int longest) {
-            int end = Math.min(text.length(), longest);
-            if (end < text.length() && Character.isHighSurrogate(text.charAt(end - 1))) end--;
-            var cut = end < text.length() ? text.substring(0, end) + "…" : text;
+            var cut = cut(text, longest);
+            if (cut.length() < text.length()) cut += "…";
             var clean = new StringBuilder(cut.length());
             cut.codePoints().map(c -> isControl(c) ? ' ' : Utf8.isHalf(c) ? 0xFFFD : c)
                     .forEach(clean::appendCodePoint);
             return clean.toString();
+        }
+
+        /// The beginning of a text, never with half a character at its end.
+        static String cut(String text, int longest) {
+            if (text.length() <= longest) return text;
+            return text.substring(0, Character.isHighSurrogate(text.charAt(longest - 1)) ? longest - 1 : longest);
         }
 
         /// What acts on a terminal instead of being seen: controls, marks of direction, line ends.
@@ -9615,10 +9607,20 @@ final class DifyExec implements Runnable {
         private boolean left = false;
 
         /// `seen` is how the CSV stood when it was opened.
-        private record Opened(Optional<Csv> csv, BatchFiles files, List<Stamp> seen) {}
+        private record Opened(Optional<Csv> csv, BatchFiles files, List<Stamp> seen) {
+            List<Stamp> stamps() {
+                return Stamp.of(Stream.of(files.results(), files.log(), files.retry()));
+            }
+        }
 
         /// What the files said when they stood like this.
-        private record Snapshot(List<Stamp> stamps, Batch batch) {}
+        private record Snapshot(List<Stamp> stamps, Batch batch, Ledger ledger) {
+            static Snapshot of(Opened opened) {
+                var stamps = opened.stamps(); // before the files are read: what comes meanwhile is read next time
+                var ledger = new Ledger();
+                return new Snapshot(stamps, Batch.peek(opened.files(), opened.csv(), ledger), ledger);
+            }
+        }
 
         /// The form as far as it could be had; `note` says why not, or is empty.
         record Known(Form form, String note) {}
@@ -9662,16 +9664,15 @@ final class DifyExec implements Runnable {
                     + " not accepted yet: 'accept ID' keeps one, 'open --force' drops them");
             var seen = Stamp.of(input.stream());
             var next = new Opened(input.map(csvs), BatchFiles.of(output), seen);
-            var stamps = stamps(next);
-            var batch = Batch.peek(next.files(), next.csv(), Reading.NOTHING);
+            var read = Snapshot.of(next);
             if (!same) {
                 edits.clear();
                 tried.clear();
             }
             opened = Optional.of(next);
-            reading = Optional.of(new Snapshot(stamps, batch));
+            reading = Optional.of(read);
             form = null;
-            if (same) edits.rebase(batch);
+            if (same) edits.rebase(read.batch());
         }
 
         boolean isOpen() {
@@ -9714,15 +9715,19 @@ final class DifyExec implements Runnable {
 
         /// Where the batch stands, read again once its files were written.
         Batch batch() {
-            refuseChangedCsv();
-            var now = stamps(opened());
-            if (reading.isEmpty() || !reading.get().stamps().equals(now))
-                reading = Optional.of(new Snapshot(now, Batch.peek(files(), opened().csv(), Reading.NOTHING)));
-            return reading.get().batch();
+            return read().batch();
         }
 
-        private static List<Stamp> stamps(Opened opened) {
-            return Stamp.of(Stream.of(opened.files().results(), opened.files().log(), opened.files().retry()));
+        /// How its rows ended.
+        Endings endings() throws IOException {
+            return new Endings(batch(), read().ledger());
+        }
+
+        private Snapshot read() {
+            refuseChangedCsv();
+            if (reading.filter(read -> read.stamps().equals(opened().stamps())).isEmpty())
+                reading = Optional.of(Snapshot.of(opened()));
+            return reading.get();
         }
 
         /// The number of a row; for an id that there is not, the nearest are named.
@@ -10257,9 +10262,12 @@ final class DifyExec implements Runnable {
 
             @Override
             public Integer call() throws IOException {
-                var view = RowView.of(desk(), id, full, out());
-                if (pointer == null) view.all();
-                else view.output(pointer);
+                int entry = desk().entry(id);
+                try (var endings = desk().endings()) {
+                    var view = new RowView(desk(), endings, entry, full, out());
+                    if (pointer == null) view.all();
+                    else view.output(pointer);
+                }
                 return OK;
             }
         }
@@ -10723,8 +10731,8 @@ final class DifyExec implements Runnable {
         /// `the first words… (+1234 characters)`
         static String cut(String text, boolean full) {
             if (full || text.length() <= CUT + 20) return text;
-            int end = Character.isHighSurrogate(text.charAt(CUT - 1)) ? CUT - 1 : CUT;
-            return text.substring(0, end) + "… (+" + (text.length() - end) + " characters)";
+            var cut = Plain.cut(text, CUT);
+            return cut + "… (+" + (text.length() - cut.length()) + " characters)";
         }
 
         private static JsonNode cut(JsonNode value) {
@@ -10742,34 +10750,35 @@ final class DifyExec implements Runnable {
     }
 
     /// All that is known of one row, by its files and this session.
-    record RowView(Desk desk, String id, int entry, boolean full, PrintWriter out) {
-        static RowView of(Desk desk, String id, boolean full, PrintWriter out) {
-            int entry = desk.entry(id);
-            return new RowView(desk, desk.batch().index().id(entry), entry, full, out);
-        }
-
+    record RowView(Desk desk, Endings endings, int entry, boolean full, PrintWriter out) {
         void all() throws IOException {
             var batch = desk.batch();
-            var row = batch.csv() == null ? Optional.<Row>empty() : Optional.of(desk.row(id));
-            out.println("Row " + Plain.id(id) + ": " + batch.index().standing(entry).word()
+            var row = batch.csv() == null ? Optional.<Row>empty() : Optional.of(desk.row(id()));
+            out.println("Row " + Plain.id(id()) + ": " + batch.index().standing(entry).word()
                     + row.map(known -> ", line " + known.line() + " of " + Plain.text(batch.csv().path.toString(), 200))
                             .orElse(""));
             row.ifPresent(this::inputs);
-            attempts();
-            var result = result();
-            if (result.isPresent()) {
-                out.println("Outputs" + (result.get().edited() ? " (of edited inputs)" : ""));
-                Pretty.print(result.get().tree(), full, out);
+            var traces = endings.traces(entry);
+            out.println(traces.isEmpty() ? "No attempts" : "Attempts");
+            traces.forEach(this::attempt);
+            if (batch.index().standing(entry).isSuccess()) {
+                var ending = endings.of(entry);
+                out.println("Outputs" + (ending.edited() ? " (of edited inputs)" : ""));
+                Pretty.print(ending.tree(), full, out);
             }
-            desk.tried(id).ifPresent(tried -> {
+            desk.tried(id()).ifPresent(tried -> {
                 out.println("Outputs of the last try, not accepted");
                 Pretty.print(tried.ran().outputs(), full, out);
             });
         }
 
+        private String id() {
+            return desk.batch().index().id(entry);
+        }
+
         private void inputs(Row row) {
             out.println("Inputs");
-            var edits = desk.edits().of(id);
+            var edits = desk.edits().of(row.id());
             row.inputs().forEach((column, cell) -> {
                 var lines = Pretty.cut(edits.containsKey(column) ? edits.get(column).after() : cell, full).lines()
                         .toList();
@@ -10779,50 +10788,16 @@ final class DifyExec implements Runnable {
             });
         }
 
-        /// What the log has of one attempt.
-        private static final class Told {
-            final Event.Attempt attempt;
-            final List<Event.End> ends = new ArrayList<>();
-            String run = "";
-
-            Told(Event.Attempt attempt) {
-                this.attempt = attempt;
-            }
-        }
-
-        private void attempts() throws IOException {
-            var byUser = new LinkedHashMap<String, Told>();
-            Journal.read(desk.files().log(), event -> {
-                switch (event) {
-                    case Event.Attempt attempt when id.equals(attempt.id()) ->
-                            byUser.put(attempt.user() + byUser.size(), new Told(attempt));
-                    case Event.Run run when id.equals(run.id()) -> of(byUser, run.user()).ifPresent(told ->
-                            told.run = run.run());
-                    case Event.End end when id.equals(end.id()) -> of(byUser, end.user()).ifPresent(told ->
-                            told.ends.add(end));
-                    case Event _ -> {}
-                }
-            });
-            out.println(byUser.isEmpty() ? "No attempts" : "Attempts");
-            byUser.values().forEach(this::attempt);
-        }
-
-        /// With a fixed `--user` the last attempt is meant.
-        private static Optional<Told> of(Map<String, Told> byUser, String user) {
-            return byUser.values().stream().filter(told -> Objects.equals(told.attempt.user(), user))
-                    .reduce((_, last) -> last);
-        }
-
-        private void attempt(Told told) {
-            out.println("  " + StatusView.local("yyyy-MM-dd HH:mm:ss xxx", told.attempt.t()) + "  "
-                    + Plain.text(told.attempt.mode(), 20)
-                    + (told.attempt.csv() == null ? "" : ", edited")
-                    + (told.ends.isEmpty() ? "  no end known" + run(told.run) : ""));
-            for (var end : told.ends) out.println("    " + Plain.text(end.outcome().replace('_', ' '), 40)
+        private void attempt(Endings.Trace trace) {
+            out.println("  " + StatusView.local("yyyy-MM-dd HH:mm:ss xxx", trace.attempt.t()) + "  "
+                    + Plain.text(trace.attempt.mode(), 20)
+                    + (trace.attempt.csv() == null ? "" : ", edited")
+                    + (trace.ends.isEmpty() ? "  no end known" + run(trace.run) : ""));
+            for (var end : trace.ends) out.println("    " + Plain.text(end.outcome().replace('_', ' '), 40)
                     + (end.http() == 0 ? "" : ", HTTP " + end.http())
                     + String.format(Locale.ROOT, " after %.2f s", end.seconds())
                     + (end.tokens() == 0 ? "" : ", " + Plain.count(end.tokens(), "token"))
-                    + run(end.run() == null ? told.run : end.run())
+                    + run(end.run() == null ? trace.run : end.run())
                     + (end.error() == null ? "" : ": " + Plain.text(end.error(), 500)));
         }
 
@@ -10830,27 +10805,23 @@ final class DifyExec implements Runnable {
             return run.isEmpty() ? "" : ", run " + Plain.id(run);
         }
 
-        /// The last line of the results that is the row's.
-        private Optional<Ending> result() throws IOException {
-            Optional<Ending> last = Optional.empty();
-            if (!Files.exists(desk.files().results())) return last;
-            try (var lines = new Lines(desk.files().results())) {
-                while (lines.next()) if (Results.head(lines).filter(head -> head.success() && head.id().equals(id))
-                        .isPresent()) last = Optional.of(Ending.of(lines.content()));
-            }
-            return last;
-        }
-
         void output(String pointer) throws IOException {
             if (!pointer.isEmpty() && !pointer.startsWith("/")) throw new Unusable("--output " + Plain.quoted(pointer)
                     + ": a JSON pointer like /answer or /items/0");
-            var all = desk.tried(id).isPresent() ? Json.MAPPER.readTree(desk.tried(id).get().ran().outputs())
-                    : result().orElseThrow(() -> new Unusable("row " + Plain.id(id) + " has no outputs yet")).tree();
+            var all = outputs();
             var part = all.at(pointer);
             if (part.isMissingNode()) throw new Unusable("there is no " + Plain.quoted(pointer)
                     + " in the outputs; at the top there are " + Plain.text(all.properties().stream()
                             .map(field -> "/" + field.getKey()).collect(joining(", ")), 300));
             Pretty.print(part, full, out);
+        }
+
+        /// Those of the last try, else the row's.
+        private JsonNode outputs() throws IOException {
+            var tried = desk.tried(id());
+            if (tried.isPresent()) return Json.MAPPER.readTree(tried.get().ran().outputs());
+            if (desk.batch().index().standing(entry).isSuccess()) return endings.of(entry).tree();
+            throw new Unusable("row " + Plain.id(id()) + " has no outputs yet");
         }
     }
 
