@@ -3166,36 +3166,33 @@ final class DifyExec implements Runnable {
 
     /// Milliseconds of the rows that succeeded.
     static final class Latencies {
-        private int[] millis = new int[256];
-        private int size = 0;
+        private final Longs millis = new Longs();
 
         void add(long took) {
-            if (size == millis.length) millis = Arrays.copyOf(millis, size * 2);
-            millis[size++] = (int) Math.min(Integer.MAX_VALUE, took);
+            millis.add(took);
         }
 
         boolean isEmpty() {
-            return size == 0;
+            return size() == 0;
         }
 
         int size() {
-            return size;
+            return millis.size();
         }
 
         /// How many took so many seconds, in spans of a width; the last span holds all longer ones too.
         double[] histogram(int spans, double width) {
             var counts = new double[spans];
-            for (int i = 0; i < size; i++) counts[(int) Math.min(spans - 1, millis[i] / 1000.0 / width)]++;
+            millis.stream().forEach(took -> counts[(int) Math.min(spans - 1, took / 1000.0 / width)]++);
             return counts;
         }
 
         /// The given share's percentiles, in seconds: `p(0.5, 0.9)`.
         double[] percentiles(double... shares) {
             if (isEmpty()) return new double[0];
-            var sorted = Arrays.copyOf(millis, size);
-            Arrays.sort(sorted);
-            return DoubleStream.of(shares).mapToInt(share -> (int) Math.ceil(share * size))
-                    .mapToDouble(rank -> sorted[Math.clamp(rank - 1, 0, size - 1)] / 1000.0).toArray();
+            var sorted = millis.stream().sorted().toArray();
+            return DoubleStream.of(shares).mapToInt(share -> (int) Math.ceil(share * sorted.length))
+                    .mapToDouble(rank -> sorted[Math.max(0, rank - 1)] / 1000.0).toArray();
         }
 
         /// Those that are told everywhere, by name; none of none.
@@ -6947,17 +6944,15 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Where in the files each row's result and its attempts stand, packed: 16 bytes a row, 12 an event. Filled while
+    /// Where in the files each row's result and its attempts stand, packed: 24 bytes a row, 16 an event. Filled while
     /// the files are read; a [Pages] then gives the lines.
     static final class Ledger implements Reading {
-        private long[] results = new long[1024], events = new long[1024];
-        private int[] newest = new int[1024], millis = new int[1024], before = new int[1024];
-        private int size = 0;
+        private final Longs results = new Longs(), newest = new Longs(), millis = new Longs();
+        private final Longs events = new Longs(), before = new Longs();
 
         @Override
         public void result(int entry, Lines line) {
-            hold(entry);
-            results[entry] = line.from() + 1;
+            results.set(entry, line.from() + 1);
         }
 
         @Override
@@ -6969,7 +6964,7 @@ final class DifyExec implements Runnable {
                     int entry = index.find(end.id());
                     add(entry, at, 0);
                     if (entry >= 0 && Standing.of(end.outcome()).isPresent())
-                        millis[entry] = (int) Math.round(end.seconds() * 1000);
+                        millis.set(entry, Math.round(end.seconds() * 1000));
                 }
                 case Event.Session _, Event.Late _, Event.Upload _, Event.Look _, Event.Harvest _, Event.Stop _,
                         Event.Throttle _, Event.Missing _, Event.Torn _, Event.Other _ -> {}
@@ -6978,49 +6973,34 @@ final class DifyExec implements Runnable {
 
         private void add(int entry, long at, int attempt) {
             if (entry < 0) return;
-            hold(entry);
-            if (size == events.length) {
-                events = Arrays.copyOf(events, size * 2);
-                before = Arrays.copyOf(before, size * 2);
-            }
-            events[size] = at << 1 | attempt;
-            before[size] = newest[entry];
-            newest[entry] = ++size;
-        }
-
-        private void hold(int entry) {
-            if (entry < results.length) return;
-            int more = Math.max(entry + 1, results.length * 2);
-            results = Arrays.copyOf(results, more);
-            newest = Arrays.copyOf(newest, more);
-            millis = Arrays.copyOf(millis, more);
+            events.add(at << 1 | attempt);
+            before.add(newest.get(entry));
+            newest.set(entry, events.size());
         }
 
         /// Where the row's result begins.
         OptionalLong result(int entry) {
-            return entry < results.length && results[entry] > 0 ? OptionalLong.of(results[entry] - 1)
-                    : OptionalLong.empty();
+            return results.get(entry) > 0 ? OptionalLong.of(results.get(entry) - 1) : OptionalLong.empty();
         }
 
         /// Where the lines of the row's events begin, the newest first.
         LongStream events(int entry) {
-            return chain(entry).mapToLong(event -> events[event] >> 1);
+            return chain(entry).map(event -> events.get(event) >> 1);
         }
 
         int attempts(int entry) {
-            return (int) chain(entry).filter(event -> (events[event] & 1) == 1).count();
+            return (int) chain(entry).filter(event -> (events.get(event) & 1) == 1).count();
         }
 
-        private IntStream chain(int entry) {
-            return IntStream.iterate(entry < newest.length ? newest[entry] : 0, next -> next > 0,
-                    next -> before[next - 1]).map(next -> next - 1);
+        private LongStream chain(int entry) {
+            return LongStream.iterate(newest.get(entry), next -> next > 0, next -> before.get(next - 1))
+                    .map(next -> next - 1);
         }
 
         /// How long the row's last attempt took.
-        int millis(int entry) {
-            return entry < millis.length ? millis[entry] : 0;
+        long millis(int entry) {
+            return millis.get(entry);
         }
-
     }
 
     /// The lines of a file by where they begin. What lies close together comes from one read.
@@ -8436,7 +8416,8 @@ final class DifyExec implements Runnable {
                 var value = ending.outputs().get(name);
                 cells.add(value == null || value.json() && value.text().equals("null") ? "" : value.text());
             }
-            int attempts = ledger.attempts(entry), millis = ledger.millis(entry);
+            int attempts = ledger.attempts(entry);
+            long millis = ledger.millis(entry);
             cells.addAll(List.of(batch.index().standing(entry).word(), ending.error(), ending.run(),
                     attempts == 0 ? "" : Integer.toString(attempts),
                     millis == 0 ? ending.seconds() : BigDecimal.valueOf(millis, 3).toPlainString(), ending.tokens(),
@@ -8470,14 +8451,12 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// When attempts ran and what they used, packed: 8 bytes an attempt, 17 an end. Time is that of the sessions, in
+    /// When attempts ran and what they used, packed: 16 bytes an attempt, 32 an end. Time is that of the sessions, in
     /// milliseconds, without the time between them.
     static final class Timeline implements Reading {
         private final Map<String, Integer> open = new HashMap<>();
-        private int[] starts = new int[1024], stops = new int[1024], ends = new int[1024], tokens = new int[1024];
-        private double[] prices = new double[1024];
-        private byte[] standings = new byte[1024];
-        private int attempts = 0, ended = 0;
+        private final Longs starts = new Longs(), stops = new Longs();
+        private final Longs ends = new Longs(), standings = new Longs(), tokens = new Longs(), billionths = new Longs();
         private long before = 0, resumed = -1, last = 0;
         private String currency = "";
 
@@ -8488,7 +8467,7 @@ final class DifyExec implements Runnable {
                     before = total();
                     resumed = -1;
                     now(session.t());
-                    for (int attempt : open.values()) if (stops[attempt] < 0) stops[attempt] = (int) before;
+                    for (int attempt : open.values()) if (stops.get(attempt) < 0) stops.set(attempt, before);
                 }
                 case Event.Attempt attempt when "row".equals(attempt.kind()) -> start(attempt);
                 case Event.End end -> end(end);
@@ -8497,11 +8476,11 @@ final class DifyExec implements Runnable {
             }
         }
 
-        private int now(Instant time) {
+        private long now(Instant time) {
             long millis = time.toEpochMilli();
             if (resumed < 0) resumed = millis;
             last = Math.max(millis, resumed);
-            return (int) Math.min(Integer.MAX_VALUE, total());
+            return total();
         }
 
         long total() {
@@ -8509,30 +8488,21 @@ final class DifyExec implements Runnable {
         }
 
         private void start(Event.Attempt attempt) {
-            if (attempts == starts.length) {
-                starts = Arrays.copyOf(starts, attempts * 2);
-                stops = Arrays.copyOf(stops, attempts * 2);
-            }
-            starts[attempts] = now(attempt.t());
-            stops[attempts] = -1;
-            open.put(attempt.id() + "\0" + attempt.user(), attempts++);
+            open.put(attempt.id() + "\0" + attempt.user(), starts.size());
+            starts.add(now(attempt.t()));
+            stops.add(-1);
         }
 
         private void end(Event.End end) {
-            int now = now(end.t());
+            long now = now(end.t());
             var known = open.remove(end.id() + "\0" + end.user());
-            if (known != null) stops[known] = now;
-            if (ended == ends.length) {
-                ends = Arrays.copyOf(ends, ended * 2);
-                tokens = Arrays.copyOf(tokens, ended * 2);
-                prices = Arrays.copyOf(prices, ended * 2);
-                standings = Arrays.copyOf(standings, ended * 2);
-            }
-            ends[ended] = now;
-            tokens[ended] = (int) Math.min(Integer.MAX_VALUE, end.tokens());
-            standings[ended] = (byte) (int) Standing.of(end.outcome()).map(Enum::ordinal).orElse(0);
+            if (known != null) stops.set(known, now);
+            ends.add(now);
+            standings.add(Standing.of(end.outcome()).map(Enum::ordinal).orElse(0));
+            tokens.add(end.tokens());
             if (end.price() != null && currency.isEmpty()) currency = History.orEmpty(end.currency());
-            prices[ended++] = end.price() == null || !currency.equals(end.currency()) ? 0 : end.price().doubleValue();
+            boolean counts = end.price() != null && currency.equals(end.currency());
+            billionths.add(counts ? end.price().movePointRight(9).longValue() : 0);
         }
 
         /// The one that [#cost] is in: the first that came up.
@@ -8543,34 +8513,38 @@ final class DifyExec implements Runnable {
         /// Rows that ended in each span of so many milliseconds, per second.
         double[] rate(int bins, double width, Predicate<Standing> which) {
             var standing = Standing.values();
-            return summed(bins, width, end -> standings[end] > 0 && which.test(standing[standings[end]])
-                    ? 1000 / width : 0);
+            return summed(bins, width, end -> {
+                int outcome = (int) standings.get(end);
+                return outcome > 0 && which.test(standing[outcome]) ? 1000 / width : 0;
+            });
         }
 
         /// Tokens used until the end of each span.
         double[] tokens(int bins, double width) {
-            var sums = summed(bins, width, end -> tokens[end]);
-            Arrays.parallelPrefix(sums, Double::sum);
-            return sums;
+            return soFar(summed(bins, width, tokens::get));
         }
 
         double[] cost(int bins, double width) {
-            var sums = summed(bins, width, end -> prices[end]);
+            return soFar(summed(bins, width, end -> billionths.get(end) / 1e9));
+        }
+
+        private static double[] soFar(double[] sums) {
             Arrays.parallelPrefix(sums, Double::sum);
             return sums;
         }
 
         private double[] summed(int bins, double width, IntToDoubleFunction weight) {
             var sums = new double[bins];
-            for (int end = 0; end < ended; end++) sums[bin(ends[end], width, bins)] += weight.applyAsDouble(end);
+            for (int end = 0; end < ends.size(); end++)
+                sums[bin(ends.get(end), width, bins)] += weight.applyAsDouble(end);
             return sums;
         }
 
         /// How many attempts were under way in each span, on average.
         double[] inFlight(int bins, double width) {
             var sums = new double[bins];
-            for (int attempt = 0; attempt < attempts; attempt++) {
-                double from = starts[attempt], to = stops[attempt] < 0 ? total() : stops[attempt];
+            for (int attempt = 0; attempt < starts.size(); attempt++) {
+                double from = starts.get(attempt), to = stops.get(attempt) < 0 ? total() : stops.get(attempt);
                 for (int bin = bin(from, width, bins); bin <= bin(to, width, bins); bin++)
                     sums[bin] += Math.max(0, Math.min(to, (bin + 1) * width) - Math.max(from, bin * width)) / width;
             }
@@ -12134,6 +12108,36 @@ final class DifyExec implements Runnable {
                 return new Env.Setting(name, entry.map(DotenvEntry::getValue).orElse(""), source,
                         entry.isPresent() ? "" : "cannot be read: write " + name + "=value, in UTF-8");
             }
+        }
+    }
+
+    /// Numbers by place, 0 where none was set. Blocks are added and never copied: a growing array would be there twice.
+    static final class Longs {
+        private static final int BLOCK = 1 << 12;
+
+        private final List<long[]> blocks = new ArrayList<>();
+        private int size = 0;
+
+        int size() {
+            return size;
+        }
+
+        long get(long place) {
+            return place < size ? blocks.get((int) (place / BLOCK))[(int) (place % BLOCK)] : 0;
+        }
+
+        void set(int place, long number) {
+            while (blocks.size() * BLOCK <= place) blocks.add(new long[BLOCK]);
+            blocks.get(place / BLOCK)[place % BLOCK] = number;
+            size = Math.max(size, place + 1);
+        }
+
+        void add(long number) {
+            set(size, number);
+        }
+
+        LongStream stream() {
+            return IntStream.range(0, size).mapToLong(this::get);
         }
     }
 }
