@@ -8567,6 +8567,11 @@ final class DifyExec implements Runnable {
         /// @param look the class that colours it
         record Series(String name, String look, double[] values) {}
 
+        /// A line through one series.
+        static Chart line(String name, String title, String y, String x, double width, double[] values) {
+            return new Chart(name, title, y, x, width, false, List.of(new Series("", "plain", values)), Map.of());
+        }
+
         String svg() {
             var svg = new StringBuilder();
             svg.append(("<figure class=\"card\"><figcaption>%s%s</figcaption><svg viewBox=\"0 0 %d %d\" role=\"img\" "
@@ -8607,17 +8612,17 @@ final class DifyExec implements Runnable {
         }
 
         private void axes(StringBuilder svg) {
-            double step = step(highest(), 4), most = ceiling();
-            for (double at = 0; at <= most * 1.0001; at += step)
-                svg.append("<path class=\"grid\" d=\"M%d %sH%d\"/><text x=\"%d\" y=\"%s\" class=\"end\">%s</text>"
-                        .formatted(LEFT, px(down(at)), WIDE - RIGHT, LEFT - 6, px(down(at) + 4), number(at)));
-            double wide = width * bins(), across = step(wide, 8);
+            double step = step(highest(), 4), wide = width * bins(), across = step(wide, 8);
+            for (double at = 0; at <= ceiling() * 1.0001; at += step)
+                svg.append("<path class=\"grid\" d=\"M%d %sH%d\"/>".formatted(LEFT, px(down(at)), WIDE - RIGHT))
+                        .append(text(LEFT - 6, down(at) + 4, "end", number(at)));
             for (double at = 0; at <= wide * 1.0001; at += across)
-                svg.append("<text x=\"%s\" y=\"%d\" class=\"middle\">%s</text>".formatted(px(over(at)),
-                        HIGH - BOTTOM + 15, number(at)));
-            svg.append("<text x=\"%d\" y=\"10\" class=\"end unit\">%s</text>".formatted(WIDE - RIGHT, Html.text(y)));
-            svg.append("<text x=\"%d\" y=\"%d\" class=\"end unit\">%s</text>".formatted(WIDE - RIGHT, HIGH - 4,
-                    Html.text(x)));
+                svg.append(text(over(at), HIGH - BOTTOM + 15, "middle", number(at)));
+            svg.append(text(WIDE - RIGHT, 10, "end unit", y)).append(text(WIDE - RIGHT, HIGH - 4, "end unit", x));
+        }
+
+        private static String text(double x, double y, String look, String words) {
+            return "<text x=\"%s\" y=\"%s\" class=\"%s\">%s</text>".formatted(px(x), px(y), look, Html.text(words));
         }
 
         private void bars(StringBuilder svg) {
@@ -8656,9 +8661,8 @@ final class DifyExec implements Runnable {
                 double at = over(Math.min(mark.getValue(), width * bins()));
                 boolean left = at > WIDE - 90;
                 svg.append("<path class=\"mark\" d=\"M%s %dV%s\"/>".formatted(px(at), TOP, px(down(0))));
-                labels.append("<text x=\"%s\" y=\"%d\" class=\"label%s\">%s</text>".formatted(
-                        px(left ? at - 5 : at + 5), TOP + 9 + 13 * row++, left ? " end" : "",
-                        Html.text(mark.getKey())));
+                labels.append(text(left ? at - 5 : at + 5, TOP + 9 + 13 * row++, left ? "label end" : "label",
+                        mark.getKey()));
             }
             svg.append(labels);
         }
@@ -8830,21 +8834,19 @@ final class DifyExec implements Runnable {
         private List<Chart> overTime() {
             double total = timeline.total(), width = Chart.step(total, BINS);
             int bins = (int) Math.ceil(total / width + 1e-9);
-            var unit = total < 120_000 ? "seconds" : total < 7_200_000 ? "minutes" : "hours";
-            double x = width / (total < 120_000 ? 1_000 : total < 7_200_000 ? 60_000 : 3_600_000);
+            var unit = total < 120_000 ? ChronoUnit.SECONDS : total < 7_200_000 ? ChronoUnit.MINUTES : ChronoUnit.HOURS;
+            double wide = width / unit.getDuration().toMillis();
+            var x = unit.toString().toLowerCase(Locale.ROOT) + " of running";
             var charts = new ArrayList<Chart>();
-            charts.add(new Chart("rate", "Rows that ended", "rows a second", unit + " of running", x, true, List.of(
+            charts.add(new Chart("rate", "Rows that ended", "rows a second", x, wide, true, List.of(
                     new Chart.Series("succeeded", "succeeded", timeline.rate(bins, width, Standing::isSuccess)),
                     new Chart.Series("without success", "failed",
                             timeline.rate(bins, width, standing -> !standing.isSuccess()))), Map.of()));
-            charts.add(new Chart("flight", "Attempts in flight", "attempts", unit + " of running", x, false,
-                    List.of(new Chart.Series("", "plain", timeline.inFlight(bins, width))), Map.of()));
-            if (batch.history().tokens > 0) charts.add(new Chart("tokens", "Tokens used so far", "tokens",
-                    unit + " of running", x, false,
-                    List.of(new Chart.Series("", "plain", timeline.tokens(bins, width))), Map.of()));
-            if (!timeline.currency().isEmpty()) charts.add(new Chart("cost", "Cost so far", timeline.currency(),
-                    unit + " of running", x, false, List.of(new Chart.Series("", "plain", timeline.cost(bins, width))),
-                    Map.of()));
+            charts.add(Chart.line("flight", "Attempts in flight", "attempts", x, wide, timeline.inFlight(bins, width)));
+            if (batch.history().tokens > 0)
+                charts.add(Chart.line("tokens", "Tokens used so far", "tokens", x, wide, timeline.tokens(bins, width)));
+            if (!timeline.currency().isEmpty())
+                charts.add(Chart.line("cost", "Cost so far", timeline.currency(), x, wide, timeline.cost(bins, width)));
             return charts;
         }
 
