@@ -42,13 +42,13 @@ import io.github.cdimascio.dotenv.internal.DotenvParser;
 import io.github.cdimascio.dotenv.internal.DotenvReader;
 import java.net.Authenticator;
 import org.jline.reader.Candidate;
-import org.jline.reader.CompletingParsedLine;
 import org.jline.reader.EOFError;
 import org.jline.reader.EndOfFileException;
 import org.jline.reader.LineReader;
 import org.jline.reader.LineReaderBuilder;
 import org.jline.reader.ParsedLine;
 import org.jline.reader.UserInterruptException;
+import org.jline.reader.impl.DefaultParser;
 import org.jline.reader.impl.history.DefaultHistory;
 import org.jline.terminal.TerminalBuilder;
 import org.jline.utils.Signals;
@@ -8065,12 +8065,14 @@ final class DifyExec implements Runnable {
         static void problems(Inspection inspection, PrintWriter out) {
             inspection.notes().forEach(note -> out.println("Note: " + Plain.text(note, 500)));
             inspection.faults().forEach(fault -> out.println("line 1: " + Plain.text(fault, 500)));
-            inspection.problems().stream().limit(SHOWN).forEach(problem -> out.println("line " + problem.line()
-                    + ", id " + Plain.id(problem.id())
-                    + ", " + Plain.text(problem.column(), 40) + " = " + Plain.quoted(problem.value()) + ": "
-                            + Plain.text(problem.allowed().said(), 300)));
-            if (inspection.problems().size() > SHOWN) out.println("… and " + (inspection.problems().size() - SHOWN)
-                    + " more problems (check --json lists all)");
+            Plain.some(inspection.problems(), SHOWN, problem -> out.println("line " + problem.line() + ", id "
+                    + Plain.id(problem.id()) + ", " + wrong(problem.column(), problem.value(), problem.allowed())),
+                    "%s problems (check --json lists all)", out);
+        }
+
+        /// `tone = "blue": allowed is red or green`
+        static String wrong(String column, String value, Value.Wrong wrong) {
+            return Plain.text(column, 40) + " = " + Plain.quoted(value) + ": " + Plain.text(wrong.said(), 300);
         }
 
         static String json(Inspection inspection) {
@@ -8258,19 +8260,16 @@ final class DifyExec implements Runnable {
             out.println();
             out.println("  " + paint.bold(heading));
             int longest = paint.on() ? Math.max(40, Screen.WIDTH - 13) : 160;
-            causes.stream().limit(CAUSES).forEach(cause -> {
+            Plain.some(causes, CAUSES, cause -> {
                 out.println(paint.by(cause.outcome(), "%,8d".formatted(cause.count())) + " × "
                         + Plain.text(cause.outcome() == Standing.FAILED ? cause.cause() : cause.words(), longest));
                 out.println(" ".repeat(11) + paint.faint(cause.examples()));
-            });
-            if (causes.size() > CAUSES) out.println("         … and " + (causes.size() - CAUSES) + " more causes");
+            }, "         %s causes", out);
         }
 
         /// The same in one line each, for the end of a run.
         static void errors(Batch batch, PrintWriter out) {
-            var causes = causes(batch);
-            causes.stream().limit(CAUSES).forEach(cause -> out.println("  " + cause.line()));
-            if (causes.size() > CAUSES) out.println("  … and " + (causes.size() - CAUSES) + " more causes");
+            Plain.some(causes(batch), CAUSES, cause -> out.println("  " + cause.line()), "  %s causes", out);
         }
 
         /// What a row is told apart by where failed ones and others stand in one list.
@@ -9402,6 +9401,12 @@ final class DifyExec implements Runnable {
             return text(id, 60);
         }
 
+        /// The first of many, and how many more there are: `… and 12 more causes`.
+        static <T> void some(List<T> all, long most, Consumer<T> tell, String more, PrintWriter out) {
+            all.stream().limit(most).forEach(tell);
+            if (all.size() > most) out.println(more.formatted("… and " + (all.size() - most) + " more"));
+        }
+
         static String quoted(String text) {
             return '"' + text(text, 60) + '"';
         }
@@ -9587,6 +9592,10 @@ final class DifyExec implements Runnable {
             List<Stamp> stamps() {
                 return Stamp.of(Stream.of(files.results(), files.log(), files.retry()));
             }
+
+            boolean isUnchanged() {
+                return seen.equals(Stamp.of(csv.stream().map(csv -> csv.path)));
+            }
         }
 
         /// What the files said when they stood like this.
@@ -9657,8 +9666,7 @@ final class DifyExec implements Runnable {
 
         private boolean isOpen(Path input) {
             try {
-                return opened.flatMap(Opened::csv).isPresent() && Files.exists(input)
-                        && Files.isSameFile(opened.get().csv().get().path, input);
+                return csvPath().isPresent() && Files.exists(input) && Files.isSameFile(csvPath().get(), input);
             } catch (IOException _) {
                 return false; // it cannot be looked at, so it is not the open one
             }
@@ -9681,12 +9689,14 @@ final class DifyExec implements Runnable {
         }
 
         void refuseChangedCsv() {
-            opened.filter(now -> !now.seen().equals(Stamp.of(now.csv().stream().map(csv -> csv.path))))
-                    .ifPresent(now -> {
-                throw new Unusable(now.csv().get().path + " was changed since it was opened: 'open "
-                        + Plain.shell(now.csv().get().path.toString()) + " "
-                        + Plain.shell(now.files().results().toString()) + "' reads it anew; your edits are kept");
-            });
+            if (opened.isEmpty() || opened.get().isUnchanged()) return;
+            var csv = csvPath().orElseThrow().toString();
+            throw new Unusable(csv + " was changed since it was opened: 'open " + Plain.shell(csv) + " "
+                    + Plain.shell(files().results().toString()) + "' reads it anew; your edits are kept");
+        }
+
+        private Optional<Path> csvPath() {
+            return opened.flatMap(Opened::csv).map(csv -> csv.path);
         }
 
         /// Where the batch stands, read again once its files were written.
@@ -9804,10 +9814,12 @@ final class DifyExec implements Runnable {
 
         /// Each cell held against the form before anything is kept or sent.
         static void check(Form form, Row row, Collection<String> columns) {
-            var problems = columns.stream().filter(column -> form.value(column, row.inputs().get(column))
-                    instanceof Value.Wrong).map(column -> Plain.text(column, 40) + " = "
-                    + Plain.quoted(row.inputs().get(column)) + ": "
-                    + Plain.text(((Value.Wrong) form.value(column, row.inputs().get(column))).said(), 300)).toList();
+            var problems = new ArrayList<String>();
+            for (var column : columns) {
+                var cell = row.inputs().get(column);
+                if (form.value(column, cell) instanceof Value.Wrong wrong)
+                    problems.add(CheckView.wrong(column, cell, wrong));
+            }
             if (!problems.isEmpty()) throw new Unusable("row " + Plain.id(row.id()) + ", "
                     + String.join("; ", problems));
         }
@@ -9845,18 +9857,19 @@ final class DifyExec implements Runnable {
         List<Integer> failures(String text) {
             var batch = batch();
             var wanted = text.toLowerCase(Locale.ROOT);
-            return IntStream.range(0, batch.index().rows())
-                    .filter(entry -> batch.index().standing(entry).isOnRetryList())
-                    .filter(entry -> wanted.isEmpty() || batch.index().id(entry).toLowerCase(Locale.ROOT)
-                            .contains(wanted)
-                            || batch.history().cause(entry).toLowerCase(Locale.ROOT).contains(wanted))
-                    .boxed().toList();
+            return failed(batch.index()).filter(entry -> wanted.isEmpty()
+                    || batch.index().id(entry).toLowerCase(Locale.ROOT).contains(wanted)
+                    || batch.history().cause(entry).toLowerCase(Locale.ROOT).contains(wanted)).boxed().toList();
+        }
+
+        private static IntStream failed(Index index) {
+            return IntStream.range(0, index.rows()).filter(entry -> index.standing(entry).isOnRetryList());
         }
 
         /// What an option is by default while a batch is open, by its short name.
         Optional<String> setting(String option) {
             return switch (option) {
-                case "-i" -> opened.flatMap(Opened::csv).map(csv -> csv.path.toString());
+                case "-i" -> csvPath().map(Path::toString);
                 case "-o" -> opened.map(now -> now.files().results().toString());
                 default -> Optional.empty();
             };
@@ -9875,9 +9888,7 @@ final class DifyExec implements Runnable {
             if (!isOpen()) return "dify> ";
             var name = Plain.text(files().results().getFileName().toString(), 40);
             try {
-                var index = batch().index();
-                long failed = IntStream.range(0, index.rows()).filter(row -> index.standing(row).isOnRetryList())
-                        .count();
+                long failed = failed(batch().index()).count();
                 return name + (failed == 0 ? "" : " (" + failed + " failed)") + " dify> ";
             } catch (Unusable _) {
                 return name + " (?) dify> "; // the next command says what is wrong
@@ -10653,21 +10664,20 @@ final class DifyExec implements Runnable {
 
         static void byRow(Batch batch, List<Integer> rows, boolean all, PrintWriter out) {
             if (!rows.isEmpty()) out.printf(Locale.ROOT, "  %-20s %8s  %s%n", "id", "attempts", "cause");
-            rows.stream().limit(all ? Long.MAX_VALUE : SHOWN).forEach(entry -> out.printf(Locale.ROOT,
-                    "  %-20s %8d  %s%n", Plain.id(batch.index().id(entry)), batch.history().attempts(entry),
-                    Plain.text(StatusView.words(batch, entry), 160)));
-            end(rows, all, out);
+            Plain.some(rows, all ? Long.MAX_VALUE : SHOWN, entry -> out.printf(Locale.ROOT, "  %-20s %8d  %s%n",
+                    Plain.id(batch.index().id(entry)), batch.history().attempts(entry),
+                    Plain.text(StatusView.words(batch, entry), 160)), "  %s (--all)", out);
+            if (rows.isEmpty()) none(out);
         }
 
         static void byError(Batch batch, List<Integer> rows, boolean all, PrintWriter out) {
             StatusView.causes(batch, rows.stream().mapToInt(entry -> entry), all ? Integer.MAX_VALUE : 5)
                     .forEach(cause -> out.println("  " + cause.line()));
-            if (rows.isEmpty()) end(rows, all, out);
+            if (rows.isEmpty()) none(out);
         }
 
-        private static void end(List<Integer> rows, boolean all, PrintWriter out) {
-            if (rows.isEmpty()) out.println("No such row: none failed, is paused or unknown.");
-            if (!all && rows.size() > SHOWN) out.println("  … and " + (rows.size() - SHOWN) + " more (--all)");
+        private static void none(PrintWriter out) {
+            out.println("No such row: none failed, is paused or unknown.");
         }
     }
 
@@ -10698,10 +10708,8 @@ final class DifyExec implements Runnable {
         static void print(JsonNode value, boolean full, PrintWriter out) {
             var lines = value.isTextual() ? cut(value.asText(), full).lines().toList()
                     : (full ? value : cut(value)).toPrettyString().lines().toList();
-            lines.stream().limit(full ? Long.MAX_VALUE : LINES)
-                    .forEach(line -> out.println("  " + Plain.text(line, Integer.MAX_VALUE)));
-            if (!full && lines.size() > LINES) out.println("  … and " + (lines.size() - LINES)
-                    + " more lines (--full)");
+            Plain.some(lines, full ? Long.MAX_VALUE : LINES,
+                    line -> out.println("  " + Plain.text(line, Integer.MAX_VALUE)), "  %s lines (--full)", out);
         }
 
         /// `the first words… (+1234 characters)`
@@ -10889,22 +10897,18 @@ final class DifyExec implements Runnable {
         /// them from looking more alike than they are: a terminal types on what all have in common.
         private List<Proposal> ids(String begun) {
             if (!desk.isOpen()) return List.of();
+            var shown = fitting(begun).limit(MOST).toList();
+            var odd = fitting(begun).skip(MOST).min(Comparator.comparingInt(id -> alike(id, shown.getFirst())))
+                    .filter(id -> shown.stream().allMatch(other -> alike(id, shown.getFirst())
+                            < alike(other, shown.getFirst())));
+            return Stream.concat(shown.stream(), odd.stream()).map(id -> new Proposal(id, false)).toList();
+        }
+
+        private Stream<String> fitting(String begun) {
             var index = desk.batch().index();
-            var shown = new ArrayList<String>();
-            var odd = "";
-            int alike = Integer.MAX_VALUE;
-            for (boolean failed : new boolean[] {true, false})
-                for (int entry = 0; entry < index.rows(); entry++) {
-                    if (index.standing(entry).isOnRetryList() != failed) continue;
-                    var id = index.id(entry);
-                    if (!id.startsWith(begun)) continue;
-                    int same = shown.isEmpty() ? id.length() : alike(id, shown.getFirst());
-                    if (shown.size() < MOST) shown.add(id);
-                    else if (same < alike) odd = id;
-                    alike = Math.min(alike, same);
-                }
-            if (!odd.isEmpty()) shown.add(odd);
-            return shown.stream().map(id -> new Proposal(id, false)).toList();
+            return Stream.of(true, false).flatMap(failed -> IntStream.range(0, index.rows())
+                    .filter(entry -> index.standing(entry).isOnRetryList() == failed)
+                    .mapToObj(index::id).filter(id -> id.startsWith(begun)));
         }
 
         private static int alike(String one, String other) {
@@ -10932,7 +10936,7 @@ final class DifyExec implements Runnable {
         static int run(CommandLine line, Desk desk, Env env, PrintWriter out) throws IOException {
             try (var terminal = TerminalBuilder.builder().system(true).dumb(true).build()) {
                 var reader = LineReaderBuilder.builder().terminal(terminal).appName("difyexec")
-                        .parser(Dialogue::parse)
+                        .parser(new Typing())
                         .completer((_, typed, candidates) -> complete(line, new Proposals(desk), typed, candidates))
                         .history(new KeylessHistory(env.get("DIFY_API_KEY")))
                         .option(LineReader.Option.DISABLE_EVENT_EXPANSION, true) // a '!' is a '!'
@@ -11001,48 +11005,34 @@ final class DifyExec implements Runnable {
                     null, !proposal.open(), place);
         }
 
-        private static ParsedLine parse(String line, int cursor, org.jline.reader.Parser.ParseContext context) {
-            var words = Words.of(line);
-            if (words.isOpen() && context != org.jline.reader.Parser.ParseContext.COMPLETE)
-                throw new EOFError(-1, -1, "a quote is open", "quote");
-            return Typed.of(words, line, cursor);
-        }
-
-        /// A line being typed: its words, and the one at the cursor, which may be an empty one.
-        private record Typed(String line, int cursor, List<String> words, int wordIndex, Words.Word raw,
-                int wordCursor) implements CompletingParsedLine {
-            static Typed of(Words words, String line, int cursor) {
+        /// A line being typed, by our words instead of JLine's.
+        private static final class Typing extends DefaultParser {
+            @Override
+            public ParsedLine parse(String line, int cursor, ParseContext context) {
+                var words = Words.of(line);
+                if (words.isOpen() && context != ParseContext.COMPLETE)
+                    throw new EOFError(-1, -1, "a quote is open", "quote");
                 var texts = new ArrayList<>(words.texts());
                 int at = 0;
-                while (at < words.words().size() && words.words().get(at).to() < cursor) at++;
-                if (at == words.words().size() || words.words().get(at).from() > cursor) {
+                while (at < texts.size() && words.words().get(at).to() < cursor) at++;
+                if (at == texts.size() || words.words().get(at).from() > cursor) { // between two words: an empty one
                     texts.add(at, "");
-                    return new Typed(line, cursor, texts, at, new Words.Word("", cursor, cursor), 0);
+                    return new Typed(line, texts, at, 0, cursor, new Words.Word("", cursor, cursor));
                 }
                 var raw = words.words().get(at);
-                var before = Words.of(line.substring(raw.from(), cursor)).texts();
-                return new Typed(line, cursor, texts, at, raw, before.isEmpty() ? 0
-                        : Math.min(before.getFirst().length(), raw.text().length()));
+                var before = String.join("", Words.of(line.substring(raw.from(), cursor)).texts());
+                return new Typed(line, texts, at, Math.min(before.length(), raw.text().length()), cursor, raw);
             }
 
-            @Override
-            public String word() {
-                return words.get(wordIndex);
-            }
+            private final class Typed extends ArgumentList {
+                Typed(String line, List<String> words, int at, int atInWord, int cursor, Words.Word raw) {
+                    super(line, words, at, atInWord, cursor, "", cursor - raw.from(), raw.to() - raw.from());
+                }
 
-            @Override
-            public CharSequence escape(CharSequence candidate, boolean whole) {
-                return Words.typed(candidate.toString(), whole);
-            }
-
-            @Override
-            public int rawWordCursor() {
-                return cursor - raw.from();
-            }
-
-            @Override
-            public int rawWordLength() {
-                return raw.to() - raw.from();
+                @Override
+                public CharSequence escape(CharSequence candidate, boolean whole) {
+                    return Words.typed(candidate.toString(), whole);
+                }
             }
         }
 
