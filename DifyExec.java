@@ -21,12 +21,9 @@ import com.fasterxml.jackson.core.JsonParseException;
 import com.fasterxml.jackson.core.JsonParser;
 import com.fasterxml.jackson.core.JsonProcessingException;
 import com.fasterxml.jackson.core.JsonToken;
-import com.fasterxml.jackson.core.SerializableString;
 import com.fasterxml.jackson.core.StreamReadConstraints;
 import com.fasterxml.jackson.core.StreamReadFeature;
 import com.fasterxml.jackson.core.StreamWriteConstraints;
-import com.fasterxml.jackson.core.io.CharacterEscapes;
-import com.fasterxml.jackson.core.io.SerializedString;
 import com.fasterxml.jackson.core.json.JsonReadFeature;
 import com.fasterxml.jackson.core.util.JsonRecyclerPools;
 import com.fasterxml.jackson.databind.DeserializationFeature;
@@ -44,13 +41,13 @@ import io.github.cdimascio.dotenv.internal.DotenvParser;
 import io.github.cdimascio.dotenv.internal.DotenvReader;
 import java.net.Authenticator;
 import org.jline.reader.Candidate;
-import org.jline.reader.CompletingParsedLine;
 import org.jline.reader.EOFError;
 import org.jline.reader.EndOfFileException;
 import org.jline.reader.LineReader;
 import org.jline.reader.LineReaderBuilder;
 import org.jline.reader.ParsedLine;
 import org.jline.reader.UserInterruptException;
+import org.jline.reader.impl.DefaultParser;
 import org.jline.reader.impl.history.DefaultHistory;
 import org.jline.terminal.TerminalBuilder;
 import org.jline.utils.Signals;
@@ -2630,6 +2627,10 @@ final class DifyExec implements Runnable {
                         attempt.mode().name().toLowerCase(Locale.ROOT), attempt.cells(), attempt.kind().word(),
                         attempt.csv());
             }
+
+            boolean isOfTry() {
+                return !DifyExec.Kind.ROW.word().equals(kind);
+            }
         }
 
         record Run(Instant t, String id, String user, String run, String task) implements Event {
@@ -3268,38 +3269,49 @@ final class DifyExec implements Runnable {
 
     /// Milliseconds of the rows that succeeded.
     static final class Latencies {
-        private int[] millis = new int[256];
-        private int size = 0;
+        private final Longs millis = new Longs();
 
         void add(long took) {
-            if (size == millis.length) millis = Arrays.copyOf(millis, size * 2);
-            millis[size++] = (int) Math.min(Integer.MAX_VALUE, took);
+            millis.add(took);
         }
 
         boolean isEmpty() {
-            return size == 0;
+            return size() == 0;
         }
 
         int size() {
-            return size;
+            return millis.size();
         }
 
         /// How many took so many seconds, in spans of a width; the last span holds all longer ones too.
         double[] histogram(int spans, double width) {
             var counts = new double[spans];
-            for (int i = 0; i < size; i++) counts[(int) Math.min(spans - 1, millis[i] / 1000.0 / width)]++;
+            millis.stream().forEach(took -> counts[(int) Math.min(spans - 1, took / 1000.0 / width)]++);
             return counts;
         }
 
         /// The given share's percentiles, in seconds: `p(0.5, 0.9)`.
         double[] percentiles(double... shares) {
             if (isEmpty()) return new double[0];
-            var sorted = Arrays.copyOf(millis, size);
-            Arrays.sort(sorted);
-            return DoubleStream.of(shares)
-                    .map(share -> sorted[Math.min(size - 1, (int) Math.ceil(share * size) - 1 < 0 ? 0
-                            : (int) Math.ceil(share * size) - 1)] / 1000.0)
-                    .toArray();
+            var sorted = millis.stream().sorted().toArray();
+            return DoubleStream.of(shares).mapToInt(share -> (int) Math.ceil(share * sorted.length))
+                    .mapToDouble(rank -> sorted[Math.max(0, rank - 1)] / 1000.0).toArray();
+        }
+
+        /// Those that are told everywhere, by name; none of none.
+        Map<String, Double> percentiles() {
+            var names = List.of("p50", "p90", "p99", "max");
+            var seconds = percentiles(0.5, 0.9, 0.99, 1);
+            var named = new LinkedHashMap<String, Double>();
+            for (int i = 0; i < seconds.length; i++) named.put(names.get(i), seconds[i]);
+            return named;
+        }
+
+        /// `p50 1.20, p90 3.00, p99 4.50, max 9.81`
+        String words() {
+            return percentiles().entrySet().stream()
+                    .map(named -> String.format(Locale.ROOT, "%s %.2f", named.getKey(), named.getValue()))
+                    .collect(joining(", "));
         }
     }
 
@@ -3937,6 +3949,44 @@ final class DifyExec implements Runnable {
             /// Jackson's own UTF-8 has an escape for each half of an emoji, or takes what follows a lone half for one.
             static JsonGenerator writing(OutputStream out) throws IOException {
                 return FACTORY.createGenerator(new Utf8(out));
+            }
+
+            /// `object("count", 3, "ids", List.of("r-1"))`, in this order.
+            static Map<String, Object> object(Object... namesAndValues) {
+                var object = new LinkedHashMap<String, Object>();
+                for (int i = 0; i < namesAndValues.length; i += 2)
+                    object.put((String) namesAndValues[i], namesAndValues[i + 1]);
+                return object;
+            }
+
+            /// Maps, lists and plain values as JSON.
+            static String text(Object value) {
+                var text = new StringWriter();
+                try (var json = FACTORY.createGenerator(text)) {
+                    write(value, json);
+                } catch (IOException problem) {
+                    throw new UncheckedIOException(problem); // cannot happen: memory does not fail
+                }
+                return text.toString();
+            }
+
+            private static void write(Object value, JsonGenerator json) throws IOException {
+                switch (value) {
+                    case Map<?, ?> object -> {
+                        json.writeStartObject();
+                        for (var field : object.entrySet()) {
+                            json.writeFieldName((String) field.getKey());
+                            write(field.getValue(), json);
+                        }
+                        json.writeEndObject();
+                    }
+                    case List<?> array -> {
+                        json.writeStartArray();
+                        for (var item : array) write(item, json);
+                        json.writeEndArray();
+                    }
+                    case null, default -> json.writeObject(value);
+                }
             }
         }
 
@@ -7201,79 +7251,63 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Where in the files each row's result and its attempts stand, packed: 16 bytes a row, 12 an event. Filled while
+    /// Where in the files each row's result and its attempts stand, packed: 24 bytes a row, 16 an event. Filled while
     /// the files are read; a [Pages] then gives the lines.
     static final class Ledger implements Reading {
-        private long[] results = new long[1024], events = new long[1024];
-        private int[] newest = new int[1024], millis = new int[1024], before = new int[1024];
-        private int size = 0;
+        private final Longs results = new Longs(), newest = new Longs(), millis = new Longs();
+        private final Longs events = new Longs(), before = new Longs();
 
         @Override
         public void result(int entry, Lines line) {
-            hold(entry);
-            results[entry] = line.from() + 1;
+            results.set(entry, line.from() + 1);
         }
 
         @Override
         public void event(Index index, Event event, long at) {
             switch (event) {
-                case Event.Attempt attempt when "row".equals(attempt.kind()) -> add(index.find(attempt.id()), at, 1);
+                case Event.Attempt attempt -> add(index.find(attempt.id()), at, attempt.isOfTry() ? 0 : 1);
+                case Event.Run run -> add(index.find(run.id()), at, 0);
                 case Event.End end -> {
-                    int entry = index.findOrAdd(end.id());
+                    int entry = index.find(end.id());
                     add(entry, at, 0);
-                    if (Standing.of(end.outcome()).isPresent()) millis[entry] = (int) Math.round(end.seconds() * 1000);
+                    if (entry >= 0 && Standing.of(end.outcome()).isPresent())
+                        millis.set(entry, Math.round(end.seconds() * 1000));
                 }
-                case Event.Late late when index.find(late.id()) >= 0 -> add(index.find(late.id()), at, 0);
-                case Event.Attempt _, Event.Session _, Event.Run _, Event.Late _, Event.Upload _, Event.Look _,
-                        Event.Harvest _, Event.Stop _, Event.Throttle _, Event.Missing _, Event.Torn _,
-                        Event.Other _ -> {}
+                case Event.Session _, Event.Late _, Event.Upload _, Event.Look _, Event.Harvest _, Event.Stop _,
+                        Event.Throttle _, Event.Missing _, Event.Torn _, Event.Other _ -> {}
             }
         }
 
         private void add(int entry, long at, int attempt) {
-            hold(entry);
-            if (size == events.length) {
-                events = Arrays.copyOf(events, size * 2);
-                before = Arrays.copyOf(before, size * 2);
-            }
-            events[size] = at << 1 | attempt;
-            before[size] = newest[entry];
-            newest[entry] = ++size;
-        }
-
-        private void hold(int entry) {
-            if (entry < results.length) return;
-            int more = Math.max(entry + 1, results.length * 2);
-            results = Arrays.copyOf(results, more);
-            newest = Arrays.copyOf(newest, more);
-            millis = Arrays.copyOf(millis, more);
+            if (entry < 0) return;
+            events.add(at << 1 | attempt);
+            before.add(newest.get(entry));
+            newest.set(entry, events.size());
         }
 
         /// Where the row's result begins.
         OptionalLong result(int entry) {
-            return entry < results.length && results[entry] > 0 ? OptionalLong.of(results[entry] - 1)
-                    : OptionalLong.empty();
+            return results.get(entry) > 0 ? OptionalLong.of(results.get(entry) - 1) : OptionalLong.empty();
         }
 
         /// Where the lines of the row's events begin, the newest first.
         LongStream events(int entry) {
-            return chain(entry).mapToLong(event -> events[event] >> 1);
+            return chain(entry).map(event -> events.get(event) >> 1);
         }
 
         int attempts(int entry) {
-            return (int) chain(entry).filter(event -> (events[event] & 1) == 1).count();
+            return (int) chain(entry).filter(event -> (events.get(event) & 1) == 1).count();
         }
 
-        private IntStream chain(int entry) {
-            return IntStream.iterate(entry < newest.length ? newest[entry] : 0, next -> next > 0,
-                    next -> before[next - 1]).map(next -> next - 1);
+        private LongStream chain(int entry) {
+            return LongStream.iterate(newest.get(entry), next -> next > 0, next -> before.get(next - 1))
+                    .map(next -> next - 1);
         }
 
         /// How long the row's last attempt took.
-        int millis(int entry) {
-            return entry < millis.length ? millis[entry] : 0;
+        long millis(int entry) {
+            return millis.get(entry);
         }
-
     }
 
     /// The lines of a file by where they begin. What lies close together comes from one read.
@@ -7441,8 +7475,56 @@ final class DifyExec implements Runnable {
             return Ending.NONE;
         }
 
+        /// What the log tells of one attempt.
+        static final class Trace {
+            final Event.Attempt attempt;
+            final List<Event.End> ends = new ArrayList<>();
+            /// Empty: the log has none.
+            String run = "";
+
+            Trace(Event.Attempt attempt) {
+                this.attempt = attempt;
+            }
+
+            Optional<Event.End> end() {
+                return ends.isEmpty() ? Optional.empty() : Optional.of(ends.getLast());
+            }
+        }
+
+        /// All that was sent of a row, the oldest first.
+        List<Trace> traces(int entry) throws IOException {
+            return traces(events(entry).stream());
+        }
+
+        /// The same without tries.
+        List<Trace> ofRow(int entry) throws IOException {
+            return traces(events(entry).stream().filter(event -> switch (event) {
+                case Event.Attempt attempt -> !attempt.isOfTry();
+                case Event.End end -> !end.isOfTry();
+                case Event _ -> true;
+            }));
+        }
+
+        /// With a fixed `--user` the last attempt is meant.
+        private static List<Trace> traces(Stream<Event> events) {
+            var traces = new ArrayList<Trace>();
+            var newest = new HashMap<String, Trace>();
+            events.forEach(event -> {
+                switch (event) {
+                    case Event.Attempt attempt -> {
+                        traces.add(new Trace(attempt));
+                        newest.put(attempt.user(), traces.getLast());
+                    }
+                    case Event.Run run when newest.containsKey(run.user()) -> newest.get(run.user()).run = run.run();
+                    case Event.End end when newest.containsKey(end.user()) -> newest.get(end.user()).ends.add(end);
+                    case Event _ -> {}
+                }
+            });
+            return traces;
+        }
+
         /// What the log tells of the row, the oldest first.
-        List<Event> events(int entry) throws IOException {
+        private List<Event> events(int entry) throws IOException {
             var events = new ArrayDeque<Event>();
             for (long place : ledger.events(entry).toArray()) {
                 var line = log.orElseThrow().turn(place).line();
@@ -8215,11 +8297,7 @@ final class DifyExec implements Runnable {
                     + String.format(Locale.ROOT, " (%.1f rows/s)",
                             tally.done() * 1000.0 / Math.max(1, tally.elapsed().toMillis())));
             if (stop.isPresent()) left(err, tally.stopped, batch.openRows());
-            if (!tally.latencies.isEmpty()) {
-                var p = tally.latencies.percentiles(0.5, 0.9, 0.99, 1);
-                err.println(String.format(Locale.ROOT, "  seconds a row: p50 %.2f, p90 %.2f, p99 %.2f, max %.2f", p[0],
-                        p[1], p[2], p[3]));
-            }
+            if (!tally.latencies.isEmpty()) err.println("  seconds a row: " + tally.latencies.words());
             if (tally.tokens > 0) err.println("  tokens: " + tally.tokens + cost(tally.prices));
             if (tally.retries > 0) err.println("  " + Plain.count(tally.retries, "retry", "retries"));
             if (tally.harvested > 0) err.println("  " + Plain.count(tally.harvested, "run")
@@ -8296,12 +8374,14 @@ final class DifyExec implements Runnable {
         static void problems(Inspection inspection, PrintWriter out) {
             inspection.notes().forEach(note -> out.println("Note: " + Plain.text(note, 500)));
             inspection.faults().forEach(fault -> out.println("line 1: " + Plain.text(fault, 500)));
-            inspection.problems().stream().limit(SHOWN).forEach(problem -> out.println("line " + problem.line()
-                    + ", id " + Plain.id(problem.id())
-                    + ", " + Plain.text(problem.column(), 40) + " = " + Plain.quoted(problem.value()) + ": "
-                            + Plain.text(problem.allowed().said(), 300)));
-            if (inspection.problems().size() > SHOWN) out.println("… and " + (inspection.problems().size() - SHOWN)
-                    + " more problems (check --json lists all)");
+            Plain.some(inspection.problems(), SHOWN, problem -> out.println("line " + problem.line() + ", id "
+                    + Plain.id(problem.id()) + ", " + wrong(problem.column(), problem.value(), problem.allowed())),
+                    "%s problems (check --json lists all)", out);
+        }
+
+        /// `tone = "blue": allowed is red or green`
+        static String wrong(String column, String value, Value.Wrong wrong) {
+            return Plain.text(column, 40) + " = " + Plain.quoted(value) + ": " + Plain.text(wrong.said(), 300);
         }
 
         static String json(Inspection inspection) {
@@ -8373,6 +8453,10 @@ final class DifyExec implements Runnable {
             String examples() {
                 return ids.stream().map(Plain::id).collect(joining(", ")) + (count > ids.size() ? ", …" : "");
             }
+
+            Map<String, Object> json() {
+                return Json.Tokens.object("outcome", outcome.word(), "cause", cause, "count", count, "ids", ids);
+            }
         }
 
         /// @param csv the input as it was named, for the next command
@@ -8420,11 +8504,7 @@ final class DifyExec implements Runnable {
                         + local("yyyy-MM-dd HH:mm:ss xxx", history.updatedAt));
             }
             if (rate(batch) > 0) figures.put("throughput", String.format(Locale.ROOT, "%,.1f rows/s", rate(batch)));
-            if (!history.latencies.isEmpty()) {
-                var p = history.latencies.percentiles(0.5, 0.9, 0.99, 1);
-                figures.put("seconds a row", String.format(Locale.ROOT, "p50 %.2f, p90 %.2f, p99 %.2f, max %.2f",
-                        p[0], p[1], p[2], p[3]));
-            }
+            if (!history.latencies.isEmpty()) figures.put("seconds a row", history.latencies.words());
             if (history.tokens > 0) figures.put("tokens", Plain.number(history.tokens));
             if (!history.prices.isEmpty()) figures.put("cost", Summary.cost(history.prices).substring(2));
             if (history.attempts > 0) figures.put("attempts", Plain.number(history.attempts) + " ("
@@ -8458,68 +8538,30 @@ final class DifyExec implements Runnable {
 
         /// The keys and their order are a promise; see the README.
         static String json(Batch batch) {
-            var text = new StringWriter();
-            try (var json = Json.Tokens.FACTORY.createGenerator(text)) {
-                json.writeStartObject();
-                write(batch, json);
-                json.writeEndObject();
-            } catch (IOException problem) {
-                throw new UncheckedIOException(problem); // cannot happen: memory does not fail
-            }
-            return text.toString();
-        }
-
-        private static void write(Batch batch, JsonGenerator json) throws IOException {
             var index = batch.index();
             var history = batch.history();
-            json.writeNumberField("total", index.rows());
-            for (var standing : ORDER)
-                json.writeNumberField(standing.word(), index.count(standing));
-            json.writeNumberField("attempts", history.attempts);
-            json.writeNumberField("retries", history.retries);
-            json.writeNumberField("total_tokens", history.tokens);
-            json.writeStringField("started_at", history.startedAt == null ? null : Times.text(history.startedAt));
-            json.writeStringField("updated_at", history.updatedAt == null ? null : Times.text(history.updatedAt));
-            json.writeArrayFieldStart("errors");
-            for (var cause : causes(batch)) write(cause, json);
-            json.writeEndArray();
-            json.writeNumberField("running_seconds", history.running().toMillis() / 1000.0);
-            json.writeNumberField("rows_per_second", Math.round(rate(batch) * 1000) / 1000.0);
-            json.writeObjectFieldStart("seconds");
-            var names = List.of("p50", "p90", "p99", "max");
-            var seconds = history.latencies.percentiles(0.5, 0.9, 0.99, 1);
-            for (int i = 0; i < seconds.length; i++) json.writeNumberField(names.get(i), seconds[i]);
-            json.writeEndObject();
-            json.writeObjectFieldStart("cost");
-            for (var price : history.prices.entrySet()) json.writeNumberField(price.getKey(), price.getValue());
-            json.writeEndObject();
-            json.writeNumberField("in_flight", history.open.size());
-            json.writeNumberField("late", history.lateRuns);
-            json.writeNumberField("lost_results", history.lost.size());
-            json.writeNumberField("unread_lines", history.unread);
-            json.writeNumberField("ids_not_in_input", index.size() - index.rows());
-            write(history.missingFiles(), json);
-        }
-
-        private static void write(MissingFiles missing, JsonGenerator json) throws IOException {
-            json.writeObjectFieldStart("missing_files");
-            json.writeNumberField("count", missing.files());
-            json.writeNumberField("rows", missing.rows());
-            json.writeArrayFieldStart("ids");
-            for (var id : missing.examples()) json.writeString(id);
-            json.writeEndArray();
-            json.writeEndObject();
-        }
-
-        private static void write(Cause cause, JsonGenerator json) throws IOException {
-            json.writeStartObject();
-            json.writeStringField("outcome", cause.outcome().word());
-            json.writeStringField("cause", cause.cause());
-            json.writeNumberField("count", cause.count());
-            json.writeArrayFieldStart("ids");
-            for (var id : cause.ids()) json.writeString(id);
-            json.writeEndArray();
-            json.writeEndObject();
+            var missing = history.missingFiles();
+            var json = Json.Tokens.object("total", index.rows());
+            for (var standing : ORDER) json.put(standing.word(), index.count(standing));
+            json.putAll(Json.Tokens.object(
+                    "attempts", history.attempts,
+                    "retries", history.retries,
+                    "total_tokens", history.tokens,
+                    "started_at", history.startedAt == null ? null : Times.text(history.startedAt),
+                    "updated_at", history.updatedAt == null ? null : Times.text(history.updatedAt),
+                    "errors", causes(batch).stream().map(Cause::json).toList(),
+                    "running_seconds", history.running().toMillis() / 1000.0,
+                    "rows_per_second", Math.round(rate(batch) * 1000) / 1000.0,
+                    "seconds", history.latencies.percentiles(),
+                    "cost", history.prices,
+                    "in_flight", history.open.size(),
+                    "late", history.lateRuns,
+                    "lost_results", history.lost.size(),
+                    "unread_lines", history.unread,
+                    "ids_not_in_input", index.size() - index.rows(),
+                    "missing_files", Json.Tokens.object("count", missing.files(), "rows", missing.rows(), "ids",
+                            missing.examples())));
+            return Json.Tokens.text(json);
         }
 
         private static void causes(String heading, List<Cause> causes, PrintWriter out, Paint paint) {
@@ -8527,19 +8569,16 @@ final class DifyExec implements Runnable {
             out.println();
             out.println("  " + paint.bold(heading));
             int longest = paint.on() ? Math.max(40, Screen.WIDTH - 13) : 160;
-            causes.stream().limit(CAUSES).forEach(cause -> {
+            Plain.some(causes, CAUSES, cause -> {
                 out.println(paint.by(cause.outcome(), "%,8d".formatted(cause.count())) + " × "
                         + Plain.text(cause.outcome() == Standing.FAILED ? cause.cause() : cause.words(), longest));
                 out.println(" ".repeat(11) + paint.faint(cause.examples()));
-            });
-            if (causes.size() > CAUSES) out.println("         … and " + (causes.size() - CAUSES) + " more causes");
+            }, "         %s causes", out);
         }
 
         /// The same in one line each, for the end of a run.
         static void errors(Batch batch, PrintWriter out) {
-            var causes = causes(batch);
-            causes.stream().limit(CAUSES).forEach(cause -> out.println("  " + cause.line()));
-            if (causes.size() > CAUSES) out.println("  … and " + (causes.size() - CAUSES) + " more causes");
+            Plain.some(causes(batch), CAUSES, cause -> out.println("  " + cause.line()), "  %s causes", out);
         }
 
         /// What a row is told apart by where failed ones and others stand in one list.
@@ -8685,7 +8724,8 @@ final class DifyExec implements Runnable {
                 var value = ending.outputs().get(name);
                 cells.add(value == null || value.json() && value.text().equals("null") ? "" : value.text());
             }
-            int attempts = ledger.attempts(entry), millis = ledger.millis(entry);
+            int attempts = ledger.attempts(entry);
+            long millis = ledger.millis(entry);
             cells.addAll(List.of(batch.index().standing(entry).word(), ending.error(), ending.run(),
                     attempts == 0 ? "" : Integer.toString(attempts),
                     millis == 0 ? ending.seconds() : BigDecimal.valueOf(millis, 3).toPlainString(), ending.tokens(),
@@ -8719,14 +8759,12 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// When attempts ran and what they used, packed: 8 bytes an attempt, 17 an end. Time is that of the sessions, in
+    /// When attempts ran and what they used, packed: 16 bytes an attempt, 32 an end. Time is that of the sessions, in
     /// milliseconds, without the time between them.
     static final class Timeline implements Reading {
         private final Map<String, Integer> open = new HashMap<>();
-        private int[] starts = new int[1024], stops = new int[1024], ends = new int[1024], tokens = new int[1024];
-        private double[] prices = new double[1024];
-        private byte[] standings = new byte[1024];
-        private int attempts = 0, ended = 0;
+        private final Longs starts = new Longs(), stops = new Longs();
+        private final Longs ends = new Longs(), standings = new Longs(), tokens = new Longs(), billionths = new Longs();
         private long before = 0, resumed = -1, last = 0;
         private String currency = "";
 
@@ -8737,7 +8775,7 @@ final class DifyExec implements Runnable {
                     before = total();
                     resumed = -1;
                     now(session.t());
-                    for (int attempt : open.values()) if (stops[attempt] < 0) stops[attempt] = (int) before;
+                    for (int attempt : open.values()) if (stops.get(attempt) < 0) stops.set(attempt, before);
                 }
                 case Event.Attempt attempt when "row".equals(attempt.kind()) -> start(attempt);
                 case Event.End end -> end(end);
@@ -8746,11 +8784,11 @@ final class DifyExec implements Runnable {
             }
         }
 
-        private int now(Instant time) {
+        private long now(Instant time) {
             long millis = time.toEpochMilli();
             if (resumed < 0) resumed = millis;
             last = Math.max(millis, resumed);
-            return (int) Math.min(Integer.MAX_VALUE, total());
+            return total();
         }
 
         long total() {
@@ -8758,30 +8796,21 @@ final class DifyExec implements Runnable {
         }
 
         private void start(Event.Attempt attempt) {
-            if (attempts == starts.length) {
-                starts = Arrays.copyOf(starts, attempts * 2);
-                stops = Arrays.copyOf(stops, attempts * 2);
-            }
-            starts[attempts] = now(attempt.t());
-            stops[attempts] = -1;
-            open.put(attempt.id() + "\0" + attempt.user(), attempts++);
+            open.put(attempt.id() + "\0" + attempt.user(), starts.size());
+            starts.add(now(attempt.t()));
+            stops.add(-1);
         }
 
         private void end(Event.End end) {
-            int now = now(end.t());
+            long now = now(end.t());
             var known = open.remove(end.id() + "\0" + end.user());
-            if (known != null) stops[known] = now;
-            if (ended == ends.length) {
-                ends = Arrays.copyOf(ends, ended * 2);
-                tokens = Arrays.copyOf(tokens, ended * 2);
-                prices = Arrays.copyOf(prices, ended * 2);
-                standings = Arrays.copyOf(standings, ended * 2);
-            }
-            ends[ended] = now;
-            tokens[ended] = (int) Math.min(Integer.MAX_VALUE, end.tokens());
-            standings[ended] = (byte) (int) Standing.of(end.outcome()).map(Enum::ordinal).orElse(0);
+            if (known != null) stops.set(known, now);
+            ends.add(now);
+            standings.add(Standing.of(end.outcome()).map(Enum::ordinal).orElse(0));
+            tokens.add(end.tokens());
             if (end.price() != null && currency.isEmpty()) currency = History.orEmpty(end.currency());
-            prices[ended++] = end.price() == null || !currency.equals(end.currency()) ? 0 : end.price().doubleValue();
+            boolean counts = end.price() != null && currency.equals(end.currency());
+            billionths.add(counts ? end.price().movePointRight(9).longValue() : 0);
         }
 
         /// The one that [#cost] is in: the first that came up.
@@ -8792,34 +8821,38 @@ final class DifyExec implements Runnable {
         /// Rows that ended in each span of so many milliseconds, per second.
         double[] rate(int bins, double width, Predicate<Standing> which) {
             var standing = Standing.values();
-            return summed(bins, width, end -> standings[end] > 0 && which.test(standing[standings[end]])
-                    ? 1000 / width : 0);
+            return summed(bins, width, end -> {
+                int outcome = (int) standings.get(end);
+                return outcome > 0 && which.test(standing[outcome]) ? 1000 / width : 0;
+            });
         }
 
         /// Tokens used until the end of each span.
         double[] tokens(int bins, double width) {
-            var sums = summed(bins, width, end -> tokens[end]);
-            Arrays.parallelPrefix(sums, Double::sum);
-            return sums;
+            return soFar(summed(bins, width, tokens::get));
         }
 
         double[] cost(int bins, double width) {
-            var sums = summed(bins, width, end -> prices[end]);
+            return soFar(summed(bins, width, end -> billionths.get(end) / 1e9));
+        }
+
+        private static double[] soFar(double[] sums) {
             Arrays.parallelPrefix(sums, Double::sum);
             return sums;
         }
 
         private double[] summed(int bins, double width, IntToDoubleFunction weight) {
             var sums = new double[bins];
-            for (int end = 0; end < ended; end++) sums[bin(ends[end], width, bins)] += weight.applyAsDouble(end);
+            for (int end = 0; end < ends.size(); end++)
+                sums[bin(ends.get(end), width, bins)] += weight.applyAsDouble(end);
             return sums;
         }
 
         /// How many attempts were under way in each span, on average.
         double[] inFlight(int bins, double width) {
             var sums = new double[bins];
-            for (int attempt = 0; attempt < attempts; attempt++) {
-                double from = starts[attempt], to = stops[attempt] < 0 ? total() : stops[attempt];
+            for (int attempt = 0; attempt < starts.size(); attempt++) {
+                double from = starts.get(attempt), to = stops.get(attempt) < 0 ? total() : stops.get(attempt);
                 for (int bin = bin(from, width, bins); bin <= bin(to, width, bins); bin++)
                     sums[bin] += Math.max(0, Math.min(to, (bin + 1) * width) - Math.max(from, bin * width)) / width;
             }
@@ -8841,6 +8874,11 @@ final class DifyExec implements Runnable {
 
         /// @param look the class that colours it
         record Series(String name, String look, double[] values) {}
+
+        /// A line through one series.
+        static Chart line(String name, String title, String y, String x, double width, double[] values) {
+            return new Chart(name, title, y, x, width, false, List.of(new Series("", "plain", values)), Map.of());
+        }
 
         String svg() {
             var svg = new StringBuilder();
@@ -8882,17 +8920,17 @@ final class DifyExec implements Runnable {
         }
 
         private void axes(StringBuilder svg) {
-            double step = step(highest(), 4), most = ceiling();
-            for (double at = 0; at <= most * 1.0001; at += step)
-                svg.append("<path class=\"grid\" d=\"M%d %sH%d\"/><text x=\"%d\" y=\"%s\" class=\"end\">%s</text>"
-                        .formatted(LEFT, px(down(at)), WIDE - RIGHT, LEFT - 6, px(down(at) + 4), number(at)));
-            double wide = width * bins(), across = step(wide, 8);
+            double step = step(highest(), 4), wide = width * bins(), across = step(wide, 8);
+            for (double at = 0; at <= ceiling() * 1.0001; at += step)
+                svg.append("<path class=\"grid\" d=\"M%d %sH%d\"/>".formatted(LEFT, px(down(at)), WIDE - RIGHT))
+                        .append(text(LEFT - 6, down(at) + 4, "end", number(at)));
             for (double at = 0; at <= wide * 1.0001; at += across)
-                svg.append("<text x=\"%s\" y=\"%d\" class=\"middle\">%s</text>".formatted(px(over(at)),
-                        HIGH - BOTTOM + 15, number(at)));
-            svg.append("<text x=\"%d\" y=\"10\" class=\"end unit\">%s</text>".formatted(WIDE - RIGHT, Html.text(y)));
-            svg.append("<text x=\"%d\" y=\"%d\" class=\"end unit\">%s</text>".formatted(WIDE - RIGHT, HIGH - 4,
-                    Html.text(x)));
+                svg.append(text(over(at), HIGH - BOTTOM + 15, "middle", number(at)));
+            svg.append(text(WIDE - RIGHT, 10, "end unit", y)).append(text(WIDE - RIGHT, HIGH - 4, "end unit", x));
+        }
+
+        private static String text(double x, double y, String look, String words) {
+            return "<text x=\"%s\" y=\"%s\" class=\"%s\">%s</text>".formatted(px(x), px(y), look, Html.text(words));
         }
 
         private void bars(StringBuilder svg) {
@@ -8931,9 +8969,8 @@ final class DifyExec implements Runnable {
                 double at = over(Math.min(mark.getValue(), width * bins()));
                 boolean left = at > WIDE - 90;
                 svg.append("<path class=\"mark\" d=\"M%s %dV%s\"/>".formatted(px(at), TOP, px(down(0))));
-                labels.append("<text x=\"%s\" y=\"%d\" class=\"label%s\">%s</text>".formatted(
-                        px(left ? at - 5 : at + 5), TOP + 9 + 13 * row++, left ? " end" : "",
-                        Html.text(mark.getKey())));
+                labels.append(text(left ? at - 5 : at + 5, TOP + 9 + 13 * row++, left ? "label end" : "label",
+                        mark.getKey()));
             }
             svg.append(labels);
         }
@@ -8977,28 +9014,9 @@ final class DifyExec implements Runnable {
         }
 
         /// JSON that may stand in a page: nothing in it ends the element around it.
-        static JsonGenerator json(Writer out) throws IOException {
-            return Json.Tokens.FACTORY.createGenerator(out).setCharacterEscapes(new Escapes())
-                    .disable(JsonGenerator.Feature.AUTO_CLOSE_TARGET)
-                    .disable(JsonGenerator.Feature.FLUSH_PASSED_TO_STREAM);
-        }
-
-        private static final class Escapes extends CharacterEscapes {
-            private final int[] ascii = standardAsciiEscapesForJSON();
-
-            Escapes() {
-                for (char c : "<>&".toCharArray()) ascii[c] = ESCAPE_STANDARD;
-            }
-
-            @Override
-            public int[] getEscapeCodesForAscii() {
-                return ascii;
-            }
-
-            @Override
-            public SerializableString getEscapeSequence(int c) {
-                return c == 0x2028 || c == 0x2029 ? new SerializedString(String.format("\\u%04x", c)) : null;
-            }
+        static String json(Object value) {
+            return Json.Tokens.text(value).replace("<", "\\u003C").replace(">", "\\u003E").replace("&", "\\u0026")
+                    .replace("\u2028", "\\u2028").replace("\u2029", "\\u2029");
         }
 
         /// How a Content-Security-Policy names a script or a style that it lets in.
@@ -9124,21 +9142,19 @@ final class DifyExec implements Runnable {
         private List<Chart> overTime() {
             double total = timeline.total(), width = Chart.step(total, BINS);
             int bins = (int) Math.ceil(total / width + 1e-9);
-            var unit = total < 120_000 ? "seconds" : total < 7_200_000 ? "minutes" : "hours";
-            double x = width / (total < 120_000 ? 1_000 : total < 7_200_000 ? 60_000 : 3_600_000);
+            var unit = total < 120_000 ? ChronoUnit.SECONDS : total < 7_200_000 ? ChronoUnit.MINUTES : ChronoUnit.HOURS;
+            double wide = width / unit.getDuration().toMillis();
+            var x = unit.toString().toLowerCase(Locale.ROOT) + " of running";
             var charts = new ArrayList<Chart>();
-            charts.add(new Chart("rate", "Rows that ended", "rows a second", unit + " of running", x, true, List.of(
+            charts.add(new Chart("rate", "Rows that ended", "rows a second", x, wide, true, List.of(
                     new Chart.Series("succeeded", "succeeded", timeline.rate(bins, width, Standing::isSuccess)),
                     new Chart.Series("without success", "failed",
                             timeline.rate(bins, width, standing -> !standing.isSuccess()))), Map.of()));
-            charts.add(new Chart("flight", "Attempts in flight", "attempts", unit + " of running", x, false,
-                    List.of(new Chart.Series("", "plain", timeline.inFlight(bins, width))), Map.of()));
-            if (batch.history().tokens > 0) charts.add(new Chart("tokens", "Tokens used so far", "tokens",
-                    unit + " of running", x, false,
-                    List.of(new Chart.Series("", "plain", timeline.tokens(bins, width))), Map.of()));
-            if (!timeline.currency().isEmpty()) charts.add(new Chart("cost", "Cost so far", timeline.currency(),
-                    unit + " of running", x, false, List.of(new Chart.Series("", "plain", timeline.cost(bins, width))),
-                    Map.of()));
+            charts.add(Chart.line("flight", "Attempts in flight", "attempts", x, wide, timeline.inFlight(bins, width)));
+            if (batch.history().tokens > 0)
+                charts.add(Chart.line("tokens", "Tokens used so far", "tokens", x, wide, timeline.tokens(bins, width)));
+            if (!timeline.currency().isEmpty())
+                charts.add(Chart.line("cost", "Cost so far", timeline.currency(), x, wide, timeline.cost(bins, width)));
             return charts;
         }
 
@@ -9160,41 +9176,22 @@ final class DifyExec implements Runnable {
                             Plain.number(causes.get(i).count()))).collect(joining());
         }
 
+        /// The batch, then its rows in blocks, which the page reads one after the other.
         private void data(Writer out) throws IOException {
-            try (var endings = new Endings(batch, ledger); var json = Html.json(out)) {
-                out.write("<script type=\"application/json\" id=\"batch\">");
-                batch(json);
+            out.write("<script type=\"application/json\" id=\"batch\">" + Html.json(Json.Tokens.object(
+                    "start", start(),
+                    "outcomes", Stream.of(Standing.values()).map(Standing::word).toList(),
+                    "causes", causes.stream().map(StatusView.Cause::words).toList())));
+            try (var endings = new Endings(batch, ledger)) {
                 var rows = batch.csv() == null ? Collections.<Row>emptyIterator()
                         : batch.csv().rows(_ -> true, batch.index());
                 for (int entry = 0; entry < batch.index().size(); entry++) {
-                    if (entry % BLOCK == 0) {
-                        if (entry > 0) end(json);
-                        json.flush();
-                        out.write("</script>\n<script type=\"application/json\" class=\"rows\">");
-                        json.writeStartArray();
-                    }
-                    row(entry, rows.hasNext() ? rows.next().inputs() : Map.of(), endings, json);
+                    out.write(entry % BLOCK > 0 ? "," : (entry > 0 ? "]" : "")
+                            + "</script>\n<script type=\"application/json\" class=\"rows\">[");
+                    out.write(Html.json(row(entry, rows.hasNext() ? rows.next().inputs() : Map.of(), endings)) + "\n");
                 }
-                if (batch.index().size() > 0) end(json);
-                json.flush();
-                out.write("</script>\n");
             }
-        }
-
-        private static void end(JsonGenerator json) throws IOException {
-            json.writeEndArray();
-        }
-
-        private void batch(JsonGenerator json) throws IOException {
-            json.writeStartObject();
-            json.writeNumberField("start", start());
-            json.writeArrayFieldStart("outcomes");
-            for (var standing : Standing.values()) json.writeString(standing.word());
-            json.writeEndArray();
-            json.writeArrayFieldStart("causes");
-            for (var cause : causes) json.writeString(cause.words());
-            json.writeEndArray();
-            json.writeEndObject();
+            out.write((batch.index().size() > 0 ? "]" : "") + "</script>\n");
         }
 
         private long start() {
@@ -9202,84 +9199,49 @@ final class DifyExec implements Runnable {
         }
 
         /// `[id, outcome, cause, seconds, tokens, price, run, {inputs}, {outputs}, [attempts], true if edited]`
-        private void row(int entry, Map<String, String> cells, Endings endings, JsonGenerator json) throws IOException {
+        private List<Object> row(int entry, Map<String, String> cells, Endings endings) throws IOException {
             var standing = batch.index().standing(entry);
             var ending = endings.of(entry);
-            json.writeStartArray();
-            json.writeString(Plain.text(batch.index().id(entry), LONGEST));
-            json.writeNumber(standing.ordinal());
-            json.writeNumber(standing.isOnRetryList() ? causeNumbers.getOrDefault(StatusView.words(batch, entry), -1)
-                    : -1);
-            json.writeNumber(ledger.millis(entry) / 1000.0);
-            json.writeString(ending.tokens());
-            json.writeString(ending.price().isEmpty() ? "" : ending.price() + " " + ending.currency());
-            json.writeString(ending.run());
-            json.writeStartObject();
-            if (ending.inputs().isEmpty()) for (var cell : cells.entrySet())
-                value(cell.getKey(), new Ending.Value(cell.getValue(), false), json);
-            else for (var input : ending.inputs().entrySet()) value(input.getKey(), input.getValue(), json);
-            json.writeEndObject();
-            json.writeStartObject();
-            for (var output : ending.outputs().entrySet()) value(output.getKey(), output.getValue(), json);
-            json.writeEndObject();
-            attempts(endings.events(entry), ending.run(), json);
-            if (ending.edited()) json.writeBoolean(true);
-            json.writeEndArray();
-            json.writeRaw('\n');
+            var inputs = new LinkedHashMap<>(ending.inputs());
+            if (inputs.isEmpty()) cells.forEach((column, cell) -> inputs.put(column, new Ending.Value(cell, false)));
+            var row = new ArrayList<Object>(List.of(
+                    Plain.text(batch.index().id(entry), LONGEST),
+                    standing.ordinal(),
+                    standing.isOnRetryList() ? causeNumbers.getOrDefault(StatusView.words(batch, entry), -1) : -1,
+                    ledger.millis(entry) / 1000.0,
+                    ending.tokens(),
+                    ending.price().isEmpty() ? "" : ending.price() + " " + ending.currency(),
+                    ending.run(),
+                    values(inputs),
+                    values(ending.outputs()),
+                    attempts(endings.ofRow(entry), ending.run())));
+            if (ending.edited()) row.add(true);
+            return row;
         }
 
         /// A text as it is, JSON as `[text]`, what is too long as `[its beginning, its length]`.
-        private static void value(String name, Ending.Value value, JsonGenerator json) throws IOException {
-            json.writeFieldName(cut(name, 200));
-            var text = value.text();
-            if (!value.json() && text.length() <= LONGEST) {
-                json.writeString(text);
-                return;
-            }
-            json.writeStartArray();
-            json.writeString(cut(text, LONGEST));
-            if (text.length() > LONGEST) json.writeNumber(text.length());
-            json.writeEndArray();
-        }
-
-        private static String cut(String text, int longest) {
-            if (text.length() <= longest) return text;
-            return text.substring(0, Character.isHighSurrogate(text.charAt(longest - 1)) ? longest - 1 : longest);
-        }
-
-        /// Each attempt with its last end. With `--user` all attempts of a row, and its tries, have one name.
-        private static Map<Event.Attempt, Optional<Event.End>> ends(List<Event> events) {
-            var ends = new LinkedHashMap<Event.Attempt, Optional<Event.End>>();
-            var newest = new HashMap<String, Event.Attempt>();
-            for (var event : events) {
-                if (event instanceof Event.Attempt attempt) {
-                    ends.put(attempt, Optional.empty());
-                    newest.put(History.orEmpty(attempt.user()), attempt);
-                } else if (event instanceof Event.End end && !end.isOfTry()) {
-                    var attempt = newest.get(History.orEmpty(end.user()));
-                    if (attempt != null) ends.put(attempt, Optional.of(end));
-                }
-            }
-            return ends;
+        private static Map<String, Object> values(Map<String, Ending.Value> values) {
+            var shown = new LinkedHashMap<String, Object>();
+            values.forEach((name, value) -> {
+                var text = value.text();
+                shown.put(Plain.cut(name, 200), text.length() > LONGEST ? List.of(Plain.cut(text, LONGEST), text.length())
+                        : value.json() ? List.of(text) : text);
+            });
+            return shown;
         }
 
         /// `[start, mode, outcome, seconds, error, run if it is another than the row's]`
-        private void attempts(List<Event> events, String run, JsonGenerator json) throws IOException {
-            json.writeStartArray();
-            for (var told = ends(events).entrySet().iterator(); told.hasNext(); ) {
-                var next = told.next();
-                var attempt = next.getKey();
-                var end = next.getValue().orElse(null);
-                json.writeStartArray();
-                json.writeNumber(attempt.t().toEpochMilli() - start());
-                json.writeString(attempt.mode());
-                json.writeString(end == null ? "" : end.outcome());
-                json.writeNumber(end == null ? 0 : end.seconds());
-                json.writeString(end == null ? "" : History.orEmpty(end.error()));
-                json.writeString(end == null || run.equals(end.run()) ? "" : History.orEmpty(end.run()));
-                json.writeEndArray();
-            }
-            json.writeEndArray();
+        private List<List<Object>> attempts(List<Endings.Trace> traces, String run) {
+            return traces.stream().map(trace -> {
+                var end = trace.end();
+                return List.<Object>of(
+                        trace.attempt.t().toEpochMilli() - start(),
+                        History.orEmpty(trace.attempt.mode()),
+                        end.map(Event.End::outcome).orElse(""),
+                        end.map(Event.End::seconds).orElse(0.0),
+                        end.map(Event.End::error).orElse(""),
+                        end.map(Event.End::run).filter(other -> !other.equals(run)).orElse(""));
+            }).toList();
         }
     }
 
@@ -9683,13 +9645,18 @@ final class DifyExec implements Runnable {
         static final int LONGEST_ERROR = 500;
 
         static String text(String text, int longest) {
-            int end = Math.min(text.length(), longest);
-            if (end < text.length() && Character.isHighSurrogate(text.charAt(end - 1))) end--;
-            var cut = end < text.length() ? text.substring(0, end) + "…" : text;
+            var cut = cut(text, longest);
+            if (cut.length() < text.length()) cut += "…";
             var clean = new StringBuilder(cut.length());
             cut.codePoints().map(c -> isControl(c) ? ' ' : Utf8.isHalf(c) ? 0xFFFD : c)
                     .forEach(clean::appendCodePoint);
             return clean.toString();
+        }
+
+        /// The beginning of a text, never with half a character at its end.
+        static String cut(String text, int longest) {
+            if (text.length() <= longest) return text;
+            return text.substring(0, Character.isHighSurrogate(text.charAt(longest - 1)) ? longest - 1 : longest);
         }
 
         /// What acts on a terminal instead of being seen: controls, marks of direction, line ends.
@@ -9741,6 +9708,12 @@ final class DifyExec implements Runnable {
 
         static String id(String id) {
             return text(id, 60);
+        }
+
+        /// The first of many, and how many more there are: `… and 12 more causes`.
+        static <T> void some(List<T> all, long most, Consumer<T> tell, String more, PrintWriter out) {
+            all.stream().limit(most).forEach(tell);
+            if (all.size() > most) out.println(more.formatted("… and " + (all.size() - most) + " more"));
         }
 
         static String quoted(String text) {
@@ -9924,10 +9897,24 @@ final class DifyExec implements Runnable {
         private boolean left = false;
 
         /// `seen` is how the CSV stood when it was opened.
-        private record Opened(Optional<Csv> csv, BatchFiles files, List<Stamp> seen) {}
+        private record Opened(Optional<Csv> csv, BatchFiles files, List<Stamp> seen) {
+            List<Stamp> stamps() {
+                return Stamp.of(Stream.of(files.results(), files.log(), files.retry()));
+            }
+
+            boolean isUnchanged() {
+                return seen.equals(Stamp.of(csv.stream().map(csv -> csv.path)));
+            }
+        }
 
         /// What the files said when they stood like this.
-        private record Snapshot(List<Stamp> stamps, Batch batch) {}
+        private record Snapshot(List<Stamp> stamps, Batch batch, Ledger ledger) {
+            static Snapshot of(Opened opened) {
+                var stamps = opened.stamps(); // before the files are read: what comes meanwhile is read next time
+                var ledger = new Ledger();
+                return new Snapshot(stamps, Batch.peek(opened.files(), opened.csv(), ledger), ledger);
+            }
+        }
 
         /// The form as far as it could be had; `note` says why not, or is empty.
         record Known(Form form, String note) {}
@@ -9971,16 +9958,15 @@ final class DifyExec implements Runnable {
                     + " not accepted yet: 'accept ID' keeps one, 'open --force' drops them");
             var seen = Stamp.of(input.stream());
             var next = new Opened(input.map(csvs), BatchFiles.of(output), seen);
-            var stamps = stamps(next);
-            var batch = Batch.peek(next.files(), next.csv(), Reading.NOTHING);
+            var read = Snapshot.of(next);
             if (!same) {
                 edits.clear();
                 tried.clear();
             }
             opened = Optional.of(next);
-            reading = Optional.of(new Snapshot(stamps, batch));
+            reading = Optional.of(read);
             form = null;
-            if (same) edits.rebase(batch);
+            if (same) edits.rebase(read.batch());
         }
 
         boolean isOpen() {
@@ -9989,8 +9975,7 @@ final class DifyExec implements Runnable {
 
         private boolean isOpen(Path input) {
             try {
-                return opened.flatMap(Opened::csv).isPresent() && Files.exists(input)
-                        && Files.isSameFile(opened.get().csv().get().path, input);
+                return csvPath().isPresent() && Files.exists(input) && Files.isSameFile(csvPath().get(), input);
             } catch (IOException _) {
                 return false; // it cannot be looked at, so it is not the open one
             }
@@ -10013,25 +9998,31 @@ final class DifyExec implements Runnable {
         }
 
         void refuseChangedCsv() {
-            opened.filter(now -> !now.seen().equals(Stamp.of(now.csv().stream().map(csv -> csv.path))))
-                    .ifPresent(now -> {
-                throw new Unusable(now.csv().get().path + " was changed since it was opened: 'open "
-                        + Plain.shell(now.csv().get().path.toString()) + " "
-                        + Plain.shell(now.files().results().toString()) + "' reads it anew; your edits are kept");
-            });
+            if (opened.isEmpty() || opened.get().isUnchanged()) return;
+            var csv = csvPath().orElseThrow().toString();
+            throw new Unusable(csv + " was changed since it was opened: 'open " + Plain.shell(csv) + " "
+                    + Plain.shell(files().results().toString()) + "' reads it anew; your edits are kept");
+        }
+
+        private Optional<Path> csvPath() {
+            return opened.flatMap(Opened::csv).map(csv -> csv.path);
         }
 
         /// Where the batch stands, read again once its files were written.
         Batch batch() {
-            refuseChangedCsv();
-            var now = stamps(opened());
-            if (reading.isEmpty() || !reading.get().stamps().equals(now))
-                reading = Optional.of(new Snapshot(now, Batch.peek(files(), opened().csv(), Reading.NOTHING)));
-            return reading.get().batch();
+            return read().batch();
         }
 
-        private static List<Stamp> stamps(Opened opened) {
-            return Stamp.of(Stream.of(opened.files().results(), opened.files().log(), opened.files().retry()));
+        /// How its rows ended.
+        Endings endings() throws IOException {
+            return new Endings(batch(), read().ledger());
+        }
+
+        private Snapshot read() {
+            refuseChangedCsv();
+            if (reading.filter(read -> read.stamps().equals(opened().stamps())).isEmpty())
+                reading = Optional.of(Snapshot.of(opened()));
+            return reading.get();
         }
 
         /// The number of a row; for an id that there is not, the nearest are named.
@@ -10132,10 +10123,12 @@ final class DifyExec implements Runnable {
 
         /// Each cell held against the form before anything is kept or sent.
         static void check(Form form, Row row, Collection<String> columns) {
-            var problems = columns.stream().filter(column -> form.value(column, row.inputs().get(column))
-                    instanceof Value.Wrong).map(column -> Plain.text(column, 40) + " = "
-                    + Plain.quoted(row.inputs().get(column)) + ": "
-                    + Plain.text(((Value.Wrong) form.value(column, row.inputs().get(column))).said(), 300)).toList();
+            var problems = new ArrayList<String>();
+            for (var column : columns) {
+                var cell = row.inputs().get(column);
+                if (form.value(column, cell) instanceof Value.Wrong wrong)
+                    problems.add(CheckView.wrong(column, cell, wrong));
+            }
             if (!problems.isEmpty()) throw new Unusable("row " + Plain.id(row.id()) + ", "
                     + String.join("; ", problems));
         }
@@ -10173,18 +10166,19 @@ final class DifyExec implements Runnable {
         List<Integer> failures(String text) {
             var batch = batch();
             var wanted = text.toLowerCase(Locale.ROOT);
-            return IntStream.range(0, batch.index().rows())
-                    .filter(entry -> batch.index().standing(entry).isOnRetryList())
-                    .filter(entry -> wanted.isEmpty() || batch.index().id(entry).toLowerCase(Locale.ROOT)
-                            .contains(wanted)
-                            || batch.history().cause(entry).toLowerCase(Locale.ROOT).contains(wanted))
-                    .boxed().toList();
+            return failed(batch.index()).filter(entry -> wanted.isEmpty()
+                    || batch.index().id(entry).toLowerCase(Locale.ROOT).contains(wanted)
+                    || batch.history().cause(entry).toLowerCase(Locale.ROOT).contains(wanted)).boxed().toList();
+        }
+
+        private static IntStream failed(Index index) {
+            return IntStream.range(0, index.rows()).filter(entry -> index.standing(entry).isOnRetryList());
         }
 
         /// What an option is by default while a batch is open, by its short name.
         Optional<String> setting(String option) {
             return switch (option) {
-                case "-i" -> opened.flatMap(Opened::csv).map(csv -> csv.path.toString());
+                case "-i" -> csvPath().map(Path::toString);
                 case "-o" -> opened.map(now -> now.files().results().toString());
                 default -> Optional.empty();
             };
@@ -10203,9 +10197,7 @@ final class DifyExec implements Runnable {
             if (!isOpen()) return "dify> ";
             var name = Plain.text(files().results().getFileName().toString(), 40);
             try {
-                var index = batch().index();
-                long failed = IntStream.range(0, index.rows()).filter(row -> index.standing(row).isOnRetryList())
-                        .count();
+                long failed = failed(batch().index()).count();
                 return name + (failed == 0 ? "" : " (" + failed + " failed)") + " dify> ";
             } catch (Unusable _) {
                 return name + " (?) dify> "; // the next command says what is wrong
@@ -10400,7 +10392,7 @@ final class DifyExec implements Runnable {
     /// What may be typed in the shell. Every command of the tool is there, too, on the open batch.
     @Command(name = "dify>", sortOptions = false, synopsisSubcommandLabel = "COMMAND",
             description = "Works with the rows of the open batch until they succeed.",
-            subcommands = {Prompt.Open.class, Prompt.Failures.class, Prompt.Show.class, Prompt.SetCells.class,
+            subcommands = {Prompt.OpenBatch.class, Prompt.Failures.class, Prompt.Show.class, Prompt.SetCells.class,
                     Prompt.Unset.class, Prompt.ShowEdits.class, Prompt.Try.class, Prompt.Accept.class,
                     Prompt.RunRows.class, Prompt.RetryRows.class, Prompt.Save.class, Prompt.Exit.class,
                     CommandLine.HelpCommand.class},
@@ -10484,11 +10476,37 @@ final class DifyExec implements Runnable {
             spec.commandLine().usage(spec.commandLine().getOut());
         }
 
-        @Command(name = "open", description = "Opens a batch: its rows and its results.")
-        static final class Open implements Callable<Integer> {
+        /// What the commands share: the desk they work at, and where they speak.
+        abstract static class AtDesk implements Callable<Integer> {
             @ParentCommand Prompt prompt;
             @Spec CommandSpec spec;
 
+            Desk desk() {
+                return prompt.desk;
+            }
+
+            PrintWriter out() {
+                return spec.commandLine().getOut();
+            }
+
+            PrintWriter err() {
+                return spec.commandLine().getErr();
+            }
+        }
+
+        /// Those on one row.
+        abstract static class OnRow extends AtDesk {
+            @Parameters(index = "0", paramLabel = "ID", description = "The row.")
+            String id;
+
+            /// The id, of a row that there is.
+            String known() {
+                return desk().batch().index().id(desk().entry(id));
+            }
+        }
+
+        @Command(name = "open", description = "Opens a batch: its rows and its results.")
+        static final class OpenBatch extends AtDesk {
             @Parameters(index = "0", paramLabel = "CSV", description = "The rows.")
             Path input;
 
@@ -10500,18 +10518,15 @@ final class DifyExec implements Runnable {
 
             @Override
             public Integer call() throws Exception {
-                prompt.desk.open(Optional.of(input), output, force);
-                spec.commandLine().getOut().println(prompt.desk.summary());
-                prompt.desk.batch().tellOpenTries(spec.commandLine().getErr());
+                desk().open(Optional.of(input), output, force);
+                out().println(desk().summary());
+                desk().batch().tellOpenTries(err());
                 return OK;
             }
         }
 
         @Command(name = "failures", description = "Lists the rows that failed, are paused or unknown.")
-        static final class Failures implements Callable<Integer> {
-            @ParentCommand Prompt prompt;
-            @Spec CommandSpec spec;
-
+        static final class Failures extends AtDesk {
             @Parameters(arity = "0..1", paramLabel = "TEXT", defaultValue = "",
                     description = "Only those whose cause or id contains it.")
             String text;
@@ -10525,22 +10540,15 @@ final class DifyExec implements Runnable {
 
             @Override
             public Integer call() {
-                var rows = prompt.desk.failures(text);
-                if (by == Grouping.ERROR) FailureView.byError(prompt.desk.batch(), rows, all,
-                        spec.commandLine().getOut());
-                else FailureView.byRow(prompt.desk.batch(), rows, all, spec.commandLine().getOut());
+                var rows = desk().failures(text);
+                if (by == Grouping.ERROR) FailureView.byError(desk().batch(), rows, all, out());
+                else FailureView.byRow(desk().batch(), rows, all, out());
                 return OK;
             }
         }
 
         @Command(name = "show", description = "Shows a row: its inputs, every attempt, its outputs.")
-        static final class Show implements Callable<Integer> {
-            @ParentCommand Prompt prompt;
-            @Spec CommandSpec spec;
-
-            @Parameters(paramLabel = "ID", description = "The row.")
-            String id;
-
+        static final class Show extends OnRow {
             @Option(names = "--output", paramLabel = "/POINTER",
                     description = "Only this part of the outputs, like /answer or /items/0.")
             String pointer;
@@ -10550,56 +10558,46 @@ final class DifyExec implements Runnable {
 
             @Override
             public Integer call() throws IOException {
-                var view = RowView.of(prompt.desk, id, full, spec.commandLine().getOut());
-                if (pointer == null) view.all();
-                else view.output(pointer);
+                int entry = desk().entry(id);
+                try (var endings = desk().endings()) {
+                    var view = new RowView(desk(), endings, entry, full, out());
+                    if (pointer == null) view.all();
+                    else view.output(pointer);
+                }
                 return OK;
             }
         }
 
         @Command(name = "set", description = {"Changes inputs of a row, in this session only.",
                 "They are held against the workflow's form at once; try, retry and run use them, save writes them."})
-        static final class SetCells implements Callable<Integer> {
-            @ParentCommand Prompt prompt;
-            @Spec CommandSpec spec;
-
-            @Parameters(index = "0", paramLabel = "ID", description = "The row.")
-            String id;
-
+        static final class SetCells extends OnRow {
             @Parameters(index = "1..*", arity = "1..*", paramLabel = "COLUMN=VALUE", description = "Its new cells.")
             List<String> words;
 
             @Override
             public Integer call() throws InterruptedException {
-                var desk = prompt.desk;
-                var row = desk.row(id);
-                var cells = desk.cells(words);
-                var form = desk.form();
+                var row = desk().row(id);
+                var cells = desk().cells(words);
+                var form = desk().form();
                 Desk.check(form.form(), row.with(cells), cells.keySet());
-                desk.edits().set(row, cells);
-                EditView.print(row.id(), desk.edits().of(row.id()), spec.commandLine().getOut());
-                if (!form.note().isEmpty()) spec.commandLine().getErr().println(
-                        "Not checked against the workflow's form: " + Plain.text(form.note(), 500));
+                desk().edits().set(row, cells);
+                EditView.print(row.id(), desk().edits().of(row.id()), out());
+                if (!form.note().isEmpty())
+                    err().println("Not checked against the workflow's form: " + Plain.text(form.note(), 500));
                 return OK;
             }
         }
 
         @Command(name = "unset", description = "Takes changes of a row back.")
-        static final class Unset implements Callable<Integer> {
-            @ParentCommand Prompt prompt;
-
-            @Parameters(index = "0", paramLabel = "ID", description = "The row.")
-            String id;
-
+        static final class Unset extends OnRow {
             @Parameters(index = "1", arity = "0..1", paramLabel = "COLUMN",
                     description = "Only this one; default: all.")
             String column;
 
             @Override
             public Integer call() {
-                var desk = prompt.desk;
-                var known = desk.batch().index().id(desk.entry(id));
-                if (!desk.edits().unset(known, Optional.ofNullable(column).map(desk::column)))
+                var known = known();
+                if (!desk().edits().unset(known, Optional.ofNullable(column).map(desk()::column)))
                     throw new Unusable("row " + Plain.id(known) + (column == null ? "" : ", " + Plain.text(column, 40))
                             + ": there is no edit to take back");
                 return OK;
@@ -10607,29 +10605,19 @@ final class DifyExec implements Runnable {
         }
 
         @Command(name = "edits", description = "Shows what was changed, against the CSV.")
-        static final class ShowEdits implements Callable<Integer> {
-            @ParentCommand Prompt prompt;
-            @Spec CommandSpec spec;
-
+        static final class ShowEdits extends AtDesk {
             @Override
             public Integer call() {
-                var edits = prompt.desk.edits();
-                var out = spec.commandLine().getOut();
-                edits.ids().forEach(id -> EditView.print(id, edits.of(id), out));
-                out.println(edits.isEmpty() ? "No edits." : edits.count() + "; 'save FILE' writes a CSV with them.");
+                var edits = desk().edits();
+                edits.ids().forEach(id -> EditView.print(id, edits.of(id), out()));
+                out().println(edits.isEmpty() ? "No edits." : edits.count() + "; 'save FILE' writes a CSV with them.");
                 return OK;
             }
         }
 
         @Command(name = "try", description = {"Runs a row once, as it is edited, and shows the run as it goes.",
                 "No result is written: 'accept' does that. Ctrl-C stops the run on the server."})
-        static final class Try implements Callable<Integer> {
-            @ParentCommand Prompt prompt;
-            @Spec CommandSpec spec;
-
-            @Parameters(index = "0", paramLabel = "ID", description = "The row.")
-            String id;
-
+        static final class Try extends OnRow {
             @Parameters(index = "1..*", arity = "0..*", paramLabel = "COLUMN=VALUE", description = "For this try only.")
             List<String> words = List.of();
 
@@ -10638,34 +10626,26 @@ final class DifyExec implements Runnable {
 
             @Override
             public Integer call() throws Exception {
-                return Trial.run(prompt.desk, prompt.desk.entry(id), prompt.desk.cells(words), force,
-                        spec.commandLine().getOut(), spec.commandLine().getErr());
+                return Trial.run(desk(), desk().entry(id), desk().cells(words), force, out(), err());
             }
         }
 
         @Command(name = "accept", description = "Writes the last successful try of a row as its result.")
-        static final class Accept implements Callable<Integer> {
-            @ParentCommand Prompt prompt;
-            @Spec CommandSpec spec;
-
-            @Parameters(paramLabel = "ID", description = "The row.")
-            String id;
-
+        static final class Accept extends OnRow {
             @Option(names = "--force", description = "Also over a success.")
             boolean force;
 
             @Override
             public Integer call() throws IOException {
-                var desk = prompt.desk;
-                var known = desk.batch().index().id(desk.entry(id));
-                var tried = desk.tried(known).orElseThrow(() -> new Unusable("row " + Plain.id(known)
+                var known = known();
+                var tried = desk().tried(known).orElseThrow(() -> new Unusable("row " + Plain.id(known)
                         + " has no successful try in this session: 'try " + Plain.shell(Plain.id(known)) + "' first"));
-                var held = tried.against(desk.row(known));
-                try (var batch = Batch.open(desk.files(), desk.csv(), false, false)) {
+                var held = tried.against(desk().row(known));
+                try (var batch = Batch.open(desk().files(), desk().csv(), false, false)) {
                     batch.accept(held, force);
                 }
-                desk.taken(known);
-                spec.commandLine().getOut().println("Accepted: run " + Plain.id(tried.ran().ref().id())
+                desk().taken(known);
+                out().println("Accepted: run " + Plain.id(tried.ran().ref().id())
                         + " is the result of row " + Plain.id(known)
                         + (held.attempt().row().isEdited() ? ", edited." : "."));
                 return OK;
@@ -10674,8 +10654,7 @@ final class DifyExec implements Runnable {
 
         @Command(name = "run", sortOptions = false,
                 description = "Runs every row that has no success yet, as it is edited.")
-        static final class RunRows implements Callable<Integer> {
-            @ParentCommand Prompt prompt;
+        static final class RunRows extends AtDesk {
             @Mixin Work work;
 
             @Option(names = "--force", description = "Also rows with a try that 'accept' would take.")
@@ -10683,28 +10662,24 @@ final class DifyExec implements Runnable {
 
             @Override
             public Integer call() throws Exception {
-                if (!force && prompt.desk.isOpen(work.input)) refuseUntaken();
+                if (!force && desk().isOpen(work.input)) refuseUntaken();
                 return work.start(Selection.pending());
             }
 
             private void refuseUntaken() {
                 var ids = work.rows.ids.stream().map(String::strip).toList();
-                prompt.desk.untaken().stream().filter(id -> ids.isEmpty() || ids.contains(id)).findFirst()
-                        .ifPresent(id -> {
-                    throw new Unusable(triedAlready(id));
-                });
+                for (var id : desk().untaken()) if (ids.isEmpty() || ids.contains(id)) throw triedAlready(id);
             }
         }
 
         /// What keeps a row from being paid for again.
-        private static String triedAlready(String id) {
-            return "row " + Plain.id(id) + " was tried with success: 'accept " + Plain.shell(Plain.id(id))
-                    + "' takes that result; --force runs (and pays) it again";
+        private static Unusable triedAlready(String id) {
+            return new Unusable("row " + Plain.id(id) + " was tried with success: 'accept " + Plain.shell(Plain.id(id))
+                    + "' takes that result; --force runs (and pays) it again");
         }
 
         @Command(name = "retry", sortOptions = false, description = "Runs rows again, as they are edited.")
-        static final class RetryRows implements Callable<Integer> {
-            @ParentCommand Prompt prompt;
+        static final class RetryRows extends AtDesk {
             @Mixin Work work;
 
             @Parameters(paramLabel = "ID", arity = "0..*", description = "Ids to run, or 'all' that failed.")
@@ -10721,29 +10696,24 @@ final class DifyExec implements Runnable {
                 if (ids.isEmpty() == (cause == null))
                     throw new Unusable("name ids, or 'all', or --by-error TEXT");
                 if (cause == null && !ids.equals(List.of("all"))) return work.start(named());
-                var desk = prompt.desk;
-                var index = desk.batch().index();
-                work.rows.ids = desk.failures(cause == null ? "" : cause).stream().map(index::id)
-                        .filter(id -> force || desk.tried(id).isEmpty()).toList();
+                work.rows.ids = desk().failures(cause == null ? "" : cause).stream().map(desk().batch().index()::id)
+                        .filter(id -> force || desk().tried(id).isEmpty()).toList();
                 if (!work.rows.ids.isEmpty()) return work.start(Selection.fromList());
-                work.spec.commandLine().getErr().println("Nothing to do: no such row is open.");
+                err().println("Nothing to do: no such row is open.");
                 return OK;
             }
 
             private Selection named() {
                 for (var id : ids) {
-                    prompt.desk.entry(id);
-                    if (!force && prompt.desk.tried(id).isPresent()) throw new Unusable(triedAlready(id));
+                    desk().entry(id);
+                    if (!force && desk().tried(id).isPresent()) throw triedAlready(id);
                 }
                 return Selection.named(ids.stream().map(String::strip).toList(), force);
             }
         }
 
         @Command(name = "save", description = "Writes the whole CSV with the edits.")
-        static final class Save implements Callable<Integer> {
-            @ParentCommand Prompt prompt;
-            @Spec CommandSpec spec;
-
+        static final class Save extends AtDesk {
             @Parameters(paramLabel = "CSV", description = "The file to write.")
             Path file;
 
@@ -10752,7 +10722,7 @@ final class DifyExec implements Runnable {
 
             @Override
             public Integer call() throws IOException {
-                var desk = prompt.desk;
+                var desk = desk();
                 var csv = desk.csv();
                 boolean open = desk.isOpen(file);
                 if (open && !force) throw new Unusable(file + " is the open CSV: --force writes over it");
@@ -10760,19 +10730,17 @@ final class DifyExec implements Runnable {
                 CsvFile.write(csv, desk.batch().index(), desk.edits(), file);
                 var edits = desk.edits().count();
                 if (open) desk.open(Optional.of(csv.path), desk.files().results(), false);
-                spec.commandLine().getOut().println("Saved " + Plain.count(desk.batch().index().rows(), "row") + " to "
+                out().println("Saved " + Plain.count(desk.batch().index().rows(), "row") + " to "
                         + Plain.text(file.toString(), 200) + ", with " + edits + ".");
                 return OK;
             }
         }
 
         @Command(name = "exit", aliases = "quit", description = "Leaves, as Ctrl-D does.")
-        static final class Exit implements Callable<Integer> {
-            @ParentCommand Prompt prompt;
-
+        static final class Exit extends AtDesk {
             @Override
             public Integer call() {
-                prompt.desk.leave();
+                desk().leave();
                 return OK;
             }
         }
@@ -11005,21 +10973,20 @@ final class DifyExec implements Runnable {
 
         static void byRow(Batch batch, List<Integer> rows, boolean all, PrintWriter out) {
             if (!rows.isEmpty()) out.printf(Locale.ROOT, "  %-20s %8s  %s%n", "id", "attempts", "cause");
-            rows.stream().limit(all ? Long.MAX_VALUE : SHOWN).forEach(entry -> out.printf(Locale.ROOT,
-                    "  %-20s %8d  %s%n", Plain.id(batch.index().id(entry)), batch.history().attempts(entry),
-                    Plain.text(StatusView.words(batch, entry), 160)));
-            end(rows, all, out);
+            Plain.some(rows, all ? Long.MAX_VALUE : SHOWN, entry -> out.printf(Locale.ROOT, "  %-20s %8d  %s%n",
+                    Plain.id(batch.index().id(entry)), batch.history().attempts(entry),
+                    Plain.text(StatusView.words(batch, entry), 160)), "  %s (--all)", out);
+            if (rows.isEmpty()) none(out);
         }
 
         static void byError(Batch batch, List<Integer> rows, boolean all, PrintWriter out) {
             StatusView.causes(batch, rows.stream().mapToInt(entry -> entry), all ? Integer.MAX_VALUE : 5)
                     .forEach(cause -> out.println("  " + cause.line()));
-            if (rows.isEmpty()) end(rows, all, out);
+            if (rows.isEmpty()) none(out);
         }
 
-        private static void end(List<Integer> rows, boolean all, PrintWriter out) {
-            if (rows.isEmpty()) out.println("No such row: none failed, is paused or unknown.");
-            if (!all && rows.size() > SHOWN) out.println("  … and " + (rows.size() - SHOWN) + " more (--all)");
+        private static void none(PrintWriter out) {
+            out.println("No such row: none failed, is paused or unknown.");
         }
     }
 
@@ -11050,17 +11017,15 @@ final class DifyExec implements Runnable {
         static void print(JsonNode value, boolean full, PrintWriter out) {
             var lines = value.isTextual() ? cut(value.asText(), full).lines().toList()
                     : (full ? value : cut(value)).toPrettyString().lines().toList();
-            lines.stream().limit(full ? Long.MAX_VALUE : LINES)
-                    .forEach(line -> out.println("  " + Plain.text(line, Integer.MAX_VALUE)));
-            if (!full && lines.size() > LINES) out.println("  … and " + (lines.size() - LINES)
-                    + " more lines (--full)");
+            Plain.some(lines, full ? Long.MAX_VALUE : LINES,
+                    line -> out.println("  " + Plain.text(line, Integer.MAX_VALUE)), "  %s lines (--full)", out);
         }
 
         /// `the first words… (+1234 characters)`
         static String cut(String text, boolean full) {
             if (full || text.length() <= CUT + 20) return text;
-            int end = Character.isHighSurrogate(text.charAt(CUT - 1)) ? CUT - 1 : CUT;
-            return text.substring(0, end) + "… (+" + (text.length() - end) + " characters)";
+            var cut = Plain.cut(text, CUT);
+            return cut + "… (+" + (text.length() - cut.length()) + " characters)";
         }
 
         private static JsonNode cut(JsonNode value) {
@@ -11078,34 +11043,35 @@ final class DifyExec implements Runnable {
     }
 
     /// All that is known of one row, by its files and this session.
-    record RowView(Desk desk, String id, int entry, boolean full, PrintWriter out) {
-        static RowView of(Desk desk, String id, boolean full, PrintWriter out) {
-            int entry = desk.entry(id);
-            return new RowView(desk, desk.batch().index().id(entry), entry, full, out);
-        }
-
+    record RowView(Desk desk, Endings endings, int entry, boolean full, PrintWriter out) {
         void all() throws IOException {
             var batch = desk.batch();
-            var row = batch.csv() == null ? Optional.<Row>empty() : Optional.of(desk.row(id));
-            out.println("Row " + Plain.id(id) + ": " + batch.index().standing(entry).word()
+            var row = batch.csv() == null ? Optional.<Row>empty() : Optional.of(desk.row(id()));
+            out.println("Row " + Plain.id(id()) + ": " + batch.index().standing(entry).word()
                     + row.map(known -> ", line " + known.line() + " of " + Plain.text(batch.csv().path.toString(), 200))
                             .orElse(""));
             row.ifPresent(this::inputs);
-            attempts();
-            var result = result();
-            if (result.isPresent()) {
-                out.println("Outputs" + (result.get().edited() ? " (of edited inputs)" : ""));
-                Pretty.print(result.get().tree(), full, out);
+            var traces = endings.traces(entry);
+            out.println(traces.isEmpty() ? "No attempts" : "Attempts");
+            traces.forEach(this::attempt);
+            if (batch.index().standing(entry).isSuccess()) {
+                var ending = endings.of(entry);
+                out.println("Outputs" + (ending.edited() ? " (of edited inputs)" : ""));
+                Pretty.print(ending.tree(), full, out);
             }
-            desk.tried(id).ifPresent(tried -> {
+            desk.tried(id()).ifPresent(tried -> {
                 out.println("Outputs of the last try, not accepted");
                 Pretty.print(tried.ran().outputs(), full, out);
             });
         }
 
+        private String id() {
+            return desk.batch().index().id(entry);
+        }
+
         private void inputs(Row row) {
             out.println("Inputs");
-            var edits = desk.edits().of(id);
+            var edits = desk.edits().of(row.id());
             row.inputs().forEach((column, cell) -> {
                 var lines = Pretty.cut(edits.containsKey(column) ? edits.get(column).after() : cell, full).lines()
                         .toList();
@@ -11115,50 +11081,16 @@ final class DifyExec implements Runnable {
             });
         }
 
-        /// What the log has of one attempt.
-        private static final class Told {
-            final Event.Attempt attempt;
-            final List<Event.End> ends = new ArrayList<>();
-            String run = "";
-
-            Told(Event.Attempt attempt) {
-                this.attempt = attempt;
-            }
-        }
-
-        private void attempts() throws IOException {
-            var byUser = new LinkedHashMap<String, Told>();
-            Journal.read(desk.files().log(), event -> {
-                switch (event) {
-                    case Event.Attempt attempt when id.equals(attempt.id()) ->
-                            byUser.put(attempt.user() + byUser.size(), new Told(attempt));
-                    case Event.Run run when id.equals(run.id()) -> of(byUser, run.user()).ifPresent(told ->
-                            told.run = run.run());
-                    case Event.End end when id.equals(end.id()) -> of(byUser, end.user()).ifPresent(told ->
-                            told.ends.add(end));
-                    case Event _ -> {}
-                }
-            });
-            out.println(byUser.isEmpty() ? "No attempts" : "Attempts");
-            byUser.values().forEach(this::attempt);
-        }
-
-        /// With a fixed `--user` the last attempt is meant.
-        private static Optional<Told> of(Map<String, Told> byUser, String user) {
-            return byUser.values().stream().filter(told -> Objects.equals(told.attempt.user(), user))
-                    .reduce((_, last) -> last);
-        }
-
-        private void attempt(Told told) {
-            out.println("  " + StatusView.local("yyyy-MM-dd HH:mm:ss xxx", told.attempt.t()) + "  "
-                    + Plain.text(told.attempt.mode(), 20)
-                    + (told.attempt.csv() == null ? "" : ", edited")
-                    + (told.ends.isEmpty() ? "  no end known" + run(told.run) : ""));
-            for (var end : told.ends) out.println("    " + Plain.text(end.outcome().replace('_', ' '), 40)
+        private void attempt(Endings.Trace trace) {
+            out.println("  " + StatusView.local("yyyy-MM-dd HH:mm:ss xxx", trace.attempt.t()) + "  "
+                    + Plain.text(trace.attempt.mode(), 20)
+                    + (trace.attempt.csv() == null ? "" : ", edited")
+                    + (trace.ends.isEmpty() ? "  no end known" + run(trace.run) : ""));
+            for (var end : trace.ends) out.println("    " + Plain.text(end.outcome().replace('_', ' '), 40)
                     + (end.http() == 0 ? "" : ", HTTP " + end.http())
                     + String.format(Locale.ROOT, " after %.2f s", end.seconds())
                     + (end.tokens() == 0 ? "" : ", " + Plain.count(end.tokens(), "token"))
-                    + run(end.run() == null ? told.run : end.run())
+                    + run(end.run() == null ? trace.run : end.run())
                     + (end.error() == null ? "" : ": " + Plain.text(end.error(), 500)));
         }
 
@@ -11166,27 +11098,23 @@ final class DifyExec implements Runnable {
             return run.isEmpty() ? "" : ", run " + Plain.id(run);
         }
 
-        /// The last line of the results that is the row's.
-        private Optional<Ending> result() throws IOException {
-            Optional<Ending> last = Optional.empty();
-            if (!Files.exists(desk.files().results())) return last;
-            try (var lines = new Lines(desk.files().results())) {
-                while (lines.next()) if (Results.head(lines).filter(head -> head.success() && head.id().equals(id))
-                        .isPresent()) last = Optional.of(Ending.of(lines.content()));
-            }
-            return last;
-        }
-
         void output(String pointer) throws IOException {
             if (!pointer.isEmpty() && !pointer.startsWith("/")) throw new Unusable("--output " + Plain.quoted(pointer)
                     + ": a JSON pointer like /answer or /items/0");
-            var all = desk.tried(id).isPresent() ? Json.MAPPER.readTree(desk.tried(id).get().ran().outputs())
-                    : result().orElseThrow(() -> new Unusable("row " + Plain.id(id) + " has no outputs yet")).tree();
+            var all = outputs();
             var part = all.at(pointer);
             if (part.isMissingNode()) throw new Unusable("there is no " + Plain.quoted(pointer)
                     + " in the outputs; at the top there are " + Plain.text(all.properties().stream()
                             .map(field -> "/" + field.getKey()).collect(joining(", ")), 300));
             Pretty.print(part, full, out);
+        }
+
+        /// Those of the last try, else the row's.
+        private JsonNode outputs() throws IOException {
+            var tried = desk.tried(id());
+            if (tried.isPresent()) return Json.MAPPER.readTree(tried.get().ran().outputs());
+            if (desk.batch().index().standing(entry).isSuccess()) return endings.of(entry).tree();
+            throw new Unusable("row " + Plain.id(id()) + " has no outputs yet");
         }
     }
 
@@ -11278,22 +11206,18 @@ final class DifyExec implements Runnable {
         /// them from looking more alike than they are: a terminal types on what all have in common.
         private List<Proposal> ids(String begun) {
             if (!desk.isOpen()) return List.of();
+            var shown = fitting(begun).limit(MOST).toList();
+            var odd = fitting(begun).skip(MOST).min(Comparator.comparingInt(id -> alike(id, shown.getFirst())))
+                    .filter(id -> shown.stream().allMatch(other -> alike(id, shown.getFirst())
+                            < alike(other, shown.getFirst())));
+            return Stream.concat(shown.stream(), odd.stream()).map(id -> new Proposal(id, false)).toList();
+        }
+
+        private Stream<String> fitting(String begun) {
             var index = desk.batch().index();
-            var shown = new ArrayList<String>();
-            var odd = "";
-            int alike = Integer.MAX_VALUE;
-            for (boolean failed : new boolean[] {true, false})
-                for (int entry = 0; entry < index.rows(); entry++) {
-                    if (index.standing(entry).isOnRetryList() != failed) continue;
-                    var id = index.id(entry);
-                    if (!id.startsWith(begun)) continue;
-                    int same = shown.isEmpty() ? id.length() : alike(id, shown.getFirst());
-                    if (shown.size() < MOST) shown.add(id);
-                    else if (same < alike) odd = id;
-                    alike = Math.min(alike, same);
-                }
-            if (!odd.isEmpty()) shown.add(odd);
-            return shown.stream().map(id -> new Proposal(id, false)).toList();
+            return Stream.of(true, false).flatMap(failed -> IntStream.range(0, index.rows())
+                    .filter(entry -> index.standing(entry).isOnRetryList() == failed)
+                    .mapToObj(index::id).filter(id -> id.startsWith(begun)));
         }
 
         private static int alike(String one, String other) {
@@ -11321,7 +11245,7 @@ final class DifyExec implements Runnable {
         static int run(CommandLine line, Desk desk, Env env, PrintWriter out) throws IOException {
             try (var terminal = TerminalBuilder.builder().system(true).dumb(true).build()) {
                 var reader = LineReaderBuilder.builder().terminal(terminal).appName("difyexec")
-                        .parser(Dialogue::parse)
+                        .parser(new Typing())
                         .completer((_, typed, candidates) -> complete(line, new Proposals(desk), typed, candidates))
                         .history(new KeylessHistory(env.get("DIFY_API_KEY")))
                         .option(LineReader.Option.DISABLE_EVENT_EXPANSION, true) // a '!' is a '!'
@@ -11390,48 +11314,34 @@ final class DifyExec implements Runnable {
                     null, !proposal.open(), place);
         }
 
-        private static ParsedLine parse(String line, int cursor, org.jline.reader.Parser.ParseContext context) {
-            var words = Words.of(line);
-            if (words.isOpen() && context != org.jline.reader.Parser.ParseContext.COMPLETE)
-                throw new EOFError(-1, -1, "a quote is open", "quote");
-            return Typed.of(words, line, cursor);
-        }
-
-        /// A line being typed: its words, and the one at the cursor, which may be an empty one.
-        private record Typed(String line, int cursor, List<String> words, int wordIndex, Words.Word raw,
-                int wordCursor) implements CompletingParsedLine {
-            static Typed of(Words words, String line, int cursor) {
+        /// A line being typed, by our words instead of JLine's.
+        private static final class Typing extends DefaultParser {
+            @Override
+            public ParsedLine parse(String line, int cursor, ParseContext context) {
+                var words = Words.of(line);
+                if (words.isOpen() && context != ParseContext.COMPLETE)
+                    throw new EOFError(-1, -1, "a quote is open", "quote");
                 var texts = new ArrayList<>(words.texts());
                 int at = 0;
-                while (at < words.words().size() && words.words().get(at).to() < cursor) at++;
-                if (at == words.words().size() || words.words().get(at).from() > cursor) {
+                while (at < texts.size() && words.words().get(at).to() < cursor) at++;
+                if (at == texts.size() || words.words().get(at).from() > cursor) { // between two words: an empty one
                     texts.add(at, "");
-                    return new Typed(line, cursor, texts, at, new Words.Word("", cursor, cursor), 0);
+                    return new Typed(line, texts, at, 0, cursor, new Words.Word("", cursor, cursor));
                 }
                 var raw = words.words().get(at);
-                var before = Words.of(line.substring(raw.from(), cursor)).texts();
-                return new Typed(line, cursor, texts, at, raw, before.isEmpty() ? 0
-                        : Math.min(before.getFirst().length(), raw.text().length()));
+                var before = String.join("", Words.of(line.substring(raw.from(), cursor)).texts());
+                return new Typed(line, texts, at, Math.min(before.length(), raw.text().length()), cursor, raw);
             }
 
-            @Override
-            public String word() {
-                return words.get(wordIndex);
-            }
+            private final class Typed extends ArgumentList {
+                Typed(String line, List<String> words, int at, int atInWord, int cursor, Words.Word raw) {
+                    super(line, words, at, atInWord, cursor, "", cursor - raw.from(), raw.to() - raw.from());
+                }
 
-            @Override
-            public CharSequence escape(CharSequence candidate, boolean whole) {
-                return Words.typed(candidate.toString(), whole);
-            }
-
-            @Override
-            public int rawWordCursor() {
-                return cursor - raw.from();
-            }
-
-            @Override
-            public int rawWordLength() {
-                return raw.to() - raw.from();
+                @Override
+                public CharSequence escape(CharSequence candidate, boolean whole) {
+                    return Words.typed(candidate.toString(), whole);
+                }
             }
         }
 
@@ -12050,6 +11960,36 @@ final class DifyExec implements Runnable {
                 return new Env.Setting(name, entry.map(DotenvEntry::getValue).orElse(""), source,
                         entry.isPresent() ? "" : "cannot be read: write " + name + "=value, in UTF-8");
             }
+        }
+    }
+
+    /// Numbers by place, 0 where none was set. Blocks are added and never copied: a growing array would be there twice.
+    static final class Longs {
+        private static final int BLOCK = 1 << 12;
+
+        private final List<long[]> blocks = new ArrayList<>();
+        private int size = 0;
+
+        int size() {
+            return size;
+        }
+
+        long get(long place) {
+            return place < size ? blocks.get((int) (place / BLOCK))[(int) (place % BLOCK)] : 0;
+        }
+
+        void set(int place, long number) {
+            while (blocks.size() * BLOCK <= place) blocks.add(new long[BLOCK]);
+            blocks.get(place / BLOCK)[place % BLOCK] = number;
+            size = Math.max(size, place + 1);
+        }
+
+        void add(long number) {
+            set(size, number);
+        }
+
+        LongStream stream() {
+            return IntStream.range(0, size).mapToLong(this::get);
         }
     }
 }
