@@ -353,26 +353,23 @@ final class DifyExecTest {
             }
         }
 
-        DifyExec.Batch open() {
-            return DifyExec.Batch.open(DifyExec.BatchFiles.of(output), DifyExec.Csv.open(csv, null), false, rebuild);
+        DifyExec.BatchWriter open() {
+            return DifyExec.BatchWriter.open(DifyExec.BatchFiles.of(output), DifyExec.Csv.open(csv, null), false, rebuild);
         }
 
-        Optional<DifyExec.Stop> play(DifyExec.Batch batch) throws Exception {
-            var work = new DifyExec.Work(DifyExec.Env.of(Map.of()));
-            work.dify.mode = mode;
-            var spec = CommandLine.Model.CommandSpec.create();
-            new CommandLine(spec).setErr(new PrintWriter(Writer.nullWriter()));
-            work.spec = spec;
-            work.rows.resendUnknown = resendUnknown;
-            var wanted = batch.select(selection, work.rows, timeout);
+        Optional<DifyExec.Stop> play(DifyExec.BatchWriter writer) throws Exception {
+            var batch = writer.batch();
+            var asked = new DifyExec.Selection(selection.listed(), selection.ids(), selection.force(), List.of(),
+                    Long.MAX_VALUE, false, resendUnknown || selection.resendUnknown());
+            var wanted = batch.select(asked, timeout);
             var route = new DifyExec.Route(mode, batch.history().mode(), server);
-            batch.began(ACCESS, new DifyExec.Greeting.Met("My app", server), route.mode(), work, slots);
-            tally = new DifyExec.Tally(batch.index(), wanted.rows(), world.clock);
-            return new DifyExec.Engine(this,
-                    new DifyExec.Agenda(batch, wanted, resendUnknown || !selection.ids().isEmpty()),
+            writer.began(ACCESS.name(), "My app", server, route.mode(), "mode="
+                    + mode.name().toLowerCase(Locale.ROOT) + " c=" + slots);
+            tally = new DifyExec.Tally(wanted.rows(), world.clock);
+            return new DifyExec.Engine(this, new DifyExec.Agenda(wanted),
                     new DifyExec.Judge(backoff, failedRuns, ACCESS), new DifyExec.Pace(slots, wait, rate),
                     new DifyExec.Health(backoff), new DifyExec.Limits(maxFailures, maxTokens, grace, timeout, settle),
-                    route, batch, new DifyExec.Names(user), tally, this, world.clock, world.mailbox, world).run();
+                    route, writer, new DifyExec.Names(user), tally, this, world.clock, world.mailbox, world).run();
         }
 
         /// A call that dies once its workflow has been asked `after` times; what it was doing stays open in the log.
@@ -762,7 +759,7 @@ final class DifyExecTest {
             assertEquals(List.of("a"), scene.ids());
             assertEquals(List.of(), scene.log("end"));
             assertEquals(0, scene.tally.done());
-            assertEquals(2, batch.index().count(DifyExec.Standing.PENDING));
+            assertEquals(2, batch.batch().index().count(DifyExec.Standing.PENDING));
             batch.close();
         }
 
@@ -2472,7 +2469,7 @@ final class DifyExecTest {
     @Nested
     class TheTally {
         private final World world = new World();
-        private final DifyExec.Tally tally = new DifyExec.Tally(new DifyExec.Index(), 10, world.clock);
+        private final DifyExec.Tally tally = new DifyExec.Tally(10, world.clock);
 
         private void end(DifyExec.Outcome outcome) {
             tally.ended(attempt(0, 0), outcome, seconds(1), world.now());
@@ -5034,7 +5031,7 @@ final class DifyExecTest {
             Files.writeString(folder.resolve("results.jsonl.log"), log);
             var files = DifyExec.BatchFiles.of(folder.resolve("results.jsonl"));
             var out = new StringWriter();
-            DifyExec.StatusView.print(DifyExec.Batch.peek(files, Optional.empty(), DifyExec.Reading.NOTHING), "CSV",
+            DifyExec.StatusView.print(DifyExec.Batch.peek(files, Optional.empty()), "CSV",
                     new PrintWriter(out, true), DifyExec.Paint.NONE);
             return out.toString();
         }
@@ -5136,11 +5133,12 @@ final class DifyExecTest {
                     + attempt.formatted("try").replace("'row'", "'try'")
                     + attempt.formatted("only in the log")));
 
-            var doubtful = DifyExec.History.read(log, index).doubtful(seconds(300));
+            var history = DifyExec.History.read(log, index);
+            var doubtful = history.doubtful(false);
 
             assertEquals(Set.of("open", "unknown", "unstarted", "only in the log"),
                     doubtful.keySet().stream().map(index::id).collect(Collectors.toSet()));
-            var doubt = doubtful.get(index.find("open")).apply(row("open"));
+            var doubt = history.doubt(doubtful.get(index.find("open")), row("open"), DifyExec.Kind.ROW, seconds(300));
             assertEquals(Optional.of(new DifyExec.RunRef("r1", "t1")), doubt.run());
             assertEquals("u-open", doubt.attempt().user());
             assertEquals(1, doubt.attempt().tries().retries());
@@ -5292,11 +5290,12 @@ final class DifyExecTest {
             new Scene(folder, "id,text\na,old\nb,same\n").play();
             var scene = new Scene(folder, "id,text\na,new\nb,same\n");
             var options = new DifyExec.RowOptions();
-            try (var batch = scene.open()) {
-                assertTrue(batch.select(DifyExec.Selection.pending(), options, seconds(1)).isEmpty());
+            try (var writer = scene.open()) {
+                var batch = writer.batch();
+                assertTrue(batch.select(options.of(DifyExec.Selection.pending()), seconds(1)).isEmpty());
 
                 options.rerunChanged = true;
-                var wanted = batch.select(DifyExec.Selection.pending(), options, seconds(1));
+                var wanted = batch.select(options.of(DifyExec.Selection.pending()), seconds(1));
 
                 assertEquals(1, wanted.rows());
                 assertEquals("a", wanted.iterator().next().id());
@@ -5307,9 +5306,9 @@ final class DifyExecTest {
                 throws IOException {
             var options = new DifyExec.RowOptions();
             set.accept(options);
-            try (var batch = scene.open()) {
+            try (var writer = scene.open()) {
                 var ids = new ArrayList<String>();
-                batch.select(selection, options, seconds(1)).iterator().forEachRemaining(row -> ids.add(row.id()));
+                writer.batch().select(options.of(selection), seconds(1)).iterator().forEachRemaining(row -> ids.add(row.id()));
                 return ids;
             }
         }
