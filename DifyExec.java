@@ -266,7 +266,7 @@ final class DifyExec implements Runnable {
         private int tell(BatchFiles files, Optional<Csv> csv) {
             var out = spec.commandLine().getOut();
             var timeline = new Timeline();
-            var batch = html == null ? Batch.peek(files, csv) : Batch.peek(files, csv, timeline);
+            var batch = html == null ? Batch.peek(files, csv) : Batch.peek(files, csv, List.of(timeline));
             if (html != null) Draft.write(html, new Report(batch, timeline)::write);
             if (json) out.println(StatusView.json(batch));
             else StatusView.print(batch, input == null ? "CSV" : input.toString(), out, Paint.of(env));
@@ -317,7 +317,7 @@ final class DifyExec implements Runnable {
             var names = new OutputNames();
             try (var source = files.open(input)) {
                 var csv = shape.open(source.path());
-                var batch = Batch.peek(files, Optional.of(csv), failed ? Reading.NOTHING : names);
+                var batch = Batch.peek(files, Optional.of(csv), failed ? List.of() : List.of(names));
                 if (!force) batch.refuseStrangers(input);
                 var export = new Spreadsheet(batch, names.all(), failed, raw);
                 if (toFile) Draft.write(file, export::write);
@@ -1414,7 +1414,8 @@ final class DifyExec implements Runnable {
             turnedUp(attempt, found.run().get(), found, now);
             batch.flush(); // another run of the row, found a moment ago, may have given it its success
             if (!(found instanceof Found.Ended(var ran)) || !ran.status().isSuccess()
-                    || batch.standing(attempt.row()).isSuccess() || !attempt.cells().equals(attempt.row().hash())) return;
+                    || batch.standing(attempt.row()).isSuccess()
+                    || !attempt.cells().equals(attempt.row().hash())) return;
             tally.reopened(batch.standing(attempt.row()));
             harvest(doubt, ran);
         }
@@ -5520,8 +5521,8 @@ final class DifyExec implements Runnable {
         private boolean isOurs(RetryList list, Index rows) throws IOException {
             if (list.ids(ids -> ids.allMatch(id -> rows.find(id) >= 0))) return true;
             var batch = new Index();
-            Results.read(results, batch);
-            History.read(log, batch);
+            Results.read(results, batch, List.of());
+            History.read(log, batch, List.of());
             return batch.size() > 0
                     && list.ids(ids -> ids.anyMatch(id -> rows.find(id) >= 0 || batch.find(id) >= 0));
         }
@@ -5887,12 +5888,8 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Hands on every event in order. A line that cannot be read is counted and passed over.
-        static long read(Path log, Consumer<Event> use) throws IOException {
-            return scan(log, (event, _) -> use.accept(event));
-        }
-
-        /// The same, each event with the place in the file where its line begins.
+        /// Hands on every event in order, with the place in the file where its line begins. A line that cannot be read
+        /// is counted and passed over.
         static long scan(Path log, ObjLongConsumer<Event> use) throws IOException {
             long unread = 0;
             if (!Files.exists(log)) return 0;
@@ -6064,31 +6061,11 @@ final class DifyExec implements Runnable {
 
     /// Told of each result and each event while the files are read.
     interface Reading {
-        Reading NOTHING = new Reading() {};
-
         /// The last one of a row counts.
         default void result(int entry, Lines line) {}
 
         /// @param at where in the log the event's line begins
         default void event(Index index, Event event, long at) {}
-
-        /// Both are told of everything.
-        default Reading and(Reading other) {
-            var first = this;
-            return new Reading() {
-                @Override
-                public void result(int entry, Lines line) {
-                    first.result(entry, line);
-                    other.result(entry, line);
-                }
-
-                @Override
-                public void event(Index index, Event event, long at) {
-                    first.event(index, event, at);
-                    other.event(index, event, at);
-                }
-            };
-        }
     }
 
     /// The results file: a line a success.
@@ -6141,17 +6118,13 @@ final class DifyExec implements Runnable {
 
         /// Marks every id that has a success. Lines of the original tool are read too; what is no result is passed
         /// over.
-        static void read(Path results, Index index) throws IOException {
-            read(results, index, Reading.NOTHING);
-        }
-
-        static void read(Path results, Index index, Reading reading) throws IOException {
+        static void read(Path results, Index index, List<? extends Reading> readings) throws IOException {
             if (!Files.exists(results)) return;
             try (var lines = new Lines(results)) {
                 while (lines.next()) head(lines).filter(Head::success).ifPresent(head -> {
                     int entry = index.findOrAdd(head.id());
                     index.stand(entry, head.partial() ? Standing.PARTIAL : Standing.SUCCEEDED);
-                    reading.result(entry, lines);
+                    readings.forEach(reading -> reading.result(entry, lines));
                 });
             }
         }
@@ -6254,23 +6227,15 @@ final class DifyExec implements Runnable {
         private Duration before = Duration.ZERO;
         private long attempts = 0, retries = 0, tokens = 0, lateRuns = 0, unread = 0;
 
-        /// What is left to learn of an attempt. Of several attempts of a row, the one whose state stands last here tells
-        /// what the row waits for.
+        /// What is left to learn of an attempt. What a row waits for is told by the state that stands last here.
         enum State {
-            /// Its row was sent again while no run of it was known: one may turn up.
-            RESENT,
-            /// A try without an end.
-            OPEN_TRY,
-            /// The last try that succeeded.
-            PAID_TRY,
-            /// A success that is not among the results.
-            LOST,
-            /// It ended as paused or unknown.
-            UNSETTLED,
-            /// Nothing of it had turned up.
-            NOT_STARTED,
-            /// No end.
-            OPEN;
+            RESENT, // its row was sent again while no run of it was known: one may turn up
+            OPEN_TRY, // a try without an end
+            PAID_TRY, // the last try that succeeded
+            LOST, // a success that is not among the results
+            UNSETTLED, // paused or unknown
+            NOT_STARTED, // nothing of it has turned up
+            OPEN; // no end
 
             boolean isDoubtful() {
                 return compareTo(LOST) >= 0;
@@ -6278,10 +6243,6 @@ final class DifyExec implements Runnable {
 
             boolean isTry() {
                 return this == OPEN_TRY || this == PAID_TRY;
-            }
-
-            boolean isOpen() {
-                return this == OPEN || this == OPEN_TRY;
             }
         }
 
@@ -6312,6 +6273,10 @@ final class DifyExec implements Runnable {
                 return this.user.equals(orEmpty(user));
             }
 
+            boolean isOpen(String user) {
+                return (state == State.OPEN || state == State.OPEN_TRY) && isOf(user);
+            }
+
             Attempt attempt(Row row, Kind kind) {
                 return new Attempt(0, row, new Tries(0, 0, n), user, mode, cells, at, kind, csv);
             }
@@ -6326,15 +6291,11 @@ final class DifyExec implements Runnable {
             this.index = index;
         }
 
-        static History read(Path log, Index index) throws IOException {
-            return read(log, index, Reading.NOTHING);
-        }
-
-        static History read(Path log, Index index, Reading reading) throws IOException {
+        static History read(Path log, Index index, List<? extends Reading> readings) throws IOException {
             var history = new History(index);
             history.unread = Journal.scan(log, (event, at) -> {
                 history.take(event);
-                reading.event(index, event, at);
+                readings.forEach(reading -> reading.event(index, event, at));
             });
             return history;
         }
@@ -6348,8 +6309,7 @@ final class DifyExec implements Runnable {
                 }
                 case Event.Attempt attempt when Kind.ROW.word().equals(attempt.kind()) -> attempt(attempt);
                 case Event.Run run -> sent.computeIfPresent(run.id(), (_, row) -> {
-                    row.replaceAll(one -> one.isOf(run.user()) && one.state().isOpen()
-                            ? one.with(run.run(), run.task()) : one);
+                    row.replaceAll(one -> one.isOpen(run.user()) ? one.with(run.run(), run.task()) : one);
                     return row;
                 });
                 case Event.End end when end.isOfTry() -> tryEnded(end);
@@ -6496,6 +6456,12 @@ final class DifyExec implements Runnable {
             return all(State.OPEN).count();
         }
 
+        /// The run of an attempt without an end, as far as it is known.
+        Optional<RunRef> run(Event.Attempt attempt) {
+            return sent.getOrDefault(attempt.id(), List.of()).stream().filter(one -> one.isOpen(attempt.user()))
+                    .reduce((_, last) -> last).flatMap(Sent::run);
+        }
+
         /// Rows whose result the log knows of, and the results lack.
         List<Integer> lost() {
             return all(State.LOST).map(one -> index.find(one.id())).filter(entry -> !index.standing(entry).isSuccess())
@@ -6567,19 +6533,21 @@ final class DifyExec implements Runnable {
         @Override
         public void event(Index index, Event event, long at) {
             switch (event) {
-                case Event.Attempt attempt when "row".equals(attempt.kind()) -> add(index.find(attempt.id()), at, 1);
+                case Event.Attempt attempt -> add(index.find(attempt.id()), at,
+                        Kind.ROW.word().equals(attempt.kind()) ? 1 : 0);
                 case Event.End end -> {
                     int entry = index.findOrAdd(end.id());
                     add(entry, at, 0);
                     if (Standing.of(end.outcome()).isPresent()) millis[entry] = (int) Math.round(end.seconds() * 1000);
                 }
-                case Event.Late late when index.find(late.id()) >= 0 -> add(index.find(late.id()), at, 0);
-                case Event.Attempt _, Event.Session _, Event.Run _, Event.Late _, Event.Upload _, Event.Look _,
-                        Event.Harvest _, Event.Stop _, Event.Throttle _, Event.Torn _, Event.Other _ -> {}
+                case Event.Late late -> add(index.find(late.id()), at, 0);
+                case Event.Session _, Event.Run _, Event.Upload _, Event.Look _, Event.Harvest _, Event.Stop _,
+                        Event.Throttle _, Event.Torn _, Event.Other _ -> {}
             }
         }
 
         private void add(int entry, long at, int attempt) {
+            if (entry < 0) return;
             hold(entry);
             if (size == events.length) {
                 events = Arrays.copyOf(events, size * 2);
@@ -6804,6 +6772,27 @@ final class DifyExec implements Runnable {
             return List.copyOf(events);
         }
 
+        /// An attempt of a row, or a try of it, with what ended it.
+        record Told(Event.Attempt attempt, List<Event.End> ends) {
+            boolean isTry() {
+                return Kind.TRY.word().equals(attempt.kind());
+            }
+        }
+
+        /// In their order. With `--user` all attempts of a row, and its tries, have one name: the last is meant.
+        List<Told> attempts(int entry) throws IOException {
+            var all = new ArrayDeque<Told>();
+            for (var event : events(entry)) {
+                if (event instanceof Event.Attempt attempt) all.addFirst(new Told(attempt, new ArrayList<>()));
+                if (event instanceof Event.End end) all.stream()
+                        .filter(told -> Objects.equals(told.attempt().user(), end.user()))
+                        .filter(told -> told.isTry() || !end.isOfTry())
+                        .min(Comparator.comparing(told -> told.isTry() != end.isOfTry()))
+                        .ifPresent(told -> told.ends().add(end));
+            }
+            return List.copyOf(all.reversed());
+        }
+
         @Override
         public void close() throws IOException {
             for (var file : List.of(results, log)) if (file.isPresent()) file.get().close();
@@ -6919,23 +6908,21 @@ final class DifyExec implements Runnable {
     record Batch(BatchFiles files, Optional<Csv> csv, Index index, History history, Ledger ledger) {
         /// What the files say, without lock or writing; another process may be at work on them.
         static Batch peek(BatchFiles files, Optional<Csv> csv) {
-            return peek(files, csv, new Ledger(), Reading.NOTHING);
+            return peek(files, csv, new Ledger(), List.of());
         }
 
-        /// The same, to tell how rows ended.
-        ///
-        /// @param also told of all that is read
-        static Batch peek(BatchFiles files, Optional<Csv> csv, Reading also) {
+        /// The same, to tell how rows ended. All that is read is told to `also`.
+        static Batch peek(BatchFiles files, Optional<Csv> csv, List<Reading> also) {
             var ledger = new Ledger();
-            return peek(files, csv, ledger, ledger.and(also));
+            return peek(files, csv, ledger, Stream.concat(Stream.of(ledger), also.stream()).toList());
         }
 
-        private static Batch peek(BatchFiles files, Optional<Csv> csv, Ledger ledger, Reading reading) {
+        private static Batch peek(BatchFiles files, Optional<Csv> csv, Ledger ledger, List<Reading> readings) {
             var index = rows(files, csv);
             try {
-                var batch = new Batch(files, csv, index, readAll(files, index, reading), ledger);
-                if (!batch.history.lost().isEmpty()) // the log was read after the results: a process may have added some
-                    Results.read(files.results(), index, reading);
+                var batch = new Batch(files, csv, index, readAll(files, index, readings), ledger);
+                if (!batch.history.lost().isEmpty()) // the log was read after the results, which may have grown
+                    Results.read(files.results(), index, readings);
                 batch.refuseOthers();
                 return batch;
             } catch (IOException problem) {
@@ -6957,13 +6944,12 @@ final class DifyExec implements Runnable {
 
         /// Results, log and retry list, in this order. A listed id of which nothing else is known failed in the
         /// original tool.
-        private static History readAll(BatchFiles files, Index index, Reading reading) throws IOException {
-            Results.read(files.results(), index, reading);
-            var history = History.read(files.log(), index, reading);
+        private static History readAll(BatchFiles files, Index index, List<Reading> readings) throws IOException {
+            Results.read(files.results(), index, readings);
+            var history = History.read(files.log(), index, readings);
             for (var id : new RetryList(files.retry()).read()) {
                 int entry = index.findOrAdd(id);
-                if (index.standing(entry) == Standing.PENDING) index.stand(entry,
-                        Standing.FAILED);
+                if (index.standing(entry) == Standing.PENDING) index.stand(entry, Standing.FAILED);
             }
             return history;
         }
@@ -7131,10 +7117,7 @@ final class DifyExec implements Runnable {
         }
 
         /// Checks the files and the rows, takes the lock, mends torn ends, and reads what earlier calls left.
-        static BatchWriter open(BatchFiles files, Csv csv, boolean noBom, boolean rebuild) {
-            return open(files, csv, noBom, rebuild, Optional.empty());
-        }
-
+        ///
         /// @param fresh where to tell that an earlier batch was moved aside; empty: it goes on
         static BatchWriter open(BatchFiles files, Csv csv, boolean noBom, boolean rebuild,
                 Optional<PrintWriter> fresh) {
@@ -7146,7 +7129,7 @@ final class DifyExec implements Runnable {
                 var torn = new ArrayList<Event.Torn>();
                 Torn.mend(files.results(), torn);
                 Torn.mend(files.log(), torn);
-                var history = Batch.readAll(files, index, Reading.NOTHING);
+                var history = Batch.readAll(files, index, List.of());
                 if (!rebuild) refuseLost(files, index, history.lost());
                 var writer = new BatchWriter(new Batch(files, Optional.of(csv), index, history, new Ledger()), lock,
                         noBom);
@@ -8525,7 +8508,7 @@ final class DifyExec implements Runnable {
             json.writeStartObject();
             for (var output : ending.outputs().entrySet()) value(output.getKey(), output.getValue(), json);
             json.writeEndObject();
-            attempts(endings.events(entry), ending.run(), json);
+            attempts(endings.attempts(entry), ending.run(), json);
             if (ending.edited()) json.writeBoolean(true);
             json.writeEndArray();
             json.writeRaw('\n');
@@ -8550,32 +8533,15 @@ final class DifyExec implements Runnable {
             return text.substring(0, Character.isHighSurrogate(text.charAt(longest - 1)) ? longest - 1 : longest);
         }
 
-        /// Each attempt with its last end. With `--user` all attempts of a row, and its tries, have one name.
-        private static Map<Event.Attempt, Optional<Event.End>> ends(List<Event> events) {
-            var ends = new LinkedHashMap<Event.Attempt, Optional<Event.End>>();
-            var newest = new HashMap<String, Event.Attempt>();
-            for (var event : events) {
-                if (event instanceof Event.Attempt attempt) {
-                    ends.put(attempt, Optional.empty());
-                    newest.put(History.orEmpty(attempt.user()), attempt);
-                } else if (event instanceof Event.End end && !end.isOfTry()) {
-                    var attempt = newest.get(History.orEmpty(end.user()));
-                    if (attempt != null) ends.put(attempt, Optional.of(end));
-                }
-            }
-            return ends;
-        }
-
         /// `[start, mode, outcome, seconds, error, run if it is another than the row's]`
-        private void attempts(List<Event> events, String run, JsonGenerator json) throws IOException {
+        private void attempts(List<Endings.Told> attempts, String run, JsonGenerator json) throws IOException {
             json.writeStartArray();
-            for (var told = ends(events).entrySet().iterator(); told.hasNext(); ) {
-                var next = told.next();
-                var attempt = next.getKey();
-                var end = next.getValue().orElse(null);
+            for (var told : attempts) {
+                if (told.isTry()) continue;
+                var end = told.ends().isEmpty() ? null : told.ends().getLast();
                 json.writeStartArray();
-                json.writeNumber(attempt.t().toEpochMilli() - start());
-                json.writeString(attempt.mode());
+                json.writeNumber(told.attempt().t().toEpochMilli() - start());
+                json.writeString(told.attempt().mode());
                 json.writeString(end == null ? "" : end.outcome());
                 json.writeNumber(end == null ? 0 : end.seconds());
                 json.writeString(end == null ? "" : History.orEmpty(end.error()));
@@ -9259,7 +9225,7 @@ final class DifyExec implements Runnable {
             var seen = Stamp.of(input.stream());
             var next = new Opened(input.map(csvs), BatchFiles.of(output), seen);
             var stamps = stamps(next);
-            var batch = Batch.peek(next.files(), next.csv(), Reading.NOTHING);
+            var batch = Batch.peek(next.files(), next.csv(), List.of());
             if (!same) {
                 edits.clear();
                 tried.clear();
@@ -9313,7 +9279,7 @@ final class DifyExec implements Runnable {
             refuseChangedCsv();
             var now = stamps(opened());
             if (reading.isEmpty() || !reading.get().stamps().equals(now))
-                reading = Optional.of(new Snapshot(now, Batch.peek(files(), opened().csv(), Reading.NOTHING)));
+                reading = Optional.of(new Snapshot(now, Batch.peek(files(), opened().csv(), List.of())));
             return reading.get().batch();
         }
 
@@ -9948,7 +9914,7 @@ final class DifyExec implements Runnable {
                 var tried = desk.tried(known).orElseThrow(() -> new Unusable("row " + Plain.id(known)
                         + " has no successful try in this session: 'try " + Plain.shell(Plain.id(known)) + "' first"));
                 var held = tried.against(desk.row(known));
-                try (var batch = BatchWriter.open(desk.files(), desk.csv(), false, false)) {
+                try (var batch = BatchWriter.open(desk.files(), desk.csv(), false, false, Optional.empty())) {
                     batch.accept(held.attempt(), held.ran(), held.at(), force);
                 }
                 desk.taken(known);
@@ -10072,7 +10038,8 @@ final class DifyExec implements Runnable {
                 PrintWriter err) throws Exception {
             var id = desk.batch().index().id(entry);
             var csv = desk.csv().with(row -> row.id().equals(id) ? desk.edits().apply(row).with(cells) : row);
-            try (var link = desk.link(err); var writer = BatchWriter.open(desk.files(), csv, false, false)) {
+            try (var link = desk.link(err);
+                 var writer = BatchWriter.open(desk.files(), csv, false, false, Optional.empty())) {
                 var batch = writer.batch();
                 if (batch.isInDoubt(entry) && !force) throw new Unusable("the end of an earlier run of row "
                         + Plain.id(id) + " is not known: 'run --ids " + Plain.shell(Plain.id(id))
@@ -10375,11 +10342,15 @@ final class DifyExec implements Runnable {
                     + batch.csv().map(csv -> ", line " + batch.index().line(entry) + " of "
                             + Plain.text(csv.path.toString(), 200)).orElse(""));
             if (batch.csv().isPresent()) inputs(desk.row(id));
-            attempts();
-            var result = result();
-            if (result.isPresent()) {
-                out.println("Outputs" + (result.get().edited() ? " (of edited inputs)" : ""));
-                Pretty.print(result.get().tree(), full, out);
+            try (var endings = new Endings(batch)) {
+                var attempts = endings.attempts(entry);
+                out.println(attempts.isEmpty() ? "No attempts" : "Attempts");
+                attempts.forEach(this::attempt);
+                var result = endings.result(entry);
+                if (result.isPresent()) {
+                    out.println("Outputs" + (result.get().edited() ? " (of edited inputs)" : ""));
+                    Pretty.print(result.get().tree(), full, out);
+                }
             }
             desk.tried(id).ifPresent(tried -> {
                 out.println("Outputs of the last try, not accepted");
@@ -10399,55 +10370,22 @@ final class DifyExec implements Runnable {
             });
         }
 
-        /// What the log has of one attempt.
-        private static final class Told {
-            final Event.Attempt attempt;
-            final List<Event.End> ends = new ArrayList<>();
-            String run = "";
-
-            Told(Event.Attempt attempt) {
-                this.attempt = attempt;
-            }
-        }
-
-        private void attempts() throws IOException {
-            var byUser = new LinkedHashMap<String, Told>();
-            Journal.read(desk.files().log(), event -> {
-                switch (event) {
-                    case Event.Attempt attempt when id.equals(attempt.id()) ->
-                            byUser.put(attempt.user() + byUser.size(), new Told(attempt));
-                    case Event.Run run when id.equals(run.id()) -> of(byUser, run.user()).ifPresent(told ->
-                            told.run = run.run());
-                    case Event.End end when id.equals(end.id()) -> of(byUser, end.user()).ifPresent(told ->
-                            told.ends.add(end));
-                    case Event _ -> {}
-                }
-            });
-            out.println(byUser.isEmpty() ? "No attempts" : "Attempts");
-            byUser.values().forEach(this::attempt);
-        }
-
-        /// With a fixed `--user` the last attempt is meant.
-        private static Optional<Told> of(Map<String, Told> byUser, String user) {
-            return byUser.values().stream().filter(told -> Objects.equals(told.attempt.user(), user))
-                    .reduce((_, last) -> last);
-        }
-
-        private void attempt(Told told) {
-            out.println("  " + Times.local("yyyy-MM-dd HH:mm:ss xxx", told.attempt.t()) + "  "
-                    + Plain.text(told.attempt.mode(), 20)
-                    + (told.attempt.csv() == null ? "" : ", edited")
-                    + (told.ends.isEmpty() ? "  no end known" + run(told.run) : ""));
-            for (var end : told.ends) out.println("    " + Plain.text(end.outcome().replace('_', ' '), 40)
+        private void attempt(Endings.Told told) {
+            var attempt = told.attempt();
+            out.println("  " + Times.local("yyyy-MM-dd HH:mm:ss xxx", attempt.t()) + "  "
+                    + Plain.text(attempt.mode(), 20) + (attempt.csv() == null ? "" : ", edited")
+                    + (told.ends().isEmpty() ? "  no end known"
+                            + run(desk.batch().history().run(attempt).map(RunRef::id)) : ""));
+            for (var end : told.ends()) out.println("    " + Plain.text(end.outcome().replace('_', ' '), 40)
                     + (end.http() == 0 ? "" : ", HTTP " + end.http())
                     + String.format(Locale.ROOT, " after %.2f s", end.seconds())
                     + (end.tokens() == 0 ? "" : ", " + Plain.count(end.tokens(), "token"))
-                    + run(end.run() == null ? told.run : end.run())
+                    + run(Optional.ofNullable(end.run()))
                     + (end.error() == null ? "" : ": " + Plain.text(end.error(), 500)));
         }
 
-        private static String run(String run) {
-            return run.isEmpty() ? "" : ", run " + Plain.id(run);
+        private static String run(Optional<String> run) {
+            return run.map(id -> ", run " + Plain.id(id)).orElse("");
         }
 
         private Optional<Ending> result() throws IOException {

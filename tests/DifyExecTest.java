@@ -354,7 +354,8 @@ final class DifyExecTest {
         }
 
         DifyExec.BatchWriter open() {
-            return DifyExec.BatchWriter.open(DifyExec.BatchFiles.of(output), DifyExec.Csv.open(csv, null), false, rebuild);
+            return DifyExec.BatchWriter.open(DifyExec.BatchFiles.of(output), DifyExec.Csv.open(csv, null), false, rebuild,
+                    Optional.empty());
         }
 
         Optional<DifyExec.Stop> play(DifyExec.BatchWriter writer) throws Exception {
@@ -3726,7 +3727,7 @@ final class DifyExecTest {
             assertEquals(new DifyExec.Ending.Value("cut \ud83d", false), ending.outputs().get("text"));
             var path = Files.write(folder.resolve("results.jsonl"), line);
             var index = new DifyExec.Index();
-            DifyExec.Results.read(path, index);
+            DifyExec.Results.read(path, index, List.of());
             assertEquals("a", index.id(0));
         }
 
@@ -4813,7 +4814,7 @@ final class DifyExecTest {
             }
             var read = new ArrayList<DifyExec.Event>();
 
-            long unread = DifyExec.Journal.read(path, read::add);
+            long unread = DifyExec.Journal.scan(path, (event, _) -> read.add(event));
 
             assertEquals(0, unread);
             assertEquals(events, read);
@@ -4829,7 +4830,7 @@ final class DifyExecTest {
                     """);
             var read = new ArrayList<DifyExec.Event>();
 
-            assertEquals(0, DifyExec.Journal.read(path, read::add));
+            assertEquals(0, DifyExec.Journal.scan(path, (event, _) -> read.add(event)));
             assertEquals(List.of(new DifyExec.Event.Other(), new DifyExec.Event.Other(),
                     new DifyExec.Event.Look(NOON, "u", null, "absent")), read);
         }
@@ -4847,13 +4848,13 @@ final class DifyExecTest {
                     """);
             var read = new ArrayList<DifyExec.Event>();
 
-            assertEquals(4, DifyExec.Journal.read(path, read::add));
+            assertEquals(4, DifyExec.Journal.scan(path, (event, _) -> read.add(event)));
             assertEquals(2, read.size());
         }
 
         @Test
         void aLogThatIsNotThereIsEmpty() throws IOException {
-            assertEquals(0, DifyExec.Journal.read(folder.resolve("none"), _ -> {
+            assertEquals(0, DifyExec.Journal.scan(folder.resolve("none"), (_, _) -> {
                 throw new AssertionError();
             }));
         }
@@ -4930,7 +4931,7 @@ final class DifyExecTest {
             for (var id : List.of("a", "b", "c", "d")) index.add(id, 0, 0);
             index.endOfRows();
 
-            DifyExec.Results.read(path, index);
+            DifyExec.Results.read(path, index, List.of());
 
             assertEquals(List.of(DifyExec.Standing.SUCCEEDED, DifyExec.Standing.SUCCEEDED, DifyExec.Standing.PENDING,
                     DifyExec.Standing.PENDING), IntStream.range(0, 4).mapToObj(index::standing).toList());
@@ -4942,7 +4943,7 @@ final class DifyExecTest {
                     + "ä".repeat(200_000) + "'}}\n{'id':'b'}\r\n{'id':'c'}"));
             var index = new DifyExec.Index();
 
-            DifyExec.Results.read(path, index);
+            DifyExec.Results.read(path, index, List.of());
 
             assertEquals(List.of("a", "b", "c"), IntStream.range(0, index.size()).mapToObj(index::id).toList());
         }
@@ -5037,7 +5038,8 @@ final class DifyExecTest {
         }
 
         private DifyExec.History history(String log) throws IOException {
-            return DifyExec.History.read(Files.writeString(folder.resolve("log"), log), new DifyExec.Index());
+            return DifyExec.History.read(Files.writeString(folder.resolve("log"), log), new DifyExec.Index(),
+                    List.of());
         }
 
         @Test
@@ -5133,7 +5135,7 @@ final class DifyExecTest {
                     + attempt.formatted("try").replace("'row'", "'try'")
                     + attempt.formatted("only in the log")));
 
-            var history = DifyExec.History.read(log, index);
+            var history = DifyExec.History.read(log, index, List.of());
             var doubtful = history.doubtful(false);
 
             assertEquals(Set.of("open", "unknown", "unstarted", "only in the log"),
@@ -5308,7 +5310,8 @@ final class DifyExecTest {
             set.accept(options);
             try (var writer = scene.open()) {
                 var ids = new ArrayList<String>();
-                writer.batch().select(options.of(selection), seconds(1)).iterator().forEachRemaining(row -> ids.add(row.id()));
+                writer.batch().select(options.of(selection), seconds(1)).iterator()
+                        .forEachRemaining(row -> ids.add(row.id()));
                 return ids;
             }
         }
