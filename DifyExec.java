@@ -1262,7 +1262,7 @@ final class DifyExec implements Runnable {
             }
             route.seen(attempt, seen, Duration.between(attempt.at(), now), busy()).ifPresent(change -> {
                 watcher.say(change);
-                batch.record(batch.sessionEvent(now, route.mode()));
+                batch.changed(now, route.mode());
             });
         }
 
@@ -5591,7 +5591,7 @@ final class DifyExec implements Runnable {
             if (!Files.exists(file)) return true;
             var head = head(file);
             if (isEmpty(head)) return true;
-            int from = isMarked(head) ? Results.BOM.length : 0, to = from;
+            int from = Results.behindMark(head, 0, head.length), to = from;
             while (to < head.length && head[to] != '\n') to++;
             var line = Arrays.copyOfRange(head, from, to);
             return isWhole.test(line) || to == head.length && begins(line, beginning);
@@ -5605,10 +5605,6 @@ final class DifyExec implements Runnable {
 
         static boolean isEmpty(byte[] head) {
             return head.length == 0 || Arrays.equals(head, Results.BOM);
-        }
-
-        private static boolean isMarked(byte[] head) {
-            return head.length >= 3 && Arrays.equals(head, 0, 3, Results.BOM, 0, 3);
         }
 
         private static boolean begins(byte[] line, Pattern beginning) {
@@ -6036,16 +6032,13 @@ final class DifyExec implements Runnable {
 
         /// The line as JSON; a byte order mark before it is passed over.
         JsonParser parser() throws IOException {
-            return Json.Tokens.FACTORY.createParser(line, mark(), length - mark());
+            int from = Results.behindMark(line, 0, length);
+            return Json.Tokens.FACTORY.createParser(line, from, length - from);
         }
 
         /// A copy, without a byte order mark.
         byte[] content() {
-            return Arrays.copyOfRange(line, mark(), length);
-        }
-
-        private int mark() {
-            return length >= 3 && Arrays.equals(line, 0, 3, Results.BOM, 0, 3) ? 3 : 0;
+            return Arrays.copyOfRange(line, Results.behindMark(line, 0, length), length);
         }
 
         /// Where in the file the line begins.
@@ -6071,6 +6064,13 @@ final class DifyExec implements Runnable {
     /// The results file: a line a success.
     static final class Results {
         static final byte[] BOM = {(byte) 0xEF, (byte) 0xBB, (byte) 0xBF};
+
+        /// Where a line begins behind a byte order mark, if there is one.
+        static int behindMark(byte[] bytes, int from, int to) {
+            boolean marked = to - from >= BOM.length && Arrays.equals(bytes, from, from + BOM.length, BOM, 0, BOM.length);
+            return marked ? from + BOM.length : from;
+        }
+
         /// The original tool puts a blank after each colon and comma.
         static final Pattern BEGINNING = Pattern.compile("""
                 \\{"id": ?"[^"\\\\]*+(?:\\\\.[^"\\\\]*+)*+", ?"status": ?"success", ?"inputs": ?\\{""");
@@ -6590,7 +6590,6 @@ final class DifyExec implements Runnable {
         int millis(int entry) {
             return entry < millis.length ? millis[entry] : 0;
         }
-
     }
 
     /// The lines of a file by where they begin. What lies close together comes from one read.
@@ -6636,8 +6635,7 @@ final class DifyExec implements Runnable {
         }
 
         byte[] line() {
-            boolean marked = end - start > 3 && Arrays.equals(page, start, start + 3, Results.BOM, 0, 3);
-            return Arrays.copyOfRange(page, marked ? start + 3 : start, end);
+            return Arrays.copyOfRange(page, Results.behindMark(page, start, end), end);
         }
 
         @Override
@@ -6763,7 +6761,7 @@ final class DifyExec implements Runnable {
         }
 
         /// What the log tells of the row, the oldest first.
-        List<Event> events(int entry) throws IOException {
+        private List<Event> events(int entry) throws IOException {
             var events = new ArrayDeque<Event>();
             for (long place : batch.ledger().events(entry).toArray()) {
                 var line = log.orElseThrow().turn(place).line();
@@ -7172,10 +7170,11 @@ final class DifyExec implements Runnable {
                     mode.name().toLowerCase(Locale.ROOT), options));
         }
 
-        Event sessionEvent(Instant now, Mode mode) {
+        /// It goes over to another mode.
+        void changed(Instant now, Mode mode) {
             var session = batch.history().session().orElseThrow();
-            return new Event.Session(now, Event.FORMAT, session.tool(), session.baseUrl(), session.app(),
-                    session.server(), mode.name().toLowerCase(Locale.ROOT), session.options());
+            record(new Event.Session(now, Event.FORMAT, session.tool(), session.baseUrl(), session.app(),
+                    session.server(), mode.name().toLowerCase(Locale.ROOT), session.options()));
         }
 
         /// On the log's way; on disk, and known, with the next [#flush].
@@ -7317,7 +7316,7 @@ final class DifyExec implements Runnable {
 
         private static boolean isWhole(byte[] line) {
             try {
-                int from = line.length >= 3 && Arrays.equals(line, 0, 3, Results.BOM, 0, 3) ? 3 : 0;
+                int from = Results.behindMark(line, 0, line.length);
                 return line.length > from && Json.MAPPER.readTree(line, from, line.length - from).isObject();
             } catch (IOException _) {
                 return false;
@@ -9061,7 +9060,7 @@ final class DifyExec implements Runnable {
     /// ```
     /// Dialogue or Script ──line──▶ Words ──▶ Prompt's commands ──▶ Desk: the open batch, edits, last tries
     ///                                             │
-    ///                                             └──▶ Batch.open (locked for one command) ──▶ Engine
+    ///                                             └──▶ BatchWriter.open (locked for one command) ──▶ Engine
     /// ```
     @Command(name = "shell", mixinStandardHelpOptions = true, sortOptions = false,
             description = {"Works with the rows of a batch until they succeed: see why one failed, change it, try it, "

@@ -5148,6 +5148,49 @@ final class DifyExecTest {
             assertEquals(NOON.plusSeconds(300), doubt.deadline());
             assertEquals(DifyExec.Symptom.CRASH, doubt.symptom());
         }
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, nullValues = "-", textBlock = """
+                outcome, run, late,  awaited
+                -,       -,   false, true
+                failed,  -,   false, true
+                again,   r1,  false, false
+                stale,   r1,  false, false
+                unknown, r1,  false, false
+                -,       -,   true,  false
+                """)
+        void aRunIsAwaitedWhereNoneWasKnownWhenItsRowWasSentAgain(String outcome, String run, boolean late,
+                boolean awaited) throws IOException {
+            var attempt = "{'event':'attempt','t':'2026-01-16T12:00:00Z','id':'a','user':'%s','mode':'blocking',"
+                    + "'kind':'row'}\n";
+            var end = "{'event':'end','t':'2026-01-16T12:00:02Z','id':'a','user':'u1','outcome':'%s'%s}\n";
+
+            var history = history(json(attempt.formatted("u1") + end.formatted("not_started", "")
+                    + (outcome == null ? "" : end.formatted(outcome, run == null ? "" : ",'run':'" + run + "'"))
+                    + attempt.formatted("u2")
+                    + (late ? "{'event':'late','t':'2026-01-16T12:00:03Z','id':'a','user':'u1'}\n" : "")));
+
+            assertEquals(awaited ? List.of("u1") : List.of(),
+                    history.resent().all().stream().map(DifyExec.Attempt::user).toList());
+        }
+
+        @Test
+        void aTryThatWasStoppedAtCtrlCIsNoFailureOfItsRow() throws IOException {
+            var history = history(json("""
+                    {'event':'attempt','t':'2026-01-16T12:00:00Z','id':'a','user':'u1','mode':'streaming',\
+                    'cells':'0000000000000000','kind':'try'}
+                    {'event':'run','t':'2026-01-16T12:00:00Z','id':'a','user':'u1','run':'r1','task':'t1'}
+                    {'event':'stop','t':'2026-01-16T12:00:01Z','why':'interrupted','user':'u1','task':'t1'}
+                    {'event':'attempt','t':'2026-01-16T12:00:02Z','id':'a','user':'u2','mode':'blocking','kind':'row'}
+                    {'event':'end','t':'2026-01-16T12:00:03Z','id':'a','user':'u2','outcome':'throttled'}
+                    """));
+
+            var doubt = history.doubt(history.doubtful(true).get(0), row("a"), DifyExec.Kind.ROW, seconds(300));
+
+            assertEquals(DifyExec.Symptom.INTERRUPTED, doubt.symptom());
+            assertEquals(DifyExec.Kind.ROW, doubt.attempt().kind());
+            assertEquals(Map.of(), history.doubtful(false));
+        }
     }
 
     @Nested
@@ -5285,6 +5328,25 @@ final class DifyExecTest {
             count(0, 1, scene);
             assertEquals(List.of("a", "b"), scene.resultIds());
             assertEquals("results.jsonl", scene.log("torn").getFirst().path("file").asText());
+        }
+
+        @Test
+        void whatIsWrittenIsKnownOnceItIsOnDisk() throws IOException {
+            var attempt = new DifyExec.Attempt(1, row("a"), DifyExec.Tries.NONE, "u1", DifyExec.Mode.BLOCKING, "", NOON);
+            try (var writer = Scene.of(folder, "a").open()) {
+                writer.record(DifyExec.Event.Attempt.of(attempt));
+                assertEquals(0, writer.batch().history().inFlight());
+
+                writer.flush();
+                assertEquals(1, writer.batch().history().inFlight());
+
+                writer.settled(attempt, new DifyExec.Outcome.Failed("no", false), NOON, DifyExec.Seen.nothing(), () ->
+                        assertEquals(DifyExec.Standing.FAILED, writer.standing(attempt.row())));
+                assertEquals(DifyExec.Standing.PENDING, writer.standing(attempt.row()));
+                writer.flush();
+                assertEquals(0, writer.batch().history().inFlight());
+                assertEquals("no", writer.batch().history().cause(0));
+            }
         }
 
         @Test

@@ -320,6 +320,21 @@ class ShellTest {
         }
 
         @Test
+        void showsOutputsAsTheyAreAlsoThoseOfTheOriginalTool() throws IOException {
+            Files.writeString(file("data.csv"), "id\nold\nnew\n");
+            Files.writeString(file("results.jsonl"), """
+                    {"id": "old", "status": "success", "inputs": {}, "outputs": {"outputs": {"answer": 1.5}}}
+                    {"id":"new","status":"success","inputs":{},"outputs":{"outputs":{"answer":2}},\
+                    "workflow_status":"succeeded"}
+                    """);
+            var session = reopened();
+
+            assertEquals("  1.5\n", session.ok("show old --output /answer"));
+            assertEquals("  2\n", session.ok("show new --output /outputs/answer"));
+            assertTrue(session.ok("show new").contains("\"outputs\""));
+        }
+
+        @Test
         void wantsABatch() {
             var session = new Session(Map.of());
 
