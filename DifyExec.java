@@ -460,9 +460,9 @@ final class DifyExec implements Runnable {
                      var session = Session.of(this, server == null ? dify.access(env, err) : Access.to(server))) {
                     if (server != null) err.println("Demo: a simulated Dify " + demo + " inside this process; "
                             + "nothing is sent out, nothing is spent.");
-                    try (var batch = BatchWriter.open(files, csv, out.noBom, rows.rebuild,
+                    try (var writer = BatchWriter.open(files, csv, out.noBom, rows.rebuild,
                             rows.fresh ? Optional.of(err) : Optional.empty())) {
-                        return session.run(batch, rows.of(selection));
+                        return session.run(writer, rows.of(selection));
                     }
                 }
             }
@@ -6067,8 +6067,8 @@ final class DifyExec implements Runnable {
 
         /// Where a line begins behind a byte order mark, if there is one.
         static int behindMark(byte[] bytes, int from, int to) {
-            boolean marked = to - from >= BOM.length && Arrays.equals(bytes, from, from + BOM.length, BOM, 0, BOM.length);
-            return marked ? from + BOM.length : from;
+            int behind = from + BOM.length;
+            return behind <= to && Arrays.equals(bytes, from, behind, BOM, 0, BOM.length) ? behind : from;
         }
 
         /// The original tool puts a blank after each colon and comma.
@@ -6118,7 +6118,7 @@ final class DifyExec implements Runnable {
 
         /// Marks every id that has a success. Lines of the original tool are read too; what is no result is passed
         /// over.
-        static void read(Path results, Index index, List<? extends Reading> readings) throws IOException {
+        static void read(Path results, Index index, List<Reading> readings) throws IOException {
             if (!Files.exists(results)) return;
             try (var lines = new Lines(results)) {
                 while (lines.next()) head(lines).filter(Head::success).ifPresent(head -> {
@@ -6291,7 +6291,7 @@ final class DifyExec implements Runnable {
             this.index = index;
         }
 
-        static History read(Path log, Index index, List<? extends Reading> readings) throws IOException {
+        static History read(Path log, Index index, List<Reading> readings) throws IOException {
             var history = new History(index);
             history.unread = Journal.scan(log, (event, at) -> {
                 history.take(event);
@@ -6387,12 +6387,12 @@ final class DifyExec implements Runnable {
         }
 
         /// An attempt that says how its run ended leaves no doubt; *unknown*, *paused*, *not_started* and *resent* do.
-        /// A try that was taken as the row's run is done with, too.
+        /// A try without an end that was taken as the row's run is done with, too.
         private void end(Event.End end) {
             seen(end.t());
             spent(end);
-            var known = remove(end.id(), one -> one.isOf(end.user())).filter(one -> !one.state().isTry())
-                    .orElseGet(() -> Sent.of(end)).with(end.run(), null);
+            var known = remove(end.id(), one -> one.isOf(end.user()) && one.state() != State.PAID_TRY)
+                    .filter(one -> !one.state().isTry()).orElseGet(() -> Sent.of(end)).with(end.run(), null);
             remove(end.id(), one -> one.state() == State.UNSETTLED);
             if (List.of("not_started", "resent").contains(end.outcome())) add(known.as(State.NOT_STARTED));
             Standing.of(end.outcome()).ifPresent(standing -> stand(index.findOrAdd(end.id()), standing, known, end));
@@ -9299,8 +9299,7 @@ final class DifyExec implements Runnable {
         /// A row as the CSV has it.
         Row row(String id) {
             int entry = entry(id);
-            refuseChangedCsv();
-            return batch().rows(row -> row == entry).next();
+            return csv().rows(row -> row == entry, batch().index()).next();
         }
 
         /// `COLUMN=VALUE` words. What names no column is told, and so is the id, which stays.
@@ -9913,8 +9912,8 @@ final class DifyExec implements Runnable {
                 var tried = desk.tried(known).orElseThrow(() -> new Unusable("row " + Plain.id(known)
                         + " has no successful try in this session: 'try " + Plain.shell(Plain.id(known)) + "' first"));
                 var held = tried.against(desk.row(known));
-                try (var batch = BatchWriter.open(desk.files(), desk.csv(), false, false, Optional.empty())) {
-                    batch.accept(held.attempt(), held.ran(), held.at(), force);
+                try (var writer = BatchWriter.open(desk.files(), desk.csv(), false, false, Optional.empty())) {
+                    writer.accept(held.attempt(), held.ran(), held.at(), force);
                 }
                 desk.taken(known);
                 spec.commandLine().getOut().println("Accepted: run " + Plain.id(tried.ran().ref().id())

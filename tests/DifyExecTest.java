@@ -354,8 +354,8 @@ final class DifyExecTest {
         }
 
         DifyExec.BatchWriter open() {
-            return DifyExec.BatchWriter.open(DifyExec.BatchFiles.of(output), DifyExec.Csv.open(csv, null), false, rebuild,
-                    Optional.empty());
+            return DifyExec.BatchWriter.open(DifyExec.BatchFiles.of(output), DifyExec.Csv.open(csv, null), false,
+                    rebuild, Optional.empty());
         }
 
         Optional<DifyExec.Stop> play(DifyExec.BatchWriter writer) throws Exception {
@@ -5157,6 +5157,7 @@ final class DifyExecTest {
                 again,   r1,  false, false
                 stale,   r1,  false, false
                 unknown, r1,  false, false
+                resent,  r1,  false, false
                 -,       -,   true,  false
                 """)
         void aRunIsAwaitedWhereNoneWasKnownWhenItsRowWasSentAgain(String outcome, String run, boolean late,
@@ -5172,6 +5173,19 @@ final class DifyExecTest {
 
             assertEquals(awaited ? List.of("u1") : List.of(),
                     history.resent().all().stream().map(DifyExec.Attempt::user).toList());
+        }
+
+        @Test
+        void aTryThatWasPaidForIsKnownAlsoAfterItsRowRanUnderTheSameName() throws IOException {
+            var history = history(json("""
+                    {'event':'attempt','t':'2026-01-16T12:00:00Z','id':'a','user':'u','mode':'streaming',\
+                    'cells':'0000000000000000','kind':'try'}
+                    {'event':'end','t':'2026-01-16T12:00:01Z','id':'a','user':'u','outcome':'try_succeeded','run':'r1'}
+                    {'event':'attempt','t':'2026-01-16T12:00:02Z','id':'a','user':'u','mode':'streaming','kind':'row'}
+                    {'event':'end','t':'2026-01-16T12:00:03Z','id':'a','user':'u','outcome':'failed','error':'no'}
+                    """));
+
+            assertEquals("r1", history.doubtful(true).get(0).run().orElseThrow().id());
         }
 
         @Test
@@ -5332,7 +5346,8 @@ final class DifyExecTest {
 
         @Test
         void whatIsWrittenIsKnownOnceItIsOnDisk() throws IOException {
-            var attempt = new DifyExec.Attempt(1, row("a"), DifyExec.Tries.NONE, "u1", DifyExec.Mode.BLOCKING, "", NOON);
+            var attempt = new DifyExec.Attempt(1, row("a"), DifyExec.Tries.NONE, "u1", DifyExec.Mode.BLOCKING, "",
+                    NOON);
             try (var writer = Scene.of(folder, "a").open()) {
                 writer.record(DifyExec.Event.Attempt.of(attempt));
                 assertEquals(0, writer.batch().history().inFlight());
