@@ -255,18 +255,16 @@ final class DifyExec implements Runnable {
             if (html != null)
                 Draft.refuse(html, files, Optional.ofNullable(input), file -> force || Report.isReport(file));
             if (input == null) return tell(files, Optional.empty());
-            try (var source = Source.of(input, Optional.of(files))) {
+            try (var source = files.open(input)) {
                 return tell(files, Optional.of(shape.open(source.path())));
             }
         }
 
         private int tell(BatchFiles files, Optional<Csv> csv) {
             var out = spec.commandLine().getOut();
-            var ledger = new Ledger();
             var timeline = new Timeline();
-            var batch = Batch.peek(files, csv,
-                    html == null ? Reading.NOTHING : ledger.and(timeline));
-            if (html != null) Draft.write(html, new Report(batch, ledger, timeline)::write);
+            var batch = html == null ? Batch.peek(files, csv) : Batch.peek(files, csv, List.of(timeline));
+            if (html != null) Draft.write(html, new Report(batch, timeline)::write);
             if (json) out.println(StatusView.json(batch));
             else StatusView.print(batch, input == null ? "CSV" : input.toString(), out, Paint.of(env));
             if (html != null) spec.commandLine().getErr().println("Report: " + html);
@@ -313,13 +311,12 @@ final class DifyExec implements Runnable {
             var files = BatchFiles.of(output).begun();
             boolean toFile = !file.toString().equals("-");
             if (toFile) Draft.refuse(file, files, Optional.of(input), _ -> force);
-            var ledger = new Ledger();
             var names = new OutputNames();
-            try (var source = Source.of(input, Optional.of(files))) {
+            try (var source = files.open(input)) {
                 var csv = shape.open(source.path());
-                var batch = Batch.peek(files, Optional.of(csv), failed ? ledger : ledger.and(names));
+                var batch = Batch.peek(files, Optional.of(csv), failed ? List.of() : List.of(names));
                 if (!force) batch.refuseStrangers(input);
-                var export = new Spreadsheet(batch, ledger, names.all(), failed, raw);
+                var export = new Spreadsheet(batch, names.all(), failed, raw);
                 if (toFile) Draft.write(file, export::write);
                 else print(export);
                 export.tell(spec.commandLine().getErr());
@@ -378,7 +375,7 @@ final class DifyExec implements Runnable {
         public Integer call() throws Exception {
             var err = spec.commandLine().getErr();
             new EnvDefaults(env).check(spec.commandLine().getParseResult(), demo != null);
-            try (var source = Source.of(input, Optional.empty())) {
+            try (var source = Source.of(input)) {
                 var csv = shape.open(source.path()).with(edits.apply(input));
                 try (var server = demo == null ? null : Demo.start(Demo.Version.of(demo), csv.columns())) {
                     var access = server == null ? dify.access(env, err) : Access.to(server);
@@ -407,25 +404,6 @@ final class DifyExec implements Runnable {
             for (var rows = csv.first(show, index); rows.hasNext(); )
                 CheckView.request(rows.next(), form, access, dify, out);
             return inspection.isFine() ? OK : UNUSABLE;
-        }
-    }
-
-    /// Which rows a call asks for.
-    ///
-    /// @param listed only the ids in `.retry`
-    /// @param ids    only these, where there are any
-    /// @param force  also successes
-    record Selection(boolean listed, List<String> ids, boolean force) {
-        static Selection pending() {
-            return new Selection(false, List.of(), false);
-        }
-
-        static Selection fromList() {
-            return new Selection(true, List.of(), false);
-        }
-
-        static Selection named(List<String> ids, boolean force) {
-            return new Selection(false, List.copyOf(ids), force);
         }
     }
 
@@ -472,15 +450,15 @@ final class DifyExec implements Runnable {
             new EnvDefaults(env).check(spec.commandLine().getParseResult(), demo != null);
             var files = BatchFiles.of(output);
             out.makeFolder();
-            try (var source = Source.of(input, Optional.of(files))) {
+            try (var source = files.open(input)) {
                 var csv = shape.open(source.path()).with(edits.apply(input));
                 try (var server = demo == null ? null : Demo.start(Demo.Version.of(demo), csv.columns());
                      var session = Session.of(this, server == null ? dify.access(env, err) : Access.to(server))) {
                     if (server != null) err.println("Demo: a simulated Dify " + demo + " inside this process; "
                             + "nothing is sent out, nothing is spent.");
-                    try (var batch = Batch.open(files, csv, out.noBom, rows.rebuild,
+                    try (var writer = BatchWriter.open(files, csv, out.noBom, rows.rebuild,
                             rows.fresh ? Optional.of(err) : Optional.empty())) {
-                        return session.run(batch, selection);
+                        return session.run(writer, rows.of(selection));
                     }
                 }
             }
@@ -548,6 +526,11 @@ final class DifyExec implements Runnable {
 
         @Option(names = "--rebuild", description = "Fetch results that are missing but known to the log, by run id.")
         boolean rebuild;
+
+        Selection of(Selection asked) {
+            return new Selection(asked.listed(), asked.ids(), asked.force(), List.copyOf(ids),
+                    limit == null ? Long.MAX_VALUE : limit, rerunChanged, resendUnknown || asked.resendUnknown());
+        }
     }
 
     static final class DifyOptions {
@@ -909,15 +892,15 @@ final class DifyExec implements Runnable {
                     work.spec.commandLine().getErr());
         }
 
-        int run(Batch batch, Selection selection) throws IOException, InterruptedException {
-            var wanted = batch.select(selection, work.rows, work.dify.timeout);
-            batch.tellChanges(work.rows.rerunChanged, err);
-            batch.flush();
+        int run(BatchWriter writer, Selection selection) throws IOException, InterruptedException {
+            var batch = writer.batch();
+            var wanted = batch.select(selection, work.dify.timeout);
+            batch.tellChanges(selection.rerunChanged(), err);
+            writer.flush();
             if (wanted.isEmpty() && batch.history().resent().isEmpty()) return nothingToDo(batch);
             batch.refuseOtherServer(access.name(), "");
             return switch (Greeting.exchange(client, judge, err)) {
-                case Greeting.Met met -> run(batch, wanted, met, checked(batch, wanted, met),
-                        !selection.ids().isEmpty());
+                case Greeting.Met met -> run(writer, wanted, met, checked(batch, wanted, met));
                 case Greeting.Refused(var why) -> {
                     err.println("difyexec: " + Plain.text(why, 1000));
                     err.println(Plain.count(wanted.rows(), "row stays", "rows stay") + " pending; nothing was sent.");
@@ -929,7 +912,7 @@ final class DifyExec implements Runnable {
         /// The form, once every wanted row has been held against it.
         private Form checked(Batch batch, Wanted wanted, Greeting.Met server) {
             batch.refuseOtherServer(access.name(), server.app());
-            var csv = batch.csv();
+            var csv = batch.csv().orElseThrow();
             var form = server.form(client, judge, csv, work.input, work.dify, err);
             var inspection = Inspection.of(csv.columns(), form, wanted.all());
             CheckView.problems(inspection, err);
@@ -939,24 +922,26 @@ final class DifyExec implements Runnable {
                     + ", nothing was sent (--no-check sends the cells as text, unchecked)");
         }
 
-        private int run(Batch batch, Wanted wanted, Greeting.Met server, Form form,
-                boolean named) throws InterruptedException {
+        private int run(BatchWriter writer, Wanted wanted, Greeting.Met server, Form form)
+                throws InterruptedException {
+            var batch = writer.batch();
             var route = new Route(work.dify.mode, batch.history().mode(), server.version());
             if (!wanted.doubts().isEmpty()) batch.history().session()
                     .ifPresent(before -> route.alsoMet(before.server()));
-            batch.began(access, server, route.mode(), work, concurrency);
+            writer.began(access.name(), server.app(), server.version(), route.mode(), "mode="
+                    + work.dify.mode.name().toLowerCase(Locale.ROOT) + " c=" + concurrency);
             var mailbox = new LinkedBlockingQueue<Message>();
-            var tally = new Tally(batch.index(), wanted.rows(), Clock.systemUTC());
+            var tally = new Tally(wanted.rows(), Clock.systemUTC());
             var sender = new Sender(client, form, Optional.ofNullable(work.out.saveFiles));
-            var engine = new Engine(sender, new Agenda(batch, wanted, work.rows.resendUnknown || named),
-                    judge, new Pace(concurrency, work.pace.wait, work.pace.rate), new Health(judge.backoff()),
-                    limits, route, batch, new Names(work.dify.user), tally, Progress.of(err, work.out.progress, tally),
+            var engine = new Engine(sender, new Agenda(wanted), judge,
+                    new Pace(concurrency, work.pace.wait, work.pace.rate), new Health(judge.backoff()),
+                    limits, route, writer, new Names(work.dify.user), tally, Progress.of(err, work.out.progress, tally),
                             Clock.systemUTC(),
                     mailbox, task -> Thread.startVirtualThread(task));
             var formerSignals = OnSignals.post(mailbox);
             try {
                 var early = engine.run();
-                var unwritten = batch.finish(); // whatever stopped it, the files get their last words
+                var unwritten = writer.finish(); // whatever stopped it, the files get their last words
                 var stop = early.isPresent() ? early : unwritten;
                 Summary.print(err, batch, tally, stop, work);
                 return stop.isPresent() ? stop.get().code() : tally.isAllDone() ? OK : ROWS_LEFT;
@@ -1025,7 +1010,7 @@ final class DifyExec implements Runnable {
         private final Health health;
         private final Limits limits;
         private final Route route;
-        private final Batch batch;
+        private final BatchWriter batch;
         private final Names names;
         private final Tally tally;
         private final Watcher watcher;
@@ -1042,8 +1027,8 @@ final class DifyExec implements Runnable {
         private String version = "", toldOfPause = "";
 
         Engine(Workflow workflow, Agenda agenda, Judge judge, Pace pace, Health health, Limits limits, Route route,
-                Batch batch, Names names, Tally tally, Watcher watcher, Clock clock, BlockingQueue<Message> mailbox,
-                Executor workers) {
+                BatchWriter batch, Names names, Tally tally, Watcher watcher, Clock clock,
+                BlockingQueue<Message> mailbox, Executor workers) {
             this.workflow = workflow;
             this.agenda = agenda;
             this.judge = judge;
@@ -1092,7 +1077,7 @@ final class DifyExec implements Runnable {
                 agenda.stop().ifPresent(stop -> batch.record(new Event.Stop(clock.instant(), stop.why(), null, null)));
                 batch.flush();
             } catch (UncheckedIOException problem) {
-                agenda.close(Batch.unwritable(problem.getCause()));
+                agenda.close(BatchWriter.unwritable(problem.getCause()));
             }
             watcher.end();
             return agenda.stop();
@@ -1373,7 +1358,7 @@ final class DifyExec implements Runnable {
             }
             route.seen(attempt, seen, Duration.between(attempt.at(), now), onServer()).ifPresent(change -> {
                 watcher.say(change);
-                batch.record(batch.sessionEvent(now, route.mode()));
+                batch.changed(now, route.mode());
             });
         }
 
@@ -1419,7 +1404,12 @@ final class DifyExec implements Runnable {
             var row = new Saving(attempt, ran, outcome, now);
             saving.add(row);
             row.downloads().forEach(agenda::download);
-            limits.reached(tally).ifPresent(why -> agenda.close(new Stop(STOPPED, why)));
+            checkLimits();
+        }
+
+        private void checkLimits() {
+            limits.reached(tally.count(Standing.FAILED), tally.done(), tally.tokens)
+                    .ifPresent(why -> agenda.close(new Stop(STOPPED, why)));
         }
 
         private void downloaded(Download download, Fetched fetched) {
@@ -1448,7 +1438,7 @@ final class DifyExec implements Runnable {
                     Plain.text(why, 200)));
         }
 
-        /// The result is on disk before its `end`: [Batch#flush] writes in that order.
+        /// The result is on disk before its `end`: [BatchWriter#flush] writes in that order.
         private void acknowledge(Attempt attempt, Seen seen, Outcome outcome, byte[] line, Instant ended) {
             var now = clock.instant();
             var took = attempt.took(seen, ended);
@@ -1466,7 +1456,7 @@ final class DifyExec implements Runnable {
 
         private void count(Attempt attempt, Outcome outcome, Duration took, Instant now) {
             tally.ended(attempt, outcome, took, now);
-            limits.reached(tally).ifPresent(why -> agenda.close(new Stop(STOPPED, why)));
+            checkLimits();
         }
 
         /// Once a batch: the links of later rows fare as those of the first.
@@ -1561,7 +1551,8 @@ final class DifyExec implements Runnable {
             if (found.run().isEmpty()) return;
             turnedUp(attempt, found.run().get(), found, now);
             batch.flush(); // another run of the row, found a moment ago, may have given it its success
-            if (!(found instanceof Found.Ended(var ran)) || !ran.status().isSuccess() || batch.hasSuccess(attempt.row())
+            if (!(found instanceof Found.Ended(var ran)) || !ran.status().isSuccess()
+                    || batch.standing(attempt.row()).isSuccess()
                     || !attempt.cells().equals(attempt.row().hash())) return;
             tally.reopened(batch.standing(attempt.row()));
             harvest(doubt, ran);
@@ -1818,15 +1809,11 @@ final class DifyExec implements Runnable {
             }
         }
 
-        Agenda(Batch batch, Wanted wanted, boolean resendUnknown) {
-            this(batch, wanted, resendUnknown, Kind.ROW);
-        }
-
-        Agenda(Batch batch, Wanted wanted, boolean resendUnknown, Kind kind) {
-            this.kind = kind;
+        Agenda(Wanted wanted) {
+            this.kind = wanted.kind();
             this.fresh = wanted.iterator();
-            this.resendUnknown = resendUnknown;
-            this.unseen = batch.history().resent();
+            this.resendUnknown = wanted.resendUnknown();
+            this.unseen = wanted.batch().history().resent();
             doubts.addAll(wanted.doubts());
         }
 
@@ -3087,7 +3074,6 @@ final class DifyExec implements Runnable {
     static final class Tally {
         private static final int RECENT = 200;
 
-        private final Index index;
         private final Clock clock;
         private final long asked;
         private final Instant began;
@@ -3127,8 +3113,7 @@ final class DifyExec implements Runnable {
             }
         }
 
-        Tally(Index index, long asked, Clock clock) {
-            this.index = index;
+        Tally(long asked, Clock clock) {
             this.asked = asked;
             this.clock = clock;
             this.began = clock.instant();
@@ -3593,9 +3578,9 @@ final class DifyExec implements Runnable {
 
         /// `waiting until 14:02, as the server asks`
         String text() {
-            return isTooLong() ? "the server asks to be left alone until " + StatusView.local("yyyy-MM-dd HH:mm", until)
+            return isTooLong() ? "the server asks to be left alone until " + Times.local("yyyy-MM-dd HH:mm", until)
                     + " (Retry-After): run the same command again then"
-                    : "waiting until " + StatusView.local("HH:mm", until) + ", as the server asks";
+                    : "waiting until " + Times.local("HH:mm", until) + ", as the server asks";
         }
     }
 
@@ -3842,12 +3827,11 @@ final class DifyExec implements Runnable {
 
     /// Where a batch ends on purpose, and how long things may take.
     record Limits(Ceiling maxFailures, Long maxTokens, Duration grace, Duration timeout, Settle settle) {
-        Optional<String> reached(Tally tally) {
-            if (maxFailures != null && maxFailures.isReached(tally.count(Standing.FAILED), tally.done()))
-                return Optional.of("--max-failures reached: "
-                        + Plain.count(tally.count(Standing.FAILED), "row") + " failed");
-            if (maxTokens != null && tally.tokens >= maxTokens)
-                return Optional.of("--max-tokens reached: " + tally.tokens + " tokens used");
+        Optional<String> reached(long failed, long done, long tokens) {
+            if (maxFailures != null && maxFailures.isReached(failed, done))
+                return Optional.of("--max-failures reached: " + Plain.count(failed, "row") + " failed");
+            if (maxTokens != null && tokens >= maxTokens)
+                return Optional.of("--max-tokens reached: " + tokens + " tokens used");
             return Optional.empty();
         }
 
@@ -4089,6 +4073,11 @@ final class DifyExec implements Runnable {
     static final class Times {
         static String text(Instant time) {
             return time.truncatedTo(ChronoUnit.MILLIS).toString();
+        }
+
+        /// As the clock on the wall shows it.
+        static String local(String pattern, Instant time) {
+            return DateTimeFormatter.ofPattern(pattern, Locale.ROOT).withZone(ZoneId.systemDefault()).format(time);
         }
 
         /// The other way round. Our own form is read digit by digit: a long log has a million of them.
@@ -5394,16 +5383,13 @@ final class DifyExec implements Runnable {
 
     /// The input as a regular file: anything else (`-`, a pipe) is spooled to a temporary one first.
     record Source(Path path, boolean temporary) implements AutoCloseable {
-        static Source of(Path input, Optional<BatchFiles> files) {
+        static Source of(Path input) {
             try {
                 if (!input.toString().equals("-")) {
                     if (!Files.exists(input)) throw new Unusable(input + ": no such file");
                     if (Files.isDirectory(input)) throw new Unusable(input + ": a folder, not a CSV file");
                     if (!Files.isReadable(input)) throw new Unusable(input + ": may not be read");
-                    if (Files.isRegularFile(input)) {
-                        if (files.isPresent()) files.get().refuse(input);
-                        return new Source(input, false);
-                    }
+                    if (Files.isRegularFile(input)) return new Source(input, false);
                 }
                 var spool = Files.createTempFile("difyexec", ".csv");
                 try (var in = input.toString().equals("-") ? System.in : Files.newInputStream(input)) {
@@ -6260,8 +6246,8 @@ final class DifyExec implements Runnable {
         private boolean isOurs(RetryList list, Index rows) throws IOException {
             if (list.ids(ids -> ids.allMatch(id -> rows.find(id) >= 0))) return true;
             var batch = new Index();
-            Results.read(results, batch);
-            History.read(log, batch);
+            Results.read(results, batch, List.of());
+            History.read(log, batch, List.of());
             return batch.size() > 0
                     && list.ids(ids -> ids.anyMatch(id -> rows.find(id) >= 0 || batch.find(id) >= 0));
         }
@@ -6270,11 +6256,22 @@ final class DifyExec implements Runnable {
             return output.resolveSibling(output.getFileName() + suffix);
         }
 
+        /// The input, which is none of these files.
+        Source open(Path input) {
+            var source = Source.of(input);
+            refuse(source.path());
+            return source;
+        }
+
         /// An input that is one of our outputs would be destroyed.
-        void refuse(Path input) throws IOException {
-            for (var file : all())
-                if (Files.exists(file) && Files.isSameFile(file, input))
-                    throw new Unusable(input + " is both input and output: name another file with -o");
+        void refuse(Path input) {
+            try {
+                for (var file : all())
+                    if (Files.exists(file) && Files.isSameFile(file, input))
+                        throw new Unusable(input + " is both input and output: name another file with -o");
+            } catch (IOException problem) {
+                throw new Unusable(input + ": " + Plain.of(problem));
+            }
         }
 
         /// A batch of which nothing is on disk cannot be looked at.
@@ -6319,7 +6316,7 @@ final class DifyExec implements Runnable {
             if (!Files.exists(file)) return true;
             var head = head(file);
             if (isEmpty(head)) return true;
-            int from = isMarked(head) ? Results.BOM.length : 0, to = from;
+            int from = Results.behindMark(head, 0, head.length), to = from;
             while (to < head.length && head[to] != '\n') to++;
             var line = Arrays.copyOfRange(head, from, to);
             return isWhole.test(line) || to == head.length && begins(line, beginning);
@@ -6333,10 +6330,6 @@ final class DifyExec implements Runnable {
 
         static boolean isEmpty(byte[] head) {
             return head.length == 0 || Arrays.equals(head, Results.BOM);
-        }
-
-        private static boolean isMarked(byte[] head) {
-            return head.length >= 3 && Arrays.equals(head, 0, 3, Results.BOM, 0, 3);
         }
 
         private static boolean begins(byte[] line, Pattern beginning) {
@@ -6623,12 +6616,8 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Hands on every event in order. A line that cannot be read is counted and passed over.
-        static long read(Path log, Consumer<Event> use) throws IOException {
-            return scan(log, (event, _) -> use.accept(event));
-        }
-
-        /// The same, each event with the place in the file where its line begins.
+        /// Hands on every event in order, with the place in the file where its line begins. A line that cannot be read
+        /// is counted and passed over.
         static long scan(Path log, ObjLongConsumer<Event> use) throws IOException {
             long unread = 0;
             if (!Files.exists(log)) return 0;
@@ -6776,16 +6765,13 @@ final class DifyExec implements Runnable {
 
         /// The line as JSON; a byte order mark before it is passed over.
         JsonParser parser() throws IOException {
-            return Json.Tokens.FACTORY.createParser(line, mark(), length - mark());
+            int from = Results.behindMark(line, 0, length);
+            return Json.Tokens.FACTORY.createParser(line, from, length - from);
         }
 
         /// A copy, without a byte order mark.
         byte[] content() {
-            return Arrays.copyOfRange(line, mark(), length);
-        }
-
-        private int mark() {
-            return length >= 3 && Arrays.equals(line, 0, 3, Results.BOM, 0, 3) ? 3 : 0;
+            return Arrays.copyOfRange(line, Results.behindMark(line, 0, length), length);
         }
 
         /// Where in the file the line begins.
@@ -6801,36 +6787,23 @@ final class DifyExec implements Runnable {
 
     /// Told of each result and each event while the files are read.
     interface Reading {
-        Reading NOTHING = new Reading() {};
-
         /// The last one of a row counts.
         default void result(int entry, Lines line) {}
 
         /// @param at where in the log the event's line begins
         default void event(Index index, Event event, long at) {}
-
-        /// Both are told of everything.
-        default Reading and(Reading other) {
-            var first = this;
-            return new Reading() {
-                @Override
-                public void result(int entry, Lines line) {
-                    first.result(entry, line);
-                    other.result(entry, line);
-                }
-
-                @Override
-                public void event(Index index, Event event, long at) {
-                    first.event(index, event, at);
-                    other.event(index, event, at);
-                }
-            };
-        }
     }
 
     /// The results file: a line a success.
     static final class Results {
         static final byte[] BOM = {(byte) 0xEF, (byte) 0xBB, (byte) 0xBF};
+
+        /// Where a line begins behind a byte order mark, if there is one.
+        static int behindMark(byte[] bytes, int from, int to) {
+            int behind = from + BOM.length;
+            return behind <= to && Arrays.equals(bytes, from, behind, BOM, 0, BOM.length) ? behind : from;
+        }
+
         /// The original tool puts a blank after each colon and comma.
         static final Pattern BEGINNING = Pattern.compile("""
                 \\{"id": ?"[^"\\\\]*+(?:\\\\.[^"\\\\]*+)*+", ?"status": ?"success", ?"inputs": ?\\{""");
@@ -6880,17 +6853,13 @@ final class DifyExec implements Runnable {
 
         /// Marks every id that has a success. Lines of the original tool are read too; what is no result is passed
         /// over.
-        static void read(Path results, Index index) throws IOException {
-            read(results, index, Reading.NOTHING);
-        }
-
-        static void read(Path results, Index index, Reading reading) throws IOException {
+        static void read(Path results, Index index, List<Reading> readings) throws IOException {
             if (!Files.exists(results)) return;
             try (var lines = new Lines(results)) {
                 while (lines.next()) head(lines).filter(Head::success).ifPresent(head -> {
                     int entry = index.findOrAdd(head.id());
                     index.stand(entry, head.partial() ? Standing.PARTIAL : Standing.SUCCEEDED);
-                    reading.result(entry, lines);
+                    readings.forEach(reading -> reading.result(entry, lines));
                 });
             }
         }
@@ -6976,15 +6945,12 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// What the log tells, read once from its start. Attempts without an end are runs in doubt.
+    /// What the log tells, event by event: those of earlier calls as they are read, those of this one once they are on
+    /// disk. An attempt stays here until nothing is left to learn of it.
     static final class History {
         private final Index index;
-        private final Map<String, Open> open = new LinkedHashMap<>(), unsettled = new LinkedHashMap<>();
-        private final Map<String, Open> notStarted = new LinkedHashMap<>();
-        private final Map<Integer, Open> lost = new TreeMap<>();
-        private final Map<String, Open> resent = new LinkedHashMap<>(), openTries = new LinkedHashMap<>();
-        private final Map<String, Open> paidTries = new HashMap<>();
-        private final Set<String> late = new HashSet<>(), stopped = new HashSet<>();
+        private final Map<String, List<Sent>> sent = new LinkedHashMap<>();
+        private final Set<String> stopped = new HashSet<>();
         private final Map<String, Set<String>> missingByAttempt = new HashMap<>();
         private final MissingFiles missingFiles = new MissingFiles();
         private final Map<Integer, String> causes = new HashMap<>();
@@ -6998,36 +6964,63 @@ final class DifyExec implements Runnable {
         private Duration before = Duration.ZERO;
         private long attempts = 0, retries = 0, tokens = 0, lateRuns = 0, unread = 0;
 
+        /// What is left to learn of an attempt. What a row waits for is told by the state that stands last here.
+        enum State {
+            RESENT, // its row was sent again while no run of it was known: one may turn up
+            OPEN_TRY, // a try without an end
+            PAID_TRY, // the last try that succeeded
+            LOST, // a success that is not among the results
+            UNSETTLED, // paused or unknown
+            NOT_STARTED, // nothing of it has turned up
+            OPEN; // no end
+
+            boolean isDoubtful() {
+                return compareTo(LOST) >= 0;
+            }
+
+            boolean isTry() {
+                return this == OPEN_TRY || this == PAID_TRY;
+            }
+        }
+
         /// An attempt as the log has it.
-        record Open(String id, int n, String user, Mode mode, String cells, Instant at, Optional<RunRef> run,
-                Kind kind, String csv) {
-            Open with(String run, String task) {
-                return run == null || run.isEmpty() ? this
-                        : new Open(id, n, user, mode, cells, at,
-                                Optional.of(new RunRef(run, task == null ? "" : task)), kind, csv);
+        record Sent(String id, int n, String user, Mode mode, String cells, String csv, Instant at,
+                Optional<RunRef> run, State state) {
+            static Sent of(Event.Attempt attempt, State state) {
+                return new Sent(attempt.id(), attempt.n(), orEmpty(attempt.user()), Mode.of(attempt.mode()),
+                        orEmpty(attempt.cells()), orEmpty(attempt.csv()), attempt.t(), Optional.empty(), state);
             }
 
-            Attempt attempt(Row row) {
+            /// Of an attempt that is not there (any more), as far as its end tells.
+            static Sent of(Event.End end) {
+                return new Sent(end.id(), end.n(), orEmpty(end.user()), Mode.BLOCKING, orEmpty(end.cells()),
+                        orEmpty(end.csv()), end.t(), Optional.empty(), State.OPEN);
+            }
+
+            Sent with(String run, String task) {
+                return run == null || run.isEmpty() ? this : new Sent(id, n, user, mode, cells, csv, at,
+                        Optional.of(new RunRef(run, orEmpty(task))), state);
+            }
+
+            Sent as(State state) {
+                return new Sent(id, n, user, mode, cells, csv, at, run, state);
+            }
+
+            boolean isOf(String user) {
+                return this.user.equals(orEmpty(user));
+            }
+
+            boolean isOpen(String user) {
+                return (state == State.OPEN || state == State.OPEN_TRY) && isOf(user);
+            }
+
+            Attempt attempt(Row row, Kind kind) {
                 return new Attempt(0, row, new Tries(0, 0, n), user, mode, cells, at, kind, csv);
-            }
-
-            Open ofRow() {
-                return new Open(id, n, user, mode, cells, at, run, Kind.ROW, csv);
             }
 
             /// Neither what was sent nor the CSV's row of that time is what the CSV has now.
             boolean isOfOther(long now) {
                 return !cells.isEmpty() && Cells.number(cells) != now && (csv.isEmpty() || Cells.number(csv) != now);
-            }
-
-            static Open of(Event.Attempt attempt, Kind kind) {
-                return new Open(attempt.id(), attempt.n(), attempt.user(),
-                        Mode.of(attempt.mode()), orEmpty(attempt.cells()), attempt.t(),
-                        Optional.empty(), kind, orEmpty(attempt.csv()));
-            }
-
-            Doubt doubt(Row row, Symptom symptom, Instant deadline) {
-                return new Doubt(attempt(row), run, symptom, symptom.text, at, deadline, false);
             }
         }
 
@@ -7035,40 +7028,53 @@ final class DifyExec implements Runnable {
             this.index = index;
         }
 
-        static History read(Path log, Index index) throws IOException {
-            return read(log, index, Reading.NOTHING);
-        }
-
-        static History read(Path log, Index index, Reading reading) throws IOException {
+        static History read(Path log, Index index, List<Reading> readings) throws IOException {
             var history = new History(index);
             history.unread = Journal.scan(log, (event, at) -> {
                 history.take(event);
-                reading.event(index, event, at);
+                readings.forEach(reading -> reading.event(index, event, at));
             });
             return history;
         }
 
-        private void take(Event event) {
+        void take(Event event) {
             switch (event) {
                 case Event.Session began -> session(began);
-                case Event.Attempt attempt -> attempt(attempt);
-                case Event.Run run -> {
-                    open.computeIfPresent(key(run.id(), run.user()), (_, known) -> known.with(run.run(), run.task()));
-                    openTries.computeIfPresent(key(run.id(), run.user()),
-                            (_, known) -> known.with(run.run(), run.task()));
+                case Event.Attempt attempt when Kind.TRY.word().equals(attempt.kind()) -> {
+                    seen(attempt.t());
+                    add(Sent.of(attempt, State.OPEN_TRY));
                 }
+                case Event.Attempt attempt when Kind.ROW.word().equals(attempt.kind()) -> attempt(attempt);
+                case Event.Run run -> sent.computeIfPresent(run.id(), (_, row) -> {
+                    row.replaceAll(one -> one.isOpen(run.user()) ? one.with(run.run(), run.task()) : one);
+                    return row;
+                });
                 case Event.End end when end.isOfTry() -> tryEnded(end);
                 case Event.End end -> end(end);
                 case Event.Late found -> {
-                    late.add(found.user());
+                    remove(found.id(), one -> one.state() == State.RESENT && one.isOf(found.user()));
                     lateRuns++;
                 }
                 case Event.Stop stop when stop.isOfInterrupt() -> stopped.add(stop.user());
-                case Event.Missing missing -> missingByAttempt.computeIfAbsent(key(missing.id(), missing.user()),
+                case Event.Missing missing -> missingByAttempt.computeIfAbsent(missing.id() + "\0" + missing.user(),
                         _ -> new HashSet<>()).add(missing.file());
-                case Event.Upload _, Event.Look _, Event.Harvest _, Event.Stop _, Event.Throttle _, Event.Torn _,
-                        Event.Other _ -> {}
+                case Event.Attempt _, Event.Upload _, Event.Look _, Event.Harvest _, Event.Stop _, Event.Throttle _,
+                        Event.Torn _, Event.Other _ -> {}
             }
+        }
+
+        private void add(Sent one) {
+            sent.computeIfAbsent(one.id(), _ -> new ArrayList<>(1)).add(one);
+        }
+
+        /// Takes some of a row's attempts out; gives the last of them.
+        private Optional<Sent> remove(String id, Predicate<Sent> which) {
+            var row = sent.get(id);
+            if (row == null) return Optional.empty();
+            var last = row.stream().filter(which).reduce((_, next) -> next);
+            row.removeIf(which);
+            if (row.isEmpty()) sent.remove(id);
+            return last;
         }
 
         private void session(Event.Session began) {
@@ -7084,25 +7090,19 @@ final class DifyExec implements Runnable {
         }
 
         private void attempt(Event.Attempt attempt) {
-            boolean isTry = Kind.TRY.word().equals(attempt.kind());
-            if (!isTry && !Kind.ROW.word().equals(attempt.kind())) return;
             seen(attempt.t());
-            if (isTry) {
-                openTries.put(key(attempt.id(), attempt.user()), Open.of(attempt, Kind.TRY));
-                return;
-            }
             attempts++;
             count(index.findOrAdd(attempt.id()));
             if (attempt.n() > 0) retries++;
-            var before = notStarted.remove(attempt.id());
-            if (before != null && before.run().isEmpty()) resent.put(before.user(), before); // else it was known
-            unsettled.remove(attempt.id());
-            lost.remove(index.findOrAdd(attempt.id()));
-            open.put(key(attempt.id(), attempt.user()), Open.of(attempt, Kind.ROW));
+            remove(attempt.id(), one -> one.state() == State.NOT_STARTED).filter(one -> one.run().isEmpty())
+                    .ifPresent(one -> add(one.as(State.RESENT))); // a run that was known is not awaited
+            remove(attempt.id(), one -> one.state() == State.UNSETTLED || one.state() == State.LOST);
+            add(Sent.of(attempt, State.OPEN));
         }
 
         private void count(int entry) {
-            if (entry >= attemptsOf.length) attemptsOf = Arrays.copyOf(attemptsOf, Math.max(1024, index.size() * 2));
+            if (entry >= attemptsOf.length)
+                attemptsOf = Arrays.copyOf(attemptsOf, Math.max(entry + 1, Math.max(1024, attemptsOf.length * 2)));
             attemptsOf[entry]++;
         }
 
@@ -7112,11 +7112,12 @@ final class DifyExec implements Runnable {
             seen(end.t());
             spent(end);
             var standing = Standing.of(end.outcome().substring(Event.End.OF_TRY.length()));
-            if (standing.filter(Standing::isSuccess).isPresent())
-                Optional.ofNullable(openTries.get(key(end.id(), end.user())))
-                        .ifPresent(known -> paidTries.put(end.id(), known.with(end.run(), null)));
-            if (standing.filter(word -> word == Standing.UNKNOWN || word == Standing.PAUSED).isEmpty())
-                openTries.values().removeIf(known -> known.id().equals(end.id()));
+            if (standing.filter(word -> word == Standing.UNKNOWN || word == Standing.PAUSED).isPresent()) return;
+            var known = remove(end.id(), one -> one.state() == State.OPEN_TRY && one.isOf(end.user()));
+            remove(end.id(), one -> one.state() == State.OPEN_TRY);
+            if (known.isEmpty() || standing.filter(Standing::isSuccess).isEmpty()) return;
+            remove(end.id(), one -> one.state() == State.PAID_TRY);
+            add(known.get().with(end.run(), null).as(State.PAID_TRY));
         }
 
         private void spent(Event.End end) {
@@ -7125,36 +7126,30 @@ final class DifyExec implements Runnable {
         }
 
         /// An attempt that says how its run ended leaves no doubt; *unknown*, *paused*, *not_started* and *resent* do.
+        /// A try without an end that was taken as the row's run is done with, too.
         private void end(Event.End end) {
             seen(end.t());
             spent(end);
-            var known = Optional.ofNullable(open.remove(key(end.id(), end.user())))
-                    .or(() -> Optional.ofNullable(unsettled.get(end.id())))
-                            .or(() -> Optional.ofNullable(notStarted.get(end.id())))
-                    .orElseGet(() -> new Open(end.id(), end.n(), orEmpty(end.user()), Mode.BLOCKING,
-                            orEmpty(end.cells()), end.t(),
-                            Optional.empty(), Kind.ROW, orEmpty(end.csv()))).with(end.run(), null);
-            unsettled.remove(end.id());
-            resent.remove(end.user());
-            openTries.remove(key(end.id(), end.user())); // a try that was taken as the row's run
-            if (List.of("not_started", "resent").contains(end.outcome())) notStarted.put(end.id(), known);
+            var known = remove(end.id(), one -> one.isOf(end.user()) && one.state() != State.PAID_TRY)
+                    .filter(one -> !one.state().isTry()).orElseGet(() -> Sent.of(end)).with(end.run(), null);
+            remove(end.id(), one -> one.state() == State.UNSETTLED);
+            if (List.of("not_started", "resent").contains(end.outcome())) add(known.as(State.NOT_STARTED));
             Standing.of(end.outcome()).ifPresent(standing -> stand(index.findOrAdd(end.id()), standing, known, end));
         }
 
-        private void stand(int entry, Standing standing, Open known, Event.End end) {
+        private void stand(int entry, Standing standing, Sent known, Event.End end) {
             if (standing.isSuccess()) {
-                notStarted.remove(end.id());
-                var missing = missingByAttempt.remove(key(end.id(), end.user()));
+                remove(end.id(), one -> one.state() == State.NOT_STARTED || one.state() == State.LOST);
+                var missing = missingByAttempt.remove(end.id() + "\0" + end.user());
                 missingFiles.put(end.id(), missing == null ? 0 : missing.size());
                 latencies.add(Math.round(end.seconds() * 1000));
-                if (!index.standing(entry).isSuccess()) lost.put(entry, known);
+                if (!index.standing(entry).isSuccess()) add(known.as(State.LOST));
                 changed.set(entry, index.cells(entry) != 0 && known.isOfOther(index.cells(entry)));
                 causes.remove(entry);
                 return;
             }
-            if (standing == Standing.FAILED) {
-                if (end.run() != null) notStarted.remove(end.id()); // else its run may turn up yet
-            } else unsettled.put(end.id(), known);
+            if (standing != Standing.FAILED) add(known.as(State.UNSETTLED));
+            else if (known.state() == State.NOT_STARTED && known.run().isEmpty()) add(known); // it may turn up yet
             if (index.standing(entry).isSuccess()) return;
             index.stand(entry, standing);
             causes.put(entry, Plain.cause(orEmpty(end.error() != null ? end.error() : end.cause())));
@@ -7169,10 +7164,6 @@ final class DifyExec implements Runnable {
         /// How long the sessions took, without the time between them.
         Duration running() {
             return resumedAt == null ? before : before.plus(Duration.between(resumedAt, updatedAt));
-        }
-
-        private static String key(String id, String user) {
-            return id + "\0" + user;
         }
 
         private static String orEmpty(String text) {
@@ -7197,57 +7188,77 @@ final class DifyExec implements Runnable {
             return entry < attemptsOf.length ? attemptsOf[entry] : 0;
         }
 
-        /// Tries whose end the log does not tell, in their order.
-        List<Open> openTries() {
-            return List.copyOf(openTries.values());
-        }
-
-        /// The run of a row's last try, whose end must be learnt first.
-        Optional<Doubt> triedBefore(Row row, Duration timeout) {
-            return openTries.values().stream().filter(known -> known.id().equals(row.id())).reduce((_, last) -> last)
-                    .map(known -> known.doubt(row, stopped.contains(known.user()) ? Symptom.INTERRUPTED : Symptom.CRASH,
-                            known.at().plus(timeout)));
-        }
-
         Optional<Event.Session> session() {
             return session;
+        }
+
+        private Stream<Sent> all(State state) {
+            return sent.values().stream().flatMap(List::stream).filter(one -> one.state() == state);
+        }
+
+        /// How many attempts have no end in the log: running, or cut off.
+        long inFlight() {
+            return all(State.OPEN).count();
+        }
+
+        /// The run of an attempt without an end, as far as it is known.
+        Optional<RunRef> run(Event.Attempt attempt) {
+            return sent.getOrDefault(attempt.id(), List.of()).stream().filter(one -> one.isOpen(attempt.user()))
+                    .reduce((_, last) -> last).flatMap(Sent::run);
+        }
+
+        /// Rows whose result the log knows of, and the results lack.
+        List<Integer> lost() {
+            return all(State.LOST).map(one -> index.find(one.id())).filter(entry -> !index.standing(entry).isSuccess())
+                    .sorted().toList();
+        }
+
+        /// Tries whose end the log does not tell, in their order.
+        List<Sent> openTries() {
+            return all(State.OPEN_TRY).sorted(Comparator.comparing(Sent::at)).toList();
         }
 
         /// Attempts whose row was sent again while no run of them was known, unless one has turned up.
         Unseen resent() {
             var unseen = new Unseen();
-            for (var known : resent.values()) {
-                if (late.contains(known.user())) continue;
-                var row = new Row(index.findOrAdd(known.id()), 0, known.id(), Map.of());
-                unseen.add(known.attempt(row));
+            all(State.RESENT).forEach(one -> {
+                var row = new Row(index.findOrAdd(one.id()), 0, one.id(), Map.of());
+                unseen.add(one.attempt(row, Kind.ROW));
                 unseen.resent(row);
-            }
+            });
             return unseen;
         }
 
-        /// Rows whose last run's end must be learnt before they may run, by number.
-        Map<Integer, Function<Row, Doubt>> doubtful(Duration timeout) {
-            var all = new HashMap<Integer, Function<Row, Doubt>>();
-            lost.forEach((entry, known) -> all.put(entry, row -> known.doubt(row, Symptom.LOST_RESULT, known.at())));
-            for (var some : List.of(unsettled.values(), notStarted.values(), open.values()))
-                for (var known : some) {
-                    int entry = index.find(known.id());
-                    var symptom = stopped.contains(known.user()) ? Symptom.INTERRUPTED : Symptom.CRASH;
-                    if (entry >= 0) all.put(entry, row -> known.doubt(row, symptom, known.at().plus(timeout)));
-                }
+        /// The attempt whose end must be learnt before its row may run, by the row's number.
+        ///
+        /// @param tries also tries of the row as the CSV has it that succeeded or may have: what they gave is the row's
+        Map<Integer, Sent> doubtful(boolean tries) {
+            var all = new HashMap<Integer, Sent>();
+            for (var row : sent.values()) for (var one : row) {
+                int entry = index.find(one.id());
+                if (entry >= 0 && (one.state().isDoubtful() || tries && isTryOf(entry, one)))
+                    all.merge(entry, one, (best, next) -> next.state().compareTo(best.state()) >= 0 ? next : best);
+            }
             return all;
         }
 
-        /// Tries of rows as the CSV has them that succeeded or may have, by number: what such a run gave is the row's.
-        Map<Integer, Function<Row, Doubt>> tried(Duration timeout) {
-            var all = new HashMap<Integer, Function<Row, Doubt>>();
-            for (var some : List.of(openTries.values(), paidTries.values()))
-                for (var known : some) {
-                    int entry = index.find(known.id());
-                    if (entry >= 0 && known.cells().length() == 16 && Cells.number(known.cells()) == index.cells(entry))
-                        all.put(entry, row -> known.ofRow().doubt(row, Symptom.CRASH, known.at().plus(timeout)));
-                }
-            return all;
+        private boolean isTryOf(int entry, Sent one) {
+            return one.state().isTry() && one.cells().length() == 16
+                    && Cells.number(one.cells()) == index.cells(entry);
+        }
+
+        /// The run of a row's last try, whose end must be learnt first.
+        Optional<Doubt> triedBefore(Row row, Duration timeout) {
+            return all(State.OPEN_TRY).filter(one -> one.id().equals(row.id())).reduce((_, last) -> last)
+                    .map(one -> doubt(one, row, Kind.TRY, timeout));
+        }
+
+        Doubt doubt(Sent one, Row row, Kind kind, Duration timeout) {
+            boolean lost = one.state() == State.LOST;
+            var symptom = lost ? Symptom.LOST_RESULT : stopped.contains(one.user()) ? Symptom.INTERRUPTED
+                    : Symptom.CRASH;
+            return new Doubt(one.attempt(row, kind), one.run(), symptom, symptom.text, one.at(),
+                    lost ? one.at() : one.at().plus(timeout), false);
         }
     }
 
@@ -7353,8 +7364,7 @@ final class DifyExec implements Runnable {
         }
 
         byte[] line() {
-            boolean marked = end - start > 3 && Arrays.equals(page, start, start + 3, Results.BOM, 0, 3);
-            return Arrays.copyOfRange(page, marked ? start + 3 : start, end);
+            return Arrays.copyOfRange(page, Results.behindMark(page, start, end), end);
         }
 
         @Override
@@ -7373,7 +7383,11 @@ final class DifyExec implements Runnable {
         static final Ending NONE = new Ending(Map.of(), Map.of(), "", "", "", "", "", "", false);
 
         /// A text, or JSON as it stands in the results.
-        record Value(String text, boolean json) {}
+        record Value(String text, boolean json) {
+            JsonNode tree() throws IOException {
+                return json ? Json.MAPPER.readTree(text) : Json.MAPPER.getNodeFactory().textNode(text);
+            }
+        }
 
         static Ending of(Event.End end) {
             return new Ending(Map.of(), Map.of(), History.orEmpty(end.run()), "",
@@ -7408,11 +7422,7 @@ final class DifyExec implements Runnable {
         /// The outputs as one object.
         JsonNode tree() throws IOException {
             var tree = Json.MAPPER.createObjectNode();
-            for (var output : outputs.entrySet()) {
-                var value = output.getValue();
-                tree.set(output.getKey(), value.json() ? Json.MAPPER.readTree(value.text())
-                        : tree.textNode(value.text()));
-            }
+            for (var output : outputs.entrySet()) tree.set(output.getKey(), output.getValue().tree());
             return tree;
         }
 
@@ -7454,20 +7464,18 @@ final class DifyExec implements Runnable {
     /// Looks up in the files how rows ended.
     static final class Endings implements AutoCloseable {
         private final Batch batch;
-        private final Ledger ledger;
         private final Optional<Pages> results, log;
         private final Journal.Fields fields = new Journal.Fields();
 
-        Endings(Batch batch, Ledger ledger) throws IOException {
+        Endings(Batch batch) throws IOException {
             this.batch = batch;
-            this.ledger = ledger;
             this.results = Pages.open(batch.files().results());
             this.log = Pages.open(batch.files().log());
         }
 
         /// A success is told by the results, all else by the last event that ended the row.
         Ending of(int entry) throws IOException {
-            var place = ledger.result(entry);
+            var place = batch.ledger().result(entry);
             if (batch.index().standing(entry).isSuccess() && place.isPresent() && results.isPresent())
                 return Ending.of(results.get().turn(place.getAsLong()).line());
             for (var event : events(entry).reversed())
@@ -7526,7 +7534,7 @@ final class DifyExec implements Runnable {
         /// What the log tells of the row, the oldest first.
         private List<Event> events(int entry) throws IOException {
             var events = new ArrayDeque<Event>();
-            for (long place : ledger.events(entry).toArray()) {
+            for (long place : batch.ledger().events(entry).toArray()) {
                 var line = log.orElseThrow().turn(place).line();
                 events.addFirst(fields.event(line, line.length));
             }
@@ -7625,17 +7633,45 @@ final class DifyExec implements Runnable {
         }
     }
 
+    /// Which rows a call asks for.
+    ///
+    /// @param listed        only the ids in `.retry`
+    /// @param ids           only these, where there are any
+    /// @param force         also successes
+    /// @param among         of those only these, where there are any
+    /// @param limit         of what is left no more than the first so many
+    /// @param rerunChanged  also successes whose row has changed in the CSV since
+    /// @param resendUnknown rows whose end cannot be learnt are sent again
+    record Selection(boolean listed, List<String> ids, boolean force, List<String> among, long limit,
+            boolean rerunChanged, boolean resendUnknown) {
+        private Selection(boolean listed, List<String> ids, boolean force) {
+            this(listed, ids, force, List.of(), Long.MAX_VALUE, false, !ids.isEmpty());
+        }
+
+        static Selection pending() {
+            return new Selection(false, List.of(), false);
+        }
+
+        static Selection fromList() {
+            return new Selection(true, List.of(), false);
+        }
+
+        static Selection named(List<String> ids, boolean force) {
+            return new Selection(false, List.copyOf(ids), force);
+        }
+    }
+
     /// The rows that one call asks for: those to start, and those whose earlier run is looked up first.
-    record Wanted(Csv csv, Index index, BitSet fresh, List<Doubt> doubts) {
+    record Wanted(Batch batch, Kind kind, BitSet fresh, List<Doubt> doubts, boolean resendUnknown) {
         Iterator<Row> iterator() {
-            return csv.rows(fresh, index);
+            return batch.rows(fresh);
         }
 
         /// Every row of this call, whether it starts or is looked up.
         Iterator<Row> all() {
             var all = (BitSet) fresh.clone();
             doubts.forEach(doubt -> all.set(doubt.attempt().row().index()));
-            return csv.rows(all, index);
+            return batch.rows(all);
         }
 
         long rows() {
@@ -7647,98 +7683,36 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// The files of a batch, opened for writing by one process: lock, results, log, retry list, and what they say.
-    static final class Batch implements AutoCloseable {
-        private static final Duration RETRY_LIST_EVERY = Duration.ofSeconds(1), FORCE_EVERY = Duration.ofSeconds(5);
-
-        private final BatchFiles files;
-        private final Csv csv;
-        private final Index index;
-        private final History history;
-        private final Lock lock;
-        private final LineFile results, log;
-        private final RetryList retryList;
-        private final Set<String> open;
-        private Event.Session session;
-        private boolean retryListDue;
-        private long nextRetryList = 0, nextForce = 0;
-
-        private Batch(BatchFiles files, Csv csv, Index index, History history, Lock lock, LineFile results,
-                LineFile log) {
-            this.files = files;
-            this.csv = csv;
-            this.index = index;
-            this.history = history;
-            this.lock = lock;
-            this.results = results;
-            this.log = log;
-            this.retryList = new RetryList(files.retry());
-            this.open = new HashSet<>(history.open.keySet());
-        }
-
-        /// Checks the files and the rows, takes the lock, mends torn ends, and reads what earlier calls left.
-        static Batch open(BatchFiles files, Csv csv, boolean noBom, boolean rebuild) {
-            return open(files, csv, noBom, rebuild, Optional.empty());
-        }
-
-        /// @param fresh where to tell that an earlier batch was moved aside; empty: it goes on
-        static Batch open(BatchFiles files, Csv csv, boolean noBom, boolean rebuild, Optional<PrintWriter> fresh) {
-            files.refuseForeign();
-            var index = new Index();
-            csv.check(index);
-            index.endOfRows();
-            files.refuseForeign(new RetryList(files.retry()), index);
-            files.refuseForeign(new RetryList(new RetryList(files.retry()).draft()), index);
-            var lock = Lock.take(files.lock());
-            try {
-                if (fresh.isPresent()) files.moveAside(fresh.get());
-                var torn = new ArrayList<Event.Torn>();
-                Torn.mend(files.results(), torn);
-                Torn.mend(files.log(), torn);
-                var history = readAll(files, index, Reading.NOTHING);
-                if (!history.lost.isEmpty() && !rebuild) throw new Unusable(files.results() + ": "
-                        + Plain.count(history.lost.size(), "result that the log knows of is",
-                                "results that the log knows of are")
-                        + " gone (first: " + Plain.id(index.id(history.lost.keySet().iterator().next()))
-                                + "). --rebuild fetches "
-                        + "them from Dify by run id; --fresh moves everything aside and starts anew");
-                var batch = new Batch(files, csv, index, history, lock,
-                        new LineFile(files.results(), noBom ? new byte[0] : Results.BOM),
-                                new LineFile(files.log(), new byte[0]));
-                torn.forEach(batch::record);
-                return batch;
-            } catch (IOException problem) {
-                close(lock);
-                throw new Unusable(files.results() + ": cannot be used (" + Plain.of(problem) + ")");
-            } catch (RuntimeException problem) {
-                close(lock);
-                throw problem;
-            }
-        }
-
-        /// Results, log and retry list, in this order. A listed id of which nothing else is known failed in the
-        /// original tool.
-        private static History readAll(BatchFiles files, Index index, Reading reading) throws IOException {
-            Results.read(files.results(), index, reading);
-            var history = History.read(files.log(), index, reading);
-            for (var id : new RetryList(files.retry()).read()) {
-                int entry = index.findOrAdd(id);
-                if (index.standing(entry) == Standing.PENDING) index.stand(entry,
-                        Standing.FAILED);
-            }
-            return history;
-        }
-
+    /// What is known of a batch, by its files and the CSV, where that is at hand.
+    ///
+    /// @param ledger empty unless the batch was opened to tell how its rows ended
+    record Batch(BatchFiles files, Optional<Csv> csv, Index index, History history, Ledger ledger) {
         /// What the files say, without lock or writing; another process may be at work on them.
-        static Batch peek(BatchFiles files, Optional<Csv> csv, Reading reading) {
+        static Batch peek(BatchFiles files, Optional<Csv> csv) {
+            return peek(files, csv, new Ledger(), List.of());
+        }
+
+        /// The same, to tell how rows ended. All that is read is told to `also`.
+        static Batch peek(BatchFiles files, Optional<Csv> csv, List<Reading> also) {
+            var ledger = new Ledger();
+            return peek(files, csv, ledger, Stream.concat(Stream.of(ledger), also.stream()).toList());
+        }
+
+        private static Batch peek(BatchFiles files, Optional<Csv> csv, Ledger ledger, List<Reading> readings) {
+            var index = rows(files, csv);
             try {
-                return read(files, csv, reading);
+                var batch = new Batch(files, csv, index, readAll(files, index, readings), ledger);
+                if (!batch.history.lost().isEmpty()) // the log was read after the results, which may have grown
+                    Results.read(files.results(), index, readings);
+                batch.refuseOthers();
+                return batch;
             } catch (IOException problem) {
                 throw new Unusable(files.results() + ": " + Plain.of(problem));
             }
         }
 
-        private static Batch read(BatchFiles files, Optional<Csv> csv, Reading reading) throws IOException {
+        /// The CSV's rows, and no file that is not a batch's.
+        private static Index rows(BatchFiles files, Optional<Csv> csv) {
             files.refuseForeign();
             var index = new Index();
             csv.ifPresent(rows -> {
@@ -7746,14 +7720,19 @@ final class DifyExec implements Runnable {
                 index.endOfRows();
                 files.refuseForeign(new RetryList(files.retry()), index);
             });
-            var history = readAll(files, index, reading);
-            if (!history.lost.isEmpty()) { // the log was read after the results: a process may have added some
-                Results.read(files.results(), index, reading);
-                history.lost.keySet().removeIf(entry -> index.standing(entry).isSuccess());
+            return index;
+        }
+
+        /// Results, log and retry list, in this order. A listed id of which nothing else is known failed in the
+        /// original tool.
+        private static History readAll(BatchFiles files, Index index, List<Reading> readings) throws IOException {
+            Results.read(files.results(), index, readings);
+            var history = History.read(files.log(), index, readings);
+            for (var id : new RetryList(files.retry()).read()) {
+                int entry = index.findOrAdd(id);
+                if (index.standing(entry) == Standing.PENDING) index.stand(entry, Standing.FAILED);
             }
-            var batch = new Batch(files, csv.orElse(null), index, history, null, null, null);
-            batch.refuseOthers();
-            return batch;
+            return history;
         }
 
         /// Rows of the results that the CSV lacks would be left out.
@@ -7773,84 +7752,64 @@ final class DifyExec implements Runnable {
 
         /// Files that say nothing, or nothing of this CSV's rows, are the wrong ones.
         private void refuseOthers() throws IOException {
-            boolean known = index.size() > index.rows() || IntStream.range(0, index.rows())
-                    .anyMatch(entry -> index.standing(entry) != Standing.PENDING);
-            if (!known && history.session().isEmpty() && history.attempts + history.unread == 0
+            boolean none = IntStream.range(0, index.rows())
+                    .allMatch(entry -> index.standing(entry) == Standing.PENDING);
+            int strangers = index.size() - index.rows(), lost = history.lost().size();
+            if (none && strangers == 0 && history.session().isEmpty() && history.attempts + history.unread == 0
                     && !BatchFiles.isEmpty(files.results()))
                 throw new Unusable(files.results() + ": no line of it is a result");
-            if (!history.lost.isEmpty() && (!Files.exists(files.results()) || Files.size(files.results()) == 0))
+            if (lost > 0 && (!Files.exists(files.results()) || Files.size(files.results()) == 0))
                 throw new Unusable(files.results() + ": gone, and the log knows of "
-                        + Plain.count(history.lost.size(), "result") + " in it; 'run --rebuild' fetches "
-                        + (history.lost.size() == 1 ? "it" : "them") + " from Dify by run id");
-            if (index.size() > index.rows() && IntStream.range(0, index.rows())
-                    .allMatch(entry -> index.standing(entry) == Standing.PENDING))
-                throw new Unusable(csv.path + ": none of its " + Plain.count(index.rows(), "id") + " is in "
-                        + files.results() + ", which has " + Plain.count(index.size() - index.rows(), "other")
+                        + Plain.count(lost, "result") + " in it; 'run --rebuild' fetches "
+                        + (lost == 1 ? "it" : "them") + " from Dify by run id");
+            if (none && strangers > 0)
+                throw new Unusable(csv.orElseThrow().path + ": none of its " + Plain.count(index.rows(), "id")
+                        + " is in " + files.results() + ", which has " + Plain.count(strangers, "other")
                         + " (first: " + Plain.id(index.id(index.rows())) + "): these files do not belong together");
         }
 
-        private static void close(AutoCloseable file) {
-            try {
-                file.close();
-            } catch (Exception _) {
-                // on the way out with a better reason
+        /// Rows as the CSV has them; without one there are none.
+        Iterator<Row> rows(IntPredicate wanted) {
+            return csv.map(known -> known.rows(wanted, index)).orElse(Collections.emptyIterator());
+        }
+
+        /// The same; the CSV is read no further than to the last of them.
+        Iterator<Row> rows(BitSet wanted) {
+            return csv.map(known -> known.rows(wanted, index)).orElse(Collections.emptyIterator());
+        }
+
+        /// The rows a call asks for, by what is done already.
+        Wanted select(Selection asked, Duration timeout) throws IOException {
+            var rows = named(asked);
+            if (!asked.among().isEmpty()) {
+                var among = new BitSet(index.rows());
+                asked.among().forEach(id -> among.set(known(id.strip(), "--ids: ")));
+                rows.and(among);
             }
+            if (!asked.force()) rows.stream().filter(entry -> index.standing(entry).isSuccess()
+                    && !(asked.rerunChanged() && history.changed.get(entry))).forEach(rows::clear);
+            rows.stream().skip(asked.limit()).forEach(rows::clear);
+            var doubts = doubts(rows, timeout, asked.force());
+            doubts.forEach(doubt -> rows.clear(doubt.attempt().row().index()));
+            return new Wanted(this, Kind.ROW, rows, doubts, asked.resendUnknown());
         }
 
-        Index index() {
-            return index;
-        }
-
-        History history() {
-            return history;
-        }
-
-        Csv csv() {
-            return csv;
-        }
-
-        BatchFiles files() {
-            return files;
-        }
-
-        /// The rows a call asks for, by the options and what is done already.
-        Wanted select(Selection selection, RowOptions options, Duration timeout) throws IOException {
+        private BitSet named(Selection asked) throws IOException {
             var rows = new BitSet(index.rows());
-            if (selection.listed()) for (var id : retryList.read()) {
+            if (asked.listed()) for (var id : new RetryList(files.retry()).read()) {
                 int entry = index.find(id);
                 if (entry >= 0 && entry < index.rows()) rows.set(entry);
             }
-            else if (!selection.ids().isEmpty()) selection.ids().forEach(id -> rows.set(named(id, selection.force())));
-            else rows.set(0, index.rows());
-            if (!options.ids.isEmpty()) {
-                var named = new BitSet(index.rows());
-                options.ids.forEach(id -> named.set(known(id.strip(), "--ids: ")));
-                rows.and(named);
-            }
-            if (!selection.force()) rows.stream().filter(entry -> index.standing(entry).isSuccess()
-                    && !(options.rerunChanged && history.changed.get(entry))).forEach(rows::clear);
-            if (options.limit != null) {
-                var first = rows.stream().limit(options.limit).max();
-                first.ifPresent(last -> rows.clear(last + 1, Math.max(last + 1, rows.length())));
-            }
-            var doubts = doubts(rows, timeout, selection.force());
-            doubts.forEach(doubt -> rows.clear(doubt.attempt().row().index()));
-            return new Wanted(csv, index, rows, doubts);
+            else if (asked.ids().isEmpty()) rows.set(0, index.rows());
+            else asked.ids().forEach(id -> rows.set(open(id, asked.force())));
+            return rows;
         }
 
-        /// The one row of a try: to start, or with the run of an earlier try to look up first, unless by `force`.
-        Wanted forTry(int entry, Duration timeout, boolean force) {
-            var rows = new BitSet(index.rows());
-            rows.set(entry);
-            var doubts = force ? List.<Doubt>of()
-                    : history.triedBefore(csv.rows(rows::get, index).next(), timeout).stream().toList();
-            if (!doubts.isEmpty()) rows.clear();
-            return new Wanted(csv, index, rows, doubts);
-        }
-
-        /// Whether a run of the row may be going on, or its end is not known.
-        boolean isInDoubt(int entry) {
-            return history.doubtful(Duration.ZERO).containsKey(entry);
+        private int open(String id, boolean force) {
+            int entry = known(id, "");
+            if (index.standing(entry).isSuccess() && !force)
+                throw new Unusable("row " + Plain.id(id) + " has a success already; --force runs (and pays) it again");
+            return entry;
         }
 
         private int known(String id, String where) {
@@ -7860,33 +7819,29 @@ final class DifyExec implements Runnable {
             return entry;
         }
 
-        private int named(String id, boolean force) {
-            int entry = known(id, "");
-            if (index.standing(entry).isSuccess() && !force)
-                throw new Unusable("row " + Plain.id(id) + " has a success already; --force runs (and pays) it again");
-            return entry;
-        }
-
         /// @param force a row whose try succeeded is paid again
         private List<Doubt> doubts(BitSet rows, Duration timeout, boolean force) {
-            var doubtful = history.doubtful(timeout);
-            if (!force) history.tried(timeout).forEach(doubtful::putIfAbsent);
+            var doubtful = history.doubtful(!force);
             doubtful.keySet().removeIf(entry -> !rows.get(entry));
             if (doubtful.isEmpty()) return List.of();
             var doubts = new ArrayList<Doubt>();
-            csv.rows(doubtful::containsKey, index).forEachRemaining(row -> doubts.add(doubtful.get(row.index())
-                    .apply(row)));
+            rows(doubtful::containsKey).forEachRemaining(row -> doubts.add(
+                    history.doubt(doubtful.get(row.index()), row, Kind.ROW, timeout)));
             return doubts;
         }
 
-        void began(Access access, Greeting.Met server, Mode mode, Work work, int concurrency) {
-            began(access, server, mode, "mode=" + work.dify.mode.name().toLowerCase(Locale.ROOT) + " c=" + concurrency);
+        /// The one row of a try: to start, or with the run of an earlier try to look up first, unless by `force`.
+        Wanted forTry(int entry, Duration timeout, boolean force) {
+            var rows = new BitSet(index.rows());
+            rows.set(entry);
+            var doubts = force ? List.<Doubt>of() : history.triedBefore(rows(rows).next(), timeout).stream().toList();
+            if (!doubts.isEmpty()) rows.clear();
+            return new Wanted(this, Kind.TRY, rows, doubts, false);
         }
 
-        void began(Access access, Greeting.Met server, Mode mode, String options) {
-            session = new Event.Session(Instant.now(), Event.FORMAT, "difyexec " + VERSION, access.name(),
-                    server.app(), server.version(), mode.name().toLowerCase(Locale.ROOT), options);
-            record(session);
+        /// Whether a run of the row may be going on, or its end is not known.
+        boolean isInDoubt(int entry) {
+            return history.doubtful(false).containsKey(entry);
         }
 
         /// A batch belongs to one app of one server: elsewhere its runs cannot be looked up, and would be paid again.
@@ -7917,35 +7872,98 @@ final class DifyExec implements Runnable {
         /// A try that a crash cut off is found here again.
         void tellOpenTries(PrintWriter err) {
             for (var known : history.openTries()) err.println("The end of a try of row " + Plain.id(known.id())
-                    + ", begun " + StatusView.local("yyyy-MM-dd HH:mm:ss xxx", known.at()) + ", is not known"
+                    + ", begun " + Times.local("yyyy-MM-dd HH:mm:ss xxx", known.at()) + ", is not known"
                     + known.run().map(run -> " (run " + Plain.id(run.id()) + ")").orElse("")
                     + "; in the shell, 'try " + Plain.shell(Plain.id(known.id())) + "' looks it up.");
         }
+    }
 
-        Event sessionEvent(Instant now, Mode mode) {
-            return new Event.Session(now, Event.FORMAT, session.tool(), session.baseUrl(), session.app(),
-                    session.server(),
-                    mode.name().toLowerCase(Locale.ROOT), session.options());
+    /// Writes a batch, as the one process that may: lock, results, log and retry list. What is on disk is known.
+    static final class BatchWriter implements AutoCloseable {
+        private static final Duration RETRY_LIST_EVERY = Duration.ofSeconds(1), FORCE_EVERY = Duration.ofSeconds(5);
+
+        private final Batch batch;
+        private final Lock lock;
+        private final LineFile results, log;
+        private final RetryList retryList;
+        private boolean retryListDue;
+        private long nextRetryList = 0, nextForce = 0;
+
+        private BatchWriter(Batch batch, Lock lock, boolean noBom) {
+            this.batch = batch;
+            this.lock = lock;
+            this.results = new LineFile(batch.files().results(), noBom ? new byte[0] : Results.BOM);
+            this.log = new LineFile(batch.files().log(), new byte[0]);
+            this.retryList = new RetryList(batch.files().retry());
+        }
+
+        /// Checks the files and the rows, takes the lock, mends torn ends, and reads what earlier calls left.
+        ///
+        /// @param fresh where to tell that an earlier batch was moved aside; empty: it goes on
+        static BatchWriter open(BatchFiles files, Csv csv, boolean noBom, boolean rebuild,
+                Optional<PrintWriter> fresh) {
+            var index = Batch.rows(files, Optional.of(csv));
+            files.refuseForeign(new RetryList(new RetryList(files.retry()).draft()), index);
+            var lock = Lock.take(files.lock());
+            try {
+                if (fresh.isPresent()) files.moveAside(fresh.get());
+                var torn = new ArrayList<Event.Torn>();
+                Torn.mend(files.results(), torn);
+                Torn.mend(files.log(), torn);
+                var history = Batch.readAll(files, index, List.of());
+                if (!rebuild) refuseLost(files, index, history.lost());
+                var writer = new BatchWriter(new Batch(files, Optional.of(csv), index, history, new Ledger()), lock,
+                        noBom);
+                torn.forEach(writer::record);
+                return writer;
+            } catch (IOException problem) {
+                close(lock);
+                throw new Unusable(files.results() + ": cannot be used (" + Plain.of(problem) + ")");
+            } catch (RuntimeException problem) {
+                close(lock);
+                throw problem;
+            }
+        }
+
+        private static void refuseLost(BatchFiles files, Index index, List<Integer> lost) {
+            if (!lost.isEmpty()) throw new Unusable(files.results() + ": " + Plain.count(lost.size(),
+                    "result that the log knows of is", "results that the log knows of are") + " gone (first: "
+                    + Plain.id(index.id(lost.getFirst())) + "). --rebuild fetches them from Dify by run id; "
+                    + "--fresh moves everything aside and starts anew");
+        }
+
+        private static void close(AutoCloseable file) {
+            try {
+                file.close();
+            } catch (Exception _) {
+                // on the way out with a better reason
+            }
+        }
+
+        Batch batch() {
+            return batch;
         }
 
         Standing standing(Row row) {
-            return index.standing(row.index());
+            return batch.index().standing(row.index());
         }
 
-        boolean hasSuccess(Row row) {
-            return standing(row).isSuccess();
+        void began(String baseUrl, String app, String server, Mode mode, String options) {
+            record(new Event.Session(Instant.now(), Event.FORMAT, "difyexec " + VERSION, baseUrl, app, server,
+                    mode.name().toLowerCase(Locale.ROOT), options));
         }
 
-        /// On the log's way; on disk with the next [#flush].
+        /// It goes over to another mode.
+        void changed(Instant now, Mode mode) {
+            var session = batch.history().session().orElseThrow();
+            record(new Event.Session(now, Event.FORMAT, session.tool(), session.baseUrl(), session.app(),
+                    session.server(), mode.name().toLowerCase(Locale.ROOT), session.options()));
+        }
+
+        /// On the log's way; on disk, and known, with the next [#flush].
         void record(Event event) {
             Journal.write(event, log);
-            if (event instanceof Event.Attempt attempt) open.add(History.key(attempt.id(), attempt.user()));
-            if (event instanceof Event.End end) log.onceWritten(() -> open.remove(History.key(end.id(), end.user())));
-        }
-
-        /// How many rows were sent and have no end in the log: the next start looks their runs up.
-        int openRows() {
-            return open.size();
+            log.onceWritten(() -> batch.history().take(event));
         }
 
         /// On the file's way, too; long ones do not wait for each other.
@@ -7965,36 +7983,32 @@ final class DifyExec implements Runnable {
         /// The row has its outcome once its lines are in the files; `then` is what follows from that.
         void settled(Attempt attempt, Outcome outcome, Instant now, Seen seen, Duration took, Runnable then) {
             var standing = outcome.standing();
-            var cause = outcome.cause();
-            record(Event.End.of(attempt, now, standing.word(), seen, outcome.text(), cause, took));
-            if (attempt.kind() == Kind.TRY) then.run();
-            else (standing.isSuccess() ? results : log).onceWritten(() -> {
-                stand(attempt.row().index(), standing, cause);
+            record(Event.End.of(attempt, now, standing.word(), seen, outcome.text(), outcome.cause(), took));
+            if (attempt.kind() == Kind.TRY) {
                 then.run();
-            });
-        }
-
-        private void stand(int entry, Standing standing, String cause) {
-            if (standing.isSuccess() || !index.standing(entry).isSuccess()) index.stand(entry, standing);
-            if (standing.isSuccess()) history.causes.remove(entry);
-            else history.causes.put(entry, cause);
+                return;
+            }
             retryListDue = true;
+            if (standing.isSuccess()) results.onceWritten(() -> batch.index().stand(attempt.row().index(), standing));
+            (standing.isSuccess() ? results : log).onceWritten(then);
         }
 
         /// Puts the run of a try in as the row's result; it was paid for when it was tried.
-        void accept(Desk.Tried tried, boolean force) {
-            var row = tried.attempt().row();
-            int entry = known(row.id(), "");
+        ///
+        /// @param at when it succeeded
+        void accept(Attempt tried, Seen.Ran ran, Instant at, boolean force) {
+            var row = tried.row();
+            var index = batch.index();
+            int entry = batch.known(row.id(), "");
             if (index.cells(entry) != row.inCsv()) throw new Unusable("row " + Plain.id(row.id())
                     + " was changed in the CSV since its try: try it again");
             if (index.standing(entry).isSuccess() && !force) throw new Unusable("row " + Plain.id(row.id())
                     + " has a success already; --force puts this result in its place");
-            var ran = tried.ran();
             var now = Instant.now();
             var began = now.minusMillis((long) (ran.usage().seconds() * 1000));
             var attempt = new Attempt(0, new Row(entry, row.line(), row.id(), row.inputs(), row.cells(), row.inCsv()),
-                    Tries.NONE, tried.attempt().user(), tried.attempt().mode(), tried.attempt().cells(), began);
-            result(Results.line(attempt, ran, tried.at(), List.of()));
+                    Tries.NONE, tried.user(), tried.mode(), tried.cells(), began);
+            result(Results.line(attempt, ran, at, List.of()));
             settled(attempt, ran.status() == RunStatus.PARTIAL ? new Outcome.Partial() : new Outcome.Succeeded(), now,
                     new Seen.Ran(ran.ref(), ran.status(), ran.outputs(), "", ran.workflowId(), Usage.NONE), () -> {});
             finish().ifPresent(stop -> {
@@ -8013,7 +8027,7 @@ final class DifyExec implements Runnable {
                     nextForce = System.nanoTime() + FORCE_EVERY.toNanos();
                 }
                 if (retryListDue && now >= nextRetryList) {
-                    retryList.write(index);
+                    retryList.write(batch.index());
                     retryListDue = false;
                     // a long list is written less often, so that it never takes more than a twentieth of the time
                     nextRetryList = System.nanoTime() + Math.max(RETRY_LIST_EVERY.toNanos(),
@@ -8037,7 +8051,7 @@ final class DifyExec implements Runnable {
                 results.flush();
                 log.flush();
                 force();
-                retryList.write(index);
+                retryList.write(batch.index());
                 return Optional.empty();
             } catch (IOException problem) {
                 return Optional.of(unwritable(problem));
@@ -8091,7 +8105,7 @@ final class DifyExec implements Runnable {
 
         private static boolean isWhole(byte[] line) {
             try {
-                int from = line.length >= 3 && Arrays.equals(line, 0, 3, Results.BOM, 0, 3) ? 3 : 0;
+                int from = Results.behindMark(line, 0, line.length);
                 return line.length > from && Json.MAPPER.readTree(line, from, line.length - from).isObject();
             } catch (IOException _) {
                 return false;
@@ -8296,7 +8310,7 @@ final class DifyExec implements Runnable {
             err.println(counts(tally) + " in " + Plain.seconds(tally.elapsed())
                     + String.format(Locale.ROOT, " (%.1f rows/s)",
                             tally.done() * 1000.0 / Math.max(1, tally.elapsed().toMillis())));
-            if (stop.isPresent()) left(err, tally.stopped, batch.openRows());
+            if (stop.isPresent()) left(err, tally.stopped, batch.history().inFlight());
             if (!tally.latencies.isEmpty()) err.println("  seconds a row: " + tally.latencies.words());
             if (tally.tokens > 0) err.println("  tokens: " + tally.tokens + cost(tally.prices));
             if (tally.retries > 0) err.println("  " + Plain.count(tally.retries, "retry", "retries"));
@@ -8316,7 +8330,7 @@ final class DifyExec implements Runnable {
         }
 
         /// What a call that ends early leaves on the server.
-        private static void left(PrintWriter err, long stopped, int open) {
+        private static void left(PrintWriter err, long stopped, long open) {
             if (stopped > 0) err.println("  " + Plain.count(stopped, "task was", "tasks were") + " asked to stop");
             if (open > 0) err.println("  " + Plain.count(open, "row has a run", "rows have runs")
                     + " that may still go on: the next start looks " + (open == 1 ? "it" : "them") + " up");
@@ -8500,8 +8514,8 @@ final class DifyExec implements Runnable {
             var figures = new LinkedHashMap<String, String>();
             if (history.startedAt != null) {
                 figures.put("time", Plain.seconds(history.running()));
-                figures.put("", local("yyyy-MM-dd HH:mm:ss", history.startedAt) + " to "
-                        + local("yyyy-MM-dd HH:mm:ss xxx", history.updatedAt));
+                figures.put("", Times.local("yyyy-MM-dd HH:mm:ss", history.startedAt) + " to "
+                        + Times.local("yyyy-MM-dd HH:mm:ss xxx", history.updatedAt));
             }
             if (rate(batch) > 0) figures.put("throughput", String.format(Locale.ROOT, "%,.1f rows/s", rate(batch)));
             if (!history.latencies.isEmpty()) figures.put("seconds a row", history.latencies.words());
@@ -8509,7 +8523,7 @@ final class DifyExec implements Runnable {
             if (!history.prices.isEmpty()) figures.put("cost", Summary.cost(history.prices).substring(2));
             if (history.attempts > 0) figures.put("attempts", Plain.number(history.attempts) + " ("
                     + Plain.count(history.retries, "retry", "retries") + ")");
-            if (!history.open.isEmpty()) figures.put("in flight", Plain.number(history.open.size())
+            if (history.inFlight() > 0) figures.put("in flight", Plain.number(history.inFlight())
                     + " without an end so far: running, or cut off");
             return figures;
         }
@@ -8528,7 +8542,7 @@ final class DifyExec implements Runnable {
                     + " turned up late, after the row was sent again");
             if (!history.missingFiles().isEmpty()) warnings.add(history.missingFiles().toString());
             if (history.unread > 0) warnings.add(Plain.count(history.unread, "line") + " of the log could not be read");
-            if (!history.lost.isEmpty()) warnings.add(Plain.count(history.lost.size(), "result")
+            if (!history.lost().isEmpty()) warnings.add(Plain.count(history.lost().size(), "result")
                     + " that the log knows of cannot be found in the file; 'run --rebuild' fetches them");
             if (index.size() > index.rows()) warnings.add(Plain.count(index.size() - index.rows(), "id")
                     + " of the files not in the CSV (first: " + Plain.id(index.id(index.rows())) + ")");
@@ -8554,9 +8568,9 @@ final class DifyExec implements Runnable {
                     "rows_per_second", Math.round(rate(batch) * 1000) / 1000.0,
                     "seconds", history.latencies.percentiles(),
                     "cost", history.prices,
-                    "in_flight", history.open.size(),
+                    "in_flight", history.inFlight(),
                     "late", history.lateRuns,
-                    "lost_results", history.lost.size(),
+                    "lost_results", history.lost().size(),
                     "unread_lines", history.unread,
                     "ids_not_in_input", index.size() - index.rows(),
                     "missing_files", Json.Tokens.object("count", missing.files(), "rows", missing.rows(), "ids",
@@ -8621,9 +8635,6 @@ final class DifyExec implements Runnable {
             else out.println("Next: difyexec retry" + files + "   (looks them up; --resend-unknown sends them again)");
         }
 
-        static String local(String pattern, Instant time) {
-            return DateTimeFormatter.ofPattern(pattern, Locale.ROOT).withZone(ZoneId.systemDefault()).format(time);
-        }
     }
 
     /// The names of all outputs, in the order in which they come up.
@@ -8680,14 +8691,14 @@ final class DifyExec implements Runnable {
                 "price", "currency", "edited");
 
         private final Batch batch;
-        private final Ledger ledger;
+        private final Csv csv;
         private final List<String> outputs;
         private final boolean failed, raw;
         private long rows = 0, guarded = 0, tooLong = 0;
 
-        Spreadsheet(Batch batch, Ledger ledger, List<String> outputs, boolean failed, boolean raw) {
+        Spreadsheet(Batch batch, List<String> outputs, boolean failed, boolean raw) {
             this.batch = batch;
-            this.ledger = ledger;
+            this.csv = batch.csv().orElseThrow();
             this.outputs = outputs;
             this.failed = failed;
             this.raw = raw;
@@ -8696,10 +8707,10 @@ final class DifyExec implements Runnable {
         void write(OutputStream out) throws IOException {
             var index = batch.index();
             var text = raw ? new Utf8(out) : Utf8.shown(out);
-            var cells = new CellWriter(text, batch.csv().delimiter, true, "\r\n");
+            var cells = new CellWriter(text, csv.delimiter, true, "\r\n");
             cells.write(guarded(header()));
-            try (var endings = new Endings(batch, ledger)) {
-                var all = batch.csv().rows(entry -> !failed || index.standing(entry).isOnRetryList(), index);
+            try (var endings = new Endings(batch)) {
+                var all = batch.rows(entry -> !failed || index.standing(entry).isOnRetryList());
                 while (all.hasNext()) {
                     var row = all.next();
                     cells.write(guarded(cells(row, endings.of(row.index()))));
@@ -8710,8 +8721,7 @@ final class DifyExec implements Runnable {
         }
 
         private List<String> header() {
-            var columns = batch.csv().columns();
-            var names = new ArrayList<>(columns);
+            var names = new ArrayList<>(csv.columns());
             outputs.forEach(output -> names.add("output." + output));
             ENDING.forEach(name -> names.add(names.contains(name) ? "run." + name : name));
             return names;
@@ -8724,8 +8734,8 @@ final class DifyExec implements Runnable {
                 var value = ending.outputs().get(name);
                 cells.add(value == null || value.json() && value.text().equals("null") ? "" : value.text());
             }
-            int attempts = ledger.attempts(entry);
-            long millis = ledger.millis(entry);
+            int attempts = batch.ledger().attempts(entry);
+            long millis = batch.ledger().millis(entry);
             cells.addAll(List.of(batch.index().standing(entry).word(), ending.error(), ending.run(),
                     attempts == 0 ? "" : Integer.toString(attempts),
                     millis == 0 ? ending.seconds() : BigDecimal.valueOf(millis, 3).toPlainString(), ending.tokens(),
@@ -9037,14 +9047,12 @@ final class DifyExec implements Runnable {
         private static final String MARK = "<meta name=\"generator\" content=\"difyexec ";
 
         private final Batch batch;
-        private final Ledger ledger;
         private final Timeline timeline;
         private final List<StatusView.Cause> causes;
         private final Map<String, Integer> causeNumbers = new HashMap<>();
 
-        Report(Batch batch, Ledger ledger, Timeline timeline) {
+        Report(Batch batch, Timeline timeline) {
             this.batch = batch;
-            this.ledger = ledger;
             this.timeline = timeline;
             this.causes = StatusView.causes(batch);
             for (var cause : causes) causeNumbers.put(cause.words(), causeNumbers.size());
@@ -9077,8 +9085,8 @@ final class DifyExec implements Runnable {
             out.write(Page.HEAD.formatted(Html.hash(Page.STYLE), Html.hash(Page.SCRIPT), MARK + VERSION + "\">", title,
                     Page.STYLE, title, Plain.number(batch.index().rows()),
                     history.session().map(session -> " · " + Html.text(StatusView.app(session))).orElse(""),
-                    history.startedAt == null ? "" : " · " + StatusView.local("yyyy-MM-dd HH:mm", history.startedAt)
-                            + " to " + StatusView.local("yyyy-MM-dd HH:mm xxx", history.updatedAt)));
+                    history.startedAt == null ? "" : " · " + Times.local("yyyy-MM-dd HH:mm", history.startedAt)
+                            + " to " + Times.local("yyyy-MM-dd HH:mm xxx", history.updatedAt)));
         }
 
         private void totals(Writer out) throws IOException {
@@ -9182,9 +9190,8 @@ final class DifyExec implements Runnable {
                     "start", start(),
                     "outcomes", Stream.of(Standing.values()).map(Standing::word).toList(),
                     "causes", causes.stream().map(StatusView.Cause::words).toList())));
-            try (var endings = new Endings(batch, ledger)) {
-                var rows = batch.csv() == null ? Collections.<Row>emptyIterator()
-                        : batch.csv().rows(_ -> true, batch.index());
+            try (var endings = new Endings(batch)) {
+                var rows = batch.rows(_ -> true);
                 for (int entry = 0; entry < batch.index().size(); entry++) {
                     out.write(entry % BLOCK > 0 ? "," : (entry > 0 ? "]" : "")
                             + "</script>\n<script type=\"application/json\" class=\"rows\">[");
@@ -9208,7 +9215,7 @@ final class DifyExec implements Runnable {
                     Plain.text(batch.index().id(entry), LONGEST),
                     standing.ordinal(),
                     standing.isOnRetryList() ? causeNumbers.getOrDefault(StatusView.words(batch, entry), -1) : -1,
-                    ledger.millis(entry) / 1000.0,
+                    batch.ledger().millis(entry) / 1000.0,
                     ending.tokens(),
                     ending.price().isEmpty() ? "" : ending.price() + " " + ending.currency(),
                     ending.run(),
@@ -9781,7 +9788,7 @@ final class DifyExec implements Runnable {
     /// ```
     /// Dialogue or Script ──line──▶ Words ──▶ Prompt's commands ──▶ Desk: the open batch, edits, last tries
     ///                                             │
-    ///                                             └──▶ Batch.open (locked for one command) ──▶ Engine
+    ///                                             └──▶ BatchWriter.open (locked for one command) ──▶ Engine
     /// ```
     @Command(name = "shell", mixinStandardHelpOptions = true, sortOptions = false,
             description = {"Works with the rows of a batch until they succeed: see why one failed, change it, try it, "
@@ -9839,7 +9846,7 @@ final class DifyExec implements Runnable {
         }
 
         private Csv open(Path csv) {
-            try (var source = Source.of(csv, Optional.empty())) {
+            try (var source = Source.of(csv)) {
                 if (source.temporary()) throw new Unusable(csv + ": the shell reads its CSV again and again; save it "
                         + "as a regular file first");
                 return shape.open(csv);
@@ -9908,11 +9915,10 @@ final class DifyExec implements Runnable {
         }
 
         /// What the files said when they stood like this.
-        private record Snapshot(List<Stamp> stamps, Batch batch, Ledger ledger) {
+        private record Snapshot(List<Stamp> stamps, Batch batch) {
             static Snapshot of(Opened opened) {
                 var stamps = opened.stamps(); // before the files are read: what comes meanwhile is read next time
-                var ledger = new Ledger();
-                return new Snapshot(stamps, Batch.peek(opened.files(), opened.csv(), ledger), ledger);
+                return new Snapshot(stamps, Batch.peek(opened.files(), opened.csv(), List.of()));
             }
         }
 
@@ -10015,7 +10021,7 @@ final class DifyExec implements Runnable {
 
         /// How its rows ended.
         Endings endings() throws IOException {
-            return new Endings(batch(), read().ledger());
+            return new Endings(batch());
         }
 
         private Snapshot read() {
@@ -10249,8 +10255,7 @@ final class DifyExec implements Runnable {
         void rebase(Batch batch) {
             var before = Map.copyOf(byId);
             byId.clear();
-            for (var rows = batch.csv().rows(row -> before.containsKey(batch.index().id(row)), batch.index());
-                    rows.hasNext(); ) {
+            for (var rows = batch.rows(row -> before.containsKey(batch.index().id(row))); rows.hasNext(); ) {
                 var row = rows.next();
                 var cells = new LinkedHashMap<String, String>();
                 before.get(row.id()).forEach((column, edit) -> {
@@ -10641,8 +10646,8 @@ final class DifyExec implements Runnable {
                 var tried = desk().tried(known).orElseThrow(() -> new Unusable("row " + Plain.id(known)
                         + " has no successful try in this session: 'try " + Plain.shell(Plain.id(known)) + "' first"));
                 var held = tried.against(desk().row(known));
-                try (var batch = Batch.open(desk().files(), desk().csv(), false, false)) {
-                    batch.accept(held, force);
+                try (var writer = BatchWriter.open(desk().files(), desk().csv(), false, false, Optional.empty())) {
+                    writer.accept(held.attempt(), held.ran(), held.at(), force);
                 }
                 desk().taken(known);
                 out().println("Accepted: run " + Plain.id(tried.ran().ref().id())
@@ -10747,19 +10752,21 @@ final class DifyExec implements Runnable {
     }
 
     /// One `try`: a row goes through the engine once, and nothing but the log is written.
-    record Trial(Desk desk, Link link, Batch batch, PrintWriter out, PrintWriter err) {
+    record Trial(Desk desk, Link link, BatchWriter writer, Batch batch, PrintWriter out, PrintWriter err) {
 
         static int run(Desk desk, int entry, Map<String, String> cells, boolean force, PrintWriter out,
                 PrintWriter err) throws Exception {
             var id = desk.batch().index().id(entry);
             var csv = desk.csv().with(row -> row.id().equals(id) ? desk.edits().apply(row).with(cells) : row);
-            try (var link = desk.link(err); var batch = Batch.open(desk.files(), csv, false, false)) {
+            try (var link = desk.link(err);
+                 var writer = BatchWriter.open(desk.files(), csv, false, false, Optional.empty())) {
+                var batch = writer.batch();
                 if (batch.isInDoubt(entry) && !force) throw new Unusable("the end of an earlier run of row "
                         + Plain.id(id) + " is not known: 'run --ids " + Plain.shell(Plain.id(id))
                         + "' looks it up first; --force tries the row all the same");
                 batch.refuseOtherServer(link.access().name(), "");
                 return switch (Greeting.exchange(link.client(), link.judge(), err)) {
-                    case Greeting.Met met -> new Trial(desk, link, batch, out, err).run(met, entry, force);
+                    case Greeting.Met met -> new Trial(desk, link, writer, batch, out, err).run(met, entry, force);
                     case Greeting.Refused(var why) -> {
                         err.println("difyexec: " + Plain.text(why, 1000));
                         yield STOPPED;
@@ -10770,10 +10777,11 @@ final class DifyExec implements Runnable {
 
         private int run(Greeting.Met server, int entry, boolean force) throws IOException, InterruptedException {
             batch.refuseOtherServer(link.access().name(), server.app());
-            var form = server.form(link.client(), link.judge(), batch.csv(), batch.csv().path, link.dify(), err);
+            var csv = batch.csv().orElseThrow();
+            var form = server.form(link.client(), link.judge(), csv, csv.path, link.dify(), err);
             var wanted = batch.forTry(entry, link.dify().timeout, force);
-            Desk.check(form, batch.csv().rows(row -> row == entry, batch.index()).next(), batch.csv().columns());
-            var tally = new Tally(batch.index(), 1, Clock.systemUTC());
+            Desk.check(form, batch.rows(row -> row == entry).next(), csv.columns());
+            var tally = new Tally(1, Clock.systemUTC());
             var view = new TryView(out);
             var overheard = new Overheard(new Sender(link.client(), form, Optional.empty()), view);
             var stop = run(server, wanted, tally, overheard, view);
@@ -10784,18 +10792,18 @@ final class DifyExec implements Runnable {
         private Optional<Stop> run(Greeting.Met server, Wanted wanted, Tally tally, Workflow workflow,
                 TryView view) throws InterruptedException {
             var mode = link.dify().mode == Mode.BLOCKING ? Mode.BLOCKING : Mode.STREAMING;
-            batch.began(link.access(), server, mode, "try c=1");
+            writer.began(link.access().name(), server.app(), server.version(), mode, "try c=1");
             var limits = new Limits(null, null, Duration.ZERO, link.dify().timeout, link.retrying().settle());
             var mailbox = new LinkedBlockingQueue<Message>();
             var judge = link.judge();
-            var engine = new Engine(workflow, new Agenda(batch, wanted, false, Kind.TRY), judge, new Pace(1, null),
-                    new Health(judge.backoff()), limits, new Route(mode, Optional.empty(), server.version()), batch,
+            var engine = new Engine(workflow, new Agenda(wanted), judge, new Pace(1, null),
+                    new Health(judge.backoff()), limits, new Route(mode, Optional.empty(), server.version()), writer,
                     new Names(link.dify().user), tally, view, Clock.systemUTC(), mailbox,
                     task -> Thread.startVirtualThread(task));
             var formerSignals = OnSignals.post(mailbox);
             try {
                 var early = engine.run();
-                var unwritten = batch.finish();
+                var unwritten = writer.finish();
                 return early.isPresent() ? early : unwritten;
             } finally {
                 formerSignals.run();
@@ -11046,9 +11054,9 @@ final class DifyExec implements Runnable {
     record RowView(Desk desk, Endings endings, int entry, boolean full, PrintWriter out) {
         void all() throws IOException {
             var batch = desk.batch();
-            var row = batch.csv() == null ? Optional.<Row>empty() : Optional.of(desk.row(id()));
+            var row = batch.csv().isEmpty() ? Optional.<Row>empty() : Optional.of(desk.row(id()));
             out.println("Row " + Plain.id(id()) + ": " + batch.index().standing(entry).word()
-                    + row.map(known -> ", line " + known.line() + " of " + Plain.text(batch.csv().path.toString(), 200))
+                    + row.map(known -> ", line " + known.line() + " of " + Plain.text(batch.csv().get().path.toString(), 200))
                             .orElse(""));
             row.ifPresent(this::inputs);
             var traces = endings.traces(entry);
@@ -11082,7 +11090,7 @@ final class DifyExec implements Runnable {
         }
 
         private void attempt(Endings.Trace trace) {
-            out.println("  " + StatusView.local("yyyy-MM-dd HH:mm:ss xxx", trace.attempt.t()) + "  "
+            out.println("  " + Times.local("yyyy-MM-dd HH:mm:ss xxx", trace.attempt.t()) + "  "
                     + Plain.text(trace.attempt.mode(), 20)
                     + (trace.attempt.csv() == null ? "" : ", edited")
                     + (trace.ends.isEmpty() ? "  no end known" + run(trace.run) : ""));

@@ -375,26 +375,24 @@ final class DifyExecTest {
             }
         }
 
-        DifyExec.Batch open() {
-            return DifyExec.Batch.open(DifyExec.BatchFiles.of(output), DifyExec.Csv.open(csv, null), false, rebuild);
+        DifyExec.BatchWriter open() {
+            return DifyExec.BatchWriter.open(DifyExec.BatchFiles.of(output), DifyExec.Csv.open(csv, null), false,
+                    rebuild, Optional.empty());
         }
 
-        Optional<DifyExec.Stop> play(DifyExec.Batch batch) throws Exception {
-            var work = new DifyExec.Work(DifyExec.Env.of(Map.of()));
-            work.dify.mode = mode;
-            var spec = CommandLine.Model.CommandSpec.create();
-            new CommandLine(spec).setErr(new PrintWriter(Writer.nullWriter()));
-            work.spec = spec;
-            work.rows.resendUnknown = resendUnknown;
-            var wanted = batch.select(selection, work.rows, timeout);
+        Optional<DifyExec.Stop> play(DifyExec.BatchWriter writer) throws Exception {
+            var batch = writer.batch();
+            var asked = new DifyExec.Selection(selection.listed(), selection.ids(), selection.force(), List.of(),
+                    Long.MAX_VALUE, false, resendUnknown || selection.resendUnknown());
+            var wanted = batch.select(asked, timeout);
             var route = new DifyExec.Route(mode, batch.history().mode(), server);
-            batch.began(ACCESS, new DifyExec.Greeting.Met("My app", server), route.mode(), work, slots);
-            tally = new DifyExec.Tally(batch.index(), wanted.rows(), world.clock);
-            return new DifyExec.Engine(this,
-                    new DifyExec.Agenda(batch, wanted, resendUnknown || !selection.ids().isEmpty()),
+            writer.began(ACCESS.name(), "My app", server, route.mode(), "mode="
+                    + mode.name().toLowerCase(Locale.ROOT) + " c=" + slots);
+            tally = new DifyExec.Tally(wanted.rows(), world.clock);
+            return new DifyExec.Engine(this, new DifyExec.Agenda(wanted),
                     new DifyExec.Judge(backoff, failedRuns, ACCESS), new DifyExec.Pace(slots, wait, rate),
                     new DifyExec.Health(backoff), new DifyExec.Limits(maxFailures, maxTokens, grace, timeout, settle),
-                    route, batch, new DifyExec.Names(user), tally, this, world.clock, world.mailbox, world).run();
+                    route, writer, new DifyExec.Names(user), tally, this, world.clock, world.mailbox, world).run();
         }
 
         /// A call that dies once its workflow has been asked `after` times; what it was doing stays open in the log.
@@ -809,7 +807,7 @@ final class DifyExecTest {
             assertEquals(List.of("a"), scene.ids());
             assertEquals(List.of(), scene.log("end"));
             assertEquals(0, scene.tally.done());
-            assertEquals(2, batch.index().count(DifyExec.Standing.PENDING));
+            assertEquals(2, batch.batch().index().count(DifyExec.Standing.PENDING));
             batch.close();
         }
 
@@ -3191,7 +3189,7 @@ final class DifyExecTest {
     @Nested
     class TheTally {
         private final World world = new World();
-        private final DifyExec.Tally tally = new DifyExec.Tally(new DifyExec.Index(), 10, world.clock);
+        private final DifyExec.Tally tally = new DifyExec.Tally(10, world.clock);
 
         private void end(DifyExec.Outcome outcome) {
             tally.ended(attempt(0, 0), outcome, seconds(1), world.now());
@@ -4653,7 +4651,7 @@ final class DifyExecTest {
             assertEquals(new DifyExec.Ending.Value("cut \ud83d", false), ending.outputs().get("text"));
             var path = Files.write(folder.resolve("results.jsonl"), line);
             var index = new DifyExec.Index();
-            DifyExec.Results.read(path, index);
+            DifyExec.Results.read(path, index, List.of());
             assertEquals("a", index.id(0));
         }
 
@@ -5762,7 +5760,7 @@ final class DifyExecTest {
             }
             var read = new ArrayList<DifyExec.Event>();
 
-            long unread = DifyExec.Journal.read(path, read::add);
+            long unread = DifyExec.Journal.scan(path, (event, _) -> read.add(event));
 
             assertEquals(0, unread);
             assertEquals(events, read);
@@ -5778,7 +5776,7 @@ final class DifyExecTest {
                     """);
             var read = new ArrayList<DifyExec.Event>();
 
-            assertEquals(0, DifyExec.Journal.read(path, read::add));
+            assertEquals(0, DifyExec.Journal.scan(path, (event, _) -> read.add(event)));
             assertEquals(List.of(new DifyExec.Event.Other(), new DifyExec.Event.Other(),
                     new DifyExec.Event.Look(NOON, "u", null, "absent")), read);
         }
@@ -5796,13 +5794,13 @@ final class DifyExecTest {
                     """);
             var read = new ArrayList<DifyExec.Event>();
 
-            assertEquals(4, DifyExec.Journal.read(path, read::add));
+            assertEquals(4, DifyExec.Journal.scan(path, (event, _) -> read.add(event)));
             assertEquals(2, read.size());
         }
 
         @Test
         void aLogThatIsNotThereIsEmpty() throws IOException {
-            assertEquals(0, DifyExec.Journal.read(folder.resolve("none"), _ -> {
+            assertEquals(0, DifyExec.Journal.scan(folder.resolve("none"), (_, _) -> {
                 throw new AssertionError();
             }));
         }
@@ -5879,7 +5877,7 @@ final class DifyExecTest {
             for (var id : List.of("a", "b", "c", "d")) index.add(id, 0, 0);
             index.endOfRows();
 
-            DifyExec.Results.read(path, index);
+            DifyExec.Results.read(path, index, List.of());
 
             assertEquals(List.of(DifyExec.Standing.SUCCEEDED, DifyExec.Standing.SUCCEEDED, DifyExec.Standing.PENDING,
                     DifyExec.Standing.PENDING), IntStream.range(0, 4).mapToObj(index::standing).toList());
@@ -5891,7 +5889,7 @@ final class DifyExecTest {
                     + "ä".repeat(200_000) + "'}}\n{'id':'b'}\r\n{'id':'c'}"));
             var index = new DifyExec.Index();
 
-            DifyExec.Results.read(path, index);
+            DifyExec.Results.read(path, index, List.of());
 
             assertEquals(List.of("a", "b", "c"), IntStream.range(0, index.size()).mapToObj(index::id).toList());
         }
@@ -5980,13 +5978,14 @@ final class DifyExecTest {
             Files.writeString(folder.resolve("results.jsonl.log"), log);
             var files = DifyExec.BatchFiles.of(folder.resolve("results.jsonl"));
             var out = new StringWriter();
-            DifyExec.StatusView.print(DifyExec.Batch.peek(files, Optional.empty(), DifyExec.Reading.NOTHING), "CSV",
+            DifyExec.StatusView.print(DifyExec.Batch.peek(files, Optional.empty()), "CSV",
                     new PrintWriter(out, true), DifyExec.Paint.NONE);
             return out.toString();
         }
 
         private DifyExec.History history(String log) throws IOException {
-            return DifyExec.History.read(Files.writeString(folder.resolve("log"), log), new DifyExec.Index());
+            return DifyExec.History.read(Files.writeString(folder.resolve("log"), log), new DifyExec.Index(),
+                    List.of());
         }
 
         @Test
@@ -6098,17 +6097,75 @@ final class DifyExecTest {
                     + attempt.formatted("try").replace("'row'", "'try'")
                     + attempt.formatted("only in the log")));
 
-            var doubtful = DifyExec.History.read(log, index).doubtful(seconds(300));
+            var history = DifyExec.History.read(log, index, List.of());
+            var doubtful = history.doubtful(false);
 
             assertEquals(Set.of("open", "unknown", "unstarted", "only in the log"),
                     doubtful.keySet().stream().map(index::id).collect(Collectors.toSet()));
-            var doubt = doubtful.get(index.find("open")).apply(row("open"));
+            var doubt = history.doubt(doubtful.get(index.find("open")), row("open"), DifyExec.Kind.ROW, seconds(300));
             assertEquals(Optional.of(new DifyExec.RunRef("r1", "t1")), doubt.run());
             assertEquals("u-open", doubt.attempt().user());
             assertEquals(1, doubt.attempt().tries().retries());
             assertEquals(DifyExec.Mode.STREAMING, doubt.attempt().mode());
             assertEquals(NOON.plusSeconds(300), doubt.deadline());
             assertEquals(DifyExec.Symptom.CRASH, doubt.symptom());
+        }
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, nullValues = "-", textBlock = """
+                outcome, run, late,  awaited
+                -,       -,   false, true
+                failed,  -,   false, true
+                again,   r1,  false, false
+                stale,   r1,  false, false
+                unknown, r1,  false, false
+                resent,  r1,  false, false
+                -,       -,   true,  false
+                """)
+        void aRunIsAwaitedWhereNoneWasKnownWhenItsRowWasSentAgain(String outcome, String run, boolean late,
+                boolean awaited) throws IOException {
+            var attempt = "{'event':'attempt','t':'2026-01-16T12:00:00Z','id':'a','user':'%s','mode':'blocking',"
+                    + "'kind':'row'}\n";
+            var end = "{'event':'end','t':'2026-01-16T12:00:02Z','id':'a','user':'u1','outcome':'%s'%s}\n";
+
+            var history = history(json(attempt.formatted("u1") + end.formatted("not_started", "")
+                    + (outcome == null ? "" : end.formatted(outcome, run == null ? "" : ",'run':'" + run + "'"))
+                    + attempt.formatted("u2")
+                    + (late ? "{'event':'late','t':'2026-01-16T12:00:03Z','id':'a','user':'u1'}\n" : "")));
+
+            assertEquals(awaited ? List.of("u1") : List.of(),
+                    history.resent().all().stream().map(DifyExec.Attempt::user).toList());
+        }
+
+        @Test
+        void aTryThatWasPaidForIsKnownAlsoAfterItsRowRanUnderTheSameName() throws IOException {
+            var history = history(json("""
+                    {'event':'attempt','t':'2026-01-16T12:00:00Z','id':'a','user':'u','mode':'streaming',\
+                    'cells':'0000000000000000','kind':'try'}
+                    {'event':'end','t':'2026-01-16T12:00:01Z','id':'a','user':'u','outcome':'try_succeeded','run':'r1'}
+                    {'event':'attempt','t':'2026-01-16T12:00:02Z','id':'a','user':'u','mode':'streaming','kind':'row'}
+                    {'event':'end','t':'2026-01-16T12:00:03Z','id':'a','user':'u','outcome':'failed','error':'no'}
+                    """));
+
+            assertEquals("r1", history.doubtful(true).get(0).run().orElseThrow().id());
+        }
+
+        @Test
+        void aTryThatWasStoppedAtCtrlCIsNoFailureOfItsRow() throws IOException {
+            var history = history(json("""
+                    {'event':'attempt','t':'2026-01-16T12:00:00Z','id':'a','user':'u1','mode':'streaming',\
+                    'cells':'0000000000000000','kind':'try'}
+                    {'event':'run','t':'2026-01-16T12:00:00Z','id':'a','user':'u1','run':'r1','task':'t1'}
+                    {'event':'stop','t':'2026-01-16T12:00:01Z','why':'interrupted','user':'u1','task':'t1'}
+                    {'event':'attempt','t':'2026-01-16T12:00:02Z','id':'a','user':'u2','mode':'blocking','kind':'row'}
+                    {'event':'end','t':'2026-01-16T12:00:03Z','id':'a','user':'u2','outcome':'throttled'}
+                    """));
+
+            var doubt = history.doubt(history.doubtful(true).get(0), row("a"), DifyExec.Kind.ROW, seconds(300));
+
+            assertEquals(DifyExec.Symptom.INTERRUPTED, doubt.symptom());
+            assertEquals(DifyExec.Kind.ROW, doubt.attempt().kind());
+            assertEquals(Map.of(), history.doubtful(false));
         }
     }
 
@@ -6263,15 +6320,36 @@ final class DifyExecTest {
         }
 
         @Test
+        void whatIsWrittenIsKnownOnceItIsOnDisk() throws IOException {
+            var attempt = new DifyExec.Attempt(1, row("a"), DifyExec.Tries.NONE, "u1", DifyExec.Mode.BLOCKING, "",
+                    NOON);
+            try (var writer = Scene.of(folder, "a").open()) {
+                writer.record(DifyExec.Event.Attempt.of(attempt));
+                assertEquals(0, writer.batch().history().inFlight());
+
+                writer.flush();
+                assertEquals(1, writer.batch().history().inFlight());
+
+                writer.settled(attempt, new DifyExec.Outcome.Failed("no", false), NOON, DifyExec.Seen.nothing(), () ->
+                        assertEquals(DifyExec.Standing.FAILED, writer.standing(attempt.row())));
+                assertEquals(DifyExec.Standing.PENDING, writer.standing(attempt.row()));
+                writer.flush();
+                assertEquals(0, writer.batch().history().inFlight());
+                assertEquals("no", writer.batch().history().cause(0));
+            }
+        }
+
+        @Test
         void aRowThatHasChangedSinceItsSuccessRunsAgainOnlyWhenAskedFor() throws Exception {
             new Scene(folder, "id,text\na,old\nb,same\n").play();
             var scene = new Scene(folder, "id,text\na,new\nb,same\n");
             var options = new DifyExec.RowOptions();
-            try (var batch = scene.open()) {
-                assertTrue(batch.select(DifyExec.Selection.pending(), options, seconds(1)).isEmpty());
+            try (var writer = scene.open()) {
+                var batch = writer.batch();
+                assertTrue(batch.select(options.of(DifyExec.Selection.pending()), seconds(1)).isEmpty());
 
                 options.rerunChanged = true;
-                var wanted = batch.select(DifyExec.Selection.pending(), options, seconds(1));
+                var wanted = batch.select(options.of(DifyExec.Selection.pending()), seconds(1));
 
                 assertEquals(1, wanted.rows());
                 assertEquals("a", wanted.iterator().next().id());
@@ -6282,9 +6360,10 @@ final class DifyExecTest {
                 throws IOException {
             var options = new DifyExec.RowOptions();
             set.accept(options);
-            try (var batch = scene.open()) {
+            try (var writer = scene.open()) {
                 var ids = new ArrayList<String>();
-                batch.select(selection, options, seconds(1)).iterator().forEachRemaining(row -> ids.add(row.id()));
+                writer.batch().select(options.of(selection), seconds(1)).iterator()
+                        .forEachRemaining(row -> ids.add(row.id()));
                 return ids;
             }
         }

@@ -341,6 +341,33 @@ class ShellTest {
         }
 
         @Test
+        void showsOutputsAsTheyAreAlsoThoseOfTheOriginalTool() throws IOException {
+            Files.writeString(file("data.csv"), "id\nold\nnew\n");
+            Files.writeString(file("results.jsonl"), """
+                    {"id": "old", "status": "success", "inputs": {}, "outputs": {"outputs": {"answer": 1.5}}}
+                    {"id":"new","status":"success","inputs":{},"outputs":{"outputs":{"answer":2}},\
+                    "workflow_status":"succeeded"}
+                    """);
+            var session = reopened();
+
+            assertEquals("  1.5\n", session.ok("show old --output /answer"));
+            assertEquals("  2\n", session.ok("show new --output /outputs/answer"));
+            assertTrue(session.ok("show new").contains("\"outputs\""));
+        }
+
+        @Test
+        void showsTheRunOfAnAttemptWithoutAnEnd() throws IOException {
+            Files.writeString(file("data.csv"), "id\na\n");
+            Files.writeString(file("results.jsonl.log"), """
+                    {"event":"session","t":"2026-01-16T12:00:00Z","format":1}
+                    {"event":"attempt","t":"2026-01-16T12:00:00Z","id":"a","user":"u","mode":"streaming","kind":"row"}
+                    {"event":"run","t":"2026-01-16T12:00:01Z","id":"a","user":"u","run":"r1","task":"t1"}
+                    """);
+
+            assertTrue(reopened().ok("show a").contains("streaming  no end known, run r1\n"));
+        }
+
+        @Test
         void wantsABatch() {
             var session = new Session(Map.of());
 

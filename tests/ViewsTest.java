@@ -242,7 +242,7 @@ class ViewsTest {
             };
 
             var batch = DifyExec.Batch.peek(DifyExec.BatchFiles.of(folder.resolve("results.jsonl")), Optional.empty(),
-                    writing);
+                    List.of(writing));
 
             assertEquals(4, batch.index().count(DifyExec.Standing.SUCCEEDED));
             assertEquals(0, JSON.readTree(DifyExec.StatusView.json(batch)).path("lost_results").asInt());
@@ -257,8 +257,7 @@ class ViewsTest {
 
             var status = call("status", "-o", path("results.jsonl"), "--html", path("report.html")).out();
             var out = new StringWriter();
-            var read = DifyExec.Batch.peek(DifyExec.BatchFiles.of(folder.resolve("results.jsonl")), Optional.empty(),
-                    DifyExec.Reading.NOTHING);
+            var read = DifyExec.Batch.peek(DifyExec.BatchFiles.of(folder.resolve("results.jsonl")), Optional.empty());
             DifyExec.FailureView.byError(read, List.of(0, 1, 2, 3), false, new PrintWriter(out));
 
             var unknown = "unknown: run … says running after …";
