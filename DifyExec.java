@@ -117,53 +117,7 @@ final class DifyExec implements Runnable {
 
     /// The whole command tree over one environment: `main` gives the real one, a test a map.
     static CommandLine commandLine(Env env) {
-        return configured(new CommandLine(new DifyExec(), new Factory(env)), new EnvDefaults(env));
-    }
-
-    /// What all our commands have in common, in the shell, too.
-    private static CommandLine configured(CommandLine line, IDefaultValueProvider defaults) {
-        line.setAbbreviatedOptionsAllowed(false)
-                .setUsageHelpAutoWidth(false)
-                .setUsageHelpWidth(100)
-                .setColorScheme(CommandLine.Help.defaultColorScheme(CommandLine.Help.Ansi.OFF))
-                .registerConverter(Duration.class, new Durations())
-                .registerConverter(URI.class, new Addresses())
-                .registerConverter(Mode.class, new OneOf<>(Mode.class))
-                .registerConverter(RetryRuns.class, new OneOf<>(RetryRuns.class))
-                .registerConverter(ProgressStyle.class, new OneOf<>(ProgressStyle.class))
-                .registerConverter(Grouping.class, new OneOf<>(Grouping.class))
-                .setParameterExceptionHandler(DifyExec::unusable)
-                .setExecutionExceptionHandler(DifyExec::stopped);
-        return setDefaults(line, defaults);
-    }
-
-    private static CommandLine setDefaults(CommandLine line, IDefaultValueProvider defaults) {
-        line.setDefaultValueProvider(defaults);
-        line.getCommandSpec().version("difyexec " + VERSION);
-        line.getSubcommands().values().forEach(sub -> setDefaults(sub, defaults));
-        line.getHelpSectionMap(); // built now, so that each subcommand keeps its own
-        return line;
-    }
-
-    private static int unusable(ParameterException problem, String... args) {
-        var line = problem.getCommandLine();
-        line.getErr().println("difyexec: " + Plain.text(Plain.masked(explain(problem)), 1000));
-        line.getErr().println("Try 'difyexec" + (line.getParent() == null ? "" : " " + line.getCommandName())
-                + " --help'.");
-        return UNUSABLE;
-    }
-
-    /// `--timeout abc: not a duration`; what picocli finds itself is in its words.
-    private static String explain(ParameterException problem) {
-        return problem.getArgSpec() instanceof OptionSpec option && problem.getValue() != null
-                && problem.getCause() instanceof TypeConversionException fault
-                ? option.longestName() + " " + problem.getValue() + ": " + fault.getMessage() : problem.getMessage();
-    }
-
-    private static int stopped(Exception problem, CommandLine line, CommandLine.ParseResult parsed) throws Exception {
-        if (!(problem instanceof Unusable unusable)) throw problem;
-        line.getErr().println("difyexec: " + unusable.getMessage());
-        return unusable.code();
+        return CommandLines.configured(new CommandLine(new DifyExec(), new Factory(env)), new EnvDefaults(env));
     }
 
     /// No arguments: the usage.
@@ -173,7 +127,7 @@ final class DifyExec implements Runnable {
     }
 
     /// Gives the commands the environment they read the key from, and what the shell has edited.
-    record Factory(Env env, Function<Path, UnaryOperator<Row>> edits) implements CommandLine.IFactory {
+    record Factory(Env env, Function<Path, UnaryOperator<Row>> edits) implements CommandLine.IFactory, Shell.Tool {
         Factory(Env env) {
             this(env, _ -> UnaryOperator.identity());
         }
@@ -184,7 +138,18 @@ final class DifyExec implements Runnable {
                     : type == Check.class ? type.cast(new Check(env, edits))
                     : type == Status.class ? type.cast(new Status(env))
                     : type == Export.class ? type.cast(new Export(System.out))
-                    : type == Shell.class ? type.cast(new Shell(env)) : CommandLine.defaultFactory().create(type);
+                    : type == Shell.class ? type.cast(new Shell(env, this)) : CommandLine.defaultFactory().create(type);
+        }
+
+        @Override
+        public List<Class<?>> commands() {
+            return Stream.of(DifyExec.class.getAnnotation(Command.class).subcommands())
+                    .filter(type -> type != Shell.class && type != AutoComplete.GenerateCompletion.class).toList();
+        }
+
+        @Override
+        public CommandLine.IFactory over(Function<Path, UnaryOperator<Row>> edits) {
+            return new Factory(env, edits);
         }
     }
 
@@ -389,7 +354,7 @@ final class DifyExec implements Runnable {
                                 yield STOPPED;
                             }
                             case Greeting.Met met -> report(csv, index, met,
-                                    met.form(client, judge, csv, input, dify, err), access);
+                                    dify.form(met, client, judge, csv, input, err), access);
                         };
                     }
                 }
@@ -402,7 +367,7 @@ final class DifyExec implements Runnable {
             if (json) out.println(CheckView.json(inspection));
             else CheckView.print(inspection, server, out);
             for (var rows = csv.first(show, index); rows.hasNext(); )
-                CheckView.request(rows.next(), form, access, dify, out);
+                CheckView.request(rows.next(), form, access, dify.mode, dify.user, out);
             return inspection.isFine() ? OK : UNUSABLE;
         }
     }
@@ -462,6 +427,54 @@ final class DifyExec implements Runnable {
                     }
                 }
             }
+        }
+    }
+
+    /// What all our command lines have in common, that of the shell, too.
+    static final class CommandLines {
+        static CommandLine configured(CommandLine line, IDefaultValueProvider defaults) {
+            line.setAbbreviatedOptionsAllowed(false)
+                    .setUsageHelpAutoWidth(false)
+                    .setUsageHelpWidth(100)
+                    .setColorScheme(CommandLine.Help.defaultColorScheme(CommandLine.Help.Ansi.OFF))
+                    .registerConverter(Duration.class, new Durations())
+                    .registerConverter(URI.class, new Addresses())
+                    .registerConverter(Mode.class, new OneOf<>(Mode.class))
+                    .registerConverter(RetryRuns.class, new OneOf<>(RetryRuns.class))
+                    .registerConverter(ProgressStyle.class, new OneOf<>(ProgressStyle.class))
+                    .registerConverter(Grouping.class, new OneOf<>(Grouping.class))
+                    .setParameterExceptionHandler(CommandLines::unusable)
+                    .setExecutionExceptionHandler(CommandLines::stopped);
+            return setDefaults(line, defaults);
+        }
+
+        private static CommandLine setDefaults(CommandLine line, IDefaultValueProvider defaults) {
+            line.setDefaultValueProvider(defaults);
+            line.getCommandSpec().version("difyexec " + VERSION);
+            line.getSubcommands().values().forEach(sub -> setDefaults(sub, defaults));
+            line.getHelpSectionMap(); // built now, so that each subcommand keeps its own
+            return line;
+        }
+
+        private static int unusable(ParameterException problem, String... args) {
+            var line = problem.getCommandLine();
+            line.getErr().println("difyexec: " + Plain.text(Plain.masked(explain(problem)), 1000));
+            line.getErr().println("Try 'difyexec" + (line.getParent() == null ? "" : " " + line.getCommandName())
+                    + " --help'.");
+            return UNUSABLE;
+        }
+
+        /// `--timeout abc: not a duration`; what picocli finds itself is in its words.
+        static String explain(ParameterException problem) {
+            return problem.getArgSpec() instanceof OptionSpec option && problem.getValue() != null
+                    && problem.getCause() instanceof TypeConversionException fault
+                    ? option.longestName() + " " + problem.getValue() + ": " + fault.getMessage() : problem.getMessage();
+        }
+
+        static int stopped(Exception problem, CommandLine line, CommandLine.ParseResult parsed) throws Exception {
+            if (!(problem instanceof Unusable unusable)) throw problem;
+            line.getErr().println("difyexec: " + unusable.getMessage());
+            return unusable.code();
         }
     }
 
@@ -560,6 +573,11 @@ final class DifyExec implements Runnable {
         @Option(names = "--user", paramLabel = "NAME", description = "One fixed Dify user in place of one an attempt; "
                 + "cut runs can then not be found by name.")
         String user;
+
+        /// The workflow's form, or text for every cell if nothing is to be checked.
+        Form form(Greeting.Met server, DifyClient client, Judge judge, Csv csv, Path input, PrintWriter err) {
+            return noCheck ? Form.ofText() : server.form(client, judge, csv, Variable.Folders.of(input, files), err);
+        }
 
         /// The key never comes from an option: a command line is seen by everyone on the machine.
         Access access(Env env, PrintWriter err) {
@@ -913,7 +931,7 @@ final class DifyExec implements Runnable {
         private Form checked(Batch batch, Wanted wanted, Greeting.Met server) {
             batch.refuseOtherServer(access.name(), server.app());
             var csv = batch.csv().orElseThrow();
-            var form = server.form(client, judge, csv, work.input, work.dify, err);
+            var form = work.dify.form(server, client, judge, csv, work.input, err);
             var inspection = Inspection.of(csv.columns(), form, wanted.all());
             CheckView.problems(inspection, err);
             if (inspection.isFine()) return form;
@@ -943,7 +961,8 @@ final class DifyExec implements Runnable {
                 var early = engine.run();
                 var unwritten = writer.finish(); // whatever stopped it, the files get their last words
                 var stop = early.isPresent() ? early : unwritten;
-                Summary.print(err, batch, tally, stop, work);
+                Summary.print(err, batch, tally, stop, work.rows.limit != null, work.input.toString(), work.demo == null
+                        ? "" : work.demo.equals(Demo.NEWEST) ? " --demo" : " --demo=" + work.demo);
                 return stop.isPresent() ? stop.get().code() : tally.isAllDone() ? OK : ROWS_LEFT;
             } finally {
                 formerSignals.run();
@@ -8119,9 +8138,7 @@ final class DifyExec implements Runnable {
     sealed interface Greeting {
         record Met(String app, String version) implements Greeting {
             /// The workflow's form; out of reach, every cell is text, and that is said.
-            Form form(DifyClient client, Judge judge, Csv csv, Path input, DifyOptions dify, PrintWriter err) {
-                if (dify.noCheck) return Form.ofText();
-                var folders = Variable.Folders.of(input, dify.files);
+            Form form(DifyClient client, Judge judge, Csv csv, Variable.Folders folders, PrintWriter err) {
                 var form = new AtomicReference<>(Form.ofText());
                 client.parameters(answer -> form.set(Form.of(answer, csv.columns(), folders,
                         Listing.of(version) != Listing.AT_END))).ifPresent(seen -> {
@@ -8304,7 +8321,10 @@ final class DifyExec implements Runnable {
 
     /// The end of a call: counts, times, cost, errors by cause, and the next command to type.
     static final class Summary {
-        static void print(PrintWriter err, Batch batch, Tally tally, Optional<Stop> stop, Work work) {
+        /// @param part whether only some of the pending rows were asked for: the rest is then estimated
+        /// @param csv  the input as it was named; like the options for the next command to type
+        static void print(PrintWriter err, Batch batch, Tally tally, Optional<Stop> stop, boolean part,
+                String csv, String options) {
             err.println();
             stop.ifPresent(reason -> err.println("Stopped: " + Plain.text(reason.why(), 1000) + "."));
             err.println(counts(tally) + " in " + Plain.seconds(tally.elapsed())
@@ -8322,10 +8342,9 @@ final class DifyExec implements Runnable {
             if (tally.late > 0) err.println("  " + Plain.count(tally.late, "run") + " turned up late: see 'late' in "
                     + batch.files().log());
             if (!tally.missingFiles().isEmpty()) err.println("  " + tally.missingFiles());
-            if (work.rows.limit != null) estimate(batch.index().count(Standing.PENDING), tally).ifPresent(err::println);
+            if (part) estimate(batch.index().count(Standing.PENDING), tally).ifPresent(err::println);
             StatusView.errors(batch, err);
-            StatusView.next(batch, work.input.toString(), work.demo == null ? "" : work.demo.equals(Demo.NEWEST)
-                    ? " --demo" : " --demo=" + work.demo, err);
+            StatusView.next(batch, csv, options, err);
             err.flush();
         }
 
@@ -8403,10 +8422,9 @@ final class DifyExec implements Runnable {
         }
 
         /// The request of one row's first attempt, as it would go out.
-        static void request(Row row, Form form, Access access, DifyOptions dify, PrintWriter out) {
-            var mode = dify.mode == Mode.STREAMING ? Mode.STREAMING : Mode.BLOCKING;
-            var attempt = new Attempt(0, row, Tries.NONE, dify.user == null ? "difyexec-0123456789abcdef-1" : dify.user,
-                    mode, row.hash(), Instant.EPOCH);
+        static void request(Row row, Form form, Access access, Mode mode, String user, PrintWriter out) {
+            var attempt = new Attempt(0, row, Tries.NONE, user == null ? "difyexec-0123456789abcdef-1" : user,
+                    mode == Mode.STREAMING ? mode : Mode.BLOCKING, row.hash(), Instant.EPOCH);
             var body = Plain.json(DifyClient.requestBody(attempt, form.values(row)));
             out.println();
             out.println(body);
@@ -9818,9 +9836,19 @@ final class DifyExec implements Runnable {
         @Spec CommandSpec spec;
 
         private final Env env;
+        private final Tool tool;
 
-        Shell(Env env) {
+        /// The commands of the tool that are there in the shell, too.
+        interface Tool {
+            List<Class<?>> commands();
+
+            /// @param edits what the shell has changed in the rows of a CSV
+            CommandLine.IFactory over(Function<Path, UnaryOperator<Row>> edits);
+        }
+
+        Shell(Env env, Tool tool) {
             this.env = env;
+            this.tool = tool;
         }
 
         @Override
@@ -9841,7 +9869,7 @@ final class DifyExec implements Runnable {
 
         /// The commands over a desk.
         CommandLine line(Desk desk) {
-            return Prompt.commandLine(env, desk, given()).setOut(spec.commandLine().getOut())
+            return Prompt.commandLine(env, tool, desk, given()).setOut(spec.commandLine().getOut())
                     .setErr(spec.commandLine().getErr());
         }
 
@@ -10118,8 +10146,8 @@ final class DifyExec implements Runnable {
             var err = new PrintWriter(said);
             try (var link = links.open(csv.columns(), err)) {
                 return switch (Greeting.exchange(link.client(), link.judge(), err)) {
-                    case Greeting.Met met -> new Known(met.form(link.client(), link.judge(), csv, csv.path, link.dify(),
-                            err), said.toString().strip());
+                    case Greeting.Met met -> new Known(link.dify().form(met, link.client(),
+                            link.judge(), csv, csv.path, err), said.toString().strip());
                     case Greeting.Refused(var why) -> new Known(Form.ofText(), why);
                 };
             } catch (Unusable problem) {
@@ -10413,16 +10441,13 @@ final class DifyExec implements Runnable {
         }
 
         /// @param given options typed for the whole shell, by their short names
-        static CommandLine commandLine(Env env, Desk desk, Map<String, String> given) {
-            var factory = new Factory(env, desk::edits);
+        static CommandLine commandLine(Env env, Shell.Tool tool, Desk desk, Map<String, String> given) {
+            var factory = tool.over(desk::edits);
             var line = new CommandLine(new Prompt(desk), factory);
-            for (var command : DifyExec.class.getAnnotation(Command.class).subcommands()) {
-                var name = command.getAnnotation(Command.class).name();
-                if (command != Shell.class && command != AutoComplete.GenerateCompletion.class
-                        && !line.getSubcommands().containsKey(name))
+            for (var command : tool.commands())
+                if (!line.getSubcommands().containsKey(command.getAnnotation(Command.class).name()))
                     line.addSubcommand(new CommandLine(command, factory));
-            }
-            return configured(line, new Defaults(desk, given, new EnvDefaults(env))).setExpandAtFiles(false)
+            return CommandLines.configured(line, new Defaults(desk, given, new EnvDefaults(env))).setExpandAtFiles(false)
                     .setParameterExceptionHandler(Prompt::unusable).setExecutionExceptionHandler(Prompt::failed)
                     .setExecutionStrategy(parsed -> execute(parsed, desk));
         }
@@ -10464,14 +10489,14 @@ final class DifyExec implements Runnable {
 
         private static int unusable(ParameterException problem, String... args) {
             var line = problem.getCommandLine();
-            line.getErr().println("difyexec: " + Plain.text(Plain.masked(explain(problem)), 1000) + " ("
+            line.getErr().println("difyexec: " + Plain.text(Plain.masked(CommandLines.explain(problem)), 1000) + " ("
                     + (line.getParent() == null ? "help" : "help " + line.getCommandName()) + ")");
             return UNUSABLE;
         }
 
         private static int failed(Exception problem, CommandLine line,
                 CommandLine.ParseResult parsed) throws Exception {
-            if (!(problem instanceof InterruptedException)) return stopped(problem, line, parsed);
+            if (!(problem instanceof InterruptedException)) return CommandLines.stopped(problem, line, parsed);
             line.getErr().println("Interrupted.");
             return INTERRUPTED;
         }
@@ -10778,7 +10803,7 @@ final class DifyExec implements Runnable {
         private int run(Greeting.Met server, int entry, boolean force) throws IOException, InterruptedException {
             batch.refuseOtherServer(link.access().name(), server.app());
             var csv = batch.csv().orElseThrow();
-            var form = server.form(link.client(), link.judge(), csv, csv.path, link.dify(), err);
+            var form = link.dify().form(server, link.client(), link.judge(), csv, csv.path, err);
             var wanted = batch.forTry(entry, link.dify().timeout, force);
             Desk.check(form, batch.rows(row -> row == entry).next(), csv.columns());
             var tally = new Tally(1, Clock.systemUTC());
