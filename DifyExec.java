@@ -1,4 +1,4 @@
-///usr/bin/env jbang "$0" "$@" ; exit $?
+//usr/bin/env jbang "$0" "$@" ; exit $?
 //JAVA 25+
 //DESCRIPTION Runs a Dify workflow once for every row of a CSV file: nothing lost, nothing paid twice.
 //DEPS info.picocli:picocli:4.7.7
@@ -10,6 +10,8 @@
 //RUNTIME_OPTIONS --enable-native-access=ALL-UNNAMED
 //RUNTIME_OPTIONS -Djdk.httpclient.keepalive.timeout=1 -Djdk.http.auth.tunneling.disabledSchemes=
 //RUNTIME_OPTIONS -Djdk.httpclient.bufsize=4096 -XX:+UseSerialGC -Xmn16m -XX:SurvivorRatio=3
+
+package difyexec;
 
 import com.fasterxml.jackson.annotation.JsonInclude;
 import com.fasterxml.jackson.annotation.JsonSubTypes;

@@ -4,6 +4,8 @@
 //SOURCES ../tests/Simulator.java
 //RUNTIME_OPTIONS --enable-native-access=ALL-UNNAMED
 
+package difyexec;
+
 import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.ObjectMapper;
 import picocli.CommandLine;
@@ -14,6 +16,7 @@ import picocli.CommandLine.Spec;
 
 import module java.base;
 
+import static difyexec.DifyExec.*;
 import static java.nio.charset.StandardCharsets.UTF_8;
 import static java.util.stream.Collectors.joining;
 
@@ -392,7 +395,7 @@ final class Pace implements Callable<Integer> {
         var failed = bench.prepared("retry", folder -> {
             bench.nginx().answer("mended", Answers.FAILED);
             Data.write(folder.resolve("data.csv"), rows);
-            bench.tool().run(folder, server, "-c", "64", "--mode", "blocking").exited(DifyExec.ROWS_LEFT);
+            bench.tool().run(folder, server, "-c", "64", "--mode", "blocking").exited(ROWS_LEFT);
             bench.nginx().answer("mended", Answers.BLOCKING);
             return Prepared.of(folder);
         });
@@ -412,7 +415,7 @@ final class Pace implements Callable<Integer> {
         var done = bench.prepared("status", folder -> Prepared.done(bench, folder, bench.nginx().site("blocking"), rows,
                 rows));
         double version = bench.version();
-        return List.of(more(bench.tool().start(done.folder(), "status", "-o", "results.jsonl").exited(DifyExec.OK),
+        return List.of(more(bench.tool().start(done.folder(), "status", "-o", "results.jsonl").exited(OK),
                 version));
     }
 
@@ -421,7 +424,7 @@ final class Pace implements Callable<Integer> {
         Data.writeTyped(folder.resolve("data.csv"), bench.scaled(100_000));
         double version = bench.version();
         var checked = bench.tool().start(folder, "check", "-i", "data.csv", "--base-url",
-                bench.nginx().site("typed").toString()).exited(DifyExec.OK);
+                bench.nginx().site("typed").toString()).exited(OK);
         return List.of(more(checked, version), new Sample(checked.peak(), Files.size(folder.resolve("data.csv"))
                 / 1_000_000 + " MB of CSV"));
     }
@@ -652,14 +655,14 @@ final class Pace implements Callable<Integer> {
 
         private static void repeat(Path file, int done) throws IOException {
             var first = Data.id(1);
-            var hash = DifyExec.Cells.hash(Data.cells(1));
+            var hash = Cells.hash(Data.cells(1));
             var lines = Files.readAllLines(file).stream().map(line -> line.replace("\uFEFF", ""))
                     .filter(line -> line.contains('"' + first + '"')).map(line -> line + "\n").toList();
             if (lines.stream().anyMatch(line -> line.contains("\"cells\"") && !line.contains(hash)))
                 throw new SpoiltException("the log has another hash of a row than it is made by here");
             try (var out = Files.newBufferedWriter(file, StandardOpenOption.APPEND)) {
                 for (int row = SEEN + 1; row <= done; row++) {
-                    var cells = lines.getFirst().contains("\"cells\"") ? DifyExec.Cells.hash(Data.cells(row)) : hash;
+                    var cells = lines.getFirst().contains("\"cells\"") ? Cells.hash(Data.cells(row)) : hash;
                     for (var line : lines)
                         out.write(named(line.replace(first, Data.id(row)).replace(hash, cells), row));
                 }
@@ -1141,7 +1144,7 @@ final class Pace implements Callable<Integer> {
 
         /// All rows have succeeded, and each has its line.
         Finished complete(int rows) throws IOException {
-            exited(DifyExec.OK);
+            exited(OK);
             try (var lines = Files.lines(folder.resolve("results.jsonl"))) {
                 long count = lines.count();
                 if (count != rows) throw new SpoiltException(count + " results of " + rows + " rows");
@@ -1213,7 +1216,7 @@ final class Pace implements Callable<Integer> {
         private Running begin(Path folder, List<String> arguments) throws IOException {
             var number = String.valueOf(starts.incrementAndGet());
             var builder = new ProcessBuilder(java(options.stream().map(option -> option.replace("%n", number)).toList(),
-                    "DifyExec", arguments)).directory(folder.toFile()).redirectErrorStream(true)
+                    "difyexec.DifyExec", arguments)).directory(folder.toFile()).redirectErrorStream(true)
                     .redirectOutput(folder.resolve("tool.out").toFile());
             builder.environment().keySet().removeIf(name -> name.startsWith("DIFY") || name.toUpperCase(Locale.ROOT)
                     .endsWith("_PROXY") || Set.of("MAX_RETRIES", "INITIAL_RETRY_DELAY", "MAX_RETRY_DELAY", "TIMEOUT",
@@ -1418,7 +1421,7 @@ final class Pace implements Callable<Integer> {
                     Math.round(Long.parseLong(field("/proc/meminfo", "MemTotal:\\s*(\\d+).*")) / 1048576.0) + " GB",
                     field("/etc/os-release", "PRETTY_NAME=\"?([^\"]*)\"?"), "JDK "
                             + System.getProperty("java.runtime.version"), programs.versions(),
-                    "difyexec " + DifyExec.VERSION + " with `" + String.join(" ", tool.options()) + "`",
+                    "difyexec " + VERSION + " with `" + String.join(" ", tool.options()) + "`",
                     "load " + field("/proc/loadavg", "(\\S+).*") + " at the start"));
         }
 

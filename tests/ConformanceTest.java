@@ -1,3 +1,5 @@
+package difyexec;
+
 import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.ObjectMapper;
 import org.junit.jupiter.api.AfterEach;
@@ -10,6 +12,7 @@ import org.junit.jupiter.params.provider.ValueSource;
 
 import module java.base;
 
+import static difyexec.DifyExec.*;
 import static java.nio.charset.StandardCharsets.ISO_8859_1;
 import static java.nio.charset.StandardCharsets.UTF_8;
 import static org.junit.jupiter.api.Assertions.assertEquals;
@@ -304,7 +307,7 @@ class ConformanceTest {
 
             int code;
             try (var server = SimulatedServer.start(0, 0, dify)) {
-                code = DifyExec.commandLine(DifyExec.Env.of(Map.of("DIFY_API_KEY", "app-x",
+                code = commandLine(Env.of(Map.of("DIFY_API_KEY", "app-x",
                                 "DIFY_API_BASE_URL", server.baseUrl().toString())))
                         .setOut(new PrintWriter(Writer.nullWriter())).setErr(new PrintWriter(Writer.nullWriter()))
                         .execute("run", "-i", folder.resolve("data.csv").toString(), "-o",

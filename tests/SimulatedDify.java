@@ -1,8 +1,11 @@
+package difyexec;
+
 import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.ObjectMapper;
 
 import module java.base;
 
+import static difyexec.DifyExec.*;
 import static java.util.concurrent.TimeUnit.MILLISECONDS;
 
 /// The app's API: answers one exchange after another, by any thread.

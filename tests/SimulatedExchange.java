@@ -1,5 +1,8 @@
+package difyexec;
+
 import module java.base;
 
+import static difyexec.DifyExec.*;
 import static java.nio.charset.StandardCharsets.ISO_8859_1;
 import static java.nio.charset.StandardCharsets.UTF_8;
 

@@ -1,8 +1,11 @@
+package difyexec;
+
 import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.ObjectMapper;
 
 import module java.base;
 
+import static difyexec.DifyExec.*;
 import static java.util.stream.Collectors.joining;
 
 /// The variables of the simulated app's Start node, and what Dify does with the inputs of a run: the first variable, in

@@ -1,5 +1,8 @@
+package difyexec;
+
 import module java.base;
 
+import static difyexec.DifyExec.*;
 import static java.util.stream.Collectors.joining;
 
 /// A workflow of the simulated app that calls a service over HTTP, as the recorded apps do: the steps between its Start

@@ -1,4 +1,8 @@
+package difyexec;
+
 import module java.base;
+
+import static difyexec.DifyExec.*;
 
 /// All runs, and what `/__stats` tells of them. Any thread may use it.
 final class SimulatedLedger {

@@ -1,7 +1,10 @@
+package difyexec;
+
 import picocli.CommandLine.TypeConversionException;
 
 import module java.base;
 
+import static difyexec.DifyExec.*;
 import static java.nio.charset.StandardCharsets.UTF_8;
 
 /// A run as it stands at one moment, and how the API tells of it, field for field in Dify's order.

@@ -1,4 +1,8 @@
+package difyexec;
+
 import module java.base;
+
+import static difyexec.DifyExec.*;
 
 /// HTTP/1.1 on loopback, a virtual thread a connection. With `places`, a connection that finds none free waits in
 /// the accept queue, as gunicorn's do.

@@ -14,6 +14,8 @@
 //SOURCES SimulatedGraph.java
 //RUNTIME_OPTIONS --enable-native-access=ALL-UNNAMED
 
+package difyexec;
+
 import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.ObjectMapper;
 import picocli.CommandLine;
@@ -26,6 +28,7 @@ import picocli.CommandLine.TypeConversionException;
 
 import module java.base;
 
+import static difyexec.DifyExec.*;
 import static java.util.concurrent.TimeUnit.MILLISECONDS;
 
 /// A Dify server with one workflow app, for tests and benchmarks: what may go wrong, and when, is told
@@ -202,7 +205,7 @@ final class Simulator implements Callable<Integer> {
 
     static CommandLine commandLine() {
         return new CommandLine(new Simulator()).setOverwrittenOptionsAllowed(true)
-                .registerConverter(Duration.class, new DifyExec.Durations())
+                .registerConverter(Duration.class, new Durations())
                 .registerConverter(SimulatedRun.Version.class, SimulatedRun.Version::of)
                 .registerConverter(Share.class, Share::of).registerConverter(Span.class, Span::of);
     }
@@ -282,7 +285,7 @@ final class Simulator implements Callable<Integer> {
     record Span(Duration from, Duration to) {
         static Span of(String text) {
             var ends = text.split("\\.\\.", 2);
-            var durations = new DifyExec.Durations();
+            var durations = new Durations();
             var to = durations.convert(ends[ends.length - 1]);
             return new Span(ends.length == 1 ? to : durations.convert(ends[0]), to);
         }
@@ -344,7 +347,7 @@ final class Simulator implements Callable<Integer> {
                 for (var each : Fault.values()) if (text.contains("[" + each.word() + "!]")
                         || start == 1 && text.contains("[" + each.word() + "]")) fault = each;
                 for (var match : TIMES.matcher(text).results().toList()) {
-                    var time = new DifyExec.Durations().convert(match.group(2));
+                    var time = new Durations().convert(match.group(2));
                     if (match.group(1).equals("queue")) queue = time;
                     else latency = time;
                 }
