@@ -5137,7 +5137,7 @@ final class DifyExec implements Runnable {
             Form form(DifyClient client, Judge judge, Csv csv, Variable.Folders folders, PrintWriter err) {
                 var form = new AtomicReference<>(Form.ofText());
                 client.parameters(answer -> form.set(Form.of(answer, csv.columns(), folders,
-                        Listing.of(version) != Listing.AT_END))).ifPresent(seen -> {
+                        Release.of(version).fillsIn()))).ifPresent(seen -> {
                     // a refusal with a code is Dify's own; else a proxy may let this one path not through
                     if (seen instanceof Seen.Refused refused && !refused.code().isEmpty()) refusal(seen, judge)
                             .ifPresent(why -> {
@@ -9657,11 +9657,12 @@ final class DifyExec implements Runnable {
             };
         }
 
-        /// After a look a `stopped` is final: it has been looked up.
+        /// After a look a `stopped` is final: it has been looked up. A worker that was told to end while it had the run
+        /// (Dify 1.16) is no fault of the row.
         Verdict afterLook(Attempt attempt, Seen.Ran ran) {
-            return ran.status() == RunStatus.STOPPED ? failed(ran.error().isEmpty() ? "stopped on the server"
-                    : ran.error())
-                    : ran(attempt, ran);
+            if (ran.status() != RunStatus.STOPPED) return ran(attempt, ran);
+            return ran.error().contains("worker is shutting down") && failedRuns != RetryRuns.NEVER
+                    ? again(attempt, ran.error(), Optional.empty()) : failed(words(ran));
         }
 
         /// A failure that would be paid for again, or that looks made up: what is stored of the run is asked for first.
@@ -9707,8 +9708,16 @@ final class DifyExec implements Runnable {
             };
         }
 
+        /// What the server says of the end, and what is meant where it says that badly.
         private static String words(Seen.Ran ran) {
-            return ran.error().isEmpty() ? "the run failed without a reason" : ran.error();
+            var error = ran.error();
+            if (error.isEmpty())
+                return ran.status() == RunStatus.STOPPED ? "stopped on the server" : "the run failed without a reason";
+            if (error.startsWith("Aborted: Maximum execution time") || error.startsWith("Aborted: App execution exceeded"))
+                return error + " (the server's own limit: --timeout cannot go beyond it)";
+            return error.startsWith("Aborted: Client response stream closed")
+                    ? error + " (so Dify 1.16 ends runs that go on after a form was answered: see there how far it came)"
+                    : error;
         }
 
         private boolean isWorthAnother(String error) {
@@ -9737,10 +9746,7 @@ final class DifyExec implements Runnable {
                 case 401 -> new Verdict.StopBatch("Dify refuses the key (401: " + said(seen)
                         + "): check DIFY_API_KEY and "
                         + "that it belongs to the app at " + access);
-                case 403 -> seen.code().isEmpty()
-                        ? new Verdict.Done(new Outcome.Failed(with("HTTP 403 from a firewall", seen), true))
-                        : new Verdict.StopBatch("Dify refuses access (403: " + said(seen)
-                                + "): switch the app's API service on in Dify, or ask the workspace's owner");
+                case 403 -> forbidden(seen);
                 case 404, 410 -> new Verdict.StopBatch(seen.message().startsWith("Workflow not found") ? pinned(seen)
                         : access + " is not Dify's API (HTTP " + status + "): " + access.advice());
                 case 405, 415, 426 -> new Verdict.StopBatch("Dify did not take the request (HTTP " + status + ": "
@@ -9758,6 +9764,17 @@ final class DifyExec implements Runnable {
                         ? new Verdict.LookUp(seen.dify() ? Symptom.SERVER_ERROR : Symptom.GATEWAY, "HTTP " + status
                                 + " " + said(seen))
                         : failed("HTTP " + status + ": " + said(seen));
+            };
+        }
+
+        private static Verdict forbidden(Seen.Refused seen) {
+            return switch (seen.code()) {
+                case "" -> new Verdict.Done(new Outcome.Failed(with("HTTP 403 from a firewall", seen), true));
+                case "workflow_version_execution_not_allowed" -> new Verdict.StopBatch("the workspace's plan does not "
+                        + "allow a pinned version (403: " + said(seen) + "): leave DIFY_WORKFLOW_ID empty to run the "
+                        + "version published now, or change the plan");
+                default -> new Verdict.StopBatch("Dify refuses access (403: " + said(seen)
+                        + "): switch the app's API service on in Dify, or ask the workspace's owner");
             };
         }
 
@@ -9858,16 +9875,27 @@ final class DifyExec implements Runnable {
     }
 
     /// When a server lists a run in its log.
-    enum Listing {
-        FROM_START, AT_END, NOT_KNOWN;
+    enum Listing { FROM_START, AT_END, NOT_KNOWN }
 
-        /// By `X-Version`: measured at 1.9.2 (in effect 1.10) and 1.14.2.
-        static Listing of(String version) {
-            var match = Pattern.compile("(\\d+)\\.(\\d+).*").matcher(version);
-            if (!match.matches()) return NOT_KNOWN;
-            int major = Integer.parseInt(match.group(1)), minor = Integer.parseInt(match.group(2));
-            if (major > 1 || major == 1 && minor >= 14) return FROM_START;
-            return major < 1 || minor <= 10 ? AT_END : NOT_KNOWN;
+    /// What a Dify does, by its `X-Version`. One that is newer than those that were run does as the newest of them; where
+    /// nothing is known, the more cautious holds.
+    ///
+    /// | version | lists a run | puts stored defaults in | keeps the connection of a row refused in its stream |
+    /// | --- | --- | --- | --- |
+    /// | up to 1.10 (1.9.2 was run) | at its end | no | refuses it before the stream |
+    /// | 1.11 to 1.13 | not known | yes | yes |
+    /// | 1.14, 1.15 (1.14.2 was run) | from its start | yes | for 300 s |
+    /// | from 1.16 on (1.16.0 was run) | from its start | yes | no |
+    /// | not told | not known | yes | yes |
+    record Release(Listing listing, boolean fillsIn, boolean holdsRefused) {
+        private static final Pattern SHAPE = Pattern.compile("(\\d{1,4})\\.(\\d{1,4}).*");
+
+        static Release of(String version) {
+            var match = SHAPE.matcher(version);
+            if (!match.matches()) return new Release(Listing.NOT_KNOWN, true, true);
+            int number = Integer.parseInt(match.group(1)) * 10_000 + Integer.parseInt(match.group(2));
+            var listing = number <= 1_0010 ? Listing.AT_END : number < 1_0014 ? Listing.NOT_KNOWN : Listing.FROM_START;
+            return new Release(listing, listing != Listing.AT_END, listing != Listing.AT_END && number < 1_0016);
         }
     }
 
@@ -10213,6 +10241,7 @@ final class DifyExec implements Runnable {
         private static final int REFUSED_STREAMS = 3;
 
         private final boolean auto;
+        private final boolean holdsRefused;
         private Mode mode;
         private Listing listing;
         private int refusedStreams = 0, refusedAlone = 0;
@@ -10222,7 +10251,9 @@ final class DifyExec implements Runnable {
         Route(Mode asked, Optional<Mode> earlier, String version) {
             this.auto = asked == Mode.AUTO;
             this.mode = auto ? earlier.orElse(Mode.BLOCKING) : asked;
-            this.listing = Listing.of(version);
+            var release = Release.of(version);
+            this.listing = release.listing();
+            this.holdsRefused = release.holdsRefused();
         }
 
         Mode mode() {
@@ -10235,7 +10266,7 @@ final class DifyExec implements Runnable {
 
         /// Runs in doubt are of an earlier session: if that met another kind of server, nothing is known for sure.
         void alsoMet(String earlier) {
-            if (earlier != null && Listing.of(earlier) != listing) listing = Listing.NOT_KNOWN;
+            if (earlier != null && Release.of(earlier).listing() != listing) listing = Listing.NOT_KNOWN;
         }
 
         /// A running run seen in the log: this server lists from the start.
@@ -10255,7 +10286,7 @@ final class DifyExec implements Runnable {
             if (seen instanceof Seen.Refused refused && refused.inStream()) refusedStreams++;
             if (attempt.mode() == Mode.STREAMING) refusedAlone = busy == 0
                     && seen instanceof Seen.Refused refused && refused.isTooMany() ? refusedAlone + 1 : 0;
-            if (mode == Mode.STREAMING && refusedStreams >= REFUSED_STREAMS)
+            if (mode == Mode.STREAMING && holdsRefused && refusedStreams >= REFUSED_STREAMS)
                 return goOnBlocking("rows were refused inside their streams, each holding a connection of the server "
                         + "for 5 minutes");
             if (mode == Mode.STREAMING && refusedAlone >= REFUSED_STREAMS)

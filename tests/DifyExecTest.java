@@ -3343,6 +3343,7 @@ final class DifyExecTest {
                 403    | forbidden                   | The app's API service has been d | stop      | API service
                 403    | forbidden                   | The workspace's status is archiv | stop      | owner
                 403    | forbidden                   | The app no longer exists.        | stop      | no longer exists
+                403    | workflow_version_execution_not_allowed | Not on this plan.     | stop      | DIFY_WORKFLOW_ID
                 404    | not_found                   | The requested URL was not found  | stop      | DIFY_API_BASE_URL
                 404    |                             | 404 Not Found                    | stop      | DIFY_API_BASE_URL
                 405    | method_not_allowed          | The method is not allowed        | stop      | address
@@ -3625,6 +3626,32 @@ final class DifyExecTest {
             assertEquals(Symptom.UNCONFIRMED, symptom(failed("Rate Limit Error")));
         }
 
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, delimiter = '|', textBlock = """
+                error                                                              | tried | verdict | says
+                Aborted: Workflow stopped because the worker is shutting down.     | 0     | again   |
+                Aborted: Workflow stopped because the worker is shutting down.     | 3     | failed  | shutting down
+                Aborted: User requested stop                                       | 0     | failed  | User requested
+                Aborted: Client response stream closed before app execution ended  | 0     | failed  | after a form
+                Aborted: Maximum execution time exceeded: 1200.51s > 1200s         | 0     | failed  | --timeout
+                Aborted: App execution exceeded 1200 seconds                       | 0     | failed  | --timeout
+                """)
+        void aStoppedRunIsOverUnlessItsWorkerWasShutDown(String error, int tried, String verdict, String says) {
+            var judged = judge.afterLook(attempt(tried, 0), ran("run-1", RunStatus.STOPPED, error));
+
+            assertEquals(verdict, word(judged));
+            if (judged instanceof Verdict.Done(Outcome.Failed failed))
+                assertTrue(failed.text().startsWith(error) && failed.text().contains(says), failed.text());
+        }
+
+        @Test
+        void aRunWhoseWorkerWasShutDownIsNotSentAgainWhereFailedRunsAreNot() {
+            var never = new Judge(BACKOFF, RetryRuns.NEVER, ACCESS);
+
+            assertEquals("failed", word(never.afterLook(attempt(0, 0), ran("run-1", RunStatus.STOPPED,
+                    "Aborted: Workflow stopped because the worker is shutting down."))));
+        }
+
         @Test
         void afterALookAStoppedRunHasFailed() {
             var seen = judge.afterLook(attempt(0, 0), ran("run-1", RunStatus.STOPPED, ""));
@@ -3718,23 +3745,25 @@ final class DifyExecTest {
 
         @ParameterizedTest
         @CsvSource(useHeadersInDisplayName = true, textBlock = """
-                version,    listing
-                1.9.2,      AT_END
-                1.10.1,     AT_END
-                0.15.3,     AT_END
-                1.11.0,     NOT_KNOWN
-                1.13.3,     NOT_KNOWN
-                1.14.0,     FROM_START
-                1.14.2,     FROM_START
-                1.14.0-rc1, FROM_START
-                1.20.0,     FROM_START
-                2.0.0,      FROM_START
-                '',         NOT_KNOWN
-                dev,        NOT_KNOWN
-                1,          NOT_KNOWN
+                version,    listing,    fills in, holds refused
+                1.9.2,      AT_END,     false,    false
+                1.10.1,     AT_END,     false,    false
+                0.15.3,     AT_END,     false,    false
+                1.11.0,     NOT_KNOWN,  true,     true
+                1.13.3,     NOT_KNOWN,  true,     true
+                1.14.0,     FROM_START, true,     true
+                1.14.2,     FROM_START, true,     true
+                1.14.0-rc1, FROM_START, true,     true
+                1.15.0,     FROM_START, true,     true
+                1.16.0,     FROM_START, true,     false
+                1.20.0,     FROM_START, true,     false
+                2.0.0,      FROM_START, true,     false
+                '',         NOT_KNOWN,  true,     true
+                dev,        NOT_KNOWN,  true,     true
+                1,          NOT_KNOWN,  true,     true
                 """)
-        void howAServerListsItsRunsIsKnownByItsVersion(String version, Listing listing) {
-            assertEquals(listing, Listing.of(version));
+        void whatAServerDoesIsKnownByItsVersion(String version, Listing listing, boolean fillsIn, boolean holds) {
+            assertEquals(new Release(listing, fillsIn, holds), Release.of(version));
         }
     }
 
@@ -4272,6 +4301,15 @@ final class DifyExecTest {
             assertEquals(Optional.empty(), tell(route, REFUSED_STREAM, 0));
             assertTrue(tell(route, REFUSED_STREAM, 0).orElseThrow().contains("blocking mode"));
             assertEquals(Mode.BLOCKING, route.mode());
+        }
+
+        @Test
+        void refusedStreamsThatHoldNoConnectionLeadNowhere() {
+            var route = new Route(Mode.AUTO, Optional.of(Mode.STREAMING), "1.16.0");
+
+            for (int time = 0; time < 5; time++) assertEquals(Optional.empty(), tell(route, REFUSED_STREAM, 0));
+
+            assertEquals(Mode.STREAMING, route.mode());
         }
 
         @Test
