@@ -10083,13 +10083,13 @@ final class DifyExec implements Runnable {
     /// What may be typed in the shell. Every command of the tool is there, too, on the open batch.
     @Command(name = "dify>", sortOptions = false, synopsisSubcommandLabel = "COMMAND",
             description = "Works with the rows of the open batch until they succeed.",
-            subcommands = {Prompt.OpenBatch.class, Prompt.Failures.class, Prompt.Show.class, Prompt.SetCells.class,
-                    Prompt.Unset.class, Prompt.ShowEdits.class, Prompt.Try.class, Prompt.Accept.class,
-                    Prompt.RunRows.class, Prompt.RetryRows.class, Prompt.Save.class, Prompt.Exit.class,
-                    CommandLine.HelpCommand.class},
+            subcommands = {Prompt.RunRows.class, Prompt.RetryRows.class, CommandLine.HelpCommand.class},
             footer = {"", "A value with blanks or line breaks goes in quotes:  set r-7 text=\"two words\"",
                     "'help COMMAND' says more."})
     static final class Prompt implements Runnable {
+        private static final List<String> ORDER = List.of("open", "failures", "show", "set", "unset", "edits", "try",
+                "accept", "run", "retry", "save", "exit", "help");
+
         final Desk desk;
 
         @Spec CommandSpec spec;
@@ -10102,6 +10102,8 @@ final class DifyExec implements Runnable {
         static CommandLine commandLine(Env env, Desk desk, Map<String, String> given) {
             var factory = new Factory(env, desk::edits);
             var line = new CommandLine(new Prompt(desk), factory);
+            var spec = line.getCommandSpec();
+            for (var name : ORDER) spec.addSubcommand(name, spec.removeSubcommand(name)); // picocli sorts them by name
             for (var command : DifyExec.class.getAnnotation(Command.class).subcommands()) {
                 var name = command.getAnnotation(Command.class).name();
                 if (command != Shell.class && command != AutoComplete.GenerateCompletion.class
@@ -10167,185 +10169,146 @@ final class DifyExec implements Runnable {
             spec.commandLine().usage(spec.commandLine().getOut());
         }
 
-        /// What the commands share: the desk they work at, and where they speak.
-        abstract static class AtDesk implements Callable<Integer> {
-            @ParentCommand Prompt prompt;
-            @Spec CommandSpec spec;
-
-            Desk desk() {
-                return prompt.desk;
-            }
-
-            PrintWriter out() {
-                return spec.commandLine().getOut();
-            }
-
-            PrintWriter err() {
-                return spec.commandLine().getErr();
-            }
+        private PrintWriter out() {
+            return spec.commandLine().getOut();
         }
 
-        /// Those on one row.
-        abstract static class OnRow extends AtDesk {
-            @Parameters(index = "0", paramLabel = "ID", description = "The row.")
-            String id;
+        private PrintWriter err() {
+            return spec.commandLine().getErr();
+        }
 
-            /// The id, of a row that there is.
-            String known() {
-                return desk().batch().index().id(desk().entry(id));
-            }
+        /// The id of a row that there is, as its CSV writes it.
+        private String known(String id) {
+            return desk.batch().index().id(desk.entry(id));
         }
 
         @Command(name = "open", description = "Opens a batch: its rows and its results.")
-        static final class OpenBatch extends AtDesk {
-            @Parameters(index = "0", paramLabel = "CSV", description = "The rows.")
-            Path input;
-
-            @Parameters(index = "1", paramLabel = "JSONL", description = "The results; there may be none yet.")
-            Path output;
-
-            @Option(names = "--force", description = "Drop the edits of the batch before.")
-            boolean force;
-
-            @Override
-            public Integer call() throws Exception {
-                desk().open(Optional.of(input), output, force);
-                out().println(desk().summary());
-                desk().batch().tellOpenTries(err());
-                return OK;
-            }
+        int open(@Parameters(paramLabel = "CSV", description = "The rows.") Path input,
+                @Parameters(paramLabel = "JSONL", description = "The results; there may be none yet.") Path output,
+                @Option(names = "--force", description = "Drop the edits of the batch before.") boolean force) {
+            desk.open(Optional.of(input), output, force);
+            out().println(desk.summary());
+            desk.batch().tellOpenTries(err());
+            return OK;
         }
 
         @Command(name = "failures", description = "Lists the rows that failed, are paused or unknown.")
-        static final class Failures extends AtDesk {
-            @Parameters(arity = "0..1", paramLabel = "TEXT", defaultValue = "",
-                    description = "Only those whose cause or id contains it.")
-            String text;
-
-            @Option(names = "--by", paramLabel = "HOW", defaultValue = "row",
-                    description = "row, or error: grouped by cause, with counts.")
-            Grouping by;
-
-            @Option(names = "--all", description = "Not only the first 50.")
-            boolean all;
-
-            @Override
-            public Integer call() {
-                var rows = desk().failures(text);
-                if (by == Grouping.ERROR) FailureView.byError(desk().batch(), rows, all, out());
-                else FailureView.byRow(desk().batch(), rows, all, out());
-                return OK;
-            }
+        int failures(
+                @Parameters(arity = "0..1", paramLabel = "TEXT", defaultValue = "",
+                        description = "Only those whose cause or id contains it.") String text,
+                @Option(names = "--by", paramLabel = "HOW", defaultValue = "row",
+                        description = "row, or error: grouped by cause, with counts.") Grouping by,
+                @Option(names = "--all", description = "Not only the first 50.") boolean all) {
+            var rows = desk.failures(text);
+            if (by == Grouping.ERROR) FailureView.byError(desk.batch(), rows, all, out());
+            else FailureView.byRow(desk.batch(), rows, all, out());
+            return OK;
         }
 
         @Command(name = "show", description = "Shows a row: its inputs, every attempt, its outputs.")
-        static final class Show extends OnRow {
-            @Option(names = "--output", paramLabel = "/POINTER",
-                    description = "Only this part of the outputs, like /answer or /items/0.")
-            String pointer;
-
-            @Option(names = "--full", description = "Long values whole.")
-            boolean full;
-
-            @Override
-            public Integer call() throws IOException {
-                int entry = desk().entry(id);
-                try (var endings = desk().endings()) {
-                    var view = new RowView(desk(), endings, entry, full, out());
-                    if (pointer == null) view.all();
-                    else view.output(pointer);
-                }
-                return OK;
+        int show(@Parameters(paramLabel = "ID", description = "The row.") String id,
+                @Option(names = "--output", paramLabel = "/POINTER",
+                        description = "Only this part of the outputs, like /answer or /items/0.") String pointer,
+                @Option(names = "--full", description = "Long values whole.") boolean full) throws IOException {
+            int entry = desk.entry(id);
+            try (var endings = desk.endings()) {
+                var view = new RowView(desk, endings, entry, full, out());
+                if (pointer == null) view.all();
+                else view.output(pointer);
             }
+            return OK;
         }
 
         @Command(name = "set", description = {"Changes inputs of a row, in this session only.",
                 "They are held against the workflow's form at once; try, retry and run use them, save writes them."})
-        static final class SetCells extends OnRow {
-            @Parameters(index = "1..*", arity = "1..*", paramLabel = "COLUMN=VALUE", description = "Its new cells.")
-            List<String> words;
-
-            @Override
-            public Integer call() throws InterruptedException {
-                var row = desk().row(id);
-                var cells = desk().cells(words);
-                var form = desk().form();
-                Desk.check(form.form(), row.with(cells), cells.keySet());
-                desk().edits().set(row, cells);
-                EditView.print(row.id(), desk().edits().of(row.id()), out());
-                if (!form.note().isEmpty())
-                    err().println("Not checked against the workflow's form: " + Plain.text(form.note(), 500));
-                return OK;
-            }
+        int set(@Parameters(paramLabel = "ID", description = "The row.") String id,
+                @Parameters(arity = "1..*", paramLabel = "COLUMN=VALUE", description = "Its new cells.")
+                List<String> words) throws InterruptedException {
+            var row = desk.row(id);
+            var cells = desk.cells(words);
+            var form = desk.form();
+            Desk.check(form.form(), row.with(cells), cells.keySet());
+            desk.edits().set(row, cells);
+            EditView.print(row.id(), desk.edits().of(row.id()), out());
+            if (!form.note().isEmpty())
+                err().println("Not checked against the workflow's form: " + Plain.text(form.note(), 500));
+            return OK;
         }
 
         @Command(name = "unset", description = "Takes changes of a row back.")
-        static final class Unset extends OnRow {
-            @Parameters(index = "1", arity = "0..1", paramLabel = "COLUMN",
-                    description = "Only this one; default: all.")
-            String column;
-
-            @Override
-            public Integer call() {
-                var known = known();
-                if (!desk().edits().unset(known, Optional.ofNullable(column).map(desk()::column)))
-                    throw new Unusable("row " + Plain.id(known) + (column == null ? "" : ", " + Plain.text(column, 40))
-                            + ": there is no edit to take back");
-                return OK;
-            }
+        int unset(@Parameters(paramLabel = "ID", description = "The row.") String id,
+                @Parameters(arity = "0..1", paramLabel = "COLUMN", description = "Only this one; default: all.")
+                String column) {
+            var known = known(id);
+            if (!desk.edits().unset(known, Optional.ofNullable(column).map(desk::column)))
+                throw new Unusable("row " + Plain.id(known) + (column == null ? "" : ", " + Plain.text(column, 40))
+                        + ": there is no edit to take back");
+            return OK;
         }
 
         @Command(name = "edits", description = "Shows what was changed, against the CSV.")
-        static final class ShowEdits extends AtDesk {
-            @Override
-            public Integer call() {
-                var edits = desk().edits();
-                edits.ids().forEach(id -> EditView.print(id, edits.of(id), out()));
-                out().println(edits.isEmpty() ? "No edits." : edits.count() + "; 'save FILE' writes a CSV with them.");
-                return OK;
-            }
+        int edits() {
+            var edits = desk.edits();
+            edits.ids().forEach(id -> EditView.print(id, edits.of(id), out()));
+            out().println(edits.isEmpty() ? "No edits." : edits.count() + "; 'save FILE' writes a CSV with them.");
+            return OK;
         }
 
         @Command(name = "try", description = {"Runs a row once, as it is edited, and shows the run as it goes.",
                 "No result is written: 'accept' does that. Ctrl-C stops the run on the server."})
-        static final class Try extends OnRow {
-            @Parameters(index = "1..*", arity = "0..*", paramLabel = "COLUMN=VALUE", description = "For this try only.")
-            List<String> words = List.of();
-
-            @Option(names = "--force", description = "Also a row with a run, or a try, whose end is not known yet.")
-            boolean force;
-
-            @Override
-            public Integer call() throws Exception {
-                return Trial.run(desk(), desk().entry(id), desk().cells(words), force, out(), err());
-            }
+        int tryRow(@Parameters(paramLabel = "ID", description = "The row.") String id,
+                @Parameters(arity = "0..*", paramLabel = "COLUMN=VALUE", description = "For this try only.")
+                List<String> words,
+                @Option(names = "--force",
+                        description = "Also a row with a run, or a try, whose end is not known yet.") boolean force)
+                throws Exception {
+            int entry = desk.entry(id);
+            var cells = desk.cells(words == null ? List.of() : words);
+            return Trial.run(desk, entry, cells, force, out(), err());
         }
 
         @Command(name = "accept", description = "Writes the last successful try of a row as its result.")
-        static final class Accept extends OnRow {
-            @Option(names = "--force", description = "Also over a success.")
-            boolean force;
-
-            @Override
-            public Integer call() throws IOException {
-                var known = known();
-                var tried = desk().tried(known).orElseThrow(() -> new Unusable("row " + Plain.id(known)
-                        + " has no successful try in this session: 'try " + Plain.shell(Plain.id(known)) + "' first"));
-                var held = tried.against(desk().row(known));
-                try (var batch = Batch.open(desk().files(), desk().csv(), false, false)) {
-                    batch.accept(held, force);
-                }
-                desk().taken(known);
-                out().println("Accepted: run " + Plain.id(tried.ran().ref().id())
-                        + " is the result of row " + Plain.id(known)
-                        + (held.attempt().row().isEdited() ? ", edited." : "."));
-                return OK;
+        int accept(@Parameters(paramLabel = "ID", description = "The row.") String id,
+                @Option(names = "--force", description = "Also over a success.") boolean force) throws IOException {
+            var known = known(id);
+            var tried = desk.tried(known).orElseThrow(() -> new Unusable("row " + Plain.id(known)
+                    + " has no successful try in this session: 'try " + Plain.shell(Plain.id(known)) + "' first"));
+            var held = tried.against(desk.row(known));
+            try (var batch = Batch.open(desk.files(), desk.csv(), false, false)) {
+                batch.accept(held, force);
             }
+            desk.taken(known);
+            out().println("Accepted: run " + Plain.id(tried.ran().ref().id()) + " is the result of row "
+                    + Plain.id(known) + (held.attempt().row().isEdited() ? ", edited." : "."));
+            return OK;
+        }
+
+        @Command(name = "save", description = "Writes the whole CSV with the edits.")
+        int save(@Parameters(paramLabel = "CSV", description = "The file to write.") Path file,
+                @Option(names = "--force",
+                        description = "Also over a file that is there, like the open CSV.") boolean force) {
+            var csv = desk.csv();
+            boolean open = desk.isOpen(file);
+            if (open && !force) throw new Unusable(file + " is the open CSV: --force writes over it");
+            Draft.refuse(file, desk.files(), Optional.empty(), _ -> force);
+            CsvFile.write(csv, desk.batch().index(), desk.edits(), file);
+            var edits = desk.edits().count();
+            if (open) desk.open(Optional.of(csv.path), desk.files().results(), false);
+            out().println("Saved " + Plain.count(desk.batch().index().rows(), "row") + " to "
+                    + Plain.text(file.toString(), 200) + ", with " + edits + ".");
+            return OK;
+        }
+
+        @Command(name = "exit", aliases = "quit", description = "Leaves, as Ctrl-D does.")
+        int exit() {
+            desk.leave();
+            return OK;
         }
 
         @Command(name = "run", sortOptions = false,
                 description = "Runs every row that has no success yet, as it is edited.")
-        static final class RunRows extends AtDesk {
+        static final class RunRows implements Callable<Integer> {
+            @ParentCommand Prompt prompt;
             @Mixin Work work;
 
             @Option(names = "--force", description = "Also rows with a try that 'accept' would take.")
@@ -10353,13 +10316,13 @@ final class DifyExec implements Runnable {
 
             @Override
             public Integer call() throws Exception {
-                if (!force && desk().isOpen(work.input)) refuseUntaken();
+                if (!force && prompt.desk.isOpen(work.input)) refuseUntaken();
                 return work.start(Selection.pending());
             }
 
             private void refuseUntaken() {
                 var ids = work.rows.ids.stream().map(String::strip).toList();
-                for (var id : desk().untaken()) if (ids.isEmpty() || ids.contains(id)) throw triedAlready(id);
+                for (var id : prompt.desk.untaken()) if (ids.isEmpty() || ids.contains(id)) throw triedAlready(id);
             }
         }
 
@@ -10370,7 +10333,8 @@ final class DifyExec implements Runnable {
         }
 
         @Command(name = "retry", sortOptions = false, description = "Runs rows again, as they are edited.")
-        static final class RetryRows extends AtDesk {
+        static final class RetryRows implements Callable<Integer> {
+            @ParentCommand Prompt prompt;
             @Mixin Work work;
 
             @Parameters(paramLabel = "ID", arity = "0..*", description = "Ids to run, or 'all' that failed.")
@@ -10387,52 +10351,19 @@ final class DifyExec implements Runnable {
                 if (ids.isEmpty() == (cause == null))
                     throw new Unusable("name ids, or 'all', or --by-error TEXT");
                 if (cause == null && !ids.equals(List.of("all"))) return work.start(named());
-                work.rows.ids = desk().failures(cause == null ? "" : cause).stream().map(desk().batch().index()::id)
-                        .filter(id -> force || desk().tried(id).isEmpty()).toList();
+                work.rows.ids = prompt.desk.failures(cause == null ? "" : cause).stream().map(prompt.desk.batch().index()::id)
+                        .filter(id -> force || prompt.desk.tried(id).isEmpty()).toList();
                 if (!work.rows.ids.isEmpty()) return work.start(Selection.fromList());
-                err().println("Nothing to do: no such row is open.");
+                prompt.err().println("Nothing to do: no such row is open.");
                 return OK;
             }
 
             private Selection named() {
                 for (var id : ids) {
-                    desk().entry(id);
-                    if (!force && desk().tried(id).isPresent()) throw triedAlready(id);
+                    prompt.desk.entry(id);
+                    if (!force && prompt.desk.tried(id).isPresent()) throw triedAlready(id);
                 }
                 return Selection.named(ids.stream().map(String::strip).toList(), force);
-            }
-        }
-
-        @Command(name = "save", description = "Writes the whole CSV with the edits.")
-        static final class Save extends AtDesk {
-            @Parameters(paramLabel = "CSV", description = "The file to write.")
-            Path file;
-
-            @Option(names = "--force", description = "Also over a file that is there, like the open CSV.")
-            boolean force;
-
-            @Override
-            public Integer call() throws IOException {
-                var desk = desk();
-                var csv = desk.csv();
-                boolean open = desk.isOpen(file);
-                if (open && !force) throw new Unusable(file + " is the open CSV: --force writes over it");
-                Draft.refuse(file, desk.files(), Optional.empty(), _ -> force);
-                CsvFile.write(csv, desk.batch().index(), desk.edits(), file);
-                var edits = desk.edits().count();
-                if (open) desk.open(Optional.of(csv.path), desk.files().results(), false);
-                out().println("Saved " + Plain.count(desk.batch().index().rows(), "row") + " to "
-                        + Plain.text(file.toString(), 200) + ", with " + edits + ".");
-                return OK;
-            }
-        }
-
-        @Command(name = "exit", aliases = "quit", description = "Leaves, as Ctrl-D does.")
-        static final class Exit extends AtDesk {
-            @Override
-            public Integer call() {
-                desk().leave();
-                return OK;
             }
         }
     }
