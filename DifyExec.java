@@ -6,6 +6,7 @@
 //DEPS org.jline:jline:3.30.6
 //DEPS com.fasterxml.jackson.core:jackson-databind:2.20.1
 //DEPS com.opencsv:opencsv:5.12.0
+//DEPS org.apache.commons:commons-text:1.13.1
 //DEPS io.github.cdimascio:dotenv-java:3.2.0
 //RUNTIME_OPTIONS --enable-native-access=ALL-UNNAMED
 //RUNTIME_OPTIONS -Djdk.httpclient.keepalive.timeout=1 -Djdk.http.auth.tunneling.disabledSchemes=
@@ -41,6 +42,7 @@ import io.github.cdimascio.dotenv.DotenvEntry;
 import io.github.cdimascio.dotenv.internal.DotenvParser;
 import io.github.cdimascio.dotenv.internal.DotenvReader;
 import java.net.Authenticator;
+import org.apache.commons.text.similarity.LevenshteinDistance;
 import org.jline.reader.Candidate;
 import org.jline.reader.EOFError;
 import org.jline.reader.EndOfFileException;
@@ -951,7 +953,7 @@ final class DifyExec implements Runnable {
             var sender = new Sender(client, form, Optional.ofNullable(work.out.saveFiles));
             var engine = new Engine(sender, new Agenda(batch, wanted, work.rows.resendUnknown || named),
                     judge, new Pace(concurrency, work.pace.wait, work.pace.rate), new Health(judge.backoff()),
-                    limits, route, batch, new Names(work.dify.user), tally, Progress.of(err, work.out.progress, tally),
+                    limits, route, batch, new Names(work.dify.user), tally, new Progress(err, work.out.progress),
                             Clock.systemUTC(),
                     mailbox, task -> Thread.startVirtualThread(task));
             var formerSignals = OnSignals.post(mailbox);
@@ -2353,6 +2355,12 @@ final class DifyExec implements Runnable {
 
         String word() {
             return name().toLowerCase(Locale.ROOT);
+        }
+
+        /// `18 succeeded, 1 partial, 1 failed`
+        static String counts(ToLongFunction<Standing> count) {
+            return Stream.of(values()).filter(standing -> count.applyAsLong(standing) > 0)
+                    .map(standing -> count.applyAsLong(standing) + " " + standing.word()).collect(joining(", "));
         }
 
         private static final Map<String, Standing> BY_WORD = Stream.of(values())
@@ -5594,19 +5602,8 @@ final class DifyExec implements Runnable {
         }
 
         private static int distance(String from, String to) {
-            if (Math.abs(from.length() - to.length()) > 8) return Integer.MAX_VALUE;
-            var row = IntStream.rangeClosed(0, to.length()).toArray();
-            for (int i = 1; i <= from.length(); i++) {
-                int diagonal = row[0];
-                row[0] = i;
-                for (int j = 1; j <= to.length(); j++) {
-                    int above = row[j];
-                    row[j] = Math.min(Math.min(row[j], row[j - 1]) + 1, diagonal
-                            + (from.charAt(i - 1) == to.charAt(j - 1) ? 0 : 1));
-                    diagonal = above;
-                }
-            }
-            return row[to.length()];
+            return Math.abs(from.length() - to.length()) > 8 ? Integer.MAX_VALUE
+                    : LevenshteinDistance.getDefaultInstance().apply(from, to);
         }
     }
 
@@ -7090,7 +7087,8 @@ final class DifyExec implements Runnable {
                     else json.skipChildren();
                 }
             }
-            if (mayBeWrapped(outputs.keySet()) && !texts.containsKey("workflow_status"))
+            // the original tool put the outputs into an object of that name; its lines tell no `workflow_status`
+            if (outputs.size() == 1 && outputs.containsKey("outputs") && !texts.containsKey("workflow_status"))
                 outputs = unwrapped(outputs.get("outputs"), outputs);
             return new Ending(inputs, outputs, texts.getOrDefault("workflow_run_id", ""),
                     texts.getOrDefault("elapsed_time", ""), texts.getOrDefault("total_tokens", ""),
@@ -7107,11 +7105,6 @@ final class DifyExec implements Runnable {
                         : tree.textNode(value.text()));
             }
             return tree;
-        }
-
-        /// The original tool put the outputs into an object of that name; its lines tell no `workflow_status`.
-        static boolean mayBeWrapped(Set<String> names) {
-            return names.size() == 1 && names.contains("outputs");
         }
 
         private static Map<String, Value> unwrapped(Value inner, Map<String, Value> outer) throws IOException {
@@ -7887,15 +7880,11 @@ final class DifyExec implements Runnable {
         private long next = System.nanoTime();
         private boolean drawn = false;
 
-        private Progress(PrintWriter err, boolean live, boolean off) {
+        Progress(PrintWriter err, ProgressStyle style) {
             this.err = err;
-            this.live = live;
-            this.off = off;
+            this.live = style == ProgressStyle.AUTO && Screen.isTerminal(2);
+            this.off = style == ProgressStyle.OFF;
             if (!live) next += PLAIN.toNanos();
-        }
-
-        static Progress of(PrintWriter err, ProgressStyle style, Tally tally) {
-            return new Progress(err, style == ProgressStyle.AUTO && Screen.isTerminal(2), style == ProgressStyle.OFF);
         }
 
         @Override
@@ -7909,7 +7898,7 @@ final class DifyExec implements Runnable {
 
         @Override
         public void say(String sentence) {
-            if (live && drawn) redraw("");
+            end();
             err.println(Plain.text(sentence, 1000));
             err.flush();
         }
@@ -7917,7 +7906,7 @@ final class DifyExec implements Runnable {
         /// Clears the line for what comes after.
         @Override
         public void end() {
-            if (live && drawn) redraw("");
+            if (drawn) redraw("");
             err.flush();
         }
 
@@ -7984,26 +7973,33 @@ final class DifyExec implements Runnable {
         static void print(PrintWriter err, Batch batch, Tally tally, Optional<Stop> stop, Work work) {
             err.println();
             stop.ifPresent(reason -> err.println("Stopped: " + Plain.text(reason.why(), 1000) + "."));
+            double rate = tally.done() * 1000.0 / Math.max(1, tally.elapsed().toMillis());
             err.println(counts(tally) + " in " + Plain.seconds(tally.elapsed())
-                    + String.format(Locale.ROOT, " (%.1f rows/s)",
-                            tally.done() * 1000.0 / Math.max(1, tally.elapsed().toMillis())));
+                    + String.format(Locale.ROOT, " (%.1f rows/s)", rate));
             if (stop.isPresent()) left(err, tally.stopped, batch.openRows());
-            if (!tally.latencies.isEmpty()) err.println("  seconds a row: " + tally.latencies.words());
-            if (tally.tokens > 0) err.println("  tokens: " + tally.tokens + cost(tally.prices));
-            if (tally.retries > 0) err.println("  " + Plain.count(tally.retries, "retry", "retries"));
-            if (tally.harvested > 0) err.println("  " + Plain.count(tally.harvested, "run")
-                    + " looked up instead of run again");
-            if (tally.throttled > 0) err.println("  throttled " + Plain.count(tally.throttled, "time") + ", ran at "
-                    + tally.lowest
-                    + (tally.highest > tally.lowest ? "–" + tally.highest : "") + " of " + tally.ceiling);
-            if (tally.late > 0) err.println("  " + Plain.count(tally.late, "run") + " turned up late: see 'late' in "
-                    + batch.files().log());
+            figures(tally).forEach(figure -> err.println("  " + figure));
+            if (tally.late > 0)
+                err.println("  " + Plain.count(tally.late, "run") + " turned up late: see 'late' in "
+                        + batch.files().log());
             if (!tally.missingFiles().isEmpty()) err.println("  " + tally.missingFiles());
             if (work.rows.limit != null) estimate(batch.index().count(Standing.PENDING), tally).ifPresent(err::println);
             StatusView.errors(batch, err);
-            StatusView.next(batch, work.input.toString(), work.demo == null ? "" : work.demo.equals(Demo.NEWEST)
-                    ? " --demo" : " --demo=" + work.demo, err);
+            var demo = work.demo == null ? "" : work.demo.equals(Demo.NEWEST) ? " --demo" : " --demo=" + work.demo;
+            StatusView.next(batch, work.input.toString(), demo, err);
             err.flush();
+        }
+
+        /// What the rows took.
+        private static List<String> figures(Tally tally) {
+            var figures = new ArrayList<String>();
+            if (!tally.latencies.isEmpty()) figures.add("seconds a row: " + tally.latencies.words());
+            if (tally.tokens > 0) figures.add("tokens: " + tally.tokens + cost(tally.prices));
+            if (tally.retries > 0) figures.add(Plain.count(tally.retries, "retry", "retries"));
+            if (tally.harvested > 0) figures.add(Plain.count(tally.harvested, "run") + " looked up instead of run again");
+            if (tally.throttled > 0)
+                figures.add("throttled " + Plain.count(tally.throttled, "time") + ", ran at " + tally.lowest
+                        + (tally.highest > tally.lowest ? "–" + tally.highest : "") + " of " + tally.ceiling);
+            return figures;
         }
 
         /// What a call that ends early leaves on the server.
@@ -8028,17 +8024,15 @@ final class DifyExec implements Runnable {
 
         /// `18 succeeded, 1 partial, 1 failed`
         private static String counts(Tally tally) {
-            var parts = Stream.of(Standing.values()).filter(standing -> tally.count(standing) > 0)
-                    .map(standing -> tally.count(standing) + " " + standing.word())
-                            .collect(Collectors.toCollection(ArrayList::new));
-            if (tally.asked > tally.done()) parts.add(tally.asked - tally.done() + " pending");
-            return parts.isEmpty() ? "nothing done" : String.join(", ", parts);
+            var counts = Standing.counts(tally::count);
+            if (tally.asked <= tally.done()) return counts.isEmpty() ? "nothing done" : counts;
+            return counts + (counts.isEmpty() ? "" : ", ") + (tally.asked - tally.done()) + " pending";
         }
 
         static String cost(Map<String, BigDecimal> prices) {
-            return prices.entrySet().stream().map(price -> ", " + price.getValue().toPlainString() + " "
-                    + Plain.text(price.getKey(), 8))
-                    .collect(Collectors.joining());
+            return prices.entrySet().stream()
+                    .map(price -> ", " + price.getValue().toPlainString() + " " + Plain.text(price.getKey(), 8))
+                    .collect(joining());
         }
     }
 
@@ -8326,33 +8320,12 @@ final class DifyExec implements Runnable {
         @Override
         public void result(int entry, Lines line) {
             try {
-                var found = found(line);
-                if (Ending.mayBeWrapped(found)) found = Ending.of(line.content()).outputs().keySet();
-                names.addAll(found);
+                names.addAll(Ending.of(line.content()).outputs().keySet());
             } catch (IOException problem) {
                 throw new UncheckedIOException(problem); // cannot happen: the line has been read as a result
             }
             if (names.size() > MOST) throw new Unusable("the results have more than " + Plain.number(MOST)
                     + " different outputs: too many for columns of a spreadsheet");
-        }
-
-        private static Set<String> found(Lines line) throws IOException {
-            var found = new LinkedHashSet<String>();
-            try (var json = line.parser()) {
-                json.nextToken();
-                while (json.nextToken() == JsonToken.FIELD_NAME) {
-                    boolean here = json.currentName().equals("outputs");
-                    if (json.nextToken() != JsonToken.START_OBJECT || !here) {
-                        if (here) found.add("outputs");
-                        json.skipChildren();
-                    } else while (json.nextToken() == JsonToken.FIELD_NAME) {
-                        found.add(json.currentName());
-                        json.nextToken();
-                        json.skipChildren();
-                    }
-                }
-            }
-            return found;
         }
 
         List<String> all() {
@@ -9899,8 +9872,7 @@ final class DifyExec implements Runnable {
         String summary() {
             var index = batch().index();
             return Plain.text(files().results().toString(), 200) + ": " + Plain.count(index.rows(), "row")
-                    + Stream.of(Standing.values()).filter(standing -> index.count(standing) > 0)
-                            .map(standing -> ", " + index.count(standing) + " " + standing.word()).collect(joining());
+                    + (index.rows() == 0 ? "" : ", " + Standing.counts(index::count));
         }
     }
 
