@@ -7995,7 +7995,8 @@ final class DifyExec implements Runnable {
             if (!tally.latencies.isEmpty()) figures.add("seconds a row: " + tally.latencies.words());
             if (tally.tokens > 0) figures.add("tokens: " + tally.tokens + cost(tally.prices));
             if (tally.retries > 0) figures.add(Plain.count(tally.retries, "retry", "retries"));
-            if (tally.harvested > 0) figures.add(Plain.count(tally.harvested, "run") + " looked up instead of run again");
+            if (tally.harvested > 0)
+                figures.add(Plain.count(tally.harvested, "run") + " looked up instead of run again");
             if (tally.throttled > 0)
                 figures.add("throttled " + Plain.count(tally.throttled, "time") + ", ran at " + tally.lowest
                         + (tally.highest > tally.lowest ? "–" + tally.highest : "") + " of " + tally.ceiling);
@@ -8045,14 +8046,17 @@ final class DifyExec implements Runnable {
                     + Plain.count(inspection.rows(), "row"));
             out.printf(Locale.ROOT, "  %-20s %-20s %-12s %-8s %9s %9s  %s%n", "column", "variable", "type", "required",
                     "filled", "longest", "example");
-            for (var column : inspection.columns()) out.printf(Locale.ROOT, "  %-20s %-20s %-12s %-8s %9d %9d  %s%n",
-                    Plain.text(column.column(), 20),
-                    column.variable().isEmpty() ? "-" : Plain.text(column.variable(), 20), column.type().isEmpty() ? "-"
-                            : Plain.text(column.type(), 20),
-                    column.required() ? "yes" : "", column.filled(), column.longest(), column.example());
+            for (var column : inspection.columns())
+                out.printf(Locale.ROOT, "  %-20s %-20s %-12s %-8s %9d %9d  %s%n", Plain.text(column.column(), 20),
+                        orDash(column.variable()), orDash(column.type()), column.required() ? "yes" : "",
+                        column.filled(), column.longest(), column.example());
             problems(inspection, out);
             if (inspection.isFine()) out.println("Fine: nothing was found that would keep a row from running.");
             out.flush();
+        }
+
+        private static String orDash(String text) {
+            return text.isEmpty() ? "-" : Plain.text(text, 20);
         }
 
         /// The first problems and their number; what is only worth knowing, too.
@@ -8244,8 +8248,8 @@ final class DifyExec implements Runnable {
                     "lost_results", history.lost.size(),
                     "unread_lines", history.unread,
                     "ids_not_in_input", index.size() - index.rows(),
-                    "missing_files", Json.Tokens.object("count", missing.files(), "rows", missing.rows(), "ids",
-                            missing.examples())));
+                    "missing_files", Json.Tokens.object(
+                            "count", missing.files(), "rows", missing.rows(), "ids", missing.examples())));
             return Json.Tokens.text(json);
         }
 
@@ -8284,16 +8288,14 @@ final class DifyExec implements Runnable {
         /// Those of some rows, with so many of their ids.
         static List<Cause> causes(Batch batch, IntStream rows, int examples) {
             record Key(Standing outcome, String cause) {}
-            var groups = new LinkedHashMap<Key, List<String>>();
-            var counts = new HashMap<Key, Long>();
-            rows.forEach(entry -> {
-                var key = new Key(batch.index().standing(entry), batch.history().cause(entry));
-                var ids = groups.computeIfAbsent(key, _ -> new ArrayList<>());
-                if (counts.merge(key, 1L, Long::sum) <= examples) ids.add(batch.index().id(entry));
-            });
-            return groups.entrySet().stream().map(group -> new Cause(group.getKey().outcome(), group.getKey().cause(),
-                            counts.get(group.getKey()), List.copyOf(group.getValue())))
-                    .sorted(Comparator.comparingLong(Cause::count).reversed()).toList();
+            var groups = rows.boxed().collect(Collectors.groupingBy(
+                    entry -> new Key(batch.index().standing(entry), batch.history().cause(entry)),
+                    LinkedHashMap::new, Collectors.toList()));
+            var causes = new ArrayList<Cause>();
+            groups.forEach((key, entries) -> causes.add(new Cause(key.outcome(), key.cause(), entries.size(),
+                    entries.stream().limit(examples).map(batch.index()::id).toList())));
+            causes.sort(Comparator.comparingLong(Cause::count).reversed());
+            return List.copyOf(causes);
         }
 
         /// The next command to type.
@@ -8621,9 +8623,10 @@ final class DifyExec implements Runnable {
             for (int bin = 0; bin < bins(); bin++)
                 path.append(bin == 0 ? "M" : "L").append(px(over((bin + 0.5) * width))).append(' ')
                         .append(px(down(one.values()[bin])));
-            svg.append("<path class=\"area %s\" d=\"%sL%s %sL%s %sZ\"/><path class=\"line %s\" d=\"%s\"/>".formatted(
-                    one.look(), path, px(over((bins() - 0.5) * width)), px(down(0)), px(over(0.5 * width)), px(down(0)),
-                    one.look(), path));
+            var area = "%sL%s %sL%s %sZ".formatted(path, px(over((bins() - 0.5) * width)), px(down(0)),
+                    px(over(0.5 * width)), px(down(0)));
+            svg.append("<path class=\"area %s\" d=\"%s\"/>".formatted(one.look(), area))
+                    .append("<path class=\"line %s\" d=\"%s\"/>".formatted(one.look(), path));
         }
 
         private void marks(StringBuilder svg) {
@@ -8729,17 +8732,17 @@ final class DifyExec implements Runnable {
             totals(out);
             charts(out);
             causes(out);
-            out.write(Page.ROWS.formatted(options()));
+            out.write(Markup.ROWS.formatted(options()));
             data(out);
-            out.write("<script>" + Page.SCRIPT + "</script>\n</body>\n</html>\n");
+            out.write("<script>" + Markup.SCRIPT + "</script>\n</body>\n</html>\n");
             out.flush();
         }
 
         private void head(Writer out) throws IOException {
             var history = batch.history();
             var title = Html.text(batch.files().results().getFileName().toString());
-            out.write(Page.HEAD.formatted(Html.hash(Page.STYLE), Html.hash(Page.SCRIPT), MARK + VERSION + "\">", title,
-                    Page.STYLE, title, Plain.number(batch.index().rows()),
+            out.write(Markup.HEAD.formatted(Html.hash(Markup.STYLE), Html.hash(Markup.SCRIPT), MARK + VERSION + "\">",
+                    title, Markup.STYLE, title, Plain.number(batch.index().rows()),
                     history.session().map(session -> " · " + Html.text(StatusView.app(session))).orElse(""),
                     history.startedAt == null ? "" : " · " + StatusView.local("yyyy-MM-dd HH:mm", history.startedAt)
                             + " to " + StatusView.local("yyyy-MM-dd HH:mm xxx", history.updatedAt)));
@@ -8760,7 +8763,7 @@ final class DifyExec implements Runnable {
                         standing.word(), standing.word(), Plain.number(count), wide / 10));
                 at += wide;
             }
-            out.write(Page.TOTALS.formatted(bar, keys, tiles()));
+            out.write(Markup.TOTALS.formatted(bar, keys, tiles()));
         }
 
         private String tiles() {
@@ -8800,7 +8803,7 @@ final class DifyExec implements Runnable {
                     "<tr><td>%s</td><td class=\"number\">%.2f</td><td class=\"number\">%s</td></tr>".formatted(
                     shares[i] == 1 ? "slowest" : Chart.number(100 * shares[i]) + " %", seconds[i],
                     Plain.number(Math.round((1 - shares[i]) * batch.history().latencies.size()))));
-            return Page.PERCENTILES.formatted(rows);
+            return Markup.PERCENTILES.formatted(rows);
         }
 
         private List<Chart> overTime() {
@@ -8824,10 +8827,10 @@ final class DifyExec implements Runnable {
 
         private void causes(Writer out) throws IOException {
             if (causes.isEmpty()) return;
-            out.write(Page.CAUSES);
+            out.write(Markup.CAUSES);
             for (int i = 0; i < Math.min(50, causes.size()); i++) {
                 var cause = causes.get(i);
-                out.write(Page.CAUSE.formatted(Plain.number(cause.count()), i, Html.text(cause.cause()),
+                out.write(Markup.CAUSE.formatted(Plain.number(cause.count()), i, Html.text(cause.cause()),
                         cause.outcome().word(), cause.outcome().word(), Html.text(cause.examples())));
             }
             out.write("</tbody></table></section>\n");
@@ -8888,7 +8891,8 @@ final class DifyExec implements Runnable {
             var shown = new LinkedHashMap<String, Object>();
             values.forEach((name, value) -> {
                 var text = value.text();
-                shown.put(Plain.cut(name, 200), text.length() > LONGEST ? List.of(Plain.cut(text, LONGEST), text.length())
+                boolean whole = text.length() <= LONGEST;
+                shown.put(Plain.cut(name, 200), !whole ? List.of(Plain.cut(text, LONGEST), text.length())
                         : value.json() ? List.of(text) : text);
             });
             return shown;
@@ -8910,7 +8914,7 @@ final class DifyExec implements Runnable {
     }
 
     /// The report's fixed parts: markup, style and script. The style and the script are let in by their hash alone.
-    static final class Page {
+    static final class Markup {
         static final String HEAD = """
                 <!doctype html>
                 <html lang="en">
@@ -9557,7 +9561,7 @@ final class DifyExec implements Runnable {
         private final Map<String, Tried> tried = new HashMap<>();
         private Optional<Opened> opened = Optional.empty();
         private Optional<Snapshot> reading = Optional.empty();
-        private FutureTask<Known> form;
+        private FutureTask<KnownForm> form;
         private boolean left = false;
 
         /// `seen` is how the CSV stood when it was opened.
@@ -9581,7 +9585,7 @@ final class DifyExec implements Runnable {
         }
 
         /// The form as far as it could be had; `note` says why not, or is empty.
-        record Known(Form form, String note) {}
+        record KnownForm(Form form, String note) {}
 
         /// A run of a try that succeeded, when it did.
         record Tried(Attempt attempt, Seen.Ran ran, Instant at) {
@@ -9749,7 +9753,7 @@ final class DifyExec implements Runnable {
         }
 
         /// The workflow's form; asked for again when it could not be had before.
-        Known form() throws InterruptedException {
+        KnownForm form() throws InterruptedException {
             try {
                 if (form == null || form.isDone() && !form.get().note().isEmpty()) askForForm();
                 return form.get();
@@ -9771,17 +9775,19 @@ final class DifyExec implements Runnable {
             }
         }
 
-        private Known known(Csv csv) throws IOException, InterruptedException {
+        private KnownForm known(Csv csv) throws IOException, InterruptedException {
             var said = new StringWriter();
             var err = new PrintWriter(said);
             try (var link = links.open(csv.columns(), err)) {
                 return switch (Greeting.exchange(link.client(), link.judge(), err)) {
-                    case Greeting.Met met -> new Known(met.form(link.client(), link.judge(), csv, csv.path, link.dify(),
-                            err), said.toString().strip());
-                    case Greeting.Refused(var why) -> new Known(Form.ofText(), why);
+                    case Greeting.Met met -> {
+                        var form = met.form(link.client(), link.judge(), csv, csv.path, link.dify(), err);
+                        yield new KnownForm(form, said.toString().strip());
+                    }
+                    case Greeting.Refused(var why) -> new KnownForm(Form.ofText(), why);
                 };
             } catch (Unusable problem) {
-                return new Known(Form.ofText(), problem.getMessage());
+                return new KnownForm(Form.ofText(), problem.getMessage());
             }
         }
 
@@ -10323,8 +10329,9 @@ final class DifyExec implements Runnable {
                 if (ids.isEmpty() == (cause == null))
                     throw new Unusable("name ids, or 'all', or --by-error TEXT");
                 if (cause == null && !ids.equals(List.of("all"))) return work.start(named());
-                work.rows.ids = prompt.desk.failures(cause == null ? "" : cause).stream().map(prompt.desk.batch().index()::id)
-                        .filter(id -> force || prompt.desk.tried(id).isEmpty()).toList();
+                var desk = prompt.desk;
+                work.rows.ids = desk.failures(cause == null ? "" : cause).stream().map(desk.batch().index()::id)
+                        .filter(id -> force || desk.tried(id).isEmpty()).toList();
                 if (!work.rows.ids.isEmpty()) return work.start(Selection.fromList());
                 prompt.err().println("Nothing to do: no such row is open.");
                 return OK;
@@ -10858,11 +10865,7 @@ final class DifyExec implements Runnable {
                         desk.leave();
                     }
                 }
-                if (!desk.edits().isEmpty()) out.println(desk.edits().count() + " went with the session; "
-                        + "'save FILE' would have written a CSV with them.");
-                if (desk.hasTries()) out.println(desk.tries() + " went with the session; "
-                        + "'accept ID' would have kept it as the row's result.");
-                out.flush();
+                part(desk, out);
                 return OK;
             }
         }
@@ -10872,6 +10875,16 @@ final class DifyExec implements Runnable {
             if (desk.isOpen()) desk.batch().tellOpenTries(out);
             out.println("Start with:  " + (desk.isOpen() ? "failures --by error · show ID · try ID"
                     : "open CSV JSONL · failures --by error · show ID") + "   (help; Ctrl-D leaves)");
+            out.flush();
+        }
+
+        private static void part(Desk desk, PrintWriter out) {
+            if (!desk.edits().isEmpty())
+                out.println(desk.edits().count() + " went with the session; "
+                        + "'save FILE' would have written a CSV with them.");
+            if (desk.hasTries())
+                out.println(desk.tries() + " went with the session; "
+                        + "'accept ID' would have kept it as the row's result.");
             out.flush();
         }
 
