@@ -3177,7 +3177,7 @@ final class DifyExec implements Runnable {
         private final Longs millis = new Longs();
 
         void add(long took) {
-            millis.add(took);
+            millis.add(Math.min(Integer.MAX_VALUE, took));
         }
 
         boolean isEmpty() {
