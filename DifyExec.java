@@ -1,4 +1,4 @@
-///usr/bin/env jbang "$0" "$@" ; exit $?
+//usr/bin/env jbang "$0" "$@" ; exit $?
 //JAVA 25+
 //DESCRIPTION Runs a Dify workflow once for every row of a CSV file: nothing lost, nothing paid twice.
 //DEPS info.picocli:picocli:4.7.7
@@ -11,6 +11,8 @@
 //RUNTIME_OPTIONS --enable-native-access=ALL-UNNAMED
 //RUNTIME_OPTIONS -Djdk.httpclient.keepalive.timeout=1 -Djdk.http.auth.tunneling.disabledSchemes=
 //RUNTIME_OPTIONS -Djdk.httpclient.bufsize=4096 -XX:+UseSerialGC -Xmn16m -XX:SurvivorRatio=3
+
+package difyexec;
 
 import com.fasterxml.jackson.annotation.JsonInclude;
 import com.fasterxml.jackson.annotation.JsonSubTypes;
@@ -30,7 +32,6 @@ import com.fasterxml.jackson.core.util.JsonRecyclerPools;
 import com.fasterxml.jackson.databind.DeserializationFeature;
 import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.JsonSerializer;
-import com.fasterxml.jackson.databind.ObjectMapper;
 import com.fasterxml.jackson.databind.ObjectWriter;
 import com.fasterxml.jackson.databind.PropertyNamingStrategies;
 import com.fasterxml.jackson.databind.SerializerProvider;
@@ -120,53 +121,7 @@ final class DifyExec implements Runnable {
 
     /// The whole command tree over one environment: `main` gives the real one, a test a map.
     static CommandLine commandLine(Env env) {
-        return configured(new CommandLine(new DifyExec(), new Factory(env)), new EnvDefaults(env));
-    }
-
-    /// What all our commands have in common, in the shell, too.
-    private static CommandLine configured(CommandLine line, IDefaultValueProvider defaults) {
-        line.setAbbreviatedOptionsAllowed(false)
-                .setUsageHelpAutoWidth(false)
-                .setUsageHelpWidth(100)
-                .setColorScheme(CommandLine.Help.defaultColorScheme(CommandLine.Help.Ansi.OFF))
-                .registerConverter(Duration.class, new Durations())
-                .registerConverter(URI.class, new Addresses())
-                .registerConverter(Mode.class, new OneOf<>(Mode.class))
-                .registerConverter(RetryRuns.class, new OneOf<>(RetryRuns.class))
-                .registerConverter(ProgressStyle.class, new OneOf<>(ProgressStyle.class))
-                .registerConverter(Grouping.class, new OneOf<>(Grouping.class))
-                .setParameterExceptionHandler(DifyExec::unusable)
-                .setExecutionExceptionHandler(DifyExec::stopped);
-        return setDefaults(line, defaults);
-    }
-
-    private static CommandLine setDefaults(CommandLine line, IDefaultValueProvider defaults) {
-        line.setDefaultValueProvider(defaults);
-        line.getCommandSpec().version("difyexec " + VERSION);
-        line.getSubcommands().values().forEach(sub -> setDefaults(sub, defaults));
-        line.getHelpSectionMap(); // built now, so that each subcommand keeps its own
-        return line;
-    }
-
-    private static int unusable(ParameterException problem, String... args) {
-        var line = problem.getCommandLine();
-        line.getErr().println("difyexec: " + Plain.text(Plain.masked(explain(problem)), 1000));
-        line.getErr().println("Try 'difyexec" + (line.getParent() == null ? "" : " " + line.getCommandName())
-                + " --help'.");
-        return UNUSABLE;
-    }
-
-    /// `--timeout abc: not a duration`; what picocli finds itself is in its words.
-    private static String explain(ParameterException problem) {
-        return problem.getArgSpec() instanceof OptionSpec option && problem.getValue() != null
-                && problem.getCause() instanceof TypeConversionException fault
-                ? option.longestName() + " " + problem.getValue() + ": " + fault.getMessage() : problem.getMessage();
-    }
-
-    private static int stopped(Exception problem, CommandLine line, CommandLine.ParseResult parsed) throws Exception {
-        if (!(problem instanceof Unusable unusable)) throw problem;
-        line.getErr().println("difyexec: " + unusable.getMessage());
-        return unusable.code();
+        return CommandLines.configured(new CommandLine(new DifyExec(), new Factory(env)), new EnvDefaults(env));
     }
 
     /// No arguments: the usage.
@@ -176,7 +131,7 @@ final class DifyExec implements Runnable {
     }
 
     /// Gives the commands the environment they read the key from, and what the shell has edited.
-    record Factory(Env env, Function<Path, UnaryOperator<Row>> edits) implements CommandLine.IFactory {
+    record Factory(Env env, Function<Path, UnaryOperator<Row>> edits) implements CommandLine.IFactory, Shell.Tool {
         Factory(Env env) {
             this(env, _ -> UnaryOperator.identity());
         }
@@ -187,7 +142,18 @@ final class DifyExec implements Runnable {
                     : type == Check.class ? type.cast(new Check(env, edits))
                     : type == Status.class ? type.cast(new Status(env))
                     : type == Export.class ? type.cast(new Export(System.out))
-                    : type == Shell.class ? type.cast(new Shell(env)) : CommandLine.defaultFactory().create(type);
+                    : type == Shell.class ? type.cast(new Shell(env, this)) : CommandLine.defaultFactory().create(type);
+        }
+
+        @Override
+        public List<Class<?>> commands() {
+            return Stream.of(DifyExec.class.getAnnotation(Command.class).subcommands())
+                    .filter(type -> type != Shell.class && type != AutoComplete.GenerateCompletion.class).toList();
+        }
+
+        @Override
+        public CommandLine.IFactory over(Function<Path, UnaryOperator<Row>> edits) {
+            return new Factory(env, edits);
         }
     }
 
@@ -258,18 +224,16 @@ final class DifyExec implements Runnable {
             if (html != null)
                 Draft.refuse(html, files, Optional.ofNullable(input), file -> force || Report.isReport(file));
             if (input == null) return tell(files, Optional.empty());
-            try (var source = Source.of(input, Optional.of(files))) {
+            try (var source = files.open(input)) {
                 return tell(files, Optional.of(shape.open(source.path())));
             }
         }
 
         private int tell(BatchFiles files, Optional<Csv> csv) {
             var out = spec.commandLine().getOut();
-            var ledger = new Ledger();
             var timeline = new Timeline();
-            var batch = Batch.peek(files, csv,
-                    html == null ? Reading.NOTHING : ledger.and(timeline));
-            if (html != null) Draft.write(html, new Report(batch, ledger, timeline)::write);
+            var batch = html == null ? Batch.peek(files, csv) : Batch.peek(files, csv, List.of(timeline));
+            if (html != null) Draft.write(html, new Report(batch, timeline)::write);
             if (json) out.println(StatusView.json(batch));
             else StatusView.print(batch, input == null ? "CSV" : input.toString(), out, Paint.of(env));
             if (html != null) spec.commandLine().getErr().println("Report: " + html);
@@ -316,13 +280,12 @@ final class DifyExec implements Runnable {
             var files = BatchFiles.of(output).begun();
             boolean toFile = !file.toString().equals("-");
             if (toFile) Draft.refuse(file, files, Optional.of(input), _ -> force);
-            var ledger = new Ledger();
             var names = new OutputNames();
-            try (var source = Source.of(input, Optional.of(files))) {
+            try (var source = files.open(input)) {
                 var csv = shape.open(source.path());
-                var batch = Batch.peek(files, Optional.of(csv), failed ? ledger : ledger.and(names));
+                var batch = Batch.peek(files, Optional.of(csv), failed ? List.of() : List.of(names));
                 if (!force) batch.refuseStrangers(input);
-                var export = new Spreadsheet(batch, ledger, names.all(), failed, raw);
+                var export = new Spreadsheet(batch, names.all(), failed, raw);
                 if (toFile) Draft.write(file, export::write);
                 else print(export);
                 export.tell(spec.commandLine().getErr());
@@ -381,7 +344,7 @@ final class DifyExec implements Runnable {
         public Integer call() throws Exception {
             var err = spec.commandLine().getErr();
             new EnvDefaults(env).check(spec.commandLine().getParseResult(), demo != null);
-            try (var source = Source.of(input, Optional.empty())) {
+            try (var source = Source.of(input)) {
                 var csv = shape.open(source.path()).with(edits.apply(input));
                 try (var server = demo == null ? null : Demo.start(Demo.Version.of(demo), csv.columns())) {
                     var access = server == null ? dify.access(env, err) : Access.to(server);
@@ -395,7 +358,7 @@ final class DifyExec implements Runnable {
                                 yield STOPPED;
                             }
                             case Greeting.Met met -> report(csv, index, met,
-                                    met.form(client, judge, csv, input, dify, err), access);
+                                    dify.form(met, client, judge, csv, input, err), access);
                         };
                     }
                 }
@@ -408,27 +371,1573 @@ final class DifyExec implements Runnable {
             if (json) out.println(CheckView.json(inspection));
             else CheckView.print(inspection, server, out);
             for (var rows = csv.first(show, index); rows.hasNext(); )
-                CheckView.request(rows.next(), form, access, dify, out);
+                CheckView.request(rows.next(), form, access, dify.mode, dify.user, out);
             return inspection.isFine() ? OK : UNUSABLE;
         }
     }
 
-    /// Which rows a call asks for.
+    // ── Shell ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    /// The shell: commands one after the other on one open batch. On a terminal [Dialogue] reads them, else [Script].
     ///
-    /// @param listed only the ids in `.retry`
-    /// @param ids    only these, where there are any
-    /// @param force  also successes
-    record Selection(boolean listed, List<String> ids, boolean force) {
-        static Selection pending() {
-            return new Selection(false, List.of(), false);
+    /// ```
+    /// Dialogue or Script ──line──▶ Words ──▶ Prompt's commands ──▶ Desk: the open batch, edits, last tries
+    ///                                             │
+    ///                                             └──▶ BatchWriter.open (locked for one command) ──▶ Engine
+    /// ```
+    @Command(name = "shell", mixinStandardHelpOptions = true, sortOptions = false,
+            description = {"Works with the rows of a batch until they succeed: see why one failed, change it, try it, "
+                    + "keep it.",
+                    "Not on a terminal, commands are read from standard input, a line each."})
+    static final class Shell implements Callable<Integer> {
+        @Option(names = {"-i", "--input"}, paramLabel = "CSV", description = "The rows of the batch to open.")
+        Path input;
+
+        @Option(names = {"-o", "--output"}, paramLabel = "JSONL", description = "The results of the batch to open.")
+        Path output;
+
+        @Option(names = "--demo", arity = "0..1", fallbackValue = Demo.NEWEST, paramLabel = "VERSION",
+                description = "Use a simulated Dify in this process (" + Demo.VERSIONS + "): no key, no network, "
+                        + "no cost.")
+        String demo;
+
+        @Option(names = "--keep-going",
+                description = "Not on a terminal: go on after a command that fails; "
+                        + "the highest code is the end's in any case.")
+        boolean keepGoing;
+
+        @ArgGroup(validate = false, heading = "%nInput:%n") CsvOptions shape = new CsvOptions();
+        @ArgGroup(validate = false, heading = "%nServer:%n") DifyOptions dify = new DifyOptions();
+        @ArgGroup(validate = false, heading = "%nRetrying:%n") RetryOptions retrying = new RetryOptions();
+
+        @Spec CommandSpec spec;
+
+        private final Env env;
+        private final Tool tool;
+
+        /// The commands of the tool that are there in the shell, too.
+        interface Tool {
+            List<Class<?>> commands();
+
+            /// @param edits what the shell has changed in the rows of a CSV
+            CommandLine.IFactory over(Function<Path, UnaryOperator<Row>> edits);
         }
 
-        static Selection fromList() {
-            return new Selection(true, List.of(), false);
+        Shell(Env env, Tool tool) {
+            this.env = env;
+            this.tool = tool;
         }
 
-        static Selection named(List<String> ids, boolean force) {
-            return new Selection(false, List.copyOf(ids), force);
+        @Override
+        public Integer call() throws Exception {
+            new EnvDefaults(env).check(spec.commandLine().getParseResult(), demo != null);
+            var desk = desk();
+            return Screen.isTerminal(0) ? Dialogue.run(line(desk), desk, env, spec.commandLine().getOut())
+                    : new Script(line(desk), desk, keepGoing)
+                            .run(new InputStreamReader(System.in, UTF_8));
+        }
+
+        /// A desk with the batch on it that the options name.
+        Desk desk() {
+            var desk = new Desk(this::open, this::link);
+            if (output != null) desk.open(Optional.ofNullable(input), output, false);
+            return desk;
+        }
+
+        /// The commands over a desk.
+        CommandLine line(Desk desk) {
+            return Prompt.commandLine(env, tool, desk, given()).setOut(spec.commandLine().getOut())
+                    .setErr(spec.commandLine().getErr());
+        }
+
+        private Csv open(Path csv) {
+            try (var source = Source.of(csv)) {
+                if (source.temporary()) throw new Unusable(csv + ": the shell reads its CSV again and again; save it "
+                        + "as a regular file first");
+                return shape.open(csv);
+            } catch (IOException problem) {
+                throw new Unusable(csv + ": " + Plain.of(problem));
+            }
+        }
+
+        private Link link(List<String> columns, PrintWriter err) throws IOException {
+            var server = demo == null ? null : Demo.start(Demo.Version.of(demo), columns);
+            var access = server == null ? dify.access(env, err) : Access.to(server);
+            return new Link(access, DifyClient.of(access, dify.timeout), dify, retrying, Optional.ofNullable(server));
+        }
+
+        /// What was typed for the shell holds for the commands in it.
+        private Map<String, String> given() {
+            var given = new HashMap<String, String>();
+            for (var option : spec.commandLine().getParseResult().matchedOptions())
+                given.put(option.shortestName(), option.stringValues().isEmpty() ? "true"
+                        : String.join(",", option.stringValues()));
+            return Map.copyOf(given);
+        }
+    }
+
+    /// The way to Dify while one command of the shell needs it: the server of the settings, or a demo for as long.
+    record Link(Access access, DifyClient client, DifyOptions dify, RetryOptions retrying, Optional<Demo> demo)
+            implements AutoCloseable {
+
+        @FunctionalInterface interface Opener {
+            Link open(List<String> columns, PrintWriter err) throws IOException;
+        }
+
+        /// Whoever sits at the shell decides what is tried again: nothing is by itself.
+        Judge judge() {
+            return new Judge(new Backoff(retrying.initialDelay, retrying.maxDelay, 0), RetryRuns.NEVER, access);
+        }
+
+        @Override
+        public void close() {
+            client.close();
+            demo.ifPresent(Demo::close);
+        }
+    }
+
+    /// What lies before the person at the shell: the open batch, the edits, and what was tried. Owned by the thread
+    /// that runs the commands; the form alone comes from another.
+    static final class Desk {
+        private final Function<Path, Csv> csvs;
+        private final Link.Opener links;
+        private final Edits edits = new Edits();
+        private final Map<String, Tried> tried = new HashMap<>();
+        private Optional<Opened> opened = Optional.empty();
+        private Optional<Snapshot> reading = Optional.empty();
+        private FutureTask<KnownForm> form;
+        private boolean left = false;
+
+        /// `seen` is how the CSV stood when it was opened.
+        private record Opened(Optional<Csv> csv, BatchFiles files, List<Stamp> seen) {
+            List<Stamp> stamps() {
+                return Stamp.of(Stream.of(files.results(), files.log(), files.retry()));
+            }
+
+            boolean isUnchanged() {
+                return seen.equals(Stamp.of(csv.stream().map(csv -> csv.path)));
+            }
+        }
+
+        /// What the files said when they stood like this.
+        private record Snapshot(List<Stamp> stamps, Batch batch) {
+            static Snapshot of(Opened opened) {
+                var stamps = opened.stamps(); // before the files are read: what comes meanwhile is read next time
+                return new Snapshot(stamps, Batch.peek(opened.files(), opened.csv(), List.of()));
+            }
+        }
+
+        /// The form as far as it could be had; `note` says why not, or is empty.
+        record KnownForm(Form form, String note) {}
+
+        /// A run of a try that succeeded, when it did.
+        record Tried(Attempt attempt, Seen.Ran ran, Instant at) {
+            /// The same run held against the CSV's row of now: once the cells that ran are saved there, nothing in them
+            /// is edited.
+            Tried against(Row inCsv) {
+                return attempt.cells().equals(inCsv.hash()) ? new Tried(attempt.of(inCsv), ran, at) : this;
+            }
+        }
+
+        /// How a file stands: two that are alike have not been written in between.
+        record Stamp(long size, FileTime changed) {
+            static List<Stamp> of(Stream<Path> files) {
+                return files.map(Stamp::of).toList();
+            }
+
+            private static Stamp of(Path file) {
+                try {
+                    return new Stamp(Files.size(file), Files.getLastModifiedTime(file));
+                } catch (IOException _) {
+                    return new Stamp(-1, FileTime.fromMillis(0)); // there is none
+                }
+            }
+        }
+
+        Desk(Function<Path, Csv> csvs, Link.Opener links) {
+            this.csvs = csvs;
+            this.links = links;
+        }
+
+        /// Opens a batch in place of the one before. Edits and tries stay with their CSV; with another one they would
+        /// be lost (and a try was paid for), so that takes `force`.
+        void open(Optional<Path> input, Path output, boolean force) {
+            var same = input.isPresent() && isOpen(input.get());
+            if (!same && !force && !edits.isEmpty()) throw new Unusable(edits.count()
+                    + " not in any CSV yet: 'save FILE' writes a CSV with them, 'open --force' drops them");
+            if (!same && !force && !tried.isEmpty()) throw new Unusable(tries()
+                    + " not accepted yet: 'accept ID' keeps one, 'open --force' drops them");
+            var seen = Stamp.of(input.stream());
+            var next = new Opened(input.map(csvs), BatchFiles.of(output), seen);
+            var read = Snapshot.of(next);
+            if (!same) {
+                edits.clear();
+                tried.clear();
+            }
+            opened = Optional.of(next);
+            reading = Optional.of(read);
+            form = null;
+            if (same) edits.rebase(read.batch());
+        }
+
+        boolean isOpen() {
+            return opened.isPresent();
+        }
+
+        private boolean isOpen(Path input) {
+            try {
+                return csvPath().isPresent() && Files.exists(input) && Files.isSameFile(csvPath().get(), input);
+            } catch (IOException _) {
+                return false; // it cannot be looked at, so it is not the open one
+            }
+        }
+
+        private Opened opened() {
+            return opened.orElseThrow(() -> new Unusable("no batch is open: 'open CSV JSONL'"));
+        }
+
+        BatchFiles files() {
+            return opened().files();
+        }
+
+        /// The CSV, which must be as it was when it was opened.
+        Csv csv() {
+            var csv = opened().csv().orElseThrow(() -> new Unusable("the batch was opened without its CSV: 'open CSV "
+                    + Plain.shell(files().results().toString()) + "'"));
+            refuseChangedCsv();
+            return csv;
+        }
+
+        void refuseChangedCsv() {
+            if (opened.isEmpty() || opened.get().isUnchanged()) return;
+            var csv = csvPath().orElseThrow().toString();
+            throw new Unusable(csv + " was changed since it was opened: 'open " + Plain.shell(csv) + " "
+                    + Plain.shell(files().results().toString()) + "' reads it anew; your edits are kept");
+        }
+
+        private Optional<Path> csvPath() {
+            return opened.flatMap(Opened::csv).map(csv -> csv.path);
+        }
+
+        /// Where the batch stands, read again once its files were written.
+        Batch batch() {
+            return read().batch();
+        }
+
+        /// How its rows ended.
+        Endings endings() throws IOException {
+            return new Endings(batch());
+        }
+
+        private Snapshot read() {
+            refuseChangedCsv();
+            if (reading.filter(read -> read.stamps().equals(opened().stamps())).isEmpty())
+                reading = Optional.of(Snapshot.of(opened()));
+            return reading.get();
+        }
+
+        /// The number of a row; for an id that there is not, the nearest are named.
+        int entry(String id) {
+            var index = batch().index();
+            int entry = index.find(id.strip());
+            if (entry >= 0 && entry < index.rows()) return entry;
+            var near = Nearest.of(id.strip(), IntStream.range(0, index.rows()).mapToObj(index::id), 3);
+            throw new Unusable("there is no row with the id " + Plain.quoted(id) + (near.isEmpty() ? ""
+                    : "; the nearest: " + near.stream().map(Plain::id).collect(joining(", "))));
+        }
+
+        /// A row as the CSV has it.
+        Row row(String id) {
+            int entry = entry(id);
+            return csv().rows(row -> row == entry, batch().index()).next();
+        }
+
+        /// `COLUMN=VALUE` words. What names no column is told, and so is the id, which stays.
+        Map<String, String> cells(List<String> words) {
+            var cells = new LinkedHashMap<String, String>();
+            for (var word : words) {
+                var column = csv().columns().stream().filter(name -> word.startsWith(name + "="))
+                        .max(Comparator.comparingInt(String::length));
+                if (column.isEmpty() && word.indexOf('=') < 0)
+                    throw new Unusable(Plain.quoted(word) + ": COLUMN=VALUE is needed");
+                var name = column.orElseGet(() -> column(word.substring(0, word.indexOf('='))));
+                if (csv().isId(name)) throw new Unusable("the id of a row stays as it is");
+                cells.put(name, word.substring(name.length() + 1));
+            }
+            return cells;
+        }
+
+        String column(String name) {
+            var columns = csv().columns();
+            if (columns.contains(name)) return name;
+            throw new Unusable("there is no column " + Plain.quoted(name)
+                    + Nearest.of(name, columns).map(near -> "; did you mean " + Plain.quoted(near) + "?").orElse("")
+                    + " (the columns: " + Plain.text(String.join(", ", columns), 300) + ")");
+        }
+
+        Edits edits() {
+            return edits;
+        }
+
+        /// What has been changed in the rows of this CSV.
+        UnaryOperator<Row> edits(Path input) {
+            return isOpen(input) ? edits : UnaryOperator.identity();
+        }
+
+        Link link(PrintWriter err) throws IOException {
+            return links.open(csv().columns(), err);
+        }
+
+        private void askForForm() {
+            var csv = csv();
+            var asked = new FutureTask<>(() -> known(csv));
+            form = asked;
+            Thread.startVirtualThread(asked);
+        }
+
+        /// The workflow's form; asked for again when it could not be had before.
+        KnownForm form() throws InterruptedException {
+            try {
+                if (form == null || form.isDone() && !form.get().note().isEmpty()) askForForm();
+                return form.get();
+            } catch (ExecutionException problem) {
+                throw new IllegalStateException(problem.getCause());
+            }
+        }
+
+        /// The form if it is there within so long; else it is asked for all the same, for the next time.
+        Optional<Form> formWithin(Duration longest) {
+            if (form == null) askForForm();
+            try {
+                return Optional.of(form.get(longest.toMillis(), MILLISECONDS).form());
+            } catch (TimeoutException | ExecutionException _) {
+                return Optional.empty();
+            } catch (InterruptedException _) {
+                Thread.currentThread().interrupt();
+                return Optional.empty();
+            }
+        }
+
+        private KnownForm known(Csv csv) throws IOException, InterruptedException {
+            var said = new StringWriter();
+            var err = new PrintWriter(said);
+            try (var link = links.open(csv.columns(), err)) {
+                return switch (Greeting.exchange(link.client(), link.judge(), err)) {
+                    case Greeting.Met met -> {
+                        var form = link.dify().form(met, link.client(), link.judge(), csv, csv.path, err);
+                        yield new KnownForm(form, said.toString().strip());
+                    }
+                    case Greeting.Refused(var why) -> new KnownForm(Form.ofText(), why);
+                };
+            } catch (Unusable problem) {
+                return new KnownForm(Form.ofText(), problem.getMessage());
+            }
+        }
+
+        /// Each cell held against the form before anything is kept or sent.
+        static void check(Form form, Row row, Collection<String> columns) {
+            var problems = new ArrayList<String>();
+            for (var column : columns) {
+                var cell = row.inputs().get(column);
+                if (form.value(column, cell) instanceof Value.Wrong wrong)
+                    problems.add(CheckView.wrong(column, cell, wrong));
+            }
+            if (!problems.isEmpty()) throw new Unusable("row " + Plain.id(row.id()) + ", "
+                    + String.join("; ", problems));
+        }
+
+        void keep(Tried success) {
+            tried.put(success.attempt().row().id(), success);
+        }
+
+        Optional<Tried> tried(String id) {
+            return Optional.ofNullable(tried.get(id.strip()));
+        }
+
+        void taken(String id) {
+            tried.remove(id.strip());
+        }
+
+        /// `1 successful try of r-2`
+        String tries() {
+            return Plain.count(tried.size(), "successful try", "successful tries") + " of "
+                    + Plain.text(tried.keySet().stream().sorted().collect(joining(", ")), 200);
+        }
+
+        boolean hasTries() {
+            return !tried.isEmpty();
+        }
+
+        /// Rows without a success whose last try succeeded: paid for, and not accepted yet.
+        List<String> untaken() {
+            var index = tried.isEmpty() ? new Index() : batch().index();
+            return tried.keySet().stream().filter(id -> index.find(id) >= 0 && !index.standing(index.find(id))
+                    .isSuccess()).sorted().toList();
+        }
+
+        /// Rows whose cause of failure, or id, contains a text, in any case.
+        List<Integer> failures(String text) {
+            var batch = batch();
+            var wanted = text.toLowerCase(Locale.ROOT);
+            return failed(batch.index()).filter(entry -> wanted.isEmpty()
+                    || batch.index().id(entry).toLowerCase(Locale.ROOT).contains(wanted)
+                    || batch.history().cause(entry).toLowerCase(Locale.ROOT).contains(wanted)).boxed().toList();
+        }
+
+        private static IntStream failed(Index index) {
+            return IntStream.range(0, index.rows()).filter(entry -> index.standing(entry).isOnRetryList());
+        }
+
+        /// What an option is by default while a batch is open, by its short name.
+        Optional<String> setting(String option) {
+            return switch (option) {
+                case "-i" -> csvPath().map(Path::toString);
+                case "-o" -> opened.map(now -> now.files().results().toString());
+                default -> Optional.empty();
+            };
+        }
+
+        void leave() {
+            left = true;
+        }
+
+        boolean isLeft() {
+            return left;
+        }
+
+        /// `results.jsonl (2 failed) dify> `
+        String prompt() {
+            if (!isOpen()) return "dify> ";
+            var name = Plain.text(files().results().getFileName().toString(), 40);
+            try {
+                long failed = failed(batch().index()).count();
+                return name + (failed == 0 ? "" : " (" + failed + " failed)") + " dify> ";
+            } catch (Unusable _) {
+                return name + " (?) dify> "; // the next command says what is wrong
+            }
+        }
+
+        /// `results.jsonl: 5 rows, 3 succeeded, 2 failed`
+        String summary() {
+            var index = batch().index();
+            return Plain.text(files().results().toString(), 200) + ": " + Plain.count(index.rows(), "row")
+                    + (index.rows() == 0 ? "" : ", " + Standing.counts(index::count));
+        }
+    }
+
+    /// Cells changed in the shell and not in the CSV, by row and column.
+    static final class Edits implements UnaryOperator<Row> {
+        private final Map<String, Map<String, Edit>> byId = new LinkedHashMap<>();
+
+        record Edit(String before, String after) {}
+
+        @Override
+        public Row apply(Row row) {
+            var cells = new LinkedHashMap<String, String>();
+            byId.getOrDefault(row.id(), Map.of()).forEach((column, edit) -> cells.put(column, edit.after()));
+            return row.with(cells);
+        }
+
+        /// @param row as the CSV has it; a cell that becomes what it is there is no edit any more
+        void set(Row row, Map<String, String> cells) {
+            var edited = byId.computeIfAbsent(row.id(), _ -> new LinkedHashMap<>());
+            cells.forEach((column, after) -> {
+                var before = row.inputs().get(column);
+                if (after.equals(before)) edited.remove(column);
+                else edited.put(column, new Edit(before, after));
+            });
+            if (edited.isEmpty()) byId.remove(row.id());
+        }
+
+        /// Takes back a column's edit, or all of the row. False: there was none.
+        boolean unset(String id, Optional<String> column) {
+            var edited = byId.get(id);
+            if (edited == null || column.isPresent() && edited.remove(column.get()) == null) return false;
+            if (column.isEmpty() || edited.isEmpty()) byId.remove(id);
+            return true;
+        }
+
+        /// The CSV was read anew: edits of rows and columns that are gone go too, and so do those that it has.
+        void rebase(Batch batch) {
+            var before = Map.copyOf(byId);
+            byId.clear();
+            for (var rows = batch.rows(row -> before.containsKey(batch.index().id(row))); rows.hasNext(); ) {
+                var row = rows.next();
+                var cells = new LinkedHashMap<String, String>();
+                before.get(row.id()).forEach((column, edit) -> {
+                    if (row.inputs().containsKey(column)) cells.put(column, edit.after());
+                });
+                set(row, cells);
+            }
+        }
+
+        void clear() {
+            byId.clear();
+        }
+
+        boolean isEmpty() {
+            return byId.isEmpty();
+        }
+
+        Set<String> ids() {
+            return Collections.unmodifiableSet(byId.keySet());
+        }
+
+        Map<String, Edit> of(String id) {
+            return Collections.unmodifiableMap(byId.getOrDefault(id, Map.of()));
+        }
+
+        /// `3 edits of 2 rows`
+        String count() {
+            return Plain.count(byId.values().stream().mapToLong(Map::size).sum(), "edit") + " of "
+                    + Plain.count(byId.size(), "row");
+        }
+    }
+
+    /// A line cut into words as a shell cuts it: blanks part them, quotes of either kind keep them together (line
+    /// breaks, too), and a backslash takes the next character as it is, inside double quotes only `"` and `\`. A line
+    /// that begins with `#` has no words.
+    record Words(List<Word> words, boolean isOpen) {
+        /// `from` and `to` are where it stands in the line.
+        record Word(String text, int from, int to) {}
+
+        static Words of(String line) {
+            var words = new ArrayList<Word>();
+            var word = new StringBuilder();
+            int from = -1;
+            char quote = 0;
+            for (int at = 0; at < line.length() && !line.startsWith("#"); at++) {
+                char c = line.charAt(at);
+                if (quote == 0 && Character.isWhitespace(c)) {
+                    if (from >= 0) words.add(new Word(word.toString(), from, at));
+                    from = -1;
+                    word.setLength(0);
+                    continue;
+                }
+                if (from < 0) from = at;
+                if (c == '\\' && escapes(quote, line, at)) word.append(line.charAt(++at));
+                else if (quote == 0 && (c == '"' || c == '\'')) quote = c;
+                else if (c == quote) quote = 0;
+                else word.append(c);
+            }
+            if (from >= 0) words.add(new Word(word.toString(), from, line.length()));
+            return new Words(List.copyOf(words), quote != 0);
+        }
+
+        private static boolean escapes(char quote, String line, int at) {
+            if (at + 1 == line.length() || quote == '\'') return false;
+            return quote == 0 || line.charAt(at + 1) == '"' || line.charAt(at + 1) == '\\';
+        }
+
+        List<String> texts() {
+            return words.stream().map(Word::text).toList();
+        }
+
+        /// A word as it has to be typed. `whole`: nothing will follow it.
+        static String typed(String word, boolean whole) {
+            if (isBare(word)) return word;
+            int name = word.indexOf('=') + 1;
+            if (name < 2 || !isBare(word.substring(0, name))) name = 0;
+            return word.substring(0, name) + '"' + word.substring(name).replace("\\", "\\\\").replace("\"", "\\\"")
+                    + (whole ? "\"" : "");
+        }
+
+        /// Also blanks beyond ASCII, like the ideographic one, part words.
+        private static boolean isBare(String word) {
+            return !word.isEmpty() && word.chars().noneMatch(c -> Character.isWhitespace(c)
+                    || "\"'\\#".indexOf(c) >= 0);
+        }
+    }
+
+    /// Commands from a file or a pipe, a line each; a quote may go on over several.
+    record Script(CommandLine line, Desk desk, boolean keepGoing) {
+        /// Returns the highest code of its commands. Rows left without a success end no script, what else goes wrong
+        /// does; an interrupt in any case.
+        int run(Reader commands) throws IOException {
+            var in = new LineNumberReader(commands);
+            int highest = OK;
+            for (var text = in.readLine(); text != null && !desk.isLeft(); text = in.readLine()) {
+                int number = in.getLineNumber();
+                var words = words(text.replace("\uFEFF", ""), in);
+                int code = words.isOpen() ? UNUSABLE : Prompt.execute(line, words.texts());
+                highest = Math.max(highest, code);
+                if (words.isOpen()) tell(number, "a quote is opened and never closed: " + Plain.quoted(text));
+                else if (ends(code)) tell(number, "the script ends here: its command " + why(code)
+                        + (code == INTERRUPTED ? "" : "; --keep-going goes on after such a one"));
+                if (ends(code)) break;
+            }
+            return highest;
+        }
+
+        /// The words of a line, and of those after it while a quote is open; still open where the script ends.
+        private static Words words(String text, BufferedReader in) throws IOException {
+            var words = Words.of(text);
+            while (words.isOpen()) {
+                var more = in.readLine();
+                if (more == null) break;
+                text += "\n" + more;
+                words = Words.of(text);
+            }
+            return words;
+        }
+
+        private boolean ends(int code) {
+            return code == INTERRUPTED || !keepGoing && code != OK && code != ROWS_LEFT;
+        }
+
+        private static String why(int code) {
+            return switch (code) {
+                case UNUSABLE -> "cannot be done";
+                case STOPPED -> "stopped early";
+                case INTERRUPTED -> "was interrupted";
+                default -> "met a bug";
+            } + " (code " + code + ")";
+        }
+
+        private void tell(int number, String what) {
+            line.getErr().println("difyexec: line " + number + ": " + what);
+            line.getErr().flush();
+        }
+    }
+
+    /// What may be typed in the shell. Every command of the tool is there, too, on the open batch.
+    @Command(name = "dify>", sortOptions = false, synopsisSubcommandLabel = "COMMAND",
+            description = "Works with the rows of the open batch until they succeed.",
+            subcommands = {Prompt.RunRows.class, Prompt.RetryRows.class, CommandLine.HelpCommand.class},
+            footer = {"", "A value with blanks or line breaks goes in quotes:  set r-7 text=\"two words\"",
+                    "'help COMMAND' says more."})
+    static final class Prompt implements Runnable {
+        private static final List<String> ORDER = List.of("open", "failures", "show", "set", "unset", "edits", "try",
+                "accept", "run", "retry", "save", "exit", "help");
+
+        final Desk desk;
+
+        @Spec CommandSpec spec;
+
+        Prompt(Desk desk) {
+            this.desk = desk;
+        }
+
+        /// @param given options typed for the whole shell, by their short names
+        static CommandLine commandLine(Env env, Shell.Tool tool, Desk desk, Map<String, String> given) {
+            var factory = tool.over(desk::edits);
+            var line = new CommandLine(new Prompt(desk), factory);
+            var spec = line.getCommandSpec();
+            for (var name : ORDER) spec.addSubcommand(name, spec.removeSubcommand(name)); // picocli sorts them by name
+            for (var command : tool.commands())
+                if (!line.getSubcommands().containsKey(command.getAnnotation(Command.class).name()))
+                    line.addSubcommand(new CommandLine(command, factory));
+            return CommandLines.configured(line, new Defaults(desk, given, new EnvDefaults(env))).setExpandAtFiles(false)
+                    .setParameterExceptionHandler(Prompt::unusable).setExecutionExceptionHandler(Prompt::failed)
+                    .setExecutionStrategy(parsed -> execute(parsed, desk));
+        }
+
+        /// What was typed, then the open batch, what was typed for the shell, the environment, the command's own.
+        record Defaults(Desk desk, Map<String, String> given, EnvDefaults otherwise) implements IDefaultValueProvider {
+            @Override
+            public String defaultValue(ArgSpec arg) {
+                if (!(arg instanceof OptionSpec option)) return null;
+                var name = option.shortestName();
+                return desk.setting(name).or(() -> Optional.ofNullable(given.get(name)))
+                        .orElseGet(() -> otherwise.defaultValue(arg));
+            }
+        }
+
+        static int execute(CommandLine line, List<String> words) {
+            int code = words.isEmpty() ? OK : line.execute(words.toArray(String[]::new));
+            line.getOut().flush();
+            line.getErr().flush();
+            return code;
+        }
+
+        /// One file of the open batch beside another batch's would mix the two.
+        private static int execute(CommandLine.ParseResult parsed, Desk desk) {
+            var command = parsed;
+            while (command.hasSubcommand()) command = command.subcommand();
+            var spec = command.commandSpec();
+            boolean takesBoth = spec.findOption("-i") != null && spec.findOption("-o") != null;
+            if (desk.isOpen() && takesBoth && command.hasMatchedOption("-i") != command.hasMatchedOption("-o"))
+                throw new ParameterException(spec.commandLine(), "-i and -o go together here: name both, or neither "
+                        + "for the open batch");
+            try {
+                if (spec.findOption("-i") != null && !command.hasMatchedOption("-i")) desk.refuseChangedCsv();
+            } catch (Unusable changed) {
+                throw new CommandLine.ExecutionException(spec.commandLine(), changed.getMessage(), changed);
+            }
+            return new CommandLine.RunLast().execute(parsed);
+        }
+
+        private static int unusable(ParameterException problem, String... args) {
+            var line = problem.getCommandLine();
+            line.getErr().println("difyexec: " + Plain.text(Plain.masked(CommandLines.explain(problem)), 1000) + " ("
+                    + (line.getParent() == null ? "help" : "help " + line.getCommandName()) + ")");
+            return UNUSABLE;
+        }
+
+        private static int failed(Exception problem, CommandLine line,
+                CommandLine.ParseResult parsed) throws Exception {
+            if (!(problem instanceof InterruptedException)) return CommandLines.stopped(problem, line, parsed);
+            line.getErr().println("Interrupted.");
+            return INTERRUPTED;
+        }
+
+        @Override
+        public void run() {
+            spec.commandLine().usage(spec.commandLine().getOut());
+        }
+
+        private PrintWriter out() {
+            return spec.commandLine().getOut();
+        }
+
+        private PrintWriter err() {
+            return spec.commandLine().getErr();
+        }
+
+        /// The id of a row that there is, as its CSV writes it.
+        private String known(String id) {
+            return desk.batch().index().id(desk.entry(id));
+        }
+
+        @Command(name = "open", description = "Opens a batch: its rows and its results.")
+        int open(@Parameters(paramLabel = "CSV", description = "The rows.") Path input,
+                @Parameters(paramLabel = "JSONL", description = "The results; there may be none yet.") Path output,
+                @Option(names = "--force", description = "Drop the edits of the batch before.") boolean force) {
+            desk.open(Optional.of(input), output, force);
+            out().println(desk.summary());
+            desk.batch().tellOpenTries(err());
+            return OK;
+        }
+
+        @Command(name = "failures", description = "Lists the rows that failed, are paused or unknown.")
+        int failures(
+                @Parameters(arity = "0..1", paramLabel = "TEXT", defaultValue = "",
+                        description = "Only those whose cause or id contains it.") String text,
+                @Option(names = "--by", paramLabel = "HOW", defaultValue = "row",
+                        description = "row, or error: grouped by cause, with counts.") Grouping by,
+                @Option(names = "--all", description = "Not only the first 50.") boolean all) {
+            var rows = desk.failures(text);
+            if (by == Grouping.ERROR) FailureView.byError(desk.batch(), rows, all, out());
+            else FailureView.byRow(desk.batch(), rows, all, out());
+            return OK;
+        }
+
+        @Command(name = "show", description = "Shows a row: its inputs, every attempt, its outputs.")
+        int show(@Parameters(paramLabel = "ID", description = "The row.") String id,
+                @Option(names = "--output", paramLabel = "/POINTER",
+                        description = "Only this part of the outputs, like /answer or /items/0.") String pointer,
+                @Option(names = "--full", description = "Long values whole.") boolean full) throws IOException {
+            int entry = desk.entry(id);
+            try (var endings = desk.endings()) {
+                var view = new RowView(desk, endings, entry, full, out());
+                if (pointer == null) view.all();
+                else view.output(pointer);
+            }
+            return OK;
+        }
+
+        @Command(name = "set", description = {"Changes inputs of a row, in this session only.",
+                "They are held against the workflow's form at once; try, retry and run use them, save writes them."})
+        int set(@Parameters(paramLabel = "ID", description = "The row.") String id,
+                @Parameters(arity = "1..*", paramLabel = "COLUMN=VALUE", description = "Its new cells.")
+                List<String> words) throws InterruptedException {
+            var row = desk.row(id);
+            var cells = desk.cells(words);
+            var form = desk.form();
+            Desk.check(form.form(), row.with(cells), cells.keySet());
+            desk.edits().set(row, cells);
+            EditView.print(row.id(), desk.edits().of(row.id()), out());
+            if (!form.note().isEmpty())
+                err().println("Not checked against the workflow's form: " + Plain.text(form.note(), 500));
+            return OK;
+        }
+
+        @Command(name = "unset", description = "Takes changes of a row back.")
+        int unset(@Parameters(paramLabel = "ID", description = "The row.") String id,
+                @Parameters(arity = "0..1", paramLabel = "COLUMN", description = "Only this one; default: all.")
+                String column) {
+            var known = known(id);
+            if (!desk.edits().unset(known, Optional.ofNullable(column).map(desk::column)))
+                throw new Unusable("row " + Plain.id(known) + (column == null ? "" : ", " + Plain.text(column, 40))
+                        + ": there is no edit to take back");
+            return OK;
+        }
+
+        @Command(name = "edits", description = "Shows what was changed, against the CSV.")
+        int edits() {
+            var edits = desk.edits();
+            edits.ids().forEach(id -> EditView.print(id, edits.of(id), out()));
+            out().println(edits.isEmpty() ? "No edits." : edits.count() + "; 'save FILE' writes a CSV with them.");
+            return OK;
+        }
+
+        @Command(name = "try", description = {"Runs a row once, as it is edited, and shows the run as it goes.",
+                "No result is written: 'accept' does that. Ctrl-C stops the run on the server."})
+        int tryRow(@Parameters(paramLabel = "ID", description = "The row.") String id,
+                @Parameters(arity = "0..*", paramLabel = "COLUMN=VALUE", description = "For this try only.")
+                List<String> words,
+                @Option(names = "--force",
+                        description = "Also a row with a run, or a try, whose end is not known yet.") boolean force)
+                throws Exception {
+            int entry = desk.entry(id);
+            var cells = desk.cells(words == null ? List.of() : words);
+            return Trial.run(desk, entry, cells, force, out(), err());
+        }
+
+        @Command(name = "accept", description = "Writes the last successful try of a row as its result.")
+        int accept(@Parameters(paramLabel = "ID", description = "The row.") String id,
+                @Option(names = "--force", description = "Also over a success.") boolean force) throws IOException {
+            var known = known(id);
+            var tried = desk.tried(known).orElseThrow(() -> new Unusable("row " + Plain.id(known)
+                    + " has no successful try in this session: 'try " + Plain.shell(Plain.id(known)) + "' first"));
+            var held = tried.against(desk.row(known));
+            try (var writer = BatchWriter.open(desk.files(), desk.csv(), false, false, Optional.empty())) {
+                writer.accept(held.attempt(), held.ran(), held.at(), force);
+            }
+            desk.taken(known);
+            out().println("Accepted: run " + Plain.id(tried.ran().ref().id()) + " is the result of row "
+                    + Plain.id(known) + (held.attempt().row().isEdited() ? ", edited." : "."));
+            return OK;
+        }
+
+        @Command(name = "save", description = "Writes the whole CSV with the edits.")
+        int save(@Parameters(paramLabel = "CSV", description = "The file to write.") Path file,
+                @Option(names = "--force",
+                        description = "Also over a file that is there, like the open CSV.") boolean force) {
+            var csv = desk.csv();
+            boolean open = desk.isOpen(file);
+            if (open && !force) throw new Unusable(file + " is the open CSV: --force writes over it");
+            Draft.refuse(file, desk.files(), Optional.empty(), _ -> force);
+            CsvFile.write(csv, desk.batch().index(), desk.edits(), file);
+            var edits = desk.edits().count();
+            if (open) desk.open(Optional.of(csv.path), desk.files().results(), false);
+            out().println("Saved " + Plain.count(desk.batch().index().rows(), "row") + " to "
+                    + Plain.text(file.toString(), 200) + ", with " + edits + ".");
+            return OK;
+        }
+
+        @Command(name = "exit", aliases = "quit", description = "Leaves, as Ctrl-D does.")
+        int exit() {
+            desk.leave();
+            return OK;
+        }
+
+        @Command(name = "run", sortOptions = false,
+                description = "Runs every row that has no success yet, as it is edited.")
+        static final class RunRows implements Callable<Integer> {
+            @ParentCommand Prompt prompt;
+            @Mixin Work work;
+
+            @Option(names = "--force", description = "Also rows with a try that 'accept' would take.")
+            boolean force;
+
+            @Override
+            public Integer call() throws Exception {
+                if (!force && prompt.desk.isOpen(work.input)) refuseUntaken();
+                return work.start(Selection.pending());
+            }
+
+            private void refuseUntaken() {
+                var ids = work.rows.ids.stream().map(String::strip).toList();
+                for (var id : prompt.desk.untaken()) if (ids.isEmpty() || ids.contains(id)) throw triedAlready(id);
+            }
+        }
+
+        /// What keeps a row from being paid for again.
+        private static Unusable triedAlready(String id) {
+            return new Unusable("row " + Plain.id(id) + " was tried with success: 'accept " + Plain.shell(Plain.id(id))
+                    + "' takes that result; --force runs (and pays) it again");
+        }
+
+        @Command(name = "retry", sortOptions = false, description = "Runs rows again, as they are edited.")
+        static final class RetryRows implements Callable<Integer> {
+            @ParentCommand Prompt prompt;
+            @Mixin Work work;
+
+            @Parameters(paramLabel = "ID", arity = "0..*", description = "Ids to run, or 'all' that failed.")
+            List<String> ids = List.of();
+
+            @Option(names = "--by-error", paramLabel = "TEXT", description = "Those whose cause contains it.")
+            String cause;
+
+            @Option(names = "--force", description = "Also ids that have a success, or a try that 'accept' would take.")
+            boolean force;
+
+            @Override
+            public Integer call() throws Exception {
+                if (ids.isEmpty() == (cause == null))
+                    throw new Unusable("name ids, or 'all', or --by-error TEXT");
+                if (cause == null && !ids.equals(List.of("all"))) return work.start(named());
+                var desk = prompt.desk;
+                work.rows.ids = desk.failures(cause == null ? "" : cause).stream().map(desk.batch().index()::id)
+                        .filter(id -> force || desk.tried(id).isEmpty()).toList();
+                if (!work.rows.ids.isEmpty()) return work.start(Selection.fromList());
+                prompt.err().println("Nothing to do: no such row is open.");
+                return OK;
+            }
+
+            private Selection named() {
+                for (var id : ids) {
+                    prompt.desk.entry(id);
+                    if (!force && prompt.desk.tried(id).isPresent()) throw triedAlready(id);
+                }
+                return Selection.named(ids.stream().map(String::strip).toList(), force);
+            }
+        }
+    }
+
+    /// One `try`: a row goes through the engine once, and nothing but the log is written.
+    record Trial(Desk desk, Link link, BatchWriter writer, Batch batch, PrintWriter out, PrintWriter err) {
+
+        static int run(Desk desk, int entry, Map<String, String> cells, boolean force, PrintWriter out,
+                PrintWriter err) throws Exception {
+            var id = desk.batch().index().id(entry);
+            var csv = desk.csv().with(row -> row.id().equals(id) ? desk.edits().apply(row).with(cells) : row);
+            try (var link = desk.link(err);
+                 var writer = BatchWriter.open(desk.files(), csv, false, false, Optional.empty())) {
+                var batch = writer.batch();
+                if (batch.isInDoubt(entry) && !force) throw new Unusable("the end of an earlier run of row "
+                        + Plain.id(id) + " is not known: 'run --ids " + Plain.shell(Plain.id(id))
+                        + "' looks it up first; --force tries the row all the same");
+                batch.refuseOtherServer(link.access().name(), "");
+                return switch (Greeting.exchange(link.client(), link.judge(), err)) {
+                    case Greeting.Met met -> new Trial(desk, link, writer, batch, out, err).run(met, entry, force);
+                    case Greeting.Refused(var why) -> {
+                        err.println("difyexec: " + Plain.text(why, 1000));
+                        yield STOPPED;
+                    }
+                };
+            }
+        }
+
+        private int run(Greeting.Met server, int entry, boolean force) throws IOException, InterruptedException {
+            batch.refuseOtherServer(link.access().name(), server.app());
+            var csv = batch.csv().orElseThrow();
+            var form = link.dify().form(server, link.client(), link.judge(), csv, csv.path, err);
+            var wanted = batch.forTry(entry, link.dify().timeout, force);
+            Desk.check(form, batch.rows(row -> row == entry).next(), csv.columns());
+            var tally = new Tally(1, Clock.systemUTC());
+            var view = new TryView(out);
+            var overheard = new Overheard(new Sender(link.client(), form, Optional.empty()), view);
+            var stop = run(server, wanted, tally, overheard, view);
+            if (tally.succeeded() == 1) desk.keep(overheard.last()); // paid for, also when Ctrl-C came with its end
+            return view.outcome(batch.index().id(entry), overheard.ran(), tally, stop);
+        }
+
+        private Optional<Stop> run(Greeting.Met server, Wanted wanted, Tally tally, Workflow workflow,
+                TryView view) throws InterruptedException {
+            var mode = link.dify().mode == Mode.BLOCKING ? Mode.BLOCKING : Mode.STREAMING;
+            writer.began(link.access().name(), server.app(), server.version(), mode, "try c=1");
+            var limits = new Limits(null, null, Duration.ZERO, link.dify().timeout, link.retrying().settle());
+            var mailbox = new LinkedBlockingQueue<Message>();
+            var judge = link.judge();
+            var engine = new Engine(workflow, new Agenda(wanted), judge, new Pace(1, null),
+                    new Health(judge.backoff()), limits, new Route(mode, Optional.empty(), server.version()), writer,
+                    new Names(link.dify().user), tally, view, Clock.systemUTC(), mailbox,
+                    task -> Thread.startVirtualThread(task));
+            var formerSignals = OnSignals.post(mailbox);
+            try {
+                var early = engine.run();
+                var unwritten = writer.finish();
+                return early.isPresent() ? early : unwritten;
+            } finally {
+                formerSignals.run();
+            }
+        }
+    }
+
+    /// A workflow whose words are passed on to a view, and whose last run is kept. Its methods are called by workers.
+    static final class Overheard implements Workflow {
+        private final Workflow workflow;
+        private final TryView view;
+        private final AtomicReference<Desk.Tried> last = new AtomicReference<>();
+
+        Overheard(Workflow workflow, TryView view) {
+            this.workflow = workflow;
+            this.view = view;
+        }
+
+        @Override
+        public Seen run(Attempt attempt, Told told) {
+            var seen = workflow.run(attempt, new Told() {
+                @Override
+                public void began(RunRef run, Duration waited) {
+                    told.began(run, waited);
+                }
+
+                @Override
+                public void quiet(RunRef run) {
+                    told.quiet(run);
+                }
+
+                @Override
+                public void uploaded(String file, String upload) {
+                    told.uploaded(file, upload);
+                }
+
+                @Override
+                public void heard(Heard heard) {
+                    view.heard(heard);
+                }
+            });
+            if (seen instanceof Seen.Ran ran) last.set(new Desk.Tried(attempt, ran, Instant.now()));
+            return seen;
+        }
+
+        @Override
+        public Found look(Doubt doubt) {
+            var found = workflow.look(doubt);
+            if (found instanceof Found.Ended(var ran)) last.set(new Desk.Tried(doubt.attempt(), ran, Instant.now()));
+            return found;
+        }
+
+        @Override
+        public void stop(RunRef run, String user) {
+            workflow.stop(run, user);
+        }
+
+        @Override
+        public Fetched fetch(OutputFile file) {
+            return workflow.fetch(file);
+        }
+
+        Desk.Tried last() {
+            return last.get();
+        }
+
+        Optional<Seen.Ran> ran() {
+            return Optional.ofNullable(last.get()).map(Desk.Tried::ran);
+        }
+    }
+
+    /// A try on the screen: each node with its times as they come, text as it comes, then the outcome. Workers and the
+    /// engine's thread tell it things.
+    static final class TryView implements Watcher {
+        private final PrintWriter out;
+        private final long began = System.nanoTime();
+        private Optional<Outcome> outcome = Optional.empty();
+        private boolean inText = false;
+
+        TryView(PrintWriter out) {
+            this.out = out;
+        }
+
+        synchronized void heard(Heard heard) {
+            switch (heard) {
+                case Heard.NodeBegan(var title, var type) -> line(name(title, type) + " …");
+                case Heard.NodeEnded(var title, var type, var status, var seconds, var error) -> line(name(title, type)
+                        + " " + Plain.text(status, 40) + String.format(Locale.ROOT, " in %.2f s", seconds)
+                        + (error.isEmpty() ? "" : ": " + Plain.text(error, 300)));
+                case Heard.Text(var text) -> text(text);
+            }
+            out.flush();
+        }
+
+        private static String name(String title, String type) {
+            return Plain.text(title, 40) + (type.isEmpty() || type.equals(title) ? "" : " (" + Plain.text(type, 40)
+                    + ")");
+        }
+
+        private void line(String text) {
+            endText();
+            out.println(String.format(Locale.ROOT, "  %6.2f s  ", (System.nanoTime() - began) / 1e9) + text);
+        }
+
+        /// A line of its own for each of the text's.
+        private void text(String text) {
+            for (var part : text.split("(?<=\n)")) {
+                if (part.isEmpty()) continue;
+                if (!inText) out.print("            | ");
+                inText = !part.endsWith("\n");
+                out.print(Plain.text(part.strip().isEmpty() && !inText ? "" : part.replace("\n", ""),
+                        Integer.MAX_VALUE));
+                if (!inText) out.println();
+            }
+        }
+
+        private void endText() {
+            if (inText) out.println();
+            inText = false;
+        }
+
+        @Override
+        public void watch(Tally tally) {}
+
+        @Override
+        public synchronized void ended(Attempt attempt, Outcome outcome) {
+            this.outcome = Optional.of(outcome);
+        }
+
+        @Override
+        public synchronized void say(String sentence) {
+            endText();
+            out.println(Plain.text(sentence, 1000));
+            out.flush();
+        }
+
+        @Override
+        public synchronized void end() {
+            endText();
+        }
+
+        /// How it went, and the next command to type. Returns the exit code.
+        synchronized int outcome(String id, Optional<Seen.Ran> ran, Tally tally, Optional<Stop> stop) {
+            if (tally.harvested > 0) out.println("The run of an earlier try was looked up; no new one was started.");
+            if (stop.isPresent() || outcome.isEmpty()) {
+                if (stop.filter(reason -> reason.code() == INTERRUPTED).isPresent()) out.println(); // after ^C
+                out.println("Stopped: " + stop.map(Stop::why).map(why -> Plain.text(why, 1000)).orElse("no outcome")
+                        + ".");
+            }
+            int code = outcome.map(end -> told(end, id, ran)).orElse(STOPPED);
+            return stop.map(Stop::code).orElse(code);
+        }
+
+        private int told(Outcome outcome, String id, Optional<Seen.Ran> ran) {
+            var word = outcome.standing().word();
+            out.println(word.substring(0, 1).toUpperCase(Locale.ROOT) + word.substring(1)
+                    + ran.map(run -> String.format(Locale.ROOT, " in %.2f s", run.usage().seconds())
+                            + used(run.usage()) + ", run " + Plain.id(run.ref().id())).orElse("")
+                    + (outcome.text().isEmpty() ? "" : ": " + Plain.text(outcome.text(), 500)));
+            if (!outcome.standing().isSuccess()) return ROWS_LEFT;
+            ran.ifPresent(run -> Pretty.print(run.outputs(), false, out));
+            out.println("'accept " + Plain.shell(Plain.id(id)) + "' keeps this as the row's result.");
+            return OK;
+        }
+
+        private static String used(Usage usage) {
+            return ", " + Plain.count(usage.tokens(), "token") + usage.price()
+                    .map(price -> Summary.cost(Map.of(usage.currency(), price))).orElse("");
+        }
+    }
+
+    /// Rows without a success, one by one or by cause.
+    static final class FailureView {
+        private static final int SHOWN = 50;
+
+        static void byRow(Batch batch, List<Integer> rows, boolean all, PrintWriter out) {
+            if (!rows.isEmpty()) out.printf(Locale.ROOT, "  %-20s %8s  %s%n", "id", "attempts", "cause");
+            Plain.some(rows, all ? Long.MAX_VALUE : SHOWN, entry -> out.printf(Locale.ROOT, "  %-20s %8d  %s%n",
+                    Plain.id(batch.index().id(entry)), batch.history().attempts(entry),
+                    Plain.text(StatusView.words(batch, entry), 160)), "  %s (--all)", out);
+            if (rows.isEmpty()) none(out);
+        }
+
+        static void byError(Batch batch, List<Integer> rows, boolean all, PrintWriter out) {
+            StatusView.causes(batch, rows.stream().mapToInt(entry -> entry), all ? Integer.MAX_VALUE : 5)
+                    .forEach(cause -> out.println("  " + cause.line()));
+            if (rows.isEmpty()) none(out);
+        }
+
+        private static void none(PrintWriter out) {
+            out.println("No such row: none failed, is paused or unknown.");
+        }
+    }
+
+    /// A row's edits as a diff against the CSV.
+    static final class EditView {
+        static void print(String id, Map<String, Edits.Edit> edits, PrintWriter out) {
+            out.println(Plain.id(id) + (edits.isEmpty() ? ": as in the CSV" : ""));
+            edits.forEach((column, edit) -> {
+                out.println("  " + Plain.text(column, 40));
+                edit.before().lines().forEach(line -> out.println("  - " + Plain.text(line, 300)));
+                edit.after().lines().forEach(line -> out.println("  + " + Plain.text(line, 300)));
+            });
+        }
+    }
+
+    /// All that is known of one row, by its files and this session.
+    record RowView(Desk desk, Endings endings, int entry, boolean full, PrintWriter out) {
+        void all() throws IOException {
+            var batch = desk.batch();
+            var row = batch.csv().isEmpty() ? Optional.<Row>empty() : Optional.of(desk.row(id()));
+            out.println("Row " + Plain.id(id()) + ": " + batch.index().standing(entry).word()
+                    + row.map(known -> ", line " + known.line() + " of " + Plain.text(batch.csv().get().path.toString(), 200))
+                            .orElse(""));
+            row.ifPresent(this::inputs);
+            var traces = endings.traces(entry);
+            out.println(traces.isEmpty() ? "No attempts" : "Attempts");
+            traces.forEach(this::attempt);
+            if (batch.index().standing(entry).isSuccess()) {
+                var ending = endings.of(entry);
+                out.println("Outputs" + (ending.edited() ? " (of edited inputs)" : ""));
+                Pretty.print(ending.tree(), full, out);
+            }
+            desk.tried(id()).ifPresent(tried -> {
+                out.println("Outputs of the last try, not accepted");
+                Pretty.print(tried.ran().outputs(), full, out);
+            });
+        }
+
+        private String id() {
+            return desk.batch().index().id(entry);
+        }
+
+        private void inputs(Row row) {
+            out.println("Inputs");
+            var edits = desk.edits().of(row.id());
+            row.inputs().forEach((column, cell) -> {
+                var lines = Pretty.cut(edits.containsKey(column) ? edits.get(column).after() : cell, full).lines()
+                        .toList();
+                out.println("  " + Plain.text(column, 40) + (edits.containsKey(column) ? " (edited)" : "") + ": "
+                        + (lines.size() == 1 ? Plain.text(lines.getFirst(), Integer.MAX_VALUE) : ""));
+                if (lines.size() > 1) lines.forEach(line -> out.println("    " + Plain.text(line, Integer.MAX_VALUE)));
+            });
+        }
+
+        private void attempt(Endings.Trace trace) {
+            out.println("  " + Times.local("yyyy-MM-dd HH:mm:ss xxx", trace.attempt.t()) + "  "
+                    + Plain.text(trace.attempt.mode(), 20)
+                    + (trace.attempt.csv() == null ? "" : ", edited")
+                    + (trace.ends.isEmpty() ? "  no end known" + run(trace.run) : ""));
+            for (var end : trace.ends) out.println("    " + Plain.text(end.outcome().replace('_', ' '), 40)
+                    + (end.http() == 0 ? "" : ", HTTP " + end.http())
+                    + String.format(Locale.ROOT, " after %.2f s", end.seconds())
+                    + (end.tokens() == 0 ? "" : ", " + Plain.count(end.tokens(), "token"))
+                    + run(end.run() == null ? trace.run : end.run())
+                    + (end.error() == null ? "" : ": " + Plain.text(end.error(), 500)));
+        }
+
+        private static String run(String run) {
+            return run.isEmpty() ? "" : ", run " + Plain.id(run);
+        }
+
+        void output(String pointer) throws IOException {
+            if (!pointer.isEmpty() && !pointer.startsWith("/")) throw new Unusable("--output " + Plain.quoted(pointer)
+                    + ": a JSON pointer like /answer or /items/0");
+            var all = outputs();
+            var part = all.at(pointer);
+            if (part.isMissingNode()) throw new Unusable("there is no " + Plain.quoted(pointer)
+                    + " in the outputs; at the top there are " + Plain.text(all.properties().stream()
+                            .map(field -> "/" + field.getKey()).collect(joining(", ")), 300));
+            Pretty.print(part, full, out);
+        }
+
+        /// Those of the last try, else the row's.
+        private JsonNode outputs() throws IOException {
+            var tried = desk.tried(id());
+            if (tried.isPresent()) return Json.MAPPER.readTree(tried.get().ran().outputs());
+            if (desk.batch().index().standing(entry).isSuccess()) return endings.of(entry).tree();
+            throw new Unusable("row " + Plain.id(id()) + " has no outputs yet");
+        }
+    }
+
+    /// The CSV written anew with the edits in it: same encoding, delimiter, mark and line ends, whole or not at all.
+    static final class CsvFile {
+        static void write(Csv csv, Index index, Edits edits, Path to) {
+            var encoder = csv.charset.newEncoder();
+            edits.ids().forEach(id -> edits.of(id).forEach((column, edit) -> {
+                if (!encoder.canEncode(edit.after())) throw new Unusable(to + ": row " + Plain.id(id) + ", column "
+                        + Plain.quoted(column) + ": the edit has a character that " + csv.charset
+                        + " cannot write (" + unwritable(edit.after(), encoder) + "); set it without");
+            }));
+            Draft.write(to, out -> write(csv, index, edits, out));
+        }
+
+        private static String unwritable(String text, CharsetEncoder encoder) {
+            return text.codePoints().mapToObj(Character::toString).filter(c -> !encoder.canEncode(c)).findFirst()
+                    .map(Plain::quoted).orElse("");
+        }
+
+        private static void write(Csv csv, Index index, Edits edits, OutputStream to) throws IOException {
+            var frame = Frame.of(csv);
+            try (var out = new CellWriter(new OutputStreamWriter(to, csv.charset.newEncoder()), csv.delimiter,
+                    frame.mark(), frame.lineEnd())) {
+                out.write(csv.columns());
+                for (var rows = csv.with(edits).rows(_ -> true, index); rows.hasNext(); )
+                    out.write(rows.next().inputs().values());
+            }
+        }
+
+        /// What a CSV has around its records.
+        private record Frame(boolean mark, String lineEnd) {
+            static Frame of(Csv csv) throws IOException {
+                try (var in = new BufferedReader(new InputStreamReader(Files.newInputStream(csv.path), csv.charset))) {
+                    int c = in.read(), before = c;
+                    boolean mark = c == '\uFEFF';
+                    for (; c >= 0 && c != '\n'; c = in.read()) before = c;
+                    return new Frame(mark, c == '\n' && before == '\r' ? "\r\n" : "\n");
+                }
+            }
+        }
+    }
+
+    /// What may stand at the cursor: ids, columns, options of a select, files. Commands and options are picocli's.
+    record Proposals(Desk desk) {
+        private static final int MOST = 50;
+        private static final Duration PATIENCE = Duration.ofMillis(500);
+
+        /// `open`: more belongs to the word.
+        record Proposal(String word, boolean open) {}
+
+        /// @param words the line's words, the one at the cursor cut there
+        List<Proposal> of(List<String> words) {
+            var begun = words.getLast();
+            int at = words.size() - 1;
+            if (at == 0 || begun.startsWith("-")) return List.of();
+            if (words.get(at - 1).matches("-i|-o|--input|--output|--html|--save-files|--files")) return files(begun);
+            return switch (words.getFirst()) {
+                case "open", "save" -> files(begun);
+                case "show", "accept" -> at == 1 ? ids(begun) : List.of();
+                case "retry" -> ids(begun);
+                case "unset" -> at == 1 ? ids(begun) : columns(begun, "");
+                case "set", "try" -> at == 1 ? ids(begun) : begun.indexOf('=') < 0 ? columns(begun, "=")
+                        : options(begun);
+                default -> List.of();
+            };
+        }
+
+        private List<Proposal> columns(String begun, String end) {
+            if (!desk.isOpen()) return List.of();
+            return desk.csv().columns().stream().filter(column -> !desk.csv().isId(column) && column.startsWith(begun))
+                    .map(column -> new Proposal(column + end, !end.isEmpty())).toList();
+        }
+
+        private List<Proposal> options(String begun) {
+            var column = begun.substring(0, begun.indexOf('='));
+            var options = switch (desk.formWithin(PATIENCE).flatMap(form -> form.variable(column)).orElse(null)) {
+                case Variable.Select select -> select.options();
+                case Variable.Checkbox _ -> List.of("true", "false");
+                case null -> List.<String>of();
+                case Variable.Text _, Variable.Numeric _, Variable.JsonObject _, Variable.FileVariable _,
+                        Variable.Other _ -> List.<String>of();
+            };
+            return options.stream().map(option -> new Proposal(column + "=" + option, false))
+                    .filter(option -> option.word().startsWith(begun)).toList();
+        }
+
+        /// The first ids that begin so, failed ones before the others. Of more than are shown one is added that keeps
+        /// them from looking more alike than they are: a terminal types on what all have in common.
+        private List<Proposal> ids(String begun) {
+            if (!desk.isOpen()) return List.of();
+            var shown = fitting(begun).limit(MOST).toList();
+            var odd = fitting(begun).skip(MOST).min(Comparator.comparingInt(id -> alike(id, shown.getFirst())))
+                    .filter(id -> shown.stream().allMatch(other -> alike(id, shown.getFirst())
+                            < alike(other, shown.getFirst())));
+            return Stream.concat(shown.stream(), odd.stream()).map(id -> new Proposal(id, false)).toList();
+        }
+
+        private Stream<String> fitting(String begun) {
+            var index = desk.batch().index();
+            return Stream.of(true, false).flatMap(failed -> IntStream.range(0, index.rows())
+                    .filter(entry -> index.standing(entry).isOnRetryList() == failed)
+                    .mapToObj(index::id).filter(id -> id.startsWith(begun)));
+        }
+
+        private static int alike(String one, String other) {
+            int same = 0;
+            while (same < Math.min(one.length(), other.length()) && one.charAt(same) == other.charAt(same)) same++;
+            return same;
+        }
+
+        private static List<Proposal> files(String begun) {
+            int name = begun.lastIndexOf('/') + 1;
+            try (var files = Files.list(Path.of(begun.substring(0, name)).toAbsolutePath())) {
+                return files.filter(file -> file.getFileName().toString().startsWith(begun.substring(name)))
+                        .filter(file -> name < begun.length() || !file.getFileName().toString().startsWith("."))
+                        .sorted().limit(200)
+                        .map(file -> new Proposal(begun.substring(0, name) + file.getFileName()
+                                + (Files.isDirectory(file) ? "/" : ""), Files.isDirectory(file))).toList();
+            } catch (IOException | InvalidPathException _) {
+                return List.of(); // there is no such folder to list
+            }
+        }
+    }
+
+    /// The shell on a terminal. The one place that knows JLine's reader.
+    static final class Dialogue {
+        static int run(CommandLine line, Desk desk, Env env, PrintWriter out) throws IOException {
+            try (var terminal = TerminalBuilder.builder().system(true).dumb(true).build()) {
+                var reader = LineReaderBuilder.builder().terminal(terminal).appName("difyexec")
+                        .parser(new Typing())
+                        .completer((_, typed, candidates) -> complete(line, new Proposals(desk), typed, candidates))
+                        .history(new KeylessHistory(env.get("DIFY_API_KEY")))
+                        .option(LineReader.Option.DISABLE_EVENT_EXPANSION, true) // a '!' is a '!'
+                        .option(LineReader.Option.INSERT_TAB, false)
+                        .variable(LineReader.SECONDARY_PROMPT_PATTERN, "  > ")
+                        .variable(LineReader.BELL_STYLE, "none").build();
+                StateFolder.of(env).ifPresent(folder -> reader.setVariable(LineReader.HISTORY_FILE,
+                        folder.resolve("history")));
+                greet(desk, out);
+                while (!desk.isLeft()) {
+                    try {
+                        execute(line, Words.of(reader.readLine(desk.prompt().replace("%", "%%"))).texts());
+                    } catch (UserInterruptException _) {
+                        // Ctrl-C drops the line
+                    } catch (EndOfFileException _) {
+                        desk.leave();
+                    }
+                }
+                part(desk, out);
+                return OK;
+            }
+        }
+
+        private static void greet(Desk desk, PrintWriter out) {
+            out.println("difyexec " + VERSION + (desk.isOpen() ? " · " + desk.summary() : ""));
+            if (desk.isOpen()) desk.batch().tellOpenTries(out);
+            out.println("Start with:  " + (desk.isOpen() ? "failures --by error · show ID · try ID"
+                    : "open CSV JSONL · failures --by error · show ID") + "   (help; Ctrl-D leaves)");
+            out.flush();
+        }
+
+        private static void part(Desk desk, PrintWriter out) {
+            if (!desk.edits().isEmpty())
+                out.println(desk.edits().count() + " went with the session; "
+                        + "'save FILE' would have written a CSV with them.");
+            if (desk.hasTries())
+                out.println(desk.tries() + " went with the session; "
+                        + "'accept ID' would have kept it as the row's result.");
+            out.flush();
+        }
+
+        /// While a command runs, Ctrl-C is for the command; the engine takes it over while a batch runs.
+        private static void execute(CommandLine line, List<String> words) {
+            var self = Thread.currentThread();
+            var former = Signals.register("INT", self::interrupt);
+            try {
+                Prompt.execute(line, words);
+            } finally {
+                Signals.unregister("INT", former);
+                Thread.interrupted(); // it was meant for the command that is over
+            }
+        }
+
+        private static void complete(CommandLine line, Proposals proposals, ParsedLine typed,
+                List<Candidate> candidates) {
+            var words = new ArrayList<>(typed.words().subList(0, typed.wordIndex()));
+            words.add(typed.word().substring(0, typed.wordCursor()));
+            try {
+                if (words.size() == 2 && words.getFirst().equals("help"))
+                    line.getSubcommands().keySet().forEach(name -> candidates.add(new Candidate(name)));
+                for (var proposal : proposals.of(words)) candidates.add(candidate(proposal, candidates.size() + 1));
+                if (candidates.isEmpty())
+                    new PicocliJLineCompleter(line.getCommandSpec()).complete(null, typed, candidates);
+            } catch (Unusable _) {
+                // the CSV has changed: the next command says so
+            }
+        }
+
+        /// An option of a select is the server's text, and a column's name the file's.
+        static Candidate candidate(Proposals.Proposal proposal, int place) {
+            return new Candidate(proposal.word(), Plain.text(proposal.word(), Integer.MAX_VALUE), null, null, null,
+                    null, !proposal.open(), place);
+        }
+
+        /// A line being typed, by our words instead of JLine's.
+        private static final class Typing extends DefaultParser {
+            @Override
+            public ParsedLine parse(String line, int cursor, ParseContext context) {
+                var words = Words.of(line);
+                if (words.isOpen() && context != ParseContext.COMPLETE)
+                    throw new EOFError(-1, -1, "a quote is open", "quote");
+                var texts = new ArrayList<>(words.texts());
+                int at = 0;
+                while (at < texts.size() && words.words().get(at).to() < cursor) at++;
+                if (at == texts.size() || words.words().get(at).from() > cursor) { // between two words: an empty one
+                    texts.add(at, "");
+                    return new Typed(line, texts, at, 0, cursor, new Words.Word("", cursor, cursor));
+                }
+                var raw = words.words().get(at);
+                var before = String.join("", Words.of(line.substring(raw.from(), cursor)).texts());
+                return new Typed(line, texts, at, Math.min(before.length(), raw.text().length()), cursor, raw);
+            }
+
+            private final class Typed extends ArgumentList {
+                Typed(String line, List<String> words, int at, int atInWord, int cursor, Words.Word raw) {
+                    super(line, words, at, atInWord, cursor, "", cursor - raw.from(), raw.to() - raw.from());
+                }
+
+                @Override
+                public CharSequence escape(CharSequence candidate, boolean whole) {
+                    return Words.typed(candidate.toString(), whole);
+                }
+            }
+        }
+
+        /// A history that a key never enters, nor anything that looks like one.
+        private static final class KeylessHistory extends DefaultHistory {
+            private final String key;
+
+            KeylessHistory(String key) {
+                this.key = key.strip();
+            }
+
+            @Override
+            public void add(Instant time, String line) {
+                if ((key.isEmpty() || !line.contains(key)) && !Plain.holdsKey(line)) super.add(time, line);
+            }
+        }
+    }
+
+    /// Where the user's state is kept: `difyexec` in `XDG_STATE_HOME`, `~/.local/state` or `%LOCALAPPDATA%`.
+    static final class StateFolder {
+        /// Empty where it cannot be made: the history is then forgotten with the session.
+        static Optional<Path> of(Env env) {
+            var local = env.get("LOCALAPPDATA");
+            var state = env.get("XDG_STATE_HOME");
+            var home = env.get("HOME").isEmpty() ? System.getProperty("user.home") : env.get("HOME");
+            var folder = (!state.isEmpty() ? Path.of(state) : !local.isEmpty() ? Path.of(local)
+                    : Path.of(home, ".local", "state")).resolve("difyexec");
+            if (!folder.isAbsolute()) return Optional.empty(); // nobody's home is "?" in Java
+            try {
+                Files.createDirectories(folder);
+                if (folder.getFileSystem().supportedFileAttributeViews().contains("posix"))
+                    Files.setPosixFilePermissions(folder,
+                            PosixFilePermissions.fromString("rwx------")); // it has inputs in it
+                return Optional.of(folder);
+            } catch (IOException _) {
+                return Optional.empty();
+            }
+        }
+    }
+
+    // ── Options ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    /// What all our command lines have in common, that of the shell, too.
+    static final class CommandLines {
+        static CommandLine configured(CommandLine line, IDefaultValueProvider defaults) {
+            line.setAbbreviatedOptionsAllowed(false)
+                    .setUsageHelpAutoWidth(false)
+                    .setUsageHelpWidth(100)
+                    .setColorScheme(CommandLine.Help.defaultColorScheme(CommandLine.Help.Ansi.OFF))
+                    .registerConverter(Duration.class, new Durations())
+                    .registerConverter(URI.class, new Addresses())
+                    .registerConverter(Mode.class, new OneOf<>(Mode.class))
+                    .registerConverter(RetryRuns.class, new OneOf<>(RetryRuns.class))
+                    .registerConverter(ProgressStyle.class, new OneOf<>(ProgressStyle.class))
+                    .registerConverter(Grouping.class, new OneOf<>(Grouping.class))
+                    .setParameterExceptionHandler(CommandLines::unusable)
+                    .setExecutionExceptionHandler(CommandLines::stopped);
+            return setDefaults(line, defaults);
+        }
+
+        private static CommandLine setDefaults(CommandLine line, IDefaultValueProvider defaults) {
+            line.setDefaultValueProvider(defaults);
+            line.getCommandSpec().version("difyexec " + VERSION);
+            line.getSubcommands().values().forEach(sub -> setDefaults(sub, defaults));
+            line.getHelpSectionMap(); // built now, so that each subcommand keeps its own
+            return line;
+        }
+
+        private static int unusable(ParameterException problem, String... args) {
+            var line = problem.getCommandLine();
+            line.getErr().println("difyexec: " + Plain.text(Plain.masked(explain(problem)), 1000));
+            line.getErr().println("Try 'difyexec" + (line.getParent() == null ? "" : " " + line.getCommandName())
+                    + " --help'.");
+            return UNUSABLE;
+        }
+
+        /// `--timeout abc: not a duration`; what picocli finds itself is in its words.
+        static String explain(ParameterException problem) {
+            return problem.getArgSpec() instanceof OptionSpec option && problem.getValue() != null
+                    && problem.getCause() instanceof TypeConversionException fault
+                    ? option.longestName() + " " + problem.getValue() + ": " + fault.getMessage() : problem.getMessage();
+        }
+
+        static int stopped(Exception problem, CommandLine line, CommandLine.ParseResult parsed) throws Exception {
+            if (!(problem instanceof Unusable unusable)) throw problem;
+            line.getErr().println("difyexec: " + unusable.getMessage());
+            return unusable.code();
         }
     }
 
@@ -475,18 +1984,103 @@ final class DifyExec implements Runnable {
             new EnvDefaults(env).check(spec.commandLine().getParseResult(), demo != null);
             var files = BatchFiles.of(output);
             out.makeFolder();
-            try (var source = Source.of(input, Optional.of(files))) {
+            try (var source = files.open(input)) {
                 var csv = shape.open(source.path()).with(edits.apply(input));
                 try (var server = demo == null ? null : Demo.start(Demo.Version.of(demo), csv.columns());
                      var session = Session.of(this, server == null ? dify.access(env, err) : Access.to(server))) {
                     if (server != null) err.println("Demo: a simulated Dify " + demo + " inside this process; "
                             + "nothing is sent out, nothing is spent.");
-                    try (var batch = Batch.open(files, csv, out.noBom, rows.rebuild,
+                    try (var writer = BatchWriter.open(files, csv, out.noBom, rows.rebuild,
                             rows.fresh ? Optional.of(err) : Optional.empty())) {
-                        return session.run(batch, selection);
+                        return session.run(writer, rows.of(selection));
                     }
                 }
             }
+        }
+    }
+
+    /// One call of `run` or `retry`, from checked options to an exit code.
+    record Session(Work work, Access access, DifyClient client, Judge judge, Limits limits, int concurrency,
+            PrintWriter err)
+            implements AutoCloseable {
+
+        static Session of(Work work, Access access) {
+            var limits = new Limits(work.pace.maxFailures, work.pace.maxTokens, work.retrying.grace,
+                    work.dify.timeout, work.retrying.settle());
+            int concurrency = work.pace.concurrency();
+            return new Session(work, access, DifyClient.of(access, work.dify.timeout, concurrency),
+                    new Judge(work.retrying.backoff(), work.retrying.failedRuns, access), limits, concurrency,
+                    work.spec.commandLine().getErr());
+        }
+
+        int run(BatchWriter writer, Selection selection) throws IOException, InterruptedException {
+            var batch = writer.batch();
+            var wanted = batch.select(selection, work.dify.timeout);
+            batch.tellChanges(selection.rerunChanged(), err);
+            writer.flush();
+            if (wanted.isEmpty() && batch.history().resent().isEmpty()) return nothingToDo(batch);
+            batch.refuseOtherServer(access.name(), "");
+            return switch (Greeting.exchange(client, judge, err)) {
+                case Greeting.Met met -> run(writer, wanted, met, checked(batch, wanted, met));
+                case Greeting.Refused(var why) -> {
+                    err.println("difyexec: " + Plain.text(why, 1000));
+                    err.println(Plain.count(wanted.rows(), "row stays", "rows stay") + " pending; nothing was sent.");
+                    yield STOPPED;
+                }
+            };
+        }
+
+        /// The form, once every wanted row has been held against it.
+        private Form checked(Batch batch, Wanted wanted, Greeting.Met server) {
+            batch.refuseOtherServer(access.name(), server.app());
+            var csv = batch.csv().orElseThrow();
+            var form = work.dify.form(server, client, judge, csv, work.input, err);
+            var inspection = Inspection.of(csv.columns(), form, wanted.all());
+            CheckView.problems(inspection, err);
+            if (inspection.isFine()) return form;
+            throw new Unusable(work.input + ": " + Plain.count(inspection.faults().size()
+                    + inspection.problems().size(), "problem")
+                    + ", nothing was sent (--no-check sends the cells as text, unchecked)");
+        }
+
+        private int run(BatchWriter writer, Wanted wanted, Greeting.Met server, Form form)
+                throws InterruptedException {
+            var batch = writer.batch();
+            var route = new Route(work.dify.mode, batch.history().mode(), server.version());
+            if (!wanted.doubts().isEmpty()) batch.history().session()
+                    .ifPresent(before -> route.alsoMet(before.server()));
+            writer.began(access.name(), server.app(), server.version(), route.mode(), "mode="
+                    + work.dify.mode.name().toLowerCase(Locale.ROOT) + " c=" + concurrency);
+            var mailbox = new LinkedBlockingQueue<Message>();
+            var tally = new Tally(wanted.rows(), Clock.systemUTC());
+            var sender = new Sender(client, form, Optional.ofNullable(work.out.saveFiles));
+            var engine = new Engine(sender, new Agenda(wanted), judge,
+                    new Pace(concurrency, work.pace.wait, work.pace.rate), new Health(judge.backoff()),
+                    limits, route, writer, new Names(work.dify.user), tally, new Progress(err, work.out.progress),
+                            Clock.systemUTC(),
+                    mailbox, task -> Thread.startVirtualThread(task));
+            var formerSignals = OnSignals.post(mailbox);
+            try {
+                var early = engine.run();
+                var unwritten = writer.finish(); // whatever stopped it, the files get their last words
+                var stop = early.isPresent() ? early : unwritten;
+                Summary.print(err, batch, tally, stop, work.rows.limit != null, work.input.toString(), work.demo == null
+                        ? "" : work.demo.equals(Demo.NEWEST) ? " --demo" : " --demo=" + work.demo);
+                return stop.isPresent() ? stop.get().code() : tally.isAllDone() ? OK : ROWS_LEFT;
+            } finally {
+                formerSignals.run();
+            }
+        }
+
+        @Override
+        public void close() {
+            client.close();
+        }
+
+        private int nothingToDo(Batch batch) {
+            err.println(batch.index().isComplete() ? "Nothing to do: every row has a success."
+                    : "Nothing to do: no row of this selection is open.");
+            return OK;
         }
     }
 
@@ -551,6 +2145,11 @@ final class DifyExec implements Runnable {
 
         @Option(names = "--rebuild", description = "Fetch results that are missing but known to the log, by run id.")
         boolean rebuild;
+
+        Selection of(Selection asked) {
+            return new Selection(asked.listed(), asked.ids(), asked.force(), List.copyOf(ids),
+                    limit == null ? Long.MAX_VALUE : limit, rerunChanged, resendUnknown || asked.resendUnknown());
+        }
     }
 
     static final class DifyOptions {
@@ -580,6 +2179,11 @@ final class DifyExec implements Runnable {
         @Option(names = "--user", paramLabel = "NAME", description = "One fixed Dify user in place of one an attempt; "
                 + "cut runs can then not be found by name.")
         String user;
+
+        /// The workflow's form, or text for every cell if nothing is to be checked.
+        Form form(Greeting.Met server, DifyClient client, Judge judge, Csv csv, Path input, PrintWriter err) {
+            return noCheck ? Form.ofText() : server.form(client, judge, csv, Variable.Folders.of(input, files), err);
+        }
 
         /// The key never comes from an option: a command line is seen by everyone on the machine.
         Access access(Env env, PrintWriter err) {
@@ -692,8 +2296,6 @@ final class DifyExec implements Runnable {
         ProgressStyle progress;
     }
 
-    enum ProgressStyle { AUTO, PLAIN, OFF }
-
     /// How failures are listed.
     enum Grouping { ROW, ERROR }
 
@@ -764,41 +2366,17 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Starts evenly spread: one every `interval`.
-    record Rate(Duration interval) {
-        static final class Converter implements ITypeConverter<Rate> {
-            @Override
-            public Rate convert(String text) {
-                var match = Pattern.compile("(\\d{1,6}(?:\\.\\d{1,3})?)/([smh])").matcher(text.strip());
-                if (!match.matches() || new BigDecimal(match.group(1)).signum() == 0)
-                    throw new TypeConversionException("not a rate like 10/s, 90/m or 500/h");
-                long unit = switch (match.group(2)) {
-                    case "s" -> 1_000_000_000L;
-                    case "m" -> 60_000_000_000L;
-                    default -> 3_600_000_000_000L;
-                };
-                return new Rate(Duration.ofNanos(BigDecimal.valueOf(unit)
-                        .divide(new BigDecimal(match.group(1)), RoundingMode.HALF_UP).longValue()));
+    /// A folder that is there, all links followed.
+    static final class RealFolder implements ITypeConverter<Path> {
+        @Override
+        public Path convert(String text) {
+            try {
+                var folder = Path.of(text).toRealPath();
+                if (Files.isDirectory(folder)) return folder;
+            } catch (IOException | InvalidPathException _) {
+                // said below, in our words
             }
-        }
-    }
-
-    /// A limit that is a number (`20`) or a share (`5%`) of the rows that have ended.
-    record Ceiling(long count, double share) {
-        /// More than the share, but all of them are 100 %.
-        boolean isReached(long failed, long ended) {
-            return count > 0 ? failed >= count : ended >= 20 && (failed > share * ended || failed == ended);
-        }
-
-        static final class Converter implements ITypeConverter<Ceiling> {
-            @Override
-            public Ceiling convert(String text) {
-                var match = Pattern.compile("(\\d{1,9})(%?)").matcher(text.strip());
-                long number = match.matches() ? Long.parseLong(match.group(1)) : 0;
-                if (number < 1 || !match.group(2).isEmpty() && number > 100)
-                    throw new TypeConversionException("not a number of rows (20) or a share (5%)");
-                return match.group(2).isEmpty() ? new Ceiling(number, 1) : new Ceiling(0, number / 100.0);
-            }
+            throw new TypeConversionException("no such folder");
         }
     }
 
@@ -854,20 +2432,6 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// A folder that is there, all links followed.
-    static final class RealFolder implements ITypeConverter<Path> {
-        @Override
-        public Path convert(String text) {
-            try {
-                var folder = Path.of(text).toRealPath();
-                if (Files.isDirectory(folder)) return folder;
-            } catch (IOException | InvalidPathException _) {
-                // said below, in our words
-            }
-            throw new TypeConversionException("no such folder");
-        }
-    }
-
     /// A whole number from 0 on.
     static final class Counts implements ITypeConverter<Integer> {
         @Override
@@ -898,6977 +2462,7 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// One call of `run` or `retry`, from checked options to an exit code.
-    record Session(Work work, Access access, DifyClient client, Judge judge, Limits limits, int concurrency,
-            PrintWriter err)
-            implements AutoCloseable {
-
-        static Session of(Work work, Access access) {
-            var limits = new Limits(work.pace.maxFailures, work.pace.maxTokens, work.retrying.grace,
-                    work.dify.timeout, work.retrying.settle());
-            int concurrency = work.pace.concurrency();
-            return new Session(work, access, DifyClient.of(access, work.dify.timeout, concurrency),
-                    new Judge(work.retrying.backoff(), work.retrying.failedRuns, access), limits, concurrency,
-                    work.spec.commandLine().getErr());
-        }
-
-        int run(Batch batch, Selection selection) throws IOException, InterruptedException {
-            var wanted = batch.select(selection, work.rows, work.dify.timeout);
-            batch.tellChanges(work.rows.rerunChanged, err);
-            batch.flush();
-            if (wanted.isEmpty() && batch.history().resent().isEmpty()) return nothingToDo(batch);
-            batch.refuseOtherServer(access.name(), "");
-            return switch (Greeting.exchange(client, judge, err)) {
-                case Greeting.Met met -> run(batch, wanted, met, checked(batch, wanted, met),
-                        !selection.ids().isEmpty());
-                case Greeting.Refused(var why) -> {
-                    err.println("difyexec: " + Plain.text(why, 1000));
-                    err.println(Plain.count(wanted.rows(), "row stays", "rows stay") + " pending; nothing was sent.");
-                    yield STOPPED;
-                }
-            };
-        }
-
-        /// The form, once every wanted row has been held against it.
-        private Form checked(Batch batch, Wanted wanted, Greeting.Met server) {
-            batch.refuseOtherServer(access.name(), server.app());
-            var csv = batch.csv();
-            var form = server.form(client, judge, csv, work.input, work.dify, err);
-            var inspection = Inspection.of(csv.columns(), form, wanted.all());
-            CheckView.problems(inspection, err);
-            if (inspection.isFine()) return form;
-            throw new Unusable(work.input + ": " + Plain.count(inspection.faults().size()
-                    + inspection.problems().size(), "problem")
-                    + ", nothing was sent (--no-check sends the cells as text, unchecked)");
-        }
-
-        private int run(Batch batch, Wanted wanted, Greeting.Met server, Form form,
-                boolean named) throws InterruptedException {
-            var route = new Route(work.dify.mode, batch.history().mode(), server.version());
-            if (!wanted.doubts().isEmpty()) batch.history().session()
-                    .ifPresent(before -> route.alsoMet(before.server()));
-            batch.began(access, server, route.mode(), work, concurrency);
-            var mailbox = new LinkedBlockingQueue<Message>();
-            var tally = new Tally(batch.index(), wanted.rows(), Clock.systemUTC());
-            var sender = new Sender(client, form, Optional.ofNullable(work.out.saveFiles));
-            var engine = new Engine(sender, new Agenda(batch, wanted, work.rows.resendUnknown || named),
-                    judge, new Pace(concurrency, work.pace.wait, work.pace.rate), new Health(judge.backoff()),
-                    limits, route, batch, new Names(work.dify.user), tally, new Progress(err, work.out.progress),
-                            Clock.systemUTC(),
-                    mailbox, task -> Thread.startVirtualThread(task));
-            var formerSignals = OnSignals.post(mailbox);
-            try {
-                var early = engine.run();
-                var unwritten = batch.finish(); // whatever stopped it, the files get their last words
-                var stop = early.isPresent() ? early : unwritten;
-                Summary.print(err, batch, tally, stop, work);
-                return stop.isPresent() ? stop.get().code() : tally.isAllDone() ? OK : ROWS_LEFT;
-            } finally {
-                formerSignals.run();
-            }
-        }
-
-        @Override
-        public void close() {
-            client.close();
-        }
-
-        private int nothingToDo(Batch batch) {
-            err.println(batch.index().isComplete() ? "Nothing to do: every row has a success."
-                    : "Nothing to do: no row of this selection is open.");
-            return OK;
-        }
-    }
-
-    /// Turns Ctrl-C, SIGTERM and SIGHUP into messages while a batch runs.
-    static final class OnSignals {
-        /// Returns what puts the former handlers back.
-        static Runnable post(BlockingQueue<Message> mailbox) {
-            var former = new LinkedHashMap<String, Object>();
-            for (var name : List.of("INT", "TERM", "HUP"))
-                former.put(name, Signals.register(name, () -> mailbox.add(new Message.Interrupted(name))));
-            return () -> former.forEach(Signals::unregister);
-        }
-    }
-
-    // ── Engine ──────────────────────────────────────────────────────────────────────────────────────────────────────
-
-    /// What reaches the engine's thread from workers and signals.
-    sealed interface Message {
-        /// @param waited from the head of the answer to the first event
-        record Began(Attempt attempt, RunRef run, Duration waited) implements Message {}
-
-        /// A stream has been silent for a while after its first event.
-        record Quiet(Attempt attempt, RunRef run) implements Message {}
-
-        /// `line` is the result's line, already made by the worker; empty unless the row may count as done.
-        record Ended(Attempt attempt, Seen seen, byte[] line) implements Message {}
-
-        /// @param begun when the look went out
-        record Looked(Doubt doubt, Found found, Instant begun) implements Message {}
-
-        record Uploaded(Attempt attempt, String file, String upload) implements Message {}
-
-        record Downloaded(Download download, Fetched fetched) implements Message {}
-
-        record Interrupted(String signal) implements Message {}
-
-        record Broken(Throwable problem) implements Message {}
-    }
-
-    /// Runs the rows of an agenda to their outcomes. The calling thread owns everything that changes.
-    static final class Engine {
-        private static final Duration AFTER_STOP = Duration.ofSeconds(3), AFTER_SECOND = Duration.ofMillis(1500);
-        private static final int FIREWALLED = 5, MOST_SAVING = 500;
-
-        private final Workflow workflow;
-        private final Agenda agenda;
-        private final Judge judge;
-        private final Pace pace;
-        private final Health health;
-        private final Limits limits;
-        private final Route route;
-        private final Batch batch;
-        private final Names names;
-        private final Tally tally;
-        private final Watcher watcher;
-        private final Clock clock;
-        private final BlockingQueue<Message> mailbox;
-        private final Executor workers;
-        private final Map<Long, Running> running = new LinkedHashMap<>();
-        private final Set<Saving> saving = new LinkedHashSet<>();
-        private final int looksAtOnce;
-        private int looking = 0, cutLooking = 0, downloading = 0, firewalled = 0;
-        private Instant hardStop = Instant.MAX;
-        private boolean taskStopsSent = false, lateAsked = false, toldOfLinks = false;
-        private String version = "";
-
-        Engine(Workflow workflow, Agenda agenda, Judge judge, Pace pace, Health health, Limits limits, Route route,
-                Batch batch, Names names, Tally tally, Watcher watcher, Clock clock, BlockingQueue<Message> mailbox,
-                Executor workers) {
-            this.workflow = workflow;
-            this.agenda = agenda;
-            this.judge = judge;
-            this.pace = pace;
-            this.health = health;
-            this.limits = limits;
-            this.route = route;
-            this.batch = batch;
-            this.names = names;
-            this.tally = tally;
-            this.watcher = watcher;
-            this.clock = clock;
-            this.mailbox = mailbox;
-            this.workers = workers;
-            this.looksAtOnce = Math.max(2, pace.ceiling() / 4);
-        }
-
-        /// An attempt on the wire. Only `thread` is set by its worker.
-        private static final class Running {
-            final Attempt attempt;
-            volatile Thread thread;
-            Optional<RunRef> run = Optional.empty();
-            boolean stopAsked, asked;
-
-            Running(Attempt attempt) {
-                this.attempt = attempt;
-            }
-        }
-
-        /// Returns why the batch stopped early, or nothing when every row has its outcome.
-        Optional<Stop> run() throws InterruptedException {
-            try {
-                while (!isOver()) {
-                    begin();
-                    watcher.watch(tally.now(running.size(), agenda.waiting() + saving.size(),
-                            agenda.doubts() + looking, pace));
-                    var message = mailbox.poll(untilNext().toNanos(), NANOSECONDS);
-                    for (; message != null; message = mailbox.poll()) handle(message);
-                    batch.flush();
-                    agenda.check(health.verdict(clock.instant(), running.size() + looking));
-                }
-                List.copyOf(saving).forEach(this::saved); // an interrupt takes no result along
-                agenda.stop().ifPresent(stop -> batch.record(new Event.Stop(clock.instant(), stop.why(), null, null)));
-                batch.flush();
-            } catch (UncheckedIOException problem) {
-                agenda.close(Batch.unwritable(problem.getCause()));
-            }
-            watcher.end();
-            return agenda.stop();
-        }
-
-        private boolean isOver() {
-            if (agenda.stop().isEmpty()) return running.isEmpty() && saving.isEmpty() && looking == 0
-                    && agenda.isDone() && !lookForLateRuns();
-            if (!(running.isEmpty() && saving.isEmpty()) && hardStop.isAfter(clock.instant())) return false;
-            return running.isEmpty() || taskStopsSent || !stopTasks(AFTER_STOP);
-        }
-
-        /// Puts every attempt that may start on record, and only then on the wire.
-        private void begin() {
-            var now = clock.instant();
-            download(now);
-            if (agenda.stop().isPresent()) return;
-            var starts = new ArrayList<Running>();
-            while (mayStart(now)) {
-                var due = agenda.next(now);
-                if (due.isEmpty()) break; // also when the CSV was changed under us, which closes the agenda
-                var attempt = due.get().attempt(names.next(), route.mode(), now);
-                var begun = new Running(attempt);
-                running.put(attempt.sequence(), begun);
-                pace.started(now);
-                tally.started(now);
-                health.begun();
-                batch.record(Event.Attempt.of(attempt));
-                agenda.unseen().resent(attempt.row());
-                starts.add(begun);
-            }
-            batch.flush();
-            starts.forEach(this::start);
-            while (looking < looksAtOnce && health.isOpen(now)) {
-                var doubt = agenda.nextDoubt(now);
-                if (doubt.isEmpty()) break;
-                look(doubt.get());
-            }
-        }
-
-        private boolean mayStart(Instant now) {
-            return health.isOpen(now) && hasRoom(now);
-        }
-
-        /// Once many wait for their files, which are in memory for so long, those of more rows would fare no better.
-        private boolean hasRoom(Instant when) {
-            return pace.hasRoom(when, busy() + downloading) && saving.size() < MOST_SAVING + pace.ceiling();
-        }
-
-        /// Files go first, as their links die: into the places of rows, and beside them as look-ups do.
-        private void download(Instant now) {
-            while (downloading < Math.max(looksAtOnce, pace.limit() - busy())) {
-                var download = agenda.nextDownload(now);
-                if (download.isEmpty()) return;
-                downloading++;
-                post(() -> new Message.Downloaded(download.get(), workflow.fetch(download.get().file())));
-            }
-        }
-
-        private void start(Running begun) {
-            var attempt = begun.attempt;
-            post(() -> {
-                begun.thread = Thread.currentThread();
-                return ended(attempt, new Told() {
-                    @Override
-                    public void began(RunRef run, Duration waited) {
-                        mailbox.add(new Message.Began(attempt, run, waited));
-                    }
-
-                    @Override
-                    public void quiet(RunRef run) {
-                        mailbox.add(new Message.Quiet(attempt, run));
-                    }
-
-                    @Override
-                    public void uploaded(String file, String upload) {
-                        mailbox.add(new Message.Uploaded(attempt, file, upload));
-                    }
-                });
-            });
-        }
-
-        /// Runs an attempt to its end, with its result's line. Where memory runs out, the run is looked up once others
-        /// have given theirs back.
-        private Message ended(Attempt attempt, Told told) {
-            var seen = Seen.nothing();
-            try {
-                seen = workflow.run(attempt, told);
-                return new Message.Ended(attempt, seen, line(attempt, seen, clock.instant()));
-            } catch (OutOfMemoryError _) {
-                return new Message.Ended(attempt, Seen.Cut.outOfMemory(seen.run()), new byte[0]);
-            }
-        }
-
-        /// None without a success, or while its files are not there.
-        private static byte[] line(Attempt attempt, Seen seen, Instant now) {
-            return seen instanceof Seen.Ran ran && ran.status().isSuccess() && !ran.hasFiles()
-                    ? Results.line(attempt, ran, now, List.of()) : new byte[0];
-        }
-
-        private void look(Doubt doubt) {
-            if (doubt.symptom() == Symptom.QUIET && !running.containsKey(doubt.attempt()
-                    .sequence())) return; // it ended
-            boolean recheck = doubt.symptom() == Symptom.RECHECK && !doubt.late() && doubt.run().isEmpty();
-            if (!recheck && !doubt.canBeFound()) {
-                if (!doubt.late()) resolve(doubt, new Found.Absent(), clock.instant());
-                return;
-            }
-            looking++;
-            if (doubt.holdsPlace()) cutLooking++;
-            health.begun();
-            if (doubt.stopsFirst()) batch.record(Event.Stop.of(doubt.attempt(), doubt.run().get(), Event.Stop.TIMED_OUT,
-                    clock.instant()));
-            var unseen = recheck ? agenda.unseen().of(doubt.attempt().row()) : List.<Attempt>of();
-            var now = clock.instant();
-            post(() -> recheck ? recheck(doubt, unseen, now) : new Message.Looked(doubt, workflow.look(doubt), now));
-        }
-
-        /// The first of a row's unseen attempts that has turned up, or that none has.
-        private Message recheck(Doubt doubt, List<Attempt> unseen, Instant now) {
-            for (var attempt : unseen) {
-                var its = doubt.of(attempt, now.plus(limits.timeout()));
-                var found = its.canBeFound() ? workflow.look(its) : new Found.Absent();
-                if (!(found instanceof Found.Absent)) return new Message.Looked(its, found, now);
-            }
-            return new Message.Looked(doubt, new Found.Absent(), now);
-        }
-
-        /// A worker that breaks posts that, too: nothing waits for it in vain.
-        private void post(Supplier<Message> work) {
-            workers.execute(() -> {
-                Message message;
-                try {
-                    message = work.get();
-                } catch (Throwable problem) {
-                    message = new Message.Broken(problem);
-                }
-                mailbox.add(message);
-            });
-        }
-
-        private Duration untilNext() {
-            var now = clock.instant();
-            var next = now.plusMillis(200); // the progress line moves on
-            if (hardStop.isBefore(next)) next = hardStop;
-            if (agenda.stop().isEmpty()) next = Stream.of(next, nextStart(now), nextLook(now))
-                    .min(Comparator.naturalOrder()).get();
-            return Duration.between(now, next).isPositive() ? Duration.between(now, next) : Duration.ofMillis(1);
-        }
-
-        /// When a row may start next; with no place free, a message tells.
-        private Instant nextStart(Instant now) {
-            if (!agenda.hasRows() || !hasRoom(Instant.MAX)) return Instant.MAX;
-            return Stream.of(agenda.nextRow(now), pace.nextStart(), health.isOpen(now) ? now : health.nextProbe())
-                    .max(Comparator.naturalOrder()).get();
-        }
-
-        private Instant nextLook(Instant now) {
-            if (looking >= looksAtOnce) return Instant.MAX;
-            return Stream.of(agenda.nextDoubt(), health.isOpen(now) ? now : health.nextProbe())
-                    .max(Comparator.naturalOrder()).get();
-        }
-
-        /// Runs of ours that hold a place on the server.
-        private int busy() {
-            return running.size() + cutLooking + agenda.cutRuns();
-        }
-
-        private void handle(Message message) {
-            switch (message) {
-                case Message.Began(var attempt, var run, var waited) -> began(attempt, run, waited);
-                case Message.Quiet(var attempt, var run) -> askAboutQuiet(attempt, run);
-                case Message.Ended(var attempt, var seen, var line) -> ended(attempt, seen, line);
-                case Message.Looked(var doubt, var found, var begun) -> looked(doubt, found, begun);
-                case Message.Uploaded(var attempt, var file,
-                        var upload) -> batch.record(new Event.Upload(clock.instant(),
-                        attempt.row().id(), attempt.user(), file, upload));
-                case Message.Downloaded(var download, var fetched) -> downloaded(download, fetched);
-                case Message.Interrupted(var signal) -> interrupted(signal);
-                case Message.Broken(var problem) -> throw new IllegalStateException("a worker broke", problem);
-            }
-        }
-
-        private void began(Attempt attempt, RunRef run, Duration waited) {
-            var begun = running.get(attempt.sequence());
-            if (begun == null) return;
-            named(begun, run);
-            if (pace.isQueued(waited)) slowDown(attempt, waited);
-            if (hardStop.isBefore(Instant.MAX) && taskStopsSent) stopTask(begun);
-        }
-
-        /// On record once, whatever names the run first: an event of its stream, or an answer that leaves its end open.
-        private void named(Running begun, RunRef run) {
-            if (begun.run.isPresent()) return;
-            begun.run = Optional.of(run);
-            batch.record(Event.Run.of(begun.attempt, run, clock.instant()));
-        }
-
-        /// The server has let in more than it works on: down to the runs that have begun.
-        private void slowDown(Attempt attempt, Duration waited) {
-            int begun = (int) running.values().stream().filter(some -> some.run.isPresent()).count();
-            if (!pace.queued(attempt.sequence(), begun, names.count())) return;
-            tally.throttled();
-            batch.record(new Event.Throttle(clock.instant(), attempt.user(), "first event after "
-                    + Plain.seconds(waited),
-                    pace.limit()));
-        }
-
-        private void ended(Attempt attempt, Seen seen, byte[] line) {
-            var begun = running.remove(attempt.sequence());
-            if (begun == null) return; // its end was learnt otherwise before
-            var now = clock.instant();
-            pace.ended(now);
-            if (seen instanceof Seen.Ran ran && begun.stopAsked && ran.status().isStopped()) {
-                interruptedRun(attempt, ran);
-                return;
-            }
-            adapt(attempt, seen, now);
-            var verdict = judge.verdict(attempt, seen);
-            if (verdict instanceof Verdict.LookUp) seen.run().ifPresent(run -> named(begun, run));
-            settle(attempt, seen, verdict, line);
-        }
-
-        /// What an answer says about the server, apart from its row.
-        private void adapt(Attempt attempt, Seen seen, Instant now) {
-            switch (seen) {
-                case Seen.Ran _, Seen.TooLarge _ -> {
-                    pace.succeeded();
-                    health.served();
-                    firewalled = 0;
-                }
-                case Seen.Refused refused when refused.status() >= 500
-                        && !refused.inStream() -> health.failed(now, attempt.at());
-                case Seen.Refused _ -> health.answered();
-                case Seen.NotUploaded file when !file.mayPass() -> health.answered();
-                case Seen.Cut _, Seen.NotSent _, Seen.NotUploaded _ -> health.failed(now, attempt.at());
-            }
-            route.seen(attempt, seen, Duration.between(attempt.at(), now), busy()).ifPresent(change -> {
-                watcher.say(change);
-                batch.record(batch.sessionEvent(now, route.mode()));
-            });
-        }
-
-        private void settle(Attempt attempt, Seen seen, Verdict verdict, byte[] line) {
-            var now = clock.instant();
-            if (seen instanceof Seen.Ran ran && !(verdict instanceof Verdict.LookUp)) tally.used(attempt, ran.usage());
-            switch (verdict) {
-                case Verdict.Done(var outcome) -> finish(attempt, seen, outcome, line);
-                case Verdict.Again(var after, var why) -> {
-                    batch.record(Event.End.of(attempt, now, "again", seen, why));
-                    tally.retried();
-                    agenda.again(attempt.row(), attempt.tries().failedOnce(), now.plus(after));
-                }
-                case Verdict.Throttled(var after, var why) -> {
-                    pace.refused(attempt.sequence(), busy(), names.count());
-                    health.refused(now, busy());
-                    tally.throttled();
-                    batch.record(new Event.Throttle(now, attempt.user(), why, pace.limit()));
-                    batch.record(Event.End.of(attempt, now, "throttled", seen, why));
-                    agenda.again(attempt.row(), attempt.tries().throttledOnce(), now.plus(after));
-                }
-                case Verdict.Unreached(var after, var why) -> {
-                    batch.record(Event.End.of(attempt, now, "unreached", seen, why));
-                    agenda.again(attempt.row(), attempt.tries(), now.plus(after));
-                }
-                case Verdict.LookUp(var symptom, var why) -> doubt(attempt, seen, symptom, why);
-                case Verdict.StopBatch(var why) -> {
-                    batch.record(Event.End.of(attempt, now, "refused", seen, why));
-                    agenda.close(new Stop(STOPPED, why));
-                }
-            }
-        }
-
-        /// A row of whose outputs files are to be kept counts as done once they are there, or given up.
-        private void finish(Attempt attempt, Seen seen, Outcome outcome, byte[] line) {
-            var now = clock.instant();
-            if (!(seen instanceof Seen.Ran ran) || !outcome.standing().isSuccess() || !ran.hasFiles()) {
-                acknowledge(attempt, seen, outcome, line, now);
-                return;
-            }
-            var row = new Saving(attempt, ran, outcome, now);
-            saving.add(row);
-            row.downloads().forEach(agenda::download);
-            limits.reached(tally).ifPresent(why -> agenda.close(new Stop(STOPPED, why)));
-        }
-
-        private void downloaded(Download download, Fetched fetched) {
-            downloading--;
-            var again = Optional.of(download.again(clock.instant(), judge.backoff()))
-                    .filter(next -> fetched.mayPass() && next.isInTime());
-            again.ifPresent(agenda::download);
-            download.row().fetched(download.file(), fetched, again.isPresent());
-            if (download.row().isOver()) saved(download.row());
-        }
-
-        /// With the files that are there; each that is not is on record before the row's end.
-        private void saved(Saving row) {
-            saving.remove(row);
-            row.missing().forEach((file, why) -> missing(row.attempt, file, why));
-            acknowledge(row.attempt, row.ran, row.outcome, Results.line(row.attempt, row.ran, row.ended, row.there()),
-                    row.ended);
-        }
-
-        private void missing(Attempt attempt, OutputFile file, String why) {
-            var id = attempt.row().id();
-            if (tally.missingFiles().isEmpty()) watcher.say("Row " + Plain.id(id) + ": a file of its outputs could not "
-                    + "be fetched (" + Plain.text(why, 200) + "); all rows with such files are told at the end.");
-            tally.missingFiles().add(id);
-            batch.record(new Event.Missing(clock.instant(), id, attempt.user(), file.place().getFileName().toString(),
-                    Plain.text(why, 200)));
-        }
-
-        /// The result is on disk before its `end`: [Batch#flush] writes in that order.
-        private void acknowledge(Attempt attempt, Seen seen, Outcome outcome, byte[] line, Instant ended) {
-            var now = clock.instant();
-            var took = attempt.took(seen, ended);
-            if (outcome.standing().isSuccess() && attempt.kind() == Kind.ROW) batch.result(line);
-            batch.settled(attempt, outcome, now, seen, took, () -> count(attempt, outcome, took, now));
-            watcher.ended(attempt, outcome);
-            if (outcome instanceof Outcome.Failed failed && failed.firewall() && ++firewalled >= FIREWALLED)
-                agenda.close(new Stop(STOPPED, "a firewall refused " + FIREWALLED + " rows in a row (HTTP 403, HTML): "
-                        + "ask its owner to let these requests through"));
-            if (seen instanceof Seen.Ran ran) {
-                noticeVersion(ran.workflowId());
-                if (!toldOfLinks) toldOfLinks = tellOfLinks(ran);
-            }
-        }
-
-        private void count(Attempt attempt, Outcome outcome, Duration took, Instant now) {
-            tally.ended(attempt, outcome, took, now);
-            limits.reached(tally).ifPresent(why -> agenda.close(new Stop(STOPPED, why)));
-        }
-
-        /// Once a batch: the links of later rows fare as those of the first.
-        private boolean tellOfLinks(Seen.Ran ran) {
-            if (ran.linksExpire()) watcher.say("The outputs hold links to files, which expire within minutes: "
-                    + "--save-files DIR keeps the files.");
-            return ran.linksExpire();
-        }
-
-        private void noticeVersion(String workflowId) {
-            if (workflowId.isEmpty() || workflowId.equals(version)) return;
-            if (!version.isEmpty()) watcher.say("The workflow was published anew during this batch: rows from now on "
-                    + "ran version " + workflowId + ", those before " + version
-                    + ". --workflow-id " + version + " pins the earlier one.");
-            version = workflowId;
-        }
-
-        private void doubt(Attempt attempt, Seen seen, Symptom symptom, String why) {
-            var now = clock.instant();
-            var run = seen.run();
-            if (agenda.stop().isPresent()) return; // open in the log: the next start asks for it
-            // TIMEOUT counts from a stream's first event, which lies behind the moment of the cut at most
-            var deadline = symptom == Symptom.TIMED_OUT ? now.plus(limits.afterTimeout(run))
-                    : (attempt.mode() == Mode.STREAMING ? now : attempt.at()).plus(limits.timeout());
-            var since = symptom == Symptom.SILENCE ? attempt.at() : now; // that silence has lasted since the request
-            agenda.doubt(new Doubt(attempt, run, symptom, why, since, deadline, false).with(seen));
-        }
-
-        private void askAboutQuiet(Attempt attempt, RunRef run) {
-            var begun = running.get(attempt.sequence());
-            if (begun == null || begun.asked) return;
-            begun.asked = true;
-            agenda.doubt(new Doubt(attempt, Optional.of(run), Symptom.QUIET, "quiet stream", clock.instant(),
-                    Instant.MAX,
-                    false));
-        }
-
-        private void looked(Doubt doubt, Found found, Instant begun) {
-            looking--;
-            if (doubt.holdsPlace()) cutLooking--;
-            var now = clock.instant();
-            if (found instanceof Found.Silent(var seen) && !(seen instanceof Seen.TooLarge)) health.failed(now, begun);
-            else health.answered();
-            if (found instanceof Found.Running) route.listsRunning(doubt);
-            batch.record(new Event.Look(now, doubt.attempt().user(), doubt.run().map(RunRef::id).orElse(null),
-                    found.word()));
-            if (doubt.symptom() == Symptom.QUIET) lookedAtQuiet(doubt, found);
-            else if (doubt.late()) lookedForLate(doubt, found, now);
-            else if (doubt.symptom() == Symptom.RECHECK) rechecked(doubt, found, now);
-            else resolve(doubt, found, now);
-        }
-
-        /// A run that ended while its stream says nothing: its end is taken from the detail, its stream given up.
-        private void lookedAtQuiet(Doubt doubt, Found found) {
-            var begun = running.get(doubt.attempt().sequence());
-            if (begun == null) return;
-            begun.asked = false;
-            if (!(found instanceof Found.Ended(var ran))) return;
-            running.remove(doubt.attempt().sequence());
-            pace.ended(clock.instant());
-            if (begun.thread != null) begun.thread.interrupt();
-            if (begun.stopAsked && ran.status().isStopped()) interruptedRun(doubt.attempt(), ran);
-            else if (ran.status() == RunStatus.STOPPED) doubt(doubt.attempt(), ran, Symptom.STOPPED, "stopped: "
-                    + ran.error());
-            else harvest(doubt, ran);
-        }
-
-        private void interruptedRun(Attempt attempt, Seen.Ran ran) {
-            batch.record(Event.End.of(attempt, clock.instant(), "interrupted", ran, "stopped on request"));
-        }
-
-        /// A row may go out again when nothing of its earlier attempts has turned up; what has is taken or waited for.
-        private void rechecked(Doubt doubt, Found found, Instant now) {
-            var attempt = doubt.attempt();
-            switch (found) {
-                case Found.Ended(var ran) -> {
-                    turnedUp(attempt, ran.ref(), found, now);
-                    if (ran.status().isSuccess()) harvest(doubt, ran);
-                    else agenda.again(attempt.row(), attempt.tries(), now);
-                }
-                case Found.Running running -> {
-                    turnedUp(attempt, running.ref(), found, now);
-                    resolve(doubt, found, now);
-                }
-                case Found.Absent() -> agenda.ready(attempt.row(), attempt.tries(), now);
-                case Found.Silent _ -> resolve(doubt, found, now);
-            }
-        }
-
-        private void lookedForLate(Doubt doubt, Found found, Instant now) {
-            var attempt = doubt.attempt();
-            if (found.run().isEmpty()) return;
-            turnedUp(attempt, found.run().get(), found, now);
-            batch.flush(); // another run of the row, found a moment ago, may have given it its success
-            if (!(found instanceof Found.Ended(var ran)) || !ran.status().isSuccess() || batch.hasSuccess(attempt.row())
-                    || !attempt.cells().equals(attempt.row().hash())) return;
-            tally.reopened(batch.standing(attempt.row()));
-            harvest(doubt, ran);
-        }
-
-        private void turnedUp(Attempt attempt, RunRef run, Found found, Instant now) {
-            if (!agenda.unseen().remove(attempt) || !agenda.unseen().isResent(attempt)) return;
-            batch.record(new Event.Late(now, attempt.row().id(), attempt.user(), run.id(), found.word()));
-            tally.late();
-            watcher.say("Row " + Plain.id(attempt.row().id()) + ": run " + run.id()
-                    + " turned up late, after the row was sent again; it may have been paid twice.");
-        }
-
-        private void resolve(Doubt doubt, Found found, Instant now) {
-            switch (found) {
-                case Found.Ended(var ran) when ran.status() == RunStatus.STOPPED && !doubt.seenStopped()
-                        && doubt.symptom() != Symptom.TIMED_OUT -> agenda.doubt(doubt.stoppedOnce(now));
-                case Found.Ended(var ran) when doubt.symptom() == Symptom.UNCONFIRMED
-                        && ran.status().isStopped() -> confirmed(doubt, ran);
-                case Found.Ended(var ran) -> harvest(doubt, ran);
-                case Found.Running(var run, var status) -> {
-                    var known = doubt.with(run);
-                    if (status == RunStatus.PAUSED) giveUp(known, new Outcome.Paused(run, "waits for a human"));
-                    else if (now.isBefore(known.deadline())) agenda.doubt(known.running(now));
-                    else giveUp(known, new Outcome.Unknown("run " + run.id() + " still says running "
-                            + Plain.seconds(Duration.between(known.attempt().at(), now)) + " after its start"));
-                }
-                case Found.Absent() when doubt.symptom() == Symptom.UNCONFIRMED -> notStored(doubt);
-                case Found.Absent() -> absent(doubt, now);
-                case Found.Silent(Seen.TooLarge large) when large.ref().isPresent() -> settle(doubt.attempt(), large,
-                        judge.verdict(doubt.attempt(), large), new byte[0]);
-                case Found.Silent(var seen) -> {
-                    if (judge.verdict(doubt.attempt(), seen) instanceof Verdict.StopBatch(var why))
-                        agenda.close(new Stop(STOPPED, why));
-                    else if (seen instanceof Seen.Refused refused && !now.isBefore(doubt.deadline()))
-                        giveUp(doubt, new Outcome.Unknown(doubt.why() + "; its look-up is answered by HTTP "
-                                + refused.status()));
-                    else agenda.doubt(doubt.later(now));
-                }
-            }
-        }
-
-        /// What was told of the run has its price, too; what was made up has nothing.
-        private void confirmed(Doubt doubt, Seen.Ran stored) {
-            var seen = doubt.seen() instanceof Seen.Ran ran && !ran.isBare() ? ran : stored;
-            settle(doubt.attempt(), seen, judge.confirmed(doubt.attempt(), doubt.seen(), seen), new byte[0]);
-        }
-
-        private void notStored(Doubt doubt) {
-            var verdict = judge.notStored(doubt.attempt(), doubt.seen());
-            var seen = verdict instanceof Verdict.LookUp ? Seen.nothing() : doubt.seen(); // there is no run of that id
-            settle(doubt.attempt(), seen, verdict, new byte[0]);
-        }
-
-        private void absent(Doubt doubt, Instant now) {
-            switch (Proof.of(doubt, route.listing())) {
-                case SETTLE -> {
-                    var settled = doubt.since().plus(limits.settle().of(doubt.attempt().mode()));
-                    if (now.isBefore(settled)) agenda.doubt(doubt.unlisted(now));
-                    else notStarted(doubt, now);
-                }
-                case WAIT -> {
-                    if (now.isBefore(doubt.deadline())) agenda.doubt(doubt.later(now));
-                    else giveUp(doubt, new Outcome.Unknown(doubt.why() + "; " + Proof.reason(doubt)));
-                }
-                case UNKNOWN -> giveUp(doubt, new Outcome.Unknown(doubt.why() + "; "
-                        + Proof.reason(doubt)));
-            }
-        }
-
-        /// A request of a call that was killed does not count as a try.
-        private void notStarted(Doubt doubt, Instant now) {
-            var attempt = doubt.attempt();
-            batch.record(Event.End.of(attempt, now, "not_started", doubt.why()));
-            agenda.unseen().add(attempt);
-            if (!doubt.isOurs()) agenda.again(attempt.row(), attempt.tries(), now);
-            else if (judge.notStarted(doubt) instanceof Verdict.Done(var outcome)) giveUp(doubt, outcome);
-            else {
-                tally.retried();
-                agenda.again(attempt.row(), attempt.tries().failedOnce(), now);
-            }
-        }
-
-        /// Takes a run's end from its detail, as if it had been seen; not for a row that was changed since.
-        private void harvest(Doubt doubt, Seen.Ran ran) {
-            var attempt = doubt.attempt();
-            var now = clock.instant();
-            if (ran.status().isSuccess() && !attempt.cells().equals(attempt.row().hash())) {
-                if (attempt.isOfLostEdits() && attempt.kind() == Kind.ROW) {
-                    giveUp(doubt, new Outcome.Unknown("run " + ran.ref().id() + " of this row as edited in a shell "
-                            + "succeeded, but the edits are gone: set them again there, and retry takes its result"));
-                    return;
-                }
-                watcher.say("Row " + Plain.id(attempt.row().id()) + " was changed since run " + ran.ref().id()
-                        + " of it succeeded: that result is not taken, the row runs anew.");
-                batch.record(Event.End.of(attempt, now, "stale", ran, "the row was changed since"));
-                agenda.again(attempt.row(), Tries.NONE, now);
-                return;
-            }
-            if (doubt.symptom() == Symptom.INTERRUPTED && ran.status().isStopped()) {
-                interruptedRun(attempt, ran);
-                agenda.again(attempt.row(), Tries.NONE, now);
-                return;
-            }
-            batch.record(new Event.Harvest(now, attempt.user(), ran.ref().id()));
-            tally.harvested();
-            var verdict = doubt.symptom() == Symptom.TIMED_OUT && !ran.status().isSuccess()
-                    ? new Verdict.Done(new Outcome.Failed("timed out: " + doubt.why(), false))
-                    : judge.afterLook(attempt, ran);
-            settle(attempt, ran, verdict, line(attempt, ran, now));
-        }
-
-        private void giveUp(Doubt doubt, Outcome outcome) {
-            var known = new Seen.Cut(doubt.run(), doubt.symptom(), doubt.why());
-            if (agenda.mayResend(doubt)) {
-                batch.record(Event.End.of(doubt.attempt(), clock.instant(), "resent", known, outcome.text()));
-                agenda.ready(doubt.attempt().row(), Tries.NONE, clock.instant()); // asked for, whatever its run does
-                if (doubt.run().isEmpty()) agenda.unseen().add(doubt.attempt());
-                return;
-            }
-            var now = clock.instant();
-            batch.settled(doubt.attempt(), outcome, now, known, () -> count(doubt.attempt(), outcome,
-                    Duration.between(doubt.attempt().at(), now), now));
-            watcher.ended(doubt.attempt(), outcome);
-        }
-
-        /// Asks, once and at the end, whether a run that counted as not started has turned up.
-        private boolean lookForLateRuns() {
-            if (lateAsked) return false;
-            lateAsked = true;
-            return agenda.askForLateRuns(clock.instant());
-        }
-
-        private void interrupted(String signal) {
-            var now = clock.instant();
-            if (agenda.stop().filter(stop -> stop.code() == INTERRUPTED).isPresent()) {
-                stopTasks(AFTER_SECOND);
-                return;
-            }
-            agenda.close(new Stop(INTERRUPTED, signal.equals("INT") ? "interrupted" : "interrupted by SIG" + signal));
-            hardStop = now.plus(limits.grace());
-            int busy = running.size() + saving.size();
-            if (busy > 0 && limits.grace().isPositive()) watcher.say("Stopping: " + busy
-                    + " running rows get up to " + Plain.seconds(limits.grace())
-                            + " to end; Ctrl-C again stops at once.");
-        }
-
-        /// Asks Dify to stop what runs, and gives the ends a moment to arrive. False: there is nothing to wait for.
-        private boolean stopTasks(Duration patience) {
-            boolean first = !taskStopsSent;
-            taskStopsSent = true;
-            hardStop = clock.instant().plus(patience);
-            if (first) running.values().forEach(this::stopTask);
-            return running.values().stream().anyMatch(begun -> begun.stopAsked);
-        }
-
-        private void stopTask(Running begun) {
-            if (begun.stopAsked || begun.run.isEmpty() || begun.run.get().task().isEmpty()) return;
-            begun.stopAsked = true;
-            var run = begun.run.get();
-            batch.record(Event.Stop.of(begun.attempt, run, Event.Stop.INTERRUPTED, clock.instant()));
-            tally.stopped();
-            workers.execute(() -> workflow.stop(run, begun.attempt.user()));
-        }
-    }
-
-    /// A run that succeeded and of whose outputs files are fetched. Owned by the engine's thread.
-    static final class Saving {
-        final Attempt attempt;
-        final Seen.Ran ran;
-        final Outcome outcome;
-        final Instant ended;
-        private final Map<OutputFile, Fetched> fetched = new HashMap<>();
-        private int open;
-
-        /// @param ended when the run's end was seen
-        Saving(Attempt attempt, Seen.Ran ran, Outcome outcome, Instant ended) {
-            this.attempt = attempt;
-            this.ran = ran;
-            this.outcome = outcome;
-            this.ended = ended;
-            this.open = files().size();
-        }
-
-        private List<OutputFile> files() {
-            return ran.files().orElseThrow();
-        }
-
-        List<Download> downloads() {
-            return files().stream().map(file -> new Download(this, file, 0, ended)).toList();
-        }
-
-        /// @param again whether it is tried once more
-        void fetched(OutputFile file, Fetched what, boolean again) {
-            fetched.put(file, what);
-            if (!again) open--;
-        }
-
-        /// Each file is there or given up.
-        boolean isOver() {
-            return open == 0;
-        }
-
-        List<Path> there() {
-            return files().stream().map(fetched::get).flatMap(what -> what instanceof Fetched.There(var path)
-                    ? Stream.of(path) : Stream.empty()).toList();
-        }
-
-        /// What is not there, and why.
-        Map<OutputFile, String> missing() {
-            var missing = new LinkedHashMap<OutputFile, String>();
-            for (var file : files()) switch (fetched.get(file)) {
-                case null -> missing.put(file, "the call ended first");
-                case Fetched.Missing(var why, _) -> missing.put(file, why);
-                case Fetched.There _ -> {}
-            }
-            return missing;
-        }
-    }
-
-    /// A file to fetch now or later.
-    record Download(Saving row, OutputFile file, int tries, Instant due) {
-        /// Dify's links are good for so long.
-        private static final Duration LINK = Duration.ofSeconds(300);
-
-        Download again(Instant now, Backoff backoff) {
-            return new Download(row, file, tries + 1, now.plus(backoff.delay(tries)));
-        }
-
-        /// Its link lives when it is due.
-        boolean isInTime() {
-            return due.isBefore(row.ended.plus(LINK));
-        }
-    }
-
-    /// What is to be done and when: rows not begun, rows waiting for another attempt, runs in doubt, files to fetch.
-    static final class Agenda {
-        private final Iterator<Row> fresh;
-        private final PriorityQueue<Waiting> waiting = new PriorityQueue<>(Comparator.comparing(Waiting::due));
-        private final PriorityQueue<Doubt> doubts = new PriorityQueue<>(Comparator.comparing(Doubt::due));
-        private final PriorityQueue<Download> downloads = new PriorityQueue<>(Comparator.comparing(Download::due));
-        private final Unseen unseen;
-        private final boolean resendUnknown;
-        private final Kind kind;
-        private Optional<Stop> stop = Optional.empty();
-        private int cutRuns = 0;
-
-        /// A row that may start now or later.
-        record Waiting(Row row, Tries tries, Instant due, Kind kind) {
-            Attempt attempt(Names.Name name, Mode mode, Instant now) {
-                return new Attempt(name.sequence(), row, tries, name.user(), mode, row.hash(), now, kind,
-                        row.original());
-            }
-        }
-
-        Agenda(Batch batch, Wanted wanted, boolean resendUnknown) {
-            this(batch, wanted, resendUnknown, Kind.ROW);
-        }
-
-        Agenda(Batch batch, Wanted wanted, boolean resendUnknown, Kind kind) {
-            this.kind = kind;
-            this.fresh = wanted.iterator();
-            this.resendUnknown = resendUnknown;
-            this.unseen = batch.history().resent();
-            doubts.addAll(wanted.doubts());
-        }
-
-        Optional<Waiting> next(Instant now) {
-            if (!waiting.isEmpty() && !waiting.peek().due().isAfter(now)) return Optional.of(waiting.poll());
-            try {
-                while (fresh.hasNext()) {
-                    var row = fresh.next();
-                    if (unseen.of(row).isEmpty()) return Optional.of(new Waiting(row, Tries.NONE, now, kind));
-                    again(row, Tries.NONE, now);
-                }
-            } catch (Unusable changed) {
-                close(new Stop(STOPPED, changed.getMessage()));
-            }
-            return Optional.empty();
-        }
-
-        /// Another attempt, later; where earlier ones may turn up yet, they are asked for first.
-        void again(Row row, Tries tries, Instant due) {
-            if (unseen.of(row).isEmpty()) ready(row, tries, due);
-            else doubts.add(Doubt.recheck(row, tries, due));
-        }
-
-        void ready(Row row, Tries tries, Instant due) {
-            waiting.add(new Waiting(row, tries, due, kind));
-        }
-
-        Optional<Doubt> nextDoubt(Instant now) {
-            if (doubts.isEmpty() || doubts.peek().due().isAfter(now)) return Optional.empty();
-            var doubt = doubts.poll();
-            if (doubt.holdsPlace()) cutRuns--;
-            return Optional.of(doubt);
-        }
-
-        void doubt(Doubt doubt) {
-            doubts.add(doubt);
-            if (doubt.holdsPlace()) cutRuns++;
-        }
-
-        void download(Download download) {
-            downloads.add(download);
-        }
-
-        Optional<Download> nextDownload(Instant now) {
-            return downloads.isEmpty() || downloads.peek().due().isAfter(now) ? Optional.empty()
-                    : Optional.of(downloads.poll());
-        }
-
-        Unseen unseen() {
-            return unseen;
-        }
-
-        /// Puts one look for each run that counted as not started on the agenda. False: there is none.
-        boolean askForLateRuns(Instant now) {
-            var all = unseen.all();
-            all.forEach(attempt -> doubts.add(Doubt.late(attempt, now)));
-            return !all.isEmpty();
-        }
-
-        /// Unknown rows are sent again only when their ids were named, or by `--resend-unknown`.
-        boolean mayResend(Doubt doubt) {
-            return resendUnknown && !doubt.isOurs();
-        }
-
-        /// Nothing new starts from here on. The first reason stays, but an interrupt wins.
-        void close(Stop reason) {
-            if (stop.isEmpty() || reason.code() == INTERRUPTED) stop = Optional.of(reason);
-        }
-
-        void check(Optional<Stop> verdict) {
-            verdict.ifPresent(this::close);
-        }
-
-        Optional<Stop> stop() {
-            return stop;
-        }
-
-        boolean hasRows() {
-            return !waiting.isEmpty() || fresh.hasNext();
-        }
-
-        boolean isDone() {
-            return doubts.isEmpty() && !hasRows();
-        }
-
-        int waiting() {
-            return waiting.size();
-        }
-
-        int doubts() {
-            return doubts.size();
-        }
-
-        /// Runs of ours that were cut off and may still hold a place on the server.
-        int cutRuns() {
-            return cutRuns;
-        }
-
-        /// When the next row is due: at once, unless all that are left wait for another attempt.
-        Instant nextRow(Instant now) {
-            return fresh.hasNext() ? now : waiting.isEmpty() ? Instant.MAX : waiting.peek().due();
-        }
-
-        Instant nextDoubt() {
-            return doubts.isEmpty() ? Instant.MAX : doubts.peek().due();
-        }
-    }
-
-    /// Attempts of which no run is known though one may turn up, by row. What is known when a row is sent again is not
-    /// among them: it is not late, whatever becomes of it.
-    static final class Unseen {
-        private final Map<Integer, List<Attempt>> byRow = new LinkedHashMap<>();
-        private final Set<String> resent = new HashSet<>();
-
-        void add(Attempt attempt) {
-            byRow.computeIfAbsent(attempt.row().index(), _ -> new ArrayList<>()).add(attempt);
-        }
-
-        /// Another attempt of the row goes out: what turns up from now on is late.
-        void resent(Row row) {
-            of(row).forEach(attempt -> resent.add(attempt.user()));
-        }
-
-        boolean isResent(Attempt attempt) {
-            return resent.contains(attempt.user());
-        }
-
-        /// False: it was not among them.
-        boolean remove(Attempt attempt) {
-            var left = byRow.getOrDefault(attempt.row().index(), new ArrayList<>());
-            boolean removed = left.removeIf(other -> other.user().equals(attempt.user()));
-            if (left.isEmpty()) byRow.remove(attempt.row().index());
-            return removed;
-        }
-
-        /// Those of a row, which they then know whole: an attempt from the log knows its id alone.
-        List<Attempt> of(Row row) {
-            byRow.computeIfPresent(row.index(), (_, attempts) -> new ArrayList<>(attempts.stream()
-                    .map(attempt -> attempt.of(row)).toList()));
-            return List.copyOf(byRow.getOrDefault(row.index(), List.of()));
-        }
-
-        List<Attempt> all() {
-            return byRow.values().stream().flatMap(List::stream).toList();
-        }
-
-        boolean isEmpty() {
-            return byRow.isEmpty();
-        }
-    }
-
-    // ── Data ────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-    /// What cannot be used, said to the person at the terminal; `code` is the exit code.
-    static final class Unusable extends RuntimeException {
-        private final int code;
-
-        Unusable(String message) {
-            this(UNUSABLE, message);
-        }
-
-        Unusable(int code, String message) {
-            super(message);
-            this.code = code;
-        }
-
-        int code() {
-            return code;
-        }
-    }
-
-    /// Where Dify is and how to get in. The key is not part of the text form.
-    record Access(URI baseUrl, String key, String workflowId, Optional<URI> proxy,
-            Optional<Env.Setting> authorities) {
-        private static final String DEMO_KEY = "app-demo";
-
-        /// How a batch remembers where it runs; a demo is always the same place.
-        String name() {
-            return key.equals(DEMO_KEY) ? "demo" : baseUrl.toString();
-        }
-
-        /// What to do where the address is not that of Dify's API.
-        String advice() {
-            return baseUrl.getPath().isEmpty() ? "it has no path; set DIFY_API_BASE_URL to " + baseUrl + "/v1"
-                    : "check DIFY_API_BASE_URL, it usually ends in /v1";
-        }
-
-        static Access to(Demo demo) {
-            return new Access(demo.baseUrl(), DEMO_KEY, "", Optional.empty(), Optional.empty());
-        }
-
-        @Override
-        public String toString() {
-            return baseUrl.toString();
-        }
-    }
-
-    enum Mode {
-        AUTO, BLOCKING, STREAMING;
-
-        static Mode of(String word) {
-            return switch (word) {
-                case "blocking" -> BLOCKING;
-                case "streaming" -> STREAMING;
-                default -> valueOf(word.toUpperCase(Locale.ROOT));
-            };
-        }
-    }
-
-    enum RetryRuns { NEVER, TRANSIENT, ALWAYS }
-
-    /// How long a cut request is watched for before it counts as not started; by mode, since streamed runs may queue.
-    record Settle(Duration blocking, Duration streaming) {
-        static final Settle DEFAULT = new Settle(Duration.ofSeconds(30), Duration.ofSeconds(300));
-
-        Duration of(Mode mode) {
-            return mode == Mode.STREAMING ? streaming : blocking;
-        }
-    }
-
-    /// One row of the input. `index` counts from 0, `line` is the line of the file it begins in.
-    ///
-    /// @param cells the hash of `inputs`
-    /// @param inCsv the hash of the row as the CSV has it, which is another one where the shell has edited it
-    record Row(int index, long line, String id, Map<String, String> inputs, long cells, long inCsv) {
-        Row {
-            if (id.isBlank()) throw new IllegalArgumentException("a row needs an id");
-            inputs = Collections.unmodifiableMap(inputs);
-        }
-
-        Row(int index, long line, String id, Map<String, String> inputs) {
-            long cells = Cells.number(inputs);
-            this(index, line, id, inputs, cells, cells);
-        }
-
-        /// The same row with other cells.
-        Row with(Map<String, String> edits) {
-            var changed = new LinkedHashMap<>(inputs);
-            changed.putAll(edits);
-            return changed.equals(inputs) ? this : new Row(index, line, id, changed, Cells.number(changed), inCsv);
-        }
-
-        boolean isEdited() {
-            return cells != inCsv;
-        }
-
-        /// 16 hex digits that change with any cell or column name.
-        String hash() {
-            return Cells.hash(cells);
-        }
-
-        /// The hash of the row as the CSV has it, where the shell has edited it; else empty.
-        String original() {
-            return isEdited() ? Cells.hash(inCsv) : "";
-        }
-    }
-
-    /// What was tried for a row in this call. Only `failed` counts against `MAX_RETRIES`.
-    ///
-    /// @param earlier retries of a former call, told in `retry_count` and not counted again
-    record Tries(int failed, int throttled, int earlier) {
-        static final Tries NONE = new Tries(0, 0);
-
-        Tries(int failed, int throttled) {
-            this(failed, throttled, 0);
-        }
-
-        Tries failedOnce() {
-            return new Tries(failed + 1, throttled, earlier);
-        }
-
-        Tries throttledOnce() {
-            return new Tries(failed, throttled + 1, earlier);
-        }
-
-        int retries() {
-            return earlier + failed;
-        }
-    }
-
-    /// What an attempt is for: a row's result, or the shell's `try`, which changes nothing about the row.
-    enum Kind {
-        ROW, TRY;
-
-        String word() {
-            return name().toLowerCase(Locale.ROOT);
-        }
-    }
-
-    /// One request for one row, found again on the server by its `user`. `cells` is the hash of what is sent.
-    ///
-    /// @param csv the hash of the row as the CSV had it, where `cells` were edited; else empty
-    record Attempt(long sequence, Row row, Tries tries, String user, Mode mode, String cells, Instant at, Kind kind,
-            String csv) {
-        Attempt(long sequence, Row row, Tries tries, String user, Mode mode, String cells, Instant at) {
-            this(sequence, row, tries, user, mode, cells, at, Kind.ROW, row.original());
-        }
-
-        Attempt of(Row whole) {
-            return new Attempt(sequence, whole, tries, user, mode, cells, at, kind, csv);
-        }
-
-        Attempt with(Tries tries) {
-            return new Attempt(sequence, row, tries, user, mode, cells, at, kind, csv);
-        }
-
-        /// Of an earlier call, so what it started is only looked up in this one.
-        boolean isEarlier() {
-            return sequence == 0;
-        }
-
-        /// How long it took. Of a run begun by an earlier call nobody saw the end, so Dify's own time counts.
-        Duration took(Seen seen, Instant now) {
-            return isEarlier() && seen instanceof Seen.Ran ran
-                    ? Duration.ofMillis((long) (ran.usage().seconds() * 1000))
-                    : Duration.between(at, now);
-        }
-
-        /// What was sent had been edited in a shell that is gone, and the CSV's row is still the same.
-        boolean isOfLostEdits() {
-            return !csv.isEmpty() && csv.equals(Cells.hash(row.inCsv()));
-        }
-    }
-
-    /// A run as the server names it; `task` is empty where it is not known.
-    record RunRef(String id, String task) {}
-
-    enum RunStatus {
-        SUCCEEDED, PARTIAL, FAILED, STOPPED, PAUSED, RUNNING;
-
-        static Optional<RunStatus> of(String word) {
-            return switch (word) {
-                case "succeeded" -> Optional.of(SUCCEEDED);
-                case "partial-succeeded" -> Optional.of(PARTIAL);
-                case "failed" -> Optional.of(FAILED);
-                case "stopped" -> Optional.of(STOPPED);
-                case "paused" -> Optional.of(PAUSED);
-                case "running", "scheduled" -> Optional.of(RUNNING);
-                default -> Optional.empty();
-            };
-        }
-
-        boolean isSuccess() {
-            return this == SUCCEEDED || this == PARTIAL;
-        }
-
-        /// How a run may end that was asked to stop.
-        boolean isStopped() {
-            return this == STOPPED || this == FAILED;
-        }
-    }
-
-    /// What a run used. `price` is known from streams only.
-    record Usage(double seconds, long tokens, int steps, Optional<BigDecimal> price, String currency) {
-        static final Usage NONE = new Usage(0, 0, 0, Optional.empty(), "");
-    }
-
-    /// A file in a run's outputs that is to be kept.
-    ///
-    /// @param size  in bytes, by Dify; not above 0 where it does not know
-    /// @param place where it goes, if that is free
-    record OutputFile(String link, long size, Path place) {}
-
-    /// What a try to fetch a file came to.
-    sealed interface Fetched {
-        record There(Path path) implements Fetched {}
-
-        /// @param mayPass another try may get it
-        record Missing(String why, boolean mayPass) implements Fetched {}
-
-        default boolean mayPass() {
-            return this instanceof Missing(_, var mayPass) && mayPass;
-        }
-    }
-
-    /// What one exchange showed; no opinion yet.
-    sealed interface Seen {
-        /// An answer that is no run. `dify`: written by Dify itself (`X-Version`), not by something in front of it.
-        record Refused(int status, boolean dify, boolean inStream, String code, String message,
-                Optional<Duration> retryAfter, Optional<RunRef> ref) implements Seen {
-            static Refused http(int status, boolean dify, String code, String message, Optional<Duration> retryAfter) {
-                return new Refused(status, dify, false, code, message, retryAfter, Optional.empty());
-            }
-
-            static Refused event(int status, String code, String message, Optional<RunRef> ref) {
-                return new Refused(status, true, true, code, message, Optional.empty(), ref);
-            }
-
-            /// The app's limit of runs at a time, whatever the status.
-            boolean isTooMany() {
-                return message.startsWith("Too many requests.");
-            }
-        }
-
-        /// A run that ended, or paused. `outputs` is compact JSON; `files` are those to be kept, if that was asked for.
-        record Ran(RunRef ref, RunStatus status, byte[] outputs, String error, String workflowId, Usage usage,
-                Optional<List<OutputFile>> files) implements Seen {
-
-            Ran(RunRef ref, RunStatus status, byte[] outputs, String error, String workflowId, Usage usage) {
-                this(ref, status, outputs, error, workflowId, usage, Optional.empty());
-            }
-
-            /// File objects in the outputs that nobody keeps.
-            boolean linksExpire() {
-                return status.isSuccess() && files.isEmpty()
-                        && new String(outputs, UTF_8).contains("\"__dify__file__\"");
-            }
-
-            boolean hasFiles() {
-                return files.filter(some -> !some.isEmpty()).isPresent();
-            }
-
-            Ran with(List<OutputFile> files) {
-                return new Ran(ref, status, outputs, error, workflowId, usage, Optional.of(List.copyOf(files)));
-            }
-
-            /// No step, no output: so look the ends that Dify 1.16 makes up where a stream broke off, whatever its run
-            /// does.
-            boolean isBare() {
-                return usage.steps() == 0 && outputs.length <= "{}".length();
-            }
-
-            /// The same end again, or an error that says it of a failure.
-            boolean agreesWith(Seen other) {
-                return other instanceof Ran ran ? ref.id().equals(ran.ref.id()) && status == ran.status
-                        && error.equals(ran.error) && Arrays.equals(outputs, ran.outputs) : !status.isSuccess();
-            }
-        }
-
-        /// No end was seen. `ref` is known if an event came first.
-        record Cut(Optional<RunRef> ref, Symptom symptom, String why) implements Seen {
-            static Cut outOfMemory(Optional<RunRef> ref) {
-                return new Cut(ref, Symptom.CUT, "no memory was left for the answer");
-            }
-        }
-
-        /// A run ended, but what it gave does not fit into the memory that there is for it.
-        record TooLarge(Optional<RunRef> ref, String why) implements Seen {}
-
-        /// The request never left: refused connection, unknown host, TLS.
-        record NotSent(String why) implements Seen {}
-
-        /// A file of the row could not be uploaded, so nothing was started.
-        ///
-        /// @param mayPass the server was away or busy; else this file will not go up another time either
-        record NotUploaded(String why, boolean mayPass) implements Seen {}
-
-        default Optional<RunRef> run() {
-            return switch (this) {
-                case Refused refused -> refused.ref();
-                case Ran ran -> Optional.of(ran.ref());
-                case Cut cut -> cut.ref();
-                case TooLarge large -> large.ref();
-                case NotSent _, NotUploaded _ -> Optional.empty();
-            };
-        }
-
-        static Seen nothing() {
-            return new Cut(Optional.empty(), Symptom.NO_ANSWER, "");
-        }
-
-        /// What a stream says that told these ends, one after the other: its end, if it is of the run that the stream
-        /// began with, and no other was told. An error keeps its words, but where there is a run, that run decides.
-        static Seen told(Optional<RunRef> run, List<Seen> ends) {
-            if (ends.getFirst() instanceof Refused error)
-                return Refused.event(error.status(), error.code(), error.message(), run);
-            var end = (Ran) ends.getFirst();
-            if (!run.map(RunRef::id).equals(Optional.of(end.ref().id())))
-                return new Cut(run, Symptom.CONTRADICTED, "the stream told the end of another run");
-            if (ends.stream().allMatch(end::agreesWith)) return end;
-            return new Cut(run, Symptom.CONTRADICTED, "the stream told two ends of its run");
-        }
-    }
-
-    /// How an end went missing.
-    enum Symptom {
-        SERVER_ERROR("Dify answered with a server error"),
-        GATEWAY("a proxy answered in Dify's place"),
-        NO_ANSWER("the connection was lost before an answer"),
-        CUT("the answer broke off"),
-        STREAM_ERROR("the stream reported an error without a run"),
-        CONTRADICTED("the stream contradicts itself"),
-        UNCONFIRMED("the run is said to have failed"),
-        SILENCE("no event came"),
-        TIMED_OUT("the time limit passed"),
-        STOPPED("the run was stopped, not by us"),
-        QUIET("the stream fell silent"),
-        CRASH("this tool ended in the middle"),
-        INTERRUPTED("this tool was interrupted and had it stopped"),
-        LOST_RESULT("its result is gone from the results file"),
-        RECHECK("an earlier request counted as not started");
-
-        final String text;
-
-        Symptom(String text) {
-            this.text = text;
-        }
-
-        /// Seen in this call on the wire, with a run that may go on.
-        boolean isOurs() {
-            return this != QUIET && this != CRASH && this != INTERRUPTED && this != LOST_RESULT && this != RECHECK;
-        }
-    }
-
-    /// What to do about what was seen.
-    sealed interface Verdict {
-        record Done(Outcome outcome) implements Verdict {}
-
-        record Again(Duration after, String why) implements Verdict {}
-
-        /// Refused for being too much at once: not the row's fault.
-        record Throttled(Duration after, String why) implements Verdict {}
-
-        /// The server was not reached: not the row's fault either.
-        record Unreached(Duration after, String why) implements Verdict {}
-
-        record LookUp(Symptom symptom, String why) implements Verdict {}
-
-        record StopBatch(String why) implements Verdict {}
-    }
-
-    /// How a row ended.
-    sealed interface Outcome {
-        record Succeeded() implements Outcome {}
-
-        /// Succeeded with failures that the workflow handled itself.
-        record Partial() implements Outcome {}
-
-        record Failed(String text, boolean firewall) implements Outcome {}
-
-        record Paused(RunRef run, String text) implements Outcome {}
-
-        record Unknown(String text) implements Outcome {}
-
-        default Standing standing() {
-            return switch (this) {
-                case Succeeded _ -> Standing.SUCCEEDED;
-                case Partial _ -> Standing.PARTIAL;
-                case Failed _ -> Standing.FAILED;
-                case Paused _ -> Standing.PAUSED;
-                case Unknown _ -> Standing.UNKNOWN;
-            };
-        }
-
-        default String text() {
-            return switch (this) {
-                case Succeeded _, Partial _ -> "";
-                case Failed failed -> failed.text();
-                case Paused paused -> paused.text();
-                case Unknown unknown -> unknown.text();
-            };
-        }
-
-        default String cause() {
-            return Plain.cause(text());
-        }
-    }
-
-    /// Where a row stands: one of the five outcomes, or none yet.
-    enum Standing {
-        PENDING, SUCCEEDED, PARTIAL, FAILED, PAUSED, UNKNOWN;
-
-        boolean isSuccess() {
-            return this == SUCCEEDED || this == PARTIAL;
-        }
-
-        /// In `.retry`.
-        boolean isOnRetryList() {
-            return this == FAILED || this == PAUSED || this == UNKNOWN;
-        }
-
-        String word() {
-            return name().toLowerCase(Locale.ROOT);
-        }
-
-        /// `18 succeeded, 1 partial, 1 failed`
-        static String counts(ToLongFunction<Standing> count) {
-            return Stream.of(values()).filter(standing -> count.applyAsLong(standing) > 0)
-                    .map(standing -> count.applyAsLong(standing) + " " + standing.word()).collect(joining(", "));
-        }
-
-        private static final Map<String, Standing> BY_WORD = Stream.of(values())
-                .collect(Collectors.toMap(Standing::word, standing -> standing));
-
-        static Optional<Standing> of(String word) {
-            return Optional.ofNullable(BY_WORD.get(word));
-        }
-    }
-
-    /// A run whose end has to be learnt.
-    ///
-    /// @param since    when the doubt arose: `--settle` counts from here
-    /// @param deadline how long a running run is waited for
-    /// @param seen     what an unconfirmed run was said to be: it holds if nothing else is found
-    record Doubt(Attempt attempt, Optional<RunRef> run, Symptom symptom, String why, Instant since, Instant deadline,
-            boolean late, Looks looked, Seen seen) {
-
-        /// The looks so far. `stopped`: the last one said so; `holds`: the run may hold a place on the server.
-        record Looks(int count, Instant due, boolean stopped, boolean holds) {}
-
-        Doubt(Attempt attempt, Optional<RunRef> run, Symptom symptom, String why, Instant since, Instant deadline,
-                boolean late) {
-            this(attempt, run, symptom, why, since, deadline, late,
-                    new Looks(0, since, false, !late && symptom.isOurs()), Seen.nothing());
-        }
-
-        /// Whether earlier attempts of a row, which counted as not started, have turned up before it is sent again.
-        static Doubt recheck(Row row, Tries tries, Instant due) {
-            var pending = new Attempt(0, row, tries, "", Mode.AUTO, row.hash(), due);
-            return new Doubt(pending, Optional.empty(), Symptom.RECHECK, Symptom.RECHECK.text, due, Instant.MAX, false);
-        }
-
-        /// One of those attempts.
-        Doubt of(Attempt unseen, Instant deadline) {
-            return new Doubt(unseen.with(attempt.tries()), Optional.empty(), symptom, why, since, deadline, false,
-                    looked, seen);
-        }
-
-        /// Whether it has turned up by the end.
-        static Doubt late(Attempt unseen, Instant now) {
-            return new Doubt(unseen, Optional.empty(), Symptom.RECHECK, "", now, now, true);
-        }
-
-        /// Pauses grow from 0.5 s to 15 s.
-        Doubt later(Instant now) {
-            var pause = Duration.ofMillis(Math.min(15_000, (long) (500 * Math.pow(1.5, looked.count()))));
-            return with(new Looks(looked.count() + 1, now.plus(pause), looked.stopped(), looked.holds()));
-        }
-
-        /// Seen running, it holds a place whoever started it.
-        Doubt running(Instant now) {
-            return with(new Looks(looked.count() + 1, later(now).due(), looked.stopped(), true));
-        }
-
-        /// Nothing of it is listed, so nothing of it runs as yet.
-        Doubt unlisted(Instant now) {
-            return with(new Looks(looked.count() + 1, later(now).due(), false, false));
-        }
-
-        Doubt stoppedOnce(Instant now) {
-            return with(new Looks(looked.count() + 1, now.plusSeconds(2), true, false));
-        }
-
-        private Doubt with(Looks looks) {
-            return new Doubt(attempt, run, symptom, why, since, deadline, late, looks, seen);
-        }
-
-        Doubt with(RunRef found) {
-            return run.isPresent() ? this
-                    : new Doubt(attempt, Optional.of(found), symptom, why, since, deadline, late, looked, seen);
-        }
-
-        Doubt with(Seen seen) {
-            return new Doubt(attempt, run, symptom, why, since, deadline, late, looked, seen);
-        }
-
-        Instant due() {
-            return looked.due();
-        }
-
-        boolean seenStopped() {
-            return looked.stopped();
-        }
-
-        /// By its id, or by a name that no other attempt has.
-        boolean canBeFound() {
-            return run.isPresent() || Names.isUnique(attempt.user());
-        }
-
-        /// Of this call, not found in the log of an earlier one.
-        boolean isOurs() {
-            return !late && symptom.isOurs();
-        }
-
-        boolean holdsPlace() {
-            return looked.holds();
-        }
-
-        /// A run over its time is stopped before it is looked for.
-        boolean stopsFirst() {
-            return symptom == Symptom.TIMED_OUT && looked.count() == 0
-                    && run.filter(ref -> !ref.task().isEmpty()).isPresent();
-        }
-    }
-
-    /// What a look at the server's records showed.
-    sealed interface Found {
-        record Ended(Seen.Ran ran) implements Found {}
-
-        /// Not ended; also paused.
-        record Running(RunRef ref, RunStatus status) implements Found {}
-
-        record Absent() implements Found {}
-
-        /// The look itself got no usable answer.
-        record Silent(Seen seen) implements Found {}
-
-        default Optional<RunRef> run() {
-            return switch (this) {
-                case Ended(var ran) -> Optional.of(ran.ref());
-                case Running running -> Optional.of(running.ref());
-                case Absent _, Silent _ -> Optional.empty();
-            };
-        }
-
-        default String word() {
-            return switch (this) {
-                case Ended(var ran) -> ran.status().name().toLowerCase(Locale.ROOT);
-                case Running running -> running.status().name().toLowerCase(Locale.ROOT);
-                case Absent _ -> "absent";
-                case Silent _ -> "no answer";
-            };
-        }
-    }
-
-    /// Why a batch ends before its rows do, and the exit code that says so.
-    record Stop(int code, String why) {}
-
-    /// One event of the attempt log, format 1; `t` is when. Unknown kinds are read as [Event.Other].
-    @JsonTypeInfo(use = JsonTypeInfo.Id.NAME, property = "event")
-    @JsonSubTypes({
-            @JsonSubTypes.Type(value = Event.Session.class, name = "session"),
-            @JsonSubTypes.Type(value = Event.Attempt.class, name = "attempt"),
-            @JsonSubTypes.Type(value = Event.Run.class, name = "run"),
-            @JsonSubTypes.Type(value = Event.End.class, name = "end"),
-            @JsonSubTypes.Type(value = Event.Upload.class, name = "upload"),
-            @JsonSubTypes.Type(value = Event.Look.class, name = "look"),
-            @JsonSubTypes.Type(value = Event.Harvest.class, name = "harvest"),
-            @JsonSubTypes.Type(value = Event.Stop.class, name = "stop"),
-            @JsonSubTypes.Type(value = Event.Throttle.class, name = "throttle"),
-            @JsonSubTypes.Type(value = Event.Late.class, name = "late"),
-            @JsonSubTypes.Type(value = Event.Missing.class, name = "missing"),
-            @JsonSubTypes.Type(value = Event.Torn.class, name = "torn")})
-    @JsonInclude(JsonInclude.Include.NON_EMPTY)
-    sealed interface Event {
-        int FORMAT = 1;
-
-        /// A process began to work on the batch, or went over to another mode.
-        record Session(Instant t, int format, String tool, String baseUrl, String app, String server, String mode,
-                String options) implements Event {}
-
-        /// On record before the request is on the wire. `n` counts the row's retries, `kind` is `row` or `try`, `csv`
-        /// is the hash of the row as the CSV has it, where the shell has edited it.
-        record Attempt(Instant t, String id, int n, String user, String mode, String cells, String kind,
-                String csv) implements Event {
-            static Attempt of(DifyExec.Attempt attempt) {
-                return new Attempt(attempt.at(), attempt.row().id(), attempt.tries().retries(), attempt.user(),
-                        attempt.mode().name().toLowerCase(Locale.ROOT), attempt.cells(), attempt.kind().word(),
-                        attempt.csv());
-            }
-
-            boolean isOfTry() {
-                return !DifyExec.Kind.ROW.word().equals(kind);
-            }
-        }
-
-        record Run(Instant t, String id, String user, String run, String task) implements Event {
-            static Run of(DifyExec.Attempt attempt, RunRef run, Instant now) {
-                return new Run(now, attempt.row().id(), attempt.user(), run.id(), run.task());
-            }
-        }
-
-        /// An attempt is over. `outcome`: one of the five, or what else became of it; see the README. That of a try has
-        /// a word in front which keeps it from being taken for the row's.
-        @JsonInclude(JsonInclude.Include.NON_DEFAULT)
-        record End(Instant t, String id, String user, String outcome, String cells, String run, int n, int http,
-                String cause,
-                String error, double seconds, long tokens, int steps, BigDecimal price,
-                        String currency, String csv) implements Event {
-            static final String OF_TRY = "try_";
-
-            boolean isOfTry() {
-                return outcome.startsWith(OF_TRY);
-            }
-
-            static End of(DifyExec.Attempt attempt, Instant now, String outcome, String error) {
-                return of(attempt, now, outcome, Seen.nothing(), error);
-            }
-
-            static End of(DifyExec.Attempt attempt, Instant now, String outcome, Seen seen, String error) {
-                return of(attempt, now, outcome, seen, error, "", attempt.took(seen, now));
-            }
-
-            static End of(DifyExec.Attempt attempt, Instant now, String outcome, Seen seen, String error,
-                    String cause, Duration took) {
-                var usage = seen instanceof Seen.Ran ran ? ran.usage() : Usage.NONE;
-                return new End(now, attempt.row().id(), attempt.user(),
-                        (attempt.kind() == Kind.TRY ? OF_TRY : "") + outcome, attempt.cells(),
-                                seen.run().map(RunRef::id).orElse(null),
-                        attempt.tries().retries(), seen instanceof Seen.Refused refused ? refused.status() : 0,
-                        cause.isEmpty() ? null : cause, error.isEmpty() ? null
-                                : Plain.text(error, Plain.LONGEST_ERROR),
-                        took.toMillis() / 1000.0, usage.tokens(), usage.steps(),
-                        usage.price().orElse(null), usage.currency().isEmpty() ? null : usage.currency(),
-                        attempt.csv().isEmpty() ? null : attempt.csv());
-            }
-        }
-
-        record Upload(Instant t, String id, String user, String file, String upload) implements Event {}
-
-        record Look(Instant t, String user, String run, String saw) implements Event {}
-
-        record Harvest(Instant t, String user, String run) implements Event {}
-
-        /// A task was asked to stop, or (without `user`) the batch ended early.
-        record Stop(Instant t, String why, String user, String task) implements Event {
-            static final String INTERRUPTED = "interrupted", TIMED_OUT = "timed out";
-
-            static Stop of(DifyExec.Attempt attempt, RunRef run, String why, Instant now) {
-                return new Stop(now, why, attempt.user(), run.task());
-            }
-
-            /// A task was stopped because the call was to end: its row runs anew.
-            boolean isOfInterrupt() {
-                return user != null && INTERRUPTED.equals(why);
-            }
-        }
-
-        record Throttle(Instant t, String user, String why, int limit) implements Event {}
-
-        record Late(Instant t, String id, String user, String run, String saw) implements Event {}
-
-        /// A file of a row's outputs could not be fetched. `file` is the name it would have.
-        record Missing(Instant t, String id, String user, String file, String why) implements Event {}
-
-        /// A last line without its end was cut off a file. `at`: where it began, `bytes`: how long it was.
-        record Torn(Instant t, String file, long at, long bytes) implements Event {}
-
-        record Other() implements Event {}
-    }
-
-    /// A cell as the workflow takes it.
-    sealed interface Value {
-        record Text(String text) implements Value {}
-
-        /// A JSON number, all its digits kept.
-        record Numeric(BigDecimal number) implements Value {}
-
-        record Truth(boolean isTrue) implements Value {}
-
-        /// A JSON object, as it was written.
-        record Json(String text) implements Value {}
-
-        /// A file that Dify fetches itself.
-        record Remote(String kind, URI address) implements Value {}
-
-        /// A file of this machine; it has to be uploaded first.
-        ///
-        /// @param name as the cell names it
-        /// @param file where it really is, all links followed
-        record Local(String kind, String name, Path file) implements Value {}
-
-        record Uploaded(String kind, String id) implements Value {}
-
-        record Several(List<Value> files) implements Value {
-            public Several {
-                files = List.copyOf(files);
-            }
-        }
-
-        /// Nothing is sent: the cell is empty.
-        record None() implements Value {}
-
-        /// The cell is of no use; `why` says what is allowed, or by how much it is too much.
-        record Wrong(@JsonValue String why, boolean isTooMuch) implements Value {
-            Wrong(String allowed) {
-                this(allowed, false);
-            }
-
-            /// `is 9 characters long, 8 are allowed`
-            static Wrong tooMuch(String is, int most) {
-                return new Wrong(is + ", " + most + (most == 1 ? " is" : " are") + " allowed", true);
-            }
-
-            String said() {
-                return isTooMuch ? why : "allowed is " + why;
-            }
-        }
-    }
-
-    /// One variable of the workflow's form. It knows how to read a cell, and what is wrong with it.
-    sealed interface Variable {
-        /// What all kinds have. `label` is the name shown to people; `preset` the stored default, or empty.
-        record About(String name, String label, boolean required, Optional<String> preset) {}
-
-        About about();
-
-        /// The type's name in Dify.
-        String type();
-
-        /// A cell that is not empty, or any for text.
-        Value read(String cell);
-
-        /// An empty text is a text; of everything else, empty is nothing.
-        default boolean takesEmpty() {
-            return false;
-        }
-
-        /// `text-input` and `paragraph`: as it stands. Lengths are counted in code points, as the server does.
-        record Text(About about, String type, int longest) implements Variable {
-            @Override
-            public Value read(String cell) {
-                int length = cell.codePointCount(0, cell.length());
-                return longest > 0 && length > longest
-                        ? Value.Wrong.tooMuch("is " + length + " characters long", longest) : new Value.Text(cell);
-            }
-
-            @Override
-            public boolean takesEmpty() {
-                return true;
-            }
-        }
-
-        record Select(About about, List<String> options) implements Variable {
-            public Select {
-                options = List.copyOf(options);
-            }
-
-            @Override
-            public String type() {
-                return "select";
-            }
-
-            @Override
-            public Value read(String cell) {
-                if (options.contains(cell)) return new Value.Text(cell);
-                var near = Nearest.of(cell, options).map(option -> "; did you mean " + Plain.quoted(option) + "?")
-                        .orElse("");
-                return new Value.Wrong("one of " + options.stream().limit(20).map(Plain::quoted).collect(joining(", "))
-                        + (options.size() > 20 ? ", …" : "") + near);
-            }
-        }
-
-        /// Plain decimal notation; the exponents and underscores that the server would take are refused on purpose.
-        record Numeric(About about) implements Variable {
-            private static final Pattern SHAPE = Pattern.compile("[+-]?([0-9]+(\\.[0-9]*)?|\\.[0-9]+)");
-
-            @Override
-            public String type() {
-                return "number";
-            }
-
-            @Override
-            public Value read(String cell) {
-                return SHAPE.matcher(cell.strip()).matches() ? new Value.Numeric(new BigDecimal(cell.strip()))
-                        : new Value.Wrong("a number like 12, -0.5 or 1234567.89");
-            }
-        }
-
-        record Checkbox(About about) implements Variable {
-            @Override
-            public String type() {
-                return "checkbox";
-            }
-
-            @Override
-            public Value read(String cell) {
-                return switch (cell.strip().toLowerCase(Locale.ROOT)) {
-                    case "true", "yes", "1", "on" -> new Value.Truth(true);
-                    case "false", "no", "0", "off" -> new Value.Truth(false);
-                    default -> new Value.Wrong("true, false, yes, no, 1, 0, on or off");
-                };
-            }
-        }
-
-        /// An object; whether it fits the variable's schema is the server's business.
-        record JsonObject(About about) implements Variable {
-            @Override
-            public String type() {
-                return "json_object";
-            }
-
-            @Override
-            public Value read(String cell) {
-                try {
-                    var tree = Json.STRICT.readTree(cell);
-                    if (tree.isObject()) return new Value.Json(cell.strip());
-                } catch (JsonProcessingException _) {
-                    // said below
-                }
-                return new Value.Wrong("a JSON object like {\"name\": \"value\"}");
-            }
-        }
-
-        /// A file, or a list of them parted by `;`: addresses, or `@path` from the CSV's folder.
-        record FileVariable(About about, boolean list, FileRules files) implements Variable {
-            @Override
-            public String type() {
-                return list ? "file-list" : "file";
-            }
-
-            @Override
-            public Value read(String cell) {
-                if (!list) return files.read(cell.strip());
-                var values = Stream.of(cell.split(";")).map(String::strip).filter(part -> !part.isEmpty())
-                        .map(files::read).toList();
-                for (var value : values) if (value instanceof Value.Wrong) return value;
-                return values.size() > files.most() ? Value.Wrong.tooMuch(values.size() + " files", files.most())
-                        : new Value.Several(values);
-            }
-        }
-
-        /// `external_data_tool` and kinds we do not know: a run that sends them a value fails.
-        record Other(About about, String type) implements Variable {
-            @Override
-            public Value read(String cell) {
-                return new Value.Wrong("empty: Dify's API takes no value for a variable of type " + type);
-            }
-        }
-
-        /// Where an `@path` is looked for, and the folders that it must not lead out of, all links followed.
-        record Folders(Path base, List<Path> within) {
-            /// @param csv  the input as it was named; what is no file (`-`, a pipe) has the current folder
-            /// @param more the folder of `--files`, or null
-            static Folders of(Path csv, Path more) {
-                var base = Files.isRegularFile(csv) ? csv.toAbsolutePath().getParent() : Path.of("").toAbsolutePath();
-                try {
-                    var own = base.toRealPath();
-                    return new Folders(base, more == null ? List.of(own) : List.of(own, more));
-                } catch (IOException problem) {
-                    throw new Unusable(base + ": " + Plain.of(problem));
-                }
-            }
-
-            boolean hold(Path file) {
-                return within.stream().anyMatch(file::startsWith);
-            }
-        }
-
-        /// Which files a variable takes. `limits`: MB by kind, from the server.
-        record FileRules(Folders folders, List<String> kinds, List<String> extensions, List<String> methods, int most,
-                Map<String, Integer> limits) {
-            private static final Map<String, String> KINDS = byEnding();
-
-            public FileRules {
-                kinds = List.copyOf(kinds);
-                extensions = extensions.stream().map(end -> end.replaceFirst("^\\.", "").toLowerCase(Locale.ROOT))
-                        .toList();
-                methods = List.copyOf(methods);
-                limits = Map.copyOf(limits);
-            }
-
-            private static Map<String, String> byEnding() {
-                var kinds = new HashMap<String, String>();
-                Map.of("image", "jpg jpeg png webp gif svg", "audio", "mp3 m4a wav amr mpga", "video",
-                        "mp4 mov mpeg webm",
-                        "document", "txt markdown md mdx pdf html htm xlsx xls vtt properties doc docx csv eml msg "
-                                + "pptx ppt xml epub")
-                        .forEach((kind, ends) -> Stream.of(ends.split(" ")).forEach(end -> kinds.put(end, kind)));
-                return Map.copyOf(kinds);
-            }
-
-            Value read(String cell) {
-                return cell.startsWith("@") ? local(cell.substring(1)) : remote(cell);
-            }
-
-            private Value remote(String cell) {
-                if (!takes("remote_url")) return new Value.Wrong("an upload (@path): addresses are not allowed");
-                try {
-                    var address = new URI(cell.replace(" ", "%20"));
-                    if (address.getHost() == null || !List.of("http", "https")
-                            .contains(String.valueOf(address.getScheme())))
-                        return new Value.Wrong("an address (https://…)" + (takes("local_file") ? " or @path" : ""));
-                    var end = end(address.getPath());
-                    // without an ending only Dify's own look at the address can tell
-                    var kind = end.isEmpty() && !kinds.isEmpty() ? kinds.getFirst() : kind(end);
-                    return fault(kind, end).<Value>map(Value.Wrong::new)
-                            .orElseGet(() -> new Value.Remote(kind, address));
-                } catch (URISyntaxException _) {
-                    return new Value.Wrong("an address (https://…)" + (takes("local_file") ? " or @path" : ""));
-                }
-            }
-
-            private Value local(String cell) {
-                if (!takes("local_file")) return new Value.Wrong("an address (https://…): uploads are not allowed");
-                try {
-                    var path = folders.base().resolve(cell);
-                    if (!Files.isRegularFile(path)) return new Value.Wrong("a file that exists; there is none at "
-                            + path);
-                    var file = path.toRealPath();
-                    if (!folders.hold(file)) return new Value.Wrong("a file under the CSV's folder (or another, which "
-                            + "--files DIR names); this is " + file);
-                    if (!Files.isReadable(path)) return new Value.Wrong("a file that may be read, not " + path);
-                    var name = path.getFileName().toString();
-                    var kind = kind(end(name));
-                    var fault = fault(kind, end(name)).or(() -> tooLarge(file, kind));
-                    return fault.<Value>map(Value.Wrong::new).orElseGet(() -> new Value.Local(kind, name, file));
-                } catch (InvalidPathException problem) {
-                    return new Value.Wrong("a path: " + Plain.of(problem));
-                } catch (IOException problem) {
-                    return new Value.Wrong("a file that may be read: " + Plain.of(problem));
-                }
-            }
-
-            private Optional<String> tooLarge(Path path, String kind) {
-                try {
-                    int most = limits.getOrDefault(kind, limits.getOrDefault("custom", 0));
-                    long size = Files.size(path);
-                    return most > 0 && size > (long) most << 20
-                            ? Optional.of("at most " + most + " MB, not " + (size >> 20) + " MB") : Optional.empty();
-                } catch (IOException problem) {
-                    return Optional.of("a file that may be read: " + Plain.of(problem));
-                }
-            }
-
-            private boolean takes(String method) {
-                return methods.isEmpty() || methods.contains(method);
-            }
-
-            private Optional<String> fault(String kind, String end) {
-                boolean allowed = kinds.isEmpty() || kinds.contains(kind) && !kind.equals("custom")
-                        || kinds.contains("custom") && extensions.contains(end);
-                return allowed ? Optional.empty() : Optional.of("a file of the kind " + String.join(", ", kinds)
-                        + (extensions.isEmpty() || !kinds.contains("custom") ? "" : " (" + String.join(", ", extensions)
-                                + ")")
-                        + ", not " + kind + (end.isEmpty() ? "" : " (." + end + ")"));
-            }
-
-            private static String kind(String end) {
-                return KINDS.getOrDefault(end, "custom");
-            }
-
-            private static String end(String name) {
-                if (name == null) return "";
-                int dot = name.lastIndexOf('.');
-                return dot <= name.lastIndexOf('/') ? "" : name.substring(dot + 1).toLowerCase(Locale.ROOT);
-            }
-        }
-    }
-
-    /// One run of a row: never throws for what the server says or fails to say.
-    interface Workflow {
-        Seen run(Attempt attempt, Told told);
-
-        Found look(Doubt doubt);
-
-        void stop(RunRef run, String user);
-
-        /// One try to get a file of a run's outputs.
-        Fetched fetch(OutputFile file);
-    }
-
-    /// What a worker tells while a run goes on.
-    interface Told {
-        /// @param waited from the head of the answer to the first event; none in blocking mode
-        void began(RunRef run, Duration waited);
-
-        void quiet(RunRef run);
-
-        void uploaded(String file, String upload);
-
-        /// What a stream says of a run on its way.
-        default void heard(Heard heard) {}
-    }
-
-    /// A stream's word of a run on its way. Names and texts are as the server sends them.
-    sealed interface Heard {
-        record NodeBegan(String title, String type) implements Heard {}
-
-        /// `error` is empty where there is none.
-        record NodeEnded(String title, String type, String status, double seconds, String error) implements Heard {}
-
-        record Text(String text) implements Heard {}
-    }
-
-    /// Who looks on: progress on a terminal, or nobody.
-    interface Watcher {
-        void watch(Tally tally);
-
-        /// A row, or a try of it, has its outcome.
-        default void ended(Attempt attempt, Outcome outcome) {}
-
-        void say(String sentence);
-
-        void end();
-    }
-
-    /// The user of each attempt: unique, so that the run found under it is this attempt's and no other's.
-    static final class Names {
-        private static final Pattern UNIQUE = Pattern.compile("difyexec-[0-9a-f]{16}-\\d+");
-
-        private final String fixed, prefix;
-        private long count = 0;
-
-        record Name(long sequence, String user) {}
-
-        Names(String fixed) {
-            this.fixed = fixed == null ? "" : fixed;
-            this.prefix = "difyexec-%016x-".formatted(new SecureRandom().nextLong());
-        }
-
-        Name next() {
-            count++;
-            return new Name(count, fixed.isEmpty() ? prefix + count : fixed);
-        }
-
-        long count() {
-            return count;
-        }
-
-        /// Whether a run found under this name can only be its attempt's.
-        static boolean isUnique(String user) {
-            return UNIQUE.matcher(user).matches();
-        }
-    }
-
-    /// The batch in numbers. Owned by the engine's thread.
-    static final class Tally {
-        private static final int RECENT = 200;
-
-        private final Index index;
-        private final Clock clock;
-        private final long asked;
-        private final Instant began;
-        private final Map<Standing, Long> ended = new EnumMap<>(Standing.class);
-        private final Map<String, BigDecimal> prices = new TreeMap<>();
-        private final ArrayDeque<Instant> recent = new ArrayDeque<>();
-        private final Latencies latencies = new Latencies();
-        private final MissingFiles missingFiles = new MissingFiles();
-        private final Sample sample = new Sample();
-        private long tokens, retries, throttled, harvested, late, stopped;
-        private int running, waiting, doubts, limit, lowest, highest, ceiling;
-
-        /// The rows that ran in this call, not those whose earlier run was looked up: they tell what others will take.
-        private static final class Sample {
-            private final Map<String, BigDecimal> prices = new TreeMap<>();
-            private long rows, tokens;
-            private Instant first = Instant.MAX, last = Instant.MIN;
-
-            void started(Instant now) {
-                if (now.isBefore(first)) first = now;
-            }
-
-            void ended(Attempt attempt, Instant now) {
-                if (attempt.isEarlier()) return;
-                rows++;
-                last = now;
-            }
-
-            void used(Attempt attempt, Usage usage) {
-                if (attempt.isEarlier()) return;
-                tokens += usage.tokens();
-                usage.price().ifPresent(price -> prices.merge(usage.currency(), price, BigDecimal::add));
-            }
-
-            Duration time() {
-                return Duration.between(first, last);
-            }
-        }
-
-        Tally(Index index, long asked, Clock clock) {
-            this.index = index;
-            this.asked = asked;
-            this.clock = clock;
-            this.began = clock.instant();
-        }
-
-        void started(Instant now) {
-            sample.started(now);
-        }
-
-        void ended(Attempt attempt, Outcome outcome, Duration took, Instant now) {
-            ended.merge(outcome.standing(), 1L, Long::sum);
-            if (outcome.standing().isSuccess()) latencies.add(took.toMillis());
-            sample.ended(attempt, now);
-            recent.add(now);
-            if (recent.size() > RECENT) recent.remove();
-        }
-
-        /// A row that had ended ends again, better.
-        void reopened(Standing standing) {
-            ended.computeIfPresent(standing, (_, count) -> count - 1);
-        }
-
-        void used(Attempt attempt, Usage usage) {
-            sample.used(attempt, usage);
-            tokens += usage.tokens();
-            usage.price().ifPresent(price -> prices.merge(usage.currency(), price, BigDecimal::add));
-        }
-
-        void retried() {
-            retries++;
-        }
-
-        void throttled() {
-            throttled++;
-        }
-
-        void harvested() {
-            harvested++;
-        }
-
-        void late() {
-            late++;
-        }
-
-        /// Dify was asked to stop a task, since the call is to end.
-        void stopped() {
-            stopped++;
-        }
-
-        Tally now(int running, int waiting, int doubts, Pace pace) {
-            this.running = running;
-            this.waiting = waiting;
-            this.doubts = doubts;
-            this.limit = pace.limit();
-            this.lowest = pace.lowest();
-            this.highest = pace.highest();
-            this.ceiling = pace.ceiling();
-            return this;
-        }
-
-        long count(Standing standing) {
-            return ended.getOrDefault(standing, 0L);
-        }
-
-        long done() {
-            return ended.values().stream().mapToLong(Long::longValue).sum();
-        }
-
-        long succeeded() {
-            return count(Standing.SUCCEEDED) + count(Standing.PARTIAL);
-        }
-
-        MissingFiles missingFiles() {
-            return missingFiles;
-        }
-
-        boolean isAllDone() {
-            return succeeded() >= asked && missingFiles.isEmpty();
-        }
-
-        Duration elapsed() {
-            return Duration.between(began, clock.instant());
-        }
-
-        /// Rows a second, over the last rows that ended.
-        double rate() {
-            if (recent.size() < 2) return elapsed().toMillis() == 0 ? 0 : done() * 1000.0 / elapsed().toMillis();
-            long span = Math.max(1, Duration.between(recent.peekFirst(), clock.instant()).toMillis());
-            return (recent.size() - 1) * 1000.0 / span;
-        }
-
-        Optional<Duration> eta() {
-            return rate() <= 0 || done() == 0 ? Optional.empty()
-                    : Optional.of(Duration.ofMillis((long) ((asked - done()) / rate() * 1000)));
-        }
-    }
-
-    /// How many files of each row's outputs could not be fetched.
-    static final class MissingFiles {
-        private static final int EXAMPLES = 3;
-
-        private final Map<String, Integer> byId = new LinkedHashMap<>();
-
-        void add(String id) {
-            byId.merge(id, 1, Integer::sum);
-        }
-
-        /// @param files of its last run; 0: all are there
-        void put(String id, int files) {
-            if (files > 0) byId.put(id, files);
-            else byId.remove(id);
-        }
-
-        boolean isEmpty() {
-            return byId.isEmpty();
-        }
-
-        long files() {
-            return byId.values().stream().mapToLong(Integer::longValue).sum();
-        }
-
-        int rows() {
-            return byId.size();
-        }
-
-        /// The first rows.
-        List<String> examples() {
-            return byId.keySet().stream().limit(EXAMPLES).toList();
-        }
-
-        @Override
-        public String toString() {
-            return Plain.count(files(), "file") + " of " + Plain.count(rows(), "row") + " could not be fetched ("
-                    + examples().stream().map(Plain::id).collect(joining(", ")) + (rows() > EXAMPLES ? ", …" : "")
-                    + "): see 'missing' in the log; 'retry --force ID' runs such a row anew";
-        }
-    }
-
-    /// Milliseconds of the rows that succeeded.
-    static final class Latencies {
-        private final Longs millis = new Longs();
-
-        void add(long took) {
-            millis.add(Math.min(Integer.MAX_VALUE, took));
-        }
-
-        boolean isEmpty() {
-            return size() == 0;
-        }
-
-        int size() {
-            return millis.size();
-        }
-
-        /// How many took so many seconds, in spans of a width; the last span holds all longer ones too.
-        double[] histogram(int spans, double width) {
-            var counts = new double[spans];
-            millis.stream().forEach(took -> counts[(int) Math.min(spans - 1, took / 1000.0 / width)]++);
-            return counts;
-        }
-
-        /// The given share's percentiles, in seconds: `p(0.5, 0.9)`.
-        double[] percentiles(double... shares) {
-            if (isEmpty()) return new double[0];
-            var sorted = millis.stream().sorted().toArray();
-            return DoubleStream.of(shares).mapToInt(share -> (int) Math.ceil(share * sorted.length))
-                    .mapToDouble(rank -> sorted[Math.max(0, rank - 1)] / 1000.0).toArray();
-        }
-
-        /// Those that are told everywhere, by name; none of none.
-        Map<String, Double> percentiles() {
-            var names = List.of("p50", "p90", "p99", "max");
-            var seconds = percentiles(0.5, 0.9, 0.99, 1);
-            var named = new LinkedHashMap<String, Double>();
-            for (int i = 0; i < seconds.length; i++) named.put(names.get(i), seconds[i]);
-            return named;
-        }
-
-        /// `p50 1.20, p90 3.00, p99 4.50, max 9.81`
-        String words() {
-            return percentiles().entrySet().stream()
-                    .map(named -> String.format(Locale.ROOT, "%s %.2f", named.getKey(), named.getValue()))
-                    .collect(joining(", "));
-        }
-    }
-
-    // ── Rules ───────────────────────────────────────────────────────────────────────────────────────────────────────
-
-    /// What an exchange means for its row: the one place that decides.
-    record Judge(Backoff backoff, RetryRuns failedRuns, Access access) {
-        private static final Pattern TRANSIENT = Pattern.compile("rate.?limit|overload|unavailable|"
-                + "connect(ion)? ?error|"
-                + "connection (refused|reset|aborted|timed)|time[d -]*out|reached maximum retries|too many requests|"
-                + "\\b(429|502|503|504|529)\\b|try again", Pattern.CASE_INSENSITIVE);
-        private static final Pattern BAD_ROW = Pattern.compile("in input form|input form must|"
-                + "transfer_method is required|"
-                + "is not a valid FileTransferMethod|No matching enum found|Invalid (upload file|file url|input type)|"
-                + "Detected file type|File validation failed|Reached maximum retries|expected value type|"
-                + "does not match schema|this statement should be unreachable");
-
-        Verdict verdict(Attempt attempt, Seen seen) {
-            return switch (seen) {
-                case Seen.Ran ran when isUnconfirmed(ran) -> unconfirmed(words(ran));
-                case Seen.Ran ran -> ran(attempt, ran);
-                case Seen.Refused refused when refused.inStream() && refused.ref().isPresent() ->
-                        unconfirmed(said(refused));
-                case Seen.Refused refused -> refused(attempt, refused);
-                case Seen.Cut(_, var symptom, var why) -> new Verdict.LookUp(symptom, why);
-                case Seen.TooLarge(_, var why) -> failed(why); // paid for: another run would be as large
-                case Seen.NotSent(var why) -> new Verdict.Unreached(backoff.delay(0), why);
-                case Seen.NotUploaded(var why, var mayPass) -> mayPass ? again(attempt, why, Optional.empty())
-                        : failed(why);
-            };
-        }
-
-        /// After a look a `stopped` is final: it has been looked up.
-        Verdict afterLook(Attempt attempt, Seen.Ran ran) {
-            return ran.status() == RunStatus.STOPPED ? failed(ran.error().isEmpty() ? "stopped on the server"
-                    : ran.error())
-                    : ran(attempt, ran);
-        }
-
-        /// A failure that would be paid for again, or that looks made up: what is stored of the run is asked for first.
-        private boolean isUnconfirmed(Seen.Ran ran) {
-            return ran.status() == RunStatus.FAILED && (ran.isBare() || isWorthAnother(ran.error()));
-        }
-
-        private static Verdict unconfirmed(String words) {
-            return new Verdict.LookUp(Symptom.UNCONFIRMED, "said to have failed: " + words);
-        }
-
-        /// Stored as a failure, too. What an error said may go beyond this row, and then counts as a refusal does.
-        Verdict confirmed(Attempt attempt, Seen said, Seen.Ran failed) {
-            var verdict = said instanceof Seen.Refused error ? refused(attempt, error) : afterLook(attempt, failed);
-            return verdict instanceof Verdict.LookUp ? afterLook(attempt, failed) : verdict;
-        }
-
-        /// Stored nowhere, it never ran: its words decide. Those that a stream made up are read as its refusals are,
-        /// and prove nothing unless they are known.
-        Verdict notStored(Attempt attempt, Seen said) {
-            if (said instanceof Seen.Refused error) return refused(attempt, error);
-            var ran = (Seen.Ran) said;
-            if (attempt.mode() != Mode.STREAMING || !ran.isBare()) return ran(attempt, ran);
-            var verdict = refused(attempt, Seen.Refused.event(500, "", words(ran), Optional.empty()));
-            return verdict instanceof Verdict.LookUp && failedRuns != RetryRuns.NEVER && isTransient(ran.error())
-                    ? ran(attempt, ran) : verdict;
-        }
-
-        /// Nothing was started: another attempt, as long as there are some.
-        Verdict notStarted(Doubt doubt) {
-            return again(doubt.attempt(), doubt.why() + "; no run was started", Optional.empty());
-        }
-
-        private Verdict ran(Attempt attempt, Seen.Ran ran) {
-            return switch (ran.status()) {
-                case SUCCEEDED -> new Verdict.Done(new Outcome.Succeeded());
-                case PARTIAL -> new Verdict.Done(new Outcome.Partial());
-                case PAUSED -> new Verdict.Done(new Outcome.Paused(ran.ref(), "waits for a human"));
-                case STOPPED -> new Verdict.LookUp(Symptom.STOPPED, "the run was stopped: " + ran.error());
-                case RUNNING -> new Verdict.LookUp(Symptom.CUT, "the answer came before the end of the run");
-                case FAILED -> isWorthAnother(ran.error()) ? again(attempt, ran.error(), Optional.empty())
-                        : failed(words(ran));
-            };
-        }
-
-        private static String words(Seen.Ran ran) {
-            return ran.error().isEmpty() ? "the run failed without a reason" : ran.error();
-        }
-
-        private boolean isWorthAnother(String error) {
-            return switch (failedRuns) {
-                case NEVER -> false;
-                case ALWAYS -> true;
-                case TRANSIENT -> isTransient(error);
-            };
-        }
-
-        private static boolean isTransient(String error) {
-            return !error.startsWith("Aborted:") && TRANSIENT.matcher(error).find();
-        }
-
-        /// The table of refusals, by status, code and the start of the message.
-        private Verdict refused(Attempt attempt, Seen.Refused seen) {
-            if (seen.isTooMany()) return throttled(attempt, seen);
-            if (seen.inStream() && seen.code().isEmpty())
-                return BAD_ROW.matcher(seen.message()).find() ? failed(seen.message())
-                        : new Verdict.LookUp(Symptom.STREAM_ERROR, seen.message());
-            int status = seen.status();
-            if (status >= 300 && status < 400) return new Verdict.StopBatch(access + " redirects to " + seen.message()
-                    + ": set DIFY_API_BASE_URL to the address it really has, which usually ends in /v1");
-            return switch (status) {
-                case 400 -> badRequest(attempt, seen);
-                case 401 -> new Verdict.StopBatch("Dify refuses the key (401: " + said(seen)
-                        + "): check DIFY_API_KEY and "
-                        + "that it belongs to the app at " + access);
-                case 403 -> seen.code().isEmpty()
-                        ? new Verdict.Done(new Outcome.Failed(with("HTTP 403 from a firewall", seen), true))
-                        : new Verdict.StopBatch("Dify refuses access (403: " + said(seen)
-                                + "): switch the app's API service on in Dify, or ask the workspace's owner");
-                case 404, 410 -> new Verdict.StopBatch(seen.message().startsWith("Workflow not found") ? pinned(seen)
-                        : access + " is not Dify's API (HTTP " + status + "): " + access.advice());
-                case 405, 415, 426 -> new Verdict.StopBatch("Dify did not take the request (HTTP " + status + ": "
-                        + said(seen)
-                        + "): is " + access + " the API's address?");
-                case 407 -> new Verdict.StopBatch("the proxy wants a user and a password (407): put them into "
-                        + "HTTPS_PROXY, "
-                        + "http://user:password@host:port");
-                case 413 -> failed(with("too large for the server (413)", seen));
-                case 429 -> seen.code().equals("rate_limit_error")
-                        ? new Verdict.StopBatch("the plan's quota of runs is used up ("
-                        + said(seen) + "): it comes back with the next day or period; run the same command again then")
-                        : throttled(attempt, seen);
-                default -> status >= 500 || status == 408 || status < 300
-                        ? new Verdict.LookUp(seen.dify() ? Symptom.SERVER_ERROR : Symptom.GATEWAY, "HTTP " + status
-                                + " " + said(seen))
-                        : failed("HTTP " + status + ": " + said(seen));
-            };
-        }
-
-        private Verdict badRequest(Attempt attempt, Seen.Refused seen) {
-            var message = seen.message();
-            return switch (seen.code()) {
-                case "not_workflow_app" -> new Verdict.StopBatch("the key belongs to an app that is no workflow: "
-                        + "take the key "
-                        + "of a workflow app");
-                case "app_unavailable" -> new Verdict.StopBatch("nothing is published in this app: publish the "
-                        + "workflow in Dify");
-                case "provider_not_initialize",
-                        "model_currently_not_support" -> new Verdict.StopBatch("the workflow's model is "
-                        + "not set up (" + said(seen) + "): check the model provider in Dify");
-                case "provider_quota_exceeded" -> new Verdict.StopBatch("the model provider's credit is used up ("
-                        + said(seen) + ")");
-                case "completion_request_error" -> again(attempt, message, seen.retryAfter());
-                case "bad_request" -> message.startsWith("Invalid workflow_id")
-                        || message.startsWith("Cannot use draft")
-                        ? new Verdict.StopBatch(pinned(seen))
-                                : new Verdict.StopBatch("Dify could not read the request: " + said(seen));
-                default -> {
-                    if (message.startsWith("Workflow not published"))
-                        yield new Verdict.StopBatch("nothing is published in this app: publish the workflow in Dify");
-                    if (message.startsWith("No class mapping found")) yield new Verdict.StopBatch("the workflow has "
-                            + "a node "
-                            + "that this Dify does not know (" + said(seen) + ")");
-                    if (message.startsWith("queue listening stopped"))
-                        yield new Verdict.LookUp(Symptom.SERVER_ERROR, said(seen));
-                    if (message.startsWith("Arg user must") || message.contains("validation error")
-                            || message.startsWith("Input payload validation"))
-                        // Dify's report quotes the request, so it is not repeated
-                        yield new Verdict.StopBatch("Dify did not take the shape of the request (400); is it a newer "
-                                + "version?");
-                    yield failed(said(seen).isEmpty() ? "HTTP 400" : message);
-                }
-            };
-        }
-
-        private static String pinned(Seen.Refused seen) {
-            return "DIFY_WORKFLOW_ID does not name a published version of this app (" + said(seen)
-                    + "): leave it empty to run the version published now";
-        }
-
-        private static String said(Seen.Refused seen) {
-            return Plain.text(seen.message(), 200).strip();
-        }
-
-        private static String with(String why, Seen.Refused seen) {
-            return said(seen).isEmpty() ? why : why + ": " + said(seen);
-        }
-
-        private Verdict failed(String text) {
-            return new Verdict.Done(new Outcome.Failed(text, false));
-        }
-
-        private Verdict throttled(Attempt attempt, Seen.Refused seen) {
-            return new Verdict.Throttled(backoff.delay(attempt.tries().throttled(), seen.retryAfter()), said(seen));
-        }
-
-        /// Another attempt, or the end of them.
-        private Verdict again(Attempt attempt, String why, Optional<Duration> retryAfter) {
-            return backoff.allows(attempt.tries()) ? new Verdict.Again(backoff.delay(attempt.tries().failed(),
-                    retryAfter), why)
-                    : failed(why);
-        }
-    }
-
-    /// What a missing trace of a run proves, by how the server lists its runs.
-    ///
-    /// | listing | blocking | streaming |
-    /// | --- | --- | --- |
-    /// | from the start (1.14 on, or seen) | not started, after `--settle` | not started, after `--settle` |
-    /// | at the end (1.10 and before) | wait, then unknown | unknown at once: a left stream is never listed |
-    /// | not known | wait, then unknown | wait, then unknown |
-    ///
-    /// With a run id the run exists: it is waited for. With a fixed `--user` nothing can be found by name: unknown.
-    enum Proof {
-        SETTLE, WAIT, UNKNOWN;
-
-        static Proof of(Doubt doubt, Listing listing) {
-            if (doubt.run().isPresent()) return WAIT;
-            if (!doubt.canBeFound()) return UNKNOWN;
-            return switch (listing) {
-                case FROM_START -> SETTLE;
-                case AT_END -> doubt.attempt().mode() == Mode.STREAMING ? UNKNOWN : WAIT;
-                case NOT_KNOWN -> WAIT;
-            };
-        }
-
-        static String reason(Doubt doubt) {
-            if (doubt.run().isPresent()) return "the server knows no run " + doubt.run().get().id() + " any more";
-            if (!doubt.canBeFound()) return "with --user a run cannot be found by name";
-            return doubt.attempt().mode() == Mode.STREAMING
-                    ? "this server may not list a stream whose client has left; --mode blocking is safer here"
-                    : "no trace of a run until the time limit, and this server lists runs only when they end";
-        }
-    }
-
-    /// When a server lists a run in its log.
-    enum Listing {
-        FROM_START, AT_END, NOT_KNOWN;
-
-        /// By `X-Version`: measured at 1.9.2 (in effect 1.10) and 1.14.2.
-        static Listing of(String version) {
-            var match = Pattern.compile("(\\d+)\\.(\\d+).*").matcher(version);
-            if (!match.matches()) return NOT_KNOWN;
-            int major = Integer.parseInt(match.group(1)), minor = Integer.parseInt(match.group(2));
-            if (major > 1 || major == 1 && minor >= 14) return FROM_START;
-            return major < 1 || minor <= 10 ? AT_END : NOT_KNOWN;
-        }
-    }
-
-    /// The wait before another attempt: `initial`, then twice as long each time, never over `max`; less up to a half by
-    /// chance, so that rows do not come back together. A `Retry-After` wins when it is longer.
-    record Backoff(Duration initial, Duration max, int maxRetries) {
-        private static final Duration LONGEST = Duration.ofHours(1);
-
-        boolean allows(Tries tries) {
-            return tries.failed() < maxRetries;
-        }
-
-        Duration delay(int attempts) {
-            double full = Math.min(initial.toMillis() * Math.pow(2, Math.min(attempts, 40)), max.toMillis());
-            return Duration.ofMillis((long) (full * (0.5 + ThreadLocalRandom.current().nextDouble() / 2)));
-        }
-
-        Duration delay(int attempts, Optional<Duration> retryAfter) {
-            var delay = delay(attempts);
-            return retryAfter.filter(asked -> asked.compareTo(delay) > 0)
-                    .map(asked -> asked.compareTo(LONGEST) > 0 ? LONGEST : asked)
-                    .orElse(delay);
-        }
-    }
-
-    /// How many runs at a time: `-c` at most, less once the server refuses. Owned by the engine's thread.
-    static final class Pace {
-        private static final int WINDOWS = 10;
-        /// Dify 1.14 takes 30 ms to the first event of a stream; later is a queue.
-        private static final Duration QUEUED = Duration.ofSeconds(1);
-        private static final int GROWN = 4;
-
-        private final int ceiling;
-        private final Optional<Duration> wait;
-        private final Optional<Rate> rate;
-        private int limit, lowest, highest = 0, quiet = 0;
-        private long cutAt = 0;
-        private Duration shortest = Duration.ofDays(1);
-        private Instant nextStart = Instant.MIN, nextByRate = Instant.MIN;
-
-        Pace(int ceiling, Duration wait) {
-            this(ceiling, wait, null);
-        }
-
-        Pace(int ceiling, Duration wait, Rate rate) {
-            this.rate = Optional.ofNullable(rate);
-            this.ceiling = ceiling;
-            this.limit = ceiling;
-            this.lowest = ceiling;
-            this.wait = Optional.ofNullable(wait);
-        }
-
-        boolean hasRoom(Instant now, int busy) {
-            return busy < limit && !now.isBefore(nextStart());
-        }
-
-        void started(Instant now) {
-            wait.ifPresent(_ -> nextStart = Instant.MAX); // until its end is seen
-            rate.ifPresent(rate -> nextByRate = after(now, rate.interval()));
-        }
-
-        /// A start that came a little late does not delay those after it; a pause is not made up for by a burst.
-        private Instant after(Instant now, Duration interval) {
-            var soonest = now.plus(interval.multipliedBy(9).dividedBy(10));
-            var planned = nextByRate.equals(Instant.MIN) ? now.plus(interval) : nextByRate.plus(interval);
-            return planned.isBefore(soonest) ? soonest : planned;
-        }
-
-        void ended(Instant now) {
-            wait.ifPresent(pause -> nextStart = now.plus(pause));
-        }
-
-        /// Whether a stream waited for its first event as in a queue: over a second, and far longer than the shortest
-        /// wait.
-        boolean isQueued(Duration waited) {
-            if (waited.compareTo(shortest) < 0) shortest = waited;
-            return waited.compareTo(QUEUED) > 0 && waited.compareTo(shortest.multipliedBy(GROWN)) > 0;
-        }
-
-        /// Down to what was running. The refusals of one round trip count as one cut: those that had begun before it
-        /// were counted as running, so each takes itself away.
-        void refused(long sequence, int busy, long begun) {
-            quiet = 0;
-            if (sequence <= cutAt) lower(limit - 1);
-            else cut(busy, begun);
-        }
-
-        /// Down to the streams that have their first event. False: this one had begun before the last cut.
-        boolean queued(long sequence, int busy, long begun) {
-            quiet = 0;
-            if (sequence <= cutAt) return false;
-            cut(busy, begun);
-            return true;
-        }
-
-        private void cut(int busy, long begun) {
-            cutAt = begun;
-            lower(busy);
-            highest = Math.max(highest, limit);
-        }
-
-        private void lower(int runs) {
-            limit = Math.clamp(runs, 1, limit);
-            lowest = Math.min(lowest, limit);
-        }
-
-        /// One more for every ten windows without a refusal.
-        void succeeded() {
-            if (limit < ceiling && ++quiet >= WINDOWS * limit) {
-                highest = Math.max(highest, ++limit);
-                quiet = 0;
-            }
-        }
-
-        int limit() {
-            return limit;
-        }
-
-        /// The least that was allowed at a time, and the most since the first cut.
-        int lowest() {
-            return lowest;
-        }
-
-        int highest() {
-            return highest;
-        }
-
-        int ceiling() {
-            return ceiling;
-        }
-
-        Instant nextStart() {
-            return nextStart.isAfter(nextByRate) ? nextStart : nextByRate;
-        }
-    }
-
-    /// Whether the server answers: after five failures in a row starts pause, and one exchange at a time asks again.
-    static final class Health {
-        private static final int STREAK = 5;
-        private static final Duration SILENT = Duration.ofMinutes(5), REFUSED = Duration.ofMinutes(1);
-
-        private final Backoff backoff;
-        private int streak = 0, refusals = 0;
-        private boolean probing = false, refusedTooLong = false;
-        private Instant nextProbe = Instant.MIN, pausedAt = Instant.MAX;
-        private Instant silentSince = Instant.MAX, refusedSince = Instant.MAX;
-
-        Health(Backoff backoff) {
-            this.backoff = backoff;
-        }
-
-        /// While starts pause, one exchange at a time goes out.
-        boolean isOpen(Instant now) {
-            return streak < STREAK || !probing && !now.isBefore(nextProbe);
-        }
-
-        void begun() {
-            probing = streak >= STREAK;
-        }
-
-        /// What was on its way when starts paused says nothing new: else `-c 64` would wait for as long as after 59
-        /// probes.
-        void failed(Instant now, Instant begun) {
-            if (streak >= STREAK && begun.isBefore(pausedAt)) return;
-            probing = false;
-            if (streak++ == 0) silentSince = now;
-            if (streak == STREAK) pausedAt = now;
-            if (streak >= STREAK) nextProbe = now.plus(backoff.delay(streak - STREAK));
-        }
-
-        void answered() {
-            probing = false;
-            streak = 0;
-            silentSince = Instant.MAX;
-        }
-
-        /// A run was let in.
-        void served() {
-            answered();
-            refusals = 0;
-        }
-
-        /// A run was refused as too many, with so many others of ours running.
-        void refused(Instant now, int busy) {
-            refusals = busy > 0 ? 0 : refusals + 1;
-            if (refusals <= 1) refusedSince = now;
-            refusedTooLong |= refusals >= STREAK && refusedSince.plus(REFUSED).isBefore(now);
-        }
-
-        Instant nextProbe() {
-            return probing ? Instant.MAX : nextProbe;
-        }
-
-        Optional<Stop> verdict(Instant now, int busy) {
-            if (streak >= STREAK && busy == 0 && !silentSince.equals(Instant.MAX)
-                    && silentSince.plus(SILENT).isBefore(now))
-                return Optional.of(new Stop(STOPPED, "the server has not answered for "
-                        + Plain.seconds(Duration.between(silentSince, now))
-                                + "; run the same command again when it is back"));
-            if (refusedTooLong)
-                return Optional.of(new Stop(STOPPED,
-                        "the server refuses every run as too many although none of ours runs; "
-                        + "after a crash it does so for ten minutes. Run the same command again then"));
-            return Optional.empty();
-        }
-    }
-
-    /// Where a batch ends on purpose, and how long things may take.
-    record Limits(Ceiling maxFailures, Long maxTokens, Duration grace, Duration timeout, Settle settle) {
-        Optional<String> reached(Tally tally) {
-            if (maxFailures != null && maxFailures.isReached(tally.count(Standing.FAILED), tally.done()))
-                return Optional.of("--max-failures reached: "
-                        + Plain.count(tally.count(Standing.FAILED), "row") + " failed");
-            if (maxTokens != null && tally.tokens >= maxTokens)
-                return Optional.of("--max-tokens reached: " + tally.tokens + " tokens used");
-            return Optional.empty();
-        }
-
-        /// A run that was asked to stop may take a moment; one that cannot be asked gets one look.
-        Duration afterTimeout(Optional<RunRef> run) {
-            return run.filter(ref -> !ref.task().isEmpty()).isPresent() ? Duration.ofSeconds(30) : Duration.ZERO;
-        }
-    }
-
-    /// Which mode the next attempt takes, and what is known of the server's log. Owned by the engine's thread.
-    static final class Route {
-        private static final Duration PROXY_CUT = Duration.ofSeconds(25);
-        private static final int REFUSED_STREAMS = 3;
-
-        private final boolean auto;
-        private Mode mode;
-        private Listing listing;
-        private int refusedStreams = 0, refusedAlone = 0;
-        private boolean mayStream = true;
-
-        /// @param earlier the mode that an earlier call of this batch went over to
-        Route(Mode asked, Optional<Mode> earlier, String version) {
-            this.auto = asked == Mode.AUTO;
-            this.mode = auto ? earlier.orElse(Mode.BLOCKING) : asked;
-            this.listing = Listing.of(version);
-        }
-
-        Mode mode() {
-            return mode;
-        }
-
-        Listing listing() {
-            return listing;
-        }
-
-        /// Runs in doubt are of an earlier session: if that met another kind of server, nothing is known for sure.
-        void alsoMet(String earlier) {
-            if (earlier != null && Listing.of(earlier) != listing) listing = Listing.NOT_KNOWN;
-        }
-
-        /// A running run seen in the log: this server lists from the start.
-        void listsRunning(Doubt doubt) {
-            if (doubt.run().isEmpty()) listing = Listing.FROM_START;
-        }
-
-        /// Says it when the mode changes.
-        ///
-        /// @param busy how many other runs of ours hold a place on the server
-        Optional<String> seen(Attempt attempt, Seen seen, Duration took, int busy) {
-            if (auto && mayStream && mode == Mode.BLOCKING && isProxyCut(seen, took)) {
-                mode = Mode.STREAMING;
-                return Optional.of("A proxy cut a run off after " + Plain.seconds(took)
-                        + ": the batch goes on in streaming mode.");
-            }
-            if (seen instanceof Seen.Refused refused && refused.inStream()) refusedStreams++;
-            if (attempt.mode() == Mode.STREAMING) refusedAlone = busy == 0
-                    && seen instanceof Seen.Refused refused && refused.isTooMany() ? refusedAlone + 1 : 0;
-            if (mode == Mode.STREAMING && refusedStreams >= REFUSED_STREAMS)
-                return goOnBlocking("rows were refused inside their streams, each holding a connection of the server "
-                        + "for 5 minutes");
-            if (mode == Mode.STREAMING && refusedAlone >= REFUSED_STREAMS)
-                return goOnBlocking("streams in a row were refused as too many though no other run of ours went on "
-                        + "(with a limit of 1, Dify 1.14 and later refuse every stream)");
-            return Optional.empty();
-        }
-
-        /// For the rest of the call, also where streams were asked for: they would never be let in.
-        private Optional<String> goOnBlocking(String why) {
-            mode = Mode.BLOCKING;
-            mayStream = false;
-            return Optional.of(REFUSED_STREAMS + " " + why + ": the batch goes on in blocking mode.");
-        }
-
-        private static boolean isProxyCut(Seen seen, Duration took) {
-            return switch (seen) {
-                case Seen.Refused refused -> refused.status() == 504 || refused.status() == 524;
-                case Seen.Cut cut -> took.compareTo(PROXY_CUT) > 0 && cut.symptom() != Symptom.TIMED_OUT;
-                case Seen.Ran _, Seen.TooLarge _, Seen.NotSent _, Seen.NotUploaded _ -> false;
-            };
-        }
-    }
-
-    // ── Dify ────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-    /// Jackson, set up once: sizes are the server's business, numbers stay as they are written.
-    static final class Json {
-        /// For what is read and written as a stream: without databind, which takes 100 ms to load.
-        static final class Tokens {
-            static final JsonFactory FACTORY = JsonFactory.builder()
-                    .disable(JsonFactory.Feature.INTERN_FIELD_NAMES)
-                    .recyclerPool(JsonRecyclerPools.newBoundedPool(256)) // one a virtual thread would be one a row
-                    .disable(StreamReadFeature.AUTO_CLOSE_SOURCE)
-                    .streamReadConstraints(StreamReadConstraints.builder().maxStringLength(Integer.MAX_VALUE)
-                            .maxNumberLength(1_000_000).maxNestingDepth(10_000).build())
-                    .streamWriteConstraints(StreamWriteConstraints.builder().maxNestingDepth(10_000).build())
-                    .enable(JsonReadFeature.ALLOW_NON_NUMERIC_NUMBERS) // Python's NaN
-                    .build();
-
-            /// Jackson's own UTF-8 has an escape for each half of an emoji, or takes what follows a lone half for one.
-            static JsonGenerator writing(OutputStream out) throws IOException {
-                return FACTORY.createGenerator(new Utf8(out));
-            }
-
-            /// `object("count", 3, "ids", List.of("r-1"))`, in this order.
-            static Map<String, Object> object(Object... namesAndValues) {
-                var object = new LinkedHashMap<String, Object>();
-                for (int i = 0; i < namesAndValues.length; i += 2)
-                    object.put((String) namesAndValues[i], namesAndValues[i + 1]);
-                return object;
-            }
-
-            /// Maps, lists and plain values as JSON.
-            static String text(Object value) {
-                var text = new StringWriter();
-                try (var json = FACTORY.createGenerator(text)) {
-                    write(value, json);
-                } catch (IOException problem) {
-                    throw new UncheckedIOException(problem); // cannot happen: memory does not fail
-                }
-                return text.toString();
-            }
-
-            private static void write(Object value, JsonGenerator json) throws IOException {
-                switch (value) {
-                    case Map<?, ?> object -> {
-                        json.writeStartObject();
-                        for (var field : object.entrySet()) {
-                            json.writeFieldName((String) field.getKey());
-                            write(field.getValue(), json);
-                        }
-                        json.writeEndObject();
-                    }
-                    case List<?> array -> {
-                        json.writeStartArray();
-                        for (var item : array) write(item, json);
-                        json.writeEndArray();
-                    }
-                    case null, default -> json.writeObject(value);
-                }
-            }
-        }
-
-        static final JsonMapper MAPPER = JsonMapper.builder(Tokens.FACTORY)
-                .propertyNamingStrategy(PropertyNamingStrategies.SNAKE_CASE)
-                .enable(DeserializationFeature.USE_BIG_DECIMAL_FOR_FLOATS)
-                .addModule(new SimpleModule().addSerializer(Instant.class, new Times.Writer()))
-                .build();
-        /// For what people write: nothing may follow the value, and `NaN` is no number.
-        static final JsonMapper STRICT = MAPPER.rebuild().enable(DeserializationFeature.FAIL_ON_TRAILING_TOKENS)
-                .disable(JsonReadFeature.ALLOW_NON_NUMERIC_NUMBERS).build();
-        static final JsonFactory FACTORY = MAPPER.getFactory();
-    }
-
-    /// Writes UTF-8. Half of a surrogate pair, which JSON can hold and UTF-8 cannot, becomes its escape: `\\ud83d`.
-    static final class Utf8 extends Writer {
-        private static final byte[] UNSHOWABLE = "\uFFFD".getBytes(UTF_8);
-
-        private final OutputStream out;
-        private final CharsetEncoder encoder = UTF_8.newEncoder();
-        private final ByteBuffer bytes = ByteBuffer.allocate(1024);
-        /// The first half of a pair whose second comes with the next piece; or 0.
-        private char half = 0;
-
-        Utf8(OutputStream out) {
-            this.out = out;
-        }
-
-        /// For what people read: half a pair is shown as what cannot be shown.
-        static Writer shown(OutputStream out) {
-            return new OutputStreamWriter(out, UTF_8.newEncoder().onMalformedInput(CodingErrorAction.REPLACE)
-                    .replaceWith(UNSHOWABLE));
-        }
-
-        static boolean isHalf(int codePoint) {
-            return Character.getType(codePoint) == Character.SURROGATE;
-        }
-
-        static boolean hasHalf(String text) {
-            for (int i = 0; i < text.length(); i++) // a stream for each of a million cells takes half a second
-                if (Character.isSurrogate(text.charAt(i))) return text.codePoints().anyMatch(Utf8::isHalf);
-            return false;
-        }
-
-        @Override
-        public void write(char[] text, int from, int length) throws IOException {
-            if (length == 0) return;
-            if (half != 0 && Character.isLowSurrogate(text[from])) {
-                encode(CharBuffer.wrap(new char[] {half, text[from]}));
-                half = 0;
-                write(text, from + 1, length - 1);
-                return;
-            }
-            endHalf();
-            var rest = CharBuffer.wrap(text, from, length);
-            encode(rest);
-            if (rest.hasRemaining()) half = rest.get();
-        }
-
-        /// All but a first half at the very end.
-        private void encode(CharBuffer text) throws IOException {
-            for (var result = encoder.encode(text, bytes, false); !result.isUnderflow();
-                    result = encoder.encode(text, bytes, false)) {
-                drain();
-                if (result.isMalformed()) escape(text.get());
-            }
-        }
-
-        private void escape(char half) throws IOException {
-            out.write(String.format("\\u%04x", (int) half).getBytes(UTF_8));
-        }
-
-        private void endHalf() throws IOException {
-            if (half == 0) return;
-            drain();
-            escape(half);
-            half = 0;
-        }
-
-        private void drain() throws IOException {
-            out.write(bytes.array(), 0, bytes.position());
-            bytes.clear();
-        }
-
-        @Override
-        public void flush() throws IOException {
-            drain();
-            out.flush();
-        }
-
-        @Override
-        public void close() throws IOException {
-            endHalf();
-            drain();
-            out.close();
-        }
-    }
-
-    /// UTC to the millisecond: `2026-01-16T12:00:00.123Z`.
-    static final class Times {
-        static String text(Instant time) {
-            return time.truncatedTo(ChronoUnit.MILLIS).toString();
-        }
-
-        /// The other way round. Our own form is read digit by digit: a long log has a million of them.
-        static Instant parse(String text) {
-            if (text.length() != 24 || text.charAt(10) != 'T' || text.charAt(19) != '.' || text.charAt(23) != 'Z')
-                return Instant.parse(text);
-            long day = LocalDate.of(digits(text, 0, 4), digits(text, 5, 7), digits(text, 8, 10)).toEpochDay();
-            int second = LocalTime.of(digits(text, 11, 13), digits(text, 14, 16), digits(text, 17, 19)).toSecondOfDay();
-            return Instant.ofEpochSecond(day * 86_400 + second, digits(text, 20, 23) * 1_000_000L);
-        }
-
-        private static int digits(String text, int from, int to) {
-            return Integer.parseInt(text, from, to, 10);
-        }
-
-        private static final class Writer extends JsonSerializer<Instant> {
-            @Override
-            public void serialize(Instant time, JsonGenerator out, SerializerProvider provider) throws IOException {
-                out.writeString(text(time));
-            }
-        }
-    }
-
-    /// One exchange with Dify's Service API at a time: run, look, stop, info. Never sleeps, never retries, never
-    /// writes.
-    static final class DifyClient implements AutoCloseable {
-        private static final Duration CONNECT = Duration.ofSeconds(20), LOOK = Duration.ofSeconds(30);
-        private static final Duration QUIET = Duration.ofSeconds(30), DRAIN = Duration.ofSeconds(1);
-        /// Dify 1.16 makes up an end of the run right after an error; 1.14 keeps the stream open and says no more.
-        private static final Duration AFTER_ERROR = Duration.ofMillis(100);
-        /// Dify 1.14 ends a stream that says nothing for so long, queued or not.
-        private static final Duration FIRST_EVENT = Duration.ofSeconds(300);
-        private static final int LONGEST_REFUSAL = 64 << 10, LONGEST_WHOLE = 256 << 10;
-
-        private final HttpClient http;
-        private final Access access;
-        private final Duration timeout, firstEvent;
-        private final Room room;
-        private final Watches watches;
-        private final ExecutorService tasks;
-
-        private DifyClient(HttpClient http, Access access, Duration timeout, Duration firstEvent, Room room,
-                Watches watches, ExecutorService tasks) {
-            this.http = http;
-            this.access = access;
-            this.timeout = timeout;
-            this.firstEvent = firstEvent;
-            this.room = room;
-            this.watches = watches;
-            this.tasks = tasks;
-        }
-
-        /// @param timeout one run: from its first event (streaming) or from sending (blocking) to its end
-        static DifyClient of(Access access, Duration timeout) {
-            return of(access, timeout, 1);
-        }
-
-        /// @param runs how many there may be at a time
-        static DifyClient of(Access access, Duration timeout, int runs) {
-            return of(access, timeout, FIRST_EVENT, Room.of(runs));
-        }
-
-        /// @param firstEvent how long a stream may say nothing before its first event
-        static DifyClient of(Access access, Duration timeout, Duration firstEvent, Room room) {
-            var tasks = Executors.newVirtualThreadPerTaskExecutor();
-            return new DifyClient(Transport.of(access, tasks, CONNECT), access, timeout, firstEvent, room,
-                    new Watches(), tasks);
-        }
-
-        @Override
-        public void close() {
-            http.shutdownNow();
-            watches.close();
-            tasks.shutdownNow();
-        }
-
-        /// Posts one attempt to `/workflows/run` and reads to its terminal event; the stream's own end is not waited
-        /// for.
-        Seen run(Attempt attempt, Map<String, Value> inputs, Told told) {
-            boolean streaming = attempt.mode() == Mode.STREAMING;
-            var post = request(runPath(access)).header("Content-Type", "application/json")
-                    .POST(HttpRequest.BodyPublishers.ofByteArray(body(attempt, inputs, streaming))).build();
-            return exchange(post, DifyClient::whole, streaming ? firstEvent : timeout,
-                    streaming ? Symptom.SILENCE : Symptom.TIMED_OUT, (answer, watch) -> {
-                        if (answer.statusCode() != 200) return refused(answer);
-                        return isStream(answer) ? stream(answer, watch, told) : blocking(answer);
-                    });
-        }
-
-        /// Looks a run up by its id, or first by its user in the log. A run over its time is asked to stop before.
-        Found look(Doubt doubt) {
-            if (doubt.stopsFirst()) stop(doubt.run().get(), doubt.attempt().user());
-            var user = doubt.attempt().user();
-            if (doubt.run().isEmpty()) return named(user);
-            if (doubt.symptom() == Symptom.CONTRADICTED && Names.isUnique(user)) {
-                var own = named(user); // the stream's first event may have been another run's, too
-                if (own.run().isPresent()) return own;
-            }
-            var found = detail(doubt.run().get());
-            boolean madeUp = found instanceof Found.Absent && doubt.symptom() == Symptom.UNCONFIRMED;
-            return madeUp && Names.isUnique(user) ? named(user) : found;
-        }
-
-        private Found named(String user) {
-            var found = new AtomicReference<Optional<String>>(Optional.empty());
-            var seen = ask(request("/workflows/logs?limit=20&created_by_end_user_session_id=" + encoded(user)).GET()
-                    .build(),
-                    body -> found.set(runOf(user, Json.MAPPER.readTree(body))));
-            if (seen.isPresent()) return new Found.Silent(seen.get());
-            return found.get().<Found>map(id -> detail(new RunRef(id, ""))).orElseGet(Found.Absent::new);
-        }
-
-        /// Asks Dify to stop a task. Its answer says `success` whatever happens, so it is not kept.
-        void stop(RunRef run, String user) {
-            var body = Json.MAPPER.createObjectNode().put("user", user).toString();
-            ask(request("/workflows/tasks/" + encoded(run.task()) + "/stop").header("Content-Type", "application/json")
-                    .POST(HttpRequest.BodyPublishers.ofString(body)).build(), InputStream::readAllBytes);
-        }
-
-        /// Uploads a file under the attempt's user, streamed from disk. The id goes to `use`; else what went wrong.
-        Optional<Seen> upload(Value.Local local, String user, Consumer<String> use) {
-            var boundary = "difyexec-" + UUID.randomUUID();
-            var file = local.file();
-            try {
-                if (!file.toRealPath().equals(file)) throw new IOException("a link has taken its place");
-                var name = local.name().replaceAll("[\\\\/:*?\"<>|\\p{Cntrl}]", "_");
-                var type = Optional.ofNullable(Files.probeContentType(file)).orElse("application/octet-stream");
-                var head = "--" + boundary + "\r\nContent-Disposition: form-data; name=\"user\"\r\n\r\n" + user
-                        + "\r\n--" + boundary
-                        + "\r\nContent-Disposition: form-data; name=\"file\"; filename=\"" + name
-                                + "\"\r\nContent-Type: " + type + "\r\n\r\n";
-                var body = HttpRequest.BodyPublishers.concat(HttpRequest.BodyPublishers.ofString(head),
-                        HttpRequest.BodyPublishers.ofFile(file),
-                                HttpRequest.BodyPublishers.ofString("\r\n--" + boundary + "--\r\n"));
-                var id = new AtomicReference<>("");
-                var seen = exchange(request("/files/upload")
-                        .header("Content-Type", "multipart/form-data; boundary=" + boundary)
-                        .POST(body).build(), timeout, Symptom.NO_ANSWER, (answer, _) -> {
-                            if (answer.statusCode() != 201 && answer.statusCode() != 200) return refused(answer);
-                            id.set(Json.MAPPER.readTree(answer.body().readNBytes(LONGEST_REFUSAL)).path("id")
-                                    .asText(""));
-                            return Seen.nothing();
-                        });
-                if (id.get().isEmpty()) return Optional.of(seen);
-                use.accept(id.get());
-                return Optional.empty();
-            } catch (IOException problem) {
-                return Optional.of(new Seen.NotUploaded(file + ": " + Plain.of(problem), false));
-            }
-        }
-
-        /// Fetches a file of an output to a path, whole; links are signed, so the key is not sent along.
-        ///
-        /// @param size in bytes, or not above 0 where it is not known
-        Optional<Seen> download(URI link, long size, Path to) {
-            var request = HttpRequest.newBuilder(access.baseUrl().resolve(link))
-                    .header("User-Agent", "difyexec/" + VERSION).GET().build();
-            var done = new AtomicBoolean();
-            var seen = exchange(request, timeout, Symptom.NO_ANSWER, (answer, _) -> {
-                if (answer.statusCode() != 200) return refused(answer);
-                long length = Files.copy(answer.body(), to, StandardCopyOption.REPLACE_EXISTING);
-                long told = answer.headers().firstValueAsLong("Content-Length").orElse(length);
-                if (length != told || size > 0 && length != size) throw new IOException("cut off: " + length + " of "
-                        + (length != told ? told : size) + " bytes came");
-                done.set(true);
-                return Seen.nothing();
-            });
-            return done.get() ? Optional.empty() : Optional.of(seen);
-        }
-
-        /// The form of the version that is published now, for `use`; else what went wrong.
-        Optional<Seen> parameters(Consumer<JsonNode> use) {
-            return ask(request("/parameters").GET().build(), body -> use.accept(Json.MAPPER.readTree(body)));
-        }
-
-        /// Where an attempt is posted to: the version published now, or the pinned one.
-        static String runPath(Access access) {
-            return access.workflowId().isEmpty() ? "/workflows/run"
-                    : "/workflows/" + encoded(access.workflowId()) + "/run";
-        }
-
-        /// The request of an attempt as a person may read it: the body alone.
-        static String requestBody(Attempt attempt, Map<String, Value> inputs) {
-            return new String(body(attempt, inputs, attempt.mode() == Mode.STREAMING), UTF_8);
-        }
-
-        /// What the app says of itself; asked before anything is spent.
-        Info info() {
-            var info = new AtomicReference<Info>();
-            var seen = exchange(request("/info").GET().build(), LOOK, Symptom.NO_ANSWER, (answer, _) -> {
-                if (answer.statusCode() != 200) return refused(answer);
-                var tree = Json.MAPPER.readTree(answer.body().readNBytes(LONGEST_REFUSAL));
-                if (!tree.isObject()) throw new IOException("no JSON object");
-                info.set(new Info.Known(tree.path("name").asText(), tree.path("mode").asText(""), version(answer)));
-                return Seen.nothing();
-            });
-            return info.get() != null ? info.get() : new Info.NotKnown(seen);
-        }
-
-        sealed interface Info {
-            record Known(String name, String mode, String version) implements Info {}
-
-            record NotKnown(Seen seen) implements Info {}
-        }
-
-        private Found detail(RunRef run) {
-            var found = new AtomicReference<Found>(new Found.Absent());
-            var seen = ask(request("/workflows/run/" + encoded(run.id())).GET().build(), body -> {
-                var reader = new RunReader();
-                reader.readDetail(body);
-                if (!reader.runId.isEmpty()) found.set(reader.found(run));
-            });
-            return seen.filter(s -> !(s instanceof Seen.Refused refused && refused.status() == 404
-                    && refused.code().equals("not_found")))
-                    .map(s -> s instanceof Seen.TooLarge large ? new Seen.TooLarge(Optional.of(run), large.why()) : s)
-                    .<Found>map(Found.Silent::new).orElseGet(found::get);
-        }
-
-        private static Optional<String> runOf(String user, JsonNode logs) {
-            for (var row : logs.path("data")) {
-                var run = row.path("workflow_run").path("id");
-                if (row.path("created_by_end_user").path("session_id").asText("").equals(user) && run.isTextual())
-                    return Optional.of(run.asText());
-            }
-            return Optional.empty();
-        }
-
-        /// A small question: what went wrong, or nothing once `use` has read the body.
-        private Optional<Seen> ask(HttpRequest request, BodyUse use) {
-            var done = new AtomicBoolean();
-            var seen = exchange(request, LOOK, Symptom.NO_ANSWER, (answer, _) -> {
-                if (answer.statusCode() != 200) return refused(answer);
-                use.read(room.limit(answer.body()));
-                done.set(true);
-                return Seen.nothing();
-            });
-            return done.get() ? Optional.empty() : Optional.of(seen);
-        }
-
-        @FunctionalInterface private interface BodyUse {
-            void read(InputStream body) throws IOException;
-        }
-
-        @FunctionalInterface private interface AnswerUse {
-            Seen read(HttpResponse<InputStream> answer, Watch watch) throws IOException;
-        }
-
-        /// Sends, reads and lets go of the connection; whatever breaks becomes a fact.
-        ///
-        /// @param limit   to the headers, and on to the end unless the reader sets another
-        /// @param overdue what it is called when that passes
-        private Seen exchange(HttpRequest request, Duration limit, Symptom overdue, AnswerUse use) {
-            return exchange(request, HttpResponse.BodyHandlers.ofInputStream(), limit, overdue, use);
-        }
-
-        private Seen exchange(HttpRequest request, HttpResponse.BodyHandler<InputStream> body, Duration limit,
-                Symptom overdue, AnswerUse use) {
-            long began = System.nanoTime();
-            var sending = http.sendAsync(request, body);
-            HttpResponse<InputStream> answer;
-            try {
-                answer = sending.get(limit.toNanos(), NANOSECONDS);
-            } catch (TimeoutException _) {
-                sending.cancel(true);
-                return new Seen.Cut(Optional.empty(), overdue, "no answer within " + Plain.seconds(limit));
-            } catch (ExecutionException problem) {
-                return unsent(problem.getCause());
-            } catch (InterruptedException _) {
-                sending.cancel(true);
-                Thread.currentThread().interrupt(); // for whoever would ask again
-                return new Seen.Cut(Optional.empty(), Symptom.NO_ANSWER, "given up");
-            }
-            var left = limit.minusNanos(System.nanoTime() - began);
-            try (var in = answer.body(); var watch = watches.watch(in, left)) {
-                try {
-                    var seen = use.read(answer, watch);
-                    if (!isStream(answer)) drain(in, watch);
-                    return seen;
-                } catch (Room.Exceeded problem) {
-                    return new Seen.TooLarge(watch.run(), problem.getMessage());
-                } catch (OutOfMemoryError _) {
-                    return Seen.Cut.outOfMemory(watch.run());
-                } catch (IOException problem) {
-                    return new Seen.Cut(watch.run(), watch.isOver() ? watch.overdue(overdue) : Symptom.CUT,
-                            watch.isOver() ? "no end within the time limit" : Plain.of(problem));
-                }
-            } catch (IOException _) {
-                return new Seen.Cut(Optional.empty(), Symptom.CUT,
-                        "closing failed"); // cannot happen: the JDK's close does not throw
-            }
-        }
-
-        /// A short body that comes as a whole wakes its reader once, not twice; all others come as they are.
-        private static HttpResponse.BodySubscriber<InputStream> whole(HttpResponse.ResponseInfo answer) {
-            boolean isShort = answer.headers().firstValueAsLong("Content-Length").orElse(LONGEST_WHOLE + 1)
-                    <= LONGEST_WHOLE;
-            return isStream(answer.headers()) || !isShort ? HttpResponse.BodySubscribers.ofInputStream()
-                    : HttpResponse.BodySubscribers.mapping(HttpResponse.BodySubscribers.ofByteArray(),
-                            ByteArrayInputStream::new);
-        }
-
-        /// Reads on to the end, so that the connection serves again; what is known by now stays known.
-        private static void drain(InputStream body, Watch watch) {
-            try {
-                watch.limit(DRAIN);
-                var rest = new byte[512];
-                for (int left = LONGEST_REFUSAL; left > 0; left -= rest.length) if (body.read(rest) < 0) return;
-            } catch (IOException _) {
-                // a connection less to use again
-            }
-        }
-
-        private static Seen unsent(Throwable problem) {
-            for (var cause = problem; cause != null; cause = cause.getCause())
-                if (cause instanceof ConnectException || cause instanceof HttpConnectTimeoutException
-                        || cause instanceof UnresolvedAddressException
-                        || cause instanceof SSLHandshakeException || isNoTls(cause)
-                                || cause instanceof UnknownHostException)
-                    return new Seen.NotSent(Plain.of(cause));
-            return new Seen.Cut(Optional.empty(), Symptom.NO_ANSWER, Plain.of(problem));
-        }
-
-        /// A server that does not speak TLS; the JDK has no type for it, and other TLS errors may come after the
-        /// request.
-        private static boolean isNoTls(Throwable cause) {
-            return cause instanceof SSLException && String.valueOf(cause.getMessage()).toLowerCase(Locale.ROOT)
-                    .contains("unrecognized ssl message");
-        }
-
-        private Seen blocking(HttpResponse<InputStream> answer) throws IOException {
-            var reader = new RunReader();
-            try {
-                reader.readAnswer(room.limit(answer.body()));
-            } catch (Room.Exceeded problem) {
-                return new Seen.TooLarge(reader.ref(), problem.getMessage());
-            } catch (JsonProcessingException problem) {
-                return new Seen.Cut(Optional.empty(), isDify(answer) ? Symptom.CUT : Symptom.GATEWAY,
-                        "HTTP 200, but no JSON: " + problem.getOriginalMessage());
-            }
-            return reader.ran().orElseGet(() -> new Seen.Cut(reader.ref(), isDify(answer) ? Symptom.CUT
-                    : Symptom.GATEWAY,
-                    "HTTP 200 without a run's status"));
-        }
-
-        private Seen stream(HttpResponse<InputStream> answer, Watch watch, Told told) throws IOException {
-            var reader = new RunReader();
-            var sse = new Sse(watch.counting(answer.body()));
-            long head = System.nanoTime();
-            while (next(sse, reader)) {
-                if (reader.ref().isPresent() && watch.run().isEmpty()) {
-                    watch.began(reader.ref().get(), timeout, QUIET, told);
-                    told.began(reader.ref().get(), Duration.ofNanos(System.nanoTime() - head));
-                }
-                reader.heard().ifPresent(told::heard);
-                var end = reader.end();
-                if (end.isPresent()) {
-                    var ends = ends(end.get(), sse, reader, watch);
-                    return Seen.told(watch.run().or(reader::ref), ends);
-                }
-            }
-            return new Seen.Cut(watch.run(), watch.isOver() ? watch.overdue(Symptom.SILENCE) : Symptom.CUT,
-                    watch.isOver() ? "no end within the time limit" : "the stream ended without an end of the run");
-        }
-
-        /// Goes on to the next event that can be read. False: the stream has ended.
-        private boolean next(Sse sse, RunReader reader) throws IOException {
-            while (sse.next()) {
-                try {
-                    reader.readEvent(room.limit(sse.data()));
-                    return true;
-                } catch (Room.Exceeded problem) {
-                    if (reader.isEnd()) throw problem; // of another event nothing is kept
-                } catch (JsonProcessingException _) {
-                    if (sse.isAtEnd()) return false; // else an event we cannot read is an event we do not know
-                }
-            }
-            return false;
-        }
-
-        /// An end, and those told after it: what has come with it, and after an error what comes within a moment.
-        private List<Seen> ends(Seen first, Sse sse, RunReader reader, Watch watch) {
-            var ends = new ArrayList<>(List.of(first));
-            if (first instanceof Seen.Refused) watch.limit(AFTER_ERROR);
-            else sse.waitNoMore();
-            try {
-                while (next(sse, reader)) reader.end().ifPresent(ends::add);
-            } catch (IOException _) {
-                // the moment is over, or the connection: nothing more was told
-            }
-            return ends;
-        }
-
-        private Seen refused(HttpResponse<InputStream> answer) throws IOException {
-            int status = answer.statusCode();
-            var text = new String(answer.body().readNBytes(LONGEST_REFUSAL), UTF_8)
-                    .replace(access.key(), "***"); // some proxies echo requests
-            if (status >= 300 && status < 400)
-                return Seen.Refused.http(status, isDify(answer), "",
-                        answer.headers().firstValue("Location").orElse("nowhere"), Optional.empty());
-            String code = "", message = text.stripLeading().startsWith("<") ? Plain.html(text) : text;
-            try {
-                var tree = Json.MAPPER.readTree(text);
-                if (tree.isObject()) {
-                    code = tree.path("code").asText("");
-                    message = tree.path("message").asText("");
-                }
-            } catch (JsonProcessingException _) {
-                // HTML or plain text: its words are the message
-            }
-            return Seen.Refused.http(status, isDify(answer), code, message, retryAfter(answer));
-        }
-
-        /// Seconds or an HTTP date.
-        private static Optional<Duration> retryAfter(HttpResponse<?> answer) {
-            return answer.headers().firstValue("Retry-After").map(String::strip).flatMap(text -> {
-                try {
-                    if (text.matches("\\d{1,9}")) return Optional.of(Duration.ofSeconds(Long.parseLong(text)));
-                    var until = Instant.from(DateTimeFormatter.RFC_1123_DATE_TIME.parse(text));
-                    return Optional.of(Duration.between(Instant.now(), until)).filter(Duration::isPositive);
-                } catch (DateTimeException _) {
-                    return Optional.empty(); // not a date either: the back-off decides
-                }
-            });
-        }
-
-        private HttpRequest.Builder request(String path) {
-            return HttpRequest.newBuilder(URI.create(access.baseUrl() + path))
-                    .header("Authorization", "Bearer " + access.key()).header("User-Agent", "difyexec/" + VERSION);
-        }
-
-        private static byte[] body(Attempt attempt, Map<String, Value> inputs, boolean streaming) {
-            var out = new ByteArrayOutputStream(512);
-            try (var json = Json.Tokens.writing(out)) {
-                json.writeStartObject();
-                json.writeObjectFieldStart("inputs");
-                for (var input : inputs.entrySet()) {
-                    json.writeFieldName(input.getKey());
-                    write(input.getValue(), json);
-                }
-                json.writeEndObject();
-                json.writeStringField("response_mode", streaming ? "streaming" : "blocking");
-                json.writeStringField("user", attempt.user());
-                json.writeEndObject();
-            } catch (IOException problem) {
-                throw new UncheckedIOException(problem); // cannot happen: memory does not fail
-            }
-            return out.toByteArray();
-        }
-
-        private static void write(Value value, JsonGenerator json) throws IOException {
-            switch (value) {
-                case Value.Text(var text) -> json.writeString(text);
-                case Value.Numeric(var number) -> json.writeNumber(number.toPlainString());
-                case Value.Truth(var isTrue) -> json.writeBoolean(isTrue);
-                case Value.Json(var text) -> json.writeRawValue(text);
-                case Value.Remote(var kind, var address) -> writeFile(kind, "remote_url", "url", address.toString(),
-                        json);
-                case Value.Uploaded(var kind, var id) -> writeFile(kind, "local_file", "upload_file_id", id, json);
-                case Value.Several(var files) -> {
-                    json.writeStartArray();
-                    for (var file : files) write(file, json);
-                    json.writeEndArray();
-                }
-                case Value.Local(var kind, _, var file) -> writeFile(kind, "local_file", "upload_file_id",
-                        "<upload of " + file + ">", json);
-                case Value.None _, Value.Wrong _ -> json.writeNull();
-            }
-        }
-
-        private static void writeFile(String kind, String method, String field, String value,
-                JsonGenerator json) throws IOException {
-            json.writeStartObject();
-            json.writeStringField("type", kind);
-            json.writeStringField("transfer_method", method);
-            json.writeStringField(field, value);
-            json.writeEndObject();
-        }
-
-        private static boolean isStream(HttpResponse<?> answer) {
-            return isStream(answer.headers());
-        }
-
-        private static boolean isStream(HttpHeaders headers) {
-            return headers.firstValue("Content-Type").orElse("").startsWith("text/event-stream");
-        }
-
-        private static boolean isDify(HttpResponse<?> answer) {
-            return !version(answer).isEmpty();
-        }
-
-        private static String version(HttpResponse<?> answer) {
-            return answer.headers().firstValue("X-Version").orElse("");
-        }
-
-        private static String encoded(String part) {
-            return URLEncoder.encode(part, UTF_8).replace("+", "%20");
-        }
-    }
-
-    /// A row's way to Dify and back: cells become values, files go up before the run and come down after it.
-    record Sender(DifyClient client, Form form, Optional<Path> saveFiles) implements Workflow {
-
-        @Override
-        public Seen run(Attempt attempt, Told told) {
-            var uploads = new HashMap<Value.Local, String>();
-            var values = new LinkedHashMap<String, Value>();
-            for (var value : form.values(attempt.row()).entrySet()) {
-                if (value.getValue() instanceof Value.Wrong wrong) // a file is not what it was when it was checked
-                    return new Seen.NotUploaded(value.getKey() + ": " + wrong.said(), false);
-                var fault = new AtomicReference<Seen>();
-                values.put(value.getKey(), uploaded(value.getValue(), attempt, told, uploads, fault));
-                if (fault.get() != null) return fault.get();
-            }
-            return withFiles(attempt, client.run(attempt, values, told));
-        }
-
-        @Override
-        public Found look(Doubt doubt) {
-            return switch (client.look(doubt)) {
-                case Found.Ended(var ran) -> new Found.Ended((Seen.Ran) withFiles(doubt.attempt(), ran));
-                case Found found -> found;
-            };
-        }
-
-        @Override
-        public void stop(RunRef run, String user) {
-            client.stop(run, user);
-        }
-
-        /// A file that several cells of one attempt name goes up once.
-        private Value uploaded(Value value, Attempt attempt, Told told, Map<Value.Local, String> uploads,
-                AtomicReference<Seen> fault) {
-            return switch (value) {
-                case Value.Several(var files) -> new Value.Several(
-                        files.stream().map(file -> uploaded(file, attempt, told, uploads, fault)).toList());
-                case Value.Local local -> {
-                    if (fault.get() == null && !uploads.containsKey(local)) client.upload(local, attempt.user(), id -> {
-                        uploads.put(local, id);
-                        told.uploaded(local.name(), id);
-                    }).ifPresent(seen -> fault.set(notUploaded(local.name(), seen)));
-                    yield new Value.Uploaded(local.kind(), uploads.getOrDefault(local, ""));
-                }
-                case Value other -> other;
-            };
-        }
-
-        /// A refusal of the key or the pace is as for a run, one of the file is the row's; and what is unclear is no
-        /// doubt, as after a run: an upload starts nothing, so it may be tried again.
-        private static Seen notUploaded(String name, Seen seen) {
-            var upload = "upload of " + name + ": ";
-            return switch (seen) {
-                case Seen.Refused refused when List.of(400, 413, 415)
-                        .contains(refused.status()) -> new Seen.NotUploaded(
-                        upload + "HTTP " + refused.status() + " " + refused.message(), false);
-                case Seen.Refused refused when refused.status() < 500 -> refused;
-                case Seen.Refused refused -> new Seen.NotUploaded(upload + "HTTP " + refused.status(), true);
-                case Seen.Cut cut -> new Seen.NotUploaded(upload + cut.why(), true);
-                case Seen.NotSent _, Seen.NotUploaded _, Seen.TooLarge _, Seen.Ran _ -> seen;
-            };
-        }
-
-        /// A success with the files of its outputs that are to be kept.
-        private Seen withFiles(Attempt attempt, Seen seen) {
-            if (saveFiles.isEmpty() || !(seen instanceof Seen.Ran ran) || !ran.status().isSuccess()) return seen;
-            var files = new ArrayList<OutputFile>();
-            try {
-                for (var output : Json.MAPPER.readTree(ran.outputs()).properties())
-                    for (var file : links(output.getValue())) {
-                        var name = fileName(attempt.row().id(), output.getKey(), files.size() + 1,
-                                file.path("extension").asText(""));
-                        files.add(new OutputFile(file.path("url").asText(""), file.path("size").asLong(0),
-                                saveFiles.get().resolve(name)));
-                    }
-            } catch (IOException problem) {
-                throw new UncheckedIOException(problem); // cannot happen: the outputs were JSON when they came
-            }
-            return ran.with(files);
-        }
-
-        /// It gets its name once it is whole; until then it has one that no output has.
-        @Override
-        public Fetched fetch(OutputFile file) {
-            var draft = file.place().resolveSibling(".difyexec-" + UUID.randomUUID() + ".part");
-            try {
-                Files.createFile(draft); // what cannot be written is not asked for
-                var seen = client.download(URI.create(file.link()), file.size(), draft);
-                return seen.isEmpty() ? new Fetched.There(FreeName.take(draft, file.place()))
-                        : new Fetched.Missing(Greeting.said(seen.get()).strip(), mayPass(seen.get()));
-            } catch (IllegalArgumentException _) {
-                return new Fetched.Missing("no address in the output", false);
-            } catch (IOException problem) {
-                return new Fetched.Missing(Plain.of(problem), false);
-            } finally {
-                drop(draft);
-            }
-        }
-
-        private static void drop(Path draft) {
-            try {
-                Files.deleteIfExists(draft);
-            } catch (IOException _) {
-                // it stays, under a name that says what it is
-            }
-        }
-
-        private static boolean mayPass(Seen seen) {
-            return !(seen instanceof Seen.Refused refused) || refused.status() >= 500
-                    || List.of(408, 425, 429).contains(refused.status());
-        }
-
-        /// The file objects in a value, at any depth.
-        static List<JsonNode> links(JsonNode value) {
-            if (value.path("dify_model_identity").asText("").equals("__dify__file__")) return List.of(value);
-            return StreamSupport.stream(value.spliterator(), false).flatMap(inner -> links(inner).stream()).toList();
-        }
-
-        /// `<id>-<output>-<n><ext>`, with nothing in it that leads out of the folder. An id that had to be changed gets
-        /// a hash behind it: the files of two rows never have one name.
-        static String fileName(String id, String output, int number, String extension) {
-            var end = extension.isEmpty() || extension.startsWith(".") ? extension : "." + extension;
-            var row = safe(id, 100).replaceFirst("^\\.", "_");
-            var mark = row.equals(id) ? "" : "~" + Cells.hash(Map.of("", id));
-            return row + mark + "-" + safe(output, 80) + "-" + number + safe(end, 20);
-        }
-
-        /// As many whole characters as fit into so many bytes: a file system counts a name's bytes, 255 at most.
-        private static String safe(String text, int bytes) {
-            var name = new StringBuilder();
-            int size = 0;
-            for (int c : text.replaceAll("[^\\p{L}\\p{N}._-]", "_").replace("..", "__").codePoints().toArray()) {
-                size += Character.toString(c).getBytes(UTF_8).length;
-                if (size > bytes) break;
-                name.appendCodePoint(c);
-            }
-            return name.toString();
-        }
-    }
-
-    /// The JDK's HTTP client as Dify needs it: HTTP/1.1, no redirects, the proxy and the authorities of the settings.
-    static final class Transport {
-        static HttpClient of(Access access, Executor executor, Duration connect) {
-            var builder = HttpClient.newBuilder().version(HttpClient.Version.HTTP_1_1).executor(executor)
-                    .followRedirects(HttpClient.Redirect.NEVER).connectTimeout(connect)
-                    .proxy(HttpClient.Builder.NO_PROXY);
-            access.proxy().ifPresent(proxy -> {
-                builder.proxy(ProxySelector.of(new InetSocketAddress(proxy.getHost(), proxy.getPort() < 0 ? 80
-                        : proxy.getPort())));
-                if (proxy.getUserInfo() != null) builder.authenticator(login(proxy.getUserInfo()));
-            });
-            access.authorities().ifPresent(setting -> builder.sslContext(trusting(setting)));
-            return builder.build();
-        }
-
-        private static Authenticator login(String userInfo) {
-            var parts = userInfo.split(":", 2);
-            return new Authenticator() {
-                @Override
-                protected PasswordAuthentication getPasswordAuthentication() {
-                    return getRequestorType() == RequestorType.PROXY
-                            ? new PasswordAuthentication(parts[0], (parts.length > 1 ? parts[1] : "").toCharArray())
-                                    : null;
-                }
-            };
-        }
-
-        /// The system's authorities and those of a PEM file.
-        private static SSLContext trusting(Env.Setting setting) {
-            try (var in = Files.newInputStream(Path.of(setting.text()))) {
-                var store = KeyStore.getInstance(KeyStore.getDefaultType());
-                store.load(null, null);
-                var system = TrustManagerFactory.getInstance(TrustManagerFactory.getDefaultAlgorithm());
-                system.init((KeyStore) null);
-                int count = 0;
-                for (var manager : system.getTrustManagers())
-                    if (manager instanceof X509TrustManager known)
-                        for (var issuer : known.getAcceptedIssuers()) store.setCertificateEntry("system" + count++,
-                                issuer);
-                for (var own : CertificateFactory.getInstance("X.509").generateCertificates(in))
-                    store.setCertificateEntry("own" + count++, own);
-                var all = TrustManagerFactory.getInstance(TrustManagerFactory.getDefaultAlgorithm());
-                all.init(store);
-                var context = SSLContext.getInstance("TLS");
-                context.init(null, all.getTrustManagers(), null);
-                return context;
-            } catch (IOException | GeneralSecurityException | InvalidPathException problem) {
-                throw new Unusable(setting.place() + ": " + Plain.of(problem).replace(setting.text(), "…")
-                        + "; a PEM file of certificates is needed");
-            }
-        }
-    }
-
-    /// How many bytes an answer may have: while a result is made of it, it is in memory up to ten times over.
-    record Room(long most) {
-        private static final long TIMES = 10, LEAST = 1 << 20;
-
-        /// A fair share of Java's memory. @param runs how many there may be at a time
-        static Room of(int runs) {
-            return new Room(Math.max(LEAST, Runtime.getRuntime().maxMemory() / (TIMES * runs)));
-        }
-
-        /// An answer that there is no room for.
-        static final class Exceeded extends IOException {
-            Exceeded(long most) {
-                super(String.format(Locale.ROOT, "the answer is larger than the memory for it (%.1f MB); "
-                        + "a lower -c or JDK_JAVA_OPTIONS=-Xmx4g gives it more", most / 1e6));
-            }
-        }
-
-        /// The same bytes, up to so many.
-        InputStream limit(InputStream in) {
-            return new FilterInputStream(in) {
-                private long left = most;
-
-                @Override
-                public int read(byte[] into, int from, int length) throws IOException {
-                    int more = super.read(into, from, length);
-                    left -= Math.max(0, more);
-                    if (left < 0) throw new Exceeded(most);
-                    return more;
-                }
-            };
-        }
-    }
-
-    /// The bodies that are being read. One thread looks at all of them, ten times a second: an alarm for each would
-    /// have to be set and taken back twice a row.
-    static final class Watches implements AutoCloseable {
-        private static final Duration EVERY = Duration.ofMillis(100);
-
-        private final Set<Watch> open = ConcurrentHashMap.newKeySet();
-        private final ScheduledExecutorService clock = Executors.newSingleThreadScheduledExecutor(
-                Thread.ofPlatform().daemon().name("watches").factory());
-
-        Watches() {
-            clock.scheduleWithFixedDelay(() -> open.forEach(Watch::look), EVERY.toMillis(), EVERY.toMillis(),
-                    MILLISECONDS);
-        }
-
-        Watch watch(InputStream body, Duration limit) {
-            var watch = new Watch(body, limit, open::remove);
-            open.add(watch);
-            return watch;
-        }
-
-        @Override
-        public void close() {
-            clock.shutdownNow();
-        }
-    }
-
-    /// Ends a body that takes too long, and says when a stream has been quiet for a while.
-    /// The JDK's own time-out ends at the headers.
-    static final class Watch implements AutoCloseable {
-        private final InputStream body;
-        private final Consumer<Watch> closing;
-        private final AtomicReference<Optional<RunRef>> run = new AtomicReference<>(Optional.empty());
-        private volatile long end, lastByte;
-        private volatile boolean over = false;
-        private volatile Duration quiet;
-        private volatile Told told;
-
-        private Watch(InputStream body, Duration limit, Consumer<Watch> closing) {
-            this.body = body;
-            this.closing = closing;
-            limit(limit);
-        }
-
-        /// From now on.
-        void limit(Duration limit) {
-            end = System.nanoTime() + limit.toNanos();
-        }
-
-        /// From the first event on: another limit, and word of silences.
-        void began(RunRef run, Duration limit, Duration quiet, Told told) {
-            this.run.set(Optional.of(run));
-            this.lastByte = System.nanoTime();
-            this.told = told;
-            this.quiet = quiet;
-            limit(limit);
-        }
-
-        private void look() {
-            long now = System.nanoTime();
-            if (now - end >= 0) stop();
-            else if (quiet != null && now - lastByte >= quiet.toNanos()) {
-                lastByte = now;
-                told.quiet(run.get().orElseThrow());
-            }
-        }
-
-        private void stop() {
-            over = true;
-            try {
-                body.close();
-            } catch (IOException _) {
-                // the reader learns it by itself
-            }
-        }
-
-        /// The same bytes, each arrival noted.
-        InputStream counting(InputStream in) {
-            return new FilterInputStream(in) {
-                @Override
-                public int read(byte[] into, int from, int length) throws IOException {
-                    int count = super.read(into, from, length);
-                    lastByte = System.nanoTime();
-                    return count;
-                }
-            };
-        }
-
-        Optional<RunRef> run() {
-            return run.get();
-        }
-
-        boolean isOver() {
-            return over;
-        }
-
-        Symptom overdue(Symptom beforeFirstEvent) {
-            return run.get().isPresent() ? Symptom.TIMED_OUT : beforeFirstEvent;
-        }
-
-        @Override
-        public void close() {
-            closing.accept(this);
-        }
-    }
-
-    /// Cuts a stream of server-sent events into the data of each, as bytes: no line is ever held whole.
-    /// Comments, pings without data and unknown fields are passed over; several `data:` lines are joined by a newline.
-    static final class Sse {
-        private static final byte[] DATA = "data:".getBytes(UTF_8);
-
-        private final InputStream in;
-        private final byte[] buffer = new byte[16 << 10];
-        private int at = 0, end = 0;
-        private boolean inData = false, ended = false, waits = true;
-
-        Sse(InputStream in) {
-            this.in = in;
-        }
-
-        /// From here on, the stream ends where more of it would have to be waited for.
-        void waitNoMore() {
-            waits = false;
-        }
-
-        /// Goes to the next event that has data. False: the stream has ended.
-        boolean next() throws IOException {
-            while (inData) if (data.skip(Long.MAX_VALUE) == 0 && data.read() < 0) break;
-            while (!ended) if (startsData()) return inData = true;
-            return false;
-        }
-
-        /// The data of the present event; at its end it reads as ended.
-        InputStream data() {
-            return data;
-        }
-
-        boolean isAtEnd() throws IOException {
-            return ended || !inData && peek() < 0;
-        }
-
-        /// Reads a line's name: true, with the position on the data, if it is `data:`; else the line is skipped.
-        private boolean startsData() throws IOException {
-            for (byte expected : DATA) {
-                int next = peek();
-                if (next != expected) {
-                    skipLine();
-                    return false;
-                }
-                at++;
-            }
-            if (peek() == ' ') at++;
-            return true;
-        }
-
-        private void skipLine() throws IOException {
-            for (int next = peek(); next >= 0; next = peek()) {
-                at++;
-                if (next == '\n') return;
-            }
-        }
-
-        private int peek() throws IOException {
-            if (at == end) {
-                at = 0;
-                ended |= !waits && in.available() == 0;
-                end = ended ? 0 : Math.max(0, in.read(buffer, 0, buffer.length));
-                if (end == 0) ended = true;
-            }
-            return at < end ? buffer[at] & 0xff : -1;
-        }
-
-        private final InputStream data = new InputStream() {
-            @Override
-            public int read() throws IOException {
-                var one = new byte[1];
-                return read(one, 0, 1) < 0 ? -1 : one[0] & 0xff;
-            }
-
-            @Override
-            public int read(byte[] into, int from, int length) throws IOException {
-                if (length == 0) return 0;
-                while (inData && peek() >= 0) {
-                    int count = 0;
-                    while (count < length && at < end && buffer[at] != '\n') {
-                        byte next = buffer[at++];
-                        if (next != '\r') into[from + count++] = next;
-                    }
-                    if (count > 0) return count;
-                    if (at == end) continue;
-                    at++; // the line's end
-                    if (continues()) {
-                        into[from] = '\n';
-                        return 1;
-                    }
-                    inData = false;
-                }
-                inData = false;
-                return -1;
-            }
-        };
-
-        /// After a line of data: another one, or the end of the event?
-        private boolean continues() throws IOException {
-            while (true) {
-                int next = peek();
-                if (next < 0 || next == '\n' || next == '\r') {
-                    skipLine();
-                    return false;
-                }
-                if (startsData()) return true;
-            }
-        }
-    }
-
-    /// Reads what Dify says of a run in one pass: a blocking answer, a stream's events one after the other, or a
-    /// detail. Of a node's events its price is taken, and what there is to tell of it. One reader reads one run.
-    static final class RunReader {
-        String event = "", runId = "", taskId = "", code = "", message = "";
-        int errorStatus = 500;
-        private String workflowId = "", status = "", error = "", currency = "";
-        private byte[] outputs = NO_OUTPUTS;
-        private double seconds = 0;
-        private long tokens = 0;
-        private int steps = 0;
-        private BigDecimal price = null;
-        private String title = "", type = "", nodeStatus = "", nodeError = "", chunk = "";
-        private double nodeSeconds = 0;
-
-        private static final byte[] NO_OUTPUTS = {'{', '}'};
-
-        void readAnswer(InputStream in) throws IOException {
-            event = "";
-            envelope(in, false);
-        }
-
-        /// The next event; its name is then in `event`.
-        void readEvent(InputStream in) throws IOException {
-            event = "";
-            envelope(in, true);
-        }
-
-        /// `GET /workflows/run/{id}`: the run's fields stand at the top, `outputs` is an object or its text.
-        void readDetail(InputStream in) throws IOException {
-            try (var json = Json.FACTORY.createParser(in)) {
-                if (json.nextToken() != JsonToken.START_OBJECT) throw new IOException("no JSON object");
-                while (json.nextToken() == JsonToken.FIELD_NAME) {
-                    var name = json.currentName();
-                    json.nextToken();
-                    if (name.equals("id")) runId = text(json);
-                    else dataField(name, json);
-                }
-            }
-        }
-
-        /// @param named an event: what its `data` mean depends on its name, which Dify sends first, but others may not
-        private void envelope(InputStream in, boolean named) throws IOException {
-            TokenBuffer waiting = null;
-            try (var json = Json.FACTORY.createParser(in)) {
-                if (json.nextToken() != JsonToken.START_OBJECT)
-                    throw new JsonParseException(json, "no JSON object");
-                while (json.nextToken() == JsonToken.FIELD_NAME) {
-                    var name = json.currentName();
-                    json.nextToken();
-                    switch (name) {
-                        case "event" -> event = text(json);
-                        case "workflow_run_id" -> runId = orElse(text(json), runId);
-                        case "task_id" -> taskId = orElse(text(json), taskId);
-                        case "code" -> code = text(json);
-                        case "message" -> message = text(json);
-                        case "status" -> errorStatus = json.currentToken() == JsonToken.VALUE_NUMBER_INT
-                                ? json.getIntValue() : 500;
-                        case "data" -> {
-                            if (!named || !event.isEmpty()) data(json);
-                            else {
-                                waiting = new TokenBuffer(json);
-                                waiting.copyCurrentStructure(json);
-                            }
-                        }
-                        default -> json.skipChildren();
-                    }
-                }
-                if (json.currentToken() != JsonToken.END_OBJECT)
-                    throw new JsonParseException(json, "an object without its end");
-                if (waiting == null || event.isEmpty()) return;
-                var inner = waiting.asParser();
-                inner.nextToken();
-                data(inner);
-            }
-        }
-
-        private void data(JsonParser json) throws IOException {
-            boolean node = event.startsWith("node_") || event.startsWith("iteration_") || event.startsWith("loop_");
-            boolean run = event.isEmpty() || event.startsWith("workflow_");
-            boolean text = event.equals("text_chunk");
-            title = type = nodeStatus = nodeError = chunk = "";
-            nodeSeconds = 0;
-            if (json.currentToken() != JsonToken.START_OBJECT || !node && !run && !text) {
-                json.skipChildren();
-                return;
-            }
-            while (json.nextToken() == JsonToken.FIELD_NAME) {
-                var name = json.currentName();
-                json.nextToken();
-                if (node) nodeField(name, json);
-                else if (run) dataField(name, json);
-                else if (name.equals("text")) chunk = text(json);
-                else json.skipChildren();
-            }
-        }
-
-        private void nodeField(String name, JsonParser json) throws IOException {
-            switch (name) {
-                case "title" -> title = text(json);
-                case "node_type" -> type = text(json);
-                case "status" -> nodeStatus = text(json);
-                case "error" -> nodeError = text(json);
-                case "elapsed_time" -> nodeSeconds = number(json).doubleValue();
-                case "execution_metadata" -> metadata(json);
-                default -> json.skipChildren();
-            }
-        }
-
-        private void metadata(JsonParser json) throws IOException {
-            if (!event.equals("node_finished") || json.currentToken() != JsonToken.START_OBJECT) {
-                json.skipChildren();
-                return;
-            }
-            while (json.nextToken() == JsonToken.FIELD_NAME) {
-                var field = json.currentName();
-                json.nextToken();
-                switch (field) {
-                    case "total_price" -> addPrice(text(json));
-                    case "currency" -> currency = orElse(text(json), currency);
-                    default -> json.skipChildren();
-                }
-            }
-        }
-
-        private void addPrice(String text) {
-            try {
-                var more = new BigDecimal(text);
-                price = price == null ? more : price.add(more);
-            } catch (NumberFormatException _) {
-                // no price told
-            }
-        }
-
-        private void dataField(String name, JsonParser json) throws IOException {
-            switch (name) {
-                case "id" -> runId = orElse(text(json), runId);
-                case "workflow_id" -> workflowId = text(json);
-                case "status" -> status = text(json);
-                case "error" -> error = text(json);
-                case "elapsed_time" -> seconds = number(json).doubleValue();
-                case "total_tokens" -> tokens = number(json).longValue();
-                case "total_steps" -> steps = number(json).intValue();
-                case "outputs" -> outputs = copy(json);
-                default -> json.skipChildren();
-            }
-        }
-
-        /// The value as compact JSON, its numbers as written. Text is JSON in itself (1.9.2); null is no outputs.
-        private static byte[] copy(JsonParser json) throws IOException {
-            if (json.currentToken() == JsonToken.VALUE_NULL) return NO_OUTPUTS;
-            if (json.currentToken() == JsonToken.VALUE_STRING) {
-                try (var inner = Json.FACTORY.createParser(json.getText())) {
-                    return inner.nextToken() == JsonToken.START_OBJECT ? copy(inner) : NO_OUTPUTS;
-                }
-            }
-            var out = new ByteArrayOutputStream(256);
-            try (var copy = Json.Tokens.writing(out)) {
-                int depth = 0;
-                do {
-                    if (json.currentToken().isNumeric()
-                            && !json.isNaN()) copy.writeNumber(json.getText()); // -0.0 and 1e2, too
-                    else copy.copyCurrentEvent(json);
-                    if (json.currentToken().isStructStart()) depth++;
-                    if (json.currentToken().isStructEnd()) depth--;
-                } while (depth > 0 && json.nextToken() != null);
-            }
-            return out.toByteArray();
-        }
-
-        private static String text(JsonParser json) throws IOException {
-            if (json.currentToken().isScalarValue()) return json.currentToken() == JsonToken.VALUE_NULL ? ""
-                    : json.getText();
-            json.skipChildren();
-            return "";
-        }
-
-        private static Number number(JsonParser json) throws IOException {
-            if (json.currentToken().isNumeric()) return json.getNumberValue();
-            json.skipChildren();
-            return 0;
-        }
-
-        private static String orElse(String text, String before) {
-            return text.isEmpty() ? before : text;
-        }
-
-        Optional<RunRef> ref() {
-            return runId.isEmpty() ? Optional.empty() : Optional.of(new RunRef(runId, taskId));
-        }
-
-        /// Whether the last event is the run's last.
-        boolean isEnd() {
-            return event.equals("workflow_finished") || event.equals("workflow_paused");
-        }
-
-        /// What the last event tells of the run on its way, if anything.
-        Optional<Heard> heard() {
-            return switch (event) {
-                case "node_started" -> Optional.of(new Heard.NodeBegan(title, type));
-                case "node_finished" -> Optional.of(new Heard.NodeEnded(title, type, nodeStatus, nodeSeconds,
-                        nodeError));
-                case "text_chunk" -> Optional.of(new Heard.Text(chunk));
-                default -> Optional.empty();
-            };
-        }
-
-        /// What the last event says of the stream's end, if it is such an event.
-        Optional<Seen> end() {
-            return switch (event) {
-                case "error" -> Optional.of(Seen.Refused.event(errorStatus, code, message, ref()));
-                case "workflow_finished", "workflow_paused" -> ran();
-                default -> Optional.empty();
-            };
-        }
-
-        /// The end, once it was read.
-        Optional<Seen> ran() {
-            return RunStatus.of(status).filter(_ -> !runId.isEmpty())
-                    .map(end -> new Seen.Ran(new RunRef(runId, taskId), end,
-                    outputs, error, workflowId, new Usage(seconds, tokens, steps, Optional.ofNullable(price),
-                            currency)));
-        }
-
-        /// What a detail says of the run that was asked for.
-        Found found(RunRef asked) {
-            var ref = new RunRef(runId, asked.task());
-            return switch (RunStatus.of(status).orElse(RunStatus.RUNNING)) {
-                case RUNNING -> new Found.Running(ref, RunStatus.RUNNING);
-                case PAUSED -> new Found.Running(ref, RunStatus.PAUSED);
-                case SUCCEEDED, PARTIAL, FAILED, STOPPED -> {
-                    taskId = asked.task();
-                    yield new Found.Ended((Seen.Ran) ran().orElseThrow());
-                }
-            };
-        }
-    }
-
-    // ── Input ───────────────────────────────────────────────────────────────────────────────────────────────────────
-
-    /// The input as a regular file: anything else (`-`, a pipe) is spooled to a temporary one first.
-    record Source(Path path, boolean temporary) implements AutoCloseable {
-        static Source of(Path input, Optional<BatchFiles> files) {
-            try {
-                if (!input.toString().equals("-")) {
-                    if (!Files.exists(input)) throw new Unusable(input + ": no such file");
-                    if (Files.isDirectory(input)) throw new Unusable(input + ": a folder, not a CSV file");
-                    if (!Files.isReadable(input)) throw new Unusable(input + ": may not be read");
-                    if (Files.isRegularFile(input)) {
-                        if (files.isPresent()) files.get().refuse(input);
-                        return new Source(input, false);
-                    }
-                }
-                var spool = Files.createTempFile("difyexec", ".csv");
-                try (var in = input.toString().equals("-") ? System.in : Files.newInputStream(input)) {
-                    Files.copy(in, spool, StandardCopyOption.REPLACE_EXISTING);
-                }
-                return new Source(spool, true);
-            } catch (IOException problem) {
-                throw new Unusable(input + ": " + Plain.of(problem));
-            }
-        }
-
-        @Override
-        public void close() throws IOException {
-            if (temporary) Files.deleteIfExists(path);
-        }
-    }
-
-    /// A CSV file (RFC 4180), read as a stream, again and again. Opening it reads the header; [#check] all of it.
-    static final class Csv {
-        private static final int SHOWN = 20;
-
-        private final Path path;
-        private final long size;
-        private final Charset charset;
-        private final char delimiter;
-        private final List<String> columns;
-        private final int idColumn;
-        private final UnaryOperator<Row> edits;
-
-        private Csv(Path path, long size, Charset charset, char delimiter, List<String> columns, int idColumn,
-                UnaryOperator<Row> edits) {
-            this.edits = edits;
-            this.path = path;
-            this.size = size;
-            this.charset = charset;
-            this.delimiter = delimiter;
-            this.columns = columns;
-            this.idColumn = idColumn;
-        }
-
-        /// @param idColumn the name of the column of the ids; null: the first
-        static Csv open(Path path, String idColumn) {
-            return open(path, idColumn, Optional.empty(), Optional.empty());
-        }
-
-        /// @param encoding  given, or found by a byte order mark
-        /// @param delimiter given, or found by the header
-        static Csv open(Path path, String idColumn, Optional<Charset> encoding, Optional<Character> delimiter) {
-            if (!Files.exists(path)) throw new Unusable(path + ": no such file");
-            if (Files.isDirectory(path)) throw new Unusable(path + ": a folder, not a CSV file");
-            var charset = encoding.orElseGet(() -> charset(path));
-            var header = header(path, charset, delimiter);
-            var columns = header.columns().stream().map(String::strip).toList();
-            var problems = new ArrayList<String>();
-            var seen = new HashSet<String>();
-            for (int i = 0; i < columns.size(); i++) {
-                if (columns.get(i).isEmpty()) problems.add("column " + (i + 1) + " has no name");
-                else if (!seen.add(columns.get(i))) problems.add("column " + Plain.quoted(columns.get(i))
-                        + " stands twice");
-            }
-            var wanted = idColumn == null ? "id" : idColumn;
-            int id = idColumn == null ? (columns.getFirst().equals("id") ? 0 : -1) : columns.indexOf(idColumn);
-            if (id < 0) problems.add(idColumn == null
-                    ? "the first column is " + Plain.quoted(columns.getFirst())
-                            + ", not \"id\" (or name it with --id-column)"
-                    : "there is no column " + Plain.quoted(wanted) + "; the columns are "
-                            + Plain.text(String.join(", ", columns), 300));
-            if (!problems.isEmpty()) throw new Unusable(path + ", line 1: " + String.join("; ", problems));
-            return new Csv(path, size(path), charset, header.delimiter(), columns, id, UnaryOperator.identity());
-        }
-
-        /// The same file, its rows edited as they are read.
-        Csv with(UnaryOperator<Row> edits) {
-            return new Csv(path, size, charset, delimiter, columns, idColumn, edits);
-        }
-
-        List<String> columns() {
-            return columns;
-        }
-
-        boolean isId(String column) {
-            return columns.get(idColumn).equals(column);
-        }
-
-        /// Reads every row once. Adds the ids to the index, in order; everything that is wrong is told at once.
-        void check(Index index) {
-            var problems = new ArrayList<String>();
-            long count = 0;
-            try (var rows = new Cursor()) {
-                for (var cells = rows.next(); cells != null; cells = rows.next()) {
-                    var wrong = fault(cells, rows, index);
-                    if (wrong.isPresent() && count++ < SHOWN) problems.add("line " + rows.line + ": " + wrong.get());
-                }
-            }
-            if (count == 0 && index.size() == 0) throw new Unusable(path + ": a header, but no rows");
-            if (count == 0) return;
-            throw new Unusable(path + ": " + Plain.count(count, "problem") + ", nothing was sent\n  "
-                    + String.join("\n  ", problems)
-                    + (count > SHOWN ? "\n  … and " + (count - SHOWN) + " more" : ""));
-        }
-
-        private Optional<String> fault(List<String> cells, Cursor rows, Index index) {
-            if (cells.size() != columns.size()) return Optional.of(Plain.count(cells.size(), "cell")
-                    + " where the header has "
-                    + columns.size() + " (a comma too many or too few, or a quote left open?)");
-            var id = cells.get(idColumn);
-            if (id.isEmpty()) return Optional.of("the id is blank");
-            if (id.chars().anyMatch(Character::isISOControl))
-                return Optional.of("the id " + Plain.quoted(id) + " contains a control character or a line break");
-            for (var cell : cells) if (Utf8.hasHalf(cell)) return Optional.of("the cell " + Plain.quoted(cell)
-                    + " contains half of a surrogate pair, which is no character: type it anew");
-            int before = index.find(id);
-            if (before >= 0) return Optional.of("the id " + Plain.quoted(id) + " stands in line " + index.line(before)
-                    + " already");
-            index.add(id, rows.line, rows.hashes.number(cells));
-            return Optional.empty();
-        }
-
-        /// The rows whose index is wanted, in the file's order. They must still be those that were checked.
-        Iterator<Row> rows(IntPredicate wanted, Index checked) {
-            return rows(wanted, Integer.MAX_VALUE, checked);
-        }
-
-        /// The same; the file is read no further than to the last of them.
-        Iterator<Row> rows(BitSet wanted, Index checked) {
-            return rows(wanted::get, wanted.length(), checked);
-        }
-
-        /// The first so many rows.
-        Iterator<Row> first(int count, Index checked) {
-            return rows(_ -> true, count, checked);
-        }
-
-        private Iterator<Row> rows(IntPredicate wanted, int end, Index checked) {
-            return new Iterator<>() {
-                private final Cursor cursor = new Cursor();
-                private int index = -1;
-                private Row ahead = advance();
-
-                private Row advance() {
-                    for (var cells = record(); cells != null; cells = record()) {
-                        index++;
-                        if (wanted.test(index)) return edits.apply(row(cells));
-                    }
-                    cursor.close();
-                    if (index + 1 < Math.min(end, checked.rows())) throw changed(cursor.line);
-                    return null;
-                }
-
-                private List<String> record() {
-                    try {
-                        return index + 1 < end ? cursor.next() : null;
-                    } catch (Unusable broken) {
-                        throw isShorter() ? changed(cursor.line) : broken; // it was whole when it was checked
-                    }
-                }
-
-                private Row row(List<String> cells) {
-                    if (cells.size() != columns.size() || index >= checked.rows()
-                            || !checked.id(index).equals(cells.get(idColumn))
-                            || checked.cells(index) != cursor.hashes.number(cells))
-                        throw changed(cursor.line);
-                    long hash = checked.cells(index);
-                    return new Row(index, cursor.line, cells.get(idColumn), inputs(cells), hash, hash);
-                }
-
-                @Override
-                public boolean hasNext() {
-                    return ahead != null;
-                }
-
-                @Override
-                public Row next() {
-                    if (ahead == null) throw new NoSuchElementException();
-                    var row = ahead;
-                    ahead = advance();
-                    return row;
-                }
-            };
-        }
-
-        private Unusable changed(long line) {
-            return new Unusable(path + ", line " + line + ": the file was changed while it was in use"
-                    + (isShorter() ? ", it was cut short" : ""));
-        }
-
-        private boolean isShorter() {
-            try {
-                return Files.size(path) < size;
-            } catch (IOException _) {
-                return false; // it is gone, which is another change
-            }
-        }
-
-        private Map<String, String> inputs(List<String> cells) {
-            var inputs = LinkedHashMap.<String, String>newLinkedHashMap(columns.size());
-            for (int i = 0; i < columns.size(); i++) inputs.put(columns.get(i), cells.get(i));
-            return inputs;
-        }
-
-        /// A position in the file. `line` is where the present record begins.
-        private final class Cursor implements AutoCloseable {
-            private final Records records;
-            private final Cells hashes = new Cells(columns);
-            private long line = 0;
-
-            Cursor() {
-                records = records(path, charset, delimiter);
-                if (next() == null) throw new Unusable(path + ": empty"); // the header
-            }
-
-            /// The next record's cells, the id stripped, or null at the end. Blank lines at the end of the file are
-            /// passed over.
-            List<String> next() {
-                try {
-                    var cells = records.next();
-                    line = records.line();
-                    if (cells != null && cells.isEmpty()) {
-                        while (cells != null && cells.isEmpty()) cells = records.next();
-                        if (cells != null) throw new Unusable(path + ", line " + line + ": blank, with rows after it");
-                    }
-                    if (cells != null && idColumn < cells.size()) cells.set(idColumn, cells.get(idColumn).strip());
-                    return cells;
-                } catch (IOException problem) {
-                    throw unreadable(path, charset, problem, records.line());
-                }
-            }
-
-            @Override
-            public void close() {
-                try {
-                    records.close();
-                } catch (IOException _) {
-                    // it was only read from
-                }
-            }
-        }
-
-        private record Header(List<String> columns, char delimiter) {}
-
-        /// The first record, with the delimiter that gives most columns: a comma unless `;` or a tab gives more. One
-        /// that the quotes contradict is none: behind `"id"` there is no text.
-        private static Header header(Path path, Charset charset, Optional<Character> given) {
-            Header best = null;
-            IOException fault = null;
-            for (char delimiter : given.map(List::of).orElse(List.of(',', ';', '\t'))) {
-                try (var records = records(path, charset, delimiter)) {
-                    var cells = records.next();
-                    if (cells == null || cells.size() < 2 && String.join("", cells).isBlank())
-                        throw new Unusable(path + ": empty, not even a header");
-                    if (best == null || cells.size() > best.columns().size()) best = new Header(cells, delimiter);
-                } catch (IOException problem) {
-                    if (fault == null) fault = problem;
-                }
-            }
-            if (best == null) throw unreadable(path, charset, fault, 1);
-            return best;
-        }
-
-        private static Records records(Path path, Charset charset, char delimiter) {
-            try {
-                var decoder = charset.newDecoder().onMalformedInput(CodingErrorAction.REPORT)
-                        .onUnmappableCharacter(CodingErrorAction.REPORT);
-                var records = new Records(new InputStreamReader(Files.newInputStream(path), decoder), delimiter);
-                records.pass('\uFEFF');
-                return records;
-            } catch (IOException problem) {
-                throw unreadable(path, charset, problem, 1);
-            }
-        }
-
-        private static long size(Path path) {
-            try {
-                return Files.size(path);
-            } catch (IOException problem) {
-                throw new Unusable(path + ": " + Plain.of(problem));
-            }
-        }
-
-        private static Charset charset(Path path) {
-            try (var in = Files.newInputStream(path)) {
-                var first = in.readNBytes(2);
-                if (first.length == 2 && (first[0] & 0xff) == 0xff
-                        && (first[1] & 0xff) == 0xfe) return StandardCharsets.UTF_16LE;
-                if (first.length == 2 && (first[0] & 0xff) == 0xfe
-                        && (first[1] & 0xff) == 0xff) return StandardCharsets.UTF_16BE;
-                return UTF_8;
-            } catch (IOException problem) {
-                throw new Unusable(path + ": " + Plain.of(problem));
-            }
-        }
-
-        private static Unusable unreadable(Path path, Charset charset, IOException problem, long line) {
-            if (problem instanceof CharacterCodingException) return new Unusable(path + ", line "
-                    + badLine(path, charset)
-                    + ": not " + charset + Guess.of(path).map(likely -> "; it looks like " + likely).orElse("")
-                            + ". Name the encoding with --encoding, or save the file as UTF-8");
-            return new Unusable(path + ", line " + line + ": " + Plain.of(problem));
-        }
-
-        /// The line of the first byte that the charset does not allow.
-        private static long badLine(Path path, Charset charset) {
-            long line = 1;
-            try (var in = Files.newInputStream(path)) {
-                var decoder = charset.newDecoder();
-                var bytes = ByteBuffer.allocate(1 << 16);
-                var chars = CharBuffer.allocate(1 << 16);
-                for (int count = 0; count >= 0; ) {
-                    count = in.read(bytes.array(), bytes.position(), bytes.remaining());
-                    if (count > 0) bytes.position(bytes.position() + count);
-                    var result = decoder.decode(bytes.flip(), chars.clear(), count < 0);
-                    line += chars.flip().chars().filter(c -> c == '\n').count();
-                    if (result.isError()) return line;
-                    bytes.compact();
-                }
-            } catch (IOException _) {
-                // the line reached so far is the best that can be said
-            }
-            return line;
-        }
-    }
-
-    /// The workflow's form held against a header: what each column is, and each cell's value. Pure.
-    static final class Form {
-        private final List<Variable> variables;
-        private final Map<String, Variable> byColumn;
-        private final boolean usesPresets;
-
-        /// @param usesPresets whether this server puts a variable's stored default in for what is not sent (1.14 on)
-        Form(List<Variable> variables, List<String> columns, boolean usesPresets) {
-            this.variables = List.copyOf(variables);
-            this.usesPresets = usesPresets;
-            var known = new LinkedHashMap<String, Variable>();
-            for (var column : columns) variable(variables, column).ifPresent(variable -> known.put(column, variable));
-            this.byColumn = Collections.unmodifiableMap(known);
-        }
-
-        /// Without a form: every cell is sent as text.
-        static Form ofText() {
-            return new Form(List.of(), List.of(), false);
-        }
-
-        /// The answer of `GET /parameters`. Everything but `variable`, `type` and `required` may be missing or null.
-        static Form of(JsonNode parameters, List<String> columns, Variable.Folders folders, boolean usesPresets) {
-            var variables = new ArrayList<Variable>();
-            for (var item : parameters.path("user_input_form"))
-                item.properties().forEach(entry -> variables.add(variable(entry.getKey(), entry.getValue(), parameters,
-                        folders)));
-            return new Form(variables, columns, usesPresets);
-        }
-
-        private static Variable variable(String type, JsonNode node, JsonNode parameters, Variable.Folders folders) {
-            var preset = node.path("default");
-            var about = new Variable.About(node.path("variable").asText(), node.path("label").asText(""),
-                    node.path("required").asBoolean(),
-                    preset.isMissingNode() || preset.isNull() ? Optional.empty() : Optional.of(preset.asText()));
-            return switch (type) {
-                case "text-input", "paragraph" -> new Variable.Text(about, type, node.path("max_length").asInt(0));
-                case "select" -> new Variable.Select(about, texts(node.path("options")));
-                case "number" -> new Variable.Numeric(about);
-                case "checkbox" -> new Variable.Checkbox(about);
-                case "json_object" -> new Variable.JsonObject(about);
-                case "file", "file-list" -> new Variable.FileVariable(about, type.equals("file-list"),
-                        files(node, parameters, folders));
-                default -> new Variable.Other(about, type);
-            };
-        }
-
-        private static Variable.FileRules files(JsonNode node, JsonNode parameters, Variable.Folders folders) {
-            var system = parameters.path("system_parameters");
-            int most = node.path("max_length").asInt(0);
-            return new Variable.FileRules(folders, texts(node.path("allowed_file_types")),
-                    texts(node.path("allowed_file_extensions")),
-                    texts(node.path("allowed_file_upload_methods")),
-                    most > 0 ? most : system.path("workflow_file_upload_limit").asInt(10),
-                    Map.of("image", system.path("image_file_size_limit").asInt(0), "audio",
-                            system.path("audio_file_size_limit").asInt(0),
-                            "video", system.path("video_file_size_limit").asInt(0), "document",
-                                    system.path("file_size_limit").asInt(0),
-                            "custom", system.path("file_size_limit").asInt(0)));
-        }
-
-        private static List<String> texts(JsonNode array) {
-            return StreamSupport.stream(array.spliterator(), false).map(JsonNode::asText).toList();
-        }
-
-        /// By name, else by the label that people see.
-        private static Optional<Variable> variable(List<Variable> variables, String column) {
-            return variables.stream().filter(variable -> variable.about().name().equals(column)).findFirst()
-                    .or(() -> variables.stream().filter(variable -> variable.about().label().equals(column))
-                            .findFirst());
-        }
-
-        Optional<Variable> variable(String column) {
-            return Optional.ofNullable(byColumn.get(column));
-        }
-
-        /// The name under which a column is sent.
-        String name(String column) {
-            return variable(column).map(variable -> variable.about().name()).orElse(column);
-        }
-
-        Value value(String column, String cell) {
-            var variable = byColumn.get(column);
-            if (variable == null) return new Value.Text(cell);
-            boolean empty = variable instanceof Variable.Select ? cell.isEmpty() : cell.isBlank();
-            if (!empty || variable.takesEmpty()) return variable.read(cell);
-            if (variable.about().required()) return new Value.Wrong("not empty: the workflow requires it");
-            if (hasBadPreset(variable))
-                return new Value.Wrong("not empty: the default stored in the workflow is none of its options");
-            return new Value.None();
-        }
-
-        /// A server that puts the default in for what is not sent refuses the row then.
-        private boolean hasBadPreset(Variable variable) {
-            return usesPresets && variable instanceof Variable.Select select
-                    && select.about().preset().filter(preset -> !select.options().contains(preset)).isPresent();
-        }
-
-        /// What a row sends, by name; what is left out is not there.
-        Map<String, Value> values(Row row) {
-            var values = new LinkedHashMap<String, Value>();
-            row.inputs().forEach((column, cell) -> {
-                var value = value(column, cell);
-                if (!(value instanceof Value.None)) values.put(name(column), value);
-            });
-            return values;
-        }
-
-        /// What is wrong with the header; nothing may be sent then.
-        List<String> faults(List<String> columns) {
-            var faults = new ArrayList<String>();
-            for (var variable : variables) {
-                var own = columns.stream().filter(column -> byColumn.get(column) == variable).toList();
-                var name = variable.about().name();
-                if (own.size() > 1) faults.add("the columns "
-                        + own.stream().map(Plain::quoted).collect(joining(" and "))
-                        + " are both the variable " + Plain.quoted(name) + " (by name and by label)");
-                if (own.isEmpty() && !variable.about().required() && hasBadPreset(variable))
-                    faults.add("there is no column for the variable " + Plain.quoted(name)
-                            + ", and the default stored in the workflow is none of its options");
-                if (own.isEmpty()
-                        && variable.about().required()) faults.add("there is no column for the required variable "
-                        + Plain.quoted(name) + Nearest.of(name, unknown(columns))
-                                .map(near -> "; is it " + Plain.quoted(near) + "?").orElse(""));
-            }
-            return faults;
-        }
-
-        /// What is worth saying of the header.
-        List<String> notes(List<String> columns) {
-            if (variables.isEmpty()) return List.of();
-            var notes = new ArrayList<String>();
-            var unknown = unknown(columns);
-            if (!unknown.isEmpty()) notes.add("the workflow has no variable for "
-                    + unknown.stream().map(column -> Plain.quoted(column)
-                    + Nearest.of(column, variables.stream().map(variable -> variable.about().name()).toList())
-                            .map(near -> " (did you mean " + Plain.quoted(near) + "?)").orElse(""))
-                                    .collect(joining(", ")) + ": Dify drops it");
-            if (usesPresets) byColumn.forEach((column, variable) -> variable.about().preset()
-                    .filter(_ -> !variable.takesEmpty())
-                    .ifPresent(preset -> notes.add("an empty " + Plain.quoted(column) + " becomes "
-                            + Plain.quoted(preset)
-                            + ", the default stored in the workflow")));
-            return notes;
-        }
-
-        private List<String> unknown(List<String> columns) {
-            return variables.isEmpty() ? List.of() : columns.stream().filter(column -> !byColumn.containsKey(column))
-                    .toList();
-        }
-    }
-
-    /// The nearest of some words, if it is near enough to be a slip.
-    static final class Nearest {
-        private static final Pattern MARKS = Pattern.compile("[\\s_-]");
-
-        static Optional<String> of(String word, List<String> words) {
-            return words.stream().filter(other -> distance(plain(word), plain(other)) <= Math.max(1, word.length() / 4))
-                    .min(Comparator.comparingInt(other -> distance(plain(word), plain(other))));
-        }
-
-        /// The nearest of many words, if they are not too far, best first.
-        static List<String> of(String word, Stream<String> words, int most) {
-            record Near(String word, int distance) {}
-            var wanted = plain(word);
-            return words.map(other -> new Near(other, distance(wanted, plain(other))))
-                    .filter(near -> near.distance() <= Math.max(2, wanted.length() / 2))
-                    .sorted(Comparator.comparingInt(Near::distance)).limit(most).map(Near::word).toList();
-        }
-
-        /// Case and the marks between words do not count.
-        private static String plain(String word) {
-            return MARKS.matcher(word.toLowerCase(Locale.ROOT)).replaceAll("");
-        }
-
-        private static int distance(String from, String to) {
-            return Math.abs(from.length() - to.length()) > 8 ? Integer.MAX_VALUE
-                    : LevenshteinDistance.getDefaultInstance().apply(from, to);
-        }
-    }
-
-    /// Every wanted row's every cell held against the form, in one pass; nothing is sent.
-    record Inspection(long rows, List<String> faults, List<String> notes, List<Column> columns,
-            List<Problem> problems) {
-        private static final int CUT = 60;
-
-        /// A cell that the workflow does not take.
-        record Problem(long line, String id, String column, String value, Value.Wrong allowed) {}
-
-        /// What a column holds. `longest` is in code points.
-        record Column(String column, String variable, String type, boolean required, long filled, int longest,
-                String example) {}
-
-        static Inspection of(List<String> columns, Form form, Iterator<Row> all) {
-            var filled = new long[columns.size()];
-            var longest = new int[columns.size()];
-            var examples = new String[columns.size()];
-            var problems = new ArrayList<Problem>();
-            long rows = 0, emptyRequired = 0, withNul = 0;
-            for (; all.hasNext(); rows++) {
-                var row = all.next();
-                for (int i = 0; i < columns.size(); i++) {
-                    var column = columns.get(i);
-                    var cell = row.inputs().get(column);
-                    if (cell.indexOf('\0') >= 0) withNul++;
-                    if (!cell.isBlank()) {
-                        filled[i]++;
-                        longest[i] = Math.max(longest[i], cell.codePointCount(0, cell.length()));
-                        if (examples[i] == null) examples[i] = Plain.text(cell, 24);
-                    } else if (form.variable(column).filter(v -> v.takesEmpty() && v.about().required())
-                            .isPresent()) emptyRequired++;
-                    if (form.value(column, cell) instanceof Value.Wrong wrong)
-                        problems.add(new Problem(row.line(), row.id(), column, Plain.text(cell, CUT), wrong));
-                }
-            }
-            var notes = new ArrayList<>(form.notes(columns));
-            if (emptyRequired > 0) notes.add(Plain.count(emptyRequired, "required text is", "required texts are")
-                    + " empty; Dify takes that");
-            if (withNul > 0) notes.add(Plain.count(withNul, "cell holds", "cells hold")
-                    + " the character NUL; Dify leaves it out");
-            return new Inspection(rows, form.faults(columns), notes, IntStream.range(0, columns.size()).mapToObj(i -> {
-                var variable = form.variable(columns.get(i));
-                return new Column(columns.get(i), variable.map(v -> v.about().name()).orElse(""),
-                        variable.map(Variable::type).orElse(""),
-                        variable.filter(v -> v.about().required()).isPresent(), filled[i], longest[i],
-                                examples[i] == null ? "" : examples[i]);
-            }).toList(), problems);
-        }
-
-        boolean isFine() {
-            return faults.isEmpty() && problems.isEmpty();
-        }
-    }
-
-    /// Which encodings a file that is not UTF-8 may be in: those that can read it, best letters first.
-    static final class Guess {
-        private static final List<String> NAMES = List.of("Shift_JIS", "EUC-JP", "GB18030", "Big5", "EUC-KR",
-                "windows-1252", "windows-1251");
-        private static final int SAMPLE = 1 << 18;
-
-        static Optional<String> of(Path path) {
-            try (var in = Files.newInputStream(path)) {
-                var bytes = in.readNBytes(SAMPLE);
-                var likely = NAMES.stream().filter(Charset::isSupported).map(Charset::forName)
-                        .map(charset -> Map.entry(charset, score(bytes, charset))).filter(entry -> entry.getValue() > 0)
-                        .sorted(Map.Entry.<Charset, Double>comparingByValue().reversed()).limit(2)
-                        .map(entry -> entry.getKey().name()).toList();
-                return likely.isEmpty() ? Optional.empty() : Optional.of(String.join(" or ", likely));
-            } catch (IOException _) {
-                return Optional.empty(); // only a hint is lost
-            }
-        }
-
-        /// The share of the non-ASCII characters that are common letters of the encoding's languages; 0: cannot be
-        /// read.
-        private static double score(byte[] bytes, Charset charset) {
-            var chars = CharBuffer.allocate((int) (bytes.length * charset.newDecoder().maxCharsPerByte()) + 1);
-            if (charset.newDecoder().decode(ByteBuffer.wrap(bytes), chars, false).isError()) return 0;
-            var foreign = chars.flip().codePoints().filter(c -> c > 0x7f).toArray();
-            return foreign.length == 0 ? 0 : IntStream.of(foreign).mapToDouble(c -> weight(c, charset.name()))
-                    .sum() / foreign.length;
-        }
-
-        private static double weight(int c, String charset) {
-            var script = Character.UnicodeScript.of(c);
-            return switch (charset) {
-                case "Shift_JIS", "EUC-JP" -> script == Character.UnicodeScript.HIRAGANA
-                        || script == Character.UnicodeScript.KATAKANA && c < 0xff00 ? 2
-                        : script == Character.UnicodeScript.HAN ? 0.9 : c >= 0x3000 && c < 0x3100 ? 0.5 : 0;
-                case "EUC-KR" -> script == Character.UnicodeScript.HANGUL ? 2 : script == Character.UnicodeScript.HAN
-                        ? 0.3 : 0;
-                case "GB18030", "Big5" -> c >= 0x4e00 && c < 0x9fa6 ? 1 : c >= 0x3000 && c < 0x3040 || c >= 0xff00
-                        && c < 0xff60 ? 0.5 : 0;
-                case "windows-1251" -> script == Character.UnicodeScript.CYRILLIC ? 1 : 0;
-                default -> script == Character.UnicodeScript.LATIN && Character.isLowerCase(c) ? 0.95
-                        : Character.isLetter(c) ? 0.4 : 0.2;
-            };
-        }
-    }
-
-    /// Reads the records of a CSV, each as its cells, which keep their blanks and line ends. What a quote leaves
-    /// unclear is an error.
-    ///
-    /// opencsv's reader is no use here: if it is to keep CR LF inside quotes, a CR alone ends no line and a blank line
-    /// inside quotes is an error; a quote inside a bare cell (`5" pipe`) takes in the rows that follow; and it tells
-    /// neither text after a closing quote nor the line in which an open one began.
-    static final class Records implements AutoCloseable {
-        private final Reader in;
-        private final char delimiter;
-        private final StringBuilder cell = new StringBuilder();
-        private final char[] buffer = new char[1 << 14];
-        private int at = 0, end = 0;
-        private long line = 0, next = 1;
-
-        Records(Reader in, char delimiter) {
-            this.in = in;
-            this.delimiter = delimiter;
-        }
-
-        /// The line in which the last record began, or in which it went wrong.
-        long line() {
-            return line;
-        }
-
-        /// The cells of the next record, none if the line is empty; null at the end.
-        List<String> next() throws IOException {
-            line = next;
-            if (peek() < 0) return null;
-            var cells = new ArrayList<String>();
-            if (!isLineEnd(peek())) do cells.add(cell()); while (pass(delimiter));
-            if (peek() >= 0) lineEnd();
-            return cells;
-        }
-
-        private String cell() throws IOException {
-            cell.setLength(0);
-            if (peek() == '"') quoted();
-            else take(delimiter);
-            return cell.toString();
-        }
-
-        private void quoted() throws IOException {
-            long opened = next;
-            pass('"');
-            while (true) {
-                take('"');
-                if (peek() < 0) throw fault(opened, "a quote is opened there and never closed");
-                if (isLineEnd(peek())) cell.append(lineEnd());
-                else if (isPair()) cell.append('"');
-                else break;
-            }
-            if (peek() >= 0 && peek() != delimiter && !isLineEnd(peek()))
-                throw fault(next, "text after a closing quote (a quote inside a quoted cell is written twice)");
-        }
-
-        /// Passes a quote, and a second one after it, which stand for one in the cell.
-        private boolean isPair() throws IOException {
-            return pass('"') && pass('"');
-        }
-
-        private IOException fault(long line, String what) {
-            this.line = line;
-            return new IOException(what);
-        }
-
-        private static boolean isLineEnd(int c) {
-            return c == '\n' || c == '\r';
-        }
-
-        /// Adds to the cell what stands before the next `stop` or line end.
-        private void take(char stop) throws IOException {
-            while (peek() >= 0) {
-                int from = at;
-                while (at < end && buffer[at] != stop && !isLineEnd(buffer[at])) at++;
-                cell.append(buffer, from, at - from);
-                if (at < end) return;
-            }
-        }
-
-        /// Passes one line end: LF, CR LF or CR.
-        private String lineEnd() throws IOException {
-            next++;
-            if (pass('\n')) return "\n";
-            pass('\r');
-            return pass('\n') ? "\r\n" : "\r";
-        }
-
-        /// Passes the next character if it is this one.
-        boolean pass(char expected) throws IOException {
-            if (peek() != expected) return false;
-            at++;
-            return true;
-        }
-
-        private int peek() throws IOException {
-            if (at == end) {
-                at = 0;
-                end = Math.max(0, in.read(buffer));
-            }
-            return at < end ? buffer[at] : -1;
-        }
-
-        @Override
-        public void close() throws IOException {
-            in.close();
-        }
-    }
-
-    /// Writes a CSV (RFC 4180). In quotes stands what a reader could part or strip: also a delimiter that is not this
-    /// file's, for some spreadsheets part cells at any of them.
-    static final class CellWriter extends CSVWriter {
-        CellWriter(Writer out, char delimiter, boolean mark, String lineEnd) throws IOException {
-            super(new BufferedWriter(out), delimiter, DEFAULT_QUOTE_CHARACTER, DEFAULT_ESCAPE_CHARACTER, lineEnd);
-            if (mark) getWriter().write('\uFEFF');
-        }
-
-        /// The other `writeNext` keeps an exception to itself.
-        void write(Collection<String> cells) throws IOException {
-            writeNext(cells.toArray(String[]::new), false, new StringBuilder());
-        }
-
-        @Override
-        protected boolean stringContainsSpecialCharacters(String cell) {
-            return super.stringContainsSpecialCharacters(cell) || cell.chars().anyMatch(c -> ",;\t".indexOf(c) >= 0)
-                    || !cell.strip().equals(cell);
-        }
-    }
-
-    /// What identifies a row's content: a SHA-256 over names and cells, each with its length; the columns' order does
-    /// not count. For one thread.
-    static final class Cells {
-        private final MessageDigest digest;
-        private final List<Column> columns;
-
-        /// @param head length and name, and room for the length of a cell
-        private record Column(int index, ByteBuffer head) {
-            static Column of(int index, String name) {
-                var bytes = name.getBytes(UTF_8);
-                return new Column(index, ByteBuffer.allocate(bytes.length + 2 * Integer.BYTES).putInt(bytes.length)
-                        .put(bytes));
-            }
-        }
-
-        Cells(List<String> names) {
-            columns = IntStream.range(0, names.size()).boxed().sorted(Comparator.comparing(names::get))
-                    .map(index -> Column.of(index, names.get(index))).toList();
-            try {
-                digest = MessageDigest.getInstance("SHA-256");
-            } catch (NoSuchAlgorithmException problem) {
-                throw new IllegalStateException(problem); // every Java has SHA-256
-            }
-        }
-
-        /// The hash of a row's cells, which stand in the order of the names.
-        long number(List<String> cells) {
-            for (var column : columns) {
-                var cell = cells.get(column.index()).getBytes(UTF_8);
-                digest.update(column.head().putInt(column.head().position(), cell.length).array());
-                digest.update(cell);
-            }
-            return ByteBuffer.wrap(digest.digest()).getLong();
-        }
-
-        static long number(Map<String, String> inputs) {
-            return new Cells(List.copyOf(inputs.keySet())).number(List.copyOf(inputs.values()));
-        }
-
-        /// The same as 16 hex digits.
-        static String hash(Map<String, String> inputs) {
-            return hash(number(inputs));
-        }
-
-        static String hash(long number) {
-            return HexFormat.of().toHexDigits(number);
-        }
-
-        static long number(String hash) {
-            return HexFormat.fromHexDigitsToLong(hash);
-        }
-    }
-
-    // ── Files ───────────────────────────────────────────────────────────────────────────────────────────────────────
-
-    /// The four files of a batch.
-    record BatchFiles(Path results, Path retry, Path log, Path lock) {
-        private static final String ELSEWHERE = "move it away, or name another file for the results";
-
-        static BatchFiles of(Path output) {
-            refuseNoFile(output, "name another for the results");
-            var parent = output.toAbsolutePath().getParent();
-            if (!Files.isDirectory(parent)) throw new Unusable(output + ": there is no folder " + parent);
-            var files = new BatchFiles(output, sibling(output, ".retry"), sibling(output, ".log"),
-                    sibling(output, ".lock"));
-            files.all().forEach(file -> refuseNoFile(file, ELSEWHERE));
-            return files;
-        }
-
-        /// What is there under a name to write to must be a file.
-        static void refuseNoFile(Path file, String remedy) {
-            if (file.toString().equals("-")) throw new Unusable("-: standard output, not a file; " + remedy);
-            if (!Files.exists(file, LinkOption.NOFOLLOW_LINKS) || Files.isRegularFile(file) && !isDevice(file)) return;
-            throw new Unusable(file + ": " + (Files.isDirectory(file) ? "a folder"
-                    : Files.exists(file) ? "a device or a pipe" : "a link to nothing") + ", not a file; " + remedy);
-        }
-
-        /// `/dev/stdout` is a regular file where it is sent to one.
-        private static boolean isDevice(Path file) {
-            var folder = file.toAbsolutePath().normalize().getParent();
-            return folder.equals(Path.of("/dev")) || folder.equals(Path.of("/dev/fd")) || folder.startsWith("/proc");
-        }
-
-        /// Every name that a batch writes to.
-        List<Path> all() {
-            return List.of(results, retry, log, lock, new RetryList(retry).draft());
-        }
-
-        /// Nothing of anybody else's is written to, cut, replaced or moved.
-        void refuseForeign() {
-            try {
-                if (!FirstLine.isOurs(results, Results::isResult, Results.BEGINNING)) throw new Unusable(results
-                        + ": its first line is no result of this tool; name another file for the results");
-                if (!FirstLine.isOurs(log, Journal::isEvent, Journal.BEGINNING)) throw new Unusable(log
-                        + ": its first line is no event of this tool; " + ELSEWHERE);
-            } catch (IOException problem) {
-                throw new Unusable(results + ": cannot be used (" + Plain.of(problem) + ")");
-            }
-        }
-
-        /// The same of a list of ids.
-        ///
-        /// @param rows those of the CSV
-        void refuseForeign(RetryList list, Index rows) {
-            try {
-                if (!isOurs(list, rows))
-                    throw new Unusable(list.path() + ": not a list of ids of this batch; " + ELSEWHERE);
-            } catch (IOException problem) {
-                throw new Unusable(list.path() + ": cannot be used (" + Plain.of(problem) + ")");
-            }
-        }
-
-        /// Without a batch all its ids are the CSV's. A batch may know some that have left the CSV since.
-        private boolean isOurs(RetryList list, Index rows) throws IOException {
-            if (list.ids(ids -> ids.allMatch(id -> rows.find(id) >= 0))) return true;
-            var batch = new Index();
-            Results.read(results, batch);
-            History.read(log, batch);
-            return batch.size() > 0
-                    && list.ids(ids -> ids.anyMatch(id -> rows.find(id) >= 0 || batch.find(id) >= 0));
-        }
-
-        private static Path sibling(Path output, String suffix) {
-            return output.resolveSibling(output.getFileName() + suffix);
-        }
-
-        /// An input that is one of our outputs would be destroyed.
-        void refuse(Path input) throws IOException {
-            for (var file : all())
-                if (Files.exists(file) && Files.isSameFile(file, input))
-                    throw new Unusable(input + " is both input and output: name another file with -o");
-        }
-
-        /// A batch of which nothing is on disk cannot be looked at.
-        BatchFiles begun() {
-            if (!isEmpty(log) || Files.exists(retry)) return this;
-            if (!Files.exists(results)) throw new Unusable(results
-                    + ": no such batch (neither results, .retry nor .log); start one with 'run'");
-            if (isEmpty(results)) throw new Unusable(results
-                    + ": empty, and there is neither .retry nor .log; start a batch with 'run'");
-            return this;
-        }
-
-        /// Missing, without a byte, or with a byte order mark alone.
-        static boolean isEmpty(Path file) {
-            try {
-                return !Files.exists(file) || FirstLine.isEmpty(FirstLine.head(file));
-            } catch (IOException problem) {
-                throw new Unusable(file + ": " + Plain.of(problem));
-            }
-        }
-
-        /// `--fresh`: the earlier batch keeps its files under another name. The caller holds the lock.
-        void moveAside(PrintWriter err) throws IOException {
-            var stamp = "." + DateTimeFormatter.ofPattern("yyyyMMdd'T'HHmmss.SSS'Z'").withZone(ZoneOffset.UTC)
-                    .format(Instant.now());
-            for (var file : List.of(results, retry, log)) {
-                if (!Files.exists(file)) continue;
-                Files.move(file, sibling(file, stamp));
-                err.println("Moved " + file + " to " + sibling(file, stamp).getFileName() + ".");
-            }
-        }
-    }
-
-    /// By its first line a file is known as ours: whole, it is one of our lines; torn by a crash, it begins like one.
-    static final class FirstLine {
-        /// A line that is longer than `ENOUGH` is known by its beginning alone, a torn one by as much as `{"id":`.
-        private static final int ENOUGH = 1 << 16, LEAST = 6;
-
-        /// @param isWhole   whether a line is one of ours
-        /// @param beginning what all of ours begin with
-        static boolean isOurs(Path file, Predicate<byte[]> isWhole, Pattern beginning) throws IOException {
-            if (!Files.exists(file)) return true;
-            var head = head(file);
-            if (isEmpty(head)) return true;
-            int from = isMarked(head) ? Results.BOM.length : 0, to = from;
-            while (to < head.length && head[to] != '\n') to++;
-            var line = Arrays.copyOfRange(head, from, to);
-            return isWhole.test(line) || to == head.length && begins(line, beginning);
-        }
-
-        static byte[] head(Path file) throws IOException {
-            try (var in = Files.newInputStream(file)) {
-                return in.readNBytes(ENOUGH);
-            }
-        }
-
-        static boolean isEmpty(byte[] head) {
-            return head.length == 0 || Arrays.equals(head, Results.BOM);
-        }
-
-        private static boolean isMarked(byte[] head) {
-            return head.length >= 3 && Arrays.equals(head, 0, 3, Results.BOM, 0, 3);
-        }
-
-        private static boolean begins(byte[] line, Pattern beginning) {
-            var matcher = beginning.matcher(new String(line, StandardCharsets.ISO_8859_1));
-            return line.length >= LEAST && (matcher.lookingAt() || matcher.hitEnd());
-        }
-    }
-
-    /// Held by the one process that writes a batch; on a file of its own, since a lock goes with any reader's close.
-    record Lock(FileChannel channel) implements AutoCloseable {
-        static Lock take(Path path) {
-            try {
-                var channel = FileChannel.open(path, StandardOpenOption.CREATE, StandardOpenOption.WRITE);
-                try {
-                    if (channel.tryLock() != null) return new Lock(channel);
-                } catch (OverlappingFileLockException _) {
-                    // held by this very process: as good as held by another
-                }
-                channel.close();
-            } catch (IOException problem) {
-                throw new Unusable(path + ": cannot be written (" + Plain.of(problem) + ")");
-            }
-            throw new Unusable(path
-                    + " is held: another difyexec is writing this batch; wait for it or name another -o");
-        }
-
-        @Override
-        public void close() throws IOException {
-            channel.close();
-        }
-    }
-
-    /// Which ids there are and where each stands, packed: about forty bytes an id, no objects. Entries are numbered in
-    /// the order in which they came: those of the CSV first, in its order, so that an entry's number is its row's.
-    static final class Index {
-        private final List<Page> pages = new ArrayList<>();
-        private final Texts ids = new Texts();
-        private int size = 0, rows = -1;
-        /// Open addressing: an entry's number and one, or 0; at most two thirds full.
-        private int[] table = new int[4096];
-
-        /// What is known of so many entries. Pages are added and never copied: a growing array would be there twice.
-        private static final class Page {
-            static final int SIZE = 1 << 14;
-
-            final long[] cells = new long[SIZE];
-            final int[] places = new int[SIZE], lines = new int[SIZE];
-            final byte[] standings = new byte[SIZE];
-        }
-
-        /// The id's number, or -1.
-        int find(String id) {
-            var bytes = id.getBytes(UTF_8);
-            for (int slot = slot(bytes); table[slot] != 0; slot = slot + 1 & table.length - 1)
-                if (ids.is(place(table[slot] - 1), bytes)) return table[slot] - 1;
-            return -1;
-        }
-
-        /// Adds an id that is not there yet. `line` and `cells` (the hash) are 0 for ids that are in no CSV.
-        int add(String id, long line, long hash) {
-            if (size % Page.SIZE == 0) pages.add(new Page());
-            if (size >= table.length / 3 * 2) widen();
-            var bytes = id.getBytes(UTF_8);
-            var page = page(size);
-            page.places[size % Page.SIZE] = ids.add(bytes);
-            page.lines[size % Page.SIZE] = Math.toIntExact(line);
-            page.cells[size % Page.SIZE] = hash;
-            enter(bytes, size);
-            return size++;
-        }
-
-        int findOrAdd(String id) {
-            int found = find(id);
-            return found >= 0 ? found : add(id, 0, 0);
-        }
-
-        /// The ids so far are the CSV's; what comes later is known from the files alone.
-        void endOfRows() {
-            rows = size;
-        }
-
-        /// How many rows the CSV has; without a CSV, how many ids are known.
-        int rows() {
-            return rows < 0 ? size : rows;
-        }
-
-        int size() {
-            return size;
-        }
-
-        String id(int entry) {
-            return new String(ids.get(place(entry)), UTF_8);
-        }
-
-        long line(int entry) {
-            return page(entry).lines[entry % Page.SIZE];
-        }
-
-        long cells(int entry) {
-            return page(entry).cells[entry % Page.SIZE];
-        }
-
-        Standing standing(int entry) {
-            return STANDINGS[page(entry).standings[entry % Page.SIZE]];
-        }
-
-        void stand(int entry, Standing standing) {
-            page(entry).standings[entry % Page.SIZE] = (byte) standing.ordinal();
-        }
-
-        long count(Standing standing) {
-            return IntStream.range(0, rows()).filter(entry -> standing(entry) == standing).count();
-        }
-
-        boolean isComplete() {
-            return count(Standing.SUCCEEDED) + count(Standing.PARTIAL) == rows();
-        }
-
-        private static final Standing[] STANDINGS = Standing.values();
-
-        private Page page(int entry) {
-            return pages.get(entry / Page.SIZE);
-        }
-
-        private int place(int entry) {
-            return page(entry).places[entry % Page.SIZE];
-        }
-
-        private int slot(byte[] id) {
-            int hash = Arrays.hashCode(id) * 0x9E3779B9;
-            return (hash ^ hash >>> 15) & table.length - 1;
-        }
-
-        private void enter(byte[] id, int entry) {
-            int slot = slot(id);
-            while (table[slot] != 0) slot = slot + 1 & table.length - 1;
-            table[slot] = entry + 1;
-        }
-
-        private void widen() {
-            table = new int[table.length * 2];
-            for (int entry = 0; entry < size; entry++) enter(ids.get(place(entry)), entry);
-        }
-    }
-
-    /// Short texts as bytes, end to end in large blocks, each behind its length of four bytes; a place is a number of
-    /// 32 bits: the block, then the offset in it.
-    static final class Texts {
-        private static final int BITS = 20, BLOCK = 1 << BITS, BLOCKS = 1 << Integer.SIZE - BITS, HEAD = 4;
-
-        private final List<byte[]> blocks = new ArrayList<>();
-        private int used = BLOCK;
-
-        /// Where the text is from now on.
-        int add(byte[] text) {
-            if (used + text.length + HEAD > BLOCK) {
-                if (blocks.size() == BLOCKS) throw new Unusable("more than 4 GB of ids");
-                blocks.add(new byte[Math.max(BLOCK, text.length + HEAD)]);
-                used = 0;
-            }
-            var block = blocks.getLast();
-            int place = blocks.size() - 1 << BITS | used;
-            for (int i = 0; i < HEAD; i++) block[used + i] = (byte) (text.length >> 8 * i);
-            System.arraycopy(text, 0, block, used + HEAD, text.length);
-            used += text.length + HEAD;
-            return place;
-        }
-
-        byte[] get(int place) {
-            int from = from(place);
-            return Arrays.copyOfRange(block(place), from, from + length(place));
-        }
-
-        boolean is(int place, byte[] text) {
-            int from = from(place);
-            return Arrays.equals(block(place), from, from + length(place), text, 0, text.length);
-        }
-
-        private byte[] block(int place) {
-            return blocks.get(place >>> BITS);
-        }
-
-        private static int from(int place) {
-            return (place & BLOCK - 1) + HEAD;
-        }
-
-        private int length(int place) {
-            int length = 0;
-            for (int i = 0; i < HEAD; i++) length |= (block(place)[from(place) - HEAD + i] & 0xff) << 8 * i;
-            return length;
-        }
-    }
-
-    /// Appends whole lines to a file, a group in one write; the file appears with its first line. A write that fails is
-    /// undone: no line is ever torn by us.
-    static final class LineFile implements AutoCloseable {
-        private static final int FULL = 64 << 10;
-
-        private final Path path;
-        private final byte[] head;
-        private final ByteArrayOutputStream waiting = new ByteArrayOutputStream();
-        private final List<Runnable> onceWritten = new ArrayList<>();
-        private FileChannel channel;
-
-        /// @param head what a new file begins with
-        LineFile(Path path, byte[] head) {
-            this.path = path;
-            this.head = head;
-        }
-
-        /// Lines go in here; [#flush] writes them.
-        OutputStream buffer() {
-            return waiting;
-        }
-
-        /// So much waits that the next line would cost memory.
-        boolean isFull() {
-            return waiting.size() >= FULL;
-        }
-
-        /// What holds from when the lines so far are in the file.
-        void onceWritten(Runnable then) {
-            onceWritten.add(then);
-        }
-
-        boolean flush() throws IOException {
-            boolean any = waiting.size() > 0;
-            if (any) append();
-            onceWritten.forEach(Runnable::run);
-            onceWritten.clear();
-            return any;
-        }
-
-        private void append() throws IOException {
-            if (channel == null) channel = FileChannel.open(path, StandardOpenOption.CREATE, StandardOpenOption.WRITE);
-            long before = channel.size();
-            try {
-                channel.position(before);
-                if (before == 0) write(head);
-                write(waiting.toByteArray());
-            } catch (IOException problem) {
-                channel.truncate(before);
-                throw new IOException(path + ": " + Plain.of(problem), problem);
-            }
-            waiting.reset();
-        }
-
-        private void write(byte[] bytes) throws IOException {
-            for (var rest = ByteBuffer.wrap(bytes); rest.hasRemaining(); ) channel.write(rest);
-        }
-
-        /// What is deleted while it is open would be written into nothing.
-        void mustExist() throws IOException {
-            if (channel != null && !Files.exists(path)) throw new IOException(path + " was deleted meanwhile");
-        }
-
-        void force() throws IOException {
-            if (channel != null) channel.force(false);
-        }
-
-        @Override
-        public void close() throws IOException {
-            if (channel != null) channel.close();
-        }
-    }
-
-    /// The attempt log: every event a line, appended, never changed.
-    static final class Journal {
-        static final Pattern BEGINNING = Pattern.compile("""
-                \\{"event":"(?:session|torn|end)","t":"\\d{4}-""");
-
-        /// Loaded by who writes.
-        private static final class Writing {
-            private static final ObjectWriter WRITER = Json.MAPPER.writerFor(Event.class)
-                    .without(JsonGenerator.Feature.AUTO_CLOSE_TARGET);
-        }
-
-        static void write(Event event, LineFile file) {
-            try {
-                Writing.WRITER.writeValue(new Utf8(file.buffer()), event);
-                file.buffer().write('\n');
-            } catch (IOException problem) {
-                throw new UncheckedIOException(problem);
-            }
-        }
-
-        /// Hands on every event in order. A line that cannot be read is counted and passed over.
-        static long read(Path log, Consumer<Event> use) throws IOException {
-            return scan(log, (event, _) -> use.accept(event));
-        }
-
-        /// The same, each event with the place in the file where its line begins.
-        static long scan(Path log, ObjLongConsumer<Event> use) throws IOException {
-            long unread = 0;
-            if (!Files.exists(log)) return 0;
-            var fields = new Fields();
-            try (var lines = new Lines(log)) {
-                while (lines.next()) {
-                    if (lines.length() == 0) continue;
-                    try {
-                        use.accept(fields.event(lines.bytes(), lines.length()), lines.from());
-                    } catch (JsonProcessingException | NullPointerException | IllegalArgumentException
-                            | ArithmeticException | DateTimeException _) {
-                        unread++; // no event of ours
-                    }
-                }
-            }
-            return unread;
-        }
-
-        static boolean isEvent(byte[] line) {
-            try {
-                return !(new Fields().event(line, line.length) instanceof Event.Other);
-            } catch (IOException | NullPointerException | IllegalArgumentException | ArithmeticException
-                    | DateTimeException _) {
-                return false;
-            }
-        }
-
-        /// Reads a line into an event field by field: databind takes three times as long over a long log.
-        static final class Fields {
-            private final Map<String, String> texts = new HashMap<>();
-
-            Event event(byte[] line, int length) throws IOException {
-                read(line, length);
-                return event();
-            }
-
-            /// The fields of an object that are neither objects nor arrays nor null, by name.
-            Map<String, String> read(byte[] line, int length) throws IOException {
-                texts.clear();
-                try (var json = Json.Tokens.FACTORY.createParser(line, 0, length)) {
-                    if (json.nextToken() != JsonToken.START_OBJECT) throw new IllegalArgumentException("no object");
-                    while (json.nextToken() == JsonToken.FIELD_NAME) {
-                        var name = json.currentName();
-                        var value = json.nextToken();
-                        if (value.isScalarValue() && value != JsonToken.VALUE_NULL) texts.put(name, json.getText());
-                        else json.skipChildren();
-                    }
-                    if (json.currentToken() != JsonToken.END_OBJECT) throw new IllegalArgumentException("torn");
-                }
-                return texts;
-            }
-
-            private Event event() {
-                return switch (texts.getOrDefault("event", "")) {
-                    case "session" -> new Event.Session(time(), integer("format"), text("tool"), text("base_url"),
-                            text("app"), text("server"), text("mode"), text("options"));
-                    case "attempt" -> new Event.Attempt(time(), text("id"), integer("n"), text("user"), text("mode"),
-                            text("cells"), text("kind"), text("csv"));
-                    case "run" -> new Event.Run(time(), text("id"), text("user"), text("run"), text("task"));
-                    case "end" -> new Event.End(time(), text("id"), text("user"), text("outcome"), text("cells"),
-                            text("run"), integer("n"), integer("http"), text("cause"), text("error"),
-                            Double.parseDouble(texts.getOrDefault("seconds", "0")), whole("tokens"), integer("steps"),
-                            text("price") == null ? null : new BigDecimal(text("price")), text("currency"),
-                            text("csv"));
-                    case "upload" -> new Event.Upload(time(), text("id"), text("user"), text("file"), text("upload"));
-                    case "look" -> new Event.Look(time(), text("user"), text("run"), text("saw"));
-                    case "harvest" -> new Event.Harvest(time(), text("user"), text("run"));
-                    case "stop" -> new Event.Stop(time(), text("why"), text("user"), text("task"));
-                    case "throttle" -> new Event.Throttle(time(), text("user"), text("why"), integer("limit"));
-                    case "late" -> new Event.Late(time(), text("id"), text("user"), text("run"), text("saw"));
-                    case "missing" -> new Event.Missing(time(), text("id"), text("user"), text("file"), text("why"));
-                    case "torn" -> new Event.Torn(time(), text("file"), whole("at"), whole("bytes"));
-                    default -> new Event.Other();
-                };
-            }
-
-            private String text(String name) {
-                return texts.get(name);
-            }
-
-            private Instant time() {
-                return Times.parse(text("t"));
-            }
-
-            private int integer(String name) {
-                return Math.toIntExact(whole(name));
-            }
-
-            private long whole(String name) {
-                return texts.containsKey(name) ? Long.parseLong(text(name)) : 0;
-            }
-        }
-    }
-
-    /// The lines of a file as bytes, one buffer for all.
-    static final class Lines implements AutoCloseable {
-        private final InputStream in;
-        private final byte[] chunk = new byte[1 << 16];
-        private byte[] line = new byte[1024];
-        private int at = 0, end = 0, length = 0;
-        private long from = 0, next = 0;
-
-        Lines(Path path) throws IOException {
-            in = Files.newInputStream(path);
-        }
-
-        boolean next() throws IOException {
-            length = 0;
-            from = next;
-            while (true) {
-                if (at == end) {
-                    at = 0;
-                    end = Math.max(0, in.read(chunk));
-                    if (end == 0) {
-                        return length > 0;
-                    }
-                }
-                int stop = at;
-                while (stop < end && chunk[stop] != '\n') stop++;
-                append(stop);
-                next += stop - at;
-                if (stop < end) {
-                    at = stop + 1;
-                    next++;
-                    return true;
-                }
-                at = stop;
-            }
-        }
-
-        private void append(int stop) {
-            int more = stop - at;
-            if (length + more > line.length) line = Arrays.copyOf(line, Math.max(line.length * 2, length + more));
-            System.arraycopy(chunk, at, line, length, more);
-            length += more;
-        }
-
-        byte[] bytes() {
-            return line;
-        }
-
-        int length() {
-            return length;
-        }
-
-        /// The line as JSON; a byte order mark before it is passed over.
-        JsonParser parser() throws IOException {
-            return Json.Tokens.FACTORY.createParser(line, mark(), length - mark());
-        }
-
-        /// A copy, without a byte order mark.
-        byte[] content() {
-            return Arrays.copyOfRange(line, mark(), length);
-        }
-
-        private int mark() {
-            return length >= 3 && Arrays.equals(line, 0, 3, Results.BOM, 0, 3) ? 3 : 0;
-        }
-
-        /// Where in the file the line begins.
-        long from() {
-            return from;
-        }
-
-        @Override
-        public void close() throws IOException {
-            in.close();
-        }
-    }
-
-    /// Told of each result and each event while the files are read.
-    interface Reading {
-        Reading NOTHING = new Reading() {};
-
-        /// The last one of a row counts.
-        default void result(int entry, Lines line) {}
-
-        /// @param at where in the log the event's line begins
-        default void event(Index index, Event event, long at) {}
-
-        /// Both are told of everything.
-        default Reading and(Reading other) {
-            var first = this;
-            return new Reading() {
-                @Override
-                public void result(int entry, Lines line) {
-                    first.result(entry, line);
-                    other.result(entry, line);
-                }
-
-                @Override
-                public void event(Index index, Event event, long at) {
-                    first.event(index, event, at);
-                    other.event(index, event, at);
-                }
-            };
-        }
-    }
-
-    /// The results file: a line a success.
-    static final class Results {
-        static final byte[] BOM = {(byte) 0xEF, (byte) 0xBB, (byte) 0xBF};
-        /// The original tool puts a blank after each colon and comma.
-        static final Pattern BEGINNING = Pattern.compile("""
-                \\{"id": ?"[^"\\\\]*+(?:\\\\.[^"\\\\]*+)*+", ?"status": ?"success", ?"inputs": ?\\{""");
-
-        /// `id`, `status`, `inputs`, `outputs`, `workflow_run_id`, `executed_at`, `retry_count`, then ours.
-        ///
-        /// @param files where the files of its outputs are
-        static byte[] line(Attempt attempt, Seen.Ran ran, Instant now, List<Path> files) {
-            var out = new ByteArrayOutputStream(512 + ran.outputs().length);
-            var usage = ran.usage();
-            try (var json = Json.Tokens.writing(out)) {
-                json.writeStartObject();
-                json.writeStringField("id", attempt.row().id());
-                json.writeStringField("status", "success");
-                json.writeObjectFieldStart("inputs");
-                for (var input : attempt.row().inputs().entrySet()) json.writeStringField(input.getKey(),
-                        input.getValue());
-                json.writeEndObject();
-                json.writeFieldName("outputs");
-                json.writeRawValue(new String(ran.outputs(), UTF_8));
-                json.writeStringField("workflow_run_id", ran.ref().id());
-                json.writeStringField("executed_at", Times.text(now));
-                json.writeNumberField("retry_count", attempt.tries().retries());
-                json.writeStringField("workflow_status", ran.status() == RunStatus.PARTIAL ? "partial-succeeded"
-                        : "succeeded");
-                json.writeStringField("workflow_id", ran.workflowId());
-                json.writeNumberField("elapsed_time", usage.seconds());
-                json.writeNumberField("total_tokens", usage.tokens());
-                json.writeNumberField("total_steps", usage.steps());
-                if (usage.price().isPresent()) {
-                    json.writeNumberField("total_price", usage.price().get());
-                    json.writeStringField("currency", usage.currency());
-                }
-                if (attempt.row().isEdited()) json.writeBooleanField("edited", true);
-                if (!files.isEmpty()) {
-                    json.writeArrayFieldStart("files");
-                    for (var file : files) json.writeString(file.toString());
-                    json.writeEndArray();
-                }
-                json.writeEndObject();
-                json.writeRaw('\n');
-            } catch (IOException problem) {
-                throw new UncheckedIOException(problem); // cannot happen: memory does not fail
-            }
-            return out.toByteArray();
-        }
-
-        /// Marks every id that has a success. Lines of the original tool are read too; what is no result is passed
-        /// over.
-        static void read(Path results, Index index) throws IOException {
-            read(results, index, Reading.NOTHING);
-        }
-
-        static void read(Path results, Index index, Reading reading) throws IOException {
-            if (!Files.exists(results)) return;
-            try (var lines = new Lines(results)) {
-                while (lines.next()) head(lines).filter(Head::success).ifPresent(head -> {
-                    int entry = index.findOrAdd(head.id());
-                    index.stand(entry, head.partial() ? Standing.PARTIAL : Standing.SUCCEEDED);
-                    reading.result(entry, lines);
-                });
-            }
-        }
-
-        static boolean isResult(byte[] line) {
-            try {
-                return new Journal.Fields().read(line, line.length).keySet().containsAll(List.of("id", "status"));
-            } catch (IOException | IllegalArgumentException _) {
-                return false;
-            }
-        }
-
-        record Head(String id, boolean success, boolean partial) {}
-
-        /// The fields of a line that say whose result it is; empty if it is no whole JSON object with an id.
-        static Optional<Head> head(Lines lines) {
-            String id = "", status = "success", workflowStatus = "";
-            try (var json = lines.parser()) {
-                if (json.nextToken() != JsonToken.START_OBJECT) return Optional.empty();
-                while (json.nextToken() == JsonToken.FIELD_NAME) {
-                    var name = json.currentName();
-                    json.nextToken();
-                    switch (name) {
-                        case "id" -> id = json.getText();
-                        case "status" -> status = json.getText();
-                        case "workflow_status" -> workflowStatus = json.getText();
-                        default -> json.skipChildren();
-                    }
-                }
-                if (json.currentToken() != JsonToken.END_OBJECT) return Optional.empty();
-            } catch (IOException _) {
-                return Optional.empty();
-            }
-            return id.isBlank() ? Optional.empty()
-                    : Optional.of(new Head(id.strip(), status.equals("success"),
-                            workflowStatus.equals("partial-succeeded")));
-        }
-    }
-
-    /// `<output>.retry`: the ids to run again, in the CSV's order; made anew as a whole, gone when there is none.
-    record RetryList(Path path) {
-        /// Each id once.
-        List<String> read() throws IOException {
-            return ids(all -> all.distinct().toList());
-        }
-
-        /// As they stand in the file, with or without BOM.
-        <T> T ids(Function<Stream<String>, T> use) throws IOException {
-            try (var lines = Files.lines(path, UTF_8)) {
-                return use.apply(lines.map(line -> (line.startsWith("\uFEFF") ? line.substring(1) : line).strip())
-                        .filter(id -> !id.isEmpty()));
-            } catch (NoSuchFileException _) {
-                return use.apply(Stream.empty());
-            } catch (UncheckedIOException problem) {
-                throw new Unusable(path + ": not UTF-8; save it as UTF-8, one id a line");
-            }
-        }
-
-        /// What it is written to before it takes its place; one that a crash left is written over.
-        Path draft() {
-            return path.resolveSibling(path.getFileName() + ".tmp");
-        }
-
-        void write(Index index) throws IOException {
-            var draft = draft();
-            boolean any = false;
-            try (var out = Files.newBufferedWriter(draft, UTF_8)) {
-                for (int entry = 0; entry < index.rows(); entry++) {
-                    if (!index.standing(entry).isOnRetryList()) continue;
-                    out.write(index.id(entry));
-                    out.write('\n');
-                    any = true;
-                }
-            } catch (IOException problem) {
-                Files.deleteIfExists(draft);
-                throw new IOException(path + ": " + Plain.of(problem), problem);
-            }
-            if (any) Files.move(draft, path, StandardCopyOption.ATOMIC_MOVE, StandardCopyOption.REPLACE_EXISTING);
-            else {
-                Files.delete(draft);
-                Files.deleteIfExists(path);
-            }
-        }
-    }
-
-    /// What the log tells, read once from its start. Attempts without an end are runs in doubt.
-    static final class History {
-        private final Index index;
-        private final Map<String, Open> open = new LinkedHashMap<>(), unsettled = new LinkedHashMap<>();
-        private final Map<String, Open> notStarted = new LinkedHashMap<>();
-        private final Map<Integer, Open> lost = new TreeMap<>();
-        private final Map<String, Open> resent = new LinkedHashMap<>(), openTries = new LinkedHashMap<>();
-        private final Map<String, Open> paidTries = new HashMap<>();
-        private final Set<String> late = new HashSet<>(), stopped = new HashSet<>();
-        private final Map<String, Set<String>> missingByAttempt = new HashMap<>();
-        private final MissingFiles missingFiles = new MissingFiles();
-        private final Map<Integer, String> causes = new HashMap<>();
-        private final BitSet changed = new BitSet();
-        private int[] attemptsOf = new int[0];
-        private final Map<String, BigDecimal> prices = new TreeMap<>();
-        private final Latencies latencies = new Latencies();
-        private Optional<Event.Session> session = Optional.empty();
-        private Optional<Mode> mode = Optional.empty();
-        private Instant startedAt = null, updatedAt = null, resumedAt = null;
-        private Duration before = Duration.ZERO;
-        private long attempts = 0, retries = 0, tokens = 0, lateRuns = 0, unread = 0;
-
-        /// An attempt as the log has it.
-        record Open(String id, int n, String user, Mode mode, String cells, Instant at, Optional<RunRef> run,
-                Kind kind, String csv) {
-            Open with(String run, String task) {
-                return run == null || run.isEmpty() ? this
-                        : new Open(id, n, user, mode, cells, at,
-                                Optional.of(new RunRef(run, task == null ? "" : task)), kind, csv);
-            }
-
-            Attempt attempt(Row row) {
-                return new Attempt(0, row, new Tries(0, 0, n), user, mode, cells, at, kind, csv);
-            }
-
-            Open ofRow() {
-                return new Open(id, n, user, mode, cells, at, run, Kind.ROW, csv);
-            }
-
-            /// Neither what was sent nor the CSV's row of that time is what the CSV has now.
-            boolean isOfOther(long now) {
-                return !cells.isEmpty() && Cells.number(cells) != now && (csv.isEmpty() || Cells.number(csv) != now);
-            }
-
-            static Open of(Event.Attempt attempt, Kind kind) {
-                return new Open(attempt.id(), attempt.n(), attempt.user(),
-                        Mode.of(attempt.mode()), orEmpty(attempt.cells()), attempt.t(),
-                        Optional.empty(), kind, orEmpty(attempt.csv()));
-            }
-
-            Doubt doubt(Row row, Symptom symptom, Instant deadline) {
-                return new Doubt(attempt(row), run, symptom, symptom.text, at, deadline, false);
-            }
-        }
-
-        History(Index index) {
-            this.index = index;
-        }
-
-        static History read(Path log, Index index) throws IOException {
-            return read(log, index, Reading.NOTHING);
-        }
-
-        static History read(Path log, Index index, Reading reading) throws IOException {
-            var history = new History(index);
-            history.unread = Journal.scan(log, (event, at) -> {
-                history.take(event);
-                reading.event(index, event, at);
-            });
-            return history;
-        }
-
-        private void take(Event event) {
-            switch (event) {
-                case Event.Session began -> session(began);
-                case Event.Attempt attempt -> attempt(attempt);
-                case Event.Run run -> {
-                    open.computeIfPresent(key(run.id(), run.user()), (_, known) -> known.with(run.run(), run.task()));
-                    openTries.computeIfPresent(key(run.id(), run.user()),
-                            (_, known) -> known.with(run.run(), run.task()));
-                }
-                case Event.End end when end.isOfTry() -> tryEnded(end);
-                case Event.End end -> end(end);
-                case Event.Late found -> {
-                    late.add(found.user());
-                    lateRuns++;
-                }
-                case Event.Stop stop when stop.isOfInterrupt() -> stopped.add(stop.user());
-                case Event.Missing missing -> missingByAttempt.computeIfAbsent(key(missing.id(), missing.user()),
-                        _ -> new HashSet<>()).add(missing.file());
-                case Event.Upload _, Event.Look _, Event.Harvest _, Event.Stop _, Event.Throttle _, Event.Torn _,
-                        Event.Other _ -> {}
-            }
-        }
-
-        private void session(Event.Session began) {
-            if (began.format() > Event.FORMAT) throw new Unusable("the log is of format " + began.format()
-                    + ", written by a newer difyexec (" + Plain.text(began.tool(), 60)
-                            + "): use that version, or another -o");
-            session = Optional.of(began);
-            before = running();
-            resumedAt = null;
-            seen(began.t());
-            if (orEmpty(began.options()).contains("mode=auto"))
-                mode = Stream.of(Mode.values()).filter(mode -> mode.name().equalsIgnoreCase(began.mode())).findFirst();
-        }
-
-        private void attempt(Event.Attempt attempt) {
-            boolean isTry = Kind.TRY.word().equals(attempt.kind());
-            if (!isTry && !Kind.ROW.word().equals(attempt.kind())) return;
-            seen(attempt.t());
-            if (isTry) {
-                openTries.put(key(attempt.id(), attempt.user()), Open.of(attempt, Kind.TRY));
-                return;
-            }
-            attempts++;
-            count(index.findOrAdd(attempt.id()));
-            if (attempt.n() > 0) retries++;
-            var before = notStarted.remove(attempt.id());
-            if (before != null && before.run().isEmpty()) resent.put(before.user(), before); // else it was known
-            unsettled.remove(attempt.id());
-            lost.remove(index.findOrAdd(attempt.id()));
-            open.put(key(attempt.id(), attempt.user()), Open.of(attempt, Kind.ROW));
-        }
-
-        private void count(int entry) {
-            if (entry >= attemptsOf.length) attemptsOf = Arrays.copyOf(attemptsOf, Math.max(1024, index.size() * 2));
-            attemptsOf[entry]++;
-        }
-
-        /// A try costs what it costs, but says nothing of its row. One whose end is not known stays open until a later
-        /// one of the row has ended.
-        private void tryEnded(Event.End end) {
-            seen(end.t());
-            spent(end);
-            var standing = Standing.of(end.outcome().substring(Event.End.OF_TRY.length()));
-            if (standing.filter(Standing::isSuccess).isPresent())
-                Optional.ofNullable(openTries.get(key(end.id(), end.user())))
-                        .ifPresent(known -> paidTries.put(end.id(), known.with(end.run(), null)));
-            if (standing.filter(word -> word == Standing.UNKNOWN || word == Standing.PAUSED).isEmpty())
-                openTries.values().removeIf(known -> known.id().equals(end.id()));
-        }
-
-        private void spent(Event.End end) {
-            tokens += end.tokens();
-            if (end.price() != null) prices.merge(orEmpty(end.currency()), end.price(), BigDecimal::add);
-        }
-
-        /// An attempt that says how its run ended leaves no doubt; *unknown*, *paused*, *not_started* and *resent* do.
-        private void end(Event.End end) {
-            seen(end.t());
-            spent(end);
-            var known = Optional.ofNullable(open.remove(key(end.id(), end.user())))
-                    .or(() -> Optional.ofNullable(unsettled.get(end.id())))
-                            .or(() -> Optional.ofNullable(notStarted.get(end.id())))
-                    .orElseGet(() -> new Open(end.id(), end.n(), orEmpty(end.user()), Mode.BLOCKING,
-                            orEmpty(end.cells()), end.t(),
-                            Optional.empty(), Kind.ROW, orEmpty(end.csv()))).with(end.run(), null);
-            unsettled.remove(end.id());
-            resent.remove(end.user());
-            openTries.remove(key(end.id(), end.user())); // a try that was taken as the row's run
-            if (List.of("not_started", "resent").contains(end.outcome())) notStarted.put(end.id(), known);
-            Standing.of(end.outcome()).ifPresent(standing -> stand(index.findOrAdd(end.id()), standing, known, end));
-        }
-
-        private void stand(int entry, Standing standing, Open known, Event.End end) {
-            if (standing.isSuccess()) {
-                notStarted.remove(end.id());
-                var missing = missingByAttempt.remove(key(end.id(), end.user()));
-                missingFiles.put(end.id(), missing == null ? 0 : missing.size());
-                latencies.add(Math.round(end.seconds() * 1000));
-                if (!index.standing(entry).isSuccess()) lost.put(entry, known);
-                changed.set(entry, index.cells(entry) != 0 && known.isOfOther(index.cells(entry)));
-                causes.remove(entry);
-                return;
-            }
-            if (standing == Standing.FAILED) {
-                if (end.run() != null) notStarted.remove(end.id()); // else its run may turn up yet
-            } else unsettled.put(end.id(), known);
-            if (index.standing(entry).isSuccess()) return;
-            index.stand(entry, standing);
-            causes.put(entry, Plain.cause(orEmpty(end.error() != null ? end.error() : end.cause())));
-        }
-
-        private void seen(Instant now) {
-            if (startedAt == null) startedAt = now;
-            if (resumedAt == null) resumedAt = now;
-            updatedAt = now;
-        }
-
-        /// How long the sessions took, without the time between them.
-        Duration running() {
-            return resumedAt == null ? before : before.plus(Duration.between(resumedAt, updatedAt));
-        }
-
-        private static String key(String id, String user) {
-            return id + "\0" + user;
-        }
-
-        private static String orEmpty(String text) {
-            return text == null ? "" : text;
-        }
-
-        /// What a row without success is grouped by.
-        String cause(int entry) {
-            return causes.getOrDefault(entry, "listed in .retry");
-        }
-
-        Optional<Mode> mode() {
-            return mode;
-        }
-
-        MissingFiles missingFiles() {
-            return missingFiles;
-        }
-
-        /// How often a row was sent, tries apart.
-        int attempts(int entry) {
-            return entry < attemptsOf.length ? attemptsOf[entry] : 0;
-        }
-
-        /// Tries whose end the log does not tell, in their order.
-        List<Open> openTries() {
-            return List.copyOf(openTries.values());
-        }
-
-        /// The run of a row's last try, whose end must be learnt first.
-        Optional<Doubt> triedBefore(Row row, Duration timeout) {
-            return openTries.values().stream().filter(known -> known.id().equals(row.id())).reduce((_, last) -> last)
-                    .map(known -> known.doubt(row, stopped.contains(known.user()) ? Symptom.INTERRUPTED : Symptom.CRASH,
-                            known.at().plus(timeout)));
-        }
-
-        Optional<Event.Session> session() {
-            return session;
-        }
-
-        /// Attempts whose row was sent again while no run of them was known, unless one has turned up.
-        Unseen resent() {
-            var unseen = new Unseen();
-            for (var known : resent.values()) {
-                if (late.contains(known.user())) continue;
-                var row = new Row(index.findOrAdd(known.id()), 0, known.id(), Map.of());
-                unseen.add(known.attempt(row));
-                unseen.resent(row);
-            }
-            return unseen;
-        }
-
-        /// Rows whose last run's end must be learnt before they may run, by number.
-        Map<Integer, Function<Row, Doubt>> doubtful(Duration timeout) {
-            var all = new HashMap<Integer, Function<Row, Doubt>>();
-            lost.forEach((entry, known) -> all.put(entry, row -> known.doubt(row, Symptom.LOST_RESULT, known.at())));
-            for (var some : List.of(unsettled.values(), notStarted.values(), open.values()))
-                for (var known : some) {
-                    int entry = index.find(known.id());
-                    var symptom = stopped.contains(known.user()) ? Symptom.INTERRUPTED : Symptom.CRASH;
-                    if (entry >= 0) all.put(entry, row -> known.doubt(row, symptom, known.at().plus(timeout)));
-                }
-            return all;
-        }
-
-        /// Tries of rows as the CSV has them that succeeded or may have, by number: what such a run gave is the row's.
-        Map<Integer, Function<Row, Doubt>> tried(Duration timeout) {
-            var all = new HashMap<Integer, Function<Row, Doubt>>();
-            for (var some : List.of(openTries.values(), paidTries.values()))
-                for (var known : some) {
-                    int entry = index.find(known.id());
-                    if (entry >= 0 && known.cells().length() == 16 && Cells.number(known.cells()) == index.cells(entry))
-                        all.put(entry, row -> known.ofRow().doubt(row, Symptom.CRASH, known.at().plus(timeout)));
-                }
-            return all;
-        }
-    }
-
-    /// Where in the files each row's result and its attempts stand, packed: 24 bytes a row, 16 an event. Filled while
-    /// the files are read; a [Pages] then gives the lines.
-    static final class Ledger implements Reading {
-        private final Longs results = new Longs(), newest = new Longs(), millis = new Longs();
-        private final Longs events = new Longs(), before = new Longs();
-
-        @Override
-        public void result(int entry, Lines line) {
-            results.set(entry, line.from() + 1);
-        }
-
-        @Override
-        public void event(Index index, Event event, long at) {
-            switch (event) {
-                case Event.Attempt attempt -> add(index.find(attempt.id()), at, attempt.isOfTry() ? 0 : 1);
-                case Event.Run run -> add(index.find(run.id()), at, 0);
-                case Event.End end -> {
-                    int entry = index.find(end.id());
-                    add(entry, at, 0);
-                    if (entry >= 0 && Standing.of(end.outcome()).isPresent())
-                        millis.set(entry, Math.round(end.seconds() * 1000));
-                }
-                case Event.Session _, Event.Late _, Event.Upload _, Event.Look _, Event.Harvest _, Event.Stop _,
-                        Event.Throttle _, Event.Missing _, Event.Torn _, Event.Other _ -> {}
-            }
-        }
-
-        private void add(int entry, long at, int attempt) {
-            if (entry < 0) return;
-            events.add(at << 1 | attempt);
-            before.add(newest.get(entry));
-            newest.set(entry, events.size());
-        }
-
-        /// Where the row's result begins.
-        OptionalLong result(int entry) {
-            return results.get(entry) > 0 ? OptionalLong.of(results.get(entry) - 1) : OptionalLong.empty();
-        }
-
-        /// Where the lines of the row's events begin, the newest first.
-        LongStream events(int entry) {
-            return chain(entry).map(event -> events.get(event) >> 1);
-        }
-
-        int attempts(int entry) {
-            return (int) chain(entry).filter(event -> (events.get(event) & 1) == 1).count();
-        }
-
-        private LongStream chain(int entry) {
-            return LongStream.iterate(newest.get(entry), next -> next > 0, next -> before.get(next - 1))
-                    .map(next -> next - 1);
-        }
-
-        /// How long the row's last attempt took.
-        long millis(int entry) {
-            return millis.get(entry);
-        }
-    }
-
-    /// The lines of a file by where they begin. What lies close together comes from one read.
-    static final class Pages implements AutoCloseable {
-        private static final int BACK = 1 << 14;
-
-        private final FileChannel file;
-        private byte[] page = new byte[1 << 16];
-        private long from = 0;
-        private int filled = 0, start = 0, end = 0;
-
-        Pages(Path path) throws IOException {
-            file = FileChannel.open(path);
-        }
-
-        static Optional<Pages> open(Path path) throws IOException {
-            return Files.exists(path) ? Optional.of(new Pages(path)) : Optional.empty();
-        }
-
-        /// Makes the line that begins there the present one.
-        Pages turn(long place) throws IOException {
-            if (place < from || place >= from + filled || !find(place)) fill(place);
-            return this;
-        }
-
-        private void fill(long place) throws IOException {
-            from = Math.max(0, place - BACK);
-            while (true) {
-                var room = ByteBuffer.wrap(page);
-                while (room.hasRemaining() && file.read(room, from + room.position()) >= 0) {}
-                filled = room.position();
-                if (find(place)) return;
-                if (room.hasRemaining()) break;
-                page = new byte[page.length * 2];
-            }
-            end = filled; // the last line may lack its end
-        }
-
-        private boolean find(long place) {
-            start = (int) (place - from);
-            for (end = start; end < filled; end++) if (page[end] == '\n') return true;
-            return false;
-        }
-
-        byte[] line() {
-            boolean marked = end - start > 3 && Arrays.equals(page, start, start + 3, Results.BOM, 0, 3);
-            return Arrays.copyOfRange(page, marked ? start + 3 : start, end);
-        }
-
-        @Override
-        public void close() throws IOException {
-            file.close();
-        }
-    }
-
-    /// What a view shows of a row's end.
-    ///
-    /// @param outputs by name; empty without a success
-    /// @param edited  the shell had changed the inputs: they are not the CSV's
-    /// @param seconds as Dify measured them; like the numbers after it a text, empty where it is not known
-    record Ending(Map<String, Value> inputs, Map<String, Value> outputs, String run, String seconds, String tokens,
-            String price, String currency, String error, boolean edited) {
-        static final Ending NONE = new Ending(Map.of(), Map.of(), "", "", "", "", "", "", false);
-
-        /// A text, or JSON as it stands in the results.
-        record Value(String text, boolean json) {}
-
-        static Ending of(Event.End end) {
-            return new Ending(Map.of(), Map.of(), History.orEmpty(end.run()), "",
-                    end.tokens() == 0 ? "" : Long.toString(end.tokens()),
-                    end.price() == null ? "" : end.price().toPlainString(), History.orEmpty(end.currency()),
-                    History.orEmpty(end.error()), false);
-        }
-
-        /// Of a line of the results.
-        static Ending of(byte[] line) throws IOException {
-            Map<String, Value> inputs = Map.of(), outputs = Map.of();
-            var texts = new HashMap<String, String>();
-            try (var json = Json.Tokens.FACTORY.createParser(line)) {
-                json.nextToken();
-                while (json.nextToken() == JsonToken.FIELD_NAME) {
-                    var name = json.currentName();
-                    var value = json.nextToken();
-                    if (name.equals("inputs")) inputs = values(json, line);
-                    else if (name.equals("outputs")) outputs = values(json, line);
-                    else if (value.isScalarValue() && value != JsonToken.VALUE_NULL) texts.put(name, json.getText());
-                    else json.skipChildren();
-                }
-            }
-            // the original tool put the outputs into an object of that name; its lines tell no `workflow_status`
-            if (outputs.size() == 1 && outputs.containsKey("outputs") && !texts.containsKey("workflow_status"))
-                outputs = unwrapped(outputs.get("outputs"), outputs);
-            return new Ending(inputs, outputs, texts.getOrDefault("workflow_run_id", ""),
-                    texts.getOrDefault("elapsed_time", ""), texts.getOrDefault("total_tokens", ""),
-                    texts.getOrDefault("total_price", ""), texts.getOrDefault("currency", ""), "",
-                    "true".equals(texts.get("edited")));
-        }
-
-        /// The outputs as one object.
-        JsonNode tree() throws IOException {
-            var tree = Json.MAPPER.createObjectNode();
-            for (var output : outputs.entrySet()) {
-                var value = output.getValue();
-                tree.set(output.getKey(), value.json() ? Json.MAPPER.readTree(value.text())
-                        : tree.textNode(value.text()));
-            }
-            return tree;
-        }
-
-        private static Map<String, Value> unwrapped(Value inner, Map<String, Value> outer) throws IOException {
-            if (!inner.json() || !inner.text().startsWith("{")) return outer;
-            var bytes = inner.text().getBytes(UTF_8);
-            try (var json = Json.Tokens.FACTORY.createParser(bytes)) {
-                json.nextToken();
-                return values(json, bytes);
-            }
-        }
-
-        private static Map<String, Value> values(JsonParser json, byte[] line) throws IOException {
-            if (json.currentToken() != JsonToken.START_OBJECT) return Map.of("outputs", value(json, line));
-            var values = new LinkedHashMap<String, Value>();
-            while (json.nextToken() == JsonToken.FIELD_NAME) {
-                var name = json.currentName();
-                json.nextToken();
-                values.put(name, value(json, line));
-            }
-            return values;
-        }
-
-        /// Numbers and what is nested are cut out of the line, so that they stay as they were written.
-        private static Value value(JsonParser json, byte[] line) throws IOException {
-            if (json.currentToken().isScalarValue())
-                return new Value(json.getText(), json.currentToken() != JsonToken.VALUE_STRING);
-            int from = (int) json.currentTokenLocation().getByteOffset();
-            json.skipChildren();
-            return new Value(new String(line, from, (int) json.currentLocation().getByteOffset() - from, UTF_8), true);
-        }
-    }
-
-    /// Looks up in the files how rows ended.
-    static final class Endings implements AutoCloseable {
-        private final Batch batch;
-        private final Ledger ledger;
-        private final Optional<Pages> results, log;
-        private final Journal.Fields fields = new Journal.Fields();
-
-        Endings(Batch batch, Ledger ledger) throws IOException {
-            this.batch = batch;
-            this.ledger = ledger;
-            this.results = Pages.open(batch.files().results());
-            this.log = Pages.open(batch.files().log());
-        }
-
-        /// A success is told by the results, all else by the last event that ended the row.
-        Ending of(int entry) throws IOException {
-            var place = ledger.result(entry);
-            if (batch.index().standing(entry).isSuccess() && place.isPresent() && results.isPresent())
-                return Ending.of(results.get().turn(place.getAsLong()).line());
-            for (var event : events(entry).reversed())
-                if (event instanceof Event.End end && Standing.of(end.outcome()).isPresent()) return Ending.of(end);
-            return Ending.NONE;
-        }
-
-        /// What the log tells of one attempt.
-        static final class Trace {
-            final Event.Attempt attempt;
-            final List<Event.End> ends = new ArrayList<>();
-            /// Empty: the log has none.
-            String run = "";
-
-            Trace(Event.Attempt attempt) {
-                this.attempt = attempt;
-            }
-
-            Optional<Event.End> end() {
-                return ends.isEmpty() ? Optional.empty() : Optional.of(ends.getLast());
-            }
-        }
-
-        /// All that was sent of a row, the oldest first.
-        List<Trace> traces(int entry) throws IOException {
-            return traces(events(entry).stream());
-        }
-
-        /// The same without tries.
-        List<Trace> ofRow(int entry) throws IOException {
-            return traces(events(entry).stream().filter(event -> switch (event) {
-                case Event.Attempt attempt -> !attempt.isOfTry();
-                case Event.End end -> !end.isOfTry();
-                case Event _ -> true;
-            }));
-        }
-
-        /// With a fixed `--user` the last attempt is meant.
-        private static List<Trace> traces(Stream<Event> events) {
-            var traces = new ArrayList<Trace>();
-            var newest = new HashMap<String, Trace>();
-            events.forEach(event -> {
-                switch (event) {
-                    case Event.Attempt attempt -> {
-                        traces.add(new Trace(attempt));
-                        newest.put(attempt.user(), traces.getLast());
-                    }
-                    case Event.Run run when newest.containsKey(run.user()) -> newest.get(run.user()).run = run.run();
-                    case Event.End end when newest.containsKey(end.user()) -> newest.get(end.user()).ends.add(end);
-                    case Event _ -> {}
-                }
-            });
-            return traces;
-        }
-
-        /// What the log tells of the row, the oldest first.
-        private List<Event> events(int entry) throws IOException {
-            var events = new ArrayDeque<Event>();
-            for (long place : ledger.events(entry).toArray()) {
-                var line = log.orElseThrow().turn(place).line();
-                events.addFirst(fields.event(line, line.length));
-            }
-            return List.copyOf(events);
-        }
-
-        @Override
-        public void close() throws IOException {
-            for (var file : List.of(results, log)) if (file.isPresent()) file.get().close();
-        }
-    }
-
-    /// A file that appears as a whole, or not at all.
-    static final class Draft {
-        interface Content {
-            void write(OutputStream out) throws IOException;
-        }
-
-        /// Nothing that a batch is made of is ever written over, and no other file unless that is allowed.
-        static void refuse(Path file, BatchFiles files, Optional<Path> input, Predicate<Path> mayBeReplaced) {
-            try {
-                BatchFiles.refuseNoFile(file, "name another");
-                var parent = file.toAbsolutePath().getParent();
-                if (!Files.isDirectory(parent)) throw new Unusable(file + ": there is no folder " + parent);
-                if (!Files.exists(file)) {
-                    refuseName(file, parent, files);
-                    return;
-                }
-                files.refuse(file);
-                if (input.isPresent() && Files.exists(input.get()) && Files.isSameFile(file, input.get()))
-                    throw new Unusable(file + " is both input and output: name another file");
-                if (!mayBeReplaced.test(file)) throw new Unusable(file + ": is there already; --force writes over it");
-            } catch (IOException problem) {
-                throw new Unusable(file + ": " + Plain.of(problem));
-            }
-        }
-
-        /// A file of the batch that is not there yet: what stood in it would be taken for the batch's.
-        private static void refuseName(Path file, Path folder, BatchFiles files) throws IOException {
-            for (var own : files.all())
-                if (own.getFileName().equals(file.getFileName())
-                        && Files.isSameFile(own.toAbsolutePath().getParent(), folder))
-                    throw new Unusable(file + ": the batch has a file of this name; name another");
-        }
-
-        static void write(Path file, Content content) {
-            try {
-                var target = Files.exists(file) ? file.toRealPath() : file;
-                var draft = target.resolveSibling("." + target.getFileName() + "."
-                        + Long.toHexString(System.nanoTime()) + ".tmp");
-                var stream = Files.newOutputStream(draft, StandardOpenOption.CREATE_NEW, StandardOpenOption.WRITE);
-                try { // only now is the draft ours, to be deleted
-                    try (stream) {
-                        content.write(stream);
-                    }
-                    Files.move(draft, target, StandardCopyOption.ATOMIC_MOVE, StandardCopyOption.REPLACE_EXISTING);
-                } finally {
-                    Files.deleteIfExists(draft);
-                }
-            } catch (IOException problem) {
-                throw new Unusable(file + ": cannot be written (" + Plain.of(problem) + ")");
-            }
-        }
-    }
-
-    /// A whole file gets its name: at once, and never one that another file has.
-    static final class FreeName {
-        /// Where it is now: at its place, or at the next free one beside it (`a~2.pdf`). One of the same bytes that is
-        /// there already is kept instead: a row that runs again gives no second copy.
-        static Path take(Path draft, Path place) throws IOException {
-            for (int number = 1; ; number++) {
-                var path = number == 1 ? place : place.resolveSibling(numbered(place.getFileName().toString(), number));
-                try {
-                    link(draft, path);
-                    return path;
-                } catch (FileAlreadyExistsException _) {
-                    if (Files.isRegularFile(path) && Files.mismatch(draft, path) < 0) return path;
-                }
-            }
-        }
-
-        /// A link is the one step that names a file at once and writes over none; not every file system has it.
-        private static void link(Path draft, Path path) throws IOException {
-            try {
-                Files.createLink(path, draft);
-            } catch (FileAlreadyExistsException taken) {
-                throw taken;
-            } catch (UnsupportedOperationException | IOException _) {
-                Files.move(draft, path);
-            }
-        }
-
-        private static String numbered(String name, int number) {
-            int dot = name.lastIndexOf('.');
-            return dot < 0 ? name + "~" + number : name.substring(0, dot) + "~" + number + name.substring(dot);
-        }
-    }
-
-    /// The rows that one call asks for: those to start, and those whose earlier run is looked up first.
-    record Wanted(Csv csv, Index index, BitSet fresh, List<Doubt> doubts) {
-        Iterator<Row> iterator() {
-            return csv.rows(fresh, index);
-        }
-
-        /// Every row of this call, whether it starts or is looked up.
-        Iterator<Row> all() {
-            var all = (BitSet) fresh.clone();
-            doubts.forEach(doubt -> all.set(doubt.attempt().row().index()));
-            return csv.rows(all, index);
-        }
-
-        long rows() {
-            return fresh.cardinality() + doubts.size();
-        }
-
-        boolean isEmpty() {
-            return rows() == 0;
-        }
-    }
-
-    /// The files of a batch, opened for writing by one process: lock, results, log, retry list, and what they say.
-    static final class Batch implements AutoCloseable {
-        private static final Duration RETRY_LIST_EVERY = Duration.ofSeconds(1), FORCE_EVERY = Duration.ofSeconds(5);
-
-        private final BatchFiles files;
-        private final Csv csv;
-        private final Index index;
-        private final History history;
-        private final Lock lock;
-        private final LineFile results, log;
-        private final RetryList retryList;
-        private final Set<String> open;
-        private Event.Session session;
-        private boolean retryListDue;
-        private long nextRetryList = 0, nextForce = 0;
-
-        private Batch(BatchFiles files, Csv csv, Index index, History history, Lock lock, LineFile results,
-                LineFile log) {
-            this.files = files;
-            this.csv = csv;
-            this.index = index;
-            this.history = history;
-            this.lock = lock;
-            this.results = results;
-            this.log = log;
-            this.retryList = new RetryList(files.retry());
-            this.open = new HashSet<>(history.open.keySet());
-        }
-
-        /// Checks the files and the rows, takes the lock, mends torn ends, and reads what earlier calls left.
-        static Batch open(BatchFiles files, Csv csv, boolean noBom, boolean rebuild) {
-            return open(files, csv, noBom, rebuild, Optional.empty());
-        }
-
-        /// @param fresh where to tell that an earlier batch was moved aside; empty: it goes on
-        static Batch open(BatchFiles files, Csv csv, boolean noBom, boolean rebuild, Optional<PrintWriter> fresh) {
-            files.refuseForeign();
-            var index = new Index();
-            csv.check(index);
-            index.endOfRows();
-            files.refuseForeign(new RetryList(files.retry()), index);
-            files.refuseForeign(new RetryList(new RetryList(files.retry()).draft()), index);
-            var lock = Lock.take(files.lock());
-            try {
-                if (fresh.isPresent()) files.moveAside(fresh.get());
-                var torn = new ArrayList<Event.Torn>();
-                Torn.mend(files.results(), torn);
-                Torn.mend(files.log(), torn);
-                var history = readAll(files, index, Reading.NOTHING);
-                if (!history.lost.isEmpty() && !rebuild) throw new Unusable(files.results() + ": "
-                        + Plain.count(history.lost.size(), "result that the log knows of is",
-                                "results that the log knows of are")
-                        + " gone (first: " + Plain.id(index.id(history.lost.keySet().iterator().next()))
-                                + "). --rebuild fetches "
-                        + "them from Dify by run id; --fresh moves everything aside and starts anew");
-                var batch = new Batch(files, csv, index, history, lock,
-                        new LineFile(files.results(), noBom ? new byte[0] : Results.BOM),
-                                new LineFile(files.log(), new byte[0]));
-                torn.forEach(batch::record);
-                return batch;
-            } catch (IOException problem) {
-                close(lock);
-                throw new Unusable(files.results() + ": cannot be used (" + Plain.of(problem) + ")");
-            } catch (RuntimeException problem) {
-                close(lock);
-                throw problem;
-            }
-        }
-
-        /// Results, log and retry list, in this order. A listed id of which nothing else is known failed in the
-        /// original tool.
-        private static History readAll(BatchFiles files, Index index, Reading reading) throws IOException {
-            Results.read(files.results(), index, reading);
-            var history = History.read(files.log(), index, reading);
-            for (var id : new RetryList(files.retry()).read()) {
-                int entry = index.findOrAdd(id);
-                if (index.standing(entry) == Standing.PENDING) index.stand(entry,
-                        Standing.FAILED);
-            }
-            return history;
-        }
-
-        /// What the files say, without lock or writing; another process may be at work on them.
-        static Batch peek(BatchFiles files, Optional<Csv> csv, Reading reading) {
-            try {
-                return read(files, csv, reading);
-            } catch (IOException problem) {
-                throw new Unusable(files.results() + ": " + Plain.of(problem));
-            }
-        }
-
-        private static Batch read(BatchFiles files, Optional<Csv> csv, Reading reading) throws IOException {
-            files.refuseForeign();
-            var index = new Index();
-            csv.ifPresent(rows -> {
-                rows.check(index);
-                index.endOfRows();
-                files.refuseForeign(new RetryList(files.retry()), index);
-            });
-            var history = readAll(files, index, reading);
-            if (!history.lost.isEmpty()) { // the log was read after the results: a process may have added some
-                Results.read(files.results(), index, reading);
-                history.lost.keySet().removeIf(entry -> index.standing(entry).isSuccess());
-            }
-            var batch = new Batch(files, csv.orElse(null), index, history, null, null, null);
-            batch.refuseOthers();
-            return batch;
-        }
-
-        /// Rows of the results that the CSV lacks would be left out.
-        void refuseStrangers(Path input) {
-            int strangers = index.size() - index.rows();
-            if (strangers > 0) throw new Unusable(input + ": lacks " + Plain.count(strangers, "id") + " of "
-                    + files.results() + " (" + ids(index.rows(), index.size()) + "), and "
-                    + Plain.count(index.count(Standing.PENDING), "id") + " of it "
-                    + (index.count(Standing.PENDING) == 1 ? "has" : "have")
-                    + " no outcome there: is it the right file? --force exports its rows all the same");
-        }
-
-        private String ids(int from, int to) {
-            return IntStream.range(from, Math.min(to, from + 3)).mapToObj(index::id).map(Plain::id)
-                    .collect(joining(", ")) + (to - from > 3 ? ", …" : "");
-        }
-
-        /// Files that say nothing, or nothing of this CSV's rows, are the wrong ones.
-        private void refuseOthers() throws IOException {
-            boolean known = index.size() > index.rows() || IntStream.range(0, index.rows())
-                    .anyMatch(entry -> index.standing(entry) != Standing.PENDING);
-            if (!known && history.session().isEmpty() && history.attempts + history.unread == 0
-                    && !BatchFiles.isEmpty(files.results()))
-                throw new Unusable(files.results() + ": no line of it is a result");
-            if (!history.lost.isEmpty() && (!Files.exists(files.results()) || Files.size(files.results()) == 0))
-                throw new Unusable(files.results() + ": gone, and the log knows of "
-                        + Plain.count(history.lost.size(), "result") + " in it; 'run --rebuild' fetches "
-                        + (history.lost.size() == 1 ? "it" : "them") + " from Dify by run id");
-            if (index.size() > index.rows() && IntStream.range(0, index.rows())
-                    .allMatch(entry -> index.standing(entry) == Standing.PENDING))
-                throw new Unusable(csv.path + ": none of its " + Plain.count(index.rows(), "id") + " is in "
-                        + files.results() + ", which has " + Plain.count(index.size() - index.rows(), "other")
-                        + " (first: " + Plain.id(index.id(index.rows())) + "): these files do not belong together");
-        }
-
-        private static void close(AutoCloseable file) {
-            try {
-                file.close();
-            } catch (Exception _) {
-                // on the way out with a better reason
-            }
-        }
-
-        Index index() {
-            return index;
-        }
-
-        History history() {
-            return history;
-        }
-
-        Csv csv() {
-            return csv;
-        }
-
-        BatchFiles files() {
-            return files;
-        }
-
-        /// The rows a call asks for, by the options and what is done already.
-        Wanted select(Selection selection, RowOptions options, Duration timeout) throws IOException {
-            var rows = new BitSet(index.rows());
-            if (selection.listed()) for (var id : retryList.read()) {
-                int entry = index.find(id);
-                if (entry >= 0 && entry < index.rows()) rows.set(entry);
-            }
-            else if (!selection.ids().isEmpty()) selection.ids().forEach(id -> rows.set(named(id, selection.force())));
-            else rows.set(0, index.rows());
-            if (!options.ids.isEmpty()) {
-                var named = new BitSet(index.rows());
-                options.ids.forEach(id -> named.set(known(id.strip(), "--ids: ")));
-                rows.and(named);
-            }
-            if (!selection.force()) rows.stream().filter(entry -> index.standing(entry).isSuccess()
-                    && !(options.rerunChanged && history.changed.get(entry))).forEach(rows::clear);
-            if (options.limit != null) {
-                var first = rows.stream().limit(options.limit).max();
-                first.ifPresent(last -> rows.clear(last + 1, Math.max(last + 1, rows.length())));
-            }
-            var doubts = doubts(rows, timeout, selection.force());
-            doubts.forEach(doubt -> rows.clear(doubt.attempt().row().index()));
-            return new Wanted(csv, index, rows, doubts);
-        }
-
-        /// The one row of a try: to start, or with the run of an earlier try to look up first, unless by `force`.
-        Wanted forTry(int entry, Duration timeout, boolean force) {
-            var rows = new BitSet(index.rows());
-            rows.set(entry);
-            var doubts = force ? List.<Doubt>of()
-                    : history.triedBefore(csv.rows(rows::get, index).next(), timeout).stream().toList();
-            if (!doubts.isEmpty()) rows.clear();
-            return new Wanted(csv, index, rows, doubts);
-        }
-
-        /// Whether a run of the row may be going on, or its end is not known.
-        boolean isInDoubt(int entry) {
-            return history.doubtful(Duration.ZERO).containsKey(entry);
-        }
-
-        private int known(String id, String where) {
-            int entry = index.find(id);
-            if (entry < 0 || entry >= index.rows()) throw new Unusable(where + "there is no row with the id "
-                    + Plain.quoted(id));
-            return entry;
-        }
-
-        private int named(String id, boolean force) {
-            int entry = known(id, "");
-            if (index.standing(entry).isSuccess() && !force)
-                throw new Unusable("row " + Plain.id(id) + " has a success already; --force runs (and pays) it again");
-            return entry;
-        }
-
-        /// @param force a row whose try succeeded is paid again
-        private List<Doubt> doubts(BitSet rows, Duration timeout, boolean force) {
-            var doubtful = history.doubtful(timeout);
-            if (!force) history.tried(timeout).forEach(doubtful::putIfAbsent);
-            doubtful.keySet().removeIf(entry -> !rows.get(entry));
-            if (doubtful.isEmpty()) return List.of();
-            var doubts = new ArrayList<Doubt>();
-            csv.rows(doubtful::containsKey, index).forEachRemaining(row -> doubts.add(doubtful.get(row.index())
-                    .apply(row)));
-            return doubts;
-        }
-
-        void began(Access access, Greeting.Met server, Mode mode, Work work, int concurrency) {
-            began(access, server, mode, "mode=" + work.dify.mode.name().toLowerCase(Locale.ROOT) + " c=" + concurrency);
-        }
-
-        void began(Access access, Greeting.Met server, Mode mode, String options) {
-            session = new Event.Session(Instant.now(), Event.FORMAT, "difyexec " + VERSION, access.name(),
-                    server.app(), server.version(), mode.name().toLowerCase(Locale.ROOT), options);
-            record(session);
-        }
-
-        /// A batch belongs to one app of one server: elsewhere its runs cannot be looked up, and would be paid again.
-        void refuseOtherServer(String baseUrl, String app) {
-            history.session().filter(_ -> history.attempts > 0).ifPresent(before -> {
-                if (!before.baseUrl().equals(baseUrl)) throw new Unusable(files.log() + ": this batch was begun at "
-                        + before.baseUrl()
-                        + ", not at " + baseUrl + "; go on there, or name another -o");
-                if (!app.isEmpty() && before.app() != null && !before.app().equals(app)) throw new Unusable(files.log()
-                        + ": this batch was begun with the app " + Plain.quoted(before.app()) + ", not with "
-                                + Plain.quoted(app)
-                        + "; take that app's key, or name another -o");
-            });
-        }
-
-        /// What a person should know of the files before the batch goes on.
-        void tellChanges(boolean rerun, PrintWriter err) {
-            if (history.unread > 0) err.println("Warning: " + Plain.count(history.unread, "line") + " of " + files.log()
-                    + " cannot be read; an attempt on such a line is not known.");
-            int rows = history.changed.cardinality();
-            if (rows > 0 && !rerun) err.println(Plain.count(rows, "row")
-                    + " with a success changed in the CSV since (first: "
-                    + Plain.id(index.id(history.changed.nextSetBit(0))) + "); --rerun-changed runs "
-                            + (rows == 1 ? "it" : "them") + " again.");
-            tellOpenTries(err);
-        }
-
-        /// A try that a crash cut off is found here again.
-        void tellOpenTries(PrintWriter err) {
-            for (var known : history.openTries()) err.println("The end of a try of row " + Plain.id(known.id())
-                    + ", begun " + StatusView.local("yyyy-MM-dd HH:mm:ss xxx", known.at()) + ", is not known"
-                    + known.run().map(run -> " (run " + Plain.id(run.id()) + ")").orElse("")
-                    + "; in the shell, 'try " + Plain.shell(Plain.id(known.id())) + "' looks it up.");
-        }
-
-        Event sessionEvent(Instant now, Mode mode) {
-            return new Event.Session(now, Event.FORMAT, session.tool(), session.baseUrl(), session.app(),
-                    session.server(),
-                    mode.name().toLowerCase(Locale.ROOT), session.options());
-        }
-
-        Standing standing(Row row) {
-            return index.standing(row.index());
-        }
-
-        boolean hasSuccess(Row row) {
-            return standing(row).isSuccess();
-        }
-
-        /// On the log's way; on disk with the next [#flush].
-        void record(Event event) {
-            Journal.write(event, log);
-            if (event instanceof Event.Attempt attempt) open.add(History.key(attempt.id(), attempt.user()));
-            if (event instanceof Event.End end) log.onceWritten(() -> open.remove(History.key(end.id(), end.user())));
-        }
-
-        /// How many rows were sent and have no end in the log: the next start looks their runs up.
-        int openRows() {
-            return open.size();
-        }
-
-        /// On the file's way, too; long ones do not wait for each other.
-        void result(byte[] line) {
-            try {
-                results.buffer().write(line);
-                if (results.isFull()) results.flush();
-            } catch (IOException problem) {
-                throw new UncheckedIOException(problem);
-            }
-        }
-
-        void settled(Attempt attempt, Outcome outcome, Instant now, Seen seen, Runnable then) {
-            settled(attempt, outcome, now, seen, attempt.took(seen, now), then);
-        }
-
-        /// The row has its outcome once its lines are in the files; `then` is what follows from that.
-        void settled(Attempt attempt, Outcome outcome, Instant now, Seen seen, Duration took, Runnable then) {
-            var standing = outcome.standing();
-            var cause = outcome.cause();
-            record(Event.End.of(attempt, now, standing.word(), seen, outcome.text(), cause, took));
-            if (attempt.kind() == Kind.TRY) then.run();
-            else (standing.isSuccess() ? results : log).onceWritten(() -> {
-                stand(attempt.row().index(), standing, cause);
-                then.run();
-            });
-        }
-
-        private void stand(int entry, Standing standing, String cause) {
-            if (standing.isSuccess() || !index.standing(entry).isSuccess()) index.stand(entry, standing);
-            if (standing.isSuccess()) history.causes.remove(entry);
-            else history.causes.put(entry, cause);
-            retryListDue = true;
-        }
-
-        /// Puts the run of a try in as the row's result; it was paid for when it was tried.
-        void accept(Desk.Tried tried, boolean force) {
-            var row = tried.attempt().row();
-            int entry = known(row.id(), "");
-            if (index.cells(entry) != row.inCsv()) throw new Unusable("row " + Plain.id(row.id())
-                    + " was changed in the CSV since its try: try it again");
-            if (index.standing(entry).isSuccess() && !force) throw new Unusable("row " + Plain.id(row.id())
-                    + " has a success already; --force puts this result in its place");
-            var ran = tried.ran();
-            var now = Instant.now();
-            var began = now.minusMillis((long) (ran.usage().seconds() * 1000));
-            var attempt = new Attempt(0, new Row(entry, row.line(), row.id(), row.inputs(), row.cells(), row.inCsv()),
-                    Tries.NONE, tried.attempt().user(), tried.attempt().mode(), tried.attempt().cells(), began);
-            result(Results.line(attempt, ran, tried.at(), List.of()));
-            settled(attempt, ran.status() == RunStatus.PARTIAL ? new Outcome.Partial() : new Outcome.Succeeded(), now,
-                    new Seen.Ran(ran.ref(), ran.status(), ran.outputs(), "", ran.workflowId(), Usage.NONE), () -> {});
-            finish().ifPresent(stop -> {
-                throw new Unusable(stop.code(), stop.why());
-            });
-        }
-
-        /// Writes what waits: results before the log, so that an `end` on disk always has its result on disk.
-        void flush() {
-            try {
-                boolean any = results.flush();
-                any |= log.flush();
-                long now = System.nanoTime();
-                if (any && now >= nextForce) {
-                    force();
-                    nextForce = System.nanoTime() + FORCE_EVERY.toNanos();
-                }
-                if (retryListDue && now >= nextRetryList) {
-                    retryList.write(index);
-                    retryListDue = false;
-                    // a long list is written less often, so that it never takes more than a twentieth of the time
-                    nextRetryList = System.nanoTime() + Math.max(RETRY_LIST_EVERY.toNanos(),
-                            20 * (System.nanoTime() - now));
-                }
-            } catch (IOException problem) {
-                throw new UncheckedIOException(problem);
-            }
-        }
-
-        private void force() throws IOException {
-            results.mustExist();
-            log.mustExist();
-            results.force();
-            log.force();
-        }
-
-        /// The last words: everything on disk, and the retry list as it stands. Says so if that fails.
-        Optional<Stop> finish() {
-            try {
-                results.flush();
-                log.flush();
-                force();
-                retryList.write(index);
-                return Optional.empty();
-            } catch (IOException problem) {
-                return Optional.of(unwritable(problem));
-            }
-        }
-
-        static Stop unwritable(IOException problem) {
-            return new Stop(STOPPED, "cannot write: " + Plain.of(problem)
-                    + "; every result acknowledged so far is on disk. "
-                    + "Make room, then run the same command again");
-        }
-
-        @Override
-        public void close() throws IOException {
-            try (lock; results; log) {
-                // in this order: the lock goes last
-            }
-        }
-    }
-
-    /// The end of a file that a crash or a full disk tore.
-    static final class Torn {
-        /// Cuts off a last line without its end, or gives it its end if it is whole all the same.
-        static void mend(Path path, List<Event.Torn> torn) throws IOException {
-            if (!Files.exists(path) || Files.size(path) == 0) return;
-            try (var channel = FileChannel.open(path, StandardOpenOption.READ, StandardOpenOption.WRITE)) {
-                long size = channel.size(), start = lineStart(channel, size);
-                if (start == size) return;
-                var last = ByteBuffer.allocate(Math.toIntExact(size - start));
-                while (last.hasRemaining() && channel.read(last, start + last.position()) >= 0) {}
-                if (isWhole(last.array())) {
-                    channel.write(ByteBuffer.wrap(new byte[] {'\n'}), size);
-                } else if (!Arrays.equals(last.array(), Results.BOM)) {
-                    channel.truncate(start);
-                    torn.add(new Event.Torn(Instant.now(), path.getFileName().toString(), start, size - start));
-                }
-            }
-        }
-
-        private static long lineStart(FileChannel channel, long size) throws IOException {
-            var block = ByteBuffer.allocate(1 << 16);
-            for (long end = size; end > 0; ) {
-                long from = Math.max(0, end - block.capacity());
-                block.clear().limit((int) (end - from));
-                while (block.hasRemaining() && channel.read(block, from + block.position()) >= 0) {}
-                for (int i = block.position() - 1; i >= 0; i--) if (block.get(i) == '\n') return from + i + 1;
-                end = from;
-            }
-            return 0;
-        }
-
-        private static boolean isWhole(byte[] line) {
-            try {
-                int from = line.length >= 3 && Arrays.equals(line, 0, 3, Results.BOM, 0, 3) ? 3 : 0;
-                return line.length > from && Json.MAPPER.readTree(line, from, line.length - from).isObject();
-            } catch (IOException _) {
-                return false;
-            }
-        }
-    }
-
     // ── Views ───────────────────────────────────────────────────────────────────────────────────────────────────────
-
-    /// The first exchange: is this a workflow app of a Dify that answers and lets us in?
-    sealed interface Greeting {
-        record Met(String app, String version) implements Greeting {
-            /// The workflow's form; out of reach, every cell is text, and that is said.
-            Form form(DifyClient client, Judge judge, Csv csv, Path input, DifyOptions dify, PrintWriter err) {
-                if (dify.noCheck) return Form.ofText();
-                var folders = Variable.Folders.of(input, dify.files);
-                var form = new AtomicReference<>(Form.ofText());
-                client.parameters(answer -> form.set(Form.of(answer, csv.columns(), folders,
-                        Listing.of(version) != Listing.AT_END))).ifPresent(seen -> {
-                    // a refusal with a code is Dify's own; else a proxy may let this one path not through
-                    if (seen instanceof Seen.Refused refused && !refused.code().isEmpty()) refusal(seen, judge)
-                            .ifPresent(why -> {
-                        throw new Unusable(STOPPED, Plain.text(why, 1000));
-                    });
-                    err.println("Warning: the workflow's form is out of reach (" + Plain.text(said(seen), 200)
-                            + "): every cell is sent as text, unchecked.");
-                });
-                return form.get();
-            }
-        }
-
-        record Refused(String why) implements Greeting {}
-
-        /// Asks `/info`; a server that is away or busy is asked again, `MAX_RETRIES` times. The calling thread waits.
-        static Greeting exchange(DifyClient client, Judge judge, PrintWriter err) throws InterruptedException {
-            var backoff = judge.backoff();
-            for (int tries = 0; ; tries++) {
-                switch (client.info()) {
-                    case DifyClient.Info.Known(_, var mode, _) when mode.isEmpty() -> {
-                        return new Refused(stranger(judge.access()));
-                    }
-                    case DifyClient.Info.Known(_, var mode, _) when !mode.equals("workflow") -> {
-                        return new Refused("the key belongs to an app of the kind " + Plain.quoted(mode)
-                                + ", not to a workflow: "
-                                + "take the key of a workflow app");
-                    }
-                    case DifyClient.Info.Known(var app, _, var version) -> {
-                        return new Met(app, version);
-                    }
-                    case DifyClient.Info.NotKnown(var seen) -> {
-                        var why = refusal(seen, judge);
-                        if (why.isPresent()) return new Refused(why.get());
-                        if (tries >= backoff.maxRetries()) return new Refused(judge.access() + " does not answer ("
-                                + Plain.text(said(seen), 200) + ") after " + Plain.count(tries + 1, "try", "tries")
-                                + ": check DIFY_API_BASE_URL, the network, and that Dify is up");
-                        if (tries == 0) err.println("No answer from " + judge.access() + " ("
-                                + Plain.text(said(seen), 200) + "); trying again …");
-                        Thread.sleep(backoff.delay(tries, seen instanceof Seen.Refused refused ? refused.retryAfter()
-                                : Optional.empty()));
-                    }
-                }
-            }
-        }
-
-        private static Optional<String> refusal(Seen seen, Judge judge) {
-            if (seen instanceof Seen.Cut cut && cut.symptom() == Symptom.CUT)
-                return Optional.of(stranger(judge.access()));
-            var nobody = new Attempt(0, new Row(0, 0, "-", Map.of()), Tries.NONE, "", Mode.BLOCKING, "", Instant.now());
-            return switch (judge.verdict(nobody, seen)) {
-                case Verdict.StopBatch(var why) -> Optional.of(why);
-                case Verdict.Done(var outcome) -> Optional.of(judge.access() + " refuses: "
-                        + Plain.text(outcome.text(), 200));
-                case Verdict.Again _, Verdict.Throttled _, Verdict.Unreached _, Verdict.LookUp _ -> Optional.empty();
-            };
-        }
-
-        private static String stranger(Access access) {
-            return access + " answers, but not as Dify's API does: " + access.advice();
-        }
-
-        static String said(Seen seen) {
-            return switch (seen) {
-                case Seen.NotSent(var why) -> why;
-                case Seen.NotUploaded(var why, _) -> why;
-                case Seen.Cut cut -> cut.why();
-                case Seen.TooLarge large -> large.why();
-                case Seen.Refused refused -> "HTTP " + refused.status() + " " + refused.message();
-                case Seen.Ran ran -> ran.error();
-            };
-        }
-    }
 
     /// The running batch on stderr: a line redrawn on a terminal, else a plain line every ten seconds.
     static final class Progress implements Watcher {
@@ -7940,52 +2534,28 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// What a file descriptor is connected to. Java itself tells of standard input and output only together.
-    static final class Screen {
-        static final int WIDTH = width();
-
-        static boolean isTerminal(int descriptor) {
-            try {
-                var test = new ProcessBuilder("test", "-t", Integer.toString(descriptor)).inheritIO().start();
-                return test.waitFor() == 0;
-            } catch (IOException _) {
-                return false; // no such command here: plain lines are right everywhere
-            } catch (InterruptedException _) {
-                Thread.currentThread().interrupt();
-                return false;
-            }
-        }
-
-        private static int width() {
-            try {
-                var size = new ProcessBuilder("stty", "size").redirectInput(new File("/dev/tty"))
-                        .redirectError(ProcessBuilder.Redirect.DISCARD).start();
-                var words = new String(size.getInputStream().readAllBytes(), UTF_8).strip().split(" ");
-                return words.length == 2 && Integer.parseInt(words[1]) > 20 ? Integer.parseInt(words[1]) : 80;
-            } catch (IOException | NumberFormatException _) {
-                return 80;
-            }
-        }
-    }
+    enum ProgressStyle { AUTO, PLAIN, OFF }
 
     /// The end of a call: counts, times, cost, errors by cause, and the next command to type.
     static final class Summary {
-        static void print(PrintWriter err, Batch batch, Tally tally, Optional<Stop> stop, Work work) {
+        /// @param part whether only some of the pending rows were asked for: the rest is then estimated
+        /// @param csv  the input as it was named; like the options for the next command to type
+        static void print(PrintWriter err, Batch batch, Tally tally, Optional<Stop> stop, boolean part,
+                String csv, String options) {
             err.println();
             stop.ifPresent(reason -> err.println("Stopped: " + Plain.text(reason.why(), 1000) + "."));
             double rate = tally.done() * 1000.0 / Math.max(1, tally.elapsed().toMillis());
             err.println(counts(tally) + " in " + Plain.seconds(tally.elapsed())
                     + String.format(Locale.ROOT, " (%.1f rows/s)", rate));
-            if (stop.isPresent()) left(err, tally.stopped, batch.openRows());
+            if (stop.isPresent()) left(err, tally.stopped, batch.history().inFlight());
             figures(tally).forEach(figure -> err.println("  " + figure));
             if (tally.late > 0)
                 err.println("  " + Plain.count(tally.late, "run") + " turned up late: see 'late' in "
                         + batch.files().log());
             if (!tally.missingFiles().isEmpty()) err.println("  " + tally.missingFiles());
-            if (work.rows.limit != null) estimate(batch.index().count(Standing.PENDING), tally).ifPresent(err::println);
+            if (part) estimate(batch.index().count(Standing.PENDING), tally).ifPresent(err::println);
             StatusView.errors(batch, err);
-            var demo = work.demo == null ? "" : work.demo.equals(Demo.NEWEST) ? " --demo" : " --demo=" + work.demo;
-            StatusView.next(batch, work.input.toString(), demo, err);
+            StatusView.next(batch, csv, options, err);
             err.flush();
         }
 
@@ -8004,7 +2574,7 @@ final class DifyExec implements Runnable {
         }
 
         /// What a call that ends early leaves on the server.
-        private static void left(PrintWriter err, long stopped, int open) {
+        private static void left(PrintWriter err, long stopped, long open) {
             if (stopped > 0) err.println("  " + Plain.count(stopped, "task was", "tasks were") + " asked to stop");
             if (open > 0) err.println("  " + Plain.count(open, "row has a run", "rows have runs")
                     + " that may still go on: the next start looks " + (open == 1 ? "it" : "them") + " up");
@@ -8078,47 +2648,15 @@ final class DifyExec implements Runnable {
         }
 
         /// The request of one row's first attempt, as it would go out.
-        static void request(Row row, Form form, Access access, DifyOptions dify, PrintWriter out) {
-            var mode = dify.mode == Mode.STREAMING ? Mode.STREAMING : Mode.BLOCKING;
-            var attempt = new Attempt(0, row, Tries.NONE, dify.user == null ? "difyexec-0123456789abcdef-1" : dify.user,
-                    mode, row.hash(), Instant.EPOCH);
+        static void request(Row row, Form form, Access access, Mode mode, String user, PrintWriter out) {
+            var attempt = new Attempt(0, row, Tries.NONE, user == null ? "difyexec-0123456789abcdef-1" : user,
+                    mode == Mode.STREAMING ? mode : Mode.BLOCKING, row.hash(), Instant.EPOCH);
             var body = Plain.json(DifyClient.requestBody(attempt, form.values(row)));
             out.println();
             out.println(body);
             out.println("curl -X POST " + Plain.shell(access.baseUrl() + DifyClient.runPath(access))
                     + " -H 'Authorization: Bearer app-***' -H 'Content-Type: application/json' -d "
                     + Plain.shell(body));
-        }
-    }
-
-    /// Colour for a terminal; off, text stays as it is.
-    record Paint(boolean on) {
-        static final Paint NONE = new Paint(false);
-
-        static Paint of(Env env) {
-            return new Paint(env.get("NO_COLOR").isEmpty() && !env.get("TERM").equals("dumb") && Screen.isTerminal(1));
-        }
-
-        String bold(String text) {
-            return paint("1", text);
-        }
-
-        String faint(String text) {
-            return paint("2", text);
-        }
-
-        String by(Standing standing, String text) {
-            return paint(switch (standing) {
-                case SUCCEEDED -> "32";
-                case PARTIAL, UNKNOWN -> "33";
-                case FAILED -> "31";
-                case PAUSED -> "36";
-                case PENDING -> "2";
-            }, text);
-        }
-
-        private String paint(String code, String text) {
-            return on ? "\033[" + code + "m" + text + "\033[0m" : text;
         }
     }
 
@@ -8189,8 +2727,8 @@ final class DifyExec implements Runnable {
             var figures = new LinkedHashMap<String, String>();
             if (history.startedAt != null) {
                 figures.put("time", Plain.seconds(history.running()));
-                figures.put("", local("yyyy-MM-dd HH:mm:ss", history.startedAt) + " to "
-                        + local("yyyy-MM-dd HH:mm:ss xxx", history.updatedAt));
+                figures.put("", Times.local("yyyy-MM-dd HH:mm:ss", history.startedAt) + " to "
+                        + Times.local("yyyy-MM-dd HH:mm:ss xxx", history.updatedAt));
             }
             if (rate(batch) > 0) figures.put("throughput", String.format(Locale.ROOT, "%,.1f rows/s", rate(batch)));
             if (!history.latencies.isEmpty()) figures.put("seconds a row", history.latencies.words());
@@ -8198,7 +2736,7 @@ final class DifyExec implements Runnable {
             if (!history.prices.isEmpty()) figures.put("cost", Summary.cost(history.prices).substring(2));
             if (history.attempts > 0) figures.put("attempts", Plain.number(history.attempts) + " ("
                     + Plain.count(history.retries, "retry", "retries") + ")");
-            if (!history.open.isEmpty()) figures.put("in flight", Plain.number(history.open.size())
+            if (history.inFlight() > 0) figures.put("in flight", Plain.number(history.inFlight())
                     + " without an end so far: running, or cut off");
             return figures;
         }
@@ -8217,7 +2755,7 @@ final class DifyExec implements Runnable {
                     + " turned up late, after the row was sent again");
             if (!history.missingFiles().isEmpty()) warnings.add(history.missingFiles().toString());
             if (history.unread > 0) warnings.add(Plain.count(history.unread, "line") + " of the log could not be read");
-            if (!history.lost.isEmpty()) warnings.add(Plain.count(history.lost.size(), "result")
+            if (!history.lost().isEmpty()) warnings.add(Plain.count(history.lost().size(), "result")
                     + " that the log knows of cannot be found in the file; 'run --rebuild' fetches them");
             if (index.size() > index.rows()) warnings.add(Plain.count(index.size() - index.rows(), "id")
                     + " of the files not in the CSV (first: " + Plain.id(index.id(index.rows())) + ")");
@@ -8243,9 +2781,9 @@ final class DifyExec implements Runnable {
                     "rows_per_second", Math.round(rate(batch) * 1000) / 1000.0,
                     "seconds", history.latencies.percentiles(),
                     "cost", history.prices,
-                    "in_flight", history.open.size(),
+                    "in_flight", history.inFlight(),
                     "late", history.lateRuns,
-                    "lost_results", history.lost.size(),
+                    "lost_results", history.lost().size(),
                     "unread_lines", history.unread,
                     "ids_not_in_input", index.size() - index.rows(),
                     "missing_files", Json.Tokens.object(
@@ -8308,9 +2846,6 @@ final class DifyExec implements Runnable {
             else out.println("Next: difyexec retry" + files + "   (looks them up; --resend-unknown sends them again)");
         }
 
-        static String local(String pattern, Instant time) {
-            return DateTimeFormatter.ofPattern(pattern, Locale.ROOT).withZone(ZoneId.systemDefault()).format(time);
-        }
     }
 
     /// The names of all outputs, in the order in which they come up.
@@ -8346,14 +2881,14 @@ final class DifyExec implements Runnable {
                 "price", "currency", "edited");
 
         private final Batch batch;
-        private final Ledger ledger;
+        private final Csv csv;
         private final List<String> outputs;
         private final boolean failed, raw;
         private long rows = 0, guarded = 0, tooLong = 0;
 
-        Spreadsheet(Batch batch, Ledger ledger, List<String> outputs, boolean failed, boolean raw) {
+        Spreadsheet(Batch batch, List<String> outputs, boolean failed, boolean raw) {
             this.batch = batch;
-            this.ledger = ledger;
+            this.csv = batch.csv().orElseThrow();
             this.outputs = outputs;
             this.failed = failed;
             this.raw = raw;
@@ -8362,10 +2897,10 @@ final class DifyExec implements Runnable {
         void write(OutputStream out) throws IOException {
             var index = batch.index();
             var text = raw ? new Utf8(out) : Utf8.shown(out);
-            var cells = new CellWriter(text, batch.csv().delimiter, true, "\r\n");
+            var cells = new CellWriter(text, csv.delimiter, true, "\r\n");
             cells.write(guarded(header()));
-            try (var endings = new Endings(batch, ledger)) {
-                var all = batch.csv().rows(entry -> !failed || index.standing(entry).isOnRetryList(), index);
+            try (var endings = new Endings(batch)) {
+                var all = batch.rows(entry -> !failed || index.standing(entry).isOnRetryList());
                 while (all.hasNext()) {
                     var row = all.next();
                     cells.write(guarded(cells(row, endings.of(row.index()))));
@@ -8376,8 +2911,7 @@ final class DifyExec implements Runnable {
         }
 
         private List<String> header() {
-            var columns = batch.csv().columns();
-            var names = new ArrayList<>(columns);
+            var names = new ArrayList<>(csv.columns());
             outputs.forEach(output -> names.add("output." + output));
             ENDING.forEach(name -> names.add(names.contains(name) ? "run." + name : name));
             return names;
@@ -8390,8 +2924,8 @@ final class DifyExec implements Runnable {
                 var value = ending.outputs().get(name);
                 cells.add(value == null || value.json() && value.text().equals("null") ? "" : value.text());
             }
-            int attempts = ledger.attempts(entry);
-            long millis = ledger.millis(entry);
+            int attempts = batch.ledger().attempts(entry);
+            long millis = batch.ledger().millis(entry);
             cells.addAll(List.of(batch.index().standing(entry).word(), ending.error(), ending.run(),
                     attempts == 0 ? "" : Integer.toString(attempts),
                     millis == 0 ? ending.seconds() : BigDecimal.valueOf(millis, 3).toPlainString(), ending.tokens(),
@@ -8673,30 +3207,6 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// What outside text becomes in a page.
-    static final class Html {
-        static String text(String text) {
-            return Plain.text(text, 2000).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-                    .replace("\"", "&quot;").replace("'", "&#39;");
-        }
-
-        /// JSON that may stand in a page: nothing in it ends the element around it.
-        static String json(Object value) {
-            return Json.Tokens.text(value).replace("<", "\\u003C").replace(">", "\\u003E").replace("&", "\\u0026")
-                    .replace("\u2028", "\\u2028").replace("\u2029", "\\u2029");
-        }
-
-        /// How a Content-Security-Policy names a script or a style that it lets in.
-        static String hash(String content) {
-            try {
-                return "'sha256-" + Base64.getEncoder().encodeToString(
-                        MessageDigest.getInstance("SHA-256").digest(content.getBytes(UTF_8))) + "'";
-            } catch (NoSuchAlgorithmException problem) {
-                throw new IllegalStateException(problem); // every Java has SHA-256
-            }
-        }
-    }
-
     /// The batch as one page that needs nothing else: totals, charts, causes, and all rows to search. It is written row
     /// by row; its charts are drawn here, its table by its own script.
     static final class Report {
@@ -8704,14 +3214,12 @@ final class DifyExec implements Runnable {
         private static final String MARK = "<meta name=\"generator\" content=\"difyexec ";
 
         private final Batch batch;
-        private final Ledger ledger;
         private final Timeline timeline;
         private final List<StatusView.Cause> causes;
         private final Map<String, Integer> causeNumbers = new HashMap<>();
 
-        Report(Batch batch, Ledger ledger, Timeline timeline) {
+        Report(Batch batch, Timeline timeline) {
             this.batch = batch;
-            this.ledger = ledger;
             this.timeline = timeline;
             this.causes = StatusView.causes(batch);
             for (var cause : causes) causeNumbers.put(cause.words(), causeNumbers.size());
@@ -8744,8 +3252,8 @@ final class DifyExec implements Runnable {
             out.write(Markup.HEAD.formatted(Html.hash(Markup.STYLE), Html.hash(Markup.SCRIPT), MARK + VERSION + "\">",
                     title, Markup.STYLE, title, Plain.number(batch.index().rows()),
                     history.session().map(session -> " · " + Html.text(StatusView.app(session))).orElse(""),
-                    history.startedAt == null ? "" : " · " + StatusView.local("yyyy-MM-dd HH:mm", history.startedAt)
-                            + " to " + StatusView.local("yyyy-MM-dd HH:mm xxx", history.updatedAt)));
+                    history.startedAt == null ? "" : " · " + Times.local("yyyy-MM-dd HH:mm", history.startedAt)
+                            + " to " + Times.local("yyyy-MM-dd HH:mm xxx", history.updatedAt)));
         }
 
         private void totals(Writer out) throws IOException {
@@ -8849,9 +3357,8 @@ final class DifyExec implements Runnable {
                     "start", start(),
                     "outcomes", Stream.of(Standing.values()).map(Standing::word).toList(),
                     "causes", causes.stream().map(StatusView.Cause::words).toList())));
-            try (var endings = new Endings(batch, ledger)) {
-                var rows = batch.csv() == null ? Collections.<Row>emptyIterator()
-                        : batch.csv().rows(_ -> true, batch.index());
+            try (var endings = new Endings(batch)) {
+                var rows = batch.rows(_ -> true);
                 for (int entry = 0; entry < batch.index().size(); entry++) {
                     out.write(entry % BLOCK > 0 ? "," : (entry > 0 ? "]" : "")
                             + "</script>\n<script type=\"application/json\" class=\"rows\">[");
@@ -8875,7 +3382,7 @@ final class DifyExec implements Runnable {
                     Plain.text(batch.index().id(entry), LONGEST),
                     standing.ordinal(),
                     standing.isOnRetryList() ? causeNumbers.getOrDefault(StatusView.words(batch, entry), -1) : -1,
-                    ledger.millis(entry) / 1000.0,
+                    batch.ledger().millis(entry) / 1000.0,
                     ending.tokens(),
                     ending.price().isEmpty() ? "" : ending.price() + " " + ending.currency(),
                     ending.run(),
@@ -9306,1300 +3813,27 @@ final class DifyExec implements Runnable {
                 """;
     }
 
-    /// Text for people: without control characters, of bounded length, the same in every locale.
-    static final class Plain {
-        private static final Pattern KEY = Pattern.compile("app-[A-Za-z0-9]{16,}");
-        /// How much of a message the log keeps.
-        static final int LONGEST_ERROR = 500;
-
-        static String text(String text, int longest) {
-            var cut = cut(text, longest);
-            if (cut.length() < text.length()) cut += "…";
-            var clean = new StringBuilder(cut.length());
-            cut.codePoints().map(c -> isControl(c) ? ' ' : Utf8.isHalf(c) ? 0xFFFD : c)
-                    .forEach(clean::appendCodePoint);
-            return clean.toString();
+    /// What outside text becomes in a page.
+    static final class Html {
+        static String text(String text) {
+            return Plain.text(text, 2000).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+                    .replace("\"", "&quot;").replace("'", "&#39;");
         }
 
-        /// The beginning of a text, never with half a character at its end.
-        static String cut(String text, int longest) {
-            if (text.length() <= longest) return text;
-            return text.substring(0, Character.isHighSurrogate(text.charAt(longest - 1)) ? longest - 1 : longest);
+        /// JSON that may stand in a page: nothing in it ends the element around it.
+        static String json(Object value) {
+            return Json.Tokens.text(value).replace("<", "\\u003C").replace(">", "\\u003E").replace("&", "\\u0026")
+                    .replace("\u2028", "\\u2028").replace("\u2029", "\\u2029");
         }
 
-        /// What acts on a terminal instead of being seen: controls, marks of direction, line ends.
-        private static boolean isControl(int c) {
-            return Character.isISOControl(c) || Character.getType(c) == Character.FORMAT || c == 0x2028 || c == 0x2029;
-        }
-
-        /// The same JSON with such characters as escapes; those below U+0020 stand between its values only.
-        static String json(String json) {
-            var clean = new StringBuilder(json.length());
-            json.codePoints().forEach(c -> {
-                if (!isControl(c)) clean.appendCodePoint(c);
-                else if (c < ' ') clean.append(' ');
-                else for (char unit : Character.toChars(c)) clean.append("\\u%04x".formatted((int) unit));
-            });
-            return clean.toString();
-        }
-
-        /// A number that says what went wrong: `HTTP 503`, `status_code=429`, `: 502 Bad Gateway`, `(413)`.
-        private static final String STATUS = "[1-5]\\d\\d(?!\\d)(?:(?<=(?i:HTTP(?:/\\d(?:\\.\\d)?| \\d{3})?|status|code"
-                + "|error|returned|answered|responded|response|got)(?: of| with)?[ :=\"'(_]{0,3}\\d{3})"
-                + "|(?<=(?:^|[:,;)\\]-] ?)[45]\\d\\d)(?=:? [A-Z])|(?<=\\([45]\\d\\d)(?=[:)]))";
-        /// `http://api-12:5001`, `host='api-12', port=5001`, `foo-12.example.com:8080`, `127.0.0.1`; also a version.
-        private static final String HOST = "(?<=:)//[^/?# \"'<>]++|(?<=\\b(?:host|port)\\W{1,2})[\\w.-]++"
-                + "|(?<![\\w.-])(?:(?:localhost|\\d{1,3}(?:\\.\\d{1,3}){3}|(?:[\\w-]++\\.){2,}[a-z]{2}|(?:[\\w-]++\\.)+"
-                + "(?:com|org|net|io|ai|dev|app|cloud|local|lan|internal|example|test))(?::\\d{1,5})?"
-                + "|\\d{1,2}(?:\\.\\d{1,2}){2})(?![\\w-]|\\.\\w)";
-        private static final String DAY = "(?:\\d{4}[-/.]\\d{1,2}[-/.]\\d{1,2}|\\d{1,2}[/.]\\d{1,2}[/.]\\d{4})";
-        private static final String CLOCK = "\\d{1,2}:\\d\\d(?::\\d\\d(?:[.,]\\d+)?)?(?![:\\d])"
-                + "(?: ?(?:Z|UTC|GMT|[AP]M|[+-]\\d\\d:?\\d\\d)\\b)?";
-        private static final String SPAN = "\\d+(?:[.,]\\d+)? ?(?:ms|s|sec(?:ond)?s?|m|min(?:ute)?s?|h|hours?|days?)"
-                + "(?![A-Za-z])";
-        private static final String TIME = DAY + "(?:[T ]" + CLOCK + ")?|" + CLOCK + "|" + SPAN + "(?: ?" + SPAN + ")*";
-        /// Of hexadecimal digits, or of letters and digits and too long for a word.
-        private static final String ID = "(?<![0-9A-Za-z])(?:[0-9a-fA-F]{8}-[0-9a-fA-F-]{20,}|0x[0-9a-fA-F]+"
-                + "|(?:[0-9a-fA-F]{8,}|(?=[A-Za-z]*+\\d)(?:[0-9a-fA-F]{6,}|[0-9A-Za-z]{16,}))(?![0-9A-Za-z]))";
-        private static final String NUMBER = "(?=[\\d.,]*\\d\\d)\\d+(?:[.,]\\d+)*";
-        /// Whole words without a digit are passed over: there are many, and each place in them would be tried.
-        private static final String WORDS = "(?:(?<![^ ])(?![a-fA-F]{8})[^ \\d]++(?: |$))++";
-        private static final Pattern PARTICULAR = Pattern.compile("(?<kept>" + WORDS + "|" + STATUS + "|" + HOST + ")|"
-                + ID + "|" + TIME + "|" + NUMBER);
-
-        /// What rows without a success are grouped by, everywhere: what was said of them, without the ids, times and
-        /// numbers that differ from row to row. Made from no more than the log keeps, so the next start makes the same.
-        static String cause(String message) {
-            return text(PARTICULAR.matcher(text(message, LONGEST_ERROR)).replaceAll(found ->
-                    found.group("kept") == null ? "…" : Matcher.quoteReplacement(found.group())), 160);
-        }
-
-        static String id(String id) {
-            return text(id, 60);
-        }
-
-        /// The first of many, and how many more there are: `… and 12 more causes`.
-        static <T> void some(List<T> all, long most, Consumer<T> tell, String more, PrintWriter out) {
-            all.stream().limit(most).forEach(tell);
-            if (all.size() > most) out.println(more.formatted("… and " + (all.size() - most) + " more"));
-        }
-
-        static String quoted(String text) {
-            return '"' + text(text, 60) + '"';
-        }
-
-        /// Without the user and the password of an address, and without what may be a key.
-        static String masked(String text) {
-            return text.replaceAll("//[^/@\\s]*@", "//***@").replaceAll("(?<![\\w-])app-[\\w-]+", "app-***");
-        }
-
-        static boolean holdsKey(String text) {
-            return KEY.matcher(text).find();
-        }
-
-        static String html(String page) {
-            return page.replaceAll("(?s)<(script|style)\\b.*?</\\1>|<[^>]*>", " ").replaceAll("\\s+", " ").strip();
-        }
-
-        static String of(Throwable problem) {
-            var name = problem.getClass().getSimpleName();
-            var message = problem.getMessage();
-            if (problem instanceof AccessDeniedException) return "permission denied: " + message;
-            if (problem instanceof NoSuchFileException) return "no such file: " + message;
-            for (var cause = problem; cause != null; cause = cause.getCause()) // a ConnectException hides it
-                if (cause instanceof UnresolvedAddressException || cause instanceof UnknownHostException)
-                    return "unknown host";
-            if (problem instanceof ConnectException && (message == null
-                    || message.isBlank())) return "connection refused";
-            return message == null || message.isBlank() ? name : text(message, 300);
-        }
-
-        /// `0.4 s`, `12 s`, `3 min 5 s`, `2 h 10 min`
-        static String seconds(Duration time) {
-            long whole = time.toSeconds();
-            if (whole < 10) return String.format(Locale.ROOT, "%.1f s", time.toMillis() / 1000.0);
-            if (whole < 120) return whole + " s";
-            if (whole < 7200) return whole / 60 + " min " + whole % 60 + " s";
-            return whole / 3600 + " h " + whole % 3600 / 60 + " min";
-        }
-
-        static String count(long count, String one) {
-            return count(count, one, one + "s");
-        }
-
-        /// `1,234,567`
-        static String number(long number) {
-            return String.format(Locale.ROOT, "%,d", number);
-        }
-
-        static String count(long count, String one, String many) {
-            return count + " " + (count == 1 ? one : many);
-        }
-
-        /// A word as a shell takes it.
-        static String shell(String word) {
-            return word.matches("[\\p{L}\\p{N}_./:@%+=,-]+") ? word : "'" + word.replace("'", "'\\''") + "'";
-        }
-    }
-
-    // ── Shell ───────────────────────────────────────────────────────────────────────────────────────────────────────
-
-    /// The shell: commands one after the other on one open batch. On a terminal [Dialogue] reads them, else [Script].
-    ///
-    /// ```
-    /// Dialogue or Script ──line──▶ Words ──▶ Prompt's commands ──▶ Desk: the open batch, edits, last tries
-    ///                                             │
-    ///                                             └──▶ Batch.open (locked for one command) ──▶ Engine
-    /// ```
-    @Command(name = "shell", mixinStandardHelpOptions = true, sortOptions = false,
-            description = {"Works with the rows of a batch until they succeed: see why one failed, change it, try it, "
-                    + "keep it.",
-                    "Not on a terminal, commands are read from standard input, a line each."})
-    static final class Shell implements Callable<Integer> {
-        @Option(names = {"-i", "--input"}, paramLabel = "CSV", description = "The rows of the batch to open.")
-        Path input;
-
-        @Option(names = {"-o", "--output"}, paramLabel = "JSONL", description = "The results of the batch to open.")
-        Path output;
-
-        @Option(names = "--demo", arity = "0..1", fallbackValue = Demo.NEWEST, paramLabel = "VERSION",
-                description = "Use a simulated Dify in this process (" + Demo.VERSIONS + "): no key, no network, "
-                        + "no cost.")
-        String demo;
-
-        @Option(names = "--keep-going",
-                description = "Not on a terminal: go on after a command that fails; "
-                        + "the highest code is the end's in any case.")
-        boolean keepGoing;
-
-        @ArgGroup(validate = false, heading = "%nInput:%n") CsvOptions shape = new CsvOptions();
-        @ArgGroup(validate = false, heading = "%nServer:%n") DifyOptions dify = new DifyOptions();
-        @ArgGroup(validate = false, heading = "%nRetrying:%n") RetryOptions retrying = new RetryOptions();
-
-        @Spec CommandSpec spec;
-
-        private final Env env;
-
-        Shell(Env env) {
-            this.env = env;
-        }
-
-        @Override
-        public Integer call() throws Exception {
-            new EnvDefaults(env).check(spec.commandLine().getParseResult(), demo != null);
-            var desk = desk();
-            return Screen.isTerminal(0) ? Dialogue.run(line(desk), desk, env, spec.commandLine().getOut())
-                    : new Script(line(desk), desk, keepGoing)
-                            .run(new InputStreamReader(System.in, UTF_8));
-        }
-
-        /// A desk with the batch on it that the options name.
-        Desk desk() {
-            var desk = new Desk(this::open, this::link);
-            if (output != null) desk.open(Optional.ofNullable(input), output, false);
-            return desk;
-        }
-
-        /// The commands over a desk.
-        CommandLine line(Desk desk) {
-            return Prompt.commandLine(env, desk, given()).setOut(spec.commandLine().getOut())
-                    .setErr(spec.commandLine().getErr());
-        }
-
-        private Csv open(Path csv) {
-            try (var source = Source.of(csv, Optional.empty())) {
-                if (source.temporary()) throw new Unusable(csv + ": the shell reads its CSV again and again; save it "
-                        + "as a regular file first");
-                return shape.open(csv);
-            } catch (IOException problem) {
-                throw new Unusable(csv + ": " + Plain.of(problem));
-            }
-        }
-
-        private Link link(List<String> columns, PrintWriter err) throws IOException {
-            var server = demo == null ? null : Demo.start(Demo.Version.of(demo), columns);
-            var access = server == null ? dify.access(env, err) : Access.to(server);
-            return new Link(access, DifyClient.of(access, dify.timeout), dify, retrying, Optional.ofNullable(server));
-        }
-
-        /// What was typed for the shell holds for the commands in it.
-        private Map<String, String> given() {
-            var given = new HashMap<String, String>();
-            for (var option : spec.commandLine().getParseResult().matchedOptions())
-                given.put(option.shortestName(), option.stringValues().isEmpty() ? "true"
-                        : String.join(",", option.stringValues()));
-            return Map.copyOf(given);
-        }
-    }
-
-    /// The way to Dify while one command of the shell needs it: the server of the settings, or a demo for as long.
-    record Link(Access access, DifyClient client, DifyOptions dify, RetryOptions retrying, Optional<Demo> demo)
-            implements AutoCloseable {
-
-        @FunctionalInterface interface Opener {
-            Link open(List<String> columns, PrintWriter err) throws IOException;
-        }
-
-        /// Whoever sits at the shell decides what is tried again: nothing is by itself.
-        Judge judge() {
-            return new Judge(new Backoff(retrying.initialDelay, retrying.maxDelay, 0), RetryRuns.NEVER, access);
-        }
-
-        @Override
-        public void close() {
-            client.close();
-            demo.ifPresent(Demo::close);
-        }
-    }
-
-    /// What lies before the person at the shell: the open batch, the edits, and what was tried. Owned by the thread
-    /// that runs the commands; the form alone comes from another.
-    static final class Desk {
-        private final Function<Path, Csv> csvs;
-        private final Link.Opener links;
-        private final Edits edits = new Edits();
-        private final Map<String, Tried> tried = new HashMap<>();
-        private Optional<Opened> opened = Optional.empty();
-        private Optional<Snapshot> reading = Optional.empty();
-        private FutureTask<KnownForm> form;
-        private boolean left = false;
-
-        /// `seen` is how the CSV stood when it was opened.
-        private record Opened(Optional<Csv> csv, BatchFiles files, List<Stamp> seen) {
-            List<Stamp> stamps() {
-                return Stamp.of(Stream.of(files.results(), files.log(), files.retry()));
-            }
-
-            boolean isUnchanged() {
-                return seen.equals(Stamp.of(csv.stream().map(csv -> csv.path)));
-            }
-        }
-
-        /// What the files said when they stood like this.
-        private record Snapshot(List<Stamp> stamps, Batch batch, Ledger ledger) {
-            static Snapshot of(Opened opened) {
-                var stamps = opened.stamps(); // before the files are read: what comes meanwhile is read next time
-                var ledger = new Ledger();
-                return new Snapshot(stamps, Batch.peek(opened.files(), opened.csv(), ledger), ledger);
-            }
-        }
-
-        /// The form as far as it could be had; `note` says why not, or is empty.
-        record KnownForm(Form form, String note) {}
-
-        /// A run of a try that succeeded, when it did.
-        record Tried(Attempt attempt, Seen.Ran ran, Instant at) {
-            /// The same run held against the CSV's row of now: once the cells that ran are saved there, nothing in them
-            /// is edited.
-            Tried against(Row inCsv) {
-                return attempt.cells().equals(inCsv.hash()) ? new Tried(attempt.of(inCsv), ran, at) : this;
-            }
-        }
-
-        /// How a file stands: two that are alike have not been written in between.
-        record Stamp(long size, FileTime changed) {
-            static List<Stamp> of(Stream<Path> files) {
-                return files.map(Stamp::of).toList();
-            }
-
-            private static Stamp of(Path file) {
-                try {
-                    return new Stamp(Files.size(file), Files.getLastModifiedTime(file));
-                } catch (IOException _) {
-                    return new Stamp(-1, FileTime.fromMillis(0)); // there is none
-                }
-            }
-        }
-
-        Desk(Function<Path, Csv> csvs, Link.Opener links) {
-            this.csvs = csvs;
-            this.links = links;
-        }
-
-        /// Opens a batch in place of the one before. Edits and tries stay with their CSV; with another one they would
-        /// be lost (and a try was paid for), so that takes `force`.
-        void open(Optional<Path> input, Path output, boolean force) {
-            var same = input.isPresent() && isOpen(input.get());
-            if (!same && !force && !edits.isEmpty()) throw new Unusable(edits.count()
-                    + " not in any CSV yet: 'save FILE' writes a CSV with them, 'open --force' drops them");
-            if (!same && !force && !tried.isEmpty()) throw new Unusable(tries()
-                    + " not accepted yet: 'accept ID' keeps one, 'open --force' drops them");
-            var seen = Stamp.of(input.stream());
-            var next = new Opened(input.map(csvs), BatchFiles.of(output), seen);
-            var read = Snapshot.of(next);
-            if (!same) {
-                edits.clear();
-                tried.clear();
-            }
-            opened = Optional.of(next);
-            reading = Optional.of(read);
-            form = null;
-            if (same) edits.rebase(read.batch());
-        }
-
-        boolean isOpen() {
-            return opened.isPresent();
-        }
-
-        private boolean isOpen(Path input) {
+        /// How a Content-Security-Policy names a script or a style that it lets in.
+        static String hash(String content) {
             try {
-                return csvPath().isPresent() && Files.exists(input) && Files.isSameFile(csvPath().get(), input);
-            } catch (IOException _) {
-                return false; // it cannot be looked at, so it is not the open one
+                return "'sha256-" + Base64.getEncoder().encodeToString(
+                        MessageDigest.getInstance("SHA-256").digest(content.getBytes(UTF_8))) + "'";
+            } catch (NoSuchAlgorithmException problem) {
+                throw new IllegalStateException(problem); // every Java has SHA-256
             }
-        }
-
-        private Opened opened() {
-            return opened.orElseThrow(() -> new Unusable("no batch is open: 'open CSV JSONL'"));
-        }
-
-        BatchFiles files() {
-            return opened().files();
-        }
-
-        /// The CSV, which must be as it was when it was opened.
-        Csv csv() {
-            var csv = opened().csv().orElseThrow(() -> new Unusable("the batch was opened without its CSV: 'open CSV "
-                    + Plain.shell(files().results().toString()) + "'"));
-            refuseChangedCsv();
-            return csv;
-        }
-
-        void refuseChangedCsv() {
-            if (opened.isEmpty() || opened.get().isUnchanged()) return;
-            var csv = csvPath().orElseThrow().toString();
-            throw new Unusable(csv + " was changed since it was opened: 'open " + Plain.shell(csv) + " "
-                    + Plain.shell(files().results().toString()) + "' reads it anew; your edits are kept");
-        }
-
-        private Optional<Path> csvPath() {
-            return opened.flatMap(Opened::csv).map(csv -> csv.path);
-        }
-
-        /// Where the batch stands, read again once its files were written.
-        Batch batch() {
-            return read().batch();
-        }
-
-        /// How its rows ended.
-        Endings endings() throws IOException {
-            return new Endings(batch(), read().ledger());
-        }
-
-        private Snapshot read() {
-            refuseChangedCsv();
-            if (reading.filter(read -> read.stamps().equals(opened().stamps())).isEmpty())
-                reading = Optional.of(Snapshot.of(opened()));
-            return reading.get();
-        }
-
-        /// The number of a row; for an id that there is not, the nearest are named.
-        int entry(String id) {
-            var index = batch().index();
-            int entry = index.find(id.strip());
-            if (entry >= 0 && entry < index.rows()) return entry;
-            var near = Nearest.of(id.strip(), IntStream.range(0, index.rows()).mapToObj(index::id), 3);
-            throw new Unusable("there is no row with the id " + Plain.quoted(id) + (near.isEmpty() ? ""
-                    : "; the nearest: " + near.stream().map(Plain::id).collect(joining(", "))));
-        }
-
-        /// A row as the CSV has it.
-        Row row(String id) {
-            int entry = entry(id);
-            return csv().rows(row -> row == entry, batch().index()).next();
-        }
-
-        /// `COLUMN=VALUE` words. What names no column is told, and so is the id, which stays.
-        Map<String, String> cells(List<String> words) {
-            var cells = new LinkedHashMap<String, String>();
-            for (var word : words) {
-                var column = csv().columns().stream().filter(name -> word.startsWith(name + "="))
-                        .max(Comparator.comparingInt(String::length));
-                if (column.isEmpty() && word.indexOf('=') < 0)
-                    throw new Unusable(Plain.quoted(word) + ": COLUMN=VALUE is needed");
-                var name = column.orElseGet(() -> column(word.substring(0, word.indexOf('='))));
-                if (csv().isId(name)) throw new Unusable("the id of a row stays as it is");
-                cells.put(name, word.substring(name.length() + 1));
-            }
-            return cells;
-        }
-
-        String column(String name) {
-            var columns = csv().columns();
-            if (columns.contains(name)) return name;
-            throw new Unusable("there is no column " + Plain.quoted(name)
-                    + Nearest.of(name, columns).map(near -> "; did you mean " + Plain.quoted(near) + "?").orElse("")
-                    + " (the columns: " + Plain.text(String.join(", ", columns), 300) + ")");
-        }
-
-        Edits edits() {
-            return edits;
-        }
-
-        /// What has been changed in the rows of this CSV.
-        UnaryOperator<Row> edits(Path input) {
-            return isOpen(input) ? edits : UnaryOperator.identity();
-        }
-
-        Link link(PrintWriter err) throws IOException {
-            return links.open(csv().columns(), err);
-        }
-
-        private void askForForm() {
-            var csv = csv();
-            var asked = new FutureTask<>(() -> known(csv));
-            form = asked;
-            Thread.startVirtualThread(asked);
-        }
-
-        /// The workflow's form; asked for again when it could not be had before.
-        KnownForm form() throws InterruptedException {
-            try {
-                if (form == null || form.isDone() && !form.get().note().isEmpty()) askForForm();
-                return form.get();
-            } catch (ExecutionException problem) {
-                throw new IllegalStateException(problem.getCause());
-            }
-        }
-
-        /// The form if it is there within so long; else it is asked for all the same, for the next time.
-        Optional<Form> formWithin(Duration longest) {
-            if (form == null) askForForm();
-            try {
-                return Optional.of(form.get(longest.toMillis(), MILLISECONDS).form());
-            } catch (TimeoutException | ExecutionException _) {
-                return Optional.empty();
-            } catch (InterruptedException _) {
-                Thread.currentThread().interrupt();
-                return Optional.empty();
-            }
-        }
-
-        private KnownForm known(Csv csv) throws IOException, InterruptedException {
-            var said = new StringWriter();
-            var err = new PrintWriter(said);
-            try (var link = links.open(csv.columns(), err)) {
-                return switch (Greeting.exchange(link.client(), link.judge(), err)) {
-                    case Greeting.Met met -> {
-                        var form = met.form(link.client(), link.judge(), csv, csv.path, link.dify(), err);
-                        yield new KnownForm(form, said.toString().strip());
-                    }
-                    case Greeting.Refused(var why) -> new KnownForm(Form.ofText(), why);
-                };
-            } catch (Unusable problem) {
-                return new KnownForm(Form.ofText(), problem.getMessage());
-            }
-        }
-
-        /// Each cell held against the form before anything is kept or sent.
-        static void check(Form form, Row row, Collection<String> columns) {
-            var problems = new ArrayList<String>();
-            for (var column : columns) {
-                var cell = row.inputs().get(column);
-                if (form.value(column, cell) instanceof Value.Wrong wrong)
-                    problems.add(CheckView.wrong(column, cell, wrong));
-            }
-            if (!problems.isEmpty()) throw new Unusable("row " + Plain.id(row.id()) + ", "
-                    + String.join("; ", problems));
-        }
-
-        void keep(Tried success) {
-            tried.put(success.attempt().row().id(), success);
-        }
-
-        Optional<Tried> tried(String id) {
-            return Optional.ofNullable(tried.get(id.strip()));
-        }
-
-        void taken(String id) {
-            tried.remove(id.strip());
-        }
-
-        /// `1 successful try of r-2`
-        String tries() {
-            return Plain.count(tried.size(), "successful try", "successful tries") + " of "
-                    + Plain.text(tried.keySet().stream().sorted().collect(joining(", ")), 200);
-        }
-
-        boolean hasTries() {
-            return !tried.isEmpty();
-        }
-
-        /// Rows without a success whose last try succeeded: paid for, and not accepted yet.
-        List<String> untaken() {
-            var index = tried.isEmpty() ? new Index() : batch().index();
-            return tried.keySet().stream().filter(id -> index.find(id) >= 0 && !index.standing(index.find(id))
-                    .isSuccess()).sorted().toList();
-        }
-
-        /// Rows whose cause of failure, or id, contains a text, in any case.
-        List<Integer> failures(String text) {
-            var batch = batch();
-            var wanted = text.toLowerCase(Locale.ROOT);
-            return failed(batch.index()).filter(entry -> wanted.isEmpty()
-                    || batch.index().id(entry).toLowerCase(Locale.ROOT).contains(wanted)
-                    || batch.history().cause(entry).toLowerCase(Locale.ROOT).contains(wanted)).boxed().toList();
-        }
-
-        private static IntStream failed(Index index) {
-            return IntStream.range(0, index.rows()).filter(entry -> index.standing(entry).isOnRetryList());
-        }
-
-        /// What an option is by default while a batch is open, by its short name.
-        Optional<String> setting(String option) {
-            return switch (option) {
-                case "-i" -> csvPath().map(Path::toString);
-                case "-o" -> opened.map(now -> now.files().results().toString());
-                default -> Optional.empty();
-            };
-        }
-
-        void leave() {
-            left = true;
-        }
-
-        boolean isLeft() {
-            return left;
-        }
-
-        /// `results.jsonl (2 failed) dify> `
-        String prompt() {
-            if (!isOpen()) return "dify> ";
-            var name = Plain.text(files().results().getFileName().toString(), 40);
-            try {
-                long failed = failed(batch().index()).count();
-                return name + (failed == 0 ? "" : " (" + failed + " failed)") + " dify> ";
-            } catch (Unusable _) {
-                return name + " (?) dify> "; // the next command says what is wrong
-            }
-        }
-
-        /// `results.jsonl: 5 rows, 3 succeeded, 2 failed`
-        String summary() {
-            var index = batch().index();
-            return Plain.text(files().results().toString(), 200) + ": " + Plain.count(index.rows(), "row")
-                    + (index.rows() == 0 ? "" : ", " + Standing.counts(index::count));
-        }
-    }
-
-    /// Cells changed in the shell and not in the CSV, by row and column.
-    static final class Edits implements UnaryOperator<Row> {
-        private final Map<String, Map<String, Edit>> byId = new LinkedHashMap<>();
-
-        record Edit(String before, String after) {}
-
-        @Override
-        public Row apply(Row row) {
-            var cells = new LinkedHashMap<String, String>();
-            byId.getOrDefault(row.id(), Map.of()).forEach((column, edit) -> cells.put(column, edit.after()));
-            return row.with(cells);
-        }
-
-        /// @param row as the CSV has it; a cell that becomes what it is there is no edit any more
-        void set(Row row, Map<String, String> cells) {
-            var edited = byId.computeIfAbsent(row.id(), _ -> new LinkedHashMap<>());
-            cells.forEach((column, after) -> {
-                var before = row.inputs().get(column);
-                if (after.equals(before)) edited.remove(column);
-                else edited.put(column, new Edit(before, after));
-            });
-            if (edited.isEmpty()) byId.remove(row.id());
-        }
-
-        /// Takes back a column's edit, or all of the row. False: there was none.
-        boolean unset(String id, Optional<String> column) {
-            var edited = byId.get(id);
-            if (edited == null || column.isPresent() && edited.remove(column.get()) == null) return false;
-            if (column.isEmpty() || edited.isEmpty()) byId.remove(id);
-            return true;
-        }
-
-        /// The CSV was read anew: edits of rows and columns that are gone go too, and so do those that it has.
-        void rebase(Batch batch) {
-            var before = Map.copyOf(byId);
-            byId.clear();
-            for (var rows = batch.csv().rows(row -> before.containsKey(batch.index().id(row)), batch.index());
-                    rows.hasNext(); ) {
-                var row = rows.next();
-                var cells = new LinkedHashMap<String, String>();
-                before.get(row.id()).forEach((column, edit) -> {
-                    if (row.inputs().containsKey(column)) cells.put(column, edit.after());
-                });
-                set(row, cells);
-            }
-        }
-
-        void clear() {
-            byId.clear();
-        }
-
-        boolean isEmpty() {
-            return byId.isEmpty();
-        }
-
-        Set<String> ids() {
-            return Collections.unmodifiableSet(byId.keySet());
-        }
-
-        Map<String, Edit> of(String id) {
-            return Collections.unmodifiableMap(byId.getOrDefault(id, Map.of()));
-        }
-
-        /// `3 edits of 2 rows`
-        String count() {
-            return Plain.count(byId.values().stream().mapToLong(Map::size).sum(), "edit") + " of "
-                    + Plain.count(byId.size(), "row");
-        }
-    }
-
-    /// A line cut into words as a shell cuts it: blanks part them, quotes of either kind keep them together (line
-    /// breaks, too), and a backslash takes the next character as it is, inside double quotes only `"` and `\`. A line
-    /// that begins with `#` has no words.
-    record Words(List<Word> words, boolean isOpen) {
-        /// `from` and `to` are where it stands in the line.
-        record Word(String text, int from, int to) {}
-
-        static Words of(String line) {
-            var words = new ArrayList<Word>();
-            var word = new StringBuilder();
-            int from = -1;
-            char quote = 0;
-            for (int at = 0; at < line.length() && !line.startsWith("#"); at++) {
-                char c = line.charAt(at);
-                if (quote == 0 && Character.isWhitespace(c)) {
-                    if (from >= 0) words.add(new Word(word.toString(), from, at));
-                    from = -1;
-                    word.setLength(0);
-                    continue;
-                }
-                if (from < 0) from = at;
-                if (c == '\\' && escapes(quote, line, at)) word.append(line.charAt(++at));
-                else if (quote == 0 && (c == '"' || c == '\'')) quote = c;
-                else if (c == quote) quote = 0;
-                else word.append(c);
-            }
-            if (from >= 0) words.add(new Word(word.toString(), from, line.length()));
-            return new Words(List.copyOf(words), quote != 0);
-        }
-
-        private static boolean escapes(char quote, String line, int at) {
-            if (at + 1 == line.length() || quote == '\'') return false;
-            return quote == 0 || line.charAt(at + 1) == '"' || line.charAt(at + 1) == '\\';
-        }
-
-        List<String> texts() {
-            return words.stream().map(Word::text).toList();
-        }
-
-        /// A word as it has to be typed. `whole`: nothing will follow it.
-        static String typed(String word, boolean whole) {
-            if (isBare(word)) return word;
-            int name = word.indexOf('=') + 1;
-            if (name < 2 || !isBare(word.substring(0, name))) name = 0;
-            return word.substring(0, name) + '"' + word.substring(name).replace("\\", "\\\\").replace("\"", "\\\"")
-                    + (whole ? "\"" : "");
-        }
-
-        /// Also blanks beyond ASCII, like the ideographic one, part words.
-        private static boolean isBare(String word) {
-            return !word.isEmpty() && word.chars().noneMatch(c -> Character.isWhitespace(c)
-                    || "\"'\\#".indexOf(c) >= 0);
-        }
-    }
-
-    /// Commands from a file or a pipe, a line each; a quote may go on over several.
-    record Script(CommandLine line, Desk desk, boolean keepGoing) {
-        /// Returns the highest code of its commands. Rows left without a success end no script, what else goes wrong
-        /// does; an interrupt in any case.
-        int run(Reader commands) throws IOException {
-            var in = new LineNumberReader(commands);
-            int highest = OK;
-            for (var text = in.readLine(); text != null && !desk.isLeft(); text = in.readLine()) {
-                int number = in.getLineNumber();
-                var words = words(text.replace("\uFEFF", ""), in);
-                int code = words.isOpen() ? UNUSABLE : Prompt.execute(line, words.texts());
-                highest = Math.max(highest, code);
-                if (words.isOpen()) tell(number, "a quote is opened and never closed: " + Plain.quoted(text));
-                else if (ends(code)) tell(number, "the script ends here: its command " + why(code)
-                        + (code == INTERRUPTED ? "" : "; --keep-going goes on after such a one"));
-                if (ends(code)) break;
-            }
-            return highest;
-        }
-
-        /// The words of a line, and of those after it while a quote is open; still open where the script ends.
-        private static Words words(String text, BufferedReader in) throws IOException {
-            var words = Words.of(text);
-            while (words.isOpen()) {
-                var more = in.readLine();
-                if (more == null) break;
-                text += "\n" + more;
-                words = Words.of(text);
-            }
-            return words;
-        }
-
-        private boolean ends(int code) {
-            return code == INTERRUPTED || !keepGoing && code != OK && code != ROWS_LEFT;
-        }
-
-        private static String why(int code) {
-            return switch (code) {
-                case UNUSABLE -> "cannot be done";
-                case STOPPED -> "stopped early";
-                case INTERRUPTED -> "was interrupted";
-                default -> "met a bug";
-            } + " (code " + code + ")";
-        }
-
-        private void tell(int number, String what) {
-            line.getErr().println("difyexec: line " + number + ": " + what);
-            line.getErr().flush();
-        }
-    }
-
-    /// What may be typed in the shell. Every command of the tool is there, too, on the open batch.
-    @Command(name = "dify>", sortOptions = false, synopsisSubcommandLabel = "COMMAND",
-            description = "Works with the rows of the open batch until they succeed.",
-            subcommands = {Prompt.RunRows.class, Prompt.RetryRows.class, CommandLine.HelpCommand.class},
-            footer = {"", "A value with blanks or line breaks goes in quotes:  set r-7 text=\"two words\"",
-                    "'help COMMAND' says more."})
-    static final class Prompt implements Runnable {
-        private static final List<String> ORDER = List.of("open", "failures", "show", "set", "unset", "edits", "try",
-                "accept", "run", "retry", "save", "exit", "help");
-
-        final Desk desk;
-
-        @Spec CommandSpec spec;
-
-        Prompt(Desk desk) {
-            this.desk = desk;
-        }
-
-        /// @param given options typed for the whole shell, by their short names
-        static CommandLine commandLine(Env env, Desk desk, Map<String, String> given) {
-            var factory = new Factory(env, desk::edits);
-            var line = new CommandLine(new Prompt(desk), factory);
-            var spec = line.getCommandSpec();
-            for (var name : ORDER) spec.addSubcommand(name, spec.removeSubcommand(name)); // picocli sorts them by name
-            for (var command : DifyExec.class.getAnnotation(Command.class).subcommands()) {
-                var name = command.getAnnotation(Command.class).name();
-                if (command != Shell.class && command != AutoComplete.GenerateCompletion.class
-                        && !line.getSubcommands().containsKey(name))
-                    line.addSubcommand(new CommandLine(command, factory));
-            }
-            return configured(line, new Defaults(desk, given, new EnvDefaults(env))).setExpandAtFiles(false)
-                    .setParameterExceptionHandler(Prompt::unusable).setExecutionExceptionHandler(Prompt::failed)
-                    .setExecutionStrategy(parsed -> execute(parsed, desk));
-        }
-
-        /// What was typed, then the open batch, what was typed for the shell, the environment, the command's own.
-        record Defaults(Desk desk, Map<String, String> given, EnvDefaults otherwise) implements IDefaultValueProvider {
-            @Override
-            public String defaultValue(ArgSpec arg) {
-                if (!(arg instanceof OptionSpec option)) return null;
-                var name = option.shortestName();
-                return desk.setting(name).or(() -> Optional.ofNullable(given.get(name)))
-                        .orElseGet(() -> otherwise.defaultValue(arg));
-            }
-        }
-
-        static int execute(CommandLine line, List<String> words) {
-            int code = words.isEmpty() ? OK : line.execute(words.toArray(String[]::new));
-            line.getOut().flush();
-            line.getErr().flush();
-            return code;
-        }
-
-        /// One file of the open batch beside another batch's would mix the two.
-        private static int execute(CommandLine.ParseResult parsed, Desk desk) {
-            var command = parsed;
-            while (command.hasSubcommand()) command = command.subcommand();
-            var spec = command.commandSpec();
-            boolean takesBoth = spec.findOption("-i") != null && spec.findOption("-o") != null;
-            if (desk.isOpen() && takesBoth && command.hasMatchedOption("-i") != command.hasMatchedOption("-o"))
-                throw new ParameterException(spec.commandLine(), "-i and -o go together here: name both, or neither "
-                        + "for the open batch");
-            try {
-                if (spec.findOption("-i") != null && !command.hasMatchedOption("-i")) desk.refuseChangedCsv();
-            } catch (Unusable changed) {
-                throw new CommandLine.ExecutionException(spec.commandLine(), changed.getMessage(), changed);
-            }
-            return new CommandLine.RunLast().execute(parsed);
-        }
-
-        private static int unusable(ParameterException problem, String... args) {
-            var line = problem.getCommandLine();
-            line.getErr().println("difyexec: " + Plain.text(Plain.masked(explain(problem)), 1000) + " ("
-                    + (line.getParent() == null ? "help" : "help " + line.getCommandName()) + ")");
-            return UNUSABLE;
-        }
-
-        private static int failed(Exception problem, CommandLine line,
-                CommandLine.ParseResult parsed) throws Exception {
-            if (!(problem instanceof InterruptedException)) return stopped(problem, line, parsed);
-            line.getErr().println("Interrupted.");
-            return INTERRUPTED;
-        }
-
-        @Override
-        public void run() {
-            spec.commandLine().usage(spec.commandLine().getOut());
-        }
-
-        private PrintWriter out() {
-            return spec.commandLine().getOut();
-        }
-
-        private PrintWriter err() {
-            return spec.commandLine().getErr();
-        }
-
-        /// The id of a row that there is, as its CSV writes it.
-        private String known(String id) {
-            return desk.batch().index().id(desk.entry(id));
-        }
-
-        @Command(name = "open", description = "Opens a batch: its rows and its results.")
-        int open(@Parameters(paramLabel = "CSV", description = "The rows.") Path input,
-                @Parameters(paramLabel = "JSONL", description = "The results; there may be none yet.") Path output,
-                @Option(names = "--force", description = "Drop the edits of the batch before.") boolean force) {
-            desk.open(Optional.of(input), output, force);
-            out().println(desk.summary());
-            desk.batch().tellOpenTries(err());
-            return OK;
-        }
-
-        @Command(name = "failures", description = "Lists the rows that failed, are paused or unknown.")
-        int failures(
-                @Parameters(arity = "0..1", paramLabel = "TEXT", defaultValue = "",
-                        description = "Only those whose cause or id contains it.") String text,
-                @Option(names = "--by", paramLabel = "HOW", defaultValue = "row",
-                        description = "row, or error: grouped by cause, with counts.") Grouping by,
-                @Option(names = "--all", description = "Not only the first 50.") boolean all) {
-            var rows = desk.failures(text);
-            if (by == Grouping.ERROR) FailureView.byError(desk.batch(), rows, all, out());
-            else FailureView.byRow(desk.batch(), rows, all, out());
-            return OK;
-        }
-
-        @Command(name = "show", description = "Shows a row: its inputs, every attempt, its outputs.")
-        int show(@Parameters(paramLabel = "ID", description = "The row.") String id,
-                @Option(names = "--output", paramLabel = "/POINTER",
-                        description = "Only this part of the outputs, like /answer or /items/0.") String pointer,
-                @Option(names = "--full", description = "Long values whole.") boolean full) throws IOException {
-            int entry = desk.entry(id);
-            try (var endings = desk.endings()) {
-                var view = new RowView(desk, endings, entry, full, out());
-                if (pointer == null) view.all();
-                else view.output(pointer);
-            }
-            return OK;
-        }
-
-        @Command(name = "set", description = {"Changes inputs of a row, in this session only.",
-                "They are held against the workflow's form at once; try, retry and run use them, save writes them."})
-        int set(@Parameters(paramLabel = "ID", description = "The row.") String id,
-                @Parameters(arity = "1..*", paramLabel = "COLUMN=VALUE", description = "Its new cells.")
-                List<String> words) throws InterruptedException {
-            var row = desk.row(id);
-            var cells = desk.cells(words);
-            var form = desk.form();
-            Desk.check(form.form(), row.with(cells), cells.keySet());
-            desk.edits().set(row, cells);
-            EditView.print(row.id(), desk.edits().of(row.id()), out());
-            if (!form.note().isEmpty())
-                err().println("Not checked against the workflow's form: " + Plain.text(form.note(), 500));
-            return OK;
-        }
-
-        @Command(name = "unset", description = "Takes changes of a row back.")
-        int unset(@Parameters(paramLabel = "ID", description = "The row.") String id,
-                @Parameters(arity = "0..1", paramLabel = "COLUMN", description = "Only this one; default: all.")
-                String column) {
-            var known = known(id);
-            if (!desk.edits().unset(known, Optional.ofNullable(column).map(desk::column)))
-                throw new Unusable("row " + Plain.id(known) + (column == null ? "" : ", " + Plain.text(column, 40))
-                        + ": there is no edit to take back");
-            return OK;
-        }
-
-        @Command(name = "edits", description = "Shows what was changed, against the CSV.")
-        int edits() {
-            var edits = desk.edits();
-            edits.ids().forEach(id -> EditView.print(id, edits.of(id), out()));
-            out().println(edits.isEmpty() ? "No edits." : edits.count() + "; 'save FILE' writes a CSV with them.");
-            return OK;
-        }
-
-        @Command(name = "try", description = {"Runs a row once, as it is edited, and shows the run as it goes.",
-                "No result is written: 'accept' does that. Ctrl-C stops the run on the server."})
-        int tryRow(@Parameters(paramLabel = "ID", description = "The row.") String id,
-                @Parameters(arity = "0..*", paramLabel = "COLUMN=VALUE", description = "For this try only.")
-                List<String> words,
-                @Option(names = "--force",
-                        description = "Also a row with a run, or a try, whose end is not known yet.") boolean force)
-                throws Exception {
-            int entry = desk.entry(id);
-            var cells = desk.cells(words == null ? List.of() : words);
-            return Trial.run(desk, entry, cells, force, out(), err());
-        }
-
-        @Command(name = "accept", description = "Writes the last successful try of a row as its result.")
-        int accept(@Parameters(paramLabel = "ID", description = "The row.") String id,
-                @Option(names = "--force", description = "Also over a success.") boolean force) throws IOException {
-            var known = known(id);
-            var tried = desk.tried(known).orElseThrow(() -> new Unusable("row " + Plain.id(known)
-                    + " has no successful try in this session: 'try " + Plain.shell(Plain.id(known)) + "' first"));
-            var held = tried.against(desk.row(known));
-            try (var batch = Batch.open(desk.files(), desk.csv(), false, false)) {
-                batch.accept(held, force);
-            }
-            desk.taken(known);
-            out().println("Accepted: run " + Plain.id(tried.ran().ref().id()) + " is the result of row "
-                    + Plain.id(known) + (held.attempt().row().isEdited() ? ", edited." : "."));
-            return OK;
-        }
-
-        @Command(name = "save", description = "Writes the whole CSV with the edits.")
-        int save(@Parameters(paramLabel = "CSV", description = "The file to write.") Path file,
-                @Option(names = "--force",
-                        description = "Also over a file that is there, like the open CSV.") boolean force) {
-            var csv = desk.csv();
-            boolean open = desk.isOpen(file);
-            if (open && !force) throw new Unusable(file + " is the open CSV: --force writes over it");
-            Draft.refuse(file, desk.files(), Optional.empty(), _ -> force);
-            CsvFile.write(csv, desk.batch().index(), desk.edits(), file);
-            var edits = desk.edits().count();
-            if (open) desk.open(Optional.of(csv.path), desk.files().results(), false);
-            out().println("Saved " + Plain.count(desk.batch().index().rows(), "row") + " to "
-                    + Plain.text(file.toString(), 200) + ", with " + edits + ".");
-            return OK;
-        }
-
-        @Command(name = "exit", aliases = "quit", description = "Leaves, as Ctrl-D does.")
-        int exit() {
-            desk.leave();
-            return OK;
-        }
-
-        @Command(name = "run", sortOptions = false,
-                description = "Runs every row that has no success yet, as it is edited.")
-        static final class RunRows implements Callable<Integer> {
-            @ParentCommand Prompt prompt;
-            @Mixin Work work;
-
-            @Option(names = "--force", description = "Also rows with a try that 'accept' would take.")
-            boolean force;
-
-            @Override
-            public Integer call() throws Exception {
-                if (!force && prompt.desk.isOpen(work.input)) refuseUntaken();
-                return work.start(Selection.pending());
-            }
-
-            private void refuseUntaken() {
-                var ids = work.rows.ids.stream().map(String::strip).toList();
-                for (var id : prompt.desk.untaken()) if (ids.isEmpty() || ids.contains(id)) throw triedAlready(id);
-            }
-        }
-
-        /// What keeps a row from being paid for again.
-        private static Unusable triedAlready(String id) {
-            return new Unusable("row " + Plain.id(id) + " was tried with success: 'accept " + Plain.shell(Plain.id(id))
-                    + "' takes that result; --force runs (and pays) it again");
-        }
-
-        @Command(name = "retry", sortOptions = false, description = "Runs rows again, as they are edited.")
-        static final class RetryRows implements Callable<Integer> {
-            @ParentCommand Prompt prompt;
-            @Mixin Work work;
-
-            @Parameters(paramLabel = "ID", arity = "0..*", description = "Ids to run, or 'all' that failed.")
-            List<String> ids = List.of();
-
-            @Option(names = "--by-error", paramLabel = "TEXT", description = "Those whose cause contains it.")
-            String cause;
-
-            @Option(names = "--force", description = "Also ids that have a success, or a try that 'accept' would take.")
-            boolean force;
-
-            @Override
-            public Integer call() throws Exception {
-                if (ids.isEmpty() == (cause == null))
-                    throw new Unusable("name ids, or 'all', or --by-error TEXT");
-                if (cause == null && !ids.equals(List.of("all"))) return work.start(named());
-                var desk = prompt.desk;
-                work.rows.ids = desk.failures(cause == null ? "" : cause).stream().map(desk.batch().index()::id)
-                        .filter(id -> force || desk.tried(id).isEmpty()).toList();
-                if (!work.rows.ids.isEmpty()) return work.start(Selection.fromList());
-                prompt.err().println("Nothing to do: no such row is open.");
-                return OK;
-            }
-
-            private Selection named() {
-                for (var id : ids) {
-                    prompt.desk.entry(id);
-                    if (!force && prompt.desk.tried(id).isPresent()) throw triedAlready(id);
-                }
-                return Selection.named(ids.stream().map(String::strip).toList(), force);
-            }
-        }
-    }
-
-    /// One `try`: a row goes through the engine once, and nothing but the log is written.
-    record Trial(Desk desk, Link link, Batch batch, PrintWriter out, PrintWriter err) {
-
-        static int run(Desk desk, int entry, Map<String, String> cells, boolean force, PrintWriter out,
-                PrintWriter err) throws Exception {
-            var id = desk.batch().index().id(entry);
-            var csv = desk.csv().with(row -> row.id().equals(id) ? desk.edits().apply(row).with(cells) : row);
-            try (var link = desk.link(err); var batch = Batch.open(desk.files(), csv, false, false)) {
-                if (batch.isInDoubt(entry) && !force) throw new Unusable("the end of an earlier run of row "
-                        + Plain.id(id) + " is not known: 'run --ids " + Plain.shell(Plain.id(id))
-                        + "' looks it up first; --force tries the row all the same");
-                batch.refuseOtherServer(link.access().name(), "");
-                return switch (Greeting.exchange(link.client(), link.judge(), err)) {
-                    case Greeting.Met met -> new Trial(desk, link, batch, out, err).run(met, entry, force);
-                    case Greeting.Refused(var why) -> {
-                        err.println("difyexec: " + Plain.text(why, 1000));
-                        yield STOPPED;
-                    }
-                };
-            }
-        }
-
-        private int run(Greeting.Met server, int entry, boolean force) throws IOException, InterruptedException {
-            batch.refuseOtherServer(link.access().name(), server.app());
-            var form = server.form(link.client(), link.judge(), batch.csv(), batch.csv().path, link.dify(), err);
-            var wanted = batch.forTry(entry, link.dify().timeout, force);
-            Desk.check(form, batch.csv().rows(row -> row == entry, batch.index()).next(), batch.csv().columns());
-            var tally = new Tally(batch.index(), 1, Clock.systemUTC());
-            var view = new TryView(out);
-            var overheard = new Overheard(new Sender(link.client(), form, Optional.empty()), view);
-            var stop = run(server, wanted, tally, overheard, view);
-            if (tally.succeeded() == 1) desk.keep(overheard.last()); // paid for, also when Ctrl-C came with its end
-            return view.outcome(batch.index().id(entry), overheard.ran(), tally, stop);
-        }
-
-        private Optional<Stop> run(Greeting.Met server, Wanted wanted, Tally tally, Workflow workflow,
-                TryView view) throws InterruptedException {
-            var mode = link.dify().mode == Mode.BLOCKING ? Mode.BLOCKING : Mode.STREAMING;
-            batch.began(link.access(), server, mode, "try c=1");
-            var limits = new Limits(null, null, Duration.ZERO, link.dify().timeout, link.retrying().settle());
-            var mailbox = new LinkedBlockingQueue<Message>();
-            var judge = link.judge();
-            var engine = new Engine(workflow, new Agenda(batch, wanted, false, Kind.TRY), judge, new Pace(1, null),
-                    new Health(judge.backoff()), limits, new Route(mode, Optional.empty(), server.version()), batch,
-                    new Names(link.dify().user), tally, view, Clock.systemUTC(), mailbox,
-                    task -> Thread.startVirtualThread(task));
-            var formerSignals = OnSignals.post(mailbox);
-            try {
-                var early = engine.run();
-                var unwritten = batch.finish();
-                return early.isPresent() ? early : unwritten;
-            } finally {
-                formerSignals.run();
-            }
-        }
-    }
-
-    /// A workflow whose words are passed on to a view, and whose last run is kept. Its methods are called by workers.
-    static final class Overheard implements Workflow {
-        private final Workflow workflow;
-        private final TryView view;
-        private final AtomicReference<Desk.Tried> last = new AtomicReference<>();
-
-        Overheard(Workflow workflow, TryView view) {
-            this.workflow = workflow;
-            this.view = view;
-        }
-
-        @Override
-        public Seen run(Attempt attempt, Told told) {
-            var seen = workflow.run(attempt, new Told() {
-                @Override
-                public void began(RunRef run, Duration waited) {
-                    told.began(run, waited);
-                }
-
-                @Override
-                public void quiet(RunRef run) {
-                    told.quiet(run);
-                }
-
-                @Override
-                public void uploaded(String file, String upload) {
-                    told.uploaded(file, upload);
-                }
-
-                @Override
-                public void heard(Heard heard) {
-                    view.heard(heard);
-                }
-            });
-            if (seen instanceof Seen.Ran ran) last.set(new Desk.Tried(attempt, ran, Instant.now()));
-            return seen;
-        }
-
-        @Override
-        public Found look(Doubt doubt) {
-            var found = workflow.look(doubt);
-            if (found instanceof Found.Ended(var ran)) last.set(new Desk.Tried(doubt.attempt(), ran, Instant.now()));
-            return found;
-        }
-
-        @Override
-        public void stop(RunRef run, String user) {
-            workflow.stop(run, user);
-        }
-
-        @Override
-        public Fetched fetch(OutputFile file) {
-            return workflow.fetch(file);
-        }
-
-        Desk.Tried last() {
-            return last.get();
-        }
-
-        Optional<Seen.Ran> ran() {
-            return Optional.ofNullable(last.get()).map(Desk.Tried::ran);
-        }
-    }
-
-    /// A try on the screen: each node with its times as they come, text as it comes, then the outcome. Workers and the
-    /// engine's thread tell it things.
-    static final class TryView implements Watcher {
-        private final PrintWriter out;
-        private final long began = System.nanoTime();
-        private Optional<Outcome> outcome = Optional.empty();
-        private boolean inText = false;
-
-        TryView(PrintWriter out) {
-            this.out = out;
-        }
-
-        synchronized void heard(Heard heard) {
-            switch (heard) {
-                case Heard.NodeBegan(var title, var type) -> line(name(title, type) + " …");
-                case Heard.NodeEnded(var title, var type, var status, var seconds, var error) -> line(name(title, type)
-                        + " " + Plain.text(status, 40) + String.format(Locale.ROOT, " in %.2f s", seconds)
-                        + (error.isEmpty() ? "" : ": " + Plain.text(error, 300)));
-                case Heard.Text(var text) -> text(text);
-            }
-            out.flush();
-        }
-
-        private static String name(String title, String type) {
-            return Plain.text(title, 40) + (type.isEmpty() || type.equals(title) ? "" : " (" + Plain.text(type, 40)
-                    + ")");
-        }
-
-        private void line(String text) {
-            endText();
-            out.println(String.format(Locale.ROOT, "  %6.2f s  ", (System.nanoTime() - began) / 1e9) + text);
-        }
-
-        /// A line of its own for each of the text's.
-        private void text(String text) {
-            for (var part : text.split("(?<=\n)")) {
-                if (part.isEmpty()) continue;
-                if (!inText) out.print("            | ");
-                inText = !part.endsWith("\n");
-                out.print(Plain.text(part.strip().isEmpty() && !inText ? "" : part.replace("\n", ""),
-                        Integer.MAX_VALUE));
-                if (!inText) out.println();
-            }
-        }
-
-        private void endText() {
-            if (inText) out.println();
-            inText = false;
-        }
-
-        @Override
-        public void watch(Tally tally) {}
-
-        @Override
-        public synchronized void ended(Attempt attempt, Outcome outcome) {
-            this.outcome = Optional.of(outcome);
-        }
-
-        @Override
-        public synchronized void say(String sentence) {
-            endText();
-            out.println(Plain.text(sentence, 1000));
-            out.flush();
-        }
-
-        @Override
-        public synchronized void end() {
-            endText();
-        }
-
-        /// How it went, and the next command to type. Returns the exit code.
-        synchronized int outcome(String id, Optional<Seen.Ran> ran, Tally tally, Optional<Stop> stop) {
-            if (tally.harvested > 0) out.println("The run of an earlier try was looked up; no new one was started.");
-            if (stop.isPresent() || outcome.isEmpty()) {
-                if (stop.filter(reason -> reason.code() == INTERRUPTED).isPresent()) out.println(); // after ^C
-                out.println("Stopped: " + stop.map(Stop::why).map(why -> Plain.text(why, 1000)).orElse("no outcome")
-                        + ".");
-            }
-            int code = outcome.map(end -> told(end, id, ran)).orElse(STOPPED);
-            return stop.map(Stop::code).orElse(code);
-        }
-
-        private int told(Outcome outcome, String id, Optional<Seen.Ran> ran) {
-            var word = outcome.standing().word();
-            out.println(word.substring(0, 1).toUpperCase(Locale.ROOT) + word.substring(1)
-                    + ran.map(run -> String.format(Locale.ROOT, " in %.2f s", run.usage().seconds())
-                            + used(run.usage()) + ", run " + Plain.id(run.ref().id())).orElse("")
-                    + (outcome.text().isEmpty() ? "" : ": " + Plain.text(outcome.text(), 500)));
-            if (!outcome.standing().isSuccess()) return ROWS_LEFT;
-            ran.ifPresent(run -> Pretty.print(run.outputs(), false, out));
-            out.println("'accept " + Plain.shell(Plain.id(id)) + "' keeps this as the row's result.");
-            return OK;
-        }
-
-        private static String used(Usage usage) {
-            return ", " + Plain.count(usage.tokens(), "token") + usage.price()
-                    .map(price -> Summary.cost(Map.of(usage.currency(), price))).orElse("");
-        }
-    }
-
-    /// Rows without a success, one by one or by cause.
-    static final class FailureView {
-        private static final int SHOWN = 50;
-
-        static void byRow(Batch batch, List<Integer> rows, boolean all, PrintWriter out) {
-            if (!rows.isEmpty()) out.printf(Locale.ROOT, "  %-20s %8s  %s%n", "id", "attempts", "cause");
-            Plain.some(rows, all ? Long.MAX_VALUE : SHOWN, entry -> out.printf(Locale.ROOT, "  %-20s %8d  %s%n",
-                    Plain.id(batch.index().id(entry)), batch.history().attempts(entry),
-                    Plain.text(StatusView.words(batch, entry), 160)), "  %s (--all)", out);
-            if (rows.isEmpty()) none(out);
-        }
-
-        static void byError(Batch batch, List<Integer> rows, boolean all, PrintWriter out) {
-            StatusView.causes(batch, rows.stream().mapToInt(entry -> entry), all ? Integer.MAX_VALUE : 5)
-                    .forEach(cause -> out.println("  " + cause.line()));
-            if (rows.isEmpty()) none(out);
-        }
-
-        private static void none(PrintWriter out) {
-            out.println("No such row: none failed, is paused or unknown.");
-        }
-    }
-
-    /// A row's edits as a diff against the CSV.
-    static final class EditView {
-        static void print(String id, Map<String, Edits.Edit> edits, PrintWriter out) {
-            out.println(Plain.id(id) + (edits.isEmpty() ? ": as in the CSV" : ""));
-            edits.forEach((column, edit) -> {
-                out.println("  " + Plain.text(column, 40));
-                edit.before().lines().forEach(line -> out.println("  - " + Plain.text(line, 300)));
-                edit.after().lines().forEach(line -> out.println("  + " + Plain.text(line, 300)));
-            });
         }
     }
 
@@ -10643,397 +3877,7030 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// All that is known of one row, by its files and this session.
-    record RowView(Desk desk, Endings endings, int entry, boolean full, PrintWriter out) {
-        void all() throws IOException {
-            var batch = desk.batch();
-            var row = batch.csv() == null ? Optional.<Row>empty() : Optional.of(desk.row(id()));
-            out.println("Row " + Plain.id(id()) + ": " + batch.index().standing(entry).word()
-                    + row.map(known -> ", line " + known.line() + " of " + Plain.text(batch.csv().path.toString(), 200))
-                            .orElse(""));
-            row.ifPresent(this::inputs);
-            var traces = endings.traces(entry);
-            out.println(traces.isEmpty() ? "No attempts" : "Attempts");
-            traces.forEach(this::attempt);
-            if (batch.index().standing(entry).isSuccess()) {
-                var ending = endings.of(entry);
-                out.println("Outputs" + (ending.edited() ? " (of edited inputs)" : ""));
-                Pretty.print(ending.tree(), full, out);
-            }
-            desk.tried(id()).ifPresent(tried -> {
-                out.println("Outputs of the last try, not accepted");
-                Pretty.print(tried.ran().outputs(), full, out);
-            });
+    /// Colour for a terminal; off, text stays as it is.
+    record Paint(boolean on) {
+        static final Paint NONE = new Paint(false);
+
+        static Paint of(Env env) {
+            return new Paint(env.get("NO_COLOR").isEmpty() && !env.get("TERM").equals("dumb") && Screen.isTerminal(1));
         }
 
-        private String id() {
-            return desk.batch().index().id(entry);
+        String bold(String text) {
+            return paint("1", text);
         }
 
-        private void inputs(Row row) {
-            out.println("Inputs");
-            var edits = desk.edits().of(row.id());
-            row.inputs().forEach((column, cell) -> {
-                var lines = Pretty.cut(edits.containsKey(column) ? edits.get(column).after() : cell, full).lines()
-                        .toList();
-                out.println("  " + Plain.text(column, 40) + (edits.containsKey(column) ? " (edited)" : "") + ": "
-                        + (lines.size() == 1 ? Plain.text(lines.getFirst(), Integer.MAX_VALUE) : ""));
-                if (lines.size() > 1) lines.forEach(line -> out.println("    " + Plain.text(line, Integer.MAX_VALUE)));
-            });
+        String faint(String text) {
+            return paint("2", text);
         }
 
-        private void attempt(Endings.Trace trace) {
-            out.println("  " + StatusView.local("yyyy-MM-dd HH:mm:ss xxx", trace.attempt.t()) + "  "
-                    + Plain.text(trace.attempt.mode(), 20)
-                    + (trace.attempt.csv() == null ? "" : ", edited")
-                    + (trace.ends.isEmpty() ? "  no end known" + run(trace.run) : ""));
-            for (var end : trace.ends) out.println("    " + Plain.text(end.outcome().replace('_', ' '), 40)
-                    + (end.http() == 0 ? "" : ", HTTP " + end.http())
-                    + String.format(Locale.ROOT, " after %.2f s", end.seconds())
-                    + (end.tokens() == 0 ? "" : ", " + Plain.count(end.tokens(), "token"))
-                    + run(end.run() == null ? trace.run : end.run())
-                    + (end.error() == null ? "" : ": " + Plain.text(end.error(), 500)));
+        String by(Standing standing, String text) {
+            return paint(switch (standing) {
+                case SUCCEEDED -> "32";
+                case PARTIAL, UNKNOWN -> "33";
+                case FAILED -> "31";
+                case PAUSED -> "36";
+                case PENDING -> "2";
+            }, text);
         }
 
-        private static String run(String run) {
-            return run.isEmpty() ? "" : ", run " + Plain.id(run);
-        }
-
-        void output(String pointer) throws IOException {
-            if (!pointer.isEmpty() && !pointer.startsWith("/")) throw new Unusable("--output " + Plain.quoted(pointer)
-                    + ": a JSON pointer like /answer or /items/0");
-            var all = outputs();
-            var part = all.at(pointer);
-            if (part.isMissingNode()) throw new Unusable("there is no " + Plain.quoted(pointer)
-                    + " in the outputs; at the top there are " + Plain.text(all.properties().stream()
-                            .map(field -> "/" + field.getKey()).collect(joining(", ")), 300));
-            Pretty.print(part, full, out);
-        }
-
-        /// Those of the last try, else the row's.
-        private JsonNode outputs() throws IOException {
-            var tried = desk.tried(id());
-            if (tried.isPresent()) return Json.MAPPER.readTree(tried.get().ran().outputs());
-            if (desk.batch().index().standing(entry).isSuccess()) return endings.of(entry).tree();
-            throw new Unusable("row " + Plain.id(id()) + " has no outputs yet");
+        private String paint(String code, String text) {
+            return on ? "\033[" + code + "m" + text + "\033[0m" : text;
         }
     }
 
-    /// The CSV written anew with the edits in it: same encoding, delimiter, mark and line ends, whole or not at all.
-    static final class CsvFile {
-        static void write(Csv csv, Index index, Edits edits, Path to) {
-            var encoder = csv.charset.newEncoder();
-            edits.ids().forEach(id -> edits.of(id).forEach((column, edit) -> {
-                if (!encoder.canEncode(edit.after())) throw new Unusable(to + ": row " + Plain.id(id) + ", column "
-                        + Plain.quoted(column) + ": the edit has a character that " + csv.charset
-                        + " cannot write (" + unwritable(edit.after(), encoder) + "); set it without");
-            }));
-            Draft.write(to, out -> write(csv, index, edits, out));
-        }
+    /// What a file descriptor is connected to. Java itself tells of standard input and output only together.
+    static final class Screen {
+        static final int WIDTH = width();
 
-        private static String unwritable(String text, CharsetEncoder encoder) {
-            return text.codePoints().mapToObj(Character::toString).filter(c -> !encoder.canEncode(c)).findFirst()
-                    .map(Plain::quoted).orElse("");
-        }
-
-        private static void write(Csv csv, Index index, Edits edits, OutputStream to) throws IOException {
-            var frame = Frame.of(csv);
-            try (var out = new CellWriter(new OutputStreamWriter(to, csv.charset.newEncoder()), csv.delimiter,
-                    frame.mark(), frame.lineEnd())) {
-                out.write(csv.columns());
-                for (var rows = csv.with(edits).rows(_ -> true, index); rows.hasNext(); )
-                    out.write(rows.next().inputs().values());
+        static boolean isTerminal(int descriptor) {
+            try {
+                var test = new ProcessBuilder("test", "-t", Integer.toString(descriptor)).inheritIO().start();
+                return test.waitFor() == 0;
+            } catch (IOException _) {
+                return false; // no such command here: plain lines are right everywhere
+            } catch (InterruptedException _) {
+                Thread.currentThread().interrupt();
+                return false;
             }
         }
 
-        /// What a CSV has around its records.
-        private record Frame(boolean mark, String lineEnd) {
-            static Frame of(Csv csv) throws IOException {
-                try (var in = new BufferedReader(new InputStreamReader(Files.newInputStream(csv.path), csv.charset))) {
-                    int c = in.read(), before = c;
-                    boolean mark = c == '\uFEFF';
-                    for (; c >= 0 && c != '\n'; c = in.read()) before = c;
-                    return new Frame(mark, c == '\n' && before == '\r' ? "\r\n" : "\n");
+        private static int width() {
+            try {
+                var size = new ProcessBuilder("stty", "size").redirectInput(new File("/dev/tty"))
+                        .redirectError(ProcessBuilder.Redirect.DISCARD).start();
+                var words = new String(size.getInputStream().readAllBytes(), UTF_8).strip().split(" ");
+                return words.length == 2 && Integer.parseInt(words[1]) > 20 ? Integer.parseInt(words[1]) : 80;
+            } catch (IOException | NumberFormatException _) {
+                return 80;
+            }
+        }
+    }
+
+    // ── Engine ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    /// Runs the rows of an agenda to their outcomes. The calling thread owns everything that changes.
+    static final class Engine {
+        private static final Duration AFTER_STOP = Duration.ofSeconds(3), AFTER_SECOND = Duration.ofMillis(1500);
+        private static final int FIREWALLED = 5, MOST_SAVING = 500;
+
+        private final Workflow workflow;
+        private final Agenda agenda;
+        private final Judge judge;
+        private final Pace pace;
+        private final Health health;
+        private final Limits limits;
+        private final Route route;
+        private final BatchWriter batch;
+        private final Names names;
+        private final Tally tally;
+        private final Watcher watcher;
+        private final Clock clock;
+        private final BlockingQueue<Message> mailbox;
+        private final Executor workers;
+        private final Map<Long, Running> running = new LinkedHashMap<>();
+        private final Set<Saving> saving = new LinkedHashSet<>();
+        private final AtWork atWork;
+        private final int looksAtOnce;
+        private int looking = 0, downloading = 0, firewalled = 0;
+        private Instant hardStop = Instant.MAX;
+        private boolean taskStopsSent = false, lateAsked = false, toldOfLinks = false;
+        private String version = "", toldOfPause = "";
+
+        Engine(Workflow workflow, Agenda agenda, Judge judge, Pace pace, Health health, Limits limits, Route route,
+                BatchWriter batch, Names names, Tally tally, Watcher watcher, Clock clock,
+                BlockingQueue<Message> mailbox, Executor workers) {
+            this.workflow = workflow;
+            this.agenda = agenda;
+            this.judge = judge;
+            this.pace = pace;
+            this.health = health;
+            this.limits = limits;
+            this.route = route;
+            this.batch = batch;
+            this.names = names;
+            this.tally = tally;
+            this.watcher = watcher;
+            this.clock = clock;
+            this.mailbox = mailbox;
+            this.workers = workers;
+            this.atWork = new AtWork(2 * pace.ceiling());
+            this.looksAtOnce = Math.max(2, pace.ceiling() / 4);
+        }
+
+        /// An attempt on the wire. Only `thread` is set by its worker.
+        private static final class Running {
+            final Attempt attempt;
+            volatile Thread thread;
+            Instant start; // what TIMEOUT counts from: its sending, then a stream's first event
+            Optional<RunRef> run = Optional.empty();
+            boolean stopAsked, asked;
+
+            Running(Attempt attempt) {
+                this.attempt = attempt;
+                this.start = attempt.at();
+            }
+        }
+
+        /// Returns why the batch stopped early, or nothing when every row has its outcome.
+        Optional<Stop> run() throws InterruptedException {
+            try {
+                while (!isOver()) {
+                    begin();
+                    watcher.watch(tally.now(running.size(), agenda.waiting() + saving.size(),
+                            agenda.doubts() + looking, pace));
+                    var message = mailbox.poll(untilNext().toNanos(), NANOSECONDS);
+                    for (; message != null; message = mailbox.poll()) handle(message);
+                    batch.flush();
+                    agenda.check(health.verdict(clock.instant(), running.size() + looking));
+                }
+                List.copyOf(saving).forEach(this::saved); // an interrupt takes no result along
+                agenda.stop().ifPresent(stop -> batch.record(new Event.Stop(clock.instant(), stop.why(), null, null)));
+                batch.flush();
+            } catch (UncheckedIOException problem) {
+                agenda.close(BatchWriter.unwritable(problem.getCause()));
+            }
+            watcher.end();
+            return agenda.stop();
+        }
+
+        private boolean isOver() {
+            if (agenda.stop().isEmpty()) return running.isEmpty() && saving.isEmpty() && looking == 0
+                    && agenda.isDone() && !lookForLateRuns();
+            if (!(running.isEmpty() && saving.isEmpty()) && hardStop.isAfter(clock.instant())) return false;
+            return running.isEmpty() || taskStopsSent || !stopTasks(AFTER_STOP);
+        }
+
+        /// Puts every attempt that may start on record, and only then on the wire.
+        private void begin() {
+            var now = clock.instant();
+            download(now);
+            if (agenda.stop().isPresent()) return;
+            var starts = new ArrayList<Running>();
+            while (mayStart(now)) {
+                var due = agenda.next(now);
+                if (due.isEmpty()) break; // also when the CSV was changed under us, which closes the agenda
+                var attempt = due.get().attempt(names.next(), route.mode(), now);
+                var begun = new Running(attempt);
+                running.put(attempt.sequence(), begun);
+                pace.started(now);
+                tally.started(now);
+                health.begun();
+                batch.record(Event.Attempt.of(attempt));
+                agenda.unseen().resent(attempt.row());
+                starts.add(begun);
+            }
+            batch.flush();
+            starts.forEach(this::start);
+            while (looking < looksAtOnce && health.isOpen(now)) {
+                var doubt = agenda.nextDoubt(now);
+                if (doubt.isEmpty()) break;
+                look(doubt.get());
+            }
+        }
+
+        private boolean mayStart(Instant now) {
+            return health.isOpen(now) && hasRoom(now, now);
+        }
+
+        /// Once many wait for their files, which are in memory for so long, those of more rows would fare no better.
+        private boolean hasRoom(Instant when, Instant now) {
+            return pace.hasRoom(when, busy(now) + downloading) && saving.size() < MOST_SAVING + pace.ceiling();
+        }
+
+        /// Files go first, as their links die: into the places of rows, and beside them as look-ups do.
+        private void download(Instant now) {
+            while (downloading < Math.max(looksAtOnce, pace.limit() - busy(now))) {
+                var download = agenda.nextDownload(now);
+                if (download.isEmpty()) return;
+                downloading++;
+                post(() -> new Message.Downloaded(download.get(), workflow.fetch(download.get().file())));
+            }
+        }
+
+        private void start(Running begun) {
+            var attempt = begun.attempt;
+            post(() -> {
+                begun.thread = Thread.currentThread();
+                return ended(attempt, new Told() {
+                    @Override
+                    public void began(RunRef run, Duration waited) {
+                        mailbox.add(new Message.Began(attempt, run, waited));
+                    }
+
+                    @Override
+                    public void quiet(RunRef run) {
+                        mailbox.add(new Message.Quiet(attempt, run));
+                    }
+
+                    @Override
+                    public void uploaded(String file, String upload) {
+                        mailbox.add(new Message.Uploaded(attempt, file, upload));
+                    }
+                });
+            });
+        }
+
+        /// Runs an attempt to its end, with its result's line. Where memory runs out, the run is looked up once others
+        /// have given theirs back.
+        private Message ended(Attempt attempt, Told told) {
+            var seen = Seen.nothing();
+            try {
+                seen = workflow.run(attempt, told);
+                return new Message.Ended(attempt, seen, line(attempt, seen, clock.instant()));
+            } catch (OutOfMemoryError _) {
+                return new Message.Ended(attempt, Seen.Cut.outOfMemory(seen.run()), new byte[0]);
+            }
+        }
+
+        /// None without a success, or while its files are not there.
+        private static byte[] line(Attempt attempt, Seen seen, Instant now) {
+            return seen instanceof Seen.Ran ran && ran.status().isSuccess() && !ran.hasFiles()
+                    ? Results.line(attempt, ran, now, List.of()) : new byte[0];
+        }
+
+        private void look(Doubt doubt) {
+            if (doubt.symptom() == Symptom.QUIET && !running.containsKey(doubt.attempt()
+                    .sequence())) return; // it ended
+            boolean recheck = doubt.symptom() == Symptom.RECHECK && !doubt.late() && doubt.run().isEmpty();
+            if (!recheck && !doubt.canBeFound()) {
+                agenda.release(doubt);
+                if (!doubt.late()) resolve(doubt, new Found.Absent(), clock.instant());
+                return;
+            }
+            looking++;
+            health.begun();
+            if (doubt.stopsFirst()) batch.record(Event.Stop.of(doubt.attempt(), doubt.run().get(), Event.Stop.TIMED_OUT,
+                    clock.instant()));
+            var unseen = recheck ? agenda.unseen().of(doubt.attempt().row()) : List.<Attempt>of();
+            var now = clock.instant();
+            post(() -> recheck ? recheck(doubt, unseen, now) : new Message.Looked(doubt, workflow.look(doubt), now));
+        }
+
+        /// The first of a row's unseen attempts that has turned up, or that none has.
+        private Message recheck(Doubt doubt, List<Attempt> unseen, Instant now) {
+            for (var attempt : unseen) {
+                var its = doubt.of(attempt, now.plus(limits.timeout()));
+                var found = its.canBeFound() ? workflow.look(its) : new Found.Absent();
+                if (!(found instanceof Found.Absent)) return new Message.Looked(its, found, now);
+            }
+            return new Message.Looked(doubt, new Found.Absent(), now);
+        }
+
+        /// A worker that breaks posts that, too: nothing waits for it in vain.
+        private void post(Supplier<Message> work) {
+            workers.execute(() -> {
+                Message message;
+                try {
+                    message = work.get();
+                } catch (Throwable problem) {
+                    message = new Message.Broken(problem);
+                }
+                mailbox.add(message);
+            });
+        }
+
+        private Duration untilNext() {
+            var now = clock.instant();
+            var next = now.plusMillis(200); // the progress line moves on
+            if (hardStop.isBefore(next)) next = hardStop;
+            if (agenda.stop().isEmpty()) next = Stream.of(next, nextStart(now), nextLook(now))
+                    .min(Comparator.naturalOrder()).get();
+            return Duration.between(now, next).isPositive() ? Duration.between(now, next) : Duration.ofMillis(1);
+        }
+
+        /// When a row may start next; with no place free, a message tells.
+        private Instant nextStart(Instant now) {
+            if (!agenda.hasRows() || !hasRoom(Instant.MAX, now)) return Instant.MAX;
+            return Stream.of(agenda.nextRow(now), pace.nextStart(), health.isOpen(now) ? now : health.nextProbe())
+                    .max(Comparator.naturalOrder()).get();
+        }
+
+        private Instant nextLook(Instant now) {
+            if (looking >= looksAtOnce) return Instant.MAX;
+            return Stream.of(agenda.nextDoubt(), health.isOpen(now) ? now : health.nextProbe())
+                    .max(Comparator.naturalOrder()).get();
+        }
+
+        /// Places that are taken, for what starts next.
+        private int busy(Instant now) {
+            return running.size() + pace.held(agenda.cutRuns(), now);
+        }
+
+        /// Runs of ours that the server may be at work on.
+        private int onServer() {
+            return running.size() + agenda.cutRuns().size();
+        }
+
+        private void handle(Message message) {
+            switch (message) {
+                case Message.Began(var attempt, var run, var waited) -> began(attempt, run, waited);
+                case Message.Quiet(var attempt, var run) -> askAboutQuiet(attempt, run);
+                case Message.Ended(var attempt, var seen, var line) -> ended(attempt, seen, line);
+                case Message.Looked(var doubt, var found, var begun) -> looked(doubt, found, begun);
+                case Message.Uploaded(var attempt, var file,
+                        var upload) -> batch.record(new Event.Upload(clock.instant(),
+                        attempt.row().id(), attempt.user(), file, upload));
+                case Message.Downloaded(var download, var fetched) -> downloaded(download, fetched);
+                case Message.Interrupted(var signal) -> interrupted(signal);
+                case Message.Broken(var problem) -> throw new IllegalStateException("a worker broke", problem);
+            }
+        }
+
+        private void began(Attempt attempt, RunRef run, Duration waited) {
+            var begun = running.get(attempt.sequence());
+            if (begun == null) return;
+            begun.start = clock.instant();
+            named(begun, run);
+            if (pace.isQueued(waited)) slowDown(attempt, "first event after " + Plain.seconds(waited), this::begun);
+            if (hardStop.isBefore(Instant.MAX) && taskStopsSent) stopTask(begun);
+        }
+
+        /// On record once, whatever names the run first: an event of its stream, or an answer that leaves its end open.
+        private void named(Running begun, RunRef run) {
+            if (begun.run.isPresent()) return;
+            begun.run = Optional.of(run);
+            batch.record(Event.Run.of(begun.attempt, run, clock.instant()));
+        }
+
+        /// The server has let in more than it works on: down to the runs that have begun.
+        private void slowDown(Attempt attempt, String why, IntSupplier begun) {
+            if (!pace.queued(attempt.sequence(), begun, names.count())) return;
+            tally.throttled();
+            batch.record(new Event.Throttle(clock.instant(), attempt.user(), why, pace.limit()));
+        }
+
+        /// What a whole answer tells: of its wait at the server's door, and of how many are at work inside at once.
+        private void passedDoor(Attempt attempt, Seen.Ran ran, Instant now) {
+            ran.waited().filter(pace::isQueued).ifPresent(waited -> slowDown(attempt,
+                    "waited " + Plain.seconds(waited) + " at the server's door",
+                    () -> Math.max(begun(waited, ran.usage(), now), atWork.most())));
+            atWork.add(ran.usage().within(Duration.between(attempt.at(), now)), now);
+        }
+
+        /// Streams that have their first event.
+        private int begun() {
+            return (int) running.values().stream().filter(some -> some.run.isPresent()).count();
+        }
+
+        /// The run that has just ended, and those that have begun beside it: where one is let in after the other, they
+        /// have been out for longer than it waited. Not by a hair, as the one that now follows it in.
+        private int begun(Duration waited, Usage usage, Instant now) {
+            var sent = now.minus(waited).minus(usage.within(waited).dividedBy(10));
+            return 1 + (int) running.values().stream().filter(some -> some.attempt.at().isBefore(sent)).count();
+        }
+
+        private void ended(Attempt attempt, Seen seen, byte[] line) {
+            var begun = running.remove(attempt.sequence());
+            if (begun == null) return; // its end was learnt otherwise before
+            var now = clock.instant();
+            pace.ended(now);
+            if (seen instanceof Seen.Ran ran && begun.stopAsked && ran.status().isStopped()) {
+                interruptedRun(attempt, ran);
+                return;
+            }
+            adapt(attempt, seen, now);
+            var verdict = judge.verdict(attempt, seen);
+            if (verdict instanceof Verdict.LookUp) seen.run().ifPresent(run -> named(begun, run));
+            settle(attempt, begun.start, seen, verdict, line);
+            heed(seen, now);
+        }
+
+        /// A pause that the server asks for is one of the whole batch.
+        private void heed(Seen seen, Instant now) {
+            if (agenda.stop().isPresent()) return;
+            Pause.of(seen, now).ifPresent(pause -> {
+                if (pause.isTooLong()) agenda.close(new Stop(STOPPED, pause.text()));
+                else {
+                    health.pause(pause.until());
+                    if (!pause.text().equals(toldOfPause)) watcher.say(pause.text());
+                    toldOfPause = pause.text();
+                }
+            });
+        }
+
+        /// What an answer says about the server, apart from its row.
+        private void adapt(Attempt attempt, Seen seen, Instant now) {
+            if (seen instanceof Seen.Ran ran) {
+                passedDoor(attempt, ran, now);
+                pace.took(Duration.between(attempt.at(), now));
+            }
+            switch (seen) {
+                case Seen.Ran _, Seen.TooLarge _ -> {
+                    pace.succeeded();
+                    health.served();
+                    firewalled = 0;
+                }
+                case Seen.Refused refused when refused.status() >= 500
+                        && !refused.inStream() -> health.failed(now, attempt.at());
+                case Seen.Refused _ -> health.answered();
+                case Seen.NotUploaded file when !file.mayPass() -> health.answered();
+                case Seen.Cut _, Seen.NotSent _, Seen.NotUploaded _ -> health.failed(now, attempt.at());
+            }
+            route.seen(attempt, seen, Duration.between(attempt.at(), now), onServer()).ifPresent(change -> {
+                watcher.say(change);
+                batch.changed(now, route.mode());
+            });
+        }
+
+        /// @param start what the time of its run counts from
+        private void settle(Attempt attempt, Instant start, Seen seen, Verdict verdict, byte[] line) {
+            var now = clock.instant();
+            if (seen instanceof Seen.Ran ran && !(verdict instanceof Verdict.LookUp)) tally.used(attempt, ran.usage());
+            switch (verdict) {
+                case Verdict.Done(var outcome) -> finish(attempt, seen, outcome, line);
+                case Verdict.Again(var after, var why) -> {
+                    batch.record(Event.End.of(attempt, now, "again", seen, why));
+                    tally.retried();
+                    agenda.again(attempt.row(), attempt.tries().failedOnce(), now.plus(after));
+                }
+                case Verdict.Throttled(var after, var why) -> {
+                    pace.refused(attempt.sequence(), onServer(), names.count());
+                    if (onServer() > busy(now)) pace.pause(now.plus(after)); // those that were cut do hold their places
+                    health.refused(now, onServer());
+                    tally.throttled();
+                    batch.record(new Event.Throttle(now, attempt.user(), why, pace.limit()));
+                    batch.record(Event.End.of(attempt, now, "throttled", seen, why));
+                    agenda.again(attempt.row(), attempt.tries().throttledOnce(), now.plus(after));
+                }
+                case Verdict.Unreached(var after, var why) -> {
+                    batch.record(Event.End.of(attempt, now, "unreached", seen, why));
+                    agenda.again(attempt.row(), attempt.tries(), now.plus(after));
+                }
+                case Verdict.LookUp(var symptom, var why) -> doubt(attempt, start, seen, symptom, why);
+                case Verdict.StopBatch(var why) -> {
+                    batch.record(Event.End.of(attempt, now, "refused", seen, why));
+                    agenda.close(new Stop(STOPPED, why));
                 }
             }
         }
-    }
 
-    /// What may stand at the cursor: ids, columns, options of a select, files. Commands and options are picocli's.
-    record Proposals(Desk desk) {
-        private static final int MOST = 50;
-        private static final Duration PATIENCE = Duration.ofMillis(500);
-
-        /// `open`: more belongs to the word.
-        record Proposal(String word, boolean open) {}
-
-        /// @param words the line's words, the one at the cursor cut there
-        List<Proposal> of(List<String> words) {
-            var begun = words.getLast();
-            int at = words.size() - 1;
-            if (at == 0 || begun.startsWith("-")) return List.of();
-            if (words.get(at - 1).matches("-i|-o|--input|--output|--html|--save-files|--files")) return files(begun);
-            return switch (words.getFirst()) {
-                case "open", "save" -> files(begun);
-                case "show", "accept" -> at == 1 ? ids(begun) : List.of();
-                case "retry" -> ids(begun);
-                case "unset" -> at == 1 ? ids(begun) : columns(begun, "");
-                case "set", "try" -> at == 1 ? ids(begun) : begun.indexOf('=') < 0 ? columns(begun, "=")
-                        : options(begun);
-                default -> List.of();
-            };
+        /// A row of whose outputs files are to be kept counts as done once they are there, or given up.
+        private void finish(Attempt attempt, Seen seen, Outcome outcome, byte[] line) {
+            var now = clock.instant();
+            if (!(seen instanceof Seen.Ran ran) || !outcome.standing().isSuccess() || !ran.hasFiles()) {
+                acknowledge(attempt, seen, outcome, line, now);
+                return;
+            }
+            var row = new Saving(attempt, ran, outcome, now);
+            saving.add(row);
+            row.downloads().forEach(agenda::download);
+            checkLimits();
         }
 
-        private List<Proposal> columns(String begun, String end) {
-            if (!desk.isOpen()) return List.of();
-            return desk.csv().columns().stream().filter(column -> !desk.csv().isId(column) && column.startsWith(begun))
-                    .map(column -> new Proposal(column + end, !end.isEmpty())).toList();
+        private void checkLimits() {
+            limits.reached(tally.count(Standing.FAILED), tally.done(), tally.tokens)
+                    .ifPresent(why -> agenda.close(new Stop(STOPPED, why)));
         }
 
-        private List<Proposal> options(String begun) {
-            var column = begun.substring(0, begun.indexOf('='));
-            var options = switch (desk.formWithin(PATIENCE).flatMap(form -> form.variable(column)).orElse(null)) {
-                case Variable.Select select -> select.options();
-                case Variable.Checkbox _ -> List.of("true", "false");
-                case null -> List.<String>of();
-                case Variable.Text _, Variable.Numeric _, Variable.JsonObject _, Variable.FileVariable _,
-                        Variable.Other _ -> List.<String>of();
-            };
-            return options.stream().map(option -> new Proposal(column + "=" + option, false))
-                    .filter(option -> option.word().startsWith(begun)).toList();
+        private void downloaded(Download download, Fetched fetched) {
+            downloading--;
+            var again = Optional.of(download.again(clock.instant(), judge.backoff()))
+                    .filter(next -> fetched.mayPass() && next.isInTime());
+            again.ifPresent(agenda::download);
+            download.row().fetched(download.file(), fetched, again.isPresent());
+            if (download.row().isOver()) saved(download.row());
         }
 
-        /// The first ids that begin so, failed ones before the others. Of more than are shown one is added that keeps
-        /// them from looking more alike than they are: a terminal types on what all have in common.
-        private List<Proposal> ids(String begun) {
-            if (!desk.isOpen()) return List.of();
-            var shown = fitting(begun).limit(MOST).toList();
-            var odd = fitting(begun).skip(MOST).min(Comparator.comparingInt(id -> alike(id, shown.getFirst())))
-                    .filter(id -> shown.stream().allMatch(other -> alike(id, shown.getFirst())
-                            < alike(other, shown.getFirst())));
-            return Stream.concat(shown.stream(), odd.stream()).map(id -> new Proposal(id, false)).toList();
+        /// With the files that are there; each that is not is on record before the row's end.
+        private void saved(Saving row) {
+            saving.remove(row);
+            row.missing().forEach((file, why) -> missing(row.attempt, file, why));
+            acknowledge(row.attempt, row.ran, row.outcome, Results.line(row.attempt, row.ran, row.ended, row.there()),
+                    row.ended);
         }
 
-        private Stream<String> fitting(String begun) {
-            var index = desk.batch().index();
-            return Stream.of(true, false).flatMap(failed -> IntStream.range(0, index.rows())
-                    .filter(entry -> index.standing(entry).isOnRetryList() == failed)
-                    .mapToObj(index::id).filter(id -> id.startsWith(begun)));
+        private void missing(Attempt attempt, OutputFile file, String why) {
+            var id = attempt.row().id();
+            if (tally.missingFiles().isEmpty()) watcher.say("Row " + Plain.id(id) + ": a file of its outputs could not "
+                    + "be fetched (" + Plain.text(why, 200) + "); all rows with such files are told at the end.");
+            tally.missingFiles().add(id);
+            batch.record(new Event.Missing(clock.instant(), id, attempt.user(), file.place().getFileName().toString(),
+                    Plain.text(why, 200)));
         }
 
-        private static int alike(String one, String other) {
-            int same = 0;
-            while (same < Math.min(one.length(), other.length()) && one.charAt(same) == other.charAt(same)) same++;
-            return same;
-        }
-
-        private static List<Proposal> files(String begun) {
-            int name = begun.lastIndexOf('/') + 1;
-            try (var files = Files.list(Path.of(begun.substring(0, name)).toAbsolutePath())) {
-                return files.filter(file -> file.getFileName().toString().startsWith(begun.substring(name)))
-                        .filter(file -> name < begun.length() || !file.getFileName().toString().startsWith("."))
-                        .sorted().limit(200)
-                        .map(file -> new Proposal(begun.substring(0, name) + file.getFileName()
-                                + (Files.isDirectory(file) ? "/" : ""), Files.isDirectory(file))).toList();
-            } catch (IOException | InvalidPathException _) {
-                return List.of(); // there is no such folder to list
+        /// The result is on disk before its `end`: [BatchWriter#flush] writes in that order.
+        private void acknowledge(Attempt attempt, Seen seen, Outcome outcome, byte[] line, Instant ended) {
+            var now = clock.instant();
+            var took = attempt.took(seen, ended);
+            if (outcome.standing().isSuccess() && attempt.kind() == Kind.ROW) batch.result(line);
+            batch.settled(attempt, outcome, now, seen, took, () -> count(attempt, outcome, took, now));
+            watcher.ended(attempt, outcome);
+            if (outcome instanceof Outcome.Failed failed && failed.firewall() && ++firewalled >= FIREWALLED)
+                agenda.close(new Stop(STOPPED, "a firewall refused " + FIREWALLED + " rows in a row (HTTP 403, HTML): "
+                        + "ask its owner to let these requests through"));
+            if (seen instanceof Seen.Ran ran) {
+                noticeVersion(ran.workflowId());
+                if (!toldOfLinks) toldOfLinks = tellOfLinks(ran);
             }
         }
+
+        private void count(Attempt attempt, Outcome outcome, Duration took, Instant now) {
+            tally.ended(attempt, outcome, took, now);
+            checkLimits();
+        }
+
+        /// Once a batch: the links of later rows fare as those of the first.
+        private boolean tellOfLinks(Seen.Ran ran) {
+            if (ran.linksExpire()) watcher.say("The outputs hold links to files, which expire within minutes: "
+                    + "--save-files DIR keeps the files.");
+            return ran.linksExpire();
+        }
+
+        private void noticeVersion(String workflowId) {
+            if (workflowId.isEmpty() || workflowId.equals(version)) return;
+            if (!version.isEmpty()) watcher.say("The workflow was published anew during this batch: rows from now on "
+                    + "ran version " + workflowId + ", those before " + version
+                    + ". --workflow-id " + version + " pins the earlier one.");
+            version = workflowId;
+        }
+
+        private void doubt(Attempt attempt, Instant start, Seen seen, Symptom symptom, String why) {
+            var now = clock.instant();
+            var run = seen.run();
+            if (agenda.stop().isPresent()) return; // open in the log: the next start asks for it
+            var deadline = symptom == Symptom.TIMED_OUT ? now.plus(limits.afterTimeout(run))
+                    : start.plus(limits.timeout());
+            var since = symptom == Symptom.SILENCE ? attempt.at() : now; // that silence has lasted since the request
+            agenda.doubt(new Doubt(attempt, run, symptom, why, since, deadline, false).with(seen));
+        }
+
+        private void askAboutQuiet(Attempt attempt, RunRef run) {
+            var begun = running.get(attempt.sequence());
+            if (begun == null || begun.asked) return;
+            begun.asked = true;
+            agenda.doubt(new Doubt(attempt, Optional.of(run), Symptom.QUIET, "quiet stream", clock.instant(),
+                    Instant.MAX,
+                    false));
+        }
+
+        private void looked(Doubt doubt, Found found, Instant begun) {
+            looking--;
+            agenda.release(doubt);
+            var now = clock.instant();
+            if (found instanceof Found.Silent(var seen) && !(seen instanceof Seen.TooLarge)) health.failed(now, begun);
+            else health.answered();
+            if (found instanceof Found.Running) route.listsRunning(doubt);
+            batch.record(new Event.Look(now, doubt.attempt().user(), doubt.run().map(RunRef::id).orElse(null),
+                    found.word()));
+            if (doubt.symptom() == Symptom.QUIET) lookedAtQuiet(doubt, found);
+            else if (doubt.late()) lookedForLate(doubt, found, now);
+            else if (doubt.symptom() == Symptom.RECHECK) rechecked(doubt, found, now);
+            else resolve(doubt, found, now);
+            if (found instanceof Found.Silent(var seen)) heed(seen, now);
+        }
+
+        /// A run that ended while its stream says nothing: its end is taken from the detail, its stream given up.
+        private void lookedAtQuiet(Doubt doubt, Found found) {
+            var begun = running.get(doubt.attempt().sequence());
+            if (begun == null) return;
+            begun.asked = false;
+            if (!(found instanceof Found.Ended(var ran))) return;
+            running.remove(doubt.attempt().sequence());
+            pace.ended(clock.instant());
+            if (begun.thread != null) begun.thread.interrupt();
+            if (begun.stopAsked && ran.status().isStopped()) interruptedRun(doubt.attempt(), ran);
+            else if (ran.status() == RunStatus.STOPPED) doubt(doubt.attempt(), begun.start, ran, Symptom.STOPPED,
+                    "stopped: " + ran.error());
+            else harvest(doubt, ran);
+        }
+
+        private void interruptedRun(Attempt attempt, Seen.Ran ran) {
+            batch.record(Event.End.of(attempt, clock.instant(), "interrupted", ran, "stopped on request"));
+        }
+
+        /// A row may go out again when nothing of its earlier attempts has turned up; what has is taken or waited for.
+        private void rechecked(Doubt doubt, Found found, Instant now) {
+            var attempt = doubt.attempt();
+            switch (found) {
+                case Found.Ended(var ran) -> {
+                    turnedUp(attempt, ran.ref(), found, now);
+                    if (ran.status().isSuccess()) harvest(doubt, ran);
+                    else agenda.again(attempt.row(), attempt.tries(), now);
+                }
+                case Found.Running running -> {
+                    turnedUp(attempt, running.ref(), found, now);
+                    resolve(doubt, found, now);
+                }
+                case Found.Absent() -> agenda.ready(attempt.row(), attempt.tries(), now);
+                case Found.Silent _ -> resolve(doubt, found, now);
+            }
+        }
+
+        private void lookedForLate(Doubt doubt, Found found, Instant now) {
+            var attempt = doubt.attempt();
+            if (found.run().isEmpty()) return;
+            turnedUp(attempt, found.run().get(), found, now);
+            batch.flush(); // another run of the row, found a moment ago, may have given it its success
+            if (!(found instanceof Found.Ended(var ran)) || !ran.status().isSuccess()
+                    || batch.standing(attempt.row()).isSuccess()
+                    || !attempt.cells().equals(attempt.row().hash())) return;
+            tally.reopened(batch.standing(attempt.row()));
+            harvest(doubt, ran);
+        }
+
+        private void turnedUp(Attempt attempt, RunRef run, Found found, Instant now) {
+            if (!agenda.unseen().remove(attempt) || !agenda.unseen().isResent(attempt)) return;
+            batch.record(new Event.Late(now, attempt.row().id(), attempt.user(), run.id(), found.word()));
+            tally.late();
+            watcher.say("Row " + Plain.id(attempt.row().id()) + ": run " + run.id()
+                    + " turned up late, after the row was sent again; it may have been paid twice.");
+        }
+
+        private void resolve(Doubt doubt, Found found, Instant now) {
+            switch (found) {
+                case Found.Ended(var ran) when ran.status() == RunStatus.STOPPED && !doubt.seenStopped()
+                        && doubt.symptom() != Symptom.TIMED_OUT -> agenda.doubt(doubt.stoppedOnce(now));
+                case Found.Ended(var ran) when doubt.symptom() == Symptom.UNCONFIRMED
+                        && ran.status().isStopped() -> confirmed(doubt, ran);
+                case Found.Ended(var ran) -> harvest(doubt, ran);
+                case Found.Running(var run, var status, var age) -> {
+                    var known = doubt.with(run).begun(age.map(now::minus), now, limits.timeout());
+                    if (status == RunStatus.PAUSED) giveUp(known, new Outcome.Paused(run, "waits for a human"));
+                    else if (now.isBefore(known.deadline())) agenda.doubt(known.running(now));
+                    else giveUp(known, new Outcome.Unknown("run " + run.id() + " still says running "
+                            + Plain.seconds(Duration.between(known.start(), now)) + " after its start"));
+                }
+                case Found.Absent() when doubt.symptom() == Symptom.UNCONFIRMED -> notStored(doubt);
+                case Found.Absent() -> absent(doubt, now);
+                case Found.Silent(Seen.TooLarge large) when large.ref().isPresent() -> settle(doubt.attempt(),
+                        doubt.start(), large, judge.verdict(doubt.attempt(), large), new byte[0]);
+                case Found.Silent(var seen) -> {
+                    if (judge.verdict(doubt.attempt(), seen) instanceof Verdict.StopBatch(var why))
+                        agenda.close(new Stop(STOPPED, why));
+                    else if (seen instanceof Seen.Refused refused && !now.isBefore(doubt.deadline()))
+                        giveUp(doubt, new Outcome.Unknown(doubt.why() + "; its look-up is answered by HTTP "
+                                + refused.status()));
+                    else agenda.doubt(doubt.later(now));
+                }
+            }
+        }
+
+        /// What was told of the run has its price, too; what was made up has nothing.
+        private void confirmed(Doubt doubt, Seen.Ran stored) {
+            var seen = doubt.seen() instanceof Seen.Ran ran && !ran.isBare() ? ran : stored;
+            settle(doubt.attempt(), doubt.start(), seen, judge.confirmed(doubt.attempt(), doubt.seen(), seen),
+                    new byte[0]);
+        }
+
+        private void notStored(Doubt doubt) {
+            var verdict = judge.notStored(doubt.attempt(), doubt.seen());
+            var seen = verdict instanceof Verdict.LookUp ? Seen.nothing() : doubt.seen(); // there is no run of that id
+            settle(doubt.attempt(), doubt.start(), seen, verdict, new byte[0]);
+        }
+
+        private void absent(Doubt doubt, Instant now) {
+            switch (Proof.of(doubt, route.listing())) {
+                case SETTLE -> {
+                    var settled = doubt.since().plus(limits.settle().of(doubt.attempt().mode()));
+                    if (now.isBefore(settled)) agenda.doubt(doubt.unlisted(now));
+                    else notStarted(doubt, now);
+                }
+                case WAIT -> {
+                    if (now.isBefore(doubt.deadline())) agenda.doubt(doubt.later(now));
+                    else giveUp(doubt, new Outcome.Unknown(doubt.why() + "; " + Proof.reason(doubt)));
+                }
+                case UNKNOWN -> giveUp(doubt, new Outcome.Unknown(doubt.why() + "; "
+                        + Proof.reason(doubt)));
+            }
+        }
+
+        /// A request of a call that was killed does not count as a try.
+        private void notStarted(Doubt doubt, Instant now) {
+            var attempt = doubt.attempt();
+            batch.record(Event.End.of(attempt, now, "not_started", doubt.why()));
+            agenda.unseen().add(attempt);
+            if (!doubt.isOurs()) agenda.again(attempt.row(), attempt.tries(), now);
+            else if (judge.notStarted(doubt) instanceof Verdict.Done(var outcome)) giveUp(doubt, outcome);
+            else {
+                tally.retried();
+                agenda.again(attempt.row(), attempt.tries().failedOnce(), now);
+            }
+        }
+
+        /// Takes a run's end from its detail, as if it had been seen; not for a row that was changed since.
+        private void harvest(Doubt doubt, Seen.Ran ran) {
+            var attempt = doubt.attempt();
+            var now = clock.instant();
+            if (ran.status().isSuccess() && !attempt.cells().equals(attempt.row().hash())) {
+                if (attempt.isOfLostEdits() && attempt.kind() == Kind.ROW) {
+                    giveUp(doubt, new Outcome.Unknown("run " + ran.ref().id() + " of this row as edited in a shell "
+                            + "succeeded, but the edits are gone: set them again there, and retry takes its result"));
+                    return;
+                }
+                watcher.say("Row " + Plain.id(attempt.row().id()) + " was changed since run " + ran.ref().id()
+                        + " of it succeeded: that result is not taken, the row runs anew.");
+                batch.record(Event.End.of(attempt, now, "stale", ran, "the row was changed since"));
+                agenda.again(attempt.row(), Tries.NONE, now);
+                return;
+            }
+            if (doubt.symptom() == Symptom.INTERRUPTED && ran.status().isStopped()) {
+                interruptedRun(attempt, ran);
+                agenda.again(attempt.row(), Tries.NONE, now);
+                return;
+            }
+            batch.record(new Event.Harvest(now, attempt.user(), ran.ref().id()));
+            tally.harvested();
+            var verdict = doubt.symptom() == Symptom.TIMED_OUT && !ran.status().isSuccess()
+                    ? new Verdict.Done(new Outcome.Failed("timed out: " + doubt.why(), false))
+                    : judge.afterLook(attempt, ran);
+            settle(attempt, doubt.start(), ran, verdict, line(attempt, ran, now));
+        }
+
+        private void giveUp(Doubt doubt, Outcome outcome) {
+            var known = new Seen.Cut(doubt.run(), doubt.symptom(), doubt.why());
+            if (agenda.mayResend(doubt)) {
+                batch.record(Event.End.of(doubt.attempt(), clock.instant(), "resent", known, outcome.text()));
+                agenda.ready(doubt.attempt().row(), Tries.NONE, clock.instant()); // asked for, whatever its run does
+                if (doubt.run().isEmpty()) agenda.unseen().add(doubt.attempt());
+                return;
+            }
+            var now = clock.instant();
+            batch.settled(doubt.attempt(), outcome, now, known, () -> count(doubt.attempt(), outcome,
+                    Duration.between(doubt.attempt().at(), now), now));
+            watcher.ended(doubt.attempt(), outcome);
+        }
+
+        /// Asks, once and at the end, whether a run that counted as not started has turned up.
+        private boolean lookForLateRuns() {
+            if (lateAsked) return false;
+            lateAsked = true;
+            return agenda.askForLateRuns(clock.instant());
+        }
+
+        private void interrupted(String signal) {
+            var now = clock.instant();
+            if (agenda.stop().filter(stop -> stop.code() == INTERRUPTED).isPresent()) {
+                stopTasks(AFTER_SECOND);
+                return;
+            }
+            agenda.close(new Stop(INTERRUPTED, signal.equals("INT") ? "interrupted" : "interrupted by SIG" + signal));
+            hardStop = now.plus(limits.grace());
+            int busy = running.size() + saving.size();
+            if (busy > 0 && limits.grace().isPositive()) watcher.say("Stopping: " + busy
+                    + " running rows get up to " + Plain.seconds(limits.grace())
+                            + " to end; Ctrl-C again stops at once.");
+        }
+
+        /// Asks Dify to stop what runs, and gives the ends a moment to arrive. False: there is nothing to wait for.
+        private boolean stopTasks(Duration patience) {
+            boolean first = !taskStopsSent;
+            taskStopsSent = true;
+            hardStop = clock.instant().plus(patience);
+            if (first) running.values().forEach(this::stopTask);
+            return running.values().stream().anyMatch(begun -> begun.stopAsked);
+        }
+
+        private void stopTask(Running begun) {
+            if (begun.stopAsked || begun.run.isEmpty() || begun.run.get().task().isEmpty()) return;
+            begun.stopAsked = true;
+            var run = begun.run.get();
+            batch.record(Event.Stop.of(begun.attempt, run, Event.Stop.INTERRUPTED, clock.instant()));
+            tally.stopped();
+            workers.execute(() -> workflow.stop(run, begun.attempt.user()));
+        }
     }
 
-    /// The shell on a terminal. The one place that knows JLine's reader.
-    static final class Dialogue {
-        static int run(CommandLine line, Desk desk, Env env, PrintWriter out) throws IOException {
-            try (var terminal = TerminalBuilder.builder().system(true).dumb(true).build()) {
-                var reader = LineReaderBuilder.builder().terminal(terminal).appName("difyexec")
-                        .parser(new Typing())
-                        .completer((_, typed, candidates) -> complete(line, new Proposals(desk), typed, candidates))
-                        .history(new KeylessHistory(env.get("DIFY_API_KEY")))
-                        .option(LineReader.Option.DISABLE_EVENT_EXPANSION, true) // a '!' is a '!'
-                        .option(LineReader.Option.INSERT_TAB, false)
-                        .variable(LineReader.SECONDARY_PROMPT_PATTERN, "  > ")
-                        .variable(LineReader.BELL_STYLE, "none").build();
-                StateFolder.of(env).ifPresent(folder -> reader.setVariable(LineReader.HISTORY_FILE,
-                        folder.resolve("history")));
-                greet(desk, out);
-                while (!desk.isLeft()) {
-                    try {
-                        execute(line, Words.of(reader.readLine(desk.prompt().replace("%", "%%"))).texts());
-                    } catch (UserInterruptException _) {
-                        // Ctrl-C drops the line
-                    } catch (EndOfFileException _) {
-                        desk.leave();
+    /// What reaches the engine's thread from workers and signals.
+    sealed interface Message {
+        /// @param waited from the head of the answer to the first event
+        record Began(Attempt attempt, RunRef run, Duration waited) implements Message {}
+
+        /// A stream has been silent for a while after its first event.
+        record Quiet(Attempt attempt, RunRef run) implements Message {}
+
+        /// `line` is the result's line, already made by the worker; empty unless the row may count as done.
+        record Ended(Attempt attempt, Seen seen, byte[] line) implements Message {}
+
+        /// @param begun when the look went out
+        record Looked(Doubt doubt, Found found, Instant begun) implements Message {}
+
+        record Uploaded(Attempt attempt, String file, String upload) implements Message {}
+
+        record Downloaded(Download download, Fetched fetched) implements Message {}
+
+        record Interrupted(String signal) implements Message {}
+
+        record Broken(Throwable problem) implements Message {}
+    }
+
+    /// Turns Ctrl-C, SIGTERM and SIGHUP into messages while a batch runs.
+    static final class OnSignals {
+        /// Returns what puts the former handlers back.
+        static Runnable post(BlockingQueue<Message> mailbox) {
+            var former = new LinkedHashMap<String, Object>();
+            for (var name : List.of("INT", "TERM", "HUP"))
+                former.put(name, Signals.register(name, () -> mailbox.add(new Message.Interrupted(name))));
+            return () -> former.forEach(Signals::unregister);
+        }
+    }
+
+    /// What is to be done and when: rows not begun, rows waiting for another attempt, runs in doubt, files to fetch.
+    static final class Agenda {
+        private final Iterator<Row> fresh;
+        private final PriorityQueue<Waiting> waiting = new PriorityQueue<>(Comparator.comparing(Waiting::due));
+        private final PriorityQueue<Doubt> doubts = new PriorityQueue<>(Comparator.comparing(Doubt::due));
+        private final PriorityQueue<Download> downloads = new PriorityQueue<>(Comparator.comparing(Download::due));
+        private final Unseen unseen;
+        private final boolean resendUnknown;
+        private final Kind kind;
+        private final Map<Integer, Instant> cutRuns = new HashMap<>();
+        private Optional<Stop> stop = Optional.empty();
+
+        /// A row that may start now or later.
+        record Waiting(Row row, Tries tries, Instant due, Kind kind) {
+            Attempt attempt(Names.Name name, Mode mode, Instant now) {
+                return new Attempt(name.sequence(), row, tries, name.user(), mode, row.hash(), now, kind,
+                        row.original());
+            }
+        }
+
+        Agenda(Wanted wanted) {
+            this.kind = wanted.kind();
+            this.fresh = wanted.iterator();
+            this.resendUnknown = wanted.resendUnknown();
+            this.unseen = wanted.batch().history().resent();
+            doubts.addAll(wanted.doubts());
+        }
+
+        Optional<Waiting> next(Instant now) {
+            if (!waiting.isEmpty() && !waiting.peek().due().isAfter(now)) return Optional.of(waiting.poll());
+            try {
+                while (fresh.hasNext()) {
+                    var row = fresh.next();
+                    if (unseen.of(row).isEmpty()) return Optional.of(new Waiting(row, Tries.NONE, now, kind));
+                    again(row, Tries.NONE, now);
+                }
+            } catch (Unusable changed) {
+                close(new Stop(STOPPED, changed.getMessage()));
+            }
+            return Optional.empty();
+        }
+
+        /// Another attempt, later; where earlier ones may turn up yet, they are asked for first.
+        void again(Row row, Tries tries, Instant due) {
+            if (unseen.of(row).isEmpty()) ready(row, tries, due);
+            else doubts.add(Doubt.recheck(row, tries, due));
+        }
+
+        void ready(Row row, Tries tries, Instant due) {
+            waiting.add(new Waiting(row, tries, due, kind));
+        }
+
+        Optional<Doubt> nextDoubt(Instant now) {
+            if (doubts.isEmpty() || doubts.peek().due().isAfter(now)) return Optional.empty();
+            return Optional.of(doubts.poll());
+        }
+
+        void doubt(Doubt doubt) {
+            doubts.add(doubt);
+            if (doubt.holdsPlace()) cutRuns.put(doubt.attempt().row().index(), doubt.since());
+        }
+
+        /// A look has shown something: its run holds no place, unless it comes back as a doubt that says so.
+        void release(Doubt doubt) {
+            cutRuns.remove(doubt.attempt().row().index());
+        }
+
+        void download(Download download) {
+            downloads.add(download);
+        }
+
+        Optional<Download> nextDownload(Instant now) {
+            return downloads.isEmpty() || downloads.peek().due().isAfter(now) ? Optional.empty()
+                    : Optional.of(downloads.poll());
+        }
+
+        Unseen unseen() {
+            return unseen;
+        }
+
+        /// Puts one look for each run that counted as not started on the agenda. False: there is none.
+        boolean askForLateRuns(Instant now) {
+            var all = unseen.all();
+            all.forEach(attempt -> doubts.add(Doubt.late(attempt, now)));
+            return !all.isEmpty();
+        }
+
+        /// Unknown rows are sent again only when their ids were named, or by `--resend-unknown`.
+        boolean mayResend(Doubt doubt) {
+            return resendUnknown && !doubt.isOurs();
+        }
+
+        /// Nothing new starts from here on. The first reason stays, but an interrupt wins.
+        void close(Stop reason) {
+            if (stop.isEmpty() || reason.code() == INTERRUPTED) stop = Optional.of(reason);
+        }
+
+        void check(Optional<Stop> verdict) {
+            verdict.ifPresent(this::close);
+        }
+
+        Optional<Stop> stop() {
+            return stop;
+        }
+
+        boolean hasRows() {
+            return !waiting.isEmpty() || fresh.hasNext();
+        }
+
+        boolean isDone() {
+            return doubts.isEmpty() && !hasRows();
+        }
+
+        int waiting() {
+            return waiting.size();
+        }
+
+        int doubts() {
+            return doubts.size();
+        }
+
+        /// Runs of ours that were cut off and may still hold a place on the server, by when each was; also while they
+        /// are looked for.
+        Collection<Instant> cutRuns() {
+            return cutRuns.values();
+        }
+
+        /// When the next row is due: at once, unless all that are left wait for another attempt.
+        Instant nextRow(Instant now) {
+            return fresh.hasNext() ? now : waiting.isEmpty() ? Instant.MAX : waiting.peek().due();
+        }
+
+        Instant nextDoubt() {
+            return doubts.isEmpty() ? Instant.MAX : doubts.peek().due();
+        }
+    }
+
+    /// A run that succeeded and of whose outputs files are fetched. Owned by the engine's thread.
+    static final class Saving {
+        final Attempt attempt;
+        final Seen.Ran ran;
+        final Outcome outcome;
+        final Instant ended;
+        private final Map<OutputFile, Fetched> fetched = new HashMap<>();
+        private int open;
+
+        /// @param ended when the run's end was seen
+        Saving(Attempt attempt, Seen.Ran ran, Outcome outcome, Instant ended) {
+            this.attempt = attempt;
+            this.ran = ran;
+            this.outcome = outcome;
+            this.ended = ended;
+            this.open = files().size();
+        }
+
+        private List<OutputFile> files() {
+            return ran.files().orElseThrow();
+        }
+
+        List<Download> downloads() {
+            return files().stream().map(file -> new Download(this, file, 0, ended)).toList();
+        }
+
+        /// @param again whether it is tried once more
+        void fetched(OutputFile file, Fetched what, boolean again) {
+            fetched.put(file, what);
+            if (!again) open--;
+        }
+
+        /// Each file is there or given up.
+        boolean isOver() {
+            return open == 0;
+        }
+
+        List<Path> there() {
+            return files().stream().map(fetched::get).flatMap(what -> what instanceof Fetched.There(var path)
+                    ? Stream.of(path) : Stream.empty()).toList();
+        }
+
+        /// What is not there, and why.
+        Map<OutputFile, String> missing() {
+            var missing = new LinkedHashMap<OutputFile, String>();
+            for (var file : files()) switch (fetched.get(file)) {
+                case null -> missing.put(file, "the call ended first");
+                case Fetched.Missing(var why, _) -> missing.put(file, why);
+                case Fetched.There _ -> {}
+            }
+            return missing;
+        }
+    }
+
+    /// A file to fetch now or later.
+    record Download(Saving row, OutputFile file, int tries, Instant due) {
+        /// Dify's links are good for so long.
+        private static final Duration LINK = Duration.ofSeconds(300);
+
+        Download again(Instant now, Backoff backoff) {
+            return new Download(row, file, tries + 1, now.plus(backoff.delay(tries)));
+        }
+
+        /// Its link lives when it is due.
+        boolean isInTime() {
+            return due.isBefore(row.ended.plus(LINK));
+        }
+    }
+
+    /// The batch in numbers. Owned by the engine's thread.
+    static final class Tally {
+        private static final int RECENT = 200;
+
+        private final Clock clock;
+        private final long asked;
+        private final Instant began;
+        private final Map<Standing, Long> ended = new EnumMap<>(Standing.class);
+        private final Map<String, BigDecimal> prices = new TreeMap<>();
+        private final ArrayDeque<Instant> recent = new ArrayDeque<>();
+        private final Latencies latencies = new Latencies();
+        private final MissingFiles missingFiles = new MissingFiles();
+        private final Sample sample = new Sample();
+        private long tokens, retries, throttled, harvested, late, stopped;
+        private int running, waiting, doubts, limit, lowest, highest, ceiling;
+
+        /// The rows that ran in this call, not those whose earlier run was looked up: they tell what others will take.
+        private static final class Sample {
+            private final Map<String, BigDecimal> prices = new TreeMap<>();
+            private long rows, tokens;
+            private Instant first = Instant.MAX, last = Instant.MIN;
+
+            void started(Instant now) {
+                if (now.isBefore(first)) first = now;
+            }
+
+            void ended(Attempt attempt, Instant now) {
+                if (attempt.isEarlier()) return;
+                rows++;
+                last = now;
+            }
+
+            void used(Attempt attempt, Usage usage) {
+                if (attempt.isEarlier()) return;
+                tokens += usage.tokens();
+                usage.price().ifPresent(price -> prices.merge(usage.currency(), price, BigDecimal::add));
+            }
+
+            Duration time() {
+                return Duration.between(first, last);
+            }
+        }
+
+        Tally(long asked, Clock clock) {
+            this.asked = asked;
+            this.clock = clock;
+            this.began = clock.instant();
+        }
+
+        void started(Instant now) {
+            sample.started(now);
+        }
+
+        void ended(Attempt attempt, Outcome outcome, Duration took, Instant now) {
+            ended.merge(outcome.standing(), 1L, Long::sum);
+            if (outcome.standing().isSuccess()) latencies.add(took.toMillis());
+            sample.ended(attempt, now);
+            recent.add(now);
+            if (recent.size() > RECENT) recent.remove();
+        }
+
+        /// A row that had ended ends again, better.
+        void reopened(Standing standing) {
+            ended.computeIfPresent(standing, (_, count) -> count - 1);
+        }
+
+        void used(Attempt attempt, Usage usage) {
+            sample.used(attempt, usage);
+            tokens += usage.tokens();
+            usage.price().ifPresent(price -> prices.merge(usage.currency(), price, BigDecimal::add));
+        }
+
+        void retried() {
+            retries++;
+        }
+
+        void throttled() {
+            throttled++;
+        }
+
+        void harvested() {
+            harvested++;
+        }
+
+        void late() {
+            late++;
+        }
+
+        /// Dify was asked to stop a task, since the call is to end.
+        void stopped() {
+            stopped++;
+        }
+
+        Tally now(int running, int waiting, int doubts, Pace pace) {
+            this.running = running;
+            this.waiting = waiting;
+            this.doubts = doubts;
+            this.limit = pace.limit();
+            this.lowest = pace.lowest();
+            this.highest = pace.highest();
+            this.ceiling = pace.ceiling();
+            return this;
+        }
+
+        long count(Standing standing) {
+            return ended.getOrDefault(standing, 0L);
+        }
+
+        long done() {
+            return ended.values().stream().mapToLong(Long::longValue).sum();
+        }
+
+        long succeeded() {
+            return count(Standing.SUCCEEDED) + count(Standing.PARTIAL);
+        }
+
+        MissingFiles missingFiles() {
+            return missingFiles;
+        }
+
+        boolean isAllDone() {
+            return succeeded() >= asked && missingFiles.isEmpty();
+        }
+
+        Duration elapsed() {
+            return Duration.between(began, clock.instant());
+        }
+
+        /// Rows a second, over the last rows that ended.
+        double rate() {
+            if (recent.size() < 2) return elapsed().toMillis() == 0 ? 0 : done() * 1000.0 / elapsed().toMillis();
+            long span = Math.max(1, Duration.between(recent.peekFirst(), clock.instant()).toMillis());
+            return (recent.size() - 1) * 1000.0 / span;
+        }
+
+        Optional<Duration> eta() {
+            return rate() <= 0 || done() == 0 ? Optional.empty()
+                    : Optional.of(Duration.ofMillis((long) ((asked - done()) / rate() * 1000)));
+        }
+    }
+
+    /// Who looks on: progress on a terminal, or nobody.
+    interface Watcher {
+        void watch(Tally tally);
+
+        /// A row, or a try of it, has its outcome.
+        default void ended(Attempt attempt, Outcome outcome) {}
+
+        void say(String sentence);
+
+        void end();
+    }
+
+    // ── Dify ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    /// The first exchange: is this a workflow app of a Dify that answers and lets us in?
+    sealed interface Greeting {
+        record Met(String app, String version) implements Greeting {
+            /// The workflow's form; out of reach, every cell is text, and that is said.
+            Form form(DifyClient client, Judge judge, Csv csv, Variable.Folders folders, PrintWriter err) {
+                var form = new AtomicReference<>(Form.ofText());
+                client.parameters(answer -> form.set(Form.of(answer, csv.columns(), folders,
+                        Listing.of(version) != Listing.AT_END))).ifPresent(seen -> {
+                    // a refusal with a code is Dify's own; else a proxy may let this one path not through
+                    if (seen instanceof Seen.Refused refused && !refused.code().isEmpty()) refusal(seen, judge)
+                            .ifPresent(why -> {
+                        throw new Unusable(STOPPED, Plain.text(why, 1000));
+                    });
+                    err.println("Warning: the workflow's form is out of reach (" + Plain.text(said(seen), 200)
+                            + "): every cell is sent as text, unchecked.");
+                });
+                return form.get();
+            }
+        }
+
+        record Refused(String why) implements Greeting {}
+
+        /// Asks `/info`; a server that is away or busy is asked again, `MAX_RETRIES` times. The calling thread waits.
+        static Greeting exchange(DifyClient client, Judge judge, PrintWriter err) throws InterruptedException {
+            var backoff = judge.backoff();
+            for (int tries = 0; ; tries++) {
+                switch (client.info()) {
+                    case DifyClient.Info.Known(_, var mode, _) when mode.isEmpty() -> {
+                        return new Refused(stranger(judge.access()));
+                    }
+                    case DifyClient.Info.Known(_, var mode, _) when !mode.equals("workflow") -> {
+                        return new Refused("the key belongs to an app of the kind " + Plain.quoted(mode)
+                                + ", not to a workflow: "
+                                + "take the key of a workflow app");
+                    }
+                    case DifyClient.Info.Known(var app, _, var version) -> {
+                        return new Met(app, version);
+                    }
+                    case DifyClient.Info.NotKnown(var seen) -> {
+                        var why = refusal(seen, judge);
+                        if (why.isPresent()) return new Refused(why.get());
+                        var pause = Pause.of(seen, Instant.now());
+                        if (pause.filter(Pause::isTooLong).isPresent()) return new Refused(pause.get().text());
+                        if (tries >= backoff.maxRetries()) return new Refused(judge.access() + " does not answer ("
+                                + Plain.text(said(seen), 200) + ") after " + Plain.count(tries + 1, "try", "tries")
+                                + ": check DIFY_API_BASE_URL, the network, and that Dify is up");
+                        if (pause.isPresent()) err.println(pause.get().text());
+                        else if (tries == 0) err.println("No answer from " + judge.access() + " ("
+                                + Plain.text(said(seen), 200) + "); trying again …");
+                        Thread.sleep(backoff.delay(tries, seen.pause()));
                     }
                 }
-                part(desk, out);
-                return OK;
             }
         }
 
-        private static void greet(Desk desk, PrintWriter out) {
-            out.println("difyexec " + VERSION + (desk.isOpen() ? " · " + desk.summary() : ""));
-            if (desk.isOpen()) desk.batch().tellOpenTries(out);
-            out.println("Start with:  " + (desk.isOpen() ? "failures --by error · show ID · try ID"
-                    : "open CSV JSONL · failures --by error · show ID") + "   (help; Ctrl-D leaves)");
-            out.flush();
+        private static Optional<String> refusal(Seen seen, Judge judge) {
+            if (seen instanceof Seen.Cut cut && cut.symptom() == Symptom.CUT)
+                return Optional.of(stranger(judge.access()));
+            var nobody = new Attempt(0, new Row(0, 0, "-", Map.of()), Tries.NONE, "", Mode.BLOCKING, "", Instant.now());
+            return switch (judge.verdict(nobody, seen)) {
+                case Verdict.StopBatch(var why) -> Optional.of(why);
+                case Verdict.Done(var outcome) -> Optional.of(judge.access() + " refuses: "
+                        + Plain.text(outcome.text(), 200));
+                case Verdict.Again _, Verdict.Throttled _, Verdict.Unreached _, Verdict.LookUp _ -> Optional.empty();
+            };
         }
 
-        private static void part(Desk desk, PrintWriter out) {
-            if (!desk.edits().isEmpty())
-                out.println(desk.edits().count() + " went with the session; "
-                        + "'save FILE' would have written a CSV with them.");
-            if (desk.hasTries())
-                out.println(desk.tries() + " went with the session; "
-                        + "'accept ID' would have kept it as the row's result.");
-            out.flush();
+        private static String stranger(Access access) {
+            return access + " answers, but not as Dify's API does: " + access.advice();
         }
 
-        /// While a command runs, Ctrl-C is for the command; the engine takes it over while a batch runs.
-        private static void execute(CommandLine line, List<String> words) {
-            var self = Thread.currentThread();
-            var former = Signals.register("INT", self::interrupt);
+        static String said(Seen seen) {
+            return switch (seen) {
+                case Seen.NotSent(var why) -> why;
+                case Seen.NotUploaded file -> file.why();
+                case Seen.Cut cut -> cut.why();
+                case Seen.TooLarge large -> large.why();
+                case Seen.Refused refused -> "HTTP " + refused.status() + " " + refused.message();
+                case Seen.Ran ran -> ran.error();
+            };
+        }
+    }
+
+    /// A row's way to Dify and back: cells become values, files go up before the run and come down after it.
+    record Sender(DifyClient client, Form form, Optional<Path> saveFiles) implements Workflow {
+
+        @Override
+        public Seen run(Attempt attempt, Told told) {
+            var uploads = new HashMap<Value.Local, String>();
+            var values = new LinkedHashMap<String, Value>();
+            for (var value : form.values(attempt.row()).entrySet()) {
+                if (value.getValue() instanceof Value.Wrong wrong) // a file is not what it was when it was checked
+                    return new Seen.NotUploaded(value.getKey() + ": " + wrong.said(), false);
+                var fault = new AtomicReference<Seen>();
+                values.put(value.getKey(), uploaded(value.getValue(), attempt, told, uploads, fault));
+                if (fault.get() != null) return fault.get();
+            }
+            return withFiles(attempt, client.run(attempt, values, told));
+        }
+
+        @Override
+        public Found look(Doubt doubt) {
+            return switch (client.look(doubt)) {
+                case Found.Ended(var ran) -> new Found.Ended((Seen.Ran) withFiles(doubt.attempt(), ran));
+                case Found found -> found;
+            };
+        }
+
+        @Override
+        public void stop(RunRef run, String user) {
+            client.stop(run, user);
+        }
+
+        /// A file that several cells of one attempt name goes up once.
+        private Value uploaded(Value value, Attempt attempt, Told told, Map<Value.Local, String> uploads,
+                AtomicReference<Seen> fault) {
+            return switch (value) {
+                case Value.Several(var files) -> new Value.Several(
+                        files.stream().map(file -> uploaded(file, attempt, told, uploads, fault)).toList());
+                case Value.Local local -> {
+                    if (fault.get() == null && !uploads.containsKey(local)) client.upload(local, attempt.user(), id -> {
+                        uploads.put(local, id);
+                        told.uploaded(local.name(), id);
+                    }).ifPresent(seen -> fault.set(notUploaded(local.name(), seen)));
+                    yield new Value.Uploaded(local.kind(), uploads.getOrDefault(local, ""));
+                }
+                case Value other -> other;
+            };
+        }
+
+        /// A refusal of the key or the pace is as for a run, one of the file is the row's; and what is unclear is no
+        /// doubt, as after a run: an upload starts nothing, so it may be tried again.
+        private static Seen notUploaded(String name, Seen seen) {
+            var upload = "upload of " + name + ": ";
+            return switch (seen) {
+                case Seen.Refused refused when List.of(400, 413, 415)
+                        .contains(refused.status()) -> new Seen.NotUploaded(
+                        upload + "HTTP " + refused.status() + " " + refused.message(), false);
+                case Seen.Refused refused when refused.status() < 500 -> refused;
+                case Seen.Refused refused -> new Seen.NotUploaded(upload + "HTTP " + refused.status(), true,
+                        refused.pause());
+                case Seen.Cut cut -> new Seen.NotUploaded(upload + cut.why(), true);
+                case Seen.NotSent _, Seen.NotUploaded _, Seen.TooLarge _, Seen.Ran _ -> seen;
+            };
+        }
+
+        /// A success with the files of its outputs that are to be kept.
+        private Seen withFiles(Attempt attempt, Seen seen) {
+            if (saveFiles.isEmpty() || !(seen instanceof Seen.Ran ran) || !ran.status().isSuccess()) return seen;
+            var files = new ArrayList<OutputFile>();
             try {
-                Prompt.execute(line, words);
+                for (var output : Json.MAPPER.readTree(ran.outputs()).properties())
+                    for (var file : links(output.getValue())) {
+                        var name = fileName(attempt.row().id(), output.getKey(), files.size() + 1,
+                                file.path("extension").asText(""));
+                        files.add(new OutputFile(file.path("url").asText(""), file.path("size").asLong(0),
+                                saveFiles.get().resolve(name)));
+                    }
+            } catch (IOException problem) {
+                throw new UncheckedIOException(problem); // cannot happen: the outputs were JSON when they came
+            }
+            return ran.with(files);
+        }
+
+        /// It gets its name once it is whole; until then it has one that no output has.
+        @Override
+        public Fetched fetch(OutputFile file) {
+            var draft = file.place().resolveSibling(".difyexec-" + UUID.randomUUID() + ".part");
+            try {
+                Files.createFile(draft); // what cannot be written is not asked for
+                var seen = client.download(URI.create(file.link()), file.size(), draft);
+                return seen.isEmpty() ? new Fetched.There(FreeName.take(draft, file.place()))
+                        : new Fetched.Missing(Greeting.said(seen.get()).strip(), mayPass(seen.get()));
+            } catch (IllegalArgumentException _) {
+                return new Fetched.Missing("no address in the output", false);
+            } catch (IOException problem) {
+                return new Fetched.Missing(Plain.of(problem), false);
             } finally {
-                Signals.unregister("INT", former);
-                Thread.interrupted(); // it was meant for the command that is over
+                drop(draft);
             }
         }
 
-        private static void complete(CommandLine line, Proposals proposals, ParsedLine typed,
-                List<Candidate> candidates) {
-            var words = new ArrayList<>(typed.words().subList(0, typed.wordIndex()));
-            words.add(typed.word().substring(0, typed.wordCursor()));
+        private static void drop(Path draft) {
             try {
-                if (words.size() == 2 && words.getFirst().equals("help"))
-                    line.getSubcommands().keySet().forEach(name -> candidates.add(new Candidate(name)));
-                for (var proposal : proposals.of(words)) candidates.add(candidate(proposal, candidates.size() + 1));
-                if (candidates.isEmpty())
-                    new PicocliJLineCompleter(line.getCommandSpec()).complete(null, typed, candidates);
-            } catch (Unusable _) {
-                // the CSV has changed: the next command says so
+                Files.deleteIfExists(draft);
+            } catch (IOException _) {
+                // it stays, under a name that says what it is
             }
         }
 
-        /// An option of a select is the server's text, and a column's name the file's.
-        static Candidate candidate(Proposals.Proposal proposal, int place) {
-            return new Candidate(proposal.word(), Plain.text(proposal.word(), Integer.MAX_VALUE), null, null, null,
-                    null, !proposal.open(), place);
+        private static boolean mayPass(Seen seen) {
+            return !(seen instanceof Seen.Refused refused) || refused.status() >= 500
+                    || List.of(408, 425, 429).contains(refused.status());
         }
 
-        /// A line being typed, by our words instead of JLine's.
-        private static final class Typing extends DefaultParser {
+        /// The file objects in a value, at any depth.
+        static List<JsonNode> links(JsonNode value) {
+            if (value.path("dify_model_identity").asText("").equals("__dify__file__")) return List.of(value);
+            return StreamSupport.stream(value.spliterator(), false).flatMap(inner -> links(inner).stream()).toList();
+        }
+
+        /// `<id>-<output>-<n><ext>`, with nothing in it that leads out of the folder. An id that had to be changed gets
+        /// a hash behind it: the files of two rows never have one name.
+        static String fileName(String id, String output, int number, String extension) {
+            var end = extension.isEmpty() || extension.startsWith(".") ? extension : "." + extension;
+            var row = safe(id, 100).replaceFirst("^\\.", "_");
+            var mark = row.equals(id) ? "" : "~" + Cells.hash(Map.of("", id));
+            return row + mark + "-" + safe(output, 80) + "-" + number + safe(end, 20);
+        }
+
+        /// As many whole characters as fit into so many bytes: a file system counts a name's bytes, 255 at most.
+        private static String safe(String text, int bytes) {
+            var name = new StringBuilder();
+            int size = 0;
+            for (int c : text.replaceAll("[^\\p{L}\\p{N}._-]", "_").replace("..", "__").codePoints().toArray()) {
+                size += Character.toString(c).getBytes(UTF_8).length;
+                if (size > bytes) break;
+                name.appendCodePoint(c);
+            }
+            return name.toString();
+        }
+    }
+
+    /// One exchange with Dify's Service API at a time: run, look, stop, info. Never sleeps, never retries, never
+    /// writes.
+    static final class DifyClient implements AutoCloseable {
+        private static final Duration CONNECT = Duration.ofSeconds(20), LOOK = Duration.ofSeconds(30);
+        private static final Duration QUIET = Duration.ofSeconds(30), DRAIN = Duration.ofSeconds(1);
+        /// Dify 1.16 makes up an end of the run right after an error; 1.14 keeps the stream open and says no more.
+        private static final Duration AFTER_ERROR = Duration.ofMillis(100);
+        /// Dify 1.14 ends a stream that says nothing for so long, queued or not.
+        private static final Duration FIRST_EVENT = Duration.ofSeconds(300);
+        private static final int LONGEST_REFUSAL = 64 << 10, LONGEST_WHOLE = 256 << 10;
+
+        private final HttpClient http;
+        private final Access access;
+        private final Duration timeout, firstEvent;
+        private final Room room;
+        private final Watches watches;
+        private final ExecutorService tasks;
+        private final Door door = new Door(System::nanoTime);
+
+        private DifyClient(HttpClient http, Access access, Duration timeout, Duration firstEvent, Room room,
+                Watches watches, ExecutorService tasks) {
+            this.http = http;
+            this.access = access;
+            this.timeout = timeout;
+            this.firstEvent = firstEvent;
+            this.room = room;
+            this.watches = watches;
+            this.tasks = tasks;
+        }
+
+        /// @param timeout one run: from its first event (streaming) or from sending (blocking) to its end
+        static DifyClient of(Access access, Duration timeout) {
+            return of(access, timeout, 1);
+        }
+
+        /// @param runs how many there may be at a time
+        static DifyClient of(Access access, Duration timeout, int runs) {
+            return of(access, timeout, FIRST_EVENT, Room.of(runs));
+        }
+
+        /// @param firstEvent how long a stream may say nothing before its first event
+        static DifyClient of(Access access, Duration timeout, Duration firstEvent, Room room) {
+            var tasks = Executors.newVirtualThreadPerTaskExecutor();
+            return new DifyClient(Transport.of(access, tasks, CONNECT), access, timeout, firstEvent, room,
+                    new Watches(), tasks);
+        }
+
+        @Override
+        public void close() {
+            http.shutdownNow();
+            watches.close();
+            tasks.shutdownNow();
+        }
+
+        /// Posts one attempt to `/workflows/run` and reads to its terminal event; the stream's own end is not waited
+        /// for.
+        Seen run(Attempt attempt, Map<String, Value> inputs, Told told) {
+            boolean streaming = attempt.mode() == Mode.STREAMING;
+            var post = request(runPath(access)).header("Content-Type", "application/json")
+                    .POST(HttpRequest.BodyPublishers.ofByteArray(body(attempt, inputs, streaming))).build();
+            try (var call = door.call()) {
+                return exchange(post, answer -> whole(answer, call), streaming ? firstEvent : timeout,
+                        streaming ? Symptom.SILENCE : Symptom.TIMED_OUT, (answer, watch) -> {
+                            if (answer.statusCode() != 200) return refused(answer);
+                            return isStream(answer) ? stream(answer, watch, told) : blocking(answer, call);
+                        });
+            }
+        }
+
+        /// Looks a run up by its id, or first by its user in the log. A run over its time is asked to stop before.
+        Found look(Doubt doubt) {
+            if (doubt.stopsFirst()) stop(doubt.run().get(), doubt.attempt().user());
+            var user = doubt.attempt().user();
+            if (doubt.run().isEmpty()) return named(user);
+            if (doubt.symptom() == Symptom.CONTRADICTED && Names.isUnique(user)) {
+                var own = named(user); // the stream's first event may have been another run's, too
+                if (own.run().isPresent()) return own;
+            }
+            var found = detail(doubt.run().get());
+            boolean madeUp = found instanceof Found.Absent && doubt.symptom() == Symptom.UNCONFIRMED;
+            return madeUp && Names.isUnique(user) ? named(user) : found;
+        }
+
+        private Found named(String user) {
+            var found = new AtomicReference<Optional<String>>(Optional.empty());
+            var seen = ask(request("/workflows/logs?limit=20&created_by_end_user_session_id=" + encoded(user)).GET()
+                    .build(),
+                    (_, body) -> found.set(runOf(user, Json.MAPPER.readTree(body))));
+            if (seen.isPresent()) return new Found.Silent(seen.get());
+            return found.get().<Found>map(id -> detail(new RunRef(id, ""))).orElseGet(Found.Absent::new);
+        }
+
+        /// Asks Dify to stop a task. Its answer says `success` whatever happens, so it is not kept.
+        void stop(RunRef run, String user) {
+            var body = Json.MAPPER.createObjectNode().put("user", user).toString();
+            ask(request("/workflows/tasks/" + encoded(run.task()) + "/stop").header("Content-Type", "application/json")
+                    .POST(HttpRequest.BodyPublishers.ofString(body)).build(), (_, answer) -> answer.readAllBytes());
+        }
+
+        /// Uploads a file under the attempt's user, streamed from disk. The id goes to `use`; else what went wrong.
+        Optional<Seen> upload(Value.Local local, String user, Consumer<String> use) {
+            var boundary = "difyexec-" + UUID.randomUUID();
+            var file = local.file();
+            try {
+                if (!file.toRealPath().equals(file)) throw new IOException("a link has taken its place");
+                var name = local.name().replaceAll("[\\\\/:*?\"<>|\\p{Cntrl}]", "_");
+                var type = Optional.ofNullable(Files.probeContentType(file)).orElse("application/octet-stream");
+                var head = "--" + boundary + "\r\nContent-Disposition: form-data; name=\"user\"\r\n\r\n" + user
+                        + "\r\n--" + boundary
+                        + "\r\nContent-Disposition: form-data; name=\"file\"; filename=\"" + name
+                                + "\"\r\nContent-Type: " + type + "\r\n\r\n";
+                var body = HttpRequest.BodyPublishers.concat(HttpRequest.BodyPublishers.ofString(head),
+                        HttpRequest.BodyPublishers.ofFile(file),
+                                HttpRequest.BodyPublishers.ofString("\r\n--" + boundary + "--\r\n"));
+                var id = new AtomicReference<>("");
+                var seen = exchange(request("/files/upload")
+                        .header("Content-Type", "multipart/form-data; boundary=" + boundary)
+                        .POST(body).build(), timeout, Symptom.NO_ANSWER, (answer, _) -> {
+                            if (answer.statusCode() != 201 && answer.statusCode() != 200) return refused(answer);
+                            id.set(Json.MAPPER.readTree(answer.body().readNBytes(LONGEST_REFUSAL)).path("id")
+                                    .asText(""));
+                            return Seen.nothing();
+                        });
+                if (id.get().isEmpty()) return Optional.of(seen);
+                use.accept(id.get());
+                return Optional.empty();
+            } catch (IOException problem) {
+                return Optional.of(new Seen.NotUploaded(file + ": " + Plain.of(problem), false));
+            }
+        }
+
+        /// Fetches a file of an output to a path, whole; links are signed, so the key is not sent along.
+        ///
+        /// @param size in bytes, or not above 0 where it is not known
+        Optional<Seen> download(URI link, long size, Path to) {
+            var request = HttpRequest.newBuilder(access.baseUrl().resolve(link))
+                    .header("User-Agent", "difyexec/" + VERSION).GET().build();
+            var done = new AtomicBoolean();
+            var seen = exchange(request, timeout, Symptom.NO_ANSWER, (answer, _) -> {
+                if (answer.statusCode() != 200) return refused(answer);
+                long length = Files.copy(answer.body(), to, StandardCopyOption.REPLACE_EXISTING);
+                long told = answer.headers().firstValueAsLong("Content-Length").orElse(length);
+                if (length != told || size > 0 && length != size) throw new IOException("cut off: " + length + " of "
+                        + (length != told ? told : size) + " bytes came");
+                done.set(true);
+                return Seen.nothing();
+            });
+            return done.get() ? Optional.empty() : Optional.of(seen);
+        }
+
+        /// The form of the version that is published now, for `use`; else what went wrong.
+        Optional<Seen> parameters(Consumer<JsonNode> use) {
+            return ask(request("/parameters").GET().build(), (_, body) -> use.accept(Json.MAPPER.readTree(body)));
+        }
+
+        /// Where an attempt is posted to: the version published now, or the pinned one.
+        static String runPath(Access access) {
+            return access.workflowId().isEmpty() ? "/workflows/run"
+                    : "/workflows/" + encoded(access.workflowId()) + "/run";
+        }
+
+        /// The request of an attempt as a person may read it: the body alone.
+        static String requestBody(Attempt attempt, Map<String, Value> inputs) {
+            return new String(body(attempt, inputs, attempt.mode() == Mode.STREAMING), UTF_8);
+        }
+
+        /// What the app says of itself; asked before anything is spent.
+        Info info() {
+            var info = new AtomicReference<Info>();
+            var seen = exchange(request("/info").GET().build(), LOOK, Symptom.NO_ANSWER, (answer, _) -> {
+                if (answer.statusCode() != 200) return refused(answer);
+                var tree = Json.MAPPER.readTree(answer.body().readNBytes(LONGEST_REFUSAL));
+                if (!tree.isObject()) throw new IOException("no JSON object");
+                info.set(new Info.Known(tree.path("name").asText(), tree.path("mode").asText(""), version(answer)));
+                return Seen.nothing();
+            });
+            return info.get() != null ? info.get() : new Info.NotKnown(seen);
+        }
+
+        sealed interface Info {
+            record Known(String name, String mode, String version) implements Info {}
+
+            record NotKnown(Seen seen) implements Info {}
+        }
+
+        private Found detail(RunRef run) {
+            var found = new AtomicReference<Found>(new Found.Absent());
+            var seen = ask(request("/workflows/run/" + encoded(run.id())).GET().build(), (answer, body) -> {
+                var reader = new RunReader();
+                reader.readDetail(body);
+                if (!reader.runId.isEmpty()) found.set(reader.found(run, time(answer)));
+            });
+            return seen.filter(s -> !(s instanceof Seen.Refused refused && refused.status() == 404
+                    && refused.code().equals("not_found")))
+                    .map(s -> s instanceof Seen.TooLarge large ? new Seen.TooLarge(Optional.of(run), large.why()) : s)
+                    .<Found>map(Found.Silent::new).orElseGet(found::get);
+        }
+
+        private static Optional<String> runOf(String user, JsonNode logs) {
+            for (var row : logs.path("data")) {
+                var run = row.path("workflow_run").path("id");
+                if (row.path("created_by_end_user").path("session_id").asText("").equals(user) && run.isTextual())
+                    return Optional.of(run.asText());
+            }
+            return Optional.empty();
+        }
+
+        /// A small question: what went wrong, or nothing once `use` has read the answer.
+        private Optional<Seen> ask(HttpRequest request, Use use) {
+            var done = new AtomicBoolean();
+            var seen = exchange(request, LOOK, Symptom.NO_ANSWER, (answer, _) -> {
+                if (answer.statusCode() != 200) return refused(answer);
+                use.read(answer, room.limit(answer.body()));
+                done.set(true);
+                return Seen.nothing();
+            });
+            return done.get() ? Optional.empty() : Optional.of(seen);
+        }
+
+        @FunctionalInterface private interface Use {
+            void read(HttpResponse<InputStream> answer, InputStream body) throws IOException;
+        }
+
+        @FunctionalInterface private interface AnswerUse {
+            Seen read(HttpResponse<InputStream> answer, Watch watch) throws IOException;
+        }
+
+        /// Sends, reads and lets go of the connection; whatever breaks becomes a fact.
+        ///
+        /// @param limit   to the headers, and on to the end unless the reader sets another
+        /// @param overdue what it is called when that passes
+        private Seen exchange(HttpRequest request, Duration limit, Symptom overdue, AnswerUse use) {
+            return exchange(request, HttpResponse.BodyHandlers.ofInputStream(), limit, overdue, use);
+        }
+
+        private Seen exchange(HttpRequest request, HttpResponse.BodyHandler<InputStream> body, Duration limit,
+                Symptom overdue, AnswerUse use) {
+            long began = System.nanoTime();
+            var sending = http.sendAsync(request, body);
+            HttpResponse<InputStream> answer;
+            try {
+                answer = sending.get(limit.toNanos(), NANOSECONDS);
+            } catch (TimeoutException _) {
+                sending.cancel(true);
+                return new Seen.Cut(Optional.empty(), overdue, "no answer within " + Plain.seconds(limit));
+            } catch (ExecutionException problem) {
+                return unsent(problem.getCause());
+            } catch (InterruptedException _) {
+                sending.cancel(true);
+                Thread.currentThread().interrupt(); // for whoever would ask again
+                return new Seen.Cut(Optional.empty(), Symptom.NO_ANSWER, "given up");
+            }
+            var left = limit.minusNanos(System.nanoTime() - began);
+            try (var in = answer.body(); var watch = watches.watch(in, left)) {
+                try {
+                    var seen = use.read(answer, watch);
+                    if (!isStream(answer)) drain(in, watch);
+                    return seen;
+                } catch (Room.Exceeded problem) {
+                    return new Seen.TooLarge(watch.run(), problem.getMessage());
+                } catch (OutOfMemoryError _) {
+                    return Seen.Cut.outOfMemory(watch.run());
+                } catch (IOException problem) {
+                    return new Seen.Cut(watch.run(), watch.isOver() ? watch.overdue(overdue) : Symptom.CUT,
+                            watch.isOver() ? "no end within the time limit" : Plain.of(problem));
+                }
+            } catch (IOException _) {
+                return new Seen.Cut(Optional.empty(), Symptom.CUT,
+                        "closing failed"); // cannot happen: the JDK's close does not throw
+            }
+        }
+
+        /// A short body that comes as a whole wakes its reader once, not twice; all others come as they are.
+        private static HttpResponse.BodySubscriber<InputStream> whole(HttpResponse.ResponseInfo answer,
+                Door.Call call) {
+            call.answered();
+            long length = answer.headers().firstValueAsLong("Content-Length").orElse(LONGEST_WHOLE + 1);
+            if (isStream(answer.headers()) || length > LONGEST_WHOLE) return HttpResponse.BodySubscribers.ofInputStream();
+            var whole = HttpResponse.BodySubscribers.mapping(HttpResponse.BodySubscribers.ofByteArray(),
+                    bytes -> (InputStream) new ByteArrayInputStream(bytes));
+            return call.mustMakeRoom() && length > 0 ? new LastBody(whole, length) : whole;
+        }
+
+        /// Reads on to the end, so that the connection serves again; what is known by now stays known.
+        private static void drain(InputStream body, Watch watch) {
+            try {
+                watch.limit(DRAIN);
+                var rest = new byte[512];
+                for (int left = LONGEST_REFUSAL; left > 0; left -= rest.length) if (body.read(rest) < 0) return;
+            } catch (IOException _) {
+                // a connection less to use again
+            }
+        }
+
+        private static Seen unsent(Throwable problem) {
+            for (var cause = problem; cause != null; cause = cause.getCause())
+                if (cause instanceof ConnectException || cause instanceof HttpConnectTimeoutException
+                        || cause instanceof UnresolvedAddressException
+                        || cause instanceof SSLHandshakeException || isNoTls(cause)
+                                || cause instanceof UnknownHostException)
+                    return new Seen.NotSent(Plain.of(cause));
+            return new Seen.Cut(Optional.empty(), Symptom.NO_ANSWER, Plain.of(problem));
+        }
+
+        /// A server that does not speak TLS; the JDK has no type for it, and other TLS errors may come after the
+        /// request.
+        private static boolean isNoTls(Throwable cause) {
+            return cause instanceof SSLException && String.valueOf(cause.getMessage()).toLowerCase(Locale.ROOT)
+                    .contains("unrecognized ssl message");
+        }
+
+        private Seen blocking(HttpResponse<InputStream> answer, Door.Call call) throws IOException {
+            var reader = new RunReader();
+            try {
+                reader.readAnswer(room.limit(answer.body()));
+            } catch (Room.Exceeded problem) {
+                return new Seen.TooLarge(reader.ref(), problem.getMessage());
+            } catch (JsonProcessingException problem) {
+                return new Seen.Cut(Optional.empty(), isDify(answer) ? Symptom.CUT : Symptom.GATEWAY,
+                        "HTTP 200, but no JSON: " + problem.getOriginalMessage());
+            }
+            return reader.ran().<Seen>map(ran -> ran.after(call.waited(ran.usage())))
+                    .orElseGet(() -> new Seen.Cut(reader.ref(), isDify(answer) ? Symptom.CUT : Symptom.GATEWAY,
+                            "HTTP 200 without a run's status"));
+        }
+
+        private Seen stream(HttpResponse<InputStream> answer, Watch watch, Told told) throws IOException {
+            var reader = new RunReader();
+            var sse = new Sse(watch.counting(answer.body()));
+            long head = System.nanoTime();
+            while (next(sse, reader)) {
+                if (reader.ref().isPresent() && watch.run().isEmpty()) {
+                    watch.began(reader.ref().get(), timeout, QUIET, told);
+                    told.began(reader.ref().get(), Duration.ofNanos(System.nanoTime() - head));
+                }
+                reader.heard().ifPresent(told::heard);
+                var end = reader.end();
+                if (end.isPresent()) {
+                    var ends = ends(end.get(), sse, reader, watch);
+                    return Seen.told(watch.run().or(reader::ref), ends);
+                }
+            }
+            return new Seen.Cut(watch.run(), watch.isOver() ? watch.overdue(Symptom.SILENCE) : Symptom.CUT,
+                    watch.isOver() ? "no end within the time limit" : "the stream ended without an end of the run");
+        }
+
+        /// Goes on to the next event that can be read. False: the stream has ended.
+        private boolean next(Sse sse, RunReader reader) throws IOException {
+            while (sse.next()) {
+                try {
+                    reader.readEvent(room.limit(sse.data()));
+                    return true;
+                } catch (Room.Exceeded problem) {
+                    if (reader.isEnd()) throw problem; // of another event nothing is kept
+                } catch (JsonProcessingException _) {
+                    if (sse.isAtEnd()) return false; // else an event we cannot read is an event we do not know
+                }
+            }
+            return false;
+        }
+
+        /// An end, and those told after it: what has come with it, and after an error what comes within a moment.
+        private List<Seen> ends(Seen first, Sse sse, RunReader reader, Watch watch) {
+            var ends = new ArrayList<>(List.of(first));
+            if (first instanceof Seen.Refused) watch.limit(AFTER_ERROR);
+            else sse.waitNoMore();
+            try {
+                while (next(sse, reader)) reader.end().ifPresent(ends::add);
+            } catch (IOException _) {
+                // the moment is over, or the connection: nothing more was told
+            }
+            return ends;
+        }
+
+        private Seen refused(HttpResponse<InputStream> answer) throws IOException {
+            int status = answer.statusCode();
+            var text = new String(answer.body().readNBytes(LONGEST_REFUSAL), UTF_8)
+                    .replace(access.key(), "***"); // some proxies echo requests
+            if (status >= 300 && status < 400)
+                return Seen.Refused.http(status, isDify(answer), "",
+                        answer.headers().firstValue("Location").orElse("nowhere"), Optional.empty());
+            String code = "", message = text.stripLeading().startsWith("<") ? Plain.html(text) : text;
+            try {
+                var tree = Json.MAPPER.readTree(text);
+                if (tree.isObject()) {
+                    code = tree.path("code").asText("");
+                    message = tree.path("message").asText("");
+                }
+            } catch (JsonProcessingException _) {
+                // HTML or plain text: its words are the message
+            }
+            return Seen.Refused.http(status, isDify(answer), code, message, retryAfter(answer));
+        }
+
+        /// Seconds or an HTTP date.
+        private static Optional<Duration> retryAfter(HttpResponse<?> answer) {
+            return answer.headers().firstValue("Retry-After").map(String::strip).flatMap(text -> {
+                try {
+                    if (text.matches("\\d{1,9}")) return Optional.of(Duration.ofSeconds(Long.parseLong(text)));
+                    var until = Instant.from(DateTimeFormatter.RFC_1123_DATE_TIME.parse(text));
+                    return Optional.of(Duration.between(Instant.now(), until)).filter(Duration::isPositive);
+                } catch (DateTimeException _) {
+                    return Optional.empty(); // not a date either: the back-off decides
+                }
+            });
+        }
+
+        /// What time it was on the server; where it does not tell, our clock has to do.
+        private static Instant time(HttpResponse<?> answer) {
+            try {
+                return answer.headers().firstValue("Date").map(DateTimeFormatter.RFC_1123_DATE_TIME::parse)
+                        .map(Instant::from).orElseGet(Instant::now);
+            } catch (DateTimeException _) {
+                return Instant.now();
+            }
+        }
+
+        private HttpRequest.Builder request(String path) {
+            return HttpRequest.newBuilder(URI.create(access.baseUrl() + path))
+                    .header("Authorization", "Bearer " + access.key()).header("User-Agent", "difyexec/" + VERSION);
+        }
+
+        private static byte[] body(Attempt attempt, Map<String, Value> inputs, boolean streaming) {
+            var out = new ByteArrayOutputStream(512);
+            try (var json = Json.Tokens.writing(out)) {
+                json.writeStartObject();
+                json.writeObjectFieldStart("inputs");
+                for (var input : inputs.entrySet()) {
+                    json.writeFieldName(input.getKey());
+                    write(input.getValue(), json);
+                }
+                json.writeEndObject();
+                json.writeStringField("response_mode", streaming ? "streaming" : "blocking");
+                json.writeStringField("user", attempt.user());
+                json.writeEndObject();
+            } catch (IOException problem) {
+                throw new UncheckedIOException(problem); // cannot happen: memory does not fail
+            }
+            return out.toByteArray();
+        }
+
+        private static void write(Value value, JsonGenerator json) throws IOException {
+            switch (value) {
+                case Value.Text(var text) -> json.writeString(text);
+                case Value.Numeric(var number) -> json.writeNumber(number.toPlainString());
+                case Value.Truth(var isTrue) -> json.writeBoolean(isTrue);
+                case Value.Json(var text) -> json.writeRawValue(text);
+                case Value.Remote(var kind, var address) -> writeFile(kind, "remote_url", "url", address.toString(),
+                        json);
+                case Value.Uploaded(var kind, var id) -> writeFile(kind, "local_file", "upload_file_id", id, json);
+                case Value.Several(var files) -> {
+                    json.writeStartArray();
+                    for (var file : files) write(file, json);
+                    json.writeEndArray();
+                }
+                case Value.Local(var kind, _, var file) -> writeFile(kind, "local_file", "upload_file_id",
+                        "<upload of " + file + ">", json);
+                case Value.None _, Value.Wrong _ -> json.writeNull();
+            }
+        }
+
+        private static void writeFile(String kind, String method, String field, String value,
+                JsonGenerator json) throws IOException {
+            json.writeStartObject();
+            json.writeStringField("type", kind);
+            json.writeStringField("transfer_method", method);
+            json.writeStringField(field, value);
+            json.writeEndObject();
+        }
+
+        private static boolean isStream(HttpResponse<?> answer) {
+            return isStream(answer.headers());
+        }
+
+        private static boolean isStream(HttpHeaders headers) {
+            return headers.firstValue("Content-Type").orElse("").startsWith("text/event-stream");
+        }
+
+        private static boolean isDify(HttpResponse<?> answer) {
+            return !version(answer).isEmpty();
+        }
+
+        private static String version(HttpResponse<?> answer) {
+            return answer.headers().firstValue("X-Version").orElse("");
+        }
+
+        private static String encoded(String part) {
+            return URLEncoder.encode(part, UTF_8).replace("+", "%20");
+        }
+    }
+
+    /// Reads what Dify says of a run in one pass: a blocking answer, a stream's events one after the other, or a
+    /// detail. Of a node's events its price is taken, and what there is to tell of it. One reader reads one run.
+    static final class RunReader {
+        String event = "", runId = "", taskId = "", code = "", message = "";
+        int errorStatus = 500;
+        private String workflowId = "", status = "", error = "", currency = "";
+        private byte[] outputs = NO_OUTPUTS;
+        private double seconds = 0;
+        private long tokens = 0, createdAt = 0;
+        private int steps = 0;
+        private BigDecimal price = null;
+        private String title = "", type = "", nodeStatus = "", nodeError = "", chunk = "";
+        private double nodeSeconds = 0;
+
+        private static final byte[] NO_OUTPUTS = {'{', '}'};
+        private static final long LATEST = 100_000_000_000L; // in 3,000 years; milliseconds lie beyond
+
+        void readAnswer(InputStream in) throws IOException {
+            event = "";
+            envelope(in, false);
+        }
+
+        /// The next event; its name is then in `event`.
+        void readEvent(InputStream in) throws IOException {
+            event = "";
+            envelope(in, true);
+        }
+
+        /// `GET /workflows/run/{id}`: the run's fields stand at the top, `outputs` is an object or its text.
+        void readDetail(InputStream in) throws IOException {
+            try (var json = Json.FACTORY.createParser(in)) {
+                if (json.nextToken() != JsonToken.START_OBJECT) throw new IOException("no JSON object");
+                while (json.nextToken() == JsonToken.FIELD_NAME) {
+                    var name = json.currentName();
+                    json.nextToken();
+                    if (name.equals("id")) runId = text(json);
+                    else dataField(name, json);
+                }
+            }
+        }
+
+        /// @param named an event: what its `data` mean depends on its name, which Dify sends first, but others may not
+        private void envelope(InputStream in, boolean named) throws IOException {
+            TokenBuffer waiting = null;
+            try (var json = Json.FACTORY.createParser(in)) {
+                if (json.nextToken() != JsonToken.START_OBJECT)
+                    throw new JsonParseException(json, "no JSON object");
+                while (json.nextToken() == JsonToken.FIELD_NAME) {
+                    var name = json.currentName();
+                    json.nextToken();
+                    switch (name) {
+                        case "event" -> event = text(json);
+                        case "workflow_run_id" -> runId = orElse(text(json), runId);
+                        case "task_id" -> taskId = orElse(text(json), taskId);
+                        case "code" -> code = text(json);
+                        case "message" -> message = text(json);
+                        case "status" -> errorStatus = json.currentToken() == JsonToken.VALUE_NUMBER_INT
+                                ? json.getIntValue() : 500;
+                        case "data" -> {
+                            if (!named || !event.isEmpty()) data(json);
+                            else {
+                                waiting = new TokenBuffer(json);
+                                waiting.copyCurrentStructure(json);
+                            }
+                        }
+                        default -> json.skipChildren();
+                    }
+                }
+                if (json.currentToken() != JsonToken.END_OBJECT)
+                    throw new JsonParseException(json, "an object without its end");
+                if (waiting == null || event.isEmpty()) return;
+                var inner = waiting.asParser();
+                inner.nextToken();
+                data(inner);
+            }
+        }
+
+        private void data(JsonParser json) throws IOException {
+            boolean node = event.startsWith("node_") || event.startsWith("iteration_") || event.startsWith("loop_");
+            boolean run = event.isEmpty() || event.startsWith("workflow_");
+            boolean text = event.equals("text_chunk");
+            title = type = nodeStatus = nodeError = chunk = "";
+            nodeSeconds = 0;
+            if (json.currentToken() != JsonToken.START_OBJECT || !node && !run && !text) {
+                json.skipChildren();
+                return;
+            }
+            while (json.nextToken() == JsonToken.FIELD_NAME) {
+                var name = json.currentName();
+                json.nextToken();
+                if (node) nodeField(name, json);
+                else if (run) dataField(name, json);
+                else if (name.equals("text")) chunk = text(json);
+                else json.skipChildren();
+            }
+        }
+
+        private void nodeField(String name, JsonParser json) throws IOException {
+            switch (name) {
+                case "title" -> title = text(json);
+                case "node_type" -> type = text(json);
+                case "status" -> nodeStatus = text(json);
+                case "error" -> nodeError = text(json);
+                case "elapsed_time" -> nodeSeconds = number(json).doubleValue();
+                case "execution_metadata" -> metadata(json);
+                default -> json.skipChildren();
+            }
+        }
+
+        private void metadata(JsonParser json) throws IOException {
+            if (!event.equals("node_finished") || json.currentToken() != JsonToken.START_OBJECT) {
+                json.skipChildren();
+                return;
+            }
+            while (json.nextToken() == JsonToken.FIELD_NAME) {
+                var field = json.currentName();
+                json.nextToken();
+                switch (field) {
+                    case "total_price" -> addPrice(text(json));
+                    case "currency" -> currency = orElse(text(json), currency);
+                    default -> json.skipChildren();
+                }
+            }
+        }
+
+        private void addPrice(String text) {
+            try {
+                var more = new BigDecimal(text);
+                price = price == null ? more : price.add(more);
+            } catch (NumberFormatException _) {
+                // no price told
+            }
+        }
+
+        private void dataField(String name, JsonParser json) throws IOException {
+            switch (name) {
+                case "id" -> runId = orElse(text(json), runId);
+                case "workflow_id" -> workflowId = text(json);
+                case "status" -> status = text(json);
+                case "error" -> error = text(json);
+                case "elapsed_time" -> seconds = number(json).doubleValue();
+                case "total_tokens" -> tokens = number(json).longValue();
+                case "total_steps" -> steps = number(json).intValue();
+                case "created_at" -> createdAt = number(json).longValue();
+                case "outputs" -> outputs = copy(json);
+                default -> json.skipChildren();
+            }
+        }
+
+        /// The value as compact JSON, its numbers as written. Text is JSON in itself (1.9.2); null is no outputs.
+        private static byte[] copy(JsonParser json) throws IOException {
+            if (json.currentToken() == JsonToken.VALUE_NULL) return NO_OUTPUTS;
+            if (json.currentToken() == JsonToken.VALUE_STRING) {
+                try (var inner = Json.FACTORY.createParser(json.getText())) {
+                    return inner.nextToken() == JsonToken.START_OBJECT ? copy(inner) : NO_OUTPUTS;
+                }
+            }
+            var out = new ByteArrayOutputStream(256);
+            try (var copy = Json.Tokens.writing(out)) {
+                int depth = 0;
+                do {
+                    if (json.currentToken().isNumeric()
+                            && !json.isNaN()) copy.writeNumber(json.getText()); // -0.0 and 1e2, too
+                    else copy.copyCurrentEvent(json);
+                    if (json.currentToken().isStructStart()) depth++;
+                    if (json.currentToken().isStructEnd()) depth--;
+                } while (depth > 0 && json.nextToken() != null);
+            }
+            return out.toByteArray();
+        }
+
+        private static String text(JsonParser json) throws IOException {
+            if (json.currentToken().isScalarValue()) return json.currentToken() == JsonToken.VALUE_NULL ? ""
+                    : json.getText();
+            json.skipChildren();
+            return "";
+        }
+
+        private static Number number(JsonParser json) throws IOException {
+            if (json.currentToken().isNumeric()) return json.getNumberValue();
+            json.skipChildren();
+            return 0;
+        }
+
+        private static String orElse(String text, String before) {
+            return text.isEmpty() ? before : text;
+        }
+
+        Optional<RunRef> ref() {
+            return runId.isEmpty() ? Optional.empty() : Optional.of(new RunRef(runId, taskId));
+        }
+
+        /// Whether the last event is the run's last.
+        boolean isEnd() {
+            return event.equals("workflow_finished") || event.equals("workflow_paused");
+        }
+
+        /// What the last event tells of the run on its way, if anything.
+        Optional<Heard> heard() {
+            return switch (event) {
+                case "node_started" -> Optional.of(new Heard.NodeBegan(title, type));
+                case "node_finished" -> Optional.of(new Heard.NodeEnded(title, type, nodeStatus, nodeSeconds,
+                        nodeError));
+                case "text_chunk" -> Optional.of(new Heard.Text(chunk));
+                default -> Optional.empty();
+            };
+        }
+
+        /// What the last event says of the stream's end, if it is such an event.
+        Optional<Seen> end() {
+            return switch (event) {
+                case "error" -> Optional.of(Seen.Refused.event(errorStatus, code, message, ref()));
+                case "workflow_finished", "workflow_paused" -> ran().map(Seen.class::cast);
+                default -> Optional.empty();
+            };
+        }
+
+        /// The end, once it was read.
+        Optional<Seen.Ran> ran() {
+            return RunStatus.of(status).filter(_ -> !runId.isEmpty())
+                    .map(end -> new Seen.Ran(new RunRef(runId, taskId), end,
+                    outputs, error, workflowId, new Usage(seconds, tokens, steps, Optional.ofNullable(price),
+                            currency)));
+        }
+
+        /// What a detail says of the run that was asked for.
+        ///
+        /// @param now by the server's clock
+        Found found(RunRef asked, Instant now) {
+            var ref = new RunRef(runId, asked.task());
+            return switch (RunStatus.of(status).orElse(RunStatus.RUNNING)) {
+                case RUNNING -> new Found.Running(ref, RunStatus.RUNNING, age(now));
+                case PAUSED -> new Found.Running(ref, RunStatus.PAUSED, age(now));
+                case SUCCEEDED, PARTIAL, FAILED, STOPPED -> {
+                    taskId = asked.task();
+                    yield new Found.Ended(ran().orElseThrow());
+                }
+            };
+        }
+
+        /// By `created_at`, if that is a time: seconds since 1970.
+        private Optional<Duration> age(Instant now) {
+            return createdAt <= 0 || createdAt > LATEST ? Optional.empty()
+                    : Optional.of(Duration.ofSeconds(now.getEpochSecond() - createdAt));
+        }
+    }
+
+    /// Cuts a stream of server-sent events into the data of each, as bytes: no line is ever held whole.
+    /// Comments, pings without data and unknown fields are passed over; several `data:` lines are joined by a newline.
+    static final class Sse {
+        private static final byte[] DATA = "data:".getBytes(UTF_8);
+
+        private final InputStream in;
+        private final byte[] buffer = new byte[16 << 10];
+        private int at = 0, end = 0;
+        private boolean inData = false, ended = false, waits = true;
+
+        Sse(InputStream in) {
+            this.in = in;
+        }
+
+        /// From here on, the stream ends where more of it would have to be waited for.
+        void waitNoMore() {
+            waits = false;
+        }
+
+        /// Goes to the next event that has data. False: the stream has ended.
+        boolean next() throws IOException {
+            while (inData) if (data.skip(Long.MAX_VALUE) == 0 && data.read() < 0) break;
+            while (!ended) if (startsData()) return inData = true;
+            return false;
+        }
+
+        /// The data of the present event; at its end it reads as ended.
+        InputStream data() {
+            return data;
+        }
+
+        boolean isAtEnd() throws IOException {
+            return ended || !inData && peek() < 0;
+        }
+
+        /// Reads a line's name: true, with the position on the data, if it is `data:`; else the line is skipped.
+        private boolean startsData() throws IOException {
+            for (byte expected : DATA) {
+                int next = peek();
+                if (next != expected) {
+                    skipLine();
+                    return false;
+                }
+                at++;
+            }
+            if (peek() == ' ') at++;
+            return true;
+        }
+
+        private void skipLine() throws IOException {
+            for (int next = peek(); next >= 0; next = peek()) {
+                at++;
+                if (next == '\n') return;
+            }
+        }
+
+        private int peek() throws IOException {
+            if (at == end) {
+                at = 0;
+                ended |= !waits && in.available() == 0;
+                end = ended ? 0 : Math.max(0, in.read(buffer, 0, buffer.length));
+                if (end == 0) ended = true;
+            }
+            return at < end ? buffer[at] & 0xff : -1;
+        }
+
+        private final InputStream data = new InputStream() {
             @Override
-            public ParsedLine parse(String line, int cursor, ParseContext context) {
-                var words = Words.of(line);
-                if (words.isOpen() && context != ParseContext.COMPLETE)
-                    throw new EOFError(-1, -1, "a quote is open", "quote");
-                var texts = new ArrayList<>(words.texts());
-                int at = 0;
-                while (at < texts.size() && words.words().get(at).to() < cursor) at++;
-                if (at == texts.size() || words.words().get(at).from() > cursor) { // between two words: an empty one
-                    texts.add(at, "");
-                    return new Typed(line, texts, at, 0, cursor, new Words.Word("", cursor, cursor));
-                }
-                var raw = words.words().get(at);
-                var before = String.join("", Words.of(line.substring(raw.from(), cursor)).texts());
-                return new Typed(line, texts, at, Math.min(before.length(), raw.text().length()), cursor, raw);
-            }
-
-            private final class Typed extends ArgumentList {
-                Typed(String line, List<String> words, int at, int atInWord, int cursor, Words.Word raw) {
-                    super(line, words, at, atInWord, cursor, "", cursor - raw.from(), raw.to() - raw.from());
-                }
-
-                @Override
-                public CharSequence escape(CharSequence candidate, boolean whole) {
-                    return Words.typed(candidate.toString(), whole);
-                }
-            }
-        }
-
-        /// A history that a key never enters, nor anything that looks like one.
-        private static final class KeylessHistory extends DefaultHistory {
-            private final String key;
-
-            KeylessHistory(String key) {
-                this.key = key.strip();
+            public int read() throws IOException {
+                var one = new byte[1];
+                return read(one, 0, 1) < 0 ? -1 : one[0] & 0xff;
             }
 
             @Override
-            public void add(Instant time, String line) {
-                if ((key.isEmpty() || !line.contains(key)) && !Plain.holdsKey(line)) super.add(time, line);
+            public int read(byte[] into, int from, int length) throws IOException {
+                if (length == 0) return 0;
+                while (inData && peek() >= 0) {
+                    int count = 0;
+                    while (count < length && at < end && buffer[at] != '\n') {
+                        byte next = buffer[at++];
+                        if (next != '\r') into[from + count++] = next;
+                    }
+                    if (count > 0) return count;
+                    if (at == end) continue;
+                    at++; // the line's end
+                    if (continues()) {
+                        into[from] = '\n';
+                        return 1;
+                    }
+                    inData = false;
+                }
+                inData = false;
+                return -1;
+            }
+        };
+
+        /// After a line of data: another one, or the end of the event?
+        private boolean continues() throws IOException {
+            while (true) {
+                int next = peek();
+                if (next < 0 || next == '\n' || next == '\r') {
+                    skipLine();
+                    return false;
+                }
+                if (startsData()) return true;
             }
         }
     }
 
-    /// Where the user's state is kept: `difyexec` in `XDG_STATE_HOME`, `~/.local/state` or `%LOCALAPPDATA%`.
-    static final class StateFolder {
-        /// Empty where it cannot be made: the history is then forgotten with the session.
-        static Optional<Path> of(Env env) {
-            var local = env.get("LOCALAPPDATA");
-            var state = env.get("XDG_STATE_HOME");
-            var home = env.get("HOME").isEmpty() ? System.getProperty("user.home") : env.get("HOME");
-            var folder = (!state.isEmpty() ? Path.of(state) : !local.isEmpty() ? Path.of(local)
-                    : Path.of(home, ".local", "state")).resolve("difyexec");
-            if (!folder.isAbsolute()) return Optional.empty(); // nobody's home is "?" in Java
+    /// The bodies that are being read. One thread looks at all of them, ten times a second: an alarm for each would
+    /// have to be set and taken back twice a row.
+    static final class Watches implements AutoCloseable {
+        private static final Duration EVERY = Duration.ofMillis(100);
+
+        private final Set<Watch> open = ConcurrentHashMap.newKeySet();
+        private final ScheduledExecutorService clock = Executors.newSingleThreadScheduledExecutor(
+                Thread.ofPlatform().daemon().name("watches").factory());
+
+        Watches() {
+            clock.scheduleWithFixedDelay(() -> open.forEach(Watch::look), EVERY.toMillis(), EVERY.toMillis(),
+                    MILLISECONDS);
+        }
+
+        Watch watch(InputStream body, Duration limit) {
+            var watch = new Watch(body, limit, open::remove);
+            open.add(watch);
+            return watch;
+        }
+
+        @Override
+        public void close() {
+            clock.shutdownNow();
+        }
+    }
+
+    /// Ends a body that takes too long, and says when a stream has been quiet for a while.
+    /// The JDK's own time-out ends at the headers.
+    static final class Watch implements AutoCloseable {
+        private final InputStream body;
+        private final Consumer<Watch> closing;
+        private final AtomicReference<Optional<RunRef>> run = new AtomicReference<>(Optional.empty());
+        private volatile long end, lastByte;
+        private volatile boolean over = false;
+        private volatile Duration quiet;
+        private volatile Told told;
+
+        private Watch(InputStream body, Duration limit, Consumer<Watch> closing) {
+            this.body = body;
+            this.closing = closing;
+            limit(limit);
+        }
+
+        /// From now on.
+        void limit(Duration limit) {
+            end = System.nanoTime() + limit.toNanos();
+        }
+
+        /// From the first event on: another limit, and word of silences.
+        void began(RunRef run, Duration limit, Duration quiet, Told told) {
+            this.run.set(Optional.of(run));
+            this.lastByte = System.nanoTime();
+            this.told = told;
+            this.quiet = quiet;
+            limit(limit);
+        }
+
+        private void look() {
+            long now = System.nanoTime();
+            if (now - end >= 0) stop();
+            else if (quiet != null && now - lastByte >= quiet.toNanos()) {
+                lastByte = now;
+                told.quiet(run.get().orElseThrow());
+            }
+        }
+
+        private void stop() {
+            over = true;
             try {
-                Files.createDirectories(folder);
-                if (folder.getFileSystem().supportedFileAttributeViews().contains("posix"))
-                    Files.setPosixFilePermissions(folder,
-                            PosixFilePermissions.fromString("rwx------")); // it has inputs in it
-                return Optional.of(folder);
+                body.close();
+            } catch (IOException _) {
+                // the reader learns it by itself
+            }
+        }
+
+        /// The same bytes, each arrival noted.
+        InputStream counting(InputStream in) {
+            return new FilterInputStream(in) {
+                @Override
+                public int read(byte[] into, int from, int length) throws IOException {
+                    int count = super.read(into, from, length);
+                    lastByte = System.nanoTime();
+                    return count;
+                }
+            };
+        }
+
+        Optional<RunRef> run() {
+            return run.get();
+        }
+
+        boolean isOver() {
+            return over;
+        }
+
+        Symptom overdue(Symptom beforeFirstEvent) {
+            return run.get().isPresent() ? Symptom.TIMED_OUT : beforeFirstEvent;
+        }
+
+        @Override
+        public void close() {
+            closing.accept(this);
+        }
+    }
+
+    /// The server's door, as our requests for runs find it. Of ten connections Dify leaves the eleventh outside without
+    /// a sign: for good, if each of those inside is used again for the next request. Any thread may use it.
+    static final class Door {
+        /// Runs of 2 s are long enough for a connection each.
+        private static final Duration LONG = Duration.ofSeconds(2);
+
+        private final LongSupplier nanos;
+        private final AtomicLong count = new AtomicLong();
+        private final NavigableMap<Long, Call> outside = new ConcurrentSkipListMap<>(); // the oldest first
+
+        Door(LongSupplier nanos) {
+            this.nanos = nanos;
+        }
+
+        Call call() {
+            var call = new Call(count.incrementAndGet(), nanos.getAsLong());
+            outside.put(call.number, call);
+            return call;
+        }
+
+        /// One request, from its sending to the head of its answer.
+        final class Call implements AutoCloseable {
+            private final long number, sent;
+            private volatile Duration took = Duration.ZERO;
+
+            private Call(long number, long sent) {
+                this.number = number;
+                this.sent = sent;
+            }
+
+            void answered() {
+                took = age();
+                close();
+            }
+
+            private Duration age() {
+                return Duration.ofNanos(nanos.getAsLong() - sent);
+            }
+
+            /// Another request has been without an answer for long: it may stand outside until this one's connection
+            /// is closed.
+            boolean mustMakeRoom() {
+                var oldest = outside.firstEntry();
+                return oldest != null && oldest.getValue().age().compareTo(LONG) > 0;
+            }
+
+            /// How long it took until the run began: to the answer, less what the run itself took.
+            Optional<Duration> waited(Usage usage) {
+                return usage.seconds() > 0 ? Optional.of(took.minus(usage.within(took))) : Optional.empty();
+            }
+
+            @Override
+            public void close() {
+                outside.remove(number);
+            }
+        }
+    }
+
+    /// A body whose connection is closed with its last byte, not used again: so the JDK treats one that is cancelled.
+    static final class LastBody implements HttpResponse.BodySubscriber<InputStream> {
+        private final HttpResponse.BodySubscriber<InputStream> body;
+        private Flow.Subscription connection;
+        private long left;
+
+        LastBody(HttpResponse.BodySubscriber<InputStream> body, long length) {
+            this.body = body;
+            this.left = length;
+        }
+
+        @Override
+        public CompletionStage<InputStream> getBody() {
+            return body.getBody();
+        }
+
+        @Override
+        public void onSubscribe(Flow.Subscription connection) {
+            this.connection = connection;
+            body.onSubscribe(connection);
+        }
+
+        @Override
+        public void onNext(List<ByteBuffer> bytes) {
+            left -= bytes.stream().mapToLong(ByteBuffer::remaining).sum();
+            body.onNext(bytes);
+            if (left > 0) return;
+            connection.cancel();
+            body.onComplete();
+        }
+
+        @Override
+        public void onError(Throwable problem) {
+            if (left > 0) body.onError(problem);
+        }
+
+        @Override
+        public void onComplete() {
+            if (left > 0) body.onComplete();
+        }
+    }
+
+    /// How many bytes an answer may have: while a result is made of it, it is in memory up to ten times over.
+    record Room(long most) {
+        private static final long TIMES = 10, LEAST = 1 << 20;
+
+        /// A fair share of Java's memory. @param runs how many there may be at a time
+        static Room of(int runs) {
+            return new Room(Math.max(LEAST, Runtime.getRuntime().maxMemory() / (TIMES * runs)));
+        }
+
+        /// An answer that there is no room for.
+        static final class Exceeded extends IOException {
+            Exceeded(long most) {
+                super(String.format(Locale.ROOT, "the answer is larger than the memory for it (%.1f MB); "
+                        + "a lower -c or JDK_JAVA_OPTIONS=-Xmx4g gives it more", most / 1e6));
+            }
+        }
+
+        /// The same bytes, up to so many.
+        InputStream limit(InputStream in) {
+            return new FilterInputStream(in) {
+                private long left = most;
+
+                @Override
+                public int read(byte[] into, int from, int length) throws IOException {
+                    int more = super.read(into, from, length);
+                    left -= Math.max(0, more);
+                    if (left < 0) throw new Exceeded(most);
+                    return more;
+                }
+            };
+        }
+    }
+
+    /// The JDK's HTTP client as Dify needs it: HTTP/1.1, no redirects, the proxy and the authorities of the settings.
+    static final class Transport {
+        static HttpClient of(Access access, Executor executor, Duration connect) {
+            var builder = HttpClient.newBuilder().version(HttpClient.Version.HTTP_1_1).executor(executor)
+                    .followRedirects(HttpClient.Redirect.NEVER).connectTimeout(connect)
+                    .proxy(HttpClient.Builder.NO_PROXY);
+            access.proxy().ifPresent(proxy -> {
+                builder.proxy(ProxySelector.of(new InetSocketAddress(proxy.getHost(), proxy.getPort() < 0 ? 80
+                        : proxy.getPort())));
+                if (proxy.getUserInfo() != null) builder.authenticator(login(proxy.getUserInfo()));
+            });
+            access.authorities().ifPresent(setting -> builder.sslContext(trusting(setting)));
+            return builder.build();
+        }
+
+        private static Authenticator login(String userInfo) {
+            var parts = userInfo.split(":", 2);
+            return new Authenticator() {
+                @Override
+                protected PasswordAuthentication getPasswordAuthentication() {
+                    return getRequestorType() == RequestorType.PROXY
+                            ? new PasswordAuthentication(parts[0], (parts.length > 1 ? parts[1] : "").toCharArray())
+                                    : null;
+                }
+            };
+        }
+
+        /// The system's authorities and those of a PEM file.
+        private static SSLContext trusting(Env.Setting setting) {
+            try (var in = Files.newInputStream(Path.of(setting.text()))) {
+                var store = KeyStore.getInstance(KeyStore.getDefaultType());
+                store.load(null, null);
+                var system = TrustManagerFactory.getInstance(TrustManagerFactory.getDefaultAlgorithm());
+                system.init((KeyStore) null);
+                int count = 0;
+                for (var manager : system.getTrustManagers())
+                    if (manager instanceof X509TrustManager known)
+                        for (var issuer : known.getAcceptedIssuers()) store.setCertificateEntry("system" + count++,
+                                issuer);
+                for (var own : CertificateFactory.getInstance("X.509").generateCertificates(in))
+                    store.setCertificateEntry("own" + count++, own);
+                var all = TrustManagerFactory.getInstance(TrustManagerFactory.getDefaultAlgorithm());
+                all.init(store);
+                var context = SSLContext.getInstance("TLS");
+                context.init(null, all.getTrustManagers(), null);
+                return context;
+            } catch (IOException | GeneralSecurityException | InvalidPathException problem) {
+                throw new Unusable(setting.place() + ": " + Plain.of(problem).replace(setting.text(), "…")
+                        + "; a PEM file of certificates is needed");
+            }
+        }
+    }
+
+    // ── Batch ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    /// What is known of a batch, by its files and the CSV, where that is at hand.
+    ///
+    /// @param ledger empty unless the batch was opened to tell how its rows ended
+    record Batch(BatchFiles files, Optional<Csv> csv, Index index, History history, Ledger ledger) {
+        /// What the files say, without lock or writing; another process may be at work on them.
+        static Batch peek(BatchFiles files, Optional<Csv> csv) {
+            return peek(files, csv, new Ledger(), List.of());
+        }
+
+        /// The same, to tell how rows ended. All that is read is told to `also`.
+        static Batch peek(BatchFiles files, Optional<Csv> csv, List<Reading> also) {
+            var ledger = new Ledger();
+            return peek(files, csv, ledger, Stream.concat(Stream.of(ledger), also.stream()).toList());
+        }
+
+        private static Batch peek(BatchFiles files, Optional<Csv> csv, Ledger ledger, List<Reading> readings) {
+            var index = rows(files, csv);
+            try {
+                var batch = new Batch(files, csv, index, readAll(files, index, readings), ledger);
+                if (!batch.history.lost().isEmpty()) // the log was read after the results, which may have grown
+                    Results.read(files.results(), index, readings);
+                batch.refuseOthers();
+                return batch;
+            } catch (IOException problem) {
+                throw new Unusable(files.results() + ": " + Plain.of(problem));
+            }
+        }
+
+        /// The CSV's rows, and no file that is not a batch's.
+        private static Index rows(BatchFiles files, Optional<Csv> csv) {
+            files.refuseForeign();
+            var index = new Index();
+            csv.ifPresent(rows -> {
+                rows.check(index);
+                index.endOfRows();
+                files.refuseForeign(new RetryList(files.retry()), index);
+            });
+            return index;
+        }
+
+        /// Results, log and retry list, in this order. A listed id of which nothing else is known failed in the
+        /// original tool.
+        private static History readAll(BatchFiles files, Index index, List<Reading> readings) throws IOException {
+            Results.read(files.results(), index, readings);
+            var history = History.read(files.log(), index, readings);
+            for (var id : new RetryList(files.retry()).read()) {
+                int entry = index.findOrAdd(id);
+                if (index.standing(entry) == Standing.PENDING) index.stand(entry, Standing.FAILED);
+            }
+            return history;
+        }
+
+        /// Rows of the results that the CSV lacks would be left out.
+        void refuseStrangers(Path input) {
+            int strangers = index.size() - index.rows();
+            if (strangers > 0) throw new Unusable(input + ": lacks " + Plain.count(strangers, "id") + " of "
+                    + files.results() + " (" + ids(index.rows(), index.size()) + "), and "
+                    + Plain.count(index.count(Standing.PENDING), "id") + " of it "
+                    + (index.count(Standing.PENDING) == 1 ? "has" : "have")
+                    + " no outcome there: is it the right file? --force exports its rows all the same");
+        }
+
+        private String ids(int from, int to) {
+            return IntStream.range(from, Math.min(to, from + 3)).mapToObj(index::id).map(Plain::id)
+                    .collect(joining(", ")) + (to - from > 3 ? ", …" : "");
+        }
+
+        /// Files that say nothing, or nothing of this CSV's rows, are the wrong ones.
+        private void refuseOthers() throws IOException {
+            boolean none = IntStream.range(0, index.rows())
+                    .allMatch(entry -> index.standing(entry) == Standing.PENDING);
+            int strangers = index.size() - index.rows(), lost = history.lost().size();
+            if (none && strangers == 0 && history.session().isEmpty() && history.attempts + history.unread == 0
+                    && !BatchFiles.isEmpty(files.results()))
+                throw new Unusable(files.results() + ": no line of it is a result");
+            if (lost > 0 && (!Files.exists(files.results()) || Files.size(files.results()) == 0))
+                throw new Unusable(files.results() + ": gone, and the log knows of "
+                        + Plain.count(lost, "result") + " in it; 'run --rebuild' fetches "
+                        + (lost == 1 ? "it" : "them") + " from Dify by run id");
+            if (none && strangers > 0)
+                throw new Unusable(csv.orElseThrow().path + ": none of its " + Plain.count(index.rows(), "id")
+                        + " is in " + files.results() + ", which has " + Plain.count(strangers, "other")
+                        + " (first: " + Plain.id(index.id(index.rows())) + "): these files do not belong together");
+        }
+
+        /// Rows as the CSV has them; without one there are none.
+        Iterator<Row> rows(IntPredicate wanted) {
+            return csv.map(known -> known.rows(wanted, index)).orElse(Collections.emptyIterator());
+        }
+
+        /// The same; the CSV is read no further than to the last of them.
+        Iterator<Row> rows(BitSet wanted) {
+            return csv.map(known -> known.rows(wanted, index)).orElse(Collections.emptyIterator());
+        }
+
+        /// The rows a call asks for, by what is done already.
+        Wanted select(Selection asked, Duration timeout) throws IOException {
+            var rows = named(asked);
+            if (!asked.among().isEmpty()) {
+                var among = new BitSet(index.rows());
+                asked.among().forEach(id -> among.set(known(id.strip(), "--ids: ")));
+                rows.and(among);
+            }
+            if (!asked.force()) rows.stream().filter(entry -> index.standing(entry).isSuccess()
+                    && !(asked.rerunChanged() && history.changed.get(entry))).forEach(rows::clear);
+            rows.stream().skip(asked.limit()).forEach(rows::clear);
+            var doubts = doubts(rows, timeout, asked.force());
+            doubts.forEach(doubt -> rows.clear(doubt.attempt().row().index()));
+            return new Wanted(this, Kind.ROW, rows, doubts, asked.resendUnknown());
+        }
+
+        private BitSet named(Selection asked) throws IOException {
+            var rows = new BitSet(index.rows());
+            if (asked.listed()) for (var id : new RetryList(files.retry()).read()) {
+                int entry = index.find(id);
+                if (entry >= 0 && entry < index.rows()) rows.set(entry);
+            }
+            else if (asked.ids().isEmpty()) rows.set(0, index.rows());
+            else asked.ids().forEach(id -> rows.set(open(id, asked.force())));
+            return rows;
+        }
+
+        private int open(String id, boolean force) {
+            int entry = known(id, "");
+            if (index.standing(entry).isSuccess() && !force)
+                throw new Unusable("row " + Plain.id(id) + " has a success already; --force runs (and pays) it again");
+            return entry;
+        }
+
+        private int known(String id, String where) {
+            int entry = index.find(id);
+            if (entry < 0 || entry >= index.rows()) throw new Unusable(where + "there is no row with the id "
+                    + Plain.quoted(id));
+            return entry;
+        }
+
+        /// @param force a row whose try succeeded is paid again
+        private List<Doubt> doubts(BitSet rows, Duration timeout, boolean force) {
+            var doubtful = history.doubtful(!force);
+            doubtful.keySet().removeIf(entry -> !rows.get(entry));
+            if (doubtful.isEmpty()) return List.of();
+            var doubts = new ArrayList<Doubt>();
+            rows(doubtful::containsKey).forEachRemaining(row -> doubts.add(
+                    history.doubt(doubtful.get(row.index()), row, Kind.ROW, timeout)));
+            return doubts;
+        }
+
+        /// The one row of a try: to start, or with the run of an earlier try to look up first, unless by `force`.
+        Wanted forTry(int entry, Duration timeout, boolean force) {
+            var rows = new BitSet(index.rows());
+            rows.set(entry);
+            var doubts = force ? List.<Doubt>of() : history.triedBefore(rows(rows).next(), timeout).stream().toList();
+            if (!doubts.isEmpty()) rows.clear();
+            return new Wanted(this, Kind.TRY, rows, doubts, false);
+        }
+
+        /// Whether a run of the row may be going on, or its end is not known.
+        boolean isInDoubt(int entry) {
+            return history.doubtful(false).containsKey(entry);
+        }
+
+        /// A batch belongs to one app of one server: elsewhere its runs cannot be looked up, and would be paid again.
+        void refuseOtherServer(String baseUrl, String app) {
+            history.session().filter(_ -> history.attempts > 0).ifPresent(before -> {
+                if (!before.baseUrl().equals(baseUrl)) throw new Unusable(files.log() + ": this batch was begun at "
+                        + before.baseUrl()
+                        + ", not at " + baseUrl + "; go on there, or name another -o");
+                if (!app.isEmpty() && before.app() != null && !before.app().equals(app)) throw new Unusable(files.log()
+                        + ": this batch was begun with the app " + Plain.quoted(before.app()) + ", not with "
+                                + Plain.quoted(app)
+                        + "; take that app's key, or name another -o");
+            });
+        }
+
+        /// What a person should know of the files before the batch goes on.
+        void tellChanges(boolean rerun, PrintWriter err) {
+            if (history.unread > 0) err.println("Warning: " + Plain.count(history.unread, "line") + " of " + files.log()
+                    + " cannot be read; an attempt on such a line is not known.");
+            int rows = history.changed.cardinality();
+            if (rows > 0 && !rerun) err.println(Plain.count(rows, "row")
+                    + " with a success changed in the CSV since (first: "
+                    + Plain.id(index.id(history.changed.nextSetBit(0))) + "); --rerun-changed runs "
+                            + (rows == 1 ? "it" : "them") + " again.");
+            tellOpenTries(err);
+        }
+
+        /// A try that a crash cut off is found here again.
+        void tellOpenTries(PrintWriter err) {
+            for (var known : history.openTries()) err.println("The end of a try of row " + Plain.id(known.id())
+                    + ", begun " + Times.local("yyyy-MM-dd HH:mm:ss xxx", known.at()) + ", is not known"
+                    + known.run().map(run -> " (run " + Plain.id(run.id()) + ")").orElse("")
+                    + "; in the shell, 'try " + Plain.shell(Plain.id(known.id())) + "' looks it up.");
+        }
+    }
+
+    /// Writes a batch, as the one process that may: lock, results, log and retry list. What is on disk is known.
+    static final class BatchWriter implements AutoCloseable {
+        private static final Duration RETRY_LIST_EVERY = Duration.ofSeconds(1), FORCE_EVERY = Duration.ofSeconds(5);
+
+        private final Batch batch;
+        private final Lock lock;
+        private final LineFile results, log;
+        private final RetryList retryList;
+        private boolean retryListDue;
+        private long nextRetryList = 0, nextForce = 0;
+
+        private BatchWriter(Batch batch, Lock lock, boolean noBom) {
+            this.batch = batch;
+            this.lock = lock;
+            this.results = new LineFile(batch.files().results(), noBom ? new byte[0] : Results.BOM);
+            this.log = new LineFile(batch.files().log(), new byte[0]);
+            this.retryList = new RetryList(batch.files().retry());
+        }
+
+        /// Checks the files and the rows, takes the lock, mends torn ends, and reads what earlier calls left.
+        ///
+        /// @param fresh where to tell that an earlier batch was moved aside; empty: it goes on
+        static BatchWriter open(BatchFiles files, Csv csv, boolean noBom, boolean rebuild,
+                Optional<PrintWriter> fresh) {
+            var index = Batch.rows(files, Optional.of(csv));
+            files.refuseForeign(new RetryList(new RetryList(files.retry()).draft()), index);
+            var lock = Lock.take(files.lock());
+            try {
+                if (fresh.isPresent()) files.moveAside(fresh.get());
+                var torn = new ArrayList<Event.Torn>();
+                Torn.mend(files.results(), torn);
+                Torn.mend(files.log(), torn);
+                var history = Batch.readAll(files, index, List.of());
+                if (!rebuild) refuseLost(files, index, history.lost());
+                var writer = new BatchWriter(new Batch(files, Optional.of(csv), index, history, new Ledger()), lock,
+                        noBom);
+                torn.forEach(writer::record);
+                return writer;
+            } catch (IOException problem) {
+                close(lock);
+                throw new Unusable(files.results() + ": cannot be used (" + Plain.of(problem) + ")");
+            } catch (RuntimeException problem) {
+                close(lock);
+                throw problem;
+            }
+        }
+
+        private static void refuseLost(BatchFiles files, Index index, List<Integer> lost) {
+            if (!lost.isEmpty()) throw new Unusable(files.results() + ": " + Plain.count(lost.size(),
+                    "result that the log knows of is", "results that the log knows of are") + " gone (first: "
+                    + Plain.id(index.id(lost.getFirst())) + "). --rebuild fetches them from Dify by run id; "
+                    + "--fresh moves everything aside and starts anew");
+        }
+
+        private static void close(AutoCloseable file) {
+            try {
+                file.close();
+            } catch (Exception _) {
+                // on the way out with a better reason
+            }
+        }
+
+        Batch batch() {
+            return batch;
+        }
+
+        Standing standing(Row row) {
+            return batch.index().standing(row.index());
+        }
+
+        void began(String baseUrl, String app, String server, Mode mode, String options) {
+            record(new Event.Session(Instant.now(), Event.FORMAT, "difyexec " + VERSION, baseUrl, app, server,
+                    mode.name().toLowerCase(Locale.ROOT), options));
+        }
+
+        /// It goes over to another mode.
+        void changed(Instant now, Mode mode) {
+            var session = batch.history().session().orElseThrow();
+            record(new Event.Session(now, Event.FORMAT, session.tool(), session.baseUrl(), session.app(),
+                    session.server(), mode.name().toLowerCase(Locale.ROOT), session.options()));
+        }
+
+        /// On the log's way; on disk, and known, with the next [#flush].
+        void record(Event event) {
+            Journal.write(event, log);
+            log.onceWritten(() -> batch.history().take(event));
+        }
+
+        /// On the file's way, too; long ones do not wait for each other.
+        void result(byte[] line) {
+            try {
+                results.buffer().write(line);
+                if (results.isFull()) results.flush();
+            } catch (IOException problem) {
+                throw new UncheckedIOException(problem);
+            }
+        }
+
+        void settled(Attempt attempt, Outcome outcome, Instant now, Seen seen, Runnable then) {
+            settled(attempt, outcome, now, seen, attempt.took(seen, now), then);
+        }
+
+        /// The row has its outcome once its lines are in the files; `then` is what follows from that.
+        void settled(Attempt attempt, Outcome outcome, Instant now, Seen seen, Duration took, Runnable then) {
+            var standing = outcome.standing();
+            record(Event.End.of(attempt, now, standing.word(), seen, outcome.text(), outcome.cause(), took));
+            if (attempt.kind() == Kind.TRY) {
+                then.run();
+                return;
+            }
+            retryListDue = true;
+            if (standing.isSuccess()) results.onceWritten(() -> batch.index().stand(attempt.row().index(), standing));
+            (standing.isSuccess() ? results : log).onceWritten(then);
+        }
+
+        /// Puts the run of a try in as the row's result; it was paid for when it was tried.
+        ///
+        /// @param at when it succeeded
+        void accept(Attempt tried, Seen.Ran ran, Instant at, boolean force) {
+            var row = tried.row();
+            var index = batch.index();
+            int entry = batch.known(row.id(), "");
+            if (index.cells(entry) != row.inCsv()) throw new Unusable("row " + Plain.id(row.id())
+                    + " was changed in the CSV since its try: try it again");
+            if (index.standing(entry).isSuccess() && !force) throw new Unusable("row " + Plain.id(row.id())
+                    + " has a success already; --force puts this result in its place");
+            var now = Instant.now();
+            var began = now.minusMillis((long) (ran.usage().seconds() * 1000));
+            var attempt = new Attempt(0, new Row(entry, row.line(), row.id(), row.inputs(), row.cells(), row.inCsv()),
+                    Tries.NONE, tried.user(), tried.mode(), tried.cells(), began);
+            result(Results.line(attempt, ran, at, List.of()));
+            settled(attempt, ran.status() == RunStatus.PARTIAL ? new Outcome.Partial() : new Outcome.Succeeded(), now,
+                    new Seen.Ran(ran.ref(), ran.status(), ran.outputs(), "", ran.workflowId(), Usage.NONE), () -> {});
+            finish().ifPresent(stop -> {
+                throw new Unusable(stop.code(), stop.why());
+            });
+        }
+
+        /// Writes what waits: results before the log, so that an `end` on disk always has its result on disk.
+        void flush() {
+            try {
+                boolean any = results.flush();
+                any |= log.flush();
+                long now = System.nanoTime();
+                if (any && now >= nextForce) {
+                    force();
+                    nextForce = System.nanoTime() + FORCE_EVERY.toNanos();
+                }
+                if (retryListDue && now >= nextRetryList) {
+                    retryList.write(batch.index());
+                    retryListDue = false;
+                    // a long list is written less often, so that it never takes more than a twentieth of the time
+                    nextRetryList = System.nanoTime() + Math.max(RETRY_LIST_EVERY.toNanos(),
+                            20 * (System.nanoTime() - now));
+                }
+            } catch (IOException problem) {
+                throw new UncheckedIOException(problem);
+            }
+        }
+
+        private void force() throws IOException {
+            results.mustExist();
+            log.mustExist();
+            results.force();
+            log.force();
+        }
+
+        /// The last words: everything on disk, and the retry list as it stands. Says so if that fails.
+        Optional<Stop> finish() {
+            try {
+                results.flush();
+                log.flush();
+                force();
+                retryList.write(batch.index());
+                return Optional.empty();
+            } catch (IOException problem) {
+                return Optional.of(unwritable(problem));
+            }
+        }
+
+        static Stop unwritable(IOException problem) {
+            return new Stop(STOPPED, "cannot write: " + Plain.of(problem)
+                    + "; every result acknowledged so far is on disk. "
+                    + "Make room, then run the same command again");
+        }
+
+        @Override
+        public void close() throws IOException {
+            try (lock; results; log) {
+                // in this order: the lock goes last
+            }
+        }
+    }
+
+    /// Which rows a call asks for.
+    ///
+    /// @param listed        only the ids in `.retry`
+    /// @param ids           only these, where there are any
+    /// @param force         also successes
+    /// @param among         of those only these, where there are any
+    /// @param limit         of what is left no more than the first so many
+    /// @param rerunChanged  also successes whose row has changed in the CSV since
+    /// @param resendUnknown rows whose end cannot be learnt are sent again
+    record Selection(boolean listed, List<String> ids, boolean force, List<String> among, long limit,
+            boolean rerunChanged, boolean resendUnknown) {
+        private Selection(boolean listed, List<String> ids, boolean force) {
+            this(listed, ids, force, List.of(), Long.MAX_VALUE, false, !ids.isEmpty());
+        }
+
+        static Selection pending() {
+            return new Selection(false, List.of(), false);
+        }
+
+        static Selection fromList() {
+            return new Selection(true, List.of(), false);
+        }
+
+        static Selection named(List<String> ids, boolean force) {
+            return new Selection(false, List.copyOf(ids), force);
+        }
+    }
+
+    /// The rows that one call asks for: those to start, and those whose earlier run is looked up first.
+    record Wanted(Batch batch, Kind kind, BitSet fresh, List<Doubt> doubts, boolean resendUnknown) {
+        Iterator<Row> iterator() {
+            return batch.rows(fresh);
+        }
+
+        /// Every row of this call, whether it starts or is looked up.
+        Iterator<Row> all() {
+            var all = (BitSet) fresh.clone();
+            doubts.forEach(doubt -> all.set(doubt.attempt().row().index()));
+            return batch.rows(all);
+        }
+
+        long rows() {
+            return fresh.cardinality() + doubts.size();
+        }
+
+        boolean isEmpty() {
+            return rows() == 0;
+        }
+    }
+
+    /// Attempts of which no run is known though one may turn up, by row. What is known when a row is sent again is not
+    /// among them: it is not late, whatever becomes of it.
+    static final class Unseen {
+        private final Map<Integer, List<Attempt>> byRow = new LinkedHashMap<>();
+        private final Set<String> resent = new HashSet<>();
+
+        void add(Attempt attempt) {
+            byRow.computeIfAbsent(attempt.row().index(), _ -> new ArrayList<>()).add(attempt);
+        }
+
+        /// Another attempt of the row goes out: what turns up from now on is late.
+        void resent(Row row) {
+            of(row).forEach(attempt -> resent.add(attempt.user()));
+        }
+
+        boolean isResent(Attempt attempt) {
+            return resent.contains(attempt.user());
+        }
+
+        /// False: it was not among them.
+        boolean remove(Attempt attempt) {
+            var left = byRow.getOrDefault(attempt.row().index(), new ArrayList<>());
+            boolean removed = left.removeIf(other -> other.user().equals(attempt.user()));
+            if (left.isEmpty()) byRow.remove(attempt.row().index());
+            return removed;
+        }
+
+        /// Those of a row, which they then know whole: an attempt from the log knows its id alone.
+        List<Attempt> of(Row row) {
+            byRow.computeIfPresent(row.index(), (_, attempts) -> new ArrayList<>(attempts.stream()
+                    .map(attempt -> attempt.of(row)).toList()));
+            return List.copyOf(byRow.getOrDefault(row.index(), List.of()));
+        }
+
+        List<Attempt> all() {
+            return byRow.values().stream().flatMap(List::stream).toList();
+        }
+
+        boolean isEmpty() {
+            return byRow.isEmpty();
+        }
+    }
+
+    /// What the log tells, event by event: those of earlier calls as they are read, those of this one once they are on
+    /// disk. An attempt stays here until nothing is left to learn of it.
+    static final class History {
+        private final Index index;
+        private final Map<String, List<Sent>> sent = new LinkedHashMap<>();
+        private final Set<String> stopped = new HashSet<>();
+        private final Map<String, Set<String>> missingByAttempt = new HashMap<>();
+        private final MissingFiles missingFiles = new MissingFiles();
+        private final Map<Integer, String> causes = new HashMap<>();
+        private final BitSet changed = new BitSet();
+        private int[] attemptsOf = new int[0];
+        private final Map<String, BigDecimal> prices = new TreeMap<>();
+        private final Latencies latencies = new Latencies();
+        private Optional<Event.Session> session = Optional.empty();
+        private Optional<Mode> mode = Optional.empty();
+        private Instant startedAt = null, updatedAt = null, resumedAt = null;
+        private Duration before = Duration.ZERO;
+        private long attempts = 0, retries = 0, tokens = 0, lateRuns = 0, unread = 0;
+
+        /// What is left to learn of an attempt. What a row waits for is told by the state that stands last here.
+        enum State {
+            RESENT, // its row was sent again while no run of it was known: one may turn up
+            OPEN_TRY, // a try without an end
+            PAID_TRY, // the last try that succeeded
+            LOST, // a success that is not among the results
+            UNSETTLED, // paused or unknown
+            NOT_STARTED, // nothing of it has turned up
+            OPEN; // no end
+
+            boolean isDoubtful() {
+                return compareTo(LOST) >= 0;
+            }
+
+            boolean isTry() {
+                return this == OPEN_TRY || this == PAID_TRY;
+            }
+        }
+
+        /// An attempt as the log has it.
+        record Sent(String id, int n, String user, Mode mode, String cells, String csv, Instant at,
+                Optional<RunRef> run, State state) {
+            static Sent of(Event.Attempt attempt, State state) {
+                return new Sent(attempt.id(), attempt.n(), orEmpty(attempt.user()), Mode.of(attempt.mode()),
+                        orEmpty(attempt.cells()), orEmpty(attempt.csv()), attempt.t(), Optional.empty(), state);
+            }
+
+            /// Of an attempt that is not there (any more), as far as its end tells.
+            static Sent of(Event.End end) {
+                return new Sent(end.id(), end.n(), orEmpty(end.user()), Mode.BLOCKING, orEmpty(end.cells()),
+                        orEmpty(end.csv()), end.t(), Optional.empty(), State.OPEN);
+            }
+
+            Sent with(String run, String task) {
+                return run == null || run.isEmpty() ? this : new Sent(id, n, user, mode, cells, csv, at,
+                        Optional.of(new RunRef(run, orEmpty(task))), state);
+            }
+
+            Sent as(State state) {
+                return new Sent(id, n, user, mode, cells, csv, at, run, state);
+            }
+
+            boolean isOf(String user) {
+                return this.user.equals(orEmpty(user));
+            }
+
+            boolean isOpen(String user) {
+                return (state == State.OPEN || state == State.OPEN_TRY) && isOf(user);
+            }
+
+            Attempt attempt(Row row, Kind kind) {
+                return new Attempt(0, row, new Tries(0, 0, n), user, mode, cells, at, kind, csv);
+            }
+
+            /// Neither what was sent nor the CSV's row of that time is what the CSV has now.
+            boolean isOfOther(long now) {
+                return !cells.isEmpty() && Cells.number(cells) != now && (csv.isEmpty() || Cells.number(csv) != now);
+            }
+        }
+
+        History(Index index) {
+            this.index = index;
+        }
+
+        static History read(Path log, Index index, List<Reading> readings) throws IOException {
+            var history = new History(index);
+            history.unread = Journal.scan(log, (event, at) -> {
+                history.take(event);
+                readings.forEach(reading -> reading.event(index, event, at));
+            });
+            return history;
+        }
+
+        void take(Event event) {
+            switch (event) {
+                case Event.Session began -> session(began);
+                case Event.Attempt attempt when Kind.TRY.word().equals(attempt.kind()) -> {
+                    seen(attempt.t());
+                    add(Sent.of(attempt, State.OPEN_TRY));
+                }
+                case Event.Attempt attempt when Kind.ROW.word().equals(attempt.kind()) -> attempt(attempt);
+                case Event.Run run -> sent.computeIfPresent(run.id(), (_, row) -> {
+                    row.replaceAll(one -> one.isOpen(run.user()) ? one.with(run.run(), run.task()) : one);
+                    return row;
+                });
+                case Event.End end when end.isOfTry() -> tryEnded(end);
+                case Event.End end -> end(end);
+                case Event.Late found -> {
+                    remove(found.id(), one -> one.state() == State.RESENT && one.isOf(found.user()));
+                    lateRuns++;
+                }
+                case Event.Stop stop when stop.isOfInterrupt() -> stopped.add(stop.user());
+                case Event.Missing missing -> missingByAttempt.computeIfAbsent(missing.id() + "\0" + missing.user(),
+                        _ -> new HashSet<>()).add(missing.file());
+                case Event.Attempt _, Event.Upload _, Event.Look _, Event.Harvest _, Event.Stop _, Event.Throttle _,
+                        Event.Torn _, Event.Other _ -> {}
+            }
+        }
+
+        private void add(Sent one) {
+            sent.computeIfAbsent(one.id(), _ -> new ArrayList<>(1)).add(one);
+        }
+
+        /// Takes some of a row's attempts out; gives the last of them.
+        private Optional<Sent> remove(String id, Predicate<Sent> which) {
+            var row = sent.get(id);
+            if (row == null) return Optional.empty();
+            var last = row.stream().filter(which).reduce((_, next) -> next);
+            row.removeIf(which);
+            if (row.isEmpty()) sent.remove(id);
+            return last;
+        }
+
+        private void session(Event.Session began) {
+            if (began.format() > Event.FORMAT) throw new Unusable("the log is of format " + began.format()
+                    + ", written by a newer difyexec (" + Plain.text(began.tool(), 60)
+                            + "): use that version, or another -o");
+            session = Optional.of(began);
+            before = running();
+            resumedAt = null;
+            seen(began.t());
+            if (orEmpty(began.options()).contains("mode=auto"))
+                mode = Stream.of(Mode.values()).filter(mode -> mode.name().equalsIgnoreCase(began.mode())).findFirst();
+        }
+
+        private void attempt(Event.Attempt attempt) {
+            seen(attempt.t());
+            attempts++;
+            count(index.findOrAdd(attempt.id()));
+            if (attempt.n() > 0) retries++;
+            remove(attempt.id(), one -> one.state() == State.NOT_STARTED).filter(one -> one.run().isEmpty())
+                    .ifPresent(one -> add(one.as(State.RESENT))); // a run that was known is not awaited
+            remove(attempt.id(), one -> one.state() == State.UNSETTLED || one.state() == State.LOST);
+            add(Sent.of(attempt, State.OPEN));
+        }
+
+        private void count(int entry) {
+            if (entry >= attemptsOf.length)
+                attemptsOf = Arrays.copyOf(attemptsOf, Math.max(entry + 1, Math.max(1024, attemptsOf.length * 2)));
+            attemptsOf[entry]++;
+        }
+
+        /// A try costs what it costs, but says nothing of its row. One whose end is not known stays open until a later
+        /// one of the row has ended.
+        private void tryEnded(Event.End end) {
+            seen(end.t());
+            spent(end);
+            var standing = Standing.of(end.outcome().substring(Event.End.OF_TRY.length()));
+            if (standing.filter(word -> word == Standing.UNKNOWN || word == Standing.PAUSED).isPresent()) return;
+            var known = remove(end.id(), one -> one.state() == State.OPEN_TRY && one.isOf(end.user()));
+            remove(end.id(), one -> one.state() == State.OPEN_TRY);
+            if (known.isEmpty() || standing.filter(Standing::isSuccess).isEmpty()) return;
+            remove(end.id(), one -> one.state() == State.PAID_TRY);
+            add(known.get().with(end.run(), null).as(State.PAID_TRY));
+        }
+
+        private void spent(Event.End end) {
+            tokens += end.tokens();
+            if (end.price() != null) prices.merge(orEmpty(end.currency()), end.price(), BigDecimal::add);
+        }
+
+        /// An attempt that says how its run ended leaves no doubt; *unknown*, *paused*, *not_started* and *resent* do.
+        /// A try without an end that was taken as the row's run is done with, too.
+        private void end(Event.End end) {
+            seen(end.t());
+            spent(end);
+            var known = remove(end.id(), one -> one.isOf(end.user()) && one.state() != State.PAID_TRY)
+                    .filter(one -> !one.state().isTry()).orElseGet(() -> Sent.of(end)).with(end.run(), null);
+            remove(end.id(), one -> one.state() == State.UNSETTLED);
+            if (List.of("not_started", "resent").contains(end.outcome())) add(known.as(State.NOT_STARTED));
+            Standing.of(end.outcome()).ifPresent(standing -> stand(index.findOrAdd(end.id()), standing, known, end));
+        }
+
+        private void stand(int entry, Standing standing, Sent known, Event.End end) {
+            if (standing.isSuccess()) {
+                remove(end.id(), one -> one.state() == State.NOT_STARTED || one.state() == State.LOST);
+                var missing = missingByAttempt.remove(end.id() + "\0" + end.user());
+                missingFiles.put(end.id(), missing == null ? 0 : missing.size());
+                latencies.add(Math.round(end.seconds() * 1000));
+                if (!index.standing(entry).isSuccess()) add(known.as(State.LOST));
+                changed.set(entry, index.cells(entry) != 0 && known.isOfOther(index.cells(entry)));
+                causes.remove(entry);
+                return;
+            }
+            if (standing != Standing.FAILED) add(known.as(State.UNSETTLED));
+            else if (known.state() == State.NOT_STARTED && known.run().isEmpty()) add(known); // it may turn up yet
+            if (index.standing(entry).isSuccess()) return;
+            index.stand(entry, standing);
+            causes.put(entry, Plain.cause(orEmpty(end.error() != null ? end.error() : end.cause())));
+        }
+
+        private void seen(Instant now) {
+            if (startedAt == null) startedAt = now;
+            if (resumedAt == null) resumedAt = now;
+            updatedAt = now;
+        }
+
+        /// How long the sessions took, without the time between them.
+        Duration running() {
+            return resumedAt == null ? before : before.plus(Duration.between(resumedAt, updatedAt));
+        }
+
+        private static String orEmpty(String text) {
+            return text == null ? "" : text;
+        }
+
+        /// What a row without success is grouped by.
+        String cause(int entry) {
+            return causes.getOrDefault(entry, "listed in .retry");
+        }
+
+        Optional<Mode> mode() {
+            return mode;
+        }
+
+        MissingFiles missingFiles() {
+            return missingFiles;
+        }
+
+        /// How often a row was sent, tries apart.
+        int attempts(int entry) {
+            return entry < attemptsOf.length ? attemptsOf[entry] : 0;
+        }
+
+        Optional<Event.Session> session() {
+            return session;
+        }
+
+        private Stream<Sent> all(State state) {
+            return sent.values().stream().flatMap(List::stream).filter(one -> one.state() == state);
+        }
+
+        /// How many attempts have no end in the log: running, or cut off.
+        long inFlight() {
+            return all(State.OPEN).count();
+        }
+
+        /// The run of an attempt without an end, as far as it is known.
+        Optional<RunRef> run(Event.Attempt attempt) {
+            return sent.getOrDefault(attempt.id(), List.of()).stream().filter(one -> one.isOpen(attempt.user()))
+                    .reduce((_, last) -> last).flatMap(Sent::run);
+        }
+
+        /// Rows whose result the log knows of, and the results lack.
+        List<Integer> lost() {
+            return all(State.LOST).map(one -> index.find(one.id())).filter(entry -> !index.standing(entry).isSuccess())
+                    .sorted().toList();
+        }
+
+        /// Tries whose end the log does not tell, in their order.
+        List<Sent> openTries() {
+            return all(State.OPEN_TRY).sorted(Comparator.comparing(Sent::at)).toList();
+        }
+
+        /// Attempts whose row was sent again while no run of them was known, unless one has turned up.
+        Unseen resent() {
+            var unseen = new Unseen();
+            all(State.RESENT).forEach(one -> {
+                var row = new Row(index.findOrAdd(one.id()), 0, one.id(), Map.of());
+                unseen.add(one.attempt(row, Kind.ROW));
+                unseen.resent(row);
+            });
+            return unseen;
+        }
+
+        /// The attempt whose end must be learnt before its row may run, by the row's number.
+        ///
+        /// @param tries also tries of the row as the CSV has it that succeeded or may have: what they gave is the row's
+        Map<Integer, Sent> doubtful(boolean tries) {
+            var all = new HashMap<Integer, Sent>();
+            for (var row : sent.values()) for (var one : row) {
+                int entry = index.find(one.id());
+                if (entry >= 0 && (one.state().isDoubtful() || tries && isTryOf(entry, one)))
+                    all.merge(entry, one, (best, next) -> next.state().compareTo(best.state()) >= 0 ? next : best);
+            }
+            return all;
+        }
+
+        private boolean isTryOf(int entry, Sent one) {
+            return one.state().isTry() && one.cells().length() == 16
+                    && Cells.number(one.cells()) == index.cells(entry);
+        }
+
+        /// The run of a row's last try, whose end must be learnt first.
+        Optional<Doubt> triedBefore(Row row, Duration timeout) {
+            return all(State.OPEN_TRY).filter(one -> one.id().equals(row.id())).reduce((_, last) -> last)
+                    .map(one -> doubt(one, row, Kind.TRY, timeout));
+        }
+
+        Doubt doubt(Sent one, Row row, Kind kind, Duration timeout) {
+            boolean lost = one.state() == State.LOST;
+            var symptom = lost ? Symptom.LOST_RESULT : stopped.contains(one.user()) ? Symptom.INTERRUPTED
+                    : Symptom.CRASH;
+            return new Doubt(one.attempt(row, kind), one.run(), symptom, symptom.text, one.at(),
+                    lost ? one.at() : one.at().plus(timeout), false);
+        }
+    }
+
+    /// Where in the files each row's result and its attempts stand, packed: 24 bytes a row, 16 an event. Filled while
+    /// the files are read; a [Pages] then gives the lines.
+    static final class Ledger implements Reading {
+        private final Longs results = new Longs(), newest = new Longs(), millis = new Longs();
+        private final Longs events = new Longs(), before = new Longs();
+
+        @Override
+        public void result(int entry, Lines line) {
+            results.set(entry, line.from() + 1);
+        }
+
+        @Override
+        public void event(Index index, Event event, long at) {
+            switch (event) {
+                case Event.Attempt attempt -> add(index.find(attempt.id()), at, attempt.isOfTry() ? 0 : 1);
+                case Event.Run run -> add(index.find(run.id()), at, 0);
+                case Event.End end -> {
+                    int entry = index.find(end.id());
+                    add(entry, at, 0);
+                    if (entry >= 0 && Standing.of(end.outcome()).isPresent())
+                        millis.set(entry, Math.round(end.seconds() * 1000));
+                }
+                case Event.Session _, Event.Late _, Event.Upload _, Event.Look _, Event.Harvest _, Event.Stop _,
+                        Event.Throttle _, Event.Missing _, Event.Torn _, Event.Other _ -> {}
+            }
+        }
+
+        private void add(int entry, long at, int attempt) {
+            if (entry < 0) return;
+            events.add(at << 1 | attempt);
+            before.add(newest.get(entry));
+            newest.set(entry, events.size());
+        }
+
+        /// Where the row's result begins.
+        OptionalLong result(int entry) {
+            return results.get(entry) > 0 ? OptionalLong.of(results.get(entry) - 1) : OptionalLong.empty();
+        }
+
+        /// Where the lines of the row's events begin, the newest first.
+        LongStream events(int entry) {
+            return chain(entry).map(event -> events.get(event) >> 1);
+        }
+
+        int attempts(int entry) {
+            return (int) chain(entry).filter(event -> (events.get(event) & 1) == 1).count();
+        }
+
+        private LongStream chain(int entry) {
+            return LongStream.iterate(newest.get(entry), next -> next > 0, next -> before.get(next - 1))
+                    .map(next -> next - 1);
+        }
+
+        /// How long the row's last attempt took.
+        long millis(int entry) {
+            return millis.get(entry);
+        }
+    }
+
+    /// What a view shows of a row's end.
+    ///
+    /// @param outputs by name; empty without a success
+    /// @param edited  the shell had changed the inputs: they are not the CSV's
+    /// @param seconds as Dify measured them; like the numbers after it a text, empty where it is not known
+    record Ending(Map<String, Value> inputs, Map<String, Value> outputs, String run, String seconds, String tokens,
+            String price, String currency, String error, boolean edited) {
+        static final Ending NONE = new Ending(Map.of(), Map.of(), "", "", "", "", "", "", false);
+
+        /// A text, or JSON as it stands in the results.
+        record Value(String text, boolean json) {
+            JsonNode tree() throws IOException {
+                return json ? Json.MAPPER.readTree(text) : Json.MAPPER.getNodeFactory().textNode(text);
+            }
+        }
+
+        static Ending of(Event.End end) {
+            return new Ending(Map.of(), Map.of(), History.orEmpty(end.run()), "",
+                    end.tokens() == 0 ? "" : Long.toString(end.tokens()),
+                    end.price() == null ? "" : end.price().toPlainString(), History.orEmpty(end.currency()),
+                    History.orEmpty(end.error()), false);
+        }
+
+        /// Of a line of the results.
+        static Ending of(byte[] line) throws IOException {
+            Map<String, Value> inputs = Map.of(), outputs = Map.of();
+            var texts = new HashMap<String, String>();
+            try (var json = Json.Tokens.FACTORY.createParser(line)) {
+                json.nextToken();
+                while (json.nextToken() == JsonToken.FIELD_NAME) {
+                    var name = json.currentName();
+                    var value = json.nextToken();
+                    if (name.equals("inputs")) inputs = values(json, line);
+                    else if (name.equals("outputs")) outputs = values(json, line);
+                    else if (value.isScalarValue() && value != JsonToken.VALUE_NULL) texts.put(name, json.getText());
+                    else json.skipChildren();
+                }
+            }
+            // the original tool put the outputs into an object of that name; its lines tell no `workflow_status`
+            if (outputs.size() == 1 && outputs.containsKey("outputs") && !texts.containsKey("workflow_status"))
+                outputs = unwrapped(outputs.get("outputs"), outputs);
+            return new Ending(inputs, outputs, texts.getOrDefault("workflow_run_id", ""),
+                    texts.getOrDefault("elapsed_time", ""), texts.getOrDefault("total_tokens", ""),
+                    texts.getOrDefault("total_price", ""), texts.getOrDefault("currency", ""), "",
+                    "true".equals(texts.get("edited")));
+        }
+
+        /// The outputs as one object.
+        JsonNode tree() throws IOException {
+            var tree = Json.MAPPER.createObjectNode();
+            for (var output : outputs.entrySet()) tree.set(output.getKey(), output.getValue().tree());
+            return tree;
+        }
+
+        private static Map<String, Value> unwrapped(Value inner, Map<String, Value> outer) throws IOException {
+            if (!inner.json() || !inner.text().startsWith("{")) return outer;
+            var bytes = inner.text().getBytes(UTF_8);
+            try (var json = Json.Tokens.FACTORY.createParser(bytes)) {
+                json.nextToken();
+                return values(json, bytes);
+            }
+        }
+
+        private static Map<String, Value> values(JsonParser json, byte[] line) throws IOException {
+            if (json.currentToken() != JsonToken.START_OBJECT) return Map.of("outputs", value(json, line));
+            var values = new LinkedHashMap<String, Value>();
+            while (json.nextToken() == JsonToken.FIELD_NAME) {
+                var name = json.currentName();
+                json.nextToken();
+                values.put(name, value(json, line));
+            }
+            return values;
+        }
+
+        /// Numbers and what is nested are cut out of the line, so that they stay as they were written.
+        private static Value value(JsonParser json, byte[] line) throws IOException {
+            if (json.currentToken().isScalarValue())
+                return new Value(json.getText(), json.currentToken() != JsonToken.VALUE_STRING);
+            int from = (int) json.currentTokenLocation().getByteOffset();
+            json.skipChildren();
+            return new Value(new String(line, from, (int) json.currentLocation().getByteOffset() - from, UTF_8), true);
+        }
+    }
+
+    /// Looks up in the files how rows ended.
+    static final class Endings implements AutoCloseable {
+        private final Batch batch;
+        private final Optional<Pages> results, log;
+        private final Journal.Fields fields = new Journal.Fields();
+
+        Endings(Batch batch) throws IOException {
+            this.batch = batch;
+            this.results = Pages.open(batch.files().results());
+            this.log = Pages.open(batch.files().log());
+        }
+
+        /// A success is told by the results, all else by the last event that ended the row.
+        Ending of(int entry) throws IOException {
+            var place = batch.ledger().result(entry);
+            if (batch.index().standing(entry).isSuccess() && place.isPresent() && results.isPresent())
+                return Ending.of(results.get().turn(place.getAsLong()).line());
+            for (var event : events(entry).reversed())
+                if (event instanceof Event.End end && Standing.of(end.outcome()).isPresent()) return Ending.of(end);
+            return Ending.NONE;
+        }
+
+        /// What the log tells of one attempt.
+        static final class Trace {
+            final Event.Attempt attempt;
+            final List<Event.End> ends = new ArrayList<>();
+            /// Empty: the log has none.
+            String run = "";
+
+            Trace(Event.Attempt attempt) {
+                this.attempt = attempt;
+            }
+
+            Optional<Event.End> end() {
+                return ends.isEmpty() ? Optional.empty() : Optional.of(ends.getLast());
+            }
+        }
+
+        /// All that was sent of a row, the oldest first.
+        List<Trace> traces(int entry) throws IOException {
+            return traces(events(entry).stream());
+        }
+
+        /// The same without tries.
+        List<Trace> ofRow(int entry) throws IOException {
+            return traces(events(entry).stream().filter(event -> switch (event) {
+                case Event.Attempt attempt -> !attempt.isOfTry();
+                case Event.End end -> !end.isOfTry();
+                case Event _ -> true;
+            }));
+        }
+
+        /// With a fixed `--user` the last attempt is meant.
+        private static List<Trace> traces(Stream<Event> events) {
+            var traces = new ArrayList<Trace>();
+            var newest = new HashMap<String, Trace>();
+            events.forEach(event -> {
+                switch (event) {
+                    case Event.Attempt attempt -> {
+                        traces.add(new Trace(attempt));
+                        newest.put(attempt.user(), traces.getLast());
+                    }
+                    case Event.Run run when newest.containsKey(run.user()) -> newest.get(run.user()).run = run.run();
+                    case Event.End end when newest.containsKey(end.user()) -> newest.get(end.user()).ends.add(end);
+                    case Event _ -> {}
+                }
+            });
+            return traces;
+        }
+
+        /// What the log tells of the row, the oldest first.
+        private List<Event> events(int entry) throws IOException {
+            var events = new ArrayDeque<Event>();
+            for (long place : batch.ledger().events(entry).toArray()) {
+                var line = log.orElseThrow().turn(place).line();
+                events.addFirst(fields.event(line, line.length));
+            }
+            return List.copyOf(events);
+        }
+
+        @Override
+        public void close() throws IOException {
+            for (var file : List.of(results, log)) if (file.isPresent()) file.get().close();
+        }
+    }
+
+    /// The four files of a batch.
+    record BatchFiles(Path results, Path retry, Path log, Path lock) {
+        private static final String ELSEWHERE = "move it away, or name another file for the results";
+
+        static BatchFiles of(Path output) {
+            refuseNoFile(output, "name another for the results");
+            var parent = output.toAbsolutePath().getParent();
+            if (!Files.isDirectory(parent)) throw new Unusable(output + ": there is no folder " + parent);
+            var files = new BatchFiles(output, sibling(output, ".retry"), sibling(output, ".log"),
+                    sibling(output, ".lock"));
+            files.all().forEach(file -> refuseNoFile(file, ELSEWHERE));
+            return files;
+        }
+
+        /// What is there under a name to write to must be a file.
+        static void refuseNoFile(Path file, String remedy) {
+            if (file.toString().equals("-")) throw new Unusable("-: standard output, not a file; " + remedy);
+            if (!Files.exists(file, LinkOption.NOFOLLOW_LINKS) || Files.isRegularFile(file) && !isDevice(file)) return;
+            throw new Unusable(file + ": " + (Files.isDirectory(file) ? "a folder"
+                    : Files.exists(file) ? "a device or a pipe" : "a link to nothing") + ", not a file; " + remedy);
+        }
+
+        /// `/dev/stdout` is a regular file where it is sent to one.
+        private static boolean isDevice(Path file) {
+            var folder = file.toAbsolutePath().normalize().getParent();
+            return folder.equals(Path.of("/dev")) || folder.equals(Path.of("/dev/fd")) || folder.startsWith("/proc");
+        }
+
+        /// Every name that a batch writes to.
+        List<Path> all() {
+            return List.of(results, retry, log, lock, new RetryList(retry).draft());
+        }
+
+        /// Nothing of anybody else's is written to, cut, replaced or moved.
+        void refuseForeign() {
+            try {
+                if (!FirstLine.isOurs(results, Results::isResult, Results.BEGINNING)) throw new Unusable(results
+                        + ": its first line is no result of this tool; name another file for the results");
+                if (!FirstLine.isOurs(log, Journal::isEvent, Journal.BEGINNING)) throw new Unusable(log
+                        + ": its first line is no event of this tool; " + ELSEWHERE);
+            } catch (IOException problem) {
+                throw new Unusable(results + ": cannot be used (" + Plain.of(problem) + ")");
+            }
+        }
+
+        /// The same of a list of ids.
+        ///
+        /// @param rows those of the CSV
+        void refuseForeign(RetryList list, Index rows) {
+            try {
+                if (!isOurs(list, rows))
+                    throw new Unusable(list.path() + ": not a list of ids of this batch; " + ELSEWHERE);
+            } catch (IOException problem) {
+                throw new Unusable(list.path() + ": cannot be used (" + Plain.of(problem) + ")");
+            }
+        }
+
+        /// Without a batch all its ids are the CSV's. A batch may know some that have left the CSV since.
+        private boolean isOurs(RetryList list, Index rows) throws IOException {
+            if (list.ids(ids -> ids.allMatch(id -> rows.find(id) >= 0))) return true;
+            var batch = new Index();
+            Results.read(results, batch, List.of());
+            History.read(log, batch, List.of());
+            return batch.size() > 0
+                    && list.ids(ids -> ids.anyMatch(id -> rows.find(id) >= 0 || batch.find(id) >= 0));
+        }
+
+        private static Path sibling(Path output, String suffix) {
+            return output.resolveSibling(output.getFileName() + suffix);
+        }
+
+        /// The input, which is none of these files.
+        Source open(Path input) {
+            var source = Source.of(input);
+            refuse(source.path());
+            return source;
+        }
+
+        /// An input that is one of our outputs would be destroyed.
+        void refuse(Path input) {
+            try {
+                for (var file : all())
+                    if (Files.exists(file) && Files.isSameFile(file, input))
+                        throw new Unusable(input + " is both input and output: name another file with -o");
+            } catch (IOException problem) {
+                throw new Unusable(input + ": " + Plain.of(problem));
+            }
+        }
+
+        /// A batch of which nothing is on disk cannot be looked at.
+        BatchFiles begun() {
+            if (!isEmpty(log) || Files.exists(retry)) return this;
+            if (!Files.exists(results)) throw new Unusable(results
+                    + ": no such batch (neither results, .retry nor .log); start one with 'run'");
+            if (isEmpty(results)) throw new Unusable(results
+                    + ": empty, and there is neither .retry nor .log; start a batch with 'run'");
+            return this;
+        }
+
+        /// Missing, without a byte, or with a byte order mark alone.
+        static boolean isEmpty(Path file) {
+            try {
+                return !Files.exists(file) || FirstLine.isEmpty(FirstLine.head(file));
+            } catch (IOException problem) {
+                throw new Unusable(file + ": " + Plain.of(problem));
+            }
+        }
+
+        /// `--fresh`: the earlier batch keeps its files under another name. The caller holds the lock.
+        void moveAside(PrintWriter err) throws IOException {
+            var stamp = "." + DateTimeFormatter.ofPattern("yyyyMMdd'T'HHmmss.SSS'Z'").withZone(ZoneOffset.UTC)
+                    .format(Instant.now());
+            for (var file : List.of(results, retry, log)) {
+                if (!Files.exists(file)) continue;
+                Files.move(file, sibling(file, stamp));
+                err.println("Moved " + file + " to " + sibling(file, stamp).getFileName() + ".");
+            }
+        }
+    }
+
+    /// By its first line a file is known as ours: whole, it is one of our lines; torn by a crash, it begins like one.
+    static final class FirstLine {
+        /// A line that is longer than `ENOUGH` is known by its beginning alone, a torn one by as much as `{"id":`.
+        private static final int ENOUGH = 1 << 16, LEAST = 6;
+
+        /// @param isWhole   whether a line is one of ours
+        /// @param beginning what all of ours begin with
+        static boolean isOurs(Path file, Predicate<byte[]> isWhole, Pattern beginning) throws IOException {
+            if (!Files.exists(file)) return true;
+            var head = head(file);
+            if (isEmpty(head)) return true;
+            int from = Results.behindMark(head, 0, head.length), to = from;
+            while (to < head.length && head[to] != '\n') to++;
+            var line = Arrays.copyOfRange(head, from, to);
+            return isWhole.test(line) || to == head.length && begins(line, beginning);
+        }
+
+        static byte[] head(Path file) throws IOException {
+            try (var in = Files.newInputStream(file)) {
+                return in.readNBytes(ENOUGH);
+            }
+        }
+
+        static boolean isEmpty(byte[] head) {
+            return head.length == 0 || Arrays.equals(head, Results.BOM);
+        }
+
+        private static boolean begins(byte[] line, Pattern beginning) {
+            var matcher = beginning.matcher(new String(line, StandardCharsets.ISO_8859_1));
+            return line.length >= LEAST && (matcher.lookingAt() || matcher.hitEnd());
+        }
+    }
+
+    /// Held by the one process that writes a batch; on a file of its own, since a lock goes with any reader's close.
+    record Lock(FileChannel channel) implements AutoCloseable {
+        static Lock take(Path path) {
+            try {
+                var channel = FileChannel.open(path, StandardOpenOption.CREATE, StandardOpenOption.WRITE);
+                try {
+                    if (channel.tryLock() != null) return new Lock(channel);
+                } catch (OverlappingFileLockException _) {
+                    // held by this very process: as good as held by another
+                }
+                channel.close();
+            } catch (IOException problem) {
+                throw new Unusable(path + ": cannot be written (" + Plain.of(problem) + ")");
+            }
+            throw new Unusable(path
+                    + " is held: another difyexec is writing this batch; wait for it or name another -o");
+        }
+
+        @Override
+        public void close() throws IOException {
+            channel.close();
+        }
+    }
+
+    /// The end of a file that a crash or a full disk tore.
+    static final class Torn {
+        /// Cuts off a last line without its end, or gives it its end if it is whole all the same.
+        static void mend(Path path, List<Event.Torn> torn) throws IOException {
+            if (!Files.exists(path) || Files.size(path) == 0) return;
+            try (var channel = FileChannel.open(path, StandardOpenOption.READ, StandardOpenOption.WRITE)) {
+                long size = channel.size(), start = lineStart(channel, size);
+                if (start == size) return;
+                var last = ByteBuffer.allocate(Math.toIntExact(size - start));
+                while (last.hasRemaining() && channel.read(last, start + last.position()) >= 0) {}
+                if (isWhole(last.array())) {
+                    channel.write(ByteBuffer.wrap(new byte[] {'\n'}), size);
+                } else if (!Arrays.equals(last.array(), Results.BOM)) {
+                    channel.truncate(start);
+                    torn.add(new Event.Torn(Instant.now(), path.getFileName().toString(), start, size - start));
+                }
+            }
+        }
+
+        private static long lineStart(FileChannel channel, long size) throws IOException {
+            var block = ByteBuffer.allocate(1 << 16);
+            for (long end = size; end > 0; ) {
+                long from = Math.max(0, end - block.capacity());
+                block.clear().limit((int) (end - from));
+                while (block.hasRemaining() && channel.read(block, from + block.position()) >= 0) {}
+                for (int i = block.position() - 1; i >= 0; i--) if (block.get(i) == '\n') return from + i + 1;
+                end = from;
+            }
+            return 0;
+        }
+
+        private static boolean isWhole(byte[] line) {
+            try {
+                int from = Results.behindMark(line, 0, line.length);
+                return line.length > from && Json.MAPPER.readTree(line, from, line.length - from).isObject();
+            } catch (IOException _) {
+                return false;
+            }
+        }
+    }
+
+    /// Appends whole lines to a file, a group in one write; the file appears with its first line. A write that fails is
+    /// undone: no line is ever torn by us.
+    static final class LineFile implements AutoCloseable {
+        private static final int FULL = 64 << 10;
+
+        private final Path path;
+        private final byte[] head;
+        private final ByteArrayOutputStream waiting = new ByteArrayOutputStream();
+        private final List<Runnable> onceWritten = new ArrayList<>();
+        private FileChannel channel;
+
+        /// @param head what a new file begins with
+        LineFile(Path path, byte[] head) {
+            this.path = path;
+            this.head = head;
+        }
+
+        /// Lines go in here; [#flush] writes them.
+        OutputStream buffer() {
+            return waiting;
+        }
+
+        /// So much waits that the next line would cost memory.
+        boolean isFull() {
+            return waiting.size() >= FULL;
+        }
+
+        /// What holds from when the lines so far are in the file.
+        void onceWritten(Runnable then) {
+            onceWritten.add(then);
+        }
+
+        boolean flush() throws IOException {
+            boolean any = waiting.size() > 0;
+            if (any) append();
+            onceWritten.forEach(Runnable::run);
+            onceWritten.clear();
+            return any;
+        }
+
+        private void append() throws IOException {
+            if (channel == null) channel = FileChannel.open(path, StandardOpenOption.CREATE, StandardOpenOption.WRITE);
+            long before = channel.size();
+            try {
+                channel.position(before);
+                if (before == 0) write(head);
+                write(waiting.toByteArray());
+            } catch (IOException problem) {
+                channel.truncate(before);
+                throw new IOException(path + ": " + Plain.of(problem), problem);
+            }
+            waiting.reset();
+        }
+
+        private void write(byte[] bytes) throws IOException {
+            for (var rest = ByteBuffer.wrap(bytes); rest.hasRemaining(); ) channel.write(rest);
+        }
+
+        /// What is deleted while it is open would be written into nothing.
+        void mustExist() throws IOException {
+            if (channel != null && !Files.exists(path)) throw new IOException(path + " was deleted meanwhile");
+        }
+
+        void force() throws IOException {
+            if (channel != null) channel.force(false);
+        }
+
+        @Override
+        public void close() throws IOException {
+            if (channel != null) channel.close();
+        }
+    }
+
+    /// The results file: a line a success.
+    static final class Results {
+        static final byte[] BOM = {(byte) 0xEF, (byte) 0xBB, (byte) 0xBF};
+
+        /// Where a line begins behind a byte order mark, if there is one.
+        static int behindMark(byte[] bytes, int from, int to) {
+            int behind = from + BOM.length;
+            return behind <= to && Arrays.equals(bytes, from, behind, BOM, 0, BOM.length) ? behind : from;
+        }
+
+        /// The original tool puts a blank after each colon and comma.
+        static final Pattern BEGINNING = Pattern.compile("""
+                \\{"id": ?"[^"\\\\]*+(?:\\\\.[^"\\\\]*+)*+", ?"status": ?"success", ?"inputs": ?\\{""");
+
+        /// `id`, `status`, `inputs`, `outputs`, `workflow_run_id`, `executed_at`, `retry_count`, then ours.
+        ///
+        /// @param files where the files of its outputs are
+        static byte[] line(Attempt attempt, Seen.Ran ran, Instant now, List<Path> files) {
+            var out = new ByteArrayOutputStream(512 + ran.outputs().length);
+            var usage = ran.usage();
+            try (var json = Json.Tokens.writing(out)) {
+                json.writeStartObject();
+                json.writeStringField("id", attempt.row().id());
+                json.writeStringField("status", "success");
+                json.writeObjectFieldStart("inputs");
+                for (var input : attempt.row().inputs().entrySet()) json.writeStringField(input.getKey(),
+                        input.getValue());
+                json.writeEndObject();
+                json.writeFieldName("outputs");
+                json.writeRawValue(new String(ran.outputs(), UTF_8));
+                json.writeStringField("workflow_run_id", ran.ref().id());
+                json.writeStringField("executed_at", Times.text(now));
+                json.writeNumberField("retry_count", attempt.tries().retries());
+                json.writeStringField("workflow_status", ran.status() == RunStatus.PARTIAL ? "partial-succeeded"
+                        : "succeeded");
+                json.writeStringField("workflow_id", ran.workflowId());
+                json.writeNumberField("elapsed_time", usage.seconds());
+                json.writeNumberField("total_tokens", usage.tokens());
+                json.writeNumberField("total_steps", usage.steps());
+                if (usage.price().isPresent()) {
+                    json.writeNumberField("total_price", usage.price().get());
+                    json.writeStringField("currency", usage.currency());
+                }
+                if (attempt.row().isEdited()) json.writeBooleanField("edited", true);
+                if (!files.isEmpty()) {
+                    json.writeArrayFieldStart("files");
+                    for (var file : files) json.writeString(file.toString());
+                    json.writeEndArray();
+                }
+                json.writeEndObject();
+                json.writeRaw('\n');
+            } catch (IOException problem) {
+                throw new UncheckedIOException(problem); // cannot happen: memory does not fail
+            }
+            return out.toByteArray();
+        }
+
+        /// Marks every id that has a success. Lines of the original tool are read too; what is no result is passed
+        /// over.
+        static void read(Path results, Index index, List<Reading> readings) throws IOException {
+            if (!Files.exists(results)) return;
+            try (var lines = new Lines(results)) {
+                while (lines.next()) head(lines).filter(Head::success).ifPresent(head -> {
+                    int entry = index.findOrAdd(head.id());
+                    index.stand(entry, head.partial() ? Standing.PARTIAL : Standing.SUCCEEDED);
+                    readings.forEach(reading -> reading.result(entry, lines));
+                });
+            }
+        }
+
+        static boolean isResult(byte[] line) {
+            try {
+                return new Journal.Fields().read(line, line.length).keySet().containsAll(List.of("id", "status"));
+            } catch (IOException | IllegalArgumentException _) {
+                return false;
+            }
+        }
+
+        record Head(String id, boolean success, boolean partial) {}
+
+        /// The fields of a line that say whose result it is; empty if it is no whole JSON object with an id.
+        static Optional<Head> head(Lines lines) {
+            String id = "", status = "success", workflowStatus = "";
+            try (var json = lines.parser()) {
+                if (json.nextToken() != JsonToken.START_OBJECT) return Optional.empty();
+                while (json.nextToken() == JsonToken.FIELD_NAME) {
+                    var name = json.currentName();
+                    json.nextToken();
+                    switch (name) {
+                        case "id" -> id = json.getText();
+                        case "status" -> status = json.getText();
+                        case "workflow_status" -> workflowStatus = json.getText();
+                        default -> json.skipChildren();
+                    }
+                }
+                if (json.currentToken() != JsonToken.END_OBJECT) return Optional.empty();
             } catch (IOException _) {
                 return Optional.empty();
             }
+            return id.isBlank() ? Optional.empty()
+                    : Optional.of(new Head(id.strip(), status.equals("success"),
+                            workflowStatus.equals("partial-succeeded")));
         }
     }
 
+    /// `<output>.retry`: the ids to run again, in the CSV's order; made anew as a whole, gone when there is none.
+    record RetryList(Path path) {
+        /// Each id once.
+        List<String> read() throws IOException {
+            return ids(all -> all.distinct().toList());
+        }
 
-    // ── Demo ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+        /// As they stand in the file, with or without BOM.
+        <T> T ids(Function<Stream<String>, T> use) throws IOException {
+            try (var lines = Files.lines(path, UTF_8)) {
+                return use.apply(lines.map(line -> (line.startsWith("\uFEFF") ? line.substring(1) : line).strip())
+                        .filter(id -> !id.isEmpty()));
+            } catch (NoSuchFileException _) {
+                return use.apply(Stream.empty());
+            } catch (UncheckedIOException problem) {
+                throw new Unusable(path + ": not UTF-8; save it as UTF-8, one id a line");
+            }
+        }
+
+        /// What it is written to before it takes its place; one that a crash left is written over.
+        Path draft() {
+            return path.resolveSibling(path.getFileName() + ".tmp");
+        }
+
+        void write(Index index) throws IOException {
+            var draft = draft();
+            boolean any = false;
+            try (var out = Files.newBufferedWriter(draft, UTF_8)) {
+                for (int entry = 0; entry < index.rows(); entry++) {
+                    if (!index.standing(entry).isOnRetryList()) continue;
+                    out.write(index.id(entry));
+                    out.write('\n');
+                    any = true;
+                }
+            } catch (IOException problem) {
+                Files.deleteIfExists(draft);
+                throw new IOException(path + ": " + Plain.of(problem), problem);
+            }
+            if (any) Files.move(draft, path, StandardCopyOption.ATOMIC_MOVE, StandardCopyOption.REPLACE_EXISTING);
+            else {
+                Files.delete(draft);
+                Files.deleteIfExists(path);
+            }
+        }
+    }
+
+    /// The attempt log: every event a line, appended, never changed.
+    static final class Journal {
+        static final Pattern BEGINNING = Pattern.compile("""
+                \\{"event":"(?:session|torn|end)","t":"\\d{4}-""");
+
+        /// Loaded by who writes.
+        private static final class Writing {
+            private static final ObjectWriter WRITER = Json.MAPPER.writerFor(Event.class)
+                    .without(JsonGenerator.Feature.AUTO_CLOSE_TARGET);
+        }
+
+        static void write(Event event, LineFile file) {
+            try {
+                Writing.WRITER.writeValue(new Utf8(file.buffer()), event);
+                file.buffer().write('\n');
+            } catch (IOException problem) {
+                throw new UncheckedIOException(problem);
+            }
+        }
+
+        /// Hands on every event in order, with the place in the file where its line begins. A line that cannot be read
+        /// is counted and passed over.
+        static long scan(Path log, ObjLongConsumer<Event> use) throws IOException {
+            long unread = 0;
+            if (!Files.exists(log)) return 0;
+            var fields = new Fields();
+            try (var lines = new Lines(log)) {
+                while (lines.next()) {
+                    if (lines.length() == 0) continue;
+                    try {
+                        use.accept(fields.event(lines.bytes(), lines.length()), lines.from());
+                    } catch (JsonProcessingException | NullPointerException | IllegalArgumentException
+                            | ArithmeticException | DateTimeException _) {
+                        unread++; // no event of ours
+                    }
+                }
+            }
+            return unread;
+        }
+
+        static boolean isEvent(byte[] line) {
+            try {
+                return !(new Fields().event(line, line.length) instanceof Event.Other);
+            } catch (IOException | NullPointerException | IllegalArgumentException | ArithmeticException
+                    | DateTimeException _) {
+                return false;
+            }
+        }
+
+        /// Reads a line into an event field by field: databind takes three times as long over a long log.
+        static final class Fields {
+            private final Map<String, String> texts = new HashMap<>();
+
+            Event event(byte[] line, int length) throws IOException {
+                read(line, length);
+                return event();
+            }
+
+            /// The fields of an object that are neither objects nor arrays nor null, by name.
+            Map<String, String> read(byte[] line, int length) throws IOException {
+                texts.clear();
+                try (var json = Json.Tokens.FACTORY.createParser(line, 0, length)) {
+                    if (json.nextToken() != JsonToken.START_OBJECT) throw new IllegalArgumentException("no object");
+                    while (json.nextToken() == JsonToken.FIELD_NAME) {
+                        var name = json.currentName();
+                        var value = json.nextToken();
+                        if (value.isScalarValue() && value != JsonToken.VALUE_NULL) texts.put(name, json.getText());
+                        else json.skipChildren();
+                    }
+                    if (json.currentToken() != JsonToken.END_OBJECT) throw new IllegalArgumentException("torn");
+                }
+                return texts;
+            }
+
+            private Event event() {
+                return switch (texts.getOrDefault("event", "")) {
+                    case "session" -> new Event.Session(time(), integer("format"), text("tool"), text("base_url"),
+                            text("app"), text("server"), text("mode"), text("options"));
+                    case "attempt" -> new Event.Attempt(time(), text("id"), integer("n"), text("user"), text("mode"),
+                            text("cells"), text("kind"), text("csv"));
+                    case "run" -> new Event.Run(time(), text("id"), text("user"), text("run"), text("task"));
+                    case "end" -> new Event.End(time(), text("id"), text("user"), text("outcome"), text("cells"),
+                            text("run"), integer("n"), integer("http"), text("cause"), text("error"),
+                            Double.parseDouble(texts.getOrDefault("seconds", "0")), whole("tokens"), integer("steps"),
+                            text("price") == null ? null : new BigDecimal(text("price")), text("currency"),
+                            text("csv"));
+                    case "upload" -> new Event.Upload(time(), text("id"), text("user"), text("file"), text("upload"));
+                    case "look" -> new Event.Look(time(), text("user"), text("run"), text("saw"));
+                    case "harvest" -> new Event.Harvest(time(), text("user"), text("run"));
+                    case "stop" -> new Event.Stop(time(), text("why"), text("user"), text("task"));
+                    case "throttle" -> new Event.Throttle(time(), text("user"), text("why"), integer("limit"));
+                    case "late" -> new Event.Late(time(), text("id"), text("user"), text("run"), text("saw"));
+                    case "missing" -> new Event.Missing(time(), text("id"), text("user"), text("file"), text("why"));
+                    case "torn" -> new Event.Torn(time(), text("file"), whole("at"), whole("bytes"));
+                    default -> new Event.Other();
+                };
+            }
+
+            private String text(String name) {
+                return texts.get(name);
+            }
+
+            private Instant time() {
+                return Times.parse(text("t"));
+            }
+
+            private int integer(String name) {
+                return Math.toIntExact(whole(name));
+            }
+
+            private long whole(String name) {
+                return texts.containsKey(name) ? Long.parseLong(text(name)) : 0;
+            }
+        }
+    }
+
+    /// One event of the attempt log, format 1; `t` is when. Unknown kinds are read as [Event.Other].
+    @JsonTypeInfo(use = JsonTypeInfo.Id.NAME, property = "event")
+    @JsonSubTypes({
+            @JsonSubTypes.Type(value = Event.Session.class, name = "session"),
+            @JsonSubTypes.Type(value = Event.Attempt.class, name = "attempt"),
+            @JsonSubTypes.Type(value = Event.Run.class, name = "run"),
+            @JsonSubTypes.Type(value = Event.End.class, name = "end"),
+            @JsonSubTypes.Type(value = Event.Upload.class, name = "upload"),
+            @JsonSubTypes.Type(value = Event.Look.class, name = "look"),
+            @JsonSubTypes.Type(value = Event.Harvest.class, name = "harvest"),
+            @JsonSubTypes.Type(value = Event.Stop.class, name = "stop"),
+            @JsonSubTypes.Type(value = Event.Throttle.class, name = "throttle"),
+            @JsonSubTypes.Type(value = Event.Late.class, name = "late"),
+            @JsonSubTypes.Type(value = Event.Missing.class, name = "missing"),
+            @JsonSubTypes.Type(value = Event.Torn.class, name = "torn")})
+    @JsonInclude(JsonInclude.Include.NON_EMPTY)
+    sealed interface Event {
+        int FORMAT = 1;
+
+        /// A process began to work on the batch, or went over to another mode.
+        record Session(Instant t, int format, String tool, String baseUrl, String app, String server, String mode,
+                String options) implements Event {}
+
+        /// On record before the request is on the wire. `n` counts the row's retries, `kind` is `row` or `try`, `csv`
+        /// is the hash of the row as the CSV has it, where the shell has edited it.
+        record Attempt(Instant t, String id, int n, String user, String mode, String cells, String kind,
+                String csv) implements Event {
+            static Attempt of(DifyExec.Attempt attempt) {
+                return new Attempt(attempt.at(), attempt.row().id(), attempt.tries().retries(), attempt.user(),
+                        attempt.mode().name().toLowerCase(Locale.ROOT), attempt.cells(), attempt.kind().word(),
+                        attempt.csv());
+            }
+
+            boolean isOfTry() {
+                return !DifyExec.Kind.ROW.word().equals(kind);
+            }
+        }
+
+        record Run(Instant t, String id, String user, String run, String task) implements Event {
+            static Run of(DifyExec.Attempt attempt, RunRef run, Instant now) {
+                return new Run(now, attempt.row().id(), attempt.user(), run.id(), run.task());
+            }
+        }
+
+        /// An attempt is over. `outcome`: one of the five, or what else became of it; see the README. That of a try has
+        /// a word in front which keeps it from being taken for the row's.
+        @JsonInclude(JsonInclude.Include.NON_DEFAULT)
+        record End(Instant t, String id, String user, String outcome, String cells, String run, int n, int http,
+                String cause,
+                String error, double seconds, long tokens, int steps, BigDecimal price,
+                        String currency, String csv) implements Event {
+            static final String OF_TRY = "try_";
+
+            boolean isOfTry() {
+                return outcome.startsWith(OF_TRY);
+            }
+
+            static End of(DifyExec.Attempt attempt, Instant now, String outcome, String error) {
+                return of(attempt, now, outcome, Seen.nothing(), error);
+            }
+
+            static End of(DifyExec.Attempt attempt, Instant now, String outcome, Seen seen, String error) {
+                return of(attempt, now, outcome, seen, error, "", attempt.took(seen, now));
+            }
+
+            static End of(DifyExec.Attempt attempt, Instant now, String outcome, Seen seen, String error,
+                    String cause, Duration took) {
+                var usage = seen instanceof Seen.Ran ran ? ran.usage() : Usage.NONE;
+                return new End(now, attempt.row().id(), attempt.user(),
+                        (attempt.kind() == Kind.TRY ? OF_TRY : "") + outcome, attempt.cells(),
+                                seen.run().map(RunRef::id).orElse(null),
+                        attempt.tries().retries(), seen instanceof Seen.Refused refused ? refused.status() : 0,
+                        cause.isEmpty() ? null : cause, error.isEmpty() ? null
+                                : Plain.text(error, Plain.LONGEST_ERROR),
+                        took.toMillis() / 1000.0, usage.tokens(), usage.steps(),
+                        usage.price().orElse(null), usage.currency().isEmpty() ? null : usage.currency(),
+                        attempt.csv().isEmpty() ? null : attempt.csv());
+            }
+        }
+
+        record Upload(Instant t, String id, String user, String file, String upload) implements Event {}
+
+        record Look(Instant t, String user, String run, String saw) implements Event {}
+
+        record Harvest(Instant t, String user, String run) implements Event {}
+
+        /// A task was asked to stop, or (without `user`) the batch ended early.
+        record Stop(Instant t, String why, String user, String task) implements Event {
+            static final String INTERRUPTED = "interrupted", TIMED_OUT = "timed out";
+
+            static Stop of(DifyExec.Attempt attempt, RunRef run, String why, Instant now) {
+                return new Stop(now, why, attempt.user(), run.task());
+            }
+
+            /// A task was stopped because the call was to end: its row runs anew.
+            boolean isOfInterrupt() {
+                return user != null && INTERRUPTED.equals(why);
+            }
+        }
+
+        record Throttle(Instant t, String user, String why, int limit) implements Event {}
+
+        record Late(Instant t, String id, String user, String run, String saw) implements Event {}
+
+        /// A file of a row's outputs could not be fetched. `file` is the name it would have.
+        record Missing(Instant t, String id, String user, String file, String why) implements Event {}
+
+        /// A last line without its end was cut off a file. `at`: where it began, `bytes`: how long it was.
+        record Torn(Instant t, String file, long at, long bytes) implements Event {}
+
+        record Other() implements Event {}
+    }
+
+    /// How many files of each row's outputs could not be fetched.
+    static final class MissingFiles {
+        private static final int EXAMPLES = 3;
+
+        private final Map<String, Integer> byId = new LinkedHashMap<>();
+
+        void add(String id) {
+            byId.merge(id, 1, Integer::sum);
+        }
+
+        /// @param files of its last run; 0: all are there
+        void put(String id, int files) {
+            if (files > 0) byId.put(id, files);
+            else byId.remove(id);
+        }
+
+        boolean isEmpty() {
+            return byId.isEmpty();
+        }
+
+        long files() {
+            return byId.values().stream().mapToLong(Integer::longValue).sum();
+        }
+
+        int rows() {
+            return byId.size();
+        }
+
+        /// The first rows.
+        List<String> examples() {
+            return byId.keySet().stream().limit(EXAMPLES).toList();
+        }
+
+        @Override
+        public String toString() {
+            return Plain.count(files(), "file") + " of " + Plain.count(rows(), "row") + " could not be fetched ("
+                    + examples().stream().map(Plain::id).collect(joining(", ")) + (rows() > EXAMPLES ? ", …" : "")
+                    + "): see 'missing' in the log; 'retry --force ID' runs such a row anew";
+        }
+    }
+
+    /// The lines of a file as bytes, one buffer for all.
+    static final class Lines implements AutoCloseable {
+        private final InputStream in;
+        private final byte[] chunk = new byte[1 << 16];
+        private byte[] line = new byte[1024];
+        private int at = 0, end = 0, length = 0;
+        private long from = 0, next = 0;
+
+        Lines(Path path) throws IOException {
+            in = Files.newInputStream(path);
+        }
+
+        boolean next() throws IOException {
+            length = 0;
+            from = next;
+            while (true) {
+                if (at == end) {
+                    at = 0;
+                    end = Math.max(0, in.read(chunk));
+                    if (end == 0) {
+                        return length > 0;
+                    }
+                }
+                int stop = at;
+                while (stop < end && chunk[stop] != '\n') stop++;
+                append(stop);
+                next += stop - at;
+                if (stop < end) {
+                    at = stop + 1;
+                    next++;
+                    return true;
+                }
+                at = stop;
+            }
+        }
+
+        private void append(int stop) {
+            int more = stop - at;
+            if (length + more > line.length) line = Arrays.copyOf(line, Math.max(line.length * 2, length + more));
+            System.arraycopy(chunk, at, line, length, more);
+            length += more;
+        }
+
+        byte[] bytes() {
+            return line;
+        }
+
+        int length() {
+            return length;
+        }
+
+        /// The line as JSON; a byte order mark before it is passed over.
+        JsonParser parser() throws IOException {
+            int from = Results.behindMark(line, 0, length);
+            return Json.Tokens.FACTORY.createParser(line, from, length - from);
+        }
+
+        /// A copy, without a byte order mark.
+        byte[] content() {
+            return Arrays.copyOfRange(line, Results.behindMark(line, 0, length), length);
+        }
+
+        /// Where in the file the line begins.
+        long from() {
+            return from;
+        }
+
+        @Override
+        public void close() throws IOException {
+            in.close();
+        }
+    }
+
+    /// The lines of a file by where they begin. What lies close together comes from one read.
+    static final class Pages implements AutoCloseable {
+        private static final int BACK = 1 << 14;
+
+        private final FileChannel file;
+        private byte[] page = new byte[1 << 16];
+        private long from = 0;
+        private int filled = 0, start = 0, end = 0;
+
+        Pages(Path path) throws IOException {
+            file = FileChannel.open(path);
+        }
+
+        static Optional<Pages> open(Path path) throws IOException {
+            return Files.exists(path) ? Optional.of(new Pages(path)) : Optional.empty();
+        }
+
+        /// Makes the line that begins there the present one.
+        Pages turn(long place) throws IOException {
+            if (place < from || place >= from + filled || !find(place)) fill(place);
+            return this;
+        }
+
+        private void fill(long place) throws IOException {
+            from = Math.max(0, place - BACK);
+            while (true) {
+                var room = ByteBuffer.wrap(page);
+                while (room.hasRemaining() && file.read(room, from + room.position()) >= 0) {}
+                filled = room.position();
+                if (find(place)) return;
+                if (room.hasRemaining()) break;
+                page = new byte[page.length * 2];
+            }
+            end = filled; // the last line may lack its end
+        }
+
+        private boolean find(long place) {
+            start = (int) (place - from);
+            for (end = start; end < filled; end++) if (page[end] == '\n') return true;
+            return false;
+        }
+
+        byte[] line() {
+            return Arrays.copyOfRange(page, Results.behindMark(page, start, end), end);
+        }
+
+        @Override
+        public void close() throws IOException {
+            file.close();
+        }
+    }
+
+    /// Told of each result and each event while the files are read.
+    interface Reading {
+        /// The last one of a row counts.
+        default void result(int entry, Lines line) {}
+
+        /// @param at where in the log the event's line begins
+        default void event(Index index, Event event, long at) {}
+    }
+
+    /// A whole file gets its name: at once, and never one that another file has.
+    static final class FreeName {
+        /// Where it is now: at its place, or at the next free one beside it (`a~2.pdf`). One of the same bytes that is
+        /// there already is kept instead: a row that runs again gives no second copy.
+        static Path take(Path draft, Path place) throws IOException {
+            for (int number = 1; ; number++) {
+                var path = number == 1 ? place : place.resolveSibling(numbered(place.getFileName().toString(), number));
+                try {
+                    link(draft, path);
+                    return path;
+                } catch (FileAlreadyExistsException _) {
+                    if (Files.isRegularFile(path) && Files.mismatch(draft, path) < 0) return path;
+                }
+            }
+        }
+
+        /// A link is the one step that names a file at once and writes over none; not every file system has it.
+        private static void link(Path draft, Path path) throws IOException {
+            try {
+                Files.createLink(path, draft);
+            } catch (FileAlreadyExistsException taken) {
+                throw taken;
+            } catch (UnsupportedOperationException | IOException _) {
+                Files.move(draft, path);
+            }
+        }
+
+        private static String numbered(String name, int number) {
+            int dot = name.lastIndexOf('.');
+            return dot < 0 ? name + "~" + number : name.substring(0, dot) + "~" + number + name.substring(dot);
+        }
+    }
+
+    /// A file that appears as a whole, or not at all.
+    static final class Draft {
+        interface Content {
+            void write(OutputStream out) throws IOException;
+        }
+
+        /// Nothing that a batch is made of is ever written over, and no other file unless that is allowed.
+        static void refuse(Path file, BatchFiles files, Optional<Path> input, Predicate<Path> mayBeReplaced) {
+            try {
+                BatchFiles.refuseNoFile(file, "name another");
+                var parent = file.toAbsolutePath().getParent();
+                if (!Files.isDirectory(parent)) throw new Unusable(file + ": there is no folder " + parent);
+                if (!Files.exists(file)) {
+                    refuseName(file, parent, files);
+                    return;
+                }
+                files.refuse(file);
+                if (input.isPresent() && Files.exists(input.get()) && Files.isSameFile(file, input.get()))
+                    throw new Unusable(file + " is both input and output: name another file");
+                if (!mayBeReplaced.test(file)) throw new Unusable(file + ": is there already; --force writes over it");
+            } catch (IOException problem) {
+                throw new Unusable(file + ": " + Plain.of(problem));
+            }
+        }
+
+        /// A file of the batch that is not there yet: what stood in it would be taken for the batch's.
+        private static void refuseName(Path file, Path folder, BatchFiles files) throws IOException {
+            for (var own : files.all())
+                if (own.getFileName().equals(file.getFileName())
+                        && Files.isSameFile(own.toAbsolutePath().getParent(), folder))
+                    throw new Unusable(file + ": the batch has a file of this name; name another");
+        }
+
+        static void write(Path file, Content content) {
+            try {
+                var target = Files.exists(file) ? file.toRealPath() : file;
+                var draft = target.resolveSibling("." + target.getFileName() + "."
+                        + Long.toHexString(System.nanoTime()) + ".tmp");
+                var stream = Files.newOutputStream(draft, StandardOpenOption.CREATE_NEW, StandardOpenOption.WRITE);
+                try { // only now is the draft ours, to be deleted
+                    try (stream) {
+                        content.write(stream);
+                    }
+                    Files.move(draft, target, StandardCopyOption.ATOMIC_MOVE, StandardCopyOption.REPLACE_EXISTING);
+                } finally {
+                    Files.deleteIfExists(draft);
+                }
+            } catch (IOException problem) {
+                throw new Unusable(file + ": cannot be written (" + Plain.of(problem) + ")");
+            }
+        }
+    }
+
+    // ── Input ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    /// The input as a regular file: anything else (`-`, a pipe) is spooled to a temporary one first.
+    record Source(Path path, boolean temporary) implements AutoCloseable {
+        static Source of(Path input) {
+            try {
+                if (!input.toString().equals("-")) {
+                    if (!Files.exists(input)) throw new Unusable(input + ": no such file");
+                    if (Files.isDirectory(input)) throw new Unusable(input + ": a folder, not a CSV file");
+                    if (!Files.isReadable(input)) throw new Unusable(input + ": may not be read");
+                    if (Files.isRegularFile(input)) return new Source(input, false);
+                }
+                var spool = Files.createTempFile("difyexec", ".csv");
+                try (var in = input.toString().equals("-") ? System.in : Files.newInputStream(input)) {
+                    Files.copy(in, spool, StandardCopyOption.REPLACE_EXISTING);
+                }
+                return new Source(spool, true);
+            } catch (IOException problem) {
+                throw new Unusable(input + ": " + Plain.of(problem));
+            }
+        }
+
+        @Override
+        public void close() throws IOException {
+            if (temporary) Files.deleteIfExists(path);
+        }
+    }
+
+    /// A CSV file (RFC 4180), read as a stream, again and again. Opening it reads the header; [#check] all of it.
+    static final class Csv {
+        private static final int SHOWN = 20;
+
+        private final Path path;
+        private final long size;
+        private final Charset charset;
+        private final char delimiter;
+        private final List<String> columns;
+        private final int idColumn;
+        private final UnaryOperator<Row> edits;
+
+        private Csv(Path path, long size, Charset charset, char delimiter, List<String> columns, int idColumn,
+                UnaryOperator<Row> edits) {
+            this.edits = edits;
+            this.path = path;
+            this.size = size;
+            this.charset = charset;
+            this.delimiter = delimiter;
+            this.columns = columns;
+            this.idColumn = idColumn;
+        }
+
+        /// @param idColumn the name of the column of the ids; null: the first
+        static Csv open(Path path, String idColumn) {
+            return open(path, idColumn, Optional.empty(), Optional.empty());
+        }
+
+        /// @param encoding  given, or found by a byte order mark
+        /// @param delimiter given, or found by the header
+        static Csv open(Path path, String idColumn, Optional<Charset> encoding, Optional<Character> delimiter) {
+            if (!Files.exists(path)) throw new Unusable(path + ": no such file");
+            if (Files.isDirectory(path)) throw new Unusable(path + ": a folder, not a CSV file");
+            var charset = encoding.orElseGet(() -> charset(path));
+            var header = header(path, charset, delimiter);
+            var columns = header.columns().stream().map(String::strip).toList();
+            var problems = new ArrayList<String>();
+            var seen = new HashSet<String>();
+            for (int i = 0; i < columns.size(); i++) {
+                if (columns.get(i).isEmpty()) problems.add("column " + (i + 1) + " has no name");
+                else if (!seen.add(columns.get(i))) problems.add("column " + Plain.quoted(columns.get(i))
+                        + " stands twice");
+            }
+            var wanted = idColumn == null ? "id" : idColumn;
+            int id = idColumn == null ? (columns.getFirst().equals("id") ? 0 : -1) : columns.indexOf(idColumn);
+            if (id < 0) problems.add(idColumn == null
+                    ? "the first column is " + Plain.quoted(columns.getFirst())
+                            + ", not \"id\" (or name it with --id-column)"
+                    : "there is no column " + Plain.quoted(wanted) + "; the columns are "
+                            + Plain.text(String.join(", ", columns), 300));
+            if (!problems.isEmpty()) throw new Unusable(path + ", line 1: " + String.join("; ", problems));
+            return new Csv(path, size(path), charset, header.delimiter(), columns, id, UnaryOperator.identity());
+        }
+
+        /// The same file, its rows edited as they are read.
+        Csv with(UnaryOperator<Row> edits) {
+            return new Csv(path, size, charset, delimiter, columns, idColumn, edits);
+        }
+
+        List<String> columns() {
+            return columns;
+        }
+
+        boolean isId(String column) {
+            return columns.get(idColumn).equals(column);
+        }
+
+        /// Reads every row once. Adds the ids to the index, in order; everything that is wrong is told at once.
+        void check(Index index) {
+            var problems = new ArrayList<String>();
+            long count = 0;
+            try (var rows = new Cursor()) {
+                for (var cells = rows.next(); cells != null; cells = rows.next()) {
+                    var wrong = fault(cells, rows, index);
+                    if (wrong.isPresent() && count++ < SHOWN) problems.add("line " + rows.line + ": " + wrong.get());
+                }
+            }
+            if (count == 0 && index.size() == 0) throw new Unusable(path + ": a header, but no rows");
+            if (count == 0) return;
+            throw new Unusable(path + ": " + Plain.count(count, "problem") + ", nothing was sent\n  "
+                    + String.join("\n  ", problems)
+                    + (count > SHOWN ? "\n  … and " + (count - SHOWN) + " more" : ""));
+        }
+
+        private Optional<String> fault(List<String> cells, Cursor rows, Index index) {
+            if (cells.size() != columns.size()) return Optional.of(Plain.count(cells.size(), "cell")
+                    + " where the header has "
+                    + columns.size() + " (a comma too many or too few, or a quote left open?)");
+            var id = cells.get(idColumn);
+            if (id.isEmpty()) return Optional.of("the id is blank");
+            if (id.chars().anyMatch(Character::isISOControl))
+                return Optional.of("the id " + Plain.quoted(id) + " contains a control character or a line break");
+            for (var cell : cells) if (Utf8.hasHalf(cell)) return Optional.of("the cell " + Plain.quoted(cell)
+                    + " contains half of a surrogate pair, which is no character: type it anew");
+            int before = index.find(id);
+            if (before >= 0) return Optional.of("the id " + Plain.quoted(id) + " stands in line " + index.line(before)
+                    + " already");
+            index.add(id, rows.line, rows.hashes.number(cells));
+            return Optional.empty();
+        }
+
+        /// The rows whose index is wanted, in the file's order. They must still be those that were checked.
+        Iterator<Row> rows(IntPredicate wanted, Index checked) {
+            return rows(wanted, Integer.MAX_VALUE, checked);
+        }
+
+        /// The same; the file is read no further than to the last of them.
+        Iterator<Row> rows(BitSet wanted, Index checked) {
+            return rows(wanted::get, wanted.length(), checked);
+        }
+
+        /// The first so many rows.
+        Iterator<Row> first(int count, Index checked) {
+            return rows(_ -> true, count, checked);
+        }
+
+        private Iterator<Row> rows(IntPredicate wanted, int end, Index checked) {
+            return new Iterator<>() {
+                private final Cursor cursor = new Cursor();
+                private int index = -1;
+                private Row ahead = advance();
+
+                private Row advance() {
+                    for (var cells = record(); cells != null; cells = record()) {
+                        index++;
+                        if (wanted.test(index)) return edits.apply(row(cells));
+                    }
+                    cursor.close();
+                    if (index + 1 < Math.min(end, checked.rows())) throw changed(cursor.line);
+                    return null;
+                }
+
+                private List<String> record() {
+                    try {
+                        return index + 1 < end ? cursor.next() : null;
+                    } catch (Unusable broken) {
+                        throw isShorter() ? changed(cursor.line) : broken; // it was whole when it was checked
+                    }
+                }
+
+                private Row row(List<String> cells) {
+                    if (cells.size() != columns.size() || index >= checked.rows()
+                            || !checked.id(index).equals(cells.get(idColumn))
+                            || checked.cells(index) != cursor.hashes.number(cells))
+                        throw changed(cursor.line);
+                    long hash = checked.cells(index);
+                    return new Row(index, cursor.line, cells.get(idColumn), inputs(cells), hash, hash);
+                }
+
+                @Override
+                public boolean hasNext() {
+                    return ahead != null;
+                }
+
+                @Override
+                public Row next() {
+                    if (ahead == null) throw new NoSuchElementException();
+                    var row = ahead;
+                    ahead = advance();
+                    return row;
+                }
+            };
+        }
+
+        private Unusable changed(long line) {
+            return new Unusable(path + ", line " + line + ": the file was changed while it was in use"
+                    + (isShorter() ? ", it was cut short" : ""));
+        }
+
+        private boolean isShorter() {
+            try {
+                return Files.size(path) < size;
+            } catch (IOException _) {
+                return false; // it is gone, which is another change
+            }
+        }
+
+        private Map<String, String> inputs(List<String> cells) {
+            var inputs = LinkedHashMap.<String, String>newLinkedHashMap(columns.size());
+            for (int i = 0; i < columns.size(); i++) inputs.put(columns.get(i), cells.get(i));
+            return inputs;
+        }
+
+        /// A position in the file. `line` is where the present record begins.
+        private final class Cursor implements AutoCloseable {
+            private final Records records;
+            private final Cells hashes = new Cells(columns);
+            private long line = 0;
+
+            Cursor() {
+                records = records(path, charset, delimiter);
+                if (next() == null) throw new Unusable(path + ": empty"); // the header
+            }
+
+            /// The next record's cells, the id stripped, or null at the end. Blank lines at the end of the file are
+            /// passed over.
+            List<String> next() {
+                try {
+                    var cells = records.next();
+                    line = records.line();
+                    if (cells != null && cells.isEmpty()) {
+                        while (cells != null && cells.isEmpty()) cells = records.next();
+                        if (cells != null) throw new Unusable(path + ", line " + line + ": blank, with rows after it");
+                    }
+                    if (cells != null && idColumn < cells.size()) cells.set(idColumn, cells.get(idColumn).strip());
+                    return cells;
+                } catch (IOException problem) {
+                    throw unreadable(path, charset, problem, records.line());
+                }
+            }
+
+            @Override
+            public void close() {
+                try {
+                    records.close();
+                } catch (IOException _) {
+                    // it was only read from
+                }
+            }
+        }
+
+        private record Header(List<String> columns, char delimiter) {}
+
+        /// The first record, with the delimiter that gives most columns: a comma unless `;` or a tab gives more. One
+        /// that the quotes contradict is none: behind `"id"` there is no text.
+        private static Header header(Path path, Charset charset, Optional<Character> given) {
+            Header best = null;
+            IOException fault = null;
+            for (char delimiter : given.map(List::of).orElse(List.of(',', ';', '\t'))) {
+                try (var records = records(path, charset, delimiter)) {
+                    var cells = records.next();
+                    if (cells == null || cells.size() < 2 && String.join("", cells).isBlank())
+                        throw new Unusable(path + ": empty, not even a header");
+                    if (best == null || cells.size() > best.columns().size()) best = new Header(cells, delimiter);
+                } catch (IOException problem) {
+                    if (fault == null) fault = problem;
+                }
+            }
+            if (best == null) throw unreadable(path, charset, fault, 1);
+            return best;
+        }
+
+        private static Records records(Path path, Charset charset, char delimiter) {
+            try {
+                var decoder = charset.newDecoder().onMalformedInput(CodingErrorAction.REPORT)
+                        .onUnmappableCharacter(CodingErrorAction.REPORT);
+                var records = new Records(new InputStreamReader(Files.newInputStream(path), decoder), delimiter);
+                records.pass('\uFEFF');
+                return records;
+            } catch (IOException problem) {
+                throw unreadable(path, charset, problem, 1);
+            }
+        }
+
+        private static long size(Path path) {
+            try {
+                return Files.size(path);
+            } catch (IOException problem) {
+                throw new Unusable(path + ": " + Plain.of(problem));
+            }
+        }
+
+        private static Charset charset(Path path) {
+            try (var in = Files.newInputStream(path)) {
+                var first = in.readNBytes(2);
+                if (first.length == 2 && (first[0] & 0xff) == 0xff
+                        && (first[1] & 0xff) == 0xfe) return StandardCharsets.UTF_16LE;
+                if (first.length == 2 && (first[0] & 0xff) == 0xfe
+                        && (first[1] & 0xff) == 0xff) return StandardCharsets.UTF_16BE;
+                return UTF_8;
+            } catch (IOException problem) {
+                throw new Unusable(path + ": " + Plain.of(problem));
+            }
+        }
+
+        private static Unusable unreadable(Path path, Charset charset, IOException problem, long line) {
+            if (problem instanceof CharacterCodingException) return new Unusable(path + ", line "
+                    + badLine(path, charset)
+                    + ": not " + charset + Guess.of(path).map(likely -> "; it looks like " + likely).orElse("")
+                            + ". Name the encoding with --encoding, or save the file as UTF-8");
+            return new Unusable(path + ", line " + line + ": " + Plain.of(problem));
+        }
+
+        /// The line of the first byte that the charset does not allow.
+        private static long badLine(Path path, Charset charset) {
+            long line = 1;
+            try (var in = Files.newInputStream(path)) {
+                var decoder = charset.newDecoder();
+                var bytes = ByteBuffer.allocate(1 << 16);
+                var chars = CharBuffer.allocate(1 << 16);
+                for (int count = 0; count >= 0; ) {
+                    count = in.read(bytes.array(), bytes.position(), bytes.remaining());
+                    if (count > 0) bytes.position(bytes.position() + count);
+                    var result = decoder.decode(bytes.flip(), chars.clear(), count < 0);
+                    line += chars.flip().chars().filter(c -> c == '\n').count();
+                    if (result.isError()) return line;
+                    bytes.compact();
+                }
+            } catch (IOException _) {
+                // the line reached so far is the best that can be said
+            }
+            return line;
+        }
+    }
+
+    /// Reads the records of a CSV, each as its cells, which keep their blanks and line ends. What a quote leaves
+    /// unclear is an error.
+    ///
+    /// opencsv's reader is no use here: if it is to keep CR LF inside quotes, a CR alone ends no line and a blank line
+    /// inside quotes is an error; a quote inside a bare cell (`5" pipe`) takes in the rows that follow; and it tells
+    /// neither text after a closing quote nor the line in which an open one began.
+    static final class Records implements AutoCloseable {
+        private final Reader in;
+        private final char delimiter;
+        private final StringBuilder cell = new StringBuilder();
+        private final char[] buffer = new char[1 << 14];
+        private int at = 0, end = 0;
+        private long line = 0, next = 1;
+
+        Records(Reader in, char delimiter) {
+            this.in = in;
+            this.delimiter = delimiter;
+        }
+
+        /// The line in which the last record began, or in which it went wrong.
+        long line() {
+            return line;
+        }
+
+        /// The cells of the next record, none if the line is empty; null at the end.
+        List<String> next() throws IOException {
+            line = next;
+            if (peek() < 0) return null;
+            var cells = new ArrayList<String>();
+            if (!isLineEnd(peek())) do cells.add(cell()); while (pass(delimiter));
+            if (peek() >= 0) lineEnd();
+            return cells;
+        }
+
+        private String cell() throws IOException {
+            cell.setLength(0);
+            if (peek() == '"') quoted();
+            else take(delimiter);
+            return cell.toString();
+        }
+
+        private void quoted() throws IOException {
+            long opened = next;
+            pass('"');
+            while (true) {
+                take('"');
+                if (peek() < 0) throw fault(opened, "a quote is opened there and never closed");
+                if (isLineEnd(peek())) cell.append(lineEnd());
+                else if (isPair()) cell.append('"');
+                else break;
+            }
+            if (peek() >= 0 && peek() != delimiter && !isLineEnd(peek()))
+                throw fault(next, "text after a closing quote (a quote inside a quoted cell is written twice)");
+        }
+
+        /// Passes a quote, and a second one after it, which stand for one in the cell.
+        private boolean isPair() throws IOException {
+            return pass('"') && pass('"');
+        }
+
+        private IOException fault(long line, String what) {
+            this.line = line;
+            return new IOException(what);
+        }
+
+        private static boolean isLineEnd(int c) {
+            return c == '\n' || c == '\r';
+        }
+
+        /// Adds to the cell what stands before the next `stop` or line end.
+        private void take(char stop) throws IOException {
+            while (peek() >= 0) {
+                int from = at;
+                while (at < end && buffer[at] != stop && !isLineEnd(buffer[at])) at++;
+                cell.append(buffer, from, at - from);
+                if (at < end) return;
+            }
+        }
+
+        /// Passes one line end: LF, CR LF or CR.
+        private String lineEnd() throws IOException {
+            next++;
+            if (pass('\n')) return "\n";
+            pass('\r');
+            return pass('\n') ? "\r\n" : "\r";
+        }
+
+        /// Passes the next character if it is this one.
+        boolean pass(char expected) throws IOException {
+            if (peek() != expected) return false;
+            at++;
+            return true;
+        }
+
+        private int peek() throws IOException {
+            if (at == end) {
+                at = 0;
+                end = Math.max(0, in.read(buffer));
+            }
+            return at < end ? buffer[at] : -1;
+        }
+
+        @Override
+        public void close() throws IOException {
+            in.close();
+        }
+    }
+
+    /// Writes a CSV (RFC 4180). In quotes stands what a reader could part or strip: also a delimiter that is not this
+    /// file's, for some spreadsheets part cells at any of them.
+    static final class CellWriter extends CSVWriter {
+        CellWriter(Writer out, char delimiter, boolean mark, String lineEnd) throws IOException {
+            super(new BufferedWriter(out), delimiter, DEFAULT_QUOTE_CHARACTER, DEFAULT_ESCAPE_CHARACTER, lineEnd);
+            if (mark) getWriter().write('\uFEFF');
+        }
+
+        /// The other `writeNext` keeps an exception to itself.
+        void write(Collection<String> cells) throws IOException {
+            writeNext(cells.toArray(String[]::new), false, new StringBuilder());
+        }
+
+        @Override
+        protected boolean stringContainsSpecialCharacters(String cell) {
+            return super.stringContainsSpecialCharacters(cell) || cell.chars().anyMatch(c -> ",;\t".indexOf(c) >= 0)
+                    || !cell.strip().equals(cell);
+        }
+    }
+
+    /// Which encodings a file that is not UTF-8 may be in: those that can read it, best letters first.
+    static final class Guess {
+        private static final List<String> NAMES = List.of("Shift_JIS", "EUC-JP", "GB18030", "Big5", "EUC-KR",
+                "windows-1252", "windows-1251");
+        private static final int SAMPLE = 1 << 18;
+
+        static Optional<String> of(Path path) {
+            try (var in = Files.newInputStream(path)) {
+                var bytes = in.readNBytes(SAMPLE);
+                var likely = NAMES.stream().filter(Charset::isSupported).map(Charset::forName)
+                        .map(charset -> Map.entry(charset, score(bytes, charset))).filter(entry -> entry.getValue() > 0)
+                        .sorted(Map.Entry.<Charset, Double>comparingByValue().reversed()).limit(2)
+                        .map(entry -> entry.getKey().name()).toList();
+                return likely.isEmpty() ? Optional.empty() : Optional.of(String.join(" or ", likely));
+            } catch (IOException _) {
+                return Optional.empty(); // only a hint is lost
+            }
+        }
+
+        /// The share of the non-ASCII characters that are common letters of the encoding's languages; 0: cannot be
+        /// read.
+        private static double score(byte[] bytes, Charset charset) {
+            var chars = CharBuffer.allocate((int) (bytes.length * charset.newDecoder().maxCharsPerByte()) + 1);
+            if (charset.newDecoder().decode(ByteBuffer.wrap(bytes), chars, false).isError()) return 0;
+            var foreign = chars.flip().codePoints().filter(c -> c > 0x7f).toArray();
+            return foreign.length == 0 ? 0 : IntStream.of(foreign).mapToDouble(c -> weight(c, charset.name()))
+                    .sum() / foreign.length;
+        }
+
+        private static double weight(int c, String charset) {
+            var script = Character.UnicodeScript.of(c);
+            return switch (charset) {
+                case "Shift_JIS", "EUC-JP" -> script == Character.UnicodeScript.HIRAGANA
+                        || script == Character.UnicodeScript.KATAKANA && c < 0xff00 ? 2
+                        : script == Character.UnicodeScript.HAN ? 0.9 : c >= 0x3000 && c < 0x3100 ? 0.5 : 0;
+                case "EUC-KR" -> script == Character.UnicodeScript.HANGUL ? 2 : script == Character.UnicodeScript.HAN
+                        ? 0.3 : 0;
+                case "GB18030", "Big5" -> c >= 0x4e00 && c < 0x9fa6 ? 1 : c >= 0x3000 && c < 0x3040 || c >= 0xff00
+                        && c < 0xff60 ? 0.5 : 0;
+                case "windows-1251" -> script == Character.UnicodeScript.CYRILLIC ? 1 : 0;
+                default -> script == Character.UnicodeScript.LATIN && Character.isLowerCase(c) ? 0.95
+                        : Character.isLetter(c) ? 0.4 : 0.2;
+            };
+        }
+    }
+
+    /// The workflow's form held against a header: what each column is, and each cell's value. Pure.
+    static final class Form {
+        private final List<Variable> variables;
+        private final Map<String, Variable> byColumn;
+        private final boolean usesPresets;
+
+        /// @param usesPresets whether this server puts a variable's stored default in for what is not sent (1.14 on)
+        Form(List<Variable> variables, List<String> columns, boolean usesPresets) {
+            this.variables = List.copyOf(variables);
+            this.usesPresets = usesPresets;
+            var known = new LinkedHashMap<String, Variable>();
+            for (var column : columns) variable(variables, column).ifPresent(variable -> known.put(column, variable));
+            this.byColumn = Collections.unmodifiableMap(known);
+        }
+
+        /// Without a form: every cell is sent as text.
+        static Form ofText() {
+            return new Form(List.of(), List.of(), false);
+        }
+
+        /// The answer of `GET /parameters`. Everything but `variable`, `type` and `required` may be missing or null.
+        static Form of(JsonNode parameters, List<String> columns, Variable.Folders folders, boolean usesPresets) {
+            var variables = new ArrayList<Variable>();
+            for (var item : parameters.path("user_input_form"))
+                item.properties().forEach(entry -> variables.add(variable(entry.getKey(), entry.getValue(), parameters,
+                        folders)));
+            return new Form(variables, columns, usesPresets);
+        }
+
+        private static Variable variable(String type, JsonNode node, JsonNode parameters, Variable.Folders folders) {
+            var preset = node.path("default");
+            var about = new Variable.About(node.path("variable").asText(), node.path("label").asText(""),
+                    node.path("required").asBoolean(),
+                    preset.isMissingNode() || preset.isNull() ? Optional.empty() : Optional.of(preset.asText()));
+            return switch (type) {
+                case "text-input", "paragraph" -> new Variable.Text(about, type, node.path("max_length").asInt(0));
+                case "select" -> new Variable.Select(about, texts(node.path("options")));
+                case "number" -> new Variable.Numeric(about);
+                case "checkbox" -> new Variable.Checkbox(about);
+                case "json_object" -> new Variable.JsonObject(about);
+                case "file", "file-list" -> new Variable.FileVariable(about, type.equals("file-list"),
+                        files(node, parameters, folders));
+                default -> new Variable.Other(about, type);
+            };
+        }
+
+        private static Variable.FileRules files(JsonNode node, JsonNode parameters, Variable.Folders folders) {
+            var system = parameters.path("system_parameters");
+            int most = node.path("max_length").asInt(0);
+            return new Variable.FileRules(folders, texts(node.path("allowed_file_types")),
+                    texts(node.path("allowed_file_extensions")),
+                    texts(node.path("allowed_file_upload_methods")),
+                    most > 0 ? most : system.path("workflow_file_upload_limit").asInt(10),
+                    Map.of("image", system.path("image_file_size_limit").asInt(0), "audio",
+                            system.path("audio_file_size_limit").asInt(0),
+                            "video", system.path("video_file_size_limit").asInt(0), "document",
+                                    system.path("file_size_limit").asInt(0),
+                            "custom", system.path("file_size_limit").asInt(0)));
+        }
+
+        private static List<String> texts(JsonNode array) {
+            return StreamSupport.stream(array.spliterator(), false).map(JsonNode::asText).toList();
+        }
+
+        /// By name, else by the label that people see.
+        private static Optional<Variable> variable(List<Variable> variables, String column) {
+            return variables.stream().filter(variable -> variable.about().name().equals(column)).findFirst()
+                    .or(() -> variables.stream().filter(variable -> variable.about().label().equals(column))
+                            .findFirst());
+        }
+
+        Optional<Variable> variable(String column) {
+            return Optional.ofNullable(byColumn.get(column));
+        }
+
+        /// The name under which a column is sent.
+        String name(String column) {
+            return variable(column).map(variable -> variable.about().name()).orElse(column);
+        }
+
+        Value value(String column, String cell) {
+            var variable = byColumn.get(column);
+            if (variable == null) return new Value.Text(cell);
+            boolean empty = variable instanceof Variable.Select ? cell.isEmpty() : cell.isBlank();
+            if (!empty || variable.takesEmpty()) return variable.read(cell);
+            if (variable.about().required()) return new Value.Wrong("not empty: the workflow requires it");
+            if (hasBadPreset(variable))
+                return new Value.Wrong("not empty: the default stored in the workflow is none of its options");
+            return new Value.None();
+        }
+
+        /// A server that puts the default in for what is not sent refuses the row then.
+        private boolean hasBadPreset(Variable variable) {
+            return usesPresets && variable instanceof Variable.Select select
+                    && select.about().preset().filter(preset -> !select.options().contains(preset)).isPresent();
+        }
+
+        /// What a row sends, by name; what is left out is not there.
+        Map<String, Value> values(Row row) {
+            var values = new LinkedHashMap<String, Value>();
+            row.inputs().forEach((column, cell) -> {
+                var value = value(column, cell);
+                if (!(value instanceof Value.None)) values.put(name(column), value);
+            });
+            return values;
+        }
+
+        /// What is wrong with the header; nothing may be sent then.
+        List<String> faults(List<String> columns) {
+            var faults = new ArrayList<String>();
+            for (var variable : variables) {
+                var own = columns.stream().filter(column -> byColumn.get(column) == variable).toList();
+                var name = variable.about().name();
+                if (own.size() > 1) faults.add("the columns "
+                        + own.stream().map(Plain::quoted).collect(joining(" and "))
+                        + " are both the variable " + Plain.quoted(name) + " (by name and by label)");
+                if (own.isEmpty() && !variable.about().required() && hasBadPreset(variable))
+                    faults.add("there is no column for the variable " + Plain.quoted(name)
+                            + ", and the default stored in the workflow is none of its options");
+                if (own.isEmpty()
+                        && variable.about().required()) faults.add("there is no column for the required variable "
+                        + Plain.quoted(name) + Nearest.of(name, unknown(columns))
+                                .map(near -> "; is it " + Plain.quoted(near) + "?").orElse(""));
+            }
+            return faults;
+        }
+
+        /// What is worth saying of the header.
+        List<String> notes(List<String> columns) {
+            if (variables.isEmpty()) return List.of();
+            var notes = new ArrayList<String>();
+            var unknown = unknown(columns);
+            if (!unknown.isEmpty()) notes.add("the workflow has no variable for "
+                    + unknown.stream().map(column -> Plain.quoted(column)
+                    + Nearest.of(column, variables.stream().map(variable -> variable.about().name()).toList())
+                            .map(near -> " (did you mean " + Plain.quoted(near) + "?)").orElse(""))
+                                    .collect(joining(", ")) + ": Dify drops it");
+            if (usesPresets) byColumn.forEach((column, variable) -> variable.about().preset()
+                    .filter(_ -> !variable.takesEmpty())
+                    .ifPresent(preset -> notes.add("an empty " + Plain.quoted(column) + " becomes "
+                            + Plain.quoted(preset)
+                            + ", the default stored in the workflow")));
+            return notes;
+        }
+
+        private List<String> unknown(List<String> columns) {
+            return variables.isEmpty() ? List.of() : columns.stream().filter(column -> !byColumn.containsKey(column))
+                    .toList();
+        }
+    }
+
+    /// One variable of the workflow's form. It knows how to read a cell, and what is wrong with it.
+    sealed interface Variable {
+        /// What all kinds have. `label` is the name shown to people; `preset` the stored default, or empty.
+        record About(String name, String label, boolean required, Optional<String> preset) {}
+
+        About about();
+
+        /// The type's name in Dify.
+        String type();
+
+        /// A cell that is not empty, or any for text.
+        Value read(String cell);
+
+        /// An empty text is a text; of everything else, empty is nothing.
+        default boolean takesEmpty() {
+            return false;
+        }
+
+        /// `text-input` and `paragraph`: as it stands. Lengths are counted in code points, as the server does.
+        record Text(About about, String type, int longest) implements Variable {
+            @Override
+            public Value read(String cell) {
+                int length = cell.codePointCount(0, cell.length());
+                return longest > 0 && length > longest
+                        ? Value.Wrong.tooMuch("is " + length + " characters long", longest) : new Value.Text(cell);
+            }
+
+            @Override
+            public boolean takesEmpty() {
+                return true;
+            }
+        }
+
+        record Select(About about, List<String> options) implements Variable {
+            public Select {
+                options = List.copyOf(options);
+            }
+
+            @Override
+            public String type() {
+                return "select";
+            }
+
+            @Override
+            public Value read(String cell) {
+                if (options.contains(cell)) return new Value.Text(cell);
+                var near = Nearest.of(cell, options).map(option -> "; did you mean " + Plain.quoted(option) + "?")
+                        .orElse("");
+                return new Value.Wrong("one of " + options.stream().limit(20).map(Plain::quoted).collect(joining(", "))
+                        + (options.size() > 20 ? ", …" : "") + near);
+            }
+        }
+
+        /// Plain decimal notation; the exponents and underscores that the server would take are refused on purpose.
+        record Numeric(About about) implements Variable {
+            private static final Pattern SHAPE = Pattern.compile("[+-]?([0-9]+(\\.[0-9]*)?|\\.[0-9]+)");
+
+            @Override
+            public String type() {
+                return "number";
+            }
+
+            @Override
+            public Value read(String cell) {
+                return SHAPE.matcher(cell.strip()).matches() ? new Value.Numeric(new BigDecimal(cell.strip()))
+                        : new Value.Wrong("a number like 12, -0.5 or 1234567.89");
+            }
+        }
+
+        record Checkbox(About about) implements Variable {
+            @Override
+            public String type() {
+                return "checkbox";
+            }
+
+            @Override
+            public Value read(String cell) {
+                return switch (cell.strip().toLowerCase(Locale.ROOT)) {
+                    case "true", "yes", "1", "on" -> new Value.Truth(true);
+                    case "false", "no", "0", "off" -> new Value.Truth(false);
+                    default -> new Value.Wrong("true, false, yes, no, 1, 0, on or off");
+                };
+            }
+        }
+
+        /// An object; whether it fits the variable's schema is the server's business.
+        record JsonObject(About about) implements Variable {
+            @Override
+            public String type() {
+                return "json_object";
+            }
+
+            @Override
+            public Value read(String cell) {
+                try {
+                    var tree = Json.STRICT.readTree(cell);
+                    if (tree.isObject()) return new Value.Json(cell.strip());
+                } catch (JsonProcessingException _) {
+                    // said below
+                }
+                return new Value.Wrong("a JSON object like {\"name\": \"value\"}");
+            }
+        }
+
+        /// A file, or a list of them parted by `;`: addresses, or `@path` from the CSV's folder.
+        record FileVariable(About about, boolean list, FileRules files) implements Variable {
+            @Override
+            public String type() {
+                return list ? "file-list" : "file";
+            }
+
+            @Override
+            public Value read(String cell) {
+                if (!list) return files.read(cell.strip());
+                var values = Stream.of(cell.split(";")).map(String::strip).filter(part -> !part.isEmpty())
+                        .map(files::read).toList();
+                for (var value : values) if (value instanceof Value.Wrong) return value;
+                return values.size() > files.most() ? Value.Wrong.tooMuch(values.size() + " files", files.most())
+                        : new Value.Several(values);
+            }
+        }
+
+        /// `external_data_tool` and kinds we do not know: a run that sends them a value fails.
+        record Other(About about, String type) implements Variable {
+            @Override
+            public Value read(String cell) {
+                return new Value.Wrong("empty: Dify's API takes no value for a variable of type " + type);
+            }
+        }
+
+        /// Where an `@path` is looked for, and the folders that it must not lead out of, all links followed.
+        record Folders(Path base, List<Path> within) {
+            /// @param csv  the input as it was named; what is no file (`-`, a pipe) has the current folder
+            /// @param more the folder of `--files`, or null
+            static Folders of(Path csv, Path more) {
+                var base = Files.isRegularFile(csv) ? csv.toAbsolutePath().getParent() : Path.of("").toAbsolutePath();
+                try {
+                    var own = base.toRealPath();
+                    return new Folders(base, more == null ? List.of(own) : List.of(own, more));
+                } catch (IOException problem) {
+                    throw new Unusable(base + ": " + Plain.of(problem));
+                }
+            }
+
+            boolean hold(Path file) {
+                return within.stream().anyMatch(file::startsWith);
+            }
+        }
+
+        /// Which files a variable takes. `limits`: MB by kind, from the server.
+        record FileRules(Folders folders, List<String> kinds, List<String> extensions, List<String> methods, int most,
+                Map<String, Integer> limits) {
+            private static final Map<String, String> KINDS = byEnding();
+
+            public FileRules {
+                kinds = List.copyOf(kinds);
+                extensions = extensions.stream().map(end -> end.replaceFirst("^\\.", "").toLowerCase(Locale.ROOT))
+                        .toList();
+                methods = List.copyOf(methods);
+                limits = Map.copyOf(limits);
+            }
+
+            private static Map<String, String> byEnding() {
+                var kinds = new HashMap<String, String>();
+                Map.of("image", "jpg jpeg png webp gif svg", "audio", "mp3 m4a wav amr mpga", "video",
+                        "mp4 mov mpeg webm",
+                        "document", "txt markdown md mdx pdf html htm xlsx xls vtt properties doc docx csv eml msg "
+                                + "pptx ppt xml epub")
+                        .forEach((kind, ends) -> Stream.of(ends.split(" ")).forEach(end -> kinds.put(end, kind)));
+                return Map.copyOf(kinds);
+            }
+
+            Value read(String cell) {
+                return cell.startsWith("@") ? local(cell.substring(1)) : remote(cell);
+            }
+
+            private Value remote(String cell) {
+                if (!takes("remote_url")) return new Value.Wrong("an upload (@path): addresses are not allowed");
+                try {
+                    var address = new URI(cell.replace(" ", "%20"));
+                    if (address.getHost() == null || !List.of("http", "https")
+                            .contains(String.valueOf(address.getScheme())))
+                        return new Value.Wrong("an address (https://…)" + (takes("local_file") ? " or @path" : ""));
+                    var end = end(address.getPath());
+                    // without an ending only Dify's own look at the address can tell
+                    var kind = end.isEmpty() && !kinds.isEmpty() ? kinds.getFirst() : kind(end);
+                    return fault(kind, end).<Value>map(Value.Wrong::new)
+                            .orElseGet(() -> new Value.Remote(kind, address));
+                } catch (URISyntaxException _) {
+                    return new Value.Wrong("an address (https://…)" + (takes("local_file") ? " or @path" : ""));
+                }
+            }
+
+            private Value local(String cell) {
+                if (!takes("local_file")) return new Value.Wrong("an address (https://…): uploads are not allowed");
+                try {
+                    var path = folders.base().resolve(cell);
+                    if (!Files.isRegularFile(path)) return new Value.Wrong("a file that exists; there is none at "
+                            + path);
+                    var file = path.toRealPath();
+                    if (!folders.hold(file)) return new Value.Wrong("a file under the CSV's folder (or another, which "
+                            + "--files DIR names); this is " + file);
+                    if (!Files.isReadable(path)) return new Value.Wrong("a file that may be read, not " + path);
+                    var name = path.getFileName().toString();
+                    var kind = kind(end(name));
+                    var fault = fault(kind, end(name)).or(() -> tooLarge(file, kind));
+                    return fault.<Value>map(Value.Wrong::new).orElseGet(() -> new Value.Local(kind, name, file));
+                } catch (InvalidPathException problem) {
+                    return new Value.Wrong("a path: " + Plain.of(problem));
+                } catch (IOException problem) {
+                    return new Value.Wrong("a file that may be read: " + Plain.of(problem));
+                }
+            }
+
+            private Optional<String> tooLarge(Path path, String kind) {
+                try {
+                    int most = limits.getOrDefault(kind, limits.getOrDefault("custom", 0));
+                    long size = Files.size(path);
+                    return most > 0 && size > (long) most << 20
+                            ? Optional.of("at most " + most + " MB, not " + (size >> 20) + " MB") : Optional.empty();
+                } catch (IOException problem) {
+                    return Optional.of("a file that may be read: " + Plain.of(problem));
+                }
+            }
+
+            private boolean takes(String method) {
+                return methods.isEmpty() || methods.contains(method);
+            }
+
+            private Optional<String> fault(String kind, String end) {
+                boolean allowed = kinds.isEmpty() || kinds.contains(kind) && !kind.equals("custom")
+                        || kinds.contains("custom") && extensions.contains(end);
+                return allowed ? Optional.empty() : Optional.of("a file of the kind " + String.join(", ", kinds)
+                        + (extensions.isEmpty() || !kinds.contains("custom") ? "" : " (" + String.join(", ", extensions)
+                                + ")")
+                        + ", not " + kind + (end.isEmpty() ? "" : " (." + end + ")"));
+            }
+
+            private static String kind(String end) {
+                return KINDS.getOrDefault(end, "custom");
+            }
+
+            private static String end(String name) {
+                if (name == null) return "";
+                int dot = name.lastIndexOf('.');
+                return dot <= name.lastIndexOf('/') ? "" : name.substring(dot + 1).toLowerCase(Locale.ROOT);
+            }
+        }
+    }
+
+    /// A cell as the workflow takes it.
+    sealed interface Value {
+        record Text(String text) implements Value {}
+
+        /// A JSON number, all its digits kept.
+        record Numeric(BigDecimal number) implements Value {}
+
+        record Truth(boolean isTrue) implements Value {}
+
+        /// A JSON object, as it was written.
+        record Json(String text) implements Value {}
+
+        /// A file that Dify fetches itself.
+        record Remote(String kind, URI address) implements Value {}
+
+        /// A file of this machine; it has to be uploaded first.
+        ///
+        /// @param name as the cell names it
+        /// @param file where it really is, all links followed
+        record Local(String kind, String name, Path file) implements Value {}
+
+        record Uploaded(String kind, String id) implements Value {}
+
+        record Several(List<Value> files) implements Value {
+            public Several {
+                files = List.copyOf(files);
+            }
+        }
+
+        /// Nothing is sent: the cell is empty.
+        record None() implements Value {}
+
+        /// The cell is of no use; `why` says what is allowed, or by how much it is too much.
+        record Wrong(@JsonValue String why, boolean isTooMuch) implements Value {
+            Wrong(String allowed) {
+                this(allowed, false);
+            }
+
+            /// `is 9 characters long, 8 are allowed`
+            static Wrong tooMuch(String is, int most) {
+                return new Wrong(is + ", " + most + (most == 1 ? " is" : " are") + " allowed", true);
+            }
+
+            String said() {
+                return isTooMuch ? why : "allowed is " + why;
+            }
+        }
+    }
+
+    /// Every wanted row's every cell held against the form, in one pass; nothing is sent.
+    record Inspection(long rows, List<String> faults, List<String> notes, List<Column> columns,
+            List<Problem> problems) {
+        private static final int CUT = 60;
+
+        /// A cell that the workflow does not take.
+        record Problem(long line, String id, String column, String value, Value.Wrong allowed) {}
+
+        /// What a column holds. `longest` is in code points.
+        record Column(String column, String variable, String type, boolean required, long filled, int longest,
+                String example) {}
+
+        static Inspection of(List<String> columns, Form form, Iterator<Row> all) {
+            var filled = new long[columns.size()];
+            var longest = new int[columns.size()];
+            var examples = new String[columns.size()];
+            var problems = new ArrayList<Problem>();
+            long rows = 0, emptyRequired = 0, withNul = 0;
+            for (; all.hasNext(); rows++) {
+                var row = all.next();
+                for (int i = 0; i < columns.size(); i++) {
+                    var column = columns.get(i);
+                    var cell = row.inputs().get(column);
+                    if (cell.indexOf('\0') >= 0) withNul++;
+                    if (!cell.isBlank()) {
+                        filled[i]++;
+                        longest[i] = Math.max(longest[i], cell.codePointCount(0, cell.length()));
+                        if (examples[i] == null) examples[i] = Plain.text(cell, 24);
+                    } else if (form.variable(column).filter(v -> v.takesEmpty() && v.about().required())
+                            .isPresent()) emptyRequired++;
+                    if (form.value(column, cell) instanceof Value.Wrong wrong)
+                        problems.add(new Problem(row.line(), row.id(), column, Plain.text(cell, CUT), wrong));
+                }
+            }
+            var notes = new ArrayList<>(form.notes(columns));
+            if (emptyRequired > 0) notes.add(Plain.count(emptyRequired, "required text is", "required texts are")
+                    + " empty; Dify takes that");
+            if (withNul > 0) notes.add(Plain.count(withNul, "cell holds", "cells hold")
+                    + " the character NUL; Dify leaves it out");
+            return new Inspection(rows, form.faults(columns), notes, IntStream.range(0, columns.size()).mapToObj(i -> {
+                var variable = form.variable(columns.get(i));
+                return new Column(columns.get(i), variable.map(v -> v.about().name()).orElse(""),
+                        variable.map(Variable::type).orElse(""),
+                        variable.filter(v -> v.about().required()).isPresent(), filled[i], longest[i],
+                                examples[i] == null ? "" : examples[i]);
+            }).toList(), problems);
+        }
+
+        boolean isFine() {
+            return faults.isEmpty() && problems.isEmpty();
+        }
+    }
+
+    /// Which ids there are and where each stands, packed: about forty bytes an id, no objects. Entries are numbered in
+    /// the order in which they came: those of the CSV first, in its order, so that an entry's number is its row's.
+    static final class Index {
+        private final List<Page> pages = new ArrayList<>();
+        private final Texts ids = new Texts();
+        private int size = 0, rows = -1;
+        /// Open addressing: an entry's number and one, or 0; at most two thirds full.
+        private int[] table = new int[4096];
+
+        /// What is known of so many entries. Pages are added and never copied: a growing array would be there twice.
+        private static final class Page {
+            static final int SIZE = 1 << 14;
+
+            final long[] cells = new long[SIZE];
+            final int[] places = new int[SIZE], lines = new int[SIZE];
+            final byte[] standings = new byte[SIZE];
+        }
+
+        /// The id's number, or -1.
+        int find(String id) {
+            var bytes = id.getBytes(UTF_8);
+            for (int slot = slot(bytes); table[slot] != 0; slot = slot + 1 & table.length - 1)
+                if (ids.is(place(table[slot] - 1), bytes)) return table[slot] - 1;
+            return -1;
+        }
+
+        /// Adds an id that is not there yet. `line` and `cells` (the hash) are 0 for ids that are in no CSV.
+        int add(String id, long line, long hash) {
+            if (size % Page.SIZE == 0) pages.add(new Page());
+            if (size >= table.length / 3 * 2) widen();
+            var bytes = id.getBytes(UTF_8);
+            var page = page(size);
+            page.places[size % Page.SIZE] = ids.add(bytes);
+            page.lines[size % Page.SIZE] = Math.toIntExact(line);
+            page.cells[size % Page.SIZE] = hash;
+            enter(bytes, size);
+            return size++;
+        }
+
+        int findOrAdd(String id) {
+            int found = find(id);
+            return found >= 0 ? found : add(id, 0, 0);
+        }
+
+        /// The ids so far are the CSV's; what comes later is known from the files alone.
+        void endOfRows() {
+            rows = size;
+        }
+
+        /// How many rows the CSV has; without a CSV, how many ids are known.
+        int rows() {
+            return rows < 0 ? size : rows;
+        }
+
+        int size() {
+            return size;
+        }
+
+        String id(int entry) {
+            return new String(ids.get(place(entry)), UTF_8);
+        }
+
+        long line(int entry) {
+            return page(entry).lines[entry % Page.SIZE];
+        }
+
+        long cells(int entry) {
+            return page(entry).cells[entry % Page.SIZE];
+        }
+
+        Standing standing(int entry) {
+            return STANDINGS[page(entry).standings[entry % Page.SIZE]];
+        }
+
+        void stand(int entry, Standing standing) {
+            page(entry).standings[entry % Page.SIZE] = (byte) standing.ordinal();
+        }
+
+        long count(Standing standing) {
+            return IntStream.range(0, rows()).filter(entry -> standing(entry) == standing).count();
+        }
+
+        boolean isComplete() {
+            return count(Standing.SUCCEEDED) + count(Standing.PARTIAL) == rows();
+        }
+
+        private static final Standing[] STANDINGS = Standing.values();
+
+        private Page page(int entry) {
+            return pages.get(entry / Page.SIZE);
+        }
+
+        private int place(int entry) {
+            return page(entry).places[entry % Page.SIZE];
+        }
+
+        private int slot(byte[] id) {
+            int hash = Arrays.hashCode(id) * 0x9E3779B9;
+            return (hash ^ hash >>> 15) & table.length - 1;
+        }
+
+        private void enter(byte[] id, int entry) {
+            int slot = slot(id);
+            while (table[slot] != 0) slot = slot + 1 & table.length - 1;
+            table[slot] = entry + 1;
+        }
+
+        private void widen() {
+            table = new int[table.length * 2];
+            for (int entry = 0; entry < size; entry++) enter(ids.get(place(entry)), entry);
+        }
+    }
+
+    /// Short texts as bytes, end to end in large blocks, each behind its length of four bytes; a place is a number of
+    /// 32 bits: the block, then the offset in it.
+    static final class Texts {
+        private static final int BITS = 20, BLOCK = 1 << BITS, BLOCKS = 1 << Integer.SIZE - BITS, HEAD = 4;
+
+        private final List<byte[]> blocks = new ArrayList<>();
+        private int used = BLOCK;
+
+        /// Where the text is from now on.
+        int add(byte[] text) {
+            if (used + text.length + HEAD > BLOCK) {
+                if (blocks.size() == BLOCKS) throw new Unusable("more than 4 GB of ids");
+                blocks.add(new byte[Math.max(BLOCK, text.length + HEAD)]);
+                used = 0;
+            }
+            var block = blocks.getLast();
+            int place = blocks.size() - 1 << BITS | used;
+            for (int i = 0; i < HEAD; i++) block[used + i] = (byte) (text.length >> 8 * i);
+            System.arraycopy(text, 0, block, used + HEAD, text.length);
+            used += text.length + HEAD;
+            return place;
+        }
+
+        byte[] get(int place) {
+            int from = from(place);
+            return Arrays.copyOfRange(block(place), from, from + length(place));
+        }
+
+        boolean is(int place, byte[] text) {
+            int from = from(place);
+            return Arrays.equals(block(place), from, from + length(place), text, 0, text.length);
+        }
+
+        private byte[] block(int place) {
+            return blocks.get(place >>> BITS);
+        }
+
+        private static int from(int place) {
+            return (place & BLOCK - 1) + HEAD;
+        }
+
+        private int length(int place) {
+            int length = 0;
+            for (int i = 0; i < HEAD; i++) length |= (block(place)[from(place) - HEAD + i] & 0xff) << 8 * i;
+            return length;
+        }
+    }
+
+    // ── Rules ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    /// What an exchange means for its row: the one place that decides.
+    record Judge(Backoff backoff, RetryRuns failedRuns, Access access) {
+        private static final Pattern TRANSIENT = Pattern.compile("rate.?limit|overload|unavailable|"
+                + "connect(ion)? ?error|"
+                + "connection (refused|reset|aborted|timed)|time[d -]*out|reached maximum retries|too many requests|"
+                + "\\b(429|502|503|504|529)\\b|try again", Pattern.CASE_INSENSITIVE);
+        private static final Pattern BAD_ROW = Pattern.compile("in input form|input form must|"
+                + "transfer_method is required|"
+                + "is not a valid FileTransferMethod|No matching enum found|Invalid (upload file|file url|input type)|"
+                + "Detected file type|File validation failed|Reached maximum retries|expected value type|"
+                + "does not match schema|this statement should be unreachable");
+
+        Verdict verdict(Attempt attempt, Seen seen) {
+            return switch (seen) {
+                case Seen.Ran ran when isUnconfirmed(ran) -> unconfirmed(words(ran));
+                case Seen.Ran ran -> ran(attempt, ran);
+                case Seen.Refused refused when refused.inStream() && refused.ref().isPresent() ->
+                        unconfirmed(said(refused));
+                case Seen.Refused refused -> refused(attempt, refused);
+                case Seen.Cut(_, var symptom, var why) -> new Verdict.LookUp(symptom, why);
+                case Seen.TooLarge(_, var why) -> failed(why); // paid for: another run would be as large
+                case Seen.NotSent(var why) -> new Verdict.Unreached(backoff.delay(0), why);
+                case Seen.NotUploaded(var why, var mayPass, var retryAfter) -> mayPass
+                        ? again(attempt, why, retryAfter) : failed(why);
+            };
+        }
+
+        /// After a look a `stopped` is final: it has been looked up.
+        Verdict afterLook(Attempt attempt, Seen.Ran ran) {
+            return ran.status() == RunStatus.STOPPED ? failed(ran.error().isEmpty() ? "stopped on the server"
+                    : ran.error())
+                    : ran(attempt, ran);
+        }
+
+        /// A failure that would be paid for again, or that looks made up: what is stored of the run is asked for first.
+        private boolean isUnconfirmed(Seen.Ran ran) {
+            return ran.status() == RunStatus.FAILED && (ran.isBare() || isWorthAnother(ran.error()));
+        }
+
+        private static Verdict unconfirmed(String words) {
+            return new Verdict.LookUp(Symptom.UNCONFIRMED, "said to have failed: " + words);
+        }
+
+        /// Stored as a failure, too. What an error said may go beyond this row, and then counts as a refusal does.
+        Verdict confirmed(Attempt attempt, Seen said, Seen.Ran failed) {
+            var verdict = said instanceof Seen.Refused error ? refused(attempt, error) : afterLook(attempt, failed);
+            return verdict instanceof Verdict.LookUp ? afterLook(attempt, failed) : verdict;
+        }
+
+        /// Stored nowhere, it never ran: its words decide. Those that a stream made up are read as its refusals are,
+        /// and prove nothing unless they are known.
+        Verdict notStored(Attempt attempt, Seen said) {
+            if (said instanceof Seen.Refused error) return refused(attempt, error);
+            var ran = (Seen.Ran) said;
+            if (attempt.mode() != Mode.STREAMING || !ran.isBare()) return ran(attempt, ran);
+            var verdict = refused(attempt, Seen.Refused.event(500, "", words(ran), Optional.empty()));
+            return verdict instanceof Verdict.LookUp && failedRuns != RetryRuns.NEVER && isTransient(ran.error())
+                    ? ran(attempt, ran) : verdict;
+        }
+
+        /// Nothing was started: another attempt, as long as there are some.
+        Verdict notStarted(Doubt doubt) {
+            return again(doubt.attempt(), doubt.why() + "; no run was started", Optional.empty());
+        }
+
+        private Verdict ran(Attempt attempt, Seen.Ran ran) {
+            return switch (ran.status()) {
+                case SUCCEEDED -> new Verdict.Done(new Outcome.Succeeded());
+                case PARTIAL -> new Verdict.Done(new Outcome.Partial());
+                case PAUSED -> new Verdict.Done(new Outcome.Paused(ran.ref(), "waits for a human"));
+                case STOPPED -> new Verdict.LookUp(Symptom.STOPPED, "the run was stopped: " + ran.error());
+                case RUNNING -> new Verdict.LookUp(Symptom.CUT, "the answer came before the end of the run");
+                case FAILED -> isWorthAnother(ran.error()) ? again(attempt, ran.error(), Optional.empty())
+                        : failed(words(ran));
+            };
+        }
+
+        private static String words(Seen.Ran ran) {
+            return ran.error().isEmpty() ? "the run failed without a reason" : ran.error();
+        }
+
+        private boolean isWorthAnother(String error) {
+            return switch (failedRuns) {
+                case NEVER -> false;
+                case ALWAYS -> true;
+                case TRANSIENT -> isTransient(error);
+            };
+        }
+
+        private static boolean isTransient(String error) {
+            return !error.startsWith("Aborted:") && TRANSIENT.matcher(error).find();
+        }
+
+        /// The table of refusals, by status, code and the start of the message.
+        private Verdict refused(Attempt attempt, Seen.Refused seen) {
+            if (seen.isTooMany()) return throttled(attempt, seen);
+            if (seen.inStream() && seen.code().isEmpty())
+                return BAD_ROW.matcher(seen.message()).find() ? failed(seen.message())
+                        : new Verdict.LookUp(Symptom.STREAM_ERROR, seen.message());
+            int status = seen.status();
+            if (status >= 300 && status < 400) return new Verdict.StopBatch(access + " redirects to " + seen.message()
+                    + ": set DIFY_API_BASE_URL to the address it really has, which usually ends in /v1");
+            return switch (status) {
+                case 400 -> badRequest(attempt, seen);
+                case 401 -> new Verdict.StopBatch("Dify refuses the key (401: " + said(seen)
+                        + "): check DIFY_API_KEY and "
+                        + "that it belongs to the app at " + access);
+                case 403 -> seen.code().isEmpty()
+                        ? new Verdict.Done(new Outcome.Failed(with("HTTP 403 from a firewall", seen), true))
+                        : new Verdict.StopBatch("Dify refuses access (403: " + said(seen)
+                                + "): switch the app's API service on in Dify, or ask the workspace's owner");
+                case 404, 410 -> new Verdict.StopBatch(seen.message().startsWith("Workflow not found") ? pinned(seen)
+                        : access + " is not Dify's API (HTTP " + status + "): " + access.advice());
+                case 405, 415, 426 -> new Verdict.StopBatch("Dify did not take the request (HTTP " + status + ": "
+                        + said(seen)
+                        + "): is " + access + " the API's address?");
+                case 407 -> new Verdict.StopBatch("the proxy wants a user and a password (407): put them into "
+                        + "HTTPS_PROXY, "
+                        + "http://user:password@host:port");
+                case 413 -> failed(with("too large for the server (413)", seen));
+                case 429 -> seen.code().equals("rate_limit_error")
+                        ? new Verdict.StopBatch("the plan's quota of runs is used up ("
+                        + said(seen) + "): it comes back with the next day or period; run the same command again then")
+                        : throttled(attempt, seen);
+                default -> status >= 500 || status == 408 || status < 300
+                        ? new Verdict.LookUp(seen.dify() ? Symptom.SERVER_ERROR : Symptom.GATEWAY, "HTTP " + status
+                                + " " + said(seen))
+                        : failed("HTTP " + status + ": " + said(seen));
+            };
+        }
+
+        private Verdict badRequest(Attempt attempt, Seen.Refused seen) {
+            var message = seen.message();
+            return switch (seen.code()) {
+                case "not_workflow_app" -> new Verdict.StopBatch("the key belongs to an app that is no workflow: "
+                        + "take the key "
+                        + "of a workflow app");
+                case "app_unavailable" -> new Verdict.StopBatch("nothing is published in this app: publish the "
+                        + "workflow in Dify");
+                case "provider_not_initialize",
+                        "model_currently_not_support" -> new Verdict.StopBatch("the workflow's model is "
+                        + "not set up (" + said(seen) + "): check the model provider in Dify");
+                case "provider_quota_exceeded" -> new Verdict.StopBatch("the model provider's credit is used up ("
+                        + said(seen) + ")");
+                case "completion_request_error" -> again(attempt, message, seen.retryAfter());
+                case "bad_request" -> message.startsWith("Invalid workflow_id")
+                        || message.startsWith("Cannot use draft")
+                        ? new Verdict.StopBatch(pinned(seen))
+                                : new Verdict.StopBatch("Dify could not read the request: " + said(seen));
+                default -> {
+                    if (message.startsWith("Workflow not published"))
+                        yield new Verdict.StopBatch("nothing is published in this app: publish the workflow in Dify");
+                    if (message.startsWith("No class mapping found")) yield new Verdict.StopBatch("the workflow has "
+                            + "a node "
+                            + "that this Dify does not know (" + said(seen) + ")");
+                    if (message.startsWith("queue listening stopped"))
+                        yield new Verdict.LookUp(Symptom.SERVER_ERROR, said(seen));
+                    if (message.startsWith("Arg user must") || message.contains("validation error")
+                            || message.startsWith("Input payload validation"))
+                        // Dify's report quotes the request, so it is not repeated
+                        yield new Verdict.StopBatch("Dify did not take the shape of the request (400); is it a newer "
+                                + "version?");
+                    yield failed(said(seen).isEmpty() ? "HTTP 400" : message);
+                }
+            };
+        }
+
+        private static String pinned(Seen.Refused seen) {
+            return "DIFY_WORKFLOW_ID does not name a published version of this app (" + said(seen)
+                    + "): leave it empty to run the version published now";
+        }
+
+        private static String said(Seen.Refused seen) {
+            return Plain.text(seen.message(), 200).strip();
+        }
+
+        private static String with(String why, Seen.Refused seen) {
+            return said(seen).isEmpty() ? why : why + ": " + said(seen);
+        }
+
+        private Verdict failed(String text) {
+            return new Verdict.Done(new Outcome.Failed(text, false));
+        }
+
+        private Verdict throttled(Attempt attempt, Seen.Refused seen) {
+            return new Verdict.Throttled(backoff.delay(attempt.tries().throttled(), seen.retryAfter()), said(seen));
+        }
+
+        /// Another attempt, or the end of them.
+        private Verdict again(Attempt attempt, String why, Optional<Duration> retryAfter) {
+            return backoff.allows(attempt.tries()) ? new Verdict.Again(backoff.delay(attempt.tries().failed(),
+                    retryAfter), why)
+                    : failed(why);
+        }
+    }
+
+    /// What a missing trace of a run proves, by how the server lists its runs.
+    ///
+    /// | listing | blocking | streaming |
+    /// | --- | --- | --- |
+    /// | from the start (1.14 on, or seen) | not started, after `--settle` | not started, after `--settle` |
+    /// | at the end (1.10 and before) | wait, then unknown | unknown at once: a left stream is never listed |
+    /// | not known | wait, then unknown | wait, then unknown |
+    ///
+    /// With a run id the run exists: it is waited for. With a fixed `--user` nothing can be found by name: unknown.
+    enum Proof {
+        SETTLE, WAIT, UNKNOWN;
+
+        static Proof of(Doubt doubt, Listing listing) {
+            if (doubt.run().isPresent()) return WAIT;
+            if (!doubt.canBeFound()) return UNKNOWN;
+            return switch (listing) {
+                case FROM_START -> SETTLE;
+                case AT_END -> doubt.attempt().mode() == Mode.STREAMING ? UNKNOWN : WAIT;
+                case NOT_KNOWN -> WAIT;
+            };
+        }
+
+        static String reason(Doubt doubt) {
+            if (doubt.run().isPresent()) return "the server knows no run " + doubt.run().get().id() + " any more";
+            if (!doubt.canBeFound()) return "with --user a run cannot be found by name";
+            return doubt.attempt().mode() == Mode.STREAMING
+                    ? "this server may not list a stream whose client has left; --mode blocking is safer here"
+                    : "no trace of a run until the time limit, and this server lists runs only when they end";
+        }
+    }
+
+    /// When a server lists a run in its log.
+    enum Listing {
+        FROM_START, AT_END, NOT_KNOWN;
+
+        /// By `X-Version`: measured at 1.9.2 (in effect 1.10) and 1.14.2.
+        static Listing of(String version) {
+            var match = Pattern.compile("(\\d+)\\.(\\d+).*").matcher(version);
+            if (!match.matches()) return NOT_KNOWN;
+            int major = Integer.parseInt(match.group(1)), minor = Integer.parseInt(match.group(2));
+            if (major > 1 || major == 1 && minor >= 14) return FROM_START;
+            return major < 1 || minor <= 10 ? AT_END : NOT_KNOWN;
+        }
+    }
+
+    /// The wait before another attempt: `initial`, then twice as long each time, never over `max`; less up to a half by
+    /// chance, so that rows do not come back together. A `Retry-After` wins when it is longer.
+    record Backoff(Duration initial, Duration max, int maxRetries) {
+        boolean allows(Tries tries) {
+            return tries.failed() < maxRetries;
+        }
+
+        Duration delay(int attempts) {
+            double full = Math.min(initial.toMillis() * Math.pow(2, Math.min(attempts, 40)), max.toMillis());
+            return Duration.ofMillis((long) (full * (0.5 + ThreadLocalRandom.current().nextDouble() / 2)));
+        }
+
+        Duration delay(int attempts, Optional<Duration> retryAfter) {
+            var delay = delay(attempts);
+            return retryAfter.filter(asked -> asked.compareTo(delay) > 0)
+                    .map(asked -> asked.compareTo(Pause.LONGEST) > 0 ? Pause.LONGEST : asked)
+                    .orElse(delay);
+        }
+    }
+
+    /// How many runs at a time: `-c` at most, less once the server refuses. Owned by the engine's thread.
+    static final class Pace {
+        private static final int WINDOWS = 10;
+        /// Dify 1.14 takes 30 ms to the first event of a stream; later is a queue.
+        private static final Duration QUEUED = Duration.ofSeconds(1);
+        private static final int GROWN = 4;
+        private static final Duration CUT = Duration.ofSeconds(10); // a cut run may still be at work for so long
+
+        private final int ceiling;
+        private final Optional<Duration> wait;
+        private final Optional<Rate> rate;
+        private int limit, lowest, highest = 0, quiet = 0;
+        private long cutAt = 0;
+        private Duration shortest = Duration.ofDays(1), slowest = Duration.ZERO;
+        private Instant nextStart = Instant.MIN, nextByRate = Instant.MIN, pausedUntil = Instant.MIN;
+
+        Pace(int ceiling, Duration wait) {
+            this(ceiling, wait, null);
+        }
+
+        Pace(int ceiling, Duration wait, Rate rate) {
+            this.rate = Optional.ofNullable(rate);
+            this.ceiling = ceiling;
+            this.limit = ceiling;
+            this.lowest = ceiling;
+            this.wait = Optional.ofNullable(wait);
+        }
+
+        boolean hasRoom(Instant now, int busy) {
+            return busy < limit && !now.isBefore(nextStart());
+        }
+
+        /// How many places runs that were cut hold, by when each was: half of all at most, so that after a server's
+        /// restart the rows that are left go on. Where there is only one place, it is theirs while the server may still
+        /// be at work on them: four times as long as the slowest run so far took, and at least ten seconds.
+        int held(Collection<Instant> cut, Instant now) {
+            if (limit > 1) return Math.min(cut.size(), limit / 2);
+            var longest = Collections.max(List.of(CUT, slowest.multipliedBy(GROWN)));
+            return cut.stream().anyMatch(since -> now.isBefore(since.plus(longest))) ? 1 : 0;
+        }
+
+        /// A run has ended, so long after it was sent.
+        void took(Duration time) {
+            if (time.compareTo(slowest) > 0) slowest = time;
+        }
+
+        /// Nothing starts before.
+        void pause(Instant until) {
+            if (until.isAfter(pausedUntil)) pausedUntil = until;
+        }
+
+        void started(Instant now) {
+            wait.ifPresent(_ -> nextStart = Instant.MAX); // until its end is seen
+            rate.ifPresent(rate -> nextByRate = after(now, rate.interval()));
+        }
+
+        /// A start that came a little late does not delay those after it; a pause is not made up for by a burst.
+        private Instant after(Instant now, Duration interval) {
+            var soonest = now.plus(interval.multipliedBy(9).dividedBy(10));
+            var planned = nextByRate.equals(Instant.MIN) ? now.plus(interval) : nextByRate.plus(interval);
+            return planned.isBefore(soonest) ? soonest : planned;
+        }
+
+        void ended(Instant now) {
+            wait.ifPresent(pause -> nextStart = now.plus(pause));
+        }
+
+        /// Whether a stream waited for its first event, or a request at the server's door, as in a queue: over a
+        /// second, and far longer than the shortest wait.
+        boolean isQueued(Duration waited) {
+            if (waited.compareTo(shortest) < 0) shortest = waited;
+            return waited.compareTo(QUEUED) > 0 && waited.compareTo(shortest.multipliedBy(GROWN)) > 0;
+        }
+
+        /// Down to what was running. The refusals of one round trip count as one cut: those that had begun before it
+        /// were counted as running, so each takes itself away.
+        void refused(long sequence, int busy, long begun) {
+            quiet = 0;
+            if (sequence <= cutAt) lower(limit - 1);
+            else cut(busy, begun);
+        }
+
+        /// Down to the runs that are at work. False: this one was sent before the last cut.
+        boolean queued(long sequence, IntSupplier atWork, long begun) {
+            quiet = 0;
+            if (sequence <= cutAt) return false;
+            cut(atWork.getAsInt(), begun);
+            return true;
+        }
+
+        private void cut(int busy, long begun) {
+            cutAt = begun;
+            lower(busy);
+            highest = Math.max(highest, limit);
+        }
+
+        private void lower(int runs) {
+            limit = Math.clamp(runs, 1, limit);
+            lowest = Math.min(lowest, limit);
+        }
+
+        /// One more for every ten windows without a refusal.
+        void succeeded() {
+            if (limit < ceiling && ++quiet >= WINDOWS * limit) {
+                highest = Math.max(highest, ++limit);
+                quiet = 0;
+            }
+        }
+
+        int limit() {
+            return limit;
+        }
+
+        /// The least that was allowed at a time, and the most since the first cut.
+        int lowest() {
+            return lowest;
+        }
+
+        int highest() {
+            return highest;
+        }
+
+        int ceiling() {
+            return ceiling;
+        }
+
+        Instant nextStart() {
+            return Collections.max(List.of(nextStart, nextByRate, pausedUntil));
+        }
+    }
+
+    /// How many runs the server was at work on at once, by its own word, among those that ended last.
+    static final class AtWork {
+        private final ArrayDeque<Span> last = new ArrayDeque<>();
+        private final int memory;
+
+        private record Span(Instant began, Instant ended) {}
+
+        /// @param memory of so many runs
+        AtWork(int memory) {
+            this.memory = memory;
+        }
+
+        /// A little less at either end: a run that follows another in its place is not at work beside it.
+        void add(Duration took, Instant ended) {
+            if (!took.isPositive()) return; // the server does not tell
+            var edge = took.dividedBy(20);
+            last.add(new Span(ended.minus(took).plus(edge), ended.minus(edge)));
+            if (last.size() > memory) last.remove();
+        }
+
+        int most() {
+            var begins = last.stream().map(Span::began).sorted().toList();
+            var ends = last.stream().map(Span::ended).sorted().toList();
+            int most = 0;
+            for (int begun = 0, over = 0; begun < begins.size(); begun++) {
+                while (!ends.get(over).isAfter(begins.get(begun))) over++;
+                most = Math.max(most, begun + 1 - over);
+            }
+            return most;
+        }
+    }
+
+    /// A server's wish to be left alone: no request of the batch goes out before, whichever met the refusal.
+    record Pause(Duration asked, Instant until) {
+        static final Duration LONGEST = Duration.ofMinutes(10);
+
+        static Optional<Pause> of(Seen seen, Instant now) {
+            return seen.pause().map(asked -> new Pause(asked, now.plus(asked)));
+        }
+
+        /// The call ends then.
+        boolean isTooLong() {
+            return asked.compareTo(LONGEST) > 0;
+        }
+
+        /// `waiting until 14:02, as the server asks`
+        String text() {
+            return isTooLong() ? "the server asks to be left alone until " + Times.local("yyyy-MM-dd HH:mm", until)
+                    + " (Retry-After): run the same command again then"
+                    : "waiting until " + Times.local("HH:mm", until) + ", as the server asks";
+        }
+    }
+
+    /// Starts evenly spread: one every `interval`.
+    record Rate(Duration interval) {
+        static final class Converter implements ITypeConverter<Rate> {
+            @Override
+            public Rate convert(String text) {
+                var match = Pattern.compile("(\\d{1,6}(?:\\.\\d{1,3})?)/([smh])").matcher(text.strip());
+                if (!match.matches() || new BigDecimal(match.group(1)).signum() == 0)
+                    throw new TypeConversionException("not a rate like 10/s, 90/m or 500/h");
+                long unit = switch (match.group(2)) {
+                    case "s" -> 1_000_000_000L;
+                    case "m" -> 60_000_000_000L;
+                    default -> 3_600_000_000_000L;
+                };
+                return new Rate(Duration.ofNanos(BigDecimal.valueOf(unit)
+                        .divide(new BigDecimal(match.group(1)), RoundingMode.HALF_UP).longValue()));
+            }
+        }
+    }
+
+    /// Whether the server answers: after five failures in a row starts pause, and one exchange at a time asks again.
+    static final class Health {
+        private static final int STREAK = 5;
+        private static final Duration SILENT = Duration.ofMinutes(5), REFUSED = Duration.ofMinutes(1);
+
+        private final Backoff backoff;
+        private int streak = 0, refusals = 0;
+        private boolean probing = false, refusedTooLong = false;
+        private Instant nextProbe = Instant.MIN, pausedAt = Instant.MAX, leftAloneUntil = Instant.MIN;
+        private Instant silentSince = Instant.MAX, refusedSince = Instant.MAX, failedAt = Instant.MIN;
+
+        Health(Backoff backoff) {
+            this.backoff = backoff;
+        }
+
+        /// While starts pause, one exchange at a time goes out; none, while the server asks to be left alone.
+        boolean isOpen(Instant now) {
+            return !now.isBefore(leftAloneUntil) && (streak < STREAK || !probing && !now.isBefore(nextProbe));
+        }
+
+        /// Nothing goes out before.
+        void pause(Instant until) {
+            if (until.isAfter(leftAloneUntil)) leftAloneUntil = until;
+        }
+
+        void begun() {
+            probing = streak >= STREAK;
+        }
+
+        /// What was on its way when starts paused says nothing new: else `-c 64` would wait for as long as after 59
+        /// probes.
+        void failed(Instant now, Instant begun) {
+            if (streak >= STREAK && begun.isBefore(pausedAt)) return;
+            probing = false;
+            failedAt = now;
+            if (streak++ == 0) silentSince = now;
+            if (streak == STREAK) pausedAt = now;
+            if (streak >= STREAK) nextProbe = now.plus(backoff.delay(streak - STREAK));
+        }
+
+        void answered() {
+            probing = false;
+            streak = 0;
+            silentSince = Instant.MAX;
+        }
+
+        /// A run was let in.
+        void served() {
+            answered();
+            refusals = 0;
+        }
+
+        /// A run was refused as too many, with so many others of ours running.
+        void refused(Instant now, int busy) {
+            refusals = busy > 0 ? 0 : refusals + 1;
+            if (refusals <= 1) refusedSince = now;
+            refusedTooLong |= refusals >= STREAK && refusedSince.plus(REFUSED).isBefore(now);
+        }
+
+        Instant nextProbe() {
+            return probing ? Instant.MAX : nextProbe.isAfter(leftAloneUntil) ? nextProbe : leftAloneUntil;
+        }
+
+        Optional<Stop> verdict(Instant now, int busy) {
+            var asked = failedAt.isBefore(leftAloneUntil) ? failedAt : now; // nobody asks while it is left alone
+            if (streak >= STREAK && busy == 0 && !silentSince.equals(Instant.MAX)
+                    && silentSince.plus(SILENT).isBefore(asked))
+                return Optional.of(new Stop(STOPPED, "the server has not answered for "
+                        + Plain.seconds(Duration.between(silentSince, now))
+                                + "; run the same command again when it is back"));
+            if (refusedTooLong)
+                return Optional.of(new Stop(STOPPED,
+                        "the server refuses every run as too many although none of ours runs; "
+                        + "after a crash it does so for ten minutes. Run the same command again then"));
+            return Optional.empty();
+        }
+    }
+
+    /// Where a batch ends on purpose, and how long things may take.
+    record Limits(Ceiling maxFailures, Long maxTokens, Duration grace, Duration timeout, Settle settle) {
+        Optional<String> reached(long failed, long done, long tokens) {
+            if (maxFailures != null && maxFailures.isReached(failed, done))
+                return Optional.of("--max-failures reached: " + Plain.count(failed, "row") + " failed");
+            if (maxTokens != null && tokens >= maxTokens)
+                return Optional.of("--max-tokens reached: " + tokens + " tokens used");
+            return Optional.empty();
+        }
+
+        /// A run that was asked to stop may take a moment; one that cannot be asked gets one look.
+        Duration afterTimeout(Optional<RunRef> run) {
+            return run.filter(ref -> !ref.task().isEmpty()).isPresent() ? Duration.ofSeconds(30) : Duration.ZERO;
+        }
+    }
+
+    /// A limit that is a number (`20`) or a share (`5%`) of the rows that have ended.
+    record Ceiling(long count, double share) {
+        /// More than the share, but all of them are 100 %.
+        boolean isReached(long failed, long ended) {
+            return count > 0 ? failed >= count : ended >= 20 && (failed > share * ended || failed == ended);
+        }
+
+        static final class Converter implements ITypeConverter<Ceiling> {
+            @Override
+            public Ceiling convert(String text) {
+                var match = Pattern.compile("(\\d{1,9})(%?)").matcher(text.strip());
+                long number = match.matches() ? Long.parseLong(match.group(1)) : 0;
+                if (number < 1 || !match.group(2).isEmpty() && number > 100)
+                    throw new TypeConversionException("not a number of rows (20) or a share (5%)");
+                return match.group(2).isEmpty() ? new Ceiling(number, 1) : new Ceiling(0, number / 100.0);
+            }
+        }
+    }
+
+    /// Which mode the next attempt takes, and what is known of the server's log. Owned by the engine's thread.
+    static final class Route {
+        private static final Duration PROXY_CUT = Duration.ofSeconds(25);
+        private static final int REFUSED_STREAMS = 3;
+
+        private final boolean auto;
+        private Mode mode;
+        private Listing listing;
+        private int refusedStreams = 0, refusedAlone = 0;
+        private boolean mayStream = true;
+
+        /// @param earlier the mode that an earlier call of this batch went over to
+        Route(Mode asked, Optional<Mode> earlier, String version) {
+            this.auto = asked == Mode.AUTO;
+            this.mode = auto ? earlier.orElse(Mode.BLOCKING) : asked;
+            this.listing = Listing.of(version);
+        }
+
+        Mode mode() {
+            return mode;
+        }
+
+        Listing listing() {
+            return listing;
+        }
+
+        /// Runs in doubt are of an earlier session: if that met another kind of server, nothing is known for sure.
+        void alsoMet(String earlier) {
+            if (earlier != null && Listing.of(earlier) != listing) listing = Listing.NOT_KNOWN;
+        }
+
+        /// A running run seen in the log: this server lists from the start.
+        void listsRunning(Doubt doubt) {
+            if (doubt.run().isEmpty()) listing = Listing.FROM_START;
+        }
+
+        /// Says it when the mode changes.
+        ///
+        /// @param busy how many other runs of ours hold a place on the server
+        Optional<String> seen(Attempt attempt, Seen seen, Duration took, int busy) {
+            if (auto && mayStream && mode == Mode.BLOCKING && isProxyCut(seen, took)) {
+                mode = Mode.STREAMING;
+                return Optional.of("A proxy cut a run off after " + Plain.seconds(took)
+                        + ": the batch goes on in streaming mode.");
+            }
+            if (seen instanceof Seen.Refused refused && refused.inStream()) refusedStreams++;
+            if (attempt.mode() == Mode.STREAMING) refusedAlone = busy == 0
+                    && seen instanceof Seen.Refused refused && refused.isTooMany() ? refusedAlone + 1 : 0;
+            if (mode == Mode.STREAMING && refusedStreams >= REFUSED_STREAMS)
+                return goOnBlocking("rows were refused inside their streams, each holding a connection of the server "
+                        + "for 5 minutes");
+            if (mode == Mode.STREAMING && refusedAlone >= REFUSED_STREAMS)
+                return goOnBlocking("streams in a row were refused as too many though no other run of ours went on "
+                        + "(with a limit of 1, Dify 1.14 and later refuse every stream)");
+            return Optional.empty();
+        }
+
+        /// For the rest of the call, also where streams were asked for: they would never be let in.
+        private Optional<String> goOnBlocking(String why) {
+            mode = Mode.BLOCKING;
+            mayStream = false;
+            return Optional.of(REFUSED_STREAMS + " " + why + ": the batch goes on in blocking mode.");
+        }
+
+        private static boolean isProxyCut(Seen seen, Duration took) {
+            return switch (seen) {
+                case Seen.Refused refused -> refused.status() == 504 || refused.status() == 524;
+                case Seen.Cut cut -> took.compareTo(PROXY_CUT) > 0 && cut.symptom() != Symptom.TIMED_OUT;
+                case Seen.Ran _, Seen.TooLarge _, Seen.NotSent _, Seen.NotUploaded _ -> false;
+            };
+        }
+    }
+
+    // ── Data ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    /// One row of the input. `index` counts from 0, `line` is the line of the file it begins in.
+    ///
+    /// @param cells the hash of `inputs`
+    /// @param inCsv the hash of the row as the CSV has it, which is another one where the shell has edited it
+    record Row(int index, long line, String id, Map<String, String> inputs, long cells, long inCsv) {
+        Row {
+            if (id.isBlank()) throw new IllegalArgumentException("a row needs an id");
+            inputs = Collections.unmodifiableMap(inputs);
+        }
+
+        Row(int index, long line, String id, Map<String, String> inputs) {
+            long cells = Cells.number(inputs);
+            this(index, line, id, inputs, cells, cells);
+        }
+
+        /// The same row with other cells.
+        Row with(Map<String, String> edits) {
+            var changed = new LinkedHashMap<>(inputs);
+            changed.putAll(edits);
+            return changed.equals(inputs) ? this : new Row(index, line, id, changed, Cells.number(changed), inCsv);
+        }
+
+        boolean isEdited() {
+            return cells != inCsv;
+        }
+
+        /// 16 hex digits that change with any cell or column name.
+        String hash() {
+            return Cells.hash(cells);
+        }
+
+        /// The hash of the row as the CSV has it, where the shell has edited it; else empty.
+        String original() {
+            return isEdited() ? Cells.hash(inCsv) : "";
+        }
+    }
+
+    /// What was tried for a row in this call. Only `failed` counts against `MAX_RETRIES`.
+    ///
+    /// @param earlier retries of a former call, told in `retry_count` and not counted again
+    record Tries(int failed, int throttled, int earlier) {
+        static final Tries NONE = new Tries(0, 0);
+
+        Tries(int failed, int throttled) {
+            this(failed, throttled, 0);
+        }
+
+        Tries failedOnce() {
+            return new Tries(failed + 1, throttled, earlier);
+        }
+
+        Tries throttledOnce() {
+            return new Tries(failed, throttled + 1, earlier);
+        }
+
+        int retries() {
+            return earlier + failed;
+        }
+    }
+
+    /// What an attempt is for: a row's result, or the shell's `try`, which changes nothing about the row.
+    enum Kind {
+        ROW, TRY;
+
+        String word() {
+            return name().toLowerCase(Locale.ROOT);
+        }
+    }
+
+    /// One request for one row, found again on the server by its `user`. `cells` is the hash of what is sent.
+    ///
+    /// @param csv the hash of the row as the CSV had it, where `cells` were edited; else empty
+    record Attempt(long sequence, Row row, Tries tries, String user, Mode mode, String cells, Instant at, Kind kind,
+            String csv) {
+        Attempt(long sequence, Row row, Tries tries, String user, Mode mode, String cells, Instant at) {
+            this(sequence, row, tries, user, mode, cells, at, Kind.ROW, row.original());
+        }
+
+        Attempt of(Row whole) {
+            return new Attempt(sequence, whole, tries, user, mode, cells, at, kind, csv);
+        }
+
+        Attempt with(Tries tries) {
+            return new Attempt(sequence, row, tries, user, mode, cells, at, kind, csv);
+        }
+
+        /// Of an earlier call, so what it started is only looked up in this one.
+        boolean isEarlier() {
+            return sequence == 0;
+        }
+
+        /// How long it took. Of a run begun by an earlier call nobody saw the end, so Dify's own time counts.
+        Duration took(Seen seen, Instant now) {
+            return isEarlier() && seen instanceof Seen.Ran ran
+                    ? Duration.ofMillis((long) (ran.usage().seconds() * 1000))
+                    : Duration.between(at, now);
+        }
+
+        /// What was sent had been edited in a shell that is gone, and the CSV's row is still the same.
+        boolean isOfLostEdits() {
+            return !csv.isEmpty() && csv.equals(Cells.hash(row.inCsv()));
+        }
+    }
+
+    /// A run as the server names it; `task` is empty where it is not known.
+    record RunRef(String id, String task) {}
+
+    enum RunStatus {
+        SUCCEEDED, PARTIAL, FAILED, STOPPED, PAUSED, RUNNING;
+
+        static Optional<RunStatus> of(String word) {
+            return switch (word) {
+                case "succeeded" -> Optional.of(SUCCEEDED);
+                case "partial-succeeded" -> Optional.of(PARTIAL);
+                case "failed" -> Optional.of(FAILED);
+                case "stopped" -> Optional.of(STOPPED);
+                case "paused" -> Optional.of(PAUSED);
+                case "running", "scheduled" -> Optional.of(RUNNING);
+                default -> Optional.empty();
+            };
+        }
+
+        boolean isSuccess() {
+            return this == SUCCEEDED || this == PARTIAL;
+        }
+
+        /// How a run may end that was asked to stop.
+        boolean isStopped() {
+            return this == STOPPED || this == FAILED;
+        }
+    }
+
+    /// What a run used. `price` is known from streams only.
+    record Usage(double seconds, long tokens, int steps, Optional<BigDecimal> price, String currency) {
+        static final Usage NONE = new Usage(0, 0, 0, Optional.empty(), "");
+
+        /// How long the run took, by the server's word; not longer than it can be.
+        Duration within(Duration most) {
+            return Duration.ofMillis(Math.clamp((long) (seconds * 1000), 0, most.toMillis()));
+        }
+    }
+
+    /// A file in a run's outputs that is to be kept.
+    ///
+    /// @param size  in bytes, by Dify; not above 0 where it does not know
+    /// @param place where it goes, if that is free
+    record OutputFile(String link, long size, Path place) {}
+
+    /// What a try to fetch a file came to.
+    sealed interface Fetched {
+        record There(Path path) implements Fetched {}
+
+        /// @param mayPass another try may get it
+        record Missing(String why, boolean mayPass) implements Fetched {}
+
+        default boolean mayPass() {
+            return this instanceof Missing(_, var mayPass) && mayPass;
+        }
+    }
+
+    /// What one exchange showed; no opinion yet.
+    sealed interface Seen {
+        /// An answer that is no run. `dify`: written by Dify itself (`X-Version`), not by something in front of it.
+        record Refused(int status, boolean dify, boolean inStream, String code, String message,
+                Optional<Duration> retryAfter, Optional<RunRef> ref) implements Seen {
+            static Refused http(int status, boolean dify, String code, String message, Optional<Duration> retryAfter) {
+                return new Refused(status, dify, false, code, message, retryAfter, Optional.empty());
+            }
+
+            static Refused event(int status, String code, String message, Optional<RunRef> ref) {
+                return new Refused(status, true, true, code, message, Optional.empty(), ref);
+            }
+
+            /// The app's limit of runs at a time, whatever the status.
+            boolean isTooMany() {
+                return message.startsWith("Too many requests.");
+            }
+        }
+
+        /// A run that ended, or paused. `outputs` is compact JSON; `files` are those to be kept, if that was asked for;
+        /// `waited` how long its request waited before it began, where the answer tells.
+        record Ran(RunRef ref, RunStatus status, byte[] outputs, String error, String workflowId, Usage usage,
+                Optional<List<OutputFile>> files, Optional<Duration> waited) implements Seen {
+
+            Ran(RunRef ref, RunStatus status, byte[] outputs, String error, String workflowId, Usage usage) {
+                this(ref, status, outputs, error, workflowId, usage, Optional.empty(), Optional.empty());
+            }
+
+            /// File objects in the outputs that nobody keeps.
+            boolean linksExpire() {
+                return status.isSuccess() && files.isEmpty()
+                        && new String(outputs, UTF_8).contains("\"__dify__file__\"");
+            }
+
+            boolean hasFiles() {
+                return files.filter(some -> !some.isEmpty()).isPresent();
+            }
+
+            Ran with(List<OutputFile> files) {
+                return new Ran(ref, status, outputs, error, workflowId, usage, Optional.of(List.copyOf(files)), waited);
+            }
+
+            Ran after(Optional<Duration> waited) {
+                return new Ran(ref, status, outputs, error, workflowId, usage, files, waited);
+            }
+
+            /// No step, no output: so look the ends that Dify 1.16 makes up where a stream broke off, whatever its run
+            /// does.
+            boolean isBare() {
+                return usage.steps() == 0 && outputs.length <= "{}".length();
+            }
+
+            /// The same end again, or an error that says it of a failure.
+            boolean agreesWith(Seen other) {
+                return other instanceof Ran ran ? ref.id().equals(ran.ref.id()) && status == ran.status
+                        && error.equals(ran.error) && Arrays.equals(outputs, ran.outputs) : !status.isSuccess();
+            }
+        }
+
+        /// No end was seen. `ref` is known if an event came first.
+        record Cut(Optional<RunRef> ref, Symptom symptom, String why) implements Seen {
+            static Cut outOfMemory(Optional<RunRef> ref) {
+                return new Cut(ref, Symptom.CUT, "no memory was left for the answer");
+            }
+        }
+
+        /// A run ended, but what it gave does not fit into the memory that there is for it.
+        record TooLarge(Optional<RunRef> ref, String why) implements Seen {}
+
+        /// The request never left: refused connection, unknown host, TLS.
+        record NotSent(String why) implements Seen {}
+
+        /// A file of the row could not be uploaded, so nothing was started.
+        ///
+        /// @param mayPass the server was away or busy; else this file will not go up another time either
+        record NotUploaded(String why, boolean mayPass, Optional<Duration> retryAfter) implements Seen {
+            NotUploaded(String why, boolean mayPass) {
+                this(why, mayPass, Optional.empty());
+            }
+        }
+
+        default Optional<RunRef> run() {
+            return switch (this) {
+                case Refused refused -> refused.ref();
+                case Ran ran -> Optional.of(ran.ref());
+                case Cut cut -> cut.ref();
+                case TooLarge large -> large.ref();
+                case NotSent _, NotUploaded _ -> Optional.empty();
+            };
+        }
+
+        /// How long the server asks to be left alone.
+        default Optional<Duration> pause() {
+            return switch (this) {
+                case Refused refused when refused.status() == 429 || refused.status() == 503 -> refused.retryAfter();
+                case NotUploaded file -> file.retryAfter();
+                case Refused _, Ran _, Cut _, TooLarge _, NotSent _ -> Optional.empty();
+            };
+        }
+
+        static Seen nothing() {
+            return new Cut(Optional.empty(), Symptom.NO_ANSWER, "");
+        }
+
+        /// What a stream says that told these ends, one after the other: its end, if it is of the run that the stream
+        /// began with, and no other was told. An error keeps its words, but where there is a run, that run decides.
+        static Seen told(Optional<RunRef> run, List<Seen> ends) {
+            if (ends.getFirst() instanceof Refused error)
+                return Refused.event(error.status(), error.code(), error.message(), run);
+            var end = (Ran) ends.getFirst();
+            if (!run.map(RunRef::id).equals(Optional.of(end.ref().id())))
+                return new Cut(run, Symptom.CONTRADICTED, "the stream told the end of another run");
+            if (ends.stream().allMatch(end::agreesWith)) return end;
+            return new Cut(run, Symptom.CONTRADICTED, "the stream told two ends of its run");
+        }
+    }
+
+    /// How an end went missing.
+    enum Symptom {
+        SERVER_ERROR("Dify answered with a server error"),
+        GATEWAY("a proxy answered in Dify's place"),
+        NO_ANSWER("the connection was lost before an answer"),
+        CUT("the answer broke off"),
+        STREAM_ERROR("the stream reported an error without a run"),
+        CONTRADICTED("the stream contradicts itself"),
+        UNCONFIRMED("the run is said to have failed"),
+        SILENCE("no event came"),
+        TIMED_OUT("the time limit passed"),
+        STOPPED("the run was stopped, not by us"),
+        QUIET("the stream fell silent"),
+        CRASH("this tool ended in the middle"),
+        INTERRUPTED("this tool was interrupted and had it stopped"),
+        LOST_RESULT("its result is gone from the results file"),
+        RECHECK("an earlier request counted as not started");
+
+        final String text;
+
+        Symptom(String text) {
+            this.text = text;
+        }
+
+        /// Seen in this call on the wire, with a run that may go on.
+        boolean isOurs() {
+            return this != QUIET && this != CRASH && this != INTERRUPTED && this != LOST_RESULT && this != RECHECK;
+        }
+    }
+
+    /// What to do about what was seen.
+    sealed interface Verdict {
+        record Done(Outcome outcome) implements Verdict {}
+
+        record Again(Duration after, String why) implements Verdict {}
+
+        /// Refused for being too much at once: not the row's fault.
+        record Throttled(Duration after, String why) implements Verdict {}
+
+        /// The server was not reached: not the row's fault either.
+        record Unreached(Duration after, String why) implements Verdict {}
+
+        record LookUp(Symptom symptom, String why) implements Verdict {}
+
+        record StopBatch(String why) implements Verdict {}
+    }
+
+    /// How a row ended.
+    sealed interface Outcome {
+        record Succeeded() implements Outcome {}
+
+        /// Succeeded with failures that the workflow handled itself.
+        record Partial() implements Outcome {}
+
+        record Failed(String text, boolean firewall) implements Outcome {}
+
+        record Paused(RunRef run, String text) implements Outcome {}
+
+        record Unknown(String text) implements Outcome {}
+
+        default Standing standing() {
+            return switch (this) {
+                case Succeeded _ -> Standing.SUCCEEDED;
+                case Partial _ -> Standing.PARTIAL;
+                case Failed _ -> Standing.FAILED;
+                case Paused _ -> Standing.PAUSED;
+                case Unknown _ -> Standing.UNKNOWN;
+            };
+        }
+
+        default String text() {
+            return switch (this) {
+                case Succeeded _, Partial _ -> "";
+                case Failed failed -> failed.text();
+                case Paused paused -> paused.text();
+                case Unknown unknown -> unknown.text();
+            };
+        }
+
+        default String cause() {
+            return Plain.cause(text());
+        }
+    }
+
+    /// Where a row stands: one of the five outcomes, or none yet.
+    enum Standing {
+        PENDING, SUCCEEDED, PARTIAL, FAILED, PAUSED, UNKNOWN;
+
+        boolean isSuccess() {
+            return this == SUCCEEDED || this == PARTIAL;
+        }
+
+        /// In `.retry`.
+        boolean isOnRetryList() {
+            return this == FAILED || this == PAUSED || this == UNKNOWN;
+        }
+
+        String word() {
+            return name().toLowerCase(Locale.ROOT);
+        }
+
+        /// `18 succeeded, 1 partial, 1 failed`
+        static String counts(ToLongFunction<Standing> count) {
+            return Stream.of(values()).filter(standing -> count.applyAsLong(standing) > 0)
+                    .map(standing -> count.applyAsLong(standing) + " " + standing.word()).collect(joining(", "));
+        }
+
+        private static final Map<String, Standing> BY_WORD = Stream.of(values())
+                .collect(Collectors.toMap(Standing::word, standing -> standing));
+
+        static Optional<Standing> of(String word) {
+            return Optional.ofNullable(BY_WORD.get(word));
+        }
+    }
+
+    /// A run whose end has to be learnt.
+    ///
+    /// @param since    when the doubt arose: `--settle` counts from here
+    /// @param deadline how long a running run is waited for
+    /// @param seen     what an unconfirmed run was said to be: it holds if nothing else is found
+    record Doubt(Attempt attempt, Optional<RunRef> run, Symptom symptom, String why, Instant since, Instant deadline,
+            boolean late, Looks looked, Seen seen) {
+
+        /// The looks so far. `stopped`: the last one said so; `holds`: the run may hold a place on the server; `start`:
+        /// when the run began, where a look has told.
+        record Looks(int count, Instant due, boolean stopped, boolean holds, Optional<Instant> start) {}
+
+        Doubt(Attempt attempt, Optional<RunRef> run, Symptom symptom, String why, Instant since, Instant deadline,
+                boolean late) {
+            this(attempt, run, symptom, why, since, deadline, late,
+                    new Looks(0, since, false, !late && symptom.isOurs(), Optional.empty()), Seen.nothing());
+        }
+
+        /// Whether earlier attempts of a row, which counted as not started, have turned up before it is sent again.
+        static Doubt recheck(Row row, Tries tries, Instant due) {
+            var pending = new Attempt(0, row, tries, "", Mode.AUTO, row.hash(), due);
+            return new Doubt(pending, Optional.empty(), Symptom.RECHECK, Symptom.RECHECK.text, due, Instant.MAX, false);
+        }
+
+        /// One of those attempts.
+        Doubt of(Attempt unseen, Instant deadline) {
+            return new Doubt(unseen.with(attempt.tries()), Optional.empty(), symptom, why, since, deadline, false,
+                    looked, seen);
+        }
+
+        /// Whether it has turned up by the end.
+        static Doubt late(Attempt unseen, Instant now) {
+            return new Doubt(unseen, Optional.empty(), Symptom.RECHECK, "", now, now, true);
+        }
+
+        /// Pauses grow from 0.5 s to 15 s; none leads past the deadline.
+        Doubt later(Instant now) {
+            var pause = Duration.ofMillis(Math.min(15_000, (long) (500 * Math.pow(1.5, looked.count()))));
+            var due = now.plus(pause);
+            return again(now.isBefore(deadline) && due.isAfter(deadline) ? deadline : due, looked.stopped(),
+                    looked.holds());
+        }
+
+        /// Seen running, it holds a place whoever started it.
+        Doubt running(Instant now) {
+            return again(later(now).due(), looked.stopped(), true);
+        }
+
+        /// Nothing of it is listed, so nothing of it runs as yet.
+        Doubt unlisted(Instant now) {
+            return again(later(now).due(), false, false);
+        }
+
+        Doubt stoppedOnce(Instant now) {
+            return again(now.plusSeconds(2), true, false);
+        }
+
+        private Doubt again(Instant due, boolean stopped, boolean holds) {
+            return with(new Looks(looked.count() + 1, due, stopped, holds, looked.start()));
+        }
+
+        /// The time of a run counts from its own start, once a look tells it: its request may have waited at the door.
+        /// The server's clock may be wrong; it began after it was sent, and before it was seen to run.
+        Doubt begun(Optional<Instant> told, Instant now, Duration timeout) {
+            if (told.isEmpty() || looked.start().isPresent()) return this;
+            var start = told.get().isBefore(attempt.at()) ? attempt.at() : told.get().isAfter(now) ? now : told.get();
+            var end = start.plus(timeout);
+            return new Doubt(attempt, run, symptom, why, since,
+                    symptom == Symptom.TIMED_OUT && end.isBefore(deadline) ? deadline : end, late,
+                    new Looks(looked.count(), looked.due(), looked.stopped(), looked.holds(), Optional.of(start)), seen);
+        }
+
+        /// When the run began, as far as is known: not before it was sent.
+        Instant start() {
+            return looked.start().orElse(attempt.at());
+        }
+
+        private Doubt with(Looks looks) {
+            return new Doubt(attempt, run, symptom, why, since, deadline, late, looks, seen);
+        }
+
+        Doubt with(RunRef found) {
+            return run.isPresent() ? this
+                    : new Doubt(attempt, Optional.of(found), symptom, why, since, deadline, late, looked, seen);
+        }
+
+        Doubt with(Seen seen) {
+            return new Doubt(attempt, run, symptom, why, since, deadline, late, looked, seen);
+        }
+
+        Instant due() {
+            return looked.due();
+        }
+
+        boolean seenStopped() {
+            return looked.stopped();
+        }
+
+        /// By its id, or by a name that no other attempt has.
+        boolean canBeFound() {
+            return run.isPresent() || Names.isUnique(attempt.user());
+        }
+
+        /// Of this call, not found in the log of an earlier one.
+        boolean isOurs() {
+            return !late && symptom.isOurs();
+        }
+
+        boolean holdsPlace() {
+            return looked.holds();
+        }
+
+        /// A run over its time is stopped before it is looked for.
+        boolean stopsFirst() {
+            return symptom == Symptom.TIMED_OUT && looked.count() == 0
+                    && run.filter(ref -> !ref.task().isEmpty()).isPresent();
+        }
+    }
+
+    /// What a look at the server's records showed.
+    sealed interface Found {
+        record Ended(Seen.Ran ran) implements Found {}
+
+        /// Not ended; also paused.
+        ///
+        /// @param age since its start, by the server's own clock
+        record Running(RunRef ref, RunStatus status, Optional<Duration> age) implements Found {
+            Running(RunRef ref, RunStatus status) {
+                this(ref, status, Optional.empty());
+            }
+        }
+
+        record Absent() implements Found {}
+
+        /// The look itself got no usable answer.
+        record Silent(Seen seen) implements Found {}
+
+        default Optional<RunRef> run() {
+            return switch (this) {
+                case Ended(var ran) -> Optional.of(ran.ref());
+                case Running running -> Optional.of(running.ref());
+                case Absent _, Silent _ -> Optional.empty();
+            };
+        }
+
+        default String word() {
+            return switch (this) {
+                case Ended(var ran) -> ran.status().name().toLowerCase(Locale.ROOT);
+                case Running running -> running.status().name().toLowerCase(Locale.ROOT);
+                case Absent _ -> "absent";
+                case Silent _ -> "no answer";
+            };
+        }
+    }
+
+    /// Why a batch ends before its rows do, and the exit code that says so.
+    record Stop(int code, String why) {}
+
+    enum Mode {
+        AUTO, BLOCKING, STREAMING;
+
+        static Mode of(String word) {
+            return switch (word) {
+                case "blocking" -> BLOCKING;
+                case "streaming" -> STREAMING;
+                default -> valueOf(word.toUpperCase(Locale.ROOT));
+            };
+        }
+    }
+
+    enum RetryRuns { NEVER, TRANSIENT, ALWAYS }
+
+    /// How long a cut request is watched for before it counts as not started; by mode, since streamed runs may queue.
+    record Settle(Duration blocking, Duration streaming) {
+        static final Settle DEFAULT = new Settle(Duration.ofSeconds(30), Duration.ofSeconds(300));
+
+        Duration of(Mode mode) {
+            return mode == Mode.STREAMING ? streaming : blocking;
+        }
+    }
+
+    /// Where Dify is and how to get in. The key is not part of the text form.
+    record Access(URI baseUrl, String key, String workflowId, Optional<URI> proxy,
+            Optional<Env.Setting> authorities) {
+        private static final String DEMO_KEY = "app-demo";
+
+        /// How a batch remembers where it runs; a demo is always the same place.
+        String name() {
+            return key.equals(DEMO_KEY) ? "demo" : baseUrl.toString();
+        }
+
+        /// What to do where the address is not that of Dify's API.
+        String advice() {
+            return baseUrl.getPath().isEmpty() ? "it has no path; set DIFY_API_BASE_URL to " + baseUrl + "/v1"
+                    : "check DIFY_API_BASE_URL, it usually ends in /v1";
+        }
+
+        static Access to(Demo demo) {
+            return new Access(demo.baseUrl(), DEMO_KEY, "", Optional.empty(), Optional.empty());
+        }
+
+        @Override
+        public String toString() {
+            return baseUrl.toString();
+        }
+    }
+
+    /// One run of a row: never throws for what the server says or fails to say.
+    interface Workflow {
+        Seen run(Attempt attempt, Told told);
+
+        Found look(Doubt doubt);
+
+        void stop(RunRef run, String user);
+
+        /// One try to get a file of a run's outputs.
+        Fetched fetch(OutputFile file);
+    }
+
+    /// What a worker tells while a run goes on.
+    interface Told {
+        /// @param waited from the head of the answer to the first event; none in blocking mode
+        void began(RunRef run, Duration waited);
+
+        void quiet(RunRef run);
+
+        void uploaded(String file, String upload);
+
+        /// What a stream says of a run on its way.
+        default void heard(Heard heard) {}
+    }
+
+    /// A stream's word of a run on its way. Names and texts are as the server sends them.
+    sealed interface Heard {
+        record NodeBegan(String title, String type) implements Heard {}
+
+        /// `error` is empty where there is none.
+        record NodeEnded(String title, String type, String status, double seconds, String error) implements Heard {}
+
+        record Text(String text) implements Heard {}
+    }
+
+    /// The user of each attempt: unique, so that the run found under it is this attempt's and no other's.
+    static final class Names {
+        private static final Pattern UNIQUE = Pattern.compile("difyexec-[0-9a-f]{16}-\\d+");
+
+        private final String fixed, prefix;
+        private long count = 0;
+
+        record Name(long sequence, String user) {}
+
+        Names(String fixed) {
+            this.fixed = fixed == null ? "" : fixed;
+            this.prefix = "difyexec-%016x-".formatted(new SecureRandom().nextLong());
+        }
+
+        Name next() {
+            count++;
+            return new Name(count, fixed.isEmpty() ? prefix + count : fixed);
+        }
+
+        long count() {
+            return count;
+        }
+
+        /// Whether a run found under this name can only be its attempt's.
+        static boolean isUnique(String user) {
+            return UNIQUE.matcher(user).matches();
+        }
+    }
+
+    // ── Demo ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     /// A small Dify inside the process, over real HTTP on loopback: no key to buy, no network, nothing spent.
-    /// It is one workflow app with a text variable for each column, and answers as one version of Dify does. A run has
-    /// a thread of its own and goes on when its client has left. All runs are kept until [#close].
+    /// It is one workflow app with a text variable for each column, and answers as one version of Dify does, as far as
+    /// a client can tell by what it reads. A run goes on when its client has left. All runs are kept until [#close].
     static final class Demo implements AutoCloseable {
         static final String NEWEST = "1.16.0", VERSIONS = NEWEST + ", 1.14.2 or 1.9.2";
-        private static final Duration PING_PERIOD = Duration.ofSeconds(10);
-        private static final String PING = "event: ping\n\n";
-        private static final ObjectMapper JSON = JsonMapper.builder()
-                .enable(DeserializationFeature.FAIL_ON_TRAILING_TOKENS)
-                .enable(DeserializationFeature.USE_BIG_DECIMAL_FOR_FLOATS).build();
+        private static final String WORKFLOW = uuid("workflow");
+        private static final int LISTED = 20;
 
-        private final App app;
-        private final Function<Map<String, Object>, Plan> plans;
-        private final Runs runs = new Runs();
+        private final Version version;
+        private final List<String> columns;
+        private final Markers markers = new Markers();
+        private final Map<String, Job> jobs = new ConcurrentHashMap<>();
+        private final Deque<Job> log = new ConcurrentLinkedDeque<>();
         private final HttpServer server;
         private final ExecutorService threads = Executors.newVirtualThreadPerTaskExecutor();
-        private final List<Route> routes = List.of(
-                new Route("GET", "/v1/info", this::info),
-                new Route("GET", "/v1/parameters", this::parameters),
-                new Route("POST", "/v1/workflows/run", this::run),
-                new Route("POST", "/v1/workflows/([^/]+)/run", this::runVersion),
-                new Route("GET", "/v1/workflows/run/([^/]+)", this::detail),
-                new Route("GET", "/v1/workflows/logs", this::logs),
-                new Route("POST", "/v1/workflows/tasks/([^/]+)/stop", this::stop));
 
-        private Demo(App app, Function<Map<String, Object>, Plan> plans) throws IOException {
-            this.app = app;
-            this.plans = plans;
+        private Demo(Version version, List<String> columns) throws IOException {
+            this.version = version;
+            this.columns = List.copyOf(columns);
             server = HttpServer.create(new InetSocketAddress(InetAddress.getLoopbackAddress(), 0), 1024);
             server.setExecutor(threads);
-            server.createContext("/", this::handle);
+            route("/v1/info", this::info);
+            route("/v1/parameters", this::parameters);
+            route("/v1/workflows/run", this::run);
+            route("/v1/workflows/run/", this::detail);
+            route("/v1/workflows/logs", this::logs);
+            route("/v1/workflows/tasks/", this::stop);
+            route("/v1/workflows/", this::runVersion);
             server.start();
         }
 
-        /// Starts the demo's own app: rows ask for trouble by the [Markers] in their values.
         static Demo start(Version version, List<String> columns) throws IOException {
-            return start(App.of(version, columns), new Markers());
-        }
-
-        /// Starts any app. `plans` is asked once for each run, with its inputs as taken, by many threads at once.
-        static Demo start(App app, Function<Map<String, Object>, Plan> plans) throws IOException {
-            return new Demo(app, plans);
+            return new Demo(version, columns);
         }
 
         /// The address that a client is given: `http://127.0.0.1:40123/v1`.
@@ -11048,106 +10915,7 @@ final class DifyExec implements Runnable {
             threads.shutdownNow();
         }
 
-        // What a row meets
-
-        /// How a run will go: how long it takes, how it ends, and whether the connection is cut while it goes on.
-        record Plan(Duration latency, State ending, int tokens, boolean drop) {}
-
-        /// Where a run stands.
-        sealed interface State {
-            record Running() implements State {}
-            record Succeeded(Map<String, Object> outputs) implements State {}
-            /// A node failed with the error `handled`, and a default value stood in for it.
-            record Partial(Map<String, Object> outputs, String handled) implements State {}
-            record Failed(String error) implements State {}
-            /// Ended through the stop route.
-            record Stopped() implements State {}
-            /// Waits for a person at the Human Input node of this name; as 1.14.2 has it.
-            record Paused(String node) implements State {}
-
-            default String stored() {
-                return switch (this) {
-                    case Running _ -> "running";
-                    case Succeeded _ -> "succeeded";
-                    case Partial _ -> "partial-succeeded";
-                    case Failed _ -> "failed";
-                    case Stopped _ -> "stopped";
-                    case Paused _ -> "paused";
-                };
-            }
-
-            default Map<String, Object> outputs() {
-                return switch (this) {
-                    case Succeeded(var outputs) -> outputs;
-                    case Partial(var outputs, _) -> outputs;
-                    case Running _, Failed _, Stopped _, Paused _ -> Map.of();
-                };
-            }
-
-            /// The error as the API tells it: null where there is none.
-            default String error() {
-                return switch (this) {
-                    case Failed(var error) -> error;
-                    case Stopped _ -> "Aborted: User requested stop";
-                    case Running _, Succeeded _, Partial _, Paused _ -> null;
-                };
-            }
-
-            default int steps() {
-                return switch (this) {
-                    case Running _ -> 0;
-                    case Failed _, Stopped _ -> 2;
-                    case Succeeded _, Partial _, Paused _ -> 3;
-                };
-            }
-        }
-
-        /// The demo's plans: 80 to 300 ms and an answer, the same for the same inputs, unless a value asks for trouble.
-        ///
-        /// | in any value | the run |
-        /// |---|---|
-        /// | `[fail]` | fails |
-        /// | `[flaky]` | fails with a rate limit the first time that its `id` comes |
-        /// | `[slow]` | takes 5 s |
-        /// | `[drop]` | loses its connection the first time that its `id` comes, and succeeds all the same |
-        static final class Markers implements Function<Map<String, Object>, Plan> {
-            private final Set<String> met = ConcurrentHashMap.newKeySet();
-
-            @Override
-            public Plan apply(Map<String, Object> inputs) {
-                var all = inputs.values().stream().map(String::valueOf).collect(joining("\n"));
-                var id = String.valueOf(inputs.get("id"));
-                var latency = all.contains("[slow]") ? 5000 : 80 + Math.floorMod(all.hashCode(), 221);
-                var ending = ending(all, id, inputs);
-                var tokens = ending instanceof State.Succeeded ? 16 + all.codePointCount(0, all.length()) / 3 : 0;
-                return new Plan(Duration.ofMillis(latency), ending, tokens, firstOf("[drop]", all, id));
-            }
-
-            private State ending(String all, String id, Map<String, Object> inputs) {
-                if (all.contains("[fail]")) return new State.Failed("Run failed: the model refused this input");
-                if (firstOf("[flaky]", all, id))
-                    return new State.Failed("[openai] Rate Limit Error, 429 Too Many Requests");
-                var answer = "Demo answer to: " + question(inputs);
-                return new State.Succeeded(object("answer", answer, "row_id", inputs.get("id")));
-            }
-
-            private boolean firstOf(String marker, String all, String id) {
-                return all.contains(marker) && met.add(marker + id);
-            }
-
-            /// The longest text beside the id.
-            private static String question(Map<String, Object> inputs) {
-                return inputs.entrySet().stream()
-                        .filter(input -> !input.getKey().equals("id") && input.getValue() != null)
-                        .map(input -> input.getValue().toString())
-                        .max(Comparator.comparingInt(String::length))
-                        .orElse(String.valueOf(inputs.get("id")));
-            }
-        }
-
-        // What the server knows
-
-        /// The versions of Dify that can be played, the oldest first.
+        /// The versions of Dify that can be played.
         enum Version {
             V1_9_2("1.9.2"), V1_14_2("1.14.2"), V1_16_0(NEWEST);
 
@@ -11162,104 +10930,147 @@ final class DifyExec implements Runnable {
                         .orElseThrow(() -> new Unusable("--demo=" + number + ": the demo plays " + VERSIONS));
             }
 
-            boolean isFrom(Version first) {
-                return compareTo(first) >= 0;
-            }
-
             /// Streams run in a worker: a ping at once; log rows from the start; outputs as an object; 404 for no run.
             boolean hasWorker() {
-                return isFrom(V1_14_2);
-            }
-
-            String blockingType() {
-                return hasWorker() ? "application/json; charset=utf-8" : "application/json";
-            }
-
-            /// The wait before a stream's first event.
-            Duration opening() {
-                return Duration.ofMillis(hasWorker() ? 25 : 10);
-            }
-
-            /// How long a stream stays open after its last event.
-            Duration linger() {
-                return this == V1_14_2 ? Duration.ofSeconds(1) : Duration.ZERO;
+                return this != V1_9_2;
             }
         }
 
-        /// The one app of a server: its id, the id of its published version, and when that was published.
-        record App(Version version, List<String> columns, String id, String workflow, String published) {
-            App {
-                columns = List.copyOf(columns);
-            }
+        // What a row meets
 
-            static App of(Version version, List<String> columns) {
-                return new App(version, columns, uuid("app"), uuid("workflow"), "2026-01-01 00:00:00.000000");
-            }
+        /// How a run will go: how long it takes, how it ends, and whether the connection is cut while it goes on.
+        record Plan(Duration latency, Result result, boolean drop) {}
 
-            /// The inputs as the Start node takes them: those declared, null where missing.
-            Map<String, Object> take(Map<?, ?> inputs) {
-                var taken = new LinkedHashMap<String, Object>();
-                columns.forEach(column -> taken.put(column, inputs.get(column)));
-                return Collections.unmodifiableMap(taken);
+        /// @param error null where there is none
+        record Result(String status, Map<String, Object> outputs, String error, int steps, int tokens) {
+            static final Result NONE = new Result("running", Map.of(), null, 0, 0);
+            static final Result STOPPED = new Result("stopped", Map.of(), "Aborted: User requested stop", 2, 0);
+
+            static Result failed(String error) {
+                return new Result("failed", Map.of(), error, 2, 0);
             }
         }
 
-        /// A run as it stands at one moment, and how the API tells of it, field for field in Dify's order.
-        /// `changed` is when it came to its state.
-        record Run(App app, String id, String task, String user, Map<String, Object> inputs, Instant created,
-                   State state, int tokens, Instant changed) {
-            static Run begin(App app, String user, Map<String, Object> inputs, Instant now) {
-                return new Run(app, UUID.randomUUID().toString(), UUID.randomUUID().toString(), user, inputs, now,
-                        new State.Running(), 0, now);
+        /// The plans: 80 to 300 ms and an answer, the same for the same inputs, unless a value asks for trouble.
+        ///
+        /// | in any value | the run |
+        /// |---|---|
+        /// | `[fail]` | fails |
+        /// | `[flaky]` | fails with a rate limit the first time that its `id` comes |
+        /// | `[slow]` | takes 5 s |
+        /// | `[drop]` | loses its connection the first time that its `id` comes, and succeeds all the same |
+        static final class Markers {
+            private final Set<String> met = ConcurrentHashMap.newKeySet();
+
+            Plan plan(Map<String, String> inputs) {
+                var all = inputs.values().stream().map(String::valueOf).collect(joining("\n"));
+                var latency = all.contains("[slow]") ? 5000 : 80 + Math.floorMod(all.hashCode(), 221);
+                return new Plan(Duration.ofMillis(latency), result(all, inputs),
+                        firstOf("[drop]", all, inputs.get("id")));
             }
 
-            Run end(State ending, int tokens, Instant now) {
-                return new Run(app, id, task, user, inputs, created, ending, tokens, now);
+            private Result result(String all, Map<String, String> inputs) {
+                if (all.contains("[fail]")) return Result.failed("Run failed: the model refused this input");
+                if (firstOf("[flaky]", all, inputs.get("id")))
+                    return Result.failed("[openai] Rate Limit Error, 429 Too Many Requests");
+                var outputs = object("answer", "Demo answer to: " + question(inputs), "row_id", inputs.get("id"));
+                return new Result("succeeded", outputs, null, 3, 16 + all.codePointCount(0, all.length()) / 3);
+            }
+
+            private boolean firstOf(String marker, String all, String id) {
+                return all.contains(marker) && met.add(marker + id);
+            }
+
+            /// The longest text beside the id.
+            private static String question(Map<String, String> inputs) {
+                return inputs.entrySet().stream()
+                        .filter(input -> !input.getKey().equals("id") && input.getValue() != null)
+                        .map(Map.Entry::getValue).max(Comparator.comparingInt(String::length))
+                        .orElse(String.valueOf(inputs.get("id")));
+            }
+        }
+
+        // What is told of a run
+
+        /// One run, and the promise of its end.
+        record Job(Version version, String id, String task, String user, Map<String, String> inputs, Instant created,
+                   Plan plan, CompletableFuture<Ended> end) {
+            record Ended(Result how, Instant at) {}
+
+            void end(Result how) {
+                end.complete(new Ended(how, Instant.now()));
+            }
+
+            /// As it is stored by now.
+            private Map<String, Object> stored() {
+                var now = end.getNow(new Ended(Result.NONE, created));
+                var how = now.how();
+                return object("id", id, "workflow_id", WORKFLOW, "status", how.status(), "outputs", how.outputs(),
+                        "error", how.error(), "elapsed_time", seconds(created, now.at()),
+                        "total_tokens", how.tokens(), "total_steps", how.steps(),
+                        "created_at", created.getEpochSecond(),
+                        "finished_at", how == Result.NONE ? null : now.at().getEpochSecond());
+            }
+
+            /// As its own answer tells it: before 1.16.0, a stopped run is told as a failed one.
+            private Map<String, Object> told() {
+                var told = stored();
+                if (version != Version.V1_16_0) told.replace("status", "stopped", "failed");
+                return told;
             }
 
             /// The body of a blocking answer.
             Map<String, Object> blocking() {
-                var data = object("id", id, "workflow_id", app.workflow(), "status", told(),
-                        "outputs", state.outputs(), "error", state.error(), "elapsed_time", seconds(created, changed),
-                        "total_tokens", tokens, "total_steps", state.steps(),
-                        "created_at", created.getEpochSecond(), "finished_at", finishedAt());
-                if (state instanceof State.Paused(var node))
-                    data.putAll(object("paused_nodes", List.of(node), "reasons", List.of(reason(node))));
-                return object("task_id", task, "workflow_run_id", id, "data", data);
+                end.join();
+                return object("task_id", task, "workflow_run_id", id, "data", told());
             }
 
             /// The answer to a question by run id.
             Map<String, Object> detail() {
-                var text = isOver() && state.outputs().isEmpty() ? null : Encoding.SPACED.json(state.outputs());
-                return object("id", id, "workflow_id", app.workflow(), "status", state.stored(),
-                        "inputs", Encoding.SPACED.json(storedInputs()),
-                        "outputs", app.version().hasWorker() ? state.outputs() : text, "error", state.error(),
-                        "total_steps", state.steps(), "total_tokens", tokens, "created_at", created.getEpochSecond(),
-                        "finished_at", finishedAt(), "elapsed_time", storedTime());
+                var detail = stored();
+                detail.put("inputs", json(inputs));
+                if (!version.hasWorker()) detail.compute("outputs", (_, outputs) -> json(outputs));
+                return detail;
             }
 
             Map<String, Object> logRow() {
-                return object("id", idOf("log"),
-                        "workflow_run", object("id", id, "version", app.published(), "status", state.stored(),
-                                "triggered_from", "app-run", "error", state.error(), "elapsed_time", storedTime(),
-                                "total_tokens", tokens, "total_steps", state.steps(),
-                                "created_at", created.getEpochSecond(), "finished_at", finishedAt(),
-                                "exceptions_count", exceptions()),
-                        "details", null, "created_from", "service-api", "created_by_role", "end_user",
-                        "created_by_account", null,
-                        "created_by_end_user", object("id", uuid(user), "type", "service-api", "is_anonymous", false,
-                                "session_id", user),
-                        "created_at", (app.version().hasWorker() ? created : changed).getEpochSecond());
+                var run = stored();
+                run.remove("outputs");
+                return object("id", uuid(id + "log"), "workflow_run", run, "created_from", "service-api",
+                        "created_by_role", "end_user", "created_by_end_user", object("id", uuid(user),
+                                "type", "service-api", "is_anonymous", false, "session_id", user),
+                        "created_at", created.getEpochSecond());
             }
 
             /// The events from the start until the model is asked.
             List<Map<String, Object>> opening() {
-                var data = object("id", id, "workflow_id", app.workflow(), "inputs", startInputs(),
-                        "created_at", created.getEpochSecond());
-                if (app.version().hasWorker()) data.put("reason", "initial");
-                var taken = app.version().hasWorker() ? inputs : storedInputs();
-                return List.of(event("workflow_started", data), nodeStarted("start"),
-                        nodeFinished("start", taken, Map.of(), taken, "succeeded", null, null), nodeStarted("llm"));
+                return List.of(event("workflow_started", object("id", id, "workflow_id", WORKFLOW, "inputs", inputs,
+                                "created_at", created.getEpochSecond())),
+                        nodeStarted("start"), nodeFinished("start", "status", "succeeded", "outputs", inputs),
+                        nodeStarted("llm"));
+            }
+
+            /// The events of a run that has ended; the last one ends the stream.
+            List<Map<String, Object>> closing() {
+                var how = end.join().how();
+                var events = new ArrayList<Map<String, Object>>();
+                if (how.status().equals("succeeded")) answer(how, events);
+                if (how.status().equals("failed"))
+                    events.add(nodeFinished("llm", "status", "failed", "error", how.error()));
+                events.add(event("workflow_finished", told()));
+                return events;
+            }
+
+            private void answer(Result how, List<Map<String, Object>> events) {
+                var text = how.outputs().get("answer").toString();
+                for (var word : text.split("(?<= )")) events.add(textChunk(word, "llm", "text"));
+                events.add(textChunk("\n", "end", "answer"));
+                events.add(textChunk(String.valueOf(how.outputs().get("row_id")), "start", "id"));
+                var price = BigDecimal.valueOf(how.tokens() * 15L, 7).toPlainString(); // 1.50 USD for a million
+                events.add(nodeFinished("llm", "status", "succeeded", "outputs", object("text", text),
+                        "execution_metadata", object("total_price", price, "currency", "USD")));
+                events.add(nodeStarted("end"));
+                events.add(nodeFinished("end", "status", "succeeded", "outputs", how.outputs()));
             }
 
             /// One piece of the answer, as the model's words come in.
@@ -11267,489 +11078,94 @@ final class DifyExec implements Runnable {
                 return event("text_chunk", object("text", text, "from_variable_selector", List.of(from)));
             }
 
-            /// The events of a run that has come to rest; the last one ends the stream.
-            List<Map<String, Object>> closing() {
-                return switch (state) {
-                    case State.Running _ -> throw new IllegalStateException("still running: " + id);
-                    case State.Succeeded(var outputs) -> answered(outputs, nodeFinished("llm", Map.of(),
-                            object("model_mode", "chat", "model_provider", "demo", "model_name", "demo"),
-                            object("text", outputs.get("answer"), "finish_reason", "stop"), "succeeded", null, cost()));
-                    case State.Partial(var outputs, var handled) -> answered(outputs, nodeFinished("llm", Map.of(),
-                            Map.of(), object("text", outputs.get("answer"), "error_message", handled),
-                            "exception", "Unknown error", object("error_strategy", "default-value")));
-                    case State.Failed(var error) -> List.of(
-                            nodeFinished("llm", Map.of(), Map.of(), Map.of(), "failed", error, null), finished());
-                    case State.Stopped _ -> List.of(finished());
-                    case State.Paused(var node) -> List.of(nodeStarted(node), paused(node));
-                };
-            }
-
-            private List<Map<String, Object>> answered(Map<String, Object> outputs, Map<String, Object> llmFinished) {
-                var events = new ArrayList<Map<String, Object>>();
-                for (var word : String.valueOf(outputs.get("answer")).split("(?<= )"))
-                    events.add(textChunk(word, "llm", "text"));
-                events.add(textChunk("\n", "end", "answer"));
-                events.add(textChunk(String.valueOf(outputs.get("row_id")), "start", "id"));
-                events.add(llmFinished);
-                events.add(nodeStarted("end"));
-                events.add(nodeFinished("end", outputs, Map.of(), outputs, "succeeded", null, null));
-                events.add(finished());
-                return List.copyOf(events);
-            }
-
-            /// 1.50 USD for a million tokens.
-            private Map<String, Object> cost() {
-                var price = BigDecimal.valueOf(tokens * 15L, 7).toPlainString();
-                return object("total_tokens", tokens, "total_price", price, "currency", "USD");
-            }
-
-            private Map<String, Object> finished() {
-                return event("workflow_finished", object("id", id, "workflow_id", app.workflow(),
-                        "status", told(), "outputs", state.outputs(), "error", state.error(),
-                        "elapsed_time", seconds(created, changed), "total_tokens", tokens, "total_steps", state.steps(),
-                        "created_by", object("id", uuid(user), "user", user), "created_at", created.getEpochSecond(),
-                        "finished_at", finishedAt(), "exceptions_count", exceptions(), "files", List.of()));
-            }
-
-            private Map<String, Object> paused(String node) {
-                return event("workflow_paused", object("workflow_run_id", id, "paused_nodes", List.of(node),
-                        "outputs", Map.of(), "reasons", List.of(reason(node)), "status", "paused",
-                        "created_at", created.getEpochSecond(), "elapsed_time", seconds(created, changed),
-                        "total_tokens", tokens, "total_steps", state.steps()));
-            }
-
-            private Map<String, Object> reason(String node) {
-                var actions = List.of(object("id", "ok", "title", "OK", "button_style", "primary"));
-                return object("TYPE", "human_input_required", "form_id", idOf("form"),
-                        "form_content", "Please look", "inputs", List.of(), "actions", actions,
-                        "node_id", node, "node_title", node, "resolved_default_values", Map.of(),
-                        "form_token", idOf("token"), "expiration_time", changed.getEpochSecond() + 3600);
-            }
-
             private Map<String, Object> nodeStarted(String node) {
-                var data = node(node);
-                data.putAll(object("inputs", null, "inputs_truncated", false, "created_at", created.getEpochSecond(),
-                        "extras", Map.of(), "iteration_id", null, "loop_id", null, "agent_strategy", null));
-                return event("node_started", data);
+                return event("node_started", node(node));
             }
 
-            private Map<String, Object> nodeFinished(String node, Map<String, Object> inputs,
-                    Map<String, Object> process, Map<String, Object> outputs, String status, String error,
-                    Map<String, Object> metadata) {
+            private Map<String, Object> nodeFinished(String node, Object... more) {
                 var data = node(node);
-                data.putAll(object("inputs", inputs, "inputs_truncated", false,
-                        "process_data", process, "process_data_truncated", false,
-                        "outputs", outputs, "outputs_truncated", false, "status", status, "error", error,
-                        "elapsed_time", seconds(node.equals("llm") ? created : changed, changed),
-                        "execution_metadata", metadata, "created_at", created.getEpochSecond(),
-                        "finished_at", changed.getEpochSecond(), "files", List.of(),
-                        "iteration_id", null, "loop_id", null));
+                var finished = node.equals("llm") ? end.join().at() : created; // the other nodes take no time
+                data.put("elapsed_time", seconds(created, finished));
+                data.putAll(object(more));
                 return event("node_finished", data);
             }
 
             private Map<String, Object> node(String node) {
-                var type = state.equals(new State.Paused(node)) ? "human-input" : node;
-                return object("id", idOf(node), "node_id", node, "node_type", type, "title", node, "index", 1,
-                        "predecessor_node_id", null);
+                return object("id", uuid(id + node), "node_id", node, "node_type", node, "title", node);
             }
 
             private Map<String, Object> event(String name, Map<String, Object> data) {
                 return object("event", name, "workflow_run_id", id, "task_id", task, "data", data);
             }
-
-            private Map<String, Object> startInputs() {
-                var all = new LinkedHashMap<>(inputs);
-                all.putAll(object("sys.files", List.of(), "sys.user_id", user, "sys.app_id", app.id(),
-                        "sys.workflow_id", app.workflow(), "sys.workflow_run_id", id));
-                return all;
-            }
-
-            /// The start's inputs with their time, which the versions put in different places.
-            private Map<String, Object> storedInputs() {
-                var all = startInputs();
-                all.put("sys.timestamp", created.getEpochSecond());
-                if (app.version().hasWorker())
-                    List.of("sys.workflow_id", "sys.workflow_run_id").forEach(name -> all.put(name, all.remove(name)));
-                return all;
-            }
-
-            /// A stopped run is stored as such; before 1.16.0 its own answer says that it failed.
-            private String told() {
-                boolean isHidden = state instanceof State.Stopped && !app.version().isFrom(Version.V1_16_0);
-                return isHidden ? "failed" : state.stored();
-            }
-
-            private boolean isOver() {
-                return !(state instanceof State.Running || state instanceof State.Paused);
-            }
-
-            private Long finishedAt() {
-                return isOver() ? changed.getEpochSecond() : null;
-            }
-
-            private BigDecimal storedTime() {
-                return isOver() ? seconds(created, changed) : seconds(created, created);
-            }
-
-            private int exceptions() {
-                return state instanceof State.Failed || state instanceof State.Partial ? 1 : 0;
-            }
-
-            /// An id that is always the same for one thing of this run.
-            private String idOf(String thing) {
-                return uuid(id + thing);
-            }
-        }
-
-        /// A run that was started, and the promise of its end.
-        record Started(Run run, Plan plan, CompletableFuture<Run> end) {
-            Run now() {
-                return end.getNow(run);
-            }
-
-            void end(State ending, int tokens) {
-                end.complete(run.end(ending, tokens, Instant.now()));
-            }
-        }
-
-        /// The runs of a server and its log. Any thread may use it.
-        static final class Runs {
-            private final Map<String, Started> byId = new ConcurrentHashMap<>();
-            private final Map<String, Started> byTask = new ConcurrentHashMap<>();
-            private final Deque<Started> log = new ConcurrentLinkedDeque<>();
-
-            void add(Started started) {
-                byId.put(started.run().id(), started);
-                byTask.put(started.run().task(), started);
-            }
-
-            /// Makes the run visible in the log.
-            void list(Started started) {
-                log.addFirst(started);
-            }
-
-            Optional<Started> withId(String id) {
-                return Optional.ofNullable(byId.get(id));
-            }
-
-            Optional<Started> withTask(String task) {
-                return Optional.ofNullable(byTask.get(task));
-            }
-
-            /// The log, newest first, of one user or, for an empty name, of all.
-            List<Run> listed(String user) {
-                return log.stream().map(Started::now).filter(run -> user.isEmpty() || run.user().equals(user)).toList();
-            }
-        }
-
-        // How it is written
-
-        /// One of the three ways in which Dify writes JSON.
-        record Encoding(String comma, String colon, boolean ascii, boolean slashes) {
-            /// Answers of blocking runs, and JSON that is kept as text: `{"a": "\u3042 1/2"}`.
-            static final Encoding SPACED = new Encoding(", ", ": ", true, false);
-            /// All other answers: `{"a":"\u3042 1\/2"}`.
-            static final Encoding ESCAPED = new Encoding(",", ":", true, true);
-            /// The lines of a stream: `{"a":"あ 1/2"}`.
-            static final Encoding COMPACT = new Encoding(",", ":", false, false);
-
-            String json(Object value) {
-                return switch (value) {
-                    case null -> "null";
-                    case String text -> quoted(text);
-                    case Map<?, ?> map -> map.entrySet().stream()
-                            .map(entry -> quoted(entry.getKey().toString()) + colon + json(entry.getValue()))
-                            .collect(joining(comma, "{", "}"));
-                    case Collection<?> values -> values.stream().map(this::json).collect(joining(comma, "[", "]"));
-                    case BigDecimal number -> number.toPlainString();
-                    default -> value.toString(); // whole numbers, true and false
-                };
-            }
-
-            private String quoted(String text) {
-                var quoted = new StringBuilder(text.length() + 16).append('"');
-                text.chars().forEach(character -> escape((char) character, quoted));
-                return quoted.append('"').toString();
-            }
-
-            private void escape(char character, StringBuilder to) {
-                switch (character) {
-                    case '"', '\\' -> to.append('\\').append(character);
-                    case '/' -> to.append(slashes ? "\\/" : "/");
-                    case '\n' -> to.append("\\n");
-                    case '\r' -> to.append("\\r");
-                    case '\t' -> to.append("\\t");
-                    case '\b' -> to.append("\\b");
-                    case '\f' -> to.append("\\f");
-                    default -> {
-                        var escaped = character < ' ' || ascii && character > '~';
-                        to.append(escaped ? "\\u%04x".formatted((int) character) : character);
-                    }
-                }
-            }
         }
 
         // What is asked and answered
 
-        record Request(String method, String path, Map<String, String> query, String authorization, String type,
-                       byte[] body) {
-            static Request of(HttpExchange exchange) throws IOException {
-                var headers = exchange.getRequestHeaders();
-                return new Request(exchange.getRequestMethod(), exchange.getRequestURI().getPath(),
-                        query(Objects.requireNonNullElse(exchange.getRequestURI().getRawQuery(), "")),
-                        Objects.requireNonNullElse(headers.getFirst("Authorization"), ""),
-                        Objects.requireNonNullElse(headers.getFirst("Content-Type"), ""),
-                        exchange.getRequestBody().readAllBytes());
-            }
-
-            int number(String name, int otherwise) {
-                return query.getOrDefault(name, "").matches("\\d{1,5}") ? Integer.parseInt(query.get(name)) : otherwise;
-            }
-
-            private static Map<String, String> query(String raw) {
-                return Pattern.compile("([^=&]+)=([^&]*)").matcher(raw).results().collect(Collectors.toMap(
-                        pair -> URLDecoder.decode(pair.group(1), UTF_8),
-                        pair -> URLDecoder.decode(pair.group(2), UTF_8), (first, _) -> first));
-            }
+        private void route(String path, HttpHandler handler) {
+            server.createContext(path, exchange -> {
+                exchange.getResponseHeaders().set("X-Version", version.number);
+                handler.handle(exchange);
+            });
         }
 
-        sealed interface Reply {
-            record Whole(int status, String type, String body) implements Reply {}
-            record Stream(Started started) implements Reply {}
-            /// The connection is closed without a word.
-            record Silence() implements Reply {}
-
-            static Reply of(int status, Object body) {
-                return new Whole(status, "application/json", Encoding.ESCAPED.json(body) + "\n");
-            }
-
-            static Reply error(int status, String code, String message) {
-                return of(status, object("code", code, "message", message, "status", status));
-            }
-
-            static Reply notFound() {
-                return new Whole(404, "text/html; charset=utf-8", """
-                        <!doctype html>
-                        <html lang=en>
-                        <title>404 Not Found</title>
-                        <h1>Not Found</h1>
-                        <p>The requested URL was not found on the server. If you entered the URL manually please check \
-                        your spelling and try again.</p>
-                        """);
-            }
-        }
-
-        /// A request that is answered with an error before anything is done.
-        static final class Refused extends RuntimeException {
-            final transient Reply reply;
-
-            Refused(Reply reply) {
-                super(reply.toString(), null, false, false);
-                this.reply = reply;
-            }
-
-            Refused(int status, String code, String message) {
-                this(Reply.error(status, code, message));
-            }
-        }
-
-        @FunctionalInterface
-        interface Action {
-            /// `id` is the variable part of the path, or empty.
-            Reply reply(Request request, String id);
-        }
-
-        record Route(String method, Pattern path, Action action) {
-            Route(String method, String path, Action action) {
-                this(method, Pattern.compile(path), action);
-            }
-
-            boolean takes(Request request) {
-                return method.equals(request.method()) && path.matcher(request.path()).matches();
-            }
-
-            Reply reply(Request request) {
-                var match = path.matcher(request.path());
-                return action.reply(request, match.matches() && match.groupCount() > 0 ? match.group(1) : "");
-            }
-        }
-
-        private void handle(HttpExchange exchange) throws IOException {
-            exchange.getResponseHeaders().set("X-Version", app.version().number);
-            exchange.getResponseHeaders().set("X-Env", "PRODUCTION");
-            switch (reply(Request.of(exchange))) {
-                case Reply.Whole whole -> send(exchange, whole);
-                case Reply.Stream(var started) -> stream(exchange, started);
-                case Reply.Silence() -> exchange.close(); // no answer was begun, so this closes the connection
-            }
-        }
-
-        private Reply reply(Request request) {
-            var route = routes.stream().filter(each -> each.takes(request)).findFirst();
-            if (route.isEmpty()) return Reply.notFound();
-            try {
-                checkKey(request.authorization());
-                return route.get().reply(request);
-            } catch (Refused refused) {
-                return refused.reply;
-            }
-        }
-
-        private static void checkKey(String authorization) {
-            var words = authorization.split(" ", 2);
-            if (words.length < 2) throw unauthorized("Authorization header must be provided and start with 'Bearer'");
-            if (!words[0].equalsIgnoreCase("Bearer")) throw unauthorized("Authorization scheme must be 'Bearer'");
-            if (!words[1].startsWith("app-") && !words[1].equals("demo")) throw unauthorized("Access token is invalid");
-        }
-
-        private static Refused unauthorized(String message) {
-            return new Refused(401, "unauthorized", message);
-        }
-
-        private Reply info(Request request, String id) {
-            return Reply.of(200, object("name", "demo", "description", "", "tags", List.of(), "mode", "workflow",
+        private void info(HttpExchange exchange) throws IOException {
+            send(exchange, 200, object("name", "demo", "description", "", "tags", List.of(), "mode", "workflow",
                     "author_name", "demo"));
         }
 
-        private Reply parameters(Request request, String id) {
-            var off = object("enabled", false);
-            var form = app.columns().stream().map(column -> object("paragraph", object("label", column,
-                    "max_length", null, "options", List.of(), "required", false, "type", "paragraph",
-                    "variable", column))).toList();
-            return Reply.of(200, object("opening_statement", null, "suggested_questions", List.of(),
-                    "suggested_questions_after_answer", off, "speech_to_text", off,
-                    "text_to_speech", object("enabled", false, "voice", "", "language", ""), "retriever_resource", off,
-                    "annotation_reply", off, "more_like_this", off, "user_input_form", form,
-                    "sensitive_word_avoidance", off, "file_upload", off,
-                    "system_parameters", object("image_file_size_limit", 10, "video_file_size_limit", 100,
-                            "audio_file_size_limit", 50, "file_size_limit", 15, "workflow_file_upload_limit", 10)));
+        private void parameters(HttpExchange exchange) throws IOException {
+            var form = columns.stream().map(column -> object("paragraph", object("label", column, "variable", column,
+                    "type", "paragraph", "required", false, "max_length", null, "options", List.of()))).toList();
+            send(exchange, 200, object("user_input_form", form, "system_parameters", object(
+                    "image_file_size_limit", 10, "video_file_size_limit", 100, "audio_file_size_limit", 50,
+                    "file_size_limit", 15, "workflow_file_upload_limit", 10)));
         }
 
-        private Reply runVersion(Request request, String workflow) {
-            body(request);
-            if (!isUuid(workflow))
-                throw new Refused(400, "bad_request", "Invalid workflow_id format: '" + workflow + "'. ");
-            if (!workflow.equals(app.workflow()))
-                throw new Refused(404, "not_found", "Workflow not found with id: " + workflow);
-            return run(request, "");
+        private void runVersion(HttpExchange exchange) throws IOException {
+            var workflow = part(exchange, 3);
+            if (workflow.equals(WORKFLOW)) run(exchange);
+            else if (workflow.matches("\\p{XDigit}{8}(-\\p{XDigit}{4}){3}-\\p{XDigit}{12}"))
+                refuse(exchange, 404, "not_found", "Workflow not found with id: " + workflow);
+            else refuse(exchange, 400, "bad_request", "Invalid workflow_id format: '" + workflow + "'. ");
         }
 
-        private Reply run(Request request, String id) {
-            var body = body(request);
-            if (!(body.get("inputs") instanceof Map<?, ?> inputs)) throw new Refused(app.version().hasWorker()
-                    ? Reply.error(400, "invalid_param",
-                            "1 validation error for WorkflowRunPayload\ninputs\n  Field required")
-                    : Reply.of(400, object("errors", object("inputs", "Missing required parameter in the JSON body"),
-                            "message", "Input payload validation failed")));
-            var streaming = "streaming".equals(body.get("response_mode")); // all else is blocking
-            return begin(Run.begin(app, user(body), app.take(inputs), Instant.now()), streaming);
+        private void run(HttpExchange exchange) throws IOException {
+            var body = Json.MAPPER.readTree(exchange.getRequestBody().readAllBytes());
+            boolean isStream = body.path("response_mode").asText().equals("streaming");
+            var job = begin(body.path("user").asText(), body.path("inputs"), isStream);
+            if (isStream) stream(exchange, job);
+            else if (job.plan().drop()) exchange.close(); // no answer was begun, so this closes the connection
+            else send(exchange, 200, job.blocking());
         }
 
-        private Reply begin(Run run, boolean streaming) {
-            var started = new Started(run, plans.apply(run.inputs()), new CompletableFuture<>());
-            runs.add(started);
-            if (app.version().hasWorker()) runs.list(started);
-            threads.execute(() -> execute(started, !streaming && !app.version().hasWorker()));
-            if (streaming) return new Reply.Stream(started);
-            return started.plan().drop() ? new Reply.Silence() : new Reply.Whole(200, app.version().blockingType(),
-                    Encoding.SPACED.json(started.end().join().blocking()));
+        private Job begin(String user, JsonNode given, boolean isStream) {
+            var inputs = new LinkedHashMap<String, String>();
+            columns.forEach(column -> inputs.put(column, given.path(column).asText(null)));
+            var job = new Job(version, UUID.randomUUID().toString(), UUID.randomUUID().toString(), user, inputs,
+                    Instant.now(), markers.plan(inputs), new CompletableFuture<>());
+            jobs.put(job.id(), job);
+            if (version.hasWorker()) log.addFirst(job);
+            boolean isListedAtEnd = !version.hasWorker() && !isStream;
+            CompletableFuture.delayedExecutor(job.plan().latency().toMillis(), MILLISECONDS, Runnable::run)
+                    .execute(() -> {
+                        if (isListedAtEnd) log.addFirst(job); // before anyone can learn that the run is over
+                        job.end(job.plan().result());
+                    });
+            return job;
         }
 
-        /// Waits as long as the plan says, unless a stop ends the run before.
-        private void execute(Started started, boolean listAtEnd) {
-            var plan = started.plan();
-            try {
-                started.end().get(plan.latency().toMillis(), MILLISECONDS);
-            } catch (TimeoutException _) { // it took its time: it ends as planned
-            } catch (InterruptedException | ExecutionException _) {
-                started.end().cancel(false); // the server is closed, and who waits for this run must not wait on
-                return;
-            }
-            if (listAtEnd) runs.list(started); // before anyone can learn that the run is over
-            started.end(plan.ending(), plan.tokens());
-        }
-
-        private Reply detail(Request request, String id) {
-            if (!isUuid(id)) return unknown();
-            var found = runs.withId(id).map(started -> Reply.of(200, started.now().detail()));
-            return found.orElseGet(() -> app.version().hasWorker()
-                    ? Reply.error(404, "not_found", "Workflow run not found.") : Reply.of(200, noDetail()));
-        }
-
-        /// What 1.9.2 answers for a run that does not exist: every field, and nothing in it.
-        private Map<String, Object> noDetail() {
-            var detail = Run.begin(app, "", Map.of(), Instant.EPOCH).detail();
-            detail.replaceAll((_, _) -> null);
-            return detail;
-        }
-
-        private Reply logs(Request request, String id) {
-            var page = request.number("page", 1);
-            var limit = request.number("limit", 20);
-            var listed = runs.listed(request.query().getOrDefault("created_by_end_user_session_id", ""));
-            var rows = listed.stream().skip((page - 1L) * limit).limit(limit).map(Run::logRow).toList();
-            return Reply.of(200, object("page", page, "limit", limit, "total", listed.size(),
-                    "has_more", listed.size() > (long) page * limit, "data", rows));
-        }
-
-        private Reply stop(Request request, String task) {
-            body(request);
-            runs.withTask(task).ifPresent(started -> started.end(new State.Stopped(), 0));
-            return Reply.of(200, object("result", "success"));
-        }
-
-        /// The request's JSON, checked as far as Dify does on every POST: an object with a user.
-        private static Map<?, ?> body(Request request) {
-            if (!request.type().startsWith("application/json")) throw new Refused(415, "unsupported_media_type",
-                    "Did not attempt to load JSON data because the request Content-Type was not 'application/json'.");
-            try {
-                var value = JSON.readValue(request.body(), Object.class);
-                if (!(value instanceof Map<?, ?> body)) throw new Refused(unknown());
-                user(body);
-                return body;
-            } catch (IOException _) { // no JSON
-                throw new Refused(400, "bad_request",
-                        "The browser (or proxy) sent a request that this server could not understand.");
-            }
-        }
-
-        private static String user(Map<?, ?> body) {
-            var user = Objects.toString(body.get("user"), "");
-            if (user.isEmpty()) throw new Refused(400, "invalid_param", "Arg user must be provided.");
-            return user;
-        }
-
-        private static Reply unknown() {
-            return Reply.of(500, object("message", "Internal Server Error", "code", "unknown", "status", 500));
-        }
-
-        private void send(HttpExchange exchange, Reply.Whole whole) throws IOException {
-            var body = whole.body().getBytes(UTF_8);
-            exchange.getResponseHeaders().set("Content-Type", whole.type());
-            if (whole.status() == 401) exchange.getResponseHeaders().set("WWW-Authenticate", "Bearer realm=\"api\"");
-            exchange.sendResponseHeaders(whole.status(), body.length);
-            exchange.getResponseBody().write(body);
-            exchange.close();
-        }
-
-        private void stream(HttpExchange exchange, Started started) throws IOException {
+        private void stream(HttpExchange exchange, Job job) throws IOException {
             exchange.getResponseHeaders().set("Content-Type", "text/event-stream; charset=utf-8");
             exchange.sendResponseHeaders(200, 0);
             var out = exchange.getResponseBody();
-            if (app.version().hasWorker()) write(out, PING);
-            sleep(app.version().opening());
-            for (var event : started.run().opening()) write(out, line(event));
-            if (started.plan().drop()) cut(out, line(started.run().textChunk("Demo answer", "llm", "text")));
-            finish(out, started);
-            sleep(app.version().linger());
-            exchange.close();
-        }
-
-        private void finish(OutputStream out, Started started) throws IOException {
-            var events = await(out, started).closing();
+            if (version.hasWorker()) write(out, "event: ping\n\n");
+            for (var event : job.opening()) write(out, line(event));
+            if (job.plan().drop()) cut(out, line(job.textChunk("Demo answer", "llm", "text")));
+            var events = job.closing();
             for (var event : events.subList(0, events.size() - 1)) write(out, line(event));
-            if (!app.version().hasWorker()) runs.list(started); // reached only while the client is there
+            if (!version.hasWorker()) log.addFirst(job); // reached only while the client is there
             write(out, line(events.getLast()));
+            exchange.close();
         }
 
         /// Sends half a line; the exception then closes the connection without the body's end.
@@ -11758,35 +11174,48 @@ final class DifyExec implements Runnable {
             throw new IOException("the plan is to drop this connection");
         }
 
-        private static Run await(OutputStream out, Started started) throws IOException {
-            while (true) {
-                try {
-                    return started.end().get(PING_PERIOD.toMillis(), MILLISECONDS);
-                } catch (TimeoutException _) {
-                    write(out, PING);
-                } catch (InterruptedException _) {
-                    throw interrupted();
-                } catch (ExecutionException problem) {
-                    throw new IllegalStateException(problem);
-                }
-            }
+        private void detail(HttpExchange exchange) throws IOException {
+            var job = jobs.get(part(exchange, 4));
+            if (job != null) send(exchange, 200, job.detail());
+            else if (version.hasWorker()) refuse(exchange, 404, "not_found", "Workflow run not found.");
+            else send(exchange, 200, object("id", null, "workflow_id", null, "status", null, "outputs", null));
         }
 
-        private static void sleep(Duration time) throws IOException {
-            try {
-                Thread.sleep(time);
-            } catch (InterruptedException _) {
-                throw interrupted();
-            }
+        private void logs(HttpExchange exchange) throws IOException {
+            var user = URLDecoder.decode(exchange.getRequestURI().getRawQuery()
+                    .replaceFirst(".*created_by_end_user_session_id=([^&]*).*", "$1"), UTF_8);
+            var listed = log.stream().filter(job -> job.user().equals(user)).toList();
+            var rows = listed.stream().limit(LISTED).map(Job::logRow).toList();
+            send(exchange, 200, object("page", 1, "limit", LISTED, "total", listed.size(),
+                    "has_more", listed.size() > LISTED, "data", rows));
         }
 
-        private static IOException interrupted() {
-            Thread.currentThread().interrupt();
-            return new InterruptedIOException("the server is closed");
+        private void stop(HttpExchange exchange) throws IOException {
+            var task = part(exchange, 4);
+            jobs.values().stream().filter(job -> job.task().equals(task)).forEach(job -> job.end(Result.STOPPED));
+            send(exchange, 200, object("result", "success"));
+        }
+
+        /// `/v1/workflows/run/abc`: the fourth part is `abc`.
+        private static String part(HttpExchange exchange, int number) {
+            var parts = exchange.getRequestURI().getPath().split("/");
+            return parts.length > number ? parts[number] : "";
+        }
+
+        private static void refuse(HttpExchange exchange, int status, String code, String message) throws IOException {
+            send(exchange, status, object("code", code, "message", message, "status", status));
+        }
+
+        private static void send(HttpExchange exchange, int status, Map<String, Object> answer) throws IOException {
+            var body = json(answer).getBytes(UTF_8);
+            exchange.getResponseHeaders().set("Content-Type", "application/json");
+            exchange.sendResponseHeaders(status, body.length);
+            exchange.getResponseBody().write(body);
+            exchange.close();
         }
 
         private static String line(Map<String, Object> event) {
-            return "data: " + Encoding.COMPACT.json(event) + "\n\n";
+            return "data: " + json(event) + "\n\n";
         }
 
         private static void write(OutputStream out, String text) throws IOException {
@@ -11794,26 +11223,44 @@ final class DifyExec implements Runnable {
             out.flush();
         }
 
+        private static String json(Object value) {
+            return Json.MAPPER.valueToTree(value).toString();
+        }
+
         /// An object of JSON from keys and values by turns; keeps their order, and null.
-        static Map<String, Object> object(Object... keysAndValues) {
+        private static Map<String, Object> object(Object... keysAndValues) {
             var object = new LinkedHashMap<String, Object>();
             for (int key = 0; key < keysAndValues.length; key += 2)
                 object.put((String) keysAndValues[key], keysAndValues[key + 1]);
             return object;
         }
 
-        /// To the microsecond, written as Python does: `0.0`, `1.25`.
-        private static BigDecimal seconds(Instant from, Instant to) {
-            var seconds = BigDecimal.valueOf(Duration.between(from, to).toNanos() / 1000, 6).stripTrailingZeros();
-            return seconds.scale() < 1 ? seconds.setScale(1) : seconds;
+        private static double seconds(Instant from, Instant to) {
+            return Duration.between(from, to).toNanos() / 1000 / 1e6;
         }
 
         private static String uuid(String name) {
             return UUID.nameUUIDFromBytes(name.getBytes(UTF_8)).toString();
         }
+    }
 
-        private static boolean isUuid(String text) {
-            return text.matches("\\p{XDigit}{8}(-\\p{XDigit}{4}){3}-\\p{XDigit}{12}");
+    // ── Basics ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    /// What cannot be used, said to the person at the terminal; `code` is the exit code.
+    static final class Unusable extends RuntimeException {
+        private final int code;
+
+        Unusable(String message) {
+            this(UNUSABLE, message);
+        }
+
+        Unusable(int code, String message) {
+            super(message);
+            this.code = code;
+        }
+
+        int code() {
+            return code;
         }
     }
 
@@ -12019,6 +11466,292 @@ final class DifyExec implements Runnable {
         }
     }
 
+    /// Jackson, set up once: sizes are the server's business, numbers stay as they are written.
+    static final class Json {
+        /// For what is read and written as a stream: without databind, which takes 100 ms to load.
+        static final class Tokens {
+            static final JsonFactory FACTORY = JsonFactory.builder()
+                    .disable(JsonFactory.Feature.INTERN_FIELD_NAMES)
+                    .recyclerPool(JsonRecyclerPools.newBoundedPool(256)) // one a virtual thread would be one a row
+                    .disable(StreamReadFeature.AUTO_CLOSE_SOURCE)
+                    .streamReadConstraints(StreamReadConstraints.builder().maxStringLength(Integer.MAX_VALUE)
+                            .maxNumberLength(1_000_000).maxNestingDepth(10_000).build())
+                    .streamWriteConstraints(StreamWriteConstraints.builder().maxNestingDepth(10_000).build())
+                    .enable(JsonReadFeature.ALLOW_NON_NUMERIC_NUMBERS) // Python's NaN
+                    .build();
+
+            /// Jackson's own UTF-8 has an escape for each half of an emoji, or takes what follows a lone half for one.
+            static JsonGenerator writing(OutputStream out) throws IOException {
+                return FACTORY.createGenerator(new Utf8(out));
+            }
+
+            /// `object("count", 3, "ids", List.of("r-1"))`, in this order.
+            static Map<String, Object> object(Object... namesAndValues) {
+                var object = new LinkedHashMap<String, Object>();
+                for (int i = 0; i < namesAndValues.length; i += 2)
+                    object.put((String) namesAndValues[i], namesAndValues[i + 1]);
+                return object;
+            }
+
+            /// Maps, lists and plain values as JSON.
+            static String text(Object value) {
+                var text = new StringWriter();
+                try (var json = FACTORY.createGenerator(text)) {
+                    write(value, json);
+                } catch (IOException problem) {
+                    throw new UncheckedIOException(problem); // cannot happen: memory does not fail
+                }
+                return text.toString();
+            }
+
+            private static void write(Object value, JsonGenerator json) throws IOException {
+                switch (value) {
+                    case Map<?, ?> object -> {
+                        json.writeStartObject();
+                        for (var field : object.entrySet()) {
+                            json.writeFieldName((String) field.getKey());
+                            write(field.getValue(), json);
+                        }
+                        json.writeEndObject();
+                    }
+                    case List<?> array -> {
+                        json.writeStartArray();
+                        for (var item : array) write(item, json);
+                        json.writeEndArray();
+                    }
+                    case null, default -> json.writeObject(value);
+                }
+            }
+        }
+
+        static final JsonMapper MAPPER = JsonMapper.builder(Tokens.FACTORY)
+                .propertyNamingStrategy(PropertyNamingStrategies.SNAKE_CASE)
+                .enable(DeserializationFeature.USE_BIG_DECIMAL_FOR_FLOATS)
+                .addModule(new SimpleModule().addSerializer(Instant.class, new Times.Writer()))
+                .build();
+        /// For what people write: nothing may follow the value, and `NaN` is no number.
+        static final JsonMapper STRICT = MAPPER.rebuild().enable(DeserializationFeature.FAIL_ON_TRAILING_TOKENS)
+                .disable(JsonReadFeature.ALLOW_NON_NUMERIC_NUMBERS).build();
+        static final JsonFactory FACTORY = MAPPER.getFactory();
+    }
+
+    /// Writes UTF-8. Half of a surrogate pair, which JSON can hold and UTF-8 cannot, becomes its escape: `\\ud83d`.
+    static final class Utf8 extends Writer {
+        private static final byte[] UNSHOWABLE = "\uFFFD".getBytes(UTF_8);
+
+        private final OutputStream out;
+        private final CharsetEncoder encoder = UTF_8.newEncoder();
+        private final ByteBuffer bytes = ByteBuffer.allocate(1024);
+        /// The first half of a pair whose second comes with the next piece; or 0.
+        private char half = 0;
+
+        Utf8(OutputStream out) {
+            this.out = out;
+        }
+
+        /// For what people read: half a pair is shown as what cannot be shown.
+        static Writer shown(OutputStream out) {
+            return new OutputStreamWriter(out, UTF_8.newEncoder().onMalformedInput(CodingErrorAction.REPLACE)
+                    .replaceWith(UNSHOWABLE));
+        }
+
+        static boolean isHalf(int codePoint) {
+            return Character.getType(codePoint) == Character.SURROGATE;
+        }
+
+        static boolean hasHalf(String text) {
+            for (int i = 0; i < text.length(); i++) // a stream for each of a million cells takes half a second
+                if (Character.isSurrogate(text.charAt(i))) return text.codePoints().anyMatch(Utf8::isHalf);
+            return false;
+        }
+
+        @Override
+        public void write(char[] text, int from, int length) throws IOException {
+            if (length == 0) return;
+            if (half != 0 && Character.isLowSurrogate(text[from])) {
+                encode(CharBuffer.wrap(new char[] {half, text[from]}));
+                half = 0;
+                write(text, from + 1, length - 1);
+                return;
+            }
+            endHalf();
+            var rest = CharBuffer.wrap(text, from, length);
+            encode(rest);
+            if (rest.hasRemaining()) half = rest.get();
+        }
+
+        /// All but a first half at the very end.
+        private void encode(CharBuffer text) throws IOException {
+            for (var result = encoder.encode(text, bytes, false); !result.isUnderflow();
+                    result = encoder.encode(text, bytes, false)) {
+                drain();
+                if (result.isMalformed()) escape(text.get());
+            }
+        }
+
+        private void escape(char half) throws IOException {
+            out.write(String.format("\\u%04x", (int) half).getBytes(UTF_8));
+        }
+
+        private void endHalf() throws IOException {
+            if (half == 0) return;
+            drain();
+            escape(half);
+            half = 0;
+        }
+
+        private void drain() throws IOException {
+            out.write(bytes.array(), 0, bytes.position());
+            bytes.clear();
+        }
+
+        @Override
+        public void flush() throws IOException {
+            drain();
+            out.flush();
+        }
+
+        @Override
+        public void close() throws IOException {
+            endHalf();
+            drain();
+            out.close();
+        }
+    }
+
+    /// UTC to the millisecond: `2026-01-16T12:00:00.123Z`.
+    static final class Times {
+        static String text(Instant time) {
+            return time.truncatedTo(ChronoUnit.MILLIS).toString();
+        }
+
+        /// As the clock on the wall shows it.
+        static String local(String pattern, Instant time) {
+            return DateTimeFormatter.ofPattern(pattern, Locale.ROOT).withZone(ZoneId.systemDefault()).format(time);
+        }
+
+        /// The other way round. Our own form is read digit by digit: a long log has a million of them.
+        static Instant parse(String text) {
+            if (text.length() != 24 || text.charAt(10) != 'T' || text.charAt(19) != '.' || text.charAt(23) != 'Z')
+                return Instant.parse(text);
+            long day = LocalDate.of(digits(text, 0, 4), digits(text, 5, 7), digits(text, 8, 10)).toEpochDay();
+            int second = LocalTime.of(digits(text, 11, 13), digits(text, 14, 16), digits(text, 17, 19)).toSecondOfDay();
+            return Instant.ofEpochSecond(day * 86_400 + second, digits(text, 20, 23) * 1_000_000L);
+        }
+
+        private static int digits(String text, int from, int to) {
+            return Integer.parseInt(text, from, to, 10);
+        }
+
+        private static final class Writer extends JsonSerializer<Instant> {
+            @Override
+            public void serialize(Instant time, JsonGenerator out, SerializerProvider provider) throws IOException {
+                out.writeString(text(time));
+            }
+        }
+    }
+
+    /// What identifies a row's content: a SHA-256 over names and cells, each with its length; the columns' order does
+    /// not count. For one thread.
+    static final class Cells {
+        private final MessageDigest digest;
+        private final List<Column> columns;
+
+        /// @param head length and name, and room for the length of a cell
+        private record Column(int index, ByteBuffer head) {
+            static Column of(int index, String name) {
+                var bytes = name.getBytes(UTF_8);
+                return new Column(index, ByteBuffer.allocate(bytes.length + 2 * Integer.BYTES).putInt(bytes.length)
+                        .put(bytes));
+            }
+        }
+
+        Cells(List<String> names) {
+            columns = IntStream.range(0, names.size()).boxed().sorted(Comparator.comparing(names::get))
+                    .map(index -> Column.of(index, names.get(index))).toList();
+            try {
+                digest = MessageDigest.getInstance("SHA-256");
+            } catch (NoSuchAlgorithmException problem) {
+                throw new IllegalStateException(problem); // every Java has SHA-256
+            }
+        }
+
+        /// The hash of a row's cells, which stand in the order of the names.
+        long number(List<String> cells) {
+            for (var column : columns) {
+                var cell = cells.get(column.index()).getBytes(UTF_8);
+                digest.update(column.head().putInt(column.head().position(), cell.length).array());
+                digest.update(cell);
+            }
+            return ByteBuffer.wrap(digest.digest()).getLong();
+        }
+
+        static long number(Map<String, String> inputs) {
+            return new Cells(List.copyOf(inputs.keySet())).number(List.copyOf(inputs.values()));
+        }
+
+        /// The same as 16 hex digits.
+        static String hash(Map<String, String> inputs) {
+            return hash(number(inputs));
+        }
+
+        static String hash(long number) {
+            return HexFormat.of().toHexDigits(number);
+        }
+
+        static long number(String hash) {
+            return HexFormat.fromHexDigitsToLong(hash);
+        }
+    }
+
+    /// Milliseconds of the rows that succeeded.
+    static final class Latencies {
+        private final Longs millis = new Longs();
+
+        void add(long took) {
+            millis.add(Math.min(Integer.MAX_VALUE, took));
+        }
+
+        boolean isEmpty() {
+            return size() == 0;
+        }
+
+        int size() {
+            return millis.size();
+        }
+
+        /// How many took so many seconds, in spans of a width; the last span holds all longer ones too.
+        double[] histogram(int spans, double width) {
+            var counts = new double[spans];
+            millis.stream().forEach(took -> counts[(int) Math.min(spans - 1, took / 1000.0 / width)]++);
+            return counts;
+        }
+
+        /// The given share's percentiles, in seconds: `p(0.5, 0.9)`.
+        double[] percentiles(double... shares) {
+            if (isEmpty()) return new double[0];
+            var sorted = millis.stream().sorted().toArray();
+            return DoubleStream.of(shares).mapToInt(share -> (int) Math.ceil(share * sorted.length))
+                    .mapToDouble(rank -> sorted[Math.max(0, rank - 1)] / 1000.0).toArray();
+        }
+
+        /// Those that are told everywhere, by name; none of none.
+        Map<String, Double> percentiles() {
+            var names = List.of("p50", "p90", "p99", "max");
+            var seconds = percentiles(0.5, 0.9, 0.99, 1);
+            var named = new LinkedHashMap<String, Double>();
+            for (int i = 0; i < seconds.length; i++) named.put(names.get(i), seconds[i]);
+            return named;
+        }
+
+        /// `p50 1.20, p90 3.00, p99 4.50, max 9.81`
+        String words() {
+            return percentiles().entrySet().stream()
+                    .map(named -> String.format(Locale.ROOT, "%s %.2f", named.getKey(), named.getValue()))
+                    .collect(joining(", "));
+        }
+    }
+
     /// Numbers by place, 0 where none was set. Blocks are added and never copied: a growing array would be there twice.
     static final class Longs {
         private static final int BLOCK = 1 << 12;
@@ -12046,6 +11779,171 @@ final class DifyExec implements Runnable {
 
         LongStream stream() {
             return IntStream.range(0, size).mapToLong(this::get);
+        }
+    }
+
+    /// The nearest of some words, if it is near enough to be a slip.
+    static final class Nearest {
+        private static final Pattern MARKS = Pattern.compile("[\\s_-]");
+
+        static Optional<String> of(String word, List<String> words) {
+            return words.stream().filter(other -> distance(plain(word), plain(other)) <= Math.max(1, word.length() / 4))
+                    .min(Comparator.comparingInt(other -> distance(plain(word), plain(other))));
+        }
+
+        /// The nearest of many words, if they are not too far, best first.
+        static List<String> of(String word, Stream<String> words, int most) {
+            record Near(String word, int distance) {}
+            var wanted = plain(word);
+            return words.map(other -> new Near(other, distance(wanted, plain(other))))
+                    .filter(near -> near.distance() <= Math.max(2, wanted.length() / 2))
+                    .sorted(Comparator.comparingInt(Near::distance)).limit(most).map(Near::word).toList();
+        }
+
+        /// Case and the marks between words do not count.
+        private static String plain(String word) {
+            return MARKS.matcher(word.toLowerCase(Locale.ROOT)).replaceAll("");
+        }
+
+        private static int distance(String from, String to) {
+            return Math.abs(from.length() - to.length()) > 8 ? Integer.MAX_VALUE
+                    : LevenshteinDistance.getDefaultInstance().apply(from, to);
+        }
+    }
+
+    /// Text for people: without control characters, of bounded length, the same in every locale.
+    static final class Plain {
+        private static final Pattern KEY = Pattern.compile("app-[A-Za-z0-9]{16,}");
+        /// How much of a message the log keeps.
+        static final int LONGEST_ERROR = 500;
+
+        static String text(String text, int longest) {
+            var cut = cut(text, longest);
+            if (cut.length() < text.length()) cut += "…";
+            var clean = new StringBuilder(cut.length());
+            cut.codePoints().map(c -> isControl(c) ? ' ' : Utf8.isHalf(c) ? 0xFFFD : c)
+                    .forEach(clean::appendCodePoint);
+            return clean.toString();
+        }
+
+        /// The beginning of a text, never with half a character at its end.
+        static String cut(String text, int longest) {
+            if (text.length() <= longest) return text;
+            return text.substring(0, Character.isHighSurrogate(text.charAt(longest - 1)) ? longest - 1 : longest);
+        }
+
+        /// What acts on a terminal instead of being seen: controls, marks of direction, line ends.
+        private static boolean isControl(int c) {
+            return Character.isISOControl(c) || Character.getType(c) == Character.FORMAT || c == 0x2028 || c == 0x2029;
+        }
+
+        /// The same JSON with such characters as escapes; those below U+0020 stand between its values only.
+        static String json(String json) {
+            var clean = new StringBuilder(json.length());
+            json.codePoints().forEach(c -> {
+                if (!isControl(c)) clean.appendCodePoint(c);
+                else if (c < ' ') clean.append(' ');
+                else for (char unit : Character.toChars(c)) clean.append("\\u%04x".formatted((int) unit));
+            });
+            return clean.toString();
+        }
+
+        /// A number that says what went wrong: `HTTP 503`, `status_code=429`, `: 502 Bad Gateway`, `(413)`.
+        private static final String STATUS = "[1-5]\\d\\d(?!\\d)(?:(?<=(?i:HTTP(?:/\\d(?:\\.\\d)?| \\d{3})?|status|code"
+                + "|error|returned|answered|responded|response|got)(?: of| with)?[ :=\"'(_]{0,3}\\d{3})"
+                + "|(?<=(?:^|[:,;)\\]-] ?)[45]\\d\\d)(?=:? [A-Z])|(?<=\\([45]\\d\\d)(?=[:)]))";
+        /// `http://api-12:5001`, `host='api-12', port=5001`, `foo-12.example.com:8080`, `127.0.0.1`; also a version.
+        private static final String HOST = "(?<=:)//[^/?# \"'<>]++|(?<=\\b(?:host|port)\\W{1,2})[\\w.-]++"
+                + "|(?<![\\w.-])(?:(?:localhost|\\d{1,3}(?:\\.\\d{1,3}){3}|(?:[\\w-]++\\.){2,}[a-z]{2}|(?:[\\w-]++\\.)+"
+                + "(?:com|org|net|io|ai|dev|app|cloud|local|lan|internal|example|test))(?::\\d{1,5})?"
+                + "|\\d{1,2}(?:\\.\\d{1,2}){2})(?![\\w-]|\\.\\w)";
+        private static final String DAY = "(?:\\d{4}[-/.]\\d{1,2}[-/.]\\d{1,2}|\\d{1,2}[/.]\\d{1,2}[/.]\\d{4})";
+        private static final String CLOCK = "\\d{1,2}:\\d\\d(?::\\d\\d(?:[.,]\\d+)?)?(?![:\\d])"
+                + "(?: ?(?:Z|UTC|GMT|[AP]M|[+-]\\d\\d:?\\d\\d)\\b)?";
+        private static final String SPAN = "\\d+(?:[.,]\\d+)? ?(?:ms|s|sec(?:ond)?s?|m|min(?:ute)?s?|h|hours?|days?)"
+                + "(?![A-Za-z])";
+        private static final String TIME = DAY + "(?:[T ]" + CLOCK + ")?|" + CLOCK + "|" + SPAN + "(?: ?" + SPAN + ")*";
+        /// Of hexadecimal digits, or of letters and digits and too long for a word.
+        private static final String ID = "(?<![0-9A-Za-z])(?:[0-9a-fA-F]{8}-[0-9a-fA-F-]{20,}|0x[0-9a-fA-F]+"
+                + "|(?:[0-9a-fA-F]{8,}|(?=[A-Za-z]*+\\d)(?:[0-9a-fA-F]{6,}|[0-9A-Za-z]{16,}))(?![0-9A-Za-z]))";
+        private static final String NUMBER = "(?=[\\d.,]*\\d\\d)\\d+(?:[.,]\\d+)*";
+        /// Whole words without a digit are passed over: there are many, and each place in them would be tried.
+        private static final String WORDS = "(?:(?<![^ ])(?![a-fA-F]{8})[^ \\d]++(?: |$))++";
+        private static final Pattern PARTICULAR = Pattern.compile("(?<kept>" + WORDS + "|" + STATUS + "|" + HOST + ")|"
+                + ID + "|" + TIME + "|" + NUMBER);
+
+        /// What rows without a success are grouped by, everywhere: what was said of them, without the ids, times and
+        /// numbers that differ from row to row. Made from no more than the log keeps, so the next start makes the same.
+        static String cause(String message) {
+            return text(PARTICULAR.matcher(text(message, LONGEST_ERROR)).replaceAll(found ->
+                    found.group("kept") == null ? "…" : Matcher.quoteReplacement(found.group())), 160);
+        }
+
+        static String id(String id) {
+            return text(id, 60);
+        }
+
+        /// The first of many, and how many more there are: `… and 12 more causes`.
+        static <T> void some(List<T> all, long most, Consumer<T> tell, String more, PrintWriter out) {
+            all.stream().limit(most).forEach(tell);
+            if (all.size() > most) out.println(more.formatted("… and " + (all.size() - most) + " more"));
+        }
+
+        static String quoted(String text) {
+            return '"' + text(text, 60) + '"';
+        }
+
+        /// Without the user and the password of an address, and without what may be a key.
+        static String masked(String text) {
+            return text.replaceAll("//[^/@\\s]*@", "//***@").replaceAll("(?<![\\w-])app-[\\w-]+", "app-***");
+        }
+
+        static boolean holdsKey(String text) {
+            return KEY.matcher(text).find();
+        }
+
+        static String html(String page) {
+            return page.replaceAll("(?s)<(script|style)\\b.*?</\\1>|<[^>]*>", " ").replaceAll("\\s+", " ").strip();
+        }
+
+        static String of(Throwable problem) {
+            var name = problem.getClass().getSimpleName();
+            var message = problem.getMessage();
+            if (problem instanceof AccessDeniedException) return "permission denied: " + message;
+            if (problem instanceof NoSuchFileException) return "no such file: " + message;
+            for (var cause = problem; cause != null; cause = cause.getCause()) // a ConnectException hides it
+                if (cause instanceof UnresolvedAddressException || cause instanceof UnknownHostException)
+                    return "unknown host";
+            if (problem instanceof ConnectException && (message == null
+                    || message.isBlank())) return "connection refused";
+            return message == null || message.isBlank() ? name : text(message, 300);
+        }
+
+        /// `0.4 s`, `12 s`, `3 min 5 s`, `2 h 10 min`
+        static String seconds(Duration time) {
+            long whole = time.toSeconds();
+            if (whole < 10) return String.format(Locale.ROOT, "%.1f s", time.toMillis() / 1000.0);
+            if (whole < 120) return whole + " s";
+            if (whole < 7200) return whole / 60 + " min " + whole % 60 + " s";
+            return whole / 3600 + " h " + whole % 3600 / 60 + " min";
+        }
+
+        static String count(long count, String one) {
+            return count(count, one, one + "s");
+        }
+
+        /// `1,234,567`
+        static String number(long number) {
+            return String.format(Locale.ROOT, "%,d", number);
+        }
+
+        static String count(long count, String one, String many) {
+            return count + " " + (count == 1 ? one : many);
+        }
+
+        /// A word as a shell takes it.
+        static String shell(String word) {
+            return word.matches("[\\p{L}\\p{N}_./:@%+=,-]+") ? word : "'" + word.replace("'", "'\\''") + "'";
         }
     }
 }

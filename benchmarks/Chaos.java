@@ -4,6 +4,8 @@
 //SOURCES ../tests/Simulator.java
 //RUNTIME_OPTIONS --enable-native-access=ALL-UNNAMED
 
+package difyexec;
+
 import com.fasterxml.jackson.databind.DeserializationFeature;
 import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.ObjectMapper;
@@ -17,6 +19,7 @@ import picocli.CommandLine.Spec;
 import module java.base;
 import module java.net.http;
 
+import static difyexec.DifyExec.*;
 import static java.nio.charset.StandardCharsets.UTF_8;
 
 /// Runs a batch to its end in a process that is killed (SIGKILL) at random moments and started again, against
@@ -42,7 +45,7 @@ final class Chaos implements Callable<Integer> {
     long seed;
 
     @Option(names = "--dify", paramLabel = "VERSION", defaultValue = "1.14.2",
-            description = DifyExec.Demo.VERSIONS + " (default: ${DEFAULT-VALUE}).")
+            description = SimulatedRun.VERSIONS + " (default: ${DEFAULT-VALUE}).")
     String version;
 
     @Option(names = "--mode", paramLabel = "MODE", defaultValue = "streaming",
@@ -135,9 +138,9 @@ final class Chaos implements Callable<Integer> {
                 }
                 int exit = process.join();
                 exits.merge(exit, 1, Integer::sum);
-                boolean stuck = exit == DifyExec.ROWS_LEFT && results.count() == before && killed >= kills;
+                boolean stuck = exit == ROWS_LEFT && results.count() == before && killed >= kills;
                 before = results.count();
-                if (exit == DifyExec.OK || stuck || exit < DifyExec.ROWS_LEFT || ++further > FURTHER_STARTS)
+                if (exit == OK || stuck || exit < ROWS_LEFT || ++further > FURTHER_STARTS)
                     return new Starts(starts, killed, exit, exits);
             }
         }
@@ -209,7 +212,7 @@ final class Chaos implements Callable<Integer> {
                     ? Set.copyOf(Files.readAllLines(folder.resolve("results.jsonl.retry"))) : Set.of();
             var open = table.texts().keySet().stream().filter(id -> !ids.containsKey(id)).toList();
             var status = Tool.status(folder);
-            var lost = open.stream().filter(id -> exit == DifyExec.OK
+            var lost = open.stream().filter(id -> exit == OK
                     || !listed.contains(id) && status.path("pending").asInt() == 0).toList();
             var late = new HashSet<String>();
             log.lines().stream().filter(line -> line.path("event").asText().equals("late"))
@@ -344,7 +347,7 @@ final class Chaos implements Callable<Integer> {
             Files.createDirectories(warm);
             Files.writeString(warm.resolve("data.csv"), "id,text\n1,a\n2,b\n");
             new ProcessBuilder(java(List.of("-XX:ArchiveClassesAtExit=../classes.jsa", "-Xlog:cds=off",
-                    "-Xlog:aot=off"), "DifyExec",
+                    "-Xlog:aot=off"), "difyexec.DifyExec",
                     List.of("run", "--demo", "-i", "data.csv", "-o", "results.jsonl", "--progress", "off")))
                     .directory(warm.toFile()).redirectErrorStream(true).redirectOutput(warm.resolve("out").toFile())
                     .start().waitFor();
@@ -354,7 +357,7 @@ final class Chaos implements Callable<Integer> {
             var archive = Files.exists(folder.resolve("classes.jsa")) ? List.of("-XX:SharedArchiveFile=classes.jsa",
                     "-Xlog:cds=off", "-Xlog:aot=off", "-Djdk.httpclient.keepalive.timeout=1")
                     : List.of("-Djdk.httpclient.keepalive.timeout=1");
-            var builder = new ProcessBuilder(java(archive, "DifyExec", arguments)).directory(folder.toFile())
+            var builder = new ProcessBuilder(java(archive, "difyexec.DifyExec", arguments)).directory(folder.toFile())
                     .redirectErrorStream(true)
                     .redirectOutput(ProcessBuilder.Redirect.appendTo(folder.resolve("tool.out").toFile()));
             builder.environment().putAll(Map.of("DIFY_API_KEY", "app-chaos", "DIFY_API_BASE_URL", server.toString(),
@@ -364,7 +367,7 @@ final class Chaos implements Callable<Integer> {
         }
 
         static JsonNode status(Path folder) throws IOException {
-            var process = new ProcessBuilder(java(List.of(), "DifyExec", List.of("status", "-i", "data.csv", "-o",
+            var process = new ProcessBuilder(java(List.of(), "difyexec.DifyExec", List.of("status", "-i", "data.csv", "-o",
                     "results.jsonl", "--json"))).directory(folder.toFile())
                     .redirectError(ProcessBuilder.Redirect.INHERIT).start();
             return JSON.readTree(process.getInputStream().readAllBytes());

@@ -4,6 +4,8 @@
 //SOURCES ../tests/Simulator.java
 //RUNTIME_OPTIONS --enable-native-access=ALL-UNNAMED
 
+package difyexec;
+
 import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.ObjectMapper;
 import picocli.CommandLine;
@@ -14,6 +16,7 @@ import picocli.CommandLine.Spec;
 
 import module java.base;
 
+import static difyexec.DifyExec.*;
 import static java.nio.charset.StandardCharsets.UTF_8;
 import static java.util.stream.Collectors.joining;
 
@@ -182,6 +185,9 @@ final class Pace implements Callable<Integer> {
                     new Measure("admits", List.of(Bar.atLeast("the server admits 4, `-c 32`, 400 rows × 200 ms: "
                             + "against the ideal 20 s", 0.9, ""), Bar.atMost("the same: refused requests", 50, "")),
                             Pace::admits),
+                    new Measure("door", List.of(Bar.atLeast("a server of ten connections, 500 rows × 300 ms, blocking, "
+                            + "`--timeout 15`: rows/s with `-c 20` against `-c 10`", 0.9, ""),
+                            Bar.atMost("the same: rows not succeeded", 0, "")), Pace::door),
                     new Measure("million", List.of(Bar.atMost("1,000,000-row CSV, `--limit 5000`, `-c 64`: peak RSS",
                             200, " MB"), Bar.atMost("the same: more than with 10,000 rows", 64, " MB")), Pace::million),
                     new Measure("resume", List.of(Bar.atMost("resume over 1,000,000 rows with 999,000 done: to the "
@@ -202,7 +208,13 @@ final class Pace implements Callable<Integer> {
                             Bar.atMost("the same: probes at once", 1, "")), bench -> down(bench, Gate.State.REFUSING)),
                     new Measure("down-502", List.of(Bar.atMost("the same behind a proxy that answers 502: rows not "
                             + "succeeded", 0, ""), Bar.atMost("the same: probes at once", 1, "")),
-                            bench -> down(bench, Gate.State.BAD_GATEWAY))));
+                            bench -> down(bench, Gate.State.BAD_GATEWAY)),
+                    new Measure("restart", List.of(Bar.atMost("server killed with 5 of 60 rows in its hands, which "
+                            + "then say running for ever; 0.2 s a row, `-c 5`, `--timeout 40`: from its restart to the "
+                            + "last of the other 55", 25, " s"),
+                            Bar.atMost("the same: rows of the 55 not succeeded", 0, ""),
+                            Bar.atLeast("the same: from the start of one of the 5 to unknown, least", 40, " s"),
+                            Bar.atMost("the same, most", 50, " s")), Pace::restart)));
             return List.copyOf(all);
         }
 
@@ -325,6 +337,29 @@ final class Pace implements Callable<Integer> {
         }
     }
 
+    private static List<Sample> door(Bench bench) throws IOException, InterruptedException {
+        int rows = bench.scaled(500), places = 10;
+        var folder = bench.folder("door");
+        Data.write(folder.resolve("data.csv"), rows);
+        try (var server = bench.simulator("--latency", "300ms", "--places", String.valueOf(places))) {
+            bench.wrk(folder, server.address(), "blocking").sample(places, 3); // the server's own warm-up
+            var fits = throughDoor(bench, folder, server, places).complete(rows).log();
+            var batch = throughDoor(bench, folder, server, 2 * places);
+            var log = batch.log();
+            return List.of(new Sample(fits.seconds() / log.seconds(), String.format(Locale.ROOT,
+                            "%.1f s, %.1f s with `-c 10`; slowed down %d times", log.seconds(), fits.seconds(),
+                            log.throttled())),
+                    new Sample(rows - log.ends().length, "exit code " + batch.exit()));
+        }
+    }
+
+    private static Finished throughDoor(Bench bench, Path folder, Simulated server, int clients)
+            throws IOException, InterruptedException {
+        new Finished(folder, 0, 0, 0).deleteOutput();
+        return bench.tool().run(folder, server.address(), "--mode", "blocking", "--timeout", "15", "-c",
+                String.valueOf(clients));
+    }
+
     private static List<Sample> million(Bench bench) throws IOException, InterruptedException {
         int rows = bench.scaled(1_000_000), limit = bench.scaled(5000);
         var large = limited(bench, rows, limit);
@@ -360,7 +395,7 @@ final class Pace implements Callable<Integer> {
         var failed = bench.prepared("retry", folder -> {
             bench.nginx().answer("mended", Answers.FAILED);
             Data.write(folder.resolve("data.csv"), rows);
-            bench.tool().run(folder, server, "-c", "64", "--mode", "blocking").exited(DifyExec.ROWS_LEFT);
+            bench.tool().run(folder, server, "-c", "64", "--mode", "blocking").exited(ROWS_LEFT);
             bench.nginx().answer("mended", Answers.BLOCKING);
             return Prepared.of(folder);
         });
@@ -380,7 +415,7 @@ final class Pace implements Callable<Integer> {
         var done = bench.prepared("status", folder -> Prepared.done(bench, folder, bench.nginx().site("blocking"), rows,
                 rows));
         double version = bench.version();
-        return List.of(more(bench.tool().start(done.folder(), "status", "-o", "results.jsonl").exited(DifyExec.OK),
+        return List.of(more(bench.tool().start(done.folder(), "status", "-o", "results.jsonl").exited(OK),
                 version));
     }
 
@@ -389,7 +424,7 @@ final class Pace implements Callable<Integer> {
         Data.writeTyped(folder.resolve("data.csv"), bench.scaled(100_000));
         double version = bench.version();
         var checked = bench.tool().start(folder, "check", "-i", "data.csv", "--base-url",
-                bench.nginx().site("typed").toString()).exited(DifyExec.OK);
+                bench.nginx().site("typed").toString()).exited(OK);
         return List.of(more(checked, version), new Sample(checked.peak(), Files.size(folder.resolve("data.csv"))
                 / 1_000_000 + " MB of CSV"));
     }
@@ -453,6 +488,30 @@ final class Pace implements Callable<Integer> {
         }
     }
 
+    private static List<Sample> restart(Bench bench) throws IOException, InterruptedException {
+        int rows = 60, killed = 5;
+        var folder = bench.folder("restart");
+        Data.write(folder.resolve("data.csv"), rows, row -> row <= killed ? "[never] " : "");
+        try (var server = bench.simulator("--latency", "200ms"); var gate = Gate.before(server.address())) {
+            var running = bench.tool().begin(folder, gate.address(), "--mode", "blocking", "--timeout", "40", "-c",
+                    String.valueOf(killed));
+            running.untilStarts(killed);
+            Thread.sleep(Duration.ofSeconds(1));
+            gate.fall(Gate.State.REFUSING);
+            Thread.sleep(Duration.ofSeconds(2));
+            gate.rise();
+            long back = System.currentTimeMillis();
+            var log = running.end().log();
+            var unknown = log.unknown();
+            if (unknown.length != killed) throw new SpoiltException(unknown.length + " rows are unknown");
+            return List.of(new Sample((LongStream.of(log.ends()).max().orElse(back) - back) / 1000.0, "exit code "
+                            + running.end().exit()),
+                    new Sample(rows - killed - log.ends().length, log.ends().length + " succeeded"),
+                    new Sample(LongStream.of(unknown).min().getAsLong() / 1000.0, killed + " unknown"),
+                    new Sample(LongStream.of(unknown).max().getAsLong() / 1000.0, killed + " unknown"));
+        }
+    }
+
     // ── Data ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     /// CSVs. An id has always as many digits, so that a line of one row becomes another's by putting its id in.
@@ -469,7 +528,12 @@ final class Pace implements Callable<Integer> {
         }
 
         static void write(Path file, int rows) throws IOException {
-            write(file, "id,text", rows, row -> id(row) + ",\"" + cells(row).get("text") + "\"");
+            write(file, rows, _ -> "");
+        }
+
+        /// What stands before a text asks the simulator for trouble.
+        static void write(Path file, int rows, IntFunction<String> before) throws IOException {
+            write(file, "id,text", rows, row -> id(row) + ",\"" + before.apply(row) + cells(row).get("text") + "\"");
         }
 
         /// The ten columns of [Answers#TYPED].
@@ -492,31 +556,31 @@ final class Pace implements Callable<Integer> {
         }
     }
 
-    /// What nginx answers: made by the demo's types, so that it is what a Dify 1.14.2 says, field for field.
+    /// What nginx answers: made by the simulator's types, so that it is what a Dify 1.14.2 says, field for field.
     static final class Answers {
         static final List<String> TYPED = List.of("id", "title", "text", "count", "price", "urgent", "language", "note",
                 "tags", "details");
-        private static final DifyExec.Demo.App APP = DifyExec.Demo.App.of(DifyExec.Demo.Version.of("1.14.2"),
-                List.of("id", "text"));
+        private static final SimulatedRun.App APP = SimulatedRun.App.of(SimulatedRun.Version.V1_14_2,
+                UUID.nameUUIDFromBytes("workflow".getBytes(UTF_8)).toString());
         static final String BLOCKING = blocking(true), FAILED = blocking(false), STREAMING = streaming();
 
-        private static DifyExec.Demo.Run run(boolean succeeds) {
+        private static SimulatedRun run(boolean succeeds) {
             var now = Instant.parse("2026-01-16T12:00:00Z");
-            var run = DifyExec.Demo.Run.begin(APP, "pace", APP.take(Data.cells(1)), now);
-            return run.end(succeeds ? new DifyExec.Demo.State.Succeeded(DifyExec.Demo.object("answer",
+            var run = SimulatedRun.begin(APP, "pace", new LinkedHashMap<>(Data.cells(1)), now);
+            return run.end(succeeds ? new SimulatedRun.State.Succeeded(SimulatedJson.object("answer",
                     "The answer of a model to a sentence that is not a long one.", "row_id", Data.id(0)))
-                    : new DifyExec.Demo.State.Failed("Run failed: the model refused this input"), 42,
+                    : new SimulatedRun.State.Failed("Run failed: the model refused this input"), 42,
                     now.plusMillis(1234));
         }
 
         private static String blocking(boolean succeeds) {
-            return DifyExec.Demo.Encoding.SPACED.json(run(succeeds).blocking());
+            return SimulatedJson.SPACED.json(run(succeeds).blocking());
         }
 
         private static String streaming() {
             var run = run(true);
             return "event: ping\n\n" + Stream.concat(run.opening().stream(), run.closing().stream())
-                    .map(event -> "data: " + DifyExec.Demo.Encoding.COMPACT.json(event) + "\n\n").collect(joining());
+                    .map(event -> "data: " + SimulatedJson.COMPACT.json(event) + "\n\n").collect(joining());
         }
 
         static String app() {
@@ -535,7 +599,7 @@ final class Pace implements Callable<Integer> {
         /// `columns` by name, all of them texts but those whose name tells another type.
         static String form(List<String> columns) {
             return json("user_input_form", columns.stream().map(Answers::variable).toList(), "system_parameters",
-                    DifyExec.Demo.object("image_file_size_limit", 10, "file_size_limit", 50,
+                    SimulatedJson.object("image_file_size_limit", 10, "file_size_limit", 50,
                             "workflow_file_upload_limit", 10));
         }
 
@@ -549,14 +613,14 @@ final class Pace implements Callable<Integer> {
                 case "title", "tags" -> "text-input";
                 default -> "paragraph";
             };
-            return DifyExec.Demo.object(type, DifyExec.Demo.object("variable", name, "label", name, "type", type,
+            return SimulatedJson.object(type, SimulatedJson.object("variable", name, "label", name, "type", type,
                     "required", false, "max_length", type.equals("text-input") ? 100 : null,
                     "options", type.equals("select") ? List.of("de", "en", "fr", "ja") : List.of(),
                     "allowed_file_types", List.of("document"), "allowed_file_upload_methods", List.of("local_file")));
         }
 
         private static String json(Object... fields) {
-            return DifyExec.Demo.Encoding.ESCAPED.json(DifyExec.Demo.object(fields));
+            return SimulatedJson.ESCAPED.json(SimulatedJson.object(fields));
         }
     }
 
@@ -591,14 +655,14 @@ final class Pace implements Callable<Integer> {
 
         private static void repeat(Path file, int done) throws IOException {
             var first = Data.id(1);
-            var hash = DifyExec.Cells.hash(Data.cells(1));
+            var hash = Cells.hash(Data.cells(1));
             var lines = Files.readAllLines(file).stream().map(line -> line.replace("\uFEFF", ""))
                     .filter(line -> line.contains('"' + first + '"')).map(line -> line + "\n").toList();
             if (lines.stream().anyMatch(line -> line.contains("\"cells\"") && !line.contains(hash)))
                 throw new SpoiltException("the log has another hash of a row than it is made by here");
             try (var out = Files.newBufferedWriter(file, StandardOpenOption.APPEND)) {
                 for (int row = SEEN + 1; row <= done; row++) {
-                    var cells = lines.getFirst().contains("\"cells\"") ? DifyExec.Cells.hash(Data.cells(row)) : hash;
+                    var cells = lines.getFirst().contains("\"cells\"") ? Cells.hash(Data.cells(row)) : hash;
                     for (var line : lines)
                         out.write(named(line.replace(first, Data.id(row)).replace(hash, cells), row));
                 }
@@ -677,6 +741,18 @@ final class Pace implements Callable<Integer> {
 
         double seconds() {
             return (ends[ends.length - 1] - starts[0]) / 1000.0;
+        }
+
+        /// How long each row took that came to nothing, from its last start, in ms.
+        long[] unknown() {
+            var started = new HashMap<String, Long>();
+            var took = LongStream.builder();
+            for (var event : events) {
+                if (event.path("event").asText().equals("attempt")) started.put(event.path("id").asText(), at(event));
+                if (event.path("outcome").asText().equals("unknown"))
+                    took.add(at(event) - started.get(event.path("id").asText()));
+            }
+            return took.build().toArray();
         }
 
         private Stream<JsonNode> during(Instant from, Instant until) {
@@ -1068,7 +1144,7 @@ final class Pace implements Callable<Integer> {
 
         /// All rows have succeeded, and each has its line.
         Finished complete(int rows) throws IOException {
-            exited(DifyExec.OK);
+            exited(OK);
             try (var lines = Files.lines(folder.resolve("results.jsonl"))) {
                 long count = lines.count();
                 if (count != rows) throw new SpoiltException(count + " results of " + rows + " rows");
@@ -1140,7 +1216,7 @@ final class Pace implements Callable<Integer> {
         private Running begin(Path folder, List<String> arguments) throws IOException {
             var number = String.valueOf(starts.incrementAndGet());
             var builder = new ProcessBuilder(java(options.stream().map(option -> option.replace("%n", number)).toList(),
-                    "DifyExec", arguments)).directory(folder.toFile()).redirectErrorStream(true)
+                    "difyexec.DifyExec", arguments)).directory(folder.toFile()).redirectErrorStream(true)
                     .redirectOutput(folder.resolve("tool.out").toFile());
             builder.environment().keySet().removeIf(name -> name.startsWith("DIFY") || name.toUpperCase(Locale.ROOT)
                     .endsWith("_PROXY") || Set.of("MAX_RETRIES", "INITIAL_RETRY_DELAY", "MAX_RETRY_DELAY", "TIMEOUT",
@@ -1176,10 +1252,18 @@ final class Pace implements Callable<Integer> {
 
         /// Waits for so many rows that succeeded.
         void untilEnds(int rows) throws IOException, InterruptedException {
-            var results = folder.resolve("results.jsonl");
+            untilLines(rows, "results.jsonl", "");
+        }
+
+        void untilStarts(int rows) throws IOException, InterruptedException {
+            untilLines(rows, "results.jsonl.log", "\"event\":\"attempt\"");
+        }
+
+        private void untilLines(int count, String file, String with) throws IOException, InterruptedException {
+            var written = folder.resolve(file);
             while (process.isAlive()) {
-                if (Files.exists(results)) try (var lines = Files.lines(results)) {
-                    if (lines.count() >= rows) return;
+                if (Files.exists(written)) try (var lines = Files.lines(written)) {
+                    if (lines.filter(line -> line.contains(with)).count() >= count) return;
                 }
                 Thread.sleep(100);
             }
@@ -1337,7 +1421,7 @@ final class Pace implements Callable<Integer> {
                     Math.round(Long.parseLong(field("/proc/meminfo", "MemTotal:\\s*(\\d+).*")) / 1048576.0) + " GB",
                     field("/etc/os-release", "PRETTY_NAME=\"?([^\"]*)\"?"), "JDK "
                             + System.getProperty("java.runtime.version"), programs.versions(),
-                    "difyexec " + DifyExec.VERSION + " with `" + String.join(" ", tool.options()) + "`",
+                    "difyexec " + VERSION + " with `" + String.join(" ", tool.options()) + "`",
                     "load " + field("/proc/loadavg", "(\\S+).*") + " at the start"));
         }
 

@@ -1,3 +1,5 @@
+package difyexec;
+
 import com.fasterxml.jackson.databind.JsonNode;
 import com.github.tomakehurst.wiremock.WireMockServer;
 import com.github.tomakehurst.wiremock.client.MappingBuilder;
@@ -18,6 +20,7 @@ import org.junit.jupiter.params.provider.ValueSource;
 
 import module java.base;
 
+import static difyexec.DifyExec.*;
 import static com.github.tomakehurst.wiremock.client.WireMock.aResponse;
 import static com.github.tomakehurst.wiremock.client.WireMock.equalTo;
 import static com.github.tomakehurst.wiremock.client.WireMock.equalToJson;
@@ -86,13 +89,13 @@ class CommandTest {
     }
 
     private Call call(Map<String, String> settings, String... args) throws IOException {
-        return call(DifyExec.Env.of(settings), args);
+        return call(Env.of(settings), args);
     }
 
-    private Call call(DifyExec.Env env, String... args) throws IOException {
+    private Call call(Env env, String... args) throws IOException {
         var out = new StringWriter();
         var err = new StringWriter();
-        int code = DifyExec.commandLine(env).setOut(new PrintWriter(out, true)).setErr(new PrintWriter(err, true))
+        int code = commandLine(env).setOut(new PrintWriter(out, true)).setErr(new PrintWriter(err, true))
                 .execute(args);
         var call = new Call(code, out.toString(), err.toString());
         keyIsNowhere(call);
@@ -1174,6 +1177,28 @@ class CommandTest {
         }
 
         @Test
+        void thatAsksToBeLeftAloneForAMomentIs() throws IOException {
+            dify.server.stubFor(get(urlEqualTo("/v1/info")).inScenario("busy").whenScenarioStateIs("Started")
+                    .willReturn(aResponse().withStatus(429).withHeader("Retry-After", "1")).willSetStateTo("back"));
+
+            var call = run();
+
+            assertEquals(0, call.code(), call.err());
+            assertTrue(Pattern.compile("^waiting until \\d\\d:\\d\\d, as the server asks$", Pattern.MULTILINE)
+                    .matcher(call.err()).find(), call.err());
+        }
+
+        @Test
+        void thatAsksToBeLeftAloneForADayEndsTheCall() throws IOException {
+            dify.info(aResponse().withStatus(503).withHeader("Retry-After", "86400"));
+            var tomorrow = LocalDate.now().plusDays(1).toString();
+
+            stopped(run(), "left alone until " + tomorrow);
+
+            assertEquals(0, dify.runs());
+        }
+
+        @Test
         void thatIsAwayForAMomentIsAskedAgain() throws IOException {
             dify.server.stubFor(get(urlEqualTo("/v1/info")).inScenario("away").whenScenarioStateIs("Started")
                     .willReturn(aResponse().withStatus(503)).willSetStateTo("back"));
@@ -1230,7 +1255,7 @@ class CommandTest {
         private final Dify dify = dify();
 
         private Object value(String option, Map<String, String> settings, String... more) {
-            var line = DifyExec.commandLine(DifyExec.Env.of(settings));
+            var line = commandLine(Env.of(settings));
             line.parseArgs(typed("run", more));
             return line.getSubcommands().get("run").getCommandSpec().findOption(option).getValue();
         }
@@ -1286,9 +1311,9 @@ class CommandTest {
         }
 
         /// The settings of an environment, and below it those of a `.env` file.
-        private DifyExec.Env withFile(Map<String, String> settings, String content) throws IOException {
+        private Env withFile(Map<String, String> settings, String content) throws IOException {
             Files.writeString(file(".env"), content);
-            return DifyExec.Env.of(settings, folder);
+            return Env.of(settings, folder);
         }
 
         /// `.env` files as people write them, with `@` for the key.
@@ -1316,7 +1341,7 @@ class CommandTest {
             WITH_A_NUL("DIFY_API_KEY=@\0\n", 1),
             WITHOUT_ITS_ENCODING("DIFY_API_KEY=@\u00e9\n", StandardCharsets.ISO_8859_1, 1),
             VERY_LONG("DIFY_API_KEY=@" + "@".repeat(30_000) + "\n", 1),
-            THE_EXAMPLE("\nDIFY_API_KEY=" + DifyExec.Env.PLACEHOLDER + "\n", 2),
+            THE_EXAMPLE("\nDIFY_API_KEY=" + Env.PLACEHOLDER + "\n", 2),
             EMPTY("DIFY_API_KEY=\n", 1);
 
             final byte[] bytes;
@@ -1345,7 +1370,7 @@ class CommandTest {
         void aFileAsPeopleWriteItWorksOrIsNamedByLineAndVariable(Written written) throws IOException {
             rows(1);
             Files.write(file(".env"), written.bytes);
-            var env = DifyExec.Env.of(Map.of("DIFY_API_BASE_URL", dify.url()), folder);
+            var env = Env.of(Map.of("DIFY_API_BASE_URL", dify.url()), folder);
 
             for (var call : List.of(call(env, typed("run")), call(env, "check", "-i", input()),
                     call(env, typed("run", "--timeout", "5", "--max-retries", "0", "--base-url", dify.url())))) {
@@ -1612,7 +1637,7 @@ class CommandTest {
         @ParameterizedTest
         @ValueSource(strings = {"-V", "--version", "run --version", "status -V"})
         void theVersionIsOneLine(String typed) throws IOException {
-            assertEquals("difyexec " + DifyExec.VERSION, call(Map.of(), typed.split(" ")).out().strip());
+            assertEquals("difyexec " + VERSION, call(Map.of(), typed.split(" ")).out().strip());
         }
 
         @Test
@@ -2068,11 +2093,12 @@ class CommandTest {
         void areTriedAgainBeforeTheRunIsStarted() throws IOException {
             Files.writeString(file("a.txt"), "x");
             csv("id,doc,docs", "1,@a.txt,");
-            uploads(dify.answer(503, "busy"), aResponse().withFault(Fault.CONNECTION_RESET_BY_PEER), uploaded());
+            uploads(dify.answer(503, "busy").withHeader("Retry-After", "1"), aResponse().withFault(Fault.CONNECTION_RESET_BY_PEER), uploaded());
 
             var call = dify.run();
 
             assertEquals(0, call.code(), call.err());
+            assertTrue(call.err().contains("as the server asks"), call.err());
             assertEquals(3, bodies("/v1/files/upload").size());
             assertEquals(1, dify.runs());
         }
@@ -2220,7 +2246,7 @@ class CommandTest {
             var call = dify.run("--save-files", file("out").toString());
 
             assertEquals(0, call.code(), call.err());
-            var saved = file("out").resolve(DifyExec.Sender.fileName("../1", "made", 1, ".txt"));
+            var saved = file("out").resolve(Sender.fileName("../1", "made", 1, ".txt"));
             assertEquals("made", Files.readString(saved));
             assertEquals(List.of(saved.toString()), StreamSupport.stream(result("../1").path("files").spliterator(), false)
                     .map(JsonNode::asText).toList());
@@ -2827,7 +2853,7 @@ class CommandTest {
             var words = new ArrayList<>(List.of(ProcessHandle.current().info().command().orElseThrow(),
                     "--enable-native-access=ALL-UNNAMED", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"));
             words.addAll(jvm);
-            words.addAll(List.of("-cp", System.getProperty("java.class.path"), "DifyExec"));
+            words.addAll(List.of("-cp", System.getProperty("java.class.path"), "difyexec.DifyExec"));
             words.addAll(List.of(args));
             var builder = new ProcessBuilder(words).directory(folder.toFile());
             builder.environment().keySet().removeIf(name ->
@@ -3231,7 +3257,7 @@ class CommandTest {
             }).toList();
 
             assertFalse(lines.isEmpty());
-            assertAll(lines.stream().map(line -> () -> DifyExec.commandLine(DifyExec.Env.of(Map.of()))
+            assertAll(lines.stream().map(line -> () -> commandLine(Env.of(Map.of()))
                     .parseArgs(line.subList(2, line.size()).toArray(String[]::new))));
         }
     }
@@ -3250,7 +3276,7 @@ class CommandTest {
                     """);
             var err = new StringWriter();
 
-            int code = DifyExec.commandLine(DifyExec.Env.of(Map.of())).setErr(new PrintWriter(err, true))
+            int code = commandLine(Env.of(Map.of())).setErr(new PrintWriter(err, true))
                     .execute("run", "--demo", "-i", input.toString(), "-o", output.toString());
 
             assertEquals(2, code, err.toString());

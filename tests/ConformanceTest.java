@@ -1,3 +1,5 @@
+package difyexec;
+
 import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.ObjectMapper;
 import org.junit.jupiter.api.AfterEach;
@@ -10,6 +12,7 @@ import org.junit.jupiter.params.provider.ValueSource;
 
 import module java.base;
 
+import static difyexec.DifyExec.*;
 import static java.nio.charset.StandardCharsets.ISO_8859_1;
 import static java.nio.charset.StandardCharsets.UTF_8;
 import static org.junit.jupiter.api.Assertions.assertEquals;
@@ -299,12 +302,12 @@ class ConformanceTest {
                     1,http://127.0.0.1:9/a.txt
                     2,http://127.0.0.1:80/a.txt
                     """);
-            var dify = new Simulator.Dify(behaviour(version, "--form", form.toString()), new Simulator.Setup("files",
+            var dify = new SimulatedDify(behaviour(version, "--form", form.toString()), new Simulator.Setup("files",
                     Optional.empty(), Simulator.Setup.Kind.WORKFLOW, address -> address.getPort() != 9));
 
             int code;
-            try (var server = Simulator.Server.start(0, 0, dify)) {
-                code = DifyExec.commandLine(DifyExec.Env.of(Map.of("DIFY_API_KEY", "app-x",
+            try (var server = SimulatedServer.start(0, 0, dify)) {
+                code = commandLine(Env.of(Map.of("DIFY_API_KEY", "app-x",
                                 "DIFY_API_BASE_URL", server.baseUrl().toString())))
                         .setOut(new PrintWriter(Writer.nullWriter())).setErr(new PrintWriter(Writer.nullWriter()))
                         .execute("run", "-i", folder.resolve("data.csv").toString(), "-o",
@@ -329,7 +332,7 @@ class ConformanceTest {
     class AServerOf1_16 {
         private static final String VERSION = "1.16.0";
         private final Deque<AutoCloseable> open = new ArrayDeque<>();
-        private Simulator.Dify dify;
+        private SimulatedDify dify;
         private URI url;
 
         @AfterEach
@@ -339,9 +342,9 @@ class ConformanceTest {
 
         private void start(String version, int places, Optional<SimulatedGraph> graph, String... options)
                 throws IOException {
-            dify = new Simulator.Dify(behaviour(version, options), new Simulator.Setup("echo", graph,
+            dify = new SimulatedDify(behaviour(version, options), new Simulator.Setup("echo", graph,
                     Simulator.Setup.Kind.WORKFLOW, _ -> true));
-            var server = Simulator.Server.start(0, places, dify);
+            var server = SimulatedServer.start(0, places, dify);
             open.push(server);
             url = server.baseUrl();
         }
@@ -393,7 +396,7 @@ class ConformanceTest {
             assertEquals(listed == 0, run.equals(end.path("task_id").asText()), "a run that never was");
             assertEquals(at, listed == 0 ? "" : detail(run).path("status").asText());
             assertEquals(listed, answer("/workflows/logs?created_by_end_user_session_id=u").path("total").asInt());
-            until(later, () -> dify.ledger().withRun(run).map(Simulator.Job::standing).orElse("").equals(later));
+            until(later, () -> dify.ledger().withRun(run).map(SimulatedJob::standing).orElse("").equals(later));
         }
 
         @ParameterizedTest(name = "{0}, {1}: [{2}]")
@@ -440,7 +443,7 @@ class ConformanceTest {
         @ParameterizedTest(name = "{0}: {1} s")
         @CsvSource({"1.9.2, 0", "1.14.2, 1", "1.16.0, 0"})
         void keepsAStreamOpenAfterItsLastEventOnlyIn1_14(String version, int seconds) {
-            assertEquals(Duration.ofSeconds(seconds), DifyExec.Demo.Version.of(version).linger());
+            assertEquals(Duration.ofSeconds(seconds), SimulatedRun.Version.of(version).linger());
         }
 
         @ParameterizedTest
@@ -525,8 +528,8 @@ class ConformanceTest {
     private static final class Replay implements AutoCloseable {
         private final String version;
         private final List<Recorded.Exchange> exchanges;
-        private final Map<Place, Simulator.Dify> apps = new HashMap<>();
-        private final Map<Place, Simulator.Server> servers = new HashMap<>();
+        private final Map<Place, SimulatedDify> apps = new HashMap<>();
+        private final Map<Place, SimulatedServer> servers = new HashMap<>();
         private final Map<Integer, Wire> begun = new TreeMap<>();
         private final List<Wire> others = new ArrayList<>();
         /// What stands in a recorded request for something else here: ids that no recorded answer gave.
@@ -665,7 +668,7 @@ class ConformanceTest {
             return (int) ledger(place).stats(false).get("started");
         }
 
-        private Simulator.Ledger ledger(Place place) {
+        private SimulatedLedger ledger(Place place) {
             return app(place).ledger();
         }
 
@@ -810,12 +813,12 @@ class ConformanceTest {
             return Place.of(exchanges, exchange);
         }
 
-        private Simulator.Dify app(Place place) {
+        private SimulatedDify app(Place place) {
             var app = apps.get(place);
             if (app == null) {
                 var behaviour = behaviour(version, place.options().toArray(String[]::new));
                 var kind = APPS.get(place.app());
-                app = new Simulator.Dify(behaviour.with(kind.fields(version)), new Simulator.Setup(place.app(),
+                app = new SimulatedDify(behaviour.with(kind.fields(version)), new Simulator.Setup(place.app(),
                         Optional.of(kind.graph()), place.kind(), Replay::answers));
                 app.become(place.access());
                 apps.put(place, app);
@@ -829,7 +832,7 @@ class ConformanceTest {
         }
 
         private int server(Place place) throws IOException {
-            if (!servers.containsKey(place)) servers.put(place, Simulator.Server.start(0, 0, app(place)));
+            if (!servers.containsKey(place)) servers.put(place, SimulatedServer.start(0, 0, app(place)));
             return servers.get(place).baseUrl().getPort();
         }
 

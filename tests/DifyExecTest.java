@@ -2,6 +2,7 @@
 //JAVA 25+
 //DESCRIPTION All tests of DifyExec; the last line is "N passed, N failed".
 //SOURCES ../DifyExec.java
+//SOURCES MapTest.java
 //SOURCES ServerTest.java
 //SOURCES CommandTest.java
 //SOURCES FormTest.java
@@ -11,6 +12,13 @@
 //SOURCES ViewsTest.java
 //SOURCES ShellTest.java
 //SOURCES Simulator.java
+//SOURCES SimulatedServer.java
+//SOURCES SimulatedExchange.java
+//SOURCES SimulatedDify.java
+//SOURCES SimulatedLedger.java
+//SOURCES SimulatedJob.java
+//SOURCES SimulatedRun.java
+//SOURCES SimulatedJson.java
 //SOURCES SimulatedForm.java
 //SOURCES SimulatedFiles.java
 //SOURCES SimulatedGraph.java
@@ -18,10 +26,13 @@
 //DEPS org.junit.platform:junit-platform-launcher:6.1.0
 //DEPS org.wiremock:wiremock-standalone:3.13.2
 //FILES golden/=golden/*
+//FILES DifyExec.java=../DifyExec.java
 //FILES recorded/1.9.2/=recorded/1.9.2/*.json
 //FILES recorded/1.14.2/=recorded/1.14.2/*.json
 //FILES recorded/1.16.0/=recorded/1.16.0/*.json
 //RUNTIME_OPTIONS --enable-native-access=ALL-UNNAMED
+
+package difyexec;
 
 import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.ObjectMapper;
@@ -41,6 +52,7 @@ import picocli.CommandLine;
 
 import module java.base;
 
+import static difyexec.DifyExec.*;
 import static java.nio.charset.StandardCharsets.UTF_8;
 import static org.junit.jupiter.api.Assertions.assertArrayEquals;
 import static org.junit.jupiter.api.Assertions.assertEquals;
@@ -65,8 +77,8 @@ final class DifyExecTest {
             else words.add(arg);
         }
         var wanted = System.getProperty("test", words.isEmpty() ? "" : words.getFirst());
-        var classes = Stream.of(DifyExecTest.class, ServerTest.class, CommandTest.class, FormTest.class, FaultTest.class,
-                        ConformanceTest.class, ViewsTest.class, ShellTest.class)
+        var classes = Stream.of(MapTest.class, DifyExecTest.class, ServerTest.class, CommandTest.class, FormTest.class,
+                        FaultTest.class, ConformanceTest.class, ViewsTest.class, ShellTest.class)
                 .flatMap(type -> wanted.isEmpty() ? Stream.of(type) : nested(type, wanted))
                 .map(DiscoverySelectors::selectClass).toList();
         if (classes.isEmpty()) System.err.println("there is no @Nested class " + wanted);
@@ -112,9 +124,9 @@ final class DifyExecTest {
 
     private static final Instant NOON = Instant.parse("2026-01-16T12:00:00Z");
     private static final ObjectMapper JSON = new ObjectMapper();
-    private static final DifyExec.Access ACCESS = new DifyExec.Access(URI.create("http://dify.example/v1"),
+    private static final Access ACCESS = new Access(URI.create("http://dify.example/v1"),
             "app-test", "", Optional.empty(), Optional.empty());
-    private static final DifyExec.Backoff BACKOFF = new DifyExec.Backoff(seconds(1), seconds(60), 3);
+    private static final Backoff BACKOFF = new Backoff(seconds(1), seconds(60), 3);
 
     private static Duration seconds(long seconds) {
         return Duration.ofSeconds(seconds);
@@ -125,61 +137,74 @@ final class DifyExecTest {
         return text.replace('\'', '"');
     }
 
-    private static DifyExec.Row row(String id) {
-        return new DifyExec.Row(0, 2, id, new LinkedHashMap<>(Map.of("id", id)));
+    private static Row row(String id) {
+        return new Row(0, 2, id, new LinkedHashMap<>(Map.of("id", id)));
     }
 
-    private static DifyExec.Attempt attempt(DifyExec.Mode mode, DifyExec.Tries tries) {
-        return new DifyExec.Attempt(1, row("a"), tries, "difyexec-0123456789abcdef-1", mode, row("a").hash(), NOON);
+    private static Attempt attempt(Mode mode, Tries tries) {
+        return new Attempt(1, row("a"), tries, "difyexec-0123456789abcdef-1", mode, row("a").hash(), NOON);
     }
 
-    private static DifyExec.Attempt attempt(int failed, int throttled) {
-        return attempt(DifyExec.Mode.BLOCKING, new DifyExec.Tries(failed, throttled));
+    private static Attempt attempt(int failed, int throttled) {
+        return attempt(Mode.BLOCKING, new Tries(failed, throttled));
     }
 
-    private static DifyExec.RunRef run(String id) {
-        return new DifyExec.RunRef(id, "task-of-" + id);
+    private static RunRef run(String id) {
+        return new RunRef(id, "task-of-" + id);
     }
 
-    private static DifyExec.Seen.Ran ran(String id, DifyExec.RunStatus status, String error) {
-        return new DifyExec.Seen.Ran(run(id), status, "{\"answer\":\"yes\"}".getBytes(UTF_8), error, "workflow-1",
-                new DifyExec.Usage(1.5, 10, 3, Optional.empty(), ""));
+    private static Seen.Ran ran(String id, RunStatus status, String error) {
+        return new Seen.Ran(run(id), status, "{\"answer\":\"yes\"}".getBytes(UTF_8), error, "workflow-1",
+                new Usage(1.5, 10, 3, Optional.empty(), ""));
     }
 
-    private static DifyExec.Seen.Ran succeeded(String id) {
-        return ran(id, DifyExec.RunStatus.SUCCEEDED, "");
+    private static Seen.Ran succeeded(String id) {
+        return ran(id, RunStatus.SUCCEEDED, "");
     }
 
-    private static DifyExec.Seen.Ran failed(String error) {
-        return ran("run-failed", DifyExec.RunStatus.FAILED, error);
+    private static Seen.Ran failed(String error) {
+        return ran("run-failed", RunStatus.FAILED, error);
     }
 
-    private static DifyExec.Seen.Cut cut(DifyExec.Symptom symptom) {
-        return new DifyExec.Seen.Cut(Optional.empty(), symptom, "the line went dead");
+    private static Seen.Cut cut(Symptom symptom) {
+        return new Seen.Cut(Optional.empty(), symptom, "the line went dead");
     }
 
-    private static DifyExec.Seen.Cut cut(DifyExec.Symptom symptom, DifyExec.RunRef run) {
-        return new DifyExec.Seen.Cut(Optional.of(run), symptom, "the line went dead");
+    private static Seen.Cut cut(Symptom symptom, RunRef run) {
+        return new Seen.Cut(Optional.of(run), symptom, "the line went dead");
     }
 
-    private static DifyExec.Seen.Refused http(int status, String code, String message) {
-        return DifyExec.Seen.Refused.http(status, true, code, message, Optional.empty());
+    private static Seen.Refused http(int status, String code, String message) {
+        return Seen.Refused.http(status, true, code, message, Optional.empty());
     }
 
-    private static DifyExec.Seen.Refused html(int status) {
-        return DifyExec.Seen.Refused.http(status, false, "", "a page of a proxy", Optional.empty());
+    private static Seen.Refused html(int status) {
+        return Seen.Refused.http(status, false, "", "a page of a proxy", Optional.empty());
     }
 
-    private static final DifyExec.Seen.Refused THROTTLED = http(400, "invalid_param",
+    private static Seen.Refused later(int status, Duration asked) {
+        return Seen.Refused.http(status, false, "", "slow down", Optional.of(asked));
+    }
+
+    private static String local(String pattern, Instant time) {
+        return DateTimeFormatter.ofPattern(pattern).withZone(ZoneId.systemDefault()).format(time);
+    }
+
+    private static final Seen.Refused THROTTLED = http(400, "invalid_param",
             "Too many requests. Please try again later. The current maximum concurrent requests allowed for app is 2.");
-    private static final DifyExec.Found ABSENT = new DifyExec.Found.Absent();
+    private static final Found ABSENT = new Found.Absent();
 
-    private static DifyExec.Found running(String id) {
-        return new DifyExec.Found.Running(run(id), DifyExec.RunStatus.RUNNING);
+    private static Found running(String id) {
+        return new Found.Running(run(id), RunStatus.RUNNING);
     }
 
-    private static DifyExec.Found ended(DifyExec.Seen.Ran ran) {
-        return new DifyExec.Found.Ended(ran);
+    /// By the server's clock.
+    private static Found running(String id, Duration age) {
+        return new Found.Running(run(id), RunStatus.RUNNING, Optional.of(age));
+    }
+
+    private static Found ended(Seen.Ran ran) {
+        return new Found.Ended(ran);
     }
 
     /// Time as the tests have it. It passes only while the engine waits for its mailbox: to the next thing planned, or
@@ -215,9 +240,9 @@ final class DifyExecTest {
             }
         };
 
-        final BlockingQueue<DifyExec.Message> mailbox = new LinkedBlockingQueue<>() {
+        final BlockingQueue<Message> mailbox = new LinkedBlockingQueue<>() {
             @Override
-            public DifyExec.Message poll(long timeout, TimeUnit unit) {
+            public Message poll(long timeout, TimeUnit unit) {
                 var until = now.plusNanos(unit.toNanos(timeout));
                 while (isEmpty() && !plans.isEmpty() && !plans.peek().at().isAfter(until)) {
                     var plan = plans.remove();
@@ -288,17 +313,17 @@ final class DifyExecTest {
 
     /// What the workflow says to one attempt.
     @FunctionalInterface interface Answer {
-        DifyExec.Seen to(DifyExec.Attempt attempt, DifyExec.Told told) throws InterruptedException;
+        Seen to(Attempt attempt, Told told) throws InterruptedException;
 
         /// One after the other, and no more.
-        static Answer inTurn(DifyExec.Seen... answers) {
+        static Answer inTurn(Seen... answers) {
             var left = new ArrayDeque<>(List.of(answers));
             return (_, _) -> left.remove();
         }
 
         /// Each row's own answers in turn; when there are none left, a success.
-        static Answer byRow(Map<String, List<DifyExec.Seen>> answers) {
-            var left = new HashMap<String, Deque<DifyExec.Seen>>();
+        static Answer byRow(Map<String, List<Seen>> answers) {
+            var left = new HashMap<String, Deque<Seen>>();
             answers.forEach((id, list) -> left.put(id, new ArrayDeque<>(list)));
             return (attempt, _) -> {
                 var own = left.getOrDefault(attempt.row().id(), new ArrayDeque<>());
@@ -309,31 +334,31 @@ final class DifyExecTest {
 
     /// A batch in a folder, a workflow that answers as told, and an engine between them: as one call of the tool.
     /// Calls on the same folder come one after the other, as a user's do.
-    static final class Scene implements DifyExec.Workflow, DifyExec.Watcher {
+    static final class Scene implements Workflow, Watcher {
         final World world = new World();
         final Path csv, output;
-        final List<DifyExec.Attempt> sent = new ArrayList<>();
-        final List<DifyExec.Doubt> looked = new ArrayList<>();
+        final List<Attempt> sent = new ArrayList<>();
+        final List<Doubt> looked = new ArrayList<>();
         final List<String> stopped = new ArrayList<>(), said = new ArrayList<>();
         final Map<String, Runnable> alarms = new HashMap<>();
         Answer answer = (attempt, _) -> succeeded("run-" + attempt.row().id());
-        Function<DifyExec.Doubt, DifyExec.Found> found = _ -> ABSENT;
-        Function<DifyExec.OutputFile, DifyExec.Fetched> fetched = file -> new DifyExec.Fetched.There(file.place());
+        Function<Doubt, Found> found = _ -> ABSENT;
+        Function<OutputFile, Fetched> fetched = file -> new Fetched.There(file.place());
         final List<Instant> fetches = new ArrayList<>();
         Duration lookTakes = Duration.ZERO, fetchTakes = Duration.ZERO;
-        DifyExec.Selection selection = DifyExec.Selection.pending();
-        DifyExec.Backoff backoff = BACKOFF;
-        DifyExec.RetryRuns failedRuns = DifyExec.RetryRuns.TRANSIENT;
-        DifyExec.Mode mode = DifyExec.Mode.BLOCKING;
-        DifyExec.Settle settle = DifyExec.Settle.DEFAULT;
-        DifyExec.Ceiling maxFailures = null;
-        DifyExec.Rate rate = null;
+        Selection selection = Selection.pending();
+        Backoff backoff = BACKOFF;
+        RetryRuns failedRuns = RetryRuns.TRANSIENT;
+        Mode mode = Mode.BLOCKING;
+        Settle settle = Settle.DEFAULT;
+        Ceiling maxFailures = null;
+        Rate rate = null;
         Long maxTokens = null;
         Duration wait = null, timeout = seconds(300), grace = seconds(20);
         String server = "1.14.2", user = null;
         boolean resendUnknown = false, rebuild = false;
         int slots = 1, busy = 0, busiest = 0, looking = 0, mostLooks = 0, fetching = 0, mostFetches = 0;
-        DifyExec.Tally tally;
+        Tally tally;
 
         Scene(Path folder, String rows) throws IOException {
             csv = folder.resolve("data.csv");
@@ -347,7 +372,7 @@ final class DifyExecTest {
         }
 
         /// Plays one call to its end; says why it stopped early.
-        Optional<DifyExec.Stop> play() throws Exception {
+        Optional<Stop> play() throws Exception {
             try (var batch = open()) {
                 var stop = play(batch);
                 var last = batch.finish();
@@ -355,26 +380,24 @@ final class DifyExecTest {
             }
         }
 
-        DifyExec.Batch open() {
-            return DifyExec.Batch.open(DifyExec.BatchFiles.of(output), DifyExec.Csv.open(csv, null), false, rebuild);
+        BatchWriter open() {
+            return BatchWriter.open(BatchFiles.of(output), Csv.open(csv, null), false,
+                    rebuild, Optional.empty());
         }
 
-        Optional<DifyExec.Stop> play(DifyExec.Batch batch) throws Exception {
-            var work = new DifyExec.Work(DifyExec.Env.of(Map.of()));
-            work.dify.mode = mode;
-            var spec = CommandLine.Model.CommandSpec.create();
-            new CommandLine(spec).setErr(new PrintWriter(Writer.nullWriter()));
-            work.spec = spec;
-            work.rows.resendUnknown = resendUnknown;
-            var wanted = batch.select(selection, work.rows, timeout);
-            var route = new DifyExec.Route(mode, batch.history().mode(), server);
-            batch.began(ACCESS, new DifyExec.Greeting.Met("My app", server), route.mode(), work, slots);
-            tally = new DifyExec.Tally(batch.index(), wanted.rows(), world.clock);
-            return new DifyExec.Engine(this,
-                    new DifyExec.Agenda(batch, wanted, resendUnknown || !selection.ids().isEmpty()),
-                    new DifyExec.Judge(backoff, failedRuns, ACCESS), new DifyExec.Pace(slots, wait, rate),
-                    new DifyExec.Health(backoff), new DifyExec.Limits(maxFailures, maxTokens, grace, timeout, settle),
-                    route, batch, new DifyExec.Names(user), tally, this, world.clock, world.mailbox, world).run();
+        Optional<Stop> play(BatchWriter writer) throws Exception {
+            var batch = writer.batch();
+            var asked = new Selection(selection.listed(), selection.ids(), selection.force(), List.of(),
+                    Long.MAX_VALUE, false, resendUnknown || selection.resendUnknown());
+            var wanted = batch.select(asked, timeout);
+            var route = new Route(mode, batch.history().mode(), server);
+            writer.began(ACCESS.name(), "My app", server, route.mode(), "mode="
+                    + mode.name().toLowerCase(Locale.ROOT) + " c=" + slots);
+            tally = new Tally(wanted.rows(), world.clock);
+            return new Engine(this, new Agenda(wanted),
+                    new Judge(backoff, failedRuns, ACCESS), new Pace(slots, wait, rate),
+                    new Health(backoff), new Limits(maxFailures, maxTokens, grace, timeout, settle),
+                    route, writer, new Names(user), tally, this, world.clock, world.mailbox, world).run();
         }
 
         /// A call that dies once its workflow has been asked `after` times; what it was doing stays open in the log.
@@ -391,54 +414,54 @@ final class DifyExecTest {
         }
 
         @Override
-        public DifyExec.Seen run(DifyExec.Attempt attempt, DifyExec.Told told) {
+        public Seen run(Attempt attempt, Told told) {
             sent.add(attempt);
             busiest = Math.max(busiest, ++busy);
             try {
                 return answer.to(attempt, told);
             } catch (InterruptedException _) {
-                return cut(DifyExec.Symptom.NO_ANSWER);
+                return cut(Symptom.NO_ANSWER);
             } finally {
                 busy--;
             }
         }
 
         @Override
-        public DifyExec.Found look(DifyExec.Doubt doubt) {
+        public Found look(Doubt doubt) {
             looked.add(doubt);
             mostLooks = Math.max(mostLooks, ++looking);
             try {
                 if (lookTakes.isPositive()) world.pass(lookTakes);
                 return found.apply(doubt);
             } catch (InterruptedException _) {
-                return new DifyExec.Found.Silent(cut(DifyExec.Symptom.NO_ANSWER));
+                return new Found.Silent(cut(Symptom.NO_ANSWER));
             } finally {
                 looking--;
             }
         }
 
         @Override
-        public DifyExec.Fetched fetch(DifyExec.OutputFile file) {
+        public Fetched fetch(OutputFile file) {
             fetches.add(world.now());
             mostFetches = Math.max(mostFetches, ++fetching);
             try {
                 if (fetchTakes.isPositive()) world.pass(fetchTakes);
                 return fetched.apply(file);
             } catch (InterruptedException _) {
-                return new DifyExec.Fetched.Missing("interrupted", false);
+                return new Fetched.Missing("interrupted", false);
             } finally {
                 fetching--;
             }
         }
 
         @Override
-        public void stop(DifyExec.RunRef run, String user) {
+        public void stop(RunRef run, String user) {
             stopped.add(run.task());
             alarms.getOrDefault(run.task(), () -> {}).run();
         }
 
         @Override
-        public void watch(DifyExec.Tally tally) {}
+        public void watch(Tally tally) {}
 
         @Override
         public void say(String sentence) {
@@ -449,15 +472,15 @@ final class DifyExecTest {
         public void end() {}
 
         void interruptAfter(Duration time) {
-            world.in(time, () -> world.mailbox.add(new DifyExec.Message.Interrupted("INT")));
+            world.in(time, () -> world.mailbox.add(new Message.Interrupted("INT")));
         }
 
         /// A stream that begins its run and goes on until the run is asked to stop.
-        DifyExec.Seen untilStopped(DifyExec.RunRef run, DifyExec.Told told) throws InterruptedException {
+        Seen untilStopped(RunRef run, Told told) throws InterruptedException {
             told.began(run, Duration.ZERO);
             world.waitFor(alarm -> alarms.put(run.task(), alarm));
-            return new DifyExec.Seen.Ran(run, DifyExec.RunStatus.FAILED, "{}".getBytes(UTF_8),
-                    "Aborted: User requested stop", "workflow-1", DifyExec.Usage.NONE);
+            return new Seen.Ran(run, RunStatus.FAILED, "{}".getBytes(UTF_8),
+                    "Aborted: User requested stop", "workflow-1", Usage.NONE);
         }
 
         List<String> ids() {
@@ -493,6 +516,17 @@ final class DifyExecTest {
                     .path("error").asText();
         }
 
+        /// How long after a row was first sent its last end was known.
+        Duration took(String id) throws IOException {
+            var first = sent.stream().filter(attempt -> attempt.row().id().equals(id)).findFirst().orElseThrow().at();
+            return Duration.between(first, end(id));
+        }
+
+        Instant end(String id) throws IOException {
+            return Instant.parse(log("end").stream().filter(end -> end.path("id").asText().equals(id)).toList()
+                    .getLast().path("t").asText());
+        }
+
         List<JsonNode> results() throws IOException {
             var lines = new ArrayList<JsonNode>();
             for (var line : Files.readString(output).replace("\uFEFF", "").lines().toList())
@@ -522,12 +556,12 @@ final class DifyExecTest {
                 "export-help.txt, export", "check-help.txt, check", "shell-help.txt, shell"})
         void isTheOneInTheGoldenFile(String golden, String command) throws IOException {
             var out = new StringWriter();
-            var line = DifyExec.commandLine(DifyExec.Env.of(Map.of("DIFY_API_KEY", "app-secret-of-mine")))
+            var line = commandLine(Env.of(Map.of("DIFY_API_KEY", "app-secret-of-mine")))
                     .setOut(new PrintWriter(out));
 
             int code = command == null ? line.execute("--help") : line.execute(command, "--help");
 
-            assertEquals(DifyExec.OK, code);
+            assertEquals(OK, code);
             assertFalse(out.toString().contains("secret"));
             Golden.check(golden, out.toString());
         }
@@ -551,14 +585,14 @@ final class DifyExecTest {
                 8760h,   31536000000
                 """)
         void aDurationIsSecondsUnlessItNamesItsUnit(String text, long millis) {
-            assertEquals(Duration.ofMillis(millis), new DifyExec.Durations().convert(text));
+            assertEquals(Duration.ofMillis(millis), new Durations().convert(text));
         }
 
         @ParameterizedTest
         @ValueSource(strings = {"", "abc", "-1", "1,5", ".5", "5 minutes", "1e3", "5d", "٣", "8761h",
                 "99999999999999999999"})
         void whatIsNoDurationIsRefused(String text) {
-            assertThrows(CommandLine.TypeConversionException.class, () -> new DifyExec.Durations().convert(text));
+            assertThrows(CommandLine.TypeConversionException.class, () -> new Durations().convert(text));
         }
 
         @ParameterizedTest
@@ -570,7 +604,7 @@ final class DifyExecTest {
                 http://[::1]:5001/v1,           http://[::1]:5001/v1
                 """)
         void anAddressEndsWithoutASlash(String text, URI address) {
-            assertEquals(address, new DifyExec.Addresses().convert(text));
+            assertEquals(address, new Addresses().convert(text));
         }
 
         @ParameterizedTest
@@ -579,7 +613,7 @@ final class DifyExecTest {
                 "https://me:secret@dify.example/v1"})
         void whatIsNoAddressIsRefusedWithoutRepeatingIt(String text) {
             var problem = assertThrows(CommandLine.TypeConversionException.class,
-                    () -> new DifyExec.Addresses().convert(text));
+                    () -> new Addresses().convert(text));
 
             assertFalse(problem.getMessage().contains("secret"));
         }
@@ -599,13 +633,13 @@ final class DifyExecTest {
                 100%, 20,     20,    true
                 """)
         void aCeilingIsANumberOrAShareFromTwentyRowsOn(String text, long failed, long ended, boolean reached) {
-            assertEquals(reached, new DifyExec.Ceiling.Converter().convert(text).isReached(failed, ended));
+            assertEquals(reached, new Ceiling.Converter().convert(text).isReached(failed, ended));
         }
 
         @ParameterizedTest
         @ValueSource(strings = {"", "0", "-1", "0%", "101%", "1.5%", "5 %", "%", "many", "9999999999"})
         void whatIsNoCeilingIsRefused(String text) {
-            var converter = new DifyExec.Ceiling.Converter();
+            var converter = new Ceiling.Converter();
 
             assertThrows(CommandLine.TypeConversionException.class, () -> converter.convert(text));
         }
@@ -620,13 +654,13 @@ final class DifyExecTest {
                 ' 1/h ',   3600000
                 """)
         void aRateIsTheTimeBetweenTwoStarts(String text, long millis) {
-            assertEquals(Duration.ofMillis(millis), new DifyExec.Rate.Converter().convert(text).interval());
+            assertEquals(Duration.ofMillis(millis), new Rate.Converter().convert(text).interval());
         }
 
         @ParameterizedTest
         @ValueSource(strings = {"", "10", "0/s", "0.0/m", "-1/s", "10/d", "ten/s", "10 /s", "1/0"})
         void whatIsNoRateIsRefused(String text) {
-            var converter = new DifyExec.Rate.Converter();
+            var converter = new Rate.Converter();
 
             assertThrows(CommandLine.TypeConversionException.class, () -> converter.convert(text));
         }
@@ -635,12 +669,12 @@ final class DifyExecTest {
         void aTypedOptionWinsOverTheEnvironmentThatOverTheFileThatOverTheDefault(@TempDir Path folder)
                 throws IOException {
             Files.writeString(folder.resolve(".env"), "MAX_RETRIES=8\nMAX_RETRY_DELAY=9\n");
-            var env = DifyExec.Env.of(Map.of("MAX_RETRIES", "7", "TIMEOUT", "2m"), folder);
-            var line = DifyExec.commandLine(env);
+            var env = Env.of(Map.of("MAX_RETRIES", "7", "TIMEOUT", "2m"), folder);
+            var line = commandLine(env);
 
             line.parseArgs("run", "-i", "data.csv", "-o", "results.jsonl", "--timeout", "30s");
 
-            var work = ((DifyExec.Run) line.getSubcommands().get("run").getCommand()).work;
+            var work = ((Run) line.getSubcommands().get("run").getCommand()).work;
             assertEquals(seconds(30), work.dify.timeout);
             assertEquals(7, work.retrying.maxRetries);
             assertEquals(seconds(9), work.retrying.maxDelay);
@@ -660,12 +694,12 @@ final class DifyExecTest {
                 @TempDir Path folder) throws IOException {
             var err = new StringWriter();
             if (!place.isEmpty()) Files.writeString(folder.resolve(place), variable + "=" + value);
-            var env = DifyExec.Env.of(place.isEmpty() ? Map.of(variable, value) : Map.of(), folder);
+            var env = Env.of(place.isEmpty() ? Map.of(variable, value) : Map.of(), folder);
 
-            int code = DifyExec.commandLine(env).setErr(new PrintWriter(err))
+            int code = commandLine(env).setErr(new PrintWriter(err))
                     .execute("run", "-i", "a.csv", "-o", "b.jsonl");
 
-            assertEquals(DifyExec.UNUSABLE, code);
+            assertEquals(UNUSABLE, code);
             assertTrue(err.toString().startsWith("difyexec: " + said.replace("FOLDER", folder.toString())),
                     err.toString());
         }
@@ -679,7 +713,7 @@ final class DifyExecTest {
                 1,           2,    1
                 """)
         void waitingRunsOneRowAtATime(Long concurrency, Integer wait, int slots) {
-            var pace = new DifyExec.PaceOptions();
+            var pace = new PaceOptions();
             pace.concurrency = concurrency;
             pace.wait = wait == null ? null : seconds(wait);
 
@@ -689,13 +723,13 @@ final class DifyExecTest {
         @ParameterizedTest
         @CsvSource(nullValues = "-", value = {"10001, -", "99999999999, -", "2, 1"})
         void aConcurrencyThatCannotBeIsRefused(long concurrency, Integer wait) {
-            var pace = new DifyExec.PaceOptions();
+            var pace = new PaceOptions();
             pace.concurrency = concurrency;
             pace.wait = wait == null ? null : seconds(wait);
 
-            var problem = assertThrows(DifyExec.Unusable.class, pace::concurrency);
+            var problem = assertThrows(Unusable.class, pace::concurrency);
 
-            assertEquals(DifyExec.UNUSABLE, problem.code());
+            assertEquals(UNUSABLE, problem.code());
         }
     }
 
@@ -757,7 +791,7 @@ final class DifyExecTest {
 
             scene.play();
 
-            assertEquals(3, scene.sent.stream().map(DifyExec.Attempt::user).distinct().count());
+            assertEquals(3, scene.sent.stream().map(Attempt::user).distinct().count());
         }
 
         @Test
@@ -773,19 +807,19 @@ final class DifyExecTest {
             var stop = scene.play(batch).orElseThrow();
             Thread.interrupted();
 
-            assertEquals(DifyExec.STOPPED, stop.code());
+            assertEquals(STOPPED, stop.code());
             assertTrue(stop.why().startsWith("cannot write"), stop.why());
             assertEquals(List.of("a"), scene.ids());
             assertEquals(List.of(), scene.log("end"));
             assertEquals(0, scene.tally.done());
-            assertEquals(2, batch.index().count(DifyExec.Standing.PENDING));
+            assertEquals(2, batch.batch().index().count(Standing.PENDING));
             batch.close();
         }
 
         @Test
         void aFailedRunIsTriedAgainAfterItsBackOff() throws Exception {
             var scene = Scene.of(folder, "a");
-            scene.backoff = new DifyExec.Backoff(seconds(10), seconds(60), 3);
+            scene.backoff = new Backoff(seconds(10), seconds(60), 3);
             scene.answer = Answer.inTurn(failed("Rate Limit Error"), failed("Rate Limit Error"), succeeded("run-a"));
 
             scene.play();
@@ -811,8 +845,8 @@ final class DifyExecTest {
         @Test
         void anAnswerThatThereIsNoRoomForFailsItsRowForGood() throws Exception {
             var scene = Scene.of(folder, "a", "b");
-            scene.failedRuns = DifyExec.RetryRuns.ALWAYS;
-            scene.answer = Answer.byRow(Map.of("a", List.of(new DifyExec.Seen.TooLarge(Optional.of(run("run-a")),
+            scene.failedRuns = RetryRuns.ALWAYS;
+            scene.answer = Answer.byRow(Map.of("a", List.of(new Seen.TooLarge(Optional.of(run("run-a")),
                     "the answer is too large"))));
 
             assertEquals(Optional.empty(), scene.play());
@@ -828,8 +862,8 @@ final class DifyExecTest {
         @Test
         void aRunWhoseDetailThereIsNoRoomForFailsItsRowForGood() throws Exception {
             var scene = Scene.of(folder, "a");
-            scene.answer = Answer.inTurn(cut(DifyExec.Symptom.CUT, run("run-a")));
-            scene.found = doubt -> new DifyExec.Found.Silent(new DifyExec.Seen.TooLarge(doubt.run(), "too large"));
+            scene.answer = Answer.inTurn(cut(Symptom.CUT, run("run-a")));
+            scene.found = doubt -> new Found.Silent(new Seen.TooLarge(doubt.run(), "too large"));
 
             assertEquals(Optional.empty(), scene.play());
 
@@ -862,7 +896,7 @@ final class DifyExecTest {
 
             assertEquals(List.of("again", "again", "again", "failed"), scene.outcomes("a"));
             assertEquals(List.of("a"), scene.retryIds());
-            assertEquals(1, scene.tally.count(DifyExec.Standing.FAILED));
+            assertEquals(1, scene.tally.count(Standing.FAILED));
         }
 
         @Test
@@ -908,7 +942,7 @@ final class DifyExecTest {
             scene.answer = Answer.byRow(Map.of("a", List.of(failed("no such city"))));
             scene.play();
             assertEquals(List.of("a"), scene.retryIds());
-            scene.selection = DifyExec.Selection.fromList();
+            scene.selection = Selection.fromList();
 
             scene.play();
 
@@ -933,7 +967,7 @@ final class DifyExecTest {
         @Test
         void aThrottledRowUsesNoRetryUp() throws Exception {
             var scene = Scene.of(folder, "a", "b");
-            scene.backoff = new DifyExec.Backoff(seconds(1), seconds(2), 0);
+            scene.backoff = new Backoff(seconds(1), seconds(2), 0);
             scene.answer = Answer.inTurn(THROTTLED, succeeded("run-b"), THROTTLED, THROTTLED, succeeded("run-a"));
 
             var stop = scene.play();
@@ -949,7 +983,7 @@ final class DifyExecTest {
             var ids = IntStream.range(0, 20).mapToObj(n -> "row" + n).toArray(String[]::new);
             var scene = Scene.of(folder, ids);
             scene.slots = 6;
-            scene.backoff = new DifyExec.Backoff(seconds(1), seconds(4), 0);
+            scene.backoff = new Backoff(seconds(1), seconds(4), 0);
             scene.answer = (attempt, _) -> {
                 if (scene.busy > 2) return THROTTLED;
                 scene.world.pass(seconds(3));
@@ -968,8 +1002,8 @@ final class DifyExecTest {
         void runsThatWereCutCountAsRunningWhenAnotherIsRefused() throws Exception {
             var scene = Scene.of(folder, "a", "b", "c");
             scene.slots = 3;
-            scene.answer = Answer.byRow(Map.of("a", List.of(cut(DifyExec.Symptom.CUT, run("run-a"))),
-                    "b", List.of(cut(DifyExec.Symptom.CUT, run("run-b"))),
+            scene.answer = Answer.byRow(Map.of("a", List.of(cut(Symptom.CUT, run("run-a"))),
+                    "b", List.of(cut(Symptom.CUT, run("run-b"))),
                     "c", List.of(THROTTLED, succeeded("run-c"))));
             scene.found = doubt -> scene.looked.size() < 6 ? running(doubt.run().orElseThrow().id())
                     : ended(succeeded(doubt.run().orElseThrow().id()));
@@ -987,7 +1021,7 @@ final class DifyExecTest {
 
             var stop = scene.play().orElseThrow();
 
-            assertEquals(DifyExec.STOPPED, stop.code());
+            assertEquals(STOPPED, stop.code());
             assertTrue(stop.why().contains("refuses every run as too many"), stop.why());
             assertTrue(scene.world.passed().compareTo(seconds(60)) > 0);
             assertTrue(scene.world.passed().compareTo(seconds(180)) < 0, scene.world.passed().toString());
@@ -995,10 +1029,118 @@ final class DifyExecTest {
         }
 
         @Test
+        void aPauseThatTheServerAsksForIsOneOfTheWholeBatch() throws Exception {
+            var scene = Scene.of(folder, "a", "b", "c", "d");
+            scene.slots = 2;
+            scene.answer = (attempt, _) -> {
+                if (attempt.sequence() == 1) return later(429, seconds(120));
+                scene.world.pass(seconds(30));
+                return succeeded("run-" + attempt.row().id());
+            };
+
+            assertEquals(Optional.empty(), scene.play());
+
+            assertEquals(List.of(NOON, NOON), scene.sent.stream().limit(2).map(Attempt::at).toList());
+            for (var attempt : scene.sent.subList(2, 5))
+                assertFalse(attempt.at().isBefore(NOON.plusSeconds(120)), attempt::toString);
+            assertEquals(NOON.plusSeconds(30), scene.end("b"), "what runs goes on");
+            assertEquals(List.of("waiting until " + local("HH:mm", NOON.plusSeconds(120)) + ", as the server asks"),
+                    scene.said);
+            assertEquals(4, scene.resultIds().size());
+        }
+
+        @Test
+        void lookUpsWaitForItToo() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.answer = Answer.inTurn(later(503, seconds(40)));
+            var looks = new ArrayList<Instant>();
+            scene.found = _ -> {
+                looks.add(scene.world.now());
+                return looks.size() == 1 ? new Found.Silent(later(503, seconds(100)))
+                        : ended(succeeded("run-a"));
+            };
+
+            scene.play();
+
+            assertEquals(List.of(NOON.plusSeconds(40), NOON.plusSeconds(140)), looks);
+            assertEquals(2, scene.said.size(), scene.said::toString);
+        }
+
+        @Test
+        void rowsWaitForWhatALookUpOrAnUploadIsTold() throws Exception {
+            var scene = Scene.of(folder, "a", "b", "c");
+            scene.answer = (attempt, _) -> switch ((int) attempt.sequence()) {
+                case 1 -> cut(Symptom.CUT);
+                case 2 -> new Seen.NotUploaded("upload of x: HTTP 503", true, Optional.of(seconds(60)));
+                default -> succeeded("run-" + attempt.row().id());
+            };
+            scene.found = _ -> scene.looked.size() < 2 ? new Found.Silent(later(429, seconds(30)))
+                    : ended(succeeded("run-a"));
+
+            scene.play();
+
+            assertEquals(List.of(NOON, NOON.plusSeconds(30), NOON.plusSeconds(90), NOON.plusSeconds(90)),
+                    scene.sent.stream().map(Attempt::at).sorted().toList());
+            assertEquals(3, scene.resultIds().size());
+        }
+
+        @Test
+        void refusalsThatComeTogetherAreToldOnce() throws Exception {
+            var scene = Scene.of(folder, "a", "b", "c");
+            scene.slots = 3;
+            scene.answer = (attempt, _) -> {
+                scene.world.pass(Duration.ofMillis(attempt.sequence()));
+                return attempt.sequence() <= 3 ? later(429, seconds(90)) : succeeded("run-" + attempt.row().id());
+            };
+
+            scene.play();
+
+            assertEquals(1, scene.said.size(), scene.said::toString);
+            assertEquals(6, scene.sent.size());
+        }
+
+        @Test
+        void tenMinutesAreWaitedForAndAreNoSilence() throws Exception {
+            var ids = IntStream.rangeClosed(1, 8).mapToObj(String::valueOf).toArray(String[]::new);
+            var scene = Scene.of(folder, ids);
+            scene.slots = 8;
+            scene.timeout = seconds(3600);
+            scene.answer = (_, _) -> later(503, seconds(600));
+            scene.found = doubt -> ended(succeeded("run-" + doubt.attempt().row().id()));
+
+            var stop = scene.play();
+
+            assertEquals(Optional.empty(), stop);
+            assertEquals(8, scene.resultIds().size());
+            assertFalse(scene.world.now().isBefore(NOON.plusSeconds(600)));
+        }
+
+        @ParameterizedTest
+        @ValueSource(ints = {429, 503})
+        void aLongerPauseEndsTheCallAndNamesItsEnd(int status) throws Exception {
+            var scene = Scene.of(folder, "a", "b", "c");
+            scene.slots = 2;
+            scene.answer = (attempt, _) -> {
+                if (attempt.row().id().equals("a")) return later(status, seconds(86_400));
+                scene.world.pass(seconds(30));
+                return succeeded("run-" + attempt.row().id());
+            };
+
+            var stop = scene.play().orElseThrow();
+
+            assertEquals(STOPPED, stop.code());
+            assertTrue(stop.why().contains(local("yyyy-MM-dd HH:mm", NOON.plusSeconds(86_400))), stop.why());
+            assertEquals(List.of("a", "b"), scene.ids());
+            assertEquals(List.of("b"), scene.resultIds());
+            assertEquals(List.of(), scene.retryIds());
+            assertEquals(List.of(), scene.said);
+        }
+
+        @Test
         void anUnreachedServerUsesNoRetryUp() throws Exception {
             var scene = Scene.of(folder, "a");
-            scene.backoff = new DifyExec.Backoff(seconds(1), seconds(60), 0);
-            var away = new DifyExec.Seen.NotSent("connection refused");
+            scene.backoff = new Backoff(seconds(1), seconds(60), 0);
+            var away = new Seen.NotSent("connection refused");
             scene.answer = Answer.inTurn(away, away, away, succeeded("run-a"));
 
             var stop = scene.play();
@@ -1010,11 +1152,11 @@ final class DifyExecTest {
         @Test
         void aServerThatDoesNotAnswerForFiveMinutesStopsTheBatch() throws Exception {
             var scene = Scene.of(folder, "a", "b");
-            scene.answer = (_, _) -> new DifyExec.Seen.NotSent("connection refused");
+            scene.answer = (_, _) -> new Seen.NotSent("connection refused");
 
             var stop = scene.play().orElseThrow();
 
-            assertEquals(DifyExec.STOPPED, stop.code());
+            assertEquals(STOPPED, stop.code());
             assertTrue(stop.why().contains("has not answered for"), stop.why());
             assertTrue(scene.world.passed().compareTo(seconds(300)) > 0);
             assertTrue(scene.world.passed().compareTo(seconds(400)) < 0, scene.world.passed().toString());
@@ -1039,7 +1181,7 @@ final class DifyExecTest {
                 scene.world.pass(seconds(1));
                 if (probe) probing.decrementAndGet();
                 failures.incrementAndGet();
-                return new DifyExec.Seen.NotSent("connection refused");
+                return new Seen.NotSent("connection refused");
             };
 
             var stop = scene.play();
@@ -1052,7 +1194,7 @@ final class DifyExecTest {
         @Test
         void aCutRunThatSucceededIsHarvestedAndNotRunAgain() throws Exception {
             var scene = Scene.of(folder, "a");
-            scene.answer = Answer.inTurn(cut(DifyExec.Symptom.NO_ANSWER));
+            scene.answer = Answer.inTurn(cut(Symptom.NO_ANSWER));
             scene.found = _ -> scene.looked.size() < 3 ? running("run-7") : ended(succeeded("run-7"));
 
             var stop = scene.play();
@@ -1068,7 +1210,7 @@ final class DifyExecTest {
         @Test
         void aCutRunThatFailedOfSomethingTransientIsTriedAgain() throws Exception {
             var scene = Scene.of(folder, "a");
-            scene.answer = Answer.inTurn(cut(DifyExec.Symptom.CUT, run("run-7")), succeeded("run-8"));
+            scene.answer = Answer.inTurn(cut(Symptom.CUT, run("run-7")), succeeded("run-8"));
             scene.found = _ -> ended(failed("Rate Limit Error"));
 
             scene.play();
@@ -1078,15 +1220,15 @@ final class DifyExecTest {
         }
 
         /// As Dify 1.16 makes an end up: nothing was done, and nothing came of it.
-        private static DifyExec.Seen.Ran madeUp(String id, String error) {
-            return new DifyExec.Seen.Ran(new DifyExec.RunRef(id, id), DifyExec.RunStatus.FAILED,
-                    "{}".getBytes(UTF_8), error, "workflow-1", DifyExec.Usage.NONE);
+        private static Seen.Ran madeUp(String id, String error) {
+            return new Seen.Ran(new RunRef(id, id), RunStatus.FAILED,
+                    "{}".getBytes(UTF_8), error, "workflow-1", Usage.NONE);
         }
 
         /// A scene of one row whose streams tell this of their runs, one after the other.
-        private Scene streamed(DifyExec.Seen... told) throws IOException {
+        private Scene streamed(Seen... told) throws IOException {
             var scene = Scene.of(folder, "a");
-            scene.mode = DifyExec.Mode.STREAMING;
+            scene.mode = Mode.STREAMING;
             scene.answer = Answer.inTurn(told);
             return scene;
         }
@@ -1156,8 +1298,8 @@ final class DifyExecTest {
 
         @Test
         void aFailureThatIsStoredIsWhatItWasSaidToBeWithItsPrice() throws Exception {
-            var priced = new DifyExec.Seen.Ran(run("run-7"), DifyExec.RunStatus.FAILED, "{}".getBytes(UTF_8),
-                    "Rate Limit Error", "workflow-1", new DifyExec.Usage(1, 10, 3, Optional.of(BigDecimal.ONE), "USD"));
+            var priced = new Seen.Ran(run("run-7"), RunStatus.FAILED, "{}".getBytes(UTF_8),
+                    "Rate Limit Error", "workflow-1", new Usage(1, 10, 3, Optional.of(BigDecimal.ONE), "USD"));
             var scene = streamed(priced, succeeded("run-8"));
             scene.found = _ -> ended(failed("Rate Limit Error"));
 
@@ -1173,7 +1315,7 @@ final class DifyExecTest {
         @Test
         void whatIsStoredTakesThePlaceOfWhatWasMadeUp() throws Exception {
             var scene = streamed(madeUp("never", "Rate Limit Error"));
-            scene.found = _ -> ended(ran("run-7", DifyExec.RunStatus.FAILED, "no such city"));
+            scene.found = _ -> ended(ran("run-7", RunStatus.FAILED, "no such city"));
 
             scene.play();
 
@@ -1209,7 +1351,7 @@ final class DifyExecTest {
 
         @Test
         void anErrorBeforeASuccessIsSettledByTheRun() throws Exception {
-            var scene = streamed(DifyExec.Seen.Refused.event(500, "", "name is required in input form",
+            var scene = streamed(Seen.Refused.event(500, "", "name is required in input form",
                     Optional.of(run("run-7"))));
             scene.found = _ -> ended(succeeded("run-7"));
 
@@ -1222,7 +1364,7 @@ final class DifyExecTest {
 
         @Test
         void aStreamThatToldTheEndOfAnotherRunIsSettledByItsOwn() throws Exception {
-            var scene = streamed(cut(DifyExec.Symptom.CONTRADICTED, run("run-7")));
+            var scene = streamed(cut(Symptom.CONTRADICTED, run("run-7")));
             scene.found = _ -> scene.looked.size() < 3 ? running("run-7") : ended(succeeded("run-7"));
 
             scene.play();
@@ -1254,7 +1396,7 @@ final class DifyExecTest {
         @Test
         void aRunWithoutATraceIsSentAgainOnceThirtySecondsHavePassed() throws Exception {
             var scene = Scene.of(folder, "a");
-            scene.answer = Answer.inTurn(cut(DifyExec.Symptom.NO_ANSWER), succeeded("run-8"));
+            scene.answer = Answer.inTurn(cut(Symptom.NO_ANSWER), succeeded("run-8"));
 
             scene.play();
 
@@ -1267,9 +1409,9 @@ final class DifyExecTest {
         @Test
         void aRunThatTurnsUpBeforeTheNextAttemptIsTakenInItsPlace() throws Exception {
             var scene = Scene.of(folder, "a");
-            scene.answer = Answer.inTurn(cut(DifyExec.Symptom.NO_ANSWER), failed("Rate Limit Error"));
+            scene.answer = Answer.inTurn(cut(Symptom.NO_ANSWER), failed("Rate Limit Error"));
             scene.found = doubt -> scene.sent.size() < 2 ? ABSENT
-                    : doubt.symptom() == DifyExec.Symptom.UNCONFIRMED ? ended(failed("Rate Limit Error"))
+                    : doubt.symptom() == Symptom.UNCONFIRMED ? ended(failed("Rate Limit Error"))
                     : ended(succeeded("run-7"));
 
             scene.play();
@@ -1282,8 +1424,8 @@ final class DifyExecTest {
         @Test
         void aStreamWithoutATraceIsSentAgainOnceFiveMinutesHavePassed() throws Exception {
             var scene = Scene.of(folder, "a");
-            scene.mode = DifyExec.Mode.STREAMING;
-            scene.answer = Answer.inTurn(cut(DifyExec.Symptom.CUT), succeeded("run-8"));
+            scene.mode = Mode.STREAMING;
+            scene.answer = Answer.inTurn(cut(Symptom.CUT), succeeded("run-8"));
 
             scene.play();
 
@@ -1308,11 +1450,11 @@ final class DifyExecTest {
         @Test
         void aRowThatFailedWithoutEverStartingIsSentWhenItIsRetried() throws Exception {
             var scene = Scene.of(folder, "a");
-            scene.backoff = new DifyExec.Backoff(seconds(1), seconds(60), 0);
+            scene.backoff = new Backoff(seconds(1), seconds(60), 0);
             scene.answer = Answer.inTurn(html(502), succeeded("run-8"));
             scene.play();
             assertEquals(List.of("a"), scene.retryIds());
-            scene.selection = DifyExec.Selection.fromList();
+            scene.selection = Selection.fromList();
 
             scene.play();
 
@@ -1323,8 +1465,8 @@ final class DifyExecTest {
         void aLeftStreamOfAnOldServerIsUnknownAtOnce() throws Exception {
             var scene = Scene.of(folder, "a");
             scene.server = "1.9.2";
-            scene.mode = DifyExec.Mode.STREAMING;
-            scene.answer = Answer.inTurn(cut(DifyExec.Symptom.CUT));
+            scene.mode = Mode.STREAMING;
+            scene.answer = Answer.inTurn(cut(Symptom.CUT));
 
             scene.play();
 
@@ -1338,21 +1480,21 @@ final class DifyExecTest {
         void aLostAnswerOfAnOldServerIsWaitedForUntilTheTimeLimitAndThenUnknown() throws Exception {
             var scene = Scene.of(folder, "a");
             scene.server = "1.9.2";
-            scene.answer = Answer.inTurn(cut(DifyExec.Symptom.NO_ANSWER));
+            scene.answer = Answer.inTurn(cut(Symptom.NO_ANSWER));
 
             scene.play();
 
             assertEquals(List.of("unknown"), scene.outcomes("a"));
             assertTrue(scene.world.passed().compareTo(seconds(300)) >= 0, scene.world.passed().toString());
-            assertEquals(1, scene.tally.count(DifyExec.Standing.UNKNOWN));
+            assertEquals(1, scene.tally.count(Standing.UNKNOWN));
         }
 
         @Test
         void aServerThatIsSeenToListARunningRunProvesWhatItDoesNotList() throws Exception {
             var scene = Scene.of(folder, "a", "b");
             scene.server = "";
-            scene.answer = Answer.byRow(Map.of("a", List.of(cut(DifyExec.Symptom.NO_ANSWER)),
-                    "b", List.of(cut(DifyExec.Symptom.NO_ANSWER))));
+            scene.answer = Answer.byRow(Map.of("a", List.of(cut(Symptom.NO_ANSWER)),
+                    "b", List.of(cut(Symptom.NO_ANSWER))));
             scene.found = doubt -> doubt.attempt().row().id().equals("b") ? ABSENT
                     : scene.looked.size() < 2 ? running("run-7") : ended(succeeded("run-7"));
 
@@ -1363,14 +1505,15 @@ final class DifyExecTest {
 
         @Test
         void withAFixedUserACutRunIsUnknown() throws Exception {
-            var scene = Scene.of(folder, "a");
+            var scene = Scene.of(folder, "a", "b");
             scene.user = "nightly";
-            scene.answer = Answer.inTurn(cut(DifyExec.Symptom.NO_ANSWER));
+            scene.answer = Answer.inTurn(cut(Symptom.NO_ANSWER), succeeded("run-b"));
 
             scene.play();
 
             assertEquals("nightly", scene.sent.getFirst().user());
             assertEquals(List.of("unknown"), scene.outcomes("a"));
+            assertTrue(scene.world.passed().compareTo(seconds(1)) < 0, "b waits for a run that nobody can find");
             assertTrue(scene.error("a").contains("--user"), scene.error("a"));
         }
 
@@ -1385,14 +1528,129 @@ final class DifyExecTest {
             assertEquals(List.of("unknown"), scene.outcomes("a"));
             assertTrue(scene.error("a").contains("run-7 still says running"), scene.error("a"));
             assertTrue(scene.world.passed().compareTo(seconds(300)) >= 0, scene.world.passed().toString());
-            assertTrue(scene.world.passed().compareTo(seconds(330)) < 0, scene.world.passed().toString());
+            assertTrue(scene.world.passed().compareTo(seconds(301)) < 0, scene.world.passed().toString());
+        }
+
+        @Test
+        void theTimeOfARunThatWaitedAtTheDoorCountsFromItsOwnStart() throws Exception {
+            var scene = Scene.of(folder, "a", "b");
+            scene.slots = 2;
+            var began = NOON.plusSeconds(299);
+            scene.answer = (_, _) -> {
+                scene.world.pass(seconds(300));
+                return cut(Symptom.TIMED_OUT);
+            };
+            scene.found = doubt -> {
+                var id = doubt.attempt().row().id();
+                boolean over = id.equals("a") && scene.world.now().isAfter(NOON.plusSeconds(500));
+                return over ? ended(succeeded("run-a"))
+                        : running("run-" + id, Duration.between(began, scene.world.now()));
+            };
+
+            scene.play();
+
+            assertEquals(List.of("run-a"), scene.resultRuns());
+            assertEquals(List.of("unknown"), scene.outcomes("b"));
+            assertTrue(scene.took("b").compareTo(seconds(599)) >= 0, scene.took("b").toString());
+            assertTrue(scene.took("b").compareTo(seconds(601)) < 0, scene.took("b").toString());
+            assertTrue(scene.error("b").endsWith("still says running 5 min 0 s after its start"), scene.error("b"));
+        }
+
+        @ParameterizedTest(name = "the server says that it began {0} s before it was looked at")
+        @CsvSource(useHeadersInDisplayName = true, textBlock = """
+                age,     unknown after
+                0,       310
+                4,       306
+                3600,    300
+                -3600,   310
+                """)
+        void aServersWrongClockMovesAStartOnlyBetweenTheSendingAndTheFirstLook(long age, long after) throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.answer = (_, _) -> {
+                scene.world.pass(seconds(10));
+                return html(504);
+            };
+            scene.found = _ -> running("run-a", seconds(age).plus(Duration.between(NOON.plusSeconds(10),
+                    scene.world.now())));
+
+            scene.play();
+
+            assertEquals(List.of("unknown"), scene.outcomes("a"));
+            assertTrue(scene.took("a").compareTo(seconds(after)) >= 0, scene.took("a").toString());
+            assertTrue(scene.took("a").compareTo(seconds(after + 1)) < 0, scene.took("a").toString());
+        }
+
+        @Test
+        void theTimeOfAStreamCountsFromItsFirstEventAlsoWhenItIsCut() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.mode = Mode.STREAMING;
+            scene.answer = (_, told) -> {
+                scene.world.pass(seconds(20)); // in the queue
+                told.began(run("run-a"), seconds(20));
+                scene.world.pass(seconds(290));
+                return cut(Symptom.CUT, run("run-a"));
+            };
+            scene.found = _ -> running("run-a");
+
+            scene.play();
+
+            assertEquals(List.of("unknown"), scene.outcomes("a"));
+            assertTrue(scene.took("a").compareTo(seconds(320)) >= 0, scene.took("a").toString());
+            assertTrue(scene.took("a").compareTo(seconds(321)) < 0, scene.took("a").toString());
+        }
+
+        @Test
+        void aStreamThatNeverSaidAThingIsNotWaitedForTwice() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.mode = Mode.STREAMING;
+            scene.server = "";
+            scene.answer = (_, _) -> {
+                scene.world.pass(seconds(300));
+                return cut(Symptom.SILENCE);
+            };
+
+            scene.play();
+
+            assertEquals(List.of("unknown"), scene.outcomes("a"));
+            assertTrue(scene.world.passed().compareTo(seconds(301)) < 0, scene.world.passed().toString());
+        }
+
+        @Test
+        void aRunOfAnEarlierStartHasItsTimeFromItsOwnStart() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.crash(1);
+            var began = NOON.plusSeconds(100);
+            scene.world.startAt(NOON.plusSeconds(200));
+            scene.found = _ -> running("run-a", Duration.between(began, scene.world.now()));
+
+            scene.play();
+
+            assertEquals(List.of("unknown"), scene.outcomes("a"));
+            assertEquals(NOON.plusSeconds(400), scene.world.now());
+        }
+
+        @Test
+        void aStoppedRunOverItsTimeGetsAMomentToEndWhateverItsStart() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.mode = Mode.STREAMING;
+            scene.answer = (_, told) -> {
+                told.began(run("run-7"), Duration.ZERO);
+                scene.world.pass(seconds(300));
+                return cut(Symptom.TIMED_OUT, run("run-7"));
+            };
+            scene.found = _ -> scene.looked.size() < 3 ? running("run-7", Duration.between(NOON, scene.world.now()))
+                    : ended(ran("run-7", RunStatus.STOPPED, "Aborted: User requested stop"));
+
+            scene.play();
+
+            assertEquals(List.of("failed"), scene.outcomes("a"));
         }
 
         @Test
         void aCutRunCountsAsRunningUntilItsEndIsKnown() throws Exception {
             var scene = Scene.of(folder, "a", "b");
             scene.lookTakes = seconds(1);
-            scene.answer = Answer.byRow(Map.of("a", List.of(cut(DifyExec.Symptom.NO_ANSWER))));
+            scene.answer = Answer.byRow(Map.of("a", List.of(cut(Symptom.NO_ANSWER))));
             scene.found = _ -> scene.looked.size() < 3 ? running("run-7") : ended(succeeded("run-7"));
 
             scene.play();
@@ -1403,9 +1661,102 @@ final class DifyExecTest {
         }
 
         @Test
+        void whatAKilledServerLeavesRunningForEverDoesNotHoldUpTheRowsThatAreLeft() throws Exception {
+            var ids = IntStream.rangeClosed(1, 60).mapToObj(String::valueOf).toArray(String[]::new);
+            var scene = Scene.of(folder, ids);
+            scene.slots = 5;
+            scene.timeout = seconds(40);
+            Instant killed = NOON.plusSeconds(3), back = killed.plusSeconds(2);
+            var away = new Seen.NotSent("connection refused");
+            scene.answer = (attempt, _) -> {
+                boolean isOfTheKilled = attempt.sequence() <= 5;
+                if (isOfTheKilled) scene.world.pass(seconds(3));
+                else if (scene.world.now().isBefore(back)) return away;
+                else scene.world.pass(Duration.ofMillis(200));
+                return isOfTheKilled ? cut(Symptom.NO_ANSWER) : succeeded("run-" + attempt.row().id());
+            };
+            scene.found = doubt -> scene.world.now().isBefore(back) ? new Found.Silent(away)
+                    : running("run-" + doubt.attempt().row().id(), Duration.between(NOON, scene.world.now()));
+
+            assertEquals(Optional.empty(), scene.play());
+
+            assertEquals(55, scene.resultIds().size());
+            for (var id : scene.resultIds())
+                assertTrue(scene.end(id).isBefore(back.plusSeconds(25)), id + " at " + scene.end(id));
+            for (var id : List.of("1", "2", "3", "4", "5")) {
+                assertEquals(List.of("unknown"), scene.outcomes(id));
+                assertTrue(scene.took(id).compareTo(seconds(40)) >= 0, id + " after " + scene.took(id));
+                assertTrue(scene.took(id).compareTo(seconds(50)) <= 0, id + " after " + scene.took(id));
+            }
+        }
+
+        @Test
+        void runsThatWereCutHoldHalfOfThePlacesAtMost() throws Exception {
+            var scene = Scene.of(folder, "a", "b", "c", "d", "e", "f", "g", "h");
+            scene.slots = 4;
+            scene.lookTakes = seconds(1);
+            var together = new TreeSet<Integer>();
+            scene.answer = (attempt, _) -> {
+                if (attempt.sequence() <= 3) return cut(Symptom.CUT, run("run-" + attempt.row().id()));
+                scene.world.pass(seconds(2));
+                if (attempt.sequence() > 4) together.add(scene.busy);
+                return succeeded("run-" + attempt.row().id());
+            };
+            scene.found = _ -> running("run-7");
+
+            scene.play();
+
+            assertEquals(2, together.last());
+            assertEquals(List.of("d", "e", "f", "g", "h"), scene.resultIds());
+        }
+
+        @ParameterizedTest(name = "the slowest run took {0} s: the next begins after {1} s")
+        @CsvSource(useHeadersInDisplayName = true, textBlock = """
+                slowest, after
+                1,       10
+                2,       10
+                6,       24
+                """)
+        void aCutRunHoldsTheOnlyPlaceAsLongAsTheServerMayBeAtWorkOnIt(long slowest, long after) throws Exception {
+            var scene = Scene.of(folder, "a", "b", "c");
+            scene.answer = (attempt, _) -> {
+                if (attempt.row().id().equals("b")) return cut(Symptom.NO_ANSWER);
+                scene.world.pass(seconds(slowest));
+                return succeeded("run-" + attempt.row().id());
+            };
+            scene.found = _ -> running("run-b");
+
+            scene.play();
+
+            assertEquals(List.of("a", "b", "c"), scene.ids());
+            var waited = Duration.between(scene.sent.get(1).at(), scene.sent.get(2).at());
+            assertTrue(waited.compareTo(seconds(after)) >= 0 && waited.compareTo(seconds(after + 1)) < 0,
+                    waited.toString());
+        }
+
+        @Test
+        void aServerThatRefusesForTheRunsItLostIsNotAskedAgainForEachRow() throws Exception {
+            var ids = IntStream.rangeClosed(1, 1000).mapToObj(String::valueOf).toArray(String[]::new);
+            var scene = Scene.of(folder, ids);
+            scene.slots = 5;
+            scene.timeout = seconds(60);
+            scene.answer = (attempt, _) -> {
+                if (attempt.sequence() <= 5) return cut(Symptom.NO_ANSWER);
+                return scene.world.now().isBefore(NOON.plusSeconds(60)) ? THROTTLED
+                        : succeeded("run-" + attempt.row().id());
+            };
+            scene.found = doubt -> running("run-" + doubt.attempt().row().id());
+
+            scene.play();
+
+            assertEquals(995, scene.resultIds().size());
+            assertTrue(scene.log("throttle").size() < 60, scene.log("throttle").size() + " refusals in a minute");
+        }
+
+        @Test
         void aRunThatTheServerDoesNotListHoldsNoPlace() throws Exception {
             var scene = Scene.of(folder, "a", "b");
-            scene.answer = Answer.byRow(Map.of("a", List.of(cut(DifyExec.Symptom.NO_ANSWER))));
+            scene.answer = Answer.byRow(Map.of("a", List.of(cut(Symptom.NO_ANSWER))));
 
             scene.play();
 
@@ -1433,7 +1784,7 @@ final class DifyExecTest {
         @Test
         void aStoppedRunIsLookedUpTwiceBeforeItIsBelieved() throws Exception {
             var scene = Scene.of(folder, "a");
-            var stopped = ran("run-7", DifyExec.RunStatus.STOPPED, "Stopped by user.");
+            var stopped = ran("run-7", RunStatus.STOPPED, "Stopped by user.");
             scene.answer = Answer.inTurn(stopped);
             scene.found = _ -> ended(stopped);
 
@@ -1448,7 +1799,7 @@ final class DifyExecTest {
         void aRunThatWasReportedStoppedAndSucceededAllTheSameIsHarvestedAndCountedOnce() throws Exception {
             var scene = Scene.of(folder, "a", "b");
             scene.maxTokens = 25L; // each run uses 10
-            var stopped = ran("run-7", DifyExec.RunStatus.STOPPED, "Stopped by user.");
+            var stopped = ran("run-7", RunStatus.STOPPED, "Stopped by user.");
             scene.answer = Answer.byRow(Map.of("a", List.of(stopped)));
             scene.found = _ -> ended(scene.looked.size() < 2 ? stopped : succeeded("run-7"));
 
@@ -1461,13 +1812,13 @@ final class DifyExecTest {
         @Test
         void aRunOverItsTimeIsStoppedAndThenFails() throws Exception {
             var scene = Scene.of(folder, "a");
-            scene.mode = DifyExec.Mode.STREAMING;
+            scene.mode = Mode.STREAMING;
             scene.answer = (_, told) -> {
                 told.began(run("run-7"), Duration.ZERO);
                 scene.world.pass(seconds(300));
-                return cut(DifyExec.Symptom.TIMED_OUT, run("run-7"));
+                return cut(Symptom.TIMED_OUT, run("run-7"));
             };
-            scene.found = _ -> ended(ran("run-7", DifyExec.RunStatus.STOPPED, "Aborted: User requested stop"));
+            scene.found = _ -> ended(ran("run-7", RunStatus.STOPPED, "Aborted: User requested stop"));
 
             scene.play();
 
@@ -1484,8 +1835,8 @@ final class DifyExecTest {
         @Test
         void aRunThatWasStoppedForItsTimeRunsAnewAtNoLaterStart() throws Exception {
             var scene = Scene.of(folder, "a");
-            scene.mode = DifyExec.Mode.STREAMING;
-            scene.answer = Answer.inTurn(cut(DifyExec.Symptom.TIMED_OUT, run("run-7")));
+            scene.mode = Mode.STREAMING;
+            scene.answer = Answer.inTurn(cut(Symptom.TIMED_OUT, run("run-7")));
             scene.found = _ -> {
                 if (scene.looked.size() > 1) throw new IllegalStateException("the power fails");
                 return running("run-7");
@@ -1493,7 +1844,7 @@ final class DifyExecTest {
             assertThrows(IllegalStateException.class, scene::play);
             assertEquals(List.of("timed out"), Scene.texts("why", scene.log("stop")));
             var next = Scene.of(folder, "a");
-            next.found = _ -> ended(ran("run-7", DifyExec.RunStatus.STOPPED, "Aborted: User requested stop"));
+            next.found = _ -> ended(ran("run-7", RunStatus.STOPPED, "Aborted: User requested stop"));
 
             next.play();
 
@@ -1504,7 +1855,7 @@ final class DifyExecTest {
         @Test
         void streamsThatWaitForTheirFirstEventSlowTheBatchDown() throws Exception {
             var scene = Scene.of(folder, "a", "b", "c", "d");
-            scene.mode = DifyExec.Mode.STREAMING;
+            scene.mode = Mode.STREAMING;
             scene.slots = 3;
             scene.answer = (attempt, told) -> {
                 boolean queued = attempt.row().id().equals("c");
@@ -1522,11 +1873,104 @@ final class DifyExecTest {
             assertEquals(2, throttle.getFirst().path("limit").asInt());
         }
 
+        /// A server of so many connections: the next requests wait at its door, in turn. A connection is used again
+        /// within a second, unless someone has waited for two.
+        private static final class FullServer {
+            private final Scene scene;
+            private final int places;
+            private final ToLongFunction<Attempt> millis;
+            private final Deque<Waiting> outside = new ArrayDeque<>();
+            private int inside = 0, idle = 0;
+
+            private record Waiting(Instant since, Runnable wake) {}
+
+            FullServer(Scene scene, int places, ToLongFunction<Attempt> millis) {
+                this.scene = scene;
+                this.places = places;
+                this.millis = millis;
+            }
+
+            Seen answer(Attempt attempt) throws InterruptedException {
+                if (idle > 0) idle--;
+                else if (inside < places) inside++;
+                else scene.world.waitFor(alarm -> outside.add(new Waiting(scene.world.now(), alarm)));
+                var waited = Duration.between(attempt.at(), scene.world.now());
+                long takes = millis.applyAsLong(attempt);
+                scene.world.pass(Duration.ofMillis(takes));
+                answered();
+                return new Seen.Ran(run("run-" + attempt.row().id()), RunStatus.SUCCEEDED,
+                        "{}".getBytes(UTF_8), "", "workflow-1",
+                        new Usage(takes / 1000.0, 0, 1, Optional.empty(), "")).after(Optional.of(waited));
+            }
+
+            private void answered() {
+                if (!outside.isEmpty() && outside.peek().since().plusSeconds(2).isBefore(scene.world.now())) close();
+                else {
+                    idle++;
+                    scene.world.in(seconds(1), () -> {
+                        if (idle > 0) {
+                            idle--;
+                            close();
+                        }
+                    });
+                }
+            }
+
+            private void close() {
+                if (outside.isEmpty()) inside--;
+                else outside.remove().wake().run();
+            }
+        }
+
+        /// How long 500 rows take there, and to what the batch slows down.
+        private Duration passed(int slots, int places, ToLongFunction<Attempt> millis, List<Integer> limits)
+                throws Exception {
+            var ids = IntStream.rangeClosed(1, 500).mapToObj(String::valueOf).toArray(String[]::new);
+            var scene = Scene.of(Files.createTempDirectory(folder, "door"), ids);
+            scene.slots = slots;
+            var server = new FullServer(scene, places, millis);
+            scene.answer = (attempt, _) -> server.answer(attempt);
+            assertEquals(Optional.empty(), scene.play());
+            assertEquals(500, scene.resultIds().size());
+            for (var cut : scene.log("throttle")) {
+                assertTrue(cut.path("why").asText().endsWith("at the server's door"), cut::toString);
+                limits.add(cut.path("limit").asInt());
+            }
+            return scene.world.passed();
+        }
+
+        @ParameterizedTest(name = "{0} connections, runs of {1} to {2} ms")
+        @CsvSource(useHeadersInDisplayName = true, textBlock = """
+                places, least, most
+                10,     300,   300
+                10,     1500,  1500
+                10,     12000, 12000
+                10,     1500,  6000
+                10,     4000,  20000
+                3,      5000,  5000
+                3,      2000,  9000
+                """)
+        void rowsThatWaitAtTheServersDoorSlowTheBatchDownToThoseInside(int places, long least, long most)
+                throws Exception {
+            var limits = new ArrayList<Integer>();
+            ToLongFunction<Attempt> millis = attempt -> least
+                    + (most - least) * (attempt.row().id().hashCode() * 37L % 11) / 10;
+
+            var fitting = passed(places, places, millis, new ArrayList<>());
+            var all = passed(20, places, millis, limits);
+
+            // a burst hides at first how many are inside
+            assertTrue(limits.size() > 1 && limits.size() < 25, limits::toString);
+            for (int limit : limits.subList(1, limits.size()))
+                assertTrue(limit == places || limit == places + 1, limits::toString);
+            assertTrue(fitting.toMillis() >= 0.9 * all.toMillis(), fitting + " with as many, " + all + " with 20");
+        }
+
         @Test
         void aRunOverItsTimeThatHadSucceededIsHarvested() throws Exception {
             var scene = Scene.of(folder, "a");
-            scene.mode = DifyExec.Mode.STREAMING;
-            scene.answer = Answer.inTurn(cut(DifyExec.Symptom.TIMED_OUT, run("run-7")));
+            scene.mode = Mode.STREAMING;
+            scene.answer = Answer.inTurn(cut(Symptom.TIMED_OUT, run("run-7")));
             scene.found = _ -> ended(succeeded("run-7"));
 
             scene.play();
@@ -1538,7 +1982,7 @@ final class DifyExecTest {
         @Test
         void aRunOverItsTimeThatCannotBeStoppedIsUnknown() throws Exception {
             var scene = Scene.of(folder, "a");
-            scene.answer = Answer.inTurn(cut(DifyExec.Symptom.TIMED_OUT));
+            scene.answer = Answer.inTurn(cut(Symptom.TIMED_OUT));
             scene.found = _ -> running("run-7");
 
             scene.play();
@@ -1550,7 +1994,7 @@ final class DifyExecTest {
         @Test
         void aQuietStreamIsAskedAboutAndItsEndTakenFromTheRecords() throws Exception {
             var scene = Scene.of(folder, "a", "b");
-            scene.mode = DifyExec.Mode.STREAMING;
+            scene.mode = Mode.STREAMING;
             scene.answer = (attempt, told) -> {
                 if (attempt.row().id().equals("b")) return succeeded("run-b");
                 told.began(run("run-7"), Duration.ZERO);
@@ -1578,7 +2022,7 @@ final class DifyExecTest {
 
             var stop = scene.play().orElseThrow();
 
-            assertEquals(DifyExec.STOPPED, stop.code());
+            assertEquals(STOPPED, stop.code());
             assertTrue(stop.why().contains("DIFY_API_KEY"), stop.why());
             assertEquals(List.of("a", "b"), scene.ids());
             assertEquals(List.of("refused"), scene.outcomes("b"));
@@ -1590,8 +2034,8 @@ final class DifyExecTest {
         @Test
         void aLookThatConcernsTheBatchStopsItToo() throws Exception {
             var scene = Scene.of(folder, "a");
-            scene.answer = Answer.inTurn(cut(DifyExec.Symptom.CUT));
-            scene.found = _ -> new DifyExec.Found.Silent(http(401, "unauthorized", "Access token is invalid"));
+            scene.answer = Answer.inTurn(cut(Symptom.CUT));
+            scene.found = _ -> new Found.Silent(http(401, "unauthorized", "Access token is invalid"));
 
             var stop = scene.play().orElseThrow();
 
@@ -1603,7 +2047,7 @@ final class DifyExecTest {
         void aLookWithoutAnAnswerIsRepeated() throws Exception {
             var scene = Scene.of(folder, "a");
             scene.answer = Answer.inTurn(html(502));
-            scene.found = _ -> scene.looked.size() < 8 ? new DifyExec.Found.Silent(html(502))
+            scene.found = _ -> scene.looked.size() < 8 ? new Found.Silent(html(502))
                     : ended(succeeded("run-7"));
 
             scene.play();
@@ -1615,12 +2059,12 @@ final class DifyExecTest {
         @Test
         void tooManyFailuresStopTheBatch() throws Exception {
             var scene = Scene.of(folder, "a", "b", "c", "d");
-            scene.maxFailures = new DifyExec.Ceiling(2, 1);
+            scene.maxFailures = new Ceiling(2, 1);
             scene.answer = Answer.inTurn(failed("no"), succeeded("run-b"), failed("no"));
 
             var stop = scene.play().orElseThrow();
 
-            assertEquals(DifyExec.STOPPED, stop.code());
+            assertEquals(STOPPED, stop.code());
             assertTrue(stop.why().contains("--max-failures"), stop.why());
             assertEquals(List.of("a", "c"), scene.retryIds());
         }
@@ -1628,16 +2072,16 @@ final class DifyExecTest {
         @Test
         void rowsWithoutARunCountAsFailuresToo() throws Exception {
             var scene = Scene.of(folder, "a", "b", "c");
-            scene.backoff = new DifyExec.Backoff(seconds(1), seconds(4), 0);
-            scene.maxFailures = new DifyExec.Ceiling(1, 1);
+            scene.backoff = new Backoff(seconds(1), seconds(4), 0);
+            scene.maxFailures = new Ceiling(1, 1);
             scene.slots = 1;
-            scene.answer = (_, _) -> cut(DifyExec.Symptom.NO_ANSWER);
+            scene.answer = (_, _) -> cut(Symptom.NO_ANSWER);
             scene.found = _ -> ABSENT;
 
             var stop = scene.play().orElseThrow();
 
             assertEquals("--max-failures reached: 1 row failed", stop.why());
-            assertEquals(DifyExec.STOPPED, stop.code());
+            assertEquals(STOPPED, stop.code());
         }
 
         @Test
@@ -1653,7 +2097,7 @@ final class DifyExecTest {
 
             var stop = scene.play().orElseThrow();
 
-            assertEquals(DifyExec.STOPPED, stop.code());
+            assertEquals(STOPPED, stop.code());
             assertTrue(stop.why().endsWith("the file was changed while it was in use, it was cut short"), stop.why());
             assertEquals(scene.ids(), scene.resultIds());
             assertEquals(List.of(stop.why()), Scene.texts("why", scene.log("stop")));
@@ -1674,7 +2118,7 @@ final class DifyExecTest {
 
             var stop = scene.play().orElseThrow();
 
-            assertEquals(DifyExec.STOPPED, stop.code());
+            assertEquals(STOPPED, stop.code());
             assertTrue(stop.why().contains("--max-tokens"), stop.why());
             assertEquals(List.of("a", "b"), scene.resultIds());
         }
@@ -1691,7 +2135,7 @@ final class DifyExecTest {
 
             var stop = scene.play().orElseThrow();
 
-            assertEquals(DifyExec.INTERRUPTED, stop.code());
+            assertEquals(INTERRUPTED, stop.code());
             assertEquals(List.of("a", "b"), scene.ids());
             assertEquals(List.of("a", "b"), scene.resultIds());
             assertEquals(seconds(5), scene.world.passed());
@@ -1701,13 +2145,13 @@ final class DifyExecTest {
         @Test
         void anInterruptStopsWhatStillRunsAfterTheGrace() throws Exception {
             var scene = Scene.of(folder, "a", "b");
-            scene.mode = DifyExec.Mode.STREAMING;
+            scene.mode = Mode.STREAMING;
             scene.interruptAfter(seconds(1));
             scene.answer = (attempt, told) -> scene.untilStopped(run("run-" + attempt.row().id()), told);
 
             var stop = scene.play().orElseThrow();
 
-            assertEquals(DifyExec.INTERRUPTED, stop.code());
+            assertEquals(INTERRUPTED, stop.code());
             assertEquals(List.of("task-of-run-a"), scene.stopped);
             assertTrue(scene.world.passed().compareTo(seconds(21)) >= 0, scene.world.passed().toString());
             assertTrue(scene.world.passed().compareTo(seconds(24)) < 0, scene.world.passed().toString());
@@ -1720,14 +2164,14 @@ final class DifyExecTest {
         @Test
         void aSecondInterruptStopsWhatRunsAtOnce() throws Exception {
             var scene = Scene.of(folder, "a");
-            scene.mode = DifyExec.Mode.STREAMING;
+            scene.mode = Mode.STREAMING;
             scene.interruptAfter(seconds(1));
             scene.interruptAfter(seconds(2));
             scene.answer = (attempt, told) -> scene.untilStopped(run("run-" + attempt.row().id()), told);
 
             var stop = scene.play().orElseThrow();
 
-            assertEquals(DifyExec.INTERRUPTED, stop.code());
+            assertEquals(INTERRUPTED, stop.code());
             assertEquals(List.of("task-of-run-a"), scene.stopped);
             assertTrue(scene.world.passed().compareTo(seconds(4)) < 0, scene.world.passed().toString());
         }
@@ -1745,7 +2189,7 @@ final class DifyExecTest {
 
             var stop = scene.play().orElseThrow();
 
-            assertEquals(DifyExec.INTERRUPTED, stop.code());
+            assertEquals(INTERRUPTED, stop.code());
             assertEquals(List.of("b"), scene.resultIds());
         }
 
@@ -1753,12 +2197,12 @@ final class DifyExecTest {
         void anInterruptEndsABatchThatOnlyWaits() throws Exception {
             var scene = Scene.of(folder, "a");
             scene.interruptAfter(seconds(40));
-            scene.backoff = new DifyExec.Backoff(seconds(600), seconds(600), 3);
+            scene.backoff = new Backoff(seconds(600), seconds(600), 3);
             scene.answer = Answer.inTurn(failed("Rate Limit Error"));
 
             var stop = scene.play().orElseThrow();
 
-            assertEquals(DifyExec.INTERRUPTED, stop.code());
+            assertEquals(INTERRUPTED, stop.code());
             assertEquals(seconds(40), scene.world.passed());
             assertEquals(List.of(), scene.retryIds());
         }
@@ -1769,7 +2213,7 @@ final class DifyExecTest {
             scene.slots = 2;
             scene.crash(2);
             var next = new Scene(folder, Files.readString(scene.csv));
-            next.selection = DifyExec.Selection.named(List.of("a", "b", "c"), false);
+            next.selection = Selection.named(List.of("a", "b", "c"), false);
             next.lookTakes = seconds(100);
             next.found = doubt -> ended(succeeded("run-" + doubt.attempt().row().id()));
             next.answer = (_, _) -> {
@@ -1781,7 +2225,7 @@ final class DifyExecTest {
 
             assertEquals(3, next.tally.succeeded());
             assertEquals(Optional.of("The other 3 rows: about 24 s, 30 tokens"),
-                    DifyExec.Summary.estimate(3, next.tally));
+                    Summary.estimate(3, next.tally));
         }
 
         @Test
@@ -1789,13 +2233,13 @@ final class DifyExecTest {
             var scene = Scene.of(folder, "a", "b");
             scene.crash(1);
             var next = Scene.of(folder, "a", "b");
-            next.selection = DifyExec.Selection.named(List.of("a"), false);
+            next.selection = Selection.named(List.of("a"), false);
             next.found = _ -> ended(succeeded("run-a"));
 
             next.play();
 
             assertEquals(1, next.tally.succeeded());
-            assertEquals(Optional.empty(), DifyExec.Summary.estimate(1, next.tally));
+            assertEquals(Optional.empty(), Summary.estimate(1, next.tally));
         }
 
         @Test
@@ -1807,7 +2251,7 @@ final class DifyExecTest {
                 return succeeded("run-7");
             };
             var stop = scene.play().orElseThrow();
-            assertEquals(DifyExec.INTERRUPTED, stop.code());
+            assertEquals(INTERRUPTED, stop.code());
             assertTrue(scene.world.passed().compareTo(seconds(25)) < 0, scene.world.passed().toString());
             assertEquals(List.of(), scene.outcomes("a"));
             var user = scene.sent.getFirst().user();
@@ -1824,7 +2268,7 @@ final class DifyExecTest {
         @Test
         void aRunThatWasStoppedByUsAndWhoseEndWasNotSeenRunsAnewAtTheNextStart() throws Exception {
             var scene = Scene.of(folder, "a");
-            scene.mode = DifyExec.Mode.STREAMING;
+            scene.mode = Mode.STREAMING;
             scene.interruptAfter(seconds(1));
             scene.answer = (_, told) -> {
                 told.began(run("run-7"), Duration.ZERO);
@@ -1836,7 +2280,7 @@ final class DifyExecTest {
             assertEquals(List.of(), scene.outcomes("a"));
             var next = Scene.of(folder, "a");
             next.answer = Answer.inTurn(succeeded("run-8"));
-            next.found = _ -> ended(ran("run-7", DifyExec.RunStatus.STOPPED, "Aborted: User requested stop"));
+            next.found = _ -> ended(ran("run-7", RunStatus.STOPPED, "Aborted: User requested stop"));
 
             next.play();
 
@@ -1848,7 +2292,7 @@ final class DifyExecTest {
         @Test
         void aRunThatTurnsUpAfterItsRowWasSentAgainIsReportedAsLate() throws Exception {
             var scene = Scene.of(folder, "a");
-            scene.answer = Answer.inTurn(cut(DifyExec.Symptom.NO_ANSWER), succeeded("run-8"));
+            scene.answer = Answer.inTurn(cut(Symptom.NO_ANSWER), succeeded("run-8"));
             scene.found = doubt -> doubt.late() ? ended(succeeded("run-7")) : ABSENT;
 
             var stop = scene.play();
@@ -1864,7 +2308,7 @@ final class DifyExecTest {
         @Test
         void aRunThatTurnsUpLateIsReportedAtALaterStartToo() throws Exception {
             var scene = Scene.of(folder, "a");
-            scene.answer = Answer.inTurn(cut(DifyExec.Symptom.NO_ANSWER), succeeded("run-8"));
+            scene.answer = Answer.inTurn(cut(Symptom.NO_ANSWER), succeeded("run-8"));
             scene.play();
             assertEquals(List.of(), scene.log("late"));
             var next = Scene.of(folder, "a", "b");
@@ -1880,7 +2324,7 @@ final class DifyExecTest {
         @Test
         void aRunThatTurnsUpLateAndSucceededIsTakenWhereTheRowHasNoSuccess() throws Exception {
             var scene = Scene.of(folder, "a");
-            scene.answer = Answer.inTurn(cut(DifyExec.Symptom.NO_ANSWER), failed("no such city"));
+            scene.answer = Answer.inTurn(cut(Symptom.NO_ANSWER), failed("no such city"));
             scene.found = doubt -> doubt.late() ? ended(succeeded("run-7")) : ABSENT;
 
             scene.play();
@@ -1892,8 +2336,8 @@ final class DifyExecTest {
         @Test
         void ofTwoRunsOfARowThatTurnUpAtOnceOneIsTaken() throws Exception {
             var scene = Scene.of(folder, "a");
-            scene.backoff = new DifyExec.Backoff(Duration.ZERO, Duration.ZERO, 2);
-            scene.answer = Answer.inTurn(cut(DifyExec.Symptom.NO_ANSWER), cut(DifyExec.Symptom.NO_ANSWER),
+            scene.backoff = new Backoff(Duration.ZERO, Duration.ZERO, 2);
+            scene.answer = Answer.inTurn(cut(Symptom.NO_ANSWER), cut(Symptom.NO_ANSWER),
                     failed("no such city"));
             scene.found = doubt -> doubt.late() ? ended(succeeded("run-of-" + doubt.attempt().user())) : ABSENT;
 
@@ -1907,9 +2351,9 @@ final class DifyExecTest {
         @Test
         void aRunThatTurnsUpRunningIsReportedOnceAndWaitedFor() throws Exception {
             var scene = Scene.of(folder, "a");
-            scene.answer = Answer.inTurn(cut(DifyExec.Symptom.NO_ANSWER), failed("Rate Limit Error"));
+            scene.answer = Answer.inTurn(cut(Symptom.NO_ANSWER), failed("Rate Limit Error"));
             scene.found = doubt -> {
-                if (doubt.symptom() == DifyExec.Symptom.UNCONFIRMED) return ended(failed("Rate Limit Error"));
+                if (doubt.symptom() == Symptom.UNCONFIRMED) return ended(failed("Rate Limit Error"));
                 if (scene.sent.size() < 2) return ABSENT;
                 return scene.looked.size() < 20 ? running("run-7") : ended(succeeded("run-7"));
             };
@@ -1922,9 +2366,9 @@ final class DifyExecTest {
         }
 
         /// A row that is unknown since its run says running for ever.
-        private Scene dead(Optional<DifyExec.RunRef> run) throws Exception {
+        private Scene dead(Optional<RunRef> run) throws Exception {
             var scene = Scene.of(folder, "a");
-            scene.answer = Answer.byRow(Map.of("a", List.of(new DifyExec.Seen.Cut(run, DifyExec.Symptom.CUT, "gone"))));
+            scene.answer = Answer.byRow(Map.of("a", List.of(new Seen.Cut(run, Symptom.CUT, "gone"))));
             scene.found = _ -> running("run-7");
             scene.play();
             assertEquals(List.of("unknown"), scene.outcomes("a"));
@@ -1967,7 +2411,7 @@ final class DifyExecTest {
         void aRunThatWasKnownHoldsUpNoFurtherAttemptOfItsRow() throws Exception {
             var scene = dead(Optional.empty());
             scene.answer = Answer.inTurn(failed("Rate Limit Error"), succeeded("run-9"));
-            scene.found = doubt -> doubt.symptom() == DifyExec.Symptom.UNCONFIRMED ? ended(failed("Rate Limit Error"))
+            scene.found = doubt -> doubt.symptom() == Symptom.UNCONFIRMED ? ended(failed("Rate Limit Error"))
                     : running("run-7");
             scene.world.startAt(NOON.plusSeconds(7200));
 
@@ -1981,8 +2425,8 @@ final class DifyExecTest {
         void aRunOfWhichNobodyKnewWhenItsRowWasSentAgainByWishIsLate() throws Exception {
             var scene = Scene.of(folder, "a");
             scene.server = "1.9.2";
-            scene.mode = DifyExec.Mode.STREAMING;
-            scene.answer = Answer.inTurn(cut(DifyExec.Symptom.CUT), succeeded("run-8"));
+            scene.mode = Mode.STREAMING;
+            scene.answer = Answer.inTurn(cut(Symptom.CUT), succeeded("run-8"));
             scene.play();
             scene.resendUnknown = true;
             scene.found = doubt -> doubt.late() ? ended(succeeded("run-7")) : ABSENT;
@@ -2022,7 +2466,7 @@ final class DifyExecTest {
         @Test
         void aRunIdThatWasSeenBeforeACrashIsWhatIsLookedUp() throws Exception {
             var scene = Scene.of(folder, "a");
-            scene.mode = DifyExec.Mode.STREAMING;
+            scene.mode = Mode.STREAMING;
             scene.answer = (_, told) -> {
                 told.began(run("run-7"), Duration.ZERO);
                 scene.world.pass(seconds(1));
@@ -2041,7 +2485,7 @@ final class DifyExecTest {
         @Test
         void theRetriesOfAnEarlierStartAreToldAndBeingKilledIsNone() throws Exception {
             var scene = Scene.of(folder, "a");
-            scene.backoff = new DifyExec.Backoff(seconds(1), seconds(1), 2);
+            scene.backoff = new Backoff(seconds(1), seconds(1), 2);
             scene.answer = Answer.inTurn(failed("Rate Limit Error"), succeeded("run-7"), failed("Rate Limit Error"),
                     succeeded("run-9"));
             scene.crash(2);
@@ -2115,7 +2559,7 @@ final class DifyExecTest {
 
             var stop = scene.play().orElseThrow();
 
-            assertEquals(DifyExec.STOPPED, stop.code());
+            assertEquals(STOPPED, stop.code());
             assertTrue(stop.why().contains("firewall"), stop.why());
             assertEquals(List.of("a", "b", "c", "d", "e"), scene.retryIds());
         }
@@ -2134,15 +2578,15 @@ final class DifyExecTest {
         @Test
         void aPausedRowIsLookedUpAndNotSentAgainUnlessAskedFor() throws Exception {
             var scene = Scene.of(folder, "a");
-            scene.answer = Answer.inTurn(ran("run-7", DifyExec.RunStatus.PAUSED, ""), succeeded("run-8"));
-            scene.found = _ -> new DifyExec.Found.Running(run("run-7"), DifyExec.RunStatus.PAUSED);
+            scene.answer = Answer.inTurn(ran("run-7", RunStatus.PAUSED, ""), succeeded("run-8"));
+            scene.found = _ -> new Found.Running(run("run-7"), RunStatus.PAUSED);
             scene.play();
             assertEquals(List.of("a"), scene.retryIds());
 
             scene.play();
 
             assertEquals(List.of("paused", "paused"), scene.outcomes("a"));
-            assertEquals(Optional.of("run-7"), scene.looked.getFirst().run().map(DifyExec.RunRef::id));
+            assertEquals(Optional.of("run-7"), scene.looked.getFirst().run().map(RunRef::id));
             assertEquals(1, scene.sent.size());
             scene.resendUnknown = true;
 
@@ -2161,7 +2605,7 @@ final class DifyExecTest {
             scene.found = _ -> running("run-7");
             scene.play();
             assertEquals(List.of("unknown"), scene.outcomes("a"));
-            scene.selection = DifyExec.Selection.named(List.of("a"), false);
+            scene.selection = Selection.named(List.of("a"), false);
 
             scene.play();
 
@@ -2171,7 +2615,7 @@ final class DifyExecTest {
         @Test
         void aPausedRowWhoseHumanHasAnsweredIsHarvested() throws Exception {
             var scene = Scene.of(folder, "a");
-            scene.answer = Answer.inTurn(ran("run-7", DifyExec.RunStatus.PAUSED, ""));
+            scene.answer = Answer.inTurn(ran("run-7", RunStatus.PAUSED, ""));
             scene.play();
             scene.found = _ -> ended(succeeded("run-7"));
 
@@ -2185,9 +2629,9 @@ final class DifyExecTest {
         void anUnknownRowIsSentAgainWhenItsIdIsNamed() throws Exception {
             var scene = Scene.of(folder, "a");
             scene.user = "nightly";
-            scene.answer = Answer.inTurn(cut(DifyExec.Symptom.NO_ANSWER), succeeded("run-8"));
+            scene.answer = Answer.inTurn(cut(Symptom.NO_ANSWER), succeeded("run-8"));
             scene.play();
-            scene.selection = DifyExec.Selection.named(List.of("a"), false);
+            scene.selection = Selection.named(List.of("a"), false);
 
             scene.play();
 
@@ -2197,14 +2641,14 @@ final class DifyExecTest {
         @Test
         void aPartialSuccessIsKeptAndFlagged() throws Exception {
             var scene = Scene.of(folder, "a");
-            scene.answer = Answer.inTurn(ran("run-a", DifyExec.RunStatus.PARTIAL, ""));
+            scene.answer = Answer.inTurn(ran("run-a", RunStatus.PARTIAL, ""));
 
             scene.play();
 
             assertEquals("success", scene.results().getFirst().path("status").asText());
             assertEquals("partial-succeeded", scene.results().getFirst().path("workflow_status").asText());
             assertEquals(List.of("partial"), scene.outcomes("a"));
-            assertEquals(1, scene.tally.count(DifyExec.Standing.PARTIAL));
+            assertEquals(1, scene.tally.count(Standing.PARTIAL));
             assertTrue(scene.tally.isAllDone());
         }
 
@@ -2220,14 +2664,14 @@ final class DifyExecTest {
             scene.play();
 
             assertEquals(List.of(NOON, NOON.plusSeconds(9), NOON.plusSeconds(18)),
-                    scene.sent.stream().map(DifyExec.Attempt::at).toList());
+                    scene.sent.stream().map(Attempt::at).toList());
         }
 
         @Test
         void startsAreSpreadEvenlyByTheRate() throws Exception {
             var scene = Scene.of(folder, "a", "b", "c", "d");
             scene.slots = 4;
-            scene.rate = new DifyExec.Rate(seconds(2));
+            scene.rate = new Rate(seconds(2));
             scene.answer = (attempt, _) -> {
                 scene.world.pass(seconds(30));
                 return succeeded("run-" + attempt.row().id());
@@ -2236,37 +2680,37 @@ final class DifyExecTest {
             scene.play();
 
             assertEquals(List.of(NOON, NOON.plusSeconds(2), NOON.plusSeconds(4), NOON.plusSeconds(6)),
-                    scene.sent.stream().map(DifyExec.Attempt::at).toList());
+                    scene.sent.stream().map(Attempt::at).toList());
         }
 
         @Test
         void afterAProxyCutARunOffTheBatchGoesOnInStreams() throws Exception {
             var scene = Scene.of(folder, "a", "b");
-            scene.mode = DifyExec.Mode.AUTO;
+            scene.mode = Mode.AUTO;
             scene.answer = Answer.byRow(Map.of("a", List.of(html(504))));
             scene.found = _ -> ended(succeeded("run-a"));
 
             scene.play();
 
-            assertEquals(List.of(DifyExec.Mode.BLOCKING, DifyExec.Mode.STREAMING),
-                    scene.sent.stream().map(DifyExec.Attempt::mode).toList());
+            assertEquals(List.of(Mode.BLOCKING, Mode.STREAMING),
+                    scene.sent.stream().map(Attempt::mode).toList());
             assertTrue(scene.said.getFirst().contains("streaming mode"), scene.said.toString());
             scene.sent.clear();
             var next = Scene.of(folder, "a", "b", "c");
-            next.mode = DifyExec.Mode.AUTO;
+            next.mode = Mode.AUTO;
 
             next.play();
 
-            assertEquals(List.of(DifyExec.Mode.STREAMING), next.sent.stream().map(DifyExec.Attempt::mode).toList());
+            assertEquals(List.of(Mode.STREAMING), next.sent.stream().map(Attempt::mode).toList());
         }
 
         @Test
         void aServerThatRefusesEveryStreamIsGivenBlockingRuns() throws Exception {
             var scene = Scene.of(folder, "a", "b", "c", "d", "e", "f");
-            scene.mode = DifyExec.Mode.STREAMING;
+            scene.mode = Mode.STREAMING;
             scene.slots = 4;
             scene.answer = (attempt, _) -> {
-                if (attempt.mode() == DifyExec.Mode.STREAMING || scene.busy > 1) return THROTTLED;
+                if (attempt.mode() == Mode.STREAMING || scene.busy > 1) return THROTTLED;
                 scene.world.pass(seconds(1));
                 return succeeded("run-" + attempt.row().id());
             };
@@ -2284,8 +2728,8 @@ final class DifyExecTest {
         @Test
         void aNewVersionInTheMiddleOfABatchIsSaidWithTheOptionThatPinsTheOldOne() throws Exception {
             var scene = Scene.of(folder, "a", "b");
-            var newer = new DifyExec.Seen.Ran(run("run-b"), DifyExec.RunStatus.SUCCEEDED, "{}".getBytes(UTF_8), "",
-                    "workflow-2", DifyExec.Usage.NONE);
+            var newer = new Seen.Ran(run("run-b"), RunStatus.SUCCEEDED, "{}".getBytes(UTF_8), "",
+                    "workflow-2", Usage.NONE);
             scene.answer = Answer.inTurn(succeeded("run-a"), newer);
 
             scene.play();
@@ -2310,15 +2754,15 @@ final class DifyExecTest {
         void theLogExplainsEveryAttempt() throws Exception {
             Files.writeString(folder.resolve("results.jsonl.log"), "{\"event\":\"ses");
             var scene = new Scene(folder, "id,text\nstreamed,x\nfailing,x\nbusy,x\ncut,x\nlost,x\nhuman,x\nlast,x\n");
-            scene.mode = DifyExec.Mode.STREAMING;
-            var priced = new DifyExec.Seen.Ran(run("run-1"), DifyExec.RunStatus.SUCCEEDED, "{}".getBytes(UTF_8), "",
-                    "workflow-1", new DifyExec.Usage(1.25, 120, 3, Optional.of(new BigDecimal("0.0018")), "USD"));
-            scene.backoff = new DifyExec.Backoff(Duration.ZERO, Duration.ZERO, 1);
+            scene.mode = Mode.STREAMING;
+            var priced = new Seen.Ran(run("run-1"), RunStatus.SUCCEEDED, "{}".getBytes(UTF_8), "",
+                    "workflow-1", new Usage(1.25, 120, 3, Optional.of(new BigDecimal("0.0018")), "USD"));
+            scene.backoff = new Backoff(Duration.ZERO, Duration.ZERO, 1);
             var answers = Answer.byRow(Map.of("streamed", List.of(priced),
                     "failing", List.of(failed("Rate Limit Error"), failed("no such city")),
-                    "busy", List.of(THROTTLED), "cut", List.of(cut(DifyExec.Symptom.CUT, run("run-4"))),
-                    "lost", List.of(cut(DifyExec.Symptom.CUT)),
-                    "human", List.of(ran("run-6", DifyExec.RunStatus.PAUSED, ""))));
+                    "busy", List.of(THROTTLED), "cut", List.of(cut(Symptom.CUT, run("run-4"))),
+                    "lost", List.of(cut(Symptom.CUT)),
+                    "human", List.of(ran("run-6", RunStatus.PAUSED, ""))));
             scene.answer = (attempt, told) -> {
                 if (attempt.row().id().equals("last")) return scene.untilStopped(run("run-7"), told);
                 if (attempt.row().id().equals("streamed")) told.began(run("run-1"), Duration.ZERO);
@@ -2329,12 +2773,12 @@ final class DifyExecTest {
                 case "failing" -> ended(failed("Rate Limit Error"));
                 default -> ended(succeeded("run-4"));
             };
-            scene.settle = new DifyExec.Settle(Duration.ZERO, Duration.ZERO);
+            scene.settle = new Settle(Duration.ZERO, Duration.ZERO);
             scene.interruptAfter(seconds(10));
             scene.play();
             scene.answer = answers;
             scene.found = doubt -> doubt.late() ? ended(succeeded("run-5"))
-                    : new DifyExec.Found.Running(run("run-6"), DifyExec.RunStatus.PAUSED);
+                    : new Found.Running(run("run-6"), RunStatus.PAUSED);
 
             scene.play();
 
@@ -2350,12 +2794,12 @@ final class DifyExecTest {
     class FilesOfOutputs {
         @TempDir Path folder;
 
-        private static final DifyExec.Fetched AWAY = new DifyExec.Fetched.Missing("HTTP 503", true);
-        private static final DifyExec.Fetched DEAD = new DifyExec.Fetched.Missing("HTTP 403", false);
+        private static final Fetched AWAY = new Fetched.Missing("HTTP 503", true);
+        private static final Fetched DEAD = new Fetched.Missing("HTTP 403", false);
 
         /// A run with so many files, in `out`.
-        private static DifyExec.Seen.Ran with(int files, String id) {
-            return succeeded("run-" + id).with(IntStream.rangeClosed(1, files).mapToObj(n -> new DifyExec.OutputFile(
+        private static Seen.Ran with(int files, String id) {
+            return succeeded("run-" + id).with(IntStream.rangeClosed(1, files).mapToObj(n -> new OutputFile(
                     "http://h/" + id + n, 0, Path.of("out", id + "-" + n + ".txt"))).toList());
         }
 
@@ -2376,7 +2820,7 @@ final class DifyExecTest {
             var onDisk = new ArrayList<Boolean>();
             scene.fetched = file -> {
                 onDisk.add(Files.exists(scene.output));
-                return new DifyExec.Fetched.There(Path.of(file.place() + "~2"));
+                return new Fetched.There(Path.of(file.place() + "~2"));
             };
 
             assertEquals(Optional.empty(), scene.play());
@@ -2390,9 +2834,9 @@ final class DifyExecTest {
         @Test
         void areTriedAgainWithBackOffWhileTheirRowsPlaceIsFree() throws Exception {
             var scene = scene("a", "b", "c");
-            scene.backoff = new DifyExec.Backoff(seconds(10), seconds(60), 0);
+            scene.backoff = new Backoff(seconds(10), seconds(60), 0);
             scene.fetched = file -> file.link().contains("a1") && scene.fetches.size() < 5 ? AWAY
-                    : new DifyExec.Fetched.There(file.place());
+                    : new Fetched.There(file.place());
             scene.answer = (attempt, _) -> {
                 scene.world.pass(seconds(2));
                 return with(1, attempt.row().id());
@@ -2455,7 +2899,7 @@ final class DifyExecTest {
         void keepRowsFromStartingOnceManyWaitForTheirs() throws Exception {
             var ids = IntStream.range(0, 600).mapToObj(n -> "row" + n).toArray(String[]::new);
             var scene = scene(ids);
-            scene.backoff = new DifyExec.Backoff(seconds(200), seconds(200), 0);
+            scene.backoff = new Backoff(seconds(200), seconds(200), 0);
             scene.fetched = _ -> AWAY;
             scene.interruptAfter(seconds(50));
 
@@ -2468,7 +2912,7 @@ final class DifyExecTest {
         @Test
         void areFetchedForARunThatWasLookedUp() throws Exception {
             var scene = scene("a");
-            scene.answer = Answer.inTurn(cut(DifyExec.Symptom.CUT, run("run-a")));
+            scene.answer = Answer.inTurn(cut(Symptom.CUT, run("run-a")));
             scene.found = _ -> ended(with(1, "a"));
 
             scene.play();
@@ -2496,7 +2940,7 @@ final class DifyExecTest {
         /// One file is there, one waits for another try, one is on its way.
         private Scene halfDone() throws Exception {
             var scene = scene("a", "b");
-            scene.backoff = new DifyExec.Backoff(seconds(200), seconds(200), 0);
+            scene.backoff = new Backoff(seconds(200), seconds(200), 0);
             scene.answer = (_, _) -> with(3, "a");
             scene.fetched = file -> {
                 try {
@@ -2504,7 +2948,7 @@ final class DifyExecTest {
                 } catch (InterruptedException problem) {
                     throw new IllegalStateException(problem);
                 }
-                return file.link().endsWith("2") ? AWAY : new DifyExec.Fetched.There(file.place());
+                return file.link().endsWith("2") ? AWAY : new Fetched.There(file.place());
             };
             scene.interruptAfter(seconds(1));
             return scene;
@@ -2521,7 +2965,7 @@ final class DifyExecTest {
         void haveTheGraceAfterAnInterruptAndThenTheResultIsKeptWithoutThem() throws Exception {
             var scene = halfDone();
 
-            assertEquals(DifyExec.INTERRUPTED, scene.play().orElseThrow().code());
+            assertEquals(INTERRUPTED, scene.play().orElseThrow().code());
 
             isKeptWithWhatIsThere(scene);
             assertEquals(seconds(21), scene.world.passed());
@@ -2533,7 +2977,7 @@ final class DifyExecTest {
             var scene = halfDone();
             scene.interruptAfter(seconds(2));
 
-            assertEquals(DifyExec.INTERRUPTED, scene.play().orElseThrow().code());
+            assertEquals(INTERRUPTED, scene.play().orElseThrow().code());
 
             isKeptWithWhatIsThere(scene);
             assertTrue(scene.world.passed().compareTo(seconds(4)) < 0, scene.world.passed().toString());
@@ -2544,10 +2988,10 @@ final class DifyExecTest {
     class TheNames {
         @Test
         void noTwoAttemptsOfTwoStartsShareAUser() {
-            var first = new DifyExec.Names(null);
-            var second = new DifyExec.Names("");
+            var first = new Names(null);
+            var second = new Names("");
 
-            var users = Stream.of(first.next(), first.next(), second.next()).map(DifyExec.Names.Name::user).toList();
+            var users = Stream.of(first.next(), first.next(), second.next()).map(Names.Name::user).toList();
 
             assertEquals(3, Set.copyOf(users).size());
             users.forEach(user -> assertTrue(user.matches("difyexec-[0-9a-f]{16}-[12]"), user));
@@ -2555,11 +2999,11 @@ final class DifyExecTest {
 
         @Test
         void aFixedUserIsTakenAsItIs() {
-            var names = new DifyExec.Names("nightly");
+            var names = new Names("nightly");
 
             assertEquals("nightly", names.next().user());
             assertEquals(2, names.next().sequence());
-            assertFalse(DifyExec.Names.isUnique("nightly"));
+            assertFalse(Names.isUnique("nightly"));
         }
     }
 
@@ -2573,11 +3017,11 @@ final class DifyExecTest {
             var output = folder.resolve("results.jsonl");
             var err = new StringWriter();
 
-            int code = DifyExec.commandLine(DifyExec.Env.of(Map.of())).setErr(new PrintWriter(err))
+            int code = commandLine(Env.of(Map.of())).setErr(new PrintWriter(err))
                     .execute("run", "--demo", "-i", csv.toString(), "-o", output.toString(), "-c", "1",
                             "--max-failures", "2", "--progress", "off");
 
-            assertEquals(DifyExec.STOPPED, code, err.toString());
+            assertEquals(STOPPED, code, err.toString());
             assertEquals(List.of("a", "b"), Files.readAllLines(folder.resolve("results.jsonl.retry")));
         }
     }
@@ -2587,10 +3031,10 @@ final class DifyExecTest {
     @Nested
     class TheData {
         /// `succeeded A`, `failed A`, `error`, parted by commas.
-        private static List<DifyExec.Seen> ends(String words) {
-            return Stream.of(words.split(", ")).<DifyExec.Seen>map(word -> switch (word) {
-                case "error" -> DifyExec.Seen.Refused.event(500, "", "boom", Optional.empty());
-                default -> ran(word.substring(word.length() - 1), DifyExec.RunStatus.of(word.split(" ")[0])
+        private static List<Seen> ends(String words) {
+            return Stream.of(words.split(", ")).<Seen>map(word -> switch (word) {
+                case "error" -> Seen.Refused.event(500, "", "boom", Optional.empty());
+                default -> ran(word.substring(word.length() - 1), RunStatus.of(word.split(" ")[0])
                         .orElseThrow(), "");
             }).toList();
         }
@@ -2616,41 +3060,41 @@ final class DifyExecTest {
                 """)
         void aStreamsEndIsBelievedIfItIsOfItsRunAndTheOnlyOne(String began, String told, String kind, String run,
                 String why) {
-            var seen = DifyExec.Seen.told(Optional.ofNullable(began).map(id -> run(id)), ends(told));
+            var seen = Seen.told(Optional.ofNullable(began).map(id -> run(id)), ends(told));
 
             assertEquals(kind, seen.getClass().getSimpleName());
-            assertEquals(Optional.ofNullable(run), seen.run().map(DifyExec.RunRef::id));
-            if (seen instanceof DifyExec.Seen.Cut(_, var symptom, var because)) {
-                assertEquals(DifyExec.Symptom.CONTRADICTED, symptom);
+            assertEquals(Optional.ofNullable(run), seen.run().map(RunRef::id));
+            if (seen instanceof Seen.Cut(_, var symptom, var because)) {
+                assertEquals(Symptom.CONTRADICTED, symptom);
                 assertTrue(because.contains(why), because);
             }
         }
 
         @Test
         void theTaskOfARunMayBeLearntAtItsEnd() {
-            var began = Optional.of(new DifyExec.RunRef("A", ""));
+            var began = Optional.of(new RunRef("A", ""));
 
-            assertInstanceOf(DifyExec.Seen.Ran.class, DifyExec.Seen.told(began, ends("succeeded A")));
+            assertInstanceOf(Seen.Ran.class, Seen.told(began, ends("succeeded A")));
         }
 
         @Test
         void aRowKeepsTheOrderOfItsColumnsAndCannotBeChanged() {
             var cells = new LinkedHashMap<String, String>();
             for (var name : List.of("id", "zebra", "apple", "mango")) cells.put(name, name);
-            var row = new DifyExec.Row(0, 2, "id", cells);
+            var row = new Row(0, 2, "id", cells);
 
             assertEquals(List.of("id", "zebra", "apple", "mango"), List.copyOf(row.inputs().keySet()));
             assertThrows(UnsupportedOperationException.class, () -> row.inputs().put("id", "other"));
-            assertThrows(IllegalArgumentException.class, () -> new DifyExec.Row(0, 2, " ", cells));
+            assertThrows(IllegalArgumentException.class, () -> new Row(0, 2, " ", cells));
         }
 
         @Test
         void anEditedRowKnowsWhatTheCsvHas() {
-            var inCsv = new DifyExec.Row(0, 2, "a", Map.of("id", "a", "text", "x"));
+            var inCsv = new Row(0, 2, "a", Map.of("id", "a", "text", "x"));
 
             var edited = inCsv.with(Map.of("text", "y"));
 
-            assertEquals(DifyExec.Cells.hash(Map.of("id", "a", "text", "y")), edited.hash());
+            assertEquals(Cells.hash(Map.of("id", "a", "text", "y")), edited.hash());
             assertEquals(List.of(true, inCsv.hash()), List.of(edited.isEdited(), edited.original()));
             for (var same : List.of(inCsv, inCsv.with(Map.of("text", "x")), edited.with(Map.of("text", "x"))))
                 assertEquals(List.of(false, "", inCsv.hash()), List.of(same.isEdited(), same.original(), same.hash()));
@@ -2658,9 +3102,9 @@ final class DifyExecTest {
 
         @Test
         void streamsSettleLongerThanBlockingRunsUnlessOneTimeIsGiven() {
-            assertEquals(seconds(30), DifyExec.Settle.DEFAULT.of(DifyExec.Mode.BLOCKING));
-            assertEquals(seconds(300), DifyExec.Settle.DEFAULT.of(DifyExec.Mode.STREAMING));
-            assertEquals(seconds(7), new DifyExec.Settle(seconds(7), seconds(7)).of(DifyExec.Mode.STREAMING));
+            assertEquals(seconds(30), Settle.DEFAULT.of(Mode.BLOCKING));
+            assertEquals(seconds(300), Settle.DEFAULT.of(Mode.STREAMING));
+            assertEquals(seconds(7), new Settle(seconds(7), seconds(7)).of(Mode.STREAMING));
         }
 
         @ParameterizedTest
@@ -2675,31 +3119,31 @@ final class DifyExecTest {
                 scheduled,         RUNNING
                 something-new,     -
                 """)
-        void aRunStatusIsReadByDifysWord(String word, DifyExec.RunStatus status) {
-            assertEquals(Optional.ofNullable(status), DifyExec.RunStatus.of(word));
+        void aRunStatusIsReadByDifysWord(String word, RunStatus status) {
+            assertEquals(Optional.ofNullable(status), RunStatus.of(word));
         }
 
         @ParameterizedTest
-        @EnumSource(DifyExec.Standing.class)
-        void aStandingIsFoundByTheWordThatTheLogHasForIt(DifyExec.Standing standing) {
-            assertEquals(Optional.of(standing), DifyExec.Standing.of(standing.word()));
+        @EnumSource(Standing.class)
+        void aStandingIsFoundByTheWordThatTheLogHasForIt(Standing standing) {
+            assertEquals(Optional.of(standing), Standing.of(standing.word()));
         }
 
         @Test
         void theRetryListHoldsWhatFailedIsPausedOrUnknown() {
-            var listed = Stream.of(DifyExec.Standing.values()).filter(DifyExec.Standing::isOnRetryList)
-                    .map(DifyExec.Standing::word).toList();
+            var listed = Stream.of(Standing.values()).filter(Standing::isOnRetryList)
+                    .map(Standing::word).toList();
 
             assertEquals(List.of("failed", "paused", "unknown"), listed);
         }
 
         @Test
         void onlyARunOverItsTimeWithAKnownTaskIsStoppedAndOnlyBeforeItsFirstLook() {
-            var late = new DifyExec.Doubt(attempt(0, 0), Optional.of(run("run-1")), DifyExec.Symptom.TIMED_OUT, "",
+            var late = new Doubt(attempt(0, 0), Optional.of(run("run-1")), Symptom.TIMED_OUT, "",
                     NOON, NOON, false);
-            var nameless = new DifyExec.Doubt(attempt(0, 0), Optional.of(new DifyExec.RunRef("run-1", "")),
-                    DifyExec.Symptom.TIMED_OUT, "", NOON, NOON, false);
-            var cut = new DifyExec.Doubt(attempt(0, 0), Optional.of(run("run-1")), DifyExec.Symptom.CUT, "", NOON, NOON,
+            var nameless = new Doubt(attempt(0, 0), Optional.of(new RunRef("run-1", "")),
+                    Symptom.TIMED_OUT, "", NOON, NOON, false);
+            var cut = new Doubt(attempt(0, 0), Optional.of(run("run-1")), Symptom.CUT, "", NOON, NOON,
                     false);
 
             assertTrue(late.stopsFirst());
@@ -2710,7 +3154,7 @@ final class DifyExecTest {
 
         @Test
         void lookUpsFollowEachOtherEverMoreSlowly() {
-            var doubt = new DifyExec.Doubt(attempt(0, 0), Optional.empty(), DifyExec.Symptom.CUT, "", NOON,
+            var doubt = new Doubt(attempt(0, 0), Optional.empty(), Symptom.CUT, "", NOON,
                     NOON.plusSeconds(300), false);
             var pauses = new ArrayList<Duration>();
             for (int look = 0; look < 20; look++) {
@@ -2722,14 +3166,37 @@ final class DifyExecTest {
             assertEquals(seconds(15), pauses.getLast());
             assertEquals(pauses.stream().sorted().toList(), pauses);
         }
+
+        @Test
+        void theLastLookUpIsAtTheDeadline() {
+            var doubt = new Doubt(attempt(0, 0), Optional.empty(), Symptom.CUT, "", NOON,
+                    NOON.plusSeconds(1), false);
+            for (int look = 0; look < 8; look++) doubt = doubt.later(NOON);
+
+            assertEquals(NOON.plusSeconds(1), doubt.due());
+            assertTrue(doubt.later(NOON.plusSeconds(1)).due().isAfter(NOON.plusSeconds(9)));
+        }
+
+        @Test
+        void theFirstWordOfARunsStartCounts() {
+            var doubt = new Doubt(attempt(0, 0), Optional.empty(), Symptom.CUT, "", NOON,
+                    NOON.plusSeconds(40), false);
+
+            var known = doubt.begun(Optional.of(NOON.plusSeconds(3)), NOON.plusSeconds(9), seconds(40))
+                    .begun(Optional.of(NOON.plusSeconds(5)), NOON.plusSeconds(9), seconds(40));
+
+            assertEquals(NOON.plusSeconds(43), known.deadline());
+            assertEquals(NOON.plusSeconds(3), known.start());
+            assertEquals(doubt, doubt.begun(Optional.empty(), NOON.plusSeconds(9), seconds(40)));
+        }
     }
 
     @Nested
     class TheTally {
         private final World world = new World();
-        private final DifyExec.Tally tally = new DifyExec.Tally(new DifyExec.Index(), 10, world.clock);
+        private final Tally tally = new Tally(10, world.clock);
 
-        private void end(DifyExec.Outcome outcome) {
+        private void end(Outcome outcome) {
             tally.ended(attempt(0, 0), outcome, seconds(1), world.now());
         }
 
@@ -2744,26 +3211,26 @@ final class DifyExecTest {
 
         @Test
         void countsEachOutcomeByItself() {
-            end(new DifyExec.Outcome.Succeeded());
-            end(new DifyExec.Outcome.Succeeded());
-            end(new DifyExec.Outcome.Partial());
-            end(new DifyExec.Outcome.Failed("no", false));
-            end(new DifyExec.Outcome.Paused(run("r"), "waits"));
-            end(new DifyExec.Outcome.Unknown("who knows"));
+            end(new Outcome.Succeeded());
+            end(new Outcome.Succeeded());
+            end(new Outcome.Partial());
+            end(new Outcome.Failed("no", false));
+            end(new Outcome.Paused(run("r"), "waits"));
+            end(new Outcome.Unknown("who knows"));
 
             assertEquals(6, tally.done());
             assertEquals(3, tally.succeeded());
-            assertEquals(2, tally.count(DifyExec.Standing.SUCCEEDED));
-            assertEquals(1, tally.count(DifyExec.Standing.UNKNOWN));
+            assertEquals(2, tally.count(Standing.SUCCEEDED));
+            assertEquals(1, tally.count(Standing.UNKNOWN));
             assertFalse(tally.isAllDone());
         }
 
         @Test
         void isAllDoneOnlyWhenEveryRowAskedForSucceeded() {
-            for (int row = 0; row < 9; row++) end(new DifyExec.Outcome.Succeeded());
+            for (int row = 0; row < 9; row++) end(new Outcome.Succeeded());
             assertFalse(tally.isAllDone());
 
-            end(new DifyExec.Outcome.Partial());
+            end(new Outcome.Partial());
 
             assertTrue(tally.isAllDone());
         }
@@ -2773,7 +3240,7 @@ final class DifyExecTest {
             assertEquals(Optional.empty(), tally.eta());
             pass(seconds(100)); // a slow start
             for (int row = 0; row < 5; row++) {
-                end(new DifyExec.Outcome.Succeeded());
+                end(new Outcome.Succeeded());
                 pass(seconds(2));
             }
 
@@ -2796,7 +3263,7 @@ final class DifyExecTest {
                 """)
         void aPercentileIsTheSmallestValueThatSoManyDoNotExceed(int rows, double p50, double p90, double p99,
                 double max) {
-            var latencies = new DifyExec.Latencies();
+            var latencies = new Latencies();
             IntStream.rangeClosed(1, rows).map(n -> rows + 1 - n).forEach(latencies::add);
 
             var seen = latencies.percentiles(0.5, 0.9, 0.99, 1);
@@ -2806,7 +3273,7 @@ final class DifyExecTest {
 
         @Test
         void aTimeBeyondAllBoundsIsKeptAsTheLongest() {
-            var latencies = new DifyExec.Latencies();
+            var latencies = new Latencies();
             assertTrue(latencies.isEmpty());
 
             latencies.add(Long.MAX_VALUE);
@@ -2819,28 +3286,28 @@ final class DifyExecTest {
 
     @Nested
     class TheJudge {
-        private final DifyExec.Judge judge = new DifyExec.Judge(BACKOFF, DifyExec.RetryRuns.TRANSIENT, ACCESS);
+        private final Judge judge = new Judge(BACKOFF, RetryRuns.TRANSIENT, ACCESS);
 
         /// A word for a verdict: what becomes of the row, or `stop`.
-        private static String word(DifyExec.Verdict verdict) {
+        private static String word(Verdict verdict) {
             return switch (verdict) {
-                case DifyExec.Verdict.Done(var outcome) -> outcome.standing().word();
-                case DifyExec.Verdict.Again _ -> "again";
-                case DifyExec.Verdict.Throttled _ -> "throttled";
-                case DifyExec.Verdict.Unreached _ -> "unreached";
-                case DifyExec.Verdict.LookUp _ -> "look up";
-                case DifyExec.Verdict.StopBatch _ -> "stop";
+                case Verdict.Done(var outcome) -> outcome.standing().word();
+                case Verdict.Again _ -> "again";
+                case Verdict.Throttled _ -> "throttled";
+                case Verdict.Unreached _ -> "unreached";
+                case Verdict.LookUp _ -> "look up";
+                case Verdict.StopBatch _ -> "stop";
             };
         }
 
-        private static String said(DifyExec.Verdict verdict) {
+        private static String said(Verdict verdict) {
             return switch (verdict) {
-                case DifyExec.Verdict.Done(var outcome) -> outcome.text();
-                case DifyExec.Verdict.Again(_, var why) -> why;
-                case DifyExec.Verdict.Throttled(_, var why) -> why;
-                case DifyExec.Verdict.Unreached(_, var why) -> why;
-                case DifyExec.Verdict.LookUp(_, var why) -> why;
-                case DifyExec.Verdict.StopBatch(var why) -> why;
+                case Verdict.Done(var outcome) -> outcome.text();
+                case Verdict.Again(_, var why) -> why;
+                case Verdict.Throttled(_, var why) -> why;
+                case Verdict.Unreached(_, var why) -> why;
+                case Verdict.LookUp(_, var why) -> why;
+                case Verdict.StopBatch(var why) -> why;
             };
         }
 
@@ -2978,7 +3445,7 @@ final class DifyExecTest {
                 500    |                          |                                                 | look up
                 """)
         void anErrorInAStreamIsDecidedByItsCodeElseByItsText(int status, String code, String message, String verdict) {
-            var seen = judge.verdict(attempt(0, 0), DifyExec.Seen.Refused.event(status, Objects.toString(code, ""),
+            var seen = judge.verdict(attempt(0, 0), Seen.Refused.event(status, Objects.toString(code, ""),
                     Objects.toString(message, ""), Optional.empty()));
 
             assertEquals(verdict, word(seen));
@@ -2998,7 +3465,7 @@ final class DifyExecTest {
                 PAUSED    |                                                            | paused
                 RUNNING   |                                                            | look up
                 """)
-        void aRunIsDecidedByItsStatusAndNotByHttp200(DifyExec.RunStatus status, String error, String verdict) {
+        void aRunIsDecidedByItsStatusAndNotByHttp200(RunStatus status, String error, String verdict) {
             var seen = judge.verdict(attempt(0, 0), ran("run-1", status, Objects.toString(error, "")));
 
             assertEquals(verdict, word(seen));
@@ -3021,17 +3488,17 @@ final class DifyExecTest {
                 [openai] Authorization Error, 401 Incorrect API key provided        | failed | failed    | again
                 """)
         void aFailedRunIsTriedAgainAsAskedFor(String error, String never, String transientOnly, String always) {
-            var seen = Stream.of(DifyExec.RetryRuns.NEVER, DifyExec.RetryRuns.TRANSIENT, DifyExec.RetryRuns.ALWAYS)
-                    .map(when -> new DifyExec.Judge(BACKOFF, when, ACCESS))
+            var seen = Stream.of(RetryRuns.NEVER, RetryRuns.TRANSIENT, RetryRuns.ALWAYS)
+                    .map(when -> new Judge(BACKOFF, when, ACCESS))
                     .map(asked -> word(asked.afterLook(attempt(0, 0), failed(error)))).toList();
 
             assertEquals(List.of(never, transientOnly, always), seen);
         }
 
-        private static DifyExec.Seen.Ran failedAfter(int steps, String error, String outputs) {
-            return new DifyExec.Seen.Ran(run("run-1"), DifyExec.RunStatus.FAILED, outputs.getBytes(UTF_8),
+        private static Seen.Ran failedAfter(int steps, String error, String outputs) {
+            return new Seen.Ran(run("run-1"), RunStatus.FAILED, outputs.getBytes(UTF_8),
                     Objects.toString(error, ""), "workflow-1",
-                    new DifyExec.Usage(0, 0, steps, Optional.empty(), ""));
+                    new Usage(0, 0, steps, Optional.empty(), ""));
         }
 
         @ParameterizedTest
@@ -3048,8 +3515,8 @@ final class DifyExecTest {
                 """)
         void aFailureThatWouldBePaidForAgainOrLooksMadeUpIsConfirmedFirst(String error, int steps, String outputs,
                 String never, String transientOnly, String always) {
-            var seen = Stream.of(DifyExec.RetryRuns.NEVER, DifyExec.RetryRuns.TRANSIENT, DifyExec.RetryRuns.ALWAYS)
-                    .map(when -> new DifyExec.Judge(BACKOFF, when, ACCESS))
+            var seen = Stream.of(RetryRuns.NEVER, RetryRuns.TRANSIENT, RetryRuns.ALWAYS)
+                    .map(when -> new Judge(BACKOFF, when, ACCESS))
                     .map(asked -> word(asked.verdict(attempt(0, 0), failedAfter(steps, error, outputs)))).toList();
 
             assertEquals(List.of(never, transientOnly, always), seen);
@@ -3068,10 +3535,10 @@ final class DifyExecTest {
                 BLOCKING  | 0     | Rate Limit Error                                     | again     | failed
                 BLOCKING  | 0     | division by zero                                     | failed    | failed
                 """)
-        void aFailureThatIsStoredNowhereIsDecidedByItsWords(DifyExec.Mode mode, int steps, String error, String verdict,
+        void aFailureThatIsStoredNowhereIsDecidedByItsWords(Mode mode, int steps, String error, String verdict,
                 String never) {
-            var attempt = attempt(mode, DifyExec.Tries.NONE);
-            var patient = new DifyExec.Judge(BACKOFF, DifyExec.RetryRuns.NEVER, ACCESS);
+            var attempt = attempt(mode, Tries.NONE);
+            var patient = new Judge(BACKOFF, RetryRuns.NEVER, ACCESS);
 
             assertEquals(verdict, word(judge.notStored(attempt, failedAfter(steps, error, "{}"))));
             assertEquals(never, word(patient.notStored(attempt, failedAfter(steps, error, "{}"))));
@@ -3079,8 +3546,8 @@ final class DifyExecTest {
 
         @Test
         void whatAlwaysRetriesSendsNothingAgainOnAMadeUpEndAlone() {
-            var always = new DifyExec.Judge(BACKOFF, DifyExec.RetryRuns.ALWAYS, ACCESS);
-            var streamed = attempt(DifyExec.Mode.STREAMING, DifyExec.Tries.NONE);
+            var always = new Judge(BACKOFF, RetryRuns.ALWAYS, ACCESS);
+            var streamed = attempt(Mode.STREAMING, Tries.NONE);
 
             assertEquals("look up", word(always.notStored(streamed, failedAfter(0, "no terminal event", "{}"))));
             assertEquals("failed", word(always.notStored(streamed, failedAfter(0, "x is required in input form", "{}"))));
@@ -3098,10 +3565,10 @@ final class DifyExecTest {
         void anErrorInTheStreamOfARunIsBelievedOnceTheRunWasAskedFor(String code, String message, String notStored,
                 String stored) {
             int status = "internal_server_error".equals(code) || code == null ? 500 : 400;
-            var error = DifyExec.Seen.Refused.event(status, Objects.toString(code, ""), message,
+            var error = Seen.Refused.event(status, Objects.toString(code, ""), message,
                     Optional.of(run("run-1")));
 
-            assertEquals(DifyExec.Symptom.UNCONFIRMED, symptom(error));
+            assertEquals(Symptom.UNCONFIRMED, symptom(error));
             assertEquals(notStored, word(judge.notStored(attempt(0, 0), error)));
             assertEquals(stored, word(judge.confirmed(attempt(0, 0), error, failed("Rate Limit Error"))));
         }
@@ -3116,8 +3583,8 @@ final class DifyExecTest {
                 0,     0,       failed
                 """)
         void maxRetriesCountsFurtherAttempts(int tried, int allowed, String verdict) {
-            var few = new DifyExec.Judge(new DifyExec.Backoff(seconds(1), seconds(60), allowed),
-                    DifyExec.RetryRuns.TRANSIENT, ACCESS);
+            var few = new Judge(new Backoff(seconds(1), seconds(60), allowed),
+                    RetryRuns.TRANSIENT, ACCESS);
 
             assertEquals(verdict, word(few.afterLook(attempt(tried, 9), failed("Rate Limit Error"))));
             assertEquals(verdict, word(few.verdict(attempt(tried, 9), http(400, "completion_request_error", "no"))));
@@ -3130,37 +3597,37 @@ final class DifyExecTest {
 
         @Test
         void whatWasNotSentWasNotReached() {
-            var seen = new DifyExec.Seen.NotSent("connection refused");
+            var seen = new Seen.NotSent("connection refused");
 
             assertEquals("unreached", word(judge.verdict(attempt(3, 0), seen)));
         }
 
         @ParameterizedTest
-        @EnumSource(DifyExec.Symptom.class)
-        void whateverWasCutIsLookedUpFirst(DifyExec.Symptom symptom) {
+        @EnumSource(Symptom.class)
+        void whateverWasCutIsLookedUpFirst(Symptom symptom) {
             assertEquals(symptom, symptom(cut(symptom)));
         }
 
-        private DifyExec.Symptom symptom(DifyExec.Seen seen) {
-            return assertInstanceOf(DifyExec.Verdict.LookUp.class, judge.verdict(attempt(3, 0), seen)).symptom();
+        private Symptom symptom(Seen seen) {
+            return assertInstanceOf(Verdict.LookUp.class, judge.verdict(attempt(3, 0), seen)).symptom();
         }
 
         @Test
         void aLookUpIsForASymptom() {
-            assertEquals(DifyExec.Symptom.SERVER_ERROR, symptom(http(500, "unknown", "Internal Server Error")));
-            assertEquals(DifyExec.Symptom.SERVER_ERROR, symptom(http(400, "invalid_param", "queue listening stopped")));
-            assertEquals(DifyExec.Symptom.GATEWAY, symptom(html(500)));
-            assertEquals(DifyExec.Symptom.GATEWAY, symptom(html(504)));
-            assertEquals(DifyExec.Symptom.STREAM_ERROR,
-                    symptom(DifyExec.Seen.Refused.event(500, "", "no attribute 'id'", Optional.empty())));
-            assertEquals(DifyExec.Symptom.STOPPED, symptom(ran("run-1", DifyExec.RunStatus.STOPPED, "")));
-            assertEquals(DifyExec.Symptom.CUT, symptom(ran("run-1", DifyExec.RunStatus.RUNNING, "")));
-            assertEquals(DifyExec.Symptom.UNCONFIRMED, symptom(failed("Rate Limit Error")));
+            assertEquals(Symptom.SERVER_ERROR, symptom(http(500, "unknown", "Internal Server Error")));
+            assertEquals(Symptom.SERVER_ERROR, symptom(http(400, "invalid_param", "queue listening stopped")));
+            assertEquals(Symptom.GATEWAY, symptom(html(500)));
+            assertEquals(Symptom.GATEWAY, symptom(html(504)));
+            assertEquals(Symptom.STREAM_ERROR,
+                    symptom(Seen.Refused.event(500, "", "no attribute 'id'", Optional.empty())));
+            assertEquals(Symptom.STOPPED, symptom(ran("run-1", RunStatus.STOPPED, "")));
+            assertEquals(Symptom.CUT, symptom(ran("run-1", RunStatus.RUNNING, "")));
+            assertEquals(Symptom.UNCONFIRMED, symptom(failed("Rate Limit Error")));
         }
 
         @Test
         void afterALookAStoppedRunHasFailed() {
-            var seen = judge.afterLook(attempt(0, 0), ran("run-1", DifyExec.RunStatus.STOPPED, ""));
+            var seen = judge.afterLook(attempt(0, 0), ran("run-1", RunStatus.STOPPED, ""));
 
             assertEquals("failed", word(seen));
             assertEquals("stopped on the server", said(seen));
@@ -3168,9 +3635,9 @@ final class DifyExecTest {
 
         @Test
         void anAnswerThatIsNotSentAgainAtOnceWaitsAsLongAsTheServerAsks() {
-            var refused = DifyExec.Seen.Refused.http(429, false, "", "slow down", Optional.of(seconds(90)));
+            var refused = Seen.Refused.http(429, false, "", "slow down", Optional.of(seconds(90)));
 
-            var seen = assertInstanceOf(DifyExec.Verdict.Throttled.class, judge.verdict(attempt(0, 0), refused));
+            var seen = assertInstanceOf(Verdict.Throttled.class, judge.verdict(attempt(0, 0), refused));
 
             assertEquals(seconds(90), seen.after());
         }
@@ -3194,20 +3661,20 @@ final class DifyExecTest {
 
         @Test
         void onlyAPageOfAFirewallCountsAsOne() {
-            var page = (DifyExec.Verdict.Done) judge.verdict(attempt(0, 0), html(403));
-            var large = (DifyExec.Verdict.Done) judge.verdict(attempt(0, 0), html(413));
+            var page = (Verdict.Done) judge.verdict(attempt(0, 0), html(403));
+            var large = (Verdict.Done) judge.verdict(attempt(0, 0), html(413));
 
-            assertTrue(((DifyExec.Outcome.Failed) page.outcome()).firewall());
-            assertFalse(((DifyExec.Outcome.Failed) large.outcome()).firewall());
+            assertTrue(((Outcome.Failed) page.outcome()).firewall());
+            assertFalse(((Outcome.Failed) large.outcome()).firewall());
         }
 
         @Test
         void aPausedRunKeepsItsId() {
-            var paused = ran("run-1", DifyExec.RunStatus.PAUSED, "");
+            var paused = ran("run-1", RunStatus.PAUSED, "");
 
-            var seen = (DifyExec.Verdict.Done) judge.verdict(attempt(0, 0), paused);
+            var seen = (Verdict.Done) judge.verdict(attempt(0, 0), paused);
 
-            assertEquals("run-1", ((DifyExec.Outcome.Paused) seen.outcome()).run().id());
+            assertEquals("run-1", ((Outcome.Paused) seen.outcome()).run().id());
         }
     }
 
@@ -3235,17 +3702,17 @@ final class DifyExecTest {
                 FROM_START, BLOCKING,  true,  true,  WAIT
                 AT_END,     STREAMING, true,  true,  WAIT
                 """)
-        void aMissingTraceProvesWhatTheListingAllowsWhateverTheSymptom(DifyExec.Listing listing, DifyExec.Mode mode,
-                boolean run, boolean fixed, DifyExec.Proof proof) {
-            var own = attempt(mode, DifyExec.Tries.NONE);
+        void aMissingTraceProvesWhatTheListingAllowsWhateverTheSymptom(Listing listing, Mode mode,
+                boolean run, boolean fixed, Proof proof) {
+            var own = attempt(mode, Tries.NONE);
             var user = fixed ? "nightly" : own.user();
-            var asked = new DifyExec.Attempt(1, own.row(), own.tries(), user, mode, own.cells(), NOON);
-            for (var symptom : DifyExec.Symptom.values()) {
-                var doubt = new DifyExec.Doubt(asked, run ? Optional.of(run("run-1")) : Optional.empty(), symptom,
+            var asked = new Attempt(1, own.row(), own.tries(), user, mode, own.cells(), NOON);
+            for (var symptom : Symptom.values()) {
+                var doubt = new Doubt(asked, run ? Optional.of(run("run-1")) : Optional.empty(), symptom,
                         symptom.text, NOON, NOON, false);
 
-                assertEquals(proof, DifyExec.Proof.of(doubt, listing), symptom.name());
-                assertFalse(DifyExec.Proof.reason(doubt).isEmpty());
+                assertEquals(proof, Proof.of(doubt, listing), symptom.name());
+                assertFalse(Proof.reason(doubt).isEmpty());
             }
         }
 
@@ -3266,8 +3733,8 @@ final class DifyExecTest {
                 dev,        NOT_KNOWN
                 1,          NOT_KNOWN
                 """)
-        void howAServerListsItsRunsIsKnownByItsVersion(String version, DifyExec.Listing listing) {
-            assertEquals(listing, DifyExec.Listing.of(version));
+        void howAServerListsItsRunsIsKnownByItsVersion(String version, Listing listing) {
+            assertEquals(listing, Listing.of(version));
         }
     }
 
@@ -3301,7 +3768,7 @@ final class DifyExecTest {
 
         @Test
         void aYearIsNoOverflow() {
-            var long1 = new DifyExec.Backoff(Duration.ofDays(365), Duration.ofDays(365), 3);
+            var long1 = new Backoff(Duration.ofDays(365), Duration.ofDays(365), 3);
 
             assertTrue(long1.delay(40).compareTo(Duration.ofDays(182)) >= 0);
             assertTrue(long1.delay(40).compareTo(Duration.ofDays(365)) <= 0);
@@ -3309,7 +3776,7 @@ final class DifyExecTest {
 
         @Test
         void noWaitIsPossible() {
-            assertEquals(Duration.ZERO, new DifyExec.Backoff(Duration.ZERO, seconds(60), 3).delay(9));
+            assertEquals(Duration.ZERO, new Backoff(Duration.ZERO, seconds(60), 3).delay(9));
         }
 
         @Test
@@ -3320,14 +3787,34 @@ final class DifyExecTest {
         }
 
         @Test
-        void noServerMakesARowWaitForMoreThanAnHour() {
-            assertEquals(Duration.ofHours(1), BACKOFF.delay(0, Optional.of(Duration.ofDays(30))));
+        void noServerMakesARowWaitForMoreThanTenMinutes() {
+            assertEquals(Duration.ofMinutes(10), BACKOFF.delay(0, Optional.of(Duration.ofDays(30))));
+        }
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, nullValues = "-", textBlock = """
+                status, asked, pause
+                429,    1,     waits
+                503,    600,   waits
+                429,    601,   ends
+                503,    86400, ends
+                429,    -,     none
+                500,    60,    none
+                400,    60,    none
+                301,    60,    none
+                """)
+        void aPauseIsAskedForByARefusalThatMeansAll(int status, Long asked, String pause) {
+            var seen = Seen.Refused.http(status, false, "", "no",
+                    Optional.ofNullable(asked).map(DifyExecTest::seconds));
+
+            assertEquals(pause, Pause.of(seen, NOON).map(told -> told.isTooLong() ? "ends" : "waits")
+                    .orElse("none"));
         }
     }
 
     @Nested
     class ThePace {
-        private final DifyExec.Pace pace = new DifyExec.Pace(8, null);
+        private final Pace pace = new Pace(8, null);
 
         @Test
         void startsAtItsCeiling() {
@@ -3358,8 +3845,8 @@ final class DifyExecTest {
 
         @Test
         void theQueuedStreamsOfOneRoundTripAreOneCut() {
-            assertTrue(pace.queued(6, 5, 8));
-            assertFalse(pace.queued(8, 3, 8));
+            assertTrue(pace.queued(6, () -> 5, 8));
+            assertFalse(pace.queued(8, () -> 3, 8));
 
             assertEquals(5, pace.limit());
         }
@@ -3424,9 +3911,65 @@ final class DifyExecTest {
             assertTrue(pace.isQueued(seconds(9)));
         }
 
+        @ParameterizedTest(name = "-c {0}, {1} runs were cut: {2} places")
+        @CsvSource(useHeadersInDisplayName = true, textBlock = """
+                places, cut, held
+                8,      0,   0
+                8,      3,   3
+                8,      4,   4
+                8,      8,   4
+                5,      5,   2
+                3,      3,   1
+                2,      2,   1
+                1,      1,   1
+                1,      7,   1
+                1,      0,   0
+                """)
+        void runsThatWereCutHoldHalfAtMostButTheOnlyPlace(int places, int cut, int held) {
+            assertEquals(held, new Pace(places, null).held(Collections.nCopies(cut, NOON), NOON));
+        }
+
+        @ParameterizedTest(name = "the slowest took {0} s, cut {1} s ago: held = {2}")
+        @CsvSource(useHeadersInDisplayName = true, textBlock = """
+                slowest, ago, held
+                0,       9,   1
+                0,       10,  0
+                2,       9,   1
+                2,       10,  0
+                3,       11,  1
+                3,       12,  0
+                60,      239, 1
+                60,      240, 0
+                """)
+        void theOnlyPlaceIsHeldForFourTimesTheSlowestRun(long slowest, long ago, int held) {
+            var one = new Pace(1, null);
+            one.took(seconds(1));
+            one.took(seconds(slowest));
+            one.took(Duration.ZERO);
+
+            assertEquals(held, one.held(List.of(NOON), NOON.plusSeconds(ago)));
+        }
+
+        @Test
+        void halfIsOfWhatTheServerTakes() {
+            pace.refused(6, 3, 8);
+
+            assertEquals(1, pace.held(Collections.nCopies(5, NOON), NOON));
+        }
+
+        @Test
+        void nothingStartsInAPause() {
+            pace.pause(NOON.plusSeconds(9));
+            pace.pause(NOON.plusSeconds(3));
+
+            assertFalse(pace.hasRoom(NOON.plusSeconds(8), 0));
+            assertTrue(pace.hasRoom(NOON.plusSeconds(9), 0));
+            assertEquals(NOON.plusSeconds(9), pace.nextStart());
+        }
+
         @Test
         void withAWaitTheNextStartIsThatLongAfterTheEnd() {
-            var slow = new DifyExec.Pace(1, seconds(5));
+            var slow = new Pace(1, seconds(5));
             assertTrue(slow.hasRoom(NOON, 0));
 
             slow.started(NOON);
@@ -3439,7 +3982,7 @@ final class DifyExecTest {
 
         @Test
         void withARateALateStartDelaysNoneAfterItAndAPauseIsNotMadeUpFor() {
-            var even = new DifyExec.Pace(9, null, new DifyExec.Rate(seconds(2)));
+            var even = new Pace(9, null, new Rate(seconds(2)));
 
             even.started(NOON);
             assertFalse(even.hasRoom(NOON.plusMillis(1999), 1));
@@ -3454,8 +3997,53 @@ final class DifyExecTest {
     }
 
     @Nested
+    class TheMostRunsAtWork {
+        private final AtWork atWork = new AtWork(8);
+
+        private void ended(long began, long ended) {
+            atWork.add(seconds(ended - began), NOON.plusSeconds(ended));
+        }
+
+        @Test
+        void areThoseThatRanBesideEachOther() {
+            ended(0, 10);
+            ended(2, 11);
+            ended(5, 12);
+            ended(11, 20);
+            ended(11, 21);
+
+            assertEquals(3, atWork.most());
+        }
+
+        @Test
+        void doNotCountThatWhichFollowedInThePlaceOfAnother() {
+            for (int run = 0; run < 4; run++) {
+                ended(10 * run, 10 * run + 10);
+                atWork.add(seconds(10), NOON.plusSeconds(10 * run + 10).minusMillis(100)); // the clocks differ a little
+            }
+
+            assertEquals(2, atWork.most());
+        }
+
+        @Test
+        void areForgottenInTime() {
+            for (int run = 0; run < 5; run++) ended(0, 10);
+            for (int run = 1; run <= 8; run++) ended(10 * run, 10 * run + 10);
+
+            assertEquals(1, atWork.most());
+        }
+
+        @Test
+        void areNotKnownOfAServerThatTellsNoTimes() {
+            ended(5, 5);
+
+            assertEquals(0, atWork.most());
+        }
+    }
+
+    @Nested
     class TheHealth {
-        private final DifyExec.Health health = new DifyExec.Health(new DifyExec.Backoff(seconds(10), seconds(60), 3));
+        private final Health health = new Health(new Backoff(seconds(10), seconds(60), 3));
 
         private void fail(int times, Instant when) {
             for (int time = 0; time < times; time++) health.failed(when, when);
@@ -3524,7 +4112,7 @@ final class DifyExecTest {
 
             assertEquals(Optional.empty(), health.verdict(NOON.plusSeconds(300), 0));
             assertEquals(Optional.empty(), health.verdict(NOON.plusSeconds(301), 1));
-            assertEquals(DifyExec.STOPPED, health.verdict(NOON.plusSeconds(301), 0).orElseThrow().code());
+            assertEquals(STOPPED, health.verdict(NOON.plusSeconds(301), 0).orElseThrow().code());
         }
 
         @Test
@@ -3535,6 +4123,28 @@ final class DifyExecTest {
 
             assertEquals(Optional.empty(), health.verdict(NOON.plusSeconds(499), 0));
             assertTrue(health.verdict(NOON.plusSeconds(501), 0).isPresent());
+        }
+
+        @Test
+        void aServerThatAsksToBeLeftAloneIs() {
+            health.pause(NOON.plusSeconds(90));
+            health.pause(NOON.plusSeconds(30));
+
+            assertFalse(health.isOpen(NOON.plusSeconds(89)));
+            assertEquals(NOON.plusSeconds(90), health.nextProbe());
+            assertTrue(health.isOpen(NOON.plusSeconds(90)));
+        }
+
+        @Test
+        void thatItIsLeftAloneIsNoSilenceOfItsOwn() {
+            fail(5, NOON);
+            health.pause(NOON.plusSeconds(600));
+
+            assertEquals(Optional.empty(), health.verdict(NOON.plusSeconds(599), 0));
+            assertEquals(Optional.empty(), health.verdict(NOON.plusSeconds(600), 0));
+            fail(1, NOON.plusSeconds(601));
+            health.pause(NOON.plusSeconds(1201));
+            assertTrue(health.verdict(NOON.plusSeconds(601), 0).isPresent());
         }
 
         @Test
@@ -3576,15 +4186,15 @@ final class DifyExecTest {
 
     @Nested
     class TheRoute {
-        private static DifyExec.Route route(DifyExec.Mode asked) {
-            return new DifyExec.Route(asked, Optional.empty(), "1.14.2");
+        private static Route route(Mode asked) {
+            return new Route(asked, Optional.empty(), "1.14.2");
         }
 
-        private static Optional<String> tell(DifyExec.Route route, DifyExec.Seen seen, long seconds) {
+        private static Optional<String> tell(Route route, Seen seen, long seconds) {
             return route.seen(attempt(0, 0), seen, seconds(seconds), 0);
         }
 
-        private static final DifyExec.Seen REFUSED_STREAM = DifyExec.Seen.Refused.event(500, "",
+        private static final Seen REFUSED_STREAM = Seen.Refused.event(500, "",
                 "x is required in input form", Optional.empty());
 
         @ParameterizedTest
@@ -3596,9 +4206,9 @@ final class DifyExecTest {
                 BLOCKING,  STREAMING, BLOCKING
                 STREAMING, BLOCKING,  STREAMING
                 """)
-        void autoTakesTheModeThatAnEarlierCallWentOverTo(DifyExec.Mode asked, DifyExec.Mode earlier,
-                DifyExec.Mode mode) {
-            assertEquals(mode, new DifyExec.Route(asked, Optional.ofNullable(earlier), "").mode());
+        void autoTakesTheModeThatAnEarlierCallWentOverTo(Mode asked, Mode earlier,
+                Mode mode) {
+            assertEquals(mode, new Route(asked, Optional.ofNullable(earlier), "").mode());
         }
 
         @ParameterizedTest
@@ -3611,13 +4221,13 @@ final class DifyExecTest {
                 500,    60,    BLOCKING
                 429,    60,    BLOCKING
                 """)
-        void onlyAProxysTimeOutLeadsToStreams(int status, long after, DifyExec.Mode mode) {
-            var route = route(DifyExec.Mode.AUTO);
+        void onlyAProxysTimeOutLeadsToStreams(int status, long after, Mode mode) {
+            var route = route(Mode.AUTO);
 
             var said = tell(route, html(status), after);
 
             assertEquals(mode, route.mode());
-            assertEquals(mode == DifyExec.Mode.STREAMING, said.isPresent());
+            assertEquals(mode == Mode.STREAMING, said.isPresent());
         }
 
         @ParameterizedTest
@@ -3629,8 +4239,8 @@ final class DifyExecTest {
                 NO_ANSWER, 1,     BLOCKING
                 TIMED_OUT, 300,   BLOCKING
                 """)
-        void aLateCutIsAProxysTooButNotTheOwnTimeLimit(DifyExec.Symptom symptom, long after, DifyExec.Mode mode) {
-            var route = route(DifyExec.Mode.AUTO);
+        void aLateCutIsAProxysTooButNotTheOwnTimeLimit(Symptom symptom, long after, Mode mode) {
+            var route = route(Mode.AUTO);
 
             tell(route, cut(symptom), after);
 
@@ -3639,55 +4249,55 @@ final class DifyExecTest {
 
         @Test
         void aModeThatWasAskedForStays() {
-            var route = route(DifyExec.Mode.BLOCKING);
+            var route = route(Mode.BLOCKING);
 
             assertEquals(Optional.empty(), tell(route, html(504), 60));
-            assertEquals(DifyExec.Mode.BLOCKING, route.mode());
+            assertEquals(Mode.BLOCKING, route.mode());
         }
 
         @Test
         void neitherRunsNorWhatWasNotSentChangeTheMode() {
-            var route = route(DifyExec.Mode.AUTO);
+            var route = route(Mode.AUTO);
 
             assertEquals(Optional.empty(), tell(route, succeeded("run-1"), 100));
-            assertEquals(Optional.empty(), tell(route, new DifyExec.Seen.NotSent("refused"), 100));
-            assertEquals(DifyExec.Mode.BLOCKING, route.mode());
+            assertEquals(Optional.empty(), tell(route, new Seen.NotSent("refused"), 100));
+            assertEquals(Mode.BLOCKING, route.mode());
         }
 
         @Test
         void threeRefusedStreamsLeadBackToBlocking() {
-            var route = new DifyExec.Route(DifyExec.Mode.AUTO, Optional.of(DifyExec.Mode.STREAMING), "1.14.2");
+            var route = new Route(Mode.AUTO, Optional.of(Mode.STREAMING), "1.14.2");
 
             assertEquals(Optional.empty(), tell(route, REFUSED_STREAM, 0));
             assertEquals(Optional.empty(), tell(route, REFUSED_STREAM, 0));
             assertTrue(tell(route, REFUSED_STREAM, 0).orElseThrow().contains("blocking mode"));
-            assertEquals(DifyExec.Mode.BLOCKING, route.mode());
+            assertEquals(Mode.BLOCKING, route.mode());
         }
 
         @Test
         void threeRefusedStreamsAreEnoughAlsoWithRunsBetweenThem() {
-            var route = new DifyExec.Route(DifyExec.Mode.AUTO, Optional.of(DifyExec.Mode.STREAMING), "1.14.2");
+            var route = new Route(Mode.AUTO, Optional.of(Mode.STREAMING), "1.14.2");
 
             for (int time = 0; time < 3; time++) {
                 tell(route, REFUSED_STREAM, 0);
                 tell(route, succeeded("run-1"), 1);
             }
 
-            assertEquals(DifyExec.Mode.BLOCKING, route.mode());
+            assertEquals(Mode.BLOCKING, route.mode());
         }
 
         @Test
         void aRefusalThatIsNoStreamHoldsNoConnection() {
-            var route = route(DifyExec.Mode.STREAMING);
+            var route = route(Mode.STREAMING);
 
             for (int time = 0; time < 5; time++) tell(route, THROTTLED, 0);
 
-            assertEquals(DifyExec.Mode.STREAMING, route.mode());
+            assertEquals(Mode.STREAMING, route.mode());
         }
 
         /// Stands for a stream that was refused as too many with so many others of ours running, or that ran.
-        private static Optional<String> stream(DifyExec.Route route, String word) {
-            var attempt = attempt(DifyExec.Mode.STREAMING, DifyExec.Tries.NONE);
+        private static Optional<String> stream(Route route, String word) {
+            var attempt = attempt(Mode.STREAMING, Tries.NONE);
             return word.equals("ran") ? route.seen(attempt, succeeded("run-1"), seconds(1), 0)
                     : route.seen(attempt, THROTTLED, seconds(0), Integer.parseInt(word));
         }
@@ -3703,14 +4313,14 @@ final class DifyExecTest {
                 1, 1, 1, 1, 1       | STREAMING
                 """)
         void streamsThatAreRefusedWithNothingOfOursRunningLeadToBlockingAlsoWhereTheyWereAskedFor(String streams,
-                DifyExec.Mode mode) {
-            var forced = route(DifyExec.Mode.STREAMING);
-            var auto = new DifyExec.Route(DifyExec.Mode.AUTO, Optional.of(DifyExec.Mode.STREAMING), "1.14.2");
+                Mode mode) {
+            var forced = route(Mode.STREAMING);
+            var auto = new Route(Mode.AUTO, Optional.of(Mode.STREAMING), "1.14.2");
             for (var route : List.of(forced, auto)) {
                 var said = Stream.of(streams.split(", ")).flatMap(word -> stream(route, word).stream()).toList();
 
                 assertEquals(mode, route.mode());
-                assertEquals(mode == DifyExec.Mode.BLOCKING ? 1 : 0, said.size());
+                assertEquals(mode == Mode.BLOCKING ? 1 : 0, said.size());
                 assertTrue(said.stream().allMatch(text -> text.endsWith("the batch goes on in blocking mode.")),
                         said.toString());
             }
@@ -3718,25 +4328,25 @@ final class DifyExecTest {
 
         @Test
         void whatRefusesStreamsIsNotAskedForThemAgain() {
-            var route = new DifyExec.Route(DifyExec.Mode.AUTO, Optional.of(DifyExec.Mode.STREAMING), "1.14.2");
+            var route = new Route(Mode.AUTO, Optional.of(Mode.STREAMING), "1.14.2");
             for (int time = 0; time < 3; time++) stream(route, "0");
 
             assertEquals(Optional.empty(), tell(route, html(504), 60));
-            assertEquals(DifyExec.Mode.BLOCKING, route.mode());
+            assertEquals(Mode.BLOCKING, route.mode());
         }
 
         @Test
         void aRunningRunFoundByItsNameShowsHowTheServerLists() {
-            var route = new DifyExec.Route(DifyExec.Mode.AUTO, Optional.empty(), "");
-            var doubt = new DifyExec.Doubt(attempt(0, 0), Optional.empty(), DifyExec.Symptom.CUT, "", NOON, NOON,
+            var route = new Route(Mode.AUTO, Optional.empty(), "");
+            var doubt = new Doubt(attempt(0, 0), Optional.empty(), Symptom.CUT, "", NOON, NOON,
                     false);
-            assertEquals(DifyExec.Listing.NOT_KNOWN, route.listing());
+            assertEquals(Listing.NOT_KNOWN, route.listing());
 
             route.listsRunning(doubt.with(run("run-1"))); // found by its id: says nothing of the list
-            assertEquals(DifyExec.Listing.NOT_KNOWN, route.listing());
+            assertEquals(Listing.NOT_KNOWN, route.listing());
             route.listsRunning(doubt);
 
-            assertEquals(DifyExec.Listing.FROM_START, route.listing());
+            assertEquals(Listing.FROM_START, route.listing());
         }
     }
 
@@ -3756,7 +4366,7 @@ final class DifyExecTest {
     class TheWrittenText {
         private static String written(String... pieces) throws IOException {
             var out = new ByteArrayOutputStream();
-            try (var writer = new DifyExec.Utf8(out)) {
+            try (var writer = new Utf8(out)) {
                 for (var piece : pieces) writer.write(piece);
             }
             return UTF_8.newDecoder().decode(ByteBuffer.wrap(out.toByteArray())).toString(); // whole UTF-8
@@ -3785,7 +4395,7 @@ final class DifyExecTest {
 
             assertEquals(text, written(text));
             var out = new ByteArrayOutputStream();
-            try (var json = DifyExec.Json.Tokens.writing(out)) {
+            try (var json = Json.Tokens.writing(out)) {
                 json.writeString(text);
             }
             assertEquals('"' + text + '"', out.toString(UTF_8));
@@ -3794,7 +4404,7 @@ final class DifyExecTest {
         @Test
         void itIsShownAsWhatCannotBeShown() throws IOException {
             var out = new ByteArrayOutputStream();
-            try (var writer = DifyExec.Utf8.shown(out)) {
+            try (var writer = Utf8.shown(out)) {
                 writer.write("\ud83d end 😀");
             }
 
@@ -3805,9 +4415,71 @@ final class DifyExecTest {
         void theRequestHoldsItToo() throws IOException {
             var attempt = attempt(0, 0);
 
-            var body = DifyExec.DifyClient.requestBody(attempt, Map.of("q", new DifyExec.Value.Text("\ud83d end")));
+            var body = DifyClient.requestBody(attempt, Map.of("q", new Value.Text("\ud83d end")));
 
             assertEquals("\ud83d end", JSON.readTree(body.getBytes(UTF_8)).path("inputs").path("q").asText());
+        }
+    }
+
+    @Nested
+    class TheDoor {
+        private final AtomicLong nanos = new AtomicLong(-5_000_000_000L);
+        private final Door door = new Door(nanos::get);
+
+        private void pass(long millis) {
+            nanos.addAndGet(millis * 1_000_000);
+        }
+
+        private static Usage usage(double seconds) {
+            return new Usage(seconds, 10, 3, Optional.empty(), "");
+        }
+
+        @Test
+        void aConnectionIsUsedAgainUntilAnotherRequestHasWaitedForTwoSeconds() {
+            door.call();
+            pass(1500);
+            var second = door.call();
+            pass(500);
+            second.answered();
+            assertFalse(second.mustMakeRoom());
+
+            pass(1);
+
+            assertTrue(second.mustMakeRoom());
+        }
+
+        @Test
+        void aRequestThatWasAnsweredOrGivenUpWaitsNoMore() {
+            var answered = door.call();
+            var left = door.call();
+            var last = door.call();
+            pass(5000);
+
+            answered.answered();
+            left.close();
+            last.answered();
+
+            assertFalse(last.mustMakeRoom());
+        }
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, nullValues = "-", textBlock = """
+                took, ran,      waited
+                1500, 0.3,      1200
+                300,  0.3,      0
+                300,  0.31,     0
+                300,  0,        -
+                300,  -1,       -
+                300,  NaN,      -
+                300,  1e300,    0
+                """)
+        void aRequestWaitedForAsLongAsItsRunDidNotTake(long took, double ran, Long waited) {
+            var call = door.call();
+            pass(took);
+            call.answered();
+            pass(9000); // its files are fetched
+
+            assertEquals(Optional.ofNullable(waited).map(Duration::ofMillis), call.waited(usage(ran)));
         }
     }
 
@@ -3815,7 +4487,7 @@ final class DifyExecTest {
     class TheStreamOfEvents {
         private static List<String> events(String text, int pieces) {
             var found = new ArrayList<String>();
-            var sse = new DifyExec.Sse(inPieces(text, pieces));
+            var sse = new Sse(inPieces(text, pieces));
             try {
                 while (sse.next()) found.add(new String(sse.data().readAllBytes(), UTF_8));
             } catch (IOException problem) {
@@ -3883,7 +4555,7 @@ final class DifyExecTest {
 
         @Test
         void anEventThatIsNotReadToItsEndIsPassedOver() throws IOException {
-            var sse = new DifyExec.Sse(inPieces("data: a long one\ndata: of two lines\n\ndata: next\n\n", 5));
+            var sse = new Sse(inPieces("data: a long one\ndata: of two lines\n\ndata: next\n\n", 5));
             sse.next();
             sse.data().read();
 
@@ -3901,7 +4573,7 @@ final class DifyExecTest {
 
         @Test
         void theEndOfTheStreamIsTold() throws IOException {
-            var sse = new DifyExec.Sse(inPieces("data: {\"half\":", 100));
+            var sse = new Sse(inPieces("data: {\"half\":", 100));
             assertTrue(sse.next());
             assertFalse(sse.isAtEnd());
 
@@ -3914,35 +4586,35 @@ final class DifyExecTest {
     @Nested
     class TheRunReader {
         @TempDir Path folder;
-        private final DifyExec.RunReader reader = new DifyExec.RunReader();
+        private final RunReader reader = new RunReader();
 
         private static InputStream in(String json) {
             return new ByteArrayInputStream(json.getBytes(UTF_8));
         }
 
-        private static String outputs(DifyExec.Seen seen) {
-            return new String(((DifyExec.Seen.Ran) seen).outputs(), UTF_8);
+        private static String outputs(Seen seen) {
+            return new String(((Seen.Ran) seen).outputs(), UTF_8);
         }
 
         /// A blocking answer with these outputs.
-        private DifyExec.Seen.Ran answered(String outputs) throws IOException {
+        private Seen.Ran answered(String outputs) throws IOException {
             reader.readAnswer(in("""
                     {"task_id": "t1", "workflow_run_id": "r1", "data": {"id": "r1", "workflow_id": "w1", \
                     "status": "succeeded", "outputs": %s, "error": null, "elapsed_time": 1.234567, "total_tokens": 42, \
                     "total_steps": 3, "created_at": 1705407629, "finished_at": 1705407630}}""".formatted(outputs)));
-            return (DifyExec.Seen.Ran) reader.ran().orElseThrow();
+            return (Seen.Ran) reader.ran().orElseThrow();
         }
 
         @Test
         void aBlockingAnswerIsARun() throws IOException {
             var ran = answered("{\"answer\": \"\\u00e4 \\/ b\"}");
 
-            assertEquals(new DifyExec.RunRef("r1", "t1"), ran.ref());
-            assertEquals(DifyExec.RunStatus.SUCCEEDED, ran.status());
+            assertEquals(new RunRef("r1", "t1"), ran.ref());
+            assertEquals(RunStatus.SUCCEEDED, ran.status());
             assertEquals("{\"answer\":\"ä / b\"}", outputs(ran));
             assertEquals("", ran.error());
             assertEquals("w1", ran.workflowId());
-            assertEquals(new DifyExec.Usage(1.234567, 42, 3, Optional.empty(), ""), ran.usage());
+            assertEquals(new Usage(1.234567, 42, 3, Optional.empty(), ""), ran.usage());
         }
 
         @ParameterizedTest
@@ -3977,14 +4649,14 @@ final class DifyExecTest {
         void halfAnEmojiInTheOutputsLosesNoRun() throws IOException {
             var ran = answered("{\"text\": \"cut \\ud83d\"}");
 
-            var line = DifyExec.Results.line(attempt(0, 0), ran, NOON, List.of());
+            var line = Results.line(attempt(0, 0), ran, NOON, List.of());
 
             assertEquals("cut \ud83d", JSON.readTree(line).path("outputs").path("text").asText());
-            var ending = DifyExec.Ending.of(line);
-            assertEquals(new DifyExec.Ending.Value("cut \ud83d", false), ending.outputs().get("text"));
+            var ending = Ending.of(line);
+            assertEquals(new Ending.Value("cut \ud83d", false), ending.outputs().get("text"));
             var path = Files.write(folder.resolve("results.jsonl"), line);
-            var index = new DifyExec.Index();
-            DifyExec.Results.read(path, index);
+            var index = new Index();
+            Results.read(path, index, List.of());
             assertEquals("a", index.id(0));
         }
 
@@ -3993,7 +4665,7 @@ final class DifyExecTest {
             reader.readAnswer(in("{\"workflow_run_id\": \"r1\", \"data\": {\"id\": \"r1\"}}"));
 
             assertEquals(Optional.empty(), reader.ran());
-            assertEquals(Optional.of(new DifyExec.RunRef("r1", "")), reader.ref());
+            assertEquals(Optional.of(new RunRef("r1", "")), reader.ref());
         }
 
         @ParameterizedTest
@@ -4015,7 +4687,7 @@ final class DifyExecTest {
         @Test
         void aStreamIsARunOnceItHasFinished() throws IOException {
             events(event("workflow_started", "{'id':'r1','workflow_id':'w1'}"));
-            assertEquals(Optional.of(new DifyExec.RunRef("r1", "t1")), reader.ref());
+            assertEquals(Optional.of(new RunRef("r1", "t1")), reader.ref());
             assertEquals(Optional.empty(), reader.ran());
 
             events(event("node_finished", """
@@ -4025,9 +4697,9 @@ final class DifyExecTest {
                             {'id':'r1','workflow_id':'w1','status':'failed','outputs':{'a':1},'error':'no such city',\
                             'elapsed_time':2.5,'total_tokens':7,'total_steps':2,'exceptions_count':0,'files':[]}"""));
 
-            var ran = (DifyExec.Seen.Ran) reader.ran().orElseThrow();
+            var ran = (Seen.Ran) reader.ran().orElseThrow();
             assertEquals("workflow_finished", reader.event);
-            assertEquals(DifyExec.RunStatus.FAILED, ran.status());
+            assertEquals(RunStatus.FAILED, ran.status());
             assertEquals("no such city", ran.error());
             assertEquals("{\"a\":1}", outputs(ran));
             assertEquals(2.5, ran.usage().seconds());
@@ -4037,7 +4709,7 @@ final class DifyExecTest {
         void theRunIsNamedByWhicheverEventComesFirst() throws IOException {
             events(event("text_chunk", "{'text':'x','from_variable_selector':null}"));
 
-            assertEquals(Optional.of(new DifyExec.RunRef("r1", "t1")), reader.ref());
+            assertEquals(Optional.of(new RunRef("r1", "t1")), reader.ref());
         }
 
         @Test
@@ -4057,7 +4729,7 @@ final class DifyExecTest {
 
             events(event("workflow_finished", "{'new':{'a':[1]},'id':'r1','status':'succeeded','outputs':{}}"));
 
-            assertEquals(DifyExec.RunStatus.SUCCEEDED, ((DifyExec.Seen.Ran) reader.ran().orElseThrow()).status());
+            assertEquals(RunStatus.SUCCEEDED, ((Seen.Ran) reader.ran().orElseThrow()).status());
         }
 
         @Test
@@ -4069,7 +4741,7 @@ final class DifyExecTest {
                     event("node_finished", "{'execution_metadata':null}"),
                     event("workflow_finished", "{'id':'r1','status':'succeeded'}"));
 
-            var usage = ((DifyExec.Seen.Ran) reader.ran().orElseThrow()).usage();
+            var usage = ((Seen.Ran) reader.ran().orElseThrow()).usage();
             assertEquals(Optional.of(new BigDecimal("0.3000123")), usage.price());
             assertEquals("USD", usage.currency());
         }
@@ -4080,8 +4752,8 @@ final class DifyExecTest {
                     {'workflow_run_id':'r1','paused_nodes':['n'],'outputs':{},'reasons':[{'TYPE':'human'}],\
                     'status':'paused','total_tokens':3,'total_steps':2}"""));
 
-            var ran = (DifyExec.Seen.Ran) reader.ran().orElseThrow();
-            assertEquals(DifyExec.RunStatus.PAUSED, ran.status());
+            var ran = (Seen.Ran) reader.ran().orElseThrow();
+            assertEquals(RunStatus.PAUSED, ran.status());
             assertEquals("r1", ran.ref().id());
         }
 
@@ -4099,12 +4771,12 @@ final class DifyExecTest {
             assertEquals("r1", reader.runId);
         }
 
-        private DifyExec.Found detail(String status, String outputs) throws IOException {
+        private Found detail(String status, String outputs) throws IOException {
             reader.readDetail(in("""
                     {"id":"r1","workflow_id":"w1","status":"%s","inputs":"{\\"id\\": \\"no\\"}","outputs":%s,\
                     "error":null,"total_steps":3,"total_tokens":42,"created_at":1,"finished_at":2,"elapsed_time":1.5}"""
                     .formatted(status, outputs)));
-            return reader.found(new DifyExec.RunRef("r1", "t1"));
+            return reader.found(new RunRef("r1", "t1"), NOON);
         }
 
         @ParameterizedTest
@@ -4118,10 +4790,10 @@ final class DifyExecTest {
                 "{\\"n\\": 12345678901234567890}"       | {"n":12345678901234567890}
                 """)
         void aDetailTellsItsOutputsAsAnObjectOrAsText(String outputs, String kept) throws IOException {
-            var found = assertInstanceOf(DifyExec.Found.Ended.class, detail("succeeded", outputs));
+            var found = assertInstanceOf(Found.Ended.class, detail("succeeded", outputs));
 
             assertEquals(kept, outputs(found.ran()));
-            assertEquals(new DifyExec.RunRef("r1", "t1"), found.ran().ref());
+            assertEquals(new RunRef("r1", "t1"), found.ran().ref());
             assertEquals(42, found.ran().usage().tokens());
         }
 
@@ -4141,6 +4813,27 @@ final class DifyExecTest {
             assertEquals(word, detail(status, "{}").word());
         }
 
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, nullValues = "-", textBlock = """
+                created_at,            age
+                1768564740,            60
+                1768564740.9,          60
+                1768564860,            -60
+                null,                  -
+                0,                     -
+                -5,                    -
+                '"yesterday"',         -
+                1768564740000,         -
+                123456789012345678901, -
+                """)
+        void aDetailTellsHowLongItsRunHasBeenRunning(String createdAt, Long age) throws IOException {
+            reader.readDetail(in("{\"id\":\"r1\",\"status\":\"running\",\"created_at\":" + createdAt + "}"));
+
+            var found = assertInstanceOf(Found.Running.class,
+                    reader.found(new RunRef("r1", "t1"), NOON));
+            assertEquals(Optional.ofNullable(age).map(DifyExecTest::seconds), found.age());
+        }
+
         @Test
         void aDetailWhoseFieldsAreAllNullIsOfNoRun() throws IOException {
             reader.readDetail(in(json("{'id':null,'workflow_id':null,'status':null,'outputs':null,'error':null}")));
@@ -4156,39 +4849,39 @@ final class DifyExecTest {
     class TheCsv {
         @TempDir Path folder;
 
-        private DifyExec.Csv open(byte[] bytes, String idColumn) throws IOException {
-            return DifyExec.Csv.open(Files.write(folder.resolve("data.csv"), bytes), idColumn);
+        private Csv open(byte[] bytes, String idColumn) throws IOException {
+            return Csv.open(Files.write(folder.resolve("data.csv"), bytes), idColumn);
         }
 
-        private DifyExec.Csv open(String text) throws IOException {
+        private Csv open(String text) throws IOException {
             return open(text.getBytes(UTF_8), null);
         }
 
-        private static List<DifyExec.Row> rows(DifyExec.Csv csv) {
-            var index = new DifyExec.Index();
+        private static List<Row> rows(Csv csv) {
+            var index = new Index();
             csv.check(index);
-            var rows = new ArrayList<DifyExec.Row>();
+            var rows = new ArrayList<Row>();
             csv.rows(_ -> true, index).forEachRemaining(rows::add);
             assertEquals(index.size(), rows.size());
             return rows;
         }
 
-        private List<DifyExec.Row> rows(String text) throws IOException {
+        private List<Row> rows(String text) throws IOException {
             return rows(open(text));
         }
 
-        private static List<List<String>> cells(List<DifyExec.Row> rows) {
+        private static List<List<String>> cells(List<Row> rows) {
             return rows.stream().map(row -> List.copyOf(row.inputs().values())).toList();
         }
 
-        private static List<String> texts(List<DifyExec.Row> rows) {
+        private static List<String> texts(List<Row> rows) {
             return rows.stream().map(row -> row.inputs().get("text")).toList();
         }
 
         /// What is told of a file that cannot be used; the file's own name is left out.
         private String problem(byte[] bytes) {
-            var problem = assertThrows(DifyExec.Unusable.class, () -> rows(open(bytes, null)));
-            assertEquals(DifyExec.UNUSABLE, problem.code());
+            var problem = assertThrows(Unusable.class, () -> rows(open(bytes, null)));
+            assertEquals(UNUSABLE, problem.code());
             return problem.getMessage().replace(folder.resolve("data.csv").toString(), "data.csv");
         }
 
@@ -4201,9 +4894,9 @@ final class DifyExecTest {
             var rows = rows("id,text\na,hello\nb,world\n");
 
             assertEquals(Map.of("id", "a", "text", "hello"), rows.get(0).inputs());
-            assertEquals(List.of("a", "b"), rows.stream().map(DifyExec.Row::id).toList());
-            assertEquals(List.of(0, 1), rows.stream().map(DifyExec.Row::index).toList());
-            assertEquals(List.of(2L, 3L), rows.stream().map(DifyExec.Row::line).toList());
+            assertEquals(List.of("a", "b"), rows.stream().map(Row::id).toList());
+            assertEquals(List.of(0, 1), rows.stream().map(Row::index).toList());
+            assertEquals(List.of(2L, 3L), rows.stream().map(Row::line).toList());
         }
 
         @ParameterizedTest
@@ -4232,7 +4925,7 @@ final class DifyExecTest {
         void theHeaderMayStandInQuotes(String delimiter) throws IOException {
             var rows = rows("\"id\",\"text\"\n\"a\",\"1\"\n".replace(",", delimiter));
 
-            assertEquals(List.of(Map.of("id", "a", "text", "1")), rows.stream().map(DifyExec.Row::inputs).toList());
+            assertEquals(List.of(Map.of("id", "a", "text", "1")), rows.stream().map(Row::inputs).toList());
         }
 
         @Test
@@ -4247,7 +4940,7 @@ final class DifyExecTest {
 
             assertEquals(List.of("x, \"y\"", "two\nlines", "two\r\nlines", "", "\""),
                     texts(rows));
-            assertEquals(List.of(2L, 3L, 5L, 7L, 8L), rows.stream().map(DifyExec.Row::line).toList());
+            assertEquals(List.of(2L, 3L, 5L, 7L, 8L), rows.stream().map(Row::line).toList());
         }
 
         @Test
@@ -4311,7 +5004,7 @@ final class DifyExecTest {
         void anEncodingThatIsNamedIsTaken(Charset encoding, String text) throws IOException {
             var path = Files.writeString(folder.resolve("data.csv"), "id,text\na," + text + "\n", encoding);
 
-            var csv = DifyExec.Csv.open(path, null, Optional.of(encoding), Optional.empty());
+            var csv = Csv.open(path, null, Optional.of(encoding), Optional.empty());
 
             assertEquals(List.of(List.of("a", text)), cells(rows(csv)));
         }
@@ -4331,8 +5024,8 @@ final class DifyExecTest {
             text.writeBytes(" end\n".getBytes(encoding));
             var path = Files.write(folder.resolve("data.csv"), text.toByteArray());
 
-            var problem = assertThrows(DifyExec.Unusable.class, () -> DifyExec.Csv.open(path, null,
-                    Optional.of(encoding), Optional.empty()).check(new DifyExec.Index()));
+            var problem = assertThrows(Unusable.class, () -> Csv.open(path, null,
+                    Optional.of(encoding), Optional.empty()).check(new Index()));
 
             assertTrue(problem.getMessage().contains("line 3"), problem.getMessage());
             assertTrue(problem.getMessage().contains("\"\uFFFD end\" contains half of a surrogate pair")
@@ -4358,7 +5051,7 @@ final class DifyExecTest {
         void aDelimiterThatIsNamedIsTaken() throws IOException {
             var path = Files.writeString(folder.resolve("data.csv"), "id|a,b;c\n1|x,y\n");
 
-            var csv = DifyExec.Csv.open(path, null, Optional.empty(), Optional.of('|'));
+            var csv = Csv.open(path, null, Optional.empty(), Optional.of('|'));
 
             assertEquals(List.of(List.of("1", "x,y")), cells(rows(csv)));
         }
@@ -4406,7 +5099,7 @@ final class DifyExecTest {
         void everyKnownShapeOfACellIsReadAsItIsMeant(String name, String file, String cells) throws IOException {
             var text = file.replace('/', '\n').replace('@', '\n').replace("^", "\r\n");
             if (cells.equals("error")) {
-                assertThrows(DifyExec.Unusable.class, () -> rows(text));
+                assertThrows(Unusable.class, () -> rows(text));
                 return;
             }
 
@@ -4425,7 +5118,7 @@ final class DifyExecTest {
         @Test
         void rowsAreReadAgainAndAgainAndOnlyThoseWanted() throws IOException {
             var csv = open("id\na\nb\nc\nd\n");
-            var index = new DifyExec.Index();
+            var index = new Index();
             csv.check(index);
 
             for (int time = 0; time < 2; time++) {
@@ -4439,7 +5132,7 @@ final class DifyExecTest {
         @Test
         void theFirstRowsAreHadWithoutReadingOn() throws IOException {
             var csv = open("id\na\nb\nc\n");
-            var index = new DifyExec.Index();
+            var index = new Index();
             csv.check(index);
             Files.writeString(folder.resolve("data.csv"), "id\na\nb\n\"never closed");
             var seen = new ArrayList<String>();
@@ -4505,7 +5198,7 @@ final class DifyExecTest {
 
         @Test
         void aColumnOfIdsThatIsNotThereIsToldWithThoseThatAre() {
-            var problem = assertThrows(DifyExec.Unusable.class, () -> open("a,b\n1,2\n".getBytes(UTF_8), "c"));
+            var problem = assertThrows(Unusable.class, () -> open("a,b\n1,2\n".getBytes(UTF_8), "c"));
 
             assertTrue(problem.getMessage().endsWith("there is no column \"c\"; the columns are a, b"),
                     problem.getMessage());
@@ -4515,8 +5208,8 @@ final class DifyExecTest {
         void aFileThatIsNotThereAndAFolderAreToldApart() {
             var missing = folder.resolve("none.csv");
 
-            var first = assertThrows(DifyExec.Unusable.class, () -> DifyExec.Csv.open(missing, null));
-            var second = assertThrows(DifyExec.Unusable.class, () -> DifyExec.Csv.open(folder, null));
+            var first = assertThrows(Unusable.class, () -> Csv.open(missing, null));
+            var second = assertThrows(Unusable.class, () -> Csv.open(folder, null));
 
             assertEquals(missing + ": no such file", first.getMessage());
             assertEquals(folder + ": a folder, not a CSV file", second.getMessage());
@@ -4554,11 +5247,11 @@ final class DifyExecTest {
                 "id,text/a,1/z,2/c,3/", "id,text/a,1/,2/c,3/", "id,text/new,0/a,1/b,2/c,3/"})
         void aFileThatWasChangedSinceItWasCheckedIsToldAndNotMisread(String changed) throws IOException {
             var csv = open("id,text\na,1\nb,2\nc,3\n");
-            var index = new DifyExec.Index();
+            var index = new Index();
             csv.check(index);
             Files.writeString(folder.resolve("data.csv"), changed.replace('/', '\n'));
 
-            var problem = assertThrows(DifyExec.Unusable.class,
+            var problem = assertThrows(Unusable.class,
                     () -> csv.rows(_ -> true, index).forEachRemaining(_ -> {}));
 
             assertTrue(problem.getMessage().contains("was changed while it was in use"), problem.getMessage());
@@ -4569,11 +5262,11 @@ final class DifyExecTest {
         @ValueSource(strings = {"id,text/a,1/b,2/", "id,text/a,1/b,2/c,'3", "id,text/a,1/b,2/c,'3/3", "id,text/"})
         void aFileThatWasCutShortIsToldAndNotTakenForItsEnd(String left) throws IOException {
             var csv = open("id,text\na,1\nb,2\nc,\"3\n33\"\nd,4\n");
-            var index = new DifyExec.Index();
+            var index = new Index();
             csv.check(index);
             Files.writeString(folder.resolve("data.csv"), left.replace('/', '\n').replace('\'', '"'));
 
-            var problem = assertThrows(DifyExec.Unusable.class,
+            var problem = assertThrows(Unusable.class,
                     () -> csv.rows(_ -> true, index).forEachRemaining(_ -> {}));
 
             assertTrue(problem.getMessage().contains("was changed while it was in use, it was cut short"),
@@ -4583,7 +5276,7 @@ final class DifyExecTest {
         @Test
         void blanksAroundIdsAndColumnNamesAreCutOffAndThoseOfOtherCellsKept() throws IOException {
             var csv = open("id , the text\n r-1\u3000, hello \n");
-            var index = new DifyExec.Index();
+            var index = new Index();
             csv.check(index);
 
             var row = csv.rows(_ -> true, index).next();
@@ -4595,7 +5288,7 @@ final class DifyExecTest {
         @Test
         void aCutBehindTheLastRowThatIsWantedDoesNoHarm() throws IOException {
             var csv = open("id,text\na,1\nb,2\nc,3\n");
-            var index = new DifyExec.Index();
+            var index = new Index();
             csv.check(index);
             Files.writeString(folder.resolve("data.csv"), "id,text\na,1\nb,2\n");
 
@@ -4619,7 +5312,7 @@ final class DifyExecTest {
                     }
                 };
                 var seen = new ArrayList<List<String>>();
-                try (var records = new DifyExec.Records(slow, delimiter)) {
+                try (var records = new Records(slow, delimiter)) {
                     for (var record = records.next(); record != null; record = records.next()) seen.add(record);
                 }
                 assertEquals(expected, seen, size + " characters a read");
@@ -4660,7 +5353,7 @@ final class DifyExecTest {
 
         @Test
         void theLineIsTheOneInWhichTheRecordBegan() throws IOException {
-            try (var records = new DifyExec.Records(new StringReader("a\r\n\"b\n\r\nb\"\rc\n"), ',')) {
+            try (var records = new Records(new StringReader("a\r\n\"b\n\r\nb\"\rc\n"), ',')) {
                 var lines = new ArrayList<Long>();
                 while (records.next() != null) lines.add(records.line());
 
@@ -4673,7 +5366,7 @@ final class DifyExecTest {
     class TheCellWriter {
         private static String written(String cell, char delimiter) throws IOException {
             var text = new StringWriter();
-            try (var out = new DifyExec.CellWriter(text, delimiter, false, "")) {
+            try (var out = new CellWriter(text, delimiter, false, "")) {
                 out.write(List.of(cell));
             }
             return text.toString();
@@ -4705,11 +5398,11 @@ final class DifyExecTest {
             var cells = List.of("", "\"", "a\"\"b", "\r\n", "one\n\ntwo\r", " a ", ",;\t|", "größer 日本語 😀", "\0",
                     "\\\"");
             var text = new StringWriter();
-            try (var out = new DifyExec.CellWriter(text, delimiter, false, "\r\n")) {
+            try (var out = new CellWriter(text, delimiter, false, "\r\n")) {
                 for (int row = 0; row < 2; row++) out.write(cells);
             }
 
-            try (var records = new DifyExec.Records(new StringReader(text.toString()), delimiter)) {
+            try (var records = new Records(new StringReader(text.toString()), delimiter)) {
                 for (int row = 0; row < 2; row++) assertEquals(cells, records.next());
                 assertNull(records.next());
             }
@@ -4729,7 +5422,7 @@ final class DifyExecTest {
                 @Override
                 public void close() {}
             };
-            var out = new DifyExec.CellWriter(full, ',', true, "\n");
+            var out = new CellWriter(full, ',', true, "\n");
 
             assertThrows(IOException.class, () -> out.write(List.of("x".repeat(100_000))));
         }
@@ -4741,14 +5434,14 @@ final class DifyExecTest {
             var inputs = new LinkedHashMap<String, String>();
             for (int name = 0; name < namesAndCells.length; name += 2)
                 inputs.put(namesAndCells[name], namesAndCells[name + 1]);
-            return DifyExec.Cells.hash(inputs);
+            return Cells.hash(inputs);
         }
 
         @Test
         void theHashIsSixteenHexDigitsAndAlwaysTheSame() {
             assertEquals("b27bfd5bbb9c6917", hash("id", "a", "text", "größer"));
             assertEquals("e3b0c44298fc1c14", hash());
-            assertEquals(hash("id", "a"), "%016x".formatted(DifyExec.Cells.number(hash("id", "a"))));
+            assertEquals(hash("id", "a"), "%016x".formatted(Cells.number(hash("id", "a"))));
         }
 
         @Test
@@ -4776,8 +5469,8 @@ final class DifyExecTest {
         /// Of `results`, of `log`, of `both` or of `none`.
         private String kind(String text) throws IOException {
             var file = Files.writeString(folder.resolve("file"), text);
-            boolean result = DifyExec.FirstLine.isOurs(file, DifyExec.Results::isResult, DifyExec.Results.BEGINNING);
-            boolean event = DifyExec.FirstLine.isOurs(file, DifyExec.Journal::isEvent, DifyExec.Journal.BEGINNING);
+            boolean result = FirstLine.isOurs(file, Results::isResult, Results.BEGINNING);
+            boolean event = FirstLine.isOurs(file, Journal::isEvent, Journal.BEGINNING);
             return result ? event ? "both" : "results" : event ? "log" : "none";
         }
 
@@ -4839,13 +5532,13 @@ final class DifyExecTest {
 
         @Test
         void thatIsNotThereIsOurs() throws IOException {
-            assertTrue(DifyExec.FirstLine.isOurs(folder.resolve("none"), _ -> false, Pattern.compile("x")));
+            assertTrue(FirstLine.isOurs(folder.resolve("none"), _ -> false, Pattern.compile("x")));
         }
     }
 
     @Nested
     class TheIndex {
-        private final DifyExec.Index index = new DifyExec.Index();
+        private final Index index = new Index();
 
         @Test
         void entriesAreNumberedAsTheyCome() {
@@ -4888,14 +5581,14 @@ final class DifyExecTest {
         void growsPastItsFirstTablesAndBlocks() {
             var random = new Random(7);
             var ids = IntStream.range(0, 30_000).mapToObj(n -> n + "-" + "x".repeat(random.nextInt(120))).toList();
-            ids.forEach(id -> index.stand(index.add(id, id.length(), id.hashCode()), DifyExec.Standing.FAILED));
+            ids.forEach(id -> index.stand(index.add(id, id.length(), id.hashCode()), Standing.FAILED));
 
             for (int entry = 0; entry < ids.size(); entry++) {
                 assertEquals(entry, index.find(ids.get(entry)));
                 assertEquals(ids.get(entry), index.id(entry));
                 assertEquals(ids.get(entry).length(), index.line(entry));
                 assertEquals(ids.get(entry).hashCode(), index.cells(entry));
-                assertEquals(DifyExec.Standing.FAILED, index.standing(entry));
+                assertEquals(Standing.FAILED, index.standing(entry));
             }
             assertEquals(30_000, index.size());
             assertEquals(-1, index.find("30000-"));
@@ -4916,15 +5609,15 @@ final class DifyExecTest {
 
         @Test
         void onlyRowsOfTheFileCount() {
-            index.stand(index.add("a", 2, 1), DifyExec.Standing.SUCCEEDED);
-            index.stand(index.add("b", 3, 1), DifyExec.Standing.PARTIAL);
+            index.stand(index.add("a", 2, 1), Standing.SUCCEEDED);
+            index.stand(index.add("b", 3, 1), Standing.PARTIAL);
             index.endOfRows();
-            index.stand(index.findOrAdd("only in the results"), DifyExec.Standing.SUCCEEDED);
+            index.stand(index.findOrAdd("only in the results"), Standing.SUCCEEDED);
 
             assertEquals(2, index.rows());
-            assertEquals(1, index.count(DifyExec.Standing.SUCCEEDED));
+            assertEquals(1, index.count(Standing.SUCCEEDED));
             assertTrue(index.isComplete());
-            index.stand(0, DifyExec.Standing.FAILED);
+            index.stand(0, Standing.FAILED);
             assertFalse(index.isComplete());
         }
     }
@@ -4933,14 +5626,14 @@ final class DifyExecTest {
     class TheLineFile {
         @TempDir Path folder;
 
-        private static void add(DifyExec.LineFile file, String text) throws IOException {
+        private static void add(LineFile file, String text) throws IOException {
             file.buffer().write(text.getBytes(UTF_8));
         }
 
         @Test
         void linesAreOnDiskOnceTheyAreFlushed() throws IOException {
             var path = folder.resolve("lines");
-            try (var file = new DifyExec.LineFile(path, new byte[0])) {
+            try (var file = new LineFile(path, new byte[0])) {
                 add(file, "one\n");
                 assertFalse(Files.exists(path));
 
@@ -4958,7 +5651,7 @@ final class DifyExecTest {
         @Test
         void whatFollowsFromALineHoldsOnceItIsInTheFile() throws IOException {
             var done = new ArrayList<String>();
-            try (var file = new DifyExec.LineFile(folder.resolve("lines"), new byte[0])) {
+            try (var file = new LineFile(folder.resolve("lines"), new byte[0])) {
                 add(file, "one\n");
                 file.onceWritten(() -> done.add("one"));
                 Thread.currentThread().interrupt(); // closes the file under the write
@@ -4966,7 +5659,7 @@ final class DifyExecTest {
                 Thread.interrupted();
                 assertEquals(List.of(), done);
             }
-            try (var file = new DifyExec.LineFile(folder.resolve("lines"), new byte[0])) {
+            try (var file = new LineFile(folder.resolve("lines"), new byte[0])) {
                 add(file, "two\n");
                 file.onceWritten(() -> done.add("two"));
 
@@ -4981,7 +5674,7 @@ final class DifyExecTest {
         void onlyANewFileBeginsWithTheHead() throws IOException {
             var path = folder.resolve("lines");
             for (var line : List.of("one\n", "two\n"))
-                try (var file = new DifyExec.LineFile(path, DifyExec.Results.BOM)) {
+                try (var file = new LineFile(path, Results.BOM)) {
                     add(file, line);
                     file.flush();
                 }
@@ -4992,7 +5685,7 @@ final class DifyExecTest {
         @Test
         void aWriteThatFailsIsToldAndItsLinesAreNotForgotten() throws IOException {
             var path = Files.createDirectory(folder.resolve("lines"));
-            try (var file = new DifyExec.LineFile(path, new byte[0])) {
+            try (var file = new LineFile(path, new byte[0])) {
                 add(file, "one\n");
                 assertThrows(IOException.class, file::flush);
 
@@ -5017,7 +5710,7 @@ final class DifyExecTest {
                     .collect(Collectors.joining(File.pathSeparator));
             var builder = new ProcessBuilder("/bin/sh", "-c", "ulimit -f 60; exec \"$@\"", "sh", java,
                     "-XX:-UsePerfData", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1",
-                    "--enable-native-access=ALL-UNNAMED", "-cp", classPath, "DifyExec", "run",
+                    "--enable-native-access=ALL-UNNAMED", "-cp", classPath, "difyexec.DifyExec", "run",
                     "--demo", "-c", "10", "-i", "data.csv", "-o", "results.jsonl")
                     .directory(folder.toFile()).redirectErrorStream(true);
             builder.environment().keySet().removeIf(name -> name.startsWith("DIFY") || name.equals("TIMEOUT"));
@@ -5027,7 +5720,7 @@ final class DifyExecTest {
 
             int code = process.waitFor();
 
-            assertEquals(DifyExec.STOPPED, code, said);
+            assertEquals(STOPPED, code, said);
             assertTrue(said.contains("cannot write"), said);
             var text = Files.readString(folder.resolve("results.jsonl"));
             assertTrue(text.endsWith("\n"));
@@ -5051,28 +5744,28 @@ final class DifyExecTest {
         @Test
         void everyEventIsReadAsItWasWritten() throws IOException {
             var path = folder.resolve("log");
-            var events = List.<DifyExec.Event>of(
-                    new DifyExec.Event.Session(NOON, 1, "difyexec 1", "http://x/v1", "app", "1.14.2", "auto", "c=5"),
-                    new DifyExec.Event.Attempt(NOON, "größe \"1\"", 2, "user-1", "streaming", "0123456789abcdef",
+            var events = List.<Event>of(
+                    new Event.Session(NOON, 1, "difyexec 1", "http://x/v1", "app", "1.14.2", "auto", "c=5"),
+                    new Event.Attempt(NOON, "größe \"1\"", 2, "user-1", "streaming", "0123456789abcdef",
                             "row", "fedcba9876543210"),
-                    new DifyExec.Event.Run(NOON, "a", "user-1", "run-1", "task-1"),
-                    new DifyExec.Event.Run(NOON, "😀", "user-2", "\ud83d run", "\ude00"),
-                    new DifyExec.Event.End(NOON, "a", "user-1", "failed", "0123456789abcdef", "run-1", 2, 500, "cause",
+                    new Event.Run(NOON, "a", "user-1", "run-1", "task-1"),
+                    new Event.Run(NOON, "😀", "user-2", "\ud83d run", "\ude00"),
+                    new Event.End(NOON, "a", "user-1", "failed", "0123456789abcdef", "run-1", 2, 500, "cause",
                             "error", 1.25, 10, 3, new BigDecimal("0.0018"), "USD", "fedcba9876543210"),
-                    new DifyExec.Event.Look(NOON, "user-1", "run-1", "absent"),
-                    new DifyExec.Event.Harvest(NOON, "user-1", "run-1"),
-                    new DifyExec.Event.Stop(NOON, "why", "user-1", "task-1"),
-                    new DifyExec.Event.Throttle(NOON, "user-1", "why", 3),
-                    new DifyExec.Event.Late(NOON, "a", "user-1", "run-1", "succeeded"),
-                    new DifyExec.Event.Missing(NOON, "a", "user-1", "a-doc-1.pdf", "HTTP 503"),
-                    new DifyExec.Event.Torn(NOON, "results.jsonl", 10, 20));
-            try (var file = new DifyExec.LineFile(path, new byte[0])) {
-                events.forEach(event -> DifyExec.Journal.write(event, file));
+                    new Event.Look(NOON, "user-1", "run-1", "absent"),
+                    new Event.Harvest(NOON, "user-1", "run-1"),
+                    new Event.Stop(NOON, "why", "user-1", "task-1"),
+                    new Event.Throttle(NOON, "user-1", "why", 3),
+                    new Event.Late(NOON, "a", "user-1", "run-1", "succeeded"),
+                    new Event.Missing(NOON, "a", "user-1", "a-doc-1.pdf", "HTTP 503"),
+                    new Event.Torn(NOON, "results.jsonl", 10, 20));
+            try (var file = new LineFile(path, new byte[0])) {
+                events.forEach(event -> Journal.write(event, file));
                 file.flush();
             }
-            var read = new ArrayList<DifyExec.Event>();
+            var read = new ArrayList<Event>();
 
-            long unread = DifyExec.Journal.read(path, read::add);
+            long unread = Journal.scan(path, (event, _) -> read.add(event));
 
             assertEquals(0, unread);
             assertEquals(events, read);
@@ -5086,11 +5779,11 @@ final class DifyExecTest {
                     {"t":"2026-01-16T12:00:00Z"}
                     {"mood":"good","event":"look","t":"2026-01-16T12:00:00.000Z","user":"u","saw":"absent"}
                     """);
-            var read = new ArrayList<DifyExec.Event>();
+            var read = new ArrayList<Event>();
 
-            assertEquals(0, DifyExec.Journal.read(path, read::add));
-            assertEquals(List.of(new DifyExec.Event.Other(), new DifyExec.Event.Other(),
-                    new DifyExec.Event.Look(NOON, "u", null, "absent")), read);
+            assertEquals(0, Journal.scan(path, (event, _) -> read.add(event)));
+            assertEquals(List.of(new Event.Other(), new Event.Other(),
+                    new Event.Look(NOON, "u", null, "absent")), read);
         }
 
         @Test
@@ -5104,15 +5797,15 @@ final class DifyExecTest {
                     {"event":"look","t":"yesterday","user":"u","saw":"absent"}
                     {"event":"harvest","t":"2026-01-16T12:00:00Z","user":"u","run":"r"}
                     """);
-            var read = new ArrayList<DifyExec.Event>();
+            var read = new ArrayList<Event>();
 
-            assertEquals(4, DifyExec.Journal.read(path, read::add));
+            assertEquals(4, Journal.scan(path, (event, _) -> read.add(event)));
             assertEquals(2, read.size());
         }
 
         @Test
         void aLogThatIsNotThereIsEmpty() throws IOException {
-            assertEquals(0, DifyExec.Journal.read(folder.resolve("none"), _ -> {
+            assertEquals(0, Journal.scan(folder.resolve("none"), (_, _) -> {
                 throw new AssertionError();
             }));
         }
@@ -5128,26 +5821,26 @@ final class DifyExecTest {
             cells.put("id", "r-1");
             cells.put("text", "größer \"日本語\" 😀\nnext line");
             cells.put("number", "007");
-            var row = new DifyExec.Row(0, 2, "r-1", cells);
-            var attempt = new DifyExec.Attempt(1, row, new DifyExec.Tries(2, 5), "user-1", DifyExec.Mode.STREAMING,
+            var row = new Row(0, 2, "r-1", cells);
+            var attempt = new Attempt(1, row, new Tries(2, 5), "user-1", Mode.STREAMING,
                     row.hash(), NOON);
             var outputs = json("{'answer':'日本語 😀','n':12345678901234567890,'price':1.10,'list':[1,null,{}]}");
-            var streamed = new DifyExec.Seen.Ran(run("run-1"), DifyExec.RunStatus.SUCCEEDED, outputs.getBytes(UTF_8),
-                    "", "workflow-1", new DifyExec.Usage(1.25, 120, 3, Optional.of(new BigDecimal("0.0018")), "USD"));
-            var partial = new DifyExec.Seen.Ran(run("run-2"), DifyExec.RunStatus.PARTIAL, "{}".getBytes(UTF_8),
-                    "", "workflow-1", new DifyExec.Usage(0.5, 0, 2, Optional.empty(), ""));
+            var streamed = new Seen.Ran(run("run-1"), RunStatus.SUCCEEDED, outputs.getBytes(UTF_8),
+                    "", "workflow-1", new Usage(1.25, 120, 3, Optional.of(new BigDecimal("0.0018")), "USD"));
+            var partial = new Seen.Ran(run("run-2"), RunStatus.PARTIAL, "{}".getBytes(UTF_8),
+                    "", "workflow-1", new Usage(0.5, 0, 2, Optional.empty(), ""));
 
             var lines = new ByteArrayOutputStream();
-            lines.writeBytes(DifyExec.Results.line(attempt, streamed, NOON.plusMillis(1234), List.of()));
-            lines.writeBytes(DifyExec.Results.line(attempt, partial, NOON, List.of()));
+            lines.writeBytes(Results.line(attempt, streamed, NOON.plusMillis(1234), List.of()));
+            lines.writeBytes(Results.line(attempt, partial, NOON, List.of()));
 
             Golden.check("results.txt", lines.toString(UTF_8));
         }
 
-        private static Optional<DifyExec.Results.Head> head(Path folder, String line) throws IOException {
-            try (var lines = new DifyExec.Lines(Files.writeString(folder.resolve("line"), line + "\n"))) {
+        private static Optional<Results.Head> head(Path folder, String line) throws IOException {
+            try (var lines = new Lines(Files.writeString(folder.resolve("line"), line + "\n"))) {
                 lines.next();
-                return DifyExec.Results.head(lines);
+                return Results.head(lines);
             }
         }
 
@@ -5170,7 +5863,7 @@ final class DifyExecTest {
                 no JSON                                                                    | -  |         |
                 """)
         void aLineSaysWhoseResultItIs(String line, String id, Boolean success, Boolean partial) throws IOException {
-            var expected = id == null ? Optional.empty() : Optional.of(new DifyExec.Results.Head(id, success, partial));
+            var expected = id == null ? Optional.empty() : Optional.of(new Results.Head(id, success, partial));
 
             assertEquals(expected, head(folder, line));
             assertEquals(expected, head(folder, "\uFEFF" + line));
@@ -5185,23 +5878,23 @@ final class DifyExecTest {
                     {"id": "a", "status": "success", "outputs": {"answer": "3"}}
                     {"id": "c", "status": "error", "error": "no"}
                     half a li""");
-            var index = new DifyExec.Index();
+            var index = new Index();
             for (var id : List.of("a", "b", "c", "d")) index.add(id, 0, 0);
             index.endOfRows();
 
-            DifyExec.Results.read(path, index);
+            Results.read(path, index, List.of());
 
-            assertEquals(List.of(DifyExec.Standing.SUCCEEDED, DifyExec.Standing.SUCCEEDED, DifyExec.Standing.PENDING,
-                    DifyExec.Standing.PENDING), IntStream.range(0, 4).mapToObj(index::standing).toList());
+            assertEquals(List.of(Standing.SUCCEEDED, Standing.SUCCEEDED, Standing.PENDING,
+                    Standing.PENDING), IntStream.range(0, 4).mapToObj(index::standing).toList());
         }
 
         @Test
         void linesLongerThanAnyBufferAreReadToTheirEnd() throws IOException {
             var path = Files.writeString(folder.resolve("results.jsonl"), json("{'id':'a','outputs':{'t':'"
                     + "ä".repeat(200_000) + "'}}\n{'id':'b'}\r\n{'id':'c'}"));
-            var index = new DifyExec.Index();
+            var index = new Index();
 
-            DifyExec.Results.read(path, index);
+            Results.read(path, index, List.of());
 
             assertEquals(List.of("a", "b", "c"), IntStream.range(0, index.size()).mapToObj(index::id).toList());
         }
@@ -5210,11 +5903,11 @@ final class DifyExecTest {
     @Nested
     class TheRetryList {
         @TempDir Path folder;
-        private DifyExec.RetryList list;
+        private RetryList list;
 
         @BeforeEach
         void lieInTheFolder() {
-            list = new DifyExec.RetryList(folder.resolve("results.jsonl.retry"));
+            list = new RetryList(folder.resolve("results.jsonl.retry"));
         }
 
         @Test
@@ -5233,13 +5926,13 @@ final class DifyExecTest {
         void whatIsNoUtf8IsTold() throws IOException {
             Files.write(list.path(), new byte[] {'a', '\n', (byte) 0xE4, '\n'});
 
-            var problem = assertThrows(DifyExec.Unusable.class, list::read);
+            var problem = assertThrows(Unusable.class, list::read);
 
             assertTrue(problem.getMessage().contains("not UTF-8"), problem.getMessage());
         }
 
-        private static DifyExec.Index index(DifyExec.Standing... standings) {
-            var index = new DifyExec.Index();
+        private static Index index(Standing... standings) {
+            var index = new Index();
             for (int row = 0; row < standings.length; row++)
                 index.stand(index.add(Character.toString('z' - row), row + 2, 0), standings[row]);
             index.endOfRows();
@@ -5248,8 +5941,8 @@ final class DifyExecTest {
 
         @Test
         void isWrittenInTheOrderOfTheFile() throws IOException {
-            list.write(index(DifyExec.Standing.FAILED, DifyExec.Standing.SUCCEEDED, DifyExec.Standing.UNKNOWN,
-                    DifyExec.Standing.PENDING, DifyExec.Standing.PAUSED, DifyExec.Standing.PARTIAL));
+            list.write(index(Standing.FAILED, Standing.SUCCEEDED, Standing.UNKNOWN,
+                    Standing.PENDING, Standing.PAUSED, Standing.PARTIAL));
 
             assertEquals("z\nx\nv\n", Files.readString(list.path()));
         }
@@ -5258,7 +5951,7 @@ final class DifyExecTest {
         void isGoneWhenNothingIsLeft() throws IOException {
             Files.writeString(list.path(), "a\n");
 
-            list.write(index(DifyExec.Standing.SUCCEEDED));
+            list.write(index(Standing.SUCCEEDED));
 
             assertFalse(Files.exists(list.path()));
             try (var left = Files.list(folder)) {
@@ -5270,7 +5963,7 @@ final class DifyExecTest {
         void isReplacedAsAWholeNeverWrittenOver() throws IOException {
             Files.writeString(list.path(), "old\n");
             try (var reader = Files.newBufferedReader(list.path())) {
-                list.write(index(DifyExec.Standing.FAILED));
+                list.write(index(Standing.FAILED));
 
                 assertEquals("old", reader.readLine()); // a reader keeps the file that it opened
             }
@@ -5288,26 +5981,27 @@ final class DifyExecTest {
 
         private String status(String log) throws IOException {
             Files.writeString(folder.resolve("results.jsonl.log"), log);
-            var files = DifyExec.BatchFiles.of(folder.resolve("results.jsonl"));
+            var files = BatchFiles.of(folder.resolve("results.jsonl"));
             var out = new StringWriter();
-            DifyExec.StatusView.print(DifyExec.Batch.peek(files, Optional.empty(), DifyExec.Reading.NOTHING), "CSV",
-                    new PrintWriter(out, true), DifyExec.Paint.NONE);
+            StatusView.print(Batch.peek(files, Optional.empty()), "CSV",
+                    new PrintWriter(out, true), Paint.NONE);
             return out.toString();
         }
 
-        private DifyExec.History history(String log) throws IOException {
-            return DifyExec.History.read(Files.writeString(folder.resolve("log"), log), new DifyExec.Index());
+        private History history(String log) throws IOException {
+            return History.read(Files.writeString(folder.resolve("log"), log), new Index(),
+                    List.of());
         }
 
         @Test
         void aLogOfALaterFormatIsRefusedWithTheVersionThatWroteIt() {
-            var problem = assertThrows(DifyExec.Unusable.class, () -> history("""
+            var problem = assertThrows(Unusable.class, () -> history("""
                     {"event":"session","t":"2026-01-16T12:00:00Z","format":2,"tool":"difyexec 9.9"}
                     """));
 
             assertTrue(problem.getMessage().contains("format 2") && problem.getMessage().contains("difyexec 9.9"),
                     problem.getMessage());
-            assertEquals(DifyExec.UNUSABLE, problem.code());
+            assertEquals(UNUSABLE, problem.code());
         }
 
         @Test
@@ -5381,7 +6075,7 @@ final class DifyExecTest {
                 -,              streaming, -
                 mode=auto,      -,         -
                 """)
-        void theModeIsKeptOnlyOfCallsThatLeftItToTheTool(String options, String mode, DifyExec.Mode kept)
+        void theModeIsKeptOnlyOfCallsThatLeftItToTheTool(String options, String mode, Mode kept)
                 throws IOException {
             var line = JSON.createObjectNode().put("event", "session").put("t", NOON.toString()).put("format", 1)
                     .put("options", options).put("mode", mode);
@@ -5391,7 +6085,7 @@ final class DifyExecTest {
 
         @Test
         void anAttemptWithoutAnEndIsDoubtfulWithTheRunThatWasSeen() throws IOException {
-            var index = new DifyExec.Index();
+            var index = new Index();
             var ids = List.of("open", "ended", "unknown", "again", "unstarted", "try");
             ids.forEach(id -> index.add(id, 0, 0));
             var attempt = """
@@ -5408,17 +6102,75 @@ final class DifyExecTest {
                     + attempt.formatted("try").replace("'row'", "'try'")
                     + attempt.formatted("only in the log")));
 
-            var doubtful = DifyExec.History.read(log, index).doubtful(seconds(300));
+            var history = History.read(log, index, List.of());
+            var doubtful = history.doubtful(false);
 
             assertEquals(Set.of("open", "unknown", "unstarted", "only in the log"),
                     doubtful.keySet().stream().map(index::id).collect(Collectors.toSet()));
-            var doubt = doubtful.get(index.find("open")).apply(row("open"));
-            assertEquals(Optional.of(new DifyExec.RunRef("r1", "t1")), doubt.run());
+            var doubt = history.doubt(doubtful.get(index.find("open")), row("open"), Kind.ROW, seconds(300));
+            assertEquals(Optional.of(new RunRef("r1", "t1")), doubt.run());
             assertEquals("u-open", doubt.attempt().user());
             assertEquals(1, doubt.attempt().tries().retries());
-            assertEquals(DifyExec.Mode.STREAMING, doubt.attempt().mode());
+            assertEquals(Mode.STREAMING, doubt.attempt().mode());
             assertEquals(NOON.plusSeconds(300), doubt.deadline());
-            assertEquals(DifyExec.Symptom.CRASH, doubt.symptom());
+            assertEquals(Symptom.CRASH, doubt.symptom());
+        }
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, nullValues = "-", textBlock = """
+                outcome, run, late,  awaited
+                -,       -,   false, true
+                failed,  -,   false, true
+                again,   r1,  false, false
+                stale,   r1,  false, false
+                unknown, r1,  false, false
+                resent,  r1,  false, false
+                -,       -,   true,  false
+                """)
+        void aRunIsAwaitedWhereNoneWasKnownWhenItsRowWasSentAgain(String outcome, String run, boolean late,
+                boolean awaited) throws IOException {
+            var attempt = "{'event':'attempt','t':'2026-01-16T12:00:00Z','id':'a','user':'%s','mode':'blocking',"
+                    + "'kind':'row'}\n";
+            var end = "{'event':'end','t':'2026-01-16T12:00:02Z','id':'a','user':'u1','outcome':'%s'%s}\n";
+
+            var history = history(json(attempt.formatted("u1") + end.formatted("not_started", "")
+                    + (outcome == null ? "" : end.formatted(outcome, run == null ? "" : ",'run':'" + run + "'"))
+                    + attempt.formatted("u2")
+                    + (late ? "{'event':'late','t':'2026-01-16T12:00:03Z','id':'a','user':'u1'}\n" : "")));
+
+            assertEquals(awaited ? List.of("u1") : List.of(),
+                    history.resent().all().stream().map(Attempt::user).toList());
+        }
+
+        @Test
+        void aTryThatWasPaidForIsKnownAlsoAfterItsRowRanUnderTheSameName() throws IOException {
+            var history = history(json("""
+                    {'event':'attempt','t':'2026-01-16T12:00:00Z','id':'a','user':'u','mode':'streaming',\
+                    'cells':'0000000000000000','kind':'try'}
+                    {'event':'end','t':'2026-01-16T12:00:01Z','id':'a','user':'u','outcome':'try_succeeded','run':'r1'}
+                    {'event':'attempt','t':'2026-01-16T12:00:02Z','id':'a','user':'u','mode':'streaming','kind':'row'}
+                    {'event':'end','t':'2026-01-16T12:00:03Z','id':'a','user':'u','outcome':'failed','error':'no'}
+                    """));
+
+            assertEquals("r1", history.doubtful(true).get(0).run().orElseThrow().id());
+        }
+
+        @Test
+        void aTryThatWasStoppedAtCtrlCIsNoFailureOfItsRow() throws IOException {
+            var history = history(json("""
+                    {'event':'attempt','t':'2026-01-16T12:00:00Z','id':'a','user':'u1','mode':'streaming',\
+                    'cells':'0000000000000000','kind':'try'}
+                    {'event':'run','t':'2026-01-16T12:00:00Z','id':'a','user':'u1','run':'r1','task':'t1'}
+                    {'event':'stop','t':'2026-01-16T12:00:01Z','why':'interrupted','user':'u1','task':'t1'}
+                    {'event':'attempt','t':'2026-01-16T12:00:02Z','id':'a','user':'u2','mode':'blocking','kind':'row'}
+                    {'event':'end','t':'2026-01-16T12:00:03Z','id':'a','user':'u2','outcome':'throttled'}
+                    """));
+
+            var doubt = history.doubt(history.doubtful(true).get(0), row("a"), Kind.ROW, seconds(300));
+
+            assertEquals(Symptom.INTERRUPTED, doubt.symptom());
+            assertEquals(Kind.ROW, doubt.attempt().kind());
+            assertEquals(Map.of(), history.doubtful(false));
         }
     }
 
@@ -5429,21 +6181,21 @@ final class DifyExecTest {
         @Test
         void aSecondTakerIsRefusedUntilTheFirstHasGone() throws IOException {
             var path = folder.resolve("results.jsonl.lock");
-            try (var first = DifyExec.Lock.take(path)) {
-                var problem = assertThrows(DifyExec.Unusable.class, () -> DifyExec.Lock.take(path));
+            try (var first = Lock.take(path)) {
+                var problem = assertThrows(Unusable.class, () -> Lock.take(path));
                 assertTrue(problem.getMessage().contains("another difyexec"), problem.getMessage());
-                assertEquals(DifyExec.UNUSABLE, problem.code());
+                assertEquals(UNUSABLE, problem.code());
                 assertTrue(first.channel().isOpen());
             }
 
-            DifyExec.Lock.take(path).close();
+            Lock.take(path).close();
         }
 
         @Test
         void aLockThatCannotBeWrittenIsTold() throws IOException {
             var path = Files.createDirectory(folder.resolve("results.jsonl.lock"));
 
-            var problem = assertThrows(DifyExec.Unusable.class, () -> DifyExec.Lock.take(path));
+            var problem = assertThrows(Unusable.class, () -> Lock.take(path));
 
             assertTrue(problem.getMessage().contains("cannot be written"), problem.getMessage());
         }
@@ -5452,7 +6204,7 @@ final class DifyExecTest {
         void aSecondBatchOnTheSameOutputIsRefused() throws IOException {
             var scene = Scene.of(folder, "a");
             try (var _ = scene.open()) {
-                assertThrows(DifyExec.Unusable.class, scene::open);
+                assertThrows(Unusable.class, scene::open);
             }
 
             scene.open().close();
@@ -5463,9 +6215,9 @@ final class DifyExecTest {
             var scene = Scene.of(folder, "a");
             Files.writeString(scene.file(".log"),
                     json("{'event':'session','t':'2030-01-01T00:00:00Z','format':2,'tool':'difyexec 9.9'}\n"));
-            assertThrows(DifyExec.Unusable.class, scene::open);
+            assertThrows(Unusable.class, scene::open);
 
-            DifyExec.Lock.take(scene.file(".lock")).close();
+            Lock.take(scene.file(".lock")).close();
         }
     }
 
@@ -5497,9 +6249,9 @@ final class DifyExecTest {
             scene.play();
             Files.delete(scene.output);
 
-            var problem = assertThrows(DifyExec.Unusable.class, scene::open);
+            var problem = assertThrows(Unusable.class, scene::open);
 
-            assertEquals(DifyExec.UNUSABLE, problem.code());
+            assertEquals(UNUSABLE, problem.code());
             var said = problem.getMessage();
             assertTrue(said.contains("2 results that the log knows of are gone (first: a)"), said);
             assertTrue(said.contains("--rebuild"), said);
@@ -5550,7 +6302,7 @@ final class DifyExecTest {
 
             var stop = scene.play().orElseThrow();
 
-            assertEquals(DifyExec.STOPPED, stop.code());
+            assertEquals(STOPPED, stop.code());
             assertTrue(stop.why().contains("was deleted meanwhile"), stop.why());
         }
 
@@ -5573,28 +6325,50 @@ final class DifyExecTest {
         }
 
         @Test
+        void whatIsWrittenIsKnownOnceItIsOnDisk() throws IOException {
+            var attempt = new Attempt(1, row("a"), Tries.NONE, "u1", Mode.BLOCKING, "",
+                    NOON);
+            try (var writer = Scene.of(folder, "a").open()) {
+                writer.record(Event.Attempt.of(attempt));
+                assertEquals(0, writer.batch().history().inFlight());
+
+                writer.flush();
+                assertEquals(1, writer.batch().history().inFlight());
+
+                writer.settled(attempt, new Outcome.Failed("no", false), NOON, Seen.nothing(), () ->
+                        assertEquals(Standing.FAILED, writer.standing(attempt.row())));
+                assertEquals(Standing.PENDING, writer.standing(attempt.row()));
+                writer.flush();
+                assertEquals(0, writer.batch().history().inFlight());
+                assertEquals("no", writer.batch().history().cause(0));
+            }
+        }
+
+        @Test
         void aRowThatHasChangedSinceItsSuccessRunsAgainOnlyWhenAskedFor() throws Exception {
             new Scene(folder, "id,text\na,old\nb,same\n").play();
             var scene = new Scene(folder, "id,text\na,new\nb,same\n");
-            var options = new DifyExec.RowOptions();
-            try (var batch = scene.open()) {
-                assertTrue(batch.select(DifyExec.Selection.pending(), options, seconds(1)).isEmpty());
+            var options = new RowOptions();
+            try (var writer = scene.open()) {
+                var batch = writer.batch();
+                assertTrue(batch.select(options.of(Selection.pending()), seconds(1)).isEmpty());
 
                 options.rerunChanged = true;
-                var wanted = batch.select(DifyExec.Selection.pending(), options, seconds(1));
+                var wanted = batch.select(options.of(Selection.pending()), seconds(1));
 
                 assertEquals(1, wanted.rows());
                 assertEquals("a", wanted.iterator().next().id());
             }
         }
 
-        private List<String> selected(Scene scene, DifyExec.Selection selection, Consumer<DifyExec.RowOptions> set)
+        private List<String> selected(Scene scene, Selection selection, Consumer<RowOptions> set)
                 throws IOException {
-            var options = new DifyExec.RowOptions();
+            var options = new RowOptions();
             set.accept(options);
-            try (var batch = scene.open()) {
+            try (var writer = scene.open()) {
                 var ids = new ArrayList<String>();
-                batch.select(selection, options, seconds(1)).iterator().forEachRemaining(row -> ids.add(row.id()));
+                writer.batch().select(options.of(selection), seconds(1)).iterator()
+                        .forEachRemaining(row -> ids.add(row.id()));
                 return ids;
             }
         }
@@ -5605,18 +6379,18 @@ final class DifyExecTest {
             scene.answer = Answer.byRow(Map.of("b", List.of(failed("no")), "d", List.of(failed("no")),
                     "e", List.of(THROTTLED)));
             scene.interruptAfter(Duration.ofMillis(100));
-            scene.backoff = new DifyExec.Backoff(seconds(60), seconds(60), 0);
+            scene.backoff = new Backoff(seconds(60), seconds(60), 0);
             scene.play(); // a and c succeed, b and d fail, e is pending
-            var pending = DifyExec.Selection.pending();
+            var pending = Selection.pending();
 
             assertEquals(List.of("b", "d", "e"), selected(scene, pending, _ -> {}));
-            assertEquals(List.of("b", "d"), selected(scene, DifyExec.Selection.fromList(), _ -> {}));
+            assertEquals(List.of("b", "d"), selected(scene, Selection.fromList(), _ -> {}));
             assertEquals(List.of("b", "d"), selected(scene, pending, options -> options.limit = 2L));
             assertEquals(List.of("b", "d", "e"), selected(scene, pending, options -> options.limit = 9L));
             assertEquals(List.of("d", "e"), selected(scene, pending, options -> options.ids = List.of("e", "d", "a")));
-            var named = DifyExec.Selection.named(List.of("d"), false);
+            var named = Selection.named(List.of("d"), false);
             assertEquals(List.of("d"), selected(scene, named, _ -> {}));
-            var forced = DifyExec.Selection.named(List.of("d", "a"), true);
+            var forced = Selection.named(List.of("d", "a"), true);
             assertEquals(List.of("a", "d"), selected(scene, forced, _ -> {}));
         }
 
@@ -5625,12 +6399,12 @@ final class DifyExecTest {
             var scene = Scene.of(folder, "a");
             scene.play();
 
-            var success = assertThrows(DifyExec.Unusable.class,
-                    () -> selected(scene, DifyExec.Selection.named(List.of("a"), false), _ -> {}));
-            var nobody = assertThrows(DifyExec.Unusable.class,
-                    () -> selected(scene, DifyExec.Selection.named(List.of("z"), false), _ -> {}));
-            var noOption = assertThrows(DifyExec.Unusable.class,
-                    () -> selected(scene, DifyExec.Selection.pending(), options -> options.ids = List.of("z")));
+            var success = assertThrows(Unusable.class,
+                    () -> selected(scene, Selection.named(List.of("a"), false), _ -> {}));
+            var nobody = assertThrows(Unusable.class,
+                    () -> selected(scene, Selection.named(List.of("z"), false), _ -> {}));
+            var noOption = assertThrows(Unusable.class,
+                    () -> selected(scene, Selection.pending(), options -> options.ids = List.of("z")));
 
             assertTrue(success.getMessage().contains("--force"), success.getMessage());
             assertTrue(nobody.getMessage().contains("no row with the id \"z\""), nobody.getMessage());
@@ -5644,24 +6418,24 @@ final class DifyExecTest {
                     json("\uFEFF{'id': 'a', 'status': 'success', 'outputs': {'outputs': {'x': 1}}}\n"));
             Files.writeString(scene.file(".retry"), "\uFEFFb\nb\n");
 
-            assertEquals(List.of("b", "c"), selected(scene, DifyExec.Selection.pending(), _ -> {}));
-            assertEquals(List.of("b"), selected(scene, DifyExec.Selection.fromList(), _ -> {}));
+            assertEquals(List.of("b", "c"), selected(scene, Selection.pending(), _ -> {}));
+            assertEquals(List.of("b"), selected(scene, Selection.fromList(), _ -> {}));
         }
 
         @Test
         void anInputThatIsAlsoAnOutputIsRefused() throws IOException {
             var output = Files.writeString(folder.resolve("data.csv"), "id\na\n");
 
-            var problem = assertThrows(DifyExec.Unusable.class, () -> DifyExec.BatchFiles.of(output).refuse(output));
+            var problem = assertThrows(Unusable.class, () -> BatchFiles.of(output).refuse(output));
 
             assertTrue(problem.getMessage().contains("both input and output"), problem.getMessage());
         }
 
         @Test
         void anOutputThatCannotBeIsTold() {
-            var folderItself = assertThrows(DifyExec.Unusable.class, () -> DifyExec.BatchFiles.of(folder));
-            var nowhere = assertThrows(DifyExec.Unusable.class,
-                    () -> DifyExec.BatchFiles.of(folder.resolve("none").resolve("results.jsonl")));
+            var folderItself = assertThrows(Unusable.class, () -> BatchFiles.of(folder));
+            var nowhere = assertThrows(Unusable.class,
+                    () -> BatchFiles.of(folder.resolve("none").resolve("results.jsonl")));
 
             assertTrue(folderItself.getMessage().contains("a folder"), folderItself.getMessage());
             assertTrue(nowhere.getMessage().contains("there is no folder"), nowhere.getMessage());
@@ -5675,11 +6449,11 @@ final class DifyExecTest {
         /// What is left of a file with these bytes, and how many bytes were cut off.
         private String mended(String text, long cut) throws IOException {
             var path = Files.writeString(folder.resolve("file"), text);
-            var torn = new ArrayList<DifyExec.Event.Torn>();
+            var torn = new ArrayList<Event.Torn>();
 
-            DifyExec.Torn.mend(path, torn);
+            Torn.mend(path, torn);
 
-            assertEquals(cut, torn.stream().mapToLong(DifyExec.Event.Torn::bytes).sum());
+            assertEquals(cut, torn.stream().mapToLong(Event.Torn::bytes).sum());
             torn.forEach(event -> assertEquals("file", event.file()));
             torn.forEach(event -> assertEquals(text.getBytes(UTF_8).length - cut, event.at()));
             return Files.readString(path);
@@ -5721,7 +6495,7 @@ final class DifyExecTest {
 
         @Test
         void aFileThatIsNotThereIsNotMade() throws IOException {
-            DifyExec.Torn.mend(folder.resolve("none"), new ArrayList<>());
+            Torn.mend(folder.resolve("none"), new ArrayList<>());
 
             assertFalse(Files.exists(folder.resolve("none")));
         }
@@ -5729,7 +6503,7 @@ final class DifyExecTest {
         @Test
         void aMarkAloneIsFollowedByNoSecondOne() throws Exception {
             var scene = Scene.of(folder, "a");
-            Files.write(scene.output, DifyExec.Results.BOM);
+            Files.write(scene.output, Results.BOM);
 
             scene.play();
 
@@ -5744,22 +6518,22 @@ final class DifyExecTest {
     class ThePlainText {
         @Test
         void controlCharactersAndThoseThatTurnTextAroundAreBlanks() {
-            assertEquals("a b c d e f g", DifyExec.Plain.text("a\u001bb\u202ec\u0000d\u2028e\u009bf\u200bg", 100));
-            assertEquals(" [31mred ", DifyExec.Plain.text("\u001b[31mred\n", 100));
-            assertEquals("größer 日本語 😀", DifyExec.Plain.text("größer 日本語 😀", 100));
-            assertEquals("\uFFFD end", DifyExec.Plain.text("\ud83d end", 100));
+            assertEquals("a b c d e f g", Plain.text("a\u001bb\u202ec\u0000d\u2028e\u009bf\u200bg", 100));
+            assertEquals(" [31mred ", Plain.text("\u001b[31mred\n", 100));
+            assertEquals("größer 日本語 😀", Plain.text("größer 日本語 😀", 100));
+            assertEquals("\uFFFD end", Plain.text("\ud83d end", 100));
         }
 
         @Test
         void longTextIsCutWithASign() {
-            assertEquals("12345", DifyExec.Plain.text("12345", 5));
-            assertEquals("12345…", DifyExec.Plain.text("123456", 5));
+            assertEquals("12345", Plain.text("12345", 5));
+            assertEquals("12345…", Plain.text("123456", 5));
         }
 
         @Test
         void textIsNotCutInTheMiddleOfACharacter() {
             for (int longest = 1; longest < 8; longest++) {
-                var cut = DifyExec.Plain.text("ab😀😀😀", longest);
+                var cut = Plain.text("ab😀😀😀", longest);
 
                 assertEquals(cut, new String(cut.getBytes(UTF_8), UTF_8));
             }
@@ -5802,7 +6576,7 @@ final class DifyExecTest {
                 gpt-4 of 404 wants sha256                                 | gpt-4 of … wants sha…
                 """)
         void aCauseIsTheMessageWithoutWhatDiffersFromRowToRow(String message, String cause) {
-            assertEquals(cause, DifyExec.Plain.cause(message));
+            assertEquals(cause, Plain.cause(message));
         }
 
         @Test
@@ -5810,7 +6584,7 @@ final class DifyExecTest {
             for (int at = 0; at < 520; at++) {
                 var message = "x".repeat(at) + " run 4711 of 10.0.0.17 " + "y".repeat(600);
 
-                assertEquals(DifyExec.Plain.cause(message), DifyExec.Plain.cause(DifyExec.Plain.text(message, 500)));
+                assertEquals(Plain.cause(message), Plain.cause(Plain.text(message, 500)));
             }
         }
 
@@ -5818,13 +6592,13 @@ final class DifyExecTest {
         void aLongCauseIsCutBehindWhatDiffers() {
             var tail = " " + "word ".repeat(100);
 
-            assertEquals(DifyExec.Plain.cause("row 1234567" + tail), DifyExec.Plain.cause("row 12" + tail));
-            assertEquals(161, DifyExec.Plain.cause("row 12" + tail).length());
+            assertEquals(Plain.cause("row 1234567" + tail), Plain.cause("row 12" + tail));
+            assertEquals(161, Plain.cause("row 12" + tail).length());
         }
 
         @Test
         void aPageIsItsWords() {
-            assertEquals("504 Gateway Time-out nginx", DifyExec.Plain.html("<html><head><style>a{b:c}</style>"
+            assertEquals("504 Gateway Time-out nginx", Plain.html("<html><head><style>a{b:c}</style>"
                     + "<script>x()</script></head>\n<h1>504 Gateway Time-out</h1><hr>nginx</html>"));
         }
 
@@ -5842,7 +6616,7 @@ final class DifyExecTest {
                 90000000, 25 h 0 min
                 """)
         void timesAreShort(long millis, String text) {
-            assertEquals(text, DifyExec.Plain.seconds(Duration.ofMillis(millis)));
+            assertEquals(text, Plain.seconds(Duration.ofMillis(millis)));
         }
 
         @ParameterizedTest
@@ -5856,19 +6630,19 @@ final class DifyExecTest {
                 ``         | ''
                 """)
         void aWordIsTypedSoThatAShellTakesIt(String word, String typed) {
-            assertEquals(typed, DifyExec.Plain.shell(word));
+            assertEquals(typed, Plain.shell(word));
         }
 
         @Test
         void problemsAreToldInWords() {
-            assertEquals("permission denied: x", DifyExec.Plain.of(new AccessDeniedException("x")));
-            assertEquals("no such file: x", DifyExec.Plain.of(new NoSuchFileException("x")));
-            assertEquals("unknown host", DifyExec.Plain.of(new UnknownHostException("dify.example")));
-            assertEquals("connection refused", DifyExec.Plain.of(new ConnectException()));
-            assertEquals("unknown host", DifyExec.Plain.of(new ConnectException().initCause(
+            assertEquals("permission denied: x", Plain.of(new AccessDeniedException("x")));
+            assertEquals("no such file: x", Plain.of(new NoSuchFileException("x")));
+            assertEquals("unknown host", Plain.of(new UnknownHostException("dify.example")));
+            assertEquals("connection refused", Plain.of(new ConnectException()));
+            assertEquals("unknown host", Plain.of(new ConnectException().initCause(
                     new UnresolvedAddressException())));
-            assertEquals("EOFException", DifyExec.Plain.of(new EOFException()));
-            assertEquals("a b", DifyExec.Plain.of(new IOException("a\nb")));
+            assertEquals("EOFException", Plain.of(new EOFException()));
+            assertEquals("a b", Plain.of(new IOException("a\nb")));
         }
     }
 
@@ -5876,15 +6650,15 @@ final class DifyExecTest {
 
     @Nested
     class TheEnvironment {
-        private static DifyExec.Env env(String... namesAndValues) {
+        private static Env env(String... namesAndValues) {
             var variables = new HashMap<String, String>();
             for (int name = 0; name < namesAndValues.length; name += 2)
                 variables.put(namesAndValues[name], namesAndValues[name + 1]);
-            return DifyExec.Env.of(variables);
+            return Env.of(variables);
         }
 
-        private static DifyExec.Access access(DifyExec.Env env, String baseUrl, StringWriter err) {
-            var options = new DifyExec.DifyOptions();
+        private static Access access(Env env, String baseUrl, StringWriter err) {
+            var options = new DifyOptions();
             options.baseUrl = URI.create(baseUrl);
             options.timeout = seconds(300);
             options.workflowId = "";
@@ -5895,7 +6669,7 @@ final class DifyExecTest {
         void theFirstPlaceThatHasAValueWins(@TempDir Path here, @TempDir Path script) throws IOException {
             Files.writeString(here.resolve(".env"), "A=2\nB=3\nC=4\nD=\n");
             Files.writeString(script.resolve(".env"), "C=5\nD=6\n");
-            var all = DifyExec.Env.of(Map.of("A", "1", "B", ""), here, script);
+            var all = Env.of(Map.of("A", "1", "B", ""), here, script);
 
             assertEquals("1", all.get("A"));
             assertEquals("3", all.get("B")); // empty counts as none
@@ -5908,7 +6682,7 @@ final class DifyExecTest {
 
         @Test
         void aFileIsReadOnceAndWhenASettingIsAskedFor(@TempDir Path folder) throws IOException {
-            var env = DifyExec.Env.of(Map.of(), folder);
+            var env = Env.of(Map.of(), folder);
             Files.writeString(folder.resolve(".env"), "A=1\n");
             assertEquals("1", env.get("A"));
             Files.writeString(folder.resolve(".env"), "A=2\n");
@@ -5943,16 +6717,16 @@ final class DifyExecTest {
         void aLineIsReadAsAShellReadsIt(String line, String value, @TempDir Path folder) throws IOException {
             Files.writeString(folder.resolve(".env"), line);
 
-            var setting = DifyExec.Env.of(Map.of(), folder).setting("A");
+            var setting = Env.of(Map.of(), folder).setting("A");
 
             assertEquals(Optional.ofNullable(value).filter(text -> !text.isEmpty()),
-                    setting.map(DifyExec.Env.Setting::text).filter(text -> !text.isEmpty()));
+                    setting.map(Env.Setting::text).filter(text -> !text.isEmpty()));
         }
 
         private static String missing(Path folder) {
-            var problem = assertThrows(DifyExec.Unusable.class, () -> access(DifyExec.Env.of(Map.of(), folder),
+            var problem = assertThrows(Unusable.class, () -> access(Env.of(Map.of(), folder),
                     "https://dify.example/v1", new StringWriter()));
-            assertEquals(DifyExec.UNUSABLE, problem.code());
+            assertEquals(UNUSABLE, problem.code());
             return problem.getMessage();
         }
 
@@ -5988,13 +6762,13 @@ final class DifyExecTest {
 
             assertTrue(missing(folder).startsWith("DIFY_API_KEY in " + folder.resolve(".env")
                     + ": the file cannot be read ("), missing(folder));
-            assertEquals("", DifyExec.Env.of(Map.of(), folder).get("NO_COLOR"));
+            assertEquals("", Env.of(Map.of(), folder).get("NO_COLOR"));
             Files.delete(folder.resolve(".env"));
         }
 
         @Test
         void aStateFolderIsMadeOnlyWhereAHomeIsKnown() {
-            assertEquals(Optional.empty(), DifyExec.StateFolder.of(env("XDG_STATE_HOME", "?")));
+            assertEquals(Optional.empty(), StateFolder.of(env("XDG_STATE_HOME", "?")));
             assertFalse(Files.exists(Path.of("?")));
         }
 
@@ -6014,7 +6788,7 @@ final class DifyExecTest {
         void aKeyThatCannotBeOneIsToldWithoutRepeatingIt(String key, String told) {
             var env = key == null ? env() : env("DIFY_API_KEY", key);
 
-            var problem = assertThrows(DifyExec.Unusable.class,
+            var problem = assertThrows(Unusable.class,
                     () -> access(env, "https://dify.example/v1", new StringWriter()));
 
             assertTrue(problem.getMessage().contains(told), problem.getMessage());
@@ -6090,7 +6864,7 @@ final class DifyExecTest {
         @ValueSource(strings = {"socks5://me:secret@proxy.example:1080", "http://me:secret@", "me:secret@:3128",
                 "http://me:secret@pro xy:3128", "https://me:secret@proxy.example"})
         void aProxyThatCannotBeUsedIsToldWithoutItsPassword(String value) {
-            var problem = assertThrows(DifyExec.Unusable.class,
+            var problem = assertThrows(Unusable.class,
                     () -> env("HTTPS_PROXY", value).proxy(URI.create("https://dify.example/v1")));
 
             assertTrue(problem.getMessage().startsWith("HTTPS_PROXY: not a proxy's address"), problem.getMessage());

@@ -1,3 +1,5 @@
+package difyexec;
+
 import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.ObjectMapper;
 import com.sun.net.httpserver.HttpExchange;
@@ -13,6 +15,7 @@ import org.junit.jupiter.params.provider.ValueSource;
 
 import module java.base;
 
+import static difyexec.DifyExec.*;
 import static java.nio.charset.StandardCharsets.UTF_8;
 import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertFalse;
@@ -39,13 +42,13 @@ class FaultTest {
 
     /// A simulated Dify 1.14.2 that counts the runs of each row.
     private final class Dify {
-        final Simulator.Server server;
+        final SimulatedServer server;
 
         Dify(String... options) throws IOException {
             var line = Simulator.commandLine();
             line.parseArgs(options);
             var simulator = line.<Simulator>getCommand();
-            server = Simulator.Server.start(0, 0, new Simulator.Dify(simulator.behaviour()));
+            server = SimulatedServer.start(0, 0, new SimulatedDify(simulator.behaviour()));
             open.push(server);
         }
 
@@ -78,7 +81,7 @@ class FaultTest {
 
     private static Call call(Map<String, String> settings, String... args) {
         var err = new StringWriter();
-        int code = DifyExec.commandLine(DifyExec.Env.of(settings)).setOut(new PrintWriter(Writer.nullWriter()))
+        int code = commandLine(Env.of(settings)).setOut(new PrintWriter(Writer.nullWriter()))
                 .setErr(new PrintWriter(err, true)).execute(args);
         return new Call(code, err.toString());
     }
@@ -131,7 +134,7 @@ class FaultTest {
     private static List<String> java(String... args) {
         var words = new ArrayList<>(List.of(ProcessHandle.current().info().command().orElseThrow(),
                 "--enable-native-access=ALL-UNNAMED", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC",
-                "-cp", System.getProperty("java.class.path"), "DifyExec"));
+                "-cp", System.getProperty("java.class.path"), "difyexec.DifyExec"));
         words.addAll(List.of(args));
         return words;
     }

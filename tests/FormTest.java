@@ -1,3 +1,5 @@
+package difyexec;
+
 import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.ObjectMapper;
 import org.junit.jupiter.api.DisplayName;
@@ -11,6 +13,7 @@ import org.junit.jupiter.params.provider.CsvSource;
 
 import module java.base;
 
+import static difyexec.DifyExec.*;
 import static java.nio.charset.StandardCharsets.UTF_8;
 import static org.junit.jupiter.api.Assertions.*;
 
@@ -50,16 +53,16 @@ class FormTest {
     private static final List<Pattern> UNKNOWABLE = Stream.of("answers 500", "nobody listens").map(Pattern::compile)
             .toList();
 
-    private static DifyExec.Variable.Folders folders(Path folder, Path... more) throws IOException {
-        return new DifyExec.Variable.Folders(folder, Stream.concat(Stream.of(folder.toRealPath()), Stream.of(more))
+    private static Variable.Folders folders(Path folder, Path... more) throws IOException {
+        return new Variable.Folders(folder, Stream.concat(Stream.of(folder.toRealPath()), Stream.of(more))
                 .toList());
     }
 
-    static DifyExec.Form form(String fields, List<String> columns, boolean usesPresets) {
+    static Form form(String fields, List<String> columns, boolean usesPresets) {
         try {
             var parameters = JSON.createObjectNode();
             parameters.set("user_input_form", JSON.readTree(fields));
-            return DifyExec.Form.of(parameters, columns, folders(Path.of("")), usesPresets);
+            return Form.of(parameters, columns, folders(Path.of("")), usesPresets);
         } catch (IOException problem) {
             throw new UncheckedIOException(problem);
         }
@@ -106,10 +109,10 @@ class FormTest {
                     () -> compare(exchange, form, cells)));
         }
 
-        private void compare(Recorded.Exchange exchange, DifyExec.Form form, Map<String, String> cells) {
+        private void compare(Recorded.Exchange exchange, Form form, Map<String, String> cells) {
             var wrong = new ArrayList<>(form.faults(List.copyOf(cells.keySet())));
             cells.forEach((column, cell) -> {
-                if (form.value(column, cell) instanceof DifyExec.Value.Wrong fault)
+                if (form.value(column, cell) instanceof Value.Wrong fault)
                     wrong.add(column + ": " + fault.why());
             });
             if (matches(STRICTER, exchange.about())) assertFalse(wrong.isEmpty());
@@ -220,20 +223,20 @@ class FormTest {
         void whatIsWrongIsSaidWithWhatIsAllowed(String column, String cell, String part) {
             var value = form(FIELDS, List.of(column), true).value(column, cell);
 
-            assertTrue(assertInstanceOf(DifyExec.Value.Wrong.class, value).why().contains(part), value.toString());
+            assertTrue(assertInstanceOf(Value.Wrong.class, value).why().contains(part), value.toString());
         }
 
         @Test
         void fiveCharactersOutsideTheBasicPlaneAreFive() {
-            assertInstanceOf(DifyExec.Value.Text.class, form(FIELDS, List.of("name"), true).value("name", "😀😀😀😀😀"));
+            assertInstanceOf(Value.Text.class, form(FIELDS, List.of("name"), true).value("name", "😀😀😀😀😀"));
         }
 
         @Test
         void aLabelNamesItsVariable() {
             var form = form(FIELDS, List.of("Your name"), true);
 
-            assertEquals(Map.of("name", new DifyExec.Value.Text("Ann")),
-                    form.values(new DifyExec.Row(0, 2, "1", new LinkedHashMap<>(Map.of("Your name", "Ann")))));
+            assertEquals(Map.of("name", new Value.Text("Ann")),
+                    form.values(new Row(0, 2, "1", new LinkedHashMap<>(Map.of("Your name", "Ann")))));
         }
 
         @Test
@@ -265,11 +268,11 @@ class FormTest {
         @Test
         void nothingOfTheServerReachesTheTerminalAsAControl() {
             var form = form("[{\"evil\\u001b[31m\":{\"variable\":\"x\"}}]", List.of("id", "x"), true);
-            var row = new DifyExec.Row(0, 2, "1", new TreeMap<>(Map.of("id", "1", "x", "")));
-            var inspection = DifyExec.Inspection.of(List.of("id", "x"), form, List.of(row).iterator());
+            var row = new Row(0, 2, "1", new TreeMap<>(Map.of("id", "1", "x", "")));
+            var inspection = Inspection.of(List.of("id", "x"), form, List.of(row).iterator());
             var out = new StringWriter();
 
-            DifyExec.CheckView.print(inspection, new DifyExec.Greeting.Met("app\u001b[2J", "1.14.2\u009b31m"),
+            CheckView.print(inspection, new Greeting.Met("app\u001b[2J", "1.14.2\u009b31m"),
                     new PrintWriter(out));
 
             assertTrue(out.toString().contains("evil"), out.toString());
@@ -292,15 +295,15 @@ class FormTest {
     class FileCells {
         @TempDir Path folder;
 
-        private DifyExec.Value read(String type, String cell, String rules) {
+        private Value read(String type, String cell, String rules) {
             return read(type, cell, rules, folder);
         }
 
-        private DifyExec.Value read(String type, String cell, String rules, Path base, Path... more) {
+        private Value read(String type, String cell, String rules, Path base, Path... more) {
             try {
                 var parameters = JSON.readTree("{\"user_input_form\":[{\"" + type + "\":{\"variable\":\"doc\",\"required\":false," + rules
                         + "}}],\"system_parameters\":{\"image_file_size_limit\":1,\"file_size_limit\":1}}");
-                return DifyExec.Form.of(parameters, List.of("doc"), folders(base, more), true).value("doc", cell);
+                return Form.of(parameters, List.of("doc"), folders(base, more), true).value("doc", cell);
             } catch (IOException problem) {
                 throw new UncheckedIOException(problem);
             }
@@ -310,7 +313,7 @@ class FormTest {
         void aPathIsFoundFromTheFolderOfTheCsv() throws IOException {
             Files.writeString(folder.resolve("a b.pdf"), "x");
 
-            assertEquals(new DifyExec.Value.Local("document", "a b.pdf", folder.resolve("a b.pdf").toRealPath()),
+            assertEquals(new Value.Local("document", "a b.pdf", folder.resolve("a b.pdf").toRealPath()),
                     read("file", "@a b.pdf", "\"allowed_file_types\":[\"document\"]"));
         }
 
@@ -348,9 +351,9 @@ class FormTest {
             var alone = read("file", path, "\"allowed_file_types\":[\"document\"]", data);
             var both = read("file", path, "\"allowed_file_types\":[\"document\"]", data, other);
 
-            assertEquals(taken, alone instanceof DifyExec.Value.Local, alone::toString);
-            assertEquals(more, both instanceof DifyExec.Value.Local, both::toString);
-            if (alone instanceof DifyExec.Value.Wrong wrong) assertTrue(wrong.said().startsWith("allowed is a file "
+            assertEquals(taken, alone instanceof Value.Local, alone::toString);
+            assertEquals(more, both instanceof Value.Local, both::toString);
+            if (alone instanceof Value.Wrong wrong) assertTrue(wrong.said().startsWith("allowed is a file "
                     + "under the CSV's folder (or another, which --files DIR names); this is /"), wrong.said());
         }
 
@@ -359,14 +362,14 @@ class FormTest {
             Files.writeString(folder.resolve("4711"), "x");
             Files.createSymbolicLink(folder.resolve("report.pdf"), Path.of("4711"));
 
-            assertEquals(new DifyExec.Value.Local("document", "report.pdf", folder.resolve("4711").toRealPath()),
+            assertEquals(new Value.Local("document", "report.pdf", folder.resolve("4711").toRealPath()),
                     read("file", "@report.pdf", "\"allowed_file_types\":[\"document\"]"));
         }
 
         @Test
         void anInputThatIsNoFileHasTheCurrentFolder() {
             for (var input : List.of("-", "/dev/null"))
-                assertEquals(Path.of("").toAbsolutePath(), DifyExec.Variable.Folders.of(Path.of(input), null).base());
+                assertEquals(Path.of("").toAbsolutePath(), Variable.Folders.of(Path.of(input), null).base());
         }
 
         @ParameterizedTest(name = "{0} under {1}: {2}")
@@ -383,15 +386,15 @@ class FormTest {
         void whatAVariableDoesNotTakeIsRefused(String cell, String rules, String part) {
             var value = read("file", cell, rules);
 
-            assertTrue(assertInstanceOf(DifyExec.Value.Wrong.class, value).why().contains(part), value.toString());
+            assertTrue(assertInstanceOf(Value.Wrong.class, value).why().contains(part), value.toString());
         }
 
         @Test
         void aListIsPartedBySemicolonsAndCounted() {
             var rules = "\"allowed_file_types\":[\"document\",\"image\"],\"max_length\":2";
 
-            assertEquals(new DifyExec.Value.Several(List.of(new DifyExec.Value.Remote("document", URI.create("https://h/a.pdf")),
-                    new DifyExec.Value.Remote("image", URI.create("https://h/b.png")))), read("file-list", "https://h/a.pdf; https://h/b.png", rules));
+            assertEquals(new Value.Several(List.of(new Value.Remote("document", URI.create("https://h/a.pdf")),
+                    new Value.Remote("image", URI.create("https://h/b.png")))), read("file-list", "https://h/a.pdf; https://h/b.png", rules));
             assertTrue(read("file-list", "https://h/1.pdf;https://h/2.pdf;https://h/3.pdf", rules).toString().contains("3 files, 2 are allowed"));
             assertTrue(read("file-list", "https://h/1.pdf;https://h/2.pdf", rules.replace("2", "1")).toString()
                     .contains("2 files, 1 is allowed"));
@@ -415,7 +418,7 @@ class FormTest {
                 日本          | out   | pdf       | 日本-out-1.pdf
                 """)
         void aNameNeverLeadsOutOfTheFolder(String id, String output, String extension, String name) {
-            var made = DifyExec.Sender.fileName(id, output, 1, extension);
+            var made = Sender.fileName(id, output, 1, extension);
 
             assertFalse(made.contains("/") || made.contains("..") || made.startsWith("."), made);
             if (!name.equals("-")) assertEquals(name, made);
@@ -424,7 +427,7 @@ class FormTest {
         /// A file with these bytes is to be named `a.b.txt` in a folder.
         private static String named(Path folder, String bytes) throws IOException {
             var draft = Files.writeString(folder.resolve("draft"), bytes);
-            var path = DifyExec.FreeName.take(draft, folder.resolve("a.b.txt"));
+            var path = FreeName.take(draft, folder.resolve("a.b.txt"));
             Files.delete(draft);
             assertEquals(bytes, Files.readString(path));
             return path.getFileName().toString();
@@ -446,14 +449,14 @@ class FormTest {
         void twoRowsNeverShareAName() {
             var ids = List.of("a/b", "a_b", "a b", "a?b", ".a", "_a", "x".repeat(200), "x".repeat(201));
 
-            assertEquals(ids.size(), ids.stream().map(id -> DifyExec.Sender.fileName(id, "out", 1, ".txt")).distinct()
+            assertEquals(ids.size(), ids.stream().map(id -> Sender.fileName(id, "out", 1, ".txt")).distinct()
                     .count());
         }
 
         @Test
         void aNameIsNeverTooLongForAFileSystem() {
             for (var letter : List.of("x", "ß", "語", "𠮷")) {
-                var made = DifyExec.Sender.fileName(letter.repeat(300), letter.repeat(300), 1_000_000,
+                var made = Sender.fileName(letter.repeat(300), letter.repeat(300), 1_000_000,
                         letter.repeat(90));
 
                 assertTrue(made.getBytes(java.nio.charset.StandardCharsets.UTF_8).length <= 255, made);

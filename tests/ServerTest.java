@@ -1,3 +1,5 @@
+package difyexec;
+
 import com.fasterxml.jackson.core.JsonProcessingException;
 import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.ObjectMapper;
@@ -20,6 +22,7 @@ import org.junit.jupiter.params.provider.ValueSource;
 
 import module java.base;
 
+import static difyexec.DifyExec.*;
 import static com.github.tomakehurst.wiremock.client.WireMock.aResponse;
 import static com.github.tomakehurst.wiremock.client.WireMock.any;
 import static com.github.tomakehurst.wiremock.client.WireMock.anyUrl;
@@ -45,65 +48,65 @@ class ServerTest {
 
     static final ObjectMapper JSON = new ObjectMapper();
     static final String KEY = "app-k3y-of-the-test";
-    static final DifyExec.Mode BLOCKING = DifyExec.Mode.BLOCKING, STREAMING = DifyExec.Mode.STREAMING;
+    static final Mode BLOCKING = Mode.BLOCKING, STREAMING = Mode.STREAMING;
     static final Duration LONG = Duration.ofSeconds(20), SHORT = Duration.ofMillis(300);
-    static final DifyExec.Backoff BACKOFF = new DifyExec.Backoff(Duration.ofMillis(10), Duration.ofMillis(20), 3);
+    static final Backoff BACKOFF = new Backoff(Duration.ofMillis(10), Duration.ofMillis(20), 3);
 
     // ── Helpers ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    static DifyExec.Access access(URI url) {
-        return new DifyExec.Access(url, KEY, "", Optional.empty(), Optional.empty());
+    static Access access(URI url) {
+        return new Access(url, KEY, "", Optional.empty(), Optional.empty());
     }
 
-    static DifyExec.DifyClient client(URI url) {
+    static DifyClient client(URI url) {
         return client(url, LONG);
     }
 
     /// `limit` is the time of a run, and of the silence before a stream's first event.
-    static DifyExec.DifyClient client(URI url, Duration limit) {
+    static DifyClient client(URI url, Duration limit) {
         return client(access(url), limit, limit);
     }
 
-    static DifyExec.DifyClient client(DifyExec.Access access, Duration timeout, Duration firstEvent) {
-        return DifyExec.DifyClient.of(access, timeout, firstEvent, DifyExec.Room.of(1));
+    static DifyClient client(Access access, Duration timeout, Duration firstEvent) {
+        return DifyClient.of(access, timeout, firstEvent, Room.of(1));
     }
 
-    static DifyExec.Judge judge() {
-        return new DifyExec.Judge(BACKOFF, DifyExec.RetryRuns.TRANSIENT, access(URI.create("http://127.0.0.1/v1")));
+    static Judge judge() {
+        return new Judge(BACKOFF, RetryRuns.TRANSIENT, access(URI.create("http://127.0.0.1/v1")));
     }
 
-    static DifyExec.Seen run(DifyExec.DifyClient client, DifyExec.Mode mode) {
+    static Seen run(DifyClient client, Mode mode) {
         return run(client, attempt(mode), new Heard());
     }
 
-    static DifyExec.Seen run(DifyExec.DifyClient client, DifyExec.Attempt attempt, Heard heard) {
-        return client.run(attempt, DifyExec.Form.ofText().values(attempt.row()), heard);
+    static Seen run(DifyClient client, Attempt attempt, Heard heard) {
+        return client.run(attempt, Form.ofText().values(attempt.row()), heard);
     }
 
-    static DifyExec.Seen.Ran ran(DifyExec.Seen seen) {
-        return assertInstanceOf(DifyExec.Seen.Ran.class, seen);
+    static Seen.Ran ran(Seen seen) {
+        return assertInstanceOf(Seen.Ran.class, seen);
     }
 
-    static DifyExec.Seen.Refused refused(DifyExec.Seen seen) {
-        return assertInstanceOf(DifyExec.Seen.Refused.class, seen);
+    static Seen.Refused refused(Seen seen) {
+        return assertInstanceOf(Seen.Refused.class, seen);
     }
 
-    static DifyExec.Seen.Cut cut(DifyExec.Seen seen) {
-        return assertInstanceOf(DifyExec.Seen.Cut.class, seen);
+    static Seen.Cut cut(Seen seen) {
+        return assertInstanceOf(Seen.Cut.class, seen);
     }
 
-    static DifyExec.Attempt attempt(DifyExec.Mode mode) {
+    static Attempt attempt(Mode mode) {
         return attempt(mode, "user-1", Map.of("id", "r1", "text", "x"));
     }
 
-    static DifyExec.Attempt attempt(DifyExec.Mode mode, String user, Map<String, String> inputs) {
-        var row = new DifyExec.Row(0, 2, "r1", inputs);
-        return new DifyExec.Attempt(1, row, DifyExec.Tries.NONE, user, mode, row.hash(), Instant.now());
+    static Attempt attempt(Mode mode, String user, Map<String, String> inputs) {
+        var row = new Row(0, 2, "r1", inputs);
+        return new Attempt(1, row, Tries.NONE, user, mode, row.hash(), Instant.now());
     }
 
-    static DifyExec.Doubt doubt(String user, Optional<DifyExec.RunRef> run, DifyExec.Symptom symptom) {
+    static Doubt doubt(String user, Optional<RunRef> run, Symptom symptom) {
         var attempt = attempt(BLOCKING, user, Map.of("id", "r1"));
-        return new DifyExec.Doubt(attempt, run, symptom, "", attempt.at(), attempt.at().plus(LONG), false);
+        return new Doubt(attempt, run, symptom, "", attempt.at(), attempt.at().plus(LONG), false);
     }
 
     static JsonNode json(byte[] text) throws IOException {
@@ -111,19 +114,19 @@ class ServerTest {
     }
 
     /// The runs that a worker told of.
-    record Heard(List<DifyExec.RunRef> runs, CountDownLatch first) implements DifyExec.Told {
+    record Heard(List<RunRef> runs, CountDownLatch first) implements Told {
         Heard() {
             this(new CopyOnWriteArrayList<>(), new CountDownLatch(1));
         }
 
         @Override
-        public void began(DifyExec.RunRef run, Duration waited) {
+        public void began(RunRef run, Duration waited) {
             runs.add(run);
             first.countDown();
         }
 
         @Override
-        public void quiet(DifyExec.RunRef run) {}
+        public void quiet(RunRef run) {}
 
         @Override
         public void uploaded(String file, String upload) {}
@@ -259,7 +262,7 @@ class ServerTest {
 
     /// The events of one run, as Dify writes them.
     static final class Events {
-        static final DifyExec.RunRef REF = new DifyExec.RunRef("11111111-1111-4111-8111-111111111111", "task-1");
+        static final RunRef REF = new RunRef("11111111-1111-4111-8111-111111111111", "task-1");
         static final String RUN = REF.id(), TASK = REF.task(), PING = "event: ping\n\n";
 
         /// JSON with `'` in place of `"`.
@@ -396,14 +399,14 @@ class ServerTest {
             return new Expected(word.orElseThrow(() -> new NoSuchElementException(status + message)), message);
         }
 
-        static String word(DifyExec.Verdict verdict) {
+        static String word(Verdict verdict) {
             return switch (verdict) {
-                case DifyExec.Verdict.Done(var outcome) -> outcome.standing().word();
-                case DifyExec.Verdict.Again _ -> "again";
-                case DifyExec.Verdict.Throttled _ -> "throttled";
-                case DifyExec.Verdict.Unreached _ -> "unreached";
-                case DifyExec.Verdict.LookUp _ -> "look up";
-                case DifyExec.Verdict.StopBatch _ -> "stop";
+                case Verdict.Done(var outcome) -> outcome.standing().word();
+                case Verdict.Again _ -> "again";
+                case Verdict.Throttled _ -> "throttled";
+                case Verdict.Unreached _ -> "unreached";
+                case Verdict.LookUp _ -> "look up";
+                case Verdict.StopBatch _ -> "stop";
             };
         }
     }
@@ -414,7 +417,7 @@ class ServerTest {
         private final Map<String, Integer> replayed = new TreeMap<>();
         private final List<String> skipped = new ArrayList<>();
         private WireMockServer dify;
-        private DifyExec.DifyClient client;
+        private DifyClient client;
 
         @BeforeAll
         void start() {
@@ -469,15 +472,15 @@ class ServerTest {
             var verdict = judge().verdict(attempt, seen);
             assertTrue(List.of(expected.word().split(" or ")).contains(Expected.word(verdict)),
                     () -> exchange + ": " + seen + " is to be " + expected.word() + " and is " + verdict);
-            if (verdict instanceof DifyExec.Verdict.Done(DifyExec.Outcome.Failed failed))
+            if (verdict instanceof Verdict.Done(Outcome.Failed failed))
                 assertTrue(failed.text().contains(expected.text().strip()), () -> exchange + ": " + failed);
             if (!expected.run().isNull()) sameRun(exchange, expected.run(), ran(seen));
-            if (mode == DifyExec.Mode.STREAMING && !(seen instanceof DifyExec.Seen.Refused)) assertEquals(seen.run().stream().map(DifyExec.RunRef::id).toList(),
-                    heard.runs().stream().map(DifyExec.RunRef::id).toList(), exchange::toString);
+            if (mode == Mode.STREAMING && !(seen instanceof Seen.Refused)) assertEquals(seen.run().stream().map(RunRef::id).toList(),
+                    heard.runs().stream().map(RunRef::id).toList(), exchange::toString);
             replayed.merge("runs of " + exchange.version(), 1, Integer::sum);
         }
 
-        private void sameRun(Recorded.Exchange exchange, JsonNode run, DifyExec.Seen.Ran seen) throws IOException {
+        private void sameRun(Recorded.Exchange exchange, JsonNode run, Seen.Ran seen) throws IOException {
             var data = run.path("data");
             assertEquals(run.path("workflow_run_id").asText(), seen.ref().id(), exchange::toString);
             assertEquals(run.path("task_id").asText(), seen.ref().task(), exchange::toString);
@@ -491,7 +494,7 @@ class ServerTest {
         }
 
         /// By WireMock; by bytes where a connection breaks or is held, or the recording has the bytes.
-        private DifyExec.Seen served(Recorded.Exchange exchange, DifyExec.Attempt attempt, Heard told)
+        private Seen served(Recorded.Exchange exchange, Attempt attempt, Heard told)
                 throws IOException {
             boolean stays = exchange.end() == Recorded.End.CLIENT && !exchange.text().contains("\"event\":\"error\"")
                     && !exchange.text().contains("\"event\":\"workflow_finished\"");
@@ -544,25 +547,25 @@ class ServerTest {
             dify.resetMappings();
             dify.stubFor(get(urlEqualTo("/v1/workflows/run/" + id)).willReturn(response(detail)));
 
-            var found = client.look(doubt("u", Optional.of(new DifyExec.RunRef(id, "")), DifyExec.Symptom.CUT));
+            var found = client.look(doubt("u", Optional.of(new RunRef(id, "")), Symptom.CUT));
 
-            if (detail.status() == 500) assertInstanceOf(DifyExec.Found.Silent.class, found, detail::toString);
+            if (detail.status() == 500) assertInstanceOf(Found.Silent.class, found, detail::toString);
             else if (body.path("id").isNull() || detail.status() == 404)
-                assertEquals(new DifyExec.Found.Absent(), found, detail::toString);
+                assertEquals(new Found.Absent(), found, detail::toString);
             else if (List.of("running", "paused").contains(body.path("status").asText()))
                 assertEquals(body.path("status").asText(), found.word(), detail::toString);
             else ended(detail, body, ownOutputs(id, body.path("status").asText(), all),
-                    assertInstanceOf(DifyExec.Found.Ended.class, found, detail::toString).ran());
+                    assertInstanceOf(Found.Ended.class, found, detail::toString).ran());
             replayed.merge("details of " + detail.version(), 1, Integer::sum);
         }
 
-        private void ended(Recorded.Exchange detail, JsonNode body, Optional<JsonNode> own, DifyExec.Seen.Ran ran)
+        private void ended(Recorded.Exchange detail, JsonNode body, Optional<JsonNode> own, Seen.Ran ran)
                 throws IOException {
             var outputs = body.path("outputs");
             var whole = outputs.isTextual() ? JSON.readTree(outputs.asText())
                     : outputs.isNull() ? JSON.createObjectNode() : outputs;
 
-            assertEquals(DifyExec.RunStatus.of(body.path("status").asText()), Optional.of(ran.status()),
+            assertEquals(RunStatus.of(body.path("status").asText()), Optional.of(ran.status()),
                     detail::toString);
             assertEquals(body.path("id").asText(), ran.ref().id(), detail::toString);
             assertEquals(whole, json(ran.outputs()), detail::toString);
@@ -604,9 +607,9 @@ class ServerTest {
             dify.stubFor(get(urlEqualTo("/v1/workflows/run/" + id)).willReturn(aResponse()
                     .withBody(Events.json("{'id':'%s','status':'%s','outputs':{}}", id, status))));
 
-            var found = client.look(doubt(user, Optional.empty(), DifyExec.Symptom.NO_ANSWER));
+            var found = client.look(doubt(user, Optional.empty(), Symptom.NO_ANSWER));
 
-            if (rows.isEmpty()) assertEquals(new DifyExec.Found.Absent(), found, log::toString);
+            if (rows.isEmpty()) assertEquals(new Found.Absent(), found, log::toString);
             else assertEquals(id + " " + status.replace("partial-succeeded", "partial"),
                     found.run().orElseThrow().id() + " " + found.word(), log::toString);
             replayed.merge("logs of " + log.version(), 1, Integer::sum);
@@ -636,7 +639,7 @@ class ServerTest {
 
         @ParameterizedTest
         @CsvSource({"BLOCKING, blocking", "STREAMING, streaming"})
-        void aRowGoesOutWithItsCellsAsTextItsModeAndItsUser(DifyExec.Mode mode, String word) {
+        void aRowGoesOutWithItsCellsAsTextItsModeAndItsUser(Mode mode, String word) {
             var cells = new LinkedHashMap<String, String>();
             cells.put("id", "7");
             cells.put("zip", "007");
@@ -669,9 +672,9 @@ class ServerTest {
         @ParameterizedTest
         @CsvSource({"5e0dfc88-8475-4946-a840-d85d8e9e04d1, 5e0dfc88-8475-4946-a840-d85d8e9e04d1", "a b/c, a%20b%2Fc"})
         void aPinnedVersionHasARouteOfItsOwn(String version, String inPath) {
-            var access = new DifyExec.Access(url(), KEY, version, Optional.empty(), Optional.empty());
+            var access = new Access(url(), KEY, version, Optional.empty(), Optional.empty());
 
-            try (var client = DifyExec.DifyClient.of(access, LONG)) {
+            try (var client = DifyClient.of(access, LONG)) {
                 run(client, BLOCKING);
             }
 
@@ -681,10 +684,10 @@ class ServerTest {
 
         @Test
         void eachAttemptHasAUserOfItsOwnAndEachStartANewName() {
-            var names = new DifyExec.Names(null);
+            var names = new Names(null);
             var users = new HashSet<String>();
             for (int i = 0; i < 100; i++) users.add(names.next().user());
-            users.add(new DifyExec.Names(null).next().user());
+            users.add(new Names(null).next().user());
 
             assertEquals(101, users.size());
             for (var user : users) assertTrue(user.matches("difyexec-[0-9a-f]{16}-\\d+"), user);
@@ -703,7 +706,7 @@ class ServerTest {
 
         @Test
         void aRunOverItsTimeIsStoppedOnceAndThenAskedFor() {
-            var doubt = doubt("u", Optional.of(Events.REF), DifyExec.Symptom.TIMED_OUT);
+            var doubt = doubt("u", Optional.of(Events.REF), Symptom.TIMED_OUT);
 
             try (var client = client(url())) {
                 client.look(doubt);
@@ -718,7 +721,7 @@ class ServerTest {
         @ValueSource(strings = {"difyexec-00-1", "a b&limit=100", "c+é%41/#?", "=\"'あ😀"})
         void aLookAsksForExactlyTheUserOfTheAttempt(String user) {
             try (var client = client(url())) {
-                client.look(doubt(user, Optional.empty(), DifyExec.Symptom.NO_ANSWER));
+                client.look(doubt(user, Optional.empty(), Symptom.NO_ANSWER));
             }
 
             dify.verify(1, getRequestedFor(urlPathEqualTo("/v1/workflows/logs"))
@@ -735,8 +738,8 @@ class ServerTest {
                     """)));
 
             try (var client = client(url())) {
-                assertEquals(new DifyExec.Found.Absent(),
-                        client.look(doubt("user-1", Optional.empty(), DifyExec.Symptom.NO_ANSWER)));
+                assertEquals(new Found.Absent(),
+                        client.look(doubt("user-1", Optional.empty(), Symptom.NO_ANSWER)));
             }
         }
 
@@ -788,6 +791,29 @@ class ServerTest {
             }
         }
 
+        /// Else it would wait at the door of a full server for as long as there are rows.
+        @Test
+        @Timeout(30)
+        void aConnectionIsGivenUpWhileAnotherRequestWaitsForLong() throws Exception {
+            try (var wire = new Wire(connection -> {
+                while (connection.request()) {
+                    if (connection.last.contains("\"first\"")) connection.hold();
+                    connection.answer(Events.blocking("{\"a\":\"" + "x".repeat(20_000) + "\"}"));
+                }
+            }); var client = client(wire.url())) {
+                var first = Thread.startVirtualThread(() -> run(client, attempt(BLOCKING, "first", Map.of("id", "r1")),
+                        new Heard()));
+
+                while (wire.connections.get() < 3) ran(run(client, BLOCKING)); // until it has waited for long
+                int before = wire.connections.get();
+                for (int i = 0; i < 5; i++) ran(run(client, BLOCKING));
+
+                assertEquals(before + 5, wire.connections.get());
+                first.interrupt();
+                first.join();
+            }
+        }
+
         @Test
         void aPostOnAConnectionThatDiesIsNeverSentTwice() throws IOException {
             var posts = new AtomicInteger();
@@ -800,7 +826,7 @@ class ServerTest {
                 run(client, BLOCKING);
                 var second = run(client, BLOCKING);
 
-                assertEquals(DifyExec.Symptom.NO_ANSWER, cut(second).symptom());
+                assertEquals(Symptom.NO_ANSWER, cut(second).symptom());
                 assertEquals(2, posts.get());
             }
         }
@@ -815,7 +841,7 @@ class ServerTest {
             try (var client = client(URI.create("http://127.0.0.1:" + port + "/v1"))) {
                 var seen = run(client, BLOCKING);
 
-                assertInstanceOf(DifyExec.Seen.NotSent.class, seen);
+                assertInstanceOf(Seen.NotSent.class, seen);
                 assertEquals("unreached", Expected.word(judge().verdict(attempt(BLOCKING), seen)));
             }
         }
@@ -824,7 +850,7 @@ class ServerTest {
         void aServerThatDoesNotSpeakTlsWasNotReached() throws IOException {
             try (var wire = new Wire(connection -> connection.say("HTTP/1.1 400 Bad\r\nContent-Length: 0\r\n\r\n"));
                     var client = client(URI.create(wire.url().toString().replace("http:", "https:")))) {
-                assertInstanceOf(DifyExec.Seen.NotSent.class, run(client, BLOCKING));
+                assertInstanceOf(Seen.NotSent.class, run(client, BLOCKING));
             }
         }
 
@@ -833,7 +859,7 @@ class ServerTest {
             var dify = new WireMockServer(options().dynamicPort().dynamicHttpsPort().bindAddress("127.0.0.1"));
             dify.start();
             try (var client = client(URI.create("https://127.0.0.1:" + dify.httpsPort() + "/v1"))) {
-                assertInstanceOf(DifyExec.Seen.NotSent.class, run(client, BLOCKING));
+                assertInstanceOf(Seen.NotSent.class, run(client, BLOCKING));
                 dify.verify(0, postRequestedFor(anyUrl()));
             } finally {
                 dify.stop();
@@ -841,15 +867,15 @@ class ServerTest {
         }
 
         @ParameterizedTest
-        @EnumSource(value = DifyExec.Mode.class, names = {"BLOCKING", "STREAMING"})
-        void aResetAfterTheRequestLeavesTheRunInDoubt(DifyExec.Mode mode) throws IOException {
+        @EnumSource(value = Mode.class, names = {"BLOCKING", "STREAMING"})
+        void aResetAfterTheRequestLeavesTheRunInDoubt(Mode mode) throws IOException {
             try (var wire = new Wire(connection -> {
                 connection.request();
                 connection.reset();
             }); var client = client(wire.url())) {
                 var cut = cut(run(client, mode));
 
-                assertEquals(DifyExec.Symptom.NO_ANSWER, cut.symptom());
+                assertEquals(Symptom.NO_ANSWER, cut.symptom());
                 assertEquals(Optional.empty(), cut.ref());
                 assertEquals(1, wire.requests.size());
             }
@@ -882,8 +908,8 @@ class ServerTest {
             }
         }
 
-        private static DifyExec.Access through(String login, Wire proxy) {
-            return new DifyExec.Access(URI.create("http://dify.test:8080/v1"), KEY, "",
+        private static Access through(String login, Wire proxy) {
+            return new Access(URI.create("http://dify.test:8080/v1"), KEY, "",
                     Optional.of(URI.create("http://" + login + proxy.url().getAuthority())), Optional.empty());
         }
     }
@@ -903,7 +929,7 @@ class ServerTest {
             dify.stop();
         }
 
-        private DifyExec.Seen seen(DifyExec.Mode mode, ResponseDefinitionBuilder answer) {
+        private Seen seen(Mode mode, ResponseDefinitionBuilder answer) {
             dify.stubFor(post(anyUrl()).willReturn(answer));
             try (var client = client(URI.create("http://127.0.0.1:" + dify.port() + "/v1"))) {
                 return run(client, mode);
@@ -918,12 +944,12 @@ class ServerTest {
                 RANDOM_DATA_THEN_CLOSE,   NO_ANSWER
                 MALFORMED_RESPONSE_CHUNK, CUT
                 """)
-        void whatBreaksAfterTheRequestLeavesTheRunInDoubt(Fault fault, DifyExec.Symptom symptom) {
+        void whatBreaksAfterTheRequestLeavesTheRunInDoubt(Fault fault, Symptom symptom) {
             for (var mode : List.of(BLOCKING, STREAMING)) {
                 var seen = seen(mode, aResponse().withHeader("X-Version", "1.14.2").withFault(fault));
 
                 // whether the headers are handed on before the break shows is a matter of timing
-                var early = fault == Fault.MALFORMED_RESPONSE_CHUNK ? DifyExec.Symptom.NO_ANSWER : symptom;
+                var early = fault == Fault.MALFORMED_RESPONSE_CHUNK ? Symptom.NO_ANSWER : symptom;
                 assertTrue(cut(seen).symptom() == symptom || cut(seen).symptom() == early, seen.toString());
                 assertEquals("look up", Expected.word(judge().verdict(attempt(mode), seen)));
             }
@@ -945,7 +971,7 @@ class ServerTest {
                 {"data": {"status": "succeeded"}}         | Dify   | CUT
                 {"data": null}                            | proxy  | GATEWAY
                 """)
-        void twoHundredWithoutARunsEndIsNoSuccess(String body, String from, DifyExec.Symptom symptom) {
+        void twoHundredWithoutARunsEndIsNoSuccess(String body, String from, Symptom symptom) {
             var answer = aResponse().withBody(body);
             if (from.equals("Dify")) answer.withHeader("X-Version", "1.14.2");
 
@@ -959,7 +985,7 @@ class ServerTest {
             var seen = seen(BLOCKING, aResponse().withBody("""
                     {"task_id": "t", "workflow_run_id": "r", "data": {"id": "r", "outputs": {}}}"""));
 
-            assertEquals(Optional.of(new DifyExec.RunRef("r", "t")), seen.run());
+            assertEquals(Optional.of(new RunRef("r", "t")), seen.run());
         }
 
         @ParameterizedTest
@@ -972,7 +998,7 @@ class ServerTest {
                 504,    proxy, GATEWAY
                 524,    proxy, GATEWAY
                 """)
-        void aServerErrorSaysNothingOfTheRun(int status, String from, DifyExec.Symptom symptom) {
+        void aServerErrorSaysNothingOfTheRun(int status, String from, Symptom symptom) {
             var page = "<html><head><title>" + status + " Oops</title><style>p {}</style></head>Sorry</html>";
             var answer = aResponse().withStatus(status).withHeader("Content-Type", "text/html").withBody(page);
             if (from.equals("Dify")) answer.withHeader("X-Version", "1.9.2");
@@ -981,7 +1007,7 @@ class ServerTest {
 
             assertEquals(status + " Oops Sorry", refused(seen).message());
             var verdict = judge().verdict(attempt(BLOCKING), seen);
-            assertEquals(symptom, assertInstanceOf(DifyExec.Verdict.LookUp.class, verdict).symptom());
+            assertEquals(symptom, assertInstanceOf(Verdict.LookUp.class, verdict).symptom());
         }
 
         @Test
@@ -989,7 +1015,7 @@ class ServerTest {
             var seen = seen(BLOCKING, aResponse().withStatus(429).withHeader("Retry-After", " 120 "));
 
             assertEquals(Optional.of(Duration.ofSeconds(120)), refused(seen).retryAfter());
-            assertEquals(Duration.ofSeconds(120), assertInstanceOf(DifyExec.Verdict.Throttled.class,
+            assertEquals(Duration.ofSeconds(120), assertInstanceOf(Verdict.Throttled.class,
                     judge().verdict(attempt(BLOCKING), seen)).after());
         }
 
@@ -1022,6 +1048,18 @@ class ServerTest {
         }
 
         @Test
+        void itsWaitIsWhatItsRunDidNotTake() {
+            var began = System.nanoTime();
+
+            var ran = ran(seen(BLOCKING, aResponse().withBody(Events.blocking("{}"))));
+
+            var took = Duration.ofNanos(System.nanoTime() - began);
+            assertTrue(ran.waited().orElseThrow().compareTo(took) < 0, ran::toString);
+            assertEquals(Optional.empty(), ran(seen(STREAMING, aResponse()
+                    .withHeader("Content-Type", "text/event-stream").withBody(Events.finished("{}")))).waited());
+        }
+
+        @Test
         void noAnswerWithinTheTimeLimitIsATimeOut() throws IOException {
             try (var wire = new Wire(connection -> {
                 connection.request();
@@ -1029,7 +1067,7 @@ class ServerTest {
             }); var client = client(wire.url(), SHORT)) {
                 var cut = cut(run(client, BLOCKING));
 
-                assertEquals(DifyExec.Symptom.TIMED_OUT, cut.symptom());
+                assertEquals(Symptom.TIMED_OUT, cut.symptom());
                 assertEquals(1, wire.requests.size());
             }
         }
@@ -1043,7 +1081,7 @@ class ServerTest {
             }); var client = client(wire.url(), SHORT)) {
                 var cut = cut(run(client, BLOCKING));
 
-                assertEquals(DifyExec.Symptom.TIMED_OUT, cut.symptom());
+                assertEquals(Symptom.TIMED_OUT, cut.symptom());
             }
         }
     }
@@ -1055,7 +1093,7 @@ class ServerTest {
         private Heard heard = new Heard();
 
         /// What a stream gives that is written so; `limit` for its silences.
-        private DifyExec.Seen seen(Duration limit, Wire.Script events) throws IOException {
+        private Seen seen(Duration limit, Wire.Script events) throws IOException {
             try (var wire = new Wire(connection -> {
                 connection.request();
                 connection.startStream();
@@ -1065,14 +1103,14 @@ class ServerTest {
             }
         }
 
-        private DifyExec.Seen seen(String events) throws IOException {
+        private Seen seen(String events) throws IOException {
             return seen(LONG, connection -> {
                 connection.chunk(events);
                 connection.endStream();
             });
         }
 
-        private DifyExec.Seen.Ran ranBy(String events) throws IOException {
+        private Seen.Ran ranBy(String events) throws IOException {
             return ran(seen(events));
         }
 
@@ -1084,7 +1122,7 @@ class ServerTest {
             }
         }
 
-        private static String outputs(DifyExec.Seen.Ran ran) {
+        private static String outputs(Seen.Ran ran) {
             return new String(ran.outputs(), UTF_8);
         }
 
@@ -1131,7 +1169,7 @@ class ServerTest {
         void theEndOfAnotherRunIsNoEndOfThisOne() throws IOException {
             var cut = cut(seen(Events.started() + another(Events.finished("{\"a\":1}"))));
 
-            assertEquals(DifyExec.Symptom.CONTRADICTED, cut.symptom());
+            assertEquals(Symptom.CONTRADICTED, cut.symptom());
             assertEquals(Optional.of(Events.REF), cut.ref());
             assertEquals(List.of(Events.REF), heard.runs());
         }
@@ -1147,7 +1185,7 @@ class ServerTest {
         void twoEndsThatComeTogetherAreNone() throws IOException {
             for (var ends : List.of(failed("boom") + Events.finished("{}"), Events.finished("{}") + failed("boom"),
                     Events.finished("{\"a\":1}") + Events.nodeFinished("{}") + Events.finished("{\"a\":2}")))
-                assertEquals(DifyExec.Symptom.CONTRADICTED, cut(seen(Events.started() + ends)).symptom());
+                assertEquals(Symptom.CONTRADICTED, cut(seen(Events.started() + ends)).symptom());
         }
 
         @Test
@@ -1191,7 +1229,7 @@ class ServerTest {
             var seen = seen(Events.PING
                     + Events.json("data: {'event':'error','message':'x is required in input form','status':500}\n\n"));
 
-            assertEquals(DifyExec.Seen.Refused.event(500, "", "x is required in input form", Optional.empty()), seen);
+            assertEquals(Seen.Refused.event(500, "", "x is required in input form", Optional.empty()), seen);
         }
 
         @ParameterizedTest
@@ -1218,8 +1256,8 @@ class ServerTest {
                 }));
 
                 // with no event, the headers may be lost with the connection
-                assertTrue(cut.symptom() == DifyExec.Symptom.CUT
-                        || !known && cut.symptom() == DifyExec.Symptom.NO_ANSWER, cut.toString());
+                assertTrue(cut.symptom() == Symptom.CUT
+                        || !known && cut.symptom() == Symptom.NO_ANSWER, cut.toString());
                 assertEquals(known, cut.ref().equals(Optional.of(Events.REF)));
             }
         }
@@ -1234,7 +1272,7 @@ class ServerTest {
                 connection.chunk(Arrays.copyOf(finished, middle));
             }));
 
-            assertEquals(DifyExec.Symptom.CUT, cut.symptom());
+            assertEquals(Symptom.CUT, cut.symptom());
             assertEquals(Optional.of(Events.REF), cut.ref());
         }
 
@@ -1253,7 +1291,7 @@ class ServerTest {
                 connection.hold();
             }));
 
-            assertEquals(DifyExec.Symptom.TIMED_OUT, cut.symptom());
+            assertEquals(Symptom.TIMED_OUT, cut.symptom());
             assertEquals(Optional.of(Events.REF), cut.ref());
         }
 
@@ -1264,7 +1302,7 @@ class ServerTest {
                 connection.hold();
             }));
 
-            assertEquals(DifyExec.Symptom.SILENCE, cut.symptom());
+            assertEquals(Symptom.SILENCE, cut.symptom());
             assertEquals(Optional.empty(), cut.ref());
         }
 
@@ -1278,7 +1316,7 @@ class ServerTest {
             }); var client = client(access(wire.url()), SHORT, LONG)) {
                 var cut = cut(run(client, attempt(STREAMING), heard));
 
-                assertEquals(DifyExec.Symptom.TIMED_OUT, cut.symptom());
+                assertEquals(Symptom.TIMED_OUT, cut.symptom());
             }
         }
 
@@ -1290,7 +1328,7 @@ class ServerTest {
             }); var client = client(wire.url(), SHORT)) {
                 var cut = cut(run(client, attempt(STREAMING), heard));
 
-                assertEquals(DifyExec.Symptom.SILENCE, cut.symptom());
+                assertEquals(Symptom.SILENCE, cut.symptom());
             }
         }
 
@@ -1335,7 +1373,7 @@ class ServerTest {
                     + Events.event("workflow_finished", Events.json("{'new':{'status':'failed'},'status':'succeeded',"
                             + "'id':'%s','outputs':{'a':[1,{'b':2}]},'files':[]}", Events.RUN)));
 
-            assertEquals(DifyExec.RunStatus.SUCCEEDED, ran.status());
+            assertEquals(RunStatus.SUCCEEDED, ran.status());
             assertEquals("{\"a\":[1,{\"b\":2}]}", outputs(ran));
             assertEquals(Events.REF, ran.ref());
         }
@@ -1352,7 +1390,7 @@ class ServerTest {
 
             assertEquals(List.of(Events.REF), heard.runs());
             assertEquals(Events.REF, ran.ref());
-            assertEquals(DifyExec.RunStatus.SUCCEEDED, ran.status());
+            assertEquals(RunStatus.SUCCEEDED, ran.status());
             assertEquals("{\"a\":1}", outputs(ran));
             assertEquals("", ran.error());
             assertEquals(0, ran.usage().tokens());
@@ -1371,7 +1409,7 @@ class ServerTest {
                             Events.json("{'id':'e','status':'failed','error':'boom','outputs':{'no':1}}"))
                     + Events.event("workflow_finished", "{\"status\":\"partial-succeeded\"}"));
 
-            assertEquals(DifyExec.RunStatus.PARTIAL, ran.status());
+            assertEquals(RunStatus.PARTIAL, ran.status());
             assertEquals("", ran.error());
             assertEquals("{}", outputs(ran));
         }
@@ -1428,16 +1466,16 @@ class ServerTest {
         private static final String LARGE = "{\"text\":\"" + "x".repeat(30_000) + "\"}";
         private final Heard heard = new Heard();
 
-        private <T> T by(Wire.Script answer, Function<DifyExec.DifyClient, T> asked) throws IOException {
+        private <T> T by(Wire.Script answer, Function<DifyClient, T> asked) throws IOException {
             try (var wire = new Wire(connection -> {
                 connection.request();
                 answer.serve(connection);
-            }); var client = DifyExec.DifyClient.of(access(wire.url()), LONG, LONG, new DifyExec.Room(20_000))) {
+            }); var client = DifyClient.of(access(wire.url()), LONG, LONG, new Room(20_000))) {
                 return asked.apply(client);
             }
         }
 
-        private DifyExec.Seen streamed(String... events) throws IOException {
+        private Seen streamed(String... events) throws IOException {
             return by(connection -> {
                 connection.startStream();
                 for (var event : events) connection.chunk(event);
@@ -1445,9 +1483,9 @@ class ServerTest {
             }, client -> run(client, attempt(STREAMING), heard));
         }
 
-        private static void isTooLarge(DifyExec.Seen seen) {
-            var large = assertInstanceOf(DifyExec.Seen.TooLarge.class, seen);
-            assertEquals(Optional.of(Events.RUN), large.ref().map(DifyExec.RunRef::id));
+        private static void isTooLarge(Seen seen) {
+            var large = assertInstanceOf(Seen.TooLarge.class, seen);
+            assertEquals(Optional.of(Events.RUN), large.ref().map(RunRef::id));
             assertEquals("the answer is larger than the memory for it (0.0 MB); a lower -c or "
                     + "JDK_JAVA_OPTIONS=-Xmx4g gives it more", large.why());
         }
@@ -1465,15 +1503,15 @@ class ServerTest {
         @Test
         void isLookedUpInVain() throws IOException {
             var found = by(connection -> connection.answer(Events.ended("succeeded", LARGE)), client ->
-                    client.look(doubt("u", Optional.of(Events.REF), DifyExec.Symptom.CUT)));
+                    client.look(doubt("u", Optional.of(Events.REF), Symptom.CUT)));
 
-            isTooLarge(assertInstanceOf(DifyExec.Found.Silent.class, found).seen());
+            isTooLarge(assertInstanceOf(Found.Silent.class, found).seen());
         }
 
         @Test
         void isOneBeyondAShareOfTheMemoryAndNoneBelowAMegabyte() {
-            assertEquals(Runtime.getRuntime().maxMemory() / 40, DifyExec.Room.of(4).most());
-            assertEquals(1 << 20, DifyExec.Room.of(10_000).most());
+            assertEquals(Runtime.getRuntime().maxMemory() / 40, Room.of(4).most());
+            assertEquals(1 << 20, Room.of(10_000).most());
         }
 
         @Test
@@ -1498,10 +1536,10 @@ class ServerTest {
             dify.stop();
         }
 
-        private DifyExec.Found detail(ResponseDefinitionBuilder answer) {
+        private Found detail(ResponseDefinitionBuilder answer) {
             dify.stubFor(get(urlEqualTo("/v1/workflows/run/r")).willReturn(answer));
             try (var client = client(URI.create("http://127.0.0.1:" + dify.port() + "/v1"))) {
-                return client.look(doubt("u", Optional.of(new DifyExec.RunRef("r", "t")), DifyExec.Symptom.CUT));
+                return client.look(doubt("u", Optional.of(new RunRef("r", "t")), Symptom.CUT));
             }
         }
 
@@ -1522,7 +1560,7 @@ class ServerTest {
 
             var found = detail(from.equals("Dify") ? answer.withHeader("X-Version", "1.14.2") : answer);
 
-            assertInstanceOf(DifyExec.Found.Silent.class, found);
+            assertInstanceOf(Found.Silent.class, found);
         }
 
         private static final String USER = "difyexec-0123456789abcdef-1";
@@ -1553,14 +1591,14 @@ class ServerTest {
                 CUT,          true,           own,    succeeded, succeeded r
                 CUT,          true,           own,    ,          absent
                 """)
-        void whatIsSaidOfARunIsHeldAgainstItsIdAndItsName(DifyExec.Symptom symptom, boolean unique, String listed,
+        void whatIsSaidOfARunIsHeldAgainstItsIdAndItsName(Symptom symptom, boolean unique, String listed,
                 String status, String expected) {
             stored("r", Objects.toString(status, ""));
             stored("own", "failed");
             listed(listed == null ? new String[0] : new String[] {listed});
 
             try (var client = client(URI.create("http://127.0.0.1:" + dify.port() + "/v1"))) {
-                var found = client.look(doubt(unique ? USER : "nightly", Optional.of(new DifyExec.RunRef("r", "")),
+                var found = client.look(doubt(unique ? USER : "nightly", Optional.of(new RunRef("r", "")),
                         symptom));
 
                 assertEquals(expected, (found.word() + found.run().map(run -> " " + run.id()).orElse("")));
@@ -1571,7 +1609,23 @@ class ServerTest {
         void aRunOfAStatusThatIsNotKnownStillRuns() {
             var found = detail(aResponse().withBody("{\"id\": \"r\", \"status\": \"brand-new\", \"outputs\": {}}"));
 
-            assertEquals(new DifyExec.Found.Running(new DifyExec.RunRef("r", "t"), DifyExec.RunStatus.RUNNING), found);
+            assertEquals(new Found.Running(new RunRef("r", "t"), RunStatus.RUNNING), found);
+        }
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, delimiter = '|', nullValues = "-", textBlock = """
+                date                          | least | most
+                Fri, 16 Jan 2026 12:00:00 GMT | 60    | 60
+                soon                          | 1000  | 999999999
+                -                             | 1000  | 999999999
+                """)
+        void howLongARunHasBeenRunningIsToldByTheServersClock(String date, long least, long most) {
+            var answer = aResponse().withBody("{\"id\":\"r\",\"status\":\"running\",\"created_at\":1768564740}");
+            if (date != null) answer.withHeader("Date", date);
+
+            var age = assertInstanceOf(Found.Running.class, detail(answer)).age().orElseThrow().toSeconds();
+
+            assertTrue(age >= least && age <= most, age + " s");
         }
 
         @Test
@@ -1579,7 +1633,7 @@ class ServerTest {
             var found = detail(aResponse().withBody("""
                     {"id": "r", "status": "succeeded", "outputs": "{\\"a\\": \\"{\\\\\\"b\\\\\\": 1}\\"}"}"""));
 
-            var ran = assertInstanceOf(DifyExec.Found.Ended.class, found).ran();
+            var ran = assertInstanceOf(Found.Ended.class, found).ran();
             assertEquals("{\"b\": 1}", json(ran.outputs()).path("a").asText());
         }
 
@@ -1588,9 +1642,9 @@ class ServerTest {
             try (var client = client(URI.create("http://127.0.0.1:" + dify.port() + "/v1"))) {
                 dify.stop();
 
-                var found = client.look(doubt("u", Optional.empty(), DifyExec.Symptom.CUT));
+                var found = client.look(doubt("u", Optional.empty(), Symptom.CUT));
 
-                assertInstanceOf(DifyExec.Found.Silent.class, found);
+                assertInstanceOf(Found.Silent.class, found);
             }
         }
     }

@@ -1,3 +1,5 @@
+package difyexec;
+
 import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.ObjectMapper;
 import com.sun.net.httpserver.HttpServer;
@@ -15,6 +17,7 @@ import picocli.CommandLine;
 
 import module java.base;
 
+import static difyexec.DifyExec.*;
 import static java.nio.charset.StandardCharsets.UTF_8;
 import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertFalse;
@@ -53,23 +56,23 @@ class ShellTest {
 
     /// A shell in this process: a line in, what it prints out.
     private static final class Session {
-        final DifyExec.Desk desk;
+        final Desk desk;
         final CommandLine line;
         private final StringWriter said = new StringWriter();
 
         Session(Map<String, String> settings, String... args) {
-            var outer = DifyExec.commandLine(DifyExec.Env.of(settings));
+            var outer = commandLine(Env.of(settings));
             var both = new PrintWriter(said, true);
             outer.setOut(both).setErr(both);
             outer.parseArgs(Stream.concat(Stream.of("shell"), Stream.of(args)).toArray(String[]::new));
-            DifyExec.Shell shell = outer.getSubcommands().get("shell").getCommand();
+            Shell shell = outer.getSubcommands().get("shell").getCommand();
             desk = shell.desk();
             line = shell.line(desk);
         }
 
         Said say(String text) {
             said.getBuffer().setLength(0);
-            int code = DifyExec.Prompt.execute(line, DifyExec.Words.of(text).texts());
+            int code = Prompt.execute(line, Words.of(text).texts());
             assertFalse(said.toString().contains("\033"), said::toString);
             assertFalse(said.toString().contains(KEY), said::toString);
             return new Said(code, said.toString());
@@ -90,7 +93,7 @@ class ShellTest {
         }
 
         List<String> completed(String... words) {
-            return new DifyExec.Proposals(desk).of(List.of(words)).stream().map(DifyExec.Proposals.Proposal::word)
+            return new Proposals(desk).of(List.of(words)).stream().map(Proposals.Proposal::word)
                     .toList();
         }
     }
@@ -108,7 +111,7 @@ class ShellTest {
     /// Five rows after their first run in the demo.
     private Session five() throws IOException {
         Files.writeString(file("data.csv"), FIVE);
-        var run = DifyExec.commandLine(DifyExec.Env.of(Map.of())).setErr(new PrintWriter(Writer.nullWriter()));
+        var run = commandLine(Env.of(Map.of())).setErr(new PrintWriter(Writer.nullWriter()));
         assertEquals(3, run.execute("run", "--demo", "-i", file("data.csv").toString(), "-o",
                 file("results.jsonl").toString(), "--progress", "off"));
         return reopened();
@@ -138,12 +141,12 @@ class ShellTest {
 
     /// A simulated Dify 1.14.2 that counts.
     private final class Dify {
-        final Simulator.Server server;
+        final SimulatedServer server;
 
         Dify(String... options) throws IOException {
             var line = Simulator.commandLine();
             line.parseArgs(options);
-            server = Simulator.Server.start(0, 0, new Simulator.Dify(line.<Simulator>getCommand().behaviour()));
+            server = SimulatedServer.start(0, 0, new SimulatedDify(line.<Simulator>getCommand().behaviour()));
             open.push(server);
         }
 
@@ -166,7 +169,7 @@ class ShellTest {
     private static List<String> java(String... args) {
         var words = new ArrayList<>(List.of(ProcessHandle.current().info().command().orElseThrow(),
                 "--enable-native-access=ALL-UNNAMED", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC",
-                "-cp", System.getProperty("java.class.path"), "DifyExec"));
+                "-cp", System.getProperty("java.class.path"), "difyexec.DifyExec"));
         words.addAll(List.of(args));
         return words;
     }
@@ -226,21 +229,21 @@ class ShellTest {
                 # a remark                | ~~
                 """)
         void isCutAsAShellCutsIt(String line, String words) {
-            assertEquals(words == null ? "" : words, String.join("·", DifyExec.Words.of(line).texts()));
+            assertEquals(words == null ? "" : words, String.join("·", Words.of(line).texts()));
         }
 
         @Test
         void goesOnWhileAQuoteIsOpen() {
-            assertTrue(DifyExec.Words.of("set 1 text=\"first").isOpen());
+            assertTrue(Words.of("set 1 text=\"first").isOpen());
             assertEquals(List.of("set", "1", "text=first\nsecond"),
-                    DifyExec.Words.of("set 1 text=\"first\nsecond\"").texts());
+                    Words.of("set 1 text=\"first\nsecond\"").texts());
         }
 
         @ParameterizedTest
         @ValueSource(strings = {"r-1", "two words", "text=two words", "a\"b\\c", "#1", "text=", "x=it's",
                 "a\u3000b", "a\u3000b=c"})
         void isReadBackAsItIsCompleted(String word) {
-            assertEquals(List.of("show", word), DifyExec.Words.of("show " + DifyExec.Words.typed(word, true)).texts());
+            assertEquals(List.of("show", word), Words.of("show " + Words.typed(word, true)).texts());
         }
     }
 
@@ -341,6 +344,33 @@ class ShellTest {
         }
 
         @Test
+        void showsOutputsAsTheyAreAlsoThoseOfTheOriginalTool() throws IOException {
+            Files.writeString(file("data.csv"), "id\nold\nnew\n");
+            Files.writeString(file("results.jsonl"), """
+                    {"id": "old", "status": "success", "inputs": {}, "outputs": {"outputs": {"answer": 1.5}}}
+                    {"id":"new","status":"success","inputs":{},"outputs":{"outputs":{"answer":2}},\
+                    "workflow_status":"succeeded"}
+                    """);
+            var session = reopened();
+
+            assertEquals("  1.5\n", session.ok("show old --output /answer"));
+            assertEquals("  2\n", session.ok("show new --output /outputs/answer"));
+            assertTrue(session.ok("show new").contains("\"outputs\""));
+        }
+
+        @Test
+        void showsTheRunOfAnAttemptWithoutAnEnd() throws IOException {
+            Files.writeString(file("data.csv"), "id\na\n");
+            Files.writeString(file("results.jsonl.log"), """
+                    {"event":"session","t":"2026-01-16T12:00:00Z","format":1}
+                    {"event":"attempt","t":"2026-01-16T12:00:00Z","id":"a","user":"u","mode":"streaming","kind":"row"}
+                    {"event":"run","t":"2026-01-16T12:00:01Z","id":"a","user":"u","run":"r1","task":"t1"}
+                    """);
+
+            assertTrue(reopened().ok("show a").contains("streaming  no end known, run r1\n"));
+        }
+
+        @Test
         void wantsABatch() {
             var session = new Session(Map.of());
 
@@ -407,7 +437,7 @@ class ShellTest {
         @Test
         void isKeptOutWhileAnotherProcessWrites() throws IOException {
             var session = five();
-            try (var _ = DifyExec.Lock.take(file("results.jsonl.lock"))) {
+            try (var _ = Lock.take(file("results.jsonl.lock"))) {
                 assertTrue(session.refused("try r-2").contains("is held"));
                 assertTrue(session.ok("failures").contains("r-2"));
             }
@@ -820,13 +850,13 @@ class ShellTest {
             var bad = "red \033[31m, \u009b2J, \u202e, bell \007 and\r";
             var out = new StringWriter();
             var printer = new PrintWriter(out);
-            var view = new DifyExec.TryView(printer);
+            var view = new TryView(printer);
 
-            view.heard(new DifyExec.Heard.NodeBegan(bad, bad));
-            view.heard(new DifyExec.Heard.Text(bad + "\nnext" + bad));
-            view.heard(new DifyExec.Heard.NodeEnded(bad, bad, bad, 1, bad));
-            DifyExec.Pretty.print(JSON.createObjectNode().put("answer", bad), true, printer);
-            DifyExec.Pretty.print(JSON.createObjectNode().put("answer", bad).path("answer"), false, printer);
+            view.heard(new Heard.NodeBegan(bad, bad));
+            view.heard(new Heard.Text(bad + "\nnext" + bad));
+            view.heard(new Heard.NodeEnded(bad, bad, bad, 1, bad));
+            Pretty.print(JSON.createObjectNode().put("answer", bad), true, printer);
+            Pretty.print(JSON.createObjectNode().put("answer", bad).path("answer"), false, printer);
 
             assertTrue(out.toString().contains("red  [31m"), out.toString());
             assertTrue(out.toString().chars().allMatch(c -> c == '\n' || !Character.isISOControl(c) && c != 0x202e),
@@ -835,9 +865,9 @@ class ShellTest {
 
         @Test
         void isProposedWithoutControlCharacters() {
-            var proposal = new DifyExec.Proposals.Proposal("tone=red \033[31m", false);
+            var proposal = new Proposals.Proposal("tone=red \033[31m", false);
 
-            assertEquals("tone=red  [31m", DifyExec.Dialogue.candidate(proposal, 1).displ());
+            assertEquals("tone=red  [31m", Dialogue.candidate(proposal, 1).displ());
         }
 
         @Test
@@ -845,7 +875,7 @@ class ShellTest {
             var text = "x".repeat(5000);
             for (boolean full : new boolean[] {false, true}) {
                 var out = new StringWriter();
-                DifyExec.Pretty.print(JSON.writeValueAsBytes(Map.of("answer", text)), full, new PrintWriter(out));
+                Pretty.print(JSON.writeValueAsBytes(Map.of("answer", text)), full, new PrintWriter(out));
                 assertEquals(full, out.toString().contains(text));
                 assertEquals(!full, out.toString().contains("(+4700 characters)"));
             }
@@ -863,7 +893,7 @@ class ShellTest {
 
         private int run(Session session, boolean keepGoing, String lines) throws IOException {
             session.said.getBuffer().setLength(0);
-            return new DifyExec.Script(session.line, session.desk, keepGoing).run(new StringReader(lines));
+            return new Script(session.line, session.desk, keepGoing).run(new StringReader(lines));
         }
 
         private static String last(Session session) {

@@ -1,5 +1,8 @@
+package difyexec;
+
 import module java.base;
 
+import static difyexec.DifyExec.*;
 import static java.nio.charset.StandardCharsets.ISO_8859_1;
 import static java.nio.charset.StandardCharsets.UTF_8;
 
@@ -129,7 +132,7 @@ final class SimulatedFiles {
     }
 
     private static Map<String, Object> object(Object... keysAndValues) {
-        return DifyExec.Demo.object(keysAndValues);
+        return SimulatedJson.object(keysAndValues);
     }
 
     /// The files among the values of inputs or outputs.
@@ -152,7 +155,7 @@ final class SimulatedFiles {
     private record Part(String field, String name, boolean isFile, String type, byte[] content) {}
 
     /// What `POST /files/upload` answers to a request with this body.
-    DifyExec.Demo.Reply upload(String contentType, byte[] body, boolean worker) {
+    SimulatedExchange.Reply upload(String contentType, byte[] body, boolean worker) {
         var parts = parts(contentType, body);
         var fields = parts.stream().filter(Part::isFile).map(Part::field).distinct().toList();
         var file = parts.stream().filter(Part::isFile).filter(part -> part.field().equals("file")).findFirst();
@@ -163,7 +166,7 @@ final class SimulatedFiles {
                 .orElse("DEFAULT-USER"), worker));
     }
 
-    private static Optional<DifyExec.Demo.Reply> refused(Part file, boolean worker) {
+    private static Optional<SimulatedExchange.Reply> refused(Part file, boolean worker) {
         if (file.name().isEmpty()) return Optional.of(error(400, "filename_not_exists_error",
                 "The specified filename does not exist."));
         if (file.type().isEmpty()) return Optional.of(error(415, "unsupported_file_type", "File type not allowed."));
@@ -179,7 +182,7 @@ final class SimulatedFiles {
                 worker ? "" : "File size exceeded. {message}"));
     }
 
-    private DifyExec.Demo.Reply taken(Part part, String user, boolean worker) {
+    private SimulatedExchange.Reply taken(Part part, String user, boolean worker) {
         var file = new Stored(UUID.randomUUID().toString(), part.name(), part.type(), part.content().length, user,
                 Instant.now().getEpochSecond());
         stored.put(file.id(), file);
@@ -191,11 +194,11 @@ final class SimulatedFiles {
         if (worker) answer.putAll(object("original_url", null, "user_id", null,
                 "tenant_id", UUID.nameUUIDFromBytes(new byte[0]).toString(), "conversation_id", null,
                 "file_key", null));
-        return DifyExec.Demo.Reply.of(201, answer);
+        return SimulatedExchange.Reply.of(201, answer);
     }
 
-    private static DifyExec.Demo.Reply error(int status, String code, String message) {
-        return DifyExec.Demo.Reply.error(status, code, message);
+    private static SimulatedExchange.Reply error(int status, String code, String message) {
+        return SimulatedExchange.Reply.error(status, code, message);
     }
 
     private static List<Part> parts(String contentType, byte[] body) {

@@ -1,8 +1,11 @@
+package difyexec;
+
 import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.ObjectMapper;
 
 import module java.base;
 
+import static difyexec.DifyExec.*;
 import static java.util.stream.Collectors.joining;
 
 /// The variables of the simulated app's Start node, and what Dify does with the inputs of a run: the first variable, in
@@ -55,10 +58,6 @@ record SimulatedForm(List<Variable> variables, boolean worker, SimulatedFiles fi
     static SimulatedForm of(JsonNode form, boolean worker, SimulatedFiles files) {
         return new SimulatedForm(form.valueStream().flatMap(item -> item.properties().stream()).map(Variable::of)
                 .toList(), worker, files);
-    }
-
-    List<String> names() {
-        return variables.stream().map(Variable::name).toList();
     }
 
     /// The inputs as the run gets them. Throws a [Refusal].

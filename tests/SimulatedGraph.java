@@ -1,5 +1,8 @@
+package difyexec;
+
 import module java.base;
 
+import static difyexec.DifyExec.*;
 import static java.util.stream.Collectors.joining;
 
 /// A workflow of the simulated app that calls a service over HTTP, as the recorded apps do: the steps between its Start
@@ -25,7 +28,7 @@ record SimulatedGraph(List<Step> steps, Map<String, String> outputs) {
     }
 
     /// How a run goes: what it tells until it first waits, and after; a pause or the end follows.
-    record Course(List<Map<String, Object>> opening, List<Map<String, Object>> closing, DifyExec.Demo.State ending) {}
+    record Course(List<Map<String, Object>> opening, List<Map<String, Object>> closing, SimulatedRun.State ending) {}
 
     /// The kind of a node that makes it impossible to start this graph.
     Optional<String> unknown() {
@@ -37,17 +40,17 @@ record SimulatedGraph(List<Step> steps, Map<String, String> outputs) {
         return inputs.get("delay_ms") instanceof Number number ? Duration.ofMillis(number.longValue()) : Duration.ZERO;
     }
 
-    Course course(DifyExec.Demo.Run run) {
+    Course course(SimulatedRun run) {
         return new Telling(run).course();
     }
 
     /// The events after a person has answered: `note` is what was written.
-    Course resumed(DifyExec.Demo.Run run, String note) {
+    Course resumed(SimulatedRun run, String note) {
         return new Telling(run).resumed(note);
     }
 
     /// What a Human Input node asks; the same in each place that tells of it.
-    static Map<String, Object> question(DifyExec.Demo.Run run) {
+    static Map<String, Object> question(SimulatedRun run) {
         var blank = object("type", "constant", "selector", List.of(), "value", "");
         return object("form_content", "Please look at " + run.inputs().get("body_text")
                         + "\n\n{{#$output.note#}}",
@@ -61,12 +64,12 @@ record SimulatedGraph(List<Step> steps, Map<String, String> outputs) {
     }
 
     private static Map<String, Object> object(Object... keysAndValues) {
-        return DifyExec.Demo.object(keysAndValues);
+        return SimulatedJson.object(keysAndValues);
     }
 
     /// Tells of one run.
     private final class Telling {
-        private final DifyExec.Demo.Run run;
+        private final SimulatedRun run;
         private final boolean worker, newest;
         private final List<Map<String, Object>> opening = new ArrayList<>(), closing = new ArrayList<>();
         private List<Map<String, Object>> told = opening;
@@ -76,10 +79,10 @@ record SimulatedGraph(List<Step> steps, Map<String, String> outputs) {
         private String container = "", containing = "";
         private int round;
 
-        Telling(DifyExec.Demo.Run run) {
+        Telling(SimulatedRun run) {
             this.run = run;
             this.worker = run.app().version().hasWorker();
-            this.newest = run.app().version().isFrom(DifyExec.Demo.Version.V1_16_0);
+            this.newest = run.app().version().isFrom(SimulatedRun.Version.V1_16_0);
             run.inputs().forEach((name, value) -> values.put("start." + name, value));
             outputs.values().forEach(selector -> {
                 if (!texts.isEmpty()) texts.add("\n");
@@ -99,7 +102,7 @@ record SimulatedGraph(List<Step> steps, Map<String, String> outputs) {
                     && values.get(id + ".error") instanceof String);
             var given = given();
             return new Course(opening, closing, handled
-                    ? new DifyExec.Demo.State.Partial(given, "") : new DifyExec.Demo.State.Succeeded(given));
+                    ? new SimulatedRun.State.Partial(given, "") : new SimulatedRun.State.Succeeded(given));
         }
 
         Course resumed(String note) {
@@ -118,7 +121,7 @@ record SimulatedGraph(List<Step> steps, Map<String, String> outputs) {
                     "value", note)), Map.of(), object("note", note, "__action_id", "ok",
                     "__rendered_content", text, "__action_value", "OK"), "succeeded", null, null));
             end();
-            return new Course(opening, closing, new DifyExec.Demo.State.Succeeded(given()));
+            return new Course(opening, closing, new SimulatedRun.State.Succeeded(given()));
         }
 
         /// Texts that only need inputs come first in 1.14.2; in 1.9.2 with the node that gives them.
@@ -143,7 +146,7 @@ record SimulatedGraph(List<Step> steps, Map<String, String> outputs) {
         }
 
         /// The state in which the run ends at this step, if it does.
-        private Optional<DifyExec.Demo.State> take(Step step) {
+        private Optional<SimulatedRun.State> take(Step step) {
             return switch (step) {
                 case Step.Call call -> called(call);
                 case Step.Each(var id, var over) -> iterated(id, (List<?>) run.inputs().get(over));
@@ -151,27 +154,27 @@ record SimulatedGraph(List<Step> steps, Map<String, String> outputs) {
                 case Step.Ask(var id) -> {
                     told.add(started(id, "human-input"));
                     if (worker) told.add(event("human_input_required", asked(id)));
-                    yield Optional.of(new DifyExec.Demo.State.Paused(id));
+                    yield Optional.of(new SimulatedRun.State.Paused(id));
                 }
                 case Step.Unknown _ -> Optional.empty();
             };
         }
 
         private Map<String, Object> asked(String id) {
-            var reason = Simulator.Job.reason(run.end(new DifyExec.Demo.State.Paused(id), 0, run.created()));
+            var reason = SimulatedJob.reason(run.end(new SimulatedRun.State.Paused(id), 0, run.created()));
             reason.remove("TYPE");
             reason.put("display_in_ui", true);
             return reason;
         }
 
-        private Optional<DifyExec.Demo.State> called(Step.Call call) {
+        private Optional<SimulatedRun.State> called(Step.Call call) {
             told.add(started(call.id(), "http-request"));
             told = closing;
             return answered(call);
         }
 
         /// 1.16.0 takes any answer for a success, unless the call is to be repeated.
-        private Optional<DifyExec.Demo.State> answered(Step.Call call) {
+        private Optional<SimulatedRun.State> answered(Step.Call call) {
             int status = run.inputs().get("status") instanceof Number number ? number.intValue() : 200;
             if (status == 99) return failed(call, Map.of(), "illegal status line: bytearray(b'HTTP/1.1 99 X')");
             var answer = answer(status);
@@ -194,10 +197,10 @@ record SimulatedGraph(List<Step> steps, Map<String, String> outputs) {
         }
 
         /// @param answer what came, if that is told
-        private Optional<DifyExec.Demo.State> failed(Step.Call call, Map<String, Object> answer, String why) {
+        private Optional<SimulatedRun.State> failed(Step.Call call, Map<String, Object> answer, String why) {
             if (!call.forgiving()) {
                 told.add(finished(call.id(), "http-request", Map.of(), request(), answer, "failed", why, inside()));
-                return Optional.of(new DifyExec.Demo.State.Failed(why));
+                return Optional.of(new SimulatedRun.State.Failed(why));
             }
             var retry = finished(call.id(), "http-request", Map.of(), request(), answer, "retry", why, null);
             told.add(event("node_retry", with(retry, "retry_index", 1)));
@@ -218,12 +221,12 @@ record SimulatedGraph(List<Step> steps, Map<String, String> outputs) {
             return data;
         }
 
-        private Optional<DifyExec.Demo.State> iterated(String id, List<?> over) {
+        private Optional<SimulatedRun.State> iterated(String id, List<?> over) {
             var inputs = object("iterator_selector", over.stream().map(this::bare).toList());
             container(id, "iteration", "iteration_started", "metadata", object("iteration_length", over.size()),
                     "inputs", inputs);
             var bodies = new ArrayList<>();
-            Optional<DifyExec.Demo.State> stop = Optional.empty();
+            Optional<SimulatedRun.State> stop = Optional.empty();
             for (round = 0; round < over.size() && stop.isEmpty(); round++) {
                 told.add(event("iteration_next", contained(id, "iteration", "index", round, "created_at", now(),
                         "extras", Map.of())));
@@ -246,7 +249,7 @@ record SimulatedGraph(List<Step> steps, Map<String, String> outputs) {
             return bare;
         }
 
-        private Optional<DifyExec.Demo.State> looped(String id, int rounds) {
+        private Optional<SimulatedRun.State> looped(String id, int rounds) {
             var inputs = object("loop_count", rounds);
             container(id, "loop", "loop_started", "metadata", object("loop_length", rounds), "inputs", inputs);
             for (round = 0; round < rounds; round++) {
@@ -264,7 +267,7 @@ record SimulatedGraph(List<Step> steps, Map<String, String> outputs) {
             return Optional.empty();
         }
 
-        private Optional<DifyExec.Demo.State> inside(String id, String kind) {
+        private Optional<SimulatedRun.State> inside(String id, String kind) {
             container = id;
             containing = kind;
             var stop = called(new Step.Call("call", false));
@@ -273,8 +276,7 @@ record SimulatedGraph(List<Step> steps, Map<String, String> outputs) {
         }
 
         private Map<String, Object> inside() {
-            return container.isEmpty() ? null
-                    : object(containing + "_id", container, containing + "_index", round);
+            return container.isEmpty() ? null : object(containing + "_id", container, containing + "_index", round);
         }
 
         private void container(String id, String kind, String event, Object... more) {
@@ -349,7 +351,7 @@ record SimulatedGraph(List<Step> steps, Map<String, String> outputs) {
                 query.put(name, number.toString());
             query.put("row", run.inputs().get("id"));
             var text = String.valueOf(echoed);
-            return DifyExec.Demo.Encoding.SPACED.json(object("echo",
+            return SimulatedJson.SPACED.json(object("echo",
                     text.substring(0, Math.min(2000, text.length())), "q", query));
         }
 

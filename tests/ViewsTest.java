@@ -1,3 +1,5 @@
+package difyexec;
+
 import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.ObjectMapper;
 import com.fasterxml.jackson.databind.node.ObjectNode;
@@ -19,6 +21,7 @@ import picocli.CommandLine;
 import module java.base;
 import module java.net.http;
 
+import static difyexec.DifyExec.*;
 import static java.nio.charset.StandardCharsets.UTF_8;
 import static org.junit.jupiter.api.Assertions.assertAll;
 import static org.junit.jupiter.api.Assertions.assertArrayEquals;
@@ -51,7 +54,7 @@ class ViewsTest {
     private Call call(String... args) {
         var out = new StringWriter();
         var err = new StringWriter();
-        int code = DifyExec.commandLine(DifyExec.Env.of(Map.of("NO_COLOR", "1"))).setOut(new PrintWriter(out, true))
+        int code = commandLine(Env.of(Map.of("NO_COLOR", "1"))).setOut(new PrintWriter(out, true))
                 .setErr(new PrintWriter(err, true)).execute(args);
         return new Call(code, out.toString(), err.toString());
     }
@@ -229,10 +232,10 @@ class ViewsTest {
             var late = "{\"id\":\"late\",\"status\":\"success\",\"outputs\":{}}\n";
             Files.writeString(folder.resolve("results.jsonl.log"), "{\"event\":\"end\",\"t\":\"" + NOON
                     + "\",\"id\":\"late\",\"user\":\"u\",\"outcome\":\"succeeded\"}\n", StandardOpenOption.APPEND);
-            var writing = new DifyExec.Reading() {
+            var writing = new Reading() {
                 @Override
-                public void event(DifyExec.Index index, DifyExec.Event event, long at) {
-                    if (!(event instanceof DifyExec.Event.End end && end.id().equals("late"))) return;
+                public void event(Index index, Event event, long at) {
+                    if (!(event instanceof Event.End end && end.id().equals("late"))) return;
                     try {
                         Files.writeString(folder.resolve("results.jsonl"), late, StandardOpenOption.APPEND);
                     } catch (IOException problem) {
@@ -241,11 +244,11 @@ class ViewsTest {
                 }
             };
 
-            var batch = DifyExec.Batch.peek(DifyExec.BatchFiles.of(folder.resolve("results.jsonl")), Optional.empty(),
-                    writing);
+            var batch = Batch.peek(BatchFiles.of(folder.resolve("results.jsonl")), Optional.empty(),
+                    List.of(writing));
 
-            assertEquals(4, batch.index().count(DifyExec.Standing.SUCCEEDED));
-            assertEquals(0, JSON.readTree(DifyExec.StatusView.json(batch)).path("lost_results").asInt());
+            assertEquals(4, batch.index().count(Standing.SUCCEEDED));
+            assertEquals(0, JSON.readTree(StatusView.json(batch)).path("lost_results").asInt());
         }
 
         @Test
@@ -257,9 +260,8 @@ class ViewsTest {
 
             var status = call("status", "-o", path("results.jsonl"), "--html", path("report.html")).out();
             var out = new StringWriter();
-            var read = DifyExec.Batch.peek(DifyExec.BatchFiles.of(folder.resolve("results.jsonl")), Optional.empty(),
-                    DifyExec.Reading.NOTHING);
-            DifyExec.FailureView.byError(read, List.of(0, 1, 2, 3), false, new PrintWriter(out));
+            var read = Batch.peek(BatchFiles.of(folder.resolve("results.jsonl")), Optional.empty());
+            FailureView.byError(read, List.of(0, 1, 2, 3), false, new PrintWriter(out));
 
             var unknown = "unknown: run … says running after …";
             var failed = "HTTP 503 from http://10.0.0.1/a/…";
@@ -271,12 +273,12 @@ class ViewsTest {
         }
 
         @ParameterizedTest
-        @EnumSource(DifyExec.Standing.class)
-        void isColouredOnATerminalAlone(DifyExec.Standing standing) {
-            assertTrue(new DifyExec.Paint(true).by(standing, "x").matches("\u001b\\[\\d+mx\u001b\\[0m"));
-            assertEquals("x", DifyExec.Paint.NONE.by(standing, "x"));
-            assertFalse(DifyExec.Paint.of(DifyExec.Env.of(Map.of("NO_COLOR", "1"))).on());
-            assertFalse(DifyExec.Paint.of(DifyExec.Env.of(Map.of("TERM", "dumb"))).on());
+        @EnumSource(Standing.class)
+        void isColouredOnATerminalAlone(Standing standing) {
+            assertTrue(new Paint(true).by(standing, "x").matches("\u001b\\[\\d+mx\u001b\\[0m"));
+            assertEquals("x", Paint.NONE.by(standing, "x"));
+            assertFalse(Paint.of(Env.of(Map.of("NO_COLOR", "1"))).on());
+            assertFalse(Paint.of(Env.of(Map.of("TERM", "dumb"))).on());
         }
 
         @Test
@@ -579,7 +581,7 @@ class ViewsTest {
         void goesToStandardOutputAsUtf8() throws IOException {
             batch().success("a", "größer", "{}").save();
             var bytes = new ByteArrayOutputStream();
-            var command = new CommandLine(new DifyExec.Export(bytes));
+            var command = new CommandLine(new Export(bytes));
 
             assertEquals(0, command.setErr(new PrintWriter(new StringWriter())).execute("-i", path("data.csv"), "-o",
                     path("results.jsonl"), "-"));
@@ -599,8 +601,8 @@ class ViewsTest {
 
             for (var out : List.of(full, new PrintStream(full))) {
                 var err = new StringWriter();
-                var line = DifyExec.commandLine(DifyExec.Env.of(Map.of())).addSubcommand("to",
-                        new DifyExec.Export(out)).setErr(new PrintWriter(err, true));
+                var line = commandLine(Env.of(Map.of())).addSubcommand("to",
+                        new Export(out)).setErr(new PrintWriter(err, true));
                 line.getSubcommands().get("to").setExecutionExceptionHandler(line.getExecutionExceptionHandler());
 
                 assertEquals(2, line.execute("to", "-i", path("data.csv"), "-o", path("results.jsonl"), "-"));
@@ -665,8 +667,8 @@ class ViewsTest {
             mixed().save();
             Files.writeString(folder.resolve("out.csv"), "kept");
 
-            var problem = assertThrows(DifyExec.Unusable.class,
-                    () -> DifyExec.Draft.write(folder.resolve("out.csv"), out -> {
+            var problem = assertThrows(Unusable.class,
+                    () -> Draft.write(folder.resolve("out.csv"), out -> {
                         out.write(1);
                         throw new IOException("No space left on device");
                     }));
@@ -843,7 +845,7 @@ class ViewsTest {
                 3900000,  3.9M
                 """)
         void itsAxesAreReadable(double number, String text) {
-            assertEquals(text, DifyExec.Chart.number(number));
+            assertEquals(text, Chart.number(number));
         }
 
         @ParameterizedTest
@@ -856,26 +858,26 @@ class ViewsTest {
                 81,    4,     50
                 """)
         void itsStepsAreRound(double whole, int parts, double step) {
-            assertEquals(step, DifyExec.Chart.step(whole, parts), 1e-12);
+            assertEquals(step, Chart.step(whole, parts), 1e-12);
         }
     }
 
     @Nested
     class TheTimeline {
-        private final DifyExec.Timeline timeline = new DifyExec.Timeline();
+        private final Timeline timeline = new Timeline();
 
         private void attempt(int second, String id) {
-            timeline.event(null, new DifyExec.Event.Attempt(NOON.plusSeconds(second), id, 0, "u", "blocking", "",
+            timeline.event(null, new Event.Attempt(NOON.plusSeconds(second), id, 0, "u", "blocking", "",
                     "row", ""), 0);
         }
 
         private void end(int second, String id, String outcome) {
-            timeline.event(null, new DifyExec.Event.End(NOON.plusSeconds(second), id, "u", outcome, "", "r", 0, 0, null,
+            timeline.event(null, new Event.End(NOON.plusSeconds(second), id, "u", outcome, "", "r", 0, 0, null,
                     null, 1, 10, 1, new BigDecimal("0.5"), "USD", ""), 0);
         }
 
         private void session(int second) {
-            timeline.event(null, new DifyExec.Event.Session(NOON.plusSeconds(second), 1, "", "", "", "", "", ""), 0);
+            timeline.event(null, new Event.Session(NOON.plusSeconds(second), 1, "", "", "", "", "", ""), 0);
         }
 
         @Test
@@ -888,7 +890,7 @@ class ViewsTest {
             end(5010, "b", "failed");
 
             assertEquals(20_000, timeline.total());
-            assertArrayEquals(new double[] {0, 0.1}, timeline.rate(2, 10_000, DifyExec.Standing::isSuccess));
+            assertArrayEquals(new double[] {0, 0.1}, timeline.rate(2, 10_000, Standing::isSuccess));
             assertArrayEquals(new double[] {1, 1}, timeline.inFlight(2, 10_000));
             assertArrayEquals(new double[] {0, 20}, timeline.tokens(2, 10_000));
             assertArrayEquals(new double[] {0, 1.0}, timeline.cost(2, 10_000));

@@ -1,0 +1,866 @@
+package difyexec;
+
+import com.fasterxml.jackson.databind.JsonNode;
+import com.fasterxml.jackson.databind.ObjectMapper;
+
+import module java.base;
+
+import static difyexec.DifyExec.*;
+import static java.util.concurrent.TimeUnit.MILLISECONDS;
+
+/// The app's API: answers one exchange after another, by any thread.
+final class SimulatedDify {
+    private static final Duration PING_PERIOD = Duration.ofSeconds(10);
+    private static final String PING = "event: ping\n\n";
+    private static final ObjectMapper JSON = new ObjectMapper();
+
+    private final Simulator.Behaviour behaviour;
+    private final Simulator.Setup setup;
+    private final boolean worker, makesUpEnds;
+    private final Simulator.Pace pace;
+    private final SimulatedFiles files;
+    private final SimulatedLedger ledger = new SimulatedLedger();
+    private final AtomicInteger active = new AtomicInteger();
+    private final Map<String, SimulatedJob.Published> versions = new ConcurrentHashMap<>();
+    private final Set<String> deletedKeys = ConcurrentHashMap.newKeySet();
+    private final String draft = UUID.randomUUID().toString();
+    private volatile SimulatedJob.Published current;
+    private volatile Simulator.Access access = Simulator.Access.OPEN;
+    private final List<Route> routes;
+
+    SimulatedDify(Simulator.Behaviour behaviour) {
+        this(behaviour, Simulator.Setup.PLAIN);
+    }
+
+    SimulatedDify(Simulator.Behaviour behaviour, Simulator.Setup setup) {
+        this.behaviour = behaviour;
+        this.setup = setup;
+        this.worker = behaviour.version().hasWorker();
+        this.makesUpEnds = behaviour.version().isFrom(SimulatedRun.Version.V1_16_0);
+        this.pace = behaviour.pace();
+        this.files = new SimulatedFiles(setup.answers());
+        this.routes = Stream.concat(shared(), worker ? newer() : Stream.of()).toList();
+        publish(behaviour.fields(), setup.graph());
+    }
+
+    private Stream<Route> shared() {
+        return Stream.of(new Route("GET", "/v1/info", this::info),
+                new Route("GET", "/v1/parameters", this::parameters),
+                new Route("GET", "/v1/meta", this::meta),
+                new Route("GET", "/v1/site", this::site),
+                new Route("POST", "/v1/files/upload", this::upload),
+                new Route("POST", "/v1/workflows/run", this::run),
+                new Route("GET", "/v1/workflows/run/([^/]+)", this::detail),
+                new Route("GET", "/v1/workflows/logs", this::logs),
+                new Route("POST", "/v1/workflows/tasks/([^/]+)/stop", this::stop),
+                new Route("POST", "/v1/workflows/([^/]+)/run", this::run));
+    }
+
+    private Stream<Route> newer() {
+        return Stream.of(new Route("GET", "/v1/workflow/([^/]+)/events", this::events),
+                new Route("GET", "/v1/form/human_input/([^/]+)", this::question),
+                new Route("POST", "/v1/form/human_input/([^/]+)", this::answered));
+    }
+
+    /// Publishes another version of the workflow; runs that go on keep theirs. Gives its id.
+    String publish(JsonNode fields, Optional<SimulatedGraph> graph) {
+        var version = SimulatedJob.Published.of(behaviour.version(), fields, graph, files);
+        versions.put(version.app().workflow(), version);
+        current = version;
+        return version.app().workflow();
+    }
+
+    /// The id of the version that is published now.
+    String published() {
+        return current.app().workflow();
+    }
+
+    /// The id of the version that is being edited.
+    String draft() {
+        return draft;
+    }
+
+    /// 1.14.2 forgets the keys of a deleted app at once, 1.16.0 within ten seconds, 1.9.2 not.
+    void become(Simulator.Access access) {
+        boolean atOnce = access == Simulator.Access.DELETED && behaviour.version() == SimulatedRun.Version.V1_14_2;
+        this.access = atOnce ? Simulator.Access.FORGOTTEN : access;
+    }
+
+    /// The worker is asked to end, as at each deployment; another one takes its place.
+    void endWorker() {
+        ledger.each(SimulatedJob::endWorker);
+    }
+
+    /// The worker is killed; another one takes its place, which knows nothing of the runs of the first.
+    void killWorker() {
+        ledger.each(SimulatedJob::killWorker);
+    }
+
+    void delete(String key) {
+        deletedKeys.add(key);
+    }
+
+    SimulatedLedger ledger() {
+        return ledger;
+    }
+
+    /// How long a connection may be idle; zero: for ever.
+    Duration idle() {
+        return worker ? Duration.ZERO : Duration.ofSeconds(2);
+    }
+
+    void answer(SimulatedExchange exchange) throws IOException, InterruptedException {
+        if (exchange.path().equals("/__stats")) {
+            exchange.send(200, "application/json", SimulatedJson.ESCAPED
+                    .json(ledger.stats(!exchange.query("rows").equals("0"))) + "\n");
+            return;
+        }
+        if (exchange.method().equals("PRI")) {
+            exchange.header("Connection", "close").send(400, worker ? "" : "text/html",
+                    worker ? "" : "<html>\n  <head>\n    <title>Bad Request</title>\n  </head>\n</html>\n");
+            return;
+        }
+        exchange.header("X-Version", behaviour.version().number).header("X-Env", "PRODUCTION");
+        if (!worker) exchange.header("Server", "gunicorn").header("Connection", "keep-alive");
+        try {
+            route(exchange);
+        } catch (SimulatedExchange.Refused refused) {
+            exchange.send(refused.reply);
+        }
+    }
+
+    private void route(SimulatedExchange exchange) throws IOException, InterruptedException {
+        if (exchange.path().contains("//") || exchange.path().equals("/v1")) {
+            var place = exchange.path().equals("/v1") ? "/v1/" : exchange.path().replaceAll("/+", "/");
+            exchange.header("Location", place).send(308, "text/html; charset=utf-8",
+                    "<!doctype html>\n<title>Redirecting...</title>\n");
+            return;
+        }
+        if (exchange.path().equals("/health")) {
+            exchange.send(200, "application/json", SimulatedJson.SPACED.json(object(
+                    "pid", ProcessHandle.current().pid(), "status", "ok", "version", behaviour.version().number)));
+            return;
+        }
+        var path = routes.stream().filter(each -> each.path().matcher(exchange.path()).matches()).toList();
+        if (path.isEmpty()) throw new SimulatedExchange.Refused(SimulatedExchange.Reply.notFound());
+        var methods = path.stream().map(Route::method).distinct().sorted().toList();
+        if (exchange.method().equals("OPTIONS")) {
+            exchange.header("Allow", "OPTIONS, " + String.join(", ", methods))
+                    .send(200, "text/html; charset=utf-8", "");
+            return;
+        }
+        var method = exchange.method().equals("HEAD") ? "GET" : exchange.method();
+        var route = path.stream().filter(each -> each.method().equals(method)).findFirst().orElseThrow(() ->
+                refused(405, "method_not_allowed", "The method is not allowed for the requested URL."));
+        checkKey(exchange);
+        var match = route.path().matcher(exchange.path());
+        route.action().answer(exchange, match.matches() && match.groupCount() > 0 ? match.group(1) : "");
+    }
+
+    private void checkKey(SimulatedExchange exchange) {
+        var words = exchange.headers().getOrDefault("authorization", "").strip().split("\\s+", 2);
+        boolean known = words.length == 2 && words[1].startsWith("app-") && !deletedKeys.contains(words[1]);
+        if (words.length < 2) throw unauthorized(exchange,
+                "Authorization header must be provided and start with 'Bearer'");
+        if (!words[0].equalsIgnoreCase("Bearer"))
+            throw unauthorized(exchange, "Authorization scheme must be 'Bearer'");
+        if (!known || access == Simulator.Access.FORGOTTEN) throw unauthorized(exchange, "Access token is invalid");
+        if (access == Simulator.Access.DELETED) throw refused(403, "forbidden", "The app no longer exists.");
+        if (access == Simulator.Access.DISABLED)
+            throw refused(403, "forbidden", "The app's API service has been disabled.");
+    }
+
+    private static SimulatedExchange.Refused unauthorized(SimulatedExchange exchange, String message) {
+        exchange.header("WWW-Authenticate", "Bearer realm=\"api\"");
+        return refused(401, "unauthorized", message);
+    }
+
+    // What is started
+
+    /// `id` is that of a version, or empty for the one that is published now. The order of the checks is Dify's.
+    private void run(SimulatedExchange exchange, String id) throws IOException, InterruptedException {
+        var body = body(exchange);
+        if (setup.kind() == Simulator.Setup.Kind.CHAT) throw refused(400, "not_workflow_app",
+                "Please check if your app mode matches the right API route.");
+        var inputs = inputs(body);
+        checkMode(body);
+        checkTrace(exchange, body);
+        var user = user(body);
+        boolean streaming = "streaming".equals(body.get("response_mode")); // all else is blocking
+        var row = Objects.toString(inputs.get("id"), "");
+        var fate = possible(behaviour.fate(row, ledger.nextStart(row), inputs), streaming);
+        ledger.met(fate.fault(), user);
+        if (fate.fault() == Simulator.Fault.THROTTLE) throw tooMany(behaviour.limit() > 0 ? behaviour.limit() : 10);
+        if (worker && streaming) {
+            if (behaviour.limit() == 1) throw tooMany(1);
+            begin(exchange, new SimulatedJob.Start(row, user, inputs, fate, true, version(id)));
+            return;
+        }
+        if (active.incrementAndGet() > behaviour.limit() && behaviour.limit() > 0) {
+            active.decrementAndGet();
+            throw tooMany(behaviour.limit());
+        }
+        try {
+            begin(exchange, new SimulatedJob.Start(row, user, inputs, fate, streaming, version(id)));
+        } finally {
+            if (fate.fault() != Simulator.Fault.KILL) active.decrementAndGet(); // a killed process gives nothing back
+        }
+    }
+
+    /// Only in a worker a run can wait in a queue, and only that of 1.16.0 breaks off what it streams.
+    private Simulator.Fate possible(Simulator.Fate fate, boolean streaming) {
+        boolean newStream = makesUpEnds && streaming;
+        return new Simulator.Fate(newStream || !fate.fault().isOfNewStreams() ? fate.fault() : Simulator.Fault.NONE,
+                worker && streaming ? fate.queue() : Duration.ZERO, fate.latency(), fate.die());
+    }
+
+    private Map<?, ?> inputs(Map<?, ?> body) {
+        var given = body.get("inputs");
+        if (given instanceof Map<?, ?> inputs) return inputs;
+        if (worker && !body.containsKey("inputs"))
+            throw mistake("WorkflowRunPayload", "inputs", "Field required", "missing", "dict");
+        if (worker) throw mistake("WorkflowRunPayload", "inputs", "Input should be a valid dictionary", "dict_type",
+                pythonType(given));
+        if (given instanceof Collection<?> pairs) return paired(pairs);
+        throw mismatch("inputs", body.containsKey("inputs") ? "Must not be null!"
+                : "Missing required parameter in the JSON body");
+    }
+
+    private static String pythonType(Object value) {
+        return switch (value) {
+            case null -> "NoneType";
+            case String _ -> "str";
+            case Boolean _ -> "bool";
+            case Collection<?> _ -> "list";
+            case Map<?, ?> _ -> "dict";
+            case Double _, BigDecimal _ -> "float";
+            default -> "int";
+        };
+    }
+
+    /// 1.9.2 makes an object of a list of pairs: `["ab"]` becomes `{"a": "b"}`.
+    private static Map<?, ?> paired(Collection<?> pairs) {
+        var inputs = new LinkedHashMap<String, Object>();
+        for (var pair : pairs) {
+            if (!(pair instanceof String text) || text.length() != 2) throw unknown();
+            inputs.put(text.substring(0, 1), text.substring(1));
+        }
+        return inputs;
+    }
+
+    private void checkMode(Map<?, ?> body) {
+        var mode = body.get("response_mode");
+        if (!body.containsKey("response_mode") || "blocking".equals(mode) || "streaming".equals(mode)) return;
+        if (!worker) throw mismatch("response_mode", "The value '" + (mode == null ? "None" : mode)
+                + "' is not a valid choice for 'response_mode'.");
+        if (mode != null) throw mistake("WorkflowRunPayload", "response_mode",
+                "Input should be 'blocking' or 'streaming'", "literal_error", pythonType(mode));
+    }
+
+    private void checkTrace(SimulatedExchange exchange, Map<?, ?> body) {
+        var header = exchange.headers().get("x-trace-session-id");
+        var session = body.containsKey("trace_session_id") ? body.get("trace_session_id") : header;
+        if (worker && session instanceof String text && (text.isBlank() || text.strip().length() > 200))
+            throw refused(400, "bad_request", "trace_session_id must be 1 to 200 characters after trimming.");
+    }
+
+    /// What is answered from 1.14.2 on to a body or a query that does not fit, as Pydantic reports it.
+    private static SimulatedExchange.Refused mistake(String model, String field, String what, String kind,
+            String type) {
+        return refused(400, "invalid_param", "1 validation error for " + model + "\n" + field
+                + "\n  " + what + " [type=" + kind + ", input_value=…, input_type=" + type
+                + "]\n    For further information visit https://errors.pydantic.dev/2.12/v/" + kind);
+    }
+
+    /// What 1.9.2 answers to them.
+    private static SimulatedExchange.Refused mismatch(String field, String what) {
+        return new SimulatedExchange.Refused(SimulatedExchange.Reply.of(400, object(
+                "errors", object(field, what), "message", "Input payload validation failed")));
+    }
+
+    private SimulatedJob.Published version(String id) {
+        if (id.isEmpty() && setup.kind() == Simulator.Setup.Kind.UNPUBLISHED)
+            throw refused(400, "invalid_param", "Workflow not published");
+        if (id.isEmpty()) return current;
+        if (!SimulatedFiles.isUuid(id)) throw refused(400, "bad_request", "Invalid workflow_id format: '" + id + "'. ");
+        if (id.equals(draft)) throw refused(400, "bad_request",
+                "Cannot use draft workflow version. Workflow ID: " + id
+                        + ". Please use a published workflow version or leave workflow_id empty.");
+        if (!versions.containsKey(id)) throw refused(404, "not_found", "Workflow not found with id: " + id);
+        return versions.get(id);
+    }
+
+    private SimulatedExchange.Refused tooMany(int limit) {
+        return refused(400, "invalid_param", "Too many requests. Please try again later. The "
+                + "current maximum concurrent requests allowed for " + current.app().id() + " is " + limit + ".");
+    }
+
+    private void begin(SimulatedExchange exchange, SimulatedJob.Start start) throws IOException, InterruptedException {
+        boolean inStream = worker && start.streaming();
+        Map<String, Object> taken;
+        try {
+            if (start.fate().fault() == Simulator.Fault.REFUSE)
+                throw SimulatedForm.refusal("text in input form must be less than 48 characters");
+            taken = start.version().form().taken(start.inputs(), start.user());
+        } catch (SimulatedForm.Refusal refusal) {
+            if (!inStream) throw refusal.broken ? broken() : refused(400, "invalid_param", refusal.getMessage());
+            error(exchange, start, object("event", "error", "message", refusal.getMessage(), "status", 500));
+            return;
+        }
+        var kind = start.version().graph().flatMap(SimulatedGraph::unknown);
+        if (kind.isPresent()) {
+            var message = "No class mapping found for node type: " + kind.get();
+            if (!inStream) throw refused(400, "invalid_param", message);
+            error(exchange, start, object("event", "error", "workflow_run_id", null,
+                    "code", "invalid_param", "status", 400, "message", message));
+            return;
+        }
+        switch (start.fate().fault()) {
+            case LOST -> lose(exchange, start, inStream);
+            case BROKEN_ABSENT -> makeUp(exchange, SimulatedJob.MadeUp.of(start, SimulatedJob.MadeUp.NO_END));
+            default -> take(exchange, start, taken);
+        }
+    }
+
+    /// The stream of 1.14.2 stays open after it, and holds its connection whether or not its client is there. That
+    /// of 1.16.0 has an end made up, in place of an error without a code and after one with.
+    private void error(SimulatedExchange exchange, SimulatedJob.Start start, Map<String, Object> event)
+            throws IOException, InterruptedException {
+        boolean isCoded = event.containsKey("code");
+        if (makesUpEnds && !isCoded) {
+            makeUp(exchange, SimulatedJob.MadeUp.of(start, (String) event.get("message")));
+        } else if (makesUpEnds) {
+            makeUp(exchange, SimulatedJob.MadeUp.of(start, SimulatedJob.MadeUp.NO_END), line(event));
+        } else {
+            var out = exchange.stream();
+            out.write(PING);
+            out.write(line(event));
+            fallSilent(out);
+        }
+    }
+
+    private void makeUp(SimulatedExchange exchange, SimulatedJob.MadeUp end, String... before)
+            throws IOException, InterruptedException {
+        var out = exchange.stream();
+        out.write(PING);
+        pace.pause(behaviour.version().opening());
+        for (var line : before) out.write(line);
+        out.write(line(end.started()));
+        out.write(line(end.finished()));
+        out.end();
+    }
+
+    private void lose(SimulatedExchange exchange, SimulatedJob.Start start, boolean inStream)
+            throws IOException, InterruptedException {
+        if (!inStream) {
+            pace.pause(start.fate().latency().dividedBy(2));
+            throw new IOException("the process that had this request is killed");
+        }
+        var out = exchange.stream();
+        out.write(PING);
+        fallSilent(out);
+    }
+
+    /// Nothing more comes, not even a ping: 1.9.2 ends such a stream at once.
+    private void fallSilent(SimulatedExchange.Chunks out) throws IOException, InterruptedException {
+        pace.pause(worker ? behaviour.silence() : Duration.ZERO);
+        out.end();
+    }
+
+    private void take(SimulatedExchange exchange, SimulatedJob.Start start, Map<String, Object> taken)
+            throws IOException, InterruptedException {
+        var job = ledger.take(start.row(), start, pace);
+        Thread.startVirtualThread(() -> execute(job, taken));
+        switch (start.fate().fault()) {
+            case GATEWAY -> gateway(exchange, job);
+            case ERROR_500 -> {
+                pace.pause(job.fate.latency().dividedBy(2));
+                exchange.send(broken().reply);
+            }
+            default -> {
+                if (start.streaming()) stream(exchange, job);
+                else block(exchange, job);
+            }
+        }
+    }
+
+    private static SimulatedExchange.Refused broken() {
+        return refused(500, "internal_server_error", "The server encountered an internal error "
+                + "and was unable to complete your request. Either the server is overloaded or there is an error "
+                + "in the application.");
+    }
+
+    private void execute(SimulatedJob job, Map<String, Object> inputs) {
+        try {
+            boolean atEnd = !worker && !job.streaming;
+            job.run(inputs, () -> {
+                ledger.began(job);
+                if (worker) ledger.list(job);
+            }, () -> {
+                if (atEnd) ledger.list(job);
+            });
+        } catch (InterruptedException _) {
+            Thread.currentThread().interrupt();
+        }
+    }
+
+    /// The proxy answers; Dify does not see that its client has left: the place stays taken to the run's end.
+    private void gateway(SimulatedExchange exchange, SimulatedJob job) throws IOException, InterruptedException {
+        var status = List.of("502 Bad Gateway", "503 Service Temporarily Unavailable", "504 Gateway Time-out")
+                .get(job.fate.die() % 3);
+        if (status.startsWith("504")) pace.pause(job.fate.latency().dividedBy(2));
+        exchange.without("X-Version", "X-Env").header("Server", "nginx/1.22.1").header("Connection", "close")
+                .send(Integer.parseInt(status.substring(0, 3)), "text/html", ("<html>\n<head><title>" + status
+                        + "</title></head>\n<body>\n<center><h1>" + status + "</h1></center>\n"
+                        + "<hr><center>nginx/1.22.1</center>\n</body>\n</html>\n").replace("\n", "\r\n"));
+        exchange.done();
+        await(CompletableFuture.anyOf(job.told, job.killed));
+    }
+
+    private void block(SimulatedExchange exchange, SimulatedJob job) throws IOException, InterruptedException {
+        var fault = job.fate.fault();
+        if (fault == Simulator.Fault.DROP_BEFORE) {
+            pace.pause(job.fate.latency().multipliedBy(job.fate.die() % 8).dividedBy(8));
+            throw new IOException("dropped");
+        }
+        if (fault == Simulator.Fault.KILL) kill(job);
+        var told = await(job.told);
+        if (job.isEndless()) await(job.resumed);
+        if (fault == Simulator.Fault.LOSE_FINISH) throw new IOException("dropped");
+        var body = SimulatedJson.SPACED.json(told.blocking());
+        if (fault == Simulator.Fault.DROP_AFTER) exchange.cut(200, behaviour.version().blockingType(), body);
+        else exchange.send(200, behaviour.version().blockingType(), body);
+    }
+
+    private void kill(SimulatedJob job) throws IOException, InterruptedException {
+        await(job.began);
+        pace.pause(job.takes().dividedBy(3));
+        throw new IOException("the process that had this request is killed");
+    }
+
+    private void stream(SimulatedExchange exchange, SimulatedJob job) throws IOException, InterruptedException {
+        int die = job.fate.die();
+        var fault = job.fate.fault();
+        if (fault == Simulator.Fault.DROP_BEFORE && die % 2 == 0) throw new IOException("dropped");
+        if (!worker && !fits(await(job.began).inputs())) {
+            unencodable(exchange);
+            return;
+        }
+        var out = exchange.stream();
+        if (worker) out.write(PING);
+        if (fault == Simulator.Fault.DROP_BEFORE) {
+            pace.pause(job.fate.queue().dividedBy(2));
+            out.cut(PING);
+        }
+        var run = awaitBegin(job);
+        if (run.isEmpty()) {
+            out.end(); // it waited too long in the queue; it starts all the same
+            return;
+        }
+        pace.pause(behaviour.version().opening());
+        var opening = job.opening(run.get());
+        boolean isCut = fault == Simulator.Fault.DROP_AFTER && die % 3 > 0;
+        int last = isCut ? 1 + die / 3 % opening.size() : opening.size();
+        for (var event : opening.subList(0, last)) write(out, event);
+        if (isCut) out.cut(line(run.get().textChunk("Answer", "llm", "text")));
+        if (fault == Simulator.Fault.OTHER_END) {
+            out.write(line(another(job).closing().getLast()));
+            out.end();
+            return;
+        }
+        if (fault == Simulator.Fault.KILL) kill(job);
+        if (fault == Simulator.Fault.BROKEN_RUNNING) {
+            pace.pause(job.takes().dividedBy(3));
+            breakOff(out, job);
+        } else finish(out, job);
+    }
+
+    /// What was not told by now is not told at all.
+    private static void breakOff(SimulatedExchange.Chunks out, SimulatedJob job) throws IOException {
+        var end = SimulatedJob.MadeUp.of(job);
+        if (!fits(job.opening(job.began.join()).getFirst())) out.write(line(end.started()));
+        out.write(line(end.finished()));
+        out.end();
+    }
+
+    /// A run that nobody asked for, and that succeeded.
+    private static SimulatedRun another(SimulatedJob job) {
+        return SimulatedRun.begin(job.version.app(), "", Map.of(), Instant.now()).end(
+                new SimulatedRun.State.Succeeded(Map.of("answer", "of another run")), 1, Instant.now());
+    }
+
+    private void finish(SimulatedExchange.Chunks out, SimulatedJob job) throws IOException, InterruptedException {
+        var fault = job.fate.fault();
+        var told = awaitEnd(out, job, job.told);
+        if (told.isEmpty()) {
+            fallSilent(out);
+            return;
+        }
+        var events = told.get().closing();
+        for (var event : events.subList(0, events.size() - 1)) write(out, event);
+        if (job.isEndless()) awaitEnd(out, job, job.resumed);
+        if (!worker) ledger.list(job); // reached only while the client is there
+        if (fault == Simulator.Fault.DROP_AFTER) out.cut(line(events.getLast()));
+        if (fault == Simulator.Fault.ERROR_FIRST) out.write(line(object("event", "error",
+                "workflow_run_id", job.began.join().id(), "code", "completion_request_error", "status", 400,
+                "message", "Completion request failed.")));
+        if (fault == Simulator.Fault.BROKEN || makesUpEnds && !fits(events.getLast())) breakOff(out, job);
+        else if (fault == Simulator.Fault.LOSE_FINISH || !fits(events.getLast())) fallSilent(out);
+        else {
+            out.write(line(events.getLast()));
+            pace.pause(behaviour.version().linger());
+            out.end();
+        }
+    }
+
+    /// An event with an integer beyond 64 bits cannot be encoded: it is left out.
+    private static void write(SimulatedExchange.Chunks out, Map<String, Object> event) throws IOException {
+        if (fits(event)) out.write(line(event));
+    }
+
+    private static boolean fits(Object value) {
+        return switch (value) {
+            case BigInteger number -> number.bitLength() < 64;
+            case Map<?, ?> map -> map.values().stream().allMatch(SimulatedDify::fits);
+            case Collection<?> list -> list.stream().allMatch(SimulatedDify::fits);
+            case null, default -> true;
+        };
+    }
+
+    /// 1.9.2 gives up the whole stream then, and leaves it to gunicorn to say so; the run goes on.
+    private static void unencodable(SimulatedExchange exchange) throws IOException {
+        exchange.without("X-Version", "X-Env").header("Connection", "close").send(500, "text/html",
+                "<html>\n  <head>\n    <title>Internal Server Error</title>\n  </head>\n  <body>\n"
+                        + "    <h1><p>Internal Server Error</p></h1>\n    \n  </body>\n</html>\n");
+    }
+
+    private Optional<SimulatedRun> awaitBegin(SimulatedJob job) throws InterruptedException {
+        try {
+            return Optional.of(job.began.get(pace.millis(behaviour.silence()), MILLISECONDS));
+        } catch (TimeoutException _) {
+            return Optional.empty();
+        } catch (ExecutionException problem) {
+            throw new IllegalStateException(problem);
+        }
+    }
+
+    /// Nothing where the run's worker is killed before.
+    private Optional<SimulatedJob.Told> awaitEnd(SimulatedExchange.Chunks out, SimulatedJob job,
+            CompletableFuture<SimulatedJob.Told> told) throws IOException, InterruptedException {
+        while (true) {
+            try {
+                CompletableFuture.anyOf(told, job.killed).get(pace.millis(PING_PERIOD), MILLISECONDS);
+                return Optional.ofNullable(told.getNow(null));
+            } catch (TimeoutException _) {
+                out.write(PING);
+            } catch (ExecutionException problem) {
+                throw new IllegalStateException(problem);
+            }
+        }
+    }
+
+    private static <T> T await(CompletableFuture<T> what) throws InterruptedException {
+        try {
+            return what.get();
+        } catch (ExecutionException problem) {
+            throw new IllegalStateException(problem);
+        }
+    }
+
+    private static String line(Map<String, Object> event) {
+        return "data: " + SimulatedJson.COMPACT.json(event) + "\n\n";
+    }
+
+    // A run that goes on without its first stream
+
+    /// The reconnect route from 1.14.2 on, with what it gets wrong.
+    private void events(SimulatedExchange exchange, String id) throws IOException, InterruptedException {
+        var user = exchange.query("user");
+        if (user.isEmpty()) throw refused(400, "invalid_param", "Arg user must be provided.");
+        if (!SimulatedFiles.isUuid(id)) throw unknown();
+        var job = ledger.withRun(id).filter(each -> each.user.equals(user)).orElseThrow(() ->
+                refused(404, "not_found", "Workflow run not found"));
+        var out = exchange.stream();
+        if (job.told.isDone() && !job.standing().equals("paused")) {
+            var told = job.resumed.getNow(job.told.join());
+            out.write("data: " + SimulatedJson.SPACED.json(told.afterwards()) + "\n\n");
+            out.end();
+            return;
+        }
+        out.write(PING);
+        boolean snapshot = exchange.query("include_state_snapshot").equals("true");
+        if (snapshot) for (var event : snapshot(job)) out.write(line(event));
+        boolean paused = job.told.isDone();
+        if (paused) job.followed = true;
+        if (!paused && !job.streaming) pace.pause(behaviour.silence()); // a blocking run publishes nothing
+        else follow(out, awaitEnd(out, job, paused ? job.resumed : job.told));
+        boolean goesOn = exchange.query("continue_on_pause").equals("true") && !snapshot;
+        if (goesOn && makesUpEnds && !paused) throw new IOException("1.16.0 breaks it off within a chunk");
+        if (goesOn) pace.pause(behaviour.silence());
+        out.end();
+    }
+
+    private void follow(SimulatedExchange.Chunks out, Optional<SimulatedJob.Told> told)
+            throws IOException, InterruptedException {
+        if (told.flatMap(SimulatedJob.Told::course).isPresent())
+            for (var event : told.get().closing()) write(out, event);
+        else if (told.isPresent()) out.write(line(told.get().last()));
+        pace.pause(told.isPresent() ? behaviour.version().linger() : behaviour.silence());
+    }
+
+    /// What has happened so far, without the details of the nodes.
+    private static List<Map<String, Object>> snapshot(SimulatedJob job) {
+        var run = job.began.join();
+        int index = 0;
+        var events = new ArrayList<Map<String, Object>>();
+        for (var event : job.opening(run)) {
+            var data = new LinkedHashMap<String, Object>();
+            ((Map<?, ?>) event.get("data")).forEach((key, value) -> data.put((String) key, value));
+            if (event.get("event").equals("workflow_started")) data.put("inputs", storedInputs(run));
+            else {
+                if (event.get("event").equals("node_started")) index++;
+                data.put("index", index);
+                List.of("inputs_truncated", "process_data_truncated", "outputs_truncated", "agent_strategy")
+                        .forEach(data::remove);
+                for (var name : List.of("inputs", "process_data", "outputs"))
+                    if (data.containsKey(name)) data.put(name, null);
+            }
+            events.add(object("event", event.get("event"), "task_id", run.id(),
+                    "workflow_run_id", run.id(), "data", data));
+        }
+        return events;
+    }
+
+    private static Map<String, Object> storedInputs(SimulatedRun run) {
+        try {
+            var inputs = new LinkedHashMap<String, Object>();
+            ((Map<?, ?>) JSON.readValue((String) run.detail().get("inputs"), Object.class))
+                    .forEach((key, value) -> inputs.put((String) key, value));
+            return inputs;
+        } catch (IOException problem) {
+            throw new UncheckedIOException(problem);
+        }
+    }
+
+    // A run that waits for a person
+
+    private SimulatedJob asking(String token) {
+        return ledger.listed("").filter(job -> job.now().map(run -> run.state()
+                        instanceof SimulatedRun.State.Paused || job.resumed.isDone()).orElse(false))
+                .filter(job -> SimulatedJob.reason(job.stored.join()).get("form_token").equals(token))
+                .findFirst().orElseThrow(() -> refused(404, "not_found", "Form not found"));
+    }
+
+    private void question(SimulatedExchange exchange, String token) throws IOException {
+        var run = asking(token).stored.join();
+        var question = SimulatedGraph.question(run);
+        exchange.send(200, "application/json", SimulatedJson.SPACED.json(object(
+                "form_content", question.get("form_content"), "inputs", question.get("inputs"),
+                "resolved_default_values", Map.of(), "user_actions", question.get("actions"),
+                "expiration_time", SimulatedJob.reason(run).get("expiration_time"))));
+    }
+
+    private void answered(SimulatedExchange exchange, String token) throws IOException {
+        var body = body(exchange);
+        var job = asking(token);
+        var reason = SimulatedJob.reason(job.stored.join());
+        if (job.resumed.isDone()) throw refused(412, "human_input_form_submitted",
+                "This form has already been submitted by another user, form_id=" + reason.get("form_id"));
+        var action = Objects.toString(body.get("action"), "");
+        var actions = ((List<?>) reason.get("actions")).stream().map(each -> ((Map<?, ?>) each).get("id")).toList();
+        if (!actions.contains(action))
+            throw refused(400, "invalid_form_data", "Invalid action: " + action);
+        if (!(body.get("inputs") instanceof Map<?, ?> inputs) || !(inputs.get("note") instanceof String note))
+            throw refused(400, "invalid_form_data", "Missing required inputs: note");
+        job.resume(note);
+        exchange.ok(Map.of());
+    }
+
+    // What is asked
+
+    private void info(SimulatedExchange exchange, String id) throws IOException {
+        exchange.ok(object("name", setup.name(), "description", "",
+                "tags", List.of(), "mode", setup.kind() == Simulator.Setup.Kind.CHAT ? "advanced-chat" : "workflow",
+                "author_name", "simulator"));
+    }
+
+    private void meta(SimulatedExchange exchange, String id) throws IOException {
+        exchange.ok(object("tool_icons", Map.of()));
+    }
+
+    private void site(SimulatedExchange exchange, String id) throws IOException {
+        var site = object("title", setup.name(),
+                "chat_color_theme", null, "chat_color_theme_inverted", false, "icon_type", "emoji",
+                "icon", "x", "icon_background", "#FFEAD5",
+                "icon_url", null, "description", null, "copyright", null, "privacy_policy", null,
+                "custom_disclaimer", "", "default_language", "en-US", "show_workflow_steps", true,
+                "use_icon_as_answer_icon", false);
+        if (makesUpEnds) site.put("input_placeholder", null);
+        exchange.ok(site);
+    }
+
+    private void parameters(SimulatedExchange exchange, String id) throws IOException {
+        if (setup.kind() == Simulator.Setup.Kind.UNPUBLISHED) throw refused(400, "app_unavailable",
+                "App unavailable, please check your app configurations.");
+        boolean chat = setup.kind() == Simulator.Setup.Kind.CHAT;
+        var off = object("enabled", false);
+        var speech = object("enabled", false);
+        if (!chat) speech.putAll(object("voice", "", "language", ""));
+        var words = object("enabled", false);
+        if (chat) words.putAll(worker ? object("type", "", "config", Map.of())
+                : object("type", "", "configs", List.of()));
+        var fields = chat ? List.of() : JSON.convertValue(current.fields(), Object.class);
+        exchange.ok(object("opening_statement", null,
+                "suggested_questions", List.of(), "suggested_questions_after_answer", off, "speech_to_text", off,
+                "text_to_speech", speech, "retriever_resource", object("enabled", chat),
+                "annotation_reply", off, "more_like_this", off, "user_input_form", fields,
+                "sensitive_word_avoidance", words, "file_upload", chat ? pictures() : off,
+                "system_parameters", object("image_file_size_limit", 10,
+                        "video_file_size_limit", 100, "audio_file_size_limit", 50,
+                        "file_size_limit", 15, "workflow_file_upload_limit", 10)));
+    }
+
+    private static Map<String, Object> pictures() {
+        return object("image", object("detail", "high", "enabled", false,
+                "number_limits", 3, "transfer_methods", List.of("remote_url", "local_file")));
+    }
+
+    private void upload(SimulatedExchange exchange, String id) throws IOException {
+        exchange.send(files.upload(exchange.headers().getOrDefault("content-type", ""), exchange.body(), worker));
+    }
+
+    private void detail(SimulatedExchange exchange, String id) throws IOException {
+        if (!SimulatedFiles.isUuid(id)) throw unknown();
+        ledger.looks.incrementAndGet();
+        var found = ledger.withRun(id).filter(job -> job.now().isPresent());
+        if (found.isPresent()) exchange.ok(found.get().detail());
+        else if (worker) throw refused(404, "not_found", "Workflow run not found.");
+        else {
+            var detail = SimulatedRun.begin(current.app(), "", Map.of(), Instant.EPOCH).detail();
+            detail.replaceAll((_, _) -> null);
+            exchange.ok(detail);
+        }
+    }
+
+    private void logs(SimulatedExchange exchange, String id) throws IOException {
+        ledger.looks.incrementAndGet();
+        var status = exchange.query("status");
+        if (!List.of("", "succeeded", "failed", "stopped").contains(status)) throw worker
+                ? mistake("WorkflowLogQuery", "status", "Input should be 'succeeded', 'failed' or 'stopped'",
+                        "literal_error", "str")
+                : mismatch("status", "The value '" + status + "' is not a valid choice for 'status'.");
+        int page = within(exchange, "page", 1, 99_999), limit = within(exchange, "limit", 20, 100);
+        var after = time(exchange, "created_at__after", Instant.MIN);
+        var before = time(exchange, "created_at__before", Instant.MAX);
+        var account = exchange.query("created_by_account");
+        if (!account.isEmpty())
+            throw refused(400, "invalid_param", "Account not found: " + account);
+        var all = ledger.listed(exchange.query("created_by_end_user_session_id"))
+                .filter(job -> status.isEmpty() || job.standing().equals(status))
+                .filter(job -> !created(job).isBefore(after) && !created(job).isAfter(before))
+                .filter(job -> matches(job, exchange.query("keyword"))).toList();
+        var rows = all.stream().skip((page - 1L) * limit).limit(limit).map(SimulatedJob::logRow).toList();
+        exchange.ok(object("page", page, "limit", limit,
+                "total", all.size(), "has_more", all.size() > (long) page * limit, "data", rows));
+    }
+
+    private static Instant created(SimulatedJob job) {
+        return job.began.join().created();
+    }
+
+    /// The first 30 characters count. What is not ASCII is stored as `\\uXXXX`: only 1.9.2 asks for it so.
+    private boolean matches(SimulatedJob job, String keyword) {
+        var run = job.now().orElseThrow();
+        var word = keyword.substring(0, Math.min(30, keyword.length())).toLowerCase(Locale.ROOT);
+        if (word.chars().anyMatch(c -> c > '~')) {
+            if (worker) return run.user().toLowerCase(Locale.ROOT).contains(word);
+            var escaped = SimulatedJson.SPACED.json(word);
+            word = escaped.substring(1, escaped.length() - 1);
+        }
+        return (run.id() + " " + run.user() + " " + SimulatedJson.SPACED.json(run.inputs()) + " "
+                + SimulatedJson.SPACED.json(run.state().outputs())).toLowerCase(Locale.ROOT)
+                .contains(word);
+    }
+
+    private int within(SimulatedExchange exchange, String name, int otherwise, int most) {
+        var text = exchange.query(name);
+        if (text.isEmpty()) return otherwise;
+        int number = text.matches("\\d{1,6}") ? Integer.parseInt(text) : 0;
+        if (number >= 1 && number <= most) return number;
+        if (!worker) throw mismatch(name, "Invalid argument: " + number + ". argument must be within the range 1 - "
+                + most);
+        throw number < 1 ? mistake("WorkflowLogQuery", name, "Input should be greater than or equal to 1",
+                "greater_than_equal", "str") : mistake("WorkflowLogQuery", name,
+                "Input should be less than or equal to " + most, "less_than_equal", "str");
+    }
+
+    private static Instant time(SimulatedExchange exchange, String name, Instant otherwise) {
+        var text = exchange.query(name);
+        try {
+            return text.isEmpty() ? otherwise : Instant.parse(text);
+        } catch (DateTimeException _) {
+            throw refused(400, "invalid_param", "invalid literal for int() with base 10: b'"
+                    + text.substring(0, Math.min(4, text.length())) + "'");
+        }
+    }
+
+    private void stop(SimulatedExchange exchange, String task) throws IOException {
+        body(exchange);
+        ledger.stops.incrementAndGet();
+        ledger.withTask(task).ifPresent(SimulatedJob::stop);
+        exchange.ok(object("result", "success"));
+    }
+
+    /// The request's JSON, checked as far as Dify does on every POST: an object with a user.
+    private static Map<?, ?> body(SimulatedExchange exchange) {
+        if (!exchange.headers().getOrDefault("content-type", "").startsWith("application/json"))
+            throw refused(415, "unsupported_media_type",
+                    "Did not attempt to load JSON data because the request Content-Type was not "
+                            + "'application/json'.");
+        try {
+            var value = JSON.readValue(exchange.body(), Object.class);
+            if (!(value instanceof Map<?, ?> body)) throw unknown();
+            if (user(body).codePointCount(0, user(body).length()) > 255) throw unknown();
+            return body;
+        } catch (IOException _) { // no JSON
+            throw refused(400, "bad_request",
+                    "The browser (or proxy) sent a request that this server could not understand.");
+        }
+    }
+
+    /// Any value that Python takes for true, as Python prints it.
+    private static String user(Map<?, ?> body) {
+        var given = body.get("user");
+        boolean empty = given == null || given.equals(false) || given.equals(0) || given.equals("")
+                || given instanceof Collection<?> list && list.isEmpty();
+        if (empty) throw refused(400, "invalid_param", "Arg user must be provided.");
+        var user = given instanceof String text ? text : SimulatedForm.python(given);
+        if (user.indexOf('\0') >= 0) throw refused(400, "invalid_param",
+                "A string literal cannot contain NUL (0x00) characters.");
+        return user;
+    }
+
+    private static SimulatedExchange.Refused unknown() {
+        return refused(500, "unknown", "Internal Server Error");
+    }
+
+    private static SimulatedExchange.Refused refused(int status, String code, String message) {
+        return new SimulatedExchange.Refused(SimulatedExchange.Reply.error(status, code, message));
+    }
+
+    private static Map<String, Object> object(Object... keysAndValues) {
+        return SimulatedJson.object(keysAndValues);
+    }
+
+    @FunctionalInterface
+    interface Action {
+        /// `id` is the variable part of the path, or empty.
+        void answer(SimulatedExchange exchange, String id) throws IOException, InterruptedException;
+    }
+
+    record Route(String method, Pattern path, Action action) {
+        Route(String method, String path, Action action) {
+            this(method, Pattern.compile(path), action);
+        }
+    }
+}

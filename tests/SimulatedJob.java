@@ -1,0 +1,381 @@
+package difyexec;
+
+import com.fasterxml.jackson.databind.JsonNode;
+import com.fasterxml.jackson.databind.ObjectMapper;
+import com.fasterxml.jackson.databind.node.ArrayNode;
+
+import module java.base;
+
+import static difyexec.DifyExec.*;
+import static java.util.concurrent.TimeUnit.MILLISECONDS;
+import static java.util.stream.Collectors.joining;
+
+/// One run, from when it was taken. What its own answer tells and what is stored can differ, also in time.
+final class SimulatedJob {
+    private static final Map<String, Object> BY_LISTENER = Map.of("status", "stopped", "error", "Stopped by user.");
+    private static final Map<String, Object> FALSELY = Map.of("status", "failed", "outputs", Map.of(),
+            "error", "[openai] Rate Limit Error, 429 Too Many Requests");
+    private static final String OF_TASK = "Aborted: App task was stopped";
+
+    /// What ends a run before its time.
+    private enum Halt { NONE, STOP, WORKER_ENDED, WORKER_KILLED }
+
+    final String row, user;
+    final Map<?, ?> given;
+    final boolean streaming;
+    final Simulator.Fate fate;
+    final Published version;
+    final Instant taken = Instant.now();
+    final boolean twice;
+    /// The run as it began, and as it is stored and told at its end.
+    final CompletableFuture<SimulatedRun> began = new CompletableFuture<>();
+    final CompletableFuture<SimulatedRun> stored = new CompletableFuture<>();
+    final CompletableFuture<Told> told = new CompletableFuture<>();
+    /// What is told of a run that was paused and goes on.
+    final CompletableFuture<Told> resumed = new CompletableFuture<>();
+    /// Its worker is gone: nothing more is stored or told.
+    final CompletableFuture<Void> killed = new CompletableFuture<>();
+    /// Someone listens to a run that was paused.
+    volatile boolean followed;
+    private final CompletableFuture<Halt> halt = new CompletableFuture<>();
+    private final Simulator.Pace pace;
+    /// What was stored otherwise than its state says.
+    private volatile Map<String, Object> corrections = Map.of();
+    /// The end of a run that was paused.
+    private volatile SimulatedRun again;
+
+    /// How a run is told at its end; `corrections` hold in place of what its last word would say by itself.
+    record Told(SimulatedRun run, Optional<SimulatedGraph.Course> course, Map<String, Object> corrections) {
+        private static Map<String, Object> corrected(Map<String, Object> whole, String part,
+                Map<String, Object> corrections) {
+            var changed = new LinkedHashMap<String, Object>();
+            ((Map<?, ?>) whole.get(part)).forEach((key, value) -> changed.put((String) key, value));
+            changed.putAll(corrections);
+            whole.put(part, changed);
+            return whole;
+        }
+
+        Map<String, Object> blocking() {
+            return corrected(run.blocking(), "data", corrections);
+        }
+
+        /// The last event, which ends the stream.
+        Map<String, Object> last() {
+            var files = SimulatedFiles.among(run.state().outputs());
+            var event = corrected(run.closing().getLast(), "data", corrections);
+            return files.isEmpty() ? event : corrected(event, "data", Map.of("files", files));
+        }
+
+        /// The events at the end.
+        List<Map<String, Object>> closing() {
+            var own = run.closing();
+            var events = new ArrayList<>(course.map(SimulatedGraph.Course::closing)
+                    .orElse(own.subList(0, own.size() - 1)));
+            events.add(last());
+            return events;
+        }
+
+        /// As someone who comes too late is told: in one event, under the run's own id.
+        Map<String, Object> afterwards() {
+            var event = SimulatedJson.object("event", "workflow_finished", "task_id", run.id());
+            last().forEach(event::putIfAbsent);
+            return event;
+        }
+    }
+
+    SimulatedJob(String row, Start start, boolean twice, Simulator.Pace pace) {
+        this.row = row;
+        this.user = start.user();
+        this.given = start.inputs();
+        this.streaming = start.streaming();
+        this.fate = start.fate();
+        this.version = start.version();
+        this.twice = twice;
+        this.pace = pace;
+    }
+
+    boolean isFrom(SimulatedRun.Version first) {
+        return version.app().version().isFrom(first);
+    }
+
+    boolean hasWorker() {
+        return isFrom(SimulatedRun.Version.V1_14_2);
+    }
+
+    /// Waits as long as its fate or its graph says, unless it is halted before; runs on a thread of its own.
+    void run(Map<String, Object> inputs, Runnable onBegin, Runnable onEnd) throws InterruptedException {
+        pace.pause(fate.queue());
+        var run = SimulatedRun.begin(version.app(), user, inputs, Instant.now());
+        began.complete(run);
+        onBegin.run();
+        boolean inWorker = streaming && hasWorker();
+        if (!inWorker && (fate.fault() == Simulator.Fault.NEVER || fate.fault() == Simulator.Fault.KILL)) return;
+        if (fate.fault() == Simulator.Fault.NEVER) killWorker();
+        if (fate.fault() == Simulator.Fault.WORKER_ENDED) haltAfter(Halt.WORKER_ENDED, takes().dividedBy(2));
+        switch (haltAfter(Halt.NONE, takes()).join()) {
+            case NONE -> end(run, inputs, onEnd);
+            case STOP -> stop(run, onEnd);
+            case WORKER_ENDED -> shutDown(run, onEnd);
+            case WORKER_KILLED -> killed.complete(null);
+        }
+    }
+
+    private CompletableFuture<Halt> haltAfter(Halt what, Duration time) {
+        return halt.completeOnTimeout(what, pace.millis(time), MILLISECONDS);
+    }
+
+    /// How long it takes, once begun.
+    Duration takes() {
+        return version.graph().map(graph -> graph.takes(began.join().inputs())).orElse(fate.latency());
+    }
+
+    private Optional<SimulatedGraph.Course> course(SimulatedRun run) {
+        return version.graph().map(graph -> graph.course(run));
+    }
+
+    List<Map<String, Object>> opening(SimulatedRun run) {
+        return course(run).map(SimulatedGraph.Course::opening).orElseGet(run::opening);
+    }
+
+    private void end(SimulatedRun run, Map<String, Object> inputs, Runnable onEnd) throws InterruptedException {
+        var text = inputs.values().stream().skip(1).map(value -> value instanceof String words ? words
+                : SimulatedJson.SPACED.json(value)).collect(joining(" "));
+        var outputs = SimulatedJson.object("answer", "Answer to: " + text, "row_id", inputs.get("id"), "text", text);
+        int tokens = 16 + text.length() / 3;
+        var course = course(run);
+        if (fate.fault() == Simulator.Fault.FALSE_FAIL) {
+            told.complete(halted(run.end(new SimulatedRun.State.Stopped(), 0, Instant.now()), FALSELY));
+            pace.pause(takes());
+        }
+        if (fate.fault() == Simulator.Fault.STEP_LIMIT || fate.fault() == Simulator.Fault.TIME_LIMIT) {
+            abort(run, course, onEnd);
+            return;
+        }
+        if (fate.fault() == Simulator.Fault.STOPPED && giveUp(run, onEnd)) return;
+        var state = version.form().mismatch(inputs).<SimulatedRun.State>map(SimulatedRun.State.Failed::new)
+                .orElseGet(() -> switch (fate.fault()) {
+                    case FAIL -> new SimulatedRun.State.Failed("Run failed: the model refused this input");
+                    case FLAKY -> new SimulatedRun.State.Failed("[openai] Rate Limit Error, 429 Too Many Requests");
+                    case PARTIAL -> new SimulatedRun.State.Partial(outputs,
+                            "Reached maximum retries for URL http://x/");
+                    default -> course.map(SimulatedGraph.Course::ending)
+                            .orElse(new SimulatedRun.State.Succeeded(outputs));
+                });
+        var ended = run.end(state, state instanceof SimulatedRun.State.Failed || course.isPresent() ? 0 : tokens,
+                Instant.now());
+        stored.complete(ended);
+        if (!isEndless()) onEnd.run(); // before anyone can learn that the run is over
+        told.complete(new Told(ended, course, asked(ended)));
+    }
+
+    /// Paused in 1.9.2, which knows no way on.
+    boolean isEndless() {
+        return !hasWorker() && standing().equals("paused");
+    }
+
+    /// Stored as stopped, told as failed, and with the outputs if the End node was reached.
+    private void abort(SimulatedRun run, Optional<SimulatedGraph.Course> course, Runnable onEnd) {
+        boolean early = fate.fault() == Simulator.Fault.TIME_LIMIT && !hasWorker();
+        var closing = course.map(SimulatedGraph.Course::closing).orElse(List.of());
+        var seen = course.map(whole -> new SimulatedGraph.Course(whole.opening(),
+                early ? closing.subList(0, closing.size() - 2) : closing, whole.ending()));
+        var outputs = course.filter(_ -> !early).map(whole -> whole.ending().outputs()).orElse(Map.of());
+        var ended = store(run, "Aborted: Maximum execution " + (fate.fault() == Simulator.Fault.STEP_LIMIT
+                ? "steps exceeded: 3 > 2" : "time exceeded: 2.53s > 1s"), outputs, onEnd);
+        told.complete(new Told(ended, seen, corrections));
+    }
+
+    /// The listener's time is over, and it says so; the run goes on. True: 1.16.0 aborts it.
+    private boolean giveUp(SimulatedRun run, Runnable onEnd) throws InterruptedException {
+        told.complete(halted(run.end(new SimulatedRun.State.Stopped(), 0, Instant.now()), BY_LISTENER));
+        boolean isAborted = isFrom(SimulatedRun.Version.V1_16_0);
+        pace.pause(isAborted ? Duration.ofMillis(500) : takes());
+        if (isAborted) store(run, "Aborted: App execution exceeded 2 seconds", Map.of(), onEnd);
+        return isAborted;
+    }
+
+    /// 1.16.0 aborts what its worker has in hand when that is asked to end.
+    private void shutDown(SimulatedRun run, Runnable onEnd) throws InterruptedException {
+        pace.pause(Duration.ofMillis(200));
+        var ended = store(run, "Aborted: Workflow stopped because the worker is shutting down.", Map.of(), onEnd);
+        told.complete(halted(ended, corrections));
+    }
+
+    /// Stored as stopped, in words of its own.
+    private SimulatedRun store(SimulatedRun run, String error, Map<String, Object> outputs, Runnable onEnd) {
+        var ended = run.end(new SimulatedRun.State.Stopped(), 0, Instant.now());
+        corrections = SimulatedJson.object("outputs", outputs, "error", error);
+        stored.complete(ended);
+        onEnd.run();
+        return ended;
+    }
+
+    /// Told without the steps that were still to come.
+    private Told halted(SimulatedRun ended, Map<String, Object> corrections) {
+        return new Told(ended, version.graph().map(_ -> new SimulatedGraph.Course(List.of(), List.of(), null)),
+                corrections);
+    }
+
+    /// The question of a paused run, in the words of its graph.
+    private Map<String, Object> asked(SimulatedRun run) {
+        if (!(run.state() instanceof SimulatedRun.State.Paused) || version.graph().isEmpty()) return Map.of();
+        return Map.of("reasons", List.of(reason(run)));
+    }
+
+    static Map<String, Object> reason(SimulatedRun run) {
+        var reason = new LinkedHashMap<String, Object>();
+        var data = (Map<?, ?>) run.closing().getLast().get("data");
+        ((Map<?, ?>) ((List<?>) data.get("reasons")).getFirst())
+                .forEach((key, value) -> reason.put((String) key, value));
+        if (run.app().version().isFrom(SimulatedRun.Version.V1_16_0))
+            reason.put("approval_channels", List.of("console"));
+        reason.putAll(SimulatedGraph.question(run));
+        return reason;
+    }
+
+    /// A person has answered: the run goes on to its end.
+    void resume(String note) {
+        var run = began.join();
+        var course = version.graph().orElseThrow().resumed(run, note);
+        if (isFrom(SimulatedRun.Version.V1_16_0)) {
+            breakOff(run, course);
+            return;
+        }
+        var ended = run.end(course.ending(), 0, Instant.now());
+        again = ended;
+        resumed.complete(new Told(ended, Optional.of(course), Map.of()));
+    }
+
+    /// 1.16.0 ends it at once, somewhere on its way; with outputs or without.
+    private void breakOff(SimulatedRun run, SimulatedGraph.Course course) {
+        corrections = SimulatedJson.object("outputs", streaming ? course.ending().outputs() : Map.of(), "error",
+                followed ? OF_TASK : "Aborted: Client response stream closed before app execution completed");
+        again = run.end(new SimulatedRun.State.Stopped(), 0, Instant.now());
+        var start = course.closing().subList(0, 1);
+        resumed.complete(new Told(again, Optional.of(new SimulatedGraph.Course(List.of(), start, null)), BY_LISTENER));
+    }
+
+    Map<String, Object> detail() {
+        var detail = now().orElseThrow().detail();
+        if (isEndless()) detail.put("outputs", null);
+        if (corrections.isEmpty()) return detail;
+        var outputs = (Map<?, ?>) corrections.get("outputs");
+        detail.put("error", corrections.get("error"));
+        detail.put("outputs", hasWorker() ? outputs : outputs.isEmpty() ? null : SimulatedJson.SPACED.json(outputs));
+        return detail;
+    }
+
+    Map<String, Object> logRow() {
+        var row = now().orElseThrow().logRow();
+        return corrections.isEmpty() ? row
+                : Told.corrected(row, "workflow_run", Map.of("error", corrections.get("error")));
+    }
+
+    /// Engine and listener race for it (20 stops on each server): the engine wins four of five. 1.9.2 is at times
+    /// told before it is stored, and 1.16.0 where the listener wins; it then is stored in words of its own.
+    private void stop(SimulatedRun run, Runnable onEnd) throws InterruptedException {
+        pace.pause(Duration.ofMillis(25 + fate.die() % 200));
+        var ended = run.end(new SimulatedRun.State.Stopped(), 0, Instant.now());
+        boolean byListener = fate.die() % 5 == 0, newly = byListener && isFrom(SimulatedRun.Version.V1_16_0);
+        var told = halted(ended, byListener ? BY_LISTENER : Map.of());
+        if (newly || !hasWorker() && fate.die() % 7 == 0) {
+            this.told.complete(told);
+            pace.pause(Duration.ofMillis(300));
+        }
+        if (newly) corrections = Map.of("outputs", Map.of(), "error", OF_TASK);
+        stored.complete(ended);
+        onEnd.run();
+        this.told.complete(told);
+    }
+
+    void stop() {
+        halt.complete(Halt.STOP);
+    }
+
+    /// Its worker is asked to end; before 1.16.0 that finishes first what it has begun.
+    void endWorker() {
+        if (streaming && isFrom(SimulatedRun.Version.V1_16_0) && began.isDone()) halt.complete(Halt.WORKER_ENDED);
+    }
+
+    void killWorker() {
+        if (streaming && hasWorker() && began.isDone()) halt.complete(Halt.WORKER_KILLED);
+    }
+
+    /// As detail and log have it; nothing while it waits in the queue.
+    Optional<SimulatedRun> now() {
+        return Optional.ofNullable(again).or(() -> Optional.ofNullable(stored.getNow(began.getNow(null))));
+    }
+
+    String standing() {
+        return now().map(run -> run.state().stored()).orElse("queued");
+    }
+
+    /// It succeeded, or may do so yet.
+    boolean isPaid() {
+        return switch (standing()) {
+            case "failed", "stopped" -> false;
+            default -> true;
+        };
+    }
+
+    /// A version of the workflow as it was published: the form, and what it does. Without a graph it answers with its
+    /// texts.
+    record Published(SimulatedRun.App app, JsonNode fields, SimulatedForm form, Optional<SimulatedGraph> graph) {
+        /// The form of a workflow whose variables are all text.
+        static ArrayNode texts(List<String> columns) {
+            var fields = new ObjectMapper().createArrayNode();
+            for (var column : columns) fields.addObject().putObject("paragraph").put("label", column)
+                    .putNull("max_length").put("required", false).put("type", "paragraph").put("variable", column)
+                    .putArray("options");
+            return fields;
+        }
+
+        static Published of(SimulatedRun.Version version, JsonNode fields, Optional<SimulatedGraph> graph,
+                SimulatedFiles files) {
+            var form = SimulatedForm.of(fields, version.hasWorker(), files);
+            var app = SimulatedRun.App.of(version, UUID.randomUUID().toString());
+            return new Published(app, fields, form, graph);
+        }
+    }
+
+    /// A request that is about to start a run.
+    record Start(String row, String user, Map<?, ?> inputs, Simulator.Fate fate, boolean streaming,
+                 Published version) {}
+
+    /// What 1.16.0 puts at the end of a stream that has none: a start, where there was none either, and a failed end.
+    record MadeUp(String task, String run, Published version, Map<?, ?> given, String error) {
+        static final String NO_END = "Workflow stream ended without a terminal event";
+
+        /// Of a run that never was.
+        static MadeUp of(Start start, String error) {
+            var id = UUID.randomUUID().toString();
+            return new MadeUp(id, id, start.version(), start.inputs(), error);
+        }
+
+        static MadeUp of(SimulatedJob job) {
+            var run = job.began.join();
+            return new MadeUp(run.task(), run.id(), job.version, job.given, NO_END);
+        }
+
+        Map<String, Object> started() {
+            return event("workflow_started", "inputs", given, "created_at", now(), "reason", "initial");
+        }
+
+        Map<String, Object> finished() {
+            return event("workflow_finished", "status", "failed", "outputs", null, "error", error,
+                    "elapsed_time", new BigDecimal("0.0"), "total_tokens", 0, "total_steps", 0,
+                    "created_by", Map.of(), "created_at", now(), "finished_at", now(), "exceptions_count", 1,
+                    "files", List.of());
+        }
+
+        private static long now() {
+            return Instant.now().getEpochSecond();
+        }
+
+        private Map<String, Object> event(String name, Object... more) {
+            var data = SimulatedJson.object("id", run, "workflow_id", version.app().workflow());
+            data.putAll(SimulatedJson.object(more));
+            return SimulatedJson.object("event", name, "task_id", task, "workflow_run_id", run, "data", data);
+        }
+    }
+}

@@ -1,0 +1,316 @@
+package difyexec;
+
+import picocli.CommandLine.TypeConversionException;
+
+import module java.base;
+
+import static difyexec.DifyExec.*;
+import static java.nio.charset.StandardCharsets.UTF_8;
+
+/// A run as it stands at one moment, and how the API tells of it, field for field in Dify's order.
+/// `changed` is when it came to its state.
+record SimulatedRun(App app, String id, String task, String user, Map<String, Object> inputs, Instant created,
+                    State state, int tokens, Instant changed) {
+    static final String VERSIONS = "1.16.0, 1.14.2 or 1.9.2";
+
+    static SimulatedRun begin(App app, String user, Map<String, Object> inputs, Instant now) {
+        return new SimulatedRun(app, UUID.randomUUID().toString(), UUID.randomUUID().toString(), user, inputs, now,
+                new State.Running(), 0, now);
+    }
+
+    SimulatedRun end(State ending, int tokens, Instant now) {
+        return new SimulatedRun(app, id, task, user, inputs, created, ending, tokens, now);
+    }
+
+    /// The body of a blocking answer.
+    Map<String, Object> blocking() {
+        var data = object("id", id, "workflow_id", app.workflow(), "status", told(),
+                "outputs", state.outputs(), "error", state.error(), "elapsed_time", seconds(created, changed),
+                "total_tokens", tokens, "total_steps", state.steps(),
+                "created_at", created.getEpochSecond(), "finished_at", finishedAt());
+        if (state instanceof State.Paused(var node))
+            data.putAll(object("paused_nodes", List.of(node), "reasons", List.of(reason(node))));
+        return object("task_id", task, "workflow_run_id", id, "data", data);
+    }
+
+    /// The answer to a question by run id.
+    Map<String, Object> detail() {
+        var text = isOver() && state.outputs().isEmpty() ? null : SimulatedJson.SPACED.json(state.outputs());
+        return object("id", id, "workflow_id", app.workflow(), "status", state.stored(),
+                "inputs", SimulatedJson.SPACED.json(storedInputs()),
+                "outputs", app.version().hasWorker() ? state.outputs() : text, "error", state.error(),
+                "total_steps", state.steps(), "total_tokens", tokens, "created_at", created.getEpochSecond(),
+                "finished_at", finishedAt(), "elapsed_time", storedTime());
+    }
+
+    Map<String, Object> logRow() {
+        return object("id", idOf("log"),
+                "workflow_run", object("id", id, "version", app.published(), "status", state.stored(),
+                        "triggered_from", "app-run", "error", state.error(), "elapsed_time", storedTime(),
+                        "total_tokens", tokens, "total_steps", state.steps(),
+                        "created_at", created.getEpochSecond(), "finished_at", finishedAt(),
+                        "exceptions_count", exceptions()),
+                "details", null, "created_from", "service-api", "created_by_role", "end_user",
+                "created_by_account", null,
+                "created_by_end_user", object("id", uuid(user), "type", "service-api", "is_anonymous", false,
+                        "session_id", user),
+                "created_at", (app.version().hasWorker() ? created : changed).getEpochSecond());
+    }
+
+    /// The events from the start until the model is asked.
+    List<Map<String, Object>> opening() {
+        var data = object("id", id, "workflow_id", app.workflow(), "inputs", startInputs(),
+                "created_at", created.getEpochSecond());
+        if (app.version().hasWorker()) data.put("reason", "initial");
+        var taken = app.version().hasWorker() ? inputs : storedInputs();
+        return List.of(event("workflow_started", data), nodeStarted("start"),
+                nodeFinished("start", taken, Map.of(), taken, "succeeded", null, null), nodeStarted("llm"));
+    }
+
+    /// One piece of the answer, as the model's words come in.
+    Map<String, Object> textChunk(String text, String... from) {
+        return event("text_chunk", object("text", text, "from_variable_selector", List.of(from)));
+    }
+
+    /// The events of a run that has come to rest; the last one ends the stream.
+    List<Map<String, Object>> closing() {
+        return switch (state) {
+            case State.Running _ -> throw new IllegalStateException("still running: " + id);
+            case State.Succeeded(var outputs) -> answered(outputs, nodeFinished("llm", Map.of(),
+                    object("model_mode", "chat", "model_provider", "demo", "model_name", "demo"),
+                    object("text", outputs.get("answer"), "finish_reason", "stop"), "succeeded", null, cost()));
+            case State.Partial(var outputs, var handled) -> answered(outputs, nodeFinished("llm", Map.of(),
+                    Map.of(), object("text", outputs.get("answer"), "error_message", handled),
+                    "exception", "Unknown error", object("error_strategy", "default-value")));
+            case State.Failed(var error) -> List.of(
+                    nodeFinished("llm", Map.of(), Map.of(), Map.of(), "failed", error, null), finished());
+            case State.Stopped _ -> List.of(finished());
+            case State.Paused(var node) -> List.of(nodeStarted(node), paused(node));
+        };
+    }
+
+    private List<Map<String, Object>> answered(Map<String, Object> outputs, Map<String, Object> llmFinished) {
+        var events = new ArrayList<Map<String, Object>>();
+        for (var word : String.valueOf(outputs.get("answer")).split("(?<= )"))
+            events.add(textChunk(word, "llm", "text"));
+        events.add(textChunk("\n", "end", "answer"));
+        events.add(textChunk(String.valueOf(outputs.get("row_id")), "start", "id"));
+        events.add(llmFinished);
+        events.add(nodeStarted("end"));
+        events.add(nodeFinished("end", outputs, Map.of(), outputs, "succeeded", null, null));
+        events.add(finished());
+        return List.copyOf(events);
+    }
+
+    /// 1.50 USD for a million tokens.
+    private Map<String, Object> cost() {
+        var price = BigDecimal.valueOf(tokens * 15L, 7).toPlainString();
+        return object("total_tokens", tokens, "total_price", price, "currency", "USD");
+    }
+
+    private Map<String, Object> finished() {
+        return event("workflow_finished", object("id", id, "workflow_id", app.workflow(),
+                "status", told(), "outputs", state.outputs(), "error", state.error(),
+                "elapsed_time", seconds(created, changed), "total_tokens", tokens, "total_steps", state.steps(),
+                "created_by", object("id", uuid(user), "user", user), "created_at", created.getEpochSecond(),
+                "finished_at", finishedAt(), "exceptions_count", exceptions(), "files", List.of()));
+    }
+
+    private Map<String, Object> paused(String node) {
+        return event("workflow_paused", object("workflow_run_id", id, "paused_nodes", List.of(node),
+                "outputs", Map.of(), "reasons", List.of(reason(node)), "status", "paused",
+                "created_at", created.getEpochSecond(), "elapsed_time", seconds(created, changed),
+                "total_tokens", tokens, "total_steps", state.steps()));
+    }
+
+    private Map<String, Object> reason(String node) {
+        var actions = List.of(object("id", "ok", "title", "OK", "button_style", "primary"));
+        return object("TYPE", "human_input_required", "form_id", idOf("form"),
+                "form_content", "Please look", "inputs", List.of(), "actions", actions,
+                "node_id", node, "node_title", node, "resolved_default_values", Map.of(),
+                "form_token", idOf("token"), "expiration_time", changed.getEpochSecond() + 3600);
+    }
+
+    private Map<String, Object> nodeStarted(String node) {
+        var data = node(node);
+        data.putAll(object("inputs", null, "inputs_truncated", false, "created_at", created.getEpochSecond(),
+                "extras", Map.of(), "iteration_id", null, "loop_id", null, "agent_strategy", null));
+        return event("node_started", data);
+    }
+
+    private Map<String, Object> nodeFinished(String node, Map<String, Object> inputs,
+            Map<String, Object> process, Map<String, Object> outputs, String status, String error,
+            Map<String, Object> metadata) {
+        var data = node(node);
+        data.putAll(object("inputs", inputs, "inputs_truncated", false,
+                "process_data", process, "process_data_truncated", false,
+                "outputs", outputs, "outputs_truncated", false, "status", status, "error", error,
+                "elapsed_time", seconds(node.equals("llm") ? created : changed, changed),
+                "execution_metadata", metadata, "created_at", created.getEpochSecond(),
+                "finished_at", changed.getEpochSecond(), "files", List.of(),
+                "iteration_id", null, "loop_id", null));
+        return event("node_finished", data);
+    }
+
+    private Map<String, Object> node(String node) {
+        var type = state.equals(new State.Paused(node)) ? "human-input" : node;
+        return object("id", idOf(node), "node_id", node, "node_type", type, "title", node, "index", 1,
+                "predecessor_node_id", null);
+    }
+
+    private Map<String, Object> event(String name, Map<String, Object> data) {
+        return object("event", name, "workflow_run_id", id, "task_id", task, "data", data);
+    }
+
+    private Map<String, Object> startInputs() {
+        var all = new LinkedHashMap<>(inputs);
+        all.putAll(object("sys.files", List.of(), "sys.user_id", user, "sys.app_id", app.id(),
+                "sys.workflow_id", app.workflow(), "sys.workflow_run_id", id));
+        return all;
+    }
+
+    /// The start's inputs with their time, which the versions put in different places.
+    private Map<String, Object> storedInputs() {
+        var all = startInputs();
+        all.put("sys.timestamp", created.getEpochSecond());
+        if (app.version().hasWorker())
+            List.of("sys.workflow_id", "sys.workflow_run_id").forEach(name -> all.put(name, all.remove(name)));
+        return all;
+    }
+
+    /// A stopped run is stored as such; before 1.16.0 its own answer says that it failed.
+    private String told() {
+        boolean isHidden = state instanceof State.Stopped && !app.version().isFrom(Version.V1_16_0);
+        return isHidden ? "failed" : state.stored();
+    }
+
+    private boolean isOver() {
+        return !(state instanceof State.Running || state instanceof State.Paused);
+    }
+
+    private Long finishedAt() {
+        return isOver() ? changed.getEpochSecond() : null;
+    }
+
+    private BigDecimal storedTime() {
+        return isOver() ? seconds(created, changed) : seconds(created, created);
+    }
+
+    private int exceptions() {
+        return state instanceof State.Failed || state instanceof State.Partial ? 1 : 0;
+    }
+
+    /// An id that is always the same for one thing of this run.
+    private String idOf(String thing) {
+        return uuid(id + thing);
+    }
+
+    private static Map<String, Object> object(Object... keysAndValues) {
+        return SimulatedJson.object(keysAndValues);
+    }
+
+    /// To the microsecond, written as Python does: `0.0`, `1.25`.
+    private static BigDecimal seconds(Instant from, Instant to) {
+        var seconds = BigDecimal.valueOf(Duration.between(from, to).toNanos() / 1000, 6).stripTrailingZeros();
+        return seconds.scale() < 1 ? seconds.setScale(1) : seconds;
+    }
+
+    private static String uuid(String name) {
+        return UUID.nameUUIDFromBytes(name.getBytes(UTF_8)).toString();
+    }
+
+    /// Where a run stands.
+    sealed interface State {
+        record Running() implements State {}
+        record Succeeded(Map<String, Object> outputs) implements State {}
+        /// A node failed with the error `handled`, and a default value stood in for it.
+        record Partial(Map<String, Object> outputs, String handled) implements State {}
+        record Failed(String error) implements State {}
+        /// Ended through the stop route.
+        record Stopped() implements State {}
+        /// Waits for a person at the Human Input node of this name; as 1.14.2 has it.
+        record Paused(String node) implements State {}
+
+        default String stored() {
+            return switch (this) {
+                case Running _ -> "running";
+                case Succeeded _ -> "succeeded";
+                case Partial _ -> "partial-succeeded";
+                case Failed _ -> "failed";
+                case Stopped _ -> "stopped";
+                case Paused _ -> "paused";
+            };
+        }
+
+        default Map<String, Object> outputs() {
+            return switch (this) {
+                case Succeeded(var outputs) -> outputs;
+                case Partial(var outputs, _) -> outputs;
+                case Running _, Failed _, Stopped _, Paused _ -> Map.of();
+            };
+        }
+
+        /// The error as the API tells it: null where there is none.
+        default String error() {
+            return switch (this) {
+                case Failed(var error) -> error;
+                case Stopped _ -> "Aborted: User requested stop";
+                case Running _, Succeeded _, Partial _, Paused _ -> null;
+            };
+        }
+
+        default int steps() {
+            return switch (this) {
+                case Running _ -> 0;
+                case Failed _, Stopped _ -> 2;
+                case Succeeded _, Partial _, Paused _ -> 3;
+            };
+        }
+    }
+
+    /// The versions of Dify that can be played, the oldest first.
+    enum Version {
+        V1_9_2("1.9.2"), V1_14_2("1.14.2"), V1_16_0("1.16.0");
+
+        final String number;
+
+        Version(String number) {
+            this.number = number;
+        }
+
+        static Version of(String number) {
+            return Stream.of(values()).filter(version -> version.number.equals(number)).findFirst()
+                    .orElseThrow(() -> new TypeConversionException("'" + number + "' is not " + VERSIONS));
+        }
+
+        boolean isFrom(Version first) {
+            return compareTo(first) >= 0;
+        }
+
+        /// Streams run in a worker: a ping at once; log rows from the start; outputs as an object; 404 for no run.
+        boolean hasWorker() {
+            return isFrom(V1_14_2);
+        }
+
+        String blockingType() {
+            return hasWorker() ? "application/json; charset=utf-8" : "application/json";
+        }
+
+        /// The wait before a stream's first event.
+        Duration opening() {
+            return Duration.ofMillis(hasWorker() ? 25 : 10);
+        }
+
+        /// How long a stream stays open after its last event.
+        Duration linger() {
+            return this == V1_14_2 ? Duration.ofSeconds(1) : Duration.ZERO;
+        }
+    }
+
+    /// The one app of a server: its id, the id of its published version, and when that was published.
+    record App(Version version, String id, String workflow, String published) {
+        static App of(Version version, String workflow) {
+            return new App(version, uuid("app"), workflow, "2026-01-01 00:00:00.000000");
+        }
+    }
+}

@@ -1,0 +1,70 @@
+package difyexec;
+
+import module java.base;
+
+import static difyexec.DifyExec.*;
+
+/// HTTP/1.1 on loopback, a virtual thread a connection. With `places`, a connection that finds none free waits in
+/// the accept queue, as gunicorn's do.
+final class SimulatedServer implements AutoCloseable {
+    private final ServerSocket socket;
+    private final SimulatedDify dify;
+    private final Semaphore places;
+    private final Set<Socket> open = ConcurrentHashMap.newKeySet();
+
+    private SimulatedServer(ServerSocket socket, int places, SimulatedDify dify) {
+        this.socket = socket;
+        this.dify = dify;
+        this.places = new Semaphore(places > 0 ? places : Integer.MAX_VALUE);
+    }
+
+    /// @param places 0: no limit
+    static SimulatedServer start(int port, int places, SimulatedDify dify) throws IOException {
+        var socket = new ServerSocket(port, 2048, InetAddress.getLoopbackAddress());
+        var server = new SimulatedServer(socket, places, dify);
+        Thread.ofPlatform().daemon().name("accept").start(server::accept);
+        return server;
+    }
+
+    /// The address that a client is given: `http://127.0.0.1:40123/v1`.
+    URI baseUrl() {
+        return URI.create("http://127.0.0.1:" + socket.getLocalPort() + "/v1");
+    }
+
+    private void accept() {
+        try {
+            while (true) {
+                places.acquire();
+                var connection = socket.accept();
+                open.add(connection);
+                Thread.startVirtualThread(() -> serve(connection));
+            }
+        } catch (IOException | InterruptedException _) {
+            // the server is closed
+        }
+    }
+
+    private void serve(Socket connection) {
+        try (connection) {
+            connection.setTcpNoDelay(true);
+            connection.setSoTimeout((int) dify.idle().toMillis());
+            var in = new BufferedInputStream(connection.getInputStream(), 1 << 13);
+            var out = new BufferedOutputStream(connection.getOutputStream(), 1 << 13);
+            for (var next = SimulatedExchange.read(in, out); next.isPresent(); next = SimulatedExchange.read(in, out)) {
+                dify.answer(next.get());
+                if (next.get().isLast()) break;
+            }
+        } catch (IOException | InterruptedException _) {
+            // the client has left, was idle too long, or it is the plan to drop it
+        } finally {
+            open.remove(connection);
+            places.release();
+        }
+    }
+
+    @Override
+    public void close() throws IOException {
+        socket.close();
+        for (var connection : open) connection.close();
+    }
+}
