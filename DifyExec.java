@@ -6,6 +6,7 @@
 //DEPS org.jline:jline:3.30.6
 //DEPS com.fasterxml.jackson.core:jackson-databind:2.20.1
 //DEPS com.opencsv:opencsv:5.12.0
+//DEPS org.apache.commons:commons-text:1.13.1
 //DEPS io.github.cdimascio:dotenv-java:3.2.0
 //RUNTIME_OPTIONS --enable-native-access=ALL-UNNAMED
 //RUNTIME_OPTIONS -Djdk.httpclient.keepalive.timeout=1 -Djdk.http.auth.tunneling.disabledSchemes=
@@ -42,6 +43,7 @@ import io.github.cdimascio.dotenv.DotenvEntry;
 import io.github.cdimascio.dotenv.internal.DotenvParser;
 import io.github.cdimascio.dotenv.internal.DotenvReader;
 import java.net.Authenticator;
+import org.apache.commons.text.similarity.LevenshteinDistance;
 import org.jline.reader.Candidate;
 import org.jline.reader.EOFError;
 import org.jline.reader.EndOfFileException;
@@ -503,7 +505,7 @@ final class DifyExec implements Runnable {
         private final Map<String, Tried> tried = new HashMap<>();
         private Optional<Opened> opened = Optional.empty();
         private Optional<Snapshot> reading = Optional.empty();
-        private FutureTask<Known> form;
+        private FutureTask<KnownForm> form;
         private boolean left = false;
 
         /// `seen` is how the CSV stood when it was opened.
@@ -526,7 +528,7 @@ final class DifyExec implements Runnable {
         }
 
         /// The form as far as it could be had; `note` says why not, or is empty.
-        record Known(Form form, String note) {}
+        record KnownForm(Form form, String note) {}
 
         /// A run of a try that succeeded, when it did.
         record Tried(Attempt attempt, Seen.Ran ran, Instant at) {
@@ -694,7 +696,7 @@ final class DifyExec implements Runnable {
         }
 
         /// The workflow's form; asked for again when it could not be had before.
-        Known form() throws InterruptedException {
+        KnownForm form() throws InterruptedException {
             try {
                 if (form == null || form.isDone() && !form.get().note().isEmpty()) askForForm();
                 return form.get();
@@ -716,17 +718,19 @@ final class DifyExec implements Runnable {
             }
         }
 
-        private Known known(Csv csv) throws IOException, InterruptedException {
+        private KnownForm known(Csv csv) throws IOException, InterruptedException {
             var said = new StringWriter();
             var err = new PrintWriter(said);
             try (var link = links.open(csv.columns(), err)) {
                 return switch (Greeting.exchange(link.client(), link.judge(), err)) {
-                    case Greeting.Met met -> new Known(link.dify().form(met, link.client(),
-                            link.judge(), csv, csv.path, err), said.toString().strip());
-                    case Greeting.Refused(var why) -> new Known(Form.ofText(), why);
+                    case Greeting.Met met -> {
+                        var form = link.dify().form(met, link.client(), link.judge(), csv, csv.path, err);
+                        yield new KnownForm(form, said.toString().strip());
+                    }
+                    case Greeting.Refused(var why) -> new KnownForm(Form.ofText(), why);
                 };
             } catch (Unusable problem) {
-                return new Known(Form.ofText(), problem.getMessage());
+                return new KnownForm(Form.ofText(), problem.getMessage());
             }
         }
 
@@ -817,8 +821,7 @@ final class DifyExec implements Runnable {
         String summary() {
             var index = batch().index();
             return Plain.text(files().results().toString(), 200) + ": " + Plain.count(index.rows(), "row")
-                    + Stream.of(Standing.values()).filter(standing -> index.count(standing) > 0)
-                            .map(standing -> ", " + index.count(standing) + " " + standing.word()).collect(joining());
+                    + (index.rows() == 0 ? "" : ", " + Standing.counts(index::count));
         }
     }
 
@@ -1000,13 +1003,13 @@ final class DifyExec implements Runnable {
     /// What may be typed in the shell. Every command of the tool is there, too, on the open batch.
     @Command(name = "dify>", sortOptions = false, synopsisSubcommandLabel = "COMMAND",
             description = "Works with the rows of the open batch until they succeed.",
-            subcommands = {Prompt.OpenBatch.class, Prompt.Failures.class, Prompt.Show.class, Prompt.SetCells.class,
-                    Prompt.Unset.class, Prompt.ShowEdits.class, Prompt.Try.class, Prompt.Accept.class,
-                    Prompt.RunRows.class, Prompt.RetryRows.class, Prompt.Save.class, Prompt.Exit.class,
-                    CommandLine.HelpCommand.class},
+            subcommands = {Prompt.RunRows.class, Prompt.RetryRows.class, CommandLine.HelpCommand.class},
             footer = {"", "A value with blanks or line breaks goes in quotes:  set r-7 text=\"two words\"",
                     "'help COMMAND' says more."})
     static final class Prompt implements Runnable {
+        private static final List<String> ORDER = List.of("open", "failures", "show", "set", "unset", "edits", "try",
+                "accept", "run", "retry", "save", "exit", "help");
+
         final Desk desk;
 
         @Spec CommandSpec spec;
@@ -1019,6 +1022,8 @@ final class DifyExec implements Runnable {
         static CommandLine commandLine(Env env, Shell.Tool tool, Desk desk, Map<String, String> given) {
             var factory = tool.over(desk::edits);
             var line = new CommandLine(new Prompt(desk), factory);
+            var spec = line.getCommandSpec();
+            for (var name : ORDER) spec.addSubcommand(name, spec.removeSubcommand(name)); // picocli sorts them by name
             for (var command : tool.commands())
                 if (!line.getSubcommands().containsKey(command.getAnnotation(Command.class).name()))
                     line.addSubcommand(new CommandLine(command, factory));
@@ -1081,185 +1086,146 @@ final class DifyExec implements Runnable {
             spec.commandLine().usage(spec.commandLine().getOut());
         }
 
-        /// What the commands share: the desk they work at, and where they speak.
-        abstract static class AtDesk implements Callable<Integer> {
-            @ParentCommand Prompt prompt;
-            @Spec CommandSpec spec;
-
-            Desk desk() {
-                return prompt.desk;
-            }
-
-            PrintWriter out() {
-                return spec.commandLine().getOut();
-            }
-
-            PrintWriter err() {
-                return spec.commandLine().getErr();
-            }
+        private PrintWriter out() {
+            return spec.commandLine().getOut();
         }
 
-        /// Those on one row.
-        abstract static class OnRow extends AtDesk {
-            @Parameters(index = "0", paramLabel = "ID", description = "The row.")
-            String id;
+        private PrintWriter err() {
+            return spec.commandLine().getErr();
+        }
 
-            /// The id, of a row that there is.
-            String known() {
-                return desk().batch().index().id(desk().entry(id));
-            }
+        /// The id of a row that there is, as its CSV writes it.
+        private String known(String id) {
+            return desk.batch().index().id(desk.entry(id));
         }
 
         @Command(name = "open", description = "Opens a batch: its rows and its results.")
-        static final class OpenBatch extends AtDesk {
-            @Parameters(index = "0", paramLabel = "CSV", description = "The rows.")
-            Path input;
-
-            @Parameters(index = "1", paramLabel = "JSONL", description = "The results; there may be none yet.")
-            Path output;
-
-            @Option(names = "--force", description = "Drop the edits of the batch before.")
-            boolean force;
-
-            @Override
-            public Integer call() throws Exception {
-                desk().open(Optional.of(input), output, force);
-                out().println(desk().summary());
-                desk().batch().tellOpenTries(err());
-                return OK;
-            }
+        int open(@Parameters(paramLabel = "CSV", description = "The rows.") Path input,
+                @Parameters(paramLabel = "JSONL", description = "The results; there may be none yet.") Path output,
+                @Option(names = "--force", description = "Drop the edits of the batch before.") boolean force) {
+            desk.open(Optional.of(input), output, force);
+            out().println(desk.summary());
+            desk.batch().tellOpenTries(err());
+            return OK;
         }
 
         @Command(name = "failures", description = "Lists the rows that failed, are paused or unknown.")
-        static final class Failures extends AtDesk {
-            @Parameters(arity = "0..1", paramLabel = "TEXT", defaultValue = "",
-                    description = "Only those whose cause or id contains it.")
-            String text;
-
-            @Option(names = "--by", paramLabel = "HOW", defaultValue = "row",
-                    description = "row, or error: grouped by cause, with counts.")
-            Grouping by;
-
-            @Option(names = "--all", description = "Not only the first 50.")
-            boolean all;
-
-            @Override
-            public Integer call() {
-                var rows = desk().failures(text);
-                if (by == Grouping.ERROR) FailureView.byError(desk().batch(), rows, all, out());
-                else FailureView.byRow(desk().batch(), rows, all, out());
-                return OK;
-            }
+        int failures(
+                @Parameters(arity = "0..1", paramLabel = "TEXT", defaultValue = "",
+                        description = "Only those whose cause or id contains it.") String text,
+                @Option(names = "--by", paramLabel = "HOW", defaultValue = "row",
+                        description = "row, or error: grouped by cause, with counts.") Grouping by,
+                @Option(names = "--all", description = "Not only the first 50.") boolean all) {
+            var rows = desk.failures(text);
+            if (by == Grouping.ERROR) FailureView.byError(desk.batch(), rows, all, out());
+            else FailureView.byRow(desk.batch(), rows, all, out());
+            return OK;
         }
 
         @Command(name = "show", description = "Shows a row: its inputs, every attempt, its outputs.")
-        static final class Show extends OnRow {
-            @Option(names = "--output", paramLabel = "/POINTER",
-                    description = "Only this part of the outputs, like /answer or /items/0.")
-            String pointer;
-
-            @Option(names = "--full", description = "Long values whole.")
-            boolean full;
-
-            @Override
-            public Integer call() throws IOException {
-                int entry = desk().entry(id);
-                try (var endings = desk().endings()) {
-                    var view = new RowView(desk(), endings, entry, full, out());
-                    if (pointer == null) view.all();
-                    else view.output(pointer);
-                }
-                return OK;
+        int show(@Parameters(paramLabel = "ID", description = "The row.") String id,
+                @Option(names = "--output", paramLabel = "/POINTER",
+                        description = "Only this part of the outputs, like /answer or /items/0.") String pointer,
+                @Option(names = "--full", description = "Long values whole.") boolean full) throws IOException {
+            int entry = desk.entry(id);
+            try (var endings = desk.endings()) {
+                var view = new RowView(desk, endings, entry, full, out());
+                if (pointer == null) view.all();
+                else view.output(pointer);
             }
+            return OK;
         }
 
         @Command(name = "set", description = {"Changes inputs of a row, in this session only.",
                 "They are held against the workflow's form at once; try, retry and run use them, save writes them."})
-        static final class SetCells extends OnRow {
-            @Parameters(index = "1..*", arity = "1..*", paramLabel = "COLUMN=VALUE", description = "Its new cells.")
-            List<String> words;
-
-            @Override
-            public Integer call() throws InterruptedException {
-                var row = desk().row(id);
-                var cells = desk().cells(words);
-                var form = desk().form();
-                Desk.check(form.form(), row.with(cells), cells.keySet());
-                desk().edits().set(row, cells);
-                EditView.print(row.id(), desk().edits().of(row.id()), out());
-                if (!form.note().isEmpty())
-                    err().println("Not checked against the workflow's form: " + Plain.text(form.note(), 500));
-                return OK;
-            }
+        int set(@Parameters(paramLabel = "ID", description = "The row.") String id,
+                @Parameters(arity = "1..*", paramLabel = "COLUMN=VALUE", description = "Its new cells.")
+                List<String> words) throws InterruptedException {
+            var row = desk.row(id);
+            var cells = desk.cells(words);
+            var form = desk.form();
+            Desk.check(form.form(), row.with(cells), cells.keySet());
+            desk.edits().set(row, cells);
+            EditView.print(row.id(), desk.edits().of(row.id()), out());
+            if (!form.note().isEmpty())
+                err().println("Not checked against the workflow's form: " + Plain.text(form.note(), 500));
+            return OK;
         }
 
         @Command(name = "unset", description = "Takes changes of a row back.")
-        static final class Unset extends OnRow {
-            @Parameters(index = "1", arity = "0..1", paramLabel = "COLUMN",
-                    description = "Only this one; default: all.")
-            String column;
-
-            @Override
-            public Integer call() {
-                var known = known();
-                if (!desk().edits().unset(known, Optional.ofNullable(column).map(desk()::column)))
-                    throw new Unusable("row " + Plain.id(known) + (column == null ? "" : ", " + Plain.text(column, 40))
-                            + ": there is no edit to take back");
-                return OK;
-            }
+        int unset(@Parameters(paramLabel = "ID", description = "The row.") String id,
+                @Parameters(arity = "0..1", paramLabel = "COLUMN", description = "Only this one; default: all.")
+                String column) {
+            var known = known(id);
+            if (!desk.edits().unset(known, Optional.ofNullable(column).map(desk::column)))
+                throw new Unusable("row " + Plain.id(known) + (column == null ? "" : ", " + Plain.text(column, 40))
+                        + ": there is no edit to take back");
+            return OK;
         }
 
         @Command(name = "edits", description = "Shows what was changed, against the CSV.")
-        static final class ShowEdits extends AtDesk {
-            @Override
-            public Integer call() {
-                var edits = desk().edits();
-                edits.ids().forEach(id -> EditView.print(id, edits.of(id), out()));
-                out().println(edits.isEmpty() ? "No edits." : edits.count() + "; 'save FILE' writes a CSV with them.");
-                return OK;
-            }
+        int edits() {
+            var edits = desk.edits();
+            edits.ids().forEach(id -> EditView.print(id, edits.of(id), out()));
+            out().println(edits.isEmpty() ? "No edits." : edits.count() + "; 'save FILE' writes a CSV with them.");
+            return OK;
         }
 
         @Command(name = "try", description = {"Runs a row once, as it is edited, and shows the run as it goes.",
                 "No result is written: 'accept' does that. Ctrl-C stops the run on the server."})
-        static final class Try extends OnRow {
-            @Parameters(index = "1..*", arity = "0..*", paramLabel = "COLUMN=VALUE", description = "For this try only.")
-            List<String> words = List.of();
-
-            @Option(names = "--force", description = "Also a row with a run, or a try, whose end is not known yet.")
-            boolean force;
-
-            @Override
-            public Integer call() throws Exception {
-                return Trial.run(desk(), desk().entry(id), desk().cells(words), force, out(), err());
-            }
+        int tryRow(@Parameters(paramLabel = "ID", description = "The row.") String id,
+                @Parameters(arity = "0..*", paramLabel = "COLUMN=VALUE", description = "For this try only.")
+                List<String> words,
+                @Option(names = "--force",
+                        description = "Also a row with a run, or a try, whose end is not known yet.") boolean force)
+                throws Exception {
+            int entry = desk.entry(id);
+            var cells = desk.cells(words == null ? List.of() : words);
+            return Trial.run(desk, entry, cells, force, out(), err());
         }
 
         @Command(name = "accept", description = "Writes the last successful try of a row as its result.")
-        static final class Accept extends OnRow {
-            @Option(names = "--force", description = "Also over a success.")
-            boolean force;
-
-            @Override
-            public Integer call() throws IOException {
-                var known = known();
-                var tried = desk().tried(known).orElseThrow(() -> new Unusable("row " + Plain.id(known)
-                        + " has no successful try in this session: 'try " + Plain.shell(Plain.id(known)) + "' first"));
-                var held = tried.against(desk().row(known));
-                try (var writer = BatchWriter.open(desk().files(), desk().csv(), false, false, Optional.empty())) {
-                    writer.accept(held.attempt(), held.ran(), held.at(), force);
-                }
-                desk().taken(known);
-                out().println("Accepted: run " + Plain.id(tried.ran().ref().id())
-                        + " is the result of row " + Plain.id(known)
-                        + (held.attempt().row().isEdited() ? ", edited." : "."));
-                return OK;
+        int accept(@Parameters(paramLabel = "ID", description = "The row.") String id,
+                @Option(names = "--force", description = "Also over a success.") boolean force) throws IOException {
+            var known = known(id);
+            var tried = desk.tried(known).orElseThrow(() -> new Unusable("row " + Plain.id(known)
+                    + " has no successful try in this session: 'try " + Plain.shell(Plain.id(known)) + "' first"));
+            var held = tried.against(desk.row(known));
+            try (var writer = BatchWriter.open(desk.files(), desk.csv(), false, false, Optional.empty())) {
+                writer.accept(held.attempt(), held.ran(), held.at(), force);
             }
+            desk.taken(known);
+            out().println("Accepted: run " + Plain.id(tried.ran().ref().id()) + " is the result of row "
+                    + Plain.id(known) + (held.attempt().row().isEdited() ? ", edited." : "."));
+            return OK;
+        }
+
+        @Command(name = "save", description = "Writes the whole CSV with the edits.")
+        int save(@Parameters(paramLabel = "CSV", description = "The file to write.") Path file,
+                @Option(names = "--force",
+                        description = "Also over a file that is there, like the open CSV.") boolean force) {
+            var csv = desk.csv();
+            boolean open = desk.isOpen(file);
+            if (open && !force) throw new Unusable(file + " is the open CSV: --force writes over it");
+            Draft.refuse(file, desk.files(), Optional.empty(), _ -> force);
+            CsvFile.write(csv, desk.batch().index(), desk.edits(), file);
+            var edits = desk.edits().count();
+            if (open) desk.open(Optional.of(csv.path), desk.files().results(), false);
+            out().println("Saved " + Plain.count(desk.batch().index().rows(), "row") + " to "
+                    + Plain.text(file.toString(), 200) + ", with " + edits + ".");
+            return OK;
+        }
+
+        @Command(name = "exit", aliases = "quit", description = "Leaves, as Ctrl-D does.")
+        int exit() {
+            desk.leave();
+            return OK;
         }
 
         @Command(name = "run", sortOptions = false,
                 description = "Runs every row that has no success yet, as it is edited.")
-        static final class RunRows extends AtDesk {
+        static final class RunRows implements Callable<Integer> {
+            @ParentCommand Prompt prompt;
             @Mixin Work work;
 
             @Option(names = "--force", description = "Also rows with a try that 'accept' would take.")
@@ -1267,13 +1233,13 @@ final class DifyExec implements Runnable {
 
             @Override
             public Integer call() throws Exception {
-                if (!force && desk().isOpen(work.input)) refuseUntaken();
+                if (!force && prompt.desk.isOpen(work.input)) refuseUntaken();
                 return work.start(Selection.pending());
             }
 
             private void refuseUntaken() {
                 var ids = work.rows.ids.stream().map(String::strip).toList();
-                for (var id : desk().untaken()) if (ids.isEmpty() || ids.contains(id)) throw triedAlready(id);
+                for (var id : prompt.desk.untaken()) if (ids.isEmpty() || ids.contains(id)) throw triedAlready(id);
             }
         }
 
@@ -1284,7 +1250,8 @@ final class DifyExec implements Runnable {
         }
 
         @Command(name = "retry", sortOptions = false, description = "Runs rows again, as they are edited.")
-        static final class RetryRows extends AtDesk {
+        static final class RetryRows implements Callable<Integer> {
+            @ParentCommand Prompt prompt;
             @Mixin Work work;
 
             @Parameters(paramLabel = "ID", arity = "0..*", description = "Ids to run, or 'all' that failed.")
@@ -1301,52 +1268,20 @@ final class DifyExec implements Runnable {
                 if (ids.isEmpty() == (cause == null))
                     throw new Unusable("name ids, or 'all', or --by-error TEXT");
                 if (cause == null && !ids.equals(List.of("all"))) return work.start(named());
-                work.rows.ids = desk().failures(cause == null ? "" : cause).stream().map(desk().batch().index()::id)
-                        .filter(id -> force || desk().tried(id).isEmpty()).toList();
+                var desk = prompt.desk;
+                work.rows.ids = desk.failures(cause == null ? "" : cause).stream().map(desk.batch().index()::id)
+                        .filter(id -> force || desk.tried(id).isEmpty()).toList();
                 if (!work.rows.ids.isEmpty()) return work.start(Selection.fromList());
-                err().println("Nothing to do: no such row is open.");
+                prompt.err().println("Nothing to do: no such row is open.");
                 return OK;
             }
 
             private Selection named() {
                 for (var id : ids) {
-                    desk().entry(id);
-                    if (!force && desk().tried(id).isPresent()) throw triedAlready(id);
+                    prompt.desk.entry(id);
+                    if (!force && prompt.desk.tried(id).isPresent()) throw triedAlready(id);
                 }
                 return Selection.named(ids.stream().map(String::strip).toList(), force);
-            }
-        }
-
-        @Command(name = "save", description = "Writes the whole CSV with the edits.")
-        static final class Save extends AtDesk {
-            @Parameters(paramLabel = "CSV", description = "The file to write.")
-            Path file;
-
-            @Option(names = "--force", description = "Also over a file that is there, like the open CSV.")
-            boolean force;
-
-            @Override
-            public Integer call() throws IOException {
-                var desk = desk();
-                var csv = desk.csv();
-                boolean open = desk.isOpen(file);
-                if (open && !force) throw new Unusable(file + " is the open CSV: --force writes over it");
-                Draft.refuse(file, desk.files(), Optional.empty(), _ -> force);
-                CsvFile.write(csv, desk.batch().index(), desk.edits(), file);
-                var edits = desk.edits().count();
-                if (open) desk.open(Optional.of(csv.path), desk.files().results(), false);
-                out().println("Saved " + Plain.count(desk.batch().index().rows(), "row") + " to "
-                        + Plain.text(file.toString(), 200) + ", with " + edits + ".");
-                return OK;
-            }
-        }
-
-        @Command(name = "exit", aliases = "quit", description = "Leaves, as Ctrl-D does.")
-        static final class Exit extends AtDesk {
-            @Override
-            public Integer call() {
-                desk().leave();
-                return OK;
             }
         }
     }
@@ -1832,11 +1767,7 @@ final class DifyExec implements Runnable {
                         desk.leave();
                     }
                 }
-                if (!desk.edits().isEmpty()) out.println(desk.edits().count() + " went with the session; "
-                        + "'save FILE' would have written a CSV with them.");
-                if (desk.hasTries()) out.println(desk.tries() + " went with the session; "
-                        + "'accept ID' would have kept it as the row's result.");
-                out.flush();
+                part(desk, out);
                 return OK;
             }
         }
@@ -1846,6 +1777,16 @@ final class DifyExec implements Runnable {
             if (desk.isOpen()) desk.batch().tellOpenTries(out);
             out.println("Start with:  " + (desk.isOpen() ? "failures --by error · show ID · try ID"
                     : "open CSV JSONL · failures --by error · show ID") + "   (help; Ctrl-D leaves)");
+            out.flush();
+        }
+
+        private static void part(Desk desk, PrintWriter out) {
+            if (!desk.edits().isEmpty())
+                out.println(desk.edits().count() + " went with the session; "
+                        + "'save FILE' would have written a CSV with them.");
+            if (desk.hasTries())
+                out.println(desk.tries() + " went with the session; "
+                        + "'accept ID' would have kept it as the row's result.");
             out.flush();
         }
 
@@ -2115,7 +2056,7 @@ final class DifyExec implements Runnable {
             var sender = new Sender(client, form, Optional.ofNullable(work.out.saveFiles));
             var engine = new Engine(sender, new Agenda(wanted), judge,
                     new Pace(concurrency, work.pace.wait, work.pace.rate), new Health(judge.backoff()),
-                    limits, route, writer, new Names(work.dify.user), tally, Progress.of(err, work.out.progress, tally),
+                    limits, route, writer, new Names(work.dify.user), tally, new Progress(err, work.out.progress),
                             Clock.systemUTC(),
                     mailbox, task -> Thread.startVirtualThread(task));
             var formerSignals = OnSignals.post(mailbox);
@@ -2533,15 +2474,11 @@ final class DifyExec implements Runnable {
         private long next = System.nanoTime();
         private boolean drawn = false;
 
-        private Progress(PrintWriter err, boolean live, boolean off) {
+        Progress(PrintWriter err, ProgressStyle style) {
             this.err = err;
-            this.live = live;
-            this.off = off;
+            this.live = style == ProgressStyle.AUTO && Screen.isTerminal(2);
+            this.off = style == ProgressStyle.OFF;
             if (!live) next += PLAIN.toNanos();
-        }
-
-        static Progress of(PrintWriter err, ProgressStyle style, Tally tally) {
-            return new Progress(err, style == ProgressStyle.AUTO && Screen.isTerminal(2), style == ProgressStyle.OFF);
         }
 
         @Override
@@ -2555,7 +2492,7 @@ final class DifyExec implements Runnable {
 
         @Override
         public void say(String sentence) {
-            if (live && drawn) redraw("");
+            end();
             err.println(Plain.text(sentence, 1000));
             err.flush();
         }
@@ -2563,7 +2500,7 @@ final class DifyExec implements Runnable {
         /// Clears the line for what comes after.
         @Override
         public void end() {
-            if (live && drawn) redraw("");
+            if (drawn) redraw("");
             err.flush();
         }
 
@@ -2607,25 +2544,33 @@ final class DifyExec implements Runnable {
                 String csv, String options) {
             err.println();
             stop.ifPresent(reason -> err.println("Stopped: " + Plain.text(reason.why(), 1000) + "."));
+            double rate = tally.done() * 1000.0 / Math.max(1, tally.elapsed().toMillis());
             err.println(counts(tally) + " in " + Plain.seconds(tally.elapsed())
-                    + String.format(Locale.ROOT, " (%.1f rows/s)",
-                            tally.done() * 1000.0 / Math.max(1, tally.elapsed().toMillis())));
+                    + String.format(Locale.ROOT, " (%.1f rows/s)", rate));
             if (stop.isPresent()) left(err, tally.stopped, batch.history().inFlight());
-            if (!tally.latencies.isEmpty()) err.println("  seconds a row: " + tally.latencies.words());
-            if (tally.tokens > 0) err.println("  tokens: " + tally.tokens + cost(tally.prices));
-            if (tally.retries > 0) err.println("  " + Plain.count(tally.retries, "retry", "retries"));
-            if (tally.harvested > 0) err.println("  " + Plain.count(tally.harvested, "run")
-                    + " looked up instead of run again");
-            if (tally.throttled > 0) err.println("  throttled " + Plain.count(tally.throttled, "time") + ", ran at "
-                    + tally.lowest
-                    + (tally.highest > tally.lowest ? "–" + tally.highest : "") + " of " + tally.ceiling);
-            if (tally.late > 0) err.println("  " + Plain.count(tally.late, "run") + " turned up late: see 'late' in "
-                    + batch.files().log());
+            figures(tally).forEach(figure -> err.println("  " + figure));
+            if (tally.late > 0)
+                err.println("  " + Plain.count(tally.late, "run") + " turned up late: see 'late' in "
+                        + batch.files().log());
             if (!tally.missingFiles().isEmpty()) err.println("  " + tally.missingFiles());
             if (part) estimate(batch.index().count(Standing.PENDING), tally).ifPresent(err::println);
             StatusView.errors(batch, err);
             StatusView.next(batch, csv, options, err);
             err.flush();
+        }
+
+        /// What the rows took.
+        private static List<String> figures(Tally tally) {
+            var figures = new ArrayList<String>();
+            if (!tally.latencies.isEmpty()) figures.add("seconds a row: " + tally.latencies.words());
+            if (tally.tokens > 0) figures.add("tokens: " + tally.tokens + cost(tally.prices));
+            if (tally.retries > 0) figures.add(Plain.count(tally.retries, "retry", "retries"));
+            if (tally.harvested > 0)
+                figures.add(Plain.count(tally.harvested, "run") + " looked up instead of run again");
+            if (tally.throttled > 0)
+                figures.add("throttled " + Plain.count(tally.throttled, "time") + ", ran at " + tally.lowest
+                        + (tally.highest > tally.lowest ? "–" + tally.highest : "") + " of " + tally.ceiling);
+            return figures;
         }
 
         /// What a call that ends early leaves on the server.
@@ -2650,17 +2595,15 @@ final class DifyExec implements Runnable {
 
         /// `18 succeeded, 1 partial, 1 failed`
         private static String counts(Tally tally) {
-            var parts = Stream.of(Standing.values()).filter(standing -> tally.count(standing) > 0)
-                    .map(standing -> tally.count(standing) + " " + standing.word())
-                            .collect(Collectors.toCollection(ArrayList::new));
-            if (tally.asked > tally.done()) parts.add(tally.asked - tally.done() + " pending");
-            return parts.isEmpty() ? "nothing done" : String.join(", ", parts);
+            var counts = Standing.counts(tally::count);
+            if (tally.asked <= tally.done()) return counts.isEmpty() ? "nothing done" : counts;
+            return counts + (counts.isEmpty() ? "" : ", ") + (tally.asked - tally.done()) + " pending";
         }
 
         static String cost(Map<String, BigDecimal> prices) {
-            return prices.entrySet().stream().map(price -> ", " + price.getValue().toPlainString() + " "
-                    + Plain.text(price.getKey(), 8))
-                    .collect(Collectors.joining());
+            return prices.entrySet().stream()
+                    .map(price -> ", " + price.getValue().toPlainString() + " " + Plain.text(price.getKey(), 8))
+                    .collect(joining());
         }
     }
 
@@ -2673,14 +2616,17 @@ final class DifyExec implements Runnable {
                     + Plain.count(inspection.rows(), "row"));
             out.printf(Locale.ROOT, "  %-20s %-20s %-12s %-8s %9s %9s  %s%n", "column", "variable", "type", "required",
                     "filled", "longest", "example");
-            for (var column : inspection.columns()) out.printf(Locale.ROOT, "  %-20s %-20s %-12s %-8s %9d %9d  %s%n",
-                    Plain.text(column.column(), 20),
-                    column.variable().isEmpty() ? "-" : Plain.text(column.variable(), 20), column.type().isEmpty() ? "-"
-                            : Plain.text(column.type(), 20),
-                    column.required() ? "yes" : "", column.filled(), column.longest(), column.example());
+            for (var column : inspection.columns())
+                out.printf(Locale.ROOT, "  %-20s %-20s %-12s %-8s %9d %9d  %s%n", Plain.text(column.column(), 20),
+                        orDash(column.variable()), orDash(column.type()), column.required() ? "yes" : "",
+                        column.filled(), column.longest(), column.example());
             problems(inspection, out);
             if (inspection.isFine()) out.println("Fine: nothing was found that would keep a row from running.");
             out.flush();
+        }
+
+        private static String orDash(String text) {
+            return text.isEmpty() ? "-" : Plain.text(text, 20);
         }
 
         /// The first problems and their number; what is only worth knowing, too.
@@ -2840,8 +2786,8 @@ final class DifyExec implements Runnable {
                     "lost_results", history.lost().size(),
                     "unread_lines", history.unread,
                     "ids_not_in_input", index.size() - index.rows(),
-                    "missing_files", Json.Tokens.object("count", missing.files(), "rows", missing.rows(), "ids",
-                            missing.examples())));
+                    "missing_files", Json.Tokens.object(
+                            "count", missing.files(), "rows", missing.rows(), "ids", missing.examples())));
             return Json.Tokens.text(json);
         }
 
@@ -2880,16 +2826,14 @@ final class DifyExec implements Runnable {
         /// Those of some rows, with so many of their ids.
         static List<Cause> causes(Batch batch, IntStream rows, int examples) {
             record Key(Standing outcome, String cause) {}
-            var groups = new LinkedHashMap<Key, List<String>>();
-            var counts = new HashMap<Key, Long>();
-            rows.forEach(entry -> {
-                var key = new Key(batch.index().standing(entry), batch.history().cause(entry));
-                var ids = groups.computeIfAbsent(key, _ -> new ArrayList<>());
-                if (counts.merge(key, 1L, Long::sum) <= examples) ids.add(batch.index().id(entry));
-            });
-            return groups.entrySet().stream().map(group -> new Cause(group.getKey().outcome(), group.getKey().cause(),
-                            counts.get(group.getKey()), List.copyOf(group.getValue())))
-                    .sorted(Comparator.comparingLong(Cause::count).reversed()).toList();
+            var groups = rows.boxed().collect(Collectors.groupingBy(
+                    entry -> new Key(batch.index().standing(entry), batch.history().cause(entry)),
+                    LinkedHashMap::new, Collectors.toList()));
+            var causes = new ArrayList<Cause>();
+            groups.forEach((key, entries) -> causes.add(new Cause(key.outcome(), key.cause(), entries.size(),
+                    entries.stream().limit(examples).map(batch.index()::id).toList())));
+            causes.sort(Comparator.comparingLong(Cause::count).reversed());
+            return List.copyOf(causes);
         }
 
         /// The next command to type.
@@ -2913,33 +2857,12 @@ final class DifyExec implements Runnable {
         @Override
         public void result(int entry, Lines line) {
             try {
-                var found = found(line);
-                if (Ending.mayBeWrapped(found)) found = Ending.of(line.content()).outputs().keySet();
-                names.addAll(found);
+                names.addAll(Ending.of(line.content()).outputs().keySet());
             } catch (IOException problem) {
                 throw new UncheckedIOException(problem); // cannot happen: the line has been read as a result
             }
             if (names.size() > MOST) throw new Unusable("the results have more than " + Plain.number(MOST)
                     + " different outputs: too many for columns of a spreadsheet");
-        }
-
-        private static Set<String> found(Lines line) throws IOException {
-            var found = new LinkedHashSet<String>();
-            try (var json = line.parser()) {
-                json.nextToken();
-                while (json.nextToken() == JsonToken.FIELD_NAME) {
-                    boolean here = json.currentName().equals("outputs");
-                    if (json.nextToken() != JsonToken.START_OBJECT || !here) {
-                        if (here) found.add("outputs");
-                        json.skipChildren();
-                    } else while (json.nextToken() == JsonToken.FIELD_NAME) {
-                        found.add(json.currentName());
-                        json.nextToken();
-                        json.skipChildren();
-                    }
-                }
-            }
-            return found;
         }
 
         List<String> all() {
@@ -3234,9 +3157,10 @@ final class DifyExec implements Runnable {
             for (int bin = 0; bin < bins(); bin++)
                 path.append(bin == 0 ? "M" : "L").append(px(over((bin + 0.5) * width))).append(' ')
                         .append(px(down(one.values()[bin])));
-            svg.append("<path class=\"area %s\" d=\"%sL%s %sL%s %sZ\"/><path class=\"line %s\" d=\"%s\"/>".formatted(
-                    one.look(), path, px(over((bins() - 0.5) * width)), px(down(0)), px(over(0.5 * width)), px(down(0)),
-                    one.look(), path));
+            var area = "%sL%s %sL%s %sZ".formatted(path, px(over((bins() - 0.5) * width)), px(down(0)),
+                    px(over(0.5 * width)), px(down(0)));
+            svg.append("<path class=\"area %s\" d=\"%s\"/>".formatted(one.look(), area))
+                    .append("<path class=\"line %s\" d=\"%s\"/>".formatted(one.look(), path));
         }
 
         private void marks(StringBuilder svg) {
@@ -3316,17 +3240,17 @@ final class DifyExec implements Runnable {
             totals(out);
             charts(out);
             causes(out);
-            out.write(Page.ROWS.formatted(options()));
+            out.write(Markup.ROWS.formatted(options()));
             data(out);
-            out.write("<script>" + Page.SCRIPT + "</script>\n</body>\n</html>\n");
+            out.write("<script>" + Markup.SCRIPT + "</script>\n</body>\n</html>\n");
             out.flush();
         }
 
         private void head(Writer out) throws IOException {
             var history = batch.history();
             var title = Html.text(batch.files().results().getFileName().toString());
-            out.write(Page.HEAD.formatted(Html.hash(Page.STYLE), Html.hash(Page.SCRIPT), MARK + VERSION + "\">", title,
-                    Page.STYLE, title, Plain.number(batch.index().rows()),
+            out.write(Markup.HEAD.formatted(Html.hash(Markup.STYLE), Html.hash(Markup.SCRIPT), MARK + VERSION + "\">",
+                    title, Markup.STYLE, title, Plain.number(batch.index().rows()),
                     history.session().map(session -> " · " + Html.text(StatusView.app(session))).orElse(""),
                     history.startedAt == null ? "" : " · " + Times.local("yyyy-MM-dd HH:mm", history.startedAt)
                             + " to " + Times.local("yyyy-MM-dd HH:mm xxx", history.updatedAt)));
@@ -3347,7 +3271,7 @@ final class DifyExec implements Runnable {
                         standing.word(), standing.word(), Plain.number(count), wide / 10));
                 at += wide;
             }
-            out.write(Page.TOTALS.formatted(bar, keys, tiles()));
+            out.write(Markup.TOTALS.formatted(bar, keys, tiles()));
         }
 
         private String tiles() {
@@ -3387,7 +3311,7 @@ final class DifyExec implements Runnable {
                     "<tr><td>%s</td><td class=\"number\">%.2f</td><td class=\"number\">%s</td></tr>".formatted(
                     shares[i] == 1 ? "slowest" : Chart.number(100 * shares[i]) + " %", seconds[i],
                     Plain.number(Math.round((1 - shares[i]) * batch.history().latencies.size()))));
-            return Page.PERCENTILES.formatted(rows);
+            return Markup.PERCENTILES.formatted(rows);
         }
 
         private List<Chart> overTime() {
@@ -3411,10 +3335,10 @@ final class DifyExec implements Runnable {
 
         private void causes(Writer out) throws IOException {
             if (causes.isEmpty()) return;
-            out.write(Page.CAUSES);
+            out.write(Markup.CAUSES);
             for (int i = 0; i < Math.min(50, causes.size()); i++) {
                 var cause = causes.get(i);
-                out.write(Page.CAUSE.formatted(Plain.number(cause.count()), i, Html.text(cause.cause()),
+                out.write(Markup.CAUSE.formatted(Plain.number(cause.count()), i, Html.text(cause.cause()),
                         cause.outcome().word(), cause.outcome().word(), Html.text(cause.examples())));
             }
             out.write("</tbody></table></section>\n");
@@ -3474,7 +3398,8 @@ final class DifyExec implements Runnable {
             var shown = new LinkedHashMap<String, Object>();
             values.forEach((name, value) -> {
                 var text = value.text();
-                shown.put(Plain.cut(name, 200), text.length() > LONGEST ? List.of(Plain.cut(text, LONGEST), text.length())
+                boolean whole = text.length() <= LONGEST;
+                shown.put(Plain.cut(name, 200), !whole ? List.of(Plain.cut(text, LONGEST), text.length())
                         : value.json() ? List.of(text) : text);
             });
             return shown;
@@ -3495,8 +3420,32 @@ final class DifyExec implements Runnable {
         }
     }
 
+    /// What outside text becomes in a page.
+    static final class Html {
+        static String text(String text) {
+            return Plain.text(text, 2000).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+                    .replace("\"", "&quot;").replace("'", "&#39;");
+        }
+
+        /// JSON that may stand in a page: nothing in it ends the element around it.
+        static String json(Object value) {
+            return Json.Tokens.text(value).replace("<", "\\u003C").replace(">", "\\u003E").replace("&", "\\u0026")
+                    .replace("\u2028", "\\u2028").replace("\u2029", "\\u2029");
+        }
+
+        /// How a Content-Security-Policy names a script or a style that it lets in.
+        static String hash(String content) {
+            try {
+                return "'sha256-" + Base64.getEncoder().encodeToString(
+                        MessageDigest.getInstance("SHA-256").digest(content.getBytes(UTF_8))) + "'";
+            } catch (NoSuchAlgorithmException problem) {
+                throw new IllegalStateException(problem); // every Java has SHA-256
+            }
+        }
+    }
+
     /// The report's fixed parts: markup, style and script. The style and the script are let in by their hash alone.
-    static final class Page {
+    static final class Markup {
         static final String HEAD = """
                 <!doctype html>
                 <html lang="en">
@@ -3886,30 +3835,6 @@ final class DifyExec implements Runnable {
                   setTimeout(read);
                 })();
                 """;
-    }
-
-    /// What outside text becomes in a page.
-    static final class Html {
-        static String text(String text) {
-            return Plain.text(text, 2000).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-                    .replace("\"", "&quot;").replace("'", "&#39;");
-        }
-
-        /// JSON that may stand in a page: nothing in it ends the element around it.
-        static String json(Object value) {
-            return Json.Tokens.text(value).replace("<", "\\u003C").replace(">", "\\u003E").replace("&", "\\u0026")
-                    .replace("\u2028", "\\u2028").replace("\u2029", "\\u2029");
-        }
-
-        /// How a Content-Security-Policy names a script or a style that it lets in.
-        static String hash(String content) {
-            try {
-                return "'sha256-" + Base64.getEncoder().encodeToString(
-                        MessageDigest.getInstance("SHA-256").digest(content.getBytes(UTF_8))) + "'";
-            } catch (NoSuchAlgorithmException problem) {
-                throw new IllegalStateException(problem); // every Java has SHA-256
-            }
-        }
     }
 
     /// JSON for people: indented, long texts cut with a count, and no control character in it.
@@ -7389,7 +7314,8 @@ final class DifyExec implements Runnable {
                     else json.skipChildren();
                 }
             }
-            if (mayBeWrapped(outputs.keySet()) && !texts.containsKey("workflow_status"))
+            // the original tool put the outputs into an object of that name; its lines tell no `workflow_status`
+            if (outputs.size() == 1 && outputs.containsKey("outputs") && !texts.containsKey("workflow_status"))
                 outputs = unwrapped(outputs.get("outputs"), outputs);
             return new Ending(inputs, outputs, texts.getOrDefault("workflow_run_id", ""),
                     texts.getOrDefault("elapsed_time", ""), texts.getOrDefault("total_tokens", ""),
@@ -7402,11 +7328,6 @@ final class DifyExec implements Runnable {
             var tree = Json.MAPPER.createObjectNode();
             for (var output : outputs.entrySet()) tree.set(output.getKey(), output.getValue().tree());
             return tree;
-        }
-
-        /// The original tool put the outputs into an object of that name; its lines tell no `workflow_status`.
-        static boolean mayBeWrapped(Set<String> names) {
-            return names.size() == 1 && names.contains("outputs");
         }
 
         private static Map<String, Value> unwrapped(Value inner, Map<String, Value> outer) throws IOException {
@@ -10691,6 +10612,12 @@ final class DifyExec implements Runnable {
             return name().toLowerCase(Locale.ROOT);
         }
 
+        /// `18 succeeded, 1 partial, 1 failed`
+        static String counts(ToLongFunction<Standing> count) {
+            return Stream.of(values()).filter(standing -> count.applyAsLong(standing) > 0)
+                    .map(standing -> count.applyAsLong(standing) + " " + standing.word()).collect(joining(", "));
+        }
+
         private static final Map<String, Standing> BY_WORD = Stream.of(values())
                 .collect(Collectors.toMap(Standing::word, standing -> standing));
 
@@ -11813,7 +11740,7 @@ final class DifyExec implements Runnable {
         private final Longs millis = new Longs();
 
         void add(long took) {
-            millis.add(took);
+            millis.add(Math.min(Integer.MAX_VALUE, took));
         }
 
         boolean isEmpty() {
@@ -11910,19 +11837,8 @@ final class DifyExec implements Runnable {
         }
 
         private static int distance(String from, String to) {
-            if (Math.abs(from.length() - to.length()) > 8) return Integer.MAX_VALUE;
-            var row = IntStream.rangeClosed(0, to.length()).toArray();
-            for (int i = 1; i <= from.length(); i++) {
-                int diagonal = row[0];
-                row[0] = i;
-                for (int j = 1; j <= to.length(); j++) {
-                    int above = row[j];
-                    row[j] = Math.min(Math.min(row[j], row[j - 1]) + 1, diagonal
-                            + (from.charAt(i - 1) == to.charAt(j - 1) ? 0 : 1));
-                    diagonal = above;
-                }
-            }
-            return row[to.length()];
+            return Math.abs(from.length() - to.length()) > 8 ? Integer.MAX_VALUE
+                    : LevenshteinDistance.getDefaultInstance().apply(from, to);
         }
     }
 
