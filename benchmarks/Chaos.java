@@ -302,7 +302,7 @@ final class Chaos implements Callable<Integer> {
     /// The simulator in its own process.
     record Simulated(Process process, URI address) implements AutoCloseable {
         static Simulated start(List<String> options) throws IOException {
-            var process = new ProcessBuilder(Tool.java(List.of("-Xmx1g"), "Simulator", options))
+            var process = new ProcessBuilder(Tool.java(List.of("-Xmx1g"), "difyexec.Simulator", options))
                     .redirectError(ProcessBuilder.Redirect.INHERIT).start();
             var first = new BufferedReader(new InputStreamReader(process.getInputStream(), UTF_8)).readLine();
             if (first == null) throw new IOException("the simulator did not start");

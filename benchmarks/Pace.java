@@ -1080,7 +1080,7 @@ final class Pace implements Callable<Integer> {
     record Simulated(Process process, URI address) implements AutoCloseable {
         static Simulated start(Children children, List<String> options) throws IOException {
             var process = children.start(new ProcessBuilder(Tool.java(List.of("-XX:+UseSerialGC", "-Xmx1g"),
-                    "Simulator", options)).redirectError(ProcessBuilder.Redirect.INHERIT));
+                    "difyexec.Simulator", options)).redirectError(ProcessBuilder.Redirect.INHERIT));
             var first = new BufferedReader(new InputStreamReader(process.getInputStream(), UTF_8)).readLine();
             if (first == null) throw new SpoiltException("the simulator did not start");
             return new Simulated(process, URI.create(first));
