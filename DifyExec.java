@@ -1002,8 +1002,7 @@ final class DifyExec implements Runnable {
         /// A stream has been silent for a while after its first event.
         record Quiet(Attempt attempt, RunRef run) implements Message {}
 
-        /// `line` is the result's line, already made by the worker; empty unless the row may count as done.
-        record Ended(Attempt attempt, Seen seen, byte[] line) implements Message {}
+        record Ended(Attempt attempt, Seen seen) implements Message {}
 
         /// @param begun when the look went out
         record Looked(Doubt doubt, Found found, Instant begun) implements Message {}
@@ -1179,22 +1178,13 @@ final class DifyExec implements Runnable {
             });
         }
 
-        /// Runs an attempt to its end, with its result's line. Where memory runs out, the run is looked up once others
-        /// have given theirs back.
+        /// Runs an attempt to its end. Where memory runs out, the run is looked up once others have given theirs back.
         private Message ended(Attempt attempt, Told told) {
-            var seen = Seen.nothing();
             try {
-                seen = workflow.run(attempt, told);
-                return new Message.Ended(attempt, seen, line(attempt, seen, clock.instant()));
+                return new Message.Ended(attempt, workflow.run(attempt, told));
             } catch (OutOfMemoryError _) {
-                return new Message.Ended(attempt, Seen.Cut.outOfMemory(seen.run()), new byte[0]);
+                return new Message.Ended(attempt, Seen.Cut.outOfMemory(Optional.empty()));
             }
-        }
-
-        /// None without a success, or while its files are not there.
-        private static byte[] line(Attempt attempt, Seen seen, Instant now) {
-            return seen instanceof Seen.Ran ran && ran.status().isSuccess() && !ran.hasFiles()
-                    ? Results.line(attempt, ran, now, List.of()) : new byte[0];
         }
 
         private void look(Doubt doubt) {
@@ -1274,7 +1264,7 @@ final class DifyExec implements Runnable {
             switch (message) {
                 case Message.Began(var attempt, var run, var waited) -> began(attempt, run, waited);
                 case Message.Quiet(var attempt, var run) -> askAboutQuiet(attempt, run);
-                case Message.Ended(var attempt, var seen, var line) -> ended(attempt, seen, line);
+                case Message.Ended(var attempt, var seen) -> ended(attempt, seen);
                 case Message.Looked(var doubt, var found, var begun) -> looked(doubt, found, begun);
                 case Message.Uploaded(var attempt, var file,
                         var upload) -> batch.record(new Event.Upload(clock.instant(),
@@ -1328,7 +1318,7 @@ final class DifyExec implements Runnable {
             return 1 + (int) running.values().stream().filter(some -> some.attempt.at().isBefore(sent)).count();
         }
 
-        private void ended(Attempt attempt, Seen seen, byte[] line) {
+        private void ended(Attempt attempt, Seen seen) {
             var begun = running.remove(attempt.sequence());
             if (begun == null) return; // its end was learnt otherwise before
             var now = clock.instant();
@@ -1340,7 +1330,7 @@ final class DifyExec implements Runnable {
             adapt(attempt, seen, now);
             var verdict = judge.verdict(attempt, seen);
             if (verdict instanceof Verdict.LookUp) seen.run().ifPresent(run -> named(begun, run));
-            settle(attempt, begun.start, seen, verdict, line);
+            settle(attempt, begun.start, seen, verdict);
             heed(seen, now);
         }
 
@@ -1382,11 +1372,11 @@ final class DifyExec implements Runnable {
         }
 
         /// @param start what the time of its run counts from
-        private void settle(Attempt attempt, Instant start, Seen seen, Verdict verdict, byte[] line) {
+        private void settle(Attempt attempt, Instant start, Seen seen, Verdict verdict) {
             var now = clock.instant();
             if (seen instanceof Seen.Ran ran && !(verdict instanceof Verdict.LookUp)) tally.used(attempt, ran.usage());
             switch (verdict) {
-                case Verdict.Done(var outcome) -> finish(attempt, seen, outcome, line);
+                case Verdict.Done(var outcome) -> finish(attempt, seen, outcome);
                 case Verdict.Again(var after, var why) -> {
                     batch.record(Event.End.of(attempt, now, "again", seen, why));
                     tally.retried();
@@ -1414,10 +1404,10 @@ final class DifyExec implements Runnable {
         }
 
         /// A row of whose outputs files are to be kept counts as done once they are there, or given up.
-        private void finish(Attempt attempt, Seen seen, Outcome outcome, byte[] line) {
+        private void finish(Attempt attempt, Seen seen, Outcome outcome) {
             var now = clock.instant();
             if (!(seen instanceof Seen.Ran ran) || !outcome.standing().isSuccess() || !ran.hasFiles()) {
-                acknowledge(attempt, seen, outcome, line, now);
+                acknowledge(attempt, seen, outcome, List.of(), now);
                 return;
             }
             var row = new Saving(attempt, ran, outcome, now);
@@ -1439,8 +1429,7 @@ final class DifyExec implements Runnable {
         private void saved(Saving row) {
             saving.remove(row);
             row.missing().forEach((file, why) -> missing(row.attempt, file, why));
-            acknowledge(row.attempt, row.ran, row.outcome, Results.line(row.attempt, row.ran, row.ended, row.there()),
-                    row.ended);
+            acknowledge(row.attempt, row.ran, row.outcome, row.there(), row.ended);
         }
 
         private void missing(Attempt attempt, OutputFile file, String why) {
@@ -1453,10 +1442,11 @@ final class DifyExec implements Runnable {
         }
 
         /// The result is on disk before its `end`: [Batch#flush] writes in that order.
-        private void acknowledge(Attempt attempt, Seen seen, Outcome outcome, byte[] line, Instant ended) {
+        private void acknowledge(Attempt attempt, Seen seen, Outcome outcome, List<Path> files, Instant ended) {
             var now = clock.instant();
             var took = attempt.took(seen, ended);
-            if (outcome.standing().isSuccess() && attempt.kind() == Kind.ROW) batch.result(line);
+            if (seen instanceof Seen.Ran ran && outcome.standing().isSuccess() && attempt.kind() == Kind.ROW)
+                batch.result(Results.line(attempt, ran, ended, files));
             batch.settled(attempt, outcome, now, seen, took, () -> count(attempt, outcome, took, now));
             watcher.ended(attempt, outcome);
             if (outcome instanceof Outcome.Failed failed && failed.firewall() && ++firewalled >= FIREWALLED)
@@ -1596,7 +1586,7 @@ final class DifyExec implements Runnable {
                 case Found.Absent() when doubt.symptom() == Symptom.UNCONFIRMED -> notStored(doubt);
                 case Found.Absent() -> absent(doubt, now);
                 case Found.Silent(Seen.TooLarge large) when large.ref().isPresent() -> settle(doubt.attempt(),
-                        doubt.start(), large, judge.verdict(doubt.attempt(), large), new byte[0]);
+                        doubt.start(), large, judge.verdict(doubt.attempt(), large));
                 case Found.Silent(var seen) -> {
                     if (judge.verdict(doubt.attempt(), seen) instanceof Verdict.StopBatch(var why))
                         agenda.close(new Stop(STOPPED, why));
@@ -1611,14 +1601,13 @@ final class DifyExec implements Runnable {
         /// What was told of the run has its price, too; what was made up has nothing.
         private void confirmed(Doubt doubt, Seen.Ran stored) {
             var seen = doubt.seen() instanceof Seen.Ran ran && !ran.isBare() ? ran : stored;
-            settle(doubt.attempt(), doubt.start(), seen, judge.confirmed(doubt.attempt(), doubt.seen(), seen),
-                    new byte[0]);
+            settle(doubt.attempt(), doubt.start(), seen, judge.confirmed(doubt.attempt(), doubt.seen(), seen));
         }
 
         private void notStored(Doubt doubt) {
             var verdict = judge.notStored(doubt.attempt(), doubt.seen());
             var seen = verdict instanceof Verdict.LookUp ? Seen.nothing() : doubt.seen(); // there is no run of that id
-            settle(doubt.attempt(), doubt.start(), seen, verdict, new byte[0]);
+            settle(doubt.attempt(), doubt.start(), seen, verdict);
         }
 
         private void absent(Doubt doubt, Instant now) {
@@ -1676,7 +1665,7 @@ final class DifyExec implements Runnable {
             var verdict = doubt.symptom() == Symptom.TIMED_OUT && !ran.status().isSuccess()
                     ? new Verdict.Done(new Outcome.Failed("timed out: " + doubt.why(), false))
                     : judge.afterLook(attempt, ran);
-            settle(attempt, doubt.start(), ran, verdict, line(attempt, ran, now));
+            settle(attempt, doubt.start(), ran, verdict);
         }
 
         private void giveUp(Doubt doubt, Outcome outcome) {
