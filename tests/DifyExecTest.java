@@ -182,6 +182,11 @@ final class DifyExecTest {
             "Too many requests. Please try again later. The current maximum concurrent requests allowed for app is 2.");
     private static final DifyExec.Found ABSENT = new DifyExec.Found.Absent();
 
+    /// Of a cut at noon.
+    private static DifyExec.Doubt.NoEnd doubt(DifyExec.Attempt attempt, DifyExec.Seen.Cut cut, long seconds) {
+        return new DifyExec.Doubt.NoEnd(attempt, cut, cut.symptom(), cut.why(), NOON, NOON.plusSeconds(seconds));
+    }
+
     private static DifyExec.Found running(String id) {
         return new DifyExec.Found.Running(run(id), DifyExec.RunStatus.RUNNING);
     }
@@ -1401,7 +1406,7 @@ final class DifyExecTest {
             var scene = Scene.of(folder, "a");
             scene.answer = Answer.inTurn(cut(DifyExec.Symptom.NO_ANSWER), failed("Rate Limit Error"));
             scene.found = doubt -> scene.sent.size() < 2 ? ABSENT
-                    : doubt.symptom() == DifyExec.Symptom.UNCONFIRMED ? ended(failed("Rate Limit Error"))
+                    : doubt.is(DifyExec.Symptom.UNCONFIRMED) ? ended(failed("Rate Limit Error"))
                     : ended(succeeded("run-7"));
 
             scene.play();
@@ -2283,7 +2288,7 @@ final class DifyExecTest {
         void aRunThatTurnsUpAfterItsRowWasSentAgainIsReportedAsLate() throws Exception {
             var scene = Scene.of(folder, "a");
             scene.answer = Answer.inTurn(cut(DifyExec.Symptom.NO_ANSWER), succeeded("run-8"));
-            scene.found = doubt -> doubt.late() ? ended(succeeded("run-7")) : ABSENT;
+            scene.found = doubt -> doubt instanceof DifyExec.Doubt.Late ? ended(succeeded("run-7")) : ABSENT;
 
             var stop = scene.play();
 
@@ -2315,7 +2320,7 @@ final class DifyExecTest {
         void aRunThatTurnsUpLateAndSucceededIsTakenWhereTheRowHasNoSuccess() throws Exception {
             var scene = Scene.of(folder, "a");
             scene.answer = Answer.inTurn(cut(DifyExec.Symptom.NO_ANSWER), failed("no such city"));
-            scene.found = doubt -> doubt.late() ? ended(succeeded("run-7")) : ABSENT;
+            scene.found = doubt -> doubt instanceof DifyExec.Doubt.Late ? ended(succeeded("run-7")) : ABSENT;
 
             scene.play();
 
@@ -2329,7 +2334,7 @@ final class DifyExecTest {
             scene.backoff = new DifyExec.Backoff(Duration.ZERO, Duration.ZERO, 2);
             scene.answer = Answer.inTurn(cut(DifyExec.Symptom.NO_ANSWER), cut(DifyExec.Symptom.NO_ANSWER),
                     failed("no such city"));
-            scene.found = doubt -> doubt.late() ? ended(succeeded("run-of-" + doubt.attempt().user())) : ABSENT;
+            scene.found = doubt -> doubt instanceof DifyExec.Doubt.Late ? ended(succeeded("run-of-" + doubt.attempt().user())) : ABSENT;
 
             scene.play();
 
@@ -2343,7 +2348,7 @@ final class DifyExecTest {
             var scene = Scene.of(folder, "a");
             scene.answer = Answer.inTurn(cut(DifyExec.Symptom.NO_ANSWER), failed("Rate Limit Error"));
             scene.found = doubt -> {
-                if (doubt.symptom() == DifyExec.Symptom.UNCONFIRMED) return ended(failed("Rate Limit Error"));
+                if (doubt.is(DifyExec.Symptom.UNCONFIRMED)) return ended(failed("Rate Limit Error"));
                 if (scene.sent.size() < 2) return ABSENT;
                 return scene.looked.size() < 20 ? running("run-7") : ended(succeeded("run-7"));
             };
@@ -2401,7 +2406,7 @@ final class DifyExecTest {
         void aRunThatWasKnownHoldsUpNoFurtherAttemptOfItsRow() throws Exception {
             var scene = dead(Optional.empty());
             scene.answer = Answer.inTurn(failed("Rate Limit Error"), succeeded("run-9"));
-            scene.found = doubt -> doubt.symptom() == DifyExec.Symptom.UNCONFIRMED ? ended(failed("Rate Limit Error"))
+            scene.found = doubt -> doubt.is(DifyExec.Symptom.UNCONFIRMED) ? ended(failed("Rate Limit Error"))
                     : running("run-7");
             scene.world.startAt(NOON.plusSeconds(7200));
 
@@ -2419,7 +2424,7 @@ final class DifyExecTest {
             scene.answer = Answer.inTurn(cut(DifyExec.Symptom.CUT), succeeded("run-8"));
             scene.play();
             scene.resendUnknown = true;
-            scene.found = doubt -> doubt.late() ? ended(succeeded("run-7")) : ABSENT;
+            scene.found = doubt -> doubt instanceof DifyExec.Doubt.Late ? ended(succeeded("run-7")) : ABSENT;
 
             scene.play();
 
@@ -2767,7 +2772,7 @@ final class DifyExecTest {
             scene.interruptAfter(seconds(10));
             scene.play();
             scene.answer = answers;
-            scene.found = doubt -> doubt.late() ? ended(succeeded("run-5"))
+            scene.found = doubt -> doubt instanceof DifyExec.Doubt.Late ? ended(succeeded("run-5"))
                     : new DifyExec.Found.Running(run("run-6"), DifyExec.RunStatus.PAUSED);
 
             scene.play();
@@ -3129,12 +3134,9 @@ final class DifyExecTest {
 
         @Test
         void onlyARunOverItsTimeWithAKnownTaskIsStoppedAndOnlyBeforeItsFirstLook() {
-            var late = new DifyExec.Doubt(attempt(0, 0), Optional.of(run("run-1")), DifyExec.Symptom.TIMED_OUT, "",
-                    NOON, NOON, false);
-            var nameless = new DifyExec.Doubt(attempt(0, 0), Optional.of(new DifyExec.RunRef("run-1", "")),
-                    DifyExec.Symptom.TIMED_OUT, "", NOON, NOON, false);
-            var cut = new DifyExec.Doubt(attempt(0, 0), Optional.of(run("run-1")), DifyExec.Symptom.CUT, "", NOON, NOON,
-                    false);
+            var late = doubt(attempt(0, 0), cut(DifyExec.Symptom.TIMED_OUT, run("run-1")), 0);
+            var nameless = doubt(attempt(0, 0), cut(DifyExec.Symptom.TIMED_OUT, new DifyExec.RunRef("run-1", "")), 0);
+            var cut = doubt(attempt(0, 0), cut(DifyExec.Symptom.CUT, run("run-1")), 0);
 
             assertTrue(late.stopsFirst());
             assertFalse(late.later(NOON).stopsFirst());
@@ -3144,8 +3146,7 @@ final class DifyExecTest {
 
         @Test
         void lookUpsFollowEachOtherEverMoreSlowly() {
-            var doubt = new DifyExec.Doubt(attempt(0, 0), Optional.empty(), DifyExec.Symptom.CUT, "", NOON,
-                    NOON.plusSeconds(300), false);
+            var doubt = doubt(attempt(0, 0), cut(DifyExec.Symptom.CUT), 300);
             var pauses = new ArrayList<Duration>();
             for (int look = 0; look < 20; look++) {
                 doubt = doubt.later(NOON);
@@ -3159,8 +3160,7 @@ final class DifyExecTest {
 
         @Test
         void theLastLookUpIsAtTheDeadline() {
-            var doubt = new DifyExec.Doubt(attempt(0, 0), Optional.empty(), DifyExec.Symptom.CUT, "", NOON,
-                    NOON.plusSeconds(1), false);
+            var doubt = doubt(attempt(0, 0), cut(DifyExec.Symptom.CUT), 1);
             for (int look = 0; look < 8; look++) doubt = doubt.later(NOON);
 
             assertEquals(NOON.plusSeconds(1), doubt.due());
@@ -3169,8 +3169,7 @@ final class DifyExecTest {
 
         @Test
         void theFirstWordOfARunsStartCounts() {
-            var doubt = new DifyExec.Doubt(attempt(0, 0), Optional.empty(), DifyExec.Symptom.CUT, "", NOON,
-                    NOON.plusSeconds(40), false);
+            var doubt = doubt(attempt(0, 0), cut(DifyExec.Symptom.CUT), 40);
 
             var known = doubt.begun(Optional.of(NOON.plusSeconds(3)), NOON.plusSeconds(9), seconds(40))
                     .begun(Optional.of(NOON.plusSeconds(5)), NOON.plusSeconds(9), seconds(40));
@@ -3698,8 +3697,7 @@ final class DifyExecTest {
             var user = fixed ? "nightly" : own.user();
             var asked = new DifyExec.Attempt(1, own.row(), own.tries(), user, mode, own.cells(), NOON);
             for (var symptom : DifyExec.Symptom.values()) {
-                var doubt = new DifyExec.Doubt(asked, run ? Optional.of(run("run-1")) : Optional.empty(), symptom,
-                        symptom.text, NOON, NOON, false);
+                var doubt = doubt(asked, run ? cut(symptom, run("run-1")) : cut(symptom), 0);
 
                 assertEquals(proof, DifyExec.Proof.of(doubt, listing), symptom.name());
                 assertFalse(DifyExec.Proof.reason(doubt).isEmpty());
@@ -4328,8 +4326,7 @@ final class DifyExecTest {
         @Test
         void aRunningRunFoundByItsNameShowsHowTheServerLists() {
             var route = new DifyExec.Route(DifyExec.Mode.AUTO, Optional.empty(), "");
-            var doubt = new DifyExec.Doubt(attempt(0, 0), Optional.empty(), DifyExec.Symptom.CUT, "", NOON, NOON,
-                    false);
+            var doubt = doubt(attempt(0, 0), cut(DifyExec.Symptom.CUT), 0);
             assertEquals(DifyExec.Listing.NOT_KNOWN, route.listing());
 
             route.listsRunning(doubt.with(run("run-1"))); // found by its id: says nothing of the list
@@ -6095,7 +6092,7 @@ final class DifyExecTest {
 
             assertEquals(Set.of("open", "unknown", "unstarted", "only in the log"),
                     doubtful.keySet().stream().map(index::id).collect(Collectors.toSet()));
-            var doubt = doubtful.get(index.find("open")).apply(row("open"));
+            var doubt = (DifyExec.Doubt.NoEnd) doubtful.get(index.find("open")).apply(row("open"));
             assertEquals(Optional.of(new DifyExec.RunRef("r1", "t1")), doubt.run());
             assertEquals("u-open", doubt.attempt().user());
             assertEquals(1, doubt.attempt().tries().retries());

@@ -101,9 +101,10 @@ class ServerTest {
         return new DifyExec.Attempt(1, row, DifyExec.Tries.NONE, user, mode, row.hash(), Instant.now());
     }
 
-    static DifyExec.Doubt doubt(String user, Optional<DifyExec.RunRef> run, DifyExec.Symptom symptom) {
+    static DifyExec.Doubt.NoEnd doubt(String user, Optional<DifyExec.RunRef> run, DifyExec.Symptom symptom) {
         var attempt = attempt(BLOCKING, user, Map.of("id", "r1"));
-        return new DifyExec.Doubt(attempt, run, symptom, "", attempt.at(), attempt.at().plus(LONG), false);
+        var seen = new DifyExec.Seen.Cut(run, symptom, "");
+        return new DifyExec.Doubt.NoEnd(attempt, seen, symptom, "", attempt.at(), attempt.at().plus(LONG));
     }
 
     static JsonNode json(byte[] text) throws IOException {
