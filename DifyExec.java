@@ -1529,7 +1529,7 @@ final class DifyExec implements Runnable {
                     tally.harvested();
                     settle(attempt, doubt.start(), ran, verdict);
                 }
-                case Step.Settle(var seen, var verdict) -> settle(attempt, doubt.start(), seen, verdict);
+                case Step.Judged(var seen, var verdict) -> settle(attempt, doubt.start(), seen, verdict);
                 case Step.LookAgain(var next) -> agenda.doubt(next);
                 case Step.Say(var text, var then) -> {
                     watcher.say(text);
@@ -2262,7 +2262,7 @@ final class DifyExec implements Runnable {
         record Take(Seen.Ran ran, Verdict verdict) implements Step {}
 
         /// What had been told of the run decides, or its size.
-        record Settle(Seen seen, Verdict verdict) implements Step {}
+        record Judged(Seen seen, Verdict verdict) implements Step {}
 
         record LookAgain(Doubt doubt) implements Step {}
 
@@ -3226,6 +3226,14 @@ final class DifyExec implements Runnable {
     }
 
     // ── Rules ───────────────────────────────────────────────────────────────────────────────────────────────────────
+    //
+    // doubt     an attempt of whose run the server has to be asked
+    // look      one question for it: by the run's id, else by the attempt's name in the app's log
+    // harvest   to take a run's end from the server's records, as if its answer had come
+    // late      of a run: it turned up after its row was sent again
+    // standing  where a row stands: none yet, or one of five outcomes
+    // settle    to do for a row what a verdict says; `--settle` is how long a run may stay unlisted before it counts
+    //           as not started
 
     /// What an exchange means for its row: the one place that decides.
     record Judge(Backoff backoff, RetryRuns failedRuns, Access access) {
@@ -3440,7 +3448,7 @@ final class DifyExec implements Runnable {
             if (!(found instanceof Found.Ended(var ran))) return new Step.Nothing();
             if (here.stopAsked() && ran.status().isStopped()) return interrupted(ran, new Step.Nothing());
             return ran.status() == RunStatus.STOPPED
-                    ? new Step.Settle(ran, new Verdict.LookUp(Symptom.STOPPED, "stopped: " + ran.error()))
+                    ? new Step.Judged(ran, new Verdict.LookUp(Symptom.STOPPED, "stopped: " + ran.error()))
                     : new Step.Take(ran, judge.afterLook(doubt.attempt(), ran));
         }
 
@@ -3512,13 +3520,13 @@ final class DifyExec implements Runnable {
         /// What was told of the run has its price, too; what was made up has nothing.
         private Step confirmed(Doubt.NoEnd doubt, Seen.Ran stored) {
             var seen = doubt.seen() instanceof Seen.Ran ran && !ran.isBare() ? ran : stored;
-            return new Step.Settle(seen, judge.confirmed(doubt.attempt(), doubt.seen(), seen));
+            return new Step.Judged(seen, judge.confirmed(doubt.attempt(), doubt.seen(), seen));
         }
 
         private Step notStored(Doubt.NoEnd doubt) {
             var verdict = judge.notStored(doubt.attempt(), doubt.seen());
             var seen = verdict instanceof Verdict.LookUp ? Seen.nothing() : doubt.seen(); // there is no run of that id
-            return new Step.Settle(seen, verdict);
+            return new Step.Judged(seen, verdict);
         }
 
         private Step running(Doubt.NoEnd doubt, Found.Running found, Instant now) {
@@ -3553,7 +3561,7 @@ final class DifyExec implements Runnable {
         private Step silent(Attempt attempt, Seen seen, Step otherwise) {
             var verdict = judge.verdict(attempt, seen);
             if (verdict instanceof Verdict.StopBatch(var why)) return new Step.StopBatch(why);
-            return seen instanceof Seen.TooLarge && seen.run().isPresent() ? new Step.Settle(seen, verdict) : otherwise;
+            return seen instanceof Seen.TooLarge && seen.run().isPresent() ? new Step.Judged(seen, verdict) : otherwise;
         }
 
         private Step unknown(Doubt.NoEnd doubt, String why) {

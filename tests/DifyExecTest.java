@@ -2334,7 +2334,8 @@ final class DifyExecTest {
             scene.backoff = new DifyExec.Backoff(Duration.ZERO, Duration.ZERO, 2);
             scene.answer = Answer.inTurn(cut(DifyExec.Symptom.NO_ANSWER), cut(DifyExec.Symptom.NO_ANSWER),
                     failed("no such city"));
-            scene.found = doubt -> doubt instanceof DifyExec.Doubt.Late ? ended(succeeded("run-of-" + doubt.attempt().user())) : ABSENT;
+            scene.found = doubt -> doubt instanceof DifyExec.Doubt.Late
+                    ? ended(succeeded("run-of-" + doubt.attempt().user())) : ABSENT;
 
             scene.play();
 
@@ -3664,6 +3665,387 @@ final class DifyExecTest {
             var seen = (DifyExec.Verdict.Done) judge.verdict(attempt(0, 0), paused);
 
             assertEquals("run-1", ((DifyExec.Outcome.Paused) seen.outcome()).run().id());
+        }
+    }
+
+    /// What a look leads to, in a few words: `,` parts what comes one after the other.
+    @Nested
+    class TheInquiry {
+        private static final DifyExec.Here HERE = new DifyExec.Here(DifyExec.Listing.FROM_START, false, false);
+        private static final DifyExec.Seen BARE = bare("Workflow stream ended without a terminal event");
+
+        private final DifyExec.Inquiry inquiry = inquiry(false);
+
+        private static DifyExec.Inquiry inquiry(boolean resendUnknown) {
+            var limits = new DifyExec.Limits(null, null, seconds(20), seconds(300), DifyExec.Settle.DEFAULT);
+            return new DifyExec.Inquiry(new DifyExec.Judge(BACKOFF, DifyExec.RetryRuns.TRANSIENT, ACCESS), limits,
+                    resendUnknown);
+        }
+
+        private static String word(DifyExec.Step step, Instant now) {
+            return switch (step) {
+                case DifyExec.Step.Take(_, var verdict) -> "take " + TheJudge.word(verdict);
+                case DifyExec.Step.Judged(_, var verdict) -> "judge " + TheJudge.word(verdict);
+                case DifyExec.Step.LookAgain(var doubt) when doubt.due().equals(now.plusSeconds(2)) -> "look in 2 s";
+                case DifyExec.Step.LookAgain _ -> "look";
+                case DifyExec.Step.Say(_, var then) -> "say, " + word(then, now);
+                case DifyExec.Step.Close(var end, _, _, var then) -> end + ", " + word(then, now);
+                case DifyExec.Step.SendAgain(var tries, var rechecked) -> (rechecked ? "send" : "recheck")
+                        + " " + tries.failed();
+                case DifyExec.Step.GiveUp(_, var outcome) -> outcome.standing().word();
+                case DifyExec.Step.StopBatch _ -> "stop";
+                case DifyExec.Step.Nothing() -> "nothing";
+            };
+        }
+
+        private String step(DifyExec.Doubt doubt, DifyExec.Found found, DifyExec.Listing listing, long seconds) {
+            return word(inquiry.step(doubt, found, new DifyExec.Here(listing, false, false), NOON.plusSeconds(seconds)),
+                    NOON.plusSeconds(seconds));
+        }
+
+        private String step(DifyExec.Doubt doubt, DifyExec.Found found) {
+            return step(doubt, found, DifyExec.Listing.FROM_START, 10);
+        }
+
+        private static DifyExec.Seen.Ran bare(String error) {
+            return new DifyExec.Seen.Ran(run("run-1"), DifyExec.RunStatus.FAILED, "{}".getBytes(UTF_8), error, "",
+                    DifyExec.Usage.NONE);
+        }
+
+        private static DifyExec.Doubt.NoEnd doubt(DifyExec.Symptom symptom, DifyExec.Attempt attempt, boolean known) {
+            DifyExec.Seen seen = symptom == DifyExec.Symptom.UNCONFIRMED ? BARE
+                    : known ? cut(symptom, run("run-1")) : cut(symptom);
+            return new DifyExec.Doubt.NoEnd(attempt, seen, symptom, symptom.text, NOON, NOON.plusSeconds(300));
+        }
+
+        private static DifyExec.Doubt.NoEnd doubt(DifyExec.Symptom symptom) {
+            return doubt(symptom, attempt(0, 0), true);
+        }
+
+        /// Of other cells than its row has now; `csv` is the hash of the row as the CSV had it, if it had been edited.
+        private static DifyExec.Attempt stale(DifyExec.Kind kind, String csv) {
+            return new DifyExec.Attempt(0, row("a"), DifyExec.Tries.NONE, attempt(0, 0).user(), DifyExec.Mode.BLOCKING,
+                    "0123456789abcdef", NOON, kind, csv);
+        }
+
+        private static DifyExec.Found found(DifyExec.RunStatus status) {
+            return switch (status) {
+                case RUNNING, PAUSED -> new DifyExec.Found.Running(run("run-1"), status);
+                case SUCCEEDED, PARTIAL, FAILED, STOPPED -> ended(ran("run-1", status,
+                        status.isSuccess() ? "" : "no such city"));
+            };
+        }
+
+        @ParameterizedTest(name = "{0}, now {1}, seen stopped before: {2}")
+        @CsvSource(useHeadersInDisplayName = true, textBlock = """
+                symptom,     status,    stopped, step
+                CUT,         SUCCEEDED, false,   take succeeded
+                CUT,         PARTIAL,   false,   take partial
+                CUT,         FAILED,    false,   take failed
+                CUT,         STOPPED,   false,   look in 2 s
+                CUT,         STOPPED,   true,    take failed
+                CUT,         SUCCEEDED, true,    take succeeded
+                STOPPED,     STOPPED,   false,   look in 2 s
+                STOPPED,     STOPPED,   true,    take failed
+                CRASH,       STOPPED,   false,   look in 2 s
+                CRASH,       FAILED,    false,   take failed
+                LOST_RESULT, SUCCEEDED, false,   take succeeded
+                TIMED_OUT,   SUCCEEDED, false,   take succeeded
+                TIMED_OUT,   FAILED,    false,   take failed
+                TIMED_OUT,   STOPPED,   false,   take failed
+                UNCONFIRMED, SUCCEEDED, false,   take succeeded
+                UNCONFIRMED, FAILED,    false,   judge failed
+                UNCONFIRMED, STOPPED,   false,   look in 2 s
+                UNCONFIRMED, STOPPED,   true,    judge failed
+                INTERRUPTED, SUCCEEDED, false,   take succeeded
+                INTERRUPTED, FAILED,    false,   'interrupted, recheck 0'
+                INTERRUPTED, STOPPED,   false,   look in 2 s
+                INTERRUPTED, STOPPED,   true,    'interrupted, recheck 0'
+                RECHECK,     SUCCEEDED, false,   take succeeded
+                RECHECK,     FAILED,    false,   recheck 0
+                RECHECK,     STOPPED,   false,   recheck 0
+                """)
+        void anEndIsTakenOnceItIsSure(DifyExec.Symptom symptom, DifyExec.RunStatus status, boolean stopped,
+                String step) {
+            var doubt = doubt(symptom);
+
+            assertEquals(step, step(stopped ? doubt.stoppedOnce(NOON) : doubt, found(status)));
+        }
+
+        @Test
+        void aRunOverItsTimeHasTimedOutWhateverItsEndSays() {
+            var step = (DifyExec.Step.Take) inquiry.step(doubt(DifyExec.Symptom.TIMED_OUT),
+                    ended(failed("Rate Limit Error")), HERE, NOON);
+
+            assertTrue(TheJudge.said(step.verdict()).startsWith("timed out"), step.toString());
+        }
+
+        @ParameterizedTest(name = "{0}, {1} after {2} s, begun {3} s before, sent again by wish: {4}")
+        @CsvSource(useHeadersInDisplayName = true, nullValues = "-", textBlock = """
+                symptom,     status,  seconds, age, resend, step
+                CUT,         RUNNING, 299,     -,   false,  look
+                CUT,         RUNNING, 300,     -,   false,  unknown
+                CUT,         RUNNING, 300,     -,   true,   unknown
+                CUT,         RUNNING, 310,     299, false,  look
+                CUT,         RUNNING, 310,     300, false,  unknown
+                CUT,         PAUSED,  10,      -,   false,  paused
+                STOPPED,     RUNNING, 299,     -,   false,  look
+                UNCONFIRMED, RUNNING, 299,     -,   false,  look
+                UNCONFIRMED, RUNNING, 300,     -,   true,   unknown
+                TIMED_OUT,   RUNNING, 299,     299, false,  look
+                TIMED_OUT,   RUNNING, 300,     0,   false,  look
+                TIMED_OUT,   RUNNING, 300,     -,   false,  unknown
+                CRASH,       RUNNING, 299,     -,   true,   look
+                CRASH,       RUNNING, 300,     -,   false,  unknown
+                CRASH,       RUNNING, 300,     -,   true,   'resent, send 0'
+                CRASH,       PAUSED,  10,      -,   false,  paused
+                CRASH,       PAUSED,  10,      -,   true,   'resent, send 0'
+                RECHECK,     RUNNING, 299,     -,   false,  look
+                RECHECK,     RUNNING, 300,     -,   false,  unknown
+                """)
+        void aRunThatGoesOnIsWaitedForUntilItsTimeIsOver(DifyExec.Symptom symptom, DifyExec.RunStatus status,
+                long seconds, Long age, boolean resend, String step) {
+            var now = NOON.plusSeconds(seconds);
+            var found = new DifyExec.Found.Running(run("run-1"), status,
+                    Optional.ofNullable(age).map(Duration::ofSeconds));
+
+            assertEquals(step, word(inquiry(resend).step(doubt(symptom), found, HERE, now), now));
+        }
+
+        @ParameterizedTest(name = "{0}, {1}, by name: {2}, nothing found after {3} s")
+        @CsvSource(useHeadersInDisplayName = true, textBlock = """
+                listing,    mode,      name,  seconds, step
+                FROM_START, BLOCKING,  own,   29,      look
+                FROM_START, BLOCKING,  own,   30,      'not_started, recheck 1'
+                FROM_START, STREAMING, own,   299,     look
+                FROM_START, STREAMING, own,   300,     'not_started, recheck 1'
+                AT_END,     BLOCKING,  own,   299,     look
+                AT_END,     BLOCKING,  own,   300,     unknown
+                AT_END,     STREAMING, own,   0,       unknown
+                NOT_KNOWN,  BLOCKING,  own,   299,     look
+                NOT_KNOWN,  BLOCKING,  own,   300,     unknown
+                NOT_KNOWN,  STREAMING, own,   299,     look
+                NOT_KNOWN,  STREAMING, own,   300,     unknown
+                FROM_START, BLOCKING,  fixed, 300,     unknown
+                FROM_START, STREAMING, fixed, 0,       unknown
+                """)
+        void whatLeavesNoTraceIsSentAgainOnlyWhereThatProvesThatItNeverStarted(DifyExec.Listing listing,
+                DifyExec.Mode mode, String name, long seconds, String step) {
+            var own = attempt(mode, DifyExec.Tries.NONE);
+            var asked = new DifyExec.Attempt(1, own.row(), own.tries(), name.equals("own") ? own.user() : "nightly",
+                    mode, own.cells(), NOON);
+
+            assertEquals(step, step(doubt(DifyExec.Symptom.NO_ANSWER, asked, false), ABSENT, listing, seconds));
+        }
+
+        @ParameterizedTest
+        @EnumSource(value = DifyExec.Symptom.class, mode = EnumSource.Mode.EXCLUDE, names = {"UNCONFIRMED", "RECHECK"})
+        void aRunThatIsKnownIsNeverJudgedNotStarted(DifyExec.Symptom symptom) {
+            for (var listing : DifyExec.Listing.values())
+                for (var mode : List.of(DifyExec.Mode.BLOCKING, DifyExec.Mode.STREAMING)) {
+                    var doubt = doubt(symptom, attempt(mode, DifyExec.Tries.NONE), true);
+                    assertEquals("look", step(doubt, ABSENT, listing, 299));
+                    assertEquals("unknown", step(doubt, ABSENT, listing, 301));
+                }
+        }
+
+        @ParameterizedTest(name = "{0} after {1} failed attempts")
+        @CsvSource(useHeadersInDisplayName = true, textBlock = """
+                symptom,     failed, step
+                NO_ANSWER,   0,      'not_started, recheck 1'
+                NO_ANSWER,   2,      'not_started, recheck 3'
+                NO_ANSWER,   3,      'not_started, failed'
+                CRASH,       3,      'not_started, recheck 3'
+                INTERRUPTED, 0,      'not_started, recheck 0'
+                """)
+        void aRequestThatNeverStartedCountsAsATryOfTheCallThatSentIt(DifyExec.Symptom symptom, int failed,
+                String step) {
+            var doubt = doubt(symptom, attempt(failed, 0), false);
+
+            assertEquals(step, step(doubt, ABSENT, DifyExec.Listing.FROM_START, 30));
+        }
+
+        @ParameterizedTest(name = "{0}: {1}")
+        @CsvSource(useHeadersInDisplayName = true, delimiter = '|', textBlock = """
+                mode      | words                                          | step
+                STREAMING | name is required in input form                 | judge failed
+                STREAMING | [Errno 111] Connection refused                 | judge again
+                STREAMING | Workflow stream ended without a terminal event | judge look up
+                BLOCKING  | [Errno 111] Connection refused                 | judge again
+                BLOCKING  | no such city                                   | judge failed
+                """)
+        void aFailureThatIsStoredNowhereIsJudgedByItsWords(DifyExec.Mode mode, String words, String step) {
+            var doubt = new DifyExec.Doubt.NoEnd(attempt(mode, DifyExec.Tries.NONE), bare(words),
+                    DifyExec.Symptom.UNCONFIRMED, "", NOON, NOON);
+
+            assertEquals(step, step(doubt, ABSENT));
+        }
+
+        @Test
+        void aFailureThatIsStoredNowhereHasNoRunToLookFor() {
+            var step = (DifyExec.Step.Judged) inquiry.step(doubt(DifyExec.Symptom.UNCONFIRMED,
+                    attempt(DifyExec.Mode.STREAMING, DifyExec.Tries.NONE), true), ABSENT, HERE, NOON);
+
+            assertEquals(Optional.empty(), step.seen().run());
+        }
+
+        @ParameterizedTest(name = "{0}, {1} after {2} s, sent again by wish: {3}")
+        @CsvSource(useHeadersInDisplayName = true, textBlock = """
+                symptom, answer,    seconds, resend, step
+                CUT,     503,       299,     false,  look
+                CUT,     503,       300,     false,  unknown
+                CUT,     503,       300,     true,   unknown
+                CRASH,   503,       300,     true,   'resent, send 0'
+                CUT,     401,       10,      false,  stop
+                CUT,     401,       300,     false,  stop
+                CUT,     none,      10,      false,  look
+                CUT,     none,      300,     false,  look
+                CUT,     too large, 10,      false,  judge failed
+                RECHECK, 503,       299,     false,  look
+                """)
+        void aLookWithoutAnAnswerIsRepeatedUnlessItsAnswerSaysMore(DifyExec.Symptom symptom, String answer,
+                long seconds, boolean resend, String step) {
+            var now = NOON.plusSeconds(seconds);
+
+            assertEquals(step, word(inquiry(resend).step(doubt(symptom), silent(answer), HERE, now), now));
+        }
+
+        private static DifyExec.Found silent(String answer) {
+            return new DifyExec.Found.Silent(switch (answer) {
+                case "none" -> cut(DifyExec.Symptom.NO_ANSWER);
+                case "too large" -> new DifyExec.Seen.TooLarge(Optional.of(run("run-1")), "too large");
+                default -> http(Integer.parseInt(answer), "", "");
+            });
+        }
+
+        @ParameterizedTest(name = "{0}, {1}, its edits are lost: {2}")
+        @CsvSource(useHeadersInDisplayName = true, textBlock = """
+                status,    kind, lost,  step
+                SUCCEEDED, ROW,  false, 'say, stale, recheck 0'
+                PARTIAL,   ROW,  false, 'say, stale, recheck 0'
+                SUCCEEDED, TRY,  true,  'say, stale, recheck 0'
+                SUCCEEDED, ROW,  true,  unknown
+                FAILED,    ROW,  false, take failed
+                """)
+        void aSuccessOfOtherCellsIsNotTaken(DifyExec.RunStatus status, DifyExec.Kind kind, boolean lost, String step) {
+            var attempt = stale(kind, lost ? row("a").hash() : "");
+
+            assertEquals(step, step(doubt(DifyExec.Symptom.CRASH, attempt, true), found(status)));
+        }
+
+        @ParameterizedTest(name = "{0}, its stop asked for: {1}")
+        @CsvSource(useHeadersInDisplayName = true, textBlock = """
+                status,    asked, step
+                RUNNING,   false, nothing
+                SUCCEEDED, false, take succeeded
+                SUCCEEDED, true,  take succeeded
+                FAILED,    false, take failed
+                FAILED,    true,  'interrupted, nothing'
+                STOPPED,   false, judge look up
+                STOPPED,   true,  'interrupted, nothing'
+                """)
+        void theEndOfARunWhoseStreamIsQuietIsTaken(DifyExec.RunStatus status, boolean asked, String step) {
+            var quiet = new DifyExec.Doubt.QuietStream(attempt(0, 0), Optional.of(run("run-1")), NOON, NOON);
+            var here = new DifyExec.Here(DifyExec.Listing.FROM_START, asked, false);
+
+            assertEquals(step, word(inquiry.step(quiet, found(status), here, NOON), NOON));
+            assertEquals("nothing", word(inquiry.step(quiet, ABSENT, here, NOON), NOON));
+            assertEquals("nothing", word(inquiry.step(quiet, silent("503"), here, NOON), NOON));
+        }
+
+        private static DifyExec.Attempt earlier(String user) {
+            return new DifyExec.Attempt(0, row("a"), DifyExec.Tries.NONE, user, DifyExec.Mode.BLOCKING, row("a").hash(),
+                    NOON);
+        }
+
+        private static DifyExec.Doubt.Recheck recheck(DifyExec.Attempt... earlier) {
+            return DifyExec.Doubt.Recheck.of(List.of(earlier), new DifyExec.Tries(2, 0), NOON);
+        }
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, textBlock = """
+                found,     step
+                SUCCEEDED, take succeeded
+                FAILED,    recheck 2
+                STOPPED,   recheck 2
+                RUNNING,   look
+                PAUSED,    paused
+                """)
+        void whatTurnsUpBeforeARowIsSentAgainIsTakenOrWaitedFor(DifyExec.RunStatus found, String step) {
+            assertEquals(step, step(recheck(earlier("u-1"), earlier("u-2")), found(found)));
+        }
+
+        @Test
+        void aRowIsSentAgainOnceNoneOfItsEarlierAttemptsHasTurnedUp() {
+            var first = recheck(earlier("u-1"), earlier("u-2"));
+
+            var second = ((DifyExec.Step.LookAgain) inquiry.step(first, ABSENT, HERE, NOON)).doubt();
+
+            assertEquals("u-1", first.attempt().user());
+            assertEquals("u-2", second.attempt().user());
+            assertEquals(NOON, second.due());
+            assertEquals("send 2", step(second, ABSENT));
+        }
+
+        @Test
+        void anEarlierAttemptOfWhichTheServerSaysNothingIsAskedForAgain() {
+            var again = ((DifyExec.Step.LookAgain) inquiry.step(recheck(earlier("u-1"), earlier("u-2")), silent("503"),
+                    HERE, NOON)).doubt();
+
+            assertEquals("u-1", again.attempt().user());
+            assertEquals(NOON.plusMillis(500), again.due());
+            assertEquals("stop", step(recheck(earlier("u-1")), silent("401")));
+        }
+
+        @Test
+        void anEarlierAttemptWithOtherCellsIsNotTakenEither() {
+            assertEquals("say, stale, recheck 0", step(recheck(stale(DifyExec.Kind.ROW, "")),
+                    found(DifyExec.RunStatus.SUCCEEDED)));
+        }
+
+        @Test
+        void anEarlierAttemptThatTurnsUpRunningHasTheWholeTimeLimit() {
+            var waits = ((DifyExec.Step.LookAgain) inquiry.step(recheck(earlier("u-1")),
+                    found(DifyExec.RunStatus.RUNNING), HERE, NOON.plusSeconds(50))).doubt();
+
+            var doubt = assertInstanceOf(DifyExec.Doubt.NoEnd.class, waits);
+            assertEquals(Optional.of(run("run-1")), doubt.run());
+            assertEquals(NOON.plusSeconds(350), doubt.deadline());
+            assertTrue(doubt.holds());
+        }
+
+        @ParameterizedTest(name = "{0}, the row has a success: {1}, the same cells: {2}")
+        @CsvSource(useHeadersInDisplayName = true, textBlock = """
+                status,    success, same,  step
+                SUCCEEDED, false,   true,  take succeeded
+                PARTIAL,   false,   true,  take partial
+                SUCCEEDED, true,    true,  nothing
+                SUCCEEDED, false,   false, nothing
+                FAILED,    false,   true,  nothing
+                STOPPED,   false,   true,  nothing
+                RUNNING,   false,   true,  nothing
+                PAUSED,    false,   true,  nothing
+                """)
+        void aLateRunIsTakenWhereTheRowHasNoSuccessAndTheSameCells(DifyExec.RunStatus status, boolean success,
+                boolean same, String step) {
+            var late = new DifyExec.Doubt.Late(same ? earlier("u-1") : stale(DifyExec.Kind.ROW, ""), NOON);
+            var here = new DifyExec.Here(DifyExec.Listing.FROM_START, false, success);
+
+            assertEquals(step, word(inquiry.step(late, found(status), here, NOON), NOON));
+            assertEquals("nothing", word(inquiry.step(late, ABSENT, here, NOON), NOON));
+            assertEquals("nothing", word(inquiry.step(late, silent("503"), here, NOON), NOON));
+        }
+
+        @Test
+        void aRunThatIsPaidTwiceByWishIsCountedUnseenOnlyIfNobodyKnowsIt() {
+            for (boolean known : new boolean[] {true, false}) {
+                var doubt = doubt(DifyExec.Symptom.CRASH, earlier("nightly"), known);
+
+                var step = (DifyExec.Step.Close) inquiry(true).step(doubt, ABSENT, HERE, NOON.plusSeconds(301));
+
+                assertEquals("resent", step.end());
+                assertEquals(known, step.seen().run().isPresent());
+            }
         }
     }
 
