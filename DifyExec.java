@@ -3476,8 +3476,6 @@ final class DifyExec implements Runnable {
                 case Found.Ended(var ran) -> failed(doubt, ran, now);
                 case Found.Running running -> running(doubt, running, now);
                 case Found.Absent() when doubt.symptom() == Symptom.UNCONFIRMED -> notStored(doubt);
-                case Found.Absent() when doubt.symptom() == Symptom.RECHECK ->
-                        new Step.SendAgain(doubt.attempt().tries(), true);
                 case Found.Absent() -> absent(doubt, here.listing(), now);
                 case Found.Silent(Seen.Refused refused) when !now.isBefore(doubt.deadline()) ->
                         silent(doubt.attempt(), refused, unknown(doubt, "its look-up is answered by HTTP "

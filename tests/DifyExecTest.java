@@ -3839,7 +3839,7 @@ final class DifyExecTest {
         }
 
         @ParameterizedTest
-        @EnumSource(value = DifyExec.Symptom.class, mode = EnumSource.Mode.EXCLUDE, names = {"UNCONFIRMED", "RECHECK"})
+        @EnumSource(value = DifyExec.Symptom.class, mode = EnumSource.Mode.EXCLUDE, names = "UNCONFIRMED")
         void aRunThatIsKnownIsNeverJudgedNotStarted(DifyExec.Symptom symptom) {
             for (var listing : DifyExec.Listing.values())
                 for (var mode : List.of(DifyExec.Mode.BLOCKING, DifyExec.Mode.STREAMING)) {
