@@ -3946,6 +3946,7 @@ final class DifyExec implements Runnable {
         private final Workflow workflow;
         private final Agenda agenda;
         private final Judge judge;
+        private final Inquiry inquiry;
         private final Pace pace;
         private final Health health;
         private final Limits limits;
@@ -3972,6 +3973,7 @@ final class DifyExec implements Runnable {
             this.workflow = workflow;
             this.agenda = agenda;
             this.judge = judge;
+            this.inquiry = new Inquiry(judge, limits, agenda.resendUnknown);
             this.pace = pace;
             this.health = health;
             this.limits = limits;
@@ -4100,50 +4102,29 @@ final class DifyExec implements Runnable {
             });
         }
 
-        /// Runs an attempt to its end, with its result's line. Where memory runs out, the run is looked up once others
-        /// have given theirs back.
+        /// Runs an attempt to its end. Where memory runs out, the run is looked up once others have given theirs back.
         private Message ended(Attempt attempt, Told told) {
-            var seen = Seen.nothing();
             try {
-                seen = workflow.run(attempt, told);
-                return new Message.Ended(attempt, seen, line(attempt, seen, clock.instant()));
+                return new Message.Ended(attempt, workflow.run(attempt, told));
             } catch (OutOfMemoryError _) {
-                return new Message.Ended(attempt, Seen.Cut.outOfMemory(seen.run()), new byte[0]);
+                return new Message.Ended(attempt, Seen.Cut.outOfMemory(Optional.empty()));
             }
         }
 
-        /// None without a success, or while its files are not there.
-        private static byte[] line(Attempt attempt, Seen seen, Instant now) {
-            return seen instanceof Seen.Ran ran && ran.status().isSuccess() && !ran.hasFiles()
-                    ? Results.line(attempt, ran, now, List.of()) : new byte[0];
-        }
-
         private void look(Doubt doubt) {
-            if (doubt.symptom() == Symptom.QUIET && !running.containsKey(doubt.attempt()
-                    .sequence())) return; // it ended
-            boolean recheck = doubt.symptom() == Symptom.RECHECK && !doubt.late() && doubt.run().isEmpty();
-            if (!recheck && !doubt.canBeFound()) {
+            boolean isOver = doubt instanceof Doubt.QuietStream && !running.containsKey(doubt.attempt().sequence());
+            if (isOver) return;
+            var now = clock.instant();
+            if (!doubt.canBeFound()) {
                 agenda.release(doubt);
-                if (!doubt.late()) resolve(doubt, new Found.Absent(), clock.instant());
+                act(doubt, inquiry.step(doubt, new Found.Absent(), here(doubt), now));
                 return;
             }
             looking++;
             health.begun();
-            if (doubt.stopsFirst()) batch.record(Event.Stop.of(doubt.attempt(), doubt.run().get(), Event.Stop.TIMED_OUT,
-                    clock.instant()));
-            var unseen = recheck ? agenda.unseen().of(doubt.attempt().row()) : List.<Attempt>of();
-            var now = clock.instant();
-            post(() -> recheck ? recheck(doubt, unseen, now) : new Message.Looked(doubt, workflow.look(doubt), now));
-        }
-
-        /// The first of a row's unseen attempts that has turned up, or that none has.
-        private Message recheck(Doubt doubt, List<Attempt> unseen, Instant now) {
-            for (var attempt : unseen) {
-                var its = doubt.of(attempt, now.plus(limits.timeout()));
-                var found = its.canBeFound() ? workflow.look(its) : new Found.Absent();
-                if (!(found instanceof Found.Absent)) return new Message.Looked(its, found, now);
-            }
-            return new Message.Looked(doubt, new Found.Absent(), now);
+            if (doubt.stopsFirst())
+                batch.record(Event.Stop.of(doubt.attempt(), doubt.run().get(), Event.Stop.TIMED_OUT, now));
+            post(() -> new Message.Looked(doubt, workflow.look(doubt), now));
         }
 
         /// A worker that breaks posts that, too: nothing waits for it in vain.
@@ -4195,7 +4176,7 @@ final class DifyExec implements Runnable {
             switch (message) {
                 case Message.Began(var attempt, var run, var waited) -> began(attempt, run, waited);
                 case Message.Quiet(var attempt, var run) -> askAboutQuiet(attempt, run);
-                case Message.Ended(var attempt, var seen, var line) -> ended(attempt, seen, line);
+                case Message.Ended(var attempt, var seen) -> ended(attempt, seen);
                 case Message.Looked(var doubt, var found, var begun) -> looked(doubt, found, begun);
                 case Message.Uploaded(var attempt, var file,
                         var upload) -> batch.record(new Event.Upload(clock.instant(),
@@ -4249,7 +4230,7 @@ final class DifyExec implements Runnable {
             return 1 + (int) running.values().stream().filter(some -> some.attempt.at().isBefore(sent)).count();
         }
 
-        private void ended(Attempt attempt, Seen seen, byte[] line) {
+        private void ended(Attempt attempt, Seen seen) {
             var begun = running.remove(attempt.sequence());
             if (begun == null) return; // its end was learnt otherwise before
             var now = clock.instant();
@@ -4261,7 +4242,7 @@ final class DifyExec implements Runnable {
             adapt(attempt, seen, now);
             var verdict = judge.verdict(attempt, seen);
             if (verdict instanceof Verdict.LookUp) seen.run().ifPresent(run -> named(begun, run));
-            settle(attempt, begun.start, seen, verdict, line);
+            settle(attempt, begun.start, seen, verdict);
             heed(seen, now);
         }
 
@@ -4303,11 +4284,11 @@ final class DifyExec implements Runnable {
         }
 
         /// @param start what the time of its run counts from
-        private void settle(Attempt attempt, Instant start, Seen seen, Verdict verdict, byte[] line) {
+        private void settle(Attempt attempt, Instant start, Seen seen, Verdict verdict) {
             var now = clock.instant();
             if (seen instanceof Seen.Ran ran && !(verdict instanceof Verdict.LookUp)) tally.used(attempt, ran.usage());
             switch (verdict) {
-                case Verdict.Done(var outcome) -> finish(attempt, seen, outcome, line);
+                case Verdict.Done(var outcome) -> finish(attempt, seen, outcome);
                 case Verdict.Again(var after, var why) -> {
                     batch.record(Event.End.of(attempt, now, "again", seen, why));
                     tally.retried();
@@ -4335,10 +4316,10 @@ final class DifyExec implements Runnable {
         }
 
         /// A row of whose outputs files are to be kept counts as done once they are there, or given up.
-        private void finish(Attempt attempt, Seen seen, Outcome outcome, byte[] line) {
+        private void finish(Attempt attempt, Seen seen, Outcome outcome) {
             var now = clock.instant();
             if (!(seen instanceof Seen.Ran ran) || !outcome.standing().isSuccess() || !ran.hasFiles()) {
-                acknowledge(attempt, seen, outcome, line, now);
+                acknowledge(attempt, seen, outcome, List.of(), now);
                 return;
             }
             var row = new Saving(attempt, ran, outcome, now);
@@ -4365,8 +4346,7 @@ final class DifyExec implements Runnable {
         private void saved(Saving row) {
             saving.remove(row);
             row.missing().forEach((file, why) -> missing(row.attempt, file, why));
-            acknowledge(row.attempt, row.ran, row.outcome, Results.line(row.attempt, row.ran, row.ended, row.there()),
-                    row.ended);
+            acknowledge(row.attempt, row.ran, row.outcome, row.there(), row.ended);
         }
 
         private void missing(Attempt attempt, OutputFile file, String why) {
@@ -4379,10 +4359,11 @@ final class DifyExec implements Runnable {
         }
 
         /// The result is on disk before its `end`: [BatchWriter#flush] writes in that order.
-        private void acknowledge(Attempt attempt, Seen seen, Outcome outcome, byte[] line, Instant ended) {
+        private void acknowledge(Attempt attempt, Seen seen, Outcome outcome, List<Path> files, Instant ended) {
             var now = clock.instant();
             var took = attempt.took(seen, ended);
-            if (outcome.standing().isSuccess() && attempt.kind() == Kind.ROW) batch.result(line);
+            if (seen instanceof Seen.Ran ran && outcome.standing().isSuccess() && attempt.kind() == Kind.ROW)
+                batch.result(Results.line(attempt, ran, ended, files));
             batch.settled(attempt, outcome, now, seen, took, () -> count(attempt, outcome, took, now));
             watcher.ended(attempt, outcome);
             if (outcome instanceof Outcome.Failed failed && failed.firewall() && ++firewalled >= FIREWALLED)
@@ -4415,22 +4396,19 @@ final class DifyExec implements Runnable {
         }
 
         private void doubt(Attempt attempt, Instant start, Seen seen, Symptom symptom, String why) {
-            var now = clock.instant();
-            var run = seen.run();
             if (agenda.stop().isPresent()) return; // open in the log: the next start asks for it
-            var deadline = symptom == Symptom.TIMED_OUT ? now.plus(limits.afterTimeout(run))
+            var now = clock.instant();
+            var deadline = symptom == Symptom.TIMED_OUT ? now.plus(limits.afterTimeout(seen.run()))
                     : start.plus(limits.timeout());
             var since = symptom == Symptom.SILENCE ? attempt.at() : now; // that silence has lasted since the request
-            agenda.doubt(new Doubt(attempt, run, symptom, why, since, deadline, false).with(seen));
+            agenda.doubt(new Doubt.NoEnd(attempt, seen, symptom, why, since, deadline));
         }
 
         private void askAboutQuiet(Attempt attempt, RunRef run) {
             var begun = running.get(attempt.sequence());
             if (begun == null || begun.asked) return;
             begun.asked = true;
-            agenda.doubt(new Doubt(attempt, Optional.of(run), Symptom.QUIET, "quiet stream", clock.instant(),
-                    Instant.MAX,
-                    false));
+            agenda.doubt(new Doubt.QuietStream(attempt, Optional.of(run), begun.start, clock.instant()));
         }
 
         private void looked(Doubt doubt, Found found, Instant begun) {
@@ -4442,60 +4420,73 @@ final class DifyExec implements Runnable {
             if (found instanceof Found.Running) route.listsRunning(doubt);
             batch.record(new Event.Look(now, doubt.attempt().user(), doubt.run().map(RunRef::id).orElse(null),
                     found.word()));
-            if (doubt.symptom() == Symptom.QUIET) lookedAtQuiet(doubt, found);
-            else if (doubt.late()) lookedForLate(doubt, found, now);
-            else if (doubt.symptom() == Symptom.RECHECK) rechecked(doubt, found, now);
-            else resolve(doubt, found, now);
+            if (doubt instanceof Doubt.Recheck || doubt instanceof Doubt.Late)
+                found.run().ifPresent(run -> turnedUp(doubt.attempt(), run, found, now));
+            var here = here(doubt);
+            if (!(doubt instanceof Doubt.QuietStream) || isStillQuiet(doubt.attempt(), found))
+                act(doubt, inquiry.step(doubt, found, here, now));
             if (found instanceof Found.Silent(var seen)) heed(seen, now);
         }
 
-        /// A run that ended while its stream says nothing: its end is taken from the detail, its stream given up.
-        private void lookedAtQuiet(Doubt doubt, Found found) {
+        private Here here(Doubt doubt) {
+            if (doubt instanceof Doubt.Late) batch.flush(); // one found a moment ago may have given the row its success
             var begun = running.get(doubt.attempt().sequence());
-            if (begun == null) return;
+            return new Here(route.listing(), begun != null && begun.stopAsked, batch.standing(doubt.attempt().row())
+                    .isSuccess());
+        }
+
+        /// Not ended otherwise. A stream that says nothing of its run's end is given up.
+        private boolean isStillQuiet(Attempt attempt, Found found) {
+            var begun = running.get(attempt.sequence());
+            if (begun == null) return false;
             begun.asked = false;
-            if (!(found instanceof Found.Ended(var ran))) return;
-            running.remove(doubt.attempt().sequence());
+            if (!(found instanceof Found.Ended)) return true;
+            running.remove(attempt.sequence());
             pace.ended(clock.instant());
             if (begun.thread != null) begun.thread.interrupt();
-            if (begun.stopAsked && ran.status().isStopped()) interruptedRun(doubt.attempt(), ran);
-            else if (ran.status() == RunStatus.STOPPED) doubt(doubt.attempt(), begun.start, ran, Symptom.STOPPED,
-                    "stopped: " + ran.error());
-            else harvest(doubt, ran);
+            return true;
+        }
+
+        private void act(Doubt doubt, Step step) {
+            var attempt = doubt.attempt();
+            var now = clock.instant();
+            switch (step) {
+                case Step.Take(var ran, var verdict) -> {
+                    if (doubt instanceof Doubt.Late) tally.reopened(batch.standing(attempt.row()));
+                    batch.record(new Event.Harvest(now, attempt.user(), ran.ref().id()));
+                    tally.harvested();
+                    settle(attempt, doubt.start(), ran, verdict);
+                }
+                case Step.Judged(var seen, var verdict) -> settle(attempt, doubt.start(), seen, verdict);
+                case Step.LookAgain(var next) -> agenda.doubt(next);
+                case Step.Say(var text, var then) -> {
+                    watcher.say(text);
+                    act(doubt, then);
+                }
+                case Step.Close(var end, var seen, var why, var then) -> {
+                    batch.record(Event.End.of(attempt, now, end, seen, why));
+                    if (seen.run().isEmpty()) agenda.unseen().add(attempt);
+                    act(doubt, then);
+                }
+                case Step.SendAgain(var tries, var rechecked) -> {
+                    if (tries.failed() > attempt.tries().failed()) tally.retried();
+                    if (rechecked) agenda.ready(attempt.row(), tries, now);
+                    else agenda.again(attempt.row(), tries, now);
+                }
+                case Step.GiveUp(var cut, var outcome) -> giveUp(attempt, cut, outcome, now);
+                case Step.StopBatch(var why) -> agenda.close(new Stop(STOPPED, why));
+                case Step.Nothing() -> {}
+            }
+        }
+
+        private void giveUp(Attempt attempt, Seen.Cut cut, Outcome outcome, Instant now) {
+            batch.settled(attempt, outcome, now, cut, () -> count(attempt, outcome, Duration.between(attempt.at(), now),
+                    now));
+            watcher.ended(attempt, outcome);
         }
 
         private void interruptedRun(Attempt attempt, Seen.Ran ran) {
             batch.record(Event.End.of(attempt, clock.instant(), "interrupted", ran, "stopped on request"));
-        }
-
-        /// A row may go out again when nothing of its earlier attempts has turned up; what has is taken or waited for.
-        private void rechecked(Doubt doubt, Found found, Instant now) {
-            var attempt = doubt.attempt();
-            switch (found) {
-                case Found.Ended(var ran) -> {
-                    turnedUp(attempt, ran.ref(), found, now);
-                    if (ran.status().isSuccess()) harvest(doubt, ran);
-                    else agenda.again(attempt.row(), attempt.tries(), now);
-                }
-                case Found.Running running -> {
-                    turnedUp(attempt, running.ref(), found, now);
-                    resolve(doubt, found, now);
-                }
-                case Found.Absent() -> agenda.ready(attempt.row(), attempt.tries(), now);
-                case Found.Silent _ -> resolve(doubt, found, now);
-            }
-        }
-
-        private void lookedForLate(Doubt doubt, Found found, Instant now) {
-            var attempt = doubt.attempt();
-            if (found.run().isEmpty()) return;
-            turnedUp(attempt, found.run().get(), found, now);
-            batch.flush(); // another run of the row, found a moment ago, may have given it its success
-            if (!(found instanceof Found.Ended(var ran)) || !ran.status().isSuccess()
-                    || batch.standing(attempt.row()).isSuccess()
-                    || !attempt.cells().equals(attempt.row().hash())) return;
-            tally.reopened(batch.standing(attempt.row()));
-            harvest(doubt, ran);
         }
 
         private void turnedUp(Attempt attempt, RunRef run, Found found, Instant now) {
@@ -4504,120 +4495,6 @@ final class DifyExec implements Runnable {
             tally.late();
             watcher.say("Row " + Plain.id(attempt.row().id()) + ": run " + run.id()
                     + " turned up late, after the row was sent again; it may have been paid twice.");
-        }
-
-        private void resolve(Doubt doubt, Found found, Instant now) {
-            switch (found) {
-                case Found.Ended(var ran) when ran.status() == RunStatus.STOPPED && !doubt.seenStopped()
-                        && doubt.symptom() != Symptom.TIMED_OUT -> agenda.doubt(doubt.stoppedOnce(now));
-                case Found.Ended(var ran) when doubt.symptom() == Symptom.UNCONFIRMED
-                        && ran.status().isStopped() -> confirmed(doubt, ran);
-                case Found.Ended(var ran) -> harvest(doubt, ran);
-                case Found.Running(var run, var status, var age) -> {
-                    var known = doubt.with(run).begun(age.map(now::minus), now, limits.timeout());
-                    if (status == RunStatus.PAUSED) giveUp(known, new Outcome.Paused(run, "waits for a human"));
-                    else if (now.isBefore(known.deadline())) agenda.doubt(known.running(now));
-                    else giveUp(known, new Outcome.Unknown("run " + run.id() + " still says running "
-                            + Plain.seconds(Duration.between(known.start(), now)) + " after its start"));
-                }
-                case Found.Absent() when doubt.symptom() == Symptom.UNCONFIRMED -> notStored(doubt);
-                case Found.Absent() -> absent(doubt, now);
-                case Found.Silent(Seen.TooLarge large) when large.ref().isPresent() -> settle(doubt.attempt(),
-                        doubt.start(), large, judge.verdict(doubt.attempt(), large), new byte[0]);
-                case Found.Silent(var seen) -> {
-                    if (judge.verdict(doubt.attempt(), seen) instanceof Verdict.StopBatch(var why))
-                        agenda.close(new Stop(STOPPED, why));
-                    else if (seen instanceof Seen.Refused refused && !now.isBefore(doubt.deadline()))
-                        giveUp(doubt, new Outcome.Unknown(doubt.why() + "; its look-up is answered by HTTP "
-                                + refused.status()));
-                    else agenda.doubt(doubt.later(now));
-                }
-            }
-        }
-
-        /// What was told of the run has its price, too; what was made up has nothing.
-        private void confirmed(Doubt doubt, Seen.Ran stored) {
-            var seen = doubt.seen() instanceof Seen.Ran ran && !ran.isBare() ? ran : stored;
-            settle(doubt.attempt(), doubt.start(), seen, judge.confirmed(doubt.attempt(), doubt.seen(), seen),
-                    new byte[0]);
-        }
-
-        private void notStored(Doubt doubt) {
-            var verdict = judge.notStored(doubt.attempt(), doubt.seen());
-            var seen = verdict instanceof Verdict.LookUp ? Seen.nothing() : doubt.seen(); // there is no run of that id
-            settle(doubt.attempt(), doubt.start(), seen, verdict, new byte[0]);
-        }
-
-        private void absent(Doubt doubt, Instant now) {
-            switch (Proof.of(doubt, route.listing())) {
-                case SETTLE -> {
-                    var settled = doubt.since().plus(limits.settle().of(doubt.attempt().mode()));
-                    if (now.isBefore(settled)) agenda.doubt(doubt.unlisted(now));
-                    else notStarted(doubt, now);
-                }
-                case WAIT -> {
-                    if (now.isBefore(doubt.deadline())) agenda.doubt(doubt.later(now));
-                    else giveUp(doubt, new Outcome.Unknown(doubt.why() + "; " + Proof.reason(doubt)));
-                }
-                case UNKNOWN -> giveUp(doubt, new Outcome.Unknown(doubt.why() + "; "
-                        + Proof.reason(doubt)));
-            }
-        }
-
-        /// A request of a call that was killed does not count as a try.
-        private void notStarted(Doubt doubt, Instant now) {
-            var attempt = doubt.attempt();
-            batch.record(Event.End.of(attempt, now, "not_started", doubt.why()));
-            agenda.unseen().add(attempt);
-            if (!doubt.isOurs()) agenda.again(attempt.row(), attempt.tries(), now);
-            else if (judge.notStarted(doubt) instanceof Verdict.Done(var outcome)) giveUp(doubt, outcome);
-            else {
-                tally.retried();
-                agenda.again(attempt.row(), attempt.tries().failedOnce(), now);
-            }
-        }
-
-        /// Takes a run's end from its detail, as if it had been seen; not for a row that was changed since.
-        private void harvest(Doubt doubt, Seen.Ran ran) {
-            var attempt = doubt.attempt();
-            var now = clock.instant();
-            if (ran.status().isSuccess() && !attempt.cells().equals(attempt.row().hash())) {
-                if (attempt.isOfLostEdits() && attempt.kind() == Kind.ROW) {
-                    giveUp(doubt, new Outcome.Unknown("run " + ran.ref().id() + " of this row as edited in a shell "
-                            + "succeeded, but the edits are gone: set them again there, and retry takes its result"));
-                    return;
-                }
-                watcher.say("Row " + Plain.id(attempt.row().id()) + " was changed since run " + ran.ref().id()
-                        + " of it succeeded: that result is not taken, the row runs anew.");
-                batch.record(Event.End.of(attempt, now, "stale", ran, "the row was changed since"));
-                agenda.again(attempt.row(), Tries.NONE, now);
-                return;
-            }
-            if (doubt.symptom() == Symptom.INTERRUPTED && ran.status().isStopped()) {
-                interruptedRun(attempt, ran);
-                agenda.again(attempt.row(), Tries.NONE, now);
-                return;
-            }
-            batch.record(new Event.Harvest(now, attempt.user(), ran.ref().id()));
-            tally.harvested();
-            var verdict = doubt.symptom() == Symptom.TIMED_OUT && !ran.status().isSuccess()
-                    ? new Verdict.Done(new Outcome.Failed("timed out: " + doubt.why(), false))
-                    : judge.afterLook(attempt, ran);
-            settle(attempt, doubt.start(), ran, verdict, line(attempt, ran, now));
-        }
-
-        private void giveUp(Doubt doubt, Outcome outcome) {
-            var known = new Seen.Cut(doubt.run(), doubt.symptom(), doubt.why());
-            if (agenda.mayResend(doubt)) {
-                batch.record(Event.End.of(doubt.attempt(), clock.instant(), "resent", known, outcome.text()));
-                agenda.ready(doubt.attempt().row(), Tries.NONE, clock.instant()); // asked for, whatever its run does
-                if (doubt.run().isEmpty()) agenda.unseen().add(doubt.attempt());
-                return;
-            }
-            var now = clock.instant();
-            batch.settled(doubt.attempt(), outcome, now, known, () -> count(doubt.attempt(), outcome,
-                    Duration.between(doubt.attempt().at(), now), now));
-            watcher.ended(doubt.attempt(), outcome);
         }
 
         /// Asks, once and at the end, whether a run that counted as not started has turned up.
@@ -4668,8 +4545,7 @@ final class DifyExec implements Runnable {
         /// A stream has been silent for a while after its first event.
         record Quiet(Attempt attempt, RunRef run) implements Message {}
 
-        /// `line` is the result's line, already made by the worker; empty unless the row may count as done.
-        record Ended(Attempt attempt, Seen seen, byte[] line) implements Message {}
+        record Ended(Attempt attempt, Seen seen) implements Message {}
 
         /// @param begun when the look went out
         record Looked(Doubt doubt, Found found, Instant begun) implements Message {}
@@ -4738,8 +4614,9 @@ final class DifyExec implements Runnable {
 
         /// Another attempt, later; where earlier ones may turn up yet, they are asked for first.
         void again(Row row, Tries tries, Instant due) {
-            if (unseen.of(row).isEmpty()) ready(row, tries, due);
-            else doubts.add(Doubt.recheck(row, tries, due));
+            var earlier = unseen.of(row);
+            if (earlier.isEmpty()) ready(row, tries, due);
+            else doubts.add(Doubt.Recheck.of(earlier, tries, due));
         }
 
         void ready(Row row, Tries tries, Instant due) {
@@ -4753,7 +4630,8 @@ final class DifyExec implements Runnable {
 
         void doubt(Doubt doubt) {
             doubts.add(doubt);
-            if (doubt.holdsPlace()) cutRuns.put(doubt.attempt().row().index(), doubt.since());
+            if (doubt instanceof Doubt.NoEnd open && open.holds())
+                cutRuns.put(doubt.attempt().row().index(), open.since());
         }
 
         /// A look has shown something: its run holds no place, unless it comes back as a doubt that says so.
@@ -4777,13 +4655,8 @@ final class DifyExec implements Runnable {
         /// Puts one look for each run that counted as not started on the agenda. False: there is none.
         boolean askForLateRuns(Instant now) {
             var all = unseen.all();
-            all.forEach(attempt -> doubts.add(Doubt.late(attempt, now)));
+            all.forEach(attempt -> doubts.add(new Doubt.Late(attempt, now)));
             return !all.isEmpty();
-        }
-
-        /// Unknown rows are sent again only when their ids were named, or by `--resend-unknown`.
-        boolean mayResend(Doubt doubt) {
-            return resendUnknown && !doubt.isOurs();
         }
 
         /// Nothing new starts from here on. The first reason stays, but an interrupt wins.
@@ -5352,12 +5225,12 @@ final class DifyExec implements Runnable {
             if (doubt.stopsFirst()) stop(doubt.run().get(), doubt.attempt().user());
             var user = doubt.attempt().user();
             if (doubt.run().isEmpty()) return named(user);
-            if (doubt.symptom() == Symptom.CONTRADICTED && Names.isUnique(user)) {
+            if (doubt.is(Symptom.CONTRADICTED) && Names.isUnique(user)) {
                 var own = named(user); // the stream's first event may have been another run's, too
                 if (own.run().isPresent()) return own;
             }
             var found = detail(doubt.run().get());
-            boolean madeUp = found instanceof Found.Absent && doubt.symptom() == Symptom.UNCONFIRMED;
+            boolean madeUp = found instanceof Found.Absent && doubt.is(Symptom.UNCONFIRMED);
             return madeUp && Names.isUnique(user) ? named(user) : found;
         }
 
@@ -7208,12 +7081,13 @@ final class DifyExec implements Runnable {
                     .map(one -> doubt(one, row, Kind.TRY, timeout));
         }
 
-        Doubt doubt(Sent one, Row row, Kind kind, Duration timeout) {
+        Doubt.NoEnd doubt(Sent one, Row row, Kind kind, Duration timeout) {
             boolean lost = one.state() == State.LOST;
             var symptom = lost ? Symptom.LOST_RESULT : stopped.contains(one.user()) ? Symptom.INTERRUPTED
                     : Symptom.CRASH;
-            return new Doubt(one.attempt(row, kind), one.run(), symptom, symptom.text, one.at(),
-                    lost ? one.at() : one.at().plus(timeout), false);
+            var seen = new Seen.Cut(one.run(), symptom, symptom.text);
+            return new Doubt.NoEnd(one.attempt(row, kind), seen, symptom, symptom.text, one.at(),
+                    lost ? one.at() : one.at().plus(timeout));
         }
     }
 
@@ -9550,6 +9424,14 @@ final class DifyExec implements Runnable {
     }
 
     // ── Rules ───────────────────────────────────────────────────────────────────────────────────────────────────────
+    //
+    // doubt     an attempt of whose run the server has to be asked
+    // look      one question for it: by the run's id, else by the attempt's name in the app's log
+    // harvest   to take a run's end from the server's records, as if its answer had come
+    // late      of a run: it turned up after its row was sent again
+    // standing  where a row stands: none yet, or one of five outcomes
+    // settle    to do for a row what a verdict says; `--settle` is how long a run may stay unlisted before it counts
+    //           as not started
 
     /// What an exchange means for its row: the one place that decides.
     record Judge(Backoff backoff, RetryRuns failedRuns, Access access) {
@@ -9613,7 +9495,7 @@ final class DifyExec implements Runnable {
         }
 
         /// Nothing was started: another attempt, as long as there are some.
-        Verdict notStarted(Doubt doubt) {
+        Verdict notStarted(Doubt.NoEnd doubt) {
             return again(doubt.attempt(), doubt.why() + "; no run was started", Optional.empty());
         }
 
@@ -9763,6 +9645,181 @@ final class DifyExec implements Runnable {
                     : failed(why);
         }
     }
+
+    /// What a look leads to: the one place that decides whether a row may be sent again whose last run is in doubt.
+    ///
+    /// @param resendUnknown what stays unknown of an earlier call is sent again: by `--resend-unknown` or by its id
+    record Inquiry(Judge judge, Limits limits, boolean resendUnknown) {
+        Step step(Doubt doubt, Found found, Here here, Instant now) {
+            return switch (doubt) {
+                case Doubt.QuietStream quiet -> quiet(quiet, found, here);
+                case Doubt.Recheck recheck -> recheck(recheck, found, here, now);
+                case Doubt.Late late -> late(late, found, here);
+                case Doubt.NoEnd open -> open(open, found, here, now);
+            };
+        }
+
+        private Step quiet(Doubt.QuietStream doubt, Found found, Here here) {
+            if (!(found instanceof Found.Ended(var ran))) return new Step.Nothing();
+            if (here.stopAsked() && ran.status().isStopped()) return interrupted(ran, new Step.Nothing());
+            return ran.status() == RunStatus.STOPPED
+                    ? new Step.Judged(ran, new Verdict.LookUp(Symptom.STOPPED, "stopped: " + ran.error()))
+                    : new Step.Take(ran, judge.afterLook(doubt.attempt(), ran));
+        }
+
+        /// The row goes out once nothing of its earlier attempts has turned up; what has is taken or waited for.
+        private Step recheck(Doubt.Recheck doubt, Found found, Here here, Instant now) {
+            var tries = doubt.attempt().tries();
+            var deadline = now.plus(limits.timeout());
+            return switch (found) {
+                case Found.Ended _, Found.Running _ -> open(doubt.turnedUp(deadline), found, here, now);
+                case Found.Absent() -> doubt.others().isEmpty() ? new Step.SendAgain(tries, true)
+                        : new Step.LookAgain(Doubt.Recheck.of(doubt.others(), tries, now));
+                case Found.Silent(var seen) -> silent(doubt.attempt(), seen, new Step.LookAgain(doubt.later(now)));
+            };
+        }
+
+        private Step late(Doubt.Late doubt, Found found, Here here) {
+            return found instanceof Found.Ended(var ran) && ran.status().isSuccess() && !here.hasSuccess()
+                    && doubt.attempt().isCurrent() ? new Step.Take(ran, judge.afterLook(doubt.attempt(), ran))
+                    : new Step.Nothing();
+        }
+
+        private Step open(Doubt.NoEnd doubt, Found found, Here here, Instant now) {
+            return switch (found) {
+                case Found.Ended(var ran) when ran.status().isSuccess() -> succeeded(doubt, ran);
+                case Found.Ended(var ran) -> failed(doubt, ran, now);
+                case Found.Running running -> running(doubt, running, now);
+                case Found.Absent() when doubt.symptom() == Symptom.UNCONFIRMED -> notStored(doubt);
+                case Found.Absent() -> absent(doubt, here.listing(), now);
+                case Found.Silent(Seen.Refused refused) when !now.isBefore(doubt.deadline()) ->
+                        silent(doubt.attempt(), refused, unknown(doubt, "its look-up is answered by HTTP "
+                                + refused.status()));
+                case Found.Silent(var seen) -> silent(doubt.attempt(), seen, new Step.LookAgain(doubt.later(now)));
+            };
+        }
+
+        /// Not taken for a row that was changed since.
+        private Step succeeded(Doubt.NoEnd doubt, Seen.Ran ran) {
+            var attempt = doubt.attempt();
+            if (attempt.isCurrent()) return new Step.Take(ran, judge.afterLook(attempt, ran));
+            if (attempt.isOfLostEdits() && attempt.kind() == Kind.ROW)
+                return giveUp(doubt, new Outcome.Unknown("run " + ran.ref().id() + " of this row as edited in a shell "
+                        + "succeeded, but the edits are gone: set them again there, and retry takes its result"));
+            return new Step.Say("Row " + Plain.id(attempt.row().id()) + " was changed since run " + ran.ref().id()
+                    + " of it succeeded: that result is not taken, the row runs anew.",
+                    new Step.Close("stale", ran, "the row was changed since", new Step.SendAgain(Tries.NONE, false)));
+        }
+
+        /// Dify may say `stopped` a moment before a run's real end.
+        private Step failed(Doubt.NoEnd doubt, Seen.Ran ran, Instant now) {
+            var attempt = doubt.attempt();
+            if (doubt.symptom() == Symptom.RECHECK) return new Step.SendAgain(attempt.tries(), false);
+            if (ran.status() == RunStatus.STOPPED && !doubt.stopped() && doubt.symptom() != Symptom.TIMED_OUT)
+                return new Step.LookAgain(doubt.stoppedOnce(now));
+            return switch (doubt.symptom()) {
+                case UNCONFIRMED -> confirmed(doubt, ran);
+                case INTERRUPTED -> interrupted(ran, new Step.SendAgain(Tries.NONE, false));
+                case TIMED_OUT -> new Step.Take(ran, new Verdict.Done(new Outcome.Failed("timed out: " + doubt.why(),
+                        false)));
+                default -> new Step.Take(ran, judge.afterLook(attempt, ran));
+            };
+        }
+
+        private static Step interrupted(Seen.Ran ran, Step then) {
+            return new Step.Close("interrupted", ran, "stopped on request", then);
+        }
+
+        /// What was told of the run has its price, too; what was made up has nothing.
+        private Step confirmed(Doubt.NoEnd doubt, Seen.Ran stored) {
+            var seen = doubt.seen() instanceof Seen.Ran ran && !ran.isBare() ? ran : stored;
+            return new Step.Judged(seen, judge.confirmed(doubt.attempt(), doubt.seen(), seen));
+        }
+
+        private Step notStored(Doubt.NoEnd doubt) {
+            var verdict = judge.notStored(doubt.attempt(), doubt.seen());
+            var seen = verdict instanceof Verdict.LookUp ? Seen.nothing() : doubt.seen(); // there is no run of that id
+            return new Step.Judged(seen, verdict);
+        }
+
+        private Step running(Doubt.NoEnd doubt, Found.Running found, Instant now) {
+            var run = found.ref();
+            var known = doubt.with(run).begun(found.age().map(now::minus), now, limits.timeout());
+            if (found.status() == RunStatus.PAUSED) return giveUp(known, new Outcome.Paused(run, "waits for a human"));
+            if (now.isBefore(known.deadline())) return new Step.LookAgain(known.running(now));
+            return giveUp(known, new Outcome.Unknown("run " + run.id() + " still says running "
+                    + Plain.seconds(Duration.between(known.start(), now)) + " after its start"));
+        }
+
+        private Step absent(Doubt.NoEnd doubt, Listing listing, Instant now) {
+            return switch (Proof.of(doubt, listing)) {
+                case SETTLE -> now.isBefore(doubt.since().plus(limits.settle().of(doubt.attempt().mode())))
+                        ? new Step.LookAgain(doubt.unlisted(now)) : notStarted(doubt);
+                case WAIT -> now.isBefore(doubt.deadline()) ? new Step.LookAgain(doubt.later(now))
+                        : unknown(doubt, Proof.reason(doubt));
+                case UNKNOWN -> unknown(doubt, Proof.reason(doubt));
+            };
+        }
+
+        /// A request of a call that was killed does not count as a try.
+        private Step notStarted(Doubt.NoEnd doubt) {
+            var tries = doubt.attempt().tries();
+            var then = !doubt.symptom().isOurs() ? new Step.SendAgain(tries, false)
+                    : judge.notStarted(doubt) instanceof Verdict.Done(var outcome) ? giveUp(doubt, outcome)
+                    : new Step.SendAgain(tries.failedOnce(), false);
+            return new Step.Close("not_started", Seen.nothing(), doubt.why(), then);
+        }
+
+        /// What got no answer is asked again, unless the answer concerns the batch, or the run is too large.
+        private Step silent(Attempt attempt, Seen seen, Step otherwise) {
+            var verdict = judge.verdict(attempt, seen);
+            if (verdict instanceof Verdict.StopBatch(var why)) return new Step.StopBatch(why);
+            return seen instanceof Seen.TooLarge && seen.run().isPresent() ? new Step.Judged(seen, verdict) : otherwise;
+        }
+
+        private Step unknown(Doubt.NoEnd doubt, String why) {
+            return giveUp(doubt, new Outcome.Unknown(doubt.why() + "; " + why));
+        }
+
+        /// What an earlier call left is sent again where that was asked for, whatever its run does.
+        private Step giveUp(Doubt.NoEnd doubt, Outcome outcome) {
+            var cut = new Seen.Cut(doubt.run(), doubt.symptom(), doubt.why());
+            return doubt.symptom().isOurs() || !resendUnknown ? new Step.GiveUp(cut, outcome)
+                    : new Step.Close("resent", cut, outcome.text(), new Step.SendAgain(Tries.NONE, true));
+        }
+    }
+
+    /// What to do about what a look has shown; `then` comes after it.
+    sealed interface Step {
+        /// The end is taken from the server's records.
+        record Take(Seen.Ran ran, Verdict verdict) implements Step {}
+
+        /// What had been told of the run decides, or its size.
+        record Judged(Seen seen, Verdict verdict) implements Step {}
+
+        record LookAgain(Doubt doubt) implements Step {}
+
+        /// The attempt gets this end in the log.
+        record Close(String end, Seen seen, String why, Step then) implements Step {}
+
+        record Say(String text, Step then) implements Step {}
+
+        /// @param rechecked its earlier attempts have been asked for, or its run is paid twice by wish
+        record SendAgain(Tries tries, boolean rechecked) implements Step {}
+
+        /// @param cut what is known of the run
+        record GiveUp(Seen.Cut cut, Outcome outcome) implements Step {}
+
+        record StopBatch(String why) implements Step {}
+
+        record Nothing() implements Step {}
+    }
+
+    /// What is known here when a look comes back.
+    ///
+    /// @param stopAsked  this call has asked for the run's stop
+    /// @param hasSuccess the row has a success
+    record Here(Listing listing, boolean stopAsked, boolean hasSuccess) {}
 
     /// What a missing trace of a run proves, by how the server lists its runs.
     ///
@@ -10332,6 +10389,11 @@ final class DifyExec implements Runnable {
                     : Duration.between(at, now);
         }
 
+        /// What was sent is what the row has now.
+        boolean isCurrent() {
+            return cells.equals(row.hash());
+        }
+
         /// What was sent had been edited in a shell that is gone, and the CSV's row is still the same.
         boolean isOfLostEdits() {
             return !csv.isEmpty() && csv.equals(Cells.hash(row.inCsv()));
@@ -10523,7 +10585,6 @@ final class DifyExec implements Runnable {
         SILENCE("no event came"),
         TIMED_OUT("the time limit passed"),
         STOPPED("the run was stopped, not by us"),
-        QUIET("the stream fell silent"),
         CRASH("this tool ended in the middle"),
         INTERRUPTED("this tool was interrupted and had it stopped"),
         LOST_RESULT("its result is gone from the results file"),
@@ -10535,9 +10596,9 @@ final class DifyExec implements Runnable {
             this.text = text;
         }
 
-        /// Seen in this call on the wire, with a run that may go on.
+        /// Seen in this call on the wire, with a run that may go on; not found in the log of an earlier one.
         boolean isOurs() {
-            return this != QUIET && this != CRASH && this != INTERRUPTED && this != LOST_RESULT && this != RECHECK;
+            return this != CRASH && this != INTERRUPTED && this != LOST_RESULT && this != RECHECK;
         }
     }
 
@@ -10626,122 +10687,134 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// A run whose end has to be learnt.
-    ///
-    /// @param since    when the doubt arose: `--settle` counts from here
-    /// @param deadline how long a running run is waited for
-    /// @param seen     what an unconfirmed run was said to be: it holds if nothing else is found
-    record Doubt(Attempt attempt, Optional<RunRef> run, Symptom symptom, String why, Instant since, Instant deadline,
-            boolean late, Looks looked, Seen seen) {
+    /// An attempt of whose run the server is asked.
+    sealed interface Doubt {
+        Attempt attempt();
 
-        /// The looks so far. `stopped`: the last one said so; `holds`: the run may hold a place on the server; `start`:
-        /// when the run began, where a look has told.
-        record Looks(int count, Instant due, boolean stopped, boolean holds, Optional<Instant> start) {}
-
-        Doubt(Attempt attempt, Optional<RunRef> run, Symptom symptom, String why, Instant since, Instant deadline,
-                boolean late) {
-            this(attempt, run, symptom, why, since, deadline, late,
-                    new Looks(0, since, false, !late && symptom.isOurs(), Optional.empty()), Seen.nothing());
-        }
-
-        /// Whether earlier attempts of a row, which counted as not started, have turned up before it is sent again.
-        static Doubt recheck(Row row, Tries tries, Instant due) {
-            var pending = new Attempt(0, row, tries, "", Mode.AUTO, row.hash(), due);
-            return new Doubt(pending, Optional.empty(), Symptom.RECHECK, Symptom.RECHECK.text, due, Instant.MAX, false);
-        }
-
-        /// One of those attempts.
-        Doubt of(Attempt unseen, Instant deadline) {
-            return new Doubt(unseen.with(attempt.tries()), Optional.empty(), symptom, why, since, deadline, false,
-                    looked, seen);
-        }
-
-        /// Whether it has turned up by the end.
-        static Doubt late(Attempt unseen, Instant now) {
-            return new Doubt(unseen, Optional.empty(), Symptom.RECHECK, "", now, now, true);
-        }
-
-        /// Pauses grow from 0.5 s to 15 s; none leads past the deadline.
-        Doubt later(Instant now) {
-            var pause = Duration.ofMillis(Math.min(15_000, (long) (500 * Math.pow(1.5, looked.count()))));
-            var due = now.plus(pause);
-            return again(now.isBefore(deadline) && due.isAfter(deadline) ? deadline : due, looked.stopped(),
-                    looked.holds());
-        }
-
-        /// Seen running, it holds a place whoever started it.
-        Doubt running(Instant now) {
-            return again(later(now).due(), looked.stopped(), true);
-        }
-
-        /// Nothing of it is listed, so nothing of it runs as yet.
-        Doubt unlisted(Instant now) {
-            return again(later(now).due(), false, false);
-        }
-
-        Doubt stoppedOnce(Instant now) {
-            return again(now.plusSeconds(2), true, false);
-        }
-
-        private Doubt again(Instant due, boolean stopped, boolean holds) {
-            return with(new Looks(looked.count() + 1, due, stopped, holds, looked.start()));
-        }
-
-        /// The time of a run counts from its own start, once a look tells it: its request may have waited at the door.
-        /// The server's clock may be wrong; it began after it was sent, and before it was seen to run.
-        Doubt begun(Optional<Instant> told, Instant now, Duration timeout) {
-            if (told.isEmpty() || looked.start().isPresent()) return this;
-            var start = told.get().isBefore(attempt.at()) ? attempt.at() : told.get().isAfter(now) ? now : told.get();
-            var end = start.plus(timeout);
-            return new Doubt(attempt, run, symptom, why, since,
-                    symptom == Symptom.TIMED_OUT && end.isBefore(deadline) ? deadline : end, late,
-                    new Looks(looked.count(), looked.due(), looked.stopped(), looked.holds(), Optional.of(start)), seen);
+        /// As far as it is known; else it is looked for by its attempt's name.
+        default Optional<RunRef> run() {
+            return Optional.empty();
         }
 
         /// When the run began, as far as is known: not before it was sent.
-        Instant start() {
-            return looked.start().orElse(attempt.at());
+        default Instant start() {
+            return attempt().at();
         }
 
-        private Doubt with(Looks looks) {
-            return new Doubt(attempt, run, symptom, why, since, deadline, late, looks, seen);
-        }
-
-        Doubt with(RunRef found) {
-            return run.isPresent() ? this
-                    : new Doubt(attempt, Optional.of(found), symptom, why, since, deadline, late, looked, seen);
-        }
-
-        Doubt with(Seen seen) {
-            return new Doubt(attempt, run, symptom, why, since, deadline, late, looked, seen);
-        }
-
-        Instant due() {
-            return looked.due();
-        }
-
-        boolean seenStopped() {
-            return looked.stopped();
-        }
+        /// When it is looked for.
+        Instant due();
 
         /// By its id, or by a name that no other attempt has.
-        boolean canBeFound() {
-            return run.isPresent() || Names.isUnique(attempt.user());
+        default boolean canBeFound() {
+            return run().isPresent() || Names.isUnique(attempt().user());
         }
 
-        /// Of this call, not found in the log of an earlier one.
-        boolean isOurs() {
-            return !late && symptom.isOurs();
-        }
-
-        boolean holdsPlace() {
-            return looked.holds();
+        default boolean is(Symptom symptom) {
+            return this instanceof NoEnd open && open.symptom == symptom;
         }
 
         /// A run over its time is stopped before it is looked for.
-        boolean stopsFirst() {
-            return symptom == Symptom.TIMED_OUT && looked.count() == 0
-                    && run.filter(ref -> !ref.task().isEmpty()).isPresent();
+        default boolean stopsFirst() {
+            return this instanceof NoEnd open && open.symptom == Symptom.TIMED_OUT && open.looks == 0
+                    && run().filter(ref -> !ref.task().isEmpty()).isPresent();
+        }
+
+        /// Pauses between looks grow from 0.5 s to 15 s.
+        private static Duration pause(int looks) {
+            return Duration.ofMillis(Math.min(15_000, (long) (500 * Math.pow(1.5, looks))));
+        }
+
+        /// A stream has been silent for a while: its run may have ended.
+        record QuietStream(Attempt attempt, Optional<RunRef> run, Instant start, Instant due) implements Doubt {}
+
+        /// Before a row is sent again, with the tries of `attempt`: whether that one, which counted as not started, has
+        /// turned up. The row's `others` come after it.
+        record Recheck(Attempt attempt, List<Attempt> others, Instant due, int looks) implements Doubt {
+            static Recheck of(List<Attempt> attempts, Tries tries, Instant due) {
+                return new Recheck(attempts.getFirst().with(tries), attempts.subList(1, attempts.size()), due, 0);
+            }
+
+            Recheck later(Instant now) {
+                return new Recheck(attempt, others, now.plus(pause(looks)), looks + 1);
+            }
+
+            NoEnd turnedUp(Instant deadline) {
+                return new NoEnd(attempt, Seen.nothing(), Symptom.RECHECK, Symptom.RECHECK.text, due, deadline);
+            }
+        }
+
+        /// At the end of a call: whether an attempt that counted as not started has turned up.
+        record Late(Attempt attempt, Instant due) implements Doubt {}
+
+        /// No end of the run was seen.
+        ///
+        /// @param seen     what was seen instead: an unconfirmed failure holds if nothing else is found
+        /// @param since    when the doubt arose: `--settle` counts from here
+        /// @param began    when the run began, where a look has told
+        /// @param deadline how long a running run is waited for
+        /// @param stopped  the last look said so
+        /// @param holds    the run may hold a place on the server
+        record NoEnd(Attempt attempt, Seen seen, Symptom symptom, String why, Instant since, Optional<Instant> began,
+                Instant deadline, int looks, Instant due, boolean stopped, boolean holds) implements Doubt {
+
+            NoEnd(Attempt attempt, Seen seen, Symptom symptom, String why, Instant since, Instant deadline) {
+                this(attempt, seen, symptom, why, since, Optional.empty(), deadline, 0, since, false, symptom.isOurs());
+            }
+
+            @Override
+            public Optional<RunRef> run() {
+                return seen.run();
+            }
+
+            @Override
+            public Instant start() {
+                return began.orElse(attempt.at());
+            }
+
+            NoEnd later(Instant now) {
+                return again(pausedUntil(now), stopped, holds);
+            }
+
+            /// Seen running, it holds a place whoever started it.
+            NoEnd running(Instant now) {
+                return again(pausedUntil(now), stopped, true);
+            }
+
+            /// Nothing of it is listed, so nothing of it runs as yet.
+            NoEnd unlisted(Instant now) {
+                return again(pausedUntil(now), false, false);
+            }
+
+            NoEnd stoppedOnce(Instant now) {
+                return again(now.plusSeconds(2), true, false);
+            }
+
+            /// No pause leads past the deadline.
+            private Instant pausedUntil(Instant now) {
+                var next = now.plus(pause(looks));
+                return now.isBefore(deadline) && next.isAfter(deadline) ? deadline : next;
+            }
+
+            private NoEnd again(Instant due, boolean stopped, boolean holds) {
+                return new NoEnd(attempt, seen, symptom, why, since, began, deadline, looks + 1, due, stopped, holds);
+            }
+
+            /// The time of a run counts from its own start, once a look tells it: its request may have waited at the
+            /// door. The server's clock may be wrong; it began after it was sent, and before it was seen to run.
+            NoEnd begun(Optional<Instant> told, Instant now, Duration timeout) {
+                if (told.isEmpty() || began.isPresent()) return this;
+                var start = told.get().isBefore(attempt.at()) ? attempt.at()
+                        : told.get().isAfter(now) ? now : told.get();
+                var end = start.plus(timeout);
+                if (symptom == Symptom.TIMED_OUT && end.isBefore(deadline)) end = deadline;
+                return new NoEnd(attempt, seen, symptom, why, since, Optional.of(start), end, looks, due, stopped,
+                        holds);
+            }
+
+            NoEnd with(RunRef found) {
+                var known = run().isPresent() ? seen : new Seen.Cut(Optional.of(found), symptom, why);
+                return new NoEnd(attempt, known, symptom, why, since, began, deadline, looks, due, stopped, holds);
+            }
         }
     }
 

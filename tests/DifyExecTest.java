@@ -194,6 +194,11 @@ final class DifyExecTest {
             "Too many requests. Please try again later. The current maximum concurrent requests allowed for app is 2.");
     private static final Found ABSENT = new Found.Absent();
 
+    /// Of a cut at noon.
+    private static Doubt.NoEnd doubt(Attempt attempt, Seen.Cut cut, long seconds) {
+        return new Doubt.NoEnd(attempt, cut, cut.symptom(), cut.why(), NOON, NOON.plusSeconds(seconds));
+    }
+
     private static Found running(String id) {
         return new Found.Running(run(id), RunStatus.RUNNING);
     }
@@ -1411,7 +1416,7 @@ final class DifyExecTest {
             var scene = Scene.of(folder, "a");
             scene.answer = Answer.inTurn(cut(Symptom.NO_ANSWER), failed("Rate Limit Error"));
             scene.found = doubt -> scene.sent.size() < 2 ? ABSENT
-                    : doubt.symptom() == Symptom.UNCONFIRMED ? ended(failed("Rate Limit Error"))
+                    : doubt.is(Symptom.UNCONFIRMED) ? ended(failed("Rate Limit Error"))
                     : ended(succeeded("run-7"));
 
             scene.play();
@@ -2293,7 +2298,7 @@ final class DifyExecTest {
         void aRunThatTurnsUpAfterItsRowWasSentAgainIsReportedAsLate() throws Exception {
             var scene = Scene.of(folder, "a");
             scene.answer = Answer.inTurn(cut(Symptom.NO_ANSWER), succeeded("run-8"));
-            scene.found = doubt -> doubt.late() ? ended(succeeded("run-7")) : ABSENT;
+            scene.found = doubt -> doubt instanceof Doubt.Late ? ended(succeeded("run-7")) : ABSENT;
 
             var stop = scene.play();
 
@@ -2325,7 +2330,7 @@ final class DifyExecTest {
         void aRunThatTurnsUpLateAndSucceededIsTakenWhereTheRowHasNoSuccess() throws Exception {
             var scene = Scene.of(folder, "a");
             scene.answer = Answer.inTurn(cut(Symptom.NO_ANSWER), failed("no such city"));
-            scene.found = doubt -> doubt.late() ? ended(succeeded("run-7")) : ABSENT;
+            scene.found = doubt -> doubt instanceof Doubt.Late ? ended(succeeded("run-7")) : ABSENT;
 
             scene.play();
 
@@ -2339,7 +2344,8 @@ final class DifyExecTest {
             scene.backoff = new Backoff(Duration.ZERO, Duration.ZERO, 2);
             scene.answer = Answer.inTurn(cut(Symptom.NO_ANSWER), cut(Symptom.NO_ANSWER),
                     failed("no such city"));
-            scene.found = doubt -> doubt.late() ? ended(succeeded("run-of-" + doubt.attempt().user())) : ABSENT;
+            scene.found = doubt -> doubt instanceof Doubt.Late
+                    ? ended(succeeded("run-of-" + doubt.attempt().user())) : ABSENT;
 
             scene.play();
 
@@ -2353,7 +2359,7 @@ final class DifyExecTest {
             var scene = Scene.of(folder, "a");
             scene.answer = Answer.inTurn(cut(Symptom.NO_ANSWER), failed("Rate Limit Error"));
             scene.found = doubt -> {
-                if (doubt.symptom() == Symptom.UNCONFIRMED) return ended(failed("Rate Limit Error"));
+                if (doubt.is(Symptom.UNCONFIRMED)) return ended(failed("Rate Limit Error"));
                 if (scene.sent.size() < 2) return ABSENT;
                 return scene.looked.size() < 20 ? running("run-7") : ended(succeeded("run-7"));
             };
@@ -2411,7 +2417,7 @@ final class DifyExecTest {
         void aRunThatWasKnownHoldsUpNoFurtherAttemptOfItsRow() throws Exception {
             var scene = dead(Optional.empty());
             scene.answer = Answer.inTurn(failed("Rate Limit Error"), succeeded("run-9"));
-            scene.found = doubt -> doubt.symptom() == Symptom.UNCONFIRMED ? ended(failed("Rate Limit Error"))
+            scene.found = doubt -> doubt.is(Symptom.UNCONFIRMED) ? ended(failed("Rate Limit Error"))
                     : running("run-7");
             scene.world.startAt(NOON.plusSeconds(7200));
 
@@ -2429,7 +2435,7 @@ final class DifyExecTest {
             scene.answer = Answer.inTurn(cut(Symptom.CUT), succeeded("run-8"));
             scene.play();
             scene.resendUnknown = true;
-            scene.found = doubt -> doubt.late() ? ended(succeeded("run-7")) : ABSENT;
+            scene.found = doubt -> doubt instanceof Doubt.Late ? ended(succeeded("run-7")) : ABSENT;
 
             scene.play();
 
@@ -2777,7 +2783,7 @@ final class DifyExecTest {
             scene.interruptAfter(seconds(10));
             scene.play();
             scene.answer = answers;
-            scene.found = doubt -> doubt.late() ? ended(succeeded("run-5"))
+            scene.found = doubt -> doubt instanceof Doubt.Late ? ended(succeeded("run-5"))
                     : new Found.Running(run("run-6"), RunStatus.PAUSED);
 
             scene.play();
@@ -3139,12 +3145,9 @@ final class DifyExecTest {
 
         @Test
         void onlyARunOverItsTimeWithAKnownTaskIsStoppedAndOnlyBeforeItsFirstLook() {
-            var late = new Doubt(attempt(0, 0), Optional.of(run("run-1")), Symptom.TIMED_OUT, "",
-                    NOON, NOON, false);
-            var nameless = new Doubt(attempt(0, 0), Optional.of(new RunRef("run-1", "")),
-                    Symptom.TIMED_OUT, "", NOON, NOON, false);
-            var cut = new Doubt(attempt(0, 0), Optional.of(run("run-1")), Symptom.CUT, "", NOON, NOON,
-                    false);
+            var late = doubt(attempt(0, 0), cut(Symptom.TIMED_OUT, run("run-1")), 0);
+            var nameless = doubt(attempt(0, 0), cut(Symptom.TIMED_OUT, new RunRef("run-1", "")), 0);
+            var cut = doubt(attempt(0, 0), cut(Symptom.CUT, run("run-1")), 0);
 
             assertTrue(late.stopsFirst());
             assertFalse(late.later(NOON).stopsFirst());
@@ -3154,8 +3157,7 @@ final class DifyExecTest {
 
         @Test
         void lookUpsFollowEachOtherEverMoreSlowly() {
-            var doubt = new Doubt(attempt(0, 0), Optional.empty(), Symptom.CUT, "", NOON,
-                    NOON.plusSeconds(300), false);
+            var doubt = doubt(attempt(0, 0), cut(Symptom.CUT), 300);
             var pauses = new ArrayList<Duration>();
             for (int look = 0; look < 20; look++) {
                 doubt = doubt.later(NOON);
@@ -3169,8 +3171,7 @@ final class DifyExecTest {
 
         @Test
         void theLastLookUpIsAtTheDeadline() {
-            var doubt = new Doubt(attempt(0, 0), Optional.empty(), Symptom.CUT, "", NOON,
-                    NOON.plusSeconds(1), false);
+            var doubt = doubt(attempt(0, 0), cut(Symptom.CUT), 1);
             for (int look = 0; look < 8; look++) doubt = doubt.later(NOON);
 
             assertEquals(NOON.plusSeconds(1), doubt.due());
@@ -3179,8 +3180,7 @@ final class DifyExecTest {
 
         @Test
         void theFirstWordOfARunsStartCounts() {
-            var doubt = new Doubt(attempt(0, 0), Optional.empty(), Symptom.CUT, "", NOON,
-                    NOON.plusSeconds(40), false);
+            var doubt = doubt(attempt(0, 0), cut(Symptom.CUT), 40);
 
             var known = doubt.begun(Optional.of(NOON.plusSeconds(3)), NOON.plusSeconds(9), seconds(40))
                     .begun(Optional.of(NOON.plusSeconds(5)), NOON.plusSeconds(9), seconds(40));
@@ -3705,6 +3705,387 @@ final class DifyExecTest {
         }
     }
 
+    /// What a look leads to, in a few words: `,` parts what comes one after the other.
+    @Nested
+    class TheInquiry {
+        private static final Here HERE = new Here(Listing.FROM_START, false, false);
+        private static final Seen BARE = bare("Workflow stream ended without a terminal event");
+
+        private final Inquiry inquiry = inquiry(false);
+
+        private static Inquiry inquiry(boolean resendUnknown) {
+            var limits = new Limits(null, null, seconds(20), seconds(300), Settle.DEFAULT);
+            return new Inquiry(new Judge(BACKOFF, RetryRuns.TRANSIENT, ACCESS), limits,
+                    resendUnknown);
+        }
+
+        private static String word(Step step, Instant now) {
+            return switch (step) {
+                case Step.Take(_, var verdict) -> "take " + TheJudge.word(verdict);
+                case Step.Judged(_, var verdict) -> "judge " + TheJudge.word(verdict);
+                case Step.LookAgain(var doubt) when doubt.due().equals(now.plusSeconds(2)) -> "look in 2 s";
+                case Step.LookAgain _ -> "look";
+                case Step.Say(_, var then) -> "say, " + word(then, now);
+                case Step.Close(var end, _, _, var then) -> end + ", " + word(then, now);
+                case Step.SendAgain(var tries, var rechecked) -> (rechecked ? "send" : "recheck")
+                        + " " + tries.failed();
+                case Step.GiveUp(_, var outcome) -> outcome.standing().word();
+                case Step.StopBatch _ -> "stop";
+                case Step.Nothing() -> "nothing";
+            };
+        }
+
+        private String step(Doubt doubt, Found found, Listing listing, long seconds) {
+            return word(inquiry.step(doubt, found, new Here(listing, false, false), NOON.plusSeconds(seconds)),
+                    NOON.plusSeconds(seconds));
+        }
+
+        private String step(Doubt doubt, Found found) {
+            return step(doubt, found, Listing.FROM_START, 10);
+        }
+
+        private static Seen.Ran bare(String error) {
+            return new Seen.Ran(run("run-1"), RunStatus.FAILED, "{}".getBytes(UTF_8), error, "",
+                    Usage.NONE);
+        }
+
+        private static Doubt.NoEnd doubt(Symptom symptom, Attempt attempt, boolean known) {
+            Seen seen = symptom == Symptom.UNCONFIRMED ? BARE
+                    : known ? cut(symptom, run("run-1")) : cut(symptom);
+            return new Doubt.NoEnd(attempt, seen, symptom, symptom.text, NOON, NOON.plusSeconds(300));
+        }
+
+        private static Doubt.NoEnd doubt(Symptom symptom) {
+            return doubt(symptom, attempt(0, 0), true);
+        }
+
+        /// Of other cells than its row has now; `csv` is the hash of the row as the CSV had it, if it had been edited.
+        private static Attempt stale(Kind kind, String csv) {
+            return new Attempt(0, row("a"), Tries.NONE, attempt(0, 0).user(), Mode.BLOCKING,
+                    "0123456789abcdef", NOON, kind, csv);
+        }
+
+        private static Found found(RunStatus status) {
+            return switch (status) {
+                case RUNNING, PAUSED -> new Found.Running(run("run-1"), status);
+                case SUCCEEDED, PARTIAL, FAILED, STOPPED -> ended(ran("run-1", status,
+                        status.isSuccess() ? "" : "no such city"));
+            };
+        }
+
+        @ParameterizedTest(name = "{0}, now {1}, seen stopped before: {2}")
+        @CsvSource(useHeadersInDisplayName = true, textBlock = """
+                symptom,     status,    stopped, step
+                CUT,         SUCCEEDED, false,   take succeeded
+                CUT,         PARTIAL,   false,   take partial
+                CUT,         FAILED,    false,   take failed
+                CUT,         STOPPED,   false,   look in 2 s
+                CUT,         STOPPED,   true,    take failed
+                CUT,         SUCCEEDED, true,    take succeeded
+                STOPPED,     STOPPED,   false,   look in 2 s
+                STOPPED,     STOPPED,   true,    take failed
+                CRASH,       STOPPED,   false,   look in 2 s
+                CRASH,       FAILED,    false,   take failed
+                LOST_RESULT, SUCCEEDED, false,   take succeeded
+                TIMED_OUT,   SUCCEEDED, false,   take succeeded
+                TIMED_OUT,   FAILED,    false,   take failed
+                TIMED_OUT,   STOPPED,   false,   take failed
+                UNCONFIRMED, SUCCEEDED, false,   take succeeded
+                UNCONFIRMED, FAILED,    false,   judge failed
+                UNCONFIRMED, STOPPED,   false,   look in 2 s
+                UNCONFIRMED, STOPPED,   true,    judge failed
+                INTERRUPTED, SUCCEEDED, false,   take succeeded
+                INTERRUPTED, FAILED,    false,   'interrupted, recheck 0'
+                INTERRUPTED, STOPPED,   false,   look in 2 s
+                INTERRUPTED, STOPPED,   true,    'interrupted, recheck 0'
+                RECHECK,     SUCCEEDED, false,   take succeeded
+                RECHECK,     FAILED,    false,   recheck 0
+                RECHECK,     STOPPED,   false,   recheck 0
+                """)
+        void anEndIsTakenOnceItIsSure(Symptom symptom, RunStatus status, boolean stopped,
+                String step) {
+            var doubt = doubt(symptom);
+
+            assertEquals(step, step(stopped ? doubt.stoppedOnce(NOON) : doubt, found(status)));
+        }
+
+        @Test
+        void aRunOverItsTimeHasTimedOutWhateverItsEndSays() {
+            var step = (Step.Take) inquiry.step(doubt(Symptom.TIMED_OUT),
+                    ended(failed("Rate Limit Error")), HERE, NOON);
+
+            assertTrue(TheJudge.said(step.verdict()).startsWith("timed out"), step.toString());
+        }
+
+        @ParameterizedTest(name = "{0}, {1} after {2} s, begun {3} s before, sent again by wish: {4}")
+        @CsvSource(useHeadersInDisplayName = true, nullValues = "-", textBlock = """
+                symptom,     status,  seconds, age, resend, step
+                CUT,         RUNNING, 299,     -,   false,  look
+                CUT,         RUNNING, 300,     -,   false,  unknown
+                CUT,         RUNNING, 300,     -,   true,   unknown
+                CUT,         RUNNING, 310,     299, false,  look
+                CUT,         RUNNING, 310,     300, false,  unknown
+                CUT,         PAUSED,  10,      -,   false,  paused
+                STOPPED,     RUNNING, 299,     -,   false,  look
+                UNCONFIRMED, RUNNING, 299,     -,   false,  look
+                UNCONFIRMED, RUNNING, 300,     -,   true,   unknown
+                TIMED_OUT,   RUNNING, 299,     299, false,  look
+                TIMED_OUT,   RUNNING, 300,     0,   false,  look
+                TIMED_OUT,   RUNNING, 300,     -,   false,  unknown
+                CRASH,       RUNNING, 299,     -,   true,   look
+                CRASH,       RUNNING, 300,     -,   false,  unknown
+                CRASH,       RUNNING, 300,     -,   true,   'resent, send 0'
+                CRASH,       PAUSED,  10,      -,   false,  paused
+                CRASH,       PAUSED,  10,      -,   true,   'resent, send 0'
+                RECHECK,     RUNNING, 299,     -,   false,  look
+                RECHECK,     RUNNING, 300,     -,   false,  unknown
+                """)
+        void aRunThatGoesOnIsWaitedForUntilItsTimeIsOver(Symptom symptom, RunStatus status,
+                long seconds, Long age, boolean resend, String step) {
+            var now = NOON.plusSeconds(seconds);
+            var found = new Found.Running(run("run-1"), status,
+                    Optional.ofNullable(age).map(Duration::ofSeconds));
+
+            assertEquals(step, word(inquiry(resend).step(doubt(symptom), found, HERE, now), now));
+        }
+
+        @ParameterizedTest(name = "{0}, {1}, by name: {2}, nothing found after {3} s")
+        @CsvSource(useHeadersInDisplayName = true, textBlock = """
+                listing,    mode,      name,  seconds, step
+                FROM_START, BLOCKING,  own,   29,      look
+                FROM_START, BLOCKING,  own,   30,      'not_started, recheck 1'
+                FROM_START, STREAMING, own,   299,     look
+                FROM_START, STREAMING, own,   300,     'not_started, recheck 1'
+                AT_END,     BLOCKING,  own,   299,     look
+                AT_END,     BLOCKING,  own,   300,     unknown
+                AT_END,     STREAMING, own,   0,       unknown
+                NOT_KNOWN,  BLOCKING,  own,   299,     look
+                NOT_KNOWN,  BLOCKING,  own,   300,     unknown
+                NOT_KNOWN,  STREAMING, own,   299,     look
+                NOT_KNOWN,  STREAMING, own,   300,     unknown
+                FROM_START, BLOCKING,  fixed, 300,     unknown
+                FROM_START, STREAMING, fixed, 0,       unknown
+                """)
+        void whatLeavesNoTraceIsSentAgainOnlyWhereThatProvesThatItNeverStarted(Listing listing,
+                Mode mode, String name, long seconds, String step) {
+            var own = attempt(mode, Tries.NONE);
+            var asked = new Attempt(1, own.row(), own.tries(), name.equals("own") ? own.user() : "nightly",
+                    mode, own.cells(), NOON);
+
+            assertEquals(step, step(doubt(Symptom.NO_ANSWER, asked, false), ABSENT, listing, seconds));
+        }
+
+        @ParameterizedTest
+        @EnumSource(value = Symptom.class, mode = EnumSource.Mode.EXCLUDE, names = "UNCONFIRMED")
+        void aRunThatIsKnownIsNeverJudgedNotStarted(Symptom symptom) {
+            for (var listing : Listing.values())
+                for (var mode : List.of(Mode.BLOCKING, Mode.STREAMING)) {
+                    var doubt = doubt(symptom, attempt(mode, Tries.NONE), true);
+                    assertEquals("look", step(doubt, ABSENT, listing, 299));
+                    assertEquals("unknown", step(doubt, ABSENT, listing, 301));
+                }
+        }
+
+        @ParameterizedTest(name = "{0} after {1} failed attempts")
+        @CsvSource(useHeadersInDisplayName = true, textBlock = """
+                symptom,     failed, step
+                NO_ANSWER,   0,      'not_started, recheck 1'
+                NO_ANSWER,   2,      'not_started, recheck 3'
+                NO_ANSWER,   3,      'not_started, failed'
+                CRASH,       3,      'not_started, recheck 3'
+                INTERRUPTED, 0,      'not_started, recheck 0'
+                """)
+        void aRequestThatNeverStartedCountsAsATryOfTheCallThatSentIt(Symptom symptom, int failed,
+                String step) {
+            var doubt = doubt(symptom, attempt(failed, 0), false);
+
+            assertEquals(step, step(doubt, ABSENT, Listing.FROM_START, 30));
+        }
+
+        @ParameterizedTest(name = "{0}: {1}")
+        @CsvSource(useHeadersInDisplayName = true, delimiter = '|', textBlock = """
+                mode      | words                                          | step
+                STREAMING | name is required in input form                 | judge failed
+                STREAMING | [Errno 111] Connection refused                 | judge again
+                STREAMING | Workflow stream ended without a terminal event | judge look up
+                BLOCKING  | [Errno 111] Connection refused                 | judge again
+                BLOCKING  | no such city                                   | judge failed
+                """)
+        void aFailureThatIsStoredNowhereIsJudgedByItsWords(Mode mode, String words, String step) {
+            var doubt = new Doubt.NoEnd(attempt(mode, Tries.NONE), bare(words),
+                    Symptom.UNCONFIRMED, "", NOON, NOON);
+
+            assertEquals(step, step(doubt, ABSENT));
+        }
+
+        @Test
+        void aFailureThatIsStoredNowhereHasNoRunToLookFor() {
+            var step = (Step.Judged) inquiry.step(doubt(Symptom.UNCONFIRMED,
+                    attempt(Mode.STREAMING, Tries.NONE), true), ABSENT, HERE, NOON);
+
+            assertEquals(Optional.empty(), step.seen().run());
+        }
+
+        @ParameterizedTest(name = "{0}, {1} after {2} s, sent again by wish: {3}")
+        @CsvSource(useHeadersInDisplayName = true, textBlock = """
+                symptom, answer,    seconds, resend, step
+                CUT,     503,       299,     false,  look
+                CUT,     503,       300,     false,  unknown
+                CUT,     503,       300,     true,   unknown
+                CRASH,   503,       300,     true,   'resent, send 0'
+                CUT,     401,       10,      false,  stop
+                CUT,     401,       300,     false,  stop
+                CUT,     none,      10,      false,  look
+                CUT,     none,      300,     false,  look
+                CUT,     too large, 10,      false,  judge failed
+                RECHECK, 503,       299,     false,  look
+                """)
+        void aLookWithoutAnAnswerIsRepeatedUnlessItsAnswerSaysMore(Symptom symptom, String answer,
+                long seconds, boolean resend, String step) {
+            var now = NOON.plusSeconds(seconds);
+
+            assertEquals(step, word(inquiry(resend).step(doubt(symptom), silent(answer), HERE, now), now));
+        }
+
+        private static Found silent(String answer) {
+            return new Found.Silent(switch (answer) {
+                case "none" -> cut(Symptom.NO_ANSWER);
+                case "too large" -> new Seen.TooLarge(Optional.of(run("run-1")), "too large");
+                default -> http(Integer.parseInt(answer), "", "");
+            });
+        }
+
+        @ParameterizedTest(name = "{0}, {1}, its edits are lost: {2}")
+        @CsvSource(useHeadersInDisplayName = true, textBlock = """
+                status,    kind, lost,  step
+                SUCCEEDED, ROW,  false, 'say, stale, recheck 0'
+                PARTIAL,   ROW,  false, 'say, stale, recheck 0'
+                SUCCEEDED, TRY,  true,  'say, stale, recheck 0'
+                SUCCEEDED, ROW,  true,  unknown
+                FAILED,    ROW,  false, take failed
+                """)
+        void aSuccessOfOtherCellsIsNotTaken(RunStatus status, Kind kind, boolean lost, String step) {
+            var attempt = stale(kind, lost ? row("a").hash() : "");
+
+            assertEquals(step, step(doubt(Symptom.CRASH, attempt, true), found(status)));
+        }
+
+        @ParameterizedTest(name = "{0}, its stop asked for: {1}")
+        @CsvSource(useHeadersInDisplayName = true, textBlock = """
+                status,    asked, step
+                RUNNING,   false, nothing
+                SUCCEEDED, false, take succeeded
+                SUCCEEDED, true,  take succeeded
+                FAILED,    false, take failed
+                FAILED,    true,  'interrupted, nothing'
+                STOPPED,   false, judge look up
+                STOPPED,   true,  'interrupted, nothing'
+                """)
+        void theEndOfARunWhoseStreamIsQuietIsTaken(RunStatus status, boolean asked, String step) {
+            var quiet = new Doubt.QuietStream(attempt(0, 0), Optional.of(run("run-1")), NOON, NOON);
+            var here = new Here(Listing.FROM_START, asked, false);
+
+            assertEquals(step, word(inquiry.step(quiet, found(status), here, NOON), NOON));
+            assertEquals("nothing", word(inquiry.step(quiet, ABSENT, here, NOON), NOON));
+            assertEquals("nothing", word(inquiry.step(quiet, silent("503"), here, NOON), NOON));
+        }
+
+        private static Attempt earlier(String user) {
+            return new Attempt(0, row("a"), Tries.NONE, user, Mode.BLOCKING, row("a").hash(),
+                    NOON);
+        }
+
+        private static Doubt.Recheck recheck(Attempt... earlier) {
+            return Doubt.Recheck.of(List.of(earlier), new Tries(2, 0), NOON);
+        }
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, textBlock = """
+                found,     step
+                SUCCEEDED, take succeeded
+                FAILED,    recheck 2
+                STOPPED,   recheck 2
+                RUNNING,   look
+                PAUSED,    paused
+                """)
+        void whatTurnsUpBeforeARowIsSentAgainIsTakenOrWaitedFor(RunStatus found, String step) {
+            assertEquals(step, step(recheck(earlier("u-1"), earlier("u-2")), found(found)));
+        }
+
+        @Test
+        void aRowIsSentAgainOnceNoneOfItsEarlierAttemptsHasTurnedUp() {
+            var first = recheck(earlier("u-1"), earlier("u-2"));
+
+            var second = ((Step.LookAgain) inquiry.step(first, ABSENT, HERE, NOON)).doubt();
+
+            assertEquals("u-1", first.attempt().user());
+            assertEquals("u-2", second.attempt().user());
+            assertEquals(NOON, second.due());
+            assertEquals("send 2", step(second, ABSENT));
+        }
+
+        @Test
+        void anEarlierAttemptOfWhichTheServerSaysNothingIsAskedForAgain() {
+            var again = ((Step.LookAgain) inquiry.step(recheck(earlier("u-1"), earlier("u-2")), silent("503"),
+                    HERE, NOON)).doubt();
+
+            assertEquals("u-1", again.attempt().user());
+            assertEquals(NOON.plusMillis(500), again.due());
+            assertEquals("stop", step(recheck(earlier("u-1")), silent("401")));
+        }
+
+        @Test
+        void anEarlierAttemptWithOtherCellsIsNotTakenEither() {
+            assertEquals("say, stale, recheck 0", step(recheck(stale(Kind.ROW, "")),
+                    found(RunStatus.SUCCEEDED)));
+        }
+
+        @Test
+        void anEarlierAttemptThatTurnsUpRunningHasTheWholeTimeLimit() {
+            var waits = ((Step.LookAgain) inquiry.step(recheck(earlier("u-1")),
+                    found(RunStatus.RUNNING), HERE, NOON.plusSeconds(50))).doubt();
+
+            var doubt = assertInstanceOf(Doubt.NoEnd.class, waits);
+            assertEquals(Optional.of(run("run-1")), doubt.run());
+            assertEquals(NOON.plusSeconds(350), doubt.deadline());
+            assertTrue(doubt.holds());
+        }
+
+        @ParameterizedTest(name = "{0}, the row has a success: {1}, the same cells: {2}")
+        @CsvSource(useHeadersInDisplayName = true, textBlock = """
+                status,    success, same,  step
+                SUCCEEDED, false,   true,  take succeeded
+                PARTIAL,   false,   true,  take partial
+                SUCCEEDED, true,    true,  nothing
+                SUCCEEDED, false,   false, nothing
+                FAILED,    false,   true,  nothing
+                STOPPED,   false,   true,  nothing
+                RUNNING,   false,   true,  nothing
+                PAUSED,    false,   true,  nothing
+                """)
+        void aLateRunIsTakenWhereTheRowHasNoSuccessAndTheSameCells(RunStatus status, boolean success,
+                boolean same, String step) {
+            var late = new Doubt.Late(same ? earlier("u-1") : stale(Kind.ROW, ""), NOON);
+            var here = new Here(Listing.FROM_START, false, success);
+
+            assertEquals(step, word(inquiry.step(late, found(status), here, NOON), NOON));
+            assertEquals("nothing", word(inquiry.step(late, ABSENT, here, NOON), NOON));
+            assertEquals("nothing", word(inquiry.step(late, silent("503"), here, NOON), NOON));
+        }
+
+        @Test
+        void aRunThatIsPaidTwiceByWishIsCountedUnseenOnlyIfNobodyKnowsIt() {
+            for (boolean known : new boolean[] {true, false}) {
+                var doubt = doubt(Symptom.CRASH, earlier("nightly"), known);
+
+                var step = (Step.Close) inquiry(true).step(doubt, ABSENT, HERE, NOON.plusSeconds(301));
+
+                assertEquals("resent", step.end());
+                assertEquals(known, step.seen().run().isPresent());
+            }
+        }
+    }
+
     @Nested
     class TheProof {
         @ParameterizedTest
@@ -3735,8 +4116,7 @@ final class DifyExecTest {
             var user = fixed ? "nightly" : own.user();
             var asked = new Attempt(1, own.row(), own.tries(), user, mode, own.cells(), NOON);
             for (var symptom : Symptom.values()) {
-                var doubt = new Doubt(asked, run ? Optional.of(run("run-1")) : Optional.empty(), symptom,
-                        symptom.text, NOON, NOON, false);
+                var doubt = doubt(asked, run ? cut(symptom, run("run-1")) : cut(symptom), 0);
 
                 assertEquals(proof, Proof.of(doubt, listing), symptom.name());
                 assertFalse(Proof.reason(doubt).isEmpty());
@@ -4376,8 +4756,7 @@ final class DifyExecTest {
         @Test
         void aRunningRunFoundByItsNameShowsHowTheServerLists() {
             var route = new Route(Mode.AUTO, Optional.empty(), "");
-            var doubt = new Doubt(attempt(0, 0), Optional.empty(), Symptom.CUT, "", NOON, NOON,
-                    false);
+            var doubt = doubt(attempt(0, 0), cut(Symptom.CUT), 0);
             assertEquals(Listing.NOT_KNOWN, route.listing());
 
             route.listsRunning(doubt.with(run("run-1"))); // found by its id: says nothing of the list

@@ -104,9 +104,10 @@ class ServerTest {
         return new Attempt(1, row, Tries.NONE, user, mode, row.hash(), Instant.now());
     }
 
-    static Doubt doubt(String user, Optional<RunRef> run, Symptom symptom) {
+    static Doubt.NoEnd doubt(String user, Optional<RunRef> run, Symptom symptom) {
         var attempt = attempt(BLOCKING, user, Map.of("id", "r1"));
-        return new Doubt(attempt, run, symptom, "", attempt.at(), attempt.at().plus(LONG), false);
+        var seen = new Seen.Cut(run, symptom, "");
+        return new Doubt.NoEnd(attempt, seen, symptom, "", attempt.at(), attempt.at().plus(LONG));
     }
 
     static JsonNode json(byte[] text) throws IOException {
