@@ -3709,7 +3709,7 @@ final class DifyExec implements Runnable {
                 return Optional.of("A proxy cut a run off after " + Plain.seconds(took)
                         + ": the batch goes on in streaming mode.");
             }
-            if (seen instanceof Seen.Refused refused && refused.inStream()) refusedStreams++;
+            if (seen instanceof Seen.Refused refused && refused.inStream() && refused.ref().isEmpty()) refusedStreams++;
             if (attempt.mode() == Mode.STREAMING) refusedAlone = busy == 0
                     && seen instanceof Seen.Refused refused && refused.isTooMany() ? refusedAlone + 1 : 0;
             if (mode == Mode.STREAMING && refusedStreams >= REFUSED_STREAMS)

@@ -3677,6 +3677,17 @@ final class DifyExecTest {
         }
 
         @Test
+        void anErrorBesideARunIsNoRefusal() {
+            var route = route(DifyExec.Mode.STREAMING);
+            var run = Optional.of(new DifyExec.RunRef("run-1", "task-1"));
+
+            for (int time = 0; time < 5; time++)
+                tell(route, DifyExec.Seen.Refused.event(400, "", "connection error", run), 0);
+
+            assertEquals(DifyExec.Mode.STREAMING, route.mode());
+        }
+
+        @Test
         void aRefusalThatIsNoStreamHoldsNoConnection() {
             var route = route(DifyExec.Mode.STREAMING);
 
