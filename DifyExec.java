@@ -4359,6 +4359,7 @@ final class DifyExec implements Runnable {
 
     /// A row's way to Dify and back: cells become values, files go up before the run and come down after it.
     record Sender(DifyClient client, Form form, Optional<Path> saveFiles) implements Workflow {
+        private static final String NO_ADDRESS = "no address in the output";
 
         @Override
         public Seen run(Attempt attempt, Told told) {
@@ -4440,6 +4441,7 @@ final class DifyExec implements Runnable {
         /// It gets its name once it is whole; until then it has one that no output has.
         @Override
         public Fetched fetch(OutputFile file) {
+            if (file.link().isBlank()) return new Fetched.Missing(NO_ADDRESS, false); // it would lead to the API itself
             var draft = file.place().resolveSibling(".difyexec-" + UUID.randomUUID() + ".part");
             try {
                 Files.createFile(draft); // what cannot be written is not asked for
@@ -4447,7 +4449,7 @@ final class DifyExec implements Runnable {
                 return seen.isEmpty() ? new Fetched.There(FreeName.take(draft, file.place()))
                         : new Fetched.Missing(Greeting.said(seen.get()).strip(), mayPass(seen.get()));
             } catch (IllegalArgumentException _) {
-                return new Fetched.Missing("no address in the output", false);
+                return new Fetched.Missing(NO_ADDRESS, false);
             } catch (IOException problem) {
                 return new Fetched.Missing(Plain.of(problem), false);
             } finally {
