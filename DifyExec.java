@@ -5013,6 +5013,7 @@ final class DifyExec implements Runnable {
 
     /// A row's way to Dify and back: cells become values, files go up before the run and come down after it.
     record Sender(DifyClient client, Form form, Optional<Path> saveFiles) implements Workflow {
+        private static final String NO_ADDRESS = "no address in the output";
 
         @Override
         public Seen run(Attempt attempt, Told told) {
@@ -5095,6 +5096,7 @@ final class DifyExec implements Runnable {
         /// It gets its name once it is whole; until then it has one that no output has.
         @Override
         public Fetched fetch(OutputFile file) {
+            if (file.link().isBlank()) return new Fetched.Missing(NO_ADDRESS, false); // it would lead to the API itself
             var draft = file.place().resolveSibling(".difyexec-" + UUID.randomUUID() + ".part");
             try {
                 Files.createFile(draft); // what cannot be written is not asked for
@@ -5102,7 +5104,7 @@ final class DifyExec implements Runnable {
                 return seen.isEmpty() ? new Fetched.There(FreeName.take(draft, file.place()))
                         : new Fetched.Missing(Greeting.said(seen.get()).strip(), mayPass(seen.get()));
             } catch (IllegalArgumentException _) {
-                return new Fetched.Missing("no address in the output", false);
+                return new Fetched.Missing(NO_ADDRESS, false);
             } catch (IOException problem) {
                 return new Fetched.Missing(Plain.of(problem), false);
             } finally {
@@ -10261,7 +10263,7 @@ final class DifyExec implements Runnable {
                 return Optional.of("A proxy cut a run off after " + Plain.seconds(took)
                         + ": the batch goes on in streaming mode.");
             }
-            if (seen instanceof Seen.Refused refused && refused.inStream()) refusedStreams++;
+            if (seen instanceof Seen.Refused refused && refused.inStream() && refused.ref().isEmpty()) refusedStreams++;
             if (attempt.mode() == Mode.STREAMING) refusedAlone = busy == 0
                     && seen instanceof Seen.Refused refused && refused.isTooMany() ? refusedAlone + 1 : 0;
             if (mode == Mode.STREAMING && holdsRefused && refusedStreams >= REFUSED_STREAMS)

@@ -2266,6 +2266,23 @@ class CommandTest {
             assertTrue(result("1").path("files").isMissingNode());
         }
 
+        @ParameterizedTest
+        @ValueSource(strings = {"null", "\"\"", "\" \"", "\"ht tp://x\"", "\"file:///etc/hostname\""})
+        void withoutAnAddressAreMissingNotFetchedFromTheApi(String link) throws IOException {
+            csv("id,doc,docs", "1,,");
+            dify.rows(dify.answer(200, text("""
+                    {'workflow_run_id':'r','task_id':'t','data':{'id':'r','workflow_id':'w','status':'succeeded',
+                     'outputs':{'made':{'dify_model_identity':'__dify__file__','extension':'.txt','url':%s}},
+                     'error':null,'elapsed_time':1,'total_tokens':1,'total_steps':1}}""", link)));
+            dify.server.stubFor(get(urlPathMatching("/v1/?")).willReturn(aResponse().withBody("welcome")));
+
+            var call = save();
+
+            assertEquals(3, call.code(), call.err());
+            assertEquals("{}", saved());
+            assertEquals("no address in the output", events("missing").getFirst().path("why").asText());
+        }
+
         @Test
         void thatCannotBeFetchedCostTheRowNothing() throws IOException {
             csv("id,doc,docs", "1,,");

@@ -4705,6 +4705,17 @@ final class DifyExecTest {
         }
 
         @Test
+        void anErrorBesideARunIsNoRefusal() {
+            var route = route(Mode.STREAMING);
+            var run = Optional.of(new RunRef("run-1", "task-1"));
+
+            for (int time = 0; time < 5; time++)
+                tell(route, Seen.Refused.event(400, "", "connection error", run), 0);
+
+            assertEquals(Mode.STREAMING, route.mode());
+        }
+
+        @Test
         void aRefusalThatIsNoStreamHoldsNoConnection() {
             var route = route(Mode.STREAMING);
 
