@@ -275,7 +275,7 @@ class ShellTest {
             told.append(session.desk.prompt().strip()).append('\n');
 
             var steady = steady(told.toString());
-            DifyExecTest.Golden.check("shell-story.txt", steady);
+            Given.Golden.check("shell-story.txt", steady);
             var line = result("r-2");
             assertTrue(line.path("edited").asBoolean());
             assertEquals("The parcel came late", line.path("inputs").path("text").asText());
@@ -295,7 +295,7 @@ class ShellTest {
             var block = Pattern.compile("(?s)```\n(results\\.jsonl \\(2 failed\\) dify> .*?)```").matcher(readme);
 
             assertTrue(block.find(), "no transcript in the README");
-            DifyExecTest.Golden.check("shell-story.txt", steady(block.group(1)));
+            Given.Golden.check("shell-story.txt", steady(block.group(1)));
         }
     }
 

@@ -185,7 +185,7 @@ class ViewsTest {
             var call = call("status", "-i", path("data.csv"), "-o", path("results.jsonl"));
 
             assertEquals(3, call.code(), call.err());
-            DifyExecTest.Golden.check("status.txt", masked(call.out()));
+            Given.Golden.check("status.txt", masked(call.out()));
         }
 
         @Test
@@ -194,7 +194,7 @@ class ViewsTest {
 
             var call = call("status", "--json", "-i", path("data.csv"), "-o", path("results.jsonl"));
 
-            DifyExecTest.Golden.check("status-json.txt", call.out().replace(",\"", ",\n\""));
+            Given.Golden.check("status-json.txt", call.out().replace(",\"", ",\n\""));
         }
 
         @Test
@@ -427,7 +427,7 @@ class ViewsTest {
         void isThisFile() throws IOException {
             mixed().save();
 
-            DifyExecTest.Golden.check("export.txt", written());
+            Given.Golden.check("export.txt", written());
         }
 
         @Test

@@ -1,0 +1,987 @@
+package difyexec;
+
+import org.junit.jupiter.api.BeforeEach;
+import org.junit.jupiter.api.Nested;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.io.TempDir;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.CsvSource;
+import org.junit.jupiter.params.provider.ValueSource;
+
+import module java.base;
+
+import static difyexec.DifyExec.*;
+import static difyexec.Given.*;
+import static java.nio.charset.StandardCharsets.UTF_8;
+import static org.junit.jupiter.api.Assertions.assertEquals;
+import static org.junit.jupiter.api.Assertions.assertFalse;
+import static org.junit.jupiter.api.Assertions.assertThrows;
+import static org.junit.jupiter.api.Assertions.assertTrue;
+import static org.junit.jupiter.api.Assumptions.assumeTrue;
+
+/// The files of a batch.
+final class BatchTest {
+    @Nested
+    class TheFirstLine {
+        @TempDir Path folder;
+
+        /// Of `results`, of `log`, of `both` or of `none`.
+        private String kind(String text) throws IOException {
+            var file = Files.writeString(folder.resolve("file"), text);
+            boolean result = FirstLine.isOurs(file, Results::isResult, Results.BEGINNING);
+            boolean event = FirstLine.isOurs(file, Journal::isEvent, Journal.BEGINNING);
+            return result ? event ? "both" : "results" : event ? "log" : "none";
+        }
+
+        @ParameterizedTest(name = "{0}: {1}")
+        @CsvSource(useHeadersInDisplayName = true, delimiter = '|', quoteCharacter = '`', textBlock = """
+                text                                                                   | kind
+                ``                                                                     | both
+                \uFEFF                                                                 | both
+                {'id':'a','status':'success','outputs':{}}\\n                           | results
+                \uFEFF{'id':'a','status':'success'}\\nkeep me                           | results
+                {'id': 7, 'outputs': {'outputs': {}}, 'status': 'success'}\\r\\n         | results
+                {'id':'a','status':'success'}                                          | results
+                \uFEFF{'id':                                                           | results
+                {'id': 'größer \\\\' still the id                                        | results
+                {'id':'a','sta                                                         | results
+                \uFEFF{'id': 'a', 'status': 'success', 'inputs': {'text': 'x           | results
+                {'event':'session','t':'2026-01-16T12:00:00Z','format':1}\\n            | log
+                {'t':'2026-01-16T12:00:00Z','event':'torn','file':'x'}\\n{'event        | log
+                {'event':'end','t':'2026-01-16T12:00:00Z','id':'a','outcome':'failed'} | log
+                {'event':'ses                                                          | log
+                {'event':'session','t':'2026-01-16T12:00:00Z','tool':'dify             | log
+                keep me                                                                | none
+                keep me\\n                                                             | none
+                \uFEFFid,text\\n1,a                                                    | none
+                \\n                                                                    | none
+                \\n{'id':'a','status':'success'}\\n                                    | none
+                {                                                                      | none
+                {\\n  'id': 'a',\\n  'status': 'success'\\n}\\n                           | none
+                {'a':1}                                                                | none
+                {'id':'a'}\\n{'id':'a','status':'success'}\\n                           | none
+                {'id':null,'status':null}\\n                                           | none
+                ['id','status']\\n                                                     | none
+                {'id':'a','status':'success'\\n                                        | none
+                {'id':'a','name':'Bo                                                   | none
+                {'id': 7, 'sta                                                         | none
+                {'id':'a','status':'open','ti                                          | none
+                {'event':'click','t':'2026-01-16T12:00:00Z'}\\n                         | none
+                {'event':'session','format':1}\\n                                      | none
+                {'event':'session','t':'today'}\\n                                     | none
+                {'event':'session','id':7                                              | none
+                {'event':'click','t':'2026-01-16                                       | none
+                {'event':'session','t':'2026-01-16T12:00:00Z'\\n                        | none
+                """)
+        void saysWhoseAFileIs(String text, String kind) throws IOException {
+            assertEquals(kind, kind(json(text).translateEscapes()));
+        }
+
+        @Test
+        void thatIsVeryLongIsKnownByItsBeginning() throws IOException {
+            var rest = "x".repeat(200_000);
+            var id = json("{'id':'") + rest;
+            var inputs = json("{'id':'a','status':'success','inputs':{'text':'") + rest;
+
+            assertEquals("results", kind(id));
+            assertEquals("results", kind(inputs + json("'}}\n")));
+            assertEquals("none", kind(rest));
+            assertEquals("none", kind(json("{'id':'a','name':'") + rest + json("','status':'success'}\n")));
+        }
+
+        @Test
+        void thatIsNotThereIsOurs() throws IOException {
+            assertTrue(FirstLine.isOurs(folder.resolve("none"), _ -> false, Pattern.compile("x")));
+        }
+    }
+
+    @Nested
+    class TheLineFile {
+        @TempDir Path folder;
+
+        private static void add(LineFile file, String text) throws IOException {
+            file.buffer().write(text.getBytes(UTF_8));
+        }
+
+        @Test
+        void linesAreOnDiskOnceTheyAreFlushed() throws IOException {
+            var path = folder.resolve("lines");
+            try (var file = new LineFile(path, new byte[0])) {
+                add(file, "one\n");
+                assertFalse(Files.exists(path));
+
+                assertTrue(file.flush());
+                assertEquals("one\n", Files.readString(path));
+                assertFalse(file.flush());
+                add(file, "two\n");
+                add(file, "three\n");
+                assertTrue(file.flush());
+            }
+
+            assertEquals("one\ntwo\nthree\n", Files.readString(path));
+        }
+
+        @Test
+        void whatFollowsFromALineHoldsOnceItIsInTheFile() throws IOException {
+            var done = new ArrayList<String>();
+            try (var file = new LineFile(folder.resolve("lines"), new byte[0])) {
+                add(file, "one\n");
+                file.onceWritten(() -> done.add("one"));
+                Thread.currentThread().interrupt(); // closes the file under the write
+                assertThrows(IOException.class, file::flush);
+                Thread.interrupted();
+                assertEquals(List.of(), done);
+            }
+            try (var file = new LineFile(folder.resolve("lines"), new byte[0])) {
+                add(file, "two\n");
+                file.onceWritten(() -> done.add("two"));
+
+                file.flush();
+                file.flush();
+
+                assertEquals(List.of("two"), done);
+            }
+        }
+
+        @Test
+        void onlyANewFileBeginsWithTheHead() throws IOException {
+            var path = folder.resolve("lines");
+            for (var line : List.of("one\n", "two\n"))
+                try (var file = new LineFile(path, Results.BOM)) {
+                    add(file, line);
+                    file.flush();
+                }
+
+            assertEquals("\uFEFFone\ntwo\n", Files.readString(path));
+        }
+
+        @Test
+        void aWriteThatFailsIsToldAndItsLinesAreNotForgotten() throws IOException {
+            var path = Files.createDirectory(folder.resolve("lines"));
+            try (var file = new LineFile(path, new byte[0])) {
+                add(file, "one\n");
+                assertThrows(IOException.class, file::flush);
+
+                Files.delete(path); // there is room now
+                assertTrue(file.flush());
+            }
+
+            assertEquals("one\n", Files.readString(path));
+        }
+
+        /// A real run in a process that may write only small files: the shell's limit is the full disk.
+        @Test
+        void aFullDiskStopsTheBatchWithEveryLineWholeAndNoResultMissing() throws Exception {
+            assumeTrue(Files.isExecutable(Path.of("/bin/sh")));
+            var rows = new StringBuilder("id,text\n");
+            for (int row = 1; row <= 60; row++) rows.append('r').append(row).append(",long")
+                    .append(" and longer".repeat(180)).append('\n');
+            Files.writeString(folder.resolve("data.csv"), rows);
+            var java = Path.of(System.getProperty("java.home"), "bin", "java").toString();
+            var classPath = Stream.of(System.getProperty("java.class.path").split(File.pathSeparator))
+                    .map(entry -> Path.of(entry).toAbsolutePath().toString())
+                    .collect(Collectors.joining(File.pathSeparator));
+            var builder = new ProcessBuilder("/bin/sh", "-c", "ulimit -f 60; exec \"$@\"", "sh", java,
+                    "-XX:-UsePerfData", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1",
+                    "--enable-native-access=ALL-UNNAMED", "-cp", classPath, "difyexec.DifyExec", "run",
+                    "--demo", "-c", "10", "-i", "data.csv", "-o", "results.jsonl")
+                    .directory(folder.toFile()).redirectErrorStream(true);
+            builder.environment().keySet().removeIf(name -> name.startsWith("DIFY") || name.equals("TIMEOUT"));
+            var process = builder.start();
+            process.getOutputStream().close();
+            var said = new String(process.getInputStream().readAllBytes(), UTF_8);
+
+            int code = process.waitFor();
+
+            assertEquals(STOPPED, code, said);
+            assertTrue(said.contains("cannot write"), said);
+            var text = Files.readString(folder.resolve("results.jsonl"));
+            assertTrue(text.endsWith("\n"));
+            var written = new ArrayList<String>();
+            for (var line : text.replace("\uFEFF", "").lines().toList())
+                written.add(JSON.readTree(line).path("id").asText());
+            var acknowledged = new ArrayList<String>();
+            for (var line : Files.readAllLines(folder.resolve("results.jsonl.log"))) {
+                var event = JSON.readTree(line);
+                if (event.path("outcome").asText().equals("succeeded")) acknowledged.add(event.path("id").asText());
+            }
+            assertTrue(written.size() > 2 && written.size() < 60, written.toString());
+            assertEquals(Set.copyOf(written), Set.copyOf(acknowledged));
+        }
+    }
+
+    @Nested
+    class TheJournal {
+        @TempDir Path folder;
+
+        @Test
+        void everyEventIsReadAsItWasWritten() throws IOException {
+            var path = folder.resolve("log");
+            var events = List.<Event>of(
+                    new Event.Session(NOON, 1, "difyexec 1", "http://x/v1", "app", "1.14.2", "auto", "c=5"),
+                    new Event.Attempt(NOON, "größe \"1\"", 2, "user-1", "streaming", "0123456789abcdef",
+                            "row", "fedcba9876543210"),
+                    new Event.Run(NOON, "a", "user-1", "run-1", "task-1"),
+                    new Event.Run(NOON, "😀", "user-2", "\ud83d run", "\ude00"),
+                    new Event.End(NOON, "a", "user-1", "failed", "0123456789abcdef", "run-1", 2, 500, "cause",
+                            "error", 1.25, 10, 3, new BigDecimal("0.0018"), "USD", "fedcba9876543210"),
+                    new Event.Look(NOON, "user-1", "run-1", "absent"),
+                    new Event.Harvest(NOON, "user-1", "run-1"),
+                    new Event.Stop(NOON, "why", "user-1", "task-1"),
+                    new Event.Throttle(NOON, "user-1", "why", 3),
+                    new Event.Late(NOON, "a", "user-1", "run-1", "succeeded"),
+                    new Event.Missing(NOON, "a", "user-1", "a-doc-1.pdf", "HTTP 503"),
+                    new Event.Torn(NOON, "results.jsonl", 10, 20));
+            try (var file = new LineFile(path, new byte[0])) {
+                events.forEach(event -> Journal.write(event, file));
+                file.flush();
+            }
+            var read = new ArrayList<Event>();
+
+            long unread = Journal.scan(path, (event, _) -> read.add(event));
+
+            assertEquals(0, unread);
+            assertEquals(events, read);
+            assertEquals(events.size(), Files.readAllLines(path).size());
+        }
+
+        @Test
+        void whatALaterVersionWritesIsReadAsFarAsItIsKnown() throws IOException {
+            var path = Files.writeString(folder.resolve("log"), """
+                    {"event":"holiday","t":"2026-01-16T12:00:00Z","where":{"city":"Rome"}}
+                    {"t":"2026-01-16T12:00:00Z"}
+                    {"mood":"good","event":"look","t":"2026-01-16T12:00:00.000Z","user":"u","saw":"absent"}
+                    """);
+            var read = new ArrayList<Event>();
+
+            assertEquals(0, Journal.scan(path, (event, _) -> read.add(event)));
+            assertEquals(List.of(new Event.Other(), new Event.Other(),
+                    new Event.Look(NOON, "u", null, "absent")), read);
+        }
+
+        @Test
+        void aLineThatCannotBeReadIsCountedAndTheNextOneIsRead() throws IOException {
+            var path = Files.writeString(folder.resolve("log"), """
+                    {"event":"look","t":"2026-01-16T12:00:00Z","user":"u","saw":"absent"}
+                    {"event":"look","t":"2026-
+                    []
+
+                    garbage
+                    {"event":"look","t":"yesterday","user":"u","saw":"absent"}
+                    {"event":"harvest","t":"2026-01-16T12:00:00Z","user":"u","run":"r"}
+                    """);
+            var read = new ArrayList<Event>();
+
+            assertEquals(4, Journal.scan(path, (event, _) -> read.add(event)));
+            assertEquals(2, read.size());
+        }
+
+        @Test
+        void aLogThatIsNotThereIsEmpty() throws IOException {
+            assertEquals(0, Journal.scan(folder.resolve("none"), (_, _) -> {
+                throw new AssertionError();
+            }));
+        }
+    }
+
+    @Nested
+    class TheResults {
+        @TempDir Path folder;
+
+        @Test
+        void aLineIsTheOneInTheGoldenFile() throws IOException {
+            var cells = new LinkedHashMap<String, String>();
+            cells.put("id", "r-1");
+            cells.put("text", "größer \"日本語\" 😀\nnext line");
+            cells.put("number", "007");
+            var row = new Row(0, 2, "r-1", cells);
+            var attempt = new Attempt(1, row, new Tries(2, 5), "user-1", Mode.STREAMING,
+                    row.hash(), NOON);
+            var outputs = json("{'answer':'日本語 😀','n':12345678901234567890,'price':1.10,'list':[1,null,{}]}");
+            var streamed = new Seen.Ran(run("run-1"), RunStatus.SUCCEEDED, outputs.getBytes(UTF_8),
+                    "", "workflow-1", new Usage(1.25, 120, 3, Optional.of(new BigDecimal("0.0018")), "USD"));
+            var partial = new Seen.Ran(run("run-2"), RunStatus.PARTIAL, "{}".getBytes(UTF_8),
+                    "", "workflow-1", new Usage(0.5, 0, 2, Optional.empty(), ""));
+
+            var lines = new ByteArrayOutputStream();
+            lines.writeBytes(Results.line(attempt, streamed, NOON.plusMillis(1234), List.of()));
+            lines.writeBytes(Results.line(attempt, partial, NOON, List.of()));
+
+            Golden.check("results.txt", lines.toString(UTF_8));
+        }
+
+        private static Optional<Results.Head> head(Path folder, String line) throws IOException {
+            try (var lines = new Lines(Files.writeString(folder.resolve("line"), line + "\n"))) {
+                lines.next();
+                return Results.head(lines);
+            }
+        }
+
+        @ParameterizedTest
+        @CsvSource(delimiter = '|', quoteCharacter = '`', nullValues = "-", useHeadersInDisplayName = true,
+                textBlock = """
+                line                                                                       | id | success | partial
+                {"id":"a","status":"success","inputs":{"id":"b"},"outputs":{"status":"x"}} | a  | true    | false
+                {"id":"a","status":"success","workflow_status":"partial-succeeded"}        | a  | true    | true
+                {"status":"success","outputs":{"outputs":{"id":"b"}},"id":" a "}           | a  | true    | false
+                {"id":"a","status":"failed"}                                               | a  | false   | false
+                {"id":"a","status":null}                                                   | a  | false   | false
+                {"id":"a"}                                                                 | a  | true    | false
+                {"id":7,"status":"success"}                                                | 7  | true    | false
+                {"id":"","status":"success"}                                               | -  |         |
+                {"status":"success"}                                                       | -  |         |
+                {"id":"a","status":"success","outputs":{"text":"tor                        | -  |         |
+                {"id":"a","status":"success"                                               | -  |         |
+                ["a"]                                                                      | -  |         |
+                no JSON                                                                    | -  |         |
+                """)
+        void aLineSaysWhoseResultItIs(String line, String id, Boolean success, Boolean partial) throws IOException {
+            var expected = id == null ? Optional.empty() : Optional.of(new Results.Head(id, success, partial));
+
+            assertEquals(expected, head(folder, line));
+            assertEquals(expected, head(folder, "\uFEFF" + line));
+        }
+
+        @Test
+        void theFileOfTheOriginalToolIsReadAsItIs() throws IOException {
+            var path = Files.writeString(folder.resolve("results.jsonl"), """
+                    \uFEFF{"id": "a", "status": "success", "outputs": {"outputs": {"answer": "1"}}, "retry_count": 0}
+                    {"id": "b", "status": "success", "outputs": {"answer": "2"}}
+
+                    {"id": "a", "status": "success", "outputs": {"answer": "3"}}
+                    {"id": "c", "status": "error", "error": "no"}
+                    half a li""");
+            var index = new Index();
+            for (var id : List.of("a", "b", "c", "d")) index.add(id, 0, 0);
+            index.endOfRows();
+
+            Results.read(path, index, List.of());
+
+            assertEquals(List.of(Standing.SUCCEEDED, Standing.SUCCEEDED, Standing.PENDING,
+                    Standing.PENDING), IntStream.range(0, 4).mapToObj(index::standing).toList());
+        }
+
+        @Test
+        void linesLongerThanAnyBufferAreReadToTheirEnd() throws IOException {
+            var path = Files.writeString(folder.resolve("results.jsonl"), json("{'id':'a','outputs':{'t':'"
+                    + "ä".repeat(200_000) + "'}}\n{'id':'b'}\r\n{'id':'c'}"));
+            var index = new Index();
+
+            Results.read(path, index, List.of());
+
+            assertEquals(List.of("a", "b", "c"), IntStream.range(0, index.size()).mapToObj(index::id).toList());
+        }
+    }
+
+    @Nested
+    class TheRetryList {
+        @TempDir Path folder;
+        private RetryList list;
+
+        @BeforeEach
+        void lieInTheFolder() {
+            list = new RetryList(folder.resolve("results.jsonl.retry"));
+        }
+
+        @Test
+        void isReadWithOrWithoutMarkAndBlanksAndDuplicates() throws IOException {
+            Files.writeString(list.path(), "\uFEFFb\r\na\n\n  c  \nb\n\uFEFFa\nd\uFEFF\n");
+
+            assertEquals(List.of("b", "a", "c", "d\uFEFF"), list.read());
+        }
+
+        @Test
+        void isEmptyWhereThereIsNone() throws IOException {
+            assertEquals(List.of(), list.read());
+        }
+
+        @Test
+        void whatIsNoUtf8IsTold() throws IOException {
+            Files.write(list.path(), new byte[] {'a', '\n', (byte) 0xE4, '\n'});
+
+            var problem = assertThrows(Unusable.class, list::read);
+
+            assertTrue(problem.getMessage().contains("not UTF-8"), problem.getMessage());
+        }
+
+        private static Index index(Standing... standings) {
+            var index = new Index();
+            for (int row = 0; row < standings.length; row++)
+                index.stand(index.add(Character.toString('z' - row), row + 2, 0), standings[row]);
+            index.endOfRows();
+            return index;
+        }
+
+        @Test
+        void isWrittenInTheOrderOfTheFile() throws IOException {
+            list.write(index(Standing.FAILED, Standing.SUCCEEDED, Standing.UNKNOWN,
+                    Standing.PENDING, Standing.PAUSED, Standing.PARTIAL));
+
+            assertEquals("z\nx\nv\n", Files.readString(list.path()));
+        }
+
+        @Test
+        void isGoneWhenNothingIsLeft() throws IOException {
+            Files.writeString(list.path(), "a\n");
+
+            list.write(index(Standing.SUCCEEDED));
+
+            assertFalse(Files.exists(list.path()));
+            try (var left = Files.list(folder)) {
+                assertEquals(List.of(), left.toList());
+            }
+        }
+
+        @Test
+        void isReplacedAsAWholeNeverWrittenOver() throws IOException {
+            Files.writeString(list.path(), "old\n");
+            try (var reader = Files.newBufferedReader(list.path())) {
+                list.write(index(Standing.FAILED));
+
+                assertEquals("old", reader.readLine()); // a reader keeps the file that it opened
+            }
+
+            assertEquals("z\n", Files.readString(list.path()));
+            try (var left = Files.list(folder)) {
+                assertEquals(List.of(list.path()), left.toList());
+            }
+        }
+    }
+
+    @Nested
+    class TheHistory {
+        @TempDir Path folder;
+
+        private String status(String log) throws IOException {
+            Files.writeString(folder.resolve("results.jsonl.log"), log);
+            var files = BatchFiles.of(folder.resolve("results.jsonl"));
+            var out = new StringWriter();
+            StatusView.print(Batch.peek(files, Optional.empty()), "CSV",
+                    new PrintWriter(out, true), Paint.NONE);
+            return out.toString();
+        }
+
+        private History history(String log) throws IOException {
+            return History.read(Files.writeString(folder.resolve("log"), log), new Index(),
+                    List.of());
+        }
+
+        @Test
+        void aLogOfALaterFormatIsRefusedWithTheVersionThatWroteIt() {
+            var problem = assertThrows(Unusable.class, () -> history("""
+                    {"event":"session","t":"2026-01-16T12:00:00Z","format":2,"tool":"difyexec 9.9"}
+                    """));
+
+            assertTrue(problem.getMessage().contains("format 2") && problem.getMessage().contains("difyexec 9.9"),
+                    problem.getMessage());
+            assertEquals(UNUSABLE, problem.code());
+        }
+
+        @Test
+        void theLastOutcomeOfARowCounts() throws IOException {
+            var attempt = json("""
+                    {'event':'attempt','t':'2026-01-16T12:00:00Z','id':'%s','n':%d,'user':'%s','mode':'blocking',\
+                    'kind':'row'}
+                    """);
+            var end = json("""
+                    {'event':'end','t':'2026-01-16T12:00:01Z','id':'%s','user':'%s','outcome':'%s','error':'no'}
+                    """);
+
+            var said = status(attempt.formatted("a", 0, "u1") + end.formatted("a", "u1", "again")
+                    + attempt.formatted("a", 1, "u2") + end.formatted("a", "u2", "failed")
+                    + attempt.formatted("b", 0, "u3") + end.formatted("b", "u3", "failed")
+                    + attempt.formatted("b", 0, "u4") + end.formatted("b", "u4", "unknown")
+                    + attempt.formatted("c", 0, "u5") + end.formatted("c", "u5", "throttled")
+                    + attempt.formatted("c", 0, "u6") + end.formatted("c", "u6", "interrupted"));
+
+            assertTrue(said.contains("3 rows"), said);
+            assertTrue(said.lines().anyMatch(line -> line.matches(" +failed +1 .*")), said);
+            assertTrue(said.lines().anyMatch(line -> line.matches(" +unknown +1 .*")), said);
+            assertTrue(said.lines().anyMatch(line -> line.matches(" +pending +1 .*")), said);
+            assertTrue(said.contains("6 (1 retry)"), said);
+        }
+
+        /// Row `a` lacks two files, `b` one, which a later run has; the last try of `c`'s end was cut off.
+        @Test
+        void filesThatAreMissingAreThoseOfARowsLastSuccess() throws IOException {
+            var missing = json("{'event':'missing','t':'2026-01-16T12:00:01Z','id':'%s','user':'%s','file':'%s'}\n");
+            var end = json("{'event':'end','t':'2026-01-16T12:00:02Z','id':'%s','user':'%s','outcome':'%s'}\n");
+
+            var history = history(missing.formatted("a", "u1", "1.txt") + missing.formatted("a", "u1", "2.txt")
+                    + missing.formatted("a", "u1", "2.txt") + end.formatted("a", "u1", "succeeded")
+                    + missing.formatted("b", "u2", "1.txt") + end.formatted("b", "u2", "partial")
+                    + end.formatted("b", "u3", "succeeded") + end.formatted("a", "u4", "failed")
+                    + missing.formatted("c", "u5", "1.txt"));
+
+            assertEquals("2 files of 1 row could not be fetched (a): see 'missing' in the log; 'retry --force ID' runs "
+                    + "such a row anew", history.missingFiles().toString());
+        }
+
+        @Test
+        void linesThatCannotBeReadAreCountedAndTold() throws IOException {
+            var said = status("""
+                    {"event":"session","t":"2026-01-16T12:00:00Z","format":1,"tool":"difyexec 1"}
+                    {"event":"end","t":"2026-01-
+                    garbage
+                    {"event":"end","t":"2026-01-16T12:00:00Z","id":"a","user":"u","outcome":"failed","error":"no"}
+                    """);
+
+            assertTrue(said.contains("2 lines of the log could not be read"), said);
+            assertTrue(said.lines().anyMatch(line -> line.matches(" +failed +1 .*")), said);
+        }
+
+        @ParameterizedTest
+        @ValueSource(strings = {"null", "{'event':'attempt','kind':'row'}", "{'event':'end','id':'a','user':'u'}",
+                "{'event':'attempt','t':'2026-01-16T12:00:00Z','id':'a','user':'u','mode':'telepathic','kind':'row'}"})
+        void aLineThatLacksWhatItsEventNeedsIsOneThatCannotBeRead(String line) throws IOException {
+            var session = "{'event':'session','t':'2026-01-16T12:00:00Z','format':1}\n";
+
+            assertTrue(status(json(session + line) + "\n").contains("1 line of the log could not be read"));
+        }
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, nullValues = "-", textBlock = """
+                options,        mode,      kept
+                mode=auto c=5,  streaming, STREAMING
+                mode=auto c=5,  blocking,  BLOCKING
+                mode=streaming, streaming, -
+                -,              streaming, -
+                mode=auto,      -,         -
+                """)
+        void theModeIsKeptOnlyOfCallsThatLeftItToTheTool(String options, String mode, Mode kept)
+                throws IOException {
+            var line = JSON.createObjectNode().put("event", "session").put("t", NOON.toString()).put("format", 1)
+                    .put("options", options).put("mode", mode);
+
+            assertEquals(Optional.ofNullable(kept), history(line + "\n").mode());
+        }
+
+        @Test
+        void anAttemptWithoutAnEndIsDoubtfulWithTheRunThatWasSeen() throws IOException {
+            var index = new Index();
+            var ids = List.of("open", "ended", "unknown", "again", "unstarted", "try");
+            ids.forEach(id -> index.add(id, 0, 0));
+            var attempt = """
+                    {'event':'attempt','t':'2026-01-16T12:00:00Z','id':'%1$s','n':1,'user':'u-%1$s','mode':'streaming',\
+                    'kind':'row'}
+                    """;
+            var end = "{'event':'end','t':'2026-01-16T12:00:02Z','id':'%1$s','user':'u-%1$s','outcome':'%2$s'}\n";
+            var log = Files.writeString(folder.resolve("log"), json(attempt.formatted("open")
+                    + "{'event':'run','t':'2026-01-16T12:00:01Z','id':'open','user':'u-open','run':'r1','task':'t1'}\n"
+                    + attempt.formatted("ended") + end.formatted("ended", "failed")
+                    + attempt.formatted("unknown") + end.formatted("unknown", "unknown")
+                    + attempt.formatted("again") + end.formatted("again", "again")
+                    + attempt.formatted("unstarted") + end.formatted("unstarted", "not_started")
+                    + attempt.formatted("try").replace("'row'", "'try'")
+                    + attempt.formatted("only in the log")));
+
+            var history = History.read(log, index, List.of());
+            var doubtful = history.doubtful(false);
+
+            assertEquals(Set.of("open", "unknown", "unstarted", "only in the log"),
+                    doubtful.keySet().stream().map(index::id).collect(Collectors.toSet()));
+            var doubt = history.doubt(doubtful.get(index.find("open")), row("open"), Kind.ROW, seconds(300));
+            assertEquals(Optional.of(new RunRef("r1", "t1")), doubt.run());
+            assertEquals("u-open", doubt.attempt().user());
+            assertEquals(1, doubt.attempt().tries().retries());
+            assertEquals(Mode.STREAMING, doubt.attempt().mode());
+            assertEquals(NOON.plusSeconds(300), doubt.deadline());
+            assertEquals(Symptom.CRASH, doubt.symptom());
+        }
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, nullValues = "-", textBlock = """
+                outcome, run, late,  awaited
+                -,       -,   false, true
+                failed,  -,   false, true
+                again,   r1,  false, false
+                stale,   r1,  false, false
+                unknown, r1,  false, false
+                resent,  r1,  false, false
+                -,       -,   true,  false
+                """)
+        void aRunIsAwaitedWhereNoneWasKnownWhenItsRowWasSentAgain(String outcome, String run, boolean late,
+                boolean awaited) throws IOException {
+            var attempt = "{'event':'attempt','t':'2026-01-16T12:00:00Z','id':'a','user':'%s','mode':'blocking',"
+                    + "'kind':'row'}\n";
+            var end = "{'event':'end','t':'2026-01-16T12:00:02Z','id':'a','user':'u1','outcome':'%s'%s}\n";
+
+            var history = history(json(attempt.formatted("u1") + end.formatted("not_started", "")
+                    + (outcome == null ? "" : end.formatted(outcome, run == null ? "" : ",'run':'" + run + "'"))
+                    + attempt.formatted("u2")
+                    + (late ? "{'event':'late','t':'2026-01-16T12:00:03Z','id':'a','user':'u1'}\n" : "")));
+
+            assertEquals(awaited ? List.of("u1") : List.of(),
+                    history.resent().all().stream().map(Attempt::user).toList());
+        }
+
+        @Test
+        void aTryThatWasPaidForIsKnownAlsoAfterItsRowRanUnderTheSameName() throws IOException {
+            var history = history(json("""
+                    {'event':'attempt','t':'2026-01-16T12:00:00Z','id':'a','user':'u','mode':'streaming',\
+                    'cells':'0000000000000000','kind':'try'}
+                    {'event':'end','t':'2026-01-16T12:00:01Z','id':'a','user':'u','outcome':'try_succeeded','run':'r1'}
+                    {'event':'attempt','t':'2026-01-16T12:00:02Z','id':'a','user':'u','mode':'streaming','kind':'row'}
+                    {'event':'end','t':'2026-01-16T12:00:03Z','id':'a','user':'u','outcome':'failed','error':'no'}
+                    """));
+
+            assertEquals("r1", history.doubtful(true).get(0).run().orElseThrow().id());
+        }
+
+        @Test
+        void aTryThatWasStoppedAtCtrlCIsNoFailureOfItsRow() throws IOException {
+            var history = history(json("""
+                    {'event':'attempt','t':'2026-01-16T12:00:00Z','id':'a','user':'u1','mode':'streaming',\
+                    'cells':'0000000000000000','kind':'try'}
+                    {'event':'run','t':'2026-01-16T12:00:00Z','id':'a','user':'u1','run':'r1','task':'t1'}
+                    {'event':'stop','t':'2026-01-16T12:00:01Z','why':'interrupted','user':'u1','task':'t1'}
+                    {'event':'attempt','t':'2026-01-16T12:00:02Z','id':'a','user':'u2','mode':'blocking','kind':'row'}
+                    {'event':'end','t':'2026-01-16T12:00:03Z','id':'a','user':'u2','outcome':'throttled'}
+                    """));
+
+            var doubt = history.doubt(history.doubtful(true).get(0), row("a"), Kind.ROW, seconds(300));
+
+            assertEquals(Symptom.INTERRUPTED, doubt.symptom());
+            assertEquals(Kind.ROW, doubt.attempt().kind());
+            assertEquals(Map.of(), history.doubtful(false));
+        }
+    }
+
+    @Nested
+    class TheLock {
+        @TempDir Path folder;
+
+        @Test
+        void aSecondTakerIsRefusedUntilTheFirstHasGone() throws IOException {
+            var path = folder.resolve("results.jsonl.lock");
+            try (var first = Lock.take(path)) {
+                var problem = assertThrows(Unusable.class, () -> Lock.take(path));
+                assertTrue(problem.getMessage().contains("another difyexec"), problem.getMessage());
+                assertEquals(UNUSABLE, problem.code());
+                assertTrue(first.channel().isOpen());
+            }
+
+            Lock.take(path).close();
+        }
+
+        @Test
+        void aLockThatCannotBeWrittenIsTold() throws IOException {
+            var path = Files.createDirectory(folder.resolve("results.jsonl.lock"));
+
+            var problem = assertThrows(Unusable.class, () -> Lock.take(path));
+
+            assertTrue(problem.getMessage().contains("cannot be written"), problem.getMessage());
+        }
+
+        @Test
+        void aSecondBatchOnTheSameOutputIsRefused() throws IOException {
+            var scene = Scene.of(folder, "a");
+            try (var _ = scene.open()) {
+                assertThrows(Unusable.class, scene::open);
+            }
+
+            scene.open().close();
+        }
+
+        @Test
+        void aBatchThatIsRefusedLetsItsLockGo() throws IOException {
+            var scene = Scene.of(folder, "a");
+            Files.writeString(scene.file(".log"),
+                    json("{'event':'session','t':'2030-01-01T00:00:00Z','format':2,'tool':'difyexec 9.9'}\n"));
+            assertThrows(Unusable.class, scene::open);
+
+            Lock.take(scene.file(".lock")).close();
+        }
+    }
+
+    @Nested
+    class TheBatch {
+        @TempDir Path folder;
+
+        private static void count(int sent, int looked, Scene scene) {
+            assertEquals(sent, scene.sent.size(), "runs sent");
+            assertEquals(looked, scene.looked.size(), "runs looked up");
+        }
+
+        @Test
+        void longResultsDoNotWaitForEachOther() throws Exception {
+            var scene = Scene.of(folder, "a");
+            try (var batch = scene.open()) {
+                batch.result(new byte[1_000]);
+                assertFalse(Files.exists(scene.output));
+
+                batch.result(new byte[100_000]);
+
+                assertEquals(3 + 101_000, Files.size(scene.output));
+            }
+        }
+
+        @Test
+        void resultsThatAreGoneAreToldAndNotRunAgain() throws Exception {
+            var scene = Scene.of(folder, "a", "b");
+            scene.play();
+            Files.delete(scene.output);
+
+            var problem = assertThrows(Unusable.class, scene::open);
+
+            assertEquals(UNUSABLE, problem.code());
+            var said = problem.getMessage();
+            assertTrue(said.contains("2 results that the log knows of are gone (first: a)"), said);
+            assertTrue(said.contains("--rebuild"), said);
+        }
+
+        @Test
+        void resultsThatAreGoneAreFetchedAgainByTheirRunIds() throws Exception {
+            var scene = Scene.of(folder, "a", "b");
+            scene.play();
+            var lines = Files.readAllLines(scene.output);
+            Files.write(scene.output, lines.subList(0, 1));
+            scene.sent.clear();
+            scene.rebuild = true;
+            scene.world.startAt(Instant.now().plusSeconds(1)); // lost results are asked for from now on
+            scene.found = doubt -> ended(succeeded(doubt.run().orElseThrow().id()));
+
+            scene.play();
+
+            count(0, 1, scene);
+            assertEquals("run-b", scene.looked.getFirst().run().orElseThrow().id());
+            assertEquals(List.of("a", "b"), scene.resultIds());
+            assertEquals("run-b", scene.results().get(1).path("workflow_run_id").asText());
+        }
+
+        @Test
+        void aResultThatTheServerHasNoMoreIsUnknownAndNotPaidAgain() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.play();
+            Files.delete(scene.output);
+            scene.sent.clear();
+            scene.rebuild = true;
+            scene.world.startAt(Instant.now().plusSeconds(1)); // lost results are asked for from now on
+
+            scene.play();
+
+            assertEquals(List.of(), scene.ids());
+            assertEquals("unknown", scene.outcomes("a").getLast());
+            assertEquals(List.of("a"), scene.retryIds());
+        }
+
+        @Test
+        void resultsThatAreDeletedUnderTheBatchAreTold() throws Exception {
+            var scene = Scene.of(folder, "a", "b");
+            scene.answer = (attempt, _) -> {
+                if (attempt.row().id().equals("b")) assertTrue(scene.output.toFile().delete());
+                return succeeded("run-" + attempt.row().id());
+            };
+
+            var stop = scene.play().orElseThrow();
+
+            assertEquals(STOPPED, stop.code());
+            assertTrue(stop.why().contains("was deleted meanwhile"), stop.why());
+        }
+
+        @Test
+        void aTornLastLineIsCutOffAndItsRowLookedUp() throws Exception {
+            var scene = Scene.of(folder, "a", "b");
+            scene.play();
+            var bytes = Files.readAllBytes(scene.output);
+            Files.write(scene.output, Arrays.copyOf(bytes, bytes.length - 40));
+            scene.sent.clear();
+            scene.rebuild = true;
+            scene.world.startAt(Instant.now().plusSeconds(1)); // lost results are asked for from now on
+            scene.found = doubt -> ended(succeeded(doubt.run().orElseThrow().id()));
+
+            scene.play();
+
+            count(0, 1, scene);
+            assertEquals(List.of("a", "b"), scene.resultIds());
+            assertEquals("results.jsonl", scene.log("torn").getFirst().path("file").asText());
+        }
+
+        @Test
+        void whatIsWrittenIsKnownOnceItIsOnDisk() throws IOException {
+            var attempt = new Attempt(1, row("a"), Tries.NONE, "u1", Mode.BLOCKING, "",
+                    NOON);
+            try (var writer = Scene.of(folder, "a").open()) {
+                writer.record(Event.Attempt.of(attempt));
+                assertEquals(0, writer.batch().history().inFlight());
+
+                writer.flush();
+                assertEquals(1, writer.batch().history().inFlight());
+
+                writer.settled(attempt, new Outcome.Failed("no", false), NOON, Seen.nothing(), () ->
+                        assertEquals(Standing.FAILED, writer.standing(attempt.row())));
+                assertEquals(Standing.PENDING, writer.standing(attempt.row()));
+                writer.flush();
+                assertEquals(0, writer.batch().history().inFlight());
+                assertEquals("no", writer.batch().history().cause(0));
+            }
+        }
+
+        @Test
+        void aRowThatHasChangedSinceItsSuccessRunsAgainOnlyWhenAskedFor() throws Exception {
+            new Scene(folder, "id,text\na,old\nb,same\n").play();
+            var scene = new Scene(folder, "id,text\na,new\nb,same\n");
+            var options = new RowOptions();
+            try (var writer = scene.open()) {
+                var batch = writer.batch();
+                assertTrue(batch.select(options.of(Selection.pending()), seconds(1)).isEmpty());
+
+                options.rerunChanged = true;
+                var wanted = batch.select(options.of(Selection.pending()), seconds(1));
+
+                assertEquals(1, wanted.rows());
+                assertEquals("a", wanted.iterator().next().id());
+            }
+        }
+
+        private List<String> selected(Scene scene, Selection selection, Consumer<RowOptions> set)
+                throws IOException {
+            var options = new RowOptions();
+            set.accept(options);
+            try (var writer = scene.open()) {
+                var ids = new ArrayList<String>();
+                writer.batch().select(options.of(selection), seconds(1)).iterator()
+                        .forEachRemaining(row -> ids.add(row.id()));
+                return ids;
+            }
+        }
+
+        @Test
+        void rowsAreSelectedByWhatIsAskedForAndWhatIsDone() throws Exception {
+            var scene = Scene.of(folder, "a", "b", "c", "d", "e");
+            scene.answer = Answer.byRow(Map.of("b", List.of(failed("no")), "d", List.of(failed("no")),
+                    "e", List.of(THROTTLED)));
+            scene.interruptAfter(Duration.ofMillis(100));
+            scene.backoff = new Backoff(seconds(60), seconds(60), 0);
+            scene.play(); // a and c succeed, b and d fail, e is pending
+            var pending = Selection.pending();
+
+            assertEquals(List.of("b", "d", "e"), selected(scene, pending, _ -> {}));
+            assertEquals(List.of("b", "d"), selected(scene, Selection.fromList(), _ -> {}));
+            assertEquals(List.of("b", "d"), selected(scene, pending, options -> options.limit = 2L));
+            assertEquals(List.of("b", "d", "e"), selected(scene, pending, options -> options.limit = 9L));
+            assertEquals(List.of("d", "e"), selected(scene, pending, options -> options.ids = List.of("e", "d", "a")));
+            var named = Selection.named(List.of("d"), false);
+            assertEquals(List.of("d"), selected(scene, named, _ -> {}));
+            var forced = Selection.named(List.of("d", "a"), true);
+            assertEquals(List.of("a", "d"), selected(scene, forced, _ -> {}));
+        }
+
+        @Test
+        void whatCannotBeSelectedIsTold() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.play();
+
+            var success = assertThrows(Unusable.class,
+                    () -> selected(scene, Selection.named(List.of("a"), false), _ -> {}));
+            var nobody = assertThrows(Unusable.class,
+                    () -> selected(scene, Selection.named(List.of("z"), false), _ -> {}));
+            var noOption = assertThrows(Unusable.class,
+                    () -> selected(scene, Selection.pending(), options -> options.ids = List.of("z")));
+
+            assertTrue(success.getMessage().contains("--force"), success.getMessage());
+            assertTrue(nobody.getMessage().contains("no row with the id \"z\""), nobody.getMessage());
+            assertTrue(noOption.getMessage().startsWith("--ids: "), noOption.getMessage());
+        }
+
+        @Test
+        void theFilesOfTheOriginalToolAreTakenOver() throws Exception {
+            var scene = Scene.of(folder, "a", "b", "c");
+            Files.writeString(scene.output,
+                    json("\uFEFF{'id': 'a', 'status': 'success', 'outputs': {'outputs': {'x': 1}}}\n"));
+            Files.writeString(scene.file(".retry"), "\uFEFFb\nb\n");
+
+            assertEquals(List.of("b", "c"), selected(scene, Selection.pending(), _ -> {}));
+            assertEquals(List.of("b"), selected(scene, Selection.fromList(), _ -> {}));
+        }
+
+        @Test
+        void anInputThatIsAlsoAnOutputIsRefused() throws IOException {
+            var output = Files.writeString(folder.resolve("data.csv"), "id\na\n");
+
+            var problem = assertThrows(Unusable.class, () -> BatchFiles.of(output).refuse(output));
+
+            assertTrue(problem.getMessage().contains("both input and output"), problem.getMessage());
+        }
+
+        @Test
+        void anOutputThatCannotBeIsTold() {
+            var folderItself = assertThrows(Unusable.class, () -> BatchFiles.of(folder));
+            var nowhere = assertThrows(Unusable.class,
+                    () -> BatchFiles.of(folder.resolve("none").resolve("results.jsonl")));
+
+            assertTrue(folderItself.getMessage().contains("a folder"), folderItself.getMessage());
+            assertTrue(nowhere.getMessage().contains("there is no folder"), nowhere.getMessage());
+        }
+    }
+
+    @Nested
+    class TheTornEnd {
+        @TempDir Path folder;
+
+        /// What is left of a file with these bytes, and how many bytes were cut off.
+        private String mended(String text, long cut) throws IOException {
+            var path = Files.writeString(folder.resolve("file"), text);
+            var torn = new ArrayList<Event.Torn>();
+
+            Torn.mend(path, torn);
+
+            assertEquals(cut, torn.stream().mapToLong(Event.Torn::bytes).sum());
+            torn.forEach(event -> assertEquals("file", event.file()));
+            torn.forEach(event -> assertEquals(text.getBytes(UTF_8).length - cut, event.at()));
+            return Files.readString(path);
+        }
+
+        @Test
+        void aWholeFileStaysAsItIs() throws IOException {
+            assertEquals("{\"a\":1}\n{\"b\":2}\n", mended("{\"a\":1}\n{\"b\":2}\n", 0));
+            assertEquals("", mended("", 0));
+            assertEquals("\n", mended("\n", 0));
+        }
+
+        @Test
+        void aLineWithoutItsEndIsCutOff() throws IOException {
+            assertEquals("{\"a\":1}\n", mended("{\"a\":1}\n{\"b\":\"tör", 10));
+            assertEquals("{\"a\":1}\n", mended("{\"a\":1}\n{", 1));
+            assertEquals("", mended("{\"only\":", 8));
+            assertEquals("{\"a\":1}\n", mended("{\"a\":1}\n" + "\0".repeat(70_000), 70_000));
+        }
+
+        @Test
+        void aWholeLineIsOnlyGivenItsEnd() throws IOException {
+            assertEquals("{\"a\":1}\n{\"b\":2}\n", mended("{\"a\":1}\n{\"b\":2}", 0));
+            assertEquals("\uFEFF{\"a\":1}\n", mended("\uFEFF{\"a\":1}", 0));
+        }
+
+        @Test
+        void aMarkAloneStays() throws IOException {
+            assertEquals("\uFEFF", mended("\uFEFF", 0));
+        }
+
+        @Test
+        void aLongLineIsFoundFromItsStart() throws IOException {
+            var first = "{\"a\":\"" + "x".repeat(200_000) + "\"}\n";
+
+            assertEquals(first, mended(first + "{\"b\":\"" + "y".repeat(150_000), 150_006));
+            assertEquals(first + first, mended(first + first.stripTrailing(), 0));
+        }
+
+        @Test
+        void aFileThatIsNotThereIsNotMade() throws IOException {
+            Torn.mend(folder.resolve("none"), new ArrayList<>());
+
+            assertFalse(Files.exists(folder.resolve("none")));
+        }
+
+        @Test
+        void aMarkAloneIsFollowedByNoSecondOne() throws Exception {
+            var scene = Scene.of(folder, "a");
+            Files.write(scene.output, Results.BOM);
+
+            scene.play();
+
+            assertEquals(1, Files.readString(scene.output).chars().filter(c -> c == '\uFEFF').count());
+            assertEquals(List.of("a"), scene.resultIds());
+        }
+    }
+}

@@ -1,0 +1,629 @@
+package difyexec;
+
+import org.junit.jupiter.api.Nested;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.io.TempDir;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.CsvSource;
+import org.junit.jupiter.params.provider.EnumSource;
+import org.junit.jupiter.params.provider.ValueSource;
+
+import module java.base;
+
+import static difyexec.DifyExec.*;
+import static difyexec.Given.*;
+import static java.nio.charset.StandardCharsets.UTF_8;
+import static org.junit.jupiter.api.Assertions.assertArrayEquals;
+import static org.junit.jupiter.api.Assertions.assertEquals;
+import static org.junit.jupiter.api.Assertions.assertFalse;
+import static org.junit.jupiter.api.Assertions.assertInstanceOf;
+import static org.junit.jupiter.api.Assertions.assertThrows;
+import static org.junit.jupiter.api.Assertions.assertTrue;
+import static org.junit.jupiter.api.Assumptions.assumeTrue;
+
+/// Data, and the basics below it: times, text, settings.
+final class DataTest {
+    @Nested
+    class TheData {
+        /// `succeeded A`, `failed A`, `error`, parted by commas.
+        private static List<Seen> ends(String words) {
+            return Stream.of(words.split(", ")).<Seen>map(word -> switch (word) {
+                case "error" -> Seen.Refused.event(500, "", "boom", Optional.empty());
+                default -> ran(word.substring(word.length() - 1), RunStatus.of(word.split(" ")[0])
+                        .orElseThrow(), "");
+            }).toList();
+        }
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, delimiter = '|', nullValues = "-", textBlock = """
+                began with | told                     | seen as   | of run | because
+                A          | succeeded A              | Ran       | A      | -
+                A          | succeeded A, succeeded A | Ran       | A      | -
+                A          | failed A, error          | Ran       | A      | -
+                A          | paused A                 | Ran       | A      | -
+                A          | succeeded B              | Cut       | A      | another run
+                A          | failed B                 | Cut       | A      | another run
+                A          | failed A, succeeded A    | Cut       | A      | two ends
+                A          | succeeded A, failed A    | Cut       | A      | two ends
+                A          | paused A, succeeded A    | Cut       | A      | two ends
+                A          | succeeded A, succeeded B | Cut       | A      | two ends
+                A          | succeeded A, error       | Cut       | A      | two ends
+                -          | error                    | Refused   | -      | -
+                A          | error                    | Refused   | A      | -
+                A          | error, succeeded A       | Refused   | A      | -
+                A          | error, failed B          | Refused   | A      | -
+                """)
+        void aStreamsEndIsBelievedIfItIsOfItsRunAndTheOnlyOne(String began, String told, String kind, String run,
+                String why) {
+            var seen = Seen.told(Optional.ofNullable(began).map(id -> run(id)), ends(told));
+
+            assertEquals(kind, seen.getClass().getSimpleName());
+            assertEquals(Optional.ofNullable(run), seen.run().map(RunRef::id));
+            if (seen instanceof Seen.Cut(_, var symptom, var because)) {
+                assertEquals(Symptom.CONTRADICTED, symptom);
+                assertTrue(because.contains(why), because);
+            }
+        }
+
+        @Test
+        void theTaskOfARunMayBeLearntAtItsEnd() {
+            var began = Optional.of(new RunRef("A", ""));
+
+            assertInstanceOf(Seen.Ran.class, Seen.told(began, ends("succeeded A")));
+        }
+
+        @Test
+        void aRowKeepsTheOrderOfItsColumnsAndCannotBeChanged() {
+            var cells = new LinkedHashMap<String, String>();
+            for (var name : List.of("id", "zebra", "apple", "mango")) cells.put(name, name);
+            var row = new Row(0, 2, "id", cells);
+
+            assertEquals(List.of("id", "zebra", "apple", "mango"), List.copyOf(row.inputs().keySet()));
+            assertThrows(UnsupportedOperationException.class, () -> row.inputs().put("id", "other"));
+            assertThrows(IllegalArgumentException.class, () -> new Row(0, 2, " ", cells));
+        }
+
+        @Test
+        void anEditedRowKnowsWhatTheCsvHas() {
+            var inCsv = new Row(0, 2, "a", Map.of("id", "a", "text", "x"));
+
+            var edited = inCsv.with(Map.of("text", "y"));
+
+            assertEquals(Cells.hash(Map.of("id", "a", "text", "y")), edited.hash());
+            assertEquals(List.of(true, inCsv.hash()), List.of(edited.isEdited(), edited.original()));
+            for (var same : List.of(inCsv, inCsv.with(Map.of("text", "x")), edited.with(Map.of("text", "x"))))
+                assertEquals(List.of(false, "", inCsv.hash()), List.of(same.isEdited(), same.original(), same.hash()));
+        }
+
+        @Test
+        void streamsSettleLongerThanBlockingRunsUnlessOneTimeIsGiven() {
+            assertEquals(seconds(30), Settle.DEFAULT.of(Mode.BLOCKING));
+            assertEquals(seconds(300), Settle.DEFAULT.of(Mode.STREAMING));
+            assertEquals(seconds(7), new Settle(seconds(7), seconds(7)).of(Mode.STREAMING));
+        }
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, nullValues = "-", textBlock = """
+                word,              status
+                succeeded,         SUCCEEDED
+                partial-succeeded, PARTIAL
+                failed,            FAILED
+                stopped,           STOPPED
+                paused,            PAUSED
+                running,           RUNNING
+                scheduled,         RUNNING
+                something-new,     -
+                """)
+        void aRunStatusIsReadByDifysWord(String word, RunStatus status) {
+            assertEquals(Optional.ofNullable(status), RunStatus.of(word));
+        }
+
+        @ParameterizedTest
+        @EnumSource(Standing.class)
+        void aStandingIsFoundByTheWordThatTheLogHasForIt(Standing standing) {
+            assertEquals(Optional.of(standing), Standing.of(standing.word()));
+        }
+
+        @Test
+        void theRetryListHoldsWhatFailedIsPausedOrUnknown() {
+            var listed = Stream.of(Standing.values()).filter(Standing::isOnRetryList)
+                    .map(Standing::word).toList();
+
+            assertEquals(List.of("failed", "paused", "unknown"), listed);
+        }
+
+        @Test
+        void onlyARunOverItsTimeWithAKnownTaskIsStoppedAndOnlyBeforeItsFirstLook() {
+            var late = doubt(attempt(0, 0), cut(Symptom.TIMED_OUT, run("run-1")), 0);
+            var nameless = doubt(attempt(0, 0), cut(Symptom.TIMED_OUT, new RunRef("run-1", "")), 0);
+            var cut = doubt(attempt(0, 0), cut(Symptom.CUT, run("run-1")), 0);
+
+            assertTrue(late.stopsFirst());
+            assertFalse(late.later(NOON).stopsFirst());
+            assertFalse(nameless.stopsFirst());
+            assertFalse(cut.stopsFirst());
+        }
+
+        @Test
+        void lookUpsFollowEachOtherEverMoreSlowly() {
+            var doubt = doubt(attempt(0, 0), cut(Symptom.CUT), 300);
+            var pauses = new ArrayList<Duration>();
+            for (int look = 0; look < 20; look++) {
+                doubt = doubt.later(NOON);
+                pauses.add(Duration.between(NOON, doubt.due()));
+            }
+
+            assertEquals(Duration.ofMillis(500), pauses.getFirst());
+            assertEquals(seconds(15), pauses.getLast());
+            assertEquals(pauses.stream().sorted().toList(), pauses);
+        }
+
+        @Test
+        void theLastLookUpIsAtTheDeadline() {
+            var doubt = doubt(attempt(0, 0), cut(Symptom.CUT), 1);
+            for (int look = 0; look < 8; look++) doubt = doubt.later(NOON);
+
+            assertEquals(NOON.plusSeconds(1), doubt.due());
+            assertTrue(doubt.later(NOON.plusSeconds(1)).due().isAfter(NOON.plusSeconds(9)));
+        }
+
+        @Test
+        void theFirstWordOfARunsStartCounts() {
+            var doubt = doubt(attempt(0, 0), cut(Symptom.CUT), 40);
+
+            var known = doubt.begun(Optional.of(NOON.plusSeconds(3)), NOON.plusSeconds(9), seconds(40))
+                    .begun(Optional.of(NOON.plusSeconds(5)), NOON.plusSeconds(9), seconds(40));
+
+            assertEquals(NOON.plusSeconds(43), known.deadline());
+            assertEquals(NOON.plusSeconds(3), known.start());
+            assertEquals(doubt, doubt.begun(Optional.empty(), NOON.plusSeconds(9), seconds(40)));
+        }
+    }
+
+    @Nested
+    class TheLatencies {
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, textBlock = """
+                rows, p50,   p90,   p99,   max
+                1,    0.001, 0.001, 0.001, 0.001
+                2,    0.001, 0.002, 0.002, 0.002
+                10,   0.005, 0.009, 0.010, 0.010
+                100,  0.050, 0.090, 0.099, 0.100
+                1000, 0.500, 0.900, 0.990, 1.000
+                """)
+        void aPercentileIsTheSmallestValueThatSoManyDoNotExceed(int rows, double p50, double p90, double p99,
+                double max) {
+            var latencies = new Latencies();
+            IntStream.rangeClosed(1, rows).map(n -> rows + 1 - n).forEach(latencies::add);
+
+            var seen = latencies.percentiles(0.5, 0.9, 0.99, 1);
+
+            assertArrayEquals(new double[] {p50, p90, p99, max}, seen, 0.0000001);
+        }
+
+        @Test
+        void aTimeBeyondAllBoundsIsKeptAsTheLongest() {
+            var latencies = new Latencies();
+            assertTrue(latencies.isEmpty());
+
+            latencies.add(Long.MAX_VALUE);
+
+            assertEquals(Integer.MAX_VALUE / 1000.0, latencies.percentiles(1)[0]);
+        }
+    }
+
+    @Nested
+    class ThePlainText {
+        @Test
+        void controlCharactersAndThoseThatTurnTextAroundAreBlanks() {
+            assertEquals("a b c d e f g", Plain.text("a\u001bb\u202ec\u0000d\u2028e\u009bf\u200bg", 100));
+            assertEquals(" [31mred ", Plain.text("\u001b[31mred\n", 100));
+            assertEquals("größer 日本語 😀", Plain.text("größer 日本語 😀", 100));
+            assertEquals("\uFFFD end", Plain.text("\ud83d end", 100));
+        }
+
+        @Test
+        void longTextIsCutWithASign() {
+            assertEquals("12345", Plain.text("12345", 5));
+            assertEquals("12345…", Plain.text("123456", 5));
+        }
+
+        @Test
+        void textIsNotCutInTheMiddleOfACharacter() {
+            for (int longest = 1; longest < 8; longest++) {
+                var cut = Plain.text("ab😀😀😀", longest);
+
+                assertEquals(cut, new String(cut.getBytes(UTF_8), UTF_8));
+            }
+        }
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, delimiter = '|', quoteCharacter = '`', textBlock = """
+                message                                                   | cause
+                no such city                                              | no such city
+                HTTP 503 Service Unavailable                              | HTTP 503 Service Unavailable
+                HTTP/1.1 502                                              | HTTP/1.1 502
+                too large for the server (413): nginx                     | too large for the server (413): nginx
+                429 Client Error: Too Many Requests                       | 429 Client Error: Too Many Requests
+                [openai] Rate Limit, 429 Too Many                         | [openai] Rate Limit, 429 Too Many
+                Error code: 400 - {'code': 500}                           | Error code: 400 - {'code': 500}
+                status_code=429, got 504                                  | status_code=429, got 504
+                exited with status code of 137                            | exited with status code of 137
+                error code 100245                                         | error code …
+                row 17 failed, 404 times                                  | row … failed, … times
+                line 412: Unexpected token                                | line …: Unexpected token
+                step 3 of 7 (5 > 2)                                       | step 3 of 7 (5 > 2)
+                needs 0.5, has 12.75 of 1,234,567                         | needs 0.5, has … of …
+                POST http://127.0.0.1:9009/echo/4711?n=12                 | POST http://127.0.0.1:9009/echo/…?n=…
+                no route to 10.20.30.40                                   | no route to 10.20.30.40
+                cannot reach foo-12.example.com:8080 at all               | cannot reach foo-12.example.com:8080 at all
+                foo-12.example.com.                                       | foo-12.example.com.
+                is https://api-17/v1 up?                                  | is https://api-17/v1 up?
+                Pool(host='api-12', port=8000): refused                   | Pool(host='api-12', port=8000): refused
+                localhost:5001 on Dify 1.14.2                             | localhost:5001 on Dify 1.14.2
+                upload of scan-0017.png: HTTP 413                         | upload of scan-….png: HTTP 413
+                total_tokens:4711                                         | total_tokens:…
+                run 0b7f3a9e-1c2d-4e5f-8a9b-0c1d2e3f4a5b!                 | run …!
+                run difyexec-0123456789abcdef-12                          | run difyexec-…-…
+                at 0x7f3a, commit 3f9a2c7, chatcmpl-8xQ7bZpLk2VtYw9RsT4u  | at …, commit …, chatcmpl-…
+                still running 5 min 3 s after its start                   | still running … after its start
+                no answer within 9 s, 0.4 s, 1m30s or 2 hours             | no answer within …, …, … or …
+                due 2026-01-16T12:00:05.123Z, 2026-01-16 12:00:05,7, 9:30 | due …, …, …
+                on 16.01.2026 at 07:15 PM                                 | on … at …
+                deadbeef or id=9f86d081884c7d65, not a facade             | … or id=…, not a facade
+                gpt-4 of 404 wants sha256                                 | gpt-4 of … wants sha…
+                """)
+        void aCauseIsTheMessageWithoutWhatDiffersFromRowToRow(String message, String cause) {
+            assertEquals(cause, Plain.cause(message));
+        }
+
+        @Test
+        void aLongMessagesCauseIsTheSameBeforeAndAfterItWasInTheLog() {
+            for (int at = 0; at < 520; at++) {
+                var message = "x".repeat(at) + " run 4711 of 10.0.0.17 " + "y".repeat(600);
+
+                assertEquals(Plain.cause(message), Plain.cause(Plain.text(message, 500)));
+            }
+        }
+
+        @Test
+        void aLongCauseIsCutBehindWhatDiffers() {
+            var tail = " " + "word ".repeat(100);
+
+            assertEquals(Plain.cause("row 1234567" + tail), Plain.cause("row 12" + tail));
+            assertEquals(161, Plain.cause("row 12" + tail).length());
+        }
+
+        @Test
+        void aPageIsItsWords() {
+            assertEquals("504 Gateway Time-out nginx", Plain.html("<html><head><style>a{b:c}</style>"
+                    + "<script>x()</script></head>\n<h1>504 Gateway Time-out</h1><hr>nginx</html>"));
+        }
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, textBlock = """
+                millis,   text
+                0,        0.0 s
+                449,      0.4 s
+                9940,     9.9 s
+                10000,    10 s
+                119000,   119 s
+                120000,   2 min 0 s
+                185000,   3 min 5 s
+                7800000,  2 h 10 min
+                90000000, 25 h 0 min
+                """)
+        void timesAreShort(long millis, String text) {
+            assertEquals(text, Plain.seconds(Duration.ofMillis(millis)));
+        }
+
+        @ParameterizedTest
+        @CsvSource(delimiter = '|', quoteCharacter = '`', useHeadersInDisplayName = true, textBlock = """
+                word       | typed
+                data.csv   | data.csv
+                a b.csv    | 'a b.csv'
+                it's.csv   | 'it'\\''s.csv'
+                $HOME.csv  | '$HOME.csv'
+                größe.csv  | größe.csv
+                ``         | ''
+                """)
+        void aWordIsTypedSoThatAShellTakesIt(String word, String typed) {
+            assertEquals(typed, Plain.shell(word));
+        }
+
+        @Test
+        void problemsAreToldInWords() {
+            assertEquals("permission denied: x", Plain.of(new AccessDeniedException("x")));
+            assertEquals("no such file: x", Plain.of(new NoSuchFileException("x")));
+            assertEquals("unknown host", Plain.of(new UnknownHostException("dify.example")));
+            assertEquals("connection refused", Plain.of(new ConnectException()));
+            assertEquals("unknown host", Plain.of(new ConnectException().initCause(
+                    new UnresolvedAddressException())));
+            assertEquals("EOFException", Plain.of(new EOFException()));
+            assertEquals("a b", Plain.of(new IOException("a\nb")));
+        }
+    }
+
+    @Nested
+    class TheEnvironment {
+        private static Env env(String... namesAndValues) {
+            var variables = new HashMap<String, String>();
+            for (int name = 0; name < namesAndValues.length; name += 2)
+                variables.put(namesAndValues[name], namesAndValues[name + 1]);
+            return Env.of(variables);
+        }
+
+        private static Access access(Env env, String baseUrl, StringWriter err) {
+            var options = new DifyOptions();
+            options.baseUrl = URI.create(baseUrl);
+            options.timeout = seconds(300);
+            options.workflowId = "";
+            return options.access(env, new PrintWriter(err));
+        }
+
+        @Test
+        void theFirstPlaceThatHasAValueWins(@TempDir Path here, @TempDir Path script) throws IOException {
+            Files.writeString(here.resolve(".env"), "A=2\nB=3\nC=4\nD=\n");
+            Files.writeString(script.resolve(".env"), "C=5\nD=6\n");
+            var all = Env.of(Map.of("A", "1", "B", ""), here, script);
+
+            assertEquals("1", all.get("A"));
+            assertEquals("3", all.get("B")); // empty counts as none
+            assertEquals("4", all.get("C"));
+            assertEquals("6", all.get("D"));
+            assertEquals("", all.get("E"));
+            assertEquals("A=1", all.setting("A").orElseThrow().place());
+            assertEquals("C in " + here.resolve(".env") + ", line 3", all.setting("C").orElseThrow().place());
+        }
+
+        @Test
+        void aFileIsReadOnceAndWhenASettingIsAskedFor(@TempDir Path folder) throws IOException {
+            var env = Env.of(Map.of(), folder);
+            Files.writeString(folder.resolve(".env"), "A=1\n");
+            assertEquals("1", env.get("A"));
+            Files.writeString(folder.resolve(".env"), "A=2\n");
+
+            assertEquals("1", env.get("A"));
+        }
+
+        @ParameterizedTest
+        @CsvSource(delimiter = '|', quoteCharacter = '`', useHeadersInDisplayName = true, nullValues = "-",
+                textBlock = """
+                line                | value
+                A=b                 | b
+                A = b c             | b c
+                A='b "c" d'         | -
+                A='b c' # d         | b c
+                A="b # c" # d       | b # c
+                A=b # c             | b
+                A=b#c               | b#c
+                A='b#c'             | b#c
+                A=#b                | ``
+                A==b                | =b
+                A=b=c               | b=c
+                A=C:\\d\\           | C:\\d\\
+                A=$B$1              | $B$1
+                export A="b"        | b
+                exportA=b           | -
+                A="b                | -
+                A="b" c             | -
+                A='b                | -
+                A b                 | -
+                """)
+        void aLineIsReadAsAShellReadsIt(String line, String value, @TempDir Path folder) throws IOException {
+            Files.writeString(folder.resolve(".env"), line);
+
+            var setting = Env.of(Map.of(), folder).setting("A");
+
+            assertEquals(Optional.ofNullable(value).filter(text -> !text.isEmpty()),
+                    setting.map(Env.Setting::text).filter(text -> !text.isEmpty()));
+        }
+
+        private static String missing(Path folder) {
+            var problem = assertThrows(Unusable.class, () -> access(Env.of(Map.of(), folder),
+                    "https://dify.example/v1", new StringWriter()));
+            assertEquals(UNUSABLE, problem.code());
+            return problem.getMessage();
+        }
+
+        @Test
+        void linesThatCannotBeReadAreToldByNumberToWhoeverMissesTheKey(@TempDir Path folder) throws IOException {
+            Files.writeString(folder.resolve(".env"), "app-secret\nA=b\n" + "app-secret=\"\n".repeat(6));
+
+            assertTrue(missing(folder).startsWith("DIFY_API_KEY is missing (lines 1, 3, 4, 5, 6 … of "
+                    + folder.resolve(".env") + " cannot be read): set it"), missing(folder));
+            assertFalse(missing(folder).contains("secret"), missing(folder));
+        }
+
+        @Test
+        void aFolderOfThatNameIsNoFault(@TempDir Path folder) throws IOException {
+            Files.createDirectory(folder.resolve(".env"));
+
+            assertTrue(missing(folder).startsWith("DIFY_API_KEY is missing (" + folder.resolve(".env")
+                    + " is a folder): set it"), missing(folder));
+        }
+
+        @Test
+        void aFileThatIsTooLargeIsNamed(@TempDir Path folder) throws IOException {
+            Files.write(folder.resolve(".env"), new byte[(1 << 20) + 1]);
+
+            assertEquals("DIFY_API_KEY in " + folder.resolve(".env") + ": the file is too large", missing(folder));
+        }
+
+        @Test
+        void aFileThatCannotBeReadIsNamedAndFailsNobodyElse(@TempDir Path folder) throws IOException {
+            var unreadable = Path.of("/proc/self/mem"); // also for root, whom no permission stops
+            assumeTrue(Files.isRegularFile(unreadable));
+            Files.createSymbolicLink(folder.resolve(".env"), unreadable);
+
+            assertTrue(missing(folder).startsWith("DIFY_API_KEY in " + folder.resolve(".env")
+                    + ": the file cannot be read ("), missing(folder));
+            assertEquals("", Env.of(Map.of(), folder).get("NO_COLOR"));
+            Files.delete(folder.resolve(".env"));
+        }
+
+        @Test
+        void aStateFolderIsMadeOnlyWhereAHomeIsKnown() {
+            assertEquals(Optional.empty(), StateFolder.of(env("XDG_STATE_HOME", "?")));
+            assertFalse(Files.exists(Path.of("?")));
+        }
+
+        @Test
+        void aBlankValueCountsAsNone() {
+            assertEquals(Optional.empty(), env("A", "  ").setting("A"));
+        }
+
+        @ParameterizedTest
+        @CsvSource(delimiter = '|', nullValues = "-", useHeadersInDisplayName = true, textBlock = """
+                key               | told
+                -                 | DIFY_API_KEY is missing
+                app-your-key-here | DIFY_API_KEY is missing
+                app-a b           | contains a character that no key has
+                app-ä             | contains a character that no key has
+                """)
+        void aKeyThatCannotBeOneIsToldWithoutRepeatingIt(String key, String told) {
+            var env = key == null ? env() : env("DIFY_API_KEY", key);
+
+            var problem = assertThrows(Unusable.class,
+                    () -> access(env, "https://dify.example/v1", new StringWriter()));
+
+            assertTrue(problem.getMessage().contains(told), problem.getMessage());
+            assertFalse(problem.getMessage().contains(key == null ? "app-" : key), problem.getMessage());
+        }
+
+        @Test
+        void theKeyIsNotPartOfAnyText() {
+            var access = access(env("DIFY_API_KEY", " app-secret "), "https://dify.example/v1", new StringWriter());
+
+            assertEquals("app-secret", access.key());
+            assertFalse(access.toString().contains("secret"));
+        }
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, textBlock = """
+                address,                  warned
+                http://dify.example/v1,   true
+                https://dify.example/v1,  false
+                http://localhost:5001/v1, false
+                http://127.0.0.1/v1,      false
+                http://[::1]:5001/v1,     false
+                """)
+        void aKeyThatWouldTravelUnprotectedIsWarnedAbout(String address, boolean warned) {
+            var err = new StringWriter();
+
+            access(env("DIFY_API_KEY", "app-secret"), address, err);
+
+            assertEquals(warned, err.toString().contains("not https"));
+            assertFalse(err.toString().contains("secret"));
+        }
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, nullValues = "-", textBlock = """
+                variable,    value,                       target,                  proxy
+                HTTPS_PROXY, http://proxy.example:3128,   https://dify.example/v1, http://proxy.example:3128
+                https_proxy, http://proxy.example:3128,   https://dify.example/v1, http://proxy.example:3128
+                HTTPS_PROXY, proxy.example:3128,          https://dify.example/v1, http://proxy.example:3128
+                HTTPS_PROXY, http://me:pw@proxy.example,  https://dify.example/v1, http://me:pw@proxy.example
+                HTTP_PROXY,  http://proxy.example:3128,   http://dify.example/v1,  http://proxy.example:3128
+                HTTP_PROXY,  http://proxy.example:3128,   https://dify.example/v1, -
+                HTTPS_PROXY, http://proxy.example:3128,   http://dify.example/v1,  -
+                HTTPS_PROXY, http://proxy.example:3128,   https://127.0.0.1/v1,    -
+                HTTPS_PROXY, '  ',                        https://dify.example/v1, -
+                """)
+        void theProxyIsTheOneForTheScheme(String variable, String value, URI target, URI proxy) {
+            assertEquals(Optional.ofNullable(proxy), env(variable, value).proxy(target));
+        }
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, delimiter = '|', textBlock = """
+                exempt                     | host              | proxied
+                dify.example               | dify.example      | false
+                DIFY.example               | dify.EXAMPLE      | false
+                other.example              | dify.example      | true
+                example                    | dify.example      | false
+                .example                   | dify.example      | false
+                *.example                  | api.dify.example  | false
+                a.test, dify.example ,b    | dify.example      | false
+                ify.example                | dify.example      | true
+                *                          | dify.example      | false
+                ,                          | dify.example      | true
+                """)
+        void noProxyNamesHostsAndDomains(String exempt, String host, boolean proxied) {
+            var env = env("HTTPS_PROXY", "http://proxy.example:3128", "NO_PROXY", exempt);
+
+            var proxy = env.proxy(URI.create("https://" + host + "/v1"));
+
+            assertEquals(proxied, proxy.isPresent());
+        }
+
+        @ParameterizedTest
+        @ValueSource(strings = {"socks5://me:secret@proxy.example:1080", "http://me:secret@", "me:secret@:3128",
+                "http://me:secret@pro xy:3128", "https://me:secret@proxy.example"})
+        void aProxyThatCannotBeUsedIsToldWithoutItsPassword(String value) {
+            var problem = assertThrows(Unusable.class,
+                    () -> env("HTTPS_PROXY", value).proxy(URI.create("https://dify.example/v1")));
+
+            assertTrue(problem.getMessage().startsWith("HTTPS_PROXY: not a proxy's address"), problem.getMessage());
+            assertFalse(problem.getMessage().contains("secret"), problem.getMessage());
+        }
+    }
+
+    @Nested
+    class TheWrittenText {
+        private static String written(String... pieces) throws IOException {
+            var out = new ByteArrayOutputStream();
+            try (var writer = new Utf8(out)) {
+                for (var piece : pieces) writer.write(piece);
+            }
+            return UTF_8.newDecoder().decode(ByteBuffer.wrap(out.toByteArray())).toString(); // whole UTF-8
+        }
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, delimiter = '|', textBlock = """
+                text                          | written
+                größer 日本語 😀              | größer 日本語 😀
+                \ud83d end                    | \\ud83d end
+                cut \ud83d                    | cut \\ud83d
+                \ude00 alone                  | \\ude00 alone
+                \ude00\ud83d                  | \\ude00\\ud83d
+                \ud83d\ud83d\ude00            | \\ud83d😀
+                \ud83d日                      | \\ud83d日
+                """)
+        void halfAPairIsItsEscapeWhereverItStandsAndHoweverItComes(String text, String written) throws IOException {
+            assertEquals(written, written(text));
+            assertEquals(written, written(text.split("(?s)(?<=.)"))); // whole characters
+            assertEquals(written, written(text.chars().mapToObj(c -> String.valueOf((char) c)).toArray(String[]::new)));
+        }
+
+        @Test
+        void anEmojiStaysReadableInTextOfAnyLength() throws IOException {
+            var text = "x" + "😀".repeat(100_000);
+
+            assertEquals(text, written(text));
+            var out = new ByteArrayOutputStream();
+            try (var json = Json.Tokens.writing(out)) {
+                json.writeString(text);
+            }
+            assertEquals('"' + text + '"', out.toString(UTF_8));
+        }
+
+        @Test
+        void itIsShownAsWhatCannotBeShown() throws IOException {
+            var out = new ByteArrayOutputStream();
+            try (var writer = Utf8.shown(out)) {
+                writer.write("\ud83d end 😀");
+            }
+
+            assertEquals("\uFFFD end 😀", out.toString(UTF_8));
+        }
+
+        @Test
+        void theRequestHoldsItToo() throws IOException {
+            var attempt = attempt(0, 0);
+
+            var body = DifyClient.requestBody(attempt, Map.of("q", new Value.Text("\ud83d end")));
+
+            assertEquals("\ud83d end", JSON.readTree(body.getBytes(UTF_8)).path("inputs").path("q").asText());
+        }
+    }
+}

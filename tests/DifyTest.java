@@ -1,0 +1,444 @@
+package difyexec;
+
+import org.junit.jupiter.api.Nested;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.io.TempDir;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.CsvSource;
+import org.junit.jupiter.params.provider.ValueSource;
+
+import module java.base;
+
+import static difyexec.DifyExec.*;
+import static difyexec.Given.*;
+import static java.nio.charset.StandardCharsets.UTF_8;
+import static org.junit.jupiter.api.Assertions.assertEquals;
+import static org.junit.jupiter.api.Assertions.assertFalse;
+import static org.junit.jupiter.api.Assertions.assertInstanceOf;
+import static org.junit.jupiter.api.Assertions.assertThrows;
+import static org.junit.jupiter.api.Assertions.assertTrue;
+
+/// What is read from the server: streams, events, answers.
+final class DifyTest {
+    @Nested
+    class TheDoor {
+        private final AtomicLong nanos = new AtomicLong(-5_000_000_000L);
+        private final Door door = new Door(nanos::get);
+
+        private void pass(long millis) {
+            nanos.addAndGet(millis * 1_000_000);
+        }
+
+        private static Usage usage(double seconds) {
+            return new Usage(seconds, 10, 3, Optional.empty(), "");
+        }
+
+        @Test
+        void aConnectionIsUsedAgainUntilAnotherRequestHasWaitedForTwoSeconds() {
+            door.call();
+            pass(1500);
+            var second = door.call();
+            pass(500);
+            second.answered();
+            assertFalse(second.mustMakeRoom());
+
+            pass(1);
+
+            assertTrue(second.mustMakeRoom());
+        }
+
+        @Test
+        void aRequestThatWasAnsweredOrGivenUpWaitsNoMore() {
+            var answered = door.call();
+            var left = door.call();
+            var last = door.call();
+            pass(5000);
+
+            answered.answered();
+            left.close();
+            last.answered();
+
+            assertFalse(last.mustMakeRoom());
+        }
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, nullValues = "-", textBlock = """
+                took, ran,      waited
+                1500, 0.3,      1200
+                300,  0.3,      0
+                300,  0.31,     0
+                300,  0,        -
+                300,  -1,       -
+                300,  NaN,      -
+                300,  1e300,    0
+                """)
+        void aRequestWaitedForAsLongAsItsRunDidNotTake(long took, double ran, Long waited) {
+            var call = door.call();
+            pass(took);
+            call.answered();
+            pass(9000); // its files are fetched
+
+            assertEquals(Optional.ofNullable(waited).map(Duration::ofMillis), call.waited(usage(ran)));
+        }
+    }
+
+    @Nested
+    class TheStreamOfEvents {
+        private static List<String> events(String text, int pieces) {
+            var found = new ArrayList<String>();
+            var sse = new Sse(inPieces(text, pieces));
+            try {
+                while (sse.next()) found.add(new String(sse.data().readAllBytes(), UTF_8));
+            } catch (IOException problem) {
+                throw new UncheckedIOException(problem);
+            }
+            return found;
+        }
+
+        /// Read in one piece, byte by byte, and in between: always the same.
+        private static void assertEvents(List<String> expected, String text) {
+            for (int pieces : new int[] {1, 2, 3, 7, 1 << 20})
+                assertEquals(expected, events(text, pieces), pieces + " bytes a read");
+        }
+
+        @Test
+        void eachEventIsItsData() {
+            assertEvents(List.of("{\"a\":1}", "{\"b\":2}"), "data: {\"a\":1}\n\ndata: {\"b\":2}\n\n");
+        }
+
+        @Test
+        void aPingWithoutDataIsNoEvent() {
+            assertEvents(List.of("one", "two"),
+                    "event: ping\n\ndata: one\n\nevent: ping\n\nevent: ping\n\ndata: two\n\n");
+        }
+
+        @Test
+        void severalLinesOfDataAreJoinedByANewline() {
+            assertEvents(List.of("{\n\"a\":\n1}", "next"), "data: {\ndata: \"a\":\ndata: 1}\n\ndata: next\n\n");
+        }
+
+        @Test
+        void linesMayEndAsWindowsEndsThem() {
+            assertEvents(List.of("one\ntwo", "three"),
+                    "data: one\r\ndata: two\r\n\r\nevent: ping\r\n\r\ndata: three\r\n\r\n");
+        }
+
+        @Test
+        void commentsAndOtherFieldsArePassedOver() {
+            assertEvents(List.of("one\ntwo", "three"), ": hello\n\nid: 7\nevent: message\ndata: one\n: in between\n"
+                    + "retry: 5\ndata: two\n\ndatabase: no\ndata: three\n\n");
+        }
+
+        @Test
+        void oneBlankAfterTheColonIsNoPartOfTheData() {
+            assertEvents(List.of("a", "a", " a", ""), "data:a\n\ndata: a\n\ndata:  a\n\ndata:\n\n");
+        }
+
+        @Test
+        void aCharacterOfSeveralBytesMayComeInPieces() {
+            assertEvents(List.of("größer 日本語 😀", "ß"), "data: größer 日本語 😀\n\ndata: ß\n\n");
+        }
+
+        @Test
+        void theLastEventNeedsNoBlankLine() {
+            assertEvents(List.of("one", "two"), "data: one\n\ndata: two");
+            assertEvents(List.of("one", "two"), "data: one\n\ndata: two\n");
+        }
+
+        @Test
+        void nothingIsNoEvent() {
+            assertEvents(List.of(), "");
+            assertEvents(List.of(), "\n\n\n");
+            assertEvents(List.of(), "dat");
+        }
+
+        @Test
+        void anEventThatIsNotReadToItsEndIsPassedOver() throws IOException {
+            var sse = new Sse(inPieces("data: a long one\ndata: of two lines\n\ndata: next\n\n", 5));
+            sse.next();
+            sse.data().read();
+
+            assertTrue(sse.next());
+            assertEquals("next", new String(sse.data().readAllBytes(), UTF_8));
+            assertFalse(sse.next());
+        }
+
+        @Test
+        void aLineMayBeMegabytesLong() {
+            var text = "ä".repeat(3 << 20);
+
+            assertEquals(List.of(text, "end"), events("data: " + text + "\n\ndata: end\n\n", 100_000));
+        }
+
+        @Test
+        void theEndOfTheStreamIsTold() throws IOException {
+            var sse = new Sse(inPieces("data: {\"half\":", 100));
+            assertTrue(sse.next());
+            assertFalse(sse.isAtEnd());
+
+            sse.data().readAllBytes();
+
+            assertTrue(sse.isAtEnd());
+        }
+    }
+
+    @Nested
+    class TheRunReader {
+        @TempDir Path folder;
+        private final RunReader reader = new RunReader();
+
+        private static InputStream in(String json) {
+            return new ByteArrayInputStream(json.getBytes(UTF_8));
+        }
+
+        private static String outputs(Seen seen) {
+            return new String(((Seen.Ran) seen).outputs(), UTF_8);
+        }
+
+        /// A blocking answer with these outputs.
+        private Seen.Ran answered(String outputs) throws IOException {
+            reader.readAnswer(in("""
+                    {"task_id": "t1", "workflow_run_id": "r1", "data": {"id": "r1", "workflow_id": "w1", \
+                    "status": "succeeded", "outputs": %s, "error": null, "elapsed_time": 1.234567, "total_tokens": 42, \
+                    "total_steps": 3, "created_at": 1705407629, "finished_at": 1705407630}}""".formatted(outputs)));
+            return (Seen.Ran) reader.ran().orElseThrow();
+        }
+
+        @Test
+        void aBlockingAnswerIsARun() throws IOException {
+            var ran = answered("{\"answer\": \"\\u00e4 \\/ b\"}");
+
+            assertEquals(new RunRef("r1", "t1"), ran.ref());
+            assertEquals(RunStatus.SUCCEEDED, ran.status());
+            assertEquals("{\"answer\":\"ä / b\"}", outputs(ran));
+            assertEquals("", ran.error());
+            assertEquals("w1", ran.workflowId());
+            assertEquals(new Usage(1.234567, 42, 3, Optional.empty(), ""), ran.usage());
+        }
+
+        @ParameterizedTest
+        @CsvSource(delimiter = '|', quoteCharacter = '`', useHeadersInDisplayName = true, textBlock = """
+                told                                        | kept
+                {}                                          | {}
+                null                                        | {}
+                {"n": 123456789012345678901234567890}       | {"n":123456789012345678901234567890}
+                {"n": 0.1234567890123456789012345}          | {"n":0.1234567890123456789012345}
+                {"n": 1.10}                                 | {"n":1.10}
+                {"n": -0, "m": -0.0}                        | {"n":-0,"m":-0.0}
+                {"n": 1e2, "m": 1E400, "k": 1.5e-7}         | {"n":1e2,"m":1E400,"k":1.5e-7}
+                {"n": NaN, "m": -Infinity}                  | {"n":"NaN","m":"-Infinity"}
+                {"n": null, "t": true, "l": [1, {"a": []}]} | {"n":null,"t":true,"l":[1,{"a":[]}]}
+                {"text": "{\\"inner\\": 1}"}                | {"text":"{\\"inner\\": 1}"}
+                {"\\ud83d": ["\\ud83d end", "\\ude00"]}      | {"\\ud83d":["\\ud83d end","\\ude00"]}
+                {"\\ud83d\\ude00": "\\ud83d\\ud83d\\ude00"}  | {"😀":"\\ud83d😀"}
+                "{\\"text\\": \\"\\\\ud83d end\\"}"            | {"text":"\\ud83d end"}
+                """)
+        void outputsKeepTheirNumbersAsWritten(String told, String kept) throws IOException {
+            assertEquals(kept, outputs(answered(told)));
+        }
+
+        @Test
+        void deeplyNestedAndLongOutputsAreKept() throws IOException {
+            var deep = "{\"a\":" + "[".repeat(3000) + "]".repeat(3000) + ",\"b\":\"" + "x".repeat(30_000_000) + "\"}";
+
+            assertEquals(deep, outputs(answered(deep)));
+        }
+
+        @Test
+        void halfAnEmojiInTheOutputsLosesNoRun() throws IOException {
+            var ran = answered("{\"text\": \"cut \\ud83d\"}");
+
+            var line = Results.line(attempt(0, 0), ran, NOON, List.of());
+
+            assertEquals("cut \ud83d", JSON.readTree(line).path("outputs").path("text").asText());
+            var ending = Ending.of(line);
+            assertEquals(new Ending.Value("cut \ud83d", false), ending.outputs().get("text"));
+            var path = Files.write(folder.resolve("results.jsonl"), line);
+            var index = new Index();
+            Results.read(path, index, List.of());
+            assertEquals("a", index.id(0));
+        }
+
+        @Test
+        void anAnswerWithoutAStatusIsNoRun() throws IOException {
+            reader.readAnswer(in("{\"workflow_run_id\": \"r1\", \"data\": {\"id\": \"r1\"}}"));
+
+            assertEquals(Optional.empty(), reader.ran());
+            assertEquals(Optional.of(new RunRef("r1", "")), reader.ref());
+        }
+
+        @ParameterizedTest
+        @ValueSource(strings = {"", "[]", "'text'", "<html>", "{'workflow_run_id': 'r1', 'data': {'status': 'succ",
+                "{'a': 1"})
+        void whatIsNoWholeObjectIsNoAnswer(String text) {
+            assertThrows(IOException.class, () -> reader.readAnswer(in(json(text))));
+        }
+
+        /// Events of the run `r1`, whose task is `t1`.
+        private void events(String... events) throws IOException {
+            for (var event : events) reader.readEvent(in(json(event)));
+        }
+
+        private static String event(String name, String data) {
+            return "{'event':'" + name + "','workflow_run_id':'r1','task_id':'t1','data':" + data + "}";
+        }
+
+        @Test
+        void aStreamIsARunOnceItHasFinished() throws IOException {
+            events(event("workflow_started", "{'id':'r1','workflow_id':'w1'}"));
+            assertEquals(Optional.of(new RunRef("r1", "t1")), reader.ref());
+            assertEquals(Optional.empty(), reader.ran());
+
+            events(event("node_finished", """
+                            {'id':'n1','node_id':'llm','status':'succeeded','outputs':{'text':'no'},'error':null,\
+                            'elapsed_time':9.9}"""),
+                    event("workflow_finished", """
+                            {'id':'r1','workflow_id':'w1','status':'failed','outputs':{'a':1},'error':'no such city',\
+                            'elapsed_time':2.5,'total_tokens':7,'total_steps':2,'exceptions_count':0,'files':[]}"""));
+
+            var ran = (Seen.Ran) reader.ran().orElseThrow();
+            assertEquals("workflow_finished", reader.event);
+            assertEquals(RunStatus.FAILED, ran.status());
+            assertEquals("no such city", ran.error());
+            assertEquals("{\"a\":1}", outputs(ran));
+            assertEquals(2.5, ran.usage().seconds());
+        }
+
+        @Test
+        void theRunIsNamedByWhicheverEventComesFirst() throws IOException {
+            events(event("text_chunk", "{'text':'x','from_variable_selector':null}"));
+
+            assertEquals(Optional.of(new RunRef("r1", "t1")), reader.ref());
+        }
+
+        @Test
+        void aNodesIdIsNotTheRuns() throws IOException {
+            events(event("node_started", "{'id':'n1','workflow_id':'no'}"),
+                    event("iteration_completed", "{'id':'n2','status':'succeeded'}"));
+
+            assertEquals("r1", reader.runId);
+            assertEquals(Optional.empty(), reader.ran());
+        }
+
+        @Test
+        void eventsAndFieldsOfLaterVersionsArePassedOver() throws IOException {
+            events(event("reasoning_chunk", "{'id':'x','status':'failed','reasoning':[{}]}"));
+            assertEquals(Optional.empty(), reader.ran());
+            assertEquals("r1", reader.runId);
+
+            events(event("workflow_finished", "{'new':{'a':[1]},'id':'r1','status':'succeeded','outputs':{}}"));
+
+            assertEquals(RunStatus.SUCCEEDED, ((Seen.Ran) reader.ran().orElseThrow()).status());
+        }
+
+        @Test
+        void pricesOfNodesAreSummedExactly() throws IOException {
+            var data = "{'id':'n','execution_metadata':{'total_price':%s,'currency':'USD','more':{'total_price':'9'}}}";
+            events(event("node_finished", data.formatted("'0.1'")), event("node_finished", data.formatted("0.2")),
+                    event("node_finished", data.formatted("'0.0000123'")), event("node_retry", data.formatted("'5'")),
+                    event("node_finished", data.formatted("null")),
+                    event("node_finished", "{'execution_metadata':null}"),
+                    event("workflow_finished", "{'id':'r1','status':'succeeded'}"));
+
+            var usage = ((Seen.Ran) reader.ran().orElseThrow()).usage();
+            assertEquals(Optional.of(new BigDecimal("0.3000123")), usage.price());
+            assertEquals("USD", usage.currency());
+        }
+
+        @Test
+        void aPauseIsAnEndToo() throws IOException {
+            events(event("workflow_paused", """
+                    {'workflow_run_id':'r1','paused_nodes':['n'],'outputs':{},'reasons':[{'TYPE':'human'}],\
+                    'status':'paused','total_tokens':3,'total_steps':2}"""));
+
+            var ran = (Seen.Ran) reader.ran().orElseThrow();
+            assertEquals(RunStatus.PAUSED, ran.status());
+            assertEquals("r1", ran.ref().id());
+        }
+
+        @Test
+        void anErrorEventIsReadInBothItsShapes() throws IOException {
+            events("{'event':'error','message':'name is required in input form','status':500}");
+            assertEquals(List.of("error", "", "500", "name is required in input form"),
+                    List.of(reader.event, reader.code, Integer.toString(reader.errorStatus), reader.message));
+            assertEquals(Optional.empty(), reader.ref());
+
+            events("{'event':'error','workflow_run_id':'r1','code':'invalid_param','status':400,'message':'no'}");
+
+            assertEquals(List.of("error", "invalid_param", "400", "no"),
+                    List.of(reader.event, reader.code, Integer.toString(reader.errorStatus), reader.message));
+            assertEquals("r1", reader.runId);
+        }
+
+        private Found detail(String status, String outputs) throws IOException {
+            reader.readDetail(in("""
+                    {"id":"r1","workflow_id":"w1","status":"%s","inputs":"{\\"id\\": \\"no\\"}","outputs":%s,\
+                    "error":null,"total_steps":3,"total_tokens":42,"created_at":1,"finished_at":2,"elapsed_time":1.5}"""
+                    .formatted(status, outputs)));
+            return reader.found(new RunRef("r1", "t1"), NOON);
+        }
+
+        @ParameterizedTest
+        @CsvSource(delimiter = '|', quoteCharacter = '`', useHeadersInDisplayName = true, textBlock = """
+                outputs                                 | kept
+                {"a": 1, "b": "\\/"}                    | {"a":1,"b":"/"}
+                "{\\"a\\": 1, \\"b\\": \\"\\\\/\\"}"    | {"a":1,"b":"/"}
+                "{}"                                    | {}
+                "null"                                  | {}
+                null                                    | {}
+                "{\\"n\\": 12345678901234567890}"       | {"n":12345678901234567890}
+                """)
+        void aDetailTellsItsOutputsAsAnObjectOrAsText(String outputs, String kept) throws IOException {
+            var found = assertInstanceOf(Found.Ended.class, detail("succeeded", outputs));
+
+            assertEquals(kept, outputs(found.ran()));
+            assertEquals(new RunRef("r1", "t1"), found.ran().ref());
+            assertEquals(42, found.ran().usage().tokens());
+        }
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, textBlock = """
+                status,            found
+                running,           running
+                scheduled,         running
+                something-new,     running
+                paused,            paused
+                succeeded,         succeeded
+                partial-succeeded, partial
+                failed,            failed
+                stopped,           stopped
+                """)
+        void onlyFinalStatesAreAnEnd(String status, String word) throws IOException {
+            assertEquals(word, detail(status, "{}").word());
+        }
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, nullValues = "-", textBlock = """
+                created_at,            age
+                1768564740,            60
+                1768564740.9,          60
+                1768564860,            -60
+                null,                  -
+                0,                     -
+                -5,                    -
+                '"yesterday"',         -
+                1768564740000,         -
+                123456789012345678901, -
+                """)
+        void aDetailTellsHowLongItsRunHasBeenRunning(String createdAt, Long age) throws IOException {
+            reader.readDetail(in("{\"id\":\"r1\",\"status\":\"running\",\"created_at\":" + createdAt + "}"));
+
+            var found = assertInstanceOf(Found.Running.class,
+                    reader.found(new RunRef("r1", "t1"), NOON));
+            assertEquals(Optional.ofNullable(age).map(Given::seconds), found.age());
+        }
+
+        @Test
+        void aDetailWhoseFieldsAreAllNullIsOfNoRun() throws IOException {
+            reader.readDetail(in(json("{'id':null,'workflow_id':null,'status':null,'outputs':null,'error':null}")));
+
+            assertEquals("", reader.runId);
+            assertEquals(Optional.empty(), reader.ref());
+        }
+    }
+}

@@ -1,0 +1,867 @@
+package difyexec;
+
+import org.junit.jupiter.api.Nested;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.io.TempDir;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.CsvSource;
+import org.junit.jupiter.params.provider.ValueSource;
+
+import module java.base;
+
+import static difyexec.DifyExec.*;
+import static difyexec.Given.*;
+import static java.nio.charset.StandardCharsets.UTF_8;
+import static org.junit.jupiter.api.Assertions.assertEquals;
+import static org.junit.jupiter.api.Assertions.assertFalse;
+import static org.junit.jupiter.api.Assertions.assertThrows;
+import static org.junit.jupiter.api.Assertions.assertTrue;
+
+/// The engine, with a workflow that answers as told and a clock moved by hand.
+final class EngineTest {
+    @Nested
+    class TheEngine {
+        @TempDir Path folder;
+
+        @Test
+        void everySuccessIsALineOfTheResults() throws Exception {
+            var scene = new Scene(folder, "id,text\na,hello\nb,wörld\n");
+
+            var stop = scene.play();
+
+            assertEquals(Optional.empty(), stop);
+            assertEquals(List.of("a", "b"), scene.resultIds());
+            assertEquals("wörld", scene.results().get(1).path("inputs").path("text").asText());
+            assertEquals("yes", scene.results().get(0).path("outputs").path("answer").asText());
+            assertEquals("run-a", scene.results().get(0).path("workflow_run_id").asText());
+            assertEquals(List.of(), scene.retryIds());
+        }
+
+        @Test
+        void aSecondCallRepeatsNoSuccess() throws Exception {
+            var scene = Scene.of(folder, "a", "b", "c");
+            scene.answer = Answer.byRow(Map.of("b", List.of(failed("no such city"))));
+            scene.play();
+            scene.sent.clear();
+
+            scene.play();
+
+            assertEquals(List.of("b"), scene.ids());
+            assertEquals(List.of("a", "c", "b"), scene.resultIds());
+        }
+
+        @Test
+        void anAttemptIsOnDiskBeforeItIsOnTheWire() throws Exception {
+            var scene = Scene.of(folder, "a");
+            var onDisk = new ArrayList<String>();
+            scene.answer = (attempt, _) -> {
+                try {
+                    scene.log("attempt").forEach(line -> onDisk.add(line.path("user").asText()));
+                } catch (IOException problem) {
+                    throw new UncheckedIOException(problem);
+                }
+                return succeeded("run-a");
+            };
+
+            scene.play();
+
+            assertEquals(List.of(scene.sent.getFirst().user()), onDisk);
+        }
+
+        @Test
+        void everyAttemptHasAUserOfItsOwn() throws Exception {
+            var scene = Scene.of(folder, "a", "b");
+            scene.answer = Answer.inTurn(failed("Connection Error"), succeeded("run-a"), succeeded("run-b"));
+
+            scene.play();
+
+            assertEquals(3, scene.sent.stream().map(Attempt::user).distinct().count());
+        }
+
+        @Test
+        void aResultThatCannotBeWrittenHasNoEndAndStopsTheBatch() throws Exception {
+            var scene = Scene.of(folder, "a", "b");
+            var engine = Thread.currentThread();
+            scene.answer = (_, _) -> {
+                engine.interrupt(); // closes the file under the engine's next write
+                return succeeded("run-a");
+            };
+            var batch = scene.open();
+
+            var stop = scene.play(batch).orElseThrow();
+            Thread.interrupted();
+
+            assertEquals(STOPPED, stop.code());
+            assertTrue(stop.why().startsWith("cannot write"), stop.why());
+            assertEquals(List.of("a"), scene.ids());
+            assertEquals(List.of(), scene.log("end"));
+            assertEquals(0, scene.tally.done());
+            assertEquals(2, batch.batch().index().count(Standing.PENDING));
+            batch.close();
+        }
+
+        @Test
+        void aFailedRunIsTriedAgainAfterItsBackOff() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.backoff = new Backoff(seconds(10), seconds(60), 3);
+            scene.answer = Answer.inTurn(failed("Rate Limit Error"), failed("Rate Limit Error"), succeeded("run-a"));
+
+            scene.play();
+
+            var first = Duration.between(scene.sent.get(0).at(), scene.sent.get(1).at());
+            var second = Duration.between(scene.sent.get(1).at(), scene.sent.get(2).at());
+            assertTrue(first.compareTo(seconds(5)) >= 0 && first.compareTo(seconds(10)) <= 0, first.toString());
+            assertTrue(second.compareTo(seconds(10)) >= 0 && second.compareTo(seconds(20)) <= 0, second.toString());
+            assertEquals(2, scene.results().getFirst().path("retry_count").asInt());
+            assertEquals(List.of("again", "again", "succeeded"), scene.outcomes("a"));
+        }
+
+        @Test
+        void aRowThatWaitsGivesItsSlotAway() throws Exception {
+            var scene = Scene.of(folder, "a", "b");
+            scene.answer = Answer.byRow(Map.of("a", List.of(failed("Rate Limit Error"))));
+
+            scene.play();
+
+            assertEquals(List.of("a", "b", "a"), scene.ids());
+        }
+
+        @Test
+        void anAnswerThatThereIsNoRoomForFailsItsRowForGood() throws Exception {
+            var scene = Scene.of(folder, "a", "b");
+            scene.failedRuns = RetryRuns.ALWAYS;
+            scene.answer = Answer.byRow(Map.of("a", List.of(new Seen.TooLarge(Optional.of(run("run-a")),
+                    "the answer is too large"))));
+
+            assertEquals(Optional.empty(), scene.play());
+
+            assertEquals(List.of("a", "b"), scene.ids());
+            assertEquals(List.of(), scene.looked);
+            assertEquals(List.of("failed"), scene.outcomes("a"));
+            assertEquals("run-a", scene.log("end").getFirst().path("run").asText());
+            assertEquals(List.of("a"), scene.retryIds());
+            assertEquals(List.of("b"), scene.resultIds());
+        }
+
+        @Test
+        void aRunWhoseDetailThereIsNoRoomForFailsItsRowForGood() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.answer = Answer.inTurn(cut(Symptom.CUT, run("run-a")));
+            scene.found = doubt -> new Found.Silent(new Seen.TooLarge(doubt.run(), "too large"));
+
+            assertEquals(Optional.empty(), scene.play());
+
+            assertEquals(1, scene.looked.size());
+            assertEquals(List.of("failed"), scene.outcomes("a"));
+            assertEquals("run-a", scene.log("end").getFirst().path("run").asText());
+        }
+
+        @Test
+        void aRunWhoseAnswerFindsNoMemoryIsLookedUp() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.answer = (_, _) -> {
+                throw new OutOfMemoryError("as if");
+            };
+            scene.found = _ -> ended(succeeded("run-a"));
+
+            assertEquals(Optional.empty(), scene.play());
+
+            assertEquals(1, scene.sent.size());
+            assertEquals(List.of("run-a"), scene.resultRuns());
+        }
+
+        @Test
+        void aRowThatFailsOnceTooOftenFails() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.answer = Answer.inTurn(failed("Connection Error"), failed("Connection Error"),
+                    failed("Connection Error"), failed("Connection Error"));
+
+            scene.play();
+
+            assertEquals(List.of("again", "again", "again", "failed"), scene.outcomes("a"));
+            assertEquals(List.of("a"), scene.retryIds());
+            assertEquals(1, scene.tally.count(Standing.FAILED));
+        }
+
+        @Test
+        void theRetryListIsInTheOrderOfTheFile() throws Exception {
+            var scene = Scene.of(folder, "z", "m", "a", "ok");
+            scene.slots = 3;
+            scene.answer = (attempt, _) -> {
+                scene.world.pass(seconds(switch (attempt.row().id()) {
+                    case "z" -> 3;
+                    case "m" -> 2;
+                    default -> 1;
+                }));
+                return attempt.row().id().equals("ok") ? succeeded("run-ok") : failed("no such city");
+            };
+
+            scene.play();
+
+            assertEquals(List.of("z", "m", "a"), scene.retryIds());
+        }
+
+        @Test
+        void theRetryListIsThereWhileTheBatchRuns() throws Exception {
+            var scene = Scene.of(folder, "a", "b");
+            var listed = new ArrayList<String>();
+            scene.answer = (attempt, _) -> {
+                if (attempt.row().id().equals("a")) return failed("no such city");
+                try {
+                    listed.addAll(scene.retryIds());
+                } catch (IOException problem) {
+                    throw new UncheckedIOException(problem);
+                }
+                return succeeded("run-b");
+            };
+
+            scene.play();
+
+            assertEquals(List.of("a"), listed);
+        }
+
+        @Test
+        void theRetryListIsGoneWhenNothingIsLeft() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.answer = Answer.byRow(Map.of("a", List.of(failed("no such city"))));
+            scene.play();
+            assertEquals(List.of("a"), scene.retryIds());
+            scene.selection = Selection.fromList();
+
+            scene.play();
+
+            assertFalse(Files.exists(scene.file(".retry")));
+        }
+
+        @Test
+        void noMoreRunsThanSlotsGoOnAtOnce() throws Exception {
+            var scene = Scene.of(folder, "a", "b", "c", "d", "e", "f", "g");
+            scene.slots = 3;
+            scene.answer = (attempt, _) -> {
+                scene.world.pass(seconds(1));
+                return succeeded("run-" + attempt.row().id());
+            };
+
+            scene.play();
+
+            assertEquals(3, scene.busiest);
+            assertEquals(7, scene.resultIds().size());
+        }
+
+        @Test
+        void aThrottledRowUsesNoRetryUp() throws Exception {
+            var scene = Scene.of(folder, "a", "b");
+            scene.backoff = new Backoff(seconds(1), seconds(2), 0);
+            scene.answer = Answer.inTurn(THROTTLED, succeeded("run-b"), THROTTLED, THROTTLED, succeeded("run-a"));
+
+            var stop = scene.play();
+
+            assertEquals(Optional.empty(), stop);
+            assertEquals(List.of("throttled", "throttled", "throttled", "succeeded"), scene.outcomes("a"));
+            assertEquals(0, scene.results().getLast().path("retry_count").asInt());
+            assertEquals(3, scene.log("throttle").size());
+        }
+
+        @Test
+        void aServerThatTakesTwoAtOnceIsGivenTwo() throws Exception {
+            var ids = IntStream.range(0, 20).mapToObj(n -> "row" + n).toArray(String[]::new);
+            var scene = Scene.of(folder, ids);
+            scene.slots = 6;
+            scene.backoff = new Backoff(seconds(1), seconds(4), 0);
+            scene.answer = (attempt, _) -> {
+                if (scene.busy > 2) return THROTTLED;
+                scene.world.pass(seconds(3));
+                return succeeded("run-" + attempt.row().id());
+            };
+
+            var stop = scene.play();
+
+            assertEquals(Optional.empty(), stop);
+            assertEquals(20, scene.resultIds().size());
+            assertTrue(scene.log("throttle").size() < 20, "throttled " + scene.log("throttle").size() + " times");
+            assertEquals(2, scene.log("throttle").getLast().path("limit").asInt());
+        }
+
+        @Test
+        void runsThatWereCutCountAsRunningWhenAnotherIsRefused() throws Exception {
+            var scene = Scene.of(folder, "a", "b", "c");
+            scene.slots = 3;
+            scene.answer = Answer.byRow(Map.of("a", List.of(cut(Symptom.CUT, run("run-a"))),
+                    "b", List.of(cut(Symptom.CUT, run("run-b"))),
+                    "c", List.of(THROTTLED, succeeded("run-c"))));
+            scene.found = doubt -> scene.looked.size() < 6 ? running(doubt.run().orElseThrow().id())
+                    : ended(succeeded(doubt.run().orElseThrow().id()));
+
+            scene.play();
+
+            assertEquals(2, scene.log("throttle").getFirst().path("limit").asInt());
+            assertEquals(Set.of("a", "b", "c"), Set.copyOf(scene.resultIds()));
+        }
+
+        @Test
+        void aServerThatRefusesForAMinuteWhileNothingRunsStopsTheBatch() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.answer = (_, _) -> THROTTLED;
+
+            var stop = scene.play().orElseThrow();
+
+            assertEquals(STOPPED, stop.code());
+            assertTrue(stop.why().contains("refuses every run as too many"), stop.why());
+            assertTrue(scene.world.passed().compareTo(seconds(60)) > 0);
+            assertTrue(scene.world.passed().compareTo(seconds(180)) < 0, scene.world.passed().toString());
+            assertEquals(List.of(), scene.retryIds());
+        }
+
+        @Test
+        void aPauseThatTheServerAsksForIsOneOfTheWholeBatch() throws Exception {
+            var scene = Scene.of(folder, "a", "b", "c", "d");
+            scene.slots = 2;
+            scene.answer = (attempt, _) -> {
+                if (attempt.sequence() == 1) return later(429, seconds(120));
+                scene.world.pass(seconds(30));
+                return succeeded("run-" + attempt.row().id());
+            };
+
+            assertEquals(Optional.empty(), scene.play());
+
+            assertEquals(List.of(NOON, NOON), scene.sent.stream().limit(2).map(Attempt::at).toList());
+            for (var attempt : scene.sent.subList(2, 5))
+                assertFalse(attempt.at().isBefore(NOON.plusSeconds(120)), attempt::toString);
+            assertEquals(NOON.plusSeconds(30), scene.end("b"), "what runs goes on");
+            assertEquals(List.of("waiting until " + local("HH:mm", NOON.plusSeconds(120)) + ", as the server asks"),
+                    scene.said);
+            assertEquals(4, scene.resultIds().size());
+        }
+
+        @Test
+        void lookUpsWaitForItToo() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.answer = Answer.inTurn(later(503, seconds(40)));
+            var looks = new ArrayList<Instant>();
+            scene.found = _ -> {
+                looks.add(scene.world.now());
+                return looks.size() == 1 ? new Found.Silent(later(503, seconds(100)))
+                        : ended(succeeded("run-a"));
+            };
+
+            scene.play();
+
+            assertEquals(List.of(NOON.plusSeconds(40), NOON.plusSeconds(140)), looks);
+            assertEquals(2, scene.said.size(), scene.said::toString);
+        }
+
+        @Test
+        void rowsWaitForWhatALookUpOrAnUploadIsTold() throws Exception {
+            var scene = Scene.of(folder, "a", "b", "c");
+            scene.answer = (attempt, _) -> switch ((int) attempt.sequence()) {
+                case 1 -> cut(Symptom.CUT);
+                case 2 -> new Seen.NotUploaded("upload of x: HTTP 503", true, Optional.of(seconds(60)));
+                default -> succeeded("run-" + attempt.row().id());
+            };
+            scene.found = _ -> scene.looked.size() < 2 ? new Found.Silent(later(429, seconds(30)))
+                    : ended(succeeded("run-a"));
+
+            scene.play();
+
+            assertEquals(List.of(NOON, NOON.plusSeconds(30), NOON.plusSeconds(90), NOON.plusSeconds(90)),
+                    scene.sent.stream().map(Attempt::at).sorted().toList());
+            assertEquals(3, scene.resultIds().size());
+        }
+
+        @Test
+        void refusalsThatComeTogetherAreToldOnce() throws Exception {
+            var scene = Scene.of(folder, "a", "b", "c");
+            scene.slots = 3;
+            scene.answer = (attempt, _) -> {
+                scene.world.pass(Duration.ofMillis(attempt.sequence()));
+                return attempt.sequence() <= 3 ? later(429, seconds(90)) : succeeded("run-" + attempt.row().id());
+            };
+
+            scene.play();
+
+            assertEquals(1, scene.said.size(), scene.said::toString);
+            assertEquals(6, scene.sent.size());
+        }
+
+        @Test
+        void tenMinutesAreWaitedForAndAreNoSilence() throws Exception {
+            var ids = IntStream.rangeClosed(1, 8).mapToObj(String::valueOf).toArray(String[]::new);
+            var scene = Scene.of(folder, ids);
+            scene.slots = 8;
+            scene.timeout = seconds(3600);
+            scene.answer = (_, _) -> later(503, seconds(600));
+            scene.found = doubt -> ended(succeeded("run-" + doubt.attempt().row().id()));
+
+            var stop = scene.play();
+
+            assertEquals(Optional.empty(), stop);
+            assertEquals(8, scene.resultIds().size());
+            assertFalse(scene.world.now().isBefore(NOON.plusSeconds(600)));
+        }
+
+        @ParameterizedTest
+        @ValueSource(ints = {429, 503})
+        void aLongerPauseEndsTheCallAndNamesItsEnd(int status) throws Exception {
+            var scene = Scene.of(folder, "a", "b", "c");
+            scene.slots = 2;
+            scene.answer = (attempt, _) -> {
+                if (attempt.row().id().equals("a")) return later(status, seconds(86_400));
+                scene.world.pass(seconds(30));
+                return succeeded("run-" + attempt.row().id());
+            };
+
+            var stop = scene.play().orElseThrow();
+
+            assertEquals(STOPPED, stop.code());
+            assertTrue(stop.why().contains(local("yyyy-MM-dd HH:mm", NOON.plusSeconds(86_400))), stop.why());
+            assertEquals(List.of("a", "b"), scene.ids());
+            assertEquals(List.of("b"), scene.resultIds());
+            assertEquals(List.of(), scene.retryIds());
+            assertEquals(List.of(), scene.said);
+        }
+
+        @Test
+        void anUnreachedServerUsesNoRetryUp() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.backoff = new Backoff(seconds(1), seconds(60), 0);
+            var away = new Seen.NotSent("connection refused");
+            scene.answer = Answer.inTurn(away, away, away, succeeded("run-a"));
+
+            var stop = scene.play();
+
+            assertEquals(Optional.empty(), stop);
+            assertEquals(List.of("unreached", "unreached", "unreached", "succeeded"), scene.outcomes("a"));
+        }
+
+        @Test
+        void aServerThatDoesNotAnswerForFiveMinutesStopsTheBatch() throws Exception {
+            var scene = Scene.of(folder, "a", "b");
+            scene.answer = (_, _) -> new Seen.NotSent("connection refused");
+
+            var stop = scene.play().orElseThrow();
+
+            assertEquals(STOPPED, stop.code());
+            assertTrue(stop.why().contains("has not answered for"), stop.why());
+            assertTrue(scene.world.passed().compareTo(seconds(300)) > 0);
+            assertTrue(scene.world.passed().compareTo(seconds(400)) < 0, scene.world.passed().toString());
+            assertEquals(List.of(), scene.retryIds());
+        }
+
+        @Test
+        void afterFiveFailuresInARowOneAttemptAtATimeAsksWhetherTheServerIsBack() throws Exception {
+            var ids = IntStream.range(0, 30).mapToObj(n -> "row" + n).toArray(String[]::new);
+            var scene = Scene.of(folder, ids);
+            scene.slots = 5;
+            var failures = new AtomicInteger();
+            var probing = new AtomicInteger();
+            var probes = new ArrayList<Integer>();
+            scene.answer = (attempt, _) -> {
+                if (failures.get() >= 12) {
+                    scene.world.pass(seconds(1));
+                    return succeeded("run-" + attempt.row().id());
+                }
+                boolean probe = failures.get() >= 5;
+                if (probe) probes.add(probing.incrementAndGet());
+                scene.world.pass(seconds(1));
+                if (probe) probing.decrementAndGet();
+                failures.incrementAndGet();
+                return new Seen.NotSent("connection refused");
+            };
+
+            var stop = scene.play();
+
+            assertEquals(Optional.empty(), stop);
+            assertEquals(Set.of(1), Set.copyOf(probes));
+            assertEquals(30, scene.resultIds().size());
+        }
+
+        @Test
+        void aCutRunThatSucceededIsHarvestedAndNotRunAgain() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.answer = Answer.inTurn(cut(Symptom.NO_ANSWER));
+            scene.found = _ -> scene.looked.size() < 3 ? running("run-7") : ended(succeeded("run-7"));
+
+            var stop = scene.play();
+
+            assertEquals(Optional.empty(), stop);
+            assertEquals(1, scene.sent.size());
+            assertEquals(List.of("run-7"), Scene.texts("run", scene.log("harvest")));
+            assertEquals(List.of("running", "running", "succeeded"), Scene.texts("saw", scene.log("look")));
+            assertEquals("run-7", scene.results().getFirst().path("workflow_run_id").asText());
+            assertEquals(scene.sent.getFirst().user(), scene.looked.getFirst().attempt().user());
+        }
+
+        @Test
+        void aCutRunThatFailedOfSomethingTransientIsTriedAgain() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.answer = Answer.inTurn(cut(Symptom.CUT, run("run-7")), succeeded("run-8"));
+            scene.found = _ -> ended(failed("Rate Limit Error"));
+
+            scene.play();
+
+            assertEquals(List.of("again", "succeeded"), scene.outcomes("a"));
+            assertEquals("run-8", scene.results().getFirst().path("workflow_run_id").asText());
+        }
+
+        /// As Dify 1.16 makes an end up: nothing was done, and nothing came of it.
+        private static Seen.Ran madeUp(String id, String error) {
+            return new Seen.Ran(new RunRef(id, id), RunStatus.FAILED,
+                    "{}".getBytes(UTF_8), error, "workflow-1", Usage.NONE);
+        }
+
+        /// A scene of one row whose streams tell this of their runs, one after the other.
+        private Scene streamed(Seen... told) throws IOException {
+            var scene = Scene.of(folder, "a");
+            scene.mode = Mode.STREAMING;
+            scene.answer = Answer.inTurn(told);
+            return scene;
+        }
+
+        @ParameterizedTest
+        @ValueSource(strings = {"Workflow stream ended without a terminal event", "Rate Limit Error", ""})
+        void aRunThatIsSaidToHaveFailedAndGoesOnIsWaitedForAndNeverPaidTwice(String error) throws Exception {
+            var scene = streamed(madeUp("run-7", error));
+            scene.found = _ -> scene.looked.size() < 9 ? running("run-7") : ended(succeeded("run-7"));
+
+            var stop = scene.play();
+
+            assertEquals(Optional.empty(), stop);
+            assertEquals(1, scene.sent.size());
+            assertEquals(List.of("succeeded"), scene.outcomes("a"));
+            assertEquals(List.of("run-7"), scene.resultRuns());
+            assertEquals(List.of("run-7"), Scene.texts("run", scene.log("harvest")));
+            assertEquals(List.of(), scene.log("late"));
+        }
+
+        @Test
+        void aFailureThatIsNotStoredAndWhoseWordsAreARefusalFailsItsRowAtOnce() throws Exception {
+            var scene = streamed(madeUp("never", "name is required in input form"));
+
+            scene.play();
+
+            assertEquals(List.of("failed"), scene.outcomes("a"));
+            assertEquals("name is required in input form", scene.error("a"));
+            assertEquals(1, scene.looked.size());
+            assertEquals(1, scene.sent.size());
+            assertTrue(scene.world.passed().compareTo(seconds(2)) < 0, scene.world.passed().toString());
+        }
+
+        @Test
+        void aFailureThatIsNotStoredAndMayPassIsTriedAgain() throws Exception {
+            var scene = streamed(madeUp("never", "[Errno 111] Connection refused"), succeeded("run-8"));
+
+            scene.play();
+
+            assertEquals(List.of("again", "succeeded"), scene.outcomes("a"));
+            assertEquals(List.of("run-8"), scene.resultRuns());
+        }
+
+        @Test
+        void aFailureThatIsNotStoredAndWhoseWordsProveNothingIsACutWithoutATrace() throws Exception {
+            var scene = streamed(madeUp("never", "Workflow stream ended without a terminal event"),
+                    succeeded("run-8"));
+
+            scene.play();
+
+            assertEquals(List.of("not_started", "succeeded"), scene.outcomes("a"));
+            var between = Duration.between(scene.sent.get(0).at(), scene.sent.get(1).at());
+            assertTrue(between.compareTo(seconds(300)) >= 0, between.toString());
+            assertEquals(Optional.empty(), scene.looked.getLast().run());
+        }
+
+        @Test
+        void anOldServersFailureThatIsNotStoredAndProvesNothingIsUnknown() throws Exception {
+            var scene = streamed(madeUp("never", "Workflow stream ended without a terminal event"));
+            scene.server = "1.9.2";
+
+            scene.play();
+
+            assertEquals(List.of("unknown"), scene.outcomes("a"));
+            assertEquals(1, scene.sent.size());
+        }
+
+        @Test
+        void aFailureThatIsStoredIsWhatItWasSaidToBeWithItsPrice() throws Exception {
+            var priced = new Seen.Ran(run("run-7"), RunStatus.FAILED, "{}".getBytes(UTF_8),
+                    "Rate Limit Error", "workflow-1", new Usage(1, 10, 3, Optional.of(BigDecimal.ONE), "USD"));
+            var scene = streamed(priced, succeeded("run-8"));
+            scene.found = _ -> ended(failed("Rate Limit Error"));
+
+            scene.play();
+
+            assertEquals(List.of("again", "succeeded"), scene.outcomes("a"));
+            assertEquals("run-7", scene.log("end").getFirst().path("run").asText());
+            assertEquals(1, scene.log("end").getFirst().path("price").asInt());
+            assertEquals(List.of(), scene.log("harvest"));
+            assertEquals(1, scene.looked.size());
+        }
+
+        @Test
+        void whatIsStoredTakesThePlaceOfWhatWasMadeUp() throws Exception {
+            var scene = streamed(madeUp("never", "Rate Limit Error"));
+            scene.found = _ -> ended(ran("run-7", RunStatus.FAILED, "no such city"));
+
+            scene.play();
+
+            assertEquals(List.of("failed"), scene.outcomes("a"));
+            assertEquals("no such city", scene.error("a"));
+            assertEquals("run-7", scene.log("end").getFirst().path("run").asText());
+        }
+
+        @Test
+        void aRunThatIsSaidToHaveFailedAndSaysRunningForEverIsUnknownAtTheTimeLimit() throws Exception {
+            var scene = streamed(madeUp("run-7", "Rate Limit Error"));
+            scene.found = _ -> running("run-7");
+
+            scene.play();
+
+            assertEquals(List.of("unknown"), scene.outcomes("a"));
+            assertEquals(1, scene.sent.size());
+            assertTrue(scene.world.passed().compareTo(seconds(300)) >= 0, scene.world.passed().toString());
+            assertTrue(scene.world.passed().compareTo(seconds(330)) < 0, scene.world.passed().toString());
+        }
+
+        @Test
+        void aBlockingFailureThatWouldBePaidForAgainIsConfirmedToo() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.answer = Answer.inTurn(failed("Rate Limit Error"));
+            scene.found = _ -> ended(succeeded("run-failed"));
+
+            scene.play();
+
+            assertEquals(1, scene.sent.size());
+            assertEquals(List.of("a"), scene.resultIds());
+        }
+
+        @Test
+        void anErrorBeforeASuccessIsSettledByTheRun() throws Exception {
+            var scene = streamed(Seen.Refused.event(500, "", "name is required in input form",
+                    Optional.of(run("run-7"))));
+            scene.found = _ -> ended(succeeded("run-7"));
+
+            scene.play();
+
+            assertEquals(Optional.of(run("run-7")), scene.looked.getFirst().run());
+            assertEquals(1, scene.sent.size());
+            assertEquals(List.of("run-7"), scene.resultRuns());
+        }
+
+        @Test
+        void aStreamThatToldTheEndOfAnotherRunIsSettledByItsOwn() throws Exception {
+            var scene = streamed(cut(Symptom.CONTRADICTED, run("run-7")));
+            scene.found = _ -> scene.looked.size() < 3 ? running("run-7") : ended(succeeded("run-7"));
+
+            scene.play();
+
+            assertEquals(1, scene.sent.size());
+            assertEquals(List.of("run-7"), scene.resultRuns());
+        }
+
+        @Test
+        void aFailureThatACrashLeftUnconfirmedIsLookedUpAtTheNextStart() throws Exception {
+            var scene = streamed();
+            scene.answer = (_, told) -> {
+                told.began(run("run-7"), Duration.ZERO);
+                return madeUp("run-7", "Rate Limit Error");
+            };
+            scene.found = _ -> {
+                throw new IllegalStateException("the power fails");
+            };
+            assertThrows(IllegalStateException.class, scene::play);
+            scene.sent.clear();
+            scene.found = _ -> ended(succeeded("run-7"));
+
+            scene.play();
+
+            assertEquals(List.of(), scene.ids());
+            assertEquals(List.of("run-7"), scene.resultRuns());
+        }
+
+        @Test
+        void aRunWithoutATraceIsSentAgainOnceThirtySecondsHavePassed() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.answer = Answer.inTurn(cut(Symptom.NO_ANSWER), succeeded("run-8"));
+
+            scene.play();
+
+            assertEquals(List.of("not_started", "succeeded"), scene.outcomes("a"));
+            var between = Duration.between(scene.sent.get(0).at(), scene.sent.get(1).at());
+            assertTrue(between.compareTo(seconds(30)) >= 0 && between.compareTo(seconds(60)) < 0, between.toString());
+            assertEquals(1, scene.results().getFirst().path("retry_count").asInt());
+        }
+
+        @Test
+        void aRunThatTurnsUpBeforeTheNextAttemptIsTakenInItsPlace() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.answer = Answer.inTurn(cut(Symptom.NO_ANSWER), failed("Rate Limit Error"));
+            scene.found = doubt -> scene.sent.size() < 2 ? ABSENT
+                    : doubt.is(Symptom.UNCONFIRMED) ? ended(failed("Rate Limit Error"))
+                    : ended(succeeded("run-7"));
+
+            scene.play();
+
+            assertEquals(2, scene.sent.size());
+            assertEquals(List.of("run-7"), scene.resultRuns());
+            assertEquals(List.of("run-7"), Scene.texts("run", scene.log("late")));
+        }
+
+        @Test
+        void aStreamWithoutATraceIsSentAgainOnceFiveMinutesHavePassed() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.mode = Mode.STREAMING;
+            scene.answer = Answer.inTurn(cut(Symptom.CUT), succeeded("run-8"));
+
+            scene.play();
+
+            assertEquals(List.of("not_started", "succeeded"), scene.outcomes("a"));
+            var between = Duration.between(scene.sent.get(0).at(), scene.sent.get(1).at());
+            assertTrue(between.compareTo(seconds(300)) >= 0 && between.compareTo(seconds(330)) < 0, between.toString());
+        }
+
+        @Test
+        void aRowThatTheServerBreaksOnEachTimeFailsAfterItsRetries() throws Exception {
+            var scene = Scene.of(folder, "a", "b");
+            scene.answer = (attempt, _) -> attempt.row().id().equals("b") ? succeeded("run-b")
+                    : http(500, "internal_server_error", "The server encountered an internal error");
+
+            scene.play();
+
+            assertEquals(List.of("a", "b", "a", "a", "a"), scene.ids());
+            assertEquals("failed", scene.outcomes("a").getLast());
+            assertEquals(List.of("a"), scene.retryIds());
+        }
+
+        @Test
+        void aRowThatFailedWithoutEverStartingIsSentWhenItIsRetried() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.backoff = new Backoff(seconds(1), seconds(60), 0);
+            scene.answer = Answer.inTurn(html(502), succeeded("run-8"));
+            scene.play();
+            assertEquals(List.of("a"), scene.retryIds());
+            scene.selection = Selection.fromList();
+
+            scene.play();
+
+            assertEquals(List.of("a"), scene.resultIds());
+        }
+
+        @Test
+        void aLeftStreamOfAnOldServerIsUnknownAtOnce() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.server = "1.9.2";
+            scene.mode = Mode.STREAMING;
+            scene.answer = Answer.inTurn(cut(Symptom.CUT));
+
+            scene.play();
+
+            assertEquals(List.of("unknown"), scene.outcomes("a"));
+            assertTrue(scene.error("a").contains("list a stream whose client has left"), scene.error("a"));
+            assertTrue(scene.world.passed().compareTo(seconds(2)) < 0, scene.world.passed().toString());
+            assertEquals(List.of("a"), scene.retryIds());
+        }
+
+        @Test
+        void aLostAnswerOfAnOldServerIsWaitedForUntilTheTimeLimitAndThenUnknown() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.server = "1.9.2";
+            scene.answer = Answer.inTurn(cut(Symptom.NO_ANSWER));
+
+            scene.play();
+
+            assertEquals(List.of("unknown"), scene.outcomes("a"));
+            assertTrue(scene.world.passed().compareTo(seconds(300)) >= 0, scene.world.passed().toString());
+            assertEquals(1, scene.tally.count(Standing.UNKNOWN));
+        }
+
+        @Test
+        void aServerThatIsSeenToListARunningRunProvesWhatItDoesNotList() throws Exception {
+            var scene = Scene.of(folder, "a", "b");
+            scene.server = "";
+            scene.answer = Answer.byRow(Map.of("a", List.of(cut(Symptom.NO_ANSWER)),
+                    "b", List.of(cut(Symptom.NO_ANSWER))));
+            scene.found = doubt -> doubt.attempt().row().id().equals("b") ? ABSENT
+                    : scene.looked.size() < 2 ? running("run-7") : ended(succeeded("run-7"));
+
+            scene.play();
+
+            assertEquals(List.of("not_started", "succeeded"), scene.outcomes("b"));
+        }
+
+        @Test
+        void withAFixedUserACutRunIsUnknown() throws Exception {
+            var scene = Scene.of(folder, "a", "b");
+            scene.user = "nightly";
+            scene.answer = Answer.inTurn(cut(Symptom.NO_ANSWER), succeeded("run-b"));
+
+            scene.play();
+
+            assertEquals("nightly", scene.sent.getFirst().user());
+            assertEquals(List.of("unknown"), scene.outcomes("a"));
+            assertTrue(scene.world.passed().compareTo(seconds(1)) < 0, "b waits for a run that nobody can find");
+            assertTrue(scene.error("a").contains("--user"), scene.error("a"));
+        }
+
+        @Test
+        void aRunThatStillRunsAtTheTimeLimitIsUnknown() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.answer = Answer.inTurn(html(504));
+            scene.found = _ -> running("run-7");
+
+            scene.play();
+
+            assertEquals(List.of("unknown"), scene.outcomes("a"));
+            assertTrue(scene.error("a").contains("run-7 still says running"), scene.error("a"));
+            assertTrue(scene.world.passed().compareTo(seconds(300)) >= 0, scene.world.passed().toString());
+            assertTrue(scene.world.passed().compareTo(seconds(301)) < 0, scene.world.passed().toString());
+        }
+
+        @Test
+        void theTimeOfARunThatWaitedAtTheDoorCountsFromItsOwnStart() throws Exception {
+            var scene = Scene.of(folder, "a", "b");
+            scene.slots = 2;
+            var began = NOON.plusSeconds(299);
+            scene.answer = (_, _) -> {
+                scene.world.pass(seconds(300));
+                return cut(Symptom.TIMED_OUT);
+            };
+            scene.found = doubt -> {
+                var id = doubt.attempt().row().id();
+                boolean over = id.equals("a") && scene.world.now().isAfter(NOON.plusSeconds(500));
+                return over ? ended(succeeded("run-a"))
+                        : running("run-" + id, Duration.between(began, scene.world.now()));
+            };
+
+            scene.play();
+
+            assertEquals(List.of("run-a"), scene.resultRuns());
+            assertEquals(List.of("unknown"), scene.outcomes("b"));
+            assertTrue(scene.took("b").compareTo(seconds(599)) >= 0, scene.took("b").toString());
+            assertTrue(scene.took("b").compareTo(seconds(601)) < 0, scene.took("b").toString());
+            assertTrue(scene.error("b").endsWith("still says running 5 min 0 s after its start"), scene.error("b"));
+        }
+
+        @ParameterizedTest(name = "the server says that it began {0} s before it was looked at")
+        @CsvSource(useHeadersInDisplayName = true, textBlock = """
+                age,     unknown after
+                0,       310
+                4,       306
+                3600,    300
+                -3600,   310
+                """)
+        void aServersWrongClockMovesAStartOnlyBetweenTheSendingAndTheFirstLook(long age, long after) throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.answer = (_, _) -> {
+                scene.world.pass(seconds(10));
+                return html(504);
+            };
+            scene.found = _ -> running("run-a", seconds(age).plus(Duration.between(NOON.plusSeconds(10),
+                    scene.world.now())));
+
+            scene.play();
+
+            assertEquals(List.of("unknown"), scene.outcomes("a"));
+            assertTrue(scene.took("a").compareTo(seconds(after)) >= 0, scene.took("a").toString());
+            assertTrue(scene.took("a").compareTo(seconds(after + 1)) < 0, scene.took("a").toString());
+        }
+    }
+}

@@ -1,0 +1,1076 @@
+package difyexec;
+
+import com.fasterxml.jackson.databind.JsonNode;
+import com.github.tomakehurst.wiremock.client.ResponseDefinitionBuilder;
+import com.github.tomakehurst.wiremock.http.Fault;
+import com.github.tomakehurst.wiremock.verification.LoggedRequest;
+import org.junit.jupiter.api.Assumptions;
+import org.junit.jupiter.api.Nested;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.Timeout;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.CsvSource;
+import org.junit.jupiter.params.provider.ValueSource;
+
+import module java.base;
+
+import static difyexec.DifyExec.*;
+import static com.github.tomakehurst.wiremock.client.WireMock.aResponse;
+import static com.github.tomakehurst.wiremock.client.WireMock.equalToJson;
+import static com.github.tomakehurst.wiremock.client.WireMock.get;
+import static com.github.tomakehurst.wiremock.client.WireMock.getRequestedFor;
+import static com.github.tomakehurst.wiremock.client.WireMock.matching;
+import static com.github.tomakehurst.wiremock.client.WireMock.post;
+import static com.github.tomakehurst.wiremock.client.WireMock.postRequestedFor;
+import static com.github.tomakehurst.wiremock.client.WireMock.urlEqualTo;
+import static com.github.tomakehurst.wiremock.client.WireMock.urlPathMatching;
+import static com.github.tomakehurst.wiremock.core.WireMockConfiguration.options;
+import static java.nio.charset.StandardCharsets.UTF_8;
+import static org.junit.jupiter.api.Assertions.assertEquals;
+import static org.junit.jupiter.api.Assertions.assertFalse;
+import static org.junit.jupiter.api.Assertions.assertTrue;
+
+/// The commands as a user types them: exit code, what is printed, and the files. Every call is searched for the key.
+@Timeout(90)
+
+/// Whole commands: inputs, files of rows, files of earlier versions and of others.
+final class FilesTest extends WholeCommand {
+    @Nested
+    class TheInput {
+        private final Dify dify = dify();
+
+        private void refused(Call call, String... words) throws IOException {
+            assertEquals(2, call.code(), call.err());
+            for (var word : words) assertTrue(call.err().contains(word), () -> call.err() + " without " + word);
+            assertFalse(call.err().contains("Exception"), call.err());
+            assertEquals("", call.out());
+            assertEquals(0, dify.requests());
+        }
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, delimiter = '|', textBlock = """
+                csv                              | line   | what
+                ''                               | ''     | empty
+                id,text                          | ''     | no rows
+                id,text/1,a/1,b                  | line 3 | "1"
+                id,text/1,a/ 1 ,b                | line 3 | line 2
+                id,text/,a                       | line 2 | blank
+                id,text/'  ',a                   | line 2 | blank
+                id,text/1,a/2                    | line 3 | 1 cell
+                id,text/1,a/2,b,c                | line 3 | 3 cells
+                id,text,text/1,a,b               | line 1 | "text"
+                id,,text/1,a,b                   | line 1 | column 2
+                text,id/a,1                      | line 1 | --id-column
+                id,text/1,a/2,"open/3,c          | line 3 | quote
+                id,text/1,a//2,b                 | line 3 | blank
+                """)
+        void isRefusedWithItsLineBeforeAnythingIsSent(String csv, String line, String what) throws IOException {
+            Files.writeString(file("data.csv"), csv.replace('/', '\n').replace("'", "") + (csv.isEmpty() ? "" : "\n"));
+
+            refused(dify.run(), line, what);
+
+            assertEquals(Set.of("data.csv"), names());
+        }
+
+        @Test
+        void hasAllItsProblemsListed() throws IOException {
+            csv("id,text", "1,a", "1,b\n".repeat(30).strip());
+
+            refused(dify.run(), "30 problems", "line 3:", "line 22:", "10 more");
+        }
+
+        @Test
+        void thatIsNotInUtf8IsNamedWithItsLine() throws IOException {
+            Files.write(file("data.csv"), "id,text\n1,a\n2,caf\u00e9\n".getBytes(StandardCharsets.ISO_8859_1));
+
+            refused(dify.run(), "line 3", "UTF-8");
+
+            assertEquals(Set.of("data.csv"), names());
+        }
+
+        @Test
+        void thatIsNotThereIsNamed() throws IOException {
+            refused(dify.run(), "data.csv: no such file");
+
+            assertEquals(Set.of(), names());
+        }
+
+        @Test
+        void thatIsAFolderIsNamed() throws IOException {
+            Files.createDirectory(file("data.csv"));
+
+            refused(dify.run(), "data.csv: a folder");
+
+            assertEquals(Set.of("data.csv"), names());
+        }
+
+        @Test
+        void andOutputAreTwoFiles() throws IOException {
+            rows(1);
+            var before = content("data.csv");
+
+            var link = Files.createSymbolicLink(file("link"), file("data.csv"));
+            var twin = Files.createLink(file("twin"), file("data.csv"));
+            for (var output : List.of(input(), folder + "/./data.csv", link.toString(), twin.toString()))
+                refused(call(dify.settings(), "run", "-i", input(), "-o", output), "both input and output");
+
+            assertEquals(before, content("data.csv"));
+            assertEquals(Set.of("data.csv", "link", "twin"), names());
+        }
+
+        @ParameterizedTest
+        @ValueSource(strings = {".retry", ".retry.tmp", ".log", ".lock"})
+        void isNotAnotherFileOfTheBatch(String suffix) throws IOException {
+            Files.writeString(file("results.jsonl" + suffix), "id,text\n1,a\n");
+
+            refused(call(dify.settings(), "run", "-i", output() + suffix, "-o", output()), "both input and output");
+
+            assertEquals("id,text\n1,a\n", content("results.jsonl" + suffix));
+        }
+
+        @Test
+        void outputInAFolderThatIsNotThereIsNamed() throws IOException {
+            rows(1);
+
+            refused(call(dify.settings(), "run", "-i", input(), "-o", file("no/results.jsonl").toString()),
+                    "there is no folder " + file("no"));
+
+            assertEquals(Set.of("data.csv"), names());
+        }
+
+        @Test
+        void outputThatIsAFolderIsNamed() throws IOException {
+            rows(1);
+
+            refused(call(dify.settings(), "run", "-i", input(), "-o", folder.toString()), "a folder");
+        }
+
+        @Test
+        void problemsAreSaidByStatusToo() throws IOException {
+            rows(1);
+            dify.run();
+            dify.server.resetRequests();
+            csv("id,text", "1,a", "1,b");
+
+            refused(call(Map.of(), "status", "-i", input(), "-o", output()), "line 3");
+        }
+
+        @ParameterizedTest
+        @CsvSource({"UTF-8, ','", "UTF-8, ;", "UTF-16LE, '\t'", "UTF-16BE, ','"})
+        void goesOutCellByCellAsItStands(String charset, String delimiter) throws IOException {
+            var text = "id,zip,text\n1,007,\"a, \"\"b\"\"\r\nc; あ😀 \"\n2,, x ".replace(",", delimiter)
+                    .replace("a" + delimiter, "a,");
+            Files.write(file("data.csv"), ("\uFEFF" + text).getBytes(charset));
+
+            assertEquals(0, dify.run().code());
+
+            var users = "\"user\":\"${json-unit.any-string}\",\"response_mode\":\"blocking\"";
+            for (var inputs : List.of("{\"id\":\"1\",\"zip\":\"007\",\"text\":\"a, \\\"b\\\"\\r\\nc; あ😀 \"}",
+                    "{\"id\":\"2\",\"zip\":\"\",\"text\":\" x \"}"))
+                dify.server.verify(1, postRequestedFor(urlEqualTo("/v1/workflows/run"))
+                        .withRequestBody(equalToJson("{\"inputs\":" + inputs + "," + users + "}")));
+            assertEquals("a, \"b\"\r\nc; あ😀 ", result("1").path("inputs").path("text").asText());
+        }
+
+        @Test
+        void mayHaveItsIdsInAnotherColumn() throws IOException {
+            csv("text,key", "a,1", "b,2");
+
+            assertEquals(0, dify.run("--id-column", "key").code());
+
+            assertEquals(List.of("1", "2"), ids());
+            assertEquals("{\"text\":\"a\",\"key\":\"1\"}", result("1").path("inputs").toString());
+            assertEquals(0, call(Map.of(), "status", "-i", input(), "-o", output(),
+                    "--id-column", "key").code());
+        }
+    }
+
+    @Nested
+    class TheCheck {
+        private final Dify dify = dify();
+
+        TheCheck() {
+            form(dify.answer(200, text("""
+                    {'user_input_form': [
+                        {'text-input': {'variable': 'text', 'label': 'Text', 'required': true, 'max_length': 5}},
+                        {'select': {'variable': 'lang', 'label': 'Language', 'required': true,
+                                    'options': ['en', 'ja']}},
+                        {'number': {'variable': 'count', 'label': 'Count', 'required': false}}]}
+                    """)));
+        }
+
+        private void form(ResponseDefinitionBuilder answer) {
+            dify.server.stubFor(get(urlEqualTo("/v1/parameters")).willReturn(answer));
+        }
+
+        private Call check(String... more) throws IOException {
+            return call(dify.settings(), Stream.concat(Stream.of("check", "-i", input()), Stream.of(more))
+                    .toArray(String[]::new));
+        }
+
+        private void bad() throws IOException {
+            csv("id,text,lang,count", "1,fine,en,1", "2,too long,ja,2", "3,fine,fr,many");
+        }
+
+        @Test
+        void holdsEveryCellAgainstTheFormBeforeAnythingIsSent() throws IOException {
+            bad();
+
+            var call = dify.run();
+
+            assertEquals(2, call.code());
+            assertTrue(call.sentence().contains("3 problems, nothing was sent"), call.err());
+            for (var said : List.of("line 3, id 2, text = \"too long\": is 8 characters long, 5 are allowed",
+                    "line 4, id 3, lang = \"fr\": allowed is one of \"en\", \"ja\"", "line 4, id 3, count = \"many\""))
+                assertTrue(call.err().contains(said), call.err());
+            assertEquals(0, dify.runs());
+            assertEquals(List.of("data.csv", "results.jsonl.lock"), List.copyOf(names()));
+        }
+
+        @Test
+        void isACommandToo() throws IOException {
+            bad();
+
+            var call = check();
+
+            assertEquals(2, call.code());
+            assertTrue(call.out().contains("line 3, id 2, text = \"too long\""), call.out());
+            assertEquals("", call.err());
+            assertEquals(Set.of("data.csv"), names());
+            assertEquals(0, dify.runs());
+        }
+
+        @Test
+        void isFineWithAFineFile() throws IOException {
+            csv("id,text,Language,count", "1,fine,en,1");
+
+            var call = check();
+
+            assertEquals(0, call.code(), call.err());
+            assertTrue(call.out().contains("Fine"), call.out());
+        }
+
+        @Test
+        void listsAllProblemsAsJson() throws IOException {
+            bad();
+
+            var problems = tree(check("--json").out()).path("problems");
+
+            assertEquals(List.of("2", "3", "3"), problems.findValuesAsText("id"));
+            assertEquals(List.of("text", "lang", "count"), problems.findValuesAsText("column"));
+        }
+
+        @Test
+        void namesEachOfTwelveFaults() throws IOException {
+            form(dify.answer(200, text("""
+                    {'user_input_form': [
+                        {'text-input': {'variable': 'short', 'required': false, 'max_length': 3}},
+                        {'number': {'variable': 'num', 'required': true}},
+                        {'select': {'variable': 'pick', 'required': false, 'options': ['red', 'blue']}},
+                        {'checkbox': {'variable': 'yes', 'required': false}},
+                        {'json_object': {'variable': 'meta', 'required': false}},
+                        {'file': {'variable': 'doc', 'required': false, 'allowed_file_types': ['document']}},
+                        {'file-list': {'variable': 'docs', 'required': false, 'allowed_file_types': ['image'],
+                                       'max_length': 2}}]}
+                    """)));
+            csv("id,short,num,pick,yes,meta,doc,docs",
+                    "1,😀😀😀😀,1,,,,,", "2,,,,,,,", "3,,NaN,,,,,", "4,,\"1,000\",,,,,", "5,,1e5,,,,,", "6,,1,Rad,,,,",
+                    "7,,1,,maybe,,,", "8,,1,,,[1],,", "9,,1,,,,@none.pdf,", "10,,1,,,,https://h/a.mp3,",
+                    "11,,1,,,,,https://h/1.png;https://h/2.png;https://h/3.png", "12,,1,,,,,ftp://h/1.png");
+
+            var call = check("--json");
+
+            assertEquals(2, call.code());
+            var problems = tree(call.out()).path("problems");
+            assertEquals("""
+                    2 1 short 😀😀😀😀: is 4 characters long, 3 are allowed
+                    3 2 num : not empty: the workflow requires it
+                    4 3 num NaN: a number like 12, -0.5 or 1234567.89
+                    5 4 num 1,000: a number like 12, -0.5 or 1234567.89
+                    6 5 num 1e5: a number like 12, -0.5 or 1234567.89
+                    7 6 pick Rad: one of "red", "blue"; did you mean "red"?
+                    8 7 yes maybe: true, false, yes, no, 1, 0, on or off
+                    9 8 meta [1]: a JSON object like {"name": "value"}
+                    10 9 doc @none.pdf: a file that exists; there is none at none.pdf
+                    11 10 doc https://h/a.mp3: a file of the kind document, not audio (.mp3)
+                    12 11 docs https://h/1.png;https://h/2.png;https://h/3.png: 3 files, 2 are allowed
+                    13 12 docs ftp://h/1.png: an address (https://…) or @path
+                    """, StreamSupport.stream(problems.spliterator(), false).map(problem -> Stream.of("line", "id",
+                    "column", "value").map(name -> problem.path(name).asText()).collect(Collectors.joining(" ")) + ": "
+                    + problem.path("allowed").asText().replace(folder + "/", "") + "\n").collect(Collectors.joining()));
+            assertEquals(0, dify.server.findAll(postRequestedFor(urlPathMatching(".*"))).size());
+        }
+
+        @Test
+        void showsTheRequestsWithoutTheKey() throws IOException {
+            csv("id,text,lang,count", "1,fine,en,1", "2,fine,ja,");
+
+            var call = check("--show", "1");
+
+            assertTrue(call.out().contains(text("{'id':'1','text':'fine','lang':'en','count':1}")), call.out());
+            assertFalse(call.out().contains("\"ja\""), call.out());
+            assertTrue(call.out().contains("curl -X POST " + dify.url() + "/workflows/run "), call.out());
+            assertEquals(0, dify.runs());
+        }
+
+        private LoggedRequest posted() {
+            return dify.server.findAll(postRequestedFor(urlPathMatching("/v1/workflows/(.+/)?run"))).getFirst();
+        }
+
+        /// What a shell makes of the line that `check --show` prints: the words that `curl` gets.
+        private List<String> curl(Call call) throws Exception {
+            Assumptions.assumeTrue(Files.isExecutable(Path.of("/bin/sh")));
+            var line = call.out().lines().filter(text -> text.startsWith("curl ")).findFirst().orElseThrow();
+            var shell = new ProcessBuilder("/bin/sh", "-c", "curl() { printf '%s\\n' \"$@\"; }; " + line).start();
+            return new String(shell.getInputStream().readAllBytes(), UTF_8).lines().toList();
+        }
+
+        @Test
+        void showsWhatWouldActOnATerminalAsAnEscapeAndTheRequestStaysTheSame() throws Exception {
+            form(dify.answer(200, text("""
+                    {'user_input_form': [{'paragraph': {'variable': 'text', 'required': true}},
+                                         {'json_object': {'variable': 'meta', 'required': false}}]}""")));
+            csv("id,text,meta", "1,it's \u009b31m \u202e \u2028 \ue007f \udb40\udc41,\"{\r\n\"\"a\u007f\"\": 1}\"");
+
+            var call = check("--show", "1");
+
+            assertEquals(0, call.code(), call.err());
+            assertTrue(call.out().contains("\\u009b31m \\u202e \\u2028 \ue007f \\udb40\\udc41"), call.out());
+            assertEquals(List.of(), call.out().lines().flatMapToInt(String::codePoints).filter(c ->
+                    Character.isISOControl(c) || Character.getType(c) == Character.FORMAT).boxed().toList());
+            assertEquals(0, dify.run().code());
+            assertEquals(tree(posted().getBodyAsString()).path("inputs"), tree(curl(call).getLast()).path("inputs"));
+        }
+
+        @Test
+        void showsTheAddressThatARunGoesTo() throws Exception {
+            csv("id,text,lang,count", "1,fine,en,1");
+            var settings = new HashMap<>(dify.settings());
+            settings.put("DIFY_WORKFLOW_ID", " v 1/2 ");
+            dify.rows(dify.ended("succeeded", ""));
+
+            var call = call(settings, "check", "-i", input(), "--show", "1");
+            assertEquals(0, call(settings, typed("run")).code());
+
+            assertEquals(dify.url().replace("/v1", posted().getUrl()), curl(call).get(2));
+            assertTrue(curl(call).get(2).endsWith("/workflows/v%201%2F2/run"), curl(call)::toString);
+        }
+
+        @Test
+        void showsTheDemosAddress() throws Exception {
+            csv("id,text", "1,fine");
+
+            var call = call(Map.of(), "check", "-i", input(), "--show", "1", "--demo");
+
+            assertTrue(curl(call).get(2).matches("http://127\\.0\\.0\\.1:\\d+/v1/workflows/run"), call.out());
+        }
+
+        @Test
+        void makesValuesOfTheTypesThatTheFormHas() throws IOException {
+            csv("id,text,Language,count", "1,007,en,1.50", "2,,ja,");
+
+            assertEquals(0, dify.run().code());
+
+            sent("{'id':'1','text':'007','lang':'en','count':1.50}");
+            sent("{'id':'2','text':'','lang':'ja'}");
+            assertEquals(text("{'id':'1','text':'007','Language':'en','count':'1.50'}"), result("1").path("inputs") + "");
+        }
+
+        private void sent(String inputs) {
+            dify.server.verify(1, postRequestedFor(urlEqualTo("/v1/workflows/run")).withRequestBody(equalToJson(
+                    text("{'inputs':" + inputs + ",'response_mode':'blocking','user':'${json-unit.any-string}'}"))));
+        }
+
+        @Test
+        void mayBeLeftOut() throws IOException {
+            bad();
+
+            assertEquals(0, dify.run("--no-check").code());
+
+            dify.server.verify(0, getRequestedFor(urlEqualTo("/v1/parameters")));
+            assertEquals(3, dify.runs());
+        }
+
+        @ParameterizedTest
+        @ValueSource(ints = {404, 502})
+        void isWarnedOfWhenTheFormIsOutOfReach(int status) throws IOException {
+            bad();
+            form(aResponse().withStatus(status).withBody("<html>no</html>"));
+
+            var call = dify.run();
+
+            assertEquals(0, call.code(), call.err());
+            assertTrue(call.err().contains("Warning: the workflow's form is out of reach"), call.err());
+        }
+
+        @Test
+        void stopsWhereNothingIsPublished() throws IOException {
+            rows(2);
+            form(dify.refused(400, "app_unavailable", "App unavailable, please check your app configurations."));
+
+            var call = dify.run();
+
+            assertEquals(4, call.code());
+            assertTrue(call.sentence().contains("publish"), call.err());
+            assertEquals(0, dify.runs());
+        }
+    }
+
+    @Nested
+    class FilesOfARow {
+        private final Dify dify = dify();
+
+        FilesOfARow() throws IOException {
+            dify.server.stubFor(get(urlEqualTo("/v1/parameters")).willReturn(dify.answer(200, text("""
+                    {'user_input_form': [
+                        {'file': {'variable': 'doc', 'required': false, 'allowed_file_types': ['document']}},
+                        {'file-list': {'variable': 'docs', 'required': false, 'allowed_file_types': ['document'],
+                                       'max_length': 3}}]}
+                    """))));
+            uploads(uploaded());
+        }
+
+        private void uploads(ResponseDefinitionBuilder... answers) {
+            for (int i = 0; i < answers.length; i++) dify.server.stubFor(post(urlEqualTo("/v1/files/upload"))
+                    .inScenario("uploads").whenScenarioStateIs(i == 0 ? "Started" : "upload " + i)
+                    .willSetStateTo("upload " + Math.min(i + 1, answers.length - 1)).willReturn(answers[i]));
+        }
+
+        private ResponseDefinitionBuilder uploaded() {
+            return dify.answer(201, text("{'id':'up-1','name':'a.txt','size':5}"));
+        }
+
+        private List<String> bodies(String path) {
+            return dify.server.findAll(postRequestedFor(urlEqualTo(path))).stream()
+                    .map(request -> request.getBodyAsString()).toList();
+        }
+
+        @Test
+        void goUpOnceUnderTheUserOfTheRun() throws IOException {
+            Files.writeString(file("a.txt"), "größe");
+            csv("id,doc,docs", "1,@a.txt,@a.txt;https://h/b.pdf");
+
+            assertEquals(0, dify.run().code());
+
+            var upload = bodies("/v1/files/upload");
+            assertEquals(1, upload.size());
+            var run = tree(bodies("/v1/workflows/run").getFirst());
+            assertTrue(upload.getFirst().contains("name=\"user\"\r\n\r\n" + run.path("user").asText() + "\r\n"),
+                    upload::toString);
+            assertTrue(upload.getFirst().contains("filename=\"a.txt\"\r\nContent-Type: text/plain\r\n\r\ngröße\r\n"),
+                    upload::toString);
+            assertEquals(text("{'type':'document','transfer_method':'local_file','upload_file_id':'up-1'}"),
+                    run.path("inputs").path("doc").toString());
+            assertEquals(text("[{'type':'document','transfer_method':'local_file','upload_file_id':'up-1'},"
+                    + "{'type':'document','transfer_method':'remote_url','url':'https://h/b.pdf'}]"),
+                    run.path("inputs").path("docs").toString());
+            assertEquals(List.of("up-1"), events("upload").stream().map(line -> line.path("upload").asText()).toList());
+            assertEquals("@a.txt", result("1").path("inputs").path("doc").asText());
+        }
+
+        @Test
+        void areTriedAgainBeforeTheRunIsStarted() throws IOException {
+            Files.writeString(file("a.txt"), "x");
+            csv("id,doc,docs", "1,@a.txt,");
+            uploads(dify.answer(503, "busy").withHeader("Retry-After", "1"), aResponse().withFault(Fault.CONNECTION_RESET_BY_PEER), uploaded());
+
+            var call = dify.run();
+
+            assertEquals(0, call.code(), call.err());
+            assertTrue(call.err().contains("as the server asks"), call.err());
+            assertEquals(3, bodies("/v1/files/upload").size());
+            assertEquals(1, dify.runs());
+        }
+
+        @Test
+        void thatAreRefusedFailTheirRowWithoutARun() throws IOException {
+            Files.writeString(file("a.txt"), "x");
+            csv("id,doc,docs", "1,@a.txt,", "2,,");
+            uploads(dify.refused(415, "unsupported_file_type", "File type not allowed."));
+
+            var call = dify.run();
+
+            assertEquals(3, call.code());
+            assertTrue(call.err().contains("File type not allowed."), call.err());
+            assertEquals("1\n", content("results.jsonl.retry"));
+            assertEquals(1, dify.runs());
+        }
+
+        /// The CSV is in `batch`; above it lies what must not go out.
+        private String[] outside(String command, String... more) throws IOException {
+            Files.writeString(file("id_rsa.txt"), "secret");
+            Files.createDirectories(file("batch"));
+            Files.writeString(file("batch/data.csv"), "id,doc,docs\n1,@../id_rsa.txt,\n");
+            return Stream.concat(Stream.of(command, "-i", file("batch/data.csv").toString()), Stream.of(more))
+                    .toArray(String[]::new);
+        }
+
+        @Test
+        void outsideOfTheCsvsFolderAreNeverUploaded() throws IOException {
+            var checked = call(dify.settings(), outside("check"));
+            var ran = call(dify.settings(), outside("run", "-o", output(), "--progress", "off"));
+
+            assertEquals(List.of(2, 2), List.of(checked.code(), ran.code()));
+            var problem = "line 2, id 1, doc = \"@../id_rsa.txt\": allowed is a file under the CSV's folder (or "
+                    + "another, which --files DIR names); this is " + file("id_rsa.txt").toRealPath();
+            assertTrue(checked.out().contains(problem), checked.out());
+            assertTrue(ran.err().contains(problem), ran.err());
+            assertEquals(List.of(), dify.server.findAll(postRequestedFor(urlPathMatching(".*"))));
+        }
+
+        @Test
+        void areUploadedFromAFolderThatIsNamed() throws IOException {
+            var call = call(dify.settings(), outside("run", "-o", output(), "--progress", "off", "--files",
+                    folder.toString()));
+
+            assertEquals(0, call.code(), call.err());
+            assertTrue(bodies("/v1/files/upload").getFirst().contains("secret"));
+        }
+
+        @Test
+        void areNotLookedForInAFolderThatIsNotThere() throws IOException {
+            var call = call(dify.settings(), outside("check", "--files", file("none").toString()));
+
+            assertEquals(2, call.code());
+            assertEquals("difyexec: --files " + file("none") + ": no such folder", call.sentence());
+            assertEquals(0, dify.requests());
+        }
+
+        /// While `a.txt` goes up, a link to what must not go out takes the place of `b.txt`.
+        @Test
+        void thatBecomeLinksAfterTheCheckFailTheirRowWithoutARun() throws IOException {
+            outside("check");
+            Files.writeString(file("batch/a.txt"), "a");
+            var b = Files.writeString(file("batch/b.txt"), "b");
+            Files.writeString(file("batch/data.csv"), "id,doc,docs\n1,@a.txt,@b.txt\n2,@b.txt,\n3,@a.txt,\n");
+            var form = dify.server.getStubMappings().stream().map(stub -> stub.getResponse().getBody())
+                    .filter(body -> body.contains("'doc'".replace('\'', '"'))).findFirst().orElseThrow();
+            try (var wire = new ServerTest.Wire(connection -> {
+                while (connection.request()) {
+                    var what = connection.last.split(" ")[1];
+                    if (what.equals("/v1/files/upload") && !Files.isSymbolicLink(b)) {
+                        Files.delete(b);
+                        Files.createSymbolicLink(b, Path.of("../id_rsa.txt"));
+                    }
+                    connection.answer(switch (what) {
+                        case "/v1/info" -> text("{'name':'a','mode':'workflow'}");
+                        case "/v1/parameters" -> form;
+                        case "/v1/files/upload" -> text("{'id':'up'}");
+                        default -> ServerTest.Events.blocking("{}");
+                    });
+                }
+            })) {
+                var call = call(settingsFor(wire), "run", "-i", file("batch/data.csv").toString(), "-o", output(), "-c",
+                        "1", "--progress", "off");
+
+                assertEquals(3, call.code(), call.err());
+                assertEquals(List.of("3"), ids());
+                assertEquals("1\n2\n", content("results.jsonl.retry"));
+                assertEquals(1, wire.requests.stream().filter(sent -> sent.contains(" /v1/workflows/run ")).count());
+                assertFalse(wire.requests.toString().contains("secret"));
+                assertTrue(call.err().contains("b.txt: a link has taken its place"), call.err());
+                assertTrue(call.err().contains("doc: allowed is a file under the CSV's folder"), call.err());
+            }
+        }
+
+        /// A run whose output `doc` is a file behind a signed link.
+        private void givesAFile(String extension) {
+            givesAFile(extension, 4);
+        }
+
+        private void givesAFile(String extension, int size) {
+            dify.rows(dify.answer(200, text("""
+                    {'workflow_run_id':'r','task_id':'t','data':{'id':'r','workflow_id':'w','status':'succeeded',
+                     'outputs':{'n':1,'made':[{'dify_model_identity':'__dify__file__','extension':'%s','size':%d,
+                     'url':'%s/f?sign=x'}]},'error':null,'elapsed_time':1,'total_tokens':1,'total_steps':1}}""",
+                    extension, size, dify.url())));
+            fileIs(aResponse().withBody("made"));
+        }
+
+        /// What the link answers, one after the other; the last one stays.
+        private void fileIs(ResponseDefinitionBuilder... answers) {
+            var scenario = "file " + UUID.randomUUID();
+            for (int i = 0; i < answers.length; i++) {
+                var stub = get(urlEqualTo("/v1/f?sign=x")).inScenario(scenario)
+                        .whenScenarioStateIs(i == 0 ? "Started" : "answer " + i);
+                if (i < answers.length - 1) stub.willSetStateTo("answer " + (i + 1));
+                dify.server.stubFor(stub.willReturn(answers[i]));
+            }
+        }
+
+        private Call save(String... more) throws IOException {
+            return dify.run(Stream.concat(Stream.of("--save-files", file("out").toString()), Stream.of(more))
+                    .toArray(String[]::new));
+        }
+
+        private List<String> files(String id) throws IOException {
+            return StreamSupport.stream(result(id).path("files").spliterator(), false)
+                    .map(path -> file("out").relativize(Path.of(path.asText())).toString()).toList();
+        }
+
+        /// All that lies in the folder, drafts too, with what is in it.
+        private String saved() throws IOException {
+            try (var all = Files.list(file("out"))) {
+                var text = new TreeMap<String, String>();
+                for (var each : all.toList()) text.put(each.getFileName().toString(), Files.readString(each));
+                return text.toString();
+            }
+        }
+
+        @Test
+        void madeByTheWorkflowAreFetchedBeforeTheRowIsDone() throws IOException {
+            csv("id,doc,docs", "../1,,");
+            givesAFile(".txt");
+
+            var call = dify.run("--save-files", file("out").toString());
+
+            assertEquals(0, call.code(), call.err());
+            var saved = file("out").resolve(Sender.fileName("../1", "made", 1, ".txt"));
+            assertEquals("made", Files.readString(saved));
+            assertEquals(List.of(saved.toString()), StreamSupport.stream(result("../1").path("files").spliterator(), false)
+                    .map(JsonNode::asText).toList());
+            assertEquals(0, dify.server.findAll(getRequestedFor(urlEqualTo("/v1/f?sign=x")).withHeader("Authorization",
+                    matching(".*"))).size(), "the link is signed: the key is not for it");
+        }
+
+        @Test
+        void madeByTheWorkflowAreWarnedOfOnceWhenNobodyFetchesThem() throws IOException {
+            csv("id,doc,docs", "1,,", "2,,");
+            givesAFile(".txt");
+
+            var call = dify.run();
+
+            assertEquals(0, call.code(), call.err());
+            assertEquals(2, call.err().split("--save-files DIR", -1).length, call.err());
+            assertTrue(result("1").path("files").isMissingNode());
+        }
+
+        @ParameterizedTest
+        @ValueSource(strings = {"null", "\"\"", "\" \"", "\"ht tp://x\"", "\"file:///etc/hostname\""})
+        void withoutAnAddressAreMissingNotFetchedFromTheApi(String link) throws IOException {
+            csv("id,doc,docs", "1,,");
+            dify.rows(dify.answer(200, text("""
+                    {'workflow_run_id':'r','task_id':'t','data':{'id':'r','workflow_id':'w','status':'succeeded',
+                     'outputs':{'made':{'dify_model_identity':'__dify__file__','extension':'.txt','url':%s}},
+                     'error':null,'elapsed_time':1,'total_tokens':1,'total_steps':1}}""", link)));
+            dify.server.stubFor(get(urlPathMatching("/v1/?")).willReturn(aResponse().withBody("welcome")));
+
+            var call = save();
+
+            assertEquals(3, call.code(), call.err());
+            assertEquals("{}", saved());
+            assertEquals("no address in the output", events("missing").getFirst().path("why").asText());
+        }
+
+        @Test
+        void thatCannotBeFetchedCostTheRowNothing() throws IOException {
+            csv("id,doc,docs", "1,,");
+            givesAFile(".txt");
+            dify.server.stubFor(get(urlEqualTo("/v1/f?sign=x")).willReturn(aResponse().withStatus(403)));
+
+            var call = save();
+
+            assertEquals(3, call.code(), call.err());
+            assertEquals(List.of("1"), ids());
+            assertEquals("", content("results.jsonl.retry"));
+            assertEquals("{}", saved());
+            assertTrue(call.err().contains("Row 1: a file of its outputs could not be fetched (HTTP 403);"),
+                    call.err());
+            assertTrue(call.err().contains("  1 file of 1 row could not be fetched (1): see 'missing'"), call.err());
+            var missing = events("missing").getFirst();
+            assertEquals("1 1-made-1.txt HTTP 403", Stream.of("id", "file", "why")
+                    .map(field -> missing.path(field).asText()).collect(Collectors.joining(" ")));
+        }
+
+        @Test
+        void thatCouldNotBeFetchedAreToldByTheStatusUntilTheRowHasThem() throws IOException {
+            csv("id,doc,docs", "1,,");
+            givesAFile(".txt");
+            fileIs(aResponse().withStatus(403), aResponse().withBody("made"));
+            save();
+
+            var words = call(Map.of(), "status", "-o", output());
+            var json = call(Map.of(), "status", "--json", "-o", output());
+            dify.command("retry", "1", "--force", "--save-files", file("out").toString());
+            var later = call(Map.of(), "status", "--json", "-o", output());
+
+            assertEquals(List.of(3, 3, 0), List.of(words.code(), json.code(), later.code()));
+            assertTrue(words.out().contains("Note: 1 file of 1 row could not be fetched (1)"), words.out());
+            assertEquals(text("{'count':1,'rows':1,'ids':['1']}"), tree(json.out()).path("missing_files").toString());
+            assertEquals(text("{'count':0,'rows':0,'ids':[]}"), tree(later.out()).path("missing_files").toString());
+            assertEquals(List.of("1-made-1.txt"), files("1"));
+        }
+
+        @Test
+        void areWholeOrTriedAgain() throws IOException {
+            csv("id,doc,docs", "1,,");
+            givesAFile(".txt");
+            fileIs(aResponse().withBody("mad"), aResponse().withStatus(503), aResponse().withBody("made more"),
+                    aResponse().withFault(Fault.MALFORMED_RESPONSE_CHUNK), aResponse().withBody("made"));
+
+            var call = save();
+
+            assertEquals(0, call.code(), call.err());
+            assertEquals("{1-made-1.txt=made}", saved());
+            assertEquals(5, dify.server.findAll(getRequestedFor(urlEqualTo("/v1/f?sign=x"))).size());
+            assertEquals(1, dify.runs());
+        }
+
+        @Test
+        void areWholeByTheLengthOfTheAnswerWhereDifyKnowsNoOther() throws IOException {
+            csv("id,doc,docs", "1,,");
+            givesAFile(".txt", -1);
+            fileIs(aResponse().withBody("made").withHeader("Content-Length", "5"), aResponse().withBody("made"));
+
+            var call = save();
+
+            assertEquals(0, call.code(), call.err());
+            assertEquals("{1-made-1.txt=made}", saved());
+            assertEquals(2, dify.server.findAll(getRequestedFor(urlEqualTo("/v1/f?sign=x"))).size());
+        }
+
+        @Test
+        void areNeverWrittenOverAnother() throws IOException {
+            csv("id,doc,docs", "1,,");
+            givesAFile(".txt");
+            Files.createDirectories(file("out"));
+            Files.writeString(file("out/1-made-1.txt"), "mine");
+
+            var first = save();
+            assertEquals(0, first.code(), first.err());
+            assertEquals(List.of("1-made-1~2.txt"), files("1"));
+            var again = dify.command("retry", "1", "--force", "--save-files", file("out").toString());
+
+            assertEquals(0, again.code(), again.err());
+            assertEquals(List.of("1-made-1~2.txt"), files("1"), "the same bytes are kept as one file");
+            assertEquals("{1-made-1.txt=mine, 1-made-1~2.txt=made}", saved());
+        }
+    }
+
+    @Nested
+    class EarlierFiles {
+        private final Dify dify = dify();
+
+        /// As the original Python tool leaves them.
+        private void original() throws IOException {
+            rows(5);
+            Files.writeString(file("results.jsonl"), "\uFEFF" + text("""
+                    {'id': '1', 'status': 'success', 'inputs': {'id': '1'}, 'outputs': {'outputs': {'answer': 'a'}}}
+                    {'id': '2', 'status': 'success', 'inputs': {'id': '2'}, 'outputs': {'answer': 'old'}}
+                    {'id': '2', 'status': 'success', 'inputs': {'id': '2'}, 'outputs': {'answer': 'new'}}
+                    """));
+            Files.writeString(file("results.jsonl.retry"), "\uFEFF5\n3\n5\n\n3\r\n");
+        }
+
+        @Test
+        void ofTheOriginalToolAreContinued() throws IOException {
+            original();
+            var before = content("results.jsonl");
+
+            var call = dify.run();
+
+            assertEquals(0, call.code(), call.err());
+            assertEquals(List.of("3", "4", "5"), attempts(1));
+            assertTrue(content("results.jsonl").startsWith(before), "what was there stays as it was");
+            assertFalse(call.err().contains("could not be read"), call.err());
+            assertEquals("succeeded=5", standing());
+        }
+
+        @Test
+        void ofTheOriginalToolHaveTheirListRetriedOnceEach() throws IOException {
+            original();
+
+            var call = dify.command("retry");
+
+            assertEquals(0, call.code(), call.err());
+            assertEquals(List.of("3", "5"), attempts(1));
+            assertEquals("succeeded=4 pending=1", standing());
+        }
+
+        @Test
+        void ofTheOriginalToolHaveAStatus() throws IOException {
+            original();
+
+            assertEquals("succeeded=2 failed=2 pending=1", standing());
+        }
+
+        @Test
+        void tornByACrashAreMendedAndTheRowRunsAgain() throws IOException {
+            rows(3);
+            dify.run();
+            var whole = content("results.jsonl");
+            var cut = whole.substring(0, whole.length() - 20);
+            Files.writeString(file("results.jsonl"), cut);
+            var log = content("results.jsonl.log");
+            Files.writeString(file("results.jsonl.log"), log.substring(0, log.stripTrailing().lastIndexOf('\n') + 9));
+
+            var call = dify.run("--settle", "50ms");
+
+            assertEquals(0, call.code(), call.err());
+            assertEquals("succeeded=3", standing());
+            assertEquals(List.of("1", "2", "3"), ids());
+            assertEquals(Set.of("results.jsonl", "results.jsonl.log"), events("torn").stream()
+                    .map(line -> line.path("file").asText()).collect(Collectors.toSet()));
+            assertEquals(4, dify.runs());
+        }
+
+        @Test
+        void whoseResultsAreGoneAreNotPaidForTwice() throws IOException {
+            rows(3);
+            dify.run();
+            Files.delete(file("results.jsonl"));
+            for (var id : List.of("1", "2", "3")) dify.recorded(id, "succeeded");
+
+            var refused = dify.run();
+            assertEquals(2, refused.code());
+            assertTrue(refused.sentence().contains("3 results that the log knows of are gone"), refused.err());
+            assertTrue(refused.sentence().contains("--rebuild"), refused.err());
+            assertEquals(3, dify.runs());
+
+            var rebuilt = dify.run("--rebuild");
+            assertEquals(0, rebuilt.code(), rebuilt.err());
+            assertEquals(List.of("1", "2", "3"), ids());
+            assertEquals("run-2", result("2").path("workflow_run_id").asText());
+            assertEquals("2", result("2").path("outputs").path("row_id").asText());
+            assertEquals(3, dify.runs());
+            assertEquals(2.5, events("end").getLast().path("seconds").asDouble(), "nobody saw its end: Dify's own time");
+        }
+
+        @Test
+        void ofAnotherServerAreLeftAlone() throws IOException {
+            rows(2);
+            dify.run("--limit", "1");
+            var other = dify();
+
+            var call = other.run();
+
+            assertEquals(2, call.code());
+            for (var url : List.of(dify.url(), other.url())) assertTrue(call.sentence().contains(url), call.err());
+            assertEquals(0, other.runs());
+            assertEquals("succeeded=1 pending=1", standing());
+        }
+
+        @Test
+        void ofANewerFormatAreLeftAlone() throws IOException {
+            rows(1);
+            Files.writeString(file("results.jsonl.log"),
+                    "{\"event\":\"session\",\"t\":\"2030-01-01T00:00:00Z\",\"format\":2,\"tool\":\"difyexec 9\"}\n");
+
+            var call = dify.run();
+
+            assertEquals(2, call.code());
+            assertTrue(call.sentence().contains("difyexec 9"), call.err());
+            assertEquals(0, dify.requests());
+        }
+
+        @Test
+        void areMovedAsideForAFreshStart() throws IOException {
+            rows(2);
+            dify.row("2", dify.ended("failed", "no"));
+            dify.run();
+            var before = content("results.jsonl");
+
+            var call = dify.run("--fresh");
+
+            assertEquals(3, call.code());
+            assertEquals(4, dify.runs());
+            assertEquals(List.of("1"), ids());
+            var aside = names().stream().filter(name -> name.matches("results.*\\.\\d{8}T[0-9.]+Z")).toList();
+            assertEquals(List.of("results.jsonl", "results.jsonl.log", "results.jsonl.retry"),
+                    aside.stream().map(name -> name.replaceFirst("\\.\\d+T.*", "")).toList());
+            assertEquals(before, content(aside.getFirst()));
+            assertTrue(call.err().contains("Moved "), call.err());
+        }
+
+        @Test
+        void stayWhereTheyAreWhenAFreshStartIsRefused() throws IOException {
+            rows(1);
+            dify.run();
+            var before = names();
+
+            assertEquals(2, dify.run("--fresh", "-c", "0").code());
+            assertEquals(2, call(dify.settings("DIFY_API_KEY", ""), typed("run", "--fresh")).code());
+
+            assertEquals(before, names());
+        }
+
+        @Test
+        void tellOfRowsThatChangedSince() throws IOException {
+            rows(3);
+            dify.run();
+            csv("id,text", "1,text 1", "2,changed", "3,text 3", "4,new");
+
+            var told = dify.run();
+            assertEquals(0, told.code());
+            assertEquals(4, dify.runs());
+            assertTrue(told.err().contains("1 row with a success changed in the CSV since (first: 2)"), told.err());
+            assertTrue(told.err().contains("--rerun-changed"), told.err());
+
+            var again = dify.run("--rerun-changed");
+            assertEquals(0, again.code());
+            assertEquals(5, dify.runs());
+            assertEquals("changed", result("2").path("inputs").path("text").asText());
+            assertFalse(dify.run().err().contains("changed"));
+        }
+    }
+
+    @Nested
+    class FilesOfOthers {
+        private static final String SECRET = "app-of-somebody-else";
+
+        private final Dify dify = dify();
+
+        /// Every call that writes is refused for this file, and nothing is any different after it.
+        private void refused(String name, String... said) throws IOException {
+            var before = contents();
+            for (var words : List.of("run", "retry", "retry 1 --force", "run --fresh", "run --rebuild", "run --no-bom")) {
+                var typed = words.split(" ");
+                var call = dify.command(typed[0], Arrays.copyOfRange(typed, 1, typed.length));
+
+                assertEquals(2, call.code(), call.err());
+                assertTrue(call.sentence().startsWith("difyexec: " + file(name) + ": "), call.err());
+                for (var word : said) assertTrue(call.sentence().contains(word), call.err());
+                assertFalse(call.err().contains(SECRET), call.err());
+                assertEquals(before, contents());
+            }
+        }
+
+        private Map<String, String> contents() throws IOException {
+            var contents = new TreeMap<String, String>();
+            for (var name : names()) contents.put(name, Files.isRegularFile(file(name))
+                    ? Files.readString(file(name), StandardCharsets.ISO_8859_1) : "no file");
+            return contents;
+        }
+
+        @ParameterizedTest
+        @ValueSource(strings = {"keep me", "id,text\n1,a\n2,b", "{\"a\":1}\n{\"a\":2}\n{\"a\":", "{\"id\":\"1\"}",
+                "{\n  \"id\": \"1\",\n  \"status\": \"success\"\n}\n", "{\"id\":\"1\",\"name\":\"Bo",
+                "DIFY_API_KEY=" + SECRET + "\n", "\u0000\u0001\u0002\u007fELF", "\u00ff\u00fek\u0000e\u0000"})
+        void areLeftAsTheyAre(String text) throws IOException {
+            rows(2);
+
+            for (var name : List.of("results.jsonl", "results.jsonl.log", "results.jsonl.retry",
+                    "results.jsonl.retry.tmp")) {
+                Files.writeString(file(name), text, StandardCharsets.ISO_8859_1);
+                refused(name);
+                Files.delete(file(name));
+            }
+
+            assertEquals(0, dify.requests());
+        }
+
+        @ParameterizedTest
+        @ValueSource(strings = {"results.jsonl", "results.jsonl.log", "results.jsonl.retry", "results.jsonl.retry.tmp"})
+        void areLeftAsTheyAreBesideABatch(String name) throws IOException {
+            rows(2);
+            dify.row("2", dify.ended("failed", "no"));
+            dify.run();
+            int before = dify.requests();
+            Files.writeString(file(name), "keep me");
+
+            refused(name);
+
+            assertEquals(before, dify.requests());
+        }
+
+        @Test
+        void andOnesIdsWithoutABatchDoNotMix() throws IOException {
+            rows(2);
+            Files.writeString(file("results.jsonl.retry"), "1\nkeep me\n");
+
+            refused("results.jsonl.retry", "move it away, or name another file for the results");
+        }
+
+        @Test
+        void areNotInALockThatHasText() throws IOException {
+            rows(1);
+            Files.writeString(file("results.jsonl.lock"), "keep me");
+
+            assertEquals(0, dify.run().code());
+
+            assertEquals("keep me", content("results.jsonl.lock"));
+        }
+
+        /// An id may have left the CSV, and a crash may have left a list half made.
+        @Test
+        void areNotTheListsOfABatchItself() throws IOException {
+            rows(3);
+            for (var id : List.of("2", "3")) dify.row(id, dify.ended("failed", "no"));
+            dify.run();
+            Files.writeString(file("results.jsonl.retry.tmp"), "2\n3");
+            csv("id,text", "1,text 1", "4,text 4");
+
+            var call = dify.run();
+
+            assertEquals(0, call.code(), call.err());
+            assertEquals(Set.of("data.csv", "results.jsonl", "results.jsonl.lock", "results.jsonl.log"), names());
+        }
+
+        @Test
+        void areNotTheFirstLineThatACrashTore() throws IOException {
+            rows(2);
+            Files.writeString(file("results.jsonl"), "\uFEFF{\"id\":\"1\",\"status\":\"succ");
+            Files.writeString(file("results.jsonl.log"), "{\"event\":\"session\",\"t\":\"20");
+
+            var call = dify.run();
+
+            assertEquals(0, call.code(), call.err());
+            assertEquals(List.of("1", "2"), ids());
+            assertEquals(2, events("torn").size());
+            assertEquals("succeeded=2", standing());
+            assertEquals(0, dify.run().code()); // the log begins with 'torn'
+        }
+
+        @ParameterizedTest
+        @ValueSource(strings = {"", "\uFEFF"})
+        void areNotEmpty(String text) throws IOException {
+            rows(2);
+            for (var name : List.of("results.jsonl", "results.jsonl.log", "results.jsonl.retry",
+                    "results.jsonl.retry.tmp")) Files.writeString(file(name), text);
+
+            assertEquals(0, dify.run().code());
+
+            assertEquals(List.of("1", "2"), ids());
+        }
+
+        @ParameterizedTest
+        @ValueSource(strings = {"", ".log", ".retry", ".retry.tmp", ".lock"})
+        void areNoFoldersPipesOrLinksToNothing(String suffix) throws Exception {
+            rows(1);
+            var name = "results.jsonl" + suffix;
+
+            Files.createDirectory(file(name));
+            refused(name, "a folder, not a file");
+            Files.delete(file(name));
+            Files.createSymbolicLink(file(name), file("none"));
+            refused(name, "a link to nothing, not a file");
+            Files.delete(file(name));
+            Assumptions.assumeTrue(new ProcessBuilder("mkfifo", file(name).toString()).start().waitFor() == 0);
+            refused(name, "a device or a pipe, not a file");
+
+            assertEquals(0, dify.requests());
+        }
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, textBlock = """
+                output,      said
+                -,           '-: standard output, not a file; name another for the results'
+                /dev/null,   '/dev/null: a device or a pipe, not a file; name another for the results'
+                /proc/stat,  '/proc/stat: a device or a pipe, not a file; name another for the results'
+                """)
+        void areNoDevices(String output, String said) throws IOException {
+            Assumptions.assumeTrue(output.equals("-") || Files.exists(Path.of(output)));
+            rows(1);
+
+            for (var command : List.of("run", "retry")) {
+                var call = call(dify.settings(), command, "-i", input(), "-o", output);
+
+                assertEquals(2, call.code(), call.err());
+                assertEquals("difyexec: " + said, call.sentence());
+            }
+            assertEquals(0, dify.requests());
+            assertEquals(Set.of("data.csv"), names());
+            assertFalse(Files.exists(Path.of("-")));
+        }
+    }
+}

@@ -1,0 +1,476 @@
+package difyexec;
+
+import com.fasterxml.jackson.databind.JsonNode;
+import com.fasterxml.jackson.databind.ObjectMapper;
+
+import module java.base;
+
+import static difyexec.DifyExec.*;
+import static java.nio.charset.StandardCharsets.UTF_8;
+import static org.junit.jupiter.api.Assertions.assertEquals;
+import static org.junit.jupiter.api.Assertions.assertThrows;
+
+/// What the tests share: golden files, values, a world whose clock is moved by hand, and a scene for the engine.
+final class Given {
+    /// The files in `tests/golden/`: a text must equal its file, or with `-Dgolden.update=true` becomes it.
+    static final class Golden {
+        static void check(String name, String text) throws IOException {
+            var plain = text.replace("\r\n", "\n");
+            if (Boolean.getBoolean("golden.update")) Files.writeString(folder().resolve(name), plain);
+            assertEquals(read(name), plain, "golden/" + name);
+        }
+
+        private static String read(String name) throws IOException {
+            try (var packed = Given.class.getResourceAsStream("/golden/" + name)) {
+                return packed != null && !Boolean.getBoolean("golden.update") ? new String(packed.readAllBytes(), UTF_8)
+                        : Files.readString(folder().resolve(name));
+            }
+        }
+
+        /// Of the checkout: the tests were started in it, or in its `tests`.
+        private static Path folder() {
+            return Stream.of("tests/golden", "golden").map(Path::of).filter(Files::isDirectory).findFirst()
+                    .orElseThrow(() -> new IllegalStateException("no tests/golden here: start in the checkout"));
+        }
+    }
+
+    static final Instant NOON = Instant.parse("2026-01-16T12:00:00Z");
+    static final ObjectMapper JSON = new ObjectMapper();
+    static final Access ACCESS = new Access(URI.create("http://dify.example/v1"),
+            "app-test", "", Optional.empty(), Optional.empty());
+    static final Backoff BACKOFF = new Backoff(seconds(1), seconds(60), 3);
+
+    static Duration seconds(long seconds) {
+        return Duration.ofSeconds(seconds);
+    }
+
+    /// JSON with `'` for `"`.
+    static String json(String text) {
+        return text.replace('\'', '"');
+    }
+
+    static Row row(String id) {
+        return new Row(0, 2, id, new LinkedHashMap<>(Map.of("id", id)));
+    }
+
+    static Attempt attempt(Mode mode, Tries tries) {
+        return new Attempt(1, row("a"), tries, "difyexec-0123456789abcdef-1", mode, row("a").hash(), NOON);
+    }
+
+    static Attempt attempt(int failed, int throttled) {
+        return attempt(Mode.BLOCKING, new Tries(failed, throttled));
+    }
+
+    static RunRef run(String id) {
+        return new RunRef(id, "task-of-" + id);
+    }
+
+    static Seen.Ran ran(String id, RunStatus status, String error) {
+        return new Seen.Ran(run(id), status, "{\"answer\":\"yes\"}".getBytes(UTF_8), error, "workflow-1",
+                new Usage(1.5, 10, 3, Optional.empty(), ""));
+    }
+
+    static Seen.Ran succeeded(String id) {
+        return ran(id, RunStatus.SUCCEEDED, "");
+    }
+
+    static Seen.Ran failed(String error) {
+        return ran("run-failed", RunStatus.FAILED, error);
+    }
+
+    static Seen.Cut cut(Symptom symptom) {
+        return new Seen.Cut(Optional.empty(), symptom, "the line went dead");
+    }
+
+    static Seen.Cut cut(Symptom symptom, RunRef run) {
+        return new Seen.Cut(Optional.of(run), symptom, "the line went dead");
+    }
+
+    static Seen.Refused http(int status, String code, String message) {
+        return Seen.Refused.http(status, true, code, message, Optional.empty());
+    }
+
+    static Seen.Refused html(int status) {
+        return Seen.Refused.http(status, false, "", "a page of a proxy", Optional.empty());
+    }
+
+    static Seen.Refused later(int status, Duration asked) {
+        return Seen.Refused.http(status, false, "", "slow down", Optional.of(asked));
+    }
+
+    static String local(String pattern, Instant time) {
+        return DateTimeFormatter.ofPattern(pattern).withZone(ZoneId.systemDefault()).format(time);
+    }
+
+    static final Seen.Refused THROTTLED = http(400, "invalid_param",
+            "Too many requests. Please try again later. The current maximum concurrent requests allowed for app is 2.");
+    static final Found ABSENT = new Found.Absent();
+
+    /// Of a cut at noon.
+    static Doubt.NoEnd doubt(Attempt attempt, Seen.Cut cut, long seconds) {
+        return new Doubt.NoEnd(attempt, cut, cut.symptom(), cut.why(), NOON, NOON.plusSeconds(seconds));
+    }
+
+    static Found running(String id) {
+        return new Found.Running(run(id), RunStatus.RUNNING);
+    }
+
+    /// By the server's clock.
+    static Found running(String id, Duration age) {
+        return new Found.Running(run(id), RunStatus.RUNNING, Optional.of(age));
+    }
+
+    static Found ended(Seen.Ran ran) {
+        return new Found.Ended(ran);
+    }
+
+    /// Time as the tests have it. It passes only while the engine waits for its mailbox: to the next thing planned, or
+    /// as far as the engine wants. Workers are threads, but take turns with the engine's: one runs, the others wait.
+    static final class World implements Executor {
+        private static final int MOST_WAITS = 5_000;
+        private static final ScopedValue<Worker> SELF = ScopedValue.newInstance();
+
+        private final PriorityQueue<Plan> plans =
+                new PriorityQueue<>(Comparator.comparing(Plan::at).thenComparing(Plan::order));
+        private Instant start = NOON;
+        private volatile Instant now = NOON;
+        private long order = 0, waits = 0;
+
+        private record Plan(Instant at, long order, Runnable what) {}
+
+        private record Worker(Semaphore go, Semaphore back) {}
+
+        final Clock clock = new Clock() {
+            @Override
+            public Instant instant() {
+                return now;
+            }
+
+            @Override
+            public ZoneId getZone() {
+                return ZoneOffset.UTC;
+            }
+
+            @Override
+            public Clock withZone(ZoneId zone) {
+                return this;
+            }
+        };
+
+        final BlockingQueue<Message> mailbox = new LinkedBlockingQueue<>() {
+            @Override
+            public Message poll(long timeout, TimeUnit unit) {
+                var until = now.plusNanos(unit.toNanos(timeout));
+                while (isEmpty() && !plans.isEmpty() && !plans.peek().at().isAfter(until)) {
+                    var plan = plans.remove();
+                    if (plan.at().isAfter(now)) now = plan.at();
+                    plan.what().run();
+                }
+                if (isEmpty()) now = until;
+                if (waits++ > MOST_WAITS) throw new AssertionError("the engine does not come to an end");
+                return poll();
+            }
+        };
+
+        Instant now() {
+            return now;
+        }
+
+        Duration passed() {
+            return Duration.between(start, now);
+        }
+
+        void startAt(Instant instant) {
+            start = instant;
+            now = instant;
+        }
+
+        void in(Duration time, Runnable what) {
+            plans.add(new Plan(now.plus(time), order++, what));
+        }
+
+        /// Starts a worker, and comes back when it has ended or waits.
+        @Override
+        public void execute(Runnable task) {
+            var worker = new Worker(new Semaphore(0), new Semaphore(0));
+            Thread.startVirtualThread(() -> ScopedValue.where(SELF, worker).run(() -> {
+                try {
+                    task.run();
+                } finally {
+                    worker.back().release();
+                }
+            }));
+            worker.back().acquireUninterruptibly();
+        }
+
+        /// A worker lets that much time pass.
+        void pass(Duration time) throws InterruptedException {
+            var worker = SELF.get();
+            in(time, () -> wake(worker));
+            sleep(worker);
+        }
+
+        /// A worker waits until the one given back is run by someone, which wakes it a moment later.
+        void waitFor(Consumer<Runnable> alarm) throws InterruptedException {
+            var worker = SELF.get();
+            alarm.accept(() -> in(Duration.ofMillis(100), () -> wake(worker)));
+            sleep(worker);
+        }
+
+        private static void sleep(Worker worker) throws InterruptedException {
+            worker.back().release();
+            worker.go().acquire();
+        }
+
+        private static void wake(Worker worker) {
+            worker.go().release();
+            worker.back().acquireUninterruptibly();
+        }
+    }
+
+    /// What the workflow says to one attempt.
+    @FunctionalInterface interface Answer {
+        Seen to(Attempt attempt, Told told) throws InterruptedException;
+
+        /// One after the other, and no more.
+        static Answer inTurn(Seen... answers) {
+            var left = new ArrayDeque<>(List.of(answers));
+            return (_, _) -> left.remove();
+        }
+
+        /// Each row's own answers in turn; when there are none left, a success.
+        static Answer byRow(Map<String, List<Seen>> answers) {
+            var left = new HashMap<String, Deque<Seen>>();
+            answers.forEach((id, list) -> left.put(id, new ArrayDeque<>(list)));
+            return (attempt, _) -> {
+                var own = left.getOrDefault(attempt.row().id(), new ArrayDeque<>());
+                return own.isEmpty() ? succeeded("run-" + attempt.row().id()) : own.remove();
+            };
+        }
+    }
+
+    /// A batch in a folder, a workflow that answers as told, and an engine between them: as one call of the tool.
+    /// Calls on the same folder come one after the other, as a user's do.
+    static final class Scene implements Workflow, Watcher {
+        final World world = new World();
+        final Path csv, output;
+        final List<Attempt> sent = new ArrayList<>();
+        final List<Doubt> looked = new ArrayList<>();
+        final List<String> stopped = new ArrayList<>(), said = new ArrayList<>();
+        final Map<String, Runnable> alarms = new HashMap<>();
+        Answer answer = (attempt, _) -> succeeded("run-" + attempt.row().id());
+        Function<Doubt, Found> found = _ -> ABSENT;
+        Function<OutputFile, Fetched> fetched = file -> new Fetched.There(file.place());
+        final List<Instant> fetches = new ArrayList<>();
+        Duration lookTakes = Duration.ZERO, fetchTakes = Duration.ZERO;
+        Selection selection = Selection.pending();
+        Backoff backoff = BACKOFF;
+        RetryRuns failedRuns = RetryRuns.TRANSIENT;
+        Mode mode = Mode.BLOCKING;
+        Settle settle = Settle.DEFAULT;
+        Ceiling maxFailures = null;
+        Rate rate = null;
+        Long maxTokens = null;
+        Duration wait = null, timeout = seconds(300), grace = seconds(20);
+        String server = "1.14.2", user = null;
+        boolean resendUnknown = false, rebuild = false;
+        int slots = 1, busy = 0, busiest = 0, looking = 0, mostLooks = 0, fetching = 0, mostFetches = 0;
+        Tally tally;
+
+        Scene(Path folder, String rows) throws IOException {
+            csv = folder.resolve("data.csv");
+            output = folder.resolve("results.jsonl");
+            Files.writeString(csv, rows);
+        }
+
+        /// A batch of rows that have nothing but an id.
+        static Scene of(Path folder, String... ids) throws IOException {
+            return new Scene(folder, "id\n" + String.join("\n", ids) + "\n");
+        }
+
+        /// Plays one call to its end; says why it stopped early.
+        Optional<Stop> play() throws Exception {
+            try (var batch = open()) {
+                var stop = play(batch);
+                var last = batch.finish();
+                return stop.isPresent() ? stop : last;
+            }
+        }
+
+        BatchWriter open() {
+            return BatchWriter.open(BatchFiles.of(output), Csv.open(csv, null), false,
+                    rebuild, Optional.empty());
+        }
+
+        Optional<Stop> play(BatchWriter writer) throws Exception {
+            var batch = writer.batch();
+            var asked = new Selection(selection.listed(), selection.ids(), selection.force(), List.of(),
+                    Long.MAX_VALUE, false, resendUnknown || selection.resendUnknown());
+            var wanted = batch.select(asked, timeout);
+            var route = new Route(mode, batch.history().mode(), server);
+            writer.began(ACCESS.name(), "My app", server, route.mode(), "mode="
+                    + mode.name().toLowerCase(Locale.ROOT) + " c=" + slots);
+            tally = new Tally(wanted.rows(), world.clock);
+            return new Engine(this, new Agenda(wanted),
+                    new Judge(backoff, failedRuns, ACCESS), new Pace(slots, wait, rate),
+                    new Health(backoff), new Limits(maxFailures, maxTokens, grace, timeout, settle),
+                    route, writer, new Names(user), tally, this, world.clock, world.mailbox, world).run();
+        }
+
+        /// A call that dies once its workflow has been asked `after` times; what it was doing stays open in the log.
+        void crash(int after) {
+            var before = answer;
+            answer = (attempt, told) -> {
+                var seen = before.to(attempt, told);
+                if (sent.size() >= after) throw new IllegalStateException("the power fails");
+                return seen;
+            };
+            assertThrows(IllegalStateException.class, this::play);
+            answer = before;
+            sent.clear();
+        }
+
+        @Override
+        public Seen run(Attempt attempt, Told told) {
+            sent.add(attempt);
+            busiest = Math.max(busiest, ++busy);
+            try {
+                return answer.to(attempt, told);
+            } catch (InterruptedException _) {
+                return cut(Symptom.NO_ANSWER);
+            } finally {
+                busy--;
+            }
+        }
+
+        @Override
+        public Found look(Doubt doubt) {
+            looked.add(doubt);
+            mostLooks = Math.max(mostLooks, ++looking);
+            try {
+                if (lookTakes.isPositive()) world.pass(lookTakes);
+                return found.apply(doubt);
+            } catch (InterruptedException _) {
+                return new Found.Silent(cut(Symptom.NO_ANSWER));
+            } finally {
+                looking--;
+            }
+        }
+
+        @Override
+        public Fetched fetch(OutputFile file) {
+            fetches.add(world.now());
+            mostFetches = Math.max(mostFetches, ++fetching);
+            try {
+                if (fetchTakes.isPositive()) world.pass(fetchTakes);
+                return fetched.apply(file);
+            } catch (InterruptedException _) {
+                return new Fetched.Missing("interrupted", false);
+            } finally {
+                fetching--;
+            }
+        }
+
+        @Override
+        public void stop(RunRef run, String user) {
+            stopped.add(run.task());
+            alarms.getOrDefault(run.task(), () -> {}).run();
+        }
+
+        @Override
+        public void watch(Tally tally) {}
+
+        @Override
+        public void say(String sentence) {
+            said.add(sentence);
+        }
+
+        @Override
+        public void end() {}
+
+        void interruptAfter(Duration time) {
+            world.in(time, () -> world.mailbox.add(new Message.Interrupted("INT")));
+        }
+
+        /// A stream that begins its run and goes on until the run is asked to stop.
+        Seen untilStopped(RunRef run, Told told) throws InterruptedException {
+            told.began(run, Duration.ZERO);
+            world.waitFor(alarm -> alarms.put(run.task(), alarm));
+            return new Seen.Ran(run, RunStatus.FAILED, "{}".getBytes(UTF_8),
+                    "Aborted: User requested stop", "workflow-1", Usage.NONE);
+        }
+
+        List<String> ids() {
+            return sent.stream().map(attempt -> attempt.row().id()).toList();
+        }
+
+        Path file(String suffix) {
+            return output.resolveSibling("results.jsonl" + suffix);
+        }
+
+        List<JsonNode> log() throws IOException {
+            var lines = new ArrayList<JsonNode>();
+            for (var line : Files.readAllLines(file(".log"))) lines.add(JSON.readTree(line));
+            return lines;
+        }
+
+        static List<String> texts(String field, List<JsonNode> lines) {
+            return lines.stream().map(line -> line.path(field).asText()).toList();
+        }
+
+        List<JsonNode> log(String event) throws IOException {
+            return log().stream().filter(line -> line.path("event").asText().equals(event)).toList();
+        }
+
+        /// What became of each attempt of a row, by the log.
+        List<String> outcomes(String id) throws IOException {
+            return log("end").stream().filter(end -> end.path("id").asText().equals(id))
+                    .map(end -> end.path("outcome").asText()).toList();
+        }
+
+        String error(String id) throws IOException {
+            return log("end").stream().filter(end -> end.path("id").asText().equals(id)).toList().getLast()
+                    .path("error").asText();
+        }
+
+        /// How long after a row was first sent its last end was known.
+        Duration took(String id) throws IOException {
+            var first = sent.stream().filter(attempt -> attempt.row().id().equals(id)).findFirst().orElseThrow().at();
+            return Duration.between(first, end(id));
+        }
+
+        Instant end(String id) throws IOException {
+            return Instant.parse(log("end").stream().filter(end -> end.path("id").asText().equals(id)).toList()
+                    .getLast().path("t").asText());
+        }
+
+        List<JsonNode> results() throws IOException {
+            var lines = new ArrayList<JsonNode>();
+            for (var line : Files.readString(output).replace("\uFEFF", "").lines().toList())
+                lines.add(JSON.readTree(line));
+            return lines;
+        }
+
+        List<String> resultIds() throws IOException {
+            return texts("id", results());
+        }
+
+        List<String> resultRuns() throws IOException {
+            return texts("workflow_run_id", results());
+        }
+
+        List<String> retryIds() throws IOException {
+            return Files.exists(file(".retry")) ? Files.readAllLines(file(".retry")) : List.of();
+        }
+    }
+
+    /// Gives that many bytes a read, as a slow line does.
+    static InputStream inPieces(String text, int size) {
+        return new FilterInputStream(new ByteArrayInputStream(text.getBytes(UTF_8))) {
+            @Override
+            public int read(byte[] into, int from, int length) throws IOException {
+                return super.read(into, from, Math.min(length, size));
+            }
+        };
+    }
+}

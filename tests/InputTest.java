@@ -1,0 +1,723 @@
+package difyexec;
+
+import org.junit.jupiter.api.Nested;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.io.TempDir;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.CsvSource;
+import org.junit.jupiter.params.provider.ValueSource;
+
+import module java.base;
+
+import static difyexec.DifyExec.*;
+import static difyexec.Given.*;
+import static java.nio.charset.StandardCharsets.UTF_8;
+import static org.junit.jupiter.api.Assertions.assertEquals;
+import static org.junit.jupiter.api.Assertions.assertFalse;
+import static org.junit.jupiter.api.Assertions.assertNull;
+import static org.junit.jupiter.api.Assertions.assertThrows;
+import static org.junit.jupiter.api.Assertions.assertTrue;
+
+/// The CSV: records, cells, ids.
+final class InputTest {
+    @Nested
+    class TheCsv {
+        @TempDir Path folder;
+
+        private Csv open(byte[] bytes, String idColumn) throws IOException {
+            return Csv.open(Files.write(folder.resolve("data.csv"), bytes), idColumn);
+        }
+
+        private Csv open(String text) throws IOException {
+            return open(text.getBytes(UTF_8), null);
+        }
+
+        private static List<Row> rows(Csv csv) {
+            var index = new Index();
+            csv.check(index);
+            var rows = new ArrayList<Row>();
+            csv.rows(_ -> true, index).forEachRemaining(rows::add);
+            assertEquals(index.size(), rows.size());
+            return rows;
+        }
+
+        private List<Row> rows(String text) throws IOException {
+            return rows(open(text));
+        }
+
+        private static List<List<String>> cells(List<Row> rows) {
+            return rows.stream().map(row -> List.copyOf(row.inputs().values())).toList();
+        }
+
+        private static List<String> texts(List<Row> rows) {
+            return rows.stream().map(row -> row.inputs().get("text")).toList();
+        }
+
+        /// What is told of a file that cannot be used; the file's own name is left out.
+        private String problem(byte[] bytes) {
+            var problem = assertThrows(Unusable.class, () -> rows(open(bytes, null)));
+            assertEquals(UNUSABLE, problem.code());
+            return problem.getMessage().replace(folder.resolve("data.csv").toString(), "data.csv");
+        }
+
+        private String problem(String text) {
+            return problem(text.getBytes(UTF_8));
+        }
+
+        @Test
+        void everyColumnIsAnInputAlsoTheId() throws IOException {
+            var rows = rows("id,text\na,hello\nb,world\n");
+
+            assertEquals(Map.of("id", "a", "text", "hello"), rows.get(0).inputs());
+            assertEquals(List.of("a", "b"), rows.stream().map(Row::id).toList());
+            assertEquals(List.of(0, 1), rows.stream().map(Row::index).toList());
+            assertEquals(List.of(2L, 3L), rows.stream().map(Row::line).toList());
+        }
+
+        @ParameterizedTest
+        @ValueSource(strings = {"UTF-8", "UTF-16LE", "UTF-16BE"})
+        void aByteOrderMarkNamesTheEncodingAndIsNoPartOfTheFirstColumn(String charset) throws IOException {
+            var bytes = "\uFEFFid,text\na,größer 日本語 😀\n".getBytes(charset);
+
+            assertEquals(List.of(List.of("a", "größer 日本語 😀")), cells(rows(open(bytes, null))));
+        }
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, textBlock = """
+                end,   name
+                LF,    unix
+                CRLF,  windows
+                CR,    old mac
+                """)
+        void linesMayEndInAnyWay(String end, String name) throws IOException {
+            var text = "id,text\na,1\nb,2\n".replace("\n", end.replace("CR", "\r").replace("LF", "\n"));
+
+            assertEquals(List.of(List.of("a", "1"), List.of("b", "2")), cells(rows(text)), name);
+        }
+
+        @ParameterizedTest
+        @ValueSource(strings = {",", ";", "\t"})
+        void theHeaderMayStandInQuotes(String delimiter) throws IOException {
+            var rows = rows("\"id\",\"text\"\n\"a\",\"1\"\n".replace(",", delimiter));
+
+            assertEquals(List.of(Map.of("id", "a", "text", "1")), rows.stream().map(Row::inputs).toList());
+        }
+
+        @Test
+        void theLastLineNeedsNoEnd() throws IOException {
+            assertEquals(List.of(List.of("a", "1")), cells(rows("id,text\na,1")));
+            assertEquals(List.of(List.of("a", "")), cells(rows("id,text\na,")));
+        }
+
+        @Test
+        void quotedCellsHoldCommasQuotesAndLinesAsTheyAre() throws IOException {
+            var rows = rows("id,text\na,\"x, \"\"y\"\"\"\nb,\"two\nlines\"\nc,\"two\r\nlines\"\nd,\"\"\ne,\"\"\"\"\n");
+
+            assertEquals(List.of("x, \"y\"", "two\nlines", "two\r\nlines", "", "\""),
+                    texts(rows));
+            assertEquals(List.of(2L, 3L, 5L, 7L, 8L), rows.stream().map(Row::line).toList());
+        }
+
+        @Test
+        void quotedCellsMayHoldBlankLines() throws IOException {
+            var rows = rows("id,text\na,\"one\n\ntwo\n\n\n\"\nb,\"\n\"\nc,x\n");
+
+            assertEquals(List.of("one\n\ntwo\n\n\n", "\n", "x"), texts(rows));
+        }
+
+        @Test
+        void aReturnAtTheEndOfAQuotedCellIsKept() throws IOException {
+            assertEquals(List.of(List.of("a", "x\r"), List.of("b", "y")), cells(rows("id,text\na,\"x\r\"\nb,y\n")));
+        }
+
+        @Test
+        void linesInsideQuotesAreKeptWhenTheFileIsOfWindows() throws IOException {
+            var rows = rows("id,text\r\na,\"two\r\nlines\"\r\nb,\"one\nunix\"\r\n");
+
+            assertEquals(List.of("two\r\nlines", "one\nunix"), texts(rows));
+        }
+
+        @Test
+        void backslashesAreTextLikeAnyOther() throws IOException {
+            var rows = rows("id,text\na,C:\\temp\\\nb,\"C:\\\"\nc,\"\\\"\"\"\nd,x\n");
+
+            assertEquals(List.of("C:\\temp\\", "C:\\", "\\\"", "x"),
+                    texts(rows));
+        }
+
+        @Test
+        void aQuoteInsideABareCellIsTextLikeAnyOther() throws IOException {
+            var rows = rows("id,text\na,5\" pipe\nb,6\" pipe\nc,\"7\"\" pipe\"\n");
+
+            assertEquals(List.of("5\" pipe", "6\" pipe", "7\" pipe"), texts(rows));
+        }
+
+        @Test
+        void twoQuotesInsideABareCellAreTwo() throws IOException {
+            assertEquals(List.of("say \"\"hi\"\""), texts(rows("id,text\na,say \"\"hi\"\"\n")));
+        }
+
+        @ParameterizedTest
+        @ValueSource(strings = {",", ";", "\t"})
+        void theHeaderShowsTheDelimiter(String delimiter) throws IOException {
+            var lines = List.of(List.of("id", "text", "more"), List.of("a", "\"x,y;z\tw\"", ""));
+
+            var rows = rows(lines.stream().map(cells -> String.join(delimiter, cells))
+                    .collect(Collectors.joining("\n")));
+
+            assertEquals(List.of(List.of("a", "x,y;z\tw", "")), cells(rows));
+        }
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, textBlock = """
+                encoding,     text
+                Shift_JIS,    日本語のテキスト
+                GB18030,      简体中文
+                windows-1252, größer
+                UTF-8,        größer
+                """)
+        void anEncodingThatIsNamedIsTaken(Charset encoding, String text) throws IOException {
+            var path = Files.writeString(folder.resolve("data.csv"), "id,text\na," + text + "\n", encoding);
+
+            var csv = Csv.open(path, null, Optional.of(encoding), Optional.empty());
+
+            assertEquals(List.of(List.of("a", text)), cells(rows(csv)));
+        }
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, textBlock = """
+                encoding, bytes,       half of a pair
+                UTF-32BE, 0000d83d,    is decoded
+                CESU-8,   eda0bd,      is decoded
+                UTF-16LE, 3dd8,        is refused by the decoder
+                UTF-8,    eda0bd,      is refused by the decoder
+                """)
+        void halfASurrogatePairIsNoCharacterInAnyEncoding(Charset encoding, String bytes) throws IOException {
+            var text = new ByteArrayOutputStream();
+            text.writeBytes("id,text\na,fine\nb,".getBytes(encoding));
+            text.writeBytes(HexFormat.of().parseHex(bytes));
+            text.writeBytes(" end\n".getBytes(encoding));
+            var path = Files.write(folder.resolve("data.csv"), text.toByteArray());
+
+            var problem = assertThrows(Unusable.class, () -> Csv.open(path, null,
+                    Optional.of(encoding), Optional.empty()).check(new Index()));
+
+            assertTrue(problem.getMessage().contains("line 3"), problem.getMessage());
+            assertTrue(problem.getMessage().contains("\"\uFFFD end\" contains half of a surrogate pair")
+                    || problem.getMessage().contains("not " + encoding), problem.getMessage());
+        }
+
+        @ParameterizedTest
+        @ValueSource(strings = {"Shift_JIS", "EUC-JP", "EUC-KR", "GB18030", "windows-1251"})
+        void aLikelyEncodingIsNamedForWhatIsNoUtf8(String encoding) throws IOException {
+            var text = switch (encoding) {
+                case "EUC-KR" -> "한국어로 쓴 글입니다";
+                case "GB18030" -> "这是用简体中文写的文字";
+                case "windows-1251" -> "Это текст на русском языке";
+                default -> "これは日本語で書かれたテキストです";
+            };
+
+            var message = problem(("id,text\na," + text + "\n").getBytes(encoding));
+
+            assertTrue(message.contains("looks like") && message.contains(encoding), message);
+        }
+
+        @Test
+        void aDelimiterThatIsNamedIsTaken() throws IOException {
+            var path = Files.writeString(folder.resolve("data.csv"), "id|a,b;c\n1|x,y\n");
+
+            var csv = Csv.open(path, null, Optional.empty(), Optional.of('|'));
+
+            assertEquals(List.of(List.of("1", "x,y")), cells(rows(csv)));
+        }
+
+        @Test
+        void idsAreStrippedAndNoOtherCellIs() throws IOException {
+            var row = rows("id , text\n\u00a0 a ,  x \n".replace("\u00a0", "")).getFirst();
+
+            assertEquals("a", row.id());
+            assertEquals(Map.of("id", "a", "text", "  x "), row.inputs());
+        }
+
+        @Test
+        void blankLinesAtTheEndAreIgnored() throws IOException {
+            assertEquals(1, rows("id,text\na,1\n\n\n\r\n").size());
+        }
+
+        @Test
+        void anyColumnCanHoldTheIds() throws IOException {
+            var rows = rows(open("text,number\nhello, 7 \n".getBytes(UTF_8), "number"));
+
+            assertEquals("7", rows.getFirst().id());
+            assertEquals(List.of(List.of("hello", "7")), cells(rows));
+        }
+
+        /// The cases that every reader of CSV should know, each in a file of its own.
+        @ParameterizedTest(name = "{0}")
+        @CsvSource(delimiter = '|', quoteCharacter = '`', useHeadersInDisplayName = true, textBlock = """
+                case                    | file                                            | cells
+                simple                  | id,b,c/1,2,3/                                  | 1~2~3
+                simple, Windows         | id,b,c^1,2,3^                                   | 1~2~3
+                commas in quotes        | id,city,zip/Ann,"Oslo, Norway",0150/            | Ann~Oslo, Norway~0150
+                empty cells             | id,b,c/1,"",""/2,3,4/                           | 1~~;2~3~4
+                empty cells, Windows    | id,b,c^1,"",""^2,3,4^                           | 1~~;2~3~4
+                escaped quotes          | id,b/1,"ha ""ha"" ha"/2,3/                      | 1~ha "ha" ha;2~3
+                JSON                    | id,val/1,"{""a"": ""b"", ""c"": [1.5, 2.5]}"/   | 1~{"a": "b", "c": [1.5, 2.5]}
+                newlines                | id,b,c/1,2,3/"Once upon @a time",5,6/7,8,9/     | error
+                newlines in cells       | id,b,c/1,2,3/x,"Once@upon",6/7,8,9/             | 1~2~3;x~Once@upon~6;7~8~9
+                both, Windows           | id,b,c^1,2,3^x,"Once^upon",6^                   | 1~2~3;x~Once^upon~6
+                quotes and newlines     | id,b/1,"ha@""ha""@ha"/2,3/                      | 1~ha@"ha"@ha;2~3
+                coordinates             | id,lat/x,"48°51'24"" N"/                        | x~48°51'24" N
+                other scripts           | id,b/1,ʤ/2,日本語/                                 | 1~ʤ;2~日本語
+                a quote alone           | id,b/1,"/                                       | error
+                """)
+        void everyKnownShapeOfACellIsReadAsItIsMeant(String name, String file, String cells) throws IOException {
+            var text = file.replace('/', '\n').replace('@', '\n').replace("^", "\r\n");
+            if (cells.equals("error")) {
+                assertThrows(Unusable.class, () -> rows(text));
+                return;
+            }
+
+            var read = cells(rows(text)).stream().map(row -> String.join("~", row)).collect(Collectors.joining(";"));
+
+            assertEquals(cells.replace('@', '\n').replace("^", "\r\n"), read);
+        }
+
+        @Test
+        void aCellMayBeTenMegabytesLongAndHoldNul() throws IOException {
+            var cell = "x\0" + "é,\n".repeat(2 << 20);
+
+            assertEquals(List.of(cell), texts(rows("id,text\na,\"" + cell + "\"\n")));
+        }
+
+        @Test
+        void rowsAreReadAgainAndAgainAndOnlyThoseWanted() throws IOException {
+            var csv = open("id\na\nb\nc\nd\n");
+            var index = new Index();
+            csv.check(index);
+
+            for (int time = 0; time < 2; time++) {
+                var seen = new ArrayList<String>();
+                csv.rows(row -> row % 2 == 1, index).forEachRemaining(row -> seen.add(row.id() + row.index()));
+                assertEquals(List.of("b1", "d3"), seen);
+            }
+            assertThrows(NoSuchElementException.class, () -> csv.rows(_ -> false, index).next());
+        }
+
+        @Test
+        void theFirstRowsAreHadWithoutReadingOn() throws IOException {
+            var csv = open("id\na\nb\nc\n");
+            var index = new Index();
+            csv.check(index);
+            Files.writeString(folder.resolve("data.csv"), "id\na\nb\n\"never closed");
+            var seen = new ArrayList<String>();
+
+            csv.first(2, index).forEachRemaining(row -> seen.add(row.id()));
+
+            assertEquals(List.of("a", "b"), seen);
+            assertFalse(csv.first(0, index).hasNext());
+        }
+
+        @ParameterizedTest
+        @CsvSource(delimiter = '|', useHeadersInDisplayName = true, textBlock = """
+                file                           | told
+                id,text/a,1/b/c,3              | line 3: 1 cell where the header has 2
+                id,text/a,1,2                  | line 2: 3 cells where the header has 2
+                id,text/a,1/b,2/a,3            | line 4: the id "a" stands in line 2 already
+                id,text/a,1/ a ,3              | line 3: the id "a" stands in line 2 already
+                id,text/ ,1                    | line 2: the id is blank
+                id,text/"a/b",1                | line 2: the id "a b" contains a control character or a line break
+                id,text/a\tb,1                 | line 2: the id "a b" contains a control character or a line break
+                id,text,text/a,1,2             | line 1: column "text" stands twice
+                id,text,/a,1,2                 | line 1: column 3 has no name
+                name,text/a,1                  | line 1: the first column is "name", not "id"
+                ID,text/a,1                    | line 1: the first column is "ID", not "id"
+                id,text/a,1//b,2               | line 3: blank, with rows after it
+                id,text/a,"1/b,2               | line 2: a quote is opened there and never closed
+                id,text/a,1/b,"x/y"/c,"1/d,2   | line 5: a quote is opened there and never closed
+                id,text/a,"1" 2/b,3            | line 2: text after a closing quote
+                id,text/a,1/b,"x/y" z/c,3      | line 4: text after a closing quote
+                id,text                        | a header, but no rows
+                id,text/                       | a header, but no rows
+                """)
+        void whatIsWrongIsToldWithItsLine(String file, String told) {
+            var message = problem(file.replace('/', '\n').replace("\\t", "\t"));
+
+            assertTrue(message.startsWith("data.csv"), message);
+            assertTrue(message.contains(told), message);
+        }
+
+        @ParameterizedTest
+        @ValueSource(strings = {"", "\n", "  \n", "\uFEFF"})
+        void anEmptyFileIsNoHeader(String text) {
+            assertEquals("data.csv: empty, not even a header", problem(text));
+        }
+
+        @Test
+        void everythingThatIsWrongIsToldAtOnce() {
+            var message = problem("id,text\na,1\nb\n,3\na,4\n");
+
+            assertTrue(message.contains("3 problems, nothing was sent"), message);
+            assertTrue(message.contains("line 3: 1 cell") && message.contains("line 4: the id is blank")
+                    && message.contains("line 5: the id \"a\" stands in line 2"), message);
+        }
+
+        @Test
+        void twentyProblemsAreListedAndAllAreCounted() {
+            var message = problem("id,text\na,1\n" + "a,1\n".repeat(25));
+
+            assertTrue(message.contains("25 problems"), message);
+            assertEquals(20, message.lines().filter(line -> line.contains("stands in line 2 already")).count());
+            assertTrue(message.endsWith("… and 5 more"), message);
+        }
+
+        @Test
+        void aColumnOfIdsThatIsNotThereIsToldWithThoseThatAre() {
+            var problem = assertThrows(Unusable.class, () -> open("a,b\n1,2\n".getBytes(UTF_8), "c"));
+
+            assertTrue(problem.getMessage().endsWith("there is no column \"c\"; the columns are a, b"),
+                    problem.getMessage());
+        }
+
+        @Test
+        void aFileThatIsNotThereAndAFolderAreToldApart() {
+            var missing = folder.resolve("none.csv");
+
+            var first = assertThrows(Unusable.class, () -> Csv.open(missing, null));
+            var second = assertThrows(Unusable.class, () -> Csv.open(folder, null));
+
+            assertEquals(missing + ": no such file", first.getMessage());
+            assertEquals(folder + ": a folder, not a CSV file", second.getMessage());
+        }
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, textBlock = """
+                header, first, second,  line
+                text,   gut,   größer,  3
+                text,   größer, gut,    2
+                größe,  gut,   besser,  1
+                """)
+        void bytesThatAreNoUtf8AreToldWithTheirLine(String header, String first, String second, int line) {
+            var text = "id,%s\na,%s\nb,%s\nc,x\n".formatted(header, first, second);
+
+            var message = problem(text.getBytes(StandardCharsets.ISO_8859_1));
+
+            assertTrue(message.startsWith("data.csv, line " + line + ": not UTF-8"), message);
+        }
+
+        @Test
+        void bytesThatAreNoUtf8AreToldWithTheirLineFarDownTheFile() {
+            var bytes = new ByteArrayOutputStream();
+            bytes.writeBytes("id,text\n".getBytes(UTF_8));
+            for (int row = 2; row < 20_000; row++) bytes.writeBytes((row + ",ß日本語\n").getBytes(UTF_8));
+            bytes.writeBytes(new byte[] {'x', ',', (byte) 0xE4, '\n'});
+
+            var message = problem(bytes.toByteArray());
+
+            assertTrue(message.startsWith("data.csv, line 20000: not UTF-8"), message);
+        }
+
+        @ParameterizedTest
+        @ValueSource(strings = {"id,text/a,1/b/c,3/", "id,text/a,1/b,9/c,3/", "id,text/a,1/c,3/b,2/",
+                "id,text/a,1/z,2/c,3/", "id,text/a,1/,2/c,3/", "id,text/new,0/a,1/b,2/c,3/"})
+        void aFileThatWasChangedSinceItWasCheckedIsToldAndNotMisread(String changed) throws IOException {
+            var csv = open("id,text\na,1\nb,2\nc,3\n");
+            var index = new Index();
+            csv.check(index);
+            Files.writeString(folder.resolve("data.csv"), changed.replace('/', '\n'));
+
+            var problem = assertThrows(Unusable.class,
+                    () -> csv.rows(_ -> true, index).forEachRemaining(_ -> {}));
+
+            assertTrue(problem.getMessage().contains("was changed while it was in use"), problem.getMessage());
+        }
+
+        /// At the end of a row, in the middle of one, in the middle of a quoted cell, and to nothing but the header.
+        @ParameterizedTest
+        @ValueSource(strings = {"id,text/a,1/b,2/", "id,text/a,1/b,2/c,'3", "id,text/a,1/b,2/c,'3/3", "id,text/"})
+        void aFileThatWasCutShortIsToldAndNotTakenForItsEnd(String left) throws IOException {
+            var csv = open("id,text\na,1\nb,2\nc,\"3\n33\"\nd,4\n");
+            var index = new Index();
+            csv.check(index);
+            Files.writeString(folder.resolve("data.csv"), left.replace('/', '\n').replace('\'', '"'));
+
+            var problem = assertThrows(Unusable.class,
+                    () -> csv.rows(_ -> true, index).forEachRemaining(_ -> {}));
+
+            assertTrue(problem.getMessage().contains("was changed while it was in use, it was cut short"),
+                    problem.getMessage());
+        }
+
+        @Test
+        void blanksAroundIdsAndColumnNamesAreCutOffAndThoseOfOtherCellsKept() throws IOException {
+            var csv = open("id , the text\n r-1\u3000, hello \n");
+            var index = new Index();
+            csv.check(index);
+
+            var row = csv.rows(_ -> true, index).next();
+
+            assertEquals("r-1", row.id());
+            assertEquals(Map.of("id", "r-1", "the text", " hello "), row.inputs());
+        }
+
+        @Test
+        void aCutBehindTheLastRowThatIsWantedDoesNoHarm() throws IOException {
+            var csv = open("id,text\na,1\nb,2\nc,3\n");
+            var index = new Index();
+            csv.check(index);
+            Files.writeString(folder.resolve("data.csv"), "id,text\na,1\nb,2\n");
+
+            var rows = csv.rows(BitSet.valueOf(new long[] {2}), index);
+
+            assertEquals("b", rows.next().id());
+            assertFalse(rows.hasNext());
+        }
+    }
+
+    @Nested
+    class TheRecords {
+        /// Read in one piece and character by character: always the same.
+        private static void assertRecords(List<List<String>> expected, String text, char delimiter)
+                throws IOException {
+            for (int size : new int[] {1, 2, 3, 1000}) {
+                var slow = new FilterReader(new StringReader(text)) {
+                    @Override
+                    public int read(char[] into, int from, int length) throws IOException {
+                        return super.read(into, from, Math.min(length, size));
+                    }
+                };
+                var seen = new ArrayList<List<String>>();
+                try (var records = new Records(slow, delimiter)) {
+                    for (var record = records.next(); record != null; record = records.next()) seen.add(record);
+                }
+                assertEquals(expected, seen, size + " characters a read");
+            }
+        }
+
+        @Test
+        void outsideQuotesEveryLineEndEndsARecord() throws IOException {
+            assertRecords(List.of(List.of("a"), List.of("b"), List.of("c"), List.of("d")), "a\r\nb\rc\nd\r", ',');
+            assertRecords(List.of(List.of(), List.of(), List.of()), "\r\r\n\n", ',');
+            assertRecords(List.of(List.of("a"), List.of(), List.of("b")), "a\n\nb", ',');
+            assertRecords(List.of(), "", ',');
+        }
+
+        @Test
+        void everyDelimiterPartsTwoCells() throws IOException {
+            assertRecords(List.of(List.of("", ""), List.of("a", ""), List.of("", "b", "")), ",\n\"a\",\r\n,b,", ',');
+        }
+
+        @Test
+        void insideQuotesNothingEndsOrChanges() throws IOException {
+            assertRecords(List.of(List.of("a\r\nb", "c\rd")), "\"a\r\nb\",\"c\rd\"\r\n", ',');
+            assertRecords(List.of(List.of("x", "a\"\r\n\"b"), List.of("y")), "x,\"a\"\"\r\n\"\"b\"\r\ny", ',');
+            assertRecords(List.of(List.of(""), List.of("\r\n\n\n")), "\"\"\r\n\"\r\n\n\n\"\r\n", ',');
+        }
+
+        @Test
+        void onlyAQuoteAtTheStartOfACellOpensOne() throws IOException {
+            assertRecords(List.of(List.of("a", "b\r\n")), "a;\"b\r\n\"\r\n", ';');
+            assertRecords(List.of(List.of("a;\"b"), List.of("\r\n")), "a;\"b\r\n\"\r\n\"", ',');
+        }
+
+        @Test
+        void quotesInsideABareCellAreTextLikeAnyOther() throws IOException {
+            assertRecords(List.of(List.of("5\" x"), List.of("y")), "5\" x\r\ny\r\n", ',');
+            assertRecords(List.of(List.of("a", "x\"\"y", "b")), "a,x\"\"y,b\n", ',');
+        }
+
+        @Test
+        void theLineIsTheOneInWhichTheRecordBegan() throws IOException {
+            try (var records = new Records(new StringReader("a\r\n\"b\n\r\nb\"\rc\n"), ',')) {
+                var lines = new ArrayList<Long>();
+                while (records.next() != null) lines.add(records.line());
+
+                assertEquals(List.of(1L, 2L, 5L), lines);
+            }
+        }
+    }
+
+    @Nested
+    class TheCellWriter {
+        private static String written(String cell, char delimiter) throws IOException {
+            var text = new StringWriter();
+            try (var out = new CellWriter(text, delimiter, false, "")) {
+                out.write(List.of(cell));
+            }
+            return text.toString();
+        }
+
+        @ParameterizedTest
+        @CsvSource(delimiter = '/', quoteCharacter = '`', useHeadersInDisplayName = true, textBlock = """
+                cell         / written
+                plain text   / plain text
+                it's 5%      / it's 5%
+                ``           / ``
+                a,b          / "a,b"
+                a;b          / "a;b"
+                a\\tb        / "a\\tb"
+                a|b          / "a|b"
+                a "b" c      / "a ""b"" c"
+                a\\nb        / "a\\nb"
+                a\\r         / "a\\r"
+                ` a`         / `" a"`
+                `a\u3000`    / `"a\u3000"`
+                """)
+        void inQuotesStandsWhatAReaderCouldPartOrStrip(String cell, String written) throws IOException {
+            assertEquals(written.translateEscapes(), written(cell.translateEscapes(), '|'));
+        }
+
+        @ParameterizedTest
+        @ValueSource(chars = {',', ';', '\t', '|'})
+        void everyCellIsReadAsItWasWritten(char delimiter) throws IOException {
+            var cells = List.of("", "\"", "a\"\"b", "\r\n", "one\n\ntwo\r", " a ", ",;\t|", "größer 日本語 😀", "\0",
+                    "\\\"");
+            var text = new StringWriter();
+            try (var out = new CellWriter(text, delimiter, false, "\r\n")) {
+                for (int row = 0; row < 2; row++) out.write(cells);
+            }
+
+            try (var records = new Records(new StringReader(text.toString()), delimiter)) {
+                for (int row = 0; row < 2; row++) assertEquals(cells, records.next());
+                assertNull(records.next());
+            }
+        }
+
+        @Test
+        void whatCannotBeWrittenIsToldAtOnce() throws IOException {
+            var full = new Writer() {
+                @Override
+                public void write(char[] text, int from, int length) throws IOException {
+                    throw new IOException("No space left on device");
+                }
+
+                @Override
+                public void flush() {}
+
+                @Override
+                public void close() {}
+            };
+            var out = new CellWriter(full, ',', true, "\n");
+
+            assertThrows(IOException.class, () -> out.write(List.of("x".repeat(100_000))));
+        }
+    }
+
+    @Nested
+    class TheCells {
+        private static String hash(String... namesAndCells) {
+            var inputs = new LinkedHashMap<String, String>();
+            for (int name = 0; name < namesAndCells.length; name += 2)
+                inputs.put(namesAndCells[name], namesAndCells[name + 1]);
+            return Cells.hash(inputs);
+        }
+
+        @Test
+        void theHashIsSixteenHexDigitsAndAlwaysTheSame() {
+            assertEquals("b27bfd5bbb9c6917", hash("id", "a", "text", "größer"));
+            assertEquals("e3b0c44298fc1c14", hash());
+            assertEquals(hash("id", "a"), "%016x".formatted(Cells.number(hash("id", "a"))));
+        }
+
+        @Test
+        void theHashChangesWithAnyCellAndAnyName() {
+            var all = List.of(hash("id", "a", "text", "x"), hash("id", "b", "text", "x"), hash("id", "a", "text", "y"),
+                    hash("id", "a", "more", "x"), hash("id", "a"), hash("id", "a", "text", "x", "more", ""),
+                    hash("id", "a", "text", "x "), hash("id", "a", "text", "X"), hash("id", "a", "text", ""),
+                    hash("id", "atext", "x", ""), hash("id", "at", "ext", "x"), hash());
+
+            assertEquals(all.size(), Set.copyOf(all).size());
+        }
+
+        @Test
+        void theHashIsTheSameWhenColumnsChangePlaces() {
+            assertEquals(hash("id", "a", "text", "x", "more", "y"), hash("id", "a", "more", "y", "text", "x"));
+        }
+    }
+
+    @Nested
+    class TheIndex {
+        private final Index index = new Index();
+
+        @Test
+        void entriesAreNumberedAsTheyCome() {
+            assertEquals(0, index.add("a", 2, 7));
+            assertEquals(1, index.add("b", 3, 8));
+
+            assertEquals(1, index.find("b"));
+            assertEquals(-1, index.find("c"));
+            assertEquals("b", index.id(1));
+            assertEquals(3, index.line(1));
+            assertEquals(8, index.cells(1));
+        }
+
+        @Test
+        void whatIsNotThereIsAddedWithoutALine() {
+            index.add("a", 2, 7);
+
+            assertEquals(0, index.findOrAdd("a"));
+            assertEquals(1, index.findOrAdd("b"));
+            assertEquals(0, index.line(1));
+        }
+
+        @Test
+        void idsOfTheSameHashAreKeptApart() {
+            var ids = new ArrayList<>(List.of(""));
+            for (int pair = 0; pair < 10; pair++) // "Aa" and "BB" have one hash, and so has every chain of them
+                ids.replaceAll(id -> id + "Aa");
+            for (int pair = 0; pair < 10; pair++) {
+                int at = pair * 2;
+                ids.addAll(ids.stream().map(id -> id.substring(0, at) + "BB" + id.substring(at + 2)).toList());
+            }
+            assertEquals(1, ids.stream().map(id -> Arrays.hashCode(id.getBytes(UTF_8))).distinct().count());
+            ids.forEach(id -> index.add(id, 1, 1));
+
+            for (int entry = 0; entry < 1024; entry++) assertEquals(entry, index.find(ids.get(entry)));
+            assertEquals(-1, index.find("Aa".repeat(9) + "Bb"));
+        }
+
+        @Test
+        void growsPastItsFirstTablesAndBlocks() {
+            var random = new Random(7);
+            var ids = IntStream.range(0, 30_000).mapToObj(n -> n + "-" + "x".repeat(random.nextInt(120))).toList();
+            ids.forEach(id -> index.stand(index.add(id, id.length(), id.hashCode()), Standing.FAILED));
+
+            for (int entry = 0; entry < ids.size(); entry++) {
+                assertEquals(entry, index.find(ids.get(entry)));
+                assertEquals(ids.get(entry), index.id(entry));
+                assertEquals(ids.get(entry).length(), index.line(entry));
+                assertEquals(ids.get(entry).hashCode(), index.cells(entry));
+                assertEquals(Standing.FAILED, index.standing(entry));
+            }
+            assertEquals(30_000, index.size());
+            assertEquals(-1, index.find("30000-"));
+        }
+
+        @Test
+        void idsOfAnyLengthAndLanguageAreTheSameWhenRead() {
+            var ids = List.of("ö", "日本語", "😀", "x".repeat(255), "x".repeat(256), "x".repeat(65_536),
+                    "ß".repeat(600_000), "x".repeat(1 << 24), "x".repeat((1 << 24) + 1), "last");
+            ids.forEach(id -> index.add(id, 1, 1));
+
+            for (int entry = 0; entry < ids.size(); entry++) {
+                assertEquals(ids.get(entry), index.id(entry));
+                assertEquals(entry, index.find(ids.get(entry)));
+            }
+            assertEquals(-1, index.find("x".repeat(257)));
+        }
+
+        @Test
+        void onlyRowsOfTheFileCount() {
+            index.stand(index.add("a", 2, 1), Standing.SUCCEEDED);
+            index.stand(index.add("b", 3, 1), Standing.PARTIAL);
+            index.endOfRows();
+            index.stand(index.findOrAdd("only in the results"), Standing.SUCCEEDED);
+
+            assertEquals(2, index.rows());
+            assertEquals(1, index.count(Standing.SUCCEEDED));
+            assertTrue(index.isComplete());
+            index.stand(0, Standing.FAILED);
+            assertFalse(index.isComplete());
+        }
+    }
+}

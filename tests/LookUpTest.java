@@ -1,0 +1,1235 @@
+package difyexec;
+
+import org.junit.jupiter.api.Nested;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.io.TempDir;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.CsvSource;
+import org.junit.jupiter.params.provider.ValueSource;
+
+import module java.base;
+
+import static difyexec.DifyExec.*;
+import static difyexec.Given.*;
+import static java.nio.charset.StandardCharsets.UTF_8;
+import static org.junit.jupiter.api.Assertions.assertEquals;
+import static org.junit.jupiter.api.Assertions.assertFalse;
+import static org.junit.jupiter.api.Assertions.assertThrows;
+import static org.junit.jupiter.api.Assertions.assertTrue;
+
+/// Runs in doubt, interrupts, late runs: the engine with a workflow that answers as told and a clock moved by hand.
+final class LookUpTest {
+    @Nested
+    class WhatIsInDoubt {
+        @TempDir Path folder;
+
+        @Test
+        void theTimeOfAStreamCountsFromItsFirstEventAlsoWhenItIsCut() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.mode = Mode.STREAMING;
+            scene.answer = (_, told) -> {
+                scene.world.pass(seconds(20)); // in the queue
+                told.began(run("run-a"), seconds(20));
+                scene.world.pass(seconds(290));
+                return cut(Symptom.CUT, run("run-a"));
+            };
+            scene.found = _ -> running("run-a");
+
+            scene.play();
+
+            assertEquals(List.of("unknown"), scene.outcomes("a"));
+            assertTrue(scene.took("a").compareTo(seconds(320)) >= 0, scene.took("a").toString());
+            assertTrue(scene.took("a").compareTo(seconds(321)) < 0, scene.took("a").toString());
+        }
+
+        @Test
+        void aStreamThatNeverSaidAThingIsNotWaitedForTwice() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.mode = Mode.STREAMING;
+            scene.server = "";
+            scene.answer = (_, _) -> {
+                scene.world.pass(seconds(300));
+                return cut(Symptom.SILENCE);
+            };
+
+            scene.play();
+
+            assertEquals(List.of("unknown"), scene.outcomes("a"));
+            assertTrue(scene.world.passed().compareTo(seconds(301)) < 0, scene.world.passed().toString());
+        }
+
+        @Test
+        void aRunOfAnEarlierStartHasItsTimeFromItsOwnStart() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.crash(1);
+            var began = NOON.plusSeconds(100);
+            scene.world.startAt(NOON.plusSeconds(200));
+            scene.found = _ -> running("run-a", Duration.between(began, scene.world.now()));
+
+            scene.play();
+
+            assertEquals(List.of("unknown"), scene.outcomes("a"));
+            assertEquals(NOON.plusSeconds(400), scene.world.now());
+        }
+
+        @Test
+        void aStoppedRunOverItsTimeGetsAMomentToEndWhateverItsStart() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.mode = Mode.STREAMING;
+            scene.answer = (_, told) -> {
+                told.began(run("run-7"), Duration.ZERO);
+                scene.world.pass(seconds(300));
+                return cut(Symptom.TIMED_OUT, run("run-7"));
+            };
+            scene.found = _ -> scene.looked.size() < 3 ? running("run-7", Duration.between(NOON, scene.world.now()))
+                    : ended(ran("run-7", RunStatus.STOPPED, "Aborted: User requested stop"));
+
+            scene.play();
+
+            assertEquals(List.of("failed"), scene.outcomes("a"));
+        }
+
+        @Test
+        void aCutRunCountsAsRunningUntilItsEndIsKnown() throws Exception {
+            var scene = Scene.of(folder, "a", "b");
+            scene.lookTakes = seconds(1);
+            scene.answer = Answer.byRow(Map.of("a", List.of(cut(Symptom.NO_ANSWER))));
+            scene.found = _ -> scene.looked.size() < 3 ? running("run-7") : ended(succeeded("run-7"));
+
+            scene.play();
+
+            var known = Instant.parse(scene.log("harvest").getFirst().path("t").asText());
+            assertEquals("b", scene.sent.getLast().row().id());
+            assertFalse(scene.sent.getLast().at().isBefore(known), "b was sent while the run of a went on");
+        }
+
+        @Test
+        void whatAKilledServerLeavesRunningForEverDoesNotHoldUpTheRowsThatAreLeft() throws Exception {
+            var ids = IntStream.rangeClosed(1, 60).mapToObj(String::valueOf).toArray(String[]::new);
+            var scene = Scene.of(folder, ids);
+            scene.slots = 5;
+            scene.timeout = seconds(40);
+            Instant killed = NOON.plusSeconds(3), back = killed.plusSeconds(2);
+            var away = new Seen.NotSent("connection refused");
+            scene.answer = (attempt, _) -> {
+                boolean isOfTheKilled = attempt.sequence() <= 5;
+                if (isOfTheKilled) scene.world.pass(seconds(3));
+                else if (scene.world.now().isBefore(back)) return away;
+                else scene.world.pass(Duration.ofMillis(200));
+                return isOfTheKilled ? cut(Symptom.NO_ANSWER) : succeeded("run-" + attempt.row().id());
+            };
+            scene.found = doubt -> scene.world.now().isBefore(back) ? new Found.Silent(away)
+                    : running("run-" + doubt.attempt().row().id(), Duration.between(NOON, scene.world.now()));
+
+            assertEquals(Optional.empty(), scene.play());
+
+            assertEquals(55, scene.resultIds().size());
+            for (var id : scene.resultIds())
+                assertTrue(scene.end(id).isBefore(back.plusSeconds(25)), id + " at " + scene.end(id));
+            for (var id : List.of("1", "2", "3", "4", "5")) {
+                assertEquals(List.of("unknown"), scene.outcomes(id));
+                assertTrue(scene.took(id).compareTo(seconds(40)) >= 0, id + " after " + scene.took(id));
+                assertTrue(scene.took(id).compareTo(seconds(50)) <= 0, id + " after " + scene.took(id));
+            }
+        }
+
+        @Test
+        void runsThatWereCutHoldHalfOfThePlacesAtMost() throws Exception {
+            var scene = Scene.of(folder, "a", "b", "c", "d", "e", "f", "g", "h");
+            scene.slots = 4;
+            scene.lookTakes = seconds(1);
+            var together = new TreeSet<Integer>();
+            scene.answer = (attempt, _) -> {
+                if (attempt.sequence() <= 3) return cut(Symptom.CUT, run("run-" + attempt.row().id()));
+                scene.world.pass(seconds(2));
+                if (attempt.sequence() > 4) together.add(scene.busy);
+                return succeeded("run-" + attempt.row().id());
+            };
+            scene.found = _ -> running("run-7");
+
+            scene.play();
+
+            assertEquals(2, together.last());
+            assertEquals(List.of("d", "e", "f", "g", "h"), scene.resultIds());
+        }
+
+        @ParameterizedTest(name = "the slowest run took {0} s: the next begins after {1} s")
+        @CsvSource(useHeadersInDisplayName = true, textBlock = """
+                slowest, after
+                1,       10
+                2,       10
+                6,       24
+                """)
+        void aCutRunHoldsTheOnlyPlaceAsLongAsTheServerMayBeAtWorkOnIt(long slowest, long after) throws Exception {
+            var scene = Scene.of(folder, "a", "b", "c");
+            scene.answer = (attempt, _) -> {
+                if (attempt.row().id().equals("b")) return cut(Symptom.NO_ANSWER);
+                scene.world.pass(seconds(slowest));
+                return succeeded("run-" + attempt.row().id());
+            };
+            scene.found = _ -> running("run-b");
+
+            scene.play();
+
+            assertEquals(List.of("a", "b", "c"), scene.ids());
+            var waited = Duration.between(scene.sent.get(1).at(), scene.sent.get(2).at());
+            assertTrue(waited.compareTo(seconds(after)) >= 0 && waited.compareTo(seconds(after + 1)) < 0,
+                    waited.toString());
+        }
+
+        @Test
+        void aServerThatRefusesForTheRunsItLostIsNotAskedAgainForEachRow() throws Exception {
+            var ids = IntStream.rangeClosed(1, 1000).mapToObj(String::valueOf).toArray(String[]::new);
+            var scene = Scene.of(folder, ids);
+            scene.slots = 5;
+            scene.timeout = seconds(60);
+            scene.answer = (attempt, _) -> {
+                if (attempt.sequence() <= 5) return cut(Symptom.NO_ANSWER);
+                return scene.world.now().isBefore(NOON.plusSeconds(60)) ? THROTTLED
+                        : succeeded("run-" + attempt.row().id());
+            };
+            scene.found = doubt -> running("run-" + doubt.attempt().row().id());
+
+            scene.play();
+
+            assertEquals(995, scene.resultIds().size());
+            assertTrue(scene.log("throttle").size() < 60, scene.log("throttle").size() + " refusals in a minute");
+        }
+
+        @Test
+        void aRunThatTheServerDoesNotListHoldsNoPlace() throws Exception {
+            var scene = Scene.of(folder, "a", "b");
+            scene.answer = Answer.byRow(Map.of("a", List.of(cut(Symptom.NO_ANSWER))));
+
+            scene.play();
+
+            assertEquals(List.of("a", "b", "a"), scene.ids());
+            assertTrue(scene.sent.get(1).at().isBefore(NOON.plusSeconds(5)), scene.sent.get(1).at().toString());
+        }
+
+        @Test
+        void lookUpsTakeFewOfTheServersConnections() throws Exception {
+            var scene = Scene.of(folder, "a", "b", "c", "d", "e", "f");
+            scene.slots = 6;
+            scene.lookTakes = seconds(1);
+            scene.answer = (_, _) -> {
+                scene.world.pass(seconds(1));
+                return http(500, "unknown", "Internal Server Error");
+            };
+            scene.found = doubt -> ended(succeeded("run-" + doubt.attempt().row().id()));
+
+            scene.play();
+
+            assertEquals(2, scene.mostLooks);
+            assertEquals(6, scene.resultIds().size());
+        }
+
+        @Test
+        void aStoppedRunIsLookedUpTwiceBeforeItIsBelieved() throws Exception {
+            var scene = Scene.of(folder, "a");
+            var stopped = ran("run-7", RunStatus.STOPPED, "Stopped by user.");
+            scene.answer = Answer.inTurn(stopped);
+            scene.found = _ -> ended(stopped);
+
+            scene.play();
+
+            assertEquals(2, scene.looked.size());
+            assertEquals(List.of("failed"), scene.outcomes("a"));
+            assertEquals("Stopped by user.", scene.error("a"));
+        }
+
+        @Test
+        void aRunThatWasReportedStoppedAndSucceededAllTheSameIsHarvestedAndCountedOnce() throws Exception {
+            var scene = Scene.of(folder, "a", "b");
+            scene.maxTokens = 25L; // each run uses 10
+            var stopped = ran("run-7", RunStatus.STOPPED, "Stopped by user.");
+            scene.answer = Answer.byRow(Map.of("a", List.of(stopped)));
+            scene.found = _ -> ended(scene.looked.size() < 2 ? stopped : succeeded("run-7"));
+
+            var stop = scene.play();
+
+            assertEquals(List.of("succeeded"), scene.outcomes("a"));
+            assertEquals(Optional.empty(), stop);
+        }
+
+        @Test
+        void aRunOverItsTimeIsStoppedAndThenFails() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.mode = Mode.STREAMING;
+            scene.answer = (_, told) -> {
+                told.began(run("run-7"), Duration.ZERO);
+                scene.world.pass(seconds(300));
+                return cut(Symptom.TIMED_OUT, run("run-7"));
+            };
+            scene.found = _ -> ended(ran("run-7", RunStatus.STOPPED, "Aborted: User requested stop"));
+
+            scene.play();
+
+            assertTrue(scene.looked.getFirst().stopsFirst());
+            assertEquals(List.of("failed"), scene.outcomes("a"));
+            assertTrue(scene.log("end").getFirst().path("cause").asText().startsWith("timed out"));
+            assertEquals(List.of("run-7"), Scene.texts("run", scene.log("run")));
+            var stop = scene.log("stop").getFirst();
+            assertEquals("timed out", stop.path("why").asText());
+            assertEquals("task-of-run-7", stop.path("task").asText());
+            assertEquals(scene.sent.getFirst().user(), stop.path("user").asText());
+        }
+
+        @Test
+        void aRunThatWasStoppedForItsTimeRunsAnewAtNoLaterStart() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.mode = Mode.STREAMING;
+            scene.answer = Answer.inTurn(cut(Symptom.TIMED_OUT, run("run-7")));
+            scene.found = _ -> {
+                if (scene.looked.size() > 1) throw new IllegalStateException("the power fails");
+                return running("run-7");
+            };
+            assertThrows(IllegalStateException.class, scene::play);
+            assertEquals(List.of("timed out"), Scene.texts("why", scene.log("stop")));
+            var next = Scene.of(folder, "a");
+            next.found = _ -> ended(ran("run-7", RunStatus.STOPPED, "Aborted: User requested stop"));
+
+            next.play();
+
+            assertEquals(List.of(), next.ids());
+            assertEquals(List.of("failed"), next.outcomes("a"));
+        }
+
+        @Test
+        void streamsThatWaitForTheirFirstEventSlowTheBatchDown() throws Exception {
+            var scene = Scene.of(folder, "a", "b", "c", "d");
+            scene.mode = Mode.STREAMING;
+            scene.slots = 3;
+            scene.answer = (attempt, told) -> {
+                boolean queued = attempt.row().id().equals("c");
+                if (queued) scene.world.pass(seconds(12));
+                told.began(run("run-" + attempt.row().id()), queued ? seconds(12) : Duration.ofMillis(30));
+                scene.world.pass(seconds(10));
+                return succeeded("run-" + attempt.row().id());
+            };
+
+            scene.play();
+
+            assertEquals(List.of("a", "b", "c", "d"), scene.resultIds().stream().sorted().toList());
+            var throttle = scene.log("throttle");
+            assertEquals(List.of("first event after 12 s"), Scene.texts("why", throttle));
+            assertEquals(2, throttle.getFirst().path("limit").asInt());
+        }
+
+        /// A server of so many connections: the next requests wait at its door, in turn. A connection is used again
+        /// within a second, unless someone has waited for two.
+        private static final class FullServer {
+            private final Scene scene;
+            private final int places;
+            private final ToLongFunction<Attempt> millis;
+            private final Deque<Waiting> outside = new ArrayDeque<>();
+            private int inside = 0, idle = 0;
+
+            private record Waiting(Instant since, Runnable wake) {}
+
+            FullServer(Scene scene, int places, ToLongFunction<Attempt> millis) {
+                this.scene = scene;
+                this.places = places;
+                this.millis = millis;
+            }
+
+            Seen answer(Attempt attempt) throws InterruptedException {
+                if (idle > 0) idle--;
+                else if (inside < places) inside++;
+                else scene.world.waitFor(alarm -> outside.add(new Waiting(scene.world.now(), alarm)));
+                var waited = Duration.between(attempt.at(), scene.world.now());
+                long takes = millis.applyAsLong(attempt);
+                scene.world.pass(Duration.ofMillis(takes));
+                answered();
+                return new Seen.Ran(run("run-" + attempt.row().id()), RunStatus.SUCCEEDED,
+                        "{}".getBytes(UTF_8), "", "workflow-1",
+                        new Usage(takes / 1000.0, 0, 1, Optional.empty(), "")).after(Optional.of(waited));
+            }
+
+            private void answered() {
+                if (!outside.isEmpty() && outside.peek().since().plusSeconds(2).isBefore(scene.world.now())) close();
+                else {
+                    idle++;
+                    scene.world.in(seconds(1), () -> {
+                        if (idle > 0) {
+                            idle--;
+                            close();
+                        }
+                    });
+                }
+            }
+
+            private void close() {
+                if (outside.isEmpty()) inside--;
+                else outside.remove().wake().run();
+            }
+        }
+
+        /// How long 500 rows take there, and to what the batch slows down.
+        private Duration passed(int slots, int places, ToLongFunction<Attempt> millis, List<Integer> limits)
+                throws Exception {
+            var ids = IntStream.rangeClosed(1, 500).mapToObj(String::valueOf).toArray(String[]::new);
+            var scene = Scene.of(Files.createTempDirectory(folder, "door"), ids);
+            scene.slots = slots;
+            var server = new FullServer(scene, places, millis);
+            scene.answer = (attempt, _) -> server.answer(attempt);
+            assertEquals(Optional.empty(), scene.play());
+            assertEquals(500, scene.resultIds().size());
+            for (var cut : scene.log("throttle")) {
+                assertTrue(cut.path("why").asText().endsWith("at the server's door"), cut::toString);
+                limits.add(cut.path("limit").asInt());
+            }
+            return scene.world.passed();
+        }
+
+        @ParameterizedTest(name = "{0} connections, runs of {1} to {2} ms")
+        @CsvSource(useHeadersInDisplayName = true, textBlock = """
+                places, least, most
+                10,     300,   300
+                10,     1500,  1500
+                10,     12000, 12000
+                10,     1500,  6000
+                10,     4000,  20000
+                3,      5000,  5000
+                3,      2000,  9000
+                """)
+        void rowsThatWaitAtTheServersDoorSlowTheBatchDownToThoseInside(int places, long least, long most)
+                throws Exception {
+            var limits = new ArrayList<Integer>();
+            ToLongFunction<Attempt> millis = attempt -> least
+                    + (most - least) * (attempt.row().id().hashCode() * 37L % 11) / 10;
+
+            var fitting = passed(places, places, millis, new ArrayList<>());
+            var all = passed(20, places, millis, limits);
+
+            // a burst hides at first how many are inside
+            assertTrue(limits.size() > 1 && limits.size() < 25, limits::toString);
+            for (int limit : limits.subList(1, limits.size()))
+                assertTrue(limit == places || limit == places + 1, limits::toString);
+            assertTrue(fitting.toMillis() >= 0.9 * all.toMillis(), fitting + " with as many, " + all + " with 20");
+        }
+
+        @Test
+        void aRunOverItsTimeThatHadSucceededIsHarvested() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.mode = Mode.STREAMING;
+            scene.answer = Answer.inTurn(cut(Symptom.TIMED_OUT, run("run-7")));
+            scene.found = _ -> ended(succeeded("run-7"));
+
+            scene.play();
+
+            assertEquals(List.of("succeeded"), scene.outcomes("a"));
+            assertEquals(List.of("a"), scene.resultIds());
+        }
+
+        @Test
+        void aRunOverItsTimeThatCannotBeStoppedIsUnknown() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.answer = Answer.inTurn(cut(Symptom.TIMED_OUT));
+            scene.found = _ -> running("run-7");
+
+            scene.play();
+
+            assertEquals(List.of("unknown"), scene.outcomes("a"));
+            assertFalse(scene.looked.getFirst().stopsFirst());
+        }
+
+        @Test
+        void aQuietStreamIsAskedAboutAndItsEndTakenFromTheRecords() throws Exception {
+            var scene = Scene.of(folder, "a", "b");
+            scene.mode = Mode.STREAMING;
+            scene.answer = (attempt, told) -> {
+                if (attempt.row().id().equals("b")) return succeeded("run-b");
+                told.began(run("run-7"), Duration.ZERO);
+                scene.world.pass(seconds(30));
+                told.quiet(run("run-7"));
+                scene.world.pass(seconds(30));
+                told.quiet(run("run-7"));
+                scene.world.waitFor(_ -> {});
+                throw new AssertionError("nothing wakes a stream that was given up");
+            };
+            scene.found = _ -> scene.looked.size() < 2 ? running("run-7") : ended(succeeded("run-7"));
+
+            var stop = scene.play();
+
+            assertEquals(Optional.empty(), stop);
+            assertEquals(2, scene.looked.size());
+            assertEquals(List.of("succeeded"), scene.outcomes("a"));
+            assertEquals(List.of("a", "b"), scene.resultIds());
+        }
+
+        @Test
+        void anAnswerThatConcernsTheBatchLeavesItsRowsPending() throws Exception {
+            var scene = Scene.of(folder, "a", "b", "c");
+            scene.answer = Answer.inTurn(succeeded("run-a"), http(401, "unauthorized", "Access token is invalid"));
+
+            var stop = scene.play().orElseThrow();
+
+            assertEquals(STOPPED, stop.code());
+            assertTrue(stop.why().contains("DIFY_API_KEY"), stop.why());
+            assertEquals(List.of("a", "b"), scene.ids());
+            assertEquals(List.of("refused"), scene.outcomes("b"));
+            assertEquals(List.of(), scene.retryIds());
+            assertEquals(List.of("a"), scene.resultIds());
+            assertEquals(stop.why(), scene.log("stop").getLast().path("why").asText());
+        }
+
+        @Test
+        void aLookThatConcernsTheBatchStopsItToo() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.answer = Answer.inTurn(cut(Symptom.CUT));
+            scene.found = _ -> new Found.Silent(http(401, "unauthorized", "Access token is invalid"));
+
+            var stop = scene.play().orElseThrow();
+
+            assertTrue(stop.why().contains("DIFY_API_KEY"), stop.why());
+            assertEquals(List.of(), scene.retryIds());
+        }
+
+        @Test
+        void aLookWithoutAnAnswerIsRepeated() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.answer = Answer.inTurn(html(502));
+            scene.found = _ -> scene.looked.size() < 8 ? new Found.Silent(html(502))
+                    : ended(succeeded("run-7"));
+
+            scene.play();
+
+            assertEquals(List.of("a"), scene.resultIds());
+            assertEquals(1, scene.sent.size());
+        }
+
+        @Test
+        void tooManyFailuresStopTheBatch() throws Exception {
+            var scene = Scene.of(folder, "a", "b", "c", "d");
+            scene.maxFailures = new Ceiling(2, 1);
+            scene.answer = Answer.inTurn(failed("no"), succeeded("run-b"), failed("no"));
+
+            var stop = scene.play().orElseThrow();
+
+            assertEquals(STOPPED, stop.code());
+            assertTrue(stop.why().contains("--max-failures"), stop.why());
+            assertEquals(List.of("a", "c"), scene.retryIds());
+        }
+
+        @Test
+        void rowsWithoutARunCountAsFailuresToo() throws Exception {
+            var scene = Scene.of(folder, "a", "b", "c");
+            scene.backoff = new Backoff(seconds(1), seconds(4), 0);
+            scene.maxFailures = new Ceiling(1, 1);
+            scene.slots = 1;
+            scene.answer = (_, _) -> cut(Symptom.NO_ANSWER);
+            scene.found = _ -> ABSENT;
+
+            var stop = scene.play().orElseThrow();
+
+            assertEquals("--max-failures reached: 1 row failed", stop.why());
+            assertEquals(STOPPED, stop.code());
+        }
+
+        @Test
+        void aCsvThatIsCutShortStopsTheBatchAndSaysSo() throws Exception {
+            var ids = IntStream.range(0, 2_000).mapToObj("%063d"::formatted).toArray(String[]::new);
+            var scene = Scene.of(folder, ids); // more than is read ahead
+            scene.slots = 2;
+            scene.answer = (attempt, _) -> {
+                scene.world.pass(seconds(1));
+                if (scene.sent.size() == 2) shorten(scene.csv, 3 + 1_500 * 64);
+                return succeeded("run-" + attempt.row().id());
+            };
+
+            var stop = scene.play().orElseThrow();
+
+            assertEquals(STOPPED, stop.code());
+            assertTrue(stop.why().endsWith("the file was changed while it was in use, it was cut short"), stop.why());
+            assertEquals(scene.ids(), scene.resultIds());
+            assertEquals(List.of(stop.why()), Scene.texts("why", scene.log("stop")));
+        }
+
+        private static void shorten(Path csv, long bytes) {
+            try (var file = FileChannel.open(csv, StandardOpenOption.WRITE)) {
+                file.truncate(bytes);
+            } catch (IOException problem) {
+                throw new UncheckedIOException(problem);
+            }
+        }
+
+        @Test
+        void tooManyTokensStopTheBatch() throws Exception {
+            var scene = Scene.of(folder, "a", "b", "c");
+            scene.maxTokens = 20L;
+
+            var stop = scene.play().orElseThrow();
+
+            assertEquals(STOPPED, stop.code());
+            assertTrue(stop.why().contains("--max-tokens"), stop.why());
+            assertEquals(List.of("a", "b"), scene.resultIds());
+        }
+
+        @Test
+        void anInterruptLetsRunningRowsEnd() throws Exception {
+            var scene = Scene.of(folder, "a", "b", "c");
+            scene.slots = 2;
+            scene.interruptAfter(seconds(1));
+            scene.answer = (attempt, _) -> {
+                scene.world.pass(seconds(5));
+                return succeeded("run-" + attempt.row().id());
+            };
+
+            var stop = scene.play().orElseThrow();
+
+            assertEquals(INTERRUPTED, stop.code());
+            assertEquals(List.of("a", "b"), scene.ids());
+            assertEquals(List.of("a", "b"), scene.resultIds());
+            assertEquals(seconds(5), scene.world.passed());
+            assertEquals(List.of(), scene.stopped);
+        }
+
+        @Test
+        void anInterruptStopsWhatStillRunsAfterTheGrace() throws Exception {
+            var scene = Scene.of(folder, "a", "b");
+            scene.mode = Mode.STREAMING;
+            scene.interruptAfter(seconds(1));
+            scene.answer = (attempt, told) -> scene.untilStopped(run("run-" + attempt.row().id()), told);
+
+            var stop = scene.play().orElseThrow();
+
+            assertEquals(INTERRUPTED, stop.code());
+            assertEquals(List.of("task-of-run-a"), scene.stopped);
+            assertTrue(scene.world.passed().compareTo(seconds(21)) >= 0, scene.world.passed().toString());
+            assertTrue(scene.world.passed().compareTo(seconds(24)) < 0, scene.world.passed().toString());
+            assertEquals(List.of("interrupted"), scene.outcomes("a"));
+            assertEquals(List.of(), scene.retryIds());
+            assertEquals("task-of-run-a", scene.log("stop").getFirst().path("task").asText());
+            assertEquals(List.of("run-a"), Scene.texts("run", scene.log("run")));
+        }
+
+        @Test
+        void aSecondInterruptStopsWhatRunsAtOnce() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.mode = Mode.STREAMING;
+            scene.interruptAfter(seconds(1));
+            scene.interruptAfter(seconds(2));
+            scene.answer = (attempt, told) -> scene.untilStopped(run("run-" + attempt.row().id()), told);
+
+            var stop = scene.play().orElseThrow();
+
+            assertEquals(INTERRUPTED, stop.code());
+            assertEquals(List.of("task-of-run-a"), scene.stopped);
+            assertTrue(scene.world.passed().compareTo(seconds(4)) < 0, scene.world.passed().toString());
+        }
+
+        @Test
+        void anInterruptWinsOverAnEarlierReasonToStop() throws Exception {
+            var scene = Scene.of(folder, "a", "b");
+            scene.slots = 2;
+            scene.interruptAfter(seconds(1));
+            scene.answer = (attempt, _) -> {
+                if (attempt.row().id().equals("a")) return http(401, "unauthorized", "Access token is invalid");
+                scene.world.pass(seconds(5));
+                return succeeded("run-b");
+            };
+
+            var stop = scene.play().orElseThrow();
+
+            assertEquals(INTERRUPTED, stop.code());
+            assertEquals(List.of("b"), scene.resultIds());
+        }
+
+        @Test
+        void anInterruptEndsABatchThatOnlyWaits() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.interruptAfter(seconds(40));
+            scene.backoff = new Backoff(seconds(600), seconds(600), 3);
+            scene.answer = Answer.inTurn(failed("Rate Limit Error"));
+
+            var stop = scene.play().orElseThrow();
+
+            assertEquals(INTERRUPTED, stop.code());
+            assertEquals(seconds(40), scene.world.passed());
+            assertEquals(List.of(), scene.retryIds());
+        }
+
+        @Test
+        void theRestIsEstimatedByTheRowsThatRanAndNotByThoseThatWereLookedUp() throws Exception {
+            var scene = Scene.of(folder, "a", "b", "c", "d", "e", "f");
+            scene.slots = 2;
+            scene.crash(2);
+            var next = new Scene(folder, Files.readString(scene.csv));
+            next.selection = Selection.named(List.of("a", "b", "c"), false);
+            next.lookTakes = seconds(100);
+            next.found = doubt -> ended(succeeded("run-" + doubt.attempt().row().id()));
+            next.answer = (_, _) -> {
+                next.world.pass(seconds(8));
+                return succeeded("run-c"); // 10 tokens
+            };
+
+            next.play();
+
+            assertEquals(3, next.tally.succeeded());
+            assertEquals(Optional.of("The other 3 rows: about 24 s, 30 tokens"),
+                    Summary.estimate(3, next.tally));
+        }
+
+        @Test
+        void withoutARowThatRanThereIsNoEstimate() throws Exception {
+            var scene = Scene.of(folder, "a", "b");
+            scene.crash(1);
+            var next = Scene.of(folder, "a", "b");
+            next.selection = Selection.named(List.of("a"), false);
+            next.found = _ -> ended(succeeded("run-a"));
+
+            next.play();
+
+            assertEquals(1, next.tally.succeeded());
+            assertEquals(Optional.empty(), Summary.estimate(1, next.tally));
+        }
+
+        @Test
+        void whatWasLeftRunningIsLookedUpAtTheNextStart() throws Exception {
+            var scene = Scene.of(folder, "a", "b");
+            scene.interruptAfter(seconds(1));
+            scene.answer = (_, _) -> {
+                scene.world.pass(seconds(90)); // a blocking run: there is no task to stop
+                return succeeded("run-7");
+            };
+            var stop = scene.play().orElseThrow();
+            assertEquals(INTERRUPTED, stop.code());
+            assertTrue(scene.world.passed().compareTo(seconds(25)) < 0, scene.world.passed().toString());
+            assertEquals(List.of(), scene.outcomes("a"));
+            var user = scene.sent.getFirst().user();
+            var next = new Scene(folder, "id\na\nb\n");
+            next.found = _ -> ended(succeeded("run-7"));
+
+            next.play();
+
+            assertEquals(user, next.looked.getFirst().attempt().user());
+            assertEquals(List.of("b"), next.ids());
+            assertEquals(Set.of("a", "b"), Set.copyOf(next.resultIds()));
+        }
+
+        @Test
+        void aRunThatWasStoppedByUsAndWhoseEndWasNotSeenRunsAnewAtTheNextStart() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.mode = Mode.STREAMING;
+            scene.interruptAfter(seconds(1));
+            scene.answer = (_, told) -> {
+                told.began(run("run-7"), Duration.ZERO);
+                scene.world.pass(seconds(3600));
+                throw new AssertionError("nobody waits for so long");
+            };
+            scene.play();
+            assertEquals(List.of("task-of-run-7"), scene.stopped);
+            assertEquals(List.of(), scene.outcomes("a"));
+            var next = Scene.of(folder, "a");
+            next.answer = Answer.inTurn(succeeded("run-8"));
+            next.found = _ -> ended(ran("run-7", RunStatus.STOPPED, "Aborted: User requested stop"));
+
+            next.play();
+
+            assertEquals("run-7", next.looked.getFirst().run().orElseThrow().id());
+            assertEquals(List.of("interrupted", "succeeded"), next.outcomes("a"));
+            assertEquals(List.of("run-8"), next.resultRuns());
+        }
+
+        @Test
+        void aRunThatTurnsUpAfterItsRowWasSentAgainIsReportedAsLate() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.answer = Answer.inTurn(cut(Symptom.NO_ANSWER), succeeded("run-8"));
+            scene.found = doubt -> doubt instanceof Doubt.Late ? ended(succeeded("run-7")) : ABSENT;
+
+            var stop = scene.play();
+
+            assertEquals(Optional.empty(), stop);
+            var late = scene.log("late").getFirst();
+            assertEquals("run-7", late.path("run").asText());
+            assertEquals(scene.sent.getFirst().user(), late.path("user").asText());
+            assertTrue(scene.said.getLast().contains("turned up late"), scene.said.toString());
+            assertEquals(List.of("run-8"), scene.resultRuns());
+        }
+
+        @Test
+        void aRunThatTurnsUpLateIsReportedAtALaterStartToo() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.answer = Answer.inTurn(cut(Symptom.NO_ANSWER), succeeded("run-8"));
+            scene.play();
+            assertEquals(List.of(), scene.log("late"));
+            var next = Scene.of(folder, "a", "b");
+            next.found = _ -> running("run-7");
+
+            next.play();
+            next.play();
+
+            assertEquals(1, next.log("late").size());
+            assertEquals("a", next.log("late").getFirst().path("id").asText());
+        }
+
+        @Test
+        void aRunThatTurnsUpLateAndSucceededIsTakenWhereTheRowHasNoSuccess() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.answer = Answer.inTurn(cut(Symptom.NO_ANSWER), failed("no such city"));
+            scene.found = doubt -> doubt instanceof Doubt.Late ? ended(succeeded("run-7")) : ABSENT;
+
+            scene.play();
+
+            assertEquals(List.of("run-7"), scene.resultRuns());
+            assertEquals(List.of(), scene.retryIds());
+        }
+
+        @Test
+        void ofTwoRunsOfARowThatTurnUpAtOnceOneIsTaken() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.backoff = new Backoff(Duration.ZERO, Duration.ZERO, 2);
+            scene.answer = Answer.inTurn(cut(Symptom.NO_ANSWER), cut(Symptom.NO_ANSWER),
+                    failed("no such city"));
+            scene.found = doubt -> doubt instanceof Doubt.Late
+                    ? ended(succeeded("run-of-" + doubt.attempt().user())) : ABSENT;
+
+            scene.play();
+
+            assertEquals(2, scene.log("late").size());
+            assertEquals(1, scene.results().size());
+            assertEquals(1, scene.tally.done());
+        }
+
+        @Test
+        void aRunThatTurnsUpRunningIsReportedOnceAndWaitedFor() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.answer = Answer.inTurn(cut(Symptom.NO_ANSWER), failed("Rate Limit Error"));
+            scene.found = doubt -> {
+                if (doubt.is(Symptom.UNCONFIRMED)) return ended(failed("Rate Limit Error"));
+                if (scene.sent.size() < 2) return ABSENT;
+                return scene.looked.size() < 20 ? running("run-7") : ended(succeeded("run-7"));
+            };
+
+            scene.play();
+
+            assertEquals(List.of("running"), Scene.texts("saw", scene.log("late")));
+            assertEquals(2, scene.sent.size());
+            assertEquals(List.of("run-7"), scene.resultRuns());
+        }
+
+        /// A row that is unknown since its run says running for ever.
+        private Scene dead(Optional<RunRef> run) throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.answer = Answer.byRow(Map.of("a", List.of(new Seen.Cut(run, Symptom.CUT, "gone"))));
+            scene.found = _ -> running("run-7");
+            scene.play();
+            assertEquals(List.of("unknown"), scene.outcomes("a"));
+            assertEquals("run-7", scene.log("end").getLast().path("run").asText());
+            scene.sent.clear();
+            scene.resendUnknown = true;
+            return scene;
+        }
+
+        @ParameterizedTest
+        @ValueSource(booleans = {true, false})
+        void aRunThatWasKnownWhenItsRowWasSentAgainIsNotLateInThisCallOrALaterOne(boolean byId) throws Exception {
+            var scene = dead(byId ? Optional.of(run("run-7")) : Optional.empty());
+
+            scene.play();
+            scene.found = _ -> ended(succeeded("run-7"));
+            scene.play();
+
+            assertEquals(List.of("unknown", "resent", "succeeded"), scene.outcomes("a"));
+            assertEquals(List.of("a"), scene.ids());
+            assertEquals(List.of(), scene.log("late"));
+        }
+
+        @Test
+        void aRunThatBecameKnownJustBeforeItsRowWasSentAgainIsNotLateEither() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.crash(1);
+            scene.world.startAt(NOON.plusSeconds(3600));
+            scene.resendUnknown = true;
+            scene.found = _ -> running("run-7");
+            scene.play();
+            assertEquals(List.of("resent", "succeeded"), scene.outcomes("a"));
+
+            scene.play();
+
+            assertEquals(List.of(), scene.log("late"));
+        }
+
+        @Test
+        void aRunThatWasKnownHoldsUpNoFurtherAttemptOfItsRow() throws Exception {
+            var scene = dead(Optional.empty());
+            scene.answer = Answer.inTurn(failed("Rate Limit Error"), succeeded("run-9"));
+            scene.found = doubt -> doubt.is(Symptom.UNCONFIRMED) ? ended(failed("Rate Limit Error"))
+                    : running("run-7");
+            scene.world.startAt(NOON.plusSeconds(7200));
+
+            scene.play();
+
+            assertEquals(List.of("unknown", "resent", "again", "succeeded"), scene.outcomes("a"));
+            assertTrue(scene.world.passed().compareTo(seconds(10)) < 0, scene.world.passed().toString());
+        }
+
+        @Test
+        void aRunOfWhichNobodyKnewWhenItsRowWasSentAgainByWishIsLate() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.server = "1.9.2";
+            scene.mode = Mode.STREAMING;
+            scene.answer = Answer.inTurn(cut(Symptom.CUT), succeeded("run-8"));
+            scene.play();
+            scene.resendUnknown = true;
+            scene.found = doubt -> doubt instanceof Doubt.Late ? ended(succeeded("run-7")) : ABSENT;
+
+            scene.play();
+
+            assertEquals(List.of("unknown", "resent", "succeeded"), scene.outcomes("a"));
+            assertEquals(List.of("run-7"), Scene.texts("run", scene.log("late")));
+        }
+
+        @Test
+        void aWorkerThatBreaksIsABug() throws Exception {
+            var scene = Scene.of(folder, "a");
+            var bug = new IndexOutOfBoundsException("7");
+            scene.answer = (_, _) -> {
+                throw bug;
+            };
+
+            var problem = assertThrows(IllegalStateException.class, scene::play);
+
+            assertEquals(bug, problem.getCause());
+        }
+
+        @Test
+        void anAttemptLeftOpenIsLookedUpBeforeItsRowMayRun() throws Exception {
+            var scene = Scene.of(folder, "a", "b");
+            scene.crash(1);
+            scene.found = _ -> ended(succeeded("run-7"));
+
+            scene.play();
+
+            assertEquals(List.of("a"), scene.looked.stream().map(doubt -> doubt.attempt().row().id()).toList());
+            assertEquals(List.of("b"), scene.ids());
+            assertEquals(Set.of("run-7", "run-b"), Set.copyOf(scene.resultRuns()));
+        }
+
+        @Test
+        void aRunIdThatWasSeenBeforeACrashIsWhatIsLookedUp() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.mode = Mode.STREAMING;
+            scene.answer = (_, told) -> {
+                told.began(run("run-7"), Duration.ZERO);
+                scene.world.pass(seconds(1));
+                return succeeded("run-7");
+            };
+            scene.crash(1);
+            scene.found = _ -> ended(succeeded("run-7"));
+
+            scene.play();
+
+            assertEquals(Optional.of(run("run-7")), scene.looked.getFirst().run());
+            assertEquals(List.of(), scene.ids());
+            assertEquals(List.of("a"), scene.resultIds());
+        }
+
+        @Test
+        void theRetriesOfAnEarlierStartAreToldAndBeingKilledIsNone() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.backoff = new Backoff(seconds(1), seconds(1), 2);
+            scene.answer = Answer.inTurn(failed("Rate Limit Error"), succeeded("run-7"), failed("Rate Limit Error"),
+                    succeeded("run-9"));
+            scene.crash(2);
+            scene.world.in(seconds(60), () -> {});
+
+            scene.play();
+
+            assertEquals(List.of("again", "not_started", "again", "succeeded"), scene.outcomes("a"));
+            assertEquals(2, scene.results().getFirst().path("retry_count").asInt());
+        }
+
+        @Test
+        void anAttemptLeftOpenWithoutATraceIsSentAgain() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.crash(1);
+            scene.world.in(seconds(60), () -> {});
+
+            scene.play();
+
+            assertEquals(List.of("not_started", "succeeded"), scene.outcomes("a"));
+        }
+
+        @Test
+        void aRowThatWasEditedAfterACrashRunsAnewAndTakesNoOldResult() throws Exception {
+            var scene = new Scene(folder, "id,text\na,old\n");
+            scene.crash(1);
+            var next = new Scene(folder, "id,text\na,new\n");
+            next.answer = Answer.inTurn(succeeded("run-8"));
+            next.found = _ -> ended(succeeded("run-7"));
+
+            next.play();
+
+            assertEquals(List.of("stale", "succeeded"), next.outcomes("a"));
+            assertEquals("new", next.sent.getFirst().row().inputs().get("text"));
+            assertEquals(List.of("run-8"), next.resultRuns());
+            assertTrue(next.said.getFirst().contains("was changed"), next.said.toString());
+        }
+
+        @Test
+        void aRunOfAnEarlierStartIsWaitedForWithinTheTimeLimit() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.timeout = Duration.ofHours(1);
+            scene.answer = (_, _) -> {
+                scene.world.pass(seconds(600));
+                return succeeded("run-7");
+            };
+            scene.crash(1);
+            scene.found = _ -> scene.looked.size() < 4 ? running("run-7") : ended(succeeded("run-7"));
+
+            scene.play();
+
+            assertEquals(List.of("succeeded"), scene.outcomes("a"));
+        }
+
+        @Test
+        void anAttemptLeftOpenForARowThatIsNoLongerInTheFileDoesNotMatter() throws Exception {
+            var scene = Scene.of(folder, "gone", "b");
+            scene.crash(1);
+            var next = new Scene(folder, "id\nb\n");
+
+            var stop = next.play();
+
+            assertEquals(Optional.empty(), stop);
+            assertEquals(List.of("b"), next.resultIds());
+        }
+
+        @Test
+        void fivePagesOfAFirewallInARowStopTheBatch() throws Exception {
+            var scene = Scene.of(folder, "a", "b", "c", "d", "e", "f");
+            scene.answer = (_, _) -> html(403);
+
+            var stop = scene.play().orElseThrow();
+
+            assertEquals(STOPPED, stop.code());
+            assertTrue(stop.why().contains("firewall"), stop.why());
+            assertEquals(List.of("a", "b", "c", "d", "e"), scene.retryIds());
+        }
+
+        @Test
+        void aRunInBetweenMakesItNoFirewallThatRefusesAll() throws Exception {
+            var scene = Scene.of(folder, "a", "b", "c", "d", "e", "f");
+            scene.answer = Answer.inTurn(html(403), html(403), html(403), succeeded("run-d"), html(403), html(403));
+
+            var stop = scene.play();
+
+            assertEquals(Optional.empty(), stop);
+            assertEquals(List.of("a", "b", "c", "e", "f"), scene.retryIds());
+        }
+
+        @Test
+        void aPausedRowIsLookedUpAndNotSentAgainUnlessAskedFor() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.answer = Answer.inTurn(ran("run-7", RunStatus.PAUSED, ""), succeeded("run-8"));
+            scene.found = _ -> new Found.Running(run("run-7"), RunStatus.PAUSED);
+            scene.play();
+            assertEquals(List.of("a"), scene.retryIds());
+
+            scene.play();
+
+            assertEquals(List.of("paused", "paused"), scene.outcomes("a"));
+            assertEquals(Optional.of("run-7"), scene.looked.getFirst().run().map(RunRef::id));
+            assertEquals(1, scene.sent.size());
+            scene.resendUnknown = true;
+
+            scene.play();
+
+            assertEquals(List.of("paused", "paused", "resent", "succeeded"), scene.outcomes("a"));
+            assertEquals(List.of(), scene.retryIds());
+        }
+
+        @Test
+        void aRowWhoseOldRunSaysRunningForEverIsSentAgainWhenAskedFor() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.crash(1);
+            scene.world.startAt(NOON.plusSeconds(3600));
+            scene.answer = Answer.inTurn(succeeded("run-8"));
+            scene.found = _ -> running("run-7");
+            scene.play();
+            assertEquals(List.of("unknown"), scene.outcomes("a"));
+            scene.selection = Selection.named(List.of("a"), false);
+
+            scene.play();
+
+            assertEquals(List.of("run-8"), scene.resultRuns());
+        }
+
+        @Test
+        void aPausedRowWhoseHumanHasAnsweredIsHarvested() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.answer = Answer.inTurn(ran("run-7", RunStatus.PAUSED, ""));
+            scene.play();
+            scene.found = _ -> ended(succeeded("run-7"));
+
+            scene.play();
+
+            assertEquals(List.of("paused", "succeeded"), scene.outcomes("a"));
+            assertEquals(List.of("a"), scene.resultIds());
+        }
+
+        @Test
+        void anUnknownRowIsSentAgainWhenItsIdIsNamed() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.user = "nightly";
+            scene.answer = Answer.inTurn(cut(Symptom.NO_ANSWER), succeeded("run-8"));
+            scene.play();
+            scene.selection = Selection.named(List.of("a"), false);
+
+            scene.play();
+
+            assertEquals(List.of("unknown", "resent", "succeeded"), scene.outcomes("a"));
+        }
+
+        @Test
+        void aPartialSuccessIsKeptAndFlagged() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.answer = Answer.inTurn(ran("run-a", RunStatus.PARTIAL, ""));
+
+            scene.play();
+
+            assertEquals("success", scene.results().getFirst().path("status").asText());
+            assertEquals("partial-succeeded", scene.results().getFirst().path("workflow_status").asText());
+            assertEquals(List.of("partial"), scene.outcomes("a"));
+            assertEquals(1, scene.tally.count(Standing.PARTIAL));
+            assertTrue(scene.tally.isAllDone());
+        }
+
+        @Test
+        void betweenTheEndOfOneRequestAndTheStartOfTheNextPassesTheWait() throws Exception {
+            var scene = Scene.of(folder, "a", "b", "c");
+            scene.wait = seconds(7);
+            scene.answer = (attempt, _) -> {
+                scene.world.pass(seconds(2));
+                return succeeded("run-" + attempt.row().id());
+            };
+
+            scene.play();
+
+            assertEquals(List.of(NOON, NOON.plusSeconds(9), NOON.plusSeconds(18)),
+                    scene.sent.stream().map(Attempt::at).toList());
+        }
+
+        @Test
+        void startsAreSpreadEvenlyByTheRate() throws Exception {
+            var scene = Scene.of(folder, "a", "b", "c", "d");
+            scene.slots = 4;
+            scene.rate = new Rate(seconds(2));
+            scene.answer = (attempt, _) -> {
+                scene.world.pass(seconds(30));
+                return succeeded("run-" + attempt.row().id());
+            };
+
+            scene.play();
+
+            assertEquals(List.of(NOON, NOON.plusSeconds(2), NOON.plusSeconds(4), NOON.plusSeconds(6)),
+                    scene.sent.stream().map(Attempt::at).toList());
+        }
+
+        @Test
+        void afterAProxyCutARunOffTheBatchGoesOnInStreams() throws Exception {
+            var scene = Scene.of(folder, "a", "b");
+            scene.mode = Mode.AUTO;
+            scene.answer = Answer.byRow(Map.of("a", List.of(html(504))));
+            scene.found = _ -> ended(succeeded("run-a"));
+
+            scene.play();
+
+            assertEquals(List.of(Mode.BLOCKING, Mode.STREAMING),
+                    scene.sent.stream().map(Attempt::mode).toList());
+            assertTrue(scene.said.getFirst().contains("streaming mode"), scene.said.toString());
+            scene.sent.clear();
+            var next = Scene.of(folder, "a", "b", "c");
+            next.mode = Mode.AUTO;
+
+            next.play();
+
+            assertEquals(List.of(Mode.STREAMING), next.sent.stream().map(Attempt::mode).toList());
+        }
+
+        @Test
+        void aServerThatRefusesEveryStreamIsGivenBlockingRuns() throws Exception {
+            var scene = Scene.of(folder, "a", "b", "c", "d", "e", "f");
+            scene.mode = Mode.STREAMING;
+            scene.slots = 4;
+            scene.answer = (attempt, _) -> {
+                if (attempt.mode() == Mode.STREAMING || scene.busy > 1) return THROTTLED;
+                scene.world.pass(seconds(1));
+                return succeeded("run-" + attempt.row().id());
+            };
+
+            var stop = scene.play();
+
+            assertEquals(Optional.empty(), stop);
+            assertEquals(6, scene.resultIds().size());
+            assertEquals(1, scene.said.size());
+            assertTrue(scene.said.getFirst().contains("blocking mode"), scene.said.toString());
+            assertTrue(scene.log("throttle").size() < 12, "refused " + scene.log("throttle").size() + " times");
+            assertEquals("blocking", scene.log("session").getLast().path("mode").asText());
+        }
+
+        @Test
+        void aNewVersionInTheMiddleOfABatchIsSaidWithTheOptionThatPinsTheOldOne() throws Exception {
+            var scene = Scene.of(folder, "a", "b");
+            var newer = new Seen.Ran(run("run-b"), RunStatus.SUCCEEDED, "{}".getBytes(UTF_8), "",
+                    "workflow-2", Usage.NONE);
+            scene.answer = Answer.inTurn(succeeded("run-a"), newer);
+
+            scene.play();
+
+            assertTrue(scene.said.getFirst().contains("--workflow-id workflow-1"), scene.said.toString());
+        }
+
+        @Test
+        void anErrorTextThatIsCutInTheMiddleOfAnEmojiStopsNothing() throws Exception {
+            var scene = Scene.of(folder, "a", "b");
+            scene.answer = Answer.inTurn(failed("x".repeat(499) + "😀"), succeeded("run-b"));
+
+            var stop = scene.play();
+
+            assertEquals(Optional.empty(), stop);
+            assertTrue(scene.error("a").startsWith("xxx"));
+            assertEquals(List.of("b"), scene.resultIds());
+            assertEquals(List.of("a"), scene.retryIds());
+        }
+
+        @Test
+        void theLogExplainsEveryAttempt() throws Exception {
+            Files.writeString(folder.resolve("results.jsonl.log"), "{\"event\":\"ses");
+            var scene = new Scene(folder, "id,text\nstreamed,x\nfailing,x\nbusy,x\ncut,x\nlost,x\nhuman,x\nlast,x\n");
+            scene.mode = Mode.STREAMING;
+            var priced = new Seen.Ran(run("run-1"), RunStatus.SUCCEEDED, "{}".getBytes(UTF_8), "",
+                    "workflow-1", new Usage(1.25, 120, 3, Optional.of(new BigDecimal("0.0018")), "USD"));
+            scene.backoff = new Backoff(Duration.ZERO, Duration.ZERO, 1);
+            var answers = Answer.byRow(Map.of("streamed", List.of(priced),
+                    "failing", List.of(failed("Rate Limit Error"), failed("no such city")),
+                    "busy", List.of(THROTTLED), "cut", List.of(cut(Symptom.CUT, run("run-4"))),
+                    "lost", List.of(cut(Symptom.CUT)),
+                    "human", List.of(ran("run-6", RunStatus.PAUSED, ""))));
+            scene.answer = (attempt, told) -> {
+                if (attempt.row().id().equals("last")) return scene.untilStopped(run("run-7"), told);
+                if (attempt.row().id().equals("streamed")) told.began(run("run-1"), Duration.ZERO);
+                return answers.to(attempt, told);
+            };
+            scene.found = doubt -> switch (doubt.attempt().row().id()) {
+                case "lost" -> ABSENT;
+                case "failing" -> ended(failed("Rate Limit Error"));
+                default -> ended(succeeded("run-4"));
+            };
+            scene.settle = new Settle(Duration.ZERO, Duration.ZERO);
+            scene.interruptAfter(seconds(10));
+            scene.play();
+            scene.answer = answers;
+            scene.found = doubt -> doubt instanceof Doubt.Late ? ended(succeeded("run-5"))
+                    : new Found.Running(run("run-6"), RunStatus.PAUSED);
+
+            scene.play();
+
+            var log = Files.readString(scene.file(".log"));
+            Golden.check("log.txt", log.replaceAll("\"t\":\"[^\"]*\"", "\"t\":\"TIME\"")
+                    .replaceAll("difyexec-[0-9a-f]{16}-", "difyexec-RANDOM-"));
+            assertFalse(log.contains("\"x\""), "the log holds no inputs");
+        }
+    }
+}

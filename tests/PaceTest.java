@@ -1,0 +1,574 @@
+package difyexec;
+
+import org.junit.jupiter.api.Nested;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.CsvSource;
+
+import module java.base;
+
+import static difyexec.DifyExec.*;
+import static difyexec.Given.*;
+import static org.junit.jupiter.api.Assertions.assertEquals;
+import static org.junit.jupiter.api.Assertions.assertFalse;
+import static org.junit.jupiter.api.Assertions.assertTrue;
+
+/// Rules of pace: how many at a time, whether the server answers, which mode.
+final class PaceTest {
+    @Nested
+    class ThePace {
+        private final Pace pace = new Pace(8, null);
+
+        @Test
+        void startsAtItsCeiling() {
+            assertTrue(pace.hasRoom(NOON, 7));
+            assertFalse(pace.hasRoom(NOON, 8));
+        }
+
+        @Test
+        void isCutToWhatTheServerRuns() {
+            pace.refused(6, 5, 8);
+
+            assertEquals(5, pace.limit());
+            assertFalse(pace.hasRoom(NOON, 5));
+            assertEquals(5, pace.lowest());
+        }
+
+        @Test
+        void theRefusalsOfOneRoundTripTakeAwayOneEach() {
+            pace.refused(6, 5, 8); // eight have begun: 7 and 8 were counted as running
+            pace.refused(7, 1, 8); // others have ended meanwhile, which says nothing
+            pace.refused(8, 0, 8);
+            assertEquals(3, pace.limit());
+
+            pace.refused(9, 2, 9);
+
+            assertEquals(2, pace.limit());
+        }
+
+        @Test
+        void theQueuedStreamsOfOneRoundTripAreOneCut() {
+            assertTrue(pace.queued(6, () -> 5, 8));
+            assertFalse(pace.queued(8, () -> 3, 8));
+
+            assertEquals(5, pace.limit());
+        }
+
+        @Test
+        void oneRunIsAlwaysTried() {
+            pace.refused(1, 0, 1);
+
+            assertEquals(1, pace.limit());
+            assertTrue(pace.hasRoom(NOON, 0));
+        }
+
+        @Test
+        void isNeverRaisedByARefusal() {
+            pace.refused(1, 2, 1);
+            pace.refused(9, 8, 9);
+
+            assertEquals(2, pace.limit());
+        }
+
+        @Test
+        void growsByOneAfterTenWindowsWithoutARefusal() {
+            pace.refused(1, 2, 1);
+
+            for (int run = 0; run < 19; run++) pace.succeeded();
+            assertEquals(2, pace.limit());
+            pace.succeeded();
+            assertEquals(3, pace.limit());
+            for (int run = 0; run < 30; run++) pace.succeeded();
+            assertEquals(4, pace.limit());
+            assertEquals(List.of(2, 4), List.of(pace.lowest(), pace.highest()));
+        }
+
+        @Test
+        void aRefusalStartsTheCountOfWindowsAnew() {
+            pace.refused(1, 2, 1);
+            for (int run = 0; run < 19; run++) pace.succeeded();
+
+            pace.refused(2, 2, 2);
+            pace.succeeded();
+
+            assertEquals(2, pace.limit());
+        }
+
+        @Test
+        void neverGrowsAboveItsCeiling() {
+            for (int run = 0; run < 1000; run++) pace.succeeded();
+
+            assertEquals(8, pace.limit());
+        }
+
+        @Test
+        void aLongWaitForAFirstEventIsAQueue() {
+            assertFalse(pace.isQueued(Duration.ofMillis(30)));
+            assertFalse(pace.isQueued(Duration.ofMillis(900)));
+            assertTrue(pace.isQueued(Duration.ofMillis(1100)));
+        }
+
+        @Test
+        void aServerThatAlwaysTakesLongHasNoQueue() {
+            for (int start = 0; start < 9; start++) assertFalse(pace.isQueued(seconds(2 + start % 3)));
+            assertTrue(pace.isQueued(seconds(9)));
+        }
+
+        @ParameterizedTest(name = "-c {0}, {1} runs were cut: {2} places")
+        @CsvSource(useHeadersInDisplayName = true, textBlock = """
+                places, cut, held
+                8,      0,   0
+                8,      3,   3
+                8,      4,   4
+                8,      8,   4
+                5,      5,   2
+                3,      3,   1
+                2,      2,   1
+                1,      1,   1
+                1,      7,   1
+                1,      0,   0
+                """)
+        void runsThatWereCutHoldHalfAtMostButTheOnlyPlace(int places, int cut, int held) {
+            assertEquals(held, new Pace(places, null).held(Collections.nCopies(cut, NOON), NOON));
+        }
+
+        @ParameterizedTest(name = "the slowest took {0} s, cut {1} s ago: held = {2}")
+        @CsvSource(useHeadersInDisplayName = true, textBlock = """
+                slowest, ago, held
+                0,       9,   1
+                0,       10,  0
+                2,       9,   1
+                2,       10,  0
+                3,       11,  1
+                3,       12,  0
+                60,      239, 1
+                60,      240, 0
+                """)
+        void theOnlyPlaceIsHeldForFourTimesTheSlowestRun(long slowest, long ago, int held) {
+            var one = new Pace(1, null);
+            one.took(seconds(1));
+            one.took(seconds(slowest));
+            one.took(Duration.ZERO);
+
+            assertEquals(held, one.held(List.of(NOON), NOON.plusSeconds(ago)));
+        }
+
+        @Test
+        void halfIsOfWhatTheServerTakes() {
+            pace.refused(6, 3, 8);
+
+            assertEquals(1, pace.held(Collections.nCopies(5, NOON), NOON));
+        }
+
+        @Test
+        void nothingStartsInAPause() {
+            pace.pause(NOON.plusSeconds(9));
+            pace.pause(NOON.plusSeconds(3));
+
+            assertFalse(pace.hasRoom(NOON.plusSeconds(8), 0));
+            assertTrue(pace.hasRoom(NOON.plusSeconds(9), 0));
+            assertEquals(NOON.plusSeconds(9), pace.nextStart());
+        }
+
+        @Test
+        void withAWaitTheNextStartIsThatLongAfterTheEnd() {
+            var slow = new Pace(1, seconds(5));
+            assertTrue(slow.hasRoom(NOON, 0));
+
+            slow.started(NOON);
+            assertFalse(slow.hasRoom(NOON.plusSeconds(3600), 0));
+            slow.ended(NOON.plusSeconds(10));
+
+            assertFalse(slow.hasRoom(NOON.plusSeconds(14), 0));
+            assertTrue(slow.hasRoom(NOON.plusSeconds(15), 0));
+        }
+
+        @Test
+        void withARateALateStartDelaysNoneAfterItAndAPauseIsNotMadeUpFor() {
+            var even = new Pace(9, null, new Rate(seconds(2)));
+
+            even.started(NOON);
+            assertFalse(even.hasRoom(NOON.plusMillis(1999), 1));
+            assertTrue(even.hasRoom(NOON.plusMillis(2000), 1));
+            even.started(NOON.plusMillis(2100));
+            assertEquals(NOON.plusSeconds(4), even.nextStart());
+            even.started(NOON.plusSeconds(60));
+
+            assertFalse(even.hasRoom(NOON.plusMillis(61_700), 1));
+            assertTrue(even.hasRoom(NOON.plusSeconds(62), 1));
+        }
+    }
+
+    @Nested
+    class TheMostRunsAtWork {
+        private final AtWork atWork = new AtWork(8);
+
+        private void ended(long began, long ended) {
+            atWork.add(seconds(ended - began), NOON.plusSeconds(ended));
+        }
+
+        @Test
+        void areThoseThatRanBesideEachOther() {
+            ended(0, 10);
+            ended(2, 11);
+            ended(5, 12);
+            ended(11, 20);
+            ended(11, 21);
+
+            assertEquals(3, atWork.most());
+        }
+
+        @Test
+        void doNotCountThatWhichFollowedInThePlaceOfAnother() {
+            for (int run = 0; run < 4; run++) {
+                ended(10 * run, 10 * run + 10);
+                atWork.add(seconds(10), NOON.plusSeconds(10 * run + 10).minusMillis(100)); // the clocks differ a little
+            }
+
+            assertEquals(2, atWork.most());
+        }
+
+        @Test
+        void areForgottenInTime() {
+            for (int run = 0; run < 5; run++) ended(0, 10);
+            for (int run = 1; run <= 8; run++) ended(10 * run, 10 * run + 10);
+
+            assertEquals(1, atWork.most());
+        }
+
+        @Test
+        void areNotKnownOfAServerThatTellsNoTimes() {
+            ended(5, 5);
+
+            assertEquals(0, atWork.most());
+        }
+    }
+
+    @Nested
+    class TheHealth {
+        private final Health health = new Health(new Backoff(seconds(10), seconds(60), 3));
+
+        private void fail(int times, Instant when) {
+            for (int time = 0; time < times; time++) health.failed(when, when);
+        }
+
+        @Test
+        void fourFailuresInARowStopNothing() {
+            fail(4, NOON);
+            health.begun();
+
+            assertTrue(health.isOpen(NOON));
+        }
+
+        @Test
+        void fiveFailuresInARowPauseAllStarts() {
+            fail(5, NOON);
+
+            assertFalse(health.isOpen(NOON));
+            assertFalse(health.isOpen(NOON.plusSeconds(4)));
+        }
+
+        @Test
+        void afterTheBackOffOneProbeGoesOutAlone() {
+            fail(5, NOON);
+            assertTrue(health.isOpen(NOON.plusSeconds(10)));
+
+            health.begun();
+
+            assertFalse(health.isOpen(NOON.plusSeconds(10)));
+            assertFalse(health.isOpen(NOON.plusSeconds(100)));
+            assertEquals(Instant.MAX, health.nextProbe());
+        }
+
+        @Test
+        void probesThatFailComeEverLater() {
+            fail(7, NOON);
+
+            assertFalse(health.isOpen(NOON.plusSeconds(19)));
+            assertTrue(health.isOpen(NOON.plusSeconds(40)));
+            assertFalse(health.nextProbe().isBefore(NOON.plusSeconds(20)));
+        }
+
+        @Test
+        void whatWasOnItsWayWhenStartsPausedDelaysNoProbe() {
+            fail(5, NOON);
+            for (int late = 0; late < 60; late++) health.failed(NOON.plusSeconds(1), NOON.minusSeconds(1));
+
+            assertTrue(health.isOpen(NOON.plusSeconds(10)));
+        }
+
+        @Test
+        void anAnswerOpensUpAgain() {
+            fail(9, NOON);
+            health.begun();
+
+            health.answered();
+
+            assertTrue(health.isOpen(NOON));
+            fail(4, NOON);
+            assertTrue(health.isOpen(NOON));
+        }
+
+        @Test
+        void fiveMinutesWithoutAnyAnswerAreTheEnd() {
+            fail(5, NOON);
+
+            assertEquals(Optional.empty(), health.verdict(NOON.plusSeconds(300), 0));
+            assertEquals(Optional.empty(), health.verdict(NOON.plusSeconds(301), 1));
+            assertEquals(STOPPED, health.verdict(NOON.plusSeconds(301), 0).orElseThrow().code());
+        }
+
+        @Test
+        void anAnswerBeginsTheFiveMinutesAnew() {
+            fail(5, NOON);
+            health.answered();
+            fail(5, NOON.plusSeconds(200));
+
+            assertEquals(Optional.empty(), health.verdict(NOON.plusSeconds(499), 0));
+            assertTrue(health.verdict(NOON.plusSeconds(501), 0).isPresent());
+        }
+
+        @Test
+        void aServerThatAsksToBeLeftAloneIs() {
+            health.pause(NOON.plusSeconds(90));
+            health.pause(NOON.plusSeconds(30));
+
+            assertFalse(health.isOpen(NOON.plusSeconds(89)));
+            assertEquals(NOON.plusSeconds(90), health.nextProbe());
+            assertTrue(health.isOpen(NOON.plusSeconds(90)));
+        }
+
+        @Test
+        void thatItIsLeftAloneIsNoSilenceOfItsOwn() {
+            fail(5, NOON);
+            health.pause(NOON.plusSeconds(600));
+
+            assertEquals(Optional.empty(), health.verdict(NOON.plusSeconds(599), 0));
+            assertEquals(Optional.empty(), health.verdict(NOON.plusSeconds(600), 0));
+            fail(1, NOON.plusSeconds(601));
+            health.pause(NOON.plusSeconds(1201));
+            assertTrue(health.verdict(NOON.plusSeconds(601), 0).isPresent());
+        }
+
+        @Test
+        void aMinuteOfRefusalsWhileNothingRunsIsTheEnd() {
+            for (int second = 0; second <= 60; second += 15) health.refused(NOON.plusSeconds(second), 0);
+            assertEquals(Optional.empty(), health.verdict(NOON.plusSeconds(60), 0));
+
+            health.refused(NOON.plusSeconds(61), 0);
+
+            assertTrue(health.verdict(NOON.plusSeconds(61), 0).orElseThrow().why().contains("refuses every run"));
+        }
+
+        @Test
+        void twoRefusalsFarApartAreNoEnd() {
+            health.refused(NOON, 0);
+            health.refused(NOON.plusSeconds(90), 0); // a long Retry-After was kept to
+
+            assertEquals(Optional.empty(), health.verdict(NOON.plusSeconds(91), 0));
+        }
+
+        @Test
+        void refusalsWhileRunsOfOursGoOnAreNoEnd() {
+            health.refused(NOON, 0);
+            health.refused(NOON.plusSeconds(30), 2);
+            health.refused(NOON.plusSeconds(70), 0);
+
+            assertEquals(Optional.empty(), health.verdict(NOON.plusSeconds(70), 0));
+        }
+
+        @Test
+        void aRunThatIsLetInEndsTheMinute() {
+            health.refused(NOON, 0);
+            health.served();
+            health.refused(NOON.plusSeconds(70), 0);
+
+            assertEquals(Optional.empty(), health.verdict(NOON.plusSeconds(70), 0));
+        }
+    }
+
+    @Nested
+    class TheRoute {
+        private static Route route(Mode asked) {
+            return new Route(asked, Optional.empty(), "1.14.2");
+        }
+
+        private static Optional<String> tell(Route route, Seen seen, long seconds) {
+            return route.seen(attempt(0, 0), seen, seconds(seconds), 0);
+        }
+
+        private static final Seen REFUSED_STREAM = Seen.Refused.event(500, "",
+                "x is required in input form", Optional.empty());
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, nullValues = "-", textBlock = """
+                asked,     earlier,   mode
+                AUTO,      -,         BLOCKING
+                AUTO,      STREAMING, STREAMING
+                AUTO,      BLOCKING,  BLOCKING
+                BLOCKING,  STREAMING, BLOCKING
+                STREAMING, BLOCKING,  STREAMING
+                """)
+        void autoTakesTheModeThatAnEarlierCallWentOverTo(Mode asked, Mode earlier,
+                Mode mode) {
+            assertEquals(mode, new Route(asked, Optional.ofNullable(earlier), "").mode());
+        }
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, textBlock = """
+                status, after, mode
+                504,    1,     STREAMING
+                524,    100,   STREAMING
+                502,    60,    BLOCKING
+                503,    60,    BLOCKING
+                500,    60,    BLOCKING
+                429,    60,    BLOCKING
+                """)
+        void onlyAProxysTimeOutLeadsToStreams(int status, long after, Mode mode) {
+            var route = route(Mode.AUTO);
+
+            var said = tell(route, html(status), after);
+
+            assertEquals(mode, route.mode());
+            assertEquals(mode == Mode.STREAMING, said.isPresent());
+        }
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, textBlock = """
+                symptom,   after, mode
+                NO_ANSWER, 26,    STREAMING
+                CUT,       60,    STREAMING
+                NO_ANSWER, 25,    BLOCKING
+                NO_ANSWER, 1,     BLOCKING
+                TIMED_OUT, 300,   BLOCKING
+                """)
+        void aLateCutIsAProxysTooButNotTheOwnTimeLimit(Symptom symptom, long after, Mode mode) {
+            var route = route(Mode.AUTO);
+
+            tell(route, cut(symptom), after);
+
+            assertEquals(mode, route.mode());
+        }
+
+        @Test
+        void aModeThatWasAskedForStays() {
+            var route = route(Mode.BLOCKING);
+
+            assertEquals(Optional.empty(), tell(route, html(504), 60));
+            assertEquals(Mode.BLOCKING, route.mode());
+        }
+
+        @Test
+        void neitherRunsNorWhatWasNotSentChangeTheMode() {
+            var route = route(Mode.AUTO);
+
+            assertEquals(Optional.empty(), tell(route, succeeded("run-1"), 100));
+            assertEquals(Optional.empty(), tell(route, new Seen.NotSent("refused"), 100));
+            assertEquals(Mode.BLOCKING, route.mode());
+        }
+
+        @Test
+        void threeRefusedStreamsLeadBackToBlocking() {
+            var route = new Route(Mode.AUTO, Optional.of(Mode.STREAMING), "1.14.2");
+
+            assertEquals(Optional.empty(), tell(route, REFUSED_STREAM, 0));
+            assertEquals(Optional.empty(), tell(route, REFUSED_STREAM, 0));
+            assertTrue(tell(route, REFUSED_STREAM, 0).orElseThrow().contains("blocking mode"));
+            assertEquals(Mode.BLOCKING, route.mode());
+        }
+
+        @Test
+        void refusedStreamsThatHoldNoConnectionLeadNowhere() {
+            var route = new Route(Mode.AUTO, Optional.of(Mode.STREAMING), "1.16.0");
+
+            for (int time = 0; time < 5; time++) assertEquals(Optional.empty(), tell(route, REFUSED_STREAM, 0));
+
+            assertEquals(Mode.STREAMING, route.mode());
+        }
+
+        @Test
+        void threeRefusedStreamsAreEnoughAlsoWithRunsBetweenThem() {
+            var route = new Route(Mode.AUTO, Optional.of(Mode.STREAMING), "1.14.2");
+
+            for (int time = 0; time < 3; time++) {
+                tell(route, REFUSED_STREAM, 0);
+                tell(route, succeeded("run-1"), 1);
+            }
+
+            assertEquals(Mode.BLOCKING, route.mode());
+        }
+
+        @Test
+        void anErrorBesideARunIsNoRefusal() {
+            var route = route(Mode.STREAMING);
+            var run = Optional.of(new RunRef("run-1", "task-1"));
+
+            for (int time = 0; time < 5; time++)
+                tell(route, Seen.Refused.event(400, "", "connection error", run), 0);
+
+            assertEquals(Mode.STREAMING, route.mode());
+        }
+
+        @Test
+        void aRefusalThatIsNoStreamHoldsNoConnection() {
+            var route = route(Mode.STREAMING);
+
+            for (int time = 0; time < 5; time++) tell(route, THROTTLED, 0);
+
+            assertEquals(Mode.STREAMING, route.mode());
+        }
+
+        /// Stands for a stream that was refused as too many with so many others of ours running, or that ran.
+        private static Optional<String> stream(Route route, String word) {
+            var attempt = attempt(Mode.STREAMING, Tries.NONE);
+            return word.equals("ran") ? route.seen(attempt, succeeded("run-1"), seconds(1), 0)
+                    : route.seen(attempt, THROTTLED, seconds(0), Integer.parseInt(word));
+        }
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, delimiter = '|', textBlock = """
+                streams             | mode
+                0, 0                | STREAMING
+                0, 0, 0             | BLOCKING
+                4, 3, 2, 1, 0, 0, 0 | BLOCKING
+                0, 0, 1, 0, 0       | STREAMING
+                0, 0, ran, 0, 0     | STREAMING
+                1, 1, 1, 1, 1       | STREAMING
+                """)
+        void streamsThatAreRefusedWithNothingOfOursRunningLeadToBlockingAlsoWhereTheyWereAskedFor(String streams,
+                Mode mode) {
+            var forced = route(Mode.STREAMING);
+            var auto = new Route(Mode.AUTO, Optional.of(Mode.STREAMING), "1.14.2");
+            for (var route : List.of(forced, auto)) {
+                var said = Stream.of(streams.split(", ")).flatMap(word -> stream(route, word).stream()).toList();
+
+                assertEquals(mode, route.mode());
+                assertEquals(mode == Mode.BLOCKING ? 1 : 0, said.size());
+                assertTrue(said.stream().allMatch(text -> text.endsWith("the batch goes on in blocking mode.")),
+                        said.toString());
+            }
+        }
+
+        @Test
+        void whatRefusesStreamsIsNotAskedForThemAgain() {
+            var route = new Route(Mode.AUTO, Optional.of(Mode.STREAMING), "1.14.2");
+            for (int time = 0; time < 3; time++) stream(route, "0");
+
+            assertEquals(Optional.empty(), tell(route, html(504), 60));
+            assertEquals(Mode.BLOCKING, route.mode());
+        }
+
+        @Test
+        void aRunningRunFoundByItsNameShowsHowTheServerLists() {
+            var route = new Route(Mode.AUTO, Optional.empty(), "");
+            var doubt = doubt(attempt(0, 0), cut(Symptom.CUT), 0);
+            assertEquals(Listing.NOT_KNOWN, route.listing());
+
+            route.listsRunning(doubt.with(run("run-1"))); // found by its id: says nothing of the list
+            assertEquals(Listing.NOT_KNOWN, route.listing());
+            route.listsRunning(doubt);
+
+            assertEquals(Listing.FROM_START, route.listing());
+        }
+    }
+}

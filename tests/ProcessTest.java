@@ -1,0 +1,475 @@
+package difyexec;
+
+import org.junit.jupiter.api.AfterEach;
+import org.junit.jupiter.api.Nested;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.Timeout;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.CsvSource;
+import org.junit.jupiter.params.provider.ValueSource;
+
+import module java.base;
+
+import static difyexec.DifyExec.*;
+import static com.github.tomakehurst.wiremock.client.WireMock.equalTo;
+import static com.github.tomakehurst.wiremock.client.WireMock.get;
+import static com.github.tomakehurst.wiremock.client.WireMock.postRequestedFor;
+import static com.github.tomakehurst.wiremock.client.WireMock.urlEqualTo;
+import static java.nio.charset.StandardCharsets.UTF_8;
+import static org.junit.jupiter.api.Assertions.assertAll;
+import static org.junit.jupiter.api.Assertions.assertEquals;
+import static org.junit.jupiter.api.Assertions.assertFalse;
+import static org.junit.jupiter.api.Assertions.assertTrue;
+
+/// The commands as a user types them: exit code, what is printed, and the files. Every call is searched for the key.
+@Timeout(90)
+
+/// Processes of their own, the launcher, and the README.
+final class ProcessTest extends WholeCommand {
+    @Nested
+    class AProcess {
+        private final List<Process> children = new ArrayList<>();
+
+        @AfterEach
+        void end() {
+            children.forEach(Process::destroyForcibly);
+        }
+
+        private Process start(Map<String, String> settings, List<String> jvm, String... args) throws IOException {
+            var words = new ArrayList<>(List.of(ProcessHandle.current().info().command().orElseThrow(),
+                    "--enable-native-access=ALL-UNNAMED", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"));
+            words.addAll(jvm);
+            words.addAll(List.of("-cp", System.getProperty("java.class.path"), "difyexec.DifyExec"));
+            words.addAll(List.of(args));
+            var builder = new ProcessBuilder(words).directory(folder.toFile());
+            builder.environment().keySet().removeIf(name ->
+                    name.matches("(?i)DIFY.*|.*_PROXY|MAX_RETR.*|INITIAL_RETR.*|TIMEOUT|LC_.*|JAVA.*|JDK_.*"));
+            builder.environment().putAll(settings);
+            var child = builder.redirectOutput(file("child.out").toFile()).redirectError(file("child.err").toFile())
+                    .start();
+            children.add(child);
+            return child;
+        }
+
+        private Call ended(Process child) throws Exception {
+            assertTrue(child.waitFor(60, TimeUnit.SECONDS), "the process does not end");
+            var call = new Call(child.exitValue(), content("child.out"), content("child.err"));
+            keyIsNowhere(call);
+            return call;
+        }
+
+        private static void signal(String name, Process child) throws Exception {
+            assertEquals(0, new ProcessBuilder("kill", "-" + name, "" + child.pid()).start().waitFor());
+        }
+
+        /// Answers the first rows, holds the others until `goOn`, and says when all that may run are there.
+        private final class Holding implements AutoCloseable {
+            final CountDownLatch goOn = new CountDownLatch(1), held;
+            final Map<String, CountDownLatch> stops = new ConcurrentHashMap<>();
+            final Set<String> stopped = ConcurrentHashMap.newKeySet();
+            private final boolean tells;
+            final AtomicInteger posts = new AtomicInteger();
+            final ServerTest.Wire wire;
+
+            Holding(String mode, int answered, int held) throws IOException {
+                this(mode, answered, held, true);
+            }
+
+            /// @param tells whether a stream tells the end of a run that was asked to stop
+            Holding(String mode, int answered, int held, boolean tells) throws IOException {
+                this.tells = tells;
+                this.held = new CountDownLatch(held);
+                wire = new ServerTest.Wire(connection -> {
+                    while (connection.request()) serve(connection, mode, answered);
+                });
+            }
+
+            private void serve(ServerTest.Wire.Connection connection, String mode, int answered) throws IOException {
+                var request = connection.last;
+                if (request.startsWith("GET /v1/info ") || request.startsWith("GET /v1/parameters "))
+                    connection.answer("{\"mode\":\"workflow\",\"user_input_form\":[]}");
+                else if (request.contains("/workflows/logs")) logs(connection);
+                else if (request.startsWith("GET ")) detail(connection);
+                else if (request.contains("/stop ")) {
+                    var task = request.replaceAll("(?s).*/tasks/(\\S*)/stop.*", "$1");
+                    stopped.add(task);
+                    stop(task).countDown();
+                    connection.answer("{\"result\":\"success\"}");
+                } else row(connection, mode, rowOf(request), answered);
+            }
+
+            private static String rowOf(String request) {
+                return request.replaceAll("(?s).*\"id\":\"(\\d+)\".*", "$1");
+            }
+
+            private void row(ServerTest.Wire.Connection connection, String mode, String id, int answered)
+                    throws IOException {
+                posts.incrementAndGet();
+                boolean hold = goOn.getCount() > 0 && Integer.parseInt(id) > answered;
+                if (mode.equals("blocking")) {
+                    if (hold) held.countDown();
+                    if (hold) connection.hold();
+                    else connection.answer(run(id, ServerTest.Events.blocking("{}")));
+                    return;
+                }
+                connection.startStream();
+                connection.chunk(run(id, ServerTest.Events.started()));
+                if (hold) {
+                    held.countDown();
+                    if (!tells) connection.hold();
+                    await(stop("task-" + id));
+                }
+                connection.chunk(run(id, hold ? ServerTest.Events.finished("{}").replace("succeeded", "failed")
+                        .replace("null", "\"Aborted: User requested stop\"") : ServerTest.Events.finished("{}")));
+                connection.endStream();
+            }
+
+            private CountDownLatch stop(String task) {
+                return stops.computeIfAbsent(task, _ -> new CountDownLatch(1));
+            }
+
+            private String run(String id, String text) {
+                return text.replace(ServerTest.Events.RUN, "run-" + id).replace(ServerTest.Events.TASK, "task-" + id);
+            }
+
+            /// The log leads from a user to the run of its row; runs that were held have succeeded meanwhile.
+            private void logs(ServerTest.Wire.Connection connection) throws IOException {
+                var user = connection.last.replaceAll("(?s).*session_id=([^& ]*).*", "$1");
+                var run = wire.requests.stream().filter(request -> request.contains("/workflows/run ")
+                        && request.contains("\"" + user + "\"")).findFirst().orElseThrow();
+                connection.answer(text("{'data':[{'workflow_run':{'id':'run-%s','status':'succeeded'},"
+                        + "'created_by_end_user':{'session_id':'%s'}}]}", rowOf(run), user));
+            }
+
+            private void detail(ServerTest.Wire.Connection connection) throws IOException {
+                var id = connection.last.replaceAll("(?s)GET /v1/workflows/run/run-(\\d+) .*", "$1");
+                connection.answer(text("{'id':'run-%s','status':'%s','outputs':{},'error':null}", id,
+                        stopped.contains("task-" + id) ? "stopped" : "succeeded"));
+            }
+
+            Map<String, String> settings() {
+                return settingsFor(wire);
+            }
+
+            @Override
+            public void close() throws IOException {
+                wire.close();
+            }
+        }
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, textBlock = """
+                signal, mode,      tells, stopped,                   open
+                INT,    streaming, true,  3 tasks were asked to stop, ''
+                TERM,   streaming, false, 3 tasks were asked to stop, 3 rows have runs that may still go on
+                HUP,    blocking,  false, '',                         3 rows have runs that may still go on
+                TERM,   blocking,  false, '',                         3 rows have runs that may still go on
+                """)
+        void thatIsInterruptedLeavesItsRowsPendingAndTheNextOneCompletes(String signal, String mode, boolean tells,
+                String stopped, String open) throws Exception {
+            try (var dify = new Holding(mode, 2, 3, tells)) {
+                rows(8);
+                var child = start(dify.settings(), List.of(), typed("run", "-c3", "--mode", mode, "--grace", "0.2"));
+                dify.held.await();
+                signal(signal, child);
+                var call = ended(child);
+
+                assertEquals(130, call.code(), call.err());
+                assertTrue(call.err().contains("interrupted"), call.err());
+                assertTrue(call.err().contains("2 succeeded, 6 pending"), call.err());
+                assertEquals(!stopped.isEmpty(), call.err().contains("asked to stop"), call.err());
+                assertEquals(!open.isEmpty(), call.err().contains("may still go on"), call.err());
+                assertTrue(call.err().contains(stopped) && call.err().contains(open), call.err());
+                assertFalse(Files.exists(file("results.jsonl.retry")));
+                assertEquals("succeeded=2 pending=6", standing());
+                assertEquals(5, dify.posts.get(), "nothing new starts");
+                assertEquals(mode.equals("streaming") ? Set.of("task-3", "task-4", "task-5") : Set.of(), dify.stopped);
+
+                dify.goOn.countDown();
+                var next = call(dify.settings(), typed("run", "--mode", mode));
+                assertEquals(0, next.code(), next.err());
+                assertEquals("succeeded=8", standing());
+                assertEquals(8, ids().size());
+                assertEquals(mode.equals("streaming") ? 11 : 8, dify.posts.get(), "only stopped runs are run again");
+            }
+        }
+
+        @Test
+        void thatIsInterruptedTwiceEndsAtOnce() throws Exception {
+            try (var dify = new Holding("blocking", 0, 2)) {
+                rows(2);
+                var child = start(dify.settings(), List.of(), typed("run", "--grace", "60", "--mode", "blocking"));
+                dify.held.await();
+                signal("INT", child);
+                while (!content("child.err").contains("Ctrl-C again")) child.waitFor(20, TimeUnit.MILLISECONDS);
+                signal("INT", child);
+
+                var call = ended(child);
+                assertEquals(130, call.code());
+                assertTrue(call.err().contains("2 pending"), call.err());
+                assertTrue(call.err().contains("2 rows have runs that may still go on"), call.err());
+            }
+        }
+
+        @ParameterizedTest
+        @ValueSource(strings = {"blocking", "streaming"})
+        void thatIsKilledLosesNothingAndPaysNothingTwice(String mode) throws Exception {
+            try (var dify = new Holding(mode, 2, 3)) {
+                rows(8);
+                var child = start(dify.settings(), List.of(), typed("run", "-c", "3", "--mode", mode));
+                dify.held.await();
+                child.destroyForcibly().waitFor();
+
+                dify.goOn.countDown();
+                var next = call(dify.settings(), typed("run", "--mode", mode));
+                assertEquals(0, next.code(), next.err());
+                assertEquals("succeeded=8", standing());
+                assertEquals(8, dify.posts.get());
+                assertEquals(8, Set.copyOf(ids()).size());
+            }
+        }
+
+        @Test
+        void worksTheSameInAnyLocale() throws Exception {
+            csv("id,title,text", "1,İıŞ,あ😀 \"x\"", "2,TITLE,[fail]", "3,I,[flaky]");
+
+            var turkish = List.of("-Duser.language=tr", "-Duser.country=TR");
+            var child = ended(start(Map.of("LC_ALL", "C"), turkish, "run", "--demo", "-i", "data.csv", "-o", "tr.jsonl",
+                    "--mode", "STREAMING", "--initial-retry-delay", "10ms"));
+            assertEquals(3, child.code(), child.err());
+            call(Map.of(), typed("run", "--demo", "--mode", "streaming", "--initial-retry-delay", "10ms"));
+
+            assertEquals(comparable("results.jsonl"), comparable("tr.jsonl"));
+            assertEquals(comparable("results.jsonl.log"), comparable("tr.jsonl.log"));
+            assertEquals(content("results.jsonl.retry"), content("tr.jsonl.retry"));
+            for (var word : List.of("\"mode\":\"streaming\"", "\"outcome\":\"failed\""))
+                assertTrue(content("tr.jsonl.log").contains(word), word);
+            assertTrue(child.err().contains("2 succeeded, 1 failed in "), child.err());
+            var status = ended(start(Map.of("LC_ALL", "C"), turkish, "status", "-o", "tr.jsonl"));
+            assertTrue(status.out().lines().anyMatch(line -> line.matches("  succeeded +2 +66\\.7 % .*")), status.out());
+        }
+
+        /// The lines of a file without what differs from run to run, in a fixed order.
+        private List<String> comparable(String name) throws IOException {
+            return content(name).lines().map(line -> line
+                    .replaceAll("[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", "UUID")
+                    .replaceAll("difyexec-[0-9a-f]{16}-\\d+", "USER")
+                    .replaceAll("\\d{4}-\\d\\d-\\d\\dT[0-9:.]+Z", "TIME").replaceAll("127\\.0\\.0\\.1:\\d+", "HOST")
+                    .replaceAll("\"(elapsed_time|seconds)\":[0-9.E-]+", "$1")).sorted().toList();
+        }
+
+        @Test
+        void readsRowsFromStandardInput() throws Exception {
+            var child = start(Map.of(), List.of(), "run", "--demo", "-i", "-", "-o", "results.jsonl");
+            try (var in = child.getOutputStream()) {
+                in.write("id,text\n1,あ\n2,b\n".getBytes(UTF_8));
+            }
+
+            assertEquals(0, ended(child).code(), content("child.err"));
+
+            assertEquals(List.of("1", "2"), ids());
+            assertEquals("あ", result("1").path("inputs").path("text").asText());
+        }
+
+        @Test
+        void takesSettingsFromTheFileOfItsFolderBelowTheEnvironment() throws Exception {
+            var dify = dify();
+            rows(1);
+            Files.writeString(file(".env"), """
+                    # mine
+                    DIFY_API_KEY=%s
+                    DIFY_API_BASE_URL=http://127.0.0.1:1/v1
+                    TIMEOUT=abc
+                    """.formatted(KEY));
+
+            var bad = ended(start(Map.of(), List.of(), typed("run")));
+            assertEquals(2, bad.code());
+            assertTrue(bad.sentence().startsWith("difyexec: TIMEOUT in .env, line 4: not a duration"), bad.err());
+
+            var good = ended(start(Map.of("DIFY_API_BASE_URL", dify.url(), "TIMEOUT", "7"), List.of(), typed("run")));
+            assertEquals(0, good.code(), good.err());
+            dify.server.verify(1, postRequestedFor(urlEqualTo("/v1/workflows/run"))
+                    .withHeader("Authorization", equalTo("Bearer " + KEY)));
+        }
+    }
+
+    @Nested
+    class TwoAtOnce {
+        @Test
+        void theSecondRefusesAndTheFirstGoesOn() throws Exception {
+            var begun = new CountDownLatch(1);
+            var goOn = new CountDownLatch(1);
+            try (var wire = new ServerTest.Wire(connection -> {
+                while (connection.request()) {
+                    if (!connection.last.startsWith("GET ")) {
+                        begun.countDown();
+                        await(goOn);
+                    }
+                    connection.answer(connection.last.startsWith("GET ") ? "{\"mode\":\"workflow\"}"
+                            : ServerTest.Events.blocking("{}"));
+                }
+            }); var threads = Executors.newVirtualThreadPerTaskExecutor()) {
+                rows(2);
+                var settings = settingsFor(wire);
+                var first = threads.submit(() -> call(settings, typed("run")));
+                begun.await();
+
+                for (var command : List.of(typed("run"), typed("retry"), typed("run", "--fresh"))) {
+                    var second = call(settings, command);
+                    assertEquals(2, second.code(), second.err());
+                    assertTrue(second.sentence().contains("another difyexec"), second.err());
+                }
+                assertEquals("pending=2", standing(), "status may look on");
+                goOn.countDown();
+
+                assertEquals(0, first.get().code());
+                assertEquals(List.of("1", "2"), ids());
+                assertEquals(2, wire.requests.stream().filter(request -> request.startsWith("POST ")).count());
+            }
+        }
+    }
+
+    /// Needs the checkout. A script in Java's place plays JBang.
+    @Nested
+    class TheLauncher {
+        private static final String JAVA = """
+                #!/bin/sh
+                printf '%s\\n' "HOME=$HOME" "$@"
+                bin=${JBANG_DIR:-$HOME/.jbang}/bin
+                mkdir -p "$bin"
+                printf '#!/bin/sh\\nexec jbang run %s "$@"\\n' "$REF" >"$bin/difyexec"
+                touch -t 209901010000 "$bin/difyexec" # clocks of files are coarse
+                """;
+
+        /// The launcher with a home or without, and a JBang that is there already.
+        private Call launch(Map<String, String> settings, Path cache, String... args) throws Exception {
+            var version = Files.readAllLines(launcher()).get(2).replace("v=", "");
+            var jar = cache.resolve("difyexec/jbang-" + version + "/lib/jbang-cli-" + version + ".jar");
+            Files.createDirectories(jar.getParent());
+            if (!Files.exists(jar)) Files.createFile(jar);
+            var java = Files.createDirectories(file("jdk/bin")).resolve("java");
+            for (var program : List.of(java, java.resolveSibling("javac")))
+                assertTrue(Files.writeString(program, JAVA).toFile().setExecutable(true));
+            Files.writeString(file("jdk/release"), "JAVA_VERSION=\"25.0.1\"\n");
+
+            var words = Stream.concat(Stream.of(launcher().toString()), Stream.of(args)).toList();
+            var builder = new ProcessBuilder(words).directory(checkout().toFile()).redirectErrorStream(true);
+            builder.environment().clear();
+            builder.environment().putAll(Map.of("PATH", "/usr/bin:/bin", "JAVA_HOME", file("jdk").toString()));
+            builder.environment().putAll(settings);
+            var process = builder.start();
+            var said = new String(process.getInputStream().readAllBytes(), UTF_8);
+            return new Call(process.waitFor(), said, said);
+        }
+
+        private static Path launcher() {
+            return checkout().resolve("jbang");
+        }
+
+        private String installed(String ref, String... more) throws Exception {
+            Files.createDirectories(file("home/.jbang/bin"));
+            Files.writeString(file("home/.jbang/bin/other"), "#!/bin/sh\nexec jbang run other \"$@\"\n");
+            var settings = Map.of("HOME", file("home").toString(), "REF", ref);
+
+            var call = launch(settings, file("home/.cache"), Stream.concat(Stream.of("app", "install"), Stream.of(more))
+                    .toArray(String[]::new));
+
+            assertEquals(0, call.code(), call.out());
+            assertTrue(call.out().contains("\n-Duser.home=" + file("home") + "\n"), call.out());
+            assertEquals("#!/bin/sh\nexec jbang run other \"$@\"\n", content("home/.jbang/bin/other"));
+            return content("home/.jbang/bin/difyexec");
+        }
+
+        @Test
+        void installsACommandThatNeedsNoJBangOnThePath() throws Exception {
+            assertEquals("#!/bin/sh\nexec '" + launcher() + "' run '/a b/DifyExec.java' \"$@\"\n",
+                    installed("'/a b/DifyExec.java'", "--name", "difyexec", "DifyExec.java"));
+        }
+
+        @Test
+        void installsAnAliasTogetherWithItsCatalog() throws Exception {
+            assertEquals("#!/bin/sh\nexec '" + launcher() + "' run --catalog '" + checkout()
+                    .resolve("jbang-catalog.json") + "' difyexec \"$@\"\n", installed("difyexec", "difyexec"));
+        }
+
+        @ParameterizedTest
+        @ValueSource(strings = {"", "/"})
+        void withoutAHomeUsesAFolderOfItsOwn(String home) throws Exception {
+            boolean atTheRoot = Files.exists(Path.of("/.cache"));
+            var own = file("difyexec-" + Files.getAttribute(folder, "unix:uid"));
+            var settings = Map.of("HOME", home, "TMPDIR", folder.toString());
+
+            var refused = launch(settings, file("elsewhere"), "app", "install", "DifyExec.java");
+            assertEquals(2, refused.code(), refused.out());
+            assertEquals("jbang: HOME is not set, and that is where commands are installed: set it.\n", refused.out());
+            assertFalse(Files.exists(own));
+
+            var call = launch(settings, own.resolve(".cache"), "version");
+            assertEquals(0, call.code(), call.out());
+            assertTrue(call.out().startsWith("HOME=" + own + "\n"), call.out());
+            assertEquals(atTheRoot, Files.exists(Path.of("/.cache")));
+
+            Files.move(own, file("foreign"));
+            Files.createSymbolicLink(own, file("foreign"));
+            var foreign = launch(settings, file("elsewhere"), "version");
+            assertEquals(2, foreign.code(), foreign.out());
+            assertEquals("jbang: HOME is not set, and " + own + " cannot stand in: set HOME.\n", foreign.out());
+        }
+    }
+
+    /// Needs the checkout; elsewhere its tests are skipped.
+    @Nested
+    class TheReadme {
+        /// The commands in its shell blocks that start like this.
+        private List<List<String>> commands(String start) throws IOException {
+            var readme = Files.readString(checkout().resolve("README.md"));
+            var blocks = Pattern.compile("(?s)```sh\n(.*?)```").matcher(readme).results();
+            return blocks.flatMap(block -> block.group(1).lines()).map(line -> line.replaceFirst("\\s+#.*", "").strip())
+                    .filter(line -> line.startsWith(start)).map(line -> List.of(line.split("\\s+"))).toList();
+        }
+
+        @Test
+        void itsDemoRunsAsItSays() throws IOException {
+            var command = commands("./jbang DifyExec.java run --demo").getFirst();
+            var args = new ArrayList<>(command.subList(2, command.size()));
+            args.replaceAll(word -> word.endsWith(".csv") ? checkout().resolve(word).toString()
+                    : word.endsWith(".jsonl") ? file(word).toString() : word);
+            assertTrue(Files.isExecutable(checkout().resolve("jbang")));
+            assertTrue(Files.exists(Path.of(args.get(args.indexOf("-i") + 1))));
+
+            var call = call(Map.of(), args.toArray(String[]::new));
+
+            assertEquals(3, call.code(), call.err());
+            var shown = Files.readString(checkout().resolve("README.md"));
+            for (var part : List.of("\\d+ succeeded, \\d+ failed in ", "tokens: \\d+", "\\d+ × Run failed: .*")) {
+                var printed = Pattern.compile(part).matcher(call.err());
+                assertTrue(printed.find(), () -> part + " in " + call.err());
+                assertTrue(shown.contains(printed.group().strip()), () -> printed.group() + " is not in the README");
+            }
+        }
+
+        @Test
+        void itsTestsAreAnAliasOfTheCatalog() throws IOException {
+            assertEquals(List.of("./jbang", "test"), commands("./jbang test").getFirst());
+
+            var catalog = tree(Files.readString(checkout().resolve("jbang-catalog.json")));
+            var alias = catalog.at("/aliases/test/script-ref").asText();
+            assertTrue(Files.exists(checkout().resolve(alias)), alias);
+        }
+
+        @Test
+        void itsCommandsCanBeParsed() throws IOException {
+            var lines = Stream.of("jbang DifyExec.java ", "./jbang DifyExec.java ").flatMap(start -> {
+                try {
+                    return commands(start).stream();
+                } catch (IOException problem) {
+                    throw new UncheckedIOException(problem);
+                }
+            }).toList();
+
+            assertFalse(lines.isEmpty());
+            assertAll(lines.stream().map(line -> () -> commandLine(Env.of(Map.of()))
+                    .parseArgs(line.subList(2, line.size()).toArray(String[]::new))));
+        }
+    }
+}

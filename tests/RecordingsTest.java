@@ -1,0 +1,243 @@
+package difyexec;
+
+import com.fasterxml.jackson.databind.JsonNode;
+import com.github.tomakehurst.wiremock.WireMockServer;
+import com.github.tomakehurst.wiremock.client.ResponseDefinitionBuilder;
+import com.github.tomakehurst.wiremock.http.Fault;
+import org.junit.jupiter.api.AfterAll;
+import org.junit.jupiter.api.BeforeAll;
+import org.junit.jupiter.api.DynamicTest;
+import org.junit.jupiter.api.Nested;
+import org.junit.jupiter.api.TestFactory;
+import org.junit.jupiter.api.TestInstance;
+import org.junit.jupiter.api.Timeout;
+
+import module java.base;
+
+import static difyexec.ServerTest.*;
+import static difyexec.ServerTest.Heard;
+import static difyexec.DifyExec.*;
+import static com.github.tomakehurst.wiremock.client.WireMock.aResponse;
+import static com.github.tomakehurst.wiremock.client.WireMock.equalTo;
+import static com.github.tomakehurst.wiremock.client.WireMock.get;
+import static com.github.tomakehurst.wiremock.client.WireMock.post;
+import static com.github.tomakehurst.wiremock.client.WireMock.urlEqualTo;
+import static com.github.tomakehurst.wiremock.client.WireMock.urlPathEqualTo;
+import static com.github.tomakehurst.wiremock.core.WireMockConfiguration.options;
+import static java.nio.charset.StandardCharsets.UTF_8;
+import static org.junit.jupiter.api.Assertions.assertAll;
+import static org.junit.jupiter.api.Assertions.assertEquals;
+import static org.junit.jupiter.api.Assertions.assertInstanceOf;
+import static org.junit.jupiter.api.Assertions.assertTrue;
+
+/// What `DifyClient` sees of a server: the recorded answers of two versions of Dify, and everything that can break on
+/// the way. `Wire` stands in where WireMock is too well-behaved: it sends bytes as told, and can hold a connection.
+@Timeout(60)
+
+/// Each recorded answer of a real server has the outcome that it implies.
+final class RecordingsTest {
+    @Nested
+    @TestInstance(TestInstance.Lifecycle.PER_CLASS)
+    class TheRecordings {
+        private final Map<String, Integer> replayed = new TreeMap<>();
+        private final List<String> skipped = new ArrayList<>();
+        private WireMockServer dify;
+        private DifyClient client;
+
+        @BeforeAll
+        void start() {
+            dify = new WireMockServer(options().dynamicPort().bindAddress("127.0.0.1").disableRequestJournal());
+            dify.start();
+            client = ServerTest.client(url());
+        }
+
+        @AfterAll
+        void stop() {
+            client.close();
+            dify.stop();
+            replayed.forEach((what, count) -> IO.println("Recorded " + what + ": " + count + " replayed"));
+            skipped.forEach(what -> IO.println("Recorded, but not replayed: " + what));
+        }
+
+        private URI url() {
+            return URI.create("http://127.0.0.1:" + dify.port() + "/v1");
+        }
+
+        @TestFactory
+        Stream<DynamicTest> everyRecordedRunHasTheOutcomeThatItsRecordingImplies() {
+            return tests(Recorded.Exchange::isRun, (exchange, _) -> replay(exchange));
+        }
+
+        /// A test for each case that has such exchanges; `check` also gets the whole case.
+        private Stream<DynamicTest> tests(Predicate<Recorded.Exchange> which, Check check) {
+            return Recorded.VERSIONS.stream().flatMap(version -> Recorded.cases(version).entrySet().stream()
+                    .filter(each -> each.getValue().stream().anyMatch(which))
+                    .map(each -> DynamicTest.dynamicTest(version + " " + each.getKey(), () -> assertAll(each.getValue()
+                            .stream().filter(which).map(exchange -> () -> check.of(exchange, each.getValue()))))));
+        }
+
+        @FunctionalInterface private interface Check {
+            void of(Recorded.Exchange exchange, List<Recorded.Exchange> all) throws IOException;
+        }
+
+        private void replay(Recorded.Exchange exchange) throws IOException {
+            var reason = exchange.status() == 100 ? "the interim answer to a request without its body"
+                    : exchange.isShortened() ? "the recording keeps the beginning of its body only" : "";
+            if (!reason.isEmpty()) {
+                skipped.add(exchange + ": " + reason);
+                return;
+            }
+            var expected = Expected.of(exchange);
+            var mode = exchange.isStream() ? STREAMING : BLOCKING;
+            var attempt = attempt(mode);
+            var heard = new Heard();
+
+            var seen = served(exchange, attempt, heard);
+
+            var verdict = judge().verdict(attempt, seen);
+            assertTrue(List.of(expected.word().split(" or ")).contains(Expected.word(verdict)),
+                    () -> exchange + ": " + seen + " is to be " + expected.word() + " and is " + verdict);
+            if (verdict instanceof Verdict.Done(Outcome.Failed failed))
+                assertTrue(failed.text().contains(expected.text().strip()), () -> exchange + ": " + failed);
+            if (!expected.run().isNull()) sameRun(exchange, expected.run(), ran(seen));
+            if (mode == Mode.STREAMING && !(seen instanceof Seen.Refused)) assertEquals(seen.run().stream().map(RunRef::id).toList(),
+                    heard.runs().stream().map(RunRef::id).toList(), exchange::toString);
+            replayed.merge("runs of " + exchange.version(), 1, Integer::sum);
+        }
+
+        private void sameRun(Recorded.Exchange exchange, JsonNode run, Seen.Ran seen) throws IOException {
+            var data = run.path("data");
+            assertEquals(run.path("workflow_run_id").asText(), seen.ref().id(), exchange::toString);
+            assertEquals(run.path("task_id").asText(), seen.ref().task(), exchange::toString);
+            if (data.has("workflow_id")) // a pause does not repeat it
+                assertEquals(data.path("workflow_id").asText(), seen.workflowId(), exchange::toString);
+            assertEquals(data.path("outputs"), json(seen.outputs()), exchange::toString);
+            assertEquals(data.path("error").asText(""), seen.error(), exchange::toString);
+            assertEquals(data.path("elapsed_time").asDouble(), seen.usage().seconds(), exchange::toString);
+            assertEquals(data.path("total_tokens").asLong(), seen.usage().tokens(), exchange::toString);
+            assertEquals(data.path("total_steps").asInt(), seen.usage().steps(), exchange::toString);
+        }
+
+        /// By WireMock; by bytes where a connection breaks or is held, or the recording has the bytes.
+        private Seen served(Recorded.Exchange exchange, Attempt attempt, Heard told)
+                throws IOException {
+            boolean stays = exchange.end() == Recorded.End.CLIENT && !exchange.text().contains("\"event\":\"error\"")
+                    && !exchange.text().contains("\"event\":\"workflow_finished\"");
+            boolean breaks = exchange.end() == Recorded.End.CUT;
+            if (exchange.isRaw() || stays || breaks && exchange.isStream()) {
+                try (var wire = new Wire(connection -> script(exchange, connection));
+                        var own = ServerTest.client(wire.url(), stays ? SHORT : LONG)) {
+                    return run(own, attempt, told);
+                }
+            }
+            dify.resetMappings();
+            dify.stubFor(post(urlEqualTo("/v1/workflows/run")).willReturn(breaks
+                    ? aResponse().withFault(Fault.EMPTY_RESPONSE) : response(exchange)));
+            return run(client, attempt, told);
+        }
+
+        private static void script(Recorded.Exchange exchange, Wire.Connection connection) throws IOException {
+            connection.request();
+            if (exchange.status() == 0) {
+                connection.hold();
+            } else if (exchange.isRaw()) {
+                connection.say(exchange.response().path("raw_head").asText() + "\r\n\r\n"
+                        + exchange.response().path("body").asText());
+            } else {
+                connection.startStream();
+                if (!exchange.text().isEmpty()) connection.chunk(exchange.text());
+                if (exchange.end() == Recorded.End.CLIENT) connection.hold();
+                else connection.say("ffff\r\ndata: {\"event\":");
+            }
+        }
+
+        private static ResponseDefinitionBuilder response(Recorded.Exchange exchange) {
+            var response = aResponse().withStatus(exchange.status()).withBody(exchange.text());
+            exchange.headers().forEach(response::withHeader);
+            return exchange.isStream() ? response.withChunkedDribbleDelay(5, 5) : response;
+        }
+
+        @TestFactory
+        Stream<DynamicTest> everyRecordedDetailTellsTheEndOfItsRun() {
+            return tests(TheRecordings::isDetail, this::look);
+        }
+
+        private static boolean isDetail(Recorded.Exchange exchange) {
+            return exchange.line().startsWith("GET /v1/workflows/run/") && exchange.status() != 0;
+        }
+
+        private void look(Recorded.Exchange detail, List<Recorded.Exchange> all) throws IOException {
+            var body = JSON.readTree(detail.text());
+            var id = detail.line().substring(detail.line().lastIndexOf('/') + 1);
+            dify.resetMappings();
+            dify.stubFor(get(urlEqualTo("/v1/workflows/run/" + id)).willReturn(response(detail)));
+
+            var found = client.look(doubt("u", Optional.of(new RunRef(id, "")), Symptom.CUT));
+
+            if (detail.status() == 500) assertInstanceOf(Found.Silent.class, found, detail::toString);
+            else if (body.path("id").isNull() || detail.status() == 404)
+                assertEquals(new Found.Absent(), found, detail::toString);
+            else if (List.of("running", "paused").contains(body.path("status").asText()))
+                assertEquals(body.path("status").asText(), found.word(), detail::toString);
+            else ended(detail, body, ownOutputs(id, body.path("status").asText(), all),
+                    assertInstanceOf(Found.Ended.class, found, detail::toString).ran());
+            replayed.merge("details of " + detail.version(), 1, Integer::sum);
+        }
+
+        private void ended(Recorded.Exchange detail, JsonNode body, Optional<JsonNode> own, Seen.Ran ran)
+                throws IOException {
+            var outputs = body.path("outputs");
+            var whole = outputs.isTextual() ? JSON.readTree(outputs.asText())
+                    : outputs.isNull() ? JSON.createObjectNode() : outputs;
+
+            assertEquals(RunStatus.of(body.path("status").asText()), Optional.of(ran.status()),
+                    detail::toString);
+            assertEquals(body.path("id").asText(), ran.ref().id(), detail::toString);
+            assertEquals(whole, json(ran.outputs()), detail::toString);
+            if (own.isPresent()) assertEquals(own.get(), json(ran.outputs()), detail::toString);
+            assertEquals(body.path("total_steps").asInt(), ran.usage().steps(), detail::toString);
+            assertEquals(body.path("workflow_id").asText(), ran.workflowId(), detail::toString);
+        }
+
+        /// What the run's own answer in the same case had as outputs, if it is there and tells of the same end.
+        private static Optional<JsonNode> ownOutputs(String id, String status, List<Recorded.Exchange> all)
+                throws IOException {
+            for (var exchange : all) {
+                if (!exchange.isRun() || !exchange.text().contains(id)) continue;
+                var run = Expected.of(exchange).run();
+                if (run.at("/data/status").asText().equals(status)) return Optional.of(run.at("/data/outputs"));
+            }
+            return Optional.empty();
+        }
+
+        @TestFactory
+        Stream<DynamicTest> everyRecordedLogLeadsToTheRunOfItsUserOrToNone() {
+            return tests(TheRecordings::isLog, (log, _) -> find(log));
+        }
+
+        /// A log that was asked for by user: the one question that the client asks.
+        private static boolean isLog(Recorded.Exchange exchange) {
+            return exchange.status() == 200 && exchange.line()
+                    .matches("GET /v1/workflows/logs\\?created_by_end_user_session_id=[^&]+(&limit=\\d+)?");
+        }
+
+        private void find(Recorded.Exchange log) throws IOException {
+            var user = URLDecoder.decode(log.line().replaceAll(".*session_id=([^&]*).*", "$1"), UTF_8);
+            var rows = JSON.readTree(log.text()).path("data");
+            var run = rows.path(0).path("workflow_run");
+            String id = run.path("id").asText(), status = run.path("status").asText();
+            dify.resetMappings();
+            dify.stubFor(get(urlPathEqualTo("/v1/workflows/logs"))
+                    .withQueryParam("created_by_end_user_session_id", equalTo(user)).willReturn(response(log)));
+            dify.stubFor(get(urlEqualTo("/v1/workflows/run/" + id)).willReturn(aResponse()
+                    .withBody(Events.json("{'id':'%s','status':'%s','outputs':{}}", id, status))));
+
+            var found = client.look(doubt(user, Optional.empty(), Symptom.NO_ANSWER));
+
+            if (rows.isEmpty()) assertEquals(new Found.Absent(), found, log::toString);
+            else assertEquals(id + " " + status.replace("partial-succeeded", "partial"),
+                    found.run().orElseThrow().id() + " " + found.word(), log::toString);
+            replayed.merge("logs of " + log.version(), 1, Integer::sum);
+        }
+    }
+}

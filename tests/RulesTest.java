@@ -1,0 +1,957 @@
+package difyexec;
+
+import org.junit.jupiter.api.Nested;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.CsvSource;
+import org.junit.jupiter.params.provider.EnumSource;
+
+import module java.base;
+
+import static difyexec.DifyExec.*;
+import static difyexec.Given.*;
+import static java.nio.charset.StandardCharsets.UTF_8;
+import static org.junit.jupiter.api.Assertions.assertEquals;
+import static org.junit.jupiter.api.Assertions.assertFalse;
+import static org.junit.jupiter.api.Assertions.assertInstanceOf;
+import static org.junit.jupiter.api.Assertions.assertTrue;
+
+/// Rules: what is decided, as tables.
+final class RulesTest {
+    @Nested
+    class TheJudge {
+        private final Judge judge = new Judge(BACKOFF, RetryRuns.TRANSIENT, ACCESS);
+
+        /// A word for a verdict: what becomes of the row, or `stop`.
+        private static String word(Verdict verdict) {
+            return switch (verdict) {
+                case Verdict.Done(var outcome) -> outcome.standing().word();
+                case Verdict.Again _ -> "again";
+                case Verdict.Throttled _ -> "throttled";
+                case Verdict.Unreached _ -> "unreached";
+                case Verdict.LookUp _ -> "look up";
+                case Verdict.StopBatch _ -> "stop";
+            };
+        }
+
+        private static String said(Verdict verdict) {
+            return switch (verdict) {
+                case Verdict.Done(var outcome) -> outcome.text();
+                case Verdict.Again(_, var why) -> why;
+                case Verdict.Throttled(_, var why) -> why;
+                case Verdict.Unreached(_, var why) -> why;
+                case Verdict.LookUp(_, var why) -> why;
+                case Verdict.StopBatch(var why) -> why;
+            };
+        }
+
+        /// What Dify itself answers, with a code or without; the last column is what the user must be told.
+        @ParameterizedTest(name = "{0} {1} {2}: {3}")
+        @CsvSource(delimiter = '|', quoteCharacter = '`', useHeadersInDisplayName = true, textBlock = """
+                status | code                        | message                          | verdict   | says
+                400    | invalid_param               | Too many requests. Please try ag | throttled | Too many
+                429    | too_many_requests           | Too many requests. Please try ag | throttled | Too many
+                429    | too_many_requests           | anything                         | throttled |
+                503    | invalid_param               | Too many requests. Please try ag | throttled |
+                429    | rate_limit_error            | Workflow execution quota limit r | stop      | quota
+                429    | rate_limit_error            | Rate limit exceeded, please upgr | stop      | next day
+                400    | invalid_param               | Workflow not published           | stop      | publish
+                400    | app_unavailable             | App unavailable, please check yo | stop      | publish
+                400    | not_workflow_app            | Please check if your app mode ma | stop      | workflow app
+                400    | invalid_param               | Arg user must be provided.       | stop      | newer
+                400    | invalid_param               | 1 validation error for WorkflowR | stop      | newer
+                400    |                             | Input payload validation failed  | stop      | newer
+                400    | invalid_param               | No class mapping found for node  | stop      | node
+                400    | invalid_param               | queue listening stopped unexpect | look up   |
+                400    | bad_request                 | Invalid workflow_id format: 'x'. | stop      | DIFY_WORKFLOW_ID
+                400    | bad_request                 | Cannot use draft workflow versio | stop      | leave it empty
+                404    | not_found                   | Workflow not found with id: x    | stop      | DIFY_WORKFLOW_ID
+                404    | not_found                   | Workflow not found with id: x. Y | stop      | leave it empty
+                400    | bad_request                 | The browser (or proxy) sent a re | stop      | request
+                400    | provider_not_initialize     | No valid model provider credenti | stop      | model provider
+                400    | model_currently_not_support | Dify Hosted OpenAI trial current | stop      | model provider
+                400    | provider_quota_exceeded     | Your quota for Dify Hosted OpenA | stop      | credit
+                400    | completion_request_error    | Completion request failed.       | again     |
+                401    | unauthorized                | Access token is invalid          | stop      | DIFY_API_KEY
+                401    | unauthorized                | Authorization header must be pro | stop      | DIFY_API_KEY
+                403    | forbidden                   | The app's API service has been d | stop      | API service
+                403    | forbidden                   | The workspace's status is archiv | stop      | owner
+                403    | forbidden                   | The app no longer exists.        | stop      | no longer exists
+                403    | workflow_version_execution_not_allowed | Not on this plan.     | stop      | DIFY_WORKFLOW_ID
+                404    | not_found                   | The requested URL was not found  | stop      | DIFY_API_BASE_URL
+                404    |                             | 404 Not Found                    | stop      | DIFY_API_BASE_URL
+                405    | method_not_allowed          | The method is not allowed        | stop      | address
+                415    | unsupported_media_type      | Did not attempt to load JSON dat | stop      | address
+                413    | file_too_large              |                                  | failed    | too large
+                413    | file_too_large              | File size exceeded. {message}    | failed    | File size
+                500    | internal_server_error       | The server encountered an intern | look up   |
+                500    | unknown                     | Internal Server Error            | look up   |
+                400    | invalid_param               | name is required in input form   | failed    | is required
+                400    | invalid_param               | (type 'text-input') x in input f | failed    | (type
+                400    | invalid_param               | x in input form must be less tha | failed    | less
+                400    | invalid_param               | x in input form must be one of t | failed    |
+                400    | invalid_param               | x in input form must be a valid  | failed    |
+                400    | invalid_param               | x in input form must be a valid  | failed    |
+                400    | invalid_param               | x in input form must be a dict   | failed    |
+                400    | invalid_param               | Invalid input type for ['x']     | failed    |
+                400    | invalid_param               | x in input form must be a list o | failed    |
+                400    | invalid_param               | transfer_method is required in f | failed    |
+                400    | invalid_param               | 'ftp' is not a valid FileTransfe | failed    |
+                400    | invalid_param               | No matching enum found for value | failed    |
+                400    | invalid_param               | Invalid upload file id format    | failed    |
+                400    | invalid_param               | Invalid file url                 | failed    |
+                400    | invalid_param               | Detected file type does not matc | failed    |
+                400    | invalid_param               | File validation failed for file: | failed    |
+                400    | invalid_param               | Reached maximum retries (3) for  | failed    |
+                400    | invalid_param               |                                  | failed    | HTTP 400
+                400    | something_new               | a text of a later version        | failed    | a text of a later
+                418    |                             | I'm a teapot                     | failed    | HTTP 418
+                408    |                             | Request Timeout                  | look up   |
+                """)
+        void whatDifyAnswersIsDecidedByStatusCodeAndTheStartOfTheMessage(int status, String code, String message,
+                String verdict, String says) {
+            var seen = judge.verdict(attempt(0, 0),
+                    http(status, Objects.toString(code, ""), Objects.toString(message, "")));
+
+            assertEquals(verdict, word(seen));
+            assertTrue(said(seen).contains(Objects.toString(says, "")), said(seen));
+        }
+
+        /// What something in front of Dify answers: a page, and no `X-Version`.
+        @ParameterizedTest(name = "{0}: {1}")
+        @CsvSource(useHeadersInDisplayName = true, textBlock = """
+                status, verdict,   says
+                301,    stop,      DIFY_API_BASE_URL
+                302,    stop,      DIFY_API_BASE_URL
+                308,    stop,      DIFY_API_BASE_URL
+                400,    failed,    a page
+                403,    failed,    a page
+                404,    stop,      DIFY_API_BASE_URL
+                405,    stop,      address
+                407,    stop,      HTTPS_PROXY
+                408,    look up,   408
+                413,    failed,    too large
+                429,    throttled, a page
+                500,    look up,   500
+                502,    look up,   502
+                503,    look up,   503
+                504,    look up,   504
+                520,    look up,   520
+                524,    look up,   524
+                """)
+        void whatAProxyAnswersIsDecidedByTheStatus(int status, String verdict, String says) {
+            var seen = judge.verdict(attempt(0, 0), html(status));
+
+            assertEquals(verdict, word(seen));
+            assertTrue(said(seen).contains(says), said(seen));
+        }
+
+        /// The `error` event of a stream: with a code it counts as the same answer would; without one, by its text.
+        @ParameterizedTest(name = "{0} {1} {2}: {3}")
+        @CsvSource(delimiter = '|', quoteCharacter = '`', useHeadersInDisplayName = true, textBlock = """
+                status | code                     | message                                         | verdict
+                400    | invalid_param            | Too many requests. Please try again later.      | throttled
+                400    | invalid_param            | name is required in input form                  | failed
+                400    | provider_not_initialize  | No valid model provider credentials found       | stop
+                400    | provider_quota_exceeded  | Your quota has been exhausted.                  | stop
+                400    | completion_request_error | Completion request failed.                      | again
+                500    | internal_server_error    | Internal Server Error, please contact support.  | look up
+                500    |                          | name is required in input form                  | failed
+                500    |                          | (type 'text-input') x in input form must be a   | failed
+                500    |                          | x in input form must be less than 48 characters | failed
+                500    |                          | x in input form must be one of the following:   | failed
+                500    |                          | x in input form must be a valid number          | failed
+                500    |                          | expected value type int, float or str, got      | failed
+                500    |                          | x in input form must be a dict                  | failed
+                500    |                          | Invalid input type for ['x']                    | failed
+                500    |                          | this statement should be unreachable.           | failed
+                500    |                          | x in input form must be a file                  | failed
+                500    |                          | x in input form must be less than 5 files       | failed
+                500    |                          | transfer_method is required in file mapping     | failed
+                500    |                          | 'ftp' is not a valid FileTransferMethod         | failed
+                500    |                          | Invalid upload file id                          | failed
+                500    |                          | Invalid upload file                             | failed
+                500    |                          | Invalid file url                                | failed
+                500    |                          | Detected file type does not match the specified | failed
+                500    |                          | File validation failed for file: a.pdf          | failed
+                500    |                          | Reached maximum retries (3) for URL http://x    | failed
+                500    |                          | Too many requests. Please try again later.      | throttled
+                500    |                          | 'NoneType' object has no attribute 'id'         | look up
+                500    |                          |                                                 | look up
+                """)
+        void anErrorInAStreamIsDecidedByItsCodeElseByItsText(int status, String code, String message, String verdict) {
+            var seen = judge.verdict(attempt(0, 0), Seen.Refused.event(status, Objects.toString(code, ""),
+                    Objects.toString(message, ""), Optional.empty()));
+
+            assertEquals(verdict, word(seen));
+        }
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, delimiter = '|', textBlock = """
+                status    | error                                                      | verdict
+                SUCCEEDED |                                                            | succeeded
+                PARTIAL   |                                                            | partial
+                FAILED    | division by zero                                           | failed
+                FAILED    | Aborted: Maximum execution steps exceeded: 501 > 500       | failed
+                FAILED    | Aborted: Maximum execution time exceeded: 1200.51s > 1200s | failed
+                FAILED    | Aborted: User requested stop                               | failed
+                FAILED    |                                                            | failed
+                STOPPED   | Stopped by user.                                           | look up
+                PAUSED    |                                                            | paused
+                RUNNING   |                                                            | look up
+                """)
+        void aRunIsDecidedByItsStatusAndNotByHttp200(RunStatus status, String error, String verdict) {
+            var seen = judge.verdict(attempt(0, 0), ran("run-1", status, Objects.toString(error, "")));
+
+            assertEquals(verdict, word(seen));
+        }
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, delimiter = '|', textBlock = """
+                error                                                               | never  | transient | always
+                [openai] Rate Limit Error, 429 Too Many Requests                    | failed | again     | again
+                [openai] Server Unavailable Error, 503                              | failed | again     | again
+                [anthropic] Connection Error, Connection aborted.                   | failed | again     | again
+                [tongyi] The engine is currently overloaded, please try again later | failed | again     | again
+                Reached maximum retries (0) for URL http://x                        | failed | again     | again
+                Reached maximum retries for URL http://x                            | failed | again     | again
+                The read operation timed out                                        | failed | again     | again
+                Request timeout: deadline exceeded                                  | failed | again     | again
+                [Errno 111] Connection refused                                      | failed | again     | again
+                division by zero                                                    | failed | failed    | again
+                JSON object for 'V' does not match schema: 5 is not of type 'string'| failed | failed    | again
+                [openai] Authorization Error, 401 Incorrect API key provided        | failed | failed    | again
+                """)
+        void aFailedRunIsTriedAgainAsAskedFor(String error, String never, String transientOnly, String always) {
+            var seen = Stream.of(RetryRuns.NEVER, RetryRuns.TRANSIENT, RetryRuns.ALWAYS)
+                    .map(when -> new Judge(BACKOFF, when, ACCESS))
+                    .map(asked -> word(asked.afterLook(attempt(0, 0), failed(error)))).toList();
+
+            assertEquals(List.of(never, transientOnly, always), seen);
+        }
+
+        private static Seen.Ran failedAfter(int steps, String error, String outputs) {
+            return new Seen.Ran(run("run-1"), RunStatus.FAILED, outputs.getBytes(UTF_8),
+                    Objects.toString(error, ""), "workflow-1",
+                    new Usage(0, 0, steps, Optional.empty(), ""));
+        }
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, delimiter = '|', textBlock = """
+                error                                         | steps | outputs | never   | transient | always
+                Rate Limit Error                              | 3     | {}      | failed  | look up   | look up
+                Rate Limit Error                              | 0     | {}      | look up | look up   | look up
+                division by zero                              | 3     | {}      | failed  | failed    | look up
+                division by zero                              | 0     | {"a":1} | failed  | failed    | look up
+                Workflow stream ended without a terminal even | 0     | {}      | look up | look up   | look up
+                name is required in input form                | 0     | {}      | look up | look up   | look up
+                Aborted: User requested stop                  | 3     | {}      | failed  | failed    | look up
+                                                              | 0     | {}      | look up | look up   | look up
+                """)
+        void aFailureThatWouldBePaidForAgainOrLooksMadeUpIsConfirmedFirst(String error, int steps, String outputs,
+                String never, String transientOnly, String always) {
+            var seen = Stream.of(RetryRuns.NEVER, RetryRuns.TRANSIENT, RetryRuns.ALWAYS)
+                    .map(when -> new Judge(BACKOFF, when, ACCESS))
+                    .map(asked -> word(asked.verdict(attempt(0, 0), failedAfter(steps, error, outputs)))).toList();
+
+            assertEquals(List.of(never, transientOnly, always), seen);
+        }
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, delimiter = '|', textBlock = """
+                mode      | steps | error                                                | verdict   | never
+                STREAMING | 0     | name is required in input form                       | failed    | failed
+                STREAMING | 0     | Reached maximum retries (3) for URL http://x         | failed    | failed
+                STREAMING | 0     | Too many requests. Please try again later.           | throttled | throttled
+                STREAMING | 0     | [Errno 111] Connection refused                       | again     | look up
+                STREAMING | 0     | Workflow stream ended without a terminal event       | look up   | look up
+                STREAMING | 0     |                                                      | look up   | look up
+                STREAMING | 3     | Rate Limit Error                                     | again     | failed
+                BLOCKING  | 0     | Rate Limit Error                                     | again     | failed
+                BLOCKING  | 0     | division by zero                                     | failed    | failed
+                """)
+        void aFailureThatIsStoredNowhereIsDecidedByItsWords(Mode mode, int steps, String error, String verdict,
+                String never) {
+            var attempt = attempt(mode, Tries.NONE);
+            var patient = new Judge(BACKOFF, RetryRuns.NEVER, ACCESS);
+
+            assertEquals(verdict, word(judge.notStored(attempt, failedAfter(steps, error, "{}"))));
+            assertEquals(never, word(patient.notStored(attempt, failedAfter(steps, error, "{}"))));
+        }
+
+        @Test
+        void whatAlwaysRetriesSendsNothingAgainOnAMadeUpEndAlone() {
+            var always = new Judge(BACKOFF, RetryRuns.ALWAYS, ACCESS);
+            var streamed = attempt(Mode.STREAMING, Tries.NONE);
+
+            assertEquals("look up", word(always.notStored(streamed, failedAfter(0, "no terminal event", "{}"))));
+            assertEquals("failed", word(always.notStored(streamed, failedAfter(0, "x is required in input form", "{}"))));
+        }
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, delimiter = '|', quoteCharacter = '`', textBlock = """
+                code                     | message                                    | not stored | stored as failed
+                invalid_param            | No class mapping found for node type: x    | stop       | stop
+                                         | name is required in input form             | failed     | failed
+                                         | 'NoneType' object has no attribute 'id'    | look up    | again
+                completion_request_error | Completion request failed.                 | again      | again
+                internal_server_error    | Internal Server Error, please contact      | look up    | again
+                """)
+        void anErrorInTheStreamOfARunIsBelievedOnceTheRunWasAskedFor(String code, String message, String notStored,
+                String stored) {
+            int status = "internal_server_error".equals(code) || code == null ? 500 : 400;
+            var error = Seen.Refused.event(status, Objects.toString(code, ""), message,
+                    Optional.of(run("run-1")));
+
+            assertEquals(Symptom.UNCONFIRMED, symptom(error));
+            assertEquals(notStored, word(judge.notStored(attempt(0, 0), error)));
+            assertEquals(stored, word(judge.confirmed(attempt(0, 0), error, failed("Rate Limit Error"))));
+        }
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, textBlock = """
+                tried, allowed, verdict
+                0,     3,       again
+                2,     3,       again
+                3,     3,       failed
+                4,     3,       failed
+                0,     0,       failed
+                """)
+        void maxRetriesCountsFurtherAttempts(int tried, int allowed, String verdict) {
+            var few = new Judge(new Backoff(seconds(1), seconds(60), allowed),
+                    RetryRuns.TRANSIENT, ACCESS);
+
+            assertEquals(verdict, word(few.afterLook(attempt(tried, 9), failed("Rate Limit Error"))));
+            assertEquals(verdict, word(few.verdict(attempt(tried, 9), http(400, "completion_request_error", "no"))));
+        }
+
+        @Test
+        void beingThrottledIsNeverTheEndOfARow() {
+            assertEquals("throttled", word(judge.verdict(attempt(3, 1000), THROTTLED)));
+        }
+
+        @Test
+        void whatWasNotSentWasNotReached() {
+            var seen = new Seen.NotSent("connection refused");
+
+            assertEquals("unreached", word(judge.verdict(attempt(3, 0), seen)));
+        }
+
+        @ParameterizedTest
+        @EnumSource(Symptom.class)
+        void whateverWasCutIsLookedUpFirst(Symptom symptom) {
+            assertEquals(symptom, symptom(cut(symptom)));
+        }
+
+        private Symptom symptom(Seen seen) {
+            return assertInstanceOf(Verdict.LookUp.class, judge.verdict(attempt(3, 0), seen)).symptom();
+        }
+
+        @Test
+        void aLookUpIsForASymptom() {
+            assertEquals(Symptom.SERVER_ERROR, symptom(http(500, "unknown", "Internal Server Error")));
+            assertEquals(Symptom.SERVER_ERROR, symptom(http(400, "invalid_param", "queue listening stopped")));
+            assertEquals(Symptom.GATEWAY, symptom(html(500)));
+            assertEquals(Symptom.GATEWAY, symptom(html(504)));
+            assertEquals(Symptom.STREAM_ERROR,
+                    symptom(Seen.Refused.event(500, "", "no attribute 'id'", Optional.empty())));
+            assertEquals(Symptom.STOPPED, symptom(ran("run-1", RunStatus.STOPPED, "")));
+            assertEquals(Symptom.CUT, symptom(ran("run-1", RunStatus.RUNNING, "")));
+            assertEquals(Symptom.UNCONFIRMED, symptom(failed("Rate Limit Error")));
+        }
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, delimiter = '|', textBlock = """
+                error                                                              | tried | verdict | says
+                Aborted: Workflow stopped because the worker is shutting down.     | 0     | again   |
+                Aborted: Workflow stopped because the worker is shutting down.     | 3     | failed  | shutting down
+                Aborted: User requested stop                                       | 0     | failed  | User requested
+                Aborted: Client response stream closed before app execution ended  | 0     | failed  | after a form
+                Aborted: Maximum execution time exceeded: 1200.51s > 1200s         | 0     | failed  | --timeout
+                Aborted: App execution exceeded 1200 seconds                       | 0     | failed  | --timeout
+                """)
+        void aStoppedRunIsOverUnlessItsWorkerWasShutDown(String error, int tried, String verdict, String says) {
+            var judged = judge.afterLook(attempt(tried, 0), ran("run-1", RunStatus.STOPPED, error));
+
+            assertEquals(verdict, word(judged));
+            if (judged instanceof Verdict.Done(Outcome.Failed failed))
+                assertTrue(failed.text().startsWith(error) && failed.text().contains(says), failed.text());
+        }
+
+        @Test
+        void aRunWhoseWorkerWasShutDownIsNotSentAgainWhereFailedRunsAreNot() {
+            var never = new Judge(BACKOFF, RetryRuns.NEVER, ACCESS);
+
+            assertEquals("failed", word(never.afterLook(attempt(0, 0), ran("run-1", RunStatus.STOPPED,
+                    "Aborted: Workflow stopped because the worker is shutting down."))));
+        }
+
+        @Test
+        void afterALookAStoppedRunHasFailed() {
+            var seen = judge.afterLook(attempt(0, 0), ran("run-1", RunStatus.STOPPED, ""));
+
+            assertEquals("failed", word(seen));
+            assertEquals("stopped on the server", said(seen));
+        }
+
+        @Test
+        void anAnswerThatIsNotSentAgainAtOnceWaitsAsLongAsTheServerAsks() {
+            var refused = Seen.Refused.http(429, false, "", "slow down", Optional.of(seconds(90)));
+
+            var seen = assertInstanceOf(Verdict.Throttled.class, judge.verdict(attempt(0, 0), refused));
+
+            assertEquals(seconds(90), seen.after());
+        }
+
+        @Test
+        void theReportOfASchemaQuotesTheRowAndIsNotRepeated() {
+            var report = "1 validation error for WorkflowRunPayload\ninputs\n  Input should be a valid dictionary "
+                    + "[type=dict_type, input_value='my secret row', input_type=str]";
+
+            var seen = judge.verdict(attempt(0, 0), http(400, "invalid_param", report));
+
+            assertFalse(said(seen).contains("secret"), said(seen));
+        }
+
+        @Test
+        void aRedirectNamesWhereItLeads() {
+            var seen = judge.verdict(attempt(0, 0), http(308, "", "https://dify.example/v1/workflows/run"));
+
+            assertTrue(said(seen).contains("https://dify.example/v1/workflows/run"), said(seen));
+        }
+
+        @Test
+        void onlyAPageOfAFirewallCountsAsOne() {
+            var page = (Verdict.Done) judge.verdict(attempt(0, 0), html(403));
+            var large = (Verdict.Done) judge.verdict(attempt(0, 0), html(413));
+
+            assertTrue(((Outcome.Failed) page.outcome()).firewall());
+            assertFalse(((Outcome.Failed) large.outcome()).firewall());
+        }
+
+        @Test
+        void aPausedRunKeepsItsId() {
+            var paused = ran("run-1", RunStatus.PAUSED, "");
+
+            var seen = (Verdict.Done) judge.verdict(attempt(0, 0), paused);
+
+            assertEquals("run-1", ((Outcome.Paused) seen.outcome()).run().id());
+        }
+    }
+
+    @Nested
+    class TheProof {
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, textBlock = """
+                listing,    mode,      run,   fixed, proof
+                FROM_START, BLOCKING,  false, false, SETTLE
+                FROM_START, STREAMING, false, false, SETTLE
+                AT_END,     BLOCKING,  false, false, WAIT
+                AT_END,     STREAMING, false, false, UNKNOWN
+                NOT_KNOWN,  BLOCKING,  false, false, WAIT
+                NOT_KNOWN,  STREAMING, false, false, WAIT
+                FROM_START, BLOCKING,  true,  false, WAIT
+                FROM_START, STREAMING, true,  false, WAIT
+                AT_END,     BLOCKING,  true,  false, WAIT
+                AT_END,     STREAMING, true,  false, WAIT
+                NOT_KNOWN,  BLOCKING,  true,  false, WAIT
+                NOT_KNOWN,  STREAMING, true,  false, WAIT
+                FROM_START, BLOCKING,  false, true,  UNKNOWN
+                FROM_START, STREAMING, false, true,  UNKNOWN
+                AT_END,     BLOCKING,  false, true,  UNKNOWN
+                NOT_KNOWN,  STREAMING, false, true,  UNKNOWN
+                FROM_START, BLOCKING,  true,  true,  WAIT
+                AT_END,     STREAMING, true,  true,  WAIT
+                """)
+        void aMissingTraceProvesWhatTheListingAllowsWhateverTheSymptom(Listing listing, Mode mode,
+                boolean run, boolean fixed, Proof proof) {
+            var own = attempt(mode, Tries.NONE);
+            var user = fixed ? "nightly" : own.user();
+            var asked = new Attempt(1, own.row(), own.tries(), user, mode, own.cells(), NOON);
+            for (var symptom : Symptom.values()) {
+                var doubt = doubt(asked, run ? cut(symptom, run("run-1")) : cut(symptom), 0);
+
+                assertEquals(proof, Proof.of(doubt, listing), symptom.name());
+                assertFalse(Proof.reason(doubt).isEmpty());
+            }
+        }
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, textBlock = """
+                version,    listing,    fills in, holds refused
+                1.9.2,      AT_END,     false,    false
+                1.10.1,     AT_END,     false,    false
+                0.15.3,     AT_END,     false,    false
+                1.11.0,     NOT_KNOWN,  true,     true
+                1.13.3,     NOT_KNOWN,  true,     true
+                1.14.0,     FROM_START, true,     true
+                1.14.2,     FROM_START, true,     true
+                1.14.0-rc1, FROM_START, true,     true
+                1.15.0,     FROM_START, true,     true
+                1.16.0,     FROM_START, true,     false
+                1.20.0,     FROM_START, true,     false
+                2.0.0,      FROM_START, true,     false
+                '',         NOT_KNOWN,  true,     true
+                dev,        NOT_KNOWN,  true,     true
+                1,          NOT_KNOWN,  true,     true
+                """)
+        void whatAServerDoesIsKnownByItsVersion(String version, Listing listing, boolean fillsIn, boolean holds) {
+            assertEquals(new Release(listing, fillsIn, holds), Release.of(version));
+        }
+    }
+
+    /// What a look leads to, in a few words: `,` parts what comes one after the other.
+    @Nested
+    class TheInquiry {
+        private static final Here HERE = new Here(Listing.FROM_START, false, false);
+        private static final Seen BARE = bare("Workflow stream ended without a terminal event");
+
+        private final Inquiry inquiry = inquiry(false);
+
+        private static Inquiry inquiry(boolean resendUnknown) {
+            var limits = new Limits(null, null, seconds(20), seconds(300), Settle.DEFAULT);
+            return new Inquiry(new Judge(BACKOFF, RetryRuns.TRANSIENT, ACCESS), limits,
+                    resendUnknown);
+        }
+
+        private static String word(Step step, Instant now) {
+            return switch (step) {
+                case Step.Take(_, var verdict) -> "take " + TheJudge.word(verdict);
+                case Step.Judged(_, var verdict) -> "judge " + TheJudge.word(verdict);
+                case Step.LookAgain(var doubt) when doubt.due().equals(now.plusSeconds(2)) -> "look in 2 s";
+                case Step.LookAgain _ -> "look";
+                case Step.Say(_, var then) -> "say, " + word(then, now);
+                case Step.Close(var end, _, _, var then) -> end + ", " + word(then, now);
+                case Step.SendAgain(var tries, var rechecked) -> (rechecked ? "send" : "recheck")
+                        + " " + tries.failed();
+                case Step.GiveUp(_, var outcome) -> outcome.standing().word();
+                case Step.StopBatch _ -> "stop";
+                case Step.Nothing() -> "nothing";
+            };
+        }
+
+        private String step(Doubt doubt, Found found, Listing listing, long seconds) {
+            return word(inquiry.step(doubt, found, new Here(listing, false, false), NOON.plusSeconds(seconds)),
+                    NOON.plusSeconds(seconds));
+        }
+
+        private String step(Doubt doubt, Found found) {
+            return step(doubt, found, Listing.FROM_START, 10);
+        }
+
+        private static Seen.Ran bare(String error) {
+            return new Seen.Ran(run("run-1"), RunStatus.FAILED, "{}".getBytes(UTF_8), error, "",
+                    Usage.NONE);
+        }
+
+        private static Doubt.NoEnd doubt(Symptom symptom, Attempt attempt, boolean known) {
+            Seen seen = symptom == Symptom.UNCONFIRMED ? BARE
+                    : known ? cut(symptom, run("run-1")) : cut(symptom);
+            return new Doubt.NoEnd(attempt, seen, symptom, symptom.text, NOON, NOON.plusSeconds(300));
+        }
+
+        private static Doubt.NoEnd doubt(Symptom symptom) {
+            return doubt(symptom, attempt(0, 0), true);
+        }
+
+        /// Of other cells than its row has now; `csv` is the hash of the row as the CSV had it, if it had been edited.
+        private static Attempt stale(Kind kind, String csv) {
+            return new Attempt(0, row("a"), Tries.NONE, attempt(0, 0).user(), Mode.BLOCKING,
+                    "0123456789abcdef", NOON, kind, csv);
+        }
+
+        private static Found found(RunStatus status) {
+            return switch (status) {
+                case RUNNING, PAUSED -> new Found.Running(run("run-1"), status);
+                case SUCCEEDED, PARTIAL, FAILED, STOPPED -> ended(ran("run-1", status,
+                        status.isSuccess() ? "" : "no such city"));
+            };
+        }
+
+        @ParameterizedTest(name = "{0}, now {1}, seen stopped before: {2}")
+        @CsvSource(useHeadersInDisplayName = true, textBlock = """
+                symptom,     status,    stopped, step
+                CUT,         SUCCEEDED, false,   take succeeded
+                CUT,         PARTIAL,   false,   take partial
+                CUT,         FAILED,    false,   take failed
+                CUT,         STOPPED,   false,   look in 2 s
+                CUT,         STOPPED,   true,    take failed
+                CUT,         SUCCEEDED, true,    take succeeded
+                STOPPED,     STOPPED,   false,   look in 2 s
+                STOPPED,     STOPPED,   true,    take failed
+                CRASH,       STOPPED,   false,   look in 2 s
+                CRASH,       FAILED,    false,   take failed
+                LOST_RESULT, SUCCEEDED, false,   take succeeded
+                TIMED_OUT,   SUCCEEDED, false,   take succeeded
+                TIMED_OUT,   FAILED,    false,   take failed
+                TIMED_OUT,   STOPPED,   false,   take failed
+                UNCONFIRMED, SUCCEEDED, false,   take succeeded
+                UNCONFIRMED, FAILED,    false,   judge failed
+                UNCONFIRMED, STOPPED,   false,   look in 2 s
+                UNCONFIRMED, STOPPED,   true,    judge failed
+                INTERRUPTED, SUCCEEDED, false,   take succeeded
+                INTERRUPTED, FAILED,    false,   'interrupted, recheck 0'
+                INTERRUPTED, STOPPED,   false,   look in 2 s
+                INTERRUPTED, STOPPED,   true,    'interrupted, recheck 0'
+                RECHECK,     SUCCEEDED, false,   take succeeded
+                RECHECK,     FAILED,    false,   recheck 0
+                RECHECK,     STOPPED,   false,   recheck 0
+                """)
+        void anEndIsTakenOnceItIsSure(Symptom symptom, RunStatus status, boolean stopped,
+                String step) {
+            var doubt = doubt(symptom);
+
+            assertEquals(step, step(stopped ? doubt.stoppedOnce(NOON) : doubt, found(status)));
+        }
+
+        @Test
+        void aRunOverItsTimeHasTimedOutWhateverItsEndSays() {
+            var step = (Step.Take) inquiry.step(doubt(Symptom.TIMED_OUT),
+                    ended(failed("Rate Limit Error")), HERE, NOON);
+
+            assertTrue(TheJudge.said(step.verdict()).startsWith("timed out"), step.toString());
+        }
+
+        @ParameterizedTest(name = "{0}, {1} after {2} s, begun {3} s before, sent again by wish: {4}")
+        @CsvSource(useHeadersInDisplayName = true, nullValues = "-", textBlock = """
+                symptom,     status,  seconds, age, resend, step
+                CUT,         RUNNING, 299,     -,   false,  look
+                CUT,         RUNNING, 300,     -,   false,  unknown
+                CUT,         RUNNING, 300,     -,   true,   unknown
+                CUT,         RUNNING, 310,     299, false,  look
+                CUT,         RUNNING, 310,     300, false,  unknown
+                CUT,         PAUSED,  10,      -,   false,  paused
+                STOPPED,     RUNNING, 299,     -,   false,  look
+                UNCONFIRMED, RUNNING, 299,     -,   false,  look
+                UNCONFIRMED, RUNNING, 300,     -,   true,   unknown
+                TIMED_OUT,   RUNNING, 299,     299, false,  look
+                TIMED_OUT,   RUNNING, 300,     0,   false,  look
+                TIMED_OUT,   RUNNING, 300,     -,   false,  unknown
+                CRASH,       RUNNING, 299,     -,   true,   look
+                CRASH,       RUNNING, 300,     -,   false,  unknown
+                CRASH,       RUNNING, 300,     -,   true,   'resent, send 0'
+                CRASH,       PAUSED,  10,      -,   false,  paused
+                CRASH,       PAUSED,  10,      -,   true,   'resent, send 0'
+                RECHECK,     RUNNING, 299,     -,   false,  look
+                RECHECK,     RUNNING, 300,     -,   false,  unknown
+                """)
+        void aRunThatGoesOnIsWaitedForUntilItsTimeIsOver(Symptom symptom, RunStatus status,
+                long seconds, Long age, boolean resend, String step) {
+            var now = NOON.plusSeconds(seconds);
+            var found = new Found.Running(run("run-1"), status,
+                    Optional.ofNullable(age).map(Duration::ofSeconds));
+
+            assertEquals(step, word(inquiry(resend).step(doubt(symptom), found, HERE, now), now));
+        }
+
+        @ParameterizedTest(name = "{0}, {1}, by name: {2}, nothing found after {3} s")
+        @CsvSource(useHeadersInDisplayName = true, textBlock = """
+                listing,    mode,      name,  seconds, step
+                FROM_START, BLOCKING,  own,   29,      look
+                FROM_START, BLOCKING,  own,   30,      'not_started, recheck 1'
+                FROM_START, STREAMING, own,   299,     look
+                FROM_START, STREAMING, own,   300,     'not_started, recheck 1'
+                AT_END,     BLOCKING,  own,   299,     look
+                AT_END,     BLOCKING,  own,   300,     unknown
+                AT_END,     STREAMING, own,   0,       unknown
+                NOT_KNOWN,  BLOCKING,  own,   299,     look
+                NOT_KNOWN,  BLOCKING,  own,   300,     unknown
+                NOT_KNOWN,  STREAMING, own,   299,     look
+                NOT_KNOWN,  STREAMING, own,   300,     unknown
+                FROM_START, BLOCKING,  fixed, 300,     unknown
+                FROM_START, STREAMING, fixed, 0,       unknown
+                """)
+        void whatLeavesNoTraceIsSentAgainOnlyWhereThatProvesThatItNeverStarted(Listing listing,
+                Mode mode, String name, long seconds, String step) {
+            var own = attempt(mode, Tries.NONE);
+            var asked = new Attempt(1, own.row(), own.tries(), name.equals("own") ? own.user() : "nightly",
+                    mode, own.cells(), NOON);
+
+            assertEquals(step, step(doubt(Symptom.NO_ANSWER, asked, false), ABSENT, listing, seconds));
+        }
+
+        @ParameterizedTest
+        @EnumSource(value = Symptom.class, mode = EnumSource.Mode.EXCLUDE, names = "UNCONFIRMED")
+        void aRunThatIsKnownIsNeverJudgedNotStarted(Symptom symptom) {
+            for (var listing : Listing.values())
+                for (var mode : List.of(Mode.BLOCKING, Mode.STREAMING)) {
+                    var doubt = doubt(symptom, attempt(mode, Tries.NONE), true);
+                    assertEquals("look", step(doubt, ABSENT, listing, 299));
+                    assertEquals("unknown", step(doubt, ABSENT, listing, 301));
+                }
+        }
+
+        @ParameterizedTest(name = "{0} after {1} failed attempts")
+        @CsvSource(useHeadersInDisplayName = true, textBlock = """
+                symptom,     failed, step
+                NO_ANSWER,   0,      'not_started, recheck 1'
+                NO_ANSWER,   2,      'not_started, recheck 3'
+                NO_ANSWER,   3,      'not_started, failed'
+                CRASH,       3,      'not_started, recheck 3'
+                INTERRUPTED, 0,      'not_started, recheck 0'
+                """)
+        void aRequestThatNeverStartedCountsAsATryOfTheCallThatSentIt(Symptom symptom, int failed,
+                String step) {
+            var doubt = doubt(symptom, attempt(failed, 0), false);
+
+            assertEquals(step, step(doubt, ABSENT, Listing.FROM_START, 30));
+        }
+
+        @ParameterizedTest(name = "{0}: {1}")
+        @CsvSource(useHeadersInDisplayName = true, delimiter = '|', textBlock = """
+                mode      | words                                          | step
+                STREAMING | name is required in input form                 | judge failed
+                STREAMING | [Errno 111] Connection refused                 | judge again
+                STREAMING | Workflow stream ended without a terminal event | judge look up
+                BLOCKING  | [Errno 111] Connection refused                 | judge again
+                BLOCKING  | no such city                                   | judge failed
+                """)
+        void aFailureThatIsStoredNowhereIsJudgedByItsWords(Mode mode, String words, String step) {
+            var doubt = new Doubt.NoEnd(attempt(mode, Tries.NONE), bare(words),
+                    Symptom.UNCONFIRMED, "", NOON, NOON);
+
+            assertEquals(step, step(doubt, ABSENT));
+        }
+
+        @Test
+        void aFailureThatIsStoredNowhereHasNoRunToLookFor() {
+            var step = (Step.Judged) inquiry.step(doubt(Symptom.UNCONFIRMED,
+                    attempt(Mode.STREAMING, Tries.NONE), true), ABSENT, HERE, NOON);
+
+            assertEquals(Optional.empty(), step.seen().run());
+        }
+
+        @ParameterizedTest(name = "{0}, {1} after {2} s, sent again by wish: {3}")
+        @CsvSource(useHeadersInDisplayName = true, textBlock = """
+                symptom, answer,    seconds, resend, step
+                CUT,     503,       299,     false,  look
+                CUT,     503,       300,     false,  unknown
+                CUT,     503,       300,     true,   unknown
+                CRASH,   503,       300,     true,   'resent, send 0'
+                CUT,     401,       10,      false,  stop
+                CUT,     401,       300,     false,  stop
+                CUT,     none,      10,      false,  look
+                CUT,     none,      300,     false,  look
+                CUT,     too large, 10,      false,  judge failed
+                RECHECK, 503,       299,     false,  look
+                """)
+        void aLookWithoutAnAnswerIsRepeatedUnlessItsAnswerSaysMore(Symptom symptom, String answer,
+                long seconds, boolean resend, String step) {
+            var now = NOON.plusSeconds(seconds);
+
+            assertEquals(step, word(inquiry(resend).step(doubt(symptom), silent(answer), HERE, now), now));
+        }
+
+        private static Found silent(String answer) {
+            return new Found.Silent(switch (answer) {
+                case "none" -> cut(Symptom.NO_ANSWER);
+                case "too large" -> new Seen.TooLarge(Optional.of(run("run-1")), "too large");
+                default -> http(Integer.parseInt(answer), "", "");
+            });
+        }
+
+        @ParameterizedTest(name = "{0}, {1}, its edits are lost: {2}")
+        @CsvSource(useHeadersInDisplayName = true, textBlock = """
+                status,    kind, lost,  step
+                SUCCEEDED, ROW,  false, 'say, stale, recheck 0'
+                PARTIAL,   ROW,  false, 'say, stale, recheck 0'
+                SUCCEEDED, TRY,  true,  'say, stale, recheck 0'
+                SUCCEEDED, ROW,  true,  unknown
+                FAILED,    ROW,  false, take failed
+                """)
+        void aSuccessOfOtherCellsIsNotTaken(RunStatus status, Kind kind, boolean lost, String step) {
+            var attempt = stale(kind, lost ? row("a").hash() : "");
+
+            assertEquals(step, step(doubt(Symptom.CRASH, attempt, true), found(status)));
+        }
+
+        @ParameterizedTest(name = "{0}, its stop asked for: {1}")
+        @CsvSource(useHeadersInDisplayName = true, textBlock = """
+                status,    asked, step
+                RUNNING,   false, nothing
+                SUCCEEDED, false, take succeeded
+                SUCCEEDED, true,  take succeeded
+                FAILED,    false, take failed
+                FAILED,    true,  'interrupted, nothing'
+                STOPPED,   false, judge look up
+                STOPPED,   true,  'interrupted, nothing'
+                """)
+        void theEndOfARunWhoseStreamIsQuietIsTaken(RunStatus status, boolean asked, String step) {
+            var quiet = new Doubt.QuietStream(attempt(0, 0), Optional.of(run("run-1")), NOON, NOON);
+            var here = new Here(Listing.FROM_START, asked, false);
+
+            assertEquals(step, word(inquiry.step(quiet, found(status), here, NOON), NOON));
+            assertEquals("nothing", word(inquiry.step(quiet, ABSENT, here, NOON), NOON));
+            assertEquals("nothing", word(inquiry.step(quiet, silent("503"), here, NOON), NOON));
+        }
+
+        private static Attempt earlier(String user) {
+            return new Attempt(0, row("a"), Tries.NONE, user, Mode.BLOCKING, row("a").hash(),
+                    NOON);
+        }
+
+        private static Doubt.Recheck recheck(Attempt... earlier) {
+            return Doubt.Recheck.of(List.of(earlier), new Tries(2, 0), NOON);
+        }
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, textBlock = """
+                found,     step
+                SUCCEEDED, take succeeded
+                FAILED,    recheck 2
+                STOPPED,   recheck 2
+                RUNNING,   look
+                PAUSED,    paused
+                """)
+        void whatTurnsUpBeforeARowIsSentAgainIsTakenOrWaitedFor(RunStatus found, String step) {
+            assertEquals(step, step(recheck(earlier("u-1"), earlier("u-2")), found(found)));
+        }
+
+        @Test
+        void aRowIsSentAgainOnceNoneOfItsEarlierAttemptsHasTurnedUp() {
+            var first = recheck(earlier("u-1"), earlier("u-2"));
+
+            var second = ((Step.LookAgain) inquiry.step(first, ABSENT, HERE, NOON)).doubt();
+
+            assertEquals("u-1", first.attempt().user());
+            assertEquals("u-2", second.attempt().user());
+            assertEquals(NOON, second.due());
+            assertEquals("send 2", step(second, ABSENT));
+        }
+
+        @Test
+        void anEarlierAttemptOfWhichTheServerSaysNothingIsAskedForAgain() {
+            var again = ((Step.LookAgain) inquiry.step(recheck(earlier("u-1"), earlier("u-2")), silent("503"),
+                    HERE, NOON)).doubt();
+
+            assertEquals("u-1", again.attempt().user());
+            assertEquals(NOON.plusMillis(500), again.due());
+            assertEquals("stop", step(recheck(earlier("u-1")), silent("401")));
+        }
+
+        @Test
+        void anEarlierAttemptWithOtherCellsIsNotTakenEither() {
+            assertEquals("say, stale, recheck 0", step(recheck(stale(Kind.ROW, "")),
+                    found(RunStatus.SUCCEEDED)));
+        }
+
+        @Test
+        void anEarlierAttemptThatTurnsUpRunningHasTheWholeTimeLimit() {
+            var waits = ((Step.LookAgain) inquiry.step(recheck(earlier("u-1")),
+                    found(RunStatus.RUNNING), HERE, NOON.plusSeconds(50))).doubt();
+
+            var doubt = assertInstanceOf(Doubt.NoEnd.class, waits);
+            assertEquals(Optional.of(run("run-1")), doubt.run());
+            assertEquals(NOON.plusSeconds(350), doubt.deadline());
+            assertTrue(doubt.holds());
+        }
+
+        @ParameterizedTest(name = "{0}, the row has a success: {1}, the same cells: {2}")
+        @CsvSource(useHeadersInDisplayName = true, textBlock = """
+                status,    success, same,  step
+                SUCCEEDED, false,   true,  take succeeded
+                PARTIAL,   false,   true,  take partial
+                SUCCEEDED, true,    true,  nothing
+                SUCCEEDED, false,   false, nothing
+                FAILED,    false,   true,  nothing
+                STOPPED,   false,   true,  nothing
+                RUNNING,   false,   true,  nothing
+                PAUSED,    false,   true,  nothing
+                """)
+        void aLateRunIsTakenWhereTheRowHasNoSuccessAndTheSameCells(RunStatus status, boolean success,
+                boolean same, String step) {
+            var late = new Doubt.Late(same ? earlier("u-1") : stale(Kind.ROW, ""), NOON);
+            var here = new Here(Listing.FROM_START, false, success);
+
+            assertEquals(step, word(inquiry.step(late, found(status), here, NOON), NOON));
+            assertEquals("nothing", word(inquiry.step(late, ABSENT, here, NOON), NOON));
+            assertEquals("nothing", word(inquiry.step(late, silent("503"), here, NOON), NOON));
+        }
+
+        @Test
+        void aRunThatIsPaidTwiceByWishIsCountedUnseenOnlyIfNobodyKnowsIt() {
+            for (boolean known : new boolean[] {true, false}) {
+                var doubt = doubt(Symptom.CRASH, earlier("nightly"), known);
+
+                var step = (Step.Close) inquiry(true).step(doubt, ABSENT, HERE, NOON.plusSeconds(301));
+
+                assertEquals("resent", step.end());
+                assertEquals(known, step.seen().run().isPresent());
+            }
+        }
+    }
+
+    @Nested
+    class TheBackoff {
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, textBlock = """
+                attempts,   full
+                0,          1000
+                1,          2000
+                2,          4000
+                5,          32000
+                6,          60000
+                63,         60000
+                2147483647, 60000
+                """)
+        void doublesUpToItsCapLessUpToAHalf(int attempts, long full) {
+            for (int time = 0; time < 200; time++) {
+                long delay = BACKOFF.delay(attempts).toMillis();
+
+                assertTrue(delay >= full / 2 && delay <= full, delay + " ms");
+            }
+        }
+
+        @Test
+        void rowsDoNotComeBackTogether() {
+            var delays = IntStream.range(0, 50).mapToObj(_ -> BACKOFF.delay(3)).distinct().count();
+
+            assertTrue(delays > 10, delays + " different waits");
+        }
+
+        @Test
+        void aYearIsNoOverflow() {
+            var long1 = new Backoff(Duration.ofDays(365), Duration.ofDays(365), 3);
+
+            assertTrue(long1.delay(40).compareTo(Duration.ofDays(182)) >= 0);
+            assertTrue(long1.delay(40).compareTo(Duration.ofDays(365)) <= 0);
+        }
+
+        @Test
+        void noWaitIsPossible() {
+            assertEquals(Duration.ZERO, new Backoff(Duration.ZERO, seconds(60), 3).delay(9));
+        }
+
+        @Test
+        void theServersWishWinsOnlyWhenItIsLonger() {
+            assertEquals(seconds(120), BACKOFF.delay(0, Optional.of(seconds(120))));
+            assertTrue(BACKOFF.delay(4, Optional.of(seconds(1))).compareTo(seconds(8)) >= 0);
+            assertTrue(BACKOFF.delay(0, Optional.empty()).compareTo(seconds(1)) <= 0);
+        }
+
+        @Test
+        void noServerMakesARowWaitForMoreThanTenMinutes() {
+            assertEquals(Duration.ofMinutes(10), BACKOFF.delay(0, Optional.of(Duration.ofDays(30))));
+        }
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, nullValues = "-", textBlock = """
+                status, asked, pause
+                429,    1,     waits
+                503,    600,   waits
+                429,    601,   ends
+                503,    86400, ends
+                429,    -,     none
+                500,    60,    none
+                400,    60,    none
+                301,    60,    none
+                """)
+        void aPauseIsAskedForByARefusalThatMeansAll(int status, Long asked, String pause) {
+            var seen = Seen.Refused.http(status, false, "", "no",
+                    Optional.ofNullable(asked).map(Given::seconds));
+
+            assertEquals(pause, Pause.of(seen, NOON).map(told -> told.isTooLong() ? "ends" : "waits")
+                    .orElse("none"));
+        }
+    }
+}

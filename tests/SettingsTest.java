@@ -1,0 +1,728 @@
+package difyexec;
+
+import org.junit.jupiter.api.Nested;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.Timeout;
+import org.junit.jupiter.api.io.TempDir;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.CsvSource;
+import org.junit.jupiter.params.provider.EnumSource;
+import org.junit.jupiter.params.provider.ValueSource;
+
+import module java.base;
+
+import static difyexec.DifyExec.*;
+import static com.github.tomakehurst.wiremock.client.WireMock.aResponse;
+import static com.github.tomakehurst.wiremock.client.WireMock.equalTo;
+import static com.github.tomakehurst.wiremock.client.WireMock.get;
+import static com.github.tomakehurst.wiremock.client.WireMock.matchingJsonPath;
+import static com.github.tomakehurst.wiremock.client.WireMock.post;
+import static com.github.tomakehurst.wiremock.client.WireMock.postRequestedFor;
+import static com.github.tomakehurst.wiremock.client.WireMock.urlEqualTo;
+import static com.github.tomakehurst.wiremock.client.WireMock.urlPathEqualTo;
+import static java.nio.charset.StandardCharsets.UTF_8;
+import static org.junit.jupiter.api.Assertions.assertEquals;
+import static org.junit.jupiter.api.Assertions.assertFalse;
+import static org.junit.jupiter.api.Assertions.assertTrue;
+
+/// The commands as a user types them: exit code, what is printed, and the files. Every call is searched for the key.
+@Timeout(90)
+
+/// Whole commands: settings, command lines, servers that stop a batch.
+final class SettingsTest extends WholeCommand {
+    @Nested
+    class TheServer {
+        private static final int SLOTS = 2;
+        private final Dify dify = dify();
+
+        /// Stopped early, with a sentence that has the remedy; nobody failed, and little was sent.
+        private void stopped(Call call, String... words) throws IOException {
+            assertEquals(4, call.code(), call.err());
+            for (var word : words) assertTrue(call.sentence().contains(word), () -> word + " in " + call.sentence());
+            assertFalse(call.err().contains("\tat "), call.err());
+            assertTrue(dify.requests() <= SLOTS + 3, () -> dify.requests() + " requests");
+            assertFalse(Files.exists(file("results.jsonl.retry")));
+            assertFalse(call.err().contains("failed"), call.err());
+            if (Files.exists(file("results.jsonl.log"))) assertEquals("pending=20", standing());
+        }
+
+        private Call run(String... more) throws IOException {
+            rows(20);
+            return dify.run(Stream.concat(Stream.of("-c", "" + SLOTS), Stream.of(more)).toArray(String[]::new));
+        }
+
+        @Test
+        void thatRefusesSomeRunsIsSaidToHaveSlowedTheBatchDown() throws IOException {
+            rows(4);
+            dify.row("2", dify.refused(429, "too_many_requests", "Too many requests."), dify.ended("succeeded", ""));
+
+            var call = dify.run("-c", "2");
+
+            assertEquals(0, call.code(), call.err());
+            assertTrue(call.err().contains("  throttled 1 time, ran at 1 of 2"), call.err());
+        }
+
+        @Test
+        void refusesTheKey() throws IOException {
+            dify.info(dify.refused(401, "unauthorized", "Access token is invalid"));
+            dify.rows(dify.refused(401, "unauthorized", "Access token is invalid"));
+
+            stopped(run(), "401", "DIFY_API_KEY");
+
+            assertEquals(0, dify.runs());
+        }
+
+        @Test
+        void hasItsApiSwitchedOff() throws IOException {
+            dify.info(dify.refused(403, "forbidden", "The app's API service has been disabled."));
+
+            stopped(run(), "The app's API service has been disabled.", "switch");
+
+            assertEquals(0, dify.runs());
+        }
+
+        @Test
+        void hasNothingPublished() throws IOException {
+            dify.rows(dify.refused(400, "invalid_param", "Workflow not published"));
+
+            stopped(run(), "publish");
+        }
+
+        @Test
+        void hasAnAppOfAnotherKind() throws IOException {
+            dify.info(dify.answer(200, "{\"name\":\"bot\",\"mode\":\"advanced-chat\"}"));
+
+            stopped(run(), "advanced-chat", "workflow app");
+
+            assertEquals(0, dify.runs());
+        }
+
+        @Test
+        void hasAnAppOfAnotherKindAndSaysSoOnlyToARun() throws IOException {
+            dify.rows(dify.refused(400, "not_workflow_app", "Please check if your app mode matches the API route."));
+
+            stopped(run(), "workflow app");
+        }
+
+        @Test
+        void isNoDify() throws IOException {
+            dify.info(aResponse().withStatus(404).withBody("<html><title>404 Not Found</title></html>"));
+
+            stopped(run(), dify.url(), "DIFY_API_BASE_URL", "/v1");
+
+            assertEquals(0, dify.runs());
+        }
+
+        @Test
+        void answersWithAPage() throws IOException {
+            dify.info(aResponse().withHeader("Content-Type", "text/html").withBody("<html>Sign in</html>"));
+
+            stopped(run(), dify.url(), "DIFY_API_BASE_URL");
+
+            assertEquals(0, dify.runs());
+        }
+
+        @Test
+        void answersEverythingWithSomeJson() throws IOException {
+            dify.info(dify.answer(200, "{\"status\":\"ok\"}"));
+
+            stopped(run(), dify.url(), "not as Dify's API does", "DIFY_API_BASE_URL");
+
+            assertEquals(1, dify.requests());
+        }
+
+        @ParameterizedTest
+        @ValueSource(ints = {200, 404})
+        void isNoDifyAtAnAddressWithoutAPath(int status) throws IOException {
+            var address = dify.url().replace("/v1", "");
+            dify.server.stubFor(get(urlEqualTo("/info")).willReturn(aResponse().withStatus(status)
+                    .withHeader("Content-Type", "text/html").withBody("<html>Dify</html>")));
+
+            stopped(run("--base-url", address), address, "it has no path", "set DIFY_API_BASE_URL to " + dify.url());
+
+            assertEquals(0, dify.runs());
+        }
+
+        @Test
+        void mayServeItsApiWithoutAPath() throws IOException {
+            try (var wire = new ServerTest.Wire(connection -> {
+                while (connection.request()) connection.answer(connection.last.startsWith("GET ")
+                        ? "{\"mode\":\"workflow\",\"user_input_form\":[]}" : ServerTest.Events.blocking("{}"));
+            })) {
+                rows(1);
+
+                var call = call(settingsFor(wire), typed("run", "--base-url", wire.url().resolve("/").toString()));
+
+                assertEquals(0, call.code(), call.err());
+                assertTrue(wire.requests.getLast().startsWith("POST /workflows/run "), wire.requests.getLast());
+            }
+        }
+
+        @Test
+        void hasANameThatNobodyKnows() throws IOException {
+            var name = "a".repeat(64) + ".test"; // too long for a name: nobody is asked for it
+
+            var call = run("--base-url", "http://" + name + "/v1", "--max-retries", "0");
+
+            stopped(call, name, "unknown host", "DIFY_API_BASE_URL");
+        }
+
+        @Test
+        void doesNotKnowThePinnedVersion() throws IOException {
+            var version = "5e0dfc88-8475-4946-a840-d85d8e9e04d1";
+            dify.rows(dify.refused(404, "not_found", "Workflow not found with id: " + version));
+
+            stopped(run("--workflow-id", version), "DIFY_WORKFLOW_ID", version, "leave it empty");
+
+            dify.server.verify(dify.runs(), postRequestedFor(urlEqualTo("/v1/workflows/" + version + "/run")));
+        }
+
+        @Test
+        void doesNotTakeThePinnedVersionForOne() throws IOException {
+            dify.rows(dify.refused(400, "bad_request", "Invalid workflow_id format: 'abc'. "));
+
+            stopped(run("--workflow-id", "abc"), "DIFY_WORKFLOW_ID", "leave it empty");
+        }
+
+        @Test
+        void redirects() throws IOException {
+            dify.info(aResponse().withStatus(308).withHeader("Location", "https://dify.example/v1/info"));
+
+            stopped(run(), "https://dify.example/v1", "DIFY_API_BASE_URL");
+
+            assertEquals(0, dify.runs());
+        }
+
+        @Test
+        void hasUsedItsQuotaUp() throws IOException {
+            dify.rows(dify.refused(429, "rate_limit_error", "Workflow execution quota limit reached for tenant t"));
+
+            stopped(run(), "quota");
+        }
+
+        @Test
+        void isNotThere() throws IOException {
+            var settings = dify.settings();
+            dify.close();
+
+            rows(20);
+
+            var call = call(settings, typed("run", "--max-retries", "2"));
+
+            assertEquals(4, call.code());
+            for (var word : List.of(settings.get("DIFY_API_BASE_URL"), "3 tries", "the network"))
+                assertTrue(call.sentence().contains(word), call.err());
+            assertEquals("", content("results.jsonl.log"));
+            assertFalse(Files.exists(file("results.jsonl.retry")));
+        }
+
+        @Test
+        void isAskedAsOftenAsRetriesAreAllowedAndOnce() throws IOException {
+            try (var wire = new ServerTest.Wire(connection -> {
+                connection.request();
+                connection.say("HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n");
+            })) {
+                rows(3);
+
+                var call = call(settingsFor(wire), typed("run", "--max-retries", "2"));
+
+                assertEquals(4, call.code());
+                assertEquals(3, wire.requests.size());
+                for (var request : wire.requests) assertTrue(request.startsWith("GET /v1/info "), request);
+                assertTrue(call.err().contains("3 rows stay pending"), call.err());
+            }
+        }
+
+        @Test
+        void thatAsksToBeLeftAloneForAMomentIs() throws IOException {
+            dify.server.stubFor(get(urlEqualTo("/v1/info")).inScenario("busy").whenScenarioStateIs("Started")
+                    .willReturn(aResponse().withStatus(429).withHeader("Retry-After", "1")).willSetStateTo("back"));
+
+            var call = run();
+
+            assertEquals(0, call.code(), call.err());
+            assertTrue(Pattern.compile("^waiting until \\d\\d:\\d\\d, as the server asks$", Pattern.MULTILINE)
+                    .matcher(call.err()).find(), call.err());
+        }
+
+        @Test
+        void thatAsksToBeLeftAloneForADayEndsTheCall() throws IOException {
+            dify.info(aResponse().withStatus(503).withHeader("Retry-After", "86400"));
+            var tomorrow = LocalDate.now().plusDays(1).toString();
+
+            stopped(run(), "left alone until " + tomorrow);
+
+            assertEquals(0, dify.runs());
+        }
+
+        @Test
+        void thatIsAwayForAMomentIsAskedAgain() throws IOException {
+            dify.server.stubFor(get(urlEqualTo("/v1/info")).inScenario("away").whenScenarioStateIs("Started")
+                    .willReturn(aResponse().withStatus(503)).willSetStateTo("back"));
+
+            assertEquals(0, run().code());
+        }
+
+        @Test
+        void revokesTheKeyInTheMiddle() throws IOException {
+            dify.row("4", dify.refused(401, "unauthorized", "Access token is invalid"));
+
+            rows(20);
+            var call = dify.run("-c", "1");
+
+            assertEquals(4, call.code());
+            assertTrue(call.sentence().contains("DIFY_API_KEY"), call.err());
+            assertEquals("succeeded=3 pending=17", standing());
+            assertEquals(4, dify.runs());
+            assertFalse(Files.exists(file("results.jsonl.retry")));
+        }
+
+        @Test
+        void thatRefusedIsAskedAgainByTheSameCommand() throws IOException {
+            dify.rows(dify.refused(400, "invalid_param", "Workflow not published"));
+            assertEquals(4, run().code());
+            dify.rows(dify.ended("succeeded", ""));
+
+            var call = dify.run();
+
+            assertEquals(0, call.code(), call.err());
+            assertEquals("succeeded=20", standing());
+        }
+
+        @Test
+        void thatRefusesEveryStreamIsGivenBlockingRuns() throws IOException {
+            dify.server.stubFor(post(urlPathEqualTo("/v1/workflows/run")).atPriority(1)
+                    .withRequestBody(matchingJsonPath("$.response_mode", equalTo("streaming")))
+                    .willReturn(dify.refused(400, "invalid_param", "Too many requests. Please try again later. The "
+                            + "current maximum concurrent requests allowed for app is 1.")));
+
+            rows(20);
+            var call = dify.run("--mode", "streaming");
+
+            assertEquals(0, call.code(), call.err());
+            assertTrue(call.err().contains("the batch goes on in blocking mode"), call.err());
+            assertTrue(dify.runs() < 20 + 10, () -> dify.runs() + " requests for 20 rows");
+        }
+    }
+
+    @Nested
+    class TheSettings {
+        private final Dify dify = dify();
+
+        private Object value(String option, Map<String, String> settings, String... more) {
+            var line = commandLine(Env.of(settings));
+            line.parseArgs(typed("run", more));
+            return line.getSubcommands().get("run").getCommandSpec().findOption(option).getValue();
+        }
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, textBlock = """
+                option,                variable,            default,                one,                    other
+                --base-url,            DIFY_API_BASE_URL,   https://api.dify.ai/v1, http://a/v1,            http://b/v1
+                --workflow-id,         DIFY_WORKFLOW_ID,    '',                     abc,                    def
+                --max-retries,         MAX_RETRIES,         3,                      0,                      7
+                --initial-retry-delay, INITIAL_RETRY_DELAY, PT1S,                   PT2S,                   PT1M30S
+                --max-retry-delay,     MAX_RETRY_DELAY,     PT1M,                   PT5S,                   PT2M
+                --timeout,             TIMEOUT,             PT5M,                   PT1M30S,                PT0.5S
+                """)
+        void theOptionWinsOverTheVariableAndThatOverTheDefault(String option, String variable, String standard,
+                String one, String other) {
+            String typed = plain(one), set = plain(other);
+
+            assertEquals(standard, value(option, Map.of()).toString());
+            assertEquals(standard, value(option, Map.of(variable, "")).toString(), "an empty variable is none");
+            assertEquals(other, value(option, Map.of(variable, set)).toString());
+            assertEquals(one, value(option, Map.of(variable, set), option, typed).toString());
+        }
+
+        /// As one types it.
+        private static String plain(String value) {
+            return value.startsWith("PT") ? Duration.parse(value).toMillis() + "ms" : value;
+        }
+
+        @ParameterizedTest
+        @CsvSource({"http://127.0.0.1:1/v1", "http://127.0.0.1:1/v1/", "' http://127.0.0.1:1/v1// '"})
+        void aSlashAtTheEndOfTheAddressDoesNotMatter(String url) {
+            assertEquals("http://127.0.0.1:1/v1", value("--base-url", Map.of("DIFY_API_BASE_URL", url)).toString());
+        }
+
+        @ParameterizedTest
+        @CsvSource({"TIMEOUT, abc", "TIMEOUT, -1", "MAX_RETRY_DELAY, 1 day", "INITIAL_RETRY_DELAY, 1s2",
+            "MAX_RETRIES, many", "MAX_RETRIES, 1.5", "DIFY_API_BASE_URL, dify", "DIFY_API_BASE_URL, ftp://dify/v1"})
+        void aBadVariableIsNamedWithItsSource(String variable, String text) throws IOException {
+            rows(1);
+
+            var call = call(dify.settings(variable, text), typed("run"));
+            assertEquals(2, call.code());
+            assertTrue(call.sentence().startsWith("difyexec: " + variable + "=" + text + ": "), call.err());
+
+            var inFile = call(withFile(Map.of("DIFY_API_KEY", KEY), "# mine\n" + variable + "=" + text), typed("run"));
+            assertEquals(2, inFile.code());
+            assertTrue(inFile.sentence().startsWith("difyexec: " + variable + " in " + file(".env") + ", line 2: "),
+                    inFile.err());
+            assertFalse(inFile.sentence().contains(text + ":"), inFile.err());
+            assertEquals(0, dify.requests());
+            assertEquals(Set.of("data.csv", ".env"), names());
+        }
+
+        /// The settings of an environment, and below it those of a `.env` file.
+        private Env withFile(Map<String, String> settings, String content) throws IOException {
+            Files.writeString(file(".env"), content);
+            return Env.of(settings, folder);
+        }
+
+        /// `.env` files as people write them, with `@` for the key.
+        enum Written {
+            PLAIN("DIFY_API_KEY=@"),
+            FOR_A_SHELL("export DIFY_API_KEY=@\nexport  TIMEOUT=\"5\""),
+            WITH_A_BYTE_ORDER_MARK("\uFEFFDIFY_API_KEY=@\n"),
+            IN_DOUBLE_QUOTES("DIFY_API_KEY=\"@\"  # \"mine\"\n"),
+            IN_SINGLE_QUOTES("DIFY_API_KEY='@' # it's mine\n"),
+            WITH_BLANKS("\n  DIFY_API_KEY  = \t @  \n\n"),
+            ON_WINDOWS("# mine\r\nDIFY_API_KEY=@\r\nTIMEOUT=5\r\n"),
+            WITH_COMMENTS("  # the key\n\t#DIFY_API_KEY=old\nDIFY_API_KEY=@ # of my app\nTIMEOUT= # 5\n"),
+            TWICE("DIFY_API_KEY=app-of-yesterday\nDIFY_API_KEY=@\n"),
+            IN_UTF_16("DIFY_API_KEY=@\r\n", StandardCharsets.UTF_16),
+            WITH_AN_OLD_COMMENT("# Schl\u00fcssel\nDIFY_API_KEY=@\n", StandardCharsets.ISO_8859_1),
+            AMONG_OTHERS("hello\nPEM=\"-----BEGIN\nMII=\n-----END\"\nJSON='{\"a\": 1}'\nDIFY_API_KEY=@\nTOKEN: @\n"),
+            LIKE_YAML("\nDIFY_API_KEY: @\n", 2),
+            WITHOUT_A_SIGN("TIMEOUT=5\nDIFY_API_KEY @\n", 2),
+            FOR_POWERSHELL("$env:DIFY_API_KEY = \"@\"\n", 1),
+            WITH_AN_OPEN_QUOTE("DIFY_API_KEY=\"@\nTIMEOUT=5\n", 1),
+            WITH_AN_OPEN_SINGLE_QUOTE("DIFY_API_KEY='@\n", 1),
+            THE_KEY_ALONE("# key:\n@\n", 2),
+            IN_TYPOGRAPHIC_QUOTES("DIFY_API_KEY=\u201c@\u201d\n", 1),
+            TWO_IN_A_LINE("DIFY_API_KEY=@ @\n", 1),
+            WITH_A_NUL("DIFY_API_KEY=@\0\n", 1),
+            WITHOUT_ITS_ENCODING("DIFY_API_KEY=@\u00e9\n", StandardCharsets.ISO_8859_1, 1),
+            VERY_LONG("DIFY_API_KEY=@" + "@".repeat(30_000) + "\n", 1),
+            THE_EXAMPLE("\nDIFY_API_KEY=" + Env.PLACEHOLDER + "\n", 2),
+            EMPTY("DIFY_API_KEY=\n", 1);
+
+            final byte[] bytes;
+            final int badLine;
+
+            Written(String text) {
+                this(text, 0);
+            }
+
+            Written(String text, int badLine) {
+                this(text, UTF_8, badLine);
+            }
+
+            Written(String text, Charset charset) {
+                this(text, charset, 0);
+            }
+
+            Written(String text, Charset charset, int badLine) {
+                this.bytes = text.replace("@", KEY).getBytes(charset);
+                this.badLine = badLine;
+            }
+        }
+
+        @ParameterizedTest
+        @EnumSource
+        void aFileAsPeopleWriteItWorksOrIsNamedByLineAndVariable(Written written) throws IOException {
+            rows(1);
+            Files.write(file(".env"), written.bytes);
+            var env = Env.of(Map.of("DIFY_API_BASE_URL", dify.url()), folder);
+
+            for (var call : List.of(call(env, typed("run")), call(env, "check", "-i", input()),
+                    call(env, typed("run", "--timeout", "5", "--max-retries", "0", "--base-url", dify.url())))) {
+                assertEquals(written.badLine == 0 ? 0 : 2, call.code(), call.err());
+                if (written.badLine > 0) assertTrue(call.sentence().matches(".*DIFY_API_KEY\\b.*\\bline "
+                        + written.badLine + "\\b.*"), call.err());
+            }
+            dify.server.verify(written.badLine == 0 ? 1 : 0, postRequestedFor(urlEqualTo("/v1/workflows/run"))
+                    .withHeader("Authorization", equalTo("Bearer " + KEY)));
+            for (var command : List.of("run --help", "--version", "run --demo -i IN -o DEMO", "check --demo -i IN",
+                    "status -o DEMO", "status -o DEMO --json")) {
+                var call = call(env, Stream.of(command.split(" ")).map(word -> word.equals("IN") ? input()
+                        : word.equals("DEMO") ? file("demo.jsonl").toString() : word).toArray(String[]::new));
+                assertEquals(0, call.code(), call.err());
+            }
+        }
+
+        @Test
+        void aBadFileDoesNotMatterToWhoeverHasItsSettings() throws IOException {
+            rows(1);
+            var env = withFile(dify.settings("TIMEOUT", "5"), "DIFY_API_KEY: " + KEY + "\nTIMEOUT " + KEY + "\n");
+
+            assertEquals(0, call(env, typed("run")).code());
+        }
+
+        @Test
+        void aLineThatCannotBeReadIsNamedWhenItsSettingIsWanted() throws IOException {
+            rows(1);
+            var env = withFile(dify.settings(), "TIMEOUT 5\nexport HTTPS_PROXY: x\n");
+
+            var call = call(env, typed("run"));
+            assertEquals(2, call.code());
+            assertTrue(call.sentence().contains("TIMEOUT in " + file(".env") + ", line 1: cannot be read"), call.err());
+            assertEquals(0, call(env, typed("run", "--timeout", "5")).code());
+
+            var proxied = call(env, typed("run", "--timeout", "5", "--base-url", "https://dify.test/v1"));
+            assertEquals(2, proxied.code());
+            assertTrue(proxied.sentence().contains("HTTPS_PROXY in " + file(".env") + ", line 2: cannot"),
+                    proxied.err());
+        }
+
+        @ParameterizedTest
+        @ValueSource(strings = {"TIMEOUT", "MAX_RETRIES", "INITIAL_RETRY_DELAY", "DIFY_API_BASE_URL", "DIFY_WORKFLOW_ID",
+            "DIFY_CA_FILE"})
+        void aKeyInTheWrongPlaceIsNotShown(String variable) throws IOException {
+            rows(1);
+            var settings = new HashMap<>(dify.settings());
+            settings.remove(variable);
+
+            var env = withFile(settings, "\n" + variable + "=" + KEY);
+            var inFile = call(env, typed("run"));
+            assertEquals(2, inFile.code(), inFile.err());
+            assertTrue(inFile.sentence().contains(variable + " in " + file(".env") + ", line 2"), inFile.err());
+            assertEquals(0, call(env, typed("run", "--demo")).code());
+            assertEquals(0, call(env, "run", "--help").code());
+            var inEnvironment = call(dify.settings(variable, KEY), typed("run"));
+            assertEquals(2, inEnvironment.code());
+            assertTrue(inEnvironment.sentence().contains(variable + "="), inEnvironment.err());
+            var ofAnotherShape = call(dify.settings("DIFY_API_KEY", "0123456789abcdef", "TIMEOUT", "0123456789abcdef"),
+                    typed("run"));
+            assertTrue(ofAnotherShape.sentence().contains("TIMEOUT=***: "), ofAnotherShape.err());
+            assertEquals(0, dify.requests());
+        }
+
+        @ParameterizedTest
+        @ValueSource(strings = {"--timeout", "--max-retries", "--base-url", "--workflow-id", "--mode", "stray"})
+        void aKeyOnTheCommandLineIsNotShown(String option) throws IOException {
+            rows(1);
+
+            assertEquals(2, call(dify.settings(), typed("run", option, KEY)).code());
+        }
+
+        @ParameterizedTest
+        @CsvSource(delimiter = '|', textBlock = """
+                http://127.0.0.1:1/v1/workflows/run  | the API's own is http://127.0.0.1:1/v1
+                http://127.0.0.1:1/v1/workflows/run/ | the API's own is http://127.0.0.1:1/v1
+                https://dify.example/workflows/run   | the API's own is https://dify.example
+                https://dify.example/v1/app-0123456789abcdefgh | an address with a key in it
+                """)
+        void anAddressThatCannotBeTheApisIsRefusedAtOnce(String address, String said) throws IOException {
+            rows(1);
+
+            for (var call : List.of(call(dify.settings("DIFY_API_BASE_URL", address), typed("run")),
+                    call(dify.settings(), typed("run", "--base-url", address)))) {
+                assertEquals(2, call.code());
+                assertTrue(call.sentence().contains(said), call.err());
+                assertFalse(call.err().contains("0123456789abcdefgh"), call.err());
+            }
+        }
+
+        @Test
+        void aGoodOptionMakesUpForABadVariable() throws IOException {
+            rows(1);
+
+            assertEquals(0, call(dify.settings("TIMEOUT", "abc"), typed("run", "--timeout", "5")).code());
+        }
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, textBlock = """
+                key,               said
+                '',                DIFY_API_KEY is missing
+                '  ',              DIFY_API_KEY is missing
+                app-your-key-here, DIFY_API_KEY is missing
+                'app-secret\nX',   DIFY_API_KEY contains a character
+                app-secreté,       DIFY_API_KEY contains a character
+                app-secret x,      DIFY_API_KEY contains a character
+                """)
+        void aKeyThatCannotBeOneIsNamedButNotShown(String key, String said) throws IOException {
+            rows(1);
+
+            var call = call(dify.settings("DIFY_API_KEY", key), typed("run"));
+
+            assertEquals(2, call.code(), call.err());
+            assertTrue(call.sentence().contains(said), call.err());
+            assertFalse(call.err().contains("secret"), call.err());
+            assertEquals(0, dify.requests());
+            assertEquals(Set.of("data.csv"), names());
+        }
+
+        @Test
+        void blanksAroundTheKeyAreNotPartOfIt() throws IOException {
+            rows(1);
+
+            assertEquals(0, call(dify.settings("DIFY_API_KEY", " " + KEY + "\n"), typed("run")).code());
+
+            dify.server.verify(1, postRequestedFor(urlEqualTo("/v1/workflows/run")).withHeader("Authorization",
+                    equalTo("Bearer " + KEY)));
+        }
+
+        @Test
+        void aKeyThatWouldTravelUnprotectedIsWarnedOf() throws IOException {
+            try (var proxy = new ServerTest.Wire(connection -> {
+                while (connection.request()) connection.answer(connection.last.startsWith("GET ")
+                        ? "{\"mode\":\"workflow\"}" : ServerTest.Events.blocking("{}"));
+            })) {
+                rows(1);
+                var settings = dify.settings("DIFY_API_BASE_URL", "http://dify.test/v1", "HTTP_PROXY",
+                        proxy.url().toString().replace("/v1", ""));
+
+                var call = call(settings, typed("run"));
+
+                assertEquals(0, call.code(), call.err());
+                assertTrue(call.err().contains("Warning: http://dify.test/v1 is not https"), call.err());
+                assertTrue(proxy.requests.getLast().startsWith("POST http://dify.test/v1/workflows/run "));
+            }
+        }
+
+        @Test
+        void loopbackNeedsNoWarningAndNoProxy() throws IOException {
+            rows(1);
+
+            var call = call(dify.settings("HTTP_PROXY", "http://127.0.0.1:1"), typed("run"));
+
+            assertEquals(0, call.code(), call.err());
+            assertFalse(call.err().contains("Warning"), call.err());
+        }
+
+        @Test
+        void aProxyThatIsNoAddressIsNamedWithoutItsPassword() throws IOException {
+            rows(1);
+
+            var settings = dify.settings("DIFY_API_BASE_URL", "https://dify.test/v1", "HTTPS_PROXY", "me:hidden@ x");
+
+            var call = call(settings, typed("run"));
+
+            assertEquals(2, call.code());
+            assertTrue(call.sentence().contains("HTTPS_PROXY"), call.err());
+            assertFalse(call.err().contains("hidden"), call.err());
+        }
+
+        @Test
+        void anAuthorityFileThatIsNotThereIsNamed() throws IOException {
+            rows(1);
+
+            var call = call(dify.settings("DIFY_CA_FILE", file("ca.pem").toString()), typed("run"));
+
+            assertEquals(2, call.code());
+            assertTrue(call.sentence().contains("DIFY_CA_FILE=" + file("ca.pem")), call.err());
+        }
+    }
+
+    @Nested
+    class TheCommandLine {
+        private final Dify dify = dify();
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, delimiter = '|', textBlock = """
+                typed                                | said
+                run -i IN -o OUT -c 0                | --concurrency 0: not a whole number from 1 on
+                run -i IN -o OUT -c x                | -c
+                run -i IN -o OUT -c 1.5              | -c
+                run -i IN -o OUT -c                  | -c
+                run -i IN -o OUT --max-failures 120% | --max-failures
+                run -i IN -o OUT --max-failures 0    | --max-failures
+                run -i IN -o OUT --max-tokens many   | --max-tokens
+                run -i IN -o OUT --limit -1          | --limit -1: not a whole number from 1 on
+                run -i IN -o OUT --limit 0           | --limit 0: not a whole number from 1 on
+                run -i IN -o OUT --wait 1 -c 5       | --wait and -c 5
+                run -i IN -o OUT --wait soon         | --wait
+                run -i IN -o OUT --max-retries -1    | --max-retries -1
+                run -i IN -o OUT --timeout -1        | --timeout
+                run -i IN -o OUT --timeout 0         | --timeout 0
+                run -i IN -o OUT --settle 0          | --settle 0
+                run -i IN -o OUT --rate 10           | --rate
+                run -i IN -o OUT --mode sideways     | --mode
+                run -i IN -o OUT --retry-failed-runs | --retry-failed-runs
+                run -i IN -o OUT --settle x          | --settle
+                run -i IN -o OUT --demo=2.0          | --demo=2.0
+                run -i IN -o OUT --base-url dify     | --base-url
+                run -i IN -o OUT --api-key app-x     | --api-key
+                run -i IN -o OUT --frobnicate        | --frobnicate
+                run -i IN -o OUT stray               | stray
+                run -i IN -o OUT --ids 99            | "99"
+                run -i IN -o OUT --id-column nope    | "nope"
+                run -o OUT                           | --input
+                run -i IN                            | --output
+                run                                  | --input
+                retry -i IN                          | --output
+                status                               | --output
+                status -o OUT --frobnicate           | --frobnicate
+                frobnicate                           | frobnicate
+                --frobnicate                         | --frobnicate
+                """)
+        void whatCannotBeUsedIsSaidInOneSentence(String typed, String said) throws IOException {
+            rows(2);
+            var args = Stream.of(typed.split(" ")).map(word -> word.replace("IN", input())
+                    .replace("OUT", output())).toArray(String[]::new);
+
+            var call = call(dify.settings(), args);
+
+            assertEquals(2, call.code(), call.err());
+            assertEquals("", call.out());
+            assertTrue(call.sentence().contains(said), call.err());
+            assertTrue(call.err().lines().count() <= 2, call.err());
+            assertEquals(0, dify.requests());
+            var left = names();
+            left.remove("results.jsonl.lock");
+            assertEquals(Set.of("data.csv"), left);
+        }
+
+        @Test
+        void withoutArgumentsItIsTheUsage() throws IOException {
+            var call = call(Map.of());
+
+            assertEquals(0, call.code());
+            assertTrue(call.out().startsWith("Usage: difyexec "), call.out());
+            for (var command : List.of("run", "retry", "status", "generate-completion"))
+                assertTrue(call.out().contains("  " + command + " "), command);
+            assertEquals("", call.err());
+        }
+
+        @ParameterizedTest
+        @ValueSource(strings = {"-h", "--help", "run -h", "run --help", "retry --help", "status --help"})
+        void helpIsAnAnswer(String typed) throws IOException {
+            var call = call(Map.of("DIFY_API_KEY", KEY, "TIMEOUT", "abc"), typed.split(" "));
+
+            assertEquals(0, call.code(), call.err());
+            assertTrue(call.out().startsWith("Usage: difyexec"), call.out());
+            assertEquals("", call.err());
+        }
+
+        @ParameterizedTest
+        @ValueSource(strings = {"-V", "--version", "run --version", "status -V"})
+        void theVersionIsOneLine(String typed) throws IOException {
+            assertEquals("difyexec " + VERSION, call(Map.of(), typed.split(" ")).out().strip());
+        }
+
+        @Test
+        void theCompletionIsAScript() throws IOException {
+            var call = call(Map.of(), "generate-completion");
+
+            assertEquals(0, call.code(), call.err());
+            assertTrue(call.out().startsWith("#!/usr/bin/env bash"), call.out());
+            assertTrue(call.out().contains("--max-failures"));
+        }
+    }
+
+    @Nested
+    class ABatchOfAnotherApp {
+        @TempDir Path folder;
+
+        @Test
+        void isRefusedSinceItsRunsCouldNotBeLookedUp() throws IOException {
+            var input = Files.writeString(folder.resolve("data.csv"), "id,text\n1,a\n2,b\n");
+            var output = folder.resolve("out.jsonl");
+            Files.writeString(folder.resolve("out.jsonl.log"), """
+                    {"event":"session","t":"2026-11-24T12:00:00Z","format":1,"base_url":"demo","app":"another app","server":"1.14.2"}
+                    {"event":"attempt","t":"2026-11-24T12:00:00Z","id":"1","n":0,"user":"difyexec-0123456789abcdef-1","mode":"blocking","cells":"0000000000000000","kind":"row"}
+                    """);
+            var err = new StringWriter();
+
+            int code = commandLine(Env.of(Map.of())).setErr(new PrintWriter(err, true))
+                    .execute("run", "--demo", "-i", input.toString(), "-o", output.toString());
+
+            assertEquals(2, code, err.toString());
+            assertTrue(err.toString().contains("\"another app\""), err.toString());
+            assertFalse(Files.exists(output));
+        }
+    }
+}

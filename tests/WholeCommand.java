@@ -1,0 +1,317 @@
+package difyexec;
+
+import com.fasterxml.jackson.databind.JsonNode;
+import com.github.tomakehurst.wiremock.WireMockServer;
+import com.github.tomakehurst.wiremock.client.MappingBuilder;
+import com.github.tomakehurst.wiremock.client.ResponseDefinitionBuilder;
+import com.github.tomakehurst.wiremock.stubbing.ServeEvent;
+import org.junit.jupiter.api.AfterEach;
+import org.junit.jupiter.api.Assumptions;
+import org.junit.jupiter.api.Timeout;
+import org.junit.jupiter.api.io.TempDir;
+
+import module java.base;
+
+import static difyexec.DifyExec.*;
+import static com.github.tomakehurst.wiremock.client.WireMock.aResponse;
+import static com.github.tomakehurst.wiremock.client.WireMock.equalTo;
+import static com.github.tomakehurst.wiremock.client.WireMock.get;
+import static com.github.tomakehurst.wiremock.client.WireMock.matchingJsonPath;
+import static com.github.tomakehurst.wiremock.client.WireMock.post;
+import static com.github.tomakehurst.wiremock.client.WireMock.postRequestedFor;
+import static com.github.tomakehurst.wiremock.client.WireMock.urlEqualTo;
+import static com.github.tomakehurst.wiremock.client.WireMock.urlPathEqualTo;
+import static com.github.tomakehurst.wiremock.client.WireMock.urlPathMatching;
+import static com.github.tomakehurst.wiremock.core.WireMockConfiguration.options;
+import static org.junit.jupiter.api.Assertions.assertFalse;
+
+/// The commands as a user types them: exit code, what is printed, and the files. Every call is searched for the key.
+@Timeout(90)
+
+/// What tests of whole commands share: a folder, a server that answers as told, and a call.
+abstract class WholeCommand {
+    static final String KEY = "app-s3cr3t-0f-the-test";
+
+    @TempDir Path folder;
+
+    final List<AutoCloseable> open = new ArrayList<>();
+
+    @AfterEach
+    void close() throws Exception {
+        for (var each : open) each.close();
+    }
+
+    /// JSON with `'` in place of `"`.
+    static String text(String json, Object... values) {
+        return ServerTest.Events.json(json, values);
+    }
+
+    static JsonNode tree(String json) throws IOException {
+        return ServerTest.JSON.readTree(json);
+    }
+
+    static String keys(JsonNode object) {
+        return object.properties().stream().map(Map.Entry::getKey).collect(Collectors.joining(" "));
+    }
+
+    static Map<String, String> settingsFor(ServerTest.Wire wire) {
+        return Map.of("DIFY_API_KEY", KEY, "DIFY_API_BASE_URL", wire.url().toString(), "INITIAL_RETRY_DELAY", "10ms");
+    }
+
+    static boolean isRun(ServeEvent event) {
+        return event.getRequest().getUrl().endsWith("/run");
+    }
+
+    /// What one call gave.
+    record Call(int code, String out, String err) {
+        /// What is wrong, in one line of its own.
+        String sentence() {
+            return err.lines().filter(line -> line.startsWith("difyexec: ") || line.startsWith("Stopped: "))
+                    .reduce((_, _) -> "more than one sentence").orElse("none");
+        }
+    }
+
+    Call call(Map<String, String> settings, String... args) throws IOException {
+        return call(Env.of(settings), args);
+    }
+
+    Call call(Env env, String... args) throws IOException {
+        var out = new StringWriter();
+        var err = new StringWriter();
+        int code = commandLine(env).setOut(new PrintWriter(out, true)).setErr(new PrintWriter(err, true))
+                .execute(args);
+        var call = new Call(code, out.toString(), err.toString());
+        keyIsNowhere(call);
+        return call;
+    }
+
+    void keyIsNowhere(Call call) throws IOException {
+        assertFalse((call.out() + call.err()).contains(KEY), call::toString);
+        try (var files = Files.walk(folder)) {
+            for (var file : files.filter(Files::isRegularFile).filter(path -> !path.endsWith(".env")).toList())
+                assertFalse(Files.readString(file, StandardCharsets.ISO_8859_1).contains(KEY), file::toString);
+        }
+    }
+
+    Path file(String name) {
+        return folder.resolve(name);
+    }
+
+    String input() {
+        return file("data.csv").toString();
+    }
+
+    String output() {
+        return file("results.jsonl").toString();
+    }
+
+    Path csv(String... lines) throws IOException {
+        return Files.writeString(file("data.csv"), String.join("\n", lines) + "\n");
+    }
+
+    /// Rows `1` to `count`.
+    Path rows(int count) throws IOException {
+        var rows = IntStream.rangeClosed(1, count).mapToObj(id -> id + ",text " + id);
+        return csv(Stream.concat(Stream.of("id,text"), rows).toArray(String[]::new));
+    }
+
+    /// `run -i data.csv -o results.jsonl` and what else is typed.
+    String[] typed(String command, String... more) {
+        return Stream.concat(Stream.of(command, "-i", input(), "-o", output(),
+                "--progress", "off"), Stream.of(more)).toArray(String[]::new);
+    }
+
+    String content(String name) throws IOException {
+        return Files.exists(file(name)) ? Files.readString(file(name)) : "";
+    }
+
+    List<JsonNode> read(String name) throws IOException {
+        var lines = new ArrayList<JsonNode>();
+        for (var line : content(name).replace("\uFEFF", "").lines().toList()) lines.add(tree(line));
+        return lines;
+    }
+
+    List<JsonNode> results() throws IOException {
+        return read("results.jsonl");
+    }
+
+    List<String> ids() throws IOException {
+        return results().stream().map(line -> line.path("id").asText()).sorted().toList();
+    }
+
+    JsonNode result(String id) throws IOException {
+        return results().stream().filter(line -> line.path("id").asText().equals(id)).toList().getLast();
+    }
+
+    List<JsonNode> events(String event) throws IOException {
+        return read("results.jsonl.log").stream().filter(line -> line.path("event").asText().equals(event)).toList();
+    }
+
+    /// The ids of the attempts since the session with this number, from 1.
+    List<String> attempts(int session) throws IOException {
+        var ids = new ArrayList<String>();
+        int sessions = 0;
+        for (var line : read("results.jsonl.log")) {
+            if (line.path("event").asText().equals("session")) sessions++;
+            if (sessions >= session && line.path("event").asText().equals("attempt")) ids.add(line.path("id").asText());
+        }
+        return ids.stream().sorted().toList();
+    }
+
+    /// `succeeded=2 pending=1`, without what is 0.
+    String standing() throws IOException {
+        var call = call(Map.of(), "status", "--json", "-i", input(), "-o", output());
+        var json = tree(call.out());
+        return Stream.of("succeeded", "partial", "failed", "paused", "unknown", "pending")
+                .filter(word -> json.path(word).asInt() > 0).map(word -> word + "=" + json.path(word).asInt())
+                .collect(Collectors.joining(" "));
+    }
+
+    Set<String> names() throws IOException {
+        try (var files = Files.list(folder)) {
+            return files.map(path -> path.getFileName().toString()).collect(Collectors.toCollection(TreeSet::new));
+        }
+    }
+
+    /// A Dify of one version as WireMock plays it: every row succeeds with its id as output unless told otherwise.
+    final class Dify implements AutoCloseable {
+        final WireMockServer server = new WireMockServer(options().dynamicPort().bindAddress("127.0.0.1"));
+        final String version, mode;
+        private int told = 0;
+
+        Dify(String version, String mode) {
+            this.version = version;
+            this.mode = mode;
+            server.start();
+            open.add(this);
+            info(answer(200, text("{'name':'echo','description':'','tags':[],'mode':'workflow'}")));
+            server.stubFor(get(urlEqualTo("/v1/parameters")).willReturn(answer(200, "{\"user_input_form\":[]}")));
+            server.stubFor(get(urlPathEqualTo("/v1/workflows/logs")).willReturn(answer(200, "{\"data\":[]}")));
+            server.stubFor(get(urlPathMatching("/v1/workflows/run/.*")).willReturn(version.equals("1.9.2")
+                    ? answer(200, "{\"id\":null,\"status\":null}")
+                    : refused(404, "not_found", "Workflow run not found.")));
+            server.stubFor(post(urlPathEqualTo("/v1/workflows/run")).atPriority(9).willReturn(ended("succeeded", "")));
+        }
+
+        String url() {
+            return "http://127.0.0.1:" + server.port() + "/v1";
+        }
+
+        Map<String, String> settings(String... more) {
+            var settings = new HashMap<>(Map.of("DIFY_API_KEY", KEY, "DIFY_API_BASE_URL", url(),
+                    "INITIAL_RETRY_DELAY", "10ms", "MAX_RETRY_DELAY", "20ms"));
+            for (int i = 0; i < more.length; i += 2) settings.put(more[i], more[i + 1]);
+            return settings;
+        }
+
+        Call run(String... more) throws IOException {
+            return command("run", more);
+        }
+
+        Call command(String command, String... more) throws IOException {
+            var typed = new ArrayList<>(List.of(typed(command, more)));
+            if (!typed.contains("--mode")) typed.addAll(List.of("--mode", mode));
+            return call(settings(), typed.toArray(String[]::new));
+        }
+
+        void info(ResponseDefinitionBuilder answer) {
+            server.stubFor(get(urlEqualTo("/v1/info")).willReturn(answer));
+        }
+
+        /// All answers to a row, one after the other; the last one stays.
+        void row(String id, ResponseDefinitionBuilder... answers) {
+            var scenario = "row " + id + " as told by call " + ++told;
+            for (int i = 0; i < answers.length; i++) {
+                var stub = ofRow(id).inScenario(scenario).whenScenarioStateIs(i == 0 ? "Started" : "answer " + i);
+                if (i < answers.length - 1) stub.willSetStateTo("answer " + (i + 1));
+                server.stubFor(stub.atPriority(1).willReturn(answers[i]));
+            }
+        }
+
+        private MappingBuilder ofRow(String id) {
+            return post(urlPathMatching("/v1/workflows/(.+/)?run"))
+                    .withRequestBody(matchingJsonPath("$.inputs.id", equalTo(id)));
+        }
+
+        void rows(ResponseDefinitionBuilder answer) {
+            server.stubFor(post(urlPathMatching("/v1/workflows/(.+/)?run")).atPriority(3).willReturn(answer));
+        }
+
+        /// What the server's records say of a row's run, whatever its user.
+        void recorded(String id, String status) {
+            server.stubFor(get(urlEqualTo("/v1/workflows/run/run-" + id)).willReturn(answer(200, text(
+                    "{'id':'run-%s','workflow_id':'w','status':'%s','outputs':{'row_id':'%s','from':'record'},"
+                            + "'error':null,'elapsed_time':2.5,'total_tokens':3,'total_steps':3}", id, status, id))));
+        }
+
+        /// The log leads from the user of the one row that was sent to its run.
+        void listed(String id) {
+            server.stubFor(get(urlPathEqualTo("/v1/workflows/logs")).willReturn(answer(200, text(
+                    "{'data':[{'workflow_run':{'id':'run-%s','status':'running'},'created_by_end_user':"
+                            + "{'session_id':'{{request.query.created_by_end_user_session_id}}'}}]}", id))));
+        }
+
+        ResponseDefinitionBuilder answer(int status, String body) {
+            return aResponse().withStatus(status).withHeader("Content-Type", "application/json")
+                    .withHeader("X-Version", version).withBody(body).withTransformers("response-template");
+        }
+
+        ResponseDefinitionBuilder refused(int status, String code, String message) {
+            return answer(status, ServerTest.JSON.createObjectNode().put("code", code).put("message", message)
+                    .put("status", status).toString());
+        }
+
+        /// A run that came to its end, told as the mode tells it.
+        ResponseDefinitionBuilder ended(String status, String error) {
+            var id = "{{jsonPath request.body '$.inputs.id'}}";
+            var data = "{\"id\":\"run-" + id + "\",\"workflow_id\":\"w\",\"status\":\"" + status + "\",\"outputs\":"
+                    + (status.contains("succeeded") ? "{\"row_id\":\"" + id + "\"}" : "{}") + ",\"error\":"
+                    + (error.isEmpty() ? "null" : "\"" + error + "\"")
+                    + ",\"elapsed_time\":0.5,\"total_tokens\":10,\"total_steps\":3}";
+            var run = "\"workflow_run_id\":\"run-" + id + "\",\"task_id\":\"task-" + id + "\",\"data\":";
+            if (mode.equals("blocking")) return answer(200, "{" + run + data + "}");
+            var last = status.equals("paused") ? "workflow_paused" : "workflow_finished";
+            return stream("data: {\"event\":\"workflow_started\"," + run + "{\"id\":\"run-" + id + "\"}}\n\n"
+                    + "data: {\"event\":\"" + last + "\"," + run + data + "}\n\n");
+        }
+
+        ResponseDefinitionBuilder stream(String events) {
+            return answer(200, "event: ping\n\n" + events)
+                    .withHeader("Content-Type", "text/event-stream; charset=utf-8");
+        }
+
+        int runs() {
+            return server.findAll(postRequestedFor(urlPathMatching("/v1/workflows/(.+/)?run"))).size();
+        }
+
+        int requests() {
+            return server.getAllServeEvents().size();
+        }
+
+        @Override
+        public void close() {
+            server.stop();
+        }
+    }
+
+    Dify dify() {
+        return new Dify("1.14.2", "blocking");
+    }
+
+    static void await(CountDownLatch latch) {
+        try {
+            latch.await();
+        } catch (InterruptedException _) {
+            Thread.currentThread().interrupt();
+        }
+    }
+
+    /// Found upwards from the current folder.
+    static Path checkout() {
+        var found = Stream.iterate(Path.of("").toAbsolutePath(), Objects::nonNull, Path::getParent)
+                .filter(above -> Files.exists(above.resolve("README.md")))
+                .filter(above -> Files.exists(above.resolve("DifyExec.java"))).findFirst();
+        Assumptions.assumeTrue(found.isPresent(), "there is no README here");
+        return found.get();
+    }
+}
