@@ -55,7 +55,7 @@ class CommandTest extends WholeCommand {
         /// Its run is recorded as running for the first looks, and as succeeded after them.
         private void goesOn(String id) {
             dify.recorded(id, "succeeded");
-            for (int look = 0; look < 3; look++) dify.server.stubFor(get(urlEqualTo("/v1/workflows/run/run-" + id))
+            for (int look = 0; look < 2; look++) dify.server.stubFor(get(urlEqualTo("/v1/workflows/run/run-" + id))
                     .atPriority(1).inScenario("run " + id).whenScenarioStateIs(look == 0 ? "Started" : "look " + look)
                     .willSetStateTo("look " + (look + 1)).willReturn(dify.answer(200,
                             text("{'id':'run-%s','status':'running','outputs':{}}", id))));

@@ -385,7 +385,7 @@ class ConformanceTest {
                 broken-absent,  '',        '',        0
                 """)
         void makesUpAFailedEndWhateverIsStored(String fault, String at, String later, int listed) throws Exception {
-            start(VERSION, 0, Optional.empty(), "--latency", "8s");
+            start(VERSION, 0, Optional.empty(), "--latency", at.equals("running") ? "8s" : "1s");
 
             var end = last(run("streaming", "[" + fault + "]"));
 

@@ -63,7 +63,7 @@ import static java.nio.charset.StandardCharsets.UTF_8;
 
 /// Runs all tests, or those of the `@Nested` class that is named.
 final class DifyExecTest {
-    private static final List<Class<?>> CLASSES = List.of(
+    static final List<Class<?>> CLASSES = List.of(
             MapTest.class, OptionsTest.class, EngineTest.class, LookUpTest.class, AgendaTest.class, RulesTest.class,
             PaceTest.class, DifyTest.class, BatchTest.class, InputTest.class, DataTest.class, ServerTest.class, RecordingsTest.class,
             CommandTest.class, SettingsTest.class, FilesTest.class, FormTest.class, ProcessTest.class,
