@@ -1397,6 +1397,18 @@ class ServerTest {
         }
 
         @Test
+        void aRowOfTheLogUnderAnotherNameIsNotTheAttempts() {
+            stored("r", "succeeded");
+            dify.stubFor(get(urlPathEqualTo("/v1/workflows/logs")).willReturn(aResponse().withBody("""
+                    {"data":[{"workflow_run":{"id":"r"},"created_by_end_user":{"session_id":"%s0"}},
+                     {"workflow_run":{"id":"r"},"created_by_end_user":null}]}""".formatted(USER))));
+
+            try (var client = client(URI.create("http://127.0.0.1:" + dify.port() + "/v1"))) {
+                assertEquals(new Found.Absent(), client.look(doubt(USER, Optional.empty(), Symptom.NO_ANSWER)));
+            }
+        }
+
+        @Test
         void aRunOfAStatusThatIsNotKnownStillRuns() {
             var found = detail(aResponse().withBody("{\"id\": \"r\", \"status\": \"brand-new\", \"outputs\": {}}"));
 
