@@ -139,7 +139,7 @@ final class Mutants {
             @Override
             public void executionFinished(TestIdentifier test, TestExecutionResult result) {
                 if (result.getStatus() != TestExecutionResult.Status.FAILED) return;
-                IO.println("RED " + test.getUniqueId().replaceAll(".*class:([^\\]]*)\\]", "$1 ") + test.getDisplayName());
+                IO.println("RED " + test.getUniqueId().replaceAll(".*class:([^\\]]*)].*:(\\w+)\\(.*", "$1 $2"));
                 Runtime.getRuntime().halt(1);
             }
         });

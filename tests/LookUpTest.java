@@ -459,6 +459,45 @@ final class LookUpTest {
         }
 
         @Test
+        void aQuietStreamThatHasEndedByItselfIsNotAskedAbout() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.mode = Mode.STREAMING;
+            scene.answer = (_, told) -> {
+                told.began(run("run-7"), Duration.ZERO);
+                told.quiet(run("run-7"));
+                return succeeded("run-7");
+            };
+
+            scene.play();
+
+            assertEquals(0, scene.looked.size());
+            assertEquals(List.of("succeeded"), scene.outcomes("a"));
+        }
+
+        @Test
+        void aQuietStreamWhoseRunHasStoppedOnRequestIsInterrupted() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.mode = Mode.STREAMING;
+            scene.lookTakes = seconds(5);
+            scene.answer = (_, told) -> {
+                told.began(run("run-7"), Duration.ZERO);
+                scene.world.pass(seconds(30));
+                told.quiet(run("run-7"));
+                scene.world.waitFor(_ -> {});
+                throw new AssertionError("nothing wakes a stream that was given up");
+            };
+            scene.found = _ -> ended(ran("run-7", RunStatus.FAILED, "Aborted: User requested stop"));
+            scene.interruptAfter(seconds(33));
+            scene.interruptAfter(seconds(34));
+
+            var stop = scene.play().orElseThrow();
+
+            assertEquals(INTERRUPTED, stop.code());
+            assertEquals(List.of("interrupted"), scene.outcomes("a"));
+            assertEquals(List.of(), scene.retryIds());
+        }
+
+        @Test
         void anAnswerThatConcernsTheBatchLeavesItsRowsPending() throws Exception {
             var scene = Scene.of(folder, "a", "b", "c");
             scene.answer = Answer.inTurn(succeeded("run-a"), http(401, "unauthorized", "Access token is invalid"));

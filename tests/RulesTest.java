@@ -733,6 +733,7 @@ final class RulesTest {
                 CUT,     none,      10,      false,  look
                 CUT,     none,      300,     false,  look
                 CUT,     too large, 10,      false,  judge failed
+                CUT,     long log,  10,      false,  look
                 RECHECK, 503,       299,     false,  look
                 """)
         void aLookWithoutAnAnswerIsRepeatedUnlessItsAnswerSaysMore(Symptom symptom, String answer,
@@ -746,6 +747,7 @@ final class RulesTest {
             return new Found.Silent(switch (answer) {
                 case "none" -> cut(Symptom.NO_ANSWER);
                 case "too large" -> new Seen.TooLarge(Optional.of(run("run-1")), "too large");
+                case "long log" -> new Seen.TooLarge(Optional.empty(), "too large");
                 default -> http(Integer.parseInt(answer), "", "");
             });
         }
