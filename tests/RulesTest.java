@@ -195,6 +195,7 @@ final class RulesTest {
                 FAILED    | Aborted: Maximum execution steps exceeded: 501 > 500       | failed
                 FAILED    | Aborted: Maximum execution time exceeded: 1200.51s > 1200s | failed
                 FAILED    | Aborted: User requested stop                               | failed
+                FAILED    | Aborted: connection error, try again                        | failed
                 FAILED    |                                                            | failed
                 STOPPED   | Stopped by user.                                           | look up
                 PAUSED    |                                                            | paused
