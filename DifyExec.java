@@ -4112,8 +4112,7 @@ final class DifyExec implements Runnable {
         }
 
         private void look(Doubt doubt) {
-            boolean isOver = doubt instanceof Doubt.QuietStream && !running.containsKey(doubt.attempt().sequence());
-            if (isOver) return;
+            if (isOver(doubt)) return;
             var now = clock.instant();
             if (!doubt.canBeFound()) {
                 agenda.release(doubt);
@@ -4422,10 +4421,17 @@ final class DifyExec implements Runnable {
                     found.word()));
             if (doubt instanceof Doubt.Recheck || doubt instanceof Doubt.Late)
                 found.run().ifPresent(run -> turnedUp(doubt.attempt(), run, found, now));
-            var here = here(doubt);
-            if (!(doubt instanceof Doubt.QuietStream) || isStillQuiet(doubt.attempt(), found))
-                act(doubt, inquiry.step(doubt, found, here, now));
+            if (!isOver(doubt)) {
+                var step = inquiry.step(doubt, found, here(doubt), now);
+                if (doubt instanceof Doubt.QuietStream) leave(doubt.attempt(), found);
+                act(doubt, step);
+            }
             if (found instanceof Found.Silent(var seen)) heed(seen, now);
+        }
+
+        /// A stream that was quiet has told its end.
+        private boolean isOver(Doubt doubt) {
+            return doubt instanceof Doubt.QuietStream && !running.containsKey(doubt.attempt().sequence());
         }
 
         private Here here(Doubt doubt) {
@@ -4435,16 +4441,14 @@ final class DifyExec implements Runnable {
                     .isSuccess());
         }
 
-        /// Not ended otherwise. A stream that says nothing of its run's end is given up.
-        private boolean isStillQuiet(Attempt attempt, Found found) {
+        /// A stream that says nothing of its run's end is given up.
+        private void leave(Attempt attempt, Found found) {
             var begun = running.get(attempt.sequence());
-            if (begun == null) return false;
             begun.asked = false;
-            if (!(found instanceof Found.Ended)) return true;
+            if (!(found instanceof Found.Ended)) return;
             running.remove(attempt.sequence());
             pace.ended(clock.instant());
             if (begun.thread != null) begun.thread.interrupt();
-            return true;
         }
 
         private void act(Doubt doubt, Step step) {
@@ -4477,6 +4481,14 @@ final class DifyExec implements Runnable {
                 case Step.StopBatch(var why) -> agenda.close(new Stop(STOPPED, why));
                 case Step.Nothing() -> {}
             }
+        }
+
+        private void harvest(Doubt doubt, Seen.Ran ran, Verdict verdict) {
+            var attempt = doubt.attempt();
+            if (doubt instanceof Doubt.Late) tally.reopened(batch.standing(attempt.row()));
+            batch.record(new Event.Harvest(clock.instant(), attempt.user(), ran.ref().id()));
+            tally.harvested();
+            settle(attempt, doubt.start(), ran, verdict);
         }
 
         private void giveUp(Attempt attempt, Seen.Cut cut, Outcome outcome, Instant now) {
@@ -9796,7 +9808,7 @@ final class DifyExec implements Runnable {
         /// The end is taken from the server's records.
         record Take(Seen.Ran ran, Verdict verdict) implements Step {}
 
-        /// What had been told of the run decides, or its size.
+        /// What was told of the run before decides, or that its end is too large.
         record Judged(Seen seen, Verdict verdict) implements Step {}
 
         record LookAgain(Doubt doubt) implements Step {}
