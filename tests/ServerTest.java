@@ -32,6 +32,7 @@ import static com.github.tomakehurst.wiremock.client.WireMock.urlPathEqualTo;
 import static com.github.tomakehurst.wiremock.core.WireMockConfiguration.options;
 import static java.nio.charset.StandardCharsets.UTF_8;
 import static org.junit.jupiter.api.Assertions.assertEquals;
+import static org.junit.jupiter.api.Assertions.assertFalse;
 import static org.junit.jupiter.api.Assertions.assertInstanceOf;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 
@@ -724,6 +725,17 @@ class ServerTest {
             dify.stubFor(post(anyUrl()).willReturn(answer));
             try (var client = client(URI.create("http://127.0.0.1:" + dify.port() + "/v1"))) {
                 return run(client, mode);
+            }
+        }
+
+        @Test
+        void thatEchoesTheKeyIsToldWithoutIt() {
+            for (var body : List.of("Authorization: Bearer " + KEY, "<pre>Bearer " + KEY + "</pre>",
+                    "{\"code\":\"invalid_param\",\"message\":\"Bearer " + KEY + "\"}")) {
+                var seen = seen(BLOCKING, aResponse().withStatus(400).withBody(body));
+
+                assertFalse(seen.toString().contains(KEY), seen.toString());
+                assertTrue(seen.toString().contains("Bearer ***"), seen.toString());
             }
         }
 
