@@ -96,6 +96,8 @@ final class AgendaTest {
                     scene.log("missing")));
             assertEquals(List.of("HTTP 403", "HTTP 403", "HTTP 503", "HTTP 503"), Scene.texts("why",
                     scene.log("missing")));
+            assertEquals(List.of("missing", "missing", "end", "missing", "missing", "end"), Scene.texts("event",
+                    scene.log()).stream().filter(List.of("missing", "end")::contains).toList());
             assertEquals(1, scene.said.stream().filter(said -> said.contains("could not be fetched")).count());
             assertTrue(scene.fetches.size() > 10, "again and again");
             assertTrue(scene.world.passed().compareTo(seconds(300)) < 0, scene.world.passed().toString());

@@ -818,6 +818,26 @@ final class BatchTest {
         }
 
         @Test
+        void anEndIsOnDiskOnlyOnceItsResultIs() throws IOException {
+            var attempt = new Attempt(1, row("a"), Tries.NONE, "u1", Mode.BLOCKING, "", NOON);
+            var scene = Scene.of(folder, "a");
+            try (var writer = scene.open()) {
+                writer.record(Event.Attempt.of(attempt));
+                writer.flush();
+                Files.createDirectory(scene.output); // where no line can be written
+                writer.result("{}\n".getBytes(UTF_8));
+                writer.settled(attempt, new Outcome.Succeeded(), NOON, succeeded("run-7"), () -> {
+                    throw new AssertionError("its result is not on disk");
+                });
+
+                assertThrows(UncheckedIOException.class, writer::flush);
+
+                assertEquals(List.of(), scene.log("end"));
+                assertEquals(Standing.PENDING, writer.standing(attempt.row()));
+            }
+        }
+
+        @Test
         void aRowThatHasChangedSinceItsSuccessRunsAgainOnlyWhenAskedFor() throws Exception {
             new Scene(folder, "id,text\na,old\nb,same\n").play();
             var scene = new Scene(folder, "id,text\na,new\nb,same\n");

@@ -832,6 +832,19 @@ final class LookUpTest {
         }
 
         @Test
+        void aRunThatTurnsUpBeforeItsRowWasSentAgainIsNotLate() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.answer = Answer.inTurn(cut(Symptom.NO_ANSWER));
+            scene.found = doubt -> doubt instanceof Doubt.Recheck ? ended(succeeded("run-7")) : ABSENT;
+
+            scene.play();
+
+            assertEquals(List.of("run-7"), scene.resultRuns());
+            assertEquals(List.of(), scene.log("late"));
+            assertEquals(List.of(), scene.said);
+        }
+
+        @Test
         void aRunThatTurnsUpRunningIsReportedOnceAndWaitedFor() throws Exception {
             var scene = Scene.of(folder, "a");
             scene.answer = Answer.inTurn(cut(Symptom.NO_ANSWER), failed("Rate Limit Error"));

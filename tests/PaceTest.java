@@ -570,5 +570,22 @@ final class PaceTest {
 
             assertEquals(Listing.FROM_START, route.listing());
         }
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, nullValues = "-", textBlock = """
+                earlier, now,    listing
+                1.14.2,  1.16.0, FROM_START
+                1.9.2,   1.14.2, NOT_KNOWN
+                1.14.2,  1.9.2,  NOT_KNOWN
+                '',      1.14.2, NOT_KNOWN
+                -,       1.14.2, FROM_START
+                """)
+        void ofAServerThatWasReplacedBetweenTwoCallsNothingIsKnown(String earlier, String now, Listing listing) {
+            var route = new Route(Mode.AUTO, Optional.empty(), now);
+
+            route.alsoMet(earlier);
+
+            assertEquals(listing, route.listing());
+        }
     }
 }

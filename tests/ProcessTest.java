@@ -230,6 +230,21 @@ final class ProcessTest extends WholeCommand {
         }
 
         @Test
+        void thatIsAtWorkKeepsAnotherFromItsBatch() throws Exception {
+            try (var dify = new Holding("blocking", 0, 2)) {
+                rows(2);
+                start(dify.settings(), List.of(), typed("run", "--mode", "blocking"));
+                dify.held.await();
+
+                var second = call(dify.settings(), typed("run", "--mode", "blocking"));
+
+                assertEquals(2, second.code(), second.err());
+                assertTrue(second.sentence().contains("another difyexec"), second.err());
+                assertEquals(2, dify.posts.get());
+            }
+        }
+
+        @Test
         void worksTheSameInAnyLocale() throws Exception {
             csv("id,title,text", "1,İıŞ,あ😀 \"x\"", "2,TITLE,[fail]", "3,I,[flaky]");
 

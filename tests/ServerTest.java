@@ -1117,9 +1117,12 @@ class ServerTest {
                 connection.chunk(Events.started());
                 connection.hold();
             }); var client = client(access(wire.url()), SHORT, LONG)) {
+                long began = System.nanoTime();
+
                 var cut = cut(run(client, attempt(STREAMING), heard));
 
                 assertEquals(Symptom.TIMED_OUT, cut.symptom());
+                assertTrue(System.nanoTime() - began < LONG.toNanos(), "not for as long as a first event may take");
             }
         }
 

@@ -707,21 +707,26 @@ final class SettingsTest extends WholeCommand {
     class ABatchOfAnotherApp {
         @TempDir Path folder;
 
-        @Test
-        void isRefusedSinceItsRunsCouldNotBeLookedUp() throws IOException {
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, textBlock = """
+                server,               app,         said
+                demo,                 another app, '"another app"'
+                http://dify.other/v1, '',          'begun at http://dify.other/v1, not at demo'
+                """)
+        void isRefusedSinceItsRunsCouldNotBeLookedUp(String server, String app, String said) throws IOException {
             var input = Files.writeString(folder.resolve("data.csv"), "id,text\n1,a\n2,b\n");
             var output = folder.resolve("out.jsonl");
             Files.writeString(folder.resolve("out.jsonl.log"), """
-                    {"event":"session","t":"2026-11-24T12:00:00Z","format":1,"base_url":"demo","app":"another app","server":"1.14.2"}
+                    {"event":"session","t":"2026-11-24T12:00:00Z","format":1,"base_url":"%s","app":"%s","server":"1.14.2"}
                     {"event":"attempt","t":"2026-11-24T12:00:00Z","id":"1","n":0,"user":"difyexec-0123456789abcdef-1","mode":"blocking","cells":"0000000000000000","kind":"row"}
-                    """);
+                    """.formatted(server, app));
             var err = new StringWriter();
 
             int code = commandLine(Env.of(Map.of())).setErr(new PrintWriter(err, true))
                     .execute("run", "--demo", "-i", input.toString(), "-o", output.toString());
 
             assertEquals(2, code, err.toString());
-            assertTrue(err.toString().contains("\"another app\""), err.toString());
+            assertTrue(err.toString().contains(said), err.toString());
             assertFalse(Files.exists(output));
         }
     }

@@ -674,6 +674,19 @@ class ShellTest {
         }
 
         @Test
+        void ofARowThatHasChangedInTheCsvSinceIsNotTaken() throws IOException {
+            var session = five();
+            session.ok("try r-2 text=good");
+            Files.writeString(file("data.csv"), FIVE.replace("The parcel came late", "The parcel came"));
+            session.ok("open " + file("data.csv") + " " + file("results.jsonl"));
+
+            var said = session.refused("accept r-2");
+
+            assertTrue(said.contains("was changed in the CSV since its try: try it again"), said);
+            assertEquals(3, lines("results.jsonl").size());
+        }
+
+        @Test
         void isNotDroppedForAnotherBatchWithoutAWord() throws IOException {
             var session = five();
             session.ok("try r-2 text=good");
