@@ -138,8 +138,7 @@ final class DifyExec implements Runnable {
 
         @Override
         public <K> K create(Class<K> type) throws Exception {
-            return type == Work.class ? type.cast(new Work(env, edits))
-                    : type == Check.class ? type.cast(new Check(env, edits))
+            return type == Setup.class ? type.cast(new Setup(env, edits))
                     : type == Status.class ? type.cast(new Status(env))
                     : type == Export.class ? type.cast(new Export(System.out))
                     : type == Shell.class ? type.cast(new Shell(env, this)) : CommandLine.defaultFactory().create(type);
@@ -191,14 +190,13 @@ final class DifyExec implements Runnable {
     @Command(name = "status", mixinStandardHelpOptions = true, sortOptions = false,
             description = "Says where a batch stands, without network or key.")
     static final class Status implements Callable<Integer> {
-        @Option(names = {"-o", "--output"}, required = true, paramLabel = "JSONL", description = "The results file.")
-        Path output;
+        @Mixin ResultsOption results;
 
         @Option(names = {"-i", "--input"}, paramLabel = "CSV",
                 description = "The input file: tells how many rows are pending.")
         Path input;
 
-        @Mixin CsvOptions shape = new CsvOptions();
+        @Mixin CsvOptions shape;
 
         @Option(names = "--json", description = "One JSON object.")
         boolean json;
@@ -220,7 +218,7 @@ final class DifyExec implements Runnable {
 
         @Override
         public Integer call() throws IOException {
-            var files = BatchFiles.of(output).begun();
+            var files = BatchFiles.of(results.file).begun();
             if (html != null)
                 Draft.refuse(html, files, Optional.ofNullable(input), file -> force || Report.isReport(file));
             if (input == null) return tell(files, Optional.empty());
@@ -249,13 +247,12 @@ final class DifyExec implements Runnable {
         @Option(names = {"-i", "--input"}, required = true, paramLabel = "CSV", description = "The input file.")
         Path input;
 
-        @Option(names = {"-o", "--output"}, required = true, paramLabel = "JSONL", description = "The results file.")
-        Path output;
+        @Mixin ResultsOption results;
 
         @Parameters(paramLabel = "FILE.csv", description = "The file to write; '-' is standard output.")
         Path file;
 
-        @Mixin CsvOptions shape = new CsvOptions();
+        @Mixin CsvOptions shape;
 
         @Option(names = "--failed", description = "Only the rows that failed, are paused or unknown; without outputs.")
         boolean failed;
@@ -277,7 +274,7 @@ final class DifyExec implements Runnable {
 
         @Override
         public Integer call() throws IOException {
-            var files = BatchFiles.of(output).begun();
+            var files = BatchFiles.of(results.file).begun();
             boolean toFile = !file.toString().equals("-");
             if (toFile) Draft.refuse(file, files, Optional.of(input), _ -> force);
             var names = new OutputNames();
@@ -310,9 +307,7 @@ final class DifyExec implements Runnable {
                     + "of every row.",
                     "No run is started, nothing is uploaded."})
     static final class Check implements Callable<Integer> {
-        @Option(names = {"-i", "--input"}, required = true, paramLabel = "CSV",
-                description = "The rows; the first column is a unique id. '-' reads standard input.")
-        Path input;
+        @Mixin InputOption input;
 
         @Option(names = "--json", description = "One JSON object with all problems.")
         boolean json;
@@ -325,42 +320,20 @@ final class DifyExec implements Runnable {
                 description = "Use a simulated Dify in this process (" + Demo.VERSIONS + ").")
         String demo;
 
-        @ArgGroup(validate = false, heading = "%nInput:%n") CsvOptions shape = new CsvOptions();
-        @ArgGroup(validate = false, heading = "%nServer:%n") DifyOptions dify = new DifyOptions();
-        @ArgGroup(validate = false, heading = "%nRetrying:%n") RetryOptions retrying = new RetryOptions();
+        @Mixin Setup setup;
 
         @Spec CommandSpec spec;
 
-        private final Env env;
-        private final Function<Path, UnaryOperator<Row>> edits;
-
-        /// @param edits what the shell has changed in the rows of a CSV
-        Check(Env env, Function<Path, UnaryOperator<Row>> edits) {
-            this.env = env;
-            this.edits = edits;
-        }
-
         @Override
         public Integer call() throws Exception {
-            var err = spec.commandLine().getErr();
-            new EnvDefaults(env).check(spec.commandLine().getParseResult(), demo != null);
-            try (var source = Source.of(input)) {
-                var csv = shape.open(source.path()).with(edits.apply(input));
-                try (var server = demo == null ? null : Demo.start(Demo.Version.of(demo), csv.columns())) {
-                    var access = server == null ? dify.access(env, err) : Access.to(server);
-                    try (var client = DifyClient.of(access, dify.timeout)) {
-                        var index = new Index();
-                        csv.check(index);
-                        var judge = new Judge(retrying.backoff(), retrying.failedRuns, access);
-                        return switch (Greeting.exchange(client, judge, err)) {
-                            case Greeting.Refused(var why) -> {
-                                err.println("difyexec: " + Plain.text(why, 1000));
-                                yield STOPPED;
-                            }
-                            case Greeting.Met met -> report(csv, index, met,
-                                    dify.form(met, client, judge, csv, input, err), access);
-                        };
-                    }
+            setup.check(demo);
+            try (var source = Source.of(input.csv)) {
+                var csv = setup.open(source, input.csv);
+                try (var dify = setup.connect(demo, csv.columns(), 1)) {
+                    var index = new Index();
+                    csv.check(index);
+                    var met = dify.greet("");
+                    return report(csv, index, met, dify.form(met, csv, input.csv), dify.access());
                 }
             }
         }
@@ -370,8 +343,8 @@ final class DifyExec implements Runnable {
             var inspection = Inspection.of(csv.columns(), form, csv.rows(_ -> true, index));
             if (json) out.println(CheckView.json(inspection));
             else CheckView.print(inspection, server, out);
-            for (var rows = csv.first(show, index); rows.hasNext(); )
-                CheckView.request(rows.next(), form, access, dify.mode, dify.user, out);
+            for (var first = csv.first(show, index); first.hasNext(); )
+                CheckView.request(first.next(), form, access, setup.dify.mode, setup.dify.user, out);
             return inspection.isFine() ? OK : UNUSABLE;
         }
     }
@@ -396,19 +369,14 @@ final class DifyExec implements Runnable {
         @Option(names = {"-o", "--output"}, paramLabel = "JSONL", description = "The results of the batch to open.")
         Path output;
 
-        @Option(names = "--demo", arity = "0..1", fallbackValue = Demo.NEWEST, paramLabel = "VERSION",
-                description = "Use a simulated Dify in this process (" + Demo.VERSIONS + "): no key, no network, "
-                        + "no cost.")
-        String demo;
+        @Mixin DemoOption demo;
 
         @Option(names = "--keep-going",
                 description = "Not on a terminal: go on after a command that fails; "
                         + "the highest code is the end's in any case.")
         boolean keepGoing;
 
-        @ArgGroup(validate = false, heading = "%nInput:%n") CsvOptions shape = new CsvOptions();
-        @ArgGroup(validate = false, heading = "%nServer:%n") DifyOptions dify = new DifyOptions();
-        @ArgGroup(validate = false, heading = "%nRetrying:%n") RetryOptions retrying = new RetryOptions();
+        @Mixin Setup setup;
 
         @Spec CommandSpec spec;
 
@@ -430,7 +398,7 @@ final class DifyExec implements Runnable {
 
         @Override
         public Integer call() throws Exception {
-            new EnvDefaults(env).check(spec.commandLine().getParseResult(), demo != null);
+            setup.check(demo.version);
             var desk = desk();
             return Screen.isTerminal(0) ? Dialogue.run(line(desk), desk, env, spec.commandLine().getOut())
                     : new Script(line(desk), desk, keepGoing)
@@ -439,7 +407,8 @@ final class DifyExec implements Runnable {
 
         /// A desk with the batch on it that the options name.
         Desk desk() {
-            var desk = new Desk(this::open, this::link);
+            var desk = new Desk(this::open, (columns, err) -> setup.connect(demo.version, columns, 1, err)
+                    .withoutRetries());
             if (output != null) desk.open(Optional.ofNullable(input), output, false);
             return desk;
         }
@@ -454,16 +423,10 @@ final class DifyExec implements Runnable {
             try (var source = Source.of(csv)) {
                 if (source.temporary()) throw new Unusable(csv + ": the shell reads its CSV again and again; save it "
                         + "as a regular file first");
-                return shape.open(csv);
+                return setup.open(source, csv);
             } catch (IOException problem) {
                 throw new Unusable(csv + ": " + Plain.of(problem));
             }
-        }
-
-        private Link link(List<String> columns, PrintWriter err) throws IOException {
-            var server = demo == null ? null : Demo.start(Demo.Version.of(demo), columns);
-            var access = server == null ? dify.access(env, err) : Access.to(server);
-            return new Link(access, DifyClient.of(access, dify.timeout), dify, retrying, Optional.ofNullable(server));
         }
 
         /// What was typed for the shell holds for the commands in it.
@@ -476,31 +439,11 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// The way to Dify while one command of the shell needs it: the server of the settings, or a demo for as long.
-    record Link(Access access, DifyClient client, DifyOptions dify, RetryOptions retrying, Optional<Demo> demo)
-            implements AutoCloseable {
-
-        @FunctionalInterface interface Opener {
-            Link open(List<String> columns, PrintWriter err) throws IOException;
-        }
-
-        /// Whoever sits at the shell decides what is tried again: nothing is by itself.
-        Judge judge() {
-            return new Judge(new Backoff(retrying.initialDelay, retrying.maxDelay, 0), RetryRuns.NEVER, access);
-        }
-
-        @Override
-        public void close() {
-            client.close();
-            demo.ifPresent(Demo::close);
-        }
-    }
-
     /// What lies before the person at the shell: the open batch, the edits, and what was tried. Owned by the thread
     /// that runs the commands; the form alone comes from another.
     static final class Desk {
         private final Function<Path, Csv> csvs;
-        private final Link.Opener links;
+        private final Connection.Opener dify;
         private final Edits edits = new Edits();
         private final Map<String, Tried> tried = new HashMap<>();
         private Optional<Opened> opened = Optional.empty();
@@ -554,9 +497,9 @@ final class DifyExec implements Runnable {
             }
         }
 
-        Desk(Function<Path, Csv> csvs, Link.Opener links) {
+        Desk(Function<Path, Csv> csvs, Connection.Opener dify) {
             this.csvs = csvs;
-            this.links = links;
+            this.dify = dify;
         }
 
         /// Opens a batch in place of the one before. Edits and tries stay with their CSV; with another one they would
@@ -684,8 +627,8 @@ final class DifyExec implements Runnable {
             return isOpen(input) ? edits : UnaryOperator.identity();
         }
 
-        Link link(PrintWriter err) throws IOException {
-            return links.open(csv().columns(), err);
+        Connection connect(PrintWriter err) throws IOException {
+            return dify.open(csv().columns(), err);
         }
 
         private void askForForm() {
@@ -721,14 +664,9 @@ final class DifyExec implements Runnable {
         private KnownForm known(Csv csv) throws IOException, InterruptedException {
             var said = new StringWriter();
             var err = new PrintWriter(said);
-            try (var link = links.open(csv.columns(), err)) {
-                return switch (Greeting.exchange(link.client(), link.judge(), err)) {
-                    case Greeting.Met met -> {
-                        var form = link.dify().form(met, link.client(), link.judge(), csv, csv.path, err);
-                        yield new KnownForm(form, said.toString().strip());
-                    }
-                    case Greeting.Refused(var why) -> new KnownForm(Form.ofText(), why);
-                };
+            try (var server = dify.open(csv.columns(), err)) {
+                var form = server.form(server.greet(""), csv, csv.path);
+                return new KnownForm(form, said.toString().strip());
             } catch (Unusable problem) {
                 return new KnownForm(Form.ofText(), problem.getMessage());
             }
@@ -1233,7 +1171,7 @@ final class DifyExec implements Runnable {
 
             @Override
             public Integer call() throws Exception {
-                if (!force && prompt.desk.isOpen(work.input)) refuseUntaken();
+                if (!force && prompt.desk.isOpen(work.input.csv)) refuseUntaken();
                 return work.start(Selection.pending());
             }
 
@@ -1287,148 +1225,63 @@ final class DifyExec implements Runnable {
     }
 
     /// One `try`: a row goes through the engine once, and nothing but the log is written.
-    record Trial(Desk desk, Link link, BatchWriter writer, Batch batch, PrintWriter out, PrintWriter err) {
+    record Trial(Desk desk, Connection dify, BatchWriter writer, Batch batch, PrintWriter out) {
 
         static int run(Desk desk, int entry, Map<String, String> cells, boolean force, PrintWriter out,
                 PrintWriter err) throws Exception {
             var id = desk.batch().index().id(entry);
             var csv = desk.csv().with(row -> row.id().equals(id) ? desk.edits().apply(row).with(cells) : row);
-            try (var link = desk.link(err);
+            try (var dify = desk.connect(err);
                  var writer = BatchWriter.open(desk.files(), csv, false, false, Optional.empty())) {
                 var batch = writer.batch();
                 if (batch.isInDoubt(entry) && !force) throw new Unusable("the end of an earlier run of row "
                         + Plain.id(id) + " is not known: 'run --ids " + Plain.shell(Plain.id(id))
                         + "' looks it up first; --force tries the row all the same");
-                batch.refuseOtherServer(link.access().name(), "");
-                return switch (Greeting.exchange(link.client(), link.judge(), err)) {
-                    case Greeting.Met met -> new Trial(desk, link, writer, batch, out, err).run(met, entry, force);
-                    case Greeting.Refused(var why) -> {
-                        err.println("difyexec: " + Plain.text(why, 1000));
-                        yield STOPPED;
-                    }
-                };
+                return new Trial(desk, dify, writer, batch, out).run(dify.greet(batch, ""), entry, force);
             }
         }
 
         private int run(Greeting.Met server, int entry, boolean force) throws IOException, InterruptedException {
-            batch.refuseOtherServer(link.access().name(), server.app());
             var csv = batch.csv().orElseThrow();
-            var form = link.dify().form(server, link.client(), link.judge(), csv, csv.path, err);
-            var wanted = batch.forTry(entry, link.dify().timeout, force);
+            var form = dify.form(server, csv, csv.path);
+            var wanted = batch.forTry(entry, dify.timeout(), force);
             Desk.check(form, batch.rows(row -> row == entry).next(), csv.columns());
-            var tally = new Tally(1, Clock.systemUTC());
             var view = new TryView(out);
-            var overheard = new Overheard(new Sender(link.client(), form, Optional.empty()), view);
-            var stop = run(server, wanted, tally, overheard, view);
-            if (tally.succeeded() == 1) desk.keep(overheard.last()); // paid for, also when Ctrl-C came with its end
-            return view.outcome(batch.index().id(entry), overheard.ran(), tally, stop);
+            var engine = dify.engine(server, new Sender(dify.client(), form, Optional.empty()), wanted,
+                    terms(server), writer, view, "try c=1");
+            var stop = engine.runToLastWords();
+            if (engine.tally().succeeded() == 1) desk.keep(view.last().get()); // paid for, also if Ctrl-C came with it
+            return view.outcome(batch.index().id(entry), engine.tally(), stop);
         }
 
-        private Optional<Stop> run(Greeting.Met server, Wanted wanted, Tally tally, Workflow workflow,
-                TryView view) throws InterruptedException {
-            var mode = link.dify().mode == Mode.BLOCKING ? Mode.BLOCKING : Mode.STREAMING;
-            writer.began(link.access().name(), server.app(), server.version(), mode, "try c=1");
-            var limits = new Limits(null, null, Duration.ZERO, link.dify().timeout, link.retrying().settle());
-            var mailbox = new LinkedBlockingQueue<Message>();
-            var judge = link.judge();
-            var engine = new Engine(workflow, new Agenda(wanted), judge, new Pace(1, null),
-                    new Health(judge.backoff()), limits, new Route(mode, Optional.empty(), server.version()), writer,
-                    new Names(link.dify().user), tally, view, Clock.systemUTC(), mailbox,
-                    task -> Thread.startVirtualThread(task));
-            var formerSignals = OnSignals.post(mailbox);
-            try {
-                var early = engine.run();
-                var unwritten = writer.finish();
-                return early.isPresent() ? early : unwritten;
-            } finally {
-                formerSignals.run();
-            }
+        private Engine.Terms terms(Greeting.Met server) {
+            var mode = dify.setup().dify.mode == Mode.BLOCKING ? Mode.BLOCKING : Mode.STREAMING;
+            return dify.terms(new Limits(null, null, Duration.ZERO, dify.timeout(), dify.setup().retrying.settle()),
+                    new Pace(1, null), new Route(mode, Optional.empty(), server.version()));
         }
     }
 
-    /// A workflow whose words are passed on to a view, and whose last run is kept. Its methods are called by workers.
-    static final class Overheard implements Workflow {
-        private final Workflow workflow;
-        private final TryView view;
-        private final AtomicReference<Desk.Tried> last = new AtomicReference<>();
-
-        Overheard(Workflow workflow, TryView view) {
-            this.workflow = workflow;
-            this.view = view;
-        }
-
-        @Override
-        public Seen run(Attempt attempt, Told told) {
-            var seen = workflow.run(attempt, new Told() {
-                @Override
-                public void began(RunRef run, Duration waited) {
-                    told.began(run, waited);
-                }
-
-                @Override
-                public void quiet(RunRef run) {
-                    told.quiet(run);
-                }
-
-                @Override
-                public void uploaded(String file, String upload) {
-                    told.uploaded(file, upload);
-                }
-
-                @Override
-                public void heard(Heard heard) {
-                    view.heard(heard);
-                }
-            });
-            if (seen instanceof Seen.Ran ran) last.set(new Desk.Tried(attempt, ran, Instant.now()));
-            return seen;
-        }
-
-        @Override
-        public Found look(Doubt doubt) {
-            var found = workflow.look(doubt);
-            if (found instanceof Found.Ended(var ran)) last.set(new Desk.Tried(doubt.attempt(), ran, Instant.now()));
-            return found;
-        }
-
-        @Override
-        public void stop(RunRef run, String user) {
-            workflow.stop(run, user);
-        }
-
-        @Override
-        public Fetched fetch(OutputFile file) {
-            return workflow.fetch(file);
-        }
-
-        Desk.Tried last() {
-            return last.get();
-        }
-
-        Optional<Seen.Ran> ran() {
-            return Optional.ofNullable(last.get()).map(Desk.Tried::ran);
-        }
-    }
-
-    /// A try on the screen: each node with its times as they come, text as it comes, then the outcome. Workers and the
-    /// engine's thread tell it things.
+    /// A try on the screen: each node with its times as they come, text as it comes, then the outcome.
     static final class TryView implements Watcher {
         private final PrintWriter out;
         private final long began = System.nanoTime();
         private Optional<Outcome> outcome = Optional.empty();
+        private Optional<Desk.Tried> last = Optional.empty();
         private boolean inText = false;
 
         TryView(PrintWriter out) {
             this.out = out;
         }
 
-        synchronized void heard(Heard heard) {
+        @Override
+        public void heard(Heard heard) {
             switch (heard) {
                 case Heard.NodeBegan(var title, var type) -> line(name(title, type) + " …");
                 case Heard.NodeEnded(var title, var type, var status, var seconds, var error) -> line(name(title, type)
                         + " " + Plain.text(status, 40) + String.format(Locale.ROOT, " in %.2f s", seconds)
                         + (error.isEmpty() ? "" : ": " + Plain.text(error, 300)));
                 case Heard.Text(var text) -> text(text);
+                case Heard.Began _, Heard.Quiet _, Heard.Uploaded _ -> {}
             }
             out.flush();
         }
@@ -1464,31 +1317,41 @@ final class DifyExec implements Runnable {
         public void watch(Tally tally) {}
 
         @Override
-        public synchronized void ended(Attempt attempt, Outcome outcome) {
+        public void ran(Attempt attempt, Seen.Ran ran, Instant at) {
+            last = Optional.of(new Desk.Tried(attempt, ran, at));
+        }
+
+        @Override
+        public void ended(Outcome outcome) {
             this.outcome = Optional.of(outcome);
         }
 
         @Override
-        public synchronized void say(String sentence) {
+        public void say(String sentence) {
             endText();
             out.println(Plain.text(sentence, 1000));
             out.flush();
         }
 
         @Override
-        public synchronized void end() {
+        public void end() {
             endText();
         }
 
+        /// The last run of the try, if one has come to its end.
+        Optional<Desk.Tried> last() {
+            return last;
+        }
+
         /// How it went, and the next command to type. Returns the exit code.
-        synchronized int outcome(String id, Optional<Seen.Ran> ran, Tally tally, Optional<Stop> stop) {
+        int outcome(String id, Tally tally, Optional<Stop> stop) {
             if (tally.harvested > 0) out.println("The run of an earlier try was looked up; no new one was started.");
             if (stop.isPresent() || outcome.isEmpty()) {
                 if (stop.filter(reason -> reason.code() == INTERRUPTED).isPresent()) out.println(); // after ^C
                 out.println("Stopped: " + stop.map(Stop::why).map(why -> Plain.text(why, 1000)).orElse("no outcome")
                         + ".");
             }
-            int code = outcome.map(end -> told(end, id, ran)).orElse(STOPPED);
+            int code = outcome.map(end -> told(end, id, last.map(Desk.Tried::ran))).orElse(STOPPED);
             return stop.map(Stop::code).orElse(code);
         }
 
@@ -1943,144 +1806,220 @@ final class DifyExec implements Runnable {
 
     /// What `run` and `retry` share: their options, and the one way to build and run a batch from them.
     static final class Work {
-        @Option(names = {"-i", "--input"}, required = true, paramLabel = "CSV",
-                description = "The rows; the first column is a unique id. '-' reads standard input.")
-        Path input;
+        @Mixin InputOption input;
 
         @Option(names = {"-o", "--output"}, required = true, paramLabel = "JSONL",
                 description = "The results; beside it lie <output>.retry, .log and .lock.")
         Path output;
 
-        @Option(names = "--demo", arity = "0..1", fallbackValue = Demo.NEWEST, paramLabel = "VERSION",
-                description = "Use a simulated Dify in this process (" + Demo.VERSIONS + "): no key, no network, "
-                        + "no cost.")
-        String demo;
-
-        @ArgGroup(validate = false, heading = "%nInput:%n") CsvOptions shape = new CsvOptions();
-        @ArgGroup(validate = false, heading = "%nRows:%n") RowOptions rows = new RowOptions();
-        @ArgGroup(validate = false, heading = "%nServer:%n") DifyOptions dify = new DifyOptions();
-        @ArgGroup(validate = false, heading = "%nPace:%n") PaceOptions pace = new PaceOptions();
-        @ArgGroup(validate = false, heading = "%nRetrying:%n") RetryOptions retrying = new RetryOptions();
-        @ArgGroup(validate = false, heading = "%nOutput:%n") OutputOptions out = new OutputOptions();
-
-        @Spec(Spec.Target.MIXEE) CommandSpec spec;
-
-        private final Env env;
-        private final Function<Path, UnaryOperator<Row>> edits;
-
-        Work(Env env) {
-            this(env, _ -> UnaryOperator.identity());
-        }
-
-        /// @param edits what the shell has changed in the rows of a CSV
-        Work(Env env, Function<Path, UnaryOperator<Row>> edits) {
-            this.env = env;
-            this.edits = edits;
-        }
+        @Mixin DemoOption demo;
+        @Mixin Setup setup;
+        @ArgGroup(validate = false, order = 2, heading = "%nRows:%n") RowOptions rows = new RowOptions();
+        @ArgGroup(validate = false, order = 4, heading = "%nPace:%n") PaceOptions pace = new PaceOptions();
+        @ArgGroup(validate = false, order = 6, heading = "%nOutput:%n") OutputOptions out = new OutputOptions();
 
         /// Checks what can be checked without the server, opens the batch, asks the server once, and runs.
         int start(Selection selection) throws Exception {
-            var err = spec.commandLine().getErr();
-            new EnvDefaults(env).check(spec.commandLine().getParseResult(), demo != null);
+            setup.check(demo.version);
             var files = BatchFiles.of(output);
             out.makeFolder();
-            try (var source = files.open(input)) {
-                var csv = shape.open(source.path()).with(edits.apply(input));
-                try (var server = demo == null ? null : Demo.start(Demo.Version.of(demo), csv.columns());
-                     var session = Session.of(this, server == null ? dify.access(env, err) : Access.to(server))) {
-                    if (server != null) err.println("Demo: a simulated Dify " + demo + " inside this process; "
-                            + "nothing is sent out, nothing is spent.");
+            try (var source = files.open(input.csv)) {
+                var csv = setup.open(source, input.csv);
+                try (var dify = setup.connect(demo.version, csv.columns(), pace.concurrency())) {
+                    if (dify.demo().isPresent()) dify.err().println("Demo: a simulated Dify " + demo.version
+                            + " inside this process; nothing is sent out, nothing is spent.");
                     try (var writer = BatchWriter.open(files, csv, out.noBom, rows.rebuild,
-                            rows.fresh ? Optional.of(err) : Optional.empty())) {
-                        return session.run(writer, rows.of(selection));
+                            rows.fresh ? Optional.of(dify.err()) : Optional.empty())) {
+                        return new Session(this, dify, writer, writer.batch()).run(rows.of(selection));
                     }
                 }
             }
         }
     }
 
-    /// One call of `run` or `retry`, from checked options to an exit code.
-    record Session(Work work, Access access, DifyClient client, Judge judge, Limits limits, int concurrency,
-            PrintWriter err)
-            implements AutoCloseable {
+    /// One call of `run` or `retry` on an open batch, from checked options to an exit code.
+    record Session(Work work, Connection dify, BatchWriter writer, Batch batch) {
 
-        static Session of(Work work, Access access) {
-            var limits = new Limits(work.pace.maxFailures, work.pace.maxTokens, work.retrying.grace,
-                    work.dify.timeout, work.retrying.settle());
-            int concurrency = work.pace.concurrency();
-            return new Session(work, access, DifyClient.of(access, work.dify.timeout, concurrency),
-                    new Judge(work.retrying.backoff(), work.retrying.failedRuns, access), limits, concurrency,
-                    work.spec.commandLine().getErr());
+        int run(Selection selection) throws IOException, InterruptedException {
+            var wanted = batch.select(selection, dify.timeout());
+            batch.tellChanges(selection.rerunChanged(), dify.err());
+            writer.flush();
+            if (wanted.isEmpty() && batch.history().resent().isEmpty()) return nothingToDo();
+            var server = dify.greet(batch, "\n" + Plain.count(wanted.rows(), "row stays", "rows stay")
+                    + " pending; nothing was sent.");
+            var sender = new Sender(dify.client(), checked(wanted, server), Optional.ofNullable(work.out.saveFiles));
+            var engine = dify.engine(server, sender, wanted, terms(wanted, server), writer,
+                    new Progress(dify.err(), work.out.progress), "mode="
+                            + work.setup.dify.mode.name().toLowerCase(Locale.ROOT) + " c=" + work.pace.concurrency());
+            var stop = engine.runToLastWords();
+            Summary.print(dify.err(), batch, engine.tally(), stop, work.rows.limit != null, work.input.csv.toString(),
+                    work.demo.typed());
+            return stop.map(Stop::code).orElse(engine.tally().isAllDone() ? OK : ROWS_LEFT);
         }
 
-        int run(BatchWriter writer, Selection selection) throws IOException, InterruptedException {
-            var batch = writer.batch();
-            var wanted = batch.select(selection, work.dify.timeout);
-            batch.tellChanges(selection.rerunChanged(), err);
-            writer.flush();
-            if (wanted.isEmpty() && batch.history().resent().isEmpty()) return nothingToDo(batch);
-            batch.refuseOtherServer(access.name(), "");
-            return switch (Greeting.exchange(client, judge, err)) {
-                case Greeting.Met met -> run(writer, wanted, met, checked(batch, wanted, met));
-                case Greeting.Refused(var why) -> {
-                    err.println("difyexec: " + Plain.text(why, 1000));
-                    err.println(Plain.count(wanted.rows(), "row stays", "rows stay") + " pending; nothing was sent.");
-                    yield STOPPED;
-                }
-            };
+        private int nothingToDo() {
+            dify.err().println(batch.index().isComplete() ? "Nothing to do: every row has a success."
+                    : "Nothing to do: no row of this selection is open.");
+            return OK;
         }
 
         /// The form, once every wanted row has been held against it.
-        private Form checked(Batch batch, Wanted wanted, Greeting.Met server) {
-            batch.refuseOtherServer(access.name(), server.app());
+        private Form checked(Wanted wanted, Greeting.Met server) {
             var csv = batch.csv().orElseThrow();
-            var form = work.dify.form(server, client, judge, csv, work.input, err);
+            var form = dify.form(server, csv, work.input.csv);
             var inspection = Inspection.of(csv.columns(), form, wanted.all());
-            CheckView.problems(inspection, err);
+            CheckView.problems(inspection, dify.err());
             if (inspection.isFine()) return form;
-            throw new Unusable(work.input + ": " + Plain.count(inspection.faults().size()
+            throw new Unusable(work.input.csv + ": " + Plain.count(inspection.faults().size()
                     + inspection.problems().size(), "problem")
                     + ", nothing was sent (--no-check sends the cells as text, unchecked)");
         }
 
-        private int run(BatchWriter writer, Wanted wanted, Greeting.Met server, Form form)
-                throws InterruptedException {
-            var batch = writer.batch();
-            var route = new Route(work.dify.mode, batch.history().mode(), server.version());
+        private Engine.Terms terms(Wanted wanted, Greeting.Met server) {
+            var route = new Route(work.setup.dify.mode, batch.history().mode(), server.version());
             if (!wanted.doubts().isEmpty()) batch.history().session()
                     .ifPresent(before -> route.alsoMet(before.server()));
-            writer.began(access.name(), server.app(), server.version(), route.mode(), "mode="
-                    + work.dify.mode.name().toLowerCase(Locale.ROOT) + " c=" + concurrency);
-            var mailbox = new LinkedBlockingQueue<Message>();
-            var tally = new Tally(wanted.rows(), Clock.systemUTC());
-            var sender = new Sender(client, form, Optional.ofNullable(work.out.saveFiles));
-            var engine = new Engine(sender, new Agenda(wanted), judge,
-                    new Pace(concurrency, work.pace.wait, work.pace.rate), new Health(judge.backoff()),
-                    limits, route, writer, new Names(work.dify.user), tally, new Progress(err, work.out.progress),
-                            Clock.systemUTC(),
-                    mailbox, task -> Thread.startVirtualThread(task));
-            var formerSignals = OnSignals.post(mailbox);
-            try {
-                var early = engine.run();
-                var unwritten = writer.finish(); // whatever stopped it, the files get their last words
-                var stop = early.isPresent() ? early : unwritten;
-                Summary.print(err, batch, tally, stop, work.rows.limit != null, work.input.toString(), work.demo == null
-                        ? "" : work.demo.equals(Demo.NEWEST) ? " --demo" : " --demo=" + work.demo);
-                return stop.isPresent() ? stop.get().code() : tally.isAllDone() ? OK : ROWS_LEFT;
-            } finally {
-                formerSignals.run();
-            }
+            var retrying = work.setup.retrying;
+            return dify.terms(new Limits(work.pace.maxFailures, work.pace.maxTokens, retrying.grace, dify.timeout(),
+                    retrying.settle()), new Pace(work.pace.concurrency(), work.pace.wait, work.pace.rate), route);
+        }
+    }
+
+    /// What every command that asks a server is told of it and of the CSV.
+    static final class Setup {
+        @ArgGroup(validate = false, order = 1, heading = "%nInput:%n") CsvOptions shape = new CsvOptions();
+        @ArgGroup(validate = false, order = 3, heading = "%nServer:%n") DifyOptions dify = new DifyOptions();
+        @ArgGroup(validate = false, order = 5, heading = "%nRetrying:%n") RetryOptions retrying = new RetryOptions();
+
+        @Spec(Spec.Target.MIXEE) CommandSpec spec;
+
+        private final Env env;
+        private final Function<Path, UnaryOperator<Row>> edits;
+
+        /// @param edits what the shell has changed in the rows of a CSV
+        Setup(Env env, Function<Path, UnaryOperator<Row>> edits) {
+            this.env = env;
+            this.edits = edits;
+        }
+
+        /// Whether the settings that are variables can be used.
+        ///
+        /// @param demo the version that is played, or null: there is a server
+        void check(String demo) throws Exception {
+            new EnvDefaults(env).check(spec.commandLine().getParseResult(), demo != null);
+        }
+
+        /// @param input the CSV as it was named: edits are kept under that
+        Csv open(Source source, Path input) {
+            return shape.open(source.path()).with(edits.apply(input));
+        }
+
+        Connection connect(String demo, List<String> columns, int runs) throws IOException {
+            return connect(demo, columns, runs, spec.commandLine().getErr());
+        }
+
+        /// The server of the settings, or a demo with a variable for each column.
+        ///
+        /// @param runs how many there may be at a time
+        Connection connect(String demo, List<String> columns, int runs, PrintWriter err) throws IOException {
+            var server = Optional.ofNullable(demo == null ? null : Demo.start(Demo.Version.of(demo), columns));
+            var access = server.map(Access::to).orElseGet(() -> dify.access(env, err));
+            return new Connection(this, access, DifyClient.of(access, dify.timeout, runs),
+                    new Judge(retrying.backoff(), retrying.failedRuns, access), server, err);
+        }
+    }
+
+    /// The way to Dify, for as long as a command needs it.
+    ///
+    /// @param demo the server, where it is one in this process
+    /// @param err  where what is odd about the server is told
+    record Connection(Setup setup, Access access, DifyClient client, Judge judge, Optional<Demo> demo,
+            PrintWriter err) implements AutoCloseable {
+
+        @FunctionalInterface interface Opener {
+            Connection open(List<String> columns, PrintWriter err) throws IOException;
+        }
+
+        /// The same for one who sits before it and decides what is tried again: nothing is by itself.
+        Connection withoutRetries() {
+            var backoff = judge.backoff();
+            return new Connection(setup, access, client, new Judge(new Backoff(backoff.initial(), backoff.max(), 0),
+                    RetryRuns.NEVER, access), demo, err);
+        }
+
+        Duration timeout() {
+            return setup.dify.timeout;
+        }
+
+        /// Asks the server who it is. A refusal ends the command.
+        ///
+        /// @param left what a refusal means for the rows, or empty
+        Greeting.Met greet(String left) throws InterruptedException {
+            return switch (Greeting.exchange(client, judge, err)) {
+                case Greeting.Met met -> met;
+                case Greeting.Refused(var why) -> throw new Unusable(STOPPED, Plain.text(why, 1000) + left);
+            };
+        }
+
+        /// The same, for a batch: it stays with the server and the app that it began with.
+        Greeting.Met greet(Batch batch, String left) throws InterruptedException {
+            batch.refuseOtherServer(access.name(), "");
+            var met = greet(left);
+            batch.refuseOtherServer(access.name(), met.app());
+            return met;
+        }
+
+        /// The workflow's form, or text for every cell if nothing is to be checked.
+        ///
+        /// @param input the CSV as it was named: files of its cells lie beside it
+        Form form(Greeting.Met server, Csv csv, Path input) {
+            return setup.dify.noCheck ? Form.ofText() : server.form(client, judge, csv,
+                    Variable.Folders.of(input, setup.dify.files), err);
+        }
+
+        Engine.Terms terms(Limits limits, Pace pace, Route route) {
+            return new Engine.Terms(judge, limits, pace, route, new Names(setup.dify.user));
+        }
+
+        /// The engine of one call, which is on record from here on.
+        ///
+        /// @param note how the log describes the call
+        Engine engine(Greeting.Met server, Sender sender, Wanted wanted, Engine.Terms terms, BatchWriter writer,
+                Watcher watcher, String note) {
+            writer.began(access.name(), server.app(), server.version(), terms.route().mode(), note);
+            return new Engine(sender, wanted, terms, writer, watcher, Engine.Ports.ofProcess());
         }
 
         @Override
         public void close() {
             client.close();
+            demo.ifPresent(Demo::close);
         }
+    }
 
-        private int nothingToDo(Batch batch) {
-            err.println(batch.index().isComplete() ? "Nothing to do: every row has a success."
-                    : "Nothing to do: no row of this selection is open.");
-            return OK;
+    /// The CSV of a command that reads every row of it.
+    static final class InputOption {
+        @Option(names = {"-i", "--input"}, required = true, paramLabel = "CSV",
+                description = "The rows; the first column is a unique id. '-' reads standard input.")
+        Path csv;
+    }
+
+    /// The results of a command that only reads them.
+    static final class ResultsOption {
+        @Option(names = {"-o", "--output"}, required = true, paramLabel = "JSONL", description = "The results file.")
+        Path file;
+    }
+
+    /// A demo in place of a server, where one is asked for.
+    static final class DemoOption {
+        @Option(names = "--demo", arity = "0..1", fallbackValue = Demo.NEWEST, paramLabel = "VERSION",
+                description = "Use a simulated Dify in this process (" + Demo.VERSIONS + "): no key, no network, "
+                        + "no cost.")
+        String version;
+
+        /// As the next command has it, with a blank before.
+        String typed() {
+            return version == null ? "" : version.equals(Demo.NEWEST) ? " --demo" : " --demo=" + version;
         }
     }
 
@@ -2179,11 +2118,6 @@ final class DifyExec implements Runnable {
         @Option(names = "--user", paramLabel = "NAME", description = "One fixed Dify user in place of one an attempt; "
                 + "cut runs can then not be found by name.")
         String user;
-
-        /// The workflow's form, or text for every cell if nothing is to be checked.
-        Form form(Greeting.Met server, DifyClient client, Judge judge, Csv csv, Path input, PrintWriter err) {
-            return noCheck ? Form.ofText() : server.form(client, judge, csv, Variable.Folders.of(input, files), err);
-        }
 
         /// The key never comes from an option: a command line is seen by everyone on the machine.
         Access access(Env env, PrintWriter err) {
@@ -3967,24 +3901,36 @@ final class DifyExec implements Runnable {
         private boolean taskStopsSent = false, lateAsked = false, toldOfLinks = false;
         private String version = "", toldOfPause = "";
 
-        Engine(Workflow workflow, Agenda agenda, Judge judge, Pace pace, Health health, Limits limits, Route route,
-                BatchWriter batch, Names names, Tally tally, Watcher watcher, Clock clock,
-                BlockingQueue<Message> mailbox, Executor workers) {
+        /// What an engine goes by.
+        ///
+        /// @param route over which kind of answer runs go
+        /// @param names of the user of each attempt
+        record Terms(Judge judge, Limits limits, Pace pace, Route route, Names names) {}
+
+        /// What an engine hears of the world by, and does its work with.
+        record Ports(Clock clock, BlockingQueue<Message> mailbox, Executor workers) {
+            /// The time of day, and a virtual thread for each piece of work.
+            static Ports ofProcess() {
+                return new Ports(Clock.systemUTC(), new LinkedBlockingQueue<>(), Thread::startVirtualThread);
+            }
+        }
+
+        Engine(Workflow workflow, Wanted wanted, Terms terms, BatchWriter batch, Watcher watcher, Ports ports) {
             this.workflow = workflow;
-            this.agenda = agenda;
-            this.judge = judge;
-            this.inquiry = new Inquiry(judge, limits, agenda.resendUnknown);
-            this.pace = pace;
-            this.health = health;
-            this.limits = limits;
-            this.route = route;
+            this.agenda = new Agenda(wanted);
+            this.judge = terms.judge();
+            this.inquiry = new Inquiry(judge, terms.limits(), wanted.resendUnknown());
+            this.pace = terms.pace();
+            this.health = new Health(judge.backoff());
+            this.limits = terms.limits();
+            this.route = terms.route();
             this.batch = batch;
-            this.names = names;
-            this.tally = tally;
+            this.names = terms.names();
+            this.tally = new Tally(wanted.rows(), ports.clock());
             this.watcher = watcher;
-            this.clock = clock;
-            this.mailbox = mailbox;
-            this.workers = workers;
+            this.clock = ports.clock();
+            this.mailbox = ports.mailbox();
+            this.workers = ports.workers();
             this.atWork = new AtWork(2 * pace.ceiling());
             this.looksAtOnce = Math.max(2, pace.ceiling() / 4);
         }
@@ -4000,6 +3946,23 @@ final class DifyExec implements Runnable {
             Running(Attempt attempt) {
                 this.attempt = attempt;
                 this.start = attempt.at();
+            }
+        }
+
+        /// What has been done so far.
+        Tally tally() {
+            return tally;
+        }
+
+        /// [#run], with the signals of the process as messages; whatever stopped it, the files get their last words.
+        Optional<Stop> runToLastWords() throws InterruptedException {
+            var formerSignals = OnSignals.post(mailbox);
+            try {
+                var early = run();
+                var unwritten = batch.finish();
+                return early.isPresent() ? early : unwritten;
+            } finally {
+                formerSignals.run();
             }
         }
 
@@ -4041,15 +4004,7 @@ final class DifyExec implements Runnable {
             while (mayStart(now)) {
                 var due = agenda.next(now);
                 if (due.isEmpty()) break; // also when the CSV was changed under us, which closes the agenda
-                var attempt = due.get().attempt(names.next(), route.mode(), now);
-                var begun = new Running(attempt);
-                running.put(attempt.sequence(), begun);
-                pace.started(now);
-                tally.started(now);
-                health.begun();
-                batch.record(Event.Attempt.of(attempt));
-                agenda.unseen().resent(attempt.row());
-                starts.add(begun);
+                starts.add(recorded(due.get().attempt(names.next(), route.mode(), now)));
             }
             batch.flush();
             starts.forEach(this::start);
@@ -4058,6 +4013,17 @@ final class DifyExec implements Runnable {
                 if (doubt.isEmpty()) break;
                 look(doubt.get());
             }
+        }
+
+        private Running recorded(Attempt attempt) {
+            var begun = new Running(attempt);
+            running.put(attempt.sequence(), begun);
+            pace.started(attempt.at());
+            tally.started(attempt.at());
+            health.begun();
+            batch.record(Event.Attempt.of(attempt));
+            agenda.unseen().resent(attempt.row());
+            return begun;
         }
 
         private boolean mayStart(Instant now) {
@@ -4080,32 +4046,17 @@ final class DifyExec implements Runnable {
         }
 
         private void start(Running begun) {
-            var attempt = begun.attempt;
             post(() -> {
                 begun.thread = Thread.currentThread();
-                return ended(attempt, new Told() {
-                    @Override
-                    public void began(RunRef run, Duration waited) {
-                        mailbox.add(new Message.Began(attempt, run, waited));
-                    }
-
-                    @Override
-                    public void quiet(RunRef run) {
-                        mailbox.add(new Message.Quiet(attempt, run));
-                    }
-
-                    @Override
-                    public void uploaded(String file, String upload) {
-                        mailbox.add(new Message.Uploaded(attempt, file, upload));
-                    }
-                });
+                return ended(begun.attempt);
             });
         }
 
         /// Runs an attempt to its end. Where memory runs out, the run is looked up once others have given theirs back.
-        private Message ended(Attempt attempt, Told told) {
+        private Message ended(Attempt attempt) {
             try {
-                return new Message.Ended(attempt, workflow.run(attempt, told));
+                return new Message.Ended(attempt, workflow.run(attempt,
+                        heard -> mailbox.add(new Message.OnTheWay(attempt, heard))));
             } catch (OutOfMemoryError _) {
                 return new Message.Ended(attempt, Seen.Cut.outOfMemory(Optional.empty()));
             }
@@ -4173,16 +4124,22 @@ final class DifyExec implements Runnable {
 
         private void handle(Message message) {
             switch (message) {
-                case Message.Began(var attempt, var run, var waited) -> began(attempt, run, waited);
-                case Message.Quiet(var attempt, var run) -> askAboutQuiet(attempt, run);
+                case Message.OnTheWay(var attempt, var heard) -> heard(attempt, heard);
                 case Message.Ended(var attempt, var seen) -> ended(attempt, seen);
                 case Message.Looked(var doubt, var found, var begun) -> looked(doubt, found, begun);
-                case Message.Uploaded(var attempt, var file,
-                        var upload) -> batch.record(new Event.Upload(clock.instant(),
-                        attempt.row().id(), attempt.user(), file, upload));
                 case Message.Downloaded(var download, var fetched) -> downloaded(download, fetched);
                 case Message.Interrupted(var signal) -> interrupted(signal);
                 case Message.Broken(var problem) -> throw new IllegalStateException("a worker broke", problem);
+            }
+        }
+
+        private void heard(Attempt attempt, Heard heard) {
+            switch (heard) {
+                case Heard.Began(var run, var waited) -> began(attempt, run, waited);
+                case Heard.Quiet(var run) -> askAboutQuiet(attempt, run);
+                case Heard.Uploaded(var file, var upload) -> batch.record(new Event.Upload(clock.instant(),
+                        attempt.row().id(), attempt.user(), file, upload));
+                case Heard.NodeBegan _, Heard.NodeEnded _, Heard.Text _ -> watcher.heard(heard);
             }
         }
 
@@ -4233,6 +4190,7 @@ final class DifyExec implements Runnable {
             var begun = running.remove(attempt.sequence());
             if (begun == null) return; // its end was learnt otherwise before
             var now = clock.instant();
+            if (seen instanceof Seen.Ran ran) watcher.ran(attempt, ran, now);
             pace.ended(now);
             if (seen instanceof Seen.Ran ran && begun.stopAsked && ran.status().isStopped()) {
                 interruptedRun(attempt, ran);
@@ -4241,7 +4199,7 @@ final class DifyExec implements Runnable {
             adapt(attempt, seen, now);
             var verdict = judge.verdict(attempt, seen);
             if (verdict instanceof Verdict.LookUp) seen.run().ifPresent(run -> named(begun, run));
-            settle(attempt, begun.start, seen, verdict);
+            conclude(attempt, begun.start, seen, verdict);
             heed(seen, now);
         }
 
@@ -4283,35 +4241,42 @@ final class DifyExec implements Runnable {
         }
 
         /// @param start what the time of its run counts from
-        private void settle(Attempt attempt, Instant start, Seen seen, Verdict verdict) {
-            var now = clock.instant();
+        private void conclude(Attempt attempt, Instant start, Seen seen, Verdict verdict) {
             if (seen instanceof Seen.Ran ran && !(verdict instanceof Verdict.LookUp)) tally.used(attempt, ran.usage());
             switch (verdict) {
                 case Verdict.Done(var outcome) -> finish(attempt, seen, outcome);
                 case Verdict.Again(var after, var why) -> {
-                    batch.record(Event.End.of(attempt, now, "again", seen, why));
                     tally.retried();
-                    agenda.again(attempt.row(), attempt.tries().failedOnce(), now.plus(after));
+                    again(attempt, attempt.tries().failedOnce(), after, "again", seen, why);
                 }
                 case Verdict.Throttled(var after, var why) -> {
-                    pace.refused(attempt.sequence(), onServer(), names.count());
-                    if (onServer() > busy(now)) pace.pause(now.plus(after)); // those that were cut do hold their places
-                    health.refused(now, onServer());
-                    tally.throttled();
-                    batch.record(new Event.Throttle(now, attempt.user(), why, pace.limit()));
-                    batch.record(Event.End.of(attempt, now, "throttled", seen, why));
-                    agenda.again(attempt.row(), attempt.tries().throttledOnce(), now.plus(after));
+                    throttled(attempt, after, why);
+                    again(attempt, attempt.tries().throttledOnce(), after, "throttled", seen, why);
                 }
-                case Verdict.Unreached(var after, var why) -> {
-                    batch.record(Event.End.of(attempt, now, "unreached", seen, why));
-                    agenda.again(attempt.row(), attempt.tries(), now.plus(after));
-                }
+                case Verdict.Unreached(var after, var why) -> again(attempt, attempt.tries(), after, "unreached", seen,
+                        why);
                 case Verdict.LookUp(var symptom, var why) -> doubt(attempt, start, seen, symptom, why);
                 case Verdict.StopBatch(var why) -> {
-                    batch.record(Event.End.of(attempt, now, "refused", seen, why));
+                    batch.record(Event.End.of(attempt, clock.instant(), "refused", seen, why));
                     agenda.close(new Stop(STOPPED, why));
                 }
             }
+        }
+
+        /// @param word how the log calls this end of an attempt
+        private void again(Attempt attempt, Tries tries, Duration after, String word, Seen seen, String why) {
+            var now = clock.instant();
+            batch.record(Event.End.of(attempt, now, word, seen, why));
+            agenda.again(attempt.row(), tries, now.plus(after));
+        }
+
+        private void throttled(Attempt attempt, Duration after, String why) {
+            var now = clock.instant();
+            pace.refused(attempt.sequence(), onServer(), names.count());
+            if (onServer() > busy(now)) pace.pause(now.plus(after)); // those that were cut do hold their places
+            health.refused(now, onServer());
+            tally.throttled();
+            batch.record(new Event.Throttle(now, attempt.user(), why, pace.limit()));
         }
 
         /// A row of whose outputs files are to be kept counts as done once they are there, or given up.
@@ -4364,7 +4329,7 @@ final class DifyExec implements Runnable {
             if (seen instanceof Seen.Ran ran && outcome.standing().isSuccess() && attempt.kind() == Kind.ROW)
                 batch.result(Results.line(attempt, ran, ended, files));
             batch.settled(attempt, outcome, now, seen, took, () -> count(attempt, outcome, took, now));
-            watcher.ended(attempt, outcome);
+            watcher.ended(outcome);
             if (outcome instanceof Outcome.Failed failed && failed.firewall() && ++firewalled >= FIREWALLED)
                 agenda.close(new Stop(STOPPED, "a firewall refused " + FIREWALLED + " rows in a row (HTTP 403, HTML): "
                         + "ask its owner to let these requests through"));
@@ -4417,6 +4382,7 @@ final class DifyExec implements Runnable {
             if (found instanceof Found.Silent(var seen) && !(seen instanceof Seen.TooLarge)) health.failed(now, begun);
             else health.answered();
             if (found instanceof Found.Running) route.listsRunning(doubt);
+            if (found instanceof Found.Ended(var ran)) watcher.ran(doubt.attempt(), ran, now);
             batch.record(new Event.Look(now, doubt.attempt().user(), doubt.run().map(RunRef::id).orElse(null),
                     found.word()));
             if (doubt instanceof Doubt.Recheck || doubt instanceof Doubt.Late)
@@ -4453,31 +4419,25 @@ final class DifyExec implements Runnable {
 
         private void act(Doubt doubt, Step step) {
             var attempt = doubt.attempt();
-            var now = clock.instant();
             switch (step) {
-                case Step.Take(var ran, var verdict) -> {
-                    if (doubt instanceof Doubt.Late) tally.reopened(batch.standing(attempt.row()));
-                    batch.record(new Event.Harvest(now, attempt.user(), ran.ref().id()));
-                    tally.harvested();
-                    settle(attempt, doubt.start(), ran, verdict);
-                }
-                case Step.Judged(var seen, var verdict) -> settle(attempt, doubt.start(), seen, verdict);
+                case Step.Take(var ran, var verdict) -> harvest(doubt, ran, verdict);
+                case Step.Judged(var seen, var verdict) -> conclude(attempt, doubt.start(), seen, verdict);
                 case Step.LookAgain(var next) -> agenda.doubt(next);
                 case Step.Say(var text, var then) -> {
                     watcher.say(text);
                     act(doubt, then);
                 }
                 case Step.Close(var end, var seen, var why, var then) -> {
-                    batch.record(Event.End.of(attempt, now, end, seen, why));
+                    batch.record(Event.End.of(attempt, clock.instant(), end, seen, why));
                     if (seen.run().isEmpty()) agenda.unseen().add(attempt);
                     act(doubt, then);
                 }
                 case Step.SendAgain(var tries, var rechecked) -> {
                     if (tries.failed() > attempt.tries().failed()) tally.retried();
-                    if (rechecked) agenda.ready(attempt.row(), tries, now);
-                    else agenda.again(attempt.row(), tries, now);
+                    if (rechecked) agenda.ready(attempt.row(), tries, clock.instant());
+                    else agenda.again(attempt.row(), tries, clock.instant());
                 }
-                case Step.GiveUp(var cut, var outcome) -> giveUp(attempt, cut, outcome, now);
+                case Step.GiveUp(var cut, var outcome) -> giveUp(attempt, cut, outcome, clock.instant());
                 case Step.StopBatch(var why) -> agenda.close(new Stop(STOPPED, why));
                 case Step.Nothing() -> {}
             }
@@ -4488,13 +4448,13 @@ final class DifyExec implements Runnable {
             if (doubt instanceof Doubt.Late) tally.reopened(batch.standing(attempt.row()));
             batch.record(new Event.Harvest(clock.instant(), attempt.user(), ran.ref().id()));
             tally.harvested();
-            settle(attempt, doubt.start(), ran, verdict);
+            conclude(attempt, doubt.start(), ran, verdict);
         }
 
         private void giveUp(Attempt attempt, Seen.Cut cut, Outcome outcome, Instant now) {
             batch.settled(attempt, outcome, now, cut, () -> count(attempt, outcome, Duration.between(attempt.at(), now),
                     now));
-            watcher.ended(attempt, outcome);
+            watcher.ended(outcome);
         }
 
         private void interruptedRun(Attempt attempt, Seen.Ran ran) {
@@ -4551,18 +4511,12 @@ final class DifyExec implements Runnable {
 
     /// What reaches the engine's thread from workers and signals.
     sealed interface Message {
-        /// @param waited from the head of the answer to the first event
-        record Began(Attempt attempt, RunRef run, Duration waited) implements Message {}
-
-        /// A stream has been silent for a while after its first event.
-        record Quiet(Attempt attempt, RunRef run) implements Message {}
+        record OnTheWay(Attempt attempt, Heard heard) implements Message {}
 
         record Ended(Attempt attempt, Seen seen) implements Message {}
 
         /// @param begun when the look went out
         record Looked(Doubt doubt, Found found, Instant begun) implements Message {}
-
-        record Uploaded(Attempt attempt, String file, String upload) implements Message {}
 
         record Downloaded(Download download, Fetched fetched) implements Message {}
 
@@ -4589,7 +4543,6 @@ final class DifyExec implements Runnable {
         private final PriorityQueue<Doubt> doubts = new PriorityQueue<>(Comparator.comparing(Doubt::due));
         private final PriorityQueue<Download> downloads = new PriorityQueue<>(Comparator.comparing(Download::due));
         private final Unseen unseen;
-        private final boolean resendUnknown;
         private final Kind kind;
         private final Map<Integer, Instant> cutRuns = new HashMap<>();
         private Optional<Stop> stop = Optional.empty();
@@ -4605,7 +4558,6 @@ final class DifyExec implements Runnable {
         Agenda(Wanted wanted) {
             this.kind = wanted.kind();
             this.fresh = wanted.iterator();
-            this.resendUnknown = wanted.resendUnknown();
             this.unseen = wanted.batch().history().resent();
             doubts.addAll(wanted.doubts());
         }
@@ -4930,8 +4882,14 @@ final class DifyExec implements Runnable {
     interface Watcher {
         void watch(Tally tally);
 
+        /// A run goes on: its nodes and its text.
+        default void heard(Heard heard) {}
+
+        /// A run has come to an end, by its own answer or by a look; what the end means is not said yet.
+        default void ran(Attempt attempt, Seen.Ran ran, Instant at) {}
+
         /// A row, or a try of it, has its outcome.
-        default void ended(Attempt attempt, Outcome outcome) {}
+        default void ended(Outcome outcome) {}
 
         void say(String sentence);
 
@@ -5028,7 +4986,7 @@ final class DifyExec implements Runnable {
         private static final String NO_ADDRESS = "no address in the output";
 
         @Override
-        public Seen run(Attempt attempt, Told told) {
+        public Seen run(Attempt attempt, Consumer<Heard> told) {
             var uploads = new HashMap<Value.Local, String>();
             var values = new LinkedHashMap<String, Value>();
             for (var value : form.values(attempt.row()).entrySet()) {
@@ -5055,15 +5013,15 @@ final class DifyExec implements Runnable {
         }
 
         /// A file that several cells of one attempt name goes up once.
-        private Value uploaded(Value value, Attempt attempt, Told told, Map<Value.Local, String> uploads,
-                AtomicReference<Seen> fault) {
+        private Value uploaded(Value value, Attempt attempt, Consumer<Heard> told,
+                Map<Value.Local, String> uploads, AtomicReference<Seen> fault) {
             return switch (value) {
                 case Value.Several(var files) -> new Value.Several(
                         files.stream().map(file -> uploaded(file, attempt, told, uploads, fault)).toList());
                 case Value.Local local -> {
                     if (fault.get() == null && !uploads.containsKey(local)) client.upload(local, attempt.user(), id -> {
                         uploads.put(local, id);
-                        told.uploaded(local.name(), id);
+                        told.accept(new Heard.Uploaded(local.name(), id));
                     }).ifPresent(seen -> fault.set(notUploaded(local.name(), seen)));
                     yield new Value.Uploaded(local.kind(), uploads.getOrDefault(local, ""));
                 }
@@ -5221,7 +5179,7 @@ final class DifyExec implements Runnable {
 
         /// Posts one attempt to `/workflows/run` and reads to its terminal event; the stream's own end is not waited
         /// for.
-        Seen run(Attempt attempt, Map<String, Value> inputs, Told told) {
+        Seen run(Attempt attempt, Map<String, Value> inputs, Consumer<Heard> told) {
             boolean streaming = attempt.mode() == Mode.STREAMING;
             var post = request(runPath(access)).header("Content-Type", "application/json")
                     .POST(HttpRequest.BodyPublishers.ofByteArray(body(attempt, inputs, streaming))).build();
@@ -5491,16 +5449,17 @@ final class DifyExec implements Runnable {
                             "HTTP 200 without a run's status"));
         }
 
-        private Seen stream(HttpResponse<InputStream> answer, Watch watch, Told told) throws IOException {
+        private Seen stream(HttpResponse<InputStream> answer, Watch watch, Consumer<Heard> told)
+                throws IOException {
             var reader = new RunReader();
             var sse = new Sse(watch.counting(answer.body()));
             long head = System.nanoTime();
             while (next(sse, reader)) {
                 if (reader.ref().isPresent() && watch.run().isEmpty()) {
                     watch.began(reader.ref().get(), timeout, QUIET, told);
-                    told.began(reader.ref().get(), Duration.ofNanos(System.nanoTime() - head));
+                    told.accept(new Heard.Began(reader.ref().get(), Duration.ofNanos(System.nanoTime() - head)));
                 }
-                reader.heard().ifPresent(told::heard);
+                reader.heard().ifPresent(told);
                 var end = reader.end();
                 if (end.isPresent()) {
                     var ends = ends(end.get(), sse, reader, watch);
@@ -6047,7 +6006,7 @@ final class DifyExec implements Runnable {
         private volatile long end, lastByte;
         private volatile boolean over = false;
         private volatile Duration quiet;
-        private volatile Told told;
+        private volatile Consumer<Heard> told;
 
         private Watch(InputStream body, Duration limit, Consumer<Watch> closing) {
             this.body = body;
@@ -6061,7 +6020,7 @@ final class DifyExec implements Runnable {
         }
 
         /// From the first event on: another limit, and word of silences.
-        void began(RunRef run, Duration limit, Duration quiet, Told told) {
+        void began(RunRef run, Duration limit, Duration quiet, Consumer<Heard> told) {
             this.run.set(Optional.of(run));
             this.lastByte = System.nanoTime();
             this.told = told;
@@ -6074,7 +6033,7 @@ final class DifyExec implements Runnable {
             if (now - end >= 0) stop();
             else if (quiet != null && now - lastByte >= quiet.toNanos()) {
                 lastByte = now;
-                told.quiet(run.get().orElseThrow());
+                told.accept(new Heard.Quiet(run.get().orElseThrow()));
             }
         }
 
@@ -10922,7 +10881,7 @@ final class DifyExec implements Runnable {
 
     /// One run of a row: never throws for what the server says or fails to say.
     interface Workflow {
-        Seen run(Attempt attempt, Told told);
+        Seen run(Attempt attempt, Consumer<Heard> told);
 
         Found look(Doubt doubt);
 
@@ -10932,21 +10891,16 @@ final class DifyExec implements Runnable {
         Fetched fetch(OutputFile file);
     }
 
-    /// What a worker tells while a run goes on.
-    interface Told {
-        /// @param waited from the head of the answer to the first event; none in blocking mode
-        void began(RunRef run, Duration waited);
-
-        void quiet(RunRef run);
-
-        void uploaded(String file, String upload);
-
-        /// What a stream says of a run on its way.
-        default void heard(Heard heard) {}
-    }
-
-    /// A stream's word of a run on its way. Names and texts are as the server sends them.
+    /// What a worker hears of a run while it goes on. Names and texts are as the server sends them.
     sealed interface Heard {
+        /// @param waited from the head of the answer to the first event
+        record Began(RunRef run, Duration waited) implements Heard {}
+
+        /// A stream has been silent for a while after its first event.
+        record Quiet(RunRef run) implements Heard {}
+
+        record Uploaded(String file, String upload) implements Heard {}
+
         record NodeBegan(String title, String type) implements Heard {}
 
         /// `error` is empty where there is none.

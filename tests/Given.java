@@ -230,7 +230,7 @@ final class Given {
 
     /// What the workflow says to one attempt.
     @FunctionalInterface interface Answer {
-        Seen to(Attempt attempt, Told told) throws InterruptedException;
+        Seen to(Attempt attempt, Consumer<Heard> told) throws InterruptedException;
 
         /// One after the other, and no more.
         static Answer inTurn(Seen... answers) {
@@ -310,11 +310,13 @@ final class Given {
             var route = new Route(mode, batch.history().mode(), server);
             writer.began(ACCESS.name(), "My app", server, route.mode(), "mode="
                     + mode.name().toLowerCase(Locale.ROOT) + " c=" + slots);
-            tally = new Tally(wanted.rows(), world.clock);
-            return new Engine(this, new Agenda(wanted),
-                    new Judge(backoff, failedRuns, ACCESS), new Pace(slots, wait, rate),
-                    new Health(backoff), new Limits(maxFailures, maxTokens, grace, timeout, settle),
-                    route, writer, new Names(user), tally, this, world.clock, world.mailbox, world).run();
+            var terms = new Engine.Terms(new Judge(backoff, failedRuns, ACCESS),
+                    new Limits(maxFailures, maxTokens, grace, timeout, settle), new Pace(slots, wait, rate), route,
+                    new Names(user));
+            var engine = new Engine(this, wanted, terms, writer, this,
+                    new Engine.Ports(world.clock, world.mailbox, world));
+            tally = engine.tally();
+            return engine.run();
         }
 
         /// A call that dies once its workflow has been asked `after` times; what it was doing stays open in the log.
@@ -331,7 +333,7 @@ final class Given {
         }
 
         @Override
-        public Seen run(Attempt attempt, Told told) {
+        public Seen run(Attempt attempt, Consumer<Heard> told) {
             sent.add(attempt);
             busiest = Math.max(busiest, ++busy);
             try {
@@ -393,8 +395,8 @@ final class Given {
         }
 
         /// A stream that begins its run and goes on until the run is asked to stop.
-        Seen untilStopped(RunRef run, Told told) throws InterruptedException {
-            told.began(run, Duration.ZERO);
+        Seen untilStopped(RunRef run, Consumer<Heard> told) throws InterruptedException {
+            told.accept(new Heard.Began(run, Duration.ZERO));
             world.waitFor(alarm -> alarms.put(run.task(), alarm));
             return new Seen.Ran(run, RunStatus.FAILED, "{}".getBytes(UTF_8),
                     "Aborted: User requested stop", "workflow-1", Usage.NONE);

@@ -29,7 +29,7 @@ final class LookUpTest {
             scene.mode = Mode.STREAMING;
             scene.answer = (_, told) -> {
                 scene.world.pass(seconds(20)); // in the queue
-                told.began(run("run-a"), seconds(20));
+                told.accept(new Heard.Began(run("run-a"), seconds(20)));
                 scene.world.pass(seconds(290));
                 return cut(Symptom.CUT, run("run-a"));
             };
@@ -77,7 +77,7 @@ final class LookUpTest {
             var scene = Scene.of(folder, "a");
             scene.mode = Mode.STREAMING;
             scene.answer = (_, told) -> {
-                told.began(run("run-7"), Duration.ZERO);
+                told.accept(new Heard.Began(run("run-7"), Duration.ZERO));
                 scene.world.pass(seconds(300));
                 return cut(Symptom.TIMED_OUT, run("run-7"));
             };
@@ -257,7 +257,7 @@ final class LookUpTest {
             var scene = Scene.of(folder, "a");
             scene.mode = Mode.STREAMING;
             scene.answer = (_, told) -> {
-                told.began(run("run-7"), Duration.ZERO);
+                told.accept(new Heard.Began(run("run-7"), Duration.ZERO));
                 scene.world.pass(seconds(300));
                 return cut(Symptom.TIMED_OUT, run("run-7"));
             };
@@ -303,7 +303,7 @@ final class LookUpTest {
             scene.answer = (attempt, told) -> {
                 boolean queued = attempt.row().id().equals("c");
                 if (queued) scene.world.pass(seconds(12));
-                told.began(run("run-" + attempt.row().id()), queued ? seconds(12) : Duration.ofMillis(30));
+                told.accept(new Heard.Began(run("run-" + attempt.row().id()), queued ? seconds(12) : Duration.ofMillis(30)));
                 scene.world.pass(seconds(10));
                 return succeeded("run-" + attempt.row().id());
             };
@@ -440,11 +440,11 @@ final class LookUpTest {
             scene.mode = Mode.STREAMING;
             scene.answer = (attempt, told) -> {
                 if (attempt.row().id().equals("b")) return succeeded("run-b");
-                told.began(run("run-7"), Duration.ZERO);
+                told.accept(new Heard.Began(run("run-7"), Duration.ZERO));
                 scene.world.pass(seconds(30));
-                told.quiet(run("run-7"));
+                told.accept(new Heard.Quiet(run("run-7")));
                 scene.world.pass(seconds(30));
-                told.quiet(run("run-7"));
+                told.accept(new Heard.Quiet(run("run-7")));
                 scene.world.waitFor(_ -> {});
                 throw new AssertionError("nothing wakes a stream that was given up");
             };
@@ -463,8 +463,8 @@ final class LookUpTest {
             var scene = Scene.of(folder, "a");
             scene.mode = Mode.STREAMING;
             scene.answer = (_, told) -> {
-                told.began(run("run-7"), Duration.ZERO);
-                told.quiet(run("run-7"));
+                told.accept(new Heard.Began(run("run-7"), Duration.ZERO));
+                told.accept(new Heard.Quiet(run("run-7")));
                 return succeeded("run-7");
             };
 
@@ -480,9 +480,9 @@ final class LookUpTest {
             scene.mode = Mode.STREAMING;
             scene.lookTakes = seconds(5);
             scene.answer = (_, told) -> {
-                told.began(run("run-7"), Duration.ZERO);
+                told.accept(new Heard.Began(run("run-7"), Duration.ZERO));
                 scene.world.pass(seconds(30));
-                told.quiet(run("run-7"));
+                told.accept(new Heard.Quiet(run("run-7")));
                 scene.world.waitFor(_ -> {});
                 throw new AssertionError("nothing wakes a stream that was given up");
             };
@@ -753,7 +753,7 @@ final class LookUpTest {
             scene.mode = Mode.STREAMING;
             scene.interruptAfter(seconds(1));
             scene.answer = (_, told) -> {
-                told.began(run("run-7"), Duration.ZERO);
+                told.accept(new Heard.Began(run("run-7"), Duration.ZERO));
                 scene.world.pass(seconds(3600));
                 throw new AssertionError("nobody waits for so long");
             };
@@ -964,7 +964,7 @@ final class LookUpTest {
             var scene = Scene.of(folder, "a");
             scene.mode = Mode.STREAMING;
             scene.answer = (_, told) -> {
-                told.began(run("run-7"), Duration.ZERO);
+                told.accept(new Heard.Began(run("run-7"), Duration.ZERO));
                 scene.world.pass(seconds(1));
                 return succeeded("run-7");
             };
@@ -1261,7 +1261,7 @@ final class LookUpTest {
                     "human", List.of(ran("run-6", RunStatus.PAUSED, ""))));
             scene.answer = (attempt, told) -> {
                 if (attempt.row().id().equals("last")) return scene.untilStopped(run("run-7"), told);
-                if (attempt.row().id().equals("streamed")) told.began(run("run-1"), Duration.ZERO);
+                if (attempt.row().id().equals("streamed")) told.accept(new Heard.Began(run("run-1"), Duration.ZERO));
                 return answers.to(attempt, told);
             };
             scene.found = doubt -> switch (doubt.attempt().row().id()) {

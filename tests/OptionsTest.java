@@ -145,10 +145,10 @@ final class OptionsTest {
             line.parseArgs("run", "-i", "data.csv", "-o", "results.jsonl", "--timeout", "30s");
 
             var work = ((Run) line.getSubcommands().get("run").getCommand()).work;
-            assertEquals(seconds(30), work.dify.timeout);
-            assertEquals(7, work.retrying.maxRetries);
-            assertEquals(seconds(9), work.retrying.maxDelay);
-            assertEquals(seconds(1), work.retrying.initialDelay);
+            assertEquals(seconds(30), work.setup.dify.timeout);
+            assertEquals(7, work.setup.retrying.maxRetries);
+            assertEquals(seconds(9), work.setup.retrying.maxDelay);
+            assertEquals(seconds(1), work.setup.retrying.initialDelay);
         }
 
         @ParameterizedTest

@@ -15,7 +15,7 @@ import org.junit.jupiter.api.Timeout;
 import module java.base;
 
 import static difyexec.ServerTest.*;
-import static difyexec.ServerTest.Heard;
+import static difyexec.ServerTest.Ears;
 import static difyexec.DifyExec.*;
 import static com.github.tomakehurst.wiremock.client.WireMock.aResponse;
 import static com.github.tomakehurst.wiremock.client.WireMock.equalTo;
@@ -90,7 +90,7 @@ final class RecordingsTest {
             var expected = Expected.of(exchange);
             var mode = exchange.isStream() ? STREAMING : BLOCKING;
             var attempt = attempt(mode);
-            var heard = new Heard();
+            var heard = new Ears();
 
             var seen = served(exchange, attempt, heard);
 
@@ -119,7 +119,7 @@ final class RecordingsTest {
         }
 
         /// By WireMock; by bytes where a connection breaks or is held, or the recording has the bytes.
-        private Seen served(Recorded.Exchange exchange, Attempt attempt, Heard told)
+        private Seen served(Recorded.Exchange exchange, Attempt attempt, Ears told)
                 throws IOException {
             boolean stays = exchange.end() == Recorded.End.CLIENT && !exchange.text().contains("\"event\":\"error\"")
                     && !exchange.text().contains("\"event\":\"workflow_finished\"");

@@ -71,10 +71,10 @@ class ServerTest {
     }
 
     static Seen run(DifyClient client, Mode mode) {
-        return run(client, attempt(mode), new Heard());
+        return run(client, attempt(mode), new Ears());
     }
 
-    static Seen run(DifyClient client, Attempt attempt, Heard heard) {
+    static Seen run(DifyClient client, Attempt attempt, Ears heard) {
         return client.run(attempt, Form.ofText().values(attempt.row()), heard);
     }
 
@@ -110,22 +110,17 @@ class ServerTest {
     }
 
     /// The runs that a worker told of.
-    record Heard(List<RunRef> runs, CountDownLatch first) implements Told {
-        Heard() {
+    record Ears(List<RunRef> runs, CountDownLatch first) implements Consumer<Heard> {
+        Ears() {
             this(new CopyOnWriteArrayList<>(), new CountDownLatch(1));
         }
 
         @Override
-        public void began(RunRef run, Duration waited) {
+        public void accept(Heard heard) {
+            if (!(heard instanceof Heard.Began(var run, _))) return;
             runs.add(run);
             first.countDown();
         }
-
-        @Override
-        public void quiet(RunRef run) {}
-
-        @Override
-        public void uploaded(String file, String upload) {}
     }
 
     /// A server on loopback that does on each connection what its script says.
@@ -438,7 +433,7 @@ class ServerTest {
             cells.put("text", "say \"あ\" 😀,\n\ttwice \\ \u0001");
 
             try (var client = client(url())) {
-                run(client, attempt(mode, "difyexec-00-1", cells), new Heard());
+                run(client, attempt(mode, "difyexec-00-1", cells), new Ears());
             }
 
             dify.verify(1, postRequestedFor(urlEqualTo("/v1/workflows/run"))
@@ -593,7 +588,7 @@ class ServerTest {
                 }
             }); var client = client(wire.url())) {
                 var first = Thread.startVirtualThread(() -> run(client, attempt(BLOCKING, "first", Map.of("id", "r1")),
-                        new Heard()));
+                        new Ears()));
 
                 long since = System.nanoTime();
                 while (System.nanoTime() - since < 2_200_000_000L) ran(run(client, BLOCKING)); // it has waited for long
@@ -893,7 +888,7 @@ class ServerTest {
 
     @Nested
     class AStream {
-        private Heard heard = new Heard();
+        private Ears heard = new Ears();
 
         /// What a stream gives that is written so; `limit` for its silences.
         private Seen seen(Duration limit, Wire.Script events) throws IOException {
@@ -1051,7 +1046,7 @@ class ServerTest {
 
             for (var end : List.<Wire.Script>of(Wire.Connection::endStream, Wire.Connection::reset,
                     connection -> connection.say("fff\r\ndata: {\"event\":\"node_"), _ -> {})) {
-                heard = new Heard();
+                heard = new Ears();
                 var cut = cut(seen(LONG, connection -> {
                     if (!text.isEmpty()) connection.chunk(text);
                     if (known) await(heard.first()); // a reset would take back what is not read yet
@@ -1270,7 +1265,7 @@ class ServerTest {
     @Nested
     class AnAnswerThatThereIsNoRoomFor {
         private static final String LARGE = "{\"text\":\"" + "x".repeat(30_000) + "\"}";
-        private final Heard heard = new Heard();
+        private final Ears heard = new Ears();
 
         private <T> T by(Wire.Script answer, Function<DifyClient, T> asked) throws IOException {
             try (var wire = new Wire(connection -> {
