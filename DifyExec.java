@@ -329,22 +329,22 @@ final class DifyExec implements Runnable {
             setup.check(demo);
             try (var source = Source.of(input.csv)) {
                 var csv = setup.open(source, input.csv);
-                try (var dify = setup.connect(demo, csv.columns(), 1)) {
+                try (var dify = setup.connect(demo, csv.columns(), 1, setup.err())) {
                     var index = new Index();
                     csv.check(index);
                     var met = dify.greet("");
-                    return report(csv, index, met, dify.form(met, csv, input.csv), dify.access());
+                    return report(csv, index, met, dify.form(met, csv, input.csv), dify);
                 }
             }
         }
 
-        private int report(Csv csv, Index index, Greeting.Met server, Form form, Access access) {
+        private int report(Csv csv, Index index, Greeting.Met server, Form form, Connection dify) {
             var out = spec.commandLine().getOut();
             var inspection = Inspection.of(csv.columns(), form, csv.rows(_ -> true, index));
             if (json) out.println(CheckView.json(inspection));
             else CheckView.print(inspection, server, out);
             for (var first = csv.first(show, index); first.hasNext(); )
-                CheckView.request(first.next(), form, access, setup.dify.mode, setup.dify.user, out);
+                CheckView.request(first.next(), form, dify.access(), dify.mode(), setup.dify.user, out);
             return inspection.isFine() ? OK : UNUSABLE;
         }
     }
@@ -1255,9 +1255,9 @@ final class DifyExec implements Runnable {
         }
 
         private Engine.Terms terms(Greeting.Met server) {
-            var mode = dify.setup().dify.mode == Mode.BLOCKING ? Mode.BLOCKING : Mode.STREAMING;
-            return dify.terms(new Limits(null, null, Duration.ZERO, dify.timeout(), dify.setup().retrying.settle()),
-                    new Pace(1, null), new Route(mode, Optional.empty(), server.version()));
+            var mode = dify.mode() == Mode.BLOCKING ? Mode.BLOCKING : Mode.STREAMING;
+            return dify.terms(null, null, Duration.ZERO, new Pace(1, null),
+                    new Route(mode, Optional.empty(), server.version()));
         }
     }
 
@@ -1825,7 +1825,7 @@ final class DifyExec implements Runnable {
             out.makeFolder();
             try (var source = files.open(input.csv)) {
                 var csv = setup.open(source, input.csv);
-                try (var dify = setup.connect(demo.version, csv.columns(), pace.concurrency())) {
+                try (var dify = setup.connect(demo.version, csv.columns(), pace.concurrency(), setup.err())) {
                     if (dify.demo().isPresent()) dify.err().println("Demo: a simulated Dify " + demo.version
                             + " inside this process; nothing is sent out, nothing is spent.");
                     try (var writer = BatchWriter.open(files, csv, out.noBom, rows.rebuild,
@@ -1849,8 +1849,8 @@ final class DifyExec implements Runnable {
                     + " pending; nothing was sent.");
             var sender = new Sender(dify.client(), checked(wanted, server), Optional.ofNullable(work.out.saveFiles));
             var engine = dify.engine(server, sender, wanted, terms(wanted, server), writer,
-                    new Progress(dify.err(), work.out.progress), "mode="
-                            + work.setup.dify.mode.name().toLowerCase(Locale.ROOT) + " c=" + work.pace.concurrency());
+                    new Progress(dify.err(), work.out.progress),
+                    "mode=" + dify.mode().name().toLowerCase(Locale.ROOT) + " c=" + work.pace.concurrency());
             var stop = engine.runToLastWords();
             Summary.print(dify.err(), batch, engine.tally(), stop, work.rows.limit != null, work.input.csv.toString(),
                     work.demo.typed());
@@ -1876,12 +1876,12 @@ final class DifyExec implements Runnable {
         }
 
         private Engine.Terms terms(Wanted wanted, Greeting.Met server) {
-            var route = new Route(work.setup.dify.mode, batch.history().mode(), server.version());
+            var route = new Route(dify.mode(), batch.history().mode(), server.version());
             if (!wanted.doubts().isEmpty()) batch.history().session()
                     .ifPresent(before -> route.alsoMet(before.server()));
-            var retrying = work.setup.retrying;
-            return dify.terms(new Limits(work.pace.maxFailures, work.pace.maxTokens, retrying.grace, dify.timeout(),
-                    retrying.settle()), new Pace(work.pace.concurrency(), work.pace.wait, work.pace.rate), route);
+            var pace = work.pace;
+            return dify.terms(pace.maxFailures, pace.maxTokens, work.setup.retrying.grace,
+                    new Pace(pace.concurrency(), pace.wait, pace.rate), route);
         }
     }
 
@@ -1914,8 +1914,8 @@ final class DifyExec implements Runnable {
             return shape.open(source.path()).with(edits.apply(input));
         }
 
-        Connection connect(String demo, List<String> columns, int runs) throws IOException {
-            return connect(demo, columns, runs, spec.commandLine().getErr());
+        PrintWriter err() {
+            return spec.commandLine().getErr();
         }
 
         /// The server of the settings, or a demo with a variable for each column.
@@ -1951,6 +1951,10 @@ final class DifyExec implements Runnable {
             return setup.dify.timeout;
         }
 
+        Mode mode() {
+            return setup.dify.mode;
+        }
+
         /// Asks the server who it is. A refusal ends the command.
         ///
         /// @param left what a refusal means for the rows, or empty
@@ -1977,7 +1981,8 @@ final class DifyExec implements Runnable {
                     Variable.Folders.of(input, setup.dify.files), err);
         }
 
-        Engine.Terms terms(Limits limits, Pace pace, Route route) {
+        Engine.Terms terms(Ceiling maxFailures, Long maxTokens, Duration grace, Pace pace, Route route) {
+            var limits = new Limits(maxFailures, maxTokens, grace, timeout(), setup.retrying.settle());
             return new Engine.Terms(judge, limits, pace, route, new Names(setup.dify.user));
         }
 
@@ -3954,15 +3959,17 @@ final class DifyExec implements Runnable {
             return tally;
         }
 
-        /// [#run], with the signals of the process as messages; whatever stopped it, the files get their last words.
+        /// [#run], with Ctrl-C, SIGTERM and SIGHUP as messages; whatever stopped it, the files get their last words.
         Optional<Stop> runToLastWords() throws InterruptedException {
-            var formerSignals = OnSignals.post(mailbox);
+            var former = new LinkedHashMap<String, Object>();
+            for (var name : List.of("INT", "TERM", "HUP"))
+                former.put(name, Signals.register(name, () -> mailbox.add(new Message.Interrupted(name))));
             try {
                 var early = run();
                 var unwritten = batch.finish();
                 return early.isPresent() ? early : unwritten;
             } finally {
-                formerSignals.run();
+                former.forEach(Signals::unregister);
             }
         }
 
@@ -4523,17 +4530,6 @@ final class DifyExec implements Runnable {
         record Interrupted(String signal) implements Message {}
 
         record Broken(Throwable problem) implements Message {}
-    }
-
-    /// Turns Ctrl-C, SIGTERM and SIGHUP into messages while a batch runs.
-    static final class OnSignals {
-        /// Returns what puts the former handlers back.
-        static Runnable post(BlockingQueue<Message> mailbox) {
-            var former = new LinkedHashMap<String, Object>();
-            for (var name : List.of("INT", "TERM", "HUP"))
-                former.put(name, Signals.register(name, () -> mailbox.add(new Message.Interrupted(name))));
-            return () -> former.forEach(Signals::unregister);
-        }
     }
 
     /// What is to be done and when: rows not begun, rows waiting for another attempt, runs in doubt, files to fetch.
