@@ -3983,7 +3983,7 @@ final class DifyExec implements Runnable {
                     var message = mailbox.poll(untilNext().toNanos(), NANOSECONDS);
                     for (; message != null; message = mailbox.poll()) handle(message);
                     batch.flush();
-                    agenda.check(health.verdict(clock.instant(), running.size() + looking));
+                    health.verdict(clock.instant(), running.size() + looking).ifPresent(agenda::close);
                 }
                 List.copyOf(saving).forEach(this::saved); // an interrupt takes no result along
                 agenda.stop().ifPresent(stop -> batch.record(new Event.Stop(clock.instant(), stop.why(), null, null)));
@@ -4008,7 +4008,7 @@ final class DifyExec implements Runnable {
             download(now);
             if (agenda.stop().isPresent()) return;
             var starts = new ArrayList<Running>();
-            while (mayStart(now)) {
+            while (health.isOpen(now) && hasRoom(now, now)) {
                 var due = agenda.next(now);
                 if (due.isEmpty()) break; // also when the CSV was changed under us, which closes the agenda
                 starts.add(recorded(due.get().attempt(names.next(), route.mode(), now)));
@@ -4031,10 +4031,6 @@ final class DifyExec implements Runnable {
             batch.record(Event.Attempt.of(attempt));
             agenda.unseen().resent(attempt.row());
             return begun;
-        }
-
-        private boolean mayStart(Instant now) {
-            return health.isOpen(now) && hasRoom(now, now);
         }
 
         /// Once many wait for their files, which are in memory for so long, those of more rows would fare no better.
@@ -4200,7 +4196,7 @@ final class DifyExec implements Runnable {
             if (seen instanceof Seen.Ran ran) watcher.ran(attempt, ran, now);
             pace.ended(now);
             if (seen instanceof Seen.Ran ran && begun.stopAsked && ran.status().isStopped()) {
-                interruptedRun(attempt, ran);
+                batch.record(Event.End.of(attempt, now, "interrupted", ran, "stopped on request"));
                 return;
             }
             adapt(attempt, seen, now);
@@ -4464,10 +4460,6 @@ final class DifyExec implements Runnable {
             watcher.ended(outcome);
         }
 
-        private void interruptedRun(Attempt attempt, Seen.Ran ran) {
-            batch.record(Event.End.of(attempt, clock.instant(), "interrupted", ran, "stopped on request"));
-        }
-
         private void turnedUp(Attempt attempt, RunRef run, Found found, Instant now) {
             if (!agenda.unseen().remove(attempt) || !agenda.unseen().isResent(attempt)) return;
             batch.record(new Event.Late(now, attempt.row().id(), attempt.user(), run.id(), found.word()));
@@ -4622,10 +4614,6 @@ final class DifyExec implements Runnable {
         /// Nothing new starts from here on. The first reason stays, but an interrupt wins.
         void close(Stop reason) {
             if (stop.isEmpty() || reason.code() == INTERRUPTED) stop = Optional.of(reason);
-        }
-
-        void check(Optional<Stop> verdict) {
-            verdict.ifPresent(this::close);
         }
 
         Optional<Stop> stop() {

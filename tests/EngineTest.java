@@ -658,6 +658,30 @@ final class EngineTest {
         }
 
         @Test
+        void whoLooksOnHearsWhatARunSaysAndThenItsEnd() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.answer = (_, told) -> {
+                told.accept(new Heard.Text("so far"));
+                return succeeded("run-7");
+            };
+
+            scene.play();
+
+            assertEquals(List.of("Text[text=so far]", "run-7"), scene.heard);
+        }
+
+        @Test
+        void whoLooksOnHearsOfAnEndThatALookHasFound() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.answer = (_, _) -> cut(Symptom.CUT, run("run-7"));
+            scene.found = _ -> ended(succeeded("run-7"));
+
+            scene.play();
+
+            assertEquals(List.of("run-7"), scene.heard);
+        }
+
+        @Test
         void aFailureThatACrashLeftUnconfirmedIsLookedUpAtTheNextStart() throws Exception {
             var scene = streamed();
             scene.answer = (_, told) -> {

@@ -256,7 +256,7 @@ final class Given {
         final Path csv, output;
         final List<Attempt> sent = new ArrayList<>();
         final List<Doubt> looked = new ArrayList<>();
-        final List<String> stopped = new ArrayList<>(), said = new ArrayList<>();
+        final List<String> stopped = new ArrayList<>(), said = new ArrayList<>(), heard = new ArrayList<>();
         final Map<String, Runnable> alarms = new HashMap<>();
         Answer answer = (attempt, _) -> succeeded("run-" + attempt.row().id());
         Function<Doubt, Found> found = _ -> ABSENT;
@@ -381,6 +381,16 @@ final class Given {
 
         @Override
         public void watch(Tally tally) {}
+
+        @Override
+        public void heard(Heard word) {
+            heard.add(word.toString());
+        }
+
+        @Override
+        public void ran(Attempt attempt, Seen.Ran ran, Instant at) {
+            heard.add(ran.ref().id());
+        }
 
         @Override
         public void say(String sentence) {
