@@ -456,8 +456,7 @@ final class BatchTest {
             Files.writeString(folder.resolve("results.jsonl.log"), log);
             var files = BatchFiles.of(folder.resolve("results.jsonl"));
             var out = new StringWriter();
-            StatusView.print(Batch.peek(files, Optional.empty()), "CSV",
-                    new PrintWriter(out, true), Paint.NONE);
+            new StatusView(Batch.peek(files, Optional.empty()), new PrintWriter(out, true), new Paint(false)).print("CSV");
             return out.toString();
         }
 

@@ -276,7 +276,7 @@ class ViewsTest {
         @EnumSource(Standing.class)
         void isColouredOnATerminalAlone(Standing standing) {
             assertTrue(new Paint(true).by(standing, "x").matches("\u001b\\[\\d+mx\u001b\\[0m"));
-            assertEquals("x", Paint.NONE.by(standing, "x"));
+            assertEquals("x", new Paint(false).by(standing, "x"));
             assertFalse(Paint.of(Env.of(Map.of("NO_COLOR", "1"))).on());
             assertFalse(Paint.of(Env.of(Map.of("TERM", "dumb"))).on());
         }
@@ -858,7 +858,7 @@ class ViewsTest {
                 81,    4,     50
                 """)
         void itsStepsAreRound(double whole, int parts, double step) {
-            assertEquals(step, Chart.step(whole, parts), 1e-12);
+            assertEquals(step, Spans.step(whole, parts), 1e-12);
         }
     }
 
@@ -890,10 +890,10 @@ class ViewsTest {
             end(5010, "b", "failed");
 
             assertEquals(20_000, timeline.total());
-            assertArrayEquals(new double[] {0, 0.1}, timeline.rate(2, 10_000, Standing::isSuccess));
-            assertArrayEquals(new double[] {1, 1}, timeline.inFlight(2, 10_000));
-            assertArrayEquals(new double[] {0, 20}, timeline.tokens(2, 10_000));
-            assertArrayEquals(new double[] {0, 1.0}, timeline.cost(2, 10_000));
+            assertArrayEquals(new double[] {0, 0.1}, timeline.rate(new Spans(2, 10_000), Standing::isSuccess));
+            assertArrayEquals(new double[] {1, 1}, timeline.inFlight(new Spans(2, 10_000)));
+            assertArrayEquals(new double[] {0, 20}, timeline.tokens(new Spans(2, 10_000)));
+            assertArrayEquals(new double[] {0, 1.0}, timeline.cost(new Spans(2, 10_000)));
         }
 
         @Test
@@ -906,13 +906,13 @@ class ViewsTest {
             attempt(100, "b");
             end(110, "b", "succeeded");
 
-            assertArrayEquals(new double[] {2, 1}, timeline.inFlight(2, 10_000));
+            assertArrayEquals(new double[] {2, 1}, timeline.inFlight(new Spans(2, 10_000)));
 
             session(200);
             attempt(200, "c");
             end(210, "c", "succeeded");
 
-            assertArrayEquals(new double[] {2, 1, 1}, timeline.inFlight(3, 10_000));
+            assertArrayEquals(new double[] {2, 1, 1}, timeline.inFlight(new Spans(3, 10_000)));
         }
     }
 
