@@ -287,20 +287,9 @@ final class DifyExec implements Runnable {
                 if (!force) batch.refuseStrangers(input);
                 var export = new Spreadsheet(batch, names.all, failed, raw);
                 if (toFile) Draft.write(file, export::write);
-                else print(export);
+                else StandardOutput.write(standardOutput, export::write);
                 export.tell(spec.commandLine().getErr());
                 return OK;
-            }
-        }
-
-        /// A reader that has left and a full disk are told: a PrintStream keeps both to itself.
-        private void print(Spreadsheet export) {
-            try {
-                export.write(standardOutput);
-                if (standardOutput instanceof PrintStream stream && stream.checkError())
-                    throw new IOException("full, or its reader has left");
-            } catch (IOException problem) {
-                throw new Unusable("standard output: cannot be written (" + Plain.of(problem) + ")");
             }
         }
     }
@@ -1907,7 +1896,8 @@ final class DifyExec implements Runnable {
                     .registerConverter(ProgressStyle.class, new OneOf<>(ProgressStyle.class))
                     .registerConverter(Grouping.class, new OneOf<>(Grouping.class))
                     .setParameterExceptionHandler(CommandLines::unusable)
-                    .setExecutionExceptionHandler(CommandLines::stopped);
+                    .setExecutionExceptionHandler(CommandLines::stopped)
+                    .setExecutionStrategy(CommandLines::execute);
             return setDefaults(line, defaults);
         }
 
@@ -1917,6 +1907,18 @@ final class DifyExec implements Runnable {
             line.getSubcommands().values().forEach(sub -> setDefaults(sub, defaults));
             line.getHelpSectionMap(); // built now, so that each subcommand keeps its own
             return line;
+        }
+
+        /// What was asked for, and all that it printed must have got there.
+        private static int execute(CommandLine.ParseResult parsed) {
+            int code = new CommandLine.RunLast().execute(parsed);
+            var line = parsed.commandSpec().commandLine();
+            try {
+                StandardOutput.check(line.getOut());
+            } catch (Unusable problem) {
+                throw new CommandLine.ExecutionException(line, problem.getMessage(), problem);
+            }
+            return code;
         }
 
         private static int unusable(ParameterException problem, String... args) {
@@ -1938,6 +1940,27 @@ final class DifyExec implements Runnable {
             if (!(problem instanceof Unusable unusable)) throw problem;
             line.getErr().println("difyexec: " + unusable.getMessage());
             return unusable.code();
+        }
+    }
+
+    /// Where a full disk and a reader that has left are told: a PrintStream and a PrintWriter keep both to themselves.
+    static final class StandardOutput {
+        private static final String LOST = "full, or its reader has left";
+
+        static void write(OutputStream out, Draft.Content content) {
+            try {
+                content.write(out);
+                if (out instanceof PrintStream stream && stream.checkError()) throw new IOException(LOST);
+            } catch (IOException problem) {
+                throw new Unusable("standard output: cannot be written (" + Plain.of(problem) + ")");
+            }
+        }
+
+        /// What a command has printed.
+        static void check(PrintWriter printed) {
+            write(System.out, _ -> {
+                if (printed.checkError()) throw new IOException(LOST);
+            });
         }
     }
 

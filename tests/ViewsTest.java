@@ -59,6 +59,15 @@ class ViewsTest {
         return new Call(code, out.toString(), err.toString());
     }
 
+    private static OutputStream full() {
+        return new OutputStream() {
+            @Override
+            public void write(int one) throws IOException {
+                throw new IOException("No space left on device");
+            }
+        };
+    }
+
     private String path(String name) {
         return folder.resolve(name).toString();
     }
@@ -195,6 +204,20 @@ class ViewsTest {
             var call = call("status", "--json", "-i", path("data.csv"), "-o", path("results.jsonl"));
 
             Given.Golden.check("status-json.txt", call.out().replace(",\"", ",\n\""));
+        }
+
+        @ParameterizedTest
+        @ValueSource(strings = {"status -o ", "status --json -o ", "export --help "})
+        void saysThatStandardOutputCannotBeWritten(String words) throws IOException {
+            mixed().save();
+            var err = new StringWriter();
+            var line = commandLine(Env.of(Map.of())).setOut(new PrintWriter(full())).setErr(new PrintWriter(err, true));
+
+            int code = line.execute((words + path("results.jsonl")).split(" "));
+
+            assertEquals(2, code);
+            assertEquals("difyexec: standard output: cannot be written (full, or its reader has left)\n",
+                    err.toString());
         }
 
         @Test
@@ -592,12 +615,7 @@ class ViewsTest {
         @Test
         void saysThatStandardOutputCannotBeWritten() throws IOException {
             batch().success("a", "", "{}").save();
-            var full = new OutputStream() {
-                @Override
-                public void write(int one) throws IOException {
-                    throw new IOException("No space left on device");
-                }
-            };
+            var full = full();
 
             for (var out : List.of(full, new PrintStream(full))) {
                 var err = new StringWriter();
