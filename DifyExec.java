@@ -357,7 +357,7 @@ final class DifyExec implements Runnable {
         private int report(Csv csv, Index index, Greeting.Met server, Form form, Access access) {
             var out = spec.commandLine().getOut();
             var inspection = Inspection.of(csv.columns(), form, csv.rows(_ -> true, index));
-            if (json) out.println(CheckView.json(inspection));
+            if (json) out.println(Json.MAPPER.valueToTree(inspection).toString());
             else CheckView.print(inspection, server, out);
             for (var rows = csv.first(show, index); rows.hasNext(); )
                 CheckView.request(rows.next(), form, access, dify.mode, dify.user, out);
@@ -1610,6 +1610,46 @@ final class DifyExec implements Runnable {
         }
     }
 
+    /// JSON for people: indented, long texts cut with a count, and no control character in it.
+    static final class Pretty {
+        private static final int CUT = 300, LINES = 40;
+
+        static void print(byte[] outputs, boolean full, PrintWriter out) {
+            try {
+                print(Json.MAPPER.readTree(outputs), full, out);
+            } catch (IOException problem) {
+                out.println("  (the outputs cannot be read: " + Plain.of(problem) + ")");
+            }
+        }
+
+        static void print(JsonNode value, boolean full, PrintWriter out) {
+            var lines = value.isTextual() ? cut(value.asText(), full).lines().toList()
+                    : (full ? value : cut(value)).toPrettyString().lines().toList();
+            Plain.some(lines, full ? Long.MAX_VALUE : LINES,
+                    line -> out.println("  " + Plain.text(line, Integer.MAX_VALUE)), "  %s lines (--full)", out);
+        }
+
+        /// `the first words… (+1234 characters)`
+        static String cut(String text, boolean full) {
+            if (full || text.length() <= CUT + 20) return text;
+            var cut = Plain.cut(text, CUT);
+            return cut + "… (+" + (text.length() - cut.length()) + " characters)";
+        }
+
+        private static JsonNode cut(JsonNode value) {
+            if (value.isTextual()) return Json.MAPPER.getNodeFactory().textNode(cut(value.asText(), false));
+            if (value.isArray()) {
+                var array = Json.MAPPER.createArrayNode();
+                value.forEach(item -> array.add(cut(item)));
+                return array;
+            }
+            if (!value.isObject()) return value;
+            var object = Json.MAPPER.createObjectNode();
+            value.properties().forEach(field -> object.set(field.getKey(), cut(field.getValue())));
+            return object;
+        }
+    }
+
     /// The CSV written anew with the edits in it: same encoding, delimiter, mark and line ends, whole or not at all.
     static final class CsvFile {
         static void write(Csv csv, Index index, Edits edits, Path to) {
@@ -2565,10 +2605,10 @@ final class DifyExec implements Runnable {
             stop.ifPresent(reason -> err.println("Stopped: " + Plain.text(reason.why(), 1000) + "."));
             err.println(counts() + " in " + Plain.seconds(tally.elapsed()) + String.format(Locale.ROOT,
                     " (%.1f rows/s)", tally.done() * 1000.0 / Math.max(1, tally.elapsed().toMillis())));
-            if (stop.isPresent()) left(tally.stopped, batch.history().inFlight());
-            figures().forEach(figure -> err.println("  " + figure));
+            figures(stop.isPresent()).forEach(figure -> err.println("  " + figure));
             if (part) estimate(batch.index().count(Standing.PENDING), tally).ifPresent(err::println);
-            CauseGroup.print(batch, err);
+            Plain.some(CauseGroup.of(batch), CauseGroup.SHOWN, group -> err.println("  " + group.line()), "  %s causes",
+                    err);
             StatusView.next(batch, csv, options, err);
             err.flush();
         }
@@ -2580,16 +2620,13 @@ final class DifyExec implements Runnable {
             return counts + (counts.isEmpty() ? "" : ", ") + (tally.asked - tally.done()) + " pending";
         }
 
-        /// What a call that ends early leaves on the server.
-        private void left(long stopped, long open) {
-            if (stopped > 0) err.println("  " + Plain.count(stopped, "task was", "tasks were") + " asked to stop");
-            if (open > 0) err.println("  " + Plain.count(open, "row has a run", "rows have runs")
-                    + " that may still go on: the next start looks " + (open == 1 ? "it" : "them") + " up");
-        }
-
-        /// What the rows took.
-        private List<String> figures() {
+        /// What a call that ends early leaves on the server, and what the rows took.
+        private List<String> figures(boolean early) {
+            long stopped = early ? tally.stopped : 0, open = early ? batch.history().inFlight() : 0;
             var figures = new ArrayList<String>();
+            if (stopped > 0) figures.add(Plain.count(stopped, "task was", "tasks were") + " asked to stop");
+            if (open > 0) figures.add(Plain.count(open, "row has a run", "rows have runs")
+                    + " that may still go on: the next start looks " + (open == 1 ? "it" : "them") + " up");
             if (!tally.latencies.isEmpty()) figures.add("seconds a row: " + tally.latencies.words());
             if (tally.tokens > 0) figures.add("tokens: " + tally.tokens + cost(tally.prices));
             if (tally.retries > 0) figures.add(Plain.count(tally.retries, "retry", "retries"));
@@ -2663,10 +2700,6 @@ final class DifyExec implements Runnable {
             return Plain.text(column, 40) + " = " + Plain.quoted(value) + ": " + Plain.text(wrong.said(), 300);
         }
 
-        static String json(Inspection inspection) {
-            return Json.MAPPER.valueToTree(inspection).toString();
-        }
-
         /// The request of one row's first attempt, as it would go out.
         static void request(Row row, Form form, Access access, Mode mode, String user, PrintWriter out) {
             var attempt = new Attempt(0, row, Tries.NONE, user == null ? "difyexec-0123456789abcdef-1" : user,
@@ -2695,7 +2728,8 @@ final class DifyExec implements Runnable {
             Share.of(batch.index()).forEach(this::share);
             out.println();
             figures(batch).forEach((name, figure) -> out.println("  " + paint.faint("%-15s".formatted(name)) + figure));
-            var groups = CauseGroup.of(batch).stream().collect(Collectors.partitioningBy(CauseGroup::isFailed));
+            var groups = CauseGroup.of(batch).stream()
+                    .collect(Collectors.partitioningBy(group -> group.cause().outcome() == Standing.FAILED));
             causes("Failed", groups.get(true));
             causes("Open: how they end is not known yet", groups.get(false));
             warnings();
@@ -2849,10 +2883,6 @@ final class DifyExec implements Runnable {
                     .sorted(Comparator.comparingLong(CauseGroup::count).reversed()).toList();
         }
 
-        boolean isFailed() {
-            return cause.outcome() == Standing.FAILED;
-        }
-
         /// `r-1, r-2, r-3, …`
         String examples() {
             return ids.stream().map(Plain::id).collect(joining(", ")) + (count > ids.size() ? ", …" : "");
@@ -2861,10 +2891,6 @@ final class DifyExec implements Runnable {
         /// `3 × unknown: the answer broke off (r-1, r-2, r-3)`
         String line() {
             return count + " × " + Plain.text(cause.words(), 160) + " (" + examples() + ")";
-        }
-
-        static void print(Batch batch, PrintWriter out) {
-            Plain.some(of(batch), SHOWN, group -> out.println("  " + group.line()), "  %s causes", out);
         }
 
         Map<String, Object> json() {
@@ -2968,134 +2994,6 @@ final class DifyExec implements Runnable {
             if (tooLong > 0) err.println("Excel cuts " + Plain.count(tooLong, "cell") + ": longer than "
                     + Plain.number(EXCEL) + " characters.");
             err.flush();
-        }
-    }
-
-    /// When attempts ran and what they used, packed: 16 bytes an attempt, 32 an end. Time is that of the sessions, in
-    /// milliseconds, without the time between them.
-    static final class Timeline implements Reading {
-        private final Map<String, Integer> open = new HashMap<>();
-        private final Longs starts = new Longs(), stops = new Longs();
-        private final Longs ends = new Longs(), standings = new Longs(), tokens = new Longs(), billionths = new Longs();
-        private long before = 0, resumed = -1, last = 0;
-        private String currency = "";
-
-        @Override
-        public void event(Index index, Event event, long at) {
-            switch (event) {
-                case Event.Session session -> {
-                    before = total();
-                    resumed = -1;
-                    now(session.t());
-                    for (int attempt : open.values()) if (stops.get(attempt) < 0) stops.set(attempt, before);
-                }
-                case Event.Attempt attempt when "row".equals(attempt.kind()) -> start(attempt);
-                case Event.End end -> end(end);
-                case Event.Attempt _, Event.Run _, Event.Upload _, Event.Look _, Event.Harvest _, Event.Stop _,
-                        Event.Throttle _, Event.Late _, Event.Missing _, Event.Torn _, Event.Other _ -> {}
-            }
-        }
-
-        private long now(Instant time) {
-            if (resumed < 0) resumed = time.toEpochMilli();
-            last = Math.max(time.toEpochMilli(), resumed);
-            return total();
-        }
-
-        long total() {
-            return resumed < 0 ? before : before + last - resumed;
-        }
-
-        private void start(Event.Attempt attempt) {
-            open.put(attempt.id() + "\0" + attempt.user(), starts.size());
-            starts.add(now(attempt.t()));
-            stops.add(-1);
-        }
-
-        private void end(Event.End end) {
-            long now = now(end.t());
-            var known = open.remove(end.id() + "\0" + end.user());
-            if (known != null) stops.set(known, now);
-            ends.add(now);
-            standings.add(Standing.of(end.outcome()).orElse(Standing.PENDING).ordinal());
-            tokens.add(end.tokens());
-            if (end.price() != null && currency.isEmpty()) currency = History.orEmpty(end.currency());
-            boolean counts = end.price() != null && currency.equals(end.currency());
-            billionths.add(counts ? end.price().movePointRight(9).longValue() : 0);
-        }
-
-        /// The one that [#cost] is in: the first that came up.
-        String currency() {
-            return currency;
-        }
-
-        /// Rows that ended in each span, per second.
-        double[] rate(Spans spans, Predicate<Standing> which) {
-            return summed(spans, end -> {
-                var standing = Standing.values()[(int) standings.get(end)];
-                return standing != Standing.PENDING && which.test(standing) ? 1000 / spans.width() : 0;
-            });
-        }
-
-        /// Tokens used until the end of each span.
-        double[] tokens(Spans spans) {
-            return soFar(summed(spans, tokens::get));
-        }
-
-        double[] cost(Spans spans) {
-            return soFar(summed(spans, end -> billionths.get(end) / 1e9));
-        }
-
-        private static double[] soFar(double[] sums) {
-            Arrays.parallelPrefix(sums, Double::sum);
-            return sums;
-        }
-
-        private double[] summed(Spans spans, IntToDoubleFunction weight) {
-            var sums = new double[spans.count()];
-            for (int end = 0; end < ends.size(); end++) sums[spans.at(ends.get(end))] += weight.applyAsDouble(end);
-            return sums;
-        }
-
-        /// How many attempts were under way in each span, on average.
-        double[] inFlight(Spans spans) {
-            double width = spans.width();
-            var sums = new double[spans.count()];
-            for (int attempt = 0; attempt < starts.size(); attempt++) {
-                double from = starts.get(attempt), to = stops.get(attempt) < 0 ? total() : stops.get(attempt);
-                for (int span = spans.at(from); span <= spans.at(to); span++)
-                    sums[span] += Math.max(0, Math.min(to, (span + 1) * width) - Math.max(from, span * width)) / width;
-            }
-            return sums;
-        }
-    }
-
-    /// Equal parts of what begins at 0.
-    record Spans(int count, double width) {
-        /// As many as cover the whole, each of a round width, no more than `most`.
-        static Spans of(double whole, int most) {
-            double width = step(Math.max(whole, 0.01), most);
-            return new Spans(Math.max(1, (int) Math.ceil(whole / width + 1e-9)), width);
-        }
-
-        /// 1, 2 or 5 times a power of ten, at least a share of the whole.
-        static double step(double whole, int parts) {
-            double least = whole / parts, ten = Math.pow(10, Math.floor(Math.log10(least)));
-            return DoubleStream.of(1, 2, 5).map(times -> times * ten).filter(step -> least <= step).findFirst()
-                    .orElse(10 * ten);
-        }
-
-        Spans in(double unit) {
-            return new Spans(count, width / unit);
-        }
-
-        double whole() {
-            return count * width;
-        }
-
-        /// The one that a point is in; what lies beyond counts to the last.
-        int at(double point) {
-            return Math.clamp((long) (point / width), 0, count - 1);
         }
     }
 
@@ -3253,15 +3151,17 @@ final class DifyExec implements Runnable {
         }
 
         void write(OutputStream file) throws IOException {
-            Page.write(file, batch.files().results().getFileName().toString(), about(), out -> {
-                for (var part : List.of(totals(), charts(), causes(), Page.table(heads(), options())))
-                    out.write(part.markup());
-                try (var endings = new Endings(batch)) {
-                    var rows = batch.rows(_ -> true);
-                    Page.data(out, described(), batch.index().size(),
-                            entry -> row(entry, rows.hasNext() ? rows.next().inputs() : Map.of(), endings));
-                }
-            });
+            var out = new BufferedWriter(Utf8.shown(file), 1 << 16);
+            var title = batch.files().results().getFileName().toString();
+            for (var part : List.of(Page.head(title, about()), totals(), charts(), causes(),
+                    Page.table(heads(), options()))) out.write(part.markup());
+            try (var endings = new Endings(batch)) {
+                var rows = batch.rows(_ -> true);
+                Page.data(out, described(), batch.index().size(),
+                        entry -> row(entry, rows.hasNext() ? rows.next().inputs() : Map.of(), endings));
+            }
+            out.write(Page.foot().markup());
+            out.flush();
         }
 
         private String about() {
@@ -3315,7 +3215,7 @@ final class DifyExec implements Runnable {
                 marks.put(String.format(Locale.ROOT, "p%d %.2f s", List.of(50, 90, 99).get(i), p[i]), p[i]);
             return new Chart("latency", "Seconds a row" + (p[3] > 3 * p[2] ? ", the last bar: that and longer" : ""),
                     "rows", "seconds", spans, true, List.of(new Chart.Series("succeeded", "succeeded",
-                            latencies.histogram(spans.count(), spans.width()))), marks);
+                            latencies.histogram(spans))), marks);
         }
 
         private Html percentiles() {
@@ -3441,49 +3341,11 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// A piece of a page.
-    record Html(String markup) {
-        /// The template's strings get in as text; markup gets in as it is, and numbers are the same in every locale.
-        static Html of(String template, Object... values) {
-            return new Html(String.format(Locale.ROOT, template, Stream.of(values).map(value -> switch (value) {
-                case String text -> text(text);
-                case Html(var markup) -> markup;
-                default -> value;
-            }).toArray()));
-        }
-
-        static Html all(Stream<Html> pieces) {
-            return new Html(pieces.map(Html::markup).collect(joining()));
-        }
-
-        /// What stands in a page as text.
-        private static String text(String text) {
-            return Plain.text(text, 2000).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-                    .replace("\"", "&quot;").replace("'", "&#39;");
-        }
-
-        /// JSON that may stand in a page: nothing in it ends the element around it.
-        static String json(Object value) {
-            return Json.Tokens.text(value).replace("<", "\\u003C").replace(">", "\\u003E")
-                    .replace("&", "\\u0026").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029");
-        }
-
-        /// How a Content-Security-Policy names a script or a style that it lets in.
-        static Html hash(String content) {
-            return new Html("'sha256-" + Base64.getEncoder().encodeToString(
-                    Cells.sha256().digest(content.getBytes(UTF_8))) + "'");
-        }
-    }
-
     /// A page that needs nothing else and asks for nothing; its style and script are let in by their hash alone. What
     /// may stand on it: cards, charts, tables of causes, and one table of rows to search.
     static final class Page {
         private static final int BLOCK = 5_000;
         private static final String MARK = "<meta name=\"generator\" content=\"difyexec ";
-
-        interface Body {
-            void write(Writer out) throws IOException;
-        }
 
         /// What the script gets of a row, by its number.
         interface RowJson {
@@ -3500,14 +3362,13 @@ final class DifyExec implements Runnable {
         }
 
         /// @param about one line under the title
-        static void write(OutputStream file, String title, String about, Body body) throws IOException {
-            var out = new BufferedWriter(Utf8.shown(file), 1 << 16);
-            var style = new Html(STYLE);
-            out.write(Html.of(HEAD, Html.hash(STYLE), Html.hash(SCRIPT), new Html(MARK + VERSION + "\">"), title,
-                    style, about).markup());
-            body.write(out);
-            out.write(FOOT + "<script>" + SCRIPT + "</script>\n</body>\n</html>\n");
-            out.flush();
+        static Html head(String title, String about) {
+            return Html.of(HEAD, Html.hash(STYLE), Html.hash(SCRIPT), new Html(MARK + VERSION + "\">"), title,
+                    new Html(STYLE), about);
+        }
+
+        static Html foot() {
+            return Html.of(FOOT, new Html(SCRIPT));
         }
 
         /// What is shown of the rows, to be filled by the script.
@@ -3567,6 +3428,9 @@ final class DifyExec implements Runnable {
                 <button type="button" id="after">Next</button><button type="button" id="close">Close</button></div>
                 <div id="detail-body"></div>
                 </dialog>
+                <script>%s</script>
+                </body>
+                </html>
                 """;
         private static final String STYLE = """
                 :root { color-scheme: light dark;
@@ -3588,12 +3452,12 @@ final class DifyExec implements Runnable {
                 dt, th, figcaption .key, .tools label, .cut { font-size: .85rem; }
                 h1, dd, .causes td, .bar h2, #detail-body dt, pre { overflow-wrap: anywhere; }
                 .causes td, #table th, #table td, pre { unicode-bidi: isolate; }
-                .card { margin: 0 0 1rem; padding: 1rem 1.1rem; background: var(--card); border: 1px solid var(--line);
-                  border-radius: 8px; }
+                .card, dialog, input, select, .bar button { background: var(--card); border: 1px solid var(--line); }
+                .card { margin: 0 0 1rem; padding: 1rem 1.1rem; border-radius: 8px; }
                 .key::before, .chip::before { content: ""; display: inline-block; width: .65rem; height: .65rem;
                   margin-right: .4rem; border-radius: 2px; background: var(--hue); }
                 .chip { color: var(--hue); } .chip::before { width: .5rem; height: .5rem; border-radius: 50%; }
-                .totals svg { display: block; width: 100%; height: 12px; border-radius: 3px; }
+                svg { display: block; width: 100%; } .totals svg { height: 12px; border-radius: 3px; }
                 .totals ul, .totals dl, .tools { display: flex; flex-wrap: wrap; }
                 .totals ul { gap: .3rem 1.6rem; margin: .7rem 0 1rem; padding: 0; list-style: none; }
                 .totals dl { gap: .8rem 2.4rem; margin: 0; padding-top: .9rem; border-top: 1px solid var(--line); }
@@ -3603,7 +3467,6 @@ final class DifyExec implements Runnable {
                 figure.card { margin: 0; padding: .8rem .9rem .6rem; }
                 figcaption { margin-bottom: .3rem; font-weight: 600; }
                 figcaption .key { margin-left: 1rem; font-weight: 400; }
-                figure svg { display: block; width: 100%; height: auto; }
                 figure text { fill: var(--soft); font-size: 11px; }
                 figure text.label { fill: var(--ink); stroke: var(--card); stroke-width: 4px; paint-order: stroke; }
                 .end { text-anchor: end; } .middle { text-anchor: middle; }
@@ -3617,8 +3480,7 @@ final class DifyExec implements Runnable {
                 th:first-child, td:first-child { padding-left: 0; }
                 .number { text-align: right; } .causes .number { width: 4.5rem; }
                 button, input, select { font: inherit; color: inherit; }
-                input, select, .bar button { padding: .3rem .55rem; background: var(--card);
-                  border: 1px solid var(--line); border-radius: 6px; max-width: 100%; }
+                input, select, .bar button { padding: .3rem .55rem; border-radius: 6px; max-width: 100%; }
                 .bar button { cursor: pointer; } .bar button:disabled { opacity: .45; cursor: default; }
                 .cause, #table button { padding: 0; border: 0; background: none; text-align: inherit; cursor: pointer; }
                 td button { color: var(--accent); } td button:hover { text-decoration: underline; }
@@ -3640,8 +3502,7 @@ final class DifyExec implements Runnable {
                 [aria-sort=ascending] button::after { content: " \\2191"; }
                 [aria-sort=descending] button::after { content: " \\2193"; }
                 dialog { width: min(60rem, calc(100vw - 2rem)); max-height: calc(100vh - 3rem);
-                  padding: 0 1.2rem 1.2rem; border: 1px solid var(--line); border-radius: 10px;
-                  background: var(--card); color: var(--ink); }
+                  padding: 0 1.2rem 1.2rem; border-radius: 10px; color: var(--ink); }
                 dialog::backdrop { background: rgb(0 0 0 / .4); }
                 .bar { position: sticky; top: 0; display: flex; gap: .5rem; align-items: center; padding: 1rem 0 .7rem;
                   background: var(--card); } .bar h2 { flex: 1; margin: 0; }
@@ -3880,46 +3741,6 @@ final class DifyExec implements Runnable {
                 """;
     }
 
-    /// JSON for people: indented, long texts cut with a count, and no control character in it.
-    static final class Pretty {
-        private static final int CUT = 300, LINES = 40;
-
-        static void print(byte[] outputs, boolean full, PrintWriter out) {
-            try {
-                print(Json.MAPPER.readTree(outputs), full, out);
-            } catch (IOException problem) {
-                out.println("  (the outputs cannot be read: " + Plain.of(problem) + ")");
-            }
-        }
-
-        static void print(JsonNode value, boolean full, PrintWriter out) {
-            var lines = value.isTextual() ? cut(value.asText(), full).lines().toList()
-                    : (full ? value : cut(value)).toPrettyString().lines().toList();
-            Plain.some(lines, full ? Long.MAX_VALUE : LINES,
-                    line -> out.println("  " + Plain.text(line, Integer.MAX_VALUE)), "  %s lines (--full)", out);
-        }
-
-        /// `the first words… (+1234 characters)`
-        static String cut(String text, boolean full) {
-            if (full || text.length() <= CUT + 20) return text;
-            var cut = Plain.cut(text, CUT);
-            return cut + "… (+" + (text.length() - cut.length()) + " characters)";
-        }
-
-        private static JsonNode cut(JsonNode value) {
-            if (value.isTextual()) return Json.MAPPER.getNodeFactory().textNode(cut(value.asText(), false));
-            if (value.isArray()) {
-                var array = Json.MAPPER.createArrayNode();
-                value.forEach(item -> array.add(cut(item)));
-                return array;
-            }
-            if (!value.isObject()) return value;
-            var object = Json.MAPPER.createObjectNode();
-            value.properties().forEach(field -> object.set(field.getKey(), cut(field.getValue())));
-            return object;
-        }
-    }
-
     /// Colour for a terminal; off, text stays as it is.
     record Paint(boolean on) {
         static Paint of(Env env) {
@@ -3946,34 +3767,6 @@ final class DifyExec implements Runnable {
 
         private String paint(String code, String text) {
             return on ? "\033[" + code + "m" + text + "\033[0m" : text;
-        }
-    }
-
-    /// What a file descriptor is connected to. Java itself tells of standard input and output only together.
-    static final class Screen {
-        static final int WIDTH = width();
-
-        static boolean isTerminal(int descriptor) {
-            try {
-                var test = new ProcessBuilder("test", "-t", Integer.toString(descriptor)).inheritIO().start();
-                return test.waitFor() == 0;
-            } catch (IOException _) {
-                return false; // no such command here: plain lines are right everywhere
-            } catch (InterruptedException _) {
-                Thread.currentThread().interrupt();
-                return false;
-            }
-        }
-
-        private static int width() {
-            try {
-                var size = new ProcessBuilder("stty", "size").redirectInput(new File("/dev/tty"))
-                        .redirectError(ProcessBuilder.Redirect.DISCARD).start();
-                var words = new String(size.getInputStream().readAllBytes(), UTF_8).strip().split(" ");
-                return words.length == 2 && Integer.parseInt(words[1]) > 20 ? Integer.parseInt(words[1]) : 80;
-            } catch (IOException | NumberFormatException _) {
-                return 80;
-            }
         }
     }
 
@@ -7202,6 +6995,105 @@ final class DifyExec implements Runnable {
         /// How long the row's last attempt took.
         long millis(int entry) {
             return millis.get(entry);
+        }
+    }
+
+    /// When attempts ran and what they used, packed: 16 bytes an attempt, 32 an end. Time is that of the sessions, in
+    /// milliseconds, without the time between them.
+    static final class Timeline implements Reading {
+        private final Map<String, Integer> open = new HashMap<>();
+        private final Longs starts = new Longs(), stops = new Longs();
+        private final Longs ends = new Longs(), standings = new Longs(), tokens = new Longs(), billionths = new Longs();
+        private long before = 0, resumed = -1, last = 0;
+        private String currency = "";
+
+        @Override
+        public void event(Index index, Event event, long at) {
+            switch (event) {
+                case Event.Session session -> {
+                    before = total();
+                    resumed = -1;
+                    now(session.t());
+                    for (int attempt : open.values()) if (stops.get(attempt) < 0) stops.set(attempt, before);
+                }
+                case Event.Attempt attempt when "row".equals(attempt.kind()) -> start(attempt);
+                case Event.End end -> end(end);
+                case Event.Attempt _, Event.Run _, Event.Upload _, Event.Look _, Event.Harvest _, Event.Stop _,
+                        Event.Throttle _, Event.Late _, Event.Missing _, Event.Torn _, Event.Other _ -> {}
+            }
+        }
+
+        private long now(Instant time) {
+            if (resumed < 0) resumed = time.toEpochMilli();
+            last = Math.max(time.toEpochMilli(), resumed);
+            return total();
+        }
+
+        long total() {
+            return resumed < 0 ? before : before + last - resumed;
+        }
+
+        private void start(Event.Attempt attempt) {
+            open.put(attempt.id() + "\0" + attempt.user(), starts.size());
+            starts.add(now(attempt.t()));
+            stops.add(-1);
+        }
+
+        private void end(Event.End end) {
+            long now = now(end.t());
+            var known = open.remove(end.id() + "\0" + end.user());
+            if (known != null) stops.set(known, now);
+            ends.add(now);
+            standings.add(Standing.of(end.outcome()).orElse(Standing.PENDING).ordinal());
+            tokens.add(end.tokens());
+            if (end.price() != null && currency.isEmpty()) currency = History.orEmpty(end.currency());
+            boolean counts = end.price() != null && currency.equals(end.currency());
+            billionths.add(counts ? end.price().movePointRight(9).longValue() : 0);
+        }
+
+        /// The one that [#cost] is in: the first that came up.
+        String currency() {
+            return currency;
+        }
+
+        /// Rows that ended in each span, per second.
+        double[] rate(Spans spans, Predicate<Standing> which) {
+            return summed(spans, end -> {
+                var standing = Standing.values()[(int) standings.get(end)];
+                return standing != Standing.PENDING && which.test(standing) ? 1000 / spans.width() : 0;
+            });
+        }
+
+        /// Tokens used until the end of each span.
+        double[] tokens(Spans spans) {
+            return soFar(summed(spans, tokens::get));
+        }
+
+        double[] cost(Spans spans) {
+            return soFar(summed(spans, end -> billionths.get(end) / 1e9));
+        }
+
+        private static double[] soFar(double[] sums) {
+            Arrays.parallelPrefix(sums, Double::sum);
+            return sums;
+        }
+
+        private double[] summed(Spans spans, IntToDoubleFunction weight) {
+            var sums = new double[spans.count()];
+            for (int end = 0; end < ends.size(); end++) sums[spans.at(ends.get(end))] += weight.applyAsDouble(end);
+            return sums;
+        }
+
+        /// How many attempts were under way in each span, on average.
+        double[] inFlight(Spans spans) {
+            double width = spans.width();
+            var sums = new double[spans.count()];
+            for (int attempt = 0; attempt < starts.size(); attempt++) {
+                double from = starts.get(attempt), to = stops.get(attempt) < 0 ? total() : stops.get(attempt);
+                for (int span = spans.at(from); span <= spans.at(to); span++)
+                    sums[span] += Math.max(0, Math.min(to, (span + 1) * width) - Math.max(from, span * width)) / width;
+            }
+            return sums;
         }
     }
 
@@ -11627,6 +11519,34 @@ final class DifyExec implements Runnable {
         }
     }
 
+    /// What a file descriptor is connected to. Java itself tells of standard input and output only together.
+    static final class Screen {
+        static final int WIDTH = width();
+
+        static boolean isTerminal(int descriptor) {
+            try {
+                var test = new ProcessBuilder("test", "-t", Integer.toString(descriptor)).inheritIO().start();
+                return test.waitFor() == 0;
+            } catch (IOException _) {
+                return false; // no such command here: plain lines are right everywhere
+            } catch (InterruptedException _) {
+                Thread.currentThread().interrupt();
+                return false;
+            }
+        }
+
+        private static int width() {
+            try {
+                var size = new ProcessBuilder("stty", "size").redirectInput(new File("/dev/tty"))
+                        .redirectError(ProcessBuilder.Redirect.DISCARD).start();
+                var words = new String(size.getInputStream().readAllBytes(), UTF_8).strip().split(" ");
+                return words.length == 2 && Integer.parseInt(words[1]) > 20 ? Integer.parseInt(words[1]) : 80;
+            } catch (IOException | NumberFormatException _) {
+                return 80;
+            }
+        }
+    }
+
     /// Jackson, set up once: sizes are the server's business, numbers stay as they are written.
     static final class Json {
         /// For what is read and written as a stream: without databind, which takes 100 ms to load.
@@ -11694,6 +11614,40 @@ final class DifyExec implements Runnable {
         static final JsonMapper STRICT = MAPPER.rebuild().enable(DeserializationFeature.FAIL_ON_TRAILING_TOKENS)
                 .disable(JsonReadFeature.ALLOW_NON_NUMERIC_NUMBERS).build();
         static final JsonFactory FACTORY = MAPPER.getFactory();
+    }
+
+    /// A piece of an HTML page.
+    record Html(String markup) {
+        /// The template's strings get in as text; markup gets in as it is, and numbers are the same in every locale.
+        static Html of(String template, Object... values) {
+            return new Html(String.format(Locale.ROOT, template, Stream.of(values).map(value -> switch (value) {
+                case String text -> text(text);
+                case Html(var markup) -> markup;
+                default -> value;
+            }).toArray()));
+        }
+
+        static Html all(Stream<Html> pieces) {
+            return new Html(pieces.map(Html::markup).collect(joining()));
+        }
+
+        /// What stands in a page as text.
+        private static String text(String text) {
+            return Plain.text(text, 2000).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+                    .replace("\"", "&quot;").replace("'", "&#39;");
+        }
+
+        /// JSON that may stand in a page: nothing in it ends the element around it.
+        static String json(Object value) {
+            return Json.Tokens.text(value).replace("<", "\\u003C").replace(">", "\\u003E")
+                    .replace("&", "\\u0026").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029");
+        }
+
+        /// How a Content-Security-Policy names a script or a style that it lets in.
+        static Html hash(String content) {
+            return new Html("'sha256-" + Base64.getEncoder().encodeToString(
+                    Cells.sha256().digest(content.getBytes(UTF_8))) + "'");
+        }
     }
 
     /// Writes UTF-8. Half of a surrogate pair, which JSON can hold and UTF-8 cannot, becomes its escape: `\\ud83d`.
@@ -11868,6 +11822,35 @@ final class DifyExec implements Runnable {
         }
     }
 
+    /// Equal parts of what begins at 0.
+    record Spans(int count, double width) {
+        /// As many as cover the whole, each of a round width, no more than `most`.
+        static Spans of(double whole, int most) {
+            double width = step(Math.max(whole, 0.01), most);
+            return new Spans(Math.max(1, (int) Math.ceil(whole / width + 1e-9)), width);
+        }
+
+        /// 1, 2 or 5 times a power of ten, at least a share of the whole.
+        static double step(double whole, int parts) {
+            double least = whole / parts, ten = Math.pow(10, Math.floor(Math.log10(least)));
+            return DoubleStream.of(1, 2, 5).map(times -> times * ten).filter(step -> least <= step).findFirst()
+                    .orElse(10 * ten);
+        }
+
+        Spans in(double unit) {
+            return new Spans(count, width / unit);
+        }
+
+        double whole() {
+            return count * width;
+        }
+
+        /// The one that a point is in; what lies beyond counts to the last.
+        int at(double point) {
+            return Math.clamp((long) (point / width), 0, count - 1);
+        }
+    }
+
     /// Milliseconds of the rows that succeeded.
     static final class Latencies {
         private final Longs millis = new Longs();
@@ -11884,10 +11867,10 @@ final class DifyExec implements Runnable {
             return millis.size();
         }
 
-        /// How many took so many seconds, in spans of a width; the last span holds all longer ones too.
-        double[] histogram(int spans, double width) {
-            var counts = new double[spans];
-            millis.stream().forEach(took -> counts[(int) Math.min(spans - 1, took / 1000.0 / width)]++);
+        /// How many took so many seconds.
+        double[] histogram(Spans spans) {
+            var counts = new double[spans.count()];
+            millis.stream().forEach(took -> counts[spans.at(took / 1000.0)]++);
             return counts;
         }
 

@@ -24,7 +24,6 @@ import module java.net.http;
 import static difyexec.DifyExec.*;
 import static java.nio.charset.StandardCharsets.UTF_8;
 import static org.junit.jupiter.api.Assertions.assertAll;
-import static org.junit.jupiter.api.Assertions.assertArrayEquals;
 import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertFalse;
 import static org.junit.jupiter.api.Assertions.assertThrows;
@@ -864,73 +863,6 @@ class ViewsTest {
                 """)
         void itsAxesAreReadable(double number, String text) {
             assertEquals(text, Chart.number(number));
-        }
-
-        @ParameterizedTest
-        @CsvSource(useHeadersInDisplayName = true, textBlock = """
-                whole, parts, step
-                1,     4,     0.5
-                40,    4,     10
-                52,    60,    1
-                0.013, 4,     0.005
-                81,    4,     50
-                """)
-        void itsStepsAreRound(double whole, int parts, double step) {
-            assertEquals(step, Spans.step(whole, parts), 1e-12);
-        }
-    }
-
-    @Nested
-    class TheTimeline {
-        private final Timeline timeline = new Timeline();
-
-        private void attempt(int second, String id) {
-            timeline.event(null, new Event.Attempt(NOON.plusSeconds(second), id, 0, "u", "blocking", "",
-                    "row", ""), 0);
-        }
-
-        private void end(int second, String id, String outcome) {
-            timeline.event(null, new Event.End(NOON.plusSeconds(second), id, "u", outcome, "", "r", 0, 0, null,
-                    null, 1, 10, 1, new BigDecimal("0.5"), "USD", ""), 0);
-        }
-
-        private void session(int second) {
-            timeline.event(null, new Event.Session(NOON.plusSeconds(second), 1, "", "", "", "", "", ""), 0);
-        }
-
-        @Test
-        void leavesOutTheTimeBetweenSessions() {
-            session(0);
-            attempt(0, "a");
-            end(10, "a", "succeeded");
-            session(5000);
-            attempt(5000, "b");
-            end(5010, "b", "failed");
-
-            assertEquals(20_000, timeline.total());
-            assertArrayEquals(new double[] {0, 0.1}, timeline.rate(new Spans(2, 10_000), Standing::isSuccess));
-            assertArrayEquals(new double[] {1, 1}, timeline.inFlight(new Spans(2, 10_000)));
-            assertArrayEquals(new double[] {0, 20}, timeline.tokens(new Spans(2, 10_000)));
-            assertArrayEquals(new double[] {0, 1.0}, timeline.cost(new Spans(2, 10_000)));
-        }
-
-        @Test
-        void countsAnAttemptThatWasCutOffUntilItsSessionEnds() {
-            session(0);
-            attempt(0, "a");
-            attempt(0, "cut");
-            end(10, "a", "succeeded");
-            session(100);
-            attempt(100, "b");
-            end(110, "b", "succeeded");
-
-            assertArrayEquals(new double[] {2, 1}, timeline.inFlight(new Spans(2, 10_000)));
-
-            session(200);
-            attempt(200, "c");
-            end(210, "c", "succeeded");
-
-            assertArrayEquals(new double[] {2, 1, 1}, timeline.inFlight(new Spans(3, 10_000)));
         }
     }
 
