@@ -220,7 +220,7 @@ final class DifyExec implements Runnable {
         public Integer call() throws IOException {
             var files = BatchFiles.of(results.file).begun();
             if (html != null)
-                Draft.refuse(html, files, Optional.ofNullable(input), file -> force || Report.isReport(file));
+                Draft.refuse(html, files, Optional.ofNullable(input), file -> force || Page.isOurs(file));
             if (input == null) return tell(files, Optional.empty());
             try (var source = files.open(input)) {
                 return tell(files, Optional.of(shape.open(source.path())));
@@ -233,7 +233,7 @@ final class DifyExec implements Runnable {
             var batch = html == null ? Batch.peek(files, csv) : Batch.peek(files, csv, List.of(timeline));
             if (html != null) Draft.write(html, new Report(batch, timeline)::write);
             if (json) out.println(StatusView.json(batch));
-            else StatusView.print(batch, input == null ? "CSV" : input.toString(), out, Paint.of(env));
+            else new StatusView(batch, out, Paint.of(env)).print(input == null ? "CSV" : input.toString());
             if (html != null) spec.commandLine().getErr().println("Report: " + html);
             return batch.index().isComplete() && batch.history().missingFiles().isEmpty() ? OK : ROWS_LEFT;
         }
@@ -282,22 +282,11 @@ final class DifyExec implements Runnable {
                 var csv = shape.open(source.path());
                 var batch = Batch.peek(files, Optional.of(csv), failed ? List.of() : List.of(names));
                 if (!force) batch.refuseStrangers(input);
-                var export = new Spreadsheet(batch, names.all(), failed, raw);
+                var export = new Spreadsheet(batch, names.all, failed, raw);
                 if (toFile) Draft.write(file, export::write);
-                else print(export);
+                else StandardOutput.write(standardOutput, export::write);
                 export.tell(spec.commandLine().getErr());
                 return OK;
-            }
-        }
-
-        /// A reader that has left and a full disk are told: a PrintStream keeps both to itself.
-        private void print(Spreadsheet export) {
-            try {
-                export.write(standardOutput);
-                if (standardOutput instanceof PrintStream stream && stream.checkError())
-                    throw new IOException("full, or its reader has left");
-            } catch (IOException problem) {
-                throw new Unusable("standard output: cannot be written (" + Plain.of(problem) + ")");
             }
         }
     }
@@ -341,7 +330,7 @@ final class DifyExec implements Runnable {
         private int report(Csv csv, Index index, Greeting.Met server, Form form, Connection dify) {
             var out = spec.commandLine().getOut();
             var inspection = Inspection.of(csv.columns(), form, csv.rows(_ -> true, index));
-            if (json) out.println(CheckView.json(inspection));
+            if (json) out.println(Json.MAPPER.valueToTree(inspection).toString());
             else CheckView.print(inspection, server, out);
             for (var first = csv.first(show, index); first.hasNext(); )
                 CheckView.request(first.next(), form, dify.access(), dify.mode(), setup.dify.user, out);
@@ -1381,13 +1370,13 @@ final class DifyExec implements Runnable {
             if (!rows.isEmpty()) out.printf(Locale.ROOT, "  %-20s %8s  %s%n", "id", "attempts", "cause");
             Plain.some(rows, all ? Long.MAX_VALUE : SHOWN, entry -> out.printf(Locale.ROOT, "  %-20s %8d  %s%n",
                     Plain.id(batch.index().id(entry)), batch.history().attempts(entry),
-                    Plain.text(StatusView.words(batch, entry), 160)), "  %s (--all)", out);
+                    Plain.text(Cause.of(batch, entry).words(), 160)), "  %s (--all)", out);
             if (rows.isEmpty()) none(out);
         }
 
         static void byError(Batch batch, List<Integer> rows, boolean all, PrintWriter out) {
-            StatusView.causes(batch, rows.stream().mapToInt(entry -> entry), all ? Integer.MAX_VALUE : 5)
-                    .forEach(cause -> out.println("  " + cause.line()));
+            CauseGroup.of(batch, rows.stream().mapToInt(entry -> entry), all ? Integer.MAX_VALUE : 5)
+                    .forEach(group -> out.println("  " + group.line()));
             if (rows.isEmpty()) none(out);
         }
 
@@ -1481,6 +1470,46 @@ final class DifyExec implements Runnable {
             if (tried.isPresent()) return Json.MAPPER.readTree(tried.get().ran().outputs());
             if (desk.batch().index().standing(entry).isSuccess()) return endings.of(entry).tree();
             throw new Unusable("row " + Plain.id(id()) + " has no outputs yet");
+        }
+    }
+
+    /// JSON for people: indented, long texts cut with a count, and no control character in it.
+    static final class Pretty {
+        private static final int CUT = 300, LINES = 40;
+
+        static void print(byte[] outputs, boolean full, PrintWriter out) {
+            try {
+                print(Json.MAPPER.readTree(outputs), full, out);
+            } catch (IOException problem) {
+                out.println("  (the outputs cannot be read: " + Plain.of(problem) + ")");
+            }
+        }
+
+        static void print(JsonNode value, boolean full, PrintWriter out) {
+            var lines = value.isTextual() ? cut(value.asText(), full).lines().toList()
+                    : (full ? value : cut(value)).toPrettyString().lines().toList();
+            Plain.some(lines, full ? Long.MAX_VALUE : LINES,
+                    line -> out.println("  " + Plain.text(line, Integer.MAX_VALUE)), "  %s lines (--full)", out);
+        }
+
+        /// `the first words… (+1234 characters)`
+        static String cut(String text, boolean full) {
+            if (full || text.length() <= CUT + 20) return text;
+            var cut = Plain.cut(text, CUT);
+            return cut + "… (+" + (text.length() - cut.length()) + " characters)";
+        }
+
+        private static JsonNode cut(JsonNode value) {
+            if (value.isTextual()) return Json.MAPPER.getNodeFactory().textNode(cut(value.asText(), false));
+            if (value.isArray()) {
+                var array = Json.MAPPER.createArrayNode();
+                value.forEach(item -> array.add(cut(item)));
+                return array;
+            }
+            if (!value.isObject()) return value;
+            var object = Json.MAPPER.createObjectNode();
+            value.properties().forEach(field -> object.set(field.getKey(), cut(field.getValue())));
+            return object;
         }
     }
 
@@ -1770,7 +1799,8 @@ final class DifyExec implements Runnable {
                     .registerConverter(ProgressStyle.class, new OneOf<>(ProgressStyle.class))
                     .registerConverter(Grouping.class, new OneOf<>(Grouping.class))
                     .setParameterExceptionHandler(CommandLines::unusable)
-                    .setExecutionExceptionHandler(CommandLines::stopped);
+                    .setExecutionExceptionHandler(CommandLines::stopped)
+                    .setExecutionStrategy(CommandLines::execute);
             return setDefaults(line, defaults);
         }
 
@@ -1780,6 +1810,18 @@ final class DifyExec implements Runnable {
             line.getSubcommands().values().forEach(sub -> setDefaults(sub, defaults));
             line.getHelpSectionMap(); // built now, so that each subcommand keeps its own
             return line;
+        }
+
+        /// What was asked for, and all that it printed must have got there.
+        private static int execute(CommandLine.ParseResult parsed) {
+            int code = new CommandLine.RunLast().execute(parsed);
+            var line = parsed.commandSpec().commandLine();
+            try {
+                StandardOutput.check(line.getOut());
+            } catch (Unusable problem) {
+                throw new CommandLine.ExecutionException(line, problem.getMessage(), problem);
+            }
+            return code;
         }
 
         private static int unusable(ParameterException problem, String... args) {
@@ -1801,6 +1843,27 @@ final class DifyExec implements Runnable {
             if (!(problem instanceof Unusable unusable)) throw problem;
             line.getErr().println("difyexec: " + unusable.getMessage());
             return unusable.code();
+        }
+    }
+
+    /// Where a full disk and a reader that has left are told: a PrintStream and a PrintWriter keep both to themselves.
+    static final class StandardOutput {
+        private static final String LOST = "full, or its reader has left";
+
+        static void write(OutputStream out, Draft.Content content) {
+            try {
+                content.write(out);
+                if (out instanceof PrintStream stream && stream.checkError()) throw new IOException(LOST);
+            } catch (IOException problem) {
+                throw new Unusable("standard output: cannot be written (" + Plain.of(problem) + ")");
+            }
+        }
+
+        /// What a command has printed.
+        static void check(PrintWriter printed) {
+            write(System.out, _ -> {
+                if (printed.checkError()) throw new IOException(LOST);
+            });
         }
     }
 
@@ -1852,8 +1915,8 @@ final class DifyExec implements Runnable {
                     new Progress(dify.err(), work.out.progress),
                     "mode=" + dify.mode().name().toLowerCase(Locale.ROOT) + " c=" + work.pace.concurrency());
             var stop = engine.runToLastWords();
-            Summary.print(dify.err(), batch, engine.tally(), stop, work.rows.limit != null, work.input.csv.toString(),
-                    work.demo.typed());
+            new Summary(batch, engine.tally(), dify.err()).print(stop, work.rows.limit != null,
+                    work.input.csv.toString(), work.demo.typed());
             return stop.map(Stop::code).orElse(engine.tally().isAllDone() ? OK : ROWS_LEFT);
         }
 
@@ -2444,9 +2507,8 @@ final class DifyExec implements Runnable {
         }
 
         private void redraw(String line) {
-            var cut = line.length() > Screen.WIDTH - 1 ? line.substring(0, Screen.WIDTH - 1) : line;
-            err.print("\r" + cut + "\033[K");
-            drawn = !cut.isEmpty();
+            err.print("\r" + Plain.cut(line, Screen.WIDTH - 1) + "\033[K");
+            drawn = !line.isEmpty();
         }
 
         private static String bar(Tally tally) {
@@ -2456,51 +2518,54 @@ final class DifyExec implements Runnable {
 
         /// `12/20 · 10 ok, 2 failed · 5 running, 1 waiting · 3.2/s · 8 s left`
         static String words(Tally tally) {
-            long failed = tally.count(Standing.FAILED), open = tally.count(Standing.PAUSED)
-                    + tally.count(Standing.UNKNOWN);
-            var line = new StringBuilder().append(tally.done()).append('/').append(tally.asked)
-                    .append(" · ").append(tally.succeeded()).append(" ok");
-            if (failed > 0) line.append(", ").append(failed).append(" failed");
-            if (open > 0) line.append(", ").append(open).append(" open");
-            line.append(" · ").append(tally.running).append(" running");
-            if (tally.limit < tally.ceiling) line.append(" (limit ").append(tally.limit).append(')');
-            if (tally.waiting > 0) line.append(", ").append(tally.waiting).append(" waiting");
-            if (tally.doubts > 0) line.append(", ").append(tally.doubts).append(" looked up");
-            line.append(String.format(Locale.ROOT, " · %.1f/s", tally.rate()));
-            if (tally.tokens > 0) line.append(" · ").append(tally.tokens).append(" tokens");
-            tally.eta().ifPresent(left -> line.append(" · ").append(Plain.seconds(left)).append(" left"));
-            return line.toString();
+            long failed = tally.count(Standing.FAILED);
+            long open = tally.count(Standing.PAUSED) + tally.count(Standing.UNKNOWN);
+            return tally.done() + "/" + tally.asked + " · " + tally.succeeded() + " ok"
+                    + (failed > 0 ? ", " + failed + " failed" : "")
+                    + (open > 0 ? ", " + open + " open" : "")
+                    + " · " + tally.running + " running"
+                    + (tally.limit < tally.ceiling ? " (limit " + tally.limit + ")" : "")
+                    + (tally.waiting > 0 ? ", " + tally.waiting + " waiting" : "")
+                    + (tally.doubts > 0 ? ", " + tally.doubts + " looked up" : "")
+                    + String.format(Locale.ROOT, " · %.1f/s", tally.rate())
+                    + (tally.tokens > 0 ? " · " + tally.tokens + " tokens" : "")
+                    + tally.eta().map(left -> " · " + Plain.seconds(left) + " left").orElse("");
         }
     }
 
     enum ProgressStyle { AUTO, PLAIN, OFF }
 
     /// The end of a call: counts, times, cost, errors by cause, and the next command to type.
-    static final class Summary {
+    record Summary(Batch batch, Tally tally, PrintWriter err) {
         /// @param part whether only some of the pending rows were asked for: the rest is then estimated
         /// @param csv  the input as it was named; like the options for the next command to type
-        static void print(PrintWriter err, Batch batch, Tally tally, Optional<Stop> stop, boolean part,
-                String csv, String options) {
+        void print(Optional<Stop> stop, boolean part, String csv, String options) {
             err.println();
             stop.ifPresent(reason -> err.println("Stopped: " + Plain.text(reason.why(), 1000) + "."));
-            double rate = tally.done() * 1000.0 / Math.max(1, tally.elapsed().toMillis());
-            err.println(counts(tally) + " in " + Plain.seconds(tally.elapsed())
-                    + String.format(Locale.ROOT, " (%.1f rows/s)", rate));
-            if (stop.isPresent()) left(err, tally.stopped, batch.history().inFlight());
-            figures(tally).forEach(figure -> err.println("  " + figure));
-            if (tally.late > 0)
-                err.println("  " + Plain.count(tally.late, "run") + " turned up late: see 'late' in "
-                        + batch.files().log());
-            if (!tally.missingFiles().isEmpty()) err.println("  " + tally.missingFiles());
+            err.println(counts() + " in " + Plain.seconds(tally.elapsed()) + String.format(Locale.ROOT,
+                    " (%.1f rows/s)", tally.done() * 1000.0 / Math.max(1, tally.elapsed().toMillis())));
+            figures(stop.isPresent()).forEach(figure -> err.println("  " + figure));
             if (part) estimate(batch.index().count(Standing.PENDING), tally).ifPresent(err::println);
-            StatusView.errors(batch, err);
+            Plain.some(CauseGroup.of(batch), CauseGroup.SHOWN, group -> err.println("  " + group.line()), "  %s causes",
+                    err);
             StatusView.next(batch, csv, options, err);
             err.flush();
         }
 
-        /// What the rows took.
-        private static List<String> figures(Tally tally) {
+        /// `18 succeeded, 1 partial, 1 failed, 4 pending`
+        private String counts() {
+            var counts = Standing.counts(tally::count);
+            if (tally.asked <= tally.done()) return counts.isEmpty() ? "nothing done" : counts;
+            return counts + (counts.isEmpty() ? "" : ", ") + (tally.asked - tally.done()) + " pending";
+        }
+
+        /// What a call that ends early leaves on the server, and what the rows took.
+        private List<String> figures(boolean early) {
+            long stopped = early ? tally.stopped : 0, open = early ? batch.history().inFlight() : 0;
             var figures = new ArrayList<String>();
+            if (stopped > 0) figures.add(Plain.count(stopped, "task was", "tasks were") + " asked to stop");
+            if (open > 0) figures.add(Plain.count(open, "row has a run", "rows have runs")
+                    + " that may still go on: the next start looks " + (open == 1 ? "it" : "them") + " up");
             if (!tally.latencies.isEmpty()) figures.add("seconds a row: " + tally.latencies.words());
             if (tally.tokens > 0) figures.add("tokens: " + tally.tokens + cost(tally.prices));
             if (tally.retries > 0) figures.add(Plain.count(tally.retries, "retry", "retries"));
@@ -2509,14 +2574,10 @@ final class DifyExec implements Runnable {
             if (tally.throttled > 0)
                 figures.add("throttled " + Plain.count(tally.throttled, "time") + ", ran at " + tally.lowest
                         + (tally.highest > tally.lowest ? "–" + tally.highest : "") + " of " + tally.ceiling);
+            if (tally.late > 0)
+                figures.add(Plain.count(tally.late, "run") + " turned up late: see 'late' in " + batch.files().log());
+            if (!tally.missingFiles().isEmpty()) figures.add(tally.missingFiles().toString());
             return figures;
-        }
-
-        /// What a call that ends early leaves on the server.
-        private static void left(PrintWriter err, long stopped, long open) {
-            if (stopped > 0) err.println("  " + Plain.count(stopped, "task was", "tasks were") + " asked to stop");
-            if (open > 0) err.println("  " + Plain.count(open, "row has a run", "rows have runs")
-                    + " that may still go on: the next start looks " + (open == 1 ? "it" : "them") + " up");
         }
 
         /// The rest as the rows that ran: `The other 980 rows: about 12 min, 31000 tokens, 0.49 USD`
@@ -2524,21 +2585,15 @@ final class DifyExec implements Runnable {
             var sample = tally.sample;
             if (rest == 0 || sample.rows == 0) return Optional.empty();
             double share = (double) rest / sample.rows;
+            var prices = new TreeMap<>(sample.prices);
+            prices.replaceAll((_, price) -> price.multiply(BigDecimal.valueOf(share)).round(new MathContext(3)));
             return Optional.of("The other " + Plain.count(rest, "row") + ": about "
                     + Plain.seconds(Duration.ofMillis((long) (sample.time().toMillis() * share)))
                     + (sample.tokens == 0 ? "" : ", " + Math.round(sample.tokens * share) + " tokens")
-                    + sample.prices.entrySet().stream().map(price -> ", "
-                            + price.getValue().multiply(BigDecimal.valueOf(share))
-                            .round(new MathContext(3)).toPlainString() + " " + price.getKey()).collect(joining()));
+                    + cost(prices));
         }
 
-        /// `18 succeeded, 1 partial, 1 failed`
-        private static String counts(Tally tally) {
-            var counts = Standing.counts(tally::count);
-            if (tally.asked <= tally.done()) return counts.isEmpty() ? "nothing done" : counts;
-            return counts + (counts.isEmpty() ? "" : ", ") + (tally.asked - tally.done()) + " pending";
-        }
-
+        /// `, 0.49 USD`
         static String cost(Map<String, BigDecimal> prices) {
             return prices.entrySet().stream()
                     .map(price -> ", " + price.getValue().toPlainString() + " " + Plain.text(price.getKey(), 8))
@@ -2553,15 +2608,17 @@ final class DifyExec implements Runnable {
         static void print(Inspection inspection, Greeting.Met server, PrintWriter out) {
             out.println("App " + Plain.quoted(server.app()) + " on Dify " + Plain.text(server.version(), 40) + ", "
                     + Plain.count(inspection.rows(), "row"));
-            out.printf(Locale.ROOT, "  %-20s %-20s %-12s %-8s %9s %9s  %s%n", "column", "variable", "type", "required",
-                    "filled", "longest", "example");
+            line(out, "column", "variable", "type", "required", "filled", "longest", "example");
             for (var column : inspection.columns())
-                out.printf(Locale.ROOT, "  %-20s %-20s %-12s %-8s %9d %9d  %s%n", Plain.text(column.column(), 20),
-                        orDash(column.variable()), orDash(column.type()), column.required() ? "yes" : "",
-                        column.filled(), column.longest(), column.example());
+                line(out, Plain.text(column.column(), 20), orDash(column.variable()), orDash(column.type()),
+                        column.required() ? "yes" : "", column.filled(), column.longest(), column.example());
             problems(inspection, out);
             if (inspection.isFine()) out.println("Fine: nothing was found that would keep a row from running.");
             out.flush();
+        }
+
+        private static void line(PrintWriter out, Object... cells) {
+            out.println("  %-20s %-20s %-12s %-8s %9s %9s  %s".formatted(cells));
         }
 
         private static String orDash(String text) {
@@ -2582,10 +2639,6 @@ final class DifyExec implements Runnable {
             return Plain.text(column, 40) + " = " + Plain.quoted(value) + ": " + Plain.text(wrong.said(), 300);
         }
 
-        static String json(Inspection inspection) {
-            return Json.MAPPER.valueToTree(inspection).toString();
-        }
-
         /// The request of one row's first attempt, as it would go out.
         static void request(Row row, Form form, Access access, Mode mode, String user, PrintWriter out) {
             var attempt = new Attempt(0, row, Tries.NONE, user == null ? "difyexec-0123456789abcdef-1" : user,
@@ -2600,45 +2653,25 @@ final class DifyExec implements Runnable {
     }
 
     /// Where a batch stands, by its files: a table, or one JSON object.
-    static final class StatusView {
-        private static final int EXAMPLES = 3, CAUSES = 10, BAR = 30;
-        static final List<Standing> ORDER = List.of(Standing.SUCCEEDED, Standing.PARTIAL, Standing.FAILED,
+    record StatusView(Batch batch, PrintWriter out, Paint paint) {
+        private static final int BAR = 30;
+        private static final List<Standing> ORDER = List.of(Standing.SUCCEEDED, Standing.PARTIAL, Standing.FAILED,
                 Standing.PAUSED, Standing.UNKNOWN, Standing.PENDING);
 
-        /// An error's rows: how many, and the first of them.
-        record Cause(Standing outcome, String cause, long count, List<String> ids) {
-            String words() {
-                return StatusView.words(outcome, cause);
-            }
-
-            /// `3 × unknown: the answer broke off (r-1, r-2, r-3)`
-            String line() {
-                return count + " × " + Plain.text(words(), 160) + " (" + examples() + ")";
-            }
-
-            String examples() {
-                return ids.stream().map(Plain::id).collect(joining(", ")) + (count > ids.size() ? ", …" : "");
-            }
-
-            Map<String, Object> json() {
-                return Json.Tokens.object("outcome", outcome.word(), "cause", cause, "count", count, "ids", ids);
-            }
-        }
-
         /// @param csv the input as it was named, for the next command
-        static void print(Batch batch, String csv, PrintWriter out, Paint paint) {
+        void print(String csv) {
             out.println(paint.bold(batch.files().results().toString()) + ": "
                     + Plain.number(batch.index().rows()) + (batch.index().rows() == 1 ? " row" : " rows")
                     + batch.history().session().map(session -> paint.faint(" · " + app(session))).orElse(""));
             out.println();
-            counts(batch.index(), out, paint);
+            Share.of(batch.index()).forEach(this::share);
             out.println();
             figures(batch).forEach((name, figure) -> out.println("  " + paint.faint("%-15s".formatted(name)) + figure));
-            var causes = causes(batch);
-            causes("Failed", causes.stream().filter(cause -> cause.outcome() == Standing.FAILED).toList(), out, paint);
-            causes("Open: how they end is not known yet",
-                    causes.stream().filter(cause -> cause.outcome() != Standing.FAILED).toList(), out, paint);
-            warnings(batch, out);
+            var groups = CauseGroup.of(batch).stream()
+                    .collect(Collectors.partitioningBy(group -> group.cause().outcome() == Standing.FAILED));
+            causes("Failed", groups.get(true));
+            causes("Open: how they end is not known yet", groups.get(false));
+            warnings();
             out.println();
             next(batch, csv, "", out);
             out.flush();
@@ -2649,15 +2682,19 @@ final class DifyExec implements Runnable {
                     80);
         }
 
-        private static void counts(Index index, PrintWriter out, Paint paint) {
-            for (var standing : ORDER) {
-                long count = index.count(standing);
-                if (count == 0) continue;
-                double share = (double) count / index.rows();
-                out.println("  " + paint.by(standing, "%-10s".formatted(standing.word()))
-                        + String.format(Locale.ROOT, " %,11d  %5.1f %%  ", count, 100 * share)
-                        + paint.by(standing, "█".repeat((int) Math.max(1, Math.round(BAR * share)))));
+        /// The rows that stand at one place, and how many they are of all: 0 to 1.
+        record Share(Standing standing, long count, double ofAll) {
+            /// Those that have any, in the order in which they are told.
+            static List<Share> of(Index index) {
+                return ORDER.stream().filter(standing -> index.count(standing) > 0).map(standing -> new Share(standing,
+                        index.count(standing), (double) index.count(standing) / index.rows())).toList();
             }
+        }
+
+        private void share(Share share) {
+            out.println("  " + paint.by(share.standing(), "%-10s".formatted(share.standing().word()))
+                    + String.format(Locale.ROOT, " %,11d  %5.1f %%  ", share.count(), 100 * share.ofAll())
+                    + paint.by(share.standing(), "█".repeat((int) Math.max(1, Math.round(BAR * share.ofAll())))));
         }
 
         /// What is known of time, pace and cost, by name.
@@ -2686,7 +2723,19 @@ final class DifyExec implements Runnable {
             return millis == 0 ? 0 : (batch.index().rows() - batch.index().count(Standing.PENDING)) * 1000.0 / millis;
         }
 
-        private static void warnings(Batch batch, PrintWriter out) {
+        private void causes(String heading, List<CauseGroup> groups) {
+            if (groups.isEmpty()) return;
+            out.println();
+            out.println("  " + paint.bold(heading));
+            int longest = paint.on() ? Math.max(40, Screen.WIDTH - 13) : 160;
+            Plain.some(groups, CauseGroup.SHOWN, group -> {
+                out.println(paint.by(group.cause().outcome(), "%,8d".formatted(group.count())) + " × "
+                        + Plain.text(group.cause().words(), longest));
+                out.println(" ".repeat(11) + paint.faint(group.examples()));
+            }, "         %s causes", out);
+        }
+
+        private void warnings() {
             var history = batch.history();
             var index = batch.index();
             var warnings = new ArrayList<String>();
@@ -2715,7 +2764,7 @@ final class DifyExec implements Runnable {
                     "total_tokens", history.tokens,
                     "started_at", history.startedAt == null ? null : Times.text(history.startedAt),
                     "updated_at", history.updatedAt == null ? null : Times.text(history.updatedAt),
-                    "errors", causes(batch).stream().map(Cause::json).toList(),
+                    "errors", CauseGroup.of(batch).stream().map(CauseGroup::json).toList(),
                     "running_seconds", history.running().toMillis() / 1000.0,
                     "rows_per_second", Math.round(rate(batch) * 1000) / 1000.0,
                     "seconds", history.latencies.percentiles(),
@@ -2730,82 +2779,76 @@ final class DifyExec implements Runnable {
             return Json.Tokens.text(json);
         }
 
-        private static void causes(String heading, List<Cause> causes, PrintWriter out, Paint paint) {
-            if (causes.isEmpty()) return;
-            out.println();
-            out.println("  " + paint.bold(heading));
-            int longest = paint.on() ? Math.max(40, Screen.WIDTH - 13) : 160;
-            Plain.some(causes, CAUSES, cause -> {
-                out.println(paint.by(cause.outcome(), "%,8d".formatted(cause.count())) + " × "
-                        + Plain.text(cause.outcome() == Standing.FAILED ? cause.cause() : cause.words(), longest));
-                out.println(" ".repeat(11) + paint.faint(cause.examples()));
-            }, "         %s causes", out);
-        }
-
-        /// The same in one line each, for the end of a run.
-        static void errors(Batch batch, PrintWriter out) {
-            Plain.some(causes(batch), CAUSES, cause -> out.println("  " + cause.line()), "  %s causes", out);
-        }
-
-        /// What a row is told apart by where failed ones and others stand in one list.
-        static String words(Batch batch, int entry) {
-            return words(batch.index().standing(entry), batch.history().cause(entry));
-        }
-
-        private static String words(Standing outcome, String cause) {
-            return outcome == Standing.FAILED ? cause : outcome.word() + ": " + cause;
-        }
-
-        /// The rows without success by outcome and cause, the most frequent first.
-        static List<Cause> causes(Batch batch) {
-            return causes(batch, IntStream.range(0, batch.index().size())
-                    .filter(entry -> batch.index().standing(entry).isOnRetryList()), EXAMPLES);
-        }
-
-        /// Those of some rows, with so many of their ids.
-        static List<Cause> causes(Batch batch, IntStream rows, int examples) {
-            record Key(Standing outcome, String cause) {}
-            var groups = rows.boxed().collect(Collectors.groupingBy(
-                    entry -> new Key(batch.index().standing(entry), batch.history().cause(entry)),
-                    LinkedHashMap::new, Collectors.toList()));
-            var causes = new ArrayList<Cause>();
-            groups.forEach((key, entries) -> causes.add(new Cause(key.outcome(), key.cause(), entries.size(),
-                    entries.stream().limit(examples).map(batch.index()::id).toList())));
-            causes.sort(Comparator.comparingLong(Cause::count).reversed());
-            return List.copyOf(causes);
-        }
-
         /// The next command to type.
-        static void next(Batch batch, String csv, String demo, PrintWriter out) {
+        static void next(Batch batch, String csv, String options, PrintWriter out) {
             var index = batch.index();
-            var files = " -i " + Plain.shell(csv) + " -o " + Plain.shell(batch.files().results().toString()) + demo;
+            var files = " -i " + Plain.shell(csv) + " -o " + Plain.shell(batch.files().results().toString()) + options;
             if (index.isComplete()) out.println("Every row has a success.");
             else if (index.count(Standing.PENDING) > 0) out.println("Next: difyexec run" + files);
             else if (index.count(Standing.FAILED) > 0) out.println("Next: difyexec retry" + files);
             else out.println("Next: difyexec retry" + files + "   (looks them up; --resend-unknown sends them again)");
         }
+    }
 
+    /// Why a row has no success: what such rows are grouped by.
+    record Cause(Standing outcome, String said) {
+        static Cause of(Batch batch, int entry) {
+            return new Cause(batch.index().standing(entry), batch.history().cause(entry));
+        }
+
+        /// What it is told apart by where failed rows and others stand in one list: `unknown: the answer broke off`
+        String words() {
+            return outcome == Standing.FAILED ? said : outcome.word() + ": " + said;
+        }
+    }
+
+    /// The rows of one cause: how many, and the first of them.
+    record CauseGroup(Cause cause, long count, List<String> ids) {
+        private static final int EXAMPLES = 3, SHOWN = 10;
+
+        /// All rows without success, the most frequent cause first.
+        static List<CauseGroup> of(Batch batch) {
+            return of(batch, IntStream.range(0, batch.index().size())
+                    .filter(entry -> batch.index().standing(entry).isOnRetryList()), EXAMPLES);
+        }
+
+        /// Some rows, with so many of their ids.
+        static List<CauseGroup> of(Batch batch, IntStream rows, int examples) {
+            var groups = rows.boxed().collect(Collectors.groupingBy(entry -> Cause.of(batch, entry),
+                    LinkedHashMap::new, Collectors.toList()));
+            return groups.entrySet().stream()
+                    .map(group -> new CauseGroup(group.getKey(), group.getValue().size(),
+                            group.getValue().stream().limit(examples).map(batch.index()::id).toList()))
+                    .sorted(Comparator.comparingLong(CauseGroup::count).reversed()).toList();
+        }
+
+        /// `r-1, r-2, r-3, …`
+        String examples() {
+            return ids.stream().map(Plain::id).collect(joining(", ")) + (count > ids.size() ? ", …" : "");
+        }
+
+        /// `3 × unknown: the answer broke off (r-1, r-2, r-3)`
+        String line() {
+            return count + " × " + Plain.text(cause.words(), 160) + " (" + examples() + ")";
+        }
+
+        Map<String, Object> json() {
+            return Json.Tokens.object("outcome", cause.outcome().word(), "cause", cause.said(), "count", count, "ids",
+                    ids);
+        }
     }
 
     /// The names of all outputs, in the order in which they come up.
     static final class OutputNames implements Reading {
         private static final int MOST = 10_000;
 
-        private final Set<String> names = new LinkedHashSet<>();
+        final Set<String> all = new LinkedHashSet<>();
 
         @Override
-        public void result(int entry, Lines line) {
-            try {
-                names.addAll(Ending.of(line.content()).outputs().keySet());
-            } catch (IOException problem) {
-                throw new UncheckedIOException(problem); // cannot happen: the line has been read as a result
-            }
-            if (names.size() > MOST) throw new Unusable("the results have more than " + Plain.number(MOST)
+        public void result(int entry, Lines line) throws IOException {
+            all.addAll(Ending.of(line.content()).outputs().keySet());
+            if (all.size() > MOST) throw new Unusable("the results have more than " + Plain.number(MOST)
                     + " different outputs: too many for columns of a spreadsheet");
-        }
-
-        List<String> all() {
-            return List.copyOf(names);
         }
     }
 
@@ -2820,36 +2863,32 @@ final class DifyExec implements Runnable {
                 "price", "currency", "edited");
 
         private final Batch batch;
-        private final Csv csv;
-        private final List<String> outputs;
+        private final Collection<String> outputs;
         private final boolean failed, raw;
         private long rows = 0, guarded = 0, tooLong = 0;
 
-        Spreadsheet(Batch batch, List<String> outputs, boolean failed, boolean raw) {
+        Spreadsheet(Batch batch, Collection<String> outputs, boolean failed, boolean raw) {
             this.batch = batch;
-            this.csv = batch.csv().orElseThrow();
             this.outputs = outputs;
             this.failed = failed;
             this.raw = raw;
         }
 
         void write(OutputStream out) throws IOException {
-            var index = batch.index();
-            var text = raw ? new Utf8(out) : Utf8.shown(out);
-            var cells = new CellWriter(text, csv.delimiter, true, "\r\n");
-            cells.write(guarded(header()));
+            var csv = batch.csv().orElseThrow();
+            var cells = new CellWriter(raw ? new Utf8(out) : Utf8.shown(out), csv.delimiter, true, "\r\n");
+            cells.write(guarded(header(csv)));
             try (var endings = new Endings(batch)) {
-                var all = batch.rows(entry -> !failed || index.standing(entry).isOnRetryList());
-                while (all.hasNext()) {
+                var all = batch.rows(entry -> !failed || batch.index().standing(entry).isOnRetryList());
+                for (; all.hasNext(); rows++) {
                     var row = all.next();
                     cells.write(guarded(cells(row, endings.of(row.index()))));
-                    rows++;
                 }
             }
             cells.flush();
         }
 
-        private List<String> header() {
+        private List<String> header(Csv csv) {
             var names = new ArrayList<>(csv.columns());
             outputs.forEach(output -> names.add("output." + output));
             ENDING.forEach(name -> names.add(names.contains(name) ? "run." + name : name));
@@ -2857,18 +2896,17 @@ final class DifyExec implements Runnable {
         }
 
         private List<String> cells(Row row, Ending ending) {
-            int entry = row.index();
             var cells = new ArrayList<>(row.inputs().values());
             for (var name : outputs) {
                 var value = ending.outputs().get(name);
                 cells.add(value == null || value.json() && value.text().equals("null") ? "" : value.text());
             }
-            int attempts = batch.ledger().attempts(entry);
-            long millis = batch.ledger().millis(entry);
-            cells.addAll(List.of(batch.index().standing(entry).word(), ending.error(), ending.run(),
+            int attempts = batch.ledger().attempts(row.index());
+            long millis = batch.ledger().millis(row.index());
+            cells.addAll(List.of(batch.index().standing(row.index()).word(), ending.error(), ending.run(),
                     attempts == 0 ? "" : Integer.toString(attempts),
-                    millis == 0 ? ending.seconds() : BigDecimal.valueOf(millis, 3).toPlainString(), ending.tokens(),
-                    ending.price(), ending.currency(), ending.edited() ? "true" : ""));
+                    millis == 0 ? ending.seconds() : BigDecimal.valueOf(millis, 3).toPlainString(),
+                    ending.tokens(), ending.price(), ending.currency(), ending.edited() ? "true" : ""));
             return cells;
         }
 
@@ -2898,116 +2936,11 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// When attempts ran and what they used, packed: 16 bytes an attempt, 32 an end. Time is that of the sessions, in
-    /// milliseconds, without the time between them.
-    static final class Timeline implements Reading {
-        private final Map<String, Integer> open = new HashMap<>();
-        private final Longs starts = new Longs(), stops = new Longs();
-        private final Longs ends = new Longs(), standings = new Longs(), tokens = new Longs(), billionths = new Longs();
-        private long before = 0, resumed = -1, last = 0;
-        private String currency = "";
-
-        @Override
-        public void event(Index index, Event event, long at) {
-            switch (event) {
-                case Event.Session session -> {
-                    before = total();
-                    resumed = -1;
-                    now(session.t());
-                    for (int attempt : open.values()) if (stops.get(attempt) < 0) stops.set(attempt, before);
-                }
-                case Event.Attempt attempt when "row".equals(attempt.kind()) -> start(attempt);
-                case Event.End end -> end(end);
-                case Event.Attempt _, Event.Run _, Event.Upload _, Event.Look _, Event.Harvest _, Event.Stop _,
-                        Event.Throttle _, Event.Late _, Event.Missing _, Event.Torn _, Event.Other _ -> {}
-            }
-        }
-
-        private long now(Instant time) {
-            long millis = time.toEpochMilli();
-            if (resumed < 0) resumed = millis;
-            last = Math.max(millis, resumed);
-            return total();
-        }
-
-        long total() {
-            return resumed < 0 ? before : before + last - resumed;
-        }
-
-        private void start(Event.Attempt attempt) {
-            open.put(attempt.id() + "\0" + attempt.user(), starts.size());
-            starts.add(now(attempt.t()));
-            stops.add(-1);
-        }
-
-        private void end(Event.End end) {
-            long now = now(end.t());
-            var known = open.remove(end.id() + "\0" + end.user());
-            if (known != null) stops.set(known, now);
-            ends.add(now);
-            standings.add(Standing.of(end.outcome()).map(Enum::ordinal).orElse(0));
-            tokens.add(end.tokens());
-            if (end.price() != null && currency.isEmpty()) currency = History.orEmpty(end.currency());
-            boolean counts = end.price() != null && currency.equals(end.currency());
-            billionths.add(counts ? end.price().movePointRight(9).longValue() : 0);
-        }
-
-        /// The one that [#cost] is in: the first that came up.
-        String currency() {
-            return currency;
-        }
-
-        /// Rows that ended in each span of so many milliseconds, per second.
-        double[] rate(int bins, double width, Predicate<Standing> which) {
-            var standing = Standing.values();
-            return summed(bins, width, end -> {
-                int outcome = (int) standings.get(end);
-                return outcome > 0 && which.test(standing[outcome]) ? 1000 / width : 0;
-            });
-        }
-
-        /// Tokens used until the end of each span.
-        double[] tokens(int bins, double width) {
-            return soFar(summed(bins, width, tokens::get));
-        }
-
-        double[] cost(int bins, double width) {
-            return soFar(summed(bins, width, end -> billionths.get(end) / 1e9));
-        }
-
-        private static double[] soFar(double[] sums) {
-            Arrays.parallelPrefix(sums, Double::sum);
-            return sums;
-        }
-
-        private double[] summed(int bins, double width, IntToDoubleFunction weight) {
-            var sums = new double[bins];
-            for (int end = 0; end < ends.size(); end++)
-                sums[bin(ends.get(end), width, bins)] += weight.applyAsDouble(end);
-            return sums;
-        }
-
-        /// How many attempts were under way in each span, on average.
-        double[] inFlight(int bins, double width) {
-            var sums = new double[bins];
-            for (int attempt = 0; attempt < starts.size(); attempt++) {
-                double from = starts.get(attempt), to = stops.get(attempt) < 0 ? total() : stops.get(attempt);
-                for (int bin = bin(from, width, bins); bin <= bin(to, width, bins); bin++)
-                    sums[bin] += Math.max(0, Math.min(to, (bin + 1) * width) - Math.max(from, bin * width)) / width;
-            }
-            return sums;
-        }
-
-        private static int bin(double at, double width, int bins) {
-            return Math.clamp((long) (at / width), 0, bins - 1);
-        }
-    }
-
     /// Bars or a line over equal spans, as inline SVG with axes, units and the same in words.
     ///
-    /// @param width of one span, in units of x
+    /// @param spans in units of x
     /// @param marks lines across, by their label
-    record Chart(String name, String title, String y, String x, double width, boolean bars, List<Series> series,
+    record Chart(String name, String title, String y, String x, Spans spans, boolean bars, List<Series> series,
             Map<String, Double> marks) {
         private static final int WIDE = 420, HIGH = 200, LEFT = 46, TOP = 18, RIGHT = 12, BOTTOM = 34;
 
@@ -3015,127 +2948,120 @@ final class DifyExec implements Runnable {
         record Series(String name, String look, double[] values) {}
 
         /// A line through one series.
-        static Chart line(String name, String title, String y, String x, double width, double[] values) {
-            return new Chart(name, title, y, x, width, false, List.of(new Series("", "plain", values)), Map.of());
+        static Chart line(String name, String title, String y, String x, Spans spans, double[] values) {
+            return new Chart(name, title, y, x, spans, false, List.of(new Series("", "plain", values)), Map.of());
         }
 
-        String svg() {
-            var svg = new StringBuilder();
-            svg.append(("<figure class=\"card\"><figcaption>%s%s</figcaption><svg viewBox=\"0 0 %d %d\" role=\"img\" "
-                    + "aria-labelledby=\"%s-title %s-words\"><title id=\"%s-title\">%s</title><desc id=\"%s-words\">%s"
-                    + "</desc>").formatted(Html.text(title), legend(), WIDE, HIGH, name, name, name, Html.text(title),
-                    name, Html.text(words())));
-            axes(svg);
-            if (bars) bars(svg);
-            else line(svg);
-            marks(svg);
-            return svg.append("</svg></figure>\n").toString();
+        Html svg() {
+            return Html.of("""
+                    <figure class="card"><figcaption>%1$s%2$s</figcaption><svg viewBox="0 0 %3$d %4$d" role="img" \
+                    aria-labelledby="%5$s-title %5$s-words"><title id="%5$s-title">%1$s</title>\
+                    <desc id="%5$s-words">%6$s</desc>%7$s%8$s%9$s%10$s</svg></figure>
+                    """, title, legend(), WIDE, HIGH, name, words(), grid(), scale(), bars ? stacks() : line(),
+                    crossings());
         }
 
-        private String legend() {
-            return series.size() == 1 ? "" : series.stream().map(one -> "<span class=\"key " + one.look() + "\">"
-                    + Html.text(one.name()) + "</span>").collect(joining());
+        private Html legend() {
+            return Html.all(series.stream().filter(_ -> series.size() > 1)
+                    .map(one -> Html.of("<span class=\"key %s\">%s</span>", one.look(), one.name())));
         }
 
-        private int bins() {
-            return series.getFirst().values().length;
-        }
-
-        private double total(int bin) {
-            return series.stream().mapToDouble(one -> one.values()[bin]).sum();
+        private double total(int span) {
+            return series.stream().mapToDouble(one -> one.values()[span]).sum();
         }
 
         private double highest() {
-            double highest = IntStream.range(0, bins()).mapToDouble(this::total).max().orElse(0);
+            double highest = IntStream.range(0, spans.count()).mapToDouble(this::total).max().orElse(0);
             return highest == 0 ? 1 : highest;
         }
 
         private String words() {
-            int top = IntStream.range(0, bins()).boxed().max(Comparator.comparingDouble(this::total)).orElse(0);
-            return title + ", 0 to " + number(width * bins()) + " " + x + ": highest " + number(total(top)) + " " + y
-                    + " from " + number(top * width) + " to " + number((top + 1) * width) + " " + x
-                    + (bars ? "" : ", " + number(total(bins() - 1)) + " at the end")
-                    + marks.entrySet().stream().map(mark -> "; " + mark.getKey()).collect(joining()) + ".";
+            int top = IntStream.range(0, spans.count()).boxed().max(Comparator.comparingDouble(this::total)).orElse(0);
+            return title + ", 0 to " + number(spans.whole()) + " " + x + ": highest " + number(total(top)) + " " + y
+                    + " from " + from(top) + " to " + from(top + 1) + " " + x
+                    + (bars ? "" : ", " + number(total(spans.count() - 1)) + " at the end")
+                    + marks.keySet().stream().map(mark -> "; " + mark).collect(joining()) + ".";
         }
 
-        private void axes(StringBuilder svg) {
-            double step = step(highest(), 4), wide = width * bins(), across = step(wide, 8);
-            for (double at = 0; at <= ceiling() * 1.0001; at += step)
-                svg.append("<path class=\"grid\" d=\"M%d %sH%d\"/>".formatted(LEFT, px(down(at)), WIDE - RIGHT))
-                        .append(text(LEFT - 6, down(at) + 4, "end", number(at)));
-            for (double at = 0; at <= wide * 1.0001; at += across)
-                svg.append(text(over(at), HIGH - BOTTOM + 15, "middle", number(at)));
-            svg.append(text(WIDE - RIGHT, 10, "end unit", y)).append(text(WIDE - RIGHT, HIGH - 4, "end unit", x));
+        private String from(int span) {
+            return number(span * spans.width());
         }
 
-        private static String text(double x, double y, String look, String words) {
-            return "<text x=\"%s\" y=\"%s\" class=\"%s\">%s</text>".formatted(px(x), px(y), look, Html.text(words));
+        private Html grid() {
+            double step = Spans.step(highest(), 4);
+            return Html.all(DoubleStream.iterate(0, at -> at <= ceiling() * 1.0001, at -> at + step).mapToObj(at ->
+                    Html.of("<path class=\"grid\" d=\"M%d %.1fH%d\"/>%s", LEFT, down(at), WIDE - RIGHT,
+                            text(LEFT - 6, down(at) + 4, "end", number(at)))));
         }
 
-        private void bars(StringBuilder svg) {
-            double wide = Math.max(0.6, (over(width) - over(0)) * 0.86);
-            for (int bin = 0; bin < bins(); bin++) {
-                double below = 0;
-                if (total(bin) == 0) continue;
-                svg.append("<g><title>%s to %s %s: %s %s</title>".formatted(number(bin * width),
-                        number((bin + 1) * width), x, number(total(bin)), y));
-                for (var one : series) {
-                    double value = one.values()[bin];
-                    if (value > 0) svg.append("<rect class=\"%s\" x=\"%s\" y=\"%s\" width=\"%s\" height=\"%s\"/>"
-                            .formatted(one.look(), px(over((bin + 0.07) * width)), px(down(below + value)), px(wide),
-                                    px(down(below) - down(below + value))));
-                    below += value;
-                }
-                svg.append("</g>");
+        private Html scale() {
+            double step = Spans.step(spans.whole(), 8);
+            var numbers = DoubleStream.iterate(0, at -> at <= spans.whole() * 1.0001, at -> at + step)
+                    .mapToObj(at -> text(over(at), HIGH - BOTTOM + 15, "middle", number(at)));
+            var units = Stream.of(text(WIDE - RIGHT, 10, "end unit", y), text(WIDE - RIGHT, HIGH - 4, "end unit", x));
+            return Html.all(Stream.concat(numbers, units));
+        }
+
+        private static Html text(double x, double y, String look, String words) {
+            return Html.of("<text x=\"%.1f\" y=\"%.1f\" class=\"%s\">%s</text>", x, y, look, words);
+        }
+
+        private Html stacks() {
+            return Html.all(IntStream.range(0, spans.count()).filter(span -> total(span) != 0).mapToObj(span ->
+                    Html.of("<g><title>%s to %s %s: %s %s</title>%s</g>", from(span), from(span + 1), x,
+                            number(total(span)), y, stack(span))));
+        }
+
+        private Html stack(int span) {
+            double left = over((span + 0.07) * spans.width());
+            double wide = Math.max(0.6, (over(spans.width()) - over(0)) * 0.86), below = 0;
+            var parts = new ArrayList<Html>();
+            for (var one : series) {
+                double above = below + one.values()[span];
+                if (above > below) parts.add(Html.of(
+                        "<rect class=\"%s\" x=\"%.1f\" y=\"%.1f\" width=\"%.1f\" height=\"%.1f\"/>",
+                        one.look(), left, down(above), wide, down(below) - down(above)));
+                below = above;
             }
+            return Html.all(parts.stream());
         }
 
-        private void line(StringBuilder svg) {
+        private Html line() {
             var one = series.getFirst();
-            var path = new StringBuilder();
-            for (int bin = 0; bin < bins(); bin++)
-                path.append(bin == 0 ? "M" : "L").append(px(over((bin + 0.5) * width))).append(' ')
-                        .append(px(down(one.values()[bin])));
-            var area = "%sL%s %sL%s %sZ".formatted(path, px(over((bins() - 0.5) * width)), px(down(0)),
-                    px(over(0.5 * width)), px(down(0)));
-            svg.append("<path class=\"area %s\" d=\"%s\"/>".formatted(one.look(), area))
-                    .append("<path class=\"line %s\" d=\"%s\"/>".formatted(one.look(), path));
+            var points = IntStream.range(0, spans.count()).mapToObj(span -> Html.of("%.1f %.1f",
+                    over((span + 0.5) * spans.width()), down(one.values()[span])).markup()).collect(joining("L"));
+            return Html.of("""
+                    <path class="area %1$s" d="M%2$sL%3$.1f %5$.1fL%4$.1f %5$.1fZ"/>\
+                    <path class="line %1$s" d="M%2$s"/>""", one.look(), new Html(points),
+                    over(spans.whole() - 0.5 * spans.width()), over(0.5 * spans.width()), down(0));
         }
 
-        private void marks(StringBuilder svg) {
-            var labels = new StringBuilder(); // above all lines
-            int row = 0;
-            for (var mark : marks.entrySet()) {
-                double at = over(Math.min(mark.getValue(), width * bins()));
+        /// The marks, their labels above all lines.
+        private Html crossings() {
+            var lines = new ArrayList<Html>();
+            var labels = new ArrayList<Html>();
+            marks.forEach((label, x) -> {
+                double at = over(Math.min(x, spans.whole()));
                 boolean left = at > WIDE - 90;
-                svg.append("<path class=\"mark\" d=\"M%s %dV%s\"/>".formatted(px(at), TOP, px(down(0))));
-                labels.append(text(left ? at - 5 : at + 5, TOP + 9 + 13 * row++, left ? "label end" : "label",
-                        mark.getKey()));
-            }
-            svg.append(labels);
+                lines.add(Html.of("<path class=\"mark\" d=\"M%.1f %dV%.1f\"/>", at, TOP, down(0)));
+                labels.add(text(left ? at - 5 : at + 5, TOP + 9 + 13 * labels.size(), left ? "label end" : "label",
+                        label));
+            });
+            return Html.all(Stream.concat(lines.stream(), labels.stream()));
         }
 
+        /// The highest line of the grid.
         private double ceiling() {
-            double step = step(highest(), 4);
+            double step = Spans.step(highest(), 4);
             return Math.ceil(highest() / step - 1e-9) * step;
         }
 
         private double over(double x) {
-            return LEFT + (WIDE - LEFT - RIGHT) * x / (width * bins());
+            return LEFT + (WIDE - LEFT - RIGHT) * x / spans.whole();
         }
 
         private double down(double y) {
             return HIGH - BOTTOM - (HIGH - TOP - BOTTOM) * y / ceiling();
-        }
-
-        private static String px(double at) {
-            return String.format(Locale.ROOT, "%.1f", at);
-        }
-
-        /// 1, 2 or 5 times a power of ten, at least a share of the whole.
-        static double step(double whole, int parts) {
-            double least = whole / parts, ten = Math.pow(10, Math.floor(Math.log10(least)));
-            return least <= ten ? ten : least <= 2 * ten ? 2 * ten : least <= 5 * ten ? 5 * ten : 10 * ten;
         }
 
         /// `0.25`, `12.5`, `340`, `12.5k`, `3.9M`
@@ -3146,165 +3072,162 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// The batch as one page that needs nothing else: totals, charts, causes, and all rows to search. It is written row
-    /// by row; its charts are drawn here, its table by its own script.
+    /// The batch as one page: totals, charts, causes, and all rows to search. It is written row by row; its charts are
+    /// drawn here, its table by the page's script.
     static final class Report {
-        private static final int BINS = 60, BLOCK = 5_000, LONGEST = 2_000;
-        private static final String MARK = "<meta name=\"generator\" content=\"difyexec ";
+        private static final int BARS = 60, LONGEST = 2_000;
 
         private final Batch batch;
         private final Timeline timeline;
-        private final List<StatusView.Cause> causes;
-        private final Map<String, Integer> causeNumbers = new HashMap<>();
+        private final List<CauseGroup> groups;
+        private final Map<Cause, Integer> numbers = new HashMap<>();
 
         Report(Batch batch, Timeline timeline) {
             this.batch = batch;
             this.timeline = timeline;
-            this.causes = StatusView.causes(batch);
-            for (var cause : causes) causeNumbers.put(cause.words(), causeNumbers.size());
-        }
-
-        /// One of ours may be written over.
-        static boolean isReport(Path file) {
-            try (var in = Files.newInputStream(file)) {
-                return new String(in.readNBytes(1_000), UTF_8).contains(MARK);
-            } catch (IOException _) {
-                return false;
-            }
+            this.groups = CauseGroup.of(batch);
+            for (var group : groups) numbers.put(group.cause(), numbers.size());
         }
 
         void write(OutputStream file) throws IOException {
             var out = new BufferedWriter(Utf8.shown(file), 1 << 16);
-            head(out);
-            totals(out);
-            charts(out);
-            causes(out);
-            out.write(Markup.ROWS.formatted(options()));
-            data(out);
-            out.write("<script>" + Markup.SCRIPT + "</script>\n</body>\n</html>\n");
+            var title = batch.files().results().getFileName().toString();
+            for (var part : List.of(Page.head(title, about()), totals(), charts(), causes(),
+                    Page.table(heads(), options()))) out.write(part.markup());
+            try (var endings = new Endings(batch)) {
+                var rows = batch.rows(_ -> true);
+                Page.data(out, described(), batch.index().size(),
+                        entry -> row(entry, rows.hasNext() ? rows.next().inputs() : Map.of(), endings));
+            }
+            out.write(Page.foot().markup());
             out.flush();
         }
 
-        private void head(Writer out) throws IOException {
+        private String about() {
             var history = batch.history();
-            var title = Html.text(batch.files().results().getFileName().toString());
-            out.write(Markup.HEAD.formatted(Html.hash(Markup.STYLE), Html.hash(Markup.SCRIPT), MARK + VERSION + "\">",
-                    title, Markup.STYLE, title, Plain.number(batch.index().rows()),
-                    history.session().map(session -> " · " + Html.text(StatusView.app(session))).orElse(""),
-                    history.startedAt == null ? "" : " · " + Times.local("yyyy-MM-dd HH:mm", history.startedAt)
-                            + " to " + Times.local("yyyy-MM-dd HH:mm xxx", history.updatedAt)));
+            return Plain.number(batch.index().rows()) + " rows"
+                    + history.session().map(session -> " · " + StatusView.app(session)).orElse("")
+                    + (history.startedAt == null ? "" : " · " + Times.local("yyyy-MM-dd HH:mm", history.startedAt)
+                            + " to " + Times.local("yyyy-MM-dd HH:mm xxx", history.updatedAt));
         }
 
-        private void totals(Writer out) throws IOException {
-            var index = batch.index();
+        private Html totals() {
             double at = 0;
-            var bar = new StringBuilder();
-            var keys = new StringBuilder();
-            for (var standing : StatusView.ORDER) {
-                long count = index.count(standing);
-                if (count == 0) continue;
-                double wide = 1000.0 * count / index.rows();
-                bar.append("<rect class=\"%s\" x=\"%s\" width=\"%s\" height=\"12\"/>".formatted(standing.word(),
-                        Chart.px(at), Chart.px(Math.max(1, wide))));
-                keys.append("<li><span class=\"key %s\">%s</span> <b>%s</b> <small>%.1f %%</small></li>".formatted(
-                        standing.word(), standing.word(), Plain.number(count), wide / 10));
+            var bar = new ArrayList<Html>();
+            var keys = new ArrayList<Html>();
+            for (var share : StatusView.Share.of(batch.index())) {
+                double wide = 1000 * share.ofAll();
+                var word = share.standing().word();
+                bar.add(Html.of("<rect class=\"%s\" x=\"%.1f\" width=\"%.1f\" height=\"12\"/>", word, at,
+                        Math.max(1, wide)));
+                keys.add(Html.of("<li><span class=\"key %1$s\">%1$s</span> <b>%2$s</b> <small>%3$.1f %%</small></li>",
+                        word, Plain.number(share.count()), wide / 10));
                 at += wide;
             }
-            out.write(Markup.TOTALS.formatted(bar, keys, tiles()));
+            var figures = StatusView.figures(batch).entrySet().stream().filter(figure -> !figure.getKey().isEmpty())
+                    .map(figure -> Html.of("<div><dt>%s</dt><dd>%s</dd></div>", figure.getKey(), figure.getValue()));
+            return Html.of("""
+                    <section class="card totals" aria-label="Totals">
+                    <svg viewBox="0 0 1000 12" preserveAspectRatio="none" aria-hidden="true">%s</svg>
+                    <ul>%s</ul>
+                    <dl>%s</dl>
+                    </section>
+                    """, Html.all(bar.stream()), Html.all(keys.stream()), Html.all(figures));
         }
 
-        private String tiles() {
-            return StatusView.figures(batch).entrySet().stream().filter(figure -> !figure.getKey().isEmpty())
-                    .map(figure -> "<div><dt>%s</dt><dd>%s</dd></div>".formatted(Html.text(figure.getKey()),
-                            Html.text(figure.getValue()))).collect(joining());
-        }
-
-        private void charts(Writer out) throws IOException {
-            out.write("<section class=\"charts\" aria-label=\"Charts\">\n");
+        private Html charts() {
             var charts = timeline.total() > 0 ? overTime() : List.<Chart>of();
+            var all = new ArrayList<>(charts.stream().map(Chart::svg).toList());
             if (!batch.history().latencies.isEmpty()) {
-                out.write(latency().svg());
-                if (charts.size() % 2 == 0) out.write(percentiles()); // two beside each other
+                if (charts.size() % 2 == 0) all.addFirst(percentiles()); // two beside each other
+                all.addFirst(latency().svg());
             }
-            for (var chart : charts) out.write(chart.svg());
-            out.write("</section>\n");
+            return Html.of("<section class=\"charts\" aria-label=\"Charts\">\n%s</section>\n", Html.all(all.stream()));
         }
 
         private Chart latency() {
-            var p = batch.history().latencies.percentiles(0.5, 0.9, 0.99, 1);
-            double longest = p[3] > 3 * p[2] ? 1.5 * p[2] : p[3], width = Chart.step(Math.max(longest, 0.01), BINS);
-            int bins = Math.max(1, (int) Math.ceil(longest / width + 1e-9));
+            var latencies = batch.history().latencies;
+            var p = latencies.percentiles(0.5, 0.9, 0.99, 1);
+            var spans = Spans.of(p[3] > 3 * p[2] ? 1.5 * p[2] : p[3], BARS);
             var marks = new LinkedHashMap<String, Double>();
             for (int i = 0; i < 3; i++)
                 marks.put(String.format(Locale.ROOT, "p%d %.2f s", List.of(50, 90, 99).get(i), p[i]), p[i]);
-            return new Chart("latency", "Seconds a row" + (p[3] > longest ? ", the last bar: that and longer" : ""),
-                    "rows", "seconds", width, true, List.of(new Chart.Series("succeeded", "succeeded",
-                    batch.history().latencies.histogram(bins, width))), marks);
+            return new Chart("latency", "Seconds a row" + (p[3] > 3 * p[2] ? ", the last bar: that and longer" : ""),
+                    "rows", "seconds", spans, true, List.of(new Chart.Series("succeeded", "succeeded",
+                            latencies.histogram(spans))), marks);
         }
 
-        private String percentiles() {
+        private Html percentiles() {
+            var latencies = batch.history().latencies;
             var shares = new double[] {0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.999, 1};
-            var seconds = batch.history().latencies.percentiles(shares);
-            var rows = new StringBuilder();
-            for (int i = 0; i < shares.length; i++) rows.append(
-                    "<tr><td>%s</td><td class=\"number\">%.2f</td><td class=\"number\">%s</td></tr>".formatted(
+            var seconds = latencies.percentiles(shares);
+            var rows = IntStream.range(0, shares.length).mapToObj(i -> Html.of(
+                    "<tr><td>%s</td><td class=\"number\">%.2f</td><td class=\"number\">%s</td></tr>",
                     shares[i] == 1 ? "slowest" : Chart.number(100 * shares[i]) + " %", seconds[i],
-                    Plain.number(Math.round((1 - shares[i]) * batch.history().latencies.size()))));
-            return Markup.PERCENTILES.formatted(rows);
+                    Plain.number(Math.round((1 - shares[i]) * latencies.size()))));
+            return Html.of("""
+                    <figure class="card"><figcaption>Seconds a row, by share</figcaption><table><thead><tr>
+                    <th scope="col">Rows up to</th><th scope="col" class="number">took seconds</th>
+                    <th scope="col" class="number">rows slower</th></tr></thead><tbody>%s</tbody></table></figure>
+                    """, Html.all(rows));
         }
 
         private List<Chart> overTime() {
-            double total = timeline.total(), width = Chart.step(total, BINS);
-            int bins = (int) Math.ceil(total / width + 1e-9);
+            long total = timeline.total();
+            var spans = Spans.of(total, BARS);
             var unit = total < 120_000 ? ChronoUnit.SECONDS : total < 7_200_000 ? ChronoUnit.MINUTES : ChronoUnit.HOURS;
-            double wide = width / unit.getDuration().toMillis();
+            var wide = spans.in(unit.getDuration().toMillis());
             var x = unit.toString().toLowerCase(Locale.ROOT) + " of running";
             var charts = new ArrayList<Chart>();
             charts.add(new Chart("rate", "Rows that ended", "rows a second", x, wide, true, List.of(
-                    new Chart.Series("succeeded", "succeeded", timeline.rate(bins, width, Standing::isSuccess)),
+                    new Chart.Series("succeeded", "succeeded", timeline.rate(spans, Standing::isSuccess)),
                     new Chart.Series("without success", "failed",
-                            timeline.rate(bins, width, standing -> !standing.isSuccess()))), Map.of()));
-            charts.add(Chart.line("flight", "Attempts in flight", "attempts", x, wide, timeline.inFlight(bins, width)));
+                            timeline.rate(spans, standing -> !standing.isSuccess()))), Map.of()));
+            charts.add(Chart.line("flight", "Attempts in flight", "attempts", x, wide, timeline.inFlight(spans)));
             if (batch.history().tokens > 0)
-                charts.add(Chart.line("tokens", "Tokens used so far", "tokens", x, wide, timeline.tokens(bins, width)));
+                charts.add(Chart.line("tokens", "Tokens used so far", "tokens", x, wide, timeline.tokens(spans)));
             if (!timeline.currency().isEmpty())
-                charts.add(Chart.line("cost", "Cost so far", timeline.currency(), x, wide, timeline.cost(bins, width)));
+                charts.add(Chart.line("cost", "Cost so far", timeline.currency(), x, wide, timeline.cost(spans)));
             return charts;
         }
 
-        private void causes(Writer out) throws IOException {
-            if (causes.isEmpty()) return;
-            out.write(Markup.CAUSES);
-            for (int i = 0; i < Math.min(50, causes.size()); i++) {
-                var cause = causes.get(i);
-                out.write(Markup.CAUSE.formatted(Plain.number(cause.count()), i, Html.text(cause.cause()),
-                        cause.outcome().word(), cause.outcome().word(), Html.text(cause.examples())));
-            }
-            out.write("</tbody></table></section>\n");
+        private Html causes() {
+            if (groups.isEmpty()) return Html.of("");
+            var rows = IntStream.range(0, Math.min(50, groups.size())).mapToObj(i -> Html.of("""
+                    <tr><td class="number">%s</td><td><button type="button" class="cause" data-cause="%d">%s</button>\
+                    </td>
+                    <td><span class="chip %4$s">%4$s</span></td><td class="ids">%5$s</td></tr>
+                    """, Plain.number(groups.get(i).count()), i, groups.get(i).cause().said(),
+                    groups.get(i).cause().outcome().word(), groups.get(i).examples()));
+            return Html.of("""
+                    <section class="card"><h2>Rows without success, by cause</h2>
+                    <table class="causes"><thead><tr><th scope="col" class="number">Rows</th><th scope="col">Cause</th>
+                    <th scope="col">Outcome</th><th scope="col" class="ids">Examples</th></tr></thead><tbody>
+                    %s</tbody></table></section>
+                    """, Html.all(rows));
         }
 
-        private String options() {
-            return IntStream.range(0, Math.min(500, causes.size()))
-                    .mapToObj(i -> "<option value=\"%d\">%s (%s)</option>".formatted(i,
-                            Html.text(Plain.text(causes.get(i).words(), 80)),
-                            Plain.number(causes.get(i).count()))).collect(joining());
+        private Html options() {
+            return Html.all(IntStream.range(0, Math.min(500, groups.size())).mapToObj(i -> Html.of(
+                    "<option value=\"%d\">%s (%s)</option>", i, Plain.text(groups.get(i).cause().words(), 80),
+                    Plain.number(groups.get(i).count()))));
         }
 
-        /// The batch, then its rows in blocks, which the page reads one after the other.
-        private void data(Writer out) throws IOException {
-            out.write("<script type=\"application/json\" id=\"batch\">" + Html.json(Json.Tokens.object(
-                    "start", start(),
+        private static Html heads() {
+            return Html.of("""
+                    <th scope="col" data-key="id"><button type="button">Id</button></th>
+                    <th scope="col" data-key="outcome"><button type="button">Outcome</button></th>
+                    <th scope="col" data-key="seconds" class="number"><button type="button">Seconds</button></th>
+                    <th scope="col" data-key="tokens" class="number wide"><button type="button">Tokens</button></th>
+                    <th scope="col" data-key="attempts" class="number wide"><button type="button">Attempts</button></th>
+                    <th scope="col" data-key="result"><button type="button">Output or error</button></th>
+                    """);
+        }
+
+        private Map<String, Object> described() {
+            return Json.Tokens.object("start", start(),
                     "outcomes", Stream.of(Standing.values()).map(Standing::word).toList(),
-                    "causes", causes.stream().map(StatusView.Cause::words).toList())));
-            try (var endings = new Endings(batch)) {
-                var rows = batch.rows(_ -> true);
-                for (int entry = 0; entry < batch.index().size(); entry++) {
-                    out.write(entry % BLOCK > 0 ? "," : (entry > 0 ? "]" : "")
-                            + "</script>\n<script type=\"application/json\" class=\"rows\">[");
-                    out.write(Html.json(row(entry, rows.hasNext() ? rows.next().inputs() : Map.of(), endings)) + "\n");
-                }
-            }
-            out.write((batch.index().size() > 0 ? "]" : "") + "</script>\n");
+                    "causes", groups.stream().map(group -> group.cause().words()).toList());
         }
 
         private long start() {
@@ -3320,14 +3243,14 @@ final class DifyExec implements Runnable {
             var row = new ArrayList<Object>(List.of(
                     Plain.text(batch.index().id(entry), LONGEST),
                     standing.ordinal(),
-                    standing.isOnRetryList() ? causeNumbers.getOrDefault(StatusView.words(batch, entry), -1) : -1,
+                    standing.isOnRetryList() ? numbers.getOrDefault(Cause.of(batch, entry), -1) : -1,
                     batch.ledger().millis(entry) / 1000.0,
                     ending.tokens(),
                     ending.price().isEmpty() ? "" : ending.price() + " " + ending.currency(),
                     ending.run(),
                     values(inputs),
                     values(ending.outputs()),
-                    attempts(endings.ofRow(entry), ending.run())));
+                    endings.ofRow(entry).stream().map(trace -> attempt(trace, ending.run())).toList()));
             if (ending.edited()) row.add(true);
             return row;
         }
@@ -3337,55 +3260,75 @@ final class DifyExec implements Runnable {
             var shown = new LinkedHashMap<String, Object>();
             values.forEach((name, value) -> {
                 var text = value.text();
-                boolean whole = text.length() <= LONGEST;
-                shown.put(Plain.cut(name, 200), !whole ? List.of(Plain.cut(text, LONGEST), text.length())
+                shown.put(Plain.cut(name, 200), text.length() > LONGEST
+                        ? List.of(Plain.cut(text, LONGEST), text.length())
                         : value.json() ? List.of(text) : text);
             });
             return shown;
         }
 
         /// `[start, mode, outcome, seconds, error, run if it is another than the row's]`
-        private List<List<Object>> attempts(List<Endings.Trace> traces, String run) {
-            return traces.stream().map(trace -> {
-                var end = trace.end();
-                return List.<Object>of(
-                        trace.attempt.t().toEpochMilli() - start(),
-                        History.orEmpty(trace.attempt.mode()),
-                        end.map(Event.End::outcome).orElse(""),
-                        end.map(Event.End::seconds).orElse(0.0),
-                        end.map(Event.End::error).orElse(""),
-                        end.map(Event.End::run).filter(other -> !other.equals(run)).orElse(""));
-            }).toList();
+        private List<Object> attempt(Endings.Trace trace, String run) {
+            var end = trace.end();
+            return List.of(
+                    trace.attempt.t().toEpochMilli() - start(),
+                    History.orEmpty(trace.attempt.mode()),
+                    end.map(Event.End::outcome).orElse(""),
+                    end.map(Event.End::seconds).orElse(0.0),
+                    end.map(Event.End::error).orElse(""),
+                    end.map(Event.End::run).filter(other -> !other.equals(run)).orElse(""));
         }
     }
 
-    /// What outside text becomes in a page.
-    static final class Html {
-        static String text(String text) {
-            return Plain.text(text, 2000).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-                    .replace("\"", "&quot;").replace("'", "&#39;");
+    /// A page that needs nothing else and asks for nothing; its style and script are let in by their hash alone. What
+    /// may stand on it: cards, charts, tables of causes, and one table of rows to search.
+    static final class Page {
+        private static final int BLOCK = 5_000;
+        private static final String MARK = "<meta name=\"generator\" content=\"difyexec ";
+
+        /// What the script gets of a row, by its number.
+        interface RowJson {
+            List<Object> of(int number) throws IOException;
         }
 
-        /// JSON that may stand in a page: nothing in it ends the element around it.
-        static String json(Object value) {
-            return Json.Tokens.text(value).replace("<", "\\u003C").replace(">", "\\u003E").replace("&", "\\u0026")
-                    .replace("\u2028", "\\u2028").replace("\u2029", "\\u2029");
-        }
-
-        /// How a Content-Security-Policy names a script or a style that it lets in.
-        static String hash(String content) {
-            try {
-                return "'sha256-" + Base64.getEncoder().encodeToString(
-                        MessageDigest.getInstance("SHA-256").digest(content.getBytes(UTF_8))) + "'";
-            } catch (NoSuchAlgorithmException problem) {
-                throw new IllegalStateException(problem); // every Java has SHA-256
+        /// One of ours may be written over.
+        static boolean isOurs(Path file) {
+            try (var in = Files.newInputStream(file)) {
+                return new String(in.readNBytes(1_000), UTF_8).contains(MARK);
+            } catch (IOException _) {
+                return false;
             }
         }
-    }
 
-    /// The report's fixed parts: markup, style and script. The style and the script are let in by their hash alone.
-    static final class Markup {
-        static final String HEAD = """
+        /// @param about one line under the title
+        static Html head(String title, String about) {
+            return Html.of(HEAD, Html.hash(STYLE), Html.hash(SCRIPT), new Html(MARK + VERSION + "\">"), title,
+                    new Html(STYLE), about);
+        }
+
+        static Html foot() {
+            return Html.of(FOOT, new Html(SCRIPT));
+        }
+
+        /// What is shown of the rows, to be filled by the script.
+        ///
+        /// @param heads  one `th` a column, with its `data-key`: what the script knows to show and to sort by
+        /// @param causes the causes to choose from, as options
+        static Html table(Html heads, Html causes) {
+            return Html.of(TABLE, causes, heads);
+        }
+
+        /// What the script reads: the batch, then its rows in blocks, one after the other.
+        static void data(Writer out, Map<String, Object> batch, int rows, RowJson row) throws IOException {
+            out.write("<script type=\"application/json\" id=\"batch\">" + Html.json(batch) + "</script>\n");
+            for (int n = 0; n < rows; n++) {
+                out.write(n % BLOCK == 0 ? "<script type=\"application/json\" class=\"rows\">[" : ",");
+                out.write(Html.json(row.of(n)) + "\n");
+                if (n % BLOCK == BLOCK - 1 || n == rows - 1) out.write("]</script>\n");
+            }
+        }
+
+        private static final String HEAD = """
                 <!doctype html>
                 <html lang="en">
                 <head>
@@ -3394,35 +3337,14 @@ final class DifyExec implements Runnable {
                 base-uri 'none'; form-action 'none'">
                 <meta name="viewport" content="width=device-width, initial-scale=1">
                 %s
-                <title>%s</title>
-                <style>%s</style>
+                <title>%4$s</title>
+                <style>%5$s</style>
                 </head>
                 <body>
-                <header><h1>%s</h1><p>%s rows%s%s</p></header>
+                <header><h1>%4$s</h1><p>%6$s</p></header>
                 <main>
                 """;
-        static final String TOTALS = """
-                <section class="card totals" aria-label="Totals">
-                <svg viewBox="0 0 1000 12" preserveAspectRatio="none" aria-hidden="true">%s</svg>
-                <ul>%s</ul>
-                <dl>%s</dl>
-                </section>
-                """;
-        static final String PERCENTILES = """
-                <figure class="card"><figcaption>Seconds a row, by share</figcaption><table><thead><tr>
-                <th scope="col">Rows up to</th><th scope="col" class="number">took seconds</th>
-                <th scope="col" class="number">rows slower</th></tr></thead><tbody>%s</tbody></table></figure>
-                """;
-        static final String CAUSES = """
-                <section class="card"><h2>Rows without success, by cause</h2>
-                <table class="causes"><thead><tr><th scope="col" class="number">Rows</th><th scope="col">Cause</th>
-                <th scope="col">Outcome</th><th scope="col" class="ids">Examples</th></tr></thead><tbody>
-                """;
-        static final String CAUSE = """
-                <tr><td class="number">%s</td><td><button type="button" class="cause" data-cause="%d">%s</button></td>
-                <td><span class="chip %s">%s</span></td><td class="ids">%s</td></tr>
-                """;
-        static final String ROWS = """
+        private static final String TABLE = """
                 <section class="card" id="rows"><h2>Rows</h2>
                 <noscript><p>The table of all rows needs JavaScript.</p></noscript>
                 <div class="tools">
@@ -3434,86 +3356,77 @@ final class DifyExec implements Runnable {
                 </div>
                 <div id="scroller"><div id="sizer"><div id="window">
                 <table id="table"><thead><tr>
-                <th scope="col" data-key="id"><button type="button">Id</button></th>
-                <th scope="col" data-key="outcome"><button type="button">Outcome</button></th>
-                <th scope="col" data-key="seconds" class="number"><button type="button">Seconds</button></th>
-                <th scope="col" data-key="tokens" class="number wide"><button type="button">Tokens</button></th>
-                <th scope="col" data-key="attempts" class="number wide"><button type="button">Attempts</button></th>
-                <th scope="col" data-key="result"><button type="button">Output or error</button></th>
-                </tr></thead><tbody id="body"></tbody></table>
+                %s</tr></thead><tbody id="body"></tbody></table>
                 </div></div></div>
                 </section>
+                """;
+        private static final String FOOT = """
                 </main>
                 <dialog id="detail" aria-labelledby="detail-id">
                 <div class="bar"><h2 id="detail-id"></h2><button type="button" id="before">Previous</button>
                 <button type="button" id="after">Next</button><button type="button" id="close">Close</button></div>
                 <div id="detail-body"></div>
                 </dialog>
+                <script>%s</script>
+                </body>
+                </html>
                 """;
-        static final String STYLE = """
-                :root { color-scheme: light dark; --back: #f6f6f4; --card: #fff; --ink: #1d2024; --soft: #5c636c;
-                  --line: #dfe1e4; --accent: #1f57b5; --succeeded: #2c7a4b; --partial: #9a6200; --failed: #bc3226;
-                  --paused: #0b6e80; --unknown: #7446ad; --pending: #6d747c; --plain: #3c6fc4; }
-                @media screen and (prefers-color-scheme: dark) { :root {
-                  --back: #131518; --card: #1b1e22; --ink: #e7e9ec;
-                  --soft: #a0a8b1; --line: #31363c; --accent: #86b3ff; --succeeded: #56b97f; --partial: #dca03c;
-                  --failed: #f27a71; --paused: #4cb9cc; --unknown: #b99af0; --pending: #949ca5; --plain: #7aa7f5; } }
+        private static final String STYLE = """
+                :root { color-scheme: light dark;
+                  --back: light-dark(#f6f6f4, #131518); --card: light-dark(#fff, #1b1e22);
+                  --ink: light-dark(#1d2024, #e7e9ec); --soft: light-dark(#5c636c, #a0a8b1);
+                  --line: light-dark(#dfe1e4, #31363c); --accent: light-dark(#1f57b5, #86b3ff); }
+                .succeeded { --hue: light-dark(#2c7a4b, #56b97f); } .partial { --hue: light-dark(#9a6200, #dca03c); }
+                .failed { --hue: light-dark(#bc3226, #f27a71); } .paused { --hue: light-dark(#0b6e80, #4cb9cc); }
+                .unknown { --hue: light-dark(#7446ad, #b99af0); } .pending { --hue: light-dark(#6d747c, #949ca5); }
+                .plain { --hue: light-dark(#3c6fc4, #7aa7f5); }
                 * { box-sizing: border-box; }
                 body { margin: 0 auto; max-width: 75rem; padding: 1.5rem 1.25rem 3rem; background: var(--back);
                   color: var(--ink); font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif;
                   font-variant-numeric: tabular-nums; }
-                h1 { margin: 0; font-size: 1.6rem; line-height: 1.25; letter-spacing: -.01em; overflow-wrap: anywhere; }
+                h1 { margin: 0; font-size: 1.6rem; line-height: 1.25; letter-spacing: -.01em; }
                 h2 { margin: 0 0 .6rem; font-size: 1rem; }
-                header p { margin: .2rem 0 1.2rem; color: var(--soft); }
-                .card { margin: 0 0 1rem; padding: 1rem 1.1rem; background: var(--card); border: 1px solid var(--line);
-                  border-radius: 8px; }
-                .succeeded { --hue: var(--succeeded); } .partial { --hue: var(--partial); }
-                .failed { --hue: var(--failed); } .plain { --hue: var(--plain); }
-                .paused { --hue: var(--paused); } .unknown { --hue: var(--unknown); }
-                .pending { --hue: var(--pending); }
-                .totals svg { display: block; width: 100%; height: 12px; border-radius: 3px; }
-                rect { fill: var(--hue); }
-                .totals ul { display: flex; flex-wrap: wrap; gap: .3rem 1.6rem; margin: .7rem 0 1rem; padding: 0;
-                  list-style: none; }
-                .totals small { color: var(--soft); font-size: inherit; }
-                .totals dl { display: flex; flex-wrap: wrap; gap: .8rem 2.4rem; margin: 0; padding-top: .9rem;
-                  border-top: 1px solid var(--line); }
-                dt { color: var(--soft); font-size: .85rem; } dd { margin: 0; overflow-wrap: anywhere; }
-                .key::before { content: ""; display: inline-block; width: .65rem; height: .65rem; margin-right: .4rem;
-                  border-radius: 2px; background: var(--hue); }
+                header p { margin: .2rem 0 1.2rem; }
+                header p, small, dt, th, figcaption .key, .ids, .tools label, #count, .cut { color: var(--soft); }
+                dt, th, figcaption .key, .tools label, .cut { font-size: .85rem; }
+                h1, dd, .causes td, .bar h2, #detail-body dt, pre { overflow-wrap: anywhere; }
+                .causes td, #table th, #table td, pre { unicode-bidi: isolate; }
+                .card, dialog, input, select, .bar button { background: var(--card); border: 1px solid var(--line); }
+                .card { margin: 0 0 1rem; padding: 1rem 1.1rem; border-radius: 8px; }
+                .key::before, .chip::before { content: ""; display: inline-block; width: .65rem; height: .65rem;
+                  margin-right: .4rem; border-radius: 2px; background: var(--hue); }
+                .chip { color: var(--hue); } .chip::before { width: .5rem; height: .5rem; border-radius: 50%; }
+                svg { display: block; width: 100%; } .totals svg { height: 12px; border-radius: 3px; }
+                .totals ul, .totals dl, .tools { display: flex; flex-wrap: wrap; }
+                .totals ul { gap: .3rem 1.6rem; margin: .7rem 0 1rem; padding: 0; list-style: none; }
+                .totals dl { gap: .8rem 2.4rem; margin: 0; padding-top: .9rem; border-top: 1px solid var(--line); }
+                small { font-size: inherit; } dd { margin: 0; }
                 .charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 25rem), 1fr));
                   gap: 1rem; margin-bottom: 1rem; }
                 figure.card { margin: 0; padding: .8rem .9rem .6rem; }
                 figcaption { margin-bottom: .3rem; font-weight: 600; }
-                figcaption .key { margin-left: 1rem; font-weight: 400; font-size: .85rem; color: var(--soft); }
-                figure svg { display: block; width: 100%; height: auto; }
-                figure text { fill: var(--soft); font-size: 11px; } .end { text-anchor: end; }
-                .middle { text-anchor: middle; }
+                figcaption .key { margin-left: 1rem; font-weight: 400; }
+                figure text { fill: var(--soft); font-size: 11px; }
                 figure text.label { fill: var(--ink); stroke: var(--card); stroke-width: 4px; paint-order: stroke; }
-                figure td, figure th { padding-top: .2rem; padding-bottom: .2rem; }
+                .end { text-anchor: end; } .middle { text-anchor: middle; }
                 .grid { stroke: var(--line); } .mark { stroke: var(--ink); stroke-dasharray: 3 3; opacity: .75; }
+                rect, .area { fill: var(--hue); } .area { opacity: .14; }
                 .line { fill: none; stroke: var(--hue); stroke-width: 1.6; stroke-linejoin: round; }
-                .area { fill: var(--hue); opacity: .14; }
                 table { width: 100%; border-collapse: collapse; text-align: left; }
-                th { color: var(--soft); font-weight: 500; font-size: .85rem; }
+                th { font-weight: 500; }
                 th, td { padding: .35rem .6rem; border-bottom: 1px solid var(--line); vertical-align: top; }
-                th:first-child, td:first-child { padding-left: 0; } .number { text-align: right; }
-                .causes td { overflow-wrap: anywhere; unicode-bidi: isolate; } .causes .number { width: 4.5rem; }
-                .causes .ids { color: var(--soft); }
-                .chip { color: var(--hue); } .chip::before { content: ""; display: inline-block; width: .5rem;
-                  height: .5rem; margin-right: .4rem; border-radius: 50%; background: var(--hue); }
+                figure td, figure th { padding-top: .2rem; padding-bottom: .2rem; }
+                th:first-child, td:first-child { padding-left: 0; }
+                .number { text-align: right; } .causes .number { width: 4.5rem; }
                 button, input, select { font: inherit; color: inherit; }
-                input, select, .bar button { padding: .3rem .55rem; background: var(--card);
-                  border: 1px solid var(--line); border-radius: 6px; max-width: 100%; }
+                input, select, .bar button { padding: .3rem .55rem; border-radius: 6px; max-width: 100%; }
                 .bar button { cursor: pointer; } .bar button:disabled { opacity: .45; cursor: default; }
                 .cause, #table button { padding: 0; border: 0; background: none; text-align: inherit; cursor: pointer; }
-                .causes button, #table td button { color: var(--accent); }
-                .causes button:hover, #table td button:hover { text-decoration: underline; }
+                td button { color: var(--accent); } td button:hover { text-decoration: underline; }
                 :focus-visible { outline: 2px solid var(--accent); outline-offset: 1px; }
-                .tools { display: flex; flex-wrap: wrap; gap: .5rem 1.1rem; align-items: center; margin-bottom: .7rem; }
-                .tools label { color: var(--soft); font-size: .85rem; }
+                .tools { gap: .5rem 1.1rem; align-items: center; margin-bottom: .7rem; }
                 .tools label > * { color: var(--ink); font-size: .95rem; }
-                #search { width: 16rem; } #cause { width: 15rem; } #count { margin-left: auto; color: var(--soft); }
+                #search { width: 16rem; } #cause { width: 15rem; } #count { margin-left: auto; }
                 #scroller { height: 33rem; max-height: 75vh; overflow-y: auto; border-top: 1px solid var(--line); }
                 #sizer { min-height: 100%; }
                 #window { position: sticky; top: 0; height: min(33rem, 75vh); overflow: hidden; }
@@ -3521,30 +3434,28 @@ final class DifyExec implements Runnable {
                 #table thead { position: relative; z-index: 1; background: var(--card); }
                 #table tr { height: 36px; }
                 #table th, #table td { padding-top: 0; padding-bottom: 0; vertical-align: middle; white-space: nowrap;
-                  overflow: hidden; text-overflow: ellipsis; unicode-bidi: isolate; }
+                  overflow: hidden; text-overflow: ellipsis; }
                 #table th:nth-child(1) { width: 22%; } #table th:nth-child(2) { width: 8rem; }
                 #table th:nth-child(n+3):nth-child(-n+5) { width: 6.2rem; }
                 #body tr:hover { background: color-mix(in srgb, var(--accent) 7%, transparent); cursor: pointer; }
                 [aria-sort=ascending] button::after { content: " \\2191"; }
                 [aria-sort=descending] button::after { content: " \\2193"; }
                 dialog { width: min(60rem, calc(100vw - 2rem)); max-height: calc(100vh - 3rem);
-                  padding: 0 1.2rem 1.2rem; border: 1px solid var(--line); border-radius: 10px;
-                  background: var(--card); color: var(--ink); }
+                  padding: 0 1.2rem 1.2rem; border-radius: 10px; color: var(--ink); }
                 dialog::backdrop { background: rgb(0 0 0 / .4); }
                 .bar { position: sticky; top: 0; display: flex; gap: .5rem; align-items: center; padding: 1rem 0 .7rem;
-                  background: var(--card); } .bar h2 { flex: 1; margin: 0; overflow-wrap: anywhere; }
+                  background: var(--card); } .bar h2 { flex: 1; margin: 0; }
                 #detail-body h3 { margin: 1.1rem 0 .4rem; font-size: .95rem; }
                 #detail-body dl { display: grid; grid-template-columns: minmax(6rem, 11rem) 1fr;
                   gap: .4rem 1rem; margin: 0; }
-                #detail-body dt { overflow-wrap: anywhere; }
-                pre { margin: 0; white-space: pre-wrap; overflow-wrap: anywhere; font: .87rem/1.5 ui-monospace, Menlo,
-                  Consolas, "DejaVu Sans Mono", monospace; unicode-bidi: isolate; }
-                .cut { color: var(--soft); font-size: .85rem; } .scrolls { overflow-x: auto; }
+                pre { margin: 0; white-space: pre-wrap; font: .87rem/1.5 ui-monospace, Menlo, Consolas,
+                  "DejaVu Sans Mono", monospace; }
+                .scrolls { overflow-x: auto; }
                 @media (max-width: 40rem) {
-                  body { padding: 1rem .75rem 2rem; font-size: 14px; } .wide, .causes .ids { display: none; }
-                  #table .number { display: none; } #table th:nth-child(1) { width: 24%; }
-                  #table th:nth-child(2) { width: 6.9rem; } .tools label, #search, #cause { width: 100%; }
-                  .totals dl { gap: .6rem 1.6rem; } #detail-body dl { grid-template-columns: 1fr; }
+                  body { padding: 1rem .75rem 2rem; font-size: 14px; } .totals dl { gap: .6rem 1.6rem; }
+                  .wide, .ids, #table .number { display: none; } .tools label, #search, #cause { width: 100%; }
+                  #table th:nth-child(1) { width: 24%; } #table th:nth-child(2) { width: 6.9rem; }
+                  #detail-body dl { grid-template-columns: 1fr; }
                 }
                 @media print {
                   @page { margin: 14mm; } :root { font-size: 11px; color-scheme: light; }
@@ -3558,7 +3469,7 @@ final class DifyExec implements Runnable {
                 }
                 """;
         /// Reads the rows block by block, keeps a selection of their numbers, and draws those in view.
-        static final String SCRIPT = """
+        private static final String SCRIPT = """
                 'use strict';
                 const [ID, OUTCOME, CAUSE, SECONDS, TOKENS, PRICE, RUN, INPUTS, OUTPUTS, ATTEMPTS, EDITED] =
                   Array(11).keys();
@@ -3566,43 +3477,53 @@ final class DifyExec implements Runnable {
                 const STEPS = {ArrowDown: 1, ArrowUp: -1, PageDown: 12, PageUp: -12, Home: -Infinity, End: Infinity};
                 const at = id => document.getElementById(id);
                 const batch = JSON.parse(at('batch').textContent);
+                const heads = [...document.querySelectorAll('#table th')];
                 const rows = [], haystacks = [];
                 let chosen = [], sort = {key: '', down: false}, printing = false, shown = -1;
 
-                function element(name, look, text) {
+                function element(name, look, ...content) {
                   const made = document.createElement(name);
-                  if (look) made.className = look;
-                  if (text !== undefined) made.textContent = text;
+                  made.className = look;
+                  made.append(...content);
                   return made;
                 }
 
+                const button = text => Object.assign(element('button', '', text), {type: 'button'});
                 const plain = value => Array.isArray(value) ? value[0] : value;
                 const number = count => count.toLocaleString('en-US');
-                const lastError = row => row[ATTEMPTS].length ? row[ATTEMPTS].at(-1)[4] : '';
+                const fixed = seconds => seconds ? seconds.toFixed(2) : '';
+                const lastError = row => row[ATTEMPTS].at(-1)?.[4] ?? '';
+
+                function chip(row) {
+                  const word = batch.outcomes[row[OUTCOME]];
+                  return element('span', 'chip ' + word, word);
+                }
 
                 function result(row) {
                   if (row[CAUSE] >= 0) return lastError(row) || batch.causes[row[CAUSE]];
                   return Object.values(row[OUTPUTS]).map(plain).join(' · ').slice(0, 300);
                 }
 
-                const keys = {
-                  id: row => row[ID], outcome: row => row[OUTCOME], seconds: row => row[SECONDS],
-                  tokens: row => Number(row[TOKENS]), attempts: row => row[ATTEMPTS].length, result};
+                // by a column's key: what it is sorted by, and what it shows
+                const columns = {
+                  id: [row => row[ID], row => button(row[ID])],
+                  outcome: [row => row[OUTCOME], chip],
+                  seconds: [row => row[SECONDS], row => fixed(row[SECONDS])],
+                  tokens: [row => Number(row[TOKENS]), row => row[TOKENS]],
+                  attempts: [row => row[ATTEMPTS].length, row => row[ATTEMPTS].length || ''],
+                  result: [result, result]};
 
                 function haystack(n) {
-                  const row = rows[n];
-                  return haystacks[n] ??= [row[ID], row[RUN], ...Object.values(row[INPUTS]).map(plain),
-                    ...Object.values(row[OUTPUTS]).map(plain), ...row[ATTEMPTS].map(attempt => attempt[4])]
+                  const row = rows[n], values = [row[INPUTS], row[OUTPUTS]].flatMap(Object.values).map(plain);
+                  return haystacks[n] ??= [row[ID], row[RUN], ...values, ...row[ATTEMPTS].map(attempt => attempt[4])]
                     .join('\\n').toLowerCase();
                 }
 
                 function choose() {
                   const needle = at('search').value.trim().toLowerCase();
                   const outcome = at('outcome').value, cause = at('cause').value;
-                  chosen = [];
-                  for (let n = 0; n < rows.length; n++)
-                    if ((outcome === '' || rows[n][OUTCOME] === +outcome) && (cause === '' || rows[n][CAUSE] === +cause)
-                        && (needle === '' || haystack(n).includes(needle))) chosen.push(n);
+                  chosen = [...rows.keys()].filter(n => (outcome === '' || rows[n][OUTCOME] === +outcome)
+                    && (cause === '' || rows[n][CAUSE] === +cause) && (needle === '' || haystack(n).includes(needle)));
                   if (sort.key) order();
                   count('');
                   at('scroller').scrollTop = 0;
@@ -3614,8 +3535,8 @@ final class DifyExec implements Runnable {
                 }
 
                 function order() {
-                  const values = new Map(chosen.map(n => [n, keys[sort.key](rows[n])])), up = sort.down ? -1 : 1;
-                  const compare = new Intl.Collator('en', {numeric: true}).compare;
+                  const [by] = columns[sort.key], values = new Map(chosen.map(n => [n, by(rows[n])]));
+                  const compare = new Intl.Collator('en', {numeric: true}).compare, up = sort.down ? -1 : 1;
                   chosen.sort((a, b) => {
                     const x = values.get(a), y = values.get(b);
                     return up * (typeof x === 'string' ? compare(x, y) : x - y) || a - b;
@@ -3629,7 +3550,7 @@ final class DifyExec implements Runnable {
                   const top = printing ? 0 : Math.min(1, box.scrollTop / room) * Math.max(0, whole - box.clientHeight);
                   const first = Math.floor(top / HEIGHT);
                   const many = printing ? PRINTED : Math.ceil(box.clientHeight / HEIGHT) + 1;
-                  const focused = document.activeElement.closest('#body button')?.dataset.place;
+                  const focused = document.activeElement.closest('#body tr')?.dataset.place;
                   at('body').replaceChildren(...chosen.slice(first, first + many).map((n, i) => line(n, first + i)));
                   at('body').style.transform = 'translateY(' + (first * HEIGHT - top) + 'px)';
                   at('table').setAttribute('aria-rowcount', chosen.length + 1);
@@ -3637,21 +3558,14 @@ final class DifyExec implements Runnable {
                 }
 
                 function focus(place) {
-                  at('body').querySelector('button[data-place="' + place + '"]')?.focus({preventScroll: true});
+                  at('body').querySelector('[data-place="' + place + '"] button')?.focus({preventScroll: true});
                 }
 
                 function line(n, place) {
-                  const row = rows[n], made = element('tr');
-                  const id = element('td'), button = element('button', '', row[ID]);
+                  const made = element('tr', '',
+                    ...heads.map(th => element('td', th.className, columns[th.dataset.key][1](rows[n]))));
                   made.setAttribute('aria-rowindex', place + 2);
-                  button.type = 'button';
-                  button.dataset.place = made.dataset.place = place;
-                  id.append(button);
-                  const outcome = element('td'), word = batch.outcomes[row[OUTCOME]];
-                  outcome.append(element('span', 'chip ' + word, word));
-                  made.append(id, outcome, element('td', 'number', row[SECONDS] ? row[SECONDS].toFixed(2) : ''),
-                    element('td', 'number wide', row[TOKENS]), element('td', 'number wide', row[ATTEMPTS].length || ''),
-                    element('td', '', result(row)));
+                  made.dataset.place = place;
                   return made;
                 }
 
@@ -3663,45 +3577,34 @@ final class DifyExec implements Runnable {
                 }
 
                 function values(title, named) {
-                  const entries = Object.entries(named);
-                  if (!entries.length) return [];
-                  const list = element('dl');
-                  for (const [name, value] of entries) {
-                    const cell = element('dd'), cut = Array.isArray(value) && value.length > 1;
-                    cell.append(element('pre', '', Array.isArray(value) && !cut ? pretty(value[0]) : plain(value)));
+                  const items = Object.entries(named).flatMap(([name, value]) => {
+                    const cut = Array.isArray(value) && value.length > 1;
+                    const cell = element('dd', '',
+                      element('pre', '', Array.isArray(value) && !cut ? pretty(value[0]) : plain(value)));
                     if (cut) cell.append(element('div', 'cut', 'cut here; ' + number(value[1]) + ' characters in all'));
-                    list.append(element('dt', '', name), cell);
-                  }
-                  return [element('h3', '', title), list];
+                    return [element('dt', '', name), cell];
+                  });
+                  return items.length ? [element('h3', '', title), element('dl', '', ...items)] : [];
                 }
 
                 function attempts(row) {
-                  if (!row[ATTEMPTS].length) return [];
-                  const table = element('table'), head = element('tr'), body = element('tbody');
-                  for (const name of ['Start (UTC)', 'Mode', 'Became', 'Seconds', 'Error'])
-                    head.append(element('th', '', name));
-                  for (const [start, mode, became, seconds, error, run] of row[ATTEMPTS]) {
-                    const tr = element('tr');
-                    const time = new Date(batch.start + start).toISOString().replace('T', ' ').replace('Z', '');
-                    for (const text of [time, mode, became || 'no end yet', seconds ? seconds.toFixed(2) : '',
-                      error + (run ? ' (run ' + run + ')' : '')]) tr.append(element('td', '', text));
-                    body.append(tr);
-                  }
-                  table.append(head, body);
-                  const wide = element('div', 'scrolls');
-                  wide.append(table);
-                  return [element('h3', '', 'Attempts'), wide];
+                  const tr = (name, texts) => element('tr', '', ...texts.map(text => element(name, '', text)));
+                  const time = start => new Date(batch.start + start).toISOString().replace('T', ' ').replace('Z', '');
+                  const lines = row[ATTEMPTS].map(([start, mode, became, seconds, error, run]) => tr('td', [time(start),
+                    mode, became || 'no end yet', fixed(seconds), error + (run ? ' (run ' + run + ')' : '')]));
+                  const head = tr('th', ['Start (UTC)', 'Mode', 'Became', 'Seconds', 'Error']);
+                  const table = element('table', '', head, element('tbody', '', ...lines));
+                  return lines.length ? [element('h3', '', 'Attempts'), element('div', 'scrolls', table)] : [];
                 }
 
                 function show(place) {
                   shown = place;
-                  const row = rows[chosen[place]], word = batch.outcomes[row[OUTCOME]];
-                  at('detail-id').textContent = row[ID];
+                  const row = rows[chosen[place]];
                   const facts = {run: row[RUN], seconds: String(row[SECONDS] || ''), tokens: row[TOKENS],
                     price: row[PRICE], error: lastError(row)};
                   const known = Object.fromEntries(Object.entries(facts).filter(fact => fact[1] !== ''));
-                  const body = at('detail-body');
-                  body.replaceChildren(element('span', 'chip ' + word, word), ...values('Run', known),
+                  at('detail-id').textContent = row[ID];
+                  at('detail-body').replaceChildren(chip(row), ...values('Run', known),
                     ...values(row[EDITED] ? 'Inputs, edited: not those of the CSV' : 'Inputs', row[INPUTS]),
                     ...values('Outputs', row[OUTPUTS]), ...attempts(row));
                   at('before').disabled = place === 0;
@@ -3721,105 +3624,64 @@ final class DifyExec implements Runnable {
                   focus(target);
                 }
 
-                at('body').addEventListener('click', event => {
-                  const row = event.target.closest('tr');
-                  if (row) show(+row.dataset.place);
-                });
-                at('body').addEventListener('keydown', event => {
-                  const step = STEPS[event.key];
-                  if (step === undefined || !event.target.dataset.place) return;
-                  event.preventDefault();
-                  goTo(+event.target.dataset.place + step);
-                });
-                document.querySelectorAll('#table th').forEach(th => th.firstChild.addEventListener('click', () => {
+                function sortBy(th) {
                   sort = {key: th.dataset.key, down: sort.key === th.dataset.key && !sort.down};
-                  document.querySelectorAll('#table th').forEach(other => other.removeAttribute('aria-sort'));
+                  heads.forEach(other => other.removeAttribute('aria-sort'));
                   th.setAttribute('aria-sort', sort.down ? 'descending' : 'ascending');
                   choose();
-                }));
-                document.querySelectorAll('.cause').forEach(button => button.addEventListener('click', () => {
-                  at('cause').value = button.dataset.cause;
+                }
+
+                function print(now) {
+                  printing = now;
+                  draw();
+                  if (printing) at('sizer').style.height = 'auto';
+                  count(printing && chosen.length > PRINTED ? 'the first ' + PRINTED + ' of ' : '');
+                }
+
+                at('body').onclick = event => {
+                  const row = event.target.closest('tr');
+                  if (row) show(+row.dataset.place);
+                };
+                at('body').onkeydown = event => {
+                  const step = STEPS[event.key];
+                  if (step === undefined) return;
+                  event.preventDefault();
+                  goTo(+event.target.closest('tr').dataset.place + step);
+                };
+                heads.forEach(th => th.firstChild.onclick = () => sortBy(th));
+                document.querySelectorAll('.cause').forEach(one => one.onclick = () => {
+                  at('cause').value = one.dataset.cause;
                   choose();
                   at('rows').scrollIntoView();
-                }));
-                let soon;
-                at('search').addEventListener('input', () => { clearTimeout(soon); soon = setTimeout(choose, 120); });
-                for (const id of ['outcome', 'cause']) at(id).addEventListener('change', choose);
-                at('scroller').addEventListener('scroll', draw, {passive: true});
-                addEventListener('resize', draw);
-                addEventListener('beforeprint', () => {
-                  printing = true;
-                  draw();
-                  at('sizer').style.height = 'auto';
-                  count(chosen.length > PRINTED ? 'the first ' + PRINTED + ' of ' : '');
                 });
-                addEventListener('afterprint', () => { printing = false; count(''); draw(); });
-                at('close').addEventListener('click', () => at('detail').close());
-                at('before').addEventListener('click', () => show(shown - 1));
-                at('after').addEventListener('click', () => show(shown + 1));
+                let soon;
+                at('search').oninput = () => { clearTimeout(soon); soon = setTimeout(choose, 120); };
+                for (const id of ['outcome', 'cause']) at(id).onchange = choose;
+                at('scroller').onscroll = onresize = draw;
+                onbeforeprint = () => print(true);
+                onafterprint = () => print(false);
+                at('close').onclick = () => at('detail').close();
+                at('before').onclick = () => show(shown - 1);
+                at('after').onclick = () => show(shown + 1);
 
-                const blocks = [...document.querySelectorAll('script.rows')];
-                (function read() {
-                  const block = blocks.shift();
-                  if (!block) {
-                    batch.outcomes.forEach((word, n) => {
-                      if (rows.some(row => row[OUTCOME] === n)) at('outcome').append(new Option(word, n));
-                    });
-                    document.documentElement.dataset.ready = 'yes';
-                    return choose();
+                (async function read() {
+                  for (const block of document.querySelectorAll('script.rows')) {
+                    rows.push(...JSON.parse(block.textContent));
+                    block.remove();
+                    if (rows.length <= 5000) choose();
+                    await new Promise(resume => setTimeout(resume));
                   }
-                  for (const row of JSON.parse(block.textContent)) rows.push(row);
-                  block.remove();
-                  if (rows.length <= 5000) choose();
-                  setTimeout(read);
+                  batch.outcomes.forEach((word, n) => {
+                    if (rows.some(row => row[OUTCOME] === n)) at('outcome').append(new Option(word, n));
+                  });
+                  document.documentElement.dataset.ready = 'yes';
+                  choose();
                 })();
                 """;
     }
 
-    /// JSON for people: indented, long texts cut with a count, and no control character in it.
-    static final class Pretty {
-        private static final int CUT = 300, LINES = 40;
-
-        static void print(byte[] outputs, boolean full, PrintWriter out) {
-            try {
-                print(Json.MAPPER.readTree(outputs), full, out);
-            } catch (IOException problem) {
-                out.println("  (the outputs cannot be read: " + Plain.of(problem) + ")");
-            }
-        }
-
-        static void print(JsonNode value, boolean full, PrintWriter out) {
-            var lines = value.isTextual() ? cut(value.asText(), full).lines().toList()
-                    : (full ? value : cut(value)).toPrettyString().lines().toList();
-            Plain.some(lines, full ? Long.MAX_VALUE : LINES,
-                    line -> out.println("  " + Plain.text(line, Integer.MAX_VALUE)), "  %s lines (--full)", out);
-        }
-
-        /// `the first words… (+1234 characters)`
-        static String cut(String text, boolean full) {
-            if (full || text.length() <= CUT + 20) return text;
-            var cut = Plain.cut(text, CUT);
-            return cut + "… (+" + (text.length() - cut.length()) + " characters)";
-        }
-
-        private static JsonNode cut(JsonNode value) {
-            if (value.isTextual()) return Json.MAPPER.getNodeFactory().textNode(cut(value.asText(), false));
-            if (value.isArray()) {
-                var array = Json.MAPPER.createArrayNode();
-                value.forEach(item -> array.add(cut(item)));
-                return array;
-            }
-            if (!value.isObject()) return value;
-            var object = Json.MAPPER.createObjectNode();
-            value.properties().forEach(field -> object.set(field.getKey(), cut(field.getValue())));
-            return object;
-        }
-    }
-
     /// Colour for a terminal; off, text stays as it is.
     record Paint(boolean on) {
-        static final Paint NONE = new Paint(false);
-
         static Paint of(Env env) {
             return new Paint(env.get("NO_COLOR").isEmpty() && !env.get("TERM").equals("dumb") && Screen.isTerminal(1));
         }
@@ -3844,34 +3706,6 @@ final class DifyExec implements Runnable {
 
         private String paint(String code, String text) {
             return on ? "\033[" + code + "m" + text + "\033[0m" : text;
-        }
-    }
-
-    /// What a file descriptor is connected to. Java itself tells of standard input and output only together.
-    static final class Screen {
-        static final int WIDTH = width();
-
-        static boolean isTerminal(int descriptor) {
-            try {
-                var test = new ProcessBuilder("test", "-t", Integer.toString(descriptor)).inheritIO().start();
-                return test.waitFor() == 0;
-            } catch (IOException _) {
-                return false; // no such command here: plain lines are right everywhere
-            } catch (InterruptedException _) {
-                Thread.currentThread().interrupt();
-                return false;
-            }
-        }
-
-        private static int width() {
-            try {
-                var size = new ProcessBuilder("stty", "size").redirectInput(new File("/dev/tty"))
-                        .redirectError(ProcessBuilder.Redirect.DISCARD).start();
-                var words = new String(size.getInputStream().readAllBytes(), UTF_8).strip().split(" ");
-                return words.length == 2 && Integer.parseInt(words[1]) > 20 ? Integer.parseInt(words[1]) : 80;
-            } catch (IOException | NumberFormatException _) {
-                return 80;
-            }
         }
     }
 
@@ -7107,6 +6941,105 @@ final class DifyExec implements Runnable {
         }
     }
 
+    /// When attempts ran and what they used, packed: 16 bytes an attempt, 32 an end. Time is that of the sessions, in
+    /// milliseconds, without the time between them.
+    static final class Timeline implements Reading {
+        private final Map<String, Integer> open = new HashMap<>();
+        private final Longs starts = new Longs(), stops = new Longs();
+        private final Longs ends = new Longs(), standings = new Longs(), tokens = new Longs(), billionths = new Longs();
+        private long before = 0, resumed = -1, last = 0;
+        private String currency = "";
+
+        @Override
+        public void event(Index index, Event event, long at) {
+            switch (event) {
+                case Event.Session session -> {
+                    before = total();
+                    resumed = -1;
+                    now(session.t());
+                    for (int attempt : open.values()) if (stops.get(attempt) < 0) stops.set(attempt, before);
+                }
+                case Event.Attempt attempt when "row".equals(attempt.kind()) -> start(attempt);
+                case Event.End end -> end(end);
+                case Event.Attempt _, Event.Run _, Event.Upload _, Event.Look _, Event.Harvest _, Event.Stop _,
+                        Event.Throttle _, Event.Late _, Event.Missing _, Event.Torn _, Event.Other _ -> {}
+            }
+        }
+
+        private long now(Instant time) {
+            if (resumed < 0) resumed = time.toEpochMilli();
+            last = Math.max(time.toEpochMilli(), resumed);
+            return total();
+        }
+
+        long total() {
+            return resumed < 0 ? before : before + last - resumed;
+        }
+
+        private void start(Event.Attempt attempt) {
+            open.put(attempt.id() + "\0" + attempt.user(), starts.size());
+            starts.add(now(attempt.t()));
+            stops.add(-1);
+        }
+
+        private void end(Event.End end) {
+            long now = now(end.t());
+            var known = open.remove(end.id() + "\0" + end.user());
+            if (known != null) stops.set(known, now);
+            ends.add(now);
+            standings.add(Standing.of(end.outcome()).orElse(Standing.PENDING).ordinal());
+            tokens.add(end.tokens());
+            if (end.price() != null && currency.isEmpty()) currency = History.orEmpty(end.currency());
+            boolean counts = end.price() != null && currency.equals(end.currency());
+            billionths.add(counts ? end.price().movePointRight(9).longValue() : 0);
+        }
+
+        /// The one that [#cost] is in: the first that came up.
+        String currency() {
+            return currency;
+        }
+
+        /// Rows that ended in each span, per second.
+        double[] rate(Spans spans, Predicate<Standing> which) {
+            return summed(spans, end -> {
+                var standing = Standing.values()[(int) standings.get(end)];
+                return standing != Standing.PENDING && which.test(standing) ? 1000 / spans.width() : 0;
+            });
+        }
+
+        /// Tokens used until the end of each span.
+        double[] tokens(Spans spans) {
+            return soFar(summed(spans, tokens::get));
+        }
+
+        double[] cost(Spans spans) {
+            return soFar(summed(spans, end -> billionths.get(end) / 1e9));
+        }
+
+        private static double[] soFar(double[] sums) {
+            Arrays.parallelPrefix(sums, Double::sum);
+            return sums;
+        }
+
+        private double[] summed(Spans spans, IntToDoubleFunction weight) {
+            var sums = new double[spans.count()];
+            for (int end = 0; end < ends.size(); end++) sums[spans.at(ends.get(end))] += weight.applyAsDouble(end);
+            return sums;
+        }
+
+        /// How many attempts were under way in each span, on average.
+        double[] inFlight(Spans spans) {
+            double width = spans.width();
+            var sums = new double[spans.count()];
+            for (int attempt = 0; attempt < starts.size(); attempt++) {
+                double from = starts.get(attempt), to = stops.get(attempt) < 0 ? total() : stops.get(attempt);
+                for (int span = spans.at(from); span <= spans.at(to); span++)
+                    sums[span] += Math.max(0, Math.min(to, (span + 1) * width) - Math.max(from, span * width)) / width;
+            }
+            return sums;
+        }
+    }
+
     /// What a view shows of a row's end.
     ///
     /// @param outputs by name; empty without a success
@@ -7630,11 +7563,13 @@ final class DifyExec implements Runnable {
         static void read(Path results, Index index, List<Reading> readings) throws IOException {
             if (!Files.exists(results)) return;
             try (var lines = new Lines(results)) {
-                while (lines.next()) head(lines).filter(Head::success).ifPresent(head -> {
-                    int entry = index.findOrAdd(head.id());
-                    index.stand(entry, head.partial() ? Standing.PARTIAL : Standing.SUCCEEDED);
-                    readings.forEach(reading -> reading.result(entry, lines));
-                });
+                while (lines.next()) {
+                    var head = head(lines).filter(Head::success);
+                    if (head.isEmpty()) continue;
+                    int entry = index.findOrAdd(head.get().id());
+                    index.stand(entry, head.get().partial() ? Standing.PARTIAL : Standing.SUCCEEDED);
+                    for (var reading : readings) reading.result(entry, lines);
+                }
             }
         }
 
@@ -8117,7 +8052,7 @@ final class DifyExec implements Runnable {
     /// Told of each result and each event while the files are read.
     interface Reading {
         /// The last one of a row counts.
-        default void result(int entry, Lines line) {}
+        default void result(int entry, Lines line) throws IOException {}
 
         /// @param at where in the log the event's line begins
         default void event(Index index, Event event, long at) {}
@@ -11522,6 +11457,34 @@ final class DifyExec implements Runnable {
         }
     }
 
+    /// What a file descriptor is connected to. Java itself tells of standard input and output only together.
+    static final class Screen {
+        static final int WIDTH = width();
+
+        static boolean isTerminal(int descriptor) {
+            try {
+                var test = new ProcessBuilder("test", "-t", Integer.toString(descriptor)).inheritIO().start();
+                return test.waitFor() == 0;
+            } catch (IOException _) {
+                return false; // no such command here: plain lines are right everywhere
+            } catch (InterruptedException _) {
+                Thread.currentThread().interrupt();
+                return false;
+            }
+        }
+
+        private static int width() {
+            try {
+                var size = new ProcessBuilder("stty", "size").redirectInput(new File("/dev/tty"))
+                        .redirectError(ProcessBuilder.Redirect.DISCARD).start();
+                var words = new String(size.getInputStream().readAllBytes(), UTF_8).strip().split(" ");
+                return words.length == 2 && Integer.parseInt(words[1]) > 20 ? Integer.parseInt(words[1]) : 80;
+            } catch (IOException | NumberFormatException _) {
+                return 80;
+            }
+        }
+    }
+
     /// Jackson, set up once: sizes are the server's business, numbers stay as they are written.
     static final class Json {
         /// For what is read and written as a stream: without databind, which takes 100 ms to load.
@@ -11589,6 +11552,40 @@ final class DifyExec implements Runnable {
         static final JsonMapper STRICT = MAPPER.rebuild().enable(DeserializationFeature.FAIL_ON_TRAILING_TOKENS)
                 .disable(JsonReadFeature.ALLOW_NON_NUMERIC_NUMBERS).build();
         static final JsonFactory FACTORY = MAPPER.getFactory();
+    }
+
+    /// A piece of an HTML page.
+    record Html(String markup) {
+        /// The template's strings get in as text; markup gets in as it is, and numbers are the same in every locale.
+        static Html of(String template, Object... values) {
+            return new Html(String.format(Locale.ROOT, template, Stream.of(values).map(value -> switch (value) {
+                case String text -> text(text);
+                case Html(var markup) -> markup;
+                default -> value;
+            }).toArray()));
+        }
+
+        static Html all(Stream<Html> pieces) {
+            return new Html(pieces.map(Html::markup).collect(joining()));
+        }
+
+        /// What stands in a page as text.
+        private static String text(String text) {
+            return Plain.text(text, 2000).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+                    .replace("\"", "&quot;").replace("'", "&#39;");
+        }
+
+        /// JSON that may stand in a page: nothing in it ends the element around it.
+        static String json(Object value) {
+            return Json.Tokens.text(value).replace("<", "\\u003C").replace(">", "\\u003E")
+                    .replace("&", "\\u0026").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029");
+        }
+
+        /// How a Content-Security-Policy names a script or a style that it lets in.
+        static Html hash(String content) {
+            return new Html("'sha256-" + Base64.getEncoder().encodeToString(
+                    Cells.sha256().digest(content.getBytes(UTF_8))) + "'");
+        }
     }
 
     /// Writes UTF-8. Half of a surrogate pair, which JSON can hold and UTF-8 cannot, becomes its escape: `\\ud83d`.
@@ -11710,7 +11707,7 @@ final class DifyExec implements Runnable {
     /// What identifies a row's content: a SHA-256 over names and cells, each with its length; the columns' order does
     /// not count. For one thread.
     static final class Cells {
-        private final MessageDigest digest;
+        private final MessageDigest digest = sha256();
         private final List<Column> columns;
 
         /// @param head length and name, and room for the length of a cell
@@ -11725,8 +11722,11 @@ final class DifyExec implements Runnable {
         Cells(List<String> names) {
             columns = IntStream.range(0, names.size()).boxed().sorted(Comparator.comparing(names::get))
                     .map(index -> Column.of(index, names.get(index))).toList();
+        }
+
+        static MessageDigest sha256() {
             try {
-                digest = MessageDigest.getInstance("SHA-256");
+                return MessageDigest.getInstance("SHA-256");
             } catch (NoSuchAlgorithmException problem) {
                 throw new IllegalStateException(problem); // every Java has SHA-256
             }
@@ -11760,6 +11760,35 @@ final class DifyExec implements Runnable {
         }
     }
 
+    /// Equal parts of what begins at 0.
+    record Spans(int count, double width) {
+        /// As many as cover the whole, each of a round width, no more than `most`.
+        static Spans of(double whole, int most) {
+            double width = step(Math.max(whole, 0.01), most);
+            return new Spans(Math.max(1, (int) Math.ceil(whole / width + 1e-9)), width);
+        }
+
+        /// 1, 2 or 5 times a power of ten, at least a share of the whole.
+        static double step(double whole, int parts) {
+            double least = whole / parts, ten = Math.pow(10, Math.floor(Math.log10(least)));
+            return DoubleStream.of(1, 2, 5).map(times -> times * ten).filter(step -> least <= step).findFirst()
+                    .orElse(10 * ten);
+        }
+
+        Spans in(double unit) {
+            return new Spans(count, width / unit);
+        }
+
+        double whole() {
+            return count * width;
+        }
+
+        /// The one that a point is in; what lies beyond counts to the last.
+        int at(double point) {
+            return Math.clamp((long) (point / width), 0, count - 1);
+        }
+    }
+
     /// Milliseconds of the rows that succeeded.
     static final class Latencies {
         private final Longs millis = new Longs();
@@ -11776,10 +11805,10 @@ final class DifyExec implements Runnable {
             return millis.size();
         }
 
-        /// How many took so many seconds, in spans of a width; the last span holds all longer ones too.
-        double[] histogram(int spans, double width) {
-            var counts = new double[spans];
-            millis.stream().forEach(took -> counts[(int) Math.min(spans - 1, took / 1000.0 / width)]++);
+        /// How many took so many seconds.
+        double[] histogram(Spans spans) {
+            var counts = new double[spans.count()];
+            millis.stream().forEach(took -> counts[spans.at(took / 1000.0)]++);
             return counts;
         }
 

@@ -13,6 +13,7 @@ import module java.base;
 import static difyexec.DifyExec.*;
 import static difyexec.Given.*;
 import static java.nio.charset.StandardCharsets.UTF_8;
+import static org.junit.jupiter.api.Assertions.assertArrayEquals;
 import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertFalse;
 import static org.junit.jupiter.api.Assertions.assertThrows;
@@ -456,8 +457,7 @@ final class BatchTest {
             Files.writeString(folder.resolve("results.jsonl.log"), log);
             var files = BatchFiles.of(folder.resolve("results.jsonl"));
             var out = new StringWriter();
-            StatusView.print(Batch.peek(files, Optional.empty()), "CSV",
-                    new PrintWriter(out, true), Paint.NONE);
+            new StatusView(Batch.peek(files, Optional.empty()), new PrintWriter(out, true), new Paint(false)).print("CSV");
             return out.toString();
         }
 
@@ -644,6 +644,60 @@ final class BatchTest {
             assertEquals(Symptom.INTERRUPTED, doubt.symptom());
             assertEquals(Kind.ROW, doubt.attempt().kind());
             assertEquals(Map.of(), history.doubtful(false));
+        }
+    }
+
+    @Nested
+    class TheTimeline {
+        private final Timeline timeline = new Timeline();
+
+        private void attempt(int second, String id) {
+            timeline.event(null, new Event.Attempt(NOON.plusSeconds(second), id, 0, "u", "blocking", "",
+                    "row", ""), 0);
+        }
+
+        private void end(int second, String id, String outcome) {
+            timeline.event(null, new Event.End(NOON.plusSeconds(second), id, "u", outcome, "", "r", 0, 0, null,
+                    null, 1, 10, 1, new BigDecimal("0.5"), "USD", ""), 0);
+        }
+
+        private void session(int second) {
+            timeline.event(null, new Event.Session(NOON.plusSeconds(second), 1, "", "", "", "", "", ""), 0);
+        }
+
+        @Test
+        void leavesOutTheTimeBetweenSessions() {
+            session(0);
+            attempt(0, "a");
+            end(10, "a", "succeeded");
+            session(5000);
+            attempt(5000, "b");
+            end(5010, "b", "failed");
+
+            assertEquals(20_000, timeline.total());
+            assertArrayEquals(new double[] {0, 0.1}, timeline.rate(new Spans(2, 10_000), Standing::isSuccess));
+            assertArrayEquals(new double[] {1, 1}, timeline.inFlight(new Spans(2, 10_000)));
+            assertArrayEquals(new double[] {0, 20}, timeline.tokens(new Spans(2, 10_000)));
+            assertArrayEquals(new double[] {0, 1.0}, timeline.cost(new Spans(2, 10_000)));
+        }
+
+        @Test
+        void countsAnAttemptThatWasCutOffUntilItsSessionEnds() {
+            session(0);
+            attempt(0, "a");
+            attempt(0, "cut");
+            end(10, "a", "succeeded");
+            session(100);
+            attempt(100, "b");
+            end(110, "b", "succeeded");
+
+            assertArrayEquals(new double[] {2, 1}, timeline.inFlight(new Spans(2, 10_000)));
+
+            session(200);
+            attempt(200, "c");
+            end(210, "c", "succeeded");
+
+            assertArrayEquals(new double[] {2, 1, 1}, timeline.inFlight(new Spans(3, 10_000)));
         }
     }
 

@@ -181,6 +181,22 @@ final class DataTest {
     }
 
     @Nested
+    class TheSpans {
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, textBlock = """
+                whole, parts, step
+                1,     4,     0.5
+                40,    4,     10
+                52,    60,    1
+                0.013, 4,     0.005
+                81,    4,     50
+                """)
+        void theWidthOfASpanIsRound(double whole, int parts, double step) {
+            assertEquals(step, Spans.step(whole, parts), 1e-12);
+        }
+    }
+
+    @Nested
     class TheLatencies {
         @ParameterizedTest
         @CsvSource(useHeadersInDisplayName = true, textBlock = """

@@ -24,7 +24,6 @@ import module java.net.http;
 import static difyexec.DifyExec.*;
 import static java.nio.charset.StandardCharsets.UTF_8;
 import static org.junit.jupiter.api.Assertions.assertAll;
-import static org.junit.jupiter.api.Assertions.assertArrayEquals;
 import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertFalse;
 import static org.junit.jupiter.api.Assertions.assertThrows;
@@ -57,6 +56,15 @@ class ViewsTest {
         int code = commandLine(Env.of(Map.of("NO_COLOR", "1"))).setOut(new PrintWriter(out, true))
                 .setErr(new PrintWriter(err, true)).execute(args);
         return new Call(code, out.toString(), err.toString());
+    }
+
+    private static OutputStream full() {
+        return new OutputStream() {
+            @Override
+            public void write(int one) throws IOException {
+                throw new IOException("No space left on device");
+            }
+        };
     }
 
     private String path(String name) {
@@ -197,6 +205,20 @@ class ViewsTest {
             Given.Golden.check("status-json.txt", call.out().replace(",\"", ",\n\""));
         }
 
+        @ParameterizedTest
+        @ValueSource(strings = {"status -o ", "status --json -o ", "export --help "})
+        void saysThatStandardOutputCannotBeWritten(String words) throws IOException {
+            mixed().save();
+            var err = new StringWriter();
+            var line = commandLine(Env.of(Map.of())).setOut(new PrintWriter(full())).setErr(new PrintWriter(err, true));
+
+            int code = line.execute((words + path("results.jsonl")).split(" "));
+
+            assertEquals(2, code);
+            assertEquals("difyexec: standard output: cannot be written (full, or its reader has left)\n",
+                    err.toString());
+        }
+
         @Test
         void readsARedirectedInputWhichCanBeReadOnce() throws IOException {
             mixed().save();
@@ -276,7 +298,7 @@ class ViewsTest {
         @EnumSource(Standing.class)
         void isColouredOnATerminalAlone(Standing standing) {
             assertTrue(new Paint(true).by(standing, "x").matches("\u001b\\[\\d+mx\u001b\\[0m"));
-            assertEquals("x", Paint.NONE.by(standing, "x"));
+            assertEquals("x", new Paint(false).by(standing, "x"));
             assertFalse(Paint.of(Env.of(Map.of("NO_COLOR", "1"))).on());
             assertFalse(Paint.of(Env.of(Map.of("TERM", "dumb"))).on());
         }
@@ -592,12 +614,7 @@ class ViewsTest {
         @Test
         void saysThatStandardOutputCannotBeWritten() throws IOException {
             batch().success("a", "", "{}").save();
-            var full = new OutputStream() {
-                @Override
-                public void write(int one) throws IOException {
-                    throw new IOException("No space left on device");
-                }
-            };
+            var full = full();
 
             for (var out : List.of(full, new PrintStream(full))) {
                 var err = new StringWriter();
@@ -846,73 +863,6 @@ class ViewsTest {
                 """)
         void itsAxesAreReadable(double number, String text) {
             assertEquals(text, Chart.number(number));
-        }
-
-        @ParameterizedTest
-        @CsvSource(useHeadersInDisplayName = true, textBlock = """
-                whole, parts, step
-                1,     4,     0.5
-                40,    4,     10
-                52,    60,    1
-                0.013, 4,     0.005
-                81,    4,     50
-                """)
-        void itsStepsAreRound(double whole, int parts, double step) {
-            assertEquals(step, Chart.step(whole, parts), 1e-12);
-        }
-    }
-
-    @Nested
-    class TheTimeline {
-        private final Timeline timeline = new Timeline();
-
-        private void attempt(int second, String id) {
-            timeline.event(null, new Event.Attempt(NOON.plusSeconds(second), id, 0, "u", "blocking", "",
-                    "row", ""), 0);
-        }
-
-        private void end(int second, String id, String outcome) {
-            timeline.event(null, new Event.End(NOON.plusSeconds(second), id, "u", outcome, "", "r", 0, 0, null,
-                    null, 1, 10, 1, new BigDecimal("0.5"), "USD", ""), 0);
-        }
-
-        private void session(int second) {
-            timeline.event(null, new Event.Session(NOON.plusSeconds(second), 1, "", "", "", "", "", ""), 0);
-        }
-
-        @Test
-        void leavesOutTheTimeBetweenSessions() {
-            session(0);
-            attempt(0, "a");
-            end(10, "a", "succeeded");
-            session(5000);
-            attempt(5000, "b");
-            end(5010, "b", "failed");
-
-            assertEquals(20_000, timeline.total());
-            assertArrayEquals(new double[] {0, 0.1}, timeline.rate(2, 10_000, Standing::isSuccess));
-            assertArrayEquals(new double[] {1, 1}, timeline.inFlight(2, 10_000));
-            assertArrayEquals(new double[] {0, 20}, timeline.tokens(2, 10_000));
-            assertArrayEquals(new double[] {0, 1.0}, timeline.cost(2, 10_000));
-        }
-
-        @Test
-        void countsAnAttemptThatWasCutOffUntilItsSessionEnds() {
-            session(0);
-            attempt(0, "a");
-            attempt(0, "cut");
-            end(10, "a", "succeeded");
-            session(100);
-            attempt(100, "b");
-            end(110, "b", "succeeded");
-
-            assertArrayEquals(new double[] {2, 1}, timeline.inFlight(2, 10_000));
-
-            session(200);
-            attempt(200, "c");
-            end(210, "c", "succeeded");
-
-            assertArrayEquals(new double[] {2, 1, 1}, timeline.inFlight(3, 10_000));
         }
     }
 
