@@ -37,12 +37,18 @@ import com.fasterxml.jackson.databind.PropertyNamingStrategies;
 import com.fasterxml.jackson.databind.SerializerProvider;
 import com.fasterxml.jackson.databind.json.JsonMapper;
 import com.fasterxml.jackson.databind.module.SimpleModule;
+import com.fasterxml.jackson.databind.util.RawValue;
 import com.fasterxml.jackson.databind.util.TokenBuffer;
 import com.opencsv.CSVWriter;
 import io.github.cdimascio.dotenv.DotenvEntry;
 import io.github.cdimascio.dotenv.internal.DotenvParser;
 import io.github.cdimascio.dotenv.internal.DotenvReader;
 import java.net.Authenticator;
+import java.net.http.HttpRequest.BodyPublisher;
+import java.net.http.HttpRequest.BodyPublishers;
+import java.net.http.HttpResponse.BodyHandler;
+import java.net.http.HttpResponse.BodySubscriber;
+import java.net.http.HttpResponse.BodySubscribers;
 import org.apache.commons.text.similarity.LevenshteinDistance;
 import org.jline.reader.Candidate;
 import org.jline.reader.EOFError;
@@ -348,12 +354,12 @@ final class DifyExec implements Runnable {
                 var csv = shape.open(source.path()).with(edits.apply(input));
                 try (var server = demo == null ? null : Demo.start(Demo.Version.of(demo), csv.columns())) {
                     var access = server == null ? dify.access(env, err) : Access.to(server);
-                    try (var client = DifyClient.of(access, dify.timeout)) {
+                    try (var client = DifyClient.of(access, dify.timeout, 1)) {
                         var index = new Index();
                         csv.check(index);
                         var judge = new Judge(retrying.backoff(), retrying.failedRuns, access);
                         return switch (Greeting.exchange(client, judge, err)) {
-                            case Greeting.Refused(var why) -> {
+                            case Greeting.Rejected(var why) -> {
                                 err.println("difyexec: " + Plain.text(why, 1000));
                                 yield STOPPED;
                             }
@@ -463,7 +469,7 @@ final class DifyExec implements Runnable {
         private Link link(List<String> columns, PrintWriter err) throws IOException {
             var server = demo == null ? null : Demo.start(Demo.Version.of(demo), columns);
             var access = server == null ? dify.access(env, err) : Access.to(server);
-            return new Link(access, DifyClient.of(access, dify.timeout), dify, retrying, Optional.ofNullable(server));
+            return new Link(access, DifyClient.of(access, dify.timeout, 1), dify, retrying, Optional.ofNullable(server));
         }
 
         /// What was typed for the shell holds for the commands in it.
@@ -727,7 +733,7 @@ final class DifyExec implements Runnable {
                         var form = link.dify().form(met, link.client(), link.judge(), csv, csv.path, err);
                         yield new KnownForm(form, said.toString().strip());
                     }
-                    case Greeting.Refused(var why) -> new KnownForm(Form.ofText(), why);
+                    case Greeting.Rejected(var why) -> new KnownForm(Form.ofText(), why);
                 };
             } catch (Unusable problem) {
                 return new KnownForm(Form.ofText(), problem.getMessage());
@@ -1302,7 +1308,7 @@ final class DifyExec implements Runnable {
                 batch.refuseOtherServer(link.access().name(), "");
                 return switch (Greeting.exchange(link.client(), link.judge(), err)) {
                     case Greeting.Met met -> new Trial(desk, link, writer, batch, out, err).run(met, entry, force);
-                    case Greeting.Refused(var why) -> {
+                    case Greeting.Rejected(var why) -> {
                         err.println("difyexec: " + Plain.text(why, 1000));
                         yield STOPPED;
                     }
@@ -2022,7 +2028,7 @@ final class DifyExec implements Runnable {
             batch.refuseOtherServer(access.name(), "");
             return switch (Greeting.exchange(client, judge, err)) {
                 case Greeting.Met met -> run(writer, wanted, met, checked(batch, wanted, met));
-                case Greeting.Refused(var why) -> {
+                case Greeting.Rejected(var why) -> {
                     err.println("difyexec: " + Plain.text(why, 1000));
                     err.println(Plain.count(wanted.rows(), "row stays", "rows stay") + " pending; nothing was sent.");
                     yield STOPPED;
@@ -2031,7 +2037,7 @@ final class DifyExec implements Runnable {
         }
 
         /// The form, once every wanted row has been held against it.
-        private Form checked(Batch batch, Wanted wanted, Greeting.Met server) {
+        private Form checked(Batch batch, Wanted wanted, Greeting.Met server) throws InterruptedException {
             batch.refuseOtherServer(access.name(), server.app());
             var csv = batch.csv().orElseThrow();
             var form = work.dify.form(server, client, judge, csv, work.input, err);
@@ -2181,7 +2187,8 @@ final class DifyExec implements Runnable {
         String user;
 
         /// The workflow's form, or text for every cell if nothing is to be checked.
-        Form form(Greeting.Met server, DifyClient client, Judge judge, Csv csv, Path input, PrintWriter err) {
+        Form form(Greeting.Met server, DifyClient client, Judge judge, Csv csv, Path input, PrintWriter err)
+                throws InterruptedException {
             return noCheck ? Form.ofText() : server.form(client, judge, csv, Variable.Folders.of(input, files), err);
         }
 
@@ -2654,7 +2661,7 @@ final class DifyExec implements Runnable {
             var body = Plain.json(DifyClient.requestBody(attempt, form.values(row)));
             out.println();
             out.println(body);
-            out.println("curl -X POST " + Plain.shell(access.baseUrl() + DifyClient.runPath(access))
+            out.println("curl -X POST " + Plain.shell(access.baseUrl() + new Endpoints(access).start())
                     + " -H 'Authorization: Bearer app-***' -H 'Content-Type: application/json' -d "
                     + Plain.shell(body));
         }
@@ -4940,59 +4947,82 @@ final class DifyExec implements Runnable {
 
     // ── Dify ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
+    /// What a question brought: what was asked for, or what was seen in its place.
+    sealed interface Reply<T> {
+        record Got<T>(T value) implements Reply<T> {}
+
+        record NotGot<T>(Seen seen) implements Reply<T> {}
+    }
+
     /// The first exchange: is this a workflow app of a Dify that answers and lets us in?
     sealed interface Greeting {
         record Met(String app, String version) implements Greeting {
-            /// The workflow's form; out of reach, every cell is text, and that is said.
-            Form form(DifyClient client, Judge judge, Csv csv, Variable.Folders folders, PrintWriter err) {
-                var form = new AtomicReference<>(Form.ofText());
-                client.parameters(answer -> form.set(Form.of(answer, csv.columns(), folders,
-                        Release.of(version).fillsIn()))).ifPresent(seen -> {
-                    // a refusal with a code is Dify's own; else a proxy may let this one path not through
-                    if (seen instanceof Seen.Refused refused && !refused.code().isEmpty()) refusal(seen, judge)
-                            .ifPresent(why -> {
-                        throw new Unusable(STOPPED, Plain.text(why, 1000));
-                    });
-                    err.println("Warning: the workflow's form is out of reach (" + Plain.text(said(seen), 200)
-                            + "): every cell is sent as text, unchecked.");
-                });
-                return form.get();
+            /// The workflow's form; out of reach, every cell is text, and that is said. A busy server is asked again.
+            Form form(DifyClient client, Judge judge, Csv csv, Variable.Folders folders, PrintWriter err)
+                    throws InterruptedException {
+                for (int tries = 0; ; tries++)
+                    switch (client.parameters()) {
+                        case Reply.Got(var parameters) -> {
+                            return Form.of(parameters, csv.columns(), folders, Release.of(version).fillsIn());
+                        }
+                        case Reply.NotGot(Seen.Refused refused) when refused.isBusy() || isFinal(refused, judge) -> {
+                            var why = waited(refused, tries, judge, err);
+                            if (why.isPresent()) throw new Unusable(STOPPED, Plain.text(why.get(), 1000));
+                        }
+                        case Reply.NotGot(var seen) -> {
+                            err.println("Warning: the workflow's form is out of reach (" + Plain.text(said(seen), 200)
+                                    + "): every cell is sent as text, unchecked.");
+                            return Form.ofText();
+                        }
+                    }
+            }
+
+            /// A refusal with a code is Dify's own; else a proxy may let this one path not through.
+            private static boolean isFinal(Seen.Refused refused, Judge judge) {
+                return !refused.code().isEmpty() && refusal(refused, judge).isPresent();
             }
         }
 
-        record Refused(String why) implements Greeting {}
+        record Rejected(String why) implements Greeting {}
+
+        /// What an app says of itself.
+        record About(String name, String mode, String version) {}
 
         /// Asks `/info`; a server that is away or busy is asked again, `MAX_RETRIES` times. The calling thread waits.
         static Greeting exchange(DifyClient client, Judge judge, PrintWriter err) throws InterruptedException {
-            var backoff = judge.backoff();
-            for (int tries = 0; ; tries++) {
+            for (int tries = 0; ; tries++)
                 switch (client.info()) {
-                    case DifyClient.Info.Known(_, var mode, _) when mode.isEmpty() -> {
-                        return new Refused(stranger(judge.access()));
+                    case Reply.Got(About(var app, var mode, var version)) -> {
+                        return switch (mode) {
+                            case "workflow" -> new Met(app, version);
+                            case "" -> new Rejected(stranger(judge.access()));
+                            default -> new Rejected("the key belongs to an app of the kind " + Plain.quoted(mode)
+                                    + ", not to a workflow: take the key of a workflow app");
+                        };
                     }
-                    case DifyClient.Info.Known(_, var mode, _) when !mode.equals("workflow") -> {
-                        return new Refused("the key belongs to an app of the kind " + Plain.quoted(mode)
-                                + ", not to a workflow: "
-                                + "take the key of a workflow app");
-                    }
-                    case DifyClient.Info.Known(var app, _, var version) -> {
-                        return new Met(app, version);
-                    }
-                    case DifyClient.Info.NotKnown(var seen) -> {
-                        var why = refusal(seen, judge);
-                        if (why.isPresent()) return new Refused(why.get());
-                        var pause = Pause.of(seen, Instant.now());
-                        if (pause.filter(Pause::isTooLong).isPresent()) return new Refused(pause.get().text());
-                        if (tries >= backoff.maxRetries()) return new Refused(judge.access() + " does not answer ("
-                                + Plain.text(said(seen), 200) + ") after " + Plain.count(tries + 1, "try", "tries")
-                                + ": check DIFY_API_BASE_URL, the network, and that Dify is up");
-                        if (pause.isPresent()) err.println(pause.get().text());
-                        else if (tries == 0) err.println("No answer from " + judge.access() + " ("
-                                + Plain.text(said(seen), 200) + "); trying again …");
-                        Thread.sleep(backoff.delay(tries, seen.pause()));
+                    case Reply.NotGot(var seen) -> {
+                        var why = waited(seen, tries, judge, err);
+                        if (why.isPresent()) return new Rejected(why.get());
                     }
                 }
-            }
+        }
+
+        /// Waits until it is time to ask again; else why there is no sense in it.
+        private static Optional<String> waited(Seen seen, int tries, Judge judge, PrintWriter err)
+                throws InterruptedException {
+            var pause = Pause.of(seen, Instant.now());
+            var backoff = judge.backoff();
+            var problem = " (" + Plain.text(said(seen), 200) + ")";
+            var why = refusal(seen, judge).or(() -> pause.filter(Pause::isTooLong).map(Pause::text));
+            if (why.isPresent()) return why;
+            if (tries >= backoff.maxRetries())
+                return Optional.of(judge.access() + " does not answer" + problem + " after "
+                        + Plain.count(tries + 1, "try", "tries")
+                        + ": check DIFY_API_BASE_URL, the network, and that Dify is up");
+            if (pause.isPresent()) err.println(pause.get().text());
+            else if (tries == 0) err.println("No answer from " + judge.access() + problem + "; trying again …");
+            Thread.sleep(backoff.delay(tries, seen.pause()));
+            return Optional.empty();
         }
 
         private static Optional<String> refusal(Seen seen, Judge judge) {
@@ -5001,8 +5031,8 @@ final class DifyExec implements Runnable {
             var nobody = new Attempt(0, new Row(0, 0, "-", Map.of()), Tries.NONE, "", Mode.BLOCKING, "", Instant.now());
             return switch (judge.verdict(nobody, seen)) {
                 case Verdict.StopBatch(var why) -> Optional.of(why);
-                case Verdict.Done(var outcome) -> Optional.of(judge.access() + " refuses: "
-                        + Plain.text(outcome.text(), 200));
+                case Verdict.Done(var outcome) ->
+                        Optional.of(judge.access() + " refuses: " + Plain.text(outcome.text(), 200));
                 case Verdict.Again _, Verdict.Throttled _, Verdict.Unreached _, Verdict.LookUp _ -> Optional.empty();
             };
         }
@@ -5027,17 +5057,25 @@ final class DifyExec implements Runnable {
     record Sender(DifyClient client, Form form, Optional<Path> saveFiles) implements Workflow {
         private static final String NO_ADDRESS = "no address in the output";
 
+        /// A file that several cells of one attempt name goes up once.
         @Override
         public Seen run(Attempt attempt, Told told) {
-            var uploads = new HashMap<Value.Local, String>();
-            var values = new LinkedHashMap<String, Value>();
-            for (var value : form.values(attempt.row()).entrySet()) {
+            var values = form.values(attempt.row());
+            for (var value : values.entrySet())
                 if (value.getValue() instanceof Value.Wrong wrong) // a file is not what it was when it was checked
                     return new Seen.NotUploaded(value.getKey() + ": " + wrong.said(), false);
-                var fault = new AtomicReference<Seen>();
-                values.put(value.getKey(), uploaded(value.getValue(), attempt, told, uploads, fault));
-                if (fault.get() != null) return fault.get();
-            }
+            var ids = new LinkedHashMap<Value.Local, String>();
+            for (var file : values.values().stream().flatMap(Value::locals).distinct().toList())
+                switch (client.upload(file, attempt.user())) {
+                    case Reply.Got(var id) -> {
+                        ids.put(file, id);
+                        told.uploaded(file.name(), id);
+                    }
+                    case Reply.NotGot(var seen) -> {
+                        return notUploaded(file.name(), seen);
+                    }
+                }
+            values.replaceAll((_, value) -> value.uploaded(ids));
             return withFiles(attempt, client.run(attempt, values, told));
         }
 
@@ -5054,34 +5092,16 @@ final class DifyExec implements Runnable {
             client.stop(run, user);
         }
 
-        /// A file that several cells of one attempt name goes up once.
-        private Value uploaded(Value value, Attempt attempt, Told told, Map<Value.Local, String> uploads,
-                AtomicReference<Seen> fault) {
-            return switch (value) {
-                case Value.Several(var files) -> new Value.Several(
-                        files.stream().map(file -> uploaded(file, attempt, told, uploads, fault)).toList());
-                case Value.Local local -> {
-                    if (fault.get() == null && !uploads.containsKey(local)) client.upload(local, attempt.user(), id -> {
-                        uploads.put(local, id);
-                        told.uploaded(local.name(), id);
-                    }).ifPresent(seen -> fault.set(notUploaded(local.name(), seen)));
-                    yield new Value.Uploaded(local.kind(), uploads.getOrDefault(local, ""));
-                }
-                case Value other -> other;
-            };
-        }
-
         /// A refusal of the key or the pace is as for a run, one of the file is the row's; and what is unclear is no
         /// doubt, as after a run: an upload starts nothing, so it may be tried again.
         private static Seen notUploaded(String name, Seen seen) {
             var upload = "upload of " + name + ": ";
             return switch (seen) {
-                case Seen.Refused refused when List.of(400, 413, 415)
-                        .contains(refused.status()) -> new Seen.NotUploaded(
-                        upload + "HTTP " + refused.status() + " " + refused.message(), false);
+                case Seen.Refused refused when List.of(400, 413, 415).contains(refused.status()) ->
+                        new Seen.NotUploaded(upload + Greeting.said(refused), false);
                 case Seen.Refused refused when refused.status() < 500 -> refused;
-                case Seen.Refused refused -> new Seen.NotUploaded(upload + "HTTP " + refused.status(), true,
-                        refused.pause());
+                case Seen.Refused refused ->
+                        new Seen.NotUploaded(upload + "HTTP " + refused.status(), true, refused.pause());
                 case Seen.Cut cut -> new Seen.NotUploaded(upload + cut.why(), true);
                 case Seen.NotSent _, Seen.NotUploaded _, Seen.TooLarge _, Seen.Ran _ -> seen;
             };
@@ -5112,9 +5132,10 @@ final class DifyExec implements Runnable {
             var draft = file.place().resolveSibling(".difyexec-" + UUID.randomUUID() + ".part");
             try {
                 Files.createFile(draft); // what cannot be written is not asked for
-                var seen = client.download(URI.create(file.link()), file.size(), draft);
-                return seen.isEmpty() ? new Fetched.There(FreeName.take(draft, file.place()))
-                        : new Fetched.Missing(Greeting.said(seen.get()).strip(), mayPass(seen.get()));
+                return switch (client.download(URI.create(file.link()), file.size(), draft)) {
+                    case Reply.Got(var whole) -> new Fetched.There(FreeName.take(whole, file.place()));
+                    case Reply.NotGot(var seen) -> new Fetched.Missing(Greeting.said(seen).strip(), mayPass(seen));
+                };
             } catch (IllegalArgumentException _) {
                 return new Fetched.Missing(NO_ADDRESS, false);
             } catch (IOException problem) {
@@ -5165,51 +5186,65 @@ final class DifyExec implements Runnable {
         }
     }
 
+    /// Where a workflow's runs are started, found and stopped: all that an app of another kind has elsewhere.
+    record Endpoints(Access access) {
+        /// The version published now, or the pinned one.
+        String start() {
+            return access.workflowId().isEmpty() ? "/workflows/run"
+                    : "/workflows/" + encoded(access.workflowId()) + "/run";
+        }
+
+        String log(String user) {
+            return "/workflows/logs?limit=20&created_by_end_user_session_id=" + encoded(user);
+        }
+
+        String detail(String run) {
+            return "/workflows/run/" + encoded(run);
+        }
+
+        String stop(String task) {
+            return "/workflows/tasks/" + encoded(task) + "/stop";
+        }
+
+        private static String encoded(String part) {
+            return URLEncoder.encode(part, UTF_8).replace("+", "%20");
+        }
+    }
+
     /// One exchange with Dify's Service API at a time: run, look, stop, info. Never sleeps, never retries, never
     /// writes.
     static final class DifyClient implements AutoCloseable {
         private static final Duration CONNECT = Duration.ofSeconds(20), LOOK = Duration.ofSeconds(30);
-        private static final Duration QUIET = Duration.ofSeconds(30), DRAIN = Duration.ofSeconds(1);
+        private static final Duration DRAIN = Duration.ofSeconds(1);
         /// Dify 1.16 makes up an end of the run right after an error; 1.14 keeps the stream open and says no more.
         private static final Duration AFTER_ERROR = Duration.ofMillis(100);
         /// Dify 1.14 ends a stream that says nothing for so long, queued or not.
         private static final Duration FIRST_EVENT = Duration.ofSeconds(300);
         private static final int LONGEST_REFUSAL = 64 << 10, LONGEST_WHOLE = 256 << 10;
 
+        private final ExecutorService tasks = Executors.newVirtualThreadPerTaskExecutor();
+        private final Watches watches = new Watches();
+        private final Door door = new Door(System::nanoTime);
         private final HttpClient http;
         private final Access access;
+        private final Endpoints endpoints;
         private final Duration timeout, firstEvent;
         private final Room room;
-        private final Watches watches;
-        private final ExecutorService tasks;
-        private final Door door = new Door(System::nanoTime);
 
-        private DifyClient(HttpClient http, Access access, Duration timeout, Duration firstEvent, Room room,
-                Watches watches, ExecutorService tasks) {
-            this.http = http;
+        /// @param timeout    one run: from its first event (streaming) or from sending (blocking) to its end
+        /// @param firstEvent how long a stream may say nothing before its first event
+        DifyClient(Access access, Duration timeout, Duration firstEvent, Room room) {
+            this.http = Transport.of(access, tasks, CONNECT);
             this.access = access;
+            this.endpoints = new Endpoints(access);
             this.timeout = timeout;
             this.firstEvent = firstEvent;
             this.room = room;
-            this.watches = watches;
-            this.tasks = tasks;
-        }
-
-        /// @param timeout one run: from its first event (streaming) or from sending (blocking) to its end
-        static DifyClient of(Access access, Duration timeout) {
-            return of(access, timeout, 1);
         }
 
         /// @param runs how many there may be at a time
         static DifyClient of(Access access, Duration timeout, int runs) {
-            return of(access, timeout, FIRST_EVENT, Room.of(runs));
-        }
-
-        /// @param firstEvent how long a stream may say nothing before its first event
-        static DifyClient of(Access access, Duration timeout, Duration firstEvent, Room room) {
-            var tasks = Executors.newVirtualThreadPerTaskExecutor();
-            return new DifyClient(Transport.of(access, tasks, CONNECT), access, timeout, firstEvent, room,
-                    new Watches(), tasks);
+            return new DifyClient(access, timeout, FIRST_EVENT, Room.of(runs));
         }
 
         @Override
@@ -5219,18 +5254,20 @@ final class DifyExec implements Runnable {
             tasks.shutdownNow();
         }
 
-        /// Posts one attempt to `/workflows/run` and reads to its terminal event; the stream's own end is not waited
-        /// for.
+        /// Posts one attempt and reads to its terminal event; the stream's own end is not waited for.
         Seen run(Attempt attempt, Map<String, Value> inputs, Told told) {
             boolean streaming = attempt.mode() == Mode.STREAMING;
-            var post = request(runPath(access)).header("Content-Type", "application/json")
-                    .POST(HttpRequest.BodyPublishers.ofByteArray(body(attempt, inputs, streaming))).build();
+            var post = post(endpoints.start(), "application/json", BodyPublishers.ofByteArray(body(attempt, inputs)));
             try (var call = door.call()) {
-                return exchange(post, answer -> whole(answer, call), streaming ? firstEvent : timeout,
+                Reply<Seen> seen = exchange(post, head -> whole(head, call), streaming ? firstEvent : timeout,
                         streaming ? Symptom.SILENCE : Symptom.TIMED_OUT, (answer, watch) -> {
                             if (answer.statusCode() != 200) return refused(answer);
-                            return isStream(answer) ? stream(answer, watch, told) : blocking(answer, call);
+                            return isStream(answer.headers()) ? stream(answer, watch, told) : blocking(answer, call);
                         });
+                return switch (seen) {
+                    case Reply.Got(var end) -> end;
+                    case Reply.NotGot(var instead) -> instead;
+                };
             }
         }
 
@@ -5249,118 +5286,10 @@ final class DifyExec implements Runnable {
         }
 
         private Found named(String user) {
-            var found = new AtomicReference<Optional<String>>(Optional.empty());
-            var seen = ask(request("/workflows/logs?limit=20&created_by_end_user_session_id=" + encoded(user)).GET()
-                    .build(),
-                    (_, body) -> found.set(runOf(user, Json.MAPPER.readTree(body))));
-            if (seen.isPresent()) return new Found.Silent(seen.get());
-            return found.get().<Found>map(id -> detail(new RunRef(id, ""))).orElseGet(Found.Absent::new);
-        }
-
-        /// Asks Dify to stop a task. Its answer says `success` whatever happens, so it is not kept.
-        void stop(RunRef run, String user) {
-            var body = Json.MAPPER.createObjectNode().put("user", user).toString();
-            ask(request("/workflows/tasks/" + encoded(run.task()) + "/stop").header("Content-Type", "application/json")
-                    .POST(HttpRequest.BodyPublishers.ofString(body)).build(), (_, answer) -> answer.readAllBytes());
-        }
-
-        /// Uploads a file under the attempt's user, streamed from disk. The id goes to `use`; else what went wrong.
-        Optional<Seen> upload(Value.Local local, String user, Consumer<String> use) {
-            var boundary = "difyexec-" + UUID.randomUUID();
-            var file = local.file();
-            try {
-                if (!file.toRealPath().equals(file)) throw new IOException("a link has taken its place");
-                var name = local.name().replaceAll("[\\\\/:*?\"<>|\\p{Cntrl}]", "_");
-                var type = Optional.ofNullable(Files.probeContentType(file)).orElse("application/octet-stream");
-                var head = "--" + boundary + "\r\nContent-Disposition: form-data; name=\"user\"\r\n\r\n" + user
-                        + "\r\n--" + boundary
-                        + "\r\nContent-Disposition: form-data; name=\"file\"; filename=\"" + name
-                                + "\"\r\nContent-Type: " + type + "\r\n\r\n";
-                var body = HttpRequest.BodyPublishers.concat(HttpRequest.BodyPublishers.ofString(head),
-                        HttpRequest.BodyPublishers.ofFile(file),
-                                HttpRequest.BodyPublishers.ofString("\r\n--" + boundary + "--\r\n"));
-                var id = new AtomicReference<>("");
-                var seen = exchange(request("/files/upload")
-                        .header("Content-Type", "multipart/form-data; boundary=" + boundary)
-                        .POST(body).build(), timeout, Symptom.NO_ANSWER, (answer, _) -> {
-                            if (answer.statusCode() != 201 && answer.statusCode() != 200) return refused(answer);
-                            id.set(Json.MAPPER.readTree(answer.body().readNBytes(LONGEST_REFUSAL)).path("id")
-                                    .asText(""));
-                            return Seen.nothing();
-                        });
-                if (id.get().isEmpty()) return Optional.of(seen);
-                use.accept(id.get());
-                return Optional.empty();
-            } catch (IOException problem) {
-                return Optional.of(new Seen.NotUploaded(file + ": " + Plain.of(problem), false));
-            }
-        }
-
-        /// Fetches a file of an output to a path, whole; links are signed, so the key is not sent along.
-        ///
-        /// @param size in bytes, or not above 0 where it is not known
-        Optional<Seen> download(URI link, long size, Path to) {
-            var request = HttpRequest.newBuilder(access.baseUrl().resolve(link))
-                    .header("User-Agent", "difyexec/" + VERSION).GET().build();
-            var done = new AtomicBoolean();
-            var seen = exchange(request, timeout, Symptom.NO_ANSWER, (answer, _) -> {
-                if (answer.statusCode() != 200) return refused(answer);
-                long length = Files.copy(answer.body(), to, StandardCopyOption.REPLACE_EXISTING);
-                long told = answer.headers().firstValueAsLong("Content-Length").orElse(length);
-                if (length != told || size > 0 && length != size) throw new IOException("cut off: " + length + " of "
-                        + (length != told ? told : size) + " bytes came");
-                done.set(true);
-                return Seen.nothing();
-            });
-            return done.get() ? Optional.empty() : Optional.of(seen);
-        }
-
-        /// The form of the version that is published now, for `use`; else what went wrong.
-        Optional<Seen> parameters(Consumer<JsonNode> use) {
-            return ask(request("/parameters").GET().build(), (_, body) -> use.accept(Json.MAPPER.readTree(body)));
-        }
-
-        /// Where an attempt is posted to: the version published now, or the pinned one.
-        static String runPath(Access access) {
-            return access.workflowId().isEmpty() ? "/workflows/run"
-                    : "/workflows/" + encoded(access.workflowId()) + "/run";
-        }
-
-        /// The request of an attempt as a person may read it: the body alone.
-        static String requestBody(Attempt attempt, Map<String, Value> inputs) {
-            return new String(body(attempt, inputs, attempt.mode() == Mode.STREAMING), UTF_8);
-        }
-
-        /// What the app says of itself; asked before anything is spent.
-        Info info() {
-            var info = new AtomicReference<Info>();
-            var seen = exchange(request("/info").GET().build(), LOOK, Symptom.NO_ANSWER, (answer, _) -> {
-                if (answer.statusCode() != 200) return refused(answer);
-                var tree = Json.MAPPER.readTree(answer.body().readNBytes(LONGEST_REFUSAL));
-                if (!tree.isObject()) throw new IOException("no JSON object");
-                info.set(new Info.Known(tree.path("name").asText(), tree.path("mode").asText(""), version(answer)));
-                return Seen.nothing();
-            });
-            return info.get() != null ? info.get() : new Info.NotKnown(seen);
-        }
-
-        sealed interface Info {
-            record Known(String name, String mode, String version) implements Info {}
-
-            record NotKnown(Seen seen) implements Info {}
-        }
-
-        private Found detail(RunRef run) {
-            var found = new AtomicReference<Found>(new Found.Absent());
-            var seen = ask(request("/workflows/run/" + encoded(run.id())).GET().build(), (answer, body) -> {
-                var reader = new RunReader();
-                reader.readDetail(body);
-                if (!reader.runId.isEmpty()) found.set(reader.found(run, time(answer)));
-            });
-            return seen.filter(s -> !(s instanceof Seen.Refused refused && refused.status() == 404
-                    && refused.code().equals("not_found")))
-                    .map(s -> s instanceof Seen.TooLarge large ? new Seen.TooLarge(Optional.of(run), large.why()) : s)
-                    .<Found>map(Found.Silent::new).orElseGet(found::get);
+            return switch (ask(get(endpoints.log(user)), LOOK, answer -> runOf(user, tree(answer)))) {
+                case Reply.Got(var run) -> run.map(id -> detail(new RunRef(id, ""))).orElseGet(Found.Absent::new);
+                case Reply.NotGot(var seen) -> new Found.Silent(seen);
+            };
         }
 
         private static Optional<String> runOf(String user, JsonNode logs) {
@@ -5372,79 +5301,218 @@ final class DifyExec implements Runnable {
             return Optional.empty();
         }
 
-        /// A small question: what went wrong, or nothing once `use` has read the answer.
-        private Optional<Seen> ask(HttpRequest request, Use use) {
-            var done = new AtomicBoolean();
-            var seen = exchange(request, LOOK, Symptom.NO_ANSWER, (answer, _) -> {
-                if (answer.statusCode() != 200) return refused(answer);
-                use.read(answer, room.limit(answer.body()));
-                done.set(true);
-                return Seen.nothing();
+        private Found detail(RunRef run) {
+            return switch (ask(get(endpoints.detail(run.id())), LOOK, answer -> detail(run, answer))) {
+                case Reply.Got(var found) -> found;
+                case Reply.NotGot(Seen.Refused seen) when seen.status() == 404 && seen.code().equals("not_found") ->
+                        new Found.Absent();
+                case Reply.NotGot(Seen.TooLarge(_, var why)) ->
+                        new Found.Silent(new Seen.TooLarge(Optional.of(run), why));
+                case Reply.NotGot(var seen) -> new Found.Silent(seen);
+            };
+        }
+
+        private Found detail(RunRef run, HttpResponse<InputStream> answer) throws IOException {
+            var reader = new RunReader();
+            reader.readDetail(room.limit(answer.body()));
+            return reader.ref().isEmpty() ? new Found.Absent() : reader.found(run, time(answer));
+        }
+
+        /// Asks Dify to stop a task. Its answer says `success` whatever happens, so it is not kept.
+        void stop(RunRef run, String user) {
+            var body = Json.MAPPER.createObjectNode().put("user", user).toString();
+            ask(post(endpoints.stop(run.task()), "application/json", BodyPublishers.ofString(body)), LOOK,
+                    answer -> room.limit(answer.body()).readAllBytes());
+        }
+
+        /// Uploads a file under the attempt's user, streamed from disk, and gets its id.
+        Reply<String> upload(Value.Local local, String user) {
+            try {
+                if (!local.file().toRealPath().equals(local.file()))
+                    throw new IOException("a link has taken its place");
+                var boundary = "difyexec-" + UUID.randomUUID();
+                var request = post("/files/upload", "multipart/form-data; boundary=" + boundary,
+                        multipart(local, user, boundary));
+                return switch (ask(request, timeout, answer -> tree(answer).path("id").asText(""))) {
+                    case Reply.Got(var id) when id.isEmpty() -> new Reply.NotGot<>(Seen.nothing());
+                    case Reply<String> answer -> answer;
+                };
+            } catch (IOException problem) {
+                return new Reply.NotGot<>(new Seen.NotUploaded(local.file() + ": " + Plain.of(problem), false));
+            }
+        }
+
+        private static BodyPublisher multipart(Value.Local local, String user, String boundary) throws IOException {
+            var head = "--%1$s\r\nContent-Disposition: form-data; name=\"user\"\r\n\r\n%2$s\r\n"
+                    + "--%1$s\r\nContent-Disposition: form-data; name=\"file\"; filename=\"%3$s\"\r\n"
+                    + "Content-Type: %4$s\r\n\r\n";
+            var name = local.name().replaceAll("[\\\\/:*?\"<>|\\p{Cntrl}]", "_");
+            var type = Optional.ofNullable(Files.probeContentType(local.file())).orElse("application/octet-stream");
+            return BodyPublishers.concat(BodyPublishers.ofString(head.formatted(boundary, user, name, type)),
+                    BodyPublishers.ofFile(local.file()),
+                    BodyPublishers.ofString("\r\n--" + boundary + "--\r\n"));
+        }
+
+        /// Fetches a file of an output to a path, whole; links are signed, so the key is not sent along.
+        ///
+        /// @param size in bytes, or not above 0 where it is not known
+        Reply<Path> download(URI link, long size, Path to) {
+            return ask(request(access.baseUrl().resolve(link)).build(), timeout, answer -> {
+                long length = Files.copy(answer.body(), to, StandardCopyOption.REPLACE_EXISTING);
+                long told = answer.headers().firstValueAsLong("Content-Length").orElse(length);
+                if (length != told || size > 0 && length != size)
+                    throw new IOException("cut off: " + length + " of " + (length != told ? told : size) + " bytes came");
+                return to;
             });
-            return done.get() ? Optional.empty() : Optional.of(seen);
         }
 
-        @FunctionalInterface private interface Use {
-            void read(HttpResponse<InputStream> answer, InputStream body) throws IOException;
+        /// The form of the version that is published now.
+        Reply<JsonNode> parameters() {
+            return ask(get("/parameters"), LOOK, this::tree);
         }
 
-        @FunctionalInterface private interface AnswerUse {
-            Seen read(HttpResponse<InputStream> answer, Watch watch) throws IOException;
+        /// What the app says of itself; asked before anything is spent.
+        Reply<Greeting.About> info() {
+            return ask(get("/info"), LOOK, answer -> {
+                var tree = tree(answer);
+                if (!tree.isObject()) throw new IOException("no JSON object");
+                return new Greeting.About(tree.path("name").asText(), tree.path("mode").asText(""), version(answer));
+            });
+        }
+
+        /// The request of an attempt as a person may read it: the body alone.
+        static String requestBody(Attempt attempt, Map<String, Value> inputs) {
+            return new String(body(attempt, inputs), UTF_8);
+        }
+
+        private static byte[] body(Attempt attempt, Map<String, Value> inputs) {
+            var body = Json.MAPPER.createObjectNode();
+            var sent = body.putObject("inputs");
+            inputs.forEach((name, value) -> sent.set(name, json(value)));
+            body.put("response_mode", attempt.mode() == Mode.STREAMING ? "streaming" : "blocking");
+            body.put("user", attempt.user());
+            var out = new ByteArrayOutputStream(512);
+            try (var json = Json.Tokens.writing(out)) {
+                Json.MAPPER.writeTree(json, body);
+            } catch (IOException problem) {
+                throw new UncheckedIOException(problem); // cannot happen: memory does not fail
+            }
+            return out.toByteArray();
+        }
+
+        private static JsonNode json(Value value) {
+            var nodes = Json.MAPPER.getNodeFactory();
+            return switch (value) {
+                case Value.Text(var text) -> nodes.textNode(text);
+                case Value.Numeric(var number) -> nodes.rawValueNode(new RawValue(number.toPlainString()));
+                case Value.Truth(var isTrue) -> nodes.booleanNode(isTrue);
+                case Value.Json(var text) -> nodes.rawValueNode(new RawValue(text));
+                case Value.Remote(var kind, var address) -> file(kind, "remote_url", "url", address.toString());
+                case Value.Uploaded(var kind, var id) -> file(kind, "local_file", "upload_file_id", id);
+                case Value.Local(var kind, _, var file) ->
+                        file(kind, "local_file", "upload_file_id", "<upload of " + file + ">");
+                case Value.Several(var files) -> nodes.arrayNode().addAll(files.stream().map(DifyClient::json).toList());
+                case Value.None _, Value.Wrong _ -> nodes.nullNode();
+            };
+        }
+
+        private static JsonNode file(String kind, String method, String field, String value) {
+            return Json.MAPPER.createObjectNode().put("type", kind).put("transfer_method", method).put(field, value);
+        }
+
+        private HttpRequest get(String path) {
+            return authorized(path).build();
+        }
+
+        private HttpRequest post(String path, String type, BodyPublisher body) {
+            return authorized(path).header("Content-Type", type).POST(body).build();
+        }
+
+        private HttpRequest.Builder authorized(String path) {
+            return request(URI.create(access.baseUrl() + path)).header("Authorization", "Bearer " + access.key());
+        }
+
+        private static HttpRequest.Builder request(URI address) {
+            return HttpRequest.newBuilder(address).header("User-Agent", "difyexec/" + VERSION);
+        }
+
+        @FunctionalInterface private interface Reading<T> {
+            T read(HttpResponse<InputStream> answer) throws IOException;
+        }
+
+        @FunctionalInterface private interface WatchedReading<T> {
+            Reply<T> read(HttpResponse<InputStream> answer, Watch watch) throws IOException;
+        }
+
+        /// Any question that starts no run. What Dify makes, as an upload, it answers by 201.
+        private <T> Reply<T> ask(HttpRequest request, Duration limit, Reading<T> reading) {
+            return exchange(request, _ -> BodySubscribers.ofInputStream(), limit, Symptom.NO_ANSWER, (answer, _) ->
+                    answer.statusCode() == 200 || answer.statusCode() == 201 && request.method().equals("POST")
+                            ? new Reply.Got<>(reading.read(answer)) : refused(answer));
+        }
+
+        private JsonNode tree(HttpResponse<InputStream> answer) throws IOException {
+            return Json.MAPPER.readTree(room.limit(answer.body()));
         }
 
         /// Sends, reads and lets go of the connection; whatever breaks becomes a fact.
         ///
         /// @param limit   to the headers, and on to the end unless the reader sets another
         /// @param overdue what it is called when that passes
-        private Seen exchange(HttpRequest request, Duration limit, Symptom overdue, AnswerUse use) {
-            return exchange(request, HttpResponse.BodyHandlers.ofInputStream(), limit, overdue, use);
+        private <T> Reply<T> exchange(HttpRequest request, BodyHandler<InputStream> body, Duration limit,
+                Symptom overdue, WatchedReading<T> reading) {
+            long began = System.nanoTime();
+            return switch (sent(request, body, limit, overdue)) {
+                case Reply.NotGot(var seen) -> new Reply.NotGot<>(seen);
+                case Reply.Got(var answer) ->
+                        read(answer, limit.minusNanos(System.nanoTime() - began), overdue, reading);
+            };
         }
 
-        private Seen exchange(HttpRequest request, HttpResponse.BodyHandler<InputStream> body, Duration limit,
-                Symptom overdue, AnswerUse use) {
-            long began = System.nanoTime();
+        private Reply<HttpResponse<InputStream>> sent(HttpRequest request, BodyHandler<InputStream> body,
+                Duration limit, Symptom overdue) {
             var sending = http.sendAsync(request, body);
-            HttpResponse<InputStream> answer;
             try {
-                answer = sending.get(limit.toNanos(), NANOSECONDS);
+                return new Reply.Got<>(sending.get(limit.toNanos(), NANOSECONDS));
             } catch (TimeoutException _) {
                 sending.cancel(true);
-                return new Seen.Cut(Optional.empty(), overdue, "no answer within " + Plain.seconds(limit));
+                return cut(overdue, "no answer within " + Plain.seconds(limit));
             } catch (ExecutionException problem) {
-                return unsent(problem.getCause());
+                return new Reply.NotGot<>(unsent(problem.getCause()));
             } catch (InterruptedException _) {
                 sending.cancel(true);
                 Thread.currentThread().interrupt(); // for whoever would ask again
-                return new Seen.Cut(Optional.empty(), Symptom.NO_ANSWER, "given up");
+                return cut(Symptom.NO_ANSWER, "given up");
             }
-            var left = limit.minusNanos(System.nanoTime() - began);
-            try (var in = answer.body(); var watch = watches.watch(in, left)) {
-                try {
-                    var seen = use.read(answer, watch);
-                    if (!isStream(answer)) drain(in, watch);
-                    return seen;
-                } catch (Room.Exceeded problem) {
-                    return new Seen.TooLarge(watch.run(), problem.getMessage());
-                } catch (OutOfMemoryError _) {
-                    return Seen.Cut.outOfMemory(watch.run());
-                } catch (IOException problem) {
-                    return new Seen.Cut(watch.run(), watch.isOver() ? watch.overdue(overdue) : Symptom.CUT,
-                            watch.isOver() ? "no end within the time limit" : Plain.of(problem));
-                }
-            } catch (IOException _) {
-                return new Seen.Cut(Optional.empty(), Symptom.CUT,
-                        "closing failed"); // cannot happen: the JDK's close does not throw
+        }
+
+        private static <T> Reply<T> cut(Symptom symptom, String why) {
+            return new Reply.NotGot<>(new Seen.Cut(Optional.empty(), symptom, why));
+        }
+
+        private <T> Reply<T> read(HttpResponse<InputStream> answer, Duration limit, Symptom overdue,
+                WatchedReading<T> reading) {
+            var watch = watches.watch(answer.body(), limit);
+            try (watch) {
+                var got = reading.read(answer, watch);
+                if (!isStream(answer.headers())) drain(answer.body(), watch);
+                return got;
+            } catch (Room.Exceeded problem) {
+                return new Reply.NotGot<>(new Seen.TooLarge(watch.run(), problem.getMessage()));
+            } catch (OutOfMemoryError _) {
+                return new Reply.NotGot<>(Seen.Cut.outOfMemory(watch.run()));
+            } catch (IOException problem) {
+                return new Reply.NotGot<>(watch.cut(overdue, Plain.of(problem)));
             }
         }
 
         /// A short body that comes as a whole wakes its reader once, not twice; all others come as they are.
-        private static HttpResponse.BodySubscriber<InputStream> whole(HttpResponse.ResponseInfo answer,
-                Door.Call call) {
+        private static BodySubscriber<InputStream> whole(HttpResponse.ResponseInfo head, Door.Call call) {
             call.answered();
-            long length = answer.headers().firstValueAsLong("Content-Length").orElse(LONGEST_WHOLE + 1);
-            if (isStream(answer.headers()) || length > LONGEST_WHOLE) return HttpResponse.BodySubscribers.ofInputStream();
-            var whole = HttpResponse.BodySubscribers.mapping(HttpResponse.BodySubscribers.ofByteArray(),
-                    bytes -> (InputStream) new ByteArrayInputStream(bytes));
+            long length = head.headers().firstValueAsLong("Content-Length").orElse(LONGEST_WHOLE + 1);
+            if (isStream(head.headers()) || length > LONGEST_WHOLE) return BodySubscribers.ofInputStream();
+            BodySubscriber<InputStream> whole = BodySubscribers.mapping(BodySubscribers.ofByteArray(),
+                    ByteArrayInputStream::new);
             return call.mustMakeRoom() && length > 0 ? new LastBody(whole, length) : whole;
         }
 
@@ -5452,8 +5520,7 @@ final class DifyExec implements Runnable {
         private static void drain(InputStream body, Watch watch) {
             try {
                 watch.limit(DRAIN);
-                var rest = new byte[512];
-                for (int left = LONGEST_REFUSAL; left > 0; left -= rest.length) if (body.read(rest) < 0) return;
+                body.skip(LONGEST_REFUSAL);
             } catch (IOException _) {
                 // a connection less to use again
             }
@@ -5461,54 +5528,53 @@ final class DifyExec implements Runnable {
 
         private static Seen unsent(Throwable problem) {
             for (var cause = problem; cause != null; cause = cause.getCause())
-                if (cause instanceof ConnectException || cause instanceof HttpConnectTimeoutException
-                        || cause instanceof UnresolvedAddressException
-                        || cause instanceof SSLHandshakeException || isNoTls(cause)
-                                || cause instanceof UnknownHostException)
-                    return new Seen.NotSent(Plain.of(cause));
+                if (isBeforeSending(cause)) return new Seen.NotSent(Plain.of(cause));
             return new Seen.Cut(Optional.empty(), Symptom.NO_ANSWER, Plain.of(problem));
         }
 
-        /// A server that does not speak TLS; the JDK has no type for it, and other TLS errors may come after the
-        /// request.
-        private static boolean isNoTls(Throwable cause) {
-            return cause instanceof SSLException && String.valueOf(cause.getMessage()).toLowerCase(Locale.ROOT)
-                    .contains("unrecognized ssl message");
+        /// For a server that does not speak TLS the JDK has no type; other TLS errors may come after the request.
+        private static boolean isBeforeSending(Throwable problem) {
+            return switch (problem) {
+                case ConnectException _, HttpConnectTimeoutException _, UnresolvedAddressException _,
+                        UnknownHostException _, SSLHandshakeException _ -> true;
+                case SSLException tls -> String.valueOf(tls.getMessage()).toLowerCase(Locale.ROOT)
+                        .contains("unrecognized ssl message");
+                default -> false;
+            };
         }
 
-        private Seen blocking(HttpResponse<InputStream> answer, Door.Call call) throws IOException {
+        private Reply<Seen> blocking(HttpResponse<InputStream> answer, Door.Call call) throws IOException {
             var reader = new RunReader();
+            var symptom = isDify(answer) ? Symptom.CUT : Symptom.GATEWAY;
             try {
                 reader.readAnswer(room.limit(answer.body()));
             } catch (Room.Exceeded problem) {
-                return new Seen.TooLarge(reader.ref(), problem.getMessage());
+                return new Reply.NotGot<>(new Seen.TooLarge(reader.ref(), problem.getMessage()));
             } catch (JsonProcessingException problem) {
-                return new Seen.Cut(Optional.empty(), isDify(answer) ? Symptom.CUT : Symptom.GATEWAY,
-                        "HTTP 200, but no JSON: " + problem.getOriginalMessage());
+                return cut(symptom, "HTTP 200, but no JSON: " + problem.getOriginalMessage());
             }
-            return reader.ran().<Seen>map(ran -> ran.after(call.waited(ran.usage())))
-                    .orElseGet(() -> new Seen.Cut(reader.ref(), isDify(answer) ? Symptom.CUT : Symptom.GATEWAY,
-                            "HTTP 200 without a run's status"));
+            return reader.ran().<Reply<Seen>>map(ran -> new Reply.Got<>(ran.after(call.waited(ran.usage()))))
+                    .orElseGet(() -> new Reply.NotGot<>(
+                            new Seen.Cut(reader.ref(), symptom, "HTTP 200 without a run's status")));
         }
 
-        private Seen stream(HttpResponse<InputStream> answer, Watch watch, Told told) throws IOException {
+        private Reply<Seen> stream(HttpResponse<InputStream> answer, Watch watch, Told told) throws IOException {
             var reader = new RunReader();
             var sse = new Sse(watch.counting(answer.body()));
             long head = System.nanoTime();
             while (next(sse, reader)) {
                 if (reader.ref().isPresent() && watch.run().isEmpty()) {
-                    watch.began(reader.ref().get(), timeout, QUIET, told);
+                    watch.began(reader.ref().get(), timeout, told);
                     told.began(reader.ref().get(), Duration.ofNanos(System.nanoTime() - head));
                 }
                 reader.heard().ifPresent(told::heard);
                 var end = reader.end();
                 if (end.isPresent()) {
                     var ends = ends(end.get(), sse, reader, watch);
-                    return Seen.told(watch.run().or(reader::ref), ends);
+                    return new Reply.Got<>(Seen.told(watch.run().or(reader::ref), ends));
                 }
             }
-            return new Seen.Cut(watch.run(), watch.isOver() ? watch.overdue(Symptom.SILENCE) : Symptom.CUT,
-                    watch.isOver() ? "no end within the time limit" : "the stream ended without an end of the run");
+            return new Reply.NotGot<>(watch.cut(Symptom.SILENCE, "the stream ended without an end of the run"));
         }
 
         /// Goes on to the next event that can be read. False: the stream has ended.
@@ -5539,15 +5605,13 @@ final class DifyExec implements Runnable {
             return ends;
         }
 
-        private Seen refused(HttpResponse<InputStream> answer) throws IOException {
+        private <T> Reply<T> refused(HttpResponse<InputStream> answer) throws IOException {
             int status = answer.statusCode();
             var text = new String(answer.body().readNBytes(LONGEST_REFUSAL), UTF_8)
                     .replace(access.key(), "***"); // some proxies echo requests
-            if (status >= 300 && status < 400)
-                return Seen.Refused.http(status, isDify(answer), "",
-                        answer.headers().firstValue("Location").orElse("nowhere"), Optional.empty());
             String code = "", message = text.stripLeading().startsWith("<") ? Plain.html(text) : text;
-            try {
+            if (status >= 300 && status < 400) message = answer.headers().firstValue("Location").orElse("nowhere");
+            else try {
                 var tree = Json.MAPPER.readTree(text);
                 if (tree.isObject()) {
                     code = tree.path("code").asText("");
@@ -5556,7 +5620,7 @@ final class DifyExec implements Runnable {
             } catch (JsonProcessingException _) {
                 // HTML or plain text: its words are the message
             }
-            return Seen.Refused.http(status, isDify(answer), code, message, retryAfter(answer));
+            return new Reply.NotGot<>(Seen.Refused.http(status, isDify(answer), code, message, retryAfter(answer)));
         }
 
         /// Seconds or an HTTP date.
@@ -5582,63 +5646,6 @@ final class DifyExec implements Runnable {
             }
         }
 
-        private HttpRequest.Builder request(String path) {
-            return HttpRequest.newBuilder(URI.create(access.baseUrl() + path))
-                    .header("Authorization", "Bearer " + access.key()).header("User-Agent", "difyexec/" + VERSION);
-        }
-
-        private static byte[] body(Attempt attempt, Map<String, Value> inputs, boolean streaming) {
-            var out = new ByteArrayOutputStream(512);
-            try (var json = Json.Tokens.writing(out)) {
-                json.writeStartObject();
-                json.writeObjectFieldStart("inputs");
-                for (var input : inputs.entrySet()) {
-                    json.writeFieldName(input.getKey());
-                    write(input.getValue(), json);
-                }
-                json.writeEndObject();
-                json.writeStringField("response_mode", streaming ? "streaming" : "blocking");
-                json.writeStringField("user", attempt.user());
-                json.writeEndObject();
-            } catch (IOException problem) {
-                throw new UncheckedIOException(problem); // cannot happen: memory does not fail
-            }
-            return out.toByteArray();
-        }
-
-        private static void write(Value value, JsonGenerator json) throws IOException {
-            switch (value) {
-                case Value.Text(var text) -> json.writeString(text);
-                case Value.Numeric(var number) -> json.writeNumber(number.toPlainString());
-                case Value.Truth(var isTrue) -> json.writeBoolean(isTrue);
-                case Value.Json(var text) -> json.writeRawValue(text);
-                case Value.Remote(var kind, var address) -> writeFile(kind, "remote_url", "url", address.toString(),
-                        json);
-                case Value.Uploaded(var kind, var id) -> writeFile(kind, "local_file", "upload_file_id", id, json);
-                case Value.Several(var files) -> {
-                    json.writeStartArray();
-                    for (var file : files) write(file, json);
-                    json.writeEndArray();
-                }
-                case Value.Local(var kind, _, var file) -> writeFile(kind, "local_file", "upload_file_id",
-                        "<upload of " + file + ">", json);
-                case Value.None _, Value.Wrong _ -> json.writeNull();
-            }
-        }
-
-        private static void writeFile(String kind, String method, String field, String value,
-                JsonGenerator json) throws IOException {
-            json.writeStartObject();
-            json.writeStringField("type", kind);
-            json.writeStringField("transfer_method", method);
-            json.writeStringField(field, value);
-            json.writeEndObject();
-        }
-
-        private static boolean isStream(HttpResponse<?> answer) {
-            return isStream(answer.headers());
-        }
-
         private static boolean isStream(HttpHeaders headers) {
             return headers.firstValue("Content-Type").orElse("").startsWith("text/event-stream");
         }
@@ -5650,17 +5657,16 @@ final class DifyExec implements Runnable {
         private static String version(HttpResponse<?> answer) {
             return answer.headers().firstValue("X-Version").orElse("");
         }
-
-        private static String encoded(String part) {
-            return URLEncoder.encode(part, UTF_8).replace("+", "%20");
-        }
     }
 
     /// Reads what Dify says of a run in one pass: a blocking answer, a stream's events one after the other, or a
     /// detail. Of a node's events its price is taken, and what there is to tell of it. One reader reads one run.
     static final class RunReader {
-        String event = "", runId = "", taskId = "", code = "", message = "";
-        int errorStatus = 500;
+        private static final byte[] NO_OUTPUTS = {'{', '}'};
+        private static final long LATEST = 100_000_000_000L; // in 3,000 years; milliseconds lie beyond
+
+        private String event = "", runId = "", taskId = "", code = "", message = "";
+        private int errorStatus = 500;
         private String workflowId = "", status = "", error = "", currency = "";
         private byte[] outputs = NO_OUTPUTS;
         private double seconds = 0;
@@ -5669,67 +5675,67 @@ final class DifyExec implements Runnable {
         private BigDecimal price = null;
         private String title = "", type = "", nodeStatus = "", nodeError = "", chunk = "";
         private double nodeSeconds = 0;
+        /// Of an event whose `data` came before its name, which says what they mean; Dify sends the name first.
+        private TokenBuffer early = null;
 
-        private static final byte[] NO_OUTPUTS = {'{', '}'};
-        private static final long LATEST = 100_000_000_000L; // in 3,000 years; milliseconds lie beyond
-
+        /// A blocking answer: an envelope as an event has it, without an event's name.
         void readAnswer(InputStream in) throws IOException {
-            event = "";
-            envelope(in, false);
+            read(in, this::envelopeField);
         }
 
-        /// The next event; its name is then in `event`.
+        /// The next event.
         void readEvent(InputStream in) throws IOException {
             event = "";
-            envelope(in, true);
+            early = null;
+            read(in, (name, json) -> {
+                if (!name.equals("data") || !event.isEmpty()) envelopeField(name, json);
+                else (early = new TokenBuffer(json)).copyCurrentStructure(json);
+            });
+            if (early == null || event.isEmpty()) return;
+            var json = early.asParser();
+            json.nextToken();
+            data(json);
         }
 
         /// `GET /workflows/run/{id}`: the run's fields stand at the top, `outputs` is an object or its text.
         void readDetail(InputStream in) throws IOException {
+            read(in, this::dataField);
+        }
+
+        @FunctionalInterface private interface FieldReader {
+            void read(String name, JsonParser value) throws IOException;
+        }
+
+        /// A whole JSON object.
+        private static void read(InputStream in, FieldReader reader) throws IOException {
             try (var json = Json.FACTORY.createParser(in)) {
-                if (json.nextToken() != JsonToken.START_OBJECT) throw new IOException("no JSON object");
-                while (json.nextToken() == JsonToken.FIELD_NAME) {
-                    var name = json.currentName();
-                    json.nextToken();
-                    if (name.equals("id")) runId = text(json);
-                    else dataField(name, json);
-                }
+                if (json.nextToken() != JsonToken.START_OBJECT) throw new JsonParseException(json, "no JSON object");
+                fields(json, reader);
+                if (json.currentToken() != JsonToken.END_OBJECT)
+                    throw new JsonParseException(json, "an object without its end");
             }
         }
 
-        /// @param named an event: what its `data` mean depends on its name, which Dify sends first, but others may not
-        private void envelope(InputStream in, boolean named) throws IOException {
-            TokenBuffer waiting = null;
-            try (var json = Json.FACTORY.createParser(in)) {
-                if (json.nextToken() != JsonToken.START_OBJECT)
-                    throw new JsonParseException(json, "no JSON object");
-                while (json.nextToken() == JsonToken.FIELD_NAME) {
-                    var name = json.currentName();
-                    json.nextToken();
-                    switch (name) {
-                        case "event" -> event = text(json);
-                        case "workflow_run_id" -> runId = orElse(text(json), runId);
-                        case "task_id" -> taskId = orElse(text(json), taskId);
-                        case "code" -> code = text(json);
-                        case "message" -> message = text(json);
-                        case "status" -> errorStatus = json.currentToken() == JsonToken.VALUE_NUMBER_INT
-                                ? json.getIntValue() : 500;
-                        case "data" -> {
-                            if (!named || !event.isEmpty()) data(json);
-                            else {
-                                waiting = new TokenBuffer(json);
-                                waiting.copyCurrentStructure(json);
-                            }
-                        }
-                        default -> json.skipChildren();
-                    }
-                }
-                if (json.currentToken() != JsonToken.END_OBJECT)
-                    throw new JsonParseException(json, "an object without its end");
-                if (waiting == null || event.isEmpty()) return;
-                var inner = waiting.asParser();
-                inner.nextToken();
-                data(inner);
+        /// The fields of the object that the parser stands at the beginning of.
+        private static void fields(JsonParser json, FieldReader reader) throws IOException {
+            while (json.nextToken() == JsonToken.FIELD_NAME) {
+                var name = json.currentName();
+                json.nextToken();
+                reader.read(name, json);
+            }
+        }
+
+        private void envelopeField(String name, JsonParser json) throws IOException {
+            switch (name) {
+                case "event" -> event = text(json);
+                case "workflow_run_id" -> runId = orElse(text(json), runId);
+                case "task_id" -> taskId = orElse(text(json), taskId);
+                case "code" -> code = text(json);
+                case "message" -> message = text(json);
+                case "status" -> errorStatus = json.currentToken() == JsonToken.VALUE_NUMBER_INT
+                        ? json.getIntValue() : 500;
+                case "data" -> data(json);
+                default -> json.skipChildren();
             }
         }
 
@@ -5739,18 +5745,13 @@ final class DifyExec implements Runnable {
             boolean text = event.equals("text_chunk");
             title = type = nodeStatus = nodeError = chunk = "";
             nodeSeconds = 0;
-            if (json.currentToken() != JsonToken.START_OBJECT || !node && !run && !text) {
-                json.skipChildren();
-                return;
-            }
-            while (json.nextToken() == JsonToken.FIELD_NAME) {
-                var name = json.currentName();
-                json.nextToken();
-                if (node) nodeField(name, json);
-                else if (run) dataField(name, json);
-                else if (name.equals("text")) chunk = text(json);
-                else json.skipChildren();
-            }
+            if (json.currentToken() != JsonToken.START_OBJECT || !node && !run && !text) json.skipChildren();
+            else fields(json, node ? this::nodeField : run ? this::dataField : this::chunkField);
+        }
+
+        private void chunkField(String name, JsonParser json) throws IOException {
+            if (name.equals("text")) chunk = text(json);
+            else json.skipChildren();
         }
 
         private void nodeField(String name, JsonParser json) throws IOException {
@@ -5766,19 +5767,14 @@ final class DifyExec implements Runnable {
         }
 
         private void metadata(JsonParser json) throws IOException {
-            if (!event.equals("node_finished") || json.currentToken() != JsonToken.START_OBJECT) {
-                json.skipChildren();
-                return;
-            }
-            while (json.nextToken() == JsonToken.FIELD_NAME) {
-                var field = json.currentName();
-                json.nextToken();
-                switch (field) {
-                    case "total_price" -> addPrice(text(json));
-                    case "currency" -> currency = orElse(text(json), currency);
-                    default -> json.skipChildren();
+            if (!event.equals("node_finished") || json.currentToken() != JsonToken.START_OBJECT) json.skipChildren();
+            else fields(json, (name, value) -> {
+                switch (name) {
+                    case "total_price" -> addPrice(text(value));
+                    case "currency" -> currency = orElse(text(value), currency);
+                    default -> value.skipChildren();
                 }
-            }
+            });
         }
 
         private void addPrice(String text) {
@@ -6041,13 +6037,14 @@ final class DifyExec implements Runnable {
     /// Ends a body that takes too long, and says when a stream has been quiet for a while.
     /// The JDK's own time-out ends at the headers.
     static final class Watch implements AutoCloseable {
+        private static final Duration QUIET = Duration.ofSeconds(30);
+
         private final InputStream body;
         private final Consumer<Watch> closing;
-        private final AtomicReference<Optional<RunRef>> run = new AtomicReference<>(Optional.empty());
         private volatile long end, lastByte;
         private volatile boolean over = false;
-        private volatile Duration quiet;
         private volatile Told told;
+        private volatile Optional<RunRef> run = Optional.empty();
 
         private Watch(InputStream body, Duration limit, Consumer<Watch> closing) {
             this.body = body;
@@ -6061,29 +6058,21 @@ final class DifyExec implements Runnable {
         }
 
         /// From the first event on: another limit, and word of silences.
-        void began(RunRef run, Duration limit, Duration quiet, Told told) {
-            this.run.set(Optional.of(run));
+        void began(RunRef run, Duration limit, Told told) {
             this.lastByte = System.nanoTime();
             this.told = told;
-            this.quiet = quiet;
+            this.run = Optional.of(run);
             limit(limit);
         }
 
         private void look() {
             long now = System.nanoTime();
-            if (now - end >= 0) stop();
-            else if (quiet != null && now - lastByte >= quiet.toNanos()) {
+            if (now - end >= 0) {
+                over = true;
+                closeBody();
+            } else if (run.isPresent() && now - lastByte >= QUIET.toNanos()) {
                 lastByte = now;
-                told.quiet(run.get().orElseThrow());
-            }
-        }
-
-        private void stop() {
-            over = true;
-            try {
-                body.close();
-            } catch (IOException _) {
-                // the reader learns it by itself
+                told.quiet(run.get());
             }
         }
 
@@ -6100,20 +6089,29 @@ final class DifyExec implements Runnable {
         }
 
         Optional<RunRef> run() {
-            return run.get();
+            return run;
         }
 
-        boolean isOver() {
-            return over;
-        }
-
-        Symptom overdue(Symptom beforeFirstEvent) {
-            return run.get().isPresent() ? Symptom.TIMED_OUT : beforeFirstEvent;
+        /// What it is when the body ends before its time: what is given here, unless the limit has ended it.
+        ///
+        /// @param silence what it is called if the limit passed before the first event
+        Seen.Cut cut(Symptom silence, String why) {
+            if (!over) return new Seen.Cut(run, Symptom.CUT, why);
+            return new Seen.Cut(run, run.isPresent() ? Symptom.TIMED_OUT : silence, "no end within the time limit");
         }
 
         @Override
         public void close() {
             closing.accept(this);
+            closeBody();
+        }
+
+        private void closeBody() {
+            try {
+                body.close();
+            } catch (IOException _) {
+                // the reader learns it by itself
+            }
         }
     }
 
@@ -6176,12 +6174,12 @@ final class DifyExec implements Runnable {
     }
 
     /// A body whose connection is closed with its last byte, not used again: so the JDK treats one that is cancelled.
-    static final class LastBody implements HttpResponse.BodySubscriber<InputStream> {
-        private final HttpResponse.BodySubscriber<InputStream> body;
+    static final class LastBody implements BodySubscriber<InputStream> {
+        private final BodySubscriber<InputStream> body;
         private Flow.Subscription connection;
         private long left;
 
-        LastBody(HttpResponse.BodySubscriber<InputStream> body, long length) {
+        LastBody(BodySubscriber<InputStream> body, long length) {
             this.body = body;
             this.left = length;
         }
@@ -9176,6 +9174,24 @@ final class DifyExec implements Runnable {
 
     /// A cell as the workflow takes it.
     sealed interface Value {
+        /// The files of this machine in it.
+        default Stream<Local> locals() {
+            return switch (this) {
+                case Several(var files) -> files.stream().flatMap(Value::locals);
+                case Local local -> Stream.of(local);
+                case Value _ -> Stream.empty();
+            };
+        }
+
+        /// The same with each of these files as what it is on the server.
+        default Value uploaded(Map<Local, String> ids) {
+            return switch (this) {
+                case Several(var files) -> new Several(files.stream().map(file -> file.uploaded(ids)).toList());
+                case Local local -> new Uploaded(local.kind(), ids.get(local));
+                case Value other -> other;
+            };
+        }
+
         record Text(String text) implements Value {}
 
         /// A JSON number, all its digits kept.
@@ -10487,6 +10503,10 @@ final class DifyExec implements Runnable {
             boolean isTooMany() {
                 return message.startsWith("Too many requests.");
             }
+
+            boolean isBusy() {
+                return status == 429 || status == 503;
+            }
         }
 
         /// A run that ended, or paused. `outputs` is compact JSON; `files` are those to be kept, if that was asked for;
@@ -10564,7 +10584,7 @@ final class DifyExec implements Runnable {
         /// How long the server asks to be left alone.
         default Optional<Duration> pause() {
             return switch (this) {
-                case Refused refused when refused.status() == 429 || refused.status() == 503 -> refused.retryAfter();
+                case Refused refused when refused.isBusy() -> refused.retryAfter();
                 case NotUploaded file -> file.retryAfter();
                 case Refused _, Ran _, Cut _, TooLarge _, NotSent _ -> Optional.empty();
             };

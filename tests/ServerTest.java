@@ -63,7 +63,7 @@ class ServerTest {
     }
 
     static DifyClient client(Access access, Duration timeout, Duration firstEvent) {
-        return DifyClient.of(access, timeout, firstEvent, Room.of(1));
+        return new DifyClient(access, timeout, firstEvent, Room.of(1));
     }
 
     static Judge judge() {
@@ -465,7 +465,7 @@ class ServerTest {
         void aPinnedVersionHasARouteOfItsOwn(String version, String inPath) {
             var access = new Access(url(), KEY, version, Optional.empty(), Optional.empty());
 
-            try (var client = DifyClient.of(access, LONG)) {
+            try (var client = DifyClient.of(access, LONG, 1)) {
                 run(client, BLOCKING);
             }
 
@@ -1276,7 +1276,7 @@ class ServerTest {
             try (var wire = new Wire(connection -> {
                 connection.request();
                 answer.serve(connection);
-            }); var client = DifyClient.of(access(wire.url()), LONG, LONG, new Room(20_000))) {
+            }); var client = new DifyClient(access(wire.url()), LONG, LONG, new Room(20_000))) {
                 return asked.apply(client);
             }
         }
