@@ -1434,7 +1434,7 @@ final class DifyExec implements Runnable {
                 case Heard.NodeEnded(var title, var type, var status, var seconds, var error) -> line(name(title, type)
                         + " " + Plain.text(status, 40) + String.format(Locale.ROOT, " in %.2f s", seconds)
                         + (error.isEmpty() ? "" : ": " + Plain.text(error, 300)));
-                case Heard.Text(var text) -> text(text);
+                case Heard.Chunk(var text) -> text(text);
             }
             out.flush();
         }
@@ -1704,8 +1704,8 @@ final class DifyExec implements Runnable {
                 case Variable.Select select -> select.options();
                 case Variable.Checkbox _ -> List.of("true", "false");
                 case null -> List.<String>of();
-                case Variable.Text _, Variable.Numeric _, Variable.JsonObject _, Variable.FileVariable _,
-                        Variable.Other _ -> List.<String>of();
+                case Variable.TextInput _, Variable.NumberInput _, Variable.JsonObject _, Variable.SingleFile _,
+                        Variable.FileList _, Variable.Unsupported _ -> List.<String>of();
             };
             return options.stream().map(option -> new Proposal(column + "=" + option, false))
                     .filter(option -> option.word().startsWith(begun)).toList();
@@ -5406,9 +5406,9 @@ final class DifyExec implements Runnable {
                 case Value.Text(var text) -> nodes.textNode(text);
                 case Value.Numeric(var number) -> nodes.rawValueNode(new RawValue(number.toPlainString()));
                 case Value.Truth(var isTrue) -> nodes.booleanNode(isTrue);
-                case Value.Json(var text) -> nodes.rawValueNode(new RawValue(text));
+                case Value.RawJson(var text) -> nodes.rawValueNode(new RawValue(text));
                 case Value.Remote(var kind, var address) -> file(kind, "remote_url", "url", address.toString());
-                case Value.Uploaded(var kind, var id) -> file(kind, "local_file", "upload_file_id", id);
+                case Value.OnServer(var kind, var id) -> file(kind, "local_file", "upload_file_id", id);
                 case Value.Local(var kind, _, var file) ->
                         file(kind, "local_file", "upload_file_id", "<upload of " + file + ">");
                 case Value.Several(var files) -> nodes.arrayNode().addAll(files.stream().map(DifyClient::json).toList());
@@ -5855,7 +5855,7 @@ final class DifyExec implements Runnable {
                 case "node_started" -> Optional.of(new Heard.NodeBegan(title, type));
                 case "node_finished" -> Optional.of(new Heard.NodeEnded(title, type, nodeStatus, nodeSeconds,
                         nodeError));
-                case "text_chunk" -> Optional.of(new Heard.Text(chunk));
+                case "text_chunk" -> Optional.of(new Heard.Chunk(chunk));
                 default -> Optional.empty();
             };
         }
@@ -8271,8 +8271,7 @@ final class DifyExec implements Runnable {
         static Source of(Path input) {
             try {
                 if (!input.toString().equals("-")) {
-                    if (!Files.exists(input)) throw new Unusable(input + ": no such file");
-                    if (Files.isDirectory(input)) throw new Unusable(input + ": a folder, not a CSV file");
+                    refuseNoFile(input);
                     if (!Files.isReadable(input)) throw new Unusable(input + ": may not be read");
                     if (Files.isRegularFile(input)) return new Source(input, false);
                 }
@@ -8286,6 +8285,11 @@ final class DifyExec implements Runnable {
             }
         }
 
+        static void refuseNoFile(Path path) {
+            if (!Files.exists(path)) throw new Unusable(path + ": no such file");
+            if (Files.isDirectory(path)) throw new Unusable(path + ": a folder, not a CSV file");
+        }
+
         @Override
         public void close() throws IOException {
             if (temporary) Files.deleteIfExists(path);
@@ -8293,66 +8297,48 @@ final class DifyExec implements Runnable {
     }
 
     /// A CSV file (RFC 4180), read as a stream, again and again. Opening it reads the header; [#check] all of it.
-    static final class Csv {
+    record Csv(Path path, long size, Charset charset, char delimiter, List<String> columns, int idColumn,
+            UnaryOperator<Row> edits) {
         private static final int SHOWN = 20;
 
-        private final Path path;
-        private final long size;
-        private final Charset charset;
-        private final char delimiter;
-        private final List<String> columns;
-        private final int idColumn;
-        private final UnaryOperator<Row> edits;
-
-        private Csv(Path path, long size, Charset charset, char delimiter, List<String> columns, int idColumn,
-                UnaryOperator<Row> edits) {
-            this.edits = edits;
-            this.path = path;
-            this.size = size;
-            this.charset = charset;
-            this.delimiter = delimiter;
-            this.columns = columns;
-            this.idColumn = idColumn;
-        }
-
-        /// @param idColumn the name of the column of the ids; null: the first
-        static Csv open(Path path, String idColumn) {
-            return open(path, idColumn, Optional.empty(), Optional.empty());
-        }
-
+        /// @param idColumn  the name of the column of the ids; null: the first
         /// @param encoding  given, or found by a byte order mark
         /// @param delimiter given, or found by the header
         static Csv open(Path path, String idColumn, Optional<Charset> encoding, Optional<Character> delimiter) {
-            if (!Files.exists(path)) throw new Unusable(path + ": no such file");
-            if (Files.isDirectory(path)) throw new Unusable(path + ": a folder, not a CSV file");
-            var charset = encoding.orElseGet(() -> charset(path));
-            var header = header(path, charset, delimiter);
-            var columns = header.columns().stream().map(String::strip).toList();
-            var problems = new ArrayList<String>();
-            var seen = new HashSet<String>();
-            for (int i = 0; i < columns.size(); i++) {
-                if (columns.get(i).isEmpty()) problems.add("column " + (i + 1) + " has no name");
-                else if (!seen.add(columns.get(i))) problems.add("column " + Plain.quoted(columns.get(i))
-                        + " stands twice");
+            Source.refuseNoFile(path);
+            try {
+                var charset = encoding.isPresent() ? encoding.get() : charset(path);
+                var header = header(path, charset, delimiter);
+                var columns = header.columns().stream().map(String::strip).toList();
+                int id = idColumn == null ? 0 : columns.indexOf(idColumn);
+                var problems = problems(columns, id, idColumn);
+                if (!problems.isEmpty()) throw new Unusable(path + ", line 1: " + String.join("; ", problems));
+                return new Csv(path, Files.size(path), charset, header.delimiter(), columns, id,
+                        UnaryOperator.identity());
+            } catch (IOException problem) {
+                throw new Unusable(path + ": " + Plain.of(problem));
             }
-            var wanted = idColumn == null ? "id" : idColumn;
-            int id = idColumn == null ? (columns.getFirst().equals("id") ? 0 : -1) : columns.indexOf(idColumn);
-            if (id < 0) problems.add(idColumn == null
-                    ? "the first column is " + Plain.quoted(columns.getFirst())
-                            + ", not \"id\" (or name it with --id-column)"
-                    : "there is no column " + Plain.quoted(wanted) + "; the columns are "
-                            + Plain.text(String.join(", ", columns), 300));
-            if (!problems.isEmpty()) throw new Unusable(path + ", line 1: " + String.join("; ", problems));
-            return new Csv(path, size(path), charset, header.delimiter(), columns, id, UnaryOperator.identity());
+        }
+
+        private static List<String> problems(List<String> columns, int id, String idColumn) {
+            var problems = new ArrayList<String>();
+            for (int i = 0; i < columns.size(); i++) {
+                var column = columns.get(i);
+                if (column.isEmpty()) problems.add("column " + (i + 1) + " has no name");
+                else if (columns.indexOf(column) < i) problems.add("column " + Plain.quoted(column) + " stands twice");
+            }
+            if (id < 0)
+                problems.add("there is no column " + Plain.quoted(idColumn) + "; the columns are "
+                        + Plain.text(String.join(", ", columns), 300));
+            else if (idColumn == null && !columns.get(id).equals("id"))
+                problems.add("the first column is " + Plain.quoted(columns.get(id))
+                        + ", not \"id\" (or name it with --id-column)");
+            return problems;
         }
 
         /// The same file, its rows edited as they are read.
         Csv with(UnaryOperator<Row> edits) {
             return new Csv(path, size, charset, delimiter, columns, idColumn, edits);
-        }
-
-        List<String> columns() {
-            return columns;
         }
 
         boolean isId(String column) {
@@ -8377,18 +8363,20 @@ final class DifyExec implements Runnable {
         }
 
         private Optional<String> fault(List<String> cells, Cursor rows, Index index) {
-            if (cells.size() != columns.size()) return Optional.of(Plain.count(cells.size(), "cell")
-                    + " where the header has "
-                    + columns.size() + " (a comma too many or too few, or a quote left open?)");
+            if (cells.size() != columns.size())
+                return Optional.of(Plain.count(cells.size(), "cell") + " where the header has " + columns.size()
+                        + " (a comma too many or too few, or a quote left open?)");
             var id = cells.get(idColumn);
             if (id.isEmpty()) return Optional.of("the id is blank");
             if (id.chars().anyMatch(Character::isISOControl))
                 return Optional.of("the id " + Plain.quoted(id) + " contains a control character or a line break");
-            for (var cell : cells) if (Utf8.hasHalf(cell)) return Optional.of("the cell " + Plain.quoted(cell)
-                    + " contains half of a surrogate pair, which is no character: type it anew");
+            for (var cell : cells)
+                if (Utf8.hasHalf(cell))
+                    return Optional.of("the cell " + Plain.quoted(cell)
+                            + " contains half of a surrogate pair, which is no character: type it anew");
             int before = index.find(id);
-            if (before >= 0) return Optional.of("the id " + Plain.quoted(id) + " stands in line " + index.line(before)
-                    + " already");
+            if (before >= 0)
+                return Optional.of("the id " + Plain.quoted(id) + " stands in line " + index.line(before) + " already");
             index.add(id, rows.line, rows.hashes.number(cells));
             return Optional.empty();
         }
@@ -8409,51 +8397,54 @@ final class DifyExec implements Runnable {
         }
 
         private Iterator<Row> rows(IntPredicate wanted, int end, Index checked) {
-            return new Iterator<>() {
-                private final Cursor cursor = new Cursor();
-                private int index = -1;
-                private Row ahead = advance();
+            return Spliterators.iterator(new Rows(wanted, end, checked));
+        }
 
-                private Row advance() {
-                    for (var cells = record(); cells != null; cells = record()) {
-                        index++;
-                        if (wanted.test(index)) return edits.apply(row(cells));
-                    }
-                    cursor.close();
-                    if (index + 1 < Math.min(end, checked.rows())) throw changed(cursor.line);
-                    return null;
-                }
+        private final class Rows extends Spliterators.AbstractSpliterator<Row> {
+            private final Cursor cursor = new Cursor();
+            private final IntPredicate wanted;
+            private final Index checked;
+            private int index = 0, end;
 
-                private List<String> record() {
-                    try {
-                        return index + 1 < end ? cursor.next() : null;
-                    } catch (Unusable broken) {
-                        throw isShorter() ? changed(cursor.line) : broken; // it was whole when it was checked
-                    }
-                }
+            Rows(IntPredicate wanted, int end, Index checked) {
+                super(Long.MAX_VALUE, ORDERED);
+                this.wanted = wanted;
+                this.end = Math.min(end, checked.rows() + 1); // one row more is a change, too
+                this.checked = checked;
+            }
 
-                private Row row(List<String> cells) {
-                    if (cells.size() != columns.size() || index >= checked.rows()
-                            || !checked.id(index).equals(cells.get(idColumn))
-                            || checked.cells(index) != cursor.hashes.number(cells))
-                        throw changed(cursor.line);
-                    long hash = checked.cells(index);
-                    return new Row(index, cursor.line, cells.get(idColumn), inputs(cells), hash, hash);
+            @Override
+            public boolean tryAdvance(Consumer<? super Row> use) {
+                for (; index < end; index++) {
+                    var cells = record();
+                    if (cells == null && index < checked.rows()) throw changed(cursor.line);
+                    if (cells == null) break;
+                    if (!wanted.test(index)) continue;
+                    use.accept(edits.apply(row(cells)));
+                    index++;
+                    return true;
                 }
+                end = 0;
+                cursor.close();
+                return false;
+            }
 
-                @Override
-                public boolean hasNext() {
-                    return ahead != null;
+            private List<String> record() {
+                try {
+                    return cursor.next();
+                } catch (Unusable broken) {
+                    throw isShorter() ? changed(cursor.line) : broken; // it was whole when it was checked
                 }
+            }
 
-                @Override
-                public Row next() {
-                    if (ahead == null) throw new NoSuchElementException();
-                    var row = ahead;
-                    ahead = advance();
-                    return row;
-                }
-            };
+            private Row row(List<String> cells) {
+                if (cells.size() != columns.size() || index >= checked.rows()
+                        || !checked.id(index).equals(cells.get(idColumn))
+                        || checked.cells(index) != cursor.hashes.number(cells))
+                    throw changed(cursor.line);
+                long hash = checked.cells(index);
+                return new Row(index, cursor.line, cells.get(idColumn), inputs(cells), hash, hash);
+            }
         }
 
         private Unusable changed(long line) {
@@ -8546,54 +8537,36 @@ final class DifyExec implements Runnable {
             }
         }
 
-        private static long size(Path path) {
-            try {
-                return Files.size(path);
-            } catch (IOException problem) {
-                throw new Unusable(path + ": " + Plain.of(problem));
-            }
-        }
-
-        private static Charset charset(Path path) {
+        private static Charset charset(Path path) throws IOException {
             try (var in = Files.newInputStream(path)) {
-                var first = in.readNBytes(2);
-                if (first.length == 2 && (first[0] & 0xff) == 0xff
-                        && (first[1] & 0xff) == 0xfe) return StandardCharsets.UTF_16LE;
-                if (first.length == 2 && (first[0] & 0xff) == 0xfe
-                        && (first[1] & 0xff) == 0xff) return StandardCharsets.UTF_16BE;
-                return UTF_8;
-            } catch (IOException problem) {
-                throw new Unusable(path + ": " + Plain.of(problem));
+                return switch (HexFormat.of().formatHex(in.readNBytes(2))) {
+                    case "fffe" -> StandardCharsets.UTF_16LE;
+                    case "feff" -> StandardCharsets.UTF_16BE;
+                    default -> UTF_8;
+                };
             }
         }
 
         private static Unusable unreadable(Path path, Charset charset, IOException problem, long line) {
-            if (problem instanceof CharacterCodingException) return new Unusable(path + ", line "
-                    + badLine(path, charset)
-                    + ": not " + charset + Guess.of(path).map(likely -> "; it looks like " + likely).orElse("")
-                            + ". Name the encoding with --encoding, or save the file as UTF-8");
+            if (problem instanceof CharacterCodingException)
+                return new Unusable(path + ", line " + badLine(path, charset) + ": not " + charset
+                        + Guess.of(path).map(likely -> "; it looks like " + likely).orElse("")
+                        + ". Name the encoding with --encoding, or save the file as UTF-8");
             return new Unusable(path + ", line " + line + ": " + Plain.of(problem));
         }
 
-        /// The line of the first byte that the charset does not allow.
+        /// The line of the first byte that the charset does not allow: there the decoder puts a character of no text.
         private static long badLine(Path path, Charset charset) {
-            long line = 1;
-            try (var in = Files.newInputStream(path)) {
-                var decoder = charset.newDecoder();
-                var bytes = ByteBuffer.allocate(1 << 16);
-                var chars = CharBuffer.allocate(1 << 16);
-                for (int count = 0; count >= 0; ) {
-                    count = in.read(bytes.array(), bytes.position(), bytes.remaining());
-                    if (count > 0) bytes.position(bytes.position() + count);
-                    var result = decoder.decode(bytes.flip(), chars.clear(), count < 0);
-                    line += chars.flip().chars().filter(c -> c == '\n').count();
-                    if (result.isError()) return line;
-                    bytes.compact();
-                }
+            char mark = '\uFFFE';
+            var decoder = charset.newDecoder().onMalformedInput(CodingErrorAction.REPLACE)
+                    .onUnmappableCharacter(CodingErrorAction.REPLACE).replaceWith(String.valueOf(mark));
+            try (var in = new LineNumberReader(new InputStreamReader(Files.newInputStream(path), decoder))) {
+                int next = in.read();
+                while (next >= 0 && next != mark) next = in.read();
+                return in.getLineNumber() + 1;
             } catch (IOException _) {
-                // the line reached so far is the best that can be said
+                return 1; // it is gone since
             }
-            return line;
         }
     }
 
@@ -8772,18 +8745,13 @@ final class DifyExec implements Runnable {
     }
 
     /// The workflow's form held against a header: what each column is, and each cell's value. Pure.
-    static final class Form {
-        private final List<Variable> variables;
-        private final Map<String, Variable> byColumn;
-        private final boolean usesPresets;
-
-        /// @param usesPresets whether this server puts a variable's stored default in for what is not sent (1.14 on)
+    ///
+    /// @param usesPresets whether this server puts a variable's stored default in for what is not sent (1.14 on)
+    record Form(List<Variable> variables, Map<String, Variable> byColumn, boolean usesPresets) {
         Form(List<Variable> variables, List<String> columns, boolean usesPresets) {
-            this.variables = List.copyOf(variables);
-            this.usesPresets = usesPresets;
             var known = new LinkedHashMap<String, Variable>();
             for (var column : columns) variable(variables, column).ifPresent(variable -> known.put(column, variable));
-            this.byColumn = Collections.unmodifiableMap(known);
+            this(List.copyOf(variables), Collections.unmodifiableMap(known), usesPresets);
         }
 
         /// Without a form: every cell is sent as text.
@@ -8801,34 +8769,31 @@ final class DifyExec implements Runnable {
         }
 
         private static Variable variable(String type, JsonNode node, JsonNode parameters, Variable.Folders folders) {
-            var preset = node.path("default");
-            var about = new Variable.About(node.path("variable").asText(), node.path("label").asText(""),
+            var about = new Variable.About(node.path("variable").asText(), node.path("label").asText(""), type,
                     node.path("required").asBoolean(),
-                    preset.isMissingNode() || preset.isNull() ? Optional.empty() : Optional.of(preset.asText()));
+                    node.hasNonNull("default") ? Optional.of(node.path("default").asText()) : Optional.empty());
             return switch (type) {
-                case "text-input", "paragraph" -> new Variable.Text(about, type, node.path("max_length").asInt(0));
+                case "text-input", "paragraph" -> new Variable.TextInput(about, node.path("max_length").asInt(0));
                 case "select" -> new Variable.Select(about, texts(node.path("options")));
-                case "number" -> new Variable.Numeric(about);
+                case "number" -> new Variable.NumberInput(about);
                 case "checkbox" -> new Variable.Checkbox(about);
                 case "json_object" -> new Variable.JsonObject(about);
-                case "file", "file-list" -> new Variable.FileVariable(about, type.equals("file-list"),
-                        files(node, parameters, folders));
-                default -> new Variable.Other(about, type);
+                case "file" -> new Variable.SingleFile(about, files(node, parameters, folders));
+                case "file-list" -> new Variable.FileList(about, files(node, parameters, folders));
+                default -> new Variable.Unsupported(about);
             };
         }
 
         private static Variable.FileRules files(JsonNode node, JsonNode parameters, Variable.Folders folders) {
             var system = parameters.path("system_parameters");
             int most = node.path("max_length").asInt(0);
+            var limits = new HashMap<String, Integer>();
+            for (var kind : List.of("image", "audio", "video"))
+                limits.put(kind, system.path(kind + "_file_size_limit").asInt(0));
+            for (var kind : List.of("document", "custom")) limits.put(kind, system.path("file_size_limit").asInt(0));
             return new Variable.FileRules(folders, texts(node.path("allowed_file_types")),
-                    texts(node.path("allowed_file_extensions")),
-                    texts(node.path("allowed_file_upload_methods")),
-                    most > 0 ? most : system.path("workflow_file_upload_limit").asInt(10),
-                    Map.of("image", system.path("image_file_size_limit").asInt(0), "audio",
-                            system.path("audio_file_size_limit").asInt(0),
-                            "video", system.path("video_file_size_limit").asInt(0), "document",
-                                    system.path("file_size_limit").asInt(0),
-                            "custom", system.path("file_size_limit").asInt(0)));
+                    texts(node.path("allowed_file_extensions")), texts(node.path("allowed_file_upload_methods")),
+                    most > 0 ? most : system.path("workflow_file_upload_limit").asInt(10), limits);
         }
 
         private static List<String> texts(JsonNode array) {
@@ -8884,16 +8849,16 @@ final class DifyExec implements Runnable {
             for (var variable : variables) {
                 var own = columns.stream().filter(column -> byColumn.get(column) == variable).toList();
                 var name = variable.about().name();
-                if (own.size() > 1) faults.add("the columns "
-                        + own.stream().map(Plain::quoted).collect(joining(" and "))
-                        + " are both the variable " + Plain.quoted(name) + " (by name and by label)");
+                if (own.size() > 1)
+                    faults.add("the columns " + own.stream().map(Plain::quoted).collect(joining(" and "))
+                            + " are both the variable " + Plain.quoted(name) + " (by name and by label)");
                 if (own.isEmpty() && !variable.about().required() && hasBadPreset(variable))
                     faults.add("there is no column for the variable " + Plain.quoted(name)
                             + ", and the default stored in the workflow is none of its options");
-                if (own.isEmpty()
-                        && variable.about().required()) faults.add("there is no column for the required variable "
-                        + Plain.quoted(name) + Nearest.of(name, unknown(columns))
-                                .map(near -> "; is it " + Plain.quoted(near) + "?").orElse(""));
+                if (own.isEmpty() && variable.about().required())
+                    faults.add("there is no column for the required variable " + Plain.quoted(name)
+                            + Nearest.of(name, unknown(columns)).map(near -> "; is it " + Plain.quoted(near) + "?")
+                                    .orElse(""));
             }
             return faults;
         }
@@ -8902,17 +8867,15 @@ final class DifyExec implements Runnable {
         List<String> notes(List<String> columns) {
             if (variables.isEmpty()) return List.of();
             var notes = new ArrayList<String>();
-            var unknown = unknown(columns);
-            if (!unknown.isEmpty()) notes.add("the workflow has no variable for "
-                    + unknown.stream().map(column -> Plain.quoted(column)
-                    + Nearest.of(column, variables.stream().map(variable -> variable.about().name()).toList())
-                            .map(near -> " (did you mean " + Plain.quoted(near) + "?)").orElse(""))
-                                    .collect(joining(", ")) + ": Dify drops it");
+            var names = variables.stream().map(variable -> variable.about().name()).toList();
+            var unknown = unknown(columns).stream().map(column -> Plain.quoted(column) + Nearest.of(column, names)
+                    .map(near -> " (did you mean " + Plain.quoted(near) + "?)").orElse("")).toList();
+            if (!unknown.isEmpty())
+                notes.add("the workflow has no variable for " + String.join(", ", unknown) + ": Dify drops it");
             if (usesPresets) byColumn.forEach((column, variable) -> variable.about().preset()
                     .filter(_ -> !variable.takesEmpty())
                     .ifPresent(preset -> notes.add("an empty " + Plain.quoted(column) + " becomes "
-                            + Plain.quoted(preset)
-                            + ", the default stored in the workflow")));
+                            + Plain.quoted(preset) + ", the default stored in the workflow")));
             return notes;
         }
 
@@ -8924,13 +8887,10 @@ final class DifyExec implements Runnable {
 
     /// One variable of the workflow's form. It knows how to read a cell, and what is wrong with it.
     sealed interface Variable {
-        /// What all kinds have. `label` is the name shown to people; `preset` the stored default, or empty.
-        record About(String name, String label, boolean required, Optional<String> preset) {}
+        /// What all kinds have. `label` is the name shown to people; `type` is Dify's; `preset` the stored default.
+        record About(String name, String label, String type, boolean required, Optional<String> preset) {}
 
         About about();
-
-        /// The type's name in Dify.
-        String type();
 
         /// A cell that is not empty, or any for text.
         Value read(String cell);
@@ -8941,7 +8901,7 @@ final class DifyExec implements Runnable {
         }
 
         /// `text-input` and `paragraph`: as it stands. Lengths are counted in code points, as the server does.
-        record Text(About about, String type, int longest) implements Variable {
+        record TextInput(About about, int longest) implements Variable {
             @Override
             public Value read(String cell) {
                 int length = cell.codePointCount(0, cell.length());
@@ -8961,11 +8921,6 @@ final class DifyExec implements Runnable {
             }
 
             @Override
-            public String type() {
-                return "select";
-            }
-
-            @Override
             public Value read(String cell) {
                 if (options.contains(cell)) return new Value.Text(cell);
                 var near = Nearest.of(cell, options).map(option -> "; did you mean " + Plain.quoted(option) + "?")
@@ -8976,13 +8931,8 @@ final class DifyExec implements Runnable {
         }
 
         /// Plain decimal notation; the exponents and underscores that the server would take are refused on purpose.
-        record Numeric(About about) implements Variable {
+        record NumberInput(About about) implements Variable {
             private static final Pattern SHAPE = Pattern.compile("[+-]?([0-9]+(\\.[0-9]*)?|\\.[0-9]+)");
-
-            @Override
-            public String type() {
-                return "number";
-            }
 
             @Override
             public Value read(String cell) {
@@ -8992,11 +8942,6 @@ final class DifyExec implements Runnable {
         }
 
         record Checkbox(About about) implements Variable {
-            @Override
-            public String type() {
-                return "checkbox";
-            }
-
             @Override
             public Value read(String cell) {
                 return switch (cell.strip().toLowerCase(Locale.ROOT)) {
@@ -9010,15 +8955,10 @@ final class DifyExec implements Runnable {
         /// An object; whether it fits the variable's schema is the server's business.
         record JsonObject(About about) implements Variable {
             @Override
-            public String type() {
-                return "json_object";
-            }
-
-            @Override
             public Value read(String cell) {
                 try {
                     var tree = Json.STRICT.readTree(cell);
-                    if (tree.isObject()) return new Value.Json(cell.strip());
+                    if (tree.isObject()) return new Value.RawJson(cell.strip());
                 } catch (JsonProcessingException _) {
                     // said below
                 }
@@ -9026,16 +8966,18 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// A file, or a list of them parted by `;`: addresses, or `@path` from the CSV's folder.
-        record FileVariable(About about, boolean list, FileRules files) implements Variable {
-            @Override
-            public String type() {
-                return list ? "file-list" : "file";
-            }
-
+        /// An address, or `@path` from the CSV's folder.
+        record SingleFile(About about, FileRules files) implements Variable {
             @Override
             public Value read(String cell) {
-                if (!list) return files.read(cell.strip());
+                return files.read(cell.strip());
+            }
+        }
+
+        /// Several of them, parted by `;`.
+        record FileList(About about, FileRules files) implements Variable {
+            @Override
+            public Value read(String cell) {
                 var values = Stream.of(cell.split(";")).map(String::strip).filter(part -> !part.isEmpty())
                         .map(files::read).toList();
                 for (var value : values) if (value instanceof Value.Wrong) return value;
@@ -9045,10 +8987,10 @@ final class DifyExec implements Runnable {
         }
 
         /// `external_data_tool` and kinds we do not know: a run that sends them a value fails.
-        record Other(About about, String type) implements Variable {
+        record Unsupported(About about) implements Variable {
             @Override
             public Value read(String cell) {
-                return new Value.Wrong("empty: Dify's API takes no value for a variable of type " + type);
+                return new Value.Wrong("empty: Dify's API takes no value for a variable of type " + about.type());
             }
         }
 
@@ -9074,7 +9016,11 @@ final class DifyExec implements Runnable {
         /// Which files a variable takes. `limits`: MB by kind, from the server.
         record FileRules(Folders folders, List<String> kinds, List<String> extensions, List<String> methods, int most,
                 Map<String, Integer> limits) {
-            private static final Map<String, String> KINDS = byEnding();
+            private static final Map<String, String> ENDINGS = Map.of("image", "jpg jpeg png webp gif svg",
+                    "audio", "mp3 m4a wav amr mpga",
+                    "video", "mp4 mov mpeg webm",
+                    "document", "txt markdown md mdx pdf html htm xlsx xls vtt properties doc docx csv eml msg pptx ppt "
+                            + "xml epub");
 
             public FileRules {
                 kinds = List.copyOf(kinds);
@@ -9084,34 +9030,28 @@ final class DifyExec implements Runnable {
                 limits = Map.copyOf(limits);
             }
 
-            private static Map<String, String> byEnding() {
-                var kinds = new HashMap<String, String>();
-                Map.of("image", "jpg jpeg png webp gif svg", "audio", "mp3 m4a wav amr mpga", "video",
-                        "mp4 mov mpeg webm",
-                        "document", "txt markdown md mdx pdf html htm xlsx xls vtt properties doc docx csv eml msg "
-                                + "pptx ppt xml epub")
-                        .forEach((kind, ends) -> Stream.of(ends.split(" ")).forEach(end -> kinds.put(end, kind)));
-                return Map.copyOf(kinds);
-            }
-
             Value read(String cell) {
                 return cell.startsWith("@") ? local(cell.substring(1)) : remote(cell);
             }
 
             private Value remote(String cell) {
                 if (!takes("remote_url")) return new Value.Wrong("an upload (@path): addresses are not allowed");
-                try {
-                    var address = new URI(cell.replace(" ", "%20"));
-                    if (address.getHost() == null || !List.of("http", "https")
-                            .contains(String.valueOf(address.getScheme())))
-                        return new Value.Wrong("an address (https://…)" + (takes("local_file") ? " or @path" : ""));
+                return address(cell).map(address -> {
                     var end = end(address.getPath());
                     // without an ending only Dify's own look at the address can tell
                     var kind = end.isEmpty() && !kinds.isEmpty() ? kinds.getFirst() : kind(end);
                     return fault(kind, end).<Value>map(Value.Wrong::new)
                             .orElseGet(() -> new Value.Remote(kind, address));
+                }).orElseGet(() -> new Value.Wrong("an address (https://…)"
+                        + (takes("local_file") ? " or @path" : "")));
+            }
+
+            private static Optional<URI> address(String cell) {
+                try {
+                    return Optional.of(new URI(cell.replace(" ", "%20"))).filter(address -> address.getHost() != null
+                            && List.of("http", "https").contains(String.valueOf(address.getScheme())));
                 } catch (URISyntaxException _) {
-                    return new Value.Wrong("an address (https://…)" + (takes("local_file") ? " or @path" : ""));
+                    return Optional.empty();
                 }
             }
 
@@ -9119,16 +9059,18 @@ final class DifyExec implements Runnable {
                 if (!takes("local_file")) return new Value.Wrong("an address (https://…): uploads are not allowed");
                 try {
                     var path = folders.base().resolve(cell);
-                    if (!Files.isRegularFile(path)) return new Value.Wrong("a file that exists; there is none at "
-                            + path);
+                    if (!Files.isRegularFile(path))
+                        return new Value.Wrong("a file that exists; there is none at " + path);
                     var file = path.toRealPath();
-                    if (!folders.hold(file)) return new Value.Wrong("a file under the CSV's folder (or another, which "
-                            + "--files DIR names); this is " + file);
+                    if (!folders.hold(file))
+                        return new Value.Wrong("a file under the CSV's folder (or another, which --files DIR names); "
+                                + "this is " + file);
                     if (!Files.isReadable(path)) return new Value.Wrong("a file that may be read, not " + path);
                     var name = path.getFileName().toString();
                     var kind = kind(end(name));
-                    var fault = fault(kind, end(name)).or(() -> tooLarge(file, kind));
-                    return fault.<Value>map(Value.Wrong::new).orElseGet(() -> new Value.Local(kind, name, file));
+                    long size = Files.size(path);
+                    return fault(kind, end(name)).or(() -> tooLarge(size, kind)).<Value>map(Value.Wrong::new)
+                            .orElseGet(() -> new Value.Local(kind, name, file));
                 } catch (InvalidPathException problem) {
                     return new Value.Wrong("a path: " + Plain.of(problem));
                 } catch (IOException problem) {
@@ -9136,15 +9078,10 @@ final class DifyExec implements Runnable {
                 }
             }
 
-            private Optional<String> tooLarge(Path path, String kind) {
-                try {
-                    int most = limits.getOrDefault(kind, limits.getOrDefault("custom", 0));
-                    long size = Files.size(path);
-                    return most > 0 && size > (long) most << 20
-                            ? Optional.of("at most " + most + " MB, not " + (size >> 20) + " MB") : Optional.empty();
-                } catch (IOException problem) {
-                    return Optional.of("a file that may be read: " + Plain.of(problem));
-                }
+            private Optional<String> tooLarge(long size, String kind) {
+                int most = limits.getOrDefault(kind, limits.getOrDefault("custom", 0));
+                return most > 0 && size > (long) most << 20
+                        ? Optional.of("at most " + most + " MB, not " + (size >> 20) + " MB") : Optional.empty();
             }
 
             private boolean takes(String method) {
@@ -9154,14 +9091,16 @@ final class DifyExec implements Runnable {
             private Optional<String> fault(String kind, String end) {
                 boolean allowed = kinds.isEmpty() || kinds.contains(kind) && !kind.equals("custom")
                         || kinds.contains("custom") && extensions.contains(end);
-                return allowed ? Optional.empty() : Optional.of("a file of the kind " + String.join(", ", kinds)
-                        + (extensions.isEmpty() || !kinds.contains("custom") ? "" : " (" + String.join(", ", extensions)
-                                + ")")
+                if (allowed) return Optional.empty();
+                boolean named = kinds.contains("custom") && !extensions.isEmpty();
+                return Optional.of("a file of the kind " + String.join(", ", kinds)
+                        + (named ? " (" + String.join(", ", extensions) + ")" : "")
                         + ", not " + kind + (end.isEmpty() ? "" : " (." + end + ")"));
             }
 
             private static String kind(String end) {
-                return KINDS.getOrDefault(end, "custom");
+                return ENDINGS.entrySet().stream().filter(kind -> List.of(kind.getValue().split(" ")).contains(end))
+                        .map(Map.Entry::getKey).findFirst().orElse("custom");
             }
 
             private static String end(String name) {
@@ -9187,7 +9126,7 @@ final class DifyExec implements Runnable {
         default Value uploaded(Map<Local, String> ids) {
             return switch (this) {
                 case Several(var files) -> new Several(files.stream().map(file -> file.uploaded(ids)).toList());
-                case Local local -> new Uploaded(local.kind(), ids.get(local));
+                case Local local -> new OnServer(local.kind(), ids.get(local));
                 case Value other -> other;
             };
         }
@@ -9200,7 +9139,7 @@ final class DifyExec implements Runnable {
         record Truth(boolean isTrue) implements Value {}
 
         /// A JSON object, as it was written.
-        record Json(String text) implements Value {}
+        record RawJson(String text) implements Value {}
 
         /// A file that Dify fetches itself.
         record Remote(String kind, URI address) implements Value {}
@@ -9211,7 +9150,7 @@ final class DifyExec implements Runnable {
         /// @param file where it really is, all links followed
         record Local(String kind, String name, Path file) implements Value {}
 
-        record Uploaded(String kind, String id) implements Value {}
+        record OnServer(String kind, String id) implements Value {}
 
         record Several(List<Value> files) implements Value {
             public Several {
@@ -9240,7 +9179,7 @@ final class DifyExec implements Runnable {
     }
 
     /// Every wanted row's every cell held against the form, in one pass; nothing is sent.
-    record Inspection(long rows, List<String> faults, List<String> notes, List<Column> columns,
+    record Inspection(long rows, List<String> faults, List<String> notes, List<Profile> columns,
             List<Problem> problems) {
         private static final int CUT = 60;
 
@@ -9248,43 +9187,67 @@ final class DifyExec implements Runnable {
         record Problem(long line, String id, String column, String value, Value.Wrong allowed) {}
 
         /// What a column holds. `longest` is in code points.
-        record Column(String column, String variable, String type, boolean required, long filled, int longest,
+        record Profile(String column, String variable, String type, boolean required, long filled, int longest,
                 String example) {}
 
         static Inspection of(List<String> columns, Form form, Iterator<Row> all) {
-            var filled = new long[columns.size()];
-            var longest = new int[columns.size()];
-            var examples = new String[columns.size()];
+            var profilers = columns.stream().map(column -> new Profiler(column, form.variable(column))).toList();
             var problems = new ArrayList<Problem>();
-            long rows = 0, emptyRequired = 0, withNul = 0;
+            long rows = 0;
             for (; all.hasNext(); rows++) {
                 var row = all.next();
-                for (int i = 0; i < columns.size(); i++) {
-                    var column = columns.get(i);
+                for (var profiler : profilers) {
+                    var column = profiler.column;
                     var cell = row.inputs().get(column);
-                    if (cell.indexOf('\0') >= 0) withNul++;
-                    if (!cell.isBlank()) {
-                        filled[i]++;
-                        longest[i] = Math.max(longest[i], cell.codePointCount(0, cell.length()));
-                        if (examples[i] == null) examples[i] = Plain.text(cell, 24);
-                    } else if (form.variable(column).filter(v -> v.takesEmpty() && v.about().required())
-                            .isPresent()) emptyRequired++;
+                    profiler.add(cell);
                     if (form.value(column, cell) instanceof Value.Wrong wrong)
                         problems.add(new Problem(row.line(), row.id(), column, Plain.text(cell, CUT), wrong));
                 }
             }
-            var notes = new ArrayList<>(form.notes(columns));
-            if (emptyRequired > 0) notes.add(Plain.count(emptyRequired, "required text is", "required texts are")
-                    + " empty; Dify takes that");
-            if (withNul > 0) notes.add(Plain.count(withNul, "cell holds", "cells hold")
-                    + " the character NUL; Dify leaves it out");
-            return new Inspection(rows, form.faults(columns), notes, IntStream.range(0, columns.size()).mapToObj(i -> {
-                var variable = form.variable(columns.get(i));
-                return new Column(columns.get(i), variable.map(v -> v.about().name()).orElse(""),
-                        variable.map(Variable::type).orElse(""),
-                        variable.filter(v -> v.about().required()).isPresent(), filled[i], longest[i],
-                                examples[i] == null ? "" : examples[i]);
-            }).toList(), problems);
+            return new Inspection(rows, form.faults(columns), notes(form.notes(columns), profilers),
+                    profilers.stream().map(Profiler::profile).toList(), problems);
+        }
+
+        private static List<String> notes(List<String> ofHeader, List<Profiler> profilers) {
+            var notes = new ArrayList<>(ofHeader);
+            long empty = profilers.stream().mapToLong(profiler -> profiler.emptyRequired).sum();
+            if (empty > 0)
+                notes.add(Plain.count(empty, "required text is", "required texts are") + " empty; Dify takes that");
+            long withNul = profilers.stream().mapToLong(profiler -> profiler.withNul).sum();
+            if (withNul > 0)
+                notes.add(Plain.count(withNul, "cell holds", "cells hold") + " the character NUL; Dify leaves it out");
+            return notes;
+        }
+
+        /// Goes through the cells of a column.
+        private static final class Profiler {
+            private final String column;
+            private final Optional<Variable> variable;
+            private final boolean required;
+            private long filled = 0, emptyRequired = 0, withNul = 0;
+            private int longest = 0;
+            private String example = "";
+
+            Profiler(String column, Optional<Variable> variable) {
+                this.column = column;
+                this.variable = variable;
+                this.required = variable.filter(v -> v.about().required()).isPresent();
+            }
+
+            void add(String cell) {
+                if (cell.indexOf('\0') >= 0) withNul++;
+                if (cell.isBlank()) {
+                    if (required && variable.get().takesEmpty()) emptyRequired++;
+                    return;
+                }
+                if (filled++ == 0) example = Plain.text(cell, 24);
+                longest = Math.max(longest, cell.codePointCount(0, cell.length()));
+            }
+
+            Profile profile() {
+                return new Profile(column, variable.map(v -> v.about().name()).orElse(""),
+                        variable.map(v -> v.about().type()).orElse(""), required, filled, longest, example);
+            }
         }
 
         boolean isFine() {
@@ -10972,7 +10935,7 @@ final class DifyExec implements Runnable {
         /// `error` is empty where there is none.
         record NodeEnded(String title, String type, String status, double seconds, String error) implements Heard {}
 
-        record Text(String text) implements Heard {}
+        record Chunk(String text) implements Heard {}
     }
 
     /// The user of each attempt: unique, so that the run found under it is this attempt's and no other's.
