@@ -469,7 +469,8 @@ final class DifyExec implements Runnable {
         private Link link(List<String> columns, PrintWriter err) throws IOException {
             var server = demo == null ? null : Demo.start(Demo.Version.of(demo), columns);
             var access = server == null ? dify.access(env, err) : Access.to(server);
-            return new Link(access, DifyClient.of(access, dify.timeout, 1), dify, retrying, Optional.ofNullable(server));
+            return new Link(access, DifyClient.of(access, dify.timeout, 1), dify, retrying,
+                    Optional.ofNullable(server));
         }
 
         /// What was typed for the shell holds for the commands in it.
@@ -5047,7 +5048,7 @@ final class DifyExec implements Runnable {
                 case Seen.NotUploaded file -> file.why();
                 case Seen.Cut cut -> cut.why();
                 case Seen.TooLarge large -> large.why();
-                case Seen.Refused refused -> "HTTP " + refused.status() + " " + refused.message();
+                case Seen.Refused refused -> ("HTTP " + refused.status() + " " + refused.message()).strip();
                 case Seen.Ran ran -> ran.error();
             };
         }
@@ -5134,7 +5135,7 @@ final class DifyExec implements Runnable {
                 Files.createFile(draft); // what cannot be written is not asked for
                 return switch (client.download(URI.create(file.link()), file.size(), draft)) {
                     case Reply.Got(var whole) -> new Fetched.There(FreeName.take(whole, file.place()));
-                    case Reply.NotGot(var seen) -> new Fetched.Missing(Greeting.said(seen).strip(), mayPass(seen));
+                    case Reply.NotGot(var seen) -> new Fetched.Missing(Greeting.said(seen), mayPass(seen));
                 };
             } catch (IllegalArgumentException _) {
                 return new Fetched.Missing(NO_ADDRESS, false);
@@ -5361,7 +5362,8 @@ final class DifyExec implements Runnable {
                 long length = Files.copy(answer.body(), to, StandardCopyOption.REPLACE_EXISTING);
                 long told = answer.headers().firstValueAsLong("Content-Length").orElse(length);
                 if (length != told || size > 0 && length != size)
-                    throw new IOException("cut off: " + length + " of " + (length != told ? told : size) + " bytes came");
+                    throw new IOException("cut off: " + length + " of " + (length != told ? told : size)
+                            + " bytes came");
                 return to;
             });
         }
@@ -5411,7 +5413,8 @@ final class DifyExec implements Runnable {
                 case Value.OnServer(var kind, var id) -> file(kind, "local_file", "upload_file_id", id);
                 case Value.Local(var kind, _, var file) ->
                         file(kind, "local_file", "upload_file_id", "<upload of " + file + ">");
-                case Value.Several(var files) -> nodes.arrayNode().addAll(files.stream().map(DifyClient::json).toList());
+                case Value.Several(var files) ->
+                        nodes.arrayNode().addAll(files.stream().map(DifyClient::json).toList());
                 case Value.None _, Value.Wrong _ -> nodes.nullNode();
             };
         }
@@ -5813,8 +5816,8 @@ final class DifyExec implements Runnable {
             try (var copy = Json.Tokens.writing(out)) {
                 int depth = 0;
                 do {
-                    if (json.currentToken().isNumeric()
-                            && !json.isNaN()) copy.writeNumber(json.getText()); // -0.0 and 1e2, too
+                    if (json.currentToken().isNumeric() && !json.isNaN())
+                        copy.writeNumber(json.getText()); // -0.0 and 1e2, too
                     else copy.copyCurrentEvent(json);
                     if (json.currentToken().isStructStart()) depth++;
                     if (json.currentToken().isStructEnd()) depth--;
@@ -5824,8 +5827,8 @@ final class DifyExec implements Runnable {
         }
 
         private static String text(JsonParser json) throws IOException {
-            if (json.currentToken().isScalarValue()) return json.currentToken() == JsonToken.VALUE_NULL ? ""
-                    : json.getText();
+            if (json.currentToken().isScalarValue())
+                return json.currentToken() == JsonToken.VALUE_NULL ? "" : json.getText();
             json.skipChildren();
             return "";
         }
@@ -5871,10 +5874,9 @@ final class DifyExec implements Runnable {
 
         /// The end, once it was read.
         Optional<Seen.Ran> ran() {
-            return RunStatus.of(status).filter(_ -> !runId.isEmpty())
-                    .map(end -> new Seen.Ran(new RunRef(runId, taskId), end,
-                    outputs, error, workflowId, new Usage(seconds, tokens, steps, Optional.ofNullable(price),
-                            currency)));
+            var usage = new Usage(seconds, tokens, steps, Optional.ofNullable(price), currency);
+            return RunStatus.of(status).flatMap(end -> ref()
+                    .map(run -> new Seen.Ran(run, end, outputs, error, workflowId, usage)));
         }
 
         /// What a detail says of the run that was asked for.
@@ -6255,8 +6257,8 @@ final class DifyExec implements Runnable {
                     .followRedirects(HttpClient.Redirect.NEVER).connectTimeout(connect)
                     .proxy(HttpClient.Builder.NO_PROXY);
             access.proxy().ifPresent(proxy -> {
-                builder.proxy(ProxySelector.of(new InetSocketAddress(proxy.getHost(), proxy.getPort() < 0 ? 80
-                        : proxy.getPort())));
+                int port = proxy.getPort() < 0 ? 80 : proxy.getPort();
+                builder.proxy(ProxySelector.of(new InetSocketAddress(proxy.getHost(), port)));
                 if (proxy.getUserInfo() != null) builder.authenticator(login(proxy.getUserInfo()));
             });
             access.authorities().ifPresent(setting -> builder.sslContext(trusting(setting)));
@@ -6268,9 +6270,9 @@ final class DifyExec implements Runnable {
             return new Authenticator() {
                 @Override
                 protected PasswordAuthentication getPasswordAuthentication() {
+                    var password = (parts.length > 1 ? parts[1] : "").toCharArray();
                     return getRequestorType() == RequestorType.PROXY
-                            ? new PasswordAuthentication(parts[0], (parts.length > 1 ? parts[1] : "").toCharArray())
-                                    : null;
+                            ? new PasswordAuthentication(parts[0], password) : null;
                 }
             };
         }
@@ -6285,8 +6287,8 @@ final class DifyExec implements Runnable {
                 int count = 0;
                 for (var manager : system.getTrustManagers())
                     if (manager instanceof X509TrustManager known)
-                        for (var issuer : known.getAcceptedIssuers()) store.setCertificateEntry("system" + count++,
-                                issuer);
+                        for (var issuer : known.getAcceptedIssuers())
+                            store.setCertificateEntry("system" + count++, issuer);
                 for (var own : CertificateFactory.getInstance("X.509").generateCertificates(in))
                     store.setCertificateEntry("own" + count++, own);
                 var all = TrustManagerFactory.getInstance(TrustManagerFactory.getDefaultAlgorithm());
@@ -8730,16 +8732,26 @@ final class DifyExec implements Runnable {
         private static double weight(int c, String charset) {
             var script = Character.UnicodeScript.of(c);
             return switch (charset) {
-                case "Shift_JIS", "EUC-JP" -> script == Character.UnicodeScript.HIRAGANA
-                        || script == Character.UnicodeScript.KATAKANA && c < 0xff00 ? 2
-                        : script == Character.UnicodeScript.HAN ? 0.9 : c >= 0x3000 && c < 0x3100 ? 0.5 : 0;
-                case "EUC-KR" -> script == Character.UnicodeScript.HANGUL ? 2 : script == Character.UnicodeScript.HAN
-                        ? 0.3 : 0;
-                case "GB18030", "Big5" -> c >= 0x4e00 && c < 0x9fa6 ? 1 : c >= 0x3000 && c < 0x3040 || c >= 0xff00
-                        && c < 0xff60 ? 0.5 : 0;
+                case "Shift_JIS", "EUC-JP" -> switch (script) {
+                    case HIRAGANA -> 2;
+                    case KATAKANA -> c < 0xff00 ? 2 : 0;
+                    case HAN -> 0.9;
+                    default -> c >= 0x3000 && c < 0x3100 ? 0.5 : 0;
+                };
+                case "EUC-KR" -> switch (script) {
+                    case HANGUL -> 2;
+                    case HAN -> 0.3;
+                    default -> 0;
+                };
+                case "GB18030", "Big5" -> {
+                    boolean mark = c >= 0x3000 && c < 0x3040 || c >= 0xff00 && c < 0xff60;
+                    yield c >= 0x4e00 && c < 0x9fa6 ? 1 : mark ? 0.5 : 0;
+                }
                 case "windows-1251" -> script == Character.UnicodeScript.CYRILLIC ? 1 : 0;
-                default -> script == Character.UnicodeScript.LATIN && Character.isLowerCase(c) ? 0.95
-                        : Character.isLetter(c) ? 0.4 : 0.2;
+                default -> {
+                    boolean small = script == Character.UnicodeScript.LATIN && Character.isLowerCase(c);
+                    yield small ? 0.95 : Character.isLetter(c) ? 0.4 : 0.2;
+                }
             };
         }
     }
@@ -9019,8 +9031,8 @@ final class DifyExec implements Runnable {
             private static final Map<String, String> ENDINGS = Map.of("image", "jpg jpeg png webp gif svg",
                     "audio", "mp3 m4a wav amr mpga",
                     "video", "mp4 mov mpeg webm",
-                    "document", "txt markdown md mdx pdf html htm xlsx xls vtt properties doc docx csv eml msg pptx ppt "
-                            + "xml epub");
+                    "document", "txt markdown md mdx pdf html htm xlsx xls vtt properties doc docx csv eml msg pptx "
+                            + "ppt xml epub");
 
             public FileRules {
                 kinds = List.copyOf(kinds);
@@ -9438,6 +9450,24 @@ final class DifyExec implements Runnable {
                 + "Detected file type|File validation failed|Reached maximum retries|expected value type|"
                 + "does not match schema|this statement should be unreachable");
 
+        private static final String UNPUBLISHED = "nothing is published in this app: publish the workflow in Dify";
+        private static final String NO_MODEL = "the workflow's model is not set up (%s): check the model provider in "
+                + "Dify";
+        /// What stops the batch of the codes of a 400; `%s` is Dify's message.
+        private static final Map<String, String> STOPS = Map.of(
+                "not_workflow_app", "the key belongs to an app that is no workflow: take the key of a workflow app",
+                "app_unavailable", UNPUBLISHED,
+                "provider_not_initialize", NO_MODEL,
+                "model_currently_not_support", NO_MODEL,
+                "provider_quota_exceeded", "the model provider's credit is used up (%s)");
+        /// The same of its messages. Dify's report of a shape quotes the request, so it is not repeated.
+        private static final List<Map.Entry<Pattern, String>> STOPS_BY_MESSAGE = List.of(
+                Map.entry(Pattern.compile("^Workflow not published"), UNPUBLISHED),
+                Map.entry(Pattern.compile("^No class mapping found"),
+                        "the workflow has a node that this Dify does not know (%s)"),
+                Map.entry(Pattern.compile("^Arg user must|^Input payload validation|validation error"),
+                        "Dify did not take the shape of the request (400); is it a newer version?"));
+
         Verdict verdict(Attempt attempt, Seen seen) {
             return switch (seen) {
                 case Seen.Ran ran when isUnconfirmed(ran) -> unconfirmed(words(ran));
@@ -9535,32 +9565,34 @@ final class DifyExec implements Runnable {
                 return BAD_ROW.matcher(seen.message()).find() ? failed(seen.message())
                         : new Verdict.LookUp(Symptom.STREAM_ERROR, seen.message());
             int status = seen.status();
-            if (status >= 300 && status < 400) return new Verdict.StopBatch(access + " redirects to " + seen.message()
-                    + ": set DIFY_API_BASE_URL to the address it really has, which usually ends in /v1");
             return switch (status) {
                 case 400 -> badRequest(attempt, seen);
                 case 401 -> new Verdict.StopBatch("Dify refuses the key (401: " + said(seen)
-                        + "): check DIFY_API_KEY and "
-                        + "that it belongs to the app at " + access);
+                        + "): check DIFY_API_KEY and that it belongs to the app at " + access);
                 case 403 -> forbidden(seen);
                 case 404, 410 -> new Verdict.StopBatch(seen.message().startsWith("Workflow not found") ? pinned(seen)
                         : access + " is not Dify's API (HTTP " + status + "): " + access.advice());
                 case 405, 415, 426 -> new Verdict.StopBatch("Dify did not take the request (HTTP " + status + ": "
-                        + said(seen)
-                        + "): is " + access + " the API's address?");
+                        + said(seen) + "): is " + access + " the API's address?");
                 case 407 -> new Verdict.StopBatch("the proxy wants a user and a password (407): put them into "
-                        + "HTTPS_PROXY, "
-                        + "http://user:password@host:port");
+                        + "HTTPS_PROXY, http://user:password@host:port");
                 case 413 -> failed(with("too large for the server (413)", seen));
                 case 429 -> seen.code().equals("rate_limit_error")
-                        ? new Verdict.StopBatch("the plan's quota of runs is used up ("
-                        + said(seen) + "): it comes back with the next day or period; run the same command again then")
+                        ? new Verdict.StopBatch("the plan's quota of runs is used up (" + said(seen)
+                                + "): it comes back with the next day or period; run the same command again then")
                         : throttled(attempt, seen);
-                default -> status >= 500 || status == 408 || status < 300
-                        ? new Verdict.LookUp(seen.dify() ? Symptom.SERVER_ERROR : Symptom.GATEWAY, "HTTP " + status
-                                + " " + said(seen))
-                        : failed("HTTP " + status + ": " + said(seen));
+                default -> other(seen, status);
             };
+        }
+
+        private Verdict other(Seen.Refused seen, int status) {
+            if (status >= 300 && status < 400)
+                return new Verdict.StopBatch(access + " redirects to " + seen.message()
+                        + ": set DIFY_API_BASE_URL to the address it really has, which usually ends in /v1");
+            return status >= 500 || status == 408 || status < 300
+                    ? new Verdict.LookUp(seen.dify() ? Symptom.SERVER_ERROR : Symptom.GATEWAY,
+                            "HTTP " + status + " " + said(seen))
+                    : failed("HTTP " + status + ": " + said(seen));
         }
 
         private static Verdict forbidden(Seen.Refused seen) {
@@ -9576,37 +9608,19 @@ final class DifyExec implements Runnable {
 
         private Verdict badRequest(Attempt attempt, Seen.Refused seen) {
             var message = seen.message();
+            var stop = Optional.ofNullable(STOPS.get(seen.code()));
+            if (stop.isPresent()) return new Verdict.StopBatch(stop.get().formatted(said(seen)));
             return switch (seen.code()) {
-                case "not_workflow_app" -> new Verdict.StopBatch("the key belongs to an app that is no workflow: "
-                        + "take the key "
-                        + "of a workflow app");
-                case "app_unavailable" -> new Verdict.StopBatch("nothing is published in this app: publish the "
-                        + "workflow in Dify");
-                case "provider_not_initialize",
-                        "model_currently_not_support" -> new Verdict.StopBatch("the workflow's model is "
-                        + "not set up (" + said(seen) + "): check the model provider in Dify");
-                case "provider_quota_exceeded" -> new Verdict.StopBatch("the model provider's credit is used up ("
-                        + said(seen) + ")");
                 case "completion_request_error" -> again(attempt, message, seen.retryAfter());
-                case "bad_request" -> message.startsWith("Invalid workflow_id")
-                        || message.startsWith("Cannot use draft")
-                        ? new Verdict.StopBatch(pinned(seen))
-                                : new Verdict.StopBatch("Dify could not read the request: " + said(seen));
-                default -> {
-                    if (message.startsWith("Workflow not published"))
-                        yield new Verdict.StopBatch("nothing is published in this app: publish the workflow in Dify");
-                    if (message.startsWith("No class mapping found")) yield new Verdict.StopBatch("the workflow has "
-                            + "a node "
-                            + "that this Dify does not know (" + said(seen) + ")");
-                    if (message.startsWith("queue listening stopped"))
-                        yield new Verdict.LookUp(Symptom.SERVER_ERROR, said(seen));
-                    if (message.startsWith("Arg user must") || message.contains("validation error")
-                            || message.startsWith("Input payload validation"))
-                        // Dify's report quotes the request, so it is not repeated
-                        yield new Verdict.StopBatch("Dify did not take the shape of the request (400); is it a newer "
-                                + "version?");
-                    yield failed(said(seen).isEmpty() ? "HTTP 400" : message);
-                }
+                case "bad_request" -> new Verdict.StopBatch(Stream.of("Invalid workflow_id", "Cannot use draft")
+                        .anyMatch(message::startsWith) ? pinned(seen)
+                        : "Dify could not read the request: " + said(seen));
+                default -> message.startsWith("queue listening stopped")
+                        ? new Verdict.LookUp(Symptom.SERVER_ERROR, said(seen))
+                        : STOPS_BY_MESSAGE.stream()
+                                .filter(entry -> entry.getKey().matcher(message).find()).findFirst()
+                                .<Verdict>map(entry -> new Verdict.StopBatch(entry.getValue().formatted(said(seen))))
+                                .orElseGet(() -> failed(said(seen).isEmpty() ? "HTTP 400" : message));
             };
         }
 
