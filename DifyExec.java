@@ -8732,17 +8732,14 @@ final class DifyExec implements Runnable {
         private static double weight(int c, String charset) {
             var script = Character.UnicodeScript.of(c);
             return switch (charset) {
-                case "Shift_JIS", "EUC-JP" -> switch (script) {
-                    case HIRAGANA -> 2;
-                    case KATAKANA -> c < 0xff00 ? 2 : 0;
-                    case HAN -> 0.9;
-                    default -> c >= 0x3000 && c < 0x3100 ? 0.5 : 0;
-                };
-                case "EUC-KR" -> switch (script) {
-                    case HANGUL -> 2;
-                    case HAN -> 0.3;
-                    default -> 0;
-                };
+                case "Shift_JIS", "EUC-JP" -> {
+                    boolean kana = script == Character.UnicodeScript.HIRAGANA
+                            || script == Character.UnicodeScript.KATAKANA && c < 0xff00;
+                    boolean mark = c >= 0x3000 && c < 0x3100;
+                    yield kana ? 2 : script == Character.UnicodeScript.HAN ? 0.9 : mark ? 0.5 : 0;
+                }
+                case "EUC-KR" -> script == Character.UnicodeScript.HANGUL ? 2
+                        : script == Character.UnicodeScript.HAN ? 0.3 : 0;
                 case "GB18030", "Big5" -> {
                     boolean mark = c >= 0x3000 && c < 0x3040 || c >= 0xff00 && c < 0xff60;
                     yield c >= 0x4e00 && c < 0x9fa6 ? 1 : mark ? 0.5 : 0;
