@@ -586,14 +586,19 @@ class ServerTest {
         @Test
         @Timeout(30)
         void aConnectionIsGivenUpWhileAnotherRequestWaitsForLong() throws Exception {
+            var arrived = new CountDownLatch(1);
             try (var wire = new Wire(connection -> {
                 while (connection.request()) {
-                    if (connection.last.contains("\"first\"")) connection.hold();
+                    if (connection.last.contains("\"first\"")) {
+                        arrived.countDown();
+                        connection.hold();
+                    }
                     connection.answer(Events.blocking("{\"a\":\"" + "x".repeat(20_000) + "\"}"));
                 }
             }); var client = client(wire.url())) {
                 var first = Thread.startVirtualThread(() -> run(client, attempt(BLOCKING, "first", Map.of("id", "r1")),
                         new Heard()));
+                arrived.await();
 
                 long since = System.nanoTime();
                 while (System.nanoTime() - since < 2_200_000_000L) ran(run(client, BLOCKING)); // it has waited for long
