@@ -37,12 +37,18 @@ import com.fasterxml.jackson.databind.PropertyNamingStrategies;
 import com.fasterxml.jackson.databind.SerializerProvider;
 import com.fasterxml.jackson.databind.json.JsonMapper;
 import com.fasterxml.jackson.databind.module.SimpleModule;
+import com.fasterxml.jackson.databind.util.RawValue;
 import com.fasterxml.jackson.databind.util.TokenBuffer;
 import com.opencsv.CSVWriter;
 import io.github.cdimascio.dotenv.DotenvEntry;
 import io.github.cdimascio.dotenv.internal.DotenvParser;
 import io.github.cdimascio.dotenv.internal.DotenvReader;
 import java.net.Authenticator;
+import java.net.http.HttpRequest.BodyPublisher;
+import java.net.http.HttpRequest.BodyPublishers;
+import java.net.http.HttpResponse.BodyHandler;
+import java.net.http.HttpResponse.BodySubscriber;
+import java.net.http.HttpResponse.BodySubscribers;
 import org.apache.commons.text.similarity.LevenshteinDistance;
 import org.jline.reader.Candidate;
 import org.jline.reader.EOFError;
@@ -1269,7 +1275,7 @@ final class DifyExec implements Runnable {
                 case Heard.NodeEnded(var title, var type, var status, var seconds, var error) -> line(name(title, type)
                         + " " + Plain.text(status, 40) + String.format(Locale.ROOT, " in %.2f s", seconds)
                         + (error.isEmpty() ? "" : ": " + Plain.text(error, 300)));
-                case Heard.Text(var text) -> text(text);
+                case Heard.Chunk(var text) -> text(text);
                 case Heard.Began _, Heard.Quiet _, Heard.Uploaded _ -> {}
             }
             out.flush();
@@ -1590,8 +1596,8 @@ final class DifyExec implements Runnable {
                 case Variable.Select select -> select.options();
                 case Variable.Checkbox _ -> List.of("true", "false");
                 case null -> List.<String>of();
-                case Variable.Text _, Variable.Numeric _, Variable.JsonObject _, Variable.FileVariable _,
-                        Variable.Other _ -> List.<String>of();
+                case Variable.TextInput _, Variable.NumberInput _, Variable.JsonObject _, Variable.SingleFile _,
+                        Variable.FileList _, Variable.Unsupported _ -> List.<String>of();
             };
             return options.stream().map(option -> new Proposal(column + "=" + option, false))
                     .filter(option -> option.word().startsWith(begun)).toList();
@@ -1927,7 +1933,7 @@ final class DifyExec implements Runnable {
         }
 
         /// The form, once every wanted row has been held against it.
-        private Form checked(Wanted wanted, Greeting.Met server) {
+        private Form checked(Wanted wanted, Greeting.Met server) throws InterruptedException {
             var csv = batch.csv().orElseThrow();
             var form = dify.form(server, csv, work.input.csv);
             var inspection = Inspection.of(csv.columns(), form, wanted.all());
@@ -2024,7 +2030,7 @@ final class DifyExec implements Runnable {
         Greeting.Met greet(String left) throws InterruptedException {
             return switch (Greeting.exchange(client, judge, err)) {
                 case Greeting.Met met -> met;
-                case Greeting.Refused(var why) -> throw new Unusable(STOPPED, Plain.text(why, 1000) + left);
+                case Greeting.Rejected(var why) -> throw new Unusable(STOPPED, Plain.text(why, 1000) + left);
             };
         }
 
@@ -2039,7 +2045,7 @@ final class DifyExec implements Runnable {
         /// The workflow's form, or text for every cell if nothing is to be checked.
         ///
         /// @param input the CSV as it was named: files of its cells lie beside it
-        Form form(Greeting.Met server, Csv csv, Path input) {
+        Form form(Greeting.Met server, Csv csv, Path input) throws InterruptedException {
             return setup.dify.noCheck ? Form.ofText() : server.form(client, judge, csv,
                     Variable.Folders.of(input, setup.dify.files), err);
         }
@@ -2646,7 +2652,7 @@ final class DifyExec implements Runnable {
             var body = Plain.json(DifyClient.requestBody(attempt, form.values(row)));
             out.println();
             out.println(body);
-            out.println("curl -X POST " + Plain.shell(access.baseUrl() + DifyClient.runPath(access))
+            out.println("curl -X POST " + Plain.shell(access.baseUrl() + new Endpoints(access).start())
                     + " -H 'Authorization: Bearer app-***' -H 'Content-Type: application/json' -d "
                     + Plain.shell(body));
         }
@@ -3976,7 +3982,7 @@ final class DifyExec implements Runnable {
                 case Heard.Quiet(var run) -> askAboutQuiet(attempt, run);
                 case Heard.Uploaded(var file, var upload) -> batch.record(new Event.Upload(clock.instant(),
                         attempt.row().id(), attempt.user(), file, upload));
-                case Heard.NodeBegan _, Heard.NodeEnded _, Heard.Text _ -> watcher.heard(heard);
+                case Heard.NodeBegan _, Heard.NodeEnded _, Heard.Chunk _ -> watcher.heard(heard);
             }
         }
 
@@ -4716,59 +4722,82 @@ final class DifyExec implements Runnable {
 
     // ── Dify ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
+    /// What a question brought: what was asked for, or what was seen in its place.
+    sealed interface Reply<T> {
+        record Got<T>(T value) implements Reply<T> {}
+
+        record NotGot<T>(Seen seen) implements Reply<T> {}
+    }
+
     /// The first exchange: is this a workflow app of a Dify that answers and lets us in?
     sealed interface Greeting {
         record Met(String app, String version) implements Greeting {
-            /// The workflow's form; out of reach, every cell is text, and that is said.
-            Form form(DifyClient client, Judge judge, Csv csv, Variable.Folders folders, PrintWriter err) {
-                var form = new AtomicReference<>(Form.ofText());
-                client.parameters(answer -> form.set(Form.of(answer, csv.columns(), folders,
-                        Release.of(version).fillsIn()))).ifPresent(seen -> {
-                    // a refusal with a code is Dify's own; else a proxy may let this one path not through
-                    if (seen instanceof Seen.Refused refused && !refused.code().isEmpty()) refusal(seen, judge)
-                            .ifPresent(why -> {
-                        throw new Unusable(STOPPED, Plain.text(why, 1000));
-                    });
-                    err.println("Warning: the workflow's form is out of reach (" + Plain.text(said(seen), 200)
-                            + "): every cell is sent as text, unchecked.");
-                });
-                return form.get();
+            /// The workflow's form; out of reach, every cell is text, and that is said. A busy server is asked again.
+            Form form(DifyClient client, Judge judge, Csv csv, Variable.Folders folders, PrintWriter err)
+                    throws InterruptedException {
+                for (int tries = 0; ; tries++)
+                    switch (client.parameters()) {
+                        case Reply.Got(var parameters) -> {
+                            return Form.of(parameters, csv.columns(), folders, Release.of(version).fillsIn());
+                        }
+                        case Reply.NotGot(Seen.Refused refused) when refused.isBusy() || isFinal(refused, judge) -> {
+                            var why = waited(refused, tries, judge, err);
+                            if (why.isPresent()) throw new Unusable(STOPPED, Plain.text(why.get(), 1000));
+                        }
+                        case Reply.NotGot(var seen) -> {
+                            err.println("Warning: the workflow's form is out of reach (" + Plain.text(said(seen), 200)
+                                    + "): every cell is sent as text, unchecked.");
+                            return Form.ofText();
+                        }
+                    }
+            }
+
+            /// A refusal with a code is Dify's own; else a proxy may let this one path not through.
+            private static boolean isFinal(Seen.Refused refused, Judge judge) {
+                return !refused.code().isEmpty() && refusal(refused, judge).isPresent();
             }
         }
 
-        record Refused(String why) implements Greeting {}
+        record Rejected(String why) implements Greeting {}
+
+        /// What an app says of itself.
+        record About(String name, String mode, String version) {}
 
         /// Asks `/info`; a server that is away or busy is asked again, `MAX_RETRIES` times. The calling thread waits.
         static Greeting exchange(DifyClient client, Judge judge, PrintWriter err) throws InterruptedException {
-            var backoff = judge.backoff();
-            for (int tries = 0; ; tries++) {
+            for (int tries = 0; ; tries++)
                 switch (client.info()) {
-                    case DifyClient.Info.Known(_, var mode, _) when mode.isEmpty() -> {
-                        return new Refused(stranger(judge.access()));
+                    case Reply.Got(About(var app, var mode, var version)) -> {
+                        return switch (mode) {
+                            case "workflow" -> new Met(app, version);
+                            case "" -> new Rejected(stranger(judge.access()));
+                            default -> new Rejected("the key belongs to an app of the kind " + Plain.quoted(mode)
+                                    + ", not to a workflow: take the key of a workflow app");
+                        };
                     }
-                    case DifyClient.Info.Known(_, var mode, _) when !mode.equals("workflow") -> {
-                        return new Refused("the key belongs to an app of the kind " + Plain.quoted(mode)
-                                + ", not to a workflow: "
-                                + "take the key of a workflow app");
-                    }
-                    case DifyClient.Info.Known(var app, _, var version) -> {
-                        return new Met(app, version);
-                    }
-                    case DifyClient.Info.NotKnown(var seen) -> {
-                        var why = refusal(seen, judge);
-                        if (why.isPresent()) return new Refused(why.get());
-                        var pause = Pause.of(seen, Instant.now());
-                        if (pause.filter(Pause::isTooLong).isPresent()) return new Refused(pause.get().text());
-                        if (tries >= backoff.maxRetries()) return new Refused(judge.access() + " does not answer ("
-                                + Plain.text(said(seen), 200) + ") after " + Plain.count(tries + 1, "try", "tries")
-                                + ": check DIFY_API_BASE_URL, the network, and that Dify is up");
-                        if (pause.isPresent()) err.println(pause.get().text());
-                        else if (tries == 0) err.println("No answer from " + judge.access() + " ("
-                                + Plain.text(said(seen), 200) + "); trying again …");
-                        Thread.sleep(backoff.delay(tries, seen.pause()));
+                    case Reply.NotGot(var seen) -> {
+                        var why = waited(seen, tries, judge, err);
+                        if (why.isPresent()) return new Rejected(why.get());
                     }
                 }
-            }
+        }
+
+        /// Waits until it is time to ask again; else why there is no sense in it.
+        private static Optional<String> waited(Seen seen, int tries, Judge judge, PrintWriter err)
+                throws InterruptedException {
+            var pause = Pause.of(seen, Instant.now());
+            var backoff = judge.backoff();
+            var problem = " (" + Plain.text(said(seen), 200) + ")";
+            var why = refusal(seen, judge).or(() -> pause.filter(Pause::isTooLong).map(Pause::text));
+            if (why.isPresent()) return why;
+            if (tries >= backoff.maxRetries())
+                return Optional.of(judge.access() + " does not answer" + problem + " after "
+                        + Plain.count(tries + 1, "try", "tries")
+                        + ": check DIFY_API_BASE_URL, the network, and that Dify is up");
+            if (pause.isPresent()) err.println(pause.get().text());
+            else if (tries == 0) err.println("No answer from " + judge.access() + problem + "; trying again …");
+            Thread.sleep(backoff.delay(tries, seen.pause()));
+            return Optional.empty();
         }
 
         private static Optional<String> refusal(Seen seen, Judge judge) {
@@ -4777,8 +4806,8 @@ final class DifyExec implements Runnable {
             var nobody = new Attempt(0, new Row(0, 0, "-", Map.of()), Tries.NONE, "", Mode.BLOCKING, "", Instant.now());
             return switch (judge.verdict(nobody, seen)) {
                 case Verdict.StopBatch(var why) -> Optional.of(why);
-                case Verdict.Done(var outcome) -> Optional.of(judge.access() + " refuses: "
-                        + Plain.text(outcome.text(), 200));
+                case Verdict.Done(var outcome) ->
+                        Optional.of(judge.access() + " refuses: " + Plain.text(outcome.text(), 200));
                 case Verdict.Again _, Verdict.Throttled _, Verdict.Unreached _, Verdict.LookUp _ -> Optional.empty();
             };
         }
@@ -4793,7 +4822,7 @@ final class DifyExec implements Runnable {
                 case Seen.NotUploaded file -> file.why();
                 case Seen.Cut cut -> cut.why();
                 case Seen.TooLarge large -> large.why();
-                case Seen.Refused refused -> "HTTP " + refused.status() + " " + refused.message();
+                case Seen.Refused refused -> ("HTTP " + refused.status() + " " + refused.message()).strip();
                 case Seen.Ran ran -> ran.error();
             };
         }
@@ -4803,17 +4832,25 @@ final class DifyExec implements Runnable {
     record Sender(DifyClient client, Form form, Optional<Path> saveFiles) implements Workflow {
         private static final String NO_ADDRESS = "no address in the output";
 
+        /// A file that several cells of one attempt name goes up once.
         @Override
         public Seen run(Attempt attempt, Consumer<Heard> told) {
-            var uploads = new HashMap<Value.Local, String>();
-            var values = new LinkedHashMap<String, Value>();
-            for (var value : form.values(attempt.row()).entrySet()) {
+            var values = form.values(attempt.row());
+            for (var value : values.entrySet())
                 if (value.getValue() instanceof Value.Wrong wrong) // a file is not what it was when it was checked
                     return new Seen.NotUploaded(value.getKey() + ": " + wrong.said(), false);
-                var fault = new AtomicReference<Seen>();
-                values.put(value.getKey(), uploaded(value.getValue(), attempt, told, uploads, fault));
-                if (fault.get() != null) return fault.get();
-            }
+            var ids = new LinkedHashMap<Value.Local, String>();
+            for (var file : values.values().stream().flatMap(Value::locals).distinct().toList())
+                switch (client.upload(file, attempt.user())) {
+                    case Reply.Got(var id) -> {
+                        ids.put(file, id);
+                        told.accept(new Heard.Uploaded(file.name(), id));
+                    }
+                    case Reply.NotGot(var seen) -> {
+                        return notUploaded(file.name(), seen);
+                    }
+                }
+            values.replaceAll((_, value) -> value.uploaded(ids));
             return withFiles(attempt, client.run(attempt, values, told));
         }
 
@@ -4830,34 +4867,16 @@ final class DifyExec implements Runnable {
             client.stop(run, user);
         }
 
-        /// A file that several cells of one attempt name goes up once.
-        private Value uploaded(Value value, Attempt attempt, Consumer<Heard> told,
-                Map<Value.Local, String> uploads, AtomicReference<Seen> fault) {
-            return switch (value) {
-                case Value.Several(var files) -> new Value.Several(
-                        files.stream().map(file -> uploaded(file, attempt, told, uploads, fault)).toList());
-                case Value.Local local -> {
-                    if (fault.get() == null && !uploads.containsKey(local)) client.upload(local, attempt.user(), id -> {
-                        uploads.put(local, id);
-                        told.accept(new Heard.Uploaded(local.name(), id));
-                    }).ifPresent(seen -> fault.set(notUploaded(local.name(), seen)));
-                    yield new Value.Uploaded(local.kind(), uploads.getOrDefault(local, ""));
-                }
-                case Value other -> other;
-            };
-        }
-
         /// A refusal of the key or the pace is as for a run, one of the file is the row's; and what is unclear is no
         /// doubt, as after a run: an upload starts nothing, so it may be tried again.
         private static Seen notUploaded(String name, Seen seen) {
             var upload = "upload of " + name + ": ";
             return switch (seen) {
-                case Seen.Refused refused when List.of(400, 413, 415)
-                        .contains(refused.status()) -> new Seen.NotUploaded(
-                        upload + "HTTP " + refused.status() + " " + refused.message(), false);
+                case Seen.Refused refused when List.of(400, 413, 415).contains(refused.status()) ->
+                        new Seen.NotUploaded(upload + Greeting.said(refused), false);
                 case Seen.Refused refused when refused.status() < 500 -> refused;
-                case Seen.Refused refused -> new Seen.NotUploaded(upload + "HTTP " + refused.status(), true,
-                        refused.pause());
+                case Seen.Refused refused ->
+                        new Seen.NotUploaded(upload + "HTTP " + refused.status(), true, refused.pause());
                 case Seen.Cut cut -> new Seen.NotUploaded(upload + cut.why(), true);
                 case Seen.NotSent _, Seen.NotUploaded _, Seen.TooLarge _, Seen.Ran _ -> seen;
             };
@@ -4888,9 +4907,10 @@ final class DifyExec implements Runnable {
             var draft = file.place().resolveSibling(".difyexec-" + UUID.randomUUID() + ".part");
             try {
                 Files.createFile(draft); // what cannot be written is not asked for
-                var seen = client.download(URI.create(file.link()), file.size(), draft);
-                return seen.isEmpty() ? new Fetched.There(FreeName.take(draft, file.place()))
-                        : new Fetched.Missing(Greeting.said(seen.get()).strip(), mayPass(seen.get()));
+                return switch (client.download(URI.create(file.link()), file.size(), draft)) {
+                    case Reply.Got(var whole) -> new Fetched.There(FreeName.take(whole, file.place()));
+                    case Reply.NotGot(var seen) -> new Fetched.Missing(Greeting.said(seen), mayPass(seen));
+                };
             } catch (IllegalArgumentException _) {
                 return new Fetched.Missing(NO_ADDRESS, false);
             } catch (IOException problem) {
@@ -4941,51 +4961,65 @@ final class DifyExec implements Runnable {
         }
     }
 
+    /// Where a workflow's runs are started, found and stopped: all that an app of another kind has elsewhere.
+    record Endpoints(Access access) {
+        /// The version published now, or the pinned one.
+        String start() {
+            return access.workflowId().isEmpty() ? "/workflows/run"
+                    : "/workflows/" + encoded(access.workflowId()) + "/run";
+        }
+
+        String log(String user) {
+            return "/workflows/logs?limit=20&created_by_end_user_session_id=" + encoded(user);
+        }
+
+        String detail(String run) {
+            return "/workflows/run/" + encoded(run);
+        }
+
+        String stop(String task) {
+            return "/workflows/tasks/" + encoded(task) + "/stop";
+        }
+
+        private static String encoded(String part) {
+            return URLEncoder.encode(part, UTF_8).replace("+", "%20");
+        }
+    }
+
     /// One exchange with Dify's Service API at a time: run, look, stop, info. Never sleeps, never retries, never
     /// writes.
     static final class DifyClient implements AutoCloseable {
         private static final Duration CONNECT = Duration.ofSeconds(20), LOOK = Duration.ofSeconds(30);
-        private static final Duration QUIET = Duration.ofSeconds(30), DRAIN = Duration.ofSeconds(1);
+        private static final Duration DRAIN = Duration.ofSeconds(1);
         /// Dify 1.16 makes up an end of the run right after an error; 1.14 keeps the stream open and says no more.
         private static final Duration AFTER_ERROR = Duration.ofMillis(100);
         /// Dify 1.14 ends a stream that says nothing for so long, queued or not.
         private static final Duration FIRST_EVENT = Duration.ofSeconds(300);
         private static final int LONGEST_REFUSAL = 64 << 10, LONGEST_WHOLE = 256 << 10;
 
+        private final ExecutorService tasks = Executors.newVirtualThreadPerTaskExecutor();
+        private final Watches watches = new Watches();
+        private final Door door = new Door(System::nanoTime);
         private final HttpClient http;
         private final Access access;
+        private final Endpoints endpoints;
         private final Duration timeout, firstEvent;
         private final Room room;
-        private final Watches watches;
-        private final ExecutorService tasks;
-        private final Door door = new Door(System::nanoTime);
 
-        private DifyClient(HttpClient http, Access access, Duration timeout, Duration firstEvent, Room room,
-                Watches watches, ExecutorService tasks) {
-            this.http = http;
+        /// @param timeout    one run: from its first event (streaming) or from sending (blocking) to its end
+        /// @param firstEvent how long a stream may say nothing before its first event
+        DifyClient(Access access, Duration timeout, Duration firstEvent, Room room) {
+            this.http = Transport.of(access, tasks, CONNECT);
             this.access = access;
+            this.endpoints = new Endpoints(access);
             this.timeout = timeout;
             this.firstEvent = firstEvent;
             this.room = room;
-            this.watches = watches;
-            this.tasks = tasks;
-        }
-
-        /// @param timeout one run: from its first event (streaming) or from sending (blocking) to its end
-        static DifyClient of(Access access, Duration timeout) {
-            return of(access, timeout, 1);
         }
 
         /// @param runs how many there may be at a time
         static DifyClient of(Access access, Duration timeout, int runs) {
-            return of(access, timeout, FIRST_EVENT, Room.of(runs));
-        }
-
-        /// @param firstEvent how long a stream may say nothing before its first event
-        static DifyClient of(Access access, Duration timeout, Duration firstEvent, Room room) {
-            var tasks = Executors.newVirtualThreadPerTaskExecutor();
-            return new DifyClient(Transport.of(access, tasks, CONNECT), access, timeout, firstEvent, room,
-                    new Watches(), tasks);
+            return new DifyClient(access, timeout, FIRST_EVENT, Room.of(runs));
         }
 
         @Override
@@ -4995,18 +5029,20 @@ final class DifyExec implements Runnable {
             tasks.shutdownNow();
         }
 
-        /// Posts one attempt to `/workflows/run` and reads to its terminal event; the stream's own end is not waited
-        /// for.
+        /// Posts one attempt and reads to its terminal event; the stream's own end is not waited for.
         Seen run(Attempt attempt, Map<String, Value> inputs, Consumer<Heard> told) {
             boolean streaming = attempt.mode() == Mode.STREAMING;
-            var post = request(runPath(access)).header("Content-Type", "application/json")
-                    .POST(HttpRequest.BodyPublishers.ofByteArray(body(attempt, inputs, streaming))).build();
+            var post = post(endpoints.start(), "application/json", BodyPublishers.ofByteArray(body(attempt, inputs)));
             try (var call = door.call()) {
-                return exchange(post, answer -> whole(answer, call), streaming ? firstEvent : timeout,
+                Reply<Seen> seen = exchange(post, head -> whole(head, call), streaming ? firstEvent : timeout,
                         streaming ? Symptom.SILENCE : Symptom.TIMED_OUT, (answer, watch) -> {
                             if (answer.statusCode() != 200) return refused(answer);
-                            return isStream(answer) ? stream(answer, watch, told) : blocking(answer, call);
+                            return isStream(answer.headers()) ? stream(answer, watch, told) : blocking(answer, call);
                         });
+                return switch (seen) {
+                    case Reply.Got(var end) -> end;
+                    case Reply.NotGot(var instead) -> instead;
+                };
             }
         }
 
@@ -5025,118 +5061,10 @@ final class DifyExec implements Runnable {
         }
 
         private Found named(String user) {
-            var found = new AtomicReference<Optional<String>>(Optional.empty());
-            var seen = ask(request("/workflows/logs?limit=20&created_by_end_user_session_id=" + encoded(user)).GET()
-                    .build(),
-                    (_, body) -> found.set(runOf(user, Json.MAPPER.readTree(body))));
-            if (seen.isPresent()) return new Found.Silent(seen.get());
-            return found.get().<Found>map(id -> detail(new RunRef(id, ""))).orElseGet(Found.Absent::new);
-        }
-
-        /// Asks Dify to stop a task. Its answer says `success` whatever happens, so it is not kept.
-        void stop(RunRef run, String user) {
-            var body = Json.MAPPER.createObjectNode().put("user", user).toString();
-            ask(request("/workflows/tasks/" + encoded(run.task()) + "/stop").header("Content-Type", "application/json")
-                    .POST(HttpRequest.BodyPublishers.ofString(body)).build(), (_, answer) -> answer.readAllBytes());
-        }
-
-        /// Uploads a file under the attempt's user, streamed from disk. The id goes to `use`; else what went wrong.
-        Optional<Seen> upload(Value.Local local, String user, Consumer<String> use) {
-            var boundary = "difyexec-" + UUID.randomUUID();
-            var file = local.file();
-            try {
-                if (!file.toRealPath().equals(file)) throw new IOException("a link has taken its place");
-                var name = local.name().replaceAll("[\\\\/:*?\"<>|\\p{Cntrl}]", "_");
-                var type = Optional.ofNullable(Files.probeContentType(file)).orElse("application/octet-stream");
-                var head = "--" + boundary + "\r\nContent-Disposition: form-data; name=\"user\"\r\n\r\n" + user
-                        + "\r\n--" + boundary
-                        + "\r\nContent-Disposition: form-data; name=\"file\"; filename=\"" + name
-                                + "\"\r\nContent-Type: " + type + "\r\n\r\n";
-                var body = HttpRequest.BodyPublishers.concat(HttpRequest.BodyPublishers.ofString(head),
-                        HttpRequest.BodyPublishers.ofFile(file),
-                                HttpRequest.BodyPublishers.ofString("\r\n--" + boundary + "--\r\n"));
-                var id = new AtomicReference<>("");
-                var seen = exchange(request("/files/upload")
-                        .header("Content-Type", "multipart/form-data; boundary=" + boundary)
-                        .POST(body).build(), timeout, Symptom.NO_ANSWER, (answer, _) -> {
-                            if (answer.statusCode() != 201 && answer.statusCode() != 200) return refused(answer);
-                            id.set(Json.MAPPER.readTree(answer.body().readNBytes(LONGEST_REFUSAL)).path("id")
-                                    .asText(""));
-                            return Seen.nothing();
-                        });
-                if (id.get().isEmpty()) return Optional.of(seen);
-                use.accept(id.get());
-                return Optional.empty();
-            } catch (IOException problem) {
-                return Optional.of(new Seen.NotUploaded(file + ": " + Plain.of(problem), false));
-            }
-        }
-
-        /// Fetches a file of an output to a path, whole; links are signed, so the key is not sent along.
-        ///
-        /// @param size in bytes, or not above 0 where it is not known
-        Optional<Seen> download(URI link, long size, Path to) {
-            var request = HttpRequest.newBuilder(access.baseUrl().resolve(link))
-                    .header("User-Agent", "difyexec/" + VERSION).GET().build();
-            var done = new AtomicBoolean();
-            var seen = exchange(request, timeout, Symptom.NO_ANSWER, (answer, _) -> {
-                if (answer.statusCode() != 200) return refused(answer);
-                long length = Files.copy(answer.body(), to, StandardCopyOption.REPLACE_EXISTING);
-                long told = answer.headers().firstValueAsLong("Content-Length").orElse(length);
-                if (length != told || size > 0 && length != size) throw new IOException("cut off: " + length + " of "
-                        + (length != told ? told : size) + " bytes came");
-                done.set(true);
-                return Seen.nothing();
-            });
-            return done.get() ? Optional.empty() : Optional.of(seen);
-        }
-
-        /// The form of the version that is published now, for `use`; else what went wrong.
-        Optional<Seen> parameters(Consumer<JsonNode> use) {
-            return ask(request("/parameters").GET().build(), (_, body) -> use.accept(Json.MAPPER.readTree(body)));
-        }
-
-        /// Where an attempt is posted to: the version published now, or the pinned one.
-        static String runPath(Access access) {
-            return access.workflowId().isEmpty() ? "/workflows/run"
-                    : "/workflows/" + encoded(access.workflowId()) + "/run";
-        }
-
-        /// The request of an attempt as a person may read it: the body alone.
-        static String requestBody(Attempt attempt, Map<String, Value> inputs) {
-            return new String(body(attempt, inputs, attempt.mode() == Mode.STREAMING), UTF_8);
-        }
-
-        /// What the app says of itself; asked before anything is spent.
-        Info info() {
-            var info = new AtomicReference<Info>();
-            var seen = exchange(request("/info").GET().build(), LOOK, Symptom.NO_ANSWER, (answer, _) -> {
-                if (answer.statusCode() != 200) return refused(answer);
-                var tree = Json.MAPPER.readTree(answer.body().readNBytes(LONGEST_REFUSAL));
-                if (!tree.isObject()) throw new IOException("no JSON object");
-                info.set(new Info.Known(tree.path("name").asText(), tree.path("mode").asText(""), version(answer)));
-                return Seen.nothing();
-            });
-            return info.get() != null ? info.get() : new Info.NotKnown(seen);
-        }
-
-        sealed interface Info {
-            record Known(String name, String mode, String version) implements Info {}
-
-            record NotKnown(Seen seen) implements Info {}
-        }
-
-        private Found detail(RunRef run) {
-            var found = new AtomicReference<Found>(new Found.Absent());
-            var seen = ask(request("/workflows/run/" + encoded(run.id())).GET().build(), (answer, body) -> {
-                var reader = new RunReader();
-                reader.readDetail(body);
-                if (!reader.runId.isEmpty()) found.set(reader.found(run, time(answer)));
-            });
-            return seen.filter(s -> !(s instanceof Seen.Refused refused && refused.status() == 404
-                    && refused.code().equals("not_found")))
-                    .map(s -> s instanceof Seen.TooLarge large ? new Seen.TooLarge(Optional.of(run), large.why()) : s)
-                    .<Found>map(Found.Silent::new).orElseGet(found::get);
+            return switch (ask(get(endpoints.log(user)), LOOK, answer -> runOf(user, tree(answer)))) {
+                case Reply.Got(var run) -> run.map(id -> detail(new RunRef(id, ""))).orElseGet(Found.Absent::new);
+                case Reply.NotGot(var seen) -> new Found.Silent(seen);
+            };
         }
 
         private static Optional<String> runOf(String user, JsonNode logs) {
@@ -5148,79 +5076,220 @@ final class DifyExec implements Runnable {
             return Optional.empty();
         }
 
-        /// A small question: what went wrong, or nothing once `use` has read the answer.
-        private Optional<Seen> ask(HttpRequest request, Use use) {
-            var done = new AtomicBoolean();
-            var seen = exchange(request, LOOK, Symptom.NO_ANSWER, (answer, _) -> {
-                if (answer.statusCode() != 200) return refused(answer);
-                use.read(answer, room.limit(answer.body()));
-                done.set(true);
-                return Seen.nothing();
+        private Found detail(RunRef run) {
+            return switch (ask(get(endpoints.detail(run.id())), LOOK, answer -> detail(run, answer))) {
+                case Reply.Got(var found) -> found;
+                case Reply.NotGot(Seen.Refused seen) when seen.status() == 404 && seen.code().equals("not_found") ->
+                        new Found.Absent();
+                case Reply.NotGot(Seen.TooLarge(_, var why)) ->
+                        new Found.Silent(new Seen.TooLarge(Optional.of(run), why));
+                case Reply.NotGot(var seen) -> new Found.Silent(seen);
+            };
+        }
+
+        private Found detail(RunRef run, HttpResponse<InputStream> answer) throws IOException {
+            var reader = new RunReader();
+            reader.readDetail(room.limit(answer.body()));
+            return reader.ref().isEmpty() ? new Found.Absent() : reader.found(run, time(answer));
+        }
+
+        /// Asks Dify to stop a task. Its answer says `success` whatever happens, so it is not kept.
+        void stop(RunRef run, String user) {
+            var body = Json.MAPPER.createObjectNode().put("user", user).toString();
+            ask(post(endpoints.stop(run.task()), "application/json", BodyPublishers.ofString(body)), LOOK,
+                    answer -> room.limit(answer.body()).readAllBytes());
+        }
+
+        /// Uploads a file under the attempt's user, streamed from disk, and gets its id.
+        Reply<String> upload(Value.Local local, String user) {
+            try {
+                if (!local.file().toRealPath().equals(local.file()))
+                    throw new IOException("a link has taken its place");
+                var boundary = "difyexec-" + UUID.randomUUID();
+                var request = post("/files/upload", "multipart/form-data; boundary=" + boundary,
+                        multipart(local, user, boundary));
+                return switch (ask(request, timeout, answer -> tree(answer).path("id").asText(""))) {
+                    case Reply.Got(var id) when id.isEmpty() -> new Reply.NotGot<>(Seen.nothing());
+                    case Reply<String> answer -> answer;
+                };
+            } catch (IOException problem) {
+                return new Reply.NotGot<>(new Seen.NotUploaded(local.file() + ": " + Plain.of(problem), false));
+            }
+        }
+
+        private static BodyPublisher multipart(Value.Local local, String user, String boundary) throws IOException {
+            var head = "--%1$s\r\nContent-Disposition: form-data; name=\"user\"\r\n\r\n%2$s\r\n"
+                    + "--%1$s\r\nContent-Disposition: form-data; name=\"file\"; filename=\"%3$s\"\r\n"
+                    + "Content-Type: %4$s\r\n\r\n";
+            var name = local.name().replaceAll("[\\\\/:*?\"<>|\\p{Cntrl}]", "_");
+            var type = Optional.ofNullable(Files.probeContentType(local.file())).orElse("application/octet-stream");
+            return BodyPublishers.concat(BodyPublishers.ofString(head.formatted(boundary, user, name, type)),
+                    BodyPublishers.ofFile(local.file()),
+                    BodyPublishers.ofString("\r\n--" + boundary + "--\r\n"));
+        }
+
+        /// Fetches a file of an output to a path, whole; links are signed, so the key is not sent along.
+        ///
+        /// @param size in bytes, or not above 0 where it is not known
+        Reply<Path> download(URI link, long size, Path to) {
+            return ask(request(access.baseUrl().resolve(link)).build(), timeout, answer -> {
+                long length = Files.copy(answer.body(), to, StandardCopyOption.REPLACE_EXISTING);
+                long told = answer.headers().firstValueAsLong("Content-Length").orElse(length);
+                if (length != told || size > 0 && length != size)
+                    throw new IOException("cut off: " + length + " of " + (length != told ? told : size)
+                            + " bytes came");
+                return to;
             });
-            return done.get() ? Optional.empty() : Optional.of(seen);
         }
 
-        @FunctionalInterface private interface Use {
-            void read(HttpResponse<InputStream> answer, InputStream body) throws IOException;
+        /// The form of the version that is published now.
+        Reply<JsonNode> parameters() {
+            return ask(get("/parameters"), LOOK, this::tree);
         }
 
-        @FunctionalInterface private interface AnswerUse {
-            Seen read(HttpResponse<InputStream> answer, Watch watch) throws IOException;
+        /// What the app says of itself; asked before anything is spent.
+        Reply<Greeting.About> info() {
+            return ask(get("/info"), LOOK, answer -> {
+                var tree = tree(answer);
+                if (!tree.isObject()) throw new IOException("no JSON object");
+                return new Greeting.About(tree.path("name").asText(), tree.path("mode").asText(""), version(answer));
+            });
+        }
+
+        /// The request of an attempt as a person may read it: the body alone.
+        static String requestBody(Attempt attempt, Map<String, Value> inputs) {
+            return new String(body(attempt, inputs), UTF_8);
+        }
+
+        private static byte[] body(Attempt attempt, Map<String, Value> inputs) {
+            var body = Json.MAPPER.createObjectNode();
+            var sent = body.putObject("inputs");
+            inputs.forEach((name, value) -> sent.set(name, json(value)));
+            body.put("response_mode", attempt.mode() == Mode.STREAMING ? "streaming" : "blocking");
+            body.put("user", attempt.user());
+            var out = new ByteArrayOutputStream(512);
+            try (var json = Json.Tokens.writing(out)) {
+                Json.MAPPER.writeTree(json, body);
+            } catch (IOException problem) {
+                throw new UncheckedIOException(problem); // cannot happen: memory does not fail
+            }
+            return out.toByteArray();
+        }
+
+        private static JsonNode json(Value value) {
+            var nodes = Json.MAPPER.getNodeFactory();
+            return switch (value) {
+                case Value.Text(var text) -> nodes.textNode(text);
+                case Value.Numeric(var number) -> nodes.rawValueNode(new RawValue(number.toPlainString()));
+                case Value.Truth(var isTrue) -> nodes.booleanNode(isTrue);
+                case Value.RawJson(var text) -> nodes.rawValueNode(new RawValue(text));
+                case Value.Remote(var kind, var address) -> file(kind, "remote_url", "url", address.toString());
+                case Value.OnServer(var kind, var id) -> file(kind, "local_file", "upload_file_id", id);
+                case Value.Local(var kind, _, var file) ->
+                        file(kind, "local_file", "upload_file_id", "<upload of " + file + ">");
+                case Value.Several(var files) ->
+                        nodes.arrayNode().addAll(files.stream().map(DifyClient::json).toList());
+                case Value.None _, Value.Wrong _ -> nodes.nullNode();
+            };
+        }
+
+        private static JsonNode file(String kind, String method, String field, String value) {
+            return Json.MAPPER.createObjectNode().put("type", kind).put("transfer_method", method).put(field, value);
+        }
+
+        private HttpRequest get(String path) {
+            return authorized(path).build();
+        }
+
+        private HttpRequest post(String path, String type, BodyPublisher body) {
+            return authorized(path).header("Content-Type", type).POST(body).build();
+        }
+
+        private HttpRequest.Builder authorized(String path) {
+            return request(URI.create(access.baseUrl() + path)).header("Authorization", "Bearer " + access.key());
+        }
+
+        private static HttpRequest.Builder request(URI address) {
+            return HttpRequest.newBuilder(address).header("User-Agent", "difyexec/" + VERSION);
+        }
+
+        @FunctionalInterface private interface Reading<T> {
+            T read(HttpResponse<InputStream> answer) throws IOException;
+        }
+
+        @FunctionalInterface private interface WatchedReading<T> {
+            Reply<T> read(HttpResponse<InputStream> answer, Watch watch) throws IOException;
+        }
+
+        /// Any question that starts no run. What Dify makes, as an upload, it answers by 201.
+        private <T> Reply<T> ask(HttpRequest request, Duration limit, Reading<T> reading) {
+            return exchange(request, _ -> BodySubscribers.ofInputStream(), limit, Symptom.NO_ANSWER, (answer, _) ->
+                    answer.statusCode() == 200 || answer.statusCode() == 201 && request.method().equals("POST")
+                            ? new Reply.Got<>(reading.read(answer)) : refused(answer));
+        }
+
+        private JsonNode tree(HttpResponse<InputStream> answer) throws IOException {
+            return Json.MAPPER.readTree(room.limit(answer.body()));
         }
 
         /// Sends, reads and lets go of the connection; whatever breaks becomes a fact.
         ///
         /// @param limit   to the headers, and on to the end unless the reader sets another
         /// @param overdue what it is called when that passes
-        private Seen exchange(HttpRequest request, Duration limit, Symptom overdue, AnswerUse use) {
-            return exchange(request, HttpResponse.BodyHandlers.ofInputStream(), limit, overdue, use);
+        private <T> Reply<T> exchange(HttpRequest request, BodyHandler<InputStream> body, Duration limit,
+                Symptom overdue, WatchedReading<T> reading) {
+            long began = System.nanoTime();
+            return switch (sent(request, body, limit, overdue)) {
+                case Reply.NotGot(var seen) -> new Reply.NotGot<>(seen);
+                case Reply.Got(var answer) ->
+                        read(answer, limit.minusNanos(System.nanoTime() - began), overdue, reading);
+            };
         }
 
-        private Seen exchange(HttpRequest request, HttpResponse.BodyHandler<InputStream> body, Duration limit,
-                Symptom overdue, AnswerUse use) {
-            long began = System.nanoTime();
+        private Reply<HttpResponse<InputStream>> sent(HttpRequest request, BodyHandler<InputStream> body,
+                Duration limit, Symptom overdue) {
             var sending = http.sendAsync(request, body);
-            HttpResponse<InputStream> answer;
             try {
-                answer = sending.get(limit.toNanos(), NANOSECONDS);
+                return new Reply.Got<>(sending.get(limit.toNanos(), NANOSECONDS));
             } catch (TimeoutException _) {
                 sending.cancel(true);
-                return new Seen.Cut(Optional.empty(), overdue, "no answer within " + Plain.seconds(limit));
+                return cut(overdue, "no answer within " + Plain.seconds(limit));
             } catch (ExecutionException problem) {
-                return unsent(problem.getCause());
+                return new Reply.NotGot<>(unsent(problem.getCause()));
             } catch (InterruptedException _) {
                 sending.cancel(true);
                 Thread.currentThread().interrupt(); // for whoever would ask again
-                return new Seen.Cut(Optional.empty(), Symptom.NO_ANSWER, "given up");
+                return cut(Symptom.NO_ANSWER, "given up");
             }
-            var left = limit.minusNanos(System.nanoTime() - began);
-            try (var in = answer.body(); var watch = watches.watch(in, left)) {
-                try {
-                    var seen = use.read(answer, watch);
-                    if (!isStream(answer)) drain(in, watch);
-                    return seen;
-                } catch (Room.Exceeded problem) {
-                    return new Seen.TooLarge(watch.run(), problem.getMessage());
-                } catch (OutOfMemoryError _) {
-                    return Seen.Cut.outOfMemory(watch.run());
-                } catch (IOException problem) {
-                    return new Seen.Cut(watch.run(), watch.isOver() ? watch.overdue(overdue) : Symptom.CUT,
-                            watch.isOver() ? "no end within the time limit" : Plain.of(problem));
-                }
-            } catch (IOException _) {
-                return new Seen.Cut(Optional.empty(), Symptom.CUT,
-                        "closing failed"); // cannot happen: the JDK's close does not throw
+        }
+
+        private static <T> Reply<T> cut(Symptom symptom, String why) {
+            return new Reply.NotGot<>(new Seen.Cut(Optional.empty(), symptom, why));
+        }
+
+        private <T> Reply<T> read(HttpResponse<InputStream> answer, Duration limit, Symptom overdue,
+                WatchedReading<T> reading) {
+            var watch = watches.watch(answer.body(), limit);
+            try (watch) {
+                var got = reading.read(answer, watch);
+                if (!isStream(answer.headers())) drain(answer.body(), watch);
+                return got;
+            } catch (Room.Exceeded problem) {
+                return new Reply.NotGot<>(new Seen.TooLarge(watch.run(), problem.getMessage()));
+            } catch (OutOfMemoryError _) {
+                return new Reply.NotGot<>(Seen.Cut.outOfMemory(watch.run()));
+            } catch (IOException problem) {
+                return new Reply.NotGot<>(watch.cut(overdue, Plain.of(problem)));
             }
         }
 
         /// A short body that comes as a whole wakes its reader once, not twice; all others come as they are.
-        private static HttpResponse.BodySubscriber<InputStream> whole(HttpResponse.ResponseInfo answer,
-                Door.Call call) {
+        private static BodySubscriber<InputStream> whole(HttpResponse.ResponseInfo head, Door.Call call) {
             call.answered();
-            long length = answer.headers().firstValueAsLong("Content-Length").orElse(LONGEST_WHOLE + 1);
-            if (isStream(answer.headers()) || length > LONGEST_WHOLE) return HttpResponse.BodySubscribers.ofInputStream();
-            var whole = HttpResponse.BodySubscribers.mapping(HttpResponse.BodySubscribers.ofByteArray(),
-                    bytes -> (InputStream) new ByteArrayInputStream(bytes));
+            long length = head.headers().firstValueAsLong("Content-Length").orElse(LONGEST_WHOLE + 1);
+            if (isStream(head.headers()) || length > LONGEST_WHOLE) return BodySubscribers.ofInputStream();
+            BodySubscriber<InputStream> whole = BodySubscribers.mapping(BodySubscribers.ofByteArray(),
+                    ByteArrayInputStream::new);
             return call.mustMakeRoom() && length > 0 ? new LastBody(whole, length) : whole;
         }
 
@@ -5228,8 +5297,7 @@ final class DifyExec implements Runnable {
         private static void drain(InputStream body, Watch watch) {
             try {
                 watch.limit(DRAIN);
-                var rest = new byte[512];
-                for (int left = LONGEST_REFUSAL; left > 0; left -= rest.length) if (body.read(rest) < 0) return;
+                body.skip(LONGEST_REFUSAL);
             } catch (IOException _) {
                 // a connection less to use again
             }
@@ -5237,55 +5305,53 @@ final class DifyExec implements Runnable {
 
         private static Seen unsent(Throwable problem) {
             for (var cause = problem; cause != null; cause = cause.getCause())
-                if (cause instanceof ConnectException || cause instanceof HttpConnectTimeoutException
-                        || cause instanceof UnresolvedAddressException
-                        || cause instanceof SSLHandshakeException || isNoTls(cause)
-                                || cause instanceof UnknownHostException)
-                    return new Seen.NotSent(Plain.of(cause));
+                if (isBeforeSending(cause)) return new Seen.NotSent(Plain.of(cause));
             return new Seen.Cut(Optional.empty(), Symptom.NO_ANSWER, Plain.of(problem));
         }
 
-        /// A server that does not speak TLS; the JDK has no type for it, and other TLS errors may come after the
-        /// request.
-        private static boolean isNoTls(Throwable cause) {
-            return cause instanceof SSLException && String.valueOf(cause.getMessage()).toLowerCase(Locale.ROOT)
-                    .contains("unrecognized ssl message");
+        /// For a server that does not speak TLS the JDK has no type; other TLS errors may come after the request.
+        private static boolean isBeforeSending(Throwable problem) {
+            return switch (problem) {
+                case ConnectException _, HttpConnectTimeoutException _, UnresolvedAddressException _,
+                        UnknownHostException _, SSLHandshakeException _ -> true;
+                case SSLException tls -> String.valueOf(tls.getMessage()).toLowerCase(Locale.ROOT)
+                        .contains("unrecognized ssl message");
+                default -> false;
+            };
         }
 
-        private Seen blocking(HttpResponse<InputStream> answer, Door.Call call) throws IOException {
+        private Reply<Seen> blocking(HttpResponse<InputStream> answer, Door.Call call) throws IOException {
             var reader = new RunReader();
+            var symptom = isDify(answer) ? Symptom.CUT : Symptom.GATEWAY;
             try {
                 reader.readAnswer(room.limit(answer.body()));
             } catch (Room.Exceeded problem) {
-                return new Seen.TooLarge(reader.ref(), problem.getMessage());
+                return new Reply.NotGot<>(new Seen.TooLarge(reader.ref(), problem.getMessage()));
             } catch (JsonProcessingException problem) {
-                return new Seen.Cut(Optional.empty(), isDify(answer) ? Symptom.CUT : Symptom.GATEWAY,
-                        "HTTP 200, but no JSON: " + problem.getOriginalMessage());
+                return cut(symptom, "HTTP 200, but no JSON: " + problem.getOriginalMessage());
             }
-            return reader.ran().<Seen>map(ran -> ran.after(call.waited(ran.usage())))
-                    .orElseGet(() -> new Seen.Cut(reader.ref(), isDify(answer) ? Symptom.CUT : Symptom.GATEWAY,
-                            "HTTP 200 without a run's status"));
+            return reader.ran().<Reply<Seen>>map(ran -> new Reply.Got<>(ran.after(call.waited(ran.usage()))))
+                    .orElseGet(() -> new Reply.NotGot<>(
+                            new Seen.Cut(reader.ref(), symptom, "HTTP 200 without a run's status")));
         }
 
-        private Seen stream(HttpResponse<InputStream> answer, Watch watch, Consumer<Heard> told)
-                throws IOException {
+        private Reply<Seen> stream(HttpResponse<InputStream> answer, Watch watch, Consumer<Heard> told) throws IOException {
             var reader = new RunReader();
             var sse = new Sse(watch.counting(answer.body()));
             long head = System.nanoTime();
             while (next(sse, reader)) {
                 if (reader.ref().isPresent() && watch.run().isEmpty()) {
-                    watch.began(reader.ref().get(), timeout, QUIET, told);
+                    watch.began(reader.ref().get(), timeout, told);
                     told.accept(new Heard.Began(reader.ref().get(), Duration.ofNanos(System.nanoTime() - head)));
                 }
                 reader.heard().ifPresent(told);
                 var end = reader.end();
                 if (end.isPresent()) {
                     var ends = ends(end.get(), sse, reader, watch);
-                    return Seen.told(watch.run().or(reader::ref), ends);
+                    return new Reply.Got<>(Seen.told(watch.run().or(reader::ref), ends));
                 }
             }
-            return new Seen.Cut(watch.run(), watch.isOver() ? watch.overdue(Symptom.SILENCE) : Symptom.CUT,
-                    watch.isOver() ? "no end within the time limit" : "the stream ended without an end of the run");
+            return new Reply.NotGot<>(watch.cut(Symptom.SILENCE, "the stream ended without an end of the run"));
         }
 
         /// Goes on to the next event that can be read. False: the stream has ended.
@@ -5316,15 +5382,13 @@ final class DifyExec implements Runnable {
             return ends;
         }
 
-        private Seen refused(HttpResponse<InputStream> answer) throws IOException {
+        private <T> Reply<T> refused(HttpResponse<InputStream> answer) throws IOException {
             int status = answer.statusCode();
             var text = new String(answer.body().readNBytes(LONGEST_REFUSAL), UTF_8)
                     .replace(access.key(), "***"); // some proxies echo requests
-            if (status >= 300 && status < 400)
-                return Seen.Refused.http(status, isDify(answer), "",
-                        answer.headers().firstValue("Location").orElse("nowhere"), Optional.empty());
             String code = "", message = text.stripLeading().startsWith("<") ? Plain.html(text) : text;
-            try {
+            if (status >= 300 && status < 400) message = answer.headers().firstValue("Location").orElse("nowhere");
+            else try {
                 var tree = Json.MAPPER.readTree(text);
                 if (tree.isObject()) {
                     code = tree.path("code").asText("");
@@ -5333,7 +5397,7 @@ final class DifyExec implements Runnable {
             } catch (JsonProcessingException _) {
                 // HTML or plain text: its words are the message
             }
-            return Seen.Refused.http(status, isDify(answer), code, message, retryAfter(answer));
+            return new Reply.NotGot<>(Seen.Refused.http(status, isDify(answer), code, message, retryAfter(answer)));
         }
 
         /// Seconds or an HTTP date.
@@ -5359,63 +5423,6 @@ final class DifyExec implements Runnable {
             }
         }
 
-        private HttpRequest.Builder request(String path) {
-            return HttpRequest.newBuilder(URI.create(access.baseUrl() + path))
-                    .header("Authorization", "Bearer " + access.key()).header("User-Agent", "difyexec/" + VERSION);
-        }
-
-        private static byte[] body(Attempt attempt, Map<String, Value> inputs, boolean streaming) {
-            var out = new ByteArrayOutputStream(512);
-            try (var json = Json.Tokens.writing(out)) {
-                json.writeStartObject();
-                json.writeObjectFieldStart("inputs");
-                for (var input : inputs.entrySet()) {
-                    json.writeFieldName(input.getKey());
-                    write(input.getValue(), json);
-                }
-                json.writeEndObject();
-                json.writeStringField("response_mode", streaming ? "streaming" : "blocking");
-                json.writeStringField("user", attempt.user());
-                json.writeEndObject();
-            } catch (IOException problem) {
-                throw new UncheckedIOException(problem); // cannot happen: memory does not fail
-            }
-            return out.toByteArray();
-        }
-
-        private static void write(Value value, JsonGenerator json) throws IOException {
-            switch (value) {
-                case Value.Text(var text) -> json.writeString(text);
-                case Value.Numeric(var number) -> json.writeNumber(number.toPlainString());
-                case Value.Truth(var isTrue) -> json.writeBoolean(isTrue);
-                case Value.Json(var text) -> json.writeRawValue(text);
-                case Value.Remote(var kind, var address) -> writeFile(kind, "remote_url", "url", address.toString(),
-                        json);
-                case Value.Uploaded(var kind, var id) -> writeFile(kind, "local_file", "upload_file_id", id, json);
-                case Value.Several(var files) -> {
-                    json.writeStartArray();
-                    for (var file : files) write(file, json);
-                    json.writeEndArray();
-                }
-                case Value.Local(var kind, _, var file) -> writeFile(kind, "local_file", "upload_file_id",
-                        "<upload of " + file + ">", json);
-                case Value.None _, Value.Wrong _ -> json.writeNull();
-            }
-        }
-
-        private static void writeFile(String kind, String method, String field, String value,
-                JsonGenerator json) throws IOException {
-            json.writeStartObject();
-            json.writeStringField("type", kind);
-            json.writeStringField("transfer_method", method);
-            json.writeStringField(field, value);
-            json.writeEndObject();
-        }
-
-        private static boolean isStream(HttpResponse<?> answer) {
-            return isStream(answer.headers());
-        }
-
         private static boolean isStream(HttpHeaders headers) {
             return headers.firstValue("Content-Type").orElse("").startsWith("text/event-stream");
         }
@@ -5427,17 +5434,16 @@ final class DifyExec implements Runnable {
         private static String version(HttpResponse<?> answer) {
             return answer.headers().firstValue("X-Version").orElse("");
         }
-
-        private static String encoded(String part) {
-            return URLEncoder.encode(part, UTF_8).replace("+", "%20");
-        }
     }
 
     /// Reads what Dify says of a run in one pass: a blocking answer, a stream's events one after the other, or a
     /// detail. Of a node's events its price is taken, and what there is to tell of it. One reader reads one run.
     static final class RunReader {
-        String event = "", runId = "", taskId = "", code = "", message = "";
-        int errorStatus = 500;
+        private static final byte[] NO_OUTPUTS = {'{', '}'};
+        private static final long LATEST = 100_000_000_000L; // in 3,000 years; milliseconds lie beyond
+
+        private String event = "", runId = "", taskId = "", code = "", message = "";
+        private int errorStatus = 500;
         private String workflowId = "", status = "", error = "", currency = "";
         private byte[] outputs = NO_OUTPUTS;
         private double seconds = 0;
@@ -5446,67 +5452,67 @@ final class DifyExec implements Runnable {
         private BigDecimal price = null;
         private String title = "", type = "", nodeStatus = "", nodeError = "", chunk = "";
         private double nodeSeconds = 0;
+        /// Of an event whose `data` came before its name, which says what they mean; Dify sends the name first.
+        private TokenBuffer early = null;
 
-        private static final byte[] NO_OUTPUTS = {'{', '}'};
-        private static final long LATEST = 100_000_000_000L; // in 3,000 years; milliseconds lie beyond
-
+        /// A blocking answer: an envelope as an event has it, without an event's name.
         void readAnswer(InputStream in) throws IOException {
-            event = "";
-            envelope(in, false);
+            read(in, this::envelopeField);
         }
 
-        /// The next event; its name is then in `event`.
+        /// The next event.
         void readEvent(InputStream in) throws IOException {
             event = "";
-            envelope(in, true);
+            early = null;
+            read(in, (name, json) -> {
+                if (!name.equals("data") || !event.isEmpty()) envelopeField(name, json);
+                else (early = new TokenBuffer(json)).copyCurrentStructure(json);
+            });
+            if (early == null || event.isEmpty()) return;
+            var json = early.asParser();
+            json.nextToken();
+            data(json);
         }
 
         /// `GET /workflows/run/{id}`: the run's fields stand at the top, `outputs` is an object or its text.
         void readDetail(InputStream in) throws IOException {
+            read(in, this::dataField);
+        }
+
+        @FunctionalInterface private interface FieldReader {
+            void read(String name, JsonParser value) throws IOException;
+        }
+
+        /// A whole JSON object.
+        private static void read(InputStream in, FieldReader reader) throws IOException {
             try (var json = Json.FACTORY.createParser(in)) {
-                if (json.nextToken() != JsonToken.START_OBJECT) throw new IOException("no JSON object");
-                while (json.nextToken() == JsonToken.FIELD_NAME) {
-                    var name = json.currentName();
-                    json.nextToken();
-                    if (name.equals("id")) runId = text(json);
-                    else dataField(name, json);
-                }
+                if (json.nextToken() != JsonToken.START_OBJECT) throw new JsonParseException(json, "no JSON object");
+                fields(json, reader);
+                if (json.currentToken() != JsonToken.END_OBJECT)
+                    throw new JsonParseException(json, "an object without its end");
             }
         }
 
-        /// @param named an event: what its `data` mean depends on its name, which Dify sends first, but others may not
-        private void envelope(InputStream in, boolean named) throws IOException {
-            TokenBuffer waiting = null;
-            try (var json = Json.FACTORY.createParser(in)) {
-                if (json.nextToken() != JsonToken.START_OBJECT)
-                    throw new JsonParseException(json, "no JSON object");
-                while (json.nextToken() == JsonToken.FIELD_NAME) {
-                    var name = json.currentName();
-                    json.nextToken();
-                    switch (name) {
-                        case "event" -> event = text(json);
-                        case "workflow_run_id" -> runId = orElse(text(json), runId);
-                        case "task_id" -> taskId = orElse(text(json), taskId);
-                        case "code" -> code = text(json);
-                        case "message" -> message = text(json);
-                        case "status" -> errorStatus = json.currentToken() == JsonToken.VALUE_NUMBER_INT
-                                ? json.getIntValue() : 500;
-                        case "data" -> {
-                            if (!named || !event.isEmpty()) data(json);
-                            else {
-                                waiting = new TokenBuffer(json);
-                                waiting.copyCurrentStructure(json);
-                            }
-                        }
-                        default -> json.skipChildren();
-                    }
-                }
-                if (json.currentToken() != JsonToken.END_OBJECT)
-                    throw new JsonParseException(json, "an object without its end");
-                if (waiting == null || event.isEmpty()) return;
-                var inner = waiting.asParser();
-                inner.nextToken();
-                data(inner);
+        /// The fields of the object that the parser stands at the beginning of.
+        private static void fields(JsonParser json, FieldReader reader) throws IOException {
+            while (json.nextToken() == JsonToken.FIELD_NAME) {
+                var name = json.currentName();
+                json.nextToken();
+                reader.read(name, json);
+            }
+        }
+
+        private void envelopeField(String name, JsonParser json) throws IOException {
+            switch (name) {
+                case "event" -> event = text(json);
+                case "workflow_run_id" -> runId = orElse(text(json), runId);
+                case "task_id" -> taskId = orElse(text(json), taskId);
+                case "code" -> code = text(json);
+                case "message" -> message = text(json);
+                case "status" -> errorStatus = json.currentToken() == JsonToken.VALUE_NUMBER_INT
+                        ? json.getIntValue() : 500;
+                case "data" -> data(json);
+                default -> json.skipChildren();
             }
         }
 
@@ -5516,18 +5522,13 @@ final class DifyExec implements Runnable {
             boolean text = event.equals("text_chunk");
             title = type = nodeStatus = nodeError = chunk = "";
             nodeSeconds = 0;
-            if (json.currentToken() != JsonToken.START_OBJECT || !node && !run && !text) {
-                json.skipChildren();
-                return;
-            }
-            while (json.nextToken() == JsonToken.FIELD_NAME) {
-                var name = json.currentName();
-                json.nextToken();
-                if (node) nodeField(name, json);
-                else if (run) dataField(name, json);
-                else if (name.equals("text")) chunk = text(json);
-                else json.skipChildren();
-            }
+            if (json.currentToken() != JsonToken.START_OBJECT || !node && !run && !text) json.skipChildren();
+            else fields(json, node ? this::nodeField : run ? this::dataField : this::chunkField);
+        }
+
+        private void chunkField(String name, JsonParser json) throws IOException {
+            if (name.equals("text")) chunk = text(json);
+            else json.skipChildren();
         }
 
         private void nodeField(String name, JsonParser json) throws IOException {
@@ -5543,19 +5544,14 @@ final class DifyExec implements Runnable {
         }
 
         private void metadata(JsonParser json) throws IOException {
-            if (!event.equals("node_finished") || json.currentToken() != JsonToken.START_OBJECT) {
-                json.skipChildren();
-                return;
-            }
-            while (json.nextToken() == JsonToken.FIELD_NAME) {
-                var field = json.currentName();
-                json.nextToken();
-                switch (field) {
-                    case "total_price" -> addPrice(text(json));
-                    case "currency" -> currency = orElse(text(json), currency);
-                    default -> json.skipChildren();
+            if (!event.equals("node_finished") || json.currentToken() != JsonToken.START_OBJECT) json.skipChildren();
+            else fields(json, (name, value) -> {
+                switch (name) {
+                    case "total_price" -> addPrice(text(value));
+                    case "currency" -> currency = orElse(text(value), currency);
+                    default -> value.skipChildren();
                 }
-            }
+            });
         }
 
         private void addPrice(String text) {
@@ -5594,8 +5590,8 @@ final class DifyExec implements Runnable {
             try (var copy = Json.Tokens.writing(out)) {
                 int depth = 0;
                 do {
-                    if (json.currentToken().isNumeric()
-                            && !json.isNaN()) copy.writeNumber(json.getText()); // -0.0 and 1e2, too
+                    if (json.currentToken().isNumeric() && !json.isNaN())
+                        copy.writeNumber(json.getText()); // -0.0 and 1e2, too
                     else copy.copyCurrentEvent(json);
                     if (json.currentToken().isStructStart()) depth++;
                     if (json.currentToken().isStructEnd()) depth--;
@@ -5605,8 +5601,8 @@ final class DifyExec implements Runnable {
         }
 
         private static String text(JsonParser json) throws IOException {
-            if (json.currentToken().isScalarValue()) return json.currentToken() == JsonToken.VALUE_NULL ? ""
-                    : json.getText();
+            if (json.currentToken().isScalarValue())
+                return json.currentToken() == JsonToken.VALUE_NULL ? "" : json.getText();
             json.skipChildren();
             return "";
         }
@@ -5636,7 +5632,7 @@ final class DifyExec implements Runnable {
                 case "node_started" -> Optional.of(new Heard.NodeBegan(title, type));
                 case "node_finished" -> Optional.of(new Heard.NodeEnded(title, type, nodeStatus, nodeSeconds,
                         nodeError));
-                case "text_chunk" -> Optional.of(new Heard.Text(chunk));
+                case "text_chunk" -> Optional.of(new Heard.Chunk(chunk));
                 default -> Optional.empty();
             };
         }
@@ -5652,10 +5648,9 @@ final class DifyExec implements Runnable {
 
         /// The end, once it was read.
         Optional<Seen.Ran> ran() {
-            return RunStatus.of(status).filter(_ -> !runId.isEmpty())
-                    .map(end -> new Seen.Ran(new RunRef(runId, taskId), end,
-                    outputs, error, workflowId, new Usage(seconds, tokens, steps, Optional.ofNullable(price),
-                            currency)));
+            var usage = new Usage(seconds, tokens, steps, Optional.ofNullable(price), currency);
+            return RunStatus.of(status).flatMap(end -> ref()
+                    .map(run -> new Seen.Ran(run, end, outputs, error, workflowId, usage)));
         }
 
         /// What a detail says of the run that was asked for.
@@ -5818,13 +5813,14 @@ final class DifyExec implements Runnable {
     /// Ends a body that takes too long, and says when a stream has been quiet for a while.
     /// The JDK's own time-out ends at the headers.
     static final class Watch implements AutoCloseable {
+        private static final Duration QUIET = Duration.ofSeconds(30);
+
         private final InputStream body;
         private final Consumer<Watch> closing;
-        private final AtomicReference<Optional<RunRef>> run = new AtomicReference<>(Optional.empty());
         private volatile long end, lastByte;
         private volatile boolean over = false;
-        private volatile Duration quiet;
         private volatile Consumer<Heard> told;
+        private volatile Optional<RunRef> run = Optional.empty();
 
         private Watch(InputStream body, Duration limit, Consumer<Watch> closing) {
             this.body = body;
@@ -5838,29 +5834,21 @@ final class DifyExec implements Runnable {
         }
 
         /// From the first event on: another limit, and word of silences.
-        void began(RunRef run, Duration limit, Duration quiet, Consumer<Heard> told) {
-            this.run.set(Optional.of(run));
+        void began(RunRef run, Duration limit, Consumer<Heard> told) {
             this.lastByte = System.nanoTime();
             this.told = told;
-            this.quiet = quiet;
+            this.run = Optional.of(run);
             limit(limit);
         }
 
         private void look() {
             long now = System.nanoTime();
-            if (now - end >= 0) stop();
-            else if (quiet != null && now - lastByte >= quiet.toNanos()) {
+            if (now - end >= 0) {
+                over = true;
+                closeBody();
+            } else if (run.isPresent() && now - lastByte >= QUIET.toNanos()) {
                 lastByte = now;
-                told.accept(new Heard.Quiet(run.get().orElseThrow()));
-            }
-        }
-
-        private void stop() {
-            over = true;
-            try {
-                body.close();
-            } catch (IOException _) {
-                // the reader learns it by itself
+                told.accept(new Heard.Quiet(run.get()));
             }
         }
 
@@ -5877,20 +5865,29 @@ final class DifyExec implements Runnable {
         }
 
         Optional<RunRef> run() {
-            return run.get();
+            return run;
         }
 
-        boolean isOver() {
-            return over;
-        }
-
-        Symptom overdue(Symptom beforeFirstEvent) {
-            return run.get().isPresent() ? Symptom.TIMED_OUT : beforeFirstEvent;
+        /// What it is when the body ends before its time: what is given here, unless the limit has ended it.
+        ///
+        /// @param silence what it is called if the limit passed before the first event
+        Seen.Cut cut(Symptom silence, String why) {
+            if (!over) return new Seen.Cut(run, Symptom.CUT, why);
+            return new Seen.Cut(run, run.isPresent() ? Symptom.TIMED_OUT : silence, "no end within the time limit");
         }
 
         @Override
         public void close() {
             closing.accept(this);
+            closeBody();
+        }
+
+        private void closeBody() {
+            try {
+                body.close();
+            } catch (IOException _) {
+                // the reader learns it by itself
+            }
         }
     }
 
@@ -5953,12 +5950,12 @@ final class DifyExec implements Runnable {
     }
 
     /// A body whose connection is closed with its last byte, not used again: so the JDK treats one that is cancelled.
-    static final class LastBody implements HttpResponse.BodySubscriber<InputStream> {
-        private final HttpResponse.BodySubscriber<InputStream> body;
+    static final class LastBody implements BodySubscriber<InputStream> {
+        private final BodySubscriber<InputStream> body;
         private Flow.Subscription connection;
         private long left;
 
-        LastBody(HttpResponse.BodySubscriber<InputStream> body, long length) {
+        LastBody(BodySubscriber<InputStream> body, long length) {
             this.body = body;
             this.left = length;
         }
@@ -6034,8 +6031,8 @@ final class DifyExec implements Runnable {
                     .followRedirects(HttpClient.Redirect.NEVER).connectTimeout(connect)
                     .proxy(HttpClient.Builder.NO_PROXY);
             access.proxy().ifPresent(proxy -> {
-                builder.proxy(ProxySelector.of(new InetSocketAddress(proxy.getHost(), proxy.getPort() < 0 ? 80
-                        : proxy.getPort())));
+                int port = proxy.getPort() < 0 ? 80 : proxy.getPort();
+                builder.proxy(ProxySelector.of(new InetSocketAddress(proxy.getHost(), port)));
                 if (proxy.getUserInfo() != null) builder.authenticator(login(proxy.getUserInfo()));
             });
             access.authorities().ifPresent(setting -> builder.sslContext(trusting(setting)));
@@ -6047,9 +6044,9 @@ final class DifyExec implements Runnable {
             return new Authenticator() {
                 @Override
                 protected PasswordAuthentication getPasswordAuthentication() {
+                    var password = (parts.length > 1 ? parts[1] : "").toCharArray();
                     return getRequestorType() == RequestorType.PROXY
-                            ? new PasswordAuthentication(parts[0], (parts.length > 1 ? parts[1] : "").toCharArray())
-                                    : null;
+                            ? new PasswordAuthentication(parts[0], password) : null;
                 }
             };
         }
@@ -6064,8 +6061,8 @@ final class DifyExec implements Runnable {
                 int count = 0;
                 for (var manager : system.getTrustManagers())
                     if (manager instanceof X509TrustManager known)
-                        for (var issuer : known.getAcceptedIssuers()) store.setCertificateEntry("system" + count++,
-                                issuer);
+                        for (var issuer : known.getAcceptedIssuers())
+                            store.setCertificateEntry("system" + count++, issuer);
                 for (var own : CertificateFactory.getInstance("X.509").generateCertificates(in))
                     store.setCertificateEntry("own" + count++, own);
                 var all = TrustManagerFactory.getInstance(TrustManagerFactory.getDefaultAlgorithm());
@@ -8151,8 +8148,7 @@ final class DifyExec implements Runnable {
         static Source of(Path input) {
             try {
                 if (!input.toString().equals("-")) {
-                    if (!Files.exists(input)) throw new Unusable(input + ": no such file");
-                    if (Files.isDirectory(input)) throw new Unusable(input + ": a folder, not a CSV file");
+                    refuseNoFile(input);
                     if (!Files.isReadable(input)) throw new Unusable(input + ": may not be read");
                     if (Files.isRegularFile(input)) return new Source(input, false);
                 }
@@ -8166,6 +8162,11 @@ final class DifyExec implements Runnable {
             }
         }
 
+        static void refuseNoFile(Path path) {
+            if (!Files.exists(path)) throw new Unusable(path + ": no such file");
+            if (Files.isDirectory(path)) throw new Unusable(path + ": a folder, not a CSV file");
+        }
+
         @Override
         public void close() throws IOException {
             if (temporary) Files.deleteIfExists(path);
@@ -8173,66 +8174,48 @@ final class DifyExec implements Runnable {
     }
 
     /// A CSV file (RFC 4180), read as a stream, again and again. Opening it reads the header; [#check] all of it.
-    static final class Csv {
+    record Csv(Path path, long size, Charset charset, char delimiter, List<String> columns, int idColumn,
+            UnaryOperator<Row> edits) {
         private static final int SHOWN = 20;
 
-        private final Path path;
-        private final long size;
-        private final Charset charset;
-        private final char delimiter;
-        private final List<String> columns;
-        private final int idColumn;
-        private final UnaryOperator<Row> edits;
-
-        private Csv(Path path, long size, Charset charset, char delimiter, List<String> columns, int idColumn,
-                UnaryOperator<Row> edits) {
-            this.edits = edits;
-            this.path = path;
-            this.size = size;
-            this.charset = charset;
-            this.delimiter = delimiter;
-            this.columns = columns;
-            this.idColumn = idColumn;
-        }
-
-        /// @param idColumn the name of the column of the ids; null: the first
-        static Csv open(Path path, String idColumn) {
-            return open(path, idColumn, Optional.empty(), Optional.empty());
-        }
-
+        /// @param idColumn  the name of the column of the ids; null: the first
         /// @param encoding  given, or found by a byte order mark
         /// @param delimiter given, or found by the header
         static Csv open(Path path, String idColumn, Optional<Charset> encoding, Optional<Character> delimiter) {
-            if (!Files.exists(path)) throw new Unusable(path + ": no such file");
-            if (Files.isDirectory(path)) throw new Unusable(path + ": a folder, not a CSV file");
-            var charset = encoding.orElseGet(() -> charset(path));
-            var header = header(path, charset, delimiter);
-            var columns = header.columns().stream().map(String::strip).toList();
-            var problems = new ArrayList<String>();
-            var seen = new HashSet<String>();
-            for (int i = 0; i < columns.size(); i++) {
-                if (columns.get(i).isEmpty()) problems.add("column " + (i + 1) + " has no name");
-                else if (!seen.add(columns.get(i))) problems.add("column " + Plain.quoted(columns.get(i))
-                        + " stands twice");
+            Source.refuseNoFile(path);
+            try {
+                var charset = encoding.isPresent() ? encoding.get() : charset(path);
+                var header = header(path, charset, delimiter);
+                var columns = header.columns().stream().map(String::strip).toList();
+                int id = idColumn == null ? 0 : columns.indexOf(idColumn);
+                var problems = problems(columns, id, idColumn);
+                if (!problems.isEmpty()) throw new Unusable(path + ", line 1: " + String.join("; ", problems));
+                return new Csv(path, Files.size(path), charset, header.delimiter(), columns, id,
+                        UnaryOperator.identity());
+            } catch (IOException problem) {
+                throw new Unusable(path + ": " + Plain.of(problem));
             }
-            var wanted = idColumn == null ? "id" : idColumn;
-            int id = idColumn == null ? (columns.getFirst().equals("id") ? 0 : -1) : columns.indexOf(idColumn);
-            if (id < 0) problems.add(idColumn == null
-                    ? "the first column is " + Plain.quoted(columns.getFirst())
-                            + ", not \"id\" (or name it with --id-column)"
-                    : "there is no column " + Plain.quoted(wanted) + "; the columns are "
-                            + Plain.text(String.join(", ", columns), 300));
-            if (!problems.isEmpty()) throw new Unusable(path + ", line 1: " + String.join("; ", problems));
-            return new Csv(path, size(path), charset, header.delimiter(), columns, id, UnaryOperator.identity());
+        }
+
+        private static List<String> problems(List<String> columns, int id, String idColumn) {
+            var problems = new ArrayList<String>();
+            for (int i = 0; i < columns.size(); i++) {
+                var column = columns.get(i);
+                if (column.isEmpty()) problems.add("column " + (i + 1) + " has no name");
+                else if (columns.indexOf(column) < i) problems.add("column " + Plain.quoted(column) + " stands twice");
+            }
+            if (id < 0)
+                problems.add("there is no column " + Plain.quoted(idColumn) + "; the columns are "
+                        + Plain.text(String.join(", ", columns), 300));
+            else if (idColumn == null && !columns.get(id).equals("id"))
+                problems.add("the first column is " + Plain.quoted(columns.get(id))
+                        + ", not \"id\" (or name it with --id-column)");
+            return problems;
         }
 
         /// The same file, its rows edited as they are read.
         Csv with(UnaryOperator<Row> edits) {
             return new Csv(path, size, charset, delimiter, columns, idColumn, edits);
-        }
-
-        List<String> columns() {
-            return columns;
         }
 
         boolean isId(String column) {
@@ -8257,18 +8240,20 @@ final class DifyExec implements Runnable {
         }
 
         private Optional<String> fault(List<String> cells, Cursor rows, Index index) {
-            if (cells.size() != columns.size()) return Optional.of(Plain.count(cells.size(), "cell")
-                    + " where the header has "
-                    + columns.size() + " (a comma too many or too few, or a quote left open?)");
+            if (cells.size() != columns.size())
+                return Optional.of(Plain.count(cells.size(), "cell") + " where the header has " + columns.size()
+                        + " (a comma too many or too few, or a quote left open?)");
             var id = cells.get(idColumn);
             if (id.isEmpty()) return Optional.of("the id is blank");
             if (id.chars().anyMatch(Character::isISOControl))
                 return Optional.of("the id " + Plain.quoted(id) + " contains a control character or a line break");
-            for (var cell : cells) if (Utf8.hasHalf(cell)) return Optional.of("the cell " + Plain.quoted(cell)
-                    + " contains half of a surrogate pair, which is no character: type it anew");
+            for (var cell : cells)
+                if (Utf8.hasHalf(cell))
+                    return Optional.of("the cell " + Plain.quoted(cell)
+                            + " contains half of a surrogate pair, which is no character: type it anew");
             int before = index.find(id);
-            if (before >= 0) return Optional.of("the id " + Plain.quoted(id) + " stands in line " + index.line(before)
-                    + " already");
+            if (before >= 0)
+                return Optional.of("the id " + Plain.quoted(id) + " stands in line " + index.line(before) + " already");
             index.add(id, rows.line, rows.hashes.number(cells));
             return Optional.empty();
         }
@@ -8289,51 +8274,54 @@ final class DifyExec implements Runnable {
         }
 
         private Iterator<Row> rows(IntPredicate wanted, int end, Index checked) {
-            return new Iterator<>() {
-                private final Cursor cursor = new Cursor();
-                private int index = -1;
-                private Row ahead = advance();
+            return Spliterators.iterator(new Rows(wanted, end, checked));
+        }
 
-                private Row advance() {
-                    for (var cells = record(); cells != null; cells = record()) {
-                        index++;
-                        if (wanted.test(index)) return edits.apply(row(cells));
-                    }
-                    cursor.close();
-                    if (index + 1 < Math.min(end, checked.rows())) throw changed(cursor.line);
-                    return null;
-                }
+        private final class Rows extends Spliterators.AbstractSpliterator<Row> {
+            private final Cursor cursor = new Cursor();
+            private final IntPredicate wanted;
+            private final Index checked;
+            private int index = 0, end;
 
-                private List<String> record() {
-                    try {
-                        return index + 1 < end ? cursor.next() : null;
-                    } catch (Unusable broken) {
-                        throw isShorter() ? changed(cursor.line) : broken; // it was whole when it was checked
-                    }
-                }
+            Rows(IntPredicate wanted, int end, Index checked) {
+                super(Long.MAX_VALUE, ORDERED);
+                this.wanted = wanted;
+                this.end = Math.min(end, checked.rows() + 1); // one row more is a change, too
+                this.checked = checked;
+            }
 
-                private Row row(List<String> cells) {
-                    if (cells.size() != columns.size() || index >= checked.rows()
-                            || !checked.id(index).equals(cells.get(idColumn))
-                            || checked.cells(index) != cursor.hashes.number(cells))
-                        throw changed(cursor.line);
-                    long hash = checked.cells(index);
-                    return new Row(index, cursor.line, cells.get(idColumn), inputs(cells), hash, hash);
+            @Override
+            public boolean tryAdvance(Consumer<? super Row> use) {
+                for (; index < end; index++) {
+                    var cells = record();
+                    if (cells == null && index < checked.rows()) throw changed(cursor.line);
+                    if (cells == null) break;
+                    if (!wanted.test(index)) continue;
+                    use.accept(edits.apply(row(cells)));
+                    index++;
+                    return true;
                 }
+                end = 0;
+                cursor.close();
+                return false;
+            }
 
-                @Override
-                public boolean hasNext() {
-                    return ahead != null;
+            private List<String> record() {
+                try {
+                    return cursor.next();
+                } catch (Unusable broken) {
+                    throw isShorter() ? changed(cursor.line) : broken; // it was whole when it was checked
                 }
+            }
 
-                @Override
-                public Row next() {
-                    if (ahead == null) throw new NoSuchElementException();
-                    var row = ahead;
-                    ahead = advance();
-                    return row;
-                }
-            };
+            private Row row(List<String> cells) {
+                if (cells.size() != columns.size() || index >= checked.rows()
+                        || !checked.id(index).equals(cells.get(idColumn))
+                        || checked.cells(index) != cursor.hashes.number(cells))
+                    throw changed(cursor.line);
+                long hash = checked.cells(index);
+                return new Row(index, cursor.line, cells.get(idColumn), inputs(cells), hash, hash);
+            }
         }
 
         private Unusable changed(long line) {
@@ -8426,54 +8414,36 @@ final class DifyExec implements Runnable {
             }
         }
 
-        private static long size(Path path) {
-            try {
-                return Files.size(path);
-            } catch (IOException problem) {
-                throw new Unusable(path + ": " + Plain.of(problem));
-            }
-        }
-
-        private static Charset charset(Path path) {
+        private static Charset charset(Path path) throws IOException {
             try (var in = Files.newInputStream(path)) {
-                var first = in.readNBytes(2);
-                if (first.length == 2 && (first[0] & 0xff) == 0xff
-                        && (first[1] & 0xff) == 0xfe) return StandardCharsets.UTF_16LE;
-                if (first.length == 2 && (first[0] & 0xff) == 0xfe
-                        && (first[1] & 0xff) == 0xff) return StandardCharsets.UTF_16BE;
-                return UTF_8;
-            } catch (IOException problem) {
-                throw new Unusable(path + ": " + Plain.of(problem));
+                return switch (HexFormat.of().formatHex(in.readNBytes(2))) {
+                    case "fffe" -> StandardCharsets.UTF_16LE;
+                    case "feff" -> StandardCharsets.UTF_16BE;
+                    default -> UTF_8;
+                };
             }
         }
 
         private static Unusable unreadable(Path path, Charset charset, IOException problem, long line) {
-            if (problem instanceof CharacterCodingException) return new Unusable(path + ", line "
-                    + badLine(path, charset)
-                    + ": not " + charset + Guess.of(path).map(likely -> "; it looks like " + likely).orElse("")
-                            + ". Name the encoding with --encoding, or save the file as UTF-8");
+            if (problem instanceof CharacterCodingException)
+                return new Unusable(path + ", line " + badLine(path, charset) + ": not " + charset
+                        + Guess.of(path).map(likely -> "; it looks like " + likely).orElse("")
+                        + ". Name the encoding with --encoding, or save the file as UTF-8");
             return new Unusable(path + ", line " + line + ": " + Plain.of(problem));
         }
 
-        /// The line of the first byte that the charset does not allow.
+        /// The line of the first byte that the charset does not allow: there the decoder puts a character of no text.
         private static long badLine(Path path, Charset charset) {
-            long line = 1;
-            try (var in = Files.newInputStream(path)) {
-                var decoder = charset.newDecoder();
-                var bytes = ByteBuffer.allocate(1 << 16);
-                var chars = CharBuffer.allocate(1 << 16);
-                for (int count = 0; count >= 0; ) {
-                    count = in.read(bytes.array(), bytes.position(), bytes.remaining());
-                    if (count > 0) bytes.position(bytes.position() + count);
-                    var result = decoder.decode(bytes.flip(), chars.clear(), count < 0);
-                    line += chars.flip().chars().filter(c -> c == '\n').count();
-                    if (result.isError()) return line;
-                    bytes.compact();
-                }
+            char mark = '\uFFFE';
+            var decoder = charset.newDecoder().onMalformedInput(CodingErrorAction.REPLACE)
+                    .onUnmappableCharacter(CodingErrorAction.REPLACE).replaceWith(String.valueOf(mark));
+            try (var in = new LineNumberReader(new InputStreamReader(Files.newInputStream(path), decoder))) {
+                int next = in.read();
+                while (next >= 0 && next != mark) next = in.read();
+                return in.getLineNumber() + 1;
             } catch (IOException _) {
-                // the line reached so far is the best that can be said
+                return 1; // it is gone since
             }
-            return line;
         }
     }
 
@@ -8637,33 +8607,35 @@ final class DifyExec implements Runnable {
         private static double weight(int c, String charset) {
             var script = Character.UnicodeScript.of(c);
             return switch (charset) {
-                case "Shift_JIS", "EUC-JP" -> script == Character.UnicodeScript.HIRAGANA
-                        || script == Character.UnicodeScript.KATAKANA && c < 0xff00 ? 2
-                        : script == Character.UnicodeScript.HAN ? 0.9 : c >= 0x3000 && c < 0x3100 ? 0.5 : 0;
-                case "EUC-KR" -> script == Character.UnicodeScript.HANGUL ? 2 : script == Character.UnicodeScript.HAN
-                        ? 0.3 : 0;
-                case "GB18030", "Big5" -> c >= 0x4e00 && c < 0x9fa6 ? 1 : c >= 0x3000 && c < 0x3040 || c >= 0xff00
-                        && c < 0xff60 ? 0.5 : 0;
+                case "Shift_JIS", "EUC-JP" -> {
+                    boolean kana = script == Character.UnicodeScript.HIRAGANA
+                            || script == Character.UnicodeScript.KATAKANA && c < 0xff00;
+                    boolean mark = c >= 0x3000 && c < 0x3100;
+                    yield kana ? 2 : script == Character.UnicodeScript.HAN ? 0.9 : mark ? 0.5 : 0;
+                }
+                case "EUC-KR" -> script == Character.UnicodeScript.HANGUL ? 2
+                        : script == Character.UnicodeScript.HAN ? 0.3 : 0;
+                case "GB18030", "Big5" -> {
+                    boolean mark = c >= 0x3000 && c < 0x3040 || c >= 0xff00 && c < 0xff60;
+                    yield c >= 0x4e00 && c < 0x9fa6 ? 1 : mark ? 0.5 : 0;
+                }
                 case "windows-1251" -> script == Character.UnicodeScript.CYRILLIC ? 1 : 0;
-                default -> script == Character.UnicodeScript.LATIN && Character.isLowerCase(c) ? 0.95
-                        : Character.isLetter(c) ? 0.4 : 0.2;
+                default -> {
+                    boolean small = script == Character.UnicodeScript.LATIN && Character.isLowerCase(c);
+                    yield small ? 0.95 : Character.isLetter(c) ? 0.4 : 0.2;
+                }
             };
         }
     }
 
     /// The workflow's form held against a header: what each column is, and each cell's value. Pure.
-    static final class Form {
-        private final List<Variable> variables;
-        private final Map<String, Variable> byColumn;
-        private final boolean usesPresets;
-
-        /// @param usesPresets whether this server puts a variable's stored default in for what is not sent (1.14 on)
+    ///
+    /// @param usesPresets whether this server puts a variable's stored default in for what is not sent (1.14 on)
+    record Form(List<Variable> variables, Map<String, Variable> byColumn, boolean usesPresets) {
         Form(List<Variable> variables, List<String> columns, boolean usesPresets) {
-            this.variables = List.copyOf(variables);
-            this.usesPresets = usesPresets;
             var known = new LinkedHashMap<String, Variable>();
             for (var column : columns) variable(variables, column).ifPresent(variable -> known.put(column, variable));
-            this.byColumn = Collections.unmodifiableMap(known);
+            this(List.copyOf(variables), Collections.unmodifiableMap(known), usesPresets);
         }
 
         /// Without a form: every cell is sent as text.
@@ -8681,34 +8653,31 @@ final class DifyExec implements Runnable {
         }
 
         private static Variable variable(String type, JsonNode node, JsonNode parameters, Variable.Folders folders) {
-            var preset = node.path("default");
-            var about = new Variable.About(node.path("variable").asText(), node.path("label").asText(""),
+            var about = new Variable.About(node.path("variable").asText(), node.path("label").asText(""), type,
                     node.path("required").asBoolean(),
-                    preset.isMissingNode() || preset.isNull() ? Optional.empty() : Optional.of(preset.asText()));
+                    node.hasNonNull("default") ? Optional.of(node.path("default").asText()) : Optional.empty());
             return switch (type) {
-                case "text-input", "paragraph" -> new Variable.Text(about, type, node.path("max_length").asInt(0));
+                case "text-input", "paragraph" -> new Variable.TextInput(about, node.path("max_length").asInt(0));
                 case "select" -> new Variable.Select(about, texts(node.path("options")));
-                case "number" -> new Variable.Numeric(about);
+                case "number" -> new Variable.NumberInput(about);
                 case "checkbox" -> new Variable.Checkbox(about);
                 case "json_object" -> new Variable.JsonObject(about);
-                case "file", "file-list" -> new Variable.FileVariable(about, type.equals("file-list"),
-                        files(node, parameters, folders));
-                default -> new Variable.Other(about, type);
+                case "file" -> new Variable.SingleFile(about, files(node, parameters, folders));
+                case "file-list" -> new Variable.FileList(about, files(node, parameters, folders));
+                default -> new Variable.Unsupported(about);
             };
         }
 
         private static Variable.FileRules files(JsonNode node, JsonNode parameters, Variable.Folders folders) {
             var system = parameters.path("system_parameters");
             int most = node.path("max_length").asInt(0);
+            var limits = new HashMap<String, Integer>();
+            for (var kind : List.of("image", "audio", "video"))
+                limits.put(kind, system.path(kind + "_file_size_limit").asInt(0));
+            for (var kind : List.of("document", "custom")) limits.put(kind, system.path("file_size_limit").asInt(0));
             return new Variable.FileRules(folders, texts(node.path("allowed_file_types")),
-                    texts(node.path("allowed_file_extensions")),
-                    texts(node.path("allowed_file_upload_methods")),
-                    most > 0 ? most : system.path("workflow_file_upload_limit").asInt(10),
-                    Map.of("image", system.path("image_file_size_limit").asInt(0), "audio",
-                            system.path("audio_file_size_limit").asInt(0),
-                            "video", system.path("video_file_size_limit").asInt(0), "document",
-                                    system.path("file_size_limit").asInt(0),
-                            "custom", system.path("file_size_limit").asInt(0)));
+                    texts(node.path("allowed_file_extensions")), texts(node.path("allowed_file_upload_methods")),
+                    most > 0 ? most : system.path("workflow_file_upload_limit").asInt(10), limits);
         }
 
         private static List<String> texts(JsonNode array) {
@@ -8764,16 +8733,16 @@ final class DifyExec implements Runnable {
             for (var variable : variables) {
                 var own = columns.stream().filter(column -> byColumn.get(column) == variable).toList();
                 var name = variable.about().name();
-                if (own.size() > 1) faults.add("the columns "
-                        + own.stream().map(Plain::quoted).collect(joining(" and "))
-                        + " are both the variable " + Plain.quoted(name) + " (by name and by label)");
+                if (own.size() > 1)
+                    faults.add("the columns " + own.stream().map(Plain::quoted).collect(joining(" and "))
+                            + " are both the variable " + Plain.quoted(name) + " (by name and by label)");
                 if (own.isEmpty() && !variable.about().required() && hasBadPreset(variable))
                     faults.add("there is no column for the variable " + Plain.quoted(name)
                             + ", and the default stored in the workflow is none of its options");
-                if (own.isEmpty()
-                        && variable.about().required()) faults.add("there is no column for the required variable "
-                        + Plain.quoted(name) + Nearest.of(name, unknown(columns))
-                                .map(near -> "; is it " + Plain.quoted(near) + "?").orElse(""));
+                if (own.isEmpty() && variable.about().required())
+                    faults.add("there is no column for the required variable " + Plain.quoted(name)
+                            + Nearest.of(name, unknown(columns)).map(near -> "; is it " + Plain.quoted(near) + "?")
+                                    .orElse(""));
             }
             return faults;
         }
@@ -8782,17 +8751,15 @@ final class DifyExec implements Runnable {
         List<String> notes(List<String> columns) {
             if (variables.isEmpty()) return List.of();
             var notes = new ArrayList<String>();
-            var unknown = unknown(columns);
-            if (!unknown.isEmpty()) notes.add("the workflow has no variable for "
-                    + unknown.stream().map(column -> Plain.quoted(column)
-                    + Nearest.of(column, variables.stream().map(variable -> variable.about().name()).toList())
-                            .map(near -> " (did you mean " + Plain.quoted(near) + "?)").orElse(""))
-                                    .collect(joining(", ")) + ": Dify drops it");
+            var names = variables.stream().map(variable -> variable.about().name()).toList();
+            var unknown = unknown(columns).stream().map(column -> Plain.quoted(column) + Nearest.of(column, names)
+                    .map(near -> " (did you mean " + Plain.quoted(near) + "?)").orElse("")).toList();
+            if (!unknown.isEmpty())
+                notes.add("the workflow has no variable for " + String.join(", ", unknown) + ": Dify drops it");
             if (usesPresets) byColumn.forEach((column, variable) -> variable.about().preset()
                     .filter(_ -> !variable.takesEmpty())
                     .ifPresent(preset -> notes.add("an empty " + Plain.quoted(column) + " becomes "
-                            + Plain.quoted(preset)
-                            + ", the default stored in the workflow")));
+                            + Plain.quoted(preset) + ", the default stored in the workflow")));
             return notes;
         }
 
@@ -8804,13 +8771,10 @@ final class DifyExec implements Runnable {
 
     /// One variable of the workflow's form. It knows how to read a cell, and what is wrong with it.
     sealed interface Variable {
-        /// What all kinds have. `label` is the name shown to people; `preset` the stored default, or empty.
-        record About(String name, String label, boolean required, Optional<String> preset) {}
+        /// What all kinds have. `label` is the name shown to people; `type` is Dify's; `preset` the stored default.
+        record About(String name, String label, String type, boolean required, Optional<String> preset) {}
 
         About about();
-
-        /// The type's name in Dify.
-        String type();
 
         /// A cell that is not empty, or any for text.
         Value read(String cell);
@@ -8821,7 +8785,7 @@ final class DifyExec implements Runnable {
         }
 
         /// `text-input` and `paragraph`: as it stands. Lengths are counted in code points, as the server does.
-        record Text(About about, String type, int longest) implements Variable {
+        record TextInput(About about, int longest) implements Variable {
             @Override
             public Value read(String cell) {
                 int length = cell.codePointCount(0, cell.length());
@@ -8841,11 +8805,6 @@ final class DifyExec implements Runnable {
             }
 
             @Override
-            public String type() {
-                return "select";
-            }
-
-            @Override
             public Value read(String cell) {
                 if (options.contains(cell)) return new Value.Text(cell);
                 var near = Nearest.of(cell, options).map(option -> "; did you mean " + Plain.quoted(option) + "?")
@@ -8856,13 +8815,8 @@ final class DifyExec implements Runnable {
         }
 
         /// Plain decimal notation; the exponents and underscores that the server would take are refused on purpose.
-        record Numeric(About about) implements Variable {
+        record NumberInput(About about) implements Variable {
             private static final Pattern SHAPE = Pattern.compile("[+-]?([0-9]+(\\.[0-9]*)?|\\.[0-9]+)");
-
-            @Override
-            public String type() {
-                return "number";
-            }
 
             @Override
             public Value read(String cell) {
@@ -8872,11 +8826,6 @@ final class DifyExec implements Runnable {
         }
 
         record Checkbox(About about) implements Variable {
-            @Override
-            public String type() {
-                return "checkbox";
-            }
-
             @Override
             public Value read(String cell) {
                 return switch (cell.strip().toLowerCase(Locale.ROOT)) {
@@ -8890,15 +8839,10 @@ final class DifyExec implements Runnable {
         /// An object; whether it fits the variable's schema is the server's business.
         record JsonObject(About about) implements Variable {
             @Override
-            public String type() {
-                return "json_object";
-            }
-
-            @Override
             public Value read(String cell) {
                 try {
                     var tree = Json.STRICT.readTree(cell);
-                    if (tree.isObject()) return new Value.Json(cell.strip());
+                    if (tree.isObject()) return new Value.RawJson(cell.strip());
                 } catch (JsonProcessingException _) {
                     // said below
                 }
@@ -8906,16 +8850,18 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// A file, or a list of them parted by `;`: addresses, or `@path` from the CSV's folder.
-        record FileVariable(About about, boolean list, FileRules files) implements Variable {
-            @Override
-            public String type() {
-                return list ? "file-list" : "file";
-            }
-
+        /// An address, or `@path` from the CSV's folder.
+        record SingleFile(About about, FileRules files) implements Variable {
             @Override
             public Value read(String cell) {
-                if (!list) return files.read(cell.strip());
+                return files.read(cell.strip());
+            }
+        }
+
+        /// Several of them, parted by `;`.
+        record FileList(About about, FileRules files) implements Variable {
+            @Override
+            public Value read(String cell) {
                 var values = Stream.of(cell.split(";")).map(String::strip).filter(part -> !part.isEmpty())
                         .map(files::read).toList();
                 for (var value : values) if (value instanceof Value.Wrong) return value;
@@ -8925,10 +8871,10 @@ final class DifyExec implements Runnable {
         }
 
         /// `external_data_tool` and kinds we do not know: a run that sends them a value fails.
-        record Other(About about, String type) implements Variable {
+        record Unsupported(About about) implements Variable {
             @Override
             public Value read(String cell) {
-                return new Value.Wrong("empty: Dify's API takes no value for a variable of type " + type);
+                return new Value.Wrong("empty: Dify's API takes no value for a variable of type " + about.type());
             }
         }
 
@@ -8954,7 +8900,11 @@ final class DifyExec implements Runnable {
         /// Which files a variable takes. `limits`: MB by kind, from the server.
         record FileRules(Folders folders, List<String> kinds, List<String> extensions, List<String> methods, int most,
                 Map<String, Integer> limits) {
-            private static final Map<String, String> KINDS = byEnding();
+            private static final Map<String, String> ENDINGS = Map.of("image", "jpg jpeg png webp gif svg",
+                    "audio", "mp3 m4a wav amr mpga",
+                    "video", "mp4 mov mpeg webm",
+                    "document", "txt markdown md mdx pdf html htm xlsx xls vtt properties doc docx csv eml msg pptx "
+                            + "ppt xml epub");
 
             public FileRules {
                 kinds = List.copyOf(kinds);
@@ -8964,34 +8914,28 @@ final class DifyExec implements Runnable {
                 limits = Map.copyOf(limits);
             }
 
-            private static Map<String, String> byEnding() {
-                var kinds = new HashMap<String, String>();
-                Map.of("image", "jpg jpeg png webp gif svg", "audio", "mp3 m4a wav amr mpga", "video",
-                        "mp4 mov mpeg webm",
-                        "document", "txt markdown md mdx pdf html htm xlsx xls vtt properties doc docx csv eml msg "
-                                + "pptx ppt xml epub")
-                        .forEach((kind, ends) -> Stream.of(ends.split(" ")).forEach(end -> kinds.put(end, kind)));
-                return Map.copyOf(kinds);
-            }
-
             Value read(String cell) {
                 return cell.startsWith("@") ? local(cell.substring(1)) : remote(cell);
             }
 
             private Value remote(String cell) {
                 if (!takes("remote_url")) return new Value.Wrong("an upload (@path): addresses are not allowed");
-                try {
-                    var address = new URI(cell.replace(" ", "%20"));
-                    if (address.getHost() == null || !List.of("http", "https")
-                            .contains(String.valueOf(address.getScheme())))
-                        return new Value.Wrong("an address (https://…)" + (takes("local_file") ? " or @path" : ""));
+                return address(cell).map(address -> {
                     var end = end(address.getPath());
                     // without an ending only Dify's own look at the address can tell
                     var kind = end.isEmpty() && !kinds.isEmpty() ? kinds.getFirst() : kind(end);
                     return fault(kind, end).<Value>map(Value.Wrong::new)
                             .orElseGet(() -> new Value.Remote(kind, address));
+                }).orElseGet(() -> new Value.Wrong("an address (https://…)"
+                        + (takes("local_file") ? " or @path" : "")));
+            }
+
+            private static Optional<URI> address(String cell) {
+                try {
+                    return Optional.of(new URI(cell.replace(" ", "%20"))).filter(address -> address.getHost() != null
+                            && List.of("http", "https").contains(String.valueOf(address.getScheme())));
                 } catch (URISyntaxException _) {
-                    return new Value.Wrong("an address (https://…)" + (takes("local_file") ? " or @path" : ""));
+                    return Optional.empty();
                 }
             }
 
@@ -8999,16 +8943,18 @@ final class DifyExec implements Runnable {
                 if (!takes("local_file")) return new Value.Wrong("an address (https://…): uploads are not allowed");
                 try {
                     var path = folders.base().resolve(cell);
-                    if (!Files.isRegularFile(path)) return new Value.Wrong("a file that exists; there is none at "
-                            + path);
+                    if (!Files.isRegularFile(path))
+                        return new Value.Wrong("a file that exists; there is none at " + path);
                     var file = path.toRealPath();
-                    if (!folders.hold(file)) return new Value.Wrong("a file under the CSV's folder (or another, which "
-                            + "--files DIR names); this is " + file);
+                    if (!folders.hold(file))
+                        return new Value.Wrong("a file under the CSV's folder (or another, which --files DIR names); "
+                                + "this is " + file);
                     if (!Files.isReadable(path)) return new Value.Wrong("a file that may be read, not " + path);
                     var name = path.getFileName().toString();
                     var kind = kind(end(name));
-                    var fault = fault(kind, end(name)).or(() -> tooLarge(file, kind));
-                    return fault.<Value>map(Value.Wrong::new).orElseGet(() -> new Value.Local(kind, name, file));
+                    long size = Files.size(path);
+                    return fault(kind, end(name)).or(() -> tooLarge(size, kind)).<Value>map(Value.Wrong::new)
+                            .orElseGet(() -> new Value.Local(kind, name, file));
                 } catch (InvalidPathException problem) {
                     return new Value.Wrong("a path: " + Plain.of(problem));
                 } catch (IOException problem) {
@@ -9016,15 +8962,10 @@ final class DifyExec implements Runnable {
                 }
             }
 
-            private Optional<String> tooLarge(Path path, String kind) {
-                try {
-                    int most = limits.getOrDefault(kind, limits.getOrDefault("custom", 0));
-                    long size = Files.size(path);
-                    return most > 0 && size > (long) most << 20
-                            ? Optional.of("at most " + most + " MB, not " + (size >> 20) + " MB") : Optional.empty();
-                } catch (IOException problem) {
-                    return Optional.of("a file that may be read: " + Plain.of(problem));
-                }
+            private Optional<String> tooLarge(long size, String kind) {
+                int most = limits.getOrDefault(kind, limits.getOrDefault("custom", 0));
+                return most > 0 && size > (long) most << 20
+                        ? Optional.of("at most " + most + " MB, not " + (size >> 20) + " MB") : Optional.empty();
             }
 
             private boolean takes(String method) {
@@ -9034,14 +8975,16 @@ final class DifyExec implements Runnable {
             private Optional<String> fault(String kind, String end) {
                 boolean allowed = kinds.isEmpty() || kinds.contains(kind) && !kind.equals("custom")
                         || kinds.contains("custom") && extensions.contains(end);
-                return allowed ? Optional.empty() : Optional.of("a file of the kind " + String.join(", ", kinds)
-                        + (extensions.isEmpty() || !kinds.contains("custom") ? "" : " (" + String.join(", ", extensions)
-                                + ")")
+                if (allowed) return Optional.empty();
+                boolean named = kinds.contains("custom") && !extensions.isEmpty();
+                return Optional.of("a file of the kind " + String.join(", ", kinds)
+                        + (named ? " (" + String.join(", ", extensions) + ")" : "")
                         + ", not " + kind + (end.isEmpty() ? "" : " (." + end + ")"));
             }
 
             private static String kind(String end) {
-                return KINDS.getOrDefault(end, "custom");
+                return ENDINGS.entrySet().stream().filter(kind -> List.of(kind.getValue().split(" ")).contains(end))
+                        .map(Map.Entry::getKey).findFirst().orElse("custom");
             }
 
             private static String end(String name) {
@@ -9054,6 +8997,24 @@ final class DifyExec implements Runnable {
 
     /// A cell as the workflow takes it.
     sealed interface Value {
+        /// The files of this machine in it.
+        default Stream<Local> locals() {
+            return switch (this) {
+                case Several(var files) -> files.stream().flatMap(Value::locals);
+                case Local local -> Stream.of(local);
+                case Value _ -> Stream.empty();
+            };
+        }
+
+        /// The same with each of these files as what it is on the server.
+        default Value uploaded(Map<Local, String> ids) {
+            return switch (this) {
+                case Several(var files) -> new Several(files.stream().map(file -> file.uploaded(ids)).toList());
+                case Local local -> new OnServer(local.kind(), ids.get(local));
+                case Value other -> other;
+            };
+        }
+
         record Text(String text) implements Value {}
 
         /// A JSON number, all its digits kept.
@@ -9062,7 +9023,7 @@ final class DifyExec implements Runnable {
         record Truth(boolean isTrue) implements Value {}
 
         /// A JSON object, as it was written.
-        record Json(String text) implements Value {}
+        record RawJson(String text) implements Value {}
 
         /// A file that Dify fetches itself.
         record Remote(String kind, URI address) implements Value {}
@@ -9073,7 +9034,7 @@ final class DifyExec implements Runnable {
         /// @param file where it really is, all links followed
         record Local(String kind, String name, Path file) implements Value {}
 
-        record Uploaded(String kind, String id) implements Value {}
+        record OnServer(String kind, String id) implements Value {}
 
         record Several(List<Value> files) implements Value {
             public Several {
@@ -9102,7 +9063,7 @@ final class DifyExec implements Runnable {
     }
 
     /// Every wanted row's every cell held against the form, in one pass; nothing is sent.
-    record Inspection(long rows, List<String> faults, List<String> notes, List<Column> columns,
+    record Inspection(long rows, List<String> faults, List<String> notes, List<Profile> columns,
             List<Problem> problems) {
         private static final int CUT = 60;
 
@@ -9110,43 +9071,67 @@ final class DifyExec implements Runnable {
         record Problem(long line, String id, String column, String value, Value.Wrong allowed) {}
 
         /// What a column holds. `longest` is in code points.
-        record Column(String column, String variable, String type, boolean required, long filled, int longest,
+        record Profile(String column, String variable, String type, boolean required, long filled, int longest,
                 String example) {}
 
         static Inspection of(List<String> columns, Form form, Iterator<Row> all) {
-            var filled = new long[columns.size()];
-            var longest = new int[columns.size()];
-            var examples = new String[columns.size()];
+            var profilers = columns.stream().map(column -> new Profiler(column, form.variable(column))).toList();
             var problems = new ArrayList<Problem>();
-            long rows = 0, emptyRequired = 0, withNul = 0;
+            long rows = 0;
             for (; all.hasNext(); rows++) {
                 var row = all.next();
-                for (int i = 0; i < columns.size(); i++) {
-                    var column = columns.get(i);
+                for (var profiler : profilers) {
+                    var column = profiler.column;
                     var cell = row.inputs().get(column);
-                    if (cell.indexOf('\0') >= 0) withNul++;
-                    if (!cell.isBlank()) {
-                        filled[i]++;
-                        longest[i] = Math.max(longest[i], cell.codePointCount(0, cell.length()));
-                        if (examples[i] == null) examples[i] = Plain.text(cell, 24);
-                    } else if (form.variable(column).filter(v -> v.takesEmpty() && v.about().required())
-                            .isPresent()) emptyRequired++;
+                    profiler.add(cell);
                     if (form.value(column, cell) instanceof Value.Wrong wrong)
                         problems.add(new Problem(row.line(), row.id(), column, Plain.text(cell, CUT), wrong));
                 }
             }
-            var notes = new ArrayList<>(form.notes(columns));
-            if (emptyRequired > 0) notes.add(Plain.count(emptyRequired, "required text is", "required texts are")
-                    + " empty; Dify takes that");
-            if (withNul > 0) notes.add(Plain.count(withNul, "cell holds", "cells hold")
-                    + " the character NUL; Dify leaves it out");
-            return new Inspection(rows, form.faults(columns), notes, IntStream.range(0, columns.size()).mapToObj(i -> {
-                var variable = form.variable(columns.get(i));
-                return new Column(columns.get(i), variable.map(v -> v.about().name()).orElse(""),
-                        variable.map(Variable::type).orElse(""),
-                        variable.filter(v -> v.about().required()).isPresent(), filled[i], longest[i],
-                                examples[i] == null ? "" : examples[i]);
-            }).toList(), problems);
+            return new Inspection(rows, form.faults(columns), notes(form.notes(columns), profilers),
+                    profilers.stream().map(Profiler::profile).toList(), problems);
+        }
+
+        private static List<String> notes(List<String> ofHeader, List<Profiler> profilers) {
+            var notes = new ArrayList<>(ofHeader);
+            long empty = profilers.stream().mapToLong(profiler -> profiler.emptyRequired).sum();
+            if (empty > 0)
+                notes.add(Plain.count(empty, "required text is", "required texts are") + " empty; Dify takes that");
+            long withNul = profilers.stream().mapToLong(profiler -> profiler.withNul).sum();
+            if (withNul > 0)
+                notes.add(Plain.count(withNul, "cell holds", "cells hold") + " the character NUL; Dify leaves it out");
+            return notes;
+        }
+
+        /// Goes through the cells of a column.
+        private static final class Profiler {
+            private final String column;
+            private final Optional<Variable> variable;
+            private final boolean required;
+            private long filled = 0, emptyRequired = 0, withNul = 0;
+            private int longest = 0;
+            private String example = "";
+
+            Profiler(String column, Optional<Variable> variable) {
+                this.column = column;
+                this.variable = variable;
+                this.required = variable.filter(v -> v.about().required()).isPresent();
+            }
+
+            void add(String cell) {
+                if (cell.indexOf('\0') >= 0) withNul++;
+                if (cell.isBlank()) {
+                    if (required && variable.get().takesEmpty()) emptyRequired++;
+                    return;
+                }
+                if (filled++ == 0) example = Plain.text(cell, 24);
+                longest = Math.max(longest, cell.codePointCount(0, cell.length()));
+            }
+
+            Profile profile() {
+                return new Profile(column, variable.map(v -> v.about().name()).orElse(""),
+                        variable.map(v -> v.about().type()).orElse(""), required, filled, longest, example);
+            }
         }
 
         boolean isFine() {
@@ -9337,6 +9322,24 @@ final class DifyExec implements Runnable {
                 + "Detected file type|File validation failed|Reached maximum retries|expected value type|"
                 + "does not match schema|this statement should be unreachable");
 
+        private static final String UNPUBLISHED = "nothing is published in this app: publish the workflow in Dify";
+        private static final String NO_MODEL = "the workflow's model is not set up (%s): check the model provider in "
+                + "Dify";
+        /// What stops the batch of the codes of a 400; `%s` is Dify's message.
+        private static final Map<String, String> STOPS = Map.of(
+                "not_workflow_app", "the key belongs to an app that is no workflow: take the key of a workflow app",
+                "app_unavailable", UNPUBLISHED,
+                "provider_not_initialize", NO_MODEL,
+                "model_currently_not_support", NO_MODEL,
+                "provider_quota_exceeded", "the model provider's credit is used up (%s)");
+        /// The same of its messages. Dify's report of a shape quotes the request, so it is not repeated.
+        private static final List<Map.Entry<Pattern, String>> STOPS_BY_MESSAGE = List.of(
+                Map.entry(Pattern.compile("^Workflow not published"), UNPUBLISHED),
+                Map.entry(Pattern.compile("^No class mapping found"),
+                        "the workflow has a node that this Dify does not know (%s)"),
+                Map.entry(Pattern.compile("^Arg user must|^Input payload validation|validation error"),
+                        "Dify did not take the shape of the request (400); is it a newer version?"));
+
         Verdict verdict(Attempt attempt, Seen seen) {
             return switch (seen) {
                 case Seen.Ran ran when isUnconfirmed(ran) -> unconfirmed(words(ran));
@@ -9434,32 +9437,34 @@ final class DifyExec implements Runnable {
                 return BAD_ROW.matcher(seen.message()).find() ? failed(seen.message())
                         : new Verdict.LookUp(Symptom.STREAM_ERROR, seen.message());
             int status = seen.status();
-            if (status >= 300 && status < 400) return new Verdict.StopBatch(access + " redirects to " + seen.message()
-                    + ": set DIFY_API_BASE_URL to the address it really has, which usually ends in /v1");
             return switch (status) {
                 case 400 -> badRequest(attempt, seen);
                 case 401 -> new Verdict.StopBatch("Dify refuses the key (401: " + said(seen)
-                        + "): check DIFY_API_KEY and "
-                        + "that it belongs to the app at " + access);
+                        + "): check DIFY_API_KEY and that it belongs to the app at " + access);
                 case 403 -> forbidden(seen);
                 case 404, 410 -> new Verdict.StopBatch(seen.message().startsWith("Workflow not found") ? pinned(seen)
                         : access + " is not Dify's API (HTTP " + status + "): " + access.advice());
                 case 405, 415, 426 -> new Verdict.StopBatch("Dify did not take the request (HTTP " + status + ": "
-                        + said(seen)
-                        + "): is " + access + " the API's address?");
+                        + said(seen) + "): is " + access + " the API's address?");
                 case 407 -> new Verdict.StopBatch("the proxy wants a user and a password (407): put them into "
-                        + "HTTPS_PROXY, "
-                        + "http://user:password@host:port");
+                        + "HTTPS_PROXY, http://user:password@host:port");
                 case 413 -> failed(with("too large for the server (413)", seen));
                 case 429 -> seen.code().equals("rate_limit_error")
-                        ? new Verdict.StopBatch("the plan's quota of runs is used up ("
-                        + said(seen) + "): it comes back with the next day or period; run the same command again then")
+                        ? new Verdict.StopBatch("the plan's quota of runs is used up (" + said(seen)
+                                + "): it comes back with the next day or period; run the same command again then")
                         : throttled(attempt, seen);
-                default -> status >= 500 || status == 408 || status < 300
-                        ? new Verdict.LookUp(seen.dify() ? Symptom.SERVER_ERROR : Symptom.GATEWAY, "HTTP " + status
-                                + " " + said(seen))
-                        : failed("HTTP " + status + ": " + said(seen));
+                default -> other(seen, status);
             };
+        }
+
+        private Verdict other(Seen.Refused seen, int status) {
+            if (status >= 300 && status < 400)
+                return new Verdict.StopBatch(access + " redirects to " + seen.message()
+                        + ": set DIFY_API_BASE_URL to the address it really has, which usually ends in /v1");
+            return status >= 500 || status == 408 || status < 300
+                    ? new Verdict.LookUp(seen.dify() ? Symptom.SERVER_ERROR : Symptom.GATEWAY,
+                            "HTTP " + status + " " + said(seen))
+                    : failed("HTTP " + status + ": " + said(seen));
         }
 
         private static Verdict forbidden(Seen.Refused seen) {
@@ -9475,37 +9480,19 @@ final class DifyExec implements Runnable {
 
         private Verdict badRequest(Attempt attempt, Seen.Refused seen) {
             var message = seen.message();
+            var stop = Optional.ofNullable(STOPS.get(seen.code()));
+            if (stop.isPresent()) return new Verdict.StopBatch(stop.get().formatted(said(seen)));
             return switch (seen.code()) {
-                case "not_workflow_app" -> new Verdict.StopBatch("the key belongs to an app that is no workflow: "
-                        + "take the key "
-                        + "of a workflow app");
-                case "app_unavailable" -> new Verdict.StopBatch("nothing is published in this app: publish the "
-                        + "workflow in Dify");
-                case "provider_not_initialize",
-                        "model_currently_not_support" -> new Verdict.StopBatch("the workflow's model is "
-                        + "not set up (" + said(seen) + "): check the model provider in Dify");
-                case "provider_quota_exceeded" -> new Verdict.StopBatch("the model provider's credit is used up ("
-                        + said(seen) + ")");
                 case "completion_request_error" -> again(attempt, message, seen.retryAfter());
-                case "bad_request" -> message.startsWith("Invalid workflow_id")
-                        || message.startsWith("Cannot use draft")
-                        ? new Verdict.StopBatch(pinned(seen))
-                                : new Verdict.StopBatch("Dify could not read the request: " + said(seen));
-                default -> {
-                    if (message.startsWith("Workflow not published"))
-                        yield new Verdict.StopBatch("nothing is published in this app: publish the workflow in Dify");
-                    if (message.startsWith("No class mapping found")) yield new Verdict.StopBatch("the workflow has "
-                            + "a node "
-                            + "that this Dify does not know (" + said(seen) + ")");
-                    if (message.startsWith("queue listening stopped"))
-                        yield new Verdict.LookUp(Symptom.SERVER_ERROR, said(seen));
-                    if (message.startsWith("Arg user must") || message.contains("validation error")
-                            || message.startsWith("Input payload validation"))
-                        // Dify's report quotes the request, so it is not repeated
-                        yield new Verdict.StopBatch("Dify did not take the shape of the request (400); is it a newer "
-                                + "version?");
-                    yield failed(said(seen).isEmpty() ? "HTTP 400" : message);
-                }
+                case "bad_request" -> new Verdict.StopBatch(Stream.of("Invalid workflow_id", "Cannot use draft")
+                        .anyMatch(message::startsWith) ? pinned(seen)
+                        : "Dify could not read the request: " + said(seen));
+                default -> message.startsWith("queue listening stopped")
+                        ? new Verdict.LookUp(Symptom.SERVER_ERROR, said(seen))
+                        : STOPS_BY_MESSAGE.stream()
+                                .filter(entry -> entry.getKey().matcher(message).find()).findFirst()
+                                .<Verdict>map(entry -> new Verdict.StopBatch(entry.getValue().formatted(said(seen))))
+                                .orElseGet(() -> failed(said(seen).isEmpty() ? "HTTP 400" : message));
             };
         }
 
@@ -10365,6 +10352,10 @@ final class DifyExec implements Runnable {
             boolean isTooMany() {
                 return message.startsWith("Too many requests.");
             }
+
+            boolean isBusy() {
+                return status == 429 || status == 503;
+            }
         }
 
         /// A run that ended, or paused. `outputs` is compact JSON; `files` are those to be kept, if that was asked for;
@@ -10442,7 +10433,7 @@ final class DifyExec implements Runnable {
         /// How long the server asks to be left alone.
         default Optional<Duration> pause() {
             return switch (this) {
-                case Refused refused when refused.status() == 429 || refused.status() == 503 -> refused.retryAfter();
+                case Refused refused when refused.isBusy() -> refused.retryAfter();
                 case NotUploaded file -> file.retryAfter();
                 case Refused _, Ran _, Cut _, TooLarge _, NotSent _ -> Optional.empty();
             };
@@ -10825,7 +10816,7 @@ final class DifyExec implements Runnable {
         /// `error` is empty where there is none.
         record NodeEnded(String title, String type, String status, double seconds, String error) implements Heard {}
 
-        record Text(String text) implements Heard {}
+        record Chunk(String text) implements Heard {}
     }
 
     /// The user of each attempt: unique, so that the run found under it is this attempt's and no other's.

@@ -185,7 +185,7 @@ final class BatchTest {
             var builder = new ProcessBuilder("/bin/sh", "-c", "ulimit -f 60; exec \"$@\"", "sh", java,
                     "-XX:-UsePerfData", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1",
                     "--enable-native-access=ALL-UNNAMED", "-cp", classPath, "difyexec.DifyExec", "run",
-                    "--demo", "-c", "10", "-i", "data.csv", "-o", "results.jsonl")
+                    "--demo", "-c", "2", "-i", "data.csv", "-o", "results.jsonl")
                     .directory(folder.toFile()).redirectErrorStream(true);
             builder.environment().keySet().removeIf(name -> name.startsWith("DIFY") || name.equals("TIMEOUT"));
             var process = builder.start();

@@ -297,7 +297,7 @@ final class DifyTest {
                             'elapsed_time':2.5,'total_tokens':7,'total_steps':2,'exceptions_count':0,'files':[]}"""));
 
             var ran = (Seen.Ran) reader.ran().orElseThrow();
-            assertEquals("workflow_finished", reader.event);
+            assertTrue(reader.isEnd());
             assertEquals(RunStatus.FAILED, ran.status());
             assertEquals("no such city", ran.error());
             assertEquals("{\"a\":1}", outputs(ran));
@@ -316,7 +316,7 @@ final class DifyTest {
             events(event("node_started", "{'id':'n1','workflow_id':'no'}"),
                     event("iteration_completed", "{'id':'n2','status':'succeeded'}"));
 
-            assertEquals("r1", reader.runId);
+            assertEquals(Optional.of(new RunRef("r1", "t1")), reader.ref());
             assertEquals(Optional.empty(), reader.ran());
         }
 
@@ -324,7 +324,7 @@ final class DifyTest {
         void eventsAndFieldsOfLaterVersionsArePassedOver() throws IOException {
             events(event("reasoning_chunk", "{'id':'x','status':'failed','reasoning':[{}]}"));
             assertEquals(Optional.empty(), reader.ran());
-            assertEquals("r1", reader.runId);
+            assertEquals(Optional.of(new RunRef("r1", "t1")), reader.ref());
 
             events(event("workflow_finished", "{'new':{'a':[1]},'id':'r1','status':'succeeded','outputs':{}}"));
 
@@ -359,15 +359,13 @@ final class DifyTest {
         @Test
         void anErrorEventIsReadInBothItsShapes() throws IOException {
             events("{'event':'error','message':'name is required in input form','status':500}");
-            assertEquals(List.of("error", "", "500", "name is required in input form"),
-                    List.of(reader.event, reader.code, Integer.toString(reader.errorStatus), reader.message));
-            assertEquals(Optional.empty(), reader.ref());
+            assertEquals(Optional.of(Seen.Refused.event(500, "", "name is required in input form", Optional.empty())),
+                    reader.end());
 
             events("{'event':'error','workflow_run_id':'r1','code':'invalid_param','status':400,'message':'no'}");
 
-            assertEquals(List.of("error", "invalid_param", "400", "no"),
-                    List.of(reader.event, reader.code, Integer.toString(reader.errorStatus), reader.message));
-            assertEquals("r1", reader.runId);
+            assertEquals(Optional.of(Seen.Refused.event(400, "invalid_param", "no",
+                    Optional.of(new RunRef("r1", "")))), reader.end());
         }
 
         private Found detail(String status, String outputs) throws IOException {
@@ -437,7 +435,6 @@ final class DifyTest {
         void aDetailWhoseFieldsAreAllNullIsOfNoRun() throws IOException {
             reader.readDetail(in(json("{'id':null,'workflow_id':null,'status':null,'outputs':null,'error':null}")));
 
-            assertEquals("", reader.runId);
             assertEquals(Optional.empty(), reader.ref());
         }
     }

@@ -661,7 +661,7 @@ final class EngineTest {
         void whoLooksOnHearsWhatARunSaysAndThenItsEnd() throws Exception {
             var scene = Scene.of(folder, "a");
             scene.answer = (_, told) -> {
-                told.accept(new Heard.Text("so far"));
+                told.accept(new Heard.Chunk("so far"));
                 return succeeded("run-7");
             };
 

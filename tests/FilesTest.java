@@ -403,6 +403,34 @@ final class FilesTest extends WholeCommand {
             assertTrue(call.err().contains("Warning: the workflow's form is out of reach"), call.err());
         }
 
+        @ParameterizedTest
+        @ValueSource(ints = {429, 503})
+        void asksABusyServerForTheFormAgain(int status) throws IOException {
+            bad();
+            dify.server.stubFor(get(urlEqualTo("/v1/parameters")).inScenario("busy").whenScenarioStateIs("Started")
+                    .willReturn(aResponse().withStatus(status)).willSetStateTo("free"));
+
+            var call = dify.run();
+
+            assertEquals(2, call.code(), call.err());
+            assertTrue(call.err().contains("3 problems, nothing was sent"), call.err());
+            assertFalse(call.err().contains("out of reach"), call.err());
+            dify.server.verify(2, getRequestedFor(urlEqualTo("/v1/parameters")));
+        }
+
+        @ParameterizedTest
+        @ValueSource(ints = {429, 503})
+        void sendsNothingWhileTheServerIsTooBusyForTheForm(int status) throws IOException {
+            rows(2);
+            form(aResponse().withStatus(status));
+
+            var call = dify.run("--max-retries", "1");
+
+            assertEquals(4, call.code(), call.err());
+            assertTrue(call.sentence().contains("does not answer (HTTP " + status + ") after 2 tries"), call.err());
+            assertEquals(0, dify.runs());
+        }
+
         @Test
         void stopsWhereNothingIsPublished() throws IOException {
             rows(2);

@@ -196,7 +196,7 @@ class FormTest {
                 flag      | '0'                    | Truth[isTrue=false]
                 tone      | ''                     | None[]
                 tone      | 'casual'               | Text[text=casual]
-                meta      | '{"a": [1, 2.50]}'     | Json[text={"a": [1, 2.50]}]
+                meta      | '{"a": [1, 2.50]}'     | RawJson[text={"a": [1, 2.50]}]
                 ext       | ''                     | None[]
                 """)
         void aCellBecomesATypedValue(String column, String cell, String value) {

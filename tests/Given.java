@@ -298,7 +298,7 @@ final class Given {
         }
 
         BatchWriter open() {
-            return BatchWriter.open(BatchFiles.of(output), Csv.open(csv, null), false,
+            return BatchWriter.open(BatchFiles.of(output), Csv.open(csv, null, Optional.empty(), Optional.empty()), false,
                     rebuild, Optional.empty());
         }
 

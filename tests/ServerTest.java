@@ -63,7 +63,7 @@ class ServerTest {
     }
 
     static DifyClient client(Access access, Duration timeout, Duration firstEvent) {
-        return DifyClient.of(access, timeout, firstEvent, Room.of(1));
+        return new DifyClient(access, timeout, firstEvent, Room.of(1));
     }
 
     static Judge judge() {
@@ -460,7 +460,7 @@ class ServerTest {
         void aPinnedVersionHasARouteOfItsOwn(String version, String inPath) {
             var access = new Access(url(), KEY, version, Optional.empty(), Optional.empty());
 
-            try (var client = DifyClient.of(access, LONG)) {
+            try (var client = DifyClient.of(access, LONG, 1)) {
                 run(client, BLOCKING);
             }
 
@@ -581,14 +581,19 @@ class ServerTest {
         @Test
         @Timeout(30)
         void aConnectionIsGivenUpWhileAnotherRequestWaitsForLong() throws Exception {
+            var arrived = new CountDownLatch(1);
             try (var wire = new Wire(connection -> {
                 while (connection.request()) {
-                    if (connection.last.contains("\"first\"")) connection.hold();
+                    if (connection.last.contains("\"first\"")) {
+                        arrived.countDown();
+                        connection.hold();
+                    }
                     connection.answer(Events.blocking("{\"a\":\"" + "x".repeat(20_000) + "\"}"));
                 }
             }); var client = client(wire.url())) {
                 var first = Thread.startVirtualThread(() -> run(client, attempt(BLOCKING, "first", Map.of("id", "r1")),
                         new Ears()));
+                arrived.await();
 
                 long since = System.nanoTime();
                 while (System.nanoTime() - since < 2_200_000_000L) ran(run(client, BLOCKING)); // it has waited for long
@@ -1271,7 +1276,7 @@ class ServerTest {
             try (var wire = new Wire(connection -> {
                 connection.request();
                 answer.serve(connection);
-            }); var client = DifyClient.of(access(wire.url()), LONG, LONG, new Room(20_000))) {
+            }); var client = new DifyClient(access(wire.url()), LONG, LONG, new Room(20_000))) {
                 return asked.apply(client);
             }
         }

@@ -866,7 +866,7 @@ class ShellTest {
             var view = new TryView(printer);
 
             view.heard(new Heard.NodeBegan(bad, bad));
-            view.heard(new Heard.Text(bad + "\nnext" + bad));
+            view.heard(new Heard.Chunk(bad + "\nnext" + bad));
             view.heard(new Heard.NodeEnded(bad, bad, bad, 1, bad));
             Pretty.print(JSON.createObjectNode().put("answer", bad), true, printer);
             Pretty.print(JSON.createObjectNode().put("answer", bad).path("answer"), false, printer);
