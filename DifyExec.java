@@ -1327,14 +1327,14 @@ final class DifyExec implements Runnable {
         private Optional<Stop> run(Greeting.Met server, Wanted wanted, Tally tally, Workflow workflow,
                 TryView view) throws InterruptedException {
             var mode = link.dify().mode == Mode.BLOCKING ? Mode.BLOCKING : Mode.STREAMING;
+            var route = writer.batch().history().route(mode, server.version());
             writer.began(link.access().name(), server.app(), server.version(), mode, "try c=1");
             var limits = new Limits(null, null, Duration.ZERO, link.dify().timeout, link.retrying().settle());
             var mailbox = new LinkedBlockingQueue<Message>();
             var judge = link.judge();
             var engine = new Engine(workflow, new Agenda(wanted), judge, new Pace(1, null),
-                    new Health(judge.backoff()), limits, new Route(mode, Optional.empty(), server.version()), writer,
-                    new Names(link.dify().user), tally, view, Clock.systemUTC(), mailbox,
-                    task -> Thread.startVirtualThread(task));
+                    new Health(judge.backoff()), limits, route, writer, new Names(link.dify().user), tally, view,
+                    Clock.systemUTC(), mailbox, task -> Thread.startVirtualThread(task));
             var formerSignals = OnSignals.post(mailbox);
             try {
                 var early = engine.run();
@@ -1360,6 +1360,11 @@ final class DifyExec implements Runnable {
         @Override
         public Seen run(Attempt attempt, Told told) {
             var seen = workflow.run(attempt, new Told() {
+                @Override
+                public void named(RunRef run) {
+                    told.named(run);
+                }
+
                 @Override
                 public void began(RunRef run, Duration waited) {
                     told.began(run, waited);
@@ -2046,9 +2051,7 @@ final class DifyExec implements Runnable {
         private int run(BatchWriter writer, Wanted wanted, Greeting.Met server, Form form)
                 throws InterruptedException {
             var batch = writer.batch();
-            var route = new Route(work.dify.mode, batch.history().mode(), server.version());
-            if (!wanted.doubts().isEmpty()) batch.history().session()
-                    .ifPresent(before -> route.alsoMet(before.server()));
+            var route = batch.history().route(work.dify.mode, server.version());
             writer.began(access.name(), server.app(), server.version(), route.mode(), "mode="
                     + work.dify.mode.name().toLowerCase(Locale.ROOT) + " c=" + concurrency);
             var mailbox = new LinkedBlockingQueue<Message>();
@@ -3995,7 +3998,7 @@ final class DifyExec implements Runnable {
             volatile Thread thread;
             Instant start; // what TIMEOUT counts from: its sending, then a stream's first event
             Optional<RunRef> run = Optional.empty();
-            boolean stopAsked, asked;
+            boolean began, stopAsked, asked;
 
             Running(Attempt attempt) {
                 this.attempt = attempt;
@@ -4085,6 +4088,11 @@ final class DifyExec implements Runnable {
                 begun.thread = Thread.currentThread();
                 return ended(attempt, new Told() {
                     @Override
+                    public void named(RunRef run) {
+                        mailbox.add(new Message.Named(attempt, run));
+                    }
+
+                    @Override
                     public void began(RunRef run, Duration waited) {
                         mailbox.add(new Message.Began(attempt, run, waited));
                     }
@@ -4173,6 +4181,8 @@ final class DifyExec implements Runnable {
 
         private void handle(Message message) {
             switch (message) {
+                case Message.Named(var attempt, var run) -> Optional.ofNullable(running.get(attempt.sequence()))
+                        .ifPresent(sent -> named(sent, run));
                 case Message.Began(var attempt, var run, var waited) -> began(attempt, run, waited);
                 case Message.Quiet(var attempt, var run) -> askAboutQuiet(attempt, run);
                 case Message.Ended(var attempt, var seen) -> ended(attempt, seen);
@@ -4190,14 +4200,16 @@ final class DifyExec implements Runnable {
             var begun = running.get(attempt.sequence());
             if (begun == null) return;
             begun.start = clock.instant();
+            begun.began = true;
             named(begun, run);
             if (pace.isQueued(waited)) slowDown(attempt, "first event after " + Plain.seconds(waited), this::begun);
             if (hardStop.isBefore(Instant.MAX) && taskStopsSent) stopTask(begun);
         }
 
-        /// On record once, whatever names the run first: an event of its stream, or an answer that leaves its end open.
+        /// On record once, whatever names the run first: the head of its answer, an event of its stream, or an answer that
+        /// leaves its end open; and once more, when its task is told.
         private void named(Running begun, RunRef run) {
-            if (begun.run.isPresent()) return;
+            if (begun.run.filter(known -> known.equals(run) || !known.task().isEmpty()).isPresent()) return;
             begun.run = Optional.of(run);
             batch.record(Event.Run.of(begun.attempt, run, clock.instant()));
         }
@@ -4219,7 +4231,7 @@ final class DifyExec implements Runnable {
 
         /// Streams that have their first event.
         private int begun() {
-            return (int) running.values().stream().filter(some -> some.run.isPresent()).count();
+            return (int) running.values().stream().filter(some -> some.began).count();
         }
 
         /// The run that has just ended, and those that have begun beside it: where one is let in after the other, they
@@ -4437,7 +4449,7 @@ final class DifyExec implements Runnable {
         private Here here(Doubt doubt) {
             if (doubt instanceof Doubt.Late) batch.flush(); // one found a moment ago may have given the row its success
             var begun = running.get(doubt.attempt().sequence());
-            return new Here(route.listing(), begun != null && begun.stopAsked, batch.standing(doubt.attempt().row())
+            return new Here(route.listing(doubt.attempt()), begun != null && begun.stopAsked, batch.standing(doubt.attempt().row())
                     .isSuccess());
         }
 
@@ -4455,12 +4467,7 @@ final class DifyExec implements Runnable {
             var attempt = doubt.attempt();
             var now = clock.instant();
             switch (step) {
-                case Step.Take(var ran, var verdict) -> {
-                    if (doubt instanceof Doubt.Late) tally.reopened(batch.standing(attempt.row()));
-                    batch.record(new Event.Harvest(now, attempt.user(), ran.ref().id()));
-                    tally.harvested();
-                    settle(attempt, doubt.start(), ran, verdict);
-                }
+                case Step.Take(var ran, var verdict) -> harvest(doubt, ran, verdict);
                 case Step.Judged(var seen, var verdict) -> settle(attempt, doubt.start(), seen, verdict);
                 case Step.LookAgain(var next) -> agenda.doubt(next);
                 case Step.Say(var text, var then) -> {
@@ -4551,6 +4558,8 @@ final class DifyExec implements Runnable {
 
     /// What reaches the engine's thread from workers and signals.
     sealed interface Message {
+        record Named(Attempt attempt, RunRef run) implements Message {}
+
         /// @param waited from the head of the answer to the first event
         record Began(Attempt attempt, RunRef run, Duration waited) implements Message {}
 
@@ -5225,13 +5234,25 @@ final class DifyExec implements Runnable {
             boolean streaming = attempt.mode() == Mode.STREAMING;
             var post = request(runPath(access)).header("Content-Type", "application/json")
                     .POST(HttpRequest.BodyPublishers.ofByteArray(body(attempt, inputs, streaming))).build();
+            var named = new AtomicReference<RunRef>();
             try (var call = door.call()) {
-                return exchange(post, answer -> whole(answer, call), streaming ? firstEvent : timeout,
-                        streaming ? Symptom.SILENCE : Symptom.TIMED_OUT, (answer, watch) -> {
-                            if (answer.statusCode() != 200) return refused(answer);
-                            return isStream(answer) ? stream(answer, watch, told) : blocking(answer, call);
-                        });
+                return exchange(post, answer -> {
+                    run(answer.headers()).ifPresent(run -> {
+                        named.set(run);
+                        told.named(run);
+                    });
+                    return whole(answer, call);
+                }, streaming ? firstEvent : timeout, streaming ? Symptom.SILENCE : Symptom.TIMED_OUT, (answer, watch) -> {
+                    if (answer.statusCode() != 200) return refused(answer);
+                    return isStream(answer) ? stream(answer, watch, told) : blocking(answer, call);
+                }).of(Optional.ofNullable(named.get()));
             }
+        }
+
+        /// The run that an answer names in its head, as a coming Dify may: before its body, and where that is cut off.
+        private static Optional<RunRef> run(HttpHeaders headers) {
+            return headers.firstValue("X-Workflow-Run-ID").filter(id -> id.matches("[\\w-]{1,64}"))
+                    .map(id -> new RunRef(id, ""));
         }
 
         /// Looks a run up by its id, or first by its user in the log. A run over its time is asked to stop before.
@@ -5244,7 +5265,8 @@ final class DifyExec implements Runnable {
                 if (own.run().isPresent()) return own;
             }
             var found = detail(doubt.run().get());
-            boolean madeUp = found instanceof Found.Absent && doubt.is(Symptom.UNCONFIRMED);
+            boolean madeUp = found instanceof Found.Absent
+                    && (doubt.is(Symptom.UNCONFIRMED) || doubt.run().get().isMadeUp());
             return madeUp && Names.isUnique(user) ? named(user) : found;
         }
 
@@ -6826,26 +6848,31 @@ final class DifyExec implements Runnable {
         }
 
         /// An attempt as the log has it.
-        record Sent(String id, int n, String user, Mode mode, String cells, String csv, Instant at,
+        ///
+        /// @param server the version of Dify that it was sent to, or empty
+        record Sent(String id, int n, String user, Mode mode, String cells, String csv, Instant at, String server,
                 Optional<RunRef> run, State state) {
-            static Sent of(Event.Attempt attempt, State state) {
+            static Sent of(Event.Attempt attempt, String server, State state) {
                 return new Sent(attempt.id(), attempt.n(), orEmpty(attempt.user()), Mode.of(attempt.mode()),
-                        orEmpty(attempt.cells()), orEmpty(attempt.csv()), attempt.t(), Optional.empty(), state);
+                        orEmpty(attempt.cells()), orEmpty(attempt.csv()), attempt.t(), server, Optional.empty(), state);
             }
 
             /// Of an attempt that is not there (any more), as far as its end tells.
             static Sent of(Event.End end) {
                 return new Sent(end.id(), end.n(), orEmpty(end.user()), Mode.BLOCKING, orEmpty(end.cells()),
-                        orEmpty(end.csv()), end.t(), Optional.empty(), State.OPEN);
+                        orEmpty(end.csv()), end.t(), "", Optional.empty(), State.OPEN);
             }
 
+            /// An end tells no task: that of the same run is kept.
             Sent with(String run, String task) {
-                return run == null || run.isEmpty() ? this : new Sent(id, n, user, mode, cells, csv, at,
-                        Optional.of(new RunRef(run, orEmpty(task))), state);
+                if (run == null || run.isEmpty()) return this;
+                var known = this.run.filter(ref -> task == null && ref.id().equals(run));
+                return new Sent(id, n, user, mode, cells, csv, at, server,
+                        known.or(() -> Optional.of(new RunRef(run, orEmpty(task)))), state);
             }
 
             Sent as(State state) {
-                return new Sent(id, n, user, mode, cells, csv, at, run, state);
+                return new Sent(id, n, user, mode, cells, csv, at, server, run, state);
             }
 
             boolean isOf(String user) {
@@ -6884,7 +6911,7 @@ final class DifyExec implements Runnable {
                 case Event.Session began -> session(began);
                 case Event.Attempt attempt when Kind.TRY.word().equals(attempt.kind()) -> {
                     seen(attempt.t());
-                    add(Sent.of(attempt, State.OPEN_TRY));
+                    add(Sent.of(attempt, server(), State.OPEN_TRY));
                 }
                 case Event.Attempt attempt when Kind.ROW.word().equals(attempt.kind()) -> attempt(attempt);
                 case Event.Run run -> sent.computeIfPresent(run.id(), (_, row) -> {
@@ -6939,7 +6966,7 @@ final class DifyExec implements Runnable {
             remove(attempt.id(), one -> one.state() == State.NOT_STARTED).filter(one -> one.run().isEmpty())
                     .ifPresent(one -> add(one.as(State.RESENT))); // a run that was known is not awaited
             remove(attempt.id(), one -> one.state() == State.UNSETTLED || one.state() == State.LOST);
-            add(Sent.of(attempt, State.OPEN));
+            add(Sent.of(attempt, server(), State.OPEN));
         }
 
         private void count(int entry) {
@@ -7032,6 +7059,19 @@ final class DifyExec implements Runnable {
 
         Optional<Event.Session> session() {
             return session;
+        }
+
+        private String server() {
+            return session.map(Event.Session::server).orElse("");
+        }
+
+        /// How the batch goes on at a server of this version, with what was left in doubt at others.
+        Route route(Mode asked, String version) {
+            var route = new Route(asked, mode, version);
+            sent.values().stream().flatMap(List::stream)
+                    .filter(one -> one.state().isDoubtful() || one.state() == State.OPEN_TRY)
+                    .map(Sent::server).distinct().forEach(route::alsoMet);
+            return route;
         }
 
         private Stream<Sent> all(State state) {
@@ -9453,6 +9493,8 @@ final class DifyExec implements Runnable {
                 + "connect(ion)? ?error|"
                 + "connection (refused|reset|aborted|timed)|time[d -]*out|reached maximum retries|too many requests|"
                 + "\\b(429|502|503|504|529)\\b|try again", Pattern.CASE_INSENSITIVE);
+        private static final String AFTER_FORM = "so Dify 1.16 ends runs that go on after a form was answered: see there "
+                + "how far it came";
         private static final Pattern BAD_ROW = Pattern.compile("in input form|input form must|"
                 + "transfer_method is required|"
                 + "is not a valid FileTransferMethod|No matching enum found|Invalid (upload file|file url|input type)|"
@@ -9532,8 +9574,8 @@ final class DifyExec implements Runnable {
                 return ran.status() == RunStatus.STOPPED ? "stopped on the server" : "the run failed without a reason";
             if (error.startsWith("Aborted: Maximum execution time") || error.startsWith("Aborted: App execution exceeded"))
                 return error + " (the server's own limit: --timeout cannot go beyond it)";
-            return error.startsWith("Aborted: Client response stream closed")
-                    ? error + " (so Dify 1.16 ends runs that go on after a form was answered: see there how far it came)"
+            if (error.startsWith("Aborted: Client response stream closed")) return error + " (" + AFTER_FORM + ")";
+            return error.startsWith("Aborted: App task was stopped") ? error + " (by somebody, or: " + AFTER_FORM + ")"
                     : error;
         }
 
@@ -9752,8 +9794,17 @@ final class DifyExec implements Runnable {
 
         private Step notStored(Doubt.NoEnd doubt) {
             var verdict = judge.notStored(doubt.attempt(), doubt.seen());
-            var seen = verdict instanceof Verdict.LookUp ? Seen.nothing() : doubt.seen(); // there is no run of that id
-            return new Step.Judged(seen, verdict);
+            return new Step.Judged(verdict instanceof Verdict.LookUp ? Seen.nothing() : withoutRun(doubt.seen()), verdict);
+        }
+
+        /// There is no run of that id, unless it took steps: those are paid for.
+        private static Seen withoutRun(Seen said) {
+            return switch (said) {
+                case Seen.Refused error ->
+                        Seen.Refused.event(error.status(), error.code(), error.message(), Optional.empty());
+                case Seen.Ran ran when ran.isBare() -> Seen.nothing();
+                case Seen.Ran _, Seen.Cut _, Seen.TooLarge _, Seen.NotSent _, Seen.NotUploaded _ -> said;
+            };
         }
 
         private Step running(Doubt.NoEnd doubt, Found.Running found, Instant now) {
@@ -9843,13 +9894,14 @@ final class DifyExec implements Runnable {
     /// | at the end (1.10 and before) | wait, then unknown | unknown at once: a left stream is never listed |
     /// | not known | wait, then unknown | wait, then unknown |
     ///
-    /// With a run id the run exists: it is waited for. With a fixed `--user` nothing can be found by name: unknown.
+    /// With a run id the run exists, unless that was made up: it is waited for. With a fixed `--user` nothing can be
+    /// found by name: unknown.
     enum Proof {
         SETTLE, WAIT, UNKNOWN;
 
         static Proof of(Doubt doubt, Listing listing) {
-            if (doubt.run().isPresent()) return WAIT;
-            if (!doubt.canBeFound()) return UNKNOWN;
+            if (doubt.run().filter(run -> !run.isMadeUp()).isPresent()) return WAIT;
+            if (!Names.isUnique(doubt.attempt().user())) return UNKNOWN;
             return switch (listing) {
                 case FROM_START -> SETTLE;
                 case AT_END -> doubt.attempt().mode() == Mode.STREAMING ? UNKNOWN : WAIT;
@@ -10237,7 +10289,7 @@ final class DifyExec implements Runnable {
         private Mode mode;
         private Listing listing;
         private int refusedStreams = 0, refusedAlone = 0;
-        private boolean mayStream = true;
+        private boolean mayStream = true, metOthers = false;
 
         /// @param earlier the mode that an earlier call of this batch went over to
         Route(Mode asked, Optional<Mode> earlier, String version) {
@@ -10252,13 +10304,14 @@ final class DifyExec implements Runnable {
             return mode;
         }
 
-        Listing listing() {
-            return listing;
+        /// Of the server that the attempt was sent to; where earlier calls met several kinds, nothing is known for sure.
+        Listing listing(Attempt attempt) {
+            return attempt.isEarlier() && metOthers ? Listing.NOT_KNOWN : listing;
         }
 
-        /// Runs in doubt are of an earlier session: if that met another kind of server, nothing is known for sure.
+        /// An earlier call left runs in doubt at a server of this version.
         void alsoMet(String earlier) {
-            if (earlier != null && Release.of(earlier).listing() != listing) listing = Listing.NOT_KNOWN;
+            metOthers |= Release.of(earlier).listing() != listing;
         }
 
         /// A running run seen in the log: this server lists from the start.
@@ -10415,7 +10468,12 @@ final class DifyExec implements Runnable {
     }
 
     /// A run as the server names it; `task` is empty where it is not known.
-    record RunRef(String id, String task) {}
+    record RunRef(String id, String task) {
+        /// Of a run that never was: where Dify 1.16 refuses a row in its stream, one id stands for both.
+        boolean isMadeUp() {
+            return id.equals(task);
+        }
+    }
 
     enum RunStatus {
         SUCCEEDED, PARTIAL, FAILED, STOPPED, PAUSED, RUNNING;
@@ -10558,6 +10616,18 @@ final class DifyExec implements Runnable {
                 case Cut cut -> cut.ref();
                 case TooLarge large -> large.ref();
                 case NotSent _, NotUploaded _ -> Optional.empty();
+            };
+        }
+
+        /// With its run, where that was told apart from the end.
+        default Seen of(Optional<RunRef> named) {
+            if (named.isEmpty() || run().isPresent()) return this;
+            return switch (this) {
+                case Refused(int status, boolean dify, boolean inStream, var code, var message, var retryAfter, _) ->
+                        new Refused(status, dify, inStream, code, message, retryAfter, named);
+                case Cut(_, var symptom, var why) -> new Cut(named, symptom, why);
+                case TooLarge(_, var why) -> new TooLarge(named, why);
+                case Ran _, NotSent _, NotUploaded _ -> this;
             };
         }
 
@@ -10934,6 +11004,9 @@ final class DifyExec implements Runnable {
 
     /// What a worker tells while a run goes on.
     interface Told {
+        /// The head of the answer names the run, which may still wait for its start.
+        void named(RunRef run);
+
         /// @param waited from the head of the answer to the first event; none in blocking mode
         void began(RunRef run, Duration waited);
 
