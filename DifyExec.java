@@ -4206,8 +4206,8 @@ final class DifyExec implements Runnable {
             if (hardStop.isBefore(Instant.MAX) && taskStopsSent) stopTask(begun);
         }
 
-        /// On record once, whatever names the run first: the head of its answer, an event of its stream, or an answer that
-        /// leaves its end open; and once more, when its task is told.
+        /// On record once, whatever names the run first: the head of its answer, an event of its stream, or an answer
+        /// that leaves its end open; and once more, when its task is told.
         private void named(Running begun, RunRef run) {
             if (begun.run.filter(known -> known.equals(run) || !known.task().isEmpty()).isPresent()) return;
             begun.run = Optional.of(run);
@@ -4449,8 +4449,8 @@ final class DifyExec implements Runnable {
         private Here here(Doubt doubt) {
             if (doubt instanceof Doubt.Late) batch.flush(); // one found a moment ago may have given the row its success
             var begun = running.get(doubt.attempt().sequence());
-            return new Here(route.listing(doubt.attempt()), begun != null && begun.stopAsked, batch.standing(doubt.attempt().row())
-                    .isSuccess());
+            return new Here(route.listing(doubt.attempt()), begun != null && begun.stopAsked,
+                    batch.standing(doubt.attempt().row()).isSuccess());
         }
 
         /// A stream that says nothing of its run's end is given up.
@@ -5236,16 +5236,16 @@ final class DifyExec implements Runnable {
                     .POST(HttpRequest.BodyPublishers.ofByteArray(body(attempt, inputs, streaming))).build();
             var named = new AtomicReference<RunRef>();
             try (var call = door.call()) {
-                return exchange(post, answer -> {
+                var seen = exchange(post, answer -> {
                     run(answer.headers()).ifPresent(run -> {
                         named.set(run);
                         told.named(run);
                     });
                     return whole(answer, call);
-                }, streaming ? firstEvent : timeout, streaming ? Symptom.SILENCE : Symptom.TIMED_OUT, (answer, watch) -> {
-                    if (answer.statusCode() != 200) return refused(answer);
-                    return isStream(answer) ? stream(answer, watch, told) : blocking(answer, call);
-                }).of(Optional.ofNullable(named.get()));
+                }, streaming ? firstEvent : timeout, streaming ? Symptom.SILENCE : Symptom.TIMED_OUT,
+                        (answer, watch) -> answer.statusCode() != 200 ? refused(answer)
+                                : isStream(answer) ? stream(answer, watch, told) : blocking(answer, call));
+                return seen.of(Optional.ofNullable(named.get()));
             }
         }
 
@@ -9493,8 +9493,8 @@ final class DifyExec implements Runnable {
                 + "connect(ion)? ?error|"
                 + "connection (refused|reset|aborted|timed)|time[d -]*out|reached maximum retries|too many requests|"
                 + "\\b(429|502|503|504|529)\\b|try again", Pattern.CASE_INSENSITIVE);
-        private static final String AFTER_FORM = "so Dify 1.16 ends runs that go on after a form was answered: see there "
-                + "how far it came";
+        private static final String AFTER_FORM = "so Dify 1.16 ends runs that go on after a form was answered: "
+                + "see there how far it came";
         private static final Pattern BAD_ROW = Pattern.compile("in input form|input form must|"
                 + "transfer_method is required|"
                 + "is not a valid FileTransferMethod|No matching enum found|Invalid (upload file|file url|input type)|"
@@ -9794,7 +9794,8 @@ final class DifyExec implements Runnable {
 
         private Step notStored(Doubt.NoEnd doubt) {
             var verdict = judge.notStored(doubt.attempt(), doubt.seen());
-            return new Step.Judged(verdict instanceof Verdict.LookUp ? Seen.nothing() : withoutRun(doubt.seen()), verdict);
+            boolean isOpen = verdict instanceof Verdict.LookUp;
+            return new Step.Judged(isOpen ? Seen.nothing() : withoutRun(doubt.seen()), verdict);
         }
 
         /// There is no run of that id, unless it took steps: those are paid for.
@@ -10304,7 +10305,7 @@ final class DifyExec implements Runnable {
             return mode;
         }
 
-        /// Of the server that the attempt was sent to; where earlier calls met several kinds, nothing is known for sure.
+        /// Of the server that the attempt was sent to; where earlier calls met others, nothing is known for sure.
         Listing listing(Attempt attempt) {
             return attempt.isEarlier() && metOthers ? Listing.NOT_KNOWN : listing;
         }

@@ -745,7 +745,7 @@ final class RulesTest {
 
         @Test
         void aFailureThatIsStoredNowhereHasNoRunUnlessItTookSteps() {
-            var error = Seen.Refused.event(400, "invalid_param", "No class mapping found for node", Optional.of(run("r")));
+            var error = Seen.Refused.event(400, "invalid_param", "No class mapping found", Optional.of(run("r")));
 
             for (var said : List.of(bare("x is required in input form"), BARE, error))
                 assertEquals(Optional.empty(), notStored(said).run(), said.toString());
