@@ -1252,7 +1252,7 @@ final class DifyExec implements Runnable {
         private Engine.Terms terms(Greeting.Met server) {
             var mode = dify.mode() == Mode.BLOCKING ? Mode.BLOCKING : Mode.STREAMING;
             return dify.terms(null, null, Duration.ZERO, new Pace(1, null),
-                    new Route(mode, Optional.empty(), server.version()));
+                    batch.history().route(mode, server.version()));
         }
     }
 
@@ -1276,7 +1276,7 @@ final class DifyExec implements Runnable {
                         + " " + Plain.text(status, 40) + String.format(Locale.ROOT, " in %.2f s", seconds)
                         + (error.isEmpty() ? "" : ": " + Plain.text(error, 300)));
                 case Heard.Chunk(var text) -> text(text);
-                case Heard.Began _, Heard.Quiet _, Heard.Uploaded _ -> {}
+                case Heard.Named _, Heard.Began _, Heard.Quiet _, Heard.Uploaded _ -> {}
             }
             out.flush();
         }
@@ -1917,7 +1917,7 @@ final class DifyExec implements Runnable {
             var server = dify.greet(batch, "\n" + Plain.count(wanted.rows(), "row stays", "rows stay")
                     + " pending; nothing was sent.");
             var sender = new Sender(dify.client(), checked(wanted, server), Optional.ofNullable(work.out.saveFiles));
-            var engine = dify.engine(server, sender, wanted, terms(wanted, server), writer,
+            var engine = dify.engine(server, sender, wanted, terms(server), writer,
                     new Progress(dify.err(), work.out.progress),
                     "mode=" + dify.mode().name().toLowerCase(Locale.ROOT) + " c=" + work.pace.concurrency());
             var stop = engine.runToLastWords();
@@ -1944,13 +1944,11 @@ final class DifyExec implements Runnable {
                     + ", nothing was sent (--no-check sends the cells as text, unchecked)");
         }
 
-        private Engine.Terms terms(Wanted wanted, Greeting.Met server) {
-            var route = new Route(dify.mode(), batch.history().mode(), server.version());
-            if (!wanted.doubts().isEmpty()) batch.history().session()
-                    .ifPresent(before -> route.alsoMet(before.server()));
+        private Engine.Terms terms(Greeting.Met server) {
             var pace = work.pace;
             return dify.terms(pace.maxFailures, pace.maxTokens, work.setup.retrying.grace,
-                    new Pace(pace.concurrency(), pace.wait, pace.rate), route);
+                    new Pace(pace.concurrency(), pace.wait, pace.rate),
+                    batch.history().route(dify.mode(), server.version()));
         }
     }
 
@@ -3786,7 +3784,7 @@ final class DifyExec implements Runnable {
             volatile Thread thread;
             Instant start; // what TIMEOUT counts from: its sending, then a stream's first event
             Optional<RunRef> run = Optional.empty();
-            boolean stopAsked, asked;
+            boolean began, stopAsked, asked;
 
             Running(Attempt attempt) {
                 this.attempt = attempt;
@@ -3978,6 +3976,8 @@ final class DifyExec implements Runnable {
 
         private void heard(Attempt attempt, Heard heard) {
             switch (heard) {
+                case Heard.Named(var run) -> Optional.ofNullable(running.get(attempt.sequence()))
+                        .ifPresent(sent -> named(sent, run));
                 case Heard.Began(var run, var waited) -> began(attempt, run, waited);
                 case Heard.Quiet(var run) -> askAboutQuiet(attempt, run);
                 case Heard.Uploaded(var file, var upload) -> batch.record(new Event.Upload(clock.instant(),
@@ -3990,14 +3990,16 @@ final class DifyExec implements Runnable {
             var begun = running.get(attempt.sequence());
             if (begun == null) return;
             begun.start = clock.instant();
+            begun.began = true;
             named(begun, run);
             if (pace.isQueued(waited)) slowDown(attempt, "first event after " + Plain.seconds(waited), this::begun);
             if (hardStop.isBefore(Instant.MAX) && taskStopsSent) stopTask(begun);
         }
 
-        /// On record once, whatever names the run first: an event of its stream, or an answer that leaves its end open.
+        /// On record once, whatever names the run first: the head of its answer, an event of its stream, or an answer
+        /// that leaves its end open; and once more, when its task is told.
         private void named(Running begun, RunRef run) {
-            if (begun.run.isPresent()) return;
+            if (begun.run.filter(known -> known.equals(run) || !known.task().isEmpty()).isPresent()) return;
             begun.run = Optional.of(run);
             batch.record(Event.Run.of(begun.attempt, run, clock.instant()));
         }
@@ -4019,7 +4021,7 @@ final class DifyExec implements Runnable {
 
         /// Streams that have their first event.
         private int begun() {
-            return (int) running.values().stream().filter(some -> some.run.isPresent()).count();
+            return (int) running.values().stream().filter(some -> some.began).count();
         }
 
         /// The run that has just ended, and those that have begun beside it: where one is let in after the other, they
@@ -4246,8 +4248,8 @@ final class DifyExec implements Runnable {
         private Here here(Doubt doubt) {
             if (doubt instanceof Doubt.Late) batch.flush(); // one found a moment ago may have given the row its success
             var begun = running.get(doubt.attempt().sequence());
-            return new Here(route.listing(), begun != null && begun.stopAsked, batch.standing(doubt.attempt().row())
-                    .isSuccess());
+            return new Here(route.listing(doubt.attempt()), begun != null && begun.stopAsked,
+                    batch.standing(doubt.attempt().row()).isSuccess());
         }
 
         /// A stream that says nothing of its run's end is given up.
@@ -5033,17 +5035,26 @@ final class DifyExec implements Runnable {
         Seen run(Attempt attempt, Map<String, Value> inputs, Consumer<Heard> told) {
             boolean streaming = attempt.mode() == Mode.STREAMING;
             var post = post(endpoints.start(), "application/json", BodyPublishers.ofByteArray(body(attempt, inputs)));
+            var named = new AtomicReference<Optional<RunRef>>(Optional.empty());
             try (var call = door.call()) {
-                Reply<Seen> seen = exchange(post, head -> whole(head, call), streaming ? firstEvent : timeout,
-                        streaming ? Symptom.SILENCE : Symptom.TIMED_OUT, (answer, watch) -> {
-                            if (answer.statusCode() != 200) return refused(answer);
-                            return isStream(answer.headers()) ? stream(answer, watch, told) : blocking(answer, call);
-                        });
-                return switch (seen) {
+                Reply<Seen> seen = exchange(post, head -> {
+                    named.set(run(head.headers()));
+                    named.get().map(Heard.Named::new).ifPresent(told);
+                    return whole(head, call);
+                }, streaming ? firstEvent : timeout, streaming ? Symptom.SILENCE : Symptom.TIMED_OUT,
+                        (answer, watch) -> answer.statusCode() != 200 ? refused(answer)
+                                : isStream(answer.headers()) ? stream(answer, watch, told) : blocking(answer, call));
+                return (switch (seen) {
                     case Reply.Got(var end) -> end;
                     case Reply.NotGot(var instead) -> instead;
-                };
+                }).of(named.get());
             }
+        }
+
+        /// The run that an answer names in its head, as a coming Dify may: before its body, and where that is cut off.
+        private static Optional<RunRef> run(HttpHeaders headers) {
+            return headers.firstValue("X-Workflow-Run-ID").filter(id -> id.matches("[\\w-]{1,64}"))
+                    .map(id -> new RunRef(id, ""));
         }
 
         /// Looks a run up by its id, or first by its user in the log. A run over its time is asked to stop before.
@@ -5056,7 +5067,8 @@ final class DifyExec implements Runnable {
                 if (own.run().isPresent()) return own;
             }
             var found = detail(doubt.run().get());
-            boolean madeUp = found instanceof Found.Absent && doubt.is(Symptom.UNCONFIRMED);
+            boolean madeUp = found instanceof Found.Absent
+                    && (doubt.is(Symptom.UNCONFIRMED) || doubt.run().get().isMadeUp());
             return madeUp && Names.isUnique(user) ? named(user) : found;
         }
 
@@ -6600,26 +6612,31 @@ final class DifyExec implements Runnable {
         }
 
         /// An attempt as the log has it.
-        record Sent(String id, int n, String user, Mode mode, String cells, String csv, Instant at,
+        ///
+        /// @param server the version of Dify that it was sent to, or empty
+        record Sent(String id, int n, String user, Mode mode, String cells, String csv, Instant at, String server,
                 Optional<RunRef> run, State state) {
-            static Sent of(Event.Attempt attempt, State state) {
+            static Sent of(Event.Attempt attempt, String server, State state) {
                 return new Sent(attempt.id(), attempt.n(), orEmpty(attempt.user()), Mode.of(attempt.mode()),
-                        orEmpty(attempt.cells()), orEmpty(attempt.csv()), attempt.t(), Optional.empty(), state);
+                        orEmpty(attempt.cells()), orEmpty(attempt.csv()), attempt.t(), server, Optional.empty(), state);
             }
 
             /// Of an attempt that is not there (any more), as far as its end tells.
             static Sent of(Event.End end) {
                 return new Sent(end.id(), end.n(), orEmpty(end.user()), Mode.BLOCKING, orEmpty(end.cells()),
-                        orEmpty(end.csv()), end.t(), Optional.empty(), State.OPEN);
+                        orEmpty(end.csv()), end.t(), "", Optional.empty(), State.OPEN);
             }
 
+            /// An end tells no task: that of the same run is kept.
             Sent with(String run, String task) {
-                return run == null || run.isEmpty() ? this : new Sent(id, n, user, mode, cells, csv, at,
-                        Optional.of(new RunRef(run, orEmpty(task))), state);
+                if (run == null || run.isEmpty()) return this;
+                var known = this.run.filter(ref -> task == null && ref.id().equals(run));
+                return new Sent(id, n, user, mode, cells, csv, at, server,
+                        known.or(() -> Optional.of(new RunRef(run, orEmpty(task)))), state);
             }
 
             Sent as(State state) {
-                return new Sent(id, n, user, mode, cells, csv, at, run, state);
+                return new Sent(id, n, user, mode, cells, csv, at, server, run, state);
             }
 
             boolean isOf(String user) {
@@ -6658,7 +6675,7 @@ final class DifyExec implements Runnable {
                 case Event.Session began -> session(began);
                 case Event.Attempt attempt when Kind.TRY.word().equals(attempt.kind()) -> {
                     seen(attempt.t());
-                    add(Sent.of(attempt, State.OPEN_TRY));
+                    add(Sent.of(attempt, server(), State.OPEN_TRY));
                 }
                 case Event.Attempt attempt when Kind.ROW.word().equals(attempt.kind()) -> attempt(attempt);
                 case Event.Run run -> sent.computeIfPresent(run.id(), (_, row) -> {
@@ -6713,7 +6730,7 @@ final class DifyExec implements Runnable {
             remove(attempt.id(), one -> one.state() == State.NOT_STARTED).filter(one -> one.run().isEmpty())
                     .ifPresent(one -> add(one.as(State.RESENT))); // a run that was known is not awaited
             remove(attempt.id(), one -> one.state() == State.UNSETTLED || one.state() == State.LOST);
-            add(Sent.of(attempt, State.OPEN));
+            add(Sent.of(attempt, server(), State.OPEN));
         }
 
         private void count(int entry) {
@@ -6806,6 +6823,19 @@ final class DifyExec implements Runnable {
 
         Optional<Event.Session> session() {
             return session;
+        }
+
+        private String server() {
+            return session.map(Event.Session::server).orElse("");
+        }
+
+        /// How the batch goes on at a server of this version, with what was left in doubt at others.
+        Route route(Mode asked, String version) {
+            var route = new Route(asked, mode, version);
+            sent.values().stream().flatMap(List::stream)
+                    .filter(one -> one.state().isDoubtful() || one.state() == State.OPEN_TRY)
+                    .map(Sent::server).distinct().forEach(route::alsoMet);
+            return route;
         }
 
         private Stream<Sent> all(State state) {
@@ -9316,6 +9346,8 @@ final class DifyExec implements Runnable {
                 + "connect(ion)? ?error|"
                 + "connection (refused|reset|aborted|timed)|time[d -]*out|reached maximum retries|too many requests|"
                 + "\\b(429|502|503|504|529)\\b|try again", Pattern.CASE_INSENSITIVE);
+        private static final String AFTER_FORM = "so Dify 1.16 ends runs that go on after a form was answered: "
+                + "see there how far it came";
         private static final Pattern BAD_ROW = Pattern.compile("in input form|input form must|"
                 + "transfer_method is required|"
                 + "is not a valid FileTransferMethod|No matching enum found|Invalid (upload file|file url|input type)|"
@@ -9413,8 +9445,8 @@ final class DifyExec implements Runnable {
                 return ran.status() == RunStatus.STOPPED ? "stopped on the server" : "the run failed without a reason";
             if (error.startsWith("Aborted: Maximum execution time") || error.startsWith("Aborted: App execution exceeded"))
                 return error + " (the server's own limit: --timeout cannot go beyond it)";
-            return error.startsWith("Aborted: Client response stream closed")
-                    ? error + " (so Dify 1.16 ends runs that go on after a form was answered: see there how far it came)"
+            if (error.startsWith("Aborted: Client response stream closed")) return error + " (" + AFTER_FORM + ")";
+            return error.startsWith("Aborted: App task was stopped") ? error + " (by somebody, or: " + AFTER_FORM + ")"
                     : error;
         }
 
@@ -9617,8 +9649,18 @@ final class DifyExec implements Runnable {
 
         private Step notStored(Doubt.NoEnd doubt) {
             var verdict = judge.notStored(doubt.attempt(), doubt.seen());
-            var seen = verdict instanceof Verdict.LookUp ? Seen.nothing() : doubt.seen(); // there is no run of that id
-            return new Step.Judged(seen, verdict);
+            boolean isOpen = verdict instanceof Verdict.LookUp;
+            return new Step.Judged(isOpen ? Seen.nothing() : withoutRun(doubt.seen()), verdict);
+        }
+
+        /// There is no run of that id, unless it took steps: those are paid for.
+        private static Seen withoutRun(Seen said) {
+            return switch (said) {
+                case Seen.Refused error ->
+                        Seen.Refused.event(error.status(), error.code(), error.message(), Optional.empty());
+                case Seen.Ran ran when ran.isBare() -> Seen.nothing();
+                case Seen.Ran _, Seen.Cut _, Seen.TooLarge _, Seen.NotSent _, Seen.NotUploaded _ -> said;
+            };
         }
 
         private Step running(Doubt.NoEnd doubt, Found.Running found, Instant now) {
@@ -9708,13 +9750,14 @@ final class DifyExec implements Runnable {
     /// | at the end (1.10 and before) | wait, then unknown | unknown at once: a left stream is never listed |
     /// | not known | wait, then unknown | wait, then unknown |
     ///
-    /// With a run id the run exists: it is waited for. With a fixed `--user` nothing can be found by name: unknown.
+    /// With a run id the run exists, unless that was made up: it is waited for. With a fixed `--user` nothing can be
+    /// found by name: unknown.
     enum Proof {
         SETTLE, WAIT, UNKNOWN;
 
         static Proof of(Doubt doubt, Listing listing) {
-            if (doubt.run().isPresent()) return WAIT;
-            if (!doubt.canBeFound()) return UNKNOWN;
+            if (doubt.run().filter(run -> !run.isMadeUp()).isPresent()) return WAIT;
+            if (!Names.isUnique(doubt.attempt().user())) return UNKNOWN;
             return switch (listing) {
                 case FROM_START -> SETTLE;
                 case AT_END -> doubt.attempt().mode() == Mode.STREAMING ? UNKNOWN : WAIT;
@@ -10102,7 +10145,7 @@ final class DifyExec implements Runnable {
         private Mode mode;
         private Listing listing;
         private int refusedStreams = 0, refusedAlone = 0;
-        private boolean mayStream = true;
+        private boolean mayStream = true, metOthers = false;
 
         /// @param earlier the mode that an earlier call of this batch went over to
         Route(Mode asked, Optional<Mode> earlier, String version) {
@@ -10117,13 +10160,14 @@ final class DifyExec implements Runnable {
             return mode;
         }
 
-        Listing listing() {
-            return listing;
+        /// Of the server that the attempt was sent to; where earlier calls met others, nothing is known for sure.
+        Listing listing(Attempt attempt) {
+            return attempt.isEarlier() && metOthers ? Listing.NOT_KNOWN : listing;
         }
 
-        /// Runs in doubt are of an earlier session: if that met another kind of server, nothing is known for sure.
+        /// An earlier call left runs in doubt at a server of this version.
         void alsoMet(String earlier) {
-            if (earlier != null && Release.of(earlier).listing() != listing) listing = Listing.NOT_KNOWN;
+            metOthers |= Release.of(earlier).listing() != listing;
         }
 
         /// A running run seen in the log: this server lists from the start.
@@ -10280,7 +10324,12 @@ final class DifyExec implements Runnable {
     }
 
     /// A run as the server names it; `task` is empty where it is not known.
-    record RunRef(String id, String task) {}
+    record RunRef(String id, String task) {
+        /// Of a run that never was: where Dify 1.16 refuses a row in its stream, one id stands for both.
+        boolean isMadeUp() {
+            return id.equals(task);
+        }
+    }
 
     enum RunStatus {
         SUCCEEDED, PARTIAL, FAILED, STOPPED, PAUSED, RUNNING;
@@ -10427,6 +10476,18 @@ final class DifyExec implements Runnable {
                 case Cut cut -> cut.ref();
                 case TooLarge large -> large.ref();
                 case NotSent _, NotUploaded _ -> Optional.empty();
+            };
+        }
+
+        /// With its run, where that was told apart from the end.
+        default Seen of(Optional<RunRef> named) {
+            if (named.isEmpty() || run().isPresent()) return this;
+            return switch (this) {
+                case Refused(int status, boolean dify, boolean inStream, var code, var message, var retryAfter, _) ->
+                        new Refused(status, dify, inStream, code, message, retryAfter, named);
+                case Cut(_, var symptom, var why) -> new Cut(named, symptom, why);
+                case TooLarge(_, var why) -> new TooLarge(named, why);
+                case Ran _, NotSent _, NotUploaded _ -> this;
             };
         }
 
@@ -10803,6 +10864,9 @@ final class DifyExec implements Runnable {
 
     /// What a worker hears of a run while it goes on. Names and texts are as the server sends them.
     sealed interface Heard {
+        /// The head of the answer names the run, which may still wait for its start.
+        record Named(RunRef run) implements Heard {}
+
         /// @param waited from the head of the answer to the first event
         record Began(RunRef run, Duration waited) implements Heard {}
 

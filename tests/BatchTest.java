@@ -616,6 +616,42 @@ final class BatchTest {
         }
 
         @Test
+        void anEndThatTellsItsRunKeepsTheTaskThatWasToldBefore() throws IOException {
+            var history = history(json("""
+                    {'event':'attempt','t':'2026-01-16T12:00:00Z','id':'a','user':'u','mode':'streaming','kind':'row'}
+                    {'event':'run','t':'2026-01-16T12:00:01Z','id':'a','user':'u','run':'r1','task':'t1'}
+                    {'event':'end','t':'2026-01-16T12:00:02Z','id':'a','user':'u','outcome':'unknown','run':'r1'}
+                    """));
+
+            assertEquals(Optional.of(new RunRef("r1", "t1")), history.doubtful(false).get(0).run());
+        }
+
+        @ParameterizedTest(name = "{0} {1}: {2}")
+        @CsvSource(useHeadersInDisplayName = true, nullValues = "-", textBlock = """
+                kind, ended,         listing
+                row,  -,             NOT_KNOWN
+                row,  unknown,       NOT_KNOWN
+                row,  failed,        FROM_START
+                try,  -,             NOT_KNOWN
+                try,  try_succeeded, FROM_START
+                """)
+        void theServersOfWhatIsInDoubtAreRememberedAndNoOthers(String kind, String ended, Listing listing)
+                throws IOException {
+            var session = "{'event':'session','t':'2026-01-16T12:00:00Z','format':1,'server':'%s'}\n";
+            var attempt = "{'event':'attempt','t':'2026-01-16T12:00:00Z','id':'%s','user':'%s','mode':'blocking',"
+                    + "'kind':'%s'}\n";
+            var history = history(json(session.formatted("1.9.2") + attempt.formatted("a", "u1", kind)
+                    + (ended == null ? "" : "{'event':'end','t':'2026-01-16T12:00:01Z','id':'a','user':'u1','run':'r',"
+                    + "'outcome':'" + ended + "'}\n")
+                    + session.formatted("1.14.2") + attempt.formatted("b", "u2", "row")));
+
+            var doubt = history.doubt(history.doubtful(false).values().stream()
+                    .filter(one -> one.id().equals("b")).findFirst().orElseThrow(), row("b"), Kind.ROW, seconds(300));
+
+            assertEquals(listing, history.route(Mode.BLOCKING, "1.16.0").listing(doubt.attempt()));
+        }
+
+        @Test
         void aTryThatWasPaidForIsKnownAlsoAfterItsRowRanUnderTheSameName() throws IOException {
             var history = history(json("""
                     {'event':'attempt','t':'2026-01-16T12:00:00Z','id':'a','user':'u','mode':'streaming',\

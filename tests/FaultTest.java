@@ -315,6 +315,37 @@ class FaultTest {
         }
     }
 
+    @Nested
+    class AFaultOf1_16 {
+        /// Whose server is killed: a blocking run says `running` for ever, a streamed one goes on in its worker.
+        @ParameterizedTest(name = "[{0}], {1}")
+        @CsvSource(useHeadersInDisplayName = true, textBlock = """
+                fault,          mode,      code, results
+                broken,         streaming, 0,    6
+                broken-running, streaming, 0,    6
+                broken-absent,  streaming, 0,    6
+                worker-ended,   streaming, 0,    6
+                drop-after,     streaming, 0,    6
+                drop-after,     blocking,  0,    6
+                kill,           streaming, 0,    6
+                kill,           blocking,  3,    3
+                """)
+        void paysForNoRowTwiceAndGivesNoneAnothersResult(String fault, String mode, int code, int results)
+                throws Exception {
+            var dify = new Dify("--dify", "1.16.0", "--latency", "200ms", "--silence", "1s");
+            rows(6, id -> id % 2 == 0 ? "[" + fault + "]" : "[queue 500ms]");
+
+            var call = call(dify.settings(), quiet("-c", "3", "--mode", mode, "--settle", "1s", "--timeout", "4s"));
+
+            assertEquals(code, call.code(), call.err());
+            assertEquals(results, results().size());
+            for (var line : results()) assertEquals(line.path("id").asText(), line.at("/outputs/row_id").asText());
+            dify.hasPaidOnceFor(results);
+            assertEquals(6 - results, events("end").stream()
+                    .filter(end -> end.path("outcome").asText().equals("unknown")).count());
+        }
+    }
+
     // ── Processes ───────────────────────────────────────────────────────────────────────────────────────────────────
 
     @Nested

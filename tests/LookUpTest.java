@@ -5,6 +5,7 @@ import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
+import org.junit.jupiter.params.provider.EnumSource;
 import org.junit.jupiter.params.provider.ValueSource;
 
 import module java.base;
@@ -979,6 +980,106 @@ final class LookUpTest {
         }
 
         @Test
+        void aRowWhoseRefusalInAStreamACrashCutOffIsRefusedAtTheNextStart() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.mode = Mode.STREAMING;
+            scene.server = "1.16.0";
+            var madeUp = new RunRef("one", "one");
+            scene.answer = (_, told) -> {
+                told.accept(new Heard.Began(madeUp, Duration.ZERO));
+                scene.world.pass(seconds(1));
+                return new Seen.Ran(madeUp, RunStatus.FAILED, "{}".getBytes(UTF_8), "x is required in input form", "",
+                        Usage.NONE);
+            };
+            scene.crash(1);
+
+            scene.play();
+
+            assertEquals(Optional.of(madeUp), scene.looked.getFirst().run());
+            assertEquals(List.of("not_started", "failed"), scene.outcomes("a"));
+            assertTrue(scene.world.passed().compareTo(scene.settle.streaming()) >= 0, scene.world.passed().toString());
+            assertFalse(scene.log("end").getLast().has("run"), "a refused row has no run");
+        }
+
+        @Test
+        void theRunThatTheHeadOfAnAnswerNamedIsWhatIsLookedUpAfterACrash() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.answer = (_, told) -> {
+                told.accept(new Heard.Named(new RunRef("run-7", "")));
+                scene.world.pass(seconds(1));
+                return succeeded("run-7");
+            };
+            scene.crash(1);
+            scene.found = _ -> ended(succeeded("run-7"));
+
+            scene.play();
+
+            assertEquals(Optional.of(new RunRef("run-7", "")), scene.looked.getFirst().run());
+            assertEquals(List.of(), scene.ids());
+        }
+
+        @Test
+        void theTaskOfARunThatTheHeadNamedIsOnRecordWithItsFirstEvent() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.mode = Mode.STREAMING;
+            scene.answer = (_, told) -> {
+                told.accept(new Heard.Named(new RunRef("run-7", "")));
+                told.accept(new Heard.Named(new RunRef("run-7", "")));
+                scene.world.pass(seconds(1));
+                told.accept(new Heard.Began(run("run-7"), Duration.ZERO));
+                scene.world.pass(seconds(1));
+                return cut(Symptom.CUT, run("run-7"));
+            };
+            scene.found = _ -> ended(succeeded("run-7"));
+
+            scene.play();
+
+            assertEquals(List.of("run-7", "run-7"), Scene.texts("run", scene.log("run")));
+            assertEquals(List.of("", "task-of-run-7"), Scene.texts("task", scene.log("run")));
+        }
+
+        @Test
+        void whatTheFirstOfThreeServersLeftInDoubtIsNotSentAgain() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.mode = Mode.STREAMING;
+            scene.server = "1.9.2";
+            scene.crash(1);
+            for (var upgrade : List.of("1.14.2", "1.16.0")) {
+                scene.server = upgrade;
+                scene.play();
+            }
+
+            assertEquals(List.of("unknown", "unknown"), scene.outcomes("a"));
+            assertEquals(List.of(), scene.ids());
+        }
+
+        @ParameterizedTest
+        @EnumSource(value = Mode.class, names = {"BLOCKING", "STREAMING"})
+        void aBatchGoesOnAfterTheUpgradeOfItsServerWithoutPayingTwice(Mode mode) throws Exception {
+            var scene = Scene.of(folder, "succeeded", "running", "lost", "fresh");
+            scene.mode = mode;
+            scene.slots = 3;
+            scene.server = "1.14.2";
+            scene.crash(3);
+            var upgraded = scene.world.now();
+            scene.server = "1.16.0";
+            scene.found = doubt -> switch (doubt.attempt().row().id()) {
+                case "succeeded" -> ended(succeeded("run-of-1.14"));
+                case "running" -> scene.world.now().isBefore(upgraded.plusSeconds(60)) ? running("run-of-1.14-too")
+                        : ended(succeeded("run-of-1.14-too"));
+                default -> ABSENT;
+            };
+
+            assertEquals(Optional.empty(), scene.play());
+
+            assertEquals(List.of("fresh", "lost"), scene.ids());
+            assertFalse(scene.sent.getLast().at().isBefore(upgraded.plus(scene.settle.of(mode))),
+                    "lost was sent again before --settle had passed");
+            assertEquals(Set.of("run-of-1.14", "run-of-1.14-too", "run-lost", "run-fresh"),
+                    Set.copyOf(scene.resultRuns()));
+        }
+
+        @Test
         void theRetriesOfAnEarlierStartAreToldAndBeingKilledIsNone() throws Exception {
             var scene = Scene.of(folder, "a");
             scene.backoff = new Backoff(seconds(1), seconds(1), 2);
@@ -1119,6 +1220,24 @@ final class LookUpTest {
 
             assertEquals(List.of("paused", "succeeded"), scene.outcomes("a"));
             assertEquals(List.of("a"), scene.resultIds());
+        }
+
+        @ParameterizedTest
+        @ValueSource(strings = {"Aborted: Client response stream closed before app execution completed",
+            "Aborted: App task was stopped"})
+        void aPausedRowWhoseRunWasEndedAfterItsFormHasFailedWithThatCause(String error) throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.server = "1.16.0";
+            scene.failedRuns = RetryRuns.ALWAYS;
+            scene.answer = Answer.inTurn(ran("run-7", RunStatus.PAUSED, ""));
+            scene.play();
+            scene.found = _ -> ended(ran("run-7", RunStatus.STOPPED, error));
+
+            scene.play();
+
+            assertEquals(List.of("paused", "failed"), scene.outcomes("a"));
+            assertTrue(scene.error("a").startsWith(error) && scene.error("a").contains("after a form was answered"),
+                    scene.error("a"));
         }
 
         @Test

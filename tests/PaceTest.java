@@ -389,6 +389,8 @@ final class PaceTest {
 
     @Nested
     class TheRoute {
+        private static final Attempt EARLIER = new Attempt(0, row("a"), Tries.NONE, "u", Mode.STREAMING, "", NOON);
+
         private static Route route(Mode asked) {
             return new Route(asked, Optional.empty(), "1.14.2");
         }
@@ -562,13 +564,13 @@ final class PaceTest {
         void aRunningRunFoundByItsNameShowsHowTheServerLists() {
             var route = new Route(Mode.AUTO, Optional.empty(), "");
             var doubt = doubt(attempt(0, 0), cut(Symptom.CUT), 0);
-            assertEquals(Listing.NOT_KNOWN, route.listing());
+            assertEquals(Listing.NOT_KNOWN, route.listing(attempt(0, 0)));
 
             route.listsRunning(doubt.with(run("run-1"))); // found by its id: says nothing of the list
-            assertEquals(Listing.NOT_KNOWN, route.listing());
+            assertEquals(Listing.NOT_KNOWN, route.listing(attempt(0, 0)));
             route.listsRunning(doubt);
 
-            assertEquals(Listing.FROM_START, route.listing());
+            assertEquals(Listing.FROM_START, route.listing(attempt(0, 0)));
         }
 
         @ParameterizedTest
@@ -578,14 +580,34 @@ final class PaceTest {
                 1.9.2,   1.14.2, NOT_KNOWN
                 1.14.2,  1.9.2,  NOT_KNOWN
                 '',      1.14.2, NOT_KNOWN
-                -,       1.14.2, FROM_START
                 """)
         void ofAServerThatWasReplacedBetweenTwoCallsNothingIsKnown(String earlier, String now, Listing listing) {
             var route = new Route(Mode.AUTO, Optional.empty(), now);
 
             route.alsoMet(earlier);
 
-            assertEquals(listing, route.listing());
+            assertEquals(listing, route.listing(EARLIER));
+        }
+
+        @Test
+        void whatIsSentInThisCallIsListedAsItsServerDoes() {
+            var route = new Route(Mode.AUTO, Optional.empty(), "1.16.0");
+
+            route.alsoMet("1.9.2");
+            route.alsoMet("1.14.2");
+
+            assertEquals(Listing.FROM_START, route.listing(attempt(0, 0)));
+            assertEquals(Listing.NOT_KNOWN, route.listing(EARLIER));
+        }
+
+        @Test
+        void aRunningRunShowsNothingOfTheServerThatWasReplaced() {
+            var route = new Route(Mode.AUTO, Optional.empty(), "1.16.0");
+            route.alsoMet("1.9.2");
+
+            route.listsRunning(doubt(attempt(0, 0), cut(Symptom.CUT), 0));
+
+            assertEquals(Listing.NOT_KNOWN, route.listing(EARLIER));
         }
     }
 }

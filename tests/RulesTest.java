@@ -5,6 +5,7 @@ import org.junit.jupiter.api.Test;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
 import org.junit.jupiter.params.provider.EnumSource;
+import org.junit.jupiter.params.provider.ValueSource;
 
 import module java.base;
 
@@ -368,6 +369,7 @@ final class RulesTest {
                 Aborted: Workflow stopped because the worker is shutting down.     | 3     | failed  | shutting down
                 Aborted: User requested stop                                       | 0     | failed  | User requested
                 Aborted: Client response stream closed before app execution ended  | 0     | failed  | after a form
+                Aborted: App task was stopped                                      | 0     | failed  | after a form
                 Aborted: Maximum execution time exceeded: 1200.51s > 1200s         | 0     | failed  | --timeout
                 Aborted: App execution exceeded 1200 seconds                       | 0     | failed  | --timeout
                 """)
@@ -377,6 +379,15 @@ final class RulesTest {
             assertEquals(verdict, word(judged));
             if (judged instanceof Verdict.Done(Outcome.Failed failed))
                 assertTrue(failed.text().startsWith(error) && failed.text().contains(says), failed.text());
+        }
+
+        @ParameterizedTest
+        @ValueSource(strings = {"Aborted: Client response stream closed before app execution completed",
+            "Aborted: App task was stopped"})
+        void aRunThatWasEndedAfterItsFormIsNotSentAgainWhereFailedRunsAlwaysAre(String error) {
+            var always = new Judge(BACKOFF, RetryRuns.ALWAYS, ACCESS);
+
+            assertEquals("failed", word(always.afterLook(attempt(0, 0), ran("run-1", RunStatus.STOPPED, error))));
         }
 
         @Test
@@ -475,6 +486,24 @@ final class RulesTest {
                 assertEquals(proof, Proof.of(doubt, listing), symptom.name());
                 assertFalse(Proof.reason(doubt).isEmpty());
             }
+        }
+
+        /// As the stream of a refused row begins in Dify 1.16.
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, textBlock = """
+                listing,    fixed, proof
+                FROM_START, false, SETTLE
+                NOT_KNOWN,  false, WAIT
+                AT_END,     false, UNKNOWN
+                FROM_START, true,  UNKNOWN
+                """)
+        void aRunThatNeverWasProvesNoMoreThanNone(Listing listing, boolean fixed, Proof proof) {
+            var own = attempt(Mode.STREAMING, Tries.NONE);
+            var asked = new Attempt(1, own.row(), own.tries(), fixed ? "nightly" : own.user(), own.mode(),
+                    own.cells(), NOON);
+            var doubt = doubt(asked, cut(Symptom.CRASH, new RunRef("one", "one")), 0);
+
+            assertEquals(proof, Proof.of(doubt, listing));
         }
 
         @ParameterizedTest
@@ -715,11 +744,18 @@ final class RulesTest {
         }
 
         @Test
-        void aFailureThatIsStoredNowhereHasNoRunToLookFor() {
-            var step = (Step.Judged) inquiry.step(doubt(Symptom.UNCONFIRMED,
-                    attempt(Mode.STREAMING, Tries.NONE), true), ABSENT, HERE, NOON);
+        void aFailureThatIsStoredNowhereHasNoRunUnlessItTookSteps() {
+            var error = Seen.Refused.event(400, "invalid_param", "No class mapping found", Optional.of(run("r")));
 
-            assertEquals(Optional.empty(), step.seen().run());
+            for (var said : List.of(bare("x is required in input form"), BARE, error))
+                assertEquals(Optional.empty(), notStored(said).run(), said.toString());
+            assertEquals(Optional.of(run("run-failed")), notStored(failed("no such city")).run());
+            assertEquals(400, ((Seen.Refused) notStored(error)).status());
+        }
+
+        private Seen notStored(Seen said) {
+            return ((Step.Judged) inquiry.step(new Doubt.NoEnd(attempt(Mode.STREAMING, Tries.NONE), said,
+                    Symptom.UNCONFIRMED, "", NOON, NOON), ABSENT, HERE, NOON)).seen();
         }
 
         @ParameterizedTest(name = "{0}, {1} after {2} s, sent again by wish: {3}")

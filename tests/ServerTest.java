@@ -109,16 +109,21 @@ class ServerTest {
         return JSON.readTree(text);
     }
 
-    /// The runs that a worker told of.
-    record Ears(List<RunRef> runs, CountDownLatch first) implements Consumer<Heard> {
+    /// The runs that a worker told of, by their first event or in the head of the answer.
+    record Ears(List<RunRef> runs, List<RunRef> heads, CountDownLatch first) implements Consumer<Heard> {
         Ears() {
-            this(new CopyOnWriteArrayList<>(), new CountDownLatch(1));
+            this(new CopyOnWriteArrayList<>(), new CopyOnWriteArrayList<>(), new CountDownLatch(1));
         }
 
         @Override
         public void accept(Heard heard) {
-            if (!(heard instanceof Heard.Began(var run, _))) return;
-            runs.add(run);
+            switch (heard) {
+                case Heard.Named(var run) -> heads.add(run);
+                case Heard.Began(var run, _) -> runs.add(run);
+                default -> {
+                    return;
+                }
+            }
             first.countDown();
         }
     }
@@ -726,6 +731,55 @@ class ServerTest {
             try (var client = client(URI.create("http://127.0.0.1:" + dify.port() + "/v1"))) {
                 return run(client, mode);
             }
+        }
+
+        private static final String HEAD = """
+                HTTP/1.1 200 OK\r
+                Content-Type: %s\r
+                X-Workflow-Run-ID: %s\r
+                Transfer-Encoding: chunked\r
+                \r
+                """;
+
+        /// The server says no more, or breaks off, once the client has told the run.
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, textBlock = """
+                mode,      length, symptom
+                BLOCKING,  false,  CUT
+                BLOCKING,  true,   NO_ANSWER
+                STREAMING, false,  CUT
+                """)
+        void thatNamesItsRunInItsHeadTellsItAtOnce(Mode mode, boolean length, Symptom symptom) throws IOException {
+            var heard = new Ears();
+            var head = HEAD.formatted(mode == STREAMING ? "text/event-stream" : "application/json", Events.RUN);
+            try (var wire = new Wire(connection -> {
+                connection.request();
+                connection.say(length ? head.replace("Transfer-Encoding: chunked", "Content-Length: 100") : head);
+                AStream.await(heard.first());
+            }); var client = client(wire.url())) {
+                var seen = run(client, attempt(mode), heard);
+
+                assertEquals(List.of(new RunRef(Events.RUN, "")), heard.heads());
+                assertEquals(Optional.of(new RunRef(Events.RUN, "")), seen.run());
+                assertEquals(symptom, cut(seen).symptom());
+            }
+        }
+
+        @ParameterizedTest
+        @ValueSource(strings = {"../../apps", "two words",
+            "a-name-that-is-far-longer-than-any-that-a-run-has-and-that-nobody-will-look-for"})
+        void whoseHeadNamesNoRunTellsNone(String name) {
+            assertEquals(Optional.empty(), seen(BLOCKING, aResponse().withHeader("X-Workflow-Run-ID", name)
+                    .withStatus(500).withBody("x")).run());
+        }
+
+        @Test
+        void thatIsAnErrorIsOfTheRunThatItsHeadNames() {
+            var seen = seen(BLOCKING, aResponse().withHeader("X-Workflow-Run-ID", Events.RUN).withStatus(500)
+                    .withBody("x"));
+
+            assertEquals(Optional.of(new RunRef(Events.RUN, "")), refused(seen).ref());
+            assertEquals(500, refused(seen).status());
         }
 
         @Test
@@ -1408,6 +1462,22 @@ class ServerTest {
                         symptom));
 
                 assertEquals(expected, (found.word() + found.run().map(run -> " " + run.id()).orElse("")));
+            }
+        }
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, textBlock = """
+                listed, found
+                own,    failed
+                ,       absent
+                """)
+        void aRunThatNeverWasIsLookedForByItsName(String listed, String word) {
+            stored("r", "");
+            stored("own", "failed");
+            listed(listed == null ? new String[0] : new String[] {listed});
+
+            try (var client = client(URI.create("http://127.0.0.1:" + dify.port() + "/v1"))) {
+                assertEquals(word, client.look(doubt(USER, Optional.of(new RunRef("r", "r")), Symptom.CRASH)).word());
             }
         }
 
