@@ -93,8 +93,7 @@ class ShellTest {
         }
 
         List<String> completed(String... words) {
-            return new Proposals(desk).of(List.of(words)).stream().map(Proposals.Proposal::word)
-                    .toList();
+            return new Proposals(line, desk).of(List.of(words)).stream().map(Proposals.Proposal::word).toList();
         }
     }
 
@@ -880,7 +879,7 @@ class ShellTest {
         void isProposedWithoutControlCharacters() {
             var proposal = new Proposals.Proposal("tone=red \033[31m", false);
 
-            assertEquals("tone=red  [31m", Dialogue.candidate(proposal, 1).displ());
+            assertEquals("tone=red  [31m", proposal.candidate(1).displ());
         }
 
         @Test
