@@ -495,33 +495,28 @@ final class DifyExec implements Runnable {
         /// meanwhile is read next time.
         private record Opened(Batch batch, List<String> csvStamps, List<String> stamps) {
             static Opened of(BatchFiles files, Optional<Csv> csv, List<String> csvStamps) {
-                var stamps = stampsOf(files);
+                var stamps = stampsOf(files.all().stream());
                 return new Opened(Batch.peek(files, csv, List.of()), csvStamps, stamps);
             }
 
             Opened upToDate() {
-                return stamps.equals(stampsOf(batch.files())) ? this : of(batch.files(), batch.csv(), csvStamps);
+                boolean isUnchanged = stamps.equals(stampsOf(batch.files().all().stream()));
+                return isUnchanged ? this : of(batch.files(), batch.csv(), csvStamps);
             }
 
             boolean isCsvUnchanged() {
                 return csvStamps.equals(stampsOf(batch.csv().stream().map(csv -> csv.path)));
             }
 
-            private static List<String> stampsOf(BatchFiles files) {
-                return stampsOf(Stream.of(files.results(), files.log(), files.retry()));
-            }
-
             /// A file whose stamp is the same has not been written in between.
             static List<String> stampsOf(Stream<Path> files) {
-                return files.map(Opened::stamp).toList();
-            }
-
-            private static String stamp(Path file) {
-                try {
-                    return Files.getLastModifiedTime(file) + " " + Files.size(file);
-                } catch (IOException _) {
-                    return "none";
-                }
+                return files.map(file -> {
+                    try {
+                        return Files.getLastModifiedTime(file) + " " + Files.size(file);
+                    } catch (IOException _) {
+                        return "none";
+                    }
+                }).toList();
             }
         }
 
@@ -612,13 +607,8 @@ final class DifyExec implements Runnable {
             int entry = index.find(id.strip());
             if (entry >= 0 && entry < index.rows()) return entry;
             var near = Nearest.of(id.strip(), IntStream.range(0, index.rows()).mapToObj(index::id), 3);
-            throw new Unusable("there is no row with the id " + Plain.quoted(id)
-                    + (near.isEmpty() ? "" : near.stream().map(Plain::id).collect(joining(", ", "; the nearest: ", ""))));
-        }
-
-        /// The id of a row that there is, as its CSV writes it.
-        String id(String typed) {
-            return batch().index().id(entry(typed));
+            throw new Unusable("there is no row with the id " + Plain.quoted(id) + (near.isEmpty() ? ""
+                    : "; the nearest: " + near.stream().map(Plain::id).collect(joining(", "))));
         }
 
         /// A row as the CSV has it.
@@ -1150,7 +1140,7 @@ final class DifyExec implements Runnable {
         int unset(@Parameters(paramLabel = "ID", description = "The row.") String id,
                 @Parameters(arity = "0..1", paramLabel = "COLUMN", description = "Only this one; default: all.")
                 String column) {
-            var known = desk.id(id);
+            var known = desk.batch().index().id(desk.entry(id));
             if (!desk.edits().unset(known, Optional.ofNullable(column).map(desk::column)))
                 throw new Unusable("row " + Plain.id(known) + (column == null ? "" : ", " + Plain.text(column, 40))
                         + ": there is no edit to take back");
@@ -1369,7 +1359,7 @@ final class DifyExec implements Runnable {
         }
 
         private void line(String text) {
-            endText();
+            end();
             out.println(String.format(Locale.ROOT, "  %6.2f s  ", (System.nanoTime() - began) / 1e9) + text);
         }
 
@@ -1382,11 +1372,6 @@ final class DifyExec implements Runnable {
                 if (inText || !part.isBlank()) out.print(Plain.text(part.replace("\n", ""), Integer.MAX_VALUE));
                 if (!inText) out.println();
             }
-        }
-
-        private void endText() {
-            if (inText) out.println();
-            inText = false;
         }
 
         @Override
@@ -1404,14 +1389,16 @@ final class DifyExec implements Runnable {
 
         @Override
         public void say(String sentence) {
-            endText();
+            end();
             out.println(Plain.text(sentence, 1000));
             out.flush();
         }
 
+        /// Of the line of a text that goes on.
         @Override
         public void end() {
-            endText();
+            if (inText) out.println();
+            inText = false;
         }
 
         /// How it went, and the next command to type. Returns the exit code.

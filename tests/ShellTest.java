@@ -989,6 +989,38 @@ class ShellTest {
                     last(session));
         }
 
+        @ParameterizedTest(name = "{0}: {1}")
+        @CsvSource(useHeadersInDisplayName = true, textBlock = """
+                input, why
+                < .,   Is a directory
+                <&-,   it is closed
+                """)
+        void whoseInputCannotBeReadIsToldSoInOneSentence(String input, String why) throws Exception {
+            var words = new ArrayList<>(List.of("sh", "-c", "exec \"$@\" " + input, "sh"));
+            words.addAll(java(shell("--demo")));
+            var child = new ProcessBuilder(words).directory(folder.toFile())
+                    .redirectOutput(file("child.out").toFile()).redirectError(file("child.err").toFile()).start();
+            open.push(child::destroyForcibly);
+
+            assertTrue(child.waitFor(20, TimeUnit.SECONDS));
+            assertEquals(2, child.exitValue(), err());
+            assertEquals("difyexec: standard input cannot be read (" + why + "): give it commands, a line each\n",
+                    err());
+            assertEquals("", out());
+        }
+
+        @Test
+        void readsAPipe() throws Exception {
+            var words = new ArrayList<>(List.of("sh", "-c", "echo edits | \"$@\"", "sh"));
+            words.addAll(java(shell("--demo")));
+            var child = new ProcessBuilder(words).directory(folder.toFile())
+                    .redirectOutput(file("child.out").toFile()).redirectError(file("child.err").toFile()).start();
+            open.push(child::destroyForcibly);
+
+            assertTrue(child.waitFor(20, TimeUnit.SECONDS));
+            assertEquals("No edits.\n", out());
+        }
+
         @Test
         void endsAtExit() throws IOException {
             var session = reopened();
