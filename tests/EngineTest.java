@@ -657,6 +657,21 @@ final class EngineTest {
             assertEquals(List.of("run-7"), scene.resultRuns());
         }
 
+        /// A batch has no use for the words of its streams, which are many.
+        @Test
+        void whatTheStreamOfARowSaysStaysWithItsWorker() throws Exception {
+            var scene = streamed();
+            scene.answer = (_, told) -> {
+                told.heard(new Heard.Text("Good"));
+                return succeeded("run-7");
+            };
+
+            scene.play();
+
+            assertEquals(List.of("run-7"), scene.resultRuns());
+            assertEquals(List.of(), scene.heard);
+        }
+
         @Test
         void aFailureThatACrashLeftUnconfirmedIsLookedUpAtTheNextStart() throws Exception {
             var scene = streamed();

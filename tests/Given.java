@@ -256,6 +256,7 @@ final class Given {
         final Path csv, output;
         final List<Attempt> sent = new ArrayList<>();
         final List<Doubt> looked = new ArrayList<>();
+        final List<Heard> heard = new ArrayList<>();
         final List<String> stopped = new ArrayList<>(), said = new ArrayList<>();
         final Map<String, Runnable> alarms = new HashMap<>();
         Answer answer = (attempt, _) -> succeeded("run-" + attempt.row().id());
@@ -383,6 +384,11 @@ final class Given {
         @Override
         public void say(String sentence) {
             said.add(sentence);
+        }
+
+        @Override
+        public void heard(Heard some) {
+            heard.add(some);
         }
 
         @Override

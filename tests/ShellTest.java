@@ -989,6 +989,16 @@ class ShellTest {
                     last(session));
         }
 
+        /// The shell, started by a command of `sh` in which `"$@"` stands for it, once it has ended.
+        private Process under(String command) throws Exception {
+            var words = Stream.concat(Stream.of("sh", "-c", command, "sh"), java(shell("--demo")).stream()).toList();
+            var child = new ProcessBuilder(words).directory(folder.toFile())
+                    .redirectOutput(file("child.out").toFile()).redirectError(file("child.err").toFile()).start();
+            open.push(child::destroyForcibly);
+            assertTrue(child.waitFor(20, TimeUnit.SECONDS));
+            return child;
+        }
+
         @ParameterizedTest(name = "{0}: {1}")
         @CsvSource(useHeadersInDisplayName = true, textBlock = """
                 input, why
@@ -996,13 +1006,8 @@ class ShellTest {
                 <&-,   it is closed
                 """)
         void whoseInputCannotBeReadIsToldSoInOneSentence(String input, String why) throws Exception {
-            var words = new ArrayList<>(List.of("sh", "-c", "exec \"$@\" " + input, "sh"));
-            words.addAll(java(shell("--demo")));
-            var child = new ProcessBuilder(words).directory(folder.toFile())
-                    .redirectOutput(file("child.out").toFile()).redirectError(file("child.err").toFile()).start();
-            open.push(child::destroyForcibly);
+            var child = under("exec \"$@\" " + input);
 
-            assertTrue(child.waitFor(20, TimeUnit.SECONDS));
             assertEquals(2, child.exitValue(), err());
             assertEquals("difyexec: standard input cannot be read (" + why + "): give it commands, a line each\n",
                     err());
@@ -1011,13 +1016,8 @@ class ShellTest {
 
         @Test
         void readsAPipe() throws Exception {
-            var words = new ArrayList<>(List.of("sh", "-c", "echo edits | \"$@\"", "sh"));
-            words.addAll(java(shell("--demo")));
-            var child = new ProcessBuilder(words).directory(folder.toFile())
-                    .redirectOutput(file("child.out").toFile()).redirectError(file("child.err").toFile()).start();
-            open.push(child::destroyForcibly);
+            under("echo edits | \"$@\"");
 
-            assertTrue(child.waitFor(20, TimeUnit.SECONDS));
             assertEquals("No edits.\n", out());
         }
 
