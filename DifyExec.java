@@ -429,8 +429,8 @@ final class DifyExec implements Runnable {
 
         /// The commands over a desk.
         CommandLine line(Desk desk) {
-            var defaults = new EnvDefaults(env);
-            return Prompt.commandLine(desk, factories.apply(desk::edits), spec.parent(), given(), defaults)
+            var typed = spec.commandLine().getParseResult();
+            return Prompt.commandLine(desk, factories.apply(desk::edits), typed, new EnvDefaults(env))
                     .setOut(spec.commandLine().getOut()).setErr(spec.commandLine().getErr());
         }
 
@@ -448,15 +448,6 @@ final class DifyExec implements Runnable {
             var server = demo == null ? null : Demo.start(Demo.Version.of(demo), columns);
             var access = server == null ? dify.access(env, err) : Access.to(server);
             return new Link(access, DifyClient.of(access, dify.timeout), dify, retrying, Optional.ofNullable(server));
-        }
-
-        /// What was typed for the shell holds for the commands in it.
-        private Map<String, String> given() {
-            var given = new HashMap<String, String>();
-            for (var option : spec.commandLine().getParseResult().matchedOptions())
-                given.put(option.shortestName(),
-                        option.stringValues().isEmpty() ? "true" : String.join(",", option.stringValues()));
-            return Map.copyOf(given);
         }
     }
 
@@ -576,9 +567,9 @@ final class DifyExec implements Runnable {
 
         /// The CSV, which must be as it was when it was opened.
         Csv csv() {
-            var csv = opened().batch().csv().orElseThrow(() -> new Unusable(
-                    "the batch was opened without its CSV: 'open CSV " + Plain.shell(files().results().toString())
-                            + "'"));
+            var csv = opened().batch().csv()
+                    .orElseThrow(() -> new Unusable("the batch was opened without its CSV: 'open CSV "
+                            + Plain.shell(files().results().toString()) + "'"));
             refuseChangedCsv();
             return csv;
         }
@@ -911,8 +902,8 @@ final class DifyExec implements Runnable {
 
         /// Also blanks beyond ASCII, like the ideographic one, part words.
         private static boolean isBare(String word) {
-            return !word.isEmpty() && word.chars().noneMatch(c -> Character.isWhitespace(c)
-                    || "\"'\\#".indexOf(c) >= 0);
+            return !word.isEmpty()
+                    && word.chars().noneMatch(c -> Character.isWhitespace(c) || "\"'\\#".indexOf(c) >= 0);
         }
     }
 
@@ -1003,20 +994,19 @@ final class DifyExec implements Runnable {
             this.desk = desk;
         }
 
-        /// @param tool  whose commands are there, too
-        /// @param given options typed for the whole shell, by their short names
-        static CommandLine commandLine(Desk desk, CommandLine.IFactory factory, CommandSpec tool,
-                Map<String, String> given, EnvDefaults defaults) {
+        /// @param typed for the shell: its options hold for the commands in it, and those beside it are there, too
+        static CommandLine commandLine(Desk desk, CommandLine.IFactory factory, CommandLine.ParseResult typed,
+                EnvDefaults defaults) {
             var line = new CommandLine(new Prompt(desk), factory);
             var spec = line.getCommandSpec();
             for (var name : ORDER) spec.addSubcommand(name, spec.removeSubcommand(name)); // picocli sorts them by name
-            for (var command : tool.subcommands().values()) {
+            for (var command : typed.commandSpec().parent().subcommands().values()) {
                 var type = command.getCommandSpec().userObject().getClass();
                 if (type != Shell.class && type != AutoComplete.GenerateCompletion.class
                         && !line.getSubcommands().containsKey(command.getCommandName()))
                     line.addSubcommand(new CommandLine(type, factory));
             }
-            return CommandLines.configured(line, arg -> defaultOf(arg, desk, given, defaults))
+            return CommandLines.configured(line, arg -> defaultOf(arg, desk, typed, defaults))
                     .setExpandAtFiles(false)
                     .setParameterExceptionHandler(Prompt::unusable)
                     .setExecutionExceptionHandler(Prompt::failed)
@@ -1024,11 +1014,13 @@ final class DifyExec implements Runnable {
         }
 
         /// The open batch, what was typed for the shell, the environment.
-        private static String defaultOf(ArgSpec arg, Desk desk, Map<String, String> given, EnvDefaults defaults) {
+        private static String defaultOf(ArgSpec arg, Desk desk, CommandLine.ParseResult typed, EnvDefaults defaults) {
             if (!(arg instanceof OptionSpec option)) return null; // the command's own
-            return desk.setting(option.shortestName())
-                    .or(() -> Optional.ofNullable(given.get(option.shortestName())))
-                    .orElseGet(() -> defaults.defaultValue(arg));
+            var name = option.shortestName(); // `show` has an `--output` that is not the shell's `-o`
+            var given = typed.matchedOptions().stream().filter(other -> other.shortestName().equals(name)).findFirst()
+                    .map(OptionSpec::stringValues)
+                    .map(values -> values.isEmpty() ? "true" : String.join(",", values));
+            return desk.setting(name).or(() -> given).orElseGet(() -> defaults.defaultValue(arg));
         }
 
         static int execute(CommandLine line, List<String> words) {
@@ -1045,8 +1037,8 @@ final class DifyExec implements Runnable {
             var spec = command.commandSpec();
             boolean takesBoth = spec.findOption("-i") != null && spec.findOption("-o") != null;
             if (desk.isOpen() && takesBoth && command.hasMatchedOption("-i") != command.hasMatchedOption("-o"))
-                throw new ParameterException(spec.commandLine(), "-i and -o go together here: name both, or neither "
-                        + "for the open batch");
+                throw new ParameterException(spec.commandLine(),
+                        "-i and -o go together here: name both, or neither for the open batch");
             try {
                 if (spec.findOption("-i") != null && !command.hasMatchedOption("-i")) desk.refuseChangedCsv();
             } catch (Unusable changed) {
@@ -1062,8 +1054,8 @@ final class DifyExec implements Runnable {
             return UNUSABLE;
         }
 
-        private static int failed(Exception problem, CommandLine line,
-                CommandLine.ParseResult parsed) throws Exception {
+        private static int failed(Exception problem, CommandLine line, CommandLine.ParseResult parsed)
+                throws Exception {
             if (!(problem instanceof InterruptedException)) return CommandLines.stopped(problem, line, parsed);
             line.getErr().println("Interrupted.");
             return INTERRUPTED;
@@ -1507,9 +1499,9 @@ final class DifyExec implements Runnable {
                     + ": a JSON pointer like /answer or /items/0");
             var all = outputs();
             var part = all.at(pointer);
+            var top = all.properties().stream().map(field -> "/" + field.getKey()).collect(joining(", "));
             if (part.isMissingNode()) throw new Unusable("there is no " + Plain.quoted(pointer)
-                    + " in the outputs; at the top there are " + Plain.text(all.properties().stream()
-                            .map(field -> "/" + field.getKey()).collect(joining(", ")), 300));
+                    + " in the outputs; at the top there are " + Plain.text(top, 300));
             Pretty.print(part, full, out);
         }
 
