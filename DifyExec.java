@@ -51,6 +51,7 @@ import java.net.http.HttpResponse.BodySubscriber;
 import java.net.http.HttpResponse.BodySubscribers;
 import org.apache.commons.text.similarity.LevenshteinDistance;
 import org.jline.reader.Candidate;
+import org.jline.reader.Completer;
 import org.jline.reader.EOFError;
 import org.jline.reader.EndOfFileException;
 import org.jline.reader.LineReader;
@@ -137,7 +138,7 @@ final class DifyExec implements Runnable {
     }
 
     /// Gives the commands the environment they read the key from, and what the shell has edited.
-    record Factory(Env env, Function<Path, UnaryOperator<Row>> edits) implements CommandLine.IFactory, Shell.Tool {
+    record Factory(Env env, Function<Path, UnaryOperator<Row>> edits) implements CommandLine.IFactory {
         Factory(Env env) {
             this(env, _ -> UnaryOperator.identity());
         }
@@ -147,18 +148,8 @@ final class DifyExec implements Runnable {
             return type == Setup.class ? type.cast(new Setup(env, edits))
                     : type == Status.class ? type.cast(new Status(env))
                     : type == Export.class ? type.cast(new Export(System.out))
-                    : type == Shell.class ? type.cast(new Shell(env, this)) : CommandLine.defaultFactory().create(type);
-        }
-
-        @Override
-        public List<Class<?>> commands() {
-            return Stream.of(DifyExec.class.getAnnotation(Command.class).subcommands())
-                    .filter(type -> type != Shell.class && type != AutoComplete.GenerateCompletion.class).toList();
-        }
-
-        @Override
-        public CommandLine.IFactory over(Function<Path, UnaryOperator<Row>> edits) {
-            return new Factory(env, edits);
+                    : type == Shell.class ? type.cast(new Shell(env, edited -> new Factory(env, edited)))
+                    : CommandLine.defaultFactory().create(type);
         }
     }
 
@@ -376,28 +367,20 @@ final class DifyExec implements Runnable {
         @Spec CommandSpec spec;
 
         private final Env env;
-        private final Tool tool;
+        private final Function<Function<Path, UnaryOperator<Row>>, CommandLine.IFactory> factories;
 
-        /// The commands of the tool that are there in the shell, too.
-        interface Tool {
-            List<Class<?>> commands();
-
-            /// @param edits what the shell has changed in the rows of a CSV
-            CommandLine.IFactory over(Function<Path, UnaryOperator<Row>> edits);
-        }
-
-        Shell(Env env, Tool tool) {
+        /// @param factories what makes commands, by what the shell has changed in the rows of a CSV
+        Shell(Env env, Function<Function<Path, UnaryOperator<Row>>, CommandLine.IFactory> factories) {
             this.env = env;
-            this.tool = tool;
+            this.factories = factories;
         }
 
         @Override
         public Integer call() throws Exception {
             setup.check(demo.version);
             var desk = desk();
-            return Screen.isTerminal(0) ? Dialogue.run(line(desk), desk, env, spec.commandLine().getOut())
-                    : new Script(line(desk), desk, keepGoing)
-                            .run(new InputStreamReader(System.in, UTF_8));
+            return Screen.isTerminal(0) ? new Dialogue(line(desk), desk).run(env)
+                    : new Script(line(desk), desk, keepGoing).run();
         }
 
         /// A desk with the batch on it that the options name.
@@ -410,8 +393,9 @@ final class DifyExec implements Runnable {
 
         /// The commands over a desk.
         CommandLine line(Desk desk) {
-            return Prompt.commandLine(env, tool, desk, given()).setOut(spec.commandLine().getOut())
-                    .setErr(spec.commandLine().getErr());
+            var typed = spec.commandLine().getParseResult();
+            return Prompt.commandLine(desk, factories.apply(desk::edits), typed, new EnvDefaults(env))
+                    .setOut(spec.commandLine().getOut()).setErr(spec.commandLine().getErr());
         }
 
         private Csv open(Path csv) {
@@ -423,15 +407,6 @@ final class DifyExec implements Runnable {
                 throw new Unusable(csv + ": " + Plain.of(problem));
             }
         }
-
-        /// What was typed for the shell holds for the commands in it.
-        private Map<String, String> given() {
-            var given = new HashMap<String, String>();
-            for (var option : spec.commandLine().getParseResult().matchedOptions())
-                given.put(option.shortestName(), option.stringValues().isEmpty() ? "true"
-                        : String.join(",", option.stringValues()));
-            return Map.copyOf(given);
-        }
     }
 
     /// What lies before the person at the shell: the open batch, the edits, and what was tried. Owned by the thread
@@ -440,28 +415,37 @@ final class DifyExec implements Runnable {
         private final Function<Path, Csv> csvs;
         private final Connection.Opener dify;
         private final Edits edits = new Edits();
-        private final Map<String, Tried> tried = new HashMap<>();
+        private final Map<String, Tried> tried = new TreeMap<>();
         private Optional<Opened> opened = Optional.empty();
-        private Optional<Snapshot> reading = Optional.empty();
         private FutureTask<KnownForm> form;
         private boolean left = false;
 
-        /// `seen` is how the CSV stood when it was opened.
-        private record Opened(Optional<Csv> csv, BatchFiles files, List<Stamp> seen) {
-            List<Stamp> stamps() {
-                return Stamp.of(Stream.of(files.results(), files.log(), files.retry()));
+        /// A batch, how its CSV stood when it was opened, and the other files before they were read: what comes
+        /// meanwhile is read next time.
+        private record Opened(Batch batch, List<String> csvStamps, List<String> stamps) {
+            static Opened of(BatchFiles files, Optional<Csv> csv, List<String> csvStamps) {
+                var stamps = stampsOf(files.all().stream());
+                return new Opened(Batch.peek(files, csv, List.of()), csvStamps, stamps);
             }
 
-            boolean isUnchanged() {
-                return seen.equals(Stamp.of(csv.stream().map(csv -> csv.path)));
+            Opened upToDate() {
+                boolean isUnchanged = stamps.equals(stampsOf(batch.files().all().stream()));
+                return isUnchanged ? this : of(batch.files(), batch.csv(), csvStamps);
             }
-        }
 
-        /// What the files said when they stood like this.
-        private record Snapshot(List<Stamp> stamps, Batch batch) {
-            static Snapshot of(Opened opened) {
-                var stamps = opened.stamps(); // before the files are read: what comes meanwhile is read next time
-                return new Snapshot(stamps, Batch.peek(opened.files(), opened.csv(), List.of()));
+            boolean isCsvUnchanged() {
+                return csvStamps.equals(stampsOf(batch.csv().stream().map(csv -> csv.path)));
+            }
+
+            /// A file whose stamp is the same has not been written in between.
+            static List<String> stampsOf(Stream<Path> files) {
+                return files.map(file -> {
+                    try {
+                        return Files.getLastModifiedTime(file) + " " + Files.size(file);
+                    } catch (IOException _) {
+                        return "none";
+                    }
+                }).toList();
             }
         }
 
@@ -469,28 +453,7 @@ final class DifyExec implements Runnable {
         record KnownForm(Form form, String note) {}
 
         /// A run of a try that succeeded, when it did.
-        record Tried(Attempt attempt, Seen.Ran ran, Instant at) {
-            /// The same run held against the CSV's row of now: once the cells that ran are saved there, nothing in them
-            /// is edited.
-            Tried against(Row inCsv) {
-                return attempt.cells().equals(inCsv.hash()) ? new Tried(attempt.of(inCsv), ran, at) : this;
-            }
-        }
-
-        /// How a file stands: two that are alike have not been written in between.
-        record Stamp(long size, FileTime changed) {
-            static List<Stamp> of(Stream<Path> files) {
-                return files.map(Stamp::of).toList();
-            }
-
-            private static Stamp of(Path file) {
-                try {
-                    return new Stamp(Files.size(file), Files.getLastModifiedTime(file));
-                } catch (IOException _) {
-                    return new Stamp(-1, FileTime.fromMillis(0)); // there is none
-                }
-            }
-        }
+        record Tried(Attempt attempt, Seen.Ran ran, Instant at) {}
 
         Desk(Function<Path, Csv> csvs, Connection.Opener dify) {
             this.csvs = csvs;
@@ -500,22 +463,24 @@ final class DifyExec implements Runnable {
         /// Opens a batch in place of the one before. Edits and tries stay with their CSV; with another one they would
         /// be lost (and a try was paid for), so that takes `force`.
         void open(Optional<Path> input, Path output, boolean force) {
-            var same = input.isPresent() && isOpen(input.get());
-            if (!same && !force && !edits.isEmpty()) throw new Unusable(edits.count()
-                    + " not in any CSV yet: 'save FILE' writes a CSV with them, 'open --force' drops them");
-            if (!same && !force && !tried.isEmpty()) throw new Unusable(tries()
-                    + " not accepted yet: 'accept ID' keeps one, 'open --force' drops them");
-            var seen = Stamp.of(input.stream());
-            var next = new Opened(input.map(csvs), BatchFiles.of(output), seen);
-            var read = Snapshot.of(next);
-            if (!same) {
+            boolean same = input.isPresent() && isOpen(input.get());
+            if (!same && !force) refuseLoss();
+            var csvStamps = Opened.stampsOf(input.stream());
+            var csv = input.map(csvs);
+            opened = Optional.of(Opened.of(BatchFiles.of(output), csv, csvStamps));
+            form = null;
+            if (same) edits.rebase(opened().batch());
+            else {
                 edits.clear();
                 tried.clear();
             }
-            opened = Optional.of(next);
-            reading = Optional.of(read);
-            form = null;
-            if (same) edits.rebase(read.batch());
+        }
+
+        private void refuseLoss() {
+            if (!edits.isEmpty()) throw new Unusable(edits.count()
+                    + " not in any CSV yet: 'save FILE' writes a CSV with them, 'open --force' drops them");
+            if (hasTries()) throw new Unusable(tries()
+                    + " not accepted yet: 'accept ID' keeps one, 'open --force' drops them");
         }
 
         boolean isOpen() {
@@ -535,43 +500,34 @@ final class DifyExec implements Runnable {
         }
 
         BatchFiles files() {
-            return opened().files();
+            return opened().batch().files();
         }
 
         /// The CSV, which must be as it was when it was opened.
         Csv csv() {
-            var csv = opened().csv().orElseThrow(() -> new Unusable("the batch was opened without its CSV: 'open CSV "
-                    + Plain.shell(files().results().toString()) + "'"));
+            var csv = opened().batch().csv()
+                    .orElseThrow(() -> new Unusable("the batch was opened without its CSV: 'open CSV "
+                            + Plain.shell(files().results().toString()) + "'"));
             refuseChangedCsv();
             return csv;
         }
 
         void refuseChangedCsv() {
-            if (opened.isEmpty() || opened.get().isUnchanged()) return;
+            if (!isOpen() || opened().isCsvUnchanged()) return;
             var csv = csvPath().orElseThrow().toString();
             throw new Unusable(csv + " was changed since it was opened: 'open " + Plain.shell(csv) + " "
                     + Plain.shell(files().results().toString()) + "' reads it anew; your edits are kept");
         }
 
         private Optional<Path> csvPath() {
-            return opened.flatMap(Opened::csv).map(csv -> csv.path);
+            return opened.flatMap(now -> now.batch().csv()).map(csv -> csv.path);
         }
 
         /// Where the batch stands, read again once its files were written.
         Batch batch() {
-            return read().batch();
-        }
-
-        /// How its rows ended.
-        Endings endings() throws IOException {
-            return new Endings(batch());
-        }
-
-        private Snapshot read() {
             refuseChangedCsv();
-            if (reading.filter(read -> read.stamps().equals(opened().stamps())).isEmpty())
-                reading = Optional.of(Snapshot.of(opened()));
-            return reading.get();
+            opened = Optional.of(opened().upToDate());
+            return opened().batch();
         }
 
         /// The number of a row; for an id that there is not, the nearest are named.
@@ -694,7 +650,7 @@ final class DifyExec implements Runnable {
         /// `1 successful try of r-2`
         String tries() {
             return Plain.count(tried.size(), "successful try", "successful tries") + " of "
-                    + Plain.text(tried.keySet().stream().sorted().collect(joining(", ")), 200);
+                    + Plain.text(String.join(", ", tried.keySet()), 200);
         }
 
         boolean hasTries() {
@@ -703,18 +659,20 @@ final class DifyExec implements Runnable {
 
         /// Rows without a success whose last try succeeded: paid for, and not accepted yet.
         List<String> untaken() {
-            var index = tried.isEmpty() ? new Index() : batch().index();
-            return tried.keySet().stream().filter(id -> index.find(id) >= 0 && !index.standing(index.find(id))
-                    .isSuccess()).sorted().toList();
+            if (!hasTries()) return List.of();
+            var index = batch().index();
+            return tried.keySet().stream()
+                    .filter(id -> index.find(id) >= 0 && !index.standing(index.find(id)).isSuccess()).toList();
         }
 
         /// Rows whose cause of failure, or id, contains a text, in any case.
         List<Integer> failures(String text) {
             var batch = batch();
             var wanted = text.toLowerCase(Locale.ROOT);
-            return failed(batch.index()).filter(entry -> wanted.isEmpty()
-                    || batch.index().id(entry).toLowerCase(Locale.ROOT).contains(wanted)
-                    || batch.history().cause(entry).toLowerCase(Locale.ROOT).contains(wanted)).boxed().toList();
+            return failed(batch.index())
+                    .filter(entry -> Stream.of(batch.index().id(entry), batch.history().cause(entry))
+                            .anyMatch(told -> told.toLowerCase(Locale.ROOT).contains(wanted)))
+                    .boxed().toList();
         }
 
         private static IntStream failed(Index index) {
@@ -725,7 +683,7 @@ final class DifyExec implements Runnable {
         Optional<String> setting(String option) {
             return switch (option) {
                 case "-i" -> csvPath().map(Path::toString);
-                case "-o" -> opened.map(now -> now.files().results().toString());
+                case "-o" -> opened.map(now -> now.batch().files().results().toString());
                 default -> Optional.empty();
             };
         }
@@ -767,7 +725,7 @@ final class DifyExec implements Runnable {
         @Override
         public Row apply(Row row) {
             var cells = new LinkedHashMap<String, String>();
-            byId.getOrDefault(row.id(), Map.of()).forEach((column, edit) -> cells.put(column, edit.after()));
+            of(row.id()).forEach((column, edit) -> cells.put(column, edit.after()));
             return row.with(cells);
         }
 
@@ -877,13 +835,31 @@ final class DifyExec implements Runnable {
 
         /// Also blanks beyond ASCII, like the ideographic one, part words.
         private static boolean isBare(String word) {
-            return !word.isEmpty() && word.chars().noneMatch(c -> Character.isWhitespace(c)
-                    || "\"'\\#".indexOf(c) >= 0);
+            return !word.isEmpty()
+                    && word.chars().noneMatch(c -> Character.isWhitespace(c) || "\"'\\#".indexOf(c) >= 0);
         }
     }
 
     /// Commands from a file or a pipe, a line each; a quote may go on over several.
     record Script(CommandLine line, Desk desk, boolean keepGoing) {
+        /// Runs what standard input says.
+        int run() {
+            try {
+                if (isClosed()) throw new IOException("it is closed");
+                return run(new InputStreamReader(System.in, UTF_8));
+            } catch (IOException problem) {
+                throw new Unusable("standard input cannot be read (" + Plain.of(problem)
+                        + "): give it commands, a line each");
+            }
+        }
+
+        /// Where standard input is closed, the first file that Java opens takes its place: the one with its classes.
+        private static boolean isClosed() throws IOException {
+            var classes = Path.of(System.getProperty("java.home"), "lib", "modules");
+            var input = Path.of("/dev/stdin");
+            return Files.exists(classes) && Files.exists(input) && Files.isSameFile(classes, input);
+        }
+
         /// Returns the highest code of its commands. Rows left without a success end no script, what else goes wrong
         /// does; an interrupt in any case.
         int run(Reader commands) throws IOException {
@@ -936,14 +912,14 @@ final class DifyExec implements Runnable {
     /// What may be typed in the shell. Every command of the tool is there, too, on the open batch.
     @Command(name = "dify>", sortOptions = false, synopsisSubcommandLabel = "COMMAND",
             description = "Works with the rows of the open batch until they succeed.",
-            subcommands = {Prompt.RunRows.class, Prompt.RetryRows.class, CommandLine.HelpCommand.class},
+            subcommands = CommandLine.HelpCommand.class,
             footer = {"", "A value with blanks or line breaks goes in quotes:  set r-7 text=\"two words\"",
                     "'help COMMAND' says more."})
     static final class Prompt implements Runnable {
         private static final List<String> ORDER = List.of("open", "failures", "show", "set", "unset", "edits", "try",
                 "accept", "run", "retry", "save", "exit", "help");
 
-        final Desk desk;
+        private final Desk desk;
 
         @Spec CommandSpec spec;
 
@@ -951,29 +927,33 @@ final class DifyExec implements Runnable {
             this.desk = desk;
         }
 
-        /// @param given options typed for the whole shell, by their short names
-        static CommandLine commandLine(Env env, Shell.Tool tool, Desk desk, Map<String, String> given) {
-            var factory = tool.over(desk::edits);
+        /// @param typed for the shell: its options hold for the commands in it, and those beside it are there, too
+        static CommandLine commandLine(Desk desk, CommandLine.IFactory factory, CommandLine.ParseResult typed,
+                EnvDefaults defaults) {
             var line = new CommandLine(new Prompt(desk), factory);
             var spec = line.getCommandSpec();
             for (var name : ORDER) spec.addSubcommand(name, spec.removeSubcommand(name)); // picocli sorts them by name
-            for (var command : tool.commands())
-                if (!line.getSubcommands().containsKey(command.getAnnotation(Command.class).name()))
-                    line.addSubcommand(new CommandLine(command, factory));
-            return CommandLines.configured(line, new Defaults(desk, given, new EnvDefaults(env))).setExpandAtFiles(false)
-                    .setParameterExceptionHandler(Prompt::unusable).setExecutionExceptionHandler(Prompt::failed)
+            for (var command : typed.commandSpec().parent().subcommands().values()) {
+                var type = command.getCommandSpec().userObject().getClass();
+                if (type != Shell.class && type != AutoComplete.GenerateCompletion.class
+                        && !line.getSubcommands().containsKey(command.getCommandName()))
+                    line.addSubcommand(new CommandLine(type, factory));
+            }
+            return CommandLines.configured(line, arg -> defaultOf(arg, desk, typed, defaults))
+                    .setExpandAtFiles(false)
+                    .setParameterExceptionHandler(Prompt::unusable)
+                    .setExecutionExceptionHandler(Prompt::failed)
                     .setExecutionStrategy(parsed -> execute(parsed, desk));
         }
 
-        /// What was typed, then the open batch, what was typed for the shell, the environment, the command's own.
-        record Defaults(Desk desk, Map<String, String> given, EnvDefaults otherwise) implements IDefaultValueProvider {
-            @Override
-            public String defaultValue(ArgSpec arg) {
-                if (!(arg instanceof OptionSpec option)) return null;
-                var name = option.shortestName();
-                return desk.setting(name).or(() -> Optional.ofNullable(given.get(name)))
-                        .orElseGet(() -> otherwise.defaultValue(arg));
-            }
+        /// The open batch, what was typed for the shell, the environment.
+        private static String defaultOf(ArgSpec arg, Desk desk, CommandLine.ParseResult typed, EnvDefaults defaults) {
+            if (!(arg instanceof OptionSpec option)) return null; // the command's own
+            var name = option.shortestName(); // `show` has an `--output` that is not the shell's `-o`
+            var given = typed.matchedOptions().stream().filter(other -> other.shortestName().equals(name)).findFirst()
+                    .map(OptionSpec::stringValues)
+                    .map(values -> values.isEmpty() ? "true" : String.join(",", values));
+            return desk.setting(name).or(() -> given).orElseGet(() -> defaults.defaultValue(arg));
         }
 
         static int execute(CommandLine line, List<String> words) {
@@ -990,8 +970,8 @@ final class DifyExec implements Runnable {
             var spec = command.commandSpec();
             boolean takesBoth = spec.findOption("-i") != null && spec.findOption("-o") != null;
             if (desk.isOpen() && takesBoth && command.hasMatchedOption("-i") != command.hasMatchedOption("-o"))
-                throw new ParameterException(spec.commandLine(), "-i and -o go together here: name both, or neither "
-                        + "for the open batch");
+                throw new ParameterException(spec.commandLine(),
+                        "-i and -o go together here: name both, or neither for the open batch");
             try {
                 if (spec.findOption("-i") != null && !command.hasMatchedOption("-i")) desk.refuseChangedCsv();
             } catch (Unusable changed) {
@@ -1007,8 +987,8 @@ final class DifyExec implements Runnable {
             return UNUSABLE;
         }
 
-        private static int failed(Exception problem, CommandLine line,
-                CommandLine.ParseResult parsed) throws Exception {
+        private static int failed(Exception problem, CommandLine line, CommandLine.ParseResult parsed)
+                throws Exception {
             if (!(problem instanceof InterruptedException)) return CommandLines.stopped(problem, line, parsed);
             line.getErr().println("Interrupted.");
             return INTERRUPTED;
@@ -1025,11 +1005,6 @@ final class DifyExec implements Runnable {
 
         private PrintWriter err() {
             return spec.commandLine().getErr();
-        }
-
-        /// The id of a row that there is, as its CSV writes it.
-        private String known(String id) {
-            return desk.batch().index().id(desk.entry(id));
         }
 
         @Command(name = "open", description = "Opens a batch: its rows and its results.")
@@ -1050,7 +1025,8 @@ final class DifyExec implements Runnable {
                         description = "row, or error: grouped by cause, with counts.") Grouping by,
                 @Option(names = "--all", description = "Not only the first 50.") boolean all) {
             var rows = desk.failures(text);
-            if (by == Grouping.ERROR) FailureView.byError(desk.batch(), rows, all, out());
+            if (rows.isEmpty()) out().println("No such row: none failed, is paused or unknown.");
+            else if (by == Grouping.ERROR) FailureView.byError(desk.batch(), rows, all, out());
             else FailureView.byRow(desk.batch(), rows, all, out());
             return OK;
         }
@@ -1061,7 +1037,7 @@ final class DifyExec implements Runnable {
                         description = "Only this part of the outputs, like /answer or /items/0.") String pointer,
                 @Option(names = "--full", description = "Long values whole.") boolean full) throws IOException {
             int entry = desk.entry(id);
-            try (var endings = desk.endings()) {
+            try (var endings = new Endings(desk.batch())) {
                 var view = new RowView(desk, endings, entry, full, out());
                 if (pointer == null) view.all();
                 else view.output(pointer);
@@ -1079,7 +1055,7 @@ final class DifyExec implements Runnable {
             var form = desk.form();
             Desk.check(form.form(), row.with(cells), cells.keySet());
             desk.edits().set(row, cells);
-            EditView.print(row.id(), desk.edits().of(row.id()), out());
+            print(row.id(), desk.edits().of(row.id()));
             if (!form.note().isEmpty())
                 err().println("Not checked against the workflow's form: " + Plain.text(form.note(), 500));
             return OK;
@@ -1089,7 +1065,7 @@ final class DifyExec implements Runnable {
         int unset(@Parameters(paramLabel = "ID", description = "The row.") String id,
                 @Parameters(arity = "0..1", paramLabel = "COLUMN", description = "Only this one; default: all.")
                 String column) {
-            var known = known(id);
+            var known = desk.batch().index().id(desk.entry(id));
             if (!desk.edits().unset(known, Optional.ofNullable(column).map(desk::column)))
                 throw new Unusable("row " + Plain.id(known) + (column == null ? "" : ", " + Plain.text(column, 40))
                         + ": there is no edit to take back");
@@ -1099,9 +1075,19 @@ final class DifyExec implements Runnable {
         @Command(name = "edits", description = "Shows what was changed, against the CSV.")
         int edits() {
             var edits = desk.edits();
-            edits.ids().forEach(id -> EditView.print(id, edits.of(id), out()));
+            edits.ids().forEach(id -> print(id, edits.of(id)));
             out().println(edits.isEmpty() ? "No edits." : edits.count() + "; 'save FILE' writes a CSV with them.");
             return OK;
+        }
+
+        /// A row's edits as a diff against the CSV.
+        private void print(String id, Map<String, Edits.Edit> edits) {
+            out().println(Plain.id(id) + (edits.isEmpty() ? ": as in the CSV" : ""));
+            edits.forEach((column, edit) -> {
+                out().println("  " + Plain.text(column, 40));
+                edit.before().lines().forEach(line -> out().println("  - " + Plain.text(line, 300)));
+                edit.after().lines().forEach(line -> out().println("  + " + Plain.text(line, 300)));
+            });
         }
 
         @Command(name = "try", description = {"Runs a row once, as it is edited, and shows the run as it goes.",
@@ -1120,16 +1106,17 @@ final class DifyExec implements Runnable {
         @Command(name = "accept", description = "Writes the last successful try of a row as its result.")
         int accept(@Parameters(paramLabel = "ID", description = "The row.") String id,
                 @Option(names = "--force", description = "Also over a success.") boolean force) throws IOException {
-            var known = known(id);
-            var tried = desk.tried(known).orElseThrow(() -> new Unusable("row " + Plain.id(known)
-                    + " has no successful try in this session: 'try " + Plain.shell(Plain.id(known)) + "' first"));
-            var held = tried.against(desk.row(known));
+            var row = desk.row(id);
+            var tried = desk.tried(row.id()).orElseThrow(() -> new Unusable("row " + Plain.id(row.id())
+                    + " has no successful try in this session: 'try " + Plain.shell(Plain.id(row.id())) + "' first"));
+            boolean isSaved = tried.attempt().cells().equals(row.hash()); // the cells that ran are in the CSV by now
+            var attempt = isSaved ? tried.attempt().of(row) : tried.attempt();
             try (var writer = BatchWriter.open(desk.files(), desk.csv(), false, false, Optional.empty())) {
-                writer.accept(held.attempt(), held.ran(), held.at(), force);
+                writer.accept(attempt, tried.ran(), tried.at(), force);
             }
-            desk.taken(known);
+            desk.taken(row.id());
             out().println("Accepted: run " + Plain.id(tried.ran().ref().id()) + " is the result of row "
-                    + Plain.id(known) + (held.attempt().row().isEdited() ? ", edited." : "."));
+                    + Plain.id(row.id()) + (attempt.row().isEdited() ? ", edited." : "."));
             return OK;
         }
 
@@ -1157,65 +1144,47 @@ final class DifyExec implements Runnable {
 
         @Command(name = "run", sortOptions = false,
                 description = "Runs every row that has no success yet, as it is edited.")
-        static final class RunRows implements Callable<Integer> {
-            @ParentCommand Prompt prompt;
-            @Mixin Work work;
-
-            @Option(names = "--force", description = "Also rows with a try that 'accept' would take.")
-            boolean force;
-
-            @Override
-            public Integer call() throws Exception {
-                if (!force && prompt.desk.isOpen(work.input.csv)) refuseUntaken();
-                return work.start(Selection.pending());
-            }
-
-            private void refuseUntaken() {
+        int runRows(@Mixin Work work,
+                @Option(names = "--force", description = "Also rows with a try that 'accept' would take.")
+                boolean force) throws Exception {
+            if (!force && desk.isOpen(work.input.csv)) {
                 var ids = work.rows.ids.stream().map(String::strip).toList();
-                for (var id : prompt.desk.untaken()) if (ids.isEmpty() || ids.contains(id)) throw triedAlready(id);
+                for (var id : desk.untaken()) if (ids.isEmpty() || ids.contains(id)) throw triedAlready(id);
             }
+            return work.start(Selection.pending());
+        }
+
+        @Command(name = "retry", sortOptions = false, description = "Runs rows again, as they are edited.")
+        int retryRows(@Mixin Work work,
+                @Parameters(paramLabel = "ID", arity = "0..*", description = "Ids to run, or 'all' that failed.")
+                List<String> typed,
+                @Option(names = "--by-error", paramLabel = "TEXT", description = "Those whose cause contains it.")
+                String cause,
+                @Option(names = "--force",
+                        description = "Also ids that have a success, or a try that 'accept' would take.")
+                boolean force) throws Exception {
+            var ids = typed == null ? List.<String>of() : typed;
+            if (ids.isEmpty() == (cause == null)) throw new Unusable("name ids, or 'all', or --by-error TEXT");
+            if (cause == null && !ids.equals(List.of("all"))) return work.start(named(ids, force));
+            work.rows.ids = desk.failures(cause == null ? "" : cause).stream().map(desk.batch().index()::id)
+                    .filter(id -> force || desk.tried(id).isEmpty()).toList();
+            if (!work.rows.ids.isEmpty()) return work.start(Selection.fromList());
+            err().println("Nothing to do: no such row is open.");
+            return OK;
+        }
+
+        private Selection named(List<String> ids, boolean force) {
+            for (var id : ids) {
+                desk.entry(id);
+                if (!force && desk.tried(id).isPresent()) throw triedAlready(id);
+            }
+            return Selection.named(ids.stream().map(String::strip).toList(), force);
         }
 
         /// What keeps a row from being paid for again.
         private static Unusable triedAlready(String id) {
             return new Unusable("row " + Plain.id(id) + " was tried with success: 'accept " + Plain.shell(Plain.id(id))
                     + "' takes that result; --force runs (and pays) it again");
-        }
-
-        @Command(name = "retry", sortOptions = false, description = "Runs rows again, as they are edited.")
-        static final class RetryRows implements Callable<Integer> {
-            @ParentCommand Prompt prompt;
-            @Mixin Work work;
-
-            @Parameters(paramLabel = "ID", arity = "0..*", description = "Ids to run, or 'all' that failed.")
-            List<String> ids = List.of();
-
-            @Option(names = "--by-error", paramLabel = "TEXT", description = "Those whose cause contains it.")
-            String cause;
-
-            @Option(names = "--force", description = "Also ids that have a success, or a try that 'accept' would take.")
-            boolean force;
-
-            @Override
-            public Integer call() throws Exception {
-                if (ids.isEmpty() == (cause == null))
-                    throw new Unusable("name ids, or 'all', or --by-error TEXT");
-                if (cause == null && !ids.equals(List.of("all"))) return work.start(named());
-                var desk = prompt.desk;
-                work.rows.ids = desk.failures(cause == null ? "" : cause).stream().map(desk.batch().index()::id)
-                        .filter(id -> force || desk.tried(id).isEmpty()).toList();
-                if (!work.rows.ids.isEmpty()) return work.start(Selection.fromList());
-                prompt.err().println("Nothing to do: no such row is open.");
-                return OK;
-            }
-
-            private Selection named() {
-                for (var id : ids) {
-                    prompt.desk.entry(id);
-                    if (!force && prompt.desk.tried(id).isPresent()) throw triedAlready(id);
-                }
-                return Selection.named(ids.stream().map(String::strip).toList(), force);
-            }
         }
     }
 
@@ -1245,7 +1214,8 @@ final class DifyExec implements Runnable {
             var engine = dify.engine(server, new Sender(dify.client(), form, Optional.empty()), wanted,
                     terms(server), writer, view, "try c=1");
             var stop = engine.runToLastWords();
-            if (engine.tally().succeeded() == 1) desk.keep(view.last().get()); // paid for, also if Ctrl-C came with it
+            if (engine.tally().succeeded() == 1)
+                view.last().ifPresent(desk::keep); // paid for, also when Ctrl-C came with its end
             return view.outcome(batch.index().id(entry), engine.tally(), stop);
         }
 
@@ -1260,8 +1230,8 @@ final class DifyExec implements Runnable {
     static final class TryView implements Watcher {
         private final PrintWriter out;
         private final long began = System.nanoTime();
-        private Optional<Outcome> outcome = Optional.empty();
         private Optional<Desk.Tried> last = Optional.empty();
+        private Optional<Outcome> outcome = Optional.empty();
         private boolean inText = false;
 
         TryView(PrintWriter out) {
@@ -1269,25 +1239,25 @@ final class DifyExec implements Runnable {
         }
 
         @Override
-        public void heard(Heard heard) {
-            switch (heard) {
+        public void heard(Heard.Said said) {
+            switch (said) {
                 case Heard.NodeBegan(var title, var type) -> line(name(title, type) + " …");
-                case Heard.NodeEnded(var title, var type, var status, var seconds, var error) -> line(name(title, type)
-                        + " " + Plain.text(status, 40) + String.format(Locale.ROOT, " in %.2f s", seconds)
-                        + (error.isEmpty() ? "" : ": " + Plain.text(error, 300)));
+                case Heard.NodeEnded(var title, var type, var status, var seconds, var error) ->
+                    line(name(title, type) + " " + Plain.text(status, 40)
+                            + String.format(Locale.ROOT, " in %.2f s", seconds)
+                            + (error.isEmpty() ? "" : ": " + Plain.text(error, 300)));
                 case Heard.Chunk(var text) -> text(text);
-                case Heard.Named _, Heard.Began _, Heard.Quiet _, Heard.Uploaded _ -> {}
             }
             out.flush();
         }
 
         private static String name(String title, String type) {
-            return Plain.text(title, 40) + (type.isEmpty() || type.equals(title) ? "" : " (" + Plain.text(type, 40)
-                    + ")");
+            return Plain.text(title, 40)
+                    + (type.isEmpty() || type.equals(title) ? "" : " (" + Plain.text(type, 40) + ")");
         }
 
         private void line(String text) {
-            endText();
+            end();
             out.println(String.format(Locale.ROOT, "  %6.2f s  ", (System.nanoTime() - began) / 1e9) + text);
         }
 
@@ -1297,15 +1267,9 @@ final class DifyExec implements Runnable {
                 if (part.isEmpty()) continue;
                 if (!inText) out.print("            | ");
                 inText = !part.endsWith("\n");
-                out.print(Plain.text(part.strip().isEmpty() && !inText ? "" : part.replace("\n", ""),
-                        Integer.MAX_VALUE));
+                if (inText || !part.isBlank()) out.print(Plain.text(part.replace("\n", ""), Integer.MAX_VALUE));
                 if (!inText) out.println();
             }
-        }
-
-        private void endText() {
-            if (inText) out.println();
-            inText = false;
         }
 
         @Override
@@ -1323,14 +1287,16 @@ final class DifyExec implements Runnable {
 
         @Override
         public void say(String sentence) {
-            endText();
+            end();
             out.println(Plain.text(sentence, 1000));
             out.flush();
         }
 
+        /// Of the line of a text that goes on.
         @Override
         public void end() {
-            endText();
+            if (inText) out.println();
+            inText = false;
         }
 
         /// The last run of the try, if one has come to its end.
@@ -1343,14 +1309,14 @@ final class DifyExec implements Runnable {
             if (tally.harvested > 0) out.println("The run of an earlier try was looked up; no new one was started.");
             if (stop.isPresent() || outcome.isEmpty()) {
                 if (stop.filter(reason -> reason.code() == INTERRUPTED).isPresent()) out.println(); // after ^C
-                out.println("Stopped: " + stop.map(Stop::why).map(why -> Plain.text(why, 1000)).orElse("no outcome")
-                        + ".");
+                out.println("Stopped: " + Plain.text(stop.map(Stop::why).orElse("no outcome"), 1000) + ".");
             }
-            int code = outcome.map(end -> told(end, id, last.map(Desk.Tried::ran))).orElse(STOPPED);
+            int code = outcome.map(end -> told(end, id)).orElse(STOPPED);
             return stop.map(Stop::code).orElse(code);
         }
 
-        private int told(Outcome outcome, String id, Optional<Seen.Ran> ran) {
+        private int told(Outcome outcome, String id) {
+            var ran = last.map(Desk.Tried::ran);
             var word = outcome.standing().word();
             out.println(word.substring(0, 1).toUpperCase(Locale.ROOT) + word.substring(1)
                     + ran.map(run -> String.format(Locale.ROOT, " in %.2f s", run.usage().seconds())
@@ -1363,8 +1329,8 @@ final class DifyExec implements Runnable {
         }
 
         private static String used(Usage usage) {
-            return ", " + Plain.count(usage.tokens(), "token") + usage.price()
-                    .map(price -> Summary.cost(Map.of(usage.currency(), price))).orElse("");
+            return ", " + Plain.count(usage.tokens(), "token")
+                    + usage.price().map(price -> Summary.cost(Map.of(usage.currency(), price))).orElse("");
         }
     }
 
@@ -1373,49 +1339,30 @@ final class DifyExec implements Runnable {
         private static final int SHOWN = 50;
 
         static void byRow(Batch batch, List<Integer> rows, boolean all, PrintWriter out) {
-            if (!rows.isEmpty()) out.printf(Locale.ROOT, "  %-20s %8s  %s%n", "id", "attempts", "cause");
+            out.printf(Locale.ROOT, "  %-20s %8s  %s%n", "id", "attempts", "cause");
             Plain.some(rows, all ? Long.MAX_VALUE : SHOWN, entry -> out.printf(Locale.ROOT, "  %-20s %8d  %s%n",
                     Plain.id(batch.index().id(entry)), batch.history().attempts(entry),
                     Plain.text(Cause.of(batch, entry).words(), 160)), "  %s (--all)", out);
-            if (rows.isEmpty()) none(out);
         }
 
         static void byError(Batch batch, List<Integer> rows, boolean all, PrintWriter out) {
             CauseGroup.of(batch, rows.stream().mapToInt(entry -> entry), all ? Integer.MAX_VALUE : 5)
                     .forEach(group -> out.println("  " + group.line()));
-            if (rows.isEmpty()) none(out);
-        }
-
-        private static void none(PrintWriter out) {
-            out.println("No such row: none failed, is paused or unknown.");
-        }
-    }
-
-    /// A row's edits as a diff against the CSV.
-    static final class EditView {
-        static void print(String id, Map<String, Edits.Edit> edits, PrintWriter out) {
-            out.println(Plain.id(id) + (edits.isEmpty() ? ": as in the CSV" : ""));
-            edits.forEach((column, edit) -> {
-                out.println("  " + Plain.text(column, 40));
-                edit.before().lines().forEach(line -> out.println("  - " + Plain.text(line, 300)));
-                edit.after().lines().forEach(line -> out.println("  + " + Plain.text(line, 300)));
-            });
         }
     }
 
     /// All that is known of one row, by its files and this session.
     record RowView(Desk desk, Endings endings, int entry, boolean full, PrintWriter out) {
         void all() throws IOException {
-            var batch = desk.batch();
-            var row = batch.csv().isEmpty() ? Optional.<Row>empty() : Optional.of(desk.row(id()));
-            out.println("Row " + Plain.id(id()) + ": " + batch.index().standing(entry).word()
-                    + row.map(known -> ", line " + known.line() + " of " + Plain.text(batch.csv().get().path.toString(), 200))
-                            .orElse(""));
-            row.ifPresent(this::inputs);
+            var index = desk.batch().index();
+            var csv = desk.batch().csv().map(file -> Plain.text(file.path.toString(), 200));
+            out.println("Row " + Plain.id(id()) + ": " + index.standing(entry).word()
+                    + csv.map(file -> ", line " + index.line(entry) + " of " + file).orElse(""));
+            if (csv.isPresent()) inputs(desk.row(id()));
             var traces = endings.traces(entry);
             out.println(traces.isEmpty() ? "No attempts" : "Attempts");
             traces.forEach(this::attempt);
-            if (batch.index().standing(entry).isSuccess()) {
+            if (index.standing(entry).isSuccess()) {
                 var ending = endings.of(entry);
                 out.println("Outputs" + (ending.edited() ? " (of edited inputs)" : ""));
                 Pretty.print(ending.tree(), full, out);
@@ -1432,13 +1379,12 @@ final class DifyExec implements Runnable {
 
         private void inputs(Row row) {
             out.println("Inputs");
-            var edits = desk.edits().of(row.id());
-            row.inputs().forEach((column, cell) -> {
-                var lines = Pretty.cut(edits.containsKey(column) ? edits.get(column).after() : cell, full).lines()
-                        .toList();
-                out.println("  " + Plain.text(column, 40) + (edits.containsKey(column) ? " (edited)" : "") + ": "
-                        + (lines.size() == 1 ? Plain.text(lines.getFirst(), Integer.MAX_VALUE) : ""));
-                if (lines.size() > 1) lines.forEach(line -> out.println("    " + Plain.text(line, Integer.MAX_VALUE)));
+            var edited = desk.edits().of(row.id()).keySet();
+            desk.edits().apply(row).inputs().forEach((column, cell) -> {
+                var lines = Pretty.cut(cell, full).lines().map(line -> Plain.text(line, Integer.MAX_VALUE)).toList();
+                out.println("  " + Plain.text(column, 40) + (edited.contains(column) ? " (edited)" : "") + ": "
+                        + (lines.size() == 1 ? lines.getFirst() : ""));
+                if (lines.size() > 1) lines.forEach(line -> out.println("    " + line));
             });
         }
 
@@ -1464,9 +1410,9 @@ final class DifyExec implements Runnable {
                     + ": a JSON pointer like /answer or /items/0");
             var all = outputs();
             var part = all.at(pointer);
+            var top = all.properties().stream().map(field -> "/" + field.getKey()).collect(joining(", "));
             if (part.isMissingNode()) throw new Unusable("there is no " + Plain.quoted(pointer)
-                    + " in the outputs; at the top there are " + Plain.text(all.properties().stream()
-                            .map(field -> "/" + field.getKey()).collect(joining(", ")), 300));
+                    + " in the outputs; at the top there are " + Plain.text(top, 300));
             Pretty.print(part, full, out);
         }
 
@@ -1522,50 +1468,65 @@ final class DifyExec implements Runnable {
     /// The CSV written anew with the edits in it: same encoding, delimiter, mark and line ends, whole or not at all.
     static final class CsvFile {
         static void write(Csv csv, Index index, Edits edits, Path to) {
-            var encoder = csv.charset.newEncoder();
-            edits.ids().forEach(id -> edits.of(id).forEach((column, edit) -> {
-                if (!encoder.canEncode(edit.after())) throw new Unusable(to + ": row " + Plain.id(id) + ", column "
-                        + Plain.quoted(column) + ": the edit has a character that " + csv.charset
-                        + " cannot write (" + unwritable(edit.after(), encoder) + "); set it without");
-            }));
+            edits.ids().forEach(id -> edits.of(id).forEach((column, edit) ->
+                    unwritable(edit.after(), csv.charset).ifPresent(character -> {
+                        throw new Unusable(to + ": row " + Plain.id(id) + ", column " + Plain.quoted(column)
+                                + ": the edit has a character that " + csv.charset + " cannot write ("
+                                + Plain.quoted(character) + "); set it without");
+                    })));
             Draft.write(to, out -> write(csv, index, edits, out));
         }
 
-        private static String unwritable(String text, CharsetEncoder encoder) {
-            return text.codePoints().mapToObj(Character::toString).filter(c -> !encoder.canEncode(c)).findFirst()
-                    .map(Plain::quoted).orElse("");
+        private static Optional<String> unwritable(String text, Charset charset) {
+            var encoder = charset.newEncoder();
+            return text.codePoints().mapToObj(Character::toString).filter(c -> !encoder.canEncode(c)).findFirst();
         }
 
         private static void write(Csv csv, Index index, Edits edits, OutputStream to) throws IOException {
-            var frame = Frame.of(csv);
+            var header = firstLine(csv);
             try (var out = new CellWriter(new OutputStreamWriter(to, csv.charset.newEncoder()), csv.delimiter,
-                    frame.mark(), frame.lineEnd())) {
+                    header.startsWith("\uFEFF"), header.endsWith("\r\n") ? "\r\n" : "\n")) {
                 out.write(csv.columns());
                 for (var rows = csv.with(edits).rows(_ -> true, index); rows.hasNext(); )
                     out.write(rows.next().inputs().values());
             }
         }
 
-        /// What a CSV has around its records.
-        private record Frame(boolean mark, String lineEnd) {
-            static Frame of(Csv csv) throws IOException {
-                try (var in = new BufferedReader(new InputStreamReader(Files.newInputStream(csv.path), csv.charset))) {
-                    int c = in.read(), before = c;
-                    boolean mark = c == '\uFEFF';
-                    for (; c >= 0 && c != '\n'; c = in.read()) before = c;
-                    return new Frame(mark, c == '\n' && before == '\r' ? "\r\n" : "\n");
-                }
+        /// With its mark and its end.
+        private static String firstLine(Csv csv) throws IOException {
+            try (var in = new BufferedReader(new InputStreamReader(Files.newInputStream(csv.path), csv.charset))) {
+                var line = new StringBuilder();
+                for (int c = in.read(); c >= 0; c = c == '\n' ? -1 : in.read()) line.append((char) c);
+                return line.toString();
             }
         }
     }
 
     /// What may stand at the cursor: ids, columns, options of a select, files. Commands and options are picocli's.
-    record Proposals(Desk desk) {
+    record Proposals(CommandLine line, Desk desk) implements Completer {
         private static final int MOST = 50;
         private static final Duration PATIENCE = Duration.ofMillis(500);
 
         /// `open`: more belongs to the word.
-        record Proposal(String word, boolean open) {}
+        record Proposal(String word, boolean open) {
+            /// An option of a select is the server's text, and a column's name the file's.
+            Candidate candidate(int place) {
+                return new Candidate(word, Plain.text(word, Integer.MAX_VALUE), null, null, null, null, !open, place);
+            }
+        }
+
+        @Override
+        public void complete(LineReader reader, ParsedLine typed, List<Candidate> candidates) {
+            var words = new ArrayList<>(typed.words().subList(0, typed.wordIndex()));
+            words.add(typed.word().substring(0, typed.wordCursor()));
+            try {
+                for (var proposal : of(words)) candidates.add(proposal.candidate(candidates.size() + 1));
+                if (candidates.isEmpty())
+                    new PicocliJLineCompleter(line.getCommandSpec()).complete(reader, typed, candidates);
+            } catch (Unusable _) {
+                // the CSV has changed: the next command says so
+            }
+        }
 
         /// @param words the line's words, the one at the cursor cut there
         List<Proposal> of(List<String> words) {
@@ -1574,14 +1535,19 @@ final class DifyExec implements Runnable {
             if (at == 0 || begun.startsWith("-")) return List.of();
             if (words.get(at - 1).matches("-i|-o|--input|--output|--html|--save-files|--files")) return files(begun);
             return switch (words.getFirst()) {
+                case "help" -> at == 1 ? of(line.getSubcommands().keySet().stream().sorted(), begun) : List.of();
                 case "open", "save" -> files(begun);
                 case "show", "accept" -> at == 1 ? ids(begun) : List.of();
                 case "retry" -> ids(begun);
                 case "unset" -> at == 1 ? ids(begun) : columns(begun, "");
-                case "set", "try" -> at == 1 ? ids(begun) : begun.indexOf('=') < 0 ? columns(begun, "=")
-                        : options(begun);
+                case "set", "try" -> at == 1 ? ids(begun)
+                        : begun.indexOf('=') < 0 ? columns(begun, "=") : options(begun);
                 default -> List.of();
             };
+        }
+
+        private static List<Proposal> of(Stream<String> words, String begun) {
+            return words.filter(word -> word.startsWith(begun)).map(word -> new Proposal(word, false)).toList();
         }
 
         private List<Proposal> columns(String begun, String end) {
@@ -1599,8 +1565,7 @@ final class DifyExec implements Runnable {
                 case Variable.TextInput _, Variable.NumberInput _, Variable.JsonObject _, Variable.SingleFile _,
                         Variable.FileList _, Variable.Unsupported _ -> List.<String>of();
             };
-            return options.stream().map(option -> new Proposal(column + "=" + option, false))
-                    .filter(option -> option.word().startsWith(begun)).toList();
+            return of(options.stream().map(option -> column + "=" + option), begun);
         }
 
         /// The first ids that begin so, failed ones before the others. Of more than are shown one is added that keeps
@@ -1608,10 +1573,10 @@ final class DifyExec implements Runnable {
         private List<Proposal> ids(String begun) {
             if (!desk.isOpen()) return List.of();
             var shown = fitting(begun).limit(MOST).toList();
-            var odd = fitting(begun).skip(MOST).min(Comparator.comparingInt(id -> alike(id, shown.getFirst())))
-                    .filter(id -> shown.stream().allMatch(other -> alike(id, shown.getFirst())
-                            < alike(other, shown.getFirst())));
-            return Stream.concat(shown.stream(), odd.stream()).map(id -> new Proposal(id, false)).toList();
+            ToIntFunction<String> alike = id -> Arrays.mismatch(id.toCharArray(), shown.getFirst().toCharArray());
+            var odd = fitting(begun).skip(MOST).min(Comparator.comparingInt(alike)).filter(id -> shown.stream().skip(1)
+                    .allMatch(other -> alike.applyAsInt(id) < alike.applyAsInt(other)));
+            return of(Stream.concat(shown.stream(), odd.stream()), begun);
         }
 
         private Stream<String> fitting(String begun) {
@@ -1621,56 +1586,64 @@ final class DifyExec implements Runnable {
                     .mapToObj(index::id).filter(id -> id.startsWith(begun)));
         }
 
-        private static int alike(String one, String other) {
-            int same = 0;
-            while (same < Math.min(one.length(), other.length()) && one.charAt(same) == other.charAt(same)) same++;
-            return same;
-        }
-
         private static List<Proposal> files(String begun) {
             int name = begun.lastIndexOf('/') + 1;
             try (var files = Files.list(Path.of(begun.substring(0, name)).toAbsolutePath())) {
                 return files.filter(file -> file.getFileName().toString().startsWith(begun.substring(name)))
                         .filter(file -> name < begun.length() || !file.getFileName().toString().startsWith("."))
-                        .sorted().limit(200)
-                        .map(file -> new Proposal(begun.substring(0, name) + file.getFileName()
-                                + (Files.isDirectory(file) ? "/" : ""), Files.isDirectory(file))).toList();
+                        .sorted().limit(200).map(file -> file(begun.substring(0, name), file)).toList();
             } catch (IOException | InvalidPathException _) {
                 return List.of(); // there is no such folder to list
             }
         }
+
+        private static Proposal file(String folder, Path file) {
+            boolean isFolder = Files.isDirectory(file);
+            return new Proposal(folder + file.getFileName() + (isFolder ? "/" : ""), isFolder);
+        }
     }
 
-    /// The shell on a terminal. The one place that knows JLine's reader.
-    static final class Dialogue {
-        static int run(CommandLine line, Desk desk, Env env, PrintWriter out) throws IOException {
+    /// The shell on a terminal. It and its proposals alone know JLine's reader.
+    record Dialogue(CommandLine line, Desk desk) {
+        int run(Env env) throws IOException {
             try (var terminal = TerminalBuilder.builder().system(true).dumb(true).build()) {
                 var reader = LineReaderBuilder.builder().terminal(terminal).appName("difyexec")
                         .parser(new Typing())
-                        .completer((_, typed, candidates) -> complete(line, new Proposals(desk), typed, candidates))
-                        .history(new KeylessHistory(env.get("DIFY_API_KEY")))
+                        .completer(new Proposals(line, desk))
+                        .history(withoutKey(env.get("DIFY_API_KEY").strip()))
                         .option(LineReader.Option.DISABLE_EVENT_EXPANSION, true) // a '!' is a '!'
                         .option(LineReader.Option.INSERT_TAB, false)
                         .variable(LineReader.SECONDARY_PROMPT_PATTERN, "  > ")
                         .variable(LineReader.BELL_STYLE, "none").build();
-                StateFolder.of(env).ifPresent(folder -> reader.setVariable(LineReader.HISTORY_FILE,
-                        folder.resolve("history")));
-                greet(desk, out);
+                StateFolder.of(env).ifPresent(folder ->
+                        reader.setVariable(LineReader.HISTORY_FILE, folder.resolve("history")));
+                greet();
                 while (!desk.isLeft()) {
                     try {
-                        execute(line, Words.of(reader.readLine(desk.prompt().replace("%", "%%"))).texts());
+                        execute(Words.of(reader.readLine(desk.prompt().replace("%", "%%"))).texts());
                     } catch (UserInterruptException _) {
                         // Ctrl-C drops the line
                     } catch (EndOfFileException _) {
                         desk.leave();
                     }
                 }
-                part(desk, out);
+                part();
                 return OK;
             }
         }
 
-        private static void greet(Desk desk, PrintWriter out) {
+        /// A history that a key never enters, nor anything that looks like one.
+        private static DefaultHistory withoutKey(String key) {
+            return new DefaultHistory() {
+                @Override
+                public void add(Instant time, String line) {
+                    if ((key.isEmpty() || !line.contains(key)) && !Plain.holdsKey(line)) super.add(time, line);
+                }
+            };
+        }
+
+        private void greet() {
+            var out = line.getOut();
             out.println("difyexec " + VERSION + (desk.isOpen() ? " · " + desk.summary() : ""));
             if (desk.isOpen()) desk.batch().tellOpenTries(out);
             out.println("Start with:  " + (desk.isOpen() ? "failures --by error · show ID · try ID"
@@ -1678,20 +1651,18 @@ final class DifyExec implements Runnable {
             out.flush();
         }
 
-        private static void part(Desk desk, PrintWriter out) {
-            if (!desk.edits().isEmpty())
-                out.println(desk.edits().count() + " went with the session; "
-                        + "'save FILE' would have written a CSV with them.");
-            if (desk.hasTries())
-                out.println(desk.tries() + " went with the session; "
-                        + "'accept ID' would have kept it as the row's result.");
+        private void part() {
+            var out = line.getOut();
+            if (!desk.edits().isEmpty()) out.println(desk.edits().count()
+                    + " went with the session; 'save FILE' would have written a CSV with them.");
+            if (desk.hasTries()) out.println(desk.tries()
+                    + " went with the session; 'accept ID' would have kept it as the row's result.");
             out.flush();
         }
 
         /// While a command runs, Ctrl-C is for the command; the engine takes it over while a batch runs.
-        private static void execute(CommandLine line, List<String> words) {
-            var self = Thread.currentThread();
-            var former = Signals.register("INT", self::interrupt);
+        private void execute(List<String> words) {
+            var former = Signals.register("INT", Thread.currentThread()::interrupt);
             try {
                 Prompt.execute(line, words);
             } finally {
@@ -1700,28 +1671,7 @@ final class DifyExec implements Runnable {
             }
         }
 
-        private static void complete(CommandLine line, Proposals proposals, ParsedLine typed,
-                List<Candidate> candidates) {
-            var words = new ArrayList<>(typed.words().subList(0, typed.wordIndex()));
-            words.add(typed.word().substring(0, typed.wordCursor()));
-            try {
-                if (words.size() == 2 && words.getFirst().equals("help"))
-                    line.getSubcommands().keySet().forEach(name -> candidates.add(new Candidate(name)));
-                for (var proposal : proposals.of(words)) candidates.add(candidate(proposal, candidates.size() + 1));
-                if (candidates.isEmpty())
-                    new PicocliJLineCompleter(line.getCommandSpec()).complete(null, typed, candidates);
-            } catch (Unusable _) {
-                // the CSV has changed: the next command says so
-            }
-        }
-
-        /// An option of a select is the server's text, and a column's name the file's.
-        static Candidate candidate(Proposals.Proposal proposal, int place) {
-            return new Candidate(proposal.word(), Plain.text(proposal.word(), Integer.MAX_VALUE), null, null, null,
-                    null, !proposal.open(), place);
-        }
-
-        /// A line being typed, by our words instead of JLine's.
+        /// A line being typed, by our words: JLine's own leave the quotes in a word that does not begin with one.
         private static final class Typing extends DefaultParser {
             @Override
             public ParsedLine parse(String line, int cursor, ParseContext context) {
@@ -1729,40 +1679,19 @@ final class DifyExec implements Runnable {
                 if (words.isOpen() && context != ParseContext.COMPLETE)
                     throw new EOFError(-1, -1, "a quote is open", "quote");
                 var texts = new ArrayList<>(words.texts());
-                int at = 0;
-                while (at < texts.size() && words.words().get(at).to() < cursor) at++;
-                if (at == texts.size() || words.words().get(at).from() > cursor) { // between two words: an empty one
-                    texts.add(at, "");
-                    return new Typed(line, texts, at, 0, cursor, new Words.Word("", cursor, cursor));
-                }
-                var raw = words.words().get(at);
-                var before = String.join("", Words.of(line.substring(raw.from(), cursor)).texts());
-                return new Typed(line, texts, at, Math.min(before.length(), raw.text().length()), cursor, raw);
-            }
-
-            private final class Typed extends ArgumentList {
-                Typed(String line, List<String> words, int at, int atInWord, int cursor, Words.Word raw) {
-                    super(line, words, at, atInWord, cursor, "", cursor - raw.from(), raw.to() - raw.from());
-                }
-
-                @Override
-                public CharSequence escape(CharSequence candidate, boolean whole) {
-                    return Words.typed(candidate.toString(), whole);
-                }
-            }
-        }
-
-        /// A history that a key never enters, nor anything that looks like one.
-        private static final class KeylessHistory extends DefaultHistory {
-            private final String key;
-
-            KeylessHistory(String key) {
-                this.key = key.strip();
-            }
-
-            @Override
-            public void add(Instant time, String line) {
-                if ((key.isEmpty() || !line.contains(key)) && !Plain.holdsKey(line)) super.add(time, line);
+                int at = (int) words.words().stream().filter(word -> word.to() < cursor).count();
+                boolean between = at == texts.size() || words.words().get(at).from() > cursor;
+                if (between) texts.add(at, "");
+                var word = between ? new Words.Word("", cursor, cursor) : words.words().get(at);
+                var before = String.join("", Words.of(line.substring(word.from(), cursor)).texts());
+                int atInWord = Math.min(before.length(), word.text().length());
+                return new ArgumentList(line, texts, at, atInWord, cursor, "", cursor - word.from(),
+                        word.to() - word.from()) {
+                    @Override
+                    public CharSequence escape(CharSequence candidate, boolean whole) {
+                        return Words.typed(candidate.toString(), whole);
+                    }
+                };
             }
         }
     }
@@ -1774,8 +1703,8 @@ final class DifyExec implements Runnable {
             var local = env.get("LOCALAPPDATA");
             var state = env.get("XDG_STATE_HOME");
             var home = env.get("HOME").isEmpty() ? System.getProperty("user.home") : env.get("HOME");
-            var folder = (!state.isEmpty() ? Path.of(state) : !local.isEmpty() ? Path.of(local)
-                    : Path.of(home, ".local", "state")).resolve("difyexec");
+            var folder = (!state.isEmpty() ? Path.of(state)
+                    : !local.isEmpty() ? Path.of(local) : Path.of(home, ".local", "state")).resolve("difyexec");
             if (!folder.isAbsolute()) return Optional.empty(); // nobody's home is "?" in Java
             try {
                 Files.createDirectories(folder);
@@ -3896,8 +3825,10 @@ final class DifyExec implements Runnable {
         /// Runs an attempt to its end. Where memory runs out, the run is looked up once others have given theirs back.
         private Message ended(Attempt attempt) {
             try {
-                return new Message.Ended(attempt, workflow.run(attempt,
-                        heard -> mailbox.add(new Message.OnTheWay(attempt, heard))));
+                return new Message.Ended(attempt, workflow.run(attempt, heard -> {
+                    if (attempt.kind() == Kind.TRY || !(heard instanceof Heard.Said)) // rows have no use for their many words
+                        mailbox.add(new Message.OnTheWay(attempt, heard));
+                }));
             } catch (OutOfMemoryError _) {
                 return new Message.Ended(attempt, Seen.Cut.outOfMemory(Optional.empty()));
             }
@@ -3982,7 +3913,7 @@ final class DifyExec implements Runnable {
                 case Heard.Quiet(var run) -> askAboutQuiet(attempt, run);
                 case Heard.Uploaded(var file, var upload) -> batch.record(new Event.Upload(clock.instant(),
                         attempt.row().id(), attempt.user(), file, upload));
-                case Heard.NodeBegan _, Heard.NodeEnded _, Heard.Chunk _ -> watcher.heard(heard);
+                case Heard.Said said -> watcher.heard(said);
             }
         }
 
@@ -4708,8 +4639,8 @@ final class DifyExec implements Runnable {
     interface Watcher {
         void watch(Tally tally);
 
-        /// A run goes on: its nodes and its text.
-        default void heard(Heard heard) {}
+        /// The run of a try goes on: its nodes and its text.
+        default void heard(Heard.Said said) {}
 
         /// A run has come to an end, by its own answer or by a look; what the end means is not said yet.
         default void ran(Attempt attempt, Seen.Ran ran, Instant at) {}
@@ -10875,12 +10806,15 @@ final class DifyExec implements Runnable {
 
         record Uploaded(String file, String upload) implements Heard {}
 
-        record NodeBegan(String title, String type) implements Heard {}
+        /// What the stream says of its nodes and its text.
+        sealed interface Said extends Heard {}
+
+        record NodeBegan(String title, String type) implements Said {}
 
         /// `error` is empty where there is none.
-        record NodeEnded(String title, String type, String status, double seconds, String error) implements Heard {}
+        record NodeEnded(String title, String type, String status, double seconds, String error) implements Said {}
 
-        record Chunk(String text) implements Heard {}
+        record Chunk(String text) implements Said {}
     }
 
     /// The user of each attempt: unique, so that the run found under it is this attempt's and no other's.

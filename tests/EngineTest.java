@@ -657,17 +657,19 @@ final class EngineTest {
             assertEquals(List.of("run-7"), scene.resultRuns());
         }
 
+        /// A batch has no use for the words of its streams, which are many.
         @Test
-        void whoLooksOnHearsWhatARunSaysAndThenItsEnd() throws Exception {
-            var scene = Scene.of(folder, "a");
+        void whatTheStreamOfARowSaysStaysWithItsWorker() throws Exception {
+            var scene = streamed();
             scene.answer = (_, told) -> {
-                told.accept(new Heard.Chunk("so far"));
+                told.accept(new Heard.Chunk("Good"));
                 return succeeded("run-7");
             };
 
             scene.play();
 
-            assertEquals(List.of("Text[text=so far]", "run-7"), scene.heard);
+            assertEquals(List.of("run-7"), scene.resultRuns());
+            assertEquals(List.of("run-7"), scene.heard); // its end alone
         }
 
         @Test

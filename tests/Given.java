@@ -383,7 +383,7 @@ final class Given {
         public void watch(Tally tally) {}
 
         @Override
-        public void heard(Heard word) {
+        public void heard(Heard.Said word) {
             heard.add(word.toString());
         }
 

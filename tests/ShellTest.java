@@ -93,8 +93,7 @@ class ShellTest {
         }
 
         List<String> completed(String... words) {
-            return new Proposals(desk).of(List.of(words)).stream().map(Proposals.Proposal::word)
-                    .toList();
+            return new Proposals(line, desk).of(List.of(words)).stream().map(Proposals.Proposal::word).toList();
         }
     }
 
@@ -880,7 +879,7 @@ class ShellTest {
         void isProposedWithoutControlCharacters() {
             var proposal = new Proposals.Proposal("tone=red \033[31m", false);
 
-            assertEquals("tone=red  [31m", Dialogue.candidate(proposal, 1).displ());
+            assertEquals("tone=red  [31m", proposal.candidate(1).displ());
         }
 
         @Test
@@ -988,6 +987,38 @@ class ShellTest {
             assertEquals(3, run(session, true, "status\n# it's\nset r-1 text=\"two\nlines\n"));
             assertTrue(last(session).startsWith("difyexec: line 3: a quote is opened and never closed: "),
                     last(session));
+        }
+
+        /// The shell, started by a command of `sh` in which `"$@"` stands for it, once it has ended.
+        private Process under(String command) throws Exception {
+            var words = Stream.concat(Stream.of("sh", "-c", command, "sh"), java(shell("--demo")).stream()).toList();
+            var child = new ProcessBuilder(words).directory(folder.toFile())
+                    .redirectOutput(file("child.out").toFile()).redirectError(file("child.err").toFile()).start();
+            open.push(child::destroyForcibly);
+            assertTrue(child.waitFor(20, TimeUnit.SECONDS));
+            return child;
+        }
+
+        @ParameterizedTest(name = "{0}: {1}")
+        @CsvSource(useHeadersInDisplayName = true, textBlock = """
+                input, why
+                < .,   Is a directory
+                <&-,   it is closed
+                """)
+        void whoseInputCannotBeReadIsToldSoInOneSentence(String input, String why) throws Exception {
+            var child = under("exec \"$@\" " + input);
+
+            assertEquals(2, child.exitValue(), err());
+            assertEquals("difyexec: standard input cannot be read (" + why + "): give it commands, a line each\n",
+                    err());
+            assertEquals("", out());
+        }
+
+        @Test
+        void readsAPipe() throws Exception {
+            under("echo edits | \"$@\"");
+
+            assertEquals("No edits.\n", out());
         }
 
         @Test
