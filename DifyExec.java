@@ -15,8 +15,9 @@
 package difyexec;
 
 import com.fasterxml.jackson.annotation.JsonInclude;
-import com.fasterxml.jackson.annotation.JsonSubTypes;
-import com.fasterxml.jackson.annotation.JsonTypeInfo;
+import com.fasterxml.jackson.annotation.JsonProperty;
+import com.fasterxml.jackson.annotation.JsonPropertyOrder;
+import com.fasterxml.jackson.annotation.JsonRawValue;
 import com.fasterxml.jackson.annotation.JsonValue;
 import com.fasterxml.jackson.core.JsonFactory;
 import com.fasterxml.jackson.core.JsonGenerator;
@@ -2857,7 +2858,7 @@ final class DifyExec implements Runnable {
         @Override
         public void result(int entry, Lines line) {
             try {
-                names.addAll(Ending.of(line.content()).outputs().keySet());
+                names.addAll(Ending.of(line.bytes()).outputs().keySet());
             } catch (IOException problem) {
                 throw new UncheckedIOException(problem); // cannot happen: the line has been read as a result
             }
@@ -2924,10 +2925,10 @@ final class DifyExec implements Runnable {
                 var value = ending.outputs().get(name);
                 cells.add(value == null || value.json() && value.text().equals("null") ? "" : value.text());
             }
-            int attempts = batch.ledger().attempts(entry);
+            long attempts = batch.history().attempts(entry);
             long millis = batch.ledger().millis(entry);
             cells.addAll(List.of(batch.index().standing(entry).word(), ending.error(), ending.run(),
-                    attempts == 0 ? "" : Integer.toString(attempts),
+                    attempts == 0 ? "" : Long.toString(attempts),
                     millis == 0 ? ending.seconds() : BigDecimal.valueOf(millis, 3).toPlainString(), ending.tokens(),
                     ending.price(), ending.currency(), ending.edited() ? "true" : ""));
             return cells;
@@ -3388,7 +3389,7 @@ final class DifyExec implements Runnable {
                     ending.run(),
                     values(inputs),
                     values(ending.outputs()),
-                    attempts(endings.ofRow(entry), ending.run())));
+                    attempts(endings.traces(entry), ending.run())));
             if (ending.edited()) row.add(true);
             return row;
         }
@@ -3407,7 +3408,7 @@ final class DifyExec implements Runnable {
 
         /// `[start, mode, outcome, seconds, error, run if it is another than the row's]`
         private List<List<Object>> attempts(List<Endings.Trace> traces, String run) {
-            return traces.stream().map(trace -> {
+            return traces.stream().filter(trace -> !trace.attempt.isOfTry()).map(trace -> {
                 var end = trace.end();
                 return List.<Object>of(
                         trace.attempt.t().toEpochMilli() - start(),
@@ -4362,7 +4363,7 @@ final class DifyExec implements Runnable {
             var now = clock.instant();
             var took = attempt.took(seen, ended);
             if (seen instanceof Seen.Ran ran && outcome.standing().isSuccess() && attempt.kind() == Kind.ROW)
-                batch.result(Results.line(attempt, ran, ended, files));
+                batch.result(ResultLine.of(attempt, ran, ended, files));
             batch.settled(attempt, outcome, now, seen, took, () -> count(attempt, outcome, took, now));
             watcher.ended(attempt, outcome);
             if (outcome instanceof Outcome.Failed failed && failed.firewall() && ++firewalled >= FIREWALLED)
@@ -4492,8 +4493,8 @@ final class DifyExec implements Runnable {
         }
 
         private void giveUp(Attempt attempt, Seen.Cut cut, Outcome outcome, Instant now) {
-            batch.settled(attempt, outcome, now, cut, () -> count(attempt, outcome, Duration.between(attempt.at(), now),
-                    now));
+            batch.settled(attempt, outcome, now, cut, attempt.took(cut, now),
+                    () -> count(attempt, outcome, Duration.between(attempt.at(), now), now));
             watcher.ended(attempt, outcome);
         }
 
@@ -6514,7 +6515,7 @@ final class DifyExec implements Runnable {
         private BatchWriter(Batch batch, Lock lock, boolean noBom) {
             this.batch = batch;
             this.lock = lock;
-            this.results = new LineFile(batch.files().results(), noBom ? new byte[0] : Results.BOM);
+            this.results = new LineFile(batch.files().results(), noBom ? new byte[0] : LineFile.BOM);
             this.log = new LineFile(batch.files().log(), new byte[0]);
             this.retryList = new RetryList(batch.files().retry());
         }
@@ -6526,24 +6527,24 @@ final class DifyExec implements Runnable {
                 Optional<PrintWriter> fresh) {
             var index = Batch.rows(files, Optional.of(csv));
             files.refuseForeign(new RetryList(new RetryList(files.retry()).draft()), index);
-            var lock = Lock.take(files.lock());
             try {
-                if (fresh.isPresent()) files.moveAside(fresh.get());
-                var torn = new ArrayList<Event.Torn>();
-                Torn.mend(files.results(), torn);
-                Torn.mend(files.log(), torn);
-                var history = Batch.readAll(files, index, List.of());
-                if (!rebuild) refuseLost(files, index, history.lost());
-                var writer = new BatchWriter(new Batch(files, Optional.of(csv), index, history, new Ledger()), lock,
-                        noBom);
-                torn.forEach(writer::record);
-                return writer;
+                var lock = Lock.take(files.lock());
+                try {
+                    if (fresh.isPresent()) files.moveAside(fresh.get());
+                    var torn = Stream.concat(LineFile.mend(files.results()).stream(),
+                            LineFile.mend(files.log()).stream()).toList();
+                    var history = Batch.readAll(files, index, List.of());
+                    if (!rebuild) refuseLost(files, index, history.lost());
+                    var batch = new Batch(files, Optional.of(csv), index, history, new Ledger());
+                    var writer = new BatchWriter(batch, lock, noBom);
+                    torn.forEach(writer::record);
+                    return writer;
+                } catch (IOException | RuntimeException problem) {
+                    lock.close();
+                    throw problem;
+                }
             } catch (IOException problem) {
-                close(lock);
                 throw new Unusable(files.results() + ": cannot be used (" + Plain.of(problem) + ")");
-            } catch (RuntimeException problem) {
-                close(lock);
-                throw problem;
             }
         }
 
@@ -6552,14 +6553,6 @@ final class DifyExec implements Runnable {
                     "result that the log knows of is", "results that the log knows of are") + " gone (first: "
                     + Plain.id(index.id(lost.getFirst())) + "). --rebuild fetches them from Dify by run id; "
                     + "--fresh moves everything aside and starts anew");
-        }
-
-        private static void close(AutoCloseable file) {
-            try {
-                file.close();
-            } catch (Exception _) {
-                // on the way out with a better reason
-            }
         }
 
         Batch batch() {
@@ -6584,22 +6577,18 @@ final class DifyExec implements Runnable {
 
         /// On the log's way; on disk, and known, with the next [#flush].
         void record(Event event) {
-            Journal.write(event, log);
+            log.add(event);
             log.onceWritten(() -> batch.history().take(event));
         }
 
         /// On the file's way, too; long ones do not wait for each other.
-        void result(byte[] line) {
+        void result(ResultLine line) {
+            results.add(line);
             try {
-                results.buffer().write(line);
                 if (results.isFull()) results.flush();
             } catch (IOException problem) {
                 throw new UncheckedIOException(problem);
             }
-        }
-
-        void settled(Attempt attempt, Outcome outcome, Instant now, Seen seen, Runnable then) {
-            settled(attempt, outcome, now, seen, attempt.took(seen, now), then);
         }
 
         /// The row has its outcome once its lines are in the files; `then` is what follows from that.
@@ -6630,9 +6619,14 @@ final class DifyExec implements Runnable {
             var began = now.minusMillis((long) (ran.usage().seconds() * 1000));
             var attempt = new Attempt(0, new Row(entry, row.line(), row.id(), row.inputs(), row.cells(), row.inCsv()),
                     Tries.NONE, tried.user(), tried.mode(), tried.cells(), began);
-            result(Results.line(attempt, ran, at, List.of()));
-            settled(attempt, ran.status() == RunStatus.PARTIAL ? new Outcome.Partial() : new Outcome.Succeeded(), now,
-                    new Seen.Ran(ran.ref(), ran.status(), ran.outputs(), "", ran.workflowId(), Usage.NONE), () -> {});
+            result(ResultLine.of(attempt, ran, at, List.of()));
+            var free = new Seen.Ran(ran.ref(), ran.status(), ran.outputs(), "", ran.workflowId(), Usage.NONE);
+            settled(attempt,
+                    ran.status() == RunStatus.PARTIAL ? new Outcome.Partial() : new Outcome.Succeeded(),
+                    now,
+                    free,
+                    attempt.took(free, now),
+                    () -> {});
             finish().ifPresent(stop -> {
                 throw new Unusable(stop.code(), stop.why());
             });
@@ -6641,39 +6635,33 @@ final class DifyExec implements Runnable {
         /// Writes what waits: results before the log, so that an `end` on disk always has its result on disk.
         void flush() {
             try {
-                boolean any = results.flush();
-                any |= log.flush();
-                long now = System.nanoTime();
-                if (any && now >= nextForce) {
-                    force();
-                    nextForce = System.nanoTime() + FORCE_EVERY.toNanos();
-                }
-                if (retryListDue && now >= nextRetryList) {
-                    retryList.write(batch.index());
-                    retryListDue = false;
-                    // a long list is written less often, so that it never takes more than a twentieth of the time
-                    nextRetryList = System.nanoTime() + Math.max(RETRY_LIST_EVERY.toNanos(),
-                            20 * (System.nanoTime() - now));
-                }
+                write(false);
             } catch (IOException problem) {
                 throw new UncheckedIOException(problem);
             }
         }
 
-        private void force() throws IOException {
-            results.mustExist();
-            log.mustExist();
-            results.force();
-            log.force();
+        private void write(boolean last) throws IOException {
+            boolean any = results.flush() | log.flush();
+            long now = System.nanoTime();
+            if (last || any && now >= nextForce) {
+                results.force();
+                log.force();
+                nextForce = System.nanoTime() + FORCE_EVERY.toNanos();
+            }
+            if (last || retryListDue && now >= nextRetryList) {
+                retryList.write(batch.index());
+                retryListDue = false;
+                // a long list is written less often, so that it never takes more than a twentieth of the time
+                nextRetryList = System.nanoTime() + Math.max(RETRY_LIST_EVERY.toNanos(),
+                        20 * (System.nanoTime() - now));
+            }
         }
 
         /// The last words: everything on disk, and the retry list as it stands. Says so if that fails.
         Optional<Stop> finish() {
             try {
-                results.flush();
-                log.flush();
-                force();
-                retryList.write(batch.index());
+                write(true);
                 return Optional.empty();
             } catch (IOException problem) {
                 return Optional.of(unwritable(problem));
@@ -6797,7 +6785,7 @@ final class DifyExec implements Runnable {
         private final MissingFiles missingFiles = new MissingFiles();
         private final Map<Integer, String> causes = new HashMap<>();
         private final BitSet changed = new BitSet();
-        private int[] attemptsOf = new int[0];
+        private final Longs attemptsOf = new Longs();
         private final Map<String, BigDecimal> prices = new TreeMap<>();
         private final Latencies latencies = new Latencies();
         private Optional<Event.Session> session = Optional.empty();
@@ -6934,18 +6922,13 @@ final class DifyExec implements Runnable {
         private void attempt(Event.Attempt attempt) {
             seen(attempt.t());
             attempts++;
-            count(index.findOrAdd(attempt.id()));
+            int entry = index.findOrAdd(attempt.id());
+            attemptsOf.set(entry, attemptsOf.get(entry) + 1);
             if (attempt.n() > 0) retries++;
             remove(attempt.id(), one -> one.state() == State.NOT_STARTED).filter(one -> one.run().isEmpty())
                     .ifPresent(one -> add(one.as(State.RESENT))); // a run that was known is not awaited
             remove(attempt.id(), one -> one.state() == State.UNSETTLED || one.state() == State.LOST);
             add(Sent.of(attempt, State.OPEN));
-        }
-
-        private void count(int entry) {
-            if (entry >= attemptsOf.length)
-                attemptsOf = Arrays.copyOf(attemptsOf, Math.max(entry + 1, Math.max(1024, attemptsOf.length * 2)));
-            attemptsOf[entry]++;
         }
 
         /// A try costs what it costs, but says nothing of its row. One whose end is not known stays open until a later
@@ -7026,8 +7009,8 @@ final class DifyExec implements Runnable {
         }
 
         /// How often a row was sent, tries apart.
-        int attempts(int entry) {
-            return entry < attemptsOf.length ? attemptsOf[entry] : 0;
+        long attempts(int entry) {
+            return attemptsOf.get(entry);
         }
 
         Optional<Event.Session> session() {
@@ -7106,24 +7089,24 @@ final class DifyExec implements Runnable {
     }
 
     /// Where in the files each row's result and its attempts stand, packed: 24 bytes a row, 16 an event. Filled while
-    /// the files are read; a [Pages] then gives the lines.
+    /// the files are read; [Lines] then give the lines.
     static final class Ledger implements Reading {
         private final Longs results = new Longs(), newest = new Longs(), millis = new Longs();
         private final Longs events = new Longs(), before = new Longs();
 
         @Override
         public void result(int entry, Lines line) {
-            results.set(entry, line.from() + 1);
+            results.set(entry, line.place() + 1);
         }
 
         @Override
         public void event(Index index, Event event, long at) {
             switch (event) {
-                case Event.Attempt attempt -> add(index.find(attempt.id()), at, attempt.isOfTry() ? 0 : 1);
-                case Event.Run run -> add(index.find(run.id()), at, 0);
+                case Event.Attempt attempt -> add(index.find(attempt.id()), at);
+                case Event.Run run -> add(index.find(run.id()), at);
                 case Event.End end -> {
                     int entry = index.find(end.id());
-                    add(entry, at, 0);
+                    add(entry, at);
                     if (entry >= 0 && Standing.of(end.outcome()).isPresent())
                         millis.set(entry, Math.round(end.seconds() * 1000));
                 }
@@ -7132,9 +7115,9 @@ final class DifyExec implements Runnable {
             }
         }
 
-        private void add(int entry, long at, int attempt) {
+        private void add(int entry, long at) {
             if (entry < 0) return;
-            events.add(at << 1 | attempt);
+            events.add(at);
             before.add(newest.get(entry));
             newest.set(entry, events.size());
         }
@@ -7146,16 +7129,8 @@ final class DifyExec implements Runnable {
 
         /// Where the lines of the row's events begin, the newest first.
         LongStream events(int entry) {
-            return chain(entry).map(event -> events.get(event) >> 1);
-        }
-
-        int attempts(int entry) {
-            return (int) chain(entry).filter(event -> (events.get(event) & 1) == 1).count();
-        }
-
-        private LongStream chain(int entry) {
-            return LongStream.iterate(newest.get(entry), next -> next > 0, next -> before.get(next - 1))
-                    .map(next -> next - 1);
+            return LongStream.iterate(newest.get(entry), event -> event > 0, event -> before.get(event - 1))
+                    .map(event -> events.get(event - 1));
         }
 
         /// How long the row's last attempt took.
@@ -7189,26 +7164,19 @@ final class DifyExec implements Runnable {
 
         /// Of a line of the results.
         static Ending of(byte[] line) throws IOException {
-            Map<String, Value> inputs = Map.of(), outputs = Map.of();
-            var texts = new HashMap<String, String>();
-            try (var json = Json.Tokens.FACTORY.createParser(line)) {
-                json.nextToken();
-                while (json.nextToken() == JsonToken.FIELD_NAME) {
-                    var name = json.currentName();
-                    var value = json.nextToken();
-                    if (name.equals("inputs")) inputs = values(json, line);
-                    else if (name.equals("outputs")) outputs = values(json, line);
-                    else if (value.isScalarValue() && value != JsonToken.VALUE_NULL) texts.put(name, json.getText());
-                    else json.skipChildren();
-                }
-            }
+            var values = new HashMap<String, Map<String, Value>>();
+            var fields = Fields.of(Json.Tokens.FACTORY.createParser(line), (name, value) -> {
+                boolean own = name.equals("inputs") || name.equals("outputs");
+                if (own) values.put(name, values(value, line));
+                return own;
+            }).orElseThrow(() -> new IOException("no JSON object"));
+            var outputs = values.getOrDefault("outputs", Map.of());
             // the original tool put the outputs into an object of that name; its lines tell no `workflow_status`
-            if (outputs.size() == 1 && outputs.containsKey("outputs") && !texts.containsKey("workflow_status"))
+            if (outputs.size() == 1 && outputs.containsKey("outputs") && !fields.has("workflow_status"))
                 outputs = unwrapped(outputs.get("outputs"), outputs);
-            return new Ending(inputs, outputs, texts.getOrDefault("workflow_run_id", ""),
-                    texts.getOrDefault("elapsed_time", ""), texts.getOrDefault("total_tokens", ""),
-                    texts.getOrDefault("total_price", ""), texts.getOrDefault("currency", ""), "",
-                    "true".equals(texts.get("edited")));
+            return new Ending(values.getOrDefault("inputs", Map.of()), outputs, fields.text("workflow_run_id", ""),
+                    fields.text("elapsed_time", ""), fields.text("total_tokens", ""), fields.text("total_price", ""),
+                    fields.text("currency", ""), "", "true".equals(fields.text("edited")));
         }
 
         /// The outputs as one object.
@@ -7251,20 +7219,19 @@ final class DifyExec implements Runnable {
     /// Looks up in the files how rows ended.
     static final class Endings implements AutoCloseable {
         private final Batch batch;
-        private final Optional<Pages> results, log;
-        private final Journal.Fields fields = new Journal.Fields();
+        private final Optional<Lines> results, log;
 
         Endings(Batch batch) throws IOException {
             this.batch = batch;
-            this.results = Pages.open(batch.files().results());
-            this.log = Pages.open(batch.files().log());
+            this.results = Lines.open(batch.files().results());
+            this.log = Lines.open(batch.files().log());
         }
 
         /// A success is told by the results, all else by the last event that ended the row.
         Ending of(int entry) throws IOException {
             var place = batch.ledger().result(entry);
             if (batch.index().standing(entry).isSuccess() && place.isPresent() && results.isPresent())
-                return Ending.of(results.get().turn(place.getAsLong()).line());
+                return Ending.of(results.get().turn(place.getAsLong()).bytes());
             for (var event : events(entry).reversed())
                 if (event instanceof Event.End end && Standing.of(end.outcome()).isPresent()) return Ending.of(end);
             return Ending.NONE;
@@ -7281,49 +7248,39 @@ final class DifyExec implements Runnable {
                 this.attempt = attempt;
             }
 
+            boolean isOf(String user) {
+                return Objects.equals(attempt.user(), user);
+            }
+
             Optional<Event.End> end() {
                 return ends.isEmpty() ? Optional.empty() : Optional.of(ends.getLast());
             }
         }
 
-        /// All that was sent of a row, the oldest first.
+        /// All that was sent of a row, tries too, the oldest first. With a fixed `--user` the last attempt is meant.
         List<Trace> traces(int entry) throws IOException {
-            return traces(events(entry).stream());
-        }
-
-        /// The same without tries.
-        List<Trace> ofRow(int entry) throws IOException {
-            return traces(events(entry).stream().filter(event -> switch (event) {
-                case Event.Attempt attempt -> !attempt.isOfTry();
-                case Event.End end -> !end.isOfTry();
-                case Event _ -> true;
-            }));
-        }
-
-        /// With a fixed `--user` the last attempt is meant.
-        private static List<Trace> traces(Stream<Event> events) {
             var traces = new ArrayList<Trace>();
-            var newest = new HashMap<String, Trace>();
-            events.forEach(event -> {
-                switch (event) {
-                    case Event.Attempt attempt -> {
-                        traces.add(new Trace(attempt));
-                        newest.put(attempt.user(), traces.getLast());
-                    }
-                    case Event.Run run when newest.containsKey(run.user()) -> newest.get(run.user()).run = run.run();
-                    case Event.End end when newest.containsKey(end.user()) -> newest.get(end.user()).ends.add(end);
-                    case Event _ -> {}
-                }
-            });
+            for (var event : events(entry)) switch (event) {
+                case Event.Attempt attempt -> traces.add(new Trace(attempt));
+                case Event.Run run -> last(traces, trace -> trace.isOf(run.user()))
+                        .ifPresent(trace -> trace.run = run.run());
+                case Event.End end -> last(traces,
+                        trace -> trace.isOf(end.user()) && trace.attempt.isOfTry() == end.isOfTry())
+                        .ifPresent(trace -> trace.ends.add(end));
+                case Event _ -> {}
+            }
             return traces;
+        }
+
+        private static Optional<Trace> last(List<Trace> traces, Predicate<Trace> which) {
+            return traces.reversed().stream().filter(which).findFirst();
         }
 
         /// What the log tells of the row, the oldest first.
         private List<Event> events(int entry) throws IOException {
             var events = new ArrayDeque<Event>();
             for (long place : batch.ledger().events(entry).toArray()) {
-                var line = log.orElseThrow().turn(place).line();
-                events.addFirst(fields.event(line, line.length));
+                events.addFirst(Event.of(Fields.of(log.orElseThrow().turn(place).parser()).orElseThrow()));
             }
             return List.copyOf(events);
         }
@@ -7433,10 +7390,9 @@ final class DifyExec implements Runnable {
             return this;
         }
 
-        /// Missing, without a byte, or with a byte order mark alone.
         static boolean isEmpty(Path file) {
             try {
-                return !Files.exists(file) || FirstLine.isEmpty(FirstLine.head(file));
+                return FirstLine.isEmpty(file);
             } catch (IOException problem) {
                 throw new Unusable(file + ": " + Plain.of(problem));
             }
@@ -7459,26 +7415,34 @@ final class DifyExec implements Runnable {
         /// A line that is longer than `ENOUGH` is known by its beginning alone, a torn one by as much as `{"id":`.
         private static final int ENOUGH = 1 << 16, LEAST = 6;
 
-        /// @param isWhole   whether a line is one of ours
+        /// @param isLine    whether what is a JSON object is a line of ours
         /// @param beginning what all of ours begin with
-        static boolean isOurs(Path file, Predicate<byte[]> isWhole, Pattern beginning) throws IOException {
-            if (!Files.exists(file)) return true;
+        static boolean isOurs(Path file, Predicate<Fields> isLine, Pattern beginning) throws IOException {
             var head = head(file);
-            if (isEmpty(head)) return true;
-            int from = Results.behindMark(head, 0, head.length), to = from;
+            int from = begin(head), to = from;
             while (to < head.length && head[to] != '\n') to++;
             var line = Arrays.copyOfRange(head, from, to);
-            return isWhole.test(line) || to == head.length && begins(line, beginning);
+            return from == head.length || Fields.of(line).filter(isLine).isPresent()
+                    || to == head.length && begins(line, beginning);
         }
 
-        static byte[] head(Path file) throws IOException {
+        /// Missing, without a byte, or with a byte order mark alone.
+        static boolean isEmpty(Path file) throws IOException {
+            var head = head(file);
+            return head.length == begin(head);
+        }
+
+        /// Behind the byte order mark, if there is one.
+        private static int begin(byte[] head) {
+            int mark = LineFile.BOM.length;
+            return head.length >= mark && Arrays.equals(head, 0, mark, LineFile.BOM, 0, mark) ? mark : 0;
+        }
+
+        private static byte[] head(Path file) throws IOException {
+            if (!Files.exists(file)) return new byte[0];
             try (var in = Files.newInputStream(file)) {
                 return in.readNBytes(ENOUGH);
             }
-        }
-
-        static boolean isEmpty(byte[] head) {
-            return head.length == 0 || Arrays.equals(head, Results.BOM);
         }
 
         private static boolean begins(byte[] line, Pattern beginning) {
@@ -7511,50 +7475,10 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// The end of a file that a crash or a full disk tore.
-    static final class Torn {
-        /// Cuts off a last line without its end, or gives it its end if it is whole all the same.
-        static void mend(Path path, List<Event.Torn> torn) throws IOException {
-            if (!Files.exists(path) || Files.size(path) == 0) return;
-            try (var channel = FileChannel.open(path, StandardOpenOption.READ, StandardOpenOption.WRITE)) {
-                long size = channel.size(), start = lineStart(channel, size);
-                if (start == size) return;
-                var last = ByteBuffer.allocate(Math.toIntExact(size - start));
-                while (last.hasRemaining() && channel.read(last, start + last.position()) >= 0) {}
-                if (isWhole(last.array())) {
-                    channel.write(ByteBuffer.wrap(new byte[] {'\n'}), size);
-                } else if (!Arrays.equals(last.array(), Results.BOM)) {
-                    channel.truncate(start);
-                    torn.add(new Event.Torn(Instant.now(), path.getFileName().toString(), start, size - start));
-                }
-            }
-        }
-
-        private static long lineStart(FileChannel channel, long size) throws IOException {
-            var block = ByteBuffer.allocate(1 << 16);
-            for (long end = size; end > 0; ) {
-                long from = Math.max(0, end - block.capacity());
-                block.clear().limit((int) (end - from));
-                while (block.hasRemaining() && channel.read(block, from + block.position()) >= 0) {}
-                for (int i = block.position() - 1; i >= 0; i--) if (block.get(i) == '\n') return from + i + 1;
-                end = from;
-            }
-            return 0;
-        }
-
-        private static boolean isWhole(byte[] line) {
-            try {
-                int from = Results.behindMark(line, 0, line.length);
-                return line.length > from && Json.MAPPER.readTree(line, from, line.length - from).isObject();
-            } catch (IOException _) {
-                return false;
-            }
-        }
-    }
-
     /// Appends whole lines to a file, a group in one write; the file appears with its first line. A write that fails is
     /// undone: no line is ever torn by us.
     static final class LineFile implements AutoCloseable {
+        static final byte[] BOM = {(byte) 0xEF, (byte) 0xBB, (byte) 0xBF};
         private static final int FULL = 64 << 10;
 
         private final Path path;
@@ -7563,15 +7487,25 @@ final class DifyExec implements Runnable {
         private final List<Runnable> onceWritten = new ArrayList<>();
         private FileChannel channel;
 
+        /// Loaded by who writes.
+        private static final class Writing {
+            static final ObjectWriter WRITER = Json.MAPPER.writer().without(JsonGenerator.Feature.AUTO_CLOSE_TARGET);
+        }
+
         /// @param head what a new file begins with
         LineFile(Path path, byte[] head) {
             this.path = path;
             this.head = head;
         }
 
-        /// Lines go in here; [#flush] writes them.
-        OutputStream buffer() {
-            return waiting;
+        /// A line, as JSON; [#flush] writes it.
+        void add(Object line) {
+            try {
+                Writing.WRITER.writeValue(new Utf8(waiting), line);
+            } catch (IOException problem) {
+                throw new UncheckedIOException(problem); // cannot happen: memory does not fail
+            }
+            waiting.write('\n');
         }
 
         /// So much waits that the next line would cost memory.
@@ -7611,12 +7545,37 @@ final class DifyExec implements Runnable {
         }
 
         /// What is deleted while it is open would be written into nothing.
-        void mustExist() throws IOException {
-            if (channel != null && !Files.exists(path)) throw new IOException(path + " was deleted meanwhile");
+        void force() throws IOException {
+            if (channel == null) return;
+            if (!Files.exists(path)) throw new IOException(path + " was deleted meanwhile");
+            channel.force(false);
         }
 
-        void force() throws IOException {
-            if (channel != null) channel.force(false);
+        /// What a crash or a full disk left: cuts off a last line without its end, which is told, or gives it its end
+        /// if it is whole all the same.
+        static Optional<Event.Torn> mend(Path path) throws IOException {
+            if (!Files.exists(path)) return Optional.empty();
+            try (var channel = FileChannel.open(path, StandardOpenOption.READ, StandardOpenOption.WRITE)) {
+                var last = lastLine(channel);
+                long size = channel.size(), start = size - last.length;
+                if (last.length == 0 || Arrays.equals(last, BOM)) return Optional.empty();
+                if (Fields.of(last).isPresent()) {
+                    channel.write(ByteBuffer.wrap(new byte[] {'\n'}), size);
+                    return Optional.empty();
+                }
+                channel.truncate(start);
+                return Optional.of(new Event.Torn(Instant.now(), path.getFileName().toString(), start, last.length));
+            }
+        }
+
+        /// What follows the last line end.
+        private static byte[] lastLine(FileChannel channel) throws IOException {
+            try (var arena = Arena.ofConfined()) {
+                var bytes = channel.map(FileChannel.MapMode.READ_ONLY, 0, channel.size(), arena);
+                long start = bytes.byteSize();
+                while (start > 0 && bytes.get(ValueLayout.JAVA_BYTE, start - 1) != '\n') start--;
+                return bytes.asSlice(start).toArray(ValueLayout.JAVA_BYTE);
+            }
         }
 
         @Override
@@ -7627,67 +7586,17 @@ final class DifyExec implements Runnable {
 
     /// The results file: a line a success.
     static final class Results {
-        static final byte[] BOM = {(byte) 0xEF, (byte) 0xBB, (byte) 0xBF};
-
-        /// Where a line begins behind a byte order mark, if there is one.
-        static int behindMark(byte[] bytes, int from, int to) {
-            int behind = from + BOM.length;
-            return behind <= to && Arrays.equals(bytes, from, behind, BOM, 0, BOM.length) ? behind : from;
-        }
-
+        private static final Set<String> HEAD = Set.of("id", "status", "workflow_status");
         /// The original tool puts a blank after each colon and comma.
         static final Pattern BEGINNING = Pattern.compile("""
                 \\{"id": ?"[^"\\\\]*+(?:\\\\.[^"\\\\]*+)*+", ?"status": ?"success", ?"inputs": ?\\{""");
-
-        /// `id`, `status`, `inputs`, `outputs`, `workflow_run_id`, `executed_at`, `retry_count`, then ours.
-        ///
-        /// @param files where the files of its outputs are
-        static byte[] line(Attempt attempt, Seen.Ran ran, Instant now, List<Path> files) {
-            var out = new ByteArrayOutputStream(512 + ran.outputs().length);
-            var usage = ran.usage();
-            try (var json = Json.Tokens.writing(out)) {
-                json.writeStartObject();
-                json.writeStringField("id", attempt.row().id());
-                json.writeStringField("status", "success");
-                json.writeObjectFieldStart("inputs");
-                for (var input : attempt.row().inputs().entrySet()) json.writeStringField(input.getKey(),
-                        input.getValue());
-                json.writeEndObject();
-                json.writeFieldName("outputs");
-                json.writeRawValue(new String(ran.outputs(), UTF_8));
-                json.writeStringField("workflow_run_id", ran.ref().id());
-                json.writeStringField("executed_at", Times.text(now));
-                json.writeNumberField("retry_count", attempt.tries().retries());
-                json.writeStringField("workflow_status", ran.status() == RunStatus.PARTIAL ? "partial-succeeded"
-                        : "succeeded");
-                json.writeStringField("workflow_id", ran.workflowId());
-                json.writeNumberField("elapsed_time", usage.seconds());
-                json.writeNumberField("total_tokens", usage.tokens());
-                json.writeNumberField("total_steps", usage.steps());
-                if (usage.price().isPresent()) {
-                    json.writeNumberField("total_price", usage.price().get());
-                    json.writeStringField("currency", usage.currency());
-                }
-                if (attempt.row().isEdited()) json.writeBooleanField("edited", true);
-                if (!files.isEmpty()) {
-                    json.writeArrayFieldStart("files");
-                    for (var file : files) json.writeString(file.toString());
-                    json.writeEndArray();
-                }
-                json.writeEndObject();
-                json.writeRaw('\n');
-            } catch (IOException problem) {
-                throw new UncheckedIOException(problem); // cannot happen: memory does not fail
-            }
-            return out.toByteArray();
-        }
 
         /// Marks every id that has a success. Lines of the original tool are read too; what is no result is passed
         /// over.
         static void read(Path results, Index index, List<Reading> readings) throws IOException {
             if (!Files.exists(results)) return;
             try (var lines = new Lines(results)) {
-                while (lines.next()) head(lines).filter(Head::success).ifPresent(head -> {
+                while (lines.next()) head(lines.parser()).filter(Head::success).ifPresent(head -> {
                     int entry = index.findOrAdd(head.id());
                     index.stand(entry, head.partial() ? Standing.PARTIAL : Standing.SUCCEEDED);
                     readings.forEach(reading -> reading.result(entry, lines));
@@ -7695,38 +7604,40 @@ final class DifyExec implements Runnable {
             }
         }
 
-        static boolean isResult(byte[] line) {
-            try {
-                return new Journal.Fields().read(line, line.length).keySet().containsAll(List.of("id", "status"));
-            } catch (IOException | IllegalArgumentException _) {
-                return false;
-            }
+        static boolean isResult(Fields line) {
+            return line.has("id") && line.has("status");
         }
 
         record Head(String id, boolean success, boolean partial) {}
 
         /// The fields of a line that say whose result it is; empty if it is no whole JSON object with an id.
-        static Optional<Head> head(Lines lines) {
-            String id = "", status = "success", workflowStatus = "";
-            try (var json = lines.parser()) {
-                if (json.nextToken() != JsonToken.START_OBJECT) return Optional.empty();
-                while (json.nextToken() == JsonToken.FIELD_NAME) {
-                    var name = json.currentName();
-                    json.nextToken();
-                    switch (name) {
-                        case "id" -> id = json.getText();
-                        case "status" -> status = json.getText();
-                        case "workflow_status" -> workflowStatus = json.getText();
-                        default -> json.skipChildren();
-                    }
-                }
-                if (json.currentToken() != JsonToken.END_OBJECT) return Optional.empty();
-            } catch (IOException _) {
-                return Optional.empty();
-            }
-            return id.isBlank() ? Optional.empty()
-                    : Optional.of(new Head(id.strip(), status.equals("success"),
-                            workflowStatus.equals("partial-succeeded")));
+        static Optional<Head> head(JsonParser line) {
+            return Fields.of(line, (name, _) -> !HEAD.contains(name)).filter(fields -> !fields.text("id", "").isBlank())
+                    .map(fields -> new Head(fields.text("id").strip(),
+                            "success".equals(fields.texts().getOrDefault("status", "success")),
+                            "partial-succeeded".equals(fields.text("workflow_status"))));
+        }
+    }
+
+    /// A line of the results: of what the original tool writes of a success, then ours.
+    ///
+    /// @param totalPrice null where it is not known; so is the currency then
+    /// @param files      where the files of its outputs are
+    @JsonInclude(JsonInclude.Include.NON_NULL)
+    record ResultLine(String id, String status, Map<String, String> inputs, @JsonRawValue String outputs,
+            String workflowRunId, Instant executedAt, int retryCount, String workflowStatus, String workflowId,
+            double elapsedTime, long totalTokens, int totalSteps, BigDecimal totalPrice, String currency,
+            @JsonInclude(JsonInclude.Include.NON_DEFAULT) boolean edited,
+            @JsonInclude(JsonInclude.Include.NON_EMPTY) List<String> files) {
+        static ResultLine of(Attempt attempt, Seen.Ran ran, Instant now, List<Path> files) {
+            var row = attempt.row();
+            var usage = ran.usage();
+            return new ResultLine(row.id(), "success", row.inputs(), new String(ran.outputs(), UTF_8), ran.ref().id(),
+                    now, attempt.tries().retries(),
+                    ran.status() == RunStatus.PARTIAL ? "partial-succeeded" : "succeeded", ran.workflowId(),
+                    usage.seconds(), usage.tokens(), usage.steps(), usage.price().orElse(null),
+                    usage.price().isPresent() ? usage.currency() : null, row.isEdited(),
+                    files.stream().map(Path::toString).toList());
         }
     }
 
@@ -7756,19 +7667,15 @@ final class DifyExec implements Runnable {
 
         void write(Index index) throws IOException {
             var draft = draft();
-            boolean any = false;
             try (var out = Files.newBufferedWriter(draft, UTF_8)) {
-                for (int entry = 0; entry < index.rows(); entry++) {
-                    if (!index.standing(entry).isOnRetryList()) continue;
-                    out.write(index.id(entry));
-                    out.write('\n');
-                    any = true;
-                }
+                for (int entry = 0; entry < index.rows(); entry++)
+                    if (index.standing(entry).isOnRetryList()) out.append(index.id(entry)).append('\n');
             } catch (IOException problem) {
                 Files.deleteIfExists(draft);
                 throw new IOException(path + ": " + Plain.of(problem), problem);
             }
-            if (any) Files.move(draft, path, StandardCopyOption.ATOMIC_MOVE, StandardCopyOption.REPLACE_EXISTING);
+            if (Files.size(draft) > 0)
+                Files.move(draft, path, StandardCopyOption.ATOMIC_MOVE, StandardCopyOption.REPLACE_EXISTING);
             else {
                 Files.delete(draft);
                 Files.deleteIfExists(path);
@@ -7781,135 +7688,143 @@ final class DifyExec implements Runnable {
         static final Pattern BEGINNING = Pattern.compile("""
                 \\{"event":"(?:session|torn|end)","t":"\\d{4}-""");
 
-        /// Loaded by who writes.
-        private static final class Writing {
-            private static final ObjectWriter WRITER = Json.MAPPER.writerFor(Event.class)
-                    .without(JsonGenerator.Feature.AUTO_CLOSE_TARGET);
-        }
-
-        static void write(Event event, LineFile file) {
-            try {
-                Writing.WRITER.writeValue(new Utf8(file.buffer()), event);
-                file.buffer().write('\n');
-            } catch (IOException problem) {
-                throw new UncheckedIOException(problem);
-            }
-        }
-
         /// Hands on every event in order, with the place in the file where its line begins. A line that cannot be read
         /// is counted and passed over.
         static long scan(Path log, ObjLongConsumer<Event> use) throws IOException {
             long unread = 0;
             if (!Files.exists(log)) return 0;
-            var fields = new Fields();
             try (var lines = new Lines(log)) {
                 while (lines.next()) {
-                    if (lines.length() == 0) continue;
-                    try {
-                        use.accept(fields.event(lines.bytes(), lines.length()), lines.from());
-                    } catch (JsonProcessingException | NullPointerException | IllegalArgumentException
-                            | ArithmeticException | DateTimeException _) {
-                        unread++; // no event of ours
-                    }
+                    if (lines.isEmpty()) continue;
+                    var line = Fields.of(lines.parser());
+                    if (!isRead(line, event -> use.accept(event, lines.place()))) unread++;
                 }
             }
             return unread;
         }
 
-        static boolean isEvent(byte[] line) {
-            try {
-                return !(new Fields().event(line, line.length) instanceof Event.Other);
-            } catch (IOException | NullPointerException | IllegalArgumentException | ArithmeticException
-                    | DateTimeException _) {
-                return false;
-            }
+        static boolean isEvent(Fields line) {
+            return isRead(Optional.of(line), event -> {
+                if (event instanceof Event.Other) throw new IllegalArgumentException("no event that is known");
+            });
         }
 
-        /// Reads a line into an event field by field: databind takes three times as long over a long log.
-        static final class Fields {
-            private final Map<String, String> texts = new HashMap<>();
-
-            Event event(byte[] line, int length) throws IOException {
-                read(line, length);
-                return event();
-            }
-
-            /// The fields of an object that are neither objects nor arrays nor null, by name.
-            Map<String, String> read(byte[] line, int length) throws IOException {
-                texts.clear();
-                try (var json = Json.Tokens.FACTORY.createParser(line, 0, length)) {
-                    if (json.nextToken() != JsonToken.START_OBJECT) throw new IllegalArgumentException("no object");
-                    while (json.nextToken() == JsonToken.FIELD_NAME) {
-                        var name = json.currentName();
-                        var value = json.nextToken();
-                        if (value.isScalarValue() && value != JsonToken.VALUE_NULL) texts.put(name, json.getText());
-                        else json.skipChildren();
-                    }
-                    if (json.currentToken() != JsonToken.END_OBJECT) throw new IllegalArgumentException("torn");
-                }
-                return texts;
-            }
-
-            private Event event() {
-                return switch (texts.getOrDefault("event", "")) {
-                    case "session" -> new Event.Session(time(), integer("format"), text("tool"), text("base_url"),
-                            text("app"), text("server"), text("mode"), text("options"));
-                    case "attempt" -> new Event.Attempt(time(), text("id"), integer("n"), text("user"), text("mode"),
-                            text("cells"), text("kind"), text("csv"));
-                    case "run" -> new Event.Run(time(), text("id"), text("user"), text("run"), text("task"));
-                    case "end" -> new Event.End(time(), text("id"), text("user"), text("outcome"), text("cells"),
-                            text("run"), integer("n"), integer("http"), text("cause"), text("error"),
-                            Double.parseDouble(texts.getOrDefault("seconds", "0")), whole("tokens"), integer("steps"),
-                            text("price") == null ? null : new BigDecimal(text("price")), text("currency"),
-                            text("csv"));
-                    case "upload" -> new Event.Upload(time(), text("id"), text("user"), text("file"), text("upload"));
-                    case "look" -> new Event.Look(time(), text("user"), text("run"), text("saw"));
-                    case "harvest" -> new Event.Harvest(time(), text("user"), text("run"));
-                    case "stop" -> new Event.Stop(time(), text("why"), text("user"), text("task"));
-                    case "throttle" -> new Event.Throttle(time(), text("user"), text("why"), integer("limit"));
-                    case "late" -> new Event.Late(time(), text("id"), text("user"), text("run"), text("saw"));
-                    case "missing" -> new Event.Missing(time(), text("id"), text("user"), text("file"), text("why"));
-                    case "torn" -> new Event.Torn(time(), text("file"), whole("at"), whole("bytes"));
-                    default -> new Event.Other();
-                };
-            }
-
-            private String text(String name) {
-                return texts.get(name);
-            }
-
-            private Instant time() {
-                return Times.parse(text("t"));
-            }
-
-            private int integer(String name) {
-                return Math.toIntExact(whole(name));
-            }
-
-            private long whole(String name) {
-                return texts.containsKey(name) ? Long.parseLong(text(name)) : 0;
+        private static boolean isRead(Optional<Fields> line, Consumer<Event> use) {
+            if (line.isEmpty()) return false;
+            try {
+                use.accept(Event.of(line.get()));
+                return true;
+            } catch (NullPointerException | IllegalArgumentException | ArithmeticException | DateTimeException _) {
+                return false; // no event of ours
             }
         }
     }
 
+    /// The fields of a line that are neither objects nor arrays, by name: databind takes three times as long over a
+    /// long log.
+    record Fields(Map<String, String> texts) {
+        /// What is read otherwise, or passed over: it says whether that is the case.
+        interface Otherwise {
+            boolean reads(String name, JsonParser value) throws IOException;
+        }
+
+        /// Empty: it is no whole JSON object.
+        static Optional<Fields> of(JsonParser line) {
+            return of(line, (_, _) -> false);
+        }
+
+        static Optional<Fields> of(JsonParser line, Otherwise otherwise) {
+            var texts = new HashMap<String, String>();
+            try (line) {
+                if (line.nextToken() != JsonToken.START_OBJECT) return Optional.empty();
+                while (line.nextToken() == JsonToken.FIELD_NAME) {
+                    var name = line.currentName();
+                    var value = line.nextToken();
+                    if (!otherwise.reads(name, line) && value.isScalarValue())
+                        texts.put(name, value == JsonToken.VALUE_NULL ? null : line.getText());
+                    line.skipChildren();
+                }
+                return line.currentToken() == JsonToken.END_OBJECT ? Optional.of(new Fields(texts)) : Optional.empty();
+            } catch (IOException _) {
+                return Optional.empty();
+            }
+        }
+
+        static Optional<Fields> of(byte[] line) {
+            try {
+                return of(Json.Tokens.FACTORY.createParser(line));
+            } catch (IOException _) {
+                return Optional.empty();
+            }
+        }
+
+        boolean has(String name) {
+            return texts.get(name) != null;
+        }
+
+        /// Null: the line tells nothing of it.
+        String text(String name) {
+            return texts.get(name);
+        }
+
+        String text(String name, String unknown) {
+            return has(name) ? text(name) : unknown;
+        }
+
+        /// When it was written.
+        Instant time() {
+            return Times.parse(text("t"));
+        }
+
+        int integer(String name) {
+            return Math.toIntExact(whole(name));
+        }
+
+        long whole(String name) {
+            return Long.parseLong(text(name, "0"));
+        }
+
+        BigDecimal decimal(String name) {
+            return has(name) ? new BigDecimal(text(name)) : null;
+        }
+    }
+
     /// One event of the attempt log, format 1; `t` is when. Unknown kinds are read as [Event.Other].
-    @JsonTypeInfo(use = JsonTypeInfo.Id.NAME, property = "event")
-    @JsonSubTypes({
-            @JsonSubTypes.Type(value = Event.Session.class, name = "session"),
-            @JsonSubTypes.Type(value = Event.Attempt.class, name = "attempt"),
-            @JsonSubTypes.Type(value = Event.Run.class, name = "run"),
-            @JsonSubTypes.Type(value = Event.End.class, name = "end"),
-            @JsonSubTypes.Type(value = Event.Upload.class, name = "upload"),
-            @JsonSubTypes.Type(value = Event.Look.class, name = "look"),
-            @JsonSubTypes.Type(value = Event.Harvest.class, name = "harvest"),
-            @JsonSubTypes.Type(value = Event.Stop.class, name = "stop"),
-            @JsonSubTypes.Type(value = Event.Throttle.class, name = "throttle"),
-            @JsonSubTypes.Type(value = Event.Late.class, name = "late"),
-            @JsonSubTypes.Type(value = Event.Missing.class, name = "missing"),
-            @JsonSubTypes.Type(value = Event.Torn.class, name = "torn")})
+    @JsonPropertyOrder("event")
     @JsonInclude(JsonInclude.Include.NON_EMPTY)
     sealed interface Event {
         int FORMAT = 1;
+
+        /// Its kind in the log is the record's name.
+        @JsonProperty
+        default String event() {
+            return getClass().getSimpleName().toLowerCase(Locale.ROOT);
+        }
+
+        static Event of(Fields line) {
+            String id = line.text("id"), user = line.text("user"), run = line.text("run"), why = line.text("why");
+            return switch (line.text("event", "")) {
+                case "session" -> new Session(line.time(), line.integer("format"), line.text("tool"),
+                        line.text("base_url"), line.text("app"), line.text("server"), line.text("mode"),
+                        line.text("options"));
+                case "attempt" -> new Attempt(line.time(), id, line.integer("n"), user, line.text("mode"),
+                        line.text("cells"), line.text("kind"), line.text("csv"));
+                case "run" -> new Run(line.time(), id, user, run, line.text("task"));
+                case "end" -> new End(line.time(), id, user, line.text("outcome"), line.text("cells"), run,
+                        line.integer("n"), line.integer("http"), line.text("cause"), line.text("error"),
+                        Double.parseDouble(line.text("seconds", "0")), line.whole("tokens"), line.integer("steps"),
+                        line.decimal("price"), line.text("currency"), line.text("csv"));
+                case "upload" -> new Upload(line.time(), id, user, line.text("file"), line.text("upload"));
+                case "look" -> new Look(line.time(), user, run, line.text("saw"));
+                case "harvest" -> new Harvest(line.time(), user, run);
+                case "stop" -> new Stop(line.time(), why, user, line.text("task"));
+                case "throttle" -> new Throttle(line.time(), user, why, line.integer("limit"));
+                case "late" -> new Late(line.time(), id, user, run, line.text("saw"));
+                case "missing" -> new Missing(line.time(), id, user, line.text("file"), why);
+                case "torn" -> new Torn(line.time(), line.text("file"), line.whole("at"), line.whole("bytes"));
+                default -> new Other();
+            };
+        }
 
         /// A process began to work on the batch, or went over to another mode.
         record Session(Instant t, int format, String tool, String baseUrl, String app, String server, String mode,
@@ -8046,123 +7961,70 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// The lines of a file as bytes, one buffer for all.
+    /// The lines of a file as bytes, one after another or by where they begin. What lies close together comes from one
+    /// read.
     static final class Lines implements AutoCloseable {
-        private final InputStream in;
-        private final byte[] chunk = new byte[1 << 16];
-        private byte[] line = new byte[1024];
-        private int at = 0, end = 0, length = 0;
-        private long from = 0, next = 0;
-
-        Lines(Path path) throws IOException {
-            in = Files.newInputStream(path);
-        }
-
-        boolean next() throws IOException {
-            length = 0;
-            from = next;
-            while (true) {
-                if (at == end) {
-                    at = 0;
-                    end = Math.max(0, in.read(chunk));
-                    if (end == 0) {
-                        return length > 0;
-                    }
-                }
-                int stop = at;
-                while (stop < end && chunk[stop] != '\n') stop++;
-                append(stop);
-                next += stop - at;
-                if (stop < end) {
-                    at = stop + 1;
-                    next++;
-                    return true;
-                }
-                at = stop;
-            }
-        }
-
-        private void append(int stop) {
-            int more = stop - at;
-            if (length + more > line.length) line = Arrays.copyOf(line, Math.max(line.length * 2, length + more));
-            System.arraycopy(chunk, at, line, length, more);
-            length += more;
-        }
-
-        byte[] bytes() {
-            return line;
-        }
-
-        int length() {
-            return length;
-        }
-
-        /// The line as JSON; a byte order mark before it is passed over.
-        JsonParser parser() throws IOException {
-            int from = Results.behindMark(line, 0, length);
-            return Json.Tokens.FACTORY.createParser(line, from, length - from);
-        }
-
-        /// A copy, without a byte order mark.
-        byte[] content() {
-            return Arrays.copyOfRange(line, Results.behindMark(line, 0, length), length);
-        }
-
-        /// Where in the file the line begins.
-        long from() {
-            return from;
-        }
-
-        @Override
-        public void close() throws IOException {
-            in.close();
-        }
-    }
-
-    /// The lines of a file by where they begin. What lies close together comes from one read.
-    static final class Pages implements AutoCloseable {
         private static final int BACK = 1 << 14;
 
         private final FileChannel file;
         private byte[] page = new byte[1 << 16];
-        private long from = 0;
-        private int filled = 0, start = 0, end = 0;
+        private long first = 0; // where in the file the page begins
+        private int filled = 0, start = 0, end = -1;
 
-        Pages(Path path) throws IOException {
+        Lines(Path path) throws IOException {
             file = FileChannel.open(path);
         }
 
-        static Optional<Pages> open(Path path) throws IOException {
-            return Files.exists(path) ? Optional.of(new Pages(path)) : Optional.empty();
+        static Optional<Lines> open(Path path) throws IOException {
+            return Files.exists(path) ? Optional.of(new Lines(path)) : Optional.empty();
+        }
+
+        /// Makes the line after it the present one. False: there is none.
+        boolean next() throws IOException {
+            long place = first + end + 1;
+            if (!find(place)) fill(place, place);
+            return end < filled || start < end;
         }
 
         /// Makes the line that begins there the present one.
-        Pages turn(long place) throws IOException {
-            if (place < from || place >= from + filled || !find(place)) fill(place);
+        Lines turn(long place) throws IOException {
+            if (place < first || place >= first + filled || !find(place)) fill(place, Math.max(0, place - BACK));
             return this;
         }
 
-        private void fill(long place) throws IOException {
-            from = Math.max(0, place - BACK);
+        /// The file's last line may lack its end.
+        private void fill(long place, long from) throws IOException {
+            first = from;
             while (true) {
                 var room = ByteBuffer.wrap(page);
-                while (room.hasRemaining() && file.read(room, from + room.position()) >= 0) {}
+                while (room.hasRemaining() && file.read(room, first + room.position()) >= 0) {}
                 filled = room.position();
-                if (find(place)) return;
-                if (room.hasRemaining()) break;
+                if (find(place) || room.hasRemaining()) return;
                 page = new byte[page.length * 2];
             }
-            end = filled; // the last line may lack its end
         }
 
         private boolean find(long place) {
-            start = (int) (place - from);
+            start = (int) (place - first);
             for (end = start; end < filled; end++) if (page[end] == '\n') return true;
             return false;
         }
 
-        byte[] line() {
-            return Arrays.copyOfRange(page, Results.behindMark(page, start, end), end);
+        boolean isEmpty() {
+            return start == end;
+        }
+
+        /// Where in the file the line begins.
+        long place() {
+            return first + start;
+        }
+
+        byte[] bytes() {
+            return Arrays.copyOfRange(page, start, end);
+        }
+
+        JsonParser parser() throws IOException {
+            return Json.Tokens.FACTORY.createParser(page, start, end - start);
         }
 
         @Override
