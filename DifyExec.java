@@ -238,7 +238,7 @@ final class DifyExec implements Runnable {
             if (json) out.println(StatusView.json(batch));
             else StatusView.print(batch, input == null ? "CSV" : input.toString(), out, Paint.of(env));
             if (html != null) spec.commandLine().getErr().println("Report: " + html);
-            return batch.index().isComplete() && batch.history().missingFiles().isEmpty() ? OK : ROWS_LEFT;
+            return batch.index().isComplete() && batch.history().missingFiles.isEmpty() ? OK : ROWS_LEFT;
         }
     }
 
@@ -1106,7 +1106,7 @@ final class DifyExec implements Runnable {
                 @Option(names = "--force", description = "Drop the edits of the batch before.") boolean force) {
             desk.open(Optional.of(input), output, force);
             out().println(desk.summary());
-            desk.batch().tellOpenTries(err());
+            StatusView.openTries(desk.batch(), err());
             return OK;
         }
 
@@ -1775,7 +1775,7 @@ final class DifyExec implements Runnable {
 
         private static void greet(Desk desk, PrintWriter out) {
             out.println("difyexec " + VERSION + (desk.isOpen() ? " · " + desk.summary() : ""));
-            if (desk.isOpen()) desk.batch().tellOpenTries(out);
+            if (desk.isOpen()) StatusView.openTries(desk.batch(), out);
             out.println("Start with:  " + (desk.isOpen() ? "failures --by error · show ID · try ID"
                     : "open CSV JSONL · failures --by error · show ID") + "   (help; Ctrl-D leaves)");
             out.flush();
@@ -2017,7 +2017,7 @@ final class DifyExec implements Runnable {
         int run(BatchWriter writer, Selection selection) throws IOException, InterruptedException {
             var batch = writer.batch();
             var wanted = batch.select(selection, work.dify.timeout);
-            batch.tellChanges(selection.rerunChanged(), err);
+            StatusView.changes(batch, selection.rerunChanged(), err);
             writer.flush();
             if (wanted.isEmpty() && batch.history().resent().isEmpty()) return nothingToDo(batch);
             batch.refuseOtherServer(access.name(), "");
@@ -2047,8 +2047,8 @@ final class DifyExec implements Runnable {
         private int run(BatchWriter writer, Wanted wanted, Greeting.Met server, Form form)
                 throws InterruptedException {
             var batch = writer.batch();
-            var route = new Route(work.dify.mode, batch.history().mode(), server.version());
-            if (!wanted.doubts().isEmpty()) batch.history().session()
+            var route = new Route(work.dify.mode, batch.history().mode, server.version());
+            if (!wanted.doubts().isEmpty()) batch.history().session
                     .ifPresent(before -> route.alsoMet(before.server()));
             writer.began(access.name(), server.app(), server.version(), route.mode(), "mode="
                     + work.dify.mode.name().toLowerCase(Locale.ROOT) + " c=" + concurrency);
@@ -2691,7 +2691,7 @@ final class DifyExec implements Runnable {
         static void print(Batch batch, String csv, PrintWriter out, Paint paint) {
             out.println(paint.bold(batch.files().results().toString()) + ": "
                     + Plain.number(batch.index().rows()) + (batch.index().rows() == 1 ? " row" : " rows")
-                    + batch.history().session().map(session -> paint.faint(" · " + app(session))).orElse(""));
+                    + batch.history().session.map(session -> paint.faint(" · " + app(session))).orElse(""));
             out.println();
             counts(batch.index(), out, paint);
             out.println();
@@ -2704,6 +2704,27 @@ final class DifyExec implements Runnable {
             out.println();
             next(batch, csv, "", out);
             out.flush();
+        }
+
+        /// What a person should know of the files before the batch goes on.
+        static void changes(Batch batch, boolean rerun, PrintWriter err) {
+            var history = batch.history();
+            if (history.unread > 0) err.println("Warning: " + Plain.count(history.unread, "line") + " of "
+                    + batch.files().log() + " cannot be read; an attempt on such a line is not known.");
+            int rows = history.changed.cardinality();
+            if (rows > 0 && !rerun) err.println(Plain.count(rows, "row")
+                    + " with a success changed in the CSV since (first: "
+                    + Plain.id(batch.index().id(history.changed.nextSetBit(0))) + "); --rerun-changed runs "
+                    + (rows == 1 ? "it" : "them") + " again.");
+            openTries(batch, err);
+        }
+
+        /// A try that a crash cut off is found here again.
+        static void openTries(Batch batch, PrintWriter err) {
+            for (var known : batch.history().openTries()) err.println("The end of a try of row " + Plain.id(known.id())
+                    + ", begun " + Times.local("yyyy-MM-dd HH:mm:ss xxx", known.at()) + ", is not known"
+                    + known.run().map(run -> " (run " + Plain.id(run.id()) + ")").orElse("")
+                    + "; in the shell, 'try " + Plain.shell(Plain.id(known.id())) + "' looks it up.");
         }
 
         static String app(Event.Session session) {
@@ -2754,7 +2775,7 @@ final class DifyExec implements Runnable {
             var warnings = new ArrayList<String>();
             if (history.lateRuns > 0) warnings.add(Plain.count(history.lateRuns, "run")
                     + " turned up late, after the row was sent again");
-            if (!history.missingFiles().isEmpty()) warnings.add(history.missingFiles().toString());
+            if (!history.missingFiles.isEmpty()) warnings.add(history.missingFiles.toString());
             if (history.unread > 0) warnings.add(Plain.count(history.unread, "line") + " of the log could not be read");
             if (!history.lost().isEmpty()) warnings.add(Plain.count(history.lost().size(), "result")
                     + " that the log knows of cannot be found in the file; 'run --rebuild' fetches them");
@@ -2768,7 +2789,7 @@ final class DifyExec implements Runnable {
         static String json(Batch batch) {
             var index = batch.index();
             var history = batch.history();
-            var missing = history.missingFiles();
+            var missing = history.missingFiles;
             var json = Json.Tokens.object("total", index.rows());
             for (var standing : ORDER) json.put(standing.word(), index.count(standing));
             json.putAll(Json.Tokens.object(
@@ -3252,7 +3273,7 @@ final class DifyExec implements Runnable {
             var title = Html.text(batch.files().results().getFileName().toString());
             out.write(Markup.HEAD.formatted(Html.hash(Markup.STYLE), Html.hash(Markup.SCRIPT), MARK + VERSION + "\">",
                     title, Markup.STYLE, title, Plain.number(batch.index().rows()),
-                    history.session().map(session -> " · " + Html.text(StatusView.app(session))).orElse(""),
+                    history.session.map(session -> " · " + Html.text(StatusView.app(session))).orElse(""),
                     history.startedAt == null ? "" : " · " + Times.local("yyyy-MM-dd HH:mm", history.startedAt)
                             + " to " + Times.local("yyyy-MM-dd HH:mm xxx", history.updatedAt)));
         }
@@ -4353,7 +4374,7 @@ final class DifyExec implements Runnable {
             var id = attempt.row().id();
             if (tally.missingFiles().isEmpty()) watcher.say("Row " + Plain.id(id) + ": a file of its outputs could not "
                     + "be fetched (" + Plain.text(why, 200) + "); all rows with such files are told at the end.");
-            tally.missingFiles().add(id);
+            tally.missingFiles().add(attempt.row());
             batch.record(new Event.Missing(clock.instant(), id, attempt.user(), file.place().getFileName().toString(),
                     Plain.text(why, 200)));
         }
@@ -4607,7 +4628,7 @@ final class DifyExec implements Runnable {
             this.kind = wanted.kind();
             this.fresh = wanted.iterator();
             this.resendUnknown = wanted.resendUnknown();
-            this.unseen = wanted.batch().history().resent();
+            this.unseen = new Unseen(wanted.batch().history().resent());
             doubts.addAll(wanted.doubts());
         }
 
@@ -4714,6 +4735,57 @@ final class DifyExec implements Runnable {
 
         Instant nextDoubt() {
             return doubts.isEmpty() ? Instant.MAX : doubts.peek().due();
+        }
+    }
+
+    /// Attempts of which no run is known though one may turn up, by row. What is known when a row is sent again is not
+    /// among them: it is not late, whatever becomes of it.
+    static final class Unseen {
+        private final Map<Integer, List<Attempt>> byRow = new LinkedHashMap<>();
+        private final Set<String> resent = new HashSet<>();
+
+        /// @param resent what the log tells of earlier calls
+        Unseen(List<Attempt> resent) {
+            resent.forEach(attempt -> {
+                add(attempt);
+                resent(attempt.row());
+            });
+        }
+
+        void add(Attempt attempt) {
+            byRow.computeIfAbsent(attempt.row().index(), _ -> new ArrayList<>()).add(attempt);
+        }
+
+        /// Another attempt of the row goes out: what turns up from now on is late.
+        void resent(Row row) {
+            of(row).forEach(attempt -> resent.add(attempt.user()));
+        }
+
+        boolean isResent(Attempt attempt) {
+            return resent.contains(attempt.user());
+        }
+
+        /// False: it was not among them.
+        boolean remove(Attempt attempt) {
+            var left = byRow.getOrDefault(attempt.row().index(), new ArrayList<>());
+            boolean removed = left.removeIf(other -> other.user().equals(attempt.user()));
+            if (left.isEmpty()) byRow.remove(attempt.row().index());
+            return removed;
+        }
+
+        /// Those of a row, which they then know whole: an attempt from the log knows its id alone.
+        List<Attempt> of(Row row) {
+            byRow.computeIfPresent(row.index(), (_, attempts) -> new ArrayList<>(attempts.stream()
+                    .map(attempt -> attempt.of(row)).toList()));
+            return List.copyOf(byRow.getOrDefault(row.index(), List.of()));
+        }
+
+        List<Attempt> all() {
+            return byRow.values().stream().flatMap(List::stream).toList();
+        }
+
+        boolean isEmpty() {
+            return byRow.isEmpty();
         }
     }
 
@@ -5163,6 +5235,39 @@ final class DifyExec implements Runnable {
                 name.appendCodePoint(c);
             }
             return name.toString();
+        }
+    }
+
+    /// A whole file gets its name: at once, and never one that another file has.
+    static final class FreeName {
+        /// Where it is now: at its place, or at the next free one beside it (`a~2.pdf`). One of the same bytes that is
+        /// there already is kept instead: a row that runs again gives no second copy.
+        static Path take(Path draft, Path place) throws IOException {
+            for (int number = 1; ; number++) {
+                var path = number == 1 ? place : place.resolveSibling(numbered(place.getFileName().toString(), number));
+                try {
+                    link(draft, path);
+                    return path;
+                } catch (FileAlreadyExistsException _) {
+                    if (Files.isRegularFile(path) && Files.mismatch(draft, path) < 0) return path;
+                }
+            }
+        }
+
+        /// A link is the one step that names a file at once and writes over none; not every file system has it.
+        private static void link(Path draft, Path path) throws IOException {
+            try {
+                Files.createLink(path, draft);
+            } catch (FileAlreadyExistsException taken) {
+                throw taken;
+            } catch (UnsupportedOperationException | IOException _) {
+                Files.move(draft, path);
+            }
+        }
+
+        private static String numbered(String name, int number) {
+            int dot = name.lastIndexOf('.');
+            return dot < 0 ? name + "~" + number : name.substring(0, dot) + "~" + number + name.substring(dot);
         }
     }
 
@@ -6305,6 +6410,14 @@ final class DifyExec implements Runnable {
     }
 
     // ── Batch ───────────────────────────────────────────────────────────────────────────────────────────────────────
+    //
+    // standing  where a row stands: pending, or the last outcome that counts
+    // doubt     a row may have been sent, and how that ended must be learnt before it may be sent again
+    // lost      the log tells of a success whose line the results lack
+    // resent    a row was sent again while no run of an earlier attempt was known
+    // late      such a run has turned up after all: the row may have been paid twice
+    // harvest   the result of a run is taken that an earlier attempt had started
+    // torn      a last line without its end, as a crash or a full disk leaves it
 
     /// What is known of a batch, by its files and the CSV, where that is at hand.
     ///
@@ -6312,18 +6425,18 @@ final class DifyExec implements Runnable {
     record Batch(BatchFiles files, Optional<Csv> csv, Index index, History history, Ledger ledger) {
         /// What the files say, without lock or writing; another process may be at work on them.
         static Batch peek(BatchFiles files, Optional<Csv> csv) {
-            return peek(files, csv, new Ledger(), List.of());
+            return read(files, csv, new Ledger(), List.of());
         }
 
         /// The same, to tell how rows ended. All that is read is told to `also`.
         static Batch peek(BatchFiles files, Optional<Csv> csv, List<Reading> also) {
             var ledger = new Ledger();
-            return peek(files, csv, ledger, Stream.concat(Stream.of(ledger), also.stream()).toList());
+            return read(files, csv, ledger, Stream.concat(Stream.of(ledger), also.stream()).toList());
         }
 
-        private static Batch peek(BatchFiles files, Optional<Csv> csv, Ledger ledger, List<Reading> readings) {
-            var index = rows(files, csv);
+        private static Batch read(BatchFiles files, Optional<Csv> csv, Ledger ledger, List<Reading> readings) {
             try {
+                var index = rows(files, csv);
                 var batch = new Batch(files, csv, index, readAll(files, index, readings), ledger);
                 if (!batch.history.lost().isEmpty()) // the log was read after the results, which may have grown
                     Results.read(files.results(), index, readings);
@@ -6335,14 +6448,13 @@ final class DifyExec implements Runnable {
         }
 
         /// The CSV's rows, and no file that is not a batch's.
-        private static Index rows(BatchFiles files, Optional<Csv> csv) {
+        private static Index rows(BatchFiles files, Optional<Csv> csv) throws IOException {
             files.refuseForeign();
             var index = new Index();
-            csv.ifPresent(rows -> {
-                rows.check(index);
-                index.endOfRows();
-                files.refuseForeign(new RetryList(files.retry()), index);
-            });
+            if (csv.isEmpty()) return index;
+            csv.get().check(index);
+            index.endOfRows();
+            files.refuseForeign(new RetryList(files.retry()), index);
             return index;
         }
 
@@ -6378,8 +6490,8 @@ final class DifyExec implements Runnable {
             boolean none = IntStream.range(0, index.rows())
                     .allMatch(entry -> index.standing(entry) == Standing.PENDING);
             int strangers = index.size() - index.rows(), lost = history.lost().size();
-            if (none && strangers == 0 && history.session().isEmpty() && history.attempts + history.unread == 0
-                    && !BatchFiles.isEmpty(files.results()))
+            if (none && strangers == 0 && history.session.isEmpty() && history.attempts + history.unread == 0
+                    && !FirstLine.isEmpty(files.results()))
                 throw new Unusable(files.results() + ": no line of it is a result");
             if (lost > 0 && (!Files.exists(files.results()) || Files.size(files.results()) == 0))
                 throw new Unusable(files.results() + ": gone, and the log knows of "
@@ -6469,35 +6581,13 @@ final class DifyExec implements Runnable {
 
         /// A batch belongs to one app of one server: elsewhere its runs cannot be looked up, and would be paid again.
         void refuseOtherServer(String baseUrl, String app) {
-            history.session().filter(_ -> history.attempts > 0).ifPresent(before -> {
+            history.session.filter(_ -> history.attempts > 0).ifPresent(before -> {
                 if (!before.baseUrl().equals(baseUrl)) throw new Unusable(files.log() + ": this batch was begun at "
-                        + before.baseUrl()
-                        + ", not at " + baseUrl + "; go on there, or name another -o");
+                        + before.baseUrl() + ", not at " + baseUrl + "; go on there, or name another -o");
                 if (!app.isEmpty() && before.app() != null && !before.app().equals(app)) throw new Unusable(files.log()
                         + ": this batch was begun with the app " + Plain.quoted(before.app()) + ", not with "
-                                + Plain.quoted(app)
-                        + "; take that app's key, or name another -o");
+                        + Plain.quoted(app) + "; take that app's key, or name another -o");
             });
-        }
-
-        /// What a person should know of the files before the batch goes on.
-        void tellChanges(boolean rerun, PrintWriter err) {
-            if (history.unread > 0) err.println("Warning: " + Plain.count(history.unread, "line") + " of " + files.log()
-                    + " cannot be read; an attempt on such a line is not known.");
-            int rows = history.changed.cardinality();
-            if (rows > 0 && !rerun) err.println(Plain.count(rows, "row")
-                    + " with a success changed in the CSV since (first: "
-                    + Plain.id(index.id(history.changed.nextSetBit(0))) + "); --rerun-changed runs "
-                            + (rows == 1 ? "it" : "them") + " again.");
-            tellOpenTries(err);
-        }
-
-        /// A try that a crash cut off is found here again.
-        void tellOpenTries(PrintWriter err) {
-            for (var known : history.openTries()) err.println("The end of a try of row " + Plain.id(known.id())
-                    + ", begun " + Times.local("yyyy-MM-dd HH:mm:ss xxx", known.at()) + ", is not known"
-                    + known.run().map(run -> " (run " + Plain.id(run.id()) + ")").orElse("")
-                    + "; in the shell, 'try " + Plain.shell(Plain.id(known.id())) + "' looks it up.");
         }
     }
 
@@ -6525,9 +6615,9 @@ final class DifyExec implements Runnable {
         /// @param fresh where to tell that an earlier batch was moved aside; empty: it goes on
         static BatchWriter open(BatchFiles files, Csv csv, boolean noBom, boolean rebuild,
                 Optional<PrintWriter> fresh) {
-            var index = Batch.rows(files, Optional.of(csv));
-            files.refuseForeign(new RetryList(new RetryList(files.retry()).draft()), index);
             try {
+                var index = Batch.rows(files, Optional.of(csv));
+                files.refuseForeign(new RetryList(new RetryList(files.retry()).draft()), index);
                 var lock = Lock.take(files.lock());
                 try {
                     if (fresh.isPresent()) files.moveAside(fresh.get());
@@ -6570,7 +6660,7 @@ final class DifyExec implements Runnable {
 
         /// It goes over to another mode.
         void changed(Instant now, Mode mode) {
-            var session = batch.history().session().orElseThrow();
+            var session = batch.history().session.orElseThrow();
             record(new Event.Session(now, Event.FORMAT, session.tool(), session.baseUrl(), session.app(),
                     session.server(), mode.name().toLowerCase(Locale.ROOT), session.options()));
         }
@@ -6732,49 +6822,6 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Attempts of which no run is known though one may turn up, by row. What is known when a row is sent again is not
-    /// among them: it is not late, whatever becomes of it.
-    static final class Unseen {
-        private final Map<Integer, List<Attempt>> byRow = new LinkedHashMap<>();
-        private final Set<String> resent = new HashSet<>();
-
-        void add(Attempt attempt) {
-            byRow.computeIfAbsent(attempt.row().index(), _ -> new ArrayList<>()).add(attempt);
-        }
-
-        /// Another attempt of the row goes out: what turns up from now on is late.
-        void resent(Row row) {
-            of(row).forEach(attempt -> resent.add(attempt.user()));
-        }
-
-        boolean isResent(Attempt attempt) {
-            return resent.contains(attempt.user());
-        }
-
-        /// False: it was not among them.
-        boolean remove(Attempt attempt) {
-            var left = byRow.getOrDefault(attempt.row().index(), new ArrayList<>());
-            boolean removed = left.removeIf(other -> other.user().equals(attempt.user()));
-            if (left.isEmpty()) byRow.remove(attempt.row().index());
-            return removed;
-        }
-
-        /// Those of a row, which they then know whole: an attempt from the log knows its id alone.
-        List<Attempt> of(Row row) {
-            byRow.computeIfPresent(row.index(), (_, attempts) -> new ArrayList<>(attempts.stream()
-                    .map(attempt -> attempt.of(row)).toList()));
-            return List.copyOf(byRow.getOrDefault(row.index(), List.of()));
-        }
-
-        List<Attempt> all() {
-            return byRow.values().stream().flatMap(List::stream).toList();
-        }
-
-        boolean isEmpty() {
-            return byRow.isEmpty();
-        }
-    }
-
     /// What the log tells, event by event: those of earlier calls as they are read, those of this one once they are on
     /// disk. An attempt stays here until nothing is left to learn of it.
     static final class History {
@@ -6782,14 +6829,14 @@ final class DifyExec implements Runnable {
         private final Map<String, List<Sent>> sent = new LinkedHashMap<>();
         private final Set<String> stopped = new HashSet<>();
         private final Map<String, Set<String>> missingByAttempt = new HashMap<>();
-        private final MissingFiles missingFiles = new MissingFiles();
+        final MissingFiles missingFiles = new MissingFiles();
         private final Map<Integer, String> causes = new HashMap<>();
         private final BitSet changed = new BitSet();
         private final Longs attemptsOf = new Longs();
         private final Map<String, BigDecimal> prices = new TreeMap<>();
         private final Latencies latencies = new Latencies();
-        private Optional<Event.Session> session = Optional.empty();
-        private Optional<Mode> mode = Optional.empty();
+        Optional<Event.Session> session = Optional.empty();
+        Optional<Mode> mode = Optional.empty();
         private Instant startedAt = null, updatedAt = null, resumedAt = null;
         private Duration before = Duration.ZERO;
         private long attempts = 0, retries = 0, tokens = 0, lateRuns = 0, unread = 0;
@@ -6813,31 +6860,38 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// An attempt as the log has it.
-        record Sent(String id, int n, String user, Mode mode, String cells, String csv, Instant at,
-                Optional<RunRef> run, State state) {
-            static Sent of(Event.Attempt attempt, State state) {
-                return new Sent(attempt.id(), attempt.n(), orEmpty(attempt.user()), Mode.of(attempt.mode()),
-                        orEmpty(attempt.cells()), orEmpty(attempt.csv()), attempt.t(), Optional.empty(), state);
+        /// What the log tells of an attempt.
+        record Sent(Event.Attempt event, Mode mode, Optional<RunRef> run, State state) {
+            static Sent of(Event.Attempt event, State state) {
+                return new Sent(event, Mode.of(event.mode()), Optional.empty(), state);
             }
 
             /// Of an attempt that is not there (any more), as far as its end tells.
             static Sent of(Event.End end) {
-                return new Sent(end.id(), end.n(), orEmpty(end.user()), Mode.BLOCKING, orEmpty(end.cells()),
-                        orEmpty(end.csv()), end.t(), Optional.empty(), State.OPEN);
+                var event = new Event.Attempt(end.t(), end.id(), end.n(), end.user(), "blocking", end.cells(),
+                        Kind.ROW.word(), end.csv());
+                return of(event, State.OPEN);
+            }
+
+            String id() {
+                return event.id();
+            }
+
+            Instant at() {
+                return event.t();
             }
 
             Sent with(String run, String task) {
-                return run == null || run.isEmpty() ? this : new Sent(id, n, user, mode, cells, csv, at,
-                        Optional.of(new RunRef(run, orEmpty(task))), state);
+                return orEmpty(run).isEmpty() ? this
+                        : new Sent(event, mode, Optional.of(new RunRef(run, orEmpty(task))), state);
             }
 
             Sent as(State state) {
-                return new Sent(id, n, user, mode, cells, csv, at, run, state);
+                return new Sent(event, mode, run, state);
             }
 
             boolean isOf(String user) {
-                return this.user.equals(orEmpty(user));
+                return orEmpty(event.user()).equals(orEmpty(user));
             }
 
             boolean isOpen(String user) {
@@ -6845,12 +6899,14 @@ final class DifyExec implements Runnable {
             }
 
             Attempt attempt(Row row, Kind kind) {
-                return new Attempt(0, row, new Tries(0, 0, n), user, mode, cells, at, kind, csv);
+                return new Attempt(0, row, new Tries(0, 0, event.n()), orEmpty(event.user()), mode,
+                        orEmpty(event.cells()), at(), kind, orEmpty(event.csv()));
             }
 
             /// Neither what was sent nor the CSV's row of that time is what the CSV has now.
             boolean isOfOther(long now) {
-                return !cells.isEmpty() && Cells.number(cells) != now && (csv.isEmpty() || Cells.number(csv) != now);
+                return !orEmpty(event.cells()).isEmpty() && Stream.of(event.cells(), orEmpty(event.csv()))
+                        .filter(hash -> !hash.isEmpty()).noneMatch(hash -> Cells.number(hash) == now);
             }
         }
 
@@ -6910,7 +6966,7 @@ final class DifyExec implements Runnable {
         private void session(Event.Session began) {
             if (began.format() > Event.FORMAT) throw new Unusable("the log is of format " + began.format()
                     + ", written by a newer difyexec (" + Plain.text(began.tool(), 60)
-                            + "): use that version, or another -o");
+                    + "): use that version, or another -o");
             session = Optional.of(began);
             before = running();
             resumedAt = null;
@@ -6966,7 +7022,7 @@ final class DifyExec implements Runnable {
             if (standing.isSuccess()) {
                 remove(end.id(), one -> one.state() == State.NOT_STARTED || one.state() == State.LOST);
                 var missing = missingByAttempt.remove(end.id() + "\0" + end.user());
-                missingFiles.put(end.id(), missing == null ? 0 : missing.size());
+                missingFiles.put(entry, end.id(), missing == null ? 0 : missing.size());
                 latencies.add(Math.round(end.seconds() * 1000));
                 if (!index.standing(entry).isSuccess()) add(known.as(State.LOST));
                 changed.set(entry, index.cells(entry) != 0 && known.isOfOther(index.cells(entry)));
@@ -7000,21 +7056,9 @@ final class DifyExec implements Runnable {
             return causes.getOrDefault(entry, "listed in .retry");
         }
 
-        Optional<Mode> mode() {
-            return mode;
-        }
-
-        MissingFiles missingFiles() {
-            return missingFiles;
-        }
-
         /// How often a row was sent, tries apart.
         long attempts(int entry) {
             return attemptsOf.get(entry);
-        }
-
-        Optional<Event.Session> session() {
-            return session;
         }
 
         private Stream<Sent> all(State state) {
@@ -7044,14 +7088,9 @@ final class DifyExec implements Runnable {
         }
 
         /// Attempts whose row was sent again while no run of them was known, unless one has turned up.
-        Unseen resent() {
-            var unseen = new Unseen();
-            all(State.RESENT).forEach(one -> {
-                var row = new Row(index.findOrAdd(one.id()), 0, one.id(), Map.of());
-                unseen.add(one.attempt(row, Kind.ROW));
-                unseen.resent(row);
-            });
-            return unseen;
+        List<Attempt> resent() {
+            return all(State.RESENT).map(one -> one.attempt(
+                    new Row(index.findOrAdd(one.id()), 0, one.id(), Map.of()), Kind.ROW)).toList();
         }
 
         /// The attempt whose end must be learnt before its row may run, by the row's number.
@@ -7068,8 +7107,8 @@ final class DifyExec implements Runnable {
         }
 
         private boolean isTryOf(int entry, Sent one) {
-            return one.state().isTry() && one.cells().length() == 16
-                    && Cells.number(one.cells()) == index.cells(entry);
+            var cells = orEmpty(one.event().cells());
+            return one.state().isTry() && cells.length() == 16 && Cells.number(cells) == index.cells(entry);
         }
 
         /// The run of a row's last try, whose end must be learnt first.
@@ -7080,7 +7119,7 @@ final class DifyExec implements Runnable {
 
         Doubt.NoEnd doubt(Sent one, Row row, Kind kind, Duration timeout) {
             boolean lost = one.state() == State.LOST;
-            var symptom = lost ? Symptom.LOST_RESULT : stopped.contains(one.user()) ? Symptom.INTERRUPTED
+            var symptom = lost ? Symptom.LOST_RESULT : stopped.contains(orEmpty(one.event().user())) ? Symptom.INTERRUPTED
                     : Symptom.CRASH;
             var seen = new Seen.Cut(one.run(), symptom, symptom.text);
             return new Doubt.NoEnd(one.attempt(row, kind), seen, symptom, symptom.text, one.at(),
@@ -7297,12 +7336,17 @@ final class DifyExec implements Runnable {
 
         static BatchFiles of(Path output) {
             refuseNoFile(output, "name another for the results");
-            var parent = output.toAbsolutePath().getParent();
-            if (!Files.isDirectory(parent)) throw new Unusable(output + ": there is no folder " + parent);
+            folder(output);
             var files = new BatchFiles(output, sibling(output, ".retry"), sibling(output, ".log"),
                     sibling(output, ".lock"));
             files.all().forEach(file -> refuseNoFile(file, ELSEWHERE));
             return files;
+        }
+
+        private static Path folder(Path file) {
+            var folder = file.toAbsolutePath().getParent();
+            if (!Files.isDirectory(folder)) throw new Unusable(file + ": there is no folder " + folder);
+            return folder;
         }
 
         /// What is there under a name to write to must be a file.
@@ -7326,26 +7370,18 @@ final class DifyExec implements Runnable {
 
         /// Nothing of anybody else's is written to, cut, replaced or moved.
         void refuseForeign() {
-            try {
-                if (!FirstLine.isOurs(results, Results::isResult, Results.BEGINNING)) throw new Unusable(results
-                        + ": its first line is no result of this tool; name another file for the results");
-                if (!FirstLine.isOurs(log, Journal::isEvent, Journal.BEGINNING)) throw new Unusable(log
-                        + ": its first line is no event of this tool; " + ELSEWHERE);
-            } catch (IOException problem) {
-                throw new Unusable(results + ": cannot be used (" + Plain.of(problem) + ")");
-            }
+            if (!FirstLine.isOurs(results, Results::isResult, Results.BEGINNING)) throw new Unusable(results
+                    + ": its first line is no result of this tool; name another file for the results");
+            if (!FirstLine.isOurs(log, Journal::isEvent, Journal.BEGINNING)) throw new Unusable(log
+                    + ": its first line is no event of this tool; " + ELSEWHERE);
         }
 
         /// The same of a list of ids.
         ///
         /// @param rows those of the CSV
-        void refuseForeign(RetryList list, Index rows) {
-            try {
-                if (!isOurs(list, rows))
-                    throw new Unusable(list.path() + ": not a list of ids of this batch; " + ELSEWHERE);
-            } catch (IOException problem) {
-                throw new Unusable(list.path() + ": cannot be used (" + Plain.of(problem) + ")");
-            }
+        void refuseForeign(RetryList list, Index rows) throws IOException {
+            if (!isOurs(list, rows))
+                throw new Unusable(list.path() + ": not a list of ids of this batch; " + ELSEWHERE);
         }
 
         /// Without a batch all its ids are the CSV's. A batch may know some that have left the CSV since.
@@ -7382,20 +7418,12 @@ final class DifyExec implements Runnable {
 
         /// A batch of which nothing is on disk cannot be looked at.
         BatchFiles begun() {
-            if (!isEmpty(log) || Files.exists(retry)) return this;
+            if (!FirstLine.isEmpty(log) || Files.exists(retry)) return this;
             if (!Files.exists(results)) throw new Unusable(results
                     + ": no such batch (neither results, .retry nor .log); start one with 'run'");
-            if (isEmpty(results)) throw new Unusable(results
+            if (FirstLine.isEmpty(results)) throw new Unusable(results
                     + ": empty, and there is neither .retry nor .log; start a batch with 'run'");
             return this;
-        }
-
-        static boolean isEmpty(Path file) {
-            try {
-                return FirstLine.isEmpty(file);
-            } catch (IOException problem) {
-                throw new Unusable(file + ": " + Plain.of(problem));
-            }
         }
 
         /// `--fresh`: the earlier batch keeps its files under another name. The caller holds the lock.
@@ -7417,7 +7445,7 @@ final class DifyExec implements Runnable {
 
         /// @param isLine    whether what is a JSON object is a line of ours
         /// @param beginning what all of ours begin with
-        static boolean isOurs(Path file, Predicate<Fields> isLine, Pattern beginning) throws IOException {
+        static boolean isOurs(Path file, Predicate<Fields> isLine, Pattern beginning) {
             var head = head(file);
             int from = begin(head), to = from;
             while (to < head.length && head[to] != '\n') to++;
@@ -7427,7 +7455,7 @@ final class DifyExec implements Runnable {
         }
 
         /// Missing, without a byte, or with a byte order mark alone.
-        static boolean isEmpty(Path file) throws IOException {
+        static boolean isEmpty(Path file) {
             var head = head(file);
             return head.length == begin(head);
         }
@@ -7438,10 +7466,12 @@ final class DifyExec implements Runnable {
             return head.length >= mark && Arrays.equals(head, 0, mark, LineFile.BOM, 0, mark) ? mark : 0;
         }
 
-        private static byte[] head(Path file) throws IOException {
+        private static byte[] head(Path file) {
             if (!Files.exists(file)) return new byte[0];
             try (var in = Files.newInputStream(file)) {
                 return in.readNBytes(ENOUGH);
+            } catch (IOException problem) {
+                throw new Unusable(file + ": cannot be used (" + Plain.of(problem) + ")");
             }
         }
 
@@ -7855,9 +7885,8 @@ final class DifyExec implements Runnable {
         /// a word in front which keeps it from being taken for the row's.
         @JsonInclude(JsonInclude.Include.NON_DEFAULT)
         record End(Instant t, String id, String user, String outcome, String cells, String run, int n, int http,
-                String cause,
-                String error, double seconds, long tokens, int steps, BigDecimal price,
-                        String currency, String csv) implements Event {
+                String cause, String error, double seconds, long tokens, int steps, BigDecimal price, String currency,
+                String csv) implements Event {
             static final String OF_TRY = "try_";
 
             boolean isOfTry() {
@@ -7875,14 +7904,22 @@ final class DifyExec implements Runnable {
             static End of(DifyExec.Attempt attempt, Instant now, String outcome, Seen seen, String error,
                     String cause, Duration took) {
                 var usage = seen instanceof Seen.Ran ran ? ran.usage() : Usage.NONE;
-                return new End(now, attempt.row().id(), attempt.user(),
-                        (attempt.kind() == Kind.TRY ? OF_TRY : "") + outcome, attempt.cells(),
-                                seen.run().map(RunRef::id).orElse(null),
-                        attempt.tries().retries(), seen instanceof Seen.Refused refused ? refused.status() : 0,
-                        cause.isEmpty() ? null : cause, error.isEmpty() ? null
-                                : Plain.text(error, Plain.LONGEST_ERROR),
-                        took.toMillis() / 1000.0, usage.tokens(), usage.steps(),
-                        usage.price().orElse(null), usage.currency().isEmpty() ? null : usage.currency(),
+                return new End(
+                        now,
+                        attempt.row().id(),
+                        attempt.user(),
+                        (attempt.kind() == Kind.TRY ? OF_TRY : "") + outcome,
+                        attempt.cells(),
+                        seen.run().map(RunRef::id).orElse(null),
+                        attempt.tries().retries(),
+                        seen instanceof Seen.Refused refused ? refused.status() : 0,
+                        cause.isEmpty() ? null : cause,
+                        error.isEmpty() ? null : Plain.text(error, Plain.LONGEST_ERROR),
+                        took.toMillis() / 1000.0,
+                        usage.tokens(),
+                        usage.steps(),
+                        usage.price().orElse(null),
+                        usage.currency().isEmpty() ? null : usage.currency(),
                         attempt.csv().isEmpty() ? null : attempt.csv());
             }
         }
@@ -7920,37 +7957,41 @@ final class DifyExec implements Runnable {
         record Other() implements Event {}
     }
 
-    /// How many files of each row's outputs could not be fetched.
+    /// How many files of each row's outputs could not be fetched, in the CSV's order.
     static final class MissingFiles {
         private static final int EXAMPLES = 3;
 
-        private final Map<String, Integer> byId = new LinkedHashMap<>();
+        private final Map<Integer, OfRow> byRow = new TreeMap<>();
 
-        void add(String id) {
-            byId.merge(id, 1, Integer::sum);
+        private record OfRow(String id, int files) {}
+
+        void add(Row row) {
+            int before = byRow.getOrDefault(row.index(), new OfRow(row.id(), 0)).files();
+            put(row.index(), row.id(), before + 1);
         }
 
+        /// @param row   its number
         /// @param files of its last run; 0: all are there
-        void put(String id, int files) {
-            if (files > 0) byId.put(id, files);
-            else byId.remove(id);
+        void put(int row, String id, int files) {
+            if (files > 0) byRow.put(row, new OfRow(id, files));
+            else byRow.remove(row);
         }
 
         boolean isEmpty() {
-            return byId.isEmpty();
+            return byRow.isEmpty();
         }
 
         long files() {
-            return byId.values().stream().mapToLong(Integer::longValue).sum();
+            return byRow.values().stream().mapToLong(OfRow::files).sum();
         }
 
         int rows() {
-            return byId.size();
+            return byRow.size();
         }
 
         /// The first rows.
         List<String> examples() {
-            return byId.keySet().stream().limit(EXAMPLES).toList();
+            return byRow.values().stream().limit(EXAMPLES).map(OfRow::id).toList();
         }
 
         @Override
@@ -8042,39 +8083,6 @@ final class DifyExec implements Runnable {
         default void event(Index index, Event event, long at) {}
     }
 
-    /// A whole file gets its name: at once, and never one that another file has.
-    static final class FreeName {
-        /// Where it is now: at its place, or at the next free one beside it (`a~2.pdf`). One of the same bytes that is
-        /// there already is kept instead: a row that runs again gives no second copy.
-        static Path take(Path draft, Path place) throws IOException {
-            for (int number = 1; ; number++) {
-                var path = number == 1 ? place : place.resolveSibling(numbered(place.getFileName().toString(), number));
-                try {
-                    link(draft, path);
-                    return path;
-                } catch (FileAlreadyExistsException _) {
-                    if (Files.isRegularFile(path) && Files.mismatch(draft, path) < 0) return path;
-                }
-            }
-        }
-
-        /// A link is the one step that names a file at once and writes over none; not every file system has it.
-        private static void link(Path draft, Path path) throws IOException {
-            try {
-                Files.createLink(path, draft);
-            } catch (FileAlreadyExistsException taken) {
-                throw taken;
-            } catch (UnsupportedOperationException | IOException _) {
-                Files.move(draft, path);
-            }
-        }
-
-        private static String numbered(String name, int number) {
-            int dot = name.lastIndexOf('.');
-            return dot < 0 ? name + "~" + number : name.substring(0, dot) + "~" + number + name.substring(dot);
-        }
-    }
-
     /// A file that appears as a whole, or not at all.
     static final class Draft {
         interface Content {
@@ -8085,10 +8093,9 @@ final class DifyExec implements Runnable {
         static void refuse(Path file, BatchFiles files, Optional<Path> input, Predicate<Path> mayBeReplaced) {
             try {
                 BatchFiles.refuseNoFile(file, "name another");
-                var parent = file.toAbsolutePath().getParent();
-                if (!Files.isDirectory(parent)) throw new Unusable(file + ": there is no folder " + parent);
+                var folder = BatchFiles.folder(file);
                 if (!Files.exists(file)) {
-                    refuseName(file, parent, files);
+                    refuseName(file, folder, files);
                     return;
                 }
                 files.refuse(file);

@@ -513,7 +513,7 @@ final class BatchTest {
                     + missing.formatted("c", "u5", "1.txt"));
 
             assertEquals("2 files of 1 row could not be fetched (a): see 'missing' in the log; 'retry --force ID' runs "
-                    + "such a row anew", history.missingFiles().toString());
+                    + "such a row anew", history.missingFiles.toString());
         }
 
         @Test
@@ -552,7 +552,7 @@ final class BatchTest {
             var line = JSON.createObjectNode().put("event", "session").put("t", NOON.toString()).put("format", 1)
                     .put("options", options).put("mode", mode);
 
-            assertEquals(Optional.ofNullable(kept), history(line + "\n").mode());
+            assertEquals(Optional.ofNullable(kept), history(line + "\n").mode);
         }
 
         @Test
@@ -611,7 +611,7 @@ final class BatchTest {
                     + (late ? "{'event':'late','t':'2026-01-16T12:00:03Z','id':'a','user':'u1'}\n" : "")));
 
             assertEquals(awaited ? List.of("u1") : List.of(),
-                    history.resent().all().stream().map(Attempt::user).toList());
+                    history.resent().stream().map(Attempt::user).toList());
         }
 
         @Test

@@ -307,7 +307,7 @@ final class Given {
             var asked = new Selection(selection.listed(), selection.ids(), selection.force(), List.of(),
                     Long.MAX_VALUE, false, resendUnknown || selection.resendUnknown());
             var wanted = batch.select(asked, timeout);
-            var route = new Route(mode, batch.history().mode(), server);
+            var route = new Route(mode, batch.history().mode, server);
             writer.began(ACCESS.name(), "My app", server, route.mode(), "mode="
                     + mode.name().toLowerCase(Locale.ROOT) + " c=" + slots);
             tally = new Tally(wanted.rows(), world.clock);
