@@ -3958,6 +3958,58 @@ final class DifyExec implements Runnable {
         }
     }
 
+    /// A file that appears as a whole, or not at all.
+    static final class Draft {
+        interface Content {
+            void write(OutputStream out) throws IOException;
+        }
+
+        /// Nothing that a batch is made of is ever written over, and no other file unless that is allowed.
+        static void refuse(Path file, BatchFiles files, Optional<Path> input, Predicate<Path> mayBeReplaced) {
+            try {
+                BatchFiles.refuseNoFile(file, "name another");
+                var folder = BatchFiles.folder(file);
+                if (!Files.exists(file)) {
+                    refuseName(file, folder, files);
+                    return;
+                }
+                files.refuse(file);
+                if (input.isPresent() && Files.exists(input.get()) && Files.isSameFile(file, input.get()))
+                    throw new Unusable(file + " is both input and output: name another file");
+                if (!mayBeReplaced.test(file)) throw new Unusable(file + ": is there already; --force writes over it");
+            } catch (IOException problem) {
+                throw new Unusable(file + ": " + Plain.of(problem));
+            }
+        }
+
+        /// A file of the batch that is not there yet: what stood in it would be taken for the batch's.
+        private static void refuseName(Path file, Path folder, BatchFiles files) throws IOException {
+            for (var own : files.all())
+                if (own.getFileName().equals(file.getFileName())
+                        && Files.isSameFile(own.toAbsolutePath().getParent(), folder))
+                    throw new Unusable(file + ": the batch has a file of this name; name another");
+        }
+
+        static void write(Path file, Content content) {
+            try {
+                var target = Files.exists(file) ? file.toRealPath() : file;
+                var draft = target.resolveSibling("." + target.getFileName() + "."
+                        + Long.toHexString(System.nanoTime()) + ".tmp");
+                var stream = Files.newOutputStream(draft, StandardOpenOption.CREATE_NEW, StandardOpenOption.WRITE);
+                try { // only now is the draft ours, to be deleted
+                    try (stream) {
+                        content.write(stream);
+                    }
+                    Files.move(draft, target, StandardCopyOption.ATOMIC_MOVE, StandardCopyOption.REPLACE_EXISTING);
+                } finally {
+                    Files.deleteIfExists(draft);
+                }
+            } catch (IOException problem) {
+                throw new Unusable(file + ": cannot be written (" + Plain.of(problem) + ")");
+            }
+        }
+    }
+
     // ── Engine ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
     /// Runs the rows of an agenda to their outcomes. The calling thread owns everything that changes.
@@ -7119,8 +7171,8 @@ final class DifyExec implements Runnable {
 
         Doubt.NoEnd doubt(Sent one, Row row, Kind kind, Duration timeout) {
             boolean lost = one.state() == State.LOST;
-            var symptom = lost ? Symptom.LOST_RESULT : stopped.contains(orEmpty(one.event().user())) ? Symptom.INTERRUPTED
-                    : Symptom.CRASH;
+            var symptom = lost ? Symptom.LOST_RESULT
+                    : stopped.contains(orEmpty(one.event().user())) ? Symptom.INTERRUPTED : Symptom.CRASH;
             var seen = new Seen.Cut(one.run(), symptom, symptom.text);
             return new Doubt.NoEnd(one.attempt(row, kind), seen, symptom, symptom.text, one.at(),
                     lost ? one.at() : one.at().plus(timeout));
@@ -7649,7 +7701,7 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// A line of the results: of what the original tool writes of a success, then ours.
+    /// A line of the results: what the original tool writes of a success, then ours.
     ///
     /// @param totalPrice null where it is not known; so is the currency then
     /// @param files      where the files of its outputs are
@@ -8081,58 +8133,6 @@ final class DifyExec implements Runnable {
 
         /// @param at where in the log the event's line begins
         default void event(Index index, Event event, long at) {}
-    }
-
-    /// A file that appears as a whole, or not at all.
-    static final class Draft {
-        interface Content {
-            void write(OutputStream out) throws IOException;
-        }
-
-        /// Nothing that a batch is made of is ever written over, and no other file unless that is allowed.
-        static void refuse(Path file, BatchFiles files, Optional<Path> input, Predicate<Path> mayBeReplaced) {
-            try {
-                BatchFiles.refuseNoFile(file, "name another");
-                var folder = BatchFiles.folder(file);
-                if (!Files.exists(file)) {
-                    refuseName(file, folder, files);
-                    return;
-                }
-                files.refuse(file);
-                if (input.isPresent() && Files.exists(input.get()) && Files.isSameFile(file, input.get()))
-                    throw new Unusable(file + " is both input and output: name another file");
-                if (!mayBeReplaced.test(file)) throw new Unusable(file + ": is there already; --force writes over it");
-            } catch (IOException problem) {
-                throw new Unusable(file + ": " + Plain.of(problem));
-            }
-        }
-
-        /// A file of the batch that is not there yet: what stood in it would be taken for the batch's.
-        private static void refuseName(Path file, Path folder, BatchFiles files) throws IOException {
-            for (var own : files.all())
-                if (own.getFileName().equals(file.getFileName())
-                        && Files.isSameFile(own.toAbsolutePath().getParent(), folder))
-                    throw new Unusable(file + ": the batch has a file of this name; name another");
-        }
-
-        static void write(Path file, Content content) {
-            try {
-                var target = Files.exists(file) ? file.toRealPath() : file;
-                var draft = target.resolveSibling("." + target.getFileName() + "."
-                        + Long.toHexString(System.nanoTime()) + ".tmp");
-                var stream = Files.newOutputStream(draft, StandardOpenOption.CREATE_NEW, StandardOpenOption.WRITE);
-                try { // only now is the draft ours, to be deleted
-                    try (stream) {
-                        content.write(stream);
-                    }
-                    Files.move(draft, target, StandardCopyOption.ATOMIC_MOVE, StandardCopyOption.REPLACE_EXISTING);
-                } finally {
-                    Files.deleteIfExists(draft);
-                }
-            } catch (IOException problem) {
-                throw new Unusable(file + ": cannot be written (" + Plain.of(problem) + ")");
-            }
-        }
     }
 
     // ── Input ───────────────────────────────────────────────────────────────────────────────────────────────────────
