@@ -15,8 +15,9 @@
 package difyexec;
 
 import com.fasterxml.jackson.annotation.JsonInclude;
-import com.fasterxml.jackson.annotation.JsonSubTypes;
-import com.fasterxml.jackson.annotation.JsonTypeInfo;
+import com.fasterxml.jackson.annotation.JsonProperty;
+import com.fasterxml.jackson.annotation.JsonPropertyOrder;
+import com.fasterxml.jackson.annotation.JsonRawValue;
 import com.fasterxml.jackson.annotation.JsonValue;
 import com.fasterxml.jackson.core.JsonFactory;
 import com.fasterxml.jackson.core.JsonGenerator;
@@ -232,7 +233,7 @@ final class DifyExec implements Runnable {
             if (json) out.println(StatusView.json(batch));
             else new StatusView(batch, out, Paint.of(env)).print(input == null ? "CSV" : input.toString());
             if (html != null) spec.commandLine().getErr().println("Report: " + html);
-            return batch.index().isComplete() && batch.history().missingFiles().isEmpty() ? OK : ROWS_LEFT;
+            return batch.index().isComplete() && batch.history().missingFiles.isEmpty() ? OK : ROWS_LEFT;
         }
     }
 
@@ -1013,7 +1014,7 @@ final class DifyExec implements Runnable {
                 @Option(names = "--force", description = "Drop the edits of the batch before.") boolean force) {
             desk.open(Optional.of(input), output, force);
             out().println(desk.summary());
-            desk.batch().tellOpenTries(err());
+            StatusView.openTries(desk.batch(), err());
             return OK;
         }
 
@@ -1645,7 +1646,7 @@ final class DifyExec implements Runnable {
         private void greet() {
             var out = line.getOut();
             out.println("difyexec " + VERSION + (desk.isOpen() ? " · " + desk.summary() : ""));
-            if (desk.isOpen()) desk.batch().tellOpenTries(out);
+            if (desk.isOpen()) StatusView.openTries(desk.batch(), out);
             out.println("Start with:  " + (desk.isOpen() ? "failures --by error · show ID · try ID"
                     : "open CSV JSONL · failures --by error · show ID") + "   (help; Ctrl-D leaves)");
             out.flush();
@@ -1840,7 +1841,7 @@ final class DifyExec implements Runnable {
 
         int run(Selection selection) throws IOException, InterruptedException {
             var wanted = batch.select(selection, dify.timeout());
-            batch.tellChanges(selection.rerunChanged(), dify.err());
+            StatusView.changes(batch, selection.rerunChanged(), dify.err());
             writer.flush();
             if (wanted.isEmpty() && batch.history().resent().isEmpty()) return nothingToDo();
             var server = dify.greet(batch, "\n" + Plain.count(wanted.rows(), "row stays", "rows stay")
@@ -2595,7 +2596,7 @@ final class DifyExec implements Runnable {
         void print(String csv) {
             out.println(paint.bold(batch.files().results().toString()) + ": "
                     + Plain.number(batch.index().rows()) + (batch.index().rows() == 1 ? " row" : " rows")
-                    + batch.history().session().map(session -> paint.faint(" · " + app(session))).orElse(""));
+                    + batch.history().session.map(session -> paint.faint(" · " + app(session))).orElse(""));
             out.println();
             Share.of(batch.index()).forEach(this::share);
             out.println();
@@ -2608,6 +2609,27 @@ final class DifyExec implements Runnable {
             out.println();
             next(batch, csv, "", out);
             out.flush();
+        }
+
+        /// What a person should know of the files before the batch goes on.
+        static void changes(Batch batch, boolean rerun, PrintWriter err) {
+            var history = batch.history();
+            if (history.unread > 0) err.println("Warning: " + Plain.count(history.unread, "line") + " of "
+                    + batch.files().log() + " cannot be read; an attempt on such a line is not known.");
+            int rows = history.changed.cardinality();
+            if (rows > 0 && !rerun) err.println(Plain.count(rows, "row")
+                    + " with a success changed in the CSV since (first: "
+                    + Plain.id(batch.index().id(history.changed.nextSetBit(0))) + "); --rerun-changed runs "
+                    + (rows == 1 ? "it" : "them") + " again.");
+            openTries(batch, err);
+        }
+
+        /// A try that a crash cut off is found here again.
+        static void openTries(Batch batch, PrintWriter err) {
+            for (var known : batch.history().openTries()) err.println("The end of a try of row " + Plain.id(known.id())
+                    + ", begun " + Times.local("yyyy-MM-dd HH:mm:ss xxx", known.at()) + ", is not known"
+                    + known.run().map(run -> " (run " + Plain.id(run.id()) + ")").orElse("")
+                    + "; in the shell, 'try " + Plain.shell(Plain.id(known.id())) + "' looks it up.");
         }
 
         static String app(Event.Session session) {
@@ -2674,7 +2696,7 @@ final class DifyExec implements Runnable {
             var warnings = new ArrayList<String>();
             if (history.lateRuns > 0) warnings.add(Plain.count(history.lateRuns, "run")
                     + " turned up late, after the row was sent again");
-            if (!history.missingFiles().isEmpty()) warnings.add(history.missingFiles().toString());
+            if (!history.missingFiles.isEmpty()) warnings.add(history.missingFiles.toString());
             if (history.unread > 0) warnings.add(Plain.count(history.unread, "line") + " of the log could not be read");
             if (!history.lost().isEmpty()) warnings.add(Plain.count(history.lost().size(), "result")
                     + " that the log knows of cannot be found in the file; 'run --rebuild' fetches them");
@@ -2688,7 +2710,7 @@ final class DifyExec implements Runnable {
         static String json(Batch batch) {
             var index = batch.index();
             var history = batch.history();
-            var missing = history.missingFiles();
+            var missing = history.missingFiles;
             var json = Json.Tokens.object("total", index.rows());
             for (var standing : ORDER) json.put(standing.word(), index.count(standing));
             json.putAll(Json.Tokens.object(
@@ -2779,7 +2801,7 @@ final class DifyExec implements Runnable {
 
         @Override
         public void result(int entry, Lines line) throws IOException {
-            all.addAll(Ending.of(line.content()).outputs().keySet());
+            all.addAll(Ending.of(line.bytes()).outputs().keySet());
             if (all.size() > MOST) throw new Unusable("the results have more than " + Plain.number(MOST)
                     + " different outputs: too many for columns of a spreadsheet");
         }
@@ -2834,10 +2856,10 @@ final class DifyExec implements Runnable {
                 var value = ending.outputs().get(name);
                 cells.add(value == null || value.json() && value.text().equals("null") ? "" : value.text());
             }
-            int attempts = batch.ledger().attempts(row.index());
+            long attempts = batch.history().attempts(row.index());
             long millis = batch.ledger().millis(row.index());
             cells.addAll(List.of(batch.index().standing(row.index()).word(), ending.error(), ending.run(),
-                    attempts == 0 ? "" : Integer.toString(attempts),
+                    attempts == 0 ? "" : Long.toString(attempts),
                     millis == 0 ? ending.seconds() : BigDecimal.valueOf(millis, 3).toPlainString(),
                     ending.tokens(), ending.price(), ending.currency(), ending.edited() ? "true" : ""));
             return cells;
@@ -3039,7 +3061,7 @@ final class DifyExec implements Runnable {
         private String about() {
             var history = batch.history();
             return Plain.number(batch.index().rows()) + " rows"
-                    + history.session().map(session -> " · " + StatusView.app(session)).orElse("")
+                    + history.session.map(session -> " · " + StatusView.app(session)).orElse("")
                     + (history.startedAt == null ? "" : " · " + Times.local("yyyy-MM-dd HH:mm", history.startedAt)
                             + " to " + Times.local("yyyy-MM-dd HH:mm xxx", history.updatedAt));
         }
@@ -3183,7 +3205,8 @@ final class DifyExec implements Runnable {
                     ending.run(),
                     values(inputs),
                     values(ending.outputs()),
-                    endings.ofRow(entry).stream().map(trace -> attempt(trace, ending.run())).toList()));
+                    endings.traces(entry).stream().filter(trace -> !trace.attempt.isOfTry())
+                            .map(trace -> attempt(trace, ending.run())).toList()));
             if (ending.edited()) row.add(true);
             return row;
         }
@@ -3642,6 +3665,58 @@ final class DifyExec implements Runnable {
         }
     }
 
+    /// A file that appears as a whole, or not at all.
+    static final class Draft {
+        interface Content {
+            void write(OutputStream out) throws IOException;
+        }
+
+        /// Nothing that a batch is made of is ever written over, and no other file unless that is allowed.
+        static void refuse(Path file, BatchFiles files, Optional<Path> input, Predicate<Path> mayBeReplaced) {
+            try {
+                BatchFiles.refuseNoFile(file, "name another");
+                var folder = BatchFiles.folder(file);
+                if (!Files.exists(file)) {
+                    refuseName(file, folder, files);
+                    return;
+                }
+                files.refuse(file);
+                if (input.isPresent() && Files.exists(input.get()) && Files.isSameFile(file, input.get()))
+                    throw new Unusable(file + " is both input and output: name another file");
+                if (!mayBeReplaced.test(file)) throw new Unusable(file + ": is there already; --force writes over it");
+            } catch (IOException problem) {
+                throw new Unusable(file + ": " + Plain.of(problem));
+            }
+        }
+
+        /// A file of the batch that is not there yet: what stood in it would be taken for the batch's.
+        private static void refuseName(Path file, Path folder, BatchFiles files) throws IOException {
+            for (var own : files.all())
+                if (own.getFileName().equals(file.getFileName())
+                        && Files.isSameFile(own.toAbsolutePath().getParent(), folder))
+                    throw new Unusable(file + ": the batch has a file of this name; name another");
+        }
+
+        static void write(Path file, Content content) {
+            try {
+                var target = Files.exists(file) ? file.toRealPath() : file;
+                var draft = target.resolveSibling("." + target.getFileName() + "."
+                        + Long.toHexString(System.nanoTime()) + ".tmp");
+                var stream = Files.newOutputStream(draft, StandardOpenOption.CREATE_NEW, StandardOpenOption.WRITE);
+                try { // only now is the draft ours, to be deleted
+                    try (stream) {
+                        content.write(stream);
+                    }
+                    Files.move(draft, target, StandardCopyOption.ATOMIC_MOVE, StandardCopyOption.REPLACE_EXISTING);
+                } finally {
+                    Files.deleteIfExists(draft);
+                }
+            } catch (IOException problem) {
+                throw new Unusable(file + ": cannot be written (" + Plain.of(problem) + ")");
+            }
+        }
+    }
+
     // ── Engine ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
     /// Runs the rows of an agenda to their outcomes. The calling thread owns everything that changes.
@@ -4093,7 +4168,7 @@ final class DifyExec implements Runnable {
             var id = attempt.row().id();
             if (tally.missingFiles().isEmpty()) watcher.say("Row " + Plain.id(id) + ": a file of its outputs could not "
                     + "be fetched (" + Plain.text(why, 200) + "); all rows with such files are told at the end.");
-            tally.missingFiles().add(id);
+            tally.missingFiles().add(attempt.row());
             batch.record(new Event.Missing(clock.instant(), id, attempt.user(), file.place().getFileName().toString(),
                     Plain.text(why, 200)));
         }
@@ -4103,7 +4178,7 @@ final class DifyExec implements Runnable {
             var now = clock.instant();
             var took = attempt.took(seen, ended);
             if (seen instanceof Seen.Ran ran && outcome.standing().isSuccess() && attempt.kind() == Kind.ROW)
-                batch.result(Results.line(attempt, ran, ended, files));
+                batch.result(ResultLine.of(attempt, ran, ended, files));
             batch.settled(attempt, outcome, now, seen, took, () -> count(attempt, outcome, took, now));
             watcher.ended(outcome);
             if (outcome instanceof Outcome.Failed failed && failed.firewall() && ++firewalled >= FIREWALLED)
@@ -4228,8 +4303,8 @@ final class DifyExec implements Runnable {
         }
 
         private void giveUp(Attempt attempt, Seen.Cut cut, Outcome outcome, Instant now) {
-            batch.settled(attempt, outcome, now, cut, () -> count(attempt, outcome, Duration.between(attempt.at(), now),
-                    now));
+            batch.settled(attempt, outcome, now, cut, attempt.took(cut, now),
+                    () -> count(attempt, outcome, Duration.between(attempt.at(), now), now));
             watcher.ended(outcome);
         }
 
@@ -4319,7 +4394,7 @@ final class DifyExec implements Runnable {
         Agenda(Wanted wanted) {
             this.kind = wanted.kind();
             this.fresh = wanted.iterator();
-            this.unseen = wanted.batch().history().resent();
+            this.unseen = new Unseen(wanted.batch().history().resent());
             doubts.addAll(wanted.doubts());
         }
 
@@ -4422,6 +4497,57 @@ final class DifyExec implements Runnable {
 
         Instant nextDoubt() {
             return doubts.isEmpty() ? Instant.MAX : doubts.peek().due();
+        }
+    }
+
+    /// Attempts of which no run is known though one may turn up, by row. What is known when a row is sent again is not
+    /// among them: it is not late, whatever becomes of it.
+    static final class Unseen {
+        private final Map<Integer, List<Attempt>> byRow = new LinkedHashMap<>();
+        private final Set<String> resent = new HashSet<>();
+
+        /// @param resent what the log tells of earlier calls
+        Unseen(List<Attempt> resent) {
+            resent.forEach(attempt -> {
+                add(attempt);
+                resent(attempt.row());
+            });
+        }
+
+        void add(Attempt attempt) {
+            byRow.computeIfAbsent(attempt.row().index(), _ -> new ArrayList<>()).add(attempt);
+        }
+
+        /// Another attempt of the row goes out: what turns up from now on is late.
+        void resent(Row row) {
+            of(row).forEach(attempt -> resent.add(attempt.user()));
+        }
+
+        boolean isResent(Attempt attempt) {
+            return resent.contains(attempt.user());
+        }
+
+        /// False: it was not among them.
+        boolean remove(Attempt attempt) {
+            var left = byRow.getOrDefault(attempt.row().index(), new ArrayList<>());
+            boolean removed = left.removeIf(other -> other.user().equals(attempt.user()));
+            if (left.isEmpty()) byRow.remove(attempt.row().index());
+            return removed;
+        }
+
+        /// Those of a row, which they then know whole: an attempt from the log knows its id alone.
+        List<Attempt> of(Row row) {
+            byRow.computeIfPresent(row.index(), (_, attempts) -> new ArrayList<>(attempts.stream()
+                    .map(attempt -> attempt.of(row)).toList()));
+            return List.copyOf(byRow.getOrDefault(row.index(), List.of()));
+        }
+
+        List<Attempt> all() {
+            return byRow.values().stream().flatMap(List::stream).toList();
+        }
+
+        boolean isEmpty() {
+            return byRow.isEmpty();
         }
     }
 
@@ -4916,6 +5042,39 @@ final class DifyExec implements Runnable {
 
         private static String encoded(String part) {
             return URLEncoder.encode(part, UTF_8).replace("+", "%20");
+        }
+    }
+
+    /// A whole file gets its name: at once, and never one that another file has.
+    static final class FreeName {
+        /// Where it is now: at its place, or at the next free one beside it (`a~2.pdf`). One of the same bytes that is
+        /// there already is kept instead: a row that runs again gives no second copy.
+        static Path take(Path draft, Path place) throws IOException {
+            for (int number = 1; ; number++) {
+                var path = number == 1 ? place : place.resolveSibling(numbered(place.getFileName().toString(), number));
+                try {
+                    link(draft, path);
+                    return path;
+                } catch (FileAlreadyExistsException _) {
+                    if (Files.isRegularFile(path) && Files.mismatch(draft, path) < 0) return path;
+                }
+            }
+        }
+
+        /// A link is the one step that names a file at once and writes over none; not every file system has it.
+        private static void link(Path draft, Path path) throws IOException {
+            try {
+                Files.createLink(path, draft);
+            } catch (FileAlreadyExistsException taken) {
+                throw taken;
+            } catch (UnsupportedOperationException | IOException _) {
+                Files.move(draft, path);
+            }
+        }
+
+        private static String numbered(String name, int number) {
+            int dot = name.lastIndexOf('.');
+            return dot < 0 ? name + "~" + number : name.substring(0, dot) + "~" + number + name.substring(dot);
         }
     }
 
@@ -6021,6 +6180,14 @@ final class DifyExec implements Runnable {
     }
 
     // ── Batch ───────────────────────────────────────────────────────────────────────────────────────────────────────
+    //
+    // standing  where a row stands: pending, or the last outcome that counts
+    // doubt     a row may have been sent, and how that ended must be learnt before it may be sent again
+    // lost      the log tells of a success whose line the results lack
+    // resent    a row was sent again while no run of an earlier attempt was known
+    // late      such a run has turned up after all: the row may have been paid twice
+    // harvest   the result of a run is taken that an earlier attempt had started
+    // torn      a last line without its end, as a crash or a full disk leaves it
 
     /// What is known of a batch, by its files and the CSV, where that is at hand.
     ///
@@ -6028,18 +6195,18 @@ final class DifyExec implements Runnable {
     record Batch(BatchFiles files, Optional<Csv> csv, Index index, History history, Ledger ledger) {
         /// What the files say, without lock or writing; another process may be at work on them.
         static Batch peek(BatchFiles files, Optional<Csv> csv) {
-            return peek(files, csv, new Ledger(), List.of());
+            return read(files, csv, new Ledger(), List.of());
         }
 
         /// The same, to tell how rows ended. All that is read is told to `also`.
         static Batch peek(BatchFiles files, Optional<Csv> csv, List<Reading> also) {
             var ledger = new Ledger();
-            return peek(files, csv, ledger, Stream.concat(Stream.of(ledger), also.stream()).toList());
+            return read(files, csv, ledger, Stream.concat(Stream.of(ledger), also.stream()).toList());
         }
 
-        private static Batch peek(BatchFiles files, Optional<Csv> csv, Ledger ledger, List<Reading> readings) {
-            var index = rows(files, csv);
+        private static Batch read(BatchFiles files, Optional<Csv> csv, Ledger ledger, List<Reading> readings) {
             try {
+                var index = rows(files, csv);
                 var batch = new Batch(files, csv, index, readAll(files, index, readings), ledger);
                 if (!batch.history.lost().isEmpty()) // the log was read after the results, which may have grown
                     Results.read(files.results(), index, readings);
@@ -6051,14 +6218,13 @@ final class DifyExec implements Runnable {
         }
 
         /// The CSV's rows, and no file that is not a batch's.
-        private static Index rows(BatchFiles files, Optional<Csv> csv) {
+        private static Index rows(BatchFiles files, Optional<Csv> csv) throws IOException {
             files.refuseForeign();
             var index = new Index();
-            csv.ifPresent(rows -> {
-                rows.check(index);
-                index.endOfRows();
-                files.refuseForeign(new RetryList(files.retry()), index);
-            });
+            if (csv.isEmpty()) return index;
+            csv.get().check(index);
+            index.endOfRows();
+            files.refuseForeign(new RetryList(files.retry()), index);
             return index;
         }
 
@@ -6094,8 +6260,8 @@ final class DifyExec implements Runnable {
             boolean none = IntStream.range(0, index.rows())
                     .allMatch(entry -> index.standing(entry) == Standing.PENDING);
             int strangers = index.size() - index.rows(), lost = history.lost().size();
-            if (none && strangers == 0 && history.session().isEmpty() && history.attempts + history.unread == 0
-                    && !BatchFiles.isEmpty(files.results()))
+            if (none && strangers == 0 && history.session.isEmpty() && history.attempts + history.unread == 0
+                    && !FirstLine.isEmpty(files.results()))
                 throw new Unusable(files.results() + ": no line of it is a result");
             if (lost > 0 && (!Files.exists(files.results()) || Files.size(files.results()) == 0))
                 throw new Unusable(files.results() + ": gone, and the log knows of "
@@ -6185,35 +6351,13 @@ final class DifyExec implements Runnable {
 
         /// A batch belongs to one app of one server: elsewhere its runs cannot be looked up, and would be paid again.
         void refuseOtherServer(String baseUrl, String app) {
-            history.session().filter(_ -> history.attempts > 0).ifPresent(before -> {
+            history.session.filter(_ -> history.attempts > 0).ifPresent(before -> {
                 if (!before.baseUrl().equals(baseUrl)) throw new Unusable(files.log() + ": this batch was begun at "
-                        + before.baseUrl()
-                        + ", not at " + baseUrl + "; go on there, or name another -o");
+                        + before.baseUrl() + ", not at " + baseUrl + "; go on there, or name another -o");
                 if (!app.isEmpty() && before.app() != null && !before.app().equals(app)) throw new Unusable(files.log()
                         + ": this batch was begun with the app " + Plain.quoted(before.app()) + ", not with "
-                                + Plain.quoted(app)
-                        + "; take that app's key, or name another -o");
+                        + Plain.quoted(app) + "; take that app's key, or name another -o");
             });
-        }
-
-        /// What a person should know of the files before the batch goes on.
-        void tellChanges(boolean rerun, PrintWriter err) {
-            if (history.unread > 0) err.println("Warning: " + Plain.count(history.unread, "line") + " of " + files.log()
-                    + " cannot be read; an attempt on such a line is not known.");
-            int rows = history.changed.cardinality();
-            if (rows > 0 && !rerun) err.println(Plain.count(rows, "row")
-                    + " with a success changed in the CSV since (first: "
-                    + Plain.id(index.id(history.changed.nextSetBit(0))) + "); --rerun-changed runs "
-                            + (rows == 1 ? "it" : "them") + " again.");
-            tellOpenTries(err);
-        }
-
-        /// A try that a crash cut off is found here again.
-        void tellOpenTries(PrintWriter err) {
-            for (var known : history.openTries()) err.println("The end of a try of row " + Plain.id(known.id())
-                    + ", begun " + Times.local("yyyy-MM-dd HH:mm:ss xxx", known.at()) + ", is not known"
-                    + known.run().map(run -> " (run " + Plain.id(run.id()) + ")").orElse("")
-                    + "; in the shell, 'try " + Plain.shell(Plain.id(known.id())) + "' looks it up.");
         }
     }
 
@@ -6231,7 +6375,7 @@ final class DifyExec implements Runnable {
         private BatchWriter(Batch batch, Lock lock, boolean noBom) {
             this.batch = batch;
             this.lock = lock;
-            this.results = new LineFile(batch.files().results(), noBom ? new byte[0] : Results.BOM);
+            this.results = new LineFile(batch.files().results(), noBom ? new byte[0] : LineFile.BOM);
             this.log = new LineFile(batch.files().log(), new byte[0]);
             this.retryList = new RetryList(batch.files().retry());
         }
@@ -6241,26 +6385,26 @@ final class DifyExec implements Runnable {
         /// @param fresh where to tell that an earlier batch was moved aside; empty: it goes on
         static BatchWriter open(BatchFiles files, Csv csv, boolean noBom, boolean rebuild,
                 Optional<PrintWriter> fresh) {
-            var index = Batch.rows(files, Optional.of(csv));
-            files.refuseForeign(new RetryList(new RetryList(files.retry()).draft()), index);
-            var lock = Lock.take(files.lock());
             try {
-                if (fresh.isPresent()) files.moveAside(fresh.get());
-                var torn = new ArrayList<Event.Torn>();
-                Torn.mend(files.results(), torn);
-                Torn.mend(files.log(), torn);
-                var history = Batch.readAll(files, index, List.of());
-                if (!rebuild) refuseLost(files, index, history.lost());
-                var writer = new BatchWriter(new Batch(files, Optional.of(csv), index, history, new Ledger()), lock,
-                        noBom);
-                torn.forEach(writer::record);
-                return writer;
+                var index = Batch.rows(files, Optional.of(csv));
+                files.refuseForeign(new RetryList(new RetryList(files.retry()).draft()), index);
+                var lock = Lock.take(files.lock());
+                try {
+                    if (fresh.isPresent()) files.moveAside(fresh.get());
+                    var torn = Stream.concat(LineFile.mend(files.results()).stream(),
+                            LineFile.mend(files.log()).stream()).toList();
+                    var history = Batch.readAll(files, index, List.of());
+                    if (!rebuild) refuseLost(files, index, history.lost());
+                    var batch = new Batch(files, Optional.of(csv), index, history, new Ledger());
+                    var writer = new BatchWriter(batch, lock, noBom);
+                    torn.forEach(writer::record);
+                    return writer;
+                } catch (IOException | RuntimeException problem) {
+                    lock.close();
+                    throw problem;
+                }
             } catch (IOException problem) {
-                close(lock);
                 throw new Unusable(files.results() + ": cannot be used (" + Plain.of(problem) + ")");
-            } catch (RuntimeException problem) {
-                close(lock);
-                throw problem;
             }
         }
 
@@ -6269,14 +6413,6 @@ final class DifyExec implements Runnable {
                     "result that the log knows of is", "results that the log knows of are") + " gone (first: "
                     + Plain.id(index.id(lost.getFirst())) + "). --rebuild fetches them from Dify by run id; "
                     + "--fresh moves everything aside and starts anew");
-        }
-
-        private static void close(AutoCloseable file) {
-            try {
-                file.close();
-            } catch (Exception _) {
-                // on the way out with a better reason
-            }
         }
 
         Batch batch() {
@@ -6294,29 +6430,25 @@ final class DifyExec implements Runnable {
 
         /// It goes over to another mode.
         void changed(Instant now, Mode mode) {
-            var session = batch.history().session().orElseThrow();
+            var session = batch.history().session.orElseThrow();
             record(new Event.Session(now, Event.FORMAT, session.tool(), session.baseUrl(), session.app(),
                     session.server(), mode.name().toLowerCase(Locale.ROOT), session.options()));
         }
 
         /// On the log's way; on disk, and known, with the next [#flush].
         void record(Event event) {
-            Journal.write(event, log);
+            log.add(event);
             log.onceWritten(() -> batch.history().take(event));
         }
 
         /// On the file's way, too; long ones do not wait for each other.
-        void result(byte[] line) {
+        void result(ResultLine line) {
+            results.add(line);
             try {
-                results.buffer().write(line);
                 if (results.isFull()) results.flush();
             } catch (IOException problem) {
                 throw new UncheckedIOException(problem);
             }
-        }
-
-        void settled(Attempt attempt, Outcome outcome, Instant now, Seen seen, Runnable then) {
-            settled(attempt, outcome, now, seen, attempt.took(seen, now), then);
         }
 
         /// The row has its outcome once its lines are in the files; `then` is what follows from that.
@@ -6347,9 +6479,14 @@ final class DifyExec implements Runnable {
             var began = now.minusMillis((long) (ran.usage().seconds() * 1000));
             var attempt = new Attempt(0, new Row(entry, row.line(), row.id(), row.inputs(), row.cells(), row.inCsv()),
                     Tries.NONE, tried.user(), tried.mode(), tried.cells(), began);
-            result(Results.line(attempt, ran, at, List.of()));
-            settled(attempt, ran.status() == RunStatus.PARTIAL ? new Outcome.Partial() : new Outcome.Succeeded(), now,
-                    new Seen.Ran(ran.ref(), ran.status(), ran.outputs(), "", ran.workflowId(), Usage.NONE), () -> {});
+            result(ResultLine.of(attempt, ran, at, List.of()));
+            var free = new Seen.Ran(ran.ref(), ran.status(), ran.outputs(), "", ran.workflowId(), Usage.NONE);
+            settled(attempt,
+                    ran.status() == RunStatus.PARTIAL ? new Outcome.Partial() : new Outcome.Succeeded(),
+                    now,
+                    free,
+                    attempt.took(free, now),
+                    () -> {});
             finish().ifPresent(stop -> {
                 throw new Unusable(stop.code(), stop.why());
             });
@@ -6358,39 +6495,33 @@ final class DifyExec implements Runnable {
         /// Writes what waits: results before the log, so that an `end` on disk always has its result on disk.
         void flush() {
             try {
-                boolean any = results.flush();
-                any |= log.flush();
-                long now = System.nanoTime();
-                if (any && now >= nextForce) {
-                    force();
-                    nextForce = System.nanoTime() + FORCE_EVERY.toNanos();
-                }
-                if (retryListDue && now >= nextRetryList) {
-                    retryList.write(batch.index());
-                    retryListDue = false;
-                    // a long list is written less often, so that it never takes more than a twentieth of the time
-                    nextRetryList = System.nanoTime() + Math.max(RETRY_LIST_EVERY.toNanos(),
-                            20 * (System.nanoTime() - now));
-                }
+                write(false);
             } catch (IOException problem) {
                 throw new UncheckedIOException(problem);
             }
         }
 
-        private void force() throws IOException {
-            results.mustExist();
-            log.mustExist();
-            results.force();
-            log.force();
+        private void write(boolean last) throws IOException {
+            boolean any = results.flush() | log.flush();
+            long now = System.nanoTime();
+            if (last || any && now >= nextForce) {
+                results.force();
+                log.force();
+                nextForce = System.nanoTime() + FORCE_EVERY.toNanos();
+            }
+            if (last || retryListDue && now >= nextRetryList) {
+                retryList.write(batch.index());
+                retryListDue = false;
+                // a long list is written less often, so that it never takes more than a twentieth of the time
+                nextRetryList = System.nanoTime() + Math.max(RETRY_LIST_EVERY.toNanos(),
+                        20 * (System.nanoTime() - now));
+            }
         }
 
         /// The last words: everything on disk, and the retry list as it stands. Says so if that fails.
         Optional<Stop> finish() {
             try {
-                results.flush();
-                log.flush();
-                force();
-                retryList.write(batch.index());
+                write(true);
                 return Optional.empty();
             } catch (IOException problem) {
                 return Optional.of(unwritable(problem));
@@ -6461,49 +6592,6 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Attempts of which no run is known though one may turn up, by row. What is known when a row is sent again is not
-    /// among them: it is not late, whatever becomes of it.
-    static final class Unseen {
-        private final Map<Integer, List<Attempt>> byRow = new LinkedHashMap<>();
-        private final Set<String> resent = new HashSet<>();
-
-        void add(Attempt attempt) {
-            byRow.computeIfAbsent(attempt.row().index(), _ -> new ArrayList<>()).add(attempt);
-        }
-
-        /// Another attempt of the row goes out: what turns up from now on is late.
-        void resent(Row row) {
-            of(row).forEach(attempt -> resent.add(attempt.user()));
-        }
-
-        boolean isResent(Attempt attempt) {
-            return resent.contains(attempt.user());
-        }
-
-        /// False: it was not among them.
-        boolean remove(Attempt attempt) {
-            var left = byRow.getOrDefault(attempt.row().index(), new ArrayList<>());
-            boolean removed = left.removeIf(other -> other.user().equals(attempt.user()));
-            if (left.isEmpty()) byRow.remove(attempt.row().index());
-            return removed;
-        }
-
-        /// Those of a row, which they then know whole: an attempt from the log knows its id alone.
-        List<Attempt> of(Row row) {
-            byRow.computeIfPresent(row.index(), (_, attempts) -> new ArrayList<>(attempts.stream()
-                    .map(attempt -> attempt.of(row)).toList()));
-            return List.copyOf(byRow.getOrDefault(row.index(), List.of()));
-        }
-
-        List<Attempt> all() {
-            return byRow.values().stream().flatMap(List::stream).toList();
-        }
-
-        boolean isEmpty() {
-            return byRow.isEmpty();
-        }
-    }
-
     /// What the log tells, event by event: those of earlier calls as they are read, those of this one once they are on
     /// disk. An attempt stays here until nothing is left to learn of it.
     static final class History {
@@ -6511,14 +6599,14 @@ final class DifyExec implements Runnable {
         private final Map<String, List<Sent>> sent = new LinkedHashMap<>();
         private final Set<String> stopped = new HashSet<>();
         private final Map<String, Set<String>> missingByAttempt = new HashMap<>();
-        private final MissingFiles missingFiles = new MissingFiles();
+        final MissingFiles missingFiles = new MissingFiles();
         private final Map<Integer, String> causes = new HashMap<>();
         private final BitSet changed = new BitSet();
-        private int[] attemptsOf = new int[0];
+        private final Longs attemptsOf = new Longs();
         private final Map<String, BigDecimal> prices = new TreeMap<>();
         private final Latencies latencies = new Latencies();
-        private Optional<Event.Session> session = Optional.empty();
-        private Optional<Mode> mode = Optional.empty();
+        Optional<Event.Session> session = Optional.empty();
+        Optional<Mode> mode = Optional.empty();
         private Instant startedAt = null, updatedAt = null, resumedAt = null;
         private Duration before = Duration.ZERO;
         private long attempts = 0, retries = 0, tokens = 0, lateRuns = 0, unread = 0;
@@ -6542,36 +6630,42 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// An attempt as the log has it.
+        /// What the log tells of an attempt.
         ///
         /// @param server the version of Dify that it was sent to, or empty
-        record Sent(String id, int n, String user, Mode mode, String cells, String csv, Instant at, String server,
-                Optional<RunRef> run, State state) {
-            static Sent of(Event.Attempt attempt, String server, State state) {
-                return new Sent(attempt.id(), attempt.n(), orEmpty(attempt.user()), Mode.of(attempt.mode()),
-                        orEmpty(attempt.cells()), orEmpty(attempt.csv()), attempt.t(), server, Optional.empty(), state);
+        record Sent(Event.Attempt event, String server, Mode mode, Optional<RunRef> run, State state) {
+            static Sent of(Event.Attempt event, String server, State state) {
+                return new Sent(event, server, Mode.of(event.mode()), Optional.empty(), state);
             }
 
             /// Of an attempt that is not there (any more), as far as its end tells.
             static Sent of(Event.End end) {
-                return new Sent(end.id(), end.n(), orEmpty(end.user()), Mode.BLOCKING, orEmpty(end.cells()),
-                        orEmpty(end.csv()), end.t(), "", Optional.empty(), State.OPEN);
+                var event = new Event.Attempt(end.t(), end.id(), end.n(), end.user(), "blocking", end.cells(),
+                        Kind.ROW.word(), end.csv());
+                return of(event, "", State.OPEN);
+            }
+
+            String id() {
+                return event.id();
+            }
+
+            Instant at() {
+                return event.t();
             }
 
             /// An end tells no task: that of the same run is kept.
             Sent with(String run, String task) {
-                if (run == null || run.isEmpty()) return this;
+                if (orEmpty(run).isEmpty()) return this;
                 var known = this.run.filter(ref -> task == null && ref.id().equals(run));
-                return new Sent(id, n, user, mode, cells, csv, at, server,
-                        known.or(() -> Optional.of(new RunRef(run, orEmpty(task)))), state);
+                return new Sent(event, server, mode, known.or(() -> Optional.of(new RunRef(run, orEmpty(task)))), state);
             }
 
             Sent as(State state) {
-                return new Sent(id, n, user, mode, cells, csv, at, server, run, state);
+                return new Sent(event, server, mode, run, state);
             }
 
             boolean isOf(String user) {
-                return this.user.equals(orEmpty(user));
+                return orEmpty(event.user()).equals(orEmpty(user));
             }
 
             boolean isOpen(String user) {
@@ -6579,12 +6673,14 @@ final class DifyExec implements Runnable {
             }
 
             Attempt attempt(Row row, Kind kind) {
-                return new Attempt(0, row, new Tries(0, 0, n), user, mode, cells, at, kind, csv);
+                return new Attempt(0, row, new Tries(0, 0, event.n()), orEmpty(event.user()), mode,
+                        orEmpty(event.cells()), at(), kind, orEmpty(event.csv()));
             }
 
             /// Neither what was sent nor the CSV's row of that time is what the CSV has now.
             boolean isOfOther(long now) {
-                return !cells.isEmpty() && Cells.number(cells) != now && (csv.isEmpty() || Cells.number(csv) != now);
+                return !orEmpty(event.cells()).isEmpty() && Stream.of(event.cells(), orEmpty(event.csv()))
+                        .filter(hash -> !hash.isEmpty()).noneMatch(hash -> Cells.number(hash) == now);
             }
         }
 
@@ -6644,7 +6740,7 @@ final class DifyExec implements Runnable {
         private void session(Event.Session began) {
             if (began.format() > Event.FORMAT) throw new Unusable("the log is of format " + began.format()
                     + ", written by a newer difyexec (" + Plain.text(began.tool(), 60)
-                            + "): use that version, or another -o");
+                    + "): use that version, or another -o");
             session = Optional.of(began);
             before = running();
             resumedAt = null;
@@ -6656,18 +6752,13 @@ final class DifyExec implements Runnable {
         private void attempt(Event.Attempt attempt) {
             seen(attempt.t());
             attempts++;
-            count(index.findOrAdd(attempt.id()));
+            int entry = index.findOrAdd(attempt.id());
+            attemptsOf.set(entry, attemptsOf.get(entry) + 1);
             if (attempt.n() > 0) retries++;
             remove(attempt.id(), one -> one.state() == State.NOT_STARTED).filter(one -> one.run().isEmpty())
                     .ifPresent(one -> add(one.as(State.RESENT))); // a run that was known is not awaited
             remove(attempt.id(), one -> one.state() == State.UNSETTLED || one.state() == State.LOST);
             add(Sent.of(attempt, server(), State.OPEN));
-        }
-
-        private void count(int entry) {
-            if (entry >= attemptsOf.length)
-                attemptsOf = Arrays.copyOf(attemptsOf, Math.max(entry + 1, Math.max(1024, attemptsOf.length * 2)));
-            attemptsOf[entry]++;
         }
 
         /// A try costs what it costs, but says nothing of its row. One whose end is not known stays open until a later
@@ -6705,7 +6796,7 @@ final class DifyExec implements Runnable {
             if (standing.isSuccess()) {
                 remove(end.id(), one -> one.state() == State.NOT_STARTED || one.state() == State.LOST);
                 var missing = missingByAttempt.remove(end.id() + "\0" + end.user());
-                missingFiles.put(end.id(), missing == null ? 0 : missing.size());
+                missingFiles.put(entry, end.id(), missing == null ? 0 : missing.size());
                 latencies.add(Math.round(end.seconds() * 1000));
                 if (!index.standing(entry).isSuccess()) add(known.as(State.LOST));
                 changed.set(entry, index.cells(entry) != 0 && known.isOfOther(index.cells(entry)));
@@ -6739,21 +6830,9 @@ final class DifyExec implements Runnable {
             return causes.getOrDefault(entry, "listed in .retry");
         }
 
-        Optional<Mode> mode() {
-            return mode;
-        }
-
-        MissingFiles missingFiles() {
-            return missingFiles;
-        }
-
         /// How often a row was sent, tries apart.
-        int attempts(int entry) {
-            return entry < attemptsOf.length ? attemptsOf[entry] : 0;
-        }
-
-        Optional<Event.Session> session() {
-            return session;
+        long attempts(int entry) {
+            return attemptsOf.get(entry);
         }
 
         private String server() {
@@ -6796,14 +6875,9 @@ final class DifyExec implements Runnable {
         }
 
         /// Attempts whose row was sent again while no run of them was known, unless one has turned up.
-        Unseen resent() {
-            var unseen = new Unseen();
-            all(State.RESENT).forEach(one -> {
-                var row = new Row(index.findOrAdd(one.id()), 0, one.id(), Map.of());
-                unseen.add(one.attempt(row, Kind.ROW));
-                unseen.resent(row);
-            });
-            return unseen;
+        List<Attempt> resent() {
+            return all(State.RESENT).map(one -> one.attempt(
+                    new Row(index.findOrAdd(one.id()), 0, one.id(), Map.of()), Kind.ROW)).toList();
         }
 
         /// The attempt whose end must be learnt before its row may run, by the row's number.
@@ -6820,8 +6894,8 @@ final class DifyExec implements Runnable {
         }
 
         private boolean isTryOf(int entry, Sent one) {
-            return one.state().isTry() && one.cells().length() == 16
-                    && Cells.number(one.cells()) == index.cells(entry);
+            var cells = orEmpty(one.event().cells());
+            return one.state().isTry() && cells.length() == 16 && Cells.number(cells) == index.cells(entry);
         }
 
         /// The run of a row's last try, whose end must be learnt first.
@@ -6832,8 +6906,8 @@ final class DifyExec implements Runnable {
 
         Doubt.NoEnd doubt(Sent one, Row row, Kind kind, Duration timeout) {
             boolean lost = one.state() == State.LOST;
-            var symptom = lost ? Symptom.LOST_RESULT : stopped.contains(one.user()) ? Symptom.INTERRUPTED
-                    : Symptom.CRASH;
+            var symptom = lost ? Symptom.LOST_RESULT
+                    : stopped.contains(orEmpty(one.event().user())) ? Symptom.INTERRUPTED : Symptom.CRASH;
             var seen = new Seen.Cut(one.run(), symptom, symptom.text);
             return new Doubt.NoEnd(one.attempt(row, kind), seen, symptom, symptom.text, one.at(),
                     lost ? one.at() : one.at().plus(timeout));
@@ -6841,24 +6915,24 @@ final class DifyExec implements Runnable {
     }
 
     /// Where in the files each row's result and its attempts stand, packed: 24 bytes a row, 16 an event. Filled while
-    /// the files are read; a [Pages] then gives the lines.
+    /// the files are read; [Lines] then give the lines.
     static final class Ledger implements Reading {
         private final Longs results = new Longs(), newest = new Longs(), millis = new Longs();
         private final Longs events = new Longs(), before = new Longs();
 
         @Override
         public void result(int entry, Lines line) {
-            results.set(entry, line.from() + 1);
+            results.set(entry, line.place() + 1);
         }
 
         @Override
         public void event(Index index, Event event, long at) {
             switch (event) {
-                case Event.Attempt attempt -> add(index.find(attempt.id()), at, attempt.isOfTry() ? 0 : 1);
-                case Event.Run run -> add(index.find(run.id()), at, 0);
+                case Event.Attempt attempt -> add(index.find(attempt.id()), at);
+                case Event.Run run -> add(index.find(run.id()), at);
                 case Event.End end -> {
                     int entry = index.find(end.id());
-                    add(entry, at, 0);
+                    add(entry, at);
                     if (entry >= 0 && Standing.of(end.outcome()).isPresent())
                         millis.set(entry, Math.round(end.seconds() * 1000));
                 }
@@ -6867,9 +6941,9 @@ final class DifyExec implements Runnable {
             }
         }
 
-        private void add(int entry, long at, int attempt) {
+        private void add(int entry, long at) {
             if (entry < 0) return;
-            events.add(at << 1 | attempt);
+            events.add(at);
             before.add(newest.get(entry));
             newest.set(entry, events.size());
         }
@@ -6881,16 +6955,8 @@ final class DifyExec implements Runnable {
 
         /// Where the lines of the row's events begin, the newest first.
         LongStream events(int entry) {
-            return chain(entry).map(event -> events.get(event) >> 1);
-        }
-
-        int attempts(int entry) {
-            return (int) chain(entry).filter(event -> (events.get(event) & 1) == 1).count();
-        }
-
-        private LongStream chain(int entry) {
-            return LongStream.iterate(newest.get(entry), next -> next > 0, next -> before.get(next - 1))
-                    .map(next -> next - 1);
+            return LongStream.iterate(newest.get(entry), event -> event > 0, event -> before.get(event - 1))
+                    .map(event -> events.get(event - 1));
         }
 
         /// How long the row's last attempt took.
@@ -7023,26 +7089,19 @@ final class DifyExec implements Runnable {
 
         /// Of a line of the results.
         static Ending of(byte[] line) throws IOException {
-            Map<String, Value> inputs = Map.of(), outputs = Map.of();
-            var texts = new HashMap<String, String>();
-            try (var json = Json.Tokens.FACTORY.createParser(line)) {
-                json.nextToken();
-                while (json.nextToken() == JsonToken.FIELD_NAME) {
-                    var name = json.currentName();
-                    var value = json.nextToken();
-                    if (name.equals("inputs")) inputs = values(json, line);
-                    else if (name.equals("outputs")) outputs = values(json, line);
-                    else if (value.isScalarValue() && value != JsonToken.VALUE_NULL) texts.put(name, json.getText());
-                    else json.skipChildren();
-                }
-            }
+            var values = new HashMap<String, Map<String, Value>>();
+            var fields = Fields.of(Json.Tokens.FACTORY.createParser(line), (name, value) -> {
+                boolean own = name.equals("inputs") || name.equals("outputs");
+                if (own) values.put(name, values(value, line));
+                return own;
+            }).orElseThrow(() -> new IOException("no JSON object"));
+            var outputs = values.getOrDefault("outputs", Map.of());
             // the original tool put the outputs into an object of that name; its lines tell no `workflow_status`
-            if (outputs.size() == 1 && outputs.containsKey("outputs") && !texts.containsKey("workflow_status"))
+            if (outputs.size() == 1 && outputs.containsKey("outputs") && !fields.has("workflow_status"))
                 outputs = unwrapped(outputs.get("outputs"), outputs);
-            return new Ending(inputs, outputs, texts.getOrDefault("workflow_run_id", ""),
-                    texts.getOrDefault("elapsed_time", ""), texts.getOrDefault("total_tokens", ""),
-                    texts.getOrDefault("total_price", ""), texts.getOrDefault("currency", ""), "",
-                    "true".equals(texts.get("edited")));
+            return new Ending(values.getOrDefault("inputs", Map.of()), outputs, fields.text("workflow_run_id", ""),
+                    fields.text("elapsed_time", ""), fields.text("total_tokens", ""), fields.text("total_price", ""),
+                    fields.text("currency", ""), "", "true".equals(fields.text("edited")));
         }
 
         /// The outputs as one object.
@@ -7085,20 +7144,19 @@ final class DifyExec implements Runnable {
     /// Looks up in the files how rows ended.
     static final class Endings implements AutoCloseable {
         private final Batch batch;
-        private final Optional<Pages> results, log;
-        private final Journal.Fields fields = new Journal.Fields();
+        private final Optional<Lines> results, log;
 
         Endings(Batch batch) throws IOException {
             this.batch = batch;
-            this.results = Pages.open(batch.files().results());
-            this.log = Pages.open(batch.files().log());
+            this.results = Lines.open(batch.files().results());
+            this.log = Lines.open(batch.files().log());
         }
 
         /// A success is told by the results, all else by the last event that ended the row.
         Ending of(int entry) throws IOException {
             var place = batch.ledger().result(entry);
             if (batch.index().standing(entry).isSuccess() && place.isPresent() && results.isPresent())
-                return Ending.of(results.get().turn(place.getAsLong()).line());
+                return Ending.of(results.get().turn(place.getAsLong()).bytes());
             for (var event : events(entry).reversed())
                 if (event instanceof Event.End end && Standing.of(end.outcome()).isPresent()) return Ending.of(end);
             return Ending.NONE;
@@ -7115,49 +7173,39 @@ final class DifyExec implements Runnable {
                 this.attempt = attempt;
             }
 
+            boolean isOf(String user) {
+                return Objects.equals(attempt.user(), user);
+            }
+
             Optional<Event.End> end() {
                 return ends.isEmpty() ? Optional.empty() : Optional.of(ends.getLast());
             }
         }
 
-        /// All that was sent of a row, the oldest first.
+        /// All that was sent of a row, tries too, the oldest first. With a fixed `--user` the last attempt is meant.
         List<Trace> traces(int entry) throws IOException {
-            return traces(events(entry).stream());
-        }
-
-        /// The same without tries.
-        List<Trace> ofRow(int entry) throws IOException {
-            return traces(events(entry).stream().filter(event -> switch (event) {
-                case Event.Attempt attempt -> !attempt.isOfTry();
-                case Event.End end -> !end.isOfTry();
-                case Event _ -> true;
-            }));
-        }
-
-        /// With a fixed `--user` the last attempt is meant.
-        private static List<Trace> traces(Stream<Event> events) {
             var traces = new ArrayList<Trace>();
-            var newest = new HashMap<String, Trace>();
-            events.forEach(event -> {
-                switch (event) {
-                    case Event.Attempt attempt -> {
-                        traces.add(new Trace(attempt));
-                        newest.put(attempt.user(), traces.getLast());
-                    }
-                    case Event.Run run when newest.containsKey(run.user()) -> newest.get(run.user()).run = run.run();
-                    case Event.End end when newest.containsKey(end.user()) -> newest.get(end.user()).ends.add(end);
-                    case Event _ -> {}
-                }
-            });
+            for (var event : events(entry)) switch (event) {
+                case Event.Attempt attempt -> traces.add(new Trace(attempt));
+                case Event.Run run -> last(traces, trace -> trace.isOf(run.user()))
+                        .ifPresent(trace -> trace.run = run.run());
+                case Event.End end -> last(traces,
+                        trace -> trace.isOf(end.user()) && trace.attempt.isOfTry() == end.isOfTry())
+                        .ifPresent(trace -> trace.ends.add(end));
+                case Event _ -> {}
+            }
             return traces;
+        }
+
+        private static Optional<Trace> last(List<Trace> traces, Predicate<Trace> which) {
+            return traces.reversed().stream().filter(which).findFirst();
         }
 
         /// What the log tells of the row, the oldest first.
         private List<Event> events(int entry) throws IOException {
             var events = new ArrayDeque<Event>();
             for (long place : batch.ledger().events(entry).toArray()) {
-                var line = log.orElseThrow().turn(place).line();
-                events.addFirst(fields.event(line, line.length));
+                events.addFirst(Event.of(Fields.of(log.orElseThrow().turn(place).parser()).orElseThrow()));
             }
             return List.copyOf(events);
         }
@@ -7174,12 +7222,17 @@ final class DifyExec implements Runnable {
 
         static BatchFiles of(Path output) {
             refuseNoFile(output, "name another for the results");
-            var parent = output.toAbsolutePath().getParent();
-            if (!Files.isDirectory(parent)) throw new Unusable(output + ": there is no folder " + parent);
+            folder(output);
             var files = new BatchFiles(output, sibling(output, ".retry"), sibling(output, ".log"),
                     sibling(output, ".lock"));
             files.all().forEach(file -> refuseNoFile(file, ELSEWHERE));
             return files;
+        }
+
+        private static Path folder(Path file) {
+            var folder = file.toAbsolutePath().getParent();
+            if (!Files.isDirectory(folder)) throw new Unusable(file + ": there is no folder " + folder);
+            return folder;
         }
 
         /// What is there under a name to write to must be a file.
@@ -7203,26 +7256,18 @@ final class DifyExec implements Runnable {
 
         /// Nothing of anybody else's is written to, cut, replaced or moved.
         void refuseForeign() {
-            try {
-                if (!FirstLine.isOurs(results, Results::isResult, Results.BEGINNING)) throw new Unusable(results
-                        + ": its first line is no result of this tool; name another file for the results");
-                if (!FirstLine.isOurs(log, Journal::isEvent, Journal.BEGINNING)) throw new Unusable(log
-                        + ": its first line is no event of this tool; " + ELSEWHERE);
-            } catch (IOException problem) {
-                throw new Unusable(results + ": cannot be used (" + Plain.of(problem) + ")");
-            }
+            if (!FirstLine.isOurs(results, Results::isResult, Results.BEGINNING)) throw new Unusable(results
+                    + ": its first line is no result of this tool; name another file for the results");
+            if (!FirstLine.isOurs(log, Journal::isEvent, Journal.BEGINNING)) throw new Unusable(log
+                    + ": its first line is no event of this tool; " + ELSEWHERE);
         }
 
         /// The same of a list of ids.
         ///
         /// @param rows those of the CSV
-        void refuseForeign(RetryList list, Index rows) {
-            try {
-                if (!isOurs(list, rows))
-                    throw new Unusable(list.path() + ": not a list of ids of this batch; " + ELSEWHERE);
-            } catch (IOException problem) {
-                throw new Unusable(list.path() + ": cannot be used (" + Plain.of(problem) + ")");
-            }
+        void refuseForeign(RetryList list, Index rows) throws IOException {
+            if (!isOurs(list, rows))
+                throw new Unusable(list.path() + ": not a list of ids of this batch; " + ELSEWHERE);
         }
 
         /// Without a batch all its ids are the CSV's. A batch may know some that have left the CSV since.
@@ -7259,21 +7304,12 @@ final class DifyExec implements Runnable {
 
         /// A batch of which nothing is on disk cannot be looked at.
         BatchFiles begun() {
-            if (!isEmpty(log) || Files.exists(retry)) return this;
+            if (!FirstLine.isEmpty(log) || Files.exists(retry)) return this;
             if (!Files.exists(results)) throw new Unusable(results
                     + ": no such batch (neither results, .retry nor .log); start one with 'run'");
-            if (isEmpty(results)) throw new Unusable(results
+            if (FirstLine.isEmpty(results)) throw new Unusable(results
                     + ": empty, and there is neither .retry nor .log; start a batch with 'run'");
             return this;
-        }
-
-        /// Missing, without a byte, or with a byte order mark alone.
-        static boolean isEmpty(Path file) {
-            try {
-                return !Files.exists(file) || FirstLine.isEmpty(FirstLine.head(file));
-            } catch (IOException problem) {
-                throw new Unusable(file + ": " + Plain.of(problem));
-            }
         }
 
         /// `--fresh`: the earlier batch keeps its files under another name. The caller holds the lock.
@@ -7293,26 +7329,36 @@ final class DifyExec implements Runnable {
         /// A line that is longer than `ENOUGH` is known by its beginning alone, a torn one by as much as `{"id":`.
         private static final int ENOUGH = 1 << 16, LEAST = 6;
 
-        /// @param isWhole   whether a line is one of ours
+        /// @param isLine    whether what is a JSON object is a line of ours
         /// @param beginning what all of ours begin with
-        static boolean isOurs(Path file, Predicate<byte[]> isWhole, Pattern beginning) throws IOException {
-            if (!Files.exists(file)) return true;
+        static boolean isOurs(Path file, Predicate<Fields> isLine, Pattern beginning) {
             var head = head(file);
-            if (isEmpty(head)) return true;
-            int from = Results.behindMark(head, 0, head.length), to = from;
+            int from = begin(head), to = from;
             while (to < head.length && head[to] != '\n') to++;
             var line = Arrays.copyOfRange(head, from, to);
-            return isWhole.test(line) || to == head.length && begins(line, beginning);
+            return from == head.length || Fields.of(line).filter(isLine).isPresent()
+                    || to == head.length && begins(line, beginning);
         }
 
-        static byte[] head(Path file) throws IOException {
+        /// Missing, without a byte, or with a byte order mark alone.
+        static boolean isEmpty(Path file) {
+            var head = head(file);
+            return head.length == begin(head);
+        }
+
+        /// Behind the byte order mark, if there is one.
+        private static int begin(byte[] head) {
+            int mark = LineFile.BOM.length;
+            return head.length >= mark && Arrays.equals(head, 0, mark, LineFile.BOM, 0, mark) ? mark : 0;
+        }
+
+        private static byte[] head(Path file) {
+            if (!Files.exists(file)) return new byte[0];
             try (var in = Files.newInputStream(file)) {
                 return in.readNBytes(ENOUGH);
+            } catch (IOException problem) {
+                throw new Unusable(file + ": cannot be used (" + Plain.of(problem) + ")");
             }
-        }
-
-        static boolean isEmpty(byte[] head) {
-            return head.length == 0 || Arrays.equals(head, Results.BOM);
         }
 
         private static boolean begins(byte[] line, Pattern beginning) {
@@ -7345,50 +7391,10 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// The end of a file that a crash or a full disk tore.
-    static final class Torn {
-        /// Cuts off a last line without its end, or gives it its end if it is whole all the same.
-        static void mend(Path path, List<Event.Torn> torn) throws IOException {
-            if (!Files.exists(path) || Files.size(path) == 0) return;
-            try (var channel = FileChannel.open(path, StandardOpenOption.READ, StandardOpenOption.WRITE)) {
-                long size = channel.size(), start = lineStart(channel, size);
-                if (start == size) return;
-                var last = ByteBuffer.allocate(Math.toIntExact(size - start));
-                while (last.hasRemaining() && channel.read(last, start + last.position()) >= 0) {}
-                if (isWhole(last.array())) {
-                    channel.write(ByteBuffer.wrap(new byte[] {'\n'}), size);
-                } else if (!Arrays.equals(last.array(), Results.BOM)) {
-                    channel.truncate(start);
-                    torn.add(new Event.Torn(Instant.now(), path.getFileName().toString(), start, size - start));
-                }
-            }
-        }
-
-        private static long lineStart(FileChannel channel, long size) throws IOException {
-            var block = ByteBuffer.allocate(1 << 16);
-            for (long end = size; end > 0; ) {
-                long from = Math.max(0, end - block.capacity());
-                block.clear().limit((int) (end - from));
-                while (block.hasRemaining() && channel.read(block, from + block.position()) >= 0) {}
-                for (int i = block.position() - 1; i >= 0; i--) if (block.get(i) == '\n') return from + i + 1;
-                end = from;
-            }
-            return 0;
-        }
-
-        private static boolean isWhole(byte[] line) {
-            try {
-                int from = Results.behindMark(line, 0, line.length);
-                return line.length > from && Json.MAPPER.readTree(line, from, line.length - from).isObject();
-            } catch (IOException _) {
-                return false;
-            }
-        }
-    }
-
     /// Appends whole lines to a file, a group in one write; the file appears with its first line. A write that fails is
     /// undone: no line is ever torn by us.
     static final class LineFile implements AutoCloseable {
+        static final byte[] BOM = {(byte) 0xEF, (byte) 0xBB, (byte) 0xBF};
         private static final int FULL = 64 << 10;
 
         private final Path path;
@@ -7397,15 +7403,25 @@ final class DifyExec implements Runnable {
         private final List<Runnable> onceWritten = new ArrayList<>();
         private FileChannel channel;
 
+        /// Loaded by who writes.
+        private static final class Writing {
+            static final ObjectWriter WRITER = Json.MAPPER.writer().without(JsonGenerator.Feature.AUTO_CLOSE_TARGET);
+        }
+
         /// @param head what a new file begins with
         LineFile(Path path, byte[] head) {
             this.path = path;
             this.head = head;
         }
 
-        /// Lines go in here; [#flush] writes them.
-        OutputStream buffer() {
-            return waiting;
+        /// A line, as JSON; [#flush] writes it.
+        void add(Object line) {
+            try {
+                Writing.WRITER.writeValue(new Utf8(waiting), line);
+            } catch (IOException problem) {
+                throw new UncheckedIOException(problem); // cannot happen: memory does not fail
+            }
+            waiting.write('\n');
         }
 
         /// So much waits that the next line would cost memory.
@@ -7445,12 +7461,37 @@ final class DifyExec implements Runnable {
         }
 
         /// What is deleted while it is open would be written into nothing.
-        void mustExist() throws IOException {
-            if (channel != null && !Files.exists(path)) throw new IOException(path + " was deleted meanwhile");
+        void force() throws IOException {
+            if (channel == null) return;
+            if (!Files.exists(path)) throw new IOException(path + " was deleted meanwhile");
+            channel.force(false);
         }
 
-        void force() throws IOException {
-            if (channel != null) channel.force(false);
+        /// What a crash or a full disk left: cuts off a last line without its end, which is told, or gives it its end
+        /// if it is whole all the same.
+        static Optional<Event.Torn> mend(Path path) throws IOException {
+            if (!Files.exists(path)) return Optional.empty();
+            try (var channel = FileChannel.open(path, StandardOpenOption.READ, StandardOpenOption.WRITE)) {
+                var last = lastLine(channel);
+                long size = channel.size(), start = size - last.length;
+                if (last.length == 0 || Arrays.equals(last, BOM)) return Optional.empty();
+                if (Fields.of(last).isPresent()) {
+                    channel.write(ByteBuffer.wrap(new byte[] {'\n'}), size);
+                    return Optional.empty();
+                }
+                channel.truncate(start);
+                return Optional.of(new Event.Torn(Instant.now(), path.getFileName().toString(), start, last.length));
+            }
+        }
+
+        /// What follows the last line end.
+        private static byte[] lastLine(FileChannel channel) throws IOException {
+            try (var arena = Arena.ofConfined()) {
+                var bytes = channel.map(FileChannel.MapMode.READ_ONLY, 0, channel.size(), arena);
+                long start = bytes.byteSize();
+                while (start > 0 && bytes.get(ValueLayout.JAVA_BYTE, start - 1) != '\n') start--;
+                return bytes.asSlice(start).toArray(ValueLayout.JAVA_BYTE);
+            }
         }
 
         @Override
@@ -7461,60 +7502,10 @@ final class DifyExec implements Runnable {
 
     /// The results file: a line a success.
     static final class Results {
-        static final byte[] BOM = {(byte) 0xEF, (byte) 0xBB, (byte) 0xBF};
-
-        /// Where a line begins behind a byte order mark, if there is one.
-        static int behindMark(byte[] bytes, int from, int to) {
-            int behind = from + BOM.length;
-            return behind <= to && Arrays.equals(bytes, from, behind, BOM, 0, BOM.length) ? behind : from;
-        }
-
+        private static final Set<String> HEAD = Set.of("id", "status", "workflow_status");
         /// The original tool puts a blank after each colon and comma.
         static final Pattern BEGINNING = Pattern.compile("""
                 \\{"id": ?"[^"\\\\]*+(?:\\\\.[^"\\\\]*+)*+", ?"status": ?"success", ?"inputs": ?\\{""");
-
-        /// `id`, `status`, `inputs`, `outputs`, `workflow_run_id`, `executed_at`, `retry_count`, then ours.
-        ///
-        /// @param files where the files of its outputs are
-        static byte[] line(Attempt attempt, Seen.Ran ran, Instant now, List<Path> files) {
-            var out = new ByteArrayOutputStream(512 + ran.outputs().length);
-            var usage = ran.usage();
-            try (var json = Json.Tokens.writing(out)) {
-                json.writeStartObject();
-                json.writeStringField("id", attempt.row().id());
-                json.writeStringField("status", "success");
-                json.writeObjectFieldStart("inputs");
-                for (var input : attempt.row().inputs().entrySet()) json.writeStringField(input.getKey(),
-                        input.getValue());
-                json.writeEndObject();
-                json.writeFieldName("outputs");
-                json.writeRawValue(new String(ran.outputs(), UTF_8));
-                json.writeStringField("workflow_run_id", ran.ref().id());
-                json.writeStringField("executed_at", Times.text(now));
-                json.writeNumberField("retry_count", attempt.tries().retries());
-                json.writeStringField("workflow_status", ran.status() == RunStatus.PARTIAL ? "partial-succeeded"
-                        : "succeeded");
-                json.writeStringField("workflow_id", ran.workflowId());
-                json.writeNumberField("elapsed_time", usage.seconds());
-                json.writeNumberField("total_tokens", usage.tokens());
-                json.writeNumberField("total_steps", usage.steps());
-                if (usage.price().isPresent()) {
-                    json.writeNumberField("total_price", usage.price().get());
-                    json.writeStringField("currency", usage.currency());
-                }
-                if (attempt.row().isEdited()) json.writeBooleanField("edited", true);
-                if (!files.isEmpty()) {
-                    json.writeArrayFieldStart("files");
-                    for (var file : files) json.writeString(file.toString());
-                    json.writeEndArray();
-                }
-                json.writeEndObject();
-                json.writeRaw('\n');
-            } catch (IOException problem) {
-                throw new UncheckedIOException(problem); // cannot happen: memory does not fail
-            }
-            return out.toByteArray();
-        }
 
         /// Marks every id that has a success. Lines of the original tool are read too; what is no result is passed
         /// over.
@@ -7522,7 +7513,7 @@ final class DifyExec implements Runnable {
             if (!Files.exists(results)) return;
             try (var lines = new Lines(results)) {
                 while (lines.next()) {
-                    var head = head(lines).filter(Head::success);
+                    var head = head(lines.parser()).filter(Head::success);
                     if (head.isEmpty()) continue;
                     int entry = index.findOrAdd(head.get().id());
                     index.stand(entry, head.get().partial() ? Standing.PARTIAL : Standing.SUCCEEDED);
@@ -7531,38 +7522,40 @@ final class DifyExec implements Runnable {
             }
         }
 
-        static boolean isResult(byte[] line) {
-            try {
-                return new Journal.Fields().read(line, line.length).keySet().containsAll(List.of("id", "status"));
-            } catch (IOException | IllegalArgumentException _) {
-                return false;
-            }
+        static boolean isResult(Fields line) {
+            return line.has("id") && line.has("status");
         }
 
         record Head(String id, boolean success, boolean partial) {}
 
         /// The fields of a line that say whose result it is; empty if it is no whole JSON object with an id.
-        static Optional<Head> head(Lines lines) {
-            String id = "", status = "success", workflowStatus = "";
-            try (var json = lines.parser()) {
-                if (json.nextToken() != JsonToken.START_OBJECT) return Optional.empty();
-                while (json.nextToken() == JsonToken.FIELD_NAME) {
-                    var name = json.currentName();
-                    json.nextToken();
-                    switch (name) {
-                        case "id" -> id = json.getText();
-                        case "status" -> status = json.getText();
-                        case "workflow_status" -> workflowStatus = json.getText();
-                        default -> json.skipChildren();
-                    }
-                }
-                if (json.currentToken() != JsonToken.END_OBJECT) return Optional.empty();
-            } catch (IOException _) {
-                return Optional.empty();
-            }
-            return id.isBlank() ? Optional.empty()
-                    : Optional.of(new Head(id.strip(), status.equals("success"),
-                            workflowStatus.equals("partial-succeeded")));
+        static Optional<Head> head(JsonParser line) {
+            return Fields.of(line, (name, _) -> !HEAD.contains(name)).filter(fields -> !fields.text("id", "").isBlank())
+                    .map(fields -> new Head(fields.text("id").strip(),
+                            "success".equals(fields.texts().getOrDefault("status", "success")),
+                            "partial-succeeded".equals(fields.text("workflow_status"))));
+        }
+    }
+
+    /// A line of the results: what the original tool writes of a success, then ours.
+    ///
+    /// @param totalPrice null where it is not known; so is the currency then
+    /// @param files      where the files of its outputs are
+    @JsonInclude(JsonInclude.Include.NON_NULL)
+    record ResultLine(String id, String status, Map<String, String> inputs, @JsonRawValue String outputs,
+            String workflowRunId, Instant executedAt, int retryCount, String workflowStatus, String workflowId,
+            double elapsedTime, long totalTokens, int totalSteps, BigDecimal totalPrice, String currency,
+            @JsonInclude(JsonInclude.Include.NON_DEFAULT) boolean edited,
+            @JsonInclude(JsonInclude.Include.NON_EMPTY) List<String> files) {
+        static ResultLine of(Attempt attempt, Seen.Ran ran, Instant now, List<Path> files) {
+            var row = attempt.row();
+            var usage = ran.usage();
+            return new ResultLine(row.id(), "success", row.inputs(), new String(ran.outputs(), UTF_8), ran.ref().id(),
+                    now, attempt.tries().retries(),
+                    ran.status() == RunStatus.PARTIAL ? "partial-succeeded" : "succeeded", ran.workflowId(),
+                    usage.seconds(), usage.tokens(), usage.steps(), usage.price().orElse(null),
+                    usage.price().isPresent() ? usage.currency() : null, row.isEdited(),
+                    files.stream().map(Path::toString).toList());
         }
     }
 
@@ -7592,19 +7585,15 @@ final class DifyExec implements Runnable {
 
         void write(Index index) throws IOException {
             var draft = draft();
-            boolean any = false;
             try (var out = Files.newBufferedWriter(draft, UTF_8)) {
-                for (int entry = 0; entry < index.rows(); entry++) {
-                    if (!index.standing(entry).isOnRetryList()) continue;
-                    out.write(index.id(entry));
-                    out.write('\n');
-                    any = true;
-                }
+                for (int entry = 0; entry < index.rows(); entry++)
+                    if (index.standing(entry).isOnRetryList()) out.append(index.id(entry)).append('\n');
             } catch (IOException problem) {
                 Files.deleteIfExists(draft);
                 throw new IOException(path + ": " + Plain.of(problem), problem);
             }
-            if (any) Files.move(draft, path, StandardCopyOption.ATOMIC_MOVE, StandardCopyOption.REPLACE_EXISTING);
+            if (Files.size(draft) > 0)
+                Files.move(draft, path, StandardCopyOption.ATOMIC_MOVE, StandardCopyOption.REPLACE_EXISTING);
             else {
                 Files.delete(draft);
                 Files.deleteIfExists(path);
@@ -7617,135 +7606,143 @@ final class DifyExec implements Runnable {
         static final Pattern BEGINNING = Pattern.compile("""
                 \\{"event":"(?:session|torn|end)","t":"\\d{4}-""");
 
-        /// Loaded by who writes.
-        private static final class Writing {
-            private static final ObjectWriter WRITER = Json.MAPPER.writerFor(Event.class)
-                    .without(JsonGenerator.Feature.AUTO_CLOSE_TARGET);
-        }
-
-        static void write(Event event, LineFile file) {
-            try {
-                Writing.WRITER.writeValue(new Utf8(file.buffer()), event);
-                file.buffer().write('\n');
-            } catch (IOException problem) {
-                throw new UncheckedIOException(problem);
-            }
-        }
-
         /// Hands on every event in order, with the place in the file where its line begins. A line that cannot be read
         /// is counted and passed over.
         static long scan(Path log, ObjLongConsumer<Event> use) throws IOException {
             long unread = 0;
             if (!Files.exists(log)) return 0;
-            var fields = new Fields();
             try (var lines = new Lines(log)) {
                 while (lines.next()) {
-                    if (lines.length() == 0) continue;
-                    try {
-                        use.accept(fields.event(lines.bytes(), lines.length()), lines.from());
-                    } catch (JsonProcessingException | NullPointerException | IllegalArgumentException
-                            | ArithmeticException | DateTimeException _) {
-                        unread++; // no event of ours
-                    }
+                    if (lines.isEmpty()) continue;
+                    var line = Fields.of(lines.parser());
+                    if (!isRead(line, event -> use.accept(event, lines.place()))) unread++;
                 }
             }
             return unread;
         }
 
-        static boolean isEvent(byte[] line) {
-            try {
-                return !(new Fields().event(line, line.length) instanceof Event.Other);
-            } catch (IOException | NullPointerException | IllegalArgumentException | ArithmeticException
-                    | DateTimeException _) {
-                return false;
-            }
+        static boolean isEvent(Fields line) {
+            return isRead(Optional.of(line), event -> {
+                if (event instanceof Event.Other) throw new IllegalArgumentException("no event that is known");
+            });
         }
 
-        /// Reads a line into an event field by field: databind takes three times as long over a long log.
-        static final class Fields {
-            private final Map<String, String> texts = new HashMap<>();
-
-            Event event(byte[] line, int length) throws IOException {
-                read(line, length);
-                return event();
-            }
-
-            /// The fields of an object that are neither objects nor arrays nor null, by name.
-            Map<String, String> read(byte[] line, int length) throws IOException {
-                texts.clear();
-                try (var json = Json.Tokens.FACTORY.createParser(line, 0, length)) {
-                    if (json.nextToken() != JsonToken.START_OBJECT) throw new IllegalArgumentException("no object");
-                    while (json.nextToken() == JsonToken.FIELD_NAME) {
-                        var name = json.currentName();
-                        var value = json.nextToken();
-                        if (value.isScalarValue() && value != JsonToken.VALUE_NULL) texts.put(name, json.getText());
-                        else json.skipChildren();
-                    }
-                    if (json.currentToken() != JsonToken.END_OBJECT) throw new IllegalArgumentException("torn");
-                }
-                return texts;
-            }
-
-            private Event event() {
-                return switch (texts.getOrDefault("event", "")) {
-                    case "session" -> new Event.Session(time(), integer("format"), text("tool"), text("base_url"),
-                            text("app"), text("server"), text("mode"), text("options"));
-                    case "attempt" -> new Event.Attempt(time(), text("id"), integer("n"), text("user"), text("mode"),
-                            text("cells"), text("kind"), text("csv"));
-                    case "run" -> new Event.Run(time(), text("id"), text("user"), text("run"), text("task"));
-                    case "end" -> new Event.End(time(), text("id"), text("user"), text("outcome"), text("cells"),
-                            text("run"), integer("n"), integer("http"), text("cause"), text("error"),
-                            Double.parseDouble(texts.getOrDefault("seconds", "0")), whole("tokens"), integer("steps"),
-                            text("price") == null ? null : new BigDecimal(text("price")), text("currency"),
-                            text("csv"));
-                    case "upload" -> new Event.Upload(time(), text("id"), text("user"), text("file"), text("upload"));
-                    case "look" -> new Event.Look(time(), text("user"), text("run"), text("saw"));
-                    case "harvest" -> new Event.Harvest(time(), text("user"), text("run"));
-                    case "stop" -> new Event.Stop(time(), text("why"), text("user"), text("task"));
-                    case "throttle" -> new Event.Throttle(time(), text("user"), text("why"), integer("limit"));
-                    case "late" -> new Event.Late(time(), text("id"), text("user"), text("run"), text("saw"));
-                    case "missing" -> new Event.Missing(time(), text("id"), text("user"), text("file"), text("why"));
-                    case "torn" -> new Event.Torn(time(), text("file"), whole("at"), whole("bytes"));
-                    default -> new Event.Other();
-                };
-            }
-
-            private String text(String name) {
-                return texts.get(name);
-            }
-
-            private Instant time() {
-                return Times.parse(text("t"));
-            }
-
-            private int integer(String name) {
-                return Math.toIntExact(whole(name));
-            }
-
-            private long whole(String name) {
-                return texts.containsKey(name) ? Long.parseLong(text(name)) : 0;
+        private static boolean isRead(Optional<Fields> line, Consumer<Event> use) {
+            if (line.isEmpty()) return false;
+            try {
+                use.accept(Event.of(line.get()));
+                return true;
+            } catch (NullPointerException | IllegalArgumentException | ArithmeticException | DateTimeException _) {
+                return false; // no event of ours
             }
         }
     }
 
+    /// The fields of a line that are neither objects nor arrays, by name: databind takes three times as long over a
+    /// long log.
+    record Fields(Map<String, String> texts) {
+        /// What is read otherwise, or passed over: it says whether that is the case.
+        interface Otherwise {
+            boolean reads(String name, JsonParser value) throws IOException;
+        }
+
+        /// Empty: it is no whole JSON object.
+        static Optional<Fields> of(JsonParser line) {
+            return of(line, (_, _) -> false);
+        }
+
+        static Optional<Fields> of(JsonParser line, Otherwise otherwise) {
+            var texts = new HashMap<String, String>();
+            try (line) {
+                if (line.nextToken() != JsonToken.START_OBJECT) return Optional.empty();
+                while (line.nextToken() == JsonToken.FIELD_NAME) {
+                    var name = line.currentName();
+                    var value = line.nextToken();
+                    if (!otherwise.reads(name, line) && value.isScalarValue())
+                        texts.put(name, value == JsonToken.VALUE_NULL ? null : line.getText());
+                    line.skipChildren();
+                }
+                return line.currentToken() == JsonToken.END_OBJECT ? Optional.of(new Fields(texts)) : Optional.empty();
+            } catch (IOException _) {
+                return Optional.empty();
+            }
+        }
+
+        static Optional<Fields> of(byte[] line) {
+            try {
+                return of(Json.Tokens.FACTORY.createParser(line));
+            } catch (IOException _) {
+                return Optional.empty();
+            }
+        }
+
+        boolean has(String name) {
+            return texts.get(name) != null;
+        }
+
+        /// Null: the line tells nothing of it.
+        String text(String name) {
+            return texts.get(name);
+        }
+
+        String text(String name, String unknown) {
+            return has(name) ? text(name) : unknown;
+        }
+
+        /// When it was written.
+        Instant time() {
+            return Times.parse(text("t"));
+        }
+
+        int integer(String name) {
+            return Math.toIntExact(whole(name));
+        }
+
+        long whole(String name) {
+            return Long.parseLong(text(name, "0"));
+        }
+
+        BigDecimal decimal(String name) {
+            return has(name) ? new BigDecimal(text(name)) : null;
+        }
+    }
+
     /// One event of the attempt log, format 1; `t` is when. Unknown kinds are read as [Event.Other].
-    @JsonTypeInfo(use = JsonTypeInfo.Id.NAME, property = "event")
-    @JsonSubTypes({
-            @JsonSubTypes.Type(value = Event.Session.class, name = "session"),
-            @JsonSubTypes.Type(value = Event.Attempt.class, name = "attempt"),
-            @JsonSubTypes.Type(value = Event.Run.class, name = "run"),
-            @JsonSubTypes.Type(value = Event.End.class, name = "end"),
-            @JsonSubTypes.Type(value = Event.Upload.class, name = "upload"),
-            @JsonSubTypes.Type(value = Event.Look.class, name = "look"),
-            @JsonSubTypes.Type(value = Event.Harvest.class, name = "harvest"),
-            @JsonSubTypes.Type(value = Event.Stop.class, name = "stop"),
-            @JsonSubTypes.Type(value = Event.Throttle.class, name = "throttle"),
-            @JsonSubTypes.Type(value = Event.Late.class, name = "late"),
-            @JsonSubTypes.Type(value = Event.Missing.class, name = "missing"),
-            @JsonSubTypes.Type(value = Event.Torn.class, name = "torn")})
+    @JsonPropertyOrder("event")
     @JsonInclude(JsonInclude.Include.NON_EMPTY)
     sealed interface Event {
         int FORMAT = 1;
+
+        /// Its kind in the log is the record's name.
+        @JsonProperty
+        default String event() {
+            return getClass().getSimpleName().toLowerCase(Locale.ROOT);
+        }
+
+        static Event of(Fields line) {
+            String id = line.text("id"), user = line.text("user"), run = line.text("run"), why = line.text("why");
+            return switch (line.text("event", "")) {
+                case "session" -> new Session(line.time(), line.integer("format"), line.text("tool"),
+                        line.text("base_url"), line.text("app"), line.text("server"), line.text("mode"),
+                        line.text("options"));
+                case "attempt" -> new Attempt(line.time(), id, line.integer("n"), user, line.text("mode"),
+                        line.text("cells"), line.text("kind"), line.text("csv"));
+                case "run" -> new Run(line.time(), id, user, run, line.text("task"));
+                case "end" -> new End(line.time(), id, user, line.text("outcome"), line.text("cells"), run,
+                        line.integer("n"), line.integer("http"), line.text("cause"), line.text("error"),
+                        Double.parseDouble(line.text("seconds", "0")), line.whole("tokens"), line.integer("steps"),
+                        line.decimal("price"), line.text("currency"), line.text("csv"));
+                case "upload" -> new Upload(line.time(), id, user, line.text("file"), line.text("upload"));
+                case "look" -> new Look(line.time(), user, run, line.text("saw"));
+                case "harvest" -> new Harvest(line.time(), user, run);
+                case "stop" -> new Stop(line.time(), why, user, line.text("task"));
+                case "throttle" -> new Throttle(line.time(), user, why, line.integer("limit"));
+                case "late" -> new Late(line.time(), id, user, run, line.text("saw"));
+                case "missing" -> new Missing(line.time(), id, user, line.text("file"), why);
+                case "torn" -> new Torn(line.time(), line.text("file"), line.whole("at"), line.whole("bytes"));
+                default -> new Other();
+            };
+        }
 
         /// A process began to work on the batch, or went over to another mode.
         record Session(Instant t, int format, String tool, String baseUrl, String app, String server, String mode,
@@ -7776,9 +7773,8 @@ final class DifyExec implements Runnable {
         /// a word in front which keeps it from being taken for the row's.
         @JsonInclude(JsonInclude.Include.NON_DEFAULT)
         record End(Instant t, String id, String user, String outcome, String cells, String run, int n, int http,
-                String cause,
-                String error, double seconds, long tokens, int steps, BigDecimal price,
-                        String currency, String csv) implements Event {
+                String cause, String error, double seconds, long tokens, int steps, BigDecimal price, String currency,
+                String csv) implements Event {
             static final String OF_TRY = "try_";
 
             boolean isOfTry() {
@@ -7796,14 +7792,22 @@ final class DifyExec implements Runnable {
             static End of(DifyExec.Attempt attempt, Instant now, String outcome, Seen seen, String error,
                     String cause, Duration took) {
                 var usage = seen instanceof Seen.Ran ran ? ran.usage() : Usage.NONE;
-                return new End(now, attempt.row().id(), attempt.user(),
-                        (attempt.kind() == Kind.TRY ? OF_TRY : "") + outcome, attempt.cells(),
-                                seen.run().map(RunRef::id).orElse(null),
-                        attempt.tries().retries(), seen instanceof Seen.Refused refused ? refused.status() : 0,
-                        cause.isEmpty() ? null : cause, error.isEmpty() ? null
-                                : Plain.text(error, Plain.LONGEST_ERROR),
-                        took.toMillis() / 1000.0, usage.tokens(), usage.steps(),
-                        usage.price().orElse(null), usage.currency().isEmpty() ? null : usage.currency(),
+                return new End(
+                        now,
+                        attempt.row().id(),
+                        attempt.user(),
+                        (attempt.kind() == Kind.TRY ? OF_TRY : "") + outcome,
+                        attempt.cells(),
+                        seen.run().map(RunRef::id).orElse(null),
+                        attempt.tries().retries(),
+                        seen instanceof Seen.Refused refused ? refused.status() : 0,
+                        cause.isEmpty() ? null : cause,
+                        error.isEmpty() ? null : Plain.text(error, Plain.LONGEST_ERROR),
+                        took.toMillis() / 1000.0,
+                        usage.tokens(),
+                        usage.steps(),
+                        usage.price().orElse(null),
+                        usage.currency().isEmpty() ? null : usage.currency(),
                         attempt.csv().isEmpty() ? null : attempt.csv());
             }
         }
@@ -7841,37 +7845,41 @@ final class DifyExec implements Runnable {
         record Other() implements Event {}
     }
 
-    /// How many files of each row's outputs could not be fetched.
+    /// How many files of each row's outputs could not be fetched, in the CSV's order.
     static final class MissingFiles {
         private static final int EXAMPLES = 3;
 
-        private final Map<String, Integer> byId = new LinkedHashMap<>();
+        private final Map<Integer, OfRow> byRow = new TreeMap<>();
 
-        void add(String id) {
-            byId.merge(id, 1, Integer::sum);
+        private record OfRow(String id, int files) {}
+
+        void add(Row row) {
+            int before = byRow.getOrDefault(row.index(), new OfRow(row.id(), 0)).files();
+            put(row.index(), row.id(), before + 1);
         }
 
+        /// @param row   its number
         /// @param files of its last run; 0: all are there
-        void put(String id, int files) {
-            if (files > 0) byId.put(id, files);
-            else byId.remove(id);
+        void put(int row, String id, int files) {
+            if (files > 0) byRow.put(row, new OfRow(id, files));
+            else byRow.remove(row);
         }
 
         boolean isEmpty() {
-            return byId.isEmpty();
+            return byRow.isEmpty();
         }
 
         long files() {
-            return byId.values().stream().mapToLong(Integer::longValue).sum();
+            return byRow.values().stream().mapToLong(OfRow::files).sum();
         }
 
         int rows() {
-            return byId.size();
+            return byRow.size();
         }
 
         /// The first rows.
         List<String> examples() {
-            return byId.keySet().stream().limit(EXAMPLES).toList();
+            return byRow.values().stream().limit(EXAMPLES).map(OfRow::id).toList();
         }
 
         @Override
@@ -7882,123 +7890,70 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// The lines of a file as bytes, one buffer for all.
+    /// The lines of a file as bytes, one after another or by where they begin. What lies close together comes from one
+    /// read.
     static final class Lines implements AutoCloseable {
-        private final InputStream in;
-        private final byte[] chunk = new byte[1 << 16];
-        private byte[] line = new byte[1024];
-        private int at = 0, end = 0, length = 0;
-        private long from = 0, next = 0;
-
-        Lines(Path path) throws IOException {
-            in = Files.newInputStream(path);
-        }
-
-        boolean next() throws IOException {
-            length = 0;
-            from = next;
-            while (true) {
-                if (at == end) {
-                    at = 0;
-                    end = Math.max(0, in.read(chunk));
-                    if (end == 0) {
-                        return length > 0;
-                    }
-                }
-                int stop = at;
-                while (stop < end && chunk[stop] != '\n') stop++;
-                append(stop);
-                next += stop - at;
-                if (stop < end) {
-                    at = stop + 1;
-                    next++;
-                    return true;
-                }
-                at = stop;
-            }
-        }
-
-        private void append(int stop) {
-            int more = stop - at;
-            if (length + more > line.length) line = Arrays.copyOf(line, Math.max(line.length * 2, length + more));
-            System.arraycopy(chunk, at, line, length, more);
-            length += more;
-        }
-
-        byte[] bytes() {
-            return line;
-        }
-
-        int length() {
-            return length;
-        }
-
-        /// The line as JSON; a byte order mark before it is passed over.
-        JsonParser parser() throws IOException {
-            int from = Results.behindMark(line, 0, length);
-            return Json.Tokens.FACTORY.createParser(line, from, length - from);
-        }
-
-        /// A copy, without a byte order mark.
-        byte[] content() {
-            return Arrays.copyOfRange(line, Results.behindMark(line, 0, length), length);
-        }
-
-        /// Where in the file the line begins.
-        long from() {
-            return from;
-        }
-
-        @Override
-        public void close() throws IOException {
-            in.close();
-        }
-    }
-
-    /// The lines of a file by where they begin. What lies close together comes from one read.
-    static final class Pages implements AutoCloseable {
         private static final int BACK = 1 << 14;
 
         private final FileChannel file;
         private byte[] page = new byte[1 << 16];
-        private long from = 0;
-        private int filled = 0, start = 0, end = 0;
+        private long first = 0; // where in the file the page begins
+        private int filled = 0, start = 0, end = -1;
 
-        Pages(Path path) throws IOException {
+        Lines(Path path) throws IOException {
             file = FileChannel.open(path);
         }
 
-        static Optional<Pages> open(Path path) throws IOException {
-            return Files.exists(path) ? Optional.of(new Pages(path)) : Optional.empty();
+        static Optional<Lines> open(Path path) throws IOException {
+            return Files.exists(path) ? Optional.of(new Lines(path)) : Optional.empty();
+        }
+
+        /// Makes the line after it the present one. False: there is none.
+        boolean next() throws IOException {
+            long place = first + end + 1;
+            if (!find(place)) fill(place, place);
+            return end < filled || start < end;
         }
 
         /// Makes the line that begins there the present one.
-        Pages turn(long place) throws IOException {
-            if (place < from || place >= from + filled || !find(place)) fill(place);
+        Lines turn(long place) throws IOException {
+            if (place < first || place >= first + filled || !find(place)) fill(place, Math.max(0, place - BACK));
             return this;
         }
 
-        private void fill(long place) throws IOException {
-            from = Math.max(0, place - BACK);
+        /// The file's last line may lack its end.
+        private void fill(long place, long from) throws IOException {
+            first = from;
             while (true) {
                 var room = ByteBuffer.wrap(page);
-                while (room.hasRemaining() && file.read(room, from + room.position()) >= 0) {}
+                while (room.hasRemaining() && file.read(room, first + room.position()) >= 0) {}
                 filled = room.position();
-                if (find(place)) return;
-                if (room.hasRemaining()) break;
+                if (find(place) || room.hasRemaining()) return;
                 page = new byte[page.length * 2];
             }
-            end = filled; // the last line may lack its end
         }
 
         private boolean find(long place) {
-            start = (int) (place - from);
+            start = (int) (place - first);
             for (end = start; end < filled; end++) if (page[end] == '\n') return true;
             return false;
         }
 
-        byte[] line() {
-            return Arrays.copyOfRange(page, Results.behindMark(page, start, end), end);
+        boolean isEmpty() {
+            return start == end;
+        }
+
+        /// Where in the file the line begins.
+        long place() {
+            return first + start;
+        }
+
+        byte[] bytes() {
+            return Arrays.copyOfRange(page, start, end);
+        }
+
+        JsonParser parser() throws IOException {
+            return Json.Tokens.FACTORY.createParser(page, start, end - start);
         }
 
         @Override
@@ -8014,92 +7969,6 @@ final class DifyExec implements Runnable {
 
         /// @param at where in the log the event's line begins
         default void event(Index index, Event event, long at) {}
-    }
-
-    /// A whole file gets its name: at once, and never one that another file has.
-    static final class FreeName {
-        /// Where it is now: at its place, or at the next free one beside it (`a~2.pdf`). One of the same bytes that is
-        /// there already is kept instead: a row that runs again gives no second copy.
-        static Path take(Path draft, Path place) throws IOException {
-            for (int number = 1; ; number++) {
-                var path = number == 1 ? place : place.resolveSibling(numbered(place.getFileName().toString(), number));
-                try {
-                    link(draft, path);
-                    return path;
-                } catch (FileAlreadyExistsException _) {
-                    if (Files.isRegularFile(path) && Files.mismatch(draft, path) < 0) return path;
-                }
-            }
-        }
-
-        /// A link is the one step that names a file at once and writes over none; not every file system has it.
-        private static void link(Path draft, Path path) throws IOException {
-            try {
-                Files.createLink(path, draft);
-            } catch (FileAlreadyExistsException taken) {
-                throw taken;
-            } catch (UnsupportedOperationException | IOException _) {
-                Files.move(draft, path);
-            }
-        }
-
-        private static String numbered(String name, int number) {
-            int dot = name.lastIndexOf('.');
-            return dot < 0 ? name + "~" + number : name.substring(0, dot) + "~" + number + name.substring(dot);
-        }
-    }
-
-    /// A file that appears as a whole, or not at all.
-    static final class Draft {
-        interface Content {
-            void write(OutputStream out) throws IOException;
-        }
-
-        /// Nothing that a batch is made of is ever written over, and no other file unless that is allowed.
-        static void refuse(Path file, BatchFiles files, Optional<Path> input, Predicate<Path> mayBeReplaced) {
-            try {
-                BatchFiles.refuseNoFile(file, "name another");
-                var parent = file.toAbsolutePath().getParent();
-                if (!Files.isDirectory(parent)) throw new Unusable(file + ": there is no folder " + parent);
-                if (!Files.exists(file)) {
-                    refuseName(file, parent, files);
-                    return;
-                }
-                files.refuse(file);
-                if (input.isPresent() && Files.exists(input.get()) && Files.isSameFile(file, input.get()))
-                    throw new Unusable(file + " is both input and output: name another file");
-                if (!mayBeReplaced.test(file)) throw new Unusable(file + ": is there already; --force writes over it");
-            } catch (IOException problem) {
-                throw new Unusable(file + ": " + Plain.of(problem));
-            }
-        }
-
-        /// A file of the batch that is not there yet: what stood in it would be taken for the batch's.
-        private static void refuseName(Path file, Path folder, BatchFiles files) throws IOException {
-            for (var own : files.all())
-                if (own.getFileName().equals(file.getFileName())
-                        && Files.isSameFile(own.toAbsolutePath().getParent(), folder))
-                    throw new Unusable(file + ": the batch has a file of this name; name another");
-        }
-
-        static void write(Path file, Content content) {
-            try {
-                var target = Files.exists(file) ? file.toRealPath() : file;
-                var draft = target.resolveSibling("." + target.getFileName() + "."
-                        + Long.toHexString(System.nanoTime()) + ".tmp");
-                var stream = Files.newOutputStream(draft, StandardOpenOption.CREATE_NEW, StandardOpenOption.WRITE);
-                try { // only now is the draft ours, to be deleted
-                    try (stream) {
-                        content.write(stream);
-                    }
-                    Files.move(draft, target, StandardCopyOption.ATOMIC_MOVE, StandardCopyOption.REPLACE_EXISTING);
-                } finally {
-                    Files.deleteIfExists(draft);
-                }
-            } catch (IOException problem) {
-                throw new Unusable(file + ": cannot be written (" + Plain.of(problem) + ")");
-            }
-        }
     }
 
     // ── Input ───────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -80,6 +80,19 @@ final class AgendaTest {
         }
 
         @Test
+        void areListedAtTheEndInTheCsvsOrder() throws Exception {
+            var scene = scene("a", "b");
+            scene.fetched = file -> file.link().contains("a") ? AWAY : DEAD;
+            scene.answer = (attempt, _) -> with(2, attempt.row().id());
+
+            scene.play();
+
+            assertEquals(List.of("b", "a"), scene.resultIds(), "a's files are waited for");
+            assertEquals("4 files of 2 rows could not be fetched (a, b): see 'missing' in the log; 'retry --force ID' "
+                    + "runs such a row anew", scene.tally.missingFiles().toString());
+        }
+
+        @Test
         void areGivenUpWhenTheirLinksAreDeadAndEachIsTold() throws Exception {
             var scene = scene("a", "b");
             scene.fetched = file -> file.link().contains("a") ? AWAY : DEAD;
@@ -90,8 +103,6 @@ final class AgendaTest {
             assertEquals(List.of("b", "a"), scene.resultIds(), "a run that is paid for is kept");
             assertEquals(List.of(), scene.retryIds());
             assertFalse(scene.tally.isAllDone());
-            assertEquals("4 files of 2 rows could not be fetched (b, a): see 'missing' in the log; 'retry --force ID' "
-                    + "runs such a row anew", scene.tally.missingFiles().toString());
             assertEquals(List.of("b-1.txt", "b-2.txt", "a-1.txt", "a-2.txt"), Scene.texts("file",
                     scene.log("missing")));
             assertEquals(List.of("HTTP 403", "HTTP 403", "HTTP 503", "HTTP 503"), Scene.texts("why",

@@ -100,33 +100,29 @@ final class BatchTest {
     class TheLineFile {
         @TempDir Path folder;
 
-        private static void add(LineFile file, String text) throws IOException {
-            file.buffer().write(text.getBytes(UTF_8));
-        }
-
         @Test
         void linesAreOnDiskOnceTheyAreFlushed() throws IOException {
             var path = folder.resolve("lines");
             try (var file = new LineFile(path, new byte[0])) {
-                add(file, "one\n");
+                file.add("one");
                 assertFalse(Files.exists(path));
 
                 assertTrue(file.flush());
-                assertEquals("one\n", Files.readString(path));
+                assertEquals("\"one\"\n", Files.readString(path));
                 assertFalse(file.flush());
-                add(file, "two\n");
-                add(file, "three\n");
+                file.add("two");
+                file.add("three");
                 assertTrue(file.flush());
             }
 
-            assertEquals("one\ntwo\nthree\n", Files.readString(path));
+            assertEquals("\"one\"\n\"two\"\n\"three\"\n", Files.readString(path));
         }
 
         @Test
         void whatFollowsFromALineHoldsOnceItIsInTheFile() throws IOException {
             var done = new ArrayList<String>();
             try (var file = new LineFile(folder.resolve("lines"), new byte[0])) {
-                add(file, "one\n");
+                file.add("one");
                 file.onceWritten(() -> done.add("one"));
                 Thread.currentThread().interrupt(); // closes the file under the write
                 assertThrows(IOException.class, file::flush);
@@ -134,7 +130,7 @@ final class BatchTest {
                 assertEquals(List.of(), done);
             }
             try (var file = new LineFile(folder.resolve("lines"), new byte[0])) {
-                add(file, "two\n");
+                file.add("two");
                 file.onceWritten(() -> done.add("two"));
 
                 file.flush();
@@ -147,27 +143,27 @@ final class BatchTest {
         @Test
         void onlyANewFileBeginsWithTheHead() throws IOException {
             var path = folder.resolve("lines");
-            for (var line : List.of("one\n", "two\n"))
-                try (var file = new LineFile(path, Results.BOM)) {
-                    add(file, line);
+            for (var line : List.of("one", "two"))
+                try (var file = new LineFile(path, LineFile.BOM)) {
+                    file.add(line);
                     file.flush();
                 }
 
-            assertEquals("\uFEFFone\ntwo\n", Files.readString(path));
+            assertEquals("\uFEFF\"one\"\n\"two\"\n", Files.readString(path));
         }
 
         @Test
         void aWriteThatFailsIsToldAndItsLinesAreNotForgotten() throws IOException {
             var path = Files.createDirectory(folder.resolve("lines"));
             try (var file = new LineFile(path, new byte[0])) {
-                add(file, "one\n");
+                file.add("one");
                 assertThrows(IOException.class, file::flush);
 
                 Files.delete(path); // there is room now
                 assertTrue(file.flush());
             }
 
-            assertEquals("one\n", Files.readString(path));
+            assertEquals("\"one\"\n", Files.readString(path));
         }
 
         /// A real run in a process that may write only small files: the shell's limit is the full disk.
@@ -234,7 +230,7 @@ final class BatchTest {
                     new Event.Missing(NOON, "a", "user-1", "a-doc-1.pdf", "HTTP 503"),
                     new Event.Torn(NOON, "results.jsonl", 10, 20));
             try (var file = new LineFile(path, new byte[0])) {
-                events.forEach(event -> Journal.write(event, file));
+                events.forEach(file::add);
                 file.flush();
             }
             var read = new ArrayList<Event>();
@@ -304,17 +300,20 @@ final class BatchTest {
             var partial = new Seen.Ran(run("run-2"), RunStatus.PARTIAL, "{}".getBytes(UTF_8),
                     "", "workflow-1", new Usage(0.5, 0, 2, Optional.empty(), ""));
 
-            var lines = new ByteArrayOutputStream();
-            lines.writeBytes(Results.line(attempt, streamed, NOON.plusMillis(1234), List.of()));
-            lines.writeBytes(Results.line(attempt, partial, NOON, List.of()));
+            var path = folder.resolve("results.jsonl");
+            try (var file = new LineFile(path, new byte[0])) {
+                file.add(ResultLine.of(attempt, streamed, NOON.plusMillis(1234), List.of()));
+                file.add(ResultLine.of(attempt, partial, NOON, List.of()));
+                file.flush();
+            }
 
-            Golden.check("results.txt", lines.toString(UTF_8));
+            Golden.check("results.txt", Files.readString(path));
         }
 
         private static Optional<Results.Head> head(Path folder, String line) throws IOException {
             try (var lines = new Lines(Files.writeString(folder.resolve("line"), line + "\n"))) {
                 lines.next();
-                return Results.head(lines);
+                return Results.head(lines.parser());
             }
         }
 
@@ -514,7 +513,7 @@ final class BatchTest {
                     + missing.formatted("c", "u5", "1.txt"));
 
             assertEquals("2 files of 1 row could not be fetched (a): see 'missing' in the log; 'retry --force ID' runs "
-                    + "such a row anew", history.missingFiles().toString());
+                    + "such a row anew", history.missingFiles.toString());
         }
 
         @Test
@@ -553,7 +552,7 @@ final class BatchTest {
             var line = JSON.createObjectNode().put("event", "session").put("t", NOON.toString()).put("format", 1)
                     .put("options", options).put("mode", mode);
 
-            assertEquals(Optional.ofNullable(kept), history(line + "\n").mode());
+            assertEquals(Optional.ofNullable(kept), history(line + "\n").mode);
         }
 
         @Test
@@ -612,7 +611,7 @@ final class BatchTest {
                     + (late ? "{'event':'late','t':'2026-01-16T12:00:03Z','id':'a','user':'u1'}\n" : "")));
 
             assertEquals(awaited ? List.of("u1") : List.of(),
-                    history.resent().all().stream().map(Attempt::user).toList());
+                    history.resent().stream().map(Attempt::user).toList());
         }
 
         @Test
@@ -797,13 +796,20 @@ final class BatchTest {
         void longResultsDoNotWaitForEachOther() throws Exception {
             var scene = Scene.of(folder, "a");
             try (var batch = scene.open()) {
-                batch.result(new byte[1_000]);
+                batch.result(line("x".repeat(1_000)));
                 assertFalse(Files.exists(scene.output));
 
-                batch.result(new byte[100_000]);
+                batch.result(line("x".repeat(100_000)));
 
-                assertEquals(3 + 101_000, Files.size(scene.output));
+                assertTrue(Files.size(scene.output) > 101_000);
             }
+        }
+
+        private static ResultLine line(String text) {
+            var ran = new Seen.Ran(run("run-1"), RunStatus.SUCCEEDED, json("{'text':'" + text + "'}").getBytes(UTF_8),
+                    "", "workflow-1", Usage.NONE);
+            var attempt = new Attempt(1, row("a"), Tries.NONE, "u1", Mode.BLOCKING, "", NOON);
+            return ResultLine.of(attempt, ran, NOON, List.of());
         }
 
         @Test
@@ -898,7 +904,7 @@ final class BatchTest {
                 writer.flush();
                 assertEquals(1, writer.batch().history().inFlight());
 
-                writer.settled(attempt, new Outcome.Failed("no", false), NOON, Seen.nothing(), () ->
+                writer.settled(attempt, new Outcome.Failed("no", false), NOON, Seen.nothing(), seconds(1), () ->
                         assertEquals(Standing.FAILED, writer.standing(attempt.row())));
                 assertEquals(Standing.PENDING, writer.standing(attempt.row()));
                 writer.flush();
@@ -915,8 +921,8 @@ final class BatchTest {
                 writer.record(Event.Attempt.of(attempt));
                 writer.flush();
                 Files.createDirectory(scene.output); // where no line can be written
-                writer.result("{}\n".getBytes(UTF_8));
-                writer.settled(attempt, new Outcome.Succeeded(), NOON, succeeded("run-7"), () -> {
+                writer.result(line("x"));
+                writer.settled(attempt, new Outcome.Succeeded(), NOON, succeeded("run-7"), seconds(1), () -> {
                     throw new AssertionError("its result is not on disk");
                 });
 
@@ -1032,13 +1038,12 @@ final class BatchTest {
         /// What is left of a file with these bytes, and how many bytes were cut off.
         private String mended(String text, long cut) throws IOException {
             var path = Files.writeString(folder.resolve("file"), text);
-            var torn = new ArrayList<Event.Torn>();
 
-            Torn.mend(path, torn);
+            var torn = LineFile.mend(path);
 
-            assertEquals(cut, torn.stream().mapToLong(Event.Torn::bytes).sum());
-            torn.forEach(event -> assertEquals("file", event.file()));
-            torn.forEach(event -> assertEquals(text.getBytes(UTF_8).length - cut, event.at()));
+            assertEquals(cut, torn.map(Event.Torn::bytes).orElse(0L));
+            torn.ifPresent(event -> assertEquals("file", event.file()));
+            torn.ifPresent(event -> assertEquals(text.getBytes(UTF_8).length - cut, event.at()));
             return Files.readString(path);
         }
 
@@ -1078,7 +1083,7 @@ final class BatchTest {
 
         @Test
         void aFileThatIsNotThereIsNotMade() throws IOException {
-            Torn.mend(folder.resolve("none"), new ArrayList<>());
+            LineFile.mend(folder.resolve("none"));
 
             assertFalse(Files.exists(folder.resolve("none")));
         }
@@ -1086,7 +1091,7 @@ final class BatchTest {
         @Test
         void aMarkAloneIsFollowedByNoSecondOne() throws Exception {
             var scene = Scene.of(folder, "a");
-            Files.write(scene.output, Results.BOM);
+            Files.write(scene.output, LineFile.BOM);
 
             scene.play();
 

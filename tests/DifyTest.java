@@ -248,12 +248,16 @@ final class DifyTest {
         void halfAnEmojiInTheOutputsLosesNoRun() throws IOException {
             var ran = answered("{\"text\": \"cut \\ud83d\"}");
 
-            var line = Results.line(attempt(0, 0), ran, NOON, List.of());
+            var path = folder.resolve("results.jsonl");
+            try (var file = new LineFile(path, new byte[0])) {
+                file.add(ResultLine.of(attempt(0, 0), ran, NOON, List.of()));
+                file.flush();
+            }
+            var line = Files.readAllBytes(path);
 
             assertEquals("cut \ud83d", JSON.readTree(line).path("outputs").path("text").asText());
             var ending = Ending.of(line);
             assertEquals(new Ending.Value("cut \ud83d", false), ending.outputs().get("text"));
-            var path = Files.write(folder.resolve("results.jsonl"), line);
             var index = new Index();
             Results.read(path, index, List.of());
             assertEquals("a", index.id(0));
