@@ -570,7 +570,7 @@ final class SimulatedDify {
         for (var event : events.subList(0, events.size() - 1)) write(out, event);
         if (job.isEndless()) awaitEnd(out, job, job.resumed);
         if (!worker) hear(job); // reached only while the client is there
-        if (fault == Simulator.Fault.DROP_AFTER) out.cut(line(events.getLast()));
+        if (fault == Simulator.Fault.DROP_AFTER) cutEnd(out, job, events.getLast(), told.get().afterEnd());
         if (fault == Simulator.Fault.ERROR_FIRST) out.write(line(anError(job)));
         if (fault == Simulator.Fault.BROKEN || makesUpEnds && !fits(events.getLast())) breakOff(out, job);
         else if (fault == Simulator.Fault.LOSE_FINISH || !fits(events.getLast())) fallSilent(out);
@@ -580,6 +580,14 @@ final class SimulatedDify {
             pace.pause(told.get().linger());
             out.end();
         }
+    }
+
+    /// Within the last event of the run, or within what comes after it.
+    private static void cutEnd(SimulatedExchange.Chunks out, SimulatedJob job, Map<String, Object> last,
+            Optional<Map<String, Object>> after) throws IOException {
+        var cut = after.filter(_ -> job.fate.die() / 3 % 2 == 0);
+        if (cut.isPresent()) out.write(line(last));
+        out.cut(line(cut.orElse(last)));
     }
 
     private void hear(SimulatedJob job) {
