@@ -156,8 +156,8 @@ final class Chaos implements Callable<Integer> {
 
     private void print(Verdict verdict, Starts starts, long seconds) {
         var out = spec.commandLine().getOut();
-        out.println("| dify | app | mode | rows | kills | starts | lost | torn | wrong | twice | silent | late | unknown | "
-                + "failed | pending | denied | double | exits | s | seed | server |");
+        out.println("| dify | app | mode | rows | kills | starts | lost | torn | wrong | twice | silent | late | "
+                + "unknown | failed | pending | denied | double | exits | s | seed | server |");
         out.println("|---|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|---|--:|--:|---|");
         out.println("| " + Stream.of(version, app, mode, rows, starts.kills(), starts.starts(), verdict.lost().size(),
                 verdict.torn(), verdict.wrong().size(), verdict.twice().size(), verdict.silent().size(), verdict.late(),
@@ -177,8 +177,8 @@ final class Chaos implements Callable<Integer> {
 
     // ── What is compared ────────────────────────────────────────────────────────────────────────────────────────────
 
-    /// The input: the text of each id, which is what a chatflow is asked. Quotes, commas, line breaks and scripts of all
-    /// kinds come along.
+    /// The input: the text of each id, which is what a chatflow is asked. Quotes, commas, line breaks and scripts of
+    /// all kinds come along.
     record Table(Map<String, String> texts, boolean isChatflow) {
         static Table write(Path file, int rows, long seed, boolean isChatflow) throws IOException {
             var random = new SplittableRandom(seed);

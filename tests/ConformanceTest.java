@@ -741,18 +741,26 @@ class ConformanceTest {
             assertEquals(0, answer("/workflows/logs").path("total").asInt());
         }
 
-        @ParameterizedTest
-        @CsvSource({"workflow, workflow, not_chat_app", "chatflow, advanced-chat, ''", "chat, chat, app_unavailable",
-                "agent-chat, agent-chat, app_unavailable", "completion, completion, not_chat_app"})
-        void isOneOfTheKindsOfAppThatCanBeAskedFor(String word, String mode, String code) throws Exception {
+        @ParameterizedTest(name = "--app {0}")
+        @CsvSource(textBlock = """
+                workflow,   workflow,      not_chat_app,    ''
+                chatflow,   advanced-chat, '',              not_workflow_app
+                chat,       chat,          app_unavailable, not_workflow_app
+                agent-chat, agent-chat,    app_unavailable, not_workflow_app
+                completion, completion,    not_chat_app,    not_workflow_app
+                """)
+        void isOneOfTheKindsOfApp(String word, String mode, String chat, String run) throws Exception {
             serve(0, new SimulatedDify(behaviour("1.16.0"),
                     Simulator.Setup.PLAIN.with(Simulator.Setup.Kind.of(word))));
 
-            var wire = question("blocking", "u", "x");
+            var asked = question("blocking", "u", "x");
+            var begun = ask("POST", "/workflows/run", "{\"inputs\":{\"id\":\"1\"},\"user\":\"u\"}");
 
-            wire.awaitEnd();
+            asked.awaitEnd();
+            begun.awaitEnd();
             assertEquals(mode, answer("/info").path("mode").asText());
-            assertEquals(code, Recorded.json(wire.text()).path("code").asText());
+            assertEquals(chat, Recorded.json(asked.text()).path("code").asText());
+            assertEquals(run, Recorded.json(begun.text()).path("code").asText());
         }
 
         @Test

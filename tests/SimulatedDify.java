@@ -187,7 +187,7 @@ final class SimulatedDify {
     /// `id` is that of a version, or empty for the one that is published now. The order of the checks is Dify's.
     private void run(SimulatedExchange exchange, String id) throws IOException, InterruptedException {
         var body = body(exchange);
-        if (setup.kind().isChat()) throw refused(400, "not_workflow_app", WRONG_ROUTE);
+        if (!setup.kind().mode.equals("workflow")) throw refused(400, "not_workflow_app", WRONG_ROUTE);
         var inputs = inputs(body);
         checkMode(body);
         checkTrace(exchange, body);

@@ -6,10 +6,11 @@ import static difyexec.DifyExec.*;
 import static java.util.stream.Collectors.joining;
 
 /// A workflow of the simulated app that calls a service over HTTP, as the recorded apps do: the steps between its Start
-/// and its End node (a chatflow's Answer node), and the events that tell of them, field for field and in the order of each version.
+/// and its End node (a chatflow's Answer node), and the events that tell of them, field for field and in the order of
+/// each version.
 ///
-/// The service answers a call with what it was sent (a chatflow's question), after `delay_ms` and with the HTTP status `status` (200), both of
-/// them inputs of the run.
+/// The service answers a call with what it was sent (a chatflow's question), after `delay_ms` and with the HTTP status
+/// `status` (200), both of them inputs of the run.
 ///
 /// @param outputs what the End node gives: name to selector, say `answer` to `call.body`; empty: there is no End node
 record SimulatedGraph(List<Step> steps, Map<String, String> outputs) {
