@@ -48,6 +48,10 @@ final class Chaos implements Callable<Integer> {
             description = SimulatedRun.VERSIONS + " (default: ${DEFAULT-VALUE}).")
     String version;
 
+    @Option(names = "--app", paramLabel = "KIND", defaultValue = "workflow",
+            description = "workflow or chatflow (default: ${DEFAULT-VALUE}).")
+    String app;
+
     @Option(names = "--mode", paramLabel = "MODE", defaultValue = "streaming",
             description = "streaming, blocking or auto (default: ${DEFAULT-VALUE}).")
     String mode;
@@ -87,7 +91,7 @@ final class Chaos implements Callable<Integer> {
         var keep = folder != null;
         if (!keep) folder = Files.createTempDirectory("chaos-");
         Files.createDirectories(folder);
-        var table = Table.write(folder.resolve("data.csv"), rows, seed);
+        var table = Table.write(folder.resolve("data.csv"), rows, seed, isChatflow());
         var began = System.nanoTime();
         try (var simulator = Simulated.start(simulatorOptions())) {
             var tool = new Tool(folder, List.of("run", "-i", "data.csv", "-o", "results.jsonl", "--mode", mode,
@@ -108,8 +112,12 @@ final class Chaos implements Callable<Integer> {
     }
 
     private List<String> simulatorOptions() {
-        return Stream.of(List.of("--dify", version, "--seed", String.valueOf(seed)), SERVER, server)
-                .flatMap(List::stream).toList();
+        return Stream.of(List.of("--dify", version, "--seed", String.valueOf(seed), "--app", app, "--columns",
+                isChatflow() ? "id" : "id,text"), SERVER, server).flatMap(List::stream).toList();
+    }
+
+    private boolean isChatflow() {
+        return app.equals("chatflow");
     }
 
     /// How often the tool was started and killed, and how it ended.
@@ -148,10 +156,10 @@ final class Chaos implements Callable<Integer> {
 
     private void print(Verdict verdict, Starts starts, long seconds) {
         var out = spec.commandLine().getOut();
-        out.println("| dify | mode | rows | kills | starts | lost | torn | wrong | twice | silent | late | unknown | "
-                + "failed | pending | denied | double | exits | s | seed | server |");
-        out.println("|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|---|--:|--:|---|");
-        out.println("| " + Stream.of(version, mode, rows, starts.kills(), starts.starts(), verdict.lost().size(),
+        out.println("| dify | app | mode | rows | kills | starts | lost | torn | wrong | twice | silent | late | "
+                + "unknown | failed | pending | denied | double | exits | s | seed | server |");
+        out.println("|---|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|---|--:|--:|---|");
+        out.println("| " + Stream.of(version, app, mode, rows, starts.kills(), starts.starts(), verdict.lost().size(),
                 verdict.torn(), verdict.wrong().size(), verdict.twice().size(), verdict.silent().size(), verdict.late(),
                 verdict.unknown(), verdict.failed(), verdict.pending(), verdict.denied().size(), verdict.doubled(),
                 starts.exits(), seconds, seed, String.join(" ", server)).map(String::valueOf)
@@ -169,12 +177,13 @@ final class Chaos implements Callable<Integer> {
 
     // ── What is compared ────────────────────────────────────────────────────────────────────────────────────────────
 
-    /// The input: the text of each id. Quotes, commas, line breaks and scripts of all kinds come along.
-    record Table(Map<String, String> texts) {
-        static Table write(Path file, int rows, long seed) throws IOException {
+    /// The input: the text of each id, which is what a chatflow is asked. Quotes, commas, line breaks and scripts of
+    /// all kinds come along.
+    record Table(Map<String, String> texts, boolean isChatflow) {
+        static Table write(Path file, int rows, long seed, boolean isChatflow) throws IOException {
             var random = new SplittableRandom(seed);
             var texts = new LinkedHashMap<String, String>();
-            var csv = new StringBuilder("id,text\n");
+            var csv = new StringBuilder(isChatflow ? "id,query\n" : "id,text\n");
             for (int row = 1; row <= rows; row++) {
                 var text = switch (random.nextInt(4)) {
                     case 0 -> "plain text of row " + row;
@@ -186,7 +195,7 @@ final class Chaos implements Callable<Integer> {
                 csv.append("row-").append(row).append(",\"").append(text.replace("\"", "\"\"")).append("\"\n");
             }
             Files.writeString(file, csv);
-            return new Table(texts);
+            return new Table(texts, isChatflow);
         }
     }
 
@@ -237,6 +246,8 @@ final class Chaos implements Callable<Integer> {
         private static boolean isWrong(JsonNode line, Table table) {
             var id = line.path("id").asText();
             var text = table.texts().get(id);
+            if (table.isChatflow()) return !line.path("status").asText().equals("success")
+                    || !line.path("outputs").path("answer").asText().equals("Answer to: " + text);
             return !line.path("status").asText().equals("success")
                     || !line.path("inputs").path("text").asText().equals(text)
                     || !line.path("outputs").path("row_id").asText().equals(id)

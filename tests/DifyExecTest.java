@@ -34,6 +34,8 @@
 //SOURCES SimulatedLedger.java
 //SOURCES SimulatedJob.java
 //SOURCES SimulatedRun.java
+//SOURCES SimulatedMessage.java
+//SOURCES SimulatedConversations.java
 //SOURCES SimulatedJson.java
 //SOURCES SimulatedForm.java
 //SOURCES SimulatedFiles.java

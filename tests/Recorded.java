@@ -25,6 +25,12 @@ final class Recorded {
                 recording -> exchanges(version, recording), (one, _) -> one, LinkedHashMap::new));
     }
 
+    /// Each question to a chatflow, of all versions: its answer, however it ended.
+    static Stream<Exchange> questions() {
+        return VERSIONS.stream().flatMap(version -> cases(version).values().stream()).flatMap(List::stream)
+                .filter(Exchange::isQuestion);
+    }
+
     /// A note on what was done to the server has no request: it keeps its number, and is no exchange.
     private static List<Exchange> exchanges(String version, JsonNode recording) {
         var all = recording.path("exchanges");
@@ -105,9 +111,14 @@ final class Recorded {
             return RUN.matcher(line()).matches();
         }
 
-        /// Of a run's detail or the log.
+        /// A question to a chatflow, which is its way to start a run.
+        boolean isQuestion() {
+            return line().equals("POST /v1/chat-messages");
+        }
+
+        /// Of a run's detail or the log, or of the conversations and messages of a chatflow.
         boolean isAsking() {
-            return method().equals("GET") && path().startsWith("/v1/workflows/");
+            return method().equals("GET") && path().matches("/v1/(workflows/|conversations|messages).*");
         }
 
         /// Who starts a run, or nobody.
@@ -201,6 +212,8 @@ final class Recorded {
                 "from_variable_selector", "reason",
                 "transfer_method", "extension", "mime_type", "name", "filename", "errors", "error_strategy", "version");
         private static final Set<String> TEXTS = Set.of("inputs", "outputs");
+        /// Of these it matters whether there is anything.
+        private static final Set<String> EMPTY_OR_NOT = Set.of("answer", "provider_response_latency");
 
         /// What changes from run to run, and what stands for it.
         private static final Map<Pattern, String> VARIABLE = Map.of(
@@ -221,6 +234,7 @@ final class Recorded {
             if (value.isArray()) return value.valueStream().map(each -> of(key, each)).distinct()
                     .collect(joining("|", "[", "]"));
             if (value.isNull()) return "n";
+            if (EMPTY_OR_NOT.contains(key) && List.of("", "0.0").contains(value.asText())) return value.toString();
             if (KEPT.contains(key)) return normal(value.toString());
             if (value.isTextual()) return TEXTS.contains(key) && value.asText().startsWith("{")
                     ? "text" + of(json(value.asText())) : "s";

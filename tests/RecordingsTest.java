@@ -157,6 +157,21 @@ final class RecordingsTest {
             return exchange.isStream() ? response.withChunkedDribbleDelay(5, 5) : response;
         }
 
+        /// What a client may go by: `workflow_finished` is there, wherever it stands, or nothing was started.
+        @TestFactory
+        Stream<DynamicTest> everyStreamedQuestionToAChatflowTellsTheEndOfItsRunOrThatThereIsNone() {
+            return Recorded.questions()
+                    .filter(exchange -> exchange.isStream() && exchange.end() == Recorded.End.SERVER)
+                    .map(exchange -> DynamicTest.dynamicTest(exchange.toString(), () -> {
+                        var events = Recorded.events(exchange.text()).stream()
+                                .collect(Collectors.groupingBy(event -> event.path("event").asText()));
+                        var refused = events.getOrDefault("error", List.of()).stream()
+                                .filter(event -> event.path("status").asInt() == 500).toList();
+                        assertEquals(1, refused.size()
+                                + events.getOrDefault("workflow_finished", List.of()).size());
+                    }));
+        }
+
         @TestFactory
         Stream<DynamicTest> everyEndThatAStreamMadeUpIsHeldAgainstWhatIsStored() {
             return tests(TheRecordings::isMadeUp, this::confirm);

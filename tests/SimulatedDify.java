@@ -11,6 +11,7 @@ import static java.util.concurrent.TimeUnit.MILLISECONDS;
 /// The app's API: answers one exchange after another, by any thread.
 final class SimulatedDify {
     private static final Duration PING_PERIOD = Duration.ofSeconds(10);
+    private static final String WRONG_ROUTE = "Please check if your app mode matches the right API route.";
     private static final String PING = "event: ping\n\n";
     private static final ObjectMapper JSON = new ObjectMapper();
 
@@ -20,6 +21,7 @@ final class SimulatedDify {
     private final Simulator.Pace pace;
     private final SimulatedFiles files;
     private final SimulatedLedger ledger = new SimulatedLedger();
+    private final SimulatedConversations conversations;
     private final AtomicInteger active = new AtomicInteger();
     private final Map<String, SimulatedJob.Published> versions = new ConcurrentHashMap<>();
     private final Set<String> deletedKeys = ConcurrentHashMap.newKeySet();
@@ -38,6 +40,7 @@ final class SimulatedDify {
         this.worker = behaviour.version().hasWorker();
         this.makesUpEnds = behaviour.version().isFrom(SimulatedRun.Version.V1_16_0);
         this.pace = behaviour.pace();
+        this.conversations = new SimulatedConversations(pace);
         this.files = new SimulatedFiles(setup.answers());
         this.routes = Stream.concat(shared(), worker ? newer() : Stream.of()).toList();
         publish(behaviour.fields(), setup.graph());
@@ -50,6 +53,10 @@ final class SimulatedDify {
                 new Route("GET", "/v1/site", this::site),
                 new Route("POST", "/v1/files/upload", this::upload),
                 new Route("POST", "/v1/workflows/run", this::run),
+                new Route("POST", "/v1/chat-messages", this::chat),
+                new Route("GET", "/v1/conversations", this::conversations),
+                new Route("GET", "/v1/messages", this::messages),
+                new Route("POST", "/v1/chat-messages/([^/]+)/stop", this::stop),
                 new Route("GET", "/v1/workflows/run/([^/]+)", this::detail),
                 new Route("GET", "/v1/workflows/logs", this::logs),
                 new Route("POST", "/v1/workflows/tasks/([^/]+)/stop", this::stop),
@@ -180,20 +187,38 @@ final class SimulatedDify {
     /// `id` is that of a version, or empty for the one that is published now. The order of the checks is Dify's.
     private void run(SimulatedExchange exchange, String id) throws IOException, InterruptedException {
         var body = body(exchange);
-        if (setup.kind() == Simulator.Setup.Kind.CHAT) throw refused(400, "not_workflow_app",
-                "Please check if your app mode matches the right API route.");
+        if (!setup.kind().mode.equals("workflow")) throw refused(400, "not_workflow_app", WRONG_ROUTE);
         var inputs = inputs(body);
         checkMode(body);
         checkTrace(exchange, body);
-        var user = user(body);
-        boolean streaming = "streaming".equals(body.get("response_mode")); // all else is blocking
-        var row = Objects.toString(inputs.get("id"), "");
-        var fate = possible(behaviour.fate(row, ledger.nextStart(row), inputs), streaming);
-        ledger.met(fate.fault(), user);
+        start(exchange, new Asked(Objects.toString(inputs.get("id"), ""), user(body), inputs, Optional.empty(),
+                isStreaming(body), id));
+    }
+
+    /// A question to a chatflow. The row is that of the input `id`, or else the question itself.
+    private void chat(SimulatedExchange exchange, String id) throws IOException, InterruptedException {
+        var body = body(exchange);
+        checkChat();
+        if (setup.kind() != Simulator.Setup.Kind.CHATFLOW) throw unavailable();
+        var inputs = inputs(body);
+        checkMode(body);
+        var question = question(user(body), body);
+        start(exchange, new Asked(Objects.toString(inputs.get("id"), question.query()), user(body), inputs,
+                Optional.of(question), isStreaming(body), Objects.toString(body.get("workflow_id"), "")));
+    }
+
+    private static boolean isStreaming(Map<?, ?> body) {
+        return "streaming".equals(body.get("response_mode")); // all else is blocking
+    }
+
+    private void start(SimulatedExchange exchange, Asked asked) throws IOException, InterruptedException {
+        var rolled = behaviour.fate(asked.row(), ledger.nextStart(asked.row()), asked.texts());
+        var fate = possible(rolled, asked.streaming(), asked.question().isPresent());
+        ledger.met(fate.fault(), asked.user());
         if (fate.fault() == Simulator.Fault.THROTTLE) throw tooMany(behaviour.limit() > 0 ? behaviour.limit() : 10);
-        if (worker && streaming) {
+        if (worker && asked.streaming()) {
             if (behaviour.limit() == 1) throw tooMany(1);
-            begin(exchange, new SimulatedJob.Start(row, user, inputs, fate, true, version(id)));
+            begin(exchange, asked.start(fate, version(asked.version())));
             return;
         }
         if (active.incrementAndGet() > behaviour.limit() && behaviour.limit() > 0) {
@@ -201,16 +226,45 @@ final class SimulatedDify {
             throw tooMany(behaviour.limit());
         }
         try {
-            begin(exchange, new SimulatedJob.Start(row, user, inputs, fate, streaming, version(id)));
+            begin(exchange, asked.start(fate, version(asked.version())));
         } finally {
             if (fate.fault() != Simulator.Fault.KILL) active.decrementAndGet(); // a killed process gives nothing back
         }
     }
 
-    /// Only in a worker a run can wait in a queue, and only that of 1.16.0 breaks off what it streams.
-    private Simulator.Fate possible(Simulator.Fate fate, boolean streaming) {
+    /// Only 1.14.2 takes a conversation that there is not, for a new one.
+    private SimulatedMessage question(String user, Map<?, ?> body) {
+        if (!(body.get("query") instanceof String query)) throw worker
+                ? mistake(payload(), "query", "Field required", "missing", "dict")
+                : mismatch("query", "The chat query Missing required parameter in the JSON body");
+        var conversation = Objects.toString(body.get("conversation_id"), "");
+        if (!conversation.isEmpty() && !SimulatedFiles.isUuid(conversation)) throw worker
+                ? mistake(payload(), "conversation_id", "Value error, conversation_id must be a valid UUID",
+                        "value_error", "str")
+                : mismatch("conversation_id", "Existing conversation ID " + conversation + " is not a valid uuid.");
+        int before = conversations.questions(user, conversation);
+        if (before == 0 && !conversation.isEmpty() && behaviour.version() != SimulatedRun.Version.V1_14_2)
+            throw noConversation("/v1/chat-messages", "/v1/chat-messages or /api/chat-messages or "
+                    + "/v1/chat-messages/<string:task_id>/stop");
+        return SimulatedMessage.of(before > 0 ? conversation : UUID.randomUUID().toString(), query, before + 1);
+    }
+
+    private static SimulatedExchange.Refused noConversation(String path, String others) {
+        return refused(404, "not_found", "Conversation Not Exists. You have requested this URI [" + path
+                + "] but did you mean " + others + " ?");
+    }
+
+    private String payload() {
+        return setup.kind().isChat() ? "ChatRequestPayload" : "WorkflowRunPayload";
+    }
+
+    /// Only in a worker a run can wait in a queue, and only that of 1.16.0 breaks off what it streams; only an answer
+    /// that comes in pieces can be replaced.
+    private Simulator.Fate possible(Simulator.Fate fate, boolean streaming, boolean isChat) {
         boolean newStream = makesUpEnds && streaming;
-        return new Simulator.Fate(newStream || !fate.fault().isOfNewStreams() ? fate.fault() : Simulator.Fault.NONE,
+        boolean isPossible = fate.fault() == Simulator.Fault.REPLACE ? isChat && streaming
+                : newStream || !fate.fault().isOfNewStreams();
+        return new Simulator.Fate(isPossible ? fate.fault() : Simulator.Fault.NONE,
                 worker && streaming ? fate.queue() : Duration.ZERO, fate.latency(), fate.die());
     }
 
@@ -218,8 +272,8 @@ final class SimulatedDify {
         var given = body.get("inputs");
         if (given instanceof Map<?, ?> inputs) return inputs;
         if (worker && !body.containsKey("inputs"))
-            throw mistake("WorkflowRunPayload", "inputs", "Field required", "missing", "dict");
-        if (worker) throw mistake("WorkflowRunPayload", "inputs", "Input should be a valid dictionary", "dict_type",
+            throw mistake(payload(), "inputs", "Field required", "missing", "dict");
+        if (worker) throw mistake(payload(), "inputs", "Input should be a valid dictionary", "dict_type",
                 pythonType(given));
         if (given instanceof Collection<?> pairs) return paired(pairs);
         throw mismatch("inputs", body.containsKey("inputs") ? "Must not be null!"
@@ -253,7 +307,7 @@ final class SimulatedDify {
         if (!body.containsKey("response_mode") || "blocking".equals(mode) || "streaming".equals(mode)) return;
         if (!worker) throw mismatch("response_mode", "The value '" + (mode == null ? "None" : mode)
                 + "' is not a valid choice for 'response_mode'.");
-        if (mode != null) throw mistake("WorkflowRunPayload", "response_mode",
+        if (mode != null) throw mistake(payload(), "response_mode",
                 "Input should be 'blocking' or 'streaming'", "literal_error", pythonType(mode));
     }
 
@@ -301,6 +355,8 @@ final class SimulatedDify {
         try {
             if (start.fate().fault() == Simulator.Fault.REFUSE)
                 throw SimulatedForm.refusal("text in input form must be less than 48 characters");
+            if (start.question().filter(asked -> asked.query().isEmpty()).isPresent())
+                throw SimulatedForm.refusal("query is required");
             taken = start.version().form().taken(start.inputs(), start.user());
         } catch (SimulatedForm.Refusal refusal) {
             if (!inStream) throw refusal.broken ? broken() : refused(400, "invalid_param", refusal.getMessage());
@@ -369,8 +425,11 @@ final class SimulatedDify {
 
     private void take(SimulatedExchange exchange, SimulatedJob.Start start, Map<String, Object> taken)
             throws IOException, InterruptedException {
-        var job = ledger.take(start.row(), start, pace);
-        Thread.startVirtualThread(() -> execute(job, taken));
+        if (start.isCutAtOnce()) {
+            Thread.startVirtualThread(() -> launch(start, taken));
+            throw new IOException("dropped");
+        }
+        var job = launch(start, taken);
         switch (start.fate().fault()) {
             case GATEWAY -> gateway(exchange, job);
             case ERROR_500 -> {
@@ -384,6 +443,13 @@ final class SimulatedDify {
         }
     }
 
+    private SimulatedJob launch(SimulatedJob.Start start, Map<String, Object> taken) {
+        if (start.question().isPresent()) conversations.meet(start.user(), true);
+        var job = ledger.take(start.row(), start, pace);
+        Thread.startVirtualThread(() -> execute(job, taken));
+        return job;
+    }
+
     private static SimulatedExchange.Refused broken() {
         return refused(500, "internal_server_error", "The server encountered an internal error "
                 + "and was unable to complete your request. Either the server is overloaded or there is an error "
@@ -392,10 +458,12 @@ final class SimulatedDify {
 
     private void execute(SimulatedJob job, Map<String, Object> inputs) {
         try {
-            boolean atEnd = !worker && !job.streaming;
+            boolean isListed = job.question.isEmpty(); // the log knows no chatflow
+            boolean atEnd = isListed && !worker && !job.streaming;
             job.run(inputs, () -> {
                 ledger.began(job);
-                if (worker) ledger.list(job);
+                conversations.add(job);
+                if (isListed && worker) ledger.list(job);
             }, () -> {
                 if (atEnd) ledger.list(job);
             });
@@ -427,9 +495,10 @@ final class SimulatedDify {
         var told = await(job.told);
         if (job.isEndless()) await(job.resumed);
         if (fault == Simulator.Fault.LOSE_FINISH) throw new IOException("dropped");
-        var body = SimulatedJson.SPACED.json(told.blocking());
-        if (fault == Simulator.Fault.DROP_AFTER) exchange.cut(200, behaviour.version().blockingType(), body);
-        else exchange.send(200, behaviour.version().blockingType(), body);
+        var reply = job.question.map(asked -> asked.reply(told)).orElseGet(() -> new SimulatedExchange.Reply(200,
+                behaviour.version().blockingType(), SimulatedJson.SPACED.json(told.blocking())));
+        if (fault == Simulator.Fault.DROP_AFTER) exchange.cut(reply.status(), reply.type(), reply.body());
+        else exchange.send(reply);
     }
 
     private void kill(SimulatedJob job) throws IOException, InterruptedException {
@@ -485,7 +554,8 @@ final class SimulatedDify {
 
     /// A run that nobody asked for, and that succeeded.
     private static SimulatedRun another(SimulatedJob job) {
-        return SimulatedRun.begin(job.version.app(), "", Map.of(), Instant.now()).end(
+        var question = job.question.map(_ -> SimulatedMessage.of(UUID.randomUUID().toString(), "", 1));
+        return SimulatedRun.begin(job.version.app(), "", Map.of(), question, Instant.now()).end(
                 new SimulatedRun.State.Succeeded(Map.of("answer", "of another run")), 1, Instant.now());
     }
 
@@ -496,21 +566,52 @@ final class SimulatedDify {
             fallSilent(out);
             return;
         }
-        var events = told.get().closing();
+        var events = fault == Simulator.Fault.REPLACE ? replaced(told.get()) : told.get().closing();
         for (var event : events.subList(0, events.size() - 1)) write(out, event);
         if (job.isEndless()) awaitEnd(out, job, job.resumed);
-        if (!worker) ledger.list(job); // reached only while the client is there
-        if (fault == Simulator.Fault.DROP_AFTER) out.cut(line(events.getLast()));
-        if (fault == Simulator.Fault.ERROR_FIRST) out.write(line(object("event", "error",
-                "workflow_run_id", job.began.join().id(), "code", "completion_request_error", "status", 400,
-                "message", "Completion request failed.")));
+        if (!worker) hear(job); // reached only while the client is there
+        if (fault == Simulator.Fault.DROP_AFTER) cutEnd(out, job, events.getLast(), told.get().afterEnd());
+        if (fault == Simulator.Fault.ERROR_FIRST) out.write(line(anError(job)));
         if (fault == Simulator.Fault.BROKEN || makesUpEnds && !fits(events.getLast())) breakOff(out, job);
         else if (fault == Simulator.Fault.LOSE_FINISH || !fits(events.getLast())) fallSilent(out);
         else {
             out.write(line(events.getLast()));
-            pace.pause(behaviour.version().linger());
+            for (var event : told.get().afterEnd().stream().toList()) out.write(line(event));
+            pace.pause(told.get().linger());
             out.end();
         }
+    }
+
+    /// Within the last event of the run, or within what comes after it.
+    private static void cutEnd(SimulatedExchange.Chunks out, SimulatedJob job, Map<String, Object> last,
+            Optional<Map<String, Object>> after) throws IOException {
+        var cut = after.filter(_ -> job.fate.die() / 3 % 2 == 0);
+        if (cut.isPresent()) out.write(line(last));
+        out.cut(line(cut.orElse(last)));
+    }
+
+    private void hear(SimulatedJob job) {
+        if (job.question.isEmpty()) ledger.list(job);
+        job.heard = true;
+    }
+
+    private static Map<String, Object> anError(SimulatedJob job) {
+        var run = job.began.join();
+        String code = "completion_request_error", message = "Completion request failed.";
+        return job.question.map(asked -> asked.error(run, code, message)).orElseGet(() -> object("event", "error",
+                "workflow_run_id", run.id(), "code", code, "status", 400, "message", message));
+    }
+
+    /// Other words are said first; the whole answer takes their place, and that of its own pieces.
+    private static List<Map<String, Object>> replaced(SimulatedJob.Told told) {
+        var run = told.run();
+        var asked = run.question().orElseThrow();
+        var events = new ArrayList<>(told.closing());
+        events.addFirst(asked.piece(run, "Words that nobody should see. ", "llm", "text"));
+        int last = IntStream.range(0, events.size()).filter(i -> events.get(i).get("event").equals("message")).max()
+                .orElseThrow();
+        events.add(last + 1, asked.replaced(run, told.answer()));
+        return events;
     }
 
     /// An event with an integer beyond 64 bits cannot be encoded: it is left out.
@@ -605,7 +706,7 @@ final class SimulatedDify {
         if (told.flatMap(SimulatedJob.Told::course).isPresent())
             for (var event : told.get().closing()) write(out, event);
         else if (told.isPresent()) out.write(line(told.get().last()));
-        pace.pause(told.isPresent() ? behaviour.version().linger() : behaviour.silence());
+        pace.pause(told.map(SimulatedJob.Told::linger).orElse(behaviour.silence()));
     }
 
     /// What has happened so far, without the details of the nodes.
@@ -680,7 +781,7 @@ final class SimulatedDify {
 
     private void info(SimulatedExchange exchange, String id) throws IOException {
         exchange.ok(object("name", setup.name(), "description", "",
-                "tags", List.of(), "mode", setup.kind() == Simulator.Setup.Kind.CHAT ? "advanced-chat" : "workflow",
+                "tags", List.of(), "mode", setup.kind().mode,
                 "author_name", "simulator"));
     }
 
@@ -700,9 +801,8 @@ final class SimulatedDify {
     }
 
     private void parameters(SimulatedExchange exchange, String id) throws IOException {
-        if (setup.kind() == Simulator.Setup.Kind.UNPUBLISHED) throw refused(400, "app_unavailable",
-                "App unavailable, please check your app configurations.");
-        boolean chat = setup.kind() == Simulator.Setup.Kind.CHAT;
+        if (setup.kind() == Simulator.Setup.Kind.UNPUBLISHED) throw unavailable();
+        boolean chat = setup.kind().isPlain(), isAnswering = setup.kind().isChat();
         var off = object("enabled", false);
         var speech = object("enabled", false);
         if (!chat) speech.putAll(object("voice", "", "language", ""));
@@ -710,14 +810,18 @@ final class SimulatedDify {
         if (chat) words.putAll(worker ? object("type", "", "config", Map.of())
                 : object("type", "", "configs", List.of()));
         var fields = chat ? List.of() : JSON.convertValue(current.fields(), Object.class);
-        exchange.ok(object("opening_statement", null,
+        exchange.ok(object("opening_statement", setup.kind() == Simulator.Setup.Kind.CHATFLOW ? "" : null,
                 "suggested_questions", List.of(), "suggested_questions_after_answer", off, "speech_to_text", off,
-                "text_to_speech", speech, "retriever_resource", object("enabled", chat),
+                "text_to_speech", speech, "retriever_resource", object("enabled", isAnswering),
                 "annotation_reply", off, "more_like_this", off, "user_input_form", fields,
                 "sensitive_word_avoidance", words, "file_upload", chat ? pictures() : off,
                 "system_parameters", object("image_file_size_limit", 10,
                         "video_file_size_limit", 100, "audio_file_size_limit", 50,
                         "file_size_limit", 15, "workflow_file_upload_limit", 10)));
+    }
+
+    private static SimulatedExchange.Refused unavailable() {
+        return refused(400, "app_unavailable", "App unavailable, please check your app configurations.");
     }
 
     private static Map<String, Object> pictures() {
@@ -749,7 +853,8 @@ final class SimulatedDify {
                 ? mistake("WorkflowLogQuery", "status", "Input should be 'succeeded', 'failed' or 'stopped'",
                         "literal_error", "str")
                 : mismatch("status", "The value '" + status + "' is not a valid choice for 'status'.");
-        int page = within(exchange, "page", 1, 99_999), limit = within(exchange, "limit", 20, 100);
+        int page = within(exchange, "WorkflowLogQuery", "page", 1, 99_999);
+        int limit = within(exchange, "WorkflowLogQuery", "limit", 20, 100);
         var after = time(exchange, "created_at__after", Instant.MIN);
         var before = time(exchange, "created_at__before", Instant.MAX);
         var account = exchange.query("created_by_account");
@@ -762,6 +867,36 @@ final class SimulatedDify {
         var rows = all.stream().skip((page - 1L) * limit).limit(limit).map(SimulatedJob::logRow).toList();
         exchange.ok(object("page", page, "limit", limit,
                 "total", all.size(), "has_more", all.size() > (long) page * limit, "data", rows));
+    }
+
+    private void conversations(SimulatedExchange exchange, String id) throws IOException, InterruptedException {
+        checkChat();
+        int limit = within(exchange, "ConversationListQuery", "limit", 20, 100);
+        var user = exchange.query("user");
+        ledger.looks.incrementAndGet();
+        conversations.meet(user, false);
+        page(exchange, limit, conversations.of(user));
+    }
+
+    private void messages(SimulatedExchange exchange, String id) throws IOException, InterruptedException {
+        checkChat();
+        int limit = within(exchange, "MessageListQuery", "limit", 20, 100);
+        var user = exchange.query("user");
+        ledger.looks.incrementAndGet();
+        conversations.meet(user, false);
+        var messages = conversations.messages(user, exchange.query("conversation_id"));
+        if (messages.isEmpty())
+            throw noConversation("/v1/messages", "/v1/messages or /v1/chat-messages or /api/messages");
+        page(exchange, limit, messages);
+    }
+
+    private void checkChat() {
+        if (!setup.kind().isChat()) throw refused(400, "not_chat_app", WRONG_ROUTE);
+    }
+
+    private static void page(SimulatedExchange exchange, int limit, List<Map<String, Object>> all) throws IOException {
+        exchange.ok(object("limit", limit, "has_more", all.size() > limit,
+                "data", all.stream().limit(limit).toList()));
     }
 
     private static Instant created(SimulatedJob job) {
@@ -782,15 +917,15 @@ final class SimulatedDify {
                 .contains(word);
     }
 
-    private int within(SimulatedExchange exchange, String name, int otherwise, int most) {
+    private int within(SimulatedExchange exchange, String model, String name, int otherwise, int most) {
         var text = exchange.query(name);
         if (text.isEmpty()) return otherwise;
         int number = text.matches("\\d{1,6}") ? Integer.parseInt(text) : 0;
         if (number >= 1 && number <= most) return number;
         if (!worker) throw mismatch(name, "Invalid argument: " + number + ". argument must be within the range 1 - "
                 + most);
-        throw number < 1 ? mistake("WorkflowLogQuery", name, "Input should be greater than or equal to 1",
-                "greater_than_equal", "str") : mistake("WorkflowLogQuery", name,
+        throw number < 1 ? mistake(model, name, "Input should be greater than or equal to 1",
+                "greater_than_equal", "str") : mistake(model, name,
                 "Input should be less than or equal to " + most, "less_than_equal", "str");
     }
 
@@ -856,6 +991,21 @@ final class SimulatedDify {
     interface Action {
         /// `id` is the variable part of the path, or empty.
         void answer(SimulatedExchange exchange, String id) throws IOException, InterruptedException;
+    }
+
+    /// What is asked for, before its fate is rolled; `version` is the id of one, or empty for the one published now.
+    record Asked(String row, String user, Map<?, ?> inputs, Optional<SimulatedMessage> question, boolean streaming,
+                 String version) {
+        /// What can name a fate.
+        private Map<?, ?> texts() {
+            var texts = new LinkedHashMap<Object, Object>(inputs);
+            question.ifPresent(asked -> texts.put("sys.query", asked.query()));
+            return texts;
+        }
+
+        private SimulatedJob.Start start(Simulator.Fate fate, SimulatedJob.Published published) {
+            return new SimulatedJob.Start(row, user, inputs, question, fate, streaming, published);
+        }
     }
 
     record Route(String method, Pattern path, Action action) {

@@ -6,10 +6,11 @@ import static difyexec.DifyExec.*;
 import static java.util.stream.Collectors.joining;
 
 /// A workflow of the simulated app that calls a service over HTTP, as the recorded apps do: the steps between its Start
-/// and its End node, and the events that tell of them, field for field and in the order of each version.
+/// and its End node (a chatflow's Answer node), and the events that tell of them, field for field and in the order of
+/// each version.
 ///
-/// The service answers a call with what it was sent, after `delay_ms` and with the HTTP status `status` (200), both of
-/// them inputs of the run.
+/// The service answers a call with what it was sent (a chatflow's question), after `delay_ms` and with the HTTP status
+/// `status` (200), both of them inputs of the run.
 ///
 /// @param outputs what the End node gives: name to selector, say `answer` to `call.body`; empty: there is no End node
 record SimulatedGraph(List<Step> steps, Map<String, String> outputs) {
@@ -191,9 +192,13 @@ record SimulatedGraph(List<Step> steps, Map<String, String> outputs) {
         }
 
         private Map<String, Object> answer(int status) {
-            var body = body(container.isEmpty() ? run.inputs().get("body_text") : round);
+            var body = body(container.isEmpty() ? sent() : round);
             return object("status_code", status, "body", body, "headers", object("content-type", "application/json",
                     "content-length", String.valueOf(body.length())), "files", List.of());
+        }
+
+        private Object sent() {
+            return run.question().<Object>map(SimulatedMessage::query).orElse(run.inputs().get("body_text"));
         }
 
         /// @param answer what came, if that is told
@@ -311,15 +316,18 @@ record SimulatedGraph(List<Step> steps, Map<String, String> outputs) {
         private void end() {
             told = closing;
             if (outputs.isEmpty()) return;
-            told.add(started("end", "end"));
+            var last = run.question().isPresent() ? "answer" : "end";
+            told.add(started(last, last));
             values.put("end.started", true);
             texts();
-            told.add(finished("end", "end", given(), Map.of(), given(), "succeeded", null, null));
+            told.add(finished(last, last, last.equals("end") ? given() : Map.of(), Map.of(), given(), "succeeded",
+                    null, null));
         }
 
         private Map<String, Object> given() {
             var given = new LinkedHashMap<String, Object>();
             outputs.forEach((name, selector) -> given.put(name, values.get(selector)));
+            if (run.question().isPresent()) given.put("files", List.of());
             return given;
         }
 
@@ -349,7 +357,7 @@ record SimulatedGraph(List<Step> steps, Map<String, String> outputs) {
             var query = object();
             for (var name : List.of("delay_ms", "status")) if (run.inputs().get(name) instanceof Number number)
                 query.put(name, number.toString());
-            query.put("row", run.inputs().get("id"));
+            if (run.question().isEmpty()) query.put("row", run.inputs().get("id"));
             var text = String.valueOf(echoed);
             return SimulatedJson.SPACED.json(object("echo",
                     text.substring(0, Math.min(2000, text.length())), "q", query));
@@ -394,7 +402,7 @@ record SimulatedGraph(List<Step> steps, Map<String, String> outputs) {
         }
 
         private Map<String, Object> event(String name, Map<String, Object> data) {
-            return object("event", name, "workflow_run_id", run.id(), "task_id", run.task(), "data", data);
+            return run.event(name, data);
         }
     }
 }

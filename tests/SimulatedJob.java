@@ -25,6 +25,8 @@ final class SimulatedJob {
     final boolean streaming;
     final Simulator.Fate fate;
     final Published version;
+    /// In a chatflow.
+    final Optional<SimulatedMessage> question;
     final Instant taken = Instant.now();
     final boolean twice;
     /// The run as it began, and as it is stored and told at its end.
@@ -37,6 +39,8 @@ final class SimulatedJob {
     final CompletableFuture<Void> killed = new CompletableFuture<>();
     /// Someone listens to a run that was paused.
     volatile boolean followed;
+    /// The client of a stream of 1.9.2 was there to the end.
+    volatile boolean heard;
     private final CompletableFuture<Halt> halt = new CompletableFuture<>();
     private final Simulator.Pace pace;
     /// What was stored otherwise than its state says.
@@ -59,7 +63,29 @@ final class SimulatedJob {
             return corrected(run.blocking(), "data", corrections);
         }
 
-        /// The last event, which ends the stream.
+        private Map<?, ?> data() {
+            return (Map<?, ?>) last().get("data");
+        }
+
+        String status() {
+            return (String) data().get("status");
+        }
+
+        String error() {
+            return (String) data().get("error");
+        }
+
+        /// Of a chatflow; empty where it came to none.
+        String answer() {
+            return data().get("outputs") instanceof Map<?, ?> outputs
+                    ? Objects.toString(outputs.get("answer"), "") : "";
+        }
+
+        private boolean isAnswered() {
+            return List.of("succeeded", "partial-succeeded").contains(status());
+        }
+
+        /// The last event of the run, which ends the stream.
         Map<String, Object> last() {
             var files = SimulatedFiles.among(run.state().outputs());
             var event = corrected(run.closing().getLast(), "data", corrections);
@@ -71,8 +97,22 @@ final class SimulatedJob {
             var own = run.closing();
             var events = new ArrayList<>(course.map(SimulatedGraph.Course::closing)
                     .orElse(own.subList(0, own.size() - 1)));
+            if (isAnswered() && run.app().version().hasWorker())
+                run.question().ifPresent(asked -> events.add(asked.end(run)));
             events.add(last());
             return events;
+        }
+
+        /// What 1.9.2 says in a chatflow after the end of the run.
+        Optional<Map<String, Object>> afterEnd() {
+            if (run.app().version().hasWorker()) return Optional.empty();
+            return run.question().map(asked -> status().equals("failed")
+                    ? asked.error(run, "invalid_param", SimulatedMessage.failure(this)) : asked.end(run));
+        }
+
+        /// How long the stream stays open; a chatflow's only where it was answered.
+        Duration linger() {
+            return run.question().isEmpty() || isAnswered() ? run.app().version().linger() : Duration.ZERO;
         }
 
         /// As someone who comes too late is told: in one event, under the run's own id.
@@ -90,6 +130,7 @@ final class SimulatedJob {
         this.streaming = start.streaming();
         this.fate = start.fate();
         this.version = start.version();
+        this.question = start.question();
         this.twice = twice;
         this.pace = pace;
     }
@@ -105,7 +146,7 @@ final class SimulatedJob {
     /// Waits as long as its fate or its graph says, unless it is halted before; runs on a thread of its own.
     void run(Map<String, Object> inputs, Runnable onBegin, Runnable onEnd) throws InterruptedException {
         pace.pause(fate.queue());
-        var run = SimulatedRun.begin(version.app(), user, inputs, Instant.now());
+        var run = SimulatedRun.begin(version.app(), user, inputs, question, Instant.now());
         began.complete(run);
         onBegin.run();
         boolean inWorker = streaming && hasWorker();
@@ -138,9 +179,12 @@ final class SimulatedJob {
     }
 
     private void end(SimulatedRun run, Map<String, Object> inputs, Runnable onEnd) throws InterruptedException {
-        var text = inputs.values().stream().skip(1).map(value -> value instanceof String words ? words
-                : SimulatedJson.SPACED.json(value)).collect(joining(" "));
-        var outputs = SimulatedJson.object("answer", "Answer to: " + text, "row_id", inputs.get("id"), "text", text);
+        var text = question.map(SimulatedMessage::query).orElseGet(() -> inputs.values().stream().skip(1)
+                .map(value -> value instanceof String words ? words : SimulatedJson.SPACED.json(value))
+                .collect(joining(" ")));
+        var outputs = SimulatedJson.object("answer", "Answer to: " + text);
+        outputs.putAll(question.isPresent() ? Map.of("files", List.of())
+                : SimulatedJson.object("row_id", inputs.get("id"), "text", text));
         int tokens = 16 + text.length() / 3;
         var course = course(run);
         if (fate.fault() == Simulator.Fault.FALSE_FAIL) {
@@ -272,20 +316,31 @@ final class SimulatedJob {
     }
 
     /// Engine and listener race for it (20 stops on each server): the engine wins four of five. 1.9.2 is at times
-    /// told before it is stored, and 1.16.0 where the listener wins; it then is stored in words of its own.
+    /// told before it is stored, and 1.16.0 where the listener wins; it then is stored in words of its own. In a
+    /// chatflow the listener wins, and it is stored seconds later; by 1.9.2 never.
     private void stop(SimulatedRun run, Runnable onEnd) throws InterruptedException {
         pace.pause(Duration.ofMillis(25 + fate.die() % 200));
         var ended = run.end(new SimulatedRun.State.Stopped(), 0, Instant.now());
-        boolean byListener = fate.die() % 5 == 0, newly = byListener && isFrom(SimulatedRun.Version.V1_16_0);
+        boolean byListener = question.isPresent() || fate.die() % 5 == 0;
+        boolean newly = byListener && isFrom(SimulatedRun.Version.V1_16_0);
         var told = halted(ended, byListener ? BY_LISTENER : Map.of());
-        if (newly || !hasWorker() && fate.die() % 7 == 0) {
+        if (question.isPresent() || newly || !hasWorker() && fate.die() % 7 == 0) {
             this.told.complete(told);
-            pace.pause(Duration.ofMillis(300));
+            if (question.isPresent() && !hasWorker()) return;
+            pace.pause(question.isPresent() ? Duration.ofSeconds(2) : Duration.ofMillis(300));
         }
         if (newly) corrections = Map.of("outputs", Map.of(), "error", OF_TASK);
         stored.complete(ended);
         onEnd.run();
         this.told.complete(told);
+    }
+
+    /// How it ended, once that is written into the message of a chatflow. What tells of a run also writes: in 1.9.2 the
+    /// stream, as long as its client is there; a stream that breaks in the middle never.
+    Optional<Told> written() {
+        boolean isRead = hasWorker() || !streaming || heard;
+        return isRead && fate.fault() != Simulator.Fault.BROKEN_RUNNING
+                ? Optional.ofNullable(told.getNow(null)) : Optional.empty();
     }
 
     void stop() {
@@ -339,8 +394,13 @@ final class SimulatedJob {
     }
 
     /// A request that is about to start a run.
-    record Start(String row, String user, Map<?, ?> inputs, Simulator.Fate fate, boolean streaming,
-                 Published version) {}
+    record Start(String row, String user, Map<?, ?> inputs, Optional<SimulatedMessage> question, Simulator.Fate fate,
+                 boolean streaming, Published version) {
+        /// The connection breaks before the server of a chatflow has made its end user.
+        boolean isCutAtOnce() {
+            return question.isPresent() && fate.fault() == Simulator.Fault.DROP_BEFORE && fate.die() % 2 == 0;
+        }
+    }
 
     /// What 1.16.0 puts at the end of a stream that has none: a start, where there was none either, and a failed end.
     record MadeUp(String task, String run, Published version, Map<?, ?> given, String error) {

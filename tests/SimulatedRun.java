@@ -8,18 +8,23 @@ import static difyexec.DifyExec.*;
 import static java.nio.charset.StandardCharsets.UTF_8;
 
 /// A run as it stands at one moment, and how the API tells of it, field for field in Dify's order.
-/// `changed` is when it came to its state.
-record SimulatedRun(App app, String id, String task, String user, Map<String, Object> inputs, Instant created,
-                    State state, int tokens, Instant changed) {
+/// `changed` is when it came to its state; `question` is there in a chatflow.
+record SimulatedRun(App app, String id, String task, String user, Map<String, Object> inputs,
+                    Optional<SimulatedMessage> question, Instant created, State state, int tokens, Instant changed) {
     static final String VERSIONS = "1.16.0, 1.14.2 or 1.9.2";
 
     static SimulatedRun begin(App app, String user, Map<String, Object> inputs, Instant now) {
-        return new SimulatedRun(app, UUID.randomUUID().toString(), UUID.randomUUID().toString(), user, inputs, now,
-                new State.Running(), 0, now);
+        return begin(app, user, inputs, Optional.empty(), now);
+    }
+
+    static SimulatedRun begin(App app, String user, Map<String, Object> inputs, Optional<SimulatedMessage> question,
+            Instant now) {
+        return new SimulatedRun(app, UUID.randomUUID().toString(), UUID.randomUUID().toString(), user, inputs,
+                question, now, new State.Running(), 0, now);
     }
 
     SimulatedRun end(State ending, int tokens, Instant now) {
-        return new SimulatedRun(app, id, task, user, inputs, created, ending, tokens, now);
+        return new SimulatedRun(app, id, task, user, inputs, question, created, ending, tokens, now);
     }
 
     /// The body of a blocking answer.
@@ -62,13 +67,14 @@ record SimulatedRun(App app, String id, String task, String user, Map<String, Ob
         var data = object("id", id, "workflow_id", app.workflow(), "inputs", startInputs(),
                 "created_at", created.getEpochSecond());
         if (app.version().hasWorker()) data.put("reason", "initial");
-        var taken = app.version().hasWorker() ? inputs : storedInputs();
+        var taken = app.version().hasWorker() ? inputs : nodeInputs();
         return List.of(event("workflow_started", data), nodeStarted("start"),
                 nodeFinished("start", taken, Map.of(), taken, "succeeded", null, null), nodeStarted("llm"));
     }
 
     /// One piece of the answer, as the model's words come in.
     Map<String, Object> textChunk(String text, String... from) {
+        if (question.isPresent()) return question.get().piece(this, text, from);
         return event("text_chunk", object("text", text, "from_variable_selector", List.of(from)));
     }
 
@@ -93,6 +99,11 @@ record SimulatedRun(App app, String id, String task, String user, Map<String, Ob
         var events = new ArrayList<Map<String, Object>>();
         for (var word : String.valueOf(outputs.get("answer")).split("(?<= )"))
             events.add(textChunk(word, "llm", "text"));
+        if (question.isPresent()) {
+            events.addAll(List.of(llmFinished, nodeStarted("answer"),
+                    nodeFinished("answer", Map.of(), Map.of(), outputs, "succeeded", null, null), finished()));
+            return List.copyOf(events);
+        }
         events.add(textChunk("\n", "end", "answer"));
         events.add(textChunk(String.valueOf(outputs.get("row_id")), "start", "id"));
         events.add(llmFinished);
@@ -158,7 +169,8 @@ record SimulatedRun(App app, String id, String task, String user, Map<String, Ob
                 "predecessor_node_id", null);
     }
 
-    private Map<String, Object> event(String name, Map<String, Object> data) {
+    Map<String, Object> event(String name, Map<String, Object> data) {
+        if (question.isPresent()) return question.get().event(name, this, data);
         return object("event", name, "workflow_run_id", id, "task_id", task, "data", data);
     }
 
@@ -166,15 +178,25 @@ record SimulatedRun(App app, String id, String task, String user, Map<String, Ob
         var all = new LinkedHashMap<>(inputs);
         all.putAll(object("sys.files", List.of(), "sys.user_id", user, "sys.app_id", app.id(),
                 "sys.workflow_id", app.workflow(), "sys.workflow_run_id", id));
+        question.ifPresent(asked -> all.putAll(object("sys.query", asked.query(), "sys.dialogue_count",
+                asked.dialogue())));
         return all;
     }
 
-    /// The start's inputs with their time, which the versions put in different places.
+    /// The start's inputs with their time, which the versions put in different places; a chatflow's have none.
     private Map<String, Object> storedInputs() {
         var all = startInputs();
+        if (question.isPresent()) return all;
         all.put("sys.timestamp", created.getEpochSecond());
         if (app.version().hasWorker())
             List.of("sys.workflow_id", "sys.workflow_run_id").forEach(name -> all.put(name, all.remove(name)));
+        return all;
+    }
+
+    /// As the Start node of 1.9.2 has them.
+    private Map<String, Object> nodeInputs() {
+        var all = storedInputs();
+        question.ifPresent(asked -> all.put("sys.conversation_id", asked.conversation()));
         return all;
     }
 
@@ -207,6 +229,11 @@ record SimulatedRun(App app, String id, String task, String user, Map<String, Ob
 
     private static Map<String, Object> object(Object... keysAndValues) {
         return SimulatedJson.object(keysAndValues);
+    }
+
+    /// How long it took.
+    BigDecimal seconds() {
+        return seconds(created, changed);
     }
 
     /// To the microsecond, written as Python does: `0.0`, `1.25`.

@@ -8,6 +8,8 @@
 //SOURCES SimulatedLedger.java
 //SOURCES SimulatedJob.java
 //SOURCES SimulatedRun.java
+//SOURCES SimulatedMessage.java
+//SOURCES SimulatedConversations.java
 //SOURCES SimulatedJson.java
 //SOURCES SimulatedForm.java
 //SOURCES SimulatedFiles.java
@@ -31,7 +33,7 @@ import module java.base;
 import static difyexec.DifyExec.*;
 import static java.util.concurrent.TimeUnit.MILLISECONDS;
 
-/// A Dify server with one workflow app, for tests and benchmarks: what may go wrong, and when, is told
+/// A Dify server with one app, a workflow or a chatflow, for tests and benchmarks: what may go wrong, and when, is told
 /// here; what it answers, field for field, by [SimulatedRun] and [SimulatedDify].
 ///
 /// Every start of a row (its `id`) rolls one die, made of the seed, the id and the count of its starts: the same rows
@@ -52,6 +54,11 @@ final class Simulator implements Callable<Integer> {
     @Option(names = "--dify", paramLabel = "VERSION", defaultValue = "1.14.2",
             description = SimulatedRun.VERSIONS + " (default: ${DEFAULT-VALUE}).")
     SimulatedRun.Version version;
+
+    @Option(names = "--app", paramLabel = "KIND", defaultValue = "workflow",
+            description = "workflow, chatflow; or chat, agent-chat, completion: these only say so (default: "
+                    + "${DEFAULT-VALUE}).")
+    Setup.Kind app;
 
     @Option(names = "--columns", paramLabel = "A,B", split = ",", defaultValue = "id,text",
             description = "The workflow's variables, all of them text; others are dropped (default: ${DEFAULT-VALUE}).")
@@ -138,6 +145,10 @@ final class Simulator implements Callable<Integer> {
     @Option(names = "--flaky", paramLabel = "P", description = "The run fails by a model's rate limit.")
     Share flaky = Share.NONE;
 
+    @Option(names = "--replace", paramLabel = "P",
+            description = "A stream of a chatflow says other words first, and then replaces them.")
+    Share replace = Share.NONE;
+
     @Option(names = "--partial", paramLabel = "P", description = "The run ends partial-succeeded.")
     Share partial = Share.NONE;
 
@@ -207,12 +218,13 @@ final class Simulator implements Callable<Integer> {
         return new CommandLine(new Simulator()).setOverwrittenOptionsAllowed(true)
                 .registerConverter(Duration.class, new Durations())
                 .registerConverter(SimulatedRun.Version.class, SimulatedRun.Version::of)
+                .registerConverter(Setup.Kind.class, Setup.Kind::of)
                 .registerConverter(Share.class, Share::of).registerConverter(Span.class, Span::of);
     }
 
     @Override
     public Integer call() throws Exception {
-        var dify = new SimulatedDify(behaviour());
+        var dify = new SimulatedDify(behaviour(), Setup.PLAIN.with(app));
         try (var server = SimulatedServer.start(port, places, dify)) {
             every(restartWorker, dify::endWorker);
             every(killWorker, dify::killWorker);
@@ -253,6 +265,7 @@ final class Simulator implements Callable<Integer> {
         shares.put(Fault.BROKEN_RUNNING, brokenRunning);
         shares.put(Fault.BROKEN_ABSENT, brokenAbsent);
         shares.put(Fault.WORKER_ENDED, workerEnded);
+        shares.put(Fault.REPLACE, replace);
         if (speed < 1) throw new ParameterException(spec.commandLine(), "--speed=" + speed + " is not 1 or more");
         return new Behaviour(version, fields(), seed, new Pace(speed), latency, jitter, queue, silence, limit, shares);
     }
@@ -299,7 +312,7 @@ final class Simulator implements Callable<Integer> {
     enum Fault {
         NONE, DROP_BEFORE, DROP_AFTER, LOSE_FINISH, GATEWAY, ERROR_500, NEVER, LOST, THROTTLE, REFUSE, FAIL, FLAKY,
         PARTIAL, STOPPED, FALSE_FAIL, OTHER_END, ERROR_FIRST, KILL, STEP_LIMIT, TIME_LIMIT, BROKEN, BROKEN_RUNNING,
-        BROKEN_ABSENT, WORKER_ENDED;
+        BROKEN_ABSENT, WORKER_ENDED, REPLACE;
 
         String word() {
             return name().toLowerCase(Locale.ROOT).replace('_', '-');
@@ -367,9 +380,43 @@ final class Simulator implements Callable<Integer> {
     /// Which app is played, beside its form: its name, what it does (without a graph it answers with its texts), what
     /// state it is in, and whether an address that a run names as a file answers.
     record Setup(String name, Optional<SimulatedGraph> graph, Kind kind, Predicate<URI> answers) {
-        enum Kind { WORKFLOW, UNPUBLISHED, CHAT }
+        /// `mode` is what `/info` says. Only workflows and chatflows can be run.
+        enum Kind {
+            WORKFLOW("workflow"), UNPUBLISHED("workflow"), CHATFLOW("advanced-chat"), CHAT("chat"),
+            AGENT_CHAT("agent-chat"), COMPLETION("completion");
+
+            final String mode;
+
+            Kind(String mode) {
+                this.mode = mode;
+            }
+
+            static Kind of(String word) {
+                return Stream.of(values()).filter(kind -> kind != UNPUBLISHED && kind.word().equals(word)).findFirst()
+                        .orElseThrow(() -> new TypeConversionException("'" + word
+                                + "' is not workflow, chatflow, chat, agent-chat or completion"));
+            }
+
+            private String word() {
+                return name().toLowerCase(Locale.ROOT).replace('_', '-');
+            }
+
+            /// It is asked at `/chat-messages`.
+            boolean isChat() {
+                return this == CHATFLOW || this == CHAT || this == AGENT_CHAT;
+            }
+
+            /// It has no workflow.
+            boolean isPlain() {
+                return this == CHAT || this == AGENT_CHAT || this == COMPLETION;
+            }
+        }
 
         static final Setup PLAIN = new Setup("simulated", Optional.empty(), Kind.WORKFLOW, _ -> true);
+
+        Setup with(Kind kind) {
+            return new Setup(name, graph, kind, answers);
+        }
     }
 
     /// Who is let in; `FORGOTTEN`: the app is deleted, and its keys with it.

@@ -1,0 +1,85 @@
+package difyexec;
+
+import module java.base;
+
+import static difyexec.DifyExec.*;
+
+/// The end users of a chatflow and their conversations. Any thread may use it.
+final class SimulatedConversations {
+    private static final Duration MAKING = Duration.ofMillis(20);
+
+    private final Map<String, EndUser> users = new ConcurrentHashMap<>();
+    private final Map<String, List<SimulatedJob>> conversations = new ConcurrentHashMap<>();
+    private final Simulator.Pace pace;
+
+    SimulatedConversations(Simulator.Pace pace) {
+        this.pace = pace;
+    }
+
+    /// Who asks, or has a run started, is made an end user at first. Two requests at the same instant can make two of
+    /// them, so that for good the one has the conversation and the other is asked for it.
+    void meet(String user, boolean isRun) {
+        var known = users.computeIfAbsent(user, EndUser::new);
+        if (known.isMade(isRun)) return;
+        LockSupport.parkNanos(MAKING.dividedBy(pace.times()).toNanos());
+        known.made = true;
+    }
+
+    /// The question of a run that has begun.
+    void add(SimulatedJob job) {
+        job.question.ifPresent(asked -> conversations.merge(asked.conversation(), List.of(job), (before, one) ->
+                Stream.concat(before.stream(), one.stream()).toList()));
+    }
+
+    /// How many questions a conversation of this user has; 0: there is none of this id.
+    int questions(String user, String conversation) {
+        return of(user, conversation).size();
+    }
+
+    /// The messages of a conversation, the oldest first; none where it is not found.
+    List<Map<String, Object>> messages(String user, String conversation) {
+        return of(user, conversation).stream()
+                .map(job -> job.question.orElseThrow().row(job.began.join(), job.written())).toList();
+    }
+
+    private List<SimulatedJob> of(String user, String conversation) {
+        var jobs = conversations.getOrDefault(conversation, List.of());
+        boolean isTheirs = jobs.stream().allMatch(job -> job.user.equals(user)) && !isHidden(user);
+        return isTheirs ? jobs : List.of();
+    }
+
+    private boolean isHidden(String user) {
+        return users.containsKey(user) && users.get(user).two;
+    }
+
+    /// The conversations of this user, the newest first.
+    List<Map<String, Object>> of(String user) {
+        return conversations.keySet().stream().map(conversation -> of(user, conversation))
+                .filter(jobs -> !jobs.isEmpty())
+                .sorted(Comparator.comparing((List<SimulatedJob> jobs) -> updated(jobs)).reversed())
+                .map(jobs -> jobs.getFirst().question.orElseThrow().conversation(jobs.getFirst().began.join(),
+                        updated(jobs))).toList();
+    }
+
+    private static Instant updated(List<SimulatedJob> jobs) {
+        return jobs.getLast().began.join().created();
+    }
+
+    /// What is known under one name.
+    private static final class EndUser {
+        private final boolean splits;
+        private boolean asked, ran;
+        private volatile boolean made, two;
+
+        EndUser(String name) {
+            this.splits = new SplittableRandom(name.hashCode()).nextBoolean(); // 5 of 10 on the servers
+        }
+
+        synchronized boolean isMade(boolean isRun) {
+            if (isRun) ran = true;
+            else asked = true;
+            if (!made && asked && ran) two = splits;
+            return made;
+        }
+    }
+}

@@ -1,0 +1,133 @@
+package difyexec;
+
+import module java.base;
+
+import static difyexec.DifyExec.*;
+
+/// A question put to a chatflow, and how the API tells of it and of its answer, field for field in Dify's order. The
+/// run behind it is as that of a workflow; only its events have more in front.
+///
+/// @param id       also that of the answer: question and answer are one message
+/// @param dialogue its place in its conversation, from 1
+record SimulatedMessage(String id, String conversation, String query, int dialogue) {
+    /// One of its own.
+    static SimulatedMessage of(String conversation, String query, int dialogue) {
+        return new SimulatedMessage(UUID.randomUUID().toString(), conversation, query, dialogue);
+    }
+
+    // ── In a stream ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    /// An event of the run: `data` is the same as a workflow's.
+    Map<String, Object> event(String name, SimulatedRun run, Map<String, Object> data) {
+        return event(name, run, "workflow_run_id", run.id(), "data", data);
+    }
+
+    /// The next piece of the answer.
+    Map<String, Object> piece(SimulatedRun run, String text, String... from) {
+        return event("message", run, "id", id, "answer", text, "from_variable_selector", List.of(from));
+    }
+
+    /// In place of all pieces before.
+    Map<String, Object> replaced(SimulatedRun run, String text) {
+        return event("message_replace", run, "answer", text, "reason", "output_moderation");
+    }
+
+    Map<String, Object> end(SimulatedRun run) {
+        return event("message_end", run, "id", id, "metadata", metadata(run), "files", List.of());
+    }
+
+    /// Only 1.9.2 says it, after the end of a run that failed.
+    Map<String, Object> error(SimulatedRun run, String code, String message) {
+        var event = event("error", run, "code", code, "status", 400, "message", message);
+        event.remove("task_id");
+        return event;
+    }
+
+    private Map<String, Object> event(String name, SimulatedRun run, Object... more) {
+        var event = object("event", name, "conversation_id", conversation, "message_id", id,
+                "created_at", run.created().getEpochSecond(), "task_id", run.task());
+        event.putAll(object(more));
+        return event;
+    }
+
+    // ── As an answer ────────────────────────────────────────────────────────────────────────────────────────────────
+
+    /// The answer to a blocking request: of a failed run an HTTP 400, of no run its id.
+    SimulatedExchange.Reply reply(SimulatedJob.Told told) {
+        var run = told.run();
+        if (told.status().equals("failed"))
+            return SimulatedExchange.Reply.error(400, "invalid_param", failure(told));
+        return new SimulatedExchange.Reply(200, run.app().version().blockingType(), SimulatedJson.SPACED.json(object(
+                "event", "message", "task_id", run.task(), "id", id, "message_id", id,
+                "conversation_id", conversation, "mode", "advanced-chat", "answer", told.answer(),
+                "metadata", metadata(run), "created_at", run.created().getEpochSecond())));
+    }
+
+    static String failure(SimulatedJob.Told told) {
+        return "Run failed: " + told.error();
+    }
+
+    private static Map<String, Object> metadata(SimulatedRun run) {
+        var metadata = object("annotation_reply", null, "retriever_resources", List.of(), "usage", usage(run));
+        if (isNewest(run)) metadata.put("reasoning", Map.of());
+        return metadata;
+    }
+
+    private static Map<String, Object> usage(SimulatedRun run) {
+        var first = run.state().outputs().isEmpty() ? null : run.seconds();
+        var rest = first == null ? null : new BigDecimal("0.0");
+        return object("prompt_tokens", 0, "prompt_unit_price", "0.0", "prompt_price_unit", "0.0",
+                "prompt_price", "0.0", "completion_tokens", run.tokens(), "completion_unit_price", "0.0",
+                "completion_price_unit", "0.0", "completion_price", "0.0", "total_tokens", run.tokens(),
+                "total_price", "0.0", "currency", "USD", "latency", new BigDecimal("0.0"),
+                "time_to_first_token", first, "time_to_generate", rest);
+    }
+
+    // ── Asked for afterwards ────────────────────────────────────────────────────────────────────────────────────────
+
+    /// The conversation that begins with this question; its status says nothing of any run.
+    Map<String, Object> conversation(SimulatedRun run, Instant updated) {
+        int length = query.codePointCount(0, query.length());
+        var name = length > 20 ? query.substring(0, query.offsetByCodePoints(0, 20)) + "…" : query;
+        return object("id", conversation, "name", name, "inputs", run.inputs(), "status", "normal",
+                "introduction", "", "created_at", run.created().getEpochSecond(),
+                "updated_at", updated.getEpochSecond());
+    }
+
+    /// @param told how the run ended, as far as it is written into the message
+    Map<String, Object> row(SimulatedRun run, Optional<SimulatedJob.Told> told) {
+        var row = object("id", id, "conversation_id", conversation,
+                "parent_message_id", "00000000-0000-0000-0000-000000000000", "inputs", run.inputs(), "query", query,
+                "answer", told.map(SimulatedJob.Told::answer).orElse(""));
+        if (!isWorkers(run)) row.put("message_files", List.of());
+        row.putAll(object("feedback", null, "retriever_resources", List.of(),
+                "created_at", run.created().getEpochSecond(), "agent_thoughts", List.of()));
+        if (isWorkers(run)) row.put("message_files", List.of());
+        var failed = told.filter(end -> end.status().equals("failed"));
+        if (isNewest(run)) row.putAll(cost(told.filter(_ -> failed.isEmpty())));
+        row.putAll(object("status", failed.isPresent() ? "error" : "normal",
+                "error", failed.map(SimulatedMessage::failure).orElse(null)));
+        if (isWorkers(run)) row.put("extra_contents", List.of());
+        if (isNewest(run)) row.put("total_tokens", told.map(end -> end.run().tokens()).orElse(0));
+        return row;
+    }
+
+    /// Of a run that ended otherwise than by failing; of any other nothing but zeros.
+    private static Map<String, Object> cost(Optional<SimulatedJob.Told> told) {
+        return object("message_tokens", 0, "answer_tokens", told.map(end -> end.run().tokens()).orElse(0),
+                "provider_response_latency", told.map(end -> end.run().seconds()).orElse(new BigDecimal("0.0")),
+                "total_price", "0E-7", "currency", "USD");
+    }
+
+    private static boolean isWorkers(SimulatedRun run) {
+        return run.app().version().hasWorker();
+    }
+
+    private static boolean isNewest(SimulatedRun run) {
+        return run.app().version().isFrom(SimulatedRun.Version.V1_16_0);
+    }
+
+    private static Map<String, Object> object(Object... keysAndValues) {
+        return SimulatedJson.object(keysAndValues);
+    }
+}
