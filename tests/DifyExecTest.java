@@ -71,6 +71,7 @@ final class DifyExecTest {
 
     /// `-Dtest=TheJudge`, before or after the script's name, runs only the `@Nested` class of that name.
     public static void main(String... args) {
+        DifyExec.setProperties();
         var words = new ArrayDeque<String>();
         for (var arg : args) {
             var setting = arg.startsWith("-D") ? arg.substring(2).split("=", 2) : new String[0];

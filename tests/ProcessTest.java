@@ -363,8 +363,7 @@ final class ProcessTest extends WholeCommand {
             Files.createDirectories(jar.getParent());
             if (!Files.exists(jar)) Files.createFile(jar);
             var java = Files.createDirectories(file("jdk/bin")).resolve("java");
-            for (var program : List.of(java, java.resolveSibling("javac")))
-                assertTrue(Files.writeString(program, JAVA).toFile().setExecutable(true));
+            for (var program : List.of(java, java.resolveSibling("javac"))) executable(program, JAVA);
             Files.writeString(file("jdk/release"), "JAVA_VERSION=\"25.0.1\"\n");
 
             var words = Stream.concat(Stream.of(launcher().toString()), Stream.of(args)).toList();
@@ -375,6 +374,11 @@ final class ProcessTest extends WholeCommand {
             var process = builder.start();
             var said = new String(process.getInputStream().readAllBytes(), UTF_8);
             return new Call(process.waitFor(), said, said);
+        }
+
+        private static Path executable(Path file, String text) throws IOException {
+            assertTrue(Files.writeString(file, text).toFile().setExecutable(true));
+            return file;
         }
 
         private static Path launcher() {
@@ -405,6 +409,83 @@ final class ProcessTest extends WholeCommand {
         void installsAnAliasTogetherWithItsCatalog() throws Exception {
             assertEquals("#!/bin/sh\nexec '" + launcher() + "' run --catalog '" + checkout()
                     .resolve("jbang-catalog.json") + "' difyexec \"$@\"\n", installed("difyexec", "difyexec"));
+        }
+
+        private static final String INSTALLER = """
+                [ "$(cat)" = rows ] && printf '<%s>' "$@"
+                exit 3
+                """;
+
+        /// The launcher on a machine with a shell, some small programs and, if `curl` says something, a curl that says
+        /// this; a JDK is there or not. Standard input is `rows`.
+        private Call launchBare(String curl, boolean jdk, String... args) throws Exception {
+            var bin = Files.createDirectories(file("bin"));
+            for (var program : List.of("sh", "bash", "cat", "dirname", "id", "mkdir", "readlink", "uname"))
+                executable(bin.resolve(program), "#!/bin/sh\nexec " + Stream.of("/bin/", "/usr/bin/")
+                        .map(folder -> folder + program).filter(path -> Files.exists(Path.of(path))).findFirst()
+                        .orElseThrow() + " \"$@\"\n");
+            if (!curl.isEmpty()) {
+                Files.writeString(file("installer"), INSTALLER);
+                executable(bin.resolve("curl"), "#!/bin/sh\necho \"$@\" >>'" + file("fetched") + "'\n" + curl);
+            }
+            var copy = executable(file("jbang"), Files.readString(launcher())
+                    .replaceAll("(?<= )/(?=usr/lib/jvm|opt/|Library/)", file("no") + "/"));
+            var builder = new ProcessBuilder(Stream.concat(Stream.of(copy.toString()), Stream.of(args)).toList())
+                    .directory(folder.toFile()).redirectErrorStream(true);
+            builder.environment().clear();
+            builder.environment().putAll(Map.of("PATH", bin.toString(), "HOME", file("home").toString()));
+            if (jdk) builder.environment().put("JAVA_HOME", System.getProperty("java.home"));
+            var process = builder.start();
+            try (var in = process.getOutputStream()) {
+                in.write("rows".getBytes(UTF_8));
+            } catch (IOException _) {
+                // It ended without reading.
+            }
+            var said = new String(process.getInputStream().readAllBytes(), UTF_8);
+            return new Call(process.waitFor(), said, said);
+        }
+
+        @ParameterizedTest(name = "a JDK is there: {0}")
+        @ValueSource(booleans = {true, false})
+        void withoutMavenRunsTheInstallerOfJBangWithOurArgumentsAndInput(boolean jdk) throws Exception {
+            var call = launchBare("cat '" + file("installer") + "'\n", jdk, "DifyExec.java", "a  b", "it's", "", "-i", "-");
+
+            assertEquals("""
+                    jbang: fetching JBang by JBang's own installer, https://sh.jbang.dev; it brings a JDK, too
+                    <DifyExec.java><a  b><it's><><-i><->""", call.out());
+            assertEquals(3, call.code());
+            assertEquals("-fLs https://sh.jbang.dev\n", content("fetched"));
+        }
+
+        @Test
+        void runsTheJBangThatTheInstallerHasLeft() throws Exception {
+            executable(Files.createDirectories(file("home/.jbang/bin")).resolve("jbang"),
+                    "#!/bin/sh\n#\necho \"left: $*\"\n");
+
+            var call = launchBare("exit 1\n", false, "DifyExec.java", "--help");
+
+            assertEquals("left: DifyExec.java --help\n", call.out());
+            assertEquals("", content("fetched"));
+        }
+
+        @Test
+        void saysThatTheInstallerCannotBeReached() throws Exception {
+            var call = launchBare("echo half\nexit 28\n", false, "DifyExec.java");
+
+            assertEquals(2, call.code());
+            assertTrue(call.out().endsWith("\njbang: https://sh.jbang.dev cannot be reached: check the network, "
+                    + "or install JBang.\n"), call.out());
+        }
+
+        @Test
+        void withNothingToFetchWithSaysWhatToInstall() throws Exception {
+            var call = launchBare("", false, "DifyExec.java");
+
+            assertEquals(2, call.code());
+            assertEquals(1, call.out().lines().count(), call.out());
+            for (var words : List.of("openjdk-25-jdk-headless and maven (Debian)",
+                    "java-25-openjdk-devel and maven (Fedora)", "openjdk and maven (macOS, brew)"))
+                assertTrue(call.out().contains(words), call.out());
         }
 
         @ParameterizedTest
