@@ -24,7 +24,7 @@ import static org.junit.jupiter.api.Assertions.assertTrue;
 /// The commands as a user types them: exit code, what is printed, and the files. Every call is searched for the key.
 @Timeout(90)
 
-/// Processes of their own, the launcher, and the README.
+/// Processes of their own, and the launcher.
 final class ProcessTest extends WholeCommand {
     @Nested
     class AProcess {
@@ -510,62 +510,6 @@ final class ProcessTest extends WholeCommand {
             var foreign = launch(settings, file("elsewhere"), "version");
             assertEquals(2, foreign.code(), foreign.out());
             assertEquals("jbang: HOME is not set, and " + own + " cannot stand in: set HOME.\n", foreign.out());
-        }
-    }
-
-    /// Needs the checkout; elsewhere its tests are skipped.
-    @Nested
-    class TheReadme {
-        /// The commands in its shell blocks that start like this.
-        private List<List<String>> commands(String start) throws IOException {
-            var readme = Files.readString(checkout().resolve("README.md"));
-            var blocks = Pattern.compile("(?s)```sh\n(.*?)```").matcher(readme).results();
-            return blocks.flatMap(block -> block.group(1).lines()).map(line -> line.replaceFirst("\\s+#.*", "").strip())
-                    .filter(line -> line.startsWith(start)).map(line -> List.of(line.split("\\s+"))).toList();
-        }
-
-        @Test
-        void itsDemoRunsAsItSays() throws IOException {
-            var command = commands("./jbang DifyExec.java run --demo").getFirst();
-            var args = new ArrayList<>(command.subList(2, command.size()));
-            args.replaceAll(word -> word.endsWith(".csv") ? checkout().resolve(word).toString()
-                    : word.endsWith(".jsonl") ? file(word).toString() : word);
-            assertTrue(Files.isExecutable(checkout().resolve("jbang")));
-            assertTrue(Files.exists(Path.of(args.get(args.indexOf("-i") + 1))));
-
-            var call = call(Map.of(), args.toArray(String[]::new));
-
-            assertEquals(3, call.code(), call.err());
-            var shown = Files.readString(checkout().resolve("README.md"));
-            for (var part : List.of("\\d+ succeeded, \\d+ failed in ", "tokens: \\d+", "\\d+ × Run failed: .*")) {
-                var printed = Pattern.compile(part).matcher(call.err());
-                assertTrue(printed.find(), () -> part + " in " + call.err());
-                assertTrue(shown.contains(printed.group().strip()), () -> printed.group() + " is not in the README");
-            }
-        }
-
-        @Test
-        void itsTestsAreAnAliasOfTheCatalog() throws IOException {
-            assertEquals(List.of("./jbang", "test"), commands("./jbang test").getFirst());
-
-            var catalog = tree(Files.readString(checkout().resolve("jbang-catalog.json")));
-            var alias = catalog.at("/aliases/test/script-ref").asText();
-            assertTrue(Files.exists(checkout().resolve(alias)), alias);
-        }
-
-        @Test
-        void itsCommandsCanBeParsed() throws IOException {
-            var lines = Stream.of("jbang DifyExec.java ", "./jbang DifyExec.java ").flatMap(start -> {
-                try {
-                    return commands(start).stream();
-                } catch (IOException problem) {
-                    throw new UncheckedIOException(problem);
-                }
-            }).toList();
-
-            assertFalse(lines.isEmpty());
-            assertAll(lines.stream().map(line -> () -> commandLine(Env.of(Map.of()))
-                    .parseArgs(line.subList(2, line.size()).toArray(String[]::new))));
         }
     }
 }
