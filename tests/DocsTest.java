@@ -54,7 +54,8 @@ final class DocsTest extends WholeCommand {
         private void install() throws IOException {
             var java = Stream.of(ProcessHandle.current().info().command().orElseThrow(), "-XX:TieredStopAtLevel=1",
                     "-XX:+UseSerialGC", "--enable-native-access=ALL-UNNAMED", "-cp",
-                    System.getProperty("java.class.path"), "difyexec.DifyExec").collect(Collectors.joining("' '", "'", "'"));
+                    System.getProperty("java.class.path"), "difyexec.DifyExec")
+                    .collect(Collectors.joining("' '", "'", "'"));
             var launcher = "#!/bin/sh\n[ \"$1\" != DifyExec.java ] || shift\nexec " + java + " \"$@\"\n";
             Files.createDirectories(file("bin"));
             for (var name : List.of("jbang", "bin/jbang", "bin/difyexec"))
@@ -188,9 +189,10 @@ final class DocsTest extends WholeCommand {
         @Test
         void whichIsTheReadmeIsReadInMinutes() throws IOException {
             var readme = page("README.md");
+            long lines = readme.lines().count(), words = readme.strip().split("\\s+").length;
 
-            assertTrue(readme.lines().count() <= 150, () -> readme.lines().count() + " lines");
-            assertTrue(readme.strip().split("\\s+").length <= 1300, () -> readme.strip().split("\\s+").length + " words");
+            assertTrue(lines <= 150, () -> lines + " lines");
+            assertTrue(words <= 1300, () -> words + " words");
             assertTrue(readme.indexOf("docs/report.png") < readme.indexOf("## "), "the picture stands near the top");
         }
 
@@ -226,8 +228,8 @@ final class DocsTest extends WholeCommand {
         @Test
         void ofMessagesKnowsWhatStopsABatch() throws IOException {
             var known = page("docs/troubleshooting.md");
-            var stops = Pattern.compile("new (?:Verdict\\.StopBatch|Stop)\\((?:STOPPED, )?\\s*\"([^\"(:;]{8,40})").matcher(code())
-                    .results().map(stop -> stop.group(1).strip()).toList();
+            var begins = Pattern.compile("new (?:Verdict\\.StopBatch|Stop)\\((?:STOPPED,)?\\s*\"([^\"(:;]{8,40})");
+            var stops = begins.matcher(code()).results().map(stop -> stop.group(1).strip()).toList();
 
             assertTrue(stops.size() > 15, () -> "stops: " + stops.size());
             assertAll(stops.stream().map(stop -> () -> assertTrue(known.contains(stop), stop)));

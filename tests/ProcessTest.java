@@ -12,11 +12,9 @@ import module java.base;
 
 import static difyexec.DifyExec.*;
 import static com.github.tomakehurst.wiremock.client.WireMock.equalTo;
-import static com.github.tomakehurst.wiremock.client.WireMock.get;
 import static com.github.tomakehurst.wiremock.client.WireMock.postRequestedFor;
 import static com.github.tomakehurst.wiremock.client.WireMock.urlEqualTo;
 import static java.nio.charset.StandardCharsets.UTF_8;
-import static org.junit.jupiter.api.Assertions.assertAll;
 import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertFalse;
 import static org.junit.jupiter.api.Assertions.assertTrue;
@@ -448,7 +446,9 @@ final class ProcessTest extends WholeCommand {
         @ParameterizedTest(name = "a JDK is there: {0}")
         @ValueSource(booleans = {true, false})
         void withoutMavenRunsTheInstallerOfJBangWithOurArgumentsAndInput(boolean jdk) throws Exception {
-            var call = launchBare("cat '" + file("installer") + "'\n", jdk, "DifyExec.java", "a  b", "it's", "", "-i", "-");
+            var curl = "cat '" + file("installer") + "'\n";
+
+            var call = launchBare(curl, jdk, "DifyExec.java", "a  b", "it's", "", "-i", "-");
 
             assertEquals("""
                     jbang: fetching JBang by JBang's own installer, https://sh.jbang.dev; it brings a JDK, too
