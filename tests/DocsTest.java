@@ -18,7 +18,7 @@ import static org.junit.jupiter.api.Assertions.assertTrue;
 import static org.junit.jupiter.api.Assumptions.assumeTrue;
 
 /// README and `docs/`, held against what they describe. Needs the checkout; elsewhere its tests are skipped.
-@Timeout(90)
+@Timeout(300)
 final class DocsTest extends WholeCommand {
     private static final Pattern BLOCK = Pattern.compile("(?ms)^```(\\w*)\n(.*?)^```$");
 
