@@ -1,6 +1,10 @@
 //usr/bin/env jbang "$0" "$@" ; exit $?
 //JAVA 25+
+//GAV difyexec:difyexec:0.1.0
 //DESCRIPTION Runs a Dify workflow once for every row of a CSV file: nothing lost, nothing paid twice.
+//DOCS README.md
+//DOCS guide=docs/guide.md
+//DOCS troubleshooting=docs/troubleshooting.md
 //DEPS info.picocli:picocli:4.7.7
 //DEPS info.picocli:picocli-shell-jline3:4.7.7
 //DEPS org.jline:jline:3.30.6
@@ -8,9 +12,8 @@
 //DEPS com.opencsv:opencsv:5.12.0
 //DEPS org.apache.commons:commons-text:1.13.1
 //DEPS io.github.cdimascio:dotenv-java:3.2.0
-//RUNTIME_OPTIONS --enable-native-access=ALL-UNNAMED
-//RUNTIME_OPTIONS -Djdk.httpclient.keepalive.timeout=1 -Djdk.http.auth.tunneling.disabledSchemes=
-//RUNTIME_OPTIONS -Djdk.httpclient.bufsize=4096 -XX:+UseSerialGC -Xmn16m -XX:SurvivorRatio=3
+//RUNTIME_OPTIONS --enable-native-access=ALL-UNNAMED -XX:+UseSerialGC -Xmn16m -XX:SurvivorRatio=3
+//MANIFEST Enable-Native-Access=ALL-UNNAMED
 
 package difyexec;
 
@@ -124,7 +127,20 @@ final class DifyExec implements Runnable {
     @Spec CommandSpec spec;
 
     static void main(String... args) {
+        setProperties();
         System.exit(commandLine(Env.ofProcess()).execute(args));
+    }
+
+    /// What the HTTP client and JLine read once, as their classes load: idle connections are given up after a second, a
+    /// proxy may ask for a password, buffers are small, and where JLine may not call native code (a jar without that
+    /// right in its manifest) it works through `stty`, without the warnings of Java. What `-D` says stays.
+    static void setProperties() {
+        var properties = System.getProperties();
+        properties.putIfAbsent("jdk.httpclient.keepalive.timeout", "1");
+        properties.putIfAbsent("jdk.http.auth.tunneling.disabledSchemes", "");
+        properties.putIfAbsent("jdk.httpclient.bufsize", "4096");
+        if (!DifyExec.class.getModule().isNativeAccessEnabled() && File.separatorChar == '/')
+            properties.putIfAbsent("org.jline.terminal.provider", "exec");
     }
 
     /// The whole command tree over one environment: `main` gives the real one, a test a map.

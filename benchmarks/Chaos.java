@@ -365,9 +365,8 @@ final class Chaos implements Callable<Integer> {
         }
 
         Running start() throws IOException {
-            var archive = Files.exists(folder.resolve("classes.jsa")) ? List.of("-XX:SharedArchiveFile=classes.jsa",
-                    "-Xlog:cds=off", "-Xlog:aot=off", "-Djdk.httpclient.keepalive.timeout=1")
-                    : List.of("-Djdk.httpclient.keepalive.timeout=1");
+            List<String> archive = Files.exists(folder.resolve("classes.jsa"))
+                    ? List.of("-XX:SharedArchiveFile=classes.jsa", "-Xlog:cds=off", "-Xlog:aot=off") : List.of();
             var builder = new ProcessBuilder(java(archive, "difyexec.DifyExec", arguments)).directory(folder.toFile())
                     .redirectErrorStream(true)
                     .redirectOutput(ProcessBuilder.Redirect.appendTo(folder.resolve("tool.out").toFile()));

@@ -7,6 +7,7 @@
 //SOURCES SettingsTest.java
 //SOURCES FilesTest.java
 //SOURCES ProcessTest.java
+//SOURCES DocsTest.java
 //SOURCES WholeCommand.java
 //SOURCES RecordingsTest.java
 //SOURCES LookUpTest.java
@@ -68,11 +69,12 @@ final class DifyExecTest {
     static final List<Class<?>> CLASSES = List.of(
             MapTest.class, OptionsTest.class, EngineTest.class, LookUpTest.class, AgendaTest.class, RulesTest.class,
             PaceTest.class, DifyTest.class, BatchTest.class, InputTest.class, DataTest.class, ServerTest.class, RecordingsTest.class,
-            CommandTest.class, SettingsTest.class, FilesTest.class, FormTest.class, ProcessTest.class,
+            CommandTest.class, SettingsTest.class, FilesTest.class, FormTest.class, ProcessTest.class, DocsTest.class,
             FaultTest.class, ConformanceTest.class, ViewsTest.class, ShellTest.class);
 
     /// `-Dtest=TheJudge`, before or after the script's name, runs only the `@Nested` class of that name.
     public static void main(String... args) {
+        DifyExec.setProperties();
         var words = new ArrayDeque<String>();
         for (var arg : args) {
             var setting = arg.startsWith("-D") ? arg.substring(2).split("=", 2) : new String[0];

@@ -44,7 +44,7 @@ class FormTest {
                     [{"file":{"variable":"doc","required":false,"allowed_file_types":["custom"],
                       "allowed_file_extensions":[".xyz"],"allowed_file_upload_methods":["local_file"]}}]""");
 
-    /// Where we refuse what a server takes, on purpose; see the README.
+    /// Where we refuse what a server takes, on purpose; see `docs/inputs.md`.
     private static final List<Pattern> STRICTER = Stream.of("number \"1.5e3\"", "number \"1_000\"", "number \"１２\"",
             "number 1e\\+300", "checkbox \"maybe\"", "checkbox 2", "checkbox 1.0", "json \\[\\]", "number empty",
             "checkbox empty", "list empty").map(Pattern::compile).toList();

@@ -12,11 +12,9 @@ import module java.base;
 
 import static difyexec.DifyExec.*;
 import static com.github.tomakehurst.wiremock.client.WireMock.equalTo;
-import static com.github.tomakehurst.wiremock.client.WireMock.get;
 import static com.github.tomakehurst.wiremock.client.WireMock.postRequestedFor;
 import static com.github.tomakehurst.wiremock.client.WireMock.urlEqualTo;
 import static java.nio.charset.StandardCharsets.UTF_8;
-import static org.junit.jupiter.api.Assertions.assertAll;
 import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertFalse;
 import static org.junit.jupiter.api.Assertions.assertTrue;
@@ -24,7 +22,7 @@ import static org.junit.jupiter.api.Assertions.assertTrue;
 /// The commands as a user types them: exit code, what is printed, and the files. Every call is searched for the key.
 @Timeout(90)
 
-/// Processes of their own, the launcher, and the README.
+/// Processes of their own, and the launcher.
 final class ProcessTest extends WholeCommand {
     @Nested
     class AProcess {
@@ -363,8 +361,7 @@ final class ProcessTest extends WholeCommand {
             Files.createDirectories(jar.getParent());
             if (!Files.exists(jar)) Files.createFile(jar);
             var java = Files.createDirectories(file("jdk/bin")).resolve("java");
-            for (var program : List.of(java, java.resolveSibling("javac")))
-                assertTrue(Files.writeString(program, JAVA).toFile().setExecutable(true));
+            for (var program : List.of(java, java.resolveSibling("javac"))) executable(program, JAVA);
             Files.writeString(file("jdk/release"), "JAVA_VERSION=\"25.0.1\"\n");
 
             var words = Stream.concat(Stream.of(launcher().toString()), Stream.of(args)).toList();
@@ -375,6 +372,11 @@ final class ProcessTest extends WholeCommand {
             var process = builder.start();
             var said = new String(process.getInputStream().readAllBytes(), UTF_8);
             return new Call(process.waitFor(), said, said);
+        }
+
+        private static Path executable(Path file, String text) throws IOException {
+            assertTrue(Files.writeString(file, text).toFile().setExecutable(true));
+            return file;
         }
 
         private static Path launcher() {
@@ -407,6 +409,85 @@ final class ProcessTest extends WholeCommand {
                     .resolve("jbang-catalog.json") + "' difyexec \"$@\"\n", installed("difyexec", "difyexec"));
         }
 
+        private static final String INSTALLER = """
+                [ "$(cat)" = rows ] && printf '<%s>' "$@"
+                exit 3
+                """;
+
+        /// The launcher on a machine with a shell, some small programs and, if `curl` says something, a curl that says
+        /// this; a JDK is there or not. Standard input is `rows`.
+        private Call launchBare(String curl, boolean jdk, String... args) throws Exception {
+            var bin = Files.createDirectories(file("bin"));
+            for (var program : List.of("sh", "bash", "cat", "dirname", "id", "mkdir", "readlink", "uname"))
+                executable(bin.resolve(program), "#!/bin/sh\nexec " + Stream.of("/bin/", "/usr/bin/")
+                        .map(folder -> folder + program).filter(path -> Files.exists(Path.of(path))).findFirst()
+                        .orElseThrow() + " \"$@\"\n");
+            if (!curl.isEmpty()) {
+                Files.writeString(file("installer"), INSTALLER);
+                executable(bin.resolve("curl"), "#!/bin/sh\necho \"$@\" >>'" + file("fetched") + "'\n" + curl);
+            }
+            var copy = executable(file("jbang"), Files.readString(launcher())
+                    .replaceAll("(?<= )/(?=usr/lib/jvm|opt/|Library/)", file("no") + "/"));
+            var builder = new ProcessBuilder(Stream.concat(Stream.of(copy.toString()), Stream.of(args)).toList())
+                    .directory(folder.toFile()).redirectErrorStream(true);
+            builder.environment().clear();
+            builder.environment().putAll(Map.of("PATH", bin.toString(), "HOME", file("home").toString()));
+            if (jdk) builder.environment().put("JAVA_HOME", System.getProperty("java.home"));
+            var process = builder.start();
+            try (var in = process.getOutputStream()) {
+                in.write("rows".getBytes(UTF_8));
+            } catch (IOException _) {
+                // It ended without reading.
+            }
+            var said = new String(process.getInputStream().readAllBytes(), UTF_8);
+            return new Call(process.waitFor(), said, said);
+        }
+
+        @ParameterizedTest(name = "a JDK is there: {0}")
+        @ValueSource(booleans = {true, false})
+        void withoutMavenRunsTheInstallerOfJBangWithOurArgumentsAndInput(boolean jdk) throws Exception {
+            var curl = "cat '" + file("installer") + "'\n";
+
+            var call = launchBare(curl, jdk, "DifyExec.java", "a  b", "it's", "", "-i", "-");
+
+            assertEquals("""
+                    jbang: fetching JBang by JBang's own installer, https://sh.jbang.dev; it brings a JDK, too
+                    <DifyExec.java><a  b><it's><><-i><->""", call.out());
+            assertEquals(3, call.code());
+            assertEquals("-fLs https://sh.jbang.dev\n", content("fetched"));
+        }
+
+        @Test
+        void runsTheJBangThatTheInstallerHasLeft() throws Exception {
+            executable(Files.createDirectories(file("home/.jbang/bin")).resolve("jbang"),
+                    "#!/bin/sh\n#\necho \"left: $*\"\n");
+
+            var call = launchBare("exit 1\n", false, "DifyExec.java", "--help");
+
+            assertEquals("left: DifyExec.java --help\n", call.out());
+            assertEquals("", content("fetched"));
+        }
+
+        @Test
+        void saysThatTheInstallerCannotBeReached() throws Exception {
+            var call = launchBare("echo half\nexit 28\n", false, "DifyExec.java");
+
+            assertEquals(2, call.code());
+            assertTrue(call.out().endsWith("\njbang: https://sh.jbang.dev cannot be reached: check the network, "
+                    + "or install JBang.\n"), call.out());
+        }
+
+        @Test
+        void withNothingToFetchWithSaysWhatToInstall() throws Exception {
+            var call = launchBare("", false, "DifyExec.java");
+
+            assertEquals(2, call.code());
+            assertEquals(1, call.out().lines().count(), call.out());
+            for (var words : List.of("openjdk-25-jdk-headless and maven (Debian)",
+                    "java-25-openjdk-devel and maven (Fedora)", "openjdk and maven (macOS, brew)"))
+                assertTrue(call.out().contains(words), call.out());
+        }
+
         @ParameterizedTest
         @ValueSource(strings = {"", "/"})
         void withoutAHomeUsesAFolderOfItsOwn(String home) throws Exception {
@@ -429,62 +510,6 @@ final class ProcessTest extends WholeCommand {
             var foreign = launch(settings, file("elsewhere"), "version");
             assertEquals(2, foreign.code(), foreign.out());
             assertEquals("jbang: HOME is not set, and " + own + " cannot stand in: set HOME.\n", foreign.out());
-        }
-    }
-
-    /// Needs the checkout; elsewhere its tests are skipped.
-    @Nested
-    class TheReadme {
-        /// The commands in its shell blocks that start like this.
-        private List<List<String>> commands(String start) throws IOException {
-            var readme = Files.readString(checkout().resolve("README.md"));
-            var blocks = Pattern.compile("(?s)```sh\n(.*?)```").matcher(readme).results();
-            return blocks.flatMap(block -> block.group(1).lines()).map(line -> line.replaceFirst("\\s+#.*", "").strip())
-                    .filter(line -> line.startsWith(start)).map(line -> List.of(line.split("\\s+"))).toList();
-        }
-
-        @Test
-        void itsDemoRunsAsItSays() throws IOException {
-            var command = commands("./jbang DifyExec.java run --demo").getFirst();
-            var args = new ArrayList<>(command.subList(2, command.size()));
-            args.replaceAll(word -> word.endsWith(".csv") ? checkout().resolve(word).toString()
-                    : word.endsWith(".jsonl") ? file(word).toString() : word);
-            assertTrue(Files.isExecutable(checkout().resolve("jbang")));
-            assertTrue(Files.exists(Path.of(args.get(args.indexOf("-i") + 1))));
-
-            var call = call(Map.of(), args.toArray(String[]::new));
-
-            assertEquals(3, call.code(), call.err());
-            var shown = Files.readString(checkout().resolve("README.md"));
-            for (var part : List.of("\\d+ succeeded, \\d+ failed in ", "tokens: \\d+", "\\d+ × Run failed: .*")) {
-                var printed = Pattern.compile(part).matcher(call.err());
-                assertTrue(printed.find(), () -> part + " in " + call.err());
-                assertTrue(shown.contains(printed.group().strip()), () -> printed.group() + " is not in the README");
-            }
-        }
-
-        @Test
-        void itsTestsAreAnAliasOfTheCatalog() throws IOException {
-            assertEquals(List.of("./jbang", "test"), commands("./jbang test").getFirst());
-
-            var catalog = tree(Files.readString(checkout().resolve("jbang-catalog.json")));
-            var alias = catalog.at("/aliases/test/script-ref").asText();
-            assertTrue(Files.exists(checkout().resolve(alias)), alias);
-        }
-
-        @Test
-        void itsCommandsCanBeParsed() throws IOException {
-            var lines = Stream.of("jbang DifyExec.java ", "./jbang DifyExec.java ").flatMap(start -> {
-                try {
-                    return commands(start).stream();
-                } catch (IOException problem) {
-                    throw new UncheckedIOException(problem);
-                }
-            }).toList();
-
-            assertFalse(lines.isEmpty());
-            assertAll(lines.stream().map(line -> () -> commandLine(Env.of(Map.of()))
-                    .parseArgs(line.subList(2, line.size()).toArray(String[]::new))));
         }
     }
 }

@@ -4,7 +4,6 @@ import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.ObjectMapper;
 import com.sun.net.httpserver.HttpServer;
 import org.junit.jupiter.api.AfterEach;
-import org.junit.jupiter.api.Assumptions;
 import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.Nested;
 import org.junit.jupiter.api.Test;
@@ -43,7 +42,7 @@ class ShellTest {
     // ── Helpers ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
     /// Five rows, two of which fail in the demo.
-    private static final String FIVE = """
+    static final String FIVE = """
             id,text,tone
             r-1,Good morning,formal
             r-2,[fail] The parcel came late,formal
@@ -286,14 +285,11 @@ class ShellTest {
         }
 
         @Test
-        void isTheOneInTheReadme() throws IOException {
-            var checkout = Stream.iterate(Path.of("").toAbsolutePath(), Objects::nonNull, Path::getParent)
-                    .filter(above -> Files.exists(above.resolve("DifyExec.java"))).findFirst();
-            Assumptions.assumeTrue(checkout.isPresent(), "there is no README here");
-            var readme = Files.readString(checkout.get().resolve("README.md"));
-            var block = Pattern.compile("(?s)```\n(results\\.jsonl \\(2 failed\\) dify> .*?)```").matcher(readme);
+        void isTheOneInTheDocs() throws IOException {
+            var page = Files.readString(WholeCommand.checkout().resolve("docs/shell.md"));
+            var block = Pattern.compile("(?s)```\n(results\\.jsonl \\(2 failed\\) dify> .*?)```").matcher(page);
 
-            assertTrue(block.find(), "no transcript in the README");
+            assertTrue(block.find(), "no transcript in docs/shell.md");
             Given.Golden.check("shell-story.txt", steady(block.group(1)));
         }
     }

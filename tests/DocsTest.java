@@ -1,0 +1,335 @@
+package difyexec;
+
+import org.junit.jupiter.api.AfterEach;
+import org.junit.jupiter.api.Nested;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.Timeout;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.MethodSource;
+
+import module java.base;
+
+import static difyexec.DifyExec.*;
+import static java.nio.charset.StandardCharsets.UTF_8;
+import static org.junit.jupiter.api.Assertions.assertAll;
+import static org.junit.jupiter.api.Assertions.assertEquals;
+import static org.junit.jupiter.api.Assertions.assertFalse;
+import static org.junit.jupiter.api.Assertions.assertTrue;
+import static org.junit.jupiter.api.Assumptions.assumeTrue;
+
+/// README and `docs/`, held against what they describe. Needs the checkout; elsewhere its tests are skipped.
+@Timeout(300)
+final class DocsTest extends WholeCommand {
+    private static final Pattern BLOCK = Pattern.compile("(?ms)^```(\\w*)\n(.*?)^```$");
+
+    static List<Path> pages() throws IOException {
+        try (var docs = Files.list(checkout().resolve("docs"))) {
+            return Stream.concat(docs.filter(page -> page.toString().endsWith(".md")).sorted(),
+                    Stream.of("README.md", "CONTRIBUTING.md", "CHANGELOG.md").map(checkout()::resolve)).toList();
+        }
+    }
+
+    static List<Path> pagesWithCommands() throws IOException {
+        var pages = new ArrayList<Path>();
+        for (var page : pages()) if (Files.readString(page).contains("\n```sh\n")) pages.add(page);
+        return pages;
+    }
+
+    private static String page(String name) throws IOException {
+        return Files.readString(checkout().resolve(name));
+    }
+
+    /// Reads code as one text: literals that are put together with `+` in the source are one here.
+    private static String code() throws IOException {
+        return page("DifyExec.java").replaceAll("\"\\s*\\+\\s*\"", "");
+    }
+
+    @Nested
+    class ACommandThatIsShown {
+        /// By its first words. These need a network, a key, or minutes.
+        private static final Pattern NOT_RUN = Pattern.compile(
+                "(git|curl|jq|java|benchmarks/\\w+|(\\./)?jbang (app|export|test)) .*|\\./jbang test");
+
+        /// Starts the tool as `./jbang DifyExec.java`, `jbang DifyExec.java` and `difyexec` do.
+        private void install() throws IOException {
+            var java = Stream.of(ProcessHandle.current().info().command().orElseThrow(), "-XX:TieredStopAtLevel=1",
+                    "-XX:+UseSerialGC", "--enable-native-access=ALL-UNNAMED", "-cp",
+                    System.getProperty("java.class.path"), "difyexec.DifyExec")
+                    .collect(Collectors.joining("' '", "'", "'"));
+            var launcher = "#!/bin/sh\n[ \"$1\" != DifyExec.java ] || shift\nexec " + java + " \"$@\"\n";
+            Files.createDirectories(file("bin"));
+            for (var name : List.of("jbang", "bin/jbang", "bin/difyexec"))
+                assertTrue(Files.writeString(file(name), launcher).toFile().setExecutable(true));
+            Files.createDirectories(file("examples"));
+            Files.copy(checkout().resolve("examples/reviews.csv"), file("examples/reviews.csv"));
+            Files.writeString(file("data.csv"), ShellTest.FIVE);
+        }
+
+        /// One line of a page, as bash runs it in the folder; a page's commands follow one another.
+        private String output(String line, Demo server) throws Exception {
+            var builder = new ProcessBuilder("bash", "-c", line).directory(folder.toFile()).redirectErrorStream(true)
+                    .redirectInput(ProcessBuilder.Redirect.from(new File("/dev/null")));
+            builder.environment().keySet().removeIf(name -> !name.equals("HOME"));
+            builder.environment().putAll(Map.of("PATH", file("bin") + ":/usr/bin:/bin", "LC_ALL", "C.UTF-8",
+                    "DIFY_API_KEY", KEY, "DIFY_API_BASE_URL", server.baseUrl().toString()));
+            var process = builder.start();
+            var said = new String(process.getInputStream().readAllBytes(), UTF_8);
+            assertTrue(Set.of(OK, ROWS_LEFT).contains(process.waitFor()), line + "\n" + said);
+            return said;
+        }
+
+        /// Without what differs from run to run.
+        private static String steady(String text) {
+            return text.strip().replaceAll("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", "RUN")
+                    .replaceAll("127\\.0\\.0\\.1:\\d+", "HOST")
+                    .replaceAll("\\d{4}-\\d\\d-\\d\\d \\d\\d:\\d\\d:\\d\\d", "TIME")
+                    .replaceAll("\\d+(\\.\\d+)+", "0.0").replaceAll("r-\\d+(, r-\\d+)+", "IDS");
+        }
+
+        /// Each block of commands, and what stands below it as its output. With `-Dgolden.update=true` the page is
+        /// written anew.
+        @ParameterizedTest(name = "in {0}")
+        @MethodSource("difyexec.DocsTest#pagesWithCommands")
+        void runsAndPrintsWhatThePageSays(Path page) throws Exception {
+            var text = Files.readString(page);
+            var updated = new StringBuilder();
+            int copied = 0;
+            install();
+            try (var server = Demo.start(Demo.Version.V1_16_0, List.of("id", "text", "tone"))) {
+                var blocks = BLOCK.matcher(text);
+                while (blocks.find()) {
+                    if (!blocks.group(1).equals("sh")) continue;
+                    var printed = new StringBuilder();
+                    for (var line : blocks.group(2).lines().toList())
+                        if (!NOT_RUN.matcher(line).matches()) printed.append(output(line, server));
+                    var below = BLOCK.matcher(text).region(blocks.end(), text.length());
+                    if (!below.find() || !text.substring(blocks.end(), below.start()).isBlank()) continue;
+                    if (!below.group(1).isEmpty()) continue;
+                    if (Boolean.getBoolean("golden.update")) {
+                        updated.append(text, copied, below.start(2)).append(printed.toString().strip()).append('\n');
+                        copied = below.end(2);
+                    } else assertEquals(steady(below.group(2)), steady(printed.toString()), blocks.group(2));
+                }
+            }
+            if (copied > 0) Files.writeString(page, updated.append(text, copied, text.length()));
+        }
+
+        @Test
+        void isRunUnlessItsFirstWordsSayThatItCannotBe() throws IOException {
+            var run = new ArrayList<String>();
+            for (var page : pagesWithCommands())
+                BLOCK.matcher(Files.readString(page)).results().filter(block -> block.group(1).equals("sh"))
+                        .flatMap(block -> block.group(2).lines()).filter(line -> !NOT_RUN.matcher(line).matches())
+                        .forEach(run::add);
+
+            assertTrue(run.size() >= 15, run::toString);
+            assertTrue(run.contains("./jbang DifyExec.java run --demo -i examples/reviews.csv -o results.jsonl"));
+        }
+
+        @Test
+        void forAllTestsIsAnAliasOfTheCatalog() throws IOException {
+            assertTrue(page("README.md").contains("```sh\n./jbang test\n```"));
+
+            var alias = tree(page("jbang-catalog.json")).at("/aliases/test/script-ref").asText();
+            assertTrue(Files.exists(checkout().resolve(alias)), alias);
+        }
+    }
+
+    @Nested
+    class ALink {
+        private static final Pattern LINK = Pattern.compile("\\[[^\\]]*]\\(([^)\\s]+)\\)");
+
+        /// Without code, in which a bracket is no link.
+        private static String prose(String text) {
+            return BLOCK.matcher(text).replaceAll("").replaceAll("`[^`\n]*`", "");
+        }
+
+        /// The anchors of the headings, as GitHub makes them.
+        private static Set<String> anchors(Path page) throws IOException {
+            return BLOCK.matcher(Files.readString(page)).replaceAll("").lines()
+                    .filter(line -> line.matches("#{1,6} .*")).map(line -> line.replaceFirst("#+ ", "").toLowerCase())
+                    .map(line -> line.replaceAll("[^\\p{L}\\p{N}_ -]", "").replace(' ', '-'))
+                    .collect(Collectors.toSet());
+        }
+
+        @ParameterizedTest(name = "in {0}")
+        @MethodSource("difyexec.DocsTest#pages")
+        void leadsToAFileAndAHeadingThatAreThere(Path page) throws IOException {
+            var targets = LINK.matcher(prose(Files.readString(page))).results().map(link -> link.group(1))
+                    .filter(target -> !target.startsWith("https://")).toList();
+
+            assertAll(targets.stream().map(target -> () -> {
+                var parts = target.split("#", 2);
+                var file = parts[0].isEmpty() ? page : page.resolveSibling(parts[0]).normalize();
+                assertTrue(Files.exists(file), target);
+                if (parts.length == 2) assertTrue(anchors(file).contains(parts[1]), target);
+            }));
+        }
+
+        @Test
+        void leadsToEachPage() throws IOException {
+            var readme = page("README.md");
+            for (var page : pages()) assertTrue(page.endsWith("README.md")
+                    || readme.contains("(" + checkout().relativize(page).toString().replace('\\', '/') + ")"),
+                    page::toString);
+        }
+
+        @Test
+        void isInTheHeaderForJBang() throws IOException {
+            var links = page("DifyExec.java").lines().takeWhile(line -> !line.isBlank())
+                    .filter(line -> line.startsWith("//DOCS ")).map(line -> line.replaceFirst(".*[ =]", "")).toList();
+
+            assertEquals(List.of("README.md", "docs/guide.md", "docs/troubleshooting.md"), links);
+            for (var link : links) assertTrue(Files.exists(checkout().resolve(link)), link);
+        }
+    }
+
+    @Nested
+    class APage {
+        @Test
+        void whichIsTheReadmeIsReadInMinutes() throws IOException {
+            var readme = page("README.md");
+            long lines = readme.lines().count(), words = readme.strip().split("\\s+").length;
+
+            assertTrue(lines <= 150, () -> lines + " lines");
+            assertTrue(words <= 1300, () -> words + " words");
+            assertTrue(readme.indexOf("docs/report.png") < readme.indexOf("## "), "the picture stands near the top");
+        }
+
+        @Test
+        void listsTheKeysOfStatusInTheirOrder() throws IOException {
+            rows(1);
+            call(Map.of(), typed("run", "--demo"));
+            var told = page("docs/files.md").split("\\| key \\| meaning \\|")[1].lines().skip(2)
+                    .takeWhile(line -> line.startsWith("|")).map(line -> line.split("\\|")[1])
+                    .flatMap(cell -> Pattern.compile("`(\\w+)`").matcher(cell).results().map(key -> key.group(1)))
+                    .collect(Collectors.joining(" "));
+
+            var status = tree(call(Map.of(), "status", "--json", "-i", input(), "-o", output()).out());
+
+            assertEquals(keys(status), told);
+        }
+
+        /// Between the `…` of a message stands what the code says.
+        @Test
+        void ofMessagesQuotesTheCode() throws IOException {
+            var code = code() + page("jbang").replace("\\\n", "");
+            var quoted = page("docs/troubleshooting.md").lines().filter(line -> line.startsWith("| "))
+                    .map(line -> line.split(" \\| ")[0])
+                    .flatMap(cell -> Pattern.compile("`([^`]+)`").matcher(cell).results().map(span -> span.group(1)))
+                    .toList();
+
+            assertTrue(quoted.size() > 60, () -> "messages: " + quoted.size());
+            assertAll(quoted.stream().flatMap(message -> Stream.of(message.split("…")))
+                    .filter(part -> part.strip().length() > 3)
+                    .map(part -> () -> assertTrue(code.contains(part.strip().replace("\"", "\\\"")), part)));
+        }
+
+        @Test
+        void ofMessagesKnowsWhatStopsABatch() throws IOException {
+            var known = page("docs/troubleshooting.md");
+            var begins = Pattern.compile("new (?:Verdict\\.StopBatch|Stop)\\((?:STOPPED,)?\\s*\"([^\"(:;]{8,40})");
+            var stops = begins.matcher(code()).results().map(stop -> stop.group(1).strip()).toList();
+
+            assertTrue(stops.size() > 15, () -> "stops: " + stops.size());
+            assertAll(stops.stream().map(stop -> () -> assertTrue(known.contains(stop), stop)));
+        }
+
+        @Test
+        void ofTheHeaderHasTheVersionOfTheTool() throws IOException {
+            assertTrue(page("DifyExec.java").contains("\n//GAV difyexec:difyexec:" + VERSION + "\n"));
+        }
+    }
+
+    /// Exported once, from a copy: another JBang may be building the script of the checkout.
+    @Nested
+    class TheFatJar {
+        private Path jar() throws Exception {
+            Files.copy(checkout().resolve("DifyExec.java"), file("DifyExec.java"));
+            var said = said(Map.of("JBANG_CACHE_DIR", file("cache").toString()), checkout().resolve("jbang").toString(),
+                    "export", "fatjar", "--offline", "-O", file("difyexec.jar").toString(), "DifyExec.java");
+            assertTrue(Files.exists(file("difyexec.jar")), said);
+            return file("difyexec.jar");
+        }
+
+        private String said(Map<String, String> settings, String... words) throws Exception {
+            var builder = new ProcessBuilder(words).directory(folder.toFile()).redirectErrorStream(true);
+            builder.environment().keySet().removeIf(name -> name.matches("DIFY.*|JAVA_TOOL.*|JDK_.*"));
+            builder.environment().putAll(settings);
+            var process = builder.start();
+            process.getOutputStream().close();
+            var said = new String(process.getInputStream().readAllBytes(), UTF_8);
+            process.waitFor();
+            return said;
+        }
+
+        @Test
+        void runsTheDemoAndABatchAsJBangDoes() throws Exception {
+            rows(3);
+            var java = Path.of(System.getProperty("java.home"), "bin", "java").toString();
+            var jar = jar().toString();
+
+            var demo = said(Map.of(), java, "-jar", jar, "run", "--demo", "-i", "data.csv", "-o", "demo.jsonl");
+            assertTrue(demo.contains("\n3 succeeded in "), demo);
+            assertFalse(demo.contains("WARNING"), demo);
+
+            try (var server = Demo.start(Demo.Version.V1_16_0, List.of("id", "text"))) {
+                var batch = said(Map.of("DIFY_API_KEY", KEY, "DIFY_API_BASE_URL", server.baseUrl().toString()), java,
+                        "-jar", jar, "run", "--mode", "streaming", "-i", "data.csv", "-o", "results.jsonl");
+                assertTrue(batch.contains("3 succeeded in "), batch);
+            }
+            assertEquals(List.of("1", "2", "3"), ids());
+        }
+    }
+
+    /// Read once by classes of the JDK and of JLine; set by `main`, so that no way of starting has to name them.
+    @Nested
+    class TheProperties {
+        private static final List<String> NAMES = List.of("jdk.httpclient.keepalive.timeout",
+                "jdk.http.auth.tunneling.disabledSchemes", "jdk.httpclient.bufsize");
+
+        private final Properties before = (Properties) System.getProperties().clone();
+
+        @AfterEach
+        void restore() {
+            System.setProperties(before);
+        }
+
+        @Test
+        void areSetByMain() {
+            NAMES.forEach(System::clearProperty);
+
+            setProperties();
+
+            assertEquals(List.of("1", "", "4096"), NAMES.stream().map(System::getProperty).toList());
+        }
+
+        @Test
+        void stayAsTheyWereTyped() {
+            NAMES.forEach(name -> System.setProperty(name, "7"));
+
+            setProperties();
+
+            assertEquals(List.of("7", "7", "7"), NAMES.stream().map(System::getProperty).toList());
+        }
+
+        @Test
+        void keepATerminalFreeOfWarningsOfNativeAccess() throws Exception {
+            assumeTrue(Files.isExecutable(Path.of("/usr/bin/script")), "there is no script, which plays a terminal");
+            var java = String.join(" ", Path.of(System.getProperty("java.home"), "bin", "java").toString(), "-cp",
+                    System.getProperty("java.class.path"), "difyexec.DifyExec shell");
+            var shell = new ProcessBuilder("/usr/bin/script", "-qec", java, "/dev/null").directory(folder.toFile())
+                    .redirectErrorStream(true);
+            shell.environment().keySet().removeIf(name -> name.matches("DIFY.*|JAVA_TOOL.*|JDK_.*"));
+            var process = shell.start();
+            try (var keys = process.getOutputStream()) {
+                keys.write("exit\n".getBytes(UTF_8));
+                keys.flush();
+                assertEquals(0, process.waitFor());
+            }
+
+            var said = new String(process.getInputStream().readAllBytes(), UTF_8);
+            assertTrue(said.contains("difyexec " + VERSION) && !said.contains("WARNING"), said);
+        }
+    }
+}
