@@ -4416,16 +4416,22 @@ final class DifyExec implements Runnable {
 
         Optional<Waiting> next(Instant now) {
             if (!waiting.isEmpty() && !waiting.peek().due().isAfter(now)) return Optional.of(waiting.poll());
-            try {
-                while (fresh.hasNext()) {
-                    var row = fresh.next();
-                    if (unseen.of(row).isEmpty()) return Optional.of(new Waiting(row, Tries.NONE, now, kind));
-                    again(row, Tries.NONE, now);
-                }
-            } catch (Unusable changed) {
-                close(new Stop(STOPPED, changed.getMessage()));
+            while (hasFresh()) {
+                var row = fresh.next();
+                if (unseen.of(row).isEmpty()) return Optional.of(new Waiting(row, Tries.NONE, now, kind));
+                again(row, Tries.NONE, now);
             }
             return Optional.empty();
+        }
+
+        /// A CSV that was changed under us closes the agenda.
+        private boolean hasFresh() {
+            try {
+                return fresh.hasNext();
+            } catch (Unusable changed) {
+                close(new Stop(STOPPED, changed.getMessage()));
+                return false;
+            }
         }
 
         /// Another attempt, later; where earlier ones may turn up yet, they are asked for first.
@@ -4485,7 +4491,7 @@ final class DifyExec implements Runnable {
         }
 
         boolean hasRows() {
-            return !waiting.isEmpty() || fresh.hasNext();
+            return !waiting.isEmpty() || hasFresh();
         }
 
         boolean isDone() {
@@ -4508,7 +4514,7 @@ final class DifyExec implements Runnable {
 
         /// When the next row is due: at once, unless all that are left wait for another attempt.
         Instant nextRow(Instant now) {
-            return fresh.hasNext() ? now : waiting.isEmpty() ? Instant.MAX : waiting.peek().due();
+            return hasFresh() ? now : waiting.isEmpty() ? Instant.MAX : waiting.peek().due();
         }
 
         Instant nextDoubt() {
@@ -4862,15 +4868,15 @@ final class DifyExec implements Runnable {
                 throws InterruptedException {
             var pause = Pause.of(seen, Instant.now());
             var backoff = judge.backoff();
-            var problem = " (" + Plain.text(said(seen), 200) + ")";
+            var problem = Plain.text(said(seen), 200);
             var why = refusal(seen, judge).or(() -> pause.filter(Pause::isTooLong).map(Pause::text));
             if (why.isPresent()) return why;
             if (tries >= backoff.maxRetries())
-                return Optional.of(judge.access() + " does not answer" + problem + " after "
+                return Optional.of(judge.access() + " does not answer (" + problem + ") after "
                         + Plain.count(tries + 1, "try", "tries")
                         + ": check DIFY_API_BASE_URL, the network, and that Dify is up");
             if (pause.isPresent()) err.println(pause.get().text());
-            else if (tries == 0) err.println("No answer from " + judge.access() + problem + "; trying again …");
+            else if (tries == 0) err.println("No answer from " + judge.access() + " (" + problem + "); trying again …");
             Thread.sleep(backoff.delay(tries, seen.pause()));
             return Optional.empty();
         }
