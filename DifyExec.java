@@ -1788,7 +1788,8 @@ final class DifyExec implements Runnable {
         static String explain(ParameterException problem) {
             return problem.getArgSpec() instanceof OptionSpec option && problem.getValue() != null
                     && problem.getCause() instanceof TypeConversionException fault
-                    ? option.longestName() + " " + problem.getValue() + ": " + fault.getMessage() : problem.getMessage();
+                    ? option.longestName() + " " + problem.getValue() + ": " + fault.getMessage()
+                    : problem.getMessage();
         }
 
         static int stopped(Exception problem, CommandLine line, CommandLine.ParseResult parsed) throws Exception {
@@ -3917,7 +3918,7 @@ final class DifyExec implements Runnable {
         private Message ended(Attempt attempt) {
             try {
                 return new Message.Ended(attempt, workflow.run(attempt, heard -> {
-                    if (attempt.kind() == Kind.TRY || !(heard instanceof Heard.Said)) // rows have no use for their many words
+                    if (attempt.kind() == Kind.TRY || !(heard instanceof Heard.Said)) // of rows there are too many
                         mailbox.add(new Message.OnTheWay(attempt, heard));
                 }));
             } catch (OutOfMemoryError _) {
@@ -5459,7 +5460,8 @@ final class DifyExec implements Runnable {
                             new Seen.Cut(reader.ref(), symptom, "HTTP 200 without a run's status")));
         }
 
-        private Reply<Seen> stream(HttpResponse<InputStream> answer, Watch watch, Consumer<Heard> told) throws IOException {
+        private Reply<Seen> stream(HttpResponse<InputStream> answer, Watch watch, Consumer<Heard> told)
+                throws IOException {
             var reader = new RunReader();
             var sse = new Sse(watch.counting(answer.body()));
             long head = System.nanoTime();
@@ -6679,7 +6681,8 @@ final class DifyExec implements Runnable {
             Sent with(String run, String task) {
                 if (orEmpty(run).isEmpty()) return this;
                 var known = this.run.filter(ref -> task == null && ref.id().equals(run));
-                return new Sent(event, server, mode, known.or(() -> Optional.of(new RunRef(run, orEmpty(task)))), state);
+                return new Sent(event, server, mode, known.or(() -> Optional.of(new RunRef(run, orEmpty(task)))),
+                        state);
             }
 
             Sent as(State state) {
