@@ -4060,7 +4060,7 @@ final class DifyExec implements Runnable {
             var now = clock.instant();
             if (seen instanceof Seen.Ran ran) watcher.ran(attempt, ran, now);
             pace.ended(now);
-            if (seen instanceof Seen.Ran ran && begun.stopAsked && ran.status().isStopped()) {
+            if (seen instanceof Seen.Ran ran && begun.stopAsked && ran.isStop()) {
                 batch.record(Event.End.of(attempt, now, "interrupted", ran, "stopped on request"));
                 return;
             }
@@ -10263,6 +10263,11 @@ final class DifyExec implements Runnable {
             /// does.
             boolean isBare() {
                 return usage.steps() == 0 && outputs.length <= "{}".length();
+            }
+
+            /// How a run may end that was asked to stop. A made-up end says nothing of the stop.
+            boolean isStop() {
+                return status.isStopped() && (status == RunStatus.STOPPED || !isBare() || error.startsWith("Aborted:"));
             }
 
             /// The same end again, or an error that says it of a failure.

@@ -644,6 +644,36 @@ final class LookUpTest {
             assertEquals(List.of("run-a"), Scene.texts("run", scene.log("run")));
         }
 
+        /// As Dify 1.16 does where it cannot write a run's last event.
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, textBlock = """
+                stored,    outcomes
+                SUCCEEDED, succeeded
+                STOPPED,   interrupted succeeded
+                """)
+        void anEndThatIsMadeUpWhileItsRunIsAskedToStopProvesNothing(RunStatus stored, String outcomes)
+                throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.mode = Mode.STREAMING;
+            scene.server = "1.16.0";
+            scene.interruptAfter(seconds(1));
+            scene.answer = (_, told) -> {
+                scene.untilStopped(run("run-7"), told);
+                return new Seen.Ran(run("run-7"), RunStatus.FAILED, "{}".getBytes(UTF_8),
+                        "Workflow stream ended without a terminal event", "", Usage.NONE);
+            };
+            scene.play();
+            assertEquals(List.of("task-of-run-7"), scene.stopped);
+            var next = Scene.of(folder, "a");
+            next.server = "1.16.0";
+            next.found = _ -> ended(ran("run-7", stored, ""));
+
+            next.play();
+
+            assertEquals(List.of(outcomes.split(" ")), next.outcomes("a"));
+            assertEquals(List.of(stored.isSuccess() ? "run-7" : "run-a"), next.resultRuns());
+        }
+
         @Test
         void aSecondInterruptStopsWhatRunsAtOnce() throws Exception {
             var scene = Scene.of(folder, "a");
