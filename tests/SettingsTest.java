@@ -185,6 +185,16 @@ final class SettingsTest extends WholeCommand {
         }
 
         @Test
+        void hasAPlanThatAllowsNoPinnedVersion() throws IOException {
+            var version = "5e0dfc88-8475-4946-a840-d85d8e9e04d1";
+            dify.rows(dify.refused(403, "workflow_version_execution_not_allowed", "Not on this plan."));
+
+            stopped(run("--workflow-id", version), "DIFY_WORKFLOW_ID", "plan", "403: Not on this plan.");
+
+            dify.server.verify(dify.runs(), postRequestedFor(urlEqualTo("/v1/workflows/" + version + "/run")));
+        }
+
+        @Test
         void redirects() throws IOException {
             dify.info(aResponse().withStatus(308).withHeader("Location", "https://dify.example/v1/info"));
 
