@@ -5111,6 +5111,7 @@ final class DifyExec implements Runnable {
         /// Dify 1.14 ends a stream that says nothing for so long, queued or not.
         private static final Duration FIRST_EVENT = Duration.ofSeconds(300);
         private static final int LONGEST_REFUSAL = 64 << 10, LONGEST_WHOLE = 256 << 10;
+        private static final Pattern RUN_ID = Pattern.compile("\\p{XDigit}{8}(-\\p{XDigit}{4}){3}-\\p{XDigit}{12}");
 
         private final ExecutorService tasks = Executors.newVirtualThreadPerTaskExecutor();
         private final Watches watches = new Watches();
@@ -5166,7 +5167,7 @@ final class DifyExec implements Runnable {
 
         /// The run that an answer names in its head, as a coming Dify may: before its body, and where that is cut off.
         private static Optional<RunRef> run(HttpHeaders headers) {
-            return headers.firstValue("X-Workflow-Run-ID").filter(id -> id.matches("[\\w-]{1,64}"))
+            return headers.firstValue("X-Workflow-Run-ID").filter(id -> RUN_ID.matcher(id).matches())
                     .map(id -> new RunRef(id, ""));
         }
 

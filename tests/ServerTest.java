@@ -766,7 +766,7 @@ class ServerTest {
         }
 
         @ParameterizedTest
-        @ValueSource(strings = {"../../apps", "two words",
+        @ValueSource(strings = {"../../apps", "two words", "None", "1", "workflow-run",
             "a-name-that-is-far-longer-than-any-that-a-run-has-and-that-nobody-will-look-for"})
         void whoseHeadNamesNoRunTellsNone(String name) {
             assertEquals(Optional.empty(), seen(BLOCKING, aResponse().withHeader("X-Workflow-Run-ID", name)
