@@ -6622,7 +6622,7 @@ final class DifyExec implements Runnable {
     static final class History {
         private final Index index;
         private final Map<String, List<Sent>> sent = new LinkedHashMap<>();
-        private final Set<String> stopped = new HashSet<>();
+        private final Set<String> stopped = new HashSet<>(); // tasks
         private final Map<String, Set<String>> missingByAttempt = new HashMap<>();
         final MissingFiles missingFiles = new MissingFiles();
         private final Map<Integer, String> causes = new HashMap<>();
@@ -6737,11 +6737,8 @@ final class DifyExec implements Runnable {
                 });
                 case Event.End end when end.isOfTry() -> tryEnded(end);
                 case Event.End end -> end(end);
-                case Event.Late found -> {
-                    remove(found.id(), one -> one.state() == State.RESENT && one.isOf(found.user()));
-                    lateRuns++;
-                }
-                case Event.Stop stop when stop.isOfInterrupt() -> stopped.add(stop.user());
+                case Event.Late found -> late(found);
+                case Event.Stop stop when stop.isOfInterrupt() -> stopped.add(orEmpty(stop.task()));
                 case Event.Missing missing -> missingByAttempt.computeIfAbsent(missing.id() + "\0" + missing.user(),
                         _ -> new HashSet<>()).add(missing.file());
                 case Event.Attempt _, Event.Upload _, Event.Look _, Event.Harvest _, Event.Stop _, Event.Throttle _,
@@ -6933,7 +6930,8 @@ final class DifyExec implements Runnable {
         Doubt.NoEnd doubt(Sent one, Row row, Kind kind, Duration timeout) {
             boolean lost = one.state() == State.LOST;
             var symptom = lost ? Symptom.LOST_RESULT
-                    : stopped.contains(orEmpty(one.event().user())) ? Symptom.INTERRUPTED : Symptom.CRASH;
+                    : one.run().filter(run -> stopped.contains(run.task())).isPresent() ? Symptom.INTERRUPTED
+                    : Symptom.CRASH;
             var seen = new Seen.Cut(one.run(), symptom, symptom.text);
             return new Doubt.NoEnd(one.attempt(row, kind), seen, symptom, symptom.text, one.at(),
                     lost ? one.at() : one.at().plus(timeout));

@@ -803,6 +803,30 @@ final class LookUpTest {
         }
 
         @Test
+        void aRunThatFailedIsNotTakenForStoppedBecauseAnotherOfTheSameUserWas() throws Exception {
+            var scene = Scene.of(folder, "a", "b");
+            scene.user = "nightly";
+            scene.mode = Mode.STREAMING;
+            scene.interruptAfter(seconds(1));
+            scene.answer = (attempt, told) -> scene.untilStopped(run("run-" + attempt.row().id()), told);
+            scene.play();
+            var next = Scene.of(folder, "a", "b");
+            next.user = "nightly";
+            next.mode = Mode.STREAMING;
+            next.answer = (_, told) -> {
+                told.accept(new Heard.Began(run("run-8"), Duration.ZERO));
+                next.world.pass(seconds(1));
+                return succeeded("run-8");
+            };
+            next.crash(1);
+            next.found = _ -> ended(failed("no such city"));
+
+            next.play();
+
+            assertEquals(List.of("interrupted", "failed"), next.outcomes("a"));
+        }
+
+        @Test
         void aRunThatTurnsUpAfterItsRowWasSentAgainIsReportedAsLate() throws Exception {
             var scene = Scene.of(folder, "a");
             scene.answer = Answer.inTurn(cut(Symptom.NO_ANSWER), succeeded("run-8"));
