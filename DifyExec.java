@@ -4411,7 +4411,9 @@ final class DifyExec implements Runnable {
         Agenda(Wanted wanted) {
             this.kind = wanted.kind();
             this.fresh = wanted.iterator();
-            this.unseen = new Unseen(wanted.batch().history().resent());
+            var history = wanted.batch().history();
+            this.unseen = new Unseen(history.resent());
+            history.turnedUp().forEach(unseen::add);
             doubts.addAll(wanted.doubts());
         }
 
@@ -6784,6 +6786,15 @@ final class DifyExec implements Runnable {
             add(Sent.of(attempt, server(), State.OPEN));
         }
 
+        /// A run that goes on may yet give its row the success that it lacks.
+        private void late(Event.Late found) {
+            lateRuns++;
+            int entry = index.findOrAdd(found.id());
+            remove(found.id(), one -> one.state() == State.RESENT && one.isOf(found.user()))
+                    .filter(_ -> found.goesOn() && !index.standing(entry).isSuccess())
+                    .ifPresent(one -> add(one.with(found.run(), null)));
+        }
+
         /// A try costs what it costs, but says nothing of its row. One whose end is not known stays open until a later
         /// one of the row has ended.
         private void tryEnded(Event.End end) {
@@ -6817,7 +6828,8 @@ final class DifyExec implements Runnable {
 
         private void stand(int entry, Standing standing, Sent known, Event.End end) {
             if (standing.isSuccess()) {
-                remove(end.id(), one -> one.state() == State.NOT_STARTED || one.state() == State.LOST);
+                remove(end.id(), one -> one.state() == State.NOT_STARTED || one.state() == State.LOST
+                        || one.state() == State.RESENT && one.run().isPresent());
                 var missing = missingByAttempt.remove(end.id() + "\0" + end.user());
                 missingFiles.put(entry, end.id(), missing == null ? 0 : missing.size());
                 latencies.add(Math.round(end.seconds() * 1000));
@@ -6899,7 +6911,16 @@ final class DifyExec implements Runnable {
 
         /// Attempts whose row was sent again while no run of them was known, unless one has turned up.
         List<Attempt> resent() {
-            return all(State.RESENT).map(one -> one.attempt(
+            return resent(false);
+        }
+
+        /// Those of which one has turned up, and was told, but went on while its row had no success.
+        List<Attempt> turnedUp() {
+            return resent(true);
+        }
+
+        private List<Attempt> resent(boolean known) {
+            return all(State.RESENT).filter(one -> one.run().isPresent() == known).map(one -> one.attempt(
                     new Row(index.findOrAdd(one.id()), 0, one.id(), Map.of()), Kind.ROW)).toList();
         }
 
@@ -7858,7 +7879,11 @@ final class DifyExec implements Runnable {
 
         record Throttle(Instant t, String user, String why, int limit) implements Event {}
 
-        record Late(Instant t, String id, String user, String run, String saw) implements Event {}
+        record Late(Instant t, String id, String user, String run, String saw) implements Event {
+            boolean goesOn() {
+                return "running".equals(saw) || "paused".equals(saw);
+            }
+        }
 
         /// A file of a row's outputs could not be fetched. `file` is the name it would have.
         record Missing(Instant t, String id, String user, String file, String why) implements Event {}

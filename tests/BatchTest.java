@@ -614,6 +614,30 @@ final class BatchTest {
                     history.resent().stream().map(Attempt::user).toList());
         }
 
+        @ParameterizedTest(name = "seen {0}, the row then {1}: {2}")
+        @CsvSource(useHeadersInDisplayName = true, textBlock = """
+                saw,       outcome,   awaited
+                running,   failed,    true
+                paused,    failed,    true
+                failed,    failed,    false
+                succeeded, failed,    false
+                running,   succeeded, false
+                """)
+        void aRunThatTurnedUpIsAwaitedWhileItGoesOnAndItsRowHasNoSuccess(String saw, String outcome, boolean awaited)
+                throws IOException {
+            var attempt = "{'event':'attempt','t':'2026-01-16T12:00:00Z','id':'a','user':'%s','mode':'blocking',"
+                    + "'kind':'row'}\n";
+            var end = "{'event':'end','t':'2026-01-16T12:00:02Z','id':'a','user':'%s','outcome':'%s'}\n";
+
+            var history = history(json(attempt.formatted("u1") + end.formatted("u1", "not_started")
+                    + attempt.formatted("u2") + "{'event':'late','t':'2026-01-16T12:00:03Z','id':'a','user':'u1',"
+                    + "'run':'r1','saw':'" + saw + "'}\n" + end.formatted("u2", outcome)));
+
+            assertEquals(List.of(), history.resent());
+            assertEquals(awaited ? List.of("u1") : List.of(),
+                    history.turnedUp().stream().map(Attempt::user).toList());
+        }
+
         @Test
         void anEndThatTellsItsRunKeepsTheTaskThatWasToldBefore() throws IOException {
             var history = history(json("""

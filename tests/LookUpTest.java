@@ -916,6 +916,24 @@ final class LookUpTest {
             assertEquals(List.of("run-7"), scene.resultRuns());
         }
 
+        @Test
+        void aRunThatTurnedUpLateAndRunsIsWaitedForBeforeItsRowIsSentAtALaterStart() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.answer = Answer.inTurn(cut(Symptom.NO_ANSWER), failed("no such city"));
+            scene.found = doubt -> doubt instanceof Doubt.Late ? running("run-7") : ABSENT;
+            scene.play();
+            assertEquals(List.of("running"), Scene.texts("saw", scene.log("late")));
+            scene.sent.clear();
+            scene.looked.clear();
+            scene.found = _ -> scene.looked.size() < 5 ? running("run-7") : ended(succeeded("run-7"));
+
+            scene.play();
+
+            assertEquals(List.of(), scene.ids());
+            assertEquals(List.of("run-7"), scene.resultRuns());
+            assertEquals(1, scene.log("late").size());
+        }
+
         /// A row that is unknown since its run says running for ever.
         private Scene dead(Optional<RunRef> run) throws Exception {
             var scene = Scene.of(folder, "a");
