@@ -6879,7 +6879,7 @@ final class DifyExec implements Runnable {
             var route = new Route(asked, mode, version);
             sent.values().stream().flatMap(List::stream)
                     .filter(one -> one.state().isDoubtful() || one.state() == State.OPEN_TRY)
-                    .map(Sent::server).distinct().forEach(route::alsoMet);
+                    .forEach(one -> route.sentBefore(orEmpty(one.event().user()), one.server()));
             return route;
         }
 
@@ -9991,10 +9991,11 @@ final class DifyExec implements Runnable {
 
         private final boolean auto;
         private final boolean holdsRefused;
+        private final Set<String> sentElsewhere = new HashSet<>();
         private Mode mode;
         private Listing listing;
         private int refusedStreams = 0, refusedAlone = 0;
-        private boolean mayStream = true, metOthers = false;
+        private boolean mayStream = true;
 
         /// @param earlier the mode that an earlier call of this batch went over to
         Route(Mode asked, Optional<Mode> earlier, String version) {
@@ -10009,19 +10010,20 @@ final class DifyExec implements Runnable {
             return mode;
         }
 
-        /// Of the server that the attempt was sent to; where earlier calls met others, nothing is known for sure.
+        /// Of the server that the attempt was sent to; of one that was replaced, nothing is known for sure.
         Listing listing(Attempt attempt) {
-            return attempt.isEarlier() && metOthers ? Listing.NOT_KNOWN : listing;
+            return sentElsewhere.contains(attempt.user()) ? Listing.NOT_KNOWN : listing;
         }
 
-        /// An earlier call left runs in doubt at a server of this version.
-        void alsoMet(String earlier) {
-            metOthers |= Release.of(earlier).listing() != listing;
+        /// An earlier call left the attempt of this name in doubt at a server of this version.
+        void sentBefore(String user, String version) {
+            if (Release.of(version).listing() != listing) sentElsewhere.add(user);
         }
 
-        /// A running run seen in the log: this server lists from the start.
+        /// A running run seen in the log: this server lists from the start, if nothing was known of that. Up to 1.10 it
+        /// is one whose listener gave up, or that was just stopped.
         void listsRunning(Doubt doubt) {
-            if (doubt.run().isEmpty()) listing = Listing.FROM_START;
+            if (doubt.run().isEmpty() && listing == Listing.NOT_KNOWN) listing = Listing.FROM_START;
         }
 
         /// Says it when the mode changes.

@@ -668,10 +668,14 @@ final class BatchTest {
                     + "'outcome':'" + ended + "'}\n")
                     + session.formatted("1.14.2") + attempt.formatted("b", "u2", "row")));
 
-            var doubt = history.doubt(history.doubtful(false).values().stream()
-                    .filter(one -> one.id().equals("b")).findFirst().orElseThrow(), row("b"), Kind.ROW, seconds(300));
+            var route = history.route(Mode.BLOCKING, "1.16.0");
 
-            assertEquals(listing, history.route(Mode.BLOCKING, "1.16.0").listing(doubt.attempt()));
+            assertEquals(listing, route.listing(sentAs("u1")));
+            assertEquals(Listing.FROM_START, route.listing(sentAs("u2")));
+        }
+
+        private static Attempt sentAs(String user) {
+            return new Attempt(0, row("a"), Tries.NONE, user, Mode.BLOCKING, "", NOON);
         }
 
         @Test

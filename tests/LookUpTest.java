@@ -1125,6 +1125,25 @@ final class LookUpTest {
             assertEquals(List.of(), scene.ids());
         }
 
+        @Test
+        void whatTheFirstOfThreeServersLeftInDoubtKeepsNoRowOfTheOthersUnknown() throws Exception {
+            var scene = Scene.of(folder, "a", "b");
+            scene.mode = Mode.STREAMING;
+            scene.server = "1.9.2";
+            scene.selection = Selection.named(List.of("a"), false);
+            scene.crash(1);
+            scene.server = "1.14.2";
+            scene.selection = Selection.named(List.of("b"), false);
+            scene.crash(1);
+            scene.server = "1.16.0";
+            scene.selection = Selection.pending();
+
+            scene.play();
+
+            assertEquals(List.of("unknown"), scene.outcomes("a"));
+            assertEquals(List.of("not_started", "succeeded"), scene.outcomes("b"));
+        }
+
         @ParameterizedTest
         @EnumSource(value = Mode.class, names = {"BLOCKING", "STREAMING"})
         void aBatchGoesOnAfterTheUpgradeOfItsServerWithoutPayingTwice(Mode mode) throws Exception {

@@ -573,6 +573,16 @@ final class PaceTest {
             assertEquals(Listing.FROM_START, route.listing(attempt(0, 0)));
         }
 
+        /// 1.9 lists a run whose listener has given up, though it goes on.
+        @Test
+        void aRunningRunShowsNothingOfAServerThatIsKnownToListAtTheEnd() {
+            var route = new Route(Mode.AUTO, Optional.empty(), "1.9.2");
+
+            route.listsRunning(doubt(attempt(0, 0), cut(Symptom.CUT), 0));
+
+            assertEquals(Listing.AT_END, route.listing(attempt(0, 0)));
+        }
+
         @ParameterizedTest
         @CsvSource(useHeadersInDisplayName = true, nullValues = "-", textBlock = """
                 earlier, now,    listing
@@ -584,7 +594,7 @@ final class PaceTest {
         void ofAServerThatWasReplacedBetweenTwoCallsNothingIsKnown(String earlier, String now, Listing listing) {
             var route = new Route(Mode.AUTO, Optional.empty(), now);
 
-            route.alsoMet(earlier);
+            route.sentBefore(EARLIER.user(), earlier);
 
             assertEquals(listing, route.listing(EARLIER));
         }
@@ -593,8 +603,8 @@ final class PaceTest {
         void whatIsSentInThisCallIsListedAsItsServerDoes() {
             var route = new Route(Mode.AUTO, Optional.empty(), "1.16.0");
 
-            route.alsoMet("1.9.2");
-            route.alsoMet("1.14.2");
+            route.sentBefore(EARLIER.user(), "1.9.2");
+            route.sentBefore("u2", "1.14.2");
 
             assertEquals(Listing.FROM_START, route.listing(attempt(0, 0)));
             assertEquals(Listing.NOT_KNOWN, route.listing(EARLIER));
@@ -603,7 +613,7 @@ final class PaceTest {
         @Test
         void aRunningRunShowsNothingOfTheServerThatWasReplaced() {
             var route = new Route(Mode.AUTO, Optional.empty(), "1.16.0");
-            route.alsoMet("1.9.2");
+            route.sentBefore(EARLIER.user(), "1.9.2");
 
             route.listsRunning(doubt(attempt(0, 0), cut(Symptom.CUT), 0));
 
