@@ -6622,6 +6622,10 @@ final class DifyExec implements Runnable {
     /// What the log tells, event by event: those of earlier calls as they are read, those of this one once they are on
     /// disk. An attempt stays here until nothing is left to learn of it.
     static final class History {
+        /// What was paid for comes before what may have been.
+        private static final Comparator<Sent> FIRST_ASKED = Comparator
+                .comparing((Sent one) -> one.state() == State.PAID_TRY).thenComparing(Sent::state);
+
         private final Index index;
         private final Map<String, List<Sent>> sent = new LinkedHashMap<>();
         private final Set<String> stopped = new HashSet<>(); // tasks
@@ -6932,7 +6936,7 @@ final class DifyExec implements Runnable {
             for (var row : sent.values()) for (var one : row) {
                 int entry = index.find(one.id());
                 if (entry >= 0 && (one.state().isDoubtful() || tries && isTryOf(entry, one)))
-                    all.merge(entry, one, (best, next) -> next.state().compareTo(best.state()) >= 0 ? next : best);
+                    all.merge(entry, one, BinaryOperator.maxBy(FIRST_ASKED));
             }
             return all;
         }

@@ -691,6 +691,26 @@ final class BatchTest {
             assertEquals("r1", history.doubtful(true).get(0).run().orElseThrow().id());
         }
 
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, textBlock = """
+                end
+                ''
+                "{'event':'end','t':'2026-01-16T12:00:01Z','id':'a','user':'u1','outcome':'unknown'}"
+                "{'event':'end','t':'2026-01-16T12:00:01Z','id':'a','user':'u1','outcome':'not_started'}"
+                """, quoteCharacter = '"')
+        void aTryThatWasPaidForComesBeforeARunOfItsRowThatIsInDoubt(String end) throws IOException {
+            var history = history(json("""
+                    {'event':'attempt','t':'2026-01-16T12:00:00Z','id':'a','user':'u1','mode':'streaming','kind':'row'}
+                    %s
+                    {'event':'attempt','t':'2026-01-16T12:00:02Z','id':'a','user':'u2','mode':'streaming',\
+                    'cells':'0000000000000000','kind':'try'}
+                    {'event':'end','t':'2026-01-16T12:00:03Z','id':'a','user':'u2','outcome':'try_succeeded','run':'r2'}
+                    """.formatted(end)));
+
+            assertEquals("r2", history.doubtful(true).get(0).run().orElseThrow().id());
+            assertEquals(Optional.empty(), history.doubtful(false).get(0).run());
+        }
+
         @Test
         void aTryThatWasStoppedAtCtrlCIsNoFailureOfItsRow() throws IOException {
             var history = history(json("""
