@@ -4058,7 +4058,6 @@ final class DifyExec implements Runnable {
             var begun = running.remove(attempt.sequence());
             if (begun == null) return; // its end was learnt otherwise before
             var now = clock.instant();
-            if (seen instanceof Seen.Ran ran) watcher.ran(attempt, ran, now);
             pace.ended(now);
             if (seen instanceof Seen.Ran ran && begun.stopAsked && ran.isStop()) {
                 batch.record(Event.End.of(attempt, now, "interrupted", ran, "stopped on request"));
@@ -4067,6 +4066,7 @@ final class DifyExec implements Runnable {
             adapt(attempt, seen, now);
             var verdict = judge.verdict(attempt, seen);
             if (verdict instanceof Verdict.LookUp) seen.run().ifPresent(run -> named(begun, run));
+            else if (seen instanceof Seen.Ran ran) watcher.ran(attempt, ran, now);
             conclude(attempt, begun.start, seen, verdict);
             heed(seen, now);
         }

@@ -694,6 +694,18 @@ class ShellTest {
         }
 
         @Test
+        void thatIsRefusedInItsStreamTellsOfNoRun() throws Exception {
+            var dify = new Dify("--dify", "1.16.0", "--refuse", "100%");
+            Files.writeString(file("data.csv"), "id,text\n1,a\n");
+
+            var told = dify.session().say("try 1");
+
+            assertEquals(3, told.code(), told.text());
+            assertTrue(told.text().contains("Failed: ") && !told.text().contains(", run "), told.text());
+            assertEquals(0, dify.count("started"));
+        }
+
+        @Test
         void whoseEarlierOneSaysRunningForEverRunsByForce() throws Exception {
             var dify = new Dify("--latency", "20s");
             Files.writeString(file("data.csv"), "id,text\n1,a\n");
