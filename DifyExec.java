@@ -6824,7 +6824,8 @@ final class DifyExec implements Runnable {
             seen(end.t());
             spent(end);
             var known = remove(end.id(), one -> one.isOf(end.user()) && one.state() != State.PAID_TRY)
-                    .filter(one -> !one.state().isTry()).orElseGet(() -> Sent.of(end)).with(end.run(), null);
+                    .map(one -> one.state().isTry() ? one.as(State.OPEN) : one).orElseGet(() -> Sent.of(end))
+                    .with(end.run(), null);
             remove(end.id(), one -> one.state() == State.UNSETTLED);
             if (List.of("not_started", "resent").contains(end.outcome())) add(known.as(State.NOT_STARTED));
             Standing.of(end.outcome()).ifPresent(standing -> stand(index.findOrAdd(end.id()), standing, known, end));

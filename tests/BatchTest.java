@@ -712,6 +712,24 @@ final class BatchTest {
         }
 
         @Test
+        void aTryThatWasTakenForItsRowsRunAndIsUnknownKeepsItsServerModeAndTask() throws IOException {
+            var history = history(json("""
+                    {'event':'session','t':'2026-01-16T12:00:00Z','format':1,'server':'1.14.2'}
+                    {'event':'attempt','t':'2026-01-16T12:00:00Z','id':'a','user':'u1','mode':'streaming',\
+                    'cells':'0000000000000000','kind':'try'}
+                    {'event':'run','t':'2026-01-16T12:00:00Z','id':'a','user':'u1','run':'r1','task':'t1'}
+                    {'event':'end','t':'2026-01-16T12:00:03Z','id':'a','user':'u1','outcome':'unknown','run':'r1'}
+                    """));
+
+            var doubt = history.doubt(history.doubtful(false).get(0), row("a"), Kind.ROW, seconds(300));
+
+            assertEquals(Optional.of(new RunRef("r1", "t1")), doubt.run());
+            assertEquals(Mode.STREAMING, doubt.attempt().mode());
+            assertEquals(Listing.FROM_START, history.route(Mode.AUTO, "1.16.0").listing(doubt.attempt()));
+            assertEquals(List.of(), history.openTries());
+        }
+
+        @Test
         void aTryThatWasStoppedAtCtrlCIsNoFailureOfItsRow() throws IOException {
             var history = history(json("""
                     {'event':'attempt','t':'2026-01-16T12:00:00Z','id':'a','user':'u1','mode':'streaming',\
