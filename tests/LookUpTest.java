@@ -1074,6 +1074,22 @@ final class LookUpTest {
         }
 
         @Test
+        void aRowThatIsRefusedInAStreamIsSentOnceAlsoWhereFailedRunsAreAlwaysSentAgain() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.mode = Mode.STREAMING;
+            scene.server = "1.16.0";
+            scene.failedRuns = RetryRuns.ALWAYS;
+            scene.answer = Answer.inTurn(new Seen.Ran(new RunRef("one", "one"), RunStatus.FAILED, "{}".getBytes(UTF_8),
+                    "x is required in input form", "", Usage.NONE));
+
+            scene.play();
+
+            assertEquals(List.of("failed"), scene.outcomes("a"));
+            assertEquals("x is required in input form", scene.error("a"));
+            assertFalse(scene.log("end").getLast().has("run"), "a refused row has no run");
+        }
+
+        @Test
         void theRunThatTheHeadOfAnAnswerNamedIsWhatIsLookedUpAfterACrash() throws Exception {
             var scene = Scene.of(folder, "a");
             scene.answer = (_, told) -> {
