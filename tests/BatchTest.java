@@ -647,7 +647,7 @@ final class BatchTest {
             var doubt = history.doubt(history.doubtful(false).values().stream()
                     .filter(one -> one.id().equals("b")).findFirst().orElseThrow(), row("b"), Kind.ROW, seconds(300));
 
-            assertEquals(listing, history.route(Mode.BLOCKING, "1.16.0").listing(doubt.attempt()));
+            assertEquals(listing, history.route(Mode.BLOCKING, AppKind.WORKFLOW, "1.16.0").listing(doubt.attempt()));
         }
 
         @Test
