@@ -5251,7 +5251,7 @@ final class DifyExec implements Runnable {
 
         /// What stands beside the answer of a run that has ended.
         private Utterance message(String user) {
-            return named(user) instanceof Found.Ended(var told) ? told.message() : Utterance.NONE;
+            return named(user) instanceof Found.Ended(var told) ? told.said() : Utterance.NONE;
         }
 
         private Found named(String user) {
@@ -7775,7 +7775,7 @@ final class DifyExec implements Runnable {
                     ran.status() == RunStatus.PARTIAL ? "partial-succeeded" : "succeeded", ran.workflowId(),
                     usage.seconds(), usage.tokens(), usage.steps(), usage.price().orElse(null),
                     usage.price().isPresent() ? usage.currency() : null, row.isEdited(),
-                    files.stream().map(Path::toString).toList(), ran.message().conversation(), ran.message().id());
+                    files.stream().map(Path::toString).toList(), ran.said().conversation(), ran.said().id());
         }
     }
 
@@ -10534,9 +10534,9 @@ final class DifyExec implements Runnable {
         }
 
         /// A run that ended, or paused. `outputs` is compact JSON; `files` are those to be kept, if that was asked for;
-        /// `waited` how long its request waited before it began, where the answer tells; `message` is a chatflow's.
+        /// `waited` how long its request waited before it began, where the answer tells; `said` is a chatflow's.
         record Ran(RunRef ref, RunStatus status, byte[] outputs, String error, String workflowId, Usage usage,
-                Optional<List<OutputFile>> files, Optional<Duration> waited, Utterance message) implements Seen {
+                Optional<List<OutputFile>> files, Optional<Duration> waited, Utterance said) implements Seen {
 
             Ran(RunRef ref, RunStatus status, byte[] outputs, String error, String workflowId, Usage usage) {
                 this(ref, status, outputs, error, workflowId, usage, Optional.empty(), Optional.empty(),
@@ -10562,16 +10562,16 @@ final class DifyExec implements Runnable {
 
             Ran with(List<OutputFile> files) {
                 return new Ran(ref, status, outputs, error, workflowId, usage, Optional.of(List.copyOf(files)), waited,
-                        message);
+                        said);
             }
 
-            Ran with(Utterance message) {
-                return new Ran(ref, status, message.outputs(outputs), error, workflowId, message.usage(usage), files,
-                        waited, message);
+            Ran with(Utterance said) {
+                return new Ran(ref, status, said.outputs(outputs), error, workflowId, said.usage(usage), files, waited,
+                        said);
             }
 
             Ran after(Optional<Duration> waited) {
-                return new Ran(ref, status, outputs, error, workflowId, usage, files, waited, message);
+                return new Ran(ref, status, outputs, error, workflowId, usage, files, waited, said);
             }
 
             /// No step, no output: so look the ends that Dify 1.16 makes up where a stream broke off, whatever its run
