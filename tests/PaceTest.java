@@ -417,6 +417,31 @@ final class PaceTest {
         }
 
         @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, nullValues = "-", textBlock = """
+                asked,     earlier,   mode
+                AUTO,      -,         STREAMING
+                AUTO,      BLOCKING,  STREAMING
+                BLOCKING,  -,         BLOCKING
+                STREAMING, -,         STREAMING
+                """)
+        void autoStreamsAChatflow(Mode asked, Mode earlier, Mode mode) {
+            var route = new Route(asked, Optional.ofNullable(earlier), AppKind.CHATFLOW, "1.16.0");
+
+            assertEquals(mode, route.mode());
+        }
+
+        @Test
+        void aChatflowGoesOverToBlockingOnlyWhereStreamsAreRefused() {
+            var route = new Route(Mode.AUTO, Optional.empty(), AppKind.CHATFLOW, "1.14.2");
+
+            tell(route, html(504), 60);
+            assertEquals(Mode.STREAMING, route.mode());
+            for (int i = 0; i < 3; i++) tell(route, REFUSED_STREAM, 1);
+
+            assertEquals(Mode.BLOCKING, route.mode());
+        }
+
+        @ParameterizedTest
         @CsvSource(useHeadersInDisplayName = true, textBlock = """
                 status, after, mode
                 504,    1,     STREAMING

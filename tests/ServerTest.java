@@ -401,7 +401,8 @@ class ServerTest {
             var rules = TABLE.lines().map(line -> Stream.of(line.split("\\|")).map(String::strip).toList());
             var word = rules.filter(rule -> rule.get(0).equals("" + status) && message.startsWith(rule.get(2))
                     && (rule.get(1).isEmpty() || rule.get(1).equals(code))).map(List::getLast).findFirst();
-            return new Expected(word.orElseThrow(() -> new NoSuchElementException(status + message)), message);
+            return new Expected(word.orElseThrow(() -> new NoSuchElementException(status + message)),
+                    message.replaceFirst("^Run failed: ", ""));
         }
 
         static String word(Verdict verdict) {
