@@ -9736,7 +9736,8 @@ final class DifyExec implements Runnable {
             boolean mayCome = Proof.ofUnanswered(doubt, isOver, listing) == Proof.WAIT;
             if (mayCome && now.isBefore(doubt.deadline())) return new Step.LookAgain(doubt.running(now));
             return unknown(doubt, isOver ? "its run ended without a word: it was stopped, or has nothing to say"
-                    : "its message has no answer, and that proves nothing");
+                    : "its message has no answer, and that proves nothing" + (listing == Listing.WITHOUT_END
+                            && doubt.attempt().mode() == Mode.STREAMING ? "; --mode blocking is safer here" : ""));
         }
 
         private Step absent(Doubt.NoEnd doubt, Listing listing, Instant now) {
