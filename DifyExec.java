@@ -1581,8 +1581,8 @@ final class DifyExec implements Runnable {
                 case Variable.Select select -> select.options();
                 case Variable.Checkbox _ -> List.of("true", "false");
                 case null -> List.<String>of();
-                case Variable.Query _, Variable.TextInput _, Variable.NumberInput _, Variable.JsonObject _, Variable.SingleFile _,
-                        Variable.FileList _, Variable.Unsupported _ -> List.<String>of();
+                case Variable.Query _, Variable.TextInput _, Variable.NumberInput _, Variable.JsonObject _,
+                        Variable.SingleFile _, Variable.FileList _, Variable.Unsupported _ -> List.<String>of();
             };
             return of(options.stream().map(option -> column + "=" + option), begun);
         }
@@ -5260,7 +5260,8 @@ final class DifyExec implements Runnable {
 
         /// A chatflow's run by its conversation, which has one message: no log knows it.
         private Found conversation(String user) {
-            return switch (ask(get(endpoints.conversations(user)), LOOK, answer -> tree(answer).at("/data/0/id").asText(""))) {
+            return switch (ask(get(endpoints.conversations(user)), LOOK,
+                    answer -> tree(answer).at("/data/0/id").asText(""))) {
                 case Reply.Got(var none) when none.isEmpty() -> new Found.Absent();
                 case Reply.Got(var conversation) -> message(user, conversation);
                 case Reply.NotGot(var seen) -> new Found.Silent(seen);
@@ -5574,7 +5575,7 @@ final class DifyExec implements Runnable {
                 if (end.isPresent()) {
                     var ends = ends(end.get(), sse, reader, watch);
                     var seen = Seen.told(watch.run().or(reader::ref), ends);
-                    return new Reply.Got<>(isChat() && seen instanceof Seen.Ran ran ? ran.with(reader.message()) : seen);
+                    return new Reply.Got<>(isChat() && seen instanceof Seen.Ran ran ? ran.with(reader.said()) : seen);
                 }
             }
             return new Reply.NotGot<>(watch.cut(Symptom.SILENCE, "the stream ended without an end of the run"));
@@ -5672,12 +5673,10 @@ final class DifyExec implements Runnable {
                 return new Found.Ended(Seen.Ran.failed(tree.path("error").asText("")));
             double seconds = tree.path("provider_response_latency").asDouble(0);
             if (answer.isEmpty()) return new Found.Unanswered(seconds > 0);
-            var usage = new Usage(seconds, 0, 0, Optional.empty(), "");
-            return new Found.Ended(new Seen.Ran(RunRef.NONE, RunStatus.SUCCEEDED, RunReader.outputs(answer), "", "", usage)
-                    .with(message()));
+            return new Found.Ended(Seen.Ran.answered(RunReader.outputs(answer), seconds, said()));
         }
 
-        private Utterance message() {
+        private Utterance said() {
             return new Utterance(tree.path("conversation_id").asText(""), tree.path("id").asText(""),
                     tree.path("retriever_resources").isArray()
                             ? tree.path("retriever_resources").toString().getBytes(UTF_8) : Utterance.NONE.resources(),
@@ -5951,7 +5950,7 @@ final class DifyExec implements Runnable {
         }
 
         /// What a chatflow has told beside its answer, which it does once.
-        Utterance message() {
+        Utterance said() {
             return new Utterance(conversation, messageId, resources, answerTokens, answerPrice, answerCurrency);
         }
 
@@ -5961,8 +5960,7 @@ final class DifyExec implements Runnable {
 
         /// A chatflow's blocking answer. It names no run; without a word in it, it proves no success.
         Optional<Seen.Ran> answered() {
-            return chunk.isEmpty() ? Optional.empty() : Optional.of(new Seen.Ran(RunRef.NONE, RunStatus.SUCCEEDED,
-                    outputs(chunk), "", "", Usage.NONE).with(message()));
+            return chunk.isEmpty() ? Optional.empty() : Optional.of(Seen.Ran.answered(outputs(chunk), 0, said()));
         }
 
         /// The end, once it was read.
@@ -9814,11 +9812,11 @@ final class DifyExec implements Runnable {
     ///
     /// | listing | blocking | streaming |
     /// | --- | --- | --- |
-    /// | from the start (1.14 on, or seen; any chatflow) | not started, after `--settle` | not started, after `--settle` |
+    /// | from the start (1.14 on, or seen) | not started, after `--settle` | not started, after `--settle` |
     /// | at the end (1.10 and before) | wait, then unknown | unknown at once: a left stream is never listed |
     /// | not known | wait, then unknown | wait, then unknown |
     ///
-    /// A chatflow's run is listed as its conversation. Where that has a message without an answer, one may come: it is
+    /// A chatflow's run is listed as its conversation, from the start. Where that has a message without an answer, one may come: it is
     /// waited for, then the row is unknown; at once where Dify says that the run is over (1.16), or never writes the
     /// answer of a left stream down (1.9).
     ///
@@ -9838,7 +9836,8 @@ final class DifyExec implements Runnable {
         }
 
         static Proof ofUnanswered(Doubt doubt, boolean isOver, Listing listing) {
-            return isOver || listing == Listing.WITHOUT_END && doubt.attempt().mode() == Mode.STREAMING ? UNKNOWN : WAIT;
+            boolean isLeft = listing == Listing.WITHOUT_END && doubt.attempt().mode() == Mode.STREAMING;
+            return isOver || isLeft ? UNKNOWN : WAIT;
         }
 
         static String reason(Doubt doubt) {
@@ -9850,8 +9849,8 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// When a server lists a run: in its log, or among the conversations. `WITHOUT_END`: from its start, but never the end
-    /// of a stream whose client has left.
+    /// When a server lists a run: in its log, or among the conversations. `WITHOUT_END`: from its start, but never the
+    /// end of a stream whose client has left.
     enum Listing { FROM_START, WITHOUT_END, AT_END, NOT_KNOWN }
 
     /// What a Dify does, by its `X-Version`. One that is newer than those that were run does as the newest of them; where
@@ -10544,7 +10543,13 @@ final class DifyExec implements Runnable {
                         Utterance.NONE);
             }
 
-            /// A chatflow's, as its message says that it failed: no run is named there.
+            /// A chatflow's that has answered, as its message tells: no run is named there.
+            static Ran answered(byte[] outputs, double seconds, Utterance said) {
+                var usage = new Usage(seconds, 0, 0, Optional.empty(), "");
+                return new Ran(RunRef.NONE, RunStatus.SUCCEEDED, outputs, "", "", usage).with(said);
+            }
+
+            /// The same of one that failed.
             static Ran failed(String error) {
                 return new Ran(RunRef.NONE, RunStatus.FAILED, "{}".getBytes(UTF_8),
                         error.substring(error.startsWith(Utterance.FAILED) ? Utterance.FAILED.length() : 0), "",
@@ -11103,7 +11108,8 @@ final class DifyExec implements Runnable {
 
     /// A small Dify inside the process, over real HTTP on loopback: no key to buy, no network, nothing spent.
     /// It is one workflow app with a text variable for each column, or a chatflow, and answers as one version of Dify
-    /// does, as far as a client can tell by what it reads. A run goes on when its client has left. All runs are kept until [#close].
+    /// does, as far as a client can tell by what it reads. A run goes on when its client has left. All runs are kept
+    /// until [#close].
     static final class Demo implements AutoCloseable {
         static final String NEWEST = "1.16.0", VERSIONS = NEWEST + ", 1.14.2, 1.9.2, or chatflow";
         private static final String WORKFLOW = uuid("workflow");
@@ -11347,7 +11353,8 @@ final class DifyExec implements Runnable {
 
             /// One piece of the answer, as the model's words come in.
             Map<String, Object> textChunk(String text, String... from) {
-                return version == Version.CHATFLOW ? said("message", "answer", text) : event("text_chunk", object("text", text, "from_variable_selector", List.of(from)));
+                return version == Version.CHATFLOW ? said("message", "answer", text)
+                        : event("text_chunk", object("text", text, "from_variable_selector", List.of(from)));
             }
 
             private Map<String, Object> nodeStarted(String node) {
