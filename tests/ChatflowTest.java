@@ -158,6 +158,21 @@ final class ChatflowTest extends WholeCommand {
         }
 
         @Test
+        void hasWhatComesAMomentAfterTheEndOfItsRun() throws IOException {
+            try (var wire = new ServerTest.Wire(connection -> {
+                connection.request();
+                connection.startStream();
+                connection.chunk(started() + finished());
+                connection.chunk(messageEnd());
+                connection.hold();
+            }); var client = ServerTest.client(wire.url()).to(AppKind.CHATFLOW)) {
+                var seen = client.run(ServerTest.attempt(Mode.STREAMING), ServerTest.asked(attempt), heard::add);
+
+                assertEquals(40, ServerTest.ran(seen).usage().tokens());
+            }
+        }
+
+        @Test
         void isAnsweredPieceByPiece() {
             streamed(started(), event("message", Events.json("'answer':'So'")),
                     event("message_replace", Events.json("'answer':'No.'")), finished());
