@@ -40,6 +40,7 @@ import com.fasterxml.jackson.databind.ObjectWriter;
 import com.fasterxml.jackson.databind.PropertyNamingStrategies;
 import com.fasterxml.jackson.databind.SerializerProvider;
 import com.fasterxml.jackson.databind.json.JsonMapper;
+import com.fasterxml.jackson.databind.node.ObjectNode;
 import com.fasterxml.jackson.databind.module.SimpleModule;
 import com.fasterxml.jackson.databind.util.RawValue;
 import com.fasterxml.jackson.databind.util.TokenBuffer;
@@ -347,7 +348,8 @@ final class DifyExec implements Runnable {
             if (json) out.println(Json.MAPPER.valueToTree(inspection).toString());
             else CheckView.print(inspection, server, out);
             for (var first = csv.first(show, index); first.hasNext(); )
-                CheckView.request(first.next(), form, dify.access(), dify.mode(), setup.dify.user, out);
+                CheckView.request(first.next(), form, new Endpoints(dify.access(), server.kind()), dify.mode(),
+                        setup.dify.user, out);
             return inspection.isFine() ? OK : UNUSABLE;
         }
     }
@@ -1132,7 +1134,7 @@ final class DifyExec implements Runnable {
                 writer.accept(attempt, tried.ran(), tried.at(), force);
             }
             desk.taken(row.id());
-            out().println("Accepted: run " + Plain.id(tried.ran().ref().id()) + " is the result of row "
+            out().println("Accepted: " + tried.ran().ref().name() + " is the result of row "
                     + Plain.id(row.id()) + (attempt.row().isEdited() ? ", edited." : "."));
             return OK;
         }
@@ -1228,7 +1230,7 @@ final class DifyExec implements Runnable {
             var wanted = batch.forTry(entry, dify.timeout(), force);
             Desk.check(form, batch.rows(row -> row == entry).next(), csv.columns());
             var view = new TryView(out);
-            var engine = dify.engine(server, new Sender(dify.client(), form, Optional.empty()), wanted,
+            var engine = dify.engine(server, new Sender(dify.client(server), form, Optional.empty()), wanted,
                     terms(server), writer, view, "try c=1");
             var stop = engine.runToLastWords();
             if (engine.tally().succeeded() == 1)
@@ -1239,7 +1241,7 @@ final class DifyExec implements Runnable {
         private Engine.Terms terms(Greeting.Met server) {
             var mode = dify.mode() == Mode.BLOCKING ? Mode.BLOCKING : Mode.STREAMING;
             return dify.terms(null, null, Duration.ZERO, new Pace(1, null),
-                    batch.history().route(mode, server.version()));
+                    batch.history().route(mode, server.kind(), server.version()));
         }
     }
 
@@ -1337,7 +1339,7 @@ final class DifyExec implements Runnable {
             var word = outcome.standing().word();
             out.println(word.substring(0, 1).toUpperCase(Locale.ROOT) + word.substring(1)
                     + ran.map(run -> String.format(Locale.ROOT, " in %.2f s", run.usage().seconds())
-                            + used(run.usage()) + ", run " + Plain.id(run.ref().id())).orElse("")
+                            + used(run.usage()) + (run.ref().isNamed() ? ", " + run.ref().name() : "")).orElse("")
                     + (outcome.text().isEmpty() ? "" : ": " + Plain.text(outcome.text(), 500)));
             if (!outcome.standing().isSuccess()) return ROWS_LEFT;
             ran.ifPresent(run -> Pretty.print(run.outputs(), false, out));
@@ -1579,8 +1581,8 @@ final class DifyExec implements Runnable {
                 case Variable.Select select -> select.options();
                 case Variable.Checkbox _ -> List.of("true", "false");
                 case null -> List.<String>of();
-                case Variable.TextInput _, Variable.NumberInput _, Variable.JsonObject _, Variable.SingleFile _,
-                        Variable.FileList _, Variable.Unsupported _ -> List.<String>of();
+                case Variable.Query _, Variable.TextInput _, Variable.NumberInput _, Variable.JsonObject _,
+                        Variable.SingleFile _, Variable.FileList _, Variable.Unsupported _ -> List.<String>of();
             };
             return of(options.stream().map(option -> column + "=" + option), begun);
         }
@@ -1863,7 +1865,8 @@ final class DifyExec implements Runnable {
             if (wanted.isEmpty() && batch.history().resent().isEmpty()) return nothingToDo();
             var server = dify.greet(batch, "\n" + Plain.count(wanted.rows(), "row stays", "rows stay")
                     + " pending; nothing was sent.");
-            var sender = new Sender(dify.client(), checked(wanted, server), Optional.ofNullable(work.out.saveFiles));
+            var sender = new Sender(dify.client(server), checked(wanted, server),
+                    Optional.ofNullable(work.out.saveFiles));
             var engine = dify.engine(server, sender, wanted, terms(server), writer,
                     new Progress(dify.err(), work.out.progress),
                     "mode=" + dify.mode().name().toLowerCase(Locale.ROOT) + " c=" + work.pace.concurrency());
@@ -1895,7 +1898,7 @@ final class DifyExec implements Runnable {
             var pace = work.pace;
             return dify.terms(pace.maxFailures, pace.maxTokens, work.setup.retrying.grace,
                     new Pace(pace.concurrency(), pace.wait, pace.rate),
-                    batch.history().route(dify.mode(), server.version()));
+                    batch.history().route(dify.mode(), server.kind(), server.version()));
         }
     }
 
@@ -1991,8 +1994,14 @@ final class DifyExec implements Runnable {
         ///
         /// @param input the CSV as it was named: files of its cells lie beside it
         Form form(Greeting.Met server, Csv csv, Path input) throws InterruptedException {
-            return setup.dify.noCheck ? Form.ofText() : server.form(client, judge, csv,
+            var form = setup.dify.noCheck ? Form.ofText() : server.form(client, judge, csv,
                     Variable.Folders.of(input, setup.dify.files), err);
+            return server.kind() == AppKind.CHATFLOW ? form.asking(setup.dify.queryColumn, csv.columns()) : form;
+        }
+
+        /// The client for the kind of app that was met.
+        DifyClient client(Greeting.Met server) {
+            return client.to(server.kind());
         }
 
         Engine.Terms terms(Ceiling maxFailures, Long maxTokens, Duration grace, Pace pace, Route route) {
@@ -2120,8 +2129,13 @@ final class DifyExec implements Runnable {
         String workflowId;
 
         @Option(names = "--mode", paramLabel = "MODE", defaultValue = "auto",
-                description = "auto, blocking or streaming; auto is blocking until a proxy cuts a run off.")
+                description = "auto, blocking or streaming; auto is blocking until a proxy cuts a run off, and "
+                        + "streaming for chatflows.")
         Mode mode;
+
+        @Option(names = "--query-column", paramLabel = "NAME", defaultValue = "query",
+                description = "The column with what a chatflow is asked (default: ${DEFAULT-VALUE}).")
+        String queryColumn;
 
         @Option(names = "--timeout", paramLabel = "S", defaultValue = "300", converter = PositiveDurations.class,
                 description = "Seconds one run may take (env: TIMEOUT; default: ${DEFAULT-VALUE}).")
@@ -2591,13 +2605,13 @@ final class DifyExec implements Runnable {
         }
 
         /// The request of one row's first attempt, as it would go out.
-        static void request(Row row, Form form, Access access, Mode mode, String user, PrintWriter out) {
+        static void request(Row row, Form form, Endpoints endpoints, Mode mode, String user, PrintWriter out) {
             var attempt = new Attempt(0, row, Tries.NONE, user == null ? "difyexec-0123456789abcdef-1" : user,
-                    mode == Mode.STREAMING ? mode : Mode.BLOCKING, row.hash(), Instant.EPOCH);
-            var body = Plain.json(DifyClient.requestBody(attempt, form.values(row)));
+                    endpoints.app().first(mode), row.hash(), Instant.EPOCH);
+            var body = Plain.json(DifyClient.requestBody(endpoints, attempt, form.values(row)));
             out.println();
             out.println(body);
-            out.println("curl -X POST " + Plain.shell(access.baseUrl() + new Endpoints(access).start())
+            out.println("curl -X POST " + Plain.shell(endpoints.access().baseUrl() + endpoints.start())
                     + " -H 'Authorization: Bearer app-***' -H 'Content-Type: application/json' -d "
                     + Plain.shell(body));
         }
@@ -3781,7 +3795,7 @@ final class DifyExec implements Runnable {
 
         Engine(Workflow workflow, Wanted wanted, Terms terms, BatchWriter batch, Watcher watcher, Ports ports) {
             this.workflow = workflow;
-            this.agenda = new Agenda(wanted);
+            this.agenda = new Agenda(wanted, terms.route().app().firstLook());
             this.judge = terms.judge();
             this.inquiry = new Inquiry(judge, terms.limits(), wanted.resendUnknown());
             this.pace = terms.pace();
@@ -4253,8 +4267,8 @@ final class DifyExec implements Runnable {
             if (found instanceof Found.Ended(var ran)) watcher.ran(doubt.attempt(), ran, now);
             batch.record(new Event.Look(now, doubt.attempt().user(), doubt.run().map(RunRef::id).orElse(null),
                     found.word()));
-            if (doubt instanceof Doubt.Recheck || doubt instanceof Doubt.Late)
-                found.run().ifPresent(run -> turnedUp(doubt.attempt(), run, found, now));
+            if (found.isThere() && (doubt instanceof Doubt.Recheck || doubt instanceof Doubt.Late))
+                turnedUp(doubt.attempt(), found, now);
             if (!isOver(doubt)) {
                 var step = inquiry.step(doubt, found, here(doubt), now);
                 if (doubt instanceof Doubt.QuietStream) leave(doubt.attempt(), found);
@@ -4325,11 +4339,12 @@ final class DifyExec implements Runnable {
             watcher.ended(outcome);
         }
 
-        private void turnedUp(Attempt attempt, RunRef run, Found found, Instant now) {
+        private void turnedUp(Attempt attempt, Found found, Instant now) {
             if (!agenda.unseen().remove(attempt) || !agenda.unseen().isResent(attempt)) return;
+            var run = found.run().orElse(RunRef.NONE);
             batch.record(new Event.Late(now, attempt.row().id(), attempt.user(), run.id(), found.word()));
             tally.late();
-            watcher.say("Row " + Plain.id(attempt.row().id()) + ": run " + run.id()
+            watcher.say("Row " + Plain.id(attempt.row().id()) + ": " + run.name()
                     + " turned up late, after the row was sent again; it may have been paid twice.");
         }
 
@@ -4393,7 +4408,8 @@ final class DifyExec implements Runnable {
     static final class Agenda {
         private final Iterator<Row> fresh;
         private final PriorityQueue<Waiting> waiting = new PriorityQueue<>(Comparator.comparing(Waiting::due));
-        private final PriorityQueue<Doubt> doubts = new PriorityQueue<>(Comparator.comparing(Doubt::due));
+        private final PriorityQueue<Doubt> doubts = new PriorityQueue<>(Comparator.comparing(this::due));
+        private final Duration firstLook;
         private final PriorityQueue<Download> downloads = new PriorityQueue<>(Comparator.comparing(Download::due));
         private final Unseen unseen;
         private final Kind kind;
@@ -4408,7 +4424,9 @@ final class DifyExec implements Runnable {
             }
         }
 
-        Agenda(Wanted wanted) {
+        /// @param firstLook how long after its request a run is looked for at first
+        Agenda(Wanted wanted, Duration firstLook) {
+            this.firstLook = firstLook;
             this.kind = wanted.kind();
             this.fresh = wanted.iterator();
             var history = wanted.batch().history();
@@ -4449,8 +4467,13 @@ final class DifyExec implements Runnable {
         }
 
         Optional<Doubt> nextDoubt(Instant now) {
-            if (doubts.isEmpty() || doubts.peek().due().isAfter(now)) return Optional.empty();
+            if (doubts.isEmpty() || due(doubts.peek()).isAfter(now)) return Optional.empty();
             return Optional.of(doubts.poll());
+        }
+
+        private Instant due(Doubt doubt) {
+            var first = doubt.attempt().at().plus(firstLook);
+            return doubt.due().isAfter(first) ? doubt.due() : first;
         }
 
         void doubt(Doubt doubt) {
@@ -4521,7 +4544,7 @@ final class DifyExec implements Runnable {
         }
 
         Instant nextDoubt() {
-            return doubts.isEmpty() ? Instant.MAX : doubts.peek().due();
+            return doubts.isEmpty() ? Instant.MAX : due(doubts.peek());
         }
     }
 
@@ -4813,9 +4836,9 @@ final class DifyExec implements Runnable {
         record NotGot<T>(Seen seen) implements Reply<T> {}
     }
 
-    /// The first exchange: is this a workflow app of a Dify that answers and lets us in?
+    /// The first exchange: is this a workflow or a chatflow of a Dify that answers and lets us in?
     sealed interface Greeting {
-        record Met(String app, String version) implements Greeting {
+        record Met(String app, AppKind kind, String version) implements Greeting {
             /// The workflow's form; out of reach, every cell is text, and that is said. A busy server is asked again.
             Form form(DifyClient client, Judge judge, Csv csv, Variable.Folders folders, PrintWriter err)
                     throws InterruptedException {
@@ -4852,12 +4875,11 @@ final class DifyExec implements Runnable {
             for (int tries = 0; ; tries++)
                 switch (client.info()) {
                     case Reply.Got(About(var app, var mode, var version)) -> {
-                        return switch (mode) {
-                            case "workflow" -> new Met(app, version);
-                            case "" -> new Rejected(stranger(judge.access()));
-                            default -> new Rejected("the key belongs to an app of the kind " + Plain.quoted(mode)
-                                    + ", not to a workflow: take the key of a workflow app");
-                        };
+                        return AppKind.of(mode).<Greeting>map(kind -> new Met(app, kind, version))
+                                .orElseGet(() -> new Rejected(mode.isEmpty() ? stranger(judge.access())
+                                        : "the key belongs to an app of the kind " + Plain.quoted(mode)
+                                                + ", which has no runs that could be looked up: take the key of a "
+                                                + "workflow or of a chatflow"));
                     }
                     case Reply.NotGot(var seen) -> {
                         var why = waited(seen, tries, judge, err);
@@ -5045,12 +5067,27 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Where a workflow's runs are started, found and stopped: all that an app of another kind has elsewhere.
-    record Endpoints(Access access) {
-        /// The version published now, or the pinned one.
+    /// Where an app's runs are started, found and stopped, and what each kind is told beside the inputs.
+    record Endpoints(Access access, AppKind app) {
+        /// The version published now, or the pinned one, which a chatflow is told in the body.
         String start() {
-            return access.workflowId().isEmpty() ? "/workflows/run"
+            return app == AppKind.CHATFLOW ? "/chat-messages" : access.workflowId().isEmpty() ? "/workflows/run"
                     : "/workflows/" + encoded(access.workflowId()) + "/run";
+        }
+
+        /// A row's conversation is its own: none is named, and no name is made up for it, which can cost a model call.
+        void complete(ObjectNode body) {
+            if (app == AppKind.WORKFLOW) return;
+            body.put("auto_generate_name", false);
+            if (!access.workflowId().isEmpty()) body.put("workflow_id", access.workflowId());
+        }
+
+        String conversations(String user) {
+            return "/conversations?limit=20&user=" + encoded(user);
+        }
+
+        String messages(String user, String conversation) {
+            return "/messages?limit=20&user=" + encoded(user) + "&conversation_id=" + encoded(conversation);
         }
 
         String log(String user) {
@@ -5062,7 +5099,7 @@ final class DifyExec implements Runnable {
         }
 
         String stop(String task) {
-            return "/workflows/tasks/" + encoded(task) + "/stop";
+            return (app == AppKind.CHATFLOW ? "/chat-messages/" : "/workflows/tasks/") + encoded(task) + "/stop";
         }
 
         private static String encoded(String part) {
@@ -5115,9 +5152,9 @@ final class DifyExec implements Runnable {
         private static final int LONGEST_REFUSAL = 64 << 10, LONGEST_WHOLE = 256 << 10;
         private static final Pattern RUN_ID = Pattern.compile("\\p{XDigit}{8}(-\\p{XDigit}{4}){3}-\\p{XDigit}{12}");
 
-        private final ExecutorService tasks = Executors.newVirtualThreadPerTaskExecutor();
-        private final Watches watches = new Watches();
-        private final Door door = new Door(System::nanoTime);
+        private final ExecutorService tasks;
+        private final Watches watches;
+        private final Door door;
         private final HttpClient http;
         private final Access access;
         private final Endpoints endpoints;
@@ -5127,12 +5164,36 @@ final class DifyExec implements Runnable {
         /// @param timeout    one run: from its first event (streaming) or from sending (blocking) to its end
         /// @param firstEvent how long a stream may say nothing before its first event
         DifyClient(Access access, Duration timeout, Duration firstEvent, Room room) {
+            this.tasks = Executors.newVirtualThreadPerTaskExecutor();
+            this.watches = new Watches();
+            this.door = new Door(System::nanoTime);
             this.http = Transport.of(access, tasks, CONNECT);
             this.access = access;
-            this.endpoints = new Endpoints(access);
+            this.endpoints = new Endpoints(access, AppKind.WORKFLOW);
             this.timeout = timeout;
             this.firstEvent = firstEvent;
             this.room = room;
+        }
+
+        private DifyClient(DifyClient other, AppKind app) {
+            this.tasks = other.tasks;
+            this.watches = other.watches;
+            this.door = other.door;
+            this.http = other.http;
+            this.access = other.access;
+            this.endpoints = new Endpoints(access, app);
+            this.timeout = other.timeout;
+            this.firstEvent = other.firstEvent;
+            this.room = other.room;
+        }
+
+        /// The same client, over the same connections, to an app of this kind.
+        DifyClient to(AppKind app) {
+            return app == endpoints.app() ? this : new DifyClient(this, app);
+        }
+
+        private boolean isChat() {
+            return endpoints.app() == AppKind.CHATFLOW;
         }
 
         /// @param runs how many there may be at a time
@@ -5150,7 +5211,8 @@ final class DifyExec implements Runnable {
         /// Posts one attempt and reads to its terminal event; the stream's own end is not waited for.
         Seen run(Attempt attempt, Map<String, Value> inputs, Consumer<Heard> told) {
             boolean streaming = attempt.mode() == Mode.STREAMING;
-            var post = post(endpoints.start(), "application/json", BodyPublishers.ofByteArray(body(attempt, inputs)));
+            var post = post(endpoints.start(), "application/json", BodyPublishers.ofByteArray(body(endpoints, attempt,
+                    inputs)));
             var named = new AtomicReference<Optional<RunRef>>(Optional.empty());
             try (var call = door.call()) {
                 Reply<Seen> seen = exchange(post, head -> {
@@ -5162,9 +5224,16 @@ final class DifyExec implements Runnable {
                                 : isStream(answer.headers()) ? stream(answer, watch, told) : blocking(answer, call));
                 return (switch (seen) {
                     case Reply.Got(var end) -> end;
+                    case Reply.NotGot(Seen.Refused refused) when isChat() && isFailedRun(refused) ->
+                            Seen.Ran.failed(refused.message());
                     case Reply.NotGot(var instead) -> instead;
                 }).of(named.get());
             }
+        }
+
+        /// No refusal of the input, which has the same code: it was taken, and its run paid for.
+        private static boolean isFailedRun(Seen.Refused refused) {
+            return refused.status() == 400 && !refused.inStream() && refused.message().startsWith(Utterance.FAILED);
         }
 
         /// The run that an answer names in its head, as a coming Dify may: before its body, and where that is cut off.
@@ -5173,22 +5242,55 @@ final class DifyExec implements Runnable {
                     .map(id -> new RunRef(id, ""));
         }
 
-        /// Looks a run up by its id, or first by its user in the log. A run over its time is asked to stop before.
+        /// Looks a run up by its id, or first by its user. A run over its time is asked to stop before.
         Found look(Doubt doubt) {
             if (doubt.stopsFirst()) stop(doubt.run().get(), doubt.attempt().user());
             var user = doubt.attempt().user();
             if (doubt.run().isEmpty()) return named(user);
             if (doubt.is(Symptom.CONTRADICTED) && Names.isUnique(user)) {
                 var own = named(user); // the stream's first event may have been another run's, too
-                if (own.run().isPresent()) return own;
+                if (own.run().isPresent() || own.isSuccess()) return own;
             }
             var found = detail(doubt.run().get());
+            if (isChat() && found instanceof Found.Ended(var ran) && ran.status().isSuccess())
+                return new Found.Ended(ran.with(Names.isUnique(user) ? message(user) : Utterance.NONE));
             boolean madeUp = found instanceof Found.Absent
                     && (doubt.is(Symptom.UNCONFIRMED) || doubt.run().get().isMadeUp());
             return madeUp && Names.isUnique(user) ? named(user) : found;
         }
 
+        /// What stands beside the answer of a run that has ended.
+        private Utterance message(String user) {
+            return named(user) instanceof Found.Ended(var told) ? told.said() : Utterance.NONE;
+        }
+
         private Found named(String user) {
+            return isChat() ? conversation(user) : logged(user);
+        }
+
+        /// A chatflow's run by its conversation, which has one message: no log knows it.
+        private Found conversation(String user) {
+            return switch (ask(get(endpoints.conversations(user)), LOOK,
+                    answer -> tree(answer).at("/data/0/id").asText(""))) {
+                case Reply.Got(var none) when none.isEmpty() -> new Found.Absent();
+                case Reply.Got(var conversation) -> message(user, conversation);
+                case Reply.NotGot(var seen) -> new Found.Silent(seen);
+            };
+        }
+
+        private Found message(String user, String conversation) {
+            return switch (ask(get(endpoints.messages(user, conversation)), LOOK,
+                    answer -> new StoredMessage(tree(answer).at("/data/0")).found())) {
+                case Reply.Got(var found) -> found;
+                case Reply.NotGot(Seen.Refused gone) when gone.status() == 404 && gone.code().equals("not_found") ->
+                        new Found.Absent();
+                case Reply.NotGot(Seen.TooLarge(_, var why)) ->
+                        new Found.Silent(new Seen.TooLarge(Optional.of(RunRef.NONE), why));
+                case Reply.NotGot(var seen) -> new Found.Silent(seen);
+            };
+        }
+
+        private Found logged(String user) {
             return switch (ask(get(endpoints.log(user)), LOOK, answer -> runOf(user, tree(answer)))) {
                 case Reply.Got(var run) -> run.map(id -> detail(new RunRef(id, ""))).orElseGet(Found.Absent::new);
                 case Reply.NotGot(var seen) -> new Found.Silent(seen);
@@ -5285,16 +5387,20 @@ final class DifyExec implements Runnable {
         }
 
         /// The request of an attempt as a person may read it: the body alone.
-        static String requestBody(Attempt attempt, Map<String, Value> inputs) {
-            return new String(body(attempt, inputs), UTF_8);
+        static String requestBody(Endpoints endpoints, Attempt attempt, Map<String, Value> inputs) {
+            return new String(body(endpoints, attempt, inputs), UTF_8);
         }
 
-        private static byte[] body(Attempt attempt, Map<String, Value> inputs) {
+        private static byte[] body(Endpoints endpoints, Attempt attempt, Map<String, Value> inputs) {
             var body = Json.MAPPER.createObjectNode();
             var sent = body.putObject("inputs");
-            inputs.forEach((name, value) -> sent.set(name, json(value)));
+            inputs.forEach((name, value) -> {
+                if (value instanceof Value.Query(var text)) body.put("query", text);
+                else sent.set(name, json(value));
+            });
             body.put("response_mode", attempt.mode() == Mode.STREAMING ? "streaming" : "blocking");
             body.put("user", attempt.user());
+            endpoints.complete(body);
             var out = new ByteArrayOutputStream(512);
             try (var json = Json.Tokens.writing(out)) {
                 Json.MAPPER.writeTree(json, body);
@@ -5317,7 +5423,7 @@ final class DifyExec implements Runnable {
                         file(kind, "local_file", "upload_file_id", "<upload of " + file + ">");
                 case Value.Several(var files) ->
                         nodes.arrayNode().addAll(files.stream().map(DifyClient::json).toList());
-                case Value.None _, Value.Wrong _ -> nodes.nullNode();
+                case Value.Query _, Value.None _, Value.Wrong _ -> nodes.nullNode();
             };
         }
 
@@ -5458,6 +5564,8 @@ final class DifyExec implements Runnable {
             } catch (JsonProcessingException problem) {
                 return cut(symptom, "HTTP 200, but no JSON: " + problem.getOriginalMessage());
             }
+            if (isChat()) return reader.answered().<Reply<Seen>>map(Reply.Got::new)
+                    .orElseGet(() -> cut(symptom, "HTTP 200 without an answer"));
             return reader.ran().<Reply<Seen>>map(ran -> new Reply.Got<>(ran.after(call.waited(ran.usage()))))
                     .orElseGet(() -> new Reply.NotGot<>(
                             new Seen.Cut(reader.ref(), symptom, "HTTP 200 without a run's status")));
@@ -5477,7 +5585,8 @@ final class DifyExec implements Runnable {
                 var end = reader.end();
                 if (end.isPresent()) {
                     var ends = ends(end.get(), sse, reader, watch);
-                    return new Reply.Got<>(Seen.told(watch.run().or(reader::ref), ends));
+                    var seen = Seen.told(watch.run().or(reader::ref), ends);
+                    return new Reply.Got<>(isChat() && seen instanceof Seen.Ran ran ? ran.with(reader.said()) : seen);
                 }
             }
             return new Reply.NotGot<>(watch.cut(Symptom.SILENCE, "the stream ended without an end of the run"));
@@ -5498,10 +5607,11 @@ final class DifyExec implements Runnable {
             return false;
         }
 
-        /// An end, and those told after it: what has come with it, and after an error what comes within a moment.
+        /// An end, and those told after it: what has come with it, and after an error what comes within a moment, as
+        /// after the end of a chatflow's run what its answer rests on (1.9; newer ones tell it before).
         private List<Seen> ends(Seen first, Sse sse, RunReader reader, Watch watch) {
             var ends = new ArrayList<>(List.of(first));
-            if (first instanceof Seen.Refused) watch.limit(AFTER_ERROR);
+            if (first instanceof Seen.Refused || isChat() && !reader.isAnswered()) watch.limit(AFTER_ERROR);
             else sse.waitNoMore();
             try {
                 while (next(sse, reader)) reader.end().ifPresent(ends::add);
@@ -5565,6 +5675,27 @@ final class DifyExec implements Runnable {
         }
     }
 
+    /// A message of a chatflow as it is stored. It never names its run, and has no answer until that has ended.
+    record StoredMessage(JsonNode tree) {
+        /// Dify 1.16 tells how long the answer took, once there is an end.
+        Found found() {
+            var answer = tree.path("answer").asText("");
+            if (tree.path("status").asText("").equals("error"))
+                return new Found.Ended(Seen.Ran.failed(tree.path("error").asText("")));
+            double seconds = tree.path("provider_response_latency").asDouble(0);
+            if (answer.isEmpty()) return new Found.Unanswered(seconds > 0);
+            return new Found.Ended(Seen.Ran.answered(RunReader.outputs(answer), seconds, said()));
+        }
+
+        private Utterance said() {
+            return new Utterance(tree.path("conversation_id").asText(""), tree.path("id").asText(""),
+                    tree.path("retriever_resources").isArray()
+                            ? tree.path("retriever_resources").toString().getBytes(UTF_8) : Utterance.NONE.resources(),
+                    tree.path("total_tokens").asLong(0), RunReader.price(tree.path("total_price").asText("")),
+                    tree.path("currency").asText(""));
+        }
+    }
+
     /// Reads what Dify says of a run in one pass: a blocking answer, a stream's events one after the other, or a
     /// detail. Of a node's events its price is taken, and what there is to tell of it. One reader reads one run.
     static final class RunReader {
@@ -5579,6 +5710,11 @@ final class DifyExec implements Runnable {
         private long tokens = 0, createdAt = 0;
         private int steps = 0;
         private BigDecimal price = null;
+        private String conversation = "", messageId = "", answerCurrency = "";
+        private byte[] resources = Utterance.NONE.resources();
+        private long answerTokens = 0;
+        private Optional<BigDecimal> answerPrice = Optional.empty();
+        private boolean answered = false;
         private String title = "", type = "", nodeStatus = "", nodeError = "", chunk = "";
         private double nodeSeconds = 0;
         /// Of an event whose `data` came before its name, which says what they mean; Dify sends the name first.
@@ -5641,6 +5777,32 @@ final class DifyExec implements Runnable {
                 case "status" -> errorStatus = json.currentToken() == JsonToken.VALUE_NUMBER_INT
                         ? json.getIntValue() : 500;
                 case "data" -> data(json);
+                case "conversation_id" -> conversation = orElse(text(json), conversation);
+                case "message_id" -> messageId = orElse(text(json), messageId);
+                case "answer" -> chunk = text(json);
+                case "metadata" -> beside(json);
+                default -> json.skipChildren();
+            }
+        }
+
+        /// What stands beside a chatflow's answer.
+        private void beside(JsonParser json) throws IOException {
+            answered = true;
+            if (json.currentToken() != JsonToken.START_OBJECT) json.skipChildren();
+            else fields(json, (name, value) -> {
+                if (name.equals("retriever_resources") && value.currentToken() == JsonToken.START_ARRAY)
+                    resources = copy(value);
+                else if (name.equals("usage") && value.currentToken() == JsonToken.START_OBJECT)
+                    fields(value, this::answerUsage);
+                else value.skipChildren();
+            });
+        }
+
+        private void answerUsage(String name, JsonParser json) throws IOException {
+            switch (name) {
+                case "total_tokens" -> answerTokens = number(json).longValue();
+                case "total_price" -> answerPrice = price(text(json));
+                case "currency" -> answerCurrency = text(json);
                 default -> json.skipChildren();
             }
         }
@@ -5684,11 +5846,15 @@ final class DifyExec implements Runnable {
         }
 
         private void addPrice(String text) {
+            price(text).ifPresent(more -> price = price == null ? more : price.add(more));
+        }
+
+        /// Empty: none is told.
+        static Optional<BigDecimal> price(String text) {
             try {
-                var more = new BigDecimal(text);
-                price = price == null ? more : price.add(more);
+                return Optional.of(new BigDecimal(text));
             } catch (NumberFormatException _) {
-                // no price told
+                return Optional.empty();
             }
         }
 
@@ -5702,19 +5868,37 @@ final class DifyExec implements Runnable {
                 case "total_tokens" -> tokens = number(json).longValue();
                 case "total_steps" -> steps = number(json).intValue();
                 case "created_at" -> createdAt = number(json).longValue();
-                case "outputs" -> outputs = copy(json);
+                case "outputs" -> outputs = outputs(json);
                 default -> json.skipChildren();
             }
         }
 
-        /// The value as compact JSON, its numbers as written. Text is JSON in itself (1.9.2); null is no outputs.
-        private static byte[] copy(JsonParser json) throws IOException {
+        /// Text is JSON in itself (1.9.2); null is no outputs.
+        private static byte[] outputs(JsonParser json) throws IOException {
             if (json.currentToken() == JsonToken.VALUE_NULL) return NO_OUTPUTS;
             if (json.currentToken() == JsonToken.VALUE_STRING) {
                 try (var inner = Json.FACTORY.createParser(json.getText())) {
                     return inner.nextToken() == JsonToken.START_OBJECT ? copy(inner) : NO_OUTPUTS;
                 }
             }
+            return copy(json);
+        }
+
+        /// The outputs of a chatflow of which nothing but its answer is told.
+        static byte[] outputs(String answer) {
+            var out = new ByteArrayOutputStream(256);
+            try (var json = Json.Tokens.writing(out)) {
+                json.writeStartObject();
+                json.writeStringField("answer", answer);
+                json.writeEndObject();
+            } catch (IOException problem) {
+                throw new UncheckedIOException(problem); // cannot happen: memory does not fail
+            }
+            return out.toByteArray();
+        }
+
+        /// The value as compact JSON, its numbers as written.
+        private static byte[] copy(JsonParser json) throws IOException {
             var out = new ByteArrayOutputStream(256);
             try (var copy = Json.Tokens.writing(out)) {
                 int depth = 0;
@@ -5761,7 +5945,8 @@ final class DifyExec implements Runnable {
                 case "node_started" -> Optional.of(new Heard.NodeBegan(title, type));
                 case "node_finished" -> Optional.of(new Heard.NodeEnded(title, type, nodeStatus, nodeSeconds,
                         nodeError));
-                case "text_chunk" -> Optional.of(new Heard.Chunk(chunk));
+                case "text_chunk", "message" -> Optional.of(new Heard.Chunk(chunk));
+                case "message_replace" -> Optional.of(new Heard.Chunk("\n" + chunk)); // in place of all before
                 default -> Optional.empty();
             };
         }
@@ -5773,6 +5958,20 @@ final class DifyExec implements Runnable {
                 case "workflow_finished", "workflow_paused" -> ran().map(Seen.class::cast);
                 default -> Optional.empty();
             };
+        }
+
+        /// What a chatflow has told beside its answer, which it does once.
+        Utterance said() {
+            return new Utterance(conversation, messageId, resources, answerTokens, answerPrice, answerCurrency);
+        }
+
+        boolean isAnswered() {
+            return answered;
+        }
+
+        /// A chatflow's blocking answer. It names no run; without a word in it, it proves no success.
+        Optional<Seen.Ran> answered() {
+            return chunk.isEmpty() ? Optional.empty() : Optional.of(Seen.Ran.answered(outputs(chunk), 0, said()));
         }
 
         /// The end, once it was read.
@@ -6880,8 +7079,8 @@ final class DifyExec implements Runnable {
         }
 
         /// How the batch goes on at a server of this version, with what was left in doubt at others.
-        Route route(Mode asked, String version) {
-            var route = new Route(asked, mode, version);
+        Route route(Mode asked, AppKind app, String version) {
+            var route = new Route(asked, mode, app, version);
             sent.values().stream().flatMap(List::stream)
                     .filter(one -> one.state().isDoubtful() || one.state() == State.OPEN_TRY)
                     .forEach(one -> route.sentBefore(orEmpty(one.event().user()), one.server()));
@@ -7591,12 +7790,15 @@ final class DifyExec implements Runnable {
     ///
     /// @param totalPrice null where it is not known; so is the currency then
     /// @param files      where the files of its outputs are
+    /// @param conversationId of a chatflow's answer, where it is known; so is `messageId`
     @JsonInclude(JsonInclude.Include.NON_NULL)
     record ResultLine(String id, String status, Map<String, String> inputs, @JsonRawValue String outputs,
             String workflowRunId, Instant executedAt, int retryCount, String workflowStatus, String workflowId,
             double elapsedTime, long totalTokens, int totalSteps, BigDecimal totalPrice, String currency,
             @JsonInclude(JsonInclude.Include.NON_DEFAULT) boolean edited,
-            @JsonInclude(JsonInclude.Include.NON_EMPTY) List<String> files) {
+            @JsonInclude(JsonInclude.Include.NON_EMPTY) List<String> files,
+            @JsonInclude(JsonInclude.Include.NON_EMPTY) String conversationId,
+            @JsonInclude(JsonInclude.Include.NON_EMPTY) String messageId) {
         static ResultLine of(Attempt attempt, Seen.Ran ran, Instant now, List<Path> files) {
             var row = attempt.row();
             var usage = ran.usage();
@@ -7605,7 +7807,7 @@ final class DifyExec implements Runnable {
                     ran.status() == RunStatus.PARTIAL ? "partial-succeeded" : "succeeded", ran.workflowId(),
                     usage.seconds(), usage.tokens(), usage.steps(), usage.price().orElse(null),
                     usage.price().isPresent() ? usage.currency() : null, row.isEdited(),
-                    files.stream().map(Path::toString).toList());
+                    files.stream().map(Path::toString).toList(), ran.said().conversation(), ran.said().id());
         }
     }
 
@@ -8527,6 +8729,16 @@ final class DifyExec implements Runnable {
             return new Form(List.of(), List.of(), false);
         }
 
+        /// The same for a chatflow, which is asked what stands in one of the columns.
+        Form asking(String column, List<String> columns) {
+            return new Form(Stream.concat(Stream.of(new Variable.Query(column)), variables.stream()).toList(), columns,
+                    usesPresets);
+        }
+
+        private boolean isOfText() {
+            return variables.stream().allMatch(Variable.Query.class::isInstance);
+        }
+
         /// The answer of `GET /parameters`. Everything but `variable`, `type` and `required` may be missing or null.
         static Form of(JsonNode parameters, List<String> columns, Variable.Folders folders, boolean usesPresets) {
             var variables = new ArrayList<Variable>();
@@ -8623,7 +8835,8 @@ final class DifyExec implements Runnable {
                 if (own.isEmpty() && !variable.about().required() && hasBadPreset(variable))
                     faults.add("there is no column for the variable " + Plain.quoted(name)
                             + ", and the default stored in the workflow is none of its options");
-                if (own.isEmpty() && variable.about().required())
+                if (own.isEmpty() && variable instanceof Variable.Query query) faults.add(query.missing(columns));
+                else if (own.isEmpty() && variable.about().required())
                     faults.add("there is no column for the required variable " + Plain.quoted(name)
                             + Nearest.of(name, unknown(columns)).map(near -> "; is it " + Plain.quoted(near) + "?")
                                     .orElse(""));
@@ -8633,7 +8846,7 @@ final class DifyExec implements Runnable {
 
         /// What is worth saying of the header.
         List<String> notes(List<String> columns) {
-            if (variables.isEmpty()) return List.of();
+            if (isOfText()) return List.of();
             var notes = new ArrayList<String>();
             var names = variables.stream().map(variable -> variable.about().name()).toList();
             var unknown = unknown(columns).stream().map(column -> Plain.quoted(column) + Nearest.of(column, names)
@@ -8648,13 +8861,36 @@ final class DifyExec implements Runnable {
         }
 
         private List<String> unknown(List<String> columns) {
-            return variables.isEmpty() ? List.of() : columns.stream().filter(column -> !byColumn.containsKey(column))
+            return isOfText() ? List.of() : columns.stream().filter(column -> !byColumn.containsKey(column))
                     .toList();
         }
     }
 
     /// One variable of the workflow's form. It knows how to read a cell, and what is wrong with it.
     sealed interface Variable {
+        /// What a chatflow is asked, as if it were a variable of its form; so the column is its name.
+        record Query(About about) implements Variable {
+            private static final List<String> USUAL = List.of("question", "prompt", "text", "message", "input");
+
+            Query(String column) {
+                this(new About(column, "", "query", true, Optional.empty()));
+            }
+
+            @Override
+            public Value read(String cell) {
+                return new Value.Query(cell);
+            }
+
+            /// Said where there is no such column.
+            String missing(List<String> columns) {
+                return "there is no column " + Plain.quoted(about.name()) + " with what the chatflow is asked; "
+                        + USUAL.stream().flatMap(word -> columns.stream().filter(word::equalsIgnoreCase)).findFirst()
+                                .or(() -> Nearest.of(about.name(), columns))
+                                .map(column -> "--query-column " + Plain.shell(column) + " takes that one")
+                                .orElse("--query-column NAME names another");
+            }
+        }
+
         /// What all kinds have. `label` is the name shown to people; `type` is Dify's; `preset` the stored default.
         record About(String name, String label, String type, boolean required, Optional<String> preset) {}
 
@@ -8900,6 +9136,9 @@ final class DifyExec implements Runnable {
         }
 
         record Text(String text) implements Value {}
+
+        /// What a chatflow is asked; it stands beside the inputs.
+        record Query(String text) implements Value {}
 
         /// A JSON number, all its digits kept.
         record Numeric(BigDecimal number) implements Value {}
@@ -9203,7 +9442,7 @@ final class DifyExec implements Runnable {
         private static final String AFTER_FORM = "so Dify 1.16 ends runs that go on after a form was answered: "
                 + "see there how far it came";
         private static final Pattern BAD_ROW = Pattern.compile("in input form|input form must|"
-                + "transfer_method is required|"
+                + "transfer_method is required|query is required|"
                 + "is not a valid FileTransferMethod|No matching enum found|Invalid (upload file|file url|input type)|"
                 + "Detected file type|File validation failed|Reached maximum retries|expected value type|"
                 + "does not match schema|this statement should be unreachable");
@@ -9214,6 +9453,7 @@ final class DifyExec implements Runnable {
         /// What stops the batch of the codes of a 400; `%s` is Dify's message.
         private static final Map<String, String> STOPS = Map.of(
                 "not_workflow_app", "the key belongs to an app that is no workflow: take the key of a workflow app",
+                "not_chat_app", "the key belongs to an app that is no chatflow any more: take the key of a chatflow",
                 "app_unavailable", UNPUBLISHED,
                 "provider_not_initialize", NO_MODEL,
                 "model_currently_not_support", NO_MODEL,
@@ -9437,7 +9677,8 @@ final class DifyExec implements Runnable {
             var tries = doubt.attempt().tries();
             var deadline = now.plus(limits.timeout());
             return switch (found) {
-                case Found.Ended _, Found.Running _ -> open(doubt.turnedUp(deadline), found, here, now);
+                case Found.Ended _, Found.Running _, Found.Unanswered _ ->
+                        open(doubt.turnedUp(deadline), found, here, now);
                 case Found.Absent() -> doubt.others().isEmpty() ? new Step.SendAgain(tries, true)
                         : new Step.LookAgain(Doubt.Recheck.of(doubt.others(), tries, now));
                 case Found.Silent(var seen) -> silent(doubt.attempt(), seen, new Step.LookAgain(doubt.later(now)));
@@ -9455,6 +9696,7 @@ final class DifyExec implements Runnable {
                 case Found.Ended(var ran) when ran.status().isSuccess() -> succeeded(doubt, ran);
                 case Found.Ended(var ran) -> failed(doubt, ran, now);
                 case Found.Running running -> running(doubt, running, now);
+                case Found.Unanswered(var isOver) -> unanswered(doubt, isOver, here.listing(), now);
                 case Found.Absent() when doubt.symptom() == Symptom.UNCONFIRMED -> notStored(doubt);
                 case Found.Absent() -> absent(doubt, here.listing(), now);
                 case Found.Silent(Seen.Refused refused) when !now.isBefore(doubt.deadline()) ->
@@ -9469,9 +9711,9 @@ final class DifyExec implements Runnable {
             var attempt = doubt.attempt();
             if (attempt.isCurrent()) return new Step.Take(ran, judge.afterLook(attempt, ran));
             if (attempt.isOfLostEdits() && attempt.kind() == Kind.ROW)
-                return giveUp(doubt, new Outcome.Unknown("run " + ran.ref().id() + " of this row as edited in a shell "
+                return giveUp(doubt, new Outcome.Unknown(ran.ref().name() + " of this row as edited in a shell "
                         + "succeeded, but the edits are gone: set them again there, and retry takes its result"));
-            return new Step.Say("Row " + Plain.id(attempt.row().id()) + " was changed since run " + ran.ref().id()
+            return new Step.Say("Row " + Plain.id(attempt.row().id()) + " was changed since " + ran.ref().name()
                     + " of it succeeded: that result is not taken, the row runs anew.",
                     new Step.Close("stale", ran, "the row was changed since", new Step.SendAgain(Tries.NONE, false)));
         }
@@ -9524,6 +9766,14 @@ final class DifyExec implements Runnable {
             if (now.isBefore(known.deadline())) return new Step.LookAgain(known.running(now));
             return giveUp(known, new Outcome.Unknown("run " + run.id() + " still says running "
                     + Plain.seconds(Duration.between(known.start(), now)) + " after its start"));
+        }
+
+        private Step unanswered(Doubt.NoEnd doubt, boolean isOver, Listing listing, Instant now) {
+            boolean mayCome = Proof.ofUnanswered(doubt, isOver, listing) == Proof.WAIT;
+            if (mayCome && now.isBefore(doubt.deadline())) return new Step.LookAgain(doubt.running(now));
+            return unknown(doubt, isOver ? "its run ended without a word: it was stopped, or has nothing to say"
+                    : "its message has no answer, and that proves nothing" + (listing == Listing.WITHOUT_END
+                            && doubt.attempt().mode() == Mode.STREAMING ? "; --mode blocking is safer here" : ""));
         }
 
         private Step absent(Doubt.NoEnd doubt, Listing listing, Instant now) {
@@ -9604,6 +9854,10 @@ final class DifyExec implements Runnable {
     /// | at the end (1.10 and before) | wait, then unknown | unknown at once: a left stream is never listed |
     /// | not known | wait, then unknown | wait, then unknown |
     ///
+    /// A chatflow's run is listed as its conversation, from the start. Where that has a message without an answer, one may come: it is
+    /// waited for, then the row is unknown; at once where Dify says that the run is over (1.16), or never writes the
+    /// answer of a left stream down (1.9).
+    ///
     /// With a run id the run exists, unless that was made up: it is waited for. With a fixed `--user` nothing can be
     /// found by name: unknown.
     enum Proof {
@@ -9613,10 +9867,15 @@ final class DifyExec implements Runnable {
             if (doubt.run().filter(run -> !run.isMadeUp()).isPresent()) return WAIT;
             if (!Names.isUnique(doubt.attempt().user())) return UNKNOWN;
             return switch (listing) {
-                case FROM_START -> SETTLE;
+                case FROM_START, WITHOUT_END -> SETTLE;
                 case AT_END -> doubt.attempt().mode() == Mode.STREAMING ? UNKNOWN : WAIT;
                 case NOT_KNOWN -> WAIT;
             };
+        }
+
+        static Proof ofUnanswered(Doubt doubt, boolean isOver, Listing listing) {
+            boolean isLeft = listing == Listing.WITHOUT_END && doubt.attempt().mode() == Mode.STREAMING;
+            return isOver || isLeft ? UNKNOWN : WAIT;
         }
 
         static String reason(Doubt doubt) {
@@ -9628,8 +9887,9 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// When a server lists a run in its log.
-    enum Listing { FROM_START, AT_END, NOT_KNOWN }
+    /// When a server lists a run: in its log, or among the conversations. `WITHOUT_END`: from its start, but never the
+    /// end of a stream whose client has left.
+    enum Listing { FROM_START, WITHOUT_END, AT_END, NOT_KNOWN }
 
     /// What a Dify does, by its `X-Version`. One that is newer than those that were run does as the newest of them; where
     /// nothing is known, the more cautious holds.
@@ -9650,6 +9910,11 @@ final class DifyExec implements Runnable {
             int number = Integer.parseInt(match.group(1)) * 10_000 + Integer.parseInt(match.group(2));
             var listing = number <= 1_0010 ? Listing.AT_END : number < 1_0014 ? Listing.NOT_KNOWN : Listing.FROM_START;
             return new Release(listing, listing != Listing.AT_END, listing != Listing.AT_END && number < 1_0016);
+        }
+
+        /// A chatflow's run has its conversation from the start, by every version that was run.
+        Listing listing(AppKind app) {
+            return app == AppKind.CHATFLOW && listing == Listing.AT_END ? Listing.WITHOUT_END : listing;
         }
     }
 
@@ -9995,6 +10260,7 @@ final class DifyExec implements Runnable {
         private static final int REFUSED_STREAMS = 3;
 
         private final boolean auto;
+        private final AppKind app;
         private final boolean holdsRefused;
         private final Set<String> sentElsewhere = new HashSet<>();
         private Mode mode;
@@ -10003,16 +10269,21 @@ final class DifyExec implements Runnable {
         private boolean mayStream = true;
 
         /// @param earlier the mode that an earlier call of this batch went over to
-        Route(Mode asked, Optional<Mode> earlier, String version) {
+        Route(Mode asked, Optional<Mode> earlier, AppKind app, String version) {
             this.auto = asked == Mode.AUTO;
-            this.mode = auto ? earlier.orElse(Mode.BLOCKING) : asked;
+            this.app = app;
+            this.mode = earlier.filter(_ -> auto && app == AppKind.WORKFLOW).orElse(app.first(asked));
             var release = Release.of(version);
-            this.listing = release.listing();
+            this.listing = release.listing(app);
             this.holdsRefused = release.holdsRefused();
         }
 
         Mode mode() {
             return mode;
+        }
+
+        AppKind app() {
+            return app;
         }
 
         /// Of the server that the attempt was sent to; of one that was replaced, nothing is known for sure.
@@ -10022,7 +10293,7 @@ final class DifyExec implements Runnable {
 
         /// An earlier call left the attempt of this name in doubt at a server of this version.
         void sentBefore(String user, String version) {
-            if (Release.of(version).listing() != listing) sentElsewhere.add(user);
+            if (Release.of(version).listing(app) != listing) sentElsewhere.add(user);
         }
 
         /// A running run seen in the log: this server lists from the start, if nothing was known of that. Up to 1.10 it
@@ -10180,10 +10451,49 @@ final class DifyExec implements Runnable {
     }
 
     /// A run as the server names it; `task` is empty where it is not known.
+    ///
+    /// @param id empty where a chatflow has answered and does not name its run
     record RunRef(String id, String task) {
+        static final RunRef NONE = new RunRef("", "");
+
         /// Of a run that never was: where Dify 1.16 refuses a row in its stream, one id stands for both.
         boolean isMadeUp() {
             return id.equals(task);
+        }
+
+        boolean isNamed() {
+            return !id.isEmpty();
+        }
+
+        /// In a sentence.
+        String name() {
+            return isNamed() ? "run " + Plain.id(id) : "a run";
+        }
+    }
+
+    /// What a chatflow says beside its answer.
+    ///
+    /// @param resources what its answer rests on: a list of JSON
+    /// @param tokens    that models took for it; 0 where that is not told, and then there is no price either
+    record Utterance(String conversation, String id, byte[] resources, long tokens, Optional<BigDecimal> price,
+            String currency) {
+        static final Utterance NONE = new Utterance("", "", "[]".getBytes(UTF_8), 0, Optional.empty(), "");
+        /// How Dify begins to tell of a run that took place and failed, an HTTP 400 of a refused input apart.
+        static final String FAILED = "Run failed: ";
+        private static final String NO_FILES = ",\"files\":[]}";
+
+        /// The run's outputs with what the answer rests on; lists with nothing in them say nothing.
+        byte[] outputs(byte[] stored) {
+            var text = new String(stored, UTF_8);
+            if (text.endsWith(NO_FILES)) text = text.substring(0, text.length() - NO_FILES.length()) + "}";
+            return (resources.length <= "[]".length() ? text : text.substring(0, text.length() - 1)
+                    + (text.length() > "{}".length() ? "," : "")
+                    + "\"retriever_resources\":" + new String(resources, UTF_8) + "}").getBytes(UTF_8);
+        }
+
+        Usage usage(Usage told) {
+            return tokens == 0 ? told : new Usage(told.seconds(), Math.max(told.tokens(), tokens), told.steps(),
+                    price.or(told::price), price.isPresent() ? currency : told.currency());
         }
     }
 
@@ -10264,12 +10574,26 @@ final class DifyExec implements Runnable {
         }
 
         /// A run that ended, or paused. `outputs` is compact JSON; `files` are those to be kept, if that was asked for;
-        /// `waited` how long its request waited before it began, where the answer tells.
+        /// `waited` how long its request waited before it began, where the answer tells; `said` is a chatflow's.
         record Ran(RunRef ref, RunStatus status, byte[] outputs, String error, String workflowId, Usage usage,
-                Optional<List<OutputFile>> files, Optional<Duration> waited) implements Seen {
+                Optional<List<OutputFile>> files, Optional<Duration> waited, Utterance said) implements Seen {
 
             Ran(RunRef ref, RunStatus status, byte[] outputs, String error, String workflowId, Usage usage) {
-                this(ref, status, outputs, error, workflowId, usage, Optional.empty(), Optional.empty());
+                this(ref, status, outputs, error, workflowId, usage, Optional.empty(), Optional.empty(),
+                        Utterance.NONE);
+            }
+
+            /// A chatflow's that has answered, as its message tells: no run is named there.
+            static Ran answered(byte[] outputs, double seconds, Utterance said) {
+                var usage = new Usage(seconds, 0, 0, Optional.empty(), "");
+                return new Ran(RunRef.NONE, RunStatus.SUCCEEDED, outputs, "", "", usage).with(said);
+            }
+
+            /// The same of one that failed.
+            static Ran failed(String error) {
+                return new Ran(RunRef.NONE, RunStatus.FAILED, "{}".getBytes(UTF_8),
+                        error.substring(error.startsWith(Utterance.FAILED) ? Utterance.FAILED.length() : 0), "",
+                        Usage.NONE);
             }
 
             /// File objects in the outputs that nobody keeps.
@@ -10283,17 +10607,23 @@ final class DifyExec implements Runnable {
             }
 
             Ran with(List<OutputFile> files) {
-                return new Ran(ref, status, outputs, error, workflowId, usage, Optional.of(List.copyOf(files)), waited);
+                return new Ran(ref, status, outputs, error, workflowId, usage, Optional.of(List.copyOf(files)), waited,
+                        said);
+            }
+
+            Ran with(Utterance said) {
+                return new Ran(ref, status, said.outputs(outputs), error, workflowId, said.usage(usage), files, waited,
+                        said);
             }
 
             Ran after(Optional<Duration> waited) {
-                return new Ran(ref, status, outputs, error, workflowId, usage, files, waited);
+                return new Ran(ref, status, outputs, error, workflowId, usage, files, waited, said);
             }
 
             /// No step, no output: so look the ends that Dify 1.16 makes up where a stream broke off, whatever its run
-            /// does.
+            /// does. They do name one.
             boolean isBare() {
-                return usage.steps() == 0 && outputs.length <= "{}".length();
+                return ref.isNamed() && usage.steps() == 0 && outputs.length <= "{}".length();
             }
 
             /// How a run may end that was asked to stop. A made-up end says nothing of the stop.
@@ -10333,7 +10663,7 @@ final class DifyExec implements Runnable {
         default Optional<RunRef> run() {
             return switch (this) {
                 case Refused refused -> refused.ref();
-                case Ran ran -> Optional.of(ran.ref());
+                case Ran ran -> Optional.of(ran.ref()).filter(RunRef::isNamed);
                 case Cut cut -> cut.ref();
                 case TooLarge large -> large.ref();
                 case NotSent _, NotUploaded _ -> Optional.empty();
@@ -10636,6 +10966,11 @@ final class DifyExec implements Runnable {
             }
         }
 
+        /// A chatflow's message without a word in it. It tells no more of its run.
+        ///
+        /// @param isOver so much is told: that its run has ended
+        record Unanswered(boolean isOver) implements Found {}
+
         record Absent() implements Found {}
 
         /// The look itself got no usable answer.
@@ -10643,16 +10978,29 @@ final class DifyExec implements Runnable {
 
         default Optional<RunRef> run() {
             return switch (this) {
-                case Ended(var ran) -> Optional.of(ran.ref());
+                case Ended(var ran) -> ran.run();
                 case Running running -> Optional.of(running.ref());
-                case Absent _, Silent _ -> Optional.empty();
+                case Unanswered _, Absent _, Silent _ -> Optional.empty();
             };
+        }
+
+        /// A run of the attempt has been found, be it named or not.
+        default boolean isThere() {
+            return switch (this) {
+                case Ended _, Running _, Unanswered _ -> true;
+                case Absent _, Silent _ -> false;
+            };
+        }
+
+        default boolean isSuccess() {
+            return this instanceof Ended(var ran) && ran.status().isSuccess();
         }
 
         default String word() {
             return switch (this) {
                 case Ended(var ran) -> ran.status().name().toLowerCase(Locale.ROOT);
                 case Running running -> running.status().name().toLowerCase(Locale.ROOT);
+                case Unanswered _ -> "unanswered";
                 case Absent _ -> "absent";
                 case Silent _ -> "no answer";
             };
@@ -10671,6 +11019,31 @@ final class DifyExec implements Runnable {
                 case "streaming" -> STREAMING;
                 default -> valueOf(word.toUpperCase(Locale.ROOT));
             };
+        }
+    }
+
+    /// The kinds of app whose runs can be looked up.
+    enum AppKind {
+        WORKFLOW, CHATFLOW;
+
+        /// By the mode that Dify tells; empty for all other kinds.
+        static Optional<AppKind> of(String mode) {
+            return switch (mode) {
+                case "workflow" -> Optional.of(WORKFLOW);
+                case "advanced-chat" -> Optional.of(CHATFLOW);
+                default -> Optional.empty();
+            };
+        }
+
+        /// What *auto* begins with: the blocking answer of a chatflow does not name its run.
+        Mode first(Mode asked) {
+            return asked != Mode.AUTO ? asked : this == CHATFLOW ? Mode.STREAMING : Mode.BLOCKING;
+        }
+
+        /// How long after its request a run is looked for at first. Who asks for the conversations of a user at the
+        /// instant of its first request can make Dify have two of that name, and hides the row for good.
+        Duration firstLook() {
+            return this == CHATFLOW ? Duration.ofSeconds(2) : Duration.ZERO;
         }
     }
 
@@ -10779,10 +11152,11 @@ final class DifyExec implements Runnable {
     // ── Demo ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     /// A small Dify inside the process, over real HTTP on loopback: no key to buy, no network, nothing spent.
-    /// It is one workflow app with a text variable for each column, and answers as one version of Dify does, as far as
-    /// a client can tell by what it reads. A run goes on when its client has left. All runs are kept until [#close].
+    /// It is one workflow app with a text variable for each column, or a chatflow, and answers as one version of Dify
+    /// does, as far as a client can tell by what it reads. A run goes on when its client has left. All runs are kept
+    /// until [#close].
     static final class Demo implements AutoCloseable {
-        static final String NEWEST = "1.16.0", VERSIONS = NEWEST + ", 1.14.2 or 1.9.2";
+        static final String NEWEST = "1.16.0", VERSIONS = NEWEST + ", 1.14.2, 1.9.2, or chatflow";
         private static final String WORKFLOW = uuid("workflow");
         private static final int LISTED = 20;
 
@@ -10806,6 +11180,10 @@ final class DifyExec implements Runnable {
             route("/v1/workflows/logs", this::logs);
             route("/v1/workflows/tasks/", this::stop);
             route("/v1/workflows/", this::runVersion);
+            route("/v1/chat-messages", this::run);
+            route("/v1/chat-messages/", this::stop);
+            route("/v1/conversations", this::conversations);
+            route("/v1/messages", this::messages);
             server.start();
         }
 
@@ -10827,17 +11205,21 @@ final class DifyExec implements Runnable {
 
         /// The versions of Dify that can be played.
         enum Version {
-            V1_9_2("1.9.2"), V1_14_2("1.14.2"), V1_16_0(NEWEST);
+            V1_9_2("1.9.2"), V1_14_2("1.14.2"), V1_16_0(NEWEST), CHATFLOW("chatflow");
 
-            final String number;
+            private final String word;
 
-            Version(String number) {
-                this.number = number;
+            Version(String word) {
+                this.word = word;
             }
 
-            static Version of(String number) {
-                return Stream.of(values()).filter(version -> version.number.equals(number)).findFirst()
-                        .orElseThrow(() -> new Unusable("--demo=" + number + ": the demo plays " + VERSIONS));
+            static Version of(String word) {
+                return Stream.of(values()).filter(version -> version.word.equals(word)).findFirst()
+                        .orElseThrow(() -> new Unusable("--demo=" + word + ": the demo plays " + VERSIONS));
+            }
+
+            String number() {
+                return this == CHATFLOW ? NEWEST : word;
             }
 
             /// Streams run in a worker: a ping at once; log rows from the start; outputs as an object; 404 for no run.
@@ -10891,8 +11273,9 @@ final class DifyExec implements Runnable {
                 return all.contains(marker) && met.add(marker + id);
             }
 
-            /// The longest text beside the id.
+            /// What a chatflow is asked, or else the longest text beside the id.
             private static String question(Map<String, String> inputs) {
+                if (inputs.get("query") != null) return inputs.get("query");
                 return inputs.entrySet().stream()
                         .filter(input -> !input.getKey().equals("id") && input.getValue() != null)
                         .map(Map.Entry::getValue).max(Comparator.comparingInt(String::length))
@@ -10925,14 +11308,36 @@ final class DifyExec implements Runnable {
             /// As its own answer tells it: before 1.16.0, a stopped run is told as a failed one.
             private Map<String, Object> told() {
                 var told = stored();
-                if (version != Version.V1_16_0) told.replace("status", "stopped", "failed");
+                if (!version.number().equals(NEWEST)) told.replace("status", "stopped", "failed");
                 return told;
             }
 
             /// The body of a blocking answer.
             Map<String, Object> blocking() {
                 end.join();
+                if (version == Version.CHATFLOW) return message();
                 return object("task_id", task, "workflow_run_id", id, "data", told());
+            }
+
+            private boolean isFailed() {
+                return end.join().how().status().equals("failed");
+            }
+
+            /// What a chatflow has said by now, with what it took.
+            Map<String, Object> message() {
+                var now = end.getNow(new Ended(Result.NONE, created));
+                boolean isFailed = now.how().status().equals("failed");
+                return object("event", "message", "task_id", task, "id", uuid(id + "message"),
+                        "message_id", uuid(id + "message"), "conversation_id", uuid(id + "conversation"),
+                        "answer", now.how().outputs().getOrDefault("answer", ""),
+                        "metadata", object("usage", usage(now.how())), "total_tokens", now.how().tokens(),
+                        "status", isFailed ? "error" : "normal",
+                        "error", isFailed ? "Run failed: " + now.how().error() : null,
+                        "provider_response_latency", isFailed ? 0.0 : seconds(created, now.at()));
+            }
+
+            private static Map<String, Object> usage(Result how) {
+                return object("total_tokens", how.tokens(), "total_price", price(how), "currency", "USD");
             }
 
             /// The answer to a question by run id.
@@ -10967,6 +11372,8 @@ final class DifyExec implements Runnable {
                 if (how.status().equals("succeeded")) answer(how, events);
                 if (how.status().equals("failed"))
                     events.add(nodeFinished("llm", "status", "failed", "error", how.error()));
+                if (version == Version.CHATFLOW && how.status().equals("succeeded"))
+                    events.add(said("message_end", "metadata", object("usage", usage(how)), "files", List.of()));
                 events.add(event("workflow_finished", told()));
                 return events;
             }
@@ -10974,18 +11381,25 @@ final class DifyExec implements Runnable {
             private void answer(Result how, List<Map<String, Object>> events) {
                 var text = how.outputs().get("answer").toString();
                 for (var word : text.split("(?<= )")) events.add(textChunk(word, "llm", "text"));
-                events.add(textChunk("\n", "end", "answer"));
-                events.add(textChunk(String.valueOf(how.outputs().get("row_id")), "start", "id"));
-                var price = BigDecimal.valueOf(how.tokens() * 15L, 7).toPlainString(); // 1.50 USD for a million
+                if (version != Version.CHATFLOW) {
+                    events.add(textChunk("\n", "end", "answer"));
+                    events.add(textChunk(String.valueOf(how.outputs().get("row_id")), "start", "id"));
+                }
                 events.add(nodeFinished("llm", "status", "succeeded", "outputs", object("text", text),
-                        "execution_metadata", object("total_price", price, "currency", "USD")));
+                        "execution_metadata", object("total_price", price(how), "currency", "USD")));
                 events.add(nodeStarted("end"));
                 events.add(nodeFinished("end", "status", "succeeded", "outputs", how.outputs()));
             }
 
+            /// 1.50 USD for a million.
+            private static String price(Result how) {
+                return BigDecimal.valueOf(how.tokens() * 15L, 7).toPlainString();
+            }
+
             /// One piece of the answer, as the model's words come in.
             Map<String, Object> textChunk(String text, String... from) {
-                return event("text_chunk", object("text", text, "from_variable_selector", List.of(from)));
+                return version == Version.CHATFLOW ? said("message", "answer", text)
+                        : event("text_chunk", object("text", text, "from_variable_selector", List.of(from)));
             }
 
             private Map<String, Object> nodeStarted(String node) {
@@ -11005,7 +11419,17 @@ final class DifyExec implements Runnable {
             }
 
             private Map<String, Object> event(String name, Map<String, Object> data) {
-                return object("event", name, "workflow_run_id", id, "task_id", task, "data", data);
+                var event = said(name, "workflow_run_id", id, "data", data);
+                if (version != Version.CHATFLOW) event.keySet().removeAll(List.of("conversation_id", "message_id"));
+                return event;
+            }
+
+            /// As a chatflow begins each event.
+            private Map<String, Object> said(String name, Object... more) {
+                var event = object("event", name, "conversation_id", uuid(id + "conversation"),
+                        "message_id", uuid(id + "message"), "task_id", task);
+                event.putAll(object(more));
+                return event;
             }
         }
 
@@ -11013,13 +11437,14 @@ final class DifyExec implements Runnable {
 
         private void route(String path, HttpHandler handler) {
             server.createContext(path, exchange -> {
-                exchange.getResponseHeaders().set("X-Version", version.number);
+                exchange.getResponseHeaders().set("X-Version", version.number());
                 handler.handle(exchange);
             });
         }
 
         private void info(HttpExchange exchange) throws IOException {
-            send(exchange, 200, object("name", "demo", "description", "", "tags", List.of(), "mode", "workflow",
+            send(exchange, 200, object("name", "demo", "description", "", "tags", List.of(),
+                    "mode", version == Version.CHATFLOW ? "advanced-chat" : "workflow",
                     "author_name", "demo"));
         }
 
@@ -11042,15 +11467,23 @@ final class DifyExec implements Runnable {
         private void run(HttpExchange exchange) throws IOException {
             var body = Json.MAPPER.readTree(exchange.getRequestBody().readAllBytes());
             boolean isStream = body.path("response_mode").asText().equals("streaming");
-            var job = begin(body.path("user").asText(), body.path("inputs"), isStream);
+            if (version == Version.CHATFLOW && body.path("query").asText("").isEmpty()) {
+                refuse(exchange, 400, "invalid_param", "query is required");
+                return;
+            }
+            var job = begin(body.path("user").asText(), body.path("inputs"), body.path("query").asText(""), isStream);
             if (isStream) stream(exchange, job);
+            else if (version == Version.CHATFLOW && job.isFailed())
+                refuse(exchange, 400, "invalid_param", "Run failed: " + job.end().join().how().error());
             else if (job.plan().drop()) exchange.close(); // no answer was begun, so this closes the connection
             else send(exchange, 200, job.blocking());
         }
 
-        private Job begin(String user, JsonNode given, boolean isStream) {
+        /// @param query empty where a workflow is asked
+        private Job begin(String user, JsonNode given, String query, boolean isStream) {
             var inputs = new LinkedHashMap<String, String>();
             columns.forEach(column -> inputs.put(column, given.path(column).asText(null)));
+            if (!query.isEmpty()) inputs.put("query", query);
             var job = new Job(version, UUID.randomUUID().toString(), UUID.randomUUID().toString(), user, inputs,
                     Instant.now(), markers.plan(inputs), new CompletableFuture<>());
             jobs.put(job.id(), job);
@@ -11091,17 +11524,35 @@ final class DifyExec implements Runnable {
             else send(exchange, 200, object("id", null, "workflow_id", null, "status", null, "outputs", null));
         }
 
+        private void conversations(HttpExchange exchange) throws IOException {
+            send(exchange, 200, object("data", of(asked(exchange, "user")).stream().limit(LISTED)
+                    .map(job -> object("id", job.message().get("conversation_id"))).toList()));
+        }
+
+        private void messages(HttpExchange exchange) throws IOException {
+            var conversation = asked(exchange, "conversation_id");
+            send(exchange, 200, object("data", of(asked(exchange, "user")).stream().map(Job::message)
+                    .filter(message -> message.get("conversation_id").equals(conversation)).toList()));
+        }
+
+        private List<Job> of(String user) {
+            return log.stream().filter(job -> job.user().equals(user)).toList();
+        }
+
+        private static String asked(HttpExchange exchange, String name) {
+            return URLDecoder.decode(exchange.getRequestURI().getRawQuery()
+                    .replaceFirst(".*\\b" + name + "=([^&]*).*", "$1"), UTF_8);
+        }
+
         private void logs(HttpExchange exchange) throws IOException {
-            var user = URLDecoder.decode(exchange.getRequestURI().getRawQuery()
-                    .replaceFirst(".*created_by_end_user_session_id=([^&]*).*", "$1"), UTF_8);
-            var listed = log.stream().filter(job -> job.user().equals(user)).toList();
+            var listed = of(asked(exchange, "created_by_end_user_session_id"));
             var rows = listed.stream().limit(LISTED).map(Job::logRow).toList();
             send(exchange, 200, object("page", 1, "limit", LISTED, "total", listed.size(),
                     "has_more", listed.size() > LISTED, "data", rows));
         }
 
         private void stop(HttpExchange exchange) throws IOException {
-            var task = part(exchange, 4);
+            var task = part(exchange, version == Version.CHATFLOW ? 3 : 4);
             jobs.values().stream().filter(job -> job.task().equals(task)).forEach(job -> job.end(Result.STOPPED));
             send(exchange, 200, object("result", "success"));
         }

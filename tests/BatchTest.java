@@ -668,7 +668,7 @@ final class BatchTest {
                     + "'outcome':'" + ended + "'}\n")
                     + session.formatted("1.14.2") + attempt.formatted("b", "u2", "row")));
 
-            var route = history.route(Mode.BLOCKING, "1.16.0");
+            var route = history.route(Mode.BLOCKING, AppKind.WORKFLOW, "1.16.0");
 
             assertEquals(listing, route.listing(sentAs("u1")));
             assertEquals(Listing.FROM_START, route.listing(sentAs("u2")));
@@ -725,7 +725,7 @@ final class BatchTest {
 
             assertEquals(Optional.of(new RunRef("r1", "t1")), doubt.run());
             assertEquals(Mode.STREAMING, doubt.attempt().mode());
-            assertEquals(Listing.FROM_START, history.route(Mode.AUTO, "1.16.0").listing(doubt.attempt()));
+            assertEquals(Listing.FROM_START, history.route(Mode.AUTO, AppKind.WORKFLOW, "1.16.0").listing(doubt.attempt()));
             assertEquals(List.of(), history.openTries());
         }
 

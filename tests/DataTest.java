@@ -637,7 +637,7 @@ final class DataTest {
         void theRequestHoldsItToo() throws IOException {
             var attempt = attempt(0, 0);
 
-            var body = DifyClient.requestBody(attempt, Map.of("q", new Value.Text("\ud83d end")));
+            var body = DifyClient.requestBody(new Endpoints(Given.ACCESS, AppKind.WORKFLOW), attempt, Map.of("q", new Value.Text("\ud83d end")));
 
             assertEquals("\ud83d end", JSON.readTree(body.getBytes(UTF_8)).path("inputs").path("q").asText());
         }

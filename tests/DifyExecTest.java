@@ -22,6 +22,7 @@
 //SOURCES BatchTest.java
 //SOURCES ServerTest.java
 //SOURCES CommandTest.java
+//SOURCES ChatflowTest.java
 //SOURCES FormTest.java
 //SOURCES FaultTest.java
 //SOURCES ConformanceTest.java
@@ -69,7 +70,7 @@ final class DifyExecTest {
     static final List<Class<?>> CLASSES = List.of(
             MapTest.class, OptionsTest.class, EngineTest.class, LookUpTest.class, AgendaTest.class, RulesTest.class,
             PaceTest.class, DifyTest.class, BatchTest.class, InputTest.class, DataTest.class, ServerTest.class, RecordingsTest.class,
-            CommandTest.class, SettingsTest.class, FilesTest.class, FormTest.class, ProcessTest.class, DocsTest.class,
+            CommandTest.class, ChatflowTest.class, SettingsTest.class, FilesTest.class, FormTest.class, ProcessTest.class, DocsTest.class,
             FaultTest.class, ConformanceTest.class, ViewsTest.class, ShellTest.class);
 
     /// `-Dtest=TheJudge`, before or after the script's name, runs only the `@Nested` class of that name.

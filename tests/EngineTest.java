@@ -716,6 +716,56 @@ final class EngineTest {
             assertEquals(1, scene.results().getFirst().path("retry_count").asInt());
         }
 
+        @ParameterizedTest
+        @CsvSource({"CHATFLOW, 2", "WORKFLOW, 0"})
+        void aChatflowsRunIsLookedForNoSoonerThanTwoSecondsAfterItsRequest(AppKind app, long after) throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.app = app;
+            scene.answer = Answer.inTurn(cut(Symptom.NO_ANSWER));
+            var looks = new ArrayList<Duration>();
+            scene.found = doubt -> {
+                looks.add(Duration.between(doubt.attempt().at(), scene.world.now()));
+                return ended(succeeded("run-7"));
+            };
+
+            scene.play();
+
+            assertEquals(List.of(seconds(after)), looks);
+            assertEquals(List.of("run-7"), scene.resultRuns());
+        }
+
+        @Test
+        void norIsThatOfACallThatWasKilledAMomentAgo() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.app = AppKind.CHATFLOW;
+            scene.crash(1);
+            var looks = new ArrayList<Duration>();
+            scene.found = doubt -> {
+                looks.add(Duration.between(doubt.attempt().at(), scene.world.now()));
+                return ended(succeeded("run-7"));
+            };
+
+            scene.play();
+
+            assertEquals(List.of(seconds(2)), looks);
+        }
+
+        @Test
+        void aRunThatIsNotNamedIsToldAsLateToo() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.app = AppKind.CHATFLOW;
+            scene.answer = Answer.inTurn(cut(Symptom.NO_ANSWER), failed("Rate Limit Error"));
+            scene.found = doubt -> scene.sent.size() < 2 ? ABSENT
+                    : doubt.is(Symptom.UNCONFIRMED) ? ended(failed("Rate Limit Error"))
+                    : new Found.Unanswered(true);
+
+            scene.play();
+
+            assertEquals(List.of("unanswered"), Scene.texts("saw", scene.log("late")));
+            assertEquals(List.of("a"), scene.retryIds());
+            assertEquals(2, scene.sent.size());
+        }
+
         @Test
         void aRunThatTurnsUpBeforeTheNextAttemptIsTakenInItsPlace() throws Exception {
             var scene = Scene.of(folder, "a");

@@ -272,7 +272,7 @@ class FormTest {
             var inspection = Inspection.of(List.of("id", "x"), form, List.of(row).iterator());
             var out = new StringWriter();
 
-            CheckView.print(inspection, new Greeting.Met("app\u001b[2J", "1.14.2\u009b31m"),
+            CheckView.print(inspection, new Greeting.Met("app\u001b[2J", AppKind.WORKFLOW, "1.14.2\u009b31m"),
                     new PrintWriter(out));
 
             assertTrue(out.toString().contains("evil"), out.toString());

@@ -272,6 +272,7 @@ final class Given {
         Rate rate = null;
         Long maxTokens = null;
         Duration wait = null, timeout = seconds(300), grace = seconds(20);
+        AppKind app = AppKind.WORKFLOW;
         String server = "1.14.2", user = null;
         boolean resendUnknown = false, rebuild = false;
         int slots = 1, busy = 0, busiest = 0, looking = 0, mostLooks = 0, fetching = 0, mostFetches = 0;
@@ -307,7 +308,7 @@ final class Given {
             var asked = new Selection(selection.listed(), selection.ids(), selection.force(), List.of(),
                     Long.MAX_VALUE, false, resendUnknown || selection.resendUnknown());
             var wanted = batch.select(asked, timeout);
-            var route = batch.history().route(mode, server);
+            var route = batch.history().route(mode, app, server);
             writer.began(ACCESS.name(), "My app", server, route.mode(), "mode="
                     + mode.name().toLowerCase(Locale.ROOT) + " c=" + slots);
             var terms = new Engine.Terms(new Judge(backoff, failedRuns, ACCESS),

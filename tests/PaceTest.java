@@ -392,7 +392,7 @@ final class PaceTest {
         private static final Attempt EARLIER = new Attempt(0, row("a"), Tries.NONE, "u", Mode.STREAMING, "", NOON);
 
         private static Route route(Mode asked) {
-            return new Route(asked, Optional.empty(), "1.14.2");
+            return new Route(asked, Optional.empty(), AppKind.WORKFLOW, "1.14.2");
         }
 
         private static Optional<String> tell(Route route, Seen seen, long seconds) {
@@ -413,7 +413,32 @@ final class PaceTest {
                 """)
         void autoTakesTheModeThatAnEarlierCallWentOverTo(Mode asked, Mode earlier,
                 Mode mode) {
-            assertEquals(mode, new Route(asked, Optional.ofNullable(earlier), "").mode());
+            assertEquals(mode, new Route(asked, Optional.ofNullable(earlier), AppKind.WORKFLOW, "").mode());
+        }
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, nullValues = "-", textBlock = """
+                asked,     earlier,   mode
+                AUTO,      -,         STREAMING
+                AUTO,      BLOCKING,  STREAMING
+                BLOCKING,  -,         BLOCKING
+                STREAMING, -,         STREAMING
+                """)
+        void autoStreamsAChatflow(Mode asked, Mode earlier, Mode mode) {
+            var route = new Route(asked, Optional.ofNullable(earlier), AppKind.CHATFLOW, "1.16.0");
+
+            assertEquals(mode, route.mode());
+        }
+
+        @Test
+        void aChatflowGoesOverToBlockingOnlyWhereStreamsAreRefused() {
+            var route = new Route(Mode.AUTO, Optional.empty(), AppKind.CHATFLOW, "1.14.2");
+
+            tell(route, html(504), 60);
+            assertEquals(Mode.STREAMING, route.mode());
+            for (int i = 0; i < 3; i++) tell(route, REFUSED_STREAM, 1);
+
+            assertEquals(Mode.BLOCKING, route.mode());
         }
 
         @ParameterizedTest
@@ -471,7 +496,7 @@ final class PaceTest {
 
         @Test
         void threeRefusedStreamsLeadBackToBlocking() {
-            var route = new Route(Mode.AUTO, Optional.of(Mode.STREAMING), "1.14.2");
+            var route = new Route(Mode.AUTO, Optional.of(Mode.STREAMING), AppKind.WORKFLOW, "1.14.2");
 
             assertEquals(Optional.empty(), tell(route, REFUSED_STREAM, 0));
             assertEquals(Optional.empty(), tell(route, REFUSED_STREAM, 0));
@@ -481,7 +506,7 @@ final class PaceTest {
 
         @Test
         void refusedStreamsThatHoldNoConnectionLeadNowhere() {
-            var route = new Route(Mode.AUTO, Optional.of(Mode.STREAMING), "1.16.0");
+            var route = new Route(Mode.AUTO, Optional.of(Mode.STREAMING), AppKind.WORKFLOW, "1.16.0");
 
             for (int time = 0; time < 5; time++) assertEquals(Optional.empty(), tell(route, REFUSED_STREAM, 0));
 
@@ -490,7 +515,7 @@ final class PaceTest {
 
         @Test
         void threeRefusedStreamsAreEnoughAlsoWithRunsBetweenThem() {
-            var route = new Route(Mode.AUTO, Optional.of(Mode.STREAMING), "1.14.2");
+            var route = new Route(Mode.AUTO, Optional.of(Mode.STREAMING), AppKind.WORKFLOW, "1.14.2");
 
             for (int time = 0; time < 3; time++) {
                 tell(route, REFUSED_STREAM, 0);
@@ -540,7 +565,7 @@ final class PaceTest {
         void streamsThatAreRefusedWithNothingOfOursRunningLeadToBlockingAlsoWhereTheyWereAskedFor(String streams,
                 Mode mode) {
             var forced = route(Mode.STREAMING);
-            var auto = new Route(Mode.AUTO, Optional.of(Mode.STREAMING), "1.14.2");
+            var auto = new Route(Mode.AUTO, Optional.of(Mode.STREAMING), AppKind.WORKFLOW, "1.14.2");
             for (var route : List.of(forced, auto)) {
                 var said = Stream.of(streams.split(", ")).flatMap(word -> stream(route, word).stream()).toList();
 
@@ -553,7 +578,7 @@ final class PaceTest {
 
         @Test
         void whatRefusesStreamsIsNotAskedForThemAgain() {
-            var route = new Route(Mode.AUTO, Optional.of(Mode.STREAMING), "1.14.2");
+            var route = new Route(Mode.AUTO, Optional.of(Mode.STREAMING), AppKind.WORKFLOW, "1.14.2");
             for (int time = 0; time < 3; time++) stream(route, "0");
 
             assertEquals(Optional.empty(), tell(route, html(504), 60));
@@ -562,7 +587,7 @@ final class PaceTest {
 
         @Test
         void aRunningRunFoundByItsNameShowsHowTheServerLists() {
-            var route = new Route(Mode.AUTO, Optional.empty(), "");
+            var route = new Route(Mode.AUTO, Optional.empty(), AppKind.WORKFLOW, "");
             var doubt = doubt(attempt(0, 0), cut(Symptom.CUT), 0);
             assertEquals(Listing.NOT_KNOWN, route.listing(attempt(0, 0)));
 
@@ -576,7 +601,7 @@ final class PaceTest {
         /// 1.9 lists a run whose listener has given up, though it goes on.
         @Test
         void aRunningRunShowsNothingOfAServerThatIsKnownToListAtTheEnd() {
-            var route = new Route(Mode.AUTO, Optional.empty(), "1.9.2");
+            var route = new Route(Mode.AUTO, Optional.empty(), AppKind.WORKFLOW, "1.9.2");
 
             route.listsRunning(doubt(attempt(0, 0), cut(Symptom.CUT), 0));
 
@@ -592,7 +617,7 @@ final class PaceTest {
                 '',      1.14.2, NOT_KNOWN
                 """)
         void ofAServerThatWasReplacedBetweenTwoCallsNothingIsKnown(String earlier, String now, Listing listing) {
-            var route = new Route(Mode.AUTO, Optional.empty(), now);
+            var route = new Route(Mode.AUTO, Optional.empty(), AppKind.WORKFLOW, now);
 
             route.sentBefore(EARLIER.user(), earlier);
 
@@ -601,7 +626,7 @@ final class PaceTest {
 
         @Test
         void whatIsSentInThisCallIsListedAsItsServerDoes() {
-            var route = new Route(Mode.AUTO, Optional.empty(), "1.16.0");
+            var route = new Route(Mode.AUTO, Optional.empty(), AppKind.WORKFLOW, "1.16.0");
 
             route.sentBefore(EARLIER.user(), "1.9.2");
             route.sentBefore("u2", "1.14.2");
@@ -612,7 +637,7 @@ final class PaceTest {
 
         @Test
         void aRunningRunShowsNothingOfTheServerThatWasReplaced() {
-            var route = new Route(Mode.AUTO, Optional.empty(), "1.16.0");
+            var route = new Route(Mode.AUTO, Optional.empty(), AppKind.WORKFLOW, "1.16.0");
             route.sentBefore(EARLIER.user(), "1.9.2");
 
             route.listsRunning(doubt(attempt(0, 0), cut(Symptom.CUT), 0));

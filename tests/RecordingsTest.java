@@ -68,6 +68,11 @@ final class RecordingsTest {
             return tests(Recorded.Exchange::isRun, (exchange, _) -> replay(exchange));
         }
 
+        @TestFactory
+        Stream<DynamicTest> everyRecordedQuestionHasTheOutcomeThatItsRecordingImplies() {
+            return tests(Recorded.Exchange::isQuestion, (exchange, _) -> replay(exchange));
+        }
+
         /// A test for each case that has such exchanges; `check` also gets the whole case.
         private Stream<DynamicTest> tests(Predicate<Recorded.Exchange> which, Check check) {
             return Recorded.VERSIONS.stream().flatMap(version -> Recorded.cases(version).entrySet().stream()
@@ -99,10 +104,21 @@ final class RecordingsTest {
                     () -> exchange + ": " + seen + " is to be " + expected.word() + " and is " + verdict);
             if (verdict instanceof Verdict.Done(Outcome.Failed failed))
                 assertTrue(failed.text().contains(expected.text().strip()), () -> exchange + ": " + failed);
-            if (!expected.run().isNull()) sameRun(exchange, expected.run(), ran(seen));
+            if (!expected.run().isNull() && exchange.isQuestion()) sameAnswer(exchange, expected.run(), ran(seen));
+            else if (!expected.run().isNull()) sameRun(exchange, expected.run(), ran(seen));
             if (mode == Mode.STREAMING && !(seen instanceof Seen.Refused)) assertEquals(seen.run().stream().map(RunRef::id).toList(),
                     heard.runs().stream().map(RunRef::id).toList(), exchange::toString);
             replayed.merge("runs of " + exchange.version(), 1, Integer::sum);
+        }
+
+        /// Nothing but the answer: none of the recorded ones has files, or anything that it rests on.
+        private void sameAnswer(Recorded.Exchange exchange, JsonNode told, Seen.Ran seen) throws IOException {
+            var answer = told.path("answer").asText(told.at("/data/outputs/answer").asText(""));
+            assertEquals(answer, json(seen.outputs()).path("answer").asText(""), exchange::toString);
+            assertEquals(answer.isEmpty() ? 0 : 1, json(seen.outputs()).size(), exchange::toString);
+            assertEquals(told.path("conversation_id").asText() + told.path("message_id").asText(),
+                    seen.said().conversation() + seen.said().id(), exchange::toString);
+            assertEquals(told.path("workflow_run_id").asText(), seen.ref().id(), exchange::toString);
         }
 
         private void sameRun(Recorded.Exchange exchange, JsonNode run, Seen.Ran seen) throws IOException {
@@ -127,13 +143,18 @@ final class RecordingsTest {
             if (exchange.isRaw() || stays || breaks && exchange.isStream()) {
                 try (var wire = new Wire(connection -> script(exchange, connection));
                         var own = ServerTest.client(wire.url(), stays ? SHORT : LONG)) {
-                    return run(own, attempt, told);
+                    return sent(own, exchange, attempt, told);
                 }
             }
             dify.resetMappings();
-            dify.stubFor(post(urlEqualTo("/v1/workflows/run")).willReturn(breaks
-                    ? aResponse().withFault(Fault.EMPTY_RESPONSE) : response(exchange)));
-            return run(client, attempt, told);
+            dify.stubFor(post(urlEqualTo(exchange.isQuestion() ? "/v1/chat-messages" : "/v1/workflows/run"))
+                    .willReturn(breaks ? aResponse().withFault(Fault.EMPTY_RESPONSE) : response(exchange)));
+            return sent(client, exchange, attempt, told);
+        }
+
+        private static Seen sent(DifyClient client, Recorded.Exchange exchange, Attempt attempt, Ears told) {
+            return exchange.isQuestion() ? client.to(AppKind.CHATFLOW).run(attempt, asked(attempt), told)
+                    : run(client, attempt, told);
         }
 
         private static void script(Recorded.Exchange exchange, Wire.Connection connection) throws IOException {
@@ -279,6 +300,35 @@ final class RecordingsTest {
                 if (run.at("/data/status").asText().equals(status)) return Optional.of(run.at("/data/outputs"));
             }
             return Optional.empty();
+        }
+
+        /// A chatflow's way back where its run is not known.
+        @TestFactory
+        Stream<DynamicTest> everyRecordedMessageTellsWhatItProves() {
+            return tests(exchange -> exchange.line().startsWith("GET /v1/messages?") && exchange.status() == 200,
+                    (messages, _) -> message(messages));
+        }
+
+        private void message(Recorded.Exchange messages) throws IOException {
+            var message = JSON.readTree(messages.text()).at("/data/0");
+            dify.resetMappings();
+            dify.stubFor(get(urlPathEqualTo("/v1/conversations")).withQueryParam("user", equalTo("u"))
+                    .willReturn(aResponse().withBody("{\"data\":[{\"id\":\"c\"}]}")));
+            dify.stubFor(get(urlPathEqualTo("/v1/messages")).withQueryParam("conversation_id", equalTo("c"))
+                    .willReturn(response(messages)));
+
+            var found = client.to(AppKind.CHATFLOW).look(doubt("u", Optional.empty(), Symptom.NO_ANSWER));
+
+            if (message.path("status").asText().equals("error")) {
+                var ran = assertInstanceOf(Found.Ended.class, found, messages::toString).ran();
+                assertEquals(message.path("error").asText(), Utterance.FAILED + ran.error(), messages::toString);
+            } else if (!message.path("answer").asText().isEmpty()) {
+                var ran = assertInstanceOf(Found.Ended.class, found, messages::toString).ran();
+                assertEquals(message.path("answer"), json(ran.outputs()).path("answer"), messages::toString);
+                assertEquals(message.path("id").asText(), ran.said().id(), messages::toString);
+            } else assertEquals(new Found.Unanswered(message.path("provider_response_latency").asDouble() > 0), found,
+                    messages::toString);
+            replayed.merge("messages of " + messages.version(), 1, Integer::sum);
         }
 
         @TestFactory

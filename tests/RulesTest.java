@@ -59,6 +59,7 @@ final class RulesTest {
                 400    | invalid_param               | Workflow not published           | stop      | publish
                 400    | app_unavailable             | App unavailable, please check yo | stop      | publish
                 400    | not_workflow_app            | Please check if your app mode ma | stop      | workflow app
+                400    | not_chat_app                | Please check if your app mode ma | stop      | chatflow
                 400    | invalid_param               | Arg user must be provided.       | stop      | newer
                 400    | invalid_param               | 1 validation error for WorkflowR | stop      | newer
                 400    |                             | Input payload validation failed  | stop      | newer
@@ -441,6 +442,24 @@ final class RulesTest {
             assertFalse(((Outcome.Failed) large.outcome()).firewall());
         }
 
+        /// An HTTP 400 tells it, after the run was paid for.
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, delimiter = '|', textBlock = """
+                error                                    | verdict
+                Run failed: no such city                 | failed
+                Run failed: [openai] Rate Limit Error    | look up
+                """)
+        void aFailedRunOfAChatflowIsLookedUpOnlyWhereItWouldBePaidForAgain(String error, String verdict) {
+            assertEquals(verdict, word(judge.verdict(attempt(Mode.BLOCKING, Tries.NONE), Seen.Ran.failed(error))));
+        }
+
+        @Test
+        void aChatflowsRefusalOfAnEmptyQuestionInItsStreamIsTheRows() {
+            var seen = Seen.Refused.event(500, "", "query is required", Optional.empty());
+
+            assertEquals("failed", word(judge.verdict(attempt(Mode.STREAMING, Tries.NONE), seen)));
+        }
+
         @Test
         void aPausedRunKeepsItsId() {
             var paused = ran("run-1", RunStatus.PAUSED, "");
@@ -462,6 +481,8 @@ final class RulesTest {
                 AT_END,     STREAMING, false, false, UNKNOWN
                 NOT_KNOWN,  BLOCKING,  false, false, WAIT
                 NOT_KNOWN,  STREAMING, false, false, WAIT
+                WITHOUT_END, BLOCKING,  false, false, SETTLE
+                WITHOUT_END, STREAMING, false, false, SETTLE
                 FROM_START, BLOCKING,  true,  false, WAIT
                 FROM_START, STREAMING, true,  false, WAIT
                 AT_END,     BLOCKING,  true,  false, WAIT
@@ -527,6 +548,37 @@ final class RulesTest {
                 """)
         void whatAServerDoesIsKnownByItsVersion(String version, Listing listing, boolean fillsIn, boolean holds) {
             assertEquals(new Release(listing, fillsIn, holds), Release.of(version));
+        }
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, textBlock = """
+                version, listing
+                1.9.2,   WITHOUT_END
+                1.12.0,  NOT_KNOWN
+                1.14.2,  FROM_START
+                1.16.0,  FROM_START
+                '',      NOT_KNOWN
+                """)
+        void aChatflowsRunIsListedFromItsStartByAllVersionsThatWereRun(String version, Listing listing) {
+            assertEquals(listing, Release.of(version).listing(AppKind.CHATFLOW));
+            assertEquals(Release.of(version).listing(), Release.of(version).listing(AppKind.WORKFLOW));
+        }
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, textBlock = """
+                listing,     mode,      is over, proof
+                FROM_START,  BLOCKING,  false,   WAIT
+                FROM_START,  STREAMING, false,   WAIT
+                WITHOUT_END, BLOCKING,  false,   WAIT
+                WITHOUT_END, STREAMING, false,   UNKNOWN
+                NOT_KNOWN,   STREAMING, false,   WAIT
+                FROM_START,  BLOCKING,  true,    UNKNOWN
+                FROM_START,  STREAMING, true,    UNKNOWN
+                """)
+        void aMessageWithoutAnAnswerIsWaitedForWhereOneMayCome(Listing listing, Mode mode, boolean isOver,
+                Proof proof) {
+            assertEquals(proof, Proof.ofUnanswered(doubt(attempt(mode, Tries.NONE), cut(Symptom.NO_ANSWER), 0), isOver,
+                    listing));
         }
     }
 
@@ -698,6 +750,31 @@ final class RulesTest {
                     mode, own.cells(), NOON);
 
             assertEquals(step, step(doubt(Symptom.NO_ANSWER, asked, false), ABSENT, listing, seconds));
+        }
+
+        @ParameterizedTest(name = "{0}, {1}, is over: {2}, after {3} s")
+        @CsvSource(useHeadersInDisplayName = true, textBlock = """
+                listing,     mode,      is over, seconds, symptom,   step
+                FROM_START,  STREAMING, false,   299,     NO_ANSWER, look
+                FROM_START,  STREAMING, false,   300,     NO_ANSWER, unknown
+                FROM_START,  BLOCKING,  true,    2,       NO_ANSWER, unknown
+                WITHOUT_END, STREAMING, false,   2,       NO_ANSWER, unknown
+                WITHOUT_END, BLOCKING,  false,   299,     NO_ANSWER, look
+                WITHOUT_END, BLOCKING,  false,   300,     CRASH,     unknown
+                FROM_START,  STREAMING, false,   299,     RECHECK,   look
+                """)
+        void aMessageWithoutAnAnswerIsNeverTakenForARunThatDidNotStart(Listing listing, Mode mode, boolean isOver,
+                long seconds, Symptom symptom, String step) {
+            var doubt = doubt(symptom, attempt(mode, Tries.NONE), false);
+
+            assertEquals(step, step(doubt, new Found.Unanswered(isOver), listing, seconds));
+        }
+
+        @Test
+        void whatTurnsUpWithoutAWordKeepsItsRowFromBeingSentAgain() {
+            var recheck = Doubt.Recheck.of(List.of(attempt(Mode.BLOCKING, Tries.NONE)), Tries.NONE, NOON);
+
+            assertEquals("look", step(recheck, new Found.Unanswered(false)));
         }
 
         @ParameterizedTest

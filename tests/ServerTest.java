@@ -62,6 +62,11 @@ class ServerTest {
         return client(access(url), limit, limit);
     }
 
+    /// What a question to a chatflow is sent with.
+    static Map<String, Value> asked(Attempt attempt) {
+        return Form.ofText().asking("text", List.of("id", "text")).values(attempt.row());
+    }
+
     static DifyClient client(Access access, Duration timeout, Duration firstEvent) {
         return new DifyClient(access, timeout, firstEvent, Room.of(1));
     }
@@ -309,8 +314,10 @@ class ServerTest {
                 400 | invalid_param    | Arg user must be provided.      | stop
                 400 | invalid_param    | 1 validation error              | stop
                 400 | invalid_param    | No class mapping found for node | stop
+                400 | invalid_param    | Run failed: Reached maximum     | look up
                 400 | invalid_param    |                                 | failed
                 400 |                  | Input payload validation failed | stop
+                400 | not_chat_app     |                                 | stop
                 400 | bad_request      |                                 | stop
                 400 | not_workflow_app |                                 | stop
                 401 | unauthorized     |                                 | stop
@@ -326,7 +333,7 @@ class ServerTest {
         /// API §6: how a stream says that a row's data are wrong.
         private static final Pattern FORM = Pattern.compile(".* is required in input form|.* in input form must be .*"
                 + "|transfer_method is required in file mapping|'.*' is not a valid FileTransferMethod"
-                + "|Invalid upload file.*|Invalid file url|Detected file type does not match .*"
+                + "|query is required|Invalid upload file.*|Invalid file url|Detected file type does not match .*"
                 + "|File validation failed for file: .*"
                 + "|Reached maximum retries \\(3\\) for URL .*|Invalid input type for .*|expected value type int, .*"
                 + "|this statement should be unreachable.", Pattern.DOTALL);
@@ -335,6 +342,8 @@ class ServerTest {
             if (exchange.status() == 0) return new Expected("look up", "");
             if (exchange.isStream()) return ofStream(exchange.text());
             var body = parsed(exchange.text());
+            if (exchange.status() == 200 && exchange.isQuestion())
+                return new Expected(body.path("answer").asText().isEmpty() ? "look up" : "succeeded", "", body);
             if (exchange.status() == 200) return ofRun(body.path("data"), body);
             return refused(exchange.status(), body.path("code").asText(""), body.path("message").asText(""));
         }
@@ -392,7 +401,8 @@ class ServerTest {
             var rules = TABLE.lines().map(line -> Stream.of(line.split("\\|")).map(String::strip).toList());
             var word = rules.filter(rule -> rule.get(0).equals("" + status) && message.startsWith(rule.get(2))
                     && (rule.get(1).isEmpty() || rule.get(1).equals(code))).map(List::getLast).findFirst();
-            return new Expected(word.orElseThrow(() -> new NoSuchElementException(status + message)), message);
+            return new Expected(word.orElseThrow(() -> new NoSuchElementException(status + message)),
+                    message.replaceFirst("^Run failed: ", ""));
         }
 
         static String word(Verdict verdict) {

@@ -1,0 +1,466 @@
+package difyexec;
+
+import com.fasterxml.jackson.databind.JsonNode;
+import com.github.tomakehurst.wiremock.WireMockServer;
+import org.junit.jupiter.api.AfterEach;
+import org.junit.jupiter.api.Nested;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.Timeout;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.CsvSource;
+import org.junit.jupiter.params.provider.ValueSource;
+
+import module java.base;
+
+import static difyexec.DifyExec.*;
+import static difyexec.ServerTest.Events;
+import static com.github.tomakehurst.wiremock.client.WireMock.aResponse;
+import static com.github.tomakehurst.wiremock.client.WireMock.any;
+import static com.github.tomakehurst.wiremock.client.WireMock.anyUrl;
+import static com.github.tomakehurst.wiremock.client.WireMock.equalTo;
+import static com.github.tomakehurst.wiremock.client.WireMock.equalToJson;
+import static com.github.tomakehurst.wiremock.client.WireMock.get;
+import static com.github.tomakehurst.wiremock.client.WireMock.post;
+import static com.github.tomakehurst.wiremock.client.WireMock.postRequestedFor;
+import static com.github.tomakehurst.wiremock.client.WireMock.urlEqualTo;
+import static com.github.tomakehurst.wiremock.client.WireMock.urlPathEqualTo;
+import static com.github.tomakehurst.wiremock.core.WireMockConfiguration.options;
+import static java.nio.charset.StandardCharsets.UTF_8;
+import static org.junit.jupiter.api.Assertions.assertEquals;
+import static org.junit.jupiter.api.Assertions.assertInstanceOf;
+import static org.junit.jupiter.api.Assertions.assertTrue;
+
+/// Chatflows: what is sent and seen, and whole commands against the simulator.
+@Timeout(90)
+final class ChatflowTest extends WholeCommand {
+    private static final String USER = "difyexec-0123456789abcdef-1";
+    private static final String RESOURCES = Events.json("[{'document_name':'manual','segment_id':'s-1','score':0.50}]");
+
+    // ── One exchange ────────────────────────────────────────────────────────────────────────────────────────────────
+
+    @Nested
+    class AQuestion {
+        private final WireMockServer dify = new WireMockServer(options().dynamicPort().bindAddress("127.0.0.1"));
+        private final Attempt attempt = ServerTest.attempt(Mode.BLOCKING, USER, Map.of("id", "r1", "text", "Why?"));
+        private final List<Heard> heard = new CopyOnWriteArrayList<>();
+
+        AQuestion() {
+            dify.start();
+            answers(200, "{}");
+        }
+
+        @AfterEach
+        void stop() {
+            dify.stop();
+        }
+
+        private void answers(int status, String body) {
+            dify.stubFor(any(anyUrl()).atPriority(9).willReturn(aResponse().withStatus(status)
+                    .withHeader("Content-Type", "application/json").withHeader("X-Version", "1.16.0").withBody(body)));
+        }
+
+        private DifyClient client(String pin) {
+            var access = new Access(URI.create("http://127.0.0.1:" + dify.port() + "/v1"), KEY, pin, Optional.empty(),
+                    Optional.empty());
+            return ServerTest.client(access, ServerTest.LONG, ServerTest.LONG).to(AppKind.CHATFLOW);
+        }
+
+        private Seen asked(Mode mode) {
+            try (var client = client("")) {
+                var sent = ServerTest.attempt(mode, USER, attempt.row().inputs());
+                return client.run(sent, ServerTest.asked(sent), heard::add);
+            }
+        }
+
+        private Seen streamed(String... events) {
+            dify.stubFor(post(urlEqualTo("/v1/chat-messages")).willReturn(aResponse()
+                    .withHeader("Content-Type", "text/event-stream").withHeader("X-Version", "1.9.2")
+                    .withBody(String.join("", events))));
+            return asked(Mode.STREAMING);
+        }
+
+        /// As a chatflow begins its events.
+        private static String event(String name, String more) {
+            return Events.json("data: {'event':'%s','conversation_id':'c','message_id':'m','task_id':'%s',%s}\n\n",
+                    name, Events.TASK, more);
+        }
+
+        private static String ofRun(String name, String data) {
+            return event(name, Events.json("'workflow_run_id':'%s','data':%s", Events.RUN, data));
+        }
+
+        private static String started() {
+            return ofRun("workflow_started", Events.json("{'id':'%s'}", Events.RUN));
+        }
+
+        private static String finished() {
+            return ofRun("workflow_finished", Events.ended("succeeded", Events.json("{'answer':'So.','files':[]}")));
+        }
+
+        private static String messageEnd() {
+            return event("message_end", Events.json("'metadata':{'retriever_resources':%s,'usage':{'total_tokens':40,"
+                    + "'total_price':'0.0021','currency':'USD'}},'files':[]", RESOURCES));
+        }
+
+        @Test
+        void isSentBesideTheInputsInAConversationOfItsOwn() {
+            asked(Mode.BLOCKING);
+
+            dify.verify(1, postRequestedFor(urlEqualTo("/v1/chat-messages")).withRequestBody(equalToJson("""
+                    {"inputs": {"id": "r1"}, "query": "Why?", "response_mode": "blocking", "user": "%s",
+                     "auto_generate_name": false}""".formatted(USER))));
+        }
+
+        @Test
+        void namesAPinnedVersionInItsBody() {
+            try (var client = client("v-7")) {
+                client.run(attempt, ServerTest.asked(attempt), heard::add);
+            }
+
+            dify.verify(1, postRequestedFor(urlEqualTo("/v1/chat-messages"))
+                    .withRequestBody(equalToJson("{\"workflow_id\": \"v-7\"}", true, true)));
+        }
+
+        @Test
+        void isStoppedByItsTask() {
+            try (var client = client("")) {
+                client.stop(new RunRef("r", "t"), USER);
+            }
+
+            dify.verify(1, postRequestedFor(urlEqualTo("/v1/chat-messages/t/stop")));
+        }
+
+        @ParameterizedTest
+        @ValueSource(booleans = {true, false})
+        void hasItsAnswerWithWhatThatRestsOnWhereverTheEndOfTheMessageStands(boolean isLast) throws IOException {
+            var seen = ServerTest.ran(isLast ? streamed(started(), finished(), messageEnd())
+                    : streamed(started(), messageEnd(), finished()));
+
+            assertEquals("{\"answer\":\"So.\",\"retriever_resources\":" + RESOURCES + "}",
+                    new String(seen.outputs(), UTF_8));
+            assertEquals(List.of("c", "m", Events.RUN), List.of(seen.said().conversation(), seen.said().id(),
+                    seen.ref().id()));
+            assertEquals(new Usage(1.5, 40, 3, Optional.of(new BigDecimal("0.0021")), "USD"), seen.usage());
+        }
+
+        @Test
+        void isOverShortlyAfterTheEndOfItsRunThoughItsStreamStaysOpen() throws IOException {
+            try (var wire = new ServerTest.Wire(connection -> {
+                connection.request();
+                connection.startStream();
+                connection.chunk(started() + finished());
+                connection.hold();
+            }); var client = ServerTest.client(wire.url()).to(AppKind.CHATFLOW)) {
+                var seen = client.run(ServerTest.attempt(Mode.STREAMING), ServerTest.asked(attempt), heard::add);
+
+                assertEquals("{\"answer\":\"So.\"}", new String(ServerTest.ran(seen).outputs(), UTF_8));
+            }
+        }
+
+        @Test
+        void hasWhatComesAMomentAfterTheEndOfItsRun() throws IOException {
+            try (var wire = new ServerTest.Wire(connection -> {
+                connection.request();
+                connection.startStream();
+                connection.chunk(started() + finished());
+                connection.chunk(messageEnd());
+                connection.hold();
+            }); var client = ServerTest.client(wire.url()).to(AppKind.CHATFLOW)) {
+                var seen = client.run(ServerTest.attempt(Mode.STREAMING), ServerTest.asked(attempt), heard::add);
+
+                assertEquals(40, ServerTest.ran(seen).usage().tokens());
+            }
+        }
+
+        @Test
+        void isAnsweredPieceByPiece() {
+            streamed(started(), event("message", Events.json("'answer':'So'")),
+                    event("message_replace", Events.json("'answer':'No.'")), finished());
+
+            assertEquals(List.of(new Heard.Chunk("So"), new Heard.Chunk("\nNo.")),
+                    heard.stream().filter(Heard.Chunk.class::isInstance).toList());
+        }
+
+        @Test
+        void isLookedUpWhereItsMessageHasEndedAndItsRunHasNot() {
+            var seen = ServerTest.cut(streamed(started(), messageEnd()));
+
+            assertEquals(Optional.of(Events.REF), seen.ref());
+        }
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, delimiter = '|', textBlock = """
+                status | body                                                                        | seen
+                200    | {"answer":"So.","conversation_id":"c","message_id":"m"}                     | SUCCEEDED {"answer":"So."}
+                200    | {"answer":"","conversation_id":"c","message_id":"m"}                        | CUT
+                200    | {"answer":"So.","conversation_                                              | CUT
+                400    | {"code":"invalid_param","message":"Run failed: no city"}                    | FAILED no city
+                400    | {"code":"invalid_param","message":"id is required in input form"}           | 400
+                """)
+        void isReadFromItsBlockingAnswer(int status, String body, String seen) {
+            answers(status, body);
+
+            assertEquals(seen, switch (asked(Mode.BLOCKING)) {
+                case Seen.Ran ran -> ran.status() + " " + (ran.status().isSuccess() ? new String(ran.outputs(), UTF_8)
+                        : ran.error());
+                case Seen.Cut cut -> cut.symptom().toString();
+                case Seen.Refused refused -> "" + refused.status();
+                case Seen other -> other.toString();
+            });
+        }
+
+        private void stored(String answer, String more) {
+            dify.stubFor(get(urlPathEqualTo("/v1/conversations")).withQueryParam("user", equalTo(USER))
+                    .willReturn(aResponse().withBody(Events.json("{'data':[{'id':'c'}]}"))));
+            dify.stubFor(get(urlPathEqualTo("/v1/messages")).withQueryParam("user", equalTo(USER))
+                    .withQueryParam("conversation_id", equalTo("c")).willReturn(aResponse().withBody(Events.json(
+                            "{'data':[{'id':'m','conversation_id':'c','answer':'%s',%s}]}", answer,
+                            more.replace('\'', '"')))));
+        }
+
+        private Found found(Optional<RunRef> run, Symptom symptom) {
+            try (var client = client("")) {
+                return client.look(ServerTest.doubt(USER, run, symptom));
+            }
+        }
+
+        @Test
+        void isFoundByItsRunWithWhatItsMessageTells() {
+            stored("So.", "'status':'normal','retriever_resources':" + RESOURCES);
+            dify.stubFor(get(urlEqualTo("/v1/workflows/run/r")).willReturn(aResponse().withBody(Events.json(
+                    "{'id':'r','status':'succeeded','outputs':{'answer':'So.','files':[]}}"))));
+
+            var ran = ((Found.Ended) found(Optional.of(new RunRef("r", "")), Symptom.CUT)).ran();
+
+            assertEquals("{\"answer\":\"So.\",\"retriever_resources\":" + RESOURCES.replace("0.50", "0.5") + "}",
+                    new String(ran.outputs(), UTF_8));
+            assertEquals("r c m", ran.ref().id() + " " + ran.said().conversation() + " " + ran.said().id());
+        }
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, delimiter = '|', quoteCharacter = '`', textBlock = """
+                answer | message                                          | found
+                So.    | 'status':'normal'                                | succeeded
+                ``     | 'status':'error','error':'Run failed: no city'   | failed
+                ``     | 'status':'normal'                                | unanswered
+                ``     | 'status':'normal','provider_response_latency':1.5 | unanswered, over
+                """)
+        void isFoundByItsUser(String answer, String message, String expected) {
+            stored(answer, message);
+
+            var found = found(Optional.empty(), Symptom.NO_ANSWER);
+
+            assertEquals(expected, found.word() + (found.equals(new Found.Unanswered(true)) ? ", over" : ""));
+        }
+
+        @Test
+        void hasNotBegunWhereItsUserHasNoConversation() {
+            dify.stubFor(get(urlPathEqualTo("/v1/conversations")).willReturn(aResponse().withBody("{\"data\":[]}")));
+
+            assertEquals(new Found.Absent(), found(Optional.empty(), Symptom.NO_ANSWER));
+        }
+
+        @Test
+        void isSettledByItsOwnAnswerWhereItsStreamToldAnothersEnd() {
+            stored("Mine.", "'status':'normal'");
+
+            var found = found(Optional.of(new RunRef("another's", "")), Symptom.CONTRADICTED);
+
+            var ran = assertInstanceOf(Found.Ended.class, found).ran();
+            assertEquals("{\"answer\":\"Mine.\"}", new String(ran.outputs(), UTF_8));
+        }
+    }
+
+    // ── Whole commands ──────────────────────────────────────────────────────────────────────────────────────────────
+
+    @Nested
+    class ABatchOfQuestions {
+        private SimulatedServer server;
+
+        private Map<String, String> start(Simulator.Setup.Kind kind, String... options) throws IOException {
+            var line = Simulator.commandLine();
+            line.parseArgs(options);
+            server = SimulatedServer.start(0, 0, new SimulatedDify(line.<Simulator>getCommand().behaviour(),
+                    Simulator.Setup.PLAIN.with(kind)));
+            open.add(server);
+            return Map.of("DIFY_API_KEY", KEY, "DIFY_API_BASE_URL", server.baseUrl().toString(),
+                    "INITIAL_RETRY_DELAY", "10ms", "MAX_RETRY_DELAY", "20ms");
+        }
+
+        private JsonNode stats() throws IOException {
+            try (var in = server.baseUrl().resolve("/__stats?rows=0").toURL().openStream()) {
+                return ServerTest.JSON.readTree(in);
+            }
+        }
+
+        @ParameterizedTest
+        @CsvSource({"1.16.0, auto, streaming", "1.16.0, blocking, blocking", "1.14.2, auto, streaming",
+            "1.9.2, auto, streaming", "1.9.2, blocking, blocking"})
+        void isAnsweredRowByRow(String version, String mode, String sent) throws IOException {
+            var settings = start(Simulator.Setup.Kind.CHATFLOW, "--dify", version, "--columns", "id");
+            csv("id,query", "1,\"Why, so?\"", "2,[flaky] あ", "3,[fail]");
+
+            var call = call(settings, typed("run", "--mode", mode));
+
+            assertEquals(3, call.code(), call.err());
+            assertEquals("Answer to: Why, so?", result("1").at("/outputs/answer").asText());
+            assertEquals("Answer to: [flaky] あ", result("2").at("/outputs/answer").asText());
+            assertEquals("[\"answer\"]", result("1").path("outputs").propertyStream().map(Map.Entry::getKey)
+                    .map(name -> "\"" + name + "\"").toList().toString());
+            assertEquals(36, result("1").path("conversation_id").asText().length());
+            assertEquals(36, result("1").path("message_id").asText().length());
+            assertEquals("succeeded=2 failed=1", standing());
+            for (var attempt : events("attempt")) assertEquals(sent, attempt.path("mode").asText());
+            assertEquals(0, stats().path("twice").asInt());
+        }
+
+        /// What 1.9.2 does not write down of a left stream without a run id stays open; all else is found again.
+        @ParameterizedTest(name = "{0}, {1}, [{2}]")
+        @CsvSource(useHeadersInDisplayName = true, textBlock = """
+                version, mode,      fault,       results
+                1.16.0,  streaming, drop-before, 6
+                1.16.0,  blocking,  drop-before, 6
+                1.14.2,  streaming, drop-before, 6
+                1.9.2,   blocking,  drop-before, 6
+                1.9.2,   streaming, drop-before, 3
+                1.9.2,   streaming, drop-after,  6
+                1.16.0,  streaming, drop-after,  6
+                1.16.0,  streaming, lose-finish, 6
+                1.16.0,  blocking,  drop-after,  6
+                1.16.0,  streaming, broken-running, 6
+                1.16.0,  blocking,  kill,        3
+                """)
+        void paysForNoRowTwiceAndFindsWhatWasCut(String version, String mode, String fault, int results)
+                throws IOException {
+            var settings = start(Simulator.Setup.Kind.CHATFLOW, "--dify", version, "--columns", "id",
+                    "--latency", "200ms", "--silence", "1s");
+            csv(Stream.concat(Stream.of("id,query"), IntStream.rangeClosed(1, 6).mapToObj(id -> id + ","
+                    + (id % 2 == 0 ? "[" + fault + "] " : "") + id)).toArray(String[]::new));
+
+            var call = call(settings, typed("run", "--mode", mode, "-c", "3", "--settle", "1s", "--timeout", "4s"));
+
+            assertEquals(results == 6 ? 0 : 3, call.code(), call.err());
+            for (var line : results()) {
+                var end = line.at("/outputs/answer").asText().replaceFirst(".* ", "");
+                assertEquals(line.path("id").asText(), end, line::toString);
+            }
+            assertEquals(results, results().size());
+            assertEquals(0, stats().path("twice").asInt());
+            assertEquals(6 - results, events("end").stream()
+                    .filter(end -> end.path("outcome").asText().equals("unknown")).count());
+        }
+
+        @ParameterizedTest
+        @ValueSource(strings = {"chat", "agent-chat", "completion"})
+        void isNotPutToAnAppWithoutRuns(String kind) throws IOException {
+            var settings = start(Simulator.Setup.Kind.of(kind));
+            csv("id,query", "1,Why?");
+
+            var call = call(settings, typed("run"));
+
+            assertEquals(4, call.code(), call.err());
+            assertTrue(call.sentence().contains("an app of the kind \"" + kind + "\", which has no runs"),
+                    call.sentence());
+        }
+
+        /// The same spreadsheet through an app of either kind.
+        private List<Object> told(Simulator.Setup.Kind kind) throws IOException {
+            var settings = start(kind, "--columns", kind == Simulator.Setup.Kind.CHATFLOW ? "id" : "id,query");
+            csv("id,query", "1,Why?", "2,[fail]", "3,\"a,b\"");
+            var told = new ArrayList<Object>();
+            for (var command : List.of("run", "retry")) told.add(call(settings, typed(command)).code());
+            told.add(call(settings, "export", "-i", input(), "-o", output(), file("sheet.csv").toString()).code());
+            told.add(call(settings, "status", "-o", output(), "--html", file("report.html").toString()).code());
+            told.add(standing());
+            told.add(names());
+            told.add(ids());
+            told.add(content("sheet.csv").replace("\uFEFF", "").lines().findFirst().orElseThrow()
+                    .replaceAll("output\\.\\w+", "output").replaceAll("(,output)+", ",output"));
+            told.add(content("results.jsonl.retry"));
+            for (var name : names()) Files.delete(file(name));
+            return told;
+        }
+
+        @Test
+        void hasTheFilesOfAWorkflowsBatch() throws IOException {
+            var ofWorkflow = told(Simulator.Setup.Kind.WORKFLOW);
+
+            assertEquals(ofWorkflow, told(Simulator.Setup.Kind.CHATFLOW));
+            assertTrue(ofWorkflow.contains("succeeded=3"), ofWorkflow.toString());
+        }
+    }
+
+    @Nested
+    class TheDemosChatflow {
+        @ParameterizedTest
+        @ValueSource(strings = {"auto", "blocking"})
+        void answersWhatItIsAsked(String mode) throws IOException {
+            csv("id,question,text", "1,Why?,a longer text beside it", "2,[drop] Who?,x", "3,[flaky] How?,x",
+                    "4,[fail] No,x");
+
+            var call = call(Map.of(), typed("run", "--demo=chatflow", "--query-column", "question", "--mode", mode,
+                    "--initial-retry-delay", "10ms"));
+
+            assertEquals(3, call.code(), call.err());
+            assertEquals(List.of("1", "2", "3"), ids());
+            assertEquals("Demo answer to: Why?", result("1").at("/outputs/answer").asText());
+            assertEquals("Demo answer to: [drop] Who?", result("2").at("/outputs/answer").asText());
+            assertEquals(5, events("attempt").size());
+        }
+
+        @Test
+        void isCheckedWithWhatItIsAsked() throws IOException {
+            csv("id,query", "1,Why?", "2,");
+
+            var call = call(Map.of(), "check", "--demo=chatflow", "-i", input(), "--show", "1");
+
+            assertEquals(2, call.code(), call.err());
+            assertTrue(call.out().contains("line 3, id 2, query = \"\": allowed is not empty"), call.out());
+            assertTrue(call.out().contains("\"query\":\"Why?\",\"response_mode\":\"streaming\""), call.out());
+            assertTrue(call.out().contains("/v1/chat-messages -H"), call.out());
+        }
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, delimiter = '|', textBlock = """
+                header      | remedy
+                id,Question | --query-column Question takes that one
+                id,querry   | --query-column querry takes that one
+                id,tone     | --query-column NAME names another
+                """)
+        void suggestsAColumnWhereItIsAskedNothing(String header, String remedy) throws IOException {
+            csv(header, "1,x");
+
+            var call = call(Map.of(), typed("run", "--demo=chatflow"));
+
+            assertEquals(2, call.code(), call.err());
+            assertTrue(call.err().contains("there is no column \"query\" with what the chatflow is asked; " + remedy),
+                    call.err());
+        }
+
+        @Test
+        void isAskedUncheckedToo() throws IOException {
+            csv("id,query", "1,Why?");
+
+            var call = call(Map.of(), typed("run", "--demo=chatflow", "--no-check"));
+
+            assertEquals(0, call.code(), call.err());
+            assertEquals("Demo answer to: Why?", result("1").at("/outputs/answer").asText());
+        }
+
+        @Test
+        void isTriedInTheShellWhereItsAnswerComesIn() throws IOException {
+            csv("id,question", "1,Why?");
+            var out = new StringWriter();
+            var outer = commandLine(Env.of(Map.of())).setOut(new PrintWriter(out, true))
+                    .setErr(new PrintWriter(out, true));
+            outer.parseArgs("shell", "--demo=chatflow", "--query-column", "question", "-i", input(), "-o", output());
+            Shell shell = outer.getSubcommands().get("shell").getCommand();
+            var line = shell.line(shell.desk());
+
+            for (var typed : List.of("try 1", "accept 1")) Prompt.execute(line, Words.of(typed).texts());
+
+            assertTrue(out.toString().contains("| Demo answer to: Why?"), out.toString());
+            assertEquals("Demo answer to: Why?", result("1").at("/outputs/answer").asText());
+        }
+    }
+}
