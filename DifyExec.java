@@ -37,6 +37,7 @@ import com.fasterxml.jackson.core.util.JsonRecyclerPools;
 import com.fasterxml.jackson.databind.DeserializationFeature;
 import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.JsonSerializer;
+import com.fasterxml.jackson.databind.ObjectReader;
 import com.fasterxml.jackson.databind.ObjectWriter;
 import com.fasterxml.jackson.databind.PropertyNamingStrategies;
 import com.fasterxml.jackson.databind.SerializerProvider;
@@ -359,9 +360,9 @@ final class DifyExec implements Runnable {
         public Integer call() throws IOException {
             for (var file : List.of(first, second)) refuse(BatchFiles.of(file).begun());
             if (csv != null && csv.equals(html)) throw new Unusable(csv + ": named for both --csv and --html");
-            var one = new Compared(first, csv != null, html != null);
-            var two = new Compared(second, csv != null, html != null);
-            try (var comparison = new Comparison(one, two, new Scope(part, Set.copyOf(ignored), trim))) {
+            var sides = Compared.read(List.of(first, second), csv != null, html != null);
+            var scope = new Scope(part, Set.copyOf(ignored), trim);
+            try (var comparison = new Comparison(sides.getFirst(), sides.getLast(), scope)) {
                 return tell(comparison, comparison.overview());
             }
         }
@@ -3802,8 +3803,7 @@ final class DifyExec implements Runnable {
                     note: other ? 'the inputs differ, too' : ''};
                   const known = Object.fromEntries(Object.entries(facts).filter(fact => fact[1] !== ''));
                   at('detail-id').textContent = row[ID];
-                  at('detail-body').replaceChildren(chip(row), ...values('Run', known),
-                    ...differences(row),
+                  at('detail-body').replaceChildren(chip(row), ...differences(row), ...values('Run', known),
                     ...values(row[EDITED] ? 'Inputs, edited: not those of the CSV' : 'Inputs', row[INPUTS]),
                     ...values(row[SECOND]?.[5].length ? 'Outputs of the first' : 'Outputs', row[OUTPUTS]),
                     ...attempts(row));
@@ -3939,9 +3939,21 @@ final class DifyExec implements Runnable {
         final Timeline timeline = new Timeline();
         final OutputNames names = new OutputNames();
 
-        /// @param named whether the names of its inputs and outputs are needed
-        /// @param timed whether its course in time is
-        Compared(Path results, boolean named, boolean timed) {
+        /// All at the same time.
+        ///
+        /// @param named whether the names of inputs and outputs are needed
+        /// @param timed whether the course in time is
+        static List<Compared> read(List<Path> results, boolean named, boolean timed) {
+            var reading = results.stream().map(file -> CompletableFuture.supplyAsync(
+                    () -> new Compared(file, named, timed), Thread.ofPlatform()::start)).toList();
+            try {
+                return reading.stream().map(CompletableFuture::join).toList();
+            } catch (CompletionException problem) {
+                throw problem.getCause() instanceof Unusable unusable ? unusable : problem;
+            }
+        }
+
+        private Compared(Path results, boolean named, boolean timed) {
             var readings = new ArrayList<Reading>();
             if (named) readings.add(names);
             if (timed) readings.add(timeline);
@@ -4019,12 +4031,14 @@ final class DifyExec implements Runnable {
             return all;
         }
 
-        /// What is compared of an output. A number that no Java can hold is what was written.
+        /// What is compared of an output. What is nested too deeply, or a number too large, is the text that it was.
         JsonNode part(Ending.Value value) {
+            var nodes = Json.MAPPER.getNodeFactory();
             try {
-                return value == null ? Json.MAPPER.getNodeFactory().missingNode() : value.tree().at(within);
-            } catch (IOException _) {
-                return Json.MAPPER.getNodeFactory().textNode(value.text()).at(within);
+                return (value == null ? nodes.missingNode()
+                        : value.json() ? Json.FLAT.readTree(value.text()) : nodes.textNode(value.text())).at(within);
+            } catch (IOException | NumberFormatException _) {
+                return nodes.textNode(value.text()).at(within);
             }
         }
 
@@ -4088,8 +4102,12 @@ final class DifyExec implements Runnable {
             unequal.set(number, pair.match().isDifference());
             otherInputs.set(number, pair.hasOtherInputs());
             outputs(pair.differences()).forEach(output -> outputs.merge(output, 1L, Long::sum));
-            first.add(pair.first());
-            second.add(pair.second());
+            if (isSuccess(comparison.first, pair.firstEntry())) first.add(pair.first());
+            if (isSuccess(comparison.second, pair.secondEntry())) second.add(pair.second());
+        }
+
+        private static boolean isSuccess(Compared side, int entry) {
+            return entry >= 0 && side.batch.index().standing(entry).isSuccess();
         }
 
         /// By their pointers.
@@ -10437,7 +10455,7 @@ final class DifyExec implements Runnable {
     record Contrast(boolean trim) {
         /// So many differences of one output are told.
         private static final int MOST = 100;
-        private static final int DEEPEST = 200, WORDS = 65_000;
+        private static final int WORDS = 65_000;
         /// What comparing two texts word by word may cost: the words of one times those of the other.
         private static final long DEAREST = 4_000_000;
         /// A word with what parts it from the next; a sign of a script without blanks is one of its own.
@@ -10480,20 +10498,20 @@ final class DifyExec implements Runnable {
         /// Numbers are compared by value, objects without the order of their keys, arrays place by place.
         List<Difference> of(String pointer, JsonNode first, JsonNode second) {
             var found = new ArrayList<Difference>();
-            compare(pointer, first, second, 0, found);
+            compare(pointer, first, second, found);
             return found;
         }
 
-        private void compare(String pointer, JsonNode first, JsonNode second, int depth, List<Difference> found) {
+        private void compare(String pointer, JsonNode first, JsonNode second, List<Difference> found) {
             if (found.size() == MOST) return;
-            if (depth < DEEPEST && first.isObject() && second.isObject()) {
+            if (first.isObject() && second.isObject()) {
                 var names = new LinkedHashSet<String>();
                 Stream.of(first, second).forEach(node -> node.fieldNames().forEachRemaining(names::add));
                 for (var name : names)
-                    compare(pointer + pointer(name), first.path(name), second.path(name), depth + 1, found);
-            } else if (depth < DEEPEST && first.isArray() && second.isArray()) {
+                    compare(pointer + pointer(name), first.path(name), second.path(name), found);
+            } else if (first.isArray() && second.isArray()) {
                 for (int i = 0; i < Math.max(first.size(), second.size()); i++)
-                    compare(pointer + "/" + i, first.path(i), second.path(i), depth + 1, found);
+                    compare(pointer + "/" + i, first.path(i), second.path(i), found);
             } else if (!isSame(first, second)) found.add(new Difference(pointer, first, second));
         }
 
@@ -11720,7 +11738,8 @@ final class DifyExec implements Runnable {
     /// a client can tell by what it reads. A run goes on when its client has left. All runs are kept until [#close].
     static final class Demo implements AutoCloseable {
         static final String NEWEST = "1.16.0", VERSIONS = NEWEST + ", 1.14.2 or 1.9.2";
-        private static final String WORKFLOW = uuid("workflow");
+        /// The version that is published, and one before it, which a call can name.
+        private static final String WORKFLOW = uuid("workflow"), EARLIER = uuid("workflow, the version before");
         private static final int LISTED = 20;
 
         private final Version version;
@@ -11738,7 +11757,7 @@ final class DifyExec implements Runnable {
             server.setExecutor(threads);
             route("/v1/info", this::info);
             route("/v1/parameters", this::parameters);
-            route("/v1/workflows/run", this::run);
+            route("/v1/workflows/run", exchange -> run(exchange, WORKFLOW));
             route("/v1/workflows/run/", this::detail);
             route("/v1/workflows/logs", this::logs);
             route("/v1/workflows/tasks/", this::stop);
@@ -11809,18 +11828,19 @@ final class DifyExec implements Runnable {
         static final class Markers {
             private final Set<String> met = ConcurrentHashMap.newKeySet();
 
-            Plan plan(Map<String, String> inputs) {
+            Plan plan(String workflow, Map<String, String> inputs) {
                 var all = inputs.values().stream().map(String::valueOf).collect(joining("\n"));
                 var latency = all.contains("[slow]") ? 5000 : 80 + Math.floorMod(all.hashCode(), 221);
-                return new Plan(Duration.ofMillis(latency), result(all, inputs),
+                return new Plan(Duration.ofMillis(latency), result(workflow, all, inputs),
                         firstOf("[drop]", all, inputs.get("id")));
             }
 
-            private Result result(String all, Map<String, String> inputs) {
+            private Result result(String workflow, String all, Map<String, String> inputs) {
                 if (all.contains("[fail]")) return Result.failed("Run failed: the model refused this input");
                 if (firstOf("[flaky]", all, inputs.get("id")))
                     return Result.failed("[openai] Rate Limit Error, 429 Too Many Requests");
-                var outputs = object("answer", "Demo answer to: " + question(inputs), "row_id", inputs.get("id"));
+                var answer = (workflow.equals(EARLIER) ? "Answer to: " : "Demo answer to: ") + question(inputs);
+                var outputs = object("answer", answer, "row_id", inputs.get("id"));
                 return new Result("succeeded", outputs, null, 3, 16 + all.codePointCount(0, all.length()) / 3);
             }
 
@@ -11840,8 +11860,8 @@ final class DifyExec implements Runnable {
         // What is told of a run
 
         /// One run, and the promise of its end.
-        record Job(Version version, String id, String task, String user, Map<String, String> inputs, Instant created,
-                   Plan plan, CompletableFuture<Ended> end) {
+        record Job(Version version, String workflow, String id, String task, String user, Map<String, String> inputs,
+                   Instant created, Plan plan, CompletableFuture<Ended> end) {
             record Ended(Result how, Instant at) {}
 
             void end(Result how) {
@@ -11852,7 +11872,7 @@ final class DifyExec implements Runnable {
             private Map<String, Object> stored() {
                 var now = end.getNow(new Ended(Result.NONE, created));
                 var how = now.how();
-                return object("id", id, "workflow_id", WORKFLOW, "status", how.status(), "outputs", how.outputs(),
+                return object("id", id, "workflow_id", workflow, "status", how.status(), "outputs", how.outputs(),
                         "error", how.error(), "elapsed_time", seconds(created, now.at()),
                         "total_tokens", how.tokens(), "total_steps", how.steps(),
                         "created_at", created.getEpochSecond(),
@@ -11891,7 +11911,7 @@ final class DifyExec implements Runnable {
 
             /// The events from the start until the model is asked.
             List<Map<String, Object>> opening() {
-                return List.of(event("workflow_started", object("id", id, "workflow_id", WORKFLOW, "inputs", inputs,
+                return List.of(event("workflow_started", object("id", id, "workflow_id", workflow, "inputs", inputs,
                                 "created_at", created.getEpochSecond())),
                         nodeStarted("start"), nodeFinished("start", "status", "succeeded", "outputs", inputs),
                         nodeStarted("llm"));
@@ -11970,26 +11990,26 @@ final class DifyExec implements Runnable {
 
         private void runVersion(HttpExchange exchange) throws IOException {
             var workflow = part(exchange, 3);
-            if (workflow.equals(WORKFLOW)) run(exchange);
+            if (List.of(WORKFLOW, EARLIER).contains(workflow)) run(exchange, workflow);
             else if (workflow.matches("\\p{XDigit}{8}(-\\p{XDigit}{4}){3}-\\p{XDigit}{12}"))
                 refuse(exchange, 404, "not_found", "Workflow not found with id: " + workflow);
             else refuse(exchange, 400, "bad_request", "Invalid workflow_id format: '" + workflow + "'. ");
         }
 
-        private void run(HttpExchange exchange) throws IOException {
+        private void run(HttpExchange exchange, String workflow) throws IOException {
             var body = Json.MAPPER.readTree(exchange.getRequestBody().readAllBytes());
             boolean isStream = body.path("response_mode").asText().equals("streaming");
-            var job = begin(body.path("user").asText(), body.path("inputs"), isStream);
+            var job = begin(workflow, body.path("user").asText(), body.path("inputs"), isStream);
             if (isStream) stream(exchange, job);
             else if (job.plan().drop()) exchange.close(); // no answer was begun, so this closes the connection
             else send(exchange, 200, job.blocking());
         }
 
-        private Job begin(String user, JsonNode given, boolean isStream) {
+        private Job begin(String workflow, String user, JsonNode given, boolean isStream) {
             var inputs = new LinkedHashMap<String, String>();
             columns.forEach(column -> inputs.put(column, given.path(column).asText(null)));
-            var job = new Job(version, UUID.randomUUID().toString(), UUID.randomUUID().toString(), user, inputs,
-                    Instant.now(), markers.plan(inputs), new CompletableFuture<>());
+            var job = new Job(version, workflow, UUID.randomUUID().toString(), UUID.randomUUID().toString(), user,
+                    inputs, Instant.now(), markers.plan(workflow, inputs), new CompletableFuture<>());
             jobs.put(job.id(), job);
             if (version.hasWorker()) log.addFirst(job);
             boolean isListedAtEnd = !version.hasWorker() && !isStream;
@@ -12408,6 +12428,9 @@ final class DifyExec implements Runnable {
         static final JsonMapper STRICT = MAPPER.rebuild().enable(DeserializationFeature.FAIL_ON_TRAILING_TOKENS)
                 .disable(JsonReadFeature.ALLOW_NON_NUMERIC_NUMBERS).build();
         static final JsonFactory FACTORY = MAPPER.getFactory();
+        /// For trees that are walked from within: what is nested deeper than a stack bears is refused.
+        static final ObjectReader FLAT = MAPPER.reader().with(Tokens.FACTORY.rebuild().streamReadConstraints(
+                Tokens.FACTORY.streamReadConstraints().rebuild().maxNestingDepth(500).build()).build());
     }
 
     /// A piece of an HTML page.
