@@ -2020,7 +2020,7 @@ final class DifyExec implements Runnable {
         /// @param runs how many there may be at a time
         Connection connect(String demo, List<String> columns, int runs, PrintWriter err) throws IOException {
             var server = Optional.ofNullable(demo == null ? null : Demo.start(Demo.Version.of(demo), columns));
-            var access = server.map(Access::to).orElseGet(() -> dify.access(env, err));
+            var access = server.map(local -> Access.to(local, dify.workflowId)).orElseGet(() -> dify.access(env, err));
             return new Connection(this, access, DifyClient.of(access, dify.timeout, runs),
                     new Judge(retrying.backoff(), retrying.failedRuns, access), server, err);
         }
@@ -4202,8 +4202,7 @@ final class DifyExec implements Runnable {
             StatusView.Share.of(overview.matches).forEach(share -> out.println(
                     share.line(13, Match::word, (match, text) -> paint.by(standing(match), text))));
             figures();
-            overview.outputs.forEach((output, rows) -> out.println("  " + paint.faint("%-20s".formatted("differ in "
-                    + Plain.text(output, 200))) + "  " + Plain.count(rows, "row")));
+            outputs();
             otherInputs();
             differences(all ? Long.MAX_VALUE : Overview.SHOWN);
             if (!overview.differs()) out.println("\nNothing differs.");
@@ -4221,17 +4220,23 @@ final class DifyExec implements Runnable {
 
         private void figures() {
             out.println();
-            out.println("  " + paint.faint("%-18s%14s%14s%24s".formatted("", "first", "second", "difference")));
+            out.println("  " + paint.faint("%-18s%14s%14s    %s".formatted("", "first", "second", "difference")));
             for (var figure : overview.figures())
-                out.println("  " + paint.faint("%-18s".formatted(figure.name())) + "%14s%14s%24s".formatted(
+                out.println("  " + paint.faint("%-18s".formatted(figure.name())) + "%14s%14s    %s".formatted(
                         figure.text(figure.first()), figure.text(figure.second()), figure.change()).stripTrailing());
-            out.println();
+        }
+
+        private void outputs() {
+            if (!overview.outputs.isEmpty()) out.println();
+            overview.outputs.forEach((output, rows) -> out.println("  "
+                    + paint.faint("%-24s".formatted("differ in " + Plain.text(output, 200)))
+                    + String.format(Locale.ROOT, "%,8d", rows) + (rows == 1 ? " row" : " rows")));
         }
 
         private void otherInputs() {
             var rows = overview.otherInputs;
             if (rows.isEmpty()) return;
-            out.println("  Note: the inputs of " + Plain.count(rows.cardinality(), "row") + " differ, too (first: "
+            out.println("\n  Note: the inputs of " + Plain.count(rows.cardinality(), "row") + " differ, too (first: "
                     + Plain.id(comparison.first.batch.index().id(rows.nextSetBit(0))) + ")");
         }
 
@@ -10487,7 +10492,8 @@ final class DifyExec implements Runnable {
         record Piece(Side side, String text) {
             /// What is the same, but for so much around its changes; what is not, up to a length.
             Piece shown(int context, int longest) {
-                if (side != Side.BOTH && text.length() > longest) return new Piece(side, Plain.cut(text, longest) + "…");
+                if (side != Side.BOTH && text.length() > longest)
+                    return new Piece(side, Plain.cut(text, longest) + "…");
                 if (side != Side.BOTH || text.length() <= 2 * context + 3) return this;
                 int tail = text.length() - context;
                 if (Character.isLowSurrogate(text.charAt(tail))) tail++;
@@ -11656,8 +11662,10 @@ final class DifyExec implements Runnable {
                     : "check DIFY_API_BASE_URL, it usually ends in /v1";
         }
 
-        static Access to(Demo demo) {
-            return new Access(demo.baseUrl(), DEMO_KEY, "", Optional.empty(), Optional.empty());
+        /// @param workflowId that of a real app is none of the demo's
+        static Access to(Demo demo, String workflowId) {
+            return new Access(demo.baseUrl(), DEMO_KEY, Demo.has(workflowId.strip()) ? workflowId.strip() : "",
+                    Optional.empty(), Optional.empty());
         }
 
         @Override
@@ -11772,6 +11780,11 @@ final class DifyExec implements Runnable {
         /// The address that a client is given: `http://127.0.0.1:40123/v1`.
         URI baseUrl() {
             return URI.create("http://127.0.0.1:" + server.getAddress().getPort() + "/v1");
+        }
+
+        /// Whether that is the id of one of its workflow's versions.
+        static boolean has(String workflow) {
+            return List.of(WORKFLOW, EARLIER).contains(workflow);
         }
 
         /// Cuts what is still open and drops what still runs.
@@ -11990,7 +12003,7 @@ final class DifyExec implements Runnable {
 
         private void runVersion(HttpExchange exchange) throws IOException {
             var workflow = part(exchange, 3);
-            if (List.of(WORKFLOW, EARLIER).contains(workflow)) run(exchange, workflow);
+            if (has(workflow)) run(exchange, workflow);
             else if (workflow.matches("\\p{XDigit}{8}(-\\p{XDigit}{4}){3}-\\p{XDigit}{12}"))
                 refuse(exchange, 404, "not_found", "Workflow not found with id: " + workflow);
             else refuse(exchange, 400, "bad_request", "Invalid workflow_id format: '" + workflow + "'. ");

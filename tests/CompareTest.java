@@ -235,8 +235,8 @@ final class CompareTest {
 
         @Test
         void readsFilesOfTheOriginalToolAndOfAShard() throws IOException {
-            Files.writeString(folder.resolve("a.jsonl"), "\uFEFF{\"id\": \"r\", \"status\": \"success\", \"inputs\": {}, "
-                    + "\"outputs\": {\"outputs\": {\"answer\": \"yes\"}}, \"retry_count\": 0}\n");
+            Files.writeString(folder.resolve("a.jsonl"), "\uFEFF{\"id\": \"r\", \"status\": \"success\", "
+                    + "\"inputs\": {}, \"outputs\": {\"outputs\": {\"answer\": \"yes\"}}, \"retry_count\": 0}\n");
             new Side().row("r", "{\"answer\":\"yes\"}").save("results.3-of-8.jsonl");
 
             var out = new StringWriter();
@@ -347,7 +347,7 @@ final class CompareTest {
             var missing = compare();
 
             assertEquals(List.of(UNUSABLE, UNUSABLE), List.of(foreign.code(), missing.code()));
-            assertTrue(foreign.err().startsWith("difyexec: " + path(name) + ": its first line is no result of this tool"),
+            assertTrue(foreign.err().startsWith("difyexec: " + path(name) + ": its first line is no result"),
                     foreign.err());
             assertTrue(missing.err().startsWith("difyexec: " + path(name) + ": no such batch"), missing.err());
             assertEquals(2, (foreign.err() + missing.err()).lines().count());
@@ -464,7 +464,8 @@ final class CompareTest {
         @Test
         void holdsValuesAsTextAlone() throws IOException {
             var text = "</script><script>hit()</script>";
-            outputs(JSON.createObjectNode().put(text, text).toString(), JSON.createObjectNode().put(text, "x").toString());
+            outputs(JSON.createObjectNode().put(text, text).toString(),
+                    JSON.createObjectNode().put(text, "x").toString());
 
             compare("--html", path("page.html"));
 
