@@ -26,6 +26,7 @@ import com.fasterxml.jackson.core.JsonFactory;
 import com.fasterxml.jackson.core.JsonGenerator;
 import com.fasterxml.jackson.core.JsonParseException;
 import com.fasterxml.jackson.core.JsonParser;
+import com.fasterxml.jackson.core.JsonPointer;
 import com.fasterxml.jackson.core.JsonProcessingException;
 import com.fasterxml.jackson.core.JsonToken;
 import com.fasterxml.jackson.core.StreamReadConstraints;
@@ -36,6 +37,7 @@ import com.fasterxml.jackson.core.util.JsonRecyclerPools;
 import com.fasterxml.jackson.databind.DeserializationFeature;
 import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.JsonSerializer;
+import com.fasterxml.jackson.databind.ObjectReader;
 import com.fasterxml.jackson.databind.ObjectWriter;
 import com.fasterxml.jackson.databind.PropertyNamingStrategies;
 import com.fasterxml.jackson.databind.SerializerProvider;
@@ -54,6 +56,8 @@ import java.net.http.HttpRequest.BodyPublishers;
 import java.net.http.HttpResponse.BodyHandler;
 import java.net.http.HttpResponse.BodySubscriber;
 import java.net.http.HttpResponse.BodySubscribers;
+import org.apache.commons.text.diff.CommandVisitor;
+import org.apache.commons.text.diff.StringsComparator;
 import org.apache.commons.text.similarity.LevenshteinDistance;
 import org.jline.reader.Candidate;
 import org.jline.reader.Completer;
@@ -111,19 +115,20 @@ import static java.util.stream.Collectors.joining;
 /// | 0 | every row asked for succeeded |
 /// | 1 | a bug |
 /// | 2 | unusable command line, settings or input: no run was started |
-/// | 3 | done, some rows failed, paused or unknown, or files of their outputs are missing |
+/// | 3 | done, some rows failed, paused or unknown, or files of their outputs are missing; what is compared differs |
 /// | 4 | stopped early: the server refuses, does not answer, a limit was reached, or a file cannot be written |
 /// | 130 | interrupted |
 @Command(name = "difyexec", mixinStandardHelpOptions = true,
         description = "Runs a Dify workflow once for every row of a CSV file: no finished row lost, none paid twice.",
         synopsisSubcommandLabel = "COMMAND",
         subcommands = {DifyExec.Run.class, DifyExec.Retry.class, DifyExec.Status.class, DifyExec.Export.class,
-                DifyExec.Check.class, DifyExec.Shell.class, AutoComplete.GenerateCompletion.class},
+                DifyExec.Compare.class, DifyExec.Check.class, DifyExec.Shell.class,
+                AutoComplete.GenerateCompletion.class},
         footer = {"", "Start here:  difyexec run --demo -i data.csv -o results.jsonl"})
 final class DifyExec implements Runnable {
 
     static final String VERSION = "0.1.0";
-    static final int OK = 0, BUG = 1, UNUSABLE = 2, ROWS_LEFT = 3, STOPPED = 4, INTERRUPTED = 130;
+    static final int OK = 0, BUG = 1, UNUSABLE = 2, ROWS_LEFT = 3, DIFFERENT = 3, STOPPED = 4, INTERRUPTED = 130;
 
     @Spec CommandSpec spec;
 
@@ -165,6 +170,7 @@ final class DifyExec implements Runnable {
         public <K> K create(Class<K> type) throws Exception {
             return type == Setup.class ? type.cast(new Setup(env, edits))
                     : type == Status.class ? type.cast(new Status(env))
+                    : type == Compare.class ? type.cast(new Compare(env))
                     : type == Export.class ? type.cast(new Export(System.out))
                     : type == Shell.class ? type.cast(new Shell(env, edited -> new Factory(env, edited)))
                     : CommandLine.defaultFactory().create(type);
@@ -303,6 +309,84 @@ final class DifyExec implements Runnable {
                 export.tell(spec.commandLine().getErr());
                 return OK;
             }
+        }
+    }
+
+    @Command(name = "compare", mixinStandardHelpOptions = true, sortOptions = false,
+            description = {"Says what differs between two results of the same rows, without network or key.",
+                    "Rows belong together by their id. Exit code 0: nothing differs, 3: something does."})
+    static final class Compare implements Callable<Integer> {
+        @Parameters(index = "0", paramLabel = "A.jsonl", description = "The results before.")
+        Path first;
+
+        @Parameters(index = "1", paramLabel = "B.jsonl", description = "The results after.")
+        Path second;
+
+        @Option(names = "--output", paramLabel = "POINTER", defaultValue = "", converter = Pointers.class,
+                description = "Compare only this part of the outputs: a JSON pointer, like /answer or /items/0/name.")
+        String part;
+
+        @Option(names = "--ignore", paramLabel = "NAME", description = "Leave out the output of this name; repeatable.")
+        Set<String> ignored = Set.of();
+
+        @Option(names = "--trim", description = "White space does not count: neither how much nor of which kind.")
+        boolean trim;
+
+        @Option(names = "--all", description = "All differences, not the first ten.")
+        boolean all;
+
+        @Option(names = "--json", description = "One JSON object with all rows that differ.")
+        boolean json;
+
+        @Option(names = "--csv", paramLabel = "FILE",
+                description = "Write all rows as a spreadsheet, the outputs of both side by side.")
+        Path csv;
+
+        @Option(names = "--html", paramLabel = "FILE",
+                description = "Write one page with charts and all rows, their differences marked; it opens offline.")
+        Path html;
+
+        @Option(names = "--force", description = "With --csv, --html: write over a file that is there.")
+        boolean force;
+
+        @Spec CommandSpec spec;
+
+        private final Env env;
+
+        Compare(Env env) {
+            this.env = env;
+        }
+
+        @Override
+        public Integer call() throws IOException {
+            for (var file : List.of(first, second)) refuse(BatchFiles.of(file).begun());
+            if (csv != null && csv.equals(html)) throw new Unusable(csv + ": named for both --csv and --html");
+            var sides = Compared.read(List.of(first, second), csv != null, html != null);
+            var scope = new Scope(part, Set.copyOf(ignored), trim);
+            try (var comparison = new Comparison(sides.getFirst(), sides.getLast(), scope)) {
+                return tell(comparison, comparison.overview());
+            }
+        }
+
+        /// Nothing of either batch is written over.
+        private void refuse(BatchFiles files) {
+            if (csv != null) Draft.refuse(csv, files, Optional.empty(), _ -> force);
+            if (html != null) Draft.refuse(html, files, Optional.empty(), file -> force || Page.isOurs(file));
+        }
+
+        private int tell(Comparison comparison, Overview overview) throws IOException {
+            var out = spec.commandLine().getOut();
+            var err = spec.commandLine().getErr();
+            if (json) ComparisonView.json(comparison, overview, out);
+            else new ComparisonView(comparison, overview, out, Paint.of(env)).print(all);
+            if (csv != null) {
+                var sheet = new ComparisonSheet(comparison);
+                Draft.write(csv, sheet::write);
+                sheet.tell(err);
+            }
+            if (html != null) Draft.write(html, new ComparisonPage(comparison, overview)::write);
+            if (html != null) err.println("Page: " + html);
+            return overview.differs() ? DIFFERENT : OK;
         }
     }
 
@@ -1940,7 +2024,7 @@ final class DifyExec implements Runnable {
         /// @param runs how many there may be at a time
         Connection connect(String demo, List<String> columns, int runs, PrintWriter err) throws IOException {
             var server = Optional.ofNullable(demo == null ? null : Demo.start(Demo.Version.of(demo), columns));
-            var access = server.map(Access::to).orElseGet(() -> dify.access(env, err));
+            var access = server.map(local -> Access.to(local, dify.workflowId)).orElseGet(() -> dify.access(env, err));
             return new Connection(this, access, DifyClient.of(access, dify.timeout, runs),
                     new Judge(retrying.backoff(), retrying.failedRuns, access), server, err);
         }
@@ -2408,6 +2492,16 @@ final class DifyExec implements Runnable {
         }
     }
 
+    /// A JSON pointer (RFC 6901).
+    static final class Pointers implements ITypeConverter<String> {
+        @Override
+        public String convert(String text) {
+            if (!text.matches("(/([^/~]|~[01])*)*"))
+                throw new TypeConversionException("not a JSON pointer: a / before each name, like /answer/text");
+            return text;
+        }
+    }
+
     /// A whole number from 1 on.
     static final class Positives implements ITypeConverter<Long> {
         @Override
@@ -2625,11 +2719,9 @@ final class DifyExec implements Runnable {
 
         /// @param csv the input as it was named, for the next command
         void print(String csv) {
-            out.println(paint.bold(batch.files().results().toString()) + ": "
-                    + Plain.number(batch.index().rows()) + (batch.index().rows() == 1 ? " row" : " rows")
-                    + batch.history().session.map(session -> paint.faint(" · " + app(session))).orElse(""));
+            out.println(headline(batch, paint));
             out.println();
-            Share.of(batch.index()).forEach(this::share);
+            Share.of(batch.index()).forEach(share -> out.println(share.line(10, Standing::word, paint::by)));
             out.println();
             figures(batch).forEach((name, figure) -> out.println("  " + paint.faint("%-15s".formatted(name)) + figure));
             var groups = CauseGroup.of(batch).stream()
@@ -2640,6 +2732,22 @@ final class DifyExec implements Runnable {
             out.println();
             next(batch, csv, "", out);
             out.flush();
+        }
+
+        /// `results.jsonl: 20 rows · app demo, Dify 1.16.0 · version 3f2c…`
+        static String headline(Batch batch, Paint paint) {
+            return paint.bold(batch.files().results().toString()) + ": "
+                    + Plain.number(batch.index().rows()) + (batch.index().rows() == 1 ? " row" : " rows")
+                    + paint.faint(origin(batch));
+        }
+
+        /// The app and the versions of the workflow that ran, as far as they are known.
+        static String origin(Batch batch) {
+            var versions = batch.versions();
+            return batch.history().session.map(session -> " · " + app(session)).orElse("")
+                    + (versions.isEmpty() ? "" : versions.size() == 1 ? " · version " : " · versions ")
+                    + versions.stream().limit(3).map(version -> Plain.text(version, 40)).collect(joining(", "))
+                    + (versions.size() > 3 ? ", …" : "");
         }
 
         /// What a person should know of the files before the batch goes on.
@@ -2669,18 +2777,26 @@ final class DifyExec implements Runnable {
         }
 
         /// The rows that stand at one place, and how many they are of all: 0 to 1.
-        record Share(Standing standing, long count, double ofAll) {
+        record Share<T>(T standing, long count, double ofAll) {
             /// Those that have any, in the order in which they are told.
-            static List<Share> of(Index index) {
-                return ORDER.stream().filter(standing -> index.count(standing) > 0).map(standing -> new Share(standing,
-                        index.count(standing), (double) index.count(standing) / index.rows())).toList();
+            static List<Share<Standing>> of(Index index) {
+                var counts = new LinkedHashMap<Standing, Long>();
+                for (var standing : ORDER) counts.put(standing, index.count(standing));
+                return of(counts);
             }
-        }
 
-        private void share(Share share) {
-            out.println("  " + paint.by(share.standing(), "%-10s".formatted(share.standing().word()))
-                    + String.format(Locale.ROOT, " %,11d  %5.1f %%  ", share.count(), 100 * share.ofAll())
-                    + paint.by(share.standing(), "█".repeat((int) Math.max(1, Math.round(BAR * share.ofAll())))));
+            static <T> List<Share<T>> of(Map<T, Long> counts) {
+                double all = counts.values().stream().mapToLong(Long::longValue).sum();
+                return counts.entrySet().stream().filter(count -> count.getValue() > 0)
+                        .map(count -> new Share<>(count.getKey(), count.getValue(), count.getValue() / all)).toList();
+            }
+
+            /// `  succeeded           19   95.0 %  █████████████████████████████`
+            String line(int wide, Function<T, String> word, BiFunction<T, String, String> paint) {
+                return "  " + paint.apply(standing, ("%-" + wide + "s").formatted(word.apply(standing)))
+                        + String.format(Locale.ROOT, " %,11d  %5.1f %%  ", count, 100 * ofAll)
+                        + paint.apply(standing, "█".repeat((int) Math.max(1, Math.round(BAR * ofAll))));
+            }
         }
 
         /// What is known of time, pace and cost, by name.
@@ -2761,7 +2877,8 @@ final class DifyExec implements Runnable {
                     "unread_lines", history.unread,
                     "ids_not_in_input", index.size() - index.rows(),
                     "missing_files", Json.Tokens.object(
-                            "count", missing.files(), "rows", missing.rows(), "ids", missing.examples())));
+                            "count", missing.files(), "rows", missing.rows(), "ids", missing.examples()),
+                    "versions", List.copyOf(batch.versions())));
             return Json.Tokens.text(json);
         }
 
@@ -2824,34 +2941,33 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// The names of all outputs, in the order in which they come up.
+    /// The names of all outputs and inputs, in the order in which they come up.
     static final class OutputNames implements Reading {
         private static final int MOST = 10_000;
 
-        final Set<String> all = new LinkedHashSet<>();
+        final Set<String> all = new LinkedHashSet<>(), inputs = new LinkedHashSet<>();
 
         @Override
         public void result(int entry, Lines line) throws IOException {
-            all.addAll(Ending.of(line.bytes()).outputs().keySet());
+            var ending = Ending.of(line.bytes());
+            all.addAll(ending.outputs().keySet());
+            inputs.addAll(ending.inputs().keySet());
             if (all.size() > MOST) throw new Unusable("the results have more than " + Plain.number(MOST)
                     + " different outputs: too many for columns of a spreadsheet");
         }
     }
 
     /// The batch as a CSV in the input's order: its columns, `output.<name>` for each output, then how the row ended.
-    /// Spreadsheets open it as it is: UTF-8 with byte order mark, CR LF, and the input's delimiter, which is the one
-    /// that its owner's spreadsheet expects.
+    /// Its delimiter is the input's, which is the one that its owner's spreadsheet expects.
     static final class Spreadsheet {
-        private static final int EXCEL = 32_767;
-        private static final Pattern CONTROLS = Pattern.compile("[\\x00-\\x08\\x0B\\f\\x0E-\\x1F\\x7F-\\x9F]");
-        private static final Pattern NUMBER = Pattern.compile("[+-]?(\\d+([.,]\\d+)*|[.,]\\d+)([eE][+-]?\\d+)?%?");
         private static final List<String> ENDING = List.of("status", "error", "run_id", "attempts", "seconds", "tokens",
                 "price", "currency", "edited");
 
         private final Batch batch;
         private final Collection<String> outputs;
         private final boolean failed, raw;
-        private long rows = 0, guarded = 0, tooLong = 0;
+        private Sheet sheet;
+        private long rows = 0;
 
         Spreadsheet(Batch batch, Collection<String> outputs, boolean failed, boolean raw) {
             this.batch = batch;
@@ -2862,16 +2978,16 @@ final class DifyExec implements Runnable {
 
         void write(OutputStream out) throws IOException {
             var csv = batch.csv().orElseThrow();
-            var cells = new CellWriter(raw ? new Utf8(out) : Utf8.shown(out), csv.delimiter, true, "\r\n");
-            cells.write(guarded(header(csv)));
+            sheet = new Sheet(out, csv.delimiter, raw);
+            sheet.write(header(csv));
             try (var endings = new Endings(batch)) {
                 var all = batch.rows(entry -> !failed || batch.index().standing(entry).isOnRetryList());
                 for (; all.hasNext(); rows++) {
                     var row = all.next();
-                    cells.write(guarded(cells(row, endings.of(row.index()))));
+                    sheet.write(cells(row, endings.of(row.index())));
                 }
             }
-            cells.flush();
+            sheet.flush();
         }
 
         private List<String> header(Csv csv) {
@@ -2883,10 +2999,7 @@ final class DifyExec implements Runnable {
 
         private List<String> cells(Row row, Ending ending) {
             var cells = new ArrayList<>(row.inputs().values());
-            for (var name : outputs) {
-                var value = ending.outputs().get(name);
-                cells.add(value == null || value.json() && value.text().equals("null") ? "" : value.text());
-            }
+            for (var name : outputs) cells.add(Sheet.cell(ending.outputs().get(name)));
             long attempts = batch.history().attempts(row.index());
             long millis = batch.ledger().millis(row.index());
             cells.addAll(List.of(batch.index().standing(row.index()).word(), ending.error(), ending.run(),
@@ -2896,9 +3009,42 @@ final class DifyExec implements Runnable {
             return cells;
         }
 
-        private List<String> guarded(List<String> cells) {
-            tooLong += cells.stream().filter(cell -> cell.length() > EXCEL).count();
-            return raw ? cells : cells.stream().map(this::guarded).toList();
+        /// What was written, and what its reader should know.
+        void tell(PrintWriter err) {
+            err.println(Plain.count(rows, "row") + (failed ? " without success" : "") + ", "
+                    + Plain.count(outputs.size(), "output column") + ".");
+            sheet.tell(err, "; --raw leaves it out");
+        }
+    }
+
+    /// A CSV that spreadsheets open as it is and unharmed: UTF-8 with byte order mark, CR LF, and nothing in it that
+    /// they would run.
+    static final class Sheet {
+        private static final int EXCEL = 32_767;
+        private static final Pattern CONTROLS = Pattern.compile("[\\x00-\\x08\\x0B\\f\\x0E-\\x1F\\x7F-\\x9F]");
+        private static final Pattern NUMBER = Pattern.compile("[+-]?(\\d+([.,]\\d+)*|[.,]\\d+)([eE][+-]?\\d+)?%?");
+
+        private final CellWriter cells;
+        private final boolean raw;
+        private long guarded = 0, tooLong = 0;
+
+        Sheet(OutputStream out, char delimiter, boolean raw) throws IOException {
+            cells = new CellWriter(raw ? new Utf8(out) : Utf8.shown(out), delimiter, true, "\r\n");
+            this.raw = raw;
+        }
+
+        void write(List<String> row) throws IOException {
+            tooLong += row.stream().filter(cell -> cell.length() > EXCEL).count();
+            cells.write(raw ? row : row.stream().map(this::guarded).toList());
+        }
+
+        void flush() throws IOException {
+            cells.flush();
+        }
+
+        /// An output or input; what is not there is empty.
+        static String cell(Ending.Value value) {
+            return value == null || value.json() && value.text().equals("null") ? "" : value.text();
         }
 
         /// What a spreadsheet would run stays text, and no control character but tab and line end is left.
@@ -2910,12 +3056,10 @@ final class DifyExec implements Runnable {
             return "'" + clean;
         }
 
-        /// What was written, and what its reader should know.
-        void tell(PrintWriter err) {
-            err.println(Plain.count(rows, "row") + (failed ? " without success" : "") + ", "
-                    + Plain.count(outputs.size(), "output column") + ".");
+        /// @param remedy what can be done about a guard
+        void tell(PrintWriter err, String remedy) {
             if (guarded > 0) err.println("A ' was put before " + Plain.count(guarded, "cell")
-                    + " that a spreadsheet would run as a formula; --raw leaves it out.");
+                    + " that a spreadsheet would run as a formula" + remedy + ".");
             if (tooLong > 0) err.println("Excel cuts " + Plain.count(tooLong, "cell") + ": longer than "
                     + Plain.number(EXCEL) + " characters.");
             err.flush();
@@ -2933,18 +3077,13 @@ final class DifyExec implements Runnable {
         /// @param look the class that colours it
         record Series(String name, String look, double[] values) {}
 
-        /// A line through one series.
-        static Chart line(String name, String title, String y, String x, Spans spans, double[] values) {
-            return new Chart(name, title, y, x, spans, false, List.of(new Series("", "plain", values)), Map.of());
-        }
-
         Html svg() {
             return Html.of("""
                     <figure class="card"><figcaption>%1$s%2$s</figcaption><svg viewBox="0 0 %3$d %4$d" role="img" \
                     aria-labelledby="%5$s-title %5$s-words"><title id="%5$s-title">%1$s</title>\
                     <desc id="%5$s-words">%6$s</desc>%7$s%8$s%9$s%10$s</svg></figure>
-                    """, title, legend(), WIDE, HIGH, name, words(), grid(), scale(), bars ? stacks() : line(),
-                    crossings());
+                    """, title, legend(), WIDE, HIGH, name, words(), grid(), scale(),
+                    bars ? stacks() : Html.all(series.stream().map(this::line)), crossings());
         }
 
         private Html legend() {
@@ -2952,8 +3091,14 @@ final class DifyExec implements Runnable {
                     .map(one -> Html.of("<span class=\"key %s\">%s</span>", one.look(), one.name())));
         }
 
+        /// Bars stand on one another, lines do not.
         private double total(int span) {
-            return series.stream().mapToDouble(one -> one.values()[span]).sum();
+            var values = series.stream().mapToDouble(one -> one.values()[span]);
+            return bars ? values.sum() : values.max().orElse(0);
+        }
+
+        boolean isOfAny() {
+            return IntStream.range(0, spans.count()).anyMatch(span -> total(span) != 0);
         }
 
         private double highest() {
@@ -3012,8 +3157,7 @@ final class DifyExec implements Runnable {
             return Html.all(parts.stream());
         }
 
-        private Html line() {
-            var one = series.getFirst();
+        private Html line(Series one) {
             var points = IntStream.range(0, spans.count()).mapToObj(span -> Html.of("%.1f %.1f",
                     over((span + 0.5) * spans.width()), down(one.values()[span])).markup()).collect(joining("L"));
             return Html.of("""
@@ -3058,10 +3202,53 @@ final class DifyExec implements Runnable {
         }
     }
 
+    /// Batches over the time that they ran, one over another.
+    record Course(List<Line> lines) {
+        private static final int SPANS = 60;
+
+        /// @param look the class that colours it
+        record Line(String name, String look, Timeline timeline) {}
+
+        /// In milliseconds.
+        private long total() {
+            return lines.stream().mapToLong(line -> line.timeline().total()).max().orElse(0);
+        }
+
+        /// Of the batch that ran longest.
+        Spans spans() {
+            return Spans.of(total(), SPANS);
+        }
+
+        List<Chart> charts() {
+            var currency = lines.stream().map(line -> line.timeline().currency()).filter(word -> !word.isEmpty())
+                    .findFirst().orElse("");
+            return Stream.of(
+                    chart("flight", "Attempts in flight", "attempts", false, series(Timeline::inFlight)),
+                    chart("tokens", "Tokens used so far", "tokens", false, series(Timeline::tokens)),
+                    chart("cost", "Cost so far", currency, false, new Course(lines.stream()
+                            .filter(line -> line.timeline().currency().equals(currency)).toList())
+                            .series((timeline, _) -> timeline.cost(spans()))))
+                    .filter(chart -> chart.name().equals("flight") || chart.isOfAny()).toList();
+        }
+
+        Chart chart(String name, String title, String y, boolean bars, List<Chart.Series> series) {
+            var unit = total() < 120_000 ? ChronoUnit.SECONDS : total() < 7_200_000 ? ChronoUnit.MINUTES
+                    : ChronoUnit.HOURS;
+            return new Chart(name, title, y, unit.toString().toLowerCase(Locale.ROOT) + " of running",
+                    spans().in(unit.getDuration().toMillis()), bars, series, Map.of());
+        }
+
+        List<Chart.Series> series(BiFunction<Timeline, Spans, double[]> values) {
+            return lines.stream().map(line -> new Chart.Series(line.name(), line.look(),
+                    values.apply(line.timeline(), spans()))).toList();
+        }
+    }
+
     /// The batch as one page: totals, charts, causes, and all rows to search. It is written row by row; its charts are
     /// drawn here, its table by the page's script.
     static final class Report {
-        private static final int BARS = 60, LONGEST = 2_000;
+        private static final int BARS = 60;
+        static final int LONGEST = 2_000;
 
         private final Batch batch;
         private final Timeline timeline;
@@ -3076,49 +3263,28 @@ final class DifyExec implements Runnable {
         }
 
         void write(OutputStream file) throws IOException {
-            var out = new BufferedWriter(Utf8.shown(file), 1 << 16);
             var title = batch.files().results().getFileName().toString();
-            for (var part : List.of(Page.head(title, about()), totals(), charts(), causes(),
-                    Page.table(heads(), options()))) out.write(part.markup());
             try (var endings = new Endings(batch)) {
                 var rows = batch.rows(_ -> true);
-                Page.data(out, described(), batch.index().size(),
+                Page.write(file, List.of(Page.head(title, about()), totals(), charts(), causes(),
+                                Page.table(heads(), "Outcome", "Cause", options())), described(), batch.index().size(),
                         entry -> row(entry, rows.hasNext() ? rows.next().inputs() : Map.of(), endings));
             }
-            out.write(Page.foot().markup());
-            out.flush();
         }
 
         private String about() {
             var history = batch.history();
             return Plain.number(batch.index().rows()) + " rows"
-                    + history.session.map(session -> " · " + StatusView.app(session)).orElse("")
+                    + StatusView.origin(batch)
                     + (history.startedAt == null ? "" : " · " + Times.local("yyyy-MM-dd HH:mm", history.startedAt)
                             + " to " + Times.local("yyyy-MM-dd HH:mm xxx", history.updatedAt));
         }
 
         private Html totals() {
-            double at = 0;
-            var bar = new ArrayList<Html>();
-            var keys = new ArrayList<Html>();
-            for (var share : StatusView.Share.of(batch.index())) {
-                double wide = 1000 * share.ofAll();
-                var word = share.standing().word();
-                bar.add(Html.of("<rect class=\"%s\" x=\"%.1f\" width=\"%.1f\" height=\"12\"/>", word, at,
-                        Math.max(1, wide)));
-                keys.add(Html.of("<li><span class=\"key %1$s\">%1$s</span> <b>%2$s</b> <small>%3$.1f %%</small></li>",
-                        word, Plain.number(share.count()), wide / 10));
-                at += wide;
-            }
             var figures = StatusView.figures(batch).entrySet().stream().filter(figure -> !figure.getKey().isEmpty())
                     .map(figure -> Html.of("<div><dt>%s</dt><dd>%s</dd></div>", figure.getKey(), figure.getValue()));
-            return Html.of("""
-                    <section class="card totals" aria-label="Totals">
-                    <svg viewBox="0 0 1000 12" preserveAspectRatio="none" aria-hidden="true">%s</svg>
-                    <ul>%s</ul>
-                    <dl>%s</dl>
-                    </section>
-                    """, Html.all(bar.stream()), Html.all(keys.stream()), Html.all(figures));
+            return Page.totals(StatusView.Share.of(batch.index()), Standing::word,
+                    Html.of("<dl>%s</dl>", Html.all(figures)));
         }
 
         private Html charts() {
@@ -3128,7 +3294,7 @@ final class DifyExec implements Runnable {
                 if (charts.size() % 2 == 0) all.addFirst(percentiles()); // two beside each other
                 all.addFirst(latency().svg());
             }
-            return Html.of("<section class=\"charts\" aria-label=\"Charts\">\n%s</section>\n", Html.all(all.stream()));
+            return Page.charts(all.stream());
         }
 
         private Chart latency() {
@@ -3159,22 +3325,12 @@ final class DifyExec implements Runnable {
         }
 
         private List<Chart> overTime() {
-            long total = timeline.total();
-            var spans = Spans.of(total, BARS);
-            var unit = total < 120_000 ? ChronoUnit.SECONDS : total < 7_200_000 ? ChronoUnit.MINUTES : ChronoUnit.HOURS;
-            var wide = spans.in(unit.getDuration().toMillis());
-            var x = unit.toString().toLowerCase(Locale.ROOT) + " of running";
-            var charts = new ArrayList<Chart>();
-            charts.add(new Chart("rate", "Rows that ended", "rows a second", x, wide, true, List.of(
-                    new Chart.Series("succeeded", "succeeded", timeline.rate(spans, Standing::isSuccess)),
+            var course = new Course(List.of(new Course.Line("", "plain", timeline)));
+            var rate = course.chart("rate", "Rows that ended", "rows a second", true, List.of(
+                    new Chart.Series("succeeded", "succeeded", timeline.rate(course.spans(), Standing::isSuccess)),
                     new Chart.Series("without success", "failed",
-                            timeline.rate(spans, standing -> !standing.isSuccess()))), Map.of()));
-            charts.add(Chart.line("flight", "Attempts in flight", "attempts", x, wide, timeline.inFlight(spans)));
-            if (batch.history().tokens > 0)
-                charts.add(Chart.line("tokens", "Tokens used so far", "tokens", x, wide, timeline.tokens(spans)));
-            if (!timeline.currency().isEmpty())
-                charts.add(Chart.line("cost", "Cost so far", timeline.currency(), x, wide, timeline.cost(spans)));
-            return charts;
+                            timeline.rate(course.spans(), standing -> !standing.isSuccess()))));
+            return Stream.concat(Stream.of(rate), course.charts().stream()).toList();
         }
 
         private Html causes() {
@@ -3194,9 +3350,7 @@ final class DifyExec implements Runnable {
         }
 
         private Html options() {
-            return Html.all(IntStream.range(0, Math.min(500, groups.size())).mapToObj(i -> Html.of(
-                    "<option value=\"%d\">%s (%s)</option>", i, Plain.text(groups.get(i).cause().words(), 80),
-                    Plain.number(groups.get(i).count()))));
+            return Page.options(groups.stream().map(group -> Map.entry(group.cause().words(), group.count())));
         }
 
         private static Html heads() {
@@ -3243,7 +3397,7 @@ final class DifyExec implements Runnable {
         }
 
         /// A text as it is, JSON as `[text]`, what is too long as `[its beginning, its length]`.
-        private static Map<String, Object> values(Map<String, Ending.Value> values) {
+        static Map<String, Object> values(Map<String, Ending.Value> values) {
             var shown = new LinkedHashMap<String, Object>();
             values.forEach((name, value) -> {
                 var text = value.text();
@@ -3293,20 +3447,61 @@ final class DifyExec implements Runnable {
                     new Html(STYLE), about);
         }
 
-        static Html foot() {
-            return Html.of(FOOT, new Html(SCRIPT));
+        /// @param parts what stands above the rows, the head first
+        static void write(OutputStream file, List<Html> parts, Map<String, Object> batch, int rows, RowJson row)
+                throws IOException {
+            var out = new BufferedWriter(Utf8.shown(file), 1 << 16);
+            for (var part : parts) out.write(part.markup());
+            data(out, batch, rows, row);
+            out.write(Html.of(FOOT, new Html(SCRIPT)).markup());
+            out.flush();
+        }
+
+        /// How many rows stand where, and below it what else is to be seen at once.
+        static <T> Html totals(List<StatusView.Share<T>> shares, Function<T, String> word, Html figures) {
+            double at = 0;
+            var bar = new ArrayList<Html>();
+            var keys = new ArrayList<Html>();
+            for (var share : shares) {
+                double wide = 1000 * share.ofAll();
+                bar.add(Html.of("<rect class=\"%s\" x=\"%.1f\" width=\"%.1f\" height=\"12\"/>",
+                        word.apply(share.standing()), at, Math.max(1, wide)));
+                keys.add(Html.of("<li><span class=\"key %1$s\">%1$s</span> <b>%2$s</b> <small>%3$.1f %%</small></li>",
+                        word.apply(share.standing()), Plain.number(share.count()), wide / 10));
+                at += wide;
+            }
+            return Html.of("""
+                    <section class="card totals" aria-label="Totals">
+                    <svg viewBox="0 0 1000 12" preserveAspectRatio="none" aria-hidden="true">%s</svg>
+                    <ul>%s</ul>
+                    %s
+                    </section>
+                    """, Html.all(bar.stream()), Html.all(keys.stream()), figures);
+        }
+
+        static Html charts(Stream<Html> charts) {
+            return Html.of("<section class=\"charts\" aria-label=\"Charts\">\n%s</section>\n", Html.all(charts));
         }
 
         /// What is shown of the rows, to be filled by the script.
         ///
         /// @param heads  one `th` a column, with its `data-key`: what the script knows to show and to sort by
-        /// @param causes the causes to choose from, as options
-        static Html table(Html heads, Html causes) {
-            return Html.of(TABLE, causes, heads);
+        /// @param outcome what a row's outcome is called, and what its cause
+        /// @param causes  the causes to choose from, as options
+        static Html table(Html heads, String outcome, String cause, Html causes) {
+            return Html.of(TABLE, outcome, cause, causes, heads);
+        }
+
+        /// To choose rows by, each with how many it has.
+        static Html options(Stream<Map.Entry<String, Long>> counts) {
+            var number = new AtomicInteger();
+            return Html.all(counts.limit(500).map(one -> Html.of(
+                    "<option value=\"%d\">%s (%s)</option>", number.getAndIncrement(), Plain.text(one.getKey(), 80),
+                    Plain.number(one.getValue()))));
         }
 
         /// What the script reads: the batch, then its rows in blocks, one after the other.
-        static void data(Writer out, Map<String, Object> batch, int rows, RowJson row) throws IOException {
+        private static void data(Writer out, Map<String, Object> batch, int rows, RowJson row) throws IOException {
             out.write("<script type=\"application/json\" id=\"batch\">" + Html.json(batch) + "</script>\n");
             for (int n = 0; n < rows; n++) {
                 out.write(n % BLOCK == 0 ? "<script type=\"application/json\" class=\"rows\">[" : ",");
@@ -3337,8 +3532,8 @@ final class DifyExec implements Runnable {
                 <div class="tools">
                 <label>Search <input id="search" type="search" autocomplete="off" \
                 placeholder="id, input, output, error"></label>
-                <label>Outcome <select id="outcome"><option value="">all</option></select></label>
-                <label>Cause <select id="cause"><option value="">all</option>%s</select></label>
+                <label>%s <select id="outcome"><option value="">all</option></select></label>
+                <label>%s <select id="cause"><option value="">all</option>%s</select></label>
                 <output id="count" aria-live="polite"></output>
                 </div>
                 <div id="scroller"><div id="sizer"><div id="window">
@@ -3363,8 +3558,11 @@ final class DifyExec implements Runnable {
                   --back: light-dark(#f6f6f4, #131518); --card: light-dark(#fff, #1b1e22);
                   --ink: light-dark(#1d2024, #e7e9ec); --soft: light-dark(#5c636c, #a0a8b1);
                   --line: light-dark(#dfe1e4, #31363c); --accent: light-dark(#1f57b5, #86b3ff); }
-                .succeeded { --hue: light-dark(#2c7a4b, #56b97f); } .partial { --hue: light-dark(#9a6200, #dca03c); }
-                .failed { --hue: light-dark(#bc3226, #f27a71); } .paused { --hue: light-dark(#0b6e80, #4cb9cc); }
+                .first { --hue: light-dark(#3c6fc4, #7aa7f5); } .second { --hue: light-dark(#b0561b, #e8955c); }
+                .succeeded, .same, ins { --hue: light-dark(#2c7a4b, #56b97f); }
+                .partial, .different { --hue: light-dark(#9a6200, #dca03c); }
+                .failed, .neither, del { --hue: light-dark(#bc3226, #f27a71); }
+                .paused, .only { --hue: light-dark(#0b6e80, #4cb9cc); }
                 .unknown { --hue: light-dark(#7446ad, #b99af0); } .pending { --hue: light-dark(#6d747c, #949ca5); }
                 .plain { --hue: light-dark(#3c6fc4, #7aa7f5); }
                 * { box-sizing: border-box; }
@@ -3438,6 +3636,8 @@ final class DifyExec implements Runnable {
                 pre { margin: 0; white-space: pre-wrap; font: .87rem/1.5 ui-monospace, Menlo, Consolas,
                   "DejaVu Sans Mono", monospace; }
                 .scrolls { overflow-x: auto; }
+                ins, del { background: color-mix(in srgb, var(--hue) 18%, transparent); }
+                ins { text-decoration: none; } .figures { width: auto; } .figures .number { padding-left: 2rem; }
                 @media (max-width: 40rem) {
                   body { padding: 1rem .75rem 2rem; font-size: 14px; } .totals dl { gap: .6rem 1.6rem; }
                   .wide, .ids, #table .number { display: none; } .tools label, #search, #cause { width: 100%; }
@@ -3458,8 +3658,8 @@ final class DifyExec implements Runnable {
         /// Reads the rows block by block, keeps a selection of their numbers, and draws those in view.
         private static final String SCRIPT = """
                 'use strict';
-                const [ID, OUTCOME, CAUSE, SECONDS, TOKENS, PRICE, RUN, INPUTS, OUTPUTS, ATTEMPTS, EDITED] =
-                  Array(11).keys();
+                const [ID, OUTCOME, CAUSE, SECONDS, TOKENS, PRICE, RUN, INPUTS, OUTPUTS, ATTEMPTS, EDITED,
+                  SECOND] = Array(12).keys();
                 const HEIGHT = 36, TALLEST = 8e6, PRINTED = 200;
                 const STEPS = {ArrowDown: 1, ArrowUp: -1, PageDown: 12, PageUp: -12, Home: -Infinity, End: Infinity};
                 const at = id => document.getElementById(id);
@@ -3486,9 +3686,30 @@ final class DifyExec implements Runnable {
                   return element('span', 'chip ' + word, word);
                 }
 
+                // of a row of two batches: what differs, by words
+                const marked = pieces => pieces.map(([side, text]) => side
+                  ? element(side === 1 ? 'del' : 'ins', '', text) : text);
+                const near = text => text.length > 40 ? text.slice(0, 15) + ' … ' + text.slice(-20) : text;
+
                 function result(row) {
+                  if (row[SECOND]) return errors(row) || row[SECOND][5].map(difference => difference[0]).join(' ');
                   if (row[CAUSE] >= 0) return lastError(row) || batch.causes[row[CAUSE]];
                   return Object.values(row[OUTPUTS]).map(plain).join(' · ').slice(0, 300);
+                }
+
+                const errors = row => row[SECOND].slice(2, 4).filter(error => error).join(' · ');
+
+                function preview(row) {
+                  if (!row[SECOND] || errors(row)) return result(row);
+                  return row[SECOND][5].flatMap(([pointer, , pieces]) => [element('small', '', pointer + ' '),
+                    ...marked(pieces.map(([side, text]) => [side, side ? text : near(text)])), ' ']);
+                }
+
+                function differences(row) {
+                  const items = (row[SECOND]?.[5] ?? []).flatMap(([pointer, note, pieces]) => [
+                    element('dt', '', pointer),
+                    element('dd', '', element('pre', '', ...marked(pieces)), element('div', 'cut', note))]);
+                  return items.length ? [element('h3', '', 'Differences'), element('dl', '', ...items)] : [];
                 }
 
                 // by a column's key: what it is sorted by, and what it shows
@@ -3498,20 +3719,23 @@ final class DifyExec implements Runnable {
                   seconds: [row => row[SECONDS], row => fixed(row[SECONDS])],
                   tokens: [row => Number(row[TOKENS]), row => row[TOKENS]],
                   attempts: [row => row[ATTEMPTS].length, row => row[ATTEMPTS].length || ''],
-                  result: [result, result]};
+                  second: [row => row[SECOND][0], row => fixed(row[SECOND][0])],
+                  result: [result, preview]};
 
                 function haystack(n) {
                   const row = rows[n], values = [row[INPUTS], row[OUTPUTS]].flatMap(Object.values).map(plain);
-                  return haystacks[n] ??= [row[ID], row[RUN], ...values, ...row[ATTEMPTS].map(attempt => attempt[4])]
-                    .join('\\n').toLowerCase();
+                  return haystacks[n] ??= [row[ID], row[RUN], ...values, ...row[ATTEMPTS].map(attempt => attempt[4]),
+                    ...(row[SECOND] ?? []).flat(Infinity)].join('\\n').toLowerCase();
                 }
 
                 function choose() {
                   const needle = at('search').value.trim().toLowerCase();
                   const outcome = at('outcome').value, cause = at('cause').value;
                   chosen = [...rows.keys()].filter(n => (outcome === '' || rows[n][OUTCOME] === +outcome)
-                    && (cause === '' || rows[n][CAUSE] === +cause) && (needle === '' || haystack(n).includes(needle)));
+                    && (cause === '' || [rows[n][CAUSE]].flat().includes(+cause))
+                    && (needle === '' || haystack(n).includes(needle)));
                   if (sort.key) order();
+                  shown = -1;
                   count('');
                   at('scroller').scrollTop = 0;
                   draw();
@@ -3550,7 +3774,7 @@ final class DifyExec implements Runnable {
 
                 function line(n, place) {
                   const made = element('tr', '',
-                    ...heads.map(th => element('td', th.className, columns[th.dataset.key][1](rows[n]))));
+                    ...heads.map(th => element('td', th.className, ...[columns[th.dataset.key][1](rows[n])].flat())));
                   made.setAttribute('aria-rowindex', place + 2);
                   made.dataset.place = place;
                   return made;
@@ -3587,13 +3811,17 @@ final class DifyExec implements Runnable {
                 function show(place) {
                   shown = place;
                   const row = rows[chosen[place]];
+                  const [seconds, run, before, after, other] = row[SECOND] ?? [];
                   const facts = {run: row[RUN], seconds: String(row[SECONDS] || ''), tokens: row[TOKENS],
-                    price: row[PRICE], error: lastError(row)};
+                    price: row[PRICE], error: before || lastError(row), 'second run': run ?? '',
+                    'second seconds': String(seconds || ''), 'second error': after ?? '',
+                    note: other ? 'the inputs differ, too' : ''};
                   const known = Object.fromEntries(Object.entries(facts).filter(fact => fact[1] !== ''));
                   at('detail-id').textContent = row[ID];
-                  at('detail-body').replaceChildren(chip(row), ...values('Run', known),
+                  at('detail-body').replaceChildren(chip(row), ...differences(row), ...values('Run', known),
                     ...values(row[EDITED] ? 'Inputs, edited: not those of the CSV' : 'Inputs', row[INPUTS]),
-                    ...values('Outputs', row[OUTPUTS]), ...attempts(row));
+                    ...values(row[SECOND]?.[5].length ? 'Outputs of the first' : 'Outputs', row[OUTPUTS]),
+                    ...attempts(row));
                   at('before').disabled = place === 0;
                   at('after').disabled = place === chosen.length - 1;
                   if (!at('detail').open) at('detail').showModal();
@@ -3647,6 +3875,11 @@ final class DifyExec implements Runnable {
                 at('scroller').onscroll = onresize = draw;
                 onbeforeprint = () => print(true);
                 onafterprint = () => print(false);
+                onkeydown = event => { // n and p: the next and the previous row
+                  const place = shown + ({n: 1, p: -1}[event.key] ?? NaN);
+                  if (event.ctrlKey || event.metaKey || event.altKey || event.target.matches('input, select')) return;
+                  if (place in chosen) show(place);
+                };
                 at('close').onclick = () => at('detail').close();
                 at('before').onclick = () => show(shown - 1);
                 at('after').onclick = () => show(shown + 1);
@@ -3661,10 +3894,587 @@ final class DifyExec implements Runnable {
                   batch.outcomes.forEach((word, n) => {
                     if (rows.some(row => row[OUTCOME] === n)) at('outcome').append(new Option(word, n));
                   });
+                  at('outcome').value = batch.chosen ?? '';
                   document.documentElement.dataset.ready = 'yes';
                   choose();
                 })();
                 """;
+    }
+
+    /// Where a row of two batches stands; what has no success yet has failed here, is paused or unknown.
+    enum Match {
+        SAME, DIFFERENT, ONLY_FIRST, ONLY_SECOND, FAILED_FIRST, FAILED_SECOND, NEITHER;
+
+        /// Before the outputs are looked at. Of a row that is pending, a file knows nothing.
+        static Match of(Standing first, Standing second) {
+            if (first == Standing.PENDING) return second == Standing.PENDING ? NEITHER : ONLY_SECOND;
+            if (second == Standing.PENDING) return ONLY_FIRST;
+            if (first.isSuccess()) return second.isSuccess() ? SAME : FAILED_SECOND;
+            return second.isSuccess() ? FAILED_FIRST : NEITHER;
+        }
+
+        String key() {
+            return name().toLowerCase(Locale.ROOT);
+        }
+
+        String word() {
+            return key().replace('_', ' ');
+        }
+
+        /// What has no success in either is no difference.
+        boolean isDifference() {
+            return this != SAME && this != NEITHER;
+        }
+    }
+
+    /// What of the outputs is compared.
+    ///
+    /// @param part    a JSON pointer into them; empty: all
+    /// @param ignored names of outputs
+    record Scope(String part, Set<String> ignored, boolean trim) {
+        boolean holds(String name) {
+            return !ignored.contains(name)
+                    && (part.isEmpty() || (part + "/").startsWith(Contrast.pointer(name) + "/"));
+        }
+
+        /// What is left of the part within its output.
+        JsonPointer within() {
+            return part.isEmpty() ? JsonPointer.empty() : JsonPointer.compile(part).tail();
+        }
+
+        /// What an output of this name is called: by its pointer.
+        String output(String name) {
+            return part.isEmpty() ? Contrast.pointer(name) : part;
+        }
+    }
+
+    /// One side of a comparison.
+    static final class Compared {
+        final Batch batch;
+        final Timeline timeline = new Timeline();
+        final OutputNames names = new OutputNames();
+
+        /// All at the same time.
+        ///
+        /// @param named whether the names of inputs and outputs are needed
+        /// @param timed whether the course in time is
+        static List<Compared> read(List<Path> results, boolean named, boolean timed) {
+            var reading = results.stream().map(file -> CompletableFuture.supplyAsync(
+                    () -> new Compared(file, named, timed), Thread.ofPlatform()::start)).toList();
+            try {
+                return reading.stream().map(CompletableFuture::join).toList();
+            } catch (CompletionException problem) {
+                throw problem.getCause() instanceof Unusable unusable ? unusable : problem;
+            }
+        }
+
+        private Compared(Path results, boolean named, boolean timed) {
+            var readings = new ArrayList<Reading>();
+            if (named) readings.add(names);
+            if (timed) readings.add(timeline);
+            batch = Batch.peek(BatchFiles.of(results).begun(), Optional.empty(), readings);
+        }
+    }
+
+    /// Two batches row by row: the rows of the first in its order, then those that only the second knows.
+    static final class Comparison implements AutoCloseable {
+        final Compared first, second;
+        final Scope scope;
+        final Contrast contrast;
+        private final JsonPointer within;
+        private final Endings firstEndings, secondEndings;
+        private final int[] added;
+        /// Whether the part that is compared has turned up.
+        private boolean met;
+
+        /// Each entry is its batch's, or -1.
+        record Pair(String id, Match match, int firstEntry, int secondEntry, Ending first, Ending second,
+                List<Contrast.Difference> differences, boolean hasOtherInputs) {}
+
+        Comparison(Compared first, Compared second, Scope scope) throws IOException {
+            this.first = first;
+            this.second = second;
+            this.scope = scope;
+            contrast = new Contrast(scope.trim());
+            within = scope.within();
+            met = scope.part().isEmpty();
+            firstEndings = new Endings(first.batch);
+            secondEndings = new Endings(second.batch);
+            Index one = first.batch.index(), two = second.batch.index();
+            added = IntStream.range(0, two.size()).filter(entry -> one.find(two.id(entry)) < 0).toArray();
+        }
+
+        int size() {
+            return first.batch.index().size() + added.length;
+        }
+
+        Pair pair(int number) throws IOException {
+            Index one = first.batch.index(), two = second.batch.index();
+            boolean isKnown = number < one.size();
+            var id = isKnown ? one.id(number) : two.id(added[number - one.size()]);
+            int from = isKnown ? number : -1, to = isKnown ? two.find(id) : added[number - one.size()];
+            var match = Match.of(standing(one, from), standing(two, to));
+            var before = from < 0 ? Ending.NONE : firstEndings.of(from);
+            var after = to < 0 ? Ending.NONE : secondEndings.of(to);
+            if (match != Match.SAME) return new Pair(id, match, from, to, before, after, List.of(), false);
+            var differences = differences(before.outputs(), after.outputs());
+            return new Pair(id, differences.isEmpty() ? match : Match.DIFFERENT, from, to, before, after, differences,
+                    !before.inputs().isEmpty() && !after.inputs().isEmpty() && !before.inputs().equals(after.inputs()));
+        }
+
+        private static Standing standing(Index index, int entry) {
+            return entry < 0 ? Standing.PENDING : index.standing(entry);
+        }
+
+        private List<Contrast.Difference> differences(Map<String, Ending.Value> before,
+                Map<String, Ending.Value> after) {
+            if (met && before.equals(after)) return List.of();
+            var found = new ArrayList<Contrast.Difference>();
+            for (var name : union(before.keySet(), after.keySet())) if (scope.holds(name)) {
+                var value = before.get(name);
+                if (met && value != null && value.equals(after.get(name))) continue;
+                JsonNode one = part(value), two = part(after.get(name));
+                met |= !one.isMissingNode() || !two.isMissingNode();
+                found.addAll(contrast.of(scope.output(name), one, two));
+            }
+            return found;
+        }
+
+        static Set<String> union(Set<String> first, Set<String> second) {
+            var all = new LinkedHashSet<>(first);
+            all.addAll(second);
+            return all;
+        }
+
+        /// What is compared of an output. What is nested too deeply, or a number too large, is the text that it was.
+        JsonNode part(Ending.Value value) {
+            var nodes = Json.MAPPER.getNodeFactory();
+            try {
+                return (value == null ? nodes.missingNode()
+                        : value.json() ? Json.FLAT.readTree(value.text()) : nodes.textNode(value.text())).at(within);
+            } catch (IOException | NumberFormatException _) {
+                return nodes.textNode(value.text()).at(within);
+            }
+        }
+
+        /// Looks at all rows once.
+        Overview overview() throws IOException {
+            var overview = new Overview(this);
+            for (int number = 0; number < size(); number++) overview.add(number, pair(number));
+            long compared = overview.count(Match.SAME) + overview.count(Match.DIFFERENT);
+            if (!met && compared > 0) throw new Unusable("--output " + Plain.text(scope.part(), 100)
+                    + ": no row has such a part in its outputs, in neither file");
+            return overview;
+        }
+
+        @Override
+        public void close() throws IOException {
+            firstEndings.close();
+            secondEndings.close();
+        }
+    }
+
+    /// What all rows of a comparison come to.
+    static final class Overview {
+        private static final int SHOWN = 10;
+
+        private final Comparison comparison;
+        final Map<Match, Long> matches = new EnumMap<>(Match.class);
+        /// How many rows differ in each output.
+        final Map<String, Long> outputs = new LinkedHashMap<>();
+        /// Rows that differ, and rows whose inputs do.
+        final BitSet unequal = new BitSet(), otherInputs = new BitSet();
+        private final Took first = new Took(), second = new Took();
+
+        /// What the rows of one file took, by its results.
+        private static final class Took {
+            final Latencies latencies = new Latencies();
+            final Map<String, BigDecimal> prices = new TreeMap<>();
+            long tokens = 0;
+
+            void add(Ending ending) {
+                if (!ending.seconds().isEmpty()) latencies.add(number(ending.seconds()).movePointRight(3).longValue());
+                tokens += number(ending.tokens()).longValue();
+                if (!ending.price().isEmpty()) prices.merge(ending.currency(), number(ending.price()), BigDecimal::add);
+            }
+
+            private static BigDecimal number(String text) {
+                try {
+                    return new BigDecimal(text);
+                } catch (NumberFormatException _) {
+                    return BigDecimal.ZERO; // of a file that others wrote
+                }
+            }
+        }
+
+        Overview(Comparison comparison) {
+            this.comparison = comparison;
+            for (var match : Match.values()) matches.put(match, 0L);
+        }
+
+        void add(int number, Comparison.Pair pair) {
+            matches.merge(pair.match(), 1L, Long::sum);
+            unequal.set(number, pair.match().isDifference());
+            otherInputs.set(number, pair.hasOtherInputs());
+            outputs(pair.differences()).forEach(output -> outputs.merge(output, 1L, Long::sum));
+            if (isSuccess(comparison.first, pair.firstEntry())) first.add(pair.first());
+            if (isSuccess(comparison.second, pair.secondEntry())) second.add(pair.second());
+        }
+
+        private static boolean isSuccess(Compared side, int entry) {
+            return entry >= 0 && side.batch.index().standing(entry).isSuccess();
+        }
+
+        /// By their pointers.
+        Set<String> outputs(List<Contrast.Difference> differences) {
+            var part = comparison.scope.part();
+            return differences.stream().map(Contrast.Difference::pointer).map(pointer -> !part.isEmpty() ? part
+                    : pointer.substring(0, pointer.indexOf('/', 1) < 0 ? pointer.length() : pointer.indexOf('/', 1)))
+                    .collect(Collectors.toCollection(LinkedHashSet::new));
+        }
+
+        long count(Match match) {
+            return matches.get(match);
+        }
+
+        boolean differs() {
+            return !unequal.isEmpty();
+        }
+
+        /// A figure of both sides, NaN where it is not known.
+        record Figure(String name, double first, double second, int digits) {
+            /// As small as it is, a price has two digits that say something.
+            static Figure ofPrice(String currency, BigDecimal first, BigDecimal second) {
+                double high = first.max(second).doubleValue();
+                int digits = high == 0 ? 2 : Math.clamp(3 - (int) Math.floor(Math.log10(high)), 2, 9);
+                return new Figure("cost " + Plain.text(currency, 8), first.doubleValue(), second.doubleValue(), digits);
+            }
+
+            /// As a key of JSON.
+            String key() {
+                return name.replace(' ', '_');
+            }
+
+            String text(double figure) {
+                return Double.isNaN(figure) ? "–" : String.format(Locale.ROOT, "%,." + digits + "f", figure);
+            }
+
+            /// `+0.02 (+8.7 %)`
+            String change() {
+                double change = second - first;
+                if (Double.isNaN(change) || text(Math.abs(change)).equals(text(0))) return "";
+                var share = String.format(Locale.ROOT, " (%+.1f %%)", 100 * change / first);
+                return (change > 0 ? "+" : "-") + text(Math.abs(change))
+                        + (first <= 0 || name.startsWith("percent") ? "" : share);
+            }
+
+            Map<String, Object> json() {
+                return Json.Tokens.object("first", known(first), "second", known(second), "difference",
+                        known(second - first));
+            }
+
+            private static BigDecimal known(double figure) {
+                return Double.isNaN(figure) ? null : BigDecimal.valueOf(figure).round(new MathContext(12))
+                        .stripTrailingZeros();
+            }
+        }
+
+        /// By the logs; where one of them is missing, by the results, which tell only of successes.
+        List<Figure> figures() {
+            Batch one = comparison.first.batch, two = comparison.second.batch;
+            History before = one.history(), after = two.history();
+            boolean logged = before.attempts > 0 && after.attempts > 0;
+            var figures = new ArrayList<Figure>(List.of(
+                    new Figure("rows", one.index().size(), two.index().size(), 0),
+                    new Figure("percent succeeded", succeeded(one.index()), succeeded(two.index()), 1)));
+            double[] fast = (logged ? before.latencies : first.latencies).percentiles(0.5, 0.9);
+            double[] slow = (logged ? after.latencies : second.latencies).percentiles(0.5, 0.9);
+            for (int i = 0; i < 2; i++) figures.add(new Figure(i == 0 ? "seconds p50" : "seconds p90",
+                    fast.length == 0 ? Double.NaN : fast[i], slow.length == 0 ? Double.NaN : slow[i], 2));
+            figures.add(new Figure("tokens", logged ? before.tokens : first.tokens,
+                    logged ? after.tokens : second.tokens, 0));
+            Map<String, BigDecimal> cost = logged ? before.prices : first.prices;
+            Map<String, BigDecimal> other = logged ? after.prices : second.prices;
+            Comparison.union(cost.keySet(), other.keySet()).forEach(currency -> figures.add(Figure.ofPrice(currency,
+                    cost.getOrDefault(currency, BigDecimal.ZERO), other.getOrDefault(currency, BigDecimal.ZERO))));
+            if (logged) figures.add(new Figure("retries", before.retries, after.retries, 0));
+            return figures;
+        }
+
+        private static double succeeded(Index index) {
+            return 100.0 * (index.count(Standing.SUCCEEDED) + index.count(Standing.PARTIAL)) / index.rows();
+        }
+    }
+
+    /// What differs between two batches: a table, or one JSON object.
+    record ComparisonView(Comparison comparison, Overview overview, PrintWriter out, Paint paint) {
+        private static final int CONTEXT = 30, LONGEST = 300;
+
+        void print(boolean all) throws IOException {
+            out.println("first   " + StatusView.headline(comparison.first.batch, paint));
+            out.println("second  " + StatusView.headline(comparison.second.batch, paint));
+            out.println();
+            StatusView.Share.of(overview.matches).forEach(share -> out.println(
+                    share.line(13, Match::word, (match, text) -> paint.by(standing(match), text))));
+            figures();
+            outputs();
+            otherInputs();
+            differences(all ? Long.MAX_VALUE : Overview.SHOWN);
+            if (!overview.differs()) out.println("\nNothing differs.");
+            out.flush();
+        }
+
+        private static Standing standing(Match match) {
+            return switch (match) {
+                case SAME -> Standing.SUCCEEDED;
+                case DIFFERENT -> Standing.PARTIAL;
+                case ONLY_FIRST, ONLY_SECOND -> Standing.PAUSED;
+                case FAILED_FIRST, FAILED_SECOND, NEITHER -> Standing.FAILED;
+            };
+        }
+
+        private void figures() {
+            out.println();
+            out.println("  " + paint.faint("%-18s%14s%14s    %s".formatted("", "first", "second", "difference")));
+            for (var figure : overview.figures())
+                out.println("  " + paint.faint("%-18s".formatted(figure.name())) + "%14s%14s    %s".formatted(
+                        figure.text(figure.first()), figure.text(figure.second()), figure.change()).stripTrailing());
+        }
+
+        private void outputs() {
+            if (!overview.outputs.isEmpty()) out.println();
+            overview.outputs.forEach((output, rows) -> out.println("  "
+                    + paint.faint("%-24s".formatted("differ in " + Plain.text(output, 200)))
+                    + String.format(Locale.ROOT, "%,8d", rows) + (rows == 1 ? " row" : " rows")));
+        }
+
+        private void otherInputs() {
+            var rows = overview.otherInputs;
+            if (rows.isEmpty()) return;
+            out.println("\n  Note: the inputs of " + Plain.count(rows.cardinality(), "row") + " differ, too (first: "
+                    + Plain.id(comparison.first.batch.index().id(rows.nextSetBit(0))) + ")");
+        }
+
+        private void differences(long most) throws IOException {
+            int[] rows = overview.unequal.stream().limit(most).toArray();
+            for (int number : rows) row(comparison.pair(number));
+            int more = overview.unequal.cardinality() - rows.length;
+            if (more > 0) out.println("\n  … and " + Plain.count(more, "more row") + " (--all)");
+        }
+
+        private void row(Comparison.Pair pair) {
+            out.println();
+            out.println("  " + paint.bold(Plain.id(pair.id())) + "  " + paint.by(standing(pair.match()),
+                    pair.match().word()) + Stream.of(pair.first().error(), pair.second().error())
+                    .filter(error -> !error.isEmpty()).map(error -> ": " + Plain.text(error, 160)).collect(joining()));
+            for (var difference : pair.differences()) out.println("    " + paint.faint(Plain.text(difference.pointer(),
+                    200)) + "  " + marked(difference)
+                    + (difference.note().isEmpty() ? "" : paint.faint("  (" + difference.note() + ")")));
+        }
+
+        /// `the [-red-]{+blue+} one`
+        private String marked(Contrast.Difference difference) {
+            return comparison.contrast.pieces(difference).stream().map(piece -> piece.shown(CONTEXT, LONGEST))
+                    .map(piece -> switch (piece.side()) {
+                        case BOTH -> Plain.text(piece.text(), LONGEST);
+                        case FIRST -> paint.by(Standing.FAILED, "[-" + Plain.text(piece.text(), LONGEST) + "-]");
+                        case SECOND -> paint.by(Standing.SUCCEEDED, "{+" + Plain.text(piece.text(), LONGEST) + "+}");
+                    }).collect(joining());
+        }
+
+        /// The keys and their order are a promise; see `docs/compare.md`. Written row by row.
+        static void json(Comparison comparison, Overview overview, PrintWriter out) throws IOException {
+            var head = new LinkedHashMap<String, Object>();
+            overview.matches.forEach((match, rows) -> head.put(match.key(), rows));
+            head.put("inputs_differ", overview.otherInputs.cardinality());
+            head.put("outputs", overview.outputs);
+            var figures = new LinkedHashMap<String, Object>();
+            overview.figures().forEach(figure -> figures.put(figure.key(), figure.json()));
+            head.put("figures", figures);
+            var text = Json.Tokens.text(head);
+            out.print(text.substring(0, text.length() - 1) + ",\"rows\":[");
+            int[] rows = overview.unequal.stream().toArray();
+            for (int i = 0; i < rows.length; i++) {
+                if (i > 0) out.print(",");
+                out.print(Json.MAPPER.writeValueAsString(row(comparison, comparison.pair(rows[i]))));
+            }
+            out.println("]}");
+            out.flush();
+        }
+
+        private static Map<String, Object> row(Comparison comparison, Comparison.Pair pair) {
+            var row = Json.Tokens.object("id", pair.id(), "kind", pair.match().key(), "differences",
+                    pair.differences().stream().map(difference -> difference(comparison, difference)).toList());
+            if (!pair.first().error().isEmpty()) row.put("error_first", pair.first().error());
+            if (!pair.second().error().isEmpty()) row.put("error_second", pair.second().error());
+            if (pair.hasOtherInputs()) row.put("inputs_differ", true);
+            return row;
+        }
+
+        private static Map<String, Object> difference(Comparison comparison, Contrast.Difference difference) {
+            var told = Json.Tokens.object("pointer", difference.pointer());
+            if (!difference.first().isMissingNode()) told.put("first", difference.first());
+            if (!difference.second().isMissingNode()) told.put("second", difference.second());
+            if (difference.isOfTexts()) told.put("words", comparison.contrast.pieces(difference).stream()
+                    .map(piece -> List.of(piece.side().name().toLowerCase(Locale.ROOT), piece.text())).toList());
+            if (!difference.note().isEmpty()) told.put("note", difference.note());
+            return told;
+        }
+    }
+
+    /// All rows of two batches as a spreadsheet: how they compare, the inputs, and the outputs of both side by side.
+    static final class ComparisonSheet {
+        private final Comparison comparison;
+        private final Set<String> inputs, outputs;
+        private Sheet sheet;
+
+        ComparisonSheet(Comparison comparison) {
+            this.comparison = comparison;
+            var names = List.of(comparison.first.names, comparison.second.names);
+            inputs = Comparison.union(names.getFirst().inputs, names.getLast().inputs);
+            inputs.remove("id");
+            outputs = Comparison.union(names.getFirst().all, names.getLast().all);
+            outputs.removeIf(name -> !comparison.scope.holds(name));
+        }
+
+        void write(OutputStream out) throws IOException {
+            sheet = new Sheet(out, ',', false);
+            var head = new ArrayList<>(List.of("id", "kind", "differs"));
+            inputs.forEach(name -> head.add("input." + name));
+            for (var name : outputs)
+                for (var side : List.of("first", "second")) head.add(side + comparison.scope.output(name));
+            head.addAll(List.of("error_first", "error_second"));
+            sheet.write(head);
+            for (int number = 0; number < comparison.size(); number++) sheet.write(cells(comparison.pair(number)));
+            sheet.flush();
+        }
+
+        private List<String> cells(Comparison.Pair pair) {
+            var cells = new ArrayList<>(List.of(pair.id(), pair.match().key(), pair.differences().stream()
+                    .map(Contrast.Difference::pointer).collect(joining(" "))));
+            var known = pair.first().inputs().isEmpty() ? pair.second().inputs() : pair.first().inputs();
+            inputs.forEach(name -> cells.add(Sheet.cell(known.get(name))));
+            for (var name : outputs) for (var ending : List.of(pair.first(), pair.second()))
+                cells.add(cell(ending.outputs().get(name)));
+            cells.addAll(List.of(pair.first().error(), pair.second().error()));
+            return cells;
+        }
+
+        private String cell(Ending.Value value) {
+            if (comparison.scope.part().isEmpty()) return Sheet.cell(value);
+            var part = comparison.part(value);
+            return part.isValueNode() ? part.asText() : part.toString();
+        }
+
+        void tell(PrintWriter err) {
+            err.println(Plain.count(comparison.size(), "row") + ", "
+                    + Plain.count(outputs.size(), "output") + " side by side.");
+            sheet.tell(err, "");
+        }
+    }
+
+    /// Two batches as one page: figures side by side, charts over one another, all rows with their differences marked.
+    record ComparisonPage(Comparison comparison, Overview overview) {
+        private static final int BARS = 60, CONTEXT = 300;
+
+        void write(OutputStream file) throws IOException {
+            var outputs = List.copyOf(overview.outputs.keySet());
+            Page.write(file, List.of(Page.head(title(), about()), totals(), charts(),
+                            Page.table(heads(), "Kind", "Differs in",
+                                    Page.options(overview.outputs.entrySet().stream()))),
+                    described(outputs), comparison.size(), number -> row(comparison.pair(number), outputs));
+        }
+
+        private String title() {
+            return comparison.first.batch.files().results().getFileName() + " and "
+                    + comparison.second.batch.files().results().getFileName();
+        }
+
+        private String about() {
+            var paint = new Paint(false);
+            return "first: " + StatusView.headline(comparison.first.batch, paint) + "; second: "
+                    + StatusView.headline(comparison.second.batch, paint);
+        }
+
+        private Html totals() {
+            var figures = overview.figures().stream().map(figure -> Html.of("""
+                    <tr><th scope="row">%s</th><td class="number">%s</td><td class="number">%s</td>\
+                    <td class="number">%s</td></tr>
+                    """, figure.name(), figure.text(figure.first()), figure.text(figure.second()), figure.change()));
+            return Page.totals(StatusView.Share.of(overview.matches), Match::word, Html.of("""
+                    <table class="figures"><thead><tr><td></td><th scope="col" class="number"><span class="key first">\
+                    first</span></th><th scope="col" class="number"><span class="key second">second</span></th>
+                    <th scope="col" class="number">difference</th></tr></thead><tbody>%s</tbody></table>%s""",
+                    Html.all(figures), overview.otherInputs.isEmpty() ? Html.of("")
+                            : Html.of("<p>The inputs of %s differ, too.</p>",
+                                    Plain.count(overview.otherInputs.cardinality(), "row"))));
+        }
+
+        private Html charts() {
+            Compared first = comparison.first, second = comparison.second;
+            var charts = new ArrayList<Chart>();
+            Latencies before = first.batch.history().latencies, after = second.batch.history().latencies;
+            if (!before.isEmpty() && !after.isEmpty()) charts.add(latency(before, after));
+            var course = new Course(List.of(new Course.Line("first", "first", first.timeline),
+                    new Course.Line("second", "second", second.timeline)));
+            if (course.spans().whole() > 0.01) {
+                charts.add(course.chart("rate", "Rows that ended", "rows a second", false,
+                        course.series((timeline, spans) -> timeline.rate(spans, _ -> true))));
+                charts.addAll(course.charts());
+            }
+            return Page.charts(charts.stream().map(Chart::svg));
+        }
+
+        private static Chart latency(Latencies first, Latencies second) {
+            double[] one = first.percentiles(0.5, 0.99), two = second.percentiles(0.5, 0.99);
+            var spans = Spans.of(1.5 * Math.max(one[1], two[1]), BARS);
+            var marks = new LinkedHashMap<String, Double>();
+            marks.put(String.format(Locale.ROOT, "first p50 %.2f s", one[0]), one[0]);
+            marks.put(String.format(Locale.ROOT, "second p50 %.2f s", two[0]), two[0]);
+            return new Chart("latency", "Seconds a row", "rows", "seconds", spans, false, List.of(
+                    new Chart.Series("first", "first", first.histogram(spans)),
+                    new Chart.Series("second", "second", second.histogram(spans))), marks);
+        }
+
+        private static Html heads() {
+            return Html.of("""
+                    <th scope="col" data-key="id"><button type="button">Id</button></th>
+                    <th scope="col" data-key="outcome"><button type="button">Kind</button></th>
+                    <th scope="col" data-key="seconds" class="number"><button type="button">First, s</button></th>
+                    <th scope="col" data-key="second" class="number wide"><button type="button">Second, s</button></th>
+                    <th scope="col" data-key="result"><button type="button">Differences</button></th>
+                    """);
+        }
+
+        private Map<String, Object> described(List<String> outputs) {
+            return Json.Tokens.object("start", 0, "outcomes", Stream.of(Match.values()).map(Match::word).toList(),
+                    "causes", outputs, "chosen", overview.count(Match.DIFFERENT) > 0 ? Match.DIFFERENT.ordinal() : "");
+        }
+
+        /// As a row of the report, of the run that succeeded, the first if both did; then what the second adds:
+        /// `[seconds, run, error of the first, error of the second, true if inputs differ, [differences]]`
+        private List<Object> row(Comparison.Pair pair, List<String> outputs) {
+            var shown = pair.first().outputs().isEmpty() ? pair.second() : pair.first();
+            var differ = overview.outputs(pair.differences()).stream().map(outputs::indexOf).toList();
+            return List.of(Plain.text(pair.id(), Report.LONGEST), pair.match().ordinal(), differ,
+                    seconds(comparison.first.batch, pair.firstEntry(), pair.first()), shown.tokens(), "",
+                    pair.first().run(), Report.values(shown.inputs()), Report.values(shown.outputs()), List.of(), false,
+                    List.of(seconds(comparison.second.batch, pair.secondEntry(), pair.second()), pair.second().run(),
+                            pair.first().error(), pair.second().error(), pair.hasOtherInputs(),
+                            pair.differences().stream().map(this::difference).toList()));
+        }
+
+        private static Object seconds(Batch batch, int entry, Ending ending) {
+            return entry >= 0 && batch.ledger().millis(entry) > 0 ? batch.ledger().millis(entry) / 1000.0
+                    : Overview.Took.number(ending.seconds());
+        }
+
+        /// `[pointer, note, [[side, text]]]`
+        private List<Object> difference(Contrast.Difference difference) {
+            return List.of(difference.pointer(), difference.note(), comparison.contrast.pieces(difference).stream()
+                    .map(piece -> piece.shown(CONTEXT, Report.LONGEST))
+                    .map(piece -> List.of(piece.side().ordinal(), piece.text())).toList());
+        }
     }
 
     /// Colour for a terminal; off, text stays as it is.
@@ -6419,6 +7229,11 @@ final class DifyExec implements Runnable {
     ///
     /// @param ledger empty unless the batch was opened to tell how its rows ended
     record Batch(BatchFiles files, Optional<Csv> csv, Index index, History history, Ledger ledger) {
+        /// The ids of the workflow's versions that ran, in the order in which they come up in the results.
+        Set<String> versions() {
+            return Collections.unmodifiableSet(index.versions);
+        }
+
         /// What the files say, without lock or writing; another process may be at work on them.
         static Batch peek(BatchFiles files, Optional<Csv> csv) {
             return read(files, csv, new Ledger(), List.of());
@@ -7751,7 +8566,7 @@ final class DifyExec implements Runnable {
 
     /// The results file: a line a success.
     static final class Results {
-        private static final Set<String> HEAD = Set.of("id", "status", "workflow_status");
+        private static final Set<String> HEAD = Set.of("id", "status", "workflow_status", "workflow_id");
         /// The original tool puts a blank after each colon and comma.
         static final Pattern BEGINNING = Pattern.compile("""
                 \\{"id": ?"[^"\\\\]*+(?:\\\\.[^"\\\\]*+)*+", ?"status": ?"success", ?"inputs": ?\\{""");
@@ -7766,6 +8581,7 @@ final class DifyExec implements Runnable {
                     if (head.isEmpty()) continue;
                     int entry = index.findOrAdd(head.get().id());
                     index.stand(entry, head.get().partial() ? Standing.PARTIAL : Standing.SUCCEEDED);
+                    if (!head.get().version().isEmpty()) index.versions.add(head.get().version());
                     for (var reading : readings) reading.result(entry, lines);
                 }
             }
@@ -7775,14 +8591,15 @@ final class DifyExec implements Runnable {
             return line.has("id") && line.has("status");
         }
 
-        record Head(String id, boolean success, boolean partial) {}
+        record Head(String id, boolean success, boolean partial, String version) {}
 
         /// The fields of a line that say whose result it is; empty if it is no whole JSON object with an id.
         static Optional<Head> head(JsonParser line) {
             return Fields.of(line, (name, _) -> !HEAD.contains(name)).filter(fields -> !fields.text("id", "").isBlank())
                     .map(fields -> new Head(fields.text("id").strip(),
                             "success".equals(fields.texts().getOrDefault("status", "success")),
-                            "partial-succeeded".equals(fields.text("workflow_status"))));
+                            "partial-succeeded".equals(fields.text("workflow_status")),
+                            fields.text("workflow_id", "")));
         }
     }
 
@@ -9268,6 +10085,8 @@ final class DifyExec implements Runnable {
         private final List<Page> pages = new ArrayList<>();
         private final Texts ids = new Texts();
         private int size = 0, rows = -1;
+        /// Of the workflow, as far as the results tell.
+        private final Set<String> versions = new LinkedHashSet<>();
         /// Open addressing: an entry's number and one, or 0; at most two thirds full.
         private int[] table = new int[4096];
 
@@ -9935,6 +10754,193 @@ final class DifyExec implements Runnable {
             return retryAfter.filter(asked -> asked.compareTo(delay) > 0)
                     .map(asked -> asked.compareTo(Pause.LONGEST) > 0 ? Pause.LONGEST : asked)
                     .orElse(delay);
+        }
+    }
+
+    /// How what two runs gave differs.
+    ///
+    /// @param trim white space does not count
+    record Contrast(boolean trim) {
+        /// So many differences of one output are told.
+        private static final int MOST = 100;
+        private static final int WORDS = 65_000;
+        /// What comparing two texts word by word may cost: the words of one times those of the other.
+        private static final long DEAREST = 4_000_000;
+        /// A word with what parts it from the next; a sign of a script without blanks is one of its own.
+        private static final Pattern WORD = Pattern.compile(
+                "(?:[\\p{L}\\p{M}\\p{N}_&&[^\\p{IsIdeographic}\\p{IsHiragana}\\p{IsKatakana}]]+|\\S)\\s*+|\\s+");
+
+        /// One place at which two values differ; what is not there is a missing node.
+        ///
+        /// @param pointer from the outputs on
+        record Difference(String pointer, JsonNode first, JsonNode second) {
+            boolean isOfTexts() {
+                return first.isTextual() && second.isTextual();
+            }
+
+            /// What the eye would miss, or empty.
+            String note() {
+                if (!isOfTexts()) return "";
+                var composed = Stream.of(first, second).map(JsonNode::textValue)
+                        .map(text -> Normalizer.normalize(text, Normalizer.Form.NFC)).toList();
+                if (composed.getFirst().equals(composed.getLast()))
+                    return "looks alike: the same characters, composed in another way (Unicode normalization)";
+                return blank(composed.getFirst()).equals(blank(composed.getLast())) ? "only white space differs" : "";
+            }
+        }
+
+        enum Side { BOTH, FIRST, SECOND }
+
+        /// A part of two texts: in both, or in one of them.
+        record Piece(Side side, String text) {
+            /// What is the same, but for so much around its changes; what is not, up to a length.
+            Piece shown(int context, int longest) {
+                if (side != Side.BOTH && text.length() > longest)
+                    return new Piece(side, Plain.cut(text, longest) + "…");
+                if (side != Side.BOTH || text.length() <= 2 * context + 3) return this;
+                int tail = text.length() - context;
+                if (Character.isLowSurrogate(text.charAt(tail))) tail++;
+                return new Piece(side, Plain.cut(text, context) + " … " + text.substring(tail));
+            }
+        }
+
+        /// Numbers are compared by value, objects without the order of their keys, arrays place by place.
+        List<Difference> of(String pointer, JsonNode first, JsonNode second) {
+            var found = new ArrayList<Difference>();
+            compare(pointer, first, second, found);
+            return found;
+        }
+
+        private void compare(String pointer, JsonNode first, JsonNode second, List<Difference> found) {
+            if (found.size() == MOST) return;
+            if (first.isObject() && second.isObject()) {
+                var names = new LinkedHashSet<String>();
+                Stream.of(first, second).forEach(node -> node.fieldNames().forEachRemaining(names::add));
+                for (var name : names)
+                    compare(pointer + pointer(name), first.path(name), second.path(name), found);
+            } else if (first.isArray() && second.isArray()) {
+                for (int i = 0; i < Math.max(first.size(), second.size()); i++)
+                    compare(pointer + "/" + i, first.path(i), second.path(i), found);
+            } else if (!isSame(first, second)) found.add(new Difference(pointer, first, second));
+        }
+
+        private boolean isSame(JsonNode first, JsonNode second) {
+            if (first.isNumber() && second.isNumber() && !first.isDouble() && !second.isDouble()) // a double is NaN
+                return first.decimalValue().compareTo(second.decimalValue()) == 0;
+            if (first.isTextual() && second.isTextual())
+                return plain(first.textValue()).equals(plain(second.textValue()));
+            return first.getNodeType() == second.getNodeType() && first.toString().equals(second.toString());
+        }
+
+        /// `/a~1b`: a name as a step of a pointer.
+        static String pointer(String name) {
+            return "/" + name.replace("~", "~0").replace("/", "~1");
+        }
+
+        private String plain(String text) {
+            return trim ? blank(text) : text;
+        }
+
+        private static String blank(String text) {
+            return text.strip().replaceAll("(?U)\\s+", " ");
+        }
+
+        /// What both have and what one has, of texts word by word; values of other kinds, and texts that it would take
+        /// too long for, as a whole.
+        List<Piece> pieces(Difference difference) {
+            var pieces = new ArrayList<Piece>();
+            if (difference.isOfTexts()) words(plain(difference.first().textValue()),
+                    plain(difference.second().textValue()), pieces);
+            else {
+                add(Side.FIRST, difference.first().isMissingNode() ? "" : difference.first().toString(), pieces);
+                add(Side.SECOND, difference.second().isMissingNode() ? "" : difference.second().toString(), pieces);
+            }
+            return pieces;
+        }
+
+        /// What is the same at the beginning and at the end costs nothing.
+        private static void words(String first, String second, List<Piece> pieces) {
+            List<String> one = words(first), two = words(second);
+            int head = alike(one, two);
+            int tail = alike(one.subList(head, one.size()).reversed(), two.subList(head, two.size()).reversed());
+            add(Side.BOTH, String.join("", one.subList(0, head)), pieces);
+            changed(one.subList(head, one.size() - tail), two.subList(head, two.size() - tail), pieces);
+            add(Side.BOTH, String.join("", one.subList(one.size() - tail, one.size())), pieces);
+        }
+
+        /// How many words both begin with.
+        private static int alike(List<String> first, List<String> second) {
+            int many = 0;
+            while (many < Math.min(first.size(), second.size()) && first.get(many).equals(second.get(many))) many++;
+            return many;
+        }
+
+        private static void changed(List<String> first, List<String> second, List<Piece> pieces) {
+            if (first.size() + second.size() > WORDS || (long) first.size() * second.size() > DEAREST) {
+                add(Side.FIRST, String.join("", first), pieces);
+                add(Side.SECOND, String.join("", second), pieces);
+                return;
+            }
+            var known = new ArrayList<String>();
+            var signs = new HashMap<String, Character>();
+            var marks = new Marks(known, pieces);
+            new StringsComparator(signs(first, known, signs), signs(second, known, signs)).getScript().visit(marks);
+            marks.flush();
+        }
+
+        /// A character for each word, the same for the same.
+        private static String signs(List<String> words, List<String> known, Map<String, Character> signs) {
+            var text = new StringBuilder();
+            for (var word : words) text.append((char) signs.computeIfAbsent(word, fresh -> {
+                known.add(fresh);
+                return (char) (known.size() - 1);
+            }));
+            return text.toString();
+        }
+
+        private static List<String> words(String text) {
+            return WORD.matcher(text).results().map(MatchResult::group).toList();
+        }
+
+        private static void add(Side side, String text, List<Piece> pieces) {
+            if (!text.isEmpty()) pieces.add(new Piece(side, text));
+        }
+
+        /// Puts together what changed between two words that both have.
+        private record Marks(List<String> known, List<Piece> pieces, Map<Side, StringBuilder> open)
+                implements CommandVisitor<Character> {
+            Marks(List<String> known, List<Piece> pieces) {
+                this(known, pieces, new EnumMap<>(Map.of(Side.BOTH, new StringBuilder(),
+                        Side.FIRST, new StringBuilder(), Side.SECOND, new StringBuilder())));
+            }
+
+            @Override
+            public void visitKeepCommand(Character word) {
+                if (open.get(Side.BOTH).isEmpty()) flush();
+                open.get(Side.BOTH).append(known.get(word));
+            }
+
+            @Override
+            public void visitDeleteCommand(Character word) {
+                change(Side.FIRST, word);
+            }
+
+            @Override
+            public void visitInsertCommand(Character word) {
+                change(Side.SECOND, word);
+            }
+
+            private void change(Side side, char word) {
+                if (!open.get(Side.BOTH).isEmpty()) flush();
+                open.get(side).append(known.get(word));
+            }
+
+            void flush() {
+                open.forEach((side, text) -> {
+                    add(side, text.toString(), pieces);
+                    text.setLength(0);
+                });
+            }
         }
     }
 
@@ -11074,8 +12080,10 @@ final class DifyExec implements Runnable {
                     : "check DIFY_API_BASE_URL, it usually ends in /v1";
         }
 
-        static Access to(Demo demo) {
-            return new Access(demo.baseUrl(), DEMO_KEY, "", Optional.empty(), Optional.empty());
+        /// @param workflowId that of a real app is none of the demo's
+        static Access to(Demo demo, String workflowId) {
+            return new Access(demo.baseUrl(), DEMO_KEY, Demo.has(workflowId.strip()) ? workflowId.strip() : "",
+                    Optional.empty(), Optional.empty());
         }
 
         @Override
@@ -11157,7 +12165,8 @@ final class DifyExec implements Runnable {
     /// until [#close].
     static final class Demo implements AutoCloseable {
         static final String NEWEST = "1.16.0", VERSIONS = NEWEST + ", 1.14.2, 1.9.2, or chatflow";
-        private static final String WORKFLOW = uuid("workflow");
+        /// The version that is published, and one before it, which a call can name.
+        private static final String WORKFLOW = uuid("workflow"), EARLIER = uuid("workflow, the version before");
         private static final int LISTED = 20;
 
         private final Version version;
@@ -11175,12 +12184,12 @@ final class DifyExec implements Runnable {
             server.setExecutor(threads);
             route("/v1/info", this::info);
             route("/v1/parameters", this::parameters);
-            route("/v1/workflows/run", this::run);
+            route("/v1/workflows/run", exchange -> run(exchange, WORKFLOW));
             route("/v1/workflows/run/", this::detail);
             route("/v1/workflows/logs", this::logs);
             route("/v1/workflows/tasks/", this::stop);
             route("/v1/workflows/", this::runVersion);
-            route("/v1/chat-messages", this::run);
+            route("/v1/chat-messages", exchange -> run(exchange, WORKFLOW));
             route("/v1/chat-messages/", this::stop);
             route("/v1/conversations", this::conversations);
             route("/v1/messages", this::messages);
@@ -11194,6 +12203,11 @@ final class DifyExec implements Runnable {
         /// The address that a client is given: `http://127.0.0.1:40123/v1`.
         URI baseUrl() {
             return URI.create("http://127.0.0.1:" + server.getAddress().getPort() + "/v1");
+        }
+
+        /// Whether that is the id of one of its workflow's versions.
+        static boolean has(String workflow) {
+            return List.of(WORKFLOW, EARLIER).contains(workflow);
         }
 
         /// Cuts what is still open and drops what still runs.
@@ -11254,18 +12268,19 @@ final class DifyExec implements Runnable {
         static final class Markers {
             private final Set<String> met = ConcurrentHashMap.newKeySet();
 
-            Plan plan(Map<String, String> inputs) {
+            Plan plan(String workflow, Map<String, String> inputs) {
                 var all = inputs.values().stream().map(String::valueOf).collect(joining("\n"));
                 var latency = all.contains("[slow]") ? 5000 : 80 + Math.floorMod(all.hashCode(), 221);
-                return new Plan(Duration.ofMillis(latency), result(all, inputs),
+                return new Plan(Duration.ofMillis(latency), result(workflow, all, inputs),
                         firstOf("[drop]", all, inputs.get("id")));
             }
 
-            private Result result(String all, Map<String, String> inputs) {
+            private Result result(String workflow, String all, Map<String, String> inputs) {
                 if (all.contains("[fail]")) return Result.failed("Run failed: the model refused this input");
                 if (firstOf("[flaky]", all, inputs.get("id")))
                     return Result.failed("[openai] Rate Limit Error, 429 Too Many Requests");
-                var outputs = object("answer", "Demo answer to: " + question(inputs), "row_id", inputs.get("id"));
+                var answer = (workflow.equals(EARLIER) ? "Answer to: " : "Demo answer to: ") + question(inputs);
+                var outputs = object("answer", answer, "row_id", inputs.get("id"));
                 return new Result("succeeded", outputs, null, 3, 16 + all.codePointCount(0, all.length()) / 3);
             }
 
@@ -11286,8 +12301,8 @@ final class DifyExec implements Runnable {
         // What is told of a run
 
         /// One run, and the promise of its end.
-        record Job(Version version, String id, String task, String user, Map<String, String> inputs, Instant created,
-                   Plan plan, CompletableFuture<Ended> end) {
+        record Job(Version version, String workflow, String id, String task, String user, Map<String, String> inputs,
+                   Instant created, Plan plan, CompletableFuture<Ended> end) {
             record Ended(Result how, Instant at) {}
 
             void end(Result how) {
@@ -11298,7 +12313,7 @@ final class DifyExec implements Runnable {
             private Map<String, Object> stored() {
                 var now = end.getNow(new Ended(Result.NONE, created));
                 var how = now.how();
-                return object("id", id, "workflow_id", WORKFLOW, "status", how.status(), "outputs", how.outputs(),
+                return object("id", id, "workflow_id", workflow, "status", how.status(), "outputs", how.outputs(),
                         "error", how.error(), "elapsed_time", seconds(created, now.at()),
                         "total_tokens", how.tokens(), "total_steps", how.steps(),
                         "created_at", created.getEpochSecond(),
@@ -11359,7 +12374,7 @@ final class DifyExec implements Runnable {
 
             /// The events from the start until the model is asked.
             List<Map<String, Object>> opening() {
-                return List.of(event("workflow_started", object("id", id, "workflow_id", WORKFLOW, "inputs", inputs,
+                return List.of(event("workflow_started", object("id", id, "workflow_id", workflow, "inputs", inputs,
                                 "created_at", created.getEpochSecond())),
                         nodeStarted("start"), nodeFinished("start", "status", "succeeded", "outputs", inputs),
                         nodeStarted("llm"));
@@ -11458,20 +12473,20 @@ final class DifyExec implements Runnable {
 
         private void runVersion(HttpExchange exchange) throws IOException {
             var workflow = part(exchange, 3);
-            if (workflow.equals(WORKFLOW)) run(exchange);
+            if (has(workflow)) run(exchange, workflow);
             else if (workflow.matches("\\p{XDigit}{8}(-\\p{XDigit}{4}){3}-\\p{XDigit}{12}"))
                 refuse(exchange, 404, "not_found", "Workflow not found with id: " + workflow);
             else refuse(exchange, 400, "bad_request", "Invalid workflow_id format: '" + workflow + "'. ");
         }
 
-        private void run(HttpExchange exchange) throws IOException {
+        private void run(HttpExchange exchange, String workflow) throws IOException {
             var body = Json.MAPPER.readTree(exchange.getRequestBody().readAllBytes());
             boolean isStream = body.path("response_mode").asText().equals("streaming");
             if (version == Version.CHATFLOW && body.path("query").asText("").isEmpty()) {
                 refuse(exchange, 400, "invalid_param", "query is required");
                 return;
             }
-            var job = begin(body.path("user").asText(), body.path("inputs"), body.path("query").asText(""), isStream);
+            var job = begin(workflow, body, isStream);
             if (isStream) stream(exchange, job);
             else if (version == Version.CHATFLOW && job.isFailed())
                 refuse(exchange, 400, "invalid_param", "Run failed: " + job.end().join().how().error());
@@ -11479,13 +12494,14 @@ final class DifyExec implements Runnable {
             else send(exchange, 200, job.blocking());
         }
 
-        /// @param query empty where a workflow is asked
-        private Job begin(String user, JsonNode given, String query, boolean isStream) {
+        /// Of a chatflow its query is an input, too.
+        private Job begin(String workflow, JsonNode body, boolean isStream) {
             var inputs = new LinkedHashMap<String, String>();
-            columns.forEach(column -> inputs.put(column, given.path(column).asText(null)));
-            if (!query.isEmpty()) inputs.put("query", query);
-            var job = new Job(version, UUID.randomUUID().toString(), UUID.randomUUID().toString(), user, inputs,
-                    Instant.now(), markers.plan(inputs), new CompletableFuture<>());
+            columns.forEach(column -> inputs.put(column, body.path("inputs").path(column).asText(null)));
+            if (version == Version.CHATFLOW) inputs.put("query", body.path("query").asText());
+            var job = new Job(version, workflow, UUID.randomUUID().toString(), UUID.randomUUID().toString(),
+                    body.path("user").asText(), inputs, Instant.now(), markers.plan(workflow, inputs),
+                    new CompletableFuture<>());
             jobs.put(job.id(), job);
             if (version.hasWorker()) log.addFirst(job);
             boolean isListedAtEnd = !version.hasWorker() && !isStream;
@@ -11922,6 +12938,9 @@ final class DifyExec implements Runnable {
         static final JsonMapper STRICT = MAPPER.rebuild().enable(DeserializationFeature.FAIL_ON_TRAILING_TOKENS)
                 .disable(JsonReadFeature.ALLOW_NON_NUMERIC_NUMBERS).build();
         static final JsonFactory FACTORY = MAPPER.getFactory();
+        /// For trees that are walked from within: what is nested deeper than a stack bears is refused.
+        static final ObjectReader FLAT = MAPPER.reader().with(Tokens.FACTORY.rebuild().streamReadConstraints(
+                Tokens.FACTORY.streamReadConstraints().rebuild().maxNestingDepth(500).build()).build());
     }
 
     /// A piece of an HTML page.

@@ -336,7 +336,7 @@ final class BatchTest {
                 no JSON                                                                    | -  |         |
                 """)
         void aLineSaysWhoseResultItIs(String line, String id, Boolean success, Boolean partial) throws IOException {
-            var expected = id == null ? Optional.empty() : Optional.of(new Results.Head(id, success, partial));
+            var expected = id == null ? Optional.empty() : Optional.of(new Results.Head(id, success, partial, ""));
 
             assertEquals(expected, head(folder, line));
             assertEquals(expected, head(folder, "\uFEFF" + line));

@@ -28,6 +28,7 @@
 //SOURCES ConformanceTest.java
 //SOURCES Recorded.java
 //SOURCES ViewsTest.java
+//SOURCES CompareTest.java
 //SOURCES ShellTest.java
 //SOURCES Simulator.java
 //SOURCES SimulatedServer.java
@@ -70,8 +71,8 @@ final class DifyExecTest {
     static final List<Class<?>> CLASSES = List.of(
             MapTest.class, OptionsTest.class, EngineTest.class, LookUpTest.class, AgendaTest.class, RulesTest.class,
             PaceTest.class, DifyTest.class, BatchTest.class, InputTest.class, DataTest.class, ServerTest.class, RecordingsTest.class,
-            CommandTest.class, ChatflowTest.class, SettingsTest.class, FilesTest.class, FormTest.class, ProcessTest.class, DocsTest.class,
-            FaultTest.class, ConformanceTest.class, ViewsTest.class, ShellTest.class);
+            CommandTest.class, ChatflowTest.class, SettingsTest.class, FilesTest.class, FormTest.class, ProcessTest.class,
+            DocsTest.class, FaultTest.class, ConformanceTest.class, ViewsTest.class, CompareTest.class, ShellTest.class);
 
     /// `-Dtest=TheJudge`, before or after the script's name, runs only the `@Nested` class of that name.
     public static void main(String... args) {

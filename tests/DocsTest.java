@@ -83,6 +83,7 @@ final class DocsTest extends WholeCommand {
             return text.strip().replaceAll("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", "RUN")
                     .replaceAll("127\\.0\\.0\\.1:\\d+", "HOST")
                     .replaceAll("\\d{4}-\\d\\d-\\d\\d \\d\\d:\\d\\d:\\d\\d", "TIME")
+                    .replaceAll("(?m)^( *seconds p\\d\\d ).*", "$1")
                     .replaceAll("\\d+(\\.\\d+)+", "0.0").replaceAll("r-\\d+(, r-\\d+)+", "IDS");
         }
 
