@@ -343,7 +343,7 @@ final class DifyExec implements Runnable {
 
         private int report(Csv csv, Index index, Greeting.Met server, Form form, Connection dify) {
             var out = spec.commandLine().getOut();
-            var inspection = Inspection.of(csv.columns(), form, csv.rows(_ -> true, index));
+            var inspection = Inspection.of(csv.columns(), form, csv.rows(_ -> true, index)).of(csv, index);
             if (json) out.println(Json.MAPPER.valueToTree(inspection).toString());
             else CheckView.print(inspection, server, out);
             for (var first = csv.first(show, index); first.hasNext(); )
@@ -1500,9 +1500,12 @@ final class DifyExec implements Runnable {
         }
 
         private static void write(Csv csv, Index index, Edits edits, OutputStream to) throws IOException {
-            var header = firstLine(csv);
-            try (var out = new CellWriter(new OutputStreamWriter(to, csv.charset.newEncoder()), csv.delimiter,
-                    header.startsWith("\uFEFF"), header.endsWith("\r\n") ? "\r\n" : "\n")) {
+            var first = firstLine(csv);
+            boolean isDelimiterNamed = csv.header().isDelimiterNamed();
+            var text = new OutputStreamWriter(to, csv.charset.newEncoder());
+            if (isDelimiterNamed) text.write(first);
+            try (var out = new CellWriter(text, csv.header().delimiter(),
+                    !isDelimiterNamed && first.startsWith("\uFEFF"), first.endsWith("\r\n") ? "\r\n" : "\n")) {
                 out.write(csv.columns());
                 for (var rows = csv.with(edits).rows(_ -> true, index); rows.hasNext(); )
                     out.write(rows.next().inputs().values());
@@ -1882,7 +1885,7 @@ final class DifyExec implements Runnable {
         private Form checked(Wanted wanted, Greeting.Met server) throws InterruptedException {
             var csv = batch.csv().orElseThrow();
             var form = dify.form(server, csv, work.input.csv);
-            var inspection = Inspection.of(csv.columns(), form, wanted.all());
+            var inspection = Inspection.of(csv.columns(), form, wanted.all()).of(csv, batch.index());
             CheckView.problems(inspection, dify.err());
             if (inspection.isFine()) return form;
             throw new Unusable(work.input.csv + ": " + Plain.count(inspection.faults().size()
@@ -2578,7 +2581,7 @@ final class DifyExec implements Runnable {
         /// The first problems and their number; what is only worth knowing, too.
         static void problems(Inspection inspection, PrintWriter out) {
             inspection.notes().forEach(note -> out.println("Note: " + Plain.text(note, 500)));
-            inspection.faults().forEach(fault -> out.println("line 1: " + Plain.text(fault, 500)));
+            inspection.faults().forEach(fault -> out.println("Header: " + Plain.text(fault, 500)));
             Plain.some(inspection.problems(), SHOWN, problem -> out.println("line " + problem.line() + ", id "
                     + Plain.id(problem.id()) + ", " + wrong(problem.column(), problem.value(), problem.allowed())),
                     "%s problems (check --json lists all)", out);
@@ -2847,7 +2850,8 @@ final class DifyExec implements Runnable {
 
         void write(OutputStream out) throws IOException {
             var csv = batch.csv().orElseThrow();
-            var cells = new CellWriter(raw ? new Utf8(out) : Utf8.shown(out), csv.delimiter, true, "\r\n");
+            var cells = new CellWriter(raw ? new Utf8(out) : Utf8.shown(out), csv.header().delimiter(), true,
+                    "\r\n");
             cells.write(guarded(header(csv)));
             try (var endings = new Endings(batch)) {
                 var all = batch.rows(entry -> !failed || batch.index().standing(entry).isOnRetryList());
@@ -8020,24 +8024,24 @@ final class DifyExec implements Runnable {
     }
 
     /// A CSV file (RFC 4180), read as a stream, again and again. Opening it reads the header; [#check] all of it.
-    record Csv(Path path, long size, Charset charset, char delimiter, List<String> columns, int idColumn,
-            UnaryOperator<Row> edits) {
+    record Csv(Path path, long size, Charset charset, Header header, int idColumn, UnaryOperator<Row> edits) {
         private static final int SHOWN = 20;
 
         /// @param idColumn  the name of the column of the ids; null: the first
         /// @param encoding  given, or found by a byte order mark
-        /// @param delimiter given, or found by the header
+        /// @param delimiter given, or found by the first line `sep=;` or the header
         static Csv open(Path path, String idColumn, Optional<Charset> encoding, Optional<Character> delimiter) {
             Source.refuseNoFile(path);
             try {
                 var charset = encoding.isPresent() ? encoding.get() : charset(path);
-                var header = header(path, charset, delimiter);
-                var columns = header.columns().stream().map(String::strip).toList();
+                NoCsv.refuse(path, encoding.isPresent() || charset != UTF_8);
+                var header = Header.of(path, charset, delimiter);
+                var columns = header.columns();
                 int id = idColumn == null ? 0 : columns.indexOf(idColumn);
                 var problems = problems(columns, id, idColumn);
-                if (!problems.isEmpty()) throw new Unusable(path + ", line 1: " + String.join("; ", problems));
-                return new Csv(path, Files.size(path), charset, header.delimiter(), columns, id,
-                        UnaryOperator.identity());
+                if (!problems.isEmpty())
+                    throw new Unusable(path + ", line " + header.line() + ": " + String.join("; ", problems));
+                return new Csv(path, Files.size(path), charset, header, id, UnaryOperator.identity());
             } catch (IOException problem) {
                 throw new Unusable(path + ": " + Plain.of(problem));
             }
@@ -8045,11 +8049,9 @@ final class DifyExec implements Runnable {
 
         private static List<String> problems(List<String> columns, int id, String idColumn) {
             var problems = new ArrayList<String>();
-            for (int i = 0; i < columns.size(); i++) {
-                var column = columns.get(i);
-                if (column.isEmpty()) problems.add("column " + (i + 1) + " has no name");
-                else if (columns.indexOf(column) < i) problems.add("column " + Plain.quoted(column) + " stands twice");
-            }
+            for (int i = 0; i < columns.size(); i++)
+                if (columns.indexOf(columns.get(i)) < i)
+                    problems.add("column " + Plain.quoted(columns.get(i)) + " stands twice");
             if (id < 0)
                 problems.add("there is no column " + Plain.quoted(idColumn) + "; the columns are "
                         + Plain.text(String.join(", ", columns), 300));
@@ -8061,20 +8063,36 @@ final class DifyExec implements Runnable {
 
         /// The same file, its rows edited as they are read.
         Csv with(UnaryOperator<Row> edits) {
-            return new Csv(path, size, charset, delimiter, columns, idColumn, edits);
+            return new Csv(path, size, charset, header, idColumn, edits);
+        }
+
+        /// Those that have a name.
+        List<String> columns() {
+            return header.columns();
         }
 
         boolean isId(String column) {
-            return columns.get(idColumn).equals(column);
+            return columns().get(idColumn).equals(column);
+        }
+
+        /// What was taken all the same, and a reader of the file may not expect.
+        List<String> notes(Index checked) {
+            var notes = new ArrayList<>(header.notes());
+            checked.gaps.rows.note("row of nothing but empty cells is", "rows of nothing but empty cells are")
+                    .ifPresent(notes::add);
+            checked.gaps.lines.note("blank line between rows is", "blank lines between rows are")
+                    .ifPresent(notes::add);
+            return notes;
         }
 
         /// Reads every row once. Adds the ids to the index, in order; everything that is wrong is told at once.
         void check(Index index) {
             var problems = new ArrayList<String>();
+            var told = new BitSet();
             long count = 0;
-            try (var rows = new Cursor()) {
+            try (var rows = new Cursor(index.gaps)) {
                 for (var cells = rows.next(); cells != null; cells = rows.next()) {
-                    var wrong = fault(cells, rows, index);
+                    var wrong = fault(cells, rows, index, told);
                     if (wrong.isPresent() && count++ < SHOWN) problems.add("line " + rows.line + ": " + wrong.get());
                 }
             }
@@ -8085,10 +8103,19 @@ final class DifyExec implements Runnable {
                     + (count > SHOWN ? "\n  … and " + (count - SHOWN) + " more" : ""));
         }
 
-        private Optional<String> fault(List<String> cells, Cursor rows, Index index) {
-            if (cells.size() != columns.size())
-                return Optional.of(Plain.count(cells.size(), "cell") + " where the header has " + columns.size()
+        /// @param told the columns without a name of which it was told that they hold something
+        private Optional<String> fault(List<String> all, Cursor rows, Index index, BitSet told) {
+            if (!header.fits(all))
+                return Optional.of(Plain.count(all.size(), "cell") + " where the header has " + header.width()
                         + " (a comma too many or too few, or a quote left open?)");
+            var stray = header.unnamed().stream().filter(place -> !told.get(place) && header.isFilled(all, place))
+                    .findFirst();
+            if (stray.isPresent()) {
+                told.set(stray.get());
+                return Optional.of("column " + (stray.get() + 1) + " holds " + Plain.quoted(all.get(stray.get()))
+                        + " and has no name: give it one in line " + header.line() + ", or empty it");
+            }
+            var cells = header.named(all);
             var id = cells.get(idColumn);
             if (id.isEmpty()) return Optional.of("the id is blank");
             if (id.chars().anyMatch(Character::isISOControl))
@@ -8124,7 +8151,7 @@ final class DifyExec implements Runnable {
         }
 
         private final class Rows extends Spliterators.AbstractSpliterator<Row> {
-            private final Cursor cursor = new Cursor();
+            private final Cursor cursor = new Cursor(new Gaps());
             private final IntPredicate wanted;
             private final Index checked;
             private int index = 0, end;
@@ -8160,8 +8187,10 @@ final class DifyExec implements Runnable {
                 }
             }
 
-            private Row row(List<String> cells) {
-                if (cells.size() != columns.size() || index >= checked.rows()
+            private Row row(List<String> all) {
+                if (!header.fits(all)) throw changed(cursor.line);
+                var cells = header.named(all);
+                if (index >= checked.rows()
                         || !checked.id(index).equals(cells.get(idColumn))
                         || checked.cells(index) != cursor.hashes.number(cells))
                     throw changed(cursor.line);
@@ -8184,37 +8213,47 @@ final class DifyExec implements Runnable {
         }
 
         private Map<String, String> inputs(List<String> cells) {
-            var inputs = LinkedHashMap.<String, String>newLinkedHashMap(columns.size());
-            for (int i = 0; i < columns.size(); i++) inputs.put(columns.get(i), cells.get(i));
+            var inputs = LinkedHashMap.<String, String>newLinkedHashMap(cells.size());
+            for (int i = 0; i < cells.size(); i++) inputs.put(columns().get(i), cells.get(i));
             return inputs;
         }
 
         /// A position in the file. `line` is where the present record begins.
         private final class Cursor implements AutoCloseable {
             private final Records records;
-            private final Cells hashes = new Cells(columns);
+            private final Gaps gaps;
+            private final Cells hashes = new Cells(columns());
+            private final int idPlace = header.places().get(idColumn);
             private long line = 0;
 
-            Cursor() {
-                records = records(path, charset, delimiter);
+            /// @param gaps where it is noted what is passed over
+            Cursor(Gaps gaps) {
+                this.gaps = gaps;
+                records = Header.records(path, charset, header.delimiter(), header.isDelimiterNamed());
                 if (next() == null) throw new Unusable(path + ": empty"); // the header
             }
 
-            /// The next record's cells, the id stripped, or null at the end. Blank lines at the end of the file are
-            /// passed over.
+            /// The next record's cells, those of columns without a name, too, and the id stripped; null at the end.
+            /// What holds nothing is passed over.
             List<String> next() {
                 try {
                     var cells = records.next();
+                    if (cells != null && Gaps.isEmpty(cells)) cells = behindGap(cells);
                     line = records.line();
-                    if (cells != null && cells.isEmpty()) {
-                        while (cells != null && cells.isEmpty()) cells = records.next();
-                        if (cells != null) throw new Unusable(path + ", line " + line + ": blank, with rows after it");
-                    }
-                    if (cells != null && idColumn < cells.size()) cells.set(idColumn, cells.get(idColumn).strip());
+                    if (cells != null && idPlace < cells.size()) cells.set(idPlace, cells.get(idPlace).strip());
                     return cells;
                 } catch (IOException problem) {
                     throw unreadable(path, charset, problem, records.line());
                 }
+            }
+
+            /// Blank lines at the end of the file are not worth a note.
+            private List<String> behindGap(List<String> cells) throws IOException {
+                var blank = new Gaps.Gap();
+                for (; cells != null && Gaps.isEmpty(cells); cells = records.next())
+                    (cells.isEmpty() ? blank : gaps.rows).add(1, records.line());
+                if (cells != null) gaps.lines.add(blank.count, blank.first);
+                return cells;
             }
 
             @Override
@@ -8224,39 +8263,6 @@ final class DifyExec implements Runnable {
                 } catch (IOException _) {
                     // it was only read from
                 }
-            }
-        }
-
-        private record Header(List<String> columns, char delimiter) {}
-
-        /// The first record, with the delimiter that gives most columns: a comma unless `;` or a tab gives more. One
-        /// that the quotes contradict is none: behind `"id"` there is no text.
-        private static Header header(Path path, Charset charset, Optional<Character> given) {
-            Header best = null;
-            IOException fault = null;
-            for (char delimiter : given.map(List::of).orElse(List.of(',', ';', '\t'))) {
-                try (var records = records(path, charset, delimiter)) {
-                    var cells = records.next();
-                    if (cells == null || cells.size() < 2 && String.join("", cells).isBlank())
-                        throw new Unusable(path + ": empty, not even a header");
-                    if (best == null || cells.size() > best.columns().size()) best = new Header(cells, delimiter);
-                } catch (IOException problem) {
-                    if (fault == null) fault = problem;
-                }
-            }
-            if (best == null) throw unreadable(path, charset, fault, 1);
-            return best;
-        }
-
-        private static Records records(Path path, Charset charset, char delimiter) {
-            try {
-                var decoder = charset.newDecoder().onMalformedInput(CodingErrorAction.REPORT)
-                        .onUnmappableCharacter(CodingErrorAction.REPORT);
-                var records = new Records(new InputStreamReader(Files.newInputStream(path), decoder), delimiter);
-                records.pass('\uFEFF');
-                return records;
-            } catch (IOException problem) {
-                throw unreadable(path, charset, problem, 1);
             }
         }
 
@@ -8290,6 +8296,187 @@ final class DifyExec implements Runnable {
             } catch (IOException _) {
                 return 1; // it is gone since
             }
+        }
+    }
+
+    /// How a CSV is laid out: what parts its cells, and which columns have a name.
+    ///
+    /// @param isDelimiterNamed whether a line `sep=;` stands first, as Excel writes and reads it
+    /// @param line             where the names stand
+    /// @param columns          the names
+    /// @param places           where in a row the named columns stand, from 0
+    /// @param unnamed          where the others do
+    record Header(char delimiter, boolean isDelimiterNamed, long line, List<String> columns,
+            List<Integer> places, List<Integer> unnamed) {
+        private static final Pattern SEP = Pattern.compile("sep=(.)", Pattern.CASE_INSENSITIVE);
+
+        private static Header of(char delimiter, boolean isDelimiterNamed, long line, List<String> cells) {
+            var names = cells.stream().map(String::strip).toList();
+            var places = IntStream.range(0, names.size()).boxed()
+                    .collect(Collectors.partitioningBy(place -> !names.get(place).isEmpty()));
+            return new Header(delimiter, isDelimiterNamed, line, places.get(true).stream().map(names::get).toList(),
+                    places.get(true), places.get(false));
+        }
+
+        /// By the delimiter that is given or named, or else by the one that gives most columns: a comma unless `;` or a
+        /// tab gives more. One that the quotes contradict is none: behind `"id"` there is no text.
+        static Header of(Path path, Charset charset, Optional<Character> given) {
+            var named = named(path, charset);
+            Header best = null;
+            IOException fault = null;
+            for (char delimiter : given.or(() -> named).map(List::of).orElse(List.of(',', ';', '\t'))) {
+                try (var records = records(path, charset, delimiter, named.isPresent())) {
+                    var cells = records.next();
+                    while (cells != null && Gaps.isEmpty(cells)) cells = records.next();
+                    if (cells == null) throw new Unusable(path + ": empty, not even a header");
+                    var header = of(delimiter, named.isPresent(), records.line(), cells);
+                    if (best == null || header.width() > best.width()) best = header;
+                } catch (IOException problem) {
+                    if (fault == null) fault = problem;
+                }
+            }
+            if (best == null) throw Csv.unreadable(path, charset, fault, 1);
+            return best;
+        }
+
+        /// What the first line says that parts the cells, where it says so.
+        private static Optional<Character> named(Path path, Charset charset) {
+            char none = '\0';
+            try (var records = records(path, charset, none, false)) {
+                var line = records.next();
+                if (line == null) return Optional.empty();
+                var sep = SEP.matcher(String.join("", line));
+                return sep.matches() ? Optional.of(sep.group(1).charAt(0)) : Optional.empty();
+            } catch (IOException _) {
+                return Optional.empty(); // more than that line; it is told where it is read as a header
+            }
+        }
+
+        /// The file from its start, behind its mark.
+        ///
+        /// @param behindFirst whether the first line is passed over, too
+        static Records records(Path path, Charset charset, char delimiter, boolean behindFirst) {
+            try {
+                var decoder = charset.newDecoder().onMalformedInput(CodingErrorAction.REPORT)
+                        .onUnmappableCharacter(CodingErrorAction.REPORT);
+                var records = new Records(new InputStreamReader(Files.newInputStream(path), decoder), delimiter);
+                records.pass('\uFEFF');
+                if (behindFirst) records.next();
+                return records;
+            } catch (IOException problem) {
+                throw Csv.unreadable(path, charset, problem, 1);
+            }
+        }
+
+        int width() {
+            return places.size() + unnamed.size();
+        }
+
+        /// Whether a row has a cell for each column. At its end those without a name may be missing: so Excel saves.
+        boolean fits(List<String> cells) {
+            return places.getLast() < cells.size() && cells.size() <= width();
+        }
+
+        boolean isFilled(List<String> cells, int place) {
+            return place < cells.size() && !cells.get(place).isBlank();
+        }
+
+        /// The cells of the columns that have a name.
+        List<String> named(List<String> cells) {
+            return unnamed.isEmpty() ? cells : places.stream().map(cells::get).toList();
+        }
+
+        List<String> notes() {
+            var notes = new ArrayList<String>();
+            if (isDelimiterNamed) notes.add("line 1, \"sep=\", is taken as naming what parts the cells");
+            if (!unnamed.isEmpty())
+                notes.add(Plain.count(unnamed.size(), "column without a name is", "columns without a name are")
+                        + " left out, as no row has anything there (first: column " + (unnamed.getFirst() + 1) + ")");
+            return notes;
+        }
+    }
+
+    /// What is passed over in a CSV, for it holds nothing: rows of empty cells, and blank lines between rows.
+    static final class Gaps {
+        final Gap rows = new Gap(), lines = new Gap();
+
+        /// How often, and in which line first.
+        static final class Gap {
+            private long count = 0, first = 0;
+
+            void add(long count, long line) {
+                if (this.count == 0) first = line;
+                this.count += count;
+            }
+
+            /// `2 blank lines are passed over (first: line 7)`
+            Optional<String> note(String one, String many) {
+                return count == 0 ? Optional.empty()
+                        : Optional.of(Plain.count(count, one, many) + " passed over (first: line " + first + ")");
+            }
+        }
+
+        static boolean isEmpty(List<String> cells) {
+            for (var cell : cells) if (!cell.isBlank()) return false;
+            return true;
+        }
+    }
+
+    /// What a file is that no CSV reader can use, by its first bytes, and what to click in the programs that open it.
+    ///
+    /// @param what said of the file, up to the colon before the clicks
+    record NoCsv(String what, List<String> clicks) {
+        private static final String EXCEL = "Excel: File > Save As, \"CSV UTF-8 (Comma delimited)\"",
+                NUMBERS = "Numbers: File > Export To > CSV, under Advanced Options \"Unicode (UTF-8)\"",
+                LIBRE_OFFICE = "LibreOffice: File > Save As, \"Text CSV\", then the character set \"Unicode (UTF-8)\"";
+        private static final List<String> ANY = List.of(EXCEL, NUMBERS, LIBRE_OFFICE);
+        private static final int SAMPLE = 1 << 16;
+
+        /// @param isEncodingKnown by an option or a mark
+        static void refuse(Path path, boolean isEncodingKnown) throws IOException {
+            var kind = of(path, isEncodingKnown);
+            if (kind.isPresent())
+                throw new Unusable(path + ": " + kind.get().what + ":\n  " + String.join("\n  ", kind.get().clicks));
+        }
+
+        private static Optional<NoCsv> of(Path path, boolean isEncodingKnown) throws IOException {
+            byte[] start;
+            try (var in = Files.newInputStream(path)) {
+                start = in.readNBytes(SAMPLE);
+            }
+            var magic = HexFormat.of().formatHex(start, 0, Math.min(8, start.length));
+            if (magic.startsWith("504b0304")) return Optional.of(zipped(path));
+            if (magic.equals("d0cf11e0a1b11ae1")) return Optional.of(workbook("an Excel workbook (.xls)", ANY));
+            return isEncodingKnown ? Optional.empty() : unmarked(start).map(charset -> new NoCsv(charset
+                    + " without its byte order mark. Add --encoding " + charset + ", or save it as UTF-8", ANY));
+        }
+
+        private static NoCsv workbook(String what, List<String> clicks) {
+            return new NoCsv(what + ", not a CSV. Save it as one", clicks);
+        }
+
+        private static NoCsv zipped(Path path) {
+            try (var zip = new ZipFile(path.toFile())) {
+                var names = zip.stream().map(ZipEntry::getName).toList();
+                if (names.stream().anyMatch(name -> name.startsWith("xl/")))
+                    return workbook("an Excel workbook (.xlsx)", ANY);
+                if (names.stream().anyMatch(name -> name.startsWith("Index/") || name.equals("Index.zip")))
+                    return workbook("a Numbers spreadsheet (.numbers)", List.of(NUMBERS));
+                if (names.contains("content.xml"))
+                    return workbook("an OpenDocument spreadsheet (.ods)", List.of(LIBRE_OFFICE, EXCEL));
+            } catch (IOException _) {
+                // cut short, or of another make
+            }
+            return new NoCsv("a zip archive, not a CSV. If a spreadsheet program wrote it, save it as one there", ANY);
+        }
+
+        /// UTF-16 shows in the first line: every second byte of its delimiters and Latin letters is 0.
+        private static Optional<Charset> unmarked(byte[] start) {
+            long[] zeros = new long[2];
+            for (int i = 0; i < start.length && start[i] != '\n' && start[i] != '\r'; i++)
+                if (start[i] == 0) zeros[i % 2]++;
+            if (zeros[0] == 0 && zeros[1] > 0) return Optional.of(StandardCharsets.UTF_16LE);
+            return zeros[0] > 0 && zeros[1] == 0 ? Optional.of(StandardCharsets.UTF_16BE) : Optional.empty();
         }
     }
 
@@ -8938,6 +9125,12 @@ final class DifyExec implements Runnable {
                     profilers.stream().map(Profiler::profile).toList(), problems);
         }
 
+        /// The same, with what is worth knowing of the file itself.
+        Inspection of(Csv csv, Index checked) {
+            var all = Stream.concat(csv.notes(checked).stream(), notes.stream()).toList();
+            return new Inspection(rows, faults, all, columns, problems);
+        }
+
         private static List<String> notes(List<String> ofHeader, List<Profiler> profilers) {
             var notes = new ArrayList<>(ofHeader);
             long empty = profilers.stream().mapToLong(profiler -> profiler.emptyRequired).sum();
@@ -8988,6 +9181,8 @@ final class DifyExec implements Runnable {
     /// Which ids there are and where each stands, packed: about forty bytes an id, no objects. Entries are numbered in
     /// the order in which they came: those of the CSV first, in its order, so that an entry's number is its row's.
     static final class Index {
+        /// What was passed over in the CSV on the way.
+        final Gaps gaps = new Gaps();
         private final List<Page> pages = new ArrayList<>();
         private final Texts ids = new Texts();
         private int size = 0, rows = -1;
