@@ -8108,11 +8108,10 @@ final class DifyExec implements Runnable {
             if (!header.fits(all))
                 return Optional.of(Plain.count(all.size(), "cell") + " where the header has " + header.width()
                         + " (a comma too many or too few, or a quote left open?)");
-            var stray = header.unnamed().stream().filter(place -> !told.get(place) && header.isFilled(all, place))
-                    .findFirst();
-            if (stray.isPresent()) {
-                told.set(stray.get());
-                return Optional.of("column " + (stray.get() + 1) + " holds " + Plain.quoted(all.get(stray.get()))
+            for (int place : header.unnamed()) {
+                if (told.get(place) || !header.isFilled(all, place)) continue;
+                told.set(place);
+                return Optional.of("column " + (place + 1) + " holds " + Plain.quoted(all.get(place))
                         + " and has no name: give it one in line " + header.line() + ", or empty it");
             }
             var cells = header.named(all);
@@ -8311,11 +8310,16 @@ final class DifyExec implements Runnable {
         private static final Pattern SEP = Pattern.compile("sep=(.)", Pattern.CASE_INSENSITIVE);
 
         private static Header of(char delimiter, boolean isDelimiterNamed, long line, List<String> cells) {
-            var names = cells.stream().map(String::strip).toList();
-            var places = IntStream.range(0, names.size()).boxed()
-                    .collect(Collectors.partitioningBy(place -> !names.get(place).isEmpty()));
-            return new Header(delimiter, isDelimiterNamed, line, places.get(true).stream().map(names::get).toList(),
-                    places.get(true), places.get(false));
+            var columns = new ArrayList<String>();
+            var places = new ArrayList<Integer>();
+            var unnamed = new ArrayList<Integer>();
+            for (int place = 0; place < cells.size(); place++) {
+                var name = cells.get(place).strip();
+                (name.isEmpty() ? unnamed : places).add(place);
+                if (!name.isEmpty()) columns.add(name);
+            }
+            return new Header(delimiter, isDelimiterNamed, line, List.copyOf(columns), List.copyOf(places),
+                    List.copyOf(unnamed));
         }
 
         /// By the delimiter that is given or named, or else by the one that gives most columns: a comma unless `;` or a
