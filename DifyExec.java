@@ -2607,6 +2607,8 @@ final class DifyExec implements Runnable {
 
     /// Where a batch stands, by its files: a table, or one JSON object.
     record StatusView(Batch batch, PrintWriter out, Paint paint) {
+        /// From here on a rate says more than how the first rows happened to fall.
+        static final Duration RATED = Duration.ofSeconds(10);
         private static final int BAR = 30;
         private static final List<Standing> ORDER = List.of(Standing.SUCCEEDED, Standing.PARTIAL, Standing.FAILED,
                 Standing.PAUSED, Standing.UNKNOWN, Standing.PENDING);
@@ -2624,7 +2626,9 @@ final class DifyExec implements Runnable {
                     .collect(Collectors.partitioningBy(group -> group.cause().outcome() == Standing.FAILED));
             causes("Failed", groups.get(true));
             causes("Open: how they end is not known yet", groups.get(false));
-            warnings();
+            var notes = notes(batch);
+            if (!notes.isEmpty()) out.println();
+            notes.forEach(note -> out.println("  Note: " + note));
             out.println();
             next(batch, csv, "", out);
             out.flush();
@@ -2635,11 +2639,8 @@ final class DifyExec implements Runnable {
             var history = batch.history();
             if (history.unread > 0) err.println("Warning: " + Plain.count(history.unread, "line") + " of "
                     + batch.files().log() + " cannot be read; an attempt on such a line is not known.");
-            int rows = history.changed.cardinality();
-            if (rows > 0 && !rerun) err.println(Plain.count(rows, "row")
-                    + " with a success changed in the CSV since (first: "
-                    + Plain.id(batch.index().id(history.changed.nextSetBit(0))) + "); --rerun-changed runs "
-                    + (rows == 1 ? "it" : "them") + " again.");
+            if (!rerun) changed(batch).ifPresent(rows -> err.println(rows + "; --rerun-changed runs "
+                    + (history.changed.cardinality() == 1 ? "it" : "them") + " again."));
             openTries(batch, err);
         }
 
@@ -2680,7 +2681,7 @@ final class DifyExec implements Runnable {
                 figures.put("", Times.local("yyyy-MM-dd HH:mm:ss", history.startedAt) + " to "
                         + Times.local("yyyy-MM-dd HH:mm:ss xxx", history.updatedAt));
             }
-            if (rate(batch) > 0) figures.put("throughput", String.format(Locale.ROOT, "%,.1f rows/s", rate(batch)));
+            if (rate(batch) > 0 && history.running().compareTo(RATED) >= 0) figures.put("throughput", String.format(Locale.ROOT, "%,.1f rows/s", rate(batch)));
             if (!history.latencies.isEmpty()) figures.put("seconds a row", history.latencies.words());
             if (history.tokens > 0) figures.put("tokens", Plain.number(history.tokens));
             if (!history.prices.isEmpty()) figures.put("cost", Summary.cost(history.prices).substring(2));
@@ -2709,20 +2710,30 @@ final class DifyExec implements Runnable {
             }, "         %s causes", out);
         }
 
-        private void warnings() {
+        /// What is odd about the files.
+        static List<String> notes(Batch batch) {
             var history = batch.history();
             var index = batch.index();
-            var warnings = new ArrayList<String>();
-            if (history.lateRuns > 0) warnings.add(Plain.count(history.lateRuns, "run")
+            var notes = new ArrayList<String>();
+            changed(batch).ifPresent(rows -> notes.add(rows + "; 'run --rerun-changed' runs "
+                    + (history.changed.cardinality() == 1 ? "it" : "them") + " again"));
+            if (history.lateRuns > 0) notes.add(Plain.count(history.lateRuns, "run")
                     + " turned up late, after the row was sent again");
-            if (!history.missingFiles.isEmpty()) warnings.add(history.missingFiles.toString());
-            if (history.unread > 0) warnings.add(Plain.count(history.unread, "line") + " of the log could not be read");
-            if (!history.lost().isEmpty()) warnings.add(Plain.count(history.lost().size(), "result")
+            if (!history.missingFiles.isEmpty()) notes.add(history.missingFiles.toString());
+            if (history.unread > 0) notes.add(Plain.count(history.unread, "line") + " of the log could not be read");
+            if (!history.lost().isEmpty()) notes.add(Plain.count(history.lost().size(), "result")
                     + " that the log knows of cannot be found in the file; 'run --rebuild' fetches them");
-            if (index.size() > index.rows()) warnings.add(Plain.count(index.size() - index.rows(), "id")
+            if (index.size() > index.rows()) notes.add(Plain.count(index.size() - index.rows(), "id")
                     + " of the files not in the CSV (first: " + Plain.id(index.id(index.rows())) + ")");
-            if (!warnings.isEmpty()) out.println();
-            warnings.forEach(warning -> out.println("  Note: " + warning));
+            return notes;
+        }
+
+        /// `2 rows with a success changed in the CSV since (first: a)`
+        static Optional<String> changed(Batch batch) {
+            var changed = batch.history().changed;
+            return changed.isEmpty() ? Optional.empty() : Optional.of(Plain.count(changed.cardinality(), "row")
+                    + " with a success changed in the CSV since (first: "
+                    + Plain.id(batch.index().id(changed.nextSetBit(0))) + ")");
         }
 
         /// The keys and their order are a promise; see the README.
@@ -2749,7 +2760,8 @@ final class DifyExec implements Runnable {
                     "unread_lines", history.unread,
                     "ids_not_in_input", index.size() - index.rows(),
                     "missing_files", Json.Tokens.object(
-                            "count", missing.files(), "rows", missing.rows(), "ids", missing.examples())));
+                            "count", missing.files(), "rows", missing.rows(), "ids", missing.examples()),
+                    "changed_in_input", history.changed.cardinality()));
             return Json.Tokens.text(json);
         }
 
@@ -2903,6 +2915,8 @@ final class DifyExec implements Runnable {
         void tell(PrintWriter err) {
             err.println(Plain.count(rows, "row") + (failed ? " without success" : "") + ", "
                     + Plain.count(outputs.size(), "output column") + ".");
+            StatusView.changed(batch).ifPresent(rows -> err.println(rows
+                    + ": their cells here are those of today, their outputs are not."));
             if (guarded > 0) err.println("A ' was put before " + Plain.count(guarded, "cell")
                     + " that a spreadsheet would run as a formula; --raw leaves it out.");
             if (tooLong > 0) err.println("Excel cuts " + Plain.count(tooLong, "cell") + ": longer than "
@@ -2911,29 +2925,66 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Bars or a line over equal spans, as inline SVG with axes, units and the same in words.
+    /// Stacked bars or lines over equal spans, as inline SVG with axes, units and the same in words; each span says
+    /// what it holds when it is pointed at.
     ///
     /// @param spans in units of x
     /// @param marks lines across, by their label
-    record Chart(String name, String title, String y, String x, Spans spans, boolean bars, List<Series> series,
+    record Chart(String name, String title, Axis y, String x, Spans spans, boolean bars, List<Series> series,
             Map<String, Double> marks) {
-        private static final int WIDE = 420, HIGH = 200, LEFT = 46, TOP = 18, RIGHT = 12, BOTTOM = 34;
+        private static final int WIDE = 420, HIGH = 200, LEFT = 46, RIGHT = 12, BOTTOM = 34, LINE = 13;
+
+        /// @param whole   whether it counts what has no halves
+        /// @param counted how many rows a value of 1 stands for in a span of a rate; 0: it is no rate
+        record Axis(String unit, boolean whole, double counted) {
+            static Axis of(String unit) {
+                return new Axis(unit, false, 0);
+            }
+
+            static Axis counting(String unit) {
+                return new Axis(unit, true, 0);
+            }
+
+            /// @param seconds that a span takes
+            static Axis rate(String unit, double seconds) {
+                return new Axis(unit, false, seconds);
+            }
+
+            /// Of the lines across, about four.
+            double step(double highest) {
+                double step = Spans.step(highest, 4);
+                return whole ? Math.max(1, step) : step;
+            }
+
+            /// `12 rows, 2.4 rows a second`
+            String words(double value) {
+                long rows = Math.round(value * counted);
+                var one = whole && value == 1 ? unit.substring(0, unit.length() - 1) : unit;
+                return (counted == 0 ? "" : Plain.count(rows, "row") + ", ") + number(value)
+                        + (one.isEmpty() ? "" : " " + one);
+            }
+        }
 
         /// @param look the class that colours it
         record Series(String name, String look, double[] values) {}
 
         /// A line through one series.
-        static Chart line(String name, String title, String y, String x, Spans spans, double[] values) {
+        static Chart line(String name, String title, Axis y, String x, Spans spans, double[] values) {
             return new Chart(name, title, y, x, spans, false, List.of(new Series("", "plain", values)), Map.of());
+        }
+
+        /// Above the grid a line for the unit, or for each mark.
+        private int top() {
+            return 18 + LINE * marks.size();
         }
 
         Html svg() {
             return Html.of("""
                     <figure class="card"><figcaption>%1$s%2$s</figcaption><svg viewBox="0 0 %3$d %4$d" role="img" \
                     aria-labelledby="%5$s-title %5$s-words"><title id="%5$s-title">%1$s</title>\
-                    <desc id="%5$s-words">%6$s</desc>%7$s%8$s%9$s%10$s</svg></figure>
-                    """, title, legend(), WIDE, HIGH, name, words(), grid(), scale(), bars ? stacks() : line(),
-                    crossings());
+                    <desc id="%5$s-words">%6$s</desc>%7$s%8$s%9$s%10$s%11$s</svg></figure>
+                    """, title, legend(), WIDE, HIGH, name, words(), grid(), scale(),
+                    bars ? Html.of("") : Html.all(series.stream().map(this::line)), pointed(), crossings());
         }
 
         private Html legend() {
@@ -2941,8 +2992,10 @@ final class DifyExec implements Runnable {
                     .map(one -> Html.of("<span class=\"key %s\">%s</span>", one.look(), one.name())));
         }
 
+        /// How high it stands there: bars stand on each other, lines do not.
         private double total(int span) {
-            return series.stream().mapToDouble(one -> one.values()[span]).sum();
+            var values = series.stream().mapToDouble(one -> one.values()[span]);
+            return bars ? values.sum() : values.max().orElse(0);
         }
 
         private double highest() {
@@ -2952,10 +3005,16 @@ final class DifyExec implements Runnable {
 
         private String words() {
             int top = IntStream.range(0, spans.count()).boxed().max(Comparator.comparingDouble(this::total)).orElse(0);
-            return title + ", 0 to " + number(spans.whole()) + " " + x + ": highest " + number(total(top)) + " " + y
+            return title + ", 0 to " + number(spans.whole()) + " " + x + ": highest " + y.words(total(top))
                     + " from " + from(top) + " to " + from(top + 1) + " " + x
-                    + (bars ? "" : ", " + number(total(spans.count() - 1)) + " at the end")
+                    + (bars ? "" : ", " + each(spans.count() - 1) + " at the end")
                     + marks.keySet().stream().map(mark -> "; " + mark).collect(joining()) + ".";
+        }
+
+        /// `3`, or by name where there are several: `0.2 USD, 1.5 CNY`
+        private String each(int span) {
+            return series.stream().map(one -> number(one.values()[span] * (y.counted() == 0 ? 1 : y.counted()))
+                    + (one.name().isEmpty() ? "" : " " + one.name())).collect(joining(", "));
         }
 
         private String from(int span) {
@@ -2963,7 +3022,7 @@ final class DifyExec implements Runnable {
         }
 
         private Html grid() {
-            double step = Spans.step(highest(), 4);
+            double step = y.step(highest());
             return Html.all(DoubleStream.iterate(0, at -> at <= ceiling() * 1.0001, at -> at + step).mapToObj(at ->
                     Html.of("<path class=\"grid\" d=\"M%d %.1fH%d\"/>%s", LEFT, down(at), WIDE - RIGHT,
                             text(LEFT - 6, down(at) + 4, "end", number(at)))));
@@ -2973,7 +3032,8 @@ final class DifyExec implements Runnable {
             double step = Spans.step(spans.whole(), 8);
             var numbers = DoubleStream.iterate(0, at -> at <= spans.whole() * 1.0001, at -> at + step)
                     .mapToObj(at -> text(over(at), HIGH - BOTTOM + 15, "middle", number(at)));
-            var units = Stream.of(text(WIDE - RIGHT, 10, "end unit", y), text(WIDE - RIGHT, HIGH - 4, "end unit", x));
+            var units = Stream.of(text(WIDE - RIGHT, top() - 6, "end unit", y.unit()),
+                    text(WIDE - RIGHT, HIGH - 4, "end unit", x));
             return Html.all(Stream.concat(numbers, units));
         }
 
@@ -2981,10 +3041,18 @@ final class DifyExec implements Runnable {
             return Html.of("<text x=\"%.1f\" y=\"%.1f\" class=\"%s\">%s</text>", x, y, look, words);
         }
 
-        private Html stacks() {
-            return Html.all(IntStream.range(0, spans.count()).filter(span -> total(span) != 0).mapToObj(span ->
-                    Html.of("<g><title>%s to %s %s: %s %s</title>%s</g>", from(span), from(span + 1), x,
-                            number(total(span)), y, stack(span))));
+        /// The spans, each with what it holds in words, which the browser shows over it.
+        private Html pointed() {
+            return Html.all(IntStream.range(0, spans.count()).mapToObj(span -> Html.of(
+                    "<g><title>%s to %s %s: %s</title><rect class=\"hit\" x=\"%.1f\" y=\"%d\" width=\"%.1f\" "
+                            + "height=\"%.1f\"/>%s</g>", from(span), from(span + 1), x, said(span),
+                    over(span * spans.width()), top(), over(spans.width()) - LEFT, down(0) - top(),
+                    bars ? stack(span) : Html.of(""))));
+        }
+
+        private String said(int span) {
+            return bars ? y.words(total(span)) + (series.size() > 1 ? " (" + each(span) + ")" : "")
+                    : series.size() > 1 ? each(span) : y.words(total(span));
         }
 
         private Html stack(int span) {
@@ -3001,8 +3069,7 @@ final class DifyExec implements Runnable {
             return Html.all(parts.stream());
         }
 
-        private Html line() {
-            var one = series.getFirst();
+        private Html line(Series one) {
             var points = IntStream.range(0, spans.count()).mapToObj(span -> Html.of("%.1f %.1f",
                     over((span + 0.5) * spans.width()), down(one.values()[span])).markup()).collect(joining("L"));
             return Html.of("""
@@ -3018,8 +3085,8 @@ final class DifyExec implements Runnable {
             marks.forEach((label, x) -> {
                 double at = over(Math.min(x, spans.whole()));
                 boolean left = at > WIDE - 90;
-                lines.add(Html.of("<path class=\"mark\" d=\"M%.1f %dV%.1f\"/>", at, TOP, down(0)));
-                labels.add(text(left ? at - 5 : at + 5, TOP + 9 + 13 * labels.size(), left ? "label end" : "label",
+                lines.add(Html.of("<path class=\"mark\" d=\"M%.1f %dV%.1f\"/>", at, 4 + LINE * labels.size(), down(0)));
+                labels.add(text(left ? at - 5 : at + 5, 13 + LINE * labels.size(), left ? "label end" : "label",
                         label));
             });
             return Html.all(Stream.concat(lines.stream(), labels.stream()));
@@ -3027,7 +3094,7 @@ final class DifyExec implements Runnable {
 
         /// The highest line of the grid.
         private double ceiling() {
-            double step = Spans.step(highest(), 4);
+            double step = y.step(highest());
             return Math.ceil(highest() / step - 1e-9) * step;
         }
 
@@ -3036,7 +3103,7 @@ final class DifyExec implements Runnable {
         }
 
         private double down(double y) {
-            return HIGH - BOTTOM - (HIGH - TOP - BOTTOM) * y / ceiling();
+            return HIGH - BOTTOM - (HIGH - top() - BOTTOM) * y / ceiling();
         }
 
         /// `0.25`, `12.5`, `340`, `12.5k`, `3.9M`
@@ -3067,7 +3134,7 @@ final class DifyExec implements Runnable {
         void write(OutputStream file) throws IOException {
             var out = new BufferedWriter(Utf8.shown(file), 1 << 16);
             var title = batch.files().results().getFileName().toString();
-            for (var part : List.of(Page.head(title, about()), totals(), charts(), causes(),
+            for (var part : List.of(Page.head(title, about()), totals(), causes(), charts(),
                     Page.table(heads(), options()))) out.write(part.markup());
             try (var endings = new Endings(batch)) {
                 var rows = batch.rows(_ -> true);
@@ -3106,8 +3173,9 @@ final class DifyExec implements Runnable {
                     <svg viewBox="0 0 1000 12" preserveAspectRatio="none" aria-hidden="true">%s</svg>
                     <ul>%s</ul>
                     <dl>%s</dl>
-                    </section>
-                    """, Html.all(bar.stream()), Html.all(keys.stream()), Html.all(figures));
+                    %s</section>
+                    """, Html.all(bar.stream()), Html.all(keys.stream()), Html.all(figures),
+                    Html.all(StatusView.notes(batch).stream().map(note -> Html.of("<p>Note: %s.</p>\n", note))));
         }
 
         private Html charts() {
@@ -3123,12 +3191,12 @@ final class DifyExec implements Runnable {
         private Chart latency() {
             var latencies = batch.history().latencies;
             var p = latencies.percentiles(0.5, 0.9, 0.99, 1);
-            var spans = Spans.of(p[3] > 3 * p[2] ? 1.5 * p[2] : p[3], BARS);
+            var spans = Spans.of(p[3] > 3 * p[2] ? 1.5 * p[2] : p[3], bars(latencies.size()));
             var marks = new LinkedHashMap<String, Double>();
             for (int i = 0; i < 3; i++)
                 marks.put(String.format(Locale.ROOT, "p%d %.2f s", List.of(50, 90, 99).get(i), p[i]), p[i]);
             return new Chart("latency", "Seconds a row" + (p[3] > 3 * p[2] ? ", the last bar: that and longer" : ""),
-                    "rows", "seconds", spans, true, List.of(new Chart.Series("succeeded", "succeeded",
+                    Chart.Axis.counting("rows"), "seconds", spans, true, List.of(new Chart.Series("succeeded", "succeeded",
                             latencies.histogram(spans))), marks);
         }
 
@@ -3147,23 +3215,48 @@ final class DifyExec implements Runnable {
                     """, Html.all(rows));
         }
 
+        /// Fewer where few rows would stand alone in each.
+        private static int bars(long rows) {
+            return Math.clamp(Math.round(3 * Math.sqrt(rows)), 10, BARS);
+        }
+
         private List<Chart> overTime() {
             long total = timeline.total();
             var spans = Spans.of(total, BARS);
             var unit = total < 120_000 ? ChronoUnit.SECONDS : total < 7_200_000 ? ChronoUnit.MINUTES : ChronoUnit.HOURS;
-            var wide = spans.in(unit.getDuration().toMillis());
+            double millis = unit.getDuration().toMillis();
+            var wide = spans.in(millis);
             var x = unit.toString().toLowerCase(Locale.ROOT) + " of running";
             var charts = new ArrayList<Chart>();
-            charts.add(new Chart("rate", "Rows that ended", "rows a second", x, wide, true, List.of(
-                    new Chart.Series("succeeded", "succeeded", timeline.rate(spans, Standing::isSuccess)),
-                    new Chart.Series("without success", "failed",
-                            timeline.rate(spans, standing -> !standing.isSuccess()))), Map.of()));
-            charts.add(Chart.line("flight", "Attempts in flight", "attempts", x, wide, timeline.inFlight(spans)));
-            if (batch.history().tokens > 0)
-                charts.add(Chart.line("tokens", "Tokens used so far", "tokens", x, wide, timeline.tokens(spans)));
-            if (!timeline.currency().isEmpty())
-                charts.add(Chart.line("cost", "Cost so far", timeline.currency(), x, wide, timeline.cost(spans)));
+            charts.add(ended(Spans.of(total, bars(timeline.rows())), millis, x));
+            charts.add(Chart.line("flight", "Attempts in flight", Chart.Axis.counting("attempts"), x, wide,
+                    timeline.inFlight(spans)));
+            if (batch.history().tokens > 0) charts.add(Chart.line("tokens", "Tokens used so far",
+                    Chart.Axis.counting("tokens"), x, wide, timeline.tokens(spans)));
+            var costs = timeline.cost(spans);
+            if (!costs.isEmpty()) charts.add(cost(costs, x, wide));
             return charts;
+        }
+
+        /// Rows a second, where there are seconds enough for a rate; else how many.
+        private Chart ended(Spans spans, double unit, String x) {
+            boolean isRate = timeline.total() >= StatusView.RATED.toMillis();
+            double seconds = spans.width() / 1000, weight = isRate ? 1 / seconds : 1;
+            var y = isRate ? Chart.Axis.rate("rows a second", seconds) : Chart.Axis.counting("rows");
+            return new Chart("rate", "Rows that ended", y, x, spans.in(unit), true, List.of(
+                    new Chart.Series("succeeded", "succeeded", timeline.ended(spans, weight, Standing::isSuccess)),
+                    new Chart.Series("without success", "failed",
+                            timeline.ended(spans, weight, standing -> !standing.isSuccess()))), Map.of());
+        }
+
+        /// A line a currency.
+        private static Chart cost(Map<String, double[]> costs, String x, Spans spans) {
+            var looks = List.of("plain", "partial", "unknown", "paused");
+            var series = new ArrayList<Chart.Series>();
+            costs.forEach((currency, values) -> series.add(new Chart.Series(Plain.text(currency, 8),
+                    looks.get(series.size() % looks.size()), values)));
+            return new Chart("cost", "Cost so far", Chart.Axis.of(series.size() > 1 ? "" : series.getFirst().name()), x,
+                    spans, false, series, Map.of());
         }
 
         private Html causes() {
@@ -3387,6 +3480,7 @@ final class DifyExec implements Runnable {
                 .end { text-anchor: end; } .middle { text-anchor: middle; }
                 .grid { stroke: var(--line); } .mark { stroke: var(--ink); stroke-dasharray: 3 3; opacity: .75; }
                 rect, .area { fill: var(--hue); } .area { opacity: .14; }
+                .hit { fill: var(--ink); opacity: 0; } g:hover > .hit { opacity: .07; }
                 .line { fill: none; stroke: var(--hue); stroke-width: 1.6; stroke-linejoin: round; }
                 table { width: 100%; border-collapse: collapse; text-align: left; }
                 th { font-weight: 500; }
@@ -3501,13 +3595,16 @@ final class DifyExec implements Runnable {
                   chosen = [...rows.keys()].filter(n => (outcome === '' || rows[n][OUTCOME] === +outcome)
                     && (cause === '' || rows[n][CAUSE] === +cause) && (needle === '' || haystack(n).includes(needle)));
                   if (sort.key) order();
-                  count('');
+                  count(chosen.length);
                   at('scroller').scrollTop = 0;
                   draw();
                 }
 
-                function count(part) {
-                  at('count').textContent = part + number(chosen.length) + ' of ' + number(rows.length) + ' rows';
+                function count(drawn) {
+                  const all = number(rows.length) + ' rows';
+                  at('count').textContent = drawn === chosen.length ? number(drawn) + ' of ' + all
+                    : chosen.length === rows.length ? 'the first ' + number(drawn) + ' of ' + all
+                    : 'the first ' + number(drawn) + ' of ' + number(chosen.length) + ' found, of ' + all;
                 }
 
                 function order() {
@@ -3611,7 +3708,7 @@ final class DifyExec implements Runnable {
                   printing = now;
                   draw();
                   if (printing) at('sizer').style.height = 'auto';
-                  count(printing && chosen.length > PRINTED ? 'the first ' + PRINTED + ' of ' : '');
+                  count(printing ? Math.min(PRINTED, chosen.length) : chosen.length);
                 }
 
                 at('body').onclick = event => {
@@ -6985,14 +7082,17 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// When attempts ran and what they used, packed: 16 bytes an attempt, 32 an end. Time is that of the sessions, in
+    /// When attempts ran and what they used, packed: 16 bytes an attempt, 24 an end, 16 a price. Time is that of the sessions, in
     /// milliseconds, without the time between them.
     static final class Timeline implements Reading {
         private final Map<String, Integer> open = new HashMap<>();
         private final Longs starts = new Longs(), stops = new Longs();
-        private final Longs ends = new Longs(), standings = new Longs(), tokens = new Longs(), billionths = new Longs();
+        private final Longs ends = new Longs(), standings = new Longs(), tokens = new Longs();
+        private final Map<String, Prices> prices = new LinkedHashMap<>();
         private long before = 0, resumed = -1, last = 0;
-        private String currency = "";
+
+        /// What was paid in one currency, and when.
+        private record Prices(Longs ends, Longs billionths) {}
 
         @Override
         public void event(Index index, Event event, long at) {
@@ -7033,31 +7133,40 @@ final class DifyExec implements Runnable {
             ends.add(now);
             standings.add(Standing.of(end.outcome()).orElse(Standing.PENDING).ordinal());
             tokens.add(end.tokens());
-            if (end.price() != null && currency.isEmpty()) currency = History.orEmpty(end.currency());
-            boolean counts = end.price() != null && currency.equals(end.currency());
-            billionths.add(counts ? end.price().movePointRight(9).longValue() : 0);
+            if (end.price() != null) paid(now, end.price(), History.orEmpty(end.currency()));
         }
 
-        /// The one that [#cost] is in: the first that came up.
-        String currency() {
-            return currency;
+        private void paid(long now, BigDecimal price, String currency) {
+            var paid = prices.computeIfAbsent(currency, _ -> new Prices(new Longs(), new Longs()));
+            paid.ends.add(now);
+            paid.billionths.add(price.movePointRight(9).longValue());
         }
 
-        /// Rows that ended in each span, per second.
-        double[] rate(Spans spans, Predicate<Standing> which) {
-            return summed(spans, end -> {
+        /// How many rows ended.
+        long rows() {
+            return IntStream.range(0, standings.size())
+                    .filter(end -> standings.get(end) != Standing.PENDING.ordinal()).count();
+        }
+
+        /// Rows that ended in each span, each counted as so much.
+        double[] ended(Spans spans, double weight, Predicate<Standing> which) {
+            return summed(spans, ends, end -> {
                 var standing = Standing.values()[(int) standings.get(end)];
-                return standing != Standing.PENDING && which.test(standing) ? 1000 / spans.width() : 0;
+                return standing != Standing.PENDING && which.test(standing) ? weight : 0;
             });
         }
 
         /// Tokens used until the end of each span.
         double[] tokens(Spans spans) {
-            return soFar(summed(spans, tokens::get));
+            return soFar(summed(spans, ends, tokens::get));
         }
 
-        double[] cost(Spans spans) {
-            return soFar(summed(spans, end -> billionths.get(end) / 1e9));
+        /// What was paid until the end of each span, by currency.
+        Map<String, double[]> cost(Spans spans) {
+            var costs = new LinkedHashMap<String, double[]>();
+            prices.forEach((currency, paid) -> costs.put(currency,
+                    soFar(summed(spans, paid.ends, end -> paid.billionths.get(end) / 1e9))));
+            return costs;
         }
 
         private static double[] soFar(double[] sums) {
@@ -7065,9 +7174,9 @@ final class DifyExec implements Runnable {
             return sums;
         }
 
-        private double[] summed(Spans spans, IntToDoubleFunction weight) {
+        private static double[] summed(Spans spans, Longs times, IntToDoubleFunction weight) {
             var sums = new double[spans.count()];
-            for (int end = 0; end < ends.size(); end++) sums[spans.at(ends.get(end))] += weight.applyAsDouble(end);
+            for (int at = 0; at < times.size(); at++) sums[spans.at(times.get(at))] += weight.applyAsDouble(at);
             return sums;
         }
 

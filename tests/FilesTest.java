@@ -970,6 +970,14 @@ final class FilesTest extends WholeCommand {
             assertEquals(4, dify.runs());
             assertTrue(told.err().contains("1 row with a success changed in the CSV since (first: 2)"), told.err());
             assertTrue(told.err().contains("--rerun-changed"), told.err());
+            var status = call(Map.of(), "status", "-i", input(), "-o", output());
+            assertTrue(status.out().contains("  Note: 1 row with a success changed in the CSV since (first: 2); "
+                    + "'run --rerun-changed' runs it again\n"), status.out());
+            var json = call(Map.of(), "status", "--json", "-i", input(), "-o", output());
+            assertEquals(1, tree(json.out()).path("changed_in_input").asInt());
+            var export = call(Map.of(), "export", "-i", input(), "-o", output(), file("out.csv").toString());
+            assertTrue(export.err().contains("1 row with a success changed in the CSV since (first: 2): their cells "
+                    + "here are those of today, their outputs are not."), export.err());
 
             var again = dify.run("--rerun-changed");
             assertEquals(0, again.code());
