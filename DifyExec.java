@@ -3523,7 +3523,7 @@ final class DifyExec implements Runnable {
                 .scrolls { overflow-x: auto; }
                 @media (max-width: 40rem) {
                   body { padding: 1rem .75rem 2rem; font-size: 14px; } .totals dl { gap: .6rem 1.6rem; }
-                  .wide, .ids, #table .number { display: none; } .tools label, #search, #cause { width: 100%; }
+                  .wide, .ids, #table .number { display: none; } .tools label, #search, #outcome, #cause { width: 100%; }
                   #table th:nth-child(1) { width: 24%; } #table th:nth-child(2) { width: 6.9rem; }
                   #detail-body dl { grid-template-columns: 1fr; }
                 }
@@ -3535,7 +3535,8 @@ final class DifyExec implements Runnable {
                   .charts { grid-template-columns: 1fr 1fr; } * { print-color-adjust: exact; }
                   #scroller, #window, #sizer { height: auto !important; max-height: none; overflow: visible;
                     position: static; }
-                  #body { transform: none !important; } #table tr { height: auto; } #table td { white-space: normal; }
+                  #body { transform: none !important; } #table tr { height: auto; }
+                  #table td { padding-top: .2rem; padding-bottom: .2rem; white-space: normal; }
                 }
                 """;
         /// Reads the rows block by block, keeps a selection of their numbers, and draws those in view.
