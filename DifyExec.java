@@ -3474,7 +3474,8 @@ final class DifyExec implements Runnable {
                   gap: 1rem; margin-bottom: 1rem; }
                 figure.card { margin: 0; padding: .8rem .9rem .6rem; }
                 figcaption { margin-bottom: .3rem; font-weight: 600; }
-                figcaption .key { margin-left: 1rem; font-weight: 400; }
+                figcaption .key { display: inline-block; margin-right: .5rem; font-weight: 400; }
+                figcaption .key:first-child { margin-left: 1rem; }
                 figure text { fill: var(--soft); font-size: 11px; }
                 figure text.label { fill: var(--ink); stroke: var(--card); stroke-width: 4px; paint-order: stroke; }
                 .end { text-anchor: end; } .middle { text-anchor: middle; }
