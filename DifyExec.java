@@ -2681,7 +2681,8 @@ final class DifyExec implements Runnable {
                 figures.put("", Times.local("yyyy-MM-dd HH:mm:ss", history.startedAt) + " to "
                         + Times.local("yyyy-MM-dd HH:mm:ss xxx", history.updatedAt));
             }
-            if (rate(batch) > 0 && history.running().compareTo(RATED) >= 0) figures.put("throughput", String.format(Locale.ROOT, "%,.1f rows/s", rate(batch)));
+            if (rate(batch) > 0 && history.running().compareTo(RATED) >= 0)
+                figures.put("throughput", String.format(Locale.ROOT, "%,.1f rows/s", rate(batch)));
             if (!history.latencies.isEmpty()) figures.put("seconds a row", history.latencies.words());
             if (history.tokens > 0) figures.put("tokens", Plain.number(history.tokens));
             if (!history.prices.isEmpty()) figures.put("cost", Summary.cost(history.prices).substring(2));
@@ -3196,8 +3197,8 @@ final class DifyExec implements Runnable {
             for (int i = 0; i < 3; i++)
                 marks.put(String.format(Locale.ROOT, "p%d %.2f s", List.of(50, 90, 99).get(i), p[i]), p[i]);
             return new Chart("latency", "Seconds a row" + (p[3] > 3 * p[2] ? ", the last bar: that and longer" : ""),
-                    Chart.Axis.counting("rows"), "seconds", spans, true, List.of(new Chart.Series("succeeded", "succeeded",
-                            latencies.histogram(spans))), marks);
+                    Chart.Axis.counting("rows"), "seconds", spans, true,
+                    List.of(new Chart.Series("succeeded", "succeeded", latencies.histogram(spans))), marks);
         }
 
         private Html percentiles() {
@@ -3524,7 +3525,8 @@ final class DifyExec implements Runnable {
                 .scrolls { overflow-x: auto; }
                 @media (max-width: 40rem) {
                   body { padding: 1rem .75rem 2rem; font-size: 14px; } .totals dl { gap: .6rem 1.6rem; }
-                  .wide, .ids, #table .number { display: none; } .tools label, #search, #outcome, #cause { width: 100%; }
+                  .wide, .ids, #table .number { display: none; }
+                  .tools label, #search, #outcome, #cause { width: 100%; }
                   #table th:nth-child(1) { width: 24%; } #table th:nth-child(2) { width: 6.9rem; }
                   #detail-body dl { grid-template-columns: 1fr; }
                 }
@@ -7084,8 +7086,8 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// When attempts ran and what they used, packed: 16 bytes an attempt, 24 an end, 16 a price. Time is that of the sessions, in
-    /// milliseconds, without the time between them.
+    /// When attempts ran and what they used, packed: 16 bytes an attempt, 24 an end, 16 a price. Time is that of the
+    /// sessions, in milliseconds, without the time between them.
     static final class Timeline implements Reading {
         private final Map<String, Integer> open = new HashMap<>();
         private final Longs starts = new Longs(), stops = new Longs();
