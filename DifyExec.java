@@ -428,7 +428,7 @@ final class DifyExec implements Runnable {
 
         private int report(Csv csv, Index index, Greeting.Met server, Form form, Connection dify) {
             var out = spec.commandLine().getOut();
-            var inspection = Inspection.of(csv.columns(), form, csv.rows(_ -> true, index));
+            var inspection = Inspection.of(csv.columns(), form, csv.rows(_ -> true, index)).of(csv, index);
             if (json) out.println(Json.MAPPER.valueToTree(inspection).toString());
             else CheckView.print(inspection, server, out);
             for (var first = csv.first(show, index); first.hasNext(); )
@@ -1586,9 +1586,12 @@ final class DifyExec implements Runnable {
         }
 
         private static void write(Csv csv, Index index, Edits edits, OutputStream to) throws IOException {
-            var header = firstLine(csv);
-            try (var out = new CellWriter(new OutputStreamWriter(to, csv.charset.newEncoder()), csv.delimiter,
-                    header.startsWith("\uFEFF"), header.endsWith("\r\n") ? "\r\n" : "\n")) {
+            var first = firstLine(csv);
+            boolean isDelimiterNamed = csv.header().isDelimiterNamed();
+            var text = new OutputStreamWriter(to, csv.charset.newEncoder());
+            if (isDelimiterNamed) text.write(first);
+            try (var out = new CellWriter(text, csv.header().delimiter(),
+                    !isDelimiterNamed && first.startsWith("\uFEFF"), first.endsWith("\r\n") ? "\r\n" : "\n")) {
                 out.write(csv.columns());
                 for (var rows = csv.with(edits).rows(_ -> true, index); rows.hasNext(); )
                     out.write(rows.next().inputs().values());
@@ -1970,7 +1973,7 @@ final class DifyExec implements Runnable {
         private Form checked(Wanted wanted, Greeting.Met server) throws InterruptedException {
             var csv = batch.csv().orElseThrow();
             var form = dify.form(server, csv, work.input.csv);
-            var inspection = Inspection.of(csv.columns(), form, wanted.all());
+            var inspection = Inspection.of(csv.columns(), form, wanted.all()).of(csv, batch.index());
             CheckView.problems(inspection, dify.err());
             if (inspection.isFine()) return form;
             throw new Unusable(work.input.csv + ": " + Plain.count(inspection.faults().size()
@@ -2687,7 +2690,7 @@ final class DifyExec implements Runnable {
         /// The first problems and their number; what is only worth knowing, too.
         static void problems(Inspection inspection, PrintWriter out) {
             inspection.notes().forEach(note -> out.println("Note: " + Plain.text(note, 500)));
-            inspection.faults().forEach(fault -> out.println("line 1: " + Plain.text(fault, 500)));
+            inspection.faults().forEach(fault -> out.println("Header: " + Plain.text(fault, 500)));
             Plain.some(inspection.problems(), SHOWN, problem -> out.println("line " + problem.line() + ", id "
                     + Plain.id(problem.id()) + ", " + wrong(problem.column(), problem.value(), problem.allowed())),
                     "%s problems (check --json lists all)", out);
@@ -2713,6 +2716,8 @@ final class DifyExec implements Runnable {
 
     /// Where a batch stands, by its files: a table, or one JSON object.
     record StatusView(Batch batch, PrintWriter out, Paint paint) {
+        /// From here on a rate says more than how the first rows happened to fall.
+        static final Duration RATED = Duration.ofSeconds(10);
         private static final int BAR = 30;
         private static final List<Standing> ORDER = List.of(Standing.SUCCEEDED, Standing.PARTIAL, Standing.FAILED,
                 Standing.PAUSED, Standing.UNKNOWN, Standing.PENDING);
@@ -2728,7 +2733,9 @@ final class DifyExec implements Runnable {
                     .collect(Collectors.partitioningBy(group -> group.cause().outcome() == Standing.FAILED));
             causes("Failed", groups.get(true));
             causes("Open: how they end is not known yet", groups.get(false));
-            warnings();
+            var notes = notes(batch);
+            if (!notes.isEmpty()) out.println();
+            notes.forEach(note -> out.println("  Note: " + note));
             out.println();
             next(batch, csv, "", out);
             out.flush();
@@ -2755,11 +2762,8 @@ final class DifyExec implements Runnable {
             var history = batch.history();
             if (history.unread > 0) err.println("Warning: " + Plain.count(history.unread, "line") + " of "
                     + batch.files().log() + " cannot be read; an attempt on such a line is not known.");
-            int rows = history.changed.cardinality();
-            if (rows > 0 && !rerun) err.println(Plain.count(rows, "row")
-                    + " with a success changed in the CSV since (first: "
-                    + Plain.id(batch.index().id(history.changed.nextSetBit(0))) + "); --rerun-changed runs "
-                    + (rows == 1 ? "it" : "them") + " again.");
+            if (!rerun) changed(batch).ifPresent(rows -> err.println(rows + "; --rerun-changed runs "
+                    + (history.changed.cardinality() == 1 ? "it" : "them") + " again."));
             openTries(batch, err);
         }
 
@@ -2808,7 +2812,8 @@ final class DifyExec implements Runnable {
                 figures.put("", Times.local("yyyy-MM-dd HH:mm:ss", history.startedAt) + " to "
                         + Times.local("yyyy-MM-dd HH:mm:ss xxx", history.updatedAt));
             }
-            if (rate(batch) > 0) figures.put("throughput", String.format(Locale.ROOT, "%,.1f rows/s", rate(batch)));
+            if (rate(batch) > 0 && history.running().compareTo(RATED) >= 0)
+                figures.put("throughput", String.format(Locale.ROOT, "%,.1f rows/s", rate(batch)));
             if (!history.latencies.isEmpty()) figures.put("seconds a row", history.latencies.words());
             if (history.tokens > 0) figures.put("tokens", Plain.number(history.tokens));
             if (!history.prices.isEmpty()) figures.put("cost", Summary.cost(history.prices).substring(2));
@@ -2837,20 +2842,30 @@ final class DifyExec implements Runnable {
             }, "         %s causes", out);
         }
 
-        private void warnings() {
+        /// What is odd about the files.
+        static List<String> notes(Batch batch) {
             var history = batch.history();
             var index = batch.index();
-            var warnings = new ArrayList<String>();
-            if (history.lateRuns > 0) warnings.add(Plain.count(history.lateRuns, "run")
+            var notes = new ArrayList<String>();
+            changed(batch).ifPresent(rows -> notes.add(rows + "; 'run --rerun-changed' runs "
+                    + (history.changed.cardinality() == 1 ? "it" : "them") + " again"));
+            if (history.lateRuns > 0) notes.add(Plain.count(history.lateRuns, "run")
                     + " turned up late, after the row was sent again");
-            if (!history.missingFiles.isEmpty()) warnings.add(history.missingFiles.toString());
-            if (history.unread > 0) warnings.add(Plain.count(history.unread, "line") + " of the log could not be read");
-            if (!history.lost().isEmpty()) warnings.add(Plain.count(history.lost().size(), "result")
+            if (!history.missingFiles.isEmpty()) notes.add(history.missingFiles.toString());
+            if (history.unread > 0) notes.add(Plain.count(history.unread, "line") + " of the log could not be read");
+            if (!history.lost().isEmpty()) notes.add(Plain.count(history.lost().size(), "result")
                     + " that the log knows of cannot be found in the file; 'run --rebuild' fetches them");
-            if (index.size() > index.rows()) warnings.add(Plain.count(index.size() - index.rows(), "id")
+            if (index.size() > index.rows()) notes.add(Plain.count(index.size() - index.rows(), "id")
                     + " of the files not in the CSV (first: " + Plain.id(index.id(index.rows())) + ")");
-            if (!warnings.isEmpty()) out.println();
-            warnings.forEach(warning -> out.println("  Note: " + warning));
+            return notes;
+        }
+
+        /// `2 rows with a success changed in the CSV since (first: a)`
+        static Optional<String> changed(Batch batch) {
+            var changed = batch.history().changed;
+            return changed.isEmpty() ? Optional.empty() : Optional.of(Plain.count(changed.cardinality(), "row")
+                    + " with a success changed in the CSV since (first: "
+                    + Plain.id(batch.index().id(changed.nextSetBit(0))) + ")");
         }
 
         /// The keys and their order are a promise; see the README.
@@ -2878,7 +2893,8 @@ final class DifyExec implements Runnable {
                     "ids_not_in_input", index.size() - index.rows(),
                     "missing_files", Json.Tokens.object(
                             "count", missing.files(), "rows", missing.rows(), "ids", missing.examples()),
-                    "versions", List.copyOf(batch.versions())));
+                    "versions", List.copyOf(batch.versions()),
+                    "changed_in_input", history.changed.cardinality()));
             return Json.Tokens.text(json);
         }
 
@@ -2978,7 +2994,7 @@ final class DifyExec implements Runnable {
 
         void write(OutputStream out) throws IOException {
             var csv = batch.csv().orElseThrow();
-            sheet = new Sheet(out, csv.delimiter, raw);
+            sheet = new Sheet(out, csv.header().delimiter(), raw);
             sheet.write(header(csv));
             try (var endings = new Endings(batch)) {
                 var all = batch.rows(entry -> !failed || batch.index().standing(entry).isOnRetryList());
@@ -3013,6 +3029,8 @@ final class DifyExec implements Runnable {
         void tell(PrintWriter err) {
             err.println(Plain.count(rows, "row") + (failed ? " without success" : "") + ", "
                     + Plain.count(outputs.size(), "output column") + ".");
+            StatusView.changed(batch).ifPresent(rows -> err.println(rows
+                    + ": their cells here are those of today, their outputs are not."));
             sheet.tell(err, "; --raw leaves it out");
         }
     }
@@ -3066,24 +3084,66 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Bars or a line over equal spans, as inline SVG with axes, units and the same in words.
+    /// Stacked bars or lines over equal spans, as inline SVG with axes, units and the same in words; each span says
+    /// what it holds when it is pointed at.
     ///
     /// @param spans in units of x
     /// @param marks lines across, by their label
-    record Chart(String name, String title, String y, String x, Spans spans, boolean bars, List<Series> series,
+    record Chart(String name, String title, Axis y, String x, Spans spans, boolean bars, List<Series> series,
             Map<String, Double> marks) {
-        private static final int WIDE = 420, HIGH = 200, LEFT = 46, TOP = 18, RIGHT = 12, BOTTOM = 34;
+        private static final int WIDE = 420, HIGH = 200, LEFT = 46, RIGHT = 12, BOTTOM = 34, LINE = 13;
+
+        /// @param whole   whether it counts what has no halves
+        /// @param counted how many rows a value of 1 stands for in a span of a rate; 0: it is no rate
+        record Axis(String unit, boolean whole, double counted) {
+            static Axis of(String unit) {
+                return new Axis(unit, false, 0);
+            }
+
+            static Axis counting(String unit) {
+                return new Axis(unit, true, 0);
+            }
+
+            /// @param seconds that a span takes
+            static Axis rate(String unit, double seconds) {
+                return new Axis(unit, false, seconds);
+            }
+
+            /// Of the lines across, about four.
+            double step(double highest) {
+                double step = Spans.step(highest, 4);
+                return whole ? Math.max(1, step) : step;
+            }
+
+            /// `12 rows, 2.4 rows a second`
+            String words(double value) {
+                long rows = Math.round(value * counted);
+                var one = whole && value == 1 ? unit.substring(0, unit.length() - 1) : unit;
+                return (counted == 0 ? "" : Plain.count(rows, "row") + ", ") + number(value)
+                        + (one.isEmpty() ? "" : " " + one);
+            }
+        }
 
         /// @param look the class that colours it
         record Series(String name, String look, double[] values) {}
+
+        /// A line through one series.
+        static Chart line(String name, String title, Axis y, String x, Spans spans, double[] values) {
+            return new Chart(name, title, y, x, spans, false, List.of(new Series("", "plain", values)), Map.of());
+        }
+
+        /// Above the grid a line for the unit, or for each mark.
+        private int top() {
+            return 18 + LINE * marks.size();
+        }
 
         Html svg() {
             return Html.of("""
                     <figure class="card"><figcaption>%1$s%2$s</figcaption><svg viewBox="0 0 %3$d %4$d" role="img" \
                     aria-labelledby="%5$s-title %5$s-words"><title id="%5$s-title">%1$s</title>\
-                    <desc id="%5$s-words">%6$s</desc>%7$s%8$s%9$s%10$s</svg></figure>
+                    <desc id="%5$s-words">%6$s</desc>%7$s%8$s%9$s%10$s%11$s</svg></figure>
                     """, title, legend(), WIDE, HIGH, name, words(), grid(), scale(),
-                    bars ? stacks() : Html.all(series.stream().map(this::line)), crossings());
+                    bars ? Html.of("") : Html.all(series.stream().map(this::line)), pointed(), crossings());
         }
 
         private Html legend() {
@@ -3091,7 +3151,7 @@ final class DifyExec implements Runnable {
                     .map(one -> Html.of("<span class=\"key %s\">%s</span>", one.look(), one.name())));
         }
 
-        /// Bars stand on one another, lines do not.
+        /// How high it stands there: bars stand on each other, lines do not.
         private double total(int span) {
             var values = series.stream().mapToDouble(one -> one.values()[span]);
             return bars ? values.sum() : values.max().orElse(0);
@@ -3108,10 +3168,16 @@ final class DifyExec implements Runnable {
 
         private String words() {
             int top = IntStream.range(0, spans.count()).boxed().max(Comparator.comparingDouble(this::total)).orElse(0);
-            return title + ", 0 to " + number(spans.whole()) + " " + x + ": highest " + number(total(top)) + " " + y
+            return title + ", 0 to " + number(spans.whole()) + " " + x + ": highest " + y.words(total(top))
                     + " from " + from(top) + " to " + from(top + 1) + " " + x
-                    + (bars ? "" : ", " + number(total(spans.count() - 1)) + " at the end")
+                    + (bars ? "" : ", " + each(spans.count() - 1) + " at the end")
                     + marks.keySet().stream().map(mark -> "; " + mark).collect(joining()) + ".";
+        }
+
+        /// `3`, or by name where there are several: `0.2 USD, 1.5 CNY`
+        private String each(int span) {
+            return series.stream().map(one -> number(one.values()[span] * (y.counted() == 0 ? 1 : y.counted()))
+                    + (one.name().isEmpty() ? "" : " " + one.name())).collect(joining(", "));
         }
 
         private String from(int span) {
@@ -3119,7 +3185,7 @@ final class DifyExec implements Runnable {
         }
 
         private Html grid() {
-            double step = Spans.step(highest(), 4);
+            double step = y.step(highest());
             return Html.all(DoubleStream.iterate(0, at -> at <= ceiling() * 1.0001, at -> at + step).mapToObj(at ->
                     Html.of("<path class=\"grid\" d=\"M%d %.1fH%d\"/>%s", LEFT, down(at), WIDE - RIGHT,
                             text(LEFT - 6, down(at) + 4, "end", number(at)))));
@@ -3129,7 +3195,8 @@ final class DifyExec implements Runnable {
             double step = Spans.step(spans.whole(), 8);
             var numbers = DoubleStream.iterate(0, at -> at <= spans.whole() * 1.0001, at -> at + step)
                     .mapToObj(at -> text(over(at), HIGH - BOTTOM + 15, "middle", number(at)));
-            var units = Stream.of(text(WIDE - RIGHT, 10, "end unit", y), text(WIDE - RIGHT, HIGH - 4, "end unit", x));
+            var units = Stream.of(text(WIDE - RIGHT, top() - 6, "end unit", y.unit()),
+                    text(WIDE - RIGHT, HIGH - 4, "end unit", x));
             return Html.all(Stream.concat(numbers, units));
         }
 
@@ -3137,10 +3204,18 @@ final class DifyExec implements Runnable {
             return Html.of("<text x=\"%.1f\" y=\"%.1f\" class=\"%s\">%s</text>", x, y, look, words);
         }
 
-        private Html stacks() {
-            return Html.all(IntStream.range(0, spans.count()).filter(span -> total(span) != 0).mapToObj(span ->
-                    Html.of("<g><title>%s to %s %s: %s %s</title>%s</g>", from(span), from(span + 1), x,
-                            number(total(span)), y, stack(span))));
+        /// The spans, each with what it holds in words, which the browser shows over it.
+        private Html pointed() {
+            return Html.all(IntStream.range(0, spans.count()).mapToObj(span -> Html.of(
+                    "<g><title>%s to %s %s: %s</title><rect class=\"hit\" x=\"%.1f\" y=\"%d\" width=\"%.1f\" "
+                            + "height=\"%.1f\"/>%s</g>", from(span), from(span + 1), x, said(span),
+                    over(span * spans.width()), top(), over(spans.width()) - LEFT, down(0) - top(),
+                    bars ? stack(span) : Html.of(""))));
+        }
+
+        private String said(int span) {
+            return bars ? y.words(total(span)) + (series.size() > 1 ? " (" + each(span) + ")" : "")
+                    : series.size() > 1 ? each(span) : y.words(total(span));
         }
 
         private Html stack(int span) {
@@ -3173,8 +3248,8 @@ final class DifyExec implements Runnable {
             marks.forEach((label, x) -> {
                 double at = over(Math.min(x, spans.whole()));
                 boolean left = at > WIDE - 90;
-                lines.add(Html.of("<path class=\"mark\" d=\"M%.1f %dV%.1f\"/>", at, TOP, down(0)));
-                labels.add(text(left ? at - 5 : at + 5, TOP + 9 + 13 * labels.size(), left ? "label end" : "label",
+                lines.add(Html.of("<path class=\"mark\" d=\"M%.1f %dV%.1f\"/>", at, 4 + LINE * labels.size(), down(0)));
+                labels.add(text(left ? at - 5 : at + 5, 13 + LINE * labels.size(), left ? "label end" : "label",
                         label));
             });
             return Html.all(Stream.concat(lines.stream(), labels.stream()));
@@ -3182,7 +3257,7 @@ final class DifyExec implements Runnable {
 
         /// The highest line of the grid.
         private double ceiling() {
-            double step = Spans.step(highest(), 4);
+            double step = y.step(highest());
             return Math.ceil(highest() / step - 1e-9) * step;
         }
 
@@ -3191,7 +3266,7 @@ final class DifyExec implements Runnable {
         }
 
         private double down(double y) {
-            return HIGH - BOTTOM - (HIGH - TOP - BOTTOM) * y / ceiling();
+            return HIGH - BOTTOM - (HIGH - top() - BOTTOM) * y / ceiling();
         }
 
         /// `0.25`, `12.5`, `340`, `12.5k`, `3.9M`
@@ -3220,22 +3295,48 @@ final class DifyExec implements Runnable {
         }
 
         List<Chart> charts() {
-            var currency = lines.stream().map(line -> line.timeline().currency()).filter(word -> !word.isEmpty())
-                    .findFirst().orElse("");
+            var costs = costs();
             return Stream.of(
-                    chart("flight", "Attempts in flight", "attempts", false, series(Timeline::inFlight)),
-                    chart("tokens", "Tokens used so far", "tokens", false, series(Timeline::tokens)),
-                    chart("cost", "Cost so far", currency, false, new Course(lines.stream()
-                            .filter(line -> line.timeline().currency().equals(currency)).toList())
-                            .series((timeline, _) -> timeline.cost(spans()))))
+                    chart("flight", "Attempts in flight", Chart.Axis.counting("attempts"), spans(), false,
+                            series(Timeline::inFlight)),
+                    chart("tokens", "Tokens used so far", Chart.Axis.counting("tokens"), spans(), false,
+                            series(Timeline::tokens)),
+                    chart("cost", "Cost so far", Chart.Axis.of(costs.size() == 1 ? costs.getFirst().name() : ""), spans(),
+                            false, costs))
                     .filter(chart -> chart.name().equals("flight") || chart.isOfAny()).toList();
         }
 
-        Chart chart(String name, String title, String y, boolean bars, List<Chart.Series> series) {
+        /// A line for each currency of a batch.
+        private List<Chart.Series> costs() {
+            var looks = List.of("plain", "partial", "unknown", "paused");
+            var series = new ArrayList<Chart.Series>();
+            for (var line : lines) line.timeline().cost(spans()).forEach((currency, values) -> series.add(
+                    new Chart.Series((line.name() + " " + Plain.text(currency, 8)).strip(),
+                            lines.size() > 1 ? line.look() : looks.get(series.size() % looks.size()), values)));
+            return series;
+        }
+
+        /// Rows a second, where there are seconds enough for a rate; else how many.
+        Chart ended(Spans spans, boolean bars, List<Chart.Series> series) {
+            return chart("rate", "Rows that ended", isRated() ? Chart.Axis.rate("rows a second", spans.width() / 1000)
+                    : Chart.Axis.counting("rows"), spans, bars, series);
+        }
+
+        /// What one row that ended stands for in a span.
+        double weight(Spans spans) {
+            return isRated() ? 1000 / spans.width() : 1;
+        }
+
+        private boolean isRated() {
+            return total() >= StatusView.RATED.toMillis();
+        }
+
+        private Chart chart(String name, String title, Chart.Axis y, Spans spans, boolean bars,
+                List<Chart.Series> series) {
             var unit = total() < 120_000 ? ChronoUnit.SECONDS : total() < 7_200_000 ? ChronoUnit.MINUTES
                     : ChronoUnit.HOURS;
             return new Chart(name, title, y, unit.toString().toLowerCase(Locale.ROOT) + " of running",
-                    spans().in(unit.getDuration().toMillis()), bars, series, Map.of());
+                    spans.in(unit.getDuration().toMillis()), bars, series, Map.of());
         }
 
         List<Chart.Series> series(BiFunction<Timeline, Spans, double[]> values) {
@@ -3266,7 +3367,7 @@ final class DifyExec implements Runnable {
             var title = batch.files().results().getFileName().toString();
             try (var endings = new Endings(batch)) {
                 var rows = batch.rows(_ -> true);
-                Page.write(file, List.of(Page.head(title, about()), totals(), charts(), causes(),
+                Page.write(file, List.of(Page.head(title, about()), totals(), causes(), charts(),
                                 Page.table(heads(), "Outcome", "Cause", options())), described(), batch.index().size(),
                         entry -> row(entry, rows.hasNext() ? rows.next().inputs() : Map.of(), endings));
             }
@@ -3284,7 +3385,8 @@ final class DifyExec implements Runnable {
             var figures = StatusView.figures(batch).entrySet().stream().filter(figure -> !figure.getKey().isEmpty())
                     .map(figure -> Html.of("<div><dt>%s</dt><dd>%s</dd></div>", figure.getKey(), figure.getValue()));
             return Page.totals(StatusView.Share.of(batch.index()), Standing::word,
-                    Html.of("<dl>%s</dl>", Html.all(figures)));
+                    Html.of("<dl>%s</dl>\n%s", Html.all(figures),
+                            Html.all(StatusView.notes(batch).stream().map(note -> Html.of("<p>Note: %s.</p>\n", note)))));
         }
 
         private Html charts() {
@@ -3300,13 +3402,13 @@ final class DifyExec implements Runnable {
         private Chart latency() {
             var latencies = batch.history().latencies;
             var p = latencies.percentiles(0.5, 0.9, 0.99, 1);
-            var spans = Spans.of(p[3] > 3 * p[2] ? 1.5 * p[2] : p[3], BARS);
+            var spans = Spans.of(p[3] > 3 * p[2] ? 1.5 * p[2] : p[3], bars(latencies.size()));
             var marks = new LinkedHashMap<String, Double>();
             for (int i = 0; i < 3; i++)
                 marks.put(String.format(Locale.ROOT, "p%d %.2f s", List.of(50, 90, 99).get(i), p[i]), p[i]);
             return new Chart("latency", "Seconds a row" + (p[3] > 3 * p[2] ? ", the last bar: that and longer" : ""),
-                    "rows", "seconds", spans, true, List.of(new Chart.Series("succeeded", "succeeded",
-                            latencies.histogram(spans))), marks);
+                    Chart.Axis.counting("rows"), "seconds", spans, true,
+                    List.of(new Chart.Series("succeeded", "succeeded", latencies.histogram(spans))), marks);
         }
 
         private Html percentiles() {
@@ -3324,13 +3426,20 @@ final class DifyExec implements Runnable {
                     """, Html.all(rows));
         }
 
+        /// Fewer where few rows would stand alone in each.
+        private static int bars(long rows) {
+            return Math.clamp(Math.round(3 * Math.sqrt(rows)), 10, BARS);
+        }
+
         private List<Chart> overTime() {
             var course = new Course(List.of(new Course.Line("", "plain", timeline)));
-            var rate = course.chart("rate", "Rows that ended", "rows a second", true, List.of(
-                    new Chart.Series("succeeded", "succeeded", timeline.rate(course.spans(), Standing::isSuccess)),
+            var spans = Spans.of(timeline.total(), bars(timeline.rows()));
+            double weight = course.weight(spans);
+            var ended = course.ended(spans, true, List.of(
+                    new Chart.Series("succeeded", "succeeded", timeline.ended(spans, weight, Standing::isSuccess)),
                     new Chart.Series("without success", "failed",
-                            timeline.rate(course.spans(), standing -> !standing.isSuccess()))));
-            return Stream.concat(Stream.of(rate), course.charts().stream()).toList();
+                            timeline.ended(spans, weight, standing -> !standing.isSuccess()))));
+            return Stream.concat(Stream.of(ended), course.charts().stream()).toList();
         }
 
         private Html causes() {
@@ -3590,12 +3699,14 @@ final class DifyExec implements Runnable {
                   gap: 1rem; margin-bottom: 1rem; }
                 figure.card { margin: 0; padding: .8rem .9rem .6rem; }
                 figcaption { margin-bottom: .3rem; font-weight: 600; }
-                figcaption .key { margin-left: 1rem; font-weight: 400; }
+                figcaption .key { display: inline-block; margin-right: .5rem; font-weight: 400; }
+                figcaption .key:first-child { margin-left: 1rem; }
                 figure text { fill: var(--soft); font-size: 11px; }
                 figure text.label { fill: var(--ink); stroke: var(--card); stroke-width: 4px; paint-order: stroke; }
                 .end { text-anchor: end; } .middle { text-anchor: middle; }
                 .grid { stroke: var(--line); } .mark { stroke: var(--ink); stroke-dasharray: 3 3; opacity: .75; }
                 rect, .area { fill: var(--hue); } .area { opacity: .14; }
+                .hit { fill: var(--ink); opacity: 0; } g:hover > .hit { opacity: .07; }
                 .line { fill: none; stroke: var(--hue); stroke-width: 1.6; stroke-linejoin: round; }
                 table { width: 100%; border-collapse: collapse; text-align: left; }
                 th { font-weight: 500; }
@@ -3640,7 +3751,8 @@ final class DifyExec implements Runnable {
                 ins { text-decoration: none; } .figures { width: auto; } .figures .number { padding-left: 2rem; }
                 @media (max-width: 40rem) {
                   body { padding: 1rem .75rem 2rem; font-size: 14px; } .totals dl { gap: .6rem 1.6rem; }
-                  .wide, .ids, #table .number { display: none; } .tools label, #search, #cause { width: 100%; }
+                  .wide, .ids, #table .number { display: none; }
+                  .tools label, #search, #outcome, #cause { width: 100%; }
                   #table th:nth-child(1) { width: 24%; } #table th:nth-child(2) { width: 6.9rem; }
                   #detail-body dl { grid-template-columns: 1fr; }
                 }
@@ -3652,7 +3764,8 @@ final class DifyExec implements Runnable {
                   .charts { grid-template-columns: 1fr 1fr; } * { print-color-adjust: exact; }
                   #scroller, #window, #sizer { height: auto !important; max-height: none; overflow: visible;
                     position: static; }
-                  #body { transform: none !important; } #table tr { height: auto; } #table td { white-space: normal; }
+                  #body { transform: none !important; } #table tr { height: auto; }
+                  #table td { padding-top: .2rem; padding-bottom: .2rem; white-space: normal; }
                 }
                 """;
         /// Reads the rows block by block, keeps a selection of their numbers, and draws those in view.
@@ -3736,13 +3849,16 @@ final class DifyExec implements Runnable {
                     && (needle === '' || haystack(n).includes(needle)));
                   if (sort.key) order();
                   shown = -1;
-                  count('');
+                  count(chosen.length);
                   at('scroller').scrollTop = 0;
                   draw();
                 }
 
-                function count(part) {
-                  at('count').textContent = part + number(chosen.length) + ' of ' + number(rows.length) + ' rows';
+                function count(drawn) {
+                  const all = number(rows.length) + ' rows';
+                  at('count').textContent = drawn === chosen.length ? number(drawn) + ' of ' + all
+                    : chosen.length === rows.length ? 'the first ' + number(drawn) + ' of ' + all
+                    : 'the first ' + number(drawn) + ' of ' + number(chosen.length) + ' found, of ' + all;
                 }
 
                 function order() {
@@ -3850,7 +3966,7 @@ final class DifyExec implements Runnable {
                   printing = now;
                   draw();
                   if (printing) at('sizer').style.height = 'auto';
-                  count(printing && chosen.length > PRINTED ? 'the first ' + PRINTED + ' of ' : '');
+                  count(printing ? Math.min(PRINTED, chosen.length) : chosen.length);
                 }
 
                 at('body').onclick = event => {
@@ -4418,8 +4534,8 @@ final class DifyExec implements Runnable {
             var course = new Course(List.of(new Course.Line("first", "first", first.timeline),
                     new Course.Line("second", "second", second.timeline)));
             if (course.spans().whole() > 0.01) {
-                charts.add(course.chart("rate", "Rows that ended", "rows a second", false,
-                        course.series((timeline, spans) -> timeline.rate(spans, _ -> true))));
+                charts.add(course.ended(course.spans(), false, course.series((timeline, spans) ->
+                        timeline.ended(spans, course.weight(spans), _ -> true))));
                 charts.addAll(course.charts());
             }
             return Page.charts(charts.stream().map(Chart::svg));
@@ -4431,7 +4547,7 @@ final class DifyExec implements Runnable {
             var marks = new LinkedHashMap<String, Double>();
             marks.put(String.format(Locale.ROOT, "first p50 %.2f s", one[0]), one[0]);
             marks.put(String.format(Locale.ROOT, "second p50 %.2f s", two[0]), two[0]);
-            return new Chart("latency", "Seconds a row", "rows", "seconds", spans, false, List.of(
+            return new Chart("latency", "Seconds a row", Chart.Axis.counting("rows"), "seconds", spans, false, List.of(
                     new Chart.Series("first", "first", first.histogram(spans)),
                     new Chart.Series("second", "second", second.histogram(spans))), marks);
         }
@@ -8029,14 +8145,17 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// When attempts ran and what they used, packed: 16 bytes an attempt, 32 an end. Time is that of the sessions, in
-    /// milliseconds, without the time between them.
+    /// When attempts ran and what they used, packed: 16 bytes an attempt, 24 an end, 16 a price. Time is that of the
+    /// sessions, in milliseconds, without the time between them.
     static final class Timeline implements Reading {
         private final Map<String, Integer> open = new HashMap<>();
         private final Longs starts = new Longs(), stops = new Longs();
-        private final Longs ends = new Longs(), standings = new Longs(), tokens = new Longs(), billionths = new Longs();
+        private final Longs ends = new Longs(), standings = new Longs(), tokens = new Longs();
+        private final Map<String, Prices> prices = new LinkedHashMap<>();
         private long before = 0, resumed = -1, last = 0;
-        private String currency = "";
+
+        /// What was paid in one currency, and when.
+        private record Prices(Longs ends, Longs billionths) {}
 
         @Override
         public void event(Index index, Event event, long at) {
@@ -8077,31 +8196,40 @@ final class DifyExec implements Runnable {
             ends.add(now);
             standings.add(Standing.of(end.outcome()).orElse(Standing.PENDING).ordinal());
             tokens.add(end.tokens());
-            if (end.price() != null && currency.isEmpty()) currency = History.orEmpty(end.currency());
-            boolean counts = end.price() != null && currency.equals(end.currency());
-            billionths.add(counts ? end.price().movePointRight(9).longValue() : 0);
+            if (end.price() != null) paid(now, end.price(), History.orEmpty(end.currency()));
         }
 
-        /// The one that [#cost] is in: the first that came up.
-        String currency() {
-            return currency;
+        private void paid(long now, BigDecimal price, String currency) {
+            var paid = prices.computeIfAbsent(currency, _ -> new Prices(new Longs(), new Longs()));
+            paid.ends.add(now);
+            paid.billionths.add(price.movePointRight(9).longValue());
         }
 
-        /// Rows that ended in each span, per second.
-        double[] rate(Spans spans, Predicate<Standing> which) {
-            return summed(spans, end -> {
+        /// How many rows ended.
+        long rows() {
+            return IntStream.range(0, standings.size())
+                    .filter(end -> standings.get(end) != Standing.PENDING.ordinal()).count();
+        }
+
+        /// Rows that ended in each span, each counted as so much.
+        double[] ended(Spans spans, double weight, Predicate<Standing> which) {
+            return summed(spans, ends, end -> {
                 var standing = Standing.values()[(int) standings.get(end)];
-                return standing != Standing.PENDING && which.test(standing) ? 1000 / spans.width() : 0;
+                return standing != Standing.PENDING && which.test(standing) ? weight : 0;
             });
         }
 
         /// Tokens used until the end of each span.
         double[] tokens(Spans spans) {
-            return soFar(summed(spans, tokens::get));
+            return soFar(summed(spans, ends, tokens::get));
         }
 
-        double[] cost(Spans spans) {
-            return soFar(summed(spans, end -> billionths.get(end) / 1e9));
+        /// What was paid until the end of each span, by currency.
+        Map<String, double[]> cost(Spans spans) {
+            var costs = new LinkedHashMap<String, double[]>();
+            prices.forEach((currency, paid) -> costs.put(currency,
+                    soFar(summed(spans, paid.ends, end -> paid.billionths.get(end) / 1e9))));
+            return costs;
         }
 
         private static double[] soFar(double[] sums) {
@@ -8109,9 +8237,9 @@ final class DifyExec implements Runnable {
             return sums;
         }
 
-        private double[] summed(Spans spans, IntToDoubleFunction weight) {
+        private static double[] summed(Spans spans, Longs times, IntToDoubleFunction weight) {
             var sums = new double[spans.count()];
-            for (int end = 0; end < ends.size(); end++) sums[spans.at(ends.get(end))] += weight.applyAsDouble(end);
+            for (int at = 0; at < times.size(); at++) sums[spans.at(times.get(at))] += weight.applyAsDouble(at);
             return sums;
         }
 
@@ -9077,24 +9205,24 @@ final class DifyExec implements Runnable {
     }
 
     /// A CSV file (RFC 4180), read as a stream, again and again. Opening it reads the header; [#check] all of it.
-    record Csv(Path path, long size, Charset charset, char delimiter, List<String> columns, int idColumn,
-            UnaryOperator<Row> edits) {
+    record Csv(Path path, long size, Charset charset, Header header, int idColumn, UnaryOperator<Row> edits) {
         private static final int SHOWN = 20;
 
         /// @param idColumn  the name of the column of the ids; null: the first
         /// @param encoding  given, or found by a byte order mark
-        /// @param delimiter given, or found by the header
+        /// @param delimiter given, or found by the first line `sep=;` or the header
         static Csv open(Path path, String idColumn, Optional<Charset> encoding, Optional<Character> delimiter) {
             Source.refuseNoFile(path);
             try {
                 var charset = encoding.isPresent() ? encoding.get() : charset(path);
-                var header = header(path, charset, delimiter);
-                var columns = header.columns().stream().map(String::strip).toList();
+                NoCsv.refuse(path, encoding.isPresent() || charset != UTF_8);
+                var header = Header.of(path, charset, delimiter);
+                var columns = header.columns();
                 int id = idColumn == null ? 0 : columns.indexOf(idColumn);
                 var problems = problems(columns, id, idColumn);
-                if (!problems.isEmpty()) throw new Unusable(path + ", line 1: " + String.join("; ", problems));
-                return new Csv(path, Files.size(path), charset, header.delimiter(), columns, id,
-                        UnaryOperator.identity());
+                if (!problems.isEmpty())
+                    throw new Unusable(path + ", line " + header.line() + ": " + String.join("; ", problems));
+                return new Csv(path, Files.size(path), charset, header, id, UnaryOperator.identity());
             } catch (IOException problem) {
                 throw new Unusable(path + ": " + Plain.of(problem));
             }
@@ -9102,11 +9230,9 @@ final class DifyExec implements Runnable {
 
         private static List<String> problems(List<String> columns, int id, String idColumn) {
             var problems = new ArrayList<String>();
-            for (int i = 0; i < columns.size(); i++) {
-                var column = columns.get(i);
-                if (column.isEmpty()) problems.add("column " + (i + 1) + " has no name");
-                else if (columns.indexOf(column) < i) problems.add("column " + Plain.quoted(column) + " stands twice");
-            }
+            for (int i = 0; i < columns.size(); i++)
+                if (columns.indexOf(columns.get(i)) < i)
+                    problems.add("column " + Plain.quoted(columns.get(i)) + " stands twice");
             if (id < 0)
                 problems.add("there is no column " + Plain.quoted(idColumn) + "; the columns are "
                         + Plain.text(String.join(", ", columns), 300));
@@ -9118,20 +9244,36 @@ final class DifyExec implements Runnable {
 
         /// The same file, its rows edited as they are read.
         Csv with(UnaryOperator<Row> edits) {
-            return new Csv(path, size, charset, delimiter, columns, idColumn, edits);
+            return new Csv(path, size, charset, header, idColumn, edits);
+        }
+
+        /// Those that have a name.
+        List<String> columns() {
+            return header.columns();
         }
 
         boolean isId(String column) {
-            return columns.get(idColumn).equals(column);
+            return columns().get(idColumn).equals(column);
+        }
+
+        /// What was taken all the same, and a reader of the file may not expect.
+        List<String> notes(Index checked) {
+            var notes = new ArrayList<>(header.notes());
+            checked.gaps.rows.note("row of nothing but empty cells is", "rows of nothing but empty cells are")
+                    .ifPresent(notes::add);
+            checked.gaps.lines.note("blank line between rows is", "blank lines between rows are")
+                    .ifPresent(notes::add);
+            return notes;
         }
 
         /// Reads every row once. Adds the ids to the index, in order; everything that is wrong is told at once.
         void check(Index index) {
             var problems = new ArrayList<String>();
+            var told = new BitSet();
             long count = 0;
-            try (var rows = new Cursor()) {
+            try (var rows = new Cursor(index.gaps)) {
                 for (var cells = rows.next(); cells != null; cells = rows.next()) {
-                    var wrong = fault(cells, rows, index);
+                    var wrong = fault(cells, rows, index, told);
                     if (wrong.isPresent() && count++ < SHOWN) problems.add("line " + rows.line + ": " + wrong.get());
                 }
             }
@@ -9142,10 +9284,18 @@ final class DifyExec implements Runnable {
                     + (count > SHOWN ? "\n  … and " + (count - SHOWN) + " more" : ""));
         }
 
-        private Optional<String> fault(List<String> cells, Cursor rows, Index index) {
-            if (cells.size() != columns.size())
-                return Optional.of(Plain.count(cells.size(), "cell") + " where the header has " + columns.size()
+        /// @param told the columns without a name of which it was told that they hold something
+        private Optional<String> fault(List<String> all, Cursor rows, Index index, BitSet told) {
+            if (!header.fits(all))
+                return Optional.of(Plain.count(all.size(), "cell") + " where the header has " + header.width()
                         + " (a comma too many or too few, or a quote left open?)");
+            for (int place : header.unnamed()) {
+                if (told.get(place) || !header.isFilled(all, place)) continue;
+                told.set(place);
+                return Optional.of("column " + (place + 1) + " holds " + Plain.quoted(all.get(place))
+                        + " and has no name: give it one in line " + header.line() + ", or empty it");
+            }
+            var cells = header.named(all);
             var id = cells.get(idColumn);
             if (id.isEmpty()) return Optional.of("the id is blank");
             if (id.chars().anyMatch(Character::isISOControl))
@@ -9181,7 +9331,7 @@ final class DifyExec implements Runnable {
         }
 
         private final class Rows extends Spliterators.AbstractSpliterator<Row> {
-            private final Cursor cursor = new Cursor();
+            private final Cursor cursor = new Cursor(new Gaps());
             private final IntPredicate wanted;
             private final Index checked;
             private int index = 0, end;
@@ -9217,8 +9367,10 @@ final class DifyExec implements Runnable {
                 }
             }
 
-            private Row row(List<String> cells) {
-                if (cells.size() != columns.size() || index >= checked.rows()
+            private Row row(List<String> all) {
+                if (!header.fits(all)) throw changed(cursor.line);
+                var cells = header.named(all);
+                if (index >= checked.rows()
                         || !checked.id(index).equals(cells.get(idColumn))
                         || checked.cells(index) != cursor.hashes.number(cells))
                     throw changed(cursor.line);
@@ -9241,37 +9393,47 @@ final class DifyExec implements Runnable {
         }
 
         private Map<String, String> inputs(List<String> cells) {
-            var inputs = LinkedHashMap.<String, String>newLinkedHashMap(columns.size());
-            for (int i = 0; i < columns.size(); i++) inputs.put(columns.get(i), cells.get(i));
+            var inputs = LinkedHashMap.<String, String>newLinkedHashMap(cells.size());
+            for (int i = 0; i < cells.size(); i++) inputs.put(columns().get(i), cells.get(i));
             return inputs;
         }
 
         /// A position in the file. `line` is where the present record begins.
         private final class Cursor implements AutoCloseable {
             private final Records records;
-            private final Cells hashes = new Cells(columns);
+            private final Gaps gaps;
+            private final Cells hashes = new Cells(columns());
+            private final int idPlace = header.places().get(idColumn);
             private long line = 0;
 
-            Cursor() {
-                records = records(path, charset, delimiter);
+            /// @param gaps where it is noted what is passed over
+            Cursor(Gaps gaps) {
+                this.gaps = gaps;
+                records = Header.records(path, charset, header.delimiter(), header.isDelimiterNamed());
                 if (next() == null) throw new Unusable(path + ": empty"); // the header
             }
 
-            /// The next record's cells, the id stripped, or null at the end. Blank lines at the end of the file are
-            /// passed over.
+            /// The next record's cells, those of columns without a name, too, and the id stripped; null at the end.
+            /// What holds nothing is passed over.
             List<String> next() {
                 try {
                     var cells = records.next();
+                    if (cells != null && Gaps.isEmpty(cells)) cells = behindGap(cells);
                     line = records.line();
-                    if (cells != null && cells.isEmpty()) {
-                        while (cells != null && cells.isEmpty()) cells = records.next();
-                        if (cells != null) throw new Unusable(path + ", line " + line + ": blank, with rows after it");
-                    }
-                    if (cells != null && idColumn < cells.size()) cells.set(idColumn, cells.get(idColumn).strip());
+                    if (cells != null && idPlace < cells.size()) cells.set(idPlace, cells.get(idPlace).strip());
                     return cells;
                 } catch (IOException problem) {
                     throw unreadable(path, charset, problem, records.line());
                 }
+            }
+
+            /// Blank lines at the end of the file are not worth a note.
+            private List<String> behindGap(List<String> cells) throws IOException {
+                var blank = new Gaps.Gap();
+                for (; cells != null && Gaps.isEmpty(cells); cells = records.next())
+                    (cells.isEmpty() ? blank : gaps.rows).add(1, records.line());
+                if (cells != null) gaps.lines.add(blank.count, blank.first);
+                return cells;
             }
 
             @Override
@@ -9281,39 +9443,6 @@ final class DifyExec implements Runnable {
                 } catch (IOException _) {
                     // it was only read from
                 }
-            }
-        }
-
-        private record Header(List<String> columns, char delimiter) {}
-
-        /// The first record, with the delimiter that gives most columns: a comma unless `;` or a tab gives more. One
-        /// that the quotes contradict is none: behind `"id"` there is no text.
-        private static Header header(Path path, Charset charset, Optional<Character> given) {
-            Header best = null;
-            IOException fault = null;
-            for (char delimiter : given.map(List::of).orElse(List.of(',', ';', '\t'))) {
-                try (var records = records(path, charset, delimiter)) {
-                    var cells = records.next();
-                    if (cells == null || cells.size() < 2 && String.join("", cells).isBlank())
-                        throw new Unusable(path + ": empty, not even a header");
-                    if (best == null || cells.size() > best.columns().size()) best = new Header(cells, delimiter);
-                } catch (IOException problem) {
-                    if (fault == null) fault = problem;
-                }
-            }
-            if (best == null) throw unreadable(path, charset, fault, 1);
-            return best;
-        }
-
-        private static Records records(Path path, Charset charset, char delimiter) {
-            try {
-                var decoder = charset.newDecoder().onMalformedInput(CodingErrorAction.REPORT)
-                        .onUnmappableCharacter(CodingErrorAction.REPORT);
-                var records = new Records(new InputStreamReader(Files.newInputStream(path), decoder), delimiter);
-                records.pass('\uFEFF');
-                return records;
-            } catch (IOException problem) {
-                throw unreadable(path, charset, problem, 1);
             }
         }
 
@@ -9347,6 +9476,192 @@ final class DifyExec implements Runnable {
             } catch (IOException _) {
                 return 1; // it is gone since
             }
+        }
+    }
+
+    /// How a CSV is laid out: what parts its cells, and which columns have a name.
+    ///
+    /// @param isDelimiterNamed whether a line `sep=;` stands first, as Excel writes and reads it
+    /// @param line             where the names stand
+    /// @param columns          the names
+    /// @param places           where in a row the named columns stand, from 0
+    /// @param unnamed          where the others do
+    record Header(char delimiter, boolean isDelimiterNamed, long line, List<String> columns,
+            List<Integer> places, List<Integer> unnamed) {
+        private static final Pattern SEP = Pattern.compile("sep=(.)", Pattern.CASE_INSENSITIVE);
+
+        private static Header of(char delimiter, boolean isDelimiterNamed, long line, List<String> cells) {
+            var columns = new ArrayList<String>();
+            var places = new ArrayList<Integer>();
+            var unnamed = new ArrayList<Integer>();
+            for (int place = 0; place < cells.size(); place++) {
+                var name = cells.get(place).strip();
+                (name.isEmpty() ? unnamed : places).add(place);
+                if (!name.isEmpty()) columns.add(name);
+            }
+            return new Header(delimiter, isDelimiterNamed, line, List.copyOf(columns), List.copyOf(places),
+                    List.copyOf(unnamed));
+        }
+
+        /// By the delimiter that is given or named, or else by the one that gives most columns: a comma unless `;` or a
+        /// tab gives more. One that the quotes contradict is none: behind `"id"` there is no text.
+        static Header of(Path path, Charset charset, Optional<Character> given) {
+            var named = named(path, charset);
+            Header best = null;
+            IOException fault = null;
+            for (char delimiter : given.or(() -> named).map(List::of).orElse(List.of(',', ';', '\t'))) {
+                try (var records = records(path, charset, delimiter, named.isPresent())) {
+                    var cells = records.next();
+                    while (cells != null && Gaps.isEmpty(cells)) cells = records.next();
+                    if (cells == null) throw new Unusable(path + ": empty, not even a header");
+                    var header = of(delimiter, named.isPresent(), records.line(), cells);
+                    if (best == null || header.width() > best.width()) best = header;
+                } catch (IOException problem) {
+                    if (fault == null) fault = problem;
+                }
+            }
+            if (best == null) throw Csv.unreadable(path, charset, fault, 1);
+            return best;
+        }
+
+        /// What the first line says that parts the cells, where it says so.
+        private static Optional<Character> named(Path path, Charset charset) {
+            char none = '\0';
+            try (var records = records(path, charset, none, false)) {
+                var line = records.next();
+                if (line == null) return Optional.empty();
+                var sep = SEP.matcher(String.join("", line));
+                return sep.matches() ? Optional.of(sep.group(1).charAt(0)) : Optional.empty();
+            } catch (IOException _) {
+                return Optional.empty(); // more than that line; it is told where it is read as a header
+            }
+        }
+
+        /// The file from its start, behind its mark.
+        ///
+        /// @param behindFirst whether the first line is passed over, too
+        static Records records(Path path, Charset charset, char delimiter, boolean behindFirst) {
+            try {
+                var decoder = charset.newDecoder().onMalformedInput(CodingErrorAction.REPORT)
+                        .onUnmappableCharacter(CodingErrorAction.REPORT);
+                var records = new Records(new InputStreamReader(Files.newInputStream(path), decoder), delimiter);
+                records.pass('\uFEFF');
+                if (behindFirst) records.next();
+                return records;
+            } catch (IOException problem) {
+                throw Csv.unreadable(path, charset, problem, 1);
+            }
+        }
+
+        int width() {
+            return places.size() + unnamed.size();
+        }
+
+        /// Whether a row has a cell for each column. At its end those without a name may be missing: so Excel saves.
+        boolean fits(List<String> cells) {
+            return places.getLast() < cells.size() && cells.size() <= width();
+        }
+
+        boolean isFilled(List<String> cells, int place) {
+            return place < cells.size() && !cells.get(place).isBlank();
+        }
+
+        /// The cells of the columns that have a name.
+        List<String> named(List<String> cells) {
+            return unnamed.isEmpty() ? cells : places.stream().map(cells::get).toList();
+        }
+
+        List<String> notes() {
+            var notes = new ArrayList<String>();
+            if (isDelimiterNamed) notes.add("line 1, \"sep=\", is taken as naming what parts the cells");
+            if (!unnamed.isEmpty())
+                notes.add(Plain.count(unnamed.size(), "column without a name is", "columns without a name are")
+                        + " left out, as no row has anything there (first: column " + (unnamed.getFirst() + 1) + ")");
+            return notes;
+        }
+    }
+
+    /// What is passed over in a CSV, for it holds nothing: rows of empty cells, and blank lines between rows.
+    static final class Gaps {
+        final Gap rows = new Gap(), lines = new Gap();
+
+        /// How often, and in which line first.
+        static final class Gap {
+            private long count = 0, first = 0;
+
+            void add(long count, long line) {
+                if (this.count == 0) first = line;
+                this.count += count;
+            }
+
+            /// `2 blank lines are passed over (first: line 7)`
+            Optional<String> note(String one, String many) {
+                return count == 0 ? Optional.empty()
+                        : Optional.of(Plain.count(count, one, many) + " passed over (first: line " + first + ")");
+            }
+        }
+
+        static boolean isEmpty(List<String> cells) {
+            for (var cell : cells) if (!cell.isBlank()) return false;
+            return true;
+        }
+    }
+
+    /// What a file is that no CSV reader can use, by its first bytes, and what to click in the programs that open it.
+    ///
+    /// @param what said of the file, up to the colon before the clicks
+    record NoCsv(String what, List<String> clicks) {
+        private static final String EXCEL = "Excel: File > Save As, \"CSV UTF-8 (Comma delimited)\"",
+                NUMBERS = "Numbers: File > Export To > CSV, under Advanced Options \"Unicode (UTF-8)\"",
+                LIBRE_OFFICE = "LibreOffice: File > Save As, \"Text CSV\", then the character set \"Unicode (UTF-8)\"";
+        private static final List<String> ANY = List.of(EXCEL, NUMBERS, LIBRE_OFFICE);
+        private static final int SAMPLE = 1 << 16;
+
+        /// @param isEncodingKnown by an option or a mark
+        static void refuse(Path path, boolean isEncodingKnown) throws IOException {
+            var kind = of(path, isEncodingKnown);
+            if (kind.isPresent())
+                throw new Unusable(path + ": " + kind.get().what + ":\n  " + String.join("\n  ", kind.get().clicks));
+        }
+
+        private static Optional<NoCsv> of(Path path, boolean isEncodingKnown) throws IOException {
+            byte[] start;
+            try (var in = Files.newInputStream(path)) {
+                start = in.readNBytes(SAMPLE);
+            }
+            var magic = HexFormat.of().formatHex(start, 0, Math.min(8, start.length));
+            if (magic.startsWith("504b0304")) return Optional.of(zipped(path));
+            if (magic.equals("d0cf11e0a1b11ae1")) return Optional.of(workbook("an Excel workbook (.xls)", ANY));
+            return isEncodingKnown ? Optional.empty() : unmarked(start).map(charset -> new NoCsv(charset
+                    + " without its byte order mark. Add --encoding " + charset + ", or save it as UTF-8", ANY));
+        }
+
+        private static NoCsv workbook(String what, List<String> clicks) {
+            return new NoCsv(what + ", not a CSV. Save it as one", clicks);
+        }
+
+        private static NoCsv zipped(Path path) {
+            try (var zip = new ZipFile(path.toFile())) {
+                var names = zip.stream().map(ZipEntry::getName).toList();
+                if (names.stream().anyMatch(name -> name.startsWith("xl/")))
+                    return workbook("an Excel workbook (.xlsx)", ANY);
+                if (names.stream().anyMatch(name -> name.startsWith("Index/") || name.equals("Index.zip")))
+                    return workbook("a Numbers spreadsheet (.numbers)", List.of(NUMBERS));
+                if (names.contains("content.xml"))
+                    return workbook("an OpenDocument spreadsheet (.ods)", List.of(LIBRE_OFFICE, EXCEL));
+            } catch (IOException _) {
+                // cut short, or of another make
+            }
+            return new NoCsv("a zip archive, not a CSV. If a spreadsheet program wrote it, save it as one there", ANY);
+        }
+
+        /// UTF-16 shows in the first line: every second byte of its delimiters and Latin letters is 0.
+        private static Optional<Charset> unmarked(byte[] start) {
+            long[] zeros = new long[2];
+            for (int i = 0; i < start.length && start[i] != '\n' && start[i] != '\r'; i++)
+                if (start[i] == 0) zeros[i % 2]++;
+            if (zeros[0] == 0 && zeros[1] > 0) return Optional.of(StandardCharsets.UTF_16LE);
+            return zeros[0] > 0 && zeros[1] == 0 ? Optional.of(StandardCharsets.UTF_16BE) : Optional.empty();
         }
     }
 
@@ -10032,6 +10347,12 @@ final class DifyExec implements Runnable {
                     profilers.stream().map(Profiler::profile).toList(), problems);
         }
 
+        /// The same, with what is worth knowing of the file itself.
+        Inspection of(Csv csv, Index checked) {
+            var all = Stream.concat(csv.notes(checked).stream(), notes.stream()).toList();
+            return new Inspection(rows, faults, all, columns, problems);
+        }
+
         private static List<String> notes(List<String> ofHeader, List<Profiler> profilers) {
             var notes = new ArrayList<>(ofHeader);
             long empty = profilers.stream().mapToLong(profiler -> profiler.emptyRequired).sum();
@@ -10082,6 +10403,8 @@ final class DifyExec implements Runnable {
     /// Which ids there are and where each stands, packed: about forty bytes an id, no objects. Entries are numbered in
     /// the order in which they came: those of the CSV first, in its order, so that an entry's number is its row's.
     static final class Index {
+        /// What was passed over in the CSV on the way.
+        final Gaps gaps = new Gaps();
         private final List<Page> pages = new ArrayList<>();
         private final Texts ids = new Texts();
         private int size = 0, rows = -1;

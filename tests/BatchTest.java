@@ -776,10 +776,27 @@ final class BatchTest {
             end(5010, "b", "failed");
 
             assertEquals(20_000, timeline.total());
-            assertArrayEquals(new double[] {0, 0.1}, timeline.rate(new Spans(2, 10_000), Standing::isSuccess));
+            assertArrayEquals(new double[] {0, 0.1}, timeline.ended(new Spans(2, 10_000), 0.1, Standing::isSuccess));
             assertArrayEquals(new double[] {1, 1}, timeline.inFlight(new Spans(2, 10_000)));
             assertArrayEquals(new double[] {0, 20}, timeline.tokens(new Spans(2, 10_000)));
-            assertArrayEquals(new double[] {0, 1.0}, timeline.cost(new Spans(2, 10_000)));
+            assertArrayEquals(new double[] {0, 1.0}, timeline.cost(new Spans(2, 10_000)).get("USD"));
+            assertEquals(2, timeline.rows());
+        }
+
+        @Test
+        void addsUpEachCurrencyByItself() {
+            session(0);
+            for (var price : List.of("1 CNY", "0.5 USD", "2 CNY")) {
+                attempt(0, price);
+                timeline.event(null, new Event.End(NOON.plusSeconds(10), price, "u", "succeeded", "", "r", 0, 0, null,
+                        null, 1, 10, 1, new BigDecimal(price.split(" ")[0]), price.split(" ")[1], ""), 0);
+            }
+
+            var cost = timeline.cost(new Spans(1, 10_000));
+
+            assertEquals(List.of("CNY", "USD"), List.copyOf(cost.keySet()));
+            assertArrayEquals(new double[] {3}, cost.get("CNY"));
+            assertArrayEquals(new double[] {0.5}, cost.get("USD"));
         }
 
         @Test

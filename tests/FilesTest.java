@@ -62,7 +62,6 @@ final class FilesTest extends WholeCommand {
                 id,,text/1,a,b                   | line 1 | column 2
                 text,id/a,1                      | line 1 | --id-column
                 id,text/1,a/2,"open/3,c          | line 3 | quote
-                id,text/1,a//2,b                 | line 3 | blank
                 """)
         void isRefusedWithItsLineBeforeAnythingIsSent(String csv, String line, String what) throws IOException {
             Files.writeString(file("data.csv"), csv.replace('/', '\n').replace("'", "") + (csv.isEmpty() ? "" : "\n"));
@@ -340,6 +339,44 @@ final class FilesTest extends WholeCommand {
                     Character.isISOControl(c) || Character.getType(c) == Character.FORMAT).boxed().toList());
             assertEquals(0, dify.run().code());
             assertEquals(tree(posted().getBodyAsString()).path("inputs"), tree(curl(call).getLast()).path("inputs"));
+        }
+
+        @Test
+        void tellsOnceOfEachKindWhatIsOddAboutTheSheetAsTheRunDoes() throws IOException {
+            csv("sep=;", "id;text;;", "1;fine;;", ";;;", "2;[fail];;", ";;;", "", "3;fine;;");
+
+            var checked = call(Map.of(), "check", "--demo", "-i", input());
+            var ran = call(Map.of(), "run", "--demo", "-i", input(), "-o", output());
+
+            var notes = """
+                    Note: line 1, "sep=", is taken as naming what parts the cells
+                    Note: 2 columns without a name are left out, as no row has anything there (first: column 3)
+                    Note: 2 rows of nothing but empty cells are passed over (first: line 4)
+                    Note: 1 blank line between rows is passed over (first: line 7)
+                    """;
+            assertEquals(notes, told(checked.out()));
+            assertEquals(notes, told(ran.err()));
+            assertEquals(List.of(0, 3), List.of(checked.code(), ran.code()));
+        }
+
+        private static String told(String text) {
+            return text.lines().filter(line -> line.startsWith("Note: ")).map(line -> line + "\n")
+                    .collect(Collectors.joining());
+        }
+
+        @Test
+        void aWorkbookWithTheNameOfACsvEndsEveryCommandWithWhatToClick() throws IOException {
+            try (var zip = new ZipOutputStream(Files.newOutputStream(file("data.csv")))) {
+                zip.putNextEntry(new ZipEntry("xl/workbook.xml"));
+            }
+
+            for (var call : List.of(call(Map.of(), "check", "--demo", "-i", input()),
+                    call(Map.of(), "run", "--demo", "-i", input(), "-o", output()))) {
+                assertEquals(2, call.code());
+                assertTrue(call.sentence().endsWith("data.csv: an Excel workbook (.xlsx), not a CSV. Save it as one:"),
+                        call.err());
+                assertTrue(call.err().contains("\n  Excel: File > Save As"), call.err());
+            }
         }
 
         @Test
@@ -933,6 +970,14 @@ final class FilesTest extends WholeCommand {
             assertEquals(4, dify.runs());
             assertTrue(told.err().contains("1 row with a success changed in the CSV since (first: 2)"), told.err());
             assertTrue(told.err().contains("--rerun-changed"), told.err());
+            var status = call(Map.of(), "status", "-i", input(), "-o", output());
+            assertTrue(status.out().contains("  Note: 1 row with a success changed in the CSV since (first: 2); "
+                    + "'run --rerun-changed' runs it again\n"), status.out());
+            var json = call(Map.of(), "status", "--json", "-i", input(), "-o", output());
+            assertEquals(1, tree(json.out()).path("changed_in_input").asInt());
+            var export = call(Map.of(), "export", "-i", input(), "-o", output(), file("out.csv").toString());
+            assertTrue(export.err().contains("1 row with a success changed in the CSV since (first: 2): their cells "
+                    + "here are those of today, their outputs are not."), export.err());
 
             var again = dify.run("--rerun-changed");
             assertEquals(0, again.code());

@@ -334,15 +334,19 @@ final class InputTest {
                 id,text/"a/b",1                | line 2: the id "a b" contains a control character or a line break
                 id,text/a\tb,1                 | line 2: the id "a b" contains a control character or a line break
                 id,text,text/a,1,2             | line 1: column "text" stands twice
-                id,text,/a,1,2                 | line 1: column 3 has no name
+                id,text,/a,1,2                 | line 2: column 3 holds "2" and has no name: give it one in line 1
+                sep=;//id;text;/a;1;2          | line 4: column 3 holds "2" and has no name: give it one in line 3
+                sep=;/id;text;text/a;1;2       | line 2: column "text" stands twice
                 name,text/a,1                  | line 1: the first column is "name", not "id"
                 ID,text/a,1                    | line 1: the first column is "ID", not "id"
-                id,text/a,1//b,2               | line 3: blank, with rows after it
+                id,text,,/a,1,,/b              | line 3: 1 cell where the header has 4
+                id,text,,/a,1,,,               | line 2: 5 cells where the header has 4
                 id,text/a,"1/b,2               | line 2: a quote is opened there and never closed
                 id,text/a,1/b,"x/y"/c,"1/d,2   | line 5: a quote is opened there and never closed
                 id,text/a,"1" 2/b,3            | line 2: text after a closing quote
                 id,text/a,1/b,"x/y" z/c,3      | line 4: text after a closing quote
                 id,text                        | a header, but no rows
+                id,text/,/,                    | a header, but no rows
                 id,text/                       | a header, but no rows
                 """)
         void whatIsWrongIsToldWithItsLine(String file, String told) {
@@ -353,7 +357,7 @@ final class InputTest {
         }
 
         @ParameterizedTest
-        @ValueSource(strings = {"", "\n", "  \n", "\uFEFF"})
+        @ValueSource(strings = {"", "\n", "  \n", "\uFEFF", "sep=;\n", ",,\n\n ,,\n"})
         void anEmptyFileIsNoHeader(String text) {
             assertEquals("data.csv: empty, not even a header", problem(text));
         }
@@ -476,6 +480,177 @@ final class InputTest {
 
             assertEquals("b", rows.next().id());
             assertFalse(rows.hasNext());
+        }
+    }
+
+    /// What spreadsheet programs save, taken as it is or named for what it is.
+    @Nested
+    class ASheet {
+        @TempDir Path folder;
+
+        private final Index index = new Index();
+
+        private Path file(byte[] bytes) throws IOException {
+            return Files.write(folder.resolve("data.csv"), bytes);
+        }
+
+        /// As LibreOffice 7.4 saved it; `tests/recorded/README.md` says what is in it.
+        private static byte[] saved(String name) throws IOException {
+            try (var packed = InputTest.class.getResourceAsStream("/recorded/sheets/" + name)) {
+                return packed.readAllBytes();
+            }
+        }
+
+        /// The rows, each with its line and cells: `2 {id=a, text=1}`.
+        private List<String> rows(Csv csv) {
+            csv.check(index);
+            var rows = new ArrayList<String>();
+            csv.rows(_ -> true, index).forEachRemaining(row -> rows.add(row.line() + " " + row.inputs()));
+            return rows;
+        }
+
+        private Csv open(byte[] bytes) throws IOException {
+            return Csv.open(file(bytes), null, Optional.empty(), Optional.empty());
+        }
+
+        private Csv open(String text) throws IOException {
+            return open(text.getBytes(UTF_8));
+        }
+
+        private String refused(byte[] bytes) throws IOException {
+            var path = file(bytes);
+            var problem = assertThrows(Unusable.class, () -> Csv.open(path, null, Optional.empty(), Optional.empty()));
+            assertEquals(UNUSABLE, problem.code());
+            return problem.getMessage().replace(path.toString(), "data.csv");
+        }
+
+        private static byte[] zip(String... names) throws IOException {
+            var bytes = new ByteArrayOutputStream();
+            try (var zip = new ZipOutputStream(bytes)) {
+                for (var name : names) zip.putNextEntry(new ZipEntry(name));
+            }
+            return bytes.toByteArray();
+        }
+
+        @ParameterizedTest
+        @ValueSource(strings = {"sep=;\nid;text\na;x,y\n", "\uFEFFsep=|\r\nid|text\r\na|x,y\r\n",
+                "\"SEP=;\"\n\"id\";\"text\"\na;\"x,y\"\n", "sep=,\nid,text\na,\"x,y\"\n",
+                "sep=\t\nid\ttext\na\tx,y\n"})
+        void maySayInItsFirstLineWhatPartsTheCells(String text) throws IOException {
+            var csv = open(text);
+
+            assertEquals(List.of("3 {id=a, text=x,y}"), rows(csv));
+            assertEquals(List.of("line 1, \"sep=\", is taken as naming what parts the cells"), csv.notes(index));
+        }
+
+        @Test
+        void obeysTheOptionWhereItsFirstLineSaysAnotherDelimiter() throws IOException {
+            var path = file("sep=;\nid|text\na|x;y\n".getBytes(UTF_8));
+
+            var csv = Csv.open(path, null, Optional.empty(), Optional.of('|'));
+
+            assertEquals(List.of("3 {id=a, text=x;y}"), rows(csv));
+        }
+
+        @Test
+        void mayHaveColumnsWithoutNamesThatAreEmpty() throws IOException {
+            var csv = open(",id, ,text,,\n,a,,1,,\n,b,,2\n,c, ,3,\n");
+
+            assertEquals(List.of("2 {id=a, text=1}", "3 {id=b, text=2}", "4 {id=c, text=3}"), rows(csv));
+            assertEquals(List.of("4 columns without a name are left out, as no row has anything there "
+                    + "(first: column 1)"), csv.notes(index));
+        }
+
+        @Test
+        void isToldOncePerColumnWithoutANameThatHoldsSomething() throws IOException {
+            var csv = open("id,,\na,x,\nb,y,\nc,,z\nd,\n");
+
+            var problem = assertThrows(Unusable.class, () -> csv.check(index)).getMessage();
+
+            assertTrue(problem.contains("2 problems") && problem.contains("line 2: column 2 holds \"x\"")
+                    && problem.contains("line 4: column 3 holds \"z\""), problem);
+        }
+
+        @Test
+        void mayHaveRowsOfNothingButEmptyCells() throws IOException {
+            var csv = open(",\nid,text\n , \na,1\n\"\",\nb,2\n,\n,,,\n");
+
+            assertEquals(List.of("4 {id=a, text=1}", "6 {id=b, text=2}"), rows(csv));
+            assertEquals(List.of("5 rows of nothing but empty cells are passed over (first: line 1)"),
+                    csv.notes(index));
+        }
+
+        @Test
+        void mayHaveBlankLinesBetweenItsRows() throws IOException {
+            var csv = open("id,text\n\na,1\n\n\nb,2\n\n");
+
+            assertEquals(List.of("3 {id=a, text=1}", "6 {id=b, text=2}"), rows(csv));
+            assertEquals(List.of("3 blank lines between rows are passed over (first: line 2)"), csv.notes(index));
+        }
+
+        @Test
+        void needsNoNoteForBlankLinesAtItsEnd() throws IOException {
+            var csv = open("id,text\na,1\n\n\n");
+
+            assertEquals(List.of("2 {id=a, text=1}"), rows(csv));
+            assertEquals(List.of(), csv.notes(index));
+        }
+
+        @Test
+        void isTakenAsLibreOfficeSavesIt() throws IOException {
+            var csv = open(saved("utf-8.csv"));
+
+            assertEquals(List.of("2 {id=a, text=größer; 1,5}", "4 {id=b, text=日本語}"), rows(csv));
+            assertEquals(2, csv.notes(index).size());
+        }
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, textBlock = """
+                file,       what
+                sheet.xlsx, an Excel workbook (.xlsx)
+                sheet.xls,  an Excel workbook (.xls)
+                sheet.ods,  an OpenDocument spreadsheet (.ods)
+                """)
+        void isNamedForWhatItIsWhenOnlyItsNameIsThatOfACsv(String file, String what) throws IOException {
+            var message = refused(saved(file));
+
+            assertTrue(message.startsWith("data.csv: " + what + ", not a CSV. Save it as one:\n  "), message);
+            assertTrue(message.contains("LibreOffice: File > Save As, \"Text CSV\""), message);
+            assertTrue(message.contains("Excel: File > Save As, \"CSV UTF-8 (Comma delimited)\""), message);
+        }
+
+        @ParameterizedTest
+        @ValueSource(strings = {"Index/Document.iwa", "Index.zip"})
+        void ofNumbersIsNamed(String entry) throws IOException {
+            assertEquals("data.csv: a Numbers spreadsheet (.numbers), not a CSV. Save it as one:\n"
+                    + "  Numbers: File > Export To > CSV, under Advanced Options \"Unicode (UTF-8)\"",
+                    refused(zip("preview.jpg", entry)));
+        }
+
+        @Test
+        void inAnArchiveIsNamedAlsoWhenThatIsCutShort() throws IOException {
+            for (var archive : List.of(zip("data.csv"), Arrays.copyOf(saved("sheet.xlsx"), 100)))
+                assertTrue(refused(archive).startsWith("data.csv: a zip archive, not a CSV. "), refused(archive));
+        }
+
+        @ParameterizedTest
+        @ValueSource(strings = {"UTF-16LE", "UTF-16BE"})
+        void inUtf16WithoutItsMarkIsNamedAndReadWithTheOption(String charset) throws IOException {
+            var text = new String(saved("utf-16.csv"), StandardCharsets.UTF_16);
+
+            var message = refused(text.getBytes(charset));
+            var csv = Csv.open(folder.resolve("data.csv"), null, Optional.of(Charset.forName(charset)),
+                    Optional.empty());
+
+            assertTrue(message.startsWith("data.csv: " + charset + " without its byte order mark. Add --encoding "
+                    + charset + ", or save it as UTF-8:\n  Excel: "), message);
+            assertTrue(message.contains("\n  Numbers: ") && message.contains("\n  LibreOffice: "), message);
+            assertEquals(List.of("2 {id=a, text=größer; 1,5}", "4 {id=b, text=日本語}"), rows(csv));
+        }
+
+        @Test
+        void inUtf8MayHoldNulBehindItsHeader() throws IOException {
+            assertEquals(List.of("2 {id=a, text=\0}"), rows(open("id,text\na,\0\n")));
         }
     }
 

@@ -509,6 +509,17 @@ class ShellTest {
         }
 
         @Test
+        void keepsTheFirstLineThatNamesTheDelimiter() throws IOException {
+            Files.writeString(file("data.csv"), "\uFEFFsep=|\r\nid|text|\r\n1|a|\r\n||\r\n2|c|\r\n");
+            var session = reopened();
+            session.ok("set 2 text=d");
+
+            session.ok("save " + file("fixed.csv"));
+
+            assertEquals("\uFEFFsep=|\r\nid|text\r\n1|a\r\n2|d\r\n", Files.readString(file("fixed.csv")));
+        }
+
+        @Test
         void isSavedInTheCsvsEncodingAndLineEndsOrNamedIfItCannotBe() throws IOException {
             var shiftJis = java.nio.charset.Charset.forName("Shift_JIS");
             Files.writeString(file("data.csv"), "id,text\r\n1,\u5c0f\u5305\r\n2,b\r\n", shiftJis);

@@ -809,6 +809,105 @@ class ViewsTest {
             }
         }
 
+        private String chart(String name) throws IOException {
+            return Stream.of(page().split("(?=<figure )|(?<=</figure>)"))
+                    .filter(part -> part.contains("id=\"" + name + "-title\"")).findFirst().orElseThrow();
+        }
+
+        private static List<String> found(String pattern, String text) {
+            return Pattern.compile(pattern).matcher(text).results().map(found -> found.group(1)).toList();
+        }
+
+        /// What stands beside the lines of the grid.
+        private List<String> heights(String name) throws IOException {
+            return found("class=\"end\">([^<]+)<", chart(name));
+        }
+
+        private List<String> tooltips(String name) throws IOException {
+            return found("<g><title>([^<]+)</title>", chart(name));
+        }
+
+        private Written over(int seconds, int rows) {
+            var written = batch();
+            for (int n = 0; n < rows; n++) {
+                written.second = n * seconds / rows;
+                written.success("r" + n, "", "{}");
+            }
+            return written;
+        }
+
+        @Test
+        void showsFailuresAboveTheCharts() throws IOException {
+            mixed().save();
+            report();
+
+            int causes = page().indexOf("Rows without success, by cause");
+
+            assertTrue(0 < causes && causes < page().indexOf("aria-label=\"Charts\""), "at " + causes);
+        }
+
+        @Test
+        void countsInWholeNumbersHoweverFewThereAre() throws IOException {
+            over(3, 2).save();
+            report();
+
+            for (var name : List.of("latency", "rate", "flight", "tokens"))
+                assertTrue(heights(name).stream().allMatch(height -> height.matches("\\d+")), heights(name)::toString);
+        }
+
+        @Test
+        void namesARateFromTenSecondsOnAndANumberBefore() throws IOException {
+            over(8, 4).save();
+            report();
+            assertTrue(chart("rate").contains(">rows</text>"));
+            assertFalse(page().contains("throughput"));
+
+            over(12, 4).ended("last", "", "failed", "broken").save();
+            report();
+            assertFalse(chart("rate").contains(">rows</text>"), chart("rate"));
+            assertTrue(chart("rate").contains(">rows a second</text>"));
+        }
+
+        @Test
+        void putsItsMarksAboveTheBars() throws IOException {
+            over(3, 2).save();
+            report();
+
+            var labels = found("y=\"([0-9.]+)\" class=\"label", chart("latency")).stream().map(Double::valueOf)
+                    .toList();
+            var bars = found("class=\"succeeded\" x=\"[^\"]+\" y=\"([0-9.]+)\"", chart("latency")).stream()
+                    .map(Double::valueOf).toList();
+
+            assertEquals(3, labels.size());
+            assertTrue(Collections.max(labels) < Collections.min(bars), labels + " above " + bars);
+        }
+
+        @Test
+        void saysAtEachBarWhenAndHowMany() throws IOException {
+            over(12, 5).ended("last", "", "failed", "broken").save();
+            report();
+
+            assertTrue(tooltips("rate").contains("12 to 14 seconds of running: 1 row, 0.5 rows a second "
+                    + "(0 succeeded, 1 without success)"), tooltips("rate")::toString);
+            assertTrue(tooltips("latency").contains("1.8 to 2 seconds: 0 rows"), tooltips("latency")::toString);
+            assertTrue(tooltips("latency").contains("2 to 2.2 seconds: 5 rows"), tooltips("latency")::toString);
+            assertTrue(tooltips("tokens").getLast().endsWith(" seconds of running: 200 tokens"),
+                    tooltips("tokens")::toString);
+        }
+
+        @Test
+        void drawsALineForEachCurrency() throws IOException {
+            var written = over(5, 2);
+            written.row("other", "").attempt("other").end("other", line -> line.put("outcome", "succeeded")
+                    .put("price", 1.5).put("currency", "CNY")).save();
+            report();
+
+            assertEquals(2, found("class=\"(line) ", chart("cost")).size());
+            assertEquals(List.of("USD", "CNY"), found("<span class=\"key \\w+\">(\\w+)</span>", chart("cost")));
+            assertTrue(tooltips("cost").getLast().endsWith(": 0.004 USD, 1.5 CNY"), tooltips("cost")::toString);
+            assertTrue(chart("cost").contains("0.004 USD, 1.5 CNY at the end."), chart("cost"));
+        }
+
         @Test
         void cutsLongValuesAndSaysHowLongTheyAre() throws IOException {
             batch().success("a", "y".repeat(1_000_000), JSON.createObjectNode().put("long", "😀".repeat(1_500))
@@ -1089,6 +1188,26 @@ class ViewsTest {
             browser.click("#table th[data-key=id] button");
             assertEquals("descending", browser.evaluate("document.querySelector('[data-key=id]').ariaSort").asText());
             assertEquals("row-4990", browser.text("#body tr td"));
+            isQuiet();
+        }
+
+        @Test
+        void aPrintSaysHowManyRowsAreOnIt() throws Exception {
+            many();
+            open();
+
+            browser.evaluate("dispatchEvent(new Event('beforeprint'))");
+            assertEquals("the first 200 of 5,000 rows", browser.text("#count"));
+            browser.evaluate("dispatchEvent(new Event('afterprint'))");
+            assertEquals("5,000 of 5,000 rows", browser.text("#count"));
+
+            browser.click(".cause");
+            browser.evaluate("dispatchEvent(new Event('beforeprint'))");
+            assertEquals("the first 200 of 250 found, of 5,000 rows", browser.text("#count"));
+            browser.evaluate("search.value = 'row-4'; search.dispatchEvent(new Event('input'))");
+            browser.until("chosen.length < 200");
+            browser.evaluate("dispatchEvent(new Event('beforeprint'))");
+            assertTrue(browser.text("#count").matches("\\d+ of 5,000 rows"), browser.text("#count"));
             isQuiet();
         }
 
