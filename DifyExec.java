@@ -1238,7 +1238,7 @@ final class DifyExec implements Runnable {
 
         private Engine.Terms terms(Greeting.Met server) {
             var mode = dify.mode() == Mode.BLOCKING ? Mode.BLOCKING : Mode.STREAMING;
-            return dify.terms(null, null, Duration.ZERO, new Pace(1, null),
+            return dify.terms(Limits.Ends.NONE, Duration.ZERO, new Pace(1, null),
                     batch.history().route(mode, server.version()));
         }
     }
@@ -1836,6 +1836,7 @@ final class DifyExec implements Runnable {
         /// Checks what can be checked without the server, opens the batch, asks the server once, and runs.
         int start(Selection selection) throws Exception {
             setup.check(demo.version);
+            var mode = pace.mode(setup.dify.mode);
             var files = BatchFiles.of(output);
             out.makeFolder();
             try (var source = files.open(input.csv)) {
@@ -1845,7 +1846,7 @@ final class DifyExec implements Runnable {
                             + " inside this process; nothing is sent out, nothing is spent.");
                     try (var writer = BatchWriter.open(files, csv, out.noBom, rows.rebuild,
                             rows.fresh ? Optional.of(dify.err()) : Optional.empty())) {
-                        return new Session(this, dify, writer, writer.batch()).run(rows.of(selection));
+                        return new Session(this, mode, dify, writer, writer.batch()).run(rows.of(selection));
                     }
                 }
             }
@@ -1853,7 +1854,7 @@ final class DifyExec implements Runnable {
     }
 
     /// One call of `run` or `retry` on an open batch, from checked options to an exit code.
-    record Session(Work work, Connection dify, BatchWriter writer, Batch batch) {
+    record Session(Work work, Mode mode, Connection dify, BatchWriter writer, Batch batch) {
 
         int run(Selection selection) throws IOException, InterruptedException {
             var wanted = batch.select(selection, dify.timeout());
@@ -1865,10 +1866,11 @@ final class DifyExec implements Runnable {
             var sender = new Sender(dify.client(), checked(wanted, server), Optional.ofNullable(work.out.saveFiles));
             var engine = dify.engine(server, sender, wanted, terms(server), writer,
                     new Progress(dify.err(), work.out.progress),
-                    "mode=" + dify.mode().name().toLowerCase(Locale.ROOT) + " c=" + work.pace.concurrency());
+                    "mode=" + mode.name().toLowerCase(Locale.ROOT) + " c=" + work.pace.concurrency());
             var stop = engine.runToLastWords();
-            new Summary(batch, engine.tally(), dify.err()).print(stop, work.rows.limit != null,
-                    work.input.csv.toString(), work.demo.typed());
+            new Summary(batch, engine.tally(), dify.err()).print(stop,
+                    work.rows.limit != null || work.pace.maxCost != null, work.input.csv.toString(),
+                    work.demo.typed());
             return stop.map(Stop::code).orElse(engine.tally().isAllDone() ? OK : ROWS_LEFT);
         }
 
@@ -1892,9 +1894,9 @@ final class DifyExec implements Runnable {
 
         private Engine.Terms terms(Greeting.Met server) {
             var pace = work.pace;
-            return dify.terms(pace.maxFailures, pace.maxTokens, work.setup.retrying.grace,
+            return dify.terms(pace.ends(), work.setup.retrying.grace,
                     new Pace(pace.concurrency(), pace.wait, pace.rate),
-                    batch.history().route(dify.mode(), server.version()));
+                    batch.history().route(mode, server.version()));
         }
     }
 
@@ -1994,8 +1996,8 @@ final class DifyExec implements Runnable {
                     Variable.Folders.of(input, setup.dify.files), err);
         }
 
-        Engine.Terms terms(Ceiling maxFailures, Long maxTokens, Duration grace, Pace pace, Route route) {
-            var limits = new Limits(maxFailures, maxTokens, grace, timeout(), setup.retrying.settle());
+        Engine.Terms terms(Limits.Ends ends, Duration grace, Pace pace, Route route) {
+            var limits = new Limits(ends, grace, timeout(), setup.retrying.settle());
             return new Engine.Terms(judge, limits, pace, route, new Names(setup.dify.user));
         }
 
@@ -2179,6 +2181,11 @@ final class DifyExec implements Runnable {
                 description = "Stop once so many tokens are used.")
         Long maxTokens;
 
+        @Option(names = "--max-cost", paramLabel = "AMOUNT", converter = MaxCost.Converter.class,
+                description = "Stop before this call costs more: 5, 0.5 or \"USD 5\". Prices come in streams only, so "
+                        + "auto is streaming.")
+        MaxCost maxCost;
+
         private static final int MOST = 10_000;
 
         int concurrency() {
@@ -2187,6 +2194,18 @@ final class DifyExec implements Runnable {
             if (wait != null && slots > 1) throw new Unusable("--wait and -c " + slots
                     + " contradict each other: --wait runs one row at a time");
             return slots;
+        }
+
+        Limits.Ends ends() {
+            return new Limits.Ends(maxFailures, maxTokens, maxCost);
+        }
+
+        /// With a limit of money the mode that was asked for is streaming, as others tell no prices.
+        Mode mode(Mode asked) {
+            if (maxCost == null) return asked;
+            if (asked == Mode.BLOCKING) throw new Unusable("--max-cost and --mode blocking contradict each other: only "
+                    + "streams tell prices");
+            return Mode.STREAMING;
         }
     }
 
@@ -2479,7 +2498,17 @@ final class DifyExec implements Runnable {
                     + (tally.doubts > 0 ? ", " + tally.doubts + " looked up" : "")
                     + String.format(Locale.ROOT, " · %.1f/s", tally.rate())
                     + (tally.tokens > 0 ? " · " + tally.tokens + " tokens" : "")
+                    + cost(tally).map(cost -> " · " + cost).orElse("")
                     + tally.eta().map(left -> " · " + Plain.seconds(left) + " left").orElse("");
+        }
+
+        /// `0.00021 of about 0.00105 USD`
+        private static Optional<String> cost(Tally tally) {
+            var spent = tally.spending().times(1);
+            var all = tally.projected();
+            return tally.spending().currencies().stream().map(unit -> spent.get(unit).toPlainString()
+                    + (all.containsKey(unit) ? " of about " + all.get(unit).toPlainString() : "") + " "
+                    + Plain.text(unit, 8)).reduce((one, other) -> one + ", " + other);
         }
     }
 
@@ -2495,7 +2524,8 @@ final class DifyExec implements Runnable {
             err.println(counts() + " in " + Plain.seconds(tally.elapsed()) + String.format(Locale.ROOT,
                     " (%.1f rows/s)", tally.done() * 1000.0 / Math.max(1, tally.elapsed().toMillis())));
             figures(stop.isPresent()).forEach(figure -> err.println("  " + figure));
-            if (part) estimate(batch.index().count(Standing.PENDING), tally).ifPresent(err::println);
+            long rest = Math.max(batch.index().count(Standing.PENDING), tally.asked - tally.done());
+            if (part) estimate(rest, tally).ifPresent(err::println);
             Plain.some(CauseGroup.of(batch), CauseGroup.SHOWN, group -> err.println("  " + group.line()), "  %s causes",
                     err);
             StatusView.next(batch, csv, options, err);
@@ -2517,7 +2547,7 @@ final class DifyExec implements Runnable {
             if (open > 0) figures.add(Plain.count(open, "row has a run", "rows have runs")
                     + " that may still go on: the next start looks " + (open == 1 ? "it" : "them") + " up");
             if (!tally.latencies.isEmpty()) figures.add("seconds a row: " + tally.latencies.words());
-            if (tally.tokens > 0) figures.add("tokens: " + tally.tokens + cost(tally.prices));
+            if (tally.tokens > 0) figures.add("tokens: " + tally.tokens + cost(tally.spending().prices()));
             if (tally.retries > 0) figures.add(Plain.count(tally.retries, "retry", "retries"));
             if (tally.harvested > 0)
                 figures.add(Plain.count(tally.harvested, "run") + " looked up instead of run again");
@@ -2535,12 +2565,10 @@ final class DifyExec implements Runnable {
             var sample = tally.sample;
             if (rest == 0 || sample.rows == 0) return Optional.empty();
             double share = (double) rest / sample.rows;
-            var prices = new TreeMap<>(sample.prices);
-            prices.replaceAll((_, price) -> price.multiply(BigDecimal.valueOf(share)).round(new MathContext(3)));
             return Optional.of("The other " + Plain.count(rest, "row") + ": about "
                     + Plain.seconds(Duration.ofMillis((long) (sample.time().toMillis() * share)))
                     + (sample.tokens == 0 ? "" : ", " + Math.round(sample.tokens * share) + " tokens")
-                    + cost(prices));
+                    + cost(sample.spending.times(share)));
         }
 
         /// `, 0.49 USD`
@@ -3868,7 +3896,7 @@ final class DifyExec implements Runnable {
             var starts = new ArrayList<Running>();
             while (health.isOpen(now) && hasRoom(now, now)) {
                 var due = agenda.next(now);
-                if (due.isEmpty()) break; // also when the CSV was changed under us, which closes the agenda
+                if (due.isEmpty() || isTooDear()) break; // empty, too, when a CSV that was changed closes the agenda
                 starts.add(recorded(due.get().attempt(names.next(), route.mode(), now)));
             }
             batch.flush();
@@ -3878,6 +3906,13 @@ final class DifyExec implements Runnable {
                 if (doubt.isEmpty()) break;
                 look(doubt.get());
             }
+        }
+
+        /// The batch ends where the next run would cost too much; its row stays pending.
+        private boolean isTooDear() {
+            var reached = limits.costReached(tally.spending(), onServer());
+            reached.ifPresent(why -> agenda.close(new Stop(STOPPED, why)));
+            return reached.isPresent();
         }
 
         private Running recorded(Attempt attempt) {
@@ -4101,7 +4136,12 @@ final class DifyExec implements Runnable {
                 case Seen.NotUploaded file when !file.mayPass() -> health.answered();
                 case Seen.Cut _, Seen.NotSent _, Seen.NotUploaded _ -> health.failed(now, attempt.at());
             }
-            route.seen(attempt, seen, Duration.between(attempt.at(), now), onServer()).ifPresent(change -> {
+            route.seen(attempt, seen, Duration.between(attempt.at(), now), onServer())
+                    .ifPresent(change -> changed(change, now));
+        }
+
+        private void changed(String change, Instant now) {
+            limits.costUnseen(route.mode()).ifPresentOrElse(why -> agenda.close(new Stop(STOPPED, why)), () -> {
                 watcher.say(change);
                 batch.changed(now, route.mode());
             });
@@ -4644,7 +4684,6 @@ final class DifyExec implements Runnable {
         private final long asked;
         private final Instant began;
         private final Map<Standing, Long> ended = new EnumMap<>(Standing.class);
-        private final Map<String, BigDecimal> prices = new TreeMap<>();
         private final ArrayDeque<Instant> recent = new ArrayDeque<>();
         private final Latencies latencies = new Latencies();
         private final MissingFiles missingFiles = new MissingFiles();
@@ -4654,7 +4693,7 @@ final class DifyExec implements Runnable {
 
         /// The rows that ran in this call, not those whose earlier run was looked up: they tell what others will take.
         private static final class Sample {
-            private final Map<String, BigDecimal> prices = new TreeMap<>();
+            private final Spending spending = new Spending();
             private long rows, tokens;
             private Instant first = Instant.MAX, last = Instant.MIN;
 
@@ -4671,7 +4710,7 @@ final class DifyExec implements Runnable {
             void used(Attempt attempt, Usage usage) {
                 if (attempt.isEarlier()) return;
                 tokens += usage.tokens();
-                usage.price().ifPresent(price -> prices.merge(usage.currency(), price, BigDecimal::add));
+                spending.add(usage);
             }
 
             Duration time() {
@@ -4705,7 +4744,16 @@ final class DifyExec implements Runnable {
         void used(Attempt attempt, Usage usage) {
             sample.used(attempt, usage);
             tokens += usage.tokens();
-            usage.price().ifPresent(price -> prices.merge(usage.currency(), price, BigDecimal::add));
+        }
+
+        /// On the runs of this call: those of earlier calls tell no price when they are looked up.
+        Spending spending() {
+            return sample.spending;
+        }
+
+        /// What all rows asked for will have cost, by those that have ended; empty before that.
+        Map<String, BigDecimal> projected() {
+            return sample.rows == 0 ? Map.of() : sample.spending.times((double) asked / sample.rows);
         }
 
         void retried() {
@@ -9917,18 +9965,66 @@ final class DifyExec implements Runnable {
     }
 
     /// Where a batch ends on purpose, and how long things may take.
-    record Limits(Ceiling maxFailures, Long maxTokens, Duration grace, Duration timeout, Settle settle) {
+    record Limits(Ends ends, Duration grace, Duration timeout, Settle settle) {
+        /// What ends a call early; null where there is no such limit.
+        record Ends(Ceiling maxFailures, Long maxTokens, MaxCost maxCost) {
+            static final Ends NONE = new Ends(null, null, null);
+        }
+
         Optional<String> reached(long failed, long done, long tokens) {
-            if (maxFailures != null && maxFailures.isReached(failed, done))
+            if (ends.maxFailures != null && ends.maxFailures.isReached(failed, done))
                 return Optional.of("--max-failures reached: " + Plain.count(failed, "row") + " failed");
-            if (maxTokens != null && tokens >= maxTokens)
+            if (ends.maxTokens != null && tokens >= ends.maxTokens)
                 return Optional.of("--max-tokens reached: " + tokens + " tokens used");
             return Optional.empty();
+        }
+
+        /// Why no run may start beside those that are out.
+        Optional<String> costReached(Spending spent, int out) {
+            return Optional.ofNullable(ends.maxCost).flatMap(limit -> limit.reached(spent, out));
+        }
+
+        /// Why the batch cannot go on in a mode that tells no prices.
+        Optional<String> costUnseen(Mode mode) {
+            return ends.maxCost == null || mode != Mode.BLOCKING ? Optional.empty()
+                    : Optional.of("--max-cost cannot be kept to: this server refuses streams, and only they tell prices");
         }
 
         /// A run that was asked to stop may take a moment; one that cannot be asked gets one look.
         Duration afterTimeout(Optional<RunRef> run) {
             return run.filter(ref -> !ref.task().isEmpty()).isPresent() ? Duration.ofSeconds(30) : Duration.ZERO;
+        }
+    }
+
+    /// A limit of money, for one call: `5` in the currency that Dify tells, `USD 5` in no other.
+    ///
+    /// @param currency empty where none is named
+    record MaxCost(BigDecimal amount, String currency) {
+        /// Why no run may start beside those that are out: each of them, and the next, is taken to cost the mean. Before
+        /// the first price is known there is no mean.
+        Optional<String> reached(Spending spent, int out) {
+            var told = spent.currencies();
+            if (!currency.isEmpty() && told.stream().anyMatch(other -> !other.equals(currency)))
+                return Optional.of("--max-cost is in " + currency + ", but Dify tells prices in "
+                        + Plain.text(String.join(" and ", told), 40));
+            if (told.size() > 1) return Optional.of("--max-cost counts one currency, but Dify tells prices in "
+                    + Plain.text(String.join(" and ", told), 40));
+            return spent.with(out + 1).filter(all -> all.compareTo(amount) > 0).map(_ ->
+                    "--max-cost reached: another run would pass " + amount.toPlainString()
+                            + told.stream().map(unit -> " " + Plain.text(unit, 8)).collect(joining()));
+        }
+
+        static final class Converter implements ITypeConverter<MaxCost> {
+            private static final Pattern SHAPE = Pattern.compile("(?:([A-Za-z]{3}) ?)?(\\d{1,12}(?:\\.\\d{1,12})?)");
+
+            @Override
+            public MaxCost convert(String text) {
+                var match = SHAPE.matcher(text.strip());
+                if (!match.matches() || new BigDecimal(match.group(2)).signum() == 0)
+                    throw new TypeConversionException("not an amount above zero (like 5, 0.5 or \"USD 5\")");
+                var currency = match.group(1) == null ? "" : match.group(1).toUpperCase(Locale.ROOT);
+                return new MaxCost(new BigDecimal(match.group(2)), currency);
+            }
         }
     }
 
@@ -10179,6 +10275,46 @@ final class DifyExec implements Runnable {
         /// How long the run took, by the server's word; not longer than it can be.
         Duration within(Duration most) {
             return Duration.ofMillis(Math.clamp((long) (seconds * 1000), 0, most.toMillis()));
+        }
+    }
+
+    /// What runs have cost, by currency. One whose end was looked up tells its tokens and no price: it is taken to have
+    /// cost the mean of the others.
+    static final class Spending {
+        private final Map<String, BigDecimal> prices = new TreeMap<>();
+        private long priced = 0, unpriced = 0;
+
+        void add(Usage usage) {
+            usage.price().ifPresent(price -> prices.merge(usage.currency(), price, BigDecimal::add));
+            if (usage.price().isPresent()) priced++;
+            else if (usage.tokens() > 0) unpriced++;
+        }
+
+        /// As far as they were told.
+        Map<String, BigDecimal> prices() {
+            return Collections.unmodifiableMap(prices);
+        }
+
+        /// Those in which something was paid: models without a price tell 0 in any.
+        Set<String> currencies() {
+            var paid = new TreeSet<>(prices.keySet());
+            paid.removeIf(currency -> currency.isEmpty() || prices.get(currency).signum() == 0);
+            return paid;
+        }
+
+        /// What it comes to with so many runs more, in the one currency; empty before a price is known.
+        Optional<BigDecimal> with(int more) {
+            if (priced == 0) return Optional.empty();
+            var told = prices.values().stream().reduce(BigDecimal.ZERO, BigDecimal::add);
+            return Optional.of(told.multiply(BigDecimal.valueOf(priced + unpriced + more))
+                    .divide(BigDecimal.valueOf(priced), MathContext.DECIMAL64));
+        }
+
+        /// So many times as much, in round figures.
+        Map<String, BigDecimal> times(double factor) {
+            var times = new TreeMap<>(prices);
+            times.replaceAll((_, price) -> price.multiply(BigDecimal.valueOf(factor)).round(new MathContext(3)));
+            return times;
         }
     }
 

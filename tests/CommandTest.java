@@ -747,6 +747,70 @@ class CommandTest extends WholeCommand {
         }
 
         @Test
+        void endsBeforeItCostsMoreThanIsAllowed() throws IOException {
+            rows(100);
+            dify.rows(dify.paid("0.0000105", "USD"));
+
+            var call = dify.run("--max-cost", "0.00021", "-c", "2", "--mode", "auto");
+
+            assertEquals(4, call.code());
+            assertEquals("Stopped: --max-cost reached: another run would pass 0.00021 USD.", call.sentence());
+            assertTrue(dify.runs() >= 20 && dify.runs() <= 22, dify.runs() + " runs");
+            assertEquals("succeeded=" + dify.runs() + " pending=" + (100 - dify.runs()), standing());
+            assertEquals(dify.runs(), events("attempt").stream()
+                    .filter(attempt -> attempt.path("mode").asText().equals("streaming")).count());
+        }
+
+        @Test
+        void saysWhatWasSpentAndWhatTheRestWouldCost() throws IOException {
+            rows(100);
+            dify.rows(dify.paid("0.01", "USD"));
+
+            var call = dify.run("--max-cost", "USD 0.2", "-c", "1", "--mode", "auto");
+
+            assertTrue(call.err().contains("  tokens: 140, 0.20 USD\n"), call.err());
+            assertTrue(call.err().matches("(?s).*\nThe other 80 rows: about [^,]*, 560 tokens, 0.800 USD\n.*"),
+                    call.err());
+        }
+
+        @Test
+        void isNotEndedByALimitThatTheLastRowReaches() throws IOException {
+            rows(4);
+            dify.rows(dify.paid("0.5", "USD"));
+
+            assertEquals(0, dify.run("--max-cost", "2", "-c", "1", "--mode", "streaming").code());
+        }
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, delimiter = '|', textBlock = """
+                typed | first | then | said
+                EUR 5 | USD   | USD  | --max-cost is in EUR, but Dify tells prices in USD
+                5     | USD   | RMB  | --max-cost counts one currency, but Dify tells prices in RMB and USD
+                """)
+        void endsAtAPriceInAnotherCurrency(String typed, String first, String then, String said) throws IOException {
+            rows(9);
+            dify.rows(dify.paid("0.1", then));
+            dify.row("1", dify.paid("0.1", first));
+
+            var call = dify.run("--max-cost", typed, "-c", "1", "--mode", "streaming");
+
+            assertEquals(4, call.code());
+            assertEquals("Stopped: " + said + ".", call.sentence());
+            assertEquals(first.equals(then) ? 1 : 2, dify.runs());
+        }
+
+        @Test
+        void aLimitOfCostTakesNoAnswerWithoutAPrice() throws IOException {
+            rows(2);
+
+            var call = dify.run("--max-cost", "5", "--mode", "blocking");
+
+            assertEquals(2, call.code());
+            assertTrue(call.sentence().contains("only streams tell prices"), call.err());
+            assertEquals(0, dify.requests());
+        }
+
+        @Test
         void runsNoMoreAtATimeThanAllowed() throws IOException {
             var running = new AtomicInteger();
             var most = new AtomicInteger();

@@ -1341,6 +1341,21 @@ final class LookUpTest {
         }
 
         @Test
+        void aServerThatRefusesEveryStreamEndsABatchThatMustKnowItsPrices() throws Exception {
+            var scene = Scene.of(folder, "a", "b", "c", "d", "e", "f");
+            scene.mode = Mode.STREAMING;
+            scene.maxCost = new MaxCost(BigDecimal.ONE, "");
+            scene.answer = (_, _) -> THROTTLED;
+
+            var stop = scene.play().orElseThrow();
+
+            assertEquals(STOPPED, stop.code());
+            assertTrue(stop.why().startsWith("--max-cost cannot be kept to"), stop.why());
+            assertEquals(List.of(), scene.said);
+            assertEquals("streaming", scene.log("session").getLast().path("mode").asText());
+        }
+
+        @Test
         void aNewVersionInTheMiddleOfABatchIsSaidWithTheOptionThatPinsTheOldOne() throws Exception {
             var scene = Scene.of(folder, "a", "b");
             var newer = new Seen.Ran(run("run-b"), RunStatus.SUCCEEDED, "{}".getBytes(UTF_8), "",

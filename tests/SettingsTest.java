@@ -621,6 +621,9 @@ final class SettingsTest extends WholeCommand {
                 run -i IN -o OUT --max-failures 120% | --max-failures
                 run -i IN -o OUT --max-failures 0    | --max-failures
                 run -i IN -o OUT --max-tokens many   | --max-tokens
+                run -i IN -o OUT --max-cost 0        | --max-cost 0: not an amount above zero
+                run -i IN -o OUT --max-cost much     | --max-cost
+                run -i IN -o OUT --max-cost EURO5    | --max-cost
                 run -i IN -o OUT --limit -1          | --limit -1: not a whole number from 1 on
                 run -i IN -o OUT --limit 0           | --limit 0: not a whole number from 1 on
                 run -i IN -o OUT --wait 1 -c 5       | --wait and -c 5

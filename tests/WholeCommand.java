@@ -275,6 +275,17 @@ abstract class WholeCommand {
                     + "data: {\"event\":\"" + last + "\"," + run + data + "}\n\n");
         }
 
+        /// A run that succeeded, in a stream that tells what it cost.
+        ResponseDefinitionBuilder paid(String price, String currency) {
+            return stream(Stream.of(
+                    "workflow_started','data':{}",
+                    "node_finished','data':{'execution_metadata':{'total_price':'" + price + "','currency':'"
+                            + currency + "'}}",
+                    "workflow_finished','data':{'status':'succeeded','outputs':{},'total_tokens':7,'total_steps':3}")
+                    .map(event -> text("data: {'workflow_run_id':'RUN','task_id':'t','event':'" + event + "}\n\n"))
+                    .collect(Collectors.joining()).replace("RUN", "run-{{jsonPath request.body '$.inputs.id'}}"));
+        }
+
         ResponseDefinitionBuilder stream(String events) {
             return answer(200, "event: ping\n\n" + events)
                     .withHeader("Content-Type", "text/event-stream; charset=utf-8");
