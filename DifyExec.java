@@ -247,7 +247,7 @@ final class DifyExec implements Runnable {
             var batch = html == null ? Batch.peek(files, csv) : Batch.peek(files, csv, List.of(timeline));
             if (html != null) Draft.write(html, new Report(batch, timeline)::write);
             if (json) out.println(StatusView.json(batch));
-            else new StatusView(batch, out, Paint.of(env)).print(input == null ? "CSV" : input.toString());
+            else new StatusView(batch, out, Paint.of(env, 1)).print(input == null ? "CSV" : input.toString());
             if (html != null) spec.commandLine().getErr().println("Report: " + html);
             return batch.index().isComplete() && batch.history().missingFiles.isEmpty() ? OK : ROWS_LEFT;
         }
@@ -1864,14 +1864,15 @@ final class DifyExec implements Runnable {
             var server = dify.greet(batch, "\n" + Plain.count(wanted.rows(), "row stays", "rows stay")
                     + " pending; nothing was sent.");
             var sender = new Sender(dify.client(), checked(wanted, server), Optional.ofNullable(work.out.saveFiles));
-            var engine = dify.engine(server, sender, wanted, terms(server), writer,
-                    new Progress(dify.err(), work.out.progress),
-                    "mode=" + mode.name().toLowerCase(Locale.ROOT) + " c=" + work.pace.concurrency());
-            var stop = engine.runToLastWords();
-            new Summary(batch, engine.tally(), dify.err()).print(stop,
-                    work.rows.limit != null || work.pace.maxCost != null, work.input.csv.toString(),
-                    work.demo.typed());
-            return stop.map(Stop::code).orElse(engine.tally().isAllDone() ? OK : ROWS_LEFT);
+            try (var progress = new Progress(dify.err(), work.out.progress)) {
+                var engine = dify.engine(server, sender, wanted, terms(server), writer, progress,
+                        "mode=" + mode.name().toLowerCase(Locale.ROOT) + " c=" + work.pace.concurrency());
+                var stop = engine.runToLastWords();
+                new Summary(batch, engine.tally(), dify.err(), Paint.of(work.setup.env, 2)).print(stop,
+                        work.rows.limit != null || work.pace.maxCost != null, work.input.csv.toString(),
+                        work.demo.typed());
+                return stop.map(Stop::code).orElse(engine.tally().isAllDone() ? OK : ROWS_LEFT);
+            }
         }
 
         private int nothingToDo() {
@@ -2436,28 +2437,30 @@ final class DifyExec implements Runnable {
     // ── Views ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
     /// The running batch on stderr: a line redrawn on a terminal, else a plain line every ten seconds.
-    static final class Progress implements Watcher {
+    static final class Progress implements Watcher, AutoCloseable {
         private static final Duration REDRAW = Duration.ofMillis(200), PLAIN = Duration.ofSeconds(10);
-        private static final int BAR = 20;
 
         private final PrintWriter err;
-        private final boolean live, off;
+        private final boolean off;
+        private final Optional<Window> window;
         private long next = System.nanoTime();
-        private boolean drawn = false;
+        private int drawn = 0; // characters of the line that stands there
 
         Progress(PrintWriter err, ProgressStyle style) {
             this.err = err;
-            this.live = style == ProgressStyle.AUTO && Screen.isTerminal(2);
             this.off = style == ProgressStyle.OFF;
-            if (!live) next += PLAIN.toNanos();
+            this.window = style == ProgressStyle.AUTO && Screen.isTerminal(2) ? Optional.of(new Window(2))
+                    : Optional.empty();
+            if (window.isEmpty()) next += PLAIN.toNanos();
         }
 
         @Override
         public void watch(Tally tally) {
             if (off || System.nanoTime() < next) return;
-            next = System.nanoTime() + (live ? REDRAW : PLAIN).toNanos();
-            if (live) redraw(bar(tally) + " " + words(tally));
-            else err.println(words(tally));
+            next = System.nanoTime() + (window.isPresent() ? REDRAW : PLAIN).toNanos();
+            window.map(Window::width).ifPresentOrElse(
+                    width -> redraw(new ProgressLine(tally).within(width - 1), width),
+                    () -> err.println(new ProgressLine(tally).plain()));
             err.flush();
         }
 
@@ -2471,51 +2474,99 @@ final class DifyExec implements Runnable {
         /// Clears the line for what comes after.
         @Override
         public void end() {
-            if (drawn) redraw("");
+            if (drawn > 0) redraw("", window.orElseThrow().width());
             err.flush();
         }
 
-        private void redraw(String line) {
-            err.print("\r" + Plain.cut(line, Screen.WIDTH - 1) + "\033[K");
-            drawn = !line.isEmpty();
+        /// A terminal that has become narrower since shows the line that stands there as several.
+        private void redraw(String line, int width) {
+            int above = Math.max(0, drawn - 1) / width;
+            err.print((above == 0 ? "\r" : "\r\033[" + above + "A\033[J") + line + "\033[K");
+            drawn = line.length();
         }
 
-        private static String bar(Tally tally) {
+        @Override
+        public void close() {
+            window.ifPresent(Window::close);
+        }
+    }
+
+    /// The progress in one line: `12/20 · 10 ok · 2 failed · 5 running · 3.2/s · 684 tokens · 8 s left`
+    record ProgressLine(Tally tally) {
+        private static final int BAR = 20;
+
+        /// A piece of the line. Of those that do not fit the one of the highest rank goes first.
+        private record Piece(int rank, String text) {}
+
+        String plain() {
+            return joined(pieces().stream());
+        }
+
+        /// What fits into so many columns.
+        String within(int columns) {
+            var all = Stream.concat(Stream.of(new Piece(10, bar())), pieces().stream()).toList();
+            for (int rank = 10; rank > 0; rank--) {
+                int most = rank;
+                var line = joined(all.stream().filter(piece -> piece.rank() <= most));
+                if (line.length() <= columns) return line;
+            }
+            return Plain.cut(joined(all.stream().filter(piece -> piece.rank() == 0)), columns);
+        }
+
+        private static String joined(Stream<Piece> pieces) {
+            return pieces.map(Piece::text).filter(text -> !text.isEmpty()).collect(joining(" · "));
+        }
+
+        private List<Piece> pieces() {
+            return List.of(
+                    new Piece(0, tally.done() + "/" + tally.asked),
+                    new Piece(7, tally.succeeded() + " ok"),
+                    new Piece(0, some(tally.count(Standing.FAILED), "failed")),
+                    new Piece(1, some(tally.count(Standing.PAUSED) + tally.count(Standing.UNKNOWN), "open")),
+                    new Piece(2, tally.rest.map(ProgressLine::words).orElse("")),
+                    new Piece(4, tally.running + " running"
+                            + (tally.limit < tally.ceiling ? " (limit " + tally.limit + ")" : "")),
+                    new Piece(5, some(tally.waiting, "waiting")),
+                    new Piece(5, some(tally.doubts, "looked up")),
+                    new Piece(3, String.format(Locale.ROOT, "%.1f/s", tally.rate())),
+                    new Piece(8, some(tally.tokens, "tokens")),
+                    new Piece(9, cost()),
+                    new Piece(0, tally.timeLeft().map(left -> Plain.seconds(left) + " left").orElse("")));
+        }
+
+        private static String some(long count, String what) {
+            return count == 0 ? "" : count + " " + what;
+        }
+
+        private String bar() {
             int full = tally.asked == 0 ? BAR : (int) (BAR * tally.done() / tally.asked);
             return "[" + "#".repeat(full) + "-".repeat(BAR - full) + "]";
         }
 
-        /// `12/20 · 10 ok, 2 failed · 5 running, 1 waiting · 3.2/s · 8 s left`
-        static String words(Tally tally) {
-            long failed = tally.count(Standing.FAILED);
-            long open = tally.count(Standing.PAUSED) + tally.count(Standing.UNKNOWN);
-            return tally.done() + "/" + tally.asked + " · " + tally.succeeded() + " ok"
-                    + (failed > 0 ? ", " + failed + " failed" : "")
-                    + (open > 0 ? ", " + open + " open" : "")
-                    + " · " + tally.running + " running"
-                    + (tally.limit < tally.ceiling ? " (limit " + tally.limit + ")" : "")
-                    + (tally.waiting > 0 ? ", " + tally.waiting + " waiting" : "")
-                    + (tally.doubts > 0 ? ", " + tally.doubts + " looked up" : "")
-                    + String.format(Locale.ROOT, " · %.1f/s", tally.rate())
-                    + (tally.tokens > 0 ? " · " + tally.tokens + " tokens" : "")
-                    + cost(tally).map(cost -> " · " + cost).orElse("")
-                    + tally.eta().map(left -> " · " + Plain.seconds(left) + " left").orElse("");
-        }
-
         /// `0.00021 of about 0.00105 USD`
-        private static Optional<String> cost(Tally tally) {
+        private String cost() {
             var spent = tally.spending().times(1);
             var all = tally.projected();
             return tally.spending().currencies().stream().map(unit -> spent.get(unit).toPlainString()
                     + (all.containsKey(unit) ? " of about " + all.get(unit).toPlainString() : "") + " "
-                    + Plain.text(unit, 8)).reduce((one, other) -> one + ", " + other);
+                    + Plain.text(unit, 8)).collect(joining(", "));
+        }
+
+        private static String words(Rest rest) {
+            return switch (rest) {
+                case Rest.Asked(var left) -> "the server asks for " + Plain.seconds(left) + " of rest";
+                case Rest.Silent(var left) -> "no answer, asks again in " + Plain.seconds(left);
+                case Rest.Probe() -> "no answer, asks again now";
+                case Rest.NextStart(var left) -> "next start in " + Plain.seconds(left);
+                case Rest.LookUps() -> "waits for runs that are looked up";
+            };
         }
     }
 
     enum ProgressStyle { AUTO, PLAIN, OFF }
 
     /// The end of a call: counts, times, cost, errors by cause, and the next command to type.
-    record Summary(Batch batch, Tally tally, PrintWriter err) {
+    record Summary(Batch batch, Tally tally, PrintWriter err, Paint paint) {
         /// @param part whether only some of the pending rows were asked for: the rest is then estimated
         /// @param csv  the input as it was named; like the options for the next command to type
         void print(Optional<Stop> stop, boolean part, String csv, String options) {
@@ -2526,17 +2577,18 @@ final class DifyExec implements Runnable {
             figures(stop.isPresent()).forEach(figure -> err.println("  " + figure));
             long rest = Math.max(batch.index().count(Standing.PENDING), tally.asked - tally.done());
             if (part) estimate(rest, tally).ifPresent(err::println);
-            Plain.some(CauseGroup.of(batch), CauseGroup.SHOWN, group -> err.println("  " + group.line()), "  %s causes",
-                    err);
+            Plain.some(CauseGroup.of(batch), CauseGroup.SHOWN, group -> err.println("  "
+                    + paint.by(group.cause().outcome(), group.line())), "  %s causes", err);
             StatusView.next(batch, csv, options, err);
             err.flush();
         }
 
         /// `18 succeeded, 1 partial, 1 failed, 4 pending`
         private String counts() {
-            var counts = Standing.counts(tally::count);
+            var counts = Standing.counts(tally::count, paint::by);
             if (tally.asked <= tally.done()) return counts.isEmpty() ? "nothing done" : counts;
-            return counts + (counts.isEmpty() ? "" : ", ") + (tally.asked - tally.done()) + " pending";
+            return counts + (counts.isEmpty() ? "" : ", ")
+                    + paint.by(Standing.PENDING, tally.asked - tally.done() + " pending");
         }
 
         /// What a call that ends early leaves on the server, and what the rows took.
@@ -2726,7 +2778,7 @@ final class DifyExec implements Runnable {
             if (groups.isEmpty()) return;
             out.println();
             out.println("  " + paint.bold(heading));
-            int longest = paint.on() ? Math.max(40, Screen.WIDTH - 13) : 160;
+            int longest = paint.on() ? Math.max(40, Screen.width(1) - 13) : 160;
             Plain.some(groups, CauseGroup.SHOWN, group -> {
                 out.println(paint.by(group.cause().outcome(), "%,8d".formatted(group.count())) + " × "
                         + Plain.text(group.cause().words(), longest));
@@ -3682,8 +3734,10 @@ final class DifyExec implements Runnable {
 
     /// Colour for a terminal; off, text stays as it is.
     record Paint(boolean on) {
-        static Paint of(Env env) {
-            return new Paint(env.get("NO_COLOR").isEmpty() && !env.get("TERM").equals("dumb") && Screen.isTerminal(1));
+        /// @param descriptor what is painted on: 1 or 2
+        static Paint of(Env env, int descriptor) {
+            return new Paint(env.get("NO_COLOR").isEmpty() && !env.get("TERM").equals("dumb")
+                    && Screen.isTerminal(descriptor));
         }
 
         String bold(String text) {
@@ -3865,7 +3919,7 @@ final class DifyExec implements Runnable {
                 while (!isOver()) {
                     begin();
                     watcher.watch(tally.now(running.size(), agenda.waiting() + saving.size(),
-                            agenda.doubts() + looking, pace));
+                            agenda.doubts() + looking, pace, rest(clock.instant())));
                     var message = mailbox.poll(untilNext().toNanos(), NANOSECONDS);
                     for (; message != null; message = mailbox.poll()) handle(message);
                     batch.flush();
@@ -4002,6 +4056,18 @@ final class DifyExec implements Runnable {
             if (!agenda.hasRows() || !hasRoom(Instant.MAX, now)) return Instant.MAX;
             return Stream.of(agenda.nextRow(now), pace.nextStart(), health.isOpen(now) ? now : health.nextProbe())
                     .max(Comparator.naturalOrder()).get();
+        }
+
+        /// What keeps rows from starting, apart from those that run.
+        private Optional<Rest> rest(Instant now) {
+            if (agenda.stop().isPresent()) return Optional.empty();
+            return health.rest(now).or(() -> {
+                if (!running.isEmpty()) return Optional.empty();
+                var next = nextStart(now);
+                if (!next.isAfter(now)) return Optional.empty();
+                if (next.isBefore(Instant.MAX)) return Optional.of(new Rest.NextStart(Duration.between(now, next)));
+                return agenda.doubts() + looking == 0 ? Optional.empty() : Optional.of(new Rest.LookUps());
+            });
         }
 
         private Instant nextLook(Instant now) {
@@ -4688,8 +4754,10 @@ final class DifyExec implements Runnable {
         private final Latencies latencies = new Latencies();
         private final MissingFiles missingFiles = new MissingFiles();
         private final Sample sample = new Sample();
+        private final Forecast forecast = new Forecast();
         private long tokens, retries, throttled, harvested, late, stopped;
         private int running, waiting, doubts, limit, lowest, highest, ceiling;
+        private Optional<Rest> rest = Optional.empty();
 
         /// The rows that ran in this call, not those whose earlier run was looked up: they tell what others will take.
         private static final class Sample {
@@ -4726,6 +4794,7 @@ final class DifyExec implements Runnable {
 
         void started(Instant now) {
             sample.started(now);
+            forecast.started(now);
         }
 
         void ended(Attempt attempt, Outcome outcome, Duration took, Instant now) {
@@ -4734,6 +4803,12 @@ final class DifyExec implements Runnable {
             sample.ended(attempt, now);
             recent.add(now);
             if (recent.size() > RECENT) recent.remove();
+            forecast.ended(done(), together(), now);
+        }
+
+        /// How many rows run at a time, or else a part of all.
+        private long together() {
+            return Math.max(1, ceiling < asked ? ceiling : asked / 4);
         }
 
         /// A row that had ended ends again, better.
@@ -4777,7 +4852,8 @@ final class DifyExec implements Runnable {
             stopped++;
         }
 
-        Tally now(int running, int waiting, int doubts, Pace pace) {
+        Tally now(int running, int waiting, int doubts, Pace pace, Optional<Rest> rest) {
+            this.rest = rest;
             this.running = running;
             this.waiting = waiting;
             this.doubts = doubts;
@@ -4819,9 +4895,60 @@ final class DifyExec implements Runnable {
             return (recent.size() - 1) * 1000.0 / span;
         }
 
-        Optional<Duration> eta() {
-            return rate() <= 0 || done() == 0 ? Optional.empty()
-                    : Optional.of(Duration.ofMillis((long) ((asked - done()) / rate() * 1000)));
+        Optional<Duration> timeLeft() {
+            return forecast.left(asked, together(), clock.instant());
+        }
+    }
+
+    /// How long the rows that are left will take, by those that ended last. They are looked at each time that as many
+    /// have ended as run at a time: then those that run are as far as they were. While rows end as they did, the time
+    /// left never rises: it follows the rows that are left, and only another pace changes what one is taken to need.
+    static final class Forecast {
+        private static final int POINTS = 20;
+
+        private record Point(long rows, Instant at) {}
+
+        private final ArrayDeque<Point> points = new ArrayDeque<>();
+        private double perRow = 0; // milliseconds from one end to the next
+
+        void started(Instant now) {
+            if (points.isEmpty()) points.add(new Point(0, now));
+        }
+
+        /// @param rows     that have ended
+        /// @param together that run at a time
+        void ended(long rows, long together, Instant now) {
+            if (points.isEmpty() || rows - points.peekLast().rows() < together) return;
+            points.add(new Point(rows, now));
+            if (points.size() > POINTS) points.remove();
+            double measured = millis(now) / (rows - points.peekFirst().rows());
+            if (perRow == 0 || measured < perRow || isSlower(measured)) perRow = measured;
+        }
+
+        /// By more than chance may make it, which has the less of a say the more rows were looked at.
+        private boolean isSlower(double measured) {
+            return measured > perRow * (1 + 0.5 / Math.sqrt(points.size()));
+        }
+
+        private double millis(Instant now) {
+            return Duration.between(points.peekFirst().at(), now).toMillis();
+        }
+
+        /// Empty before there is a pace to tell it by.
+        Optional<Duration> left(long asked, long together, Instant now) {
+            if (perRow == 0) return Optional.empty();
+            var last = points.peekLast();
+            double overdue = millis(now) / (last.rows() + together - points.peekFirst().rows());
+            double each = isSlower(overdue) ? overdue : perRow;
+            double atLast = time(asked - last.rows(), together, each);
+            double atNext = time(asked - last.rows() - together, together, each);
+            return Optional.of(Duration.ofMillis((long) Math.max(atNext,
+                    atLast - Duration.between(last.at(), now).toMillis())));
+        }
+
+        /// The last rows take as long as those that run beside others.
+        private static double time(long rows, long together, double each) {
+            return rows <= 0 ? 0 : Math.max(rows, together) * each;
         }
     }
 
@@ -9949,6 +10076,13 @@ final class DifyExec implements Runnable {
             return probing ? Instant.MAX : nextProbe.isAfter(leftAloneUntil) ? nextProbe : leftAloneUntil;
         }
 
+        Optional<Rest> rest(Instant now) {
+            if (now.isBefore(leftAloneUntil)) return Optional.of(new Rest.Asked(Duration.between(now, leftAloneUntil)));
+            if (streak < STREAK) return Optional.empty();
+            return Optional.of(now.isBefore(nextProbe) && !probing
+                    ? new Rest.Silent(Duration.between(now, nextProbe)) : new Rest.Probe());
+        }
+
         Optional<Stop> verdict(Instant now, int busy) {
             var asked = failedAt.isBefore(leftAloneUntil) ? failedAt : now; // nobody asks while it is left alone
             if (streak >= STREAK && busy == 0 && !silentSince.equals(Instant.MAX)
@@ -9962,6 +10096,24 @@ final class DifyExec implements Runnable {
                         + "after a crash it does so for ten minutes. Run the same command again then"));
             return Optional.empty();
         }
+    }
+
+    /// What a batch waits for before it starts another row.
+    sealed interface Rest {
+        /// The server asked to be left alone.
+        record Asked(Duration left) implements Rest {}
+
+        /// It does not answer, and will be asked again.
+        record Silent(Duration left) implements Rest {}
+
+        /// It is being asked whether it is back.
+        record Probe() implements Rest {}
+
+        /// The pace, or a row's own pause before its next attempt.
+        record NextStart(Duration left) implements Rest {}
+
+        /// Runs whose ends are not known hold what is left.
+        record LookUps() implements Rest {}
     }
 
     /// Where a batch ends on purpose, and how long things may take.
@@ -9987,7 +10139,8 @@ final class DifyExec implements Runnable {
         /// Why the batch cannot go on in a mode that tells no prices.
         Optional<String> costUnseen(Mode mode) {
             return ends.maxCost == null || mode != Mode.BLOCKING ? Optional.empty()
-                    : Optional.of("--max-cost cannot be kept to: this server refuses streams, and only they tell prices");
+                    : Optional.of("--max-cost cannot be kept to: this server refuses streams, and only they tell "
+                            + "prices");
         }
 
         /// A run that was asked to stop may take a moment; one that cannot be asked gets one look.
@@ -10000,8 +10153,8 @@ final class DifyExec implements Runnable {
     ///
     /// @param currency empty where none is named
     record MaxCost(BigDecimal amount, String currency) {
-        /// Why no run may start beside those that are out: each of them, and the next, is taken to cost the mean. Before
-        /// the first price is known there is no mean.
+        /// Why no run may start beside those that are out: each of them, and the next, is taken to cost the mean.
+        /// Before the first price is known there is no mean.
         Optional<String> reached(Spending spent, int out) {
             var told = spent.currencies();
             if (!currency.isEmpty() && told.stream().anyMatch(other -> !other.equals(currency)))
@@ -10571,8 +10724,13 @@ final class DifyExec implements Runnable {
 
         /// `18 succeeded, 1 partial, 1 failed`
         static String counts(ToLongFunction<Standing> count) {
+            return counts(count, (_, text) -> text);
+        }
+
+        static String counts(ToLongFunction<Standing> count, BiFunction<Standing, String, String> painted) {
             return Stream.of(values()).filter(standing -> count.applyAsLong(standing) > 0)
-                    .map(standing -> count.applyAsLong(standing) + " " + standing.word()).collect(joining(", "));
+                    .map(standing -> painted.apply(standing, count.applyAsLong(standing) + " " + standing.word()))
+                    .collect(joining(", "));
         }
 
         private static final Map<String, Standing> BY_WORD = Stream.of(values())
@@ -11469,8 +11627,6 @@ final class DifyExec implements Runnable {
 
     /// What a file descriptor is connected to. Java itself tells of standard input and output only together.
     static final class Screen {
-        static final int WIDTH = width();
-
         static boolean isTerminal(int descriptor) {
             try {
                 var test = new ProcessBuilder("test", "-t", Integer.toString(descriptor)).inheritIO().start();
@@ -11483,15 +11639,42 @@ final class DifyExec implements Runnable {
             }
         }
 
-        private static int width() {
+        /// In columns; 80 where it cannot be told.
+        static int width(int descriptor) {
             try {
-                var size = new ProcessBuilder("stty", "size").redirectInput(new File("/dev/tty"))
+                var size = new ProcessBuilder("stty", "size").redirectInput(new File("/dev/fd/" + descriptor))
                         .redirectError(ProcessBuilder.Redirect.DISCARD).start();
                 var words = new String(size.getInputStream().readAllBytes(), UTF_8).strip().split(" ");
                 return words.length == 2 && Integer.parseInt(words[1]) > 20 ? Integer.parseInt(words[1]) : 80;
             } catch (IOException | NumberFormatException _) {
                 return 80;
             }
+        }
+    }
+
+    /// The width of a terminal, asked for again once it was resized.
+    static final class Window implements AutoCloseable {
+        private final int descriptor;
+        private final Object former;
+        private volatile boolean resized = true;
+        private int width;
+
+        Window(int descriptor) {
+            this.descriptor = descriptor;
+            this.former = Signals.register("WINCH", () -> resized = true);
+        }
+
+        int width() {
+            if (resized) {
+                resized = false; // before it is asked for: the next resizing is a new one
+                width = Screen.width(descriptor);
+            }
+            return width;
+        }
+
+        @Override
+        public void close() {
+            Signals.unregister("WINCH", former);
         }
     }
 

@@ -4,6 +4,8 @@ import com.fasterxml.jackson.databind.JsonNode;
 import org.junit.jupiter.api.Nested;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.CsvSource;
 
 import module java.base;
 
@@ -311,8 +313,7 @@ final class AgendaTest {
         }
 
         @Test
-        void theTimeLeftFollowsTheRateOfTheLastRows() {
-            assertEquals(Optional.empty(), tally.eta());
+        void theRateIsThatOfTheLastRows() {
             pass(seconds(100)); // a slow start
             for (int row = 0; row < 5; row++) {
                 end(new Outcome.Succeeded());
@@ -320,8 +321,118 @@ final class AgendaTest {
             }
 
             assertEquals(0.4, tally.rate(), 0.001);
-            assertEquals(Optional.of(seconds(13)), tally.eta().map(time -> seconds(time.toSeconds() + 1)));
             assertEquals(seconds(110), tally.elapsed());
+        }
+    }
+
+    @Nested
+    class TheForecast {
+        private final Forecast forecast = new Forecast();
+        private Instant now = NOON;
+        private long done = 0;
+
+        private void pass(long millis) {
+            now = now.plusMillis(millis);
+        }
+
+        private void end(int rows, int together) {
+            for (int row = 0; row < rows; row++) forecast.ended(++done, together, now);
+        }
+
+        private long left(int asked, int together) {
+            return forecast.left(asked, together, now).orElseThrow().toMillis();
+        }
+
+        @Test
+        void needsAFirstRow() {
+            forecast.started(now);
+            pass(5_000);
+
+            assertEquals(Optional.empty(), forecast.left(10, 1, now));
+        }
+
+        @Test
+        void isTheRowsThatAreLeftAtTheirPace() {
+            forecast.started(now);
+            for (int round = 0; round < 4; round++) {
+                pass(2_000);
+                end(5, 5);
+            }
+
+            assertEquals(32_000, left(100, 5));
+        }
+
+        @Test
+        void countsTheLastRowsAsLongAsOthersRunBesideThem() {
+            forecast.started(now);
+            pass(10_000);
+            end(5, 5);
+
+            assertEquals(10_000, left(6, 5));
+        }
+
+        /// Drawn every 200 ms; with five at a time, one after the other, and all at once.
+        @ParameterizedTest
+        @CsvSource({"5, 0", "5, 300", "1, 0", "8, 100"})
+        void neverRisesWhileRowsEndAsTheyDid(int together, int apart) {
+            forecast.started(now);
+            long shown = Long.MAX_VALUE;
+            for (int round = 0; round < 40; round++) {
+                for (int draw = 0; draw < 10; draw++) {
+                    pass(200);
+                    if (round > 0) {
+                        assertTrue(left(together * 40, together) <= shown, "in round " + round);
+                        shown = left(together * 40, together);
+                    }
+                }
+                for (int row = 0; row < together; row++) {
+                    end(1, together);
+                    pass(apart);
+                }
+            }
+            assertTrue(shown <= 2_000L + together * apart, shown + " ms at the last row");
+        }
+
+        @Test
+        void risesOnceRowsTakeLonger() {
+            forecast.started(now);
+            for (int row = 0; row < 20; row++) {
+                pass(1_000);
+                end(1, 1);
+            }
+            assertEquals(80_000, left(100, 1));
+
+            for (int row = 0; row < 20; row++) {
+                pass(3_000);
+                end(1, 1);
+            }
+
+            assertTrue(left(100, 1) > 160_000, left(100, 1) + " ms");
+        }
+
+        @Test
+        void risesWhileNoRowEnds() {
+            forecast.started(now);
+            for (int row = 0; row < 5; row++) {
+                pass(1_000);
+                end(1, 1);
+            }
+
+            pass(60_000);
+
+            assertTrue(left(10, 1) > 40_000, left(10, 1) + " ms");
+        }
+
+        @Test
+        void forgetsASlowStart() {
+            forecast.started(now);
+            pass(100_000);
+            for (int row = 0; row < 21; row++) {
+                end(1, 1);
+                pass(2_000);
+            }
+
+            assertEquals(78_000, left(61, 1));
         }
     }
 }

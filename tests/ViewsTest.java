@@ -299,8 +299,8 @@ class ViewsTest {
         void isColouredOnATerminalAlone(Standing standing) {
             assertTrue(new Paint(true).by(standing, "x").matches("\u001b\\[\\d+mx\u001b\\[0m"));
             assertEquals("x", new Paint(false).by(standing, "x"));
-            assertFalse(Paint.of(Env.of(Map.of("NO_COLOR", "1"))).on());
-            assertFalse(Paint.of(Env.of(Map.of("TERM", "dumb"))).on());
+            assertFalse(Paint.of(Env.of(Map.of("NO_COLOR", "1")), 1).on());
+            assertFalse(Paint.of(Env.of(Map.of("TERM", "dumb")), 1).on());
         }
 
         @Test
