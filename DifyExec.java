@@ -417,8 +417,8 @@ final class DifyExec implements Runnable {
 
         private Csv open(Path csv) {
             try (var source = Source.of(csv)) {
-                if (source.temporary()) throw new Unusable(csv + ": the shell reads its CSV again and again; save it "
-                        + "as a regular file first");
+                if (source.temporary()) throw new Unusable(csv + ": the shell reads its CSV again and again"
+                        + "\nhint: save it as a regular file first");
                 return setup.open(source, csv);
             } catch (IOException problem) {
                 throw new Unusable(csv + ": " + Plain.of(problem));
@@ -866,7 +866,7 @@ final class DifyExec implements Runnable {
                 return run(new InputStreamReader(System.in, UTF_8));
             } catch (IOException problem) {
                 throw new Unusable("standard input cannot be read (" + Plain.of(problem)
-                        + "): give it commands, a line each");
+                        + ")\nhint: give it commands, a line each");
             }
         }
 
@@ -1143,7 +1143,7 @@ final class DifyExec implements Runnable {
                         description = "Also over a file that is there, like the open CSV.") boolean force) {
             var csv = desk.csv();
             boolean open = desk.isOpen(file);
-            if (open && !force) throw new Unusable(file + " is the open CSV: --force writes over it");
+            if (open && !force) throw new Unusable(file + " is the open CSV\nhint: --force writes over it");
             Draft.refuse(file, desk.files(), Optional.empty(), _ -> force);
             CsvFile.write(csv, desk.batch().index(), desk.edits(), file);
             var edits = desk.edits().count();
@@ -1200,7 +1200,8 @@ final class DifyExec implements Runnable {
 
         /// What keeps a row from being paid for again.
         private static Unusable triedAlready(String id) {
-            return new Unusable("row " + Plain.id(id) + " was tried with success: 'accept " + Plain.shell(Plain.id(id))
+            return new Unusable("row " + Plain.id(id) + " was tried with success"
+                    + "\nhint: 'accept " + Plain.shell(Plain.id(id))
                     + "' takes that result; --force runs (and pays) it again");
         }
     }
@@ -1216,7 +1217,7 @@ final class DifyExec implements Runnable {
                  var writer = BatchWriter.open(desk.files(), csv, false, false, Optional.empty())) {
                 var batch = writer.batch();
                 if (batch.isInDoubt(entry) && !force) throw new Unusable("the end of an earlier run of row "
-                        + Plain.id(id) + " is not known: 'run --ids " + Plain.shell(Plain.id(id))
+                        + Plain.id(id) + " is not known\nhint: 'run --ids " + Plain.shell(Plain.id(id))
                         + "' looks it up first; --force tries the row all the same");
                 return new Trial(desk, dify, writer, batch, out).run(dify.greet(batch, ""), entry, force);
             }
@@ -1326,7 +1327,7 @@ final class DifyExec implements Runnable {
             if (tally.harvested > 0) out.println("The run of an earlier try was looked up; no new one was started.");
             if (stop.isPresent() || outcome.isEmpty()) {
                 if (stop.filter(reason -> reason.code() == INTERRUPTED).isPresent()) out.println(); // after ^C
-                out.println("Stopped: " + Plain.text(stop.map(Stop::why).orElse("no outcome"), 1000) + ".");
+                out.println(stop.map(Stop::told).orElse("Stopped: no outcome."));
             }
             int code = outcome.map(end -> told(end, id)).orElse(STOPPED);
             return stop.map(Stop::code).orElse(code);
@@ -1489,7 +1490,7 @@ final class DifyExec implements Runnable {
                     unwritable(edit.after(), csv.charset).ifPresent(character -> {
                         throw new Unusable(to + ": row " + Plain.id(id) + ", column " + Plain.quoted(column)
                                 + ": the edit has a character that " + csv.charset + " cannot write ("
-                                + Plain.quoted(character) + "); set it without");
+                                + Plain.quoted(character) + ")\nhint: set it without");
                     })));
             Draft.write(to, out -> write(csv, index, edits, out));
         }
@@ -1779,8 +1780,8 @@ final class DifyExec implements Runnable {
         private static int unusable(ParameterException problem, String... args) {
             var line = problem.getCommandLine();
             line.getErr().println("difyexec: " + Plain.text(Plain.masked(explain(problem)), 1000));
-            line.getErr().println("Try 'difyexec" + (line.getParent() == null ? "" : " " + line.getCommandName())
-                    + " --help'.");
+            line.getErr().println("hint: 'difyexec" + (line.getParent() == null ? "" : " " + line.getCommandName())
+                    + " --help' lists what can be typed");
             return UNUSABLE;
         }
 
@@ -1859,6 +1860,7 @@ final class DifyExec implements Runnable {
         int run(Selection selection) throws IOException, InterruptedException {
             var wanted = batch.select(selection, dify.timeout());
             StatusView.changes(batch, selection.rerunChanged(), dify.err());
+            if (selection.listed()) StatusView.strangers(batch.strangers(), dify.err());
             writer.flush();
             if (wanted.isEmpty() && batch.history().resent().isEmpty()) return nothingToDo();
             var server = dify.greet(batch, "\n" + Plain.count(wanted.rows(), "row stays", "rows stay")
@@ -1890,7 +1892,7 @@ final class DifyExec implements Runnable {
             if (inspection.isFine()) return form;
             throw new Unusable(work.input.csv + ": " + Plain.count(inspection.faults().size()
                     + inspection.problems().size(), "problem")
-                    + ", nothing was sent (--no-check sends the cells as text, unchecked)");
+                    + ", nothing was sent\nhint: correct them; --no-check sends the cells as text, unchecked");
         }
 
         private Engine.Terms terms(Greeting.Met server) {
@@ -1977,7 +1979,7 @@ final class DifyExec implements Runnable {
         Greeting.Met greet(String left) throws InterruptedException {
             return switch (Greeting.exchange(client, judge, err)) {
                 case Greeting.Met met -> met;
-                case Greeting.Rejected(var why) -> throw new Unusable(STOPPED, Plain.text(why, 1000) + left);
+                case Greeting.Rejected(var why) -> throw new Unusable(STOPPED, Plain.lines(why, 1000) + left);
             };
         }
 
@@ -2152,11 +2154,11 @@ final class DifyExec implements Runnable {
             var setting = env.needed("DIFY_API_KEY");
             var key = setting.map(Env.Setting::text).orElse("").strip();
             if (key.isEmpty() || key.equals(Env.PLACEHOLDER))
-                throw new Unusable(env.missing("DIFY_API_KEY") + ": set it in the environment or in .env "
+                throw new Unusable(env.missing("DIFY_API_KEY") + "\nhint: set it in the environment or in .env "
                         + "(in Dify: your app, API Access, API Key), or try --demo");
             if (!key.chars().allMatch(c -> c > 0x20 && c < 0x7f))
                 throw new Unusable("DIFY_API_KEY" + setting.get().source() + " contains a character that no key has "
-                        + "(a blank, a line break or a non-ASCII letter): copy it again");
+                        + "(a blank, a line break or a non-ASCII letter)\nhint: copy it again");
             return key;
         }
     }
@@ -2193,7 +2195,8 @@ final class DifyExec implements Runnable {
             int slots = concurrency != null ? (int) Math.min(concurrency, Integer.MAX_VALUE) : wait != null ? 1 : 5;
             if (slots > MOST) throw new Unusable("-c " + concurrency + ": at most " + MOST + " runs at a time");
             if (wait != null && slots > 1) throw new Unusable("--wait and -c " + slots
-                    + " contradict each other: --wait runs one row at a time");
+                    + " contradict each other"
+                    + "\nhint: --wait runs one row at a time; leave one of them out");
             return slots;
         }
 
@@ -2205,7 +2208,7 @@ final class DifyExec implements Runnable {
         Mode mode(Mode asked) {
             if (maxCost == null) return asked;
             if (asked == Mode.BLOCKING) throw new Unusable("--max-cost and --mode blocking contradict each other: only "
-                    + "streams tell prices");
+                    + "streams tell prices\nhint: leave out --mode, or use --max-tokens");
             return Mode.STREAMING;
         }
     }
@@ -2571,7 +2574,7 @@ final class DifyExec implements Runnable {
         /// @param csv  the input as it was named; like the options for the next command to type
         void print(Optional<Stop> stop, boolean part, String csv, String options) {
             err.println();
-            stop.ifPresent(reason -> err.println("Stopped: " + Plain.text(reason.why(), 1000) + "."));
+            stop.ifPresent(reason -> err.println(reason.told()));
             err.println(counts() + " in " + Plain.seconds(tally.elapsed()) + String.format(Locale.ROOT,
                     " (%.1f rows/s)", tally.done() * 1000.0 / Math.max(1, tally.elapsed().toMillis())));
             figures(stop.isPresent()).forEach(figure -> err.println("  " + figure));
@@ -2684,7 +2687,7 @@ final class DifyExec implements Runnable {
 
     /// Where a batch stands, by its files: a table, or one JSON object.
     record StatusView(Batch batch, PrintWriter out, Paint paint) {
-        private static final int BAR = 30;
+        private static final int BAR = 30, STRANGERS = 5;
         private static final List<Standing> ORDER = List.of(Standing.SUCCEEDED, Standing.PARTIAL, Standing.FAILED,
                 Standing.PAUSED, Standing.UNKNOWN, Standing.PENDING);
 
@@ -2718,6 +2721,14 @@ final class DifyExec implements Runnable {
                     + Plain.id(batch.index().id(history.changed.nextSetBit(0))) + "); --rerun-changed runs "
                     + (rows == 1 ? "it" : "them") + " again.");
             openTries(batch, err);
+        }
+
+        /// `2 ids of .retry are not in the CSV: nobody, no one`
+        static void strangers(List<String> ids, PrintWriter err) {
+            if (!ids.isEmpty()) err.println((ids.size() == 1 ? "1 id of .retry is not in the CSV: "
+                    : ids.size() + " ids of .retry are not in the CSV: ")
+                    + ids.stream().limit(STRANGERS).map(Plain::id).collect(joining(", "))
+                    + (ids.size() > STRANGERS ? ", …" : ""));
         }
 
         /// A try that a crash cut off is found here again.
@@ -3780,8 +3791,9 @@ final class DifyExec implements Runnable {
                 }
                 files.refuse(file);
                 if (input.isPresent() && Files.exists(input.get()) && Files.isSameFile(file, input.get()))
-                    throw new Unusable(file + " is both input and output: name another file");
-                if (!mayBeReplaced.test(file)) throw new Unusable(file + ": is there already; --force writes over it");
+                    throw new Unusable(file + " is both input and output\nhint: name another file");
+                if (!mayBeReplaced.test(file))
+                    throw new Unusable(file + ": is there already\nhint: --force writes over it");
             } catch (IOException problem) {
                 throw new Unusable(file + ": " + Plain.of(problem));
             }
@@ -3792,7 +3804,7 @@ final class DifyExec implements Runnable {
             for (var own : files.all())
                 if (own.getFileName().equals(file.getFileName())
                         && Files.isSameFile(own.toAbsolutePath().getParent(), folder))
-                    throw new Unusable(file + ": the batch has a file of this name; name another");
+                    throw new Unusable(file + ": the batch has a file of this name\nhint: name another");
         }
 
         static void write(Path file, Content content) {
@@ -3926,7 +3938,7 @@ final class DifyExec implements Runnable {
                     health.verdict(clock.instant(), running.size() + looking).ifPresent(agenda::close);
                 }
                 List.copyOf(saving).forEach(this::saved); // an interrupt takes no result along
-                agenda.stop().ifPresent(stop -> batch.record(new Event.Stop(clock.instant(), stop.why(), null, null)));
+                agenda.stop().ifPresent(stop -> batch.record(new Event.Stop(clock.instant(), stop.fact(), null, null)));
                 batch.flush();
             } catch (UncheckedIOException problem) {
                 agenda.close(BatchWriter.unwritable(problem.getCause()));
@@ -4230,8 +4242,9 @@ final class DifyExec implements Runnable {
                         why);
                 case Verdict.LookUp(var symptom, var why) -> doubt(attempt, start, seen, symptom, why);
                 case Verdict.StopBatch(var why) -> {
-                    batch.record(Event.End.of(attempt, clock.instant(), "refused", seen, why));
-                    agenda.close(new Stop(STOPPED, why));
+                    var stop = new Stop(STOPPED, why);
+                    batch.record(Event.End.of(attempt, clock.instant(), "refused", seen, stop.fact()));
+                    agenda.close(stop);
                 }
             }
         }
@@ -4304,8 +4317,8 @@ final class DifyExec implements Runnable {
             batch.settled(attempt, outcome, now, seen, took, () -> count(attempt, outcome, took, now));
             watcher.ended(outcome);
             if (outcome instanceof Outcome.Failed failed && failed.firewall() && ++firewalled >= FIREWALLED)
-                agenda.close(new Stop(STOPPED, "a firewall refused " + FIREWALLED + " rows in a row (HTTP 403, HTML): "
-                        + "ask its owner to let these requests through"));
+                agenda.close(new Stop(STOPPED, "a firewall refused " + FIREWALLED + " rows in a row (HTTP 403, HTML)"
+                        + "\nhint: ask its owner to let these requests through"));
             if (seen instanceof Seen.Ran ran) {
                 noticeVersion(ran.workflowId());
                 if (!toldOfLinks) toldOfLinks = tellOfLinks(ran);
@@ -4992,7 +5005,7 @@ final class DifyExec implements Runnable {
                         }
                         case Reply.NotGot(Seen.Refused refused) when refused.isBusy() || isFinal(refused, judge) -> {
                             var why = waited(refused, tries, judge, err);
-                            if (why.isPresent()) throw new Unusable(STOPPED, Plain.text(why.get(), 1000));
+                            if (why.isPresent()) throw new Unusable(STOPPED, Plain.lines(why.get(), 1000));
                         }
                         case Reply.NotGot(var seen) -> {
                             err.println("Warning: the workflow's form is out of reach (" + Plain.text(said(seen), 200)
@@ -5022,7 +5035,7 @@ final class DifyExec implements Runnable {
                             case "workflow" -> new Met(app, version);
                             case "" -> new Rejected(stranger(judge.access()));
                             default -> new Rejected("the key belongs to an app of the kind " + Plain.quoted(mode)
-                                    + ", not to a workflow: take the key of a workflow app");
+                                    + ", not to a workflow\nhint: take the key of a workflow app");
                         };
                     }
                     case Reply.NotGot(var seen) -> {
@@ -5043,7 +5056,7 @@ final class DifyExec implements Runnable {
             if (tries >= backoff.maxRetries())
                 return Optional.of(judge.access() + " does not answer" + problem + " after "
                         + Plain.count(tries + 1, "try", "tries")
-                        + ": check DIFY_API_BASE_URL, the network, and that Dify is up");
+                        + "\nhint: check DIFY_API_BASE_URL, the network, and that Dify is up");
             if (pause.isPresent()) err.println(pause.get().text());
             else if (tries == 0) err.println("No answer from " + judge.access() + problem + "; trying again …");
             Thread.sleep(backoff.delay(tries, seen.pause()));
@@ -5051,6 +5064,9 @@ final class DifyExec implements Runnable {
         }
 
         private static Optional<String> refusal(Seen seen, Judge judge) {
+            if (seen instanceof Seen.Cut cut && cut.why().equals(DifyClient.LOGIN))
+                return Optional.of(judge.access() + " answers with a login page, not Dify\nhint: "
+                        + judge.access().advice());
             if (seen instanceof Seen.Cut cut && cut.symptom() == Symptom.CUT)
                 return Optional.of(stranger(judge.access()));
             var nobody = new Attempt(0, new Row(0, 0, "-", Map.of()), Tries.NONE, "", Mode.BLOCKING, "", Instant.now());
@@ -5063,7 +5079,7 @@ final class DifyExec implements Runnable {
         }
 
         private static String stranger(Access access) {
-            return access + " answers, but not as Dify's API does: " + access.advice();
+            return access + " answers, but not as Dify's API does\nhint: " + access.advice();
         }
 
         static String said(Seen seen) {
@@ -5072,7 +5088,7 @@ final class DifyExec implements Runnable {
                 case Seen.NotUploaded file -> file.why();
                 case Seen.Cut cut -> cut.why();
                 case Seen.TooLarge large -> large.why();
-                case Seen.Refused refused -> ("HTTP " + refused.status() + " " + refused.message()).strip();
+                case Seen.Refused refused -> refused.words();
                 case Seen.Ran ran -> ran.error();
             };
         }
@@ -5278,6 +5294,8 @@ final class DifyExec implements Runnable {
         private static final Duration AFTER_ERROR = Duration.ofMillis(100);
         /// Dify 1.14 ends a stream that says nothing for so long, queued or not.
         private static final Duration FIRST_EVENT = Duration.ofSeconds(300);
+        /// What answers in Dify's place.
+        static final String PAGE = "a web page (from a proxy?)", LOGIN = "a login page";
         private static final int LONGEST_REFUSAL = 64 << 10, LONGEST_WHOLE = 256 << 10;
 
         private final ExecutorService tasks = Executors.newVirtualThreadPerTaskExecutor();
@@ -5522,6 +5540,8 @@ final class DifyExec implements Runnable {
         }
 
         private JsonNode tree(HttpResponse<InputStream> answer) throws IOException {
+            if (isPage(answer)) throw new IOException(new String(answer.body().readNBytes(LONGEST_REFUSAL), UTF_8)
+                    .matches("(?is).*<input[^>]*\\btype=[\"']?password.*") ? LOGIN : PAGE);
             return Json.MAPPER.readTree(room.limit(answer.body()));
         }
 
@@ -5572,7 +5592,7 @@ final class DifyExec implements Runnable {
             } catch (OutOfMemoryError _) {
                 return new Reply.NotGot<>(Seen.Cut.outOfMemory(watch.run()));
             } catch (IOException problem) {
-                return new Reply.NotGot<>(watch.cut(overdue, Plain.of(problem)));
+                return new Reply.NotGot<>(watch.cut(overdue, broken(problem, "in the middle of the answer")));
             }
         }
 
@@ -5599,7 +5619,14 @@ final class DifyExec implements Runnable {
         private static Seen unsent(Throwable problem) {
             for (var cause = problem; cause != null; cause = cause.getCause())
                 if (isBeforeSending(cause)) return new Seen.NotSent(Plain.of(cause));
-            return new Seen.Cut(Optional.empty(), Symptom.NO_ANSWER, Plain.of(problem));
+            return new Seen.Cut(Optional.empty(), Symptom.NO_ANSWER, broken(problem, "without an answer"));
+        }
+
+        /// The JDK calls an end that comes too early after the part of it that read there.
+        private static String broken(Throwable problem, String where) {
+            var words = Plain.of(problem);
+            return words.matches("(?i).*(received no bytes|EOF reached|chunked transfer|fixed content-length|closed).*")
+                    ? "the connection was closed " + where : words;
         }
 
         /// For a server that does not speak TLS the JDK has no type; other TLS errors may come after the request.
@@ -5621,7 +5648,8 @@ final class DifyExec implements Runnable {
             } catch (Room.Exceeded problem) {
                 return new Reply.NotGot<>(new Seen.TooLarge(reader.ref(), problem.getMessage()));
             } catch (JsonProcessingException problem) {
-                return cut(symptom, "HTTP 200, but no JSON: " + problem.getOriginalMessage());
+                return cut(symptom, isPage(answer) ? "HTTP 200, " + PAGE
+                        : "HTTP 200, but no JSON: " + problem.getOriginalMessage());
             }
             return reader.ran().<Reply<Seen>>map(ran -> new Reply.Got<>(ran.after(call.waited(ran.usage()))))
                     .orElseGet(() -> new Reply.NotGot<>(
@@ -5679,7 +5707,8 @@ final class DifyExec implements Runnable {
             int status = answer.statusCode();
             var text = new String(answer.body().readNBytes(LONGEST_REFUSAL), UTF_8)
                     .replace(access.key(), "***"); // some proxies echo requests
-            String code = "", message = text.stripLeading().startsWith("<") ? Plain.html(text) : text;
+            String code = "", message = !text.stripLeading().startsWith("<") ? text
+                    : status >= 500 && !isDify(answer) ? PAGE : Plain.html(text);
             if (status >= 300 && status < 400) message = answer.headers().firstValue("Location").orElse("nowhere");
             else try {
                 var tree = Json.MAPPER.readTree(text);
@@ -5714,6 +5743,10 @@ final class DifyExec implements Runnable {
             } catch (DateTimeException _) {
                 return Instant.now();
             }
+        }
+
+        private static boolean isPage(HttpResponse<?> answer) {
+            return answer.headers().firstValue("Content-Type").orElse("").startsWith("text/html");
         }
 
         private static boolean isStream(HttpHeaders headers) {
@@ -6438,7 +6471,7 @@ final class DifyExec implements Runnable {
                     + files.results() + " (" + ids(index.rows(), index.size()) + "), and "
                     + Plain.count(index.count(Standing.PENDING), "id") + " of it "
                     + (index.count(Standing.PENDING) == 1 ? "has" : "have")
-                    + " no outcome there: is it the right file? --force exports its rows all the same");
+                    + " no outcome there\nhint: is it the right file? --force exports its rows all the same");
         }
 
         private String ids(int from, int to) {
@@ -6456,12 +6489,13 @@ final class DifyExec implements Runnable {
                 throw new Unusable(files.results() + ": no line of it is a result");
             if (lost > 0 && (!Files.exists(files.results()) || Files.size(files.results()) == 0))
                 throw new Unusable(files.results() + ": gone, and the log knows of "
-                        + Plain.count(lost, "result") + " in it; 'run --rebuild' fetches "
+                        + Plain.count(lost, "result") + " in it\nhint: 'run --rebuild' fetches "
                         + (lost == 1 ? "it" : "them") + " from Dify by run id");
             if (none && strangers > 0)
                 throw new Unusable(csv.orElseThrow().path + ": none of its " + Plain.count(index.rows(), "id")
                         + " is in " + files.results() + ", which has " + Plain.count(strangers, "other")
-                        + " (first: " + Plain.id(index.id(index.rows())) + "): these files do not belong together");
+                        + " (first: " + Plain.id(index.id(index.rows())) + "): these files do not belong together"
+                        + "\nhint: name the CSV of this batch, or another -o");
         }
 
         /// Rows as the CSV has them; without one there are none.
@@ -6494,23 +6528,34 @@ final class DifyExec implements Runnable {
             var rows = new BitSet(index.rows());
             if (asked.listed()) for (var id : new RetryList(files.retry()).read()) {
                 int entry = index.find(id);
-                if (entry >= 0 && entry < index.rows()) rows.set(entry);
+                if (isRow(entry)) rows.set(entry);
             }
             else if (asked.ids().isEmpty()) rows.set(0, index.rows());
             else asked.ids().forEach(id -> rows.set(open(id, asked.force())));
             return rows;
         }
 
+        /// The ids of `.retry` that no row has.
+        List<String> strangers() throws IOException {
+            return new RetryList(files.retry()).read().stream().distinct().filter(id -> !isRow(index.find(id)))
+                    .toList();
+        }
+
+        private boolean isRow(int entry) {
+            return entry >= 0 && entry < index.rows();
+        }
+
         private int open(String id, boolean force) {
             int entry = known(id, "");
             if (index.standing(entry).isSuccess() && !force)
-                throw new Unusable("row " + Plain.id(id) + " has a success already; --force runs (and pays) it again");
+                throw new Unusable("row " + Plain.id(id) + " has a success already"
+                        + "\nhint: --force runs (and pays) it again");
             return entry;
         }
 
         private int known(String id, String where) {
             int entry = index.find(id);
-            if (entry < 0 || entry >= index.rows()) throw new Unusable(where + "there is no row with the id "
+            if (!isRow(entry)) throw new Unusable(where + "there is no row with the id "
                     + Plain.quoted(id));
             return entry;
         }
@@ -6544,10 +6589,10 @@ final class DifyExec implements Runnable {
         void refuseOtherServer(String baseUrl, String app) {
             history.session.filter(_ -> history.attempts > 0).ifPresent(before -> {
                 if (!before.baseUrl().equals(baseUrl)) throw new Unusable(files.log() + ": this batch was begun at "
-                        + before.baseUrl() + ", not at " + baseUrl + "; go on there, or name another -o");
+                        + before.baseUrl() + ", not at " + baseUrl + "\nhint: go on there, or name another -o");
                 if (!app.isEmpty() && before.app() != null && !before.app().equals(app)) throw new Unusable(files.log()
                         + ": this batch was begun with the app " + Plain.quoted(before.app()) + ", not with "
-                        + Plain.quoted(app) + "; take that app's key, or name another -o");
+                        + Plain.quoted(app) + "\nhint: take that app's key, or name another -o");
             });
         }
     }
@@ -6602,7 +6647,7 @@ final class DifyExec implements Runnable {
         private static void refuseLost(BatchFiles files, Index index, List<Integer> lost) {
             if (!lost.isEmpty()) throw new Unusable(files.results() + ": " + Plain.count(lost.size(),
                     "result that the log knows of is", "results that the log knows of are") + " gone (first: "
-                    + Plain.id(index.id(lost.getFirst())) + "). --rebuild fetches them from Dify by run id; "
+                    + Plain.id(index.id(lost.getFirst())) + ")\nhint: --rebuild fetches them from Dify by run id; "
                     + "--fresh moves everything aside and starts anew");
         }
 
@@ -6663,9 +6708,9 @@ final class DifyExec implements Runnable {
             var index = batch.index();
             int entry = batch.known(row.id(), "");
             if (index.cells(entry) != row.inCsv()) throw new Unusable("row " + Plain.id(row.id())
-                    + " was changed in the CSV since its try: try it again");
+                    + " was changed in the CSV since its try\nhint: try it again");
             if (index.standing(entry).isSuccess() && !force) throw new Unusable("row " + Plain.id(row.id())
-                    + " has a success already; --force puts this result in its place");
+                    + " has a success already\nhint: --force puts this result in its place");
             var now = Instant.now();
             var began = now.minusMillis((long) (ran.usage().seconds() * 1000));
             var attempt = new Attempt(0, new Row(entry, row.line(), row.id(), row.inputs(), row.cells(), row.inCsv()),
@@ -6721,8 +6766,8 @@ final class DifyExec implements Runnable {
 
         static Stop unwritable(IOException problem) {
             return new Stop(STOPPED, "cannot write: " + Plain.of(problem)
-                    + "; every result acknowledged so far is on disk. "
-                    + "Make room, then run the same command again");
+                    + "; every result acknowledged so far is on disk"
+                    + "\nhint: make room, then run the same command again");
         }
 
         @Override
@@ -6931,7 +6976,7 @@ final class DifyExec implements Runnable {
         private void session(Event.Session began) {
             if (began.format() > Event.FORMAT) throw new Unusable("the log is of format " + began.format()
                     + ", written by a newer difyexec (" + Plain.text(began.tool(), 60)
-                    + "): use that version, or another -o");
+                    + ")\nhint: use that version, or another -o");
             session = Optional.of(began);
             before = running();
             resumedAt = null;
@@ -7095,12 +7140,18 @@ final class DifyExec implements Runnable {
                     .map(one -> doubt(one, row, Kind.TRY, timeout));
         }
 
+        /// What an earlier call said of a row whose end it could not learn, without what kept it from that.
+        private Optional<String> told(int entry) {
+            return Optional.ofNullable(causes.get(entry)).map(cause -> cause.split("; ")[0]);
+        }
+
         Doubt.NoEnd doubt(Sent one, Row row, Kind kind, Duration timeout) {
             boolean lost = one.state() == State.LOST;
             var symptom = lost ? Symptom.LOST_RESULT
                     : stopped.contains(orEmpty(one.event().user())) ? Symptom.INTERRUPTED : Symptom.CRASH;
-            var seen = new Seen.Cut(one.run(), symptom, symptom.text);
-            return new Doubt.NoEnd(one.attempt(row, kind), seen, symptom, symptom.text, one.at(),
+            var why = one.state() == State.UNSETTLED ? told(row.index()).orElse(symptom.text) : symptom.text;
+            var seen = new Seen.Cut(one.run(), symptom, why);
+            return new Doubt.NoEnd(one.attempt(row, kind), seen, symptom, why, one.at(),
                     lost ? one.at() : one.at().plus(timeout));
         }
     }
@@ -7448,9 +7499,9 @@ final class DifyExec implements Runnable {
         /// Nothing of anybody else's is written to, cut, replaced or moved.
         void refuseForeign() {
             if (!FirstLine.isOurs(results, Results::isResult, Results.BEGINNING)) throw new Unusable(results
-                    + ": its first line is no result of this tool; name another file for the results");
+                    + ": its first line is no result of this tool\nhint: name another file for the results");
             if (!FirstLine.isOurs(log, Journal::isEvent, Journal.BEGINNING)) throw new Unusable(log
-                    + ": its first line is no event of this tool; " + ELSEWHERE);
+                    + ": its first line is no event of this tool\nhint: " + ELSEWHERE);
         }
 
         /// The same of a list of ids.
@@ -7458,7 +7509,7 @@ final class DifyExec implements Runnable {
         /// @param rows those of the CSV
         void refuseForeign(RetryList list, Index rows) throws IOException {
             if (!isOurs(list, rows))
-                throw new Unusable(list.path() + ": not a list of ids of this batch; " + ELSEWHERE);
+                throw new Unusable(list.path() + ": not a list of ids of this batch\nhint: " + ELSEWHERE);
         }
 
         /// Without a batch all its ids are the CSV's. A batch may know some that have left the CSV since.
@@ -7487,7 +7538,7 @@ final class DifyExec implements Runnable {
             try {
                 for (var file : all())
                     if (Files.exists(file) && Files.isSameFile(file, input))
-                        throw new Unusable(input + " is both input and output: name another file with -o");
+                        throw new Unusable(input + " is both input and output\nhint: name another file with -o");
             } catch (IOException problem) {
                 throw new Unusable(input + ": " + Plain.of(problem));
             }
@@ -7497,9 +7548,9 @@ final class DifyExec implements Runnable {
         BatchFiles begun() {
             if (!FirstLine.isEmpty(log) || Files.exists(retry)) return this;
             if (!Files.exists(results)) throw new Unusable(results
-                    + ": no such batch (neither results, .retry nor .log); start one with 'run'");
+                    + ": no such batch (neither results, .retry nor .log)\nhint: start one with 'run'");
             if (FirstLine.isEmpty(results)) throw new Unusable(results
-                    + ": empty, and there is neither .retry nor .log; start a batch with 'run'");
+                    + ": empty, and there is neither .retry nor .log\nhint: start a batch with 'run'");
             return this;
         }
 
@@ -7573,7 +7624,7 @@ final class DifyExec implements Runnable {
                 throw new Unusable(path + ": cannot be written (" + Plain.of(problem) + ")");
             }
             throw new Unusable(path
-                    + " is held: another difyexec is writing this batch; wait for it or name another -o");
+                    + " is held: another difyexec is writing this batch\nhint: wait for it or name another -o");
         }
 
         @Override
@@ -7765,7 +7816,7 @@ final class DifyExec implements Runnable {
             } catch (NoSuchFileException _) {
                 return use.apply(Stream.empty());
             } catch (UncheckedIOException problem) {
-                throw new Unusable(path + ": not UTF-8; save it as UTF-8, one id a line");
+                throw new Unusable(path + ": not UTF-8\nhint: save it as UTF-8, one id a line");
             }
         }
 
@@ -8449,7 +8500,7 @@ final class DifyExec implements Runnable {
             if (problem instanceof CharacterCodingException)
                 return new Unusable(path + ", line " + badLine(path, charset) + ": not " + charset
                         + Guess.of(path).map(likely -> "; it looks like " + likely).orElse("")
-                        + ". Name the encoding with --encoding, or save the file as UTF-8");
+                        + "\nhint: name the encoding with --encoding, or save the file as UTF-8");
             return new Unusable(path + ", line " + line + ": " + Plain.of(problem));
         }
 
@@ -9345,23 +9396,27 @@ final class DifyExec implements Runnable {
                 + "Detected file type|File validation failed|Reached maximum retries|expected value type|"
                 + "does not match schema|this statement should be unreachable");
 
-        private static final String UNPUBLISHED = "nothing is published in this app: publish the workflow in Dify";
-        private static final String NO_MODEL = "the workflow's model is not set up (%s): check the model provider in "
-                + "Dify";
+        private static final String UNPUBLISHED = "nothing is published in this app"
+                + "\nhint: publish the workflow in Dify";
+        private static final String NO_MODEL = "the workflow's model is not set up (%s)"
+                + "\nhint: check the model provider in Dify";
         /// What stops the batch of the codes of a 400; `%s` is Dify's message.
         private static final Map<String, String> STOPS = Map.of(
-                "not_workflow_app", "the key belongs to an app that is no workflow: take the key of a workflow app",
+                "not_workflow_app", "the key belongs to an app that is no workflow"
+                        + "\nhint: take the key of a workflow app",
                 "app_unavailable", UNPUBLISHED,
                 "provider_not_initialize", NO_MODEL,
                 "model_currently_not_support", NO_MODEL,
-                "provider_quota_exceeded", "the model provider's credit is used up (%s)");
+                "provider_quota_exceeded", "the model provider's credit is used up (%s)"
+                        + "\nhint: top it up, then run the same command again");
         /// The same of its messages. Dify's report of a shape quotes the request, so it is not repeated.
         private static final List<Map.Entry<Pattern, String>> STOPS_BY_MESSAGE = List.of(
                 Map.entry(Pattern.compile("^Workflow not published"), UNPUBLISHED),
                 Map.entry(Pattern.compile("^No class mapping found"),
-                        "the workflow has a node that this Dify does not know (%s)"),
+                        "the workflow has a node that this Dify does not know (%s)"
+                                + "\nhint: update Dify, or replace the node"),
                 Map.entry(Pattern.compile("^Arg user must|^Input payload validation|validation error"),
-                        "Dify did not take the shape of the request (400); is it a newer version?"));
+                        "Dify did not take the shape of the request (400)\nhint: is it a newer version?"));
 
         Verdict verdict(Attempt attempt, Seen seen) {
             return switch (seen) {
@@ -9463,18 +9518,18 @@ final class DifyExec implements Runnable {
             return switch (status) {
                 case 400 -> badRequest(attempt, seen);
                 case 401 -> new Verdict.StopBatch("Dify refuses the key (401: " + said(seen)
-                        + "): check DIFY_API_KEY and that it belongs to the app at " + access);
+                        + ")\nhint: check DIFY_API_KEY and that it belongs to the app at " + access);
                 case 403 -> forbidden(seen);
                 case 404, 410 -> new Verdict.StopBatch(seen.message().startsWith("Workflow not found") ? pinned(seen)
-                        : access + " is not Dify's API (HTTP " + status + "): " + access.advice());
+                        : access + " is not Dify's API (HTTP " + status + ")\nhint: " + access.advice());
                 case 405, 415, 426 -> new Verdict.StopBatch("Dify did not take the request (HTTP " + status + ": "
-                        + said(seen) + "): is " + access + " the API's address?");
-                case 407 -> new Verdict.StopBatch("the proxy wants a user and a password (407): put them into "
+                        + said(seen) + ")\nhint: is " + access + " the API's address?");
+                case 407 -> new Verdict.StopBatch("the proxy wants a user and a password (407)\nhint: put them into "
                         + "HTTPS_PROXY, http://user:password@host:port");
                 case 413 -> failed(with("too large for the server (413)", seen));
                 case 429 -> seen.code().equals("rate_limit_error")
                         ? new Verdict.StopBatch("the plan's quota of runs is used up (" + said(seen)
-                                + "): it comes back with the next day or period; run the same command again then")
+                                + ")\nhint: it comes back with the next day or period; run the same command again then")
                         : throttled(attempt, seen);
                 default -> other(seen, status);
             };
@@ -9483,10 +9538,9 @@ final class DifyExec implements Runnable {
         private Verdict other(Seen.Refused seen, int status) {
             if (status >= 300 && status < 400)
                 return new Verdict.StopBatch(access + " redirects to " + seen.message()
-                        + ": set DIFY_API_BASE_URL to the address it really has, which usually ends in /v1");
+                        + "\nhint: set DIFY_API_BASE_URL to the address it really has, which usually ends in /v1");
             return status >= 500 || status == 408 || status < 300
-                    ? new Verdict.LookUp(seen.dify() ? Symptom.SERVER_ERROR : Symptom.GATEWAY,
-                            "HTTP " + status + " " + said(seen))
+                    ? new Verdict.LookUp(seen.dify() ? Symptom.SERVER_ERROR : Symptom.GATEWAY, seen.words())
                     : failed("HTTP " + status + ": " + said(seen));
         }
 
@@ -9494,10 +9548,10 @@ final class DifyExec implements Runnable {
             return switch (seen.code()) {
                 case "" -> new Verdict.Done(new Outcome.Failed(with("HTTP 403 from a firewall", seen), true));
                 case "workflow_version_execution_not_allowed" -> new Verdict.StopBatch("the workspace's plan does not "
-                        + "allow a pinned version (403: " + said(seen) + "): leave DIFY_WORKFLOW_ID empty to run the "
-                        + "version published now, or change the plan");
+                        + "allow a pinned version (403: " + said(seen) + ")\nhint: leave DIFY_WORKFLOW_ID empty to run "
+                        + "the version published now, or change the plan");
                 default -> new Verdict.StopBatch("Dify refuses access (403: " + said(seen)
-                        + "): switch the app's API service on in Dify, or ask the workspace's owner");
+                        + ")\nhint: switch the app's API service on in Dify, or ask the workspace's owner");
             };
         }
 
@@ -9521,7 +9575,7 @@ final class DifyExec implements Runnable {
 
         private static String pinned(Seen.Refused seen) {
             return "DIFY_WORKFLOW_ID does not name a published version of this app (" + said(seen)
-                    + "): leave it empty to run the version published now";
+                    + ")\nhint: leave it empty to run the version published now";
         }
 
         private static String said(Seen.Refused seen) {
@@ -9989,7 +10043,7 @@ final class DifyExec implements Runnable {
         /// `waiting until 14:02, as the server asks`
         String text() {
             return isTooLong() ? "the server asks to be left alone until " + Times.local("yyyy-MM-dd HH:mm", until)
-                    + " (Retry-After): run the same command again then"
+                    + " (Retry-After)\nhint: run the same command again then"
                     : "waiting until " + Times.local("HH:mm", until) + ", as the server asks";
         }
     }
@@ -10089,11 +10143,11 @@ final class DifyExec implements Runnable {
                     && silentSince.plus(SILENT).isBefore(asked))
                 return Optional.of(new Stop(STOPPED, "the server has not answered for "
                         + Plain.seconds(Duration.between(silentSince, now))
-                                + "; run the same command again when it is back"));
+                                + "\nhint: run the same command again when it is back"));
             if (refusedTooLong)
                 return Optional.of(new Stop(STOPPED,
-                        "the server refuses every run as too many although none of ours runs; "
-                        + "after a crash it does so for ten minutes. Run the same command again then"));
+                        "the server refuses every run as too many although none of ours runs"
+                        + "\nhint: after a crash it does so for ten minutes; run the same command again then"));
             return Optional.empty();
         }
     }
@@ -10125,9 +10179,11 @@ final class DifyExec implements Runnable {
 
         Optional<String> reached(long failed, long done, long tokens) {
             if (ends.maxFailures != null && ends.maxFailures.isReached(failed, done))
-                return Optional.of("--max-failures reached: " + Plain.count(failed, "row") + " failed");
+                return Optional.of("--max-failures reached: " + Plain.count(failed, "row") + " failed"
+                        + "\nhint: look at them with status, then run or retry");
             if (ends.maxTokens != null && tokens >= ends.maxTokens)
-                return Optional.of("--max-tokens reached: " + tokens + " tokens used");
+                return Optional.of("--max-tokens reached: " + tokens + " tokens used"
+                        + "\nhint: the same command goes on from here, with its limit anew");
             return Optional.empty();
         }
 
@@ -10140,7 +10196,7 @@ final class DifyExec implements Runnable {
         Optional<String> costUnseen(Mode mode) {
             return ends.maxCost == null || mode != Mode.BLOCKING ? Optional.empty()
                     : Optional.of("--max-cost cannot be kept to: this server refuses streams, and only they tell "
-                            + "prices");
+                            + "prices\nhint: use --max-tokens");
         }
 
         /// A run that was asked to stop may take a moment; one that cannot be asked gets one look.
@@ -10159,12 +10215,13 @@ final class DifyExec implements Runnable {
             var told = spent.currencies();
             if (!currency.isEmpty() && told.stream().anyMatch(other -> !other.equals(currency)))
                 return Optional.of("--max-cost is in " + currency + ", but Dify tells prices in "
-                        + Plain.text(String.join(" and ", told), 40));
+                        + Plain.text(String.join(" and ", told), 40) + "\nhint: name the amount in that currency");
             if (told.size() > 1) return Optional.of("--max-cost counts one currency, but Dify tells prices in "
-                    + Plain.text(String.join(" and ", told), 40));
+                    + Plain.text(String.join(" and ", told), 40) + "\nhint: use --max-tokens");
             return spent.with(out + 1).filter(all -> all.compareTo(amount) > 0).map(_ ->
                     "--max-cost reached: another run would pass " + amount.toPlainString()
-                            + told.stream().map(unit -> " " + Plain.text(unit, 8)).collect(joining()));
+                            + told.stream().map(unit -> " " + Plain.text(unit, 8)).collect(joining())
+                            + "\nhint: the same command goes on from here, with its limit anew");
         }
 
         static final class Converter implements ITypeConverter<MaxCost> {
@@ -10500,6 +10557,12 @@ final class DifyExec implements Runnable {
 
             static Refused event(int status, String code, String message, Optional<RunRef> ref) {
                 return new Refused(status, true, true, code, message, Optional.empty(), ref);
+            }
+
+            /// `HTTP 500 Internal error`, and of others `HTTP 503, a web page (from a proxy?)`
+            String words() {
+                var said = Plain.text(message, 200).strip();
+                return "HTTP " + status + (said.isEmpty() ? "" : dify ? " " + said : ", " + said);
             }
 
             /// The app's limit of runs at a time, whatever the status.
@@ -10909,7 +10972,20 @@ final class DifyExec implements Runnable {
     }
 
     /// Why a batch ends before its rows do, and the exit code that says so.
-    record Stop(int code, String why) {}
+    ///
+    /// @param why as that of [Unusable]
+    record Stop(int code, String why) {
+        /// Without the hint.
+        String fact() {
+            return Plain.text(why.lines().findFirst().orElse(""), 1000);
+        }
+
+        /// `Stopped: cannot write: No space left on device.` and, below, `hint: make room`
+        String told() {
+            return "Stopped: " + fact() + "." + why.lines().skip(1).map(hint -> "\n" + Plain.text(hint, 1000))
+                    .collect(joining());
+        }
+    }
 
     enum Mode {
         AUTO, BLOCKING, STREAMING;
@@ -11406,6 +11482,8 @@ final class DifyExec implements Runnable {
     // ── Basics ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
     /// What cannot be used, said to the person at the terminal; `code` is the exit code.
+    ///
+    /// The message is a sentence; where there is something to do, a second line says it, `hint: name another file`.
     static final class Unusable extends RuntimeException {
         private final int code;
 
@@ -12102,6 +12180,11 @@ final class DifyExec implements Runnable {
             cut.codePoints().map(c -> isControl(c) ? ' ' : Utf8.isHalf(c) ? 0xFFFD : c)
                     .forEach(clean::appendCodePoint);
             return clean.toString();
+        }
+
+        /// The same of each line.
+        static String lines(String text, int longest) {
+            return text.lines().map(line -> text(line, longest)).collect(joining("\n"));
         }
 
         /// The beginning of a text, never with half a character at its end.

@@ -5,7 +5,9 @@ import org.junit.jupiter.api.Nested;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
 import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.Arguments;
 import org.junit.jupiter.params.provider.CsvSource;
+import org.junit.jupiter.params.provider.MethodSource;
 
 import module java.base;
 
@@ -322,6 +324,68 @@ final class AgendaTest {
 
             assertEquals(0.4, tally.rate(), 0.001);
             assertEquals(seconds(110), tally.elapsed());
+        }
+    }
+
+    @Nested
+    class TheProgressLine {
+        private final World world = new World();
+        private final Tally tally = new Tally(5_000, world.clock);
+
+        /// 1,240 rows of 5,000, ten a second, one in ten of them failed, each with ten tokens at a price.
+        private ProgressLine line(Optional<Rest> rest) {
+            var pace = new Pace(5, null, null);
+            tally.now(5, 0, 0, pace, Optional.empty());
+            tally.started(world.now());
+            for (int row = 1; row <= 1_240; row++) {
+                if (row % 5 == 1) pass(Duration.ofMillis(500));
+                tally.used(attempt(0, 0), new Usage(1, 10, 3, Optional.of(new BigDecimal("0.001")), "USD"));
+                tally.ended(attempt(0, 0), row % 10 == 0 ? new Outcome.Failed("no", false) : new Outcome.Succeeded(),
+                        seconds(1), world.now());
+            }
+            return new ProgressLine(tally.now(5, 2, 0, pace, rest));
+        }
+
+        private void pass(Duration time) {
+            try {
+                world.mailbox.poll(time.toNanos(), TimeUnit.NANOSECONDS);
+            } catch (InterruptedException problem) {
+                throw new IllegalStateException(problem);
+            }
+        }
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, delimiter = '|', textBlock = """
+                columns | said
+                20      | 1240/5000 · 124 fail
+                40      | 1240/5000 · 124 failed · 6 min 16 s left
+                59      | 1240/5000 · 124 failed · 10.2/s · 6 min 16 s left
+                79      | 1240/5000 · 124 failed · 5 running · 2 waiting · 10.2/s · 6 min 16 s left
+                """)
+        void saysWhatIsMostWantedInTheRoomThatThereIs(int columns, String said) {
+            assertEquals(said, line(Optional.empty()).within(columns));
+        }
+
+        @Test
+        void hasABarAndTheCostWhereThereIsRoom() {
+            assertEquals("[####----------------] · 1240/5000 · 1116 ok · 124 failed · 5 running · 2 waiting · 10.2/s · "
+                    + "12400 tokens · 1.24 of about 5.00 USD · 6 min 16 s left", line(Optional.empty()).within(150));
+        }
+
+        static Stream<Arguments> rests() {
+            return Stream.of(
+                    Arguments.of(new Rest.Asked(seconds(38)), "the server asks for 38 s of rest"),
+                    Arguments.of(new Rest.Silent(seconds(8)), "no answer, asks again in 8.0 s"),
+                    Arguments.of(new Rest.Probe(), "no answer, asks again now"),
+                    Arguments.of(new Rest.NextStart(seconds(12)), "next start in 12 s"),
+                    Arguments.of(new Rest.LookUps(), "waits for runs that are looked up"));
+        }
+
+        @ParameterizedTest
+        @MethodSource("rests")
+        void saysInWordsWhatTheBatchWaitsFor(Rest rest, String said) {
+            assertTrue(line(Optional.of(rest)).within(79).contains(" · " + said + " · "),
+                    line(Optional.of(rest)).within(79));
         }
     }
 

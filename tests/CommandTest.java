@@ -298,7 +298,7 @@ class CommandTest extends WholeCommand {
 
             var refused = dify.command("retry", "3");
             assertEquals(2, refused.code());
-            assertTrue(refused.sentence().contains("row 3 has a success already; --force"), refused.err());
+            assertTrue(refused.sentence().contains("row 3 has a success already\nhint: --force"), refused.err());
             assertEquals(0, dify.runs());
 
             var forced = dify.command("retry", "3", "--force");
@@ -643,6 +643,34 @@ class CommandTest extends WholeCommand {
         }
 
         @Test
+        void isToldAgainWithTheReasonOfTheCallThatLostIt() throws IOException {
+            var dify = new Dify("1.9.2", "blocking");
+            rows(1);
+            dify.row("1", aResponse().withFault(Fault.EMPTY_RESPONSE));
+            var reason = "1 × unknown: the connection was closed without an answer; no trace of a run until the time "
+                    + "limit, and this server lists runs only when they end (1)";
+
+            var first = dify.run("--timeout", "300ms");
+            var second = dify.run("--timeout", "300ms");
+            var third = dify.run("--timeout", "300ms");
+
+            for (var call : List.of(first, second, third)) assertTrue(call.err().contains(reason), call.err());
+        }
+
+        @Test
+        void behindAProxySaysSo() throws IOException {
+            var dify = dify();
+            rows(1);
+            dify.row("1", aResponse().withStatus(503).withBody("<html><h1>Service Unavailable</h1></html>"));
+
+            var call = dify.run("--settle", "50ms", "--max-retries", "0");
+
+            assertEquals(3, call.code(), call.err());
+            assertTrue(call.err().contains("1 × HTTP 503, a web page (from a proxy?); no run was started (1)"),
+                    call.err());
+        }
+
+        @Test
         void ofAStreamThatWasCutIsFoundByItsRun() throws IOException {
             var dify = new Dify("1.9.2", "streaming");
             rows(1);
@@ -709,6 +737,19 @@ class CommandTest extends WholeCommand {
             assertEquals(0, dify.run("--ids", "4,2").code());
 
             assertEquals(List.of("2", "4"), ids());
+        }
+
+        @Test
+        void saysWhichIdsOfTheRetryListAreNotInTheCsv() throws IOException {
+            rows(2);
+            dify.row("2", dify.ended("failed", "no"));
+            dify.run();
+            Files.writeString(file("results.jsonl.retry"), "nobody\n2\n");
+
+            var call = dify.command("retry");
+
+            assertEquals(3, call.code());
+            assertEquals("1 id of .retry is not in the CSV: nobody", call.err().lines().findFirst().orElseThrow());
         }
 
         @Test

@@ -511,7 +511,7 @@ final class LookUpTest {
             assertEquals(List.of("refused"), scene.outcomes("b"));
             assertEquals(List.of(), scene.retryIds());
             assertEquals(List.of("a"), scene.resultIds());
-            assertEquals(stop.why(), scene.log("stop").getLast().path("why").asText());
+            assertEquals(stop.fact(), scene.log("stop").getLast().path("why").asText());
         }
 
         @Test
@@ -563,7 +563,7 @@ final class LookUpTest {
 
             var stop = scene.play().orElseThrow();
 
-            assertEquals("--max-failures reached: 1 row failed", stop.why());
+            assertEquals("--max-failures reached: 1 row failed", stop.fact());
             assertEquals(STOPPED, stop.code());
         }
 

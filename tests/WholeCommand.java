@@ -64,10 +64,16 @@ abstract class WholeCommand {
 
     /// What one call gave.
     record Call(int code, String out, String err) {
-        /// What is wrong, in one line of its own.
+        /// What is wrong, in one line of its own, and what to do, in another.
         String sentence() {
             return err.lines().filter(line -> line.startsWith("difyexec: ") || line.startsWith("Stopped: "))
-                    .reduce((_, _) -> "more than one sentence").orElse("none");
+                    .reduce((_, _) -> "more than one sentence").orElse("none")
+                    + hint().map(hint -> "\nhint: " + hint).orElse("");
+        }
+
+        Optional<String> hint() {
+            return err.lines().filter(line -> line.startsWith("hint: ")).map(line -> line.substring(6))
+                    .reduce((_, _) -> "more than one hint");
         }
     }
 
