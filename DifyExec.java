@@ -2496,34 +2496,35 @@ final class DifyExec implements Runnable {
 
     /// The progress in one line: `12/20 · 10 ok · 2 failed · 5 running · 3.2/s · 684 tokens · 8 s left`
     record ProgressLine(Tally tally) {
-        private static final int BAR = 20;
+        private static final int BAR = 20, LAST = 9;
 
-        /// A piece of the line. Of those that do not fit the one of the highest rank goes first.
+        /// A piece of the line. Those of a lower rank get their room first; rank 0 is always there.
         private record Piece(int rank, String text) {}
 
         String plain() {
-            return joined(pieces().stream());
+            return joined(_ -> true);
         }
 
         /// What fits into so many columns.
         String within(int columns) {
-            var all = Stream.concat(Stream.of(new Piece(10, bar())), pieces().stream()).toList();
-            for (int rank = 10; rank > 0; rank--) {
-                int most = rank;
-                var line = joined(all.stream().filter(piece -> piece.rank() <= most));
-                if (line.length() <= columns) return line;
+            var kept = new HashSet<>(Set.of(0));
+            for (int rank = 1; rank <= LAST; rank++) {
+                kept.add(rank);
+                if (joined(kept::contains).length() > columns) kept.remove(rank);
             }
-            return Plain.cut(joined(all.stream().filter(piece -> piece.rank() == 0)), columns);
+            var line = joined(kept::contains);
+            return line.length() + BAR + 3 <= columns ? bar() + " " + line : Plain.cut(line, columns);
         }
 
-        private static String joined(Stream<Piece> pieces) {
-            return pieces.map(Piece::text).filter(text -> !text.isEmpty()).collect(joining(" · "));
+        private String joined(Predicate<Integer> ranks) {
+            return pieces().stream().filter(piece -> ranks.test(piece.rank()) && !piece.text().isEmpty())
+                    .map(Piece::text).collect(joining(" · "));
         }
 
         private List<Piece> pieces() {
             return List.of(
                     new Piece(0, tally.done() + "/" + tally.asked),
-                    new Piece(7, tally.succeeded() + " ok"),
+                    new Piece(LAST, tally.succeeded() + " ok"),
                     new Piece(0, some(tally.count(Standing.FAILED), "failed")),
                     new Piece(1, some(tally.count(Standing.PAUSED) + tally.count(Standing.UNKNOWN), "open")),
                     new Piece(2, tally.rest.map(ProgressLine::words).orElse("")),
@@ -2533,7 +2534,7 @@ final class DifyExec implements Runnable {
                     new Piece(5, some(tally.doubts, "looked up")),
                     new Piece(3, String.format(Locale.ROOT, "%.1f/s", tally.rate())),
                     new Piece(8, some(tally.tokens, "tokens")),
-                    new Piece(9, cost()),
+                    new Piece(7, cost()),
                     new Piece(0, tally.timeLeft().map(left -> Plain.seconds(left) + " left").orElse("")));
         }
 

@@ -359,7 +359,8 @@ final class AgendaTest {
                 columns | said
                 20      | 1240/5000 · 124 fail
                 40      | 1240/5000 · 124 failed · 6 min 16 s left
-                59      | 1240/5000 · 124 failed · 10.2/s · 6 min 16 s left
+                55      | 1240/5000 · 124 failed · 10.2/s · 6 min 16 s left
+                59      | 1240/5000 · 1116 ok · 124 failed · 10.2/s · 6 min 16 s left
                 79      | 1240/5000 · 124 failed · 5 running · 2 waiting · 10.2/s · 6 min 16 s left
                 """)
         void saysWhatIsMostWantedInTheRoomThatThereIs(int columns, String said) {
@@ -368,7 +369,7 @@ final class AgendaTest {
 
         @Test
         void hasABarAndTheCostWhereThereIsRoom() {
-            assertEquals("[####----------------] · 1240/5000 · 1116 ok · 124 failed · 5 running · 2 waiting · 10.2/s · "
+            assertEquals("[####----------------] 1240/5000 · 1116 ok · 124 failed · 5 running · 2 waiting · 10.2/s · "
                     + "12400 tokens · 1.24 of about 5.00 USD · 6 min 16 s left", line(Optional.empty()).within(150));
         }
 
