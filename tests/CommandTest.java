@@ -795,7 +795,8 @@ class CommandTest extends WholeCommand {
             var call = dify.run("--max-cost", "0.00021", "-c", "2", "--mode", "auto");
 
             assertEquals(4, call.code());
-            assertEquals("Stopped: --max-cost reached: another run would pass 0.00021 USD.", call.sentence());
+            assertTrue(call.err().contains("Stopped: --max-cost reached: another run would pass 0.00021 USD.\n"),
+                    call.err());
             assertTrue(dify.runs() >= 20 && dify.runs() <= 22, dify.runs() + " runs");
             assertEquals("succeeded=" + dify.runs() + " pending=" + (100 - dify.runs()), standing());
             assertEquals(dify.runs(), events("attempt").stream()
@@ -836,7 +837,7 @@ class CommandTest extends WholeCommand {
             var call = dify.run("--max-cost", typed, "-c", "1", "--mode", "streaming");
 
             assertEquals(4, call.code());
-            assertEquals("Stopped: " + said + ".", call.sentence());
+            assertTrue(call.err().contains("Stopped: " + said + ".\nhint: "), call.err());
             assertEquals(first.equals(then) ? 1 : 2, dify.runs());
         }
 
