@@ -474,8 +474,9 @@ class ShellTest {
             session.ok("save " + file("fixed.csv"));
             assertEquals(FIVE.replace("[fail] Wrong size", "\"a \"\"quote\"\", and\nanother line\""),
                     Files.readString(file("fixed.csv")));
-            assertTrue(session.refused("save " + file("fixed.csv")).contains("is there already\nhint: --force writes over it"));
-            assertTrue(session.refused("save " + file("data.csv")).contains("is the open CSV: --force"));
+            assertTrue(session.refused("save " + file("fixed.csv"))
+                    .contains("is there already\nhint: --force writes over it"));
+            assertTrue(session.refused("save " + file("data.csv")).contains("is the open CSV\nhint: --force"));
             assertTrue(session.refused("save " + file("results.jsonl") + " --force").contains("both input and output"));
             assertEquals(FIVE, Files.readString(file("data.csv")));
 
