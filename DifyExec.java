@@ -254,7 +254,7 @@ final class DifyExec implements Runnable {
             var batch = html == null ? Batch.peek(files, csv) : Batch.peek(files, csv, List.of(timeline));
             if (html != null) Draft.write(html, new Report(batch, timeline)::write);
             if (json) out.println(StatusView.json(batch));
-            else new StatusView(batch, out, Paint.of(env)).print(input == null ? "CSV" : input.toString());
+            else new StatusView(batch, out, Paint.of(env, 1)).print(input == null ? "CSV" : input.toString());
             if (html != null) spec.commandLine().getErr().println("Report: " + html);
             return batch.index().isComplete() && batch.history().missingFiles.isEmpty() ? OK : ROWS_LEFT;
         }
@@ -378,7 +378,7 @@ final class DifyExec implements Runnable {
             var out = spec.commandLine().getOut();
             var err = spec.commandLine().getErr();
             if (json) ComparisonView.json(comparison, overview, out);
-            else new ComparisonView(comparison, overview, out, Paint.of(env)).print(all);
+            else new ComparisonView(comparison, overview, out, Paint.of(env, 1)).print(all);
             if (csv != null) {
                 var sheet = new ComparisonSheet(comparison);
                 Draft.write(csv, sheet::write);
@@ -503,8 +503,8 @@ final class DifyExec implements Runnable {
 
         private Csv open(Path csv) {
             try (var source = Source.of(csv)) {
-                if (source.temporary()) throw new Unusable(csv + ": the shell reads its CSV again and again; save it "
-                        + "as a regular file first");
+                if (source.temporary()) throw new Unusable(csv + ": the shell reads its CSV again and again"
+                        + "\nhint: save it as a regular file first");
                 return setup.open(source, csv);
             } catch (IOException problem) {
                 throw new Unusable(csv + ": " + Plain.of(problem));
@@ -952,7 +952,7 @@ final class DifyExec implements Runnable {
                 return run(new InputStreamReader(System.in, UTF_8));
             } catch (IOException problem) {
                 throw new Unusable("standard input cannot be read (" + Plain.of(problem)
-                        + "): give it commands, a line each");
+                        + ")\nhint: give it commands, a line each");
             }
         }
 
@@ -1229,7 +1229,7 @@ final class DifyExec implements Runnable {
                         description = "Also over a file that is there, like the open CSV.") boolean force) {
             var csv = desk.csv();
             boolean open = desk.isOpen(file);
-            if (open && !force) throw new Unusable(file + " is the open CSV: --force writes over it");
+            if (open && !force) throw new Unusable(file + " is the open CSV\nhint: --force writes over it");
             Draft.refuse(file, desk.files(), Optional.empty(), _ -> force);
             CsvFile.write(csv, desk.batch().index(), desk.edits(), file);
             var edits = desk.edits().count();
@@ -1286,7 +1286,8 @@ final class DifyExec implements Runnable {
 
         /// What keeps a row from being paid for again.
         private static Unusable triedAlready(String id) {
-            return new Unusable("row " + Plain.id(id) + " was tried with success: 'accept " + Plain.shell(Plain.id(id))
+            return new Unusable("row " + Plain.id(id) + " was tried with success"
+                    + "\nhint: 'accept " + Plain.shell(Plain.id(id))
                     + "' takes that result; --force runs (and pays) it again");
         }
     }
@@ -1302,7 +1303,7 @@ final class DifyExec implements Runnable {
                  var writer = BatchWriter.open(desk.files(), csv, false, false, Optional.empty())) {
                 var batch = writer.batch();
                 if (batch.isInDoubt(entry) && !force) throw new Unusable("the end of an earlier run of row "
-                        + Plain.id(id) + " is not known: 'run --ids " + Plain.shell(Plain.id(id))
+                        + Plain.id(id) + " is not known\nhint: 'run --ids " + Plain.shell(Plain.id(id))
                         + "' looks it up first; --force tries the row all the same");
                 return new Trial(desk, dify, writer, batch, out).run(dify.greet(batch, ""), entry, force);
             }
@@ -1324,7 +1325,7 @@ final class DifyExec implements Runnable {
 
         private Engine.Terms terms(Greeting.Met server) {
             var mode = dify.mode() == Mode.BLOCKING ? Mode.BLOCKING : Mode.STREAMING;
-            return dify.terms(null, null, Duration.ZERO, new Pace(1, null),
+            return dify.terms(Limits.Ends.NONE, Duration.ZERO, new Pace(1, null),
                     batch.history().route(mode, server.kind(), server.version()));
         }
     }
@@ -1412,7 +1413,7 @@ final class DifyExec implements Runnable {
             if (tally.harvested > 0) out.println("The run of an earlier try was looked up; no new one was started.");
             if (stop.isPresent() || outcome.isEmpty()) {
                 if (stop.filter(reason -> reason.code() == INTERRUPTED).isPresent()) out.println(); // after ^C
-                out.println("Stopped: " + Plain.text(stop.map(Stop::why).orElse("no outcome"), 1000) + ".");
+                out.println(stop.map(Stop::told).orElse("Stopped: no outcome."));
             }
             int code = outcome.map(end -> told(end, id)).orElse(STOPPED);
             return stop.map(Stop::code).orElse(code);
@@ -1575,7 +1576,7 @@ final class DifyExec implements Runnable {
                     unwritable(edit.after(), csv.charset).ifPresent(character -> {
                         throw new Unusable(to + ": row " + Plain.id(id) + ", column " + Plain.quoted(column)
                                 + ": the edit has a character that " + csv.charset + " cannot write ("
-                                + Plain.quoted(character) + "); set it without");
+                                + Plain.quoted(character) + ")\nhint: set it without");
                     })));
             Draft.write(to, out -> write(csv, index, edits, out));
         }
@@ -1868,8 +1869,8 @@ final class DifyExec implements Runnable {
         private static int unusable(ParameterException problem, String... args) {
             var line = problem.getCommandLine();
             line.getErr().println("difyexec: " + Plain.text(Plain.masked(explain(problem)), 1000));
-            line.getErr().println("Try 'difyexec" + (line.getParent() == null ? "" : " " + line.getCommandName())
-                    + " --help'.");
+            line.getErr().println("hint: 'difyexec" + (line.getParent() == null ? "" : " " + line.getCommandName())
+                    + " --help' lists what can be typed");
             return UNUSABLE;
         }
 
@@ -1926,6 +1927,7 @@ final class DifyExec implements Runnable {
         /// Checks what can be checked without the server, opens the batch, asks the server once, and runs.
         int start(Selection selection) throws Exception {
             setup.check(demo.version);
+            var mode = pace.mode(setup.dify.mode);
             var files = BatchFiles.of(output);
             out.makeFolder();
             try (var source = files.open(input.csv)) {
@@ -1935,7 +1937,7 @@ final class DifyExec implements Runnable {
                             + " inside this process; nothing is sent out, nothing is spent.");
                     try (var writer = BatchWriter.open(files, csv, out.noBom, rows.rebuild,
                             rows.fresh ? Optional.of(dify.err()) : Optional.empty())) {
-                        return new Session(this, dify, writer, writer.batch()).run(rows.of(selection));
+                        return new Session(this, mode, dify, writer, writer.batch()).run(rows.of(selection));
                     }
                 }
             }
@@ -1943,24 +1945,27 @@ final class DifyExec implements Runnable {
     }
 
     /// One call of `run` or `retry` on an open batch, from checked options to an exit code.
-    record Session(Work work, Connection dify, BatchWriter writer, Batch batch) {
+    record Session(Work work, Mode mode, Connection dify, BatchWriter writer, Batch batch) {
 
         int run(Selection selection) throws IOException, InterruptedException {
             var wanted = batch.select(selection, dify.timeout());
             StatusView.changes(batch, selection.rerunChanged(), dify.err());
+            if (selection.listed()) StatusView.strangers(batch.strangers(), dify.err());
             writer.flush();
             if (wanted.isEmpty() && batch.history().resent().isEmpty()) return nothingToDo();
             var server = dify.greet(batch, "\n" + Plain.count(wanted.rows(), "row stays", "rows stay")
                     + " pending; nothing was sent.");
             var sender = new Sender(dify.client(server), checked(wanted, server),
                     Optional.ofNullable(work.out.saveFiles));
-            var engine = dify.engine(server, sender, wanted, terms(server), writer,
-                    new Progress(dify.err(), work.out.progress),
-                    "mode=" + dify.mode().name().toLowerCase(Locale.ROOT) + " c=" + work.pace.concurrency());
-            var stop = engine.runToLastWords();
-            new Summary(batch, engine.tally(), dify.err()).print(stop, work.rows.limit != null,
-                    work.input.csv.toString(), work.demo.typed());
-            return stop.map(Stop::code).orElse(engine.tally().isAllDone() ? OK : ROWS_LEFT);
+            try (var progress = new Progress(dify.err(), work.out.progress)) {
+                var engine = dify.engine(server, sender, wanted, terms(server), writer, progress,
+                        "mode=" + mode.name().toLowerCase(Locale.ROOT) + " c=" + work.pace.concurrency());
+                var stop = engine.runToLastWords();
+                new Summary(batch, engine.tally(), dify.err(), Paint.of(work.setup.env, 2)).print(stop,
+                        work.rows.limit != null || work.pace.maxCost != null, work.input.csv.toString(),
+                        work.demo.typed());
+                return stop.map(Stop::code).orElse(engine.tally().isAllDone() ? OK : ROWS_LEFT);
+            }
         }
 
         private int nothingToDo() {
@@ -1978,14 +1983,14 @@ final class DifyExec implements Runnable {
             if (inspection.isFine()) return form;
             throw new Unusable(work.input.csv + ": " + Plain.count(inspection.faults().size()
                     + inspection.problems().size(), "problem")
-                    + ", nothing was sent (--no-check sends the cells as text, unchecked)");
+                    + ", nothing was sent\nhint: correct them; --no-check sends the cells as text, unchecked");
         }
 
         private Engine.Terms terms(Greeting.Met server) {
             var pace = work.pace;
-            return dify.terms(pace.maxFailures, pace.maxTokens, work.setup.retrying.grace,
+            return dify.terms(pace.ends(), work.setup.retrying.grace,
                     new Pace(pace.concurrency(), pace.wait, pace.rate),
-                    batch.history().route(dify.mode(), server.kind(), server.version()));
+                    batch.history().route(mode, server.kind(), server.version()));
         }
     }
 
@@ -2065,7 +2070,7 @@ final class DifyExec implements Runnable {
         Greeting.Met greet(String left) throws InterruptedException {
             return switch (Greeting.exchange(client, judge, err)) {
                 case Greeting.Met met -> met;
-                case Greeting.Rejected(var why) -> throw new Unusable(STOPPED, Plain.text(why, 1000) + left);
+                case Greeting.Rejected(var why) -> throw new Unusable(STOPPED, Plain.lines(why, 1000) + left);
             };
         }
 
@@ -2091,8 +2096,8 @@ final class DifyExec implements Runnable {
             return client.to(server.kind());
         }
 
-        Engine.Terms terms(Ceiling maxFailures, Long maxTokens, Duration grace, Pace pace, Route route) {
-            var limits = new Limits(maxFailures, maxTokens, grace, timeout(), setup.retrying.settle());
+        Engine.Terms terms(Limits.Ends ends, Duration grace, Pace pace, Route route) {
+            var limits = new Limits(ends, grace, timeout(), setup.retrying.settle());
             return new Engine.Terms(judge, limits, pace, route, new Names(setup.dify.user));
         }
 
@@ -2251,11 +2256,11 @@ final class DifyExec implements Runnable {
             var setting = env.needed("DIFY_API_KEY");
             var key = setting.map(Env.Setting::text).orElse("").strip();
             if (key.isEmpty() || key.equals(Env.PLACEHOLDER))
-                throw new Unusable(env.missing("DIFY_API_KEY") + ": set it in the environment or in .env "
+                throw new Unusable(env.missing("DIFY_API_KEY") + "\nhint: set it in the environment or in .env "
                         + "(in Dify: your app, API Access, API Key), or try --demo");
             if (!key.chars().allMatch(c -> c > 0x20 && c < 0x7f))
                 throw new Unusable("DIFY_API_KEY" + setting.get().source() + " contains a character that no key has "
-                        + "(a blank, a line break or a non-ASCII letter): copy it again");
+                        + "(a blank, a line break or a non-ASCII letter)\nhint: copy it again");
             return key;
         }
     }
@@ -2281,14 +2286,32 @@ final class DifyExec implements Runnable {
                 description = "Stop once so many tokens are used.")
         Long maxTokens;
 
+        @Option(names = "--max-cost", paramLabel = "AMOUNT", converter = MaxCost.Converter.class,
+                description = "Stop before this call costs more: 5, 0.5 or \"USD 5\". Prices come in streams only, so "
+                        + "auto is streaming.")
+        MaxCost maxCost;
+
         private static final int MOST = 10_000;
 
         int concurrency() {
             int slots = concurrency != null ? (int) Math.min(concurrency, Integer.MAX_VALUE) : wait != null ? 1 : 5;
             if (slots > MOST) throw new Unusable("-c " + concurrency + ": at most " + MOST + " runs at a time");
             if (wait != null && slots > 1) throw new Unusable("--wait and -c " + slots
-                    + " contradict each other: --wait runs one row at a time");
+                    + " contradict each other"
+                    + "\nhint: --wait runs one row at a time; leave one of them out");
             return slots;
+        }
+
+        Limits.Ends ends() {
+            return new Limits.Ends(maxFailures, maxTokens, maxCost);
+        }
+
+        /// With a limit of money the mode that was asked for is streaming, as others tell no prices.
+        Mode mode(Mode asked) {
+            if (maxCost == null) return asked;
+            if (asked == Mode.BLOCKING) throw new Unusable("--max-cost and --mode blocking contradict each other: only "
+                    + "streams tell prices\nhint: leave out --mode, or use --max-tokens");
+            return Mode.STREAMING;
         }
     }
 
@@ -2529,28 +2552,30 @@ final class DifyExec implements Runnable {
     // ── Views ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
     /// The running batch on stderr: a line redrawn on a terminal, else a plain line every ten seconds.
-    static final class Progress implements Watcher {
+    static final class Progress implements Watcher, AutoCloseable {
         private static final Duration REDRAW = Duration.ofMillis(200), PLAIN = Duration.ofSeconds(10);
-        private static final int BAR = 20;
 
         private final PrintWriter err;
-        private final boolean live, off;
+        private final boolean off;
+        private final Optional<Window> window;
         private long next = System.nanoTime();
-        private boolean drawn = false;
+        private int drawn = 0; // characters of the line that stands there
 
         Progress(PrintWriter err, ProgressStyle style) {
             this.err = err;
-            this.live = style == ProgressStyle.AUTO && Screen.isTerminal(2);
             this.off = style == ProgressStyle.OFF;
-            if (!live) next += PLAIN.toNanos();
+            this.window = style == ProgressStyle.AUTO && Screen.isTerminal(2) ? Optional.of(new Window(2))
+                    : Optional.empty();
+            if (window.isEmpty()) next += PLAIN.toNanos();
         }
 
         @Override
         public void watch(Tally tally) {
             if (off || System.nanoTime() < next) return;
-            next = System.nanoTime() + (live ? REDRAW : PLAIN).toNanos();
-            if (live) redraw(bar(tally) + " " + words(tally));
-            else err.println(words(tally));
+            next = System.nanoTime() + (window.isPresent() ? REDRAW : PLAIN).toNanos();
+            window.map(Window::width).ifPresentOrElse(
+                    width -> redraw(new ProgressLine(tally).within(width - 1), width),
+                    () -> err.println(new ProgressLine(tally).plain()));
             err.flush();
         }
 
@@ -2564,61 +2589,122 @@ final class DifyExec implements Runnable {
         /// Clears the line for what comes after.
         @Override
         public void end() {
-            if (drawn) redraw("");
+            if (drawn > 0) redraw("", window.orElseThrow().width());
             err.flush();
         }
 
-        private void redraw(String line) {
-            err.print("\r" + Plain.cut(line, Screen.WIDTH - 1) + "\033[K");
-            drawn = !line.isEmpty();
+        /// A terminal that has become narrower since shows the line that stands there as several.
+        private void redraw(String line, int width) {
+            int above = Math.max(0, drawn - 1) / width;
+            err.print((above == 0 ? "\r" : "\r\033[" + above + "A\033[J") + line + "\033[K");
+            drawn = line.length();
         }
 
-        private static String bar(Tally tally) {
+        @Override
+        public void close() {
+            window.ifPresent(Window::close);
+        }
+    }
+
+    /// The progress in one line: `12/20 · 10 ok · 2 failed · 5 running · 3.2/s · 684 tokens · 8 s left`
+    record ProgressLine(Tally tally) {
+        private static final int BAR = 20, LAST = 9;
+
+        /// A piece of the line. Those of a lower rank get their room first; rank 0 is always there.
+        private record Piece(int rank, String text) {}
+
+        String plain() {
+            return joined(_ -> true);
+        }
+
+        /// What fits into so many columns.
+        String within(int columns) {
+            var kept = new HashSet<>(Set.of(0));
+            for (int rank = 1; rank <= LAST; rank++) {
+                kept.add(rank);
+                if (joined(kept::contains).length() > columns) kept.remove(rank);
+            }
+            var line = joined(kept::contains);
+            return line.length() + BAR + 3 <= columns ? bar() + " " + line : Plain.cut(line, columns);
+        }
+
+        private String joined(Predicate<Integer> ranks) {
+            return pieces().stream().filter(piece -> ranks.test(piece.rank()) && !piece.text().isEmpty())
+                    .map(Piece::text).collect(joining(" · "));
+        }
+
+        private List<Piece> pieces() {
+            return List.of(
+                    new Piece(0, tally.done() + "/" + tally.asked),
+                    new Piece(LAST, tally.succeeded() + " ok"),
+                    new Piece(0, some(tally.count(Standing.FAILED), "failed")),
+                    new Piece(1, some(tally.count(Standing.PAUSED) + tally.count(Standing.UNKNOWN), "open")),
+                    new Piece(2, tally.rest.map(ProgressLine::words).orElse("")),
+                    new Piece(4, tally.running + " running"
+                            + (tally.limit < tally.ceiling ? " (limit " + tally.limit + ")" : "")),
+                    new Piece(5, some(tally.waiting, "waiting")),
+                    new Piece(5, some(tally.doubts, "looked up")),
+                    new Piece(3, String.format(Locale.ROOT, "%.1f/s", tally.rate())),
+                    new Piece(8, some(tally.tokens, "tokens")),
+                    new Piece(7, cost()),
+                    new Piece(0, tally.timeLeft().map(left -> Plain.seconds(left) + " left").orElse("")));
+        }
+
+        private static String some(long count, String what) {
+            return count == 0 ? "" : count + " " + what;
+        }
+
+        private String bar() {
             int full = tally.asked == 0 ? BAR : (int) (BAR * tally.done() / tally.asked);
             return "[" + "#".repeat(full) + "-".repeat(BAR - full) + "]";
         }
 
-        /// `12/20 · 10 ok, 2 failed · 5 running, 1 waiting · 3.2/s · 8 s left`
-        static String words(Tally tally) {
-            long failed = tally.count(Standing.FAILED);
-            long open = tally.count(Standing.PAUSED) + tally.count(Standing.UNKNOWN);
-            return tally.done() + "/" + tally.asked + " · " + tally.succeeded() + " ok"
-                    + (failed > 0 ? ", " + failed + " failed" : "")
-                    + (open > 0 ? ", " + open + " open" : "")
-                    + " · " + tally.running + " running"
-                    + (tally.limit < tally.ceiling ? " (limit " + tally.limit + ")" : "")
-                    + (tally.waiting > 0 ? ", " + tally.waiting + " waiting" : "")
-                    + (tally.doubts > 0 ? ", " + tally.doubts + " looked up" : "")
-                    + String.format(Locale.ROOT, " · %.1f/s", tally.rate())
-                    + (tally.tokens > 0 ? " · " + tally.tokens + " tokens" : "")
-                    + tally.eta().map(left -> " · " + Plain.seconds(left) + " left").orElse("");
+        /// `0.00021 of about 0.00105 USD`
+        private String cost() {
+            var spent = tally.spending().times(1);
+            var all = tally.projected();
+            return tally.spending().currencies().stream().map(unit -> spent.get(unit).toPlainString()
+                    + (all.containsKey(unit) ? " of about " + all.get(unit).toPlainString() : "") + " "
+                    + Plain.text(unit, 8)).collect(joining(", "));
+        }
+
+        private static String words(Rest rest) {
+            return switch (rest) {
+                case Rest.Asked(var left) -> "the server asks for " + Plain.seconds(left) + " of rest";
+                case Rest.Silent(var left) -> "no answer, asks again in " + Plain.seconds(left);
+                case Rest.Probe() -> "no answer, asks again now";
+                case Rest.NextStart(var left) -> "next start in " + Plain.seconds(left);
+                case Rest.LookUps() -> "waits for runs that are looked up";
+            };
         }
     }
 
     enum ProgressStyle { AUTO, PLAIN, OFF }
 
     /// The end of a call: counts, times, cost, errors by cause, and the next command to type.
-    record Summary(Batch batch, Tally tally, PrintWriter err) {
+    record Summary(Batch batch, Tally tally, PrintWriter err, Paint paint) {
         /// @param part whether only some of the pending rows were asked for: the rest is then estimated
         /// @param csv  the input as it was named; like the options for the next command to type
         void print(Optional<Stop> stop, boolean part, String csv, String options) {
             err.println();
-            stop.ifPresent(reason -> err.println("Stopped: " + Plain.text(reason.why(), 1000) + "."));
+            stop.ifPresent(reason -> err.println(reason.told()));
             err.println(counts() + " in " + Plain.seconds(tally.elapsed()) + String.format(Locale.ROOT,
                     " (%.1f rows/s)", tally.done() * 1000.0 / Math.max(1, tally.elapsed().toMillis())));
             figures(stop.isPresent()).forEach(figure -> err.println("  " + figure));
-            if (part) estimate(batch.index().count(Standing.PENDING), tally).ifPresent(err::println);
-            Plain.some(CauseGroup.of(batch), CauseGroup.SHOWN, group -> err.println("  " + group.line()), "  %s causes",
-                    err);
+            long rest = Math.max(batch.index().count(Standing.PENDING), tally.asked - tally.done());
+            if (part) estimate(rest, tally).ifPresent(err::println);
+            Plain.some(CauseGroup.of(batch), CauseGroup.SHOWN, group -> err.println("  "
+                    + paint.by(group.cause().outcome(), group.line())), "  %s causes", err);
             StatusView.next(batch, csv, options, err);
             err.flush();
         }
 
         /// `18 succeeded, 1 partial, 1 failed, 4 pending`
         private String counts() {
-            var counts = Standing.counts(tally::count);
+            var counts = Standing.counts(tally::count, paint::by);
             if (tally.asked <= tally.done()) return counts.isEmpty() ? "nothing done" : counts;
-            return counts + (counts.isEmpty() ? "" : ", ") + (tally.asked - tally.done()) + " pending";
+            return counts + (counts.isEmpty() ? "" : ", ")
+                    + paint.by(Standing.PENDING, tally.asked - tally.done() + " pending");
         }
 
         /// What a call that ends early leaves on the server, and what the rows took.
@@ -2629,7 +2715,7 @@ final class DifyExec implements Runnable {
             if (open > 0) figures.add(Plain.count(open, "row has a run", "rows have runs")
                     + " that may still go on: the next start looks " + (open == 1 ? "it" : "them") + " up");
             if (!tally.latencies.isEmpty()) figures.add("seconds a row: " + tally.latencies.words());
-            if (tally.tokens > 0) figures.add("tokens: " + tally.tokens + cost(tally.prices));
+            if (tally.tokens > 0) figures.add("tokens: " + tally.tokens + cost(tally.spending().prices()));
             if (tally.retries > 0) figures.add(Plain.count(tally.retries, "retry", "retries"));
             if (tally.harvested > 0)
                 figures.add(Plain.count(tally.harvested, "run") + " looked up instead of run again");
@@ -2647,12 +2733,10 @@ final class DifyExec implements Runnable {
             var sample = tally.sample;
             if (rest == 0 || sample.rows == 0) return Optional.empty();
             double share = (double) rest / sample.rows;
-            var prices = new TreeMap<>(sample.prices);
-            prices.replaceAll((_, price) -> price.multiply(BigDecimal.valueOf(share)).round(new MathContext(3)));
             return Optional.of("The other " + Plain.count(rest, "row") + ": about "
                     + Plain.seconds(Duration.ofMillis((long) (sample.time().toMillis() * share)))
                     + (sample.tokens == 0 ? "" : ", " + Math.round(sample.tokens * share) + " tokens")
-                    + cost(prices));
+                    + cost(sample.spending.times(share)));
         }
 
         /// `, 0.49 USD`
@@ -2718,7 +2802,7 @@ final class DifyExec implements Runnable {
     record StatusView(Batch batch, PrintWriter out, Paint paint) {
         /// From here on a rate says more than how the first rows happened to fall.
         static final Duration RATED = Duration.ofSeconds(10);
-        private static final int BAR = 30;
+        private static final int BAR = 30, STRANGERS = 5;
         private static final List<Standing> ORDER = List.of(Standing.SUCCEEDED, Standing.PARTIAL, Standing.FAILED,
                 Standing.PAUSED, Standing.UNKNOWN, Standing.PENDING);
 
@@ -2765,6 +2849,14 @@ final class DifyExec implements Runnable {
             if (!rerun) changed(batch).ifPresent(rows -> err.println(rows + "; --rerun-changed runs "
                     + (history.changed.cardinality() == 1 ? "it" : "them") + " again."));
             openTries(batch, err);
+        }
+
+        /// `2 ids of .retry are not in the CSV: nobody, no one`
+        static void strangers(List<String> ids, PrintWriter err) {
+            if (!ids.isEmpty()) err.println((ids.size() == 1 ? "1 id of .retry is not in the CSV: "
+                    : ids.size() + " ids of .retry are not in the CSV: ")
+                    + ids.stream().limit(STRANGERS).map(Plain::id).collect(joining(", "))
+                    + (ids.size() > STRANGERS ? ", …" : ""));
         }
 
         /// A try that a crash cut off is found here again.
@@ -2834,7 +2926,7 @@ final class DifyExec implements Runnable {
             if (groups.isEmpty()) return;
             out.println();
             out.println("  " + paint.bold(heading));
-            int longest = paint.on() ? Math.max(40, Screen.WIDTH - 13) : 160;
+            int longest = paint.on() ? Math.max(40, Screen.width(1) - 13) : 160;
             Plain.some(groups, CauseGroup.SHOWN, group -> {
                 out.println(paint.by(group.cause().outcome(), "%,8d".formatted(group.count())) + " × "
                         + Plain.text(group.cause().words(), longest));
@@ -4595,8 +4687,10 @@ final class DifyExec implements Runnable {
 
     /// Colour for a terminal; off, text stays as it is.
     record Paint(boolean on) {
-        static Paint of(Env env) {
-            return new Paint(env.get("NO_COLOR").isEmpty() && !env.get("TERM").equals("dumb") && Screen.isTerminal(1));
+        /// @param descriptor what is painted on: 1 or 2
+        static Paint of(Env env, int descriptor) {
+            return new Paint(env.get("NO_COLOR").isEmpty() && !env.get("TERM").equals("dumb")
+                    && Screen.isTerminal(descriptor));
         }
 
         String bold(String text) {
@@ -4639,8 +4733,9 @@ final class DifyExec implements Runnable {
                 }
                 files.refuse(file);
                 if (input.isPresent() && Files.exists(input.get()) && Files.isSameFile(file, input.get()))
-                    throw new Unusable(file + " is both input and output: name another file");
-                if (!mayBeReplaced.test(file)) throw new Unusable(file + ": is there already; --force writes over it");
+                    throw new Unusable(file + " is both input and output\nhint: name another file");
+                if (!mayBeReplaced.test(file))
+                    throw new Unusable(file + ": is there already\nhint: --force writes over it");
             } catch (IOException problem) {
                 throw new Unusable(file + ": " + Plain.of(problem));
             }
@@ -4651,7 +4746,7 @@ final class DifyExec implements Runnable {
             for (var own : files.all())
                 if (own.getFileName().equals(file.getFileName())
                         && Files.isSameFile(own.toAbsolutePath().getParent(), folder))
-                    throw new Unusable(file + ": the batch has a file of this name; name another");
+                    throw new Unusable(file + ": the batch has a file of this name\nhint: name another");
         }
 
         static void write(Path file, Content content) {
@@ -4778,14 +4873,14 @@ final class DifyExec implements Runnable {
                 while (!isOver()) {
                     begin();
                     watcher.watch(tally.now(running.size(), agenda.waiting() + saving.size(),
-                            agenda.doubts() + looking, pace));
+                            agenda.doubts() + looking, pace, rest(clock.instant())));
                     var message = mailbox.poll(untilNext().toNanos(), NANOSECONDS);
                     for (; message != null; message = mailbox.poll()) handle(message);
                     batch.flush();
                     health.verdict(clock.instant(), running.size() + looking).ifPresent(agenda::close);
                 }
                 List.copyOf(saving).forEach(this::saved); // an interrupt takes no result along
-                agenda.stop().ifPresent(stop -> batch.record(new Event.Stop(clock.instant(), stop.why(), null, null)));
+                agenda.stop().ifPresent(stop -> batch.record(new Event.Stop(clock.instant(), stop.fact(), null, null)));
                 batch.flush();
             } catch (UncheckedIOException problem) {
                 agenda.close(BatchWriter.unwritable(problem.getCause()));
@@ -4809,7 +4904,7 @@ final class DifyExec implements Runnable {
             var starts = new ArrayList<Running>();
             while (health.isOpen(now) && hasRoom(now, now)) {
                 var due = agenda.next(now);
-                if (due.isEmpty()) break; // also when the CSV was changed under us, which closes the agenda
+                if (due.isEmpty() || isTooDear()) break; // empty, too, when a CSV that was changed closes the agenda
                 starts.add(recorded(due.get().attempt(names.next(), route.mode(), now)));
             }
             batch.flush();
@@ -4819,6 +4914,13 @@ final class DifyExec implements Runnable {
                 if (doubt.isEmpty()) break;
                 look(doubt.get());
             }
+        }
+
+        /// The batch ends where the next run would cost too much; its row stays pending.
+        private boolean isTooDear() {
+            var reached = limits.costReached(tally.spending(), onServer());
+            reached.ifPresent(why -> agenda.close(new Stop(STOPPED, why)));
+            return reached.isPresent();
         }
 
         private Running recorded(Attempt attempt) {
@@ -4908,6 +5010,18 @@ final class DifyExec implements Runnable {
             if (!agenda.hasRows() || !hasRoom(Instant.MAX, now)) return Instant.MAX;
             return Stream.of(agenda.nextRow(now), pace.nextStart(), health.isOpen(now) ? now : health.nextProbe())
                     .max(Comparator.naturalOrder()).get();
+        }
+
+        /// What keeps rows from starting, apart from those that run.
+        private Optional<Rest> rest(Instant now) {
+            if (agenda.stop().isPresent()) return Optional.empty();
+            return health.rest(now).or(() -> {
+                if (!running.isEmpty()) return Optional.empty();
+                var next = nextStart(now);
+                if (!next.isAfter(now)) return Optional.empty();
+                if (next.isBefore(Instant.MAX)) return Optional.of(new Rest.NextStart(Duration.between(now, next)));
+                return agenda.doubts() + looking == 0 ? Optional.empty() : Optional.of(new Rest.LookUps());
+            });
         }
 
         private Instant nextLook(Instant now) {
@@ -5042,7 +5156,12 @@ final class DifyExec implements Runnable {
                 case Seen.NotUploaded file when !file.mayPass() -> health.answered();
                 case Seen.Cut _, Seen.NotSent _, Seen.NotUploaded _ -> health.failed(now, attempt.at());
             }
-            route.seen(attempt, seen, Duration.between(attempt.at(), now), onServer()).ifPresent(change -> {
+            route.seen(attempt, seen, Duration.between(attempt.at(), now), onServer())
+                    .ifPresent(change -> changed(change, now));
+        }
+
+        private void changed(String change, Instant now) {
+            limits.costUnseen(route.mode()).ifPresentOrElse(why -> agenda.close(new Stop(STOPPED, why)), () -> {
                 watcher.say(change);
                 batch.changed(now, route.mode());
             });
@@ -5065,8 +5184,9 @@ final class DifyExec implements Runnable {
                         why);
                 case Verdict.LookUp(var symptom, var why) -> doubt(attempt, start, seen, symptom, why);
                 case Verdict.StopBatch(var why) -> {
-                    batch.record(Event.End.of(attempt, clock.instant(), "refused", seen, why));
-                    agenda.close(new Stop(STOPPED, why));
+                    var stop = new Stop(STOPPED, why);
+                    batch.record(Event.End.of(attempt, clock.instant(), "refused", seen, stop.fact()));
+                    agenda.close(stop);
                 }
             }
         }
@@ -5139,8 +5259,8 @@ final class DifyExec implements Runnable {
             batch.settled(attempt, outcome, now, seen, took, () -> count(attempt, outcome, took, now));
             watcher.ended(outcome);
             if (outcome instanceof Outcome.Failed failed && failed.firewall() && ++firewalled >= FIREWALLED)
-                agenda.close(new Stop(STOPPED, "a firewall refused " + FIREWALLED + " rows in a row (HTTP 403, HTML): "
-                        + "ask its owner to let these requests through"));
+                agenda.close(new Stop(STOPPED, "a firewall refused " + FIREWALLED + " rows in a row (HTTP 403, HTML)"
+                        + "\nhint: ask its owner to let these requests through"));
             if (seen instanceof Seen.Ran ran) {
                 noticeVersion(ran.workflowId());
                 if (!toldOfLinks) toldOfLinks = tellOfLinks(ran);
@@ -5602,17 +5722,18 @@ final class DifyExec implements Runnable {
         private final long asked;
         private final Instant began;
         private final Map<Standing, Long> ended = new EnumMap<>(Standing.class);
-        private final Map<String, BigDecimal> prices = new TreeMap<>();
         private final ArrayDeque<Instant> recent = new ArrayDeque<>();
         private final Latencies latencies = new Latencies();
         private final MissingFiles missingFiles = new MissingFiles();
         private final Sample sample = new Sample();
+        private final Forecast forecast = new Forecast();
         private long tokens, retries, throttled, harvested, late, stopped;
         private int running, waiting, doubts, limit, lowest, highest, ceiling;
+        private Optional<Rest> rest = Optional.empty();
 
         /// The rows that ran in this call, not those whose earlier run was looked up: they tell what others will take.
         private static final class Sample {
-            private final Map<String, BigDecimal> prices = new TreeMap<>();
+            private final Spending spending = new Spending();
             private long rows, tokens;
             private Instant first = Instant.MAX, last = Instant.MIN;
 
@@ -5629,7 +5750,7 @@ final class DifyExec implements Runnable {
             void used(Attempt attempt, Usage usage) {
                 if (attempt.isEarlier()) return;
                 tokens += usage.tokens();
-                usage.price().ifPresent(price -> prices.merge(usage.currency(), price, BigDecimal::add));
+                spending.add(usage);
             }
 
             Duration time() {
@@ -5645,6 +5766,7 @@ final class DifyExec implements Runnable {
 
         void started(Instant now) {
             sample.started(now);
+            forecast.started(now);
         }
 
         void ended(Attempt attempt, Outcome outcome, Duration took, Instant now) {
@@ -5653,6 +5775,12 @@ final class DifyExec implements Runnable {
             sample.ended(attempt, now);
             recent.add(now);
             if (recent.size() > RECENT) recent.remove();
+            forecast.ended(done(), together(), now);
+        }
+
+        /// How many rows run at a time, or else a part of all.
+        private long together() {
+            return Math.max(1, ceiling < asked ? ceiling : asked / 4);
         }
 
         /// A row that had ended ends again, better.
@@ -5663,7 +5791,16 @@ final class DifyExec implements Runnable {
         void used(Attempt attempt, Usage usage) {
             sample.used(attempt, usage);
             tokens += usage.tokens();
-            usage.price().ifPresent(price -> prices.merge(usage.currency(), price, BigDecimal::add));
+        }
+
+        /// On the runs of this call: those of earlier calls tell no price when they are looked up.
+        Spending spending() {
+            return sample.spending;
+        }
+
+        /// What all rows asked for will have cost, by those that have ended; empty before that.
+        Map<String, BigDecimal> projected() {
+            return sample.rows == 0 ? Map.of() : sample.spending.times((double) asked / sample.rows);
         }
 
         void retried() {
@@ -5687,7 +5824,8 @@ final class DifyExec implements Runnable {
             stopped++;
         }
 
-        Tally now(int running, int waiting, int doubts, Pace pace) {
+        Tally now(int running, int waiting, int doubts, Pace pace, Optional<Rest> rest) {
+            this.rest = rest;
             this.running = running;
             this.waiting = waiting;
             this.doubts = doubts;
@@ -5729,9 +5867,60 @@ final class DifyExec implements Runnable {
             return (recent.size() - 1) * 1000.0 / span;
         }
 
-        Optional<Duration> eta() {
-            return rate() <= 0 || done() == 0 ? Optional.empty()
-                    : Optional.of(Duration.ofMillis((long) ((asked - done()) / rate() * 1000)));
+        Optional<Duration> timeLeft() {
+            return forecast.left(asked, together(), clock.instant());
+        }
+    }
+
+    /// How long the rows that are left will take, by those that ended last. They are looked at each time that as many
+    /// have ended as run at a time: then those that run are as far as they were. While rows end as they did, the time
+    /// left never rises: it follows the rows that are left, and only another pace changes what one is taken to need.
+    static final class Forecast {
+        private static final int POINTS = 20;
+
+        private record Point(long rows, Instant at) {}
+
+        private final ArrayDeque<Point> points = new ArrayDeque<>();
+        private double perRow = 0; // milliseconds from one end to the next
+
+        void started(Instant now) {
+            if (points.isEmpty()) points.add(new Point(0, now));
+        }
+
+        /// @param rows     that have ended
+        /// @param together that run at a time
+        void ended(long rows, long together, Instant now) {
+            if (points.isEmpty() || rows - points.peekLast().rows() < together) return;
+            points.add(new Point(rows, now));
+            if (points.size() > POINTS) points.remove();
+            double measured = millis(now) / (rows - points.peekFirst().rows());
+            if (perRow == 0 || measured < perRow || isSlower(measured)) perRow = measured;
+        }
+
+        /// By more than chance may make it, which has the less of a say the more rows were looked at.
+        private boolean isSlower(double measured) {
+            return measured > perRow * (1 + 0.5 / Math.sqrt(points.size()));
+        }
+
+        private double millis(Instant now) {
+            return Duration.between(points.peekFirst().at(), now).toMillis();
+        }
+
+        /// Empty before there is a pace to tell it by.
+        Optional<Duration> left(long asked, long together, Instant now) {
+            if (perRow == 0) return Optional.empty();
+            var last = points.peekLast();
+            double overdue = millis(now) / (last.rows() + together - points.peekFirst().rows());
+            double each = isSlower(overdue) ? overdue : perRow;
+            double atLast = time(asked - last.rows(), together, each);
+            double atNext = time(asked - last.rows() - together, together, each);
+            return Optional.of(Duration.ofMillis((long) Math.max(atNext,
+                    atLast - Duration.between(last.at(), now).toMillis())));
+        }
+
+        /// The last rows take as long as those that run beside others.
+        private static double time(long rows, long together, double each) {
+            return rows <= 0 ? 0 : Math.max(rows, together) * each;
         }
     }
 
@@ -5775,7 +5964,7 @@ final class DifyExec implements Runnable {
                         }
                         case Reply.NotGot(Seen.Refused refused) when refused.isBusy() || isFinal(refused, judge) -> {
                             var why = waited(refused, tries, judge, err);
-                            if (why.isPresent()) throw new Unusable(STOPPED, Plain.text(why.get(), 1000));
+                            if (why.isPresent()) throw new Unusable(STOPPED, Plain.lines(why.get(), 1000));
                         }
                         case Reply.NotGot(var seen) -> {
                             err.println("Warning: the workflow's form is out of reach (" + Plain.text(said(seen), 200)
@@ -5804,8 +5993,8 @@ final class DifyExec implements Runnable {
                         return AppKind.of(mode).<Greeting>map(kind -> new Met(app, kind, version))
                                 .orElseGet(() -> new Rejected(mode.isEmpty() ? stranger(judge.access())
                                         : "the key belongs to an app of the kind " + Plain.quoted(mode)
-                                                + ", which has no runs that could be looked up: take the key of a "
-                                                + "workflow or of a chatflow"));
+                                                + ", which has no runs that could be looked up"
+                                                + "\nhint: take the key of a workflow or of a chatflow"));
                     }
                     case Reply.NotGot(var seen) -> {
                         var why = waited(seen, tries, judge, err);
@@ -5825,7 +6014,7 @@ final class DifyExec implements Runnable {
             if (tries >= backoff.maxRetries())
                 return Optional.of(judge.access() + " does not answer (" + problem + ") after "
                         + Plain.count(tries + 1, "try", "tries")
-                        + ": check DIFY_API_BASE_URL, the network, and that Dify is up");
+                        + "\nhint: check DIFY_API_BASE_URL, the network, and that Dify is up");
             if (pause.isPresent()) err.println(pause.get().text());
             else if (tries == 0) err.println("No answer from " + judge.access() + " (" + problem + "); trying again …");
             Thread.sleep(backoff.delay(tries, seen.pause()));
@@ -5833,6 +6022,9 @@ final class DifyExec implements Runnable {
         }
 
         private static Optional<String> refusal(Seen seen, Judge judge) {
+            if (seen instanceof Seen.Cut cut && cut.why().equals(DifyClient.LOGIN))
+                return Optional.of(judge.access() + " answers with a login page, not Dify\nhint: "
+                        + judge.access().advice());
             if (seen instanceof Seen.Cut cut && cut.symptom() == Symptom.CUT)
                 return Optional.of(stranger(judge.access()));
             var nobody = new Attempt(0, new Row(0, 0, "-", Map.of()), Tries.NONE, "", Mode.BLOCKING, "", Instant.now());
@@ -5845,7 +6037,7 @@ final class DifyExec implements Runnable {
         }
 
         private static String stranger(Access access) {
-            return access + " answers, but not as Dify's API does: " + access.advice();
+            return access + " answers, but not as Dify's API does\nhint: " + access.advice();
         }
 
         static String said(Seen seen) {
@@ -5854,7 +6046,7 @@ final class DifyExec implements Runnable {
                 case Seen.NotUploaded file -> file.why();
                 case Seen.Cut cut -> cut.why();
                 case Seen.TooLarge large -> large.why();
-                case Seen.Refused refused -> ("HTTP " + refused.status() + " " + refused.message()).strip();
+                case Seen.Refused refused -> refused.words();
                 case Seen.Ran ran -> ran.error();
             };
         }
@@ -6075,6 +6267,8 @@ final class DifyExec implements Runnable {
         private static final Duration AFTER_ERROR = Duration.ofMillis(100);
         /// Dify 1.14 ends a stream that says nothing for so long, queued or not.
         private static final Duration FIRST_EVENT = Duration.ofSeconds(300);
+        /// What answers in Dify's place.
+        static final String PAGE = "a web page (from a proxy?)", LOGIN = "a login page";
         private static final int LONGEST_REFUSAL = 64 << 10, LONGEST_WHOLE = 256 << 10;
         private static final Pattern RUN_ID = Pattern.compile("\\p{XDigit}{8}(-\\p{XDigit}{4}){3}-\\p{XDigit}{12}");
 
@@ -6389,6 +6583,8 @@ final class DifyExec implements Runnable {
         }
 
         private JsonNode tree(HttpResponse<InputStream> answer) throws IOException {
+            if (isPage(answer)) throw new IOException(new String(answer.body().readNBytes(LONGEST_REFUSAL), UTF_8)
+                    .matches("(?is).*<input[^>]*\\btype=[\"']?password.*") ? LOGIN : PAGE);
             return Json.MAPPER.readTree(room.limit(answer.body()));
         }
 
@@ -6439,7 +6635,7 @@ final class DifyExec implements Runnable {
             } catch (OutOfMemoryError _) {
                 return new Reply.NotGot<>(Seen.Cut.outOfMemory(watch.run()));
             } catch (IOException problem) {
-                return new Reply.NotGot<>(watch.cut(overdue, Plain.of(problem)));
+                return new Reply.NotGot<>(watch.cut(overdue, broken(problem, "in the middle of the answer")));
             }
         }
 
@@ -6466,7 +6662,14 @@ final class DifyExec implements Runnable {
         private static Seen unsent(Throwable problem) {
             for (var cause = problem; cause != null; cause = cause.getCause())
                 if (isBeforeSending(cause)) return new Seen.NotSent(Plain.of(cause));
-            return new Seen.Cut(Optional.empty(), Symptom.NO_ANSWER, Plain.of(problem));
+            return new Seen.Cut(Optional.empty(), Symptom.NO_ANSWER, broken(problem, "without an answer"));
+        }
+
+        /// The JDK calls an end that comes too early after the part of it that read there.
+        private static String broken(Throwable problem, String where) {
+            var words = Plain.of(problem);
+            return words.matches("(?i).*(received no bytes|EOF reached|chunked transfer|fixed content-length|closed).*")
+                    ? "the connection was closed " + where : words;
         }
 
         /// For a server that does not speak TLS the JDK has no type; other TLS errors may come after the request.
@@ -6488,7 +6691,8 @@ final class DifyExec implements Runnable {
             } catch (Room.Exceeded problem) {
                 return new Reply.NotGot<>(new Seen.TooLarge(reader.ref(), problem.getMessage()));
             } catch (JsonProcessingException problem) {
-                return cut(symptom, "HTTP 200, but no JSON: " + problem.getOriginalMessage());
+                return cut(symptom, isPage(answer) ? "HTTP 200, " + PAGE
+                        : "HTTP 200, but no JSON: " + problem.getOriginalMessage());
             }
             if (isChat()) return reader.answered().<Reply<Seen>>map(Reply.Got::new)
                     .orElseGet(() -> cut(symptom, "HTTP 200 without an answer"));
@@ -6551,7 +6755,8 @@ final class DifyExec implements Runnable {
             int status = answer.statusCode();
             var text = new String(answer.body().readNBytes(LONGEST_REFUSAL), UTF_8)
                     .replace(access.key(), "***"); // some proxies echo requests
-            String code = "", message = text.stripLeading().startsWith("<") ? Plain.html(text) : text;
+            String code = "", message = !text.stripLeading().startsWith("<") ? text
+                    : status >= 500 && !isDify(answer) ? PAGE : Plain.html(text);
             if (status >= 300 && status < 400) message = answer.headers().firstValue("Location").orElse("nowhere");
             else try {
                 var tree = Json.MAPPER.readTree(text);
@@ -6586,6 +6791,10 @@ final class DifyExec implements Runnable {
             } catch (DateTimeException _) {
                 return Instant.now();
             }
+        }
+
+        private static boolean isPage(HttpResponse<?> answer) {
+            return answer.headers().firstValue("Content-Type").orElse("").startsWith("text/html");
         }
 
         private static boolean isStream(HttpHeaders headers) {
@@ -7404,7 +7613,7 @@ final class DifyExec implements Runnable {
                     + files.results() + " (" + ids(index.rows(), index.size()) + "), and "
                     + Plain.count(index.count(Standing.PENDING), "id") + " of it "
                     + (index.count(Standing.PENDING) == 1 ? "has" : "have")
-                    + " no outcome there: is it the right file? --force exports its rows all the same");
+                    + " no outcome there\nhint: is it the right file? --force exports its rows all the same");
         }
 
         private String ids(int from, int to) {
@@ -7422,12 +7631,13 @@ final class DifyExec implements Runnable {
                 throw new Unusable(files.results() + ": no line of it is a result");
             if (lost > 0 && (!Files.exists(files.results()) || Files.size(files.results()) == 0))
                 throw new Unusable(files.results() + ": gone, and the log knows of "
-                        + Plain.count(lost, "result") + " in it; 'run --rebuild' fetches "
+                        + Plain.count(lost, "result") + " in it\nhint: 'run --rebuild' fetches "
                         + (lost == 1 ? "it" : "them") + " from Dify by run id");
             if (none && strangers > 0)
                 throw new Unusable(csv.orElseThrow().path + ": none of its " + Plain.count(index.rows(), "id")
                         + " is in " + files.results() + ", which has " + Plain.count(strangers, "other")
-                        + " (first: " + Plain.id(index.id(index.rows())) + "): these files do not belong together");
+                        + " (first: " + Plain.id(index.id(index.rows())) + "): these files do not belong together"
+                        + "\nhint: name the CSV of this batch, or another -o");
         }
 
         /// Rows as the CSV has them; without one there are none.
@@ -7460,23 +7670,34 @@ final class DifyExec implements Runnable {
             var rows = new BitSet(index.rows());
             if (asked.listed()) for (var id : new RetryList(files.retry()).read()) {
                 int entry = index.find(id);
-                if (entry >= 0 && entry < index.rows()) rows.set(entry);
+                if (isRow(entry)) rows.set(entry);
             }
             else if (asked.ids().isEmpty()) rows.set(0, index.rows());
             else asked.ids().forEach(id -> rows.set(open(id, asked.force())));
             return rows;
         }
 
+        /// The ids of `.retry` that no row has.
+        List<String> strangers() throws IOException {
+            return new RetryList(files.retry()).read().stream().distinct().filter(id -> !isRow(index.find(id)))
+                    .toList();
+        }
+
+        private boolean isRow(int entry) {
+            return entry >= 0 && entry < index.rows();
+        }
+
         private int open(String id, boolean force) {
             int entry = known(id, "");
             if (index.standing(entry).isSuccess() && !force)
-                throw new Unusable("row " + Plain.id(id) + " has a success already; --force runs (and pays) it again");
+                throw new Unusable("row " + Plain.id(id) + " has a success already"
+                        + "\nhint: --force runs (and pays) it again");
             return entry;
         }
 
         private int known(String id, String where) {
             int entry = index.find(id);
-            if (entry < 0 || entry >= index.rows()) throw new Unusable(where + "there is no row with the id "
+            if (!isRow(entry)) throw new Unusable(where + "there is no row with the id "
                     + Plain.quoted(id));
             return entry;
         }
@@ -7510,10 +7731,10 @@ final class DifyExec implements Runnable {
         void refuseOtherServer(String baseUrl, String app) {
             history.session.filter(_ -> history.attempts > 0).ifPresent(before -> {
                 if (!before.baseUrl().equals(baseUrl)) throw new Unusable(files.log() + ": this batch was begun at "
-                        + before.baseUrl() + ", not at " + baseUrl + "; go on there, or name another -o");
+                        + before.baseUrl() + ", not at " + baseUrl + "\nhint: go on there, or name another -o");
                 if (!app.isEmpty() && before.app() != null && !before.app().equals(app)) throw new Unusable(files.log()
                         + ": this batch was begun with the app " + Plain.quoted(before.app()) + ", not with "
-                        + Plain.quoted(app) + "; take that app's key, or name another -o");
+                        + Plain.quoted(app) + "\nhint: take that app's key, or name another -o");
             });
         }
     }
@@ -7568,7 +7789,7 @@ final class DifyExec implements Runnable {
         private static void refuseLost(BatchFiles files, Index index, List<Integer> lost) {
             if (!lost.isEmpty()) throw new Unusable(files.results() + ": " + Plain.count(lost.size(),
                     "result that the log knows of is", "results that the log knows of are") + " gone (first: "
-                    + Plain.id(index.id(lost.getFirst())) + "). --rebuild fetches them from Dify by run id; "
+                    + Plain.id(index.id(lost.getFirst())) + ")\nhint: --rebuild fetches them from Dify by run id; "
                     + "--fresh moves everything aside and starts anew");
         }
 
@@ -7629,9 +7850,9 @@ final class DifyExec implements Runnable {
             var index = batch.index();
             int entry = batch.known(row.id(), "");
             if (index.cells(entry) != row.inCsv()) throw new Unusable("row " + Plain.id(row.id())
-                    + " was changed in the CSV since its try: try it again");
+                    + " was changed in the CSV since its try\nhint: try it again");
             if (index.standing(entry).isSuccess() && !force) throw new Unusable("row " + Plain.id(row.id())
-                    + " has a success already; --force puts this result in its place");
+                    + " has a success already\nhint: --force puts this result in its place");
             var now = Instant.now();
             var began = now.minusMillis((long) (ran.usage().seconds() * 1000));
             var attempt = new Attempt(0, new Row(entry, row.line(), row.id(), row.inputs(), row.cells(), row.inCsv()),
@@ -7687,8 +7908,8 @@ final class DifyExec implements Runnable {
 
         static Stop unwritable(IOException problem) {
             return new Stop(STOPPED, "cannot write: " + Plain.of(problem)
-                    + "; every result acknowledged so far is on disk. "
-                    + "Make room, then run the same command again");
+                    + "; every result acknowledged so far is on disk"
+                    + "\nhint: make room, then run the same command again");
         }
 
         @Override
@@ -7899,7 +8120,7 @@ final class DifyExec implements Runnable {
         private void session(Event.Session began) {
             if (began.format() > Event.FORMAT) throw new Unusable("the log is of format " + began.format()
                     + ", written by a newer difyexec (" + Plain.text(began.tool(), 60)
-                    + "): use that version, or another -o");
+                    + ")\nhint: use that version, or another -o");
             session = Optional.of(began);
             before = running();
             resumedAt = null;
@@ -8083,13 +8304,19 @@ final class DifyExec implements Runnable {
                     .map(one -> doubt(one, row, Kind.TRY, timeout));
         }
 
+        /// What an earlier call said of a row whose end it could not learn, without what kept it from that.
+        private Optional<String> told(int entry) {
+            return Optional.ofNullable(causes.get(entry)).map(cause -> cause.split("; ")[0]);
+        }
+
         Doubt.NoEnd doubt(Sent one, Row row, Kind kind, Duration timeout) {
             boolean lost = one.state() == State.LOST;
             var symptom = lost ? Symptom.LOST_RESULT
                     : one.run().filter(run -> stopped.contains(run.task())).isPresent() ? Symptom.INTERRUPTED
                     : Symptom.CRASH;
-            var seen = new Seen.Cut(one.run(), symptom, symptom.text);
-            return new Doubt.NoEnd(one.attempt(row, kind), seen, symptom, symptom.text, one.at(),
+            var why = one.state() == State.UNSETTLED ? told(row.index()).orElse(symptom.text) : symptom.text;
+            var seen = new Seen.Cut(one.run(), symptom, why);
+            return new Doubt.NoEnd(one.attempt(row, kind), seen, symptom, why, one.at(),
                     lost ? one.at() : one.at().plus(timeout));
         }
     }
@@ -8449,9 +8676,9 @@ final class DifyExec implements Runnable {
         /// Nothing of anybody else's is written to, cut, replaced or moved.
         void refuseForeign() {
             if (!FirstLine.isOurs(results, Results::isResult, Results.BEGINNING)) throw new Unusable(results
-                    + ": its first line is no result of this tool; name another file for the results");
+                    + ": its first line is no result of this tool\nhint: name another file for the results");
             if (!FirstLine.isOurs(log, Journal::isEvent, Journal.BEGINNING)) throw new Unusable(log
-                    + ": its first line is no event of this tool; " + ELSEWHERE);
+                    + ": its first line is no event of this tool\nhint: " + ELSEWHERE);
         }
 
         /// The same of a list of ids.
@@ -8459,7 +8686,7 @@ final class DifyExec implements Runnable {
         /// @param rows those of the CSV
         void refuseForeign(RetryList list, Index rows) throws IOException {
             if (!isOurs(list, rows))
-                throw new Unusable(list.path() + ": not a list of ids of this batch; " + ELSEWHERE);
+                throw new Unusable(list.path() + ": not a list of ids of this batch\nhint: " + ELSEWHERE);
         }
 
         /// Without a batch all its ids are the CSV's. A batch may know some that have left the CSV since.
@@ -8488,7 +8715,7 @@ final class DifyExec implements Runnable {
             try {
                 for (var file : all())
                     if (Files.exists(file) && Files.isSameFile(file, input))
-                        throw new Unusable(input + " is both input and output: name another file with -o");
+                        throw new Unusable(input + " is both input and output\nhint: name another file with -o");
             } catch (IOException problem) {
                 throw new Unusable(input + ": " + Plain.of(problem));
             }
@@ -8498,9 +8725,9 @@ final class DifyExec implements Runnable {
         BatchFiles begun() {
             if (!FirstLine.isEmpty(log) || Files.exists(retry)) return this;
             if (!Files.exists(results)) throw new Unusable(results
-                    + ": no such batch (neither results, .retry nor .log); start one with 'run'");
+                    + ": no such batch (neither results, .retry nor .log)\nhint: start one with 'run'");
             if (FirstLine.isEmpty(results)) throw new Unusable(results
-                    + ": empty, and there is neither .retry nor .log; start a batch with 'run'");
+                    + ": empty, and there is neither .retry nor .log\nhint: start a batch with 'run'");
             return this;
         }
 
@@ -8574,7 +8801,7 @@ final class DifyExec implements Runnable {
                 throw new Unusable(path + ": cannot be written (" + Plain.of(problem) + ")");
             }
             throw new Unusable(path
-                    + " is held: another difyexec is writing this batch; wait for it or name another -o");
+                    + " is held: another difyexec is writing this batch\nhint: wait for it or name another -o");
         }
 
         @Override
@@ -8771,7 +8998,7 @@ final class DifyExec implements Runnable {
             } catch (NoSuchFileException _) {
                 return use.apply(Stream.empty());
             } catch (UncheckedIOException problem) {
-                throw new Unusable(path + ": not UTF-8; save it as UTF-8, one id a line");
+                throw new Unusable(path + ": not UTF-8\nhint: save it as UTF-8, one id a line");
             }
         }
 
@@ -9460,7 +9687,7 @@ final class DifyExec implements Runnable {
             if (problem instanceof CharacterCodingException)
                 return new Unusable(path + ", line " + badLine(path, charset) + ": not " + charset
                         + Guess.of(path).map(likely -> "; it looks like " + likely).orElse("")
-                        + ". Name the encoding with --encoding, or save the file as UTF-8");
+                        + "\nhint: name the encoding with --encoding, or save the file as UTF-8");
             return new Unusable(path + ", line " + line + ": " + Plain.of(problem));
         }
 
@@ -10589,24 +10816,29 @@ final class DifyExec implements Runnable {
                 + "Detected file type|File validation failed|Reached maximum retries|expected value type|"
                 + "does not match schema|this statement should be unreachable");
 
-        private static final String UNPUBLISHED = "nothing is published in this app: publish the workflow in Dify";
-        private static final String NO_MODEL = "the workflow's model is not set up (%s): check the model provider in "
-                + "Dify";
+        private static final String UNPUBLISHED = "nothing is published in this app"
+                + "\nhint: publish the workflow in Dify";
+        private static final String NO_MODEL = "the workflow's model is not set up (%s)"
+                + "\nhint: check the model provider in Dify";
         /// What stops the batch of the codes of a 400; `%s` is Dify's message.
         private static final Map<String, String> STOPS = Map.of(
-                "not_workflow_app", "the key belongs to an app that is no workflow: take the key of a workflow app",
-                "not_chat_app", "the key belongs to an app that is no chatflow any more: take the key of a chatflow",
+                "not_workflow_app", "the key belongs to an app that is no workflow"
+                        + "\nhint: take the key of a workflow app",
+                "not_chat_app", "the key belongs to an app that is no chatflow any more"
+                        + "\nhint: take the key of a chatflow",
                 "app_unavailable", UNPUBLISHED,
                 "provider_not_initialize", NO_MODEL,
                 "model_currently_not_support", NO_MODEL,
-                "provider_quota_exceeded", "the model provider's credit is used up (%s)");
+                "provider_quota_exceeded", "the model provider's credit is used up (%s)"
+                        + "\nhint: top it up, then run the same command again");
         /// The same of its messages. Dify's report of a shape quotes the request, so it is not repeated.
         private static final List<Map.Entry<Pattern, String>> STOPS_BY_MESSAGE = List.of(
                 Map.entry(Pattern.compile("^Workflow not published"), UNPUBLISHED),
                 Map.entry(Pattern.compile("^No class mapping found"),
-                        "the workflow has a node that this Dify does not know (%s)"),
+                        "the workflow has a node that this Dify does not know (%s)"
+                                + "\nhint: update Dify, or replace the node"),
                 Map.entry(Pattern.compile("^Arg user must|^Input payload validation|validation error"),
-                        "Dify did not take the shape of the request (400); is it a newer version?"));
+                        "Dify did not take the shape of the request (400)\nhint: is it a newer version?"));
 
         Verdict verdict(Attempt attempt, Seen seen) {
             return switch (seen) {
@@ -10708,18 +10940,18 @@ final class DifyExec implements Runnable {
             return switch (status) {
                 case 400 -> badRequest(attempt, seen);
                 case 401 -> new Verdict.StopBatch("Dify refuses the key (401: " + said(seen)
-                        + "): check DIFY_API_KEY and that it belongs to the app at " + access);
+                        + ")\nhint: check DIFY_API_KEY and that it belongs to the app at " + access);
                 case 403 -> forbidden(seen);
                 case 404, 410 -> new Verdict.StopBatch(seen.message().startsWith("Workflow not found") ? pinned(seen)
-                        : access + " is not Dify's API (HTTP " + status + "): " + access.advice());
+                        : access + " is not Dify's API (HTTP " + status + ")\nhint: " + access.advice());
                 case 405, 415, 426 -> new Verdict.StopBatch("Dify did not take the request (HTTP " + status + ": "
-                        + said(seen) + "): is " + access + " the API's address?");
-                case 407 -> new Verdict.StopBatch("the proxy wants a user and a password (407): put them into "
+                        + said(seen) + ")\nhint: is " + access + " the API's address?");
+                case 407 -> new Verdict.StopBatch("the proxy wants a user and a password (407)\nhint: put them into "
                         + "HTTPS_PROXY, http://user:password@host:port");
                 case 413 -> failed(with("too large for the server (413)", seen));
                 case 429 -> seen.code().equals("rate_limit_error")
                         ? new Verdict.StopBatch("the plan's quota of runs is used up (" + said(seen)
-                                + "): it comes back with the next day or period; run the same command again then")
+                                + ")\nhint: it comes back with the next day or period; run the same command again then")
                         : throttled(attempt, seen);
                 default -> other(seen, status);
             };
@@ -10728,10 +10960,9 @@ final class DifyExec implements Runnable {
         private Verdict other(Seen.Refused seen, int status) {
             if (status >= 300 && status < 400)
                 return new Verdict.StopBatch(access + " redirects to " + seen.message()
-                        + ": set DIFY_API_BASE_URL to the address it really has, which usually ends in /v1");
+                        + "\nhint: set DIFY_API_BASE_URL to the address it really has, which usually ends in /v1");
             return status >= 500 || status == 408 || status < 300
-                    ? new Verdict.LookUp(seen.dify() ? Symptom.SERVER_ERROR : Symptom.GATEWAY,
-                            "HTTP " + status + " " + said(seen))
+                    ? new Verdict.LookUp(seen.dify() ? Symptom.SERVER_ERROR : Symptom.GATEWAY, seen.words())
                     : failed("HTTP " + status + ": " + said(seen));
         }
 
@@ -10739,10 +10970,10 @@ final class DifyExec implements Runnable {
             return switch (seen.code()) {
                 case "" -> new Verdict.Done(new Outcome.Failed(with("HTTP 403 from a firewall", seen), true));
                 case "workflow_version_execution_not_allowed" -> new Verdict.StopBatch("the workspace's plan does not "
-                        + "allow a pinned version (403: " + said(seen) + "): leave DIFY_WORKFLOW_ID empty to run the "
-                        + "version published now, or change the plan");
+                        + "allow a pinned version (403: " + said(seen) + ")\nhint: leave DIFY_WORKFLOW_ID empty to run "
+                        + "the version published now, or change the plan");
                 default -> new Verdict.StopBatch("Dify refuses access (403: " + said(seen)
-                        + "): switch the app's API service on in Dify, or ask the workspace's owner");
+                        + ")\nhint: switch the app's API service on in Dify, or ask the workspace's owner");
             };
         }
 
@@ -10766,7 +10997,7 @@ final class DifyExec implements Runnable {
 
         private static String pinned(Seen.Refused seen) {
             return "DIFY_WORKFLOW_ID does not name a published version of this app (" + said(seen)
-                    + "): leave it empty to run the version published now";
+                    + ")\nhint: leave it empty to run the version published now";
         }
 
         private static String said(Seen.Refused seen) {
@@ -11446,7 +11677,7 @@ final class DifyExec implements Runnable {
         /// `waiting until 14:02, as the server asks`
         String text() {
             return isTooLong() ? "the server asks to be left alone until " + Times.local("yyyy-MM-dd HH:mm", until)
-                    + " (Retry-After): run the same command again then"
+                    + " (Retry-After)\nhint: run the same command again then"
                     : "waiting until " + Times.local("HH:mm", until) + ", as the server asks";
         }
     }
@@ -11533,34 +11764,111 @@ final class DifyExec implements Runnable {
             return probing ? Instant.MAX : nextProbe.isAfter(leftAloneUntil) ? nextProbe : leftAloneUntil;
         }
 
+        Optional<Rest> rest(Instant now) {
+            if (now.isBefore(leftAloneUntil)) return Optional.of(new Rest.Asked(Duration.between(now, leftAloneUntil)));
+            if (streak < STREAK) return Optional.empty();
+            return Optional.of(now.isBefore(nextProbe) && !probing
+                    ? new Rest.Silent(Duration.between(now, nextProbe)) : new Rest.Probe());
+        }
+
         Optional<Stop> verdict(Instant now, int busy) {
             var asked = failedAt.isBefore(leftAloneUntil) ? failedAt : now; // nobody asks while it is left alone
             if (streak >= STREAK && busy == 0 && !silentSince.equals(Instant.MAX)
                     && silentSince.plus(SILENT).isBefore(asked))
                 return Optional.of(new Stop(STOPPED, "the server has not answered for "
                         + Plain.seconds(Duration.between(silentSince, now))
-                                + "; run the same command again when it is back"));
+                                + "\nhint: run the same command again when it is back"));
             if (refusedTooLong)
                 return Optional.of(new Stop(STOPPED,
-                        "the server refuses every run as too many although none of ours runs; "
-                        + "after a crash it does so for ten minutes. Run the same command again then"));
+                        "the server refuses every run as too many although none of ours runs"
+                        + "\nhint: after a crash it does so for ten minutes; run the same command again then"));
             return Optional.empty();
         }
     }
 
+    /// What a batch waits for before it starts another row.
+    sealed interface Rest {
+        /// The server asked to be left alone.
+        record Asked(Duration left) implements Rest {}
+
+        /// It does not answer, and will be asked again.
+        record Silent(Duration left) implements Rest {}
+
+        /// It is being asked whether it is back.
+        record Probe() implements Rest {}
+
+        /// The pace, or a row's own pause before its next attempt.
+        record NextStart(Duration left) implements Rest {}
+
+        /// Runs whose ends are not known hold what is left.
+        record LookUps() implements Rest {}
+    }
+
     /// Where a batch ends on purpose, and how long things may take.
-    record Limits(Ceiling maxFailures, Long maxTokens, Duration grace, Duration timeout, Settle settle) {
+    record Limits(Ends ends, Duration grace, Duration timeout, Settle settle) {
+        /// What ends a call early; null where there is no such limit.
+        record Ends(Ceiling maxFailures, Long maxTokens, MaxCost maxCost) {
+            static final Ends NONE = new Ends(null, null, null);
+        }
+
         Optional<String> reached(long failed, long done, long tokens) {
-            if (maxFailures != null && maxFailures.isReached(failed, done))
-                return Optional.of("--max-failures reached: " + Plain.count(failed, "row") + " failed");
-            if (maxTokens != null && tokens >= maxTokens)
-                return Optional.of("--max-tokens reached: " + tokens + " tokens used");
+            if (ends.maxFailures != null && ends.maxFailures.isReached(failed, done))
+                return Optional.of("--max-failures reached: " + Plain.count(failed, "row") + " failed"
+                        + "\nhint: look at them with status, then run or retry");
+            if (ends.maxTokens != null && tokens >= ends.maxTokens)
+                return Optional.of("--max-tokens reached: " + tokens + " tokens used"
+                        + "\nhint: the same command goes on from here, with its limit anew");
             return Optional.empty();
+        }
+
+        /// Why no run may start beside those that are out.
+        Optional<String> costReached(Spending spent, int out) {
+            return Optional.ofNullable(ends.maxCost).flatMap(limit -> limit.reached(spent, out));
+        }
+
+        /// Why the batch cannot go on in a mode that tells no prices.
+        Optional<String> costUnseen(Mode mode) {
+            return ends.maxCost == null || mode != Mode.BLOCKING ? Optional.empty()
+                    : Optional.of("--max-cost cannot be kept to: this server refuses streams, and only they tell "
+                            + "prices\nhint: use --max-tokens");
         }
 
         /// A run that was asked to stop may take a moment; one that cannot be asked gets one look.
         Duration afterTimeout(Optional<RunRef> run) {
             return run.filter(ref -> !ref.task().isEmpty()).isPresent() ? Duration.ofSeconds(30) : Duration.ZERO;
+        }
+    }
+
+    /// A limit of money, for one call: `5` in the currency that Dify tells, `USD 5` in no other.
+    ///
+    /// @param currency empty where none is named
+    record MaxCost(BigDecimal amount, String currency) {
+        /// Why no run may start beside those that are out: each of them, and the next, is taken to cost the mean.
+        /// Before the first price is known there is no mean.
+        Optional<String> reached(Spending spent, int out) {
+            var told = spent.currencies();
+            if (!currency.isEmpty() && told.stream().anyMatch(other -> !other.equals(currency)))
+                return Optional.of("--max-cost is in " + currency + ", but Dify tells prices in "
+                        + Plain.text(String.join(" and ", told), 40) + "\nhint: name the amount in that currency");
+            if (told.size() > 1) return Optional.of("--max-cost counts one currency, but Dify tells prices in "
+                    + Plain.text(String.join(" and ", told), 40) + "\nhint: use --max-tokens");
+            return spent.with(out + 1).filter(all -> all.compareTo(amount) > 0).map(_ ->
+                    "--max-cost reached: another run would pass " + amount.toPlainString()
+                            + told.stream().map(unit -> " " + Plain.text(unit, 8)).collect(joining())
+                            + "\nhint: the same command goes on from here, with its limit anew");
+        }
+
+        static final class Converter implements ITypeConverter<MaxCost> {
+            private static final Pattern SHAPE = Pattern.compile("(?:([A-Za-z]{3}) ?)?(\\d{1,12}(?:\\.\\d{1,12})?)");
+
+            @Override
+            public MaxCost convert(String text) {
+                var match = SHAPE.matcher(text.strip());
+                if (!match.matches() || new BigDecimal(match.group(2)).signum() == 0)
+                    throw new TypeConversionException("not an amount above zero (like 5, 0.5 or \"USD 5\")");
+                var currency = match.group(1) == null ? "" : match.group(1).toUpperCase(Locale.ROOT);
+                return new MaxCost(new BigDecimal(match.group(2)), currency);
+            }
         }
     }
 
@@ -11861,6 +12169,46 @@ final class DifyExec implements Runnable {
         }
     }
 
+    /// What runs have cost, by currency. One whose end was looked up tells its tokens and no price: it is taken to have
+    /// cost the mean of the others.
+    static final class Spending {
+        private final Map<String, BigDecimal> prices = new TreeMap<>();
+        private long priced = 0, unpriced = 0;
+
+        void add(Usage usage) {
+            usage.price().ifPresent(price -> prices.merge(usage.currency(), price, BigDecimal::add));
+            if (usage.price().isPresent()) priced++;
+            else if (usage.tokens() > 0) unpriced++;
+        }
+
+        /// As far as they were told.
+        Map<String, BigDecimal> prices() {
+            return Collections.unmodifiableMap(prices);
+        }
+
+        /// Those in which something was paid: models without a price tell 0 in any.
+        Set<String> currencies() {
+            var paid = new TreeSet<>(prices.keySet());
+            paid.removeIf(currency -> currency.isEmpty() || prices.get(currency).signum() == 0);
+            return paid;
+        }
+
+        /// What it comes to with so many runs more, in the one currency; empty before a price is known.
+        Optional<BigDecimal> with(int more) {
+            if (priced == 0) return Optional.empty();
+            var told = prices.values().stream().reduce(BigDecimal.ZERO, BigDecimal::add);
+            return Optional.of(told.multiply(BigDecimal.valueOf(priced + unpriced + more))
+                    .divide(BigDecimal.valueOf(priced), MathContext.DECIMAL64));
+        }
+
+        /// So many times as much, in round figures.
+        Map<String, BigDecimal> times(double factor) {
+            var times = new TreeMap<>(prices);
+            times.replaceAll((_, price) -> price.multiply(BigDecimal.valueOf(factor)).round(new MathContext(3)));
+            return times;
+        }
+    }
+
     /// A file in a run's outputs that is to be kept.
     ///
     /// @param size  in bytes, by Dify; not above 0 where it does not know
@@ -11890,6 +12238,12 @@ final class DifyExec implements Runnable {
 
             static Refused event(int status, String code, String message, Optional<RunRef> ref) {
                 return new Refused(status, true, true, code, message, Optional.empty(), ref);
+            }
+
+            /// `HTTP 500 Internal error`, and of others `HTTP 503, a web page (from a proxy?)`
+            String words() {
+                var said = Plain.text(message, 200).strip();
+                return "HTTP " + status + (said.isEmpty() ? "" : dify ? " " + said : ", " + said);
             }
 
             /// The app's limit of runs at a time, whatever the status.
@@ -12139,8 +12493,13 @@ final class DifyExec implements Runnable {
 
         /// `18 succeeded, 1 partial, 1 failed`
         static String counts(ToLongFunction<Standing> count) {
+            return counts(count, (_, text) -> text);
+        }
+
+        static String counts(ToLongFunction<Standing> count, BiFunction<Standing, String, String> painted) {
             return Stream.of(values()).filter(standing -> count.applyAsLong(standing) > 0)
-                    .map(standing -> count.applyAsLong(standing) + " " + standing.word()).collect(joining(", "));
+                    .map(standing -> painted.apply(standing, count.applyAsLong(standing) + " " + standing.word()))
+                    .collect(joining(", "));
         }
 
         private static final Map<String, Standing> BY_WORD = Stream.of(values())
@@ -12337,7 +12696,20 @@ final class DifyExec implements Runnable {
     }
 
     /// Why a batch ends before its rows do, and the exit code that says so.
-    record Stop(int code, String why) {}
+    ///
+    /// @param why as that of [Unusable]
+    record Stop(int code, String why) {
+        /// Without the hint.
+        String fact() {
+            return Plain.text(why.lines().findFirst().orElse(""), 1000);
+        }
+
+        /// `Stopped: cannot write: No space left on device.` and, below, `hint: make room`
+        String told() {
+            return "Stopped: " + fact() + "." + why.lines().skip(1).map(hint -> "\n" + Plain.text(hint, 1000))
+                    .collect(joining());
+        }
+    }
 
     enum Mode {
         AUTO, BLOCKING, STREAMING;
@@ -12947,6 +13319,8 @@ final class DifyExec implements Runnable {
     // ── Basics ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
     /// What cannot be used, said to the person at the terminal; `code` is the exit code.
+    ///
+    /// The message is a sentence; where there is something to do, a second line says it, `hint: name another file`.
     static final class Unusable extends RuntimeException {
         private final int code;
 
@@ -13168,8 +13542,6 @@ final class DifyExec implements Runnable {
 
     /// What a file descriptor is connected to. Java itself tells of standard input and output only together.
     static final class Screen {
-        static final int WIDTH = width();
-
         static boolean isTerminal(int descriptor) {
             try {
                 var test = new ProcessBuilder("test", "-t", Integer.toString(descriptor)).inheritIO().start();
@@ -13182,15 +13554,42 @@ final class DifyExec implements Runnable {
             }
         }
 
-        private static int width() {
+        /// In columns; 80 where it cannot be told.
+        static int width(int descriptor) {
             try {
-                var size = new ProcessBuilder("stty", "size").redirectInput(new File("/dev/tty"))
+                var size = new ProcessBuilder("stty", "size").redirectInput(new File("/dev/fd/" + descriptor))
                         .redirectError(ProcessBuilder.Redirect.DISCARD).start();
                 var words = new String(size.getInputStream().readAllBytes(), UTF_8).strip().split(" ");
                 return words.length == 2 && Integer.parseInt(words[1]) > 20 ? Integer.parseInt(words[1]) : 80;
             } catch (IOException | NumberFormatException _) {
                 return 80;
             }
+        }
+    }
+
+    /// The width of a terminal, asked for again once it was resized.
+    static final class Window implements AutoCloseable {
+        private final int descriptor;
+        private final Object former;
+        private volatile boolean resized = true;
+        private int width;
+
+        Window(int descriptor) {
+            this.descriptor = descriptor;
+            this.former = Signals.register("WINCH", () -> resized = true);
+        }
+
+        int width() {
+            if (resized) {
+                resized = false; // before it is asked for: the next resizing is a new one
+                width = Screen.width(descriptor);
+            }
+            return width;
+        }
+
+        @Override
+        public void close() {
+            Signals.unregister("WINCH", former);
         }
     }
 
@@ -13621,6 +14020,11 @@ final class DifyExec implements Runnable {
             cut.codePoints().map(c -> isControl(c) ? ' ' : Utf8.isHalf(c) ? 0xFFFD : c)
                     .forEach(clean::appendCodePoint);
             return clean.toString();
+        }
+
+        /// The same of each line.
+        static String lines(String text, int longest) {
+            return text.lines().map(line -> text(line, longest)).collect(joining("\n"));
         }
 
         /// The beginning of a text, never with half a character at its end.

@@ -4,6 +4,10 @@ import com.fasterxml.jackson.databind.JsonNode;
 import org.junit.jupiter.api.Nested;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.Arguments;
+import org.junit.jupiter.params.provider.CsvSource;
+import org.junit.jupiter.params.provider.MethodSource;
 
 import module java.base;
 
@@ -311,8 +315,7 @@ final class AgendaTest {
         }
 
         @Test
-        void theTimeLeftFollowsTheRateOfTheLastRows() {
-            assertEquals(Optional.empty(), tally.eta());
+        void theRateIsThatOfTheLastRows() {
             pass(seconds(100)); // a slow start
             for (int row = 0; row < 5; row++) {
                 end(new Outcome.Succeeded());
@@ -320,8 +323,181 @@ final class AgendaTest {
             }
 
             assertEquals(0.4, tally.rate(), 0.001);
-            assertEquals(Optional.of(seconds(13)), tally.eta().map(time -> seconds(time.toSeconds() + 1)));
             assertEquals(seconds(110), tally.elapsed());
+        }
+    }
+
+    @Nested
+    class TheProgressLine {
+        private final World world = new World();
+        private final Tally tally = new Tally(5_000, world.clock);
+
+        /// 1,240 rows of 5,000, ten a second, one in ten of them failed, each with ten tokens at a price.
+        private ProgressLine line(Optional<Rest> rest) {
+            var pace = new Pace(5, null, null);
+            tally.now(5, 0, 0, pace, Optional.empty());
+            tally.started(world.now());
+            for (int row = 1; row <= 1_240; row++) {
+                if (row % 5 == 1) pass(Duration.ofMillis(500));
+                tally.used(attempt(0, 0), new Usage(1, 10, 3, Optional.of(new BigDecimal("0.001")), "USD"));
+                tally.ended(attempt(0, 0), row % 10 == 0 ? new Outcome.Failed("no", false) : new Outcome.Succeeded(),
+                        seconds(1), world.now());
+            }
+            return new ProgressLine(tally.now(5, 2, 0, pace, rest));
+        }
+
+        private void pass(Duration time) {
+            try {
+                world.mailbox.poll(time.toNanos(), TimeUnit.NANOSECONDS);
+            } catch (InterruptedException problem) {
+                throw new IllegalStateException(problem);
+            }
+        }
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, delimiter = '|', textBlock = """
+                columns | said
+                20      | 1240/5000 · 124 fail
+                40      | 1240/5000 · 124 failed · 6 min 16 s left
+                55      | 1240/5000 · 124 failed · 10.2/s · 6 min 16 s left
+                59      | 1240/5000 · 1116 ok · 124 failed · 10.2/s · 6 min 16 s left
+                79      | 1240/5000 · 124 failed · 5 running · 2 waiting · 10.2/s · 6 min 16 s left
+                """)
+        void saysWhatIsMostWantedInTheRoomThatThereIs(int columns, String said) {
+            assertEquals(said, line(Optional.empty()).within(columns));
+        }
+
+        @Test
+        void hasABarAndTheCostWhereThereIsRoom() {
+            assertEquals("[####----------------] 1240/5000 · 1116 ok · 124 failed · 5 running · 2 waiting · 10.2/s · "
+                    + "12400 tokens · 1.24 of about 5.00 USD · 6 min 16 s left", line(Optional.empty()).within(150));
+        }
+
+        static Stream<Arguments> rests() {
+            return Stream.of(
+                    Arguments.of(new Rest.Asked(seconds(38)), "the server asks for 38 s of rest"),
+                    Arguments.of(new Rest.Silent(seconds(8)), "no answer, asks again in 8.0 s"),
+                    Arguments.of(new Rest.Probe(), "no answer, asks again now"),
+                    Arguments.of(new Rest.NextStart(seconds(12)), "next start in 12 s"),
+                    Arguments.of(new Rest.LookUps(), "waits for runs that are looked up"));
+        }
+
+        @ParameterizedTest
+        @MethodSource("rests")
+        void saysInWordsWhatTheBatchWaitsFor(Rest rest, String said) {
+            assertTrue(line(Optional.of(rest)).within(79).contains(" · " + said + " · "),
+                    line(Optional.of(rest)).within(79));
+        }
+    }
+
+    @Nested
+    class TheForecast {
+        private final Forecast forecast = new Forecast();
+        private Instant now = NOON;
+        private long done = 0;
+
+        private void pass(long millis) {
+            now = now.plusMillis(millis);
+        }
+
+        private void end(int rows, int together) {
+            for (int row = 0; row < rows; row++) forecast.ended(++done, together, now);
+        }
+
+        private long left(int asked, int together) {
+            return forecast.left(asked, together, now).orElseThrow().toMillis();
+        }
+
+        @Test
+        void needsAFirstRow() {
+            forecast.started(now);
+            pass(5_000);
+
+            assertEquals(Optional.empty(), forecast.left(10, 1, now));
+        }
+
+        @Test
+        void isTheRowsThatAreLeftAtTheirPace() {
+            forecast.started(now);
+            for (int round = 0; round < 4; round++) {
+                pass(2_000);
+                end(5, 5);
+            }
+
+            assertEquals(32_000, left(100, 5));
+        }
+
+        @Test
+        void countsTheLastRowsAsLongAsOthersRunBesideThem() {
+            forecast.started(now);
+            pass(10_000);
+            end(5, 5);
+
+            assertEquals(10_000, left(6, 5));
+        }
+
+        /// Drawn every 200 ms; with five at a time, one after the other, and all at once.
+        @ParameterizedTest
+        @CsvSource({"5, 0", "5, 300", "1, 0", "8, 100"})
+        void neverRisesWhileRowsEndAsTheyDid(int together, int apart) {
+            forecast.started(now);
+            long shown = Long.MAX_VALUE;
+            for (int round = 0; round < 40; round++) {
+                for (int draw = 0; draw < 10; draw++) {
+                    pass(200);
+                    if (round > 0) {
+                        assertTrue(left(together * 40, together) <= shown, "in round " + round);
+                        shown = left(together * 40, together);
+                    }
+                }
+                for (int row = 0; row < together; row++) {
+                    end(1, together);
+                    pass(apart);
+                }
+            }
+            assertTrue(shown <= 2_000L + together * apart, shown + " ms at the last row");
+        }
+
+        @Test
+        void risesOnceRowsTakeLonger() {
+            forecast.started(now);
+            for (int row = 0; row < 20; row++) {
+                pass(1_000);
+                end(1, 1);
+            }
+            assertEquals(80_000, left(100, 1));
+
+            for (int row = 0; row < 20; row++) {
+                pass(3_000);
+                end(1, 1);
+            }
+
+            assertTrue(left(100, 1) > 160_000, left(100, 1) + " ms");
+        }
+
+        @Test
+        void risesWhileNoRowEnds() {
+            forecast.started(now);
+            for (int row = 0; row < 5; row++) {
+                pass(1_000);
+                end(1, 1);
+            }
+
+            pass(60_000);
+
+            assertTrue(left(10, 1) > 40_000, left(10, 1) + " ms");
+        }
+
+        @Test
+        void forgetsASlowStart() {
+            forecast.started(now);
+            pass(100_000);
+            for (int row = 0; row < 21; row++) {
+                end(1, 1);
+                pass(2_000);
+            }
+
+            assertEquals(78_000, left(61, 1));
         }
     }
 }

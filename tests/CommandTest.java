@@ -298,7 +298,7 @@ class CommandTest extends WholeCommand {
 
             var refused = dify.command("retry", "3");
             assertEquals(2, refused.code());
-            assertTrue(refused.sentence().contains("row 3 has a success already; --force"), refused.err());
+            assertTrue(refused.sentence().contains("row 3 has a success already\nhint: --force"), refused.err());
             assertEquals(0, dify.runs());
 
             var forced = dify.command("retry", "3", "--force");
@@ -643,6 +643,34 @@ class CommandTest extends WholeCommand {
         }
 
         @Test
+        void isToldAgainWithTheReasonOfTheCallThatLostIt() throws IOException {
+            var dify = new Dify("1.9.2", "blocking");
+            rows(1);
+            dify.row("1", aResponse().withFault(Fault.EMPTY_RESPONSE));
+            var reason = "1 × unknown: the connection was closed without an answer; no trace of a run until the time "
+                    + "limit, and this server lists runs only when they end (1)";
+
+            var first = dify.run("--timeout", "300ms");
+            var second = dify.run("--timeout", "300ms");
+            var third = dify.run("--timeout", "300ms");
+
+            for (var call : List.of(first, second, third)) assertTrue(call.err().contains(reason), call.err());
+        }
+
+        @Test
+        void behindAProxySaysSo() throws IOException {
+            var dify = dify();
+            rows(1);
+            dify.row("1", aResponse().withStatus(503).withBody("<html><h1>Service Unavailable</h1></html>"));
+
+            var call = dify.run("--settle", "50ms", "--max-retries", "0");
+
+            assertEquals(3, call.code(), call.err());
+            assertTrue(call.err().contains("1 × HTTP 503, a web page (from a proxy?); no run was started (1)"),
+                    call.err());
+        }
+
+        @Test
         void ofAStreamThatWasCutIsFoundByItsRun() throws IOException {
             var dify = new Dify("1.9.2", "streaming");
             rows(1);
@@ -712,6 +740,19 @@ class CommandTest extends WholeCommand {
         }
 
         @Test
+        void saysWhichIdsOfTheRetryListAreNotInTheCsv() throws IOException {
+            rows(2);
+            dify.row("2", dify.ended("failed", "no"));
+            dify.run();
+            Files.writeString(file("results.jsonl.retry"), "nobody\n2\n");
+
+            var call = dify.command("retry");
+
+            assertEquals(3, call.code());
+            assertEquals("1 id of .retry is not in the CSV: nobody", call.err().lines().findFirst().orElseThrow());
+        }
+
+        @Test
         void namesAnIdThatIsNotThere() throws IOException {
             rows(2);
 
@@ -744,6 +785,71 @@ class CommandTest extends WholeCommand {
             assertEquals(4, call.code());
             assertTrue(call.sentence().contains("--max-tokens"), call.err());
             assertEquals("succeeded=3 pending=17", standing());
+        }
+
+        @Test
+        void endsBeforeItCostsMoreThanIsAllowed() throws IOException {
+            rows(100);
+            dify.rows(dify.paid("0.0000105", "USD"));
+
+            var call = dify.run("--max-cost", "0.00021", "-c", "2", "--mode", "auto");
+
+            assertEquals(4, call.code());
+            assertTrue(call.err().contains("Stopped: --max-cost reached: another run would pass 0.00021 USD.\n"),
+                    call.err());
+            assertTrue(dify.runs() >= 20 && dify.runs() <= 22, dify.runs() + " runs");
+            assertEquals("succeeded=" + dify.runs() + " pending=" + (100 - dify.runs()), standing());
+            assertEquals(dify.runs(), events("attempt").stream()
+                    .filter(attempt -> attempt.path("mode").asText().equals("streaming")).count());
+        }
+
+        @Test
+        void saysWhatWasSpentAndWhatTheRestWouldCost() throws IOException {
+            rows(100);
+            dify.rows(dify.paid("0.01", "USD"));
+
+            var call = dify.run("--max-cost", "USD 0.2", "-c", "1", "--mode", "auto");
+
+            assertTrue(call.err().contains("  tokens: 140, 0.20 USD\n"), call.err());
+            assertTrue(call.err().matches("(?s).*\nThe other 80 rows: about [^,]*, 560 tokens, 0.800 USD\n.*"),
+                    call.err());
+        }
+
+        @Test
+        void isNotEndedByALimitThatTheLastRowReaches() throws IOException {
+            rows(4);
+            dify.rows(dify.paid("0.5", "USD"));
+
+            assertEquals(0, dify.run("--max-cost", "2", "-c", "1", "--mode", "streaming").code());
+        }
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, delimiter = '|', textBlock = """
+                typed | first | then | said
+                EUR 5 | USD   | USD  | --max-cost is in EUR, but Dify tells prices in USD
+                5     | USD   | RMB  | --max-cost counts one currency, but Dify tells prices in RMB and USD
+                """)
+        void endsAtAPriceInAnotherCurrency(String typed, String first, String then, String said) throws IOException {
+            rows(9);
+            dify.rows(dify.paid("0.1", then));
+            dify.row("1", dify.paid("0.1", first));
+
+            var call = dify.run("--max-cost", typed, "-c", "1", "--mode", "streaming");
+
+            assertEquals(4, call.code());
+            assertTrue(call.err().contains("Stopped: " + said + ".\nhint: "), call.err());
+            assertEquals(first.equals(then) ? 1 : 2, dify.runs());
+        }
+
+        @Test
+        void aLimitOfCostTakesNoAnswerWithoutAPrice() throws IOException {
+            rows(2);
+
+            var call = dify.run("--max-cost", "5", "--mode", "blocking");
+
+            assertEquals(2, call.code());
+            assertTrue(call.sentence().contains("only streams tell prices"), call.err());
+            assertEquals(0, dify.requests());
         }
 
         @Test

@@ -482,6 +482,10 @@ class FaultTest {
         }
 
         private void begin(Map<String, String> settings, String... args) throws Exception {
+            begin(120, settings, args);
+        }
+
+        private void begin(int columns, Map<String, String> settings, String... args) throws Exception {
             assumeTrue(has("tmux", "-V"), "there is no tmux");
             var script = new StringBuilder("trap : INT\n");
             settings.forEach((name, value) -> script.append("export ").append(name).append("='").append(value)
@@ -490,7 +494,7 @@ class FaultTest {
             script.append("\necho $? > code.tmp; mv code.tmp code; cat\n");
             Files.writeString(folder.resolve("script"), script);
             open.push(() -> shell("tmux", "-S", socket(), "kill-server"));
-            tmux("new-session", "-d", "-x", "120", "-y", "40", "-c", folder.toString(), "sh script");
+            tmux("new-session", "-d", "-x", "" + columns, "-y", "40", "-c", folder.toString(), "sh script");
         }
 
         private void ctrlC() throws Exception {
@@ -518,6 +522,59 @@ class FaultTest {
             assertEquals(3, dify.count("started"), "nothing new starts");
             assertEquals(0, dify.count("stops"));
             assertTrue(screen().contains("3 succeeded, 6 pending"), screen());
+        }
+
+        private List<String> progress() throws Exception {
+            return screen().lines().filter(line -> line.contains(" · ")).toList();
+        }
+
+        private static boolean tellsWhatIsLeft(String line) {
+            return line.matches(".*\\b\\d+/40 · .*\\b\\d+ failed · .* left");
+        }
+
+        @ParameterizedTest
+        @ValueSource(ints = {60, 80})
+        void seesFailuresAndTheTimeLeftAtAnyWidth(int columns) throws Exception {
+            var dify = new Dify("--latency", "300ms", "--fail", "50%");
+            rows(40, id -> "text " + id);
+
+            begin(columns, dify.settings(), run("-c", "3", "--mode", "streaming"));
+
+            until("the time left", Duration.ofSeconds(20), () -> progress().stream()
+                    .anyMatch(ATerminal::tellsWhatIsLeft));
+            assertEquals(1, progress().size(), screen());
+            ends(3, Duration.ofSeconds(20));
+            assertEquals(List.of(), progress().stream().filter(line -> line.contains("/40 ·")).toList(), screen());
+        }
+
+        @Test
+        void leavesNothingOfAWiderLineWhenItIsMadeNarrower() throws Exception {
+            var dify = new Dify("--latency", "300ms", "--fail", "50%");
+            rows(40, id -> "text " + id);
+            begin(120, dify.settings(), run("-c", "3", "--mode", "streaming"));
+            until("a wide line", Duration.ofSeconds(20), () -> progress().stream()
+                    .anyMatch(line -> line.length() > 90 && tellsWhatIsLeft(line)));
+
+            tmux("resize-window", "-x", "60", "-y", "40");
+
+            until("a narrow line", Duration.ofSeconds(5), () -> progress().size() == 1
+                    && progress().getFirst().length() < 60 && tellsWhatIsLeft(progress().getFirst()));
+            assertFalse(screen().contains("#"), screen());
+            ends(3, Duration.ofSeconds(20));
+            assertFalse(screen().contains(" left"), screen());
+        }
+
+        @Test
+        void seesTheSummaryInTheColoursOfTheStatus() throws Exception {
+            var dify = new Dify("--latency", "10ms", "--fail", "100%");
+            rows(2, id -> "text " + id);
+
+            begin(dify.settings(), run());
+            ends(3, Duration.ofSeconds(20));
+
+            var painted = new ProcessBuilder("tmux", "-S", socket(), "capture-pane", "-p", "-e").start();
+            var text = new String(painted.getInputStream().readAllBytes(), UTF_8);
+            assertTrue(text.contains("\u001b[31m2 failed"), text);
         }
 
         @Test

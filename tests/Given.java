@@ -271,6 +271,7 @@ final class Given {
         Ceiling maxFailures = null;
         Rate rate = null;
         Long maxTokens = null;
+        MaxCost maxCost = null;
         Duration wait = null, timeout = seconds(300), grace = seconds(20);
         AppKind app = AppKind.WORKFLOW;
         String server = "1.14.2", user = null;
@@ -312,8 +313,8 @@ final class Given {
             writer.began(ACCESS.name(), "My app", server, route.mode(), "mode="
                     + mode.name().toLowerCase(Locale.ROOT) + " c=" + slots);
             var terms = new Engine.Terms(new Judge(backoff, failedRuns, ACCESS),
-                    new Limits(maxFailures, maxTokens, grace, timeout, settle), new Pace(slots, wait, rate), route,
-                    new Names(user));
+                    new Limits(new Limits.Ends(maxFailures, maxTokens, maxCost), grace, timeout, settle),
+                    new Pace(slots, wait, rate), route, new Names(user));
             var engine = new Engine(this, wanted, terms, writer, this,
                     new Engine.Ports(world.clock, world.mailbox, world));
             tally = engine.tally();

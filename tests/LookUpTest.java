@@ -511,7 +511,7 @@ final class LookUpTest {
             assertEquals(List.of("refused"), scene.outcomes("b"));
             assertEquals(List.of(), scene.retryIds());
             assertEquals(List.of("a"), scene.resultIds());
-            assertEquals(stop.why(), scene.log("stop").getLast().path("why").asText());
+            assertEquals(stop.fact(), scene.log("stop").getLast().path("why").asText());
         }
 
         @Test
@@ -563,7 +563,7 @@ final class LookUpTest {
 
             var stop = scene.play().orElseThrow();
 
-            assertEquals("--max-failures reached: 1 row failed", stop.why());
+            assertEquals("--max-failures reached: 1 row failed", stop.fact());
             assertEquals(STOPPED, stop.code());
         }
 
@@ -1445,6 +1445,21 @@ final class LookUpTest {
             assertTrue(scene.said.getFirst().contains("blocking mode"), scene.said.toString());
             assertTrue(scene.log("throttle").size() < 12, "refused " + scene.log("throttle").size() + " times");
             assertEquals("blocking", scene.log("session").getLast().path("mode").asText());
+        }
+
+        @Test
+        void aServerThatRefusesEveryStreamEndsABatchThatMustKnowItsPrices() throws Exception {
+            var scene = Scene.of(folder, "a", "b", "c", "d", "e", "f");
+            scene.mode = Mode.STREAMING;
+            scene.maxCost = new MaxCost(BigDecimal.ONE, "");
+            scene.answer = (_, _) -> THROTTLED;
+
+            var stop = scene.play().orElseThrow();
+
+            assertEquals(STOPPED, stop.code());
+            assertTrue(stop.why().startsWith("--max-cost cannot be kept to"), stop.why());
+            assertEquals(List.of(), scene.said);
+            assertEquals("streaming", scene.log("session").getLast().path("mode").asText());
         }
 
         @Test

@@ -11,6 +11,7 @@ import static difyexec.DifyExec.*;
 import static difyexec.Given.*;
 import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertFalse;
+import static org.junit.jupiter.api.Assertions.assertInstanceOf;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 
 /// Rules of pace: how many at a time, whether the server answers, which mode.
@@ -278,6 +279,19 @@ final class PaceTest {
             assertFalse(health.isOpen(NOON.plusSeconds(10)));
             assertFalse(health.isOpen(NOON.plusSeconds(100)));
             assertEquals(Instant.MAX, health.nextProbe());
+        }
+
+        @Test
+        void saysWhatIsWaitedFor() {
+            assertEquals(Optional.empty(), health.rest(NOON));
+
+            fail(5, NOON);
+            var silent = assertInstanceOf(Rest.Silent.class, health.rest(NOON).orElseThrow());
+            assertEquals(Duration.between(NOON, health.nextProbe()), silent.left());
+            assertEquals(Optional.of(new Rest.Probe()), health.rest(health.nextProbe()));
+
+            health.pause(NOON.plusSeconds(40));
+            assertEquals(Optional.of(new Rest.Asked(seconds(30))), health.rest(NOON.plusSeconds(10)));
         }
 
         @Test

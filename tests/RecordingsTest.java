@@ -229,7 +229,7 @@ final class RecordingsTest {
         }
 
         private static Inquiry inquiry() {
-            return new Inquiry(judge(), new Limits(null, null, LONG, LONG, Settle.DEFAULT), false);
+            return new Inquiry(judge(), new Limits(Limits.Ends.NONE, LONG, LONG, Settle.DEFAULT), false);
         }
 
         /// By its words: as a refusal of the row, or of the batch; a stream's breaking off proves nothing.

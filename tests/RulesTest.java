@@ -591,7 +591,7 @@ final class RulesTest {
         private final Inquiry inquiry = inquiry(false);
 
         private static Inquiry inquiry(boolean resendUnknown) {
-            var limits = new Limits(null, null, seconds(20), seconds(300), Settle.DEFAULT);
+            var limits = new Limits(Limits.Ends.NONE, seconds(20), seconds(300), Settle.DEFAULT);
             return new Inquiry(new Judge(BACKOFF, RetryRuns.TRANSIENT, ACCESS), limits,
                     resendUnknown);
         }
@@ -994,6 +994,74 @@ final class RulesTest {
                 assertEquals("resent", step.end());
                 assertEquals(known, step.seen().run().isPresent());
             }
+        }
+    }
+
+    @Nested
+    class TheMostCost {
+        private final Spending spent = new Spending();
+
+        private void cost(String price, String currency) {
+            spent.add(new Usage(1, 10, 3, Optional.of(new BigDecimal(price)), currency));
+        }
+
+        private static MaxCost limit(String typed) throws Exception {
+            return new MaxCost.Converter().convert(typed);
+        }
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, textBlock = """
+                typed,   amount, currency
+                5,       5,      ''
+                0.5,     0.5,    ''
+                USD 5,   5,      USD
+                usd0.25, 0.25,   USD
+                """)
+        void isAnAmountWithOrWithoutItsCurrency(String typed, BigDecimal amount, String currency) throws Exception {
+            assertEquals(new MaxCost(amount, currency), limit(typed));
+        }
+
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, textBlock = """
+                runs, out, reached
+                8,    0,   false
+                9,    0,   false
+                10,   0,   true
+                8,    1,   false
+                8,    2,   true
+                0,    50,  false
+                """)
+        void isReachedOnceTheNextRunBesideThoseThatAreOutWouldPassIt(int runs, int out, boolean reached)
+                throws Exception {
+            for (int run = 0; run < runs; run++) cost("0.3", "USD");
+
+            assertEquals(reached, limit("3").reached(spent, out).isPresent());
+        }
+
+        @Test
+        void countsARunWithoutAPriceAsTheMeanOfTheOthers() throws Exception {
+            for (int run = 0; run < 3; run++) cost("1", "USD");
+            assertEquals(Optional.empty(), limit("4").reached(spent, 0));
+
+            spent.add(new Usage(1, 10, 3, Optional.empty(), ""));
+
+            assertTrue(limit("4").reached(spent, 0).isPresent());
+        }
+
+        @Test
+        void takesNothingInAnotherCurrencyForNothing() throws Exception {
+            cost("1", "USD");
+            cost("0.0", "RMB");
+
+            assertEquals(Optional.empty(), limit("USD 5").reached(spent, 0));
+        }
+
+        @Test
+        void cannotBeKeptToWithoutStreams() throws Exception {
+            var limits = new Limits(new Limits.Ends(null, null, limit("5")), seconds(20), seconds(300), Settle.DEFAULT);
+
+            assertEquals(Optional.empty(), limits.costUnseen(Mode.STREAMING));
+            assertTrue(limits.costUnseen(Mode.BLOCKING).isPresent());
         }
     }
 

@@ -872,7 +872,8 @@ class ServerTest {
 
             var seen = seen(BLOCKING, answer);
 
-            assertEquals(status + " Oops Sorry", refused(seen).message());
+            assertEquals(from.equals("Dify") ? status + " Oops Sorry" : "a web page (from a proxy?)",
+                    refused(seen).message());
             var verdict = judge().verdict(attempt(BLOCKING), seen);
             assertEquals(symptom, assertInstanceOf(Verdict.LookUp.class, verdict).symptom());
         }

@@ -618,6 +618,61 @@ final class SettingsTest extends WholeCommand {
     }
 
     @Nested
+    class AHint {
+        private final Dify dify = dify();
+
+        @Test
+        void saysInALineOfItsOwnWhatToDo() throws IOException {
+            rows(1);
+
+            var call = call(dify.settings("DIFY_API_KEY", ""), typed("run"));
+
+            assertEquals(2, call.code());
+            assertTrue(call.hint().orElse("none").startsWith("set it in the environment or in .env "), call.err());
+        }
+
+        @Test
+        void standsBelowWhatTheServerRefuses() throws IOException {
+            rows(1);
+            dify.info(dify.refused(401, "unauthorized", "Access token is invalid"));
+
+            var call = dify.run();
+
+            assertEquals(4, call.code());
+            assertEquals(List.of("difyexec: Dify refuses the key (401: Access token is invalid)",
+                    "hint: check DIFY_API_KEY and that it belongs to the app at " + dify.url(),
+                    "1 row stays pending; nothing was sent."), call.err().lines().toList());
+        }
+
+        @Test
+        void standsBelowWhatStopsTheBatchAndNotInTheLog() throws IOException {
+            rows(2);
+            dify.rows(dify.refused(400, "provider_quota_exceeded", "Quota exceeded"));
+
+            var call = dify.run("-c", "1");
+
+            assertEquals(4, call.code());
+            assertTrue(call.err().contains("Stopped: the model provider's credit is used up (Quota exceeded).\n"
+                    + "hint: top it up, then run the same command again\n"), call.err());
+            assertEquals("the model provider's credit is used up (Quota exceeded)",
+                    events("stop").getLast().path("why").asText());
+        }
+
+        @Test
+        void namesTheAddressWhereALoginPageAnswers() throws IOException {
+            rows(1);
+            dify.info(aResponse().withHeader("Content-Type", "text/html; charset=utf-8")
+                    .withBody("<!DOCTYPE html><form><input name=u><input type=\"password\"></form>"));
+
+            var call = dify.run();
+
+            assertEquals(4, call.code());
+            assertEquals("difyexec: " + dify.url() + " answers with a login page, not Dify\nhint: check "
+                    + "DIFY_API_BASE_URL, it usually ends in /v1", call.sentence());
+        }
+    }
+
+    @Nested
     class TheCommandLine {
         private final Dify dify = dify();
 
@@ -631,6 +686,9 @@ final class SettingsTest extends WholeCommand {
                 run -i IN -o OUT --max-failures 120% | --max-failures
                 run -i IN -o OUT --max-failures 0    | --max-failures
                 run -i IN -o OUT --max-tokens many   | --max-tokens
+                run -i IN -o OUT --max-cost 0        | --max-cost 0: not an amount above zero
+                run -i IN -o OUT --max-cost much     | --max-cost
+                run -i IN -o OUT --max-cost EURO5    | --max-cost
                 run -i IN -o OUT --limit -1          | --limit -1: not a whole number from 1 on
                 run -i IN -o OUT --limit 0           | --limit 0: not a whole number from 1 on
                 run -i IN -o OUT --wait 1 -c 5       | --wait and -c 5

@@ -64,10 +64,16 @@ abstract class WholeCommand {
 
     /// What one call gave.
     record Call(int code, String out, String err) {
-        /// What is wrong, in one line of its own.
+        /// What is wrong, in one line of its own, and what to do, in another.
         String sentence() {
             return err.lines().filter(line -> line.startsWith("difyexec: ") || line.startsWith("Stopped: "))
-                    .reduce((_, _) -> "more than one sentence").orElse("none");
+                    .reduce((_, _) -> "more than one sentence").orElse("none")
+                    + hint().map(hint -> "\nhint: " + hint).orElse("");
+        }
+
+        Optional<String> hint() {
+            return err.lines().filter(line -> line.startsWith("hint: ")).map(line -> line.substring(6))
+                    .reduce((_, _) -> "more than one hint");
         }
     }
 
@@ -273,6 +279,17 @@ abstract class WholeCommand {
             var last = status.equals("paused") ? "workflow_paused" : "workflow_finished";
             return stream("data: {\"event\":\"workflow_started\"," + run + "{\"id\":\"run-" + id + "\"}}\n\n"
                     + "data: {\"event\":\"" + last + "\"," + run + data + "}\n\n");
+        }
+
+        /// A run that succeeded, in a stream that tells what it cost.
+        ResponseDefinitionBuilder paid(String price, String currency) {
+            return stream(Stream.of(
+                    "workflow_started','data':{}",
+                    "node_finished','data':{'execution_metadata':{'total_price':'" + price + "','currency':'"
+                            + currency + "'}}",
+                    "workflow_finished','data':{'status':'succeeded','outputs':{},'total_tokens':7,'total_steps':3}")
+                    .map(event -> text("data: {'workflow_run_id':'RUN','task_id':'t','event':'" + event + "}\n\n"))
+                    .collect(Collectors.joining()).replace("RUN", "run-{{jsonPath request.body '$.inputs.id'}}"));
         }
 
         ResponseDefinitionBuilder stream(String events) {
