@@ -128,7 +128,7 @@ final class DifyExec implements Runnable {
 
     static void main(String... args) {
         setProperties();
-        System.exit(commandLine(Env.ofProcess()).execute(args));
+        System.exit(commandLine(Env.ofProcess(args)).execute(args));
     }
 
     /// What the HTTP client and JLine read once, as their classes load: idle connections are given up after a second, a
@@ -164,7 +164,7 @@ final class DifyExec implements Runnable {
         public <K> K create(Class<K> type) throws Exception {
             return type == Setup.class ? type.cast(new Setup(env, edits))
                     : type == Status.class ? type.cast(new Status(env))
-                    : type == Export.class ? type.cast(new Export(System.out))
+                    : type == Export.class ? type.cast(new Export(env, System.out))
                     : type == Shell.class ? type.cast(new Shell(env, edited -> new Factory(env, edited)))
                     : CommandLine.defaultFactory().create(type);
         }
@@ -247,7 +247,7 @@ final class DifyExec implements Runnable {
             var batch = html == null ? Batch.peek(files, csv) : Batch.peek(files, csv, List.of(timeline));
             if (html != null) Draft.write(html, new Report(batch, timeline)::write);
             if (json) out.println(StatusView.json(batch));
-            else new StatusView(batch, out, Paint.of(env)).print(input == null ? "CSV" : input.toString());
+            else new StatusView(batch, out, Paint.of(env)).print(TypedCall.of(spec, env).next());
             if (html != null) spec.commandLine().getErr().println("Report: " + html);
             return batch.index().isComplete() && batch.history().missingFiles.isEmpty() ? OK : ROWS_LEFT;
         }
@@ -280,9 +280,11 @@ final class DifyExec implements Runnable {
 
         @Spec CommandSpec spec;
 
+        private final Env env;
         private final OutputStream standardOutput;
 
-        Export(OutputStream standardOutput) {
+        Export(Env env, OutputStream standardOutput) {
+            this.env = env;
             this.standardOutput = standardOutput;
         }
 
@@ -300,6 +302,7 @@ final class DifyExec implements Runnable {
                 if (toFile) Draft.write(file, export::write);
                 else StandardOutput.write(standardOutput, export::write);
                 export.tell(spec.commandLine().getErr());
+                TypedCall.of(spec, env).next().print(batch, spec.commandLine().getErr());
                 return OK;
             }
         }
@@ -319,20 +322,17 @@ final class DifyExec implements Runnable {
                 description = "Print the requests of the first N rows, as JSON and as a curl line; the key is masked.")
         int show;
 
-        @Option(names = "--demo", arity = "0..1", fallbackValue = Demo.NEWEST, paramLabel = "VERSION",
-                description = "Use a simulated Dify in this process (" + Demo.VERSIONS + ").")
-        String demo;
-
+        @Mixin DemoOption demo;
         @Mixin Setup setup;
 
         @Spec CommandSpec spec;
 
         @Override
         public Integer call() throws Exception {
-            setup.check(demo);
+            setup.check(demo.version);
             try (var source = Source.of(input.csv)) {
                 var csv = setup.open(source, input.csv);
-                try (var dify = setup.connect(demo, csv.columns(), 1, setup.err())) {
+                try (var dify = setup.connect(demo.version, csv.columns(), 1, setup.err())) {
                     var index = new Index();
                     csv.check(index);
                     var met = dify.greet("");
@@ -348,6 +348,7 @@ final class DifyExec implements Runnable {
             else CheckView.print(inspection, server, out);
             for (var first = csv.first(show, index); first.hasNext(); )
                 CheckView.request(first.next(), form, dify.access(), dify.mode(), setup.dify.user, out);
+            if (inspection.isFine() && !json) setup.next().begin(out);
             return inspection.isFine() ? OK : UNUSABLE;
         }
     }
@@ -1229,11 +1230,16 @@ final class DifyExec implements Runnable {
             Desk.check(form, batch.rows(row -> row == entry).next(), csv.columns());
             var view = new TryView(out);
             var engine = dify.engine(server, new Sender(dify.client(), form, Optional.empty()), wanted,
-                    terms(server), writer, view, "try c=1");
+                    terms(server), writer, view, "try c=1", typed());
             var stop = engine.runToLastWords();
             if (engine.tally().succeeded() == 1)
                 view.last().ifPresent(desk::keep); // paid for, also when Ctrl-C came with its end
             return view.outcome(batch.index().id(entry), engine.tally(), stop);
+        }
+
+        private Typed typed() {
+            var csv = Typed.ofInput(batch.csv().orElseThrow().path);
+            return csv.and(dify.setup().next().typed()).and(batch.typed());
         }
 
         private Engine.Terms terms(Greeting.Met server) {
@@ -1865,10 +1871,10 @@ final class DifyExec implements Runnable {
             var sender = new Sender(dify.client(), checked(wanted, server), Optional.ofNullable(work.out.saveFiles));
             var engine = dify.engine(server, sender, wanted, terms(server), writer,
                     new Progress(dify.err(), work.out.progress),
-                    "mode=" + dify.mode().name().toLowerCase(Locale.ROOT) + " c=" + work.pace.concurrency());
+                    "mode=" + dify.mode().name().toLowerCase(Locale.ROOT) + " c=" + work.pace.concurrency(),
+                    work.setup.next().typed());
             var stop = engine.runToLastWords();
-            new Summary(batch, engine.tally(), dify.err()).print(stop, work.rows.limit != null,
-                    work.input.csv.toString(), work.demo.typed());
+            new Summary(batch, engine.tally(), dify.err()).print(stop, work.rows.limit != null, work.setup.next());
             return stop.map(Stop::code).orElse(engine.tally().isAllDone() ? OK : ROWS_LEFT);
         }
 
@@ -1929,6 +1935,11 @@ final class DifyExec implements Runnable {
 
         PrintWriter err() {
             return spec.commandLine().getErr();
+        }
+
+        /// What follows from this call.
+        NextCall next() {
+            return TypedCall.of(spec, env).next();
         }
 
         /// The server of the settings, or a demo with a variable for each column.
@@ -2001,10 +2012,11 @@ final class DifyExec implements Runnable {
 
         /// The engine of one call, which is on record from here on.
         ///
-        /// @param note how the log describes the call
+        /// @param note  how the log describes the call
+        /// @param typed what it was told that holds for later calls, too
         Engine engine(Greeting.Met server, Sender sender, Wanted wanted, Engine.Terms terms, BatchWriter writer,
-                Watcher watcher, String note) {
-            writer.began(access.name(), server.app(), server.version(), terms.route().mode(), note);
+                Watcher watcher, String note, Typed typed) {
+            writer.began(access.name(), server.app(), server.version(), terms.route().mode(), note, typed);
             return new Engine(sender, wanted, terms, writer, watcher, Engine.Ports.ofProcess());
         }
 
@@ -2028,20 +2040,18 @@ final class DifyExec implements Runnable {
         Path file;
     }
 
+    /// Options that hold for every call of a batch: the next one needs what was typed of them.
+    interface Lasting {}
+
     /// A demo in place of a server, where one is asked for.
-    static final class DemoOption {
+    static final class DemoOption implements Lasting {
         @Option(names = "--demo", arity = "0..1", fallbackValue = Demo.NEWEST, paramLabel = "VERSION",
                 description = "Use a simulated Dify in this process (" + Demo.VERSIONS + "): no key, no network, "
                         + "no cost.")
         String version;
-
-        /// As the next command has it, with a blank before.
-        String typed() {
-            return version == null ? "" : version.equals(Demo.NEWEST) ? " --demo" : " --demo=" + version;
-        }
     }
 
-    static final class CsvOptions {
+    static final class CsvOptions implements Lasting {
         @Option(names = "--id-column", paramLabel = "NAME",
                 description = "The column of the ids (default: the first). Blanks around ids and column names are cut "
                         + "off; other cells stay as they are.")
@@ -2109,7 +2119,7 @@ final class DifyExec implements Runnable {
         }
     }
 
-    static final class DifyOptions {
+    static final class DifyOptions implements Lasting {
         @Option(names = "--base-url", paramLabel = "URL", defaultValue = "https://api.dify.ai/v1",
                 description = "The API's address (env: DIFY_API_BASE_URL; default: ${DEFAULT-VALUE}).")
         URI baseUrl;
@@ -2158,7 +2168,7 @@ final class DifyExec implements Runnable {
         }
     }
 
-    static final class PaceOptions {
+    static final class PaceOptions implements Lasting {
         @Option(names = {"-c", "--concurrency"}, paramLabel = "N", converter = Positives.class,
                 description = "Runs at a time (default: 5; 1 with --wait).")
         Long concurrency;
@@ -2190,7 +2200,7 @@ final class DifyExec implements Runnable {
         }
     }
 
-    static final class RetryOptions {
+    static final class RetryOptions implements Lasting {
         @Option(names = "--max-retries", paramLabel = "N", defaultValue = "3", converter = Counts.class,
                 description = "Further attempts after the first (env: MAX_RETRIES; default: ${DEFAULT-VALUE}).")
         int maxRetries;
@@ -2227,7 +2237,7 @@ final class DifyExec implements Runnable {
         }
     }
 
-    static final class OutputOptions {
+    static final class OutputOptions implements Lasting {
         @Option(names = "--no-bom", description = "Write the results without a byte order mark.")
         boolean noBom;
 
@@ -2384,6 +2394,51 @@ final class DifyExec implements Runnable {
         }
     }
 
+    /// Reads what was typed for a call.
+    record TypedCall(CommandLine.ParseResult parsed, Env env) {
+
+        static TypedCall of(CommandSpec spec, Env env) {
+            return new TypedCall(spec.commandLine().getParseResult(), env);
+        }
+
+        /// What follows from it.
+        NextCall next() {
+            return new NextCall(env.invocation(), lasting());
+        }
+
+        /// The options that hold for every call of the batch.
+        private Typed lasting() {
+            return new Typed(parsed.commandSpec().options().stream().filter(TypedCall::isLasting).flatMap(this::word)
+                    .toList());
+        }
+
+        private static boolean isLasting(OptionSpec option) {
+            return option.shortestName().equals(Typed.INPUT) || option.userObject() instanceof Field field
+                    && Lasting.class.isAssignableFrom(field.getDeclaringClass());
+        }
+
+        /// None for an option that was not typed; one that stands alone means its usual value.
+        private Stream<String> word(OptionSpec option) {
+            boolean isFlag = option.arity().max() == 0, mayStandAlone = option.arity().min() == 0;
+            return value(option).filter(value -> !isFlag || Boolean.parseBoolean(value)).stream().map(value ->
+                    isFlag || mayStandAlone && value.equals(option.fallbackValue()) ? option.shortestName()
+                            : option.shortestName() + "=" + value);
+        }
+
+        /// In the shell, what was typed for it is a default, as what the environment says is.
+        private Optional<String> value(OptionSpec option) {
+            if (parsed.hasMatchedOption(option))
+                return Optional.of(String.join(",", option.stringValues()));
+            try {
+                var given = parsed.commandSpec().defaultValueProvider().defaultValue(option);
+                var known = new EnvDefaults(env).defaultValue(option);
+                return Optional.ofNullable(given).filter(value -> !value.equals(known));
+            } catch (Exception problem) { // the interface throws it; ours do not
+                throw new IllegalStateException(problem);
+            }
+        }
+    }
+
     /// A whole number from 0 on.
     static final class Counts implements ITypeConverter<Integer> {
         @Override
@@ -2488,8 +2543,7 @@ final class DifyExec implements Runnable {
     /// The end of a call: counts, times, cost, errors by cause, and the next command to type.
     record Summary(Batch batch, Tally tally, PrintWriter err) {
         /// @param part whether only some of the pending rows were asked for: the rest is then estimated
-        /// @param csv  the input as it was named; like the options for the next command to type
-        void print(Optional<Stop> stop, boolean part, String csv, String options) {
+        void print(Optional<Stop> stop, boolean part, NextCall next) {
             err.println();
             stop.ifPresent(reason -> err.println("Stopped: " + Plain.text(reason.why(), 1000) + "."));
             err.println(counts() + " in " + Plain.seconds(tally.elapsed()) + String.format(Locale.ROOT,
@@ -2498,7 +2552,7 @@ final class DifyExec implements Runnable {
             if (part) estimate(batch.index().count(Standing.PENDING), tally).ifPresent(err::println);
             Plain.some(CauseGroup.of(batch), CauseGroup.SHOWN, group -> err.println("  " + group.line()), "  %s causes",
                     err);
-            StatusView.next(batch, csv, options, err);
+            next.print(batch, err);
             err.flush();
         }
 
@@ -2608,8 +2662,7 @@ final class DifyExec implements Runnable {
         private static final List<Standing> ORDER = List.of(Standing.SUCCEEDED, Standing.PARTIAL, Standing.FAILED,
                 Standing.PAUSED, Standing.UNKNOWN, Standing.PENDING);
 
-        /// @param csv the input as it was named, for the next command
-        void print(String csv) {
+        void print(NextCall next) {
             out.println(paint.bold(batch.files().results().toString()) + ": "
                     + Plain.number(batch.index().rows()) + (batch.index().rows() == 1 ? " row" : " rows")
                     + batch.history().session.map(session -> paint.faint(" · " + app(session))).orElse(""));
@@ -2623,7 +2676,7 @@ final class DifyExec implements Runnable {
             causes("Open: how they end is not known yet", groups.get(false));
             warnings();
             out.println();
-            next(batch, csv, "", out);
+            next.print(batch, out);
             out.flush();
         }
 
@@ -2749,15 +2802,36 @@ final class DifyExec implements Runnable {
                             "count", missing.files(), "rows", missing.rows(), "ids", missing.examples())));
             return Json.Tokens.text(json);
         }
+    }
 
-        /// The next command to type.
-        static void next(Batch batch, String csv, String options, PrintWriter out) {
+    /// The command to paste for what is left to do.
+    ///
+    /// @param typed what it takes over from the call before
+    record NextCall(Invocation invocation, Typed typed) {
+
+        /// It goes on with a batch; where this call leaves something open, with what its last run was told.
+        void print(Batch batch, PrintWriter out) {
             var index = batch.index();
-            var files = " -i " + Plain.shell(csv) + " -o " + Plain.shell(batch.files().results().toString()) + options;
-            if (index.isComplete()) out.println("Every row has a success.");
-            else if (index.count(Standing.PENDING) > 0) out.println("Next: difyexec run" + files);
-            else if (index.count(Standing.FAILED) > 0) out.println("Next: difyexec retry" + files);
-            else out.println("Next: difyexec retry" + files + "   (looks them up; --resend-unknown sends them again)");
+            if (index.isComplete()) {
+                out.println("Every row has a success.");
+                return;
+            }
+            boolean isPending = index.count(Standing.PENDING) > 0, isOpen = index.count(Standing.FAILED) == 0;
+            if (isOpen && !isPending)
+                out.println("What is open is looked up by the next call; --resend-unknown sends it again.");
+            print(isPending ? "run" : "retry", batch.files().results(), typed.and(batch.typed()), out);
+        }
+
+        /// It begins the batch of a CSV, where there is no other under the usual name.
+        void begin(PrintWriter out) {
+            var results = Path.of("results.jsonl");
+            if (Files.notExists(results)) print("run", results, typed, out);
+        }
+
+        private void print(String command, Path results, Typed typed, PrintWriter out) {
+            out.println("Next: " + invocation + " " + command + " -i " + Plain.shell(typed.input().orElse("CSV"))
+                    + " -o " + Plain.shell(results.toString()) + typed.others());
+            out.flush();
         }
     }
 
@@ -6256,6 +6330,12 @@ final class DifyExec implements Runnable {
             return history;
         }
 
+        /// What the last call was told, as far as its log says so.
+        Typed typed() {
+            return history.session.map(session -> Typed.ofText(session.options(), files.results()))
+                    .orElse(Typed.NOTHING);
+        }
+
         /// Rows of the results that the CSV lacks would be left out.
         void refuseStrangers(Path input) {
             int strangers = index.size() - index.rows();
@@ -6439,9 +6519,12 @@ final class DifyExec implements Runnable {
             return batch.index().standing(row.index());
         }
 
-        void began(String baseUrl, String app, String server, Mode mode, String options) {
+        /// @param note  how the call goes: `mode=auto c=5`
+        /// @param typed what it was told that holds for later calls, too
+        void began(String baseUrl, String app, String server, Mode mode, String note, Typed typed) {
             record(new Event.Session(Instant.now(), Event.FORMAT, "difyexec " + VERSION, baseUrl, app, server,
-                    mode.name().toLowerCase(Locale.ROOT), options));
+                    mode.name().toLowerCase(Locale.ROOT),
+                    (note + " " + typed.text(batch.files().results())).strip()));
         }
 
         /// It goes over to another mode.
@@ -6761,7 +6844,7 @@ final class DifyExec implements Runnable {
             before = running();
             resumedAt = null;
             seen(began.t());
-            if (orEmpty(began.options()).contains("mode=auto"))
+            if (orEmpty(began.options()).startsWith("mode=auto"))
                 mode = Stream.of(Mode.values()).filter(mode -> mode.name().equalsIgnoreCase(began.mode())).findFirst();
         }
 
@@ -11129,9 +11212,153 @@ final class DifyExec implements Runnable {
         }
     }
 
+    /// How the tool was started: the words that a command to paste begins with.
+    record Invocation(List<String> words) {
+        static final Invocation INSTALLED = new Invocation(List.of("difyexec"));
+        private static final String SEPARATOR = "\037", SCRIPT = "DifyExec.java";
+
+        static Invocation ofProcess(String... args) {
+            var info = ProcessHandle.current().info();
+            var options = info.arguments().stream().flatMap(Stream::of);
+            return of(System::getenv, Stream.concat(info.command().stream(), options).toList(), List.of(args),
+                    Path.of(""));
+        }
+
+        /// | started as | what that leaves |
+        /// | --- | --- |
+        /// | `java -jar X.jar` | its words, which are those of the process |
+        /// | `./jbang`, a link to it | `DIFYEXEC_COMMAND`: all words that were typed |
+        /// | what `./jbang app install` installs | `DIFYEXEC_COMMAND`: that one word |
+        /// | JBang's own `jbang` | nothing; the script lies in the folder, or a command was installed for it |
+        ///
+        /// @param process the words of the process; none where they cannot be had
+        /// @param args    the last of them, which are the tool's
+        static Invocation of(UnaryOperator<String> environment, List<String> process, List<String> args, Path folder) {
+            var programs = new Programs(Objects.requireNonNullElse(environment.apply("PATH"), ""));
+            var command = Objects.requireNonNullElse(environment.apply("DIFYEXEC_COMMAND"), "");
+            var jar = before(args, process)
+                    .filter(words -> words.size() > 2 && words.get(words.size() - 2).equals("-jar"));
+            var typed = command.contains(SEPARATOR) ? before(args, List.of(command.split(SEPARATOR, -1)))
+                    : Optional.of(List.of(command)).filter(_ -> !command.isEmpty());
+            return jar.or(() -> typed).map(programs::byName).map(Invocation::new)
+                    .orElseGet(() -> programs.find("difyexec").isEmpty() && programs.find("jbang").isPresent()
+                            && Files.exists(folder.resolve(SCRIPT))
+                            ? new Invocation(List.of("jbang", SCRIPT)) : INSTALLED);
+        }
+
+        /// What stands before the arguments.
+        private static Optional<List<String>> before(List<String> args, List<String> words) {
+            int size = words.size() - args.size();
+            return Optional.of(words).filter(_ -> size > 0 && words.subList(size, words.size()).equals(args))
+                    .map(all -> all.subList(0, size));
+        }
+
+        /// What the folders of a PATH hold.
+        private record Programs(String path) {
+
+            Optional<Path> find(String name) {
+                return Stream.of(path.split(File.pathSeparator)).filter(folder -> !folder.isEmpty())
+                        .map(folder -> Path.of(folder, name)).filter(Files::isExecutable).findFirst();
+            }
+
+            /// The first word without its folder, where that names the same program.
+            List<String> byName(List<String> words) {
+                var program = Path.of(words.getFirst());
+                var name = program.getFileName().toString();
+                if (!program.isAbsolute() || !find(name).map(Programs::real).equals(Optional.of(real(program))))
+                    return words;
+                return Stream.concat(Stream.of(name), words.stream().skip(1)).toList();
+            }
+
+            private static Path real(Path program) {
+                try {
+                    return program.toRealPath();
+                } catch (IOException _) {
+                    return program; // it is gone by now
+                }
+            }
+        }
+
+        @Override
+        public String toString() {
+            return words.stream().map(Plain::shell).collect(joining(" "));
+        }
+    }
+
+    /// Options as they were typed, for a later call: `-i=data.csv`, `--demo`.
+    record Typed(List<String> words) {
+        static final Typed NOTHING = new Typed(List.of());
+        static final String INPUT = "-i";
+        private static final Pattern WORD = Pattern.compile("(?:'[^']*'|\\\\'|[^\\s'\\\\])+");
+        private static final Pattern PART = Pattern.compile("'([^']*)'|\\\\(')");
+
+        static Typed ofInput(Path csv) {
+            return new Typed(List.of(INPUT + "=" + csv));
+        }
+
+        /// The input, if it is named.
+        Optional<String> input() {
+            return words.stream().filter(word -> name(word).equals(INPUT)).map(Typed::value).findFirst();
+        }
+
+        /// All others, as a shell takes them, each with a blank before.
+        String others() {
+            return words.stream().filter(word -> !name(word).equals(INPUT)).map(word -> " " + quoted(word))
+                    .collect(joining());
+        }
+
+        /// These, and of the older ones those that are not among them.
+        Typed and(Typed older) {
+            var names = words.stream().map(Typed::name).toList();
+            return new Typed(Stream.concat(words.stream(),
+                    older.words.stream().filter(word -> !names.contains(name(word)))).toList());
+        }
+
+        /// For the log: the input is named as it lies from the folder of the results, so that both can be moved.
+        String text(Path results) {
+            return words.stream()
+                    .map(word -> name(word).equals(INPUT) ? INPUT + "=" + from(results, value(word)) : word)
+                    .map(Plain::shell).collect(joining(" "));
+        }
+
+        /// What the log says; an input that is not there any more is left out.
+        static Typed ofText(String logged, Path results) {
+            var words = WORD.matcher(logged == null ? "" : logged).results().map(word -> PART.matcher(word.group())
+                    .replaceAll(part -> Matcher.quoteReplacement(part.group(1) == null ? "'" : part.group(1))));
+            return new Typed(words.filter(word -> word.startsWith("-")).flatMap(word -> name(word).equals(INPUT)
+                    ? at(results, value(word)).map(input -> INPUT + "=" + input).stream() : Stream.of(word)).toList());
+        }
+
+        private static String from(Path results, String input) {
+            var folder = results.toAbsolutePath().normalize().getParent();
+            var file = Path.of(input).toAbsolutePath().normalize();
+            return input.equals("-") || folder == null || !folder.getRoot().equals(file.getRoot()) ? input
+                    : folder.relativize(file).toString();
+        }
+
+        private static Optional<String> at(Path results, String input) {
+            return input.equals("-") ? Optional.of(input) : Optional.of(results.resolveSibling(input).normalize())
+                    .filter(Files::exists).map(Path::toString);
+        }
+
+        private static String name(String word) {
+            return word.split("=", 2)[0];
+        }
+
+        private static String value(String word) {
+            return word.substring(word.indexOf('=') + 1);
+        }
+
+        /// `-c 3`, `--id-column='My Id'`
+        private static String quoted(String word) {
+            if (!word.contains("=")) return Plain.shell(word);
+            return name(word) + (word.startsWith("--") ? "=" : " ") + Plain.shell(value(word));
+        }
+    }
+
     /// The settings of the process: its environment, and under it the `.env` files of the current folder and the
     /// script's. Over a file that cannot be read only [#needed] fails.
-    record Env(List<Place> places) {
+    record Env(List<Place> places, Invocation invocation) {
         /// The value of the key in `.env.example`: as good as missing.
         static final String PLACEHOLDER = "app-your-key-here";
 
@@ -11158,19 +11385,20 @@ final class DifyExec implements Runnable {
         }
 
         static Env of(Map<String, String> variables, Path... folders) {
-            return of(variables::get, folders);
+            return of(variables::get, Invocation.INSTALLED, folders);
         }
 
-        static Env ofProcess() {
+        /// @param args those of `main`
+        static Env ofProcess(String... args) {
             var home = Optional.ofNullable(System.getenv("DIFYEXEC_HOME")).filter(folder -> !folder.isEmpty());
-            return of(System::getenv, Path.of(""), Path.of(home.orElse("")));
+            return of(System::getenv, Invocation.ofProcess(args), Path.of(""), Path.of(home.orElse("")));
         }
 
-        private static Env of(UnaryOperator<String> environment, Path... folders) {
+        private static Env of(UnaryOperator<String> environment, Invocation invocation, Path... folders) {
             Place process = name -> Optional.ofNullable(environment.apply(name))
                     .map(text -> new Setting(name, text, "", ""));
             return new Env(Stream.concat(Stream.of(process), Stream.of(folders).map(Path::toAbsolutePath).distinct()
-                    .map(DotEnv::new)).toList());
+                    .map(DotEnv::new)).toList(), invocation);
         }
 
         /// The first place that has a value, or a line for it that cannot be read; an empty value counts as none.
