@@ -118,7 +118,8 @@ import static java.util.stream.Collectors.joining;
         synopsisSubcommandLabel = "COMMAND",
         subcommands = {DifyExec.Run.class, DifyExec.Retry.class, DifyExec.Status.class, DifyExec.Export.class,
                 DifyExec.Check.class, DifyExec.Shell.class, AutoComplete.GenerateCompletion.class},
-        footer = {"", "Start here:  difyexec run --demo -i data.csv -o results.jsonl"})
+        footer = {"difyexec run --demo -i data.csv -o results.jsonl", "difyexec status -o results.jsonl",
+                "difyexec run --help"})
 final class DifyExec implements Runnable {
 
     static final String VERSION = "0.1.0";
@@ -145,7 +146,7 @@ final class DifyExec implements Runnable {
 
     /// The whole command tree over one environment: `main` gives the real one, a test a map.
     static CommandLine commandLine(Env env) {
-        return CommandLines.configured(new CommandLine(new DifyExec(), new Factory(env)), new EnvDefaults(env));
+        return CommandLines.configured(new CommandLine(new DifyExec(), new Factory(env)), new EnvDefaults(env), env);
     }
 
     /// No arguments: the usage.
@@ -174,7 +175,10 @@ final class DifyExec implements Runnable {
 
     @Command(name = "run", mixinStandardHelpOptions = true, sortOptions = false,
             description = {"Runs every row that has no success yet.",
-                    "Running it again continues: a success is never repeated."})
+                    "Running it again continues: a success is never repeated."},
+            footer = {"difyexec run --demo -i data.csv -o results.jsonl",
+                    "difyexec run -i data.csv -o results.jsonl --limit 10",
+                    "difyexec run -i data.csv -o results.jsonl -c 10"})
     static final class Run implements Callable<Integer> {
         @Mixin Work work;
 
@@ -185,7 +189,10 @@ final class DifyExec implements Runnable {
     }
 
     @Command(name = "retry", mixinStandardHelpOptions = true, sortOptions = false,
-            description = "Runs only the ids in <output>.retry again, or the ids named.")
+            description = "Runs only the ids in <output>.retry again, or the ids named.",
+            footer = {"difyexec retry -i data.csv -o results.jsonl",
+                    "difyexec retry -i data.csv -o results.jsonl r-15 r-16",
+                    "difyexec retry -i data.csv -o results.jsonl --limit 10"})
     static final class Retry implements Callable<Integer> {
         @Mixin Work work;
 
@@ -202,7 +209,10 @@ final class DifyExec implements Runnable {
     }
 
     @Command(name = "status", mixinStandardHelpOptions = true, sortOptions = false,
-            description = "Says where a batch stands, without network or key.")
+            description = "Says where a batch stands, without network or key.",
+            footer = {"difyexec status -o results.jsonl",
+                    "difyexec status -i data.csv -o results.jsonl --json",
+                    "difyexec status -o results.jsonl --html report.html"})
     static final class Status implements Callable<Integer> {
         @Mixin ResultsOption results;
 
@@ -256,7 +266,10 @@ final class DifyExec implements Runnable {
     @Command(name = "export", mixinStandardHelpOptions = true, sortOptions = false,
             description = {"Writes the spreadsheet back: the input's columns, then the outputs, then how each row "
                     + "ended.",
-                    "UTF-8 with byte order mark, in the input's order, rows without a success too."})
+                    "UTF-8 with byte order mark, in the input's order, rows without a success too."},
+            footer = {"difyexec export -i data.csv -o results.jsonl out.csv",
+                    "difyexec export -i data.csv -o results.jsonl --failed f.csv",
+                    "difyexec export -i data.csv -o results.jsonl - | less"})
     static final class Export implements Callable<Integer> {
         @Option(names = {"-i", "--input"}, required = true, paramLabel = "CSV", description = "The input file.")
         Path input;
@@ -311,7 +324,10 @@ final class DifyExec implements Runnable {
     @Command(name = "check", mixinStandardHelpOptions = true, sortOptions = false,
             description = {"Checks all that can be known without spending: settings, server, app, header, every cell "
                     + "of every row.",
-                    "No run is started, nothing is uploaded."})
+                    "No run is started, nothing is uploaded."},
+            footer = {"difyexec check --demo -i data.csv",
+                    "difyexec check -i data.csv --show 1",
+                    "difyexec check -i data.csv --json"})
     static final class Check implements Callable<Integer> {
         @Mixin InputOption input;
 
@@ -365,7 +381,10 @@ final class DifyExec implements Runnable {
     @Command(name = "shell", mixinStandardHelpOptions = true, sortOptions = false,
             description = {"Works with the rows of a batch until they succeed: see why one failed, change it, try it, "
                     + "keep it.",
-                    "Not on a terminal, commands are read from standard input, a line each."})
+                    "Not on a terminal, commands are read from standard input, a line each."},
+            footer = {"difyexec shell --demo -i data.csv -o results.jsonl",
+                    "difyexec shell -i data.csv -o results.jsonl <script.txt",
+                    "difyexec shell"})
     static final class Shell implements Callable<Integer> {
         @Option(names = {"-i", "--input"}, paramLabel = "CSV", description = "The rows of the batch to open.")
         Path input;
@@ -931,7 +950,7 @@ final class DifyExec implements Runnable {
     @Command(name = "dify>", sortOptions = false, synopsisSubcommandLabel = "COMMAND",
             description = "Works with the rows of the open batch until they succeed.",
             subcommands = CommandLine.HelpCommand.class,
-            footer = {"", "A value with blanks or line breaks goes in quotes:  set r-7 text=\"two words\"",
+            footer = {"A value with blanks or line breaks goes in quotes:  set r-7 text=\"two words\"",
                     "'help COMMAND' says more."})
     static final class Prompt implements Runnable {
         private static final List<String> ORDER = List.of("open", "failures", "show", "set", "unset", "edits", "try",
@@ -957,7 +976,7 @@ final class DifyExec implements Runnable {
                         && !line.getSubcommands().containsKey(command.getCommandName()))
                     line.addSubcommand(new CommandLine(type, factory));
             }
-            return CommandLines.configured(line, arg -> defaultOf(arg, desk, typed, defaults))
+            return CommandLines.configured(line, arg -> defaultOf(arg, desk, typed, defaults), defaults.env())
                     .setExpandAtFiles(false)
                     .setParameterExceptionHandler(Prompt::unusable)
                     .setExecutionExceptionHandler(Prompt::failed)
@@ -1745,28 +1764,26 @@ final class DifyExec implements Runnable {
 
     /// What all our command lines have in common, that of the shell, too.
     static final class CommandLines {
-        static CommandLine configured(CommandLine line, IDefaultValueProvider defaults) {
+        static CommandLine configured(CommandLine line, IDefaultValueProvider defaults, Env env) {
             line.setAbbreviatedOptionsAllowed(false)
-                    .setUsageHelpAutoWidth(false)
-                    .setUsageHelpWidth(100)
-                    .setColorScheme(CommandLine.Help.defaultColorScheme(CommandLine.Help.Ansi.OFF))
                     .registerConverter(Duration.class, new Durations())
                     .registerConverter(URI.class, new Addresses())
                     .registerConverter(Mode.class, new OneOf<>(Mode.class))
                     .registerConverter(RetryRuns.class, new OneOf<>(RetryRuns.class))
                     .registerConverter(ProgressStyle.class, new OneOf<>(ProgressStyle.class))
                     .registerConverter(Grouping.class, new OneOf<>(Grouping.class))
-                    .setParameterExceptionHandler(CommandLines::unusable)
+                    .setParameterExceptionHandler((problem, _) -> unusable(problem, env.invocation()))
                     .setExecutionExceptionHandler(CommandLines::stopped)
                     .setExecutionStrategy(CommandLines::execute);
-            return setDefaults(line, defaults);
+            return adapted(line, defaults, env);
         }
 
-        private static CommandLine setDefaults(CommandLine line, IDefaultValueProvider defaults) {
+        private static CommandLine adapted(CommandLine line, IDefaultValueProvider defaults, Env env) {
             line.setDefaultValueProvider(defaults);
             line.getCommandSpec().version("difyexec " + VERSION);
-            line.getSubcommands().values().forEach(sub -> setDefaults(sub, defaults));
-            line.getHelpSectionMap(); // built now, so that each subcommand keeps its own
+            line.getSubcommands().values().forEach(sub -> adapted(sub, defaults, env));
+            line.setHelpSectionKeys(List.of("page"));
+            line.getHelpSectionMap().put("page", help -> HelpPage.of(help.commandSpec(), env).text());
             return line;
         }
 
@@ -1782,25 +1799,206 @@ final class DifyExec implements Runnable {
             return code;
         }
 
-        private static int unusable(ParameterException problem, String... args) {
+        private static int unusable(ParameterException problem, Invocation invocation) {
             var line = problem.getCommandLine();
             line.getErr().println("difyexec: " + Plain.text(Plain.masked(explain(problem)), 1000));
-            line.getErr().println("Try 'difyexec" + (line.getParent() == null ? "" : " " + line.getCommandName())
-                    + " --help'.");
+            line.getErr().println("Try: " + invocation + (line.getParent() == null ? "" : " " + line.getCommandName())
+                    + " --help");
             return UNUSABLE;
         }
 
         /// `--timeout abc: not a duration`; what picocli finds itself is in its words.
         static String explain(ParameterException problem) {
+            var line = problem.getCommandLine();
+            if (problem instanceof CommandLine.UnmatchedArgumentException unmatched)
+                return unknown(unmatched.getUnmatched().getFirst(), line);
+            if (problem instanceof CommandLine.MissingParameterException && !line.getUnmatchedArguments().isEmpty())
+                return unknown(line.getUnmatchedArguments().getFirst(), line); // it may be what is missing
             return problem.getArgSpec() instanceof OptionSpec option && problem.getValue() != null
                     && problem.getCause() instanceof TypeConversionException fault
                     ? option.longestName() + " " + problem.getValue() + ": " + fault.getMessage() : problem.getMessage();
+        }
+
+        /// `no option --timout; did you mean --timeout?`
+        private static String unknown(String word, CommandLine line) {
+            var spec = line.getCommandSpec();
+            if (word.startsWith("--")) {
+                var option = word.split("=", 2)[0];
+                return "no option " + option + meant(option, spec.optionsMap().keySet());
+            }
+            if (word.startsWith("-") && word.length() > 1) return "no option " + word;
+            var commands = line.getSubcommands().keySet();
+            return commands.isEmpty() ? spec.name() + " has no use for " + Plain.quoted(word)
+                    : "no command " + Plain.quoted(word) + meant(word, commands);
+        }
+
+        private static String meant(String word, Collection<String> known) {
+            return Nearest.ofTyped(word, known.stream().filter(other -> other.length() > 2).toList())
+                    .map(near -> "; did you mean " + near + "?").orElse("");
         }
 
         static int stopped(Exception problem, CommandLine line, CommandLine.ParseResult parsed) throws Exception {
             if (!(problem instanceof Unusable unusable)) throw problem;
             line.getErr().println("difyexec: " + unusable.getMessage());
             return unusable.code();
+        }
+    }
+
+    /// A command's help: how it is typed, what it does, its options under their headings, examples. No word is broken.
+    ///
+    /// @param start what a command begins with, for the examples
+    record HelpPage(CommandSpec spec, int width, Paint paint, String start) {
+        private static final int NARROWEST = 60, WIDEST = 120, LABELS = 28;
+        private static final List<String> FIRST = List.of("-i", "-o", "--demo", "--limit", "-c");
+        private static final List<String> LAST = List.of("-h", "-V");
+
+        /// What stands on the left, and what is said of it.
+        private record Entry(String label, String said) {}
+
+        static HelpPage of(CommandSpec spec, Env env) {
+            boolean isInShell = !spec.root().name().equals("difyexec");
+            return new HelpPage(spec, Math.clamp(Screen.columns(env), NARROWEST, WIDEST), Paint.of(env),
+                    isInShell ? "" : env.invocation() + " ");
+        }
+
+        String text() {
+            var page = new StringBuilder();
+            lines("Usage: " + spec.qualifiedName(" ") + synopsis(), 0, 7).forEach(line -> add(page, line));
+            for (var paragraph : spec.usageMessage().description())
+                plain(paragraph).lines().flatMap(said -> lines(said, 0, 0)).forEach(line -> add(page, line));
+            section(page, "Commands:", commands());
+            boolean isShort = groups().isEmpty();
+            section(page, "", Stream.of(parameters(), options(this::isFirst), isShort ? last() : Stream.<Entry>empty())
+                    .flatMap(entries -> entries).toList());
+            groups().forEach(group -> section(page, group.heading().replace("%n", ""), group.allOptionsNested().stream()
+                    .filter(option -> !isFirst(option)).map(HelpPage::entry).toList()));
+            if (!isShort) section(page, "Other:", last().toList());
+            footer(page);
+            return page.toString();
+        }
+
+        private static void add(StringBuilder page, String line) {
+            page.append(line).append('\n');
+        }
+
+        /// ` [OPTIONS] -i CSV -o JSONL [ID...]`
+        private String synopsis() {
+            var words = new ArrayList<String>();
+            if (!spec.options().stream().allMatch(OptionSpec::required)) words.add("[OPTIONS]");
+            spec.options().stream().filter(OptionSpec::required)
+                    .forEach(option -> words.add(option.shortestName() + " " + option.paramLabel()));
+            spec.positionalParameters().forEach(parameter -> words.add(label(parameter)));
+            if (!spec.subcommands().isEmpty()) words.add("COMMAND");
+            return words.stream().map(word -> " " + word).collect(joining());
+        }
+
+        private static String label(CommandLine.Model.PositionalParamSpec parameter) {
+            var label = parameter.paramLabel() + (parameter.arity().max() > 1 ? "..." : "");
+            return parameter.arity().min() == 0 ? "[" + label + "]" : label;
+        }
+
+        private List<Entry> commands() {
+            return spec.subcommands().values().stream().distinct().map(CommandLine::getCommandSpec)
+                    .map(command -> new Entry("  " + String.join(", ", command.names()), summary(command))).toList();
+        }
+
+        private static String summary(CommandSpec command) {
+            var usage = command.usageMessage();
+            return plain(Stream.of(usage.header(), usage.description()).flatMap(Stream::of).findFirst().orElse(""));
+        }
+
+        private Stream<Entry> parameters() {
+            return spec.positionalParameters().stream().map(parameter -> new Entry(" ".repeat(6) + label(parameter),
+                    String.join(" ", parameter.description())));
+        }
+
+        private List<CommandLine.Model.ArgGroupSpec> groups() {
+            return spec.argGroups().stream().filter(group -> group.heading() != null)
+                    .sorted(Comparator.comparingInt(CommandLine.Model.ArgGroupSpec::order)).toList();
+        }
+
+        /// Those that stand under no heading, and what everyone needs.
+        private boolean isFirst(OptionSpec option) {
+            return option.group() == null && !isLast(option) || FIRST.contains(option.shortestName());
+        }
+
+        private static boolean isLast(OptionSpec option) {
+            return LAST.contains(option.shortestName());
+        }
+
+        private Stream<Entry> options(Predicate<OptionSpec> which) {
+            return spec.options().stream().filter(which).sorted(Comparator.comparingInt(HelpPage::place))
+                    .map(HelpPage::entry);
+        }
+
+        private Stream<Entry> last() {
+            return options(HelpPage::isLast);
+        }
+
+        private static int place(OptionSpec option) {
+            int place = FIRST.indexOf(option.shortestName());
+            return place < 0 ? FIRST.size() : place;
+        }
+
+        /// `  -c, --concurrency=N`, `      --demo[=VERSION]`
+        private static Entry entry(OptionSpec option) {
+            var names = (option.shortestName().length() > 2 ? " ".repeat(6) : "  ") + String.join(", ", option.names());
+            var value = "=" + option.paramLabel();
+            var label = option.arity().max() == 0 ? "" : option.arity().min() == 0 ? "[" + value + "]" : value;
+            return new Entry(names + label, String.join(" ", option.description()));
+        }
+
+        private void section(StringBuilder page, String heading, List<Entry> entries) {
+            if (entries.isEmpty()) return;
+            add(page, "");
+            if (!heading.isEmpty()) add(page, paint.bold(heading));
+            int longest = entries.stream().mapToInt(entry -> entry.label().length()).max().getAsInt();
+            int left = groups().isEmpty() ? Math.min(LABELS, longest + 2) : LABELS;
+            for (var entry : entries) entry(entry, left).forEach(line -> add(page, line));
+        }
+
+        private Stream<String> entry(Entry entry, int left) {
+            var label = entry.label();
+            boolean fits = label.length() < left - 1;
+            var said = lines(plain(entry.said()), left, left).toList();
+            var first = label.replace(label.strip(), paint.bold(label.strip()))
+                    + (fits ? " ".repeat(left - label.length()) + said.getFirst().strip() : "");
+            return Stream.concat(Stream.of(first), said.stream().skip(fits ? 1 : 0));
+        }
+
+        /// Examples begin with the tool's name; the rest is said as it is.
+        private void footer(StringBuilder page) {
+            var lines = List.of(spec.usageMessage().footer());
+            if (lines.isEmpty()) return;
+            add(page, "");
+            if (lines.getFirst().startsWith("difyexec ")) add(page, paint.bold("Examples:"));
+            for (var line : lines) {
+                if (!line.startsWith("difyexec ")) lines(line, 0, 0).forEach(part -> add(page, part));
+                else add(page, String.join(" \\\n", lines(start + line.substring(9), 2, 6, width - 2).toList()));
+            }
+        }
+
+        private static String plain(String text) {
+            return text.replace("%n", "\n").replace("%%", "%").strip();
+        }
+
+        private Stream<String> lines(String text, int first, int others) {
+            return lines(text, first, others, width);
+        }
+
+        /// Broken between words, the first line and the others indented so far.
+        private static Stream<String> lines(String text, int first, int others, int width) {
+            var lines = new ArrayList<String>();
+            var line = new StringBuilder(" ".repeat(first));
+            for (var word : text.split(" ")) {
+                if (!line.toString().isBlank() && line.length() + word.length() + 1 > width) {
+                    lines.add(line.toString());
+                    line = new StringBuilder(" ".repeat(others));
+                }
+                line.append(line.toString().isBlank() ? "" : " ").append(word);
+            }
+            lines.add(line.toString());
+            return lines.stream();
         }
     }
 
@@ -1871,7 +2069,7 @@ final class DifyExec implements Runnable {
             var sender = new Sender(dify.client(), checked(wanted, server), Optional.ofNullable(work.out.saveFiles));
             var engine = dify.engine(server, sender, wanted, terms(server), writer,
                     new Progress(dify.err(), work.out.progress),
-                    "mode=" + dify.mode().name().toLowerCase(Locale.ROOT) + " c=" + work.pace.concurrency(),
+                    "mode=" + dify.mode() + " c=" + work.pace.concurrency(),
                     work.setup.next().typed());
             var stop = engine.runToLastWords();
             new Summary(batch, engine.tally(), dify.err()).print(stop, work.rows.limit != null, work.setup.next());
@@ -2259,7 +2457,14 @@ final class DifyExec implements Runnable {
     }
 
     /// How failures are listed.
-    enum Grouping { ROW, ERROR }
+    enum Grouping {
+        ROW, ERROR;
+
+        @Override
+        public String toString() {
+            return name().toLowerCase(Locale.ROOT);
+        }
+    }
 
     /// `90`, `1.5`, `90s`, `2m`, `1h`, `500ms`; a bare number is seconds.
     static final class Durations implements ITypeConverter<Duration> {
@@ -2464,8 +2669,7 @@ final class DifyExec implements Runnable {
         public E convert(String text) {
             return Stream.of(type.getEnumConstants()).filter(word -> word.name().equalsIgnoreCase(text.strip()))
                     .findFirst().orElseThrow(() -> new TypeConversionException("not one of "
-                            + Stream.of(type.getEnumConstants()).map(word -> word.name().toLowerCase(Locale.ROOT))
-                                    .collect(joining(", "))));
+                            + Stream.of(type.getEnumConstants()).map(Enum::toString).collect(joining(", "))));
         }
     }
 
@@ -2538,7 +2742,14 @@ final class DifyExec implements Runnable {
         }
     }
 
-    enum ProgressStyle { AUTO, PLAIN, OFF }
+    enum ProgressStyle {
+        AUTO, PLAIN, OFF;
+
+        @Override
+        public String toString() {
+            return name().toLowerCase(Locale.ROOT);
+        }
+    }
 
     /// The end of a call: counts, times, cost, errors by cause, and the next command to type.
     record Summary(Batch batch, Tally tally, PrintWriter err) {
@@ -6523,7 +6734,7 @@ final class DifyExec implements Runnable {
         /// @param typed what it was told that holds for later calls, too
         void began(String baseUrl, String app, String server, Mode mode, String note, Typed typed) {
             record(new Event.Session(Instant.now(), Event.FORMAT, "difyexec " + VERSION, baseUrl, app, server,
-                    mode.name().toLowerCase(Locale.ROOT),
+                    mode.toString(),
                     (note + " " + typed.text(batch.files().results())).strip()));
         }
 
@@ -6531,7 +6742,7 @@ final class DifyExec implements Runnable {
         void changed(Instant now, Mode mode) {
             var session = batch.history().session.orElseThrow();
             record(new Event.Session(now, Event.FORMAT, session.tool(), session.baseUrl(), session.app(),
-                    session.server(), mode.name().toLowerCase(Locale.ROOT), session.options()));
+                    session.server(), mode.toString(), session.options()));
         }
 
         /// On the log's way; on disk, and known, with the next [#flush].
@@ -7853,7 +8064,7 @@ final class DifyExec implements Runnable {
                 String csv) implements Event {
             static Attempt of(DifyExec.Attempt attempt) {
                 return new Attempt(attempt.at(), attempt.row().id(), attempt.tries().retries(), attempt.user(),
-                        attempt.mode().name().toLowerCase(Locale.ROOT), attempt.cells(), attempt.kind().word(),
+                        attempt.mode().toString(), attempt.cells(), attempt.kind().word(),
                         attempt.csv());
             }
 
@@ -10703,6 +10914,11 @@ final class DifyExec implements Runnable {
     enum Mode {
         AUTO, BLOCKING, STREAMING;
 
+        @Override
+        public String toString() {
+            return name().toLowerCase(Locale.ROOT);
+        }
+
         static Mode of(String word) {
             return switch (word) {
                 case "blocking" -> BLOCKING;
@@ -10712,7 +10928,14 @@ final class DifyExec implements Runnable {
         }
     }
 
-    enum RetryRuns { NEVER, TRANSIENT, ALWAYS }
+    enum RetryRuns {
+        NEVER, TRANSIENT, ALWAYS;
+
+        @Override
+        public String toString() {
+            return name().toLowerCase(Locale.ROOT);
+        }
+    }
 
     /// How long a cut request is watched for before it counts as not started; by mode, since streamed runs may queue.
     record Settle(Duration blocking, Duration streaming) {
@@ -11562,6 +11785,13 @@ final class DifyExec implements Runnable {
     /// What a file descriptor is connected to. Java itself tells of standard input and output only together.
     static final class Screen {
         static final int WIDTH = width();
+        private static final int OF_A_PIPE = 100;
+
+        /// What `COLUMNS` says, else the terminal's; where the output is none, what reads well in a file.
+        static int columns(Env env) {
+            var columns = env.get("COLUMNS");
+            return columns.matches("\\d{1,6}") ? Integer.parseInt(columns) : isTerminal(1) ? WIDTH : OF_A_PIPE;
+        }
 
         static boolean isTerminal(int descriptor) {
             try {
@@ -11974,7 +12204,16 @@ final class DifyExec implements Runnable {
         private static final Pattern MARKS = Pattern.compile("[\\s_-]");
 
         static Optional<String> of(String word, List<String> words) {
-            return words.stream().filter(other -> distance(plain(word), plain(other)) <= Math.max(1, word.length() / 4))
+            return within(Math.max(1, word.length() / 4), word, words);
+        }
+
+        /// The same for what is typed in a hurry: two letters may have changed places.
+        static Optional<String> ofTyped(String word, List<String> words) {
+            return within(Math.max(word.length() > 4 ? 2 : 1, word.length() / 4), word, words);
+        }
+
+        private static Optional<String> within(int most, String word, List<String> words) {
+            return words.stream().filter(other -> distance(plain(word), plain(other)) <= most)
                     .min(Comparator.comparingInt(other -> distance(plain(word), plain(other))));
         }
 
