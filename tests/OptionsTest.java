@@ -51,11 +51,12 @@ final class OptionsTest {
         @ParameterizedTest(name = "{0}")
         @ValueSource(strings = {"run", "retry", "status", "export", "check", "shell", "generate-completion"})
         void isAsWideAsTheTerminalAndBreaksNoWord(String command) {
+            var spec = commandLine(Env.of(Map.of())).getSubcommands().get(command).getCommandSpec();
             for (int columns : List.of(60, 80, 120)) {
                 var help = help(command, columns);
                 help.lines().forEach(line -> assertTrue(line.length() <= columns, line));
                 assertEquals(words(help(command, 120)), words(help));
-                for (var option : commandLine(Env.of(Map.of())).getSubcommands().get(command).getCommandSpec().options())
+                for (var option : spec.options())
                     assertTrue(String.join(" ", words(help)).contains(String.join(" ", option.description())), help);
             }
         }
@@ -94,7 +95,8 @@ final class OptionsTest {
             var spec = commandLine(Env.of(Map.of())).getSubcommands().get("status").getCommandSpec();
             var help = new HelpPage(spec, 60, new Paint(false), "./jbang DifyExec.java ").text();
 
-            assertTrue(help.contains("\n  ./jbang DifyExec.java status -o results.jsonl --html \\\n      report.html\n"), help);
+            assertTrue(help.contains("\n  ./jbang DifyExec.java status -o results.jsonl --html \\\n      report.html\n"),
+                    help);
         }
 
         @Test

@@ -191,7 +191,8 @@ final class PasteTest extends WholeCommand {
         }
 
         private static final String AGAIN = "difyexec retry -i data.csv -o results.jsonl";
-        private static final String OPTIONS = "--id-column='it'\\''s' --timeout=9 --user='' -c 3 --no-bom --demo=1.14.2";
+        private static final String OPTIONS =
+                "--id-column='it'\\''s' --timeout=9 --user='' -c 3 --no-bom --demo=1.14.2";
 
         private static Set<String> words(String line) {
             return Set.of(line.split(" "));

@@ -603,7 +603,8 @@ class ViewsTest {
         void goesToStandardOutputAsUtf8() throws IOException {
             batch().success("a", "größer", "{}").save();
             var bytes = new ByteArrayOutputStream();
-            var command = new CommandLine(new Export(Env.of(Map.of()), bytes));
+            var command = new CommandLine(new Export(Env.of(Map.of()), bytes))
+                    .setDefaultValueProvider(new EnvDefaults(Env.of(Map.of())));
 
             assertEquals(0, command.setErr(new PrintWriter(new StringWriter())).execute("-i", path("data.csv"), "-o",
                     path("results.jsonl"), "-"));
