@@ -124,7 +124,8 @@ import static java.util.stream.Collectors.joining;
         subcommands = {DifyExec.Run.class, DifyExec.Retry.class, DifyExec.Status.class, DifyExec.Export.class,
                 DifyExec.Compare.class, DifyExec.Check.class, DifyExec.Shell.class,
                 AutoComplete.GenerateCompletion.class},
-        footer = {"", "Start here:  difyexec run --demo -i data.csv -o results.jsonl"})
+        footer = {"difyexec run --demo -i data.csv -o results.jsonl", "difyexec status -o results.jsonl",
+                "difyexec run --help"})
 final class DifyExec implements Runnable {
 
     static final String VERSION = "0.1.0";
@@ -134,7 +135,7 @@ final class DifyExec implements Runnable {
 
     static void main(String... args) {
         setProperties();
-        System.exit(commandLine(Env.ofProcess()).execute(args));
+        System.exit(commandLine(Env.ofProcess(args)).execute(args));
     }
 
     /// What the HTTP client and JLine read once, as their classes load: idle connections are given up after a second, a
@@ -151,7 +152,7 @@ final class DifyExec implements Runnable {
 
     /// The whole command tree over one environment: `main` gives the real one, a test a map.
     static CommandLine commandLine(Env env) {
-        return CommandLines.configured(new CommandLine(new DifyExec(), new Factory(env)), new EnvDefaults(env));
+        return CommandLines.configured(new CommandLine(new DifyExec(), new Factory(env)), new EnvDefaults(env), env);
     }
 
     /// No arguments: the usage.
@@ -171,7 +172,7 @@ final class DifyExec implements Runnable {
             return type == Setup.class ? type.cast(new Setup(env, edits))
                     : type == Status.class ? type.cast(new Status(env))
                     : type == Compare.class ? type.cast(new Compare(env))
-                    : type == Export.class ? type.cast(new Export(System.out))
+                    : type == Export.class ? type.cast(new Export(env, System.out))
                     : type == Shell.class ? type.cast(new Shell(env, edited -> new Factory(env, edited)))
                     : CommandLine.defaultFactory().create(type);
         }
@@ -181,7 +182,10 @@ final class DifyExec implements Runnable {
 
     @Command(name = "run", mixinStandardHelpOptions = true, sortOptions = false,
             description = {"Runs every row that has no success yet.",
-                    "Running it again continues: a success is never repeated."})
+                    "Running it again continues: a success is never repeated."},
+            footer = {"difyexec run --demo -i data.csv -o results.jsonl",
+                    "difyexec run -i data.csv -o results.jsonl --limit 10",
+                    "difyexec run -i data.csv -o results.jsonl -c 10"})
     static final class Run implements Callable<Integer> {
         @Mixin Work work;
 
@@ -192,7 +196,10 @@ final class DifyExec implements Runnable {
     }
 
     @Command(name = "retry", mixinStandardHelpOptions = true, sortOptions = false,
-            description = "Runs only the ids in <output>.retry again, or the ids named.")
+            description = "Runs only the ids in <output>.retry again, or the ids named.",
+            footer = {"difyexec retry -i data.csv -o results.jsonl",
+                    "difyexec retry -i data.csv -o results.jsonl r-15 r-16",
+                    "difyexec retry -i data.csv -o results.jsonl --limit 10"})
     static final class Retry implements Callable<Integer> {
         @Mixin Work work;
 
@@ -209,7 +216,10 @@ final class DifyExec implements Runnable {
     }
 
     @Command(name = "status", mixinStandardHelpOptions = true, sortOptions = false,
-            description = "Says where a batch stands, without network or key.")
+            description = "Says where a batch stands, without network or key.",
+            footer = {"difyexec status -o results.jsonl",
+                    "difyexec status -i data.csv -o results.jsonl --json",
+                    "difyexec status -o results.jsonl --html report.html"})
     static final class Status implements Callable<Integer> {
         @Mixin ResultsOption results;
 
@@ -254,7 +264,7 @@ final class DifyExec implements Runnable {
             var batch = html == null ? Batch.peek(files, csv) : Batch.peek(files, csv, List.of(timeline));
             if (html != null) Draft.write(html, new Report(batch, timeline)::write);
             if (json) out.println(StatusView.json(batch));
-            else new StatusView(batch, out, Paint.of(env, 1)).print(input == null ? "CSV" : input.toString());
+            else new StatusView(batch, out, Paint.of(env, 1)).print(TypedCall.of(spec, env).next());
             if (html != null) spec.commandLine().getErr().println("Report: " + html);
             return batch.index().isComplete() && batch.history().missingFiles.isEmpty() ? OK : ROWS_LEFT;
         }
@@ -263,7 +273,10 @@ final class DifyExec implements Runnable {
     @Command(name = "export", mixinStandardHelpOptions = true, sortOptions = false,
             description = {"Writes the spreadsheet back: the input's columns, then the outputs, then how each row "
                     + "ended.",
-                    "UTF-8 with byte order mark, in the input's order, rows without a success too."})
+                    "UTF-8 with byte order mark, in the input's order, rows without a success too."},
+            footer = {"difyexec export -i data.csv -o results.jsonl out.csv",
+                    "difyexec export -i data.csv -o results.jsonl --failed f.csv",
+                    "difyexec export -i data.csv -o results.jsonl - | less"})
     static final class Export implements Callable<Integer> {
         @Option(names = {"-i", "--input"}, required = true, paramLabel = "CSV", description = "The input file.")
         Path input;
@@ -287,9 +300,11 @@ final class DifyExec implements Runnable {
 
         @Spec CommandSpec spec;
 
+        private final Env env;
         private final OutputStream standardOutput;
 
-        Export(OutputStream standardOutput) {
+        Export(Env env, OutputStream standardOutput) {
+            this.env = env;
             this.standardOutput = standardOutput;
         }
 
@@ -307,6 +322,7 @@ final class DifyExec implements Runnable {
                 if (toFile) Draft.write(file, export::write);
                 else StandardOutput.write(standardOutput, export::write);
                 export.tell(spec.commandLine().getErr());
+                TypedCall.of(spec, env).next().print(batch, spec.commandLine().getErr());
                 return OK;
             }
         }
@@ -393,7 +409,10 @@ final class DifyExec implements Runnable {
     @Command(name = "check", mixinStandardHelpOptions = true, sortOptions = false,
             description = {"Checks all that can be known without spending: settings, server, app, header, every cell "
                     + "of every row.",
-                    "No run is started, nothing is uploaded."})
+                    "No run is started, nothing is uploaded."},
+            footer = {"difyexec check --demo -i data.csv",
+                    "difyexec check -i data.csv --show 1",
+                    "difyexec check -i data.csv --json"})
     static final class Check implements Callable<Integer> {
         @Mixin InputOption input;
 
@@ -404,20 +423,17 @@ final class DifyExec implements Runnable {
                 description = "Print the requests of the first N rows, as JSON and as a curl line; the key is masked.")
         int show;
 
-        @Option(names = "--demo", arity = "0..1", fallbackValue = Demo.NEWEST, paramLabel = "VERSION",
-                description = "Use a simulated Dify in this process (" + Demo.VERSIONS + ").")
-        String demo;
-
+        @Mixin DemoOption demo;
         @Mixin Setup setup;
 
         @Spec CommandSpec spec;
 
         @Override
         public Integer call() throws Exception {
-            setup.check(demo);
+            setup.check(demo.version);
             try (var source = Source.of(input.csv)) {
                 var csv = setup.open(source, input.csv);
-                try (var dify = setup.connect(demo, csv.columns(), 1, setup.err())) {
+                try (var dify = setup.connect(demo.version, csv.columns(), 1, setup.err())) {
                     var index = new Index();
                     csv.check(index);
                     var met = dify.greet("");
@@ -434,6 +450,7 @@ final class DifyExec implements Runnable {
             for (var first = csv.first(show, index); first.hasNext(); )
                 CheckView.request(first.next(), form, new Endpoints(dify.access(), server.kind()), dify.mode(),
                         setup.dify.user, out);
+            if (inspection.isFine() && !json) setup.next().begin(out);
             return inspection.isFine() ? OK : UNUSABLE;
         }
     }
@@ -450,7 +467,10 @@ final class DifyExec implements Runnable {
     @Command(name = "shell", mixinStandardHelpOptions = true, sortOptions = false,
             description = {"Works with the rows of a batch until they succeed: see why one failed, change it, try it, "
                     + "keep it.",
-                    "Not on a terminal, commands are read from standard input, a line each."})
+                    "Not on a terminal, commands are read from standard input, a line each."},
+            footer = {"difyexec shell --demo -i data.csv -o results.jsonl",
+                    "difyexec shell -i data.csv -o results.jsonl <script.txt",
+                    "difyexec shell"})
     static final class Shell implements Callable<Integer> {
         @Option(names = {"-i", "--input"}, paramLabel = "CSV", description = "The rows of the batch to open.")
         Path input;
@@ -1016,7 +1036,7 @@ final class DifyExec implements Runnable {
     @Command(name = "dify>", sortOptions = false, synopsisSubcommandLabel = "COMMAND",
             description = "Works with the rows of the open batch until they succeed.",
             subcommands = CommandLine.HelpCommand.class,
-            footer = {"", "A value with blanks or line breaks goes in quotes:  set r-7 text=\"two words\"",
+            footer = {"A value with blanks or line breaks goes in quotes:  set r-7 text=\"two words\"",
                     "'help COMMAND' says more."})
     static final class Prompt implements Runnable {
         private static final List<String> ORDER = List.of("open", "failures", "show", "set", "unset", "edits", "try",
@@ -1042,7 +1062,7 @@ final class DifyExec implements Runnable {
                         && !line.getSubcommands().containsKey(command.getCommandName()))
                     line.addSubcommand(new CommandLine(type, factory));
             }
-            return CommandLines.configured(line, arg -> defaultOf(arg, desk, typed, defaults))
+            return CommandLines.configured(line, arg -> defaultOf(arg, desk, typed, defaults), defaults.env())
                     .setExpandAtFiles(false)
                     .setParameterExceptionHandler(Prompt::unusable)
                     .setExecutionExceptionHandler(Prompt::failed)
@@ -1316,11 +1336,16 @@ final class DifyExec implements Runnable {
             Desk.check(form, batch.rows(row -> row == entry).next(), csv.columns());
             var view = new TryView(out);
             var engine = dify.engine(server, new Sender(dify.client(server), form, Optional.empty()), wanted,
-                    terms(server), writer, view, "try c=1");
+                    terms(server), writer, view, "try c=1", typed());
             var stop = engine.runToLastWords();
             if (engine.tally().succeeded() == 1)
                 view.last().ifPresent(desk::keep); // paid for, also when Ctrl-C came with its end
             return view.outcome(batch.index().id(entry), engine.tally(), stop);
+        }
+
+        private Typed typed() {
+            var csv = Typed.ofInput(batch.csv().orElseThrow().path);
+            return csv.and(dify.setup().next().typed()).and(batch.typed());
         }
 
         private Engine.Terms terms(Greeting.Met server) {
@@ -1829,28 +1854,26 @@ final class DifyExec implements Runnable {
 
     /// What all our command lines have in common, that of the shell, too.
     static final class CommandLines {
-        static CommandLine configured(CommandLine line, IDefaultValueProvider defaults) {
+        static CommandLine configured(CommandLine line, IDefaultValueProvider defaults, Env env) {
             line.setAbbreviatedOptionsAllowed(false)
-                    .setUsageHelpAutoWidth(false)
-                    .setUsageHelpWidth(100)
-                    .setColorScheme(CommandLine.Help.defaultColorScheme(CommandLine.Help.Ansi.OFF))
                     .registerConverter(Duration.class, new Durations())
                     .registerConverter(URI.class, new Addresses())
                     .registerConverter(Mode.class, new OneOf<>(Mode.class))
                     .registerConverter(RetryRuns.class, new OneOf<>(RetryRuns.class))
                     .registerConverter(ProgressStyle.class, new OneOf<>(ProgressStyle.class))
                     .registerConverter(Grouping.class, new OneOf<>(Grouping.class))
-                    .setParameterExceptionHandler(CommandLines::unusable)
+                    .setParameterExceptionHandler((problem, _) -> unusable(problem, env.invocation()))
                     .setExecutionExceptionHandler(CommandLines::stopped)
                     .setExecutionStrategy(CommandLines::execute);
-            return setDefaults(line, defaults);
+            return adapted(line, defaults, env);
         }
 
-        private static CommandLine setDefaults(CommandLine line, IDefaultValueProvider defaults) {
+        private static CommandLine adapted(CommandLine line, IDefaultValueProvider defaults, Env env) {
             line.setDefaultValueProvider(defaults);
             line.getCommandSpec().version("difyexec " + VERSION);
-            line.getSubcommands().values().forEach(sub -> setDefaults(sub, defaults));
-            line.getHelpSectionMap(); // built now, so that each subcommand keeps its own
+            line.getSubcommands().values().forEach(sub -> adapted(sub, defaults, env));
+            line.setHelpSectionKeys(List.of("page"));
+            line.getHelpSectionMap().put("page", help -> HelpPage.of(help.commandSpec(), env).text());
             return line;
         }
 
@@ -1866,26 +1889,207 @@ final class DifyExec implements Runnable {
             return code;
         }
 
-        private static int unusable(ParameterException problem, String... args) {
+        private static int unusable(ParameterException problem, Invocation invocation) {
             var line = problem.getCommandLine();
             line.getErr().println("difyexec: " + Plain.text(Plain.masked(explain(problem)), 1000));
-            line.getErr().println("hint: 'difyexec" + (line.getParent() == null ? "" : " " + line.getCommandName())
-                    + " --help' lists what can be typed");
+            line.getErr().println("Try: " + invocation + (line.getParent() == null ? "" : " " + line.getCommandName())
+                    + " --help");
             return UNUSABLE;
         }
 
         /// `--timeout abc: not a duration`; what picocli finds itself is in its words.
         static String explain(ParameterException problem) {
+            var line = problem.getCommandLine();
+            if (problem instanceof CommandLine.UnmatchedArgumentException unmatched)
+                return unknown(unmatched.getUnmatched().getFirst(), line);
+            if (problem instanceof CommandLine.MissingParameterException && !line.getUnmatchedArguments().isEmpty())
+                return unknown(line.getUnmatchedArguments().getFirst(), line); // it may be what is missing
             return problem.getArgSpec() instanceof OptionSpec option && problem.getValue() != null
                     && problem.getCause() instanceof TypeConversionException fault
                     ? option.longestName() + " " + problem.getValue() + ": " + fault.getMessage()
                     : problem.getMessage();
         }
 
+        /// `no option --timout; did you mean --timeout?`
+        private static String unknown(String word, CommandLine line) {
+            var spec = line.getCommandSpec();
+            if (word.startsWith("--")) {
+                var option = word.split("=", 2)[0];
+                return "no option " + option + meant(option, spec.optionsMap().keySet());
+            }
+            if (word.startsWith("-") && word.length() > 1) return "no option " + word;
+            var commands = line.getSubcommands().keySet();
+            return commands.isEmpty() ? spec.name() + " has no use for " + Plain.quoted(word)
+                    : "no command " + Plain.quoted(word) + meant(word, commands);
+        }
+
+        private static String meant(String word, Collection<String> known) {
+            return Nearest.ofTyped(word, known.stream().filter(other -> other.length() > 2).toList())
+                    .map(near -> "; did you mean " + near + "?").orElse("");
+        }
+
         static int stopped(Exception problem, CommandLine line, CommandLine.ParseResult parsed) throws Exception {
             if (!(problem instanceof Unusable unusable)) throw problem;
             line.getErr().println("difyexec: " + unusable.getMessage());
             return unusable.code();
+        }
+    }
+
+    /// A command's help: how it is typed, what it does, its options under their headings, examples. No word is broken.
+    ///
+    /// @param start what a command begins with, for the examples
+    record HelpPage(CommandSpec spec, int width, Paint paint, String start) {
+        private static final int NARROWEST = 60, WIDEST = 120, LABELS = 28;
+        private static final List<String> FIRST = List.of("-i", "-o", "--demo", "--limit", "-c");
+        private static final List<String> LAST = List.of("-h", "-V");
+
+        /// What stands on the left, and what is said of it.
+        private record Entry(String label, String said) {}
+
+        static HelpPage of(CommandSpec spec, Env env) {
+            boolean isInShell = !spec.root().name().equals("difyexec");
+            return new HelpPage(spec, Math.clamp(Screen.columns(env), NARROWEST, WIDEST), Paint.of(env, 1),
+                    isInShell ? "" : env.invocation() + " ");
+        }
+
+        String text() {
+            var page = new StringBuilder();
+            lines("Usage: " + spec.qualifiedName(" ") + synopsis(), 0, 7).forEach(line -> add(page, line));
+            for (var paragraph : spec.usageMessage().description())
+                plain(paragraph).lines().flatMap(said -> lines(said, 0, 0)).forEach(line -> add(page, line));
+            section(page, "Commands:", commands());
+            boolean isShort = groups().isEmpty();
+            section(page, "", Stream.of(parameters(), options(this::isFirst), isShort ? last() : Stream.<Entry>empty())
+                    .flatMap(entries -> entries).toList());
+            groups().forEach(group -> section(page, group.heading().replace("%n", ""), group.allOptionsNested().stream()
+                    .filter(option -> !isFirst(option)).map(HelpPage::entry).toList()));
+            if (!isShort) section(page, "Other:", last().toList());
+            footer(page);
+            return page.toString();
+        }
+
+        private static void add(StringBuilder page, String line) {
+            page.append(line).append('\n');
+        }
+
+        /// ` [OPTIONS] -i CSV -o JSONL [ID...]`
+        private String synopsis() {
+            var words = new ArrayList<String>();
+            if (!spec.options().stream().allMatch(OptionSpec::required)) words.add("[OPTIONS]");
+            spec.options().stream().filter(OptionSpec::required)
+                    .forEach(option -> words.add(option.shortestName() + " " + option.paramLabel()));
+            spec.positionalParameters().forEach(parameter -> words.add(label(parameter)));
+            if (!spec.subcommands().isEmpty()) words.add("COMMAND");
+            return words.stream().map(word -> " " + word).collect(joining());
+        }
+
+        private static String label(CommandLine.Model.PositionalParamSpec parameter) {
+            var label = parameter.paramLabel() + (parameter.arity().max() > 1 ? "..." : "");
+            return parameter.arity().min() == 0 ? "[" + label + "]" : label;
+        }
+
+        private List<Entry> commands() {
+            return spec.subcommands().values().stream().distinct().map(CommandLine::getCommandSpec)
+                    .map(command -> new Entry("  " + String.join(", ", command.names()), summary(command))).toList();
+        }
+
+        private static String summary(CommandSpec command) {
+            var usage = command.usageMessage();
+            return plain(Stream.of(usage.header(), usage.description()).flatMap(Stream::of).findFirst().orElse(""));
+        }
+
+        private Stream<Entry> parameters() {
+            return spec.positionalParameters().stream().map(parameter -> new Entry(" ".repeat(6) + label(parameter),
+                    String.join(" ", parameter.description())));
+        }
+
+        private List<CommandLine.Model.ArgGroupSpec> groups() {
+            return spec.argGroups().stream().filter(group -> group.heading() != null)
+                    .sorted(Comparator.comparingInt(CommandLine.Model.ArgGroupSpec::order)).toList();
+        }
+
+        /// Those that stand under no heading, and what everyone needs.
+        private boolean isFirst(OptionSpec option) {
+            return option.group() == null && !isLast(option) || FIRST.contains(option.shortestName());
+        }
+
+        private static boolean isLast(OptionSpec option) {
+            return LAST.contains(option.shortestName());
+        }
+
+        private Stream<Entry> options(Predicate<OptionSpec> which) {
+            return spec.options().stream().filter(which).sorted(Comparator.comparingInt(HelpPage::place))
+                    .map(HelpPage::entry);
+        }
+
+        private Stream<Entry> last() {
+            return options(HelpPage::isLast);
+        }
+
+        private static int place(OptionSpec option) {
+            int place = FIRST.indexOf(option.shortestName());
+            return place < 0 ? FIRST.size() : place;
+        }
+
+        /// `  -c, --concurrency=N`, `      --demo[=VERSION]`
+        private static Entry entry(OptionSpec option) {
+            var names = (option.shortestName().length() > 2 ? " ".repeat(6) : "  ") + String.join(", ", option.names());
+            var value = "=" + option.paramLabel();
+            var label = option.arity().max() == 0 ? "" : option.arity().min() == 0 ? "[" + value + "]" : value;
+            return new Entry(names + label, String.join(" ", option.description()));
+        }
+
+        private void section(StringBuilder page, String heading, List<Entry> entries) {
+            if (entries.isEmpty()) return;
+            add(page, "");
+            if (!heading.isEmpty()) add(page, paint.bold(heading));
+            int longest = entries.stream().mapToInt(entry -> entry.label().length()).max().getAsInt();
+            int left = groups().isEmpty() ? Math.min(LABELS, longest + 2) : LABELS;
+            for (var entry : entries) entry(entry, left).forEach(line -> add(page, line));
+        }
+
+        private Stream<String> entry(Entry entry, int left) {
+            var label = entry.label();
+            boolean fits = label.length() < left - 1;
+            var said = lines(plain(entry.said()), left, left).toList();
+            var first = label.replace(label.strip(), paint.bold(label.strip()))
+                    + (fits ? " ".repeat(left - label.length()) + said.getFirst().strip() : "");
+            return Stream.concat(Stream.of(first), said.stream().skip(fits ? 1 : 0));
+        }
+
+        /// Examples begin with the tool's name; the rest is said as it is.
+        private void footer(StringBuilder page) {
+            var lines = List.of(spec.usageMessage().footer());
+            if (lines.isEmpty()) return;
+            add(page, "");
+            if (lines.getFirst().startsWith("difyexec ")) add(page, paint.bold("Examples:"));
+            for (var line : lines) {
+                if (!line.startsWith("difyexec ")) lines(line, 0, 0).forEach(part -> add(page, part));
+                else add(page, String.join(" \\\n", lines(start + line.substring(9), 2, 6, width - 2).toList()));
+            }
+        }
+
+        private static String plain(String text) {
+            return text.replace("%n", "\n").replace("%%", "%").strip();
+        }
+
+        private Stream<String> lines(String text, int first, int others) {
+            return lines(text, first, others, width);
+        }
+
+        /// Broken between words, the first line and the others indented so far.
+        private static Stream<String> lines(String text, int first, int others, int width) {
+            var lines = new ArrayList<String>();
+            var line = new StringBuilder(" ".repeat(first));
+            for (var word : text.split(" ")) {
+                if (!line.toString().isBlank() && line.length() + word.length() + 1 > width) {
+                    lines.add(line.toString());
+                    line = new StringBuilder(" ".repeat(others));
+                }
+                line.append(line.toString().isBlank() ? "" : " ").append(word);
+            }
+            lines.add(line.toString());
+            return lines.stream();
         }
     }
 
@@ -1959,11 +2163,10 @@ final class DifyExec implements Runnable {
                     Optional.ofNullable(work.out.saveFiles));
             try (var progress = new Progress(dify.err(), work.out.progress)) {
                 var engine = dify.engine(server, sender, wanted, terms(server), writer, progress,
-                        "mode=" + mode.name().toLowerCase(Locale.ROOT) + " c=" + work.pace.concurrency());
+                        "mode=" + mode + " c=" + work.pace.concurrency(), work.setup.next().typed());
                 var stop = engine.runToLastWords();
                 new Summary(batch, engine.tally(), dify.err(), Paint.of(work.setup.env, 2)).print(stop,
-                        work.rows.limit != null || work.pace.maxCost != null, work.input.csv.toString(),
-                        work.demo.typed());
+                        work.rows.limit != null || work.pace.maxCost != null, work.setup.next());
                 return stop.map(Stop::code).orElse(engine.tally().isAllDone() ? OK : ROWS_LEFT);
             }
         }
@@ -2025,6 +2228,11 @@ final class DifyExec implements Runnable {
 
         PrintWriter err() {
             return spec.commandLine().getErr();
+        }
+
+        /// What follows from this call.
+        NextCall next() {
+            return TypedCall.of(spec, env).next();
         }
 
         /// The server of the settings, or a demo with a variable for each column.
@@ -2103,10 +2311,11 @@ final class DifyExec implements Runnable {
 
         /// The engine of one call, which is on record from here on.
         ///
-        /// @param note how the log describes the call
+        /// @param note  how the log describes the call
+        /// @param typed what it was told that holds for later calls, too
         Engine engine(Greeting.Met server, Sender sender, Wanted wanted, Engine.Terms terms, BatchWriter writer,
-                Watcher watcher, String note) {
-            writer.began(access.name(), server.app(), server.version(), terms.route().mode(), note);
+                Watcher watcher, String note, Typed typed) {
+            writer.began(access.name(), server.app(), server.version(), terms.route().mode(), note, typed);
             return new Engine(sender, wanted, terms, writer, watcher, Engine.Ports.ofProcess());
         }
 
@@ -2130,20 +2339,18 @@ final class DifyExec implements Runnable {
         Path file;
     }
 
+    /// Options that hold for every call of a batch: the next one needs what was typed of them.
+    interface Lasting {}
+
     /// A demo in place of a server, where one is asked for.
-    static final class DemoOption {
+    static final class DemoOption implements Lasting {
         @Option(names = "--demo", arity = "0..1", fallbackValue = Demo.NEWEST, paramLabel = "VERSION",
                 description = "Use a simulated Dify in this process (" + Demo.VERSIONS + "): no key, no network, "
                         + "no cost.")
         String version;
-
-        /// As the next command has it, with a blank before.
-        String typed() {
-            return version == null ? "" : version.equals(Demo.NEWEST) ? " --demo" : " --demo=" + version;
-        }
     }
 
-    static final class CsvOptions {
+    static final class CsvOptions implements Lasting {
         @Option(names = "--id-column", paramLabel = "NAME",
                 description = "The column of the ids (default: the first). Blanks around ids and column names are cut "
                         + "off; other cells stay as they are.")
@@ -2211,7 +2418,7 @@ final class DifyExec implements Runnable {
         }
     }
 
-    static final class DifyOptions {
+    static final class DifyOptions implements Lasting {
         @Option(names = "--base-url", paramLabel = "URL", defaultValue = "https://api.dify.ai/v1",
                 description = "The API's address (env: DIFY_API_BASE_URL; default: ${DEFAULT-VALUE}).")
         URI baseUrl;
@@ -2265,7 +2472,7 @@ final class DifyExec implements Runnable {
         }
     }
 
-    static final class PaceOptions {
+    static final class PaceOptions implements Lasting {
         @Option(names = {"-c", "--concurrency"}, paramLabel = "N", converter = Positives.class,
                 description = "Runs at a time (default: 5; 1 with --wait).")
         Long concurrency;
@@ -2315,7 +2522,7 @@ final class DifyExec implements Runnable {
         }
     }
 
-    static final class RetryOptions {
+    static final class RetryOptions implements Lasting {
         @Option(names = "--max-retries", paramLabel = "N", defaultValue = "3", converter = Counts.class,
                 description = "Further attempts after the first (env: MAX_RETRIES; default: ${DEFAULT-VALUE}).")
         int maxRetries;
@@ -2352,7 +2559,7 @@ final class DifyExec implements Runnable {
         }
     }
 
-    static final class OutputOptions {
+    static final class OutputOptions implements Lasting {
         @Option(names = "--no-bom", description = "Write the results without a byte order mark.")
         boolean noBom;
 
@@ -2374,7 +2581,14 @@ final class DifyExec implements Runnable {
     }
 
     /// How failures are listed.
-    enum Grouping { ROW, ERROR }
+    enum Grouping {
+        ROW, ERROR;
+
+        @Override
+        public String toString() {
+            return name().toLowerCase(Locale.ROOT);
+        }
+    }
 
     /// `90`, `1.5`, `90s`, `2m`, `1h`, `500ms`; a bare number is seconds.
     static final class Durations implements ITypeConverter<Duration> {
@@ -2509,6 +2723,51 @@ final class DifyExec implements Runnable {
         }
     }
 
+    /// Reads what was typed for a call.
+    record TypedCall(CommandLine.ParseResult parsed, Env env) {
+
+        static TypedCall of(CommandSpec spec, Env env) {
+            return new TypedCall(spec.commandLine().getParseResult(), env);
+        }
+
+        /// What follows from it.
+        NextCall next() {
+            return new NextCall(env.invocation(), lasting());
+        }
+
+        /// The options that hold for every call of the batch.
+        private Typed lasting() {
+            return new Typed(parsed.commandSpec().options().stream().filter(TypedCall::isLasting).flatMap(this::word)
+                    .toList());
+        }
+
+        private static boolean isLasting(OptionSpec option) {
+            return option.shortestName().equals(Typed.INPUT) || option.userObject() instanceof Field field
+                    && Lasting.class.isAssignableFrom(field.getDeclaringClass());
+        }
+
+        /// None for an option that was not typed; one that stands alone means its usual value.
+        private Stream<String> word(OptionSpec option) {
+            boolean isFlag = option.arity().max() == 0, mayStandAlone = option.arity().min() == 0;
+            return value(option).filter(value -> !isFlag || Boolean.parseBoolean(value)).stream().map(value ->
+                    isFlag || mayStandAlone && value.equals(option.fallbackValue()) ? option.shortestName()
+                            : option.shortestName() + "=" + value);
+        }
+
+        /// In the shell, what was typed for it is a default, as what the environment says is.
+        private Optional<String> value(OptionSpec option) {
+            if (parsed.hasMatchedOption(option))
+                return Optional.of(String.join(",", option.stringValues()));
+            try {
+                var given = parsed.commandSpec().defaultValueProvider().defaultValue(option);
+                var known = new EnvDefaults(env).defaultValue(option);
+                return Optional.ofNullable(given).filter(value -> !value.equals(known));
+            } catch (Exception problem) { // the interface throws it; ours do not
+                throw new IllegalStateException(problem);
+            }
+        }
+    }
+
     /// A whole number from 0 on.
     static final class Counts implements ITypeConverter<Integer> {
         @Override
@@ -2544,8 +2803,7 @@ final class DifyExec implements Runnable {
         public E convert(String text) {
             return Stream.of(type.getEnumConstants()).filter(word -> word.name().equalsIgnoreCase(text.strip()))
                     .findFirst().orElseThrow(() -> new TypeConversionException("not one of "
-                            + Stream.of(type.getEnumConstants()).map(word -> word.name().toLowerCase(Locale.ROOT))
-                                    .collect(joining(", "))));
+                            + Stream.of(type.getEnumConstants()).map(Enum::toString).collect(joining(", "))));
         }
     }
 
@@ -2679,13 +2937,19 @@ final class DifyExec implements Runnable {
         }
     }
 
-    enum ProgressStyle { AUTO, PLAIN, OFF }
+    enum ProgressStyle {
+        AUTO, PLAIN, OFF;
+
+        @Override
+        public String toString() {
+            return name().toLowerCase(Locale.ROOT);
+        }
+    }
 
     /// The end of a call: counts, times, cost, errors by cause, and the next command to type.
     record Summary(Batch batch, Tally tally, PrintWriter err, Paint paint) {
         /// @param part whether only some of the pending rows were asked for: the rest is then estimated
-        /// @param csv  the input as it was named; like the options for the next command to type
-        void print(Optional<Stop> stop, boolean part, String csv, String options) {
+        void print(Optional<Stop> stop, boolean part, NextCall next) {
             err.println();
             stop.ifPresent(reason -> err.println(reason.told()));
             err.println(counts() + " in " + Plain.seconds(tally.elapsed()) + String.format(Locale.ROOT,
@@ -2695,7 +2959,7 @@ final class DifyExec implements Runnable {
             if (part) estimate(rest, tally).ifPresent(err::println);
             Plain.some(CauseGroup.of(batch), CauseGroup.SHOWN, group -> err.println("  "
                     + paint.by(group.cause().outcome(), group.line())), "  %s causes", err);
-            StatusView.next(batch, csv, options, err);
+            next.print(batch, err);
             err.flush();
         }
 
@@ -2806,8 +3070,7 @@ final class DifyExec implements Runnable {
         private static final List<Standing> ORDER = List.of(Standing.SUCCEEDED, Standing.PARTIAL, Standing.FAILED,
                 Standing.PAUSED, Standing.UNKNOWN, Standing.PENDING);
 
-        /// @param csv the input as it was named, for the next command
-        void print(String csv) {
+        void print(NextCall next) {
             out.println(headline(batch, paint));
             out.println();
             Share.of(batch.index()).forEach(share -> out.println(share.line(10, Standing::word, paint::by)));
@@ -2821,7 +3084,7 @@ final class DifyExec implements Runnable {
             if (!notes.isEmpty()) out.println();
             notes.forEach(note -> out.println("  Note: " + note));
             out.println();
-            next(batch, csv, "", out);
+            next.print(batch, out);
             out.flush();
         }
 
@@ -2989,15 +3252,36 @@ final class DifyExec implements Runnable {
                     "changed_in_input", history.changed.cardinality()));
             return Json.Tokens.text(json);
         }
+    }
 
-        /// The next command to type.
-        static void next(Batch batch, String csv, String options, PrintWriter out) {
+    /// The command to paste for what is left to do.
+    ///
+    /// @param typed what it takes over from the call before
+    record NextCall(Invocation invocation, Typed typed) {
+
+        /// It goes on with a batch; where this call leaves something open, with what its last run was told.
+        void print(Batch batch, PrintWriter out) {
             var index = batch.index();
-            var files = " -i " + Plain.shell(csv) + " -o " + Plain.shell(batch.files().results().toString()) + options;
-            if (index.isComplete()) out.println("Every row has a success.");
-            else if (index.count(Standing.PENDING) > 0) out.println("Next: difyexec run" + files);
-            else if (index.count(Standing.FAILED) > 0) out.println("Next: difyexec retry" + files);
-            else out.println("Next: difyexec retry" + files + "   (looks them up; --resend-unknown sends them again)");
+            if (index.isComplete()) {
+                out.println("Every row has a success.");
+                return;
+            }
+            boolean isPending = index.count(Standing.PENDING) > 0, isOpen = index.count(Standing.FAILED) == 0;
+            if (isOpen && !isPending)
+                out.println("What is open is looked up by the next call; --resend-unknown sends it again.");
+            print(isPending ? "run" : "retry", batch.files().results(), typed.and(batch.typed()), out);
+        }
+
+        /// It begins the batch of a CSV, where there is no other under the usual name.
+        void begin(PrintWriter out) {
+            var results = Path.of("results.jsonl");
+            if (Files.notExists(results)) print("run", results, typed, out);
+        }
+
+        private void print(String command, Path results, Typed typed, PrintWriter out) {
+            out.println("Next: " + invocation + " " + command + " -i " + Plain.shell(typed.input().orElse("CSV"))
+                    + " -o " + Plain.shell(results.toString()) + typed.others());
+            out.flush();
         }
     }
 
@@ -7606,6 +7890,12 @@ final class DifyExec implements Runnable {
             return history;
         }
 
+        /// What the last call was told, as far as its log says so.
+        Typed typed() {
+            return history.session.map(session -> Typed.ofText(session.options(), files.results()))
+                    .orElse(Typed.NOTHING);
+        }
+
         /// Rows of the results that the CSV lacks would be left out.
         void refuseStrangers(Path input) {
             int strangers = index.size() - index.rows();
@@ -7801,16 +8091,19 @@ final class DifyExec implements Runnable {
             return batch.index().standing(row.index());
         }
 
-        void began(String baseUrl, String app, String server, Mode mode, String options) {
+        /// @param note  how the call goes: `mode=auto c=5`
+        /// @param typed what it was told that holds for later calls, too
+        void began(String baseUrl, String app, String server, Mode mode, String note, Typed typed) {
             record(new Event.Session(Instant.now(), Event.FORMAT, "difyexec " + VERSION, baseUrl, app, server,
-                    mode.name().toLowerCase(Locale.ROOT), options));
+                    mode.toString(),
+                    (note + " " + typed.text(batch.files().results())).strip()));
         }
 
         /// It goes over to another mode.
         void changed(Instant now, Mode mode) {
             var session = batch.history().session.orElseThrow();
             record(new Event.Session(now, Event.FORMAT, session.tool(), session.baseUrl(), session.app(),
-                    session.server(), mode.name().toLowerCase(Locale.ROOT), session.options()));
+                    session.server(), mode.toString(), session.options()));
         }
 
         /// On the log's way; on disk, and known, with the next [#flush].
@@ -8125,7 +8418,7 @@ final class DifyExec implements Runnable {
             before = running();
             resumedAt = null;
             seen(began.t());
-            if (orEmpty(began.options()).contains("mode=auto"))
+            if (orEmpty(began.options()).startsWith("mode=auto"))
                 mode = Stream.of(Mode.values()).filter(mode -> mode.name().equalsIgnoreCase(began.mode())).findFirst();
         }
 
@@ -9178,7 +9471,7 @@ final class DifyExec implements Runnable {
                 String csv) implements Event {
             static Attempt of(DifyExec.Attempt attempt) {
                 return new Attempt(attempt.at(), attempt.row().id(), attempt.tries().retries(), attempt.user(),
-                        attempt.mode().name().toLowerCase(Locale.ROOT), attempt.cells(), attempt.kind().word(),
+                        attempt.mode().toString(), attempt.cells(), attempt.kind().word(),
                         attempt.csv());
             }
 
@@ -12714,6 +13007,11 @@ final class DifyExec implements Runnable {
     enum Mode {
         AUTO, BLOCKING, STREAMING;
 
+        @Override
+        public String toString() {
+            return name().toLowerCase(Locale.ROOT);
+        }
+
         static Mode of(String word) {
             return switch (word) {
                 case "blocking" -> BLOCKING;
@@ -12748,7 +13046,14 @@ final class DifyExec implements Runnable {
         }
     }
 
-    enum RetryRuns { NEVER, TRANSIENT, ALWAYS }
+    enum RetryRuns {
+        NEVER, TRANSIENT, ALWAYS;
+
+        @Override
+        public String toString() {
+            return name().toLowerCase(Locale.ROOT);
+        }
+    }
 
     /// How long a cut request is watched for before it counts as not started; by mode, since streamed runs may queue.
     record Settle(Duration blocking, Duration streaming) {
@@ -13338,9 +13643,153 @@ final class DifyExec implements Runnable {
         }
     }
 
+    /// How the tool was started: the words that a command to paste begins with.
+    record Invocation(List<String> words) {
+        static final Invocation INSTALLED = new Invocation(List.of("difyexec"));
+        private static final String SEPARATOR = "\037", SCRIPT = "DifyExec.java";
+
+        static Invocation ofProcess(String... args) {
+            var info = ProcessHandle.current().info();
+            var options = info.arguments().stream().flatMap(Stream::of);
+            return of(System::getenv, Stream.concat(info.command().stream(), options).toList(), List.of(args),
+                    Path.of(""));
+        }
+
+        /// | started as | what that leaves |
+        /// | --- | --- |
+        /// | `java -jar X.jar` | its words, which are those of the process |
+        /// | `./jbang`, a link to it | `DIFYEXEC_COMMAND`: all words that were typed |
+        /// | what `./jbang app install` installs | `DIFYEXEC_COMMAND`: that one word |
+        /// | JBang's own `jbang` | nothing; the script lies in the folder, or a command was installed for it |
+        ///
+        /// @param process the words of the process; none where they cannot be had
+        /// @param args    the last of them, which are the tool's
+        static Invocation of(UnaryOperator<String> environment, List<String> process, List<String> args, Path folder) {
+            var programs = new Programs(Objects.requireNonNullElse(environment.apply("PATH"), ""));
+            var command = Objects.requireNonNullElse(environment.apply("DIFYEXEC_COMMAND"), "");
+            var jar = before(args, process)
+                    .filter(words -> words.size() > 2 && words.get(words.size() - 2).equals("-jar"));
+            var typed = command.contains(SEPARATOR) ? before(args, List.of(command.split(SEPARATOR, -1)))
+                    : Optional.of(List.of(command)).filter(_ -> !command.isEmpty());
+            return jar.or(() -> typed).map(programs::byName).map(Invocation::new)
+                    .orElseGet(() -> programs.find("difyexec").isEmpty() && programs.find("jbang").isPresent()
+                            && Files.exists(folder.resolve(SCRIPT))
+                            ? new Invocation(List.of("jbang", SCRIPT)) : INSTALLED);
+        }
+
+        /// What stands before the arguments.
+        private static Optional<List<String>> before(List<String> args, List<String> words) {
+            int size = words.size() - args.size();
+            return Optional.of(words).filter(_ -> size > 0 && words.subList(size, words.size()).equals(args))
+                    .map(all -> all.subList(0, size));
+        }
+
+        /// What the folders of a PATH hold.
+        private record Programs(String path) {
+
+            Optional<Path> find(String name) {
+                return Stream.of(path.split(File.pathSeparator)).filter(folder -> !folder.isEmpty())
+                        .map(folder -> Path.of(folder, name)).filter(Files::isExecutable).findFirst();
+            }
+
+            /// The first word without its folder, where that names the same program.
+            List<String> byName(List<String> words) {
+                var program = Path.of(words.getFirst());
+                var name = program.getFileName().toString();
+                if (!program.isAbsolute() || !find(name).map(Programs::real).equals(Optional.of(real(program))))
+                    return words;
+                return Stream.concat(Stream.of(name), words.stream().skip(1)).toList();
+            }
+
+            private static Path real(Path program) {
+                try {
+                    return program.toRealPath();
+                } catch (IOException _) {
+                    return program; // it is gone by now
+                }
+            }
+        }
+
+        @Override
+        public String toString() {
+            return words.stream().map(Plain::shell).collect(joining(" "));
+        }
+    }
+
+    /// Options as they were typed, for a later call: `-i=data.csv`, `--demo`.
+    record Typed(List<String> words) {
+        static final Typed NOTHING = new Typed(List.of());
+        static final String INPUT = "-i";
+        private static final Pattern WORD = Pattern.compile("(?:'[^']*'|\\\\'|[^\\s'\\\\])+");
+        private static final Pattern PART = Pattern.compile("'([^']*)'|\\\\(')");
+
+        static Typed ofInput(Path csv) {
+            return new Typed(List.of(INPUT + "=" + csv));
+        }
+
+        /// The input, if it is named.
+        Optional<String> input() {
+            return words.stream().filter(word -> name(word).equals(INPUT)).map(Typed::value).findFirst();
+        }
+
+        /// All others, as a shell takes them, each with a blank before.
+        String others() {
+            return words.stream().filter(word -> !name(word).equals(INPUT)).map(word -> " " + quoted(word))
+                    .collect(joining());
+        }
+
+        /// These, and of the older ones those that are not among them.
+        Typed and(Typed older) {
+            var names = words.stream().map(Typed::name).toList();
+            return new Typed(Stream.concat(words.stream(),
+                    older.words.stream().filter(word -> !names.contains(name(word)))).toList());
+        }
+
+        /// For the log: the input is named as it lies from the folder of the results, so that both can be moved.
+        String text(Path results) {
+            return words.stream()
+                    .map(word -> name(word).equals(INPUT) ? INPUT + "=" + from(results, value(word)) : word)
+                    .map(Plain::shell).collect(joining(" "));
+        }
+
+        /// What the log says; an input that is not there any more is left out.
+        static Typed ofText(String logged, Path results) {
+            var words = WORD.matcher(logged == null ? "" : logged).results().map(word -> PART.matcher(word.group())
+                    .replaceAll(part -> Matcher.quoteReplacement(part.group(1) == null ? "'" : part.group(1))));
+            return new Typed(words.filter(word -> word.startsWith("-")).flatMap(word -> name(word).equals(INPUT)
+                    ? at(results, value(word)).map(input -> INPUT + "=" + input).stream() : Stream.of(word)).toList());
+        }
+
+        private static String from(Path results, String input) {
+            var folder = results.toAbsolutePath().normalize().getParent();
+            var file = Path.of(input).toAbsolutePath().normalize();
+            return input.equals("-") || folder == null || !folder.getRoot().equals(file.getRoot()) ? input
+                    : folder.relativize(file).toString();
+        }
+
+        private static Optional<String> at(Path results, String input) {
+            return input.equals("-") ? Optional.of(input) : Optional.of(results.resolveSibling(input).normalize())
+                    .filter(Files::exists).map(Path::toString);
+        }
+
+        private static String name(String word) {
+            return word.split("=", 2)[0];
+        }
+
+        private static String value(String word) {
+            return word.substring(word.indexOf('=') + 1);
+        }
+
+        /// `-c 3`, `--id-column='My Id'`
+        private static String quoted(String word) {
+            if (!word.contains("=")) return Plain.shell(word);
+            return name(word) + (word.startsWith("--") ? "=" : " ") + Plain.shell(value(word));
+        }
+    }
+
     /// The settings of the process: its environment, and under it the `.env` files of the current folder and the
     /// script's. Over a file that cannot be read only [#needed] fails.
-    record Env(List<Place> places) {
+    record Env(List<Place> places, Invocation invocation) {
         /// The value of the key in `.env.example`: as good as missing.
         static final String PLACEHOLDER = "app-your-key-here";
 
@@ -13367,19 +13816,20 @@ final class DifyExec implements Runnable {
         }
 
         static Env of(Map<String, String> variables, Path... folders) {
-            return of(variables::get, folders);
+            return of(variables::get, Invocation.INSTALLED, folders);
         }
 
-        static Env ofProcess() {
+        /// @param args those of `main`
+        static Env ofProcess(String... args) {
             var home = Optional.ofNullable(System.getenv("DIFYEXEC_HOME")).filter(folder -> !folder.isEmpty());
-            return of(System::getenv, Path.of(""), Path.of(home.orElse("")));
+            return of(System::getenv, Invocation.ofProcess(args), Path.of(""), Path.of(home.orElse("")));
         }
 
-        private static Env of(UnaryOperator<String> environment, Path... folders) {
+        private static Env of(UnaryOperator<String> environment, Invocation invocation, Path... folders) {
             Place process = name -> Optional.ofNullable(environment.apply(name))
                     .map(text -> new Setting(name, text, "", ""));
             return new Env(Stream.concat(Stream.of(process), Stream.of(folders).map(Path::toAbsolutePath).distinct()
-                    .map(DotEnv::new)).toList());
+                    .map(DotEnv::new)).toList(), invocation);
         }
 
         /// The first place that has a value, or a line for it that cannot be read; an empty value counts as none.
@@ -13542,6 +13992,14 @@ final class DifyExec implements Runnable {
 
     /// What a file descriptor is connected to. Java itself tells of standard input and output only together.
     static final class Screen {
+        private static final int OF_A_PIPE = 100;
+
+        /// What `COLUMNS` says, else the terminal's; where the output is none, what reads well in a file.
+        static int columns(Env env) {
+            var columns = env.get("COLUMNS");
+            return columns.matches("\\d{1,6}") ? Integer.parseInt(columns) : isTerminal(1) ? width(1) : OF_A_PIPE;
+        }
+
         static boolean isTerminal(int descriptor) {
             try {
                 var test = new ProcessBuilder("test", "-t", Integer.toString(descriptor)).inheritIO().start();
@@ -13983,7 +14441,16 @@ final class DifyExec implements Runnable {
         private static final Pattern MARKS = Pattern.compile("[\\s_-]");
 
         static Optional<String> of(String word, List<String> words) {
-            return words.stream().filter(other -> distance(plain(word), plain(other)) <= Math.max(1, word.length() / 4))
+            return within(Math.max(1, word.length() / 4), word, words);
+        }
+
+        /// The same for what is typed in a hurry: two letters may have changed places.
+        static Optional<String> ofTyped(String word, List<String> words) {
+            return within(Math.max(word.length() > 4 ? 2 : 1, word.length() / 4), word, words);
+        }
+
+        private static Optional<String> within(int most, String word, List<String> words) {
+            return words.stream().filter(other -> distance(plain(word), plain(other)) <= most)
                     .min(Comparator.comparingInt(other -> distance(plain(word), plain(other))));
         }
 

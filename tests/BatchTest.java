@@ -456,7 +456,8 @@ final class BatchTest {
             Files.writeString(folder.resolve("results.jsonl.log"), log);
             var files = BatchFiles.of(folder.resolve("results.jsonl"));
             var out = new StringWriter();
-            new StatusView(Batch.peek(files, Optional.empty()), new PrintWriter(out, true), new Paint(false)).print("CSV");
+            new StatusView(Batch.peek(files, Optional.empty()), new PrintWriter(out, true), new Paint(false))
+                    .print(new NextCall(Invocation.INSTALLED, Typed.NOTHING));
             return out.toString();
         }
 

@@ -8,6 +8,7 @@
 //SOURCES FilesTest.java
 //SOURCES ProcessTest.java
 //SOURCES DocsTest.java
+//SOURCES PasteTest.java
 //SOURCES WholeCommand.java
 //SOURCES RecordingsTest.java
 //SOURCES LookUpTest.java
@@ -73,7 +74,8 @@ final class DifyExecTest {
             MapTest.class, OptionsTest.class, EngineTest.class, LookUpTest.class, AgendaTest.class, RulesTest.class,
             PaceTest.class, DifyTest.class, BatchTest.class, InputTest.class, DataTest.class, ServerTest.class, RecordingsTest.class,
             CommandTest.class, ChatflowTest.class, SettingsTest.class, FilesTest.class, FormTest.class, ProcessTest.class,
-            DocsTest.class, FaultTest.class, ConformanceTest.class, ViewsTest.class, CompareTest.class, ShellTest.class);
+            DocsTest.class, PasteTest.class, FaultTest.class, ConformanceTest.class, ViewsTest.class, CompareTest.class,
+            ShellTest.class);
 
     /// `-Dtest=TheJudge`, before or after the script's name, runs only the `@Nested` class of that name.
     public static void main(String... args) {

@@ -56,7 +56,11 @@ final class DocsTest extends WholeCommand {
                     "-XX:+UseSerialGC", "--enable-native-access=ALL-UNNAMED", "-cp",
                     System.getProperty("java.class.path"), "difyexec.DifyExec")
                     .collect(Collectors.joining("' '", "'", "'"));
-            var launcher = "#!/bin/sh\n[ \"$1\" != DifyExec.java ] || shift\nexec " + java + " \"$@\"\n";
+            var launcher = """
+                    #!/bin/sh
+                    IFS=$(printf '\\037')
+                    [ "$1" = DifyExec.java ] && words="$0$IFS$*" && shift || words=$0
+                    DIFYEXEC_COMMAND=$words exec""" + " " + java + " \"$@\"\n";
             Files.createDirectories(file("bin"));
             for (var name : List.of("jbang", "bin/jbang", "bin/difyexec"))
                 assertTrue(Files.writeString(file(name), launcher).toFile().setExecutable(true));

@@ -311,7 +311,7 @@ final class Given {
             var wanted = batch.select(asked, timeout);
             var route = batch.history().route(mode, app, server);
             writer.began(ACCESS.name(), "My app", server, route.mode(), "mode="
-                    + mode.name().toLowerCase(Locale.ROOT) + " c=" + slots);
+                    + mode.name().toLowerCase(Locale.ROOT) + " c=" + slots, Typed.NOTHING);
             var terms = new Engine.Terms(new Judge(backoff, failedRuns, ACCESS),
                     new Limits(new Limits.Ends(maxFailures, maxTokens, maxCost), grace, timeout, settle),
                     new Pace(slots, wait, rate), route, new Names(user));

@@ -26,7 +26,8 @@ final class OptionsTest {
                 "export-help.txt, export", "compare-help.txt, compare", "check-help.txt, check", "shell-help.txt, shell"})
         void isTheOneInTheGoldenFile(String golden, String command) throws IOException {
             var out = new StringWriter();
-            var line = commandLine(Env.of(Map.of("DIFY_API_KEY", "app-secret-of-mine")))
+            var line = commandLine(Env.of(Map.of("DIFY_API_KEY", "app-secret-of-mine", "COLUMNS", "100",
+                    "NO_COLOR", "1")))
                     .setOut(new PrintWriter(out));
 
             int code = command == null ? line.execute("--help") : line.execute(command, "--help");
@@ -34,6 +35,115 @@ final class OptionsTest {
             assertEquals(OK, code);
             assertFalse(out.toString().contains("secret"));
             Golden.check(golden, out.toString());
+        }
+
+        private static String help(String command, int columns) {
+            var out = new StringWriter();
+            var line = commandLine(Env.of(Map.of("COLUMNS", columns + "", "NO_COLOR", "1")));
+            line.setOut(new PrintWriter(out)).execute(command, "--help");
+            return out.toString();
+        }
+
+        private static List<String> words(String help) {
+            return List.of(help.replace(" \\\n", " ").strip().split("\\s+"));
+        }
+
+        @ParameterizedTest(name = "{0}")
+        @ValueSource(strings = {"run", "retry", "status", "export", "check", "shell", "generate-completion"})
+        void isAsWideAsTheTerminalAndBreaksNoWord(String command) {
+            var spec = commandLine(Env.of(Map.of())).getSubcommands().get(command).getCommandSpec();
+            for (int columns : List.of(60, 80, 120)) {
+                var help = help(command, columns);
+                help.lines().forEach(line -> assertTrue(line.length() <= columns, line));
+                assertEquals(words(help(command, 120)), words(help));
+                for (var option : spec.options())
+                    assertTrue(String.join(" ", words(help)).contains(String.join(" ", option.description())), help);
+            }
+        }
+
+        @Test
+        void hasLimitsOfItsWidth() {
+            assertEquals(help("run", 60), help("run", 20));
+            assertEquals(help("run", 120), help("run", 300));
+        }
+
+        @Test
+        void beginsWithWhatEveryoneNeeds() {
+            var lines = help("run", 100).lines().toList();
+
+            assertEquals("Usage: difyexec run [OPTIONS] -i CSV -o JSONL", lines.getFirst());
+            var first = lines.subList(0, lines.indexOf("Input:")).stream().map(String::strip)
+                    .filter(line -> line.startsWith("-")).map(line -> line.split("[,=\\[ ]")[0]).toList();
+            assertEquals(List.of("-i", "-o", "--demo", "--limit", "-c"), first);
+        }
+
+        @ParameterizedTest(name = "{0}")
+        @ValueSource(strings = {"run", "retry", "status", "export", "check", "shell"})
+        void endsWithThreeExamplesThatCanBeTyped(String command) {
+            var lines = help(command, 100).lines().toList();
+            var examples = lines.subList(lines.indexOf("Examples:") + 1, lines.size());
+
+            assertEquals(3, examples.size());
+            for (var example : examples) {
+                assertTrue(example.startsWith("  difyexec " + command), example);
+                commandLine(Env.of(Map.of())).parseArgs(example.replaceAll("^  difyexec | <.*| \\|.*", "").split(" "));
+            }
+        }
+
+        @Test
+        void hasExamplesThatBeginAsTheToolWasStarted() {
+            var spec = commandLine(Env.of(Map.of())).getSubcommands().get("status").getCommandSpec();
+            var help = new HelpPage(spec, 60, new Paint(false), "./jbang DifyExec.java ").text();
+
+            assertTrue(help.contains("\n  ./jbang DifyExec.java status -o results.jsonl --html \\\n      report.html\n"),
+                    help);
+        }
+
+        @Test
+        void isBoldOnATerminalOnly() {
+            var spec = commandLine(Env.of(Map.of())).getSubcommands().get("run").getCommandSpec();
+            var bold = new HelpPage(spec, 80, new Paint(true), "").text();
+
+            for (var words : List.of("Input:", "-c, --concurrency=N", "Examples:"))
+                assertTrue(bold.contains("\033[1m" + words + "\033[0m"), words);
+            assertEquals(new HelpPage(spec, 80, new Paint(false), "").text(), bold.replaceAll("\033\\[[01]m", ""));
+            assertFalse(help("run", 80).contains("\033"));
+        }
+
+        @Test
+        void writesWordsAsCompletionOffersThem() {
+            var out = new StringWriter();
+            commandLine(Env.of(Map.of())).setOut(new PrintWriter(out)).execute("generate-completion");
+
+            for (var words : List.of("\"auto\" \"blocking\" \"streaming\"", "\"never\" \"transient\" \"always\"",
+                    "\"auto\" \"plain\" \"off\""))
+                assertTrue(out.toString().contains(words), words);
+        }
+    }
+
+    @Nested
+    class AMistypedWord {
+        @ParameterizedTest(name = "{0}: {1}")
+        @CsvSource(useHeadersInDisplayName = true, quoteCharacter = '`', textBlock = """
+                typed                              | said
+                runn -i a.csv -o b.jsonl           | no command "runn"; did you mean run?
+                exprot                             | no command "exprot"; did you mean export?
+                frobnicate                         | no command "frobnicate"
+                run --timout 5 -i a.csv -o b.jsonl | no option --timout; did you mean --timeout?
+                run --timout=5                     | no option --timout; did you mean --timeout?
+                run --inptu a.csv -o b.jsonl       | no option --inptu; did you mean --input?
+                run --frobnicate                   | no option --frobnicate
+                status -o b.jsonl -c 5             | no option -c
+                status -o b.jsonl c.csv            | status has no use for "c.csv"
+                """, delimiter = '|')
+        void isNamedWithTheRightOne(String typed, String said) {
+            var err = new StringWriter();
+
+            int code = commandLine(Env.of(Map.of())).setErr(new PrintWriter(err)).execute(typed.split(" "));
+
+            assertEquals(UNUSABLE, code);
+            assertEquals("difyexec: " + said, err.toString().lines().findFirst().orElseThrow());
+            assertTrue(err.toString().lines().count() <= 3, err::toString);
         }
     }
 

@@ -399,13 +399,13 @@ final class ProcessTest extends WholeCommand {
 
         @Test
         void installsACommandThatNeedsNoJBangOnThePath() throws Exception {
-            assertEquals("#!/bin/sh\nexec '" + launcher() + "' run '/a b/DifyExec.java' \"$@\"\n",
+            assertEquals("#!/bin/sh\nDIFYEXEC_APP=\"$0\" exec '" + launcher() + "' run '/a b/DifyExec.java' \"$@\"\n",
                     installed("'/a b/DifyExec.java'", "--name", "difyexec", "DifyExec.java"));
         }
 
         @Test
         void installsAnAliasTogetherWithItsCatalog() throws Exception {
-            assertEquals("#!/bin/sh\nexec '" + launcher() + "' run --catalog '" + checkout()
+            assertEquals("#!/bin/sh\nDIFYEXEC_APP=\"$0\" exec '" + launcher() + "' run --catalog '" + checkout()
                     .resolve("jbang-catalog.json") + "' difyexec \"$@\"\n", installed("difyexec", "difyexec"));
         }
 

@@ -373,6 +373,9 @@ class ShellTest {
             assertEquals("difyexec: no batch is open: 'open CSV JSONL'", session.refused("failures"));
             assertTrue(session.ok("help").contains("try"));
             assertTrue(session.ok("help try").contains("Usage: dify> try"));
+            assertTrue(session.refused("faliures").contains("no command \"faliures\"; did you mean failures? (help)"));
+            assertTrue(session.refused("try 1 --forec")
+                    .contains("no option --forec; did you mean --force? (help try)"));
         }
 
         @Test

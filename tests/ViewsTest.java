@@ -603,7 +603,8 @@ class ViewsTest {
         void goesToStandardOutputAsUtf8() throws IOException {
             batch().success("a", "größer", "{}").save();
             var bytes = new ByteArrayOutputStream();
-            var command = new CommandLine(new Export(bytes));
+            var command = new CommandLine(new Export(Env.of(Map.of()), bytes))
+                    .setDefaultValueProvider(new EnvDefaults(Env.of(Map.of())));
 
             assertEquals(0, command.setErr(new PrintWriter(new StringWriter())).execute("-i", path("data.csv"), "-o",
                     path("results.jsonl"), "-"));
@@ -619,7 +620,7 @@ class ViewsTest {
             for (var out : List.of(full, new PrintStream(full))) {
                 var err = new StringWriter();
                 var line = commandLine(Env.of(Map.of())).addSubcommand("to",
-                        new Export(out)).setErr(new PrintWriter(err, true));
+                        new Export(Env.of(Map.of()), out)).setErr(new PrintWriter(err, true));
                 line.getSubcommands().get("to").setExecutionExceptionHandler(line.getExecutionExceptionHandler());
 
                 assertEquals(2, line.execute("to", "-i", path("data.csv"), "-o", path("results.jsonl"), "-"));
