@@ -2862,7 +2862,9 @@ final class DifyExec implements Runnable {
     }
 
     /// Where each of a batch's shards stands, by its files: a table with a line for each, or one JSON object.
-    record ShardsView(Shards shards, Index index, List<Part> parts) {
+    ///
+    /// @param hasCsv else the rows of shards that have not begun are not known
+    record ShardsView(Shards shards, Index index, List<Part> parts, boolean hasCsv) {
         /// @param history empty: it has not begun
         record Part(Shard shard, Optional<History> history, Map<Standing, Long> counts) {
             long count(Standing standing) {
@@ -2901,12 +2903,12 @@ final class DifyExec implements Runnable {
                     Collectors.groupingBy(index::standing, Collectors.counting())));
             return new ShardsView(shards, index, IntStream.rangeClosed(1, shards.count()).mapToObj(number -> new Part(
                     new Shard(number, shards.count()), Optional.ofNullable(histories.get(number)),
-                    counts.getOrDefault(number, Map.of()))).toList());
+                    counts.getOrDefault(number, Map.of()))).toList(), csv.isPresent());
         }
 
-        /// Every shard has begun, unless it has no rows, and every row has a success.
+        /// Every row has a success.
         boolean isComplete() {
-            return index.isComplete() && parts.stream().allMatch(part -> part.history().isPresent() || part.rows() == 0)
+            return index.isComplete() && (hasCsv || shards.missing().isEmpty())
                     && parts.stream().flatMap(part -> part.history().stream())
                             .allMatch(history -> history.missingFiles.isEmpty());
         }

@@ -28,6 +28,7 @@
 //SOURCES Recorded.java
 //SOURCES ViewsTest.java
 //SOURCES ShellTest.java
+//SOURCES ShardsTest.java
 //SOURCES Simulator.java
 //SOURCES SimulatedServer.java
 //SOURCES SimulatedExchange.java
@@ -70,7 +71,8 @@ final class DifyExecTest {
             MapTest.class, OptionsTest.class, EngineTest.class, LookUpTest.class, AgendaTest.class, RulesTest.class,
             PaceTest.class, DifyTest.class, BatchTest.class, InputTest.class, DataTest.class, ServerTest.class, RecordingsTest.class,
             CommandTest.class, SettingsTest.class, FilesTest.class, FormTest.class, ProcessTest.class, DocsTest.class,
-            FaultTest.class, ConformanceTest.class, ViewsTest.class, ShellTest.class);
+            FaultTest.class, ConformanceTest.class, ViewsTest.class, ShellTest.class,
+            ShardsTest.class);
 
     /// `-Dtest=TheJudge`, before or after the script's name, runs only the `@Nested` class of that name.
     public static void main(String... args) {
