@@ -29,6 +29,7 @@
 //SOURCES ViewsTest.java
 //SOURCES ShellTest.java
 //SOURCES ShardsTest.java
+//SOURCES RecipesTest.java
 //SOURCES Simulator.java
 //SOURCES SimulatedServer.java
 //SOURCES SimulatedExchange.java
@@ -72,7 +73,7 @@ final class DifyExecTest {
             PaceTest.class, DifyTest.class, BatchTest.class, InputTest.class, DataTest.class, ServerTest.class, RecordingsTest.class,
             CommandTest.class, SettingsTest.class, FilesTest.class, FormTest.class, ProcessTest.class, DocsTest.class,
             FaultTest.class, ConformanceTest.class, ViewsTest.class, ShellTest.class,
-            ShardsTest.class);
+            ShardsTest.class, RecipesTest.class);
 
     /// `-Dtest=TheJudge`, before or after the script's name, runs only the `@Nested` class of that name.
     public static void main(String... args) {
