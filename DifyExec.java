@@ -7184,8 +7184,8 @@ final class DifyExec implements Runnable {
                     if (entry >= 0 && Standing.of(end.outcome()).isPresent())
                         millis.set(entry, Math.round(end.seconds() * 1000));
                 }
-                case Event.Session _, Event.Merge _, Event.Late _, Event.Upload _, Event.Look _, Event.Harvest _, Event.Stop _,
-                        Event.Throttle _, Event.Missing _, Event.Torn _, Event.Other _ -> {}
+                case Event.Session _, Event.Merge _, Event.Late _, Event.Upload _, Event.Look _, Event.Harvest _,
+                        Event.Stop _, Event.Throttle _, Event.Missing _, Event.Torn _, Event.Other _ -> {}
             }
         }
 
@@ -7667,10 +7667,10 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Makes one batch of its shards: their logs by time, of each row the result that counts, the retry list. Shards are
-    /// read as far as they are when this begins. All that is written goes through drafts, and takes its place in this
-    /// order: results, retry list, log. A crash between them leaves new results beside the log of before, which tells to
-    /// take the same again.
+    /// Makes one batch of its shards: their logs by time, of each row the result that counts, the retry list. Shards
+    /// are read as far as they are when this begins. All that is written goes through drafts, and takes its place in this
+    /// order: results, retry list, log. A crash between them leaves new results beside the log of before, which tells
+    /// to take the same again.
     static final class Merger implements AutoCloseable {
         /// @param partial shards may be missing
         /// @param force   of a row that was paid twice the earlier result is kept
@@ -7716,7 +7716,7 @@ final class DifyExec implements Runnable {
             var files = shards.whole();
             index = Batch.rows(files, Optional.of(csv));
             files.refuseForeign(new RetryList(new RetryList(files.retry()).draft()), index);
-            for (var part : shards.files()) parts.add(Part.of(part)); // before any results are read: those may only grow
+            for (var part : shards.files()) parts.add(Part.of(part)); // before results are read: those may grow
             picks = new Picks(index, shards);
             if (!terms.partial()) refuseMissing();
             torn = Stream.concat(LineFile.mend(files.results()).stream(), LineFile.mend(files.log()).stream()).toList();
@@ -7818,11 +7818,14 @@ final class DifyExec implements Runnable {
         private void refuseOther(Part part, Event.Session session) {
             var log = part.files().log();
             if (!part.shard().toString().equals(session.shard())) throw new Unusable(log + ": written "
-                    + Shards.named(History.orEmpty(session.shard())) + ", not " + Shards.named(part.shard().toString()));
+                    + Shards.named(History.orEmpty(session.shard())) + ", not "
+                    + Shards.named(part.shard().toString()));
             history.session.ifPresent(before -> {
-                if (!Objects.equals(before.baseUrl(), session.baseUrl()) || !Objects.equals(before.app(), session.app()))
+                if (!Objects.equals(before.baseUrl(), session.baseUrl())
+                        || !Objects.equals(before.app(), session.app()))
                     throw new Unusable(log + ": of the app " + Plain.quoted(History.orEmpty(session.app())) + " at "
-                            + session.baseUrl() + ", the shards before it of " + Plain.quoted(History.orEmpty(before.app()))
+                            + session.baseUrl() + ", the shards before it of "
+                            + Plain.quoted(History.orEmpty(before.app()))
                             + " at " + before.baseUrl() + "; these do not belong together");
             });
         }
@@ -7857,7 +7860,8 @@ final class DifyExec implements Runnable {
             var said = new ArrayList<>(List.of("Merged " + parts.size() + " of " + Plain.count(shards.count(), "shard")
                     + ": " + Plain.count(index.rows(), "row") + ", " + Standing.counts(index::count)));
             var running = parts.stream().filter(Part::isRunning).map(part -> part.shard().toString()).toList();
-            if (!running.isEmpty()) said.add("Running now, and taken as far as " + (running.size() == 1 ? "it is" : "they are")
+            if (!running.isEmpty()) said.add("Running now, and taken as far as "
+                    + (running.size() == 1 ? "it is" : "they are")
                     + ": " + String.join(", ", running) + "; merge again afterwards");
             picks.twice().ifPresent(twice -> said.add("Note: " + twice + "; the earlier result of each was kept"));
             return said;
@@ -7907,8 +7911,8 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Which line counts as the result of each row, packed: 32 bytes a row. Source 0 is the merged batch, the others are
-    /// its shards.
+    /// Which line counts as the result of each row, packed: 32 bytes a row. Source 0 is the merged batch, the others
+    /// are its shards.
     static final class Picks implements AutoCloseable {
         private static final int SOURCE_BITS = 16, MOST_OUTSIDE = 1000;
 
@@ -7960,8 +7964,8 @@ final class DifyExec implements Runnable {
         }
 
         private Unusable outside(BatchFiles files, int entry) {
-            return new Unusable(files.results() + ": holds the row " + Plain.id(index.id(entry)) + ", which is of shard "
-                    + shard(entry));
+            return new Unusable(files.results() + ": holds the row " + Plain.id(index.id(entry))
+                    + ", which is of shard " + shard(entry));
         }
 
         /// What a log tells of rows that are another shard's; of those that were paid twice it may.
@@ -8988,7 +8992,8 @@ final class DifyExec implements Runnable {
                 }
                 index.passOver(rows.ofOtherShards);
             }
-            if (count == 0 && index.size() == 0 && index.ofOtherShards() == 0) throw new Unusable(path + ": a header, but no rows");
+            if (count == 0 && index.size() == 0 && index.ofOtherShards() == 0)
+                throw new Unusable(path + ": a header, but no rows");
             if (count == 0) return;
             throw new Unusable(path + ": " + Plain.count(count, "problem") + ", nothing was sent\n  "
                     + String.join("\n  ", problems)

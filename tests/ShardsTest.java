@@ -18,14 +18,15 @@ import static org.junit.jupiter.api.Assertions.assertFalse;
 import static org.junit.jupiter.api.Assertions.assertThrows;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 
-/// One CSV in several processes, and the one batch that is made of what they did. Of the ids 1 to 12 in three shards, the
-/// first has 6, 8, 9, 10, 12, the second 1, 2, 3, 4, 11, the third 5 and 7.
+/// One CSV in several processes, and the one batch that is made of what they did. Of the ids 1 to 12 in three shards,
+/// the first has 6, 8, 9, 10, 12, the second 1, 2, 3, 4, 11, the third 5 and 7.
 @Timeout(90)
 final class ShardsTest extends WholeCommand {
     private final Dify dify = dify();
 
     private Call shard(int index, int count, String... more) throws IOException {
-        return dify.run(Stream.concat(Stream.of("--shard", index + "/" + count), Stream.of(more)).toArray(String[]::new));
+        return dify.run(Stream.concat(Stream.of("--shard", index + "/" + count), Stream.of(more))
+                .toArray(String[]::new));
     }
 
     private void allThree() throws IOException {
@@ -193,7 +194,8 @@ final class ShardsTest extends WholeCommand {
 
             var named = shard(3, 3, "--ids", "5,6,8");
             assertEquals(OK, named.code(), named.err());
-            assertTrue(named.err().contains("Note: 2 ids are of other shards and passed over here (6, 8).\n"), named.err());
+            assertTrue(named.err().contains("Note: 2 ids are of other shards and passed over here (6, 8).\n"),
+                    named.err());
             var again = dify.command("retry", "1", "7", "--shard", "3/3");
             assertEquals(OK, again.code(), again.err());
             assertTrue(again.err().contains("Note: 1 id is of other shards and passed over here (1).\n"), again.err());
