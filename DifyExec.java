@@ -122,8 +122,8 @@ import static java.util.stream.Collectors.joining;
         description = "Runs a Dify workflow once for every row of a CSV file: no finished row lost, none paid twice.",
         synopsisSubcommandLabel = "COMMAND",
         subcommands = {DifyExec.Run.class, DifyExec.Retry.class, DifyExec.Status.class, DifyExec.Export.class,
-                DifyExec.Compare.class, DifyExec.Check.class, DifyExec.Shell.class,
-                AutoComplete.GenerateCompletion.class},
+                DifyExec.Compare.class, DifyExec.Merge.class, DifyExec.Check.class,
+                DifyExec.Shell.class, AutoComplete.GenerateCompletion.class},
         footer = {"difyexec run --demo -i data.csv -o results.jsonl", "difyexec status -o results.jsonl",
                 "difyexec run --help"})
 final class DifyExec implements Runnable {
@@ -170,8 +170,10 @@ final class DifyExec implements Runnable {
         @Override
         public <K> K create(Class<K> type) throws Exception {
             return type == Setup.class ? type.cast(new Setup(env, edits))
+                    : type == ShardOption.class ? type.cast(new ShardOption(env))
                     : type == Status.class ? type.cast(new Status(env))
                     : type == Compare.class ? type.cast(new Compare(env))
+                    : type == Merge.class ? type.cast(new Merge(env))
                     : type == Export.class ? type.cast(new Export(env, System.out))
                     : type == Shell.class ? type.cast(new Shell(env, edited -> new Factory(env, edited)))
                     : CommandLine.defaultFactory().create(type);
@@ -249,7 +251,9 @@ final class DifyExec implements Runnable {
 
         @Override
         public Integer call() throws IOException {
-            var files = BatchFiles.of(results.file).begun();
+            var named = BatchFiles.of(results.file);
+            if (!named.isBegun() && !Shards.beside(named).isEmpty()) return tell(Shards.of(named));
+            var files = named.begun();
             if (html != null)
                 Draft.refuse(html, files, Optional.ofNullable(input), file -> force || Page.isOurs(file));
             if (input == null) return tell(files, Optional.empty());
@@ -267,6 +271,23 @@ final class DifyExec implements Runnable {
             else new StatusView(batch, out, Paint.of(env, 1)).print(TypedCall.of(spec, env).next());
             if (html != null) spec.commandLine().getErr().println("Report: " + html);
             return batch.index().isComplete() && batch.history().missingFiles.isEmpty() ? OK : ROWS_LEFT;
+        }
+
+        /// Shards that were not merged yet.
+        private int tell(Shards shards) throws IOException {
+            if (html != null) throw new Unusable("--html: the report is of one batch; 'merge' makes it of its shards");
+            var out = spec.commandLine().getOut();
+            if (input == null) return tell(ShardsView.of(shards, Optional.empty()), out);
+            try (var source = Source.of(input)) {
+                shards.files().forEach(files -> files.refuse(source.path()));
+                return tell(ShardsView.of(shards, Optional.of(shape.open(source.path()))), out);
+            }
+        }
+
+        private int tell(ShardsView view, PrintWriter out) {
+            if (json) out.println(view.json());
+            else view.print(out, Paint.of(env, 1), TypedCall.of(spec, env).next());
+            return view.isComplete() ? OK : ROWS_LEFT;
         }
     }
 
@@ -406,6 +427,53 @@ final class DifyExec implements Runnable {
         }
     }
 
+    @Command(name = "merge", mixinStandardHelpOptions = true, sortOptions = false,
+            description = {"Makes one batch of the shards that 'run --shard' has left beside it.",
+                    "Shards are only read, also while they run; merging again takes in what is new."})
+    static final class Merge implements Callable<Integer> {
+        @Option(names = {"-i", "--input"}, required = true, paramLabel = "CSV", description = "The input file.")
+        Path input;
+
+        @Option(names = {"-o", "--output"}, required = true, paramLabel = "JSONL",
+                description = "The results, as 'run' was given them: the shards' are named after them.")
+        Path output;
+
+        @Mixin CsvOptions shape;
+
+        @Option(names = "--partial", description = "Also when shards are missing.")
+        boolean partial;
+
+        @Option(names = "--force", description = "Of a row that was paid twice keep the earlier result.")
+        boolean force;
+
+        @Option(names = "--no-bom", description = "Write the results without a byte order mark.")
+        boolean noBom;
+
+        @Spec CommandSpec spec;
+
+        private final Env env;
+
+        Merge(Env env) {
+            this.env = env;
+        }
+
+        @Override
+        public Integer call() throws IOException {
+            var files = BatchFiles.of(output);
+            try (var source = files.open(input);
+                 var merger = Merger.open(files, shape.open(source.path()), new Merger.Terms(partial, force, noBom))) {
+                Draft.write(files.log(), log -> { // its move comes last: until then all is merged again
+                    merger.log(log);
+                    Draft.write(files.results(), merger::results);
+                    merger.retryList();
+                });
+                merger.said().forEach(spec.commandLine().getErr()::println);
+                TypedCall.of(spec, env).next().print(merger.batch(), spec.commandLine().getErr());
+                return OK;
+            }
+        }
+    }
+
     @Command(name = "check", mixinStandardHelpOptions = true, sortOptions = false,
             description = {"Checks all that can be known without spending: settings, server, app, header, every cell "
                     + "of every row.",
@@ -415,6 +483,8 @@ final class DifyExec implements Runnable {
                     "difyexec check -i data.csv --json"})
     static final class Check implements Callable<Integer> {
         @Mixin InputOption input;
+
+        @Mixin ShardOption shard;
 
         @Option(names = "--json", description = "One JSON object with all problems.")
         boolean json;
@@ -431,8 +501,9 @@ final class DifyExec implements Runnable {
         @Override
         public Integer call() throws Exception {
             setup.check(demo.version);
+            var part = shard.typed();
             try (var source = Source.of(input.csv)) {
-                var csv = setup.open(source, input.csv);
+                var csv = setup.open(source, input.csv).with(part);
                 try (var dify = setup.connect(demo.version, csv.columns(), 1, setup.err())) {
                     var index = new Index();
                     csv.check(index);
@@ -2122,6 +2193,7 @@ final class DifyExec implements Runnable {
                 description = "The results; beside it lie <output>.retry, .log and .lock.")
         Path output;
 
+        @Mixin ShardOption shard;
         @Mixin DemoOption demo;
         @Mixin Setup setup;
         @ArgGroup(validate = false, order = 2, heading = "%nRows:%n") RowOptions rows = new RowOptions();
@@ -2132,7 +2204,7 @@ final class DifyExec implements Runnable {
         int start(Selection selection) throws Exception {
             setup.check(demo.version);
             var mode = pace.mode(setup.dify.mode);
-            var files = BatchFiles.of(output);
+            var files = BatchFiles.of(shard.typed().map(part -> part.of(output)).orElse(output));
             out.makeFolder();
             try (var source = files.open(input.csv)) {
                 var csv = setup.open(source, input.csv);
@@ -2152,6 +2224,7 @@ final class DifyExec implements Runnable {
     record Session(Work work, Mode mode, Connection dify, BatchWriter writer, Batch batch) {
 
         int run(Selection selection) throws IOException, InterruptedException {
+            tellShard(selection);
             var wanted = batch.select(selection, dify.timeout());
             StatusView.changes(batch, selection.rerunChanged(), dify.err());
             if (selection.listed()) StatusView.strangers(batch.strangers(), dify.err());
@@ -2169,6 +2242,21 @@ final class DifyExec implements Runnable {
                         work.rows.limit != null || work.pace.maxCost != null, work.setup.next());
                 return stop.map(Stop::code).orElse(engine.tally().isAllDone() ? OK : ROWS_LEFT);
             }
+        }
+
+        /// `shard 3 of 8: 1,250 of 10,000 rows; -c 5 here, 40 if all 8 run`
+        private void tellShard(Selection selection) {
+            var shard = batch.files().shard();
+            if (shard.isEmpty()) return;
+            int rows = batch.index().rows(), slots = work.pace.concurrency(), count = shard.get().count();
+            dify.err().println("shard " + shard.get().index() + " of " + count + ": " + Plain.number(rows) + " of "
+                    + Plain.number(rows + batch.index().ofOtherShards()) + " rows; -c " + slots + " here, "
+                    + Plain.number((long) slots * count) + " if all " + count + " run");
+            var others = selection.named().filter(id -> !shard.get().holds(id)).toList();
+            if (!others.isEmpty()) dify.err().println("Note: " + Plain.count(others.size(), "id is", "ids are")
+                    + " of other shards and passed over here ("
+                    + others.stream().limit(3).map(Plain::id).collect(joining(", "))
+                    + (others.size() > 3 ? ", …" : "") + ").");
         }
 
         private int nothingToDo() {
@@ -2337,6 +2425,24 @@ final class DifyExec implements Runnable {
     static final class ResultsOption {
         @Option(names = {"-o", "--output"}, required = true, paramLabel = "JSONL", description = "The results file.")
         Path file;
+    }
+
+    /// The part of the rows that this process runs.
+    static final class ShardOption {
+        @Option(names = "--shard", paramLabel = "I/N",
+                description = "Only the rows of shard I of N, in files of their own; 'merge' makes one batch of all. "
+                        + "auto/N or auto: I as the array job's engine tells it. Limits hold for each process.")
+        String shard;
+
+        private final Env env;
+
+        ShardOption(Env env) {
+            this.env = env;
+        }
+
+        Optional<Shard> typed() {
+            return Optional.ofNullable(shard).map(text -> Shard.parse(text, env));
+        }
     }
 
     /// Options that hold for every call of a batch: the next one needs what was typed of them.
@@ -3278,10 +3384,118 @@ final class DifyExec implements Runnable {
             if (Files.notExists(results)) print("run", results, typed, out);
         }
 
+        /// It puts shards together.
+        void merge(Path results, PrintWriter out) {
+            print("merge", results, typed, out);
+        }
+
         private void print(String command, Path results, Typed typed, PrintWriter out) {
             out.println("Next: " + invocation + " " + command + " -i " + Plain.shell(typed.input().orElse("CSV"))
                     + " -o " + Plain.shell(results.toString()) + typed.others());
             out.flush();
+        }
+    }
+
+    /// Where each of a batch's shards stands, by its files: a table with a line for each, or one JSON object.
+    ///
+    /// @param hasCsv else the rows of shards that have not begun are not known
+    record ShardsView(Shards shards, Index index, List<Part> parts, boolean hasCsv) {
+        /// @param history empty: it has not begun
+        record Part(Shard shard, Optional<History> history, Map<Standing, Long> counts) {
+            long count(Standing standing) {
+                return counts.getOrDefault(standing, 0L);
+            }
+
+            long rows() {
+                return counts.values().stream().mapToLong(Long::longValue).sum();
+            }
+
+            Optional<Instant> updatedAt() {
+                return history.map(known -> known.updatedAt);
+            }
+
+            long inFlight() {
+                return history.map(History::inFlight).orElse(0L);
+            }
+        }
+
+        static ShardsView of(Shards shards, Optional<Csv> csv) {
+            var index = new Index();
+            csv.ifPresent(known -> known.check(index));
+            if (csv.isPresent()) index.endOfRows();
+            var histories = new TreeMap<Integer, History>();
+            try {
+                for (var files : shards.files()) {
+                    files.refuseForeign();
+                    Results.read(files.results(), index, List.of());
+                    histories.put(Shards.shard(files).index(), History.read(files.log(), index, List.of()));
+                }
+            } catch (IOException problem) {
+                throw new Unusable(shards.whole().results() + ": " + Plain.of(problem));
+            }
+            var counts = IntStream.range(0, index.rows()).boxed().collect(Collectors.groupingBy(
+                    entry -> Shard.of(index.id(entry), shards.count()).index(),
+                    Collectors.groupingBy(index::standing, Collectors.counting())));
+            return new ShardsView(shards, index, IntStream.rangeClosed(1, shards.count()).mapToObj(number -> new Part(
+                    new Shard(number, shards.count()), Optional.ofNullable(histories.get(number)),
+                    counts.getOrDefault(number, Map.of()))).toList(), csv.isPresent());
+        }
+
+        /// Every row has a success.
+        boolean isComplete() {
+            return index.isComplete() && (hasCsv || shards.missing().isEmpty())
+                    && parts.stream().flatMap(part -> part.history().stream())
+                            .allMatch(history -> history.missingFiles.isEmpty());
+        }
+
+        void print(PrintWriter out, Paint paint, NextCall next) {
+            var standings = StatusView.ORDER.stream().filter(standing -> index.count(standing) > 0).toList();
+            out.println(paint.bold(shards.whole().results().toString()) + ": " + shards.files().size() + " of "
+                    + Plain.count(shards.count(), "shard") + " begun, not merged yet");
+            out.println();
+            out.println("  " + paint.faint("%-9s %11s".formatted("shard", "rows") + standings.stream()
+                    .map(standing -> " %11s".formatted(standing.word())).collect(joining())
+                    + " %9s  %s".formatted("in flight", "last event")));
+            parts.forEach(part -> line(out, part.shard().toString(), part.rows(), standings, part::count,
+                    part.inFlight(), part.history().isEmpty() ? "not begun" : part.updatedAt()
+                            .map(time -> Times.local("yyyy-MM-dd HH:mm:ss xxx", time)).orElse("")));
+            line(out, "total", index.rows(), standings, index::count, inFlight(), "");
+            out.println();
+            next.merge(shards.whole().results(), out);
+        }
+
+        private static void line(PrintWriter out, String name, long rows, List<Standing> standings,
+                ToLongFunction<Standing> count, long inFlight, String last) {
+            out.println(("  %-9s %11s".formatted(name, Plain.number(rows)) + standings.stream()
+                    .map(standing -> " %11s".formatted(Plain.number(count.applyAsLong(standing)))).collect(joining())
+                    + " %9s  %s".formatted(Plain.number(inFlight), last)).stripTrailing());
+        }
+
+        private long inFlight() {
+            return parts.stream().mapToLong(Part::inFlight).sum();
+        }
+
+        private long sum(ToLongFunction<History> of) {
+            return parts.stream().flatMap(part -> part.history().stream()).mapToLong(of).sum();
+        }
+
+        /// The keys and their order are a promise.
+        String json() {
+            var json = Json.Tokens.object("total", index.rows());
+            for (var standing : StatusView.ORDER) json.put(standing.word(), index.count(standing));
+            json.putAll(Json.Tokens.object("attempts", sum(history -> history.attempts),
+                    "retries", sum(history -> history.retries), "total_tokens", sum(history -> history.tokens),
+                    "in_flight", inFlight(), "shards", parts.stream().map(ShardsView::json).toList()));
+            return Json.Tokens.text(json);
+        }
+
+        private static Map<String, Object> json(Part part) {
+            var json = Json.Tokens.object("shard", part.shard().toString(), "begun", part.history().isPresent(),
+                    "total", part.rows());
+            for (var standing : StatusView.ORDER) json.put(standing.word(), part.count(standing));
+            json.put("in_flight", part.inFlight());
+            json.put("updated_at", part.updatedAt().map(Times::text).orElse(null));
+            return json;
         }
     }
 
@@ -5038,10 +5252,11 @@ final class DifyExec implements Runnable {
                 var target = Files.exists(file) ? file.toRealPath() : file;
                 var draft = target.resolveSibling("." + target.getFileName() + "."
                         + Long.toHexString(System.nanoTime()) + ".tmp");
-                var stream = Files.newOutputStream(draft, StandardOpenOption.CREATE_NEW, StandardOpenOption.WRITE);
+                var channel = FileChannel.open(draft, StandardOpenOption.CREATE_NEW, StandardOpenOption.WRITE);
                 try { // only now is the draft ours, to be deleted
-                    try (stream) {
-                        content.write(stream);
+                    try (channel) {
+                        content.write(Channels.newOutputStream(channel));
+                        channel.force(true); // it may take the place of what a power cut would not bring back
                     }
                     Files.move(draft, target, StandardCopyOption.ATOMIC_MOVE, StandardCopyOption.REPLACE_EXISTING);
                 } finally {
@@ -7854,7 +8069,8 @@ final class DifyExec implements Runnable {
             return read(files, csv, ledger, Stream.concat(Stream.of(ledger), also.stream()).toList());
         }
 
-        private static Batch read(BatchFiles files, Optional<Csv> csv, Ledger ledger, List<Reading> readings) {
+        private static Batch read(BatchFiles files, Optional<Csv> whole, Ledger ledger, List<Reading> readings) {
+            var csv = whole.map(files::own);
             try {
                 var index = rows(files, csv);
                 var batch = new Batch(files, csv, index, readAll(files, index, readings), ledger);
@@ -7945,7 +8161,8 @@ final class DifyExec implements Runnable {
             var rows = named(asked);
             if (!asked.among().isEmpty()) {
                 var among = new BitSet(index.rows());
-                asked.among().forEach(id -> among.set(known(id.strip(), "--ids: ")));
+                asked.among().stream().filter(this::isHere)
+                        .forEach(id -> among.set(known(id.strip(), "--ids: ")));
                 rows.and(among);
             }
             if (!asked.force()) rows.stream().filter(entry -> index.standing(entry).isSuccess()
@@ -7963,7 +8180,7 @@ final class DifyExec implements Runnable {
                 if (isRow(entry)) rows.set(entry);
             }
             else if (asked.ids().isEmpty()) rows.set(0, index.rows());
-            else asked.ids().forEach(id -> rows.set(open(id, asked.force())));
+            else asked.ids().stream().filter(this::isHere).forEach(id -> rows.set(open(id, asked.force())));
             return rows;
         }
 
@@ -7975,6 +8192,11 @@ final class DifyExec implements Runnable {
 
         private boolean isRow(int entry) {
             return entry >= 0 && entry < index.rows();
+        }
+
+        /// Whether the row is not another shard's.
+        private boolean isHere(String id) {
+            return files.shard().map(shard -> shard.holds(id.strip())).orElse(true);
         }
 
         private int open(String id, boolean force) {
@@ -8051,8 +8273,9 @@ final class DifyExec implements Runnable {
         /// Checks the files and the rows, takes the lock, mends torn ends, and reads what earlier calls left.
         ///
         /// @param fresh where to tell that an earlier batch was moved aside; empty: it goes on
-        static BatchWriter open(BatchFiles files, Csv csv, boolean noBom, boolean rebuild,
+        static BatchWriter open(BatchFiles files, Csv whole, boolean noBom, boolean rebuild,
                 Optional<PrintWriter> fresh) {
+            var csv = files.own(whole);
             try {
                 var index = Batch.rows(files, Optional.of(csv));
                 files.refuseForeign(new RetryList(new RetryList(files.retry()).draft()), index);
@@ -8063,6 +8286,7 @@ final class DifyExec implements Runnable {
                             LineFile.mend(files.log()).stream()).toList();
                     var history = Batch.readAll(files, index, List.of());
                     if (!rebuild) refuseLost(files, index, history.lost());
+                    Shards.refuseOthers(files, history);
                     var batch = new Batch(files, Optional.of(csv), index, history, new Ledger());
                     var writer = new BatchWriter(batch, lock, noBom);
                     torn.forEach(writer::record);
@@ -8095,15 +8319,19 @@ final class DifyExec implements Runnable {
         /// @param typed what it was told that holds for later calls, too
         void began(String baseUrl, String app, String server, Mode mode, String note, Typed typed) {
             record(new Event.Session(Instant.now(), Event.FORMAT, "difyexec " + VERSION, baseUrl, app, server,
-                    mode.toString(),
-                    (note + " " + typed.text(batch.files().results())).strip()));
+                    mode.toString(), (note + " " + typed.text(batch.files().results())).strip(), shard()));
+        }
+
+        /// Null: all rows.
+        private String shard() {
+            return batch.files().shard().map(Shard::toString).orElse(null);
         }
 
         /// It goes over to another mode.
         void changed(Instant now, Mode mode) {
             var session = batch.history().session.orElseThrow();
             record(new Event.Session(now, Event.FORMAT, session.tool(), session.baseUrl(), session.app(),
-                    session.server(), mode.toString(), session.options()));
+                    session.server(), mode.toString(), session.options(), shard()));
         }
 
         /// On the log's way; on disk, and known, with the next [#flush].
@@ -8239,6 +8467,11 @@ final class DifyExec implements Runnable {
         static Selection named(List<String> ids, boolean force) {
             return new Selection(false, List.copyOf(ids), force);
         }
+
+        /// Every id that was typed.
+        Stream<String> named() {
+            return Stream.concat(ids.stream(), among.stream()).map(String::strip).distinct();
+        }
     }
 
     /// The rows that one call asks for: those to start, and those whose earlier run is looked up first.
@@ -8281,6 +8514,7 @@ final class DifyExec implements Runnable {
         private final Map<String, BigDecimal> prices = new TreeMap<>();
         private final Latencies latencies = new Latencies();
         Optional<Event.Session> session = Optional.empty();
+        Optional<Event.Merge> merge = Optional.empty();
         Optional<Mode> mode = Optional.empty();
         private Instant startedAt = null, updatedAt = null, resumedAt = null;
         private Duration before = Duration.ZERO;
@@ -8364,6 +8598,11 @@ final class DifyExec implements Runnable {
             this.index = index;
         }
 
+        /// A line that says nothing to us.
+        void unread() {
+            unread++;
+        }
+
         static History read(Path log, Index index, List<Reading> readings) throws IOException {
             var history = new History(index);
             history.unread = Journal.scan(log, (event, at) -> {
@@ -8376,6 +8615,7 @@ final class DifyExec implements Runnable {
         void take(Event event) {
             switch (event) {
                 case Event.Session began -> session(began);
+                case Event.Merge merged -> merge = Optional.of(merged);
                 case Event.Attempt attempt when Kind.TRY.word().equals(attempt.kind()) -> {
                     seen(attempt.t());
                     add(Sent.of(attempt, server(), State.OPEN_TRY));
@@ -8636,8 +8876,8 @@ final class DifyExec implements Runnable {
                     if (entry >= 0 && Standing.of(end.outcome()).isPresent())
                         millis.set(entry, Math.round(end.seconds() * 1000));
                 }
-                case Event.Session _, Event.Late _, Event.Upload _, Event.Look _, Event.Harvest _, Event.Stop _,
-                        Event.Throttle _, Event.Missing _, Event.Torn _, Event.Other _ -> {}
+                case Event.Session _, Event.Merge _, Event.Late _, Event.Upload _, Event.Look _, Event.Harvest _,
+                        Event.Stop _, Event.Throttle _, Event.Missing _, Event.Torn _, Event.Other _ -> {}
             }
         }
 
@@ -8689,7 +8929,8 @@ final class DifyExec implements Runnable {
                 case Event.Attempt attempt when "row".equals(attempt.kind()) -> start(attempt);
                 case Event.End end -> end(end);
                 case Event.Attempt _, Event.Run _, Event.Upload _, Event.Look _, Event.Harvest _, Event.Stop _,
-                        Event.Throttle _, Event.Late _, Event.Missing _, Event.Torn _, Event.Other _ -> {}
+                        Event.Throttle _, Event.Late _, Event.Missing _, Event.Torn _, Event.Merge _,
+                        Event.Other _ -> {}
             }
         }
 
@@ -9014,9 +9255,25 @@ final class DifyExec implements Runnable {
             }
         }
 
+        /// The shard that the files are named after.
+        Optional<Shard> shard() {
+            return Shard.in(results);
+        }
+
+        /// The rows of a CSV that are this batch's.
+        Csv own(Csv csv) {
+            return csv.with(shard());
+        }
+
+        boolean isBegun() {
+            return !FirstLine.isEmpty(log) || Files.exists(retry) || Files.exists(results);
+        }
+
         /// A batch of which nothing is on disk cannot be looked at.
         BatchFiles begun() {
             if (!FirstLine.isEmpty(log) || Files.exists(retry)) return this;
+            if (!isBegun() && !Shards.beside(this).isEmpty()) throw new Unusable(results
+                    + ": its shards are there and were not merged yet; 'merge' makes one batch of them");
             if (!Files.exists(results)) throw new Unusable(results
                     + ": no such batch (neither results, .retry nor .log)\nhint: start one with 'run'");
             if (FirstLine.isEmpty(results)) throw new Unusable(results
@@ -9033,6 +9290,468 @@ final class DifyExec implements Runnable {
                 Files.move(file, sibling(file, stamp));
                 err.println("Moved " + file + " to " + sibling(file, stamp).getFileName() + ".");
             }
+        }
+    }
+
+    /// The shards of a batch that lie beside it, by their number.
+    record Shards(BatchFiles whole, int count, List<BatchFiles> files) {
+        /// Those that have begun; there must be one, and all of one number.
+        static Shards of(BatchFiles whole) {
+            var files = beside(whole);
+            if (files.isEmpty()) throw new Unusable(whole.results() + ": there is no shard of it, like "
+                    + new Shard(1, 8).of(Shard.whole(whole.results())).getFileName());
+            int count = shard(files.getFirst()).count();
+            for (var other : files) if (shard(other).count() != count) throw new Unusable(files.getFirst().results()
+                    + " and " + other.results() + " are shards of " + count + " and of " + shard(other).count()
+                    + ": these do not belong together");
+            return new Shards(whole, count, files);
+        }
+
+        static Shard shard(BatchFiles files) {
+            return files.shard().orElseThrow();
+        }
+
+        /// Whatever their number; none beside what is a shard itself.
+        static List<BatchFiles> beside(BatchFiles whole) {
+            var output = whole.results();
+            if (whole.shard().isPresent()) return List.of();
+            try (var all = Files.list(BatchFiles.folder(output))) {
+                return all.map(path -> output.resolveSibling(path.getFileName().toString().replaceFirst("\\.log$", "")))
+                        .distinct()
+                        .filter(path -> Shard.in(path).filter(shard -> shard.of(output).equals(path)).isPresent())
+                        .sorted(Comparator.comparing(path -> Shard.in(path).orElseThrow(),
+                                Comparator.comparingInt(Shard::count).thenComparingInt(Shard::index)))
+                        .map(BatchFiles::of).toList();
+            } catch (IOException problem) {
+                throw new Unusable(output + ": " + Plain.of(problem));
+            }
+        }
+
+        /// Those that have not begun.
+        List<Shard> missing() {
+            var begun = files.stream().map(Shards::shard).collect(Collectors.toSet());
+            return IntStream.rangeClosed(1, count).mapToObj(index -> new Shard(index, count))
+                    .filter(shard -> !begun.contains(shard)).toList();
+        }
+
+        /// A row must not be asked for by two processes that do not know of each other.
+        static void refuseOthers(BatchFiles files, History history) throws IOException {
+            var own = files.shard().map(Shard::toString).orElse("");
+            var before = history.merge.isPresent() ? "" : history.session.map(Event.Session::shard).orElse(null);
+            if (history.session.isPresent() && !own.equals(History.orEmpty(before)))
+                throw new Unusable(files.log() + ": this batch was begun " + named(History.orEmpty(before)) + ", not "
+                        + named(own) + "; go on so, or name another -o");
+            if (files.shard().isPresent()) refuseOtherCount(files);
+            else refuseUnmerged(files, history);
+        }
+
+        private static String named(String shard) {
+            return shard.isEmpty() ? "without --shard" : "with --shard " + shard;
+        }
+
+        private static void refuseOtherCount(BatchFiles files) throws IOException {
+            var whole = BatchFiles.of(Shard.whole(files.results()));
+            int count = shard(files).count();
+            for (var other : beside(whole)) if (shard(other).count() != count) throw new Unusable(other.results()
+                    + ": this batch was begun in " + shard(other).count() + " shards, not " + count
+                    + "; go on so, or name another -o");
+            var first = Journal.first(whole.log()).filter(line -> "session".equals(line.text("event")));
+            if (first.isPresent() && !first.get().has("shard")) throw new Unusable(whole.log()
+                    + ": this batch was begun without --shard; go on so, or name another -o");
+        }
+
+        private static void refuseUnmerged(BatchFiles files, History history) throws IOException {
+            var taken = history.merge.map(Event.Merge::byShard).orElse(Map.of());
+            for (var part : beside(files)) {
+                var known = taken.get(shard(part).index());
+                if (known == null || known.bytes() != LineFile.wholeLines(part.log())) throw new Unusable(part.log()
+                        + ": not merged yet, and its rows would be paid twice; 'merge' first, or go on with --shard "
+                        + shard(part));
+            }
+        }
+    }
+
+    /// Makes one batch of its shards: their logs by time, of each row the result that counts, the retry list. Shards
+    /// are read as far as they are when this begins. All that is written goes through drafts, and takes its place in this
+    /// order: results, retry list, log. A crash between them leaves new results beside the log of before, which tells
+    /// to take the same again.
+    static final class Merger implements AutoCloseable {
+        /// @param partial shards may be missing
+        /// @param force   of a row that was paid twice the earlier result is kept
+        record Terms(boolean partial, boolean force, boolean noBom) {}
+
+        /// A shard as it is now.
+        ///
+        /// @param end   how many bytes of its log are taken
+        /// @param first the hash of the log's first line: one that was begun anew has another
+        private record Part(Shard shard, BatchFiles files, long end, String first, boolean isRunning) {
+            static Part of(BatchFiles files) throws IOException {
+                files.refuseForeign();
+                long end = LineFile.wholeLines(files.log());
+                if (end == 0) throw new Unusable(files.log() + ": gone or empty; a shard cannot be merged without it");
+                try (var lines = new Lines(files.log())) {
+                    lines.next();
+                    return new Part(Shards.shard(files), files, end, Cells.hash(Cells.head(lines.bytes())),
+                            Lock.isHeld(files.lock()));
+                }
+            }
+
+            Event.Merge.Taken taken() {
+                return new Event.Merge.Taken(shard.index(), end, first);
+            }
+        }
+
+        private final Shards shards;
+        private final Terms terms;
+        private final Lock lock;
+        private final List<Event.Torn> torn;
+        private final List<Part> parts = new ArrayList<>();
+        private final Csv csv;
+        private final Index index;
+        private final Picks picks;
+        private final List<Gain> open = new ArrayList<>();
+        private History history;
+
+        private Merger(Shards shards, Csv csv, Terms terms, Lock lock) throws IOException {
+            this.shards = shards;
+            this.csv = csv;
+            this.terms = terms;
+            this.lock = lock;
+            var files = shards.whole();
+            index = Batch.rows(files, Optional.of(csv));
+            files.refuseForeign(new RetryList(new RetryList(files.retry()).draft()), index);
+            for (var part : shards.files()) parts.add(Part.of(part)); // before results are read: those may grow
+            picks = new Picks(index, shards);
+            if (!terms.partial()) refuseMissing();
+            torn = Stream.concat(LineFile.mend(files.results()).stream(), LineFile.mend(files.log()).stream()).toList();
+        }
+
+        /// Takes the lock of the merged batch, and looks at its shards.
+        static Merger open(BatchFiles files, Csv csv, Terms terms) {
+            var shards = Shards.of(files);
+            try {
+                var lock = Lock.take(files.lock());
+                try {
+                    return new Merger(shards, csv, terms, lock);
+                } catch (IOException | RuntimeException problem) {
+                    lock.close();
+                    throw problem;
+                }
+            } catch (IOException problem) {
+                throw new Unusable(files.results() + ": cannot be merged (" + Plain.of(problem) + ")");
+            }
+        }
+
+        /// A shard that has no rows leaves no files.
+        private void refuseMissing() {
+            var missing = shards.missing();
+            if (missing.isEmpty()) return;
+            var rows = IntStream.range(0, index.rows()).mapToObj(picks::shard)
+                    .collect(Collectors.groupingBy(shard -> shard, Collectors.counting()));
+            missing = missing.stream().filter(rows::containsKey).toList();
+            if (missing.isEmpty()) return;
+            long lacking = missing.stream().mapToLong(rows::get).sum();
+            throw new Unusable(shards.whole().results() + ": " + (missing.size() == 1 ? "shard " : "shards ")
+                    + missing.stream().limit(8).map(Shard::toString).collect(joining(", "))
+                    + (missing.size() > 8 ? ", …" : "") + (missing.size() == 1 ? " is" : " are") + " missing, with "
+                    + Plain.count(lacking, "row") + "; --partial merges what is there");
+        }
+
+        /// Reads everything, and writes the log: the merged one, and by time what those of the shards have gained.
+        void log(OutputStream stream) throws IOException {
+            var out = new BufferedOutputStream(stream, 1 << 16);
+            var files = shards.whole();
+            picks.read(0, files);
+            for (int part = 1; part <= parts.size(); part++) picks.read(part, parts.get(part - 1).files());
+            history = History.read(files.log(), index, List.of());
+            if (Files.exists(files.log())) Files.copy(files.log(), out);
+            for (var event : torn) add(event, out);
+            var before = history.merge.map(Event.Merge::byShard).orElse(Map.of());
+            var gains = new PriorityQueue<>(gains(before));
+            for (var gain = gains.poll(); gain != null; gain = gains.poll()) {
+                take(gain);
+                gain.lines.copyTo(out);
+                if (gain.next()) gains.add(gain);
+            }
+            picks.decide(terms.force());
+            refuseLost();
+            var after = new TreeMap<>(before);
+            parts.forEach(part -> after.put(part.shard().index(), part.taken()));
+            if (!after.equals(before)) add(Event.Merge.of(Instant.now(), shards.count(), after.values()), out);
+            out.flush();
+        }
+
+        private void add(Event event, OutputStream out) throws IOException {
+            history.take(event);
+            out.write(Json.MAPPER.writeValueAsBytes(event));
+            out.write('\n');
+        }
+
+        private List<Gain> gains(Map<Integer, Event.Merge.Taken> before) throws IOException {
+            history.merge.filter(merge -> merge.shards() != shards.count()).ifPresent(merge -> {
+                throw new Unusable(shards.whole().log() + ": merged of " + merge.shards() + " shards before, not of "
+                        + shards.count() + "; name another -o");
+            });
+            for (var part : parts) {
+                var taken = Optional.ofNullable(before.get(part.shard().index()));
+                if (taken.filter(then -> then.bytes() > part.end() || !then.first().equals(part.first())).isPresent())
+                    throw new Unusable(part.files().log() + ": begun anew (--fresh) since it was merged; move "
+                            + shards.whole().results() + " and its .log away to merge what is there now");
+                long from = taken.map(Event.Merge.Taken::bytes).orElse(0L);
+                if (from < part.end()) open.add(new Gain(part, from));
+            }
+            return open;
+        }
+
+        private void take(Gain gain) {
+            if (gain.event.isEmpty()) history.unread();
+            gain.event.ifPresent(event -> {
+                switch (event) {
+                    case Event.Session session -> refuseOther(gain.part, session);
+                    case Event.Attempt attempt -> picks.refuseOutside(gain.part, attempt.id());
+                    case Event.End end -> {
+                        picks.refuseOutside(gain.part, end.id());
+                        if (Standing.of(end.outcome()).filter(Standing::isSuccess).isPresent()) picks.fresh(end.id());
+                    }
+                    case Event _ -> {}
+                }
+                history.take(event);
+            });
+        }
+
+        private void refuseOther(Part part, Event.Session session) {
+            var log = part.files().log();
+            if (!part.shard().toString().equals(session.shard())) throw new Unusable(log + ": written "
+                    + Shards.named(History.orEmpty(session.shard())) + ", not "
+                    + Shards.named(part.shard().toString()));
+            history.session.ifPresent(before -> {
+                if (!Objects.equals(before.baseUrl(), session.baseUrl())
+                        || !Objects.equals(before.app(), session.app()))
+                    throw new Unusable(log + ": of the app " + Plain.quoted(History.orEmpty(session.app())) + " at "
+                            + session.baseUrl() + ", the shards before it of "
+                            + Plain.quoted(History.orEmpty(before.app()))
+                            + " at " + before.baseUrl() + "; these do not belong together");
+            });
+        }
+
+        private void refuseLost() {
+            var lost = history.lost();
+            if (!lost.isEmpty()) throw new Unusable(shards.whole().results() + ": of "
+                    + Plain.count(lost.size(), "success", "successes") + " in the logs no results are there (first: "
+                    + Plain.id(index.id(lost.getFirst())) + ", of shard " + picks.shard(lost.getFirst())
+                    + "); copy the shard's results too, or run it with --rebuild");
+        }
+
+        /// Each id once: the CSV's in its order, then those that it lacks.
+        void results(OutputStream stream) throws IOException {
+            var out = new BufferedOutputStream(stream, 1 << 16);
+            if (!terms.noBom()) out.write(LineFile.BOM);
+            picks.write(out);
+            out.flush();
+        }
+
+        void retryList() throws IOException {
+            new RetryList(shards.whole().retry()).write(index);
+        }
+
+        /// The merged batch.
+        Batch batch() {
+            return new Batch(shards.whole(), Optional.of(csv), index, history, new Ledger());
+        }
+
+        /// What was merged, and what its reader should know.
+        List<String> said() {
+            var said = new ArrayList<>(List.of("Merged " + parts.size() + " of " + Plain.count(shards.count(), "shard")
+                    + ": " + Plain.count(index.rows(), "row") + ", " + Standing.counts(index::count)));
+            var running = parts.stream().filter(Part::isRunning).map(part -> part.shard().toString()).toList();
+            if (!running.isEmpty()) said.add("Running now, and taken as far as "
+                    + (running.size() == 1 ? "it is" : "they are")
+                    + ": " + String.join(", ", running) + "; merge again afterwards");
+            picks.twice().ifPresent(twice -> said.add("Note: " + twice + "; the earlier result of each was kept"));
+            return said;
+        }
+
+        @Override
+        public void close() throws IOException {
+            try (lock; picks) {
+                for (var gain : open) gain.lines.close();
+            }
+        }
+
+        /// What a shard's log has gained, a line at a time, by when it was written.
+        private static final class Gain implements Comparable<Gain> {
+            final Part part;
+            final Lines lines;
+            /// Empty: the line is none of ours.
+            Optional<Event> event = Optional.empty();
+            private Instant t = Instant.MIN;
+
+            Gain(Part part, long from) throws IOException {
+                this.part = part;
+                this.lines = new Lines(part.files().log()).turn(from);
+                read();
+            }
+
+            boolean next() throws IOException {
+                if (!lines.next() || lines.place() >= part.end()) return false;
+                read();
+                return true;
+            }
+
+            private void read() throws IOException {
+                var line = Fields.of(lines.parser());
+                event = Optional.empty();
+                Journal.isRead(line, read -> {
+                    event = Optional.of(read);
+                    if (line.get().has("t")) t = line.get().time();
+                });
+            }
+
+            @Override
+            public int compareTo(Gain other) {
+                int order = t.compareTo(other.t);
+                return order != 0 ? order : Integer.compare(part.shard().index(), other.part.shard().index());
+            }
+        }
+    }
+
+    /// Which line counts as the result of each row, packed: 32 bytes a row. Source 0 is the merged batch, the others
+    /// are its shards.
+    static final class Picks implements AutoCloseable {
+        private static final int SOURCE_BITS = 16, MOST_OUTSIDE = 1000;
+
+        private final Index index;
+        private final Shards shards;
+        private final Lines[] sources;
+        private final Longs owners = new Longs(), own = new Longs(), ownRuns = new Longs(), theirs = new Longs();
+        /// Successes that the logs have gained, and rows whose shard has the merged batch's run.
+        private final BitSet fresh = new BitSet(), known = new BitSet();
+        private final Map<Integer, Long> outside = new TreeMap<>();
+        private final List<Integer> twice = new ArrayList<>();
+
+        Picks(Index index, Shards shards) {
+            this.index = index;
+            this.shards = shards;
+            this.sources = new Lines[shards.files().size() + 1];
+        }
+
+        Shard shard(int entry) {
+            if (owners.get(entry) == 0) owners.set(entry, Shard.of(index.id(entry), shards.count()).index());
+            return new Shard((int) owners.get(entry), shards.count());
+        }
+
+        void read(int source, BatchFiles files) throws IOException {
+            if (!Files.exists(files.results())) return;
+            var lines = new Lines(files.results());
+            sources[source] = lines;
+            while (lines.next()) {
+                var head = Results.head(lines.parser()).filter(Results.Head::success);
+                if (head.isPresent()) take(source, files, lines.place(), head.get());
+            }
+        }
+
+        private void take(int source, BatchFiles files, long at, Results.Head line) {
+            int entry = index.findOrAdd(line.id());
+            long run = Cells.head(line.run().getBytes(UTF_8)), place = (at << SOURCE_BITS | source) + 1;
+            if (source == 0) {
+                own.set(entry, place);
+                ownRuns.set(entry, run);
+            } else if (!files.shard().equals(Optional.of(shard(entry)))) {
+                if (outside.size() == MOST_OUTSIDE) throw outside(files, entry);
+                outside.put(entry, place);
+                return;
+            } else {
+                theirs.set(entry, place);
+                if (own.get(entry) > 0 && ownRuns.get(entry) == run) known.set(entry);
+            }
+            index.stand(entry, line.standing());
+        }
+
+        private Unusable outside(BatchFiles files, int entry) {
+            return new Unusable(files.results() + ": holds the row " + Plain.id(index.id(entry))
+                    + ", which is of shard " + shard(entry));
+        }
+
+        /// What a log tells of rows that are another shard's; of those that were paid twice it may.
+        void refuseOutside(Merger.Part part, String id) {
+            int entry = index.findOrAdd(id);
+            if (!part.shard().equals(shard(entry)) && !outside.containsKey(entry)) throw outside(part.files(), entry);
+        }
+
+        void fresh(String id) {
+            fresh.set(index.findOrAdd(id));
+        }
+
+        /// What a shard has gained counts from now on, unless the merged batch has paid for the row by itself.
+        void decide(boolean force) throws IOException {
+            for (int entry : fresh.stream().filter(entry -> own.get(entry) > 0 && theirs.get(entry) > 0).toArray())
+                if (known.get(entry)) own.set(entry, 0);
+                else twice.add(entry);
+            for (int entry : outside.keySet()) {
+                if (pick(entry) == 0 || isOfOneRun(pick(entry), outside.get(entry)))
+                    throw outside(shards.files().get(source(outside.get(entry)) - 1), entry);
+                twice.add(entry);
+            }
+            if (twice.isEmpty()) return;
+            if (!force) throw new Unusable(shards.whole().results() + ": " + twice().orElseThrow()
+                    + "; --force keeps the earlier result of each");
+            for (int entry : twice) keepEarlier(entry);
+        }
+
+        /// `2 rows were paid twice (r-5 in results.1-of-8.jsonl and results.2-of-8.jsonl, …)`
+        Optional<String> twice() {
+            if (twice.isEmpty()) return Optional.empty();
+            return Optional.of(Plain.count(twice.size(), "row was", "rows were") + " paid twice, by two runs ("
+                    + twice.stream().limit(3).map(entry -> Plain.id(index.id(entry))).collect(joining(", "))
+                    + (twice.size() > 3 ? ", …" : "") + "; first in " + name(pick(twice.getFirst())) + " and "
+                    + name(other(twice.getFirst())) + ")");
+        }
+
+        private long pick(int entry) {
+            return own.get(entry) > 0 ? own.get(entry) : theirs.get(entry);
+        }
+
+        private long other(int entry) {
+            return outside.getOrDefault(entry, theirs.get(entry));
+        }
+
+        private void keepEarlier(int entry) throws IOException {
+            var kept = line(pick(entry)).executedAt();
+            var other = line(other(entry)).executedAt();
+            if (other.isEmpty() || !kept.isEmpty() && !Times.parse(other).isBefore(Times.parse(kept))) return;
+            theirs.set(entry, other(entry));
+            own.set(entry, 0);
+        }
+
+        private boolean isOfOneRun(long place, long other) throws IOException {
+            return line(place).run().equals(line(other).run());
+        }
+
+        private static int source(long place) {
+            return (int) (place - 1 & (1 << SOURCE_BITS) - 1);
+        }
+
+        private String name(long place) {
+            int source = source(place);
+            return (source == 0 ? shards.whole() : shards.files().get(source - 1)).results().getFileName().toString();
+        }
+
+        private Lines turn(long place) throws IOException {
+            return sources[source(place)].turn(place - 1 >>> SOURCE_BITS);
+        }
+
+        private Results.Head line(long place) throws IOException {
+            return Results.head(turn(place).parser()).orElseThrow();
+        }
+
+        void write(OutputStream out) throws IOException {
+            for (int entry = 0; entry < index.size(); entry++)
+                if (pick(entry) > 0) turn(pick(entry)).copyTo(out);
+        }
+
+        @Override
+        public void close() throws IOException {
+            for (var source : sources) if (source != null) source.close();
         }
     }
 
@@ -9095,6 +9814,16 @@ final class DifyExec implements Runnable {
             }
             throw new Unusable(path
                     + " is held: another difyexec is writing this batch\nhint: wait for it or name another -o");
+        }
+
+        /// Whether a process is writing the batch.
+        static boolean isHeld(Path path) throws IOException {
+            if (!Files.exists(path)) return false;
+            try (var channel = FileChannel.open(path, StandardOpenOption.WRITE)) {
+                return channel.tryLock() == null;
+            } catch (OverlappingFileLockException _) {
+                return true; // by this very process
+            }
         }
 
         @Override
@@ -9184,8 +9913,9 @@ final class DifyExec implements Runnable {
         static Optional<Event.Torn> mend(Path path) throws IOException {
             if (!Files.exists(path)) return Optional.empty();
             try (var channel = FileChannel.open(path, StandardOpenOption.READ, StandardOpenOption.WRITE)) {
-                var last = lastLine(channel);
-                long size = channel.size(), start = size - last.length;
+                long size = channel.size();
+                var last = lastLine(channel, size);
+                long start = size - last.length;
                 if (last.length == 0 || Arrays.equals(last, BOM)) return Optional.empty();
                 if (Fields.of(last).isPresent()) {
                     channel.write(ByteBuffer.wrap(new byte[] {'\n'}), size);
@@ -9196,10 +9926,19 @@ final class DifyExec implements Runnable {
             }
         }
 
+        /// How many bytes of a file that may grow are whole lines.
+        static long wholeLines(Path path) throws IOException {
+            if (!Files.exists(path)) return 0;
+            try (var channel = FileChannel.open(path)) {
+                long size = channel.size();
+                return size - lastLine(channel, size).length;
+            }
+        }
+
         /// What follows the last line end.
-        private static byte[] lastLine(FileChannel channel) throws IOException {
+        private static byte[] lastLine(FileChannel channel, long size) throws IOException {
             try (var arena = Arena.ofConfined()) {
-                var bytes = channel.map(FileChannel.MapMode.READ_ONLY, 0, channel.size(), arena);
+                var bytes = channel.map(FileChannel.MapMode.READ_ONLY, 0, size, arena);
                 long start = bytes.byteSize();
                 while (start > 0 && bytes.get(ValueLayout.JAVA_BYTE, start - 1) != '\n') start--;
                 return bytes.asSlice(start).toArray(ValueLayout.JAVA_BYTE);
@@ -9214,7 +9953,8 @@ final class DifyExec implements Runnable {
 
     /// The results file: a line a success.
     static final class Results {
-        private static final Set<String> HEAD = Set.of("id", "status", "workflow_status", "workflow_id");
+        private static final Set<String> HEAD = Set.of("id", "status", "workflow_status", "workflow_id",
+                "workflow_run_id", "executed_at");
         /// The original tool puts a blank after each colon and comma.
         static final Pattern BEGINNING = Pattern.compile("""
                 \\{"id": ?"[^"\\\\]*+(?:\\\\.[^"\\\\]*+)*+", ?"status": ?"success", ?"inputs": ?\\{""");
@@ -9228,7 +9968,7 @@ final class DifyExec implements Runnable {
                     var head = head(lines.parser()).filter(Head::success);
                     if (head.isEmpty()) continue;
                     int entry = index.findOrAdd(head.get().id());
-                    index.stand(entry, head.get().partial() ? Standing.PARTIAL : Standing.SUCCEEDED);
+                    index.stand(entry, head.get().standing());
                     if (!head.get().version().isEmpty()) index.versions.add(head.get().version());
                     for (var reading : readings) reading.result(entry, lines);
                 }
@@ -9239,7 +9979,12 @@ final class DifyExec implements Runnable {
             return line.has("id") && line.has("status");
         }
 
-        record Head(String id, boolean success, boolean partial, String version) {}
+        /// @param version of the workflow; it, the run and when it was executed are empty in lines that tell none
+        record Head(String id, boolean success, boolean partial, String version, String run, String executedAt) {
+            Standing standing() {
+                return partial ? Standing.PARTIAL : Standing.SUCCEEDED;
+            }
+        }
 
         /// The fields of a line that say whose result it is; empty if it is no whole JSON object with an id.
         static Optional<Head> head(JsonParser line) {
@@ -9247,7 +9992,8 @@ final class DifyExec implements Runnable {
                     .map(fields -> new Head(fields.text("id").strip(),
                             "success".equals(fields.texts().getOrDefault("status", "success")),
                             "partial-succeeded".equals(fields.text("workflow_status")),
-                            fields.text("workflow_id", "")));
+                            fields.text("workflow_id", ""),
+                            fields.text("workflow_run_id", ""), fields.text("executed_at", "")));
         }
     }
 
@@ -9338,13 +10084,22 @@ final class DifyExec implements Runnable {
             return unread;
         }
 
+        /// The line that a log begins with.
+        static Optional<Fields> first(Path log) throws IOException {
+            if (!Files.exists(log)) return Optional.empty();
+            try (var lines = new Lines(log)) {
+                return lines.next() ? Fields.of(lines.parser()) : Optional.empty();
+            }
+        }
+
         static boolean isEvent(Fields line) {
             return isRead(Optional.of(line), event -> {
                 if (event instanceof Event.Other) throw new IllegalArgumentException("no event that is known");
             });
         }
 
-        private static boolean isRead(Optional<Fields> line, Consumer<Event> use) {
+        /// False: it is no event of ours.
+        static boolean isRead(Optional<Fields> line, Consumer<Event> use) {
             if (line.isEmpty()) return false;
             try {
                 use.accept(Event.of(line.get()));
@@ -9441,7 +10196,7 @@ final class DifyExec implements Runnable {
             return switch (line.text("event", "")) {
                 case "session" -> new Session(line.time(), line.integer("format"), line.text("tool"),
                         line.text("base_url"), line.text("app"), line.text("server"), line.text("mode"),
-                        line.text("options"));
+                        line.text("options"), line.text("shard"));
                 case "attempt" -> new Attempt(line.time(), id, line.integer("n"), user, line.text("mode"),
                         line.text("cells"), line.text("kind"), line.text("csv"));
                 case "run" -> new Run(line.time(), id, user, run, line.text("task"));
@@ -9456,14 +10211,41 @@ final class DifyExec implements Runnable {
                 case "throttle" -> new Throttle(line.time(), user, why, line.integer("limit"));
                 case "late" -> new Late(line.time(), id, user, run, line.text("saw"));
                 case "missing" -> new Missing(line.time(), id, user, line.text("file"), why);
+                case "merge" -> new Merge(line.time(), line.integer("shards"), line.text("taken", ""));
                 case "torn" -> new Torn(line.time(), line.text("file"), line.whole("at"), line.whole("bytes"));
                 default -> new Other();
             };
         }
 
-        /// A process began to work on the batch, or went over to another mode.
+        /// A process began to work on the batch, or went over to another mode. `shard` (`3/8`) is what it runs of it.
         record Session(Instant t, int format, String tool, String baseUrl, String app, String server, String mode,
-                String options) implements Event {}
+                String options, String shard) implements Event {}
+
+        /// What stands before it was taken from the logs of so many shards. `taken` tells how far: of each its number,
+        /// the bytes, and the hash of its first line, as in `1:5120:0123456789abcdef 2:4096:…`.
+        record Merge(Instant t, int shards, String taken) implements Event {
+            record Taken(int index, long bytes, String first) {
+                static Taken of(String word) {
+                    var parts = word.split(":");
+                    return new Taken(Integer.parseInt(parts[0]), Long.parseLong(parts[1]), parts[2]);
+                }
+
+                @Override
+                public String toString() {
+                    return index + ":" + bytes + ":" + first;
+                }
+            }
+
+            static Merge of(Instant t, int shards, Collection<Taken> taken) {
+                return new Merge(t, shards, taken.stream().map(Taken::toString).collect(joining(" ")));
+            }
+
+            /// By the shard's number.
+            Map<Integer, Taken> byShard() {
+                return Stream.of(taken.split(" ")).filter(word -> !word.isEmpty()).map(Taken::of)
+                        .collect(Collectors.toMap(Taken::index, one -> one, (_, last) -> last, TreeMap::new));
+            }
+        }
 
         /// On record before the request is on the wire. `n` counts the row's retries, `kind` is `row` or `try`, `csv`
         /// is the hash of the row as the CSV has it, where the shell has edited it.
@@ -9673,6 +10455,15 @@ final class DifyExec implements Runnable {
             return Arrays.copyOfRange(page, start, end);
         }
 
+        /// The line with its end, without a byte order mark.
+        void copyTo(OutputStream out) throws IOException {
+            int mark = LineFile.BOM.length;
+            int from = Arrays.equals(page, start, Math.min(start + mark, end), LineFile.BOM, 0, mark)
+                    ? start + mark : start;
+            out.write(page, from, end - from);
+            out.write('\n');
+        }
+
         JsonParser parser() throws IOException {
             return Json.Tokens.FACTORY.createParser(page, start, end - start);
         }
@@ -9724,8 +10515,134 @@ final class DifyExec implements Runnable {
         }
     }
 
+    /// One part of `count` of a batch, numbered from 1: its rows are those whose id's SHA-256 (of its UTF-8) says so by
+    /// its first eight bytes, as a number without sign, modulo `count`. So a row stays where it is when others come.
+    record Shard(int index, int count) {
+        private static final Pattern TYPED = Pattern.compile("(auto|\\d{1,5})/(\\d{1,5})"),
+                NAMED = Pattern.compile("(.+)\\.(\\d{1,5})-of-(\\d{1,5})(\\.[^.]*)?");
+
+        Shard {
+            if (count < 1 || index < 1 || index > count)
+                throw new IllegalArgumentException("not one of 1/" + count + " to " + count + "/" + count);
+        }
+
+        /// `3/8`; `auto/8` or `auto` where an engine of array jobs tells the number, or both.
+        static Shard parse(String text, Env env) {
+            var typed = TYPED.matcher(text.strip());
+            try {
+                if (text.strip().equals("auto")) return ArrayEngine.shard(env, 0);
+                if (!typed.matches() || Integer.parseInt(typed.group(2)) == 0)
+                    throw new IllegalArgumentException("not I/N (like 3/8), auto/N or auto");
+                int count = Integer.parseInt(typed.group(2));
+                return typed.group(1).equals("auto") ? ArrayEngine.shard(env, count)
+                        : new Shard(Integer.parseInt(typed.group(1)), count);
+            } catch (IllegalArgumentException problem) {
+                throw new Unusable("--shard " + Plain.text(text, 60) + ": " + problem.getMessage());
+            }
+        }
+
+        /// The shard that a file is named after.
+        static Optional<Shard> in(Path file) {
+            var name = NAMED.matcher(file.getFileName().toString());
+            if (!name.matches()) return Optional.empty();
+            int index = Integer.parseInt(name.group(2)), count = Integer.parseInt(name.group(3));
+            return index < 1 || index > count ? Optional.empty() : Optional.of(new Shard(index, count));
+        }
+
+        /// The name of the whole batch's results, where that is a shard's.
+        static Path whole(Path file) {
+            return file.resolveSibling(NAMED.matcher(file.getFileName().toString()).replaceFirst("$1$4"));
+        }
+
+        /// `results.3-of-8.jsonl` for `results.jsonl`; what is so named already stays.
+        Path of(Path output) {
+            var named = in(output);
+            if (named.isPresent() && !named.get().equals(this))
+                throw new Unusable(output + ": named after the shard " + named.get() + ", not " + this);
+            if (named.isPresent()) return output;
+            var name = output.getFileName().toString();
+            int end = name.lastIndexOf('.') > 0 ? name.lastIndexOf('.') : name.length();
+            return output.resolveSibling(name.substring(0, end) + "." + index + "-of-" + count + name.substring(end));
+        }
+
+        boolean holds(String id) {
+            return of(id, count).index == index;
+        }
+
+        /// The one that a row belongs to.
+        static Shard of(String id, int count) {
+            return new Shard((int) Long.remainderUnsigned(Cells.head(id.getBytes(UTF_8)), count) + 1, count);
+        }
+
+        @Override
+        public String toString() {
+            return index + "/" + count;
+        }
+    }
+
+    /// What starts the same process many times tells each which one it is, by these variables.
+    enum ArrayEngine {
+        KUBERNETES("JOB_COMPLETION_INDEX", "", 0),
+        SLURM("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT", 1),
+        AWS_BATCH("AWS_BATCH_JOB_ARRAY_INDEX", "AWS_BATCH_JOB_ARRAY_SIZE", 0),
+        CLOUD_RUN("CLOUD_RUN_TASK_INDEX", "CLOUD_RUN_TASK_COUNT", 0),
+        GITLAB("CI_NODE_INDEX", "CI_NODE_TOTAL", 1);
+
+        private final String index, count;
+        private final int first;
+
+        /// @param count empty: it tells none
+        /// @param first the number of its first task
+        ArrayEngine(String index, String count, int first) {
+            this.index = index;
+            this.count = count;
+            this.first = first;
+        }
+
+        /// @param typed how many shards there are; 0: as the engine tells
+        static Shard shard(Env env, int typed) {
+            var met = Stream.of(values()).filter(engine -> env.setting(engine.index).isPresent()).toList();
+            var names = (met.isEmpty() ? Stream.of(values()) : met.stream()).map(engine -> engine.index)
+                    .collect(joining(", "));
+            if (met.isEmpty()) throw new IllegalArgumentException("no array job tells which part this is (none of "
+                    + names + " is set)");
+            if (met.size() > 1) throw new IllegalArgumentException("several engines tell which part this is (" + names
+                    + "); type I/N");
+            return met.getFirst().told(env, typed);
+        }
+
+        private Shard told(Env env, int typed) {
+            int told = env.setting(count).isPresent() ? number(env, count) : typed;
+            if (told == 0) throw new IllegalArgumentException(index + " is set without "
+                    + (count.isEmpty() ? "a number of shards" : count) + "; type auto/N");
+            if (typed != 0 && told != typed)
+                throw new IllegalArgumentException(count + " is " + told + ", not " + typed);
+            int task = number(env, index) - first(env) + 1;
+            if (task < 1 || task > told) throw new IllegalArgumentException(index + " is " + number(env, index)
+                    + ", which is none of " + told + " tasks from " + first(env) + " on");
+            return new Shard(task, told);
+        }
+
+        private int first(Env env) {
+            if (this != SLURM) return first;
+            if (env.setting("SLURM_ARRAY_TASK_STEP").isPresent() && number(env, "SLURM_ARRAY_TASK_STEP") != 1)
+                throw new IllegalArgumentException("SLURM_ARRAY_TASK_STEP is " + number(env, "SLURM_ARRAY_TASK_STEP")
+                        + "; number the tasks without gaps, as in --array=1-8");
+            return env.setting("SLURM_ARRAY_TASK_MIN").isPresent() ? number(env, "SLURM_ARRAY_TASK_MIN") : first;
+        }
+
+        private static int number(Env env, String name) {
+            var text = env.get(name).strip();
+            if (text.matches("\\d{1,5}")) return Integer.parseInt(text);
+            throw new IllegalArgumentException(name + "=" + Plain.text(text, 40) + " is not a whole number");
+        }
+    }
+
     /// A CSV file (RFC 4180), read as a stream, again and again. Opening it reads the header; [#check] all of it.
-    record Csv(Path path, long size, Charset charset, Header header, int idColumn, UnaryOperator<Row> edits) {
+    ///
+    /// @param shard whose rows alone are handed out; empty: all are
+    record Csv(Path path, long size, Charset charset, Header header, int idColumn, UnaryOperator<Row> edits,
+            Optional<Shard> shard) {
         private static final int SHOWN = 20;
 
         /// @param idColumn  the name of the column of the ids; null: the first
@@ -9742,7 +10659,8 @@ final class DifyExec implements Runnable {
                 var problems = problems(columns, id, idColumn);
                 if (!problems.isEmpty())
                     throw new Unusable(path + ", line " + header.line() + ": " + String.join("; ", problems));
-                return new Csv(path, Files.size(path), charset, header, id, UnaryOperator.identity());
+                return new Csv(path, Files.size(path), charset, header, id, UnaryOperator.identity(),
+                        Optional.empty());
             } catch (IOException problem) {
                 throw new Unusable(path + ": " + Plain.of(problem));
             }
@@ -9764,7 +10682,12 @@ final class DifyExec implements Runnable {
 
         /// The same file, its rows edited as they are read.
         Csv with(UnaryOperator<Row> edits) {
-            return new Csv(path, size, charset, header, idColumn, edits);
+            return new Csv(path, size, charset, header, idColumn, edits, shard);
+        }
+
+        /// The same file, as if it had the rows of the shard alone.
+        Csv with(Optional<Shard> shard) {
+            return new Csv(path, size, charset, header, idColumn, edits, shard);
         }
 
         /// Those that have a name.
@@ -9796,8 +10719,10 @@ final class DifyExec implements Runnable {
                     var wrong = fault(cells, rows, index, told);
                     if (wrong.isPresent() && count++ < SHOWN) problems.add("line " + rows.line + ": " + wrong.get());
                 }
+                index.passOver(rows.ofOtherShards);
             }
-            if (count == 0 && index.size() == 0) throw new Unusable(path + ": a header, but no rows");
+            if (count == 0 && index.size() == 0 && index.ofOtherShards() == 0)
+                throw new Unusable(path + ": a header, but no rows");
             if (count == 0) return;
             throw new Unusable(path + ": " + Plain.count(count, "problem") + ", nothing was sent\n  "
                     + String.join("\n  ", problems)
@@ -9925,17 +10850,30 @@ final class DifyExec implements Runnable {
             private final Cells hashes = new Cells(columns());
             private final int idPlace = header.places().get(idColumn);
             private long line = 0;
+            private int ofOtherShards = 0;
 
             /// @param gaps where it is noted what is passed over
             Cursor(Gaps gaps) {
                 this.gaps = gaps;
                 records = Header.records(path, charset, header.delimiter(), header.isDelimiterNamed());
-                if (next() == null) throw new Unusable(path + ": empty"); // the header
+                if (record() == null) throw new Unusable(path + ": empty"); // the header
             }
 
-            /// The next record's cells, those of columns without a name, too, and the id stripped; null at the end.
-            /// What holds nothing is passed over.
+            /// The next row's cells, those of columns without a name, too, and the id stripped; null at the end. What
+            /// has no id is any shard's.
             List<String> next() {
+                var cells = record();
+                for (; cells != null && isOfOtherShard(cells); cells = record()) ofOtherShards++;
+                return cells;
+            }
+
+            private boolean isOfOtherShard(List<String> cells) {
+                return shard.isPresent() && idPlace < cells.size() && !cells.get(idPlace).isEmpty()
+                        && !shard.get().holds(cells.get(idPlace));
+            }
+
+            /// What holds nothing is passed over.
+            private List<String> record() {
                 try {
                     var cells = records.next();
                     if (cells != null && Gaps.isEmpty(cells)) cells = behindGap(cells);
@@ -10927,7 +11865,7 @@ final class DifyExec implements Runnable {
         final Gaps gaps = new Gaps();
         private final List<Page> pages = new ArrayList<>();
         private final Texts ids = new Texts();
-        private int size = 0, rows = -1;
+        private int size = 0, rows = -1, ofOtherShards = 0;
         /// Of the workflow, as far as the results tell.
         private final Set<String> versions = new LinkedHashSet<>();
         /// Open addressing: an entry's number and one, or 0; at most two thirds full.
@@ -10980,6 +11918,15 @@ final class DifyExec implements Runnable {
 
         int size() {
             return size;
+        }
+
+        /// So many rows of the CSV are no entries here.
+        void passOver(int rows) {
+            ofOtherShards = rows;
+        }
+
+        int ofOtherShards() {
+            return ofOtherShards;
         }
 
         String id(int entry) {
@@ -14299,6 +15246,11 @@ final class DifyExec implements Runnable {
             } catch (NoSuchAlgorithmException problem) {
                 throw new IllegalStateException(problem); // every Java has SHA-256
             }
+        }
+
+        /// The first eight bytes of a hash of these.
+        static long head(byte[] bytes) {
+            return ByteBuffer.wrap(sha256().digest(bytes)).getLong();
         }
 
         /// The hash of a row's cells, which stand in the order of the names.

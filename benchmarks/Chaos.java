@@ -31,9 +31,9 @@ import static java.nio.charset.StandardCharsets.UTF_8;
         footer = {"", "Example: benchmarks/chaos --rows 500 --kills 20 --mode blocking -- --stopped 1%% --places 10"})
 final class Chaos implements Callable<Integer> {
     private static final int FURTHER_STARTS = 25;
-    private static final List<String> SERVER = List.of("--latency", "100ms", "--jitter", "200ms", "--drop-before",
+    static final List<String> SERVER = List.of("--latency", "100ms", "--jitter", "200ms", "--drop-before",
             "1.5%", "--drop-after", "1.5%", "--lose-finish", "1%", "--throttle", "2%", "--silence", "4s");
-    private static final ObjectMapper JSON = new ObjectMapper();
+    static final ObjectMapper JSON = new ObjectMapper();
 
     @Option(names = "--rows", paramLabel = "N", defaultValue = "5000", description = "Default: ${DEFAULT-VALUE}.")
     int rows;
@@ -98,7 +98,7 @@ final class Chaos implements Callable<Integer> {
                     "-c", String.valueOf(concurrency), "--settle", settle, "--progress", "off"),
                     simulator.address(), timeout, maxRetries);
             tool.archiveClasses();
-            var starts = torment(tool);
+            var starts = torment(tool, folder.resolve("results.jsonl"), rows, kills, seed);
             var seconds = (System.nanoTime() - began) / 1_000_000_000;
             var stats = simulator.stats();
             Files.writeString(folder.resolve("stats.json"), stats.toPrettyString());
@@ -125,9 +125,9 @@ final class Chaos implements Callable<Integer> {
 
     /// Kills fall all over the batch: most once some rows have come (work is left for the other kills), one in three at
     /// any moment of the process's first 1.5 s: its start, its look-ups, its first writes.
-    private Starts torment(Tool tool) throws Exception {
+    static Starts torment(Tool tool, Path file, int rows, int kills, long seed) throws Exception {
         var random = new SplittableRandom(seed);
-        var results = new Lines(folder.resolve("results.jsonl"));
+        var results = new Lines(file);
         var exits = new TreeMap<Integer, Integer>();
         int starts = 0, killed = 0, further = 0, before = -1;
         while (true) {
@@ -377,10 +377,14 @@ final class Chaos implements Callable<Integer> {
         }
 
         static JsonNode status(Path folder) throws IOException {
-            var process = new ProcessBuilder(java(List.of(), "difyexec.DifyExec", List.of("status", "-i", "data.csv", "-o",
-                    "results.jsonl", "--json"))).directory(folder.toFile())
-                    .redirectError(ProcessBuilder.Redirect.INHERIT).start();
-            return JSON.readTree(process.getInputStream().readAllBytes());
+            return JSON.readTree(said(folder, "status", "-i", "data.csv", "-o", "results.jsonl", "--json"));
+        }
+
+        /// What a command prints that asks no server.
+        static byte[] said(Path folder, String... command) throws IOException {
+            var process = new ProcessBuilder(java(List.of(), "difyexec.DifyExec", List.of(command)))
+                    .directory(folder.toFile()).redirectError(ProcessBuilder.Redirect.INHERIT).start();
+            return process.getInputStream().readAllBytes();
         }
 
         static void delete(Path folder) throws IOException {

@@ -215,7 +215,8 @@ final class BatchTest {
         void everyEventIsReadAsItWasWritten() throws IOException {
             var path = folder.resolve("log");
             var events = List.<Event>of(
-                    new Event.Session(NOON, 1, "difyexec 1", "http://x/v1", "app", "1.14.2", "auto", "c=5"),
+                    new Event.Session(NOON, 1, "difyexec 1", "http://x/v1", "app", "1.14.2", "auto", "c=5", "3/8"),
+                    new Event.Merge(NOON, 8, "1:5120:0123456789abcdef"),
                     new Event.Attempt(NOON, "größe \"1\"", 2, "user-1", "streaming", "0123456789abcdef",
                             "row", "fedcba9876543210"),
                     new Event.Run(NOON, "a", "user-1", "run-1", "task-1"),
@@ -336,7 +337,8 @@ final class BatchTest {
                 no JSON                                                                    | -  |         |
                 """)
         void aLineSaysWhoseResultItIs(String line, String id, Boolean success, Boolean partial) throws IOException {
-            var expected = id == null ? Optional.empty() : Optional.of(new Results.Head(id, success, partial, ""));
+            var expected = id == null ? Optional.empty() : Optional.of(
+                    new Results.Head(id, success, partial, "", "", ""));
 
             assertEquals(expected, head(folder, line));
             assertEquals(expected, head(folder, "\uFEFF" + line));
@@ -764,7 +766,7 @@ final class BatchTest {
         }
 
         private void session(int second) {
-            timeline.event(null, new Event.Session(NOON.plusSeconds(second), 1, "", "", "", "", "", ""), 0);
+            timeline.event(null, new Event.Session(NOON.plusSeconds(second), 1, "", "", "", "", "", "", ""), 0);
         }
 
         @Test

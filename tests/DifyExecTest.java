@@ -31,6 +31,8 @@
 //SOURCES ViewsTest.java
 //SOURCES CompareTest.java
 //SOURCES ShellTest.java
+//SOURCES ShardsTest.java
+//SOURCES RecipesTest.java
 //SOURCES Simulator.java
 //SOURCES SimulatedServer.java
 //SOURCES SimulatedExchange.java
@@ -75,7 +77,7 @@ final class DifyExecTest {
             PaceTest.class, DifyTest.class, BatchTest.class, InputTest.class, DataTest.class, ServerTest.class, RecordingsTest.class,
             CommandTest.class, ChatflowTest.class, SettingsTest.class, FilesTest.class, FormTest.class, ProcessTest.class,
             DocsTest.class, PasteTest.class, FaultTest.class, ConformanceTest.class, ViewsTest.class, CompareTest.class,
-            ShellTest.class);
+            ShellTest.class, ShardsTest.class, RecipesTest.class);
 
     /// `-Dtest=TheJudge`, before or after the script's name, runs only the `@Nested` class of that name.
     public static void main(String... args) {

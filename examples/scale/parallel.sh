@@ -1,0 +1,7 @@
+#!/bin/sh
+# One CSV in N processes of this machine, then one batch: parallel.sh data.csv results.jsonl 4
+# Run it again after any crash: each process goes on where it was.
+csv=$1 output=$2 shards=$3
+seq "$shards" | parallel --will-cite --jobs 0 --tag --line-buffer \
+    difyexec run -i "$csv" -o "$output" --shard "{}/$shards" --progress plain
+difyexec merge -i "$csv" -o "$output"
