@@ -170,7 +170,6 @@ final class DifyExec implements Runnable {
         @Override
         public <K> K create(Class<K> type) throws Exception {
             return type == Setup.class ? type.cast(new Setup(env, edits))
-                    : type == ShardOption.class ? type.cast(new ShardOption(env))
                     : type == Status.class ? type.cast(new Status(env))
                     : type == Compare.class ? type.cast(new Compare(env))
                     : type == Merge.class ? type.cast(new Merge(env))
@@ -484,8 +483,6 @@ final class DifyExec implements Runnable {
     static final class Check implements Callable<Integer> {
         @Mixin InputOption input;
 
-        @Mixin ShardOption shard;
-
         @Option(names = "--json", description = "One JSON object with all problems.")
         boolean json;
 
@@ -494,6 +491,7 @@ final class DifyExec implements Runnable {
         int show;
 
         @Mixin DemoOption demo;
+        @ArgGroup(validate = false, order = 2, heading = "%nRows:%n") ShardOption rows = new ShardOption();
         @Mixin Setup setup;
 
         @Spec CommandSpec spec;
@@ -501,7 +499,7 @@ final class DifyExec implements Runnable {
         @Override
         public Integer call() throws Exception {
             setup.check(demo.version);
-            var part = shard.typed();
+            var part = rows.shard(setup.env);
             try (var source = Source.of(input.csv)) {
                 var csv = setup.open(source, input.csv).with(part);
                 try (var dify = setup.connect(demo.version, csv.columns(), 1, setup.err())) {
@@ -2193,7 +2191,6 @@ final class DifyExec implements Runnable {
                 description = "The results; beside it lie <output>.retry, .log and .lock.")
         Path output;
 
-        @Mixin ShardOption shard;
         @Mixin DemoOption demo;
         @Mixin Setup setup;
         @ArgGroup(validate = false, order = 2, heading = "%nRows:%n") RowOptions rows = new RowOptions();
@@ -2204,7 +2201,7 @@ final class DifyExec implements Runnable {
         int start(Selection selection) throws Exception {
             setup.check(demo.version);
             var mode = pace.mode(setup.dify.mode);
-            var files = BatchFiles.of(shard.typed().map(part -> part.of(output)).orElse(output));
+            var files = BatchFiles.of(rows.shard(setup.env).map(part -> part.of(output)).orElse(output));
             out.makeFolder();
             try (var source = files.open(input.csv)) {
                 var csv = setup.open(source, input.csv);
@@ -2428,19 +2425,13 @@ final class DifyExec implements Runnable {
     }
 
     /// The part of the rows that this process runs.
-    static final class ShardOption {
+    static class ShardOption {
         @Option(names = "--shard", paramLabel = "I/N",
                 description = "Only the rows of shard I of N, in files of their own; 'merge' makes one batch of all. "
                         + "auto/N or auto: I as the array job's engine tells it. Limits hold for each process.")
         String shard;
 
-        private final Env env;
-
-        ShardOption(Env env) {
-            this.env = env;
-        }
-
-        Optional<Shard> typed() {
+        Optional<Shard> shard(Env env) {
             return Optional.ofNullable(shard).map(text -> Shard.parse(text, env));
         }
     }
@@ -2497,7 +2488,7 @@ final class DifyExec implements Runnable {
         }
     }
 
-    static final class RowOptions {
+    static final class RowOptions extends ShardOption {
         @Option(names = "--limit", paramLabel = "N", converter = Positives.class,
                 description = "Only the first N pending rows.")
         Long limit;
@@ -5252,18 +5243,25 @@ final class DifyExec implements Runnable {
                 var target = Files.exists(file) ? file.toRealPath() : file;
                 var draft = target.resolveSibling("." + target.getFileName() + "."
                         + Long.toHexString(System.nanoTime()) + ".tmp");
-                var channel = FileChannel.open(draft, StandardOpenOption.CREATE_NEW, StandardOpenOption.WRITE);
+                var stream = Files.newOutputStream(draft, StandardOpenOption.CREATE_NEW, StandardOpenOption.WRITE);
                 try { // only now is the draft ours, to be deleted
-                    try (channel) {
-                        content.write(Channels.newOutputStream(channel));
-                        channel.force(true); // it may take the place of what a power cut would not bring back
+                    try (stream) {
+                        content.write(stream);
                     }
+                    force(draft);
                     Files.move(draft, target, StandardCopyOption.ATOMIC_MOVE, StandardCopyOption.REPLACE_EXISTING);
                 } finally {
                     Files.deleteIfExists(draft);
                 }
             } catch (IOException problem) {
                 throw new Unusable(file + ": cannot be written (" + Plain.of(problem) + ")");
+            }
+        }
+
+        /// It may take the place of what a power cut would not bring back.
+        private static void force(Path draft) throws IOException {
+            try (var channel = FileChannel.open(draft, StandardOpenOption.WRITE)) {
+                channel.force(true);
             }
         }
     }

@@ -350,7 +350,7 @@ final class CompareTest {
             assertTrue(foreign.err().startsWith("difyexec: " + path(name) + ": its first line is no result"),
                     foreign.err());
             assertTrue(missing.err().startsWith("difyexec: " + path(name) + ": no such batch"), missing.err());
-            assertEquals(2, (foreign.err() + missing.err()).lines().count());
+            assertEquals(4, (foreign.err() + missing.err()).lines().count(), "each with its hint");
         }
 
         @ParameterizedTest
@@ -505,7 +505,7 @@ final class CompareTest {
             }
 
             assertTrue(out.toString().contains("2 rows · versions v-1, v-2\n"), out::toString);
-            assertTrue(out.toString().contains(",\"versions\":[\"v-1\",\"v-2\"]}"), out::toString);
+            assertTrue(out.toString().contains(",\"versions\":[\"v-1\",\"v-2\"],"), out::toString);
         }
     }
 }

@@ -447,7 +447,7 @@ final class DataTest {
             Files.writeString(folder.resolve(".env"), "app-secret\nA=b\n" + "app-secret=\"\n".repeat(6));
 
             assertTrue(missing(folder).startsWith("DIFY_API_KEY is missing (lines 1, 3, 4, 5, 6 … of "
-                    + folder.resolve(".env") + " cannot be read): set it"), missing(folder));
+                    + folder.resolve(".env") + " cannot be read)\nhint: set it"), missing(folder));
             assertFalse(missing(folder).contains("secret"), missing(folder));
         }
 
@@ -456,7 +456,7 @@ final class DataTest {
             Files.createDirectory(folder.resolve(".env"));
 
             assertTrue(missing(folder).startsWith("DIFY_API_KEY is missing (" + folder.resolve(".env")
-                    + " is a folder): set it"), missing(folder));
+                    + " is a folder)\nhint: set it"), missing(folder));
         }
 
         @Test

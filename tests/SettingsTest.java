@@ -90,9 +90,9 @@ final class SettingsTest extends WholeCommand {
 
         @Test
         void hasAnAppOfAnotherKind() throws IOException {
-            dify.info(dify.answer(200, "{\"name\":\"bot\",\"mode\":\"advanced-chat\"}"));
+            dify.info(dify.answer(200, "{\"name\":\"bot\",\"mode\":\"agent-chat\"}"));
 
-            stopped(run(), "advanced-chat", "workflow app");
+            stopped(run(), "agent-chat", "take the key of a workflow or of a chatflow");
 
             assertEquals(0, dify.runs());
         }
@@ -440,7 +440,7 @@ final class SettingsTest extends WholeCommand {
             for (var call : List.of(call(env, typed("run")), call(env, "check", "-i", input()),
                     call(env, typed("run", "--timeout", "5", "--max-retries", "0", "--base-url", dify.url())))) {
                 assertEquals(written.badLine == 0 ? 0 : 2, call.code(), call.err());
-                if (written.badLine > 0) assertTrue(call.sentence().matches(".*DIFY_API_KEY\\b.*\\bline "
+                if (written.badLine > 0) assertTrue(call.sentence().matches("(?s).*DIFY_API_KEY\\b.*\\bline "
                         + written.badLine + "\\b.*"), call.err());
             }
             dify.server.verify(written.badLine == 0 ? 1 : 0, postRequestedFor(urlEqualTo("/v1/workflows/run"))
