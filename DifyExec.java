@@ -1,6 +1,6 @@
 //usr/bin/env jbang "$0" "$@" ; exit $?
 //JAVA 25+
-//GAV difyexec:difyexec:0.1.0
+//GAV difyexec:difyexec:0.2.0
 //DESCRIPTION Runs a Dify workflow once for every row of a CSV file: nothing lost, nothing paid twice.
 //DOCS README.md
 //DOCS guide=docs/guide.md
@@ -128,7 +128,7 @@ import static java.util.stream.Collectors.joining;
                 "difyexec run --help"})
 final class DifyExec implements Runnable {
 
-    static final String VERSION = "0.1.0";
+    static final String VERSION = "0.2.0";
     static final int OK = 0, BUG = 1, UNUSABLE = 2, ROWS_LEFT = 3, DIFFERENT = 3, STOPPED = 4, INTERRUPTED = 130;
 
     @Spec CommandSpec spec;
