@@ -27,8 +27,7 @@ final class RecipesTest extends WholeCommand {
                 "-XX:+UseSerialGC", "--enable-native-access=ALL-UNNAMED", "-cp", System.getProperty("java.class.path"),
                 "difyexec.DifyExec").collect(Collectors.joining("' '", "'", "'"));
         Files.createDirectories(file("bin"));
-        var launcher = Files.writeString(file("bin/difyexec"), "#!/bin/sh\nexec " + java + " \"$@\"\n");
-        assertTrue(launcher.toFile().setExecutable(true));
+        executable(file("bin/difyexec"), "#!/bin/sh\nexec " + java + " \"$@\"\n");
         Files.writeString(file(".env"), "DIFY_API_KEY=" + KEY + "\nDIFY_API_BASE_URL=" + dify.url() + "\n");
         rows(12);
     }
