@@ -60,8 +60,9 @@ final class PasteTest extends WholeCommand {
         static void build() throws Exception {
             for (var way : Way.values()) Files.writeString(Files.createDirectories(way.folder()).resolve("my data.csv"),
                     "text|nom\nx|é\n[fail]|b\n", StandardCharsets.ISO_8859_1);
-            for (var name : List.of("DifyExec.java", "jbang")) Files.copy(checkout().resolve(name), home.resolve(name),
-                    StandardCopyOption.COPY_ATTRIBUTES);
+            for (var name : List.of("DifyExec.java", "jbang", "JBANG/DifyExec.java"))
+                Files.copy(checkout().resolve(Path.of(name).getFileName()), home.resolve(name),
+                        StandardCopyOption.COPY_ATTRIBUTES);
             start(Way.LAUNCHER, "./jbang export fatjar --offline -O 'JAR/one jar.jar' DifyExec.java");
             start(Way.LAUNCHER, "./jbang app install --offline --name difyexec DifyExec.java");
             executable(Files.createDirectories(home.resolve("bin")).resolve("jbang"), "#!/bin/sh\nshift\nexec '" + JAVA

@@ -194,7 +194,7 @@ final class RecipesTest extends WholeCommand {
                         JobAcctGatherType=jobacct_gather/none
                         MailProg=/bin/true
                         ReturnToService=2
-                        SchedulerParameters=sched_interval=1
+                        SchedulerParameters=sched_interval=1,batch_sched_delay=0
                         SlurmdParameters=config_overrides
                         NodeName=%1$s NodeAddr=127.0.0.1 CPUs=4 State=UNKNOWN
                         PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
