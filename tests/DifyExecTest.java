@@ -79,6 +79,12 @@ final class DifyExecTest {
             DocsTest.class, PasteTest.class, FaultTest.class, ConformanceTest.class, ViewsTest.class, CompareTest.class,
             ShellTest.class, ShardsTest.class, RecipesTest.class);
 
+    /// Tests that allow it (`@Execution`) run at once, so many of them.
+    static final Map<String, String> AT_ONCE = Map.of("junit.jupiter.execution.parallel.enabled", "true",
+            "junit.jupiter.execution.parallel.config.executor-service", "worker_thread_pool",
+            "junit.jupiter.execution.parallel.config.strategy", "fixed",
+            "junit.jupiter.execution.parallel.config.fixed.parallelism", "4");
+
     /// `-Dtest=TheJudge`, before or after the script's name, runs only the `@Nested` class of that name.
     public static void main(String... args) {
         DifyExec.setProperties();
@@ -95,7 +101,8 @@ final class DifyExecTest {
         if (classes.isEmpty()) System.err.println("there is no @Nested class " + wanted);
         var summary = new SummaryGeneratingListener();
         LauncherFactory.create().execute(
-                LauncherDiscoveryRequestBuilder.request().selectors(classes).build(), summary);
+                LauncherDiscoveryRequestBuilder.request().selectors(classes).configurationParameters(AT_ONCE).build(),
+                summary);
         var result = summary.getSummary();
         result.printFailuresTo(new PrintWriter(System.err, true, UTF_8), 10);
         long skipped = result.getTestsSkippedCount() + result.getTestsAbortedCount();

@@ -4,6 +4,8 @@ import org.junit.jupiter.api.AfterEach;
 import org.junit.jupiter.api.Nested;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.Timeout;
+import org.junit.jupiter.api.parallel.Execution;
+import org.junit.jupiter.api.parallel.ExecutionMode;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.MethodSource;
 
@@ -13,7 +15,6 @@ import static difyexec.DifyExec.*;
 import static java.nio.charset.StandardCharsets.UTF_8;
 import static org.junit.jupiter.api.Assertions.assertAll;
 import static org.junit.jupiter.api.Assertions.assertEquals;
-import static org.junit.jupiter.api.Assertions.assertFalse;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 import static org.junit.jupiter.api.Assumptions.assumeTrue;
 
@@ -63,7 +64,7 @@ final class DocsTest extends WholeCommand {
                     DIFYEXEC_COMMAND=$words exec""" + " " + java + " \"$@\"\n";
             Files.createDirectories(file("bin"));
             for (var name : List.of("jbang", "bin/jbang", "bin/difyexec"))
-                assertTrue(Files.writeString(file(name), launcher).toFile().setExecutable(true));
+                executable(file(name), launcher);
             Files.createDirectories(file("examples"));
             Files.copy(checkout().resolve("examples/reviews.csv"), file("examples/reviews.csv"));
             Files.writeString(file("data.csv"), ShellTest.FIVE);
@@ -248,49 +249,9 @@ final class DocsTest extends WholeCommand {
         }
     }
 
-    /// Exported once, from a copy: another JBang may be building the script of the checkout.
-    @Nested
-    class TheFatJar {
-        private Path jar() throws Exception {
-            Files.copy(checkout().resolve("DifyExec.java"), file("DifyExec.java"));
-            var said = said(Map.of("JBANG_CACHE_DIR", file("cache").toString()), checkout().resolve("jbang").toString(),
-                    "export", "fatjar", "--offline", "-O", file("difyexec.jar").toString(), "DifyExec.java");
-            assertTrue(Files.exists(file("difyexec.jar")), said);
-            return file("difyexec.jar");
-        }
-
-        private String said(Map<String, String> settings, String... words) throws Exception {
-            var builder = new ProcessBuilder(words).directory(folder.toFile()).redirectErrorStream(true);
-            builder.environment().keySet().removeIf(name -> name.matches("DIFY.*|JAVA_TOOL.*|JDK_.*"));
-            builder.environment().putAll(settings);
-            var process = builder.start();
-            process.getOutputStream().close();
-            var said = new String(process.getInputStream().readAllBytes(), UTF_8);
-            process.waitFor();
-            return said;
-        }
-
-        @Test
-        void runsTheDemoAndABatchAsJBangDoes() throws Exception {
-            rows(3);
-            var java = Path.of(System.getProperty("java.home"), "bin", "java").toString();
-            var jar = jar().toString();
-
-            var demo = said(Map.of(), java, "-jar", jar, "run", "--demo", "-i", "data.csv", "-o", "demo.jsonl");
-            assertTrue(demo.contains("\n3 succeeded in "), demo);
-            assertFalse(demo.contains("WARNING"), demo);
-
-            try (var server = Demo.start(Demo.Version.V1_16_0, List.of("id", "text"))) {
-                var batch = said(Map.of("DIFY_API_KEY", KEY, "DIFY_API_BASE_URL", server.baseUrl().toString()), java,
-                        "-jar", jar, "run", "--mode", "streaming", "-i", "data.csv", "-o", "results.jsonl");
-                assertTrue(batch.contains("3 succeeded in "), batch);
-            }
-            assertEquals(List.of("1", "2", "3"), ids());
-        }
-    }
-
     /// Read once by classes of the JDK and of JLine; set by `main`, so that no way of starting has to name them.
     @Nested
+    @Execution(ExecutionMode.SAME_THREAD)
     class TheProperties {
         private static final List<String> NAMES = List.of("jdk.httpclient.keepalive.timeout",
                 "jdk.http.auth.tunneling.disabledSchemes", "jdk.httpclient.bufsize");

@@ -9,6 +9,8 @@ import org.junit.jupiter.api.Nested;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.Timeout;
 import org.junit.jupiter.api.io.TempDir;
+import org.junit.jupiter.api.parallel.Execution;
+import org.junit.jupiter.api.parallel.ExecutionMode;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
 import org.junit.jupiter.params.provider.ValueSource;
@@ -184,6 +186,7 @@ class FaultTest {
     // ── Disk ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     @Nested
+    @Execution(ExecutionMode.CONCURRENT)
     class AFullDisk {
         private static final int ROWS = 20;
 
@@ -288,6 +291,7 @@ class FaultTest {
     // ── Streams ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
     @Nested
+    @Execution(ExecutionMode.CONCURRENT)
     class AStreamThatContradictsItself {
         @ParameterizedTest
         @CsvSource(useHeadersInDisplayName = true, textBlock = """
@@ -316,6 +320,7 @@ class FaultTest {
     }
 
     @Nested
+    @Execution(ExecutionMode.CONCURRENT)
     class AFaultOf1_16 {
         /// Whose server is killed: a blocking run says `running` for ever, a streamed one goes on in its worker.
         @ParameterizedTest(name = "[{0}], {1}")

@@ -14,6 +14,7 @@ import module java.base;
 import static difyexec.DifyExec.*;
 import static java.nio.charset.StandardCharsets.UTF_8;
 import static org.junit.jupiter.api.Assertions.assertEquals;
+import static org.junit.jupiter.api.Assertions.assertFalse;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 
 /// The commands that the tool prints for its user to paste.
@@ -28,7 +29,7 @@ final class PasteTest extends WholeCommand {
     }
 
     /// Each way of starting the tool, for real. Needs the checkout; built once, from a copy: another JBang may be
-    /// building the script of the checkout.
+    /// building the script of the checkout. Each way has a folder of its own.
     @Nested
     class EachWayOfStarting {
         @TempDir static Path home;
@@ -45,32 +46,39 @@ final class PasteTest extends WholeCommand {
             Way(String words) {
                 this.words = words;
             }
+
+            /// The launcher's is that of the script.
+            Path folder() {
+                return this == LAUNCHER ? home : home.resolve(name());
+            }
         }
 
         private static final Path JAVA = Path.of(System.getProperty("java.home"), "bin", "java");
+        private static final String INPUT = " -i 'my data.csv' --delimiter '|' --encoding latin1 --id-column nom";
 
         @BeforeAll
         static void build() throws Exception {
-            for (var name : List.of("DifyExec.java", "jbang")) Files.copy(checkout().resolve(name), home.resolve(name),
-                    StandardCopyOption.COPY_ATTRIBUTES);
-            bash("./jbang export fatjar --offline -O 'one jar.jar' DifyExec.java", "");
-            bash("./jbang app install --offline --name difyexec DifyExec.java", "");
-            var jbang = Files.createDirectories(home.resolve("bin")).resolve("jbang");
-            Files.writeString(jbang, "#!/bin/sh\nshift\nexec '" + JAVA + "' -cp '" + home.resolve("one jar.jar")
-                    + "' difyexec.DifyExec \"$@\"\n");
-            assertTrue(jbang.toFile().setExecutable(true));
+            for (var way : Way.values()) Files.writeString(Files.createDirectories(way.folder()).resolve("my data.csv"),
+                    "text|nom\nx|é\n[fail]|b\n", StandardCharsets.ISO_8859_1);
+            for (var name : List.of("DifyExec.java", "jbang", "JBANG/DifyExec.java"))
+                Files.copy(checkout().resolve(Path.of(name).getFileName()), home.resolve(name),
+                        StandardCopyOption.COPY_ATTRIBUTES);
+            start(Way.LAUNCHER, "./jbang export fatjar --offline -O 'JAR/one jar.jar' DifyExec.java");
+            start(Way.LAUNCHER, "./jbang app install --offline --name difyexec DifyExec.java");
+            executable(Files.createDirectories(home.resolve("bin")).resolve("jbang"), "#!/bin/sh\nshift\nexec '" + JAVA
+                    + "' -cp '" + Way.JAR.folder().resolve("one jar.jar") + "' difyexec.DifyExec \"$@\"\n");
         }
 
-        /// A line as bash runs it in the folder of the script, and what it says.
-        ///
-        /// @param folder what the PATH has besides the system's
-        private static String bash(String line, String folder) throws Exception {
-            var builder = new ProcessBuilder("bash", "-c", line).directory(home.toFile()).redirectErrorStream(true);
+        /// A line as bash runs it in the folder of a way, and what it says.
+        private static String start(Way way, String line) throws Exception {
+            var builder = new ProcessBuilder("bash", "-c", line).directory(way.folder().toFile())
+                    .redirectErrorStream(true);
             var user = System.getProperty("user.home");
             builder.environment().keySet().removeIf(name -> name.matches("DIFY.*|JBANG.*|JAVA_TOOL.*|JDK_.*"));
             builder.environment().putIfAbsent("XDG_CACHE_HOME", user + "/.cache");
             builder.environment().putAll(Map.of("HOME", home.toString(), "JAVA_HOME", System.getProperty("java.home"),
-                    "JBANG_REPO", user + "/.m2/repository", "PATH", folder + System.getenv("PATH")));
+                    "JBANG_REPO", user + "/.m2/repository", "PATH", programs(way) + System.getenv("PATH"),
+                    "JDK_JAVA_OPTIONS", "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"));
             var process = builder.start();
             process.getOutputStream().close();
             var said = new String(process.getInputStream().readAllBytes(), UTF_8);
@@ -78,12 +86,13 @@ final class PasteTest extends WholeCommand {
             return said;
         }
 
-        private String start(Way way, String line) throws Exception {
-            return bash(line, switch (way) {
+        /// What the PATH has besides the system's.
+        private static String programs(Way way) {
+            return switch (way) {
                 case LAUNCHER, JAR -> "";
                 case JBANG -> home.resolve("bin") + ":";
                 case INSTALLED -> home.resolve(".jbang/bin") + ":";
-            });
+            };
         }
 
         /// Runs the line that something says is next, unless it was run before.
@@ -95,30 +104,56 @@ final class PasteTest extends WholeCommand {
             return start(way, line);
         }
 
-        private List<String> linesOfTheLog() throws IOException {
-            return Files.readAllLines(home.resolve("results.jsonl.log"));
-        }
-
-        @ParameterizedTest
-        @EnumSource
-        void printsLinesThatRunOnTheSameBatch(Way way) throws Exception {
-            for (var name : List.of("results.jsonl", "results.jsonl.log", "results.jsonl.retry"))
-                Files.deleteIfExists(home.resolve(name));
-            Files.writeString(home.resolve("my data.csv"), "text|nom\nx|é\n[fail]|b\n", StandardCharsets.ISO_8859_1);
-            var input = " -i 'my data.csv' --delimiter '|' --encoding latin1 --id-column nom";
-            var output = " -o results.jsonl";
-
-            var run = paste(way, "run", start(way, way.words + " check --demo" + input));
+        /// Checks and runs a batch by lines to paste, and tries again what failed.
+        private void isRunByPasting(Way way) throws Exception {
+            var run = paste(way, "run", start(way, way.words + " check --demo" + INPUT));
             assertTrue(run.contains("1 succeeded, 1 failed in "), run);
-            var begun = linesOfTheLog();
+            var begun = linesOfTheLog(way);
             var retry = paste(way, "retry", run);
             assertTrue(retry.contains("\n1 failed in "), retry);
             paste(way, "retry", retry);
-            paste(way, "retry", start(way, way.words + " status" + output));
-            paste(way, "retry", start(way, way.words + " export out.csv --force" + input + output));
-            paste(way, "retry", start(way, "echo status | " + way.words + " shell --demo" + input + output));
 
-            assertEquals(begun, linesOfTheLog().subList(0, begun.size()));
+            assertEquals(begun, linesOfTheLog(way).subList(0, begun.size()));
+        }
+
+        private List<String> linesOfTheLog(Way way) throws IOException {
+            return Files.readAllLines(way.folder().resolve("results.jsonl.log"));
+        }
+
+        @ParameterizedTest
+        @EnumSource(mode = EnumSource.Mode.EXCLUDE, names = "JAR")
+        void printsLinesThatRunOnTheSameBatch(Way way) throws Exception {
+            isRunByPasting(way);
+        }
+
+        @Test
+        void printsThemByEachCommand() throws Exception {
+            var output = " -o results.jsonl";
+            isRunByPasting(Way.JAR);
+            var begun = linesOfTheLog(Way.JAR);
+
+            for (var typed : List.of(Way.JAR.words + " status" + output,
+                    Way.JAR.words + " export out.csv --force" + INPUT + output,
+                    "echo status | " + Way.JAR.words + " shell --demo" + INPUT + output))
+                paste(Way.JAR, "retry", start(Way.JAR, typed));
+
+            assertEquals(begun, linesOfTheLog(Way.JAR).subList(0, begun.size()));
+        }
+
+        /// The jar is started with nothing but its name: `main` sets the properties.
+        @Test
+        void byTheJarRunsABatchWithoutWarnings() throws Exception {
+            Files.writeString(Way.JAR.folder().resolve("three.csv"), "id,text\n1,a\n2,b\n3,c\n");
+            try (var server = Demo.start(Demo.Version.V1_16_0, List.of("id", "text"))) {
+                var said = start(Way.JAR, "DIFY_API_KEY=" + KEY + " DIFY_API_BASE_URL=" + server.baseUrl() + " '" + JAVA
+                        + "' -jar 'one jar.jar' run --mode streaming -i three.csv -o three.jsonl");
+
+                assertTrue(said.contains("3 succeeded in "), said);
+                assertFalse(said.contains("WARNING"), said);
+            }
+            try (var results = Files.lines(Way.JAR.folder().resolve("three.jsonl"))) {
+                assertEquals(3, results.count());
+            }
         }
     }
 

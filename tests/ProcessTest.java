@@ -375,11 +375,6 @@ final class ProcessTest extends WholeCommand {
             return new Call(process.waitFor(), said, said);
         }
 
-        private static Path executable(Path file, String text) throws IOException {
-            assertTrue(Files.writeString(file, text).toFile().setExecutable(true));
-            return file;
-        }
-
         private static Path launcher() {
             return checkout().resolve("jbang");
         }

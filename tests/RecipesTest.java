@@ -27,8 +27,7 @@ final class RecipesTest extends WholeCommand {
                 "-XX:+UseSerialGC", "--enable-native-access=ALL-UNNAMED", "-cp", System.getProperty("java.class.path"),
                 "difyexec.DifyExec").collect(Collectors.joining("' '", "'", "'"));
         Files.createDirectories(file("bin"));
-        var launcher = Files.writeString(file("bin/difyexec"), "#!/bin/sh\nexec " + java + " \"$@\"\n");
-        assertTrue(launcher.toFile().setExecutable(true));
+        executable(file("bin/difyexec"), "#!/bin/sh\nexec " + java + " \"$@\"\n");
         Files.writeString(file(".env"), "DIFY_API_KEY=" + KEY + "\nDIFY_API_BASE_URL=" + dify.url() + "\n");
         rows(12);
     }
@@ -195,7 +194,7 @@ final class RecipesTest extends WholeCommand {
                         JobAcctGatherType=jobacct_gather/none
                         MailProg=/bin/true
                         ReturnToService=2
-                        SchedulerParameters=sched_interval=1
+                        SchedulerParameters=sched_interval=1,batch_sched_delay=0
                         SlurmdParameters=config_overrides
                         NodeName=%1$s NodeAddr=127.0.0.1 CPUs=4 State=UNKNOWN
                         PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP

@@ -9,6 +9,8 @@ import org.junit.jupiter.api.Nested;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.Timeout;
 import org.junit.jupiter.api.io.TempDir;
+import org.junit.jupiter.api.parallel.Execution;
+import org.junit.jupiter.api.parallel.ExecutionMode;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
 import org.junit.jupiter.params.provider.ValueSource;
@@ -606,6 +608,7 @@ class ShellTest {
     }
 
     @Nested
+    @Execution(ExecutionMode.CONCURRENT)
     class ATry {
         @Test
         void saysEachNodeAndTheTextAndWritesNoResult() throws IOException {
@@ -920,6 +923,7 @@ class ShellTest {
     // ── Not a terminal ──────────────────────────────────────────────────────────────────────────────────────────────
 
     @Nested
+    @Execution(ExecutionMode.CONCURRENT)
     class AScript {
         @BeforeEach
         void rows() throws IOException {

@@ -9,6 +9,8 @@ import org.junit.jupiter.api.AfterEach;
 import org.junit.jupiter.api.Assumptions;
 import org.junit.jupiter.api.Timeout;
 import org.junit.jupiter.api.io.TempDir;
+import org.junit.jupiter.api.parallel.Execution;
+import org.junit.jupiter.api.parallel.ExecutionMode;
 
 import module java.base;
 
@@ -23,12 +25,14 @@ import static com.github.tomakehurst.wiremock.client.WireMock.urlEqualTo;
 import static com.github.tomakehurst.wiremock.client.WireMock.urlPathEqualTo;
 import static com.github.tomakehurst.wiremock.client.WireMock.urlPathMatching;
 import static com.github.tomakehurst.wiremock.core.WireMockConfiguration.options;
+import static java.nio.charset.StandardCharsets.UTF_8;
+import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertFalse;
 
-/// The commands as a user types them: exit code, what is printed, and the files. Every call is searched for the key.
+/// What tests of whole commands share: a folder, a server that answers as told, and a call. Each has its own, so that
+/// several run at once: they mostly wait. Every call is searched for the key.
 @Timeout(90)
-
-/// What tests of whole commands share: a folder, a server that answers as told, and a call.
+@Execution(ExecutionMode.CONCURRENT)
 abstract class WholeCommand {
     static final String KEY = "app-s3cr3t-0f-the-test";
 
@@ -313,6 +317,17 @@ abstract class WholeCommand {
 
     Dify dify() {
         return new Dify("1.14.2", "blocking");
+    }
+
+    /// A script that can be started at once. Another process writes it: what this one has open, a process that another
+    /// test starts at that moment has open too, and such a file is busy.
+    static Path executable(Path file, String text) throws IOException {
+        var writer = new ProcessBuilder("sh", "-c", "cat >\"$0\" && chmod +x \"$0\"", file.toString()).start();
+        try (var script = writer.getOutputStream()) {
+            script.write(text.getBytes(UTF_8));
+        }
+        assertEquals(0, writer.onExit().join().exitValue());
+        return file;
     }
 
     static void await(CountDownLatch latch) {
