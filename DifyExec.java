@@ -5313,7 +5313,7 @@ final class DifyExec implements Runnable {
 
         Engine(Workflow workflow, Wanted wanted, Terms terms, BatchWriter batch, Watcher watcher, Ports ports) {
             this.workflow = workflow;
-            this.agenda = new Agenda(wanted, terms.route().app().firstLook());
+            this.agenda = new Agenda(wanted, terms.route().app().firstLook(), ports.clock().instant());
             this.judge = terms.judge();
             this.inquiry = new Inquiry(judge, terms.limits(), wanted.resendUnknown());
             this.pace = terms.pace();
@@ -5790,7 +5790,7 @@ final class DifyExec implements Runnable {
             var deadline = symptom == Symptom.TIMED_OUT ? now.plus(limits.afterTimeout(seen.run()))
                     : start.plus(limits.timeout());
             var since = symptom == Symptom.SILENCE ? attempt.at() : now; // that silence has lasted since the request
-            agenda.doubt(new Doubt.NoEnd(attempt, seen, symptom, why, since, deadline));
+            agenda.arose(new Doubt.NoEnd(attempt, seen, symptom, why, since, deadline), now);
         }
 
         private void askAboutQuiet(Attempt attempt, RunRef run) {
@@ -5951,7 +5951,8 @@ final class DifyExec implements Runnable {
     static final class Agenda {
         private final Iterator<Row> fresh;
         private final PriorityQueue<Waiting> waiting = new PriorityQueue<>(Comparator.comparing(Waiting::due));
-        private final PriorityQueue<Doubt> doubts = new PriorityQueue<>(Comparator.comparing(this::due));
+        private final PriorityQueue<Doubt> doubts = new PriorityQueue<>(Comparator.comparing(Doubt::due)
+                .thenComparing(doubt -> doubt.attempt().at()));
         private final Duration firstLook;
         private final PriorityQueue<Download> downloads = new PriorityQueue<>(Comparator.comparing(Download::due));
         private final Unseen unseen;
@@ -5968,14 +5969,15 @@ final class DifyExec implements Runnable {
         }
 
         /// @param firstLook how long after its request a run is looked for at first
-        Agenda(Wanted wanted, Duration firstLook) {
+        /// @param now       when the call begins: what earlier ones left was sent before, whatever the clock did since
+        Agenda(Wanted wanted, Duration firstLook, Instant now) {
             this.firstLook = firstLook;
             this.kind = wanted.kind();
             this.fresh = wanted.iterator();
             var history = wanted.batch().history();
             this.unseen = new Unseen(history.resent());
             history.turnedUp().forEach(unseen::add);
-            doubts.addAll(wanted.doubts());
+            wanted.doubts().forEach(doubt -> doubts.add(doubt.dueAt(now.plus(firstLook))));
         }
 
         Optional<Waiting> next(Instant now) {
@@ -6010,13 +6012,14 @@ final class DifyExec implements Runnable {
         }
 
         Optional<Doubt> nextDoubt(Instant now) {
-            if (doubts.isEmpty() || due(doubts.peek()).isAfter(now)) return Optional.empty();
+            if (doubts.isEmpty() || doubts.peek().due().isAfter(now)) return Optional.empty();
             return Optional.of(doubts.poll());
         }
 
-        private Instant due(Doubt doubt) {
-            var first = doubt.attempt().at().plus(firstLook);
-            return doubt.due().isAfter(first) ? doubt.due() : first;
+        /// An attempt is in doubt from now on. Its request may have been sent as late as this: it was recorded before,
+        /// but its files, or a connection, come first.
+        void arose(Doubt.NoEnd doubt, Instant now) {
+            doubt(doubt.dueAt(now.plus(firstLook)));
         }
 
         void doubt(Doubt doubt) {
@@ -6087,7 +6090,7 @@ final class DifyExec implements Runnable {
         }
 
         Instant nextDoubt() {
-            return doubts.isEmpty() ? Instant.MAX : due(doubts.peek());
+            return doubts.isEmpty() ? Instant.MAX : doubts.peek().due();
         }
     }
 
@@ -8213,11 +8216,11 @@ final class DifyExec implements Runnable {
         }
 
         /// @param force a row whose try succeeded is paid again
-        private List<Doubt> doubts(BitSet rows, Duration timeout, boolean force) {
+        private List<Doubt.NoEnd> doubts(BitSet rows, Duration timeout, boolean force) {
             var doubtful = history.doubtful(!force);
             doubtful.keySet().removeIf(entry -> !rows.get(entry));
             if (doubtful.isEmpty()) return List.of();
-            var doubts = new ArrayList<Doubt>();
+            var doubts = new ArrayList<Doubt.NoEnd>();
             rows(doubtful::containsKey).forEachRemaining(row -> doubts.add(
                     history.doubt(doubtful.get(row.index()), row, Kind.ROW, timeout)));
             return doubts;
@@ -8227,7 +8230,7 @@ final class DifyExec implements Runnable {
         Wanted forTry(int entry, Duration timeout, boolean force) {
             var rows = new BitSet(index.rows());
             rows.set(entry);
-            var doubts = force ? List.<Doubt>of() : history.triedBefore(rows(rows).next(), timeout).stream().toList();
+            var doubts = force ? List.<Doubt.NoEnd>of() : history.triedBefore(rows(rows).next(), timeout).stream().toList();
             if (!doubts.isEmpty()) rows.clear();
             return new Wanted(this, Kind.TRY, rows, doubts, false);
         }
@@ -8473,7 +8476,7 @@ final class DifyExec implements Runnable {
     }
 
     /// The rows that one call asks for: those to start, and those whose earlier run is looked up first.
-    record Wanted(Batch batch, Kind kind, BitSet fresh, List<Doubt> doubts, boolean resendUnknown) {
+    record Wanted(Batch batch, Kind kind, BitSet fresh, List<Doubt.NoEnd> doubts, boolean resendUnknown) {
         Iterator<Row> iterator() {
             return batch.rows(fresh);
         }
@@ -8830,7 +8833,7 @@ final class DifyExec implements Runnable {
         }
 
         /// The run of a row's last try, whose end must be learnt first.
-        Optional<Doubt> triedBefore(Row row, Duration timeout) {
+        Optional<Doubt.NoEnd> triedBefore(Row row, Duration timeout) {
             return all(State.OPEN_TRY).filter(one -> one.id().equals(row.id())).reduce((_, last) -> last)
                     .map(one -> doubt(one, row, Kind.TRY, timeout));
         }
@@ -13830,6 +13833,10 @@ final class DifyExec implements Runnable {
             @Override
             public Instant start() {
                 return began.orElse(attempt.at());
+            }
+
+            NoEnd dueAt(Instant due) {
+                return new NoEnd(attempt, seen, symptom, why, since, began, deadline, looks, due, stopped, holds);
             }
 
             NoEnd later(Instant now) {
