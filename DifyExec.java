@@ -6869,7 +6869,7 @@ final class DifyExec implements Runnable {
             if (doubt.run().isEmpty()) return named(user);
             if (doubt.is(Symptom.CONTRADICTED) && Names.isUnique(user)) {
                 var own = named(user); // the stream's first event may have been another run's, too
-                if (own.run().isPresent() || own.isSuccess()) return own;
+                if (own.isThere()) return own;
             }
             var found = detail(doubt.run().get());
             if (isChat() && found instanceof Found.Ended(var ran) && ran.status().isSuccess())
@@ -7216,7 +7216,7 @@ final class DifyExec implements Runnable {
                 if (end.isPresent()) {
                     var ends = ends(end.get(), sse, reader, watch);
                     var seen = Seen.told(watch.run().or(reader::ref), ends);
-                    return new Reply.Got<>(isChat() && seen instanceof Seen.Ran ran ? ran.with(reader.said()) : seen);
+                    return new Reply.Got<>(isChat() && seen instanceof Seen.Ran ran ? reader.completed(ran) : seen);
                 }
             }
             return new Reply.NotGot<>(watch.cut(Symptom.SILENCE, "the stream ended without an end of the run"));
@@ -7350,6 +7350,8 @@ final class DifyExec implements Runnable {
         private long answerTokens = 0;
         private Optional<BigDecimal> answerPrice = Optional.empty();
         private boolean answered = false;
+        /// What was put in place of a chatflow's words, with those after it; null: none were replaced.
+        private StringBuilder replacement = null;
         private String title = "", type = "", nodeStatus = "", nodeError = "", chunk = "";
         private double nodeSeconds = 0;
         /// Of an event whose `data` came before its name, which says what they mean; Dify sends the name first.
@@ -7362,12 +7364,14 @@ final class DifyExec implements Runnable {
 
         /// The next event.
         void readEvent(InputStream in) throws IOException {
-            event = "";
+            event = chunk = "";
             early = null;
             read(in, (name, json) -> {
                 if (!name.equals("data") || !event.isEmpty()) envelopeField(name, json);
                 else (early = new TokenBuffer(json)).copyCurrentStructure(json);
             });
+            if (event.equals("message_replace")) replacement = new StringBuilder(chunk);
+            else if (event.equals("message") && replacement != null) replacement.append(chunk);
             if (early == null || event.isEmpty()) return;
             var json = early.asParser();
             json.nextToken();
@@ -7521,10 +7525,22 @@ final class DifyExec implements Runnable {
 
         /// The outputs of a chatflow of which nothing but its answer is told.
         static byte[] outputs(String answer) {
+            return outputs(NO_OUTPUTS, answer);
+        }
+
+        /// The same with this answer in place of theirs.
+        private static byte[] outputs(byte[] others, String answer) {
             var out = new ByteArrayOutputStream(256);
             try (var json = Json.Tokens.writing(out)) {
                 json.writeStartObject();
                 json.writeStringField("answer", answer);
+                read(new ByteArrayInputStream(others), (name, value) -> {
+                    if (name.equals("answer")) value.skipChildren();
+                    else {
+                        json.writeFieldName(name);
+                        json.writeRawValue(new String(copy(value), UTF_8));
+                    }
+                });
                 json.writeEndObject();
             } catch (IOException problem) {
                 throw new UncheckedIOException(problem); // cannot happen: memory does not fail
@@ -7602,6 +7618,14 @@ final class DifyExec implements Runnable {
 
         boolean isAnswered() {
             return answered;
+        }
+
+        /// The end of a chatflow's run with all that was told beside it. The run's own outputs keep the words that a
+        /// moderation has replaced.
+        Seen.Ran completed(Seen.Ran ran) {
+            var told = replacement == null || !ran.status().isSuccess() ? ran
+                    : ran.with(outputs(ran.outputs(), replacement.toString()));
+            return told.with(said());
         }
 
         /// A chatflow's blocking answer. It names no run; without a word in it, it proves no success.
@@ -13533,6 +13557,10 @@ final class DifyExec implements Runnable {
             Ran with(List<OutputFile> files) {
                 return new Ran(ref, status, outputs, error, workflowId, usage, Optional.of(List.copyOf(files)), waited,
                         said);
+            }
+
+            Ran with(byte[] outputs) {
+                return new Ran(ref, status, outputs, error, workflowId, usage, files, waited, said);
             }
 
             Ran with(Utterance said) {
