@@ -12492,9 +12492,9 @@ final class DifyExec implements Runnable {
     /// | at the end (1.10 and before) | wait, then unknown | unknown at once: a left stream is never listed |
     /// | not known | wait, then unknown | wait, then unknown |
     ///
-    /// A chatflow's run is listed as its conversation, from the start. Where that has a message without an answer, one may come: it is
-    /// waited for, then the row is unknown; at once where Dify says that the run is over (1.16), or never writes the
-    /// answer of a left stream down (1.9).
+    /// A chatflow's run is listed as its conversation, from the start. Where that has a message without an answer, one
+    /// may come: it is waited for, then the row is unknown; at once where Dify says that the run is over (1.16), or never
+    /// writes the answer of a left stream down (1.9).
     ///
     /// With a run id the run exists, unless that was made up: it is waited for. With a fixed `--user` nothing can be
     /// found by name: unknown.
