@@ -5313,7 +5313,7 @@ final class DifyExec implements Runnable {
 
         Engine(Workflow workflow, Wanted wanted, Terms terms, BatchWriter batch, Watcher watcher, Ports ports) {
             this.workflow = workflow;
-            this.agenda = new Agenda(wanted, terms.route().app().firstLook());
+            this.agenda = new Agenda(wanted, terms.route().app().firstLook(), ports.clock().instant());
             this.judge = terms.judge();
             this.inquiry = new Inquiry(judge, terms.limits(), wanted.resendUnknown());
             this.pace = terms.pace();
@@ -5790,7 +5790,7 @@ final class DifyExec implements Runnable {
             var deadline = symptom == Symptom.TIMED_OUT ? now.plus(limits.afterTimeout(seen.run()))
                     : start.plus(limits.timeout());
             var since = symptom == Symptom.SILENCE ? attempt.at() : now; // that silence has lasted since the request
-            agenda.doubt(new Doubt.NoEnd(attempt, seen, symptom, why, since, deadline));
+            agenda.arose(new Doubt.NoEnd(attempt, seen, symptom, why, since, deadline), now);
         }
 
         private void askAboutQuiet(Attempt attempt, RunRef run) {
@@ -5951,7 +5951,8 @@ final class DifyExec implements Runnable {
     static final class Agenda {
         private final Iterator<Row> fresh;
         private final PriorityQueue<Waiting> waiting = new PriorityQueue<>(Comparator.comparing(Waiting::due));
-        private final PriorityQueue<Doubt> doubts = new PriorityQueue<>(Comparator.comparing(this::due));
+        private final PriorityQueue<Doubt> doubts = new PriorityQueue<>(Comparator.comparing(Doubt::due)
+                .thenComparing(doubt -> doubt.attempt().at()));
         private final Duration firstLook;
         private final PriorityQueue<Download> downloads = new PriorityQueue<>(Comparator.comparing(Download::due));
         private final Unseen unseen;
@@ -5968,14 +5969,15 @@ final class DifyExec implements Runnable {
         }
 
         /// @param firstLook how long after its request a run is looked for at first
-        Agenda(Wanted wanted, Duration firstLook) {
+        /// @param now       when the call begins: what earlier ones left was sent before, whatever the clock did since
+        Agenda(Wanted wanted, Duration firstLook, Instant now) {
             this.firstLook = firstLook;
             this.kind = wanted.kind();
             this.fresh = wanted.iterator();
             var history = wanted.batch().history();
             this.unseen = new Unseen(history.resent());
             history.turnedUp().forEach(unseen::add);
-            doubts.addAll(wanted.doubts());
+            wanted.doubts().forEach(doubt -> doubts.add(doubt.dueAt(now.plus(firstLook))));
         }
 
         Optional<Waiting> next(Instant now) {
@@ -6010,13 +6012,14 @@ final class DifyExec implements Runnable {
         }
 
         Optional<Doubt> nextDoubt(Instant now) {
-            if (doubts.isEmpty() || due(doubts.peek()).isAfter(now)) return Optional.empty();
+            if (doubts.isEmpty() || doubts.peek().due().isAfter(now)) return Optional.empty();
             return Optional.of(doubts.poll());
         }
 
-        private Instant due(Doubt doubt) {
-            var first = doubt.attempt().at().plus(firstLook);
-            return doubt.due().isAfter(first) ? doubt.due() : first;
+        /// An attempt is in doubt from now on. Its request may have been sent as late as this: it was recorded before,
+        /// but its files, or a connection, come first.
+        void arose(Doubt.NoEnd doubt, Instant now) {
+            doubt(doubt.dueAt(now.plus(firstLook)));
         }
 
         void doubt(Doubt doubt) {
@@ -6087,7 +6090,7 @@ final class DifyExec implements Runnable {
         }
 
         Instant nextDoubt() {
-            return doubts.isEmpty() ? Instant.MAX : due(doubts.peek());
+            return doubts.isEmpty() ? Instant.MAX : doubts.peek().due();
         }
     }
 
@@ -6866,7 +6869,7 @@ final class DifyExec implements Runnable {
             if (doubt.run().isEmpty()) return named(user);
             if (doubt.is(Symptom.CONTRADICTED) && Names.isUnique(user)) {
                 var own = named(user); // the stream's first event may have been another run's, too
-                if (own.run().isPresent() || own.isSuccess()) return own;
+                if (own.isThere()) return own;
             }
             var found = detail(doubt.run().get());
             if (isChat() && found instanceof Found.Ended(var ran) && ran.status().isSuccess())
@@ -7213,7 +7216,7 @@ final class DifyExec implements Runnable {
                 if (end.isPresent()) {
                     var ends = ends(end.get(), sse, reader, watch);
                     var seen = Seen.told(watch.run().or(reader::ref), ends);
-                    return new Reply.Got<>(isChat() && seen instanceof Seen.Ran ran ? ran.with(reader.said()) : seen);
+                    return new Reply.Got<>(isChat() && seen instanceof Seen.Ran ran ? reader.completed(ran) : seen);
                 }
             }
             return new Reply.NotGot<>(watch.cut(Symptom.SILENCE, "the stream ended without an end of the run"));
@@ -7347,6 +7350,8 @@ final class DifyExec implements Runnable {
         private long answerTokens = 0;
         private Optional<BigDecimal> answerPrice = Optional.empty();
         private boolean answered = false;
+        /// What was put in place of a chatflow's words, with those after it; null: none were replaced.
+        private StringBuilder replacement = null;
         private String title = "", type = "", nodeStatus = "", nodeError = "", chunk = "";
         private double nodeSeconds = 0;
         /// Of an event whose `data` came before its name, which says what they mean; Dify sends the name first.
@@ -7359,12 +7364,14 @@ final class DifyExec implements Runnable {
 
         /// The next event.
         void readEvent(InputStream in) throws IOException {
-            event = "";
+            event = chunk = "";
             early = null;
             read(in, (name, json) -> {
                 if (!name.equals("data") || !event.isEmpty()) envelopeField(name, json);
                 else (early = new TokenBuffer(json)).copyCurrentStructure(json);
             });
+            if (event.equals("message_replace")) replacement = new StringBuilder(chunk);
+            else if (event.equals("message") && replacement != null) replacement.append(chunk);
             if (early == null || event.isEmpty()) return;
             var json = early.asParser();
             json.nextToken();
@@ -7518,10 +7525,22 @@ final class DifyExec implements Runnable {
 
         /// The outputs of a chatflow of which nothing but its answer is told.
         static byte[] outputs(String answer) {
+            return outputs(NO_OUTPUTS, answer);
+        }
+
+        /// The same with this answer in place of theirs.
+        private static byte[] outputs(byte[] others, String answer) {
             var out = new ByteArrayOutputStream(256);
             try (var json = Json.Tokens.writing(out)) {
                 json.writeStartObject();
                 json.writeStringField("answer", answer);
+                read(new ByteArrayInputStream(others), (name, value) -> {
+                    if (name.equals("answer")) value.skipChildren();
+                    else {
+                        json.writeFieldName(name);
+                        json.writeRawValue(new String(copy(value), UTF_8));
+                    }
+                });
                 json.writeEndObject();
             } catch (IOException problem) {
                 throw new UncheckedIOException(problem); // cannot happen: memory does not fail
@@ -7599,6 +7618,14 @@ final class DifyExec implements Runnable {
 
         boolean isAnswered() {
             return answered;
+        }
+
+        /// The end of a chatflow's run with all that was told beside it. The run's own outputs keep the words that a
+        /// moderation has replaced.
+        Seen.Ran completed(Seen.Ran ran) {
+            var told = replacement == null || !ran.status().isSuccess() ? ran
+                    : ran.with(outputs(ran.outputs(), replacement.toString()));
+            return told.with(said());
         }
 
         /// A chatflow's blocking answer. It names no run; without a word in it, it proves no success.
@@ -8213,11 +8240,11 @@ final class DifyExec implements Runnable {
         }
 
         /// @param force a row whose try succeeded is paid again
-        private List<Doubt> doubts(BitSet rows, Duration timeout, boolean force) {
+        private List<Doubt.NoEnd> doubts(BitSet rows, Duration timeout, boolean force) {
             var doubtful = history.doubtful(!force);
             doubtful.keySet().removeIf(entry -> !rows.get(entry));
             if (doubtful.isEmpty()) return List.of();
-            var doubts = new ArrayList<Doubt>();
+            var doubts = new ArrayList<Doubt.NoEnd>();
             rows(doubtful::containsKey).forEachRemaining(row -> doubts.add(
                     history.doubt(doubtful.get(row.index()), row, Kind.ROW, timeout)));
             return doubts;
@@ -8227,7 +8254,7 @@ final class DifyExec implements Runnable {
         Wanted forTry(int entry, Duration timeout, boolean force) {
             var rows = new BitSet(index.rows());
             rows.set(entry);
-            var doubts = force ? List.<Doubt>of() : history.triedBefore(rows(rows).next(), timeout).stream().toList();
+            var doubts = force ? List.<Doubt.NoEnd>of() : history.triedBefore(rows(rows).next(), timeout).stream().toList();
             if (!doubts.isEmpty()) rows.clear();
             return new Wanted(this, Kind.TRY, rows, doubts, false);
         }
@@ -8473,7 +8500,7 @@ final class DifyExec implements Runnable {
     }
 
     /// The rows that one call asks for: those to start, and those whose earlier run is looked up first.
-    record Wanted(Batch batch, Kind kind, BitSet fresh, List<Doubt> doubts, boolean resendUnknown) {
+    record Wanted(Batch batch, Kind kind, BitSet fresh, List<Doubt.NoEnd> doubts, boolean resendUnknown) {
         Iterator<Row> iterator() {
             return batch.rows(fresh);
         }
@@ -8830,7 +8857,7 @@ final class DifyExec implements Runnable {
         }
 
         /// The run of a row's last try, whose end must be learnt first.
-        Optional<Doubt> triedBefore(Row row, Duration timeout) {
+        Optional<Doubt.NoEnd> triedBefore(Row row, Duration timeout) {
             return all(State.OPEN_TRY).filter(one -> one.id().equals(row.id())).reduce((_, last) -> last)
                     .map(one -> doubt(one, row, Kind.TRY, timeout));
         }
@@ -12465,9 +12492,9 @@ final class DifyExec implements Runnable {
     /// | at the end (1.10 and before) | wait, then unknown | unknown at once: a left stream is never listed |
     /// | not known | wait, then unknown | wait, then unknown |
     ///
-    /// A chatflow's run is listed as its conversation, from the start. Where that has a message without an answer, one may come: it is
-    /// waited for, then the row is unknown; at once where Dify says that the run is over (1.16), or never writes the
-    /// answer of a left stream down (1.9).
+    /// A chatflow's run is listed as its conversation, from the start. Where that has a message without an answer, one
+    /// may come: it is waited for, then the row is unknown; at once where Dify says that the run is over (1.16), or never
+    /// writes the answer of a left stream down (1.9).
     ///
     /// With a run id the run exists, unless that was made up: it is waited for. With a fixed `--user` nothing can be
     /// found by name: unknown.
@@ -13532,6 +13559,10 @@ final class DifyExec implements Runnable {
                         said);
             }
 
+            Ran with(byte[] outputs) {
+                return new Ran(ref, status, outputs, error, workflowId, usage, files, waited, said);
+            }
+
             Ran with(Utterance said) {
                 return new Ran(ref, status, said.outputs(outputs), error, workflowId, said.usage(usage), files, waited,
                         said);
@@ -13830,6 +13861,10 @@ final class DifyExec implements Runnable {
             @Override
             public Instant start() {
                 return began.orElse(attempt.at());
+            }
+
+            NoEnd dueAt(Instant due) {
+                return new NoEnd(attempt, seen, symptom, why, since, began, deadline, looks, due, stopped, holds);
             }
 
             NoEnd later(Instant now) {

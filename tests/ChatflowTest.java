@@ -27,7 +27,6 @@ import static com.github.tomakehurst.wiremock.client.WireMock.urlPathEqualTo;
 import static com.github.tomakehurst.wiremock.core.WireMockConfiguration.options;
 import static java.nio.charset.StandardCharsets.UTF_8;
 import static org.junit.jupiter.api.Assertions.assertEquals;
-import static org.junit.jupiter.api.Assertions.assertInstanceOf;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 
 /// Chatflows: what is sent and seen, and whole commands against the simulator.
@@ -181,6 +180,20 @@ final class ChatflowTest extends WholeCommand {
                     heard.stream().filter(Heard.Chunk.class::isInstance).toList());
         }
 
+        @ParameterizedTest
+        @ValueSource(booleans = {true, false})
+        void hasTheWordsThatReplacedItsAnswerAlsoWhereItsRunKeepsTheOld(boolean isLast) {
+            var pieces = event("message", Events.json("'answer':'So.'"))
+                    + event("message_replace", Events.json("'answer':'Not'"))
+                    + event("message", Events.json("'answer':' said.'"));
+
+            var seen = ServerTest.ran(isLast ? streamed(started(), finished(), pieces, messageEnd())
+                    : streamed(started(), pieces, messageEnd(), finished()));
+
+            assertEquals("{\"answer\":\"Not said.\",\"retriever_resources\":" + RESOURCES + "}",
+                    new String(seen.outputs(), UTF_8));
+        }
+
         @Test
         void isLookedUpWhereItsMessageHasEndedAndItsRunHasNot() {
             var seen = ServerTest.cut(streamed(started(), messageEnd()));
@@ -260,14 +273,22 @@ final class ChatflowTest extends WholeCommand {
             assertEquals(new Found.Absent(), found(Optional.empty(), Symptom.NO_ANSWER));
         }
 
-        @Test
-        void isSettledByItsOwnAnswerWhereItsStreamToldAnothersEnd() {
-            stored("Mine.", "'status':'normal'");
+        @ParameterizedTest
+        @CsvSource(useHeadersInDisplayName = true, delimiter = '|', quoteCharacter = '`', textBlock = """
+                answer | message                                        | found
+                Mine.  | 'status':'normal'                              | succeeded {"answer":"Mine."}
+                ``     | 'status':'error','error':'Run failed: no city' | failed {}
+                ``     | 'status':'normal'                              | unanswered
+                """)
+        void isSettledByItsOwnMessageWhereItsStreamToldAnothersEnd(String answer, String message, String expected) {
+            stored(answer, message);
+            dify.stubFor(get(urlEqualTo("/v1/workflows/run/other")).willReturn(aResponse().withBody(Events.json(
+                    "{'id':'other','status':'succeeded','outputs':{'answer':'Theirs.'}}"))));
 
-            var found = found(Optional.of(new RunRef("another's", "")), Symptom.CONTRADICTED);
+            var found = found(Optional.of(new RunRef("other", "")), Symptom.CONTRADICTED);
 
-            var ran = assertInstanceOf(Found.Ended.class, found).ran();
-            assertEquals("{\"answer\":\"Mine.\"}", new String(ran.outputs(), UTF_8));
+            assertEquals(expected, found.word() + (found instanceof Found.Ended(var ran)
+                    ? " " + new String(ran.outputs(), UTF_8) : ""));
         }
     }
 
@@ -348,6 +369,55 @@ final class ChatflowTest extends WholeCommand {
             assertEquals(0, stats().path("twice").asInt());
             assertEquals(6 - results, events("end").stream()
                     .filter(end -> end.path("outcome").asText().equals("unknown")).count());
+        }
+
+        /// Also where no answer named its run.
+        @ParameterizedTest
+        @CsvSource({"1.16.0, auto", "1.16.0, blocking", "1.9.2, blocking"})
+        void isFetchedAgainWhereItsResultsWereLost(String version, String mode) throws IOException {
+            var settings = start(Simulator.Setup.Kind.CHATFLOW, "--dify", version, "--columns", "id");
+            csv("id,query", "1,Why?", "2,Who?");
+            call(settings, typed("run", "--mode", mode));
+            Files.writeString(file("results.jsonl"), "");
+
+            var call = call(settings, typed("run", "--mode", mode, "--rebuild"));
+
+            assertEquals(0, call.code(), call.err());
+            assertEquals("Answer to: Who?", result("2").at("/outputs/answer").asText());
+            assertEquals(36, result("1").path("message_id").asText().length());
+            assertEquals(2, stats().path("started").asInt(), stats().toString());
+        }
+
+        /// A try is the row's run: what it was asked is not asked again.
+        @ParameterizedTest
+        @CsvSource({"1.16.0, auto", "1.16.0, blocking", "1.14.2, auto", "1.9.2, auto", "1.9.2, blocking"})
+        void isNotPaidAgainWhereTheShellHasTriedIt(String version, String mode) throws IOException {
+            var settings = start(Simulator.Setup.Kind.CHATFLOW, "--dify", version, "--columns", "id");
+            csv("id,query", "1,Why?", "2,Who?");
+            var outer = commandLine(Env.of(settings)).setOut(new PrintWriter(new StringWriter()))
+                    .setErr(new PrintWriter(new StringWriter()));
+            outer.parseArgs("shell", "--mode", mode, "-i", input(), "-o", output());
+            Shell shell = outer.getSubcommands().get("shell").getCommand();
+            Prompt.execute(shell.line(shell.desk()), Words.of("try 1").texts());
+
+            var call = call(settings, typed("run", "--mode", mode));
+
+            assertEquals(0, call.code(), call.err());
+            assertEquals("Answer to: Why?", result("1").at("/outputs/answer").asText());
+            assertEquals(2, stats().path("started").asInt(), stats().toString());
+        }
+
+        @ParameterizedTest
+        @ValueSource(strings = {"--mode=auto", "--no-check"})
+        void isNotSentWhereACellSaysNothing(String option) throws IOException {
+            var settings = start(Simulator.Setup.Kind.CHATFLOW, "--columns", "id");
+            csv("id,query", "1,Why?", "2,");
+
+            var call = call(settings, typed("run", option));
+
+            assertEquals(2, call.code(), call.err());
+            assertTrue(call.err().contains("line 3, id 2, query"), call.err());
+            assertEquals(0, stats().path("started").asInt());
         }
 
         @ParameterizedTest

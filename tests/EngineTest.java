@@ -751,6 +751,44 @@ final class EngineTest {
         }
 
         @Test
+        void norIsThatWhoseRequestHadToWaitForAConnection() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.app = AppKind.CHATFLOW;
+            scene.answer = (_, _) -> {
+                scene.world.pass(seconds(20));
+                return cut(Symptom.NO_ANSWER);
+            };
+            var looks = new ArrayList<Instant>();
+            scene.found = _ -> {
+                looks.add(scene.world.now());
+                return ended(succeeded("run-7"));
+            };
+
+            scene.play();
+
+            assertEquals(List.of(NOON.plusSeconds(22)), looks);
+        }
+
+        @ParameterizedTest
+        @CsvSource({"CHATFLOW, -3600, 2", "CHATFLOW, 3600, 2", "WORKFLOW, -3600, 0"})
+        void whatAnEarlierCallLeftIsLookedForAtOnceThoughTheClockWasSetSince(AppKind app, long moved, long after)
+                throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.app = app;
+            scene.crash(1);
+            scene.world.startAt(NOON.plusSeconds(moved));
+            var looks = new ArrayList<Instant>();
+            scene.found = _ -> {
+                looks.add(scene.world.now());
+                return ended(succeeded("run-7"));
+            };
+
+            scene.play();
+
+            assertEquals(List.of(NOON.plusSeconds(moved + after)), looks);
+        }
+
+        @Test
         void aRunThatIsNotNamedIsToldAsLateToo() throws Exception {
             var scene = Scene.of(folder, "a");
             scene.app = AppKind.CHATFLOW;
