@@ -407,6 +407,14 @@ final class ShardsTest extends WholeCommand {
             }
         }
 
+        /// Where the merged batch is not.
+        private void elsewhere(Callable<Call> shard) throws Exception {
+            var merged = snapshot();
+            restore(Map.of("", "", ".retry", "", ".log", ""));
+            assertEquals(OK, shard.call().code());
+            restore(merged);
+        }
+
         private Call refused(String told, String... more) throws IOException {
             var before = snapshot();
             var call = merge(more);
@@ -514,14 +522,14 @@ final class ShardsTest extends WholeCommand {
         }
 
         @Test
-        void refusesARowThatWasPaidTwiceAndKeepsTheEarlierByForce() throws IOException {
+        void refusesARowThatWasPaidTwiceAndKeepsTheEarlierByForce() throws Exception {
             rows(12);
             dify.row("9", dify.ended("failed", "no"), dify.ended("succeeded", ""), dify.answer(200,
                     dify.ended("succeeded", "").build().getBody().replace("run-{{", "second-{{")));
             allThree();
             merged();
             dify.command("retry");
-            dify.command("retry", "--shard", "1/3");
+            elsewhere(() -> dify.command("retry", "--shard", "1/3"));
 
             var call = refused("1 row was paid twice, by two runs (9; first in results.jsonl and results.1-of-3.jsonl)");
             assertTrue(call.sentence().contains("--force keeps the earlier result"));
@@ -568,6 +576,97 @@ final class ShardsTest extends WholeCommand {
             assertEquals(OK, merge("--partial").code());
 
             assertEquals("succeeded=5 pending=7", standing());
+        }
+
+        private void isNotSent(Call call, String told) {
+            assertEquals(UNUSABLE, call.code(), call.err());
+            assertTrue(call.sentence().contains(told), call.err());
+        }
+
+        @Test
+        void thatIsPartialLeavesRowsOfMissingShardsToThem() throws IOException {
+            rows(12);
+            dify.row("2", dify.ended("failed", "no"), dify.ended("succeeded", ""));
+            shard(2, 3);
+            merge("--partial");
+
+            isNotSent(dify.run(), "7 rows are of shards that were not merged (1/3, 3/3) and would be paid twice");
+            isNotSent(dify.command("retry", "5"), "1 row is of shards that were not merged (3/3)");
+            assertEquals(5, dify.runs());
+            assertEquals(OK, dify.command("retry").code());
+            assertEquals(6, dify.runs());
+
+            assertEquals(OK, shard(1, 3).code());
+            assertEquals(OK, shard(3, 3).code());
+            merged();
+            assertEquals("succeeded=12", standing());
+            assertEquals(13, dify.runs());
+        }
+
+        @Test
+        void isNotGoneOnWithWhileAShardRuns() throws IOException {
+            rows(12);
+            shard(1, 3);
+            shard(2, 3);
+            shard(3, 3, "--limit", "1");
+
+            try (var _ = Lock.take(file("results.3-of-3.jsonl.lock"))) {
+                merged();
+                isNotSent(dify.run(), "results.3-of-3.jsonl.lock: the shard 3/3 is running");
+            }
+
+            assertEquals(OK, dify.run().code());
+            assertEquals(12, dify.runs());
+        }
+
+        @Test
+        void thatWentOnByItselfEndsItsShards() throws IOException {
+            rows(12);
+            dify.row("9", dify.ended("failed", "no"), dify.ended("succeeded", ""));
+            allThree();
+            merged();
+            dify.command("retry");
+
+            isNotSent(dify.command("retry", "--shard", "1/3"), "has taken the shard 1/3 and gone on by itself");
+
+            assertEquals(13, dify.runs());
+        }
+
+        @Test
+        void knowsWhatAShardDidWhoseLogIsGone() throws IOException {
+            rows(12);
+            allThree();
+            merged();
+            for (var suffix : List.of("", ".log")) Files.delete(file("results.3-of-3.jsonl" + suffix));
+
+            isNotSent(shard(3, 3), "results.3-of-3.jsonl.log: gone or empty, and ");
+
+            assertEquals(12, dify.runs());
+        }
+
+        @Test
+        void refusesShardsOfAnotherNumberWhenItsOwnAreGone() throws IOException {
+            rows(12);
+            allThree();
+            merged();
+            for (int index = 1; index <= 3; index++) for (var suffix : List.of("", ".log"))
+                Files.delete(file("results." + index + "-of-3.jsonl" + suffix));
+
+            isNotSent(shard(1, 4), "this batch was begun in 3 shards, not 4");
+
+            assertEquals(12, dify.runs());
+        }
+
+        @Test
+        void isNotMovedAsideWhereItsShardsForbidToBeginAnew() throws IOException {
+            rows(12);
+            allThree();
+            merged();
+            var before = snapshot();
+
+            isNotSent(dify.run("--fresh"), "not merged yet");
+
+            assertEquals(before, snapshot());
         }
 
         @Test
