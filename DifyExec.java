@@ -8749,9 +8749,11 @@ final class DifyExec implements Runnable {
             updatedAt = now;
         }
 
-        /// How long the sessions took, without the time between them.
+        /// How long the sessions took, without the time between them. A clock that was set back, or another machine's,
+        /// takes nothing off.
         Duration running() {
-            return resumedAt == null ? before : before.plus(Duration.between(resumedAt, updatedAt));
+            return resumedAt == null || updatedAt.isBefore(resumedAt) ? before
+                    : before.plus(Duration.between(resumedAt, updatedAt));
         }
 
         private static String orEmpty(String text) {

@@ -669,6 +669,32 @@ final class ShardsTest extends WholeCommand {
             assertEquals(before, snapshot());
         }
 
+        /// One machine's clock is an hour behind, and another's is set back at its last event.
+        @Test
+        void isThatOfOneProcessWhereClocksDiffer() throws IOException {
+            rows(12);
+            allThree();
+            var log = content("results.2-of-3.jsonl.log");
+            Files.writeString(file("results.2-of-3.jsonl.log"), setBack(log));
+            var last = content("results.3-of-3.jsonl.log").lines().toList();
+            Files.writeString(file("results.3-of-3.jsonl.log"), String.join("\n", last.subList(0, last.size() - 1))
+                    + "\n" + setBack(last.getLast()) + "\n");
+
+            merged();
+
+            assertEquals(12, report(output()).size());
+            assertEquals("succeeded=12", standing());
+            var status = tree(shown(output(), "status", "--json"));
+            assertTrue(status.path("running_seconds").asDouble() >= 0, status.toString());
+            assertEquals(OK, dify.run().code());
+            assertEquals(12, dify.runs());
+        }
+
+        private static String setBack(String events) {
+            return Pattern.compile("\"t\":\"([^\"]*)\"").matcher(events).replaceAll(found -> "\"t\":\""
+                    + Instant.parse(found.group(1)).minus(Duration.ofHours(1)) + "\"");
+        }
+
         @Test
         void missesNoShardWithoutRows() throws IOException {
             rows(4);
@@ -820,6 +846,34 @@ final class ShardsTest extends WholeCommand {
 
             assertEquals(1, events("torn").size());
             assertEquals("succeeded=12", standing());
+        }
+
+        /// As a shard leaves them that was killed.
+        private void without(String file, String... words) throws IOException {
+            Files.writeString(file(file), content(file).lines()
+                    .filter(line -> !Stream.of(words).allMatch(line::contains))
+                    .map(line -> line + "\n").collect(Collectors.joining()));
+        }
+
+        @Test
+        void handsADoubtOnThatIsSettledByTheSameRunWhereverItIsLookedUp() throws Exception {
+            rows(12);
+            dify.listed("5");
+            dify.recorded("5", "succeeded");
+            allThree();
+            without("results.3-of-3.jsonl", "\"id\":\"5\"");
+            without("results.3-of-3.jsonl.log", "\"event\":\"end\"", "\"id\":\"5\"");
+            merged();
+            assertEquals("succeeded=11 pending=1", standing());
+
+            assertEquals(OK, dify.run().code());
+            elsewhere(() -> shard(3, 3));
+            merged();
+
+            assertEquals("succeeded=12", standing());
+            assertEquals(12, results().size());
+            assertEquals("record", result("5").path("outputs").path("from").asText());
+            assertEquals(12, dify.runs());
         }
 
         @Test
