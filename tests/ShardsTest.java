@@ -521,6 +521,39 @@ final class ShardsTest extends WholeCommand {
             assertEquals(12, results().size());
         }
 
+        @ParameterizedTest
+        @ValueSource(booleans = {false, true})
+        void takesTheLastResultOfARowThatHasChanged(boolean isMergedBefore) throws IOException {
+            rows(12);
+            allThree();
+            if (isMergedBefore) merged();
+            Files.writeString(file("data.csv"), content("data.csv").replace("text 9", "new 9"));
+
+            assertEquals(OK, shard(1, 3, "--rerun-changed").code());
+            merged();
+
+            assertEquals(13, dify.runs());
+            assertEquals(12, results().size());
+            assertEquals("new 9", result("9").path("inputs").path("text").asText());
+            assertEquals(OK, dify.run("--rerun-changed").code());
+            assertEquals(13, dify.runs());
+        }
+
+        @Test
+        void keepsWhatTheMergedBatchHasRunAgain() throws IOException {
+            rows(12);
+            allThree();
+            merged();
+            Files.writeString(file("data.csv"), content("data.csv").replace("text 9", "new 9"));
+            assertEquals(OK, dify.run("--rerun-changed").code());
+
+            merged();
+
+            assertEquals(12, results().size());
+            assertEquals("new 9", result("9").path("inputs").path("text").asText());
+            assertEquals(13, dify.runs());
+        }
+
         @Test
         void refusesARowThatWasPaidTwiceAndKeepsTheEarlierByForce() throws Exception {
             rows(12);
