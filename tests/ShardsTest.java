@@ -910,6 +910,25 @@ final class ShardsTest extends WholeCommand {
         }
 
         @Test
+        void handsOnTheTryOfARowWhoseEndAShardHasNotLearnt() throws IOException {
+            rows(12);
+            dify.listed("5");
+            dify.recorded("5", "succeeded");
+            allThree();
+            without("results.3-of-3.jsonl", "\"id\":\"5\"");
+            without("results.3-of-3.jsonl.log", "\"event\":\"end\"", "\"id\":\"5\"");
+            var log = content("results.3-of-3.jsonl.log").lines().map(line -> line.contains("\"id\":\"5\"")
+                    ? line.replace("\"kind\":\"row\"", "\"kind\":\"try\"") : line);
+            Files.writeString(file("results.3-of-3.jsonl.log"), log.collect(Collectors.joining("\n", "", "\n")));
+            merged();
+
+            assertEquals(OK, dify.run().code());
+
+            assertEquals("record", result("5").path("outputs").path("from").asText());
+            assertEquals(12, dify.runs());
+        }
+
+        @Test
         void leavesTheMarkOutWhereItIsNotWanted() throws IOException {
             rows(12);
             allThree();
