@@ -9378,8 +9378,8 @@ final class DifyExec implements Runnable {
             if (!merged.last.get().byShard().containsKey(shard(files).index())) return;
             if (merged.wentOn) throw new Unusable(whole.log() + ": this batch has taken the shard " + shard(files)
                     + " and gone on by itself; its rows would be paid twice; go on without --shard");
-            if (blank) throw new Unusable(files.log() + ": gone or empty, and " + whole.log() + " has taken what it told;"
-                    + " rows would be paid twice; bring it back, or go on without --shard");
+            if (blank) throw new Unusable(files.log() + ": gone or empty, and " + whole.log() + " has taken what it"
+                    + " told; rows would be paid twice; bring it back, or go on without --shard");
         }
 
         private static void refuseOtherCount(BatchFiles other, int begun, int count) {
