@@ -8195,7 +8195,9 @@ final class DifyExec implements Runnable {
             rows.stream().skip(asked.limit()).forEach(rows::clear);
             var doubts = doubts(rows, timeout, asked.force());
             doubts.forEach(doubt -> rows.clear(doubt.attempt().row().index()));
-            return new Wanted(this, Kind.ROW, rows, doubts, asked.resendUnknown());
+            var wanted = new Wanted(this, Kind.ROW, rows, doubts, asked.resendUnknown());
+            history.merge.ifPresent(merge -> Shards.refuseUnmerged(files, merge, index, wanted.entries()));
+            return wanted;
         }
 
         private BitSet named(Selection asked) throws IOException {
@@ -8306,12 +8308,12 @@ final class DifyExec implements Runnable {
                 files.refuseForeign(new RetryList(new RetryList(files.retry()).draft()), index);
                 var lock = Lock.take(files.lock());
                 try {
-                    if (fresh.isPresent()) files.moveAside(fresh.get());
+                    if (fresh.isPresent()) moveAside(files, fresh.get());
                     var torn = Stream.concat(LineFile.mend(files.results()).stream(),
                             LineFile.mend(files.log()).stream()).toList();
                     var history = Batch.readAll(files, index, List.of());
                     if (!rebuild) refuseLost(files, index, history.lost());
-                    Shards.refuseOthers(files, history);
+                    if (fresh.isEmpty()) Shards.refuseOthers(files, Optional.of(history));
                     var batch = new Batch(files, Optional.of(csv), index, history, new Ledger());
                     var writer = new BatchWriter(batch, lock, noBom);
                     torn.forEach(writer::record);
@@ -8323,6 +8325,11 @@ final class DifyExec implements Runnable {
             } catch (IOException problem) {
                 throw new Unusable(files.results() + ": cannot be used (" + Plain.of(problem) + ")");
             }
+        }
+
+        private static void moveAside(BatchFiles files, PrintWriter err) throws IOException {
+            Shards.refuseOthers(files, Optional.empty());
+            files.moveAside(err);
         }
 
         private static void refuseLost(BatchFiles files, Index index, List<Integer> lost) {
@@ -8507,9 +8514,13 @@ final class DifyExec implements Runnable {
 
         /// Every row of this call, whether it starts or is looked up.
         Iterator<Row> all() {
+            return batch.rows(entries());
+        }
+
+        private BitSet entries() {
             var all = (BitSet) fresh.clone();
             doubts.forEach(doubt -> all.set(doubt.attempt().row().index()));
-            return batch.rows(all);
+            return all;
         }
 
         long rows() {
@@ -8765,9 +8776,11 @@ final class DifyExec implements Runnable {
             updatedAt = now;
         }
 
-        /// How long the sessions took, without the time between them.
+        /// How long the sessions took, without the time between them. A clock that was set back, or another machine's,
+        /// takes nothing off.
         Duration running() {
-            return resumedAt == null ? before : before.plus(Duration.between(resumedAt, updatedAt));
+            return resumedAt == null || updatedAt.isBefore(resumedAt) ? before
+                    : before.plus(Duration.between(resumedAt, updatedAt));
         }
 
         private static String orEmpty(String text) {
@@ -9360,38 +9373,93 @@ final class DifyExec implements Runnable {
         }
 
         /// A row must not be asked for by two processes that do not know of each other.
-        static void refuseOthers(BatchFiles files, History history) throws IOException {
+        ///
+        /// @param history empty: the batch is begun anew
+        static void refuseOthers(BatchFiles files, Optional<History> history) throws IOException {
             var own = files.shard().map(Shard::toString).orElse("");
-            var before = history.merge.isPresent() ? "" : history.session.map(Event.Session::shard).orElse(null);
-            if (history.session.isPresent() && !own.equals(History.orEmpty(before)))
-                throw new Unusable(files.log() + ": this batch was begun " + named(History.orEmpty(before)) + ", not "
+            var session = history.flatMap(known -> known.session);
+            var merge = history.flatMap(known -> known.merge);
+            var before = merge.isPresent() ? "" : History.orEmpty(session.map(Event.Session::shard).orElse(null));
+            if (session.isPresent() && !own.equals(before))
+                throw new Unusable(files.log() + ": this batch was begun " + named(before) + ", not "
                         + named(own) + "; go on so, or name another -o");
-            if (files.shard().isPresent()) refuseOtherCount(files);
-            else refuseUnmerged(files, history);
+            if (files.shard().isPresent()) refuseOtherCount(files, history.isPresent() && session.isEmpty());
+            else refuseUnmerged(files, merge);
         }
 
         private static String named(String shard) {
             return shard.isEmpty() ? "without --shard" : "with --shard " + shard;
         }
 
-        private static void refuseOtherCount(BatchFiles files) throws IOException {
+        /// @param blank whether nothing is known of what the shard did, which `--fresh` did not ask for
+        private static void refuseOtherCount(BatchFiles files, boolean blank) throws IOException {
             var whole = BatchFiles.of(Shard.whole(files.results()));
             int count = shard(files).count();
-            for (var other : beside(whole)) if (shard(other).count() != count) throw new Unusable(other.results()
-                    + ": this batch was begun in " + shard(other).count() + " shards, not " + count
-                    + "; go on so, or name another -o");
+            for (var other : beside(whole)) refuseOtherCount(other, shard(other).count(), count);
             var first = Journal.first(whole.log()).filter(line -> "session".equals(line.text("event")));
             if (first.isPresent() && !first.get().has("shard")) throw new Unusable(whole.log()
                     + ": this batch was begun without --shard; go on so, or name another -o");
+            var merged = Merged.of(whole.log());
+            if (merged.last.isEmpty()) return;
+            refuseOtherCount(whole, merged.last.get().shards(), count);
+            if (!merged.last.get().byShard().containsKey(shard(files).index())) return;
+            if (merged.wentOn) throw new Unusable(whole.log() + ": this batch has taken the shard " + shard(files)
+                    + " and gone on by itself; its rows would be paid twice; go on without --shard");
+            if (blank) throw new Unusable(files.log() + ": gone or empty, and " + whole.log() + " has taken what it"
+                    + " told; rows would be paid twice; bring it back, or go on without --shard");
         }
 
-        private static void refuseUnmerged(BatchFiles files, History history) throws IOException {
-            var taken = history.merge.map(Event.Merge::byShard).orElse(Map.of());
+        private static void refuseOtherCount(BatchFiles other, int begun, int count) {
+            if (begun != count) throw new Unusable(other.results() + ": this batch was begun in " + begun
+                    + " shards, not " + count + "; go on so, or name another -o");
+        }
+
+        /// Shards in the folder that do more than the merged batch knows.
+        private static void refuseUnmerged(BatchFiles files, Optional<Event.Merge> merge) throws IOException {
+            var taken = merge.map(Event.Merge::byShard).orElse(Map.of());
             for (var part : beside(files)) {
+                if (Lock.isHeld(part.lock())) throw new Unusable(part.lock() + ": the shard " + shard(part)
+                        + " is running, and its rows would be paid twice; let it end, then 'merge'");
                 var known = taken.get(shard(part).index());
                 if (known == null || known.bytes() != LineFile.wholeLines(part.log())) throw new Unusable(part.log()
                         + ": not merged yet, and its rows would be paid twice; 'merge' first, or go on with --shard "
                         + shard(part));
+            }
+        }
+
+        /// What a shard elsewhere has paid for is not known here.
+        static void refuseUnmerged(BatchFiles files, Event.Merge merge, Index index, BitSet wanted) {
+            var taken = merge.byShard().keySet();
+            var rows = new TreeMap<>(wanted.stream().boxed().collect(Collectors.groupingBy(
+                    entry -> Shard.of(index.id(entry), merge.shards()).index(), Collectors.counting())));
+            rows.keySet().removeAll(taken);
+            if (rows.isEmpty()) return;
+            long count = rows.values().stream().mapToLong(Long::longValue).sum();
+            throw new Unusable(files.results() + ": " + Plain.count(count, "row is", "rows are")
+                    + " of shards that were not merged (" + rows.keySet().stream().limit(8)
+                            .map(number -> new Shard(number, merge.shards()).toString()).collect(joining(", "))
+                    + (rows.size() > 8 ? ", …" : "") + ") and would be paid twice; 'merge' those first, or leave the "
+                    + (count == 1 ? "row" : "rows") + " out with 'retry' or --ids");
+        }
+
+        /// What the log of a merged batch says of its shards.
+        private static final class Merged {
+            private Optional<Event.Merge> last = Optional.empty();
+            /// It ran rows by itself since a merge.
+            private boolean wentOn = false;
+
+            static Merged of(Path log) throws IOException {
+                var merged = new Merged();
+                Journal.scan(log, (event, _) -> merged.take(event));
+                return merged;
+            }
+
+            private void take(Event event) {
+                switch (event) {
+                    case Event.Merge merge -> last = Optional.of(merge);
+                    case Event.Session session -> wentOn |= session.shard() == null;
+                    case Event _ -> {}
+                }
             }
         }
     }

@@ -407,6 +407,14 @@ final class ShardsTest extends WholeCommand {
             }
         }
 
+        /// Where the merged batch is not.
+        private void elsewhere(Callable<Call> shard) throws Exception {
+            var merged = snapshot();
+            restore(Map.of("", "", ".retry", "", ".log", ""));
+            assertEquals(OK, shard.call().code());
+            restore(merged);
+        }
+
         private Call refused(String told, String... more) throws IOException {
             var before = snapshot();
             var call = merge(more);
@@ -513,15 +521,48 @@ final class ShardsTest extends WholeCommand {
             assertEquals(12, results().size());
         }
 
+        @ParameterizedTest
+        @ValueSource(booleans = {false, true})
+        void takesTheLastResultOfARowThatHasChanged(boolean isMergedBefore) throws IOException {
+            rows(12);
+            allThree();
+            if (isMergedBefore) merged();
+            Files.writeString(file("data.csv"), content("data.csv").replace("text 9", "new 9"));
+
+            assertEquals(OK, shard(1, 3, "--rerun-changed").code());
+            merged();
+
+            assertEquals(13, dify.runs());
+            assertEquals(12, results().size());
+            assertEquals("new 9", result("9").path("inputs").path("text").asText());
+            assertEquals(OK, dify.run("--rerun-changed").code());
+            assertEquals(13, dify.runs());
+        }
+
         @Test
-        void refusesARowThatWasPaidTwiceAndKeepsTheEarlierByForce() throws IOException {
+        void keepsWhatTheMergedBatchHasRunAgain() throws IOException {
+            rows(12);
+            allThree();
+            merged();
+            Files.writeString(file("data.csv"), content("data.csv").replace("text 9", "new 9"));
+            assertEquals(OK, dify.run("--rerun-changed").code());
+
+            merged();
+
+            assertEquals(12, results().size());
+            assertEquals("new 9", result("9").path("inputs").path("text").asText());
+            assertEquals(13, dify.runs());
+        }
+
+        @Test
+        void refusesARowThatWasPaidTwiceAndKeepsTheEarlierByForce() throws Exception {
             rows(12);
             dify.row("9", dify.ended("failed", "no"), dify.ended("succeeded", ""), dify.answer(200,
                     dify.ended("succeeded", "").build().getBody().replace("run-{{", "second-{{")));
             allThree();
             merged();
             dify.command("retry");
-            dify.command("retry", "--shard", "1/3");
+            elsewhere(() -> dify.command("retry", "--shard", "1/3"));
 
             var call = refused("1 row was paid twice, by two runs (9; first in results.jsonl and results.1-of-3.jsonl)");
             assertTrue(call.sentence().contains("--force keeps the earlier result"));
@@ -568,6 +609,123 @@ final class ShardsTest extends WholeCommand {
             assertEquals(OK, merge("--partial").code());
 
             assertEquals("succeeded=5 pending=7", standing());
+        }
+
+        private void isNotSent(Call call, String told) {
+            assertEquals(UNUSABLE, call.code(), call.err());
+            assertTrue(call.sentence().contains(told), call.err());
+        }
+
+        @Test
+        void thatIsPartialLeavesRowsOfMissingShardsToThem() throws IOException {
+            rows(12);
+            dify.row("2", dify.ended("failed", "no"), dify.ended("succeeded", ""));
+            shard(2, 3);
+            merge("--partial");
+
+            isNotSent(dify.run(), "7 rows are of shards that were not merged (1/3, 3/3) and would be paid twice");
+            isNotSent(dify.command("retry", "5"), "1 row is of shards that were not merged (3/3)");
+            assertEquals(5, dify.runs());
+            assertEquals(OK, dify.command("retry").code());
+            assertEquals(6, dify.runs());
+
+            assertEquals(OK, shard(1, 3).code());
+            assertEquals(OK, shard(3, 3).code());
+            merged();
+            assertEquals("succeeded=12", standing());
+            assertEquals(13, dify.runs());
+        }
+
+        @Test
+        void isNotGoneOnWithWhileAShardRuns() throws IOException {
+            rows(12);
+            shard(1, 3);
+            shard(2, 3);
+            shard(3, 3, "--limit", "1");
+
+            try (var _ = Lock.take(file("results.3-of-3.jsonl.lock"))) {
+                merged();
+                isNotSent(dify.run(), "results.3-of-3.jsonl.lock: the shard 3/3 is running");
+            }
+
+            assertEquals(OK, dify.run().code());
+            assertEquals(12, dify.runs());
+        }
+
+        @Test
+        void thatWentOnByItselfEndsItsShards() throws IOException {
+            rows(12);
+            dify.row("9", dify.ended("failed", "no"), dify.ended("succeeded", ""));
+            allThree();
+            merged();
+            dify.command("retry");
+
+            isNotSent(dify.command("retry", "--shard", "1/3"), "has taken the shard 1/3 and gone on by itself");
+
+            assertEquals(13, dify.runs());
+        }
+
+        @Test
+        void knowsWhatAShardDidWhoseLogIsGone() throws IOException {
+            rows(12);
+            allThree();
+            merged();
+            for (var suffix : List.of("", ".log")) Files.delete(file("results.3-of-3.jsonl" + suffix));
+
+            isNotSent(shard(3, 3), "results.3-of-3.jsonl.log: gone or empty, and ");
+
+            assertEquals(12, dify.runs());
+        }
+
+        @Test
+        void refusesShardsOfAnotherNumberWhenItsOwnAreGone() throws IOException {
+            rows(12);
+            allThree();
+            merged();
+            for (int index = 1; index <= 3; index++) for (var suffix : List.of("", ".log"))
+                Files.delete(file("results." + index + "-of-3.jsonl" + suffix));
+
+            isNotSent(shard(1, 4), "this batch was begun in 3 shards, not 4");
+
+            assertEquals(12, dify.runs());
+        }
+
+        @Test
+        void isNotMovedAsideWhereItsShardsForbidToBeginAnew() throws IOException {
+            rows(12);
+            allThree();
+            merged();
+            var before = snapshot();
+
+            isNotSent(dify.run("--fresh"), "not merged yet");
+
+            assertEquals(before, snapshot());
+        }
+
+        /// One machine's clock is an hour behind, and another's is set back at its last event.
+        @Test
+        void isThatOfOneProcessWhereClocksDiffer() throws IOException {
+            rows(12);
+            allThree();
+            var log = content("results.2-of-3.jsonl.log");
+            Files.writeString(file("results.2-of-3.jsonl.log"), setBack(log));
+            var last = content("results.3-of-3.jsonl.log").lines().toList();
+            Files.writeString(file("results.3-of-3.jsonl.log"), String.join("\n", last.subList(0, last.size() - 1))
+                    + "\n" + setBack(last.getLast()) + "\n");
+
+            merged();
+
+            assertEquals(12, report(output()).size());
+            assertEquals("succeeded=12", standing());
+            var status = tree(shown(output(), "status", "--json"));
+            assertTrue(status.path("running_seconds").asDouble() >= 0, status.toString());
+            assertEquals(OK, dify.run().code());
+            assertEquals(12, dify.runs());
+        }
+
+        private static String setBack(String events) {
+            return Pattern.compile("\"t\":\"([^\"]*)\"").matcher(events).replaceAll(found -> "\"t\":\""
+                    + Instant.parse(found.group(1)).minus(Duration.ofHours(1)) + "\"");
         }
 
         @Test
@@ -721,6 +879,53 @@ final class ShardsTest extends WholeCommand {
 
             assertEquals(1, events("torn").size());
             assertEquals("succeeded=12", standing());
+        }
+
+        /// As a shard leaves them that was killed.
+        private void without(String file, String... words) throws IOException {
+            Files.writeString(file(file), content(file).lines()
+                    .filter(line -> !Stream.of(words).allMatch(line::contains))
+                    .map(line -> line + "\n").collect(Collectors.joining()));
+        }
+
+        @Test
+        void handsADoubtOnThatIsSettledByTheSameRunWhereverItIsLookedUp() throws Exception {
+            rows(12);
+            dify.listed("5");
+            dify.recorded("5", "succeeded");
+            allThree();
+            without("results.3-of-3.jsonl", "\"id\":\"5\"");
+            without("results.3-of-3.jsonl.log", "\"event\":\"end\"", "\"id\":\"5\"");
+            merged();
+            assertEquals("succeeded=11 pending=1", standing());
+
+            assertEquals(OK, dify.run().code());
+            elsewhere(() -> shard(3, 3));
+            merged();
+
+            assertEquals("succeeded=12", standing());
+            assertEquals(12, results().size());
+            assertEquals("record", result("5").path("outputs").path("from").asText());
+            assertEquals(12, dify.runs());
+        }
+
+        @Test
+        void handsOnTheTryOfARowWhoseEndAShardHasNotLearnt() throws IOException {
+            rows(12);
+            dify.listed("5");
+            dify.recorded("5", "succeeded");
+            allThree();
+            without("results.3-of-3.jsonl", "\"id\":\"5\"");
+            without("results.3-of-3.jsonl.log", "\"event\":\"end\"", "\"id\":\"5\"");
+            var log = content("results.3-of-3.jsonl.log").lines().map(line -> line.contains("\"id\":\"5\"")
+                    ? line.replace("\"kind\":\"row\"", "\"kind\":\"try\"") : line);
+            Files.writeString(file("results.3-of-3.jsonl.log"), log.collect(Collectors.joining("\n", "", "\n")));
+            merged();
+
+            assertEquals(OK, dify.run().code());
+
+            assertEquals("record", result("5").path("outputs").path("from").asText());
+            assertEquals(12, dify.runs());
         }
 
         @Test
