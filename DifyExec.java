@@ -4719,6 +4719,15 @@ final class DifyExec implements Runnable {
                     !before.inputs().isEmpty() && !after.inputs().isEmpty() && !before.inputs().equals(after.inputs()));
         }
 
+        /// The row is the same to the byte, inputs and outputs; false also where it would take more to see that.
+        private boolean isRepeated(int number) throws IOException {
+            Index one = first.batch.index(), two = second.batch.index();
+            int other = number < one.size() ? two.find(one.id(number)) : -1;
+            if (other < 0) return false;
+            Optional<byte[]> before = firstEndings.result(number), after = secondEndings.result(other);
+            return before.isPresent() && after.isPresent() && Ending.isRepeated(before.get(), after.get());
+        }
+
         private static Standing standing(Index index, int entry) {
             return entry < 0 ? Standing.PENDING : index.standing(entry);
         }
@@ -4757,7 +4766,10 @@ final class DifyExec implements Runnable {
         /// Looks at all rows once.
         Overview overview() throws IOException {
             var overview = new Overview(this);
-            for (int number = 0; number < size(); number++) overview.add(number, pair(number));
+            for (int number = 0; number < size(); number++) {
+                if (met && overview.isLogged() && isRepeated(number)) overview.addSame();
+                else overview.add(number, pair(number));
+            }
             long compared = overview.count(Match.SAME) + overview.count(Match.DIFFERENT);
             if (!met && compared > 0) throw new Unusable("--output " + Plain.text(scope.part(), 100)
                     + ": no row has such a part in its outputs, in neither file");
@@ -4807,6 +4819,11 @@ final class DifyExec implements Runnable {
         Overview(Comparison comparison) {
             this.comparison = comparison;
             for (var match : Match.values()) matches.put(match, 0L);
+        }
+
+        /// A row that needs no look at its parts.
+        void addSame() {
+            matches.merge(Match.SAME, 1L, Long::sum);
         }
 
         void add(int number, Comparison.Pair pair) {
@@ -4876,11 +4893,15 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// By the logs; where one of them is missing, by the results, which tell only of successes.
+        /// Both have logs. Where one of them is missing, the figures are by the results, which tell only of successes.
+        boolean isLogged() {
+            return comparison.first.batch.history().attempts > 0 && comparison.second.batch.history().attempts > 0;
+        }
+
         List<Figure> figures() {
             Batch one = comparison.first.batch, two = comparison.second.batch;
             History before = one.history(), after = two.history();
-            boolean logged = before.attempts > 0 && after.attempts > 0;
+            boolean logged = isLogged();
             var figures = new ArrayList<Figure>(List.of(
                     new Figure("rows", one.index().size(), two.index().size(), 0),
                     new Figure("percent succeeded", succeeded(one.index()), succeeded(two.index()), 1)));
@@ -9055,6 +9076,29 @@ final class DifyExec implements Runnable {
                     fields.text("currency", ""), "", "true".equals(fields.text("edited")));
         }
 
+        /// Two lines are the same up to the end of their inputs and outputs.
+        static boolean isRepeated(byte[] first, byte[] second) throws IOException {
+            int other = Arrays.mismatch(first, second);
+            return other < 0 || endOfValues(first) <= other;
+        }
+
+        /// In bytes; beyond all lines, where the line does not tell of inputs and then outputs.
+        private static int endOfValues(byte[] line) throws IOException {
+            boolean hasInputs = false;
+            try (var json = Json.Tokens.FACTORY.createParser(line)) {
+                json.nextToken();
+                while (json.nextToken() == JsonToken.FIELD_NAME) {
+                    var name = json.currentName();
+                    json.nextToken();
+                    json.skipChildren();
+                    if (hasInputs && name.equals("outputs") && json.currentToken() == JsonToken.END_OBJECT)
+                        return (int) json.currentLocation().getByteOffset();
+                    hasInputs |= name.equals("inputs");
+                }
+            }
+            return Integer.MAX_VALUE;
+        }
+
         /// The outputs as one object.
         JsonNode tree() throws IOException {
             var tree = Json.MAPPER.createObjectNode();
@@ -9105,12 +9149,18 @@ final class DifyExec implements Runnable {
 
         /// A success is told by the results, all else by the last event that ended the row.
         Ending of(int entry) throws IOException {
-            var place = batch.ledger().result(entry);
-            if (batch.index().standing(entry).isSuccess() && place.isPresent() && results.isPresent())
-                return Ending.of(results.get().turn(place.getAsLong()).bytes());
+            var line = result(entry);
+            if (line.isPresent()) return Ending.of(line.get());
             for (var event : events(entry).reversed())
                 if (event instanceof Event.End end && Standing.of(end.outcome()).isPresent()) return Ending.of(end);
             return Ending.NONE;
+        }
+
+        /// The line that tells of its success.
+        Optional<byte[]> result(int entry) throws IOException {
+            var place = batch.ledger().result(entry);
+            return batch.index().standing(entry).isSuccess() && place.isPresent() && results.isPresent()
+                    ? Optional.of(results.get().turn(place.getAsLong()).bytes()) : Optional.empty();
         }
 
         /// What the log tells of one attempt.
@@ -11868,6 +11918,10 @@ final class DifyExec implements Runnable {
         private final Set<String> versions = new LinkedHashSet<>();
         /// Open addressing: an entry's number and one, or 0; at most two thirds full.
         private int[] table = new int[4096];
+        /// An event's id is looked up by each that reads it.
+        private Found last = new Found("", -1);
+
+        private record Found(String id, int entry) {}
 
         /// What is known of so many entries. Pages are added and never copied: a growing array would be there twice.
         private static final class Page {
@@ -11880,9 +11934,16 @@ final class DifyExec implements Runnable {
 
         /// The id's number, or -1.
         int find(String id) {
-            var bytes = id.getBytes(UTF_8);
-            for (int slot = slot(bytes); table[slot] != 0; slot = slot + 1 & table.length - 1)
-                if (ids.is(place(table[slot] - 1), bytes)) return table[slot] - 1;
+            var known = last;
+            if (known.entry >= 0 && known.id.equals(id)) return known.entry;
+            int entry = find(id.getBytes(UTF_8));
+            last = new Found(id, entry);
+            return entry;
+        }
+
+        private int find(byte[] id) {
+            for (int slot = slot(id); table[slot] != 0; slot = slot + 1 & table.length - 1)
+                if (ids.is(place(table[slot] - 1), id)) return table[slot] - 1;
             return -1;
         }
 

@@ -136,6 +136,35 @@ final class CompareTest {
             assertEquals(same ? OK : DIFFERENT, call.code(), call.out() + call.err());
         }
 
+        @ParameterizedTest
+        @CsvSource(delimiter = '|', quoteCharacter = '`', textBlock = """
+                {"a":[1,12]}                       | {"a":[1,13]}                       | /a/1
+                {"a":{},"workflow_run_id":1,"b":2} | {"a":{},"workflow_run_id":1,"b":3} | /b
+                {"inputs":{},"outputs":{},"c":1}   | {"inputs":{},"outputs":{},"c":2}   | /c
+                """)
+        void seesALastSignThatDiffersWhereAllBeforeItIsTheSame(String first, String second, String pointer)
+                throws IOException {
+            new Side().row("r", first).row("s", first).ended("s", "succeeded", 1, "").save("a.jsonl");
+            new Side().row("r", first).row("s", second).ended("s", "succeeded", 1, "").save("b.jsonl");
+
+            var told = told();
+
+            assertEquals("1 1", told.path("same") + " " + told.path("different"));
+            assertEquals(pointer, told.at("/rows/0/differences/0/pointer").asText());
+        }
+
+        @Test
+        void seesALastSignThatDiffersBehindAByteOrderMark() throws IOException {
+            new Side().row("r", "{\"a\":1}").ended("r", "succeeded", 1, "").save("a.jsonl");
+            new Side().row("r", "{\"a\":2}").ended("r", "succeeded", 1, "").save("b.jsonl");
+            for (var name : List.of("a.jsonl", "b.jsonl")) {
+                var file = folder.resolve(name);
+                Files.writeString(file, "\uFEFF" + Files.readString(file));
+            }
+
+            assertEquals("/a", told().at("/rows/0/differences/0/pointer").asText());
+        }
+
         @Test
         void saysWhatLooksAlike() throws IOException {
             outputs("{\"a\":\"cafe\\u0301\",\"b\":\"x\\r\\ny\"}", "{\"a\":\"caf\\u00e9\",\"b\":\"x\\ny\"}");
