@@ -4332,6 +4332,7 @@ final class DifyExec implements Runnable {
                 ins { text-decoration: none; } .figures { width: auto; } .figures .number { padding-left: 2rem; }
                 @media (max-width: 40rem) {
                   body { padding: 1rem .75rem 2rem; font-size: 14px; } .totals dl { gap: .6rem 1.6rem; }
+                  .figures .number { padding: .35rem 0 .35rem .6rem; }
                   .wide, .ids, #table .number { display: none; }
                   .tools label, #search, #outcome, #cause { width: 100%; }
                   #table th:nth-child(1) { width: 24%; } #table th:nth-child(2) { width: 6.9rem; }
@@ -4683,6 +4684,8 @@ final class DifyExec implements Runnable {
         private final int[] added;
         /// Whether the part that is compared has turned up.
         private boolean met;
+        /// Names to ignore that have not turned up.
+        private final Set<String> unmet;
 
         /// Each entry is its batch's, or -1.
         record Pair(String id, Match match, int firstEntry, int secondEntry, Ending first, Ending second,
@@ -4695,6 +4698,7 @@ final class DifyExec implements Runnable {
             contrast = new Contrast(scope.trim());
             within = scope.within();
             met = scope.part().isEmpty();
+            unmet = new TreeSet<>(scope.ignored());
             firstEndings = new Endings(first.batch);
             secondEndings = new Endings(second.batch);
             Index one = first.batch.index(), two = second.batch.index();
@@ -4734,6 +4738,7 @@ final class DifyExec implements Runnable {
 
         private List<Contrast.Difference> differences(Map<String, Ending.Value> before,
                 Map<String, Ending.Value> after) {
+            if (!unmet.isEmpty()) unmet.removeAll(union(before.keySet(), after.keySet()));
             if (met && before.equals(after)) return List.of();
             var found = new ArrayList<Contrast.Difference>();
             for (var name : union(before.keySet(), after.keySet())) if (scope.holds(name)) {
@@ -4767,12 +4772,14 @@ final class DifyExec implements Runnable {
         Overview overview() throws IOException {
             var overview = new Overview(this);
             for (int number = 0; number < size(); number++) {
-                if (met && overview.isLogged() && isRepeated(number)) overview.addSame();
+                if (met && unmet.isEmpty() && overview.isLogged() && isRepeated(number)) overview.addSame();
                 else overview.add(number, pair(number));
             }
             long compared = overview.count(Match.SAME) + overview.count(Match.DIFFERENT);
             if (!met && compared > 0) throw new Unusable("--output " + Plain.text(scope.part(), 100)
                     + ": no row has such a part in its outputs, in neither file");
+            if (!unmet.isEmpty() && compared > 0) throw new Unusable("--ignore "
+                    + Plain.text(String.join(" --ignore ", unmet), 100) + ": no row has such an output, in neither file");
             return overview;
         }
 
@@ -4797,6 +4804,8 @@ final class DifyExec implements Runnable {
 
         /// What the rows of one file took, by its results.
         private static final class Took {
+            private static final int DIGITS = 100;
+
             final Latencies latencies = new Latencies();
             final Map<String, BigDecimal> prices = new TreeMap<>();
             long tokens = 0;
@@ -4807,11 +4816,13 @@ final class DifyExec implements Runnable {
                 if (!ending.price().isEmpty()) prices.merge(ending.currency(), number(ending.price()), BigDecimal::add);
             }
 
+            /// Zero where a file that others wrote has no number, or one that no run can have.
             private static BigDecimal number(String text) {
                 try {
-                    return new BigDecimal(text);
+                    var number = new BigDecimal(text);
+                    return Math.abs((long) number.scale()) + number.precision() > DIGITS ? BigDecimal.ZERO : number;
                 } catch (NumberFormatException _) {
-                    return BigDecimal.ZERO; // of a file that others wrote
+                    return BigDecimal.ZERO;
                 }
             }
         }

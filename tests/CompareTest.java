@@ -366,6 +366,33 @@ final class CompareTest {
             assertTrue(call.err().startsWith("difyexec: " + said), call.err());
         }
 
+        @Test
+        void isAnOutputToIgnoreThatNoRowHas() throws IOException {
+            outputs("{\"a\":1}", "{\"b\":1}");
+
+            var call = compare("--ignore", "c", "--ignore", "b", "--ignore", "a", "--ignore", "d");
+
+            assertEquals(UNUSABLE, call.code());
+            assertEquals("difyexec: --ignore c --ignore d: no row has such an output, in neither file",
+                    call.err().strip());
+        }
+
+        @ParameterizedTest
+        @ValueSource(strings = {"elapsed_time", "total_tokens", "total_price"})
+        void areNumbersThatNoRunCanHave(String name) throws IOException {
+            var file = folder.resolve("a.jsonl");
+            for (var number : List.of("1e999999999", "1e-999999999", "x")) {
+                outputs("{\"a\":1}", "{\"a\":1}");
+                Files.writeString(file, Files.readString(file)
+                        .replaceFirst("\"" + name + "\":[0-9.]+", "\"" + name + "\":\"" + number + "\""));
+
+                var call = compare("--json", "--force", "--html", path("page.html"));
+
+                assertEquals(OK, call.code(), number + call.err());
+                assertEquals(1, JSON.readTree(call.out()).path("same").asInt());
+            }
+        }
+
         @ParameterizedTest
         @ValueSource(strings = {"a.jsonl", "b.jsonl"})
         void isAFileThatIsMissingOrForeign(String name) throws IOException {
