@@ -4261,7 +4261,7 @@ final class DifyExec implements Runnable {
                   font-variant-numeric: tabular-nums; }
                 h1 { margin: 0; font-size: 1.6rem; line-height: 1.25; letter-spacing: -.01em; }
                 h2 { margin: 0 0 .6rem; font-size: 1rem; }
-                header p { margin: .2rem 0 1.2rem; }
+                header p { margin: .2rem 0 1.2rem; white-space: pre-line; }
                 header p, small, dt, th, figcaption .key, .ids, .tools label, #count, .cut { color: var(--soft); }
                 dt, th, figcaption .key, .tools label, .cut { font-size: .85rem; }
                 h1, dd, .causes td, .bar h2, #detail-body dt, pre { overflow-wrap: anywhere; }
@@ -4313,7 +4313,7 @@ final class DifyExec implements Runnable {
                 #table th, #table td { padding-top: 0; padding-bottom: 0; vertical-align: middle; white-space: nowrap;
                   overflow: hidden; text-overflow: ellipsis; }
                 #table th:nth-child(1) { width: 22%; } #table th:nth-child(2) { width: 8rem; }
-                #table th:nth-child(n+3):nth-child(-n+5) { width: 6.2rem; }
+                #table th.number { width: 6.2rem; }
                 #body tr:hover { background: color-mix(in srgb, var(--accent) 7%, transparent); cursor: pointer; }
                 [aria-sort=ascending] button::after { content: " \\2191"; }
                 [aria-sort=descending] button::after { content: " \\2193"; }
@@ -5121,7 +5121,7 @@ final class DifyExec implements Runnable {
 
         private String about() {
             var paint = new Paint(false);
-            return "first: " + StatusView.headline(comparison.first.batch, paint) + "; second: "
+            return "first: " + StatusView.headline(comparison.first.batch, paint) + "\nsecond: "
                     + StatusView.headline(comparison.second.batch, paint);
         }
 
@@ -13162,6 +13162,8 @@ final class DifyExec implements Runnable {
                         + Plain.text(String.join(" and ", told), 40) + "\nhint: name the amount in that currency");
             if (told.size() > 1) return Optional.of("--max-cost counts one currency, but Dify tells prices in "
                     + Plain.text(String.join(" and ", told), 40) + "\nhint: use --max-tokens");
+            if (spent.isUntold()) return Optional.of("--max-cost cannot be kept to: Dify tells no prices of this app's "
+                    + "runs\nhint: use --max-tokens");
             return spent.with(out + 1).filter(all -> all.compareTo(amount) > 0).map(_ ->
                     "--max-cost reached: another run would pass " + amount.toPlainString()
                             + told.stream().map(unit -> " " + Plain.text(unit, 8)).collect(joining())
@@ -13482,6 +13484,8 @@ final class DifyExec implements Runnable {
     /// What runs have cost, by currency. One whose end was looked up tells its tokens and no price: it is taken to have
     /// cost the mean of the others.
     static final class Spending {
+        private static final int UNTOLD = 10;
+
         private final Map<String, BigDecimal> prices = new TreeMap<>();
         private long priced = 0, unpriced = 0;
 
@@ -13501,6 +13505,11 @@ final class DifyExec implements Runnable {
             var paid = new TreeSet<>(prices.keySet());
             paid.removeIf(currency -> currency.isEmpty() || prices.get(currency).signum() == 0);
             return paid;
+        }
+
+        /// So many runs have ended that a price would have come up; one or two may have lost theirs on the way.
+        boolean isUntold() {
+            return priced == 0 && unpriced >= UNTOLD;
         }
 
         /// What it comes to with so many runs more, in the one currency; empty before a price is known.
