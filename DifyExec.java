@@ -4261,7 +4261,7 @@ final class DifyExec implements Runnable {
                   font-variant-numeric: tabular-nums; }
                 h1 { margin: 0; font-size: 1.6rem; line-height: 1.25; letter-spacing: -.01em; }
                 h2 { margin: 0 0 .6rem; font-size: 1rem; }
-                header p { margin: .2rem 0 1.2rem; white-space: pre-line; }
+                header p { margin: .2rem 0 1.2rem; }
                 header p, small, dt, th, figcaption .key, .ids, .tools label, #count, .cut { color: var(--soft); }
                 dt, th, figcaption .key, .tools label, .cut { font-size: .85rem; }
                 h1, dd, .causes td, .bar h2, #detail-body dt, pre { overflow-wrap: anywhere; }
@@ -5121,7 +5121,7 @@ final class DifyExec implements Runnable {
 
         private String about() {
             var paint = new Paint(false);
-            return "first: " + StatusView.headline(comparison.first.batch, paint) + "\nsecond: "
+            return "first: " + StatusView.headline(comparison.first.batch, paint) + "; second: "
                     + StatusView.headline(comparison.second.batch, paint);
         }
 
