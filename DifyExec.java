@@ -4313,7 +4313,7 @@ final class DifyExec implements Runnable {
                 #table th, #table td { padding-top: 0; padding-bottom: 0; vertical-align: middle; white-space: nowrap;
                   overflow: hidden; text-overflow: ellipsis; }
                 #table th:nth-child(1) { width: 22%; } #table th:nth-child(2) { width: 8rem; }
-                #table th:nth-child(n+3):nth-child(-n+5) { width: 6.2rem; }
+                #table th.number { width: 6.2rem; }
                 #body tr:hover { background: color-mix(in srgb, var(--accent) 7%, transparent); cursor: pointer; }
                 [aria-sort=ascending] button::after { content: " \\2191"; }
                 [aria-sort=descending] button::after { content: " \\2193"; }
@@ -4332,6 +4332,7 @@ final class DifyExec implements Runnable {
                 ins { text-decoration: none; } .figures { width: auto; } .figures .number { padding-left: 2rem; }
                 @media (max-width: 40rem) {
                   body { padding: 1rem .75rem 2rem; font-size: 14px; } .totals dl { gap: .6rem 1.6rem; }
+                  .figures .number { padding: .35rem 0 .35rem .6rem; }
                   .wide, .ids, #table .number { display: none; }
                   .tools label, #search, #outcome, #cause { width: 100%; }
                   #table th:nth-child(1) { width: 24%; } #table th:nth-child(2) { width: 6.9rem; }
@@ -4683,6 +4684,8 @@ final class DifyExec implements Runnable {
         private final int[] added;
         /// Whether the part that is compared has turned up.
         private boolean met;
+        /// Names to ignore that have not turned up.
+        private final Set<String> unmet;
 
         /// Each entry is its batch's, or -1.
         record Pair(String id, Match match, int firstEntry, int secondEntry, Ending first, Ending second,
@@ -4695,6 +4698,7 @@ final class DifyExec implements Runnable {
             contrast = new Contrast(scope.trim());
             within = scope.within();
             met = scope.part().isEmpty();
+            unmet = new TreeSet<>(scope.ignored());
             firstEndings = new Endings(first.batch);
             secondEndings = new Endings(second.batch);
             Index one = first.batch.index(), two = second.batch.index();
@@ -4719,12 +4723,22 @@ final class DifyExec implements Runnable {
                     !before.inputs().isEmpty() && !after.inputs().isEmpty() && !before.inputs().equals(after.inputs()));
         }
 
+        /// The row is the same to the byte, inputs and outputs; false also where it would take more to see that.
+        private boolean isRepeated(int number) throws IOException {
+            Index one = first.batch.index(), two = second.batch.index();
+            int other = number < one.size() ? two.find(one.id(number)) : -1;
+            if (other < 0) return false;
+            Optional<byte[]> before = firstEndings.result(number), after = secondEndings.result(other);
+            return before.isPresent() && after.isPresent() && Ending.isRepeated(before.get(), after.get());
+        }
+
         private static Standing standing(Index index, int entry) {
             return entry < 0 ? Standing.PENDING : index.standing(entry);
         }
 
         private List<Contrast.Difference> differences(Map<String, Ending.Value> before,
                 Map<String, Ending.Value> after) {
+            if (!unmet.isEmpty()) unmet.removeAll(union(before.keySet(), after.keySet()));
             if (met && before.equals(after)) return List.of();
             var found = new ArrayList<Contrast.Difference>();
             for (var name : union(before.keySet(), after.keySet())) if (scope.holds(name)) {
@@ -4757,10 +4771,15 @@ final class DifyExec implements Runnable {
         /// Looks at all rows once.
         Overview overview() throws IOException {
             var overview = new Overview(this);
-            for (int number = 0; number < size(); number++) overview.add(number, pair(number));
+            for (int number = 0; number < size(); number++) {
+                if (met && unmet.isEmpty() && overview.isLogged() && isRepeated(number)) overview.addSame();
+                else overview.add(number, pair(number));
+            }
             long compared = overview.count(Match.SAME) + overview.count(Match.DIFFERENT);
             if (!met && compared > 0) throw new Unusable("--output " + Plain.text(scope.part(), 100)
                     + ": no row has such a part in its outputs, in neither file");
+            if (!unmet.isEmpty() && compared > 0) throw new Unusable("--ignore "
+                    + Plain.text(String.join(" --ignore ", unmet), 100) + ": no row has such an output, in neither file");
             return overview;
         }
 
@@ -4785,6 +4804,8 @@ final class DifyExec implements Runnable {
 
         /// What the rows of one file took, by its results.
         private static final class Took {
+            private static final int DIGITS = 100;
+
             final Latencies latencies = new Latencies();
             final Map<String, BigDecimal> prices = new TreeMap<>();
             long tokens = 0;
@@ -4795,11 +4816,13 @@ final class DifyExec implements Runnable {
                 if (!ending.price().isEmpty()) prices.merge(ending.currency(), number(ending.price()), BigDecimal::add);
             }
 
+            /// Zero where a file that others wrote has no number, or one that no run can have.
             private static BigDecimal number(String text) {
                 try {
-                    return new BigDecimal(text);
+                    var number = new BigDecimal(text);
+                    return Math.abs((long) number.scale()) + number.precision() > DIGITS ? BigDecimal.ZERO : number;
                 } catch (NumberFormatException _) {
-                    return BigDecimal.ZERO; // of a file that others wrote
+                    return BigDecimal.ZERO;
                 }
             }
         }
@@ -4807,6 +4830,11 @@ final class DifyExec implements Runnable {
         Overview(Comparison comparison) {
             this.comparison = comparison;
             for (var match : Match.values()) matches.put(match, 0L);
+        }
+
+        /// A row that needs no look at its parts.
+        void addSame() {
+            matches.merge(Match.SAME, 1L, Long::sum);
         }
 
         void add(int number, Comparison.Pair pair) {
@@ -4876,11 +4904,15 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// By the logs; where one of them is missing, by the results, which tell only of successes.
+        /// Both have logs. Where one of them is missing, the figures are by the results, which tell only of successes.
+        boolean isLogged() {
+            return comparison.first.batch.history().attempts > 0 && comparison.second.batch.history().attempts > 0;
+        }
+
         List<Figure> figures() {
             Batch one = comparison.first.batch, two = comparison.second.batch;
             History before = one.history(), after = two.history();
-            boolean logged = before.attempts > 0 && after.attempts > 0;
+            boolean logged = isLogged();
             var figures = new ArrayList<Figure>(List.of(
                     new Figure("rows", one.index().size(), two.index().size(), 0),
                     new Figure("percent succeeded", succeeded(one.index()), succeeded(two.index()), 1)));
@@ -9095,6 +9127,29 @@ final class DifyExec implements Runnable {
                     fields.text("currency", ""), "", "true".equals(fields.text("edited")));
         }
 
+        /// Two lines are the same up to the end of their inputs and outputs.
+        static boolean isRepeated(byte[] first, byte[] second) throws IOException {
+            int other = Arrays.mismatch(first, second);
+            return other < 0 || endOfValues(first) <= other;
+        }
+
+        /// In bytes; beyond all lines, where the line does not tell of inputs and then outputs.
+        private static int endOfValues(byte[] line) throws IOException {
+            boolean hasInputs = false;
+            try (var json = Json.Tokens.FACTORY.createParser(line)) {
+                json.nextToken();
+                while (json.nextToken() == JsonToken.FIELD_NAME) {
+                    var name = json.currentName();
+                    json.nextToken();
+                    json.skipChildren();
+                    if (hasInputs && name.equals("outputs") && json.currentToken() == JsonToken.END_OBJECT)
+                        return (int) json.currentLocation().getByteOffset();
+                    hasInputs |= name.equals("inputs");
+                }
+            }
+            return Integer.MAX_VALUE;
+        }
+
         /// The outputs as one object.
         JsonNode tree() throws IOException {
             var tree = Json.MAPPER.createObjectNode();
@@ -9145,12 +9200,18 @@ final class DifyExec implements Runnable {
 
         /// A success is told by the results, all else by the last event that ended the row.
         Ending of(int entry) throws IOException {
-            var place = batch.ledger().result(entry);
-            if (batch.index().standing(entry).isSuccess() && place.isPresent() && results.isPresent())
-                return Ending.of(results.get().turn(place.getAsLong()).bytes());
+            var line = result(entry);
+            if (line.isPresent()) return Ending.of(line.get());
             for (var event : events(entry).reversed())
                 if (event instanceof Event.End end && Standing.of(end.outcome()).isPresent()) return Ending.of(end);
             return Ending.NONE;
+        }
+
+        /// The line that tells of its success.
+        Optional<byte[]> result(int entry) throws IOException {
+            var place = batch.ledger().result(entry);
+            return batch.index().standing(entry).isSuccess() && place.isPresent() && results.isPresent()
+                    ? Optional.of(results.get().turn(place.getAsLong()).bytes()) : Optional.empty();
         }
 
         /// What the log tells of one attempt.
@@ -11963,6 +12024,10 @@ final class DifyExec implements Runnable {
         private final Set<String> versions = new LinkedHashSet<>();
         /// Open addressing: an entry's number and one, or 0; at most two thirds full.
         private int[] table = new int[4096];
+        /// An event's id is looked up by each that reads it.
+        private Found last = new Found("", -1);
+
+        private record Found(String id, int entry) {}
 
         /// What is known of so many entries. Pages are added and never copied: a growing array would be there twice.
         private static final class Page {
@@ -11975,9 +12040,16 @@ final class DifyExec implements Runnable {
 
         /// The id's number, or -1.
         int find(String id) {
-            var bytes = id.getBytes(UTF_8);
-            for (int slot = slot(bytes); table[slot] != 0; slot = slot + 1 & table.length - 1)
-                if (ids.is(place(table[slot] - 1), bytes)) return table[slot] - 1;
+            var known = last;
+            if (known.entry >= 0 && known.id.equals(id)) return known.entry;
+            int entry = find(id.getBytes(UTF_8));
+            last = new Found(id, entry);
+            return entry;
+        }
+
+        private int find(byte[] id) {
+            for (int slot = slot(id); table[slot] != 0; slot = slot + 1 & table.length - 1)
+                if (ids.is(place(table[slot] - 1), id)) return table[slot] - 1;
             return -1;
         }
 
@@ -13185,6 +13257,8 @@ final class DifyExec implements Runnable {
                         + Plain.text(String.join(" and ", told), 40) + "\nhint: name the amount in that currency");
             if (told.size() > 1) return Optional.of("--max-cost counts one currency, but Dify tells prices in "
                     + Plain.text(String.join(" and ", told), 40) + "\nhint: use --max-tokens");
+            if (spent.isUntold()) return Optional.of("--max-cost cannot be kept to: Dify tells no prices of this app's "
+                    + "runs\nhint: use --max-tokens");
             return spent.with(out + 1).filter(all -> all.compareTo(amount) > 0).map(_ ->
                     "--max-cost reached: another run would pass " + amount.toPlainString()
                             + told.stream().map(unit -> " " + Plain.text(unit, 8)).collect(joining())
@@ -13505,6 +13579,8 @@ final class DifyExec implements Runnable {
     /// What runs have cost, by currency. One whose end was looked up tells its tokens and no price: it is taken to have
     /// cost the mean of the others.
     static final class Spending {
+        private static final int UNTOLD = 10;
+
         private final Map<String, BigDecimal> prices = new TreeMap<>();
         private long priced = 0, unpriced = 0;
 
@@ -13524,6 +13600,11 @@ final class DifyExec implements Runnable {
             var paid = new TreeSet<>(prices.keySet());
             paid.removeIf(currency -> currency.isEmpty() || prices.get(currency).signum() == 0);
             return paid;
+        }
+
+        /// So many runs have ended that a price would have come up; one or two may have lost theirs on the way.
+        boolean isUntold() {
+            return priced == 0 && unpriced >= UNTOLD;
         }
 
         /// What it comes to with so many runs more, in the one currency; empty before a price is known.

@@ -816,6 +816,18 @@ class CommandTest extends WholeCommand {
         }
 
         @Test
+        void endsWhereALimitOfCostSeesNoPrices() throws IOException {
+            rows(30);
+
+            var call = dify.run("--max-cost", "5", "-c", "1", "--mode", "streaming");
+
+            assertEquals(4, call.code());
+            assertTrue(call.err().contains("Stopped: --max-cost cannot be kept to: Dify tells no prices of this app's "
+                    + "runs.\nhint: use --max-tokens"), call.err());
+            assertEquals(10, dify.runs());
+        }
+
+        @Test
         void isNotEndedByALimitThatTheLastRowReaches() throws IOException {
             rows(4);
             dify.rows(dify.paid("0.5", "USD"));

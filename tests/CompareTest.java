@@ -136,6 +136,35 @@ final class CompareTest {
             assertEquals(same ? OK : DIFFERENT, call.code(), call.out() + call.err());
         }
 
+        @ParameterizedTest
+        @CsvSource(delimiter = '|', quoteCharacter = '`', textBlock = """
+                {"a":[1,12]}                       | {"a":[1,13]}                       | /a/1
+                {"a":{},"workflow_run_id":1,"b":2} | {"a":{},"workflow_run_id":1,"b":3} | /b
+                {"inputs":{},"outputs":{},"c":1}   | {"inputs":{},"outputs":{},"c":2}   | /c
+                """)
+        void seesALastSignThatDiffersWhereAllBeforeItIsTheSame(String first, String second, String pointer)
+                throws IOException {
+            new Side().row("r", first).row("s", first).ended("s", "succeeded", 1, "").save("a.jsonl");
+            new Side().row("r", first).row("s", second).ended("s", "succeeded", 1, "").save("b.jsonl");
+
+            var told = told();
+
+            assertEquals("1 1", told.path("same") + " " + told.path("different"));
+            assertEquals(pointer, told.at("/rows/0/differences/0/pointer").asText());
+        }
+
+        @Test
+        void seesALastSignThatDiffersBehindAByteOrderMark() throws IOException {
+            new Side().row("r", "{\"a\":1}").ended("r", "succeeded", 1, "").save("a.jsonl");
+            new Side().row("r", "{\"a\":2}").ended("r", "succeeded", 1, "").save("b.jsonl");
+            for (var name : List.of("a.jsonl", "b.jsonl")) {
+                var file = folder.resolve(name);
+                Files.writeString(file, "\uFEFF" + Files.readString(file));
+            }
+
+            assertEquals("/a", told().at("/rows/0/differences/0/pointer").asText());
+        }
+
         @Test
         void saysWhatLooksAlike() throws IOException {
             outputs("{\"a\":\"cafe\\u0301\",\"b\":\"x\\r\\ny\"}", "{\"a\":\"caf\\u00e9\",\"b\":\"x\\ny\"}");
@@ -335,6 +364,33 @@ final class CompareTest {
 
             assertEquals(UNUSABLE, call.code());
             assertTrue(call.err().startsWith("difyexec: " + said), call.err());
+        }
+
+        @Test
+        void isAnOutputToIgnoreThatNoRowHas() throws IOException {
+            outputs("{\"a\":1}", "{\"b\":1}");
+
+            var call = compare("--ignore", "c", "--ignore", "b", "--ignore", "a", "--ignore", "d");
+
+            assertEquals(UNUSABLE, call.code());
+            assertEquals("difyexec: --ignore c --ignore d: no row has such an output, in neither file",
+                    call.err().strip());
+        }
+
+        @ParameterizedTest
+        @ValueSource(strings = {"elapsed_time", "total_tokens", "total_price"})
+        void areNumbersThatNoRunCanHave(String name) throws IOException {
+            var file = folder.resolve("a.jsonl");
+            for (var number : List.of("1e999999999", "1e-999999999", "x")) {
+                outputs("{\"a\":1}", "{\"a\":1}");
+                Files.writeString(file, Files.readString(file)
+                        .replaceFirst("\"" + name + "\":[0-9.]+", "\"" + name + "\":\"" + number + "\""));
+
+                var call = compare("--json", "--force", "--html", path("page.html"));
+
+                assertEquals(OK, call.code(), number + call.err());
+                assertEquals(1, JSON.readTree(call.out()).path("same").asInt());
+            }
         }
 
         @ParameterizedTest
