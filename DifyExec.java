@@ -84,7 +84,6 @@ import picocli.CommandLine.Model.OptionSpec;
 import picocli.CommandLine.Option;
 import picocli.CommandLine.ParameterException;
 import picocli.CommandLine.Parameters;
-import picocli.CommandLine.ParentCommand;
 import picocli.CommandLine.Spec;
 import picocli.CommandLine.TypeConversionException;
 import picocli.shell.jline3.PicocliJLineCompleter;
@@ -3320,7 +3319,7 @@ final class DifyExec implements Runnable {
                     + Plain.id(batch.index().id(changed.nextSetBit(0))) + ")");
         }
 
-        /// The keys and their order are a promise; see the README.
+        /// The keys and their order are a promise; see docs/files.md.
         static String json(Batch batch) {
             var index = batch.index();
             var history = batch.history();
@@ -3882,8 +3881,8 @@ final class DifyExec implements Runnable {
                             series(Timeline::inFlight)),
                     chart("tokens", "Tokens used so far", Chart.Axis.counting("tokens"), spans(), false,
                             series(Timeline::tokens)),
-                    chart("cost", "Cost so far", Chart.Axis.of(costs.size() == 1 ? costs.getFirst().name() : ""), spans(),
-                            false, costs))
+                    chart("cost", "Cost so far", Chart.Axis.of(costs.size() == 1 ? costs.getFirst().name() : ""),
+                            spans(), false, costs))
                     .filter(chart -> chart.name().equals("flight") || chart.isOfAny()).toList();
         }
 
@@ -3965,9 +3964,9 @@ final class DifyExec implements Runnable {
         private Html totals() {
             var figures = StatusView.figures(batch).entrySet().stream().filter(figure -> !figure.getKey().isEmpty())
                     .map(figure -> Html.of("<div><dt>%s</dt><dd>%s</dd></div>", figure.getKey(), figure.getValue()));
+            var notes = StatusView.notes(batch).stream().map(note -> Html.of("<p>Note: %s.</p>\n", note));
             return Page.totals(StatusView.Share.of(batch.index()), Standing::word,
-                    Html.of("<dl>%s</dl>\n%s", Html.all(figures),
-                            Html.all(StatusView.notes(batch).stream().map(note -> Html.of("<p>Note: %s.</p>\n", note)))));
+                    Html.of("<dl>%s</dl>\n%s", Html.all(figures), Html.all(notes)));
         }
 
         private Html charts() {
@@ -4779,7 +4778,8 @@ final class DifyExec implements Runnable {
             if (!met && compared > 0) throw new Unusable("--output " + Plain.text(scope.part(), 100)
                     + ": no row has such a part in its outputs, in neither file");
             if (!unmet.isEmpty() && compared > 0) throw new Unusable("--ignore "
-                    + Plain.text(String.join(" --ignore ", unmet), 100) + ": no row has such an output, in neither file");
+                    + Plain.text(String.join(" --ignore ", unmet), 100)
+                    + ": no row has such an output, in neither file");
             return overview;
         }
 
@@ -8288,7 +8288,8 @@ final class DifyExec implements Runnable {
         Wanted forTry(int entry, Duration timeout, boolean force) {
             var rows = new BitSet(index.rows());
             rows.set(entry);
-            var doubts = force ? List.<Doubt.NoEnd>of() : history.triedBefore(rows(rows).next(), timeout).stream().toList();
+            var doubts = force ? List.<Doubt.NoEnd>of()
+                    : history.triedBefore(rows(rows).next(), timeout).stream().toList();
             if (!doubts.isEmpty()) rows.clear();
             return new Wanted(this, Kind.TRY, rows, doubts, false);
         }
@@ -9526,9 +9527,9 @@ final class DifyExec implements Runnable {
     }
 
     /// Makes one batch of its shards: their logs by time, of each row the result that counts, the retry list. Shards
-    /// are read as far as they are when this begins. All that is written goes through drafts, and takes its place in this
-    /// order: results, retry list, log. A crash between them leaves new results beside the log of before, which tells
-    /// to take the same again.
+    /// are read as far as they are when this begins. All that is written goes through drafts, and takes its place in
+    /// this order: results, retry list, log. A crash between them leaves new results beside the log of before, which
+    /// tells to take the same again.
     static final class Merger implements AutoCloseable {
         /// @param partial shards may be missing
         /// @param force   of a row that was paid twice the earlier result is kept
@@ -10422,8 +10423,8 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// An attempt is over. `outcome`: one of the five, or what else became of it; see the README. That of a try has
-        /// a word in front which keeps it from being taken for the row's.
+        /// An attempt is over. `outcome`: one of the five, or what else became of it; see docs/files.md. That of a try
+        /// has a word in front which keeps it from being taken for the row's.
         @JsonInclude(JsonInclude.Include.NON_DEFAULT)
         record End(Instant t, String id, String user, String outcome, String cells, String run, int n, int http,
                 String cause, String error, double seconds, long tokens, int steps, BigDecimal price, String currency,
@@ -12316,7 +12317,8 @@ final class DifyExec implements Runnable {
             var error = ran.error();
             if (error.isEmpty())
                 return ran.status() == RunStatus.STOPPED ? "stopped on the server" : "the run failed without a reason";
-            if (error.startsWith("Aborted: Maximum execution time") || error.startsWith("Aborted: App execution exceeded"))
+            if (error.startsWith("Aborted: Maximum execution time")
+                    || error.startsWith("Aborted: App execution exceeded"))
                 return error + " (the server's own limit: --timeout cannot go beyond it)";
             if (error.startsWith("Aborted: Client response stream closed")) return error + " (" + AFTER_FORM + ")";
             return error.startsWith("Aborted: App task was stopped") ? error + " (by somebody, or: " + AFTER_FORM + ")"
@@ -12633,8 +12635,8 @@ final class DifyExec implements Runnable {
     /// | not known | wait, then unknown | wait, then unknown |
     ///
     /// A chatflow's run is listed as its conversation, from the start. Where that has a message without an answer, one
-    /// may come: it is waited for, then the row is unknown; at once where Dify says that the run is over (1.16), or never
-    /// writes the answer of a left stream down (1.9).
+    /// may come: it is waited for, then the row is unknown; at once where Dify says that the run is over (1.16), or
+    /// never writes the answer of a left stream down (1.9).
     ///
     /// With a run id the run exists, unless that was made up: it is waited for. With a fixed `--user` nothing can be
     /// found by name: unknown.
@@ -12669,8 +12671,8 @@ final class DifyExec implements Runnable {
     /// end of a stream whose client has left.
     enum Listing { FROM_START, WITHOUT_END, AT_END, NOT_KNOWN }
 
-    /// What a Dify does, by its `X-Version`. One that is newer than those that were run does as the newest of them; where
-    /// nothing is known, the more cautious holds.
+    /// What a Dify does, by its `X-Version`. One that is newer than those that were run does as the newest of them;
+    /// where nothing is known, the more cautious holds.
     ///
     /// | version | lists a run | puts stored defaults in | keeps the connection of a row refused in its stream |
     /// | --- | --- | --- | --- |
