@@ -398,7 +398,7 @@ final class ChatflowTest extends WholeCommand {
                     .setErr(new PrintWriter(new StringWriter()));
             outer.parseArgs("shell", "--mode", mode, "-i", input(), "-o", output());
             Shell shell = outer.getSubcommands().get("shell").getCommand();
-            Prompt.execute(shell.line(shell.desk()), Words.of("try 1").texts());
+            Prompt.execute(shell.line(shell.desk()), Shell.Words.of("try 1").texts());
 
             var call = call(settings, typed("run", "--mode", mode));
 
@@ -527,7 +527,7 @@ final class ChatflowTest extends WholeCommand {
             Shell shell = outer.getSubcommands().get("shell").getCommand();
             var line = shell.line(shell.desk());
 
-            for (var typed : List.of("try 1", "accept 1")) Prompt.execute(line, Words.of(typed).texts());
+            for (var typed : List.of("try 1", "accept 1")) Prompt.execute(line, Shell.Words.of(typed).texts());
 
             assertTrue(out.toString().contains("| Demo answer to: Why?"), out.toString());
             assertEquals("Demo answer to: Why?", result("1").at("/outputs/answer").asText());

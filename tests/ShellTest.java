@@ -73,7 +73,7 @@ class ShellTest {
 
         Said say(String text) {
             said.getBuffer().setLength(0);
-            int code = Prompt.execute(line, Words.of(text).texts());
+            int code = Prompt.execute(line, Shell.Words.of(text).texts());
             assertFalse(said.toString().contains("\033"), said::toString);
             assertFalse(said.toString().contains(KEY), said::toString);
             return new Said(code, said.toString());
@@ -94,7 +94,8 @@ class ShellTest {
         }
 
         List<String> completed(String... words) {
-            return new Proposals(line, desk).of(List.of(words)).stream().map(Proposals.Proposal::word).toList();
+            return new Shell.Proposals(line, desk).of(List.of(words)).stream().map(Shell.Proposals.Proposal::word)
+                    .toList();
         }
     }
 
@@ -229,21 +230,21 @@ class ShellTest {
                 # a remark                | ~~
                 """)
         void isCutAsAShellCutsIt(String line, String words) {
-            assertEquals(words == null ? "" : words, String.join("·", Words.of(line).texts()));
+            assertEquals(words == null ? "" : words, String.join("·", Shell.Words.of(line).texts()));
         }
 
         @Test
         void goesOnWhileAQuoteIsOpen() {
-            assertTrue(Words.of("set 1 text=\"first").isOpen());
+            assertTrue(Shell.Words.of("set 1 text=\"first").isOpen());
             assertEquals(List.of("set", "1", "text=first\nsecond"),
-                    Words.of("set 1 text=\"first\nsecond\"").texts());
+                    Shell.Words.of("set 1 text=\"first\nsecond\"").texts());
         }
 
         @ParameterizedTest
         @ValueSource(strings = {"r-1", "two words", "text=two words", "a\"b\\c", "#1", "text=", "x=it's",
                 "a\u3000b", "a\u3000b=c"})
         void isReadBackAsItIsCompleted(String word) {
-            assertEquals(List.of("show", word), Words.of("show " + Words.typed(word, true)).texts());
+            assertEquals(List.of("show", word), Shell.Words.of("show " + Shell.Words.typed(word, true)).texts());
         }
     }
 
@@ -888,13 +889,13 @@ class ShellTest {
             var bad = "red \033[31m, \u009b2J, \u202e, bell \007 and\r";
             var out = new StringWriter();
             var printer = new PrintWriter(out);
-            var view = new TryView(printer);
+            var view = new Trial.TryView(printer);
 
             view.heard(new Heard.NodeBegan(bad, bad));
             view.heard(new Heard.Chunk(bad + "\nnext" + bad));
             view.heard(new Heard.NodeEnded(bad, bad, bad, 1, bad));
-            Pretty.print(JSON.createObjectNode().put("answer", bad), true, printer);
-            Pretty.print(JSON.createObjectNode().put("answer", bad).path("answer"), false, printer);
+            RowView.Pretty.print(JSON.createObjectNode().put("answer", bad), true, printer);
+            RowView.Pretty.print(JSON.createObjectNode().put("answer", bad).path("answer"), false, printer);
 
             assertTrue(out.toString().contains("red  [31m"), out.toString());
             assertTrue(out.toString().chars().allMatch(c -> c == '\n' || !Character.isISOControl(c) && c != 0x202e),
@@ -903,7 +904,7 @@ class ShellTest {
 
         @Test
         void isProposedWithoutControlCharacters() {
-            var proposal = new Proposals.Proposal("tone=red \033[31m", false);
+            var proposal = new Shell.Proposals.Proposal("tone=red \033[31m", false);
 
             assertEquals("tone=red  [31m", proposal.candidate(1).displ());
         }
@@ -913,7 +914,7 @@ class ShellTest {
             var text = "x".repeat(5000);
             for (boolean full : new boolean[] {false, true}) {
                 var out = new StringWriter();
-                Pretty.print(JSON.writeValueAsBytes(Map.of("answer", text)), full, new PrintWriter(out));
+                RowView.Pretty.print(JSON.writeValueAsBytes(Map.of("answer", text)), full, new PrintWriter(out));
                 assertEquals(full, out.toString().contains(text));
                 assertEquals(!full, out.toString().contains("(+4700 characters)"));
             }
@@ -932,7 +933,7 @@ class ShellTest {
 
         private int run(Session session, boolean keepGoing, String lines) throws IOException {
             session.said.getBuffer().setLength(0);
-            return new Script(session.line, session.desk, keepGoing).run(new StringReader(lines));
+            return new Shell.Script(session.line, session.desk, keepGoing).run(new StringReader(lines));
         }
 
         private static String last(Session session) {
