@@ -42,6 +42,7 @@ import com.fasterxml.jackson.databind.ObjectWriter;
 import com.fasterxml.jackson.databind.PropertyNamingStrategies;
 import com.fasterxml.jackson.databind.SerializerProvider;
 import com.fasterxml.jackson.databind.json.JsonMapper;
+import com.fasterxml.jackson.databind.node.ArrayNode;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import com.fasterxml.jackson.databind.module.SimpleModule;
 import com.fasterxml.jackson.databind.util.RawValue;
@@ -173,7 +174,7 @@ final class DifyExec implements Runnable {
                     : type == Compare.class ? type.cast(new Compare(env))
                     : type == Merge.class ? type.cast(new Merge(env))
                     : type == Export.class ? type.cast(new Export(env, System.out))
-                    : type == Shell.class ? type.cast(new Shell(env, edited -> new Factory(env, edited)))
+                    : type == Shell.class ? type.cast(new Shell(desk -> new Factory(env, desk::edits)))
                     : CommandLine.defaultFactory().create(type);
         }
     }
@@ -555,14 +556,10 @@ final class DifyExec implements Runnable {
 
         @Mixin Setup setup;
 
-        @Spec CommandSpec spec;
+        private final Function<Desk, CommandLine.IFactory> factories;
 
-        private final Env env;
-        private final Function<Function<Path, UnaryOperator<Row>>, CommandLine.IFactory> factories;
-
-        /// @param factories what makes commands, by what the shell has changed in the rows of a CSV
-        Shell(Env env, Function<Function<Path, UnaryOperator<Row>>, CommandLine.IFactory> factories) {
-            this.env = env;
+        /// @param factories what makes commands that know what a desk has changed in the rows of a CSV
+        Shell(Function<Desk, CommandLine.IFactory> factories) {
             this.factories = factories;
         }
 
@@ -570,33 +567,22 @@ final class DifyExec implements Runnable {
         public Integer call() throws Exception {
             setup.check(demo.version);
             var desk = desk();
-            return Screen.isTerminal(0) ? new Dialogue(line(desk), desk).run(env)
+            return Screen.isTerminal(0) ? new Dialogue(line(desk), desk).run(setup.env)
                     : new Script(line(desk), desk, keepGoing).run();
         }
 
         /// A desk with the batch on it that the options name.
         Desk desk() {
-            var desk = new Desk(this::open, (columns, err) -> setup.connect(demo.version, columns, 1, err)
-                    .withoutRetries());
+            var desk = new Desk(setup, demo.version);
             if (output != null) desk.open(Optional.ofNullable(input), output, false);
             return desk;
         }
 
         /// The commands over a desk.
         CommandLine line(Desk desk) {
-            var typed = spec.commandLine().getParseResult();
-            return Prompt.commandLine(desk, factories.apply(desk::edits), typed, new EnvDefaults(env))
-                    .setOut(spec.commandLine().getOut()).setErr(spec.commandLine().getErr());
-        }
-
-        private Csv open(Path csv) {
-            try (var source = Source.of(csv)) {
-                if (source.temporary()) throw new Unusable(csv + ": the shell reads its CSV again and again"
-                        + "\nhint: save it as a regular file first");
-                return setup.open(source, csv);
-            } catch (IOException problem) {
-                throw new Unusable(csv + ": " + Plain.of(problem));
-            }
+            var line = setup.spec.commandLine();
+            return Prompt.commandLine(desk, factories.apply(desk), line.getParseResult(), new EnvDefaults(setup.env))
+                    .setOut(line.getOut()).setErr(line.getErr());
         }
 
         /// Commands from a file or a pipe, a line each; a quote may go on over several.
@@ -624,7 +610,7 @@ final class DifyExec implements Runnable {
             int run(Reader commands) throws IOException {
                 var in = new LineNumberReader(commands);
                 int highest = OK;
-                for (var text = in.readLine(); text != null && !desk.isLeft(); text = in.readLine()) {
+                for (var text = in.readLine(); text != null && !desk.isLeft; text = in.readLine()) {
                     int number = in.getLineNumber();
                     var words = words(text.replace("\uFEFF", ""), in);
                     int code = words.isOpen() ? UNUSABLE : Prompt.execute(line, words.texts());
@@ -680,16 +666,16 @@ final class DifyExec implements Runnable {
                             .option(LineReader.Option.INSERT_TAB, false)
                             .variable(LineReader.SECONDARY_PROMPT_PATTERN, "  > ")
                             .variable(LineReader.BELL_STYLE, "none").build();
-                    StateFolder.of(env).ifPresent(folder ->
+                    stateFolder(env).ifPresent(folder ->
                             reader.setVariable(LineReader.HISTORY_FILE, folder.resolve("history")));
                     greet();
-                    while (!desk.isLeft()) {
+                    while (!desk.isLeft) {
                         try {
                             execute(Words.of(reader.readLine(desk.prompt().replace("%", "%%"))).texts());
                         } catch (UserInterruptException _) {
                             // Ctrl-C drops the line
                         } catch (EndOfFileException _) {
-                            desk.leave();
+                            desk.isLeft = true;
                         }
                     }
                     part();
@@ -707,6 +693,26 @@ final class DifyExec implements Runnable {
                 };
             }
 
+            /// Where the user's state is kept: `difyexec` in `XDG_STATE_HOME`, `~/.local/state` or `%LOCALAPPDATA%`.
+            /// Empty where it cannot be made: the history is then forgotten with the session.
+            static Optional<Path> stateFolder(Env env) {
+                var local = env.get("LOCALAPPDATA");
+                var state = env.get("XDG_STATE_HOME");
+                var home = env.get("HOME").isEmpty() ? System.getProperty("user.home") : env.get("HOME");
+                var folder = (!state.isEmpty() ? Path.of(state)
+                        : !local.isEmpty() ? Path.of(local) : Path.of(home, ".local", "state")).resolve("difyexec");
+                if (!folder.isAbsolute()) return Optional.empty(); // nobody's home is "?" in Java
+                try {
+                    Files.createDirectories(folder);
+                    if (folder.getFileSystem().supportedFileAttributeViews().contains("posix"))
+                        Files.setPosixFilePermissions(folder,
+                                PosixFilePermissions.fromString("rwx------")); // it has inputs in it
+                    return Optional.of(folder);
+                } catch (IOException _) {
+                    return Optional.empty();
+                }
+            }
+
             private void greet() {
                 var out = line.getOut();
                 out.println("difyexec " + VERSION + (desk.isOpen() ? " · " + desk.summary() : ""));
@@ -718,9 +724,9 @@ final class DifyExec implements Runnable {
 
             private void part() {
                 var out = line.getOut();
-                if (!desk.edits().isEmpty()) out.println(desk.edits().count()
+                if (!desk.edits.byId.isEmpty()) out.println(desk.edits.count()
                         + " went with the session; 'save FILE' would have written a CSV with them.");
-                if (desk.hasTries()) out.println(desk.tries()
+                if (!desk.tried.isEmpty()) out.println(desk.tries()
                         + " went with the session; 'accept ID' would have kept it as the row's result.");
                 out.flush();
             }
@@ -921,69 +927,21 @@ final class DifyExec implements Runnable {
                         && word.chars().noneMatch(c -> Character.isWhitespace(c) || "\"'\\#".indexOf(c) >= 0);
             }
         }
-
-        /// Where the user's state is kept: `difyexec` in `XDG_STATE_HOME`, `~/.local/state` or `%LOCALAPPDATA%`.
-        static final class StateFolder {
-            /// Empty where it cannot be made: the history is then forgotten with the session.
-            static Optional<Path> of(Env env) {
-                var local = env.get("LOCALAPPDATA");
-                var state = env.get("XDG_STATE_HOME");
-                var home = env.get("HOME").isEmpty() ? System.getProperty("user.home") : env.get("HOME");
-                var folder = (!state.isEmpty() ? Path.of(state)
-                        : !local.isEmpty() ? Path.of(local) : Path.of(home, ".local", "state")).resolve("difyexec");
-                if (!folder.isAbsolute()) return Optional.empty(); // nobody's home is "?" in Java
-                try {
-                    Files.createDirectories(folder);
-                    if (folder.getFileSystem().supportedFileAttributeViews().contains("posix"))
-                        Files.setPosixFilePermissions(folder,
-                                PosixFilePermissions.fromString("rwx------")); // it has inputs in it
-                    return Optional.of(folder);
-                } catch (IOException _) {
-                    return Optional.empty();
-                }
-            }
-        }
     }
 
     /// What lies before the person at the shell: the open batch, the edits, and what was tried. Owned by the thread
     /// that runs the commands; the form alone comes from another.
     static final class Desk {
-        private final Function<Path, Csv> csvs;
-        private final Connection.Opener dify;
-        private final Edits edits = new Edits();
-        private final Map<String, Tried> tried = new TreeMap<>();
-        private Optional<Opened> opened = Optional.empty();
+        final Edits edits = new Edits();
+        /// Of each row the last run of a try that succeeded, until it is accepted.
+        final Map<String, Tried> tried = new TreeMap<>();
+        boolean isLeft = false;
+
+        private final Setup setup;
+        private final String demo;
+        private Batch batch;
+        private List<String> csvStamps, stamps;
         private FutureTask<KnownForm> form;
-        private boolean left = false;
-
-        /// A batch, how its CSV stood when it was opened, and the other files before they were read: what comes
-        /// meanwhile is read next time.
-        private record Opened(Batch batch, List<String> csvStamps, List<String> stamps) {
-            static Opened of(BatchFiles files, Optional<Csv> csv, List<String> csvStamps) {
-                var stamps = stampsOf(files.all().stream());
-                return new Opened(Batch.peek(files, csv, List.of()), csvStamps, stamps);
-            }
-
-            Opened upToDate() {
-                boolean isUnchanged = stamps.equals(stampsOf(batch.files().all().stream()));
-                return isUnchanged ? this : of(batch.files(), batch.csv(), csvStamps);
-            }
-
-            boolean isCsvUnchanged() {
-                return csvStamps.equals(stampsOf(batch.csv().stream().map(csv -> csv.path)));
-            }
-
-            /// A file whose stamp is the same has not been written in between.
-            static List<String> stampsOf(Stream<Path> files) {
-                return files.map(file -> {
-                    try {
-                        return Files.getLastModifiedTime(file) + " " + Files.size(file);
-                    } catch (IOException _) {
-                        return "none";
-                    }
-                }).toList();
-            }
-        }
 
         /// The form as far as it could be had; `note` says why not, or is empty.
         record KnownForm(Form form, String note) {}
@@ -991,9 +949,10 @@ final class DifyExec implements Runnable {
         /// A run of a try that succeeded, when it did.
         record Tried(Attempt attempt, Seen.Ran ran, Instant at) {}
 
-        Desk(Function<Path, Csv> csvs, Connection.Opener dify) {
-            this.csvs = csvs;
-            this.dify = dify;
+        /// @param demo the version that is played, or null: there is a server
+        Desk(Setup setup, String demo) {
+            this.setup = setup;
+            this.demo = demo;
         }
 
         /// Opens a batch in place of the one before. Edits and tries stay with their CSV; with another one they would
@@ -1001,29 +960,58 @@ final class DifyExec implements Runnable {
         void open(Optional<Path> input, Path output, boolean force) {
             boolean same = input.isPresent() && isOpen(input.get());
             if (!same && !force) refuseLoss();
-            var csvStamps = Opened.stampsOf(input.stream());
-            var csv = input.map(csvs);
-            opened = Optional.of(Opened.of(BatchFiles.of(output), csv, csvStamps));
+            var now = stampsOf(input.stream());
+            var csv = input.map(this::opened);
+            read(BatchFiles.of(output), csv);
+            csvStamps = now;
             form = null;
-            if (same) edits.rebase(opened().batch());
+            if (same) edits.rebase(batch);
             else {
-                edits.clear();
+                edits.byId.clear();
                 tried.clear();
             }
         }
 
         private void refuseLoss() {
-            if (!edits.isEmpty()) throw new Unusable(edits.count()
+            if (!edits.byId.isEmpty()) throw new Unusable(edits.count()
                     + " not in any CSV yet: 'save FILE' writes a CSV with them, 'open --force' drops them");
-            if (hasTries()) throw new Unusable(tries()
+            if (!tried.isEmpty()) throw new Unusable(tries()
                     + " not accepted yet: 'accept ID' keeps one, 'open --force' drops them");
         }
 
-        boolean isOpen() {
-            return opened.isPresent();
+        private Csv opened(Path input) {
+            try (var source = Source.of(input)) {
+                if (source.temporary()) throw new Unusable(input + ": the shell reads its CSV again and again"
+                        + "\nhint: save it as a regular file first");
+                return setup.open(source, input);
+            } catch (IOException problem) {
+                throw new Unusable(input + ": " + Plain.of(problem));
+            }
         }
 
-        private boolean isOpen(Path input) {
+        /// The files are looked at before they are read: what comes meanwhile is read next time.
+        private void read(BatchFiles files, Optional<Csv> csv) {
+            var now = stampsOf(files.all().stream());
+            batch = Batch.peek(files, csv, List.of());
+            stamps = now;
+        }
+
+        /// A file whose stamp is the same has not been written in between.
+        private static List<String> stampsOf(Stream<Path> files) {
+            return files.map(file -> {
+                try {
+                    return Files.getLastModifiedTime(file) + " " + Files.size(file);
+                } catch (IOException _) {
+                    return "none";
+                }
+            }).toList();
+        }
+
+        boolean isOpen() {
+            return batch != null;
+        }
+
+        boolean isOpen(Path input) {
             try {
                 return csvPath().isPresent() && Files.exists(input) && Files.isSameFile(csvPath().get(), input);
             } catch (IOException _) {
@@ -1031,39 +1019,36 @@ final class DifyExec implements Runnable {
             }
         }
 
-        private Opened opened() {
-            return opened.orElseThrow(() -> new Unusable("no batch is open: 'open CSV JSONL'"));
-        }
-
         BatchFiles files() {
-            return opened().batch().files();
+            if (batch == null) throw new Unusable("no batch is open: 'open CSV JSONL'");
+            return batch.files();
         }
 
         /// The CSV, which must be as it was when it was opened.
         Csv csv() {
-            var csv = opened().batch().csv()
-                    .orElseThrow(() -> new Unusable("the batch was opened without its CSV: 'open CSV "
-                            + Plain.shell(files().results().toString()) + "'"));
+            var results = files().results().toString();
+            var csv = batch.csv().orElseThrow(() -> new Unusable("the batch was opened without its CSV: 'open CSV "
+                    + Plain.shell(results) + "'"));
             refuseChangedCsv();
             return csv;
         }
 
         void refuseChangedCsv() {
-            if (!isOpen() || opened().isCsvUnchanged()) return;
+            if (!isOpen() || csvStamps.equals(stampsOf(csvPath().stream()))) return;
             var csv = csvPath().orElseThrow().toString();
             throw new Unusable(csv + " was changed since it was opened: 'open " + Plain.shell(csv) + " "
                     + Plain.shell(files().results().toString()) + "' reads it anew; your edits are kept");
         }
 
         private Optional<Path> csvPath() {
-            return opened.flatMap(now -> now.batch().csv()).map(csv -> csv.path);
+            return Optional.ofNullable(batch).flatMap(Batch::csv).map(csv -> csv.path);
         }
 
         /// Where the batch stands, read again once its files were written.
         Batch batch() {
             refuseChangedCsv();
-            opened = Optional.of(opened().upToDate());
-            return opened().batch();
+            if (!stampsOf(files().all().stream()).equals(stamps)) read(files(), batch.csv());
+            return batch;
         }
 
         /// The number of a row; for an id that there is not, the nearest are named.
@@ -1105,24 +1090,13 @@ final class DifyExec implements Runnable {
                     + " (the columns: " + Plain.text(String.join(", ", columns), 300) + ")");
         }
 
-        Edits edits() {
-            return edits;
-        }
-
         /// What has been changed in the rows of this CSV.
         UnaryOperator<Row> edits(Path input) {
             return isOpen(input) ? edits : UnaryOperator.identity();
         }
 
-        Connection connect(PrintWriter err) throws IOException {
-            return dify.open(csv().columns(), err);
-        }
-
-        private void askForForm() {
-            var csv = csv();
-            var asked = new FutureTask<>(() -> known(csv));
-            form = asked;
-            Thread.startVirtualThread(asked);
+        Connection connect(Csv csv, PrintWriter err) throws IOException {
+            return setup.connect(demo, csv.columns(), 1, err).withoutRetries();
         }
 
         /// The workflow's form; asked for again when it could not be had before.
@@ -1148,10 +1122,15 @@ final class DifyExec implements Runnable {
             }
         }
 
+        private void askForForm() {
+            var csv = csv();
+            form = new FutureTask<>(() -> known(csv));
+            Thread.startVirtualThread(form);
+        }
+
         private KnownForm known(Csv csv) throws IOException, InterruptedException {
             var said = new StringWriter();
-            var err = new PrintWriter(said);
-            try (var server = dify.open(csv.columns(), err)) {
+            try (var server = connect(csv, new PrintWriter(said))) {
                 var form = server.form(server.greet(""), csv, csv.path);
                 return new KnownForm(form, said.toString().strip());
             } catch (Unusable problem) {
@@ -1171,31 +1150,15 @@ final class DifyExec implements Runnable {
                     + String.join("; ", problems));
         }
 
-        void keep(Tried success) {
-            tried.put(success.attempt().row().id(), success);
-        }
-
-        Optional<Tried> tried(String id) {
-            return Optional.ofNullable(tried.get(id.strip()));
-        }
-
-        void taken(String id) {
-            tried.remove(id.strip());
-        }
-
         /// `1 successful try of r-2`
         String tries() {
             return Plain.count(tried.size(), "successful try", "successful tries") + " of "
                     + Plain.text(String.join(", ", tried.keySet()), 200);
         }
 
-        boolean hasTries() {
-            return !tried.isEmpty();
-        }
-
         /// Rows without a success whose last try succeeded: paid for, and not accepted yet.
         List<String> untaken() {
-            if (!hasTries()) return List.of();
+            if (tried.isEmpty()) return List.of();
             var index = batch().index();
             return tried.keySet().stream()
                     .filter(id -> index.find(id) >= 0 && !index.standing(index.find(id)).isSuccess()).toList();
@@ -1219,17 +1182,9 @@ final class DifyExec implements Runnable {
         Optional<String> setting(String option) {
             return switch (option) {
                 case "-i" -> csvPath().map(Path::toString);
-                case "-o" -> opened.map(now -> now.batch().files().results().toString());
+                case "-o" -> Optional.ofNullable(batch).map(open -> open.files().results().toString());
                 default -> Optional.empty();
             };
-        }
-
-        void leave() {
-            left = true;
-        }
-
-        boolean isLeft() {
-            return left;
         }
 
         /// `results.jsonl (2 failed) dify> `
@@ -1253,33 +1208,35 @@ final class DifyExec implements Runnable {
 
         /// Cells changed in the shell and not in the CSV, by row and column.
         static final class Edits implements UnaryOperator<Row> {
-            private final Map<String, Map<String, Edit>> byId = new LinkedHashMap<>();
+            final Map<String, Edited> byId = new LinkedHashMap<>();
 
-            record Edit(String before, String after) {}
+            /// A row as the CSV has it, and its cells that are others now.
+            record Edited(Row row, Map<String, String> cells) {}
 
             @Override
             public Row apply(Row row) {
-                var cells = new LinkedHashMap<String, String>();
-                of(row.id()).forEach((column, edit) -> cells.put(column, edit.after()));
-                return row.with(cells);
+                return row.with(of(row.id()));
+            }
+
+            Map<String, String> of(String id) {
+                return byId.containsKey(id) ? byId.get(id).cells() : Map.of();
             }
 
             /// @param row as the CSV has it; a cell that becomes what it is there is no edit any more
             void set(Row row, Map<String, String> cells) {
-                var edited = byId.computeIfAbsent(row.id(), _ -> new LinkedHashMap<>());
-                cells.forEach((column, after) -> {
-                    var before = row.inputs().get(column);
-                    if (after.equals(before)) edited.remove(column);
-                    else edited.put(column, new Edit(before, after));
-                });
+                var edited = new LinkedHashMap<>(of(row.id()));
+                edited.putAll(cells);
+                edited.entrySet().removeAll(row.inputs().entrySet());
                 if (edited.isEmpty()) byId.remove(row.id());
+                else byId.put(row.id(), new Edited(row, edited));
             }
 
             /// Takes back a column's edit, or all of the row. False: there was none.
             boolean unset(String id, Optional<String> column) {
+                if (column.isEmpty()) return byId.remove(id) != null;
                 var edited = byId.get(id);
-                if (edited == null || column.isPresent() && edited.remove(column.get()) == null) return false;
-                if (column.isEmpty() || edited.isEmpty()) byId.remove(id);
+                if (edited == null || edited.cells().remove(column.get()) == null) return false;
+                if (edited.cells().isEmpty()) byId.remove(id);
                 return true;
             }
 
@@ -1287,50 +1244,29 @@ final class DifyExec implements Runnable {
             void rebase(Batch batch) {
                 var before = Map.copyOf(byId);
                 byId.clear();
-                for (var rows = batch.rows(row -> before.containsKey(batch.index().id(row))); rows.hasNext(); ) {
-                    var row = rows.next();
-                    var cells = new LinkedHashMap<String, String>();
-                    before.get(row.id()).forEach((column, edit) -> {
-                        if (row.inputs().containsKey(column)) cells.put(column, edit.after());
-                    });
+                batch.rows(entry -> before.containsKey(batch.index().id(entry))).forEachRemaining(row -> {
+                    var cells = new LinkedHashMap<>(before.get(row.id()).cells());
+                    cells.keySet().retainAll(row.inputs().keySet());
                     set(row, cells);
-                }
-            }
-
-            void clear() {
-                byId.clear();
-            }
-
-            boolean isEmpty() {
-                return byId.isEmpty();
-            }
-
-            Set<String> ids() {
-                return Collections.unmodifiableSet(byId.keySet());
-            }
-
-            Map<String, Edit> of(String id) {
-                return Collections.unmodifiableMap(byId.getOrDefault(id, Map.of()));
+                });
             }
 
             /// `3 edits of 2 rows`
             String count() {
-                return Plain.count(byId.values().stream().mapToLong(Map::size).sum(), "edit") + " of "
-                        + Plain.count(byId.size(), "row");
+                return Plain.count(byId.values().stream().mapToLong(edited -> edited.cells().size()).sum(), "edit")
+                        + " of " + Plain.count(byId.size(), "row");
             }
-        }
 
-        /// The CSV written anew with the edits in it: same encoding, delimiter, mark and line ends, whole or not at
-        /// all.
-        static final class CsvFile {
-            static void write(Csv csv, Index index, Edits edits, Path to) {
-                edits.ids().forEach(id -> edits.of(id).forEach((column, edit) ->
-                        unwritable(edit.after(), csv.charset).ifPresent(character -> {
+            /// Writes the CSV anew with the edits in it: same encoding, delimiter, mark and line ends, whole or not at
+            /// all.
+            void save(Csv csv, Index index, Path to) {
+                byId.forEach((id, edited) -> edited.cells().forEach((column, cell) ->
+                        unwritable(cell, csv.charset).ifPresent(character -> {
                             throw new Unusable(to + ": row " + Plain.id(id) + ", column " + Plain.quoted(column)
                                     + ": the edit has a character that " + csv.charset + " cannot write ("
                                     + Plain.quoted(character) + ")\nhint: set it without");
                         })));
-                Draft.write(to, out -> write(csv, index, edits, out));
+                Draft.write(to, out -> write(csv, index, out));
             }
 
             private static Optional<String> unwritable(String text, Charset charset) {
@@ -1338,7 +1274,7 @@ final class DifyExec implements Runnable {
                 return text.codePoints().mapToObj(Character::toString).filter(c -> !encoder.canEncode(c)).findFirst();
             }
 
-            private static void write(Csv csv, Index index, Edits edits, OutputStream to) throws IOException {
+            private void write(Csv csv, Index index, OutputStream to) throws IOException {
                 var first = firstLine(csv);
                 boolean isDelimiterNamed = csv.header().isDelimiterNamed();
                 var text = new OutputStreamWriter(to, csv.charset.newEncoder());
@@ -1346,14 +1282,14 @@ final class DifyExec implements Runnable {
                 try (var out = new CellWriter(text, csv.header().delimiter(),
                         !isDelimiterNamed && first.startsWith("\uFEFF"), first.endsWith("\r\n") ? "\r\n" : "\n")) {
                     out.write(csv.columns());
-                    for (var rows = csv.with(edits).rows(_ -> true, index); rows.hasNext(); )
+                    for (var rows = csv.with(this).rows(_ -> true, index); rows.hasNext(); )
                         out.write(rows.next().inputs().values());
                 }
             }
 
             /// With its mark and its end.
             private static String firstLine(Csv csv) throws IOException {
-                try (var in = new BufferedReader(new InputStreamReader(Files.newInputStream(csv.path), csv.charset))) {
+                try (var in = Files.newBufferedReader(csv.path, csv.charset)) {
                     var line = new StringBuilder();
                     for (int c = in.read(); c >= 0; c = c == '\n' ? -1 : in.read()) line.append((char) c);
                     return line.toString();
@@ -1371,6 +1307,7 @@ final class DifyExec implements Runnable {
     static final class Prompt implements Runnable {
         private static final List<String> ORDER = List.of("open", "failures", "show", "set", "unset", "edits", "try",
                 "accept", "run", "retry", "save", "exit", "help");
+        private static final int SHOWN = 50;
 
         private final Desk desk;
 
@@ -1479,9 +1416,21 @@ final class DifyExec implements Runnable {
                 @Option(names = "--all", description = "Not only the first 50.") boolean all) {
             var rows = desk.failures(text);
             if (rows.isEmpty()) out().println("No such row: none failed, is paused or unknown.");
-            else if (by == Grouping.ERROR) FailureView.byError(desk.batch(), rows, all, out());
-            else FailureView.byRow(desk.batch(), rows, all, out());
+            else if (by == Grouping.ERROR) byError(desk.batch(), rows, all, out());
+            else byRow(desk.batch(), rows, all);
             return OK;
+        }
+
+        static void byError(Batch batch, List<Integer> rows, boolean all, PrintWriter out) {
+            CauseGroup.of(batch, rows.stream().mapToInt(entry -> entry), all ? Integer.MAX_VALUE : 5)
+                    .forEach(group -> out.println("  " + group.line()));
+        }
+
+        private void byRow(Batch batch, List<Integer> rows, boolean all) {
+            out().printf(Locale.ROOT, "  %-20s %8s  %s%n", "id", "attempts", "cause");
+            Plain.some(rows, all ? Long.MAX_VALUE : SHOWN, entry -> out().printf(Locale.ROOT, "  %-20s %8d  %s%n",
+                    Plain.id(batch.index().id(entry)), batch.history().attempts(entry),
+                    Plain.text(Cause.of(batch, entry).words(), 160)), "  %s (--all)", out());
         }
 
         @Command(name = "show", description = "Shows a row: its inputs, every attempt, its outputs.")
@@ -1507,8 +1456,8 @@ final class DifyExec implements Runnable {
             var cells = desk.cells(words);
             var form = desk.form();
             Desk.check(form.form(), row.with(cells), cells.keySet());
-            desk.edits().set(row, cells);
-            print(row.id(), desk.edits().of(row.id()));
+            desk.edits.set(row, cells);
+            print(row);
             if (!form.note().isEmpty())
                 err().println("Not checked against the workflow's form: " + Plain.text(form.note(), 500));
             return OK;
@@ -1519,7 +1468,7 @@ final class DifyExec implements Runnable {
                 @Parameters(arity = "0..1", paramLabel = "COLUMN", description = "Only this one; default: all.")
                 String column) {
             var known = desk.batch().index().id(desk.entry(id));
-            if (!desk.edits().unset(known, Optional.ofNullable(column).map(desk::column)))
+            if (!desk.edits.unset(known, Optional.ofNullable(column).map(desk::column)))
                 throw new Unusable("row " + Plain.id(known) + (column == null ? "" : ", " + Plain.text(column, 40))
                         + ": there is no edit to take back");
             return OK;
@@ -1527,19 +1476,20 @@ final class DifyExec implements Runnable {
 
         @Command(name = "edits", description = "Shows what was changed, against the CSV.")
         int edits() {
-            var edits = desk.edits();
-            edits.ids().forEach(id -> print(id, edits.of(id)));
-            out().println(edits.isEmpty() ? "No edits." : edits.count() + "; 'save FILE' writes a CSV with them.");
+            var edits = desk.edits;
+            edits.byId.values().forEach(edited -> print(edited.row()));
+            out().println(edits.byId.isEmpty() ? "No edits." : edits.count() + "; 'save FILE' writes a CSV with them.");
             return OK;
         }
 
         /// A row's edits as a diff against the CSV.
-        private void print(String id, Map<String, Desk.Edits.Edit> edits) {
-            out().println(Plain.id(id) + (edits.isEmpty() ? ": as in the CSV" : ""));
-            edits.forEach((column, edit) -> {
+        private void print(Row row) {
+            var edits = desk.edits.of(row.id());
+            out().println(Plain.id(row.id()) + (edits.isEmpty() ? ": as in the CSV" : ""));
+            edits.forEach((column, cell) -> {
                 out().println("  " + Plain.text(column, 40));
-                edit.before().lines().forEach(line -> out().println("  - " + Plain.text(line, 300)));
-                edit.after().lines().forEach(line -> out().println("  + " + Plain.text(line, 300)));
+                row.inputs().get(column).lines().forEach(line -> out().println("  - " + Plain.text(line, 300)));
+                cell.lines().forEach(line -> out().println("  + " + Plain.text(line, 300)));
             });
         }
 
@@ -1560,14 +1510,15 @@ final class DifyExec implements Runnable {
         int accept(@Parameters(paramLabel = "ID", description = "The row.") String id,
                 @Option(names = "--force", description = "Also over a success.") boolean force) throws IOException {
             var row = desk.row(id);
-            var tried = desk.tried(row.id()).orElseThrow(() -> new Unusable("row " + Plain.id(row.id())
-                    + " has no successful try in this session: 'try " + Plain.shell(Plain.id(row.id())) + "' first"));
+            var tried = desk.tried.get(row.id());
+            if (tried == null) throw new Unusable("row " + Plain.id(row.id())
+                    + " has no successful try in this session: 'try " + Plain.shell(Plain.id(row.id())) + "' first");
             boolean isSaved = tried.attempt().cells().equals(row.hash()); // the cells that ran are in the CSV by now
             var attempt = isSaved ? tried.attempt().of(row) : tried.attempt();
             try (var writer = BatchWriter.open(desk.files(), desk.csv(), false, false, Optional.empty())) {
                 writer.accept(attempt, tried.ran(), tried.at(), force);
             }
-            desk.taken(row.id());
+            desk.tried.remove(row.id());
             out().println("Accepted: " + tried.ran().ref().name() + " is the result of row "
                     + Plain.id(row.id()) + (attempt.row().isEdited() ? ", edited." : "."));
             return OK;
@@ -1581,8 +1532,8 @@ final class DifyExec implements Runnable {
             boolean open = desk.isOpen(file);
             if (open && !force) throw new Unusable(file + " is the open CSV\nhint: --force writes over it");
             Draft.refuse(file, desk.files(), Optional.empty(), _ -> force);
-            Desk.CsvFile.write(csv, desk.batch().index(), desk.edits(), file);
-            var edits = desk.edits().count();
+            desk.edits.save(csv, desk.batch().index(), file);
+            var edits = desk.edits.count();
             if (open) desk.open(Optional.of(csv.path), desk.files().results(), false);
             out().println("Saved " + Plain.count(desk.batch().index().rows(), "row") + " to "
                     + Plain.text(file.toString(), 200) + ", with " + edits + ".");
@@ -1591,7 +1542,7 @@ final class DifyExec implements Runnable {
 
         @Command(name = "exit", aliases = "quit", description = "Leaves, as Ctrl-D does.")
         int exit() {
-            desk.leave();
+            desk.isLeft = true;
             return OK;
         }
 
@@ -1620,7 +1571,7 @@ final class DifyExec implements Runnable {
             if (ids.isEmpty() == (cause == null)) throw new Unusable("name ids, or 'all', or --by-error TEXT");
             if (cause == null && !ids.equals(List.of("all"))) return work.start(named(ids, force));
             work.rows.ids = desk.failures(cause == null ? "" : cause).stream().map(desk.batch().index()::id)
-                    .filter(id -> force || desk.tried(id).isEmpty()).toList();
+                    .filter(id -> force || !desk.tried.containsKey(id)).toList();
             if (!work.rows.ids.isEmpty()) return work.start(Selection.fromList());
             err().println("Nothing to do: no such row is open.");
             return OK;
@@ -1629,7 +1580,7 @@ final class DifyExec implements Runnable {
         private Selection named(List<String> ids, boolean force) {
             for (var id : ids) {
                 desk.entry(id);
-                if (!force && desk.tried(id).isPresent()) throw triedAlready(id);
+                if (!force && desk.tried.containsKey(id.strip())) throw triedAlready(id);
             }
             return Selection.named(ids.stream().map(String::strip).toList(), force);
         }
@@ -1640,179 +1591,152 @@ final class DifyExec implements Runnable {
                     + "\nhint: 'accept " + Plain.shell(Plain.id(id))
                     + "' takes that result; --force runs (and pays) it again");
         }
-
-        /// Rows without a success, one by one or by cause.
-        static final class FailureView {
-            private static final int SHOWN = 50;
-
-            static void byRow(Batch batch, List<Integer> rows, boolean all, PrintWriter out) {
-                out.printf(Locale.ROOT, "  %-20s %8s  %s%n", "id", "attempts", "cause");
-                Plain.some(rows, all ? Long.MAX_VALUE : SHOWN, entry -> out.printf(Locale.ROOT, "  %-20s %8d  %s%n",
-                        Plain.id(batch.index().id(entry)), batch.history().attempts(entry),
-                        Plain.text(Cause.of(batch, entry).words(), 160)), "  %s (--all)", out);
-            }
-
-            static void byError(Batch batch, List<Integer> rows, boolean all, PrintWriter out) {
-                CauseGroup.of(batch, rows.stream().mapToInt(entry -> entry), all ? Integer.MAX_VALUE : 5)
-                        .forEach(group -> out.println("  " + group.line()));
-            }
-        }
     }
 
-    /// One `try`: a row goes through the engine once, and nothing but the log is written.
-    record Trial(Desk desk, Connection dify, BatchWriter writer, Batch batch, PrintWriter out) {
+    /// One `try`: a row goes through the engine once, and nothing but the log is written. On the screen stand each node
+    /// with its times as they come, text as it comes, then the outcome.
+    static final class Trial implements Watcher {
+        private final PrintWriter out;
+        private final long began = System.nanoTime();
+        private Optional<Desk.Tried> last = Optional.empty();
+        private Optional<Outcome> outcome = Optional.empty();
+        private boolean inText = false;
 
+        Trial(PrintWriter out) {
+            this.out = out;
+        }
+
+        /// @param cells in place of the row's, for this try only
         static int run(Desk desk, int entry, Map<String, String> cells, boolean force, PrintWriter out,
                 PrintWriter err) throws Exception {
             var id = desk.batch().index().id(entry);
-            var csv = desk.csv().with(row -> row.id().equals(id) ? desk.edits().apply(row).with(cells) : row);
-            try (var dify = desk.connect(err);
+            var csv = desk.csv().with(row -> row.id().equals(id) ? desk.edits.apply(row).with(cells) : row);
+            try (var dify = desk.connect(csv, err);
                  var writer = BatchWriter.open(desk.files(), csv, false, false, Optional.empty())) {
-                var batch = writer.batch();
-                if (batch.isInDoubt(entry) && !force) throw new Unusable("the end of an earlier run of row "
+                if (writer.batch().isInDoubt(entry) && !force) throw new Unusable("the end of an earlier run of row "
                         + Plain.id(id) + " is not known\nhint: 'run --ids " + Plain.shell(Plain.id(id))
                         + "' looks it up first; --force tries the row all the same");
-                return new Trial(desk, dify, writer, batch, out).run(dify.greet(batch, ""), entry, force);
+                var server = dify.greet(writer.batch(), "");
+                var form = dify.form(server, csv, csv.path);
+                var wanted = writer.batch().forTry(entry, dify.timeout(), force);
+                Desk.check(form, writer.batch().rows(row -> row == entry).next(), csv.columns());
+                var trial = new Trial(out);
+                var engine = trial.engine(dify, server, form, wanted, writer);
+                var stop = engine.runToLastWords();
+                if (engine.tally().succeeded() == 1) // paid for, also when Ctrl-C came with its end
+                    trial.last.ifPresent(tried -> desk.tried.put(id, tried));
+                return trial.end(id, engine.tally(), stop);
             }
         }
 
-        private int run(Greeting.Met server, int entry, boolean force) throws IOException, InterruptedException {
-            var csv = batch.csv().orElseThrow();
-            var form = dify.form(server, csv, csv.path);
-            var wanted = batch.forTry(entry, dify.timeout(), force);
-            Desk.check(form, batch.rows(row -> row == entry).next(), csv.columns());
-            var view = new TryView(out);
-            var engine = dify.engine(server, new Sender(dify.client(server), form, Optional.empty()), wanted,
-                    terms(server), writer, view, "try c=1", typed());
-            var stop = engine.runToLastWords();
-            if (engine.tally().succeeded() == 1)
-                view.last().ifPresent(desk::keep); // paid for, also when Ctrl-C came with its end
-            return view.outcome(batch.index().id(entry), engine.tally(), stop);
-        }
-
-        private Typed typed() {
-            var csv = Typed.ofInput(batch.csv().orElseThrow().path);
-            return csv.and(dify.setup().next().typed()).and(batch.typed());
-        }
-
-        private Engine.Terms terms(Greeting.Met server) {
+        private Engine engine(Connection dify, Greeting.Met server, Form form, Wanted wanted, BatchWriter writer) {
+            var batch = writer.batch();
             var mode = dify.mode() == Mode.BLOCKING ? Mode.BLOCKING : Mode.STREAMING;
-            return dify.terms(Limits.Ends.NONE, Duration.ZERO, new Pace(1, null),
-                    batch.history().route(mode, server.kind(), server.version()));
+            var route = batch.history().route(mode, server.kind(), server.version());
+            var terms = dify.terms(Limits.Ends.NONE, Duration.ZERO, new Pace(1, null), route);
+            var input = Typed.ofInput(batch.csv().orElseThrow().path);
+            return dify.engine(server, new Sender(dify.client(server), form, Optional.empty()), wanted, terms, writer,
+                    this, "try c=1", input.and(dify.setup().next().typed()).and(batch.typed()));
         }
 
-        /// A try on the screen: each node with its times as they come, text as it comes, then the outcome.
-        static final class TryView implements Watcher {
-            private final PrintWriter out;
-            private final long began = System.nanoTime();
-            private Optional<Desk.Tried> last = Optional.empty();
-            private Optional<Outcome> outcome = Optional.empty();
-            private boolean inText = false;
-
-            TryView(PrintWriter out) {
-                this.out = out;
+        @Override
+        public void heard(Heard.Said said) {
+            switch (said) {
+                case Heard.NodeBegan(var title, var type) -> line(name(title, type) + " …");
+                case Heard.NodeEnded(var title, var type, var status, var seconds, var error) ->
+                    line(name(title, type) + " " + Plain.text(status, 40)
+                            + String.format(Locale.ROOT, " in %.2f s", seconds)
+                            + (error.isEmpty() ? "" : ": " + Plain.text(error, 300)));
+                case Heard.Chunk(var text) -> text(text);
             }
+            out.flush();
+        }
 
-            @Override
-            public void heard(Heard.Said said) {
-                switch (said) {
-                    case Heard.NodeBegan(var title, var type) -> line(name(title, type) + " …");
-                    case Heard.NodeEnded(var title, var type, var status, var seconds, var error) ->
-                        line(name(title, type) + " " + Plain.text(status, 40)
-                                + String.format(Locale.ROOT, " in %.2f s", seconds)
-                                + (error.isEmpty() ? "" : ": " + Plain.text(error, 300)));
-                    case Heard.Chunk(var text) -> text(text);
-                }
-                out.flush();
+        private static String name(String title, String type) {
+            return Plain.text(title, 40)
+                    + (type.isEmpty() || type.equals(title) ? "" : " (" + Plain.text(type, 40) + ")");
+        }
+
+        private void line(String text) {
+            end();
+            out.println(String.format(Locale.ROOT, "  %6.2f s  ", (System.nanoTime() - began) / 1e9) + text);
+        }
+
+        /// A line of its own for each of the text's.
+        private void text(String text) {
+            for (var part : text.split("(?<=\n)")) {
+                if (part.isEmpty()) continue;
+                if (!inText) out.print("            | ");
+                inText = !part.endsWith("\n");
+                if (inText || !part.isBlank()) out.print(Plain.text(part.replace("\n", ""), Integer.MAX_VALUE));
+                if (!inText) out.println();
             }
+        }
 
-            private static String name(String title, String type) {
-                return Plain.text(title, 40)
-                        + (type.isEmpty() || type.equals(title) ? "" : " (" + Plain.text(type, 40) + ")");
+        @Override
+        public void watch(Tally tally) {}
+
+        @Override
+        public void ran(Attempt attempt, Seen.Ran ran, Instant at) {
+            last = Optional.of(new Desk.Tried(attempt, ran, at));
+        }
+
+        @Override
+        public void ended(Outcome outcome) {
+            this.outcome = Optional.of(outcome);
+        }
+
+        @Override
+        public void say(String sentence) {
+            end();
+            out.println(Plain.text(sentence, 1000));
+            out.flush();
+        }
+
+        /// Of the line of a text that goes on.
+        @Override
+        public void end() {
+            if (inText) out.println();
+            inText = false;
+        }
+
+        /// How it went, and the next command to type. Returns the exit code.
+        private int end(String id, Tally tally, Optional<Stop> stop) {
+            if (tally.harvested > 0) out.println("The run of an earlier try was looked up; no new one was started.");
+            if (stop.isPresent() || outcome.isEmpty()) {
+                if (stop.filter(reason -> reason.code() == INTERRUPTED).isPresent()) out.println(); // after ^C
+                out.println(stop.map(Stop::told).orElse("Stopped: no outcome."));
             }
+            int code = outcome.map(end -> told(end, id)).orElse(STOPPED);
+            return stop.map(Stop::code).orElse(code);
+        }
 
-            private void line(String text) {
-                end();
-                out.println(String.format(Locale.ROOT, "  %6.2f s  ", (System.nanoTime() - began) / 1e9) + text);
-            }
+        private int told(Outcome outcome, String id) {
+            var ran = last.map(Desk.Tried::ran);
+            var word = outcome.standing().word();
+            out.println(word.substring(0, 1).toUpperCase(Locale.ROOT) + word.substring(1)
+                    + ran.map(Trial::used).orElse("")
+                    + (outcome.text().isEmpty() ? "" : ": " + Plain.text(outcome.text(), 500)));
+            if (!outcome.standing().isSuccess()) return ROWS_LEFT;
+            ran.ifPresent(run -> RowView.print(run.outputs(), false, out));
+            out.println("'accept " + Plain.shell(Plain.id(id)) + "' keeps this as the row's result.");
+            return OK;
+        }
 
-            /// A line of its own for each of the text's.
-            private void text(String text) {
-                for (var part : text.split("(?<=\n)")) {
-                    if (part.isEmpty()) continue;
-                    if (!inText) out.print("            | ");
-                    inText = !part.endsWith("\n");
-                    if (inText || !part.isBlank()) out.print(Plain.text(part.replace("\n", ""), Integer.MAX_VALUE));
-                    if (!inText) out.println();
-                }
-            }
-
-            @Override
-            public void watch(Tally tally) {}
-
-            @Override
-            public void ran(Attempt attempt, Seen.Ran ran, Instant at) {
-                last = Optional.of(new Desk.Tried(attempt, ran, at));
-            }
-
-            @Override
-            public void ended(Outcome outcome) {
-                this.outcome = Optional.of(outcome);
-            }
-
-            @Override
-            public void say(String sentence) {
-                end();
-                out.println(Plain.text(sentence, 1000));
-                out.flush();
-            }
-
-            /// Of the line of a text that goes on.
-            @Override
-            public void end() {
-                if (inText) out.println();
-                inText = false;
-            }
-
-            /// The last run of the try, if one has come to its end.
-            Optional<Desk.Tried> last() {
-                return last;
-            }
-
-            /// How it went, and the next command to type. Returns the exit code.
-            int outcome(String id, Tally tally, Optional<Stop> stop) {
-                if (tally.harvested > 0)
-                    out.println("The run of an earlier try was looked up; no new one was started.");
-                if (stop.isPresent() || outcome.isEmpty()) {
-                    if (stop.filter(reason -> reason.code() == INTERRUPTED).isPresent()) out.println(); // after ^C
-                    out.println(stop.map(Stop::told).orElse("Stopped: no outcome."));
-                }
-                int code = outcome.map(end -> told(end, id)).orElse(STOPPED);
-                return stop.map(Stop::code).orElse(code);
-            }
-
-            private int told(Outcome outcome, String id) {
-                var ran = last.map(Desk.Tried::ran);
-                var word = outcome.standing().word();
-                out.println(word.substring(0, 1).toUpperCase(Locale.ROOT) + word.substring(1)
-                        + ran.map(run -> String.format(Locale.ROOT, " in %.2f s", run.usage().seconds())
-                                + used(run.usage()) + (run.ref().isNamed() ? ", " + run.ref().name() : "")).orElse("")
-                        + (outcome.text().isEmpty() ? "" : ": " + Plain.text(outcome.text(), 500)));
-                if (!outcome.standing().isSuccess()) return ROWS_LEFT;
-                ran.ifPresent(run -> RowView.Pretty.print(run.outputs(), false, out));
-                out.println("'accept " + Plain.shell(Plain.id(id)) + "' keeps this as the row's result.");
-                return OK;
-            }
-
-            private static String used(Usage usage) {
-                return ", " + Plain.count(usage.tokens(), "token")
-                        + usage.price().map(price -> Summary.cost(Map.of(usage.currency(), price))).orElse("");
-            }
+        /// ` in 1.25 s, 12 tokens, 0.0001 USD, run 3f2a`
+        private static String used(Seen.Ran run) {
+            var usage = run.usage();
+            return String.format(Locale.ROOT, " in %.2f s, ", usage.seconds()) + Plain.count(usage.tokens(), "token")
+                    + usage.price().map(price -> Summary.cost(Map.of(usage.currency(), price))).orElse("")
+                    + (run.ref().isNamed() ? ", " + run.ref().name() : "");
         }
     }
 
-    /// All that is known of one row, by its files and this session.
+    /// All that is known of one row, by its files and this session. Its outputs are JSON for people: indented, long
+    /// texts cut with a count, and no control character in it.
     record RowView(Desk desk, Endings endings, int entry, boolean full, PrintWriter out) {
+        private static final int CUT = 300, LINES = 40;
+
         void all() throws IOException {
             var index = desk.batch().index();
             var csv = desk.batch().csv().map(file -> Plain.text(file.path.toString(), 200));
@@ -1825,12 +1749,12 @@ final class DifyExec implements Runnable {
             if (index.standing(entry).isSuccess()) {
                 var ending = endings.of(entry);
                 out.println("Outputs" + (ending.edited() ? " (of edited inputs)" : ""));
-                Pretty.print(ending.tree(), full, out);
+                print(ending.tree(), full, out);
             }
-            desk.tried(id()).ifPresent(tried -> {
+            if (desk.tried.containsKey(id())) {
                 out.println("Outputs of the last try, not accepted");
-                Pretty.print(tried.ran().outputs(), full, out);
-            });
+                print(desk.tried.get(id()).ran().outputs(), full, out);
+            }
         }
 
         private String id() {
@@ -1839,10 +1763,10 @@ final class DifyExec implements Runnable {
 
         private void inputs(Row row) {
             out.println("Inputs");
-            var edited = desk.edits().of(row.id()).keySet();
-            desk.edits().apply(row).inputs().forEach((column, cell) -> {
-                var lines = Pretty.cut(cell, full).lines().map(line -> Plain.text(line, Integer.MAX_VALUE)).toList();
-                out.println("  " + Plain.text(column, 40) + (edited.contains(column) ? " (edited)" : "") + ": "
+            var edited = desk.edits.of(row.id());
+            row.with(edited).inputs().forEach((column, cell) -> {
+                var lines = cut(cell, full).lines().map(line -> Plain.text(line, Integer.MAX_VALUE)).toList();
+                out.println("  " + Plain.text(column, 40) + (edited.containsKey(column) ? " (edited)" : "") + ": "
                         + (lines.size() == 1 ? lines.getFirst() : ""));
                 if (lines.size() > 1) lines.forEach(line -> out.println("    " + line));
             });
@@ -1873,55 +1797,46 @@ final class DifyExec implements Runnable {
             var top = all.properties().stream().map(field -> "/" + field.getKey()).collect(joining(", "));
             if (part.isMissingNode()) throw new Unusable("there is no " + Plain.quoted(pointer)
                     + " in the outputs; at the top there are " + Plain.text(top, 300));
-            Pretty.print(part, full, out);
+            print(part, full, out);
         }
 
         /// Those of the last try, else the row's.
         private JsonNode outputs() throws IOException {
-            var tried = desk.tried(id());
-            if (tried.isPresent()) return Json.MAPPER.readTree(tried.get().ran().outputs());
+            if (desk.tried.containsKey(id())) return Json.MAPPER.readTree(desk.tried.get(id()).ran().outputs());
             if (desk.batch().index().standing(entry).isSuccess()) return endings.of(entry).tree();
             throw new Unusable("row " + Plain.id(id()) + " has no outputs yet");
         }
 
-        /// JSON for people: indented, long texts cut with a count, and no control character in it.
-        static final class Pretty {
-            private static final int CUT = 300, LINES = 40;
-
-            static void print(byte[] outputs, boolean full, PrintWriter out) {
-                try {
-                    print(Json.MAPPER.readTree(outputs), full, out);
-                } catch (IOException problem) {
-                    out.println("  (the outputs cannot be read: " + Plain.of(problem) + ")");
-                }
+        static void print(byte[] outputs, boolean full, PrintWriter out) {
+            try {
+                print(Json.MAPPER.readTree(outputs), full, out);
+            } catch (IOException problem) {
+                out.println("  (the outputs cannot be read: " + Plain.of(problem) + ")");
             }
+        }
 
-            static void print(JsonNode value, boolean full, PrintWriter out) {
-                var lines = value.isTextual() ? cut(value.asText(), full).lines().toList()
-                        : (full ? value : cut(value)).toPrettyString().lines().toList();
-                Plain.some(lines, full ? Long.MAX_VALUE : LINES,
-                        line -> out.println("  " + Plain.text(line, Integer.MAX_VALUE)), "  %s lines (--full)", out);
-            }
+        /// What is cut is cut in the value itself.
+        static void print(JsonNode value, boolean full, PrintWriter out) {
+            var shown = full ? value : cut(value);
+            var lines = (shown.isTextual() ? shown.asText() : shown.toPrettyString()).lines().toList();
+            Plain.some(lines, full ? Long.MAX_VALUE : LINES,
+                    line -> out.println("  " + Plain.text(line, Integer.MAX_VALUE)), "  %s lines (--full)", out);
+        }
 
-            /// `the first words… (+1234 characters)`
-            static String cut(String text, boolean full) {
-                if (full || text.length() <= CUT + 20) return text;
-                var cut = Plain.cut(text, CUT);
-                return cut + "… (+" + (text.length() - cut.length()) + " characters)";
-            }
+        /// `the first words… (+1234 characters)`
+        private static String cut(String text, boolean full) {
+            if (full || text.length() <= CUT + 20) return text;
+            var cut = Plain.cut(text, CUT);
+            return cut + "… (+" + (text.length() - cut.length()) + " characters)";
+        }
 
-            private static JsonNode cut(JsonNode value) {
-                if (value.isTextual()) return Json.MAPPER.getNodeFactory().textNode(cut(value.asText(), false));
-                if (value.isArray()) {
-                    var array = Json.MAPPER.createArrayNode();
-                    value.forEach(item -> array.add(cut(item)));
-                    return array;
-                }
-                if (!value.isObject()) return value;
-                var object = Json.MAPPER.createObjectNode();
-                value.properties().forEach(field -> object.set(field.getKey(), cut(field.getValue())));
-                return object;
-            }
+        private static JsonNode cut(JsonNode value) {
+            if (value.isTextual()) return Json.MAPPER.getNodeFactory().textNode(cut(value.asText(), false));
+            if (value instanceof ArrayNode items)
+                for (int at = 0; at < items.size(); at++) items.set(at, cut(items.get(at)));
+            if (value instanceof ObjectNode object)
+                object.properties().forEach(field -> field.setValue(cut(field.getValue())));
+            return value;
         }
     }
 
@@ -2343,10 +2258,6 @@ final class DifyExec implements Runnable {
     /// @param err  where what is odd about the server is told
     record Connection(Setup setup, Access access, DifyClient client, Judge judge, Optional<Demo> demo,
             PrintWriter err) implements AutoCloseable {
-
-        @FunctionalInterface interface Opener {
-            Connection open(List<String> columns, PrintWriter err) throws IOException;
-        }
 
         /// The same for one who sits before it and decides what is tried again: nothing is by itself.
         Connection withoutRetries() {

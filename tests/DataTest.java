@@ -480,7 +480,7 @@ final class DataTest {
 
         @Test
         void aStateFolderIsMadeOnlyWhereAHomeIsKnown() {
-            assertEquals(Optional.empty(), Shell.StateFolder.of(env("XDG_STATE_HOME", "?")));
+            assertEquals(Optional.empty(), Shell.Dialogue.stateFolder(env("XDG_STATE_HOME", "?")));
             assertFalse(Files.exists(Path.of("?")));
         }
 

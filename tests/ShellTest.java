@@ -889,13 +889,13 @@ class ShellTest {
             var bad = "red \033[31m, \u009b2J, \u202e, bell \007 and\r";
             var out = new StringWriter();
             var printer = new PrintWriter(out);
-            var view = new Trial.TryView(printer);
+            var view = new Trial(printer);
 
             view.heard(new Heard.NodeBegan(bad, bad));
             view.heard(new Heard.Chunk(bad + "\nnext" + bad));
             view.heard(new Heard.NodeEnded(bad, bad, bad, 1, bad));
-            RowView.Pretty.print(JSON.createObjectNode().put("answer", bad), true, printer);
-            RowView.Pretty.print(JSON.createObjectNode().put("answer", bad).path("answer"), false, printer);
+            RowView.print(JSON.createObjectNode().put("answer", bad), true, printer);
+            RowView.print(JSON.createObjectNode().put("answer", bad).path("answer"), false, printer);
 
             assertTrue(out.toString().contains("red  [31m"), out.toString());
             assertTrue(out.toString().chars().allMatch(c -> c == '\n' || !Character.isISOControl(c) && c != 0x202e),
@@ -914,7 +914,7 @@ class ShellTest {
             var text = "x".repeat(5000);
             for (boolean full : new boolean[] {false, true}) {
                 var out = new StringWriter();
-                RowView.Pretty.print(JSON.writeValueAsBytes(Map.of("answer", text)), full, new PrintWriter(out));
+                RowView.print(JSON.writeValueAsBytes(Map.of("answer", text)), full, new PrintWriter(out));
                 assertEquals(full, out.toString().contains(text));
                 assertEquals(!full, out.toString().contains("(+4700 characters)"));
             }
@@ -977,7 +977,7 @@ class ShellTest {
             assertEquals(Math.max(3, code), run(session, false, "status\n\nend\nset r-1 text=better\n"));
             assertTrue(last(session).startsWith("difyexec: line 3: the script ends here: its command " + says
                     + " (code " + code + ")"), last(session));
-            assertTrue(session.desk.edits().isEmpty());
+            assertTrue(session.desk.edits.byId.isEmpty());
         }
 
         private static CommandLine ended(String name, int code) {
@@ -1005,7 +1005,7 @@ class ShellTest {
             assertEquals(130, run(session, true, "end\nset r-1 text=better\n"));
             assertEquals("difyexec: line 1: the script ends here: its command was interrupted (code 130)",
                     last(session));
-            assertTrue(session.desk.edits().isEmpty());
+            assertTrue(session.desk.edits.byId.isEmpty());
         }
 
         @Test
@@ -1054,7 +1054,7 @@ class ShellTest {
             var session = reopened();
 
             assertEquals(0, run(session, false, "exit\nshow r-9\n"));
-            assertTrue(session.desk.isLeft());
+            assertTrue(session.desk.isLeft);
         }
     }
 
