@@ -494,8 +494,6 @@ final class DifyExec implements Runnable {
         @ArgGroup(validate = false, order = 2, heading = "%nRows:%n") ShardOption rows = new ShardOption();
         @Mixin Setup setup;
 
-        @Spec CommandSpec spec;
-
         @Override
         public Integer call() throws Exception {
             setup.check(demo.version);
@@ -512,7 +510,7 @@ final class DifyExec implements Runnable {
         }
 
         private int report(Csv csv, Index index, Greeting.Met server, Form form, Connection dify) {
-            var out = spec.commandLine().getOut();
+            var out = setup.spec.commandLine().getOut();
             var inspection = Inspection.of(csv.columns(), form, csv.rows(_ -> true, index)).of(csv, index);
             if (json) out.println(Json.MAPPER.valueToTree(inspection).toString());
             else CheckView.print(inspection, server, out);
@@ -578,11 +576,33 @@ final class DifyExec implements Runnable {
             return desk;
         }
 
-        /// The commands over a desk.
+        /// The commands over a desk. What was typed for the shell holds for them, and those beside it are there, too.
         CommandLine line(Desk desk) {
-            var line = setup.spec.commandLine();
-            return Prompt.commandLine(desk, factories.apply(desk), line.getParseResult(), new EnvDefaults(setup.env))
-                    .setOut(line.getOut()).setErr(line.getErr());
+            var shell = setup.spec.commandLine();
+            var factory = factories.apply(desk);
+            var line = new CommandLine(new Prompt(desk), factory);
+            Prompt.ORDER.forEach(name -> line.addSubcommand(name, line.getCommandSpec().removeSubcommand(name)));
+            for (var command : shell.getParent().getSubcommands().values()) {
+                var type = command.getCommandSpec().userObject().getClass();
+                if (type != Shell.class && type != AutoComplete.GenerateCompletion.class
+                        && !line.getSubcommands().containsKey(command.getCommandName()))
+                    line.addSubcommand(new CommandLine(type, factory));
+            }
+            return CommandLines.configured(line, arg -> defaultOf(arg, desk), setup.env)
+                    .setOut(shell.getOut()).setErr(shell.getErr()).setExpandAtFiles(false)
+                    .setParameterExceptionHandler(Prompt::unusable)
+                    .setExecutionExceptionHandler(Prompt::failed)
+                    .setExecutionStrategy(parsed -> Prompt.execute(parsed, desk));
+        }
+
+        /// The open batch, what was typed for the shell, the environment.
+        private String defaultOf(ArgSpec arg, Desk desk) {
+            if (!(arg instanceof OptionSpec option)) return null; // the command's own
+            var name = option.shortestName(); // `show` has an `--output` that is not the shell's `-o`
+            var typed = setup.spec.commandLine().getParseResult().matchedOptions().stream()
+                    .filter(other -> other.shortestName().equals(name)).findFirst().map(OptionSpec::stringValues)
+                    .map(values -> values.isEmpty() ? "true" : String.join(",", values));
+            return desk.setting(name).or(() -> typed).orElseGet(() -> new EnvDefaults(setup.env).defaultValue(arg));
         }
 
         /// Commands from a file or a pipe, a line each; a quote may go on over several.
@@ -830,9 +850,7 @@ final class DifyExec implements Runnable {
                 var options = switch (desk.formWithin(PATIENCE).flatMap(form -> form.variable(column)).orElse(null)) {
                     case Variable.Select select -> select.options();
                     case Variable.Checkbox _ -> List.of("true", "false");
-                    case null -> List.<String>of();
-                    case Variable.Query _, Variable.TextInput _, Variable.NumberInput _, Variable.JsonObject _,
-                            Variable.SingleFile _, Variable.FileList _, Variable.Unsupported _ -> List.<String>of();
+                    case null, default -> List.<String>of();
                 };
                 return of(options.stream().map(option -> column + "=" + option), begun);
             }
@@ -1100,13 +1118,9 @@ final class DifyExec implements Runnable {
         }
 
         /// The workflow's form; asked for again when it could not be had before.
-        KnownForm form() throws InterruptedException {
-            try {
-                if (form == null || form.isDone() && !form.get().note().isEmpty()) askForForm();
-                return form.get();
-            } catch (ExecutionException problem) {
-                throw new IllegalStateException(problem.getCause());
-            }
+        KnownForm form() throws InterruptedException, ExecutionException {
+            if (form == null || form.isDone() && !form.get().note().isEmpty()) askForForm();
+            return form.get();
         }
 
         /// The form if it is there within so long; else it is asked for all the same, for the next time.
@@ -1289,10 +1303,8 @@ final class DifyExec implements Runnable {
 
             /// With its mark and its end.
             private static String firstLine(Csv csv) throws IOException {
-                try (var in = Files.newBufferedReader(csv.path, csv.charset)) {
-                    var line = new StringBuilder();
-                    for (int c = in.read(); c >= 0; c = c == '\n' ? -1 : in.read()) line.append((char) c);
-                    return line.toString();
+                try (var in = new Scanner(csv.path, csv.charset)) {
+                    return in.findWithinHorizon("[^\n]*\n?", 0);
                 }
             }
         }
@@ -1305,6 +1317,7 @@ final class DifyExec implements Runnable {
             footer = {"A value with blanks or line breaks goes in quotes:  set r-7 text=\"two words\"",
                     "'help COMMAND' says more."})
     static final class Prompt implements Runnable {
+        /// Of its commands; picocli sorts them by name.
         private static final List<String> ORDER = List.of("open", "failures", "show", "set", "unset", "edits", "try",
                 "accept", "run", "retry", "save", "exit", "help");
         private static final int SHOWN = 50;
@@ -1315,35 +1328,6 @@ final class DifyExec implements Runnable {
 
         Prompt(Desk desk) {
             this.desk = desk;
-        }
-
-        /// @param typed for the shell: its options hold for the commands in it, and those beside it are there, too
-        static CommandLine commandLine(Desk desk, CommandLine.IFactory factory, CommandLine.ParseResult typed,
-                EnvDefaults defaults) {
-            var line = new CommandLine(new Prompt(desk), factory);
-            var spec = line.getCommandSpec();
-            for (var name : ORDER) spec.addSubcommand(name, spec.removeSubcommand(name)); // picocli sorts them by name
-            for (var command : typed.commandSpec().parent().subcommands().values()) {
-                var type = command.getCommandSpec().userObject().getClass();
-                if (type != Shell.class && type != AutoComplete.GenerateCompletion.class
-                        && !line.getSubcommands().containsKey(command.getCommandName()))
-                    line.addSubcommand(new CommandLine(type, factory));
-            }
-            return CommandLines.configured(line, arg -> defaultOf(arg, desk, typed, defaults), defaults.env())
-                    .setExpandAtFiles(false)
-                    .setParameterExceptionHandler(Prompt::unusable)
-                    .setExecutionExceptionHandler(Prompt::failed)
-                    .setExecutionStrategy(parsed -> execute(parsed, desk));
-        }
-
-        /// The open batch, what was typed for the shell, the environment.
-        private static String defaultOf(ArgSpec arg, Desk desk, CommandLine.ParseResult typed, EnvDefaults defaults) {
-            if (!(arg instanceof OptionSpec option)) return null; // the command's own
-            var name = option.shortestName(); // `show` has an `--output` that is not the shell's `-o`
-            var given = typed.matchedOptions().stream().filter(other -> other.shortestName().equals(name)).findFirst()
-                    .map(OptionSpec::stringValues)
-                    .map(values -> values.isEmpty() ? "true" : String.join(",", values));
-            return desk.setting(name).or(() -> given).orElseGet(() -> defaults.defaultValue(arg));
         }
 
         static int execute(CommandLine line, List<String> words) {
@@ -1398,17 +1382,16 @@ final class DifyExec implements Runnable {
         }
 
         @Command(name = "open", description = "Opens a batch: its rows and its results.")
-        int open(@Parameters(paramLabel = "CSV", description = "The rows.") Path input,
+        void open(@Parameters(paramLabel = "CSV", description = "The rows.") Path input,
                 @Parameters(paramLabel = "JSONL", description = "The results; there may be none yet.") Path output,
                 @Option(names = "--force", description = "Drop the edits of the batch before.") boolean force) {
             desk.open(Optional.of(input), output, force);
             out().println(desk.summary());
             StatusView.openTries(desk.batch(), err());
-            return OK;
         }
 
         @Command(name = "failures", description = "Lists the rows that failed, are paused or unknown.")
-        int failures(
+        void failures(
                 @Parameters(arity = "0..1", paramLabel = "TEXT", defaultValue = "",
                         description = "Only those whose cause or id contains it.") String text,
                 @Option(names = "--by", paramLabel = "HOW", defaultValue = "row",
@@ -1418,7 +1401,6 @@ final class DifyExec implements Runnable {
             if (rows.isEmpty()) out().println("No such row: none failed, is paused or unknown.");
             else if (by == Grouping.ERROR) byError(desk.batch(), rows, all, out());
             else byRow(desk.batch(), rows, all);
-            return OK;
         }
 
         static void byError(Batch batch, List<Integer> rows, boolean all, PrintWriter out) {
@@ -1434,7 +1416,7 @@ final class DifyExec implements Runnable {
         }
 
         @Command(name = "show", description = "Shows a row: its inputs, every attempt, its outputs.")
-        int show(@Parameters(paramLabel = "ID", description = "The row.") String id,
+        void show(@Parameters(paramLabel = "ID", description = "The row.") String id,
                 @Option(names = "--output", paramLabel = "/POINTER",
                         description = "Only this part of the outputs, like /answer or /items/0.") String pointer,
                 @Option(names = "--full", description = "Long values whole.") boolean full) throws IOException {
@@ -1444,14 +1426,13 @@ final class DifyExec implements Runnable {
                 if (pointer == null) view.all();
                 else view.output(pointer);
             }
-            return OK;
         }
 
         @Command(name = "set", description = {"Changes inputs of a row, in this session only.",
                 "They are held against the workflow's form at once; try, retry and run use them, save writes them."})
-        int set(@Parameters(paramLabel = "ID", description = "The row.") String id,
+        void set(@Parameters(paramLabel = "ID", description = "The row.") String id,
                 @Parameters(arity = "1..*", paramLabel = "COLUMN=VALUE", description = "Its new cells.")
-                List<String> words) throws InterruptedException {
+                List<String> words) throws Exception {
             var row = desk.row(id);
             var cells = desk.cells(words);
             var form = desk.form();
@@ -1460,26 +1441,23 @@ final class DifyExec implements Runnable {
             print(row);
             if (!form.note().isEmpty())
                 err().println("Not checked against the workflow's form: " + Plain.text(form.note(), 500));
-            return OK;
         }
 
         @Command(name = "unset", description = "Takes changes of a row back.")
-        int unset(@Parameters(paramLabel = "ID", description = "The row.") String id,
+        void unset(@Parameters(paramLabel = "ID", description = "The row.") String id,
                 @Parameters(arity = "0..1", paramLabel = "COLUMN", description = "Only this one; default: all.")
                 String column) {
             var known = desk.batch().index().id(desk.entry(id));
             if (!desk.edits.unset(known, Optional.ofNullable(column).map(desk::column)))
                 throw new Unusable("row " + Plain.id(known) + (column == null ? "" : ", " + Plain.text(column, 40))
                         + ": there is no edit to take back");
-            return OK;
         }
 
         @Command(name = "edits", description = "Shows what was changed, against the CSV.")
-        int edits() {
+        void edits() {
             var edits = desk.edits;
             edits.byId.values().forEach(edited -> print(edited.row()));
             out().println(edits.byId.isEmpty() ? "No edits." : edits.count() + "; 'save FILE' writes a CSV with them.");
-            return OK;
         }
 
         /// A row's edits as a diff against the CSV.
@@ -1507,7 +1485,7 @@ final class DifyExec implements Runnable {
         }
 
         @Command(name = "accept", description = "Writes the last successful try of a row as its result.")
-        int accept(@Parameters(paramLabel = "ID", description = "The row.") String id,
+        void accept(@Parameters(paramLabel = "ID", description = "The row.") String id,
                 @Option(names = "--force", description = "Also over a success.") boolean force) throws IOException {
             var row = desk.row(id);
             var tried = desk.tried.get(row.id());
@@ -1521,11 +1499,10 @@ final class DifyExec implements Runnable {
             desk.tried.remove(row.id());
             out().println("Accepted: " + tried.ran().ref().name() + " is the result of row "
                     + Plain.id(row.id()) + (attempt.row().isEdited() ? ", edited." : "."));
-            return OK;
         }
 
         @Command(name = "save", description = "Writes the whole CSV with the edits.")
-        int save(@Parameters(paramLabel = "CSV", description = "The file to write.") Path file,
+        void save(@Parameters(paramLabel = "CSV", description = "The file to write.") Path file,
                 @Option(names = "--force",
                         description = "Also over a file that is there, like the open CSV.") boolean force) {
             var csv = desk.csv();
@@ -1537,13 +1514,11 @@ final class DifyExec implements Runnable {
             if (open) desk.open(Optional.of(csv.path), desk.files().results(), false);
             out().println("Saved " + Plain.count(desk.batch().index().rows(), "row") + " to "
                     + Plain.text(file.toString(), 200) + ", with " + edits + ".");
-            return OK;
         }
 
         @Command(name = "exit", aliases = "quit", description = "Leaves, as Ctrl-D does.")
-        int exit() {
+        void exit() {
             desk.isLeft = true;
-            return OK;
         }
 
         @Command(name = "run", sortOptions = false,
