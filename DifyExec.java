@@ -789,26 +789,15 @@ final class DifyExec implements Runnable {
 
         /// What may stand at the cursor: ids, columns, options of a select, files. Commands and options are picocli's.
         record Proposals(CommandLine line, Desk desk) implements Completer {
-            private static final Set<String> FILES = Set.of("-i", "-o", "--input", "--output", "--html", "--save-files",
-                    "--files");
             private static final int MOST = 50;
             private static final Duration PATIENCE = Duration.ofMillis(500);
-
-            /// `open`: more belongs to the word.
-            record Proposal(String word, boolean open) {
-                /// An option of a select is the server's text, and a column's name the file's.
-                Candidate candidate(int place) {
-                    var shown = Plain.text(word, Integer.MAX_VALUE);
-                    return new Candidate(word, shown, null, null, null, null, !open, place);
-                }
-            }
 
             @Override
             public void complete(LineReader reader, ParsedLine typed, List<Candidate> candidates) {
                 var words = new ArrayList<>(typed.words().subList(0, typed.wordIndex()));
                 words.add(typed.word().substring(0, typed.wordCursor()));
                 try {
-                    for (var proposal : of(words)) candidates.add(proposal.candidate(candidates.size() + 1));
+                    candidates.addAll(of(words));
                     if (candidates.isEmpty())
                         new PicocliJLineCompleter(line.getCommandSpec()).complete(reader, typed, candidates);
                 } catch (Unusable _) {
@@ -817,11 +806,11 @@ final class DifyExec implements Runnable {
             }
 
             /// @param words the line's words, the one at the cursor cut there
-            List<Proposal> of(List<String> words) {
+            List<Candidate> of(List<String> words) {
                 var begun = words.getLast();
                 int at = words.size() - 1;
                 if (at == 0 || begun.startsWith("-")) return List.of();
-                if (FILES.contains(words.get(at - 1))) return files(begun);
+                if (words.get(at - 1).matches("-[io]|--(input|output|html|save-files|files)")) return files(begun);
                 return switch (words.getFirst()) {
                     case "help" -> at == 1 ? of(line.getSubcommands().keySet().stream().sorted(), begun) : List.of();
                     case "open", "save" -> files(begun);
@@ -834,18 +823,27 @@ final class DifyExec implements Runnable {
                 };
             }
 
-            private static List<Proposal> of(Stream<String> words, String begun) {
-                return words.filter(word -> word.startsWith(begun)).map(word -> new Proposal(word, false)).toList();
+            private static List<Candidate> of(Stream<String> words, String begun) {
+                return of(words.filter(word -> word.startsWith(begun)).toList(), _ -> true);
             }
 
-            private List<Proposal> columns(String begun, String end) {
+            /// In this order. An option of a select is the server's text, and a column's name the file's.
+            ///
+            /// @param isWhole else more belongs to the word
+            static List<Candidate> of(List<String> words, Predicate<String> isWhole) {
+                return IntStream.range(0, words.size()).mapToObj(at -> new Candidate(words.get(at),
+                        Plain.text(words.get(at), Integer.MAX_VALUE), null, null, null, null,
+                        isWhole.test(words.get(at)), at + 1)).toList();
+            }
+
+            private List<Candidate> columns(String begun, String end) {
                 if (!desk.isOpen()) return List.of();
-                return desk.csv().columns().stream()
+                return of(desk.csv().columns().stream()
                         .filter(column -> !desk.csv().isId(column) && column.startsWith(begun))
-                        .map(column -> new Proposal(column + end, !end.isEmpty())).toList();
+                        .map(column -> column + end).toList(), _ -> end.isEmpty());
             }
 
-            private List<Proposal> options(String begun) {
+            private List<Candidate> options(String begun) {
                 var column = begun.substring(0, begun.indexOf('='));
                 var options = switch (desk.formWithin(PATIENCE).flatMap(form -> form.variable(column)).orElse(null)) {
                     case Variable.Select select -> select.options();
@@ -857,7 +855,7 @@ final class DifyExec implements Runnable {
 
             /// The first ids that begin so, failed ones before the others. Of more than are shown one is added that
             /// keeps them from looking more alike than they are: a terminal types on what all have in common.
-            private List<Proposal> ids(String begun) {
+            private List<Candidate> ids(String begun) {
                 if (!desk.isOpen()) return List.of();
                 var shown = fitting(begun).limit(MOST).toList();
                 ToIntFunction<String> alike = id -> Arrays.mismatch(id.toCharArray(), shown.getFirst().toCharArray());
@@ -874,20 +872,18 @@ final class DifyExec implements Runnable {
                         .mapToObj(index::id).filter(id -> id.startsWith(begun)));
             }
 
-            private static List<Proposal> files(String begun) {
+            private static List<Candidate> files(String begun) {
                 int name = begun.lastIndexOf('/') + 1;
-                try (var files = Files.list(Path.of(begun.substring(0, name)).toAbsolutePath())) {
-                    return files.filter(file -> file.getFileName().toString().startsWith(begun.substring(name)))
+                var folder = begun.substring(0, name);
+                try (var files = Files.list(Path.of(folder).toAbsolutePath())) {
+                    return of(files.filter(file -> file.getFileName().toString().startsWith(begun.substring(name)))
                             .filter(file -> name < begun.length() || !file.getFileName().toString().startsWith("."))
-                            .sorted().limit(200).map(file -> file(begun.substring(0, name), file)).toList();
+                            .sorted().limit(200)
+                            .map(file -> folder + file.getFileName() + (Files.isDirectory(file) ? "/" : "")).toList(),
+                            word -> !word.endsWith("/"));
                 } catch (IOException | InvalidPathException _) {
                     return List.of(); // there is no such folder to list
                 }
-            }
-
-            private static Proposal file(String folder, Path file) {
-                boolean isFolder = Files.isDirectory(file);
-                return new Proposal(folder + file.getFileName() + (isFolder ? "/" : ""), isFolder);
             }
         }
 

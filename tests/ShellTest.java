@@ -14,6 +14,7 @@ import org.junit.jupiter.api.parallel.ExecutionMode;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
 import org.junit.jupiter.params.provider.ValueSource;
+import org.jline.reader.Candidate;
 import picocli.CommandLine;
 
 import module java.base;
@@ -94,8 +95,7 @@ class ShellTest {
         }
 
         List<String> completed(String... words) {
-            return new Shell.Proposals(line, desk).of(List.of(words)).stream().map(Shell.Proposals.Proposal::word)
-                    .toList();
+            return new Shell.Proposals(line, desk).of(List.of(words)).stream().map(Candidate::value).toList();
         }
     }
 
@@ -904,9 +904,9 @@ class ShellTest {
 
         @Test
         void isProposedWithoutControlCharacters() {
-            var proposal = new Shell.Proposals.Proposal("tone=red \033[31m", false);
+            var proposal = Shell.Proposals.of(List.of("tone=red \033[31m"), _ -> true).getFirst();
 
-            assertEquals("tone=red  [31m", proposal.candidate(1).displ());
+            assertEquals("tone=red  [31m", proposal.displ());
         }
 
         @Test
