@@ -67,6 +67,7 @@ import org.jline.reader.EndOfFileException;
 import org.jline.reader.LineReader;
 import org.jline.reader.LineReaderBuilder;
 import org.jline.reader.ParsedLine;
+import org.jline.reader.Parser;
 import org.jline.reader.UserInterruptException;
 import org.jline.reader.impl.DefaultParser;
 import org.jline.reader.impl.history.DefaultHistory;
@@ -275,15 +276,15 @@ final class DifyExec implements Runnable {
         /// Shards that were not merged yet.
         private int tell(Shards shards) throws IOException {
             if (html != null) throw new Unusable("--html: the report is of one batch; 'merge' makes it of its shards");
-            var out = spec.commandLine().getOut();
-            if (input == null) return tell(ShardsView.of(shards, Optional.empty()), out);
+            if (input == null) return tell(ShardsView.of(shards, Optional.empty()));
             try (var source = Source.of(input)) {
                 shards.files().forEach(files -> files.refuse(source.path()));
-                return tell(ShardsView.of(shards, Optional.of(shape.open(source.path()))), out);
+                return tell(ShardsView.of(shards, Optional.of(shape.open(source.path()))));
             }
         }
 
-        private int tell(ShardsView view, PrintWriter out) {
+        private int tell(ShardsView view) {
+            var out = spec.commandLine().getOut();
             if (json) out.println(view.json());
             else view.print(out, Paint.of(env, 1), TypedCall.of(spec, env).next());
             return view.isComplete() ? OK : ROWS_LEFT;
@@ -607,22 +608,19 @@ final class DifyExec implements Runnable {
 
         /// Commands from a file or a pipe, a line each; a quote may go on over several.
         record Script(CommandLine line, Desk desk, boolean keepGoing) {
-            /// Runs what standard input says.
+            /// Runs what standard input says. Where that is closed, the first file that Java opens takes its place, that
+            /// of its classes.
             int run() {
+                var classes = Path.of(System.getProperty("java.home"), "lib", "modules");
+                var input = Path.of("/dev/stdin");
                 try {
-                    if (isClosed()) throw new IOException("it is closed");
+                    if (Files.exists(classes) && Files.exists(input) && Files.isSameFile(classes, input))
+                        throw new IOException("it is closed");
                     return run(new InputStreamReader(System.in, UTF_8));
                 } catch (IOException problem) {
                     throw new Unusable("standard input cannot be read (" + Plain.of(problem)
                             + ")\nhint: give it commands, a line each");
                 }
-            }
-
-            /// Where standard input is closed, the first file that Java opens takes its place, that of its classes.
-            private static boolean isClosed() throws IOException {
-                var classes = Path.of(System.getProperty("java.home"), "lib", "modules");
-                var input = Path.of("/dev/stdin");
-                return Files.exists(classes) && Files.exists(input) && Files.isSameFile(classes, input);
             }
 
             /// Returns the highest code of its commands. Rows left without a success end no script, what else goes
@@ -679,7 +677,7 @@ final class DifyExec implements Runnable {
             int run(Env env) throws IOException {
                 try (var terminal = TerminalBuilder.builder().system(true).dumb(true).build()) {
                     var reader = LineReaderBuilder.builder().terminal(terminal).appName("difyexec")
-                            .parser(new Typing())
+                            .parser(Dialogue::typed)
                             .completer(new Proposals(line, desk))
                             .history(withoutKey(env.get("DIFY_API_KEY").strip()))
                             .option(LineReader.Option.DISABLE_EVENT_EXPANSION, true) // a '!' is a '!'
@@ -763,27 +761,24 @@ final class DifyExec implements Runnable {
             }
 
             /// A line being typed, by our words: JLine's own leave the quotes in a word that does not begin with one.
-            private static final class Typing extends DefaultParser {
-                @Override
-                public ParsedLine parse(String line, int cursor, ParseContext context) {
-                    var words = Words.of(line);
-                    if (words.isOpen() && context != ParseContext.COMPLETE)
-                        throw new EOFError(-1, -1, "a quote is open", "quote");
-                    var texts = new ArrayList<>(words.texts());
-                    int at = (int) words.words().stream().filter(word -> word.to() < cursor).count();
-                    boolean between = at == texts.size() || words.words().get(at).from() > cursor;
-                    if (between) texts.add(at, "");
-                    var word = between ? new Words.Word("", cursor, cursor) : words.words().get(at);
-                    var before = String.join("", Words.of(line.substring(word.from(), cursor)).texts());
-                    int atInWord = Math.min(before.length(), word.text().length());
-                    return new ArgumentList(line, texts, at, atInWord, cursor, "", cursor - word.from(),
-                            word.to() - word.from()) {
-                        @Override
-                        public CharSequence escape(CharSequence candidate, boolean whole) {
-                            return Words.typed(candidate.toString(), whole);
-                        }
-                    };
-                }
+            private static ParsedLine typed(String line, int cursor, Parser.ParseContext context) {
+                var words = Words.of(line);
+                if (words.isOpen() && context != Parser.ParseContext.COMPLETE)
+                    throw new EOFError(-1, -1, "a quote is open", "quote");
+                var texts = new ArrayList<>(words.texts());
+                int at = (int) words.words().stream().filter(word -> word.to() < cursor).count();
+                boolean between = at == texts.size() || words.words().get(at).from() > cursor;
+                if (between) texts.add(at, "");
+                var word = between ? new Words.Word("", cursor, cursor) : words.words().get(at);
+                var before = String.join("", Words.of(line.substring(word.from(), cursor)).texts());
+                int atInWord = Math.min(before.length(), word.text().length());
+                return new DefaultParser().new ArgumentList(line, texts, at, atInWord, cursor, "",
+                        cursor - word.from(), word.to() - word.from()) {
+                    @Override
+                    public CharSequence escape(CharSequence candidate, boolean whole) {
+                        return Words.typed(candidate.toString(), whole);
+                    }
+                };
             }
         }
 
