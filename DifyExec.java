@@ -1144,15 +1144,11 @@ final class DifyExec implements Runnable {
         }
 
         /// Each cell held against the form before anything is kept or sent.
-        static void check(Form form, Row row, Collection<String> columns) {
-            var problems = new ArrayList<String>();
-            for (var column : columns) {
-                var cell = row.inputs().get(column);
-                if (form.value(column, cell) instanceof Value.Wrong wrong)
-                    problems.add(CheckView.wrong(column, cell, wrong));
-            }
-            if (!problems.isEmpty()) throw new Unusable("row " + Plain.id(row.id()) + ", "
-                    + String.join("; ", problems));
+        static void check(Form form, Row row, List<String> columns) {
+            var problems = Inspection.of(columns, form, List.of(row).iterator()).problems();
+            if (!problems.isEmpty()) throw new Unusable("row " + Plain.id(row.id()) + ", " + problems.stream()
+                    .map(problem -> CheckView.wrong(problem.column(), problem.value(), problem.allowed()))
+                    .collect(joining("; ")));
         }
 
         /// `1 successful try of r-2`
@@ -1427,7 +1423,7 @@ final class DifyExec implements Runnable {
             var row = desk.row(id);
             var cells = desk.cells(words);
             var form = desk.form();
-            Desk.check(form.form(), row.with(cells), cells.keySet());
+            Desk.check(form.form(), row.with(cells), List.copyOf(cells.keySet()));
             desk.edits.set(row, cells);
             print(row);
             if (!form.note().isEmpty())
