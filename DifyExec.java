@@ -153,7 +153,8 @@ final class DifyExec implements Runnable {
 
     /// The whole command tree over one environment: `main` gives the real one, a test a map.
     static CommandLine commandLine(Env env) {
-        return CommandLines.configured(new CommandLine(new DifyExec(), new Factory(env)), new EnvDefaults(env), env);
+        var factory = new Factory(env, _ -> UnaryOperator.identity());
+        return CommandLines.configured(new CommandLine(new DifyExec(), factory), new EnvDefaults(env), env);
     }
 
     /// No arguments: the usage.
@@ -164,10 +165,6 @@ final class DifyExec implements Runnable {
 
     /// Gives the commands the environment they read the key from, and what the shell has edited.
     record Factory(Env env, Function<Path, UnaryOperator<Row>> edits) implements CommandLine.IFactory {
-        Factory(Env env) {
-            this(env, _ -> UnaryOperator.identity());
-        }
-
         @Override
         public <K> K create(Class<K> type) throws Exception {
             return type == Setup.class ? type.cast(new Setup(env, edits))
@@ -528,7 +525,7 @@ final class DifyExec implements Runnable {
     /// The shell: commands one after the other on one open batch. On a terminal [Dialogue] reads them, else [Script].
     ///
     /// ```
-    /// Dialogue or Script ──line──▶ Words ──▶ Prompt's commands ──▶ Desk: the open batch, edits, last tries
+    /// Dialogue or Script ──line──▶ Words ──▶ Desk's commands: the open batch, edits, last tries
     ///                                             │
     ///                                             └──▶ BatchWriter.open (locked for one command) ──▶ Engine
     /// ```
@@ -565,51 +562,36 @@ final class DifyExec implements Runnable {
         @Override
         public Integer call() throws Exception {
             setup.check(demo.version);
-            var desk = desk();
-            return Screen.isTerminal(0) ? new Dialogue(line(desk), desk).run(setup.env)
-                    : new Script(line(desk), desk, keepGoing).run();
+            return Screen.isTerminal(0) ? new Dialogue(desk()).run(setup.env) : new Script(desk(), keepGoing).run();
         }
 
-        /// A desk with the batch on it that the options name.
+        /// A desk with the batch on it that the options name. What was typed for the shell holds for its commands, and
+        /// those beside the shell are there, too.
         Desk desk() {
             var desk = new Desk(setup, demo.version);
             if (output != null) desk.open(Optional.ofNullable(input), output, false);
-            return desk;
-        }
-
-        /// The commands over a desk. What was typed for the shell holds for them, and those beside it are there, too.
-        CommandLine line(Desk desk) {
             var shell = setup.spec.commandLine();
             var factory = factories.apply(desk);
-            var line = new CommandLine(new Prompt(desk), factory);
-            Prompt.ORDER.forEach(name -> line.addSubcommand(name, line.getCommandSpec().removeSubcommand(name)));
+            var line = new CommandLine(desk, factory);
+            Desk.ORDER.forEach(name -> line.addSubcommand(name, line.getCommandSpec().removeSubcommand(name)));
             for (var command : shell.getParent().getSubcommands().values()) {
                 var type = command.getCommandSpec().userObject().getClass();
                 if (type != Shell.class && type != AutoComplete.GenerateCompletion.class
                         && !line.getSubcommands().containsKey(command.getCommandName()))
                     line.addSubcommand(new CommandLine(type, factory));
             }
-            return CommandLines.configured(line, arg -> defaultOf(arg, desk), setup.env)
+            CommandLines.configured(line, desk::defaultOf, setup.env)
                     .setOut(shell.getOut()).setErr(shell.getErr()).setExpandAtFiles(false)
-                    .setParameterExceptionHandler(Prompt::unusable)
-                    .setExecutionExceptionHandler(Prompt::failed)
-                    .setExecutionStrategy(parsed -> Prompt.execute(parsed, desk));
-        }
-
-        /// The open batch, what was typed for the shell, the environment.
-        private String defaultOf(ArgSpec arg, Desk desk) {
-            if (!(arg instanceof OptionSpec option)) return null; // the command's own
-            var name = option.shortestName(); // `show` has an `--output` that is not the shell's `-o`
-            var typed = setup.spec.commandLine().getParseResult().matchedOptions().stream()
-                    .filter(other -> other.shortestName().equals(name)).findFirst().map(OptionSpec::stringValues)
-                    .map(values -> values.isEmpty() ? "true" : String.join(",", values));
-            return desk.setting(name).or(() -> typed).orElseGet(() -> new EnvDefaults(setup.env).defaultValue(arg));
+                    .setParameterExceptionHandler(Desk::unusable)
+                    .setExecutionExceptionHandler(Desk::failed)
+                    .setExecutionStrategy(desk::execute);
+            return desk;
         }
 
         /// Commands from a file or a pipe, a line each; a quote may go on over several.
-        record Script(CommandLine line, Desk desk, boolean keepGoing) {
-            /// Runs what standard input says. Where that is closed, the first file that Java opens takes its place, that
-            /// of its classes.
+        record Script(Desk desk, boolean keepGoing) {
+            /// Runs what standard input says. Where that is closed, the first file that Java opens takes its place,
+            /// that of its classes.
             int run() {
                 var classes = Path.of(System.getProperty("java.home"), "lib", "modules");
                 var input = Path.of("/dev/stdin");
@@ -631,7 +613,7 @@ final class DifyExec implements Runnable {
                 for (var text = in.readLine(); text != null && !desk.isLeft; text = in.readLine()) {
                     int number = in.getLineNumber();
                     var words = words(text.replace("\uFEFF", ""), in);
-                    int code = words.isOpen() ? UNUSABLE : Prompt.execute(line, words.texts());
+                    int code = words.isOpen() ? UNUSABLE : desk.execute(words.texts());
                     highest = Math.max(highest, code);
                     if (words.isOpen()) tell(number, "a quote is opened and never closed: " + Plain.quoted(text));
                     else if (ends(code)) tell(number, "the script ends here: its command " + why(code)
@@ -667,18 +649,18 @@ final class DifyExec implements Runnable {
             }
 
             private void tell(int number, String what) {
-                line.getErr().println("difyexec: line " + number + ": " + what);
-                line.getErr().flush();
+                desk.err().println("difyexec: line " + number + ": " + what);
+                desk.err().flush();
             }
         }
 
         /// The shell on a terminal. It and its proposals alone know JLine's reader.
-        record Dialogue(CommandLine line, Desk desk) {
+        record Dialogue(Desk desk) {
             int run(Env env) throws IOException {
                 try (var terminal = TerminalBuilder.builder().system(true).dumb(true).build()) {
                     var reader = LineReaderBuilder.builder().terminal(terminal).appName("difyexec")
                             .parser(Dialogue::typed)
-                            .completer(new Proposals(line, desk))
+                            .completer(new Proposals(desk))
                             .history(withoutKey(env.get("DIFY_API_KEY").strip()))
                             .option(LineReader.Option.DISABLE_EVENT_EXPANSION, true) // a '!' is a '!'
                             .option(LineReader.Option.INSERT_TAB, false)
@@ -732,7 +714,7 @@ final class DifyExec implements Runnable {
             }
 
             private void greet() {
-                var out = line.getOut();
+                var out = desk.out();
                 out.println("difyexec " + VERSION + (desk.isOpen() ? " · " + desk.summary() : ""));
                 if (desk.isOpen()) StatusView.openTries(desk.batch(), out);
                 out.println("Start with:  " + (desk.isOpen() ? "failures --by error · show ID · try ID"
@@ -741,7 +723,7 @@ final class DifyExec implements Runnable {
             }
 
             private void part() {
-                var out = line.getOut();
+                var out = desk.out();
                 if (!desk.edits.byId.isEmpty()) out.println(desk.edits.count()
                         + " went with the session; 'save FILE' would have written a CSV with them.");
                 if (!desk.tried.isEmpty()) out.println(desk.tries()
@@ -753,7 +735,7 @@ final class DifyExec implements Runnable {
             private void execute(List<String> words) {
                 var former = Signals.register("INT", Thread.currentThread()::interrupt);
                 try {
-                    Prompt.execute(line, words);
+                    desk.execute(words);
                 } finally {
                     Signals.unregister("INT", former);
                     Thread.interrupted(); // it was meant for the command that is over
@@ -783,7 +765,7 @@ final class DifyExec implements Runnable {
         }
 
         /// What may stand at the cursor: ids, columns, options of a select, files. Commands and options are picocli's.
-        record Proposals(CommandLine line, Desk desk) implements Completer {
+        record Proposals(Desk desk) implements Completer {
             private static final int MOST = 50;
             private static final Duration PATIENCE = Duration.ofMillis(500);
 
@@ -794,7 +776,7 @@ final class DifyExec implements Runnable {
                 try {
                     candidates.addAll(of(words));
                     if (candidates.isEmpty())
-                        new PicocliJLineCompleter(line.getCommandSpec()).complete(reader, typed, candidates);
+                        new PicocliJLineCompleter(desk.spec).complete(reader, typed, candidates);
                 } catch (Unusable _) {
                     // the CSV has changed: the next command says so
                 }
@@ -807,7 +789,7 @@ final class DifyExec implements Runnable {
                 if (at == 0 || begun.startsWith("-")) return List.of();
                 if (words.get(at - 1).matches("-[io]|--(input|output|html|save-files|files)")) return files(begun);
                 return switch (words.getFirst()) {
-                    case "help" -> at == 1 ? of(line.getSubcommands().keySet().stream().sorted(), begun) : List.of();
+                    case "help" -> at == 1 ? of(desk.spec.subcommands().keySet().stream().sorted(), begun) : List.of();
                     case "open", "save" -> files(begun);
                     case "show", "accept" -> at == 1 ? ids(begun) : List.of();
                     case "retry" -> ids(begun);
@@ -938,9 +920,22 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// What lies before the person at the shell: the open batch, the edits, and what was tried. Owned by the thread
-    /// that runs the commands; the form alone comes from another.
-    static final class Desk {
+    /// What lies before the person at the shell: the open batch, the edits, what was tried, and the commands for them.
+    /// Every command of the tool is there, too, on the open batch. Owned by the thread that runs the commands; the form
+    /// alone comes from another.
+    @Command(name = "dify>", sortOptions = false, synopsisSubcommandLabel = "COMMAND",
+            description = "Works with the rows of the open batch until they succeed.",
+            subcommands = CommandLine.HelpCommand.class,
+            footer = {"A value with blanks or line breaks goes in quotes:  set r-7 text=\"two words\"",
+                    "'help COMMAND' says more."})
+    static final class Desk implements Runnable {
+        /// Of its commands; picocli sorts them by name.
+        private static final List<String> ORDER = List.of("open", "failures", "show", "set", "unset", "edits", "try",
+                "accept", "run", "retry", "save", "exit", "help");
+        private static final int SHOWN = 50;
+
+        @Spec CommandSpec spec;
+
         final Edits edits = new Edits();
         /// Of each row the last run of a try that succeeded, until it is accepted.
         final Map<String, Tried> tried = new TreeMap<>();
@@ -962,6 +957,250 @@ final class DifyExec implements Runnable {
         Desk(Setup setup, String demo) {
             this.setup = setup;
             this.demo = demo;
+        }
+
+        int execute(List<String> words) {
+            int code = words.isEmpty() ? OK : spec.commandLine().execute(words.toArray(String[]::new));
+            out().flush();
+            err().flush();
+            return code;
+        }
+
+        /// One file of the open batch beside another batch's would mix the two.
+        private int execute(CommandLine.ParseResult parsed) {
+            var command = parsed;
+            while (command.hasSubcommand()) command = command.subcommand();
+            var called = command.commandSpec();
+            boolean takesBoth = called.findOption("-i") != null && called.findOption("-o") != null;
+            if (isOpen() && takesBoth && command.hasMatchedOption("-i") != command.hasMatchedOption("-o"))
+                throw new ParameterException(called.commandLine(),
+                        "-i and -o go together here: name both, or neither for the open batch");
+            try {
+                if (called.findOption("-i") != null && !command.hasMatchedOption("-i")) refuseChangedCsv();
+            } catch (Unusable changed) {
+                throw new CommandLine.ExecutionException(called.commandLine(), changed.getMessage(), changed);
+            }
+            return new CommandLine.RunLast().execute(parsed);
+        }
+
+        /// What an option is if it is not typed: by the open batch, what was typed for the shell, the environment.
+        private String defaultOf(ArgSpec arg) {
+            if (!(arg instanceof OptionSpec option)) return null; // the command's own
+            var name = option.shortestName(); // `show` has an `--output` that is not the shell's `-o`
+            if (name.equals("-o") && isOpen()) return files().results().toString();
+            if (name.equals("-i") && csvPath().isPresent()) return csvPath().get().toString();
+            return setup.spec.commandLine().getParseResult().matchedOptions().stream()
+                    .filter(typed -> typed.shortestName().equals(name)).findFirst().map(OptionSpec::stringValues)
+                    .map(values -> values.isEmpty() ? "true" : String.join(",", values))
+                    .orElseGet(() -> new EnvDefaults(setup.env).defaultValue(arg));
+        }
+
+        private static int unusable(ParameterException problem, String... args) {
+            var line = problem.getCommandLine();
+            line.getErr().println("difyexec: " + Plain.text(Plain.masked(CommandLines.explain(problem)), 1000) + " ("
+                    + (line.getParent() == null ? "help" : "help " + line.getCommandName()) + ")");
+            return UNUSABLE;
+        }
+
+        private static int failed(Exception problem, CommandLine line, CommandLine.ParseResult parsed)
+                throws Exception {
+            if (!(problem instanceof InterruptedException)) return CommandLines.stopped(problem, line, parsed);
+            line.getErr().println("Interrupted.");
+            return INTERRUPTED;
+        }
+
+        @Override
+        public void run() {
+            spec.commandLine().usage(out());
+        }
+
+        PrintWriter out() {
+            return spec.commandLine().getOut();
+        }
+
+        PrintWriter err() {
+            return spec.commandLine().getErr();
+        }
+
+        @Command(name = "open", description = "Opens a batch: its rows and its results.")
+        void open(@Parameters(paramLabel = "CSV", description = "The rows.") Path input,
+                @Parameters(paramLabel = "JSONL", description = "The results; there may be none yet.") Path output,
+                @Option(names = "--force", description = "Drop the edits of the batch before.") boolean force) {
+            open(Optional.of(input), output, force);
+            out().println(summary());
+            StatusView.openTries(batch(), err());
+        }
+
+        @Command(name = "failures", description = "Lists the rows that failed, are paused or unknown.")
+        void failures(
+                @Parameters(arity = "0..1", paramLabel = "TEXT", defaultValue = "",
+                        description = "Only those whose cause or id contains it.") String text,
+                @Option(names = "--by", paramLabel = "HOW", defaultValue = "row",
+                        description = "row, or error: grouped by cause, with counts.") Grouping by,
+                @Option(names = "--all", description = "Not only the first 50.") boolean all) {
+            var rows = failures(text);
+            if (rows.isEmpty()) out().println("No such row: none failed, is paused or unknown.");
+            else if (by == Grouping.ERROR) byError(batch(), rows, all, out());
+            else byRow(batch(), rows, all);
+        }
+
+        static void byError(Batch batch, List<Integer> rows, boolean all, PrintWriter out) {
+            CauseGroup.of(batch, rows.stream().mapToInt(entry -> entry), all ? Integer.MAX_VALUE : 5)
+                    .forEach(group -> out.println("  " + group.line()));
+        }
+
+        private void byRow(Batch batch, List<Integer> rows, boolean all) {
+            out().printf(Locale.ROOT, "  %-20s %8s  %s%n", "id", "attempts", "cause");
+            Plain.some(rows, all ? Long.MAX_VALUE : SHOWN, entry -> out().printf(Locale.ROOT, "  %-20s %8d  %s%n",
+                    Plain.id(batch.index().id(entry)), batch.history().attempts(entry),
+                    Plain.text(Cause.of(batch, entry).words(), 160)), "  %s (--all)", out());
+        }
+
+        @Command(name = "show", description = "Shows a row: its inputs, every attempt, its outputs.")
+        void show(@Parameters(paramLabel = "ID", description = "The row.") String id,
+                @Option(names = "--output", paramLabel = "/POINTER",
+                        description = "Only this part of the outputs, like /answer or /items/0.") String pointer,
+                @Option(names = "--full", description = "Long values whole.") boolean full) throws IOException {
+            int entry = entry(id);
+            try (var endings = new Endings(batch())) {
+                var view = new RowView(this, endings, entry, full, out());
+                if (pointer == null) view.all();
+                else view.output(pointer);
+            }
+        }
+
+        @Command(name = "set", description = {"Changes inputs of a row, in this session only.",
+                "They are held against the workflow's form at once; try, retry and run use them, save writes them."})
+        void set(@Parameters(paramLabel = "ID", description = "The row.") String id,
+                @Parameters(arity = "1..*", paramLabel = "COLUMN=VALUE", description = "Its new cells.")
+                List<String> words) throws Exception {
+            var row = row(id);
+            var cells = cells(words);
+            var known = form();
+            check(known.form(), row.with(cells), List.copyOf(cells.keySet()));
+            edits.set(row, cells);
+            print(row);
+            if (!known.note().isEmpty())
+                err().println("Not checked against the workflow's form: " + Plain.text(known.note(), 500));
+        }
+
+        @Command(name = "unset", description = "Takes changes of a row back.")
+        void unset(@Parameters(paramLabel = "ID", description = "The row.") String id,
+                @Parameters(arity = "0..1", paramLabel = "COLUMN", description = "Only this one; default: all.")
+                String column) {
+            var known = batch().index().id(entry(id));
+            if (!edits.unset(known, Optional.ofNullable(column).map(this::column)))
+                throw new Unusable("row " + Plain.id(known) + (column == null ? "" : ", " + Plain.text(column, 40))
+                        + ": there is no edit to take back");
+        }
+
+        @Command(name = "edits", description = "Shows what was changed, against the CSV.")
+        void edits() {
+            edits.byId.values().forEach(edited -> print(edited.row()));
+            out().println(edits.byId.isEmpty() ? "No edits." : edits.count() + "; 'save FILE' writes a CSV with them.");
+        }
+
+        /// A row's edits as a diff against the CSV.
+        private void print(Row row) {
+            var cells = edits.of(row.id());
+            out().println(Plain.id(row.id()) + (cells.isEmpty() ? ": as in the CSV" : ""));
+            cells.forEach((column, cell) -> {
+                out().println("  " + Plain.text(column, 40));
+                row.inputs().get(column).lines().forEach(line -> out().println("  - " + Plain.text(line, 300)));
+                cell.lines().forEach(line -> out().println("  + " + Plain.text(line, 300)));
+            });
+        }
+
+        @Command(name = "try", description = {"Runs a row once, as it is edited, and shows the run as it goes.",
+                "No result is written: 'accept' does that. Ctrl-C stops the run on the server."})
+        int tryRow(@Parameters(paramLabel = "ID", description = "The row.") String id,
+                @Parameters(arity = "0..*", paramLabel = "COLUMN=VALUE", description = "For this try only.")
+                List<String> words,
+                @Option(names = "--force",
+                        description = "Also a row with a run, or a try, whose end is not known yet.") boolean force)
+                throws Exception {
+            return Trial.run(this, entry(id), cells(words == null ? List.of() : words), force);
+        }
+
+        @Command(name = "accept", description = "Writes the last successful try of a row as its result.")
+        void accept(@Parameters(paramLabel = "ID", description = "The row.") String id,
+                @Option(names = "--force", description = "Also over a success.") boolean force) throws IOException {
+            var row = row(id);
+            var success = tried.get(row.id());
+            if (success == null) throw new Unusable("row " + Plain.id(row.id())
+                    + " has no successful try in this session: 'try " + Plain.shell(Plain.id(row.id())) + "' first");
+            boolean isSaved = success.attempt().cells().equals(row.hash()); // the cells that ran are in the CSV by now
+            var attempt = isSaved ? success.attempt().of(row) : success.attempt();
+            try (var writer = BatchWriter.open(files(), csv(), false, false, Optional.empty())) {
+                writer.accept(attempt, success.ran(), success.at(), force);
+            }
+            tried.remove(row.id());
+            out().println("Accepted: " + success.ran().ref().name() + " is the result of row "
+                    + Plain.id(row.id()) + (attempt.row().isEdited() ? ", edited." : "."));
+        }
+
+        @Command(name = "save", description = "Writes the whole CSV with the edits.")
+        void save(@Parameters(paramLabel = "CSV", description = "The file to write.") Path file,
+                @Option(names = "--force",
+                        description = "Also over a file that is there, like the open CSV.") boolean force) {
+            var csv = csv();
+            boolean open = isOpen(file);
+            if (open && !force) throw new Unusable(file + " is the open CSV\nhint: --force writes over it");
+            Draft.refuse(file, files(), Optional.empty(), _ -> force);
+            edits.save(csv, batch().index(), file);
+            var count = edits.count();
+            if (open) open(Optional.of(csv.path), files().results(), false);
+            out().println("Saved " + Plain.count(batch().index().rows(), "row") + " to "
+                    + Plain.text(file.toString(), 200) + ", with " + count + ".");
+        }
+
+        @Command(name = "exit", aliases = "quit", description = "Leaves, as Ctrl-D does.")
+        void exit() {
+            isLeft = true;
+        }
+
+        @Command(name = "run", sortOptions = false,
+                description = "Runs every row that has no success yet, as it is edited.")
+        int runRows(@Mixin Work work,
+                @Option(names = "--force", description = "Also rows with a try that 'accept' would take.")
+                boolean force) throws Exception {
+            if (!force && isOpen(work.input.csv)) {
+                var ids = work.rows.ids.stream().map(String::strip).toList();
+                for (var id : untaken()) if (ids.isEmpty() || ids.contains(id)) throw triedAlready(id);
+            }
+            return work.start(Selection.pending());
+        }
+
+        @Command(name = "retry", sortOptions = false, description = "Runs rows again, as they are edited.")
+        int retryRows(@Mixin Work work,
+                @Parameters(paramLabel = "ID", arity = "0..*", description = "Ids to run, or 'all' that failed.")
+                List<String> typed,
+                @Option(names = "--by-error", paramLabel = "TEXT", description = "Those whose cause contains it.")
+                String cause,
+                @Option(names = "--force",
+                        description = "Also ids that have a success, or a try that 'accept' would take.")
+                boolean force) throws Exception {
+            var ids = typed == null ? List.<String>of() : typed;
+            if (ids.isEmpty() == (cause == null)) throw new Unusable("name ids, or 'all', or --by-error TEXT");
+            if (cause == null && !ids.equals(List.of("all"))) {
+                for (var id : ids) {
+                    entry(id);
+                    if (!force && tried.containsKey(id.strip())) throw triedAlready(id);
+                }
+                return work.start(Selection.named(ids.stream().map(String::strip).toList(), force));
+            }
+            work.rows.ids = failures(cause == null ? "" : cause).stream().map(batch().index()::id)
+                    .filter(id -> force || !tried.containsKey(id)).toList();
+            if (!work.rows.ids.isEmpty()) return work.start(Selection.fromList());
+            err().println("Nothing to do: no such row is open.");
+            return OK;
+        }
+
+        /// What keeps a row from being paid for again.
+        private static Unusable triedAlready(String id) {
+            return new Unusable("row " + Plain.id(id) + " was tried with success"
+                    + "\nhint: 'accept " + Plain.shell(Plain.id(id))
+                    + "' takes that result; --force runs (and pays) it again");
         }
 
         /// Opens a batch in place of the one before. Edits and tries stay with their CSV; with another one they would
@@ -1179,15 +1418,6 @@ final class DifyExec implements Runnable {
             return IntStream.range(0, index.rows()).filter(entry -> index.standing(entry).isOnRetryList());
         }
 
-        /// What an option is by default while a batch is open, by its short name.
-        Optional<String> setting(String option) {
-            return switch (option) {
-                case "-i" -> csvPath().map(Path::toString);
-                case "-o" -> Optional.ofNullable(batch).map(open -> open.files().results().toString());
-                default -> Optional.empty();
-            };
-        }
-
         /// `results.jsonl (2 failed) dify> `
         String prompt() {
             if (!isOpen()) return "dify> ";
@@ -1297,264 +1527,6 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// What may be typed in the shell. Every command of the tool is there, too, on the open batch.
-    @Command(name = "dify>", sortOptions = false, synopsisSubcommandLabel = "COMMAND",
-            description = "Works with the rows of the open batch until they succeed.",
-            subcommands = CommandLine.HelpCommand.class,
-            footer = {"A value with blanks or line breaks goes in quotes:  set r-7 text=\"two words\"",
-                    "'help COMMAND' says more."})
-    static final class Prompt implements Runnable {
-        /// Of its commands; picocli sorts them by name.
-        private static final List<String> ORDER = List.of("open", "failures", "show", "set", "unset", "edits", "try",
-                "accept", "run", "retry", "save", "exit", "help");
-        private static final int SHOWN = 50;
-
-        private final Desk desk;
-
-        @Spec CommandSpec spec;
-
-        Prompt(Desk desk) {
-            this.desk = desk;
-        }
-
-        static int execute(CommandLine line, List<String> words) {
-            int code = words.isEmpty() ? OK : line.execute(words.toArray(String[]::new));
-            line.getOut().flush();
-            line.getErr().flush();
-            return code;
-        }
-
-        /// One file of the open batch beside another batch's would mix the two.
-        private static int execute(CommandLine.ParseResult parsed, Desk desk) {
-            var command = parsed;
-            while (command.hasSubcommand()) command = command.subcommand();
-            var spec = command.commandSpec();
-            boolean takesBoth = spec.findOption("-i") != null && spec.findOption("-o") != null;
-            if (desk.isOpen() && takesBoth && command.hasMatchedOption("-i") != command.hasMatchedOption("-o"))
-                throw new ParameterException(spec.commandLine(),
-                        "-i and -o go together here: name both, or neither for the open batch");
-            try {
-                if (spec.findOption("-i") != null && !command.hasMatchedOption("-i")) desk.refuseChangedCsv();
-            } catch (Unusable changed) {
-                throw new CommandLine.ExecutionException(spec.commandLine(), changed.getMessage(), changed);
-            }
-            return new CommandLine.RunLast().execute(parsed);
-        }
-
-        private static int unusable(ParameterException problem, String... args) {
-            var line = problem.getCommandLine();
-            line.getErr().println("difyexec: " + Plain.text(Plain.masked(CommandLines.explain(problem)), 1000) + " ("
-                    + (line.getParent() == null ? "help" : "help " + line.getCommandName()) + ")");
-            return UNUSABLE;
-        }
-
-        private static int failed(Exception problem, CommandLine line, CommandLine.ParseResult parsed)
-                throws Exception {
-            if (!(problem instanceof InterruptedException)) return CommandLines.stopped(problem, line, parsed);
-            line.getErr().println("Interrupted.");
-            return INTERRUPTED;
-        }
-
-        @Override
-        public void run() {
-            spec.commandLine().usage(spec.commandLine().getOut());
-        }
-
-        private PrintWriter out() {
-            return spec.commandLine().getOut();
-        }
-
-        private PrintWriter err() {
-            return spec.commandLine().getErr();
-        }
-
-        @Command(name = "open", description = "Opens a batch: its rows and its results.")
-        void open(@Parameters(paramLabel = "CSV", description = "The rows.") Path input,
-                @Parameters(paramLabel = "JSONL", description = "The results; there may be none yet.") Path output,
-                @Option(names = "--force", description = "Drop the edits of the batch before.") boolean force) {
-            desk.open(Optional.of(input), output, force);
-            out().println(desk.summary());
-            StatusView.openTries(desk.batch(), err());
-        }
-
-        @Command(name = "failures", description = "Lists the rows that failed, are paused or unknown.")
-        void failures(
-                @Parameters(arity = "0..1", paramLabel = "TEXT", defaultValue = "",
-                        description = "Only those whose cause or id contains it.") String text,
-                @Option(names = "--by", paramLabel = "HOW", defaultValue = "row",
-                        description = "row, or error: grouped by cause, with counts.") Grouping by,
-                @Option(names = "--all", description = "Not only the first 50.") boolean all) {
-            var rows = desk.failures(text);
-            if (rows.isEmpty()) out().println("No such row: none failed, is paused or unknown.");
-            else if (by == Grouping.ERROR) byError(desk.batch(), rows, all, out());
-            else byRow(desk.batch(), rows, all);
-        }
-
-        static void byError(Batch batch, List<Integer> rows, boolean all, PrintWriter out) {
-            CauseGroup.of(batch, rows.stream().mapToInt(entry -> entry), all ? Integer.MAX_VALUE : 5)
-                    .forEach(group -> out.println("  " + group.line()));
-        }
-
-        private void byRow(Batch batch, List<Integer> rows, boolean all) {
-            out().printf(Locale.ROOT, "  %-20s %8s  %s%n", "id", "attempts", "cause");
-            Plain.some(rows, all ? Long.MAX_VALUE : SHOWN, entry -> out().printf(Locale.ROOT, "  %-20s %8d  %s%n",
-                    Plain.id(batch.index().id(entry)), batch.history().attempts(entry),
-                    Plain.text(Cause.of(batch, entry).words(), 160)), "  %s (--all)", out());
-        }
-
-        @Command(name = "show", description = "Shows a row: its inputs, every attempt, its outputs.")
-        void show(@Parameters(paramLabel = "ID", description = "The row.") String id,
-                @Option(names = "--output", paramLabel = "/POINTER",
-                        description = "Only this part of the outputs, like /answer or /items/0.") String pointer,
-                @Option(names = "--full", description = "Long values whole.") boolean full) throws IOException {
-            int entry = desk.entry(id);
-            try (var endings = new Endings(desk.batch())) {
-                var view = new RowView(desk, endings, entry, full, out());
-                if (pointer == null) view.all();
-                else view.output(pointer);
-            }
-        }
-
-        @Command(name = "set", description = {"Changes inputs of a row, in this session only.",
-                "They are held against the workflow's form at once; try, retry and run use them, save writes them."})
-        void set(@Parameters(paramLabel = "ID", description = "The row.") String id,
-                @Parameters(arity = "1..*", paramLabel = "COLUMN=VALUE", description = "Its new cells.")
-                List<String> words) throws Exception {
-            var row = desk.row(id);
-            var cells = desk.cells(words);
-            var form = desk.form();
-            Desk.check(form.form(), row.with(cells), List.copyOf(cells.keySet()));
-            desk.edits.set(row, cells);
-            print(row);
-            if (!form.note().isEmpty())
-                err().println("Not checked against the workflow's form: " + Plain.text(form.note(), 500));
-        }
-
-        @Command(name = "unset", description = "Takes changes of a row back.")
-        void unset(@Parameters(paramLabel = "ID", description = "The row.") String id,
-                @Parameters(arity = "0..1", paramLabel = "COLUMN", description = "Only this one; default: all.")
-                String column) {
-            var known = desk.batch().index().id(desk.entry(id));
-            if (!desk.edits.unset(known, Optional.ofNullable(column).map(desk::column)))
-                throw new Unusable("row " + Plain.id(known) + (column == null ? "" : ", " + Plain.text(column, 40))
-                        + ": there is no edit to take back");
-        }
-
-        @Command(name = "edits", description = "Shows what was changed, against the CSV.")
-        void edits() {
-            var edits = desk.edits;
-            edits.byId.values().forEach(edited -> print(edited.row()));
-            out().println(edits.byId.isEmpty() ? "No edits." : edits.count() + "; 'save FILE' writes a CSV with them.");
-        }
-
-        /// A row's edits as a diff against the CSV.
-        private void print(Row row) {
-            var edits = desk.edits.of(row.id());
-            out().println(Plain.id(row.id()) + (edits.isEmpty() ? ": as in the CSV" : ""));
-            edits.forEach((column, cell) -> {
-                out().println("  " + Plain.text(column, 40));
-                row.inputs().get(column).lines().forEach(line -> out().println("  - " + Plain.text(line, 300)));
-                cell.lines().forEach(line -> out().println("  + " + Plain.text(line, 300)));
-            });
-        }
-
-        @Command(name = "try", description = {"Runs a row once, as it is edited, and shows the run as it goes.",
-                "No result is written: 'accept' does that. Ctrl-C stops the run on the server."})
-        int tryRow(@Parameters(paramLabel = "ID", description = "The row.") String id,
-                @Parameters(arity = "0..*", paramLabel = "COLUMN=VALUE", description = "For this try only.")
-                List<String> words,
-                @Option(names = "--force",
-                        description = "Also a row with a run, or a try, whose end is not known yet.") boolean force)
-                throws Exception {
-            int entry = desk.entry(id);
-            var cells = desk.cells(words == null ? List.of() : words);
-            return Trial.run(desk, entry, cells, force, out(), err());
-        }
-
-        @Command(name = "accept", description = "Writes the last successful try of a row as its result.")
-        void accept(@Parameters(paramLabel = "ID", description = "The row.") String id,
-                @Option(names = "--force", description = "Also over a success.") boolean force) throws IOException {
-            var row = desk.row(id);
-            var tried = desk.tried.get(row.id());
-            if (tried == null) throw new Unusable("row " + Plain.id(row.id())
-                    + " has no successful try in this session: 'try " + Plain.shell(Plain.id(row.id())) + "' first");
-            boolean isSaved = tried.attempt().cells().equals(row.hash()); // the cells that ran are in the CSV by now
-            var attempt = isSaved ? tried.attempt().of(row) : tried.attempt();
-            try (var writer = BatchWriter.open(desk.files(), desk.csv(), false, false, Optional.empty())) {
-                writer.accept(attempt, tried.ran(), tried.at(), force);
-            }
-            desk.tried.remove(row.id());
-            out().println("Accepted: " + tried.ran().ref().name() + " is the result of row "
-                    + Plain.id(row.id()) + (attempt.row().isEdited() ? ", edited." : "."));
-        }
-
-        @Command(name = "save", description = "Writes the whole CSV with the edits.")
-        void save(@Parameters(paramLabel = "CSV", description = "The file to write.") Path file,
-                @Option(names = "--force",
-                        description = "Also over a file that is there, like the open CSV.") boolean force) {
-            var csv = desk.csv();
-            boolean open = desk.isOpen(file);
-            if (open && !force) throw new Unusable(file + " is the open CSV\nhint: --force writes over it");
-            Draft.refuse(file, desk.files(), Optional.empty(), _ -> force);
-            desk.edits.save(csv, desk.batch().index(), file);
-            var edits = desk.edits.count();
-            if (open) desk.open(Optional.of(csv.path), desk.files().results(), false);
-            out().println("Saved " + Plain.count(desk.batch().index().rows(), "row") + " to "
-                    + Plain.text(file.toString(), 200) + ", with " + edits + ".");
-        }
-
-        @Command(name = "exit", aliases = "quit", description = "Leaves, as Ctrl-D does.")
-        void exit() {
-            desk.isLeft = true;
-        }
-
-        @Command(name = "run", sortOptions = false,
-                description = "Runs every row that has no success yet, as it is edited.")
-        int runRows(@Mixin Work work,
-                @Option(names = "--force", description = "Also rows with a try that 'accept' would take.")
-                boolean force) throws Exception {
-            if (!force && desk.isOpen(work.input.csv)) {
-                var ids = work.rows.ids.stream().map(String::strip).toList();
-                for (var id : desk.untaken()) if (ids.isEmpty() || ids.contains(id)) throw triedAlready(id);
-            }
-            return work.start(Selection.pending());
-        }
-
-        @Command(name = "retry", sortOptions = false, description = "Runs rows again, as they are edited.")
-        int retryRows(@Mixin Work work,
-                @Parameters(paramLabel = "ID", arity = "0..*", description = "Ids to run, or 'all' that failed.")
-                List<String> typed,
-                @Option(names = "--by-error", paramLabel = "TEXT", description = "Those whose cause contains it.")
-                String cause,
-                @Option(names = "--force",
-                        description = "Also ids that have a success, or a try that 'accept' would take.")
-                boolean force) throws Exception {
-            var ids = typed == null ? List.<String>of() : typed;
-            if (ids.isEmpty() == (cause == null)) throw new Unusable("name ids, or 'all', or --by-error TEXT");
-            if (cause == null && !ids.equals(List.of("all"))) return work.start(named(ids, force));
-            work.rows.ids = desk.failures(cause == null ? "" : cause).stream().map(desk.batch().index()::id)
-                    .filter(id -> force || !desk.tried.containsKey(id)).toList();
-            if (!work.rows.ids.isEmpty()) return work.start(Selection.fromList());
-            err().println("Nothing to do: no such row is open.");
-            return OK;
-        }
-
-        private Selection named(List<String> ids, boolean force) {
-            for (var id : ids) {
-                desk.entry(id);
-                if (!force && desk.tried.containsKey(id.strip())) throw triedAlready(id);
-            }
-            return Selection.named(ids.stream().map(String::strip).toList(), force);
-        }
-
-        /// What keeps a row from being paid for again.
-        private static Unusable triedAlready(String id) {
-            return new Unusable("row " + Plain.id(id) + " was tried with success"
-                    + "\nhint: 'accept " + Plain.shell(Plain.id(id))
-                    + "' takes that result; --force runs (and pays) it again");
-        }
-    }
-
     /// One `try`: a row goes through the engine once, and nothing but the log is written. On the screen stand each node
     /// with its times as they come, text as it comes, then the outcome.
     static final class Trial implements Watcher {
@@ -1569,11 +1541,10 @@ final class DifyExec implements Runnable {
         }
 
         /// @param cells in place of the row's, for this try only
-        static int run(Desk desk, int entry, Map<String, String> cells, boolean force, PrintWriter out,
-                PrintWriter err) throws Exception {
+        static int run(Desk desk, int entry, Map<String, String> cells, boolean force) throws Exception {
             var id = desk.batch().index().id(entry);
             var csv = desk.csv().with(row -> row.id().equals(id) ? desk.edits.apply(row).with(cells) : row);
-            try (var dify = desk.connect(csv, err);
+            try (var dify = desk.connect(csv, desk.err());
                  var writer = BatchWriter.open(desk.files(), csv, false, false, Optional.empty())) {
                 if (writer.batch().isInDoubt(entry) && !force) throw new Unusable("the end of an earlier run of row "
                         + Plain.id(id) + " is not known\nhint: 'run --ids " + Plain.shell(Plain.id(id))
@@ -1582,7 +1553,7 @@ final class DifyExec implements Runnable {
                 var form = dify.form(server, csv, csv.path);
                 var wanted = writer.batch().forTry(entry, dify.timeout(), force);
                 Desk.check(form, writer.batch().rows(row -> row == entry).next(), csv.columns());
-                var trial = new Trial(out);
+                var trial = new Trial(desk.out());
                 var engine = trial.engine(dify, server, form, wanted, writer);
                 var stop = engine.runToLastWords();
                 if (engine.tally().succeeded() == 1) // paid for, also when Ctrl-C came with its end

@@ -398,7 +398,7 @@ final class ChatflowTest extends WholeCommand {
                     .setErr(new PrintWriter(new StringWriter()));
             outer.parseArgs("shell", "--mode", mode, "-i", input(), "-o", output());
             Shell shell = outer.getSubcommands().get("shell").getCommand();
-            Prompt.execute(shell.line(shell.desk()), Shell.Words.of("try 1").texts());
+            shell.desk().execute(Shell.Words.of("try 1").texts());
 
             var call = call(settings, typed("run", "--mode", mode));
 
@@ -525,9 +525,9 @@ final class ChatflowTest extends WholeCommand {
                     .setErr(new PrintWriter(out, true));
             outer.parseArgs("shell", "--demo=chatflow", "--query-column", "question", "-i", input(), "-o", output());
             Shell shell = outer.getSubcommands().get("shell").getCommand();
-            var line = shell.line(shell.desk());
+            var desk = shell.desk();
 
-            for (var typed : List.of("try 1", "accept 1")) Prompt.execute(line, Shell.Words.of(typed).texts());
+            for (var typed : List.of("try 1", "accept 1")) desk.execute(Shell.Words.of(typed).texts());
 
             assertTrue(out.toString().contains("| Demo answer to: Why?"), out.toString());
             assertEquals("Demo answer to: Why?", result("1").at("/outputs/answer").asText());

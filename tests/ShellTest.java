@@ -59,7 +59,6 @@ class ShellTest {
     /// A shell in this process: a line in, what it prints out.
     private static final class Session {
         final Desk desk;
-        final CommandLine line;
         private final StringWriter said = new StringWriter();
 
         Session(Map<String, String> settings, String... args) {
@@ -69,12 +68,11 @@ class ShellTest {
             outer.parseArgs(Stream.concat(Stream.of("shell"), Stream.of(args)).toArray(String[]::new));
             Shell shell = outer.getSubcommands().get("shell").getCommand();
             desk = shell.desk();
-            line = shell.line(desk);
         }
 
         Said say(String text) {
             said.getBuffer().setLength(0);
-            int code = Prompt.execute(line, Shell.Words.of(text).texts());
+            int code = desk.execute(Shell.Words.of(text).texts());
             assertFalse(said.toString().contains("\033"), said::toString);
             assertFalse(said.toString().contains(KEY), said::toString);
             return new Said(code, said.toString());
@@ -95,7 +93,7 @@ class ShellTest {
         }
 
         List<String> completed(String... words) {
-            return new Shell.Proposals(line, desk).of(List.of(words)).stream().map(Candidate::value).toList();
+            return new Shell.Proposals(desk).of(List.of(words)).stream().map(Candidate::value).toList();
         }
     }
 
@@ -933,7 +931,7 @@ class ShellTest {
 
         private int run(Session session, boolean keepGoing, String lines) throws IOException {
             session.said.getBuffer().setLength(0);
-            return new Shell.Script(session.line, session.desk, keepGoing).run(new StringReader(lines));
+            return new Shell.Script(session.desk, keepGoing).run(new StringReader(lines));
         }
 
         private static String last(Session session) {
@@ -972,7 +970,7 @@ class ShellTest {
                 """)
         void whateverElseGoesWrongEndsIt(int code, String says) throws IOException {
             var session = five();
-            session.line.addSubcommand(ended("end", code));
+            session.desk.spec.commandLine().addSubcommand(ended("end", code));
 
             assertEquals(Math.max(3, code), run(session, false, "status\n\nend\nset r-1 text=better\n"));
             assertTrue(last(session).startsWith("difyexec: line 3: the script ends here: its command " + says
@@ -1000,7 +998,7 @@ class ShellTest {
         @Test
         void anInterruptEndsItInAnyCase() throws IOException {
             var session = five();
-            session.line.addSubcommand(ended("end", 130));
+            session.desk.spec.commandLine().addSubcommand(ended("end", 130));
 
             assertEquals(130, run(session, true, "end\nset r-1 text=better\n"));
             assertEquals("difyexec: line 1: the script ends here: its command was interrupted (code 130)",

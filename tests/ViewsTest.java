@@ -283,7 +283,7 @@ class ViewsTest {
             var status = call("status", "-o", path("results.jsonl"), "--html", path("report.html")).out();
             var out = new StringWriter();
             var read = Batch.peek(BatchFiles.of(folder.resolve("results.jsonl")), Optional.empty());
-            Prompt.byError(read, List.of(0, 1, 2, 3), false, new PrintWriter(out));
+            Desk.byError(read, List.of(0, 1, 2, 3), false, new PrintWriter(out));
 
             var unknown = "unknown: run … says running after …";
             var failed = "HTTP 503 from http://10.0.0.1/a/…";
