@@ -393,19 +393,17 @@ final class DifyExec implements Runnable {
 
         @Override
         public Integer call() throws IOException {
-            for (var file : List.of(first, second)) refuse(BatchFiles.of(file).begun());
+            for (var file : List.of(first, second)) { // nothing of either batch is written over
+                var files = BatchFiles.of(file).begun();
+                if (csv != null) Draft.refuse(csv, files, Optional.empty(), _ -> force);
+                if (html != null) Draft.refuse(html, files, Optional.empty(), page -> force || Page.isOurs(page));
+            }
             if (csv != null && csv.equals(html)) throw new Unusable(csv + ": named for both --csv and --html");
             var sides = Compared.read(List.of(first, second), csv != null, html != null);
             var scope = new Scope(part, Set.copyOf(ignored), trim);
             try (var comparison = new Comparison(sides.getFirst(), sides.getLast(), scope)) {
                 return tell(comparison, comparison.overview());
             }
-        }
-
-        /// Nothing of either batch is written over.
-        private void refuse(BatchFiles files) {
-            if (csv != null) Draft.refuse(csv, files, Optional.empty(), _ -> force);
-            if (html != null) Draft.refuse(html, files, Optional.empty(), file -> force || Page.isOurs(file));
         }
 
         private int tell(Comparison comparison, Overview overview) throws IOException {
@@ -568,20 +566,20 @@ final class DifyExec implements Runnable {
         /// A desk with the batch on it that the options name. What was typed for the shell holds for its commands, and
         /// those beside the shell are there, too.
         Desk desk() {
-            var desk = new Desk(setup, demo.version);
+            var desk = new Desk(this);
             if (output != null) desk.open(Optional.ofNullable(input), output, false);
-            var shell = setup.spec.commandLine();
+            var typed = setup.spec.commandLine();
             var factory = factories.apply(desk);
             var line = new CommandLine(desk, factory);
             Desk.ORDER.forEach(name -> line.addSubcommand(name, line.getCommandSpec().removeSubcommand(name)));
-            for (var command : shell.getParent().getSubcommands().values()) {
+            for (var command : typed.getParent().getSubcommands().values()) {
                 var type = command.getCommandSpec().userObject().getClass();
                 if (type != Shell.class && type != AutoComplete.GenerateCompletion.class
                         && !line.getSubcommands().containsKey(command.getCommandName()))
                     line.addSubcommand(new CommandLine(type, factory));
             }
             CommandLines.configured(line, desk::defaultOf, setup.env)
-                    .setOut(shell.getOut()).setErr(shell.getErr()).setExpandAtFiles(false)
+                    .setOut(typed.getOut()).setErr(typed.getErr()).setExpandAtFiles(false)
                     .setParameterExceptionHandler(Desk::unusable)
                     .setExecutionExceptionHandler(Desk::failed)
                     .setExecutionStrategy(desk::execute);
@@ -941,8 +939,7 @@ final class DifyExec implements Runnable {
         final Map<String, Tried> tried = new TreeMap<>();
         boolean isLeft = false;
 
-        private final Setup setup;
-        private final String demo;
+        private final Shell shell;
         private Batch batch;
         private List<String> csvStamps, stamps;
         private FutureTask<KnownForm> form;
@@ -953,10 +950,8 @@ final class DifyExec implements Runnable {
         /// A run of a try that succeeded, when it did.
         record Tried(Attempt attempt, Seen.Ran ran, Instant at) {}
 
-        /// @param demo the version that is played, or null: there is a server
-        Desk(Setup setup, String demo) {
-            this.setup = setup;
-            this.demo = demo;
+        Desk(Shell shell) {
+            this.shell = shell;
         }
 
         int execute(List<String> words) {
@@ -989,10 +984,10 @@ final class DifyExec implements Runnable {
             var name = option.shortestName(); // `show` has an `--output` that is not the shell's `-o`
             if (name.equals("-o") && isOpen()) return files().results().toString();
             if (name.equals("-i") && csvPath().isPresent()) return csvPath().get().toString();
-            return setup.spec.commandLine().getParseResult().matchedOptions().stream()
+            return shell.setup.spec.commandLine().getParseResult().matchedOptions().stream()
                     .filter(typed -> typed.shortestName().equals(name)).findFirst().map(OptionSpec::stringValues)
                     .map(values -> values.isEmpty() ? "true" : String.join(",", values))
-                    .orElseGet(() -> new EnvDefaults(setup.env).defaultValue(arg));
+                    .orElseGet(() -> new EnvDefaults(shell.setup.env).defaultValue(arg));
         }
 
         private static int unusable(ParameterException problem, String... args) {
@@ -1231,7 +1226,7 @@ final class DifyExec implements Runnable {
             try (var source = Source.of(input)) {
                 if (source.temporary()) throw new Unusable(input + ": the shell reads its CSV again and again"
                         + "\nhint: save it as a regular file first");
-                return setup.open(source, input);
+                return shell.setup.open(source, input);
             } catch (IOException problem) {
                 throw new Unusable(input + ": " + Plain.of(problem));
             }
@@ -1344,7 +1339,7 @@ final class DifyExec implements Runnable {
         }
 
         Connection connect(Csv csv, PrintWriter err) throws IOException {
-            return setup.connect(demo, csv.columns(), 1, err).withoutRetries();
+            return shell.setup.connect(shell.demo.version, csv.columns(), 1, err).withoutRetries();
         }
 
         /// The workflow's form; asked for again when it could not be had before.
