@@ -942,7 +942,7 @@ final class DifyExec implements Runnable {
         private final Shell shell;
         private Batch batch;
         private List<String> csvStamps, stamps;
-        private FutureTask<KnownForm> form;
+        private CompletableFuture<KnownForm> form;
 
         /// The form as far as it could be had; `note` says why not, or is empty.
         record KnownForm(Form form, String note) {}
@@ -1351,29 +1351,24 @@ final class DifyExec implements Runnable {
         /// The form if it is there within so long; else it is asked for all the same, for the next time.
         Optional<Form> formWithin(Duration longest) {
             if (form == null) askForForm();
-            try {
-                return Optional.of(form.get(longest.toMillis(), MILLISECONDS).form());
-            } catch (TimeoutException | ExecutionException _) {
-                return Optional.empty();
-            } catch (InterruptedException _) {
-                Thread.currentThread().interrupt();
-                return Optional.empty();
-            }
+            return form.handle((known, _) -> Optional.ofNullable(known).map(KnownForm::form))
+                    .completeOnTimeout(Optional.empty(), longest.toMillis(), MILLISECONDS).join();
         }
 
         private void askForForm() {
             var csv = csv();
-            form = new FutureTask<>(() -> known(csv));
-            Thread.startVirtualThread(form);
+            form = CompletableFuture.supplyAsync(() -> known(csv), Thread::startVirtualThread);
         }
 
-        private KnownForm known(Csv csv) throws IOException, InterruptedException {
+        private KnownForm known(Csv csv) {
             var said = new StringWriter();
             try (var server = connect(csv, new PrintWriter(said))) {
                 var form = server.form(server.greet(""), csv, csv.path);
                 return new KnownForm(form, said.toString().strip());
             } catch (Unusable problem) {
                 return new KnownForm(Form.ofText(), problem.getMessage());
+            } catch (IOException | InterruptedException problem) {
+                throw new CompletionException(problem);
             }
         }
 
