@@ -694,11 +694,10 @@ final class DifyExec implements Runnable {
             /// Where the user's state is kept: `difyexec` in `XDG_STATE_HOME`, `~/.local/state` or `%LOCALAPPDATA%`.
             /// Empty where it cannot be made: the history is then forgotten with the session.
             static Optional<Path> stateFolder(Env env) {
-                var local = env.get("LOCALAPPDATA");
-                var state = env.get("XDG_STATE_HOME");
                 var home = env.get("HOME").isEmpty() ? System.getProperty("user.home") : env.get("HOME");
-                var folder = (!state.isEmpty() ? Path.of(state)
-                        : !local.isEmpty() ? Path.of(local) : Path.of(home, ".local", "state")).resolve("difyexec");
+                var ours = Path.of(home, ".local", "state").toString();
+                var folder = Stream.of(env.get("XDG_STATE_HOME"), env.get("LOCALAPPDATA"), ours)
+                        .filter(path -> !path.isEmpty()).map(Path::of).findFirst().orElseThrow().resolve("difyexec");
                 if (!folder.isAbsolute()) return Optional.empty(); // nobody's home is "?" in Java
                 try {
                     Files.createDirectories(folder);
