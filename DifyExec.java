@@ -266,7 +266,7 @@ final class DifyExec implements Runnable {
             var batch = html == null ? Batch.peek(files, csv) : Batch.peek(files, csv, List.of(timeline));
             if (html != null) Draft.write(html, new Report(batch, timeline)::write);
             if (json) out.println(StatusView.json(batch));
-            else new StatusView(batch, out, Paint.of(env, 1)).print(TypedCall.of(spec, env).next());
+            else new StatusView(batch, out, Paint.of(env, 1)).print(Lasting.next(spec, env));
             if (html != null) spec.commandLine().getErr().println("Report: " + html);
             return batch.index().isComplete() && batch.history().missingFiles.isEmpty() ? OK : ROWS_LEFT;
         }
@@ -284,7 +284,7 @@ final class DifyExec implements Runnable {
 
         private int tell(ShardsView view, PrintWriter out) {
             if (json) out.println(view.json());
-            else view.print(out, Paint.of(env, 1), TypedCall.of(spec, env).next());
+            else view.print(out, Paint.of(env, 1), Lasting.next(spec, env));
             return view.isComplete() ? OK : ROWS_LEFT;
         }
     }
@@ -339,9 +339,9 @@ final class DifyExec implements Runnable {
                 if (!force) batch.refuseStrangers(input);
                 var export = new Spreadsheet(batch, names.all, failed, raw);
                 if (toFile) Draft.write(file, export::write);
-                else StandardOutput.write(standardOutput, export::write);
+                else CommandLines.StandardOutput.write(standardOutput, export::write);
                 export.tell(spec.commandLine().getErr());
-                TypedCall.of(spec, env).next().print(batch, spec.commandLine().getErr());
+                Lasting.next(spec, env).print(batch, spec.commandLine().getErr());
                 return OK;
             }
         }
@@ -357,7 +357,7 @@ final class DifyExec implements Runnable {
         @Parameters(index = "1", paramLabel = "B.jsonl", description = "The results after.")
         Path second;
 
-        @Option(names = "--output", paramLabel = "POINTER", defaultValue = "", converter = Pointers.class,
+        @Option(names = "--output", paramLabel = "POINTER", defaultValue = "", converter = Converters.Pointer.class,
                 description = "Compare only this part of the outputs: a JSON pointer, like /answer or /items/0/name.")
         String part;
 
@@ -466,7 +466,7 @@ final class DifyExec implements Runnable {
                     merger.retryList();
                 });
                 merger.said().forEach(spec.commandLine().getErr()::println);
-                TypedCall.of(spec, env).next().print(merger.batch(), spec.commandLine().getErr());
+                Lasting.next(spec, env).print(merger.batch(), spec.commandLine().getErr());
                 return OK;
             }
         }
@@ -485,11 +485,10 @@ final class DifyExec implements Runnable {
         @Option(names = "--json", description = "One JSON object with all problems.")
         boolean json;
 
-        @Option(names = "--show", paramLabel = "N", defaultValue = "0", converter = Counts.class,
+        @Option(names = "--show", paramLabel = "N", defaultValue = "0",
                 description = "Print the requests of the first N rows, as JSON and as a curl line; the key is masked.")
         int show;
 
-        @Mixin DemoOption demo;
         @ArgGroup(validate = false, order = 2, heading = "%nRows:%n") ShardOption rows = new ShardOption();
         @Mixin Setup setup;
 
@@ -497,11 +496,11 @@ final class DifyExec implements Runnable {
 
         @Override
         public Integer call() throws Exception {
-            setup.check(demo.version);
+            setup.check();
             var part = rows.shard(setup.env);
             try (var source = Source.of(input.csv)) {
                 var csv = setup.open(source, input.csv).with(part);
-                try (var dify = setup.connect(demo.version, csv.columns(), 1, setup.err())) {
+                try (var dify = setup.connect(csv.columns(), 1, setup.err())) {
                     var index = new Index();
                     csv.check(index);
                     var met = dify.greet("");
@@ -516,7 +515,7 @@ final class DifyExec implements Runnable {
             if (json) out.println(Json.MAPPER.valueToTree(inspection).toString());
             else CheckView.print(inspection, server, out);
             for (var first = csv.first(show, index); first.hasNext(); )
-                CheckView.request(first.next(), form, new Endpoints(dify.access(), server.kind()), dify.mode(),
+                CheckView.request(first.next(), form, new Endpoints(dify.access(), server.kind()), setup.dify.mode,
                         setup.dify.user, out);
             if (inspection.isFine() && !json) setup.next().begin(out);
             return inspection.isFine() ? OK : UNUSABLE;
@@ -546,8 +545,6 @@ final class DifyExec implements Runnable {
         @Option(names = {"-o", "--output"}, paramLabel = "JSONL", description = "The results of the batch to open.")
         Path output;
 
-        @Mixin DemoOption demo;
-
         @Option(names = "--keep-going",
                 description = "Not on a terminal: go on after a command that fails; "
                         + "the highest code is the end's in any case.")
@@ -568,7 +565,7 @@ final class DifyExec implements Runnable {
 
         @Override
         public Integer call() throws Exception {
-            setup.check(demo.version);
+            setup.check();
             var desk = desk();
             return Screen.isTerminal(0) ? new Dialogue(line(desk), desk).run(env)
                     : new Script(line(desk), desk, keepGoing).run();
@@ -576,8 +573,7 @@ final class DifyExec implements Runnable {
 
         /// A desk with the batch on it that the options name.
         Desk desk() {
-            var desk = new Desk(this::open, (columns, err) -> setup.connect(demo.version, columns, 1, err)
-                    .withoutRetries());
+            var desk = new Desk(this::open, (columns, err) -> setup.connect(columns, 1, err).withoutRetries());
             if (output != null) desk.open(Optional.ofNullable(input), output, false);
             return desk;
         }
@@ -1110,6 +1106,16 @@ final class DifyExec implements Runnable {
         private static final List<String> ORDER = List.of("open", "failures", "show", "set", "unset", "edits", "try",
                 "accept", "run", "retry", "save", "exit", "help");
 
+        /// How failures are listed.
+        enum Grouping {
+            ROW, ERROR;
+
+            @Override
+            public String toString() {
+                return name().toLowerCase(Locale.ROOT);
+            }
+        }
+
         private final Desk desk;
 
         @Spec CommandSpec spec;
@@ -1131,6 +1137,7 @@ final class DifyExec implements Runnable {
                     line.addSubcommand(new CommandLine(type, factory));
             }
             return CommandLines.configured(line, arg -> defaultOf(arg, desk, typed, defaults), defaults.env())
+                    .registerConverter(Grouping.class, Converters.oneOf(Grouping.class))
                     .setExpandAtFiles(false)
                     .setParameterExceptionHandler(Prompt::unusable)
                     .setExecutionExceptionHandler(Prompt::failed)
@@ -1173,7 +1180,7 @@ final class DifyExec implements Runnable {
 
         private static int unusable(ParameterException problem, String... args) {
             var line = problem.getCommandLine();
-            line.getErr().println("difyexec: " + Plain.text(Plain.masked(CommandLines.explain(problem)), 1000) + " ("
+            line.getErr().println("difyexec: " + CommandLines.explain(problem) + " ("
                     + (line.getParent() == null ? "help" : "help " + line.getCommandName()) + ")");
             return UNUSABLE;
         }
@@ -1400,11 +1407,11 @@ final class DifyExec implements Runnable {
         private int run(Greeting.Met server, int entry, boolean force) throws IOException, InterruptedException {
             var csv = batch.csv().orElseThrow();
             var form = dify.form(server, csv, csv.path);
-            var wanted = batch.forTry(entry, dify.timeout(), force);
+            var wanted = batch.forTry(entry, dify.setup().dify.timeout, force);
             Desk.check(form, batch.rows(row -> row == entry).next(), csv.columns());
             var view = new TryView(out);
-            var engine = dify.engine(server, new Sender(dify.client(server), form, Optional.empty()), wanted,
-                    terms(server), writer, view, "try c=1", typed());
+            var sender = new Sender(dify.client().to(server.kind()), form, Optional.empty());
+            var engine = dify.engine(server, sender, wanted, terms(server), writer, view, "try c=1", typed());
             var stop = engine.runToLastWords();
             if (engine.tally().succeeded() == 1)
                 view.last().ifPresent(desk::keep); // paid for, also when Ctrl-C came with its end
@@ -1417,7 +1424,7 @@ final class DifyExec implements Runnable {
         }
 
         private Engine.Terms terms(Greeting.Met server) {
-            var mode = dify.mode() == Mode.BLOCKING ? Mode.BLOCKING : Mode.STREAMING;
+            var mode = dify.setup().dify.mode == Mode.BLOCKING ? Mode.BLOCKING : Mode.STREAMING;
             return dify.terms(Limits.Ends.NONE, Duration.ZERO, new Pace(1, null),
                     batch.history().route(mode, server.kind(), server.version()));
         }
@@ -1923,26 +1930,16 @@ final class DifyExec implements Runnable {
     /// What all our command lines have in common, that of the shell, too.
     static final class CommandLines {
         static CommandLine configured(CommandLine line, IDefaultValueProvider defaults, Env env) {
-            line.setAbbreviatedOptionsAllowed(false)
-                    .registerConverter(Duration.class, new Durations())
-                    .registerConverter(URI.class, new Addresses())
-                    .registerConverter(Mode.class, new OneOf<>(Mode.class))
-                    .registerConverter(RetryRuns.class, new OneOf<>(RetryRuns.class))
-                    .registerConverter(ProgressStyle.class, new OneOf<>(ProgressStyle.class))
-                    .registerConverter(Grouping.class, new OneOf<>(Grouping.class))
+            Stream.concat(Stream.of(line), line.getSubcommands().values().stream())
+                    .forEach(one -> one.getCommandSpec().version("difyexec " + VERSION));
+            return Converters.register(line)
+                    .setAbbreviatedOptionsAllowed(false)
+                    .setDefaultValueProvider(defaults)
+                    .setHelpSectionMap(Map.of("page", help -> HelpPage.of(help.commandSpec(), env).text()))
+                    .setHelpSectionKeys(List.of("page"))
                     .setParameterExceptionHandler((problem, _) -> unusable(problem, env.invocation()))
                     .setExecutionExceptionHandler(CommandLines::stopped)
                     .setExecutionStrategy(CommandLines::execute);
-            return adapted(line, defaults, env);
-        }
-
-        private static CommandLine adapted(CommandLine line, IDefaultValueProvider defaults, Env env) {
-            line.setDefaultValueProvider(defaults);
-            line.getCommandSpec().version("difyexec " + VERSION);
-            line.getSubcommands().values().forEach(sub -> adapted(sub, defaults, env));
-            line.setHelpSectionKeys(List.of("page"));
-            line.getHelpSectionMap().put("page", help -> HelpPage.of(help.commandSpec(), env).text());
-            return line;
         }
 
         /// What was asked for, and all that it printed must have got there.
@@ -1957,16 +1954,20 @@ final class DifyExec implements Runnable {
             return code;
         }
 
-        private static int unusable(ParameterException problem, Invocation invocation) {
+        private static int unusable(ParameterException problem, Env.Invocation invocation) {
             var line = problem.getCommandLine();
-            line.getErr().println("difyexec: " + Plain.text(Plain.masked(explain(problem)), 1000));
+            line.getErr().println("difyexec: " + explain(problem));
             line.getErr().println("Try: " + invocation + (line.getParent() == null ? "" : " " + line.getCommandName())
                     + " --help");
             return UNUSABLE;
         }
 
-        /// `--timeout abc: not a duration`; what picocli finds itself is in its words.
+        /// `--timeout abc: not a duration`; what picocli finds itself is in its words. A key in it is masked.
         static String explain(ParameterException problem) {
+            return Plain.text(Plain.masked(said(problem)), 1000);
+        }
+
+        private static String said(ParameterException problem) {
             var line = problem.getCommandLine();
             if (problem instanceof CommandLine.UnmatchedArgumentException unmatched)
                 return unknown(unmatched.getUnmatched().getFirst(), line);
@@ -2001,184 +2002,162 @@ final class DifyExec implements Runnable {
             line.getErr().println("difyexec: " + unusable.getMessage());
             return unusable.code();
         }
-    }
 
-    /// A command's help: how it is typed, what it does, its options under their headings, examples. No word is broken.
-    ///
-    /// @param start what a command begins with, for the examples
-    record HelpPage(CommandSpec spec, int width, Paint paint, String start) {
-        private static final int NARROWEST = 60, WIDEST = 120, LABELS = 28;
-        private static final List<String> FIRST = List.of("-i", "-o", "--demo", "--limit", "-c");
-        private static final List<String> LAST = List.of("-h", "-V");
+        /// A command's help: how it is typed, what it does, its options under their headings, examples. No word is
+        /// broken.
+        ///
+        /// @param start what a command begins with, for the examples
+        record HelpPage(CommandSpec spec, int width, Paint paint, String start) {
+            private static final int NARROWEST = 60, WIDEST = 120, LABELS = 28;
+            private static final List<String> FIRST = List.of("-i", "-o", "--demo", "--limit", "-c");
+            private static final List<String> LAST = List.of("-h", "-V");
 
-        /// What stands on the left, and what is said of it.
-        private record Entry(String label, String said) {}
+            /// What stands on the left, and what is said of it.
+            private record Entry(String label, String said) {}
 
-        static HelpPage of(CommandSpec spec, Env env) {
-            boolean isInShell = !spec.root().name().equals("difyexec");
-            return new HelpPage(spec, Math.clamp(Screen.columns(env), NARROWEST, WIDEST), Paint.of(env, 1),
-                    isInShell ? "" : env.invocation() + " ");
-        }
-
-        String text() {
-            var page = new StringBuilder();
-            lines("Usage: " + spec.qualifiedName(" ") + synopsis(), 0, 7).forEach(line -> add(page, line));
-            for (var paragraph : spec.usageMessage().description())
-                plain(paragraph).lines().flatMap(said -> lines(said, 0, 0)).forEach(line -> add(page, line));
-            section(page, "Commands:", commands());
-            boolean isShort = groups().isEmpty();
-            section(page, "", Stream.of(parameters(), options(this::isFirst), isShort ? last() : Stream.<Entry>empty())
-                    .flatMap(entries -> entries).toList());
-            groups().forEach(group -> section(page, group.heading().replace("%n", ""), group.allOptionsNested().stream()
-                    .filter(option -> !isFirst(option)).map(HelpPage::entry).toList()));
-            if (!isShort) section(page, "Other:", last().toList());
-            footer(page);
-            return page.toString();
-        }
-
-        private static void add(StringBuilder page, String line) {
-            page.append(line).append('\n');
-        }
-
-        /// ` [OPTIONS] -i CSV -o JSONL [ID...]`
-        private String synopsis() {
-            var words = new ArrayList<String>();
-            if (!spec.options().stream().allMatch(OptionSpec::required)) words.add("[OPTIONS]");
-            spec.options().stream().filter(OptionSpec::required)
-                    .forEach(option -> words.add(option.shortestName() + " " + option.paramLabel()));
-            spec.positionalParameters().forEach(parameter -> words.add(label(parameter)));
-            if (!spec.subcommands().isEmpty()) words.add("COMMAND");
-            return words.stream().map(word -> " " + word).collect(joining());
-        }
-
-        private static String label(CommandLine.Model.PositionalParamSpec parameter) {
-            var label = parameter.paramLabel() + (parameter.arity().max() > 1 ? "..." : "");
-            return parameter.arity().min() == 0 ? "[" + label + "]" : label;
-        }
-
-        private List<Entry> commands() {
-            return spec.subcommands().values().stream().distinct().map(CommandLine::getCommandSpec)
-                    .map(command -> new Entry("  " + String.join(", ", command.names()), summary(command))).toList();
-        }
-
-        private static String summary(CommandSpec command) {
-            var usage = command.usageMessage();
-            return plain(Stream.of(usage.header(), usage.description()).flatMap(Stream::of).findFirst().orElse(""));
-        }
-
-        private Stream<Entry> parameters() {
-            return spec.positionalParameters().stream().map(parameter -> new Entry(" ".repeat(6) + label(parameter),
-                    String.join(" ", parameter.description())));
-        }
-
-        private List<CommandLine.Model.ArgGroupSpec> groups() {
-            return spec.argGroups().stream().filter(group -> group.heading() != null)
-                    .sorted(Comparator.comparingInt(CommandLine.Model.ArgGroupSpec::order)).toList();
-        }
-
-        /// Those that stand under no heading, and what everyone needs.
-        private boolean isFirst(OptionSpec option) {
-            return option.group() == null && !isLast(option) || FIRST.contains(option.shortestName());
-        }
-
-        private static boolean isLast(OptionSpec option) {
-            return LAST.contains(option.shortestName());
-        }
-
-        private Stream<Entry> options(Predicate<OptionSpec> which) {
-            return spec.options().stream().filter(which).sorted(Comparator.comparingInt(HelpPage::place))
-                    .map(HelpPage::entry);
-        }
-
-        private Stream<Entry> last() {
-            return options(HelpPage::isLast);
-        }
-
-        private static int place(OptionSpec option) {
-            int place = FIRST.indexOf(option.shortestName());
-            return place < 0 ? FIRST.size() : place;
-        }
-
-        /// `  -c, --concurrency=N`, `      --demo[=VERSION]`
-        private static Entry entry(OptionSpec option) {
-            var names = (option.shortestName().length() > 2 ? " ".repeat(6) : "  ") + String.join(", ", option.names());
-            var value = "=" + option.paramLabel();
-            var label = option.arity().max() == 0 ? "" : option.arity().min() == 0 ? "[" + value + "]" : value;
-            return new Entry(names + label, String.join(" ", option.description()));
-        }
-
-        private void section(StringBuilder page, String heading, List<Entry> entries) {
-            if (entries.isEmpty()) return;
-            add(page, "");
-            if (!heading.isEmpty()) add(page, paint.bold(heading));
-            int longest = entries.stream().mapToInt(entry -> entry.label().length()).max().getAsInt();
-            int left = groups().isEmpty() ? Math.min(LABELS, longest + 2) : LABELS;
-            for (var entry : entries) entry(entry, left).forEach(line -> add(page, line));
-        }
-
-        private Stream<String> entry(Entry entry, int left) {
-            var label = entry.label();
-            boolean fits = label.length() < left - 1;
-            var said = lines(plain(entry.said()), left, left).toList();
-            var first = label.replace(label.strip(), paint.bold(label.strip()))
-                    + (fits ? " ".repeat(left - label.length()) + said.getFirst().strip() : "");
-            return Stream.concat(Stream.of(first), said.stream().skip(fits ? 1 : 0));
-        }
-
-        /// Examples begin with the tool's name; the rest is said as it is.
-        private void footer(StringBuilder page) {
-            var lines = List.of(spec.usageMessage().footer());
-            if (lines.isEmpty()) return;
-            add(page, "");
-            if (lines.getFirst().startsWith("difyexec ")) add(page, paint.bold("Examples:"));
-            for (var line : lines) {
-                if (!line.startsWith("difyexec ")) lines(line, 0, 0).forEach(part -> add(page, part));
-                else add(page, String.join(" \\\n", lines(start + line.substring(9), 2, 6, width - 2).toList()));
+            static HelpPage of(CommandSpec spec, Env env) {
+                boolean isInShell = !spec.root().name().equals("difyexec");
+                return new HelpPage(spec, Math.clamp(Screen.columns(env), NARROWEST, WIDEST), Paint.of(env, 1),
+                        isInShell ? "" : env.invocation() + " ");
             }
-        }
 
-        private static String plain(String text) {
-            return text.replace("%n", "\n").replace("%%", "%").strip();
-        }
+            String text() {
+                var usage = lines("Usage: " + spec.qualifiedName(" ") + synopsis(), 0, 7, width);
+                var description = Stream.of(spec.usageMessage().description())
+                        .flatMap(paragraph -> plain(paragraph).lines()).flatMap(said -> lines(said, 0, 0, width));
+                var options = Stream.of(Stream.of(""), groups(), Stream.of("Other:")).flatMap(headings -> headings)
+                        .flatMap(heading -> section(heading, entries(heading)));
+                return Stream.of(usage, description, section("Commands:", commands()), options, footer())
+                        .flatMap(lines -> lines).map(line -> line + "\n").collect(joining());
+            }
 
-        private Stream<String> lines(String text, int first, int others) {
-            return lines(text, first, others, width);
-        }
+            /// ` [OPTIONS] -i CSV -o JSONL [ID...]`
+            private String synopsis() {
+                var words = new ArrayList<String>();
+                if (!spec.options().stream().allMatch(OptionSpec::required)) words.add("[OPTIONS]");
+                spec.options().stream().filter(OptionSpec::required)
+                        .forEach(option -> words.add(option.shortestName() + " " + option.paramLabel()));
+                spec.positionalParameters().forEach(parameter -> words.add(label(parameter)));
+                if (!spec.subcommands().isEmpty()) words.add("COMMAND");
+                return words.stream().map(word -> " " + word).collect(joining());
+            }
 
-        /// Broken between words, the first line and the others indented so far.
-        private static Stream<String> lines(String text, int first, int others, int width) {
-            var lines = new ArrayList<String>();
-            var line = new StringBuilder(" ".repeat(first));
-            for (var word : text.split(" ")) {
-                if (!line.toString().isBlank() && line.length() + word.length() + 1 > width) {
-                    lines.add(line.toString());
-                    line = new StringBuilder(" ".repeat(others));
+            private static String label(CommandLine.Model.PositionalParamSpec parameter) {
+                var label = parameter.paramLabel() + (parameter.arity().max() > 1 ? "..." : "");
+                return parameter.arity().min() == 0 ? "[" + label + "]" : label;
+            }
+
+            private List<Entry> commands() {
+                return spec.subcommands().values().stream().distinct().map(CommandLine::getCommandSpec)
+                        .map(command -> new Entry("  " + String.join(", ", command.names()), summary(command)))
+                        .toList();
+            }
+
+            private static String summary(CommandSpec command) {
+                var usage = command.usageMessage();
+                return Stream.of(usage.header(), usage.description()).flatMap(Stream::of).findFirst().orElse("");
+            }
+
+            private Stream<String> groups() {
+                return spec.argGroups().stream().sorted(Comparator.comparingInt(CommandLine.Model.ArgGroupSpec::order))
+                        .map(group -> plain(group.heading()));
+            }
+
+            /// Parameters, and what everyone needs, stand first, under no heading.
+            private List<Entry> entries(String heading) {
+                var parameters = spec.positionalParameters().stream().filter(_ -> heading.isEmpty())
+                        .map(parameter -> new Entry(" ".repeat(6) + label(parameter),
+                                String.join(" ", parameter.description())));
+                var options = spec.options().stream().filter(option -> heading(option).equals(heading))
+                        .sorted(Comparator.comparingInt(HelpPage::place)).map(HelpPage::entry);
+                return Stream.concat(parameters, options).toList();
+            }
+
+            private String heading(OptionSpec option) {
+                if (LAST.contains(option.shortestName())) return spec.argGroups().isEmpty() ? "" : "Other:";
+                return option.group() == null || FIRST.contains(option.shortestName()) ? ""
+                        : plain(option.group().heading());
+            }
+
+            private static int place(OptionSpec option) {
+                int place = FIRST.indexOf(option.shortestName());
+                return place >= 0 ? place : FIRST.size() + LAST.indexOf(option.shortestName()) + 1;
+            }
+
+            /// `  -c, --concurrency=N`, `      --demo[=VERSION]`
+            private static Entry entry(OptionSpec option) {
+                var names = (option.shortestName().length() > 2 ? " ".repeat(6) : "  ")
+                        + String.join(", ", option.names());
+                var value = "=" + option.paramLabel();
+                var label = option.arity().max() == 0 ? "" : option.arity().min() == 0 ? "[" + value + "]" : value;
+                return new Entry(names + label, String.join(" ", option.description()));
+            }
+
+            private Stream<String> section(String heading, List<Entry> entries) {
+                if (entries.isEmpty()) return Stream.empty();
+                int longest = entries.stream().mapToInt(entry -> entry.label().length()).max().getAsInt();
+                int left = spec.argGroups().isEmpty() ? Math.min(LABELS, longest + 2) : LABELS;
+                var head = heading.isEmpty() ? Stream.of("") : Stream.of("", paint.bold(heading));
+                return Stream.concat(head, entries.stream().flatMap(entry -> lines(entry, left)));
+            }
+
+            private Stream<String> lines(Entry entry, int left) {
+                var label = entry.label();
+                boolean fits = label.length() < left - 1;
+                var said = lines(plain(entry.said()), left, left, width).toList();
+                var first = label.replace(label.strip(), paint.bold(label.strip()))
+                        + (fits ? said.getFirst().substring(label.length()) : "");
+                return Stream.concat(Stream.of(first), said.stream().skip(fits ? 1 : 0));
+            }
+
+            /// Examples begin with the tool's name; the rest is said as it is.
+            private Stream<String> footer() {
+                var lines = List.of(spec.usageMessage().footer());
+                if (lines.isEmpty()) return Stream.empty();
+                var head = lines.getFirst().startsWith("difyexec ") ? Stream.of("", paint.bold("Examples:"))
+                        : Stream.of("");
+                return Stream.concat(head, lines.stream().flatMap(line -> !line.startsWith("difyexec ")
+                        ? lines(line, 0, 0, width)
+                        : Stream.of(lines(start + line.substring(9), 2, 6, width - 2).collect(joining(" \\\n")))));
+            }
+
+            private static String plain(String text) {
+                return text.replace("%n", "\n").replace("%%", "%").strip();
+            }
+
+            /// Broken between words, the first line and the others indented so far.
+            private static Stream<String> lines(String text, int first, int others, int width) {
+                var lines = new ArrayDeque<>(List.of(" ".repeat(first)));
+                for (var word : text.split(" ")) {
+                    var line = lines.removeLast();
+                    var longer = line + (line.isBlank() ? "" : " ") + word;
+                    if (line.isBlank() || longer.length() <= width) lines.add(longer);
+                    else lines.addAll(List.of(line, " ".repeat(others) + word));
                 }
-                line.append(line.toString().isBlank() ? "" : " ").append(word);
-            }
-            lines.add(line.toString());
-            return lines.stream();
-        }
-    }
-
-    /// Where a full disk and a reader that has left are told: a PrintStream and a PrintWriter keep both to themselves.
-    static final class StandardOutput {
-        private static final String LOST = "full, or its reader has left";
-
-        static void write(OutputStream out, Draft.Content content) {
-            try {
-                content.write(out);
-                if (out instanceof PrintStream stream && stream.checkError()) throw new IOException(LOST);
-            } catch (IOException problem) {
-                throw new Unusable("standard output: cannot be written (" + Plain.of(problem) + ")");
+                return lines.stream();
             }
         }
 
-        /// What a command has printed.
-        static void check(PrintWriter printed) {
-            write(System.out, _ -> {
-                if (printed.checkError()) throw new IOException(LOST);
-            });
+        /// Where a full disk and a reader that has left are told: a PrintStream and a PrintWriter keep both to
+        /// themselves.
+        static final class StandardOutput {
+            private static final String LOST = "full, or its reader has left";
+
+            static void write(OutputStream out, Draft.Content content) {
+                try {
+                    content.write(out);
+                    if (out instanceof PrintStream stream && stream.checkError()) throw new IOException(LOST);
+                } catch (IOException problem) {
+                    throw new Unusable("standard output: cannot be written (" + Plain.of(problem) + ")");
+                }
+            }
+
+            /// What a command has printed.
+            static void check(PrintWriter printed) {
+                write(System.out, _ -> {
+                    if (printed.checkError()) throw new IOException(LOST);
+                });
+            }
         }
     }
 
@@ -2190,7 +2169,6 @@ final class DifyExec implements Runnable {
                 description = "The results; beside it lie <output>.retry, .log and .lock.")
         Path output;
 
-        @Mixin DemoOption demo;
         @Mixin Setup setup;
         @ArgGroup(validate = false, order = 2, heading = "%nRows:%n") RowOptions rows = new RowOptions();
         @ArgGroup(validate = false, order = 4, heading = "%nPace:%n") PaceOptions pace = new PaceOptions();
@@ -2198,91 +2176,193 @@ final class DifyExec implements Runnable {
 
         /// Checks what can be checked without the server, opens the batch, asks the server once, and runs.
         int start(Selection selection) throws Exception {
-            setup.check(demo.version);
+            setup.check();
             var mode = pace.mode(setup.dify.mode);
             var files = BatchFiles.of(rows.shard(setup.env).map(part -> part.of(output)).orElse(output));
             out.makeFolder();
             try (var source = files.open(input.csv)) {
                 var csv = setup.open(source, input.csv);
-                try (var dify = setup.connect(demo.version, csv.columns(), pace.concurrency(), setup.err())) {
-                    if (dify.demo().isPresent()) dify.err().println("Demo: a simulated Dify " + demo.version
+                try (var dify = setup.connect(csv.columns(), pace.concurrency(), setup.err())) {
+                    if (dify.demo().isPresent()) dify.err().println("Demo: a simulated Dify " + setup.demo
                             + " inside this process; nothing is sent out, nothing is spent.");
                     try (var writer = BatchWriter.open(files, csv, out.noBom, rows.rebuild,
                             rows.fresh ? Optional.of(dify.err()) : Optional.empty())) {
-                        return new Session(this, mode, dify, writer, writer.batch()).run(rows.of(selection));
+                        return new Call(this, mode, dify, writer, writer.batch()).run(rows.of(selection));
                     }
+                }
+            }
+        }
+
+        /// One call of `run` or `retry` on an open batch, from checked options to an exit code.
+        private record Call(Work work, Mode mode, Connection dify, BatchWriter writer, Batch batch) {
+
+            int run(Selection selection) throws IOException, InterruptedException {
+                tellShard(selection);
+                var wanted = batch.select(selection, work.setup.dify.timeout);
+                StatusView.changes(batch, selection.rerunChanged(), dify.err());
+                if (selection.listed()) StatusView.strangers(batch.strangers(), dify.err());
+                writer.flush();
+                if (wanted.isEmpty() && batch.history().resent().isEmpty()) return nothingToDo();
+                var server = dify.greet(batch, "\n" + Plain.count(wanted.rows(), "row stays", "rows stay")
+                        + " pending; nothing was sent.");
+                var sender = new Sender(dify.client().to(server.kind()), checked(wanted, server),
+                        Optional.ofNullable(work.out.saveFiles));
+                try (var progress = new Progress(dify.err(), work.out.progress)) {
+                    var engine = dify.engine(server, sender, wanted, terms(server), writer, progress,
+                            "mode=" + mode + " c=" + work.pace.concurrency(), work.setup.next().typed());
+                    var stop = engine.runToLastWords();
+                    new Summary(batch, engine.tally(), dify.err(), Paint.of(work.setup.env, 2)).print(stop,
+                            work.rows.limit != null || work.pace.maxCost != null, work.setup.next());
+                    return stop.map(Stop::code).orElse(engine.tally().isAllDone() ? OK : ROWS_LEFT);
+                }
+            }
+
+            /// `shard 3 of 8: 1,250 of 10,000 rows; -c 5 here, 40 if all 8 run`
+            private void tellShard(Selection selection) {
+                var shard = batch.files().shard();
+                if (shard.isEmpty()) return;
+                int rows = batch.index().rows(), slots = work.pace.concurrency(), count = shard.get().count();
+                dify.err().println("shard " + shard.get().index() + " of " + count + ": " + Plain.number(rows) + " of "
+                        + Plain.number(rows + batch.index().ofOtherShards()) + " rows; -c " + slots + " here, "
+                        + Plain.number((long) slots * count) + " if all " + count + " run");
+                var others = selection.named().filter(id -> !shard.get().holds(id)).toList();
+                if (!others.isEmpty()) dify.err().println("Note: " + Plain.count(others.size(), "id is", "ids are")
+                        + " of other shards and passed over here ("
+                        + others.stream().limit(3).map(Plain::id).collect(joining(", "))
+                        + (others.size() > 3 ? ", …" : "") + ").");
+            }
+
+            private int nothingToDo() {
+                dify.err().println(batch.index().isComplete() ? "Nothing to do: every row has a success."
+                        : "Nothing to do: no row of this selection is open.");
+                return OK;
+            }
+
+            /// The form, once every wanted row has been held against it.
+            private Form checked(Wanted wanted, Greeting.Met server) throws InterruptedException {
+                var csv = batch.csv().orElseThrow();
+                var form = dify.form(server, csv, work.input.csv);
+                var inspection = Inspection.of(csv.columns(), form, wanted.all()).of(csv, batch.index());
+                CheckView.problems(inspection, dify.err());
+                if (inspection.isFine()) return form;
+                throw new Unusable(work.input.csv + ": " + Plain.count(inspection.faults().size()
+                        + inspection.problems().size(), "problem")
+                        + ", nothing was sent\nhint: correct them; --no-check sends the cells as text, unchecked");
+            }
+
+            private Engine.Terms terms(Greeting.Met server) {
+                var pace = work.pace;
+                return dify.terms(pace.ends(), work.setup.retrying.grace,
+                        new Pace(pace.concurrency(), pace.wait, pace.rate),
+                        batch.history().route(mode, server.kind(), server.version()));
+            }
+        }
+
+        static final class RowOptions extends ShardOption {
+            @Option(names = "--limit", paramLabel = "N", description = "Only the first N pending rows.")
+            Long limit;
+
+            @Option(names = "--ids", paramLabel = "A,B", split = ",", description = "Only these ids.")
+            List<String> ids = List.of();
+
+            @Option(names = "--rerun-changed",
+                    description = "Also run successes whose row has changed in the CSV since.")
+            boolean rerunChanged;
+
+            @Option(names = "--resend-unknown",
+                    description = "Send paused and unknown rows again (a run may be paid twice).")
+            boolean resendUnknown;
+
+            @Option(names = "--fresh", description = "Move the files of an earlier batch aside and start anew.")
+            boolean fresh;
+
+            @Option(names = "--rebuild",
+                    description = "Fetch results that are missing but known to the log, by run id.")
+            boolean rebuild;
+
+            Selection of(Selection asked) {
+                return new Selection(asked.listed(), asked.ids(), asked.force(), List.copyOf(ids),
+                        limit == null ? Long.MAX_VALUE : limit, rerunChanged, resendUnknown || asked.resendUnknown());
+            }
+        }
+
+        static final class PaceOptions implements Lasting {
+            private static final int MOST = 10_000;
+
+            @Option(names = {"-c", "--concurrency"}, paramLabel = "N",
+                    description = "Runs at a time (default: 5; 1 with --wait).")
+            Long concurrency;
+
+            @Option(names = {"-w", "--wait"}, paramLabel = "S",
+                    description = "Seconds between the end of one request and the start of the next.")
+            Duration wait;
+
+            @Option(names = "--rate", paramLabel = "N/s|N/m|N/h", converter = Rate.Converter.class,
+                    description = "At most so many starts a second, minute or hour, evenly spread.")
+            Rate rate;
+
+            @Option(names = "--max-failures", paramLabel = "N|N%", converter = Ceiling.Converter.class,
+                    description = "Stop after so many failed rows (a share counts from 20 rows on).")
+            Ceiling maxFailures;
+
+            @Option(names = "--max-tokens", paramLabel = "N", description = "Stop once so many tokens are used.")
+            Long maxTokens;
+
+            @Option(names = "--max-cost", paramLabel = "AMOUNT", converter = MaxCost.Converter.class,
+                    description = "Stop before this call costs more: 5, 0.5 or \"USD 5\". Prices come in streams only, "
+                            + "so auto is streaming.")
+            MaxCost maxCost;
+
+            int concurrency() {
+                int slots = concurrency != null ? (int) Math.min(concurrency, Integer.MAX_VALUE) : wait != null ? 1 : 5;
+                if (slots > MOST) throw new Unusable("-c " + concurrency + ": at most " + MOST + " runs at a time");
+                if (wait != null && slots > 1) throw new Unusable("--wait and -c " + slots + " contradict each other"
+                        + "\nhint: --wait runs one row at a time; leave one of them out");
+                return slots;
+            }
+
+            Limits.Ends ends() {
+                return new Limits.Ends(maxFailures, maxTokens, maxCost);
+            }
+
+            /// With a limit of money the mode that was asked for is streaming, as others tell no prices.
+            Mode mode(Mode asked) {
+                if (maxCost == null) return asked;
+                if (asked == Mode.BLOCKING) throw new Unusable("--max-cost and --mode blocking contradict each other: "
+                        + "only streams tell prices\nhint: leave out --mode, or use --max-tokens");
+                return Mode.STREAMING;
+            }
+        }
+
+        static final class OutputOptions implements Lasting {
+            @Option(names = "--no-bom", description = "Write the results without a byte order mark.")
+            boolean noBom;
+
+            @Option(names = "--save-files", paramLabel = "DIR",
+                    description = "Fetch files in the outputs into this folder.")
+            Path saveFiles;
+
+            @Option(names = "--progress", paramLabel = "HOW", defaultValue = "auto",
+                    description = "auto, plain or off (default: ${DEFAULT-VALUE}).")
+            ProgressStyle progress;
+
+            void makeFolder() {
+                try {
+                    if (saveFiles != null) Files.createDirectories(saveFiles);
+                } catch (IOException problem) {
+                    throw new Unusable("--save-files " + saveFiles + ": cannot be made (" + Plain.of(problem) + ")");
                 }
             }
         }
     }
 
-    /// One call of `run` or `retry` on an open batch, from checked options to an exit code.
-    record Session(Work work, Mode mode, Connection dify, BatchWriter writer, Batch batch) {
-
-        int run(Selection selection) throws IOException, InterruptedException {
-            tellShard(selection);
-            var wanted = batch.select(selection, dify.timeout());
-            StatusView.changes(batch, selection.rerunChanged(), dify.err());
-            if (selection.listed()) StatusView.strangers(batch.strangers(), dify.err());
-            writer.flush();
-            if (wanted.isEmpty() && batch.history().resent().isEmpty()) return nothingToDo();
-            var server = dify.greet(batch, "\n" + Plain.count(wanted.rows(), "row stays", "rows stay")
-                    + " pending; nothing was sent.");
-            var sender = new Sender(dify.client(server), checked(wanted, server),
-                    Optional.ofNullable(work.out.saveFiles));
-            try (var progress = new Progress(dify.err(), work.out.progress)) {
-                var engine = dify.engine(server, sender, wanted, terms(server), writer, progress,
-                        "mode=" + mode + " c=" + work.pace.concurrency(), work.setup.next().typed());
-                var stop = engine.runToLastWords();
-                new Summary(batch, engine.tally(), dify.err(), Paint.of(work.setup.env, 2)).print(stop,
-                        work.rows.limit != null || work.pace.maxCost != null, work.setup.next());
-                return stop.map(Stop::code).orElse(engine.tally().isAllDone() ? OK : ROWS_LEFT);
-            }
-        }
-
-        /// `shard 3 of 8: 1,250 of 10,000 rows; -c 5 here, 40 if all 8 run`
-        private void tellShard(Selection selection) {
-            var shard = batch.files().shard();
-            if (shard.isEmpty()) return;
-            int rows = batch.index().rows(), slots = work.pace.concurrency(), count = shard.get().count();
-            dify.err().println("shard " + shard.get().index() + " of " + count + ": " + Plain.number(rows) + " of "
-                    + Plain.number(rows + batch.index().ofOtherShards()) + " rows; -c " + slots + " here, "
-                    + Plain.number((long) slots * count) + " if all " + count + " run");
-            var others = selection.named().filter(id -> !shard.get().holds(id)).toList();
-            if (!others.isEmpty()) dify.err().println("Note: " + Plain.count(others.size(), "id is", "ids are")
-                    + " of other shards and passed over here ("
-                    + others.stream().limit(3).map(Plain::id).collect(joining(", "))
-                    + (others.size() > 3 ? ", …" : "") + ").");
-        }
-
-        private int nothingToDo() {
-            dify.err().println(batch.index().isComplete() ? "Nothing to do: every row has a success."
-                    : "Nothing to do: no row of this selection is open.");
-            return OK;
-        }
-
-        /// The form, once every wanted row has been held against it.
-        private Form checked(Wanted wanted, Greeting.Met server) throws InterruptedException {
-            var csv = batch.csv().orElseThrow();
-            var form = dify.form(server, csv, work.input.csv);
-            var inspection = Inspection.of(csv.columns(), form, wanted.all()).of(csv, batch.index());
-            CheckView.problems(inspection, dify.err());
-            if (inspection.isFine()) return form;
-            throw new Unusable(work.input.csv + ": " + Plain.count(inspection.faults().size()
-                    + inspection.problems().size(), "problem")
-                    + ", nothing was sent\nhint: correct them; --no-check sends the cells as text, unchecked");
-        }
-
-        private Engine.Terms terms(Greeting.Met server) {
-            var pace = work.pace;
-            return dify.terms(pace.ends(), work.setup.retrying.grace,
-                    new Pace(pace.concurrency(), pace.wait, pace.rate),
-                    batch.history().route(mode, server.kind(), server.version()));
-        }
-    }
-
     /// What every command that asks a server is told of it and of the CSV.
-    static final class Setup {
+    static final class Setup implements Lasting {
+        @Option(names = "--demo", arity = "0..1", fallbackValue = Demo.NEWEST, paramLabel = "VERSION",
+                description = "Use a simulated Dify in this process (" + Demo.VERSIONS + "): no key, no network, "
+                        + "no cost.")
+        String demo;
+
         @ArgGroup(validate = false, order = 1, heading = "%nInput:%n") CsvOptions shape = new CsvOptions();
         @ArgGroup(validate = false, order = 3, heading = "%nServer:%n") DifyOptions dify = new DifyOptions();
         @ArgGroup(validate = false, order = 5, heading = "%nRetrying:%n") RetryOptions retrying = new RetryOptions();
@@ -2299,9 +2379,7 @@ final class DifyExec implements Runnable {
         }
 
         /// Whether the settings that are variables can be used.
-        ///
-        /// @param demo the version that is played, or null: there is a server
-        void check(String demo) throws Exception {
+        void check() throws Exception {
             new EnvDefaults(env).check(spec.commandLine().getParseResult(), demo != null);
         }
 
@@ -2316,17 +2394,111 @@ final class DifyExec implements Runnable {
 
         /// What follows from this call.
         NextCall next() {
-            return TypedCall.of(spec, env).next();
+            return Lasting.next(spec, env);
         }
 
         /// The server of the settings, or a demo with a variable for each column.
         ///
         /// @param runs how many there may be at a time
-        Connection connect(String demo, List<String> columns, int runs, PrintWriter err) throws IOException {
+        Connection connect(List<String> columns, int runs, PrintWriter err) throws IOException {
             var server = Optional.ofNullable(demo == null ? null : Demo.start(Demo.Version.of(demo), columns));
             var access = server.map(local -> Access.to(local, dify.workflowId)).orElseGet(() -> dify.access(env, err));
             return new Connection(this, access, DifyClient.of(access, dify.timeout, runs),
                     new Judge(retrying.backoff(), retrying.failedRuns, access), server, err);
+        }
+
+        static final class DifyOptions implements Lasting {
+            @Option(names = "--base-url", paramLabel = "URL", defaultValue = "https://api.dify.ai/v1",
+                    description = "The API's address (env: DIFY_API_BASE_URL; default: ${DEFAULT-VALUE}).")
+            URI baseUrl;
+
+            @Option(names = "--workflow-id", paramLabel = "ID", defaultValue = "",
+                    converter = Converters.VersionId.class,
+                    description = "A published version to pin; empty: the one published now (env: DIFY_WORKFLOW_ID).")
+            String workflowId;
+
+            @Option(names = "--mode", paramLabel = "MODE", defaultValue = "auto",
+                    description = "auto, blocking or streaming; auto is blocking until a proxy cuts a run off, and "
+                            + "streaming for chatflows.")
+            Mode mode;
+
+            @Option(names = "--query-column", paramLabel = "NAME", defaultValue = "query",
+                    description = "The column with what a chatflow is asked (default: ${DEFAULT-VALUE}).")
+            String queryColumn;
+
+            @Option(names = "--timeout", paramLabel = "S", defaultValue = "300",
+                    converter = Converters.PositiveDuration.class,
+                    description = "Seconds one run may take (env: TIMEOUT; default: ${DEFAULT-VALUE}).")
+            Duration timeout;
+
+            @Option(names = "--files", paramLabel = "DIR", converter = Converters.Folder.class,
+                    description = "Where @path cells may lead, besides the CSV's folder.")
+            Path files;
+
+            @Option(names = "--no-check",
+                    description = "Do not ask for the workflow's form: every cell is sent as text.")
+            boolean noCheck;
+
+            @Option(names = "--user", paramLabel = "NAME", description = "One fixed Dify user in place of one an "
+                    + "attempt; cut runs can then not be found by name.")
+            String user;
+
+            /// The key never comes from an option: a command line is seen by everyone on the machine.
+            Access access(Env env, PrintWriter err) {
+                var key = key(env);
+                if (baseUrl.getScheme().equals("http") && !Env.isLoopback(baseUrl.getHost()))
+                    err.println("Warning: " + baseUrl + " is not https: the key travels unprotected.");
+                return new Access(baseUrl, key, workflowId.strip(), env.proxy(baseUrl), env.needed("DIFY_CA_FILE"));
+            }
+
+            private static String key(Env env) {
+                var setting = env.needed("DIFY_API_KEY");
+                var key = setting.map(Env.Setting::text).orElse("").strip();
+                if (key.isEmpty() || key.equals(Env.PLACEHOLDER))
+                    throw new Unusable(env.missing("DIFY_API_KEY") + "\nhint: set it in the environment or in .env "
+                            + "(in Dify: your app, API Access, API Key), or try --demo");
+                if (!key.chars().allMatch(c -> c > 0x20 && c < 0x7f))
+                    throw new Unusable("DIFY_API_KEY" + setting.get().source() + " contains a character that no key "
+                            + "has (a blank, a line break or a non-ASCII letter)\nhint: copy it again");
+                return key;
+            }
+        }
+
+        static final class RetryOptions implements Lasting {
+            @Option(names = "--max-retries", paramLabel = "N", defaultValue = "3",
+                    description = "Further attempts after the first (env: MAX_RETRIES; default: ${DEFAULT-VALUE}).")
+            int maxRetries;
+
+            @Option(names = "--initial-retry-delay", paramLabel = "S", defaultValue = "1",
+                    description = "Seconds before the first retry, then doubled "
+                            + "(env: INITIAL_RETRY_DELAY; default: ${DEFAULT-VALUE}).")
+            Duration initialDelay;
+
+            @Option(names = "--max-retry-delay", paramLabel = "S", defaultValue = "60",
+                    description = "Longest wait before a retry (env: MAX_RETRY_DELAY; default: ${DEFAULT-VALUE}).")
+            Duration maxDelay;
+
+            @Option(names = "--retry-failed-runs", paramLabel = "WHEN", defaultValue = "transient",
+                    description = "Which failed runs are tried again: never, transient or always "
+                            + "(default: ${DEFAULT-VALUE}).")
+            RetryRuns failedRuns;
+
+            @Option(names = "--settle", paramLabel = "S", converter = Converters.PositiveDuration.class,
+                    description = "Seconds without a trace after which a cut request "
+                            + "counts as not started (default: 30; 300 for streaming).")
+            Duration settle;
+
+            @Option(names = "--grace", paramLabel = "S", defaultValue = "20",
+                    description = "Seconds that running rows get to end after Ctrl-C (default: ${DEFAULT-VALUE}).")
+            Duration grace;
+
+            Backoff backoff() {
+                return new Backoff(initialDelay, maxDelay, maxRetries);
+            }
+
+            Settle settle() {
+                return settle == null ? Settle.DEFAULT : new Settle(settle, settle);
+            }
         }
     }
 
@@ -2346,14 +2518,6 @@ final class DifyExec implements Runnable {
             var backoff = judge.backoff();
             return new Connection(setup, access, client, new Judge(new Backoff(backoff.initial(), backoff.max(), 0),
                     RetryRuns.NEVER, access), demo, err);
-        }
-
-        Duration timeout() {
-            return setup.dify.timeout;
-        }
-
-        Mode mode() {
-            return setup.dify.mode;
         }
 
         /// Asks the server who it is. A refusal ends the command.
@@ -2383,13 +2547,8 @@ final class DifyExec implements Runnable {
             return server.kind() == AppKind.CHATFLOW ? form.asking(setup.dify.queryColumn, csv.columns()) : form;
         }
 
-        /// The client for the kind of app that was met.
-        DifyClient client(Greeting.Met server) {
-            return client.to(server.kind());
-        }
-
         Engine.Terms terms(Limits.Ends ends, Duration grace, Pace pace, Route route) {
-            var limits = new Limits(ends, grace, timeout(), setup.retrying.settle());
+            var limits = new Limits(ends, grace, setup.dify.timeout, setup.retrying.settle());
             return new Engine.Terms(judge, limits, pace, route, new Names(setup.dify.user));
         }
 
@@ -2435,28 +2594,17 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Options that hold for every call of a batch: the next one needs what was typed of them.
-    interface Lasting {}
-
-    /// A demo in place of a server, where one is asked for.
-    static final class DemoOption implements Lasting {
-        @Option(names = "--demo", arity = "0..1", fallbackValue = Demo.NEWEST, paramLabel = "VERSION",
-                description = "Use a simulated Dify in this process (" + Demo.VERSIONS + "): no key, no network, "
-                        + "no cost.")
-        String version;
-    }
-
     static final class CsvOptions implements Lasting {
         @Option(names = "--id-column", paramLabel = "NAME",
                 description = "The column of the ids (default: the first). Blanks around ids and column names are cut "
                         + "off; other cells stay as they are.")
         String idColumn;
 
-        @Option(names = "--encoding", paramLabel = "NAME", converter = Charsets.class,
+        @Option(names = "--encoding", paramLabel = "NAME",
                 description = "The CSV's encoding, like Shift_JIS or GB18030 (default: UTF-8, or UTF-16 by its mark).")
         Charset encoding;
 
-        @Option(names = "--delimiter", paramLabel = "C", converter = Delimiters.class,
+        @Option(names = "--delimiter", paramLabel = "C",
                 description = "What parts the cells; 'tab' is a tab (default: ',', or ';' or tab by the header).")
         Character delimiter;
 
@@ -2465,272 +2613,95 @@ final class DifyExec implements Runnable {
         }
     }
 
-    static final class Charsets implements ITypeConverter<Charset> {
-        @Override
-        public Charset convert(String text) {
+    /// Options that hold for every call of a batch: the next one needs what was typed of them.
+    interface Lasting {
+        /// What follows from a call, by what was typed for it.
+        static NextCall next(CommandSpec spec, Env env) {
+            var parsed = spec.commandLine().getParseResult();
+            var words = spec.options().stream().filter(Lasting::isLasting).flatMap(option ->
+                    value(option, parsed, env).flatMap(value -> word(option, value)).stream());
+            return new NextCall(env.invocation(), new Typed(words.toList()));
+        }
+
+        private static boolean isLasting(OptionSpec option) {
+            return option.shortestName().equals(Typed.INPUT) || option.userObject() instanceof Field field
+                    && Lasting.class.isAssignableFrom(field.getDeclaringClass());
+        }
+
+        /// In the shell, what was typed for it is a default, as what the environment says is.
+        private static Optional<String> value(OptionSpec option, CommandLine.ParseResult parsed, Env env) {
+            if (parsed.hasMatchedOption(option)) return Optional.of(String.join(",", option.stringValues()));
             try {
-                return Charset.forName(text.strip());
-            } catch (IllegalArgumentException _) {
-                throw new TypeConversionException("not an encoding that Java knows "
-                        + "(like UTF-8, Shift_JIS, GB18030, windows-1252)");
-            }
-        }
-    }
-
-    static final class Delimiters implements ITypeConverter<Character> {
-        @Override
-        public Character convert(String text) {
-            if (text.equals("tab") || text.equals("\\t")) return '\t';
-            if (text.length() != 1
-                    || "\"\r\n".contains(text)) throw new TypeConversionException("not one character (or 'tab')");
-            return text.charAt(0);
-        }
-    }
-
-    static final class RowOptions extends ShardOption {
-        @Option(names = "--limit", paramLabel = "N", converter = Positives.class,
-                description = "Only the first N pending rows.")
-        Long limit;
-
-        @Option(names = "--ids", paramLabel = "A,B", split = ",", description = "Only these ids.")
-        List<String> ids = List.of();
-
-        @Option(names = "--rerun-changed", description = "Also run successes whose row has changed in the CSV since.")
-        boolean rerunChanged;
-
-        @Option(names = "--resend-unknown",
-                description = "Send paused and unknown rows again (a run may be paid twice).")
-        boolean resendUnknown;
-
-        @Option(names = "--fresh", description = "Move the files of an earlier batch aside and start anew.")
-        boolean fresh;
-
-        @Option(names = "--rebuild", description = "Fetch results that are missing but known to the log, by run id.")
-        boolean rebuild;
-
-        Selection of(Selection asked) {
-            return new Selection(asked.listed(), asked.ids(), asked.force(), List.copyOf(ids),
-                    limit == null ? Long.MAX_VALUE : limit, rerunChanged, resendUnknown || asked.resendUnknown());
-        }
-    }
-
-    static final class DifyOptions implements Lasting {
-        @Option(names = "--base-url", paramLabel = "URL", defaultValue = "https://api.dify.ai/v1",
-                description = "The API's address (env: DIFY_API_BASE_URL; default: ${DEFAULT-VALUE}).")
-        URI baseUrl;
-
-        @Option(names = "--workflow-id", paramLabel = "ID", defaultValue = "", converter = VersionIds.class,
-                description = "A published version to pin; empty: the one published now (env: DIFY_WORKFLOW_ID).")
-        String workflowId;
-
-        @Option(names = "--mode", paramLabel = "MODE", defaultValue = "auto",
-                description = "auto, blocking or streaming; auto is blocking until a proxy cuts a run off, and "
-                        + "streaming for chatflows.")
-        Mode mode;
-
-        @Option(names = "--query-column", paramLabel = "NAME", defaultValue = "query",
-                description = "The column with what a chatflow is asked (default: ${DEFAULT-VALUE}).")
-        String queryColumn;
-
-        @Option(names = "--timeout", paramLabel = "S", defaultValue = "300", converter = PositiveDurations.class,
-                description = "Seconds one run may take (env: TIMEOUT; default: ${DEFAULT-VALUE}).")
-        Duration timeout;
-
-        @Option(names = "--files", paramLabel = "DIR", converter = RealFolder.class,
-                description = "Where @path cells may lead, besides the CSV's folder.")
-        Path files;
-
-        @Option(names = "--no-check", description = "Do not ask for the workflow's form: every cell is sent as text.")
-        boolean noCheck;
-
-        @Option(names = "--user", paramLabel = "NAME", description = "One fixed Dify user in place of one an attempt; "
-                + "cut runs can then not be found by name.")
-        String user;
-
-        /// The key never comes from an option: a command line is seen by everyone on the machine.
-        Access access(Env env, PrintWriter err) {
-            var key = key(env);
-            if (baseUrl.getScheme().equals("http") && !Env.isLoopback(baseUrl.getHost()))
-                err.println("Warning: " + baseUrl + " is not https: the key travels unprotected.");
-            return new Access(baseUrl, key, workflowId.strip(), env.proxy(baseUrl), env.needed("DIFY_CA_FILE"));
-        }
-
-        private static String key(Env env) {
-            var setting = env.needed("DIFY_API_KEY");
-            var key = setting.map(Env.Setting::text).orElse("").strip();
-            if (key.isEmpty() || key.equals(Env.PLACEHOLDER))
-                throw new Unusable(env.missing("DIFY_API_KEY") + "\nhint: set it in the environment or in .env "
-                        + "(in Dify: your app, API Access, API Key), or try --demo");
-            if (!key.chars().allMatch(c -> c > 0x20 && c < 0x7f))
-                throw new Unusable("DIFY_API_KEY" + setting.get().source() + " contains a character that no key has "
-                        + "(a blank, a line break or a non-ASCII letter)\nhint: copy it again");
-            return key;
-        }
-    }
-
-    static final class PaceOptions implements Lasting {
-        @Option(names = {"-c", "--concurrency"}, paramLabel = "N", converter = Positives.class,
-                description = "Runs at a time (default: 5; 1 with --wait).")
-        Long concurrency;
-
-        @Option(names = {"-w", "--wait"}, paramLabel = "S",
-                description = "Seconds between the end of one request and the start of the next.")
-        Duration wait;
-
-        @Option(names = "--rate", paramLabel = "N/s|N/m|N/h", converter = Rate.Converter.class,
-                description = "At most so many starts a second, minute or hour, evenly spread.")
-        Rate rate;
-
-        @Option(names = "--max-failures", paramLabel = "N|N%", converter = Ceiling.Converter.class,
-                description = "Stop after so many failed rows (a share counts from 20 rows on).")
-        Ceiling maxFailures;
-
-        @Option(names = "--max-tokens", paramLabel = "N", converter = Positives.class,
-                description = "Stop once so many tokens are used.")
-        Long maxTokens;
-
-        @Option(names = "--max-cost", paramLabel = "AMOUNT", converter = MaxCost.Converter.class,
-                description = "Stop before this call costs more: 5, 0.5 or \"USD 5\". Prices come in streams only, so "
-                        + "auto is streaming.")
-        MaxCost maxCost;
-
-        private static final int MOST = 10_000;
-
-        int concurrency() {
-            int slots = concurrency != null ? (int) Math.min(concurrency, Integer.MAX_VALUE) : wait != null ? 1 : 5;
-            if (slots > MOST) throw new Unusable("-c " + concurrency + ": at most " + MOST + " runs at a time");
-            if (wait != null && slots > 1) throw new Unusable("--wait and -c " + slots
-                    + " contradict each other"
-                    + "\nhint: --wait runs one row at a time; leave one of them out");
-            return slots;
-        }
-
-        Limits.Ends ends() {
-            return new Limits.Ends(maxFailures, maxTokens, maxCost);
-        }
-
-        /// With a limit of money the mode that was asked for is streaming, as others tell no prices.
-        Mode mode(Mode asked) {
-            if (maxCost == null) return asked;
-            if (asked == Mode.BLOCKING) throw new Unusable("--max-cost and --mode blocking contradict each other: only "
-                    + "streams tell prices\nhint: leave out --mode, or use --max-tokens");
-            return Mode.STREAMING;
-        }
-    }
-
-    static final class RetryOptions implements Lasting {
-        @Option(names = "--max-retries", paramLabel = "N", defaultValue = "3", converter = Counts.class,
-                description = "Further attempts after the first (env: MAX_RETRIES; default: ${DEFAULT-VALUE}).")
-        int maxRetries;
-
-        @Option(names = "--initial-retry-delay", paramLabel = "S", defaultValue = "1",
-                description = "Seconds before the first retry, then doubled "
-                        + "(env: INITIAL_RETRY_DELAY; default: ${DEFAULT-VALUE}).")
-        Duration initialDelay;
-
-        @Option(names = "--max-retry-delay", paramLabel = "S", defaultValue = "60",
-                description = "Longest wait before a retry (env: MAX_RETRY_DELAY; default: ${DEFAULT-VALUE}).")
-        Duration maxDelay;
-
-        @Option(names = "--retry-failed-runs", paramLabel = "WHEN", defaultValue = "transient",
-                description = "Which failed runs are tried again: never, transient or always "
-                        + "(default: ${DEFAULT-VALUE}).")
-        RetryRuns failedRuns;
-
-        @Option(names = "--settle", paramLabel = "S", converter = PositiveDurations.class,
-                description = "Seconds without a trace after which a cut request "
-                        + "counts as not started (default: 30; 300 for streaming).")
-        Duration settle;
-
-        @Option(names = "--grace", paramLabel = "S", defaultValue = "20",
-                description = "Seconds that running rows get to end after Ctrl-C (default: ${DEFAULT-VALUE}).")
-        Duration grace;
-
-        Backoff backoff() {
-            return new Backoff(initialDelay, maxDelay, maxRetries);
-        }
-
-        Settle settle() {
-            return settle == null ? Settle.DEFAULT : new Settle(settle, settle);
-        }
-    }
-
-    static final class OutputOptions implements Lasting {
-        @Option(names = "--no-bom", description = "Write the results without a byte order mark.")
-        boolean noBom;
-
-        @Option(names = "--save-files", paramLabel = "DIR",
-                description = "Fetch files in the outputs into this folder.")
-        Path saveFiles;
-
-        void makeFolder() {
-            try {
-                if (saveFiles != null) Files.createDirectories(saveFiles);
-            } catch (IOException problem) {
-                throw new Unusable("--save-files " + saveFiles + ": cannot be made (" + Plain.of(problem) + ")");
+                var given = parsed.commandSpec().defaultValueProvider().defaultValue(option);
+                var known = new EnvDefaults(env).defaultValue(option);
+                return Optional.ofNullable(given).filter(value -> !value.equals(known));
+            } catch (Exception problem) { // the interface throws it; ours do not
+                throw new IllegalStateException(problem);
             }
         }
 
-        @Option(names = "--progress", paramLabel = "HOW", defaultValue = "auto",
-                description = "auto, plain or off (default: ${DEFAULT-VALUE}).")
-        ProgressStyle progress;
-    }
-
-    /// How failures are listed.
-    enum Grouping {
-        ROW, ERROR;
-
-        @Override
-        public String toString() {
-            return name().toLowerCase(Locale.ROOT);
+        /// None for a flag that is off; an option that stands alone means its usual value.
+        private static Optional<String> word(OptionSpec option, String value) {
+            boolean isFlag = option.arity().max() == 0, mayStandAlone = option.arity().min() == 0;
+            if (isFlag && !Boolean.parseBoolean(value)) return Optional.empty();
+            return Optional.of(isFlag || mayStandAlone && value.equals(option.fallbackValue()) ? option.shortestName()
+                    : option.shortestName() + "=" + value);
         }
     }
 
-    /// `90`, `1.5`, `90s`, `2m`, `1h`, `500ms`; a bare number is seconds.
-    static final class Durations implements ITypeConverter<Duration> {
-        private static final Pattern SHAPE = Pattern.compile("(\\d+(?:\\.\\d+)?)\\s*(ms|s|m|h)?");
+    /// What is typed, as values. A text that is none is refused in our words.
+    static final class Converters {
+        private static final Pattern DURATION = Pattern.compile("(\\d+(?:\\.\\d+)?)\\s*(ms|s|m|h)?");
+        private static final String RUN = "/workflows/run";
 
-        @Override
-        public Duration convert(String text) {
-            var match = SHAPE.matcher(text.strip());
+        /// By the type of an option: a `Long` that may be absent counts from 1 on, an `int` from 0 on.
+        static CommandLine register(CommandLine line) {
+            return line.registerConverter(Duration.class, Converters::duration)
+                    .registerConverter(URI.class, Converters::address)
+                    .registerConverter(Charset.class, Converters::charset)
+                    .registerConverter(Character.class, Converters::delimiter)
+                    .registerConverter(Long.class, Converters::positive)
+                    .registerConverter(int.class, Converters::count)
+                    .registerConverter(Mode.class, oneOf(Mode.class))
+                    .registerConverter(RetryRuns.class, oneOf(RetryRuns.class))
+                    .registerConverter(ProgressStyle.class, oneOf(ProgressStyle.class));
+        }
+
+        /// `90`, `1.5`, `90s`, `2m`, `1h`, `500ms`; a bare number is seconds.
+        static Duration duration(String text) {
+            var match = DURATION.matcher(text.strip());
             if (!match.matches()) throw new TypeConversionException("not a duration (like 90, 1.5, 90s, 2m or 500ms)");
-            var unit = match.group(2) == null ? 1000 : switch (match.group(2)) {
+            int unit = switch (match.group(2)) {
                 case "ms" -> 1;
                 case "m" -> 60_000;
                 case "h" -> 3_600_000;
-                default -> 1000;
+                case null, default -> 1000;
             };
             var millis = new BigDecimal(match.group(1)).multiply(BigDecimal.valueOf(unit));
             if (millis.compareTo(BigDecimal.valueOf(Duration.ofDays(365).toMillis())) > 0)
                 throw new TypeConversionException("longer than a year");
             return Duration.ofMillis(millis.longValue());
         }
-    }
 
-    /// A duration above zero.
-    static final class PositiveDurations implements ITypeConverter<Duration> {
-        @Override
-        public Duration convert(String text) {
-            var time = new Durations().convert(text);
-            if (!time.isPositive()) throw new TypeConversionException("a time above zero, please");
-            return time;
+        static final class PositiveDuration implements ITypeConverter<Duration> {
+            @Override
+            public Duration convert(String text) {
+                var time = duration(text);
+                if (!time.isPositive()) throw new TypeConversionException("a time above zero, please");
+                return time;
+            }
         }
-    }
 
-    /// An http or https address without a slash at its end.
-    static final class Addresses implements ITypeConverter<URI> {
-        private static final String RUN = "/workflows/run";
-
-        @Override
-        public URI convert(String text) {
-            var address = address(text.strip().replaceAll("/+$", ""));
+        /// An http or https address without a slash at its end.
+        static URI address(String text) {
+            var address = uri(text.strip().replaceAll("/+$", ""));
             if (Plain.holdsKey(address.toString())) throw new TypeConversionException("an address with a key in it");
             if (address.getPath().endsWith(RUN)) throw new TypeConversionException("the address of one request; the "
                     + "API's own is " + address.toString().replaceFirst(RUN + "$", ""));
             return address;
         }
 
-        private static URI address(String text) {
+        private static URI uri(String text) {
             try {
                 var uri = new URI(text);
                 if (uri.getHost() != null && uri.getFragment() == null
@@ -2741,43 +2712,88 @@ final class DifyExec implements Runnable {
             }
             throw new TypeConversionException("not an address like https://api.dify.ai/v1");
         }
-    }
 
-    /// The id of a published version: anything but a key that has got into its place.
-    static final class VersionIds implements ITypeConverter<String> {
-        @Override
-        public String convert(String text) {
-            if (text.strip().startsWith("app-")) throw new TypeConversionException("a key, not the id of a version; "
-                    + "leave it empty for the version that is published");
-            return text;
-        }
-    }
-
-    /// A folder that is there, all links followed.
-    static final class RealFolder implements ITypeConverter<Path> {
-        @Override
-        public Path convert(String text) {
+        static Charset charset(String text) {
             try {
-                var folder = Path.of(text).toRealPath();
-                if (Files.isDirectory(folder)) return folder;
-            } catch (IOException | InvalidPathException _) {
-                // said below, in our words
+                return Charset.forName(text.strip());
+            } catch (IllegalArgumentException _) {
+                throw new TypeConversionException("not an encoding that Java knows "
+                        + "(like UTF-8, Shift_JIS, GB18030, windows-1252)");
             }
-            throw new TypeConversionException("no such folder");
+        }
+
+        static char delimiter(String text) {
+            if (text.equals("tab") || text.equals("\\t")) return '\t';
+            if (text.length() != 1 || "\"\r\n".contains(text))
+                throw new TypeConversionException("not one character (or 'tab')");
+            return text.charAt(0);
+        }
+
+        static int count(String text) {
+            if (!text.strip().matches("\\d{1,6}")) throw new TypeConversionException("not a whole number from 0 on");
+            return Integer.parseInt(text.strip());
+        }
+
+        static long positive(String text) {
+            if (!text.strip().matches("0*[1-9]\\d{0,14}"))
+                throw new TypeConversionException("not a whole number from 1 on");
+            return Long.parseLong(text.strip());
+        }
+
+        /// One of an enum's words, in any case; else all of them are named.
+        static <E extends Enum<E>> ITypeConverter<E> oneOf(Class<E> type) {
+            var words = List.of(type.getEnumConstants());
+            return text -> words.stream().filter(word -> word.name().equalsIgnoreCase(text.strip())).findFirst()
+                    .orElseThrow(() -> new TypeConversionException("not one of "
+                            + words.stream().map(Enum::toString).collect(joining(", "))));
+        }
+
+        /// The id of a published version: anything but a key that has got into its place.
+        static final class VersionId implements ITypeConverter<String> {
+            @Override
+            public String convert(String text) {
+                if (text.strip().startsWith("app-")) throw new TypeConversionException("a key, not the id of a "
+                        + "version; leave it empty for the version that is published");
+                return text;
+            }
+        }
+
+        /// A folder that is there, all links followed.
+        static final class Folder implements ITypeConverter<Path> {
+            @Override
+            public Path convert(String text) {
+                try {
+                    var folder = Path.of(text).toRealPath();
+                    if (Files.isDirectory(folder)) return folder;
+                } catch (IOException | InvalidPathException _) {
+                    // said below, in our words
+                }
+                throw new TypeConversionException("no such folder");
+            }
+        }
+
+        /// A JSON pointer (RFC 6901).
+        static final class Pointer implements ITypeConverter<String> {
+            @Override
+            public String convert(String text) {
+                if (!text.matches("(/([^/~]|~[01])*)*"))
+                    throw new TypeConversionException("not a JSON pointer: a / before each name, like /answer/text");
+                return text;
+            }
         }
     }
 
     /// Variables and `.env` as defaults of options, so that `--max-retries` and `MAX_RETRIES` cannot drift apart.
     record EnvDefaults(Env env) implements IDefaultValueProvider {
-        private record Variable(String name, ITypeConverter<?> converter) {}
+        private record Named(String variable, ITypeConverter<?> converter) {}
 
-        private static final Map<String, Variable> VARIABLES = Map.of(
-                "--base-url", new Variable("DIFY_API_BASE_URL", new Addresses()),
-                "--workflow-id", new Variable("DIFY_WORKFLOW_ID", new VersionIds()),
-                "--max-retries", new Variable("MAX_RETRIES", new Counts()),
-                "--initial-retry-delay", new Variable("INITIAL_RETRY_DELAY", new Durations()),
-                "--max-retry-delay", new Variable("MAX_RETRY_DELAY", new Durations()),
-                "--timeout", new Variable("TIMEOUT", new PositiveDurations()));
+        private static final Map<String, Named> VARIABLES = Map.of(
+                "--base-url", new Named("DIFY_API_BASE_URL", Converters::address),
+                "--workflow-id", new Named("DIFY_WORKFLOW_ID", new Converters.VersionId()),
+                "--max-retries", new Named("MAX_RETRIES", Converters::count),
+                "--initial-retry-delay", new Named("INITIAL_RETRY_DELAY", Converters::duration),
+                "--max-retry-delay", new Named("MAX_RETRY_DELAY", Converters::duration),
+                "--timeout", new Named("TIMEOUT", new Converters.PositiveDuration()));
 
         /// picocli converts every default before it looks at what was typed; so a bad one is passed over here, and told
         /// by [#check] unless a typed option makes up for it.
@@ -2815,91 +2831,7 @@ final class DifyExec implements Runnable {
 
         private Optional<Env.Setting> setting(OptionSpec option) {
             return Optional.ofNullable(VARIABLES.get(option.longestName()))
-                    .flatMap(variable -> env.setting(variable.name()));
-        }
-    }
-
-    /// Reads what was typed for a call.
-    record TypedCall(CommandLine.ParseResult parsed, Env env) {
-
-        static TypedCall of(CommandSpec spec, Env env) {
-            return new TypedCall(spec.commandLine().getParseResult(), env);
-        }
-
-        /// What follows from it.
-        NextCall next() {
-            return new NextCall(env.invocation(), lasting());
-        }
-
-        /// The options that hold for every call of the batch.
-        private Typed lasting() {
-            return new Typed(parsed.commandSpec().options().stream().filter(TypedCall::isLasting).flatMap(this::word)
-                    .toList());
-        }
-
-        private static boolean isLasting(OptionSpec option) {
-            return option.shortestName().equals(Typed.INPUT) || option.userObject() instanceof Field field
-                    && Lasting.class.isAssignableFrom(field.getDeclaringClass());
-        }
-
-        /// None for an option that was not typed; one that stands alone means its usual value.
-        private Stream<String> word(OptionSpec option) {
-            boolean isFlag = option.arity().max() == 0, mayStandAlone = option.arity().min() == 0;
-            return value(option).filter(value -> !isFlag || Boolean.parseBoolean(value)).stream().map(value ->
-                    isFlag || mayStandAlone && value.equals(option.fallbackValue()) ? option.shortestName()
-                            : option.shortestName() + "=" + value);
-        }
-
-        /// In the shell, what was typed for it is a default, as what the environment says is.
-        private Optional<String> value(OptionSpec option) {
-            if (parsed.hasMatchedOption(option))
-                return Optional.of(String.join(",", option.stringValues()));
-            try {
-                var given = parsed.commandSpec().defaultValueProvider().defaultValue(option);
-                var known = new EnvDefaults(env).defaultValue(option);
-                return Optional.ofNullable(given).filter(value -> !value.equals(known));
-            } catch (Exception problem) { // the interface throws it; ours do not
-                throw new IllegalStateException(problem);
-            }
-        }
-    }
-
-    /// A whole number from 0 on.
-    static final class Counts implements ITypeConverter<Integer> {
-        @Override
-        public Integer convert(String text) {
-            if (!text.strip().matches("\\d{1,6}")) throw new TypeConversionException("not a whole number from 0 on");
-            return Integer.parseInt(text.strip());
-        }
-    }
-
-    /// A JSON pointer (RFC 6901).
-    static final class Pointers implements ITypeConverter<String> {
-        @Override
-        public String convert(String text) {
-            if (!text.matches("(/([^/~]|~[01])*)*"))
-                throw new TypeConversionException("not a JSON pointer: a / before each name, like /answer/text");
-            return text;
-        }
-    }
-
-    /// A whole number from 1 on.
-    static final class Positives implements ITypeConverter<Long> {
-        @Override
-        public Long convert(String text) {
-            if (!text.strip()
-                    .matches("0*[1-9]\\d{0,14}")) throw new TypeConversionException("not a whole number from 1 on");
-            return Long.parseLong(text.strip());
-        }
-    }
-
-    /// One of an enum's words, in any case; else all of them are named.
-    record OneOf<E extends Enum<E>>(Class<E> type) implements ITypeConverter<E> {
-        @Override
-        public E convert(String text) {
-            return Stream.of(type.getEnumConstants()).filter(word -> word.name().equalsIgnoreCase(text.strip()))
-                    .findFirst().orElseThrow(() -> new TypeConversionException("not one of "
-                            + Stream.of(type.getEnumConstants()).map(Enum::toString).collect(joining(", "))));
+                    .flatMap(named -> env.setting(named.variable()));
         }
     }
 
@@ -2911,14 +2843,14 @@ final class DifyExec implements Runnable {
 
         private final PrintWriter err;
         private final boolean off;
-        private final Optional<Window> window;
+        private final Optional<Screen.Window> window;
         private long next = System.nanoTime();
         private int drawn = 0; // characters of the line that stands there
 
         Progress(PrintWriter err, ProgressStyle style) {
             this.err = err;
             this.off = style == ProgressStyle.OFF;
-            this.window = style == ProgressStyle.AUTO && Screen.isTerminal(2) ? Optional.of(new Window(2))
+            this.window = style == ProgressStyle.AUTO && Screen.isTerminal(2) ? Optional.of(new Screen.Window(2))
                     : Optional.empty();
             if (window.isEmpty()) next += PLAIN.toNanos();
         }
@@ -2927,7 +2859,7 @@ final class DifyExec implements Runnable {
         public void watch(Tally tally) {
             if (off || System.nanoTime() < next) return;
             next = System.nanoTime() + (window.isPresent() ? REDRAW : PLAIN).toNanos();
-            window.map(Window::width).ifPresentOrElse(
+            window.map(Screen.Window::width).ifPresentOrElse(
                     width -> redraw(new ProgressLine(tally).within(width - 1), width),
                     () -> err.println(new ProgressLine(tally).plain()));
             err.flush();
@@ -2956,7 +2888,7 @@ final class DifyExec implements Runnable {
 
         @Override
         public void close() {
-            window.ifPresent(Window::close);
+            window.ifPresent(Screen.Window::close);
         }
     }
 
@@ -3353,7 +3285,7 @@ final class DifyExec implements Runnable {
     /// The command to paste for what is left to do.
     ///
     /// @param typed what it takes over from the call before
-    record NextCall(Invocation invocation, Typed typed) {
+    record NextCall(Env.Invocation invocation, Typed typed) {
 
         /// It goes on with a batch; where this call leaves something open, with what its last run was told.
         void print(Batch batch, PrintWriter out) {
@@ -3627,7 +3559,7 @@ final class DifyExec implements Runnable {
         private long guarded = 0, tooLong = 0;
 
         Sheet(OutputStream out, char delimiter, boolean raw) throws IOException {
-            cells = new CellWriter(raw ? new Utf8(out) : Utf8.shown(out), delimiter, true, "\r\n");
+            cells = new CellWriter(raw ? new Json.Utf8(out) : Json.Utf8.shown(out), delimiter, true, "\r\n");
             this.raw = raw;
         }
 
@@ -4139,7 +4071,7 @@ final class DifyExec implements Runnable {
         /// @param parts what stands above the rows, the head first
         static void write(OutputStream file, List<Html> parts, Map<String, Object> batch, int rows, RowJson row)
                 throws IOException {
-            var out = new BufferedWriter(Utf8.shown(file), 1 << 16);
+            var out = new BufferedWriter(Json.Utf8.shown(file), 1 << 16);
             for (var part : parts) out.write(part.markup());
             data(out, batch, rows, row);
             out.write(Html.of(FOOT, new Html(SCRIPT)).markup());
@@ -4806,7 +4738,7 @@ final class DifyExec implements Runnable {
         private static final class Took {
             private static final int DIGITS = 100;
 
-            final Latencies latencies = new Latencies();
+            final Longs.Latencies latencies = new Longs.Latencies();
             final Map<String, BigDecimal> prices = new TreeMap<>();
             long tokens = 0;
 
@@ -5142,7 +5074,7 @@ final class DifyExec implements Runnable {
         private Html charts() {
             Compared first = comparison.first, second = comparison.second;
             var charts = new ArrayList<Chart>();
-            Latencies before = first.batch.history().latencies, after = second.batch.history().latencies;
+            Longs.Latencies before = first.batch.history().latencies, after = second.batch.history().latencies;
             if (!before.isEmpty() && !after.isEmpty()) charts.add(latency(before, after));
             var course = new Course(List.of(new Course.Line("first", "first", first.timeline),
                     new Course.Line("second", "second", second.timeline)));
@@ -5154,7 +5086,7 @@ final class DifyExec implements Runnable {
             return Page.charts(charts.stream().map(Chart::svg));
         }
 
-        private static Chart latency(Latencies first, Latencies second) {
+        private static Chart latency(Longs.Latencies first, Longs.Latencies second) {
             double[] one = first.percentiles(0.5, 0.99), two = second.percentiles(0.5, 0.99);
             var spans = Spans.of(1.5 * Math.max(one[1], two[1]), BARS);
             var marks = new LinkedHashMap<String, Double>();
@@ -6255,7 +6187,7 @@ final class DifyExec implements Runnable {
         private final Instant began;
         private final Map<Standing, Long> ended = new EnumMap<>(Standing.class);
         private final ArrayDeque<Instant> recent = new ArrayDeque<>();
-        private final Latencies latencies = new Latencies();
+        private final Longs.Latencies latencies = new Longs.Latencies();
         private final MissingFiles missingFiles = new MissingFiles();
         private final Sample sample = new Sample();
         private final Forecast forecast = new Forecast();
@@ -8581,7 +8513,7 @@ final class DifyExec implements Runnable {
         private final BitSet changed = new BitSet();
         private final Longs attemptsOf = new Longs();
         private final Map<String, BigDecimal> prices = new TreeMap<>();
-        private final Latencies latencies = new Latencies();
+        private final Longs.Latencies latencies = new Longs.Latencies();
         Optional<Event.Session> session = Optional.empty();
         Optional<Event.Merge> merge = Optional.empty();
         Optional<Mode> mode = Optional.empty();
@@ -10013,7 +9945,7 @@ final class DifyExec implements Runnable {
         /// A line, as JSON; [#flush] writes it.
         void add(Object line) {
             try {
-                Writing.WRITER.writeValue(new Utf8(waiting), line);
+                Writing.WRITER.writeValue(new Json.Utf8(waiting), line);
             } catch (IOException problem) {
                 throw new UncheckedIOException(problem); // cannot happen: memory does not fail
             }
@@ -10901,7 +10833,7 @@ final class DifyExec implements Runnable {
             if (id.chars().anyMatch(Character::isISOControl))
                 return Optional.of("the id " + Plain.quoted(id) + " contains a control character or a line break");
             for (var cell : cells)
-                if (Utf8.hasHalf(cell))
+                if (Json.Utf8.hasHalf(cell))
                     return Optional.of("the cell " + Plain.quoted(cell)
                             + " contains half of a surrogate pair, which is no character: type it anew");
             int before = index.find(id);
@@ -14774,79 +14706,6 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// How the tool was started: the words that a command to paste begins with.
-    record Invocation(List<String> words) {
-        static final Invocation INSTALLED = new Invocation(List.of("difyexec"));
-        private static final String SEPARATOR = "\037", SCRIPT = "DifyExec.java";
-
-        static Invocation ofProcess(String... args) {
-            var info = ProcessHandle.current().info();
-            var options = info.arguments().stream().flatMap(Stream::of);
-            return of(System::getenv, Stream.concat(info.command().stream(), options).toList(), List.of(args),
-                    Path.of(""));
-        }
-
-        /// | started as | what that leaves |
-        /// | --- | --- |
-        /// | `java -jar X.jar` | its words, which are those of the process |
-        /// | `./jbang`, a link to it | `DIFYEXEC_COMMAND`: all words that were typed |
-        /// | what `./jbang app install` installs | `DIFYEXEC_COMMAND`: that one word |
-        /// | JBang's own `jbang` | nothing; the script lies in the folder, or a command was installed for it |
-        ///
-        /// @param process the words of the process; none where they cannot be had
-        /// @param args    the last of them, which are the tool's
-        static Invocation of(UnaryOperator<String> environment, List<String> process, List<String> args, Path folder) {
-            var programs = new Programs(Objects.requireNonNullElse(environment.apply("PATH"), ""));
-            var command = Objects.requireNonNullElse(environment.apply("DIFYEXEC_COMMAND"), "");
-            var jar = before(args, process)
-                    .filter(words -> words.size() > 2 && words.get(words.size() - 2).equals("-jar"));
-            var typed = command.contains(SEPARATOR) ? before(args, List.of(command.split(SEPARATOR, -1)))
-                    : Optional.of(List.of(command)).filter(_ -> !command.isEmpty());
-            return jar.or(() -> typed).map(programs::byName).map(Invocation::new)
-                    .orElseGet(() -> programs.find("difyexec").isEmpty() && programs.find("jbang").isPresent()
-                            && Files.exists(folder.resolve(SCRIPT))
-                            ? new Invocation(List.of("jbang", SCRIPT)) : INSTALLED);
-        }
-
-        /// What stands before the arguments.
-        private static Optional<List<String>> before(List<String> args, List<String> words) {
-            int size = words.size() - args.size();
-            return Optional.of(words).filter(_ -> size > 0 && words.subList(size, words.size()).equals(args))
-                    .map(all -> all.subList(0, size));
-        }
-
-        /// What the folders of a PATH hold.
-        private record Programs(String path) {
-
-            Optional<Path> find(String name) {
-                return Stream.of(path.split(File.pathSeparator)).filter(folder -> !folder.isEmpty())
-                        .map(folder -> Path.of(folder, name)).filter(Files::isExecutable).findFirst();
-            }
-
-            /// The first word without its folder, where that names the same program.
-            List<String> byName(List<String> words) {
-                var program = Path.of(words.getFirst());
-                var name = program.getFileName().toString();
-                if (!program.isAbsolute() || !find(name).map(Programs::real).equals(Optional.of(real(program))))
-                    return words;
-                return Stream.concat(Stream.of(name), words.stream().skip(1)).toList();
-            }
-
-            private static Path real(Path program) {
-                try {
-                    return program.toRealPath();
-                } catch (IOException _) {
-                    return program; // it is gone by now
-                }
-            }
-        }
-
-        @Override
-        public String toString() {
-            return words.stream().map(Plain::shell).collect(joining(" "));
-        }
-    }
-
     /// Options as they were typed, for a later call: `-i=data.csv`, `--demo`.
     record Typed(List<String> words) {
         static final Typed NOTHING = new Typed(List.of());
@@ -15022,101 +14881,178 @@ final class DifyExec implements Runnable {
         static boolean isLoopback(String host) {
             return host.equalsIgnoreCase("localhost") || host.startsWith("127.") || host.equals("[::1]");
         }
-    }
 
-    /// A `.env` file, read when first asked for. What cannot be used of it is told by line and name alone: it may be a
-    /// key in the wrong line.
-    static final class DotEnv implements Env.Place {
-        /// A file of more bytes, a line of more characters holds no settings.
-        private static final int LARGEST = 1 << 20, LONGEST = 8192;
+        /// A `.env` file, read when first asked for. What cannot be used of it is told by line and name alone: it may
+        /// be a key in the wrong line.
+        static final class DotEnv implements Place {
+            /// A file of more bytes, a line of more characters holds no settings.
+            private static final int LARGEST = 1 << 20, LONGEST = 8192;
 
-        private final Path file;
-        private final String name;
-        private List<Line> lines; // null until it is read
-        private String fault = "";
+            private final Path file;
+            private final String name;
+            private List<Assignment> lines; // null until it is read
+            private String fault = "";
 
-        DotEnv(Path folder) {
-            file = folder.resolve(".env");
-            name = folder.equals(Path.of("").toAbsolutePath()) ? ".env" : file.toString();
-        }
+            DotEnv(Path folder) {
+                file = folder.resolve(".env");
+                name = folder.equals(Path.of("").toAbsolutePath()) ? ".env" : file.toString();
+            }
 
-        /// The last line for a name counts, as in a shell.
-        @Override
-        public Optional<Env.Setting> setting(String asked) {
-            read();
-            if (!fault.isEmpty()) return Optional.of(new Env.Setting(asked, "", " in " + name, fault));
-            return lines.reversed().stream().filter(line -> line.isFor(asked)).findFirst()
-                    .map(line -> line.setting(asked, " in " + name + ", line " + line.number()));
-        }
+            /// The last line for a name counts, as in a shell.
+            @Override
+            public Optional<Setting> setting(String asked) {
+                read();
+                if (!fault.isEmpty()) return Optional.of(new Setting(asked, "", " in " + name, fault));
+                return lines.reversed().stream().filter(line -> line.isFor(asked)).findFirst()
+                        .map(line -> line.setting(asked, " in " + name + ", line " + line.number()));
+            }
 
-        @Override
-        public String unread() {
-            read();
-            if (Files.isDirectory(file)) return name + " is a folder";
-            var numbers = lines.stream().filter(line -> line.entry().isEmpty())
-                    .map(line -> Integer.toString(line.number())).toList();
-            return numbers.isEmpty() ? "" : (numbers.size() == 1 ? "line " : "lines ")
-                    + numbers.stream().limit(5).collect(joining(", ")) + (numbers.size() > 5 ? " …" : "")
-                    + " of " + name + " cannot be read";
-        }
+            @Override
+            public String unread() {
+                read();
+                if (Files.isDirectory(file)) return name + " is a folder";
+                var numbers = lines.stream().filter(line -> line.entry().isEmpty())
+                        .map(line -> Integer.toString(line.number())).toList();
+                return numbers.isEmpty() ? "" : (numbers.size() == 1 ? "line " : "lines ")
+                        + numbers.stream().limit(5).collect(joining(", ")) + (numbers.size() > 5 ? " …" : "")
+                        + " of " + name + " cannot be read";
+            }
 
-        /// Some people have a folder of this name: that is no fault.
-        private void read() {
-            if (lines != null) return;
-            lines = List.of();
-            if (!Files.isRegularFile(file)) return;
-            try (var in = Files.newInputStream(file)) {
-                var bytes = in.readNBytes(LARGEST + 1);
-                if (bytes.length > LARGEST) fault = "the file is too large";
-                else lines = lines(new String(bytes, charset(bytes)));
-            } catch (IOException problem) {
-                fault = "the file cannot be read (" + Plain.of(problem) + ")";
+            /// Some people have a folder of this name: that is no fault.
+            private void read() {
+                if (lines != null) return;
+                lines = List.of();
+                if (!Files.isRegularFile(file)) return;
+                try (var in = Files.newInputStream(file)) {
+                    var bytes = in.readNBytes(LARGEST + 1);
+                    if (bytes.length > LARGEST) fault = "the file is too large";
+                    else lines = lines(new String(bytes, charset(bytes)));
+                } catch (IOException problem) {
+                    fault = "the file cannot be read (" + Plain.of(problem) + ")";
+                }
+            }
+
+            private static Charset charset(byte[] bytes) {
+                int mark = bytes.length < 2 ? 0 : (bytes[0] & 0xff) << 8 | bytes[1] & 0xff;
+                return mark == 0xfeff || mark == 0xfffe ? StandardCharsets.UTF_16 : UTF_8;
+            }
+
+            private static List<Assignment> lines(String text) {
+                var all = text.replaceFirst("^\uFEFF", "").lines().map(String::strip).toList();
+                return IntStream.range(0, all.size()).filter(i -> !all.get(i).isEmpty() && !all.get(i).startsWith("#"))
+                        .mapToObj(i -> new Assignment(i + 1, all.get(i))).toList();
+            }
+
+            /// @param entry empty where the line cannot be read
+            private record Assignment(int number, String text, Optional<DotenvEntry> entry) {
+                private static final Pattern BARE = Pattern.compile(
+                        "^([^\\s=]+\\s*=)\\s*(?:'([^'\"]*)'|([^\\s'\"#][^\"]*?))(?:\\s+#.*)?$");
+
+                Assignment(int number, String text) {
+                    this(number, text, entry(text));
+                }
+
+                /// dotenv-java knows no `export` and no single quotes, takes every `#` for a comment's begin, and shows
+                /// a line that it cannot read. So it gets one line at a time, each bare or single-quoted value as
+                /// `"value"`.
+                private static Optional<DotenvEntry> entry(String text) {
+                    if (text.length() > LONGEST) return Optional.empty();
+                    var line = BARE.matcher(text.replaceFirst("^export\\s+", "")).replaceFirst("$1\"$2$3\"");
+                    var reader = new DotenvReader("", "") {
+                        @Override
+                        public List<String> read() {
+                            return List.of(line);
+                        }
+                    };
+                    return new DotenvParser(reader, false, false).parse().stream()
+                            .filter(entry -> !entry.getValue().startsWith("'")).findFirst();
+                }
+
+                /// Is it, or was it meant to be, the line of this setting?
+                boolean isFor(String name) {
+                    var begin = Pattern.compile("\\W*((export|setx?|env)\\W+)?" + name + "\\b");
+                    return entry.map(found -> found.getKey().equals(name))
+                            .orElseGet(() -> begin.matcher(text).lookingAt());
+                }
+
+                Setting setting(String name, String source) {
+                    return new Setting(name, entry.map(DotenvEntry::getValue).orElse(""), source,
+                            entry.isPresent() ? "" : "cannot be read: write " + name + "=value, in UTF-8");
+                }
             }
         }
 
-        private static Charset charset(byte[] bytes) {
-            int mark = bytes.length < 2 ? 0 : (bytes[0] & 0xff) << 8 | bytes[1] & 0xff;
-            return mark == 0xfeff || mark == 0xfffe ? StandardCharsets.UTF_16 : UTF_8;
-        }
+        /// How the tool was started: the words that a command to paste begins with.
+        record Invocation(List<String> words) {
+            static final Invocation INSTALLED = new Invocation(List.of("difyexec"));
+            private static final String SEPARATOR = "\037", SCRIPT = "DifyExec.java";
 
-        private static List<Line> lines(String text) {
-            var all = text.replaceFirst("^\uFEFF", "").lines().map(String::strip).toList();
-            return IntStream.range(0, all.size()).filter(i -> !all.get(i).isEmpty() && !all.get(i).startsWith("#"))
-                    .mapToObj(i -> Line.of(i + 1, all.get(i))).toList();
-        }
-
-        /// @param entry empty where the line cannot be read
-        private record Line(int number, String text, Optional<DotenvEntry> entry) {
-            private static final Pattern BARE = Pattern.compile(
-                    "^([^\\s=]+\\s*=)\\s*(?:'([^'\"]*)'|([^\\s'\"#][^\"]*?))(?:\\s+#.*)?$");
-
-            static Line of(int number, String text) {
-                return new Line(number, text, text.length() > LONGEST ? Optional.empty() : entry(text));
+            static Invocation ofProcess(String... args) {
+                var info = ProcessHandle.current().info();
+                var options = info.arguments().stream().flatMap(Stream::of);
+                return of(System::getenv, Stream.concat(info.command().stream(), options).toList(), List.of(args),
+                        Path.of(""));
             }
 
-            /// dotenv-java knows no `export` and no single quotes, takes every `#` for a comment's begin, and shows a
-            /// line that it cannot read. So it gets one line at a time, each bare or single-quoted value as `"value"`.
-            private static Optional<DotenvEntry> entry(String text) {
-                var line = BARE.matcher(text.replaceFirst("^export\\s+", "")).replaceFirst("$1\"$2$3\"");
-                var reader = new DotenvReader("", "") {
-                    @Override
-                    public List<String> read() {
-                        return List.of(line);
+            /// | started as | what that leaves |
+            /// | --- | --- |
+            /// | `java -jar X.jar` | its words, which are those of the process |
+            /// | `./jbang`, a link to it | `DIFYEXEC_COMMAND`: all words that were typed |
+            /// | what `./jbang app install` installs | `DIFYEXEC_COMMAND`: that one word |
+            /// | JBang's own `jbang` | nothing; the script lies in the folder, or a command was installed for it |
+            ///
+            /// @param process the words of the process; none where they cannot be had
+            /// @param args    the last of them, which are the tool's
+            static Invocation of(UnaryOperator<String> environment, List<String> process, List<String> args,
+                    Path folder) {
+                var programs = new Programs(Objects.requireNonNullElse(environment.apply("PATH"), ""));
+                var command = Objects.requireNonNullElse(environment.apply("DIFYEXEC_COMMAND"), "");
+                var jar = before(args, process)
+                        .filter(words -> words.size() > 2 && words.get(words.size() - 2).equals("-jar"));
+                var typed = command.contains(SEPARATOR) ? before(args, List.of(command.split(SEPARATOR, -1)))
+                        : Optional.of(List.of(command)).filter(_ -> !command.isEmpty());
+                return jar.or(() -> typed).map(programs::byName).map(Invocation::new)
+                        .orElseGet(() -> programs.find("difyexec").isEmpty() && programs.find("jbang").isPresent()
+                                && Files.exists(folder.resolve(SCRIPT))
+                                ? new Invocation(List.of("jbang", SCRIPT)) : INSTALLED);
+            }
+
+            /// What stands before the arguments.
+            private static Optional<List<String>> before(List<String> args, List<String> words) {
+                int size = words.size() - args.size();
+                return Optional.of(words).filter(_ -> size > 0 && words.subList(size, words.size()).equals(args))
+                        .map(all -> all.subList(0, size));
+            }
+
+            /// What the folders of a PATH hold.
+            private record Programs(String path) {
+
+                Optional<Path> find(String name) {
+                    return Stream.of(path.split(File.pathSeparator)).filter(folder -> !folder.isEmpty())
+                            .map(folder -> Path.of(folder, name)).filter(Files::isExecutable).findFirst();
+                }
+
+                /// The first word without its folder, where that names the same program.
+                List<String> byName(List<String> words) {
+                    var program = Path.of(words.getFirst());
+                    var name = program.getFileName().toString();
+                    if (!program.isAbsolute() || !find(name).map(Programs::real).equals(Optional.of(real(program))))
+                        return words;
+                    return Stream.concat(Stream.of(name), words.stream().skip(1)).toList();
+                }
+
+                private static Path real(Path program) {
+                    try {
+                        return program.toRealPath();
+                    } catch (IOException _) {
+                        return program; // it is gone by now
                     }
-                };
-                return new DotenvParser(reader, false, false).parse().stream()
-                        .filter(entry -> !entry.getValue().startsWith("'")).findFirst();
+                }
             }
 
-            /// Is it, or was it meant to be, the line of this setting?
-            boolean isFor(String name) {
-                var begin = Pattern.compile("\\W*((export|setx?|env)\\W+)?" + name + "\\b");
-                return entry.map(found -> found.getKey().equals(name)).orElseGet(() -> begin.matcher(text).lookingAt());
-            }
-
-            Env.Setting setting(String name, String source) {
-                return new Env.Setting(name, entry.map(DotenvEntry::getValue).orElse(""), source,
-                        entry.isPresent() ? "" : "cannot be read: write " + name + "=value, in UTF-8");
+            @Override
+            public String toString() {
+                return words.stream().map(Plain::shell).collect(joining(" "));
             }
         }
     }
@@ -15154,31 +15090,31 @@ final class DifyExec implements Runnable {
                 return 80;
             }
         }
-    }
 
-    /// The width of a terminal, asked for again once it was resized.
-    static final class Window implements AutoCloseable {
-        private final int descriptor;
-        private final Object former;
-        private volatile boolean resized = true;
-        private int width;
+        /// The width of a terminal, asked for again once it was resized.
+        static final class Window implements AutoCloseable {
+            private final int descriptor;
+            private final Object former;
+            private volatile boolean resized = true;
+            private int width;
 
-        Window(int descriptor) {
-            this.descriptor = descriptor;
-            this.former = Signals.register("WINCH", () -> resized = true);
-        }
-
-        int width() {
-            if (resized) {
-                resized = false; // before it is asked for: the next resizing is a new one
-                width = Screen.width(descriptor);
+            Window(int descriptor) {
+                this.descriptor = descriptor;
+                this.former = Signals.register("WINCH", () -> resized = true);
             }
-            return width;
-        }
 
-        @Override
-        public void close() {
-            Signals.unregister("WINCH", former);
+            int width() {
+                if (resized) {
+                    resized = false; // before it is asked for: the next resizing is a new one
+                    width = Screen.width(descriptor);
+                }
+                return width;
+            }
+
+            @Override
+            public void close() {
+                Signals.unregister("WINCH", former);
+            }
         }
     }
 
@@ -15252,6 +15188,90 @@ final class DifyExec implements Runnable {
         /// For trees that are walked from within: what is nested deeper than a stack bears is refused.
         static final ObjectReader FLAT = MAPPER.reader().with(Tokens.FACTORY.rebuild().streamReadConstraints(
                 Tokens.FACTORY.streamReadConstraints().rebuild().maxNestingDepth(500).build()).build());
+
+        /// Writes UTF-8. Half of a surrogate pair, which JSON can hold and UTF-8 cannot, becomes its escape: `\\ud83d`.
+        static final class Utf8 extends Writer {
+            private static final byte[] UNSHOWABLE = "\uFFFD".getBytes(UTF_8);
+
+            private final OutputStream out;
+            private final CharsetEncoder encoder = UTF_8.newEncoder();
+            private final ByteBuffer bytes = ByteBuffer.allocate(1024);
+            /// The first half of a pair whose second comes with the next piece; or 0.
+            private char half = 0;
+
+            Utf8(OutputStream out) {
+                this.out = out;
+            }
+
+            /// For what people read: half a pair is shown as what cannot be shown.
+            static Writer shown(OutputStream out) {
+                return new OutputStreamWriter(out, UTF_8.newEncoder().onMalformedInput(CodingErrorAction.REPLACE)
+                        .replaceWith(UNSHOWABLE));
+            }
+
+            static boolean isHalf(int codePoint) {
+                return Character.getType(codePoint) == Character.SURROGATE;
+            }
+
+            static boolean hasHalf(String text) {
+                for (int i = 0; i < text.length(); i++) // a stream for each of a million cells takes half a second
+                    if (Character.isSurrogate(text.charAt(i))) return text.codePoints().anyMatch(Utf8::isHalf);
+                return false;
+            }
+
+            @Override
+            public void write(char[] text, int from, int length) throws IOException {
+                if (length == 0) return;
+                if (half != 0 && Character.isLowSurrogate(text[from])) {
+                    encode(CharBuffer.wrap(new char[] {half, text[from]}));
+                    half = 0;
+                    write(text, from + 1, length - 1);
+                    return;
+                }
+                endHalf();
+                var rest = CharBuffer.wrap(text, from, length);
+                encode(rest);
+                if (rest.hasRemaining()) half = rest.get();
+            }
+
+            /// All but a first half at the very end.
+            private void encode(CharBuffer text) throws IOException {
+                for (var result = encoder.encode(text, bytes, false); !result.isUnderflow();
+                        result = encoder.encode(text, bytes, false)) {
+                    drain();
+                    if (result.isMalformed()) escape(text.get());
+                }
+            }
+
+            private void escape(char half) throws IOException {
+                out.write(String.format("\\u%04x", (int) half).getBytes(UTF_8));
+            }
+
+            private void endHalf() throws IOException {
+                if (half == 0) return;
+                drain();
+                escape(half);
+                half = 0;
+            }
+
+            private void drain() throws IOException {
+                out.write(bytes.array(), 0, bytes.position());
+                bytes.clear();
+            }
+
+            @Override
+            public void flush() throws IOException {
+                drain();
+                out.flush();
+            }
+
+            @Override
+            public void close() throws IOException {
+                endHalf();
+                drain();
+                out.close();
+            }
+        }
     }
 
     /// A piece of an HTML page.
@@ -15285,90 +15305,6 @@ final class DifyExec implements Runnable {
         static Html hash(String content) {
             return new Html("'sha256-" + Base64.getEncoder().encodeToString(
                     Cells.sha256().digest(content.getBytes(UTF_8))) + "'");
-        }
-    }
-
-    /// Writes UTF-8. Half of a surrogate pair, which JSON can hold and UTF-8 cannot, becomes its escape: `\\ud83d`.
-    static final class Utf8 extends Writer {
-        private static final byte[] UNSHOWABLE = "\uFFFD".getBytes(UTF_8);
-
-        private final OutputStream out;
-        private final CharsetEncoder encoder = UTF_8.newEncoder();
-        private final ByteBuffer bytes = ByteBuffer.allocate(1024);
-        /// The first half of a pair whose second comes with the next piece; or 0.
-        private char half = 0;
-
-        Utf8(OutputStream out) {
-            this.out = out;
-        }
-
-        /// For what people read: half a pair is shown as what cannot be shown.
-        static Writer shown(OutputStream out) {
-            return new OutputStreamWriter(out, UTF_8.newEncoder().onMalformedInput(CodingErrorAction.REPLACE)
-                    .replaceWith(UNSHOWABLE));
-        }
-
-        static boolean isHalf(int codePoint) {
-            return Character.getType(codePoint) == Character.SURROGATE;
-        }
-
-        static boolean hasHalf(String text) {
-            for (int i = 0; i < text.length(); i++) // a stream for each of a million cells takes half a second
-                if (Character.isSurrogate(text.charAt(i))) return text.codePoints().anyMatch(Utf8::isHalf);
-            return false;
-        }
-
-        @Override
-        public void write(char[] text, int from, int length) throws IOException {
-            if (length == 0) return;
-            if (half != 0 && Character.isLowSurrogate(text[from])) {
-                encode(CharBuffer.wrap(new char[] {half, text[from]}));
-                half = 0;
-                write(text, from + 1, length - 1);
-                return;
-            }
-            endHalf();
-            var rest = CharBuffer.wrap(text, from, length);
-            encode(rest);
-            if (rest.hasRemaining()) half = rest.get();
-        }
-
-        /// All but a first half at the very end.
-        private void encode(CharBuffer text) throws IOException {
-            for (var result = encoder.encode(text, bytes, false); !result.isUnderflow();
-                    result = encoder.encode(text, bytes, false)) {
-                drain();
-                if (result.isMalformed()) escape(text.get());
-            }
-        }
-
-        private void escape(char half) throws IOException {
-            out.write(String.format("\\u%04x", (int) half).getBytes(UTF_8));
-        }
-
-        private void endHalf() throws IOException {
-            if (half == 0) return;
-            drain();
-            escape(half);
-            half = 0;
-        }
-
-        private void drain() throws IOException {
-            out.write(bytes.array(), 0, bytes.position());
-            bytes.clear();
-        }
-
-        @Override
-        public void flush() throws IOException {
-            drain();
-            out.flush();
-        }
-
-        @Override
-        public void close() throws IOException {
-            endHalf();
-            drain();
-            out.close();
         }
     }
 
@@ -15494,54 +15430,6 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Milliseconds of the rows that succeeded.
-    static final class Latencies {
-        private final Longs millis = new Longs();
-
-        void add(long took) {
-            millis.add(Math.min(Integer.MAX_VALUE, took));
-        }
-
-        boolean isEmpty() {
-            return size() == 0;
-        }
-
-        int size() {
-            return millis.size();
-        }
-
-        /// How many took so many seconds.
-        double[] histogram(Spans spans) {
-            var counts = new double[spans.count()];
-            millis.stream().forEach(took -> counts[spans.at(took / 1000.0)]++);
-            return counts;
-        }
-
-        /// The given share's percentiles, in seconds: `p(0.5, 0.9)`.
-        double[] percentiles(double... shares) {
-            if (isEmpty()) return new double[0];
-            var sorted = millis.stream().sorted().toArray();
-            return DoubleStream.of(shares).mapToInt(share -> (int) Math.ceil(share * sorted.length))
-                    .mapToDouble(rank -> sorted[Math.max(0, rank - 1)] / 1000.0).toArray();
-        }
-
-        /// Those that are told everywhere, by name; none of none.
-        Map<String, Double> percentiles() {
-            var names = List.of("p50", "p90", "p99", "max");
-            var seconds = percentiles(0.5, 0.9, 0.99, 1);
-            var named = new LinkedHashMap<String, Double>();
-            for (int i = 0; i < seconds.length; i++) named.put(names.get(i), seconds[i]);
-            return named;
-        }
-
-        /// `p50 1.20, p90 3.00, p99 4.50, max 9.81`
-        String words() {
-            return percentiles().entrySet().stream()
-                    .map(named -> String.format(Locale.ROOT, "%s %.2f", named.getKey(), named.getValue()))
-                    .collect(joining(", "));
-        }
-    }
-
     /// Numbers by place, 0 where none was set. Blocks are added and never copied: a growing array would be there twice.
     static final class Longs {
         private static final int BLOCK = 1 << 12;
@@ -15569,6 +15457,54 @@ final class DifyExec implements Runnable {
 
         LongStream stream() {
             return IntStream.range(0, size).mapToLong(this::get);
+        }
+
+        /// Milliseconds of the rows that succeeded.
+        static final class Latencies {
+            private final Longs millis = new Longs();
+
+            void add(long took) {
+                millis.add(Math.min(Integer.MAX_VALUE, took));
+            }
+
+            boolean isEmpty() {
+                return size() == 0;
+            }
+
+            int size() {
+                return millis.size();
+            }
+
+            /// How many took so many seconds.
+            double[] histogram(Spans spans) {
+                var counts = new double[spans.count()];
+                millis.stream().forEach(took -> counts[spans.at(took / 1000.0)]++);
+                return counts;
+            }
+
+            /// The given share's percentiles, in seconds: `p(0.5, 0.9)`.
+            double[] percentiles(double... shares) {
+                if (isEmpty()) return new double[0];
+                var sorted = millis.stream().sorted().toArray();
+                return DoubleStream.of(shares).mapToInt(share -> (int) Math.ceil(share * sorted.length))
+                        .mapToDouble(rank -> sorted[Math.max(0, rank - 1)] / 1000.0).toArray();
+            }
+
+            /// Those that are told everywhere, by name; none of none.
+            Map<String, Double> percentiles() {
+                var names = List.of("p50", "p90", "p99", "max");
+                var seconds = percentiles(0.5, 0.9, 0.99, 1);
+                var named = new LinkedHashMap<String, Double>();
+                for (int i = 0; i < seconds.length; i++) named.put(names.get(i), seconds[i]);
+                return named;
+            }
+
+            /// `p50 1.20, p90 3.00, p99 4.50, max 9.81`
+            String words() {
+                return percentiles().entrySet().stream()
+                        .map(named -> String.format(Locale.ROOT, "%s %.2f", named.getKey(), named.getValue()))
+                        .collect(joining(", "));
+            }
         }
     }
 
@@ -15620,7 +15556,7 @@ final class DifyExec implements Runnable {
             var cut = cut(text, longest);
             if (cut.length() < text.length()) cut += "…";
             var clean = new StringBuilder(cut.length());
-            cut.codePoints().map(c -> isControl(c) ? ' ' : Utf8.isHalf(c) ? 0xFFFD : c)
+            cut.codePoints().map(c -> isControl(c) ? ' ' : Json.Utf8.isHalf(c) ? 0xFFFD : c)
                     .forEach(clean::appendCodePoint);
             return clean.toString();
         }

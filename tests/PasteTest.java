@@ -159,9 +159,9 @@ final class PasteTest extends WholeCommand {
 
     @Nested
     class TheInvocation {
-        private Invocation of(String command, String process, String... args) {
+        private Env.Invocation of(String command, String process, String... args) {
             var variables = Map.of("PATH", file("bin") + ":" + file("none"), "DIFYEXEC_COMMAND", command);
-            return Invocation.of(variables::get, List.of(process.split(" ")), List.of(args), folder);
+            return Env.Invocation.of(variables::get, List.of(process.split(" ")), List.of(args), folder);
         }
 
         private void program(String name) throws IOException {
