@@ -36,14 +36,13 @@ import com.fasterxml.jackson.core.json.JsonReadFeature;
 import com.fasterxml.jackson.core.util.JsonRecyclerPools;
 import com.fasterxml.jackson.databind.DeserializationFeature;
 import com.fasterxml.jackson.databind.JsonNode;
-import com.fasterxml.jackson.databind.JsonSerializer;
 import com.fasterxml.jackson.databind.ObjectReader;
 import com.fasterxml.jackson.databind.ObjectWriter;
 import com.fasterxml.jackson.databind.PropertyNamingStrategies;
-import com.fasterxml.jackson.databind.SerializerProvider;
 import com.fasterxml.jackson.databind.json.JsonMapper;
-import com.fasterxml.jackson.databind.node.ObjectNode;
 import com.fasterxml.jackson.databind.module.SimpleModule;
+import com.fasterxml.jackson.databind.node.ObjectNode;
+import com.fasterxml.jackson.databind.ser.std.ToStringSerializerBase;
 import com.fasterxml.jackson.databind.util.RawValue;
 import com.fasterxml.jackson.databind.util.TokenBuffer;
 import com.opencsv.CSVWriter;
@@ -92,6 +91,7 @@ import module java.base;
 import module java.net.http;
 import module jdk.httpserver;
 
+import static difyexec.DifyExec.Json.Tokens.object;
 import static java.nio.charset.StandardCharsets.UTF_8;
 import static java.util.concurrent.TimeUnit.MILLISECONDS;
 import static java.util.concurrent.TimeUnit.NANOSECONDS;
@@ -2401,7 +2401,7 @@ final class DifyExec implements Runnable {
         ///
         /// @param runs how many there may be at a time
         Connection connect(List<String> columns, int runs, PrintWriter err) throws IOException {
-            var server = Optional.ofNullable(demo == null ? null : Demo.start(Demo.Version.of(demo), columns));
+            var server = Optional.ofNullable(demo == null ? null : new Demo(Demo.Version.of(demo), columns));
             var access = server.map(local -> Access.to(local, dify.workflowId)).orElseGet(() -> dify.access(env, err));
             return new Connection(this, access, DifyClient.of(access, dify.timeout, runs),
                     new Judge(retrying.backoff(), retrying.failedRuns, access), server, err);
@@ -14240,7 +14240,7 @@ final class DifyExec implements Runnable {
         private final HttpServer server;
         private final ExecutorService threads = Executors.newVirtualThreadPerTaskExecutor();
 
-        private Demo(Version version, List<String> columns) throws IOException {
+        Demo(Version version, List<String> columns) throws IOException {
             this.version = version;
             this.columns = List.copyOf(columns);
             server = HttpServer.create(new InetSocketAddress(InetAddress.getLoopbackAddress(), 0), 1024);
@@ -14257,10 +14257,6 @@ final class DifyExec implements Runnable {
             route("/v1/conversations", this::conversations);
             route("/v1/messages", this::messages);
             server.start();
-        }
-
-        static Demo start(Version version, List<String> columns) throws IOException {
-            return new Demo(version, columns);
         }
 
         /// The address that a client is given: `http://127.0.0.1:40123/v1`.
@@ -14318,6 +14314,10 @@ final class DifyExec implements Runnable {
             static Result failed(String error) {
                 return new Result("failed", Map.of(), error, 2, 0);
             }
+
+            boolean is(String status) {
+                return this.status.equals(status);
+            }
         }
 
         /// The plans: 80 to 300 ms and an answer, the same for the same inputs, unless a value asks for trouble.
@@ -14365,16 +14365,21 @@ final class DifyExec implements Runnable {
 
         /// One run, and the promise of its end.
         record Job(Version version, String workflow, String id, String task, String user, Map<String, String> inputs,
-                   Instant created, Plan plan, CompletableFuture<Ended> end) {
-            record Ended(Result how, Instant at) {}
+                   Instant created, Plan plan, CompletableFuture<Finish> end) {
+            record Finish(Result how, Instant at) {}
 
             void end(Result how) {
-                end.complete(new Ended(how, Instant.now()));
+                end.complete(new Finish(how, Instant.now()));
+            }
+
+            /// How it has ended by now, or that it has not.
+            private Finish now() {
+                return end.getNow(new Finish(Result.NONE, created));
             }
 
             /// As it is stored by now.
             private Map<String, Object> stored() {
-                var now = end.getNow(new Ended(Result.NONE, created));
+                var now = now();
                 var how = now.how();
                 return object("id", id, "workflow_id", workflow, "status", how.status(), "outputs", how.outputs(),
                         "error", how.error(), "elapsed_time", seconds(created, now.at()),
@@ -14397,14 +14402,10 @@ final class DifyExec implements Runnable {
                 return object("task_id", task, "workflow_run_id", id, "data", told());
             }
 
-            private boolean isFailed() {
-                return end.join().how().status().equals("failed");
-            }
-
             /// What a chatflow has said by now, with what it took.
             Map<String, Object> message() {
-                var now = end.getNow(new Ended(Result.NONE, created));
-                boolean isFailed = now.how().status().equals("failed");
+                var now = now();
+                boolean isFailed = now.how().is("failed");
                 return object("event", "message", "task_id", task, "id", uuid(id + "message"),
                         "message_id", uuid(id + "message"), "conversation_id", uuid(id + "conversation"),
                         "answer", now.how().outputs().getOrDefault("answer", ""),
@@ -14421,8 +14422,8 @@ final class DifyExec implements Runnable {
             /// The answer to a question by run id.
             Map<String, Object> detail() {
                 var detail = stored();
-                detail.put("inputs", json(inputs));
-                if (!version.hasWorker()) detail.compute("outputs", (_, outputs) -> json(outputs));
+                detail.put("inputs", Json.Tokens.text(inputs));
+                if (!version.hasWorker()) detail.compute("outputs", (_, outputs) -> Json.Tokens.text(outputs));
                 return detail;
             }
 
@@ -14447,10 +14448,10 @@ final class DifyExec implements Runnable {
             List<Map<String, Object>> closing() {
                 var how = end.join().how();
                 var events = new ArrayList<Map<String, Object>>();
-                if (how.status().equals("succeeded")) answer(how, events);
-                if (how.status().equals("failed"))
+                if (how.is("succeeded")) answer(how, events);
+                if (how.is("failed"))
                     events.add(nodeFinished("llm", "status", "failed", "error", how.error()));
-                if (version == Version.CHATFLOW && how.status().equals("succeeded"))
+                if (version == Version.CHATFLOW && how.is("succeeded"))
                     events.add(said("message_end", "metadata", object("usage", usage(how)), "files", List.of()));
                 events.add(event("workflow_finished", told()));
                 return events;
@@ -14551,7 +14552,7 @@ final class DifyExec implements Runnable {
             }
             var job = begin(workflow, body, isStream);
             if (isStream) stream(exchange, job);
-            else if (version == Version.CHATFLOW && job.isFailed())
+            else if (version == Version.CHATFLOW && job.end().join().how().is("failed"))
                 refuse(exchange, 400, "invalid_param", "Run failed: " + job.end().join().how().error());
             else if (job.plan().drop()) exchange.close(); // no answer was begun, so this closes the connection
             else send(exchange, 200, job.blocking());
@@ -14647,7 +14648,7 @@ final class DifyExec implements Runnable {
         }
 
         private static void send(HttpExchange exchange, int status, Map<String, Object> answer) throws IOException {
-            var body = json(answer).getBytes(UTF_8);
+            var body = Json.Tokens.text(answer).getBytes(UTF_8);
             exchange.getResponseHeaders().set("Content-Type", "application/json");
             exchange.sendResponseHeaders(status, body.length);
             exchange.getResponseBody().write(body);
@@ -14655,24 +14656,12 @@ final class DifyExec implements Runnable {
         }
 
         private static String line(Map<String, Object> event) {
-            return "data: " + json(event) + "\n\n";
+            return "data: " + Json.Tokens.text(event) + "\n\n";
         }
 
         private static void write(OutputStream out, String text) throws IOException {
             out.write(text.getBytes(UTF_8));
             out.flush();
-        }
-
-        private static String json(Object value) {
-            return Json.MAPPER.valueToTree(value).toString();
-        }
-
-        /// An object of JSON from keys and values by turns; keeps their order, and null.
-        private static Map<String, Object> object(Object... keysAndValues) {
-            var object = new LinkedHashMap<String, Object>();
-            for (int key = 0; key < keysAndValues.length; key += 2)
-                object.put((String) keysAndValues[key], keysAndValues[key + 1]);
-            return object;
         }
 
         private static double seconds(Instant from, Instant to) {
@@ -15179,7 +15168,12 @@ final class DifyExec implements Runnable {
         static final JsonMapper MAPPER = JsonMapper.builder(Tokens.FACTORY)
                 .propertyNamingStrategy(PropertyNamingStrategies.SNAKE_CASE)
                 .enable(DeserializationFeature.USE_BIG_DECIMAL_FOR_FLOATS)
-                .addModule(new SimpleModule().addSerializer(Instant.class, new Times.Writer()))
+                .addModule(new SimpleModule().addSerializer(Instant.class, new ToStringSerializerBase(Instant.class) {
+                    @Override
+                    public String valueToString(Object time) {
+                        return Times.text((Instant) time);
+                    }
+                }))
                 .build();
         /// For what people write: nothing may follow the value, and `NaN` is no number.
         static final JsonMapper STRICT = MAPPER.rebuild().enable(DeserializationFeature.FAIL_ON_TRAILING_TOKENS)
@@ -15221,37 +15215,18 @@ final class DifyExec implements Runnable {
 
             @Override
             public void write(char[] text, int from, int length) throws IOException {
-                if (length == 0) return;
-                if (half != 0 && Character.isLowSurrogate(text[from])) {
-                    encode(CharBuffer.wrap(new char[] {half, text[from]}));
-                    half = 0;
-                    write(text, from + 1, length - 1);
-                    return;
-                }
-                endHalf();
-                var rest = CharBuffer.wrap(text, from, length);
-                encode(rest);
-                if (rest.hasRemaining()) half = rest.get();
-            }
-
-            /// All but a first half at the very end.
-            private void encode(CharBuffer text) throws IOException {
-                for (var result = encoder.encode(text, bytes, false); !result.isUnderflow();
-                        result = encoder.encode(text, bytes, false)) {
+                var all = half == 0 ? CharBuffer.wrap(text, from, length)
+                        : CharBuffer.wrap(half + new String(text, from, length));
+                for (var result = encoder.encode(all, bytes, false); !result.isUnderflow();
+                        result = encoder.encode(all, bytes, false)) {
                     drain();
-                    if (result.isMalformed()) escape(text.get());
+                    if (result.isMalformed()) escape(all.get());
                 }
+                half = all.hasRemaining() ? all.get() : 0;
             }
 
             private void escape(char half) throws IOException {
                 out.write(String.format("\\u%04x", (int) half).getBytes(UTF_8));
-            }
-
-            private void endHalf() throws IOException {
-                if (half == 0) return;
-                drain();
-                escape(half);
-                half = 0;
             }
 
             private void drain() throws IOException {
@@ -15267,8 +15242,8 @@ final class DifyExec implements Runnable {
 
             @Override
             public void close() throws IOException {
-                endHalf();
                 drain();
+                if (half != 0) escape(half);
                 out.close();
             }
         }
@@ -15330,13 +15305,6 @@ final class DifyExec implements Runnable {
 
         private static int digits(String text, int from, int to) {
             return Integer.parseInt(text, from, to, 10);
-        }
-
-        private static final class Writer extends JsonSerializer<Instant> {
-            @Override
-            public void serialize(Instant time, JsonGenerator out, SerializerProvider provider) throws IOException {
-                out.writeString(text(time));
-            }
         }
     }
 
@@ -15513,26 +15481,25 @@ final class DifyExec implements Runnable {
         private static final Pattern MARKS = Pattern.compile("[\\s_-]");
 
         static Optional<String> of(String word, List<String> words) {
-            return within(Math.max(1, word.length() / 4), word, words);
+            return within(Math.max(1, word.length() / 4), word, words.stream()).findFirst();
         }
 
         /// The same for what is typed in a hurry: two letters may have changed places.
         static Optional<String> ofTyped(String word, List<String> words) {
-            return within(Math.max(word.length() > 4 ? 2 : 1, word.length() / 4), word, words);
-        }
-
-        private static Optional<String> within(int most, String word, List<String> words) {
-            return words.stream().filter(other -> distance(plain(word), plain(other)) <= most)
-                    .min(Comparator.comparingInt(other -> distance(plain(word), plain(other))));
+            return within(Math.max(word.length() > 4 ? 2 : 1, word.length() / 4), word, words.stream()).findFirst();
         }
 
         /// The nearest of many words, if they are not too far, best first.
         static List<String> of(String word, Stream<String> words, int most) {
+            return within(Math.max(2, plain(word).length() / 2), word, words).limit(most).toList();
+        }
+
+        private static Stream<String> within(int farthest, String word, Stream<String> words) {
             record Near(String word, int distance) {}
             var wanted = plain(word);
             return words.map(other -> new Near(other, distance(wanted, plain(other))))
-                    .filter(near -> near.distance() <= Math.max(2, wanted.length() / 2))
-                    .sorted(Comparator.comparingInt(Near::distance)).limit(most).map(Near::word).toList();
+                    .filter(near -> near.distance() <= farthest).sorted(Comparator.comparingInt(Near::distance))
+                    .map(Near::word);
         }
 
         /// Case and the marks between words do not count.
