@@ -1410,23 +1410,18 @@ final class DifyExec implements Runnable {
             var wanted = batch.forTry(entry, dify.setup().dify.timeout, force);
             Desk.check(form, batch.rows(row -> row == entry).next(), csv.columns());
             var view = new TryView(out);
-            var sender = new Sender(dify.client().to(server.kind()), form, Optional.empty());
-            var engine = dify.engine(server, sender, wanted, terms(server), writer, view, "try c=1", typed());
+            var engine = dify.engine(server, form, wanted, writer, view, order());
             var stop = engine.runToLastWords();
             if (engine.tally().succeeded() == 1)
                 view.last().ifPresent(desk::keep); // paid for, also when Ctrl-C came with its end
             return view.outcome(batch.index().id(entry), engine.tally(), stop);
         }
 
-        private Typed typed() {
-            var csv = Typed.ofInput(batch.csv().orElseThrow().path);
-            return csv.and(dify.setup().next().typed()).and(batch.typed());
-        }
-
-        private Engine.Terms terms(Greeting.Met server) {
+        private Connection.Order order() {
             var mode = dify.setup().dify.mode == Mode.BLOCKING ? Mode.BLOCKING : Mode.STREAMING;
-            return dify.terms(Limits.Ends.NONE, Duration.ZERO, new Pace(1, null),
-                    batch.history().route(mode, server.kind(), server.version()));
+            var csv = Typed.ofInput(batch.csv().orElseThrow().path);
+            return new Connection.Order(mode, Limits.Ends.NONE, Duration.ZERO, new Pace(1, null), Optional.empty(),
+                    "try c=1", csv.and(dify.setup().next().typed()).and(batch.typed()));
         }
     }
 
@@ -2202,14 +2197,16 @@ final class DifyExec implements Runnable {
                 StatusView.changes(batch, selection.rerunChanged(), dify.err());
                 if (selection.listed()) StatusView.strangers(batch.strangers(), dify.err());
                 writer.flush();
-                if (wanted.isEmpty() && batch.history().resent().isEmpty()) return nothingToDo();
+                if (wanted.isEmpty() && batch.history().resent().isEmpty()) {
+                    dify.err().println(batch.index().isComplete() ? "Nothing to do: every row has a success."
+                            : "Nothing to do: no row of this selection is open.");
+                    return OK;
+                }
                 var server = dify.greet(batch, "\n" + Plain.count(wanted.rows(), "row stays", "rows stay")
                         + " pending; nothing was sent.");
-                var sender = new Sender(dify.client().to(server.kind()), checked(wanted, server),
-                        Optional.ofNullable(work.out.saveFiles));
+                var form = checked(wanted, server);
                 try (var progress = new Progress(dify.err(), work.out.progress)) {
-                    var engine = dify.engine(server, sender, wanted, terms(server), writer, progress,
-                            "mode=" + mode + " c=" + work.pace.concurrency(), work.setup.next().typed());
+                    var engine = dify.engine(server, form, wanted, writer, progress, order());
                     var stop = engine.runToLastWords();
                     new Summary(batch, engine.tally(), dify.err(), Paint.of(work.setup.env, 2)).print(stop,
                             work.rows.limit != null || work.pace.maxCost != null, work.setup.next());
@@ -2232,12 +2229,6 @@ final class DifyExec implements Runnable {
                         + (others.size() > 3 ? ", …" : "") + ").");
             }
 
-            private int nothingToDo() {
-                dify.err().println(batch.index().isComplete() ? "Nothing to do: every row has a success."
-                        : "Nothing to do: no row of this selection is open.");
-                return OK;
-            }
-
             /// The form, once every wanted row has been held against it.
             private Form checked(Wanted wanted, Greeting.Met server) throws InterruptedException {
                 var csv = batch.csv().orElseThrow();
@@ -2250,11 +2241,12 @@ final class DifyExec implements Runnable {
                         + ", nothing was sent\nhint: correct them; --no-check sends the cells as text, unchecked");
             }
 
-            private Engine.Terms terms(Greeting.Met server) {
+            private Connection.Order order() {
                 var pace = work.pace;
-                return dify.terms(pace.ends(), work.setup.retrying.grace,
-                        new Pace(pace.concurrency(), pace.wait, pace.rate),
-                        batch.history().route(mode, server.kind(), server.version()));
+                return new Connection.Order(mode, new Limits.Ends(pace.maxFailures, pace.maxTokens, pace.maxCost),
+                        work.setup.retrying.grace, new Pace(pace.concurrency(), pace.wait, pace.rate),
+                        Optional.ofNullable(work.out.saveFiles), "mode=" + mode + " c=" + pace.concurrency(),
+                        work.setup.next().typed());
             }
         }
 
@@ -2319,10 +2311,6 @@ final class DifyExec implements Runnable {
                 if (wait != null && slots > 1) throw new Unusable("--wait and -c " + slots + " contradict each other"
                         + "\nhint: --wait runs one row at a time; leave one of them out");
                 return slots;
-            }
-
-            Limits.Ends ends() {
-                return new Limits.Ends(maxFailures, maxTokens, maxCost);
             }
 
             /// With a limit of money the mode that was asked for is streaming, as others tell no prices.
@@ -2403,8 +2391,9 @@ final class DifyExec implements Runnable {
         Connection connect(List<String> columns, int runs, PrintWriter err) throws IOException {
             var server = Optional.ofNullable(demo == null ? null : new Demo(Demo.Version.of(demo), columns));
             var access = server.map(local -> Access.to(local, dify.workflowId)).orElseGet(() -> dify.access(env, err));
+            var backoff = new Backoff(retrying.initialDelay, retrying.maxDelay, retrying.maxRetries);
             return new Connection(this, access, DifyClient.of(access, dify.timeout, runs),
-                    new Judge(retrying.backoff(), retrying.failedRuns, access), server, err);
+                    new Judge(backoff, retrying.failedRuns, access), server, err);
         }
 
         static final class DifyOptions implements Lasting {
@@ -2492,10 +2481,6 @@ final class DifyExec implements Runnable {
                     description = "Seconds that running rows get to end after Ctrl-C (default: ${DEFAULT-VALUE}).")
             Duration grace;
 
-            Backoff backoff() {
-                return new Backoff(initialDelay, maxDelay, maxRetries);
-            }
-
             Settle settle() {
                 return settle == null ? Settle.DEFAULT : new Settle(settle, settle);
             }
@@ -2508,6 +2493,14 @@ final class DifyExec implements Runnable {
     /// @param err  where what is odd about the server is told
     record Connection(Setup setup, Access access, DifyClient client, Judge judge, Optional<Demo> demo,
             PrintWriter err) implements AutoCloseable {
+
+        /// What one call is told beside its rows.
+        ///
+        /// @param mode  that was asked for
+        /// @param note  how the log describes the call
+        /// @param typed what holds for later calls, too
+        record Order(Mode mode, Limits.Ends ends, Duration grace, Pace pace, Optional<Path> saveFiles, String note,
+                Typed typed) {}
 
         @FunctionalInterface interface Opener {
             Connection open(List<String> columns, PrintWriter err) throws IOException;
@@ -2547,18 +2540,13 @@ final class DifyExec implements Runnable {
             return server.kind() == AppKind.CHATFLOW ? form.asking(setup.dify.queryColumn, csv.columns()) : form;
         }
 
-        Engine.Terms terms(Limits.Ends ends, Duration grace, Pace pace, Route route) {
-            var limits = new Limits(ends, grace, setup.dify.timeout, setup.retrying.settle());
-            return new Engine.Terms(judge, limits, pace, route, new Names(setup.dify.user));
-        }
-
         /// The engine of one call, which is on record from here on.
-        ///
-        /// @param note  how the log describes the call
-        /// @param typed what it was told that holds for later calls, too
-        Engine engine(Greeting.Met server, Sender sender, Wanted wanted, Engine.Terms terms, BatchWriter writer,
-                Watcher watcher, String note, Typed typed) {
-            writer.began(access.name(), server.app(), server.version(), terms.route().mode(), note, typed);
+        Engine engine(Greeting.Met server, Form form, Wanted wanted, BatchWriter writer, Watcher watcher, Order order) {
+            var route = writer.batch().history().route(order.mode(), server.kind(), server.version());
+            var limits = new Limits(order.ends(), order.grace(), setup.dify.timeout, setup.retrying.settle());
+            var terms = new Engine.Terms(judge, limits, order.pace(), route, new Names(setup.dify.user));
+            var sender = new Sender(client.to(server.kind()), form, order.saveFiles());
+            writer.began(access.name(), server.app(), server.version(), route.mode(), order.note(), order.typed());
             return new Engine(sender, wanted, terms, writer, watcher, Engine.Ports.ofProcess());
         }
 
@@ -14768,20 +14756,9 @@ final class DifyExec implements Runnable {
 
     /// The settings of the process: its environment, and under it the `.env` files of the current folder and the
     /// script's. Over a file that cannot be read only [#needed] fails.
-    record Env(List<Place> places, Invocation invocation) {
+    record Env(UnaryOperator<String> environment, List<DotEnv> files, Invocation invocation) {
         /// The value of the key in `.env.example`: as good as missing.
         static final String PLACEHOLDER = "app-your-key-here";
-
-        /// One source of settings.
-        interface Place {
-            /// What stands here under a name.
-            Optional<Setting> setting(String name);
-
-            /// What stands here and cannot be read, for whoever misses a setting; else empty.
-            default String unread() {
-                return "";
-            }
-        }
 
         /// A value and where it stands.
         ///
@@ -14805,16 +14782,19 @@ final class DifyExec implements Runnable {
         }
 
         private static Env of(UnaryOperator<String> environment, Invocation invocation, Path... folders) {
-            Place process = name -> Optional.ofNullable(environment.apply(name))
-                    .map(text -> new Setting(name, text, "", ""));
-            return new Env(Stream.concat(Stream.of(process), Stream.of(folders).map(Path::toAbsolutePath).distinct()
-                    .map(DotEnv::new)).toList(), invocation);
+            return new Env(environment, Stream.of(folders).map(Path::toAbsolutePath).distinct().map(DotEnv::new)
+                    .toList(), invocation);
         }
 
         /// The first place that has a value, or a line for it that cannot be read; an empty value counts as none.
         Optional<Setting> setting(String name) {
-            return places.stream().flatMap(place -> place.setting(name).stream())
-                    .filter(setting -> !setting.text().isBlank() || !setting.fault().isEmpty()).findFirst();
+            return settings(name).filter(setting -> !setting.text().isBlank() || !setting.fault().isEmpty())
+                    .findFirst();
+        }
+
+        private Stream<Setting> settings(String name) {
+            return Stream.concat(Stream.ofNullable(environment.apply(name)).map(text -> new Setting(name, text, "", "")),
+                    files.stream().flatMap(file -> file.setting(name).stream()));
         }
 
         /// The same; a line that cannot be read is told.
@@ -14837,9 +14817,8 @@ final class DifyExec implements Runnable {
 
         /// Said of a setting that no place has a value for: where it stands empty, and what cannot be read.
         String missing(String name) {
-            var empty = places.stream().flatMap(place -> place.setting(name).stream()).findFirst();
-            var unread = places.stream().map(Place::unread).filter(said -> !said.isEmpty()).collect(joining("; "));
-            return name + " is missing" + empty.map(Setting::source).orElse("")
+            var unread = files.stream().map(DotEnv::unread).filter(said -> !said.isEmpty()).collect(joining("; "));
+            return name + " is missing" + settings(name).findFirst().map(Setting::source).orElse("")
                     + (unread.isEmpty() ? "" : " (" + unread + ")");
         }
 
@@ -14873,7 +14852,7 @@ final class DifyExec implements Runnable {
 
         /// A `.env` file, read when first asked for. What cannot be used of it is told by line and name alone: it may
         /// be a key in the wrong line.
-        static final class DotEnv implements Place {
+        private static final class DotEnv {
             /// A file of more bytes, a line of more characters holds no settings.
             private static final int LARGEST = 1 << 20, LONGEST = 8192;
 
@@ -14888,16 +14867,15 @@ final class DifyExec implements Runnable {
             }
 
             /// The last line for a name counts, as in a shell.
-            @Override
-            public Optional<Setting> setting(String asked) {
+            Optional<Setting> setting(String asked) {
                 read();
                 if (!fault.isEmpty()) return Optional.of(new Setting(asked, "", " in " + name, fault));
                 return lines.reversed().stream().filter(line -> line.isFor(asked)).findFirst()
                         .map(line -> line.setting(asked, " in " + name + ", line " + line.number()));
             }
 
-            @Override
-            public String unread() {
+            /// What cannot be read, for whoever misses a setting; else empty.
+            String unread() {
                 read();
                 if (Files.isDirectory(file)) return name + " is a folder";
                 var numbers = lines.stream().filter(line -> line.entry().isEmpty())
@@ -14994,14 +14972,14 @@ final class DifyExec implements Runnable {
             /// @param args    the last of them, which are the tool's
             static Invocation of(UnaryOperator<String> environment, List<String> process, List<String> args,
                     Path folder) {
-                var programs = new Programs(Objects.requireNonNullElse(environment.apply("PATH"), ""));
+                var path = Objects.requireNonNullElse(environment.apply("PATH"), "");
                 var command = Objects.requireNonNullElse(environment.apply("DIFYEXEC_COMMAND"), "");
                 var jar = before(args, process)
                         .filter(words -> words.size() > 2 && words.get(words.size() - 2).equals("-jar"));
                 var typed = command.contains(SEPARATOR) ? before(args, List.of(command.split(SEPARATOR, -1)))
                         : Optional.of(List.of(command)).filter(_ -> !command.isEmpty());
-                return jar.or(() -> typed).map(programs::byName).map(Invocation::new)
-                        .orElseGet(() -> programs.find("difyexec").isEmpty() && programs.find("jbang").isPresent()
+                return jar.or(() -> typed).map(words -> byName(words, path)).map(Invocation::new)
+                        .orElseGet(() -> find("difyexec", path).isEmpty() && find("jbang", path).isPresent()
                                 && Files.exists(folder.resolve(SCRIPT))
                                 ? new Invocation(List.of("jbang", SCRIPT)) : INSTALLED);
             }
@@ -15013,29 +14991,25 @@ final class DifyExec implements Runnable {
                         .map(all -> all.subList(0, size));
             }
 
-            /// What the folders of a PATH hold.
-            private record Programs(String path) {
+            private static Optional<Path> find(String name, String path) {
+                return Stream.of(path.split(File.pathSeparator)).filter(folder -> !folder.isEmpty())
+                        .map(folder -> Path.of(folder, name)).filter(Files::isExecutable).findFirst();
+            }
 
-                Optional<Path> find(String name) {
-                    return Stream.of(path.split(File.pathSeparator)).filter(folder -> !folder.isEmpty())
-                            .map(folder -> Path.of(folder, name)).filter(Files::isExecutable).findFirst();
-                }
+            /// The first word without its folder, where that names the same program.
+            private static List<String> byName(List<String> words, String path) {
+                var program = Path.of(words.getFirst());
+                var name = program.getFileName().toString();
+                if (!program.isAbsolute() || !find(name, path).map(Invocation::real).equals(Optional.of(real(program))))
+                    return words;
+                return Stream.concat(Stream.of(name), words.stream().skip(1)).toList();
+            }
 
-                /// The first word without its folder, where that names the same program.
-                List<String> byName(List<String> words) {
-                    var program = Path.of(words.getFirst());
-                    var name = program.getFileName().toString();
-                    if (!program.isAbsolute() || !find(name).map(Programs::real).equals(Optional.of(real(program))))
-                        return words;
-                    return Stream.concat(Stream.of(name), words.stream().skip(1)).toList();
-                }
-
-                private static Path real(Path program) {
-                    try {
-                        return program.toRealPath();
-                    } catch (IOException _) {
-                        return program; // it is gone by now
-                    }
+            private static Path real(Path program) {
+                try {
+                    return program.toRealPath();
+                } catch (IOException _) {
+                    return program; // it is gone by now
                 }
             }
 
