@@ -339,7 +339,7 @@ final class DifyExec implements Runnable {
                 if (!force) batch.refuseStrangers(input);
                 var export = new Spreadsheet(batch, names.all, failed, raw);
                 if (toFile) Draft.write(file, export::write);
-                else CommandLines.StandardOutput.write(standardOutput, export::write);
+                else CommandLines.write(standardOutput, export::write);
                 export.tell(spec.commandLine().getErr());
                 Lasting.next(spec, env).print(batch, spec.commandLine().getErr());
                 return OK;
@@ -489,6 +489,7 @@ final class DifyExec implements Runnable {
                 description = "Print the requests of the first N rows, as JSON and as a curl line; the key is masked.")
         int show;
 
+        @Mixin DemoOption demo;
         @ArgGroup(validate = false, order = 2, heading = "%nRows:%n") ShardOption rows = new ShardOption();
         @Mixin Setup setup;
 
@@ -496,11 +497,11 @@ final class DifyExec implements Runnable {
 
         @Override
         public Integer call() throws Exception {
-            setup.check();
+            setup.check(demo.version);
             var part = rows.shard(setup.env);
             try (var source = Source.of(input.csv)) {
                 var csv = setup.open(source, input.csv).with(part);
-                try (var dify = setup.connect(csv.columns(), 1, setup.err())) {
+                try (var dify = setup.connect(demo.version, csv.columns(), 1, setup.err())) {
                     var index = new Index();
                     csv.check(index);
                     var met = dify.greet("");
@@ -545,6 +546,8 @@ final class DifyExec implements Runnable {
         @Option(names = {"-o", "--output"}, paramLabel = "JSONL", description = "The results of the batch to open.")
         Path output;
 
+        @Mixin DemoOption demo;
+
         @Option(names = "--keep-going",
                 description = "Not on a terminal: go on after a command that fails; "
                         + "the highest code is the end's in any case.")
@@ -565,7 +568,7 @@ final class DifyExec implements Runnable {
 
         @Override
         public Integer call() throws Exception {
-            setup.check();
+            setup.check(demo.version);
             var desk = desk();
             return Screen.isTerminal(0) ? new Dialogue(line(desk), desk).run(env)
                     : new Script(line(desk), desk, keepGoing).run();
@@ -573,7 +576,8 @@ final class DifyExec implements Runnable {
 
         /// A desk with the batch on it that the options name.
         Desk desk() {
-            var desk = new Desk(this::open, (columns, err) -> setup.connect(columns, 1, err).withoutRetries());
+            var desk = new Desk(this::open, (columns, err) -> setup.connect(demo.version, columns, 1, err)
+                    .withoutRetries());
             if (output != null) desk.open(Optional.ofNullable(input), output, false);
             return desk;
         }
@@ -1924,6 +1928,8 @@ final class DifyExec implements Runnable {
 
     /// What all our command lines have in common, that of the shell, too.
     static final class CommandLines {
+        private static final String LOST = "full, or its reader has left";
+
         static CommandLine configured(CommandLine line, IDefaultValueProvider defaults, Env env) {
             Stream.concat(Stream.of(line), line.getSubcommands().values().stream())
                     .forEach(one -> one.getCommandSpec().version("difyexec " + VERSION));
@@ -1942,11 +1948,23 @@ final class DifyExec implements Runnable {
             int code = new CommandLine.RunLast().execute(parsed);
             var line = parsed.commandSpec().commandLine();
             try {
-                StandardOutput.check(line.getOut());
+                write(System.out, _ -> {
+                    if (line.getOut().checkError()) throw new IOException(LOST);
+                });
             } catch (Unusable problem) {
                 throw new CommandLine.ExecutionException(line, problem.getMessage(), problem);
             }
             return code;
+        }
+
+        /// A full disk and a reader that has left are told; a PrintStream keeps both to itself.
+        static void write(OutputStream out, Draft.Content content) {
+            try {
+                content.write(out);
+                if (out instanceof PrintStream stream && stream.checkError()) throw new IOException(LOST);
+            } catch (IOException problem) {
+                throw new Unusable("standard output: cannot be written (" + Plain.of(problem) + ")");
+            }
         }
 
         private static int unusable(ParameterException problem, Env.Invocation invocation) {
@@ -2037,9 +2055,10 @@ final class DifyExec implements Runnable {
                 return words.stream().map(word -> " " + word).collect(joining());
             }
 
-            private static String label(CommandLine.Model.PositionalParamSpec parameter) {
-                var label = parameter.paramLabel() + (parameter.arity().max() > 1 ? "..." : "");
-                return parameter.arity().min() == 0 ? "[" + label + "]" : label;
+            /// `=N`, `[=VERSION]`, `[ID...]`
+            private String label(ArgSpec arg) {
+                return new CommandLine.Help(spec).parameterLabelRenderer()
+                        .renderParameterLabel(arg, CommandLine.Help.Ansi.OFF, List.of()).toString();
             }
 
             private List<Entry> commands() {
@@ -2064,7 +2083,7 @@ final class DifyExec implements Runnable {
                         .map(parameter -> new Entry(" ".repeat(6) + label(parameter),
                                 String.join(" ", parameter.description())));
                 var options = spec.options().stream().filter(option -> heading(option).equals(heading))
-                        .sorted(Comparator.comparingInt(HelpPage::place)).map(HelpPage::entry);
+                        .sorted(Comparator.comparingInt(HelpPage::place)).map(this::entry);
                 return Stream.concat(parameters, options).toList();
             }
 
@@ -2080,12 +2099,10 @@ final class DifyExec implements Runnable {
             }
 
             /// `  -c, --concurrency=N`, `      --demo[=VERSION]`
-            private static Entry entry(OptionSpec option) {
+            private Entry entry(OptionSpec option) {
                 var names = (option.shortestName().length() > 2 ? " ".repeat(6) : "  ")
                         + String.join(", ", option.names());
-                var value = "=" + option.paramLabel();
-                var label = option.arity().max() == 0 ? "" : option.arity().min() == 0 ? "[" + value + "]" : value;
-                return new Entry(names + label, String.join(" ", option.description()));
+                return new Entry(names + label(option), String.join(" ", option.description()));
             }
 
             private Stream<String> section(String heading, List<Entry> entries) {
@@ -2132,28 +2149,6 @@ final class DifyExec implements Runnable {
                 return lines.stream();
             }
         }
-
-        /// Where a full disk and a reader that has left are told: a PrintStream and a PrintWriter keep both to
-        /// themselves.
-        static final class StandardOutput {
-            private static final String LOST = "full, or its reader has left";
-
-            static void write(OutputStream out, Draft.Content content) {
-                try {
-                    content.write(out);
-                    if (out instanceof PrintStream stream && stream.checkError()) throw new IOException(LOST);
-                } catch (IOException problem) {
-                    throw new Unusable("standard output: cannot be written (" + Plain.of(problem) + ")");
-                }
-            }
-
-            /// What a command has printed.
-            static void check(PrintWriter printed) {
-                write(System.out, _ -> {
-                    if (printed.checkError()) throw new IOException(LOST);
-                });
-            }
-        }
     }
 
     /// What `run` and `retry` share: their options, and the one way to build and run a batch from them.
@@ -2164,6 +2159,7 @@ final class DifyExec implements Runnable {
                 description = "The results; beside it lie <output>.retry, .log and .lock.")
         Path output;
 
+        @Mixin DemoOption demo;
         @Mixin Setup setup;
         @ArgGroup(validate = false, order = 2, heading = "%nRows:%n") RowOptions rows = new RowOptions();
         @ArgGroup(validate = false, order = 4, heading = "%nPace:%n") PaceOptions pace = new PaceOptions();
@@ -2171,14 +2167,14 @@ final class DifyExec implements Runnable {
 
         /// Checks what can be checked without the server, opens the batch, asks the server once, and runs.
         int start(Selection selection) throws Exception {
-            setup.check();
+            setup.check(demo.version);
             var mode = pace.mode(setup.dify.mode);
             var files = BatchFiles.of(rows.shard(setup.env).map(part -> part.of(output)).orElse(output));
             out.makeFolder();
             try (var source = files.open(input.csv)) {
                 var csv = setup.open(source, input.csv);
-                try (var dify = setup.connect(csv.columns(), pace.concurrency(), setup.err())) {
-                    if (dify.demo().isPresent()) dify.err().println("Demo: a simulated Dify " + setup.demo
+                try (var dify = setup.connect(demo.version, csv.columns(), pace.concurrency(), setup.err())) {
+                    if (dify.demo().isPresent()) dify.err().println("Demo: a simulated Dify " + demo.version
                             + " inside this process; nothing is sent out, nothing is spent.");
                     try (var writer = BatchWriter.open(files, csv, out.noBom, rows.rebuild,
                             rows.fresh ? Optional.of(dify.err()) : Optional.empty())) {
@@ -2254,7 +2250,8 @@ final class DifyExec implements Runnable {
             @Option(names = "--limit", paramLabel = "N", description = "Only the first N pending rows.")
             Long limit;
 
-            @Option(names = "--ids", paramLabel = "A,B", split = ",", description = "Only these ids.")
+            @Option(names = "--ids", paramLabel = "A,B", split = ",", hideParamSyntax = true,
+                    description = "Only these ids.")
             List<String> ids = List.of();
 
             @Option(names = "--rerun-changed",
@@ -2345,12 +2342,7 @@ final class DifyExec implements Runnable {
     }
 
     /// What every command that asks a server is told of it and of the CSV.
-    static final class Setup implements Lasting {
-        @Option(names = "--demo", arity = "0..1", fallbackValue = Demo.NEWEST, paramLabel = "VERSION",
-                description = "Use a simulated Dify in this process (" + Demo.VERSIONS + "): no key, no network, "
-                        + "no cost.")
-        String demo;
-
+    static final class Setup {
         @ArgGroup(validate = false, order = 1, heading = "%nInput:%n") CsvOptions shape = new CsvOptions();
         @ArgGroup(validate = false, order = 3, heading = "%nServer:%n") DifyOptions dify = new DifyOptions();
         @ArgGroup(validate = false, order = 5, heading = "%nRetrying:%n") RetryOptions retrying = new RetryOptions();
@@ -2367,7 +2359,9 @@ final class DifyExec implements Runnable {
         }
 
         /// Whether the settings that are variables can be used.
-        void check() throws Exception {
+        ///
+        /// @param demo the version that is played, or null: there is a server
+        void check(String demo) throws Exception {
             new EnvDefaults(env).check(spec.commandLine().getParseResult(), demo != null);
         }
 
@@ -2388,7 +2382,7 @@ final class DifyExec implements Runnable {
         /// The server of the settings, or a demo with a variable for each column.
         ///
         /// @param runs how many there may be at a time
-        Connection connect(List<String> columns, int runs, PrintWriter err) throws IOException {
+        Connection connect(String demo, List<String> columns, int runs, PrintWriter err) throws IOException {
             var server = Optional.ofNullable(demo == null ? null : new Demo(Demo.Version.of(demo), columns));
             var access = server.map(local -> Access.to(local, dify.workflowId)).orElseGet(() -> dify.access(env, err));
             var backoff = new Backoff(retrying.initialDelay, retrying.maxDelay, retrying.maxRetries);
@@ -2480,10 +2474,6 @@ final class DifyExec implements Runnable {
             @Option(names = "--grace", paramLabel = "S", defaultValue = "20",
                     description = "Seconds that running rows get to end after Ctrl-C (default: ${DEFAULT-VALUE}).")
             Duration grace;
-
-            Settle settle() {
-                return settle == null ? Settle.DEFAULT : new Settle(settle, settle);
-            }
         }
     }
 
@@ -2543,7 +2533,8 @@ final class DifyExec implements Runnable {
         /// The engine of one call, which is on record from here on.
         Engine engine(Greeting.Met server, Form form, Wanted wanted, BatchWriter writer, Watcher watcher, Order order) {
             var route = writer.batch().history().route(order.mode(), server.kind(), server.version());
-            var limits = new Limits(order.ends(), order.grace(), setup.dify.timeout, setup.retrying.settle());
+            var settle = Optional.ofNullable(setup.retrying.settle).map(time -> new Settle(time, time));
+            var limits = new Limits(order.ends(), order.grace(), setup.dify.timeout, settle.orElse(Settle.DEFAULT));
             var terms = new Engine.Terms(judge, limits, order.pace(), route, new Names(setup.dify.user));
             var sender = new Sender(client.to(server.kind()), form, order.saveFiles());
             writer.began(access.name(), server.app(), server.version(), route.mode(), order.note(), order.typed());
@@ -2582,6 +2573,14 @@ final class DifyExec implements Runnable {
         }
     }
 
+    /// A demo in place of a server, where one is asked for.
+    static final class DemoOption implements Lasting {
+        @Option(names = "--demo", arity = "0..1", fallbackValue = Demo.NEWEST, paramLabel = "VERSION",
+                description = "Use a simulated Dify in this process (" + Demo.VERSIONS + "): no key, no network, "
+                        + "no cost.")
+        String version;
+    }
+
     static final class CsvOptions implements Lasting {
         @Option(names = "--id-column", paramLabel = "NAME",
                 description = "The column of the ids (default: the first). Blanks around ids and column names are cut "
@@ -2606,8 +2605,8 @@ final class DifyExec implements Runnable {
         /// What follows from a call, by what was typed for it.
         static NextCall next(CommandSpec spec, Env env) {
             var parsed = spec.commandLine().getParseResult();
-            var words = spec.options().stream().filter(Lasting::isLasting).flatMap(option ->
-                    value(option, parsed, env).flatMap(value -> word(option, value)).stream());
+            var words = parsed.commandSpec().options().stream().filter(Lasting::isLasting)
+                    .flatMap(option -> value(option, parsed, env).flatMap(value -> word(option, value)).stream());
             return new NextCall(env.invocation(), new Typed(words.toList()));
         }
 
@@ -2773,7 +2772,17 @@ final class DifyExec implements Runnable {
 
     /// Variables and `.env` as defaults of options, so that `--max-retries` and `MAX_RETRIES` cannot drift apart.
     record EnvDefaults(Env env) implements IDefaultValueProvider {
-        private record Named(String variable, ITypeConverter<?> converter) {}
+        private record Named(String variable, ITypeConverter<?> converter) {
+            /// With what is wrong with it, also where it is no value of the option.
+            Env.Setting checked(Env.Setting setting) {
+                try {
+                    if (setting.fault().isEmpty()) converter.convert(setting.text());
+                    return setting;
+                } catch (Exception problem) { // the interface throws it; ours say what is wrong
+                    return new Env.Setting(setting.name(), setting.text(), setting.source(), problem.getMessage());
+                }
+            }
+        }
 
         private static final Map<String, Named> VARIABLES = Map.of(
                 "--base-url", new Named("DIFY_API_BASE_URL", Converters::address),
@@ -2787,8 +2796,8 @@ final class DifyExec implements Runnable {
         /// by [#check] unless a typed option makes up for it.
         @Override
         public String defaultValue(ArgSpec arg) {
-            return arg instanceof OptionSpec option && fault(option).isEmpty()
-                    ? setting(option).map(Env.Setting::text).orElse(null) : null;
+            return arg instanceof OptionSpec option ? setting(option).filter(setting -> setting.fault().isEmpty())
+                    .map(Env.Setting::text).orElse(null) : null;
         }
 
         /// A value that cannot be used is named with its place: `TIMEOUT in .env, line 4: not a duration`.
@@ -2796,30 +2805,16 @@ final class DifyExec implements Runnable {
         /// @param demo the environment alone has to be right: no server is asked
         void check(CommandLine.ParseResult typed, boolean demo) throws Exception {
             for (var option : typed.commandSpec().options()) {
-                var fault = fault(option);
-                if (fault.isEmpty() || typed.hasMatchedOption(option)
+                var setting = setting(option).filter(known -> !known.fault().isEmpty());
+                if (setting.isEmpty() || typed.hasMatchedOption(option) || demo && !setting.get().source().isEmpty()
                         || typed.commandSpec().defaultValueProvider().defaultValue(option) != null) continue;
-                var setting = setting(option).get();
-                if (demo && !setting.source().isEmpty()) continue;
-                throw new Unusable(env.masked(setting.place()) + ": " + fault.get());
-            }
-        }
-
-        private Optional<String> fault(OptionSpec option) {
-            var setting = setting(option);
-            if (setting.isEmpty()) return Optional.empty();
-            if (!setting.get().fault().isEmpty()) return Optional.of(setting.get().fault());
-            try {
-                VARIABLES.get(option.longestName()).converter().convert(setting.get().text());
-                return Optional.empty();
-            } catch (Exception problem) { // the converters' interface throws it; ours say what is wrong
-                return Optional.of(problem.getMessage());
+                throw new Unusable(env.masked(setting.get().place()) + ": " + setting.get().fault());
             }
         }
 
         private Optional<Env.Setting> setting(OptionSpec option) {
             return Optional.ofNullable(VARIABLES.get(option.longestName()))
-                    .flatMap(named -> env.setting(named.variable()));
+                    .flatMap(named -> env.setting(named.variable()).map(named::checked));
         }
     }
 
@@ -14793,8 +14788,8 @@ final class DifyExec implements Runnable {
         }
 
         private Stream<Setting> settings(String name) {
-            return Stream.concat(Stream.ofNullable(environment.apply(name)).map(text -> new Setting(name, text, "", "")),
-                    files.stream().flatMap(file -> file.setting(name).stream()));
+            var typed = Stream.ofNullable(environment.apply(name)).map(text -> new Setting(name, text, "", ""));
+            return Stream.concat(typed, files.stream().flatMap(file -> file.setting(name).stream()));
         }
 
         /// The same; a line that cannot be read is told.
