@@ -14758,7 +14758,7 @@ final class DifyExec implements Runnable {
         /// A value and where it stands.
         ///
         /// @param source ` in .env, line 4`; empty for the environment
-        /// @param fault  why it cannot be read; there is no text then
+        /// @param fault  why it cannot be used; empty where it can
         record Setting(String name, String text, String source, String fault) {
             /// `TIMEOUT=abc`, but `TIMEOUT in .env, line 4`: a value in a file may be a key in the wrong line.
             String place() {
@@ -15491,10 +15491,8 @@ final class DifyExec implements Runnable {
         static String text(String text, int longest) {
             var cut = cut(text, longest);
             if (cut.length() < text.length()) cut += "…";
-            var clean = new StringBuilder(cut.length());
-            cut.codePoints().map(c -> isControl(c) ? ' ' : Json.Utf8.isHalf(c) ? 0xFFFD : c)
-                    .forEach(clean::appendCodePoint);
-            return clean.toString();
+            return cut.codePoints().map(c -> isControl(c) ? ' ' : Json.Utf8.isHalf(c) ? 0xFFFD : c)
+                    .collect(StringBuilder::new, StringBuilder::appendCodePoint, StringBuilder::append).toString();
         }
 
         /// The same of each line.
