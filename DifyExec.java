@@ -2062,14 +2062,11 @@ final class DifyExec implements Runnable {
             }
 
             private List<Entry> commands() {
-                return spec.subcommands().values().stream().distinct().map(CommandLine::getCommandSpec)
-                        .map(command -> new Entry("  " + String.join(", ", command.names()), summary(command)))
-                        .toList();
-            }
-
-            private static String summary(CommandSpec command) {
-                var usage = command.usageMessage();
-                return Stream.of(usage.header(), usage.description()).flatMap(Stream::of).findFirst().orElse("");
+                return spec.subcommands().values().stream().distinct().map(command -> {
+                    var usage = command.getCommandSpec().usageMessage();
+                    return new Entry("  " + String.join(", ", command.getCommandSpec().names()),
+                            Stream.of(usage.header(), usage.description()).flatMap(Stream::of).findFirst().orElse(""));
+                }).toList();
             }
 
             private Stream<String> groups() {
@@ -2079,12 +2076,10 @@ final class DifyExec implements Runnable {
 
             /// Parameters, and what everyone needs, stand first, under no heading.
             private List<Entry> entries(String heading) {
-                var parameters = spec.positionalParameters().stream().filter(_ -> heading.isEmpty())
-                        .map(parameter -> new Entry(" ".repeat(6) + label(parameter),
-                                String.join(" ", parameter.description())));
+                var parameters = spec.positionalParameters().stream().filter(_ -> heading.isEmpty());
                 var options = spec.options().stream().filter(option -> heading(option).equals(heading))
-                        .sorted(Comparator.comparingInt(HelpPage::place)).map(this::entry);
-                return Stream.concat(parameters, options).toList();
+                        .sorted(Comparator.comparingInt(HelpPage::place));
+                return Stream.concat(parameters, options).map(this::entry).toList();
             }
 
             private String heading(OptionSpec option) {
@@ -2098,11 +2093,11 @@ final class DifyExec implements Runnable {
                 return place >= 0 ? place : FIRST.size() + LAST.indexOf(option.shortestName()) + 1;
             }
 
-            /// `  -c, --concurrency=N`, `      --demo[=VERSION]`
-            private Entry entry(OptionSpec option) {
-                var names = (option.shortestName().length() > 2 ? " ".repeat(6) : "  ")
-                        + String.join(", ", option.names());
-                return new Entry(names + label(option), String.join(" ", option.description()));
+            /// `  -c, --concurrency=N`, `      --demo[=VERSION]`, `      [ID...]`
+            private Entry entry(ArgSpec arg) {
+                var names = arg instanceof OptionSpec option ? String.join(", ", option.names()) : "";
+                return new Entry(" ".repeat(names.matches("-\\w.*") ? 2 : 6) + names + label(arg),
+                        String.join(" ", arg.description()));
             }
 
             private Stream<String> section(String heading, List<Entry> entries) {
@@ -2717,14 +2712,16 @@ final class DifyExec implements Runnable {
         }
 
         static int count(String text) {
-            if (!text.strip().matches("\\d{1,6}")) throw new TypeConversionException("not a whole number from 0 on");
-            return Integer.parseInt(text.strip());
+            return Integer.parseInt(shaped("\\d{1,6}", text.strip(), "a whole number from 0 on"));
         }
 
         static long positive(String text) {
-            if (!text.strip().matches("0*[1-9]\\d{0,14}"))
-                throw new TypeConversionException("not a whole number from 1 on");
-            return Long.parseLong(text.strip());
+            return Long.parseLong(shaped("0*[1-9]\\d{0,14}", text.strip(), "a whole number from 1 on"));
+        }
+
+        private static String shaped(String shape, String text, String what) {
+            if (!text.matches(shape)) throw new TypeConversionException("not " + what);
+            return text;
         }
 
         /// One of an enum's words, in any case; else all of them are named.
@@ -2763,9 +2760,7 @@ final class DifyExec implements Runnable {
         static final class Pointer implements ITypeConverter<String> {
             @Override
             public String convert(String text) {
-                if (!text.matches("(/([^/~]|~[01])*)*"))
-                    throw new TypeConversionException("not a JSON pointer: a / before each name, like /answer/text");
-                return text;
+                return shaped("(/([^/~]|~[01])*)*", text, "a JSON pointer: a / before each name, like /answer/text");
             }
         }
     }
