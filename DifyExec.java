@@ -14427,10 +14427,7 @@ final class DifyExec implements Runnable {
                 var how = end.join().how();
                 var events = new ArrayList<Map<String, Object>>();
                 if (how.is("succeeded")) answer(how, events);
-                if (how.is("failed"))
-                    events.add(nodeFinished("llm", "status", "failed", "error", how.error()));
-                if (version == Version.CHATFLOW && how.is("succeeded"))
-                    events.add(said("message_end", "metadata", object("usage", usage(how)), "files", List.of()));
+                if (how.is("failed")) events.add(nodeFinished("llm", "status", "failed", "error", how.error()));
                 events.add(event("workflow_finished", told()));
                 return events;
             }
@@ -14446,6 +14443,8 @@ final class DifyExec implements Runnable {
                         "execution_metadata", object("total_price", price(how), "currency", "USD")));
                 events.add(nodeStarted("end"));
                 events.add(nodeFinished("end", "status", "succeeded", "outputs", how.outputs()));
+                if (version == Version.CHATFLOW)
+                    events.add(said("message_end", "metadata", object("usage", usage(how)), "files", List.of()));
             }
 
             /// 1.50 USD for a million.
@@ -14782,11 +14781,6 @@ final class DifyExec implements Runnable {
                     .findFirst();
         }
 
-        private Stream<Setting> settings(String name) {
-            var typed = Stream.ofNullable(environment.apply(name)).map(text -> new Setting(name, text, "", ""));
-            return Stream.concat(typed, files.stream().flatMap(file -> file.setting(name).stream()));
-        }
-
         /// The same; a line that cannot be read is told.
         Optional<Setting> needed(String name) {
             var setting = setting(name);
@@ -14797,6 +14791,11 @@ final class DifyExec implements Runnable {
 
         String get(String name) {
             return setting(name).map(Setting::text).orElse("");
+        }
+
+        private Stream<Setting> settings(String name) {
+            var set = Stream.ofNullable(environment.apply(name)).map(text -> new Setting(name, text, "", ""));
+            return Stream.concat(set, files.stream().flatMap(file -> file.setting(name).stream()));
         }
 
         /// A text in which the key may stand by mistake.
@@ -14830,10 +14829,10 @@ final class DifyExec implements Runnable {
 
         private boolean isExempt(String host) {
             var exempt = needed("NO_PROXY").or(() -> needed("no_proxy")).map(Setting::text).orElse("");
-            return Stream.of(exempt.split(",")).map(String::strip).filter(name -> !name.isEmpty())
-                    .anyMatch(name -> name.equals("*")
-                    || host.equalsIgnoreCase(name) || host.toLowerCase(Locale.ROOT)
-                            .endsWith("." + name.replaceFirst("^\\*?\\.", "").toLowerCase(Locale.ROOT)));
+            var name = host.toLowerCase(Locale.ROOT);
+            return Stream.of(exempt.toLowerCase(Locale.ROOT).split(",")).map(String::strip)
+                    .filter(domain -> !domain.isEmpty()).anyMatch(domain -> domain.equals("*") || name.equals(domain)
+                            || name.endsWith("." + domain.replaceFirst("^\\*?\\.", "")));
         }
 
         static boolean isLoopback(String host) {
