@@ -2090,7 +2090,7 @@ final class DifyExec implements Runnable {
 
             private static int place(OptionSpec option) {
                 int place = FIRST.indexOf(option.shortestName());
-                return place >= 0 ? place : FIRST.size() + LAST.indexOf(option.shortestName()) + 1;
+                return place < 0 ? FIRST.size() : place;
             }
 
             /// `  -c, --concurrency=N`, `      --demo[=VERSION]`, `      [ID...]`
