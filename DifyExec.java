@@ -36,15 +36,14 @@ import com.fasterxml.jackson.core.json.JsonReadFeature;
 import com.fasterxml.jackson.core.util.JsonRecyclerPools;
 import com.fasterxml.jackson.databind.DeserializationFeature;
 import com.fasterxml.jackson.databind.JsonNode;
-import com.fasterxml.jackson.databind.JsonSerializer;
 import com.fasterxml.jackson.databind.ObjectReader;
 import com.fasterxml.jackson.databind.ObjectWriter;
 import com.fasterxml.jackson.databind.PropertyNamingStrategies;
-import com.fasterxml.jackson.databind.SerializerProvider;
 import com.fasterxml.jackson.databind.json.JsonMapper;
 import com.fasterxml.jackson.databind.node.ArrayNode;
-import com.fasterxml.jackson.databind.node.ObjectNode;
 import com.fasterxml.jackson.databind.module.SimpleModule;
+import com.fasterxml.jackson.databind.node.ObjectNode;
+import com.fasterxml.jackson.databind.ser.std.ToStringSerializerBase;
 import com.fasterxml.jackson.databind.util.RawValue;
 import com.fasterxml.jackson.databind.util.TokenBuffer;
 import com.opencsv.CSVWriter;
@@ -94,6 +93,7 @@ import module java.base;
 import module java.net.http;
 import module jdk.httpserver;
 
+import static difyexec.DifyExec.Json.Tokens.object;
 import static java.nio.charset.StandardCharsets.UTF_8;
 import static java.util.concurrent.TimeUnit.MILLISECONDS;
 import static java.util.concurrent.TimeUnit.NANOSECONDS;
@@ -265,7 +265,7 @@ final class DifyExec implements Runnable {
             var batch = html == null ? Batch.peek(files, csv) : Batch.peek(files, csv, List.of(timeline));
             if (html != null) Draft.write(html, new Report(batch, timeline)::write);
             if (json) out.println(StatusView.json(batch));
-            else new StatusView(batch, out, Paint.of(env, 1)).print(TypedCall.of(spec, env).next());
+            else new StatusView(batch, out, Paint.of(env, 1)).print(Lasting.next(spec, env));
             if (html != null) spec.commandLine().getErr().println("Report: " + html);
             return batch.index().isComplete() && batch.history().missingFiles.isEmpty() ? OK : ROWS_LEFT;
         }
@@ -283,7 +283,7 @@ final class DifyExec implements Runnable {
         private int tell(ShardsView view) {
             var out = spec.commandLine().getOut();
             if (json) out.println(view.json());
-            else view.print(out, Paint.of(env, 1), TypedCall.of(spec, env).next());
+            else view.print(out, Paint.of(env, 1), Lasting.next(spec, env));
             return view.isComplete() ? OK : ROWS_LEFT;
         }
     }
@@ -338,9 +338,9 @@ final class DifyExec implements Runnable {
                 if (!force) batch.refuseStrangers(input);
                 var export = new Spreadsheet(batch, names.all, failed, raw);
                 if (toFile) Draft.write(file, export::write);
-                else StandardOutput.write(standardOutput, export::write);
+                else CommandLines.write(standardOutput, export::write);
                 export.tell(spec.commandLine().getErr());
-                TypedCall.of(spec, env).next().print(batch, spec.commandLine().getErr());
+                Lasting.next(spec, env).print(batch, spec.commandLine().getErr());
                 return OK;
             }
         }
@@ -356,7 +356,7 @@ final class DifyExec implements Runnable {
         @Parameters(index = "1", paramLabel = "B.jsonl", description = "The results after.")
         Path second;
 
-        @Option(names = "--output", paramLabel = "POINTER", defaultValue = "", converter = Pointers.class,
+        @Option(names = "--output", paramLabel = "POINTER", defaultValue = "", converter = Converters.Pointer.class,
                 description = "Compare only this part of the outputs: a JSON pointer, like /answer or /items/0/name.")
         String part;
 
@@ -463,7 +463,7 @@ final class DifyExec implements Runnable {
                     merger.retryList();
                 });
                 merger.said().forEach(spec.commandLine().getErr()::println);
-                TypedCall.of(spec, env).next().print(merger.batch(), spec.commandLine().getErr());
+                Lasting.next(spec, env).print(merger.batch(), spec.commandLine().getErr());
                 return OK;
             }
         }
@@ -482,7 +482,7 @@ final class DifyExec implements Runnable {
         @Option(names = "--json", description = "One JSON object with all problems.")
         boolean json;
 
-        @Option(names = "--show", paramLabel = "N", defaultValue = "0", converter = Counts.class,
+        @Option(names = "--show", paramLabel = "N", defaultValue = "0",
                 description = "Print the requests of the first N rows, as JSON and as a curl line; the key is masked.")
         int show;
 
@@ -511,7 +511,7 @@ final class DifyExec implements Runnable {
             if (json) out.println(Json.MAPPER.valueToTree(inspection).toString());
             else CheckView.print(inspection, server, out);
             for (var first = csv.first(show, index); first.hasNext(); )
-                CheckView.request(first.next(), form, new Endpoints(dify.access(), server.kind()), dify.mode(),
+                CheckView.request(first.next(), form, new Endpoints(dify.access(), server.kind()), setup.dify.mode,
                         setup.dify.user, out);
             if (inspection.isFine() && !json) setup.next().begin(out);
             return inspection.isFine() ? OK : UNUSABLE;
@@ -579,6 +579,7 @@ final class DifyExec implements Runnable {
                     line.addSubcommand(new CommandLine(type, factory));
             }
             CommandLines.configured(line, desk::defaultOf, setup.env)
+                    .registerConverter(Desk.Grouping.class, Converters.oneOf(Desk.Grouping.class))
                     .setOut(typed.getOut()).setErr(typed.getErr()).setExpandAtFiles(false)
                     .setParameterExceptionHandler(Desk::unusable)
                     .setExecutionExceptionHandler(Desk::failed)
@@ -1014,6 +1015,16 @@ final class DifyExec implements Runnable {
 
         PrintWriter err() {
             return spec.commandLine().getErr();
+        }
+
+        /// How failures are listed.
+        enum Grouping {
+            ROW, ERROR;
+
+            @Override
+            public String toString() {
+                return name().toLowerCase(Locale.ROOT);
+            }
         }
 
         @Command(name = "open", description = "Opens a batch: its rows and its results.")
@@ -1540,7 +1551,7 @@ final class DifyExec implements Runnable {
                         + "' looks it up first; --force tries the row all the same");
                 var server = dify.greet(writer.batch(), "");
                 var form = dify.form(server, csv, csv.path);
-                var wanted = writer.batch().forTry(entry, dify.timeout(), force);
+                var wanted = writer.batch().forTry(entry, dify.setup().dify.timeout, force);
                 Desk.check(form, writer.batch().rows(row -> row == entry).next(), csv.columns());
                 var trial = new Trial(desk.out());
                 var engine = trial.engine(dify, server, form, wanted, writer);
@@ -1553,12 +1564,12 @@ final class DifyExec implements Runnable {
 
         private Engine engine(Connection dify, Greeting.Met server, Form form, Wanted wanted, BatchWriter writer) {
             var batch = writer.batch();
-            var mode = dify.mode() == Mode.BLOCKING ? Mode.BLOCKING : Mode.STREAMING;
-            var route = batch.history().route(mode, server.kind(), server.version());
-            var terms = dify.terms(Limits.Ends.NONE, Duration.ZERO, new Pace(1, null), route);
-            var input = Typed.ofInput(batch.csv().orElseThrow().path);
-            return dify.engine(server, new Sender(dify.client(server), form, Optional.empty()), wanted, terms, writer,
-                    this, "try c=1", input.and(dify.setup().next().typed()).and(batch.typed()));
+            var mode = dify.setup().dify.mode == Mode.BLOCKING ? Mode.BLOCKING : Mode.STREAMING;
+            var typed = Typed.ofInput(batch.csv().orElseThrow().path).and(dify.setup().next().typed())
+                    .and(batch.typed());
+            var order = new Connection.Order(mode, Limits.Ends.NONE, Duration.ZERO, new Pace(1, null),
+                    Optional.empty(), "try c=1", typed);
+            return dify.engine(server, form, wanted, writer, this, order);
         }
 
         @Override
@@ -1766,27 +1777,19 @@ final class DifyExec implements Runnable {
 
     /// What all our command lines have in common, that of the shell, too.
     static final class CommandLines {
+        private static final String LOST = "full, or its reader has left";
+
         static CommandLine configured(CommandLine line, IDefaultValueProvider defaults, Env env) {
-            line.setAbbreviatedOptionsAllowed(false)
-                    .registerConverter(Duration.class, new Durations())
-                    .registerConverter(URI.class, new Addresses())
-                    .registerConverter(Mode.class, new OneOf<>(Mode.class))
-                    .registerConverter(RetryRuns.class, new OneOf<>(RetryRuns.class))
-                    .registerConverter(ProgressStyle.class, new OneOf<>(ProgressStyle.class))
-                    .registerConverter(Grouping.class, new OneOf<>(Grouping.class))
+            Stream.concat(Stream.of(line), line.getSubcommands().values().stream())
+                    .forEach(one -> one.getCommandSpec().version("difyexec " + VERSION));
+            return Converters.register(line)
+                    .setAbbreviatedOptionsAllowed(false)
+                    .setDefaultValueProvider(defaults)
+                    .setHelpSectionMap(Map.of("page", help -> HelpPage.of(help.commandSpec(), env).text()))
+                    .setHelpSectionKeys(List.of("page"))
                     .setParameterExceptionHandler((problem, _) -> unusable(problem, env.invocation()))
                     .setExecutionExceptionHandler(CommandLines::stopped)
                     .setExecutionStrategy(CommandLines::execute);
-            return adapted(line, defaults, env);
-        }
-
-        private static CommandLine adapted(CommandLine line, IDefaultValueProvider defaults, Env env) {
-            line.setDefaultValueProvider(defaults);
-            line.getCommandSpec().version("difyexec " + VERSION);
-            line.getSubcommands().values().forEach(sub -> adapted(sub, defaults, env));
-            line.setHelpSectionKeys(List.of("page"));
-            line.getHelpSectionMap().put("page", help -> HelpPage.of(help.commandSpec(), env).text());
-            return line;
         }
 
         /// What was asked for, and all that it printed must have got there.
@@ -1794,23 +1797,39 @@ final class DifyExec implements Runnable {
             int code = new CommandLine.RunLast().execute(parsed);
             var line = parsed.commandSpec().commandLine();
             try {
-                StandardOutput.check(line.getOut());
+                write(System.out, _ -> {
+                    if (line.getOut().checkError()) throw new IOException(LOST);
+                });
             } catch (Unusable problem) {
                 throw new CommandLine.ExecutionException(line, problem.getMessage(), problem);
             }
             return code;
         }
 
-        private static int unusable(ParameterException problem, Invocation invocation) {
+        /// A full disk and a reader that has left are told; a PrintStream keeps both to itself.
+        static void write(OutputStream out, Draft.Content content) {
+            try {
+                content.write(out);
+                if (out instanceof PrintStream stream && stream.checkError()) throw new IOException(LOST);
+            } catch (IOException problem) {
+                throw new Unusable("standard output: cannot be written (" + Plain.of(problem) + ")");
+            }
+        }
+
+        private static int unusable(ParameterException problem, Env.Invocation invocation) {
             var line = problem.getCommandLine();
-            line.getErr().println("difyexec: " + Plain.text(Plain.masked(explain(problem)), 1000));
+            line.getErr().println("difyexec: " + explain(problem));
             line.getErr().println("Try: " + invocation + (line.getParent() == null ? "" : " " + line.getCommandName())
                     + " --help");
             return UNUSABLE;
         }
 
-        /// `--timeout abc: not a duration`; what picocli finds itself is in its words.
+        /// `--timeout abc: not a duration`; what picocli finds itself is in its words. A key in it is masked.
         static String explain(ParameterException problem) {
+            return Plain.text(Plain.masked(said(problem)), 1000);
+        }
+
+        private static String said(ParameterException problem) {
             var line = problem.getCommandLine();
             if (problem instanceof CommandLine.UnmatchedArgumentException unmatched)
                 return unknown(unmatched.getUnmatched().getFirst(), line);
@@ -1845,184 +1864,134 @@ final class DifyExec implements Runnable {
             line.getErr().println("difyexec: " + unusable.getMessage());
             return unusable.code();
         }
-    }
 
-    /// A command's help: how it is typed, what it does, its options under their headings, examples. No word is broken.
-    ///
-    /// @param start what a command begins with, for the examples
-    record HelpPage(CommandSpec spec, int width, Paint paint, String start) {
-        private static final int NARROWEST = 60, WIDEST = 120, LABELS = 28;
-        private static final List<String> FIRST = List.of("-i", "-o", "--demo", "--limit", "-c");
-        private static final List<String> LAST = List.of("-h", "-V");
+        /// A command's help: how it is typed, what it does, its options under their headings, examples. No word is
+        /// broken.
+        ///
+        /// @param start what a command begins with, for the examples
+        record HelpPage(CommandSpec spec, int width, Paint paint, String start) {
+            private static final int NARROWEST = 60, WIDEST = 120, LABELS = 28;
+            private static final List<String> FIRST = List.of("-i", "-o", "--demo", "--limit", "-c");
+            private static final List<String> LAST = List.of("-h", "-V");
 
-        /// What stands on the left, and what is said of it.
-        private record Entry(String label, String said) {}
+            /// What stands on the left, and what is said of it.
+            private record Entry(String label, String said) {}
 
-        static HelpPage of(CommandSpec spec, Env env) {
-            boolean isInShell = !spec.root().name().equals("difyexec");
-            return new HelpPage(spec, Math.clamp(Screen.columns(env), NARROWEST, WIDEST), Paint.of(env, 1),
-                    isInShell ? "" : env.invocation() + " ");
-        }
-
-        String text() {
-            var page = new StringBuilder();
-            lines("Usage: " + spec.qualifiedName(" ") + synopsis(), 0, 7).forEach(line -> add(page, line));
-            for (var paragraph : spec.usageMessage().description())
-                plain(paragraph).lines().flatMap(said -> lines(said, 0, 0)).forEach(line -> add(page, line));
-            section(page, "Commands:", commands());
-            boolean isShort = groups().isEmpty();
-            section(page, "", Stream.of(parameters(), options(this::isFirst), isShort ? last() : Stream.<Entry>empty())
-                    .flatMap(entries -> entries).toList());
-            groups().forEach(group -> section(page, group.heading().replace("%n", ""), group.allOptionsNested().stream()
-                    .filter(option -> !isFirst(option)).map(HelpPage::entry).toList()));
-            if (!isShort) section(page, "Other:", last().toList());
-            footer(page);
-            return page.toString();
-        }
-
-        private static void add(StringBuilder page, String line) {
-            page.append(line).append('\n');
-        }
-
-        /// ` [OPTIONS] -i CSV -o JSONL [ID...]`
-        private String synopsis() {
-            var words = new ArrayList<String>();
-            if (!spec.options().stream().allMatch(OptionSpec::required)) words.add("[OPTIONS]");
-            spec.options().stream().filter(OptionSpec::required)
-                    .forEach(option -> words.add(option.shortestName() + " " + option.paramLabel()));
-            spec.positionalParameters().forEach(parameter -> words.add(label(parameter)));
-            if (!spec.subcommands().isEmpty()) words.add("COMMAND");
-            return words.stream().map(word -> " " + word).collect(joining());
-        }
-
-        private static String label(CommandLine.Model.PositionalParamSpec parameter) {
-            var label = parameter.paramLabel() + (parameter.arity().max() > 1 ? "..." : "");
-            return parameter.arity().min() == 0 ? "[" + label + "]" : label;
-        }
-
-        private List<Entry> commands() {
-            return spec.subcommands().values().stream().distinct().map(CommandLine::getCommandSpec)
-                    .map(command -> new Entry("  " + String.join(", ", command.names()), summary(command))).toList();
-        }
-
-        private static String summary(CommandSpec command) {
-            var usage = command.usageMessage();
-            return plain(Stream.of(usage.header(), usage.description()).flatMap(Stream::of).findFirst().orElse(""));
-        }
-
-        private Stream<Entry> parameters() {
-            return spec.positionalParameters().stream().map(parameter -> new Entry(" ".repeat(6) + label(parameter),
-                    String.join(" ", parameter.description())));
-        }
-
-        private List<CommandLine.Model.ArgGroupSpec> groups() {
-            return spec.argGroups().stream().filter(group -> group.heading() != null)
-                    .sorted(Comparator.comparingInt(CommandLine.Model.ArgGroupSpec::order)).toList();
-        }
-
-        /// Those that stand under no heading, and what everyone needs.
-        private boolean isFirst(OptionSpec option) {
-            return option.group() == null && !isLast(option) || FIRST.contains(option.shortestName());
-        }
-
-        private static boolean isLast(OptionSpec option) {
-            return LAST.contains(option.shortestName());
-        }
-
-        private Stream<Entry> options(Predicate<OptionSpec> which) {
-            return spec.options().stream().filter(which).sorted(Comparator.comparingInt(HelpPage::place))
-                    .map(HelpPage::entry);
-        }
-
-        private Stream<Entry> last() {
-            return options(HelpPage::isLast);
-        }
-
-        private static int place(OptionSpec option) {
-            int place = FIRST.indexOf(option.shortestName());
-            return place < 0 ? FIRST.size() : place;
-        }
-
-        /// `  -c, --concurrency=N`, `      --demo[=VERSION]`
-        private static Entry entry(OptionSpec option) {
-            var names = (option.shortestName().length() > 2 ? " ".repeat(6) : "  ") + String.join(", ", option.names());
-            var value = "=" + option.paramLabel();
-            var label = option.arity().max() == 0 ? "" : option.arity().min() == 0 ? "[" + value + "]" : value;
-            return new Entry(names + label, String.join(" ", option.description()));
-        }
-
-        private void section(StringBuilder page, String heading, List<Entry> entries) {
-            if (entries.isEmpty()) return;
-            add(page, "");
-            if (!heading.isEmpty()) add(page, paint.bold(heading));
-            int longest = entries.stream().mapToInt(entry -> entry.label().length()).max().getAsInt();
-            int left = groups().isEmpty() ? Math.min(LABELS, longest + 2) : LABELS;
-            for (var entry : entries) entry(entry, left).forEach(line -> add(page, line));
-        }
-
-        private Stream<String> entry(Entry entry, int left) {
-            var label = entry.label();
-            boolean fits = label.length() < left - 1;
-            var said = lines(plain(entry.said()), left, left).toList();
-            var first = label.replace(label.strip(), paint.bold(label.strip()))
-                    + (fits ? " ".repeat(left - label.length()) + said.getFirst().strip() : "");
-            return Stream.concat(Stream.of(first), said.stream().skip(fits ? 1 : 0));
-        }
-
-        /// Examples begin with the tool's name; the rest is said as it is.
-        private void footer(StringBuilder page) {
-            var lines = List.of(spec.usageMessage().footer());
-            if (lines.isEmpty()) return;
-            add(page, "");
-            if (lines.getFirst().startsWith("difyexec ")) add(page, paint.bold("Examples:"));
-            for (var line : lines) {
-                if (!line.startsWith("difyexec ")) lines(line, 0, 0).forEach(part -> add(page, part));
-                else add(page, String.join(" \\\n", lines(start + line.substring(9), 2, 6, width - 2).toList()));
+            static HelpPage of(CommandSpec spec, Env env) {
+                boolean isInShell = !spec.root().name().equals("difyexec");
+                return new HelpPage(spec, Math.clamp(Screen.columns(env), NARROWEST, WIDEST), Paint.of(env, 1),
+                        isInShell ? "" : env.invocation() + " ");
             }
-        }
 
-        private static String plain(String text) {
-            return text.replace("%n", "\n").replace("%%", "%").strip();
-        }
+            String text() {
+                var usage = lines("Usage: " + spec.qualifiedName(" ") + synopsis(), 0, 7, width);
+                var description = Stream.of(spec.usageMessage().description())
+                        .flatMap(paragraph -> plain(paragraph).lines()).flatMap(said -> lines(said, 0, 0, width));
+                var options = Stream.of(Stream.of(""), groups(), Stream.of("Other:")).flatMap(headings -> headings)
+                        .flatMap(heading -> section(heading, entries(heading)));
+                return Stream.of(usage, description, section("Commands:", commands()), options, footer())
+                        .flatMap(lines -> lines).map(line -> line + "\n").collect(joining());
+            }
 
-        private Stream<String> lines(String text, int first, int others) {
-            return lines(text, first, others, width);
-        }
+            /// ` [OPTIONS] -i CSV -o JSONL [ID...]`
+            private String synopsis() {
+                var words = new ArrayList<String>();
+                if (!spec.options().stream().allMatch(OptionSpec::required)) words.add("[OPTIONS]");
+                spec.options().stream().filter(OptionSpec::required)
+                        .forEach(option -> words.add(option.shortestName() + " " + option.paramLabel()));
+                spec.positionalParameters().forEach(parameter -> words.add(label(parameter)));
+                if (!spec.subcommands().isEmpty()) words.add("COMMAND");
+                return words.stream().map(word -> " " + word).collect(joining());
+            }
 
-        /// Broken between words, the first line and the others indented so far.
-        private static Stream<String> lines(String text, int first, int others, int width) {
-            var lines = new ArrayList<String>();
-            var line = new StringBuilder(" ".repeat(first));
-            for (var word : text.split(" ")) {
-                if (!line.toString().isBlank() && line.length() + word.length() + 1 > width) {
-                    lines.add(line.toString());
-                    line = new StringBuilder(" ".repeat(others));
+            /// `=N`, `[=VERSION]`, `[ID...]`
+            private String label(ArgSpec arg) {
+                return new CommandLine.Help(spec).parameterLabelRenderer()
+                        .renderParameterLabel(arg, CommandLine.Help.Ansi.OFF, List.of()).toString();
+            }
+
+            private List<Entry> commands() {
+                return spec.subcommands().values().stream().distinct().map(command -> {
+                    var usage = command.getCommandSpec().usageMessage();
+                    return new Entry("  " + String.join(", ", command.getCommandSpec().names()),
+                            Stream.of(usage.header(), usage.description()).flatMap(Stream::of).findFirst().orElse(""));
+                }).toList();
+            }
+
+            private Stream<String> groups() {
+                return spec.argGroups().stream().sorted(Comparator.comparingInt(CommandLine.Model.ArgGroupSpec::order))
+                        .map(group -> plain(group.heading()));
+            }
+
+            /// Parameters, and what everyone needs, stand first, under no heading.
+            private List<Entry> entries(String heading) {
+                var parameters = spec.positionalParameters().stream().filter(_ -> heading.isEmpty());
+                var options = spec.options().stream().filter(option -> heading(option).equals(heading))
+                        .sorted(Comparator.comparingInt(HelpPage::place));
+                return Stream.concat(parameters, options).map(this::entry).toList();
+            }
+
+            private String heading(OptionSpec option) {
+                if (LAST.contains(option.shortestName())) return spec.argGroups().isEmpty() ? "" : "Other:";
+                return option.group() == null || FIRST.contains(option.shortestName()) ? ""
+                        : plain(option.group().heading());
+            }
+
+            private static int place(OptionSpec option) {
+                int place = FIRST.indexOf(option.shortestName());
+                return place < 0 ? FIRST.size() : place;
+            }
+
+            /// `  -c, --concurrency=N`, `      --demo[=VERSION]`, `      [ID...]`
+            private Entry entry(ArgSpec arg) {
+                var names = arg instanceof OptionSpec option ? String.join(", ", option.names()) : "";
+                return new Entry(" ".repeat(names.matches("-\\w.*") ? 2 : 6) + names + label(arg),
+                        String.join(" ", arg.description()));
+            }
+
+            private Stream<String> section(String heading, List<Entry> entries) {
+                if (entries.isEmpty()) return Stream.empty();
+                int longest = entries.stream().mapToInt(entry -> entry.label().length()).max().getAsInt();
+                int left = spec.argGroups().isEmpty() ? Math.min(LABELS, longest + 2) : LABELS;
+                var head = heading.isEmpty() ? Stream.of("") : Stream.of("", paint.bold(heading));
+                return Stream.concat(head, entries.stream().flatMap(entry -> lines(entry, left)));
+            }
+
+            private Stream<String> lines(Entry entry, int left) {
+                var label = entry.label();
+                boolean fits = label.length() < left - 1;
+                var said = lines(plain(entry.said()), left, left, width).toList();
+                var first = label.replace(label.strip(), paint.bold(label.strip()))
+                        + (fits ? said.getFirst().substring(label.length()) : "");
+                return Stream.concat(Stream.of(first), said.stream().skip(fits ? 1 : 0));
+            }
+
+            /// Examples begin with the tool's name; the rest is said as it is.
+            private Stream<String> footer() {
+                var lines = List.of(spec.usageMessage().footer());
+                if (lines.isEmpty()) return Stream.empty();
+                var head = lines.getFirst().startsWith("difyexec ") ? Stream.of("", paint.bold("Examples:"))
+                        : Stream.of("");
+                return Stream.concat(head, lines.stream().flatMap(line -> !line.startsWith("difyexec ")
+                        ? lines(line, 0, 0, width)
+                        : Stream.of(lines(start + line.substring(9), 2, 6, width - 2).collect(joining(" \\\n")))));
+            }
+
+            private static String plain(String text) {
+                return text.replace("%n", "\n").replace("%%", "%").strip();
+            }
+
+            /// Broken between words, the first line and the others indented so far.
+            private static Stream<String> lines(String text, int first, int others, int width) {
+                var lines = new ArrayDeque<>(List.of(" ".repeat(first)));
+                for (var word : text.split(" ")) {
+                    var line = lines.removeLast();
+                    var longer = line + (line.isBlank() ? "" : " ") + word;
+                    if (line.isBlank() || longer.length() <= width) lines.add(longer);
+                    else lines.addAll(List.of(line, " ".repeat(others) + word));
                 }
-                line.append(line.toString().isBlank() ? "" : " ").append(word);
+                return lines.stream();
             }
-            lines.add(line.toString());
-            return lines.stream();
-        }
-    }
-
-    /// Where a full disk and a reader that has left are told: a PrintStream and a PrintWriter keep both to themselves.
-    static final class StandardOutput {
-        private static final String LOST = "full, or its reader has left";
-
-        static void write(OutputStream out, Draft.Content content) {
-            try {
-                content.write(out);
-                if (out instanceof PrintStream stream && stream.checkError()) throw new IOException(LOST);
-            } catch (IOException problem) {
-                throw new Unusable("standard output: cannot be written (" + Plain.of(problem) + ")");
-            }
-        }
-
-        /// What a command has printed.
-        static void check(PrintWriter printed) {
-            write(System.out, _ -> {
-                if (printed.checkError()) throw new IOException(LOST);
-            });
         }
     }
 
@@ -2053,75 +2022,166 @@ final class DifyExec implements Runnable {
                             + " inside this process; nothing is sent out, nothing is spent.");
                     try (var writer = BatchWriter.open(files, csv, out.noBom, rows.rebuild,
                             rows.fresh ? Optional.of(dify.err()) : Optional.empty())) {
-                        return new Session(this, mode, dify, writer, writer.batch()).run(rows.of(selection));
+                        return new Call(this, mode, dify, writer, writer.batch()).run(rows.of(selection));
                     }
                 }
             }
         }
-    }
 
-    /// One call of `run` or `retry` on an open batch, from checked options to an exit code.
-    record Session(Work work, Mode mode, Connection dify, BatchWriter writer, Batch batch) {
+        /// One call of `run` or `retry` on an open batch, from checked options to an exit code.
+        private record Call(Work work, Mode mode, Connection dify, BatchWriter writer, Batch batch) {
 
-        int run(Selection selection) throws IOException, InterruptedException {
-            tellShard(selection);
-            var wanted = batch.select(selection, dify.timeout());
-            StatusView.changes(batch, selection.rerunChanged(), dify.err());
-            if (selection.listed()) StatusView.strangers(batch.strangers(), dify.err());
-            writer.flush();
-            if (wanted.isEmpty() && batch.history().resent().isEmpty()) return nothingToDo();
-            var server = dify.greet(batch, "\n" + Plain.count(wanted.rows(), "row stays", "rows stay")
-                    + " pending; nothing was sent.");
-            var sender = new Sender(dify.client(server), checked(wanted, server),
-                    Optional.ofNullable(work.out.saveFiles));
-            try (var progress = new Progress(dify.err(), work.out.progress)) {
-                var engine = dify.engine(server, sender, wanted, terms(server), writer, progress,
-                        "mode=" + mode + " c=" + work.pace.concurrency(), work.setup.next().typed());
-                var stop = engine.runToLastWords();
-                new Summary(batch, engine.tally(), dify.err(), Paint.of(work.setup.env, 2)).print(stop,
-                        work.rows.limit != null || work.pace.maxCost != null, work.setup.next());
-                return stop.map(Stop::code).orElse(engine.tally().isAllDone() ? OK : ROWS_LEFT);
+            int run(Selection selection) throws IOException, InterruptedException {
+                tellShard(selection);
+                var wanted = batch.select(selection, work.setup.dify.timeout);
+                StatusView.changes(batch, selection.rerunChanged(), dify.err());
+                if (selection.listed()) StatusView.strangers(batch.strangers(), dify.err());
+                writer.flush();
+                if (wanted.isEmpty() && batch.history().resent().isEmpty()) {
+                    dify.err().println(batch.index().isComplete() ? "Nothing to do: every row has a success."
+                            : "Nothing to do: no row of this selection is open.");
+                    return OK;
+                }
+                var server = dify.greet(batch, "\n" + Plain.count(wanted.rows(), "row stays", "rows stay")
+                        + " pending; nothing was sent.");
+                var form = checked(wanted, server);
+                try (var progress = new Progress(dify.err(), work.out.progress)) {
+                    var engine = dify.engine(server, form, wanted, writer, progress, order());
+                    var stop = engine.runToLastWords();
+                    new Summary(batch, engine.tally(), dify.err(), Paint.of(work.setup.env, 2)).print(stop,
+                            work.rows.limit != null || work.pace.maxCost != null, work.setup.next());
+                    return stop.map(Stop::code).orElse(engine.tally().isAllDone() ? OK : ROWS_LEFT);
+                }
+            }
+
+            /// `shard 3 of 8: 1,250 of 10,000 rows; -c 5 here, 40 if all 8 run`
+            private void tellShard(Selection selection) {
+                var shard = batch.files().shard();
+                if (shard.isEmpty()) return;
+                int rows = batch.index().rows(), slots = work.pace.concurrency(), count = shard.get().count();
+                dify.err().println("shard " + shard.get().index() + " of " + count + ": " + Plain.number(rows) + " of "
+                        + Plain.number(rows + batch.index().ofOtherShards()) + " rows; -c " + slots + " here, "
+                        + Plain.number((long) slots * count) + " if all " + count + " run");
+                var others = selection.named().filter(id -> !shard.get().holds(id)).toList();
+                if (!others.isEmpty()) dify.err().println("Note: " + Plain.count(others.size(), "id is", "ids are")
+                        + " of other shards and passed over here ("
+                        + others.stream().limit(3).map(Plain::id).collect(joining(", "))
+                        + (others.size() > 3 ? ", …" : "") + ").");
+            }
+
+            /// The form, once every wanted row has been held against it.
+            private Form checked(Wanted wanted, Greeting.Met server) throws InterruptedException {
+                var csv = batch.csv().orElseThrow();
+                var form = dify.form(server, csv, work.input.csv);
+                var inspection = Inspection.of(csv.columns(), form, wanted.all()).of(csv, batch.index());
+                CheckView.problems(inspection, dify.err());
+                if (inspection.isFine()) return form;
+                throw new Unusable(work.input.csv + ": " + Plain.count(inspection.faults().size()
+                        + inspection.problems().size(), "problem")
+                        + ", nothing was sent\nhint: correct them; --no-check sends the cells as text, unchecked");
+            }
+
+            private Connection.Order order() {
+                var pace = work.pace;
+                return new Connection.Order(mode, new Limits.Ends(pace.maxFailures, pace.maxTokens, pace.maxCost),
+                        work.setup.retrying.grace, new Pace(pace.concurrency(), pace.wait, pace.rate),
+                        Optional.ofNullable(work.out.saveFiles), "mode=" + mode + " c=" + pace.concurrency(),
+                        work.setup.next().typed());
             }
         }
 
-        /// `shard 3 of 8: 1,250 of 10,000 rows; -c 5 here, 40 if all 8 run`
-        private void tellShard(Selection selection) {
-            var shard = batch.files().shard();
-            if (shard.isEmpty()) return;
-            int rows = batch.index().rows(), slots = work.pace.concurrency(), count = shard.get().count();
-            dify.err().println("shard " + shard.get().index() + " of " + count + ": " + Plain.number(rows) + " of "
-                    + Plain.number(rows + batch.index().ofOtherShards()) + " rows; -c " + slots + " here, "
-                    + Plain.number((long) slots * count) + " if all " + count + " run");
-            var others = selection.named().filter(id -> !shard.get().holds(id)).toList();
-            if (!others.isEmpty()) dify.err().println("Note: " + Plain.count(others.size(), "id is", "ids are")
-                    + " of other shards and passed over here ("
-                    + others.stream().limit(3).map(Plain::id).collect(joining(", "))
-                    + (others.size() > 3 ? ", …" : "") + ").");
+        static final class RowOptions extends ShardOption {
+            @Option(names = "--limit", paramLabel = "N", description = "Only the first N pending rows.")
+            Long limit;
+
+            @Option(names = "--ids", paramLabel = "A,B", split = ",", hideParamSyntax = true,
+                    description = "Only these ids.")
+            List<String> ids = List.of();
+
+            @Option(names = "--rerun-changed",
+                    description = "Also run successes whose row has changed in the CSV since.")
+            boolean rerunChanged;
+
+            @Option(names = "--resend-unknown",
+                    description = "Send paused and unknown rows again (a run may be paid twice).")
+            boolean resendUnknown;
+
+            @Option(names = "--fresh", description = "Move the files of an earlier batch aside and start anew.")
+            boolean fresh;
+
+            @Option(names = "--rebuild",
+                    description = "Fetch results that are missing but known to the log, by run id.")
+            boolean rebuild;
+
+            Selection of(Selection asked) {
+                return new Selection(asked.listed(), asked.ids(), asked.force(), List.copyOf(ids),
+                        limit == null ? Long.MAX_VALUE : limit, rerunChanged, resendUnknown || asked.resendUnknown());
+            }
         }
 
-        private int nothingToDo() {
-            dify.err().println(batch.index().isComplete() ? "Nothing to do: every row has a success."
-                    : "Nothing to do: no row of this selection is open.");
-            return OK;
+        static final class PaceOptions implements Lasting {
+            private static final int MOST = 10_000;
+
+            @Option(names = {"-c", "--concurrency"}, paramLabel = "N",
+                    description = "Runs at a time (default: 5; 1 with --wait).")
+            Long concurrency;
+
+            @Option(names = {"-w", "--wait"}, paramLabel = "S",
+                    description = "Seconds between the end of one request and the start of the next.")
+            Duration wait;
+
+            @Option(names = "--rate", paramLabel = "N/s|N/m|N/h", converter = Rate.Converter.class,
+                    description = "At most so many starts a second, minute or hour, evenly spread.")
+            Rate rate;
+
+            @Option(names = "--max-failures", paramLabel = "N|N%", converter = Ceiling.Converter.class,
+                    description = "Stop after so many failed rows (a share counts from 20 rows on).")
+            Ceiling maxFailures;
+
+            @Option(names = "--max-tokens", paramLabel = "N", description = "Stop once so many tokens are used.")
+            Long maxTokens;
+
+            @Option(names = "--max-cost", paramLabel = "AMOUNT", converter = MaxCost.Converter.class,
+                    description = "Stop before this call costs more: 5, 0.5 or \"USD 5\". Prices come in streams only, "
+                            + "so auto is streaming.")
+            MaxCost maxCost;
+
+            int concurrency() {
+                int slots = concurrency != null ? (int) Math.min(concurrency, Integer.MAX_VALUE) : wait != null ? 1 : 5;
+                if (slots > MOST) throw new Unusable("-c " + concurrency + ": at most " + MOST + " runs at a time");
+                if (wait != null && slots > 1) throw new Unusable("--wait and -c " + slots + " contradict each other"
+                        + "\nhint: --wait runs one row at a time; leave one of them out");
+                return slots;
+            }
+
+            /// With a limit of money the mode that was asked for is streaming, as others tell no prices.
+            Mode mode(Mode asked) {
+                if (maxCost == null) return asked;
+                if (asked == Mode.BLOCKING) throw new Unusable("--max-cost and --mode blocking contradict each other: "
+                        + "only streams tell prices\nhint: leave out --mode, or use --max-tokens");
+                return Mode.STREAMING;
+            }
         }
 
-        /// The form, once every wanted row has been held against it.
-        private Form checked(Wanted wanted, Greeting.Met server) throws InterruptedException {
-            var csv = batch.csv().orElseThrow();
-            var form = dify.form(server, csv, work.input.csv);
-            var inspection = Inspection.of(csv.columns(), form, wanted.all()).of(csv, batch.index());
-            CheckView.problems(inspection, dify.err());
-            if (inspection.isFine()) return form;
-            throw new Unusable(work.input.csv + ": " + Plain.count(inspection.faults().size()
-                    + inspection.problems().size(), "problem")
-                    + ", nothing was sent\nhint: correct them; --no-check sends the cells as text, unchecked");
-        }
+        static final class OutputOptions implements Lasting {
+            @Option(names = "--no-bom", description = "Write the results without a byte order mark.")
+            boolean noBom;
 
-        private Engine.Terms terms(Greeting.Met server) {
-            var pace = work.pace;
-            return dify.terms(pace.ends(), work.setup.retrying.grace,
-                    new Pace(pace.concurrency(), pace.wait, pace.rate),
-                    batch.history().route(mode, server.kind(), server.version()));
+            @Option(names = "--save-files", paramLabel = "DIR",
+                    description = "Fetch files in the outputs into this folder.")
+            Path saveFiles;
+
+            @Option(names = "--progress", paramLabel = "HOW", defaultValue = "auto",
+                    description = "auto, plain or off (default: ${DEFAULT-VALUE}).")
+            ProgressStyle progress;
+
+            void makeFolder() {
+                try {
+                    if (saveFiles != null) Files.createDirectories(saveFiles);
+                } catch (IOException problem) {
+                    throw new Unusable("--save-files " + saveFiles + ": cannot be made (" + Plain.of(problem) + ")");
+                }
+            }
         }
     }
 
@@ -2160,17 +2220,104 @@ final class DifyExec implements Runnable {
 
         /// What follows from this call.
         NextCall next() {
-            return TypedCall.of(spec, env).next();
+            return Lasting.next(spec, env);
         }
 
         /// The server of the settings, or a demo with a variable for each column.
         ///
         /// @param runs how many there may be at a time
         Connection connect(String demo, List<String> columns, int runs, PrintWriter err) throws IOException {
-            var server = Optional.ofNullable(demo == null ? null : Demo.start(Demo.Version.of(demo), columns));
+            var server = Optional.ofNullable(demo == null ? null : new Demo(Demo.Version.of(demo), columns));
             var access = server.map(local -> Access.to(local, dify.workflowId)).orElseGet(() -> dify.access(env, err));
+            var backoff = new Backoff(retrying.initialDelay, retrying.maxDelay, retrying.maxRetries);
             return new Connection(this, access, DifyClient.of(access, dify.timeout, runs),
-                    new Judge(retrying.backoff(), retrying.failedRuns, access), server, err);
+                    new Judge(backoff, retrying.failedRuns, access), server, err);
+        }
+
+        static final class DifyOptions implements Lasting {
+            @Option(names = "--base-url", paramLabel = "URL", defaultValue = "https://api.dify.ai/v1",
+                    description = "The API's address (env: DIFY_API_BASE_URL; default: ${DEFAULT-VALUE}).")
+            URI baseUrl;
+
+            @Option(names = "--workflow-id", paramLabel = "ID", defaultValue = "",
+                    converter = Converters.VersionId.class,
+                    description = "A published version to pin; empty: the one published now (env: DIFY_WORKFLOW_ID).")
+            String workflowId;
+
+            @Option(names = "--mode", paramLabel = "MODE", defaultValue = "auto",
+                    description = "auto, blocking or streaming; auto is blocking until a proxy cuts a run off, and "
+                            + "streaming for chatflows.")
+            Mode mode;
+
+            @Option(names = "--query-column", paramLabel = "NAME", defaultValue = "query",
+                    description = "The column with what a chatflow is asked (default: ${DEFAULT-VALUE}).")
+            String queryColumn;
+
+            @Option(names = "--timeout", paramLabel = "S", defaultValue = "300",
+                    converter = Converters.PositiveDuration.class,
+                    description = "Seconds one run may take (env: TIMEOUT; default: ${DEFAULT-VALUE}).")
+            Duration timeout;
+
+            @Option(names = "--files", paramLabel = "DIR", converter = Converters.Folder.class,
+                    description = "Where @path cells may lead, besides the CSV's folder.")
+            Path files;
+
+            @Option(names = "--no-check",
+                    description = "Do not ask for the workflow's form: every cell is sent as text.")
+            boolean noCheck;
+
+            @Option(names = "--user", paramLabel = "NAME", description = "One fixed Dify user in place of one an "
+                    + "attempt; cut runs can then not be found by name.")
+            String user;
+
+            /// The key never comes from an option: a command line is seen by everyone on the machine.
+            Access access(Env env, PrintWriter err) {
+                var key = key(env);
+                if (baseUrl.getScheme().equals("http") && !Env.isLoopback(baseUrl.getHost()))
+                    err.println("Warning: " + baseUrl + " is not https: the key travels unprotected.");
+                return new Access(baseUrl, key, workflowId.strip(), env.proxy(baseUrl), env.needed("DIFY_CA_FILE"));
+            }
+
+            private static String key(Env env) {
+                var setting = env.needed("DIFY_API_KEY");
+                var key = setting.map(Env.Setting::text).orElse("").strip();
+                if (key.isEmpty() || key.equals(Env.PLACEHOLDER))
+                    throw new Unusable(env.missing("DIFY_API_KEY") + "\nhint: set it in the environment or in .env "
+                            + "(in Dify: your app, API Access, API Key), or try --demo");
+                if (!key.chars().allMatch(c -> c > 0x20 && c < 0x7f))
+                    throw new Unusable("DIFY_API_KEY" + setting.get().source() + " contains a character that no key "
+                            + "has (a blank, a line break or a non-ASCII letter)\nhint: copy it again");
+                return key;
+            }
+        }
+
+        static final class RetryOptions implements Lasting {
+            @Option(names = "--max-retries", paramLabel = "N", defaultValue = "3",
+                    description = "Further attempts after the first (env: MAX_RETRIES; default: ${DEFAULT-VALUE}).")
+            int maxRetries;
+
+            @Option(names = "--initial-retry-delay", paramLabel = "S", defaultValue = "1",
+                    description = "Seconds before the first retry, then doubled "
+                            + "(env: INITIAL_RETRY_DELAY; default: ${DEFAULT-VALUE}).")
+            Duration initialDelay;
+
+            @Option(names = "--max-retry-delay", paramLabel = "S", defaultValue = "60",
+                    description = "Longest wait before a retry (env: MAX_RETRY_DELAY; default: ${DEFAULT-VALUE}).")
+            Duration maxDelay;
+
+            @Option(names = "--retry-failed-runs", paramLabel = "WHEN", defaultValue = "transient",
+                    description = "Which failed runs are tried again: never, transient or always "
+                            + "(default: ${DEFAULT-VALUE}).")
+            RetryRuns failedRuns;
+
+            @Option(names = "--settle", paramLabel = "S", converter = Converters.PositiveDuration.class,
+                    description = "Seconds without a trace after which a cut request "
+                            + "counts as not started (default: 30; 300 for streaming).")
+            Duration settle;
+
+            @Option(names = "--grace", paramLabel = "S", defaultValue = "20",
+                    description = "Seconds that running rows get to end after Ctrl-C (default: ${DEFAULT-VALUE}).")
+            Duration grace;
         }
     }
 
@@ -2181,19 +2328,19 @@ final class DifyExec implements Runnable {
     record Connection(Setup setup, Access access, DifyClient client, Judge judge, Optional<Demo> demo,
             PrintWriter err) implements AutoCloseable {
 
+        /// What one call is told beside its rows.
+        ///
+        /// @param mode  that was asked for
+        /// @param note  how the log describes the call
+        /// @param typed what holds for later calls, too
+        record Order(Mode mode, Limits.Ends ends, Duration grace, Pace pace, Optional<Path> saveFiles, String note,
+                Typed typed) {}
+
         /// The same for one who sits before it and decides what is tried again: nothing is by itself.
         Connection withoutRetries() {
             var backoff = judge.backoff();
             return new Connection(setup, access, client, new Judge(new Backoff(backoff.initial(), backoff.max(), 0),
                     RetryRuns.NEVER, access), demo, err);
-        }
-
-        Duration timeout() {
-            return setup.dify.timeout;
-        }
-
-        Mode mode() {
-            return setup.dify.mode;
         }
 
         /// Asks the server who it is. A refusal ends the command.
@@ -2223,23 +2370,14 @@ final class DifyExec implements Runnable {
             return server.kind() == AppKind.CHATFLOW ? form.asking(setup.dify.queryColumn, csv.columns()) : form;
         }
 
-        /// The client for the kind of app that was met.
-        DifyClient client(Greeting.Met server) {
-            return client.to(server.kind());
-        }
-
-        Engine.Terms terms(Limits.Ends ends, Duration grace, Pace pace, Route route) {
-            var limits = new Limits(ends, grace, timeout(), setup.retrying.settle());
-            return new Engine.Terms(judge, limits, pace, route, new Names(setup.dify.user));
-        }
-
         /// The engine of one call, which is on record from here on.
-        ///
-        /// @param note  how the log describes the call
-        /// @param typed what it was told that holds for later calls, too
-        Engine engine(Greeting.Met server, Sender sender, Wanted wanted, Engine.Terms terms, BatchWriter writer,
-                Watcher watcher, String note, Typed typed) {
-            writer.began(access.name(), server.app(), server.version(), terms.route().mode(), note, typed);
+        Engine engine(Greeting.Met server, Form form, Wanted wanted, BatchWriter writer, Watcher watcher, Order order) {
+            var route = writer.batch().history().route(order.mode(), server.kind(), server.version());
+            var settle = Optional.ofNullable(setup.retrying.settle).map(time -> new Settle(time, time));
+            var limits = new Limits(order.ends(), order.grace(), setup.dify.timeout, settle.orElse(Settle.DEFAULT));
+            var terms = new Engine.Terms(judge, limits, order.pace(), route, new Names(setup.dify.user));
+            var sender = new Sender(client.to(server.kind()), form, order.saveFiles());
+            writer.began(access.name(), server.app(), server.version(), route.mode(), order.note(), order.typed());
             return new Engine(sender, wanted, terms, writer, watcher, Engine.Ports.ofProcess());
         }
 
@@ -2275,9 +2413,6 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Options that hold for every call of a batch: the next one needs what was typed of them.
-    interface Lasting {}
-
     /// A demo in place of a server, where one is asked for.
     static final class DemoOption implements Lasting {
         @Option(names = "--demo", arity = "0..1", fallbackValue = Demo.NEWEST, paramLabel = "VERSION",
@@ -2292,11 +2427,11 @@ final class DifyExec implements Runnable {
                         + "off; other cells stay as they are.")
         String idColumn;
 
-        @Option(names = "--encoding", paramLabel = "NAME", converter = Charsets.class,
+        @Option(names = "--encoding", paramLabel = "NAME",
                 description = "The CSV's encoding, like Shift_JIS or GB18030 (default: UTF-8, or UTF-16 by its mark).")
         Charset encoding;
 
-        @Option(names = "--delimiter", paramLabel = "C", converter = Delimiters.class,
+        @Option(names = "--delimiter", paramLabel = "C",
                 description = "What parts the cells; 'tab' is a tab (default: ',', or ';' or tab by the header).")
         Character delimiter;
 
@@ -2305,272 +2440,95 @@ final class DifyExec implements Runnable {
         }
     }
 
-    static final class Charsets implements ITypeConverter<Charset> {
-        @Override
-        public Charset convert(String text) {
+    /// Options that hold for every call of a batch: the next one needs what was typed of them.
+    interface Lasting {
+        /// What follows from a call, by what was typed for it.
+        static NextCall next(CommandSpec spec, Env env) {
+            var parsed = spec.commandLine().getParseResult();
+            var words = parsed.commandSpec().options().stream().filter(Lasting::isLasting)
+                    .flatMap(option -> value(option, parsed, env).flatMap(value -> word(option, value)).stream());
+            return new NextCall(env.invocation(), new Typed(words.toList()));
+        }
+
+        private static boolean isLasting(OptionSpec option) {
+            return option.shortestName().equals(Typed.INPUT) || option.userObject() instanceof Field field
+                    && Lasting.class.isAssignableFrom(field.getDeclaringClass());
+        }
+
+        /// In the shell, what was typed for it is a default, as what the environment says is.
+        private static Optional<String> value(OptionSpec option, CommandLine.ParseResult parsed, Env env) {
+            if (parsed.hasMatchedOption(option)) return Optional.of(String.join(",", option.stringValues()));
             try {
-                return Charset.forName(text.strip());
-            } catch (IllegalArgumentException _) {
-                throw new TypeConversionException("not an encoding that Java knows "
-                        + "(like UTF-8, Shift_JIS, GB18030, windows-1252)");
-            }
-        }
-    }
-
-    static final class Delimiters implements ITypeConverter<Character> {
-        @Override
-        public Character convert(String text) {
-            if (text.equals("tab") || text.equals("\\t")) return '\t';
-            if (text.length() != 1
-                    || "\"\r\n".contains(text)) throw new TypeConversionException("not one character (or 'tab')");
-            return text.charAt(0);
-        }
-    }
-
-    static final class RowOptions extends ShardOption {
-        @Option(names = "--limit", paramLabel = "N", converter = Positives.class,
-                description = "Only the first N pending rows.")
-        Long limit;
-
-        @Option(names = "--ids", paramLabel = "A,B", split = ",", description = "Only these ids.")
-        List<String> ids = List.of();
-
-        @Option(names = "--rerun-changed", description = "Also run successes whose row has changed in the CSV since.")
-        boolean rerunChanged;
-
-        @Option(names = "--resend-unknown",
-                description = "Send paused and unknown rows again (a run may be paid twice).")
-        boolean resendUnknown;
-
-        @Option(names = "--fresh", description = "Move the files of an earlier batch aside and start anew.")
-        boolean fresh;
-
-        @Option(names = "--rebuild", description = "Fetch results that are missing but known to the log, by run id.")
-        boolean rebuild;
-
-        Selection of(Selection asked) {
-            return new Selection(asked.listed(), asked.ids(), asked.force(), List.copyOf(ids),
-                    limit == null ? Long.MAX_VALUE : limit, rerunChanged, resendUnknown || asked.resendUnknown());
-        }
-    }
-
-    static final class DifyOptions implements Lasting {
-        @Option(names = "--base-url", paramLabel = "URL", defaultValue = "https://api.dify.ai/v1",
-                description = "The API's address (env: DIFY_API_BASE_URL; default: ${DEFAULT-VALUE}).")
-        URI baseUrl;
-
-        @Option(names = "--workflow-id", paramLabel = "ID", defaultValue = "", converter = VersionIds.class,
-                description = "A published version to pin; empty: the one published now (env: DIFY_WORKFLOW_ID).")
-        String workflowId;
-
-        @Option(names = "--mode", paramLabel = "MODE", defaultValue = "auto",
-                description = "auto, blocking or streaming; auto is blocking until a proxy cuts a run off, and "
-                        + "streaming for chatflows.")
-        Mode mode;
-
-        @Option(names = "--query-column", paramLabel = "NAME", defaultValue = "query",
-                description = "The column with what a chatflow is asked (default: ${DEFAULT-VALUE}).")
-        String queryColumn;
-
-        @Option(names = "--timeout", paramLabel = "S", defaultValue = "300", converter = PositiveDurations.class,
-                description = "Seconds one run may take (env: TIMEOUT; default: ${DEFAULT-VALUE}).")
-        Duration timeout;
-
-        @Option(names = "--files", paramLabel = "DIR", converter = RealFolder.class,
-                description = "Where @path cells may lead, besides the CSV's folder.")
-        Path files;
-
-        @Option(names = "--no-check", description = "Do not ask for the workflow's form: every cell is sent as text.")
-        boolean noCheck;
-
-        @Option(names = "--user", paramLabel = "NAME", description = "One fixed Dify user in place of one an attempt; "
-                + "cut runs can then not be found by name.")
-        String user;
-
-        /// The key never comes from an option: a command line is seen by everyone on the machine.
-        Access access(Env env, PrintWriter err) {
-            var key = key(env);
-            if (baseUrl.getScheme().equals("http") && !Env.isLoopback(baseUrl.getHost()))
-                err.println("Warning: " + baseUrl + " is not https: the key travels unprotected.");
-            return new Access(baseUrl, key, workflowId.strip(), env.proxy(baseUrl), env.needed("DIFY_CA_FILE"));
-        }
-
-        private static String key(Env env) {
-            var setting = env.needed("DIFY_API_KEY");
-            var key = setting.map(Env.Setting::text).orElse("").strip();
-            if (key.isEmpty() || key.equals(Env.PLACEHOLDER))
-                throw new Unusable(env.missing("DIFY_API_KEY") + "\nhint: set it in the environment or in .env "
-                        + "(in Dify: your app, API Access, API Key), or try --demo");
-            if (!key.chars().allMatch(c -> c > 0x20 && c < 0x7f))
-                throw new Unusable("DIFY_API_KEY" + setting.get().source() + " contains a character that no key has "
-                        + "(a blank, a line break or a non-ASCII letter)\nhint: copy it again");
-            return key;
-        }
-    }
-
-    static final class PaceOptions implements Lasting {
-        @Option(names = {"-c", "--concurrency"}, paramLabel = "N", converter = Positives.class,
-                description = "Runs at a time (default: 5; 1 with --wait).")
-        Long concurrency;
-
-        @Option(names = {"-w", "--wait"}, paramLabel = "S",
-                description = "Seconds between the end of one request and the start of the next.")
-        Duration wait;
-
-        @Option(names = "--rate", paramLabel = "N/s|N/m|N/h", converter = Rate.Converter.class,
-                description = "At most so many starts a second, minute or hour, evenly spread.")
-        Rate rate;
-
-        @Option(names = "--max-failures", paramLabel = "N|N%", converter = Ceiling.Converter.class,
-                description = "Stop after so many failed rows (a share counts from 20 rows on).")
-        Ceiling maxFailures;
-
-        @Option(names = "--max-tokens", paramLabel = "N", converter = Positives.class,
-                description = "Stop once so many tokens are used.")
-        Long maxTokens;
-
-        @Option(names = "--max-cost", paramLabel = "AMOUNT", converter = MaxCost.Converter.class,
-                description = "Stop before this call costs more: 5, 0.5 or \"USD 5\". Prices come in streams only, so "
-                        + "auto is streaming.")
-        MaxCost maxCost;
-
-        private static final int MOST = 10_000;
-
-        int concurrency() {
-            int slots = concurrency != null ? (int) Math.min(concurrency, Integer.MAX_VALUE) : wait != null ? 1 : 5;
-            if (slots > MOST) throw new Unusable("-c " + concurrency + ": at most " + MOST + " runs at a time");
-            if (wait != null && slots > 1) throw new Unusable("--wait and -c " + slots
-                    + " contradict each other"
-                    + "\nhint: --wait runs one row at a time; leave one of them out");
-            return slots;
-        }
-
-        Limits.Ends ends() {
-            return new Limits.Ends(maxFailures, maxTokens, maxCost);
-        }
-
-        /// With a limit of money the mode that was asked for is streaming, as others tell no prices.
-        Mode mode(Mode asked) {
-            if (maxCost == null) return asked;
-            if (asked == Mode.BLOCKING) throw new Unusable("--max-cost and --mode blocking contradict each other: only "
-                    + "streams tell prices\nhint: leave out --mode, or use --max-tokens");
-            return Mode.STREAMING;
-        }
-    }
-
-    static final class RetryOptions implements Lasting {
-        @Option(names = "--max-retries", paramLabel = "N", defaultValue = "3", converter = Counts.class,
-                description = "Further attempts after the first (env: MAX_RETRIES; default: ${DEFAULT-VALUE}).")
-        int maxRetries;
-
-        @Option(names = "--initial-retry-delay", paramLabel = "S", defaultValue = "1",
-                description = "Seconds before the first retry, then doubled "
-                        + "(env: INITIAL_RETRY_DELAY; default: ${DEFAULT-VALUE}).")
-        Duration initialDelay;
-
-        @Option(names = "--max-retry-delay", paramLabel = "S", defaultValue = "60",
-                description = "Longest wait before a retry (env: MAX_RETRY_DELAY; default: ${DEFAULT-VALUE}).")
-        Duration maxDelay;
-
-        @Option(names = "--retry-failed-runs", paramLabel = "WHEN", defaultValue = "transient",
-                description = "Which failed runs are tried again: never, transient or always "
-                        + "(default: ${DEFAULT-VALUE}).")
-        RetryRuns failedRuns;
-
-        @Option(names = "--settle", paramLabel = "S", converter = PositiveDurations.class,
-                description = "Seconds without a trace after which a cut request "
-                        + "counts as not started (default: 30; 300 for streaming).")
-        Duration settle;
-
-        @Option(names = "--grace", paramLabel = "S", defaultValue = "20",
-                description = "Seconds that running rows get to end after Ctrl-C (default: ${DEFAULT-VALUE}).")
-        Duration grace;
-
-        Backoff backoff() {
-            return new Backoff(initialDelay, maxDelay, maxRetries);
-        }
-
-        Settle settle() {
-            return settle == null ? Settle.DEFAULT : new Settle(settle, settle);
-        }
-    }
-
-    static final class OutputOptions implements Lasting {
-        @Option(names = "--no-bom", description = "Write the results without a byte order mark.")
-        boolean noBom;
-
-        @Option(names = "--save-files", paramLabel = "DIR",
-                description = "Fetch files in the outputs into this folder.")
-        Path saveFiles;
-
-        void makeFolder() {
-            try {
-                if (saveFiles != null) Files.createDirectories(saveFiles);
-            } catch (IOException problem) {
-                throw new Unusable("--save-files " + saveFiles + ": cannot be made (" + Plain.of(problem) + ")");
+                var given = parsed.commandSpec().defaultValueProvider().defaultValue(option);
+                var known = new EnvDefaults(env).defaultValue(option);
+                return Optional.ofNullable(given).filter(value -> !value.equals(known));
+            } catch (Exception problem) { // the interface throws it; ours do not
+                throw new IllegalStateException(problem);
             }
         }
 
-        @Option(names = "--progress", paramLabel = "HOW", defaultValue = "auto",
-                description = "auto, plain or off (default: ${DEFAULT-VALUE}).")
-        ProgressStyle progress;
-    }
-
-    /// How failures are listed.
-    enum Grouping {
-        ROW, ERROR;
-
-        @Override
-        public String toString() {
-            return name().toLowerCase(Locale.ROOT);
+        /// None for a flag that is off; an option that stands alone means its usual value.
+        private static Optional<String> word(OptionSpec option, String value) {
+            boolean isFlag = option.arity().max() == 0, mayStandAlone = option.arity().min() == 0;
+            if (isFlag && !Boolean.parseBoolean(value)) return Optional.empty();
+            return Optional.of(isFlag || mayStandAlone && value.equals(option.fallbackValue()) ? option.shortestName()
+                    : option.shortestName() + "=" + value);
         }
     }
 
-    /// `90`, `1.5`, `90s`, `2m`, `1h`, `500ms`; a bare number is seconds.
-    static final class Durations implements ITypeConverter<Duration> {
-        private static final Pattern SHAPE = Pattern.compile("(\\d+(?:\\.\\d+)?)\\s*(ms|s|m|h)?");
+    /// What is typed, as values. A text that is none is refused in our words.
+    static final class Converters {
+        private static final Pattern DURATION = Pattern.compile("(\\d+(?:\\.\\d+)?)\\s*(ms|s|m|h)?");
+        private static final String RUN = "/workflows/run";
 
-        @Override
-        public Duration convert(String text) {
-            var match = SHAPE.matcher(text.strip());
+        /// By the type of an option: a `Long` that may be absent counts from 1 on, an `int` from 0 on.
+        static CommandLine register(CommandLine line) {
+            return line.registerConverter(Duration.class, Converters::duration)
+                    .registerConverter(URI.class, Converters::address)
+                    .registerConverter(Charset.class, Converters::charset)
+                    .registerConverter(Character.class, Converters::delimiter)
+                    .registerConverter(Long.class, Converters::positive)
+                    .registerConverter(int.class, Converters::count)
+                    .registerConverter(Mode.class, oneOf(Mode.class))
+                    .registerConverter(RetryRuns.class, oneOf(RetryRuns.class))
+                    .registerConverter(ProgressStyle.class, oneOf(ProgressStyle.class));
+        }
+
+        /// `90`, `1.5`, `90s`, `2m`, `1h`, `500ms`; a bare number is seconds.
+        static Duration duration(String text) {
+            var match = DURATION.matcher(text.strip());
             if (!match.matches()) throw new TypeConversionException("not a duration (like 90, 1.5, 90s, 2m or 500ms)");
-            var unit = match.group(2) == null ? 1000 : switch (match.group(2)) {
+            int unit = switch (match.group(2)) {
                 case "ms" -> 1;
                 case "m" -> 60_000;
                 case "h" -> 3_600_000;
-                default -> 1000;
+                case null, default -> 1000;
             };
             var millis = new BigDecimal(match.group(1)).multiply(BigDecimal.valueOf(unit));
             if (millis.compareTo(BigDecimal.valueOf(Duration.ofDays(365).toMillis())) > 0)
                 throw new TypeConversionException("longer than a year");
             return Duration.ofMillis(millis.longValue());
         }
-    }
 
-    /// A duration above zero.
-    static final class PositiveDurations implements ITypeConverter<Duration> {
-        @Override
-        public Duration convert(String text) {
-            var time = new Durations().convert(text);
-            if (!time.isPositive()) throw new TypeConversionException("a time above zero, please");
-            return time;
+        static final class PositiveDuration implements ITypeConverter<Duration> {
+            @Override
+            public Duration convert(String text) {
+                var time = duration(text);
+                if (!time.isPositive()) throw new TypeConversionException("a time above zero, please");
+                return time;
+            }
         }
-    }
 
-    /// An http or https address without a slash at its end.
-    static final class Addresses implements ITypeConverter<URI> {
-        private static final String RUN = "/workflows/run";
-
-        @Override
-        public URI convert(String text) {
-            var address = address(text.strip().replaceAll("/+$", ""));
+        /// An http or https address without a slash at its end.
+        static URI address(String text) {
+            var address = uri(text.strip().replaceAll("/+$", ""));
             if (Plain.holdsKey(address.toString())) throw new TypeConversionException("an address with a key in it");
             if (address.getPath().endsWith(RUN)) throw new TypeConversionException("the address of one request; the "
                     + "API's own is " + address.toString().replaceFirst(RUN + "$", ""));
             return address;
         }
 
-        private static URI address(String text) {
+        private static URI uri(String text) {
             try {
                 var uri = new URI(text);
                 if (uri.getHost() != null && uri.getFragment() == null
@@ -2581,50 +2539,105 @@ final class DifyExec implements Runnable {
             }
             throw new TypeConversionException("not an address like https://api.dify.ai/v1");
         }
-    }
 
-    /// The id of a published version: anything but a key that has got into its place.
-    static final class VersionIds implements ITypeConverter<String> {
-        @Override
-        public String convert(String text) {
-            if (text.strip().startsWith("app-")) throw new TypeConversionException("a key, not the id of a version; "
-                    + "leave it empty for the version that is published");
+        static Charset charset(String text) {
+            try {
+                return Charset.forName(text.strip());
+            } catch (IllegalArgumentException _) {
+                throw new TypeConversionException("not an encoding that Java knows "
+                        + "(like UTF-8, Shift_JIS, GB18030, windows-1252)");
+            }
+        }
+
+        static char delimiter(String text) {
+            if (text.equals("tab") || text.equals("\\t")) return '\t';
+            if (text.length() != 1 || "\"\r\n".contains(text))
+                throw new TypeConversionException("not one character (or 'tab')");
+            return text.charAt(0);
+        }
+
+        static int count(String text) {
+            return Integer.parseInt(shaped("\\d{1,6}", text.strip(), "a whole number from 0 on"));
+        }
+
+        static long positive(String text) {
+            return Long.parseLong(shaped("0*[1-9]\\d{0,14}", text.strip(), "a whole number from 1 on"));
+        }
+
+        private static String shaped(String shape, String text, String what) {
+            if (!text.matches(shape)) throw new TypeConversionException("not " + what);
             return text;
         }
-    }
 
-    /// A folder that is there, all links followed.
-    static final class RealFolder implements ITypeConverter<Path> {
-        @Override
-        public Path convert(String text) {
-            try {
-                var folder = Path.of(text).toRealPath();
-                if (Files.isDirectory(folder)) return folder;
-            } catch (IOException | InvalidPathException _) {
-                // said below, in our words
+        /// One of an enum's words, in any case; else all of them are named.
+        static <E extends Enum<E>> ITypeConverter<E> oneOf(Class<E> type) {
+            var words = List.of(type.getEnumConstants());
+            return text -> words.stream().filter(word -> word.name().equalsIgnoreCase(text.strip())).findFirst()
+                    .orElseThrow(() -> new TypeConversionException("not one of "
+                            + words.stream().map(Enum::toString).collect(joining(", "))));
+        }
+
+        /// The id of a published version: anything but a key that has got into its place.
+        static final class VersionId implements ITypeConverter<String> {
+            @Override
+            public String convert(String text) {
+                if (text.strip().startsWith("app-")) throw new TypeConversionException("a key, not the id of a "
+                        + "version; leave it empty for the version that is published");
+                return text;
             }
-            throw new TypeConversionException("no such folder");
+        }
+
+        /// A folder that is there, all links followed.
+        static final class Folder implements ITypeConverter<Path> {
+            @Override
+            public Path convert(String text) {
+                try {
+                    var folder = Path.of(text).toRealPath();
+                    if (Files.isDirectory(folder)) return folder;
+                } catch (IOException | InvalidPathException _) {
+                    // said below, in our words
+                }
+                throw new TypeConversionException("no such folder");
+            }
+        }
+
+        /// A JSON pointer (RFC 6901).
+        static final class Pointer implements ITypeConverter<String> {
+            @Override
+            public String convert(String text) {
+                return shaped("(/([^/~]|~[01])*)*", text, "a JSON pointer: a / before each name, like /answer/text");
+            }
         }
     }
 
     /// Variables and `.env` as defaults of options, so that `--max-retries` and `MAX_RETRIES` cannot drift apart.
     record EnvDefaults(Env env) implements IDefaultValueProvider {
-        private record Variable(String name, ITypeConverter<?> converter) {}
+        private record Named(String variable, ITypeConverter<?> converter) {
+            /// With what is wrong with it, also where it is no value of the option.
+            Env.Setting checked(Env.Setting setting) {
+                try {
+                    if (setting.fault().isEmpty()) converter.convert(setting.text());
+                    return setting;
+                } catch (Exception problem) { // the interface throws it; ours say what is wrong
+                    return new Env.Setting(setting.name(), setting.text(), setting.source(), problem.getMessage());
+                }
+            }
+        }
 
-        private static final Map<String, Variable> VARIABLES = Map.of(
-                "--base-url", new Variable("DIFY_API_BASE_URL", new Addresses()),
-                "--workflow-id", new Variable("DIFY_WORKFLOW_ID", new VersionIds()),
-                "--max-retries", new Variable("MAX_RETRIES", new Counts()),
-                "--initial-retry-delay", new Variable("INITIAL_RETRY_DELAY", new Durations()),
-                "--max-retry-delay", new Variable("MAX_RETRY_DELAY", new Durations()),
-                "--timeout", new Variable("TIMEOUT", new PositiveDurations()));
+        private static final Map<String, Named> VARIABLES = Map.of(
+                "--base-url", new Named("DIFY_API_BASE_URL", Converters::address),
+                "--workflow-id", new Named("DIFY_WORKFLOW_ID", new Converters.VersionId()),
+                "--max-retries", new Named("MAX_RETRIES", Converters::count),
+                "--initial-retry-delay", new Named("INITIAL_RETRY_DELAY", Converters::duration),
+                "--max-retry-delay", new Named("MAX_RETRY_DELAY", Converters::duration),
+                "--timeout", new Named("TIMEOUT", new Converters.PositiveDuration()));
 
         /// picocli converts every default before it looks at what was typed; so a bad one is passed over here, and told
         /// by [#check] unless a typed option makes up for it.
         @Override
         public String defaultValue(ArgSpec arg) {
-            return arg instanceof OptionSpec option && fault(option).isEmpty()
-                    ? setting(option).map(Env.Setting::text).orElse(null) : null;
+            return arg instanceof OptionSpec option ? setting(option).filter(setting -> setting.fault().isEmpty())
+                    .map(Env.Setting::text).orElse(null) : null;
         }
 
         /// A value that cannot be used is named with its place: `TIMEOUT in .env, line 4: not a duration`.
@@ -2632,114 +2645,16 @@ final class DifyExec implements Runnable {
         /// @param demo the environment alone has to be right: no server is asked
         void check(CommandLine.ParseResult typed, boolean demo) throws Exception {
             for (var option : typed.commandSpec().options()) {
-                var fault = fault(option);
-                if (fault.isEmpty() || typed.hasMatchedOption(option)
+                var setting = setting(option).filter(known -> !known.fault().isEmpty());
+                if (setting.isEmpty() || typed.hasMatchedOption(option) || demo && !setting.get().source().isEmpty()
                         || typed.commandSpec().defaultValueProvider().defaultValue(option) != null) continue;
-                var setting = setting(option).get();
-                if (demo && !setting.source().isEmpty()) continue;
-                throw new Unusable(env.masked(setting.place()) + ": " + fault.get());
-            }
-        }
-
-        private Optional<String> fault(OptionSpec option) {
-            var setting = setting(option);
-            if (setting.isEmpty()) return Optional.empty();
-            if (!setting.get().fault().isEmpty()) return Optional.of(setting.get().fault());
-            try {
-                VARIABLES.get(option.longestName()).converter().convert(setting.get().text());
-                return Optional.empty();
-            } catch (Exception problem) { // the converters' interface throws it; ours say what is wrong
-                return Optional.of(problem.getMessage());
+                throw new Unusable(env.masked(setting.get().place()) + ": " + setting.get().fault());
             }
         }
 
         private Optional<Env.Setting> setting(OptionSpec option) {
             return Optional.ofNullable(VARIABLES.get(option.longestName()))
-                    .flatMap(variable -> env.setting(variable.name()));
-        }
-    }
-
-    /// Reads what was typed for a call.
-    record TypedCall(CommandLine.ParseResult parsed, Env env) {
-
-        static TypedCall of(CommandSpec spec, Env env) {
-            return new TypedCall(spec.commandLine().getParseResult(), env);
-        }
-
-        /// What follows from it.
-        NextCall next() {
-            return new NextCall(env.invocation(), lasting());
-        }
-
-        /// The options that hold for every call of the batch.
-        private Typed lasting() {
-            return new Typed(parsed.commandSpec().options().stream().filter(TypedCall::isLasting).flatMap(this::word)
-                    .toList());
-        }
-
-        private static boolean isLasting(OptionSpec option) {
-            return option.shortestName().equals(Typed.INPUT) || option.userObject() instanceof Field field
-                    && Lasting.class.isAssignableFrom(field.getDeclaringClass());
-        }
-
-        /// None for an option that was not typed; one that stands alone means its usual value.
-        private Stream<String> word(OptionSpec option) {
-            boolean isFlag = option.arity().max() == 0, mayStandAlone = option.arity().min() == 0;
-            return value(option).filter(value -> !isFlag || Boolean.parseBoolean(value)).stream().map(value ->
-                    isFlag || mayStandAlone && value.equals(option.fallbackValue()) ? option.shortestName()
-                            : option.shortestName() + "=" + value);
-        }
-
-        /// In the shell, what was typed for it is a default, as what the environment says is.
-        private Optional<String> value(OptionSpec option) {
-            if (parsed.hasMatchedOption(option))
-                return Optional.of(String.join(",", option.stringValues()));
-            try {
-                var given = parsed.commandSpec().defaultValueProvider().defaultValue(option);
-                var known = new EnvDefaults(env).defaultValue(option);
-                return Optional.ofNullable(given).filter(value -> !value.equals(known));
-            } catch (Exception problem) { // the interface throws it; ours do not
-                throw new IllegalStateException(problem);
-            }
-        }
-    }
-
-    /// A whole number from 0 on.
-    static final class Counts implements ITypeConverter<Integer> {
-        @Override
-        public Integer convert(String text) {
-            if (!text.strip().matches("\\d{1,6}")) throw new TypeConversionException("not a whole number from 0 on");
-            return Integer.parseInt(text.strip());
-        }
-    }
-
-    /// A JSON pointer (RFC 6901).
-    static final class Pointers implements ITypeConverter<String> {
-        @Override
-        public String convert(String text) {
-            if (!text.matches("(/([^/~]|~[01])*)*"))
-                throw new TypeConversionException("not a JSON pointer: a / before each name, like /answer/text");
-            return text;
-        }
-    }
-
-    /// A whole number from 1 on.
-    static final class Positives implements ITypeConverter<Long> {
-        @Override
-        public Long convert(String text) {
-            if (!text.strip()
-                    .matches("0*[1-9]\\d{0,14}")) throw new TypeConversionException("not a whole number from 1 on");
-            return Long.parseLong(text.strip());
-        }
-    }
-
-    /// One of an enum's words, in any case; else all of them are named.
-    record OneOf<E extends Enum<E>>(Class<E> type) implements ITypeConverter<E> {
-        @Override
-        public E convert(String text) {
-            return Stream.of(type.getEnumConstants()).filter(word -> word.name().equalsIgnoreCase(text.strip()))
-                    .findFirst().orElseThrow(() -> new TypeConversionException("not one of "
-                            + Stream.of(type.getEnumConstants()).map(Enum::toString).collect(joining(", "))));
+                    .flatMap(named -> env.setting(named.variable()).map(named::checked));
         }
     }
 
@@ -2751,14 +2666,14 @@ final class DifyExec implements Runnable {
 
         private final PrintWriter err;
         private final boolean off;
-        private final Optional<Window> window;
+        private final Optional<Screen.Window> window;
         private long next = System.nanoTime();
         private int drawn = 0; // characters of the line that stands there
 
         Progress(PrintWriter err, ProgressStyle style) {
             this.err = err;
             this.off = style == ProgressStyle.OFF;
-            this.window = style == ProgressStyle.AUTO && Screen.isTerminal(2) ? Optional.of(new Window(2))
+            this.window = style == ProgressStyle.AUTO && Screen.isTerminal(2) ? Optional.of(new Screen.Window(2))
                     : Optional.empty();
             if (window.isEmpty()) next += PLAIN.toNanos();
         }
@@ -2767,7 +2682,7 @@ final class DifyExec implements Runnable {
         public void watch(Tally tally) {
             if (off || System.nanoTime() < next) return;
             next = System.nanoTime() + (window.isPresent() ? REDRAW : PLAIN).toNanos();
-            window.map(Window::width).ifPresentOrElse(
+            window.map(Screen.Window::width).ifPresentOrElse(
                     width -> redraw(new ProgressLine(tally).within(width - 1), width),
                     () -> err.println(new ProgressLine(tally).plain()));
             err.flush();
@@ -2796,7 +2711,7 @@ final class DifyExec implements Runnable {
 
         @Override
         public void close() {
-            window.ifPresent(Window::close);
+            window.ifPresent(Screen.Window::close);
         }
     }
 
@@ -3193,7 +3108,7 @@ final class DifyExec implements Runnable {
     /// The command to paste for what is left to do.
     ///
     /// @param typed what it takes over from the call before
-    record NextCall(Invocation invocation, Typed typed) {
+    record NextCall(Env.Invocation invocation, Typed typed) {
 
         /// It goes on with a batch; where this call leaves something open, with what its last run was told.
         void print(Batch batch, PrintWriter out) {
@@ -3467,7 +3382,7 @@ final class DifyExec implements Runnable {
         private long guarded = 0, tooLong = 0;
 
         Sheet(OutputStream out, char delimiter, boolean raw) throws IOException {
-            cells = new CellWriter(raw ? new Utf8(out) : Utf8.shown(out), delimiter, true, "\r\n");
+            cells = new CellWriter(raw ? new Json.Utf8(out) : Json.Utf8.shown(out), delimiter, true, "\r\n");
             this.raw = raw;
         }
 
@@ -3979,7 +3894,7 @@ final class DifyExec implements Runnable {
         /// @param parts what stands above the rows, the head first
         static void write(OutputStream file, List<Html> parts, Map<String, Object> batch, int rows, RowJson row)
                 throws IOException {
-            var out = new BufferedWriter(Utf8.shown(file), 1 << 16);
+            var out = new BufferedWriter(Json.Utf8.shown(file), 1 << 16);
             for (var part : parts) out.write(part.markup());
             data(out, batch, rows, row);
             out.write(Html.of(FOOT, new Html(SCRIPT)).markup());
@@ -4646,7 +4561,7 @@ final class DifyExec implements Runnable {
         private static final class Took {
             private static final int DIGITS = 100;
 
-            final Latencies latencies = new Latencies();
+            final Longs.Latencies latencies = new Longs.Latencies();
             final Map<String, BigDecimal> prices = new TreeMap<>();
             long tokens = 0;
 
@@ -4982,7 +4897,7 @@ final class DifyExec implements Runnable {
         private Html charts() {
             Compared first = comparison.first, second = comparison.second;
             var charts = new ArrayList<Chart>();
-            Latencies before = first.batch.history().latencies, after = second.batch.history().latencies;
+            Longs.Latencies before = first.batch.history().latencies, after = second.batch.history().latencies;
             if (!before.isEmpty() && !after.isEmpty()) charts.add(latency(before, after));
             var course = new Course(List.of(new Course.Line("first", "first", first.timeline),
                     new Course.Line("second", "second", second.timeline)));
@@ -4994,7 +4909,7 @@ final class DifyExec implements Runnable {
             return Page.charts(charts.stream().map(Chart::svg));
         }
 
-        private static Chart latency(Latencies first, Latencies second) {
+        private static Chart latency(Longs.Latencies first, Longs.Latencies second) {
             double[] one = first.percentiles(0.5, 0.99), two = second.percentiles(0.5, 0.99);
             var spans = Spans.of(1.5 * Math.max(one[1], two[1]), BARS);
             var marks = new LinkedHashMap<String, Double>();
@@ -6095,7 +6010,7 @@ final class DifyExec implements Runnable {
         private final Instant began;
         private final Map<Standing, Long> ended = new EnumMap<>(Standing.class);
         private final ArrayDeque<Instant> recent = new ArrayDeque<>();
-        private final Latencies latencies = new Latencies();
+        private final Longs.Latencies latencies = new Longs.Latencies();
         private final MissingFiles missingFiles = new MissingFiles();
         private final Sample sample = new Sample();
         private final Forecast forecast = new Forecast();
@@ -8421,7 +8336,7 @@ final class DifyExec implements Runnable {
         private final BitSet changed = new BitSet();
         private final Longs attemptsOf = new Longs();
         private final Map<String, BigDecimal> prices = new TreeMap<>();
-        private final Latencies latencies = new Latencies();
+        private final Longs.Latencies latencies = new Longs.Latencies();
         Optional<Event.Session> session = Optional.empty();
         Optional<Event.Merge> merge = Optional.empty();
         Optional<Mode> mode = Optional.empty();
@@ -9853,7 +9768,7 @@ final class DifyExec implements Runnable {
         /// A line, as JSON; [#flush] writes it.
         void add(Object line) {
             try {
-                Writing.WRITER.writeValue(new Utf8(waiting), line);
+                Writing.WRITER.writeValue(new Json.Utf8(waiting), line);
             } catch (IOException problem) {
                 throw new UncheckedIOException(problem); // cannot happen: memory does not fail
             }
@@ -10741,7 +10656,7 @@ final class DifyExec implements Runnable {
             if (id.chars().anyMatch(Character::isISOControl))
                 return Optional.of("the id " + Plain.quoted(id) + " contains a control character or a line break");
             for (var cell : cells)
-                if (Utf8.hasHalf(cell))
+                if (Json.Utf8.hasHalf(cell))
                     return Optional.of("the cell " + Plain.quoted(cell)
                             + " contains half of a surrogate pair, which is no character: type it anew");
             int before = index.find(id);
@@ -14148,7 +14063,7 @@ final class DifyExec implements Runnable {
         private final HttpServer server;
         private final ExecutorService threads = Executors.newVirtualThreadPerTaskExecutor();
 
-        private Demo(Version version, List<String> columns) throws IOException {
+        Demo(Version version, List<String> columns) throws IOException {
             this.version = version;
             this.columns = List.copyOf(columns);
             server = HttpServer.create(new InetSocketAddress(InetAddress.getLoopbackAddress(), 0), 1024);
@@ -14165,10 +14080,6 @@ final class DifyExec implements Runnable {
             route("/v1/conversations", this::conversations);
             route("/v1/messages", this::messages);
             server.start();
-        }
-
-        static Demo start(Version version, List<String> columns) throws IOException {
-            return new Demo(version, columns);
         }
 
         /// The address that a client is given: `http://127.0.0.1:40123/v1`.
@@ -14226,6 +14137,10 @@ final class DifyExec implements Runnable {
             static Result failed(String error) {
                 return new Result("failed", Map.of(), error, 2, 0);
             }
+
+            boolean is(String status) {
+                return this.status.equals(status);
+            }
         }
 
         /// The plans: 80 to 300 ms and an answer, the same for the same inputs, unless a value asks for trouble.
@@ -14273,16 +14188,21 @@ final class DifyExec implements Runnable {
 
         /// One run, and the promise of its end.
         record Job(Version version, String workflow, String id, String task, String user, Map<String, String> inputs,
-                   Instant created, Plan plan, CompletableFuture<Ended> end) {
-            record Ended(Result how, Instant at) {}
+                   Instant created, Plan plan, CompletableFuture<Finish> end) {
+            record Finish(Result how, Instant at) {}
 
             void end(Result how) {
-                end.complete(new Ended(how, Instant.now()));
+                end.complete(new Finish(how, Instant.now()));
+            }
+
+            /// How it has ended by now, or that it has not.
+            private Finish now() {
+                return end.getNow(new Finish(Result.NONE, created));
             }
 
             /// As it is stored by now.
             private Map<String, Object> stored() {
-                var now = end.getNow(new Ended(Result.NONE, created));
+                var now = now();
                 var how = now.how();
                 return object("id", id, "workflow_id", workflow, "status", how.status(), "outputs", how.outputs(),
                         "error", how.error(), "elapsed_time", seconds(created, now.at()),
@@ -14305,14 +14225,10 @@ final class DifyExec implements Runnable {
                 return object("task_id", task, "workflow_run_id", id, "data", told());
             }
 
-            private boolean isFailed() {
-                return end.join().how().status().equals("failed");
-            }
-
             /// What a chatflow has said by now, with what it took.
             Map<String, Object> message() {
-                var now = end.getNow(new Ended(Result.NONE, created));
-                boolean isFailed = now.how().status().equals("failed");
+                var now = now();
+                boolean isFailed = now.how().is("failed");
                 return object("event", "message", "task_id", task, "id", uuid(id + "message"),
                         "message_id", uuid(id + "message"), "conversation_id", uuid(id + "conversation"),
                         "answer", now.how().outputs().getOrDefault("answer", ""),
@@ -14329,8 +14245,8 @@ final class DifyExec implements Runnable {
             /// The answer to a question by run id.
             Map<String, Object> detail() {
                 var detail = stored();
-                detail.put("inputs", json(inputs));
-                if (!version.hasWorker()) detail.compute("outputs", (_, outputs) -> json(outputs));
+                detail.put("inputs", Json.Tokens.text(inputs));
+                if (!version.hasWorker()) detail.compute("outputs", (_, outputs) -> Json.Tokens.text(outputs));
                 return detail;
             }
 
@@ -14355,11 +14271,8 @@ final class DifyExec implements Runnable {
             List<Map<String, Object>> closing() {
                 var how = end.join().how();
                 var events = new ArrayList<Map<String, Object>>();
-                if (how.status().equals("succeeded")) answer(how, events);
-                if (how.status().equals("failed"))
-                    events.add(nodeFinished("llm", "status", "failed", "error", how.error()));
-                if (version == Version.CHATFLOW && how.status().equals("succeeded"))
-                    events.add(said("message_end", "metadata", object("usage", usage(how)), "files", List.of()));
+                if (how.is("succeeded")) answer(how, events);
+                if (how.is("failed")) events.add(nodeFinished("llm", "status", "failed", "error", how.error()));
                 events.add(event("workflow_finished", told()));
                 return events;
             }
@@ -14375,6 +14288,8 @@ final class DifyExec implements Runnable {
                         "execution_metadata", object("total_price", price(how), "currency", "USD")));
                 events.add(nodeStarted("end"));
                 events.add(nodeFinished("end", "status", "succeeded", "outputs", how.outputs()));
+                if (version == Version.CHATFLOW)
+                    events.add(said("message_end", "metadata", object("usage", usage(how)), "files", List.of()));
             }
 
             /// 1.50 USD for a million.
@@ -14459,7 +14374,7 @@ final class DifyExec implements Runnable {
             }
             var job = begin(workflow, body, isStream);
             if (isStream) stream(exchange, job);
-            else if (version == Version.CHATFLOW && job.isFailed())
+            else if (version == Version.CHATFLOW && job.end().join().how().is("failed"))
                 refuse(exchange, 400, "invalid_param", "Run failed: " + job.end().join().how().error());
             else if (job.plan().drop()) exchange.close(); // no answer was begun, so this closes the connection
             else send(exchange, 200, job.blocking());
@@ -14555,7 +14470,7 @@ final class DifyExec implements Runnable {
         }
 
         private static void send(HttpExchange exchange, int status, Map<String, Object> answer) throws IOException {
-            var body = json(answer).getBytes(UTF_8);
+            var body = Json.Tokens.text(answer).getBytes(UTF_8);
             exchange.getResponseHeaders().set("Content-Type", "application/json");
             exchange.sendResponseHeaders(status, body.length);
             exchange.getResponseBody().write(body);
@@ -14563,24 +14478,12 @@ final class DifyExec implements Runnable {
         }
 
         private static String line(Map<String, Object> event) {
-            return "data: " + json(event) + "\n\n";
+            return "data: " + Json.Tokens.text(event) + "\n\n";
         }
 
         private static void write(OutputStream out, String text) throws IOException {
             out.write(text.getBytes(UTF_8));
             out.flush();
-        }
-
-        private static String json(Object value) {
-            return Json.MAPPER.valueToTree(value).toString();
-        }
-
-        /// An object of JSON from keys and values by turns; keeps their order, and null.
-        private static Map<String, Object> object(Object... keysAndValues) {
-            var object = new LinkedHashMap<String, Object>();
-            for (int key = 0; key < keysAndValues.length; key += 2)
-                object.put((String) keysAndValues[key], keysAndValues[key + 1]);
-            return object;
         }
 
         private static double seconds(Instant from, Instant to) {
@@ -14611,79 +14514,6 @@ final class DifyExec implements Runnable {
 
         int code() {
             return code;
-        }
-    }
-
-    /// How the tool was started: the words that a command to paste begins with.
-    record Invocation(List<String> words) {
-        static final Invocation INSTALLED = new Invocation(List.of("difyexec"));
-        private static final String SEPARATOR = "\037", SCRIPT = "DifyExec.java";
-
-        static Invocation ofProcess(String... args) {
-            var info = ProcessHandle.current().info();
-            var options = info.arguments().stream().flatMap(Stream::of);
-            return of(System::getenv, Stream.concat(info.command().stream(), options).toList(), List.of(args),
-                    Path.of(""));
-        }
-
-        /// | started as | what that leaves |
-        /// | --- | --- |
-        /// | `java -jar X.jar` | its words, which are those of the process |
-        /// | `./jbang`, a link to it | `DIFYEXEC_COMMAND`: all words that were typed |
-        /// | what `./jbang app install` installs | `DIFYEXEC_COMMAND`: that one word |
-        /// | JBang's own `jbang` | nothing; the script lies in the folder, or a command was installed for it |
-        ///
-        /// @param process the words of the process; none where they cannot be had
-        /// @param args    the last of them, which are the tool's
-        static Invocation of(UnaryOperator<String> environment, List<String> process, List<String> args, Path folder) {
-            var programs = new Programs(Objects.requireNonNullElse(environment.apply("PATH"), ""));
-            var command = Objects.requireNonNullElse(environment.apply("DIFYEXEC_COMMAND"), "");
-            var jar = before(args, process)
-                    .filter(words -> words.size() > 2 && words.get(words.size() - 2).equals("-jar"));
-            var typed = command.contains(SEPARATOR) ? before(args, List.of(command.split(SEPARATOR, -1)))
-                    : Optional.of(List.of(command)).filter(_ -> !command.isEmpty());
-            return jar.or(() -> typed).map(programs::byName).map(Invocation::new)
-                    .orElseGet(() -> programs.find("difyexec").isEmpty() && programs.find("jbang").isPresent()
-                            && Files.exists(folder.resolve(SCRIPT))
-                            ? new Invocation(List.of("jbang", SCRIPT)) : INSTALLED);
-        }
-
-        /// What stands before the arguments.
-        private static Optional<List<String>> before(List<String> args, List<String> words) {
-            int size = words.size() - args.size();
-            return Optional.of(words).filter(_ -> size > 0 && words.subList(size, words.size()).equals(args))
-                    .map(all -> all.subList(0, size));
-        }
-
-        /// What the folders of a PATH hold.
-        private record Programs(String path) {
-
-            Optional<Path> find(String name) {
-                return Stream.of(path.split(File.pathSeparator)).filter(folder -> !folder.isEmpty())
-                        .map(folder -> Path.of(folder, name)).filter(Files::isExecutable).findFirst();
-            }
-
-            /// The first word without its folder, where that names the same program.
-            List<String> byName(List<String> words) {
-                var program = Path.of(words.getFirst());
-                var name = program.getFileName().toString();
-                if (!program.isAbsolute() || !find(name).map(Programs::real).equals(Optional.of(real(program))))
-                    return words;
-                return Stream.concat(Stream.of(name), words.stream().skip(1)).toList();
-            }
-
-            private static Path real(Path program) {
-                try {
-                    return program.toRealPath();
-                } catch (IOException _) {
-                    return program; // it is gone by now
-                }
-            }
-        }
-
-        @Override
-        public String toString() {
-            return words.stream().map(Plain::shell).collect(joining(" "));
         }
     }
 
@@ -14760,25 +14590,14 @@ final class DifyExec implements Runnable {
 
     /// The settings of the process: its environment, and under it the `.env` files of the current folder and the
     /// script's. Over a file that cannot be read only [#needed] fails.
-    record Env(List<Place> places, Invocation invocation) {
+    record Env(UnaryOperator<String> environment, List<DotEnv> files, Invocation invocation) {
         /// The value of the key in `.env.example`: as good as missing.
         static final String PLACEHOLDER = "app-your-key-here";
-
-        /// One source of settings.
-        interface Place {
-            /// What stands here under a name.
-            Optional<Setting> setting(String name);
-
-            /// What stands here and cannot be read, for whoever misses a setting; else empty.
-            default String unread() {
-                return "";
-            }
-        }
 
         /// A value and where it stands.
         ///
         /// @param source ` in .env, line 4`; empty for the environment
-        /// @param fault  why it cannot be read; there is no text then
+        /// @param fault  why it cannot be used; empty where it can
         record Setting(String name, String text, String source, String fault) {
             /// `TIMEOUT=abc`, but `TIMEOUT in .env, line 4`: a value in a file may be a key in the wrong line.
             String place() {
@@ -14797,16 +14616,14 @@ final class DifyExec implements Runnable {
         }
 
         private static Env of(UnaryOperator<String> environment, Invocation invocation, Path... folders) {
-            Place process = name -> Optional.ofNullable(environment.apply(name))
-                    .map(text -> new Setting(name, text, "", ""));
-            return new Env(Stream.concat(Stream.of(process), Stream.of(folders).map(Path::toAbsolutePath).distinct()
-                    .map(DotEnv::new)).toList(), invocation);
+            return new Env(environment, Stream.of(folders).map(Path::toAbsolutePath).distinct().map(DotEnv::new)
+                    .toList(), invocation);
         }
 
         /// The first place that has a value, or a line for it that cannot be read; an empty value counts as none.
         Optional<Setting> setting(String name) {
-            return places.stream().flatMap(place -> place.setting(name).stream())
-                    .filter(setting -> !setting.text().isBlank() || !setting.fault().isEmpty()).findFirst();
+            return settings(name).filter(setting -> !setting.text().isBlank() || !setting.fault().isEmpty())
+                    .findFirst();
         }
 
         /// The same; a line that cannot be read is told.
@@ -14821,6 +14638,11 @@ final class DifyExec implements Runnable {
             return setting(name).map(Setting::text).orElse("");
         }
 
+        private Stream<Setting> settings(String name) {
+            var set = Stream.ofNullable(environment.apply(name)).map(text -> new Setting(name, text, "", ""));
+            return Stream.concat(set, files.stream().flatMap(file -> file.setting(name).stream()));
+        }
+
         /// A text in which the key may stand by mistake.
         String masked(String text) {
             var key = get("DIFY_API_KEY").strip();
@@ -14829,9 +14651,8 @@ final class DifyExec implements Runnable {
 
         /// Said of a setting that no place has a value for: where it stands empty, and what cannot be read.
         String missing(String name) {
-            var empty = places.stream().flatMap(place -> place.setting(name).stream()).findFirst();
-            var unread = places.stream().map(Place::unread).filter(said -> !said.isEmpty()).collect(joining("; "));
-            return name + " is missing" + empty.map(Setting::source).orElse("")
+            var unread = files.stream().map(DotEnv::unread).filter(said -> !said.isEmpty()).collect(joining("; "));
+            return name + " is missing" + settings(name).findFirst().map(Setting::source).orElse("")
                     + (unread.isEmpty() ? "" : " (" + unread + ")");
         }
 
@@ -14853,110 +14674,182 @@ final class DifyExec implements Runnable {
 
         private boolean isExempt(String host) {
             var exempt = needed("NO_PROXY").or(() -> needed("no_proxy")).map(Setting::text).orElse("");
-            return Stream.of(exempt.split(",")).map(String::strip).filter(name -> !name.isEmpty())
-                    .anyMatch(name -> name.equals("*")
-                    || host.equalsIgnoreCase(name) || host.toLowerCase(Locale.ROOT)
-                            .endsWith("." + name.replaceFirst("^\\*?\\.", "").toLowerCase(Locale.ROOT)));
+            var name = host.toLowerCase(Locale.ROOT);
+            return Stream.of(exempt.toLowerCase(Locale.ROOT).split(",")).map(String::strip)
+                    .filter(domain -> !domain.isEmpty()).anyMatch(domain -> domain.equals("*") || name.equals(domain)
+                            || name.endsWith("." + domain.replaceFirst("^\\*?\\.", "")));
         }
 
         static boolean isLoopback(String host) {
             return host.equalsIgnoreCase("localhost") || host.startsWith("127.") || host.equals("[::1]");
         }
-    }
 
-    /// A `.env` file, read when first asked for. What cannot be used of it is told by line and name alone: it may be a
-    /// key in the wrong line.
-    static final class DotEnv implements Env.Place {
-        /// A file of more bytes, a line of more characters holds no settings.
-        private static final int LARGEST = 1 << 20, LONGEST = 8192;
+        /// A `.env` file, read when first asked for. What cannot be used of it is told by line and name alone: it may
+        /// be a key in the wrong line.
+        private static final class DotEnv {
+            /// A file of more bytes, a line of more characters holds no settings.
+            private static final int LARGEST = 1 << 20, LONGEST = 8192;
 
-        private final Path file;
-        private final String name;
-        private List<Line> lines; // null until it is read
-        private String fault = "";
+            private final Path file;
+            private final String name;
+            private List<Assignment> lines; // null until it is read
+            private String fault = "";
 
-        DotEnv(Path folder) {
-            file = folder.resolve(".env");
-            name = folder.equals(Path.of("").toAbsolutePath()) ? ".env" : file.toString();
-        }
+            DotEnv(Path folder) {
+                file = folder.resolve(".env");
+                name = folder.equals(Path.of("").toAbsolutePath()) ? ".env" : file.toString();
+            }
 
-        /// The last line for a name counts, as in a shell.
-        @Override
-        public Optional<Env.Setting> setting(String asked) {
-            read();
-            if (!fault.isEmpty()) return Optional.of(new Env.Setting(asked, "", " in " + name, fault));
-            return lines.reversed().stream().filter(line -> line.isFor(asked)).findFirst()
-                    .map(line -> line.setting(asked, " in " + name + ", line " + line.number()));
-        }
+            /// The last line for a name counts, as in a shell.
+            Optional<Setting> setting(String asked) {
+                read();
+                if (!fault.isEmpty()) return Optional.of(new Setting(asked, "", " in " + name, fault));
+                return lines.reversed().stream().filter(line -> line.isFor(asked)).findFirst()
+                        .map(line -> line.setting(asked, " in " + name + ", line " + line.number()));
+            }
 
-        @Override
-        public String unread() {
-            read();
-            if (Files.isDirectory(file)) return name + " is a folder";
-            var numbers = lines.stream().filter(line -> line.entry().isEmpty())
-                    .map(line -> Integer.toString(line.number())).toList();
-            return numbers.isEmpty() ? "" : (numbers.size() == 1 ? "line " : "lines ")
-                    + numbers.stream().limit(5).collect(joining(", ")) + (numbers.size() > 5 ? " …" : "")
-                    + " of " + name + " cannot be read";
-        }
+            /// What cannot be read, for whoever misses a setting; else empty.
+            String unread() {
+                read();
+                if (Files.isDirectory(file)) return name + " is a folder";
+                var numbers = lines.stream().filter(line -> line.entry().isEmpty())
+                        .map(line -> Integer.toString(line.number())).toList();
+                return numbers.isEmpty() ? "" : (numbers.size() == 1 ? "line " : "lines ")
+                        + numbers.stream().limit(5).collect(joining(", ")) + (numbers.size() > 5 ? " …" : "")
+                        + " of " + name + " cannot be read";
+            }
 
-        /// Some people have a folder of this name: that is no fault.
-        private void read() {
-            if (lines != null) return;
-            lines = List.of();
-            if (!Files.isRegularFile(file)) return;
-            try (var in = Files.newInputStream(file)) {
-                var bytes = in.readNBytes(LARGEST + 1);
-                if (bytes.length > LARGEST) fault = "the file is too large";
-                else lines = lines(new String(bytes, charset(bytes)));
-            } catch (IOException problem) {
-                fault = "the file cannot be read (" + Plain.of(problem) + ")";
+            /// Some people have a folder of this name: that is no fault.
+            private void read() {
+                if (lines != null) return;
+                lines = List.of();
+                if (!Files.isRegularFile(file)) return;
+                try (var in = Files.newInputStream(file)) {
+                    var bytes = in.readNBytes(LARGEST + 1);
+                    if (bytes.length > LARGEST) fault = "the file is too large";
+                    else lines = lines(new String(bytes, charset(bytes)));
+                } catch (IOException problem) {
+                    fault = "the file cannot be read (" + Plain.of(problem) + ")";
+                }
+            }
+
+            private static Charset charset(byte[] bytes) {
+                int mark = bytes.length < 2 ? 0 : (bytes[0] & 0xff) << 8 | bytes[1] & 0xff;
+                return mark == 0xfeff || mark == 0xfffe ? StandardCharsets.UTF_16 : UTF_8;
+            }
+
+            private static List<Assignment> lines(String text) {
+                var all = text.replaceFirst("^\uFEFF", "").lines().map(String::strip).toList();
+                return IntStream.range(0, all.size()).filter(i -> !all.get(i).isEmpty() && !all.get(i).startsWith("#"))
+                        .mapToObj(i -> new Assignment(i + 1, all.get(i))).toList();
+            }
+
+            /// @param entry empty where the line cannot be read
+            private record Assignment(int number, String text, Optional<DotenvEntry> entry) {
+                private static final Pattern BARE = Pattern.compile(
+                        "^([^\\s=]+\\s*=)\\s*(?:'([^'\"]*)'|([^\\s'\"#][^\"]*?))(?:\\s+#.*)?$");
+
+                Assignment(int number, String text) {
+                    this(number, text, entry(text));
+                }
+
+                /// dotenv-java knows no `export` and no single quotes, takes every `#` for a comment's begin, and shows
+                /// a line that it cannot read. So it gets one line at a time, each bare or single-quoted value as
+                /// `"value"`.
+                private static Optional<DotenvEntry> entry(String text) {
+                    if (text.length() > LONGEST) return Optional.empty();
+                    var line = BARE.matcher(text.replaceFirst("^export\\s+", "")).replaceFirst("$1\"$2$3\"");
+                    var reader = new DotenvReader("", "") {
+                        @Override
+                        public List<String> read() {
+                            return List.of(line);
+                        }
+                    };
+                    return new DotenvParser(reader, false, false).parse().stream()
+                            .filter(entry -> !entry.getValue().startsWith("'")).findFirst();
+                }
+
+                /// Is it, or was it meant to be, the line of this setting?
+                boolean isFor(String name) {
+                    var begin = Pattern.compile("\\W*((export|setx?|env)\\W+)?" + name + "\\b");
+                    return entry.map(found -> found.getKey().equals(name))
+                            .orElseGet(() -> begin.matcher(text).lookingAt());
+                }
+
+                Setting setting(String name, String source) {
+                    return new Setting(name, entry.map(DotenvEntry::getValue).orElse(""), source,
+                            entry.isPresent() ? "" : "cannot be read: write " + name + "=value, in UTF-8");
+                }
             }
         }
 
-        private static Charset charset(byte[] bytes) {
-            int mark = bytes.length < 2 ? 0 : (bytes[0] & 0xff) << 8 | bytes[1] & 0xff;
-            return mark == 0xfeff || mark == 0xfffe ? StandardCharsets.UTF_16 : UTF_8;
-        }
+        /// How the tool was started: the words that a command to paste begins with.
+        record Invocation(List<String> words) {
+            static final Invocation INSTALLED = new Invocation(List.of("difyexec"));
+            private static final String SEPARATOR = "\037", SCRIPT = "DifyExec.java";
 
-        private static List<Line> lines(String text) {
-            var all = text.replaceFirst("^\uFEFF", "").lines().map(String::strip).toList();
-            return IntStream.range(0, all.size()).filter(i -> !all.get(i).isEmpty() && !all.get(i).startsWith("#"))
-                    .mapToObj(i -> Line.of(i + 1, all.get(i))).toList();
-        }
-
-        /// @param entry empty where the line cannot be read
-        private record Line(int number, String text, Optional<DotenvEntry> entry) {
-            private static final Pattern BARE = Pattern.compile(
-                    "^([^\\s=]+\\s*=)\\s*(?:'([^'\"]*)'|([^\\s'\"#][^\"]*?))(?:\\s+#.*)?$");
-
-            static Line of(int number, String text) {
-                return new Line(number, text, text.length() > LONGEST ? Optional.empty() : entry(text));
+            static Invocation ofProcess(String... args) {
+                var info = ProcessHandle.current().info();
+                var options = info.arguments().stream().flatMap(Stream::of);
+                return of(System::getenv, Stream.concat(info.command().stream(), options).toList(), List.of(args),
+                        Path.of(""));
             }
 
-            /// dotenv-java knows no `export` and no single quotes, takes every `#` for a comment's begin, and shows a
-            /// line that it cannot read. So it gets one line at a time, each bare or single-quoted value as `"value"`.
-            private static Optional<DotenvEntry> entry(String text) {
-                var line = BARE.matcher(text.replaceFirst("^export\\s+", "")).replaceFirst("$1\"$2$3\"");
-                var reader = new DotenvReader("", "") {
-                    @Override
-                    public List<String> read() {
-                        return List.of(line);
-                    }
-                };
-                return new DotenvParser(reader, false, false).parse().stream()
-                        .filter(entry -> !entry.getValue().startsWith("'")).findFirst();
+            /// | started as | what that leaves |
+            /// | --- | --- |
+            /// | `java -jar X.jar` | its words, which are those of the process |
+            /// | `./jbang`, a link to it | `DIFYEXEC_COMMAND`: all words that were typed |
+            /// | what `./jbang app install` installs | `DIFYEXEC_COMMAND`: that one word |
+            /// | JBang's own `jbang` | nothing; the script lies in the folder, or a command was installed for it |
+            ///
+            /// @param process the words of the process; none where they cannot be had
+            /// @param args    the last of them, which are the tool's
+            static Invocation of(UnaryOperator<String> environment, List<String> process, List<String> args,
+                    Path folder) {
+                var path = Objects.requireNonNullElse(environment.apply("PATH"), "");
+                var command = Objects.requireNonNullElse(environment.apply("DIFYEXEC_COMMAND"), "");
+                var jar = before(args, process)
+                        .filter(words -> words.size() > 2 && words.get(words.size() - 2).equals("-jar"));
+                var typed = command.contains(SEPARATOR) ? before(args, List.of(command.split(SEPARATOR, -1)))
+                        : Optional.of(List.of(command)).filter(_ -> !command.isEmpty());
+                return jar.or(() -> typed).map(words -> byName(words, path)).map(Invocation::new)
+                        .orElseGet(() -> find("difyexec", path).isEmpty() && find("jbang", path).isPresent()
+                                && Files.exists(folder.resolve(SCRIPT))
+                                ? new Invocation(List.of("jbang", SCRIPT)) : INSTALLED);
             }
 
-            /// Is it, or was it meant to be, the line of this setting?
-            boolean isFor(String name) {
-                var begin = Pattern.compile("\\W*((export|setx?|env)\\W+)?" + name + "\\b");
-                return entry.map(found -> found.getKey().equals(name)).orElseGet(() -> begin.matcher(text).lookingAt());
+            /// What stands before the arguments.
+            private static Optional<List<String>> before(List<String> args, List<String> words) {
+                int size = words.size() - args.size();
+                return Optional.of(words).filter(_ -> size > 0 && words.subList(size, words.size()).equals(args))
+                        .map(all -> all.subList(0, size));
             }
 
-            Env.Setting setting(String name, String source) {
-                return new Env.Setting(name, entry.map(DotenvEntry::getValue).orElse(""), source,
-                        entry.isPresent() ? "" : "cannot be read: write " + name + "=value, in UTF-8");
+            private static Optional<Path> find(String name, String path) {
+                return Stream.of(path.split(File.pathSeparator)).filter(folder -> !folder.isEmpty())
+                        .map(folder -> Path.of(folder, name)).filter(Files::isExecutable).findFirst();
+            }
+
+            /// The first word without its folder, where that names the same program.
+            private static List<String> byName(List<String> words, String path) {
+                var program = Path.of(words.getFirst());
+                var name = program.getFileName().toString();
+                if (!program.isAbsolute() || !find(name, path).map(Invocation::real).equals(Optional.of(real(program))))
+                    return words;
+                return Stream.concat(Stream.of(name), words.stream().skip(1)).toList();
+            }
+
+            private static Path real(Path program) {
+                try {
+                    return program.toRealPath();
+                } catch (IOException _) {
+                    return program; // it is gone by now
+                }
+            }
+
+            @Override
+            public String toString() {
+                return words.stream().map(Plain::shell).collect(joining(" "));
             }
         }
     }
@@ -14994,31 +14887,31 @@ final class DifyExec implements Runnable {
                 return 80;
             }
         }
-    }
 
-    /// The width of a terminal, asked for again once it was resized.
-    static final class Window implements AutoCloseable {
-        private final int descriptor;
-        private final Object former;
-        private volatile boolean resized = true;
-        private int width;
+        /// The width of a terminal, asked for again once it was resized.
+        static final class Window implements AutoCloseable {
+            private final int descriptor;
+            private final Object former;
+            private volatile boolean resized = true;
+            private int width;
 
-        Window(int descriptor) {
-            this.descriptor = descriptor;
-            this.former = Signals.register("WINCH", () -> resized = true);
-        }
-
-        int width() {
-            if (resized) {
-                resized = false; // before it is asked for: the next resizing is a new one
-                width = Screen.width(descriptor);
+            Window(int descriptor) {
+                this.descriptor = descriptor;
+                this.former = Signals.register("WINCH", () -> resized = true);
             }
-            return width;
-        }
 
-        @Override
-        public void close() {
-            Signals.unregister("WINCH", former);
+            int width() {
+                if (resized) {
+                    resized = false; // before it is asked for: the next resizing is a new one
+                    width = Screen.width(descriptor);
+                }
+                return width;
+            }
+
+            @Override
+            public void close() {
+                Signals.unregister("WINCH", former);
+            }
         }
     }
 
@@ -15083,7 +14976,12 @@ final class DifyExec implements Runnable {
         static final JsonMapper MAPPER = JsonMapper.builder(Tokens.FACTORY)
                 .propertyNamingStrategy(PropertyNamingStrategies.SNAKE_CASE)
                 .enable(DeserializationFeature.USE_BIG_DECIMAL_FOR_FLOATS)
-                .addModule(new SimpleModule().addSerializer(Instant.class, new Times.Writer()))
+                .addModule(new SimpleModule().addSerializer(Instant.class, new ToStringSerializerBase(Instant.class) {
+                    @Override
+                    public String valueToString(Object time) {
+                        return Times.text((Instant) time);
+                    }
+                }))
                 .build();
         /// For what people write: nothing may follow the value, and `NaN` is no number.
         static final JsonMapper STRICT = MAPPER.rebuild().enable(DeserializationFeature.FAIL_ON_TRAILING_TOKENS)
@@ -15092,6 +14990,71 @@ final class DifyExec implements Runnable {
         /// For trees that are walked from within: what is nested deeper than a stack bears is refused.
         static final ObjectReader FLAT = MAPPER.reader().with(Tokens.FACTORY.rebuild().streamReadConstraints(
                 Tokens.FACTORY.streamReadConstraints().rebuild().maxNestingDepth(500).build()).build());
+
+        /// Writes UTF-8. Half of a surrogate pair, which JSON can hold and UTF-8 cannot, becomes its escape: `\\ud83d`.
+        static final class Utf8 extends Writer {
+            private static final byte[] UNSHOWABLE = "\uFFFD".getBytes(UTF_8);
+
+            private final OutputStream out;
+            private final CharsetEncoder encoder = UTF_8.newEncoder();
+            private final ByteBuffer bytes = ByteBuffer.allocate(1024);
+            /// The first half of a pair whose second comes with the next piece; or 0.
+            private char half = 0;
+
+            Utf8(OutputStream out) {
+                this.out = out;
+            }
+
+            /// For what people read: half a pair is shown as what cannot be shown.
+            static Writer shown(OutputStream out) {
+                return new OutputStreamWriter(out, UTF_8.newEncoder().onMalformedInput(CodingErrorAction.REPLACE)
+                        .replaceWith(UNSHOWABLE));
+            }
+
+            static boolean isHalf(int codePoint) {
+                return Character.getType(codePoint) == Character.SURROGATE;
+            }
+
+            static boolean hasHalf(String text) {
+                for (int i = 0; i < text.length(); i++) // a stream for each of a million cells takes half a second
+                    if (Character.isSurrogate(text.charAt(i))) return text.codePoints().anyMatch(Utf8::isHalf);
+                return false;
+            }
+
+            @Override
+            public void write(char[] text, int from, int length) throws IOException {
+                var all = half == 0 ? CharBuffer.wrap(text, from, length)
+                        : CharBuffer.wrap(half + new String(text, from, length));
+                for (var result = encoder.encode(all, bytes, false); !result.isUnderflow();
+                        result = encoder.encode(all, bytes, false)) {
+                    drain();
+                    if (result.isMalformed()) escape(all.get());
+                }
+                half = all.hasRemaining() ? all.get() : 0;
+            }
+
+            private void escape(char half) throws IOException {
+                out.write(String.format("\\u%04x", (int) half).getBytes(UTF_8));
+            }
+
+            private void drain() throws IOException {
+                out.write(bytes.array(), 0, bytes.position());
+                bytes.clear();
+            }
+
+            @Override
+            public void flush() throws IOException {
+                drain();
+                out.flush();
+            }
+
+            @Override
+            public void close() throws IOException {
+                drain();
+                if (half != 0) escape(half);
+                out.close();
+            }
+        }
     }
 
     /// A piece of an HTML page.
@@ -15128,90 +15091,6 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Writes UTF-8. Half of a surrogate pair, which JSON can hold and UTF-8 cannot, becomes its escape: `\\ud83d`.
-    static final class Utf8 extends Writer {
-        private static final byte[] UNSHOWABLE = "\uFFFD".getBytes(UTF_8);
-
-        private final OutputStream out;
-        private final CharsetEncoder encoder = UTF_8.newEncoder();
-        private final ByteBuffer bytes = ByteBuffer.allocate(1024);
-        /// The first half of a pair whose second comes with the next piece; or 0.
-        private char half = 0;
-
-        Utf8(OutputStream out) {
-            this.out = out;
-        }
-
-        /// For what people read: half a pair is shown as what cannot be shown.
-        static Writer shown(OutputStream out) {
-            return new OutputStreamWriter(out, UTF_8.newEncoder().onMalformedInput(CodingErrorAction.REPLACE)
-                    .replaceWith(UNSHOWABLE));
-        }
-
-        static boolean isHalf(int codePoint) {
-            return Character.getType(codePoint) == Character.SURROGATE;
-        }
-
-        static boolean hasHalf(String text) {
-            for (int i = 0; i < text.length(); i++) // a stream for each of a million cells takes half a second
-                if (Character.isSurrogate(text.charAt(i))) return text.codePoints().anyMatch(Utf8::isHalf);
-            return false;
-        }
-
-        @Override
-        public void write(char[] text, int from, int length) throws IOException {
-            if (length == 0) return;
-            if (half != 0 && Character.isLowSurrogate(text[from])) {
-                encode(CharBuffer.wrap(new char[] {half, text[from]}));
-                half = 0;
-                write(text, from + 1, length - 1);
-                return;
-            }
-            endHalf();
-            var rest = CharBuffer.wrap(text, from, length);
-            encode(rest);
-            if (rest.hasRemaining()) half = rest.get();
-        }
-
-        /// All but a first half at the very end.
-        private void encode(CharBuffer text) throws IOException {
-            for (var result = encoder.encode(text, bytes, false); !result.isUnderflow();
-                    result = encoder.encode(text, bytes, false)) {
-                drain();
-                if (result.isMalformed()) escape(text.get());
-            }
-        }
-
-        private void escape(char half) throws IOException {
-            out.write(String.format("\\u%04x", (int) half).getBytes(UTF_8));
-        }
-
-        private void endHalf() throws IOException {
-            if (half == 0) return;
-            drain();
-            escape(half);
-            half = 0;
-        }
-
-        private void drain() throws IOException {
-            out.write(bytes.array(), 0, bytes.position());
-            bytes.clear();
-        }
-
-        @Override
-        public void flush() throws IOException {
-            drain();
-            out.flush();
-        }
-
-        @Override
-        public void close() throws IOException {
-            endHalf();
-            drain();
-            out.close();
-        }
-    }
-
     /// UTC to the millisecond: `2026-01-16T12:00:00.123Z`.
     static final class Times {
         static String text(Instant time) {
@@ -15234,13 +15113,6 @@ final class DifyExec implements Runnable {
 
         private static int digits(String text, int from, int to) {
             return Integer.parseInt(text, from, to, 10);
-        }
-
-        private static final class Writer extends JsonSerializer<Instant> {
-            @Override
-            public void serialize(Instant time, JsonGenerator out, SerializerProvider provider) throws IOException {
-                out.writeString(text(time));
-            }
         }
     }
 
@@ -15334,54 +15206,6 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Milliseconds of the rows that succeeded.
-    static final class Latencies {
-        private final Longs millis = new Longs();
-
-        void add(long took) {
-            millis.add(Math.min(Integer.MAX_VALUE, took));
-        }
-
-        boolean isEmpty() {
-            return size() == 0;
-        }
-
-        int size() {
-            return millis.size();
-        }
-
-        /// How many took so many seconds.
-        double[] histogram(Spans spans) {
-            var counts = new double[spans.count()];
-            millis.stream().forEach(took -> counts[spans.at(took / 1000.0)]++);
-            return counts;
-        }
-
-        /// The given share's percentiles, in seconds: `p(0.5, 0.9)`.
-        double[] percentiles(double... shares) {
-            if (isEmpty()) return new double[0];
-            var sorted = millis.stream().sorted().toArray();
-            return DoubleStream.of(shares).mapToInt(share -> (int) Math.ceil(share * sorted.length))
-                    .mapToDouble(rank -> sorted[Math.max(0, rank - 1)] / 1000.0).toArray();
-        }
-
-        /// Those that are told everywhere, by name; none of none.
-        Map<String, Double> percentiles() {
-            var names = List.of("p50", "p90", "p99", "max");
-            var seconds = percentiles(0.5, 0.9, 0.99, 1);
-            var named = new LinkedHashMap<String, Double>();
-            for (int i = 0; i < seconds.length; i++) named.put(names.get(i), seconds[i]);
-            return named;
-        }
-
-        /// `p50 1.20, p90 3.00, p99 4.50, max 9.81`
-        String words() {
-            return percentiles().entrySet().stream()
-                    .map(named -> String.format(Locale.ROOT, "%s %.2f", named.getKey(), named.getValue()))
-                    .collect(joining(", "));
-        }
-    }
-
     /// Numbers by place, 0 where none was set. Blocks are added and never copied: a growing array would be there twice.
     static final class Longs {
         private static final int BLOCK = 1 << 12;
@@ -15410,6 +15234,54 @@ final class DifyExec implements Runnable {
         LongStream stream() {
             return IntStream.range(0, size).mapToLong(this::get);
         }
+
+        /// Milliseconds of the rows that succeeded.
+        static final class Latencies {
+            private final Longs millis = new Longs();
+
+            void add(long took) {
+                millis.add(Math.min(Integer.MAX_VALUE, took));
+            }
+
+            boolean isEmpty() {
+                return size() == 0;
+            }
+
+            int size() {
+                return millis.size();
+            }
+
+            /// How many took so many seconds.
+            double[] histogram(Spans spans) {
+                var counts = new double[spans.count()];
+                millis.stream().forEach(took -> counts[spans.at(took / 1000.0)]++);
+                return counts;
+            }
+
+            /// The given share's percentiles, in seconds: `p(0.5, 0.9)`.
+            double[] percentiles(double... shares) {
+                if (isEmpty()) return new double[0];
+                var sorted = millis.stream().sorted().toArray();
+                return DoubleStream.of(shares).mapToInt(share -> (int) Math.ceil(share * sorted.length))
+                        .mapToDouble(rank -> sorted[Math.max(0, rank - 1)] / 1000.0).toArray();
+            }
+
+            /// Those that are told everywhere, by name; none of none.
+            Map<String, Double> percentiles() {
+                var names = List.of("p50", "p90", "p99", "max");
+                var seconds = percentiles(0.5, 0.9, 0.99, 1);
+                var named = new LinkedHashMap<String, Double>();
+                for (int i = 0; i < seconds.length; i++) named.put(names.get(i), seconds[i]);
+                return named;
+            }
+
+            /// `p50 1.20, p90 3.00, p99 4.50, max 9.81`
+            String words() {
+                return percentiles().entrySet().stream()
+                        .map(named -> String.format(Locale.ROOT, "%s %.2f", named.getKey(), named.getValue()))
+                        .collect(joining(", "));
+            }
+        }
     }
 
     /// The nearest of some words, if it is near enough to be a slip.
@@ -15417,26 +15289,25 @@ final class DifyExec implements Runnable {
         private static final Pattern MARKS = Pattern.compile("[\\s_-]");
 
         static Optional<String> of(String word, List<String> words) {
-            return within(Math.max(1, word.length() / 4), word, words);
+            return within(Math.max(1, word.length() / 4), word, words.stream()).findFirst();
         }
 
         /// The same for what is typed in a hurry: two letters may have changed places.
         static Optional<String> ofTyped(String word, List<String> words) {
-            return within(Math.max(word.length() > 4 ? 2 : 1, word.length() / 4), word, words);
-        }
-
-        private static Optional<String> within(int most, String word, List<String> words) {
-            return words.stream().filter(other -> distance(plain(word), plain(other)) <= most)
-                    .min(Comparator.comparingInt(other -> distance(plain(word), plain(other))));
+            return within(Math.max(word.length() > 4 ? 2 : 1, word.length() / 4), word, words.stream()).findFirst();
         }
 
         /// The nearest of many words, if they are not too far, best first.
         static List<String> of(String word, Stream<String> words, int most) {
+            return within(Math.max(2, plain(word).length() / 2), word, words).limit(most).toList();
+        }
+
+        private static Stream<String> within(int farthest, String word, Stream<String> words) {
             record Near(String word, int distance) {}
             var wanted = plain(word);
             return words.map(other -> new Near(other, distance(wanted, plain(other))))
-                    .filter(near -> near.distance() <= Math.max(2, wanted.length() / 2))
-                    .sorted(Comparator.comparingInt(Near::distance)).limit(most).map(Near::word).toList();
+                    .filter(near -> near.distance() <= farthest).sorted(Comparator.comparingInt(Near::distance))
+                    .map(Near::word);
         }
 
         /// Case and the marks between words do not count.
@@ -15459,10 +15330,8 @@ final class DifyExec implements Runnable {
         static String text(String text, int longest) {
             var cut = cut(text, longest);
             if (cut.length() < text.length()) cut += "…";
-            var clean = new StringBuilder(cut.length());
-            cut.codePoints().map(c -> isControl(c) ? ' ' : Utf8.isHalf(c) ? 0xFFFD : c)
-                    .forEach(clean::appendCodePoint);
-            return clean.toString();
+            return cut.codePoints().map(c -> isControl(c) ? ' ' : Json.Utf8.isHalf(c) ? 0xFFFD : c)
+                    .collect(StringBuilder::new, StringBuilder::appendCodePoint, StringBuilder::append).toString();
         }
 
         /// The same of each line.

@@ -459,7 +459,7 @@ final class BatchTest {
             var files = BatchFiles.of(folder.resolve("results.jsonl"));
             var out = new StringWriter();
             new StatusView(Batch.peek(files, Optional.empty()), new PrintWriter(out, true), new Paint(false))
-                    .print(new NextCall(Invocation.INSTALLED, Typed.NOTHING));
+                    .print(new NextCall(Env.Invocation.INSTALLED, Typed.NOTHING));
             return out.toString();
         }
 
@@ -1023,7 +1023,7 @@ final class BatchTest {
         void aRowThatHasChangedSinceItsSuccessRunsAgainOnlyWhenAskedFor() throws Exception {
             new Scene(folder, "id,text\na,old\nb,same\n").play();
             var scene = new Scene(folder, "id,text\na,new\nb,same\n");
-            var options = new RowOptions();
+            var options = new Work.RowOptions();
             try (var writer = scene.open()) {
                 var batch = writer.batch();
                 assertTrue(batch.select(options.of(Selection.pending()), seconds(1)).isEmpty());
@@ -1036,9 +1036,9 @@ final class BatchTest {
             }
         }
 
-        private List<String> selected(Scene scene, Selection selection, Consumer<RowOptions> set)
+        private List<String> selected(Scene scene, Selection selection, Consumer<Work.RowOptions> set)
                 throws IOException {
-            var options = new RowOptions();
+            var options = new Work.RowOptions();
             set.accept(options);
             try (var writer = scene.open()) {
                 var ids = new ArrayList<String>();

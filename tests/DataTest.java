@@ -209,7 +209,7 @@ final class DataTest {
                 """)
         void aPercentileIsTheSmallestValueThatSoManyDoNotExceed(int rows, double p50, double p90, double p99,
                 double max) {
-            var latencies = new Latencies();
+            var latencies = new Longs.Latencies();
             IntStream.rangeClosed(1, rows).map(n -> rows + 1 - n).forEach(latencies::add);
 
             var seen = latencies.percentiles(0.5, 0.9, 0.99, 1);
@@ -219,7 +219,7 @@ final class DataTest {
 
         @Test
         void aTimeBeyondAllBoundsIsKeptAsTheLongest() {
-            var latencies = new Latencies();
+            var latencies = new Longs.Latencies();
             assertTrue(latencies.isEmpty());
 
             latencies.add(Long.MAX_VALUE);
@@ -370,7 +370,7 @@ final class DataTest {
         }
 
         private static Access access(Env env, String baseUrl, StringWriter err) {
-            var options = new DifyOptions();
+            var options = new Setup.DifyOptions();
             options.baseUrl = URI.create(baseUrl);
             options.timeout = seconds(300);
             options.workflowId = "";
@@ -588,7 +588,7 @@ final class DataTest {
     class TheWrittenText {
         private static String written(String... pieces) throws IOException {
             var out = new ByteArrayOutputStream();
-            try (var writer = new Utf8(out)) {
+            try (var writer = new Json.Utf8(out)) {
                 for (var piece : pieces) writer.write(piece);
             }
             return UTF_8.newDecoder().decode(ByteBuffer.wrap(out.toByteArray())).toString(); // whole UTF-8
@@ -626,7 +626,7 @@ final class DataTest {
         @Test
         void itIsShownAsWhatCannotBeShown() throws IOException {
             var out = new ByteArrayOutputStream();
-            try (var writer = Utf8.shown(out)) {
+            try (var writer = Json.Utf8.shown(out)) {
                 writer.write("\ud83d end 😀");
             }
 

@@ -94,7 +94,7 @@ final class OptionsTest {
         @Test
         void hasExamplesThatBeginAsTheToolWasStarted() {
             var spec = commandLine(Env.of(Map.of())).getSubcommands().get("status").getCommandSpec();
-            var help = new HelpPage(spec, 60, new Paint(false), "./jbang DifyExec.java ").text();
+            var help = new CommandLines.HelpPage(spec, 60, new Paint(false), "./jbang DifyExec.java ").text();
 
             assertTrue(help.contains("\n  ./jbang DifyExec.java status -o results.jsonl --html \\\n      report.html\n"),
                     help);
@@ -103,11 +103,12 @@ final class OptionsTest {
         @Test
         void isBoldOnATerminalOnly() {
             var spec = commandLine(Env.of(Map.of())).getSubcommands().get("run").getCommandSpec();
-            var bold = new HelpPage(spec, 80, new Paint(true), "").text();
+            var bold = new CommandLines.HelpPage(spec, 80, new Paint(true), "").text();
 
             for (var words : List.of("Input:", "-c, --concurrency=N", "Examples:"))
                 assertTrue(bold.contains("\033[1m" + words + "\033[0m"), words);
-            assertEquals(new HelpPage(spec, 80, new Paint(false), "").text(), bold.replaceAll("\033\\[[01]m", ""));
+            assertEquals(new CommandLines.HelpPage(spec, 80, new Paint(false), "").text(),
+                    bold.replaceAll("\033\\[[01]m", ""));
             assertFalse(help("run", 80).contains("\033"));
         }
 
@@ -166,14 +167,14 @@ final class OptionsTest {
                 8760h,   31536000000
                 """)
         void aDurationIsSecondsUnlessItNamesItsUnit(String text, long millis) {
-            assertEquals(Duration.ofMillis(millis), new Durations().convert(text));
+            assertEquals(Duration.ofMillis(millis), Converters.duration(text));
         }
 
         @ParameterizedTest
         @ValueSource(strings = {"", "abc", "-1", "1,5", ".5", "5 minutes", "1e3", "5d", "٣", "8761h",
                 "99999999999999999999"})
         void whatIsNoDurationIsRefused(String text) {
-            assertThrows(CommandLine.TypeConversionException.class, () -> new Durations().convert(text));
+            assertThrows(CommandLine.TypeConversionException.class, () -> Converters.duration(text));
         }
 
         @ParameterizedTest
@@ -185,7 +186,7 @@ final class OptionsTest {
                 http://[::1]:5001/v1,           http://[::1]:5001/v1
                 """)
         void anAddressEndsWithoutASlash(String text, URI address) {
-            assertEquals(address, new Addresses().convert(text));
+            assertEquals(address, Converters.address(text));
         }
 
         @ParameterizedTest
@@ -194,7 +195,7 @@ final class OptionsTest {
                 "https://me:secret@dify.example/v1"})
         void whatIsNoAddressIsRefusedWithoutRepeatingIt(String text) {
             var problem = assertThrows(CommandLine.TypeConversionException.class,
-                    () -> new Addresses().convert(text));
+                    () -> Converters.address(text));
 
             assertFalse(problem.getMessage().contains("secret"));
         }
@@ -294,7 +295,7 @@ final class OptionsTest {
                 1,           2,    1
                 """)
         void waitingRunsOneRowAtATime(Long concurrency, Integer wait, int slots) {
-            var pace = new PaceOptions();
+            var pace = new Work.PaceOptions();
             pace.concurrency = concurrency;
             pace.wait = wait == null ? null : seconds(wait);
 
@@ -304,7 +305,7 @@ final class OptionsTest {
         @ParameterizedTest
         @CsvSource(nullValues = "-", value = {"10001, -", "99999999999, -", "2, 1"})
         void aConcurrencyThatCannotBeIsRefused(long concurrency, Integer wait) {
-            var pace = new PaceOptions();
+            var pace = new Work.PaceOptions();
             pace.concurrency = concurrency;
             pace.wait = wait == null ? null : seconds(wait);
 

@@ -144,7 +144,7 @@ final class PasteTest extends WholeCommand {
         @Test
         void byTheJarRunsABatchWithoutWarnings() throws Exception {
             Files.writeString(Way.JAR.folder().resolve("three.csv"), "id,text\n1,a\n2,b\n3,c\n");
-            try (var server = Demo.start(Demo.Version.V1_16_0, List.of("id", "text"))) {
+            try (var server = new Demo(Demo.Version.V1_16_0, List.of("id", "text"))) {
                 var said = start(Way.JAR, "DIFY_API_KEY=" + KEY + " DIFY_API_BASE_URL=" + server.baseUrl() + " '" + JAVA
                         + "' -jar 'one jar.jar' run --mode streaming -i three.csv -o three.jsonl");
 
@@ -159,9 +159,9 @@ final class PasteTest extends WholeCommand {
 
     @Nested
     class TheInvocation {
-        private Invocation of(String command, String process, String... args) {
+        private Env.Invocation of(String command, String process, String... args) {
             var variables = Map.of("PATH", file("bin") + ":" + file("none"), "DIFYEXEC_COMMAND", command);
-            return Invocation.of(variables::get, List.of(process.split(" ")), List.of(args), folder);
+            return Env.Invocation.of(variables::get, List.of(process.split(" ")), List.of(args), folder);
         }
 
         private void program(String name) throws IOException {
