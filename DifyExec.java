@@ -264,7 +264,7 @@ final class DifyExec implements Runnable {
             var out = spec.commandLine().getOut();
             var timeline = new Timeline();
             var batch = html == null ? Batch.peek(files, csv) : Batch.peek(files, csv, List.of(timeline));
-            if (html != null) Draft.write(html, new Report(batch, timeline)::write);
+            if (html != null) Draft.write(html, new Page.Report(batch, timeline)::write);
             if (json) out.println(StatusView.json(batch));
             else new StatusView(batch, out, Paint.of(env, 1)).print(TypedCall.of(spec, env).next());
             if (html != null) spec.commandLine().getErr().println("Report: " + html);
@@ -275,14 +275,14 @@ final class DifyExec implements Runnable {
         private int tell(Shards shards) throws IOException {
             if (html != null) throw new Unusable("--html: the report is of one batch; 'merge' makes it of its shards");
             var out = spec.commandLine().getOut();
-            if (input == null) return tell(ShardsView.of(shards, Optional.empty()), out);
+            if (input == null) return tell(StatusView.OfShards.of(shards, Optional.empty()), out);
             try (var source = Source.of(input)) {
                 shards.files().forEach(files -> files.refuse(source.path()));
-                return tell(ShardsView.of(shards, Optional.of(shape.open(source.path()))), out);
+                return tell(StatusView.OfShards.of(shards, Optional.of(shape.open(source.path()))), out);
             }
         }
 
-        private int tell(ShardsView view, PrintWriter out) {
+        private int tell(StatusView.OfShards view, PrintWriter out) {
             if (json) out.println(view.json());
             else view.print(out, Paint.of(env, 1), TypedCall.of(spec, env).next());
             return view.isComplete() ? OK : ROWS_LEFT;
@@ -332,7 +332,7 @@ final class DifyExec implements Runnable {
             var files = BatchFiles.of(results.file).begun();
             boolean toFile = !file.toString().equals("-");
             if (toFile) Draft.refuse(file, files, Optional.of(input), _ -> force);
-            var names = new OutputNames();
+            var names = new Spreadsheet.OutputNames();
             try (var source = files.open(input)) {
                 var csv = shape.open(source.path());
                 var batch = Batch.peek(files, Optional.of(csv), failed ? List.of() : List.of(names));
@@ -396,8 +396,8 @@ final class DifyExec implements Runnable {
         public Integer call() throws IOException {
             for (var file : List.of(first, second)) refuse(BatchFiles.of(file).begun());
             if (csv != null && csv.equals(html)) throw new Unusable(csv + ": named for both --csv and --html");
-            var sides = Compared.read(List.of(first, second), csv != null, html != null);
-            var scope = new Scope(part, Set.copyOf(ignored), trim);
+            var sides = Comparison.Compared.read(List.of(first, second), csv != null, html != null);
+            var scope = new Comparison.Scope(part, Set.copyOf(ignored), trim);
             try (var comparison = new Comparison(sides.getFirst(), sides.getLast(), scope)) {
                 return tell(comparison, comparison.overview());
             }
@@ -409,17 +409,17 @@ final class DifyExec implements Runnable {
             if (html != null) Draft.refuse(html, files, Optional.empty(), file -> force || Page.isOurs(file));
         }
 
-        private int tell(Comparison comparison, Overview overview) throws IOException {
+        private int tell(Comparison comparison, Comparison.Overview overview) throws IOException {
             var out = spec.commandLine().getOut();
             var err = spec.commandLine().getErr();
-            if (json) ComparisonView.json(comparison, overview, out);
-            else new ComparisonView(comparison, overview, out, Paint.of(env, 1)).print(all);
+            if (json) Comparison.View.json(comparison, overview, out);
+            else new Comparison.View(comparison, overview, out, Paint.of(env, 1)).print(all);
             if (csv != null) {
-                var sheet = new ComparisonSheet(comparison);
+                var sheet = new Comparison.Table(comparison);
                 Draft.write(csv, sheet::write);
                 sheet.tell(err);
             }
-            if (html != null) Draft.write(html, new ComparisonPage(comparison, overview)::write);
+            if (html != null) Draft.write(html, new Page.OfBoth(comparison, overview)::write);
             if (html != null) err.println("Page: " + html);
             return overview.differs() ? DIFFERENT : OK;
         }
@@ -1543,7 +1543,7 @@ final class DifyExec implements Runnable {
         }
 
         static void byError(Batch batch, List<Integer> rows, boolean all, PrintWriter out) {
-            CauseGroup.of(batch, rows.stream().mapToInt(entry -> entry), all ? Integer.MAX_VALUE : 5)
+            Cause.Group.of(batch, rows.stream().mapToInt(entry -> entry), all ? Integer.MAX_VALUE : 5)
                     .forEach(group -> out.println("  " + group.line()));
         }
     }
@@ -1928,7 +1928,7 @@ final class DifyExec implements Runnable {
                     .registerConverter(URI.class, new Addresses())
                     .registerConverter(Mode.class, new OneOf<>(Mode.class))
                     .registerConverter(RetryRuns.class, new OneOf<>(RetryRuns.class))
-                    .registerConverter(ProgressStyle.class, new OneOf<>(ProgressStyle.class))
+                    .registerConverter(Progress.Style.class, new OneOf<>(Progress.Style.class))
                     .registerConverter(Grouping.class, new OneOf<>(Grouping.class))
                     .setParameterExceptionHandler((problem, _) -> unusable(problem, env.invocation()))
                     .setExecutionExceptionHandler(CommandLines::stopped)
@@ -2673,7 +2673,7 @@ final class DifyExec implements Runnable {
 
         @Option(names = "--progress", paramLabel = "HOW", defaultValue = "auto",
                 description = "auto, plain or off (default: ${DEFAULT-VALUE}).")
-        ProgressStyle progress;
+        Progress.Style progress;
     }
 
     /// How failures are listed.
@@ -2915,10 +2915,10 @@ final class DifyExec implements Runnable {
         private long next = System.nanoTime();
         private int drawn = 0; // characters of the line that stands there
 
-        Progress(PrintWriter err, ProgressStyle style) {
+        Progress(PrintWriter err, Style style) {
             this.err = err;
-            this.off = style == ProgressStyle.OFF;
-            this.window = style == ProgressStyle.AUTO && Screen.isTerminal(2) ? Optional.of(new Window(2))
+            this.off = style == Style.OFF;
+            this.window = style == Style.AUTO && Screen.isTerminal(2) ? Optional.of(new Window(2))
                     : Optional.empty();
             if (window.isEmpty()) next += PLAIN.toNanos();
         }
@@ -2928,8 +2928,8 @@ final class DifyExec implements Runnable {
             if (off || System.nanoTime() < next) return;
             next = System.nanoTime() + (window.isPresent() ? REDRAW : PLAIN).toNanos();
             window.map(Window::width).ifPresentOrElse(
-                    width -> redraw(new ProgressLine(tally).within(width - 1), width),
-                    () -> err.println(new ProgressLine(tally).plain()));
+                    width -> redraw(new OneLine(tally).within(width - 1), width),
+                    () -> err.println(new OneLine(tally).plain()));
             err.flush();
         }
 
@@ -2958,87 +2958,87 @@ final class DifyExec implements Runnable {
         public void close() {
             window.ifPresent(Window::close);
         }
-    }
 
-    /// The progress in one line: `12/20 · 10 ok · 2 failed · 5 running · 3.2/s · 684 tokens · 8 s left`
-    record ProgressLine(Tally tally) {
-        private static final int BAR = 20, LAST = 9;
+        /// The progress in one line: `12/20 · 10 ok · 2 failed · 5 running · 3.2/s · 684 tokens · 8 s left`
+        record OneLine(Tally tally) {
+            private static final int BAR = 20, LAST = 9;
 
-        /// A piece of the line. Those of a lower rank get their room first; rank 0 is always there.
-        private record Piece(int rank, String text) {}
+            /// A piece of the line. Those of a lower rank get their room first; rank 0 is always there.
+            private record Piece(int rank, String text) {}
 
-        String plain() {
-            return joined(_ -> true);
-        }
-
-        /// What fits into so many columns.
-        String within(int columns) {
-            var kept = new HashSet<>(Set.of(0));
-            for (int rank = 1; rank <= LAST; rank++) {
-                kept.add(rank);
-                if (joined(kept::contains).length() > columns) kept.remove(rank);
+            String plain() {
+                return joined(_ -> true);
             }
-            var line = joined(kept::contains);
-            return line.length() + BAR + 3 <= columns ? bar() + " " + line : Plain.cut(line, columns);
+
+            /// What fits into so many columns.
+            String within(int columns) {
+                var kept = new HashSet<>(Set.of(0));
+                for (int rank = 1; rank <= LAST; rank++) {
+                    kept.add(rank);
+                    if (joined(kept::contains).length() > columns) kept.remove(rank);
+                }
+                var line = joined(kept::contains);
+                return line.length() + BAR + 3 <= columns ? bar() + " " + line : Plain.cut(line, columns);
+            }
+
+            private String joined(Predicate<Integer> ranks) {
+                return pieces().stream().filter(piece -> ranks.test(piece.rank()) && !piece.text().isEmpty())
+                        .map(Piece::text).collect(joining(" · "));
+            }
+
+            private List<Piece> pieces() {
+                return List.of(
+                        new Piece(0, tally.done() + "/" + tally.asked),
+                        new Piece(LAST, tally.succeeded() + " ok"),
+                        new Piece(0, some(tally.count(Standing.FAILED), "failed")),
+                        new Piece(1, some(tally.count(Standing.PAUSED) + tally.count(Standing.UNKNOWN), "open")),
+                        new Piece(2, tally.rest.map(OneLine::words).orElse("")),
+                        new Piece(4, tally.running + " running"
+                                + (tally.limit < tally.ceiling ? " (limit " + tally.limit + ")" : "")),
+                        new Piece(5, some(tally.waiting, "waiting")),
+                        new Piece(5, some(tally.doubts, "looked up")),
+                        new Piece(3, String.format(Locale.ROOT, "%.1f/s", tally.rate())),
+                        new Piece(8, some(tally.tokens, "tokens")),
+                        new Piece(7, cost()),
+                        new Piece(0, tally.timeLeft().map(left -> Plain.seconds(left) + " left").orElse("")));
+            }
+
+            private static String some(long count, String what) {
+                return count == 0 ? "" : count + " " + what;
+            }
+
+            private String bar() {
+                int full = tally.asked == 0 ? BAR : (int) (BAR * tally.done() / tally.asked);
+                return "[" + "#".repeat(full) + "-".repeat(BAR - full) + "]";
+            }
+
+            /// `0.00021 of about 0.00105 USD`
+            private String cost() {
+                var spent = tally.spending().times(1);
+                var all = tally.projected();
+                return tally.spending().currencies().stream().map(unit -> spent.get(unit).toPlainString()
+                        + (all.containsKey(unit) ? " of about " + all.get(unit).toPlainString() : "") + " "
+                        + Plain.text(unit, 8)).collect(joining(", "));
+            }
+
+            private static String words(Rest rest) {
+                return switch (rest) {
+                    case Rest.Asked(var left) -> "the server asks for " + Plain.seconds(left) + " of rest";
+                    case Rest.Silent(var left) -> "no answer, asks again in " + Plain.seconds(left);
+                    case Rest.Probe() -> "no answer, asks again now";
+                    case Rest.NextStart(var left) -> "next start in " + Plain.seconds(left);
+                    case Rest.LookUps() -> "waits for runs that are looked up";
+                };
+            }
         }
 
-        private String joined(Predicate<Integer> ranks) {
-            return pieces().stream().filter(piece -> ranks.test(piece.rank()) && !piece.text().isEmpty())
-                    .map(Piece::text).collect(joining(" · "));
-        }
+        enum Style {
+            AUTO, PLAIN, OFF;
 
-        private List<Piece> pieces() {
-            return List.of(
-                    new Piece(0, tally.done() + "/" + tally.asked),
-                    new Piece(LAST, tally.succeeded() + " ok"),
-                    new Piece(0, some(tally.count(Standing.FAILED), "failed")),
-                    new Piece(1, some(tally.count(Standing.PAUSED) + tally.count(Standing.UNKNOWN), "open")),
-                    new Piece(2, tally.rest.map(ProgressLine::words).orElse("")),
-                    new Piece(4, tally.running + " running"
-                            + (tally.limit < tally.ceiling ? " (limit " + tally.limit + ")" : "")),
-                    new Piece(5, some(tally.waiting, "waiting")),
-                    new Piece(5, some(tally.doubts, "looked up")),
-                    new Piece(3, String.format(Locale.ROOT, "%.1f/s", tally.rate())),
-                    new Piece(8, some(tally.tokens, "tokens")),
-                    new Piece(7, cost()),
-                    new Piece(0, tally.timeLeft().map(left -> Plain.seconds(left) + " left").orElse("")));
-        }
-
-        private static String some(long count, String what) {
-            return count == 0 ? "" : count + " " + what;
-        }
-
-        private String bar() {
-            int full = tally.asked == 0 ? BAR : (int) (BAR * tally.done() / tally.asked);
-            return "[" + "#".repeat(full) + "-".repeat(BAR - full) + "]";
-        }
-
-        /// `0.00021 of about 0.00105 USD`
-        private String cost() {
-            var spent = tally.spending().times(1);
-            var all = tally.projected();
-            return tally.spending().currencies().stream().map(unit -> spent.get(unit).toPlainString()
-                    + (all.containsKey(unit) ? " of about " + all.get(unit).toPlainString() : "") + " "
-                    + Plain.text(unit, 8)).collect(joining(", "));
-        }
-
-        private static String words(Rest rest) {
-            return switch (rest) {
-                case Rest.Asked(var left) -> "the server asks for " + Plain.seconds(left) + " of rest";
-                case Rest.Silent(var left) -> "no answer, asks again in " + Plain.seconds(left);
-                case Rest.Probe() -> "no answer, asks again now";
-                case Rest.NextStart(var left) -> "next start in " + Plain.seconds(left);
-                case Rest.LookUps() -> "waits for runs that are looked up";
-            };
-        }
-    }
-
-    enum ProgressStyle {
-        AUTO, PLAIN, OFF;
-
-        @Override
-        public String toString() {
-            return name().toLowerCase(Locale.ROOT);
+            @Override
+            public String toString() {
+                return name().toLowerCase(Locale.ROOT);
+            }
         }
     }
 
@@ -3053,7 +3053,7 @@ final class DifyExec implements Runnable {
             figures(stop.isPresent()).forEach(figure -> err.println("  " + figure));
             long rest = Math.max(batch.index().count(Standing.PENDING), tally.asked - tally.done());
             if (part) estimate(rest, tally).ifPresent(err::println);
-            Plain.some(CauseGroup.of(batch), CauseGroup.SHOWN, group -> err.println("  "
+            Plain.some(Cause.Group.of(batch), Cause.Group.SHOWN, group -> err.println("  "
                     + paint.by(group.cause().outcome(), group.line())), "  %s causes", err);
             next.print(batch, err);
             err.flush();
@@ -3172,7 +3172,7 @@ final class DifyExec implements Runnable {
             Share.of(batch.index()).forEach(share -> out.println(share.line(10, Standing::word, paint::by)));
             out.println();
             figures(batch).forEach((name, figure) -> out.println("  " + paint.faint("%-15s".formatted(name)) + figure));
-            var groups = CauseGroup.of(batch).stream()
+            var groups = Cause.Group.of(batch).stream()
                     .collect(Collectors.partitioningBy(group -> group.cause().outcome() == Standing.FAILED));
             causes("Failed", groups.get(true));
             causes("Open: how they end is not known yet", groups.get(false));
@@ -3281,12 +3281,12 @@ final class DifyExec implements Runnable {
             return millis == 0 ? 0 : (batch.index().rows() - batch.index().count(Standing.PENDING)) * 1000.0 / millis;
         }
 
-        private void causes(String heading, List<CauseGroup> groups) {
+        private void causes(String heading, List<Cause.Group> groups) {
             if (groups.isEmpty()) return;
             out.println();
             out.println("  " + paint.bold(heading));
             int longest = paint.on() ? Math.max(40, Screen.width(1) - 13) : 160;
-            Plain.some(groups, CauseGroup.SHOWN, group -> {
+            Plain.some(groups, Cause.Group.SHOWN, group -> {
                 out.println(paint.by(group.cause().outcome(), "%,8d".formatted(group.count())) + " × "
                         + Plain.text(group.cause().words(), longest));
                 out.println(" ".repeat(11) + paint.faint(group.examples()));
@@ -3332,7 +3332,7 @@ final class DifyExec implements Runnable {
                     "total_tokens", history.tokens,
                     "started_at", history.startedAt == null ? null : Times.text(history.startedAt),
                     "updated_at", history.updatedAt == null ? null : Times.text(history.updatedAt),
-                    "errors", CauseGroup.of(batch).stream().map(CauseGroup::json).toList(),
+                    "errors", Cause.Group.of(batch).stream().map(Cause.Group::json).toList(),
                     "running_seconds", history.running().toMillis() / 1000.0,
                     "rows_per_second", Math.round(rate(batch) * 1000) / 1000.0,
                     "seconds", history.latencies.percentiles(),
@@ -3347,6 +3347,109 @@ final class DifyExec implements Runnable {
                     "versions", List.copyOf(batch.versions()),
                     "changed_in_input", history.changed.cardinality()));
             return Json.Tokens.text(json);
+        }
+
+        /// Where each of a batch's shards stands, by its files: a table with a line for each, or one JSON object.
+        ///
+        /// @param hasCsv else the rows of shards that have not begun are not known
+        record OfShards(Shards shards, Index index, List<Part> parts, boolean hasCsv) {
+            /// @param history empty: it has not begun
+            record Part(Shard shard, Optional<History> history, Map<Standing, Long> counts) {
+                long count(Standing standing) {
+                    return counts.getOrDefault(standing, 0L);
+                }
+
+                long rows() {
+                    return counts.values().stream().mapToLong(Long::longValue).sum();
+                }
+
+                Optional<Instant> updatedAt() {
+                    return history.map(known -> known.updatedAt);
+                }
+
+                long inFlight() {
+                    return history.map(History::inFlight).orElse(0L);
+                }
+            }
+
+            static OfShards of(Shards shards, Optional<Csv> csv) {
+                var index = new Index();
+                csv.ifPresent(known -> known.check(index));
+                if (csv.isPresent()) index.endOfRows();
+                var histories = new TreeMap<Integer, History>();
+                try {
+                    for (var files : shards.files()) {
+                        files.refuseForeign();
+                        Results.read(files.results(), index, List.of());
+                        histories.put(Shards.shard(files).index(), History.read(files.log(), index, List.of()));
+                    }
+                } catch (IOException problem) {
+                    throw new Unusable(shards.whole().results() + ": " + Plain.of(problem));
+                }
+                var counts = IntStream.range(0, index.rows()).boxed().collect(Collectors.groupingBy(
+                        entry -> Shard.of(index.id(entry), shards.count()).index(),
+                        Collectors.groupingBy(index::standing, Collectors.counting())));
+                return new OfShards(shards, index, IntStream.rangeClosed(1, shards.count()).mapToObj(number -> new Part(
+                        new Shard(number, shards.count()), Optional.ofNullable(histories.get(number)),
+                        counts.getOrDefault(number, Map.of()))).toList(), csv.isPresent());
+            }
+
+            /// Every row has a success.
+            boolean isComplete() {
+                return index.isComplete() && (hasCsv || shards.missing().isEmpty())
+                        && parts.stream().flatMap(part -> part.history().stream())
+                                .allMatch(history -> history.missingFiles.isEmpty());
+            }
+
+            void print(PrintWriter out, Paint paint, NextCall next) {
+                var standings = StatusView.ORDER.stream().filter(standing -> index.count(standing) > 0).toList();
+                out.println(paint.bold(shards.whole().results().toString()) + ": " + shards.files().size() + " of "
+                        + Plain.count(shards.count(), "shard") + " begun, not merged yet");
+                out.println();
+                out.println("  " + paint.faint("%-9s %11s".formatted("shard", "rows") + standings.stream()
+                        .map(standing -> " %11s".formatted(standing.word())).collect(joining())
+                        + " %9s  %s".formatted("in flight", "last event")));
+                parts.forEach(part -> line(out, part.shard().toString(), part.rows(), standings, part::count,
+                        part.inFlight(), part.history().isEmpty() ? "not begun" : part.updatedAt()
+                                .map(time -> Times.local("yyyy-MM-dd HH:mm:ss xxx", time)).orElse("")));
+                line(out, "total", index.rows(), standings, index::count, inFlight(), "");
+                out.println();
+                next.merge(shards.whole().results(), out);
+            }
+
+            private static void line(PrintWriter out, String name, long rows, List<Standing> standings,
+                    ToLongFunction<Standing> count, long inFlight, String last) {
+                out.println(("  %-9s %11s".formatted(name, Plain.number(rows)) + standings.stream()
+                        .map(standing -> " %11s".formatted(Plain.number(count.applyAsLong(standing)))).collect(joining())
+                        + " %9s  %s".formatted(Plain.number(inFlight), last)).stripTrailing());
+            }
+
+            private long inFlight() {
+                return parts.stream().mapToLong(Part::inFlight).sum();
+            }
+
+            private long sum(ToLongFunction<History> of) {
+                return parts.stream().flatMap(part -> part.history().stream()).mapToLong(of).sum();
+            }
+
+            /// The keys and their order are a promise.
+            String json() {
+                var json = Json.Tokens.object("total", index.rows());
+                for (var standing : StatusView.ORDER) json.put(standing.word(), index.count(standing));
+                json.putAll(Json.Tokens.object("attempts", sum(history -> history.attempts),
+                        "retries", sum(history -> history.retries), "total_tokens", sum(history -> history.tokens),
+                        "in_flight", inFlight(), "shards", parts.stream().map(OfShards::json).toList()));
+                return Json.Tokens.text(json);
+            }
+
+            private static Map<String, Object> json(Part part) {
+                var json = Json.Tokens.object("shard", part.shard().toString(), "begun", part.history().isPresent(),
+                        "total", part.rows());
+                for (var standing : StatusView.ORDER) json.put(standing.word(), part.count(standing));
+                json.put("in_flight", part.inFlight());
+                json.put("updated_at", part.updatedAt().map(Times::text).orElse(null));
+                return json;
+            }
         }
     }
 
@@ -3386,109 +3489,6 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// Where each of a batch's shards stands, by its files: a table with a line for each, or one JSON object.
-    ///
-    /// @param hasCsv else the rows of shards that have not begun are not known
-    record ShardsView(Shards shards, Index index, List<Part> parts, boolean hasCsv) {
-        /// @param history empty: it has not begun
-        record Part(Shard shard, Optional<History> history, Map<Standing, Long> counts) {
-            long count(Standing standing) {
-                return counts.getOrDefault(standing, 0L);
-            }
-
-            long rows() {
-                return counts.values().stream().mapToLong(Long::longValue).sum();
-            }
-
-            Optional<Instant> updatedAt() {
-                return history.map(known -> known.updatedAt);
-            }
-
-            long inFlight() {
-                return history.map(History::inFlight).orElse(0L);
-            }
-        }
-
-        static ShardsView of(Shards shards, Optional<Csv> csv) {
-            var index = new Index();
-            csv.ifPresent(known -> known.check(index));
-            if (csv.isPresent()) index.endOfRows();
-            var histories = new TreeMap<Integer, History>();
-            try {
-                for (var files : shards.files()) {
-                    files.refuseForeign();
-                    Results.read(files.results(), index, List.of());
-                    histories.put(Shards.shard(files).index(), History.read(files.log(), index, List.of()));
-                }
-            } catch (IOException problem) {
-                throw new Unusable(shards.whole().results() + ": " + Plain.of(problem));
-            }
-            var counts = IntStream.range(0, index.rows()).boxed().collect(Collectors.groupingBy(
-                    entry -> Shard.of(index.id(entry), shards.count()).index(),
-                    Collectors.groupingBy(index::standing, Collectors.counting())));
-            return new ShardsView(shards, index, IntStream.rangeClosed(1, shards.count()).mapToObj(number -> new Part(
-                    new Shard(number, shards.count()), Optional.ofNullable(histories.get(number)),
-                    counts.getOrDefault(number, Map.of()))).toList(), csv.isPresent());
-        }
-
-        /// Every row has a success.
-        boolean isComplete() {
-            return index.isComplete() && (hasCsv || shards.missing().isEmpty())
-                    && parts.stream().flatMap(part -> part.history().stream())
-                            .allMatch(history -> history.missingFiles.isEmpty());
-        }
-
-        void print(PrintWriter out, Paint paint, NextCall next) {
-            var standings = StatusView.ORDER.stream().filter(standing -> index.count(standing) > 0).toList();
-            out.println(paint.bold(shards.whole().results().toString()) + ": " + shards.files().size() + " of "
-                    + Plain.count(shards.count(), "shard") + " begun, not merged yet");
-            out.println();
-            out.println("  " + paint.faint("%-9s %11s".formatted("shard", "rows") + standings.stream()
-                    .map(standing -> " %11s".formatted(standing.word())).collect(joining())
-                    + " %9s  %s".formatted("in flight", "last event")));
-            parts.forEach(part -> line(out, part.shard().toString(), part.rows(), standings, part::count,
-                    part.inFlight(), part.history().isEmpty() ? "not begun" : part.updatedAt()
-                            .map(time -> Times.local("yyyy-MM-dd HH:mm:ss xxx", time)).orElse("")));
-            line(out, "total", index.rows(), standings, index::count, inFlight(), "");
-            out.println();
-            next.merge(shards.whole().results(), out);
-        }
-
-        private static void line(PrintWriter out, String name, long rows, List<Standing> standings,
-                ToLongFunction<Standing> count, long inFlight, String last) {
-            out.println(("  %-9s %11s".formatted(name, Plain.number(rows)) + standings.stream()
-                    .map(standing -> " %11s".formatted(Plain.number(count.applyAsLong(standing)))).collect(joining())
-                    + " %9s  %s".formatted(Plain.number(inFlight), last)).stripTrailing());
-        }
-
-        private long inFlight() {
-            return parts.stream().mapToLong(Part::inFlight).sum();
-        }
-
-        private long sum(ToLongFunction<History> of) {
-            return parts.stream().flatMap(part -> part.history().stream()).mapToLong(of).sum();
-        }
-
-        /// The keys and their order are a promise.
-        String json() {
-            var json = Json.Tokens.object("total", index.rows());
-            for (var standing : StatusView.ORDER) json.put(standing.word(), index.count(standing));
-            json.putAll(Json.Tokens.object("attempts", sum(history -> history.attempts),
-                    "retries", sum(history -> history.retries), "total_tokens", sum(history -> history.tokens),
-                    "in_flight", inFlight(), "shards", parts.stream().map(ShardsView::json).toList()));
-            return Json.Tokens.text(json);
-        }
-
-        private static Map<String, Object> json(Part part) {
-            var json = Json.Tokens.object("shard", part.shard().toString(), "begun", part.history().isPresent(),
-                    "total", part.rows());
-            for (var standing : StatusView.ORDER) json.put(standing.word(), part.count(standing));
-            json.put("in_flight", part.inFlight());
-            json.put("updated_at", part.updatedAt().map(Times::text).orElse(null));
-            return json;
-        }
-    }
-
     /// Why a row has no success: what such rows are grouped by.
     record Cause(Standing outcome, String said) {
         static Cause of(Batch batch, int entry) {
@@ -3499,57 +3499,41 @@ final class DifyExec implements Runnable {
         String words() {
             return outcome == Standing.FAILED ? said : outcome.word() + ": " + said;
         }
-    }
 
-    /// The rows of one cause: how many, and the first of them.
-    record CauseGroup(Cause cause, long count, List<String> ids) {
-        private static final int EXAMPLES = 3, SHOWN = 10;
+        /// The rows of one cause: how many, and the first of them.
+        record Group(Cause cause, long count, List<String> ids) {
+            private static final int EXAMPLES = 3, SHOWN = 10;
 
-        /// All rows without success, the most frequent cause first.
-        static List<CauseGroup> of(Batch batch) {
-            return of(batch, IntStream.range(0, batch.index().size())
-                    .filter(entry -> batch.index().standing(entry).isOnRetryList()), EXAMPLES);
-        }
+            /// All rows without success, the most frequent cause first.
+            static List<Group> of(Batch batch) {
+                return of(batch, IntStream.range(0, batch.index().size())
+                        .filter(entry -> batch.index().standing(entry).isOnRetryList()), EXAMPLES);
+            }
 
-        /// Some rows, with so many of their ids.
-        static List<CauseGroup> of(Batch batch, IntStream rows, int examples) {
-            var groups = rows.boxed().collect(Collectors.groupingBy(entry -> Cause.of(batch, entry),
-                    LinkedHashMap::new, Collectors.toList()));
-            return groups.entrySet().stream()
-                    .map(group -> new CauseGroup(group.getKey(), group.getValue().size(),
-                            group.getValue().stream().limit(examples).map(batch.index()::id).toList()))
-                    .sorted(Comparator.comparingLong(CauseGroup::count).reversed()).toList();
-        }
+            /// Some rows, with so many of their ids.
+            static List<Group> of(Batch batch, IntStream rows, int examples) {
+                var groups = rows.boxed().collect(Collectors.groupingBy(entry -> Cause.of(batch, entry),
+                        LinkedHashMap::new, Collectors.toList()));
+                return groups.entrySet().stream()
+                        .map(group -> new Group(group.getKey(), group.getValue().size(),
+                                group.getValue().stream().limit(examples).map(batch.index()::id).toList()))
+                        .sorted(Comparator.comparingLong(Group::count).reversed()).toList();
+            }
 
-        /// `r-1, r-2, r-3, …`
-        String examples() {
-            return ids.stream().map(Plain::id).collect(joining(", ")) + (count > ids.size() ? ", …" : "");
-        }
+            /// `r-1, r-2, r-3, …`
+            String examples() {
+                return ids.stream().map(Plain::id).collect(joining(", ")) + (count > ids.size() ? ", …" : "");
+            }
 
-        /// `3 × unknown: the answer broke off (r-1, r-2, r-3)`
-        String line() {
-            return count + " × " + Plain.text(cause.words(), 160) + " (" + examples() + ")";
-        }
+            /// `3 × unknown: the answer broke off (r-1, r-2, r-3)`
+            String line() {
+                return count + " × " + Plain.text(cause.words(), 160) + " (" + examples() + ")";
+            }
 
-        Map<String, Object> json() {
-            return Json.Tokens.object("outcome", cause.outcome().word(), "cause", cause.said(), "count", count, "ids",
-                    ids);
-        }
-    }
-
-    /// The names of all outputs and inputs, in the order in which they come up.
-    static final class OutputNames implements Reading {
-        private static final int MOST = 10_000;
-
-        final Set<String> all = new LinkedHashSet<>(), inputs = new LinkedHashSet<>();
-
-        @Override
-        public void result(int entry, Lines line) throws IOException {
-            var ending = Ending.of(line.bytes());
-            all.addAll(ending.outputs().keySet());
-            inputs.addAll(ending.inputs().keySet());
-            if (all.size() > MOST) throw new Unusable("the results have more than " + Plain.number(MOST)
-                    + " different outputs: too many for columns of a spreadsheet");
+            Map<String, Object> json() {
+                return Json.Tokens.object("outcome", cause.outcome().word(), "cause", cause.said(), "count", count, "ids",
+                        ids);
+            }
         }
     }
 
@@ -3613,54 +3597,70 @@ final class DifyExec implements Runnable {
                     + ": their cells here are those of today, their outputs are not."));
             sheet.tell(err, "; --raw leaves it out");
         }
-    }
 
-    /// A CSV that spreadsheets open as it is and unharmed: UTF-8 with byte order mark, CR LF, and nothing in it that
-    /// they would run.
-    static final class Sheet {
-        private static final int EXCEL = 32_767;
-        private static final Pattern CONTROLS = Pattern.compile("[\\x00-\\x08\\x0B\\f\\x0E-\\x1F\\x7F-\\x9F]");
-        private static final Pattern NUMBER = Pattern.compile("[+-]?(\\d+([.,]\\d+)*|[.,]\\d+)([eE][+-]?\\d+)?%?");
+        /// The names of all outputs and inputs, in the order in which they come up.
+        static final class OutputNames implements Reading {
+            private static final int MOST = 10_000;
 
-        private final CellWriter cells;
-        private final boolean raw;
-        private long guarded = 0, tooLong = 0;
+            final Set<String> all = new LinkedHashSet<>(), inputs = new LinkedHashSet<>();
 
-        Sheet(OutputStream out, char delimiter, boolean raw) throws IOException {
-            cells = new CellWriter(raw ? new Utf8(out) : Utf8.shown(out), delimiter, true, "\r\n");
-            this.raw = raw;
+            @Override
+            public void result(int entry, Lines line) throws IOException {
+                var ending = Ending.of(line.bytes());
+                all.addAll(ending.outputs().keySet());
+                inputs.addAll(ending.inputs().keySet());
+                if (all.size() > MOST) throw new Unusable("the results have more than " + Plain.number(MOST)
+                        + " different outputs: too many for columns of a spreadsheet");
+            }
         }
 
-        void write(List<String> row) throws IOException {
-            tooLong += row.stream().filter(cell -> cell.length() > EXCEL).count();
-            cells.write(raw ? row : row.stream().map(this::guarded).toList());
-        }
+        /// A CSV that spreadsheets open as it is and unharmed: UTF-8 with byte order mark, CR LF, and nothing in it that
+        /// they would run.
+        static final class Sheet {
+            private static final int EXCEL = 32_767;
+            private static final Pattern CONTROLS = Pattern.compile("[\\x00-\\x08\\x0B\\f\\x0E-\\x1F\\x7F-\\x9F]");
+            private static final Pattern NUMBER = Pattern.compile("[+-]?(\\d+([.,]\\d+)*|[.,]\\d+)([eE][+-]?\\d+)?%?");
 
-        void flush() throws IOException {
-            cells.flush();
-        }
+            private final CellWriter cells;
+            private final boolean raw;
+            private long guarded = 0, tooLong = 0;
 
-        /// An output or input; what is not there is empty.
-        static String cell(Ending.Value value) {
-            return value == null || value.json() && value.text().equals("null") ? "" : value.text();
-        }
+            Sheet(OutputStream out, char delimiter, boolean raw) throws IOException {
+                cells = new CellWriter(raw ? new Utf8(out) : Utf8.shown(out), delimiter, true, "\r\n");
+                this.raw = raw;
+            }
 
-        /// What a spreadsheet would run stays text, and no control character but tab and line end is left.
-        private String guarded(String cell) {
-            var clean = CONTROLS.matcher(cell).replaceAll("\uFFFD");
-            if (clean.isEmpty() || "=+-@\t\r".indexOf(clean.charAt(0)) < 0
-                    || clean.length() < 100 && NUMBER.matcher(clean).matches()) return clean;
-            guarded++;
-            return "'" + clean;
-        }
+            void write(List<String> row) throws IOException {
+                tooLong += row.stream().filter(cell -> cell.length() > EXCEL).count();
+                cells.write(raw ? row : row.stream().map(this::guarded).toList());
+            }
 
-        /// @param remedy what can be done about a guard
-        void tell(PrintWriter err, String remedy) {
-            if (guarded > 0) err.println("A ' was put before " + Plain.count(guarded, "cell")
-                    + " that a spreadsheet would run as a formula" + remedy + ".");
-            if (tooLong > 0) err.println("Excel cuts " + Plain.count(tooLong, "cell") + ": longer than "
-                    + Plain.number(EXCEL) + " characters.");
-            err.flush();
+            void flush() throws IOException {
+                cells.flush();
+            }
+
+            /// An output or input; what is not there is empty.
+            static String cell(Ending.Value value) {
+                return value == null || value.json() && value.text().equals("null") ? "" : value.text();
+            }
+
+            /// What a spreadsheet would run stays text, and no control character but tab and line end is left.
+            private String guarded(String cell) {
+                var clean = CONTROLS.matcher(cell).replaceAll("\uFFFD");
+                if (clean.isEmpty() || "=+-@\t\r".indexOf(clean.charAt(0)) < 0
+                        || clean.length() < 100 && NUMBER.matcher(clean).matches()) return clean;
+                guarded++;
+                return "'" + clean;
+            }
+
+            /// @param remedy what can be done about a guard
+            void tell(PrintWriter err, String remedy) {
+                if (guarded > 0) err.println("A ' was put before " + Plain.count(guarded, "cell")
+                        + " that a spreadsheet would run as a formula" + remedy + ".");
+                if (tooLong > 0) err.println("Excel cuts " + Plain.count(tooLong, "cell") + ": longer than "
+                        + Plain.number(EXCEL) + " characters.");
+                err.flush();
+            }
         }
     }
 
@@ -3855,258 +3855,73 @@ final class DifyExec implements Runnable {
             return BigDecimal.valueOf(number / unit).round(new MathContext(4)).stripTrailingZeros().toPlainString()
                     + (unit == 1 ? "" : unit == 1e3 ? "k" : "M");
         }
-    }
 
-    /// Batches over the time that they ran, one over another.
-    record Course(List<Line> lines) {
-        private static final int SPANS = 60;
+        /// Batches over the time that they ran, one over another.
+        record Course(List<Line> lines) {
+            private static final int SPANS = 60;
 
-        /// @param look the class that colours it
-        record Line(String name, String look, Timeline timeline) {}
+            /// @param look the class that colours it
+            record Line(String name, String look, Timeline timeline) {}
 
-        /// In milliseconds.
-        private long total() {
-            return lines.stream().mapToLong(line -> line.timeline().total()).max().orElse(0);
-        }
-
-        /// Of the batch that ran longest.
-        Spans spans() {
-            return Spans.of(total(), SPANS);
-        }
-
-        List<Chart> charts() {
-            var costs = costs();
-            return Stream.of(
-                    chart("flight", "Attempts in flight", Chart.Axis.counting("attempts"), spans(), false,
-                            series(Timeline::inFlight)),
-                    chart("tokens", "Tokens used so far", Chart.Axis.counting("tokens"), spans(), false,
-                            series(Timeline::tokens)),
-                    chart("cost", "Cost so far", Chart.Axis.of(costs.size() == 1 ? costs.getFirst().name() : ""),
-                            spans(), false, costs))
-                    .filter(chart -> chart.name().equals("flight") || chart.isOfAny()).toList();
-        }
-
-        /// A line for each currency of a batch.
-        private List<Chart.Series> costs() {
-            var looks = List.of("plain", "partial", "unknown", "paused");
-            var series = new ArrayList<Chart.Series>();
-            for (var line : lines) line.timeline().cost(spans()).forEach((currency, values) -> series.add(
-                    new Chart.Series((line.name() + " " + Plain.text(currency, 8)).strip(),
-                            lines.size() > 1 ? line.look() : looks.get(series.size() % looks.size()), values)));
-            return series;
-        }
-
-        /// Rows a second, where there are seconds enough for a rate; else how many.
-        Chart ended(Spans spans, boolean bars, List<Chart.Series> series) {
-            return chart("rate", "Rows that ended", isRated() ? Chart.Axis.rate("rows a second", spans.width() / 1000)
-                    : Chart.Axis.counting("rows"), spans, bars, series);
-        }
-
-        /// What one row that ended stands for in a span.
-        double weight(Spans spans) {
-            return isRated() ? 1000 / spans.width() : 1;
-        }
-
-        private boolean isRated() {
-            return total() >= StatusView.RATED.toMillis();
-        }
-
-        private Chart chart(String name, String title, Chart.Axis y, Spans spans, boolean bars,
-                List<Chart.Series> series) {
-            var unit = total() < 120_000 ? ChronoUnit.SECONDS : total() < 7_200_000 ? ChronoUnit.MINUTES
-                    : ChronoUnit.HOURS;
-            return new Chart(name, title, y, unit.toString().toLowerCase(Locale.ROOT) + " of running",
-                    spans.in(unit.getDuration().toMillis()), bars, series, Map.of());
-        }
-
-        List<Chart.Series> series(BiFunction<Timeline, Spans, double[]> values) {
-            return lines.stream().map(line -> new Chart.Series(line.name(), line.look(),
-                    values.apply(line.timeline(), spans()))).toList();
-        }
-    }
-
-    /// The batch as one page: totals, charts, causes, and all rows to search. It is written row by row; its charts are
-    /// drawn here, its table by the page's script.
-    static final class Report {
-        private static final int BARS = 60;
-        static final int LONGEST = 2_000;
-
-        private final Batch batch;
-        private final Timeline timeline;
-        private final List<CauseGroup> groups;
-        private final Map<Cause, Integer> numbers = new HashMap<>();
-
-        Report(Batch batch, Timeline timeline) {
-            this.batch = batch;
-            this.timeline = timeline;
-            this.groups = CauseGroup.of(batch);
-            for (var group : groups) numbers.put(group.cause(), numbers.size());
-        }
-
-        void write(OutputStream file) throws IOException {
-            var title = batch.files().results().getFileName().toString();
-            try (var endings = new Endings(batch)) {
-                var rows = batch.rows(_ -> true);
-                Page.write(file, List.of(Page.head(title, about()), totals(), causes(), charts(),
-                                Page.table(heads(), "Outcome", "Cause", options())), described(), batch.index().size(),
-                        entry -> row(entry, rows.hasNext() ? rows.next().inputs() : Map.of(), endings));
+            /// In milliseconds.
+            private long total() {
+                return lines.stream().mapToLong(line -> line.timeline().total()).max().orElse(0);
             }
-        }
 
-        private String about() {
-            var history = batch.history();
-            return Plain.number(batch.index().rows()) + " rows"
-                    + StatusView.origin(batch)
-                    + (history.startedAt == null ? "" : " · " + Times.local("yyyy-MM-dd HH:mm", history.startedAt)
-                            + " to " + Times.local("yyyy-MM-dd HH:mm xxx", history.updatedAt));
-        }
-
-        private Html totals() {
-            var figures = StatusView.figures(batch).entrySet().stream().filter(figure -> !figure.getKey().isEmpty())
-                    .map(figure -> Html.of("<div><dt>%s</dt><dd>%s</dd></div>", figure.getKey(), figure.getValue()));
-            var notes = StatusView.notes(batch).stream().map(note -> Html.of("<p>Note: %s.</p>\n", note));
-            return Page.totals(StatusView.Share.of(batch.index()), Standing::word,
-                    Html.of("<dl>%s</dl>\n%s", Html.all(figures), Html.all(notes)));
-        }
-
-        private Html charts() {
-            var charts = timeline.total() > 0 ? overTime() : List.<Chart>of();
-            var all = new ArrayList<>(charts.stream().map(Chart::svg).toList());
-            if (!batch.history().latencies.isEmpty()) {
-                if (charts.size() % 2 == 0) all.addFirst(percentiles()); // two beside each other
-                all.addFirst(latency().svg());
+            /// Of the batch that ran longest.
+            Spans spans() {
+                return Spans.of(total(), SPANS);
             }
-            return Page.charts(all.stream());
-        }
 
-        private Chart latency() {
-            var latencies = batch.history().latencies;
-            var p = latencies.percentiles(0.5, 0.9, 0.99, 1);
-            var spans = Spans.of(p[3] > 3 * p[2] ? 1.5 * p[2] : p[3], bars(latencies.size()));
-            var marks = new LinkedHashMap<String, Double>();
-            for (int i = 0; i < 3; i++)
-                marks.put(String.format(Locale.ROOT, "p%d %.2f s", List.of(50, 90, 99).get(i), p[i]), p[i]);
-            return new Chart("latency", "Seconds a row" + (p[3] > 3 * p[2] ? ", the last bar: that and longer" : ""),
-                    Chart.Axis.counting("rows"), "seconds", spans, true,
-                    List.of(new Chart.Series("succeeded", "succeeded", latencies.histogram(spans))), marks);
-        }
+            List<Chart> charts() {
+                var costs = costs();
+                return Stream.of(
+                        chart("flight", "Attempts in flight", Chart.Axis.counting("attempts"), spans(), false,
+                                series(Timeline::inFlight)),
+                        chart("tokens", "Tokens used so far", Chart.Axis.counting("tokens"), spans(), false,
+                                series(Timeline::tokens)),
+                        chart("cost", "Cost so far", Chart.Axis.of(costs.size() == 1 ? costs.getFirst().name() : ""),
+                                spans(), false, costs))
+                        .filter(chart -> chart.name().equals("flight") || chart.isOfAny()).toList();
+            }
 
-        private Html percentiles() {
-            var latencies = batch.history().latencies;
-            var shares = new double[] {0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.999, 1};
-            var seconds = latencies.percentiles(shares);
-            var rows = IntStream.range(0, shares.length).mapToObj(i -> Html.of(
-                    "<tr><td>%s</td><td class=\"number\">%.2f</td><td class=\"number\">%s</td></tr>",
-                    shares[i] == 1 ? "slowest" : Chart.number(100 * shares[i]) + " %", seconds[i],
-                    Plain.number(Math.round((1 - shares[i]) * latencies.size()))));
-            return Html.of("""
-                    <figure class="card"><figcaption>Seconds a row, by share</figcaption><table><thead><tr>
-                    <th scope="col">Rows up to</th><th scope="col" class="number">took seconds</th>
-                    <th scope="col" class="number">rows slower</th></tr></thead><tbody>%s</tbody></table></figure>
-                    """, Html.all(rows));
-        }
+            /// A line for each currency of a batch.
+            private List<Chart.Series> costs() {
+                var looks = List.of("plain", "partial", "unknown", "paused");
+                var series = new ArrayList<Chart.Series>();
+                for (var line : lines) line.timeline().cost(spans()).forEach((currency, values) -> series.add(
+                        new Chart.Series((line.name() + " " + Plain.text(currency, 8)).strip(),
+                                lines.size() > 1 ? line.look() : looks.get(series.size() % looks.size()), values)));
+                return series;
+            }
 
-        /// Fewer where few rows would stand alone in each.
-        private static int bars(long rows) {
-            return Math.clamp(Math.round(3 * Math.sqrt(rows)), 10, BARS);
-        }
+            /// Rows a second, where there are seconds enough for a rate; else how many.
+            Chart ended(Spans spans, boolean bars, List<Chart.Series> series) {
+                return chart("rate", "Rows that ended", isRated() ? Chart.Axis.rate("rows a second", spans.width() / 1000)
+                        : Chart.Axis.counting("rows"), spans, bars, series);
+            }
 
-        private List<Chart> overTime() {
-            var course = new Course(List.of(new Course.Line("", "plain", timeline)));
-            var spans = Spans.of(timeline.total(), bars(timeline.rows()));
-            double weight = course.weight(spans);
-            var ended = course.ended(spans, true, List.of(
-                    new Chart.Series("succeeded", "succeeded", timeline.ended(spans, weight, Standing::isSuccess)),
-                    new Chart.Series("without success", "failed",
-                            timeline.ended(spans, weight, standing -> !standing.isSuccess()))));
-            return Stream.concat(Stream.of(ended), course.charts().stream()).toList();
-        }
+            /// What one row that ended stands for in a span.
+            double weight(Spans spans) {
+                return isRated() ? 1000 / spans.width() : 1;
+            }
 
-        private Html causes() {
-            if (groups.isEmpty()) return Html.of("");
-            var rows = IntStream.range(0, Math.min(50, groups.size())).mapToObj(i -> Html.of("""
-                    <tr><td class="number">%s</td><td><button type="button" class="cause" data-cause="%d">%s</button>\
-                    </td>
-                    <td><span class="chip %4$s">%4$s</span></td><td class="ids">%5$s</td></tr>
-                    """, Plain.number(groups.get(i).count()), i, groups.get(i).cause().said(),
-                    groups.get(i).cause().outcome().word(), groups.get(i).examples()));
-            return Html.of("""
-                    <section class="card"><h2>Rows without success, by cause</h2>
-                    <table class="causes"><thead><tr><th scope="col" class="number">Rows</th><th scope="col">Cause</th>
-                    <th scope="col">Outcome</th><th scope="col" class="ids">Examples</th></tr></thead><tbody>
-                    %s</tbody></table></section>
-                    """, Html.all(rows));
-        }
+            private boolean isRated() {
+                return total() >= StatusView.RATED.toMillis();
+            }
 
-        private Html options() {
-            return Page.options(groups.stream().map(group -> Map.entry(group.cause().words(), group.count())));
-        }
+            private Chart chart(String name, String title, Chart.Axis y, Spans spans, boolean bars,
+                    List<Chart.Series> series) {
+                var unit = total() < 120_000 ? ChronoUnit.SECONDS : total() < 7_200_000 ? ChronoUnit.MINUTES
+                        : ChronoUnit.HOURS;
+                return new Chart(name, title, y, unit.toString().toLowerCase(Locale.ROOT) + " of running",
+                        spans.in(unit.getDuration().toMillis()), bars, series, Map.of());
+            }
 
-        private static Html heads() {
-            return Html.of("""
-                    <th scope="col" data-key="id"><button type="button">Id</button></th>
-                    <th scope="col" data-key="outcome"><button type="button">Outcome</button></th>
-                    <th scope="col" data-key="seconds" class="number"><button type="button">Seconds</button></th>
-                    <th scope="col" data-key="tokens" class="number wide"><button type="button">Tokens</button></th>
-                    <th scope="col" data-key="attempts" class="number wide"><button type="button">Attempts</button></th>
-                    <th scope="col" data-key="result"><button type="button">Output or error</button></th>
-                    """);
-        }
-
-        private Map<String, Object> described() {
-            return Json.Tokens.object("start", start(),
-                    "outcomes", Stream.of(Standing.values()).map(Standing::word).toList(),
-                    "causes", groups.stream().map(group -> group.cause().words()).toList());
-        }
-
-        private long start() {
-            return batch.history().startedAt == null ? 0 : batch.history().startedAt.toEpochMilli();
-        }
-
-        /// `[id, outcome, cause, seconds, tokens, price, run, {inputs}, {outputs}, [attempts], true if edited]`
-        private List<Object> row(int entry, Map<String, String> cells, Endings endings) throws IOException {
-            var standing = batch.index().standing(entry);
-            var ending = endings.of(entry);
-            var inputs = new LinkedHashMap<>(ending.inputs());
-            if (inputs.isEmpty()) cells.forEach((column, cell) -> inputs.put(column, new Ending.Value(cell, false)));
-            var row = new ArrayList<Object>(List.of(
-                    Plain.text(batch.index().id(entry), LONGEST),
-                    standing.ordinal(),
-                    standing.isOnRetryList() ? numbers.getOrDefault(Cause.of(batch, entry), -1) : -1,
-                    batch.ledger().millis(entry) / 1000.0,
-                    ending.tokens(),
-                    ending.price().isEmpty() ? "" : ending.price() + " " + ending.currency(),
-                    ending.run(),
-                    values(inputs),
-                    values(ending.outputs()),
-                    endings.traces(entry).stream().filter(trace -> !trace.attempt.isOfTry())
-                            .map(trace -> attempt(trace, ending.run())).toList()));
-            if (ending.edited()) row.add(true);
-            return row;
-        }
-
-        /// A text as it is, JSON as `[text]`, what is too long as `[its beginning, its length]`.
-        static Map<String, Object> values(Map<String, Ending.Value> values) {
-            var shown = new LinkedHashMap<String, Object>();
-            values.forEach((name, value) -> {
-                var text = value.text();
-                shown.put(Plain.cut(name, 200), text.length() > LONGEST
-                        ? List.of(Plain.cut(text, LONGEST), text.length())
-                        : value.json() ? List.of(text) : text);
-            });
-            return shown;
-        }
-
-        /// `[start, mode, outcome, seconds, error, run if it is another than the row's]`
-        private List<Object> attempt(Endings.Trace trace, String run) {
-            var end = trace.end();
-            return List.of(
-                    trace.attempt.t().toEpochMilli() - start(),
-                    History.orEmpty(trace.attempt.mode()),
-                    end.map(Event.End::outcome).orElse(""),
-                    end.map(Event.End::seconds).orElse(0.0),
-                    end.map(Event.End::error).orElse(""),
-                    end.map(Event.End::run).filter(other -> !other.equals(run)).orElse(""));
+            List<Chart.Series> series(BiFunction<Timeline, Spans, double[]> values) {
+                return lines.stream().map(line -> new Chart.Series(line.name(), line.look(),
+                        values.apply(line.timeline(), spans()))).toList();
+            }
         }
     }
 
@@ -4596,80 +4411,294 @@ final class DifyExec implements Runnable {
                   choose();
                 })();
                 """;
-    }
 
-    /// Where a row of two batches stands; what has no success yet has failed here, is paused or unknown.
-    enum Match {
-        SAME, DIFFERENT, ONLY_FIRST, ONLY_SECOND, FAILED_FIRST, FAILED_SECOND, NEITHER;
+        /// The batch as one page: totals, charts, causes, and all rows to search. It is written row by row; its charts are
+        /// drawn here, its table by the page's script.
+        static final class Report {
+            private static final int BARS = 60;
+            static final int LONGEST = 2_000;
 
-        /// Before the outputs are looked at. Of a row that is pending, a file knows nothing.
-        static Match of(Standing first, Standing second) {
-            if (first == Standing.PENDING) return second == Standing.PENDING ? NEITHER : ONLY_SECOND;
-            if (second == Standing.PENDING) return ONLY_FIRST;
-            if (first.isSuccess()) return second.isSuccess() ? SAME : FAILED_SECOND;
-            return second.isSuccess() ? FAILED_FIRST : NEITHER;
-        }
+            private final Batch batch;
+            private final Timeline timeline;
+            private final List<Cause.Group> groups;
+            private final Map<Cause, Integer> numbers = new HashMap<>();
 
-        String key() {
-            return name().toLowerCase(Locale.ROOT);
-        }
+            Report(Batch batch, Timeline timeline) {
+                this.batch = batch;
+                this.timeline = timeline;
+                this.groups = Cause.Group.of(batch);
+                for (var group : groups) numbers.put(group.cause(), numbers.size());
+            }
 
-        String word() {
-            return key().replace('_', ' ');
-        }
+            void write(OutputStream file) throws IOException {
+                var title = batch.files().results().getFileName().toString();
+                try (var endings = new Endings(batch)) {
+                    var rows = batch.rows(_ -> true);
+                    Page.write(file, List.of(Page.head(title, about()), totals(), causes(), charts(),
+                                    Page.table(heads(), "Outcome", "Cause", options())), described(), batch.index().size(),
+                            entry -> row(entry, rows.hasNext() ? rows.next().inputs() : Map.of(), endings));
+                }
+            }
 
-        /// What has no success in either is no difference.
-        boolean isDifference() {
-            return this != SAME && this != NEITHER;
-        }
-    }
+            private String about() {
+                var history = batch.history();
+                return Plain.number(batch.index().rows()) + " rows"
+                        + StatusView.origin(batch)
+                        + (history.startedAt == null ? "" : " · " + Times.local("yyyy-MM-dd HH:mm", history.startedAt)
+                                + " to " + Times.local("yyyy-MM-dd HH:mm xxx", history.updatedAt));
+            }
 
-    /// What of the outputs is compared.
-    ///
-    /// @param part    a JSON pointer into them; empty: all
-    /// @param ignored names of outputs
-    record Scope(String part, Set<String> ignored, boolean trim) {
-        boolean holds(String name) {
-            return !ignored.contains(name)
-                    && (part.isEmpty() || (part + "/").startsWith(Contrast.pointer(name) + "/"));
-        }
+            private Html totals() {
+                var figures = StatusView.figures(batch).entrySet().stream().filter(figure -> !figure.getKey().isEmpty())
+                        .map(figure -> Html.of("<div><dt>%s</dt><dd>%s</dd></div>", figure.getKey(), figure.getValue()));
+                var notes = StatusView.notes(batch).stream().map(note -> Html.of("<p>Note: %s.</p>\n", note));
+                return Page.totals(StatusView.Share.of(batch.index()), Standing::word,
+                        Html.of("<dl>%s</dl>\n%s", Html.all(figures), Html.all(notes)));
+            }
 
-        /// What is left of the part within its output.
-        JsonPointer within() {
-            return part.isEmpty() ? JsonPointer.empty() : JsonPointer.compile(part).tail();
-        }
+            private Html charts() {
+                var charts = timeline.total() > 0 ? overTime() : List.<Chart>of();
+                var all = new ArrayList<>(charts.stream().map(Chart::svg).toList());
+                if (!batch.history().latencies.isEmpty()) {
+                    if (charts.size() % 2 == 0) all.addFirst(percentiles()); // two beside each other
+                    all.addFirst(latency().svg());
+                }
+                return Page.charts(all.stream());
+            }
 
-        /// What an output of this name is called: by its pointer.
-        String output(String name) {
-            return part.isEmpty() ? Contrast.pointer(name) : part;
-        }
-    }
+            private Chart latency() {
+                var latencies = batch.history().latencies;
+                var p = latencies.percentiles(0.5, 0.9, 0.99, 1);
+                var spans = Spans.of(p[3] > 3 * p[2] ? 1.5 * p[2] : p[3], bars(latencies.size()));
+                var marks = new LinkedHashMap<String, Double>();
+                for (int i = 0; i < 3; i++)
+                    marks.put(String.format(Locale.ROOT, "p%d %.2f s", List.of(50, 90, 99).get(i), p[i]), p[i]);
+                return new Chart("latency", "Seconds a row" + (p[3] > 3 * p[2] ? ", the last bar: that and longer" : ""),
+                        Chart.Axis.counting("rows"), "seconds", spans, true,
+                        List.of(new Chart.Series("succeeded", "succeeded", latencies.histogram(spans))), marks);
+            }
 
-    /// One side of a comparison.
-    static final class Compared {
-        final Batch batch;
-        final Timeline timeline = new Timeline();
-        final OutputNames names = new OutputNames();
+            private Html percentiles() {
+                var latencies = batch.history().latencies;
+                var shares = new double[] {0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.999, 1};
+                var seconds = latencies.percentiles(shares);
+                var rows = IntStream.range(0, shares.length).mapToObj(i -> Html.of(
+                        "<tr><td>%s</td><td class=\"number\">%.2f</td><td class=\"number\">%s</td></tr>",
+                        shares[i] == 1 ? "slowest" : Chart.number(100 * shares[i]) + " %", seconds[i],
+                        Plain.number(Math.round((1 - shares[i]) * latencies.size()))));
+                return Html.of("""
+                        <figure class="card"><figcaption>Seconds a row, by share</figcaption><table><thead><tr>
+                        <th scope="col">Rows up to</th><th scope="col" class="number">took seconds</th>
+                        <th scope="col" class="number">rows slower</th></tr></thead><tbody>%s</tbody></table></figure>
+                        """, Html.all(rows));
+            }
 
-        /// All at the same time.
-        ///
-        /// @param named whether the names of inputs and outputs are needed
-        /// @param timed whether the course in time is
-        static List<Compared> read(List<Path> results, boolean named, boolean timed) {
-            var reading = results.stream().map(file -> CompletableFuture.supplyAsync(
-                    () -> new Compared(file, named, timed), Thread.ofPlatform()::start)).toList();
-            try {
-                return reading.stream().map(CompletableFuture::join).toList();
-            } catch (CompletionException problem) {
-                throw problem.getCause() instanceof Unusable unusable ? unusable : problem;
+            /// Fewer where few rows would stand alone in each.
+            private static int bars(long rows) {
+                return Math.clamp(Math.round(3 * Math.sqrt(rows)), 10, BARS);
+            }
+
+            private List<Chart> overTime() {
+                var course = new Chart.Course(List.of(new Chart.Course.Line("", "plain", timeline)));
+                var spans = Spans.of(timeline.total(), bars(timeline.rows()));
+                double weight = course.weight(spans);
+                var ended = course.ended(spans, true, List.of(
+                        new Chart.Series("succeeded", "succeeded", timeline.ended(spans, weight, Standing::isSuccess)),
+                        new Chart.Series("without success", "failed",
+                                timeline.ended(spans, weight, standing -> !standing.isSuccess()))));
+                return Stream.concat(Stream.of(ended), course.charts().stream()).toList();
+            }
+
+            private Html causes() {
+                if (groups.isEmpty()) return Html.of("");
+                var rows = IntStream.range(0, Math.min(50, groups.size())).mapToObj(i -> Html.of("""
+                        <tr><td class="number">%s</td><td><button type="button" class="cause" data-cause="%d">%s</button>\
+                        </td>
+                        <td><span class="chip %4$s">%4$s</span></td><td class="ids">%5$s</td></tr>
+                        """, Plain.number(groups.get(i).count()), i, groups.get(i).cause().said(),
+                        groups.get(i).cause().outcome().word(), groups.get(i).examples()));
+                return Html.of("""
+                        <section class="card"><h2>Rows without success, by cause</h2>
+                        <table class="causes"><thead><tr><th scope="col" class="number">Rows</th><th scope="col">Cause</th>
+                        <th scope="col">Outcome</th><th scope="col" class="ids">Examples</th></tr></thead><tbody>
+                        %s</tbody></table></section>
+                        """, Html.all(rows));
+            }
+
+            private Html options() {
+                return Page.options(groups.stream().map(group -> Map.entry(group.cause().words(), group.count())));
+            }
+
+            private static Html heads() {
+                return Html.of("""
+                        <th scope="col" data-key="id"><button type="button">Id</button></th>
+                        <th scope="col" data-key="outcome"><button type="button">Outcome</button></th>
+                        <th scope="col" data-key="seconds" class="number"><button type="button">Seconds</button></th>
+                        <th scope="col" data-key="tokens" class="number wide"><button type="button">Tokens</button></th>
+                        <th scope="col" data-key="attempts" class="number wide"><button type="button">Attempts</button></th>
+                        <th scope="col" data-key="result"><button type="button">Output or error</button></th>
+                        """);
+            }
+
+            private Map<String, Object> described() {
+                return Json.Tokens.object("start", start(),
+                        "outcomes", Stream.of(Standing.values()).map(Standing::word).toList(),
+                        "causes", groups.stream().map(group -> group.cause().words()).toList());
+            }
+
+            private long start() {
+                return batch.history().startedAt == null ? 0 : batch.history().startedAt.toEpochMilli();
+            }
+
+            /// `[id, outcome, cause, seconds, tokens, price, run, {inputs}, {outputs}, [attempts], true if edited]`
+            private List<Object> row(int entry, Map<String, String> cells, Endings endings) throws IOException {
+                var standing = batch.index().standing(entry);
+                var ending = endings.of(entry);
+                var inputs = new LinkedHashMap<>(ending.inputs());
+                if (inputs.isEmpty()) cells.forEach((column, cell) -> inputs.put(column, new Ending.Value(cell, false)));
+                var row = new ArrayList<Object>(List.of(
+                        Plain.text(batch.index().id(entry), LONGEST),
+                        standing.ordinal(),
+                        standing.isOnRetryList() ? numbers.getOrDefault(Cause.of(batch, entry), -1) : -1,
+                        batch.ledger().millis(entry) / 1000.0,
+                        ending.tokens(),
+                        ending.price().isEmpty() ? "" : ending.price() + " " + ending.currency(),
+                        ending.run(),
+                        values(inputs),
+                        values(ending.outputs()),
+                        endings.traces(entry).stream().filter(trace -> !trace.attempt.isOfTry())
+                                .map(trace -> attempt(trace, ending.run())).toList()));
+                if (ending.edited()) row.add(true);
+                return row;
+            }
+
+            /// A text as it is, JSON as `[text]`, what is too long as `[its beginning, its length]`.
+            static Map<String, Object> values(Map<String, Ending.Value> values) {
+                var shown = new LinkedHashMap<String, Object>();
+                values.forEach((name, value) -> {
+                    var text = value.text();
+                    shown.put(Plain.cut(name, 200), text.length() > LONGEST
+                            ? List.of(Plain.cut(text, LONGEST), text.length())
+                            : value.json() ? List.of(text) : text);
+                });
+                return shown;
+            }
+
+            /// `[start, mode, outcome, seconds, error, run if it is another than the row's]`
+            private List<Object> attempt(Endings.Trace trace, String run) {
+                var end = trace.end();
+                return List.of(
+                        trace.attempt.t().toEpochMilli() - start(),
+                        History.orEmpty(trace.attempt.mode()),
+                        end.map(Event.End::outcome).orElse(""),
+                        end.map(Event.End::seconds).orElse(0.0),
+                        end.map(Event.End::error).orElse(""),
+                        end.map(Event.End::run).filter(other -> !other.equals(run)).orElse(""));
             }
         }
 
-        private Compared(Path results, boolean named, boolean timed) {
-            var readings = new ArrayList<Reading>();
-            if (named) readings.add(names);
-            if (timed) readings.add(timeline);
-            batch = Batch.peek(BatchFiles.of(results).begun(), Optional.empty(), readings);
+        /// Two batches as one page: figures side by side, charts over one another, all rows with their differences marked.
+        record OfBoth(Comparison comparison, Comparison.Overview overview) {
+            private static final int BARS = 60, CONTEXT = 300;
+
+            void write(OutputStream file) throws IOException {
+                var outputs = List.copyOf(overview.outputs.keySet());
+                Page.write(file, List.of(Page.head(title(), about()), totals(), charts(),
+                                Page.table(heads(), "Kind", "Differs in",
+                                        Page.options(overview.outputs.entrySet().stream()))),
+                        described(outputs), comparison.size(), number -> row(comparison.pair(number), outputs));
+            }
+
+            private String title() {
+                return comparison.first.batch.files().results().getFileName() + " and "
+                        + comparison.second.batch.files().results().getFileName();
+            }
+
+            private String about() {
+                var paint = new Paint(false);
+                return "first: " + StatusView.headline(comparison.first.batch, paint) + "; second: "
+                        + StatusView.headline(comparison.second.batch, paint);
+            }
+
+            private Html totals() {
+                var figures = overview.figures().stream().map(figure -> Html.of("""
+                        <tr><th scope="row">%s</th><td class="number">%s</td><td class="number">%s</td>\
+                        <td class="number">%s</td></tr>
+                        """, figure.name(), figure.text(figure.first()), figure.text(figure.second()), figure.change()));
+                return Page.totals(StatusView.Share.of(overview.matches), Comparison.Match::word, Html.of("""
+                        <table class="figures"><thead><tr><td></td><th scope="col" class="number"><span class="key first">\
+                        first</span></th><th scope="col" class="number"><span class="key second">second</span></th>
+                        <th scope="col" class="number">difference</th></tr></thead><tbody>%s</tbody></table>%s""",
+                        Html.all(figures), overview.otherInputs.isEmpty() ? Html.of("")
+                                : Html.of("<p>The inputs of %s differ, too.</p>",
+                                        Plain.count(overview.otherInputs.cardinality(), "row"))));
+            }
+
+            private Html charts() {
+                Comparison.Compared first = comparison.first, second = comparison.second;
+                var charts = new ArrayList<Chart>();
+                Latencies before = first.batch.history().latencies, after = second.batch.history().latencies;
+                if (!before.isEmpty() && !after.isEmpty()) charts.add(latency(before, after));
+                var course = new Chart.Course(List.of(new Chart.Course.Line("first", "first", first.timeline),
+                        new Chart.Course.Line("second", "second", second.timeline)));
+                if (course.spans().whole() > 0.01) {
+                    charts.add(course.ended(course.spans(), false, course.series((timeline, spans) ->
+                            timeline.ended(spans, course.weight(spans), _ -> true))));
+                    charts.addAll(course.charts());
+                }
+                return Page.charts(charts.stream().map(Chart::svg));
+            }
+
+            private static Chart latency(Latencies first, Latencies second) {
+                double[] one = first.percentiles(0.5, 0.99), two = second.percentiles(0.5, 0.99);
+                var spans = Spans.of(1.5 * Math.max(one[1], two[1]), BARS);
+                var marks = new LinkedHashMap<String, Double>();
+                marks.put(String.format(Locale.ROOT, "first p50 %.2f s", one[0]), one[0]);
+                marks.put(String.format(Locale.ROOT, "second p50 %.2f s", two[0]), two[0]);
+                return new Chart("latency", "Seconds a row", Chart.Axis.counting("rows"), "seconds", spans, false, List.of(
+                        new Chart.Series("first", "first", first.histogram(spans)),
+                        new Chart.Series("second", "second", second.histogram(spans))), marks);
+            }
+
+            private static Html heads() {
+                return Html.of("""
+                        <th scope="col" data-key="id"><button type="button">Id</button></th>
+                        <th scope="col" data-key="outcome"><button type="button">Kind</button></th>
+                        <th scope="col" data-key="seconds" class="number"><button type="button">First, s</button></th>
+                        <th scope="col" data-key="second" class="number wide"><button type="button">Second, s</button></th>
+                        <th scope="col" data-key="result"><button type="button">Differences</button></th>
+                        """);
+            }
+
+            private Map<String, Object> described(List<String> outputs) {
+                return Json.Tokens.object("start", 0, "outcomes", Stream.of(Comparison.Match.values()).map(Comparison.Match::word).toList(),
+                        "causes", outputs, "chosen", overview.count(Comparison.Match.DIFFERENT) > 0 ? Comparison.Match.DIFFERENT.ordinal() : "");
+            }
+
+            /// As a row of the report, of the run that succeeded, the first if both did; then what the second adds:
+            /// `[seconds, run, error of the first, error of the second, true if inputs differ, [differences]]`
+            private List<Object> row(Comparison.Pair pair, List<String> outputs) {
+                var shown = pair.first().outputs().isEmpty() ? pair.second() : pair.first();
+                var differ = overview.outputs(pair.differences()).stream().map(outputs::indexOf).toList();
+                return List.of(Plain.text(pair.id(), Report.LONGEST), pair.match().ordinal(), differ,
+                        seconds(comparison.first.batch, pair.firstEntry(), pair.first()), shown.tokens(), "",
+                        pair.first().run(), Report.values(shown.inputs()), Report.values(shown.outputs()), List.of(), false,
+                        List.of(seconds(comparison.second.batch, pair.secondEntry(), pair.second()), pair.second().run(),
+                                pair.first().error(), pair.second().error(), pair.hasOtherInputs(),
+                                pair.differences().stream().map(this::difference).toList()));
+            }
+
+            private static Object seconds(Batch batch, int entry, Ending ending) {
+                return entry >= 0 && batch.ledger().millis(entry) > 0 ? batch.ledger().millis(entry) / 1000.0
+                        : Comparison.Overview.Took.number(ending.seconds());
+            }
+
+            /// `[pointer, note, [[side, text]]]`
+            private List<Object> difference(Contrast.Difference difference) {
+                return List.of(difference.pointer(), difference.note(), comparison.contrast.pieces(difference).stream()
+                        .map(piece -> piece.shown(CONTEXT, Report.LONGEST))
+                        .map(piece -> List.of(piece.side().ordinal(), piece.text())).toList());
+            }
         }
     }
 
@@ -4788,421 +4817,392 @@ final class DifyExec implements Runnable {
             firstEndings.close();
             secondEndings.close();
         }
-    }
 
-    /// What all rows of a comparison come to.
-    static final class Overview {
-        private static final int SHOWN = 10;
+        /// Where a row of two batches stands; what has no success yet has failed here, is paused or unknown.
+        enum Match {
+            SAME, DIFFERENT, ONLY_FIRST, ONLY_SECOND, FAILED_FIRST, FAILED_SECOND, NEITHER;
 
-        private final Comparison comparison;
-        final Map<Match, Long> matches = new EnumMap<>(Match.class);
-        /// How many rows differ in each output.
-        final Map<String, Long> outputs = new LinkedHashMap<>();
-        /// Rows that differ, and rows whose inputs do.
-        final BitSet unequal = new BitSet(), otherInputs = new BitSet();
-        private final Took first = new Took(), second = new Took();
-
-        /// What the rows of one file took, by its results.
-        private static final class Took {
-            private static final int DIGITS = 100;
-
-            final Latencies latencies = new Latencies();
-            final Map<String, BigDecimal> prices = new TreeMap<>();
-            long tokens = 0;
-
-            void add(Ending ending) {
-                if (!ending.seconds().isEmpty()) latencies.add(number(ending.seconds()).movePointRight(3).longValue());
-                tokens += number(ending.tokens()).longValue();
-                if (!ending.price().isEmpty()) prices.merge(ending.currency(), number(ending.price()), BigDecimal::add);
+            /// Before the outputs are looked at. Of a row that is pending, a file knows nothing.
+            static Match of(Standing first, Standing second) {
+                if (first == Standing.PENDING) return second == Standing.PENDING ? NEITHER : ONLY_SECOND;
+                if (second == Standing.PENDING) return ONLY_FIRST;
+                if (first.isSuccess()) return second.isSuccess() ? SAME : FAILED_SECOND;
+                return second.isSuccess() ? FAILED_FIRST : NEITHER;
             }
 
-            /// Zero where a file that others wrote has no number, or one that no run can have.
-            private static BigDecimal number(String text) {
+            String key() {
+                return name().toLowerCase(Locale.ROOT);
+            }
+
+            String word() {
+                return key().replace('_', ' ');
+            }
+
+            /// What has no success in either is no difference.
+            boolean isDifference() {
+                return this != SAME && this != NEITHER;
+            }
+        }
+
+        /// What of the outputs is compared.
+        ///
+        /// @param part    a JSON pointer into them; empty: all
+        /// @param ignored names of outputs
+        record Scope(String part, Set<String> ignored, boolean trim) {
+            boolean holds(String name) {
+                return !ignored.contains(name)
+                        && (part.isEmpty() || (part + "/").startsWith(Contrast.pointer(name) + "/"));
+            }
+
+            /// What is left of the part within its output.
+            JsonPointer within() {
+                return part.isEmpty() ? JsonPointer.empty() : JsonPointer.compile(part).tail();
+            }
+
+            /// What an output of this name is called: by its pointer.
+            String output(String name) {
+                return part.isEmpty() ? Contrast.pointer(name) : part;
+            }
+        }
+
+        /// One side of a comparison.
+        static final class Compared {
+            final Batch batch;
+            final Timeline timeline = new Timeline();
+            final Spreadsheet.OutputNames names = new Spreadsheet.OutputNames();
+
+            /// All at the same time.
+            ///
+            /// @param named whether the names of inputs and outputs are needed
+            /// @param timed whether the course in time is
+            static List<Compared> read(List<Path> results, boolean named, boolean timed) {
+                var reading = results.stream().map(file -> CompletableFuture.supplyAsync(
+                        () -> new Compared(file, named, timed), Thread.ofPlatform()::start)).toList();
                 try {
-                    var number = new BigDecimal(text);
-                    return Math.abs((long) number.scale()) + number.precision() > DIGITS ? BigDecimal.ZERO : number;
-                } catch (NumberFormatException _) {
-                    return BigDecimal.ZERO;
+                    return reading.stream().map(CompletableFuture::join).toList();
+                } catch (CompletionException problem) {
+                    throw problem.getCause() instanceof Unusable unusable ? unusable : problem;
                 }
             }
-        }
 
-        Overview(Comparison comparison) {
-            this.comparison = comparison;
-            for (var match : Match.values()) matches.put(match, 0L);
-        }
-
-        /// A row that needs no look at its parts.
-        void addSame() {
-            matches.merge(Match.SAME, 1L, Long::sum);
-        }
-
-        void add(int number, Comparison.Pair pair) {
-            matches.merge(pair.match(), 1L, Long::sum);
-            unequal.set(number, pair.match().isDifference());
-            otherInputs.set(number, pair.hasOtherInputs());
-            outputs(pair.differences()).forEach(output -> outputs.merge(output, 1L, Long::sum));
-            if (isSuccess(comparison.first, pair.firstEntry())) first.add(pair.first());
-            if (isSuccess(comparison.second, pair.secondEntry())) second.add(pair.second());
-        }
-
-        private static boolean isSuccess(Compared side, int entry) {
-            return entry >= 0 && side.batch.index().standing(entry).isSuccess();
-        }
-
-        /// By their pointers.
-        Set<String> outputs(List<Contrast.Difference> differences) {
-            var part = comparison.scope.part();
-            return differences.stream().map(Contrast.Difference::pointer).map(pointer -> !part.isEmpty() ? part
-                    : pointer.substring(0, pointer.indexOf('/', 1) < 0 ? pointer.length() : pointer.indexOf('/', 1)))
-                    .collect(Collectors.toCollection(LinkedHashSet::new));
-        }
-
-        long count(Match match) {
-            return matches.get(match);
-        }
-
-        boolean differs() {
-            return !unequal.isEmpty();
-        }
-
-        /// A figure of both sides, NaN where it is not known.
-        record Figure(String name, double first, double second, int digits) {
-            /// As small as it is, a price has two digits that say something.
-            static Figure ofPrice(String currency, BigDecimal first, BigDecimal second) {
-                double high = first.max(second).doubleValue();
-                int digits = high == 0 ? 2 : Math.clamp(3 - (int) Math.floor(Math.log10(high)), 2, 9);
-                return new Figure("cost " + Plain.text(currency, 8), first.doubleValue(), second.doubleValue(), digits);
-            }
-
-            /// As a key of JSON.
-            String key() {
-                return name.replace(' ', '_');
-            }
-
-            String text(double figure) {
-                return Double.isNaN(figure) ? "–" : String.format(Locale.ROOT, "%,." + digits + "f", figure);
-            }
-
-            /// `+0.02 (+8.7 %)`
-            String change() {
-                double change = second - first;
-                if (Double.isNaN(change) || text(Math.abs(change)).equals(text(0))) return "";
-                var share = String.format(Locale.ROOT, " (%+.1f %%)", 100 * change / first);
-                return (change > 0 ? "+" : "-") + text(Math.abs(change))
-                        + (first <= 0 || name.startsWith("percent") ? "" : share);
-            }
-
-            Map<String, Object> json() {
-                return Json.Tokens.object("first", known(first), "second", known(second), "difference",
-                        known(second - first));
-            }
-
-            private static BigDecimal known(double figure) {
-                return Double.isNaN(figure) ? null : BigDecimal.valueOf(figure).round(new MathContext(12))
-                        .stripTrailingZeros();
+            private Compared(Path results, boolean named, boolean timed) {
+                var readings = new ArrayList<Reading>();
+                if (named) readings.add(names);
+                if (timed) readings.add(timeline);
+                batch = Batch.peek(BatchFiles.of(results).begun(), Optional.empty(), readings);
             }
         }
 
-        /// Both have logs. Where one of them is missing, the figures are by the results, which tell only of successes.
-        boolean isLogged() {
-            return comparison.first.batch.history().attempts > 0 && comparison.second.batch.history().attempts > 0;
-        }
+        /// What all rows of a comparison come to.
+        static final class Overview {
+            private static final int SHOWN = 10;
 
-        List<Figure> figures() {
-            Batch one = comparison.first.batch, two = comparison.second.batch;
-            History before = one.history(), after = two.history();
-            boolean logged = isLogged();
-            var figures = new ArrayList<Figure>(List.of(
-                    new Figure("rows", one.index().size(), two.index().size(), 0),
-                    new Figure("percent succeeded", succeeded(one.index()), succeeded(two.index()), 1)));
-            double[] fast = (logged ? before.latencies : first.latencies).percentiles(0.5, 0.9);
-            double[] slow = (logged ? after.latencies : second.latencies).percentiles(0.5, 0.9);
-            for (int i = 0; i < 2; i++) figures.add(new Figure(i == 0 ? "seconds p50" : "seconds p90",
-                    fast.length == 0 ? Double.NaN : fast[i], slow.length == 0 ? Double.NaN : slow[i], 2));
-            figures.add(new Figure("tokens", logged ? before.tokens : first.tokens,
-                    logged ? after.tokens : second.tokens, 0));
-            Map<String, BigDecimal> cost = logged ? before.prices : first.prices;
-            Map<String, BigDecimal> other = logged ? after.prices : second.prices;
-            Comparison.union(cost.keySet(), other.keySet()).forEach(currency -> figures.add(Figure.ofPrice(currency,
-                    cost.getOrDefault(currency, BigDecimal.ZERO), other.getOrDefault(currency, BigDecimal.ZERO))));
-            if (logged) figures.add(new Figure("retries", before.retries, after.retries, 0));
-            return figures;
-        }
+            private final Comparison comparison;
+            final Map<Match, Long> matches = new EnumMap<>(Match.class);
+            /// How many rows differ in each output.
+            final Map<String, Long> outputs = new LinkedHashMap<>();
+            /// Rows that differ, and rows whose inputs do.
+            final BitSet unequal = new BitSet(), otherInputs = new BitSet();
+            private final Took first = new Took(), second = new Took();
 
-        private static double succeeded(Index index) {
-            return 100.0 * (index.count(Standing.SUCCEEDED) + index.count(Standing.PARTIAL)) / index.rows();
-        }
-    }
+            /// What the rows of one file took, by its results.
+            private static final class Took {
+                private static final int DIGITS = 100;
 
-    /// What differs between two batches: a table, or one JSON object.
-    record ComparisonView(Comparison comparison, Overview overview, PrintWriter out, Paint paint) {
-        private static final int CONTEXT = 30, LONGEST = 300;
+                final Latencies latencies = new Latencies();
+                final Map<String, BigDecimal> prices = new TreeMap<>();
+                long tokens = 0;
 
-        void print(boolean all) throws IOException {
-            out.println("first   " + StatusView.headline(comparison.first.batch, paint));
-            out.println("second  " + StatusView.headline(comparison.second.batch, paint));
-            out.println();
-            StatusView.Share.of(overview.matches).forEach(share -> out.println(
-                    share.line(13, Match::word, (match, text) -> paint.by(standing(match), text))));
-            figures();
-            outputs();
-            otherInputs();
-            differences(all ? Long.MAX_VALUE : Overview.SHOWN);
-            if (!overview.differs()) out.println("\nNothing differs.");
-            out.flush();
-        }
+                void add(Ending ending) {
+                    if (!ending.seconds().isEmpty()) latencies.add(number(ending.seconds()).movePointRight(3).longValue());
+                    tokens += number(ending.tokens()).longValue();
+                    if (!ending.price().isEmpty()) prices.merge(ending.currency(), number(ending.price()), BigDecimal::add);
+                }
 
-        private static Standing standing(Match match) {
-            return switch (match) {
-                case SAME -> Standing.SUCCEEDED;
-                case DIFFERENT -> Standing.PARTIAL;
-                case ONLY_FIRST, ONLY_SECOND -> Standing.PAUSED;
-                case FAILED_FIRST, FAILED_SECOND, NEITHER -> Standing.FAILED;
-            };
-        }
-
-        private void figures() {
-            out.println();
-            out.println("  " + paint.faint("%-18s%14s%14s    %s".formatted("", "first", "second", "difference")));
-            for (var figure : overview.figures())
-                out.println("  " + paint.faint("%-18s".formatted(figure.name())) + "%14s%14s    %s".formatted(
-                        figure.text(figure.first()), figure.text(figure.second()), figure.change()).stripTrailing());
-        }
-
-        private void outputs() {
-            if (!overview.outputs.isEmpty()) out.println();
-            overview.outputs.forEach((output, rows) -> out.println("  "
-                    + paint.faint("%-24s".formatted("differ in " + Plain.text(output, 200)))
-                    + String.format(Locale.ROOT, "%,8d", rows) + (rows == 1 ? " row" : " rows")));
-        }
-
-        private void otherInputs() {
-            var rows = overview.otherInputs;
-            if (rows.isEmpty()) return;
-            out.println("\n  Note: the inputs of " + Plain.count(rows.cardinality(), "row") + " differ, too (first: "
-                    + Plain.id(comparison.first.batch.index().id(rows.nextSetBit(0))) + ")");
-        }
-
-        private void differences(long most) throws IOException {
-            int[] rows = overview.unequal.stream().limit(most).toArray();
-            for (int number : rows) row(comparison.pair(number));
-            int more = overview.unequal.cardinality() - rows.length;
-            if (more > 0) out.println("\n  … and " + Plain.count(more, "more row") + " (--all)");
-        }
-
-        private void row(Comparison.Pair pair) {
-            out.println();
-            out.println("  " + paint.bold(Plain.id(pair.id())) + "  " + paint.by(standing(pair.match()),
-                    pair.match().word()) + Stream.of(pair.first().error(), pair.second().error())
-                    .filter(error -> !error.isEmpty()).map(error -> ": " + Plain.text(error, 160)).collect(joining()));
-            for (var difference : pair.differences()) out.println("    " + paint.faint(Plain.text(difference.pointer(),
-                    200)) + "  " + marked(difference)
-                    + (difference.note().isEmpty() ? "" : paint.faint("  (" + difference.note() + ")")));
-        }
-
-        /// `the [-red-]{+blue+} one`
-        private String marked(Contrast.Difference difference) {
-            return comparison.contrast.pieces(difference).stream().map(piece -> piece.shown(CONTEXT, LONGEST))
-                    .map(piece -> switch (piece.side()) {
-                        case BOTH -> Plain.text(piece.text(), LONGEST);
-                        case FIRST -> paint.by(Standing.FAILED, "[-" + Plain.text(piece.text(), LONGEST) + "-]");
-                        case SECOND -> paint.by(Standing.SUCCEEDED, "{+" + Plain.text(piece.text(), LONGEST) + "+}");
-                    }).collect(joining());
-        }
-
-        /// The keys and their order are a promise; see `docs/compare.md`. Written row by row.
-        static void json(Comparison comparison, Overview overview, PrintWriter out) throws IOException {
-            var head = new LinkedHashMap<String, Object>();
-            overview.matches.forEach((match, rows) -> head.put(match.key(), rows));
-            head.put("inputs_differ", overview.otherInputs.cardinality());
-            head.put("outputs", overview.outputs);
-            var figures = new LinkedHashMap<String, Object>();
-            overview.figures().forEach(figure -> figures.put(figure.key(), figure.json()));
-            head.put("figures", figures);
-            var text = Json.Tokens.text(head);
-            out.print(text.substring(0, text.length() - 1) + ",\"rows\":[");
-            int[] rows = overview.unequal.stream().toArray();
-            for (int i = 0; i < rows.length; i++) {
-                if (i > 0) out.print(",");
-                out.print(Json.MAPPER.writeValueAsString(row(comparison, comparison.pair(rows[i]))));
+                /// Zero where a file that others wrote has no number, or one that no run can have.
+                private static BigDecimal number(String text) {
+                    try {
+                        var number = new BigDecimal(text);
+                        return Math.abs((long) number.scale()) + number.precision() > DIGITS ? BigDecimal.ZERO : number;
+                    } catch (NumberFormatException _) {
+                        return BigDecimal.ZERO;
+                    }
+                }
             }
-            out.println("]}");
-            out.flush();
-        }
 
-        private static Map<String, Object> row(Comparison comparison, Comparison.Pair pair) {
-            var row = Json.Tokens.object("id", pair.id(), "kind", pair.match().key(), "differences",
-                    pair.differences().stream().map(difference -> difference(comparison, difference)).toList());
-            if (!pair.first().error().isEmpty()) row.put("error_first", pair.first().error());
-            if (!pair.second().error().isEmpty()) row.put("error_second", pair.second().error());
-            if (pair.hasOtherInputs()) row.put("inputs_differ", true);
-            return row;
-        }
-
-        private static Map<String, Object> difference(Comparison comparison, Contrast.Difference difference) {
-            var told = Json.Tokens.object("pointer", difference.pointer());
-            if (!difference.first().isMissingNode()) told.put("first", difference.first());
-            if (!difference.second().isMissingNode()) told.put("second", difference.second());
-            if (difference.isOfTexts()) told.put("words", comparison.contrast.pieces(difference).stream()
-                    .map(piece -> List.of(piece.side().name().toLowerCase(Locale.ROOT), piece.text())).toList());
-            if (!difference.note().isEmpty()) told.put("note", difference.note());
-            return told;
-        }
-    }
-
-    /// All rows of two batches as a spreadsheet: how they compare, the inputs, and the outputs of both side by side.
-    static final class ComparisonSheet {
-        private final Comparison comparison;
-        private final Set<String> inputs, outputs;
-        private Sheet sheet;
-
-        ComparisonSheet(Comparison comparison) {
-            this.comparison = comparison;
-            var names = List.of(comparison.first.names, comparison.second.names);
-            inputs = Comparison.union(names.getFirst().inputs, names.getLast().inputs);
-            inputs.remove("id");
-            outputs = Comparison.union(names.getFirst().all, names.getLast().all);
-            outputs.removeIf(name -> !comparison.scope.holds(name));
-        }
-
-        void write(OutputStream out) throws IOException {
-            sheet = new Sheet(out, ',', false);
-            var head = new ArrayList<>(List.of("id", "kind", "differs"));
-            inputs.forEach(name -> head.add("input." + name));
-            for (var name : outputs)
-                for (var side : List.of("first", "second")) head.add(side + comparison.scope.output(name));
-            head.addAll(List.of("error_first", "error_second"));
-            sheet.write(head);
-            for (int number = 0; number < comparison.size(); number++) sheet.write(cells(comparison.pair(number)));
-            sheet.flush();
-        }
-
-        private List<String> cells(Comparison.Pair pair) {
-            var cells = new ArrayList<>(List.of(pair.id(), pair.match().key(), pair.differences().stream()
-                    .map(Contrast.Difference::pointer).collect(joining(" "))));
-            var known = pair.first().inputs().isEmpty() ? pair.second().inputs() : pair.first().inputs();
-            inputs.forEach(name -> cells.add(Sheet.cell(known.get(name))));
-            for (var name : outputs) for (var ending : List.of(pair.first(), pair.second()))
-                cells.add(cell(ending.outputs().get(name)));
-            cells.addAll(List.of(pair.first().error(), pair.second().error()));
-            return cells;
-        }
-
-        private String cell(Ending.Value value) {
-            if (comparison.scope.part().isEmpty()) return Sheet.cell(value);
-            var part = comparison.part(value);
-            return part.isValueNode() ? part.asText() : part.toString();
-        }
-
-        void tell(PrintWriter err) {
-            err.println(Plain.count(comparison.size(), "row") + ", "
-                    + Plain.count(outputs.size(), "output") + " side by side.");
-            sheet.tell(err, "");
-        }
-    }
-
-    /// Two batches as one page: figures side by side, charts over one another, all rows with their differences marked.
-    record ComparisonPage(Comparison comparison, Overview overview) {
-        private static final int BARS = 60, CONTEXT = 300;
-
-        void write(OutputStream file) throws IOException {
-            var outputs = List.copyOf(overview.outputs.keySet());
-            Page.write(file, List.of(Page.head(title(), about()), totals(), charts(),
-                            Page.table(heads(), "Kind", "Differs in",
-                                    Page.options(overview.outputs.entrySet().stream()))),
-                    described(outputs), comparison.size(), number -> row(comparison.pair(number), outputs));
-        }
-
-        private String title() {
-            return comparison.first.batch.files().results().getFileName() + " and "
-                    + comparison.second.batch.files().results().getFileName();
-        }
-
-        private String about() {
-            var paint = new Paint(false);
-            return "first: " + StatusView.headline(comparison.first.batch, paint) + "; second: "
-                    + StatusView.headline(comparison.second.batch, paint);
-        }
-
-        private Html totals() {
-            var figures = overview.figures().stream().map(figure -> Html.of("""
-                    <tr><th scope="row">%s</th><td class="number">%s</td><td class="number">%s</td>\
-                    <td class="number">%s</td></tr>
-                    """, figure.name(), figure.text(figure.first()), figure.text(figure.second()), figure.change()));
-            return Page.totals(StatusView.Share.of(overview.matches), Match::word, Html.of("""
-                    <table class="figures"><thead><tr><td></td><th scope="col" class="number"><span class="key first">\
-                    first</span></th><th scope="col" class="number"><span class="key second">second</span></th>
-                    <th scope="col" class="number">difference</th></tr></thead><tbody>%s</tbody></table>%s""",
-                    Html.all(figures), overview.otherInputs.isEmpty() ? Html.of("")
-                            : Html.of("<p>The inputs of %s differ, too.</p>",
-                                    Plain.count(overview.otherInputs.cardinality(), "row"))));
-        }
-
-        private Html charts() {
-            Compared first = comparison.first, second = comparison.second;
-            var charts = new ArrayList<Chart>();
-            Latencies before = first.batch.history().latencies, after = second.batch.history().latencies;
-            if (!before.isEmpty() && !after.isEmpty()) charts.add(latency(before, after));
-            var course = new Course(List.of(new Course.Line("first", "first", first.timeline),
-                    new Course.Line("second", "second", second.timeline)));
-            if (course.spans().whole() > 0.01) {
-                charts.add(course.ended(course.spans(), false, course.series((timeline, spans) ->
-                        timeline.ended(spans, course.weight(spans), _ -> true))));
-                charts.addAll(course.charts());
+            Overview(Comparison comparison) {
+                this.comparison = comparison;
+                for (var match : Match.values()) matches.put(match, 0L);
             }
-            return Page.charts(charts.stream().map(Chart::svg));
+
+            /// A row that needs no look at its parts.
+            void addSame() {
+                matches.merge(Match.SAME, 1L, Long::sum);
+            }
+
+            void add(int number, Comparison.Pair pair) {
+                matches.merge(pair.match(), 1L, Long::sum);
+                unequal.set(number, pair.match().isDifference());
+                otherInputs.set(number, pair.hasOtherInputs());
+                outputs(pair.differences()).forEach(output -> outputs.merge(output, 1L, Long::sum));
+                if (isSuccess(comparison.first, pair.firstEntry())) first.add(pair.first());
+                if (isSuccess(comparison.second, pair.secondEntry())) second.add(pair.second());
+            }
+
+            private static boolean isSuccess(Compared side, int entry) {
+                return entry >= 0 && side.batch.index().standing(entry).isSuccess();
+            }
+
+            /// By their pointers.
+            Set<String> outputs(List<Contrast.Difference> differences) {
+                var part = comparison.scope.part();
+                return differences.stream().map(Contrast.Difference::pointer).map(pointer -> !part.isEmpty() ? part
+                        : pointer.substring(0, pointer.indexOf('/', 1) < 0 ? pointer.length() : pointer.indexOf('/', 1)))
+                        .collect(Collectors.toCollection(LinkedHashSet::new));
+            }
+
+            long count(Match match) {
+                return matches.get(match);
+            }
+
+            boolean differs() {
+                return !unequal.isEmpty();
+            }
+
+            /// A figure of both sides, NaN where it is not known.
+            record Figure(String name, double first, double second, int digits) {
+                /// As small as it is, a price has two digits that say something.
+                static Figure ofPrice(String currency, BigDecimal first, BigDecimal second) {
+                    double high = first.max(second).doubleValue();
+                    int digits = high == 0 ? 2 : Math.clamp(3 - (int) Math.floor(Math.log10(high)), 2, 9);
+                    return new Figure("cost " + Plain.text(currency, 8), first.doubleValue(), second.doubleValue(), digits);
+                }
+
+                /// As a key of JSON.
+                String key() {
+                    return name.replace(' ', '_');
+                }
+
+                String text(double figure) {
+                    return Double.isNaN(figure) ? "–" : String.format(Locale.ROOT, "%,." + digits + "f", figure);
+                }
+
+                /// `+0.02 (+8.7 %)`
+                String change() {
+                    double change = second - first;
+                    if (Double.isNaN(change) || text(Math.abs(change)).equals(text(0))) return "";
+                    var share = String.format(Locale.ROOT, " (%+.1f %%)", 100 * change / first);
+                    return (change > 0 ? "+" : "-") + text(Math.abs(change))
+                            + (first <= 0 || name.startsWith("percent") ? "" : share);
+                }
+
+                Map<String, Object> json() {
+                    return Json.Tokens.object("first", known(first), "second", known(second), "difference",
+                            known(second - first));
+                }
+
+                private static BigDecimal known(double figure) {
+                    return Double.isNaN(figure) ? null : BigDecimal.valueOf(figure).round(new MathContext(12))
+                            .stripTrailingZeros();
+                }
+            }
+
+            /// Both have logs. Where one of them is missing, the figures are by the results, which tell only of successes.
+            boolean isLogged() {
+                return comparison.first.batch.history().attempts > 0 && comparison.second.batch.history().attempts > 0;
+            }
+
+            List<Figure> figures() {
+                Batch one = comparison.first.batch, two = comparison.second.batch;
+                History before = one.history(), after = two.history();
+                boolean logged = isLogged();
+                var figures = new ArrayList<Figure>(List.of(
+                        new Figure("rows", one.index().size(), two.index().size(), 0),
+                        new Figure("percent succeeded", succeeded(one.index()), succeeded(two.index()), 1)));
+                double[] fast = (logged ? before.latencies : first.latencies).percentiles(0.5, 0.9);
+                double[] slow = (logged ? after.latencies : second.latencies).percentiles(0.5, 0.9);
+                for (int i = 0; i < 2; i++) figures.add(new Figure(i == 0 ? "seconds p50" : "seconds p90",
+                        fast.length == 0 ? Double.NaN : fast[i], slow.length == 0 ? Double.NaN : slow[i], 2));
+                figures.add(new Figure("tokens", logged ? before.tokens : first.tokens,
+                        logged ? after.tokens : second.tokens, 0));
+                Map<String, BigDecimal> cost = logged ? before.prices : first.prices;
+                Map<String, BigDecimal> other = logged ? after.prices : second.prices;
+                Comparison.union(cost.keySet(), other.keySet()).forEach(currency -> figures.add(Figure.ofPrice(currency,
+                        cost.getOrDefault(currency, BigDecimal.ZERO), other.getOrDefault(currency, BigDecimal.ZERO))));
+                if (logged) figures.add(new Figure("retries", before.retries, after.retries, 0));
+                return figures;
+            }
+
+            private static double succeeded(Index index) {
+                return 100.0 * (index.count(Standing.SUCCEEDED) + index.count(Standing.PARTIAL)) / index.rows();
+            }
         }
 
-        private static Chart latency(Latencies first, Latencies second) {
-            double[] one = first.percentiles(0.5, 0.99), two = second.percentiles(0.5, 0.99);
-            var spans = Spans.of(1.5 * Math.max(one[1], two[1]), BARS);
-            var marks = new LinkedHashMap<String, Double>();
-            marks.put(String.format(Locale.ROOT, "first p50 %.2f s", one[0]), one[0]);
-            marks.put(String.format(Locale.ROOT, "second p50 %.2f s", two[0]), two[0]);
-            return new Chart("latency", "Seconds a row", Chart.Axis.counting("rows"), "seconds", spans, false, List.of(
-                    new Chart.Series("first", "first", first.histogram(spans)),
-                    new Chart.Series("second", "second", second.histogram(spans))), marks);
+        /// What differs between two batches: a table, or one JSON object.
+        record View(Comparison comparison, Overview overview, PrintWriter out, Paint paint) {
+            private static final int CONTEXT = 30, LONGEST = 300;
+
+            void print(boolean all) throws IOException {
+                out.println("first   " + StatusView.headline(comparison.first.batch, paint));
+                out.println("second  " + StatusView.headline(comparison.second.batch, paint));
+                out.println();
+                StatusView.Share.of(overview.matches).forEach(share -> out.println(
+                        share.line(13, Match::word, (match, text) -> paint.by(standing(match), text))));
+                figures();
+                outputs();
+                otherInputs();
+                differences(all ? Long.MAX_VALUE : Overview.SHOWN);
+                if (!overview.differs()) out.println("\nNothing differs.");
+                out.flush();
+            }
+
+            private static Standing standing(Match match) {
+                return switch (match) {
+                    case SAME -> Standing.SUCCEEDED;
+                    case DIFFERENT -> Standing.PARTIAL;
+                    case ONLY_FIRST, ONLY_SECOND -> Standing.PAUSED;
+                    case FAILED_FIRST, FAILED_SECOND, NEITHER -> Standing.FAILED;
+                };
+            }
+
+            private void figures() {
+                out.println();
+                out.println("  " + paint.faint("%-18s%14s%14s    %s".formatted("", "first", "second", "difference")));
+                for (var figure : overview.figures())
+                    out.println("  " + paint.faint("%-18s".formatted(figure.name())) + "%14s%14s    %s".formatted(
+                            figure.text(figure.first()), figure.text(figure.second()), figure.change()).stripTrailing());
+            }
+
+            private void outputs() {
+                if (!overview.outputs.isEmpty()) out.println();
+                overview.outputs.forEach((output, rows) -> out.println("  "
+                        + paint.faint("%-24s".formatted("differ in " + Plain.text(output, 200)))
+                        + String.format(Locale.ROOT, "%,8d", rows) + (rows == 1 ? " row" : " rows")));
+            }
+
+            private void otherInputs() {
+                var rows = overview.otherInputs;
+                if (rows.isEmpty()) return;
+                out.println("\n  Note: the inputs of " + Plain.count(rows.cardinality(), "row") + " differ, too (first: "
+                        + Plain.id(comparison.first.batch.index().id(rows.nextSetBit(0))) + ")");
+            }
+
+            private void differences(long most) throws IOException {
+                int[] rows = overview.unequal.stream().limit(most).toArray();
+                for (int number : rows) row(comparison.pair(number));
+                int more = overview.unequal.cardinality() - rows.length;
+                if (more > 0) out.println("\n  … and " + Plain.count(more, "more row") + " (--all)");
+            }
+
+            private void row(Comparison.Pair pair) {
+                out.println();
+                out.println("  " + paint.bold(Plain.id(pair.id())) + "  " + paint.by(standing(pair.match()),
+                        pair.match().word()) + Stream.of(pair.first().error(), pair.second().error())
+                        .filter(error -> !error.isEmpty()).map(error -> ": " + Plain.text(error, 160)).collect(joining()));
+                for (var difference : pair.differences()) out.println("    " + paint.faint(Plain.text(difference.pointer(),
+                        200)) + "  " + marked(difference)
+                        + (difference.note().isEmpty() ? "" : paint.faint("  (" + difference.note() + ")")));
+            }
+
+            /// `the [-red-]{+blue+} one`
+            private String marked(Contrast.Difference difference) {
+                return comparison.contrast.pieces(difference).stream().map(piece -> piece.shown(CONTEXT, LONGEST))
+                        .map(piece -> switch (piece.side()) {
+                            case BOTH -> Plain.text(piece.text(), LONGEST);
+                            case FIRST -> paint.by(Standing.FAILED, "[-" + Plain.text(piece.text(), LONGEST) + "-]");
+                            case SECOND -> paint.by(Standing.SUCCEEDED, "{+" + Plain.text(piece.text(), LONGEST) + "+}");
+                        }).collect(joining());
+            }
+
+            /// The keys and their order are a promise; see `docs/compare.md`. Written row by row.
+            static void json(Comparison comparison, Overview overview, PrintWriter out) throws IOException {
+                var head = new LinkedHashMap<String, Object>();
+                overview.matches.forEach((match, rows) -> head.put(match.key(), rows));
+                head.put("inputs_differ", overview.otherInputs.cardinality());
+                head.put("outputs", overview.outputs);
+                var figures = new LinkedHashMap<String, Object>();
+                overview.figures().forEach(figure -> figures.put(figure.key(), figure.json()));
+                head.put("figures", figures);
+                var text = Json.Tokens.text(head);
+                out.print(text.substring(0, text.length() - 1) + ",\"rows\":[");
+                int[] rows = overview.unequal.stream().toArray();
+                for (int i = 0; i < rows.length; i++) {
+                    if (i > 0) out.print(",");
+                    out.print(Json.MAPPER.writeValueAsString(row(comparison, comparison.pair(rows[i]))));
+                }
+                out.println("]}");
+                out.flush();
+            }
+
+            private static Map<String, Object> row(Comparison comparison, Comparison.Pair pair) {
+                var row = Json.Tokens.object("id", pair.id(), "kind", pair.match().key(), "differences",
+                        pair.differences().stream().map(difference -> difference(comparison, difference)).toList());
+                if (!pair.first().error().isEmpty()) row.put("error_first", pair.first().error());
+                if (!pair.second().error().isEmpty()) row.put("error_second", pair.second().error());
+                if (pair.hasOtherInputs()) row.put("inputs_differ", true);
+                return row;
+            }
+
+            private static Map<String, Object> difference(Comparison comparison, Contrast.Difference difference) {
+                var told = Json.Tokens.object("pointer", difference.pointer());
+                if (!difference.first().isMissingNode()) told.put("first", difference.first());
+                if (!difference.second().isMissingNode()) told.put("second", difference.second());
+                if (difference.isOfTexts()) told.put("words", comparison.contrast.pieces(difference).stream()
+                        .map(piece -> List.of(piece.side().name().toLowerCase(Locale.ROOT), piece.text())).toList());
+                if (!difference.note().isEmpty()) told.put("note", difference.note());
+                return told;
+            }
         }
 
-        private static Html heads() {
-            return Html.of("""
-                    <th scope="col" data-key="id"><button type="button">Id</button></th>
-                    <th scope="col" data-key="outcome"><button type="button">Kind</button></th>
-                    <th scope="col" data-key="seconds" class="number"><button type="button">First, s</button></th>
-                    <th scope="col" data-key="second" class="number wide"><button type="button">Second, s</button></th>
-                    <th scope="col" data-key="result"><button type="button">Differences</button></th>
-                    """);
-        }
+        /// All rows of two batches as a spreadsheet: how they compare, the inputs, and the outputs of both side by side.
+        static final class Table {
+            private final Comparison comparison;
+            private final Set<String> inputs, outputs;
+            private Spreadsheet.Sheet sheet;
 
-        private Map<String, Object> described(List<String> outputs) {
-            return Json.Tokens.object("start", 0, "outcomes", Stream.of(Match.values()).map(Match::word).toList(),
-                    "causes", outputs, "chosen", overview.count(Match.DIFFERENT) > 0 ? Match.DIFFERENT.ordinal() : "");
-        }
+            Table(Comparison comparison) {
+                this.comparison = comparison;
+                var names = List.of(comparison.first.names, comparison.second.names);
+                inputs = Comparison.union(names.getFirst().inputs, names.getLast().inputs);
+                inputs.remove("id");
+                outputs = Comparison.union(names.getFirst().all, names.getLast().all);
+                outputs.removeIf(name -> !comparison.scope.holds(name));
+            }
 
-        /// As a row of the report, of the run that succeeded, the first if both did; then what the second adds:
-        /// `[seconds, run, error of the first, error of the second, true if inputs differ, [differences]]`
-        private List<Object> row(Comparison.Pair pair, List<String> outputs) {
-            var shown = pair.first().outputs().isEmpty() ? pair.second() : pair.first();
-            var differ = overview.outputs(pair.differences()).stream().map(outputs::indexOf).toList();
-            return List.of(Plain.text(pair.id(), Report.LONGEST), pair.match().ordinal(), differ,
-                    seconds(comparison.first.batch, pair.firstEntry(), pair.first()), shown.tokens(), "",
-                    pair.first().run(), Report.values(shown.inputs()), Report.values(shown.outputs()), List.of(), false,
-                    List.of(seconds(comparison.second.batch, pair.secondEntry(), pair.second()), pair.second().run(),
-                            pair.first().error(), pair.second().error(), pair.hasOtherInputs(),
-                            pair.differences().stream().map(this::difference).toList()));
-        }
+            void write(OutputStream out) throws IOException {
+                sheet = new Spreadsheet.Sheet(out, ',', false);
+                var head = new ArrayList<>(List.of("id", "kind", "differs"));
+                inputs.forEach(name -> head.add("input." + name));
+                for (var name : outputs)
+                    for (var side : List.of("first", "second")) head.add(side + comparison.scope.output(name));
+                head.addAll(List.of("error_first", "error_second"));
+                sheet.write(head);
+                for (int number = 0; number < comparison.size(); number++) sheet.write(cells(comparison.pair(number)));
+                sheet.flush();
+            }
 
-        private static Object seconds(Batch batch, int entry, Ending ending) {
-            return entry >= 0 && batch.ledger().millis(entry) > 0 ? batch.ledger().millis(entry) / 1000.0
-                    : Overview.Took.number(ending.seconds());
-        }
+            private List<String> cells(Comparison.Pair pair) {
+                var cells = new ArrayList<>(List.of(pair.id(), pair.match().key(), pair.differences().stream()
+                        .map(Contrast.Difference::pointer).collect(joining(" "))));
+                var known = pair.first().inputs().isEmpty() ? pair.second().inputs() : pair.first().inputs();
+                inputs.forEach(name -> cells.add(Spreadsheet.Sheet.cell(known.get(name))));
+                for (var name : outputs) for (var ending : List.of(pair.first(), pair.second()))
+                    cells.add(cell(ending.outputs().get(name)));
+                cells.addAll(List.of(pair.first().error(), pair.second().error()));
+                return cells;
+            }
 
-        /// `[pointer, note, [[side, text]]]`
-        private List<Object> difference(Contrast.Difference difference) {
-            return List.of(difference.pointer(), difference.note(), comparison.contrast.pieces(difference).stream()
-                    .map(piece -> piece.shown(CONTEXT, Report.LONGEST))
-                    .map(piece -> List.of(piece.side().ordinal(), piece.text())).toList());
+            private String cell(Ending.Value value) {
+                if (comparison.scope.part().isEmpty()) return Spreadsheet.Sheet.cell(value);
+                var part = comparison.part(value);
+                return part.isValueNode() ? part.asText() : part.toString();
+            }
+
+            void tell(PrintWriter err) {
+                err.println(Plain.count(comparison.size(), "row") + ", "
+                        + Plain.count(outputs.size(), "output") + " side by side.");
+                sheet.tell(err, "");
+            }
         }
     }
 
