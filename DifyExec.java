@@ -332,12 +332,12 @@ final class DifyExec implements Runnable {
             var files = BatchFiles.of(results.file).begun();
             boolean toFile = !file.toString().equals("-");
             if (toFile) Draft.refuse(file, files, Optional.of(input), _ -> force);
-            var names = new Spreadsheet.OutputNames();
+            var names = new Spreadsheet.Names();
             try (var source = files.open(input)) {
                 var csv = shape.open(source.path());
                 var batch = Batch.peek(files, Optional.of(csv), failed ? List.of() : List.of(names));
                 if (!force) batch.refuseStrangers(input);
-                var export = new Spreadsheet(batch, names.all, failed, raw);
+                var export = new Spreadsheet.OfBatch(batch, csv, names.outputs, failed, raw);
                 if (toFile) Draft.write(file, export::write);
                 else StandardOutput.write(standardOutput, export::write);
                 export.tell(spec.commandLine().getErr());
@@ -399,7 +399,8 @@ final class DifyExec implements Runnable {
             var sides = Comparison.Compared.read(List.of(first, second), csv != null, html != null);
             var scope = new Comparison.Scope(part, Set.copyOf(ignored), trim);
             try (var comparison = new Comparison(sides.getFirst(), sides.getLast(), scope)) {
-                return tell(comparison, comparison.overview());
+                comparison.look();
+                return tell(comparison);
             }
         }
 
@@ -409,19 +410,20 @@ final class DifyExec implements Runnable {
             if (html != null) Draft.refuse(html, files, Optional.empty(), file -> force || Page.isOurs(file));
         }
 
-        private int tell(Comparison comparison, Comparison.Overview overview) throws IOException {
+        private int tell(Comparison comparison) throws IOException {
             var out = spec.commandLine().getOut();
             var err = spec.commandLine().getErr();
-            if (json) Comparison.View.json(comparison, overview, out);
-            else new Comparison.View(comparison, overview, out, Paint.of(env, 1)).print(all);
+            var view = new Comparison.View(comparison, out, Paint.of(env, 1));
+            if (json) view.json();
+            else view.print(all);
             if (csv != null) {
-                var sheet = new Comparison.Table(comparison);
+                var sheet = Spreadsheet.OfBoth.of(comparison);
                 Draft.write(csv, sheet::write);
                 sheet.tell(err);
             }
-            if (html != null) Draft.write(html, new Page.OfBoth(comparison, overview)::write);
+            if (html != null) Draft.write(html, new Page.OfBoth(comparison)::write);
             if (html != null) err.println("Page: " + html);
-            return overview.differs() ? DIFFERENT : OK;
+            return comparison.unequal.isEmpty() ? OK : DIFFERENT;
         }
     }
 
@@ -3169,7 +3171,8 @@ final class DifyExec implements Runnable {
         void print(NextCall next) {
             out.println(headline(batch, paint));
             out.println();
-            Share.of(batch.index()).forEach(share -> out.println(share.line(10, Standing::word, paint::by)));
+            Share.of(counts(batch.index()::count)).forEach(share ->
+                    out.println(share.line(10, Standing::word, paint::by)));
             out.println();
             figures(batch).forEach((name, figure) -> out.println("  " + paint.faint("%-15s".formatted(name)) + figure));
             var groups = Cause.Group.of(batch).stream()
@@ -3194,7 +3197,8 @@ final class DifyExec implements Runnable {
         /// The app and the versions of the workflow that ran, as far as they are known.
         static String origin(Batch batch) {
             var versions = batch.versions();
-            return batch.history().session.map(session -> " · " + app(session)).orElse("")
+            return batch.history().session.map(session -> " · " + Plain.text("app " + History.orEmpty(session.app())
+                    + ", Dify " + History.orEmpty(session.server()), 80)).orElse("")
                     + (versions.isEmpty() ? "" : versions.size() == 1 ? " · version " : " · versions ")
                     + versions.stream().limit(3).map(version -> Plain.text(version, 40)).collect(joining(", "))
                     + (versions.size() > 3 ? ", …" : "");
@@ -3205,16 +3209,14 @@ final class DifyExec implements Runnable {
             var history = batch.history();
             if (history.unread > 0) err.println("Warning: " + Plain.count(history.unread, "line") + " of "
                     + batch.files().log() + " cannot be read; an attempt on such a line is not known.");
-            if (!rerun) changed(batch).ifPresent(rows -> err.println(rows + "; --rerun-changed runs "
-                    + (history.changed.cardinality() == 1 ? "it" : "them") + " again."));
+            if (!rerun) changed(batch, "; --rerun-changed runs %s again.").ifPresent(err::println);
             openTries(batch, err);
         }
 
         /// `2 ids of .retry are not in the CSV: nobody, no one`
         static void strangers(List<String> ids, PrintWriter err) {
-            if (!ids.isEmpty()) err.println((ids.size() == 1 ? "1 id of .retry is not in the CSV: "
-                    : ids.size() + " ids of .retry are not in the CSV: ")
-                    + ids.stream().limit(STRANGERS).map(Plain::id).collect(joining(", "))
+            if (!ids.isEmpty()) err.println(Plain.count(ids.size(), "id of .retry is", "ids of .retry are")
+                    + " not in the CSV: " + ids.stream().limit(STRANGERS).map(Plain::id).collect(joining(", "))
                     + (ids.size() > STRANGERS ? ", …" : ""));
         }
 
@@ -3226,22 +3228,11 @@ final class DifyExec implements Runnable {
                     + "; in the shell, 'try " + Plain.shell(Plain.id(known.id())) + "' looks it up.");
         }
 
-        static String app(Event.Session session) {
-            return Plain.text("app " + History.orEmpty(session.app()) + ", Dify " + History.orEmpty(session.server()),
-                    80);
-        }
-
         /// The rows that stand at one place, and how many they are of all: 0 to 1.
         record Share<T>(T standing, long count, double ofAll) {
-            /// Those that have any, in the order in which they are told.
-            static List<Share<Standing>> of(Index index) {
-                var counts = new LinkedHashMap<Standing, Long>();
-                for (var standing : ORDER) counts.put(standing, index.count(standing));
-                return of(counts);
-            }
-
+            /// Those that have any.
             static <T> List<Share<T>> of(Map<T, Long> counts) {
-                double all = counts.values().stream().mapToLong(Long::longValue).sum();
+                double all = sum(counts);
                 return counts.entrySet().stream().filter(count -> count.getValue() > 0)
                         .map(count -> new Share<>(count.getKey(), count.getValue(), count.getValue() / all)).toList();
             }
@@ -3252,6 +3243,24 @@ final class DifyExec implements Runnable {
                         + String.format(Locale.ROOT, " %,11d  %5.1f %%  ", count, 100 * ofAll)
                         + paint.apply(standing, "█".repeat((int) Math.max(1, Math.round(BAR * ofAll))));
             }
+        }
+
+        /// In the order in which they are told.
+        static Map<Standing, Long> counts(ToLongFunction<Standing> count) {
+            var counts = new LinkedHashMap<Standing, Long>();
+            for (var standing : ORDER) counts.put(standing, count.applyAsLong(standing));
+            return counts;
+        }
+
+        /// As the keys of JSON, after the number of all.
+        private static Map<String, Object> json(Map<Standing, Long> counts) {
+            var json = Json.Tokens.object("total", sum(counts));
+            counts.forEach((standing, rows) -> json.put(standing.word(), rows));
+            return json;
+        }
+
+        private static long sum(Map<?, Long> counts) {
+            return counts.values().stream().mapToLong(Long::longValue).sum();
         }
 
         /// What is known of time, pace and cost, by name.
@@ -3298,8 +3307,7 @@ final class DifyExec implements Runnable {
             var history = batch.history();
             var index = batch.index();
             var notes = new ArrayList<String>();
-            changed(batch).ifPresent(rows -> notes.add(rows + "; 'run --rerun-changed' runs "
-                    + (history.changed.cardinality() == 1 ? "it" : "them") + " again"));
+            changed(batch, "; 'run --rerun-changed' runs %s again").ifPresent(notes::add);
             if (history.lateRuns > 0) notes.add(Plain.count(history.lateRuns, "run")
                     + " turned up late, after the row was sent again");
             if (!history.missingFiles.isEmpty()) notes.add(history.missingFiles.toString());
@@ -3312,11 +3320,14 @@ final class DifyExec implements Runnable {
         }
 
         /// `2 rows with a success changed in the CSV since (first: a)`
-        static Optional<String> changed(Batch batch) {
+        ///
+        /// @param more what follows; `%s` is it or them
+        static Optional<String> changed(Batch batch, String more) {
             var changed = batch.history().changed;
             return changed.isEmpty() ? Optional.empty() : Optional.of(Plain.count(changed.cardinality(), "row")
                     + " with a success changed in the CSV since (first: "
-                    + Plain.id(batch.index().id(changed.nextSetBit(0))) + ")");
+                    + Plain.id(batch.index().id(changed.nextSetBit(0))) + ")"
+                    + more.formatted(changed.cardinality() == 1 ? "it" : "them"));
         }
 
         /// The keys and their order are a promise; see docs/files.md.
@@ -3324,8 +3335,7 @@ final class DifyExec implements Runnable {
             var index = batch.index();
             var history = batch.history();
             var missing = history.missingFiles;
-            var json = Json.Tokens.object("total", index.rows());
-            for (var standing : ORDER) json.put(standing.word(), index.count(standing));
+            var json = json(counts(index::count));
             json.putAll(Json.Tokens.object(
                     "attempts", history.attempts,
                     "retries", history.retries,
@@ -3353,101 +3363,81 @@ final class DifyExec implements Runnable {
         ///
         /// @param hasCsv else the rows of shards that have not begun are not known
         record OfShards(Shards shards, Index index, List<Part> parts, boolean hasCsv) {
-            /// @param history empty: it has not begun
-            record Part(Shard shard, Optional<History> history, Map<Standing, Long> counts) {
-                long count(Standing standing) {
-                    return counts.getOrDefault(standing, 0L);
-                }
-
-                long rows() {
-                    return counts.values().stream().mapToLong(Long::longValue).sum();
-                }
-
-                Optional<Instant> updatedAt() {
-                    return history.map(known -> known.updatedAt);
-                }
-
-                long inFlight() {
-                    return history.map(History::inFlight).orElse(0L);
-                }
-            }
+            /// @param history of nothing where it has not begun
+            record Part(Shard shard, boolean begun, History history, Map<Standing, Long> counts) {}
 
             static OfShards of(Shards shards, Optional<Csv> csv) {
                 var index = new Index();
                 csv.ifPresent(known -> known.check(index));
                 if (csv.isPresent()) index.endOfRows();
-                var histories = new TreeMap<Integer, History>();
+                var histories = new HashMap<Shard, History>();
                 try {
                     for (var files : shards.files()) {
                         files.refuseForeign();
                         Results.read(files.results(), index, List.of());
-                        histories.put(Shards.shard(files).index(), History.read(files.log(), index, List.of()));
+                        histories.put(Shards.shard(files), History.read(files.log(), index, List.of()));
                     }
                 } catch (IOException problem) {
                     throw new Unusable(shards.whole().results() + ": " + Plain.of(problem));
                 }
                 var counts = IntStream.range(0, index.rows()).boxed().collect(Collectors.groupingBy(
-                        entry -> Shard.of(index.id(entry), shards.count()).index(),
+                        entry -> Shard.of(index.id(entry), shards.count()),
                         Collectors.groupingBy(index::standing, Collectors.counting())));
-                return new OfShards(shards, index, IntStream.rangeClosed(1, shards.count()).mapToObj(number -> new Part(
-                        new Shard(number, shards.count()), Optional.ofNullable(histories.get(number)),
-                        counts.getOrDefault(number, Map.of()))).toList(), csv.isPresent());
+                return new OfShards(shards, index, IntStream.rangeClosed(1, shards.count())
+                        .mapToObj(number -> new Shard(number, shards.count()))
+                        .map(shard -> new Part(shard, histories.containsKey(shard),
+                                histories.getOrDefault(shard, new History(index)), counts(standing ->
+                                counts.getOrDefault(shard, Map.of()).getOrDefault(standing, 0L)))).toList(),
+                        csv.isPresent());
             }
 
             /// Every row has a success.
             boolean isComplete() {
                 return index.isComplete() && (hasCsv || shards.missing().isEmpty())
-                        && parts.stream().flatMap(part -> part.history().stream())
-                                .allMatch(history -> history.missingFiles.isEmpty());
+                        && parts.stream().allMatch(part -> part.history().missingFiles.isEmpty());
             }
 
             void print(PrintWriter out, Paint paint, NextCall next) {
-                var standings = StatusView.ORDER.stream().filter(standing -> index.count(standing) > 0).toList();
+                var standings = ORDER.stream().filter(standing -> index.count(standing) > 0).toList();
                 out.println(paint.bold(shards.whole().results().toString()) + ": " + shards.files().size() + " of "
                         + Plain.count(shards.count(), "shard") + " begun, not merged yet");
                 out.println();
                 out.println("  " + paint.faint("%-9s %11s".formatted("shard", "rows") + standings.stream()
                         .map(standing -> " %11s".formatted(standing.word())).collect(joining())
                         + " %9s  %s".formatted("in flight", "last event")));
-                parts.forEach(part -> line(out, part.shard().toString(), part.rows(), standings, part::count,
-                        part.inFlight(), part.history().isEmpty() ? "not begun" : part.updatedAt()
-                                .map(time -> Times.local("yyyy-MM-dd HH:mm:ss xxx", time)).orElse("")));
-                line(out, "total", index.rows(), standings, index::count, inFlight(), "");
+                for (var part : parts) line(out, part.shard().toString(), standings, part.counts(),
+                        part.history().inFlight(), !part.begun() ? "not begun" : part.history().updatedAt == null ? ""
+                                : Times.local("yyyy-MM-dd HH:mm:ss xxx", part.history().updatedAt));
+                line(out, "total", standings, counts(index::count), sum(History::inFlight), "");
                 out.println();
-                next.merge(shards.whole().results(), out);
+                next.print("merge", shards.whole().results(), out);
             }
 
-            private static void line(PrintWriter out, String name, long rows, List<Standing> standings,
-                    ToLongFunction<Standing> count, long inFlight, String last) {
-                out.println(("  %-9s %11s".formatted(name, Plain.number(rows)) + standings.stream()
-                        .map(standing -> " %11s".formatted(Plain.number(count.applyAsLong(standing)))).collect(joining())
+            private static void line(PrintWriter out, String name, List<Standing> standings,
+                    Map<Standing, Long> counts, long inFlight, String last) {
+                out.println(("  %-9s %11s".formatted(name, Plain.number(StatusView.sum(counts))) + standings.stream()
+                        .map(standing -> " %11s".formatted(Plain.number(counts.get(standing)))).collect(joining())
                         + " %9s  %s".formatted(Plain.number(inFlight), last)).stripTrailing());
             }
 
-            private long inFlight() {
-                return parts.stream().mapToLong(Part::inFlight).sum();
-            }
-
             private long sum(ToLongFunction<History> of) {
-                return parts.stream().flatMap(part -> part.history().stream()).mapToLong(of).sum();
+                return parts.stream().map(Part::history).mapToLong(of).sum();
             }
 
             /// The keys and their order are a promise.
             String json() {
-                var json = Json.Tokens.object("total", index.rows());
-                for (var standing : StatusView.ORDER) json.put(standing.word(), index.count(standing));
+                var json = StatusView.json(counts(index::count));
                 json.putAll(Json.Tokens.object("attempts", sum(history -> history.attempts),
                         "retries", sum(history -> history.retries), "total_tokens", sum(history -> history.tokens),
-                        "in_flight", inFlight(), "shards", parts.stream().map(OfShards::json).toList()));
+                        "in_flight", sum(History::inFlight), "shards", parts.stream().map(OfShards::json).toList()));
                 return Json.Tokens.text(json);
             }
 
             private static Map<String, Object> json(Part part) {
-                var json = Json.Tokens.object("shard", part.shard().toString(), "begun", part.history().isPresent(),
-                        "total", part.rows());
-                for (var standing : StatusView.ORDER) json.put(standing.word(), part.count(standing));
-                json.put("in_flight", part.inFlight());
-                json.put("updated_at", part.updatedAt().map(Times::text).orElse(null));
+                var json = Json.Tokens.object("shard", part.shard().toString(), "begun", part.begun());
+                json.putAll(StatusView.json(part.counts()));
+                json.put("in_flight", part.history().inFlight());
+                json.put("updated_at", part.history().updatedAt == null ? null : Times.text(part.history().updatedAt));
                 return json;
             }
         }
@@ -3468,21 +3458,17 @@ final class DifyExec implements Runnable {
             boolean isPending = index.count(Standing.PENDING) > 0, isOpen = index.count(Standing.FAILED) == 0;
             if (isOpen && !isPending)
                 out.println("What is open is looked up by the next call; --resend-unknown sends it again.");
-            print(isPending ? "run" : "retry", batch.files().results(), typed.and(batch.typed()), out);
+            new NextCall(invocation, typed.and(batch.typed())).print(isPending ? "run" : "retry",
+                    batch.files().results(), out);
         }
 
         /// It begins the batch of a CSV, where there is no other under the usual name.
         void begin(PrintWriter out) {
             var results = Path.of("results.jsonl");
-            if (Files.notExists(results)) print("run", results, typed, out);
+            if (Files.notExists(results)) print("run", results, out);
         }
 
-        /// It puts shards together.
-        void merge(Path results, PrintWriter out) {
-            print("merge", results, typed, out);
-        }
-
-        private void print(String command, Path results, Typed typed, PrintWriter out) {
+        void print(String command, Path results, PrintWriter out) {
             out.println("Next: " + invocation + " " + command + " -i " + Plain.shell(typed.input().orElse("CSV"))
                     + " -o " + Plain.shell(results.toString()) + typed.others());
             out.flush();
@@ -3531,135 +3517,173 @@ final class DifyExec implements Runnable {
             }
 
             Map<String, Object> json() {
-                return Json.Tokens.object("outcome", cause.outcome().word(), "cause", cause.said(), "count", count, "ids",
-                        ids);
+                return Json.Tokens.object("outcome", cause.outcome().word(), "cause", cause.said(), "count", count,
+                        "ids", ids);
             }
         }
     }
 
-    /// The batch as a CSV in the input's order: its columns, `output.<name>` for each output, then how the row ended.
-    /// Its delimiter is the input's, which is the one that its owner's spreadsheet expects.
+    /// A CSV that spreadsheets open as it is and unharmed: UTF-8 with byte order mark, CR LF, and nothing in it that
+    /// they would run.
     static final class Spreadsheet {
-        private static final List<String> ENDING = List.of("status", "error", "run_id", "attempts", "seconds", "tokens",
-                "price", "currency", "edited");
+        private static final int EXCEL = 32_767;
+        private static final Pattern CONTROLS = Pattern.compile("[\\x00-\\x08\\x0B\\f\\x0E-\\x1F\\x7F-\\x9F]");
+        private static final Pattern NUMBER = Pattern.compile("[+-]?(\\d+([.,]\\d+)*|[.,]\\d+)([eE][+-]?\\d+)?%?");
 
-        private final Batch batch;
-        private final Collection<String> outputs;
-        private final boolean failed, raw;
-        private Sheet sheet;
-        private long rows = 0;
+        private final char delimiter;
+        private final boolean raw;
+        private CellWriter cells;
+        private long rows = -1, guarded = 0, tooLong = 0; // the first is the header
 
-        Spreadsheet(Batch batch, Collection<String> outputs, boolean failed, boolean raw) {
-            this.batch = batch;
-            this.outputs = outputs;
-            this.failed = failed;
+        /// @param raw whether every cell stays as it is
+        private Spreadsheet(char delimiter, boolean raw) {
+            this.delimiter = delimiter;
             this.raw = raw;
         }
 
-        void write(OutputStream out) throws IOException {
-            var csv = batch.csv().orElseThrow();
-            sheet = new Sheet(out, csv.header().delimiter(), raw);
-            sheet.write(header(csv));
-            try (var endings = new Endings(batch)) {
-                var all = batch.rows(entry -> !failed || batch.index().standing(entry).isOnRetryList());
-                for (; all.hasNext(); rows++) {
-                    var row = all.next();
-                    sheet.write(cells(row, endings.of(row.index())));
-                }
-            }
-            sheet.flush();
+        private void open(OutputStream out) throws IOException {
+            cells = new CellWriter(raw ? new Utf8(out) : Utf8.shown(out), delimiter, true, "\r\n");
         }
 
-        private List<String> header(Csv csv) {
-            var names = new ArrayList<>(csv.columns());
-            outputs.forEach(output -> names.add("output." + output));
-            ENDING.forEach(name -> names.add(names.contains(name) ? "run." + name : name));
-            return names;
+        private void write(List<String> row) throws IOException {
+            rows++;
+            tooLong += row.stream().filter(cell -> cell.length() > EXCEL).count();
+            cells.write(raw ? row : row.stream().map(this::guarded).toList());
         }
 
-        private List<String> cells(Row row, Ending ending) {
-            var cells = new ArrayList<>(row.inputs().values());
-            for (var name : outputs) cells.add(Sheet.cell(ending.outputs().get(name)));
-            long attempts = batch.history().attempts(row.index());
-            long millis = batch.ledger().millis(row.index());
-            cells.addAll(List.of(batch.index().standing(row.index()).word(), ending.error(), ending.run(),
-                    attempts == 0 ? "" : Long.toString(attempts),
-                    millis == 0 ? ending.seconds() : BigDecimal.valueOf(millis, 3).toPlainString(),
-                    ending.tokens(), ending.price(), ending.currency(), ending.edited() ? "true" : ""));
-            return cells;
+        /// What a spreadsheet would run stays text, and no control character but tab and line end is left.
+        private String guarded(String cell) {
+            var clean = CONTROLS.matcher(cell).replaceAll("\uFFFD");
+            if (clean.isEmpty() || "=+-@\t\r".indexOf(clean.charAt(0)) < 0
+                    || clean.length() < 100 && NUMBER.matcher(clean).matches()) return clean;
+            guarded++;
+            return "'" + clean;
         }
 
-        /// What was written, and what its reader should know.
-        void tell(PrintWriter err) {
-            err.println(Plain.count(rows, "row") + (failed ? " without success" : "") + ", "
-                    + Plain.count(outputs.size(), "output column") + ".");
-            StatusView.changed(batch).ifPresent(rows -> err.println(rows
-                    + ": their cells here are those of today, their outputs are not."));
-            sheet.tell(err, "; --raw leaves it out");
+        /// An output or input; what is not there is empty.
+        private static String cell(Ending.Value value) {
+            return value == null || value.json() && value.text().equals("null") ? "" : value.text();
+        }
+
+        /// @param remedy what can be done about a guard
+        private void tell(PrintWriter err, String remedy) {
+            if (guarded > 0) err.println("A ' was put before " + Plain.count(guarded, "cell")
+                    + " that a spreadsheet would run as a formula" + remedy + ".");
+            if (tooLong > 0) err.println("Excel cuts " + Plain.count(tooLong, "cell") + ": longer than "
+                    + Plain.number(EXCEL) + " characters.");
+            err.flush();
         }
 
         /// The names of all outputs and inputs, in the order in which they come up.
-        static final class OutputNames implements Reading {
+        static final class Names implements Reading {
             private static final int MOST = 10_000;
 
-            final Set<String> all = new LinkedHashSet<>(), inputs = new LinkedHashSet<>();
+            final Set<String> outputs = new LinkedHashSet<>(), inputs = new LinkedHashSet<>();
 
             @Override
             public void result(int entry, Lines line) throws IOException {
                 var ending = Ending.of(line.bytes());
-                all.addAll(ending.outputs().keySet());
+                outputs.addAll(ending.outputs().keySet());
                 inputs.addAll(ending.inputs().keySet());
-                if (all.size() > MOST) throw new Unusable("the results have more than " + Plain.number(MOST)
+                if (outputs.size() > MOST) throw new Unusable("the results have more than " + Plain.number(MOST)
                         + " different outputs: too many for columns of a spreadsheet");
             }
         }
 
-        /// A CSV that spreadsheets open as it is and unharmed: UTF-8 with byte order mark, CR LF, and nothing in it that
-        /// they would run.
-        static final class Sheet {
-            private static final int EXCEL = 32_767;
-            private static final Pattern CONTROLS = Pattern.compile("[\\x00-\\x08\\x0B\\f\\x0E-\\x1F\\x7F-\\x9F]");
-            private static final Pattern NUMBER = Pattern.compile("[+-]?(\\d+([.,]\\d+)*|[.,]\\d+)([eE][+-]?\\d+)?%?");
+        /// The batch in the input's order: its columns, `output.<name>` for each output, then how the row ended. Its
+        /// delimiter is the input's, which is the one that its owner's spreadsheet expects.
+        record OfBatch(Batch batch, Csv csv, Collection<String> outputs, boolean failed, Spreadsheet file) {
+            private static final List<String> ENDING = List.of("status", "error", "run_id", "attempts", "seconds",
+                    "tokens", "price", "currency", "edited");
 
-            private final CellWriter cells;
-            private final boolean raw;
-            private long guarded = 0, tooLong = 0;
-
-            Sheet(OutputStream out, char delimiter, boolean raw) throws IOException {
-                cells = new CellWriter(raw ? new Utf8(out) : Utf8.shown(out), delimiter, true, "\r\n");
-                this.raw = raw;
+            OfBatch(Batch batch, Csv csv, Collection<String> outputs, boolean failed, boolean raw) {
+                this(batch, csv, outputs, failed, new Spreadsheet(csv.header().delimiter(), raw));
             }
 
-            void write(List<String> row) throws IOException {
-                tooLong += row.stream().filter(cell -> cell.length() > EXCEL).count();
-                cells.write(raw ? row : row.stream().map(this::guarded).toList());
+            void write(OutputStream out) throws IOException {
+                file.open(out);
+                file.write(header());
+                try (var endings = new Endings(batch)) {
+                    var rows = batch.rows(entry -> !failed || batch.index().standing(entry).isOnRetryList());
+                    while (rows.hasNext()) file.write(cells(rows.next(), endings));
+                }
+                file.cells.flush();
             }
 
-            void flush() throws IOException {
-                cells.flush();
+            private List<String> header() {
+                var names = new ArrayList<>(csv.columns());
+                outputs.forEach(output -> names.add("output." + output));
+                ENDING.forEach(name -> names.add(names.contains(name) ? "run." + name : name));
+                return names;
             }
 
-            /// An output or input; what is not there is empty.
-            static String cell(Ending.Value value) {
-                return value == null || value.json() && value.text().equals("null") ? "" : value.text();
+            private List<String> cells(Row row, Endings endings) throws IOException {
+                var ending = endings.of(row.index());
+                var cells = new ArrayList<>(row.inputs().values());
+                for (var name : outputs) cells.add(cell(ending.outputs().get(name)));
+                long attempts = batch.history().attempts(row.index());
+                long millis = batch.ledger().millis(row.index());
+                cells.addAll(List.of(batch.index().standing(row.index()).word(), ending.error(), ending.run(),
+                        attempts == 0 ? "" : Long.toString(attempts),
+                        millis == 0 ? ending.seconds() : BigDecimal.valueOf(millis, 3).toPlainString(),
+                        ending.tokens(), ending.price(), ending.currency(), ending.edited() ? "true" : ""));
+                return cells;
             }
 
-            /// What a spreadsheet would run stays text, and no control character but tab and line end is left.
-            private String guarded(String cell) {
-                var clean = CONTROLS.matcher(cell).replaceAll("\uFFFD");
-                if (clean.isEmpty() || "=+-@\t\r".indexOf(clean.charAt(0)) < 0
-                        || clean.length() < 100 && NUMBER.matcher(clean).matches()) return clean;
-                guarded++;
-                return "'" + clean;
+            /// What was written, and what its reader should know.
+            void tell(PrintWriter err) {
+                err.println(Plain.count(file.rows, "row") + (failed ? " without success" : "") + ", "
+                        + Plain.count(outputs.size(), "output column") + ".");
+                StatusView.changed(batch, ": their cells here are those of today, their outputs are not.")
+                        .ifPresent(err::println);
+                file.tell(err, "; --raw leaves it out");
+            }
+        }
+
+        /// All rows of two batches: how they compare, the inputs, and the outputs of both side by side.
+        record OfBoth(Comparison comparison, Set<String> inputs, Set<String> outputs, Spreadsheet file) {
+            static OfBoth of(Comparison comparison) {
+                Names first = comparison.first.names, second = comparison.second.names;
+                var inputs = Comparison.union(first.inputs, second.inputs);
+                inputs.remove("id");
+                var outputs = Comparison.union(first.outputs, second.outputs);
+                outputs.removeIf(name -> !comparison.scope.holds(name));
+                return new OfBoth(comparison, inputs, outputs, new Spreadsheet(',', false));
             }
 
-            /// @param remedy what can be done about a guard
-            void tell(PrintWriter err, String remedy) {
-                if (guarded > 0) err.println("A ' was put before " + Plain.count(guarded, "cell")
-                        + " that a spreadsheet would run as a formula" + remedy + ".");
-                if (tooLong > 0) err.println("Excel cuts " + Plain.count(tooLong, "cell") + ": longer than "
-                        + Plain.number(EXCEL) + " characters.");
-                err.flush();
+            void write(OutputStream out) throws IOException {
+                file.open(out);
+                var head = new ArrayList<>(List.of("id", "kind", "differs"));
+                inputs.forEach(name -> head.add("input." + name));
+                for (var name : outputs)
+                    for (var side : List.of("first", "second")) head.add(side + comparison.scope.output(name));
+                head.addAll(List.of("error_first", "error_second"));
+                file.write(head);
+                for (int number = 0; number < comparison.size(); number++) file.write(cells(comparison.pair(number)));
+                file.cells.flush();
+            }
+
+            private List<String> cells(Comparison.Pair pair) {
+                var cells = new ArrayList<>(List.of(pair.id(), pair.match().key(), pair.differences().stream()
+                        .map(Contrast.Difference::pointer).collect(joining(" "))));
+                var known = pair.first().inputs().isEmpty() ? pair.second().inputs() : pair.first().inputs();
+                inputs.forEach(name -> cells.add(cell(known.get(name))));
+                for (var name : outputs) for (var ending : List.of(pair.first(), pair.second()))
+                    cells.add(part(ending.outputs().get(name)));
+                cells.addAll(List.of(pair.first().error(), pair.second().error()));
+                return cells;
+            }
+
+            private String part(Ending.Value value) {
+                if (comparison.scope.part().isEmpty()) return cell(value);
+                var part = comparison.scope.part(value);
+                return part.isValueNode() ? part.asText() : part.toString();
+            }
+
+            void tell(PrintWriter err) {
+                err.println(Plain.count(file.rows, "row") + ", " + Plain.count(outputs.size(), "output")
+                        + " side by side.");
+                file.tell(err, "");
             }
         }
     }
@@ -3668,25 +3692,18 @@ final class DifyExec implements Runnable {
     /// what it holds when it is pointed at.
     ///
     /// @param spans in units of x
-    /// @param marks lines across, by their label
+    /// @param marks seconds at which a line crosses it, by name
     record Chart(String name, String title, Axis y, String x, Spans spans, boolean bars, List<Series> series,
             Map<String, Double> marks) {
+        /// The most spans that can be told apart.
+        private static final int SPANS = 60;
         private static final int WIDE = 420, HIGH = 200, LEFT = 46, RIGHT = 12, BOTTOM = 34, LINE = 13;
 
         /// @param whole   whether it counts what has no halves
         /// @param counted how many rows a value of 1 stands for in a span of a rate; 0: it is no rate
         record Axis(String unit, boolean whole, double counted) {
-            static Axis of(String unit) {
-                return new Axis(unit, false, 0);
-            }
-
             static Axis counting(String unit) {
                 return new Axis(unit, true, 0);
-            }
-
-            /// @param seconds that a span takes
-            static Axis rate(String unit, double seconds) {
-                return new Axis(unit, false, seconds);
             }
 
             /// Of the lines across, about four.
@@ -3706,11 +3723,6 @@ final class DifyExec implements Runnable {
 
         /// @param look the class that colours it
         record Series(String name, String look, double[] values) {}
-
-        /// A line through one series.
-        static Chart line(String name, String title, Axis y, String x, Spans spans, double[] values) {
-            return new Chart(name, title, y, x, spans, false, List.of(new Series("", "plain", values)), Map.of());
-        }
 
         /// Above the grid a line for the unit, or for each mark.
         private int top() {
@@ -3751,7 +3763,7 @@ final class DifyExec implements Runnable {
             return title + ", 0 to " + number(spans.whole()) + " " + x + ": highest " + y.words(total(top))
                     + " from " + from(top) + " to " + from(top + 1) + " " + x
                     + (bars ? "" : ", " + each(spans.count() - 1) + " at the end")
-                    + marks.keySet().stream().map(mark -> "; " + mark).collect(joining()) + ".";
+                    + marks.keySet().stream().map(mark -> "; " + label(mark)).collect(joining()) + ".";
         }
 
         /// `3`, or by name where there are several: `0.2 USD, 1.5 CNY`
@@ -3821,16 +3833,20 @@ final class DifyExec implements Runnable {
                     over(spans.whole() - 0.5 * spans.width()), over(0.5 * spans.width()), down(0));
         }
 
+        private String label(String mark) {
+            return String.format(Locale.ROOT, "%s %.2f s", mark, marks.get(mark));
+        }
+
         /// The marks, their labels above all lines.
         private Html crossings() {
             var lines = new ArrayList<Html>();
             var labels = new ArrayList<Html>();
-            marks.forEach((label, x) -> {
+            marks.forEach((mark, x) -> {
                 double at = over(Math.min(x, spans.whole()));
                 boolean left = at > WIDE - 90;
                 lines.add(Html.of("<path class=\"mark\" d=\"M%.1f %dV%.1f\"/>", at, 4 + LINE * labels.size(), down(0)));
                 labels.add(text(left ? at - 5 : at + 5, 13 + LINE * labels.size(), left ? "label end" : "label",
-                        label));
+                        label(mark)));
             });
             return Html.all(Stream.concat(lines.stream(), labels.stream()));
         }
@@ -3856,71 +3872,72 @@ final class DifyExec implements Runnable {
                     + (unit == 1 ? "" : unit == 1e3 ? "k" : "M");
         }
 
+        /// So many bars for some rows: few rows would stand alone in each.
+        static int bars(long rows) {
+            return Math.clamp(Math.round(3 * Math.sqrt(rows)), 10, SPANS);
+        }
+
         /// Batches over the time that they ran, one over another.
-        record Course(List<Line> lines) {
-            private static final int SPANS = 60;
-
+        record Course(List<Track> tracks) {
             /// @param look the class that colours it
-            record Line(String name, String look, Timeline timeline) {}
-
-            /// In milliseconds.
-            private long total() {
-                return lines.stream().mapToLong(line -> line.timeline().total()).max().orElse(0);
-            }
-
-            /// Of the batch that ran longest.
-            Spans spans() {
-                return Spans.of(total(), SPANS);
-            }
+            record Track(String name, String look, Timeline timeline) {}
 
             List<Chart> charts() {
                 var costs = costs();
-                return Stream.of(
-                        chart("flight", "Attempts in flight", Chart.Axis.counting("attempts"), spans(), false,
-                                series(Timeline::inFlight)),
-                        chart("tokens", "Tokens used so far", Chart.Axis.counting("tokens"), spans(), false,
-                                series(Timeline::tokens)),
-                        chart("cost", "Cost so far", Chart.Axis.of(costs.size() == 1 ? costs.getFirst().name() : ""),
-                                spans(), false, costs))
-                        .filter(chart -> chart.name().equals("flight") || chart.isOfAny()).toList();
+                return Stream.of(ended(),
+                        chart("flight", "Attempts in flight", Axis.counting("attempts"), spans(), false,
+                                series(timeline -> timeline.inFlight(spans()))),
+                        chart("tokens", "Tokens used so far", Axis.counting("tokens"), spans(), false,
+                                series(timeline -> timeline.tokens(spans()))),
+                        chart("cost", "Cost so far", new Axis(costs.size() == 1 ? costs.getFirst().name() : "", false,
+                                0), spans(), false, costs))
+                        .filter(chart -> List.of("rate", "flight").contains(chart.name()) || chart.isOfAny()).toList();
+            }
+
+            /// In milliseconds.
+            private long total() {
+                return tracks.stream().mapToLong(track -> track.timeline().total()).max().orElse(0);
+            }
+
+            /// Of the batch that ran longest.
+            private Spans spans() {
+                return Spans.of(total(), SPANS);
+            }
+
+            /// Rows a second, where there are seconds enough for a rate; else how many. Of one batch by success.
+            private Chart ended() {
+                boolean isOne = tracks.size() == 1, isRated = total() >= StatusView.RATED.toMillis();
+                var first = tracks.getFirst().timeline();
+                var spans = isOne ? Spans.of(total(), bars(first.rows())) : spans();
+                double weight = isRated ? 1000 / spans.width() : 1;
+                var series = !isOne ? series(timeline -> timeline.ended(spans, weight, _ -> true)) : List.of(
+                        new Series("succeeded", "succeeded", first.ended(spans, weight, Standing::isSuccess)),
+                        new Series("without success", "failed",
+                                first.ended(spans, weight, standing -> !standing.isSuccess())));
+                return chart("rate", "Rows that ended", isRated ? new Axis("rows a second", false, spans.width() / 1000)
+                        : Axis.counting("rows"), spans, isOne, series);
             }
 
             /// A line for each currency of a batch.
-            private List<Chart.Series> costs() {
+            private List<Series> costs() {
                 var looks = List.of("plain", "partial", "unknown", "paused");
-                var series = new ArrayList<Chart.Series>();
-                for (var line : lines) line.timeline().cost(spans()).forEach((currency, values) -> series.add(
-                        new Chart.Series((line.name() + " " + Plain.text(currency, 8)).strip(),
-                                lines.size() > 1 ? line.look() : looks.get(series.size() % looks.size()), values)));
+                var series = new ArrayList<Series>();
+                for (var track : tracks) track.timeline().cost(spans()).forEach((currency, values) -> series.add(
+                        new Series((track.name() + " " + Plain.text(currency, 8)).strip(),
+                                tracks.size() > 1 ? track.look() : looks.get(series.size() % looks.size()), values)));
                 return series;
             }
 
-            /// Rows a second, where there are seconds enough for a rate; else how many.
-            Chart ended(Spans spans, boolean bars, List<Chart.Series> series) {
-                return chart("rate", "Rows that ended", isRated() ? Chart.Axis.rate("rows a second", spans.width() / 1000)
-                        : Chart.Axis.counting("rows"), spans, bars, series);
+            private List<Series> series(Function<Timeline, double[]> values) {
+                return tracks.stream().map(track -> new Series(track.name(), track.look(),
+                        values.apply(track.timeline()))).toList();
             }
 
-            /// What one row that ended stands for in a span.
-            double weight(Spans spans) {
-                return isRated() ? 1000 / spans.width() : 1;
-            }
-
-            private boolean isRated() {
-                return total() >= StatusView.RATED.toMillis();
-            }
-
-            private Chart chart(String name, String title, Chart.Axis y, Spans spans, boolean bars,
-                    List<Chart.Series> series) {
+            private Chart chart(String name, String title, Axis y, Spans spans, boolean bars, List<Series> series) {
                 var unit = total() < 120_000 ? ChronoUnit.SECONDS : total() < 7_200_000 ? ChronoUnit.MINUTES
                         : ChronoUnit.HOURS;
                 return new Chart(name, title, y, unit.toString().toLowerCase(Locale.ROOT) + " of running",
                         spans.in(unit.getDuration().toMillis()), bars, series, Map.of());
-            }
-
-            List<Chart.Series> series(BiFunction<Timeline, Spans, double[]> values) {
-                return lines.stream().map(line -> new Chart.Series(line.name(), line.look(),
-                        values.apply(line.timeline(), spans()))).toList();
             }
         }
     }
@@ -3928,12 +3945,23 @@ final class DifyExec implements Runnable {
     /// A page that needs nothing else and asks for nothing; its style and script are let in by their hash alone. What
     /// may stand on it: cards, charts, tables of causes, and one table of rows to search.
     static final class Page {
-        private static final int BLOCK = 5_000;
+        private static final int BLOCK = 5_000, LONGEST = 2_000;
         private static final String MARK = "<meta name=\"generator\" content=\"difyexec ";
 
         /// What the script gets of a row, by its number.
         interface RowJson {
             List<Object> of(int number) throws IOException;
+        }
+
+        /// A column of the rows.
+        ///
+        /// @param key what the script shows there and sorts by
+        private record Column(String key, String look, String title) {
+            Html head() {
+                return Html.of("""
+                        <th scope="col" data-key="%s" class="%s"><button type="button">%s</button></th>
+                        """, key, look, title);
+            }
         }
 
         /// One of ours may be written over.
@@ -3946,27 +3974,63 @@ final class DifyExec implements Runnable {
         }
 
         /// @param about one line under the title
-        static Html head(String title, String about) {
-            return Html.of(HEAD, Html.hash(STYLE), Html.hash(SCRIPT), new Html(MARK + VERSION + "\">"), title,
-                    new Html(STYLE), about);
-        }
-
-        /// @param parts what stands above the rows, the head first
-        static void write(OutputStream file, List<Html> parts, Map<String, Object> batch, int rows, RowJson row)
-                throws IOException {
+        /// @param parts what stands above the rows, and their table
+        /// @param batch what the script reads of it, then its rows in blocks, one after the other
+        private static void write(OutputStream file, String title, String about, List<Html> parts,
+                Map<String, Object> batch, int rows, RowJson row) throws IOException {
             var out = new BufferedWriter(Utf8.shown(file), 1 << 16);
+            out.write(head(title, about).markup());
             for (var part : parts) out.write(part.markup());
-            data(out, batch, rows, row);
-            out.write(Html.of(FOOT, new Html(SCRIPT)).markup());
+            out.write("<script type=\"application/json\" id=\"batch\">" + Html.json(batch) + "</script>\n");
+            for (int n = 0; n < rows; n++) {
+                out.write(n % BLOCK == 0 ? "<script type=\"application/json\" class=\"rows\">[" : ",");
+                out.write(Html.json(row.of(n)) + "\n");
+                if (n % BLOCK == BLOCK - 1 || n == rows - 1) out.write("]</script>\n");
+            }
+            out.write(foot().markup());
             out.flush();
         }
 
+        private static Html head(String title, String about) {
+            return Html.of("""
+                    <!doctype html>
+                    <html lang="en">
+                    <head>
+                    <meta charset="utf-8">
+                    <meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src %s; script-src \
+                    %s; base-uri 'none'; form-action 'none'">
+                    <meta name="viewport" content="width=device-width, initial-scale=1">
+                    %s
+                    <title>%4$s</title>
+                    <style>%5$s</style>
+                    </head>
+                    <body>
+                    <header><h1>%4$s</h1><p>%6$s</p></header>
+                    <main>
+                    """, Html.hash(STYLE), Html.hash(SCRIPT), new Html(MARK + VERSION + "\">"), title, new Html(STYLE),
+                    about);
+        }
+
+        private static Html foot() {
+            return Html.of("""
+                    </main>
+                    <dialog id="detail" aria-labelledby="detail-id">
+                    <div class="bar"><h2 id="detail-id"></h2><button type="button" id="before">Previous</button>
+                    <button type="button" id="after">Next</button><button type="button" id="close">Close</button></div>
+                    <div id="detail-body"></div>
+                    </dialog>
+                    <script>%s</script>
+                    </body>
+                    </html>
+                    """, new Html(SCRIPT));
+        }
+
         /// How many rows stand where, and below it what else is to be seen at once.
-        static <T> Html totals(List<StatusView.Share<T>> shares, Function<T, String> word, Html figures) {
+        private static <T> Html totals(Map<T, Long> counts, Function<T, String> word, Html figures) {
             double at = 0;
             var bar = new ArrayList<Html>();
             var keys = new ArrayList<Html>();
-            for (var share : shares) {
+            for (var share : StatusView.Share.of(counts)) {
                 double wide = 1000 * share.ofAll();
                 bar.add(Html.of("<rect class=\"%s\" x=\"%.1f\" width=\"%.1f\" height=\"12\"/>",
                         word.apply(share.standing()), at, Math.max(1, wide)));
@@ -3983,80 +4047,276 @@ final class DifyExec implements Runnable {
                     """, Html.all(bar.stream()), Html.all(keys.stream()), figures);
         }
 
-        static Html charts(Stream<Html> charts) {
+        private static Html charts(Stream<Html> charts) {
             return Html.of("<section class=\"charts\" aria-label=\"Charts\">\n%s</section>\n", Html.all(charts));
         }
 
-        /// What is shown of the rows, to be filled by the script.
+        /// The rows, to be filled by the script.
         ///
-        /// @param heads  one `th` a column, with its `data-key`: what the script knows to show and to sort by
         /// @param outcome what a row's outcome is called, and what its cause
-        /// @param causes  the causes to choose from, as options
-        static Html table(Html heads, String outcome, String cause, Html causes) {
-            return Html.of(TABLE, outcome, cause, causes, heads);
-        }
-
-        /// To choose rows by, each with how many it has.
-        static Html options(Stream<Map.Entry<String, Long>> counts) {
+        /// @param causes  to choose rows by, each with how many it has
+        private static Html table(String outcome, String cause, Stream<Map.Entry<String, Long>> causes,
+                Column... columns) {
             var number = new AtomicInteger();
-            return Html.all(counts.limit(500).map(one -> Html.of(
-                    "<option value=\"%d\">%s (%s)</option>", number.getAndIncrement(), Plain.text(one.getKey(), 80),
-                    Plain.number(one.getValue()))));
+            var options = causes.limit(500).map(one -> Html.of("<option value=\"%d\">%s (%s)</option>",
+                    number.getAndIncrement(), Plain.text(one.getKey(), 80), Plain.number(one.getValue())));
+            return Html.of("""
+                    <section class="card" id="rows"><h2>Rows</h2>
+                    <noscript><p>The table of all rows needs JavaScript.</p></noscript>
+                    <div class="tools">
+                    <label>Search <input id="search" type="search" autocomplete="off" \
+                    placeholder="id, input, output, error"></label>
+                    <label>%s <select id="outcome"><option value="">all</option></select></label>
+                    <label>%s <select id="cause"><option value="">all</option>%s</select></label>
+                    <output id="count" aria-live="polite"></output>
+                    </div>
+                    <div id="scroller"><div id="sizer"><div id="window">
+                    <table id="table"><thead><tr>
+                    %s</tr></thead><tbody id="body"></tbody></table>
+                    </div></div></div>
+                    </section>
+                    """, outcome, cause, Html.all(options), Html.all(Stream.of(columns).map(Column::head)));
         }
 
-        /// What the script reads: the batch, then its rows in blocks, one after the other.
-        private static void data(Writer out, Map<String, Object> batch, int rows, RowJson row) throws IOException {
-            out.write("<script type=\"application/json\" id=\"batch\">" + Html.json(batch) + "</script>\n");
-            for (int n = 0; n < rows; n++) {
-                out.write(n % BLOCK == 0 ? "<script type=\"application/json\" class=\"rows\">[" : ",");
-                out.write(Html.json(row.of(n)) + "\n");
-                if (n % BLOCK == BLOCK - 1 || n == rows - 1) out.write("]</script>\n");
+        /// A text as it is, JSON as `[text]`, what is too long as `[its beginning, its length]`.
+        private static Map<String, Object> values(Map<String, Ending.Value> values) {
+            var shown = new LinkedHashMap<String, Object>();
+            values.forEach((name, value) -> {
+                var text = value.text();
+                shown.put(Plain.cut(name, 200), text.length() > LONGEST
+                        ? List.of(Plain.cut(text, LONGEST), text.length())
+                        : value.json() ? List.of(text) : text);
+            });
+            return shown;
+        }
+
+        /// The batch as one page: totals, charts, causes, and all rows to search. It is written row by row; its charts
+        /// are drawn here, its table by the page's script.
+        record Report(Batch batch, Timeline timeline) {
+            void write(OutputStream file) throws IOException {
+                var groups = Cause.Group.of(batch);
+                var numbers = new HashMap<Cause, Integer>();
+                for (var group : groups) numbers.put(group.cause(), numbers.size());
+                try (var endings = new Endings(batch)) {
+                    var rows = batch.rows(_ -> true);
+                    Page.write(file, batch.files().results().getFileName().toString(), about(),
+                            List.of(totals(), causes(groups), charts(), table(groups)), described(groups),
+                            batch.index().size(), entry -> row(entry, numbers.get(Cause.of(batch, entry)),
+                                    rows.hasNext() ? rows.next().inputs() : Map.of(), endings));
+                }
+            }
+
+            private String about() {
+                var history = batch.history();
+                return Plain.number(batch.index().rows()) + " rows" + StatusView.origin(batch)
+                        + (history.startedAt == null ? "" : " · " + Times.local("yyyy-MM-dd HH:mm", history.startedAt)
+                                + " to " + Times.local("yyyy-MM-dd HH:mm xxx", history.updatedAt));
+            }
+
+            private Html totals() {
+                var figures = StatusView.figures(batch);
+                figures.remove("");
+                return Page.totals(StatusView.counts(batch.index()::count), Standing::word, Html.of("<dl>%s</dl>\n%s",
+                        Html.all(figures.entrySet().stream().map(figure ->
+                                Html.of("<div><dt>%s</dt><dd>%s</dd></div>", figure.getKey(), figure.getValue()))),
+                        Html.all(StatusView.notes(batch).stream().map(note -> Html.of("<p>Note: %s.</p>\n", note)))));
+            }
+
+            private Html charts() {
+                var charts = timeline.total() == 0 ? List.<Chart>of()
+                        : new Chart.Course(List.of(new Chart.Course.Track("", "plain", timeline))).charts();
+                var all = new ArrayList<>(charts.stream().map(Chart::svg).toList());
+                if (!batch.history().latencies.isEmpty()) {
+                    if (charts.size() % 2 == 0) all.addFirst(percentiles()); // two beside each other
+                    all.addFirst(latency().svg());
+                }
+                return Page.charts(all.stream());
+            }
+
+            private Chart latency() {
+                var latencies = batch.history().latencies;
+                var marks = new LinkedHashMap<>(latencies.percentiles());
+                double slowest = marks.remove("max"), most = marks.get("p99");
+                boolean isCut = slowest > 3 * most;
+                var spans = Spans.of(isCut ? 1.5 * most : slowest, Chart.bars(latencies.size()));
+                return new Chart("latency", "Seconds a row" + (isCut ? ", the last bar: that and longer" : ""),
+                        Chart.Axis.counting("rows"), "seconds", spans, true,
+                        List.of(new Chart.Series("succeeded", "succeeded", latencies.histogram(spans))), marks);
+            }
+
+            private Html percentiles() {
+                var latencies = batch.history().latencies;
+                var shares = new double[] {0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.999, 1};
+                var seconds = latencies.percentiles(shares);
+                var rows = IntStream.range(0, shares.length).mapToObj(i -> Html.of(
+                        "<tr><td>%s</td><td class=\"number\">%.2f</td><td class=\"number\">%s</td></tr>",
+                        shares[i] == 1 ? "slowest" : Chart.number(100 * shares[i]) + " %", seconds[i],
+                        Plain.number(Math.round((1 - shares[i]) * latencies.size()))));
+                return Html.of("""
+                        <figure class="card"><figcaption>Seconds a row, by share</figcaption><table><thead><tr>
+                        <th scope="col">Rows up to</th><th scope="col" class="number">took seconds</th>
+                        <th scope="col" class="number">rows slower</th></tr></thead><tbody>%s</tbody></table></figure>
+                        """, Html.all(rows));
+            }
+
+            private static Html causes(List<Cause.Group> groups) {
+                if (groups.isEmpty()) return Html.of("");
+                var rows = IntStream.range(0, Math.min(50, groups.size())).mapToObj(i -> Html.of("""
+                        <tr><td class="number">%s</td>
+                        <td><button type="button" class="cause" data-cause="%d">%s</button></td>
+                        <td><span class="chip %4$s">%4$s</span></td><td class="ids">%5$s</td></tr>
+                        """, Plain.number(groups.get(i).count()), i, groups.get(i).cause().said(),
+                        groups.get(i).cause().outcome().word(), groups.get(i).examples()));
+                return Html.of("""
+                        <section class="card"><h2>Rows without success, by cause</h2>
+                        <table class="causes"><thead><tr><th scope="col" class="number">Rows</th>
+                        <th scope="col">Cause</th><th scope="col">Outcome</th>
+                        <th scope="col" class="ids">Examples</th></tr></thead><tbody>
+                        %s</tbody></table></section>
+                        """, Html.all(rows));
+            }
+
+            private static Html table(List<Cause.Group> groups) {
+                return Page.table("Outcome", "Cause", groups.stream().map(group -> Map.entry(group.cause().words(),
+                        group.count())), new Column("id", "", "Id"), new Column("outcome", "", "Outcome"),
+                        new Column("seconds", "number", "Seconds"), new Column("tokens", "number wide", "Tokens"),
+                        new Column("attempts", "number wide", "Attempts"),
+                        new Column("result", "", "Output or error"));
+            }
+
+            private Map<String, Object> described(List<Cause.Group> groups) {
+                return Json.Tokens.object("start", start(),
+                        "outcomes", Stream.of(Standing.values()).map(Standing::word).toList(),
+                        "causes", groups.stream().map(group -> group.cause().words()).toList());
+            }
+
+            private long start() {
+                return batch.history().startedAt == null ? 0 : batch.history().startedAt.toEpochMilli();
+            }
+
+            /// `[id, outcome, cause, seconds, tokens, price, run, {inputs}, {outputs}, [attempts], true if edited]`
+            private List<Object> row(int entry, Integer cause, Map<String, String> cells, Endings endings)
+                    throws IOException {
+                var standing = batch.index().standing(entry);
+                var ending = endings.of(entry);
+                var inputs = new LinkedHashMap<>(ending.inputs());
+                if (inputs.isEmpty())
+                    cells.forEach((column, cell) -> inputs.put(column, new Ending.Value(cell, false)));
+                var row = new ArrayList<Object>(List.of(
+                        Plain.text(batch.index().id(entry), LONGEST),
+                        standing.ordinal(),
+                        standing.isOnRetryList() ? cause : -1,
+                        batch.ledger().millis(entry) / 1000.0,
+                        ending.tokens(),
+                        ending.price().isEmpty() ? "" : ending.price() + " " + ending.currency(),
+                        ending.run(),
+                        values(inputs),
+                        values(ending.outputs()),
+                        endings.traces(entry).stream().filter(trace -> !trace.attempt.isOfTry())
+                                .map(trace -> attempt(trace, ending.run())).toList()));
+                if (ending.edited()) row.add(true);
+                return row;
+            }
+
+            /// `[start, mode, outcome, seconds, error, run if it is another than the row's]`
+            private List<Object> attempt(Endings.Trace trace, String run) {
+                var end = trace.end();
+                return List.of(
+                        trace.attempt.t().toEpochMilli() - start(),
+                        History.orEmpty(trace.attempt.mode()),
+                        end.map(Event.End::outcome).orElse(""),
+                        end.map(Event.End::seconds).orElse(0.0),
+                        end.map(Event.End::error).orElse(""),
+                        end.map(Event.End::run).filter(other -> !other.equals(run)).orElse(""));
             }
         }
 
-        private static final String HEAD = """
-                <!doctype html>
-                <html lang="en">
-                <head>
-                <meta charset="utf-8">
-                <meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src %s; script-src %s; \
-                base-uri 'none'; form-action 'none'">
-                <meta name="viewport" content="width=device-width, initial-scale=1">
-                %s
-                <title>%4$s</title>
-                <style>%5$s</style>
-                </head>
-                <body>
-                <header><h1>%4$s</h1><p>%6$s</p></header>
-                <main>
-                """;
-        private static final String TABLE = """
-                <section class="card" id="rows"><h2>Rows</h2>
-                <noscript><p>The table of all rows needs JavaScript.</p></noscript>
-                <div class="tools">
-                <label>Search <input id="search" type="search" autocomplete="off" \
-                placeholder="id, input, output, error"></label>
-                <label>%s <select id="outcome"><option value="">all</option></select></label>
-                <label>%s <select id="cause"><option value="">all</option>%s</select></label>
-                <output id="count" aria-live="polite"></output>
-                </div>
-                <div id="scroller"><div id="sizer"><div id="window">
-                <table id="table"><thead><tr>
-                %s</tr></thead><tbody id="body"></tbody></table>
-                </div></div></div>
-                </section>
-                """;
-        private static final String FOOT = """
-                </main>
-                <dialog id="detail" aria-labelledby="detail-id">
-                <div class="bar"><h2 id="detail-id"></h2><button type="button" id="before">Previous</button>
-                <button type="button" id="after">Next</button><button type="button" id="close">Close</button></div>
-                <div id="detail-body"></div>
-                </dialog>
-                <script>%s</script>
-                </body>
-                </html>
-                """;
+        /// Two batches as one page: figures side by side, charts over one another, all rows with their differences
+        /// marked.
+        record OfBoth(Comparison comparison) {
+            private static final int CONTEXT = 300;
+
+            void write(OutputStream file) throws IOException {
+                Batch one = comparison.first.batch, two = comparison.second.batch;
+                var paint = new Paint(false);
+                var title = one.files().results().getFileName() + " and " + two.files().results().getFileName();
+                var about = "first: " + StatusView.headline(one, paint) + "; second: "
+                        + StatusView.headline(two, paint);
+                var table = Page.table("Kind", "Differs in", comparison.outputs.entrySet().stream(),
+                        new Column("id", "", "Id"), new Column("outcome", "", "Kind"),
+                        new Column("seconds", "number", "First, s"), new Column("second", "number wide", "Second, s"),
+                        new Column("result", "", "Differences"));
+                var outputs = List.copyOf(comparison.outputs.keySet());
+                Page.write(file, title, about, List.of(totals(), charts(), table), described(outputs),
+                        comparison.size(), number -> row(comparison.pair(number), outputs));
+            }
+
+            private Html totals() {
+                var figures = comparison.figures().stream().map(figure -> Html.of("""
+                        <tr><th scope="row">%s</th><td class="number">%s</td><td class="number">%s</td>\
+                        <td class="number">%s</td></tr>
+                        """, figure.name(), figure.text(figure.first()), figure.text(figure.second()),
+                        figure.change()));
+                int others = comparison.otherInputs.cardinality();
+                return Page.totals(comparison.matches, Comparison.Match::word, Html.of("""
+                        <table class="figures"><thead><tr><td></td>
+                        <th scope="col" class="number"><span class="key first">first</span></th>
+                        <th scope="col" class="number"><span class="key second">second</span></th>
+                        <th scope="col" class="number">difference</th></tr></thead><tbody>%s</tbody></table>%s""",
+                        Html.all(figures), others == 0 ? Html.of("")
+                                : Html.of("<p>The inputs of %s differ, too.</p>", Plain.count(others, "row"))));
+            }
+
+            private Html charts() {
+                var charts = new ArrayList<>(new Chart.Course(List.of(
+                        new Chart.Course.Track("first", "first", comparison.first.timeline),
+                        new Chart.Course.Track("second", "second", comparison.second.timeline))).charts());
+                Latencies before = comparison.first.batch.history().latencies;
+                Latencies after = comparison.second.batch.history().latencies;
+                if (!before.isEmpty() && !after.isEmpty()) charts.addFirst(latency(before, after));
+                return Page.charts(charts.stream().map(Chart::svg));
+            }
+
+            private static Chart latency(Latencies first, Latencies second) {
+                Map<String, Double> one = first.percentiles(), two = second.percentiles();
+                var spans = Spans.of(1.5 * Math.max(one.get("p99"), two.get("p99")), Chart.SPANS);
+                var marks = new LinkedHashMap<String, Double>();
+                marks.put("first p50", one.get("p50"));
+                marks.put("second p50", two.get("p50"));
+                return new Chart("latency", "Seconds a row", Chart.Axis.counting("rows"), "seconds", spans, false,
+                        List.of(new Chart.Series("first", "first", first.histogram(spans)),
+                                new Chart.Series("second", "second", second.histogram(spans))), marks);
+            }
+
+            private Map<String, Object> described(List<String> outputs) {
+                var different = Comparison.Match.DIFFERENT;
+                return Json.Tokens.object("start", 0,
+                        "outcomes", Stream.of(Comparison.Match.values()).map(Comparison.Match::word).toList(),
+                        "causes", outputs, "chosen", comparison.matches.get(different) > 0 ? different.ordinal() : "");
+            }
+
+            /// As a row of the report, of the run that succeeded, the first if both did; then what the second adds:
+            /// `[seconds, run, error of the first, error of the second, true if inputs differ, [differences]]`
+            private List<Object> row(Comparison.Pair pair, List<String> outputs) {
+                Ending before = pair.first(), after = pair.second();
+                var shown = before.outputs().isEmpty() ? after : before;
+                return List.of(Plain.text(pair.id(), LONGEST), pair.match().ordinal(),
+                        pair.outputs().keySet().stream().map(outputs::indexOf).toList(),
+                        comparison.first.seconds(pair.firstEntry(), before), shown.tokens(), "", before.run(),
+                        values(shown.inputs()), values(shown.outputs()), List.of(), false,
+                        List.of(comparison.second.seconds(pair.secondEntry(), after), after.run(), before.error(),
+                                after.error(), pair.hasOtherInputs(),
+                                pair.differences().stream().map(this::difference).toList()));
+            }
+
+            /// `[pointer, note, [[side, text]]]`
+            private List<Object> difference(Contrast.Difference difference) {
+                return List.of(difference.pointer(), difference.note(), comparison.contrast.pieces(difference).stream()
+                        .map(piece -> piece.shown(CONTEXT, LONGEST))
+                        .map(piece -> List.of(piece.side().ordinal(), piece.text())).toList());
+            }
+        }
+
         private static final String STYLE = """
                 :root { color-scheme: light dark;
                   --back: light-dark(#f6f6f4, #131518); --card: light-dark(#fff, #1b1e22);
@@ -4214,12 +4474,11 @@ final class DifyExec implements Runnable {
                     ...marked(pieces.map(([side, text]) => [side, side ? text : near(text)])), ' ']);
                 }
 
-                function differences(row) {
-                  const items = (row[SECOND]?.[5] ?? []).flatMap(([pointer, note, pieces]) => [
-                    element('dt', '', pointer),
-                    element('dd', '', element('pre', '', ...marked(pieces)), element('div', 'cut', note))]);
-                  return items.length ? [element('h3', '', 'Differences'), element('dl', '', ...items)] : [];
-                }
+                const part = (title, items) => items.length
+                  ? [element('h3', '', title), element('dl', '', ...items)] : [];
+                const differences = row => part('Differences', (row[SECOND]?.[5] ?? []).flatMap(
+                  ([pointer, note, pieces]) => [element('dt', '', pointer),
+                    element('dd', '', element('pre', '', ...marked(pieces)), element('div', 'cut', note))]));
 
                 // by a column's key: what it is sorted by, and what it shows
                 const columns = {
@@ -4300,14 +4559,13 @@ final class DifyExec implements Runnable {
                 }
 
                 function values(title, named) {
-                  const items = Object.entries(named).flatMap(([name, value]) => {
+                  return part(title, Object.entries(named).flatMap(([name, value]) => {
                     const cut = Array.isArray(value) && value.length > 1;
                     const cell = element('dd', '',
                       element('pre', '', Array.isArray(value) && !cut ? pretty(value[0]) : plain(value)));
                     if (cut) cell.append(element('div', 'cut', 'cut here; ' + number(value[1]) + ' characters in all'));
                     return [element('dt', '', name), cell];
-                  });
-                  return items.length ? [element('h3', '', title), element('dl', '', ...items)] : [];
+                  }));
                 }
 
                 function attempts(row) {
@@ -4411,295 +4669,6 @@ final class DifyExec implements Runnable {
                   choose();
                 })();
                 """;
-
-        /// The batch as one page: totals, charts, causes, and all rows to search. It is written row by row; its charts are
-        /// drawn here, its table by the page's script.
-        static final class Report {
-            private static final int BARS = 60;
-            static final int LONGEST = 2_000;
-
-            private final Batch batch;
-            private final Timeline timeline;
-            private final List<Cause.Group> groups;
-            private final Map<Cause, Integer> numbers = new HashMap<>();
-
-            Report(Batch batch, Timeline timeline) {
-                this.batch = batch;
-                this.timeline = timeline;
-                this.groups = Cause.Group.of(batch);
-                for (var group : groups) numbers.put(group.cause(), numbers.size());
-            }
-
-            void write(OutputStream file) throws IOException {
-                var title = batch.files().results().getFileName().toString();
-                try (var endings = new Endings(batch)) {
-                    var rows = batch.rows(_ -> true);
-                    Page.write(file, List.of(Page.head(title, about()), totals(), causes(), charts(),
-                                    Page.table(heads(), "Outcome", "Cause", options())), described(), batch.index().size(),
-                            entry -> row(entry, rows.hasNext() ? rows.next().inputs() : Map.of(), endings));
-                }
-            }
-
-            private String about() {
-                var history = batch.history();
-                return Plain.number(batch.index().rows()) + " rows"
-                        + StatusView.origin(batch)
-                        + (history.startedAt == null ? "" : " · " + Times.local("yyyy-MM-dd HH:mm", history.startedAt)
-                                + " to " + Times.local("yyyy-MM-dd HH:mm xxx", history.updatedAt));
-            }
-
-            private Html totals() {
-                var figures = StatusView.figures(batch).entrySet().stream().filter(figure -> !figure.getKey().isEmpty())
-                        .map(figure -> Html.of("<div><dt>%s</dt><dd>%s</dd></div>", figure.getKey(), figure.getValue()));
-                var notes = StatusView.notes(batch).stream().map(note -> Html.of("<p>Note: %s.</p>\n", note));
-                return Page.totals(StatusView.Share.of(batch.index()), Standing::word,
-                        Html.of("<dl>%s</dl>\n%s", Html.all(figures), Html.all(notes)));
-            }
-
-            private Html charts() {
-                var charts = timeline.total() > 0 ? overTime() : List.<Chart>of();
-                var all = new ArrayList<>(charts.stream().map(Chart::svg).toList());
-                if (!batch.history().latencies.isEmpty()) {
-                    if (charts.size() % 2 == 0) all.addFirst(percentiles()); // two beside each other
-                    all.addFirst(latency().svg());
-                }
-                return Page.charts(all.stream());
-            }
-
-            private Chart latency() {
-                var latencies = batch.history().latencies;
-                var p = latencies.percentiles(0.5, 0.9, 0.99, 1);
-                var spans = Spans.of(p[3] > 3 * p[2] ? 1.5 * p[2] : p[3], bars(latencies.size()));
-                var marks = new LinkedHashMap<String, Double>();
-                for (int i = 0; i < 3; i++)
-                    marks.put(String.format(Locale.ROOT, "p%d %.2f s", List.of(50, 90, 99).get(i), p[i]), p[i]);
-                return new Chart("latency", "Seconds a row" + (p[3] > 3 * p[2] ? ", the last bar: that and longer" : ""),
-                        Chart.Axis.counting("rows"), "seconds", spans, true,
-                        List.of(new Chart.Series("succeeded", "succeeded", latencies.histogram(spans))), marks);
-            }
-
-            private Html percentiles() {
-                var latencies = batch.history().latencies;
-                var shares = new double[] {0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.999, 1};
-                var seconds = latencies.percentiles(shares);
-                var rows = IntStream.range(0, shares.length).mapToObj(i -> Html.of(
-                        "<tr><td>%s</td><td class=\"number\">%.2f</td><td class=\"number\">%s</td></tr>",
-                        shares[i] == 1 ? "slowest" : Chart.number(100 * shares[i]) + " %", seconds[i],
-                        Plain.number(Math.round((1 - shares[i]) * latencies.size()))));
-                return Html.of("""
-                        <figure class="card"><figcaption>Seconds a row, by share</figcaption><table><thead><tr>
-                        <th scope="col">Rows up to</th><th scope="col" class="number">took seconds</th>
-                        <th scope="col" class="number">rows slower</th></tr></thead><tbody>%s</tbody></table></figure>
-                        """, Html.all(rows));
-            }
-
-            /// Fewer where few rows would stand alone in each.
-            private static int bars(long rows) {
-                return Math.clamp(Math.round(3 * Math.sqrt(rows)), 10, BARS);
-            }
-
-            private List<Chart> overTime() {
-                var course = new Chart.Course(List.of(new Chart.Course.Line("", "plain", timeline)));
-                var spans = Spans.of(timeline.total(), bars(timeline.rows()));
-                double weight = course.weight(spans);
-                var ended = course.ended(spans, true, List.of(
-                        new Chart.Series("succeeded", "succeeded", timeline.ended(spans, weight, Standing::isSuccess)),
-                        new Chart.Series("without success", "failed",
-                                timeline.ended(spans, weight, standing -> !standing.isSuccess()))));
-                return Stream.concat(Stream.of(ended), course.charts().stream()).toList();
-            }
-
-            private Html causes() {
-                if (groups.isEmpty()) return Html.of("");
-                var rows = IntStream.range(0, Math.min(50, groups.size())).mapToObj(i -> Html.of("""
-                        <tr><td class="number">%s</td><td><button type="button" class="cause" data-cause="%d">%s</button>\
-                        </td>
-                        <td><span class="chip %4$s">%4$s</span></td><td class="ids">%5$s</td></tr>
-                        """, Plain.number(groups.get(i).count()), i, groups.get(i).cause().said(),
-                        groups.get(i).cause().outcome().word(), groups.get(i).examples()));
-                return Html.of("""
-                        <section class="card"><h2>Rows without success, by cause</h2>
-                        <table class="causes"><thead><tr><th scope="col" class="number">Rows</th><th scope="col">Cause</th>
-                        <th scope="col">Outcome</th><th scope="col" class="ids">Examples</th></tr></thead><tbody>
-                        %s</tbody></table></section>
-                        """, Html.all(rows));
-            }
-
-            private Html options() {
-                return Page.options(groups.stream().map(group -> Map.entry(group.cause().words(), group.count())));
-            }
-
-            private static Html heads() {
-                return Html.of("""
-                        <th scope="col" data-key="id"><button type="button">Id</button></th>
-                        <th scope="col" data-key="outcome"><button type="button">Outcome</button></th>
-                        <th scope="col" data-key="seconds" class="number"><button type="button">Seconds</button></th>
-                        <th scope="col" data-key="tokens" class="number wide"><button type="button">Tokens</button></th>
-                        <th scope="col" data-key="attempts" class="number wide"><button type="button">Attempts</button></th>
-                        <th scope="col" data-key="result"><button type="button">Output or error</button></th>
-                        """);
-            }
-
-            private Map<String, Object> described() {
-                return Json.Tokens.object("start", start(),
-                        "outcomes", Stream.of(Standing.values()).map(Standing::word).toList(),
-                        "causes", groups.stream().map(group -> group.cause().words()).toList());
-            }
-
-            private long start() {
-                return batch.history().startedAt == null ? 0 : batch.history().startedAt.toEpochMilli();
-            }
-
-            /// `[id, outcome, cause, seconds, tokens, price, run, {inputs}, {outputs}, [attempts], true if edited]`
-            private List<Object> row(int entry, Map<String, String> cells, Endings endings) throws IOException {
-                var standing = batch.index().standing(entry);
-                var ending = endings.of(entry);
-                var inputs = new LinkedHashMap<>(ending.inputs());
-                if (inputs.isEmpty()) cells.forEach((column, cell) -> inputs.put(column, new Ending.Value(cell, false)));
-                var row = new ArrayList<Object>(List.of(
-                        Plain.text(batch.index().id(entry), LONGEST),
-                        standing.ordinal(),
-                        standing.isOnRetryList() ? numbers.getOrDefault(Cause.of(batch, entry), -1) : -1,
-                        batch.ledger().millis(entry) / 1000.0,
-                        ending.tokens(),
-                        ending.price().isEmpty() ? "" : ending.price() + " " + ending.currency(),
-                        ending.run(),
-                        values(inputs),
-                        values(ending.outputs()),
-                        endings.traces(entry).stream().filter(trace -> !trace.attempt.isOfTry())
-                                .map(trace -> attempt(trace, ending.run())).toList()));
-                if (ending.edited()) row.add(true);
-                return row;
-            }
-
-            /// A text as it is, JSON as `[text]`, what is too long as `[its beginning, its length]`.
-            static Map<String, Object> values(Map<String, Ending.Value> values) {
-                var shown = new LinkedHashMap<String, Object>();
-                values.forEach((name, value) -> {
-                    var text = value.text();
-                    shown.put(Plain.cut(name, 200), text.length() > LONGEST
-                            ? List.of(Plain.cut(text, LONGEST), text.length())
-                            : value.json() ? List.of(text) : text);
-                });
-                return shown;
-            }
-
-            /// `[start, mode, outcome, seconds, error, run if it is another than the row's]`
-            private List<Object> attempt(Endings.Trace trace, String run) {
-                var end = trace.end();
-                return List.of(
-                        trace.attempt.t().toEpochMilli() - start(),
-                        History.orEmpty(trace.attempt.mode()),
-                        end.map(Event.End::outcome).orElse(""),
-                        end.map(Event.End::seconds).orElse(0.0),
-                        end.map(Event.End::error).orElse(""),
-                        end.map(Event.End::run).filter(other -> !other.equals(run)).orElse(""));
-            }
-        }
-
-        /// Two batches as one page: figures side by side, charts over one another, all rows with their differences marked.
-        record OfBoth(Comparison comparison, Comparison.Overview overview) {
-            private static final int BARS = 60, CONTEXT = 300;
-
-            void write(OutputStream file) throws IOException {
-                var outputs = List.copyOf(overview.outputs.keySet());
-                Page.write(file, List.of(Page.head(title(), about()), totals(), charts(),
-                                Page.table(heads(), "Kind", "Differs in",
-                                        Page.options(overview.outputs.entrySet().stream()))),
-                        described(outputs), comparison.size(), number -> row(comparison.pair(number), outputs));
-            }
-
-            private String title() {
-                return comparison.first.batch.files().results().getFileName() + " and "
-                        + comparison.second.batch.files().results().getFileName();
-            }
-
-            private String about() {
-                var paint = new Paint(false);
-                return "first: " + StatusView.headline(comparison.first.batch, paint) + "; second: "
-                        + StatusView.headline(comparison.second.batch, paint);
-            }
-
-            private Html totals() {
-                var figures = overview.figures().stream().map(figure -> Html.of("""
-                        <tr><th scope="row">%s</th><td class="number">%s</td><td class="number">%s</td>\
-                        <td class="number">%s</td></tr>
-                        """, figure.name(), figure.text(figure.first()), figure.text(figure.second()), figure.change()));
-                return Page.totals(StatusView.Share.of(overview.matches), Comparison.Match::word, Html.of("""
-                        <table class="figures"><thead><tr><td></td><th scope="col" class="number"><span class="key first">\
-                        first</span></th><th scope="col" class="number"><span class="key second">second</span></th>
-                        <th scope="col" class="number">difference</th></tr></thead><tbody>%s</tbody></table>%s""",
-                        Html.all(figures), overview.otherInputs.isEmpty() ? Html.of("")
-                                : Html.of("<p>The inputs of %s differ, too.</p>",
-                                        Plain.count(overview.otherInputs.cardinality(), "row"))));
-            }
-
-            private Html charts() {
-                Comparison.Compared first = comparison.first, second = comparison.second;
-                var charts = new ArrayList<Chart>();
-                Latencies before = first.batch.history().latencies, after = second.batch.history().latencies;
-                if (!before.isEmpty() && !after.isEmpty()) charts.add(latency(before, after));
-                var course = new Chart.Course(List.of(new Chart.Course.Line("first", "first", first.timeline),
-                        new Chart.Course.Line("second", "second", second.timeline)));
-                if (course.spans().whole() > 0.01) {
-                    charts.add(course.ended(course.spans(), false, course.series((timeline, spans) ->
-                            timeline.ended(spans, course.weight(spans), _ -> true))));
-                    charts.addAll(course.charts());
-                }
-                return Page.charts(charts.stream().map(Chart::svg));
-            }
-
-            private static Chart latency(Latencies first, Latencies second) {
-                double[] one = first.percentiles(0.5, 0.99), two = second.percentiles(0.5, 0.99);
-                var spans = Spans.of(1.5 * Math.max(one[1], two[1]), BARS);
-                var marks = new LinkedHashMap<String, Double>();
-                marks.put(String.format(Locale.ROOT, "first p50 %.2f s", one[0]), one[0]);
-                marks.put(String.format(Locale.ROOT, "second p50 %.2f s", two[0]), two[0]);
-                return new Chart("latency", "Seconds a row", Chart.Axis.counting("rows"), "seconds", spans, false, List.of(
-                        new Chart.Series("first", "first", first.histogram(spans)),
-                        new Chart.Series("second", "second", second.histogram(spans))), marks);
-            }
-
-            private static Html heads() {
-                return Html.of("""
-                        <th scope="col" data-key="id"><button type="button">Id</button></th>
-                        <th scope="col" data-key="outcome"><button type="button">Kind</button></th>
-                        <th scope="col" data-key="seconds" class="number"><button type="button">First, s</button></th>
-                        <th scope="col" data-key="second" class="number wide"><button type="button">Second, s</button></th>
-                        <th scope="col" data-key="result"><button type="button">Differences</button></th>
-                        """);
-            }
-
-            private Map<String, Object> described(List<String> outputs) {
-                return Json.Tokens.object("start", 0, "outcomes", Stream.of(Comparison.Match.values()).map(Comparison.Match::word).toList(),
-                        "causes", outputs, "chosen", overview.count(Comparison.Match.DIFFERENT) > 0 ? Comparison.Match.DIFFERENT.ordinal() : "");
-            }
-
-            /// As a row of the report, of the run that succeeded, the first if both did; then what the second adds:
-            /// `[seconds, run, error of the first, error of the second, true if inputs differ, [differences]]`
-            private List<Object> row(Comparison.Pair pair, List<String> outputs) {
-                var shown = pair.first().outputs().isEmpty() ? pair.second() : pair.first();
-                var differ = overview.outputs(pair.differences()).stream().map(outputs::indexOf).toList();
-                return List.of(Plain.text(pair.id(), Report.LONGEST), pair.match().ordinal(), differ,
-                        seconds(comparison.first.batch, pair.firstEntry(), pair.first()), shown.tokens(), "",
-                        pair.first().run(), Report.values(shown.inputs()), Report.values(shown.outputs()), List.of(), false,
-                        List.of(seconds(comparison.second.batch, pair.secondEntry(), pair.second()), pair.second().run(),
-                                pair.first().error(), pair.second().error(), pair.hasOtherInputs(),
-                                pair.differences().stream().map(this::difference).toList()));
-            }
-
-            private static Object seconds(Batch batch, int entry, Ending ending) {
-                return entry >= 0 && batch.ledger().millis(entry) > 0 ? batch.ledger().millis(entry) / 1000.0
-                        : Comparison.Overview.Took.number(ending.seconds());
-            }
-
-            /// `[pointer, note, [[side, text]]]`
-            private List<Object> difference(Contrast.Difference difference) {
-                return List.of(difference.pointer(), difference.note(), comparison.contrast.pieces(difference).stream()
-                        .map(piece -> piece.shown(CONTEXT, Report.LONGEST))
-                        .map(piece -> List.of(piece.side().ordinal(), piece.text())).toList());
-            }
-        }
     }
 
     /// Two batches row by row: the rows of the first in its order, then those that only the second knows.
@@ -4707,120 +4676,31 @@ final class DifyExec implements Runnable {
         final Compared first, second;
         final Scope scope;
         final Contrast contrast;
-        private final JsonPointer within;
-        private final Endings firstEndings, secondEndings;
+        final Map<Match, Long> matches = new EnumMap<>(Match.class);
+        /// How many rows differ in each output, by its pointer.
+        final Map<String, Long> outputs = new LinkedHashMap<>();
+        /// Rows that differ, and rows whose inputs do.
+        final BitSet unequal = new BitSet(), otherInputs = new BitSet();
         private final int[] added;
+        /// Both have logs. Else the figures are by the results, which tell only of successes.
+        private final boolean isLogged;
         /// Whether the part that is compared has turned up.
         private boolean met;
         /// Names to ignore that have not turned up.
         private final Set<String> unmet;
 
-        /// Each entry is its batch's, or -1.
-        record Pair(String id, Match match, int firstEntry, int secondEntry, Ending first, Ending second,
-                List<Contrast.Difference> differences, boolean hasOtherInputs) {}
-
-        Comparison(Compared first, Compared second, Scope scope) throws IOException {
-            this.first = first;
-            this.second = second;
-            this.scope = scope;
-            contrast = new Contrast(scope.trim());
-            within = scope.within();
-            met = scope.part().isEmpty();
-            unmet = new TreeSet<>(scope.ignored());
-            firstEndings = new Endings(first.batch);
-            secondEndings = new Endings(second.batch);
-            Index one = first.batch.index(), two = second.batch.index();
-            added = IntStream.range(0, two.size()).filter(entry -> one.find(two.id(entry)) < 0).toArray();
-        }
-
-        int size() {
-            return first.batch.index().size() + added.length;
-        }
-
-        Pair pair(int number) throws IOException {
-            Index one = first.batch.index(), two = second.batch.index();
-            boolean isKnown = number < one.size();
-            var id = isKnown ? one.id(number) : two.id(added[number - one.size()]);
-            int from = isKnown ? number : -1, to = isKnown ? two.find(id) : added[number - one.size()];
-            var match = Match.of(standing(one, from), standing(two, to));
-            var before = from < 0 ? Ending.NONE : firstEndings.of(from);
-            var after = to < 0 ? Ending.NONE : secondEndings.of(to);
-            if (match != Match.SAME) return new Pair(id, match, from, to, before, after, List.of(), false);
-            var differences = differences(before.outputs(), after.outputs());
-            return new Pair(id, differences.isEmpty() ? match : Match.DIFFERENT, from, to, before, after, differences,
-                    !before.inputs().isEmpty() && !after.inputs().isEmpty() && !before.inputs().equals(after.inputs()));
-        }
-
-        /// The row is the same to the byte, inputs and outputs; false also where it would take more to see that.
-        private boolean isRepeated(int number) throws IOException {
-            Index one = first.batch.index(), two = second.batch.index();
-            int other = number < one.size() ? two.find(one.id(number)) : -1;
-            if (other < 0) return false;
-            Optional<byte[]> before = firstEndings.result(number), after = secondEndings.result(other);
-            return before.isPresent() && after.isPresent() && Ending.isRepeated(before.get(), after.get());
-        }
-
-        private static Standing standing(Index index, int entry) {
-            return entry < 0 ? Standing.PENDING : index.standing(entry);
-        }
-
-        private List<Contrast.Difference> differences(Map<String, Ending.Value> before,
-                Map<String, Ending.Value> after) {
-            if (!unmet.isEmpty()) unmet.removeAll(union(before.keySet(), after.keySet()));
-            if (met && before.equals(after)) return List.of();
-            var found = new ArrayList<Contrast.Difference>();
-            for (var name : union(before.keySet(), after.keySet())) if (scope.holds(name)) {
-                var value = before.get(name);
-                if (met && value != null && value.equals(after.get(name))) continue;
-                JsonNode one = part(value), two = part(after.get(name));
-                met |= !one.isMissingNode() || !two.isMissingNode();
-                found.addAll(contrast.of(scope.output(name), one, two));
-            }
-            return found;
-        }
-
-        static Set<String> union(Set<String> first, Set<String> second) {
-            var all = new LinkedHashSet<>(first);
-            all.addAll(second);
-            return all;
-        }
-
-        /// What is compared of an output. What is nested too deeply, or a number too large, is the text that it was.
-        JsonNode part(Ending.Value value) {
-            var nodes = Json.MAPPER.getNodeFactory();
-            try {
-                return (value == null ? nodes.missingNode()
-                        : value.json() ? Json.FLAT.readTree(value.text()) : nodes.textNode(value.text())).at(within);
-            } catch (IOException | NumberFormatException _) {
-                return nodes.textNode(value.text()).at(within);
-            }
-        }
-
-        /// Looks at all rows once.
-        Overview overview() throws IOException {
-            var overview = new Overview(this);
-            for (int number = 0; number < size(); number++) {
-                if (met && unmet.isEmpty() && overview.isLogged() && isRepeated(number)) overview.addSame();
-                else overview.add(number, pair(number));
-            }
-            long compared = overview.count(Match.SAME) + overview.count(Match.DIFFERENT);
-            if (!met && compared > 0) throw new Unusable("--output " + Plain.text(scope.part(), 100)
-                    + ": no row has such a part in its outputs, in neither file");
-            if (!unmet.isEmpty() && compared > 0) throw new Unusable("--ignore "
-                    + Plain.text(String.join(" --ignore ", unmet), 100)
-                    + ": no row has such an output, in neither file");
-            return overview;
-        }
-
-        @Override
-        public void close() throws IOException {
-            firstEndings.close();
-            secondEndings.close();
-        }
-
         /// Where a row of two batches stands; what has no success yet has failed here, is paused or unknown.
         enum Match {
-            SAME, DIFFERENT, ONLY_FIRST, ONLY_SECOND, FAILED_FIRST, FAILED_SECOND, NEITHER;
+            SAME(Standing.SUCCEEDED), DIFFERENT(Standing.PARTIAL), ONLY_FIRST(Standing.PAUSED),
+            ONLY_SECOND(Standing.PAUSED), FAILED_FIRST(Standing.FAILED), FAILED_SECOND(Standing.FAILED),
+            NEITHER(Standing.FAILED);
+
+            /// Whose colour it has.
+            private final Standing like;
+
+            Match(Standing like) {
+                this.like = like;
+            }
 
             /// Before the outputs are looked at. Of a row that is pending, a file knows nothing.
             static Match of(Standing first, Standing second) {
@@ -4854,22 +4734,47 @@ final class DifyExec implements Runnable {
                         && (part.isEmpty() || (part + "/").startsWith(Contrast.pointer(name) + "/"));
             }
 
-            /// What is left of the part within its output.
-            JsonPointer within() {
-                return part.isEmpty() ? JsonPointer.empty() : JsonPointer.compile(part).tail();
-            }
-
             /// What an output of this name is called: by its pointer.
             String output(String name) {
                 return part.isEmpty() ? Contrast.pointer(name) : part;
+            }
+
+            /// What is compared of an output. What is nested too deeply, or a number too large, is the text that it
+            /// was.
+            JsonNode part(Ending.Value value) {
+                var within = part.isEmpty() ? JsonPointer.empty() : JsonPointer.compile(part).tail();
+                var nodes = Json.MAPPER.getNodeFactory();
+                try {
+                    return (value == null ? nodes.missingNode() : value.json() ? Json.FLAT.readTree(value.text())
+                            : nodes.textNode(value.text())).at(within);
+                } catch (IOException | NumberFormatException _) {
+                    return nodes.textNode(value.text()).at(within);
+                }
+            }
+        }
+
+        /// A row of both. Each entry is its batch's, or -1.
+        ///
+        /// @param outputs what differs in each, by its pointer
+        record Pair(String id, Match match, int firstEntry, int secondEntry, Ending first, Ending second,
+                Map<String, List<Contrast.Difference>> outputs, boolean hasOtherInputs) {
+            List<Contrast.Difference> differences() {
+                return outputs.values().stream().flatMap(List::stream).toList();
             }
         }
 
         /// One side of a comparison.
         static final class Compared {
+            private static final int DIGITS = 100;
+
             final Batch batch;
             final Timeline timeline = new Timeline();
-            final Spreadsheet.OutputNames names = new Spreadsheet.OutputNames();
+            final Spreadsheet.Names names = new Spreadsheet.Names();
+            private Endings endings;
+            /// What its rows took: by the log where both sides have one, else by the results.
+            private Latencies latencies = new Latencies();
+            private Map<String, BigDecimal> prices = new TreeMap<>();
+            private long tokens = 0;
 
             /// All at the same time.
             ///
@@ -4891,259 +4796,296 @@ final class DifyExec implements Runnable {
                 if (timed) readings.add(timeline);
                 batch = Batch.peek(BatchFiles.of(results).begun(), Optional.empty(), readings);
             }
-        }
 
-        /// What all rows of a comparison come to.
-        static final class Overview {
-            private static final int SHOWN = 10;
+            private Standing standing(int entry) {
+                return entry < 0 ? Standing.PENDING : batch.index().standing(entry);
+            }
 
-            private final Comparison comparison;
-            final Map<Match, Long> matches = new EnumMap<>(Match.class);
-            /// How many rows differ in each output.
-            final Map<String, Long> outputs = new LinkedHashMap<>();
-            /// Rows that differ, and rows whose inputs do.
-            final BitSet unequal = new BitSet(), otherInputs = new BitSet();
-            private final Took first = new Took(), second = new Took();
+            private Ending ending(int entry) throws IOException {
+                return entry < 0 ? Ending.NONE : endings.of(entry);
+            }
 
-            /// What the rows of one file took, by its results.
-            private static final class Took {
-                private static final int DIGITS = 100;
+            /// What a row took, by the log, else by the results.
+            Object seconds(int entry, Ending ending) {
+                return entry >= 0 && batch.ledger().millis(entry) > 0 ? batch.ledger().millis(entry) / 1000.0
+                        : number(ending.seconds());
+            }
 
-                final Latencies latencies = new Latencies();
-                final Map<String, BigDecimal> prices = new TreeMap<>();
-                long tokens = 0;
+            private void takeLogged() {
+                latencies = batch.history().latencies;
+                prices = batch.history().prices;
+                tokens = batch.history().tokens;
+            }
 
-                void add(Ending ending) {
-                    if (!ending.seconds().isEmpty()) latencies.add(number(ending.seconds()).movePointRight(3).longValue());
-                    tokens += number(ending.tokens()).longValue();
-                    if (!ending.price().isEmpty()) prices.merge(ending.currency(), number(ending.price()), BigDecimal::add);
+            private void take(int entry, Ending ending) {
+                if (!standing(entry).isSuccess()) return;
+                if (!ending.seconds().isEmpty())
+                    latencies.add(number(ending.seconds()).movePointRight(3).longValue());
+                tokens += number(ending.tokens()).longValue();
+                if (!ending.price().isEmpty())
+                    prices.merge(ending.currency(), number(ending.price()), BigDecimal::add);
+            }
+
+            /// Zero where a file that others wrote has no number, or one that no run can have.
+            private static BigDecimal number(String text) {
+                try {
+                    var number = new BigDecimal(text);
+                    return Math.abs((long) number.scale()) + number.precision() > DIGITS ? BigDecimal.ZERO : number;
+                } catch (NumberFormatException _) {
+                    return BigDecimal.ZERO;
                 }
-
-                /// Zero where a file that others wrote has no number, or one that no run can have.
-                private static BigDecimal number(String text) {
-                    try {
-                        var number = new BigDecimal(text);
-                        return Math.abs((long) number.scale()) + number.precision() > DIGITS ? BigDecimal.ZERO : number;
-                    } catch (NumberFormatException _) {
-                        return BigDecimal.ZERO;
-                    }
-                }
-            }
-
-            Overview(Comparison comparison) {
-                this.comparison = comparison;
-                for (var match : Match.values()) matches.put(match, 0L);
-            }
-
-            /// A row that needs no look at its parts.
-            void addSame() {
-                matches.merge(Match.SAME, 1L, Long::sum);
-            }
-
-            void add(int number, Comparison.Pair pair) {
-                matches.merge(pair.match(), 1L, Long::sum);
-                unequal.set(number, pair.match().isDifference());
-                otherInputs.set(number, pair.hasOtherInputs());
-                outputs(pair.differences()).forEach(output -> outputs.merge(output, 1L, Long::sum));
-                if (isSuccess(comparison.first, pair.firstEntry())) first.add(pair.first());
-                if (isSuccess(comparison.second, pair.secondEntry())) second.add(pair.second());
-            }
-
-            private static boolean isSuccess(Compared side, int entry) {
-                return entry >= 0 && side.batch.index().standing(entry).isSuccess();
-            }
-
-            /// By their pointers.
-            Set<String> outputs(List<Contrast.Difference> differences) {
-                var part = comparison.scope.part();
-                return differences.stream().map(Contrast.Difference::pointer).map(pointer -> !part.isEmpty() ? part
-                        : pointer.substring(0, pointer.indexOf('/', 1) < 0 ? pointer.length() : pointer.indexOf('/', 1)))
-                        .collect(Collectors.toCollection(LinkedHashSet::new));
-            }
-
-            long count(Match match) {
-                return matches.get(match);
-            }
-
-            boolean differs() {
-                return !unequal.isEmpty();
-            }
-
-            /// A figure of both sides, NaN where it is not known.
-            record Figure(String name, double first, double second, int digits) {
-                /// As small as it is, a price has two digits that say something.
-                static Figure ofPrice(String currency, BigDecimal first, BigDecimal second) {
-                    double high = first.max(second).doubleValue();
-                    int digits = high == 0 ? 2 : Math.clamp(3 - (int) Math.floor(Math.log10(high)), 2, 9);
-                    return new Figure("cost " + Plain.text(currency, 8), first.doubleValue(), second.doubleValue(), digits);
-                }
-
-                /// As a key of JSON.
-                String key() {
-                    return name.replace(' ', '_');
-                }
-
-                String text(double figure) {
-                    return Double.isNaN(figure) ? "–" : String.format(Locale.ROOT, "%,." + digits + "f", figure);
-                }
-
-                /// `+0.02 (+8.7 %)`
-                String change() {
-                    double change = second - first;
-                    if (Double.isNaN(change) || text(Math.abs(change)).equals(text(0))) return "";
-                    var share = String.format(Locale.ROOT, " (%+.1f %%)", 100 * change / first);
-                    return (change > 0 ? "+" : "-") + text(Math.abs(change))
-                            + (first <= 0 || name.startsWith("percent") ? "" : share);
-                }
-
-                Map<String, Object> json() {
-                    return Json.Tokens.object("first", known(first), "second", known(second), "difference",
-                            known(second - first));
-                }
-
-                private static BigDecimal known(double figure) {
-                    return Double.isNaN(figure) ? null : BigDecimal.valueOf(figure).round(new MathContext(12))
-                            .stripTrailingZeros();
-                }
-            }
-
-            /// Both have logs. Where one of them is missing, the figures are by the results, which tell only of successes.
-            boolean isLogged() {
-                return comparison.first.batch.history().attempts > 0 && comparison.second.batch.history().attempts > 0;
-            }
-
-            List<Figure> figures() {
-                Batch one = comparison.first.batch, two = comparison.second.batch;
-                History before = one.history(), after = two.history();
-                boolean logged = isLogged();
-                var figures = new ArrayList<Figure>(List.of(
-                        new Figure("rows", one.index().size(), two.index().size(), 0),
-                        new Figure("percent succeeded", succeeded(one.index()), succeeded(two.index()), 1)));
-                double[] fast = (logged ? before.latencies : first.latencies).percentiles(0.5, 0.9);
-                double[] slow = (logged ? after.latencies : second.latencies).percentiles(0.5, 0.9);
-                for (int i = 0; i < 2; i++) figures.add(new Figure(i == 0 ? "seconds p50" : "seconds p90",
-                        fast.length == 0 ? Double.NaN : fast[i], slow.length == 0 ? Double.NaN : slow[i], 2));
-                figures.add(new Figure("tokens", logged ? before.tokens : first.tokens,
-                        logged ? after.tokens : second.tokens, 0));
-                Map<String, BigDecimal> cost = logged ? before.prices : first.prices;
-                Map<String, BigDecimal> other = logged ? after.prices : second.prices;
-                Comparison.union(cost.keySet(), other.keySet()).forEach(currency -> figures.add(Figure.ofPrice(currency,
-                        cost.getOrDefault(currency, BigDecimal.ZERO), other.getOrDefault(currency, BigDecimal.ZERO))));
-                if (logged) figures.add(new Figure("retries", before.retries, after.retries, 0));
-                return figures;
-            }
-
-            private static double succeeded(Index index) {
-                return 100.0 * (index.count(Standing.SUCCEEDED) + index.count(Standing.PARTIAL)) / index.rows();
             }
         }
 
-        /// What differs between two batches: a table, or one JSON object.
-        record View(Comparison comparison, Overview overview, PrintWriter out, Paint paint) {
-            private static final int CONTEXT = 30, LONGEST = 300;
+        /// A figure of both sides, NaN where it is not known.
+        record Figure(String name, double first, double second, int digits) {
+            /// As small as it is, a price has two digits that say something.
+            static Figure ofPrice(String currency, BigDecimal first, BigDecimal second) {
+                double high = first.max(second).doubleValue();
+                int digits = high == 0 ? 2 : Math.clamp(3 - (int) Math.floor(Math.log10(high)), 2, 9);
+                return new Figure("cost " + Plain.text(currency, 8), first.doubleValue(), second.doubleValue(),
+                        digits);
+            }
+
+            String text(double figure) {
+                return Double.isNaN(figure) ? "–" : String.format(Locale.ROOT, "%,." + digits + "f", figure);
+            }
+
+            /// `+0.02 (+8.7 %)`
+            String change() {
+                double change = second - first;
+                if (Double.isNaN(change) || text(Math.abs(change)).equals(text(0))) return "";
+                var share = String.format(Locale.ROOT, " (%+.1f %%)", 100 * change / first);
+                return (change > 0 ? "+" : "-") + text(Math.abs(change))
+                        + (first <= 0 || name.startsWith("percent") ? "" : share);
+            }
+
+            Map<String, Object> json() {
+                return Json.Tokens.object("first", known(first), "second", known(second), "difference",
+                        known(second - first));
+            }
+
+            private static BigDecimal known(double figure) {
+                return Double.isNaN(figure) ? null : BigDecimal.valueOf(figure).round(new MathContext(12))
+                        .stripTrailingZeros();
+            }
+        }
+
+        Comparison(Compared first, Compared second, Scope scope) throws IOException {
+            this.first = first;
+            this.second = second;
+            this.scope = scope;
+            contrast = new Contrast(scope.trim());
+            met = scope.part().isEmpty();
+            unmet = new TreeSet<>(scope.ignored());
+            isLogged = first.batch.history().attempts > 0 && second.batch.history().attempts > 0;
+            for (var side : List.of(first, second)) {
+                side.endings = new Endings(side.batch);
+                if (isLogged) side.takeLogged();
+            }
+            Index one = first.batch.index(), two = second.batch.index();
+            added = IntStream.range(0, two.size()).filter(entry -> one.find(two.id(entry)) < 0).toArray();
+            for (var match : Match.values()) matches.put(match, 0L);
+        }
+
+        int size() {
+            return first.batch.index().size() + added.length;
+        }
+
+        Pair pair(int number) throws IOException {
+            Index one = first.batch.index(), two = second.batch.index();
+            boolean isKnown = number < one.size();
+            var id = isKnown ? one.id(number) : two.id(added[number - one.size()]);
+            int from = isKnown ? number : -1, to = isKnown ? two.find(id) : added[number - one.size()];
+            var match = Match.of(first.standing(from), second.standing(to));
+            Ending before = first.ending(from), after = second.ending(to);
+            if (match != Match.SAME) return new Pair(id, match, from, to, before, after, Map.of(), false);
+            var outputs = differences(before.outputs(), after.outputs());
+            return new Pair(id, outputs.isEmpty() ? match : Match.DIFFERENT, from, to, before, after, outputs,
+                    !before.inputs().isEmpty() && !after.inputs().isEmpty() && !before.inputs().equals(after.inputs()));
+        }
+
+        /// The row is the same to the byte, inputs and outputs; false also where it would take more to see that.
+        private boolean isRepeated(int number) throws IOException {
+            Index one = first.batch.index(), two = second.batch.index();
+            int other = number < one.size() ? two.find(one.id(number)) : -1;
+            if (other < 0) return false;
+            Optional<byte[]> before = first.endings.result(number), after = second.endings.result(other);
+            return before.isPresent() && after.isPresent() && Ending.isRepeated(before.get(), after.get());
+        }
+
+        /// What differs in each output, by its pointer.
+        private Map<String, List<Contrast.Difference>> differences(Map<String, Ending.Value> before,
+                Map<String, Ending.Value> after) {
+            if (!unmet.isEmpty()) unmet.removeAll(union(before.keySet(), after.keySet()));
+            if (met && before.equals(after)) return Map.of();
+            var found = new LinkedHashMap<String, List<Contrast.Difference>>();
+            for (var name : union(before.keySet(), after.keySet())) if (scope.holds(name)) {
+                var value = before.get(name);
+                if (met && value != null && value.equals(after.get(name))) continue;
+                JsonNode one = scope.part(value), two = scope.part(after.get(name));
+                met |= !one.isMissingNode() || !two.isMissingNode();
+                var differences = contrast.of(scope.output(name), one, two);
+                if (!differences.isEmpty()) found.put(scope.output(name), differences);
+            }
+            return found;
+        }
+
+        static Set<String> union(Set<String> first, Set<String> second) {
+            var all = new LinkedHashSet<>(first);
+            all.addAll(second);
+            return all;
+        }
+
+        /// Looks at all rows once, and counts.
+        void look() throws IOException {
+            for (int number = 0; number < size(); number++) {
+                if (met && unmet.isEmpty() && isLogged && isRepeated(number)) matches.merge(Match.SAME, 1L, Long::sum);
+                else add(number, pair(number));
+            }
+            if (matches.get(Match.SAME) + matches.get(Match.DIFFERENT) == 0) return;
+            if (!met) throw new Unusable("--output " + Plain.text(scope.part(), 100)
+                    + ": no row has such a part in its outputs, in neither file");
+            if (!unmet.isEmpty()) throw new Unusable("--ignore "
+                    + Plain.text(String.join(" --ignore ", unmet), 100)
+                    + ": no row has such an output, in neither file");
+        }
+
+        private void add(int number, Pair pair) {
+            matches.merge(pair.match(), 1L, Long::sum);
+            unequal.set(number, pair.match().isDifference());
+            otherInputs.set(number, pair.hasOtherInputs());
+            pair.outputs().keySet().forEach(output -> outputs.merge(output, 1L, Long::sum));
+            if (isLogged) return;
+            first.take(pair.firstEntry(), pair.first());
+            second.take(pair.secondEntry(), pair.second());
+        }
+
+        List<Figure> figures() {
+            Batch one = first.batch, two = second.batch;
+            var figures = new ArrayList<Figure>(List.of(
+                    new Figure("rows", one.index().size(), two.index().size(), 0),
+                    new Figure("percent succeeded", succeeded(one.index()), succeeded(two.index()), 1)));
+            double[] fast = first.latencies.percentiles(0.5, 0.9);
+            double[] slow = second.latencies.percentiles(0.5, 0.9);
+            for (int i = 0; i < 2; i++) figures.add(new Figure(i == 0 ? "seconds p50" : "seconds p90",
+                    fast.length == 0 ? Double.NaN : fast[i], slow.length == 0 ? Double.NaN : slow[i], 2));
+            figures.add(new Figure("tokens", first.tokens, second.tokens, 0));
+            Map<String, BigDecimal> cost = first.prices, other = second.prices;
+            union(cost.keySet(), other.keySet()).forEach(currency -> figures.add(Figure.ofPrice(currency,
+                    cost.getOrDefault(currency, BigDecimal.ZERO), other.getOrDefault(currency, BigDecimal.ZERO))));
+            if (isLogged) figures.add(new Figure("retries", one.history().retries, two.history().retries, 0));
+            return figures;
+        }
+
+        private static double succeeded(Index index) {
+            return 100.0 * (index.count(Standing.SUCCEEDED) + index.count(Standing.PARTIAL)) / index.rows();
+        }
+
+        @Override
+        public void close() throws IOException {
+            first.endings.close();
+            second.endings.close();
+        }
+
+        /// What differs: a table, or one JSON object.
+        record View(Comparison comparison, PrintWriter out, Paint paint) {
+            private static final int SHOWN = 10, CONTEXT = 30, LONGEST = 300;
 
             void print(boolean all) throws IOException {
                 out.println("first   " + StatusView.headline(comparison.first.batch, paint));
                 out.println("second  " + StatusView.headline(comparison.second.batch, paint));
                 out.println();
-                StatusView.Share.of(overview.matches).forEach(share -> out.println(
-                        share.line(13, Match::word, (match, text) -> paint.by(standing(match), text))));
+                StatusView.Share.of(comparison.matches).forEach(share -> out.println(
+                        share.line(13, Match::word, (match, text) -> paint.by(match.like, text))));
                 figures();
                 outputs();
                 otherInputs();
-                differences(all ? Long.MAX_VALUE : Overview.SHOWN);
-                if (!overview.differs()) out.println("\nNothing differs.");
+                differences(all ? Long.MAX_VALUE : SHOWN);
+                if (comparison.unequal.isEmpty()) out.println("\nNothing differs.");
                 out.flush();
-            }
-
-            private static Standing standing(Match match) {
-                return switch (match) {
-                    case SAME -> Standing.SUCCEEDED;
-                    case DIFFERENT -> Standing.PARTIAL;
-                    case ONLY_FIRST, ONLY_SECOND -> Standing.PAUSED;
-                    case FAILED_FIRST, FAILED_SECOND, NEITHER -> Standing.FAILED;
-                };
             }
 
             private void figures() {
                 out.println();
                 out.println("  " + paint.faint("%-18s%14s%14s    %s".formatted("", "first", "second", "difference")));
-                for (var figure : overview.figures())
-                    out.println("  " + paint.faint("%-18s".formatted(figure.name())) + "%14s%14s    %s".formatted(
-                            figure.text(figure.first()), figure.text(figure.second()), figure.change()).stripTrailing());
+                for (var figure : comparison.figures()) out.println("  " + paint.faint("%-18s".formatted(figure.name()))
+                        + "%14s%14s    %s".formatted(figure.text(figure.first()), figure.text(figure.second()),
+                                figure.change()).stripTrailing());
             }
 
             private void outputs() {
-                if (!overview.outputs.isEmpty()) out.println();
-                overview.outputs.forEach((output, rows) -> out.println("  "
+                if (!comparison.outputs.isEmpty()) out.println();
+                comparison.outputs.forEach((output, rows) -> out.println("  "
                         + paint.faint("%-24s".formatted("differ in " + Plain.text(output, 200)))
                         + String.format(Locale.ROOT, "%,8d", rows) + (rows == 1 ? " row" : " rows")));
             }
 
             private void otherInputs() {
-                var rows = overview.otherInputs;
-                if (rows.isEmpty()) return;
-                out.println("\n  Note: the inputs of " + Plain.count(rows.cardinality(), "row") + " differ, too (first: "
-                        + Plain.id(comparison.first.batch.index().id(rows.nextSetBit(0))) + ")");
+                var rows = comparison.otherInputs;
+                if (!rows.isEmpty()) out.println("\n  Note: the inputs of " + Plain.count(rows.cardinality(), "row")
+                        + " differ, too (first: " + Plain.id(comparison.first.batch.index().id(rows.nextSetBit(0)))
+                        + ")");
             }
 
             private void differences(long most) throws IOException {
-                int[] rows = overview.unequal.stream().limit(most).toArray();
+                int[] rows = comparison.unequal.stream().limit(most).toArray();
                 for (int number : rows) row(comparison.pair(number));
-                int more = overview.unequal.cardinality() - rows.length;
+                int more = comparison.unequal.cardinality() - rows.length;
                 if (more > 0) out.println("\n  … and " + Plain.count(more, "more row") + " (--all)");
             }
 
-            private void row(Comparison.Pair pair) {
+            private void row(Pair pair) {
                 out.println();
-                out.println("  " + paint.bold(Plain.id(pair.id())) + "  " + paint.by(standing(pair.match()),
-                        pair.match().word()) + Stream.of(pair.first().error(), pair.second().error())
-                        .filter(error -> !error.isEmpty()).map(error -> ": " + Plain.text(error, 160)).collect(joining()));
-                for (var difference : pair.differences()) out.println("    " + paint.faint(Plain.text(difference.pointer(),
-                        200)) + "  " + marked(difference)
+                out.println("  " + paint.bold(Plain.id(pair.id())) + "  "
+                        + paint.by(pair.match().like, pair.match().word())
+                        + Stream.of(pair.first().error(), pair.second().error()).filter(error -> !error.isEmpty())
+                                .map(error -> ": " + Plain.text(error, 160)).collect(joining()));
+                for (var difference : pair.differences()) out.println("    "
+                        + paint.faint(Plain.text(difference.pointer(), 200)) + "  " + marked(difference)
                         + (difference.note().isEmpty() ? "" : paint.faint("  (" + difference.note() + ")")));
             }
 
             /// `the [-red-]{+blue+} one`
             private String marked(Contrast.Difference difference) {
-                return comparison.contrast.pieces(difference).stream().map(piece -> piece.shown(CONTEXT, LONGEST))
-                        .map(piece -> switch (piece.side()) {
-                            case BOTH -> Plain.text(piece.text(), LONGEST);
-                            case FIRST -> paint.by(Standing.FAILED, "[-" + Plain.text(piece.text(), LONGEST) + "-]");
-                            case SECOND -> paint.by(Standing.SUCCEEDED, "{+" + Plain.text(piece.text(), LONGEST) + "+}");
-                        }).collect(joining());
+                return comparison.contrast.pieces(difference).stream().map(piece -> {
+                    var text = Plain.text(piece.shown(CONTEXT, LONGEST).text(), LONGEST);
+                    return switch (piece.side()) {
+                        case BOTH -> text;
+                        case FIRST -> paint.by(Standing.FAILED, "[-" + text + "-]");
+                        case SECOND -> paint.by(Standing.SUCCEEDED, "{+" + text + "+}");
+                    };
+                }).collect(joining());
             }
 
             /// The keys and their order are a promise; see `docs/compare.md`. Written row by row.
-            static void json(Comparison comparison, Overview overview, PrintWriter out) throws IOException {
+            void json() throws IOException {
                 var head = new LinkedHashMap<String, Object>();
-                overview.matches.forEach((match, rows) -> head.put(match.key(), rows));
-                head.put("inputs_differ", overview.otherInputs.cardinality());
-                head.put("outputs", overview.outputs);
+                comparison.matches.forEach((match, rows) -> head.put(match.key(), rows));
+                head.put("inputs_differ", comparison.otherInputs.cardinality());
+                head.put("outputs", comparison.outputs);
                 var figures = new LinkedHashMap<String, Object>();
-                overview.figures().forEach(figure -> figures.put(figure.key(), figure.json()));
+                comparison.figures().forEach(figure -> figures.put(figure.name().replace(' ', '_'), figure.json()));
                 head.put("figures", figures);
                 var text = Json.Tokens.text(head);
                 out.print(text.substring(0, text.length() - 1) + ",\"rows\":[");
-                int[] rows = overview.unequal.stream().toArray();
-                for (int i = 0; i < rows.length; i++) {
-                    if (i > 0) out.print(",");
-                    out.print(Json.MAPPER.writeValueAsString(row(comparison, comparison.pair(rows[i]))));
-                }
+                int[] rows = comparison.unequal.stream().toArray();
+                for (int i = 0; i < rows.length; i++) out.print((i > 0 ? "," : "")
+                        + Json.MAPPER.writeValueAsString(json(comparison.pair(rows[i]))));
                 out.println("]}");
                 out.flush();
             }
 
-            private static Map<String, Object> row(Comparison comparison, Comparison.Pair pair) {
+            private Map<String, Object> json(Pair pair) {
                 var row = Json.Tokens.object("id", pair.id(), "kind", pair.match().key(), "differences",
-                        pair.differences().stream().map(difference -> difference(comparison, difference)).toList());
+                        pair.differences().stream().map(this::json).toList());
                 if (!pair.first().error().isEmpty()) row.put("error_first", pair.first().error());
                 if (!pair.second().error().isEmpty()) row.put("error_second", pair.second().error());
                 if (pair.hasOtherInputs()) row.put("inputs_differ", true);
                 return row;
             }
 
-            private static Map<String, Object> difference(Comparison comparison, Contrast.Difference difference) {
+            private Map<String, Object> json(Contrast.Difference difference) {
                 var told = Json.Tokens.object("pointer", difference.pointer());
                 if (!difference.first().isMissingNode()) told.put("first", difference.first());
                 if (!difference.second().isMissingNode()) told.put("second", difference.second());
@@ -5151,57 +5093,6 @@ final class DifyExec implements Runnable {
                         .map(piece -> List.of(piece.side().name().toLowerCase(Locale.ROOT), piece.text())).toList());
                 if (!difference.note().isEmpty()) told.put("note", difference.note());
                 return told;
-            }
-        }
-
-        /// All rows of two batches as a spreadsheet: how they compare, the inputs, and the outputs of both side by side.
-        static final class Table {
-            private final Comparison comparison;
-            private final Set<String> inputs, outputs;
-            private Spreadsheet.Sheet sheet;
-
-            Table(Comparison comparison) {
-                this.comparison = comparison;
-                var names = List.of(comparison.first.names, comparison.second.names);
-                inputs = Comparison.union(names.getFirst().inputs, names.getLast().inputs);
-                inputs.remove("id");
-                outputs = Comparison.union(names.getFirst().all, names.getLast().all);
-                outputs.removeIf(name -> !comparison.scope.holds(name));
-            }
-
-            void write(OutputStream out) throws IOException {
-                sheet = new Spreadsheet.Sheet(out, ',', false);
-                var head = new ArrayList<>(List.of("id", "kind", "differs"));
-                inputs.forEach(name -> head.add("input." + name));
-                for (var name : outputs)
-                    for (var side : List.of("first", "second")) head.add(side + comparison.scope.output(name));
-                head.addAll(List.of("error_first", "error_second"));
-                sheet.write(head);
-                for (int number = 0; number < comparison.size(); number++) sheet.write(cells(comparison.pair(number)));
-                sheet.flush();
-            }
-
-            private List<String> cells(Comparison.Pair pair) {
-                var cells = new ArrayList<>(List.of(pair.id(), pair.match().key(), pair.differences().stream()
-                        .map(Contrast.Difference::pointer).collect(joining(" "))));
-                var known = pair.first().inputs().isEmpty() ? pair.second().inputs() : pair.first().inputs();
-                inputs.forEach(name -> cells.add(Spreadsheet.Sheet.cell(known.get(name))));
-                for (var name : outputs) for (var ending : List.of(pair.first(), pair.second()))
-                    cells.add(cell(ending.outputs().get(name)));
-                cells.addAll(List.of(pair.first().error(), pair.second().error()));
-                return cells;
-            }
-
-            private String cell(Ending.Value value) {
-                if (comparison.scope.part().isEmpty()) return Spreadsheet.Sheet.cell(value);
-                var part = comparison.part(value);
-                return part.isValueNode() ? part.asText() : part.toString();
-            }
-
-            void tell(PrintWriter err) {
-                err.println(Plain.count(comparison.size(), "row") + ", "
-                        + Plain.count(outputs.size(), "output") + " side by side.");
-                sheet.tell(err, "");
             }
         }
     }
@@ -5275,25 +5166,18 @@ final class DifyExec implements Runnable {
                 var target = Files.exists(file) ? file.toRealPath() : file;
                 var draft = target.resolveSibling("." + target.getFileName() + "."
                         + Long.toHexString(System.nanoTime()) + ".tmp");
-                var stream = Files.newOutputStream(draft, StandardOpenOption.CREATE_NEW, StandardOpenOption.WRITE);
+                var channel = FileChannel.open(draft, StandardOpenOption.CREATE_NEW, StandardOpenOption.WRITE);
                 try { // only now is the draft ours, to be deleted
-                    try (stream) {
-                        content.write(stream);
+                    try (channel) {
+                        content.write(Channels.newOutputStream(channel));
+                        channel.force(true); // it may take the place of what a power cut would not bring back
                     }
-                    force(draft);
                     Files.move(draft, target, StandardCopyOption.ATOMIC_MOVE, StandardCopyOption.REPLACE_EXISTING);
                 } finally {
                     Files.deleteIfExists(draft);
                 }
             } catch (IOException problem) {
                 throw new Unusable(file + ": cannot be written (" + Plain.of(problem) + ")");
-            }
-        }
-
-        /// It may take the place of what a power cut would not bring back.
-        private static void force(Path draft) throws IOException {
-            try (var channel = FileChannel.open(draft, StandardOpenOption.WRITE)) {
-                channel.force(true);
             }
         }
     }
