@@ -397,7 +397,7 @@ final class DifyExec implements Runnable {
             for (var file : List.of(first, second)) refuse(BatchFiles.of(file).begun());
             if (csv != null && csv.equals(html)) throw new Unusable(csv + ": named for both --csv and --html");
             var sides = Comparison.Compared.read(List.of(first, second), csv != null, html != null);
-            var scope = new Comparison.Scope(part, Set.copyOf(ignored), trim);
+            var scope = new Comparison.Scope(part, Set.copyOf(ignored), new Contrast(trim));
             try (var comparison = new Comparison(sides.getFirst(), sides.getLast(), scope)) {
                 comparison.look();
                 return tell(comparison);
@@ -3641,14 +3641,14 @@ final class DifyExec implements Runnable {
         }
 
         /// All rows of two batches: how they compare, the inputs, and the outputs of both side by side.
-        record OfBoth(Comparison comparison, Set<String> inputs, Set<String> outputs, Spreadsheet file) {
-            static OfBoth of(Comparison comparison) {
-                Names first = comparison.first.names, second = comparison.second.names;
+        record OfBoth(Comparison both, Set<String> inputs, Set<String> outputs, Spreadsheet file) {
+            static OfBoth of(Comparison both) {
+                Names first = both.first.names, second = both.second.names;
                 var inputs = Comparison.union(first.inputs, second.inputs);
                 inputs.remove("id");
                 var outputs = Comparison.union(first.outputs, second.outputs);
-                outputs.removeIf(name -> !comparison.scope.holds(name));
-                return new OfBoth(comparison, inputs, outputs, new Spreadsheet(',', false));
+                outputs.removeIf(name -> !both.scope.holds(name));
+                return new OfBoth(both, inputs, outputs, new Spreadsheet(',', false));
             }
 
             void write(OutputStream out) throws IOException {
@@ -3656,10 +3656,10 @@ final class DifyExec implements Runnable {
                 var head = new ArrayList<>(List.of("id", "kind", "differs"));
                 inputs.forEach(name -> head.add("input." + name));
                 for (var name : outputs)
-                    for (var side : List.of("first", "second")) head.add(side + comparison.scope.output(name));
+                    for (var side : List.of("first", "second")) head.add(side + both.scope.output(name));
                 head.addAll(List.of("error_first", "error_second"));
                 file.write(head);
-                for (int number = 0; number < comparison.size(); number++) file.write(cells(comparison.pair(number)));
+                for (int number = 0; number < both.size(); number++) file.write(cells(both.pair(number)));
                 file.cells.flush();
             }
 
@@ -3675,8 +3675,8 @@ final class DifyExec implements Runnable {
             }
 
             private String part(Ending.Value value) {
-                if (comparison.scope.part().isEmpty()) return cell(value);
-                var part = comparison.scope.part(value);
+                if (both.scope.part().isEmpty()) return cell(value);
+                var part = both.scope.part(value);
                 return part.isValueNode() ? part.asText() : part.toString();
             }
 
@@ -4233,32 +4233,32 @@ final class DifyExec implements Runnable {
 
         /// Two batches as one page: figures side by side, charts over one another, all rows with their differences
         /// marked.
-        record OfBoth(Comparison comparison) {
+        record OfBoth(Comparison both) {
             private static final int CONTEXT = 300;
 
             void write(OutputStream file) throws IOException {
-                Batch one = comparison.first.batch, two = comparison.second.batch;
+                Batch one = both.first.batch, two = both.second.batch;
                 var paint = new Paint(false);
                 var title = one.files().results().getFileName() + " and " + two.files().results().getFileName();
                 var about = "first: " + StatusView.headline(one, paint) + "; second: "
                         + StatusView.headline(two, paint);
-                var table = Page.table("Kind", "Differs in", comparison.outputs.entrySet().stream(),
+                var table = Page.table("Kind", "Differs in", both.outputs.entrySet().stream(),
                         new Column("id", "", "Id"), new Column("outcome", "", "Kind"),
                         new Column("seconds", "number", "First, s"), new Column("second", "number wide", "Second, s"),
                         new Column("result", "", "Differences"));
-                var outputs = List.copyOf(comparison.outputs.keySet());
+                var outputs = List.copyOf(both.outputs.keySet());
                 Page.write(file, title, about, List.of(totals(), charts(), table), described(outputs),
-                        comparison.size(), number -> row(comparison.pair(number), outputs));
+                        both.size(), number -> row(both.pair(number), outputs));
             }
 
             private Html totals() {
-                var figures = comparison.figures().stream().map(figure -> Html.of("""
+                var figures = both.figures().stream().map(figure -> Html.of("""
                         <tr><th scope="row">%s</th><td class="number">%s</td><td class="number">%s</td>\
                         <td class="number">%s</td></tr>
                         """, figure.name(), figure.text(figure.first()), figure.text(figure.second()),
                         figure.change()));
-                int others = comparison.otherInputs.cardinality();
-                return Page.totals(comparison.matches, Comparison.Match::word, Html.of("""
+                int others = both.otherInputs.cardinality();
+                return Page.totals(both.matches, Comparison.Match::word, Html.of("""
                         <table class="figures"><thead><tr><td></td>
                         <th scope="col" class="number"><span class="key first">first</span></th>
                         <th scope="col" class="number"><span class="key second">second</span></th>
@@ -4269,10 +4269,10 @@ final class DifyExec implements Runnable {
 
             private Html charts() {
                 var charts = new ArrayList<>(new Chart.Course(List.of(
-                        new Chart.Course.Track("first", "first", comparison.first.timeline),
-                        new Chart.Course.Track("second", "second", comparison.second.timeline))).charts());
-                Latencies before = comparison.first.batch.history().latencies;
-                Latencies after = comparison.second.batch.history().latencies;
+                        new Chart.Course.Track("first", "first", both.first.timeline),
+                        new Chart.Course.Track("second", "second", both.second.timeline))).charts());
+                Latencies before = both.first.batch.history().latencies;
+                Latencies after = both.second.batch.history().latencies;
                 if (!before.isEmpty() && !after.isEmpty()) charts.addFirst(latency(before, after));
                 return Page.charts(charts.stream().map(Chart::svg));
             }
@@ -4292,7 +4292,7 @@ final class DifyExec implements Runnable {
                 var different = Comparison.Match.DIFFERENT;
                 return Json.Tokens.object("start", 0,
                         "outcomes", Stream.of(Comparison.Match.values()).map(Comparison.Match::word).toList(),
-                        "causes", outputs, "chosen", comparison.matches.get(different) > 0 ? different.ordinal() : "");
+                        "causes", outputs, "chosen", both.matches.get(different) > 0 ? different.ordinal() : "");
             }
 
             /// As a row of the report, of the run that succeeded, the first if both did; then what the second adds:
@@ -4302,18 +4302,19 @@ final class DifyExec implements Runnable {
                 var shown = before.outputs().isEmpty() ? after : before;
                 return List.of(Plain.text(pair.id(), LONGEST), pair.match().ordinal(),
                         pair.outputs().keySet().stream().map(outputs::indexOf).toList(),
-                        comparison.first.seconds(pair.firstEntry(), before), shown.tokens(), "", before.run(),
+                        both.first.seconds(pair.firstEntry(), before), shown.tokens(), "", before.run(),
                         values(shown.inputs()), values(shown.outputs()), List.of(), false,
-                        List.of(comparison.second.seconds(pair.secondEntry(), after), after.run(), before.error(),
+                        List.of(both.second.seconds(pair.secondEntry(), after), after.run(), before.error(),
                                 after.error(), pair.hasOtherInputs(),
                                 pair.differences().stream().map(this::difference).toList()));
             }
 
             /// `[pointer, note, [[side, text]]]`
             private List<Object> difference(Contrast.Difference difference) {
-                return List.of(difference.pointer(), difference.note(), comparison.contrast.pieces(difference).stream()
-                        .map(piece -> piece.shown(CONTEXT, LONGEST))
-                        .map(piece -> List.of(piece.side().ordinal(), piece.text())).toList());
+                var pieces = both.scope.contrast().pieces(difference).stream()
+                        .map(piece -> piece.shown(CONTEXT, LONGEST));
+                return List.of(difference.pointer(), difference.note(),
+                        pieces.map(piece -> List.of(piece.side().ordinal(), piece.text())).toList());
             }
         }
 
@@ -4322,13 +4323,12 @@ final class DifyExec implements Runnable {
                   --back: light-dark(#f6f6f4, #131518); --card: light-dark(#fff, #1b1e22);
                   --ink: light-dark(#1d2024, #e7e9ec); --soft: light-dark(#5c636c, #a0a8b1);
                   --line: light-dark(#dfe1e4, #31363c); --accent: light-dark(#1f57b5, #86b3ff); }
-                .first { --hue: light-dark(#3c6fc4, #7aa7f5); } .second { --hue: light-dark(#b0561b, #e8955c); }
+                .first, .plain { --hue: light-dark(#3c6fc4, #7aa7f5); } .second { --hue: light-dark(#b0561b, #e8955c); }
                 .succeeded, .same, ins { --hue: light-dark(#2c7a4b, #56b97f); }
                 .partial, .different { --hue: light-dark(#9a6200, #dca03c); }
                 .failed, .neither, del { --hue: light-dark(#bc3226, #f27a71); }
                 .paused, .only { --hue: light-dark(#0b6e80, #4cb9cc); }
                 .unknown { --hue: light-dark(#7446ad, #b99af0); } .pending { --hue: light-dark(#6d747c, #949ca5); }
-                .plain { --hue: light-dark(#3c6fc4, #7aa7f5); }
                 * { box-sizing: border-box; }
                 body { margin: 0 auto; max-width: 75rem; padding: 1.5rem 1.25rem 3rem; background: var(--back);
                   color: var(--ink); font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif;
@@ -4433,7 +4433,7 @@ final class DifyExec implements Runnable {
                 const STEPS = {ArrowDown: 1, ArrowUp: -1, PageDown: 12, PageUp: -12, Home: -Infinity, End: Infinity};
                 const at = id => document.getElementById(id);
                 const batch = JSON.parse(at('batch').textContent);
-                const heads = [...document.querySelectorAll('#table th')];
+                const heads = [...document.querySelectorAll('#table th')], box = at('scroller');
                 const rows = [], haystacks = [];
                 let chosen = [], sort = {key: '', down: false}, printing = false, shown = -1;
 
@@ -4505,7 +4505,7 @@ final class DifyExec implements Runnable {
                   if (sort.key) order();
                   shown = -1;
                   count(chosen.length);
-                  at('scroller').scrollTop = 0;
+                  box.scrollTop = 0;
                   draw();
                 }
 
@@ -4525,11 +4525,14 @@ final class DifyExec implements Runnable {
                   });
                 }
 
+                // how tall all rows are, what of it the window hides, and what of that the scroll bar shows
+                const whole = () => (chosen.length + 1) * HEIGHT, tall = () => Math.min(whole(), TALLEST);
+                const hidden = () => Math.max(0, whole() - box.clientHeight);
+                const scale = () => hidden() > 0 ? (tall() - box.clientHeight) / hidden() : 1;
+
                 function draw() {
-                  const box = at('scroller'), whole = (chosen.length + 1) * HEIGHT, tall = Math.min(whole, TALLEST);
-                  at('sizer').style.height = tall + 'px';
-                  const room = Math.max(1, tall - box.clientHeight);
-                  const top = printing ? 0 : Math.min(1, box.scrollTop / room) * Math.max(0, whole - box.clientHeight);
+                  at('sizer').style.height = tall() + 'px';
+                  const top = printing ? 0 : Math.min(hidden(), box.scrollTop / scale());
                   const first = Math.floor(top / HEIGHT);
                   const many = printing ? PRINTED : Math.ceil(box.clientHeight / HEIGHT) + 1;
                   const focused = document.activeElement.closest('#body tr')?.dataset.place;
@@ -4599,12 +4602,10 @@ final class DifyExec implements Runnable {
                 }
 
                 function goTo(place) {
-                  const box = at('scroller'), target = Math.max(0, Math.min(chosen.length - 1, place));
-                  const whole = (chosen.length + 1) * HEIGHT, hidden = whole - box.clientHeight;
-                  const scale = hidden > 0 ? (Math.min(whole, TALLEST) - box.clientHeight) / hidden : 1;
-                  const top = box.scrollTop / scale, bottom = (target + 2) * HEIGHT - box.clientHeight;
-                  if (target * HEIGHT < top) box.scrollTop = target * HEIGHT * scale;
-                  else if (bottom > top) box.scrollTop = bottom * scale;
+                  const target = Math.max(0, Math.min(chosen.length - 1, place));
+                  const top = box.scrollTop / scale(), bottom = (target + 2) * HEIGHT - box.clientHeight;
+                  if (target * HEIGHT < top) box.scrollTop = target * HEIGHT * scale();
+                  else if (bottom > top) box.scrollTop = bottom * scale();
                   draw();
                   focus(target);
                 }
@@ -4642,7 +4643,7 @@ final class DifyExec implements Runnable {
                 let soon;
                 at('search').oninput = () => { clearTimeout(soon); soon = setTimeout(choose, 120); };
                 for (const id of ['outcome', 'cause']) at(id).onchange = choose;
-                at('scroller').onscroll = onresize = draw;
+                box.onscroll = onresize = draw;
                 onbeforeprint = () => print(true);
                 onafterprint = () => print(false);
                 onkeydown = event => { // n and p: the next and the previous row
@@ -4675,13 +4676,13 @@ final class DifyExec implements Runnable {
     static final class Comparison implements AutoCloseable {
         final Compared first, second;
         final Scope scope;
-        final Contrast contrast;
         final Map<Match, Long> matches = new EnumMap<>(Match.class);
         /// How many rows differ in each output, by its pointer.
         final Map<String, Long> outputs = new LinkedHashMap<>();
         /// Rows that differ, and rows whose inputs do.
         final BitSet unequal = new BitSet(), otherInputs = new BitSet();
-        private final int[] added;
+        /// The row's entry in the second, or -1: of the first's rows, then of those that only the second knows.
+        private final int[] others;
         /// Both have logs. Else the figures are by the results, which tell only of successes.
         private final boolean isLogged;
         /// Whether the part that is compared has turned up.
@@ -4728,7 +4729,7 @@ final class DifyExec implements Runnable {
         ///
         /// @param part    a JSON pointer into them; empty: all
         /// @param ignored names of outputs
-        record Scope(String part, Set<String> ignored, boolean trim) {
+        record Scope(String part, Set<String> ignored, Contrast contrast) {
             boolean holds(String name) {
                 return !ignored.contains(name)
                         && (part.isEmpty() || (part + "/").startsWith(Contrast.pointer(name) + "/"));
@@ -4781,13 +4782,7 @@ final class DifyExec implements Runnable {
             /// @param named whether the names of inputs and outputs are needed
             /// @param timed whether the course in time is
             static List<Compared> read(List<Path> results, boolean named, boolean timed) {
-                var reading = results.stream().map(file -> CompletableFuture.supplyAsync(
-                        () -> new Compared(file, named, timed), Thread.ofPlatform()::start)).toList();
-                try {
-                    return reading.stream().map(CompletableFuture::join).toList();
-                } catch (CompletionException problem) {
-                    throw problem.getCause() instanceof Unusable unusable ? unusable : problem;
-                }
+                return results.parallelStream().map(file -> new Compared(file, named, timed)).toList();
             }
 
             private Compared(Path results, boolean named, boolean timed) {
@@ -4809,12 +4804,6 @@ final class DifyExec implements Runnable {
             Object seconds(int entry, Ending ending) {
                 return entry >= 0 && batch.ledger().millis(entry) > 0 ? batch.ledger().millis(entry) / 1000.0
                         : number(ending.seconds());
-            }
-
-            private void takeLogged() {
-                latencies = batch.history().latencies;
-                prices = batch.history().prices;
-                tokens = batch.history().tokens;
             }
 
             private void take(int entry, Ending ending) {
@@ -4875,28 +4864,29 @@ final class DifyExec implements Runnable {
             this.first = first;
             this.second = second;
             this.scope = scope;
-            contrast = new Contrast(scope.trim());
             met = scope.part().isEmpty();
             unmet = new TreeSet<>(scope.ignored());
             isLogged = first.batch.history().attempts > 0 && second.batch.history().attempts > 0;
             for (var side : List.of(first, second)) {
                 side.endings = new Endings(side.batch);
-                if (isLogged) side.takeLogged();
+                if (!isLogged) continue;
+                side.latencies = side.batch.history().latencies;
+                side.prices = side.batch.history().prices;
+                side.tokens = side.batch.history().tokens;
             }
             Index one = first.batch.index(), two = second.batch.index();
-            added = IntStream.range(0, two.size()).filter(entry -> one.find(two.id(entry)) < 0).toArray();
+            others = IntStream.concat(IntStream.range(0, one.size()).map(entry -> two.find(one.id(entry))),
+                    IntStream.range(0, two.size()).filter(entry -> one.find(two.id(entry)) < 0)).toArray();
             for (var match : Match.values()) matches.put(match, 0L);
         }
 
         int size() {
-            return first.batch.index().size() + added.length;
+            return others.length;
         }
 
         Pair pair(int number) throws IOException {
-            Index one = first.batch.index(), two = second.batch.index();
-            boolean isKnown = number < one.size();
-            var id = isKnown ? one.id(number) : two.id(added[number - one.size()]);
-            int from = isKnown ? number : -1, to = isKnown ? two.find(id) : added[number - one.size()];
+            int from = number < first.batch.index().size() ? number : -1, to = others[number];
+            var id = from < 0 ? second.batch.index().id(to) : first.batch.index().id(from);
             var match = Match.of(first.standing(from), second.standing(to));
             Ending before = first.ending(from), after = second.ending(to);
             if (match != Match.SAME) return new Pair(id, match, from, to, before, after, Map.of(), false);
@@ -4907,10 +4897,8 @@ final class DifyExec implements Runnable {
 
         /// The row is the same to the byte, inputs and outputs; false also where it would take more to see that.
         private boolean isRepeated(int number) throws IOException {
-            Index one = first.batch.index(), two = second.batch.index();
-            int other = number < one.size() ? two.find(one.id(number)) : -1;
-            if (other < 0) return false;
-            Optional<byte[]> before = first.endings.result(number), after = second.endings.result(other);
+            if (number >= first.batch.index().size() || others[number] < 0) return false;
+            Optional<byte[]> before = first.endings.result(number), after = second.endings.result(others[number]);
             return before.isPresent() && after.isPresent() && Ending.isRepeated(before.get(), after.get());
         }
 
@@ -4925,7 +4913,7 @@ final class DifyExec implements Runnable {
                 if (met && value != null && value.equals(after.get(name))) continue;
                 JsonNode one = scope.part(value), two = scope.part(after.get(name));
                 met |= !one.isMissingNode() || !two.isMissingNode();
-                var differences = contrast.of(scope.output(name), one, two);
+                var differences = scope.contrast().of(scope.output(name), one, two);
                 if (!differences.isEmpty()) found.put(scope.output(name), differences);
             }
             return found;
@@ -4989,49 +4977,41 @@ final class DifyExec implements Runnable {
         }
 
         /// What differs: a table, or one JSON object.
-        record View(Comparison comparison, PrintWriter out, Paint paint) {
+        record View(Comparison both, PrintWriter out, Paint paint) {
             private static final int SHOWN = 10, CONTEXT = 30, LONGEST = 300;
 
             void print(boolean all) throws IOException {
-                out.println("first   " + StatusView.headline(comparison.first.batch, paint));
-                out.println("second  " + StatusView.headline(comparison.second.batch, paint));
+                out.println("first   " + StatusView.headline(both.first.batch, paint));
+                out.println("second  " + StatusView.headline(both.second.batch, paint));
                 out.println();
-                StatusView.Share.of(comparison.matches).forEach(share -> out.println(
+                StatusView.Share.of(both.matches).forEach(share -> out.println(
                         share.line(13, Match::word, (match, text) -> paint.by(match.like, text))));
                 figures();
-                outputs();
-                otherInputs();
+                if (!both.outputs.isEmpty()) out.println();
+                both.outputs.forEach((output, rows) -> out.println("  "
+                        + paint.faint("%-24s".formatted("differ in " + Plain.text(output, 200)))
+                        + String.format(Locale.ROOT, "%,8d", rows) + (rows == 1 ? " row" : " rows")));
+                var others = both.otherInputs;
+                if (!others.isEmpty()) out.println("\n  Note: the inputs of " + Plain.count(others.cardinality(), "row")
+                        + " differ, too (first: " + Plain.id(both.first.batch.index().id(others.nextSetBit(0)))
+                        + ")");
                 differences(all ? Long.MAX_VALUE : SHOWN);
-                if (comparison.unequal.isEmpty()) out.println("\nNothing differs.");
+                if (both.unequal.isEmpty()) out.println("\nNothing differs.");
                 out.flush();
             }
 
             private void figures() {
                 out.println();
                 out.println("  " + paint.faint("%-18s%14s%14s    %s".formatted("", "first", "second", "difference")));
-                for (var figure : comparison.figures()) out.println("  " + paint.faint("%-18s".formatted(figure.name()))
+                for (var figure : both.figures()) out.println("  " + paint.faint("%-18s".formatted(figure.name()))
                         + "%14s%14s    %s".formatted(figure.text(figure.first()), figure.text(figure.second()),
                                 figure.change()).stripTrailing());
             }
 
-            private void outputs() {
-                if (!comparison.outputs.isEmpty()) out.println();
-                comparison.outputs.forEach((output, rows) -> out.println("  "
-                        + paint.faint("%-24s".formatted("differ in " + Plain.text(output, 200)))
-                        + String.format(Locale.ROOT, "%,8d", rows) + (rows == 1 ? " row" : " rows")));
-            }
-
-            private void otherInputs() {
-                var rows = comparison.otherInputs;
-                if (!rows.isEmpty()) out.println("\n  Note: the inputs of " + Plain.count(rows.cardinality(), "row")
-                        + " differ, too (first: " + Plain.id(comparison.first.batch.index().id(rows.nextSetBit(0)))
-                        + ")");
-            }
-
             private void differences(long most) throws IOException {
-                int[] rows = comparison.unequal.stream().limit(most).toArray();
-                for (int number : rows) row(comparison.pair(number));
-                int more = comparison.unequal.cardinality() - rows.length;
+                int[] rows = both.unequal.stream().limit(most).toArray();
+                for (int number : rows) row(both.pair(number));
+                int more = both.unequal.cardinality() - rows.length;
                 if (more > 0) out.println("\n  … and " + Plain.count(more, "more row") + " (--all)");
             }
 
@@ -5048,7 +5028,7 @@ final class DifyExec implements Runnable {
 
             /// `the [-red-]{+blue+} one`
             private String marked(Contrast.Difference difference) {
-                return comparison.contrast.pieces(difference).stream().map(piece -> {
+                return both.scope.contrast().pieces(difference).stream().map(piece -> {
                     var text = Plain.text(piece.shown(CONTEXT, LONGEST).text(), LONGEST);
                     return switch (piece.side()) {
                         case BOTH -> text;
@@ -5061,17 +5041,17 @@ final class DifyExec implements Runnable {
             /// The keys and their order are a promise; see `docs/compare.md`. Written row by row.
             void json() throws IOException {
                 var head = new LinkedHashMap<String, Object>();
-                comparison.matches.forEach((match, rows) -> head.put(match.key(), rows));
-                head.put("inputs_differ", comparison.otherInputs.cardinality());
-                head.put("outputs", comparison.outputs);
+                both.matches.forEach((match, rows) -> head.put(match.key(), rows));
+                head.put("inputs_differ", both.otherInputs.cardinality());
+                head.put("outputs", both.outputs);
                 var figures = new LinkedHashMap<String, Object>();
-                comparison.figures().forEach(figure -> figures.put(figure.name().replace(' ', '_'), figure.json()));
+                both.figures().forEach(figure -> figures.put(figure.name().replace(' ', '_'), figure.json()));
                 head.put("figures", figures);
                 var text = Json.Tokens.text(head);
                 out.print(text.substring(0, text.length() - 1) + ",\"rows\":[");
-                int[] rows = comparison.unequal.stream().toArray();
+                int[] rows = both.unequal.stream().toArray();
                 for (int i = 0; i < rows.length; i++) out.print((i > 0 ? "," : "")
-                        + Json.MAPPER.writeValueAsString(json(comparison.pair(rows[i]))));
+                        + Json.MAPPER.writeValueAsString(json(both.pair(rows[i]))));
                 out.println("]}");
                 out.flush();
             }
@@ -5089,7 +5069,7 @@ final class DifyExec implements Runnable {
                 var told = Json.Tokens.object("pointer", difference.pointer());
                 if (!difference.first().isMissingNode()) told.put("first", difference.first());
                 if (!difference.second().isMissingNode()) told.put("second", difference.second());
-                if (difference.isOfTexts()) told.put("words", comparison.contrast.pieces(difference).stream()
+                if (difference.isOfTexts()) told.put("words", both.scope.contrast().pieces(difference).stream()
                         .map(piece -> List.of(piece.side().name().toLowerCase(Locale.ROOT), piece.text())).toList());
                 if (!difference.note().isEmpty()) told.put("note", difference.note());
                 return told;
