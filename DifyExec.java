@@ -4448,12 +4448,9 @@ final class DifyExec implements Runnable {
                 const plain = value => Array.isArray(value) ? value[0] : value;
                 const number = count => count.toLocaleString('en-US');
                 const fixed = seconds => seconds ? seconds.toFixed(2) : '';
+                const word = row => batch.outcomes[row[OUTCOME]];
+                const chip = row => element('span', 'chip ' + word(row), word(row));
                 const lastError = row => row[ATTEMPTS].at(-1)?.[4] ?? '';
-
-                function chip(row) {
-                  const word = batch.outcomes[row[OUTCOME]];
-                  return element('span', 'chip ' + word, word);
-                }
 
                 // of a row of two batches: what differs, by words
                 const marked = pieces => pieces.map(([side, text]) => side
@@ -4585,11 +4582,10 @@ final class DifyExec implements Runnable {
                   shown = place;
                   const row = rows[chosen[place]];
                   const [seconds, run, before, after, other] = row[SECOND] ?? [];
-                  const facts = {run: row[RUN], seconds: String(row[SECONDS] || ''), tokens: row[TOKENS],
-                    price: row[PRICE], error: before || lastError(row), 'second run': run ?? '',
-                    'second seconds': String(seconds || ''), 'second error': after ?? '',
-                    note: other ? 'the inputs differ, too' : ''};
-                  const known = Object.fromEntries(Object.entries(facts).filter(fact => fact[1] !== ''));
+                  const facts = {run: row[RUN], seconds: row[SECONDS], tokens: row[TOKENS], price: row[PRICE],
+                    error: before || lastError(row), 'second run': run, 'second seconds': seconds,
+                    'second error': after, note: other && 'the inputs differ, too'};
+                  const known = Object.fromEntries(Object.entries(facts).filter(fact => fact[1]));
                   at('detail-id').textContent = row[ID];
                   at('detail-body').replaceChildren(chip(row), ...differences(row), ...values('Run', known),
                     ...values(row[EDITED] ? 'Inputs, edited: not those of the CSV' : 'Inputs', row[INPUTS]),
