@@ -253,7 +253,7 @@ final class DifyExec implements Runnable {
             if (!named.isBegun() && !Shards.beside(named).isEmpty()) return tell(Shards.of(named));
             var files = named.begun();
             if (html != null)
-                Draft.refuse(html, files, Optional.ofNullable(input), file -> force || Page.isOurs(file));
+                Draft.refuse(html, files, Optional.ofNullable(input), file -> force || WebPage.isOurs(file));
             if (input == null) return tell(files, Optional.empty());
             try (var source = files.open(input)) {
                 return tell(files, Optional.of(shape.open(source.path())));
@@ -264,7 +264,7 @@ final class DifyExec implements Runnable {
             var out = spec.commandLine().getOut();
             var timeline = new Timeline();
             var batch = html == null ? Batch.peek(files, csv) : Batch.peek(files, csv, List.of(timeline));
-            if (html != null) Draft.write(html, new Page.Report(batch, timeline)::write);
+            if (html != null) Draft.write(html, new WebPage.Report(batch, timeline)::write);
             if (json) out.println(StatusView.json(batch));
             else new StatusView(batch, out, Paint.of(env, 1)).print(TypedCall.of(spec, env).next());
             if (html != null) spec.commandLine().getErr().println("Report: " + html);
@@ -332,7 +332,7 @@ final class DifyExec implements Runnable {
             var files = BatchFiles.of(results.file).begun();
             boolean toFile = !file.toString().equals("-");
             if (toFile) Draft.refuse(file, files, Optional.of(input), _ -> force);
-            var names = new Spreadsheet.Names();
+            var names = new Spreadsheet.OutputNames();
             try (var source = files.open(input)) {
                 var csv = shape.open(source.path());
                 var batch = Batch.peek(files, Optional.of(csv), failed ? List.of() : List.of(names));
@@ -407,7 +407,7 @@ final class DifyExec implements Runnable {
         /// Nothing of either batch is written over.
         private void refuse(BatchFiles files) {
             if (csv != null) Draft.refuse(csv, files, Optional.empty(), _ -> force);
-            if (html != null) Draft.refuse(html, files, Optional.empty(), file -> force || Page.isOurs(file));
+            if (html != null) Draft.refuse(html, files, Optional.empty(), file -> force || WebPage.isOurs(file));
         }
 
         private int tell(Comparison comparison) throws IOException {
@@ -421,7 +421,7 @@ final class DifyExec implements Runnable {
                 Draft.write(csv, sheet::write);
                 sheet.tell(err);
             }
-            if (html != null) Draft.write(html, new Page.OfBoth(comparison)::write);
+            if (html != null) Draft.write(html, new WebPage.OfBoth(comparison)::write);
             if (html != null) err.println("Page: " + html);
             return comparison.unequal.isEmpty() ? OK : DIFFERENT;
         }
@@ -2965,8 +2965,8 @@ final class DifyExec implements Runnable {
         record OneLine(Tally tally) {
             private static final int BAR = 20, LAST = 9;
 
-            /// A piece of the line. Those of a lower rank get their room first; rank 0 is always there.
-            private record Piece(int rank, String text) {}
+            /// An item of the line. Those of a lower rank get their room first; rank 0 is always there.
+            private record Item(int rank, String text) {}
 
             String plain() {
                 return joined(_ -> true);
@@ -2984,25 +2984,25 @@ final class DifyExec implements Runnable {
             }
 
             private String joined(Predicate<Integer> ranks) {
-                return pieces().stream().filter(piece -> ranks.test(piece.rank()) && !piece.text().isEmpty())
-                        .map(Piece::text).collect(joining(" · "));
+                return items().stream().filter(item -> ranks.test(item.rank()) && !item.text().isEmpty())
+                        .map(Item::text).collect(joining(" · "));
             }
 
-            private List<Piece> pieces() {
+            private List<Item> items() {
                 return List.of(
-                        new Piece(0, tally.done() + "/" + tally.asked),
-                        new Piece(LAST, tally.succeeded() + " ok"),
-                        new Piece(0, some(tally.count(Standing.FAILED), "failed")),
-                        new Piece(1, some(tally.count(Standing.PAUSED) + tally.count(Standing.UNKNOWN), "open")),
-                        new Piece(2, tally.rest.map(OneLine::words).orElse("")),
-                        new Piece(4, tally.running + " running"
+                        new Item(0, tally.done() + "/" + tally.asked),
+                        new Item(LAST, tally.succeeded() + " ok"),
+                        new Item(0, some(tally.count(Standing.FAILED), "failed")),
+                        new Item(1, some(tally.count(Standing.PAUSED) + tally.count(Standing.UNKNOWN), "open")),
+                        new Item(2, tally.rest.map(OneLine::words).orElse("")),
+                        new Item(4, tally.running + " running"
                                 + (tally.limit < tally.ceiling ? " (limit " + tally.limit + ")" : "")),
-                        new Piece(5, some(tally.waiting, "waiting")),
-                        new Piece(5, some(tally.doubts, "looked up")),
-                        new Piece(3, String.format(Locale.ROOT, "%.1f/s", tally.rate())),
-                        new Piece(8, some(tally.tokens, "tokens")),
-                        new Piece(7, cost()),
-                        new Piece(0, tally.timeLeft().map(left -> Plain.seconds(left) + " left").orElse("")));
+                        new Item(5, some(tally.waiting, "waiting")),
+                        new Item(5, some(tally.doubts, "looked up")),
+                        new Item(3, String.format(Locale.ROOT, "%.1f/s", tally.rate())),
+                        new Item(8, some(tally.tokens, "tokens")),
+                        new Item(7, cost()),
+                        new Item(0, tally.timeLeft().map(left -> Plain.seconds(left) + " left").orElse("")));
             }
 
             private static String some(long count, String what) {
@@ -3215,8 +3215,9 @@ final class DifyExec implements Runnable {
 
         /// `2 ids of .retry are not in the CSV: nobody, no one`
         static void strangers(List<String> ids, PrintWriter err) {
-            if (!ids.isEmpty()) err.println(Plain.count(ids.size(), "id of .retry is", "ids of .retry are")
-                    + " not in the CSV: " + ids.stream().limit(STRANGERS).map(Plain::id).collect(joining(", "))
+            if (!ids.isEmpty()) err.println((ids.size() == 1 ? "1 id of .retry is not in the CSV: "
+                    : ids.size() + " ids of .retry are not in the CSV: ")
+                    + ids.stream().limit(STRANGERS).map(Plain::id).collect(joining(", "))
                     + (ids.size() > STRANGERS ? ", …" : ""));
         }
 
@@ -3362,9 +3363,9 @@ final class DifyExec implements Runnable {
         /// Where each of a batch's shards stands, by its files: a table with a line for each, or one JSON object.
         ///
         /// @param hasCsv else the rows of shards that have not begun are not known
-        record OfShards(Shards shards, Index index, List<Part> parts, boolean hasCsv) {
+        record OfShards(Shards shards, Index index, List<OfShard> each, boolean hasCsv) {
             /// @param history of nothing where it has not begun
-            record Part(Shard shard, boolean begun, History history, Map<Standing, Long> counts) {}
+            record OfShard(Shard shard, boolean begun, History history, Map<Standing, Long> counts) {}
 
             static OfShards of(Shards shards, Optional<Csv> csv) {
                 var index = new Index();
@@ -3385,7 +3386,7 @@ final class DifyExec implements Runnable {
                         Collectors.groupingBy(index::standing, Collectors.counting())));
                 return new OfShards(shards, index, IntStream.rangeClosed(1, shards.count())
                         .mapToObj(number -> new Shard(number, shards.count()))
-                        .map(shard -> new Part(shard, histories.containsKey(shard),
+                        .map(shard -> new OfShard(shard, histories.containsKey(shard),
                                 histories.getOrDefault(shard, new History(index)), counts(standing ->
                                 counts.getOrDefault(shard, Map.of()).getOrDefault(standing, 0L)))).toList(),
                         csv.isPresent());
@@ -3394,7 +3395,7 @@ final class DifyExec implements Runnable {
             /// Every row has a success.
             boolean isComplete() {
                 return index.isComplete() && (hasCsv || shards.missing().isEmpty())
-                        && parts.stream().allMatch(part -> part.history().missingFiles.isEmpty());
+                        && each.stream().allMatch(one -> one.history().missingFiles.isEmpty());
             }
 
             void print(PrintWriter out, Paint paint, NextCall next) {
@@ -3405,9 +3406,9 @@ final class DifyExec implements Runnable {
                 out.println("  " + paint.faint("%-9s %11s".formatted("shard", "rows") + standings.stream()
                         .map(standing -> " %11s".formatted(standing.word())).collect(joining())
                         + " %9s  %s".formatted("in flight", "last event")));
-                for (var part : parts) line(out, part.shard().toString(), standings, part.counts(),
-                        part.history().inFlight(), !part.begun() ? "not begun" : part.history().updatedAt == null ? ""
-                                : Times.local("yyyy-MM-dd HH:mm:ss xxx", part.history().updatedAt));
+                for (var one : each) line(out, one.shard().toString(), standings, one.counts(),
+                        one.history().inFlight(), !one.begun() ? "not begun" : one.history().updatedAt == null ? ""
+                                : Times.local("yyyy-MM-dd HH:mm:ss xxx", one.history().updatedAt));
                 line(out, "total", standings, counts(index::count), sum(History::inFlight), "");
                 out.println();
                 next.print("merge", shards.whole().results(), out);
@@ -3421,7 +3422,7 @@ final class DifyExec implements Runnable {
             }
 
             private long sum(ToLongFunction<History> of) {
-                return parts.stream().map(Part::history).mapToLong(of).sum();
+                return each.stream().map(OfShard::history).mapToLong(of).sum();
             }
 
             /// The keys and their order are a promise.
@@ -3429,15 +3430,15 @@ final class DifyExec implements Runnable {
                 var json = StatusView.json(counts(index::count));
                 json.putAll(Json.Tokens.object("attempts", sum(history -> history.attempts),
                         "retries", sum(history -> history.retries), "total_tokens", sum(history -> history.tokens),
-                        "in_flight", sum(History::inFlight), "shards", parts.stream().map(OfShards::json).toList()));
+                        "in_flight", sum(History::inFlight), "shards", each.stream().map(OfShards::json).toList()));
                 return Json.Tokens.text(json);
             }
 
-            private static Map<String, Object> json(Part part) {
-                var json = Json.Tokens.object("shard", part.shard().toString(), "begun", part.begun());
-                json.putAll(StatusView.json(part.counts()));
-                json.put("in_flight", part.history().inFlight());
-                json.put("updated_at", part.history().updatedAt == null ? null : Times.text(part.history().updatedAt));
+            private static Map<String, Object> json(OfShard one) {
+                var json = Json.Tokens.object("shard", one.shard().toString(), "begun", one.begun());
+                json.putAll(StatusView.json(one.counts()));
+                json.put("in_flight", one.history().inFlight());
+                json.put("updated_at", one.history().updatedAt == null ? null : Times.text(one.history().updatedAt));
                 return json;
             }
         }
@@ -3575,7 +3576,7 @@ final class DifyExec implements Runnable {
         }
 
         /// The names of all outputs and inputs, in the order in which they come up.
-        static final class Names implements Reading {
+        static final class OutputNames implements Reading {
             private static final int MOST = 10_000;
 
             final Set<String> outputs = new LinkedHashSet<>(), inputs = new LinkedHashSet<>();
@@ -3643,7 +3644,7 @@ final class DifyExec implements Runnable {
         /// All rows of two batches: how they compare, the inputs, and the outputs of both side by side.
         record OfBoth(Comparison both, Set<String> inputs, Set<String> outputs, Spreadsheet file) {
             static OfBoth of(Comparison both) {
-                Names first = both.first.names, second = both.second.names;
+                OutputNames first = both.first.names, second = both.second.names;
                 var inputs = Comparison.union(first.inputs, second.inputs);
                 inputs.remove("id");
                 var outputs = Comparison.union(first.outputs, second.outputs);
@@ -3735,12 +3736,12 @@ final class DifyExec implements Runnable {
                     aria-labelledby="%5$s-title %5$s-words"><title id="%5$s-title">%1$s</title>\
                     <desc id="%5$s-words">%6$s</desc>%7$s%8$s%9$s%10$s%11$s</svg></figure>
                     """, title, legend(), WIDE, HIGH, name, words(), grid(), scale(),
-                    bars ? Html.of("") : Html.all(series.stream().map(this::line)), pointed(), crossings());
+                    bars ? "" : series.stream().map(this::line), pointed(), crossings());
         }
 
-        private Html legend() {
-            return Html.all(series.stream().filter(_ -> series.size() > 1)
-                    .map(one -> Html.of("<span class=\"key %s\">%s</span>", one.look(), one.name())));
+        private Stream<Html> legend() {
+            return series.stream().filter(_ -> series.size() > 1)
+                    .map(one -> Html.of("<span class=\"key %s\">%s</span>", one.look(), one.name()));
         }
 
         /// How high it stands there: bars stand on each other, lines do not.
@@ -3776,20 +3777,20 @@ final class DifyExec implements Runnable {
             return number(span * spans.width());
         }
 
-        private Html grid() {
+        private Stream<Html> grid() {
             double step = y.step(highest());
-            return Html.all(DoubleStream.iterate(0, at -> at <= ceiling() * 1.0001, at -> at + step).mapToObj(at ->
+            return DoubleStream.iterate(0, at -> at <= ceiling() * 1.0001, at -> at + step).mapToObj(at ->
                     Html.of("<path class=\"grid\" d=\"M%d %.1fH%d\"/>%s", LEFT, down(at), WIDE - RIGHT,
-                            text(LEFT - 6, down(at) + 4, "end", number(at)))));
+                            text(LEFT - 6, down(at) + 4, "end", number(at))));
         }
 
-        private Html scale() {
+        private Stream<Html> scale() {
             double step = Spans.step(spans.whole(), 8);
             var numbers = DoubleStream.iterate(0, at -> at <= spans.whole() * 1.0001, at -> at + step)
                     .mapToObj(at -> text(over(at), HIGH - BOTTOM + 15, "middle", number(at)));
             var units = Stream.of(text(WIDE - RIGHT, top() - 6, "end unit", y.unit()),
                     text(WIDE - RIGHT, HIGH - 4, "end unit", x));
-            return Html.all(Stream.concat(numbers, units));
+            return Stream.concat(numbers, units);
         }
 
         private static Html text(double x, double y, String look, String words) {
@@ -3797,12 +3798,12 @@ final class DifyExec implements Runnable {
         }
 
         /// The spans, each with what it holds in words, which the browser shows over it.
-        private Html pointed() {
-            return Html.all(IntStream.range(0, spans.count()).mapToObj(span -> Html.of(
+        private Stream<Html> pointed() {
+            return IntStream.range(0, spans.count()).mapToObj(span -> Html.of(
                     "<g><title>%s to %s %s: %s</title><rect class=\"hit\" x=\"%.1f\" y=\"%d\" width=\"%.1f\" "
                             + "height=\"%.1f\"/>%s</g>", from(span), from(span + 1), x, said(span),
                     over(span * spans.width()), top(), over(spans.width()) - LEFT, down(0) - top(),
-                    bars ? stack(span) : Html.of(""))));
+                    bars ? stack(span) : ""));
         }
 
         private String said(int span) {
@@ -3810,7 +3811,7 @@ final class DifyExec implements Runnable {
                     : series.size() > 1 ? each(span) : y.words(total(span));
         }
 
-        private Html stack(int span) {
+        private Stream<Html> stack(int span) {
             double left = over((span + 0.07) * spans.width());
             double wide = Math.max(0.6, (over(spans.width()) - over(0)) * 0.86), below = 0;
             var parts = new ArrayList<Html>();
@@ -3821,7 +3822,7 @@ final class DifyExec implements Runnable {
                         one.look(), left, down(above), wide, down(below) - down(above)));
                 below = above;
             }
-            return Html.all(parts.stream());
+            return parts.stream();
         }
 
         private Html line(Series one) {
@@ -3838,7 +3839,7 @@ final class DifyExec implements Runnable {
         }
 
         /// The marks, their labels above all lines.
-        private Html crossings() {
+        private Stream<Html> crossings() {
             var lines = new ArrayList<Html>();
             var labels = new ArrayList<Html>();
             marks.forEach((mark, x) -> {
@@ -3848,7 +3849,7 @@ final class DifyExec implements Runnable {
                 labels.add(text(left ? at - 5 : at + 5, 13 + LINE * labels.size(), left ? "label end" : "label",
                         label(mark)));
             });
-            return Html.all(Stream.concat(lines.stream(), labels.stream()));
+            return Stream.concat(lines.stream(), labels.stream());
         }
 
         /// The highest line of the grid.
@@ -3944,7 +3945,7 @@ final class DifyExec implements Runnable {
 
     /// A page that needs nothing else and asks for nothing; its style and script are let in by their hash alone. What
     /// may stand on it: cards, charts, tables of causes, and one table of rows to search.
-    static final class Page {
+    static final class WebPage {
         private static final int BLOCK = 5_000, LONGEST = 2_000;
         private static final String MARK = "<meta name=\"generator\" content=\"difyexec ";
 
@@ -3953,11 +3954,11 @@ final class DifyExec implements Runnable {
             List<Object> of(int number) throws IOException;
         }
 
-        /// A column of the rows.
+        /// Of a column of the rows.
         ///
         /// @param key what the script shows there and sorts by
-        private record Column(String key, String look, String title) {
-            Html head() {
+        private record Heading(String key, String look, String title) {
+            Html html() {
                 return Html.of("""
                         <th scope="col" data-key="%s" class="%s"><button type="button">%s</button></th>
                         """, key, look, title);
@@ -4044,11 +4045,11 @@ final class DifyExec implements Runnable {
                     <ul>%s</ul>
                     %s
                     </section>
-                    """, Html.all(bar.stream()), Html.all(keys.stream()), figures);
+                    """, bar.stream(), keys.stream(), figures);
         }
 
         private static Html charts(Stream<Html> charts) {
-            return Html.of("<section class=\"charts\" aria-label=\"Charts\">\n%s</section>\n", Html.all(charts));
+            return Html.of("<section class=\"charts\" aria-label=\"Charts\">\n%s</section>\n", charts);
         }
 
         /// The rows, to be filled by the script.
@@ -4056,7 +4057,7 @@ final class DifyExec implements Runnable {
         /// @param outcome what a row's outcome is called, and what its cause
         /// @param causes  to choose rows by, each with how many it has
         private static Html table(String outcome, String cause, Stream<Map.Entry<String, Long>> causes,
-                Column... columns) {
+                Heading... headings) {
             var number = new AtomicInteger();
             var options = causes.limit(500).map(one -> Html.of("<option value=\"%d\">%s (%s)</option>",
                     number.getAndIncrement(), Plain.text(one.getKey(), 80), Plain.number(one.getValue())));
@@ -4075,7 +4076,7 @@ final class DifyExec implements Runnable {
                     %s</tr></thead><tbody id="body"></tbody></table>
                     </div></div></div>
                     </section>
-                    """, outcome, cause, Html.all(options), Html.all(Stream.of(columns).map(Column::head)));
+                    """, outcome, cause, options, Stream.of(headings).map(Heading::html));
         }
 
         /// A text as it is, JSON as `[text]`, what is too long as `[its beginning, its length]`.
@@ -4099,7 +4100,7 @@ final class DifyExec implements Runnable {
                 for (var group : groups) numbers.put(group.cause(), numbers.size());
                 try (var endings = new Endings(batch)) {
                     var rows = batch.rows(_ -> true);
-                    Page.write(file, batch.files().results().getFileName().toString(), about(),
+                    WebPage.write(file, batch.files().results().getFileName().toString(), about(),
                             List.of(totals(), causes(groups), charts(), table(groups)), described(groups),
                             batch.index().size(), entry -> row(entry, numbers.get(Cause.of(batch, entry)),
                                     rows.hasNext() ? rows.next().inputs() : Map.of(), endings));
@@ -4116,10 +4117,11 @@ final class DifyExec implements Runnable {
             private Html totals() {
                 var figures = StatusView.figures(batch);
                 figures.remove("");
-                return Page.totals(StatusView.counts(batch.index()::count), Standing::word, Html.of("<dl>%s</dl>\n%s",
-                        Html.all(figures.entrySet().stream().map(figure ->
-                                Html.of("<div><dt>%s</dt><dd>%s</dd></div>", figure.getKey(), figure.getValue()))),
-                        Html.all(StatusView.notes(batch).stream().map(note -> Html.of("<p>Note: %s.</p>\n", note)))));
+                var items = figures.entrySet().stream().map(figure ->
+                        Html.of("<div><dt>%s</dt><dd>%s</dd></div>", figure.getKey(), figure.getValue()));
+                var notes = StatusView.notes(batch).stream().map(note -> Html.of("<p>Note: %s.</p>\n", note));
+                return WebPage.totals(StatusView.counts(batch.index()::count), Standing::word,
+                        Html.of("<dl>%s</dl>\n%s", items, notes));
             }
 
             private Html charts() {
@@ -4130,7 +4132,7 @@ final class DifyExec implements Runnable {
                     if (charts.size() % 2 == 0) all.addFirst(percentiles()); // two beside each other
                     all.addFirst(latency().svg());
                 }
-                return Page.charts(all.stream());
+                return WebPage.charts(all.stream());
             }
 
             private Chart latency() {
@@ -4156,7 +4158,7 @@ final class DifyExec implements Runnable {
                         <figure class="card"><figcaption>Seconds a row, by share</figcaption><table><thead><tr>
                         <th scope="col">Rows up to</th><th scope="col" class="number">took seconds</th>
                         <th scope="col" class="number">rows slower</th></tr></thead><tbody>%s</tbody></table></figure>
-                        """, Html.all(rows));
+                        """, rows);
             }
 
             private static Html causes(List<Cause.Group> groups) {
@@ -4173,15 +4175,15 @@ final class DifyExec implements Runnable {
                         <th scope="col">Cause</th><th scope="col">Outcome</th>
                         <th scope="col" class="ids">Examples</th></tr></thead><tbody>
                         %s</tbody></table></section>
-                        """, Html.all(rows));
+                        """, rows);
             }
 
             private static Html table(List<Cause.Group> groups) {
-                return Page.table("Outcome", "Cause", groups.stream().map(group -> Map.entry(group.cause().words(),
-                        group.count())), new Column("id", "", "Id"), new Column("outcome", "", "Outcome"),
-                        new Column("seconds", "number", "Seconds"), new Column("tokens", "number wide", "Tokens"),
-                        new Column("attempts", "number wide", "Attempts"),
-                        new Column("result", "", "Output or error"));
+                return WebPage.table("Outcome", "Cause", groups.stream().map(group -> Map.entry(group.cause().words(),
+                        group.count())), new Heading("id", "", "Id"), new Heading("outcome", "", "Outcome"),
+                        new Heading("seconds", "number", "Seconds"), new Heading("tokens", "number wide", "Tokens"),
+                        new Heading("attempts", "number wide", "Attempts"),
+                        new Heading("result", "", "Output or error"));
             }
 
             private Map<String, Object> described(List<Cause.Group> groups) {
@@ -4242,12 +4244,12 @@ final class DifyExec implements Runnable {
                 var title = one.files().results().getFileName() + " and " + two.files().results().getFileName();
                 var about = "first: " + StatusView.headline(one, paint) + "; second: "
                         + StatusView.headline(two, paint);
-                var table = Page.table("Kind", "Differs in", both.outputs.entrySet().stream(),
-                        new Column("id", "", "Id"), new Column("outcome", "", "Kind"),
-                        new Column("seconds", "number", "First, s"), new Column("second", "number wide", "Second, s"),
-                        new Column("result", "", "Differences"));
+                var table = WebPage.table("Kind", "Differs in", both.outputs.entrySet().stream(),
+                        new Heading("id", "", "Id"), new Heading("outcome", "", "Kind"),
+                        new Heading("seconds", "number", "First, s"), new Heading("second", "number wide", "Second, s"),
+                        new Heading("result", "", "Differences"));
                 var outputs = List.copyOf(both.outputs.keySet());
-                Page.write(file, title, about, List.of(totals(), charts(), table), described(outputs),
+                WebPage.write(file, title, about, List.of(totals(), charts(), table), described(outputs),
                         both.size(), number -> row(both.pair(number), outputs));
             }
 
@@ -4258,12 +4260,12 @@ final class DifyExec implements Runnable {
                         """, figure.name(), figure.text(figure.first()), figure.text(figure.second()),
                         figure.change()));
                 int others = both.otherInputs.cardinality();
-                return Page.totals(both.matches, Comparison.Match::word, Html.of("""
+                return WebPage.totals(both.matches, Comparison.Match::word, Html.of("""
                         <table class="figures"><thead><tr><td></td>
                         <th scope="col" class="number"><span class="key first">first</span></th>
                         <th scope="col" class="number"><span class="key second">second</span></th>
                         <th scope="col" class="number">difference</th></tr></thead><tbody>%s</tbody></table>%s""",
-                        Html.all(figures), others == 0 ? Html.of("")
+                        figures, others == 0 ? ""
                                 : Html.of("<p>The inputs of %s differ, too.</p>", Plain.count(others, "row"))));
             }
 
@@ -4274,7 +4276,7 @@ final class DifyExec implements Runnable {
                 Latencies before = both.first.batch.history().latencies;
                 Latencies after = both.second.batch.history().latencies;
                 if (!before.isEmpty() && !after.isEmpty()) charts.addFirst(latency(before, after));
-                return Page.charts(charts.stream().map(Chart::svg));
+                return WebPage.charts(charts.stream().map(Chart::svg));
             }
 
             private static Chart latency(Latencies first, Latencies second) {
@@ -4766,7 +4768,7 @@ final class DifyExec implements Runnable {
 
             final Batch batch;
             final Timeline timeline = new Timeline();
-            final Spreadsheet.Names names = new Spreadsheet.Names();
+            final Spreadsheet.OutputNames names = new Spreadsheet.OutputNames();
             private Endings endings;
             /// What its rows took: by the log where both sides have one, else by the results.
             private Latencies latencies = new Latencies();
@@ -15116,17 +15118,14 @@ final class DifyExec implements Runnable {
 
     /// A piece of an HTML page.
     record Html(String markup) {
-        /// The template's strings get in as text; markup gets in as it is, and numbers are the same in every locale.
+        /// Strings get in as text, markup and streams of it as they are; numbers are the same in every locale.
         static Html of(String template, Object... values) {
             return new Html(String.format(Locale.ROOT, template, Stream.of(values).map(value -> switch (value) {
                 case String text -> text(text);
                 case Html(var markup) -> markup;
+                case Stream<?> pieces -> pieces.map(piece -> ((Html) piece).markup()).collect(joining());
                 default -> value;
             }).toArray()));
-        }
-
-        static Html all(Stream<Html> pieces) {
-            return new Html(pieces.map(Html::markup).collect(joining()));
         }
 
         /// What stands in a page as text.
