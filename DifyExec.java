@@ -2920,8 +2920,7 @@ final class DifyExec implements Runnable {
         Progress(PrintWriter err, Style style) {
             this.err = err;
             this.off = style == Style.OFF;
-            this.window = style == Style.AUTO && Screen.isTerminal(2) ? Optional.of(new Window(2))
-                    : Optional.empty();
+            this.window = style == Style.AUTO && Screen.isTerminal(2) ? Optional.of(new Window(2)) : Optional.empty();
             if (window.isEmpty()) next += PLAIN.toNanos();
         }
 
@@ -4085,8 +4084,7 @@ final class DifyExec implements Runnable {
             values.forEach((name, value) -> {
                 var text = value.text();
                 shown.put(Plain.cut(name, 200), text.length() > LONGEST
-                        ? List.of(Plain.cut(text, LONGEST), text.length())
-                        : value.json() ? List.of(text) : text);
+                        ? List.of(Plain.cut(text, LONGEST), text.length()) : value.json() ? List.of(text) : text);
             });
             return shown;
         }
@@ -4830,8 +4828,7 @@ final class DifyExec implements Runnable {
             static Figure ofPrice(String currency, BigDecimal first, BigDecimal second) {
                 double high = first.max(second).doubleValue();
                 int digits = high == 0 ? 2 : Math.clamp(3 - (int) Math.floor(Math.log10(high)), 2, 9);
-                return new Figure("cost " + Plain.text(currency, 8), first.doubleValue(), second.doubleValue(),
-                        digits);
+                return new Figure("cost " + Plain.text(currency, 8), first.doubleValue(), second.doubleValue(), digits);
             }
 
             String text(double figure) {
@@ -4932,8 +4929,7 @@ final class DifyExec implements Runnable {
             if (matches.get(Match.SAME) + matches.get(Match.DIFFERENT) == 0) return;
             if (!met) throw new Unusable("--output " + Plain.text(scope.part(), 100)
                     + ": no row has such a part in its outputs, in neither file");
-            if (!unmet.isEmpty()) throw new Unusable("--ignore "
-                    + Plain.text(String.join(" --ignore ", unmet), 100)
+            if (!unmet.isEmpty()) throw new Unusable("--ignore " + Plain.text(String.join(" --ignore ", unmet), 100)
                     + ": no row has such an output, in neither file");
         }
 
@@ -4991,8 +4987,7 @@ final class DifyExec implements Runnable {
                         + String.format(Locale.ROOT, "%,8d", rows) + (rows == 1 ? " row" : " rows")));
                 var others = both.otherInputs;
                 if (!others.isEmpty()) out.println("\n  Note: the inputs of " + Plain.count(others.cardinality(), "row")
-                        + " differ, too (first: " + Plain.id(both.first.batch.index().id(others.nextSetBit(0)))
-                        + ")");
+                        + " differ, too (first: " + Plain.id(both.first.batch.index().id(others.nextSetBit(0))) + ")");
                 differences(all ? Long.MAX_VALUE : SHOWN);
                 if (both.unequal.isEmpty()) out.println("\nNothing differs.");
                 out.flush();
