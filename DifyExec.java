@@ -5139,18 +5139,25 @@ final class DifyExec implements Runnable {
                 var target = Files.exists(file) ? file.toRealPath() : file;
                 var draft = target.resolveSibling("." + target.getFileName() + "."
                         + Long.toHexString(System.nanoTime()) + ".tmp");
-                var channel = FileChannel.open(draft, StandardOpenOption.CREATE_NEW, StandardOpenOption.WRITE);
+                var stream = Files.newOutputStream(draft, StandardOpenOption.CREATE_NEW, StandardOpenOption.WRITE);
                 try { // only now is the draft ours, to be deleted
-                    try (channel) {
-                        content.write(Channels.newOutputStream(channel));
-                        channel.force(true); // it may take the place of what a power cut would not bring back
+                    try (stream) {
+                        content.write(stream);
                     }
+                    force(draft);
                     Files.move(draft, target, StandardCopyOption.ATOMIC_MOVE, StandardCopyOption.REPLACE_EXISTING);
                 } finally {
                     Files.deleteIfExists(draft);
                 }
             } catch (IOException problem) {
                 throw new Unusable(file + ": cannot be written (" + Plain.of(problem) + ")");
+            }
+        }
+
+        /// It may take the place of what a power cut would not bring back.
+        private static void force(Path draft) throws IOException {
+            try (var channel = FileChannel.open(draft, StandardOpenOption.WRITE)) {
+                channel.force(true);
             }
         }
     }
