@@ -252,7 +252,7 @@ final class DifyExec implements Runnable {
             if (!named.isBegun() && !Shards.beside(named).isEmpty()) return tell(Shards.of(named));
             var files = named.begun();
             if (html != null)
-                Draft.refuse(html, files, Optional.ofNullable(input), file -> force || Page.isOurs(file));
+                Draft.refuse(html, files, Optional.ofNullable(input), file -> force || WebPage.isOurs(file));
             if (input == null) return tell(files, Optional.empty());
             try (var source = files.open(input)) {
                 return tell(files, Optional.of(shape.open(source.path())));
@@ -263,7 +263,7 @@ final class DifyExec implements Runnable {
             var out = spec.commandLine().getOut();
             var timeline = new Timeline();
             var batch = html == null ? Batch.peek(files, csv) : Batch.peek(files, csv, List.of(timeline));
-            if (html != null) Draft.write(html, new Report(batch, timeline)::write);
+            if (html != null) Draft.write(html, new WebPage.Report(batch, timeline)::write);
             if (json) out.println(StatusView.json(batch));
             else new StatusView(batch, out, Paint.of(env, 1)).print(Lasting.next(spec, env));
             if (html != null) spec.commandLine().getErr().println("Report: " + html);
@@ -273,14 +273,14 @@ final class DifyExec implements Runnable {
         /// Shards that were not merged yet.
         private int tell(Shards shards) throws IOException {
             if (html != null) throw new Unusable("--html: the report is of one batch; 'merge' makes it of its shards");
-            if (input == null) return tell(ShardsView.of(shards, Optional.empty()));
+            if (input == null) return tell(StatusView.OfShards.of(shards, Optional.empty()));
             try (var source = Source.of(input)) {
                 shards.files().forEach(files -> files.refuse(source.path()));
-                return tell(ShardsView.of(shards, Optional.of(shape.open(source.path()))));
+                return tell(StatusView.OfShards.of(shards, Optional.of(shape.open(source.path()))));
             }
         }
 
-        private int tell(ShardsView view) {
+        private int tell(StatusView.OfShards view) {
             var out = spec.commandLine().getOut();
             if (json) out.println(view.json());
             else view.print(out, Paint.of(env, 1), Lasting.next(spec, env));
@@ -331,12 +331,12 @@ final class DifyExec implements Runnable {
             var files = BatchFiles.of(results.file).begun();
             boolean toFile = !file.toString().equals("-");
             if (toFile) Draft.refuse(file, files, Optional.of(input), _ -> force);
-            var names = new OutputNames();
+            var names = new Spreadsheet.OutputNames();
             try (var source = files.open(input)) {
                 var csv = shape.open(source.path());
                 var batch = Batch.peek(files, Optional.of(csv), failed ? List.of() : List.of(names));
                 if (!force) batch.refuseStrangers(input);
-                var export = new Spreadsheet(batch, names.all, failed, raw);
+                var export = new Spreadsheet.OfBatch(batch, csv, names.outputs, failed, raw);
                 if (toFile) Draft.write(file, export::write);
                 else CommandLines.write(standardOutput, export::write);
                 export.tell(spec.commandLine().getErr());
@@ -396,29 +396,31 @@ final class DifyExec implements Runnable {
             for (var file : List.of(first, second)) { // nothing of either batch is written over
                 var files = BatchFiles.of(file).begun();
                 if (csv != null) Draft.refuse(csv, files, Optional.empty(), _ -> force);
-                if (html != null) Draft.refuse(html, files, Optional.empty(), page -> force || Page.isOurs(page));
+                if (html != null) Draft.refuse(html, files, Optional.empty(), page -> force || WebPage.isOurs(page));
             }
             if (csv != null && csv.equals(html)) throw new Unusable(csv + ": named for both --csv and --html");
-            var sides = Compared.read(List.of(first, second), csv != null, html != null);
-            var scope = new Scope(part, Set.copyOf(ignored), trim);
+            var sides = Comparison.Compared.read(List.of(first, second), csv != null, html != null);
+            var scope = new Comparison.Scope(part, Set.copyOf(ignored), new Contrast(trim));
             try (var comparison = new Comparison(sides.getFirst(), sides.getLast(), scope)) {
-                return tell(comparison, comparison.overview());
+                comparison.look();
+                return tell(comparison);
             }
         }
 
-        private int tell(Comparison comparison, Overview overview) throws IOException {
+        private int tell(Comparison comparison) throws IOException {
             var out = spec.commandLine().getOut();
             var err = spec.commandLine().getErr();
-            if (json) ComparisonView.json(comparison, overview, out);
-            else new ComparisonView(comparison, overview, out, Paint.of(env, 1)).print(all);
+            var view = new Comparison.View(comparison, out, Paint.of(env, 1));
+            if (json) view.json();
+            else view.print(all);
             if (csv != null) {
-                var sheet = new ComparisonSheet(comparison);
+                var sheet = Spreadsheet.OfBoth.of(comparison);
                 Draft.write(csv, sheet::write);
                 sheet.tell(err);
             }
-            if (html != null) Draft.write(html, new ComparisonPage(comparison, overview)::write);
+            if (html != null) Draft.write(html, new WebPage.OfBoth(comparison)::write);
             if (html != null) err.println("Page: " + html);
-            return overview.differs() ? DIFFERENT : OK;
+            return comparison.unequal.isEmpty() ? OK : DIFFERENT;
         }
     }
 
@@ -1050,7 +1052,7 @@ final class DifyExec implements Runnable {
         }
 
         static void byError(Batch batch, List<Integer> rows, boolean all, PrintWriter out) {
-            CauseGroup.of(batch, rows.stream().mapToInt(entry -> entry), all ? Integer.MAX_VALUE : 5)
+            Cause.Group.of(batch, rows.stream().mapToInt(entry -> entry), all ? Integer.MAX_VALUE : 5)
                     .forEach(group -> out.println("  " + group.line()));
         }
 
@@ -2173,7 +2175,7 @@ final class DifyExec implements Runnable {
 
             @Option(names = "--progress", paramLabel = "HOW", defaultValue = "auto",
                     description = "auto, plain or off (default: ${DEFAULT-VALUE}).")
-            ProgressStyle progress;
+            Progress.Style progress;
 
             void makeFolder() {
                 try {
@@ -2491,7 +2493,7 @@ final class DifyExec implements Runnable {
                     .registerConverter(int.class, Converters::count)
                     .registerConverter(Mode.class, oneOf(Mode.class))
                     .registerConverter(RetryRuns.class, oneOf(RetryRuns.class))
-                    .registerConverter(ProgressStyle.class, oneOf(ProgressStyle.class));
+                    .registerConverter(Progress.Style.class, oneOf(Progress.Style.class));
         }
 
         /// `90`, `1.5`, `90s`, `2m`, `1h`, `500ms`; a bare number is seconds.
@@ -2670,11 +2672,10 @@ final class DifyExec implements Runnable {
         private long next = System.nanoTime();
         private int drawn = 0; // characters of the line that stands there
 
-        Progress(PrintWriter err, ProgressStyle style) {
+        Progress(PrintWriter err, Style style) {
             this.err = err;
-            this.off = style == ProgressStyle.OFF;
-            this.window = style == ProgressStyle.AUTO && Screen.isTerminal(2) ? Optional.of(new Screen.Window(2))
-                    : Optional.empty();
+            this.off = style == Style.OFF;
+            this.window = style == Style.AUTO && Screen.isTerminal(2) ? Optional.of(new Screen.Window(2)) : Optional.empty();
             if (window.isEmpty()) next += PLAIN.toNanos();
         }
 
@@ -2683,8 +2684,8 @@ final class DifyExec implements Runnable {
             if (off || System.nanoTime() < next) return;
             next = System.nanoTime() + (window.isPresent() ? REDRAW : PLAIN).toNanos();
             window.map(Screen.Window::width).ifPresentOrElse(
-                    width -> redraw(new ProgressLine(tally).within(width - 1), width),
-                    () -> err.println(new ProgressLine(tally).plain()));
+                    width -> redraw(new OneLine(tally).within(width - 1), width),
+                    () -> err.println(new OneLine(tally).plain()));
             err.flush();
         }
 
@@ -2713,87 +2714,87 @@ final class DifyExec implements Runnable {
         public void close() {
             window.ifPresent(Screen.Window::close);
         }
-    }
 
-    /// The progress in one line: `12/20 · 10 ok · 2 failed · 5 running · 3.2/s · 684 tokens · 8 s left`
-    record ProgressLine(Tally tally) {
-        private static final int BAR = 20, LAST = 9;
+        /// The progress in one line: `12/20 · 10 ok · 2 failed · 5 running · 3.2/s · 684 tokens · 8 s left`
+        record OneLine(Tally tally) {
+            private static final int BAR = 20, LAST = 9;
 
-        /// A piece of the line. Those of a lower rank get their room first; rank 0 is always there.
-        private record Piece(int rank, String text) {}
+            /// An item of the line. Those of a lower rank get their room first; rank 0 is always there.
+            private record Item(int rank, String text) {}
 
-        String plain() {
-            return joined(_ -> true);
-        }
-
-        /// What fits into so many columns.
-        String within(int columns) {
-            var kept = new HashSet<>(Set.of(0));
-            for (int rank = 1; rank <= LAST; rank++) {
-                kept.add(rank);
-                if (joined(kept::contains).length() > columns) kept.remove(rank);
+            String plain() {
+                return joined(_ -> true);
             }
-            var line = joined(kept::contains);
-            return line.length() + BAR + 3 <= columns ? bar() + " " + line : Plain.cut(line, columns);
+
+            /// What fits into so many columns.
+            String within(int columns) {
+                var kept = new HashSet<>(Set.of(0));
+                for (int rank = 1; rank <= LAST; rank++) {
+                    kept.add(rank);
+                    if (joined(kept::contains).length() > columns) kept.remove(rank);
+                }
+                var line = joined(kept::contains);
+                return line.length() + BAR + 3 <= columns ? bar() + " " + line : Plain.cut(line, columns);
+            }
+
+            private String joined(Predicate<Integer> ranks) {
+                return items().stream().filter(item -> ranks.test(item.rank()) && !item.text().isEmpty())
+                        .map(Item::text).collect(joining(" · "));
+            }
+
+            private List<Item> items() {
+                return List.of(
+                        new Item(0, tally.done() + "/" + tally.asked),
+                        new Item(LAST, tally.succeeded() + " ok"),
+                        new Item(0, some(tally.count(Standing.FAILED), "failed")),
+                        new Item(1, some(tally.count(Standing.PAUSED) + tally.count(Standing.UNKNOWN), "open")),
+                        new Item(2, tally.rest.map(OneLine::words).orElse("")),
+                        new Item(4, tally.running + " running"
+                                + (tally.limit < tally.ceiling ? " (limit " + tally.limit + ")" : "")),
+                        new Item(5, some(tally.waiting, "waiting")),
+                        new Item(5, some(tally.doubts, "looked up")),
+                        new Item(3, String.format(Locale.ROOT, "%.1f/s", tally.rate())),
+                        new Item(8, some(tally.tokens, "tokens")),
+                        new Item(7, cost()),
+                        new Item(0, tally.timeLeft().map(left -> Plain.seconds(left) + " left").orElse("")));
+            }
+
+            private static String some(long count, String what) {
+                return count == 0 ? "" : count + " " + what;
+            }
+
+            private String bar() {
+                int full = tally.asked == 0 ? BAR : (int) (BAR * tally.done() / tally.asked);
+                return "[" + "#".repeat(full) + "-".repeat(BAR - full) + "]";
+            }
+
+            /// `0.00021 of about 0.00105 USD`
+            private String cost() {
+                var spent = tally.spending().times(1);
+                var all = tally.projected();
+                return tally.spending().currencies().stream().map(unit -> spent.get(unit).toPlainString()
+                        + (all.containsKey(unit) ? " of about " + all.get(unit).toPlainString() : "") + " "
+                        + Plain.text(unit, 8)).collect(joining(", "));
+            }
+
+            private static String words(Rest rest) {
+                return switch (rest) {
+                    case Rest.Asked(var left) -> "the server asks for " + Plain.seconds(left) + " of rest";
+                    case Rest.Silent(var left) -> "no answer, asks again in " + Plain.seconds(left);
+                    case Rest.Probe() -> "no answer, asks again now";
+                    case Rest.NextStart(var left) -> "next start in " + Plain.seconds(left);
+                    case Rest.LookUps() -> "waits for runs that are looked up";
+                };
+            }
         }
 
-        private String joined(Predicate<Integer> ranks) {
-            return pieces().stream().filter(piece -> ranks.test(piece.rank()) && !piece.text().isEmpty())
-                    .map(Piece::text).collect(joining(" · "));
-        }
+        enum Style {
+            AUTO, PLAIN, OFF;
 
-        private List<Piece> pieces() {
-            return List.of(
-                    new Piece(0, tally.done() + "/" + tally.asked),
-                    new Piece(LAST, tally.succeeded() + " ok"),
-                    new Piece(0, some(tally.count(Standing.FAILED), "failed")),
-                    new Piece(1, some(tally.count(Standing.PAUSED) + tally.count(Standing.UNKNOWN), "open")),
-                    new Piece(2, tally.rest.map(ProgressLine::words).orElse("")),
-                    new Piece(4, tally.running + " running"
-                            + (tally.limit < tally.ceiling ? " (limit " + tally.limit + ")" : "")),
-                    new Piece(5, some(tally.waiting, "waiting")),
-                    new Piece(5, some(tally.doubts, "looked up")),
-                    new Piece(3, String.format(Locale.ROOT, "%.1f/s", tally.rate())),
-                    new Piece(8, some(tally.tokens, "tokens")),
-                    new Piece(7, cost()),
-                    new Piece(0, tally.timeLeft().map(left -> Plain.seconds(left) + " left").orElse("")));
-        }
-
-        private static String some(long count, String what) {
-            return count == 0 ? "" : count + " " + what;
-        }
-
-        private String bar() {
-            int full = tally.asked == 0 ? BAR : (int) (BAR * tally.done() / tally.asked);
-            return "[" + "#".repeat(full) + "-".repeat(BAR - full) + "]";
-        }
-
-        /// `0.00021 of about 0.00105 USD`
-        private String cost() {
-            var spent = tally.spending().times(1);
-            var all = tally.projected();
-            return tally.spending().currencies().stream().map(unit -> spent.get(unit).toPlainString()
-                    + (all.containsKey(unit) ? " of about " + all.get(unit).toPlainString() : "") + " "
-                    + Plain.text(unit, 8)).collect(joining(", "));
-        }
-
-        private static String words(Rest rest) {
-            return switch (rest) {
-                case Rest.Asked(var left) -> "the server asks for " + Plain.seconds(left) + " of rest";
-                case Rest.Silent(var left) -> "no answer, asks again in " + Plain.seconds(left);
-                case Rest.Probe() -> "no answer, asks again now";
-                case Rest.NextStart(var left) -> "next start in " + Plain.seconds(left);
-                case Rest.LookUps() -> "waits for runs that are looked up";
-            };
-        }
-    }
-
-    enum ProgressStyle {
-        AUTO, PLAIN, OFF;
-
-        @Override
-        public String toString() {
-            return name().toLowerCase(Locale.ROOT);
+            @Override
+            public String toString() {
+                return name().toLowerCase(Locale.ROOT);
+            }
         }
     }
 
@@ -2808,7 +2809,7 @@ final class DifyExec implements Runnable {
             figures(stop.isPresent()).forEach(figure -> err.println("  " + figure));
             long rest = Math.max(batch.index().count(Standing.PENDING), tally.asked - tally.done());
             if (part) estimate(rest, tally).ifPresent(err::println);
-            Plain.some(CauseGroup.of(batch), CauseGroup.SHOWN, group -> err.println("  "
+            Plain.some(Cause.Group.of(batch), Cause.Group.SHOWN, group -> err.println("  "
                     + paint.by(group.cause().outcome(), group.line())), "  %s causes", err);
             next.print(batch, err);
             err.flush();
@@ -2924,10 +2925,11 @@ final class DifyExec implements Runnable {
         void print(NextCall next) {
             out.println(headline(batch, paint));
             out.println();
-            Share.of(batch.index()).forEach(share -> out.println(share.line(10, Standing::word, paint::by)));
+            Share.of(counts(batch.index()::count)).forEach(share ->
+                    out.println(share.line(10, Standing::word, paint::by)));
             out.println();
             figures(batch).forEach((name, figure) -> out.println("  " + paint.faint("%-15s".formatted(name)) + figure));
-            var groups = CauseGroup.of(batch).stream()
+            var groups = Cause.Group.of(batch).stream()
                     .collect(Collectors.partitioningBy(group -> group.cause().outcome() == Standing.FAILED));
             causes("Failed", groups.get(true));
             causes("Open: how they end is not known yet", groups.get(false));
@@ -2949,7 +2951,8 @@ final class DifyExec implements Runnable {
         /// The app and the versions of the workflow that ran, as far as they are known.
         static String origin(Batch batch) {
             var versions = batch.versions();
-            return batch.history().session.map(session -> " · " + app(session)).orElse("")
+            return batch.history().session.map(session -> " · " + Plain.text("app " + History.orEmpty(session.app())
+                    + ", Dify " + History.orEmpty(session.server()), 80)).orElse("")
                     + (versions.isEmpty() ? "" : versions.size() == 1 ? " · version " : " · versions ")
                     + versions.stream().limit(3).map(version -> Plain.text(version, 40)).collect(joining(", "))
                     + (versions.size() > 3 ? ", …" : "");
@@ -2960,8 +2963,7 @@ final class DifyExec implements Runnable {
             var history = batch.history();
             if (history.unread > 0) err.println("Warning: " + Plain.count(history.unread, "line") + " of "
                     + batch.files().log() + " cannot be read; an attempt on such a line is not known.");
-            if (!rerun) changed(batch).ifPresent(rows -> err.println(rows + "; --rerun-changed runs "
-                    + (history.changed.cardinality() == 1 ? "it" : "them") + " again."));
+            if (!rerun) changed(batch, "; --rerun-changed runs %s again.").ifPresent(err::println);
             openTries(batch, err);
         }
 
@@ -2981,22 +2983,11 @@ final class DifyExec implements Runnable {
                     + "; in the shell, 'try " + Plain.shell(Plain.id(known.id())) + "' looks it up.");
         }
 
-        static String app(Event.Session session) {
-            return Plain.text("app " + History.orEmpty(session.app()) + ", Dify " + History.orEmpty(session.server()),
-                    80);
-        }
-
         /// The rows that stand at one place, and how many they are of all: 0 to 1.
         record Share<T>(T standing, long count, double ofAll) {
-            /// Those that have any, in the order in which they are told.
-            static List<Share<Standing>> of(Index index) {
-                var counts = new LinkedHashMap<Standing, Long>();
-                for (var standing : ORDER) counts.put(standing, index.count(standing));
-                return of(counts);
-            }
-
+            /// Those that have any.
             static <T> List<Share<T>> of(Map<T, Long> counts) {
-                double all = counts.values().stream().mapToLong(Long::longValue).sum();
+                double all = sum(counts);
                 return counts.entrySet().stream().filter(count -> count.getValue() > 0)
                         .map(count -> new Share<>(count.getKey(), count.getValue(), count.getValue() / all)).toList();
             }
@@ -3007,6 +2998,24 @@ final class DifyExec implements Runnable {
                         + String.format(Locale.ROOT, " %,11d  %5.1f %%  ", count, 100 * ofAll)
                         + paint.apply(standing, "█".repeat((int) Math.max(1, Math.round(BAR * ofAll))));
             }
+        }
+
+        /// In the order in which they are told.
+        static Map<Standing, Long> counts(ToLongFunction<Standing> count) {
+            var counts = new LinkedHashMap<Standing, Long>();
+            for (var standing : ORDER) counts.put(standing, count.applyAsLong(standing));
+            return counts;
+        }
+
+        /// As the keys of JSON, after the number of all.
+        private static Map<String, Object> json(Map<Standing, Long> counts) {
+            var json = Json.Tokens.object("total", sum(counts));
+            counts.forEach((standing, rows) -> json.put(standing.word(), rows));
+            return json;
+        }
+
+        private static long sum(Map<?, Long> counts) {
+            return counts.values().stream().mapToLong(Long::longValue).sum();
         }
 
         /// What is known of time, pace and cost, by name.
@@ -3036,12 +3045,12 @@ final class DifyExec implements Runnable {
             return millis == 0 ? 0 : (batch.index().rows() - batch.index().count(Standing.PENDING)) * 1000.0 / millis;
         }
 
-        private void causes(String heading, List<CauseGroup> groups) {
+        private void causes(String heading, List<Cause.Group> groups) {
             if (groups.isEmpty()) return;
             out.println();
             out.println("  " + paint.bold(heading));
             int longest = paint.on() ? Math.max(40, Screen.width(1) - 13) : 160;
-            Plain.some(groups, CauseGroup.SHOWN, group -> {
+            Plain.some(groups, Cause.Group.SHOWN, group -> {
                 out.println(paint.by(group.cause().outcome(), "%,8d".formatted(group.count())) + " × "
                         + Plain.text(group.cause().words(), longest));
                 out.println(" ".repeat(11) + paint.faint(group.examples()));
@@ -3053,8 +3062,7 @@ final class DifyExec implements Runnable {
             var history = batch.history();
             var index = batch.index();
             var notes = new ArrayList<String>();
-            changed(batch).ifPresent(rows -> notes.add(rows + "; 'run --rerun-changed' runs "
-                    + (history.changed.cardinality() == 1 ? "it" : "them") + " again"));
+            changed(batch, "; 'run --rerun-changed' runs %s again").ifPresent(notes::add);
             if (history.lateRuns > 0) notes.add(Plain.count(history.lateRuns, "run")
                     + " turned up late, after the row was sent again");
             if (!history.missingFiles.isEmpty()) notes.add(history.missingFiles.toString());
@@ -3067,11 +3075,14 @@ final class DifyExec implements Runnable {
         }
 
         /// `2 rows with a success changed in the CSV since (first: a)`
-        static Optional<String> changed(Batch batch) {
+        ///
+        /// @param more what follows; `%s` is it or them
+        static Optional<String> changed(Batch batch, String more) {
             var changed = batch.history().changed;
             return changed.isEmpty() ? Optional.empty() : Optional.of(Plain.count(changed.cardinality(), "row")
                     + " with a success changed in the CSV since (first: "
-                    + Plain.id(batch.index().id(changed.nextSetBit(0))) + ")");
+                    + Plain.id(batch.index().id(changed.nextSetBit(0))) + ")"
+                    + more.formatted(changed.cardinality() == 1 ? "it" : "them"));
         }
 
         /// The keys and their order are a promise; see docs/files.md.
@@ -3079,15 +3090,14 @@ final class DifyExec implements Runnable {
             var index = batch.index();
             var history = batch.history();
             var missing = history.missingFiles;
-            var json = Json.Tokens.object("total", index.rows());
-            for (var standing : ORDER) json.put(standing.word(), index.count(standing));
+            var json = json(counts(index::count));
             json.putAll(Json.Tokens.object(
                     "attempts", history.attempts,
                     "retries", history.retries,
                     "total_tokens", history.tokens,
                     "started_at", history.startedAt == null ? null : Times.text(history.startedAt),
                     "updated_at", history.updatedAt == null ? null : Times.text(history.updatedAt),
-                    "errors", CauseGroup.of(batch).stream().map(CauseGroup::json).toList(),
+                    "errors", Cause.Group.of(batch).stream().map(Cause.Group::json).toList(),
                     "running_seconds", history.running().toMillis() / 1000.0,
                     "rows_per_second", Math.round(rate(batch) * 1000) / 1000.0,
                     "seconds", history.latencies.percentiles(),
@@ -3102,6 +3112,89 @@ final class DifyExec implements Runnable {
                     "versions", List.copyOf(batch.versions()),
                     "changed_in_input", history.changed.cardinality()));
             return Json.Tokens.text(json);
+        }
+
+        /// Where each of a batch's shards stands, by its files: a table with a line for each, or one JSON object.
+        ///
+        /// @param hasCsv else the rows of shards that have not begun are not known
+        record OfShards(Shards shards, Index index, List<OfShard> each, boolean hasCsv) {
+            /// @param history of nothing where it has not begun
+            record OfShard(Shard shard, boolean begun, History history, Map<Standing, Long> counts) {}
+
+            static OfShards of(Shards shards, Optional<Csv> csv) {
+                var index = new Index();
+                csv.ifPresent(known -> known.check(index));
+                if (csv.isPresent()) index.endOfRows();
+                var histories = new HashMap<Shard, History>();
+                try {
+                    for (var files : shards.files()) {
+                        files.refuseForeign();
+                        Results.read(files.results(), index, List.of());
+                        histories.put(Shards.shard(files), History.read(files.log(), index, List.of()));
+                    }
+                } catch (IOException problem) {
+                    throw new Unusable(shards.whole().results() + ": " + Plain.of(problem));
+                }
+                var counts = IntStream.range(0, index.rows()).boxed().collect(Collectors.groupingBy(
+                        entry -> Shard.of(index.id(entry), shards.count()),
+                        Collectors.groupingBy(index::standing, Collectors.counting())));
+                return new OfShards(shards, index, IntStream.rangeClosed(1, shards.count())
+                        .mapToObj(number -> new Shard(number, shards.count()))
+                        .map(shard -> new OfShard(shard, histories.containsKey(shard),
+                                histories.getOrDefault(shard, new History(index)), counts(standing ->
+                                counts.getOrDefault(shard, Map.of()).getOrDefault(standing, 0L)))).toList(),
+                        csv.isPresent());
+            }
+
+            /// Every row has a success.
+            boolean isComplete() {
+                return index.isComplete() && (hasCsv || shards.missing().isEmpty())
+                        && each.stream().allMatch(one -> one.history().missingFiles.isEmpty());
+            }
+
+            void print(PrintWriter out, Paint paint, NextCall next) {
+                var standings = ORDER.stream().filter(standing -> index.count(standing) > 0).toList();
+                out.println(paint.bold(shards.whole().results().toString()) + ": " + shards.files().size() + " of "
+                        + Plain.count(shards.count(), "shard") + " begun, not merged yet");
+                out.println();
+                out.println("  " + paint.faint("%-9s %11s".formatted("shard", "rows") + standings.stream()
+                        .map(standing -> " %11s".formatted(standing.word())).collect(joining())
+                        + " %9s  %s".formatted("in flight", "last event")));
+                for (var one : each) line(out, one.shard().toString(), standings, one.counts(),
+                        one.history().inFlight(), !one.begun() ? "not begun" : one.history().updatedAt == null ? ""
+                                : Times.local("yyyy-MM-dd HH:mm:ss xxx", one.history().updatedAt));
+                line(out, "total", standings, counts(index::count), sum(History::inFlight), "");
+                out.println();
+                next.print("merge", shards.whole().results(), out);
+            }
+
+            private static void line(PrintWriter out, String name, List<Standing> standings,
+                    Map<Standing, Long> counts, long inFlight, String last) {
+                out.println(("  %-9s %11s".formatted(name, Plain.number(StatusView.sum(counts))) + standings.stream()
+                        .map(standing -> " %11s".formatted(Plain.number(counts.get(standing)))).collect(joining())
+                        + " %9s  %s".formatted(Plain.number(inFlight), last)).stripTrailing());
+            }
+
+            private long sum(ToLongFunction<History> of) {
+                return each.stream().map(OfShard::history).mapToLong(of).sum();
+            }
+
+            /// The keys and their order are a promise.
+            String json() {
+                var json = StatusView.json(counts(index::count));
+                json.putAll(Json.Tokens.object("attempts", sum(history -> history.attempts),
+                        "retries", sum(history -> history.retries), "total_tokens", sum(history -> history.tokens),
+                        "in_flight", sum(History::inFlight), "shards", each.stream().map(OfShards::json).toList()));
+                return Json.Tokens.text(json);
+            }
+
+            private static Map<String, Object> json(OfShard one) {
+                var json = Json.Tokens.object("shard", one.shard().toString(), "begun", one.begun());
+                json.putAll(StatusView.json(one.counts()));
+                json.put("in_flight", one.history().inFlight());
+                json.put("updated_at", one.history().updatedAt == null ? null : Times.text(one.history().updatedAt));
+                return json;
+            }
         }
     }
 
@@ -3120,127 +3213,20 @@ final class DifyExec implements Runnable {
             boolean isPending = index.count(Standing.PENDING) > 0, isOpen = index.count(Standing.FAILED) == 0;
             if (isOpen && !isPending)
                 out.println("What is open is looked up by the next call; --resend-unknown sends it again.");
-            print(isPending ? "run" : "retry", batch.files().results(), typed.and(batch.typed()), out);
+            new NextCall(invocation, typed.and(batch.typed())).print(isPending ? "run" : "retry",
+                    batch.files().results(), out);
         }
 
         /// It begins the batch of a CSV, where there is no other under the usual name.
         void begin(PrintWriter out) {
             var results = Path.of("results.jsonl");
-            if (Files.notExists(results)) print("run", results, typed, out);
+            if (Files.notExists(results)) print("run", results, out);
         }
 
-        /// It puts shards together.
-        void merge(Path results, PrintWriter out) {
-            print("merge", results, typed, out);
-        }
-
-        private void print(String command, Path results, Typed typed, PrintWriter out) {
+        void print(String command, Path results, PrintWriter out) {
             out.println("Next: " + invocation + " " + command + " -i " + Plain.shell(typed.input().orElse("CSV"))
                     + " -o " + Plain.shell(results.toString()) + typed.others());
             out.flush();
-        }
-    }
-
-    /// Where each of a batch's shards stands, by its files: a table with a line for each, or one JSON object.
-    ///
-    /// @param hasCsv else the rows of shards that have not begun are not known
-    record ShardsView(Shards shards, Index index, List<Part> parts, boolean hasCsv) {
-        /// @param history empty: it has not begun
-        record Part(Shard shard, Optional<History> history, Map<Standing, Long> counts) {
-            long count(Standing standing) {
-                return counts.getOrDefault(standing, 0L);
-            }
-
-            long rows() {
-                return counts.values().stream().mapToLong(Long::longValue).sum();
-            }
-
-            Optional<Instant> updatedAt() {
-                return history.map(known -> known.updatedAt);
-            }
-
-            long inFlight() {
-                return history.map(History::inFlight).orElse(0L);
-            }
-        }
-
-        static ShardsView of(Shards shards, Optional<Csv> csv) {
-            var index = new Index();
-            csv.ifPresent(known -> known.check(index));
-            if (csv.isPresent()) index.endOfRows();
-            var histories = new TreeMap<Integer, History>();
-            try {
-                for (var files : shards.files()) {
-                    files.refuseForeign();
-                    Results.read(files.results(), index, List.of());
-                    histories.put(Shards.shard(files).index(), History.read(files.log(), index, List.of()));
-                }
-            } catch (IOException problem) {
-                throw new Unusable(shards.whole().results() + ": " + Plain.of(problem));
-            }
-            var counts = IntStream.range(0, index.rows()).boxed().collect(Collectors.groupingBy(
-                    entry -> Shard.of(index.id(entry), shards.count()).index(),
-                    Collectors.groupingBy(index::standing, Collectors.counting())));
-            return new ShardsView(shards, index, IntStream.rangeClosed(1, shards.count()).mapToObj(number -> new Part(
-                    new Shard(number, shards.count()), Optional.ofNullable(histories.get(number)),
-                    counts.getOrDefault(number, Map.of()))).toList(), csv.isPresent());
-        }
-
-        /// Every row has a success.
-        boolean isComplete() {
-            return index.isComplete() && (hasCsv || shards.missing().isEmpty())
-                    && parts.stream().flatMap(part -> part.history().stream())
-                            .allMatch(history -> history.missingFiles.isEmpty());
-        }
-
-        void print(PrintWriter out, Paint paint, NextCall next) {
-            var standings = StatusView.ORDER.stream().filter(standing -> index.count(standing) > 0).toList();
-            out.println(paint.bold(shards.whole().results().toString()) + ": " + shards.files().size() + " of "
-                    + Plain.count(shards.count(), "shard") + " begun, not merged yet");
-            out.println();
-            out.println("  " + paint.faint("%-9s %11s".formatted("shard", "rows") + standings.stream()
-                    .map(standing -> " %11s".formatted(standing.word())).collect(joining())
-                    + " %9s  %s".formatted("in flight", "last event")));
-            parts.forEach(part -> line(out, part.shard().toString(), part.rows(), standings, part::count,
-                    part.inFlight(), part.history().isEmpty() ? "not begun" : part.updatedAt()
-                            .map(time -> Times.local("yyyy-MM-dd HH:mm:ss xxx", time)).orElse("")));
-            line(out, "total", index.rows(), standings, index::count, inFlight(), "");
-            out.println();
-            next.merge(shards.whole().results(), out);
-        }
-
-        private static void line(PrintWriter out, String name, long rows, List<Standing> standings,
-                ToLongFunction<Standing> count, long inFlight, String last) {
-            out.println(("  %-9s %11s".formatted(name, Plain.number(rows)) + standings.stream()
-                    .map(standing -> " %11s".formatted(Plain.number(count.applyAsLong(standing)))).collect(joining())
-                    + " %9s  %s".formatted(Plain.number(inFlight), last)).stripTrailing());
-        }
-
-        private long inFlight() {
-            return parts.stream().mapToLong(Part::inFlight).sum();
-        }
-
-        private long sum(ToLongFunction<History> of) {
-            return parts.stream().flatMap(part -> part.history().stream()).mapToLong(of).sum();
-        }
-
-        /// The keys and their order are a promise.
-        String json() {
-            var json = Json.Tokens.object("total", index.rows());
-            for (var standing : StatusView.ORDER) json.put(standing.word(), index.count(standing));
-            json.putAll(Json.Tokens.object("attempts", sum(history -> history.attempts),
-                    "retries", sum(history -> history.retries), "total_tokens", sum(history -> history.tokens),
-                    "in_flight", inFlight(), "shards", parts.stream().map(ShardsView::json).toList()));
-            return Json.Tokens.text(json);
-        }
-
-        private static Map<String, Object> json(Part part) {
-            var json = Json.Tokens.object("shard", part.shard().toString(), "begun", part.history().isPresent(),
-                    "total", part.rows());
-            for (var standing : StatusView.ORDER) json.put(standing.word(), part.count(standing));
-            json.put("in_flight", part.inFlight());
-            json.put("updated_at", part.updatedAt().map(Times::text).orElse(null));
-            return json;
         }
     }
 
@@ -3254,150 +3240,70 @@ final class DifyExec implements Runnable {
         String words() {
             return outcome == Standing.FAILED ? said : outcome.word() + ": " + said;
         }
-    }
 
-    /// The rows of one cause: how many, and the first of them.
-    record CauseGroup(Cause cause, long count, List<String> ids) {
-        private static final int EXAMPLES = 3, SHOWN = 10;
+        /// The rows of one cause: how many, and the first of them.
+        record Group(Cause cause, long count, List<String> ids) {
+            private static final int EXAMPLES = 3, SHOWN = 10;
 
-        /// All rows without success, the most frequent cause first.
-        static List<CauseGroup> of(Batch batch) {
-            return of(batch, IntStream.range(0, batch.index().size())
-                    .filter(entry -> batch.index().standing(entry).isOnRetryList()), EXAMPLES);
-        }
-
-        /// Some rows, with so many of their ids.
-        static List<CauseGroup> of(Batch batch, IntStream rows, int examples) {
-            var groups = rows.boxed().collect(Collectors.groupingBy(entry -> Cause.of(batch, entry),
-                    LinkedHashMap::new, Collectors.toList()));
-            return groups.entrySet().stream()
-                    .map(group -> new CauseGroup(group.getKey(), group.getValue().size(),
-                            group.getValue().stream().limit(examples).map(batch.index()::id).toList()))
-                    .sorted(Comparator.comparingLong(CauseGroup::count).reversed()).toList();
-        }
-
-        /// `r-1, r-2, r-3, …`
-        String examples() {
-            return ids.stream().map(Plain::id).collect(joining(", ")) + (count > ids.size() ? ", …" : "");
-        }
-
-        /// `3 × unknown: the answer broke off (r-1, r-2, r-3)`
-        String line() {
-            return count + " × " + Plain.text(cause.words(), 160) + " (" + examples() + ")";
-        }
-
-        Map<String, Object> json() {
-            return Json.Tokens.object("outcome", cause.outcome().word(), "cause", cause.said(), "count", count, "ids",
-                    ids);
-        }
-    }
-
-    /// The names of all outputs and inputs, in the order in which they come up.
-    static final class OutputNames implements Reading {
-        private static final int MOST = 10_000;
-
-        final Set<String> all = new LinkedHashSet<>(), inputs = new LinkedHashSet<>();
-
-        @Override
-        public void result(int entry, Lines line) throws IOException {
-            var ending = Ending.of(line.bytes());
-            all.addAll(ending.outputs().keySet());
-            inputs.addAll(ending.inputs().keySet());
-            if (all.size() > MOST) throw new Unusable("the results have more than " + Plain.number(MOST)
-                    + " different outputs: too many for columns of a spreadsheet");
-        }
-    }
-
-    /// The batch as a CSV in the input's order: its columns, `output.<name>` for each output, then how the row ended.
-    /// Its delimiter is the input's, which is the one that its owner's spreadsheet expects.
-    static final class Spreadsheet {
-        private static final List<String> ENDING = List.of("status", "error", "run_id", "attempts", "seconds", "tokens",
-                "price", "currency", "edited");
-
-        private final Batch batch;
-        private final Collection<String> outputs;
-        private final boolean failed, raw;
-        private Sheet sheet;
-        private long rows = 0;
-
-        Spreadsheet(Batch batch, Collection<String> outputs, boolean failed, boolean raw) {
-            this.batch = batch;
-            this.outputs = outputs;
-            this.failed = failed;
-            this.raw = raw;
-        }
-
-        void write(OutputStream out) throws IOException {
-            var csv = batch.csv().orElseThrow();
-            sheet = new Sheet(out, csv.header().delimiter(), raw);
-            sheet.write(header(csv));
-            try (var endings = new Endings(batch)) {
-                var all = batch.rows(entry -> !failed || batch.index().standing(entry).isOnRetryList());
-                for (; all.hasNext(); rows++) {
-                    var row = all.next();
-                    sheet.write(cells(row, endings.of(row.index())));
-                }
+            /// All rows without success, the most frequent cause first.
+            static List<Group> of(Batch batch) {
+                return of(batch, IntStream.range(0, batch.index().size())
+                        .filter(entry -> batch.index().standing(entry).isOnRetryList()), EXAMPLES);
             }
-            sheet.flush();
-        }
 
-        private List<String> header(Csv csv) {
-            var names = new ArrayList<>(csv.columns());
-            outputs.forEach(output -> names.add("output." + output));
-            ENDING.forEach(name -> names.add(names.contains(name) ? "run." + name : name));
-            return names;
-        }
+            /// Some rows, with so many of their ids.
+            static List<Group> of(Batch batch, IntStream rows, int examples) {
+                var groups = rows.boxed().collect(Collectors.groupingBy(entry -> Cause.of(batch, entry),
+                        LinkedHashMap::new, Collectors.toList()));
+                return groups.entrySet().stream()
+                        .map(group -> new Group(group.getKey(), group.getValue().size(),
+                                group.getValue().stream().limit(examples).map(batch.index()::id).toList()))
+                        .sorted(Comparator.comparingLong(Group::count).reversed()).toList();
+            }
 
-        private List<String> cells(Row row, Ending ending) {
-            var cells = new ArrayList<>(row.inputs().values());
-            for (var name : outputs) cells.add(Sheet.cell(ending.outputs().get(name)));
-            long attempts = batch.history().attempts(row.index());
-            long millis = batch.ledger().millis(row.index());
-            cells.addAll(List.of(batch.index().standing(row.index()).word(), ending.error(), ending.run(),
-                    attempts == 0 ? "" : Long.toString(attempts),
-                    millis == 0 ? ending.seconds() : BigDecimal.valueOf(millis, 3).toPlainString(),
-                    ending.tokens(), ending.price(), ending.currency(), ending.edited() ? "true" : ""));
-            return cells;
-        }
+            /// `r-1, r-2, r-3, …`
+            String examples() {
+                return ids.stream().map(Plain::id).collect(joining(", ")) + (count > ids.size() ? ", …" : "");
+            }
 
-        /// What was written, and what its reader should know.
-        void tell(PrintWriter err) {
-            err.println(Plain.count(rows, "row") + (failed ? " without success" : "") + ", "
-                    + Plain.count(outputs.size(), "output column") + ".");
-            StatusView.changed(batch).ifPresent(rows -> err.println(rows
-                    + ": their cells here are those of today, their outputs are not."));
-            sheet.tell(err, "; --raw leaves it out");
+            /// `3 × unknown: the answer broke off (r-1, r-2, r-3)`
+            String line() {
+                return count + " × " + Plain.text(cause.words(), 160) + " (" + examples() + ")";
+            }
+
+            Map<String, Object> json() {
+                return Json.Tokens.object("outcome", cause.outcome().word(), "cause", cause.said(), "count", count,
+                        "ids", ids);
+            }
         }
     }
 
     /// A CSV that spreadsheets open as it is and unharmed: UTF-8 with byte order mark, CR LF, and nothing in it that
     /// they would run.
-    static final class Sheet {
+    static final class Spreadsheet {
         private static final int EXCEL = 32_767;
         private static final Pattern CONTROLS = Pattern.compile("[\\x00-\\x08\\x0B\\f\\x0E-\\x1F\\x7F-\\x9F]");
         private static final Pattern NUMBER = Pattern.compile("[+-]?(\\d+([.,]\\d+)*|[.,]\\d+)([eE][+-]?\\d+)?%?");
 
-        private final CellWriter cells;
+        private final char delimiter;
         private final boolean raw;
-        private long guarded = 0, tooLong = 0;
+        private CellWriter cells;
+        private long rows = -1, guarded = 0, tooLong = 0; // the first is the header
 
-        Sheet(OutputStream out, char delimiter, boolean raw) throws IOException {
-            cells = new CellWriter(raw ? new Json.Utf8(out) : Json.Utf8.shown(out), delimiter, true, "\r\n");
+        /// @param raw whether every cell stays as it is
+        private Spreadsheet(char delimiter, boolean raw) {
+            this.delimiter = delimiter;
             this.raw = raw;
         }
 
-        void write(List<String> row) throws IOException {
+        private void open(OutputStream out) throws IOException {
+            cells = new CellWriter(raw ? new Json.Utf8(out) : Json.Utf8.shown(out), delimiter, true, "\r\n");
+        }
+
+        private void write(List<String> row) throws IOException {
+            rows++;
             tooLong += row.stream().filter(cell -> cell.length() > EXCEL).count();
             cells.write(raw ? row : row.stream().map(this::guarded).toList());
-        }
-
-        void flush() throws IOException {
-            cells.flush();
-        }
-
-        /// An output or input; what is not there is empty.
-        static String cell(Ending.Value value) {
-            return value == null || value.json() && value.text().equals("null") ? "" : value.text();
         }
 
         /// What a spreadsheet would run stays text, and no control character but tab and line end is left.
@@ -3409,13 +3315,131 @@ final class DifyExec implements Runnable {
             return "'" + clean;
         }
 
+        /// An output or input; what is not there is empty.
+        private static String cell(Ending.Value value) {
+            return value == null || value.json() && value.text().equals("null") ? "" : value.text();
+        }
+
         /// @param remedy what can be done about a guard
-        void tell(PrintWriter err, String remedy) {
+        private void tell(PrintWriter err, String remedy) {
             if (guarded > 0) err.println("A ' was put before " + Plain.count(guarded, "cell")
                     + " that a spreadsheet would run as a formula" + remedy + ".");
             if (tooLong > 0) err.println("Excel cuts " + Plain.count(tooLong, "cell") + ": longer than "
                     + Plain.number(EXCEL) + " characters.");
             err.flush();
+        }
+
+        /// The names of all outputs and inputs, in the order in which they come up.
+        static final class OutputNames implements Reading {
+            private static final int MOST = 10_000;
+
+            final Set<String> outputs = new LinkedHashSet<>(), inputs = new LinkedHashSet<>();
+
+            @Override
+            public void result(int entry, Lines line) throws IOException {
+                var ending = Ending.of(line.bytes());
+                outputs.addAll(ending.outputs().keySet());
+                inputs.addAll(ending.inputs().keySet());
+                if (outputs.size() > MOST) throw new Unusable("the results have more than " + Plain.number(MOST)
+                        + " different outputs: too many for columns of a spreadsheet");
+            }
+        }
+
+        /// The batch in the input's order: its columns, `output.<name>` for each output, then how the row ended. Its
+        /// delimiter is the input's, which is the one that its owner's spreadsheet expects.
+        record OfBatch(Batch batch, Csv csv, Collection<String> outputs, boolean failed, Spreadsheet file) {
+            private static final List<String> ENDING = List.of("status", "error", "run_id", "attempts", "seconds",
+                    "tokens", "price", "currency", "edited");
+
+            OfBatch(Batch batch, Csv csv, Collection<String> outputs, boolean failed, boolean raw) {
+                this(batch, csv, outputs, failed, new Spreadsheet(csv.header().delimiter(), raw));
+            }
+
+            void write(OutputStream out) throws IOException {
+                file.open(out);
+                file.write(header());
+                try (var endings = new Endings(batch)) {
+                    var rows = batch.rows(entry -> !failed || batch.index().standing(entry).isOnRetryList());
+                    while (rows.hasNext()) file.write(cells(rows.next(), endings));
+                }
+                file.cells.flush();
+            }
+
+            private List<String> header() {
+                var names = new ArrayList<>(csv.columns());
+                outputs.forEach(output -> names.add("output." + output));
+                ENDING.forEach(name -> names.add(names.contains(name) ? "run." + name : name));
+                return names;
+            }
+
+            private List<String> cells(Row row, Endings endings) throws IOException {
+                var ending = endings.of(row.index());
+                var cells = new ArrayList<>(row.inputs().values());
+                for (var name : outputs) cells.add(cell(ending.outputs().get(name)));
+                long attempts = batch.history().attempts(row.index());
+                long millis = batch.ledger().millis(row.index());
+                cells.addAll(List.of(batch.index().standing(row.index()).word(), ending.error(), ending.run(),
+                        attempts == 0 ? "" : Long.toString(attempts),
+                        millis == 0 ? ending.seconds() : BigDecimal.valueOf(millis, 3).toPlainString(),
+                        ending.tokens(), ending.price(), ending.currency(), ending.edited() ? "true" : ""));
+                return cells;
+            }
+
+            /// What was written, and what its reader should know.
+            void tell(PrintWriter err) {
+                err.println(Plain.count(file.rows, "row") + (failed ? " without success" : "") + ", "
+                        + Plain.count(outputs.size(), "output column") + ".");
+                StatusView.changed(batch, ": their cells here are those of today, their outputs are not.")
+                        .ifPresent(err::println);
+                file.tell(err, "; --raw leaves it out");
+            }
+        }
+
+        /// All rows of two batches: how they compare, the inputs, and the outputs of both side by side.
+        record OfBoth(Comparison both, Set<String> inputs, Set<String> outputs, Spreadsheet file) {
+            static OfBoth of(Comparison both) {
+                OutputNames first = both.first.names, second = both.second.names;
+                var inputs = Comparison.union(first.inputs, second.inputs);
+                inputs.remove("id");
+                var outputs = Comparison.union(first.outputs, second.outputs);
+                outputs.removeIf(name -> !both.scope.holds(name));
+                return new OfBoth(both, inputs, outputs, new Spreadsheet(',', false));
+            }
+
+            void write(OutputStream out) throws IOException {
+                file.open(out);
+                var head = new ArrayList<>(List.of("id", "kind", "differs"));
+                inputs.forEach(name -> head.add("input." + name));
+                for (var name : outputs)
+                    for (var side : List.of("first", "second")) head.add(side + both.scope.output(name));
+                head.addAll(List.of("error_first", "error_second"));
+                file.write(head);
+                for (int number = 0; number < both.size(); number++) file.write(cells(both.pair(number)));
+                file.cells.flush();
+            }
+
+            private List<String> cells(Comparison.Pair pair) {
+                var cells = new ArrayList<>(List.of(pair.id(), pair.match().key(), pair.differences().stream()
+                        .map(Contrast.Difference::pointer).collect(joining(" "))));
+                var known = pair.first().inputs().isEmpty() ? pair.second().inputs() : pair.first().inputs();
+                inputs.forEach(name -> cells.add(cell(known.get(name))));
+                for (var name : outputs) for (var ending : List.of(pair.first(), pair.second()))
+                    cells.add(part(ending.outputs().get(name)));
+                cells.addAll(List.of(pair.first().error(), pair.second().error()));
+                return cells;
+            }
+
+            private String part(Ending.Value value) {
+                if (both.scope.part().isEmpty()) return cell(value);
+                var part = both.scope.part(value);
+                return part.isValueNode() ? part.asText() : part.toString();
+            }
+
+            void tell(PrintWriter err) {
+                err.println(Plain.count(file.rows, "row") + ", " + Plain.count(outputs.size(), "output")
+                        + " side by side.");
+                file.tell(err, "");
+            }
         }
     }
 
@@ -3423,25 +3447,18 @@ final class DifyExec implements Runnable {
     /// what it holds when it is pointed at.
     ///
     /// @param spans in units of x
-    /// @param marks lines across, by their label
+    /// @param marks seconds at which a line crosses it, by name
     record Chart(String name, String title, Axis y, String x, Spans spans, boolean bars, List<Series> series,
             Map<String, Double> marks) {
+        /// The most spans that can be told apart.
+        private static final int SPANS = 60;
         private static final int WIDE = 420, HIGH = 200, LEFT = 46, RIGHT = 12, BOTTOM = 34, LINE = 13;
 
         /// @param whole   whether it counts what has no halves
         /// @param counted how many rows a value of 1 stands for in a span of a rate; 0: it is no rate
         record Axis(String unit, boolean whole, double counted) {
-            static Axis of(String unit) {
-                return new Axis(unit, false, 0);
-            }
-
             static Axis counting(String unit) {
                 return new Axis(unit, true, 0);
-            }
-
-            /// @param seconds that a span takes
-            static Axis rate(String unit, double seconds) {
-                return new Axis(unit, false, seconds);
             }
 
             /// Of the lines across, about four.
@@ -3462,11 +3479,6 @@ final class DifyExec implements Runnable {
         /// @param look the class that colours it
         record Series(String name, String look, double[] values) {}
 
-        /// A line through one series.
-        static Chart line(String name, String title, Axis y, String x, Spans spans, double[] values) {
-            return new Chart(name, title, y, x, spans, false, List.of(new Series("", "plain", values)), Map.of());
-        }
-
         /// Above the grid a line for the unit, or for each mark.
         private int top() {
             return 18 + LINE * marks.size();
@@ -3478,12 +3490,12 @@ final class DifyExec implements Runnable {
                     aria-labelledby="%5$s-title %5$s-words"><title id="%5$s-title">%1$s</title>\
                     <desc id="%5$s-words">%6$s</desc>%7$s%8$s%9$s%10$s%11$s</svg></figure>
                     """, title, legend(), WIDE, HIGH, name, words(), grid(), scale(),
-                    bars ? Html.of("") : Html.all(series.stream().map(this::line)), pointed(), crossings());
+                    bars ? "" : series.stream().map(this::line), pointed(), crossings());
         }
 
-        private Html legend() {
-            return Html.all(series.stream().filter(_ -> series.size() > 1)
-                    .map(one -> Html.of("<span class=\"key %s\">%s</span>", one.look(), one.name())));
+        private Stream<Html> legend() {
+            return series.stream().filter(_ -> series.size() > 1)
+                    .map(one -> Html.of("<span class=\"key %s\">%s</span>", one.look(), one.name()));
         }
 
         /// How high it stands there: bars stand on each other, lines do not.
@@ -3506,7 +3518,7 @@ final class DifyExec implements Runnable {
             return title + ", 0 to " + number(spans.whole()) + " " + x + ": highest " + y.words(total(top))
                     + " from " + from(top) + " to " + from(top + 1) + " " + x
                     + (bars ? "" : ", " + each(spans.count() - 1) + " at the end")
-                    + marks.keySet().stream().map(mark -> "; " + mark).collect(joining()) + ".";
+                    + marks.keySet().stream().map(mark -> "; " + label(mark)).collect(joining()) + ".";
         }
 
         /// `3`, or by name where there are several: `0.2 USD, 1.5 CNY`
@@ -3519,20 +3531,20 @@ final class DifyExec implements Runnable {
             return number(span * spans.width());
         }
 
-        private Html grid() {
+        private Stream<Html> grid() {
             double step = y.step(highest());
-            return Html.all(DoubleStream.iterate(0, at -> at <= ceiling() * 1.0001, at -> at + step).mapToObj(at ->
+            return DoubleStream.iterate(0, at -> at <= ceiling() * 1.0001, at -> at + step).mapToObj(at ->
                     Html.of("<path class=\"grid\" d=\"M%d %.1fH%d\"/>%s", LEFT, down(at), WIDE - RIGHT,
-                            text(LEFT - 6, down(at) + 4, "end", number(at)))));
+                            text(LEFT - 6, down(at) + 4, "end", number(at))));
         }
 
-        private Html scale() {
+        private Stream<Html> scale() {
             double step = Spans.step(spans.whole(), 8);
             var numbers = DoubleStream.iterate(0, at -> at <= spans.whole() * 1.0001, at -> at + step)
                     .mapToObj(at -> text(over(at), HIGH - BOTTOM + 15, "middle", number(at)));
             var units = Stream.of(text(WIDE - RIGHT, top() - 6, "end unit", y.unit()),
                     text(WIDE - RIGHT, HIGH - 4, "end unit", x));
-            return Html.all(Stream.concat(numbers, units));
+            return Stream.concat(numbers, units);
         }
 
         private static Html text(double x, double y, String look, String words) {
@@ -3540,12 +3552,12 @@ final class DifyExec implements Runnable {
         }
 
         /// The spans, each with what it holds in words, which the browser shows over it.
-        private Html pointed() {
-            return Html.all(IntStream.range(0, spans.count()).mapToObj(span -> Html.of(
+        private Stream<Html> pointed() {
+            return IntStream.range(0, spans.count()).mapToObj(span -> Html.of(
                     "<g><title>%s to %s %s: %s</title><rect class=\"hit\" x=\"%.1f\" y=\"%d\" width=\"%.1f\" "
                             + "height=\"%.1f\"/>%s</g>", from(span), from(span + 1), x, said(span),
                     over(span * spans.width()), top(), over(spans.width()) - LEFT, down(0) - top(),
-                    bars ? stack(span) : Html.of(""))));
+                    bars ? stack(span) : ""));
         }
 
         private String said(int span) {
@@ -3553,7 +3565,7 @@ final class DifyExec implements Runnable {
                     : series.size() > 1 ? each(span) : y.words(total(span));
         }
 
-        private Html stack(int span) {
+        private Stream<Html> stack(int span) {
             double left = over((span + 0.07) * spans.width());
             double wide = Math.max(0.6, (over(spans.width()) - over(0)) * 0.86), below = 0;
             var parts = new ArrayList<Html>();
@@ -3564,7 +3576,7 @@ final class DifyExec implements Runnable {
                         one.look(), left, down(above), wide, down(below) - down(above)));
                 below = above;
             }
-            return Html.all(parts.stream());
+            return parts.stream();
         }
 
         private Html line(Series one) {
@@ -3576,18 +3588,22 @@ final class DifyExec implements Runnable {
                     over(spans.whole() - 0.5 * spans.width()), over(0.5 * spans.width()), down(0));
         }
 
+        private String label(String mark) {
+            return String.format(Locale.ROOT, "%s %.2f s", mark, marks.get(mark));
+        }
+
         /// The marks, their labels above all lines.
-        private Html crossings() {
+        private Stream<Html> crossings() {
             var lines = new ArrayList<Html>();
             var labels = new ArrayList<Html>();
-            marks.forEach((label, x) -> {
+            marks.forEach((mark, x) -> {
                 double at = over(Math.min(x, spans.whole()));
                 boolean left = at > WIDE - 90;
                 lines.add(Html.of("<path class=\"mark\" d=\"M%.1f %dV%.1f\"/>", at, 4 + LINE * labels.size(), down(0)));
                 labels.add(text(left ? at - 5 : at + 5, 13 + LINE * labels.size(), left ? "label end" : "label",
-                        label));
+                        label(mark)));
             });
-            return Html.all(Stream.concat(lines.stream(), labels.stream()));
+            return Stream.concat(lines.stream(), labels.stream());
         }
 
         /// The highest line of the grid.
@@ -3610,270 +3626,97 @@ final class DifyExec implements Runnable {
             return BigDecimal.valueOf(number / unit).round(new MathContext(4)).stripTrailingZeros().toPlainString()
                     + (unit == 1 ? "" : unit == 1e3 ? "k" : "M");
         }
-    }
 
-    /// Batches over the time that they ran, one over another.
-    record Course(List<Line> lines) {
-        private static final int SPANS = 60;
-
-        /// @param look the class that colours it
-        record Line(String name, String look, Timeline timeline) {}
-
-        /// In milliseconds.
-        private long total() {
-            return lines.stream().mapToLong(line -> line.timeline().total()).max().orElse(0);
+        /// So many bars for some rows: few rows would stand alone in each.
+        static int bars(long rows) {
+            return Math.clamp(Math.round(3 * Math.sqrt(rows)), 10, SPANS);
         }
 
-        /// Of the batch that ran longest.
-        Spans spans() {
-            return Spans.of(total(), SPANS);
-        }
+        /// Batches over the time that they ran, one over another.
+        record Course(List<Track> tracks) {
+            /// @param look the class that colours it
+            record Track(String name, String look, Timeline timeline) {}
 
-        List<Chart> charts() {
-            var costs = costs();
-            return Stream.of(
-                    chart("flight", "Attempts in flight", Chart.Axis.counting("attempts"), spans(), false,
-                            series(Timeline::inFlight)),
-                    chart("tokens", "Tokens used so far", Chart.Axis.counting("tokens"), spans(), false,
-                            series(Timeline::tokens)),
-                    chart("cost", "Cost so far", Chart.Axis.of(costs.size() == 1 ? costs.getFirst().name() : ""),
-                            spans(), false, costs))
-                    .filter(chart -> chart.name().equals("flight") || chart.isOfAny()).toList();
-        }
-
-        /// A line for each currency of a batch.
-        private List<Chart.Series> costs() {
-            var looks = List.of("plain", "partial", "unknown", "paused");
-            var series = new ArrayList<Chart.Series>();
-            for (var line : lines) line.timeline().cost(spans()).forEach((currency, values) -> series.add(
-                    new Chart.Series((line.name() + " " + Plain.text(currency, 8)).strip(),
-                            lines.size() > 1 ? line.look() : looks.get(series.size() % looks.size()), values)));
-            return series;
-        }
-
-        /// Rows a second, where there are seconds enough for a rate; else how many.
-        Chart ended(Spans spans, boolean bars, List<Chart.Series> series) {
-            return chart("rate", "Rows that ended", isRated() ? Chart.Axis.rate("rows a second", spans.width() / 1000)
-                    : Chart.Axis.counting("rows"), spans, bars, series);
-        }
-
-        /// What one row that ended stands for in a span.
-        double weight(Spans spans) {
-            return isRated() ? 1000 / spans.width() : 1;
-        }
-
-        private boolean isRated() {
-            return total() >= StatusView.RATED.toMillis();
-        }
-
-        private Chart chart(String name, String title, Chart.Axis y, Spans spans, boolean bars,
-                List<Chart.Series> series) {
-            var unit = total() < 120_000 ? ChronoUnit.SECONDS : total() < 7_200_000 ? ChronoUnit.MINUTES
-                    : ChronoUnit.HOURS;
-            return new Chart(name, title, y, unit.toString().toLowerCase(Locale.ROOT) + " of running",
-                    spans.in(unit.getDuration().toMillis()), bars, series, Map.of());
-        }
-
-        List<Chart.Series> series(BiFunction<Timeline, Spans, double[]> values) {
-            return lines.stream().map(line -> new Chart.Series(line.name(), line.look(),
-                    values.apply(line.timeline(), spans()))).toList();
-        }
-    }
-
-    /// The batch as one page: totals, charts, causes, and all rows to search. It is written row by row; its charts are
-    /// drawn here, its table by the page's script.
-    static final class Report {
-        private static final int BARS = 60;
-        static final int LONGEST = 2_000;
-
-        private final Batch batch;
-        private final Timeline timeline;
-        private final List<CauseGroup> groups;
-        private final Map<Cause, Integer> numbers = new HashMap<>();
-
-        Report(Batch batch, Timeline timeline) {
-            this.batch = batch;
-            this.timeline = timeline;
-            this.groups = CauseGroup.of(batch);
-            for (var group : groups) numbers.put(group.cause(), numbers.size());
-        }
-
-        void write(OutputStream file) throws IOException {
-            var title = batch.files().results().getFileName().toString();
-            try (var endings = new Endings(batch)) {
-                var rows = batch.rows(_ -> true);
-                Page.write(file, List.of(Page.head(title, about()), totals(), causes(), charts(),
-                                Page.table(heads(), "Outcome", "Cause", options())), described(), batch.index().size(),
-                        entry -> row(entry, rows.hasNext() ? rows.next().inputs() : Map.of(), endings));
+            List<Chart> charts() {
+                var costs = costs();
+                return Stream.of(ended(),
+                        chart("flight", "Attempts in flight", Axis.counting("attempts"), spans(), false,
+                                series(timeline -> timeline.inFlight(spans()))),
+                        chart("tokens", "Tokens used so far", Axis.counting("tokens"), spans(), false,
+                                series(timeline -> timeline.tokens(spans()))),
+                        chart("cost", "Cost so far", new Axis(costs.size() == 1 ? costs.getFirst().name() : "", false,
+                                0), spans(), false, costs))
+                        .filter(chart -> List.of("rate", "flight").contains(chart.name()) || chart.isOfAny()).toList();
             }
-        }
 
-        private String about() {
-            var history = batch.history();
-            return Plain.number(batch.index().rows()) + " rows"
-                    + StatusView.origin(batch)
-                    + (history.startedAt == null ? "" : " · " + Times.local("yyyy-MM-dd HH:mm", history.startedAt)
-                            + " to " + Times.local("yyyy-MM-dd HH:mm xxx", history.updatedAt));
-        }
-
-        private Html totals() {
-            var figures = StatusView.figures(batch).entrySet().stream().filter(figure -> !figure.getKey().isEmpty())
-                    .map(figure -> Html.of("<div><dt>%s</dt><dd>%s</dd></div>", figure.getKey(), figure.getValue()));
-            var notes = StatusView.notes(batch).stream().map(note -> Html.of("<p>Note: %s.</p>\n", note));
-            return Page.totals(StatusView.Share.of(batch.index()), Standing::word,
-                    Html.of("<dl>%s</dl>\n%s", Html.all(figures), Html.all(notes)));
-        }
-
-        private Html charts() {
-            var charts = timeline.total() > 0 ? overTime() : List.<Chart>of();
-            var all = new ArrayList<>(charts.stream().map(Chart::svg).toList());
-            if (!batch.history().latencies.isEmpty()) {
-                if (charts.size() % 2 == 0) all.addFirst(percentiles()); // two beside each other
-                all.addFirst(latency().svg());
+            /// In milliseconds.
+            private long total() {
+                return tracks.stream().mapToLong(track -> track.timeline().total()).max().orElse(0);
             }
-            return Page.charts(all.stream());
-        }
 
-        private Chart latency() {
-            var latencies = batch.history().latencies;
-            var p = latencies.percentiles(0.5, 0.9, 0.99, 1);
-            var spans = Spans.of(p[3] > 3 * p[2] ? 1.5 * p[2] : p[3], bars(latencies.size()));
-            var marks = new LinkedHashMap<String, Double>();
-            for (int i = 0; i < 3; i++)
-                marks.put(String.format(Locale.ROOT, "p%d %.2f s", List.of(50, 90, 99).get(i), p[i]), p[i]);
-            return new Chart("latency", "Seconds a row" + (p[3] > 3 * p[2] ? ", the last bar: that and longer" : ""),
-                    Chart.Axis.counting("rows"), "seconds", spans, true,
-                    List.of(new Chart.Series("succeeded", "succeeded", latencies.histogram(spans))), marks);
-        }
+            /// Of the batch that ran longest.
+            private Spans spans() {
+                return Spans.of(total(), SPANS);
+            }
 
-        private Html percentiles() {
-            var latencies = batch.history().latencies;
-            var shares = new double[] {0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.999, 1};
-            var seconds = latencies.percentiles(shares);
-            var rows = IntStream.range(0, shares.length).mapToObj(i -> Html.of(
-                    "<tr><td>%s</td><td class=\"number\">%.2f</td><td class=\"number\">%s</td></tr>",
-                    shares[i] == 1 ? "slowest" : Chart.number(100 * shares[i]) + " %", seconds[i],
-                    Plain.number(Math.round((1 - shares[i]) * latencies.size()))));
-            return Html.of("""
-                    <figure class="card"><figcaption>Seconds a row, by share</figcaption><table><thead><tr>
-                    <th scope="col">Rows up to</th><th scope="col" class="number">took seconds</th>
-                    <th scope="col" class="number">rows slower</th></tr></thead><tbody>%s</tbody></table></figure>
-                    """, Html.all(rows));
-        }
+            /// Rows a second, where there are seconds enough for a rate; else how many. Of one batch by success.
+            private Chart ended() {
+                boolean isOne = tracks.size() == 1, isRated = total() >= StatusView.RATED.toMillis();
+                var first = tracks.getFirst().timeline();
+                var spans = isOne ? Spans.of(total(), bars(first.rows())) : spans();
+                double weight = isRated ? 1000 / spans.width() : 1;
+                var series = !isOne ? series(timeline -> timeline.ended(spans, weight, _ -> true)) : List.of(
+                        new Series("succeeded", "succeeded", first.ended(spans, weight, Standing::isSuccess)),
+                        new Series("without success", "failed",
+                                first.ended(spans, weight, standing -> !standing.isSuccess())));
+                return chart("rate", "Rows that ended", isRated ? new Axis("rows a second", false, spans.width() / 1000)
+                        : Axis.counting("rows"), spans, isOne, series);
+            }
 
-        /// Fewer where few rows would stand alone in each.
-        private static int bars(long rows) {
-            return Math.clamp(Math.round(3 * Math.sqrt(rows)), 10, BARS);
-        }
+            /// A line for each currency of a batch.
+            private List<Series> costs() {
+                var looks = List.of("plain", "partial", "unknown", "paused");
+                var series = new ArrayList<Series>();
+                for (var track : tracks) track.timeline().cost(spans()).forEach((currency, values) -> series.add(
+                        new Series((track.name() + " " + Plain.text(currency, 8)).strip(),
+                                tracks.size() > 1 ? track.look() : looks.get(series.size() % looks.size()), values)));
+                return series;
+            }
 
-        private List<Chart> overTime() {
-            var course = new Course(List.of(new Course.Line("", "plain", timeline)));
-            var spans = Spans.of(timeline.total(), bars(timeline.rows()));
-            double weight = course.weight(spans);
-            var ended = course.ended(spans, true, List.of(
-                    new Chart.Series("succeeded", "succeeded", timeline.ended(spans, weight, Standing::isSuccess)),
-                    new Chart.Series("without success", "failed",
-                            timeline.ended(spans, weight, standing -> !standing.isSuccess()))));
-            return Stream.concat(Stream.of(ended), course.charts().stream()).toList();
-        }
+            private List<Series> series(Function<Timeline, double[]> values) {
+                return tracks.stream().map(track -> new Series(track.name(), track.look(),
+                        values.apply(track.timeline()))).toList();
+            }
 
-        private Html causes() {
-            if (groups.isEmpty()) return Html.of("");
-            var rows = IntStream.range(0, Math.min(50, groups.size())).mapToObj(i -> Html.of("""
-                    <tr><td class="number">%s</td><td><button type="button" class="cause" data-cause="%d">%s</button>\
-                    </td>
-                    <td><span class="chip %4$s">%4$s</span></td><td class="ids">%5$s</td></tr>
-                    """, Plain.number(groups.get(i).count()), i, groups.get(i).cause().said(),
-                    groups.get(i).cause().outcome().word(), groups.get(i).examples()));
-            return Html.of("""
-                    <section class="card"><h2>Rows without success, by cause</h2>
-                    <table class="causes"><thead><tr><th scope="col" class="number">Rows</th><th scope="col">Cause</th>
-                    <th scope="col">Outcome</th><th scope="col" class="ids">Examples</th></tr></thead><tbody>
-                    %s</tbody></table></section>
-                    """, Html.all(rows));
-        }
-
-        private Html options() {
-            return Page.options(groups.stream().map(group -> Map.entry(group.cause().words(), group.count())));
-        }
-
-        private static Html heads() {
-            return Html.of("""
-                    <th scope="col" data-key="id"><button type="button">Id</button></th>
-                    <th scope="col" data-key="outcome"><button type="button">Outcome</button></th>
-                    <th scope="col" data-key="seconds" class="number"><button type="button">Seconds</button></th>
-                    <th scope="col" data-key="tokens" class="number wide"><button type="button">Tokens</button></th>
-                    <th scope="col" data-key="attempts" class="number wide"><button type="button">Attempts</button></th>
-                    <th scope="col" data-key="result"><button type="button">Output or error</button></th>
-                    """);
-        }
-
-        private Map<String, Object> described() {
-            return Json.Tokens.object("start", start(),
-                    "outcomes", Stream.of(Standing.values()).map(Standing::word).toList(),
-                    "causes", groups.stream().map(group -> group.cause().words()).toList());
-        }
-
-        private long start() {
-            return batch.history().startedAt == null ? 0 : batch.history().startedAt.toEpochMilli();
-        }
-
-        /// `[id, outcome, cause, seconds, tokens, price, run, {inputs}, {outputs}, [attempts], true if edited]`
-        private List<Object> row(int entry, Map<String, String> cells, Endings endings) throws IOException {
-            var standing = batch.index().standing(entry);
-            var ending = endings.of(entry);
-            var inputs = new LinkedHashMap<>(ending.inputs());
-            if (inputs.isEmpty()) cells.forEach((column, cell) -> inputs.put(column, new Ending.Value(cell, false)));
-            var row = new ArrayList<Object>(List.of(
-                    Plain.text(batch.index().id(entry), LONGEST),
-                    standing.ordinal(),
-                    standing.isOnRetryList() ? numbers.getOrDefault(Cause.of(batch, entry), -1) : -1,
-                    batch.ledger().millis(entry) / 1000.0,
-                    ending.tokens(),
-                    ending.price().isEmpty() ? "" : ending.price() + " " + ending.currency(),
-                    ending.run(),
-                    values(inputs),
-                    values(ending.outputs()),
-                    endings.traces(entry).stream().filter(trace -> !trace.attempt.isOfTry())
-                            .map(trace -> attempt(trace, ending.run())).toList()));
-            if (ending.edited()) row.add(true);
-            return row;
-        }
-
-        /// A text as it is, JSON as `[text]`, what is too long as `[its beginning, its length]`.
-        static Map<String, Object> values(Map<String, Ending.Value> values) {
-            var shown = new LinkedHashMap<String, Object>();
-            values.forEach((name, value) -> {
-                var text = value.text();
-                shown.put(Plain.cut(name, 200), text.length() > LONGEST
-                        ? List.of(Plain.cut(text, LONGEST), text.length())
-                        : value.json() ? List.of(text) : text);
-            });
-            return shown;
-        }
-
-        /// `[start, mode, outcome, seconds, error, run if it is another than the row's]`
-        private List<Object> attempt(Endings.Trace trace, String run) {
-            var end = trace.end();
-            return List.of(
-                    trace.attempt.t().toEpochMilli() - start(),
-                    History.orEmpty(trace.attempt.mode()),
-                    end.map(Event.End::outcome).orElse(""),
-                    end.map(Event.End::seconds).orElse(0.0),
-                    end.map(Event.End::error).orElse(""),
-                    end.map(Event.End::run).filter(other -> !other.equals(run)).orElse(""));
+            private Chart chart(String name, String title, Axis y, Spans spans, boolean bars, List<Series> series) {
+                var unit = total() < 120_000 ? ChronoUnit.SECONDS : total() < 7_200_000 ? ChronoUnit.MINUTES
+                        : ChronoUnit.HOURS;
+                return new Chart(name, title, y, unit.toString().toLowerCase(Locale.ROOT) + " of running",
+                        spans.in(unit.getDuration().toMillis()), bars, series, Map.of());
+            }
         }
     }
 
     /// A page that needs nothing else and asks for nothing; its style and script are let in by their hash alone. What
     /// may stand on it: cards, charts, tables of causes, and one table of rows to search.
-    static final class Page {
-        private static final int BLOCK = 5_000;
+    static final class WebPage {
+        private static final int BLOCK = 5_000, LONGEST = 2_000;
         private static final String MARK = "<meta name=\"generator\" content=\"difyexec ";
 
         /// What the script gets of a row, by its number.
         interface RowJson {
             List<Object> of(int number) throws IOException;
+        }
+
+        /// Of a column of the rows.
+        ///
+        /// @param key what the script shows there and sorts by
+        private record Heading(String key, String look, String title) {
+            Html html() {
+                return Html.of("""
+                        <th scope="col" data-key="%s" class="%s"><button type="button">%s</button></th>
+                        """, key, look, title);
+            }
         }
 
         /// One of ours may be written over.
@@ -3886,27 +3729,63 @@ final class DifyExec implements Runnable {
         }
 
         /// @param about one line under the title
-        static Html head(String title, String about) {
-            return Html.of(HEAD, Html.hash(STYLE), Html.hash(SCRIPT), new Html(MARK + VERSION + "\">"), title,
-                    new Html(STYLE), about);
-        }
-
-        /// @param parts what stands above the rows, the head first
-        static void write(OutputStream file, List<Html> parts, Map<String, Object> batch, int rows, RowJson row)
-                throws IOException {
+        /// @param parts what stands above the rows, and their table
+        /// @param batch what the script reads of it, then its rows in blocks, one after the other
+        private static void write(OutputStream file, String title, String about, List<Html> parts,
+                Map<String, Object> batch, int rows, RowJson row) throws IOException {
             var out = new BufferedWriter(Json.Utf8.shown(file), 1 << 16);
+            out.write(head(title, about).markup());
             for (var part : parts) out.write(part.markup());
-            data(out, batch, rows, row);
-            out.write(Html.of(FOOT, new Html(SCRIPT)).markup());
+            out.write("<script type=\"application/json\" id=\"batch\">" + Html.json(batch) + "</script>\n");
+            for (int n = 0; n < rows; n++) {
+                out.write(n % BLOCK == 0 ? "<script type=\"application/json\" class=\"rows\">[" : ",");
+                out.write(Html.json(row.of(n)) + "\n");
+                if (n % BLOCK == BLOCK - 1 || n == rows - 1) out.write("]</script>\n");
+            }
+            out.write(foot().markup());
             out.flush();
         }
 
+        private static Html head(String title, String about) {
+            return Html.of("""
+                    <!doctype html>
+                    <html lang="en">
+                    <head>
+                    <meta charset="utf-8">
+                    <meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src %s; script-src \
+                    %s; base-uri 'none'; form-action 'none'">
+                    <meta name="viewport" content="width=device-width, initial-scale=1">
+                    %s
+                    <title>%4$s</title>
+                    <style>%5$s</style>
+                    </head>
+                    <body>
+                    <header><h1>%4$s</h1><p>%6$s</p></header>
+                    <main>
+                    """, Html.hash(STYLE), Html.hash(SCRIPT), new Html(MARK + VERSION + "\">"), title, new Html(STYLE),
+                    about);
+        }
+
+        private static Html foot() {
+            return Html.of("""
+                    </main>
+                    <dialog id="detail" aria-labelledby="detail-id">
+                    <div class="bar"><h2 id="detail-id"></h2><button type="button" id="before">Previous</button>
+                    <button type="button" id="after">Next</button><button type="button" id="close">Close</button></div>
+                    <div id="detail-body"></div>
+                    </dialog>
+                    <script>%s</script>
+                    </body>
+                    </html>
+                    """, new Html(SCRIPT));
+        }
+
         /// How many rows stand where, and below it what else is to be seen at once.
-        static <T> Html totals(List<StatusView.Share<T>> shares, Function<T, String> word, Html figures) {
+        private static <T> Html totals(Map<T, Long> counts, Function<T, String> word, Html figures) {
             double at = 0;
             var bar = new ArrayList<Html>();
             var keys = new ArrayList<Html>();
-            for (var share : shares) {
+            for (var share : StatusView.Share.of(counts)) {
                 double wide = 1000 * share.ofAll();
                 bar.add(Html.of("<rect class=\"%s\" x=\"%.1f\" width=\"%.1f\" height=\"12\"/>",
                         word.apply(share.standing()), at, Math.max(1, wide)));
@@ -3920,95 +3799,291 @@ final class DifyExec implements Runnable {
                     <ul>%s</ul>
                     %s
                     </section>
-                    """, Html.all(bar.stream()), Html.all(keys.stream()), figures);
+                    """, bar.stream(), keys.stream(), figures);
         }
 
-        static Html charts(Stream<Html> charts) {
-            return Html.of("<section class=\"charts\" aria-label=\"Charts\">\n%s</section>\n", Html.all(charts));
+        private static Html charts(Stream<Html> charts) {
+            return Html.of("<section class=\"charts\" aria-label=\"Charts\">\n%s</section>\n", charts);
         }
 
-        /// What is shown of the rows, to be filled by the script.
+        /// The rows, to be filled by the script.
         ///
-        /// @param heads  one `th` a column, with its `data-key`: what the script knows to show and to sort by
         /// @param outcome what a row's outcome is called, and what its cause
-        /// @param causes  the causes to choose from, as options
-        static Html table(Html heads, String outcome, String cause, Html causes) {
-            return Html.of(TABLE, outcome, cause, causes, heads);
-        }
-
-        /// To choose rows by, each with how many it has.
-        static Html options(Stream<Map.Entry<String, Long>> counts) {
+        /// @param causes  to choose rows by, each with how many it has
+        private static Html table(String outcome, String cause, Stream<Map.Entry<String, Long>> causes,
+                Heading... headings) {
             var number = new AtomicInteger();
-            return Html.all(counts.limit(500).map(one -> Html.of(
-                    "<option value=\"%d\">%s (%s)</option>", number.getAndIncrement(), Plain.text(one.getKey(), 80),
-                    Plain.number(one.getValue()))));
+            var options = causes.limit(500).map(one -> Html.of("<option value=\"%d\">%s (%s)</option>",
+                    number.getAndIncrement(), Plain.text(one.getKey(), 80), Plain.number(one.getValue())));
+            return Html.of("""
+                    <section class="card" id="rows"><h2>Rows</h2>
+                    <noscript><p>The table of all rows needs JavaScript.</p></noscript>
+                    <div class="tools">
+                    <label>Search <input id="search" type="search" autocomplete="off" \
+                    placeholder="id, input, output, error"></label>
+                    <label>%s <select id="outcome"><option value="">all</option></select></label>
+                    <label>%s <select id="cause"><option value="">all</option>%s</select></label>
+                    <output id="count" aria-live="polite"></output>
+                    </div>
+                    <div id="scroller"><div id="sizer"><div id="window">
+                    <table id="table"><thead><tr>
+                    %s</tr></thead><tbody id="body"></tbody></table>
+                    </div></div></div>
+                    </section>
+                    """, outcome, cause, options, Stream.of(headings).map(Heading::html));
         }
 
-        /// What the script reads: the batch, then its rows in blocks, one after the other.
-        private static void data(Writer out, Map<String, Object> batch, int rows, RowJson row) throws IOException {
-            out.write("<script type=\"application/json\" id=\"batch\">" + Html.json(batch) + "</script>\n");
-            for (int n = 0; n < rows; n++) {
-                out.write(n % BLOCK == 0 ? "<script type=\"application/json\" class=\"rows\">[" : ",");
-                out.write(Html.json(row.of(n)) + "\n");
-                if (n % BLOCK == BLOCK - 1 || n == rows - 1) out.write("]</script>\n");
+        /// A text as it is, JSON as `[text]`, what is too long as `[its beginning, its length]`.
+        private static Map<String, Object> values(Map<String, Ending.Value> values) {
+            var shown = new LinkedHashMap<String, Object>();
+            values.forEach((name, value) -> {
+                var text = value.text();
+                shown.put(Plain.cut(name, 200), text.length() > LONGEST
+                        ? List.of(Plain.cut(text, LONGEST), text.length()) : value.json() ? List.of(text) : text);
+            });
+            return shown;
+        }
+
+        /// The batch as one page: totals, charts, causes, and all rows to search. It is written row by row; its charts
+        /// are drawn here, its table by the page's script.
+        record Report(Batch batch, Timeline timeline) {
+            void write(OutputStream file) throws IOException {
+                var groups = Cause.Group.of(batch);
+                var numbers = new HashMap<Cause, Integer>();
+                for (var group : groups) numbers.put(group.cause(), numbers.size());
+                try (var endings = new Endings(batch)) {
+                    var rows = batch.rows(_ -> true);
+                    WebPage.write(file, batch.files().results().getFileName().toString(), about(),
+                            List.of(totals(), causes(groups), charts(), table(groups)), described(groups),
+                            batch.index().size(), entry -> row(entry, numbers.get(Cause.of(batch, entry)),
+                                    rows.hasNext() ? rows.next().inputs() : Map.of(), endings));
+                }
+            }
+
+            private String about() {
+                var history = batch.history();
+                return Plain.number(batch.index().rows()) + " rows" + StatusView.origin(batch)
+                        + (history.startedAt == null ? "" : " · " + Times.local("yyyy-MM-dd HH:mm", history.startedAt)
+                                + " to " + Times.local("yyyy-MM-dd HH:mm xxx", history.updatedAt));
+            }
+
+            private Html totals() {
+                var figures = StatusView.figures(batch);
+                figures.remove("");
+                var items = figures.entrySet().stream().map(figure ->
+                        Html.of("<div><dt>%s</dt><dd>%s</dd></div>", figure.getKey(), figure.getValue()));
+                var notes = StatusView.notes(batch).stream().map(note -> Html.of("<p>Note: %s.</p>\n", note));
+                return WebPage.totals(StatusView.counts(batch.index()::count), Standing::word,
+                        Html.of("<dl>%s</dl>\n%s", items, notes));
+            }
+
+            private Html charts() {
+                var charts = timeline.total() == 0 ? List.<Chart>of()
+                        : new Chart.Course(List.of(new Chart.Course.Track("", "plain", timeline))).charts();
+                var all = new ArrayList<>(charts.stream().map(Chart::svg).toList());
+                if (!batch.history().latencies.isEmpty()) {
+                    if (charts.size() % 2 == 0) all.addFirst(percentiles()); // two beside each other
+                    all.addFirst(latency().svg());
+                }
+                return WebPage.charts(all.stream());
+            }
+
+            private Chart latency() {
+                var latencies = batch.history().latencies;
+                var marks = new LinkedHashMap<>(latencies.percentiles());
+                double slowest = marks.remove("max"), most = marks.get("p99");
+                boolean isCut = slowest > 3 * most;
+                var spans = Spans.of(isCut ? 1.5 * most : slowest, Chart.bars(latencies.size()));
+                return new Chart("latency", "Seconds a row" + (isCut ? ", the last bar: that and longer" : ""),
+                        Chart.Axis.counting("rows"), "seconds", spans, true,
+                        List.of(new Chart.Series("succeeded", "succeeded", latencies.histogram(spans))), marks);
+            }
+
+            private Html percentiles() {
+                var latencies = batch.history().latencies;
+                var shares = new double[] {0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.999, 1};
+                var seconds = latencies.percentiles(shares);
+                var rows = IntStream.range(0, shares.length).mapToObj(i -> Html.of(
+                        "<tr><td>%s</td><td class=\"number\">%.2f</td><td class=\"number\">%s</td></tr>",
+                        shares[i] == 1 ? "slowest" : Chart.number(100 * shares[i]) + " %", seconds[i],
+                        Plain.number(Math.round((1 - shares[i]) * latencies.size()))));
+                return Html.of("""
+                        <figure class="card"><figcaption>Seconds a row, by share</figcaption><table><thead><tr>
+                        <th scope="col">Rows up to</th><th scope="col" class="number">took seconds</th>
+                        <th scope="col" class="number">rows slower</th></tr></thead><tbody>%s</tbody></table></figure>
+                        """, rows);
+            }
+
+            private static Html causes(List<Cause.Group> groups) {
+                if (groups.isEmpty()) return Html.of("");
+                var rows = IntStream.range(0, Math.min(50, groups.size())).mapToObj(i -> Html.of("""
+                        <tr><td class="number">%s</td>
+                        <td><button type="button" class="cause" data-cause="%d">%s</button></td>
+                        <td><span class="chip %4$s">%4$s</span></td><td class="ids">%5$s</td></tr>
+                        """, Plain.number(groups.get(i).count()), i, groups.get(i).cause().said(),
+                        groups.get(i).cause().outcome().word(), groups.get(i).examples()));
+                return Html.of("""
+                        <section class="card"><h2>Rows without success, by cause</h2>
+                        <table class="causes"><thead><tr><th scope="col" class="number">Rows</th>
+                        <th scope="col">Cause</th><th scope="col">Outcome</th>
+                        <th scope="col" class="ids">Examples</th></tr></thead><tbody>
+                        %s</tbody></table></section>
+                        """, rows);
+            }
+
+            private static Html table(List<Cause.Group> groups) {
+                return WebPage.table("Outcome", "Cause", groups.stream().map(group -> Map.entry(group.cause().words(),
+                        group.count())), new Heading("id", "", "Id"), new Heading("outcome", "", "Outcome"),
+                        new Heading("seconds", "number", "Seconds"), new Heading("tokens", "number wide", "Tokens"),
+                        new Heading("attempts", "number wide", "Attempts"),
+                        new Heading("result", "", "Output or error"));
+            }
+
+            private Map<String, Object> described(List<Cause.Group> groups) {
+                return Json.Tokens.object("start", start(),
+                        "outcomes", Stream.of(Standing.values()).map(Standing::word).toList(),
+                        "causes", groups.stream().map(group -> group.cause().words()).toList());
+            }
+
+            private long start() {
+                return batch.history().startedAt == null ? 0 : batch.history().startedAt.toEpochMilli();
+            }
+
+            /// `[id, outcome, cause, seconds, tokens, price, run, {inputs}, {outputs}, [attempts], true if edited]`
+            private List<Object> row(int entry, Integer cause, Map<String, String> cells, Endings endings)
+                    throws IOException {
+                var standing = batch.index().standing(entry);
+                var ending = endings.of(entry);
+                var inputs = new LinkedHashMap<>(ending.inputs());
+                if (inputs.isEmpty())
+                    cells.forEach((column, cell) -> inputs.put(column, new Ending.Value(cell, false)));
+                var row = new ArrayList<Object>(List.of(
+                        Plain.text(batch.index().id(entry), LONGEST),
+                        standing.ordinal(),
+                        standing.isOnRetryList() ? cause : -1,
+                        batch.ledger().millis(entry) / 1000.0,
+                        ending.tokens(),
+                        ending.price().isEmpty() ? "" : ending.price() + " " + ending.currency(),
+                        ending.run(),
+                        values(inputs),
+                        values(ending.outputs()),
+                        endings.traces(entry).stream().filter(trace -> !trace.attempt.isOfTry())
+                                .map(trace -> attempt(trace, ending.run())).toList()));
+                if (ending.edited()) row.add(true);
+                return row;
+            }
+
+            /// `[start, mode, outcome, seconds, error, run if it is another than the row's]`
+            private List<Object> attempt(Endings.Trace trace, String run) {
+                var end = trace.end();
+                return List.of(
+                        trace.attempt.t().toEpochMilli() - start(),
+                        History.orEmpty(trace.attempt.mode()),
+                        end.map(Event.End::outcome).orElse(""),
+                        end.map(Event.End::seconds).orElse(0.0),
+                        end.map(Event.End::error).orElse(""),
+                        end.map(Event.End::run).filter(other -> !other.equals(run)).orElse(""));
             }
         }
 
-        private static final String HEAD = """
-                <!doctype html>
-                <html lang="en">
-                <head>
-                <meta charset="utf-8">
-                <meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src %s; script-src %s; \
-                base-uri 'none'; form-action 'none'">
-                <meta name="viewport" content="width=device-width, initial-scale=1">
-                %s
-                <title>%4$s</title>
-                <style>%5$s</style>
-                </head>
-                <body>
-                <header><h1>%4$s</h1><p>%6$s</p></header>
-                <main>
-                """;
-        private static final String TABLE = """
-                <section class="card" id="rows"><h2>Rows</h2>
-                <noscript><p>The table of all rows needs JavaScript.</p></noscript>
-                <div class="tools">
-                <label>Search <input id="search" type="search" autocomplete="off" \
-                placeholder="id, input, output, error"></label>
-                <label>%s <select id="outcome"><option value="">all</option></select></label>
-                <label>%s <select id="cause"><option value="">all</option>%s</select></label>
-                <output id="count" aria-live="polite"></output>
-                </div>
-                <div id="scroller"><div id="sizer"><div id="window">
-                <table id="table"><thead><tr>
-                %s</tr></thead><tbody id="body"></tbody></table>
-                </div></div></div>
-                </section>
-                """;
-        private static final String FOOT = """
-                </main>
-                <dialog id="detail" aria-labelledby="detail-id">
-                <div class="bar"><h2 id="detail-id"></h2><button type="button" id="before">Previous</button>
-                <button type="button" id="after">Next</button><button type="button" id="close">Close</button></div>
-                <div id="detail-body"></div>
-                </dialog>
-                <script>%s</script>
-                </body>
-                </html>
-                """;
+        /// Two batches as one page: figures side by side, charts over one another, all rows with their differences
+        /// marked.
+        record OfBoth(Comparison both) {
+            private static final int CONTEXT = 300;
+
+            void write(OutputStream file) throws IOException {
+                Batch one = both.first.batch, two = both.second.batch;
+                var paint = new Paint(false);
+                var title = one.files().results().getFileName() + " and " + two.files().results().getFileName();
+                var about = "first: " + StatusView.headline(one, paint) + "; second: "
+                        + StatusView.headline(two, paint);
+                var table = WebPage.table("Kind", "Differs in", both.outputs.entrySet().stream(),
+                        new Heading("id", "", "Id"), new Heading("outcome", "", "Kind"),
+                        new Heading("seconds", "number", "First, s"), new Heading("second", "number wide", "Second, s"),
+                        new Heading("result", "", "Differences"));
+                var outputs = List.copyOf(both.outputs.keySet());
+                WebPage.write(file, title, about, List.of(totals(), charts(), table), described(outputs),
+                        both.size(), number -> row(both.pair(number), outputs));
+            }
+
+            private Html totals() {
+                var figures = both.figures().stream().map(figure -> Html.of("""
+                        <tr><th scope="row">%s</th><td class="number">%s</td><td class="number">%s</td>\
+                        <td class="number">%s</td></tr>
+                        """, figure.name(), figure.text(figure.first()), figure.text(figure.second()),
+                        figure.change()));
+                int others = both.otherInputs.cardinality();
+                return WebPage.totals(both.matches, Comparison.Match::word, Html.of("""
+                        <table class="figures"><thead><tr><td></td>
+                        <th scope="col" class="number"><span class="key first">first</span></th>
+                        <th scope="col" class="number"><span class="key second">second</span></th>
+                        <th scope="col" class="number">difference</th></tr></thead><tbody>%s</tbody></table>%s""",
+                        figures, others == 0 ? ""
+                                : Html.of("<p>The inputs of %s differ, too.</p>", Plain.count(others, "row"))));
+            }
+
+            private Html charts() {
+                var charts = new ArrayList<>(new Chart.Course(List.of(
+                        new Chart.Course.Track("first", "first", both.first.timeline),
+                        new Chart.Course.Track("second", "second", both.second.timeline))).charts());
+                Longs.Latencies before = both.first.batch.history().latencies;
+                Longs.Latencies after = both.second.batch.history().latencies;
+                if (!before.isEmpty() && !after.isEmpty()) charts.addFirst(latency(before, after));
+                return WebPage.charts(charts.stream().map(Chart::svg));
+            }
+
+            private static Chart latency(Longs.Latencies first, Longs.Latencies second) {
+                Map<String, Double> one = first.percentiles(), two = second.percentiles();
+                var spans = Spans.of(1.5 * Math.max(one.get("p99"), two.get("p99")), Chart.SPANS);
+                var marks = new LinkedHashMap<String, Double>();
+                marks.put("first p50", one.get("p50"));
+                marks.put("second p50", two.get("p50"));
+                return new Chart("latency", "Seconds a row", Chart.Axis.counting("rows"), "seconds", spans, false,
+                        List.of(new Chart.Series("first", "first", first.histogram(spans)),
+                                new Chart.Series("second", "second", second.histogram(spans))), marks);
+            }
+
+            private Map<String, Object> described(List<String> outputs) {
+                var different = Comparison.Match.DIFFERENT;
+                return Json.Tokens.object("start", 0,
+                        "outcomes", Stream.of(Comparison.Match.values()).map(Comparison.Match::word).toList(),
+                        "causes", outputs, "chosen", both.matches.get(different) > 0 ? different.ordinal() : "");
+            }
+
+            /// As a row of the report, of the run that succeeded, the first if both did; then what the second adds:
+            /// `[seconds, run, error of the first, error of the second, true if inputs differ, [differences]]`
+            private List<Object> row(Comparison.Pair pair, List<String> outputs) {
+                Ending before = pair.first(), after = pair.second();
+                var shown = before.outputs().isEmpty() ? after : before;
+                return List.of(Plain.text(pair.id(), LONGEST), pair.match().ordinal(),
+                        pair.outputs().keySet().stream().map(outputs::indexOf).toList(),
+                        both.first.seconds(pair.firstEntry(), before), shown.tokens(), "", before.run(),
+                        values(shown.inputs()), values(shown.outputs()), List.of(), false,
+                        List.of(both.second.seconds(pair.secondEntry(), after), after.run(), before.error(),
+                                after.error(), pair.hasOtherInputs(),
+                                pair.differences().stream().map(this::difference).toList()));
+            }
+
+            /// `[pointer, note, [[side, text]]]`
+            private List<Object> difference(Contrast.Difference difference) {
+                var pieces = both.scope.contrast().pieces(difference).stream()
+                        .map(piece -> piece.shown(CONTEXT, LONGEST));
+                return List.of(difference.pointer(), difference.note(),
+                        pieces.map(piece -> List.of(piece.side().ordinal(), piece.text())).toList());
+            }
+        }
+
         private static final String STYLE = """
                 :root { color-scheme: light dark;
                   --back: light-dark(#f6f6f4, #131518); --card: light-dark(#fff, #1b1e22);
                   --ink: light-dark(#1d2024, #e7e9ec); --soft: light-dark(#5c636c, #a0a8b1);
                   --line: light-dark(#dfe1e4, #31363c); --accent: light-dark(#1f57b5, #86b3ff); }
-                .first { --hue: light-dark(#3c6fc4, #7aa7f5); } .second { --hue: light-dark(#b0561b, #e8955c); }
+                .first, .plain { --hue: light-dark(#3c6fc4, #7aa7f5); } .second { --hue: light-dark(#b0561b, #e8955c); }
                 .succeeded, .same, ins { --hue: light-dark(#2c7a4b, #56b97f); }
                 .partial, .different { --hue: light-dark(#9a6200, #dca03c); }
                 .failed, .neither, del { --hue: light-dark(#bc3226, #f27a71); }
                 .paused, .only { --hue: light-dark(#0b6e80, #4cb9cc); }
                 .unknown { --hue: light-dark(#7446ad, #b99af0); } .pending { --hue: light-dark(#6d747c, #949ca5); }
-                .plain { --hue: light-dark(#3c6fc4, #7aa7f5); }
                 * { box-sizing: border-box; }
                 body { margin: 0 auto; max-width: 75rem; padding: 1.5rem 1.25rem 3rem; background: var(--back);
                   color: var(--ink); font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif;
@@ -4113,7 +4188,7 @@ final class DifyExec implements Runnable {
                 const STEPS = {ArrowDown: 1, ArrowUp: -1, PageDown: 12, PageUp: -12, Home: -Infinity, End: Infinity};
                 const at = id => document.getElementById(id);
                 const batch = JSON.parse(at('batch').textContent);
-                const heads = [...document.querySelectorAll('#table th')];
+                const heads = [...document.querySelectorAll('#table th')], box = at('scroller');
                 const rows = [], haystacks = [];
                 let chosen = [], sort = {key: '', down: false}, printing = false, shown = -1;
 
@@ -4128,12 +4203,9 @@ final class DifyExec implements Runnable {
                 const plain = value => Array.isArray(value) ? value[0] : value;
                 const number = count => count.toLocaleString('en-US');
                 const fixed = seconds => seconds ? seconds.toFixed(2) : '';
+                const word = row => batch.outcomes[row[OUTCOME]];
+                const chip = row => element('span', 'chip ' + word(row), word(row));
                 const lastError = row => row[ATTEMPTS].at(-1)?.[4] ?? '';
-
-                function chip(row) {
-                  const word = batch.outcomes[row[OUTCOME]];
-                  return element('span', 'chip ' + word, word);
-                }
 
                 // of a row of two batches: what differs, by words
                 const marked = pieces => pieces.map(([side, text]) => side
@@ -4154,12 +4226,11 @@ final class DifyExec implements Runnable {
                     ...marked(pieces.map(([side, text]) => [side, side ? text : near(text)])), ' ']);
                 }
 
-                function differences(row) {
-                  const items = (row[SECOND]?.[5] ?? []).flatMap(([pointer, note, pieces]) => [
-                    element('dt', '', pointer),
-                    element('dd', '', element('pre', '', ...marked(pieces)), element('div', 'cut', note))]);
-                  return items.length ? [element('h3', '', 'Differences'), element('dl', '', ...items)] : [];
-                }
+                const part = (title, items) => items.length
+                  ? [element('h3', '', title), element('dl', '', ...items)] : [];
+                const differences = row => part('Differences', (row[SECOND]?.[5] ?? []).flatMap(
+                  ([pointer, note, pieces]) => [element('dt', '', pointer),
+                    element('dd', '', element('pre', '', ...marked(pieces)), element('div', 'cut', note))]));
 
                 // by a column's key: what it is sorted by, and what it shows
                 const columns = {
@@ -4186,7 +4257,7 @@ final class DifyExec implements Runnable {
                   if (sort.key) order();
                   shown = -1;
                   count(chosen.length);
-                  at('scroller').scrollTop = 0;
+                  box.scrollTop = 0;
                   draw();
                 }
 
@@ -4206,11 +4277,14 @@ final class DifyExec implements Runnable {
                   });
                 }
 
+                // how tall all rows are, what of it the window hides, and what of that the scroll bar shows
+                const whole = () => (chosen.length + 1) * HEIGHT, tall = () => Math.min(whole(), TALLEST);
+                const hidden = () => Math.max(0, whole() - box.clientHeight);
+                const scale = () => hidden() > 0 ? (tall() - box.clientHeight) / hidden() : 1;
+
                 function draw() {
-                  const box = at('scroller'), whole = (chosen.length + 1) * HEIGHT, tall = Math.min(whole, TALLEST);
-                  at('sizer').style.height = tall + 'px';
-                  const room = Math.max(1, tall - box.clientHeight);
-                  const top = printing ? 0 : Math.min(1, box.scrollTop / room) * Math.max(0, whole - box.clientHeight);
+                  at('sizer').style.height = tall() + 'px';
+                  const top = printing ? 0 : Math.min(hidden(), box.scrollTop / scale());
                   const first = Math.floor(top / HEIGHT);
                   const many = printing ? PRINTED : Math.ceil(box.clientHeight / HEIGHT) + 1;
                   const focused = document.activeElement.closest('#body tr')?.dataset.place;
@@ -4240,14 +4314,13 @@ final class DifyExec implements Runnable {
                 }
 
                 function values(title, named) {
-                  const items = Object.entries(named).flatMap(([name, value]) => {
+                  return part(title, Object.entries(named).flatMap(([name, value]) => {
                     const cut = Array.isArray(value) && value.length > 1;
                     const cell = element('dd', '',
                       element('pre', '', Array.isArray(value) && !cut ? pretty(value[0]) : plain(value)));
                     if (cut) cell.append(element('div', 'cut', 'cut here; ' + number(value[1]) + ' characters in all'));
                     return [element('dt', '', name), cell];
-                  });
-                  return items.length ? [element('h3', '', title), element('dl', '', ...items)] : [];
+                  }));
                 }
 
                 function attempts(row) {
@@ -4264,11 +4337,10 @@ final class DifyExec implements Runnable {
                   shown = place;
                   const row = rows[chosen[place]];
                   const [seconds, run, before, after, other] = row[SECOND] ?? [];
-                  const facts = {run: row[RUN], seconds: String(row[SECONDS] || ''), tokens: row[TOKENS],
-                    price: row[PRICE], error: before || lastError(row), 'second run': run ?? '',
-                    'second seconds': String(seconds || ''), 'second error': after ?? '',
-                    note: other ? 'the inputs differ, too' : ''};
-                  const known = Object.fromEntries(Object.entries(facts).filter(fact => fact[1] !== ''));
+                  const facts = {run: row[RUN], seconds: row[SECONDS], tokens: row[TOKENS], price: row[PRICE],
+                    error: before || lastError(row), 'second run': run, 'second seconds': seconds,
+                    'second error': after, note: other && 'the inputs differ, too'};
+                  const known = Object.fromEntries(Object.entries(facts).filter(fact => fact[1]));
                   at('detail-id').textContent = row[ID];
                   at('detail-body').replaceChildren(chip(row), ...differences(row), ...values('Run', known),
                     ...values(row[EDITED] ? 'Inputs, edited: not those of the CSV' : 'Inputs', row[INPUTS]),
@@ -4281,12 +4353,10 @@ final class DifyExec implements Runnable {
                 }
 
                 function goTo(place) {
-                  const box = at('scroller'), target = Math.max(0, Math.min(chosen.length - 1, place));
-                  const whole = (chosen.length + 1) * HEIGHT, hidden = whole - box.clientHeight;
-                  const scale = hidden > 0 ? (Math.min(whole, TALLEST) - box.clientHeight) / hidden : 1;
-                  const top = box.scrollTop / scale, bottom = (target + 2) * HEIGHT - box.clientHeight;
-                  if (target * HEIGHT < top) box.scrollTop = target * HEIGHT * scale;
-                  else if (bottom > top) box.scrollTop = bottom * scale;
+                  const target = Math.max(0, Math.min(chosen.length - 1, place));
+                  const top = box.scrollTop / scale(), bottom = (target + 2) * HEIGHT - box.clientHeight;
+                  if (target * HEIGHT < top) box.scrollTop = target * HEIGHT * scale();
+                  else if (bottom > top) box.scrollTop = bottom * scale();
                   draw();
                   focus(target);
                 }
@@ -4324,7 +4394,7 @@ final class DifyExec implements Runnable {
                 let soon;
                 at('search').oninput = () => { clearTimeout(soon); soon = setTimeout(choose, 120); };
                 for (const id of ['outcome', 'cause']) at(id).onchange = choose;
-                at('scroller').onscroll = onresize = draw;
+                box.onscroll = onresize = draw;
                 onbeforeprint = () => print(true);
                 onafterprint = () => print(false);
                 onkeydown = event => { // n and p: the next and the previous row
@@ -4353,222 +4423,147 @@ final class DifyExec implements Runnable {
                 """;
     }
 
-    /// Where a row of two batches stands; what has no success yet has failed here, is paused or unknown.
-    enum Match {
-        SAME, DIFFERENT, ONLY_FIRST, ONLY_SECOND, FAILED_FIRST, FAILED_SECOND, NEITHER;
-
-        /// Before the outputs are looked at. Of a row that is pending, a file knows nothing.
-        static Match of(Standing first, Standing second) {
-            if (first == Standing.PENDING) return second == Standing.PENDING ? NEITHER : ONLY_SECOND;
-            if (second == Standing.PENDING) return ONLY_FIRST;
-            if (first.isSuccess()) return second.isSuccess() ? SAME : FAILED_SECOND;
-            return second.isSuccess() ? FAILED_FIRST : NEITHER;
-        }
-
-        String key() {
-            return name().toLowerCase(Locale.ROOT);
-        }
-
-        String word() {
-            return key().replace('_', ' ');
-        }
-
-        /// What has no success in either is no difference.
-        boolean isDifference() {
-            return this != SAME && this != NEITHER;
-        }
-    }
-
-    /// What of the outputs is compared.
-    ///
-    /// @param part    a JSON pointer into them; empty: all
-    /// @param ignored names of outputs
-    record Scope(String part, Set<String> ignored, boolean trim) {
-        boolean holds(String name) {
-            return !ignored.contains(name)
-                    && (part.isEmpty() || (part + "/").startsWith(Contrast.pointer(name) + "/"));
-        }
-
-        /// What is left of the part within its output.
-        JsonPointer within() {
-            return part.isEmpty() ? JsonPointer.empty() : JsonPointer.compile(part).tail();
-        }
-
-        /// What an output of this name is called: by its pointer.
-        String output(String name) {
-            return part.isEmpty() ? Contrast.pointer(name) : part;
-        }
-    }
-
-    /// One side of a comparison.
-    static final class Compared {
-        final Batch batch;
-        final Timeline timeline = new Timeline();
-        final OutputNames names = new OutputNames();
-
-        /// All at the same time.
-        ///
-        /// @param named whether the names of inputs and outputs are needed
-        /// @param timed whether the course in time is
-        static List<Compared> read(List<Path> results, boolean named, boolean timed) {
-            var reading = results.stream().map(file -> CompletableFuture.supplyAsync(
-                    () -> new Compared(file, named, timed), Thread.ofPlatform()::start)).toList();
-            try {
-                return reading.stream().map(CompletableFuture::join).toList();
-            } catch (CompletionException problem) {
-                throw problem.getCause() instanceof Unusable unusable ? unusable : problem;
-            }
-        }
-
-        private Compared(Path results, boolean named, boolean timed) {
-            var readings = new ArrayList<Reading>();
-            if (named) readings.add(names);
-            if (timed) readings.add(timeline);
-            batch = Batch.peek(BatchFiles.of(results).begun(), Optional.empty(), readings);
-        }
-    }
-
     /// Two batches row by row: the rows of the first in its order, then those that only the second knows.
     static final class Comparison implements AutoCloseable {
         final Compared first, second;
         final Scope scope;
-        final Contrast contrast;
-        private final JsonPointer within;
-        private final Endings firstEndings, secondEndings;
-        private final int[] added;
+        final Map<Match, Long> matches = new EnumMap<>(Match.class);
+        /// How many rows differ in each output, by its pointer.
+        final Map<String, Long> outputs = new LinkedHashMap<>();
+        /// Rows that differ, and rows whose inputs do.
+        final BitSet unequal = new BitSet(), otherInputs = new BitSet();
+        /// The row's entry in the second, or -1: of the first's rows, then of those that only the second knows.
+        private final int[] others;
+        /// Both have logs. Else the figures are by the results, which tell only of successes.
+        private final boolean isLogged;
         /// Whether the part that is compared has turned up.
         private boolean met;
         /// Names to ignore that have not turned up.
         private final Set<String> unmet;
 
-        /// Each entry is its batch's, or -1.
+        /// Where a row of two batches stands; what has no success yet has failed here, is paused or unknown.
+        enum Match {
+            SAME(Standing.SUCCEEDED), DIFFERENT(Standing.PARTIAL), ONLY_FIRST(Standing.PAUSED),
+            ONLY_SECOND(Standing.PAUSED), FAILED_FIRST(Standing.FAILED), FAILED_SECOND(Standing.FAILED),
+            NEITHER(Standing.FAILED);
+
+            /// Whose colour it has.
+            private final Standing like;
+
+            Match(Standing like) {
+                this.like = like;
+            }
+
+            /// Before the outputs are looked at. Of a row that is pending, a file knows nothing.
+            static Match of(Standing first, Standing second) {
+                if (first == Standing.PENDING) return second == Standing.PENDING ? NEITHER : ONLY_SECOND;
+                if (second == Standing.PENDING) return ONLY_FIRST;
+                if (first.isSuccess()) return second.isSuccess() ? SAME : FAILED_SECOND;
+                return second.isSuccess() ? FAILED_FIRST : NEITHER;
+            }
+
+            String key() {
+                return name().toLowerCase(Locale.ROOT);
+            }
+
+            String word() {
+                return key().replace('_', ' ');
+            }
+
+            /// What has no success in either is no difference.
+            boolean isDifference() {
+                return this != SAME && this != NEITHER;
+            }
+        }
+
+        /// What of the outputs is compared.
+        ///
+        /// @param part    a JSON pointer into them; empty: all
+        /// @param ignored names of outputs
+        record Scope(String part, Set<String> ignored, Contrast contrast) {
+            boolean holds(String name) {
+                return !ignored.contains(name)
+                        && (part.isEmpty() || (part + "/").startsWith(Contrast.pointer(name) + "/"));
+            }
+
+            /// What an output of this name is called: by its pointer.
+            String output(String name) {
+                return part.isEmpty() ? Contrast.pointer(name) : part;
+            }
+
+            /// What is compared of an output. What is nested too deeply, or a number too large, is the text that it
+            /// was.
+            JsonNode part(Ending.Value value) {
+                var within = part.isEmpty() ? JsonPointer.empty() : JsonPointer.compile(part).tail();
+                var nodes = Json.MAPPER.getNodeFactory();
+                try {
+                    return (value == null ? nodes.missingNode() : value.json() ? Json.FLAT.readTree(value.text())
+                            : nodes.textNode(value.text())).at(within);
+                } catch (IOException | NumberFormatException _) {
+                    return nodes.textNode(value.text()).at(within);
+                }
+            }
+        }
+
+        /// A row of both. Each entry is its batch's, or -1.
+        ///
+        /// @param outputs what differs in each, by its pointer
         record Pair(String id, Match match, int firstEntry, int secondEntry, Ending first, Ending second,
-                List<Contrast.Difference> differences, boolean hasOtherInputs) {}
-
-        Comparison(Compared first, Compared second, Scope scope) throws IOException {
-            this.first = first;
-            this.second = second;
-            this.scope = scope;
-            contrast = new Contrast(scope.trim());
-            within = scope.within();
-            met = scope.part().isEmpty();
-            unmet = new TreeSet<>(scope.ignored());
-            firstEndings = new Endings(first.batch);
-            secondEndings = new Endings(second.batch);
-            Index one = first.batch.index(), two = second.batch.index();
-            added = IntStream.range(0, two.size()).filter(entry -> one.find(two.id(entry)) < 0).toArray();
-        }
-
-        int size() {
-            return first.batch.index().size() + added.length;
-        }
-
-        Pair pair(int number) throws IOException {
-            Index one = first.batch.index(), two = second.batch.index();
-            boolean isKnown = number < one.size();
-            var id = isKnown ? one.id(number) : two.id(added[number - one.size()]);
-            int from = isKnown ? number : -1, to = isKnown ? two.find(id) : added[number - one.size()];
-            var match = Match.of(standing(one, from), standing(two, to));
-            var before = from < 0 ? Ending.NONE : firstEndings.of(from);
-            var after = to < 0 ? Ending.NONE : secondEndings.of(to);
-            if (match != Match.SAME) return new Pair(id, match, from, to, before, after, List.of(), false);
-            var differences = differences(before.outputs(), after.outputs());
-            return new Pair(id, differences.isEmpty() ? match : Match.DIFFERENT, from, to, before, after, differences,
-                    !before.inputs().isEmpty() && !after.inputs().isEmpty() && !before.inputs().equals(after.inputs()));
-        }
-
-        /// The row is the same to the byte, inputs and outputs; false also where it would take more to see that.
-        private boolean isRepeated(int number) throws IOException {
-            Index one = first.batch.index(), two = second.batch.index();
-            int other = number < one.size() ? two.find(one.id(number)) : -1;
-            if (other < 0) return false;
-            Optional<byte[]> before = firstEndings.result(number), after = secondEndings.result(other);
-            return before.isPresent() && after.isPresent() && Ending.isRepeated(before.get(), after.get());
-        }
-
-        private static Standing standing(Index index, int entry) {
-            return entry < 0 ? Standing.PENDING : index.standing(entry);
-        }
-
-        private List<Contrast.Difference> differences(Map<String, Ending.Value> before,
-                Map<String, Ending.Value> after) {
-            if (!unmet.isEmpty()) unmet.removeAll(union(before.keySet(), after.keySet()));
-            if (met && before.equals(after)) return List.of();
-            var found = new ArrayList<Contrast.Difference>();
-            for (var name : union(before.keySet(), after.keySet())) if (scope.holds(name)) {
-                var value = before.get(name);
-                if (met && value != null && value.equals(after.get(name))) continue;
-                JsonNode one = part(value), two = part(after.get(name));
-                met |= !one.isMissingNode() || !two.isMissingNode();
-                found.addAll(contrast.of(scope.output(name), one, two));
-            }
-            return found;
-        }
-
-        static Set<String> union(Set<String> first, Set<String> second) {
-            var all = new LinkedHashSet<>(first);
-            all.addAll(second);
-            return all;
-        }
-
-        /// What is compared of an output. What is nested too deeply, or a number too large, is the text that it was.
-        JsonNode part(Ending.Value value) {
-            var nodes = Json.MAPPER.getNodeFactory();
-            try {
-                return (value == null ? nodes.missingNode()
-                        : value.json() ? Json.FLAT.readTree(value.text()) : nodes.textNode(value.text())).at(within);
-            } catch (IOException | NumberFormatException _) {
-                return nodes.textNode(value.text()).at(within);
+                Map<String, List<Contrast.Difference>> outputs, boolean hasOtherInputs) {
+            List<Contrast.Difference> differences() {
+                return outputs.values().stream().flatMap(List::stream).toList();
             }
         }
 
-        /// Looks at all rows once.
-        Overview overview() throws IOException {
-            var overview = new Overview(this);
-            for (int number = 0; number < size(); number++) {
-                if (met && unmet.isEmpty() && overview.isLogged() && isRepeated(number)) overview.addSame();
-                else overview.add(number, pair(number));
-            }
-            long compared = overview.count(Match.SAME) + overview.count(Match.DIFFERENT);
-            if (!met && compared > 0) throw new Unusable("--output " + Plain.text(scope.part(), 100)
-                    + ": no row has such a part in its outputs, in neither file");
-            if (!unmet.isEmpty() && compared > 0) throw new Unusable("--ignore "
-                    + Plain.text(String.join(" --ignore ", unmet), 100)
-                    + ": no row has such an output, in neither file");
-            return overview;
-        }
-
-        @Override
-        public void close() throws IOException {
-            firstEndings.close();
-            secondEndings.close();
-        }
-    }
-
-    /// What all rows of a comparison come to.
-    static final class Overview {
-        private static final int SHOWN = 10;
-
-        private final Comparison comparison;
-        final Map<Match, Long> matches = new EnumMap<>(Match.class);
-        /// How many rows differ in each output.
-        final Map<String, Long> outputs = new LinkedHashMap<>();
-        /// Rows that differ, and rows whose inputs do.
-        final BitSet unequal = new BitSet(), otherInputs = new BitSet();
-        private final Took first = new Took(), second = new Took();
-
-        /// What the rows of one file took, by its results.
-        private static final class Took {
+        /// One side of a comparison.
+        static final class Compared {
             private static final int DIGITS = 100;
 
-            final Longs.Latencies latencies = new Longs.Latencies();
-            final Map<String, BigDecimal> prices = new TreeMap<>();
-            long tokens = 0;
+            final Batch batch;
+            final Timeline timeline = new Timeline();
+            final Spreadsheet.OutputNames names = new Spreadsheet.OutputNames();
+            private Endings endings;
+            /// What its rows took: by the log where both sides have one, else by the results.
+            private Longs.Latencies latencies = new Longs.Latencies();
+            private Map<String, BigDecimal> prices = new TreeMap<>();
+            private long tokens = 0;
 
-            void add(Ending ending) {
-                if (!ending.seconds().isEmpty()) latencies.add(number(ending.seconds()).movePointRight(3).longValue());
+            /// All at the same time.
+            ///
+            /// @param named whether the names of inputs and outputs are needed
+            /// @param timed whether the course in time is
+            static List<Compared> read(List<Path> results, boolean named, boolean timed) {
+                return results.parallelStream().map(file -> new Compared(file, named, timed)).toList();
+            }
+
+            private Compared(Path results, boolean named, boolean timed) {
+                var readings = new ArrayList<Reading>();
+                if (named) readings.add(names);
+                if (timed) readings.add(timeline);
+                batch = Batch.peek(BatchFiles.of(results).begun(), Optional.empty(), readings);
+            }
+
+            private Standing standing(int entry) {
+                return entry < 0 ? Standing.PENDING : batch.index().standing(entry);
+            }
+
+            private Ending ending(int entry) throws IOException {
+                return entry < 0 ? Ending.NONE : endings.of(entry);
+            }
+
+            /// What a row took, by the log, else by the results.
+            Object seconds(int entry, Ending ending) {
+                return entry >= 0 && batch.ledger().millis(entry) > 0 ? batch.ledger().millis(entry) / 1000.0
+                        : number(ending.seconds());
+            }
+
+            private void take(int entry, Ending ending) {
+                if (!standing(entry).isSuccess()) return;
+                if (!ending.seconds().isEmpty())
+                    latencies.add(number(ending.seconds()).movePointRight(3).longValue());
                 tokens += number(ending.tokens()).longValue();
-                if (!ending.price().isEmpty()) prices.merge(ending.currency(), number(ending.price()), BigDecimal::add);
+                if (!ending.price().isEmpty())
+                    prices.merge(ending.currency(), number(ending.price()), BigDecimal::add);
             }
 
             /// Zero where a file that others wrote has no number, or one that no run can have.
@@ -4582,45 +4577,6 @@ final class DifyExec implements Runnable {
             }
         }
 
-        Overview(Comparison comparison) {
-            this.comparison = comparison;
-            for (var match : Match.values()) matches.put(match, 0L);
-        }
-
-        /// A row that needs no look at its parts.
-        void addSame() {
-            matches.merge(Match.SAME, 1L, Long::sum);
-        }
-
-        void add(int number, Comparison.Pair pair) {
-            matches.merge(pair.match(), 1L, Long::sum);
-            unequal.set(number, pair.match().isDifference());
-            otherInputs.set(number, pair.hasOtherInputs());
-            outputs(pair.differences()).forEach(output -> outputs.merge(output, 1L, Long::sum));
-            if (isSuccess(comparison.first, pair.firstEntry())) first.add(pair.first());
-            if (isSuccess(comparison.second, pair.secondEntry())) second.add(pair.second());
-        }
-
-        private static boolean isSuccess(Compared side, int entry) {
-            return entry >= 0 && side.batch.index().standing(entry).isSuccess();
-        }
-
-        /// By their pointers.
-        Set<String> outputs(List<Contrast.Difference> differences) {
-            var part = comparison.scope.part();
-            return differences.stream().map(Contrast.Difference::pointer).map(pointer -> !part.isEmpty() ? part
-                    : pointer.substring(0, pointer.indexOf('/', 1) < 0 ? pointer.length() : pointer.indexOf('/', 1)))
-                    .collect(Collectors.toCollection(LinkedHashSet::new));
-        }
-
-        long count(Match match) {
-            return matches.get(match);
-        }
-
-        boolean differs() {
-            return !unequal.isEmpty();
-        }
-
         /// A figure of both sides, NaN where it is not known.
         record Figure(String name, double first, double second, int digits) {
             /// As small as it is, a price has two digits that say something.
@@ -4628,11 +4584,6 @@ final class DifyExec implements Runnable {
                 double high = first.max(second).doubleValue();
                 int digits = high == 0 ? 2 : Math.clamp(3 - (int) Math.floor(Math.log10(high)), 2, 9);
                 return new Figure("cost " + Plain.text(currency, 8), first.doubleValue(), second.doubleValue(), digits);
-            }
-
-            /// As a key of JSON.
-            String key() {
-                return name.replace(' ', '_');
             }
 
             String text(double figure) {
@@ -4659,305 +4610,218 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// Both have logs. Where one of them is missing, the figures are by the results, which tell only of successes.
-        boolean isLogged() {
-            return comparison.first.batch.history().attempts > 0 && comparison.second.batch.history().attempts > 0;
+        Comparison(Compared first, Compared second, Scope scope) throws IOException {
+            this.first = first;
+            this.second = second;
+            this.scope = scope;
+            met = scope.part().isEmpty();
+            unmet = new TreeSet<>(scope.ignored());
+            isLogged = first.batch.history().attempts > 0 && second.batch.history().attempts > 0;
+            for (var side : List.of(first, second)) {
+                side.endings = new Endings(side.batch);
+                if (!isLogged) continue;
+                side.latencies = side.batch.history().latencies;
+                side.prices = side.batch.history().prices;
+                side.tokens = side.batch.history().tokens;
+            }
+            Index one = first.batch.index(), two = second.batch.index();
+            others = IntStream.concat(IntStream.range(0, one.size()).map(entry -> two.find(one.id(entry))),
+                    IntStream.range(0, two.size()).filter(entry -> one.find(two.id(entry)) < 0)).toArray();
+            for (var match : Match.values()) matches.put(match, 0L);
+        }
+
+        int size() {
+            return others.length;
+        }
+
+        Pair pair(int number) throws IOException {
+            int from = number < first.batch.index().size() ? number : -1, to = others[number];
+            var id = from < 0 ? second.batch.index().id(to) : first.batch.index().id(from);
+            var match = Match.of(first.standing(from), second.standing(to));
+            Ending before = first.ending(from), after = second.ending(to);
+            if (match != Match.SAME) return new Pair(id, match, from, to, before, after, Map.of(), false);
+            var outputs = differences(before.outputs(), after.outputs());
+            return new Pair(id, outputs.isEmpty() ? match : Match.DIFFERENT, from, to, before, after, outputs,
+                    !before.inputs().isEmpty() && !after.inputs().isEmpty() && !before.inputs().equals(after.inputs()));
+        }
+
+        /// The row is the same to the byte, inputs and outputs; false also where it would take more to see that.
+        private boolean isRepeated(int number) throws IOException {
+            if (number >= first.batch.index().size() || others[number] < 0) return false;
+            Optional<byte[]> before = first.endings.result(number), after = second.endings.result(others[number]);
+            return before.isPresent() && after.isPresent() && Ending.isRepeated(before.get(), after.get());
+        }
+
+        /// What differs in each output, by its pointer.
+        private Map<String, List<Contrast.Difference>> differences(Map<String, Ending.Value> before,
+                Map<String, Ending.Value> after) {
+            if (!unmet.isEmpty()) unmet.removeAll(union(before.keySet(), after.keySet()));
+            if (met && before.equals(after)) return Map.of();
+            var found = new LinkedHashMap<String, List<Contrast.Difference>>();
+            for (var name : union(before.keySet(), after.keySet())) if (scope.holds(name)) {
+                var value = before.get(name);
+                if (met && value != null && value.equals(after.get(name))) continue;
+                JsonNode one = scope.part(value), two = scope.part(after.get(name));
+                met |= !one.isMissingNode() || !two.isMissingNode();
+                var differences = scope.contrast().of(scope.output(name), one, two);
+                if (!differences.isEmpty()) found.put(scope.output(name), differences);
+            }
+            return found;
+        }
+
+        static Set<String> union(Set<String> first, Set<String> second) {
+            var all = new LinkedHashSet<>(first);
+            all.addAll(second);
+            return all;
+        }
+
+        /// Looks at all rows once, and counts.
+        void look() throws IOException {
+            for (int number = 0; number < size(); number++) {
+                if (met && unmet.isEmpty() && isLogged && isRepeated(number)) matches.merge(Match.SAME, 1L, Long::sum);
+                else add(number, pair(number));
+            }
+            if (matches.get(Match.SAME) + matches.get(Match.DIFFERENT) == 0) return;
+            if (!met) throw new Unusable("--output " + Plain.text(scope.part(), 100)
+                    + ": no row has such a part in its outputs, in neither file");
+            if (!unmet.isEmpty()) throw new Unusable("--ignore " + Plain.text(String.join(" --ignore ", unmet), 100)
+                    + ": no row has such an output, in neither file");
+        }
+
+        private void add(int number, Pair pair) {
+            matches.merge(pair.match(), 1L, Long::sum);
+            unequal.set(number, pair.match().isDifference());
+            otherInputs.set(number, pair.hasOtherInputs());
+            pair.outputs().keySet().forEach(output -> outputs.merge(output, 1L, Long::sum));
+            if (isLogged) return;
+            first.take(pair.firstEntry(), pair.first());
+            second.take(pair.secondEntry(), pair.second());
         }
 
         List<Figure> figures() {
-            Batch one = comparison.first.batch, two = comparison.second.batch;
-            History before = one.history(), after = two.history();
-            boolean logged = isLogged();
+            Batch one = first.batch, two = second.batch;
             var figures = new ArrayList<Figure>(List.of(
                     new Figure("rows", one.index().size(), two.index().size(), 0),
                     new Figure("percent succeeded", succeeded(one.index()), succeeded(two.index()), 1)));
-            double[] fast = (logged ? before.latencies : first.latencies).percentiles(0.5, 0.9);
-            double[] slow = (logged ? after.latencies : second.latencies).percentiles(0.5, 0.9);
+            double[] fast = first.latencies.percentiles(0.5, 0.9);
+            double[] slow = second.latencies.percentiles(0.5, 0.9);
             for (int i = 0; i < 2; i++) figures.add(new Figure(i == 0 ? "seconds p50" : "seconds p90",
                     fast.length == 0 ? Double.NaN : fast[i], slow.length == 0 ? Double.NaN : slow[i], 2));
-            figures.add(new Figure("tokens", logged ? before.tokens : first.tokens,
-                    logged ? after.tokens : second.tokens, 0));
-            Map<String, BigDecimal> cost = logged ? before.prices : first.prices;
-            Map<String, BigDecimal> other = logged ? after.prices : second.prices;
-            Comparison.union(cost.keySet(), other.keySet()).forEach(currency -> figures.add(Figure.ofPrice(currency,
+            figures.add(new Figure("tokens", first.tokens, second.tokens, 0));
+            Map<String, BigDecimal> cost = first.prices, other = second.prices;
+            union(cost.keySet(), other.keySet()).forEach(currency -> figures.add(Figure.ofPrice(currency,
                     cost.getOrDefault(currency, BigDecimal.ZERO), other.getOrDefault(currency, BigDecimal.ZERO))));
-            if (logged) figures.add(new Figure("retries", before.retries, after.retries, 0));
+            if (isLogged) figures.add(new Figure("retries", one.history().retries, two.history().retries, 0));
             return figures;
         }
 
         private static double succeeded(Index index) {
             return 100.0 * (index.count(Standing.SUCCEEDED) + index.count(Standing.PARTIAL)) / index.rows();
         }
-    }
 
-    /// What differs between two batches: a table, or one JSON object.
-    record ComparisonView(Comparison comparison, Overview overview, PrintWriter out, Paint paint) {
-        private static final int CONTEXT = 30, LONGEST = 300;
-
-        void print(boolean all) throws IOException {
-            out.println("first   " + StatusView.headline(comparison.first.batch, paint));
-            out.println("second  " + StatusView.headline(comparison.second.batch, paint));
-            out.println();
-            StatusView.Share.of(overview.matches).forEach(share -> out.println(
-                    share.line(13, Match::word, (match, text) -> paint.by(standing(match), text))));
-            figures();
-            outputs();
-            otherInputs();
-            differences(all ? Long.MAX_VALUE : Overview.SHOWN);
-            if (!overview.differs()) out.println("\nNothing differs.");
-            out.flush();
+        @Override
+        public void close() throws IOException {
+            first.endings.close();
+            second.endings.close();
         }
 
-        private static Standing standing(Match match) {
-            return switch (match) {
-                case SAME -> Standing.SUCCEEDED;
-                case DIFFERENT -> Standing.PARTIAL;
-                case ONLY_FIRST, ONLY_SECOND -> Standing.PAUSED;
-                case FAILED_FIRST, FAILED_SECOND, NEITHER -> Standing.FAILED;
-            };
-        }
+        /// What differs: a table, or one JSON object.
+        record View(Comparison both, PrintWriter out, Paint paint) {
+            private static final int SHOWN = 10, CONTEXT = 30, LONGEST = 300;
 
-        private void figures() {
-            out.println();
-            out.println("  " + paint.faint("%-18s%14s%14s    %s".formatted("", "first", "second", "difference")));
-            for (var figure : overview.figures())
-                out.println("  " + paint.faint("%-18s".formatted(figure.name())) + "%14s%14s    %s".formatted(
-                        figure.text(figure.first()), figure.text(figure.second()), figure.change()).stripTrailing());
-        }
-
-        private void outputs() {
-            if (!overview.outputs.isEmpty()) out.println();
-            overview.outputs.forEach((output, rows) -> out.println("  "
-                    + paint.faint("%-24s".formatted("differ in " + Plain.text(output, 200)))
-                    + String.format(Locale.ROOT, "%,8d", rows) + (rows == 1 ? " row" : " rows")));
-        }
-
-        private void otherInputs() {
-            var rows = overview.otherInputs;
-            if (rows.isEmpty()) return;
-            out.println("\n  Note: the inputs of " + Plain.count(rows.cardinality(), "row") + " differ, too (first: "
-                    + Plain.id(comparison.first.batch.index().id(rows.nextSetBit(0))) + ")");
-        }
-
-        private void differences(long most) throws IOException {
-            int[] rows = overview.unequal.stream().limit(most).toArray();
-            for (int number : rows) row(comparison.pair(number));
-            int more = overview.unequal.cardinality() - rows.length;
-            if (more > 0) out.println("\n  … and " + Plain.count(more, "more row") + " (--all)");
-        }
-
-        private void row(Comparison.Pair pair) {
-            out.println();
-            out.println("  " + paint.bold(Plain.id(pair.id())) + "  " + paint.by(standing(pair.match()),
-                    pair.match().word()) + Stream.of(pair.first().error(), pair.second().error())
-                    .filter(error -> !error.isEmpty()).map(error -> ": " + Plain.text(error, 160)).collect(joining()));
-            for (var difference : pair.differences()) out.println("    " + paint.faint(Plain.text(difference.pointer(),
-                    200)) + "  " + marked(difference)
-                    + (difference.note().isEmpty() ? "" : paint.faint("  (" + difference.note() + ")")));
-        }
-
-        /// `the [-red-]{+blue+} one`
-        private String marked(Contrast.Difference difference) {
-            return comparison.contrast.pieces(difference).stream().map(piece -> piece.shown(CONTEXT, LONGEST))
-                    .map(piece -> switch (piece.side()) {
-                        case BOTH -> Plain.text(piece.text(), LONGEST);
-                        case FIRST -> paint.by(Standing.FAILED, "[-" + Plain.text(piece.text(), LONGEST) + "-]");
-                        case SECOND -> paint.by(Standing.SUCCEEDED, "{+" + Plain.text(piece.text(), LONGEST) + "+}");
-                    }).collect(joining());
-        }
-
-        /// The keys and their order are a promise; see `docs/compare.md`. Written row by row.
-        static void json(Comparison comparison, Overview overview, PrintWriter out) throws IOException {
-            var head = new LinkedHashMap<String, Object>();
-            overview.matches.forEach((match, rows) -> head.put(match.key(), rows));
-            head.put("inputs_differ", overview.otherInputs.cardinality());
-            head.put("outputs", overview.outputs);
-            var figures = new LinkedHashMap<String, Object>();
-            overview.figures().forEach(figure -> figures.put(figure.key(), figure.json()));
-            head.put("figures", figures);
-            var text = Json.Tokens.text(head);
-            out.print(text.substring(0, text.length() - 1) + ",\"rows\":[");
-            int[] rows = overview.unequal.stream().toArray();
-            for (int i = 0; i < rows.length; i++) {
-                if (i > 0) out.print(",");
-                out.print(Json.MAPPER.writeValueAsString(row(comparison, comparison.pair(rows[i]))));
+            void print(boolean all) throws IOException {
+                out.println("first   " + StatusView.headline(both.first.batch, paint));
+                out.println("second  " + StatusView.headline(both.second.batch, paint));
+                out.println();
+                StatusView.Share.of(both.matches).forEach(share -> out.println(
+                        share.line(13, Match::word, (match, text) -> paint.by(match.like, text))));
+                figures();
+                if (!both.outputs.isEmpty()) out.println();
+                both.outputs.forEach((output, rows) -> out.println("  "
+                        + paint.faint("%-24s".formatted("differ in " + Plain.text(output, 200)))
+                        + String.format(Locale.ROOT, "%,8d", rows) + (rows == 1 ? " row" : " rows")));
+                var others = both.otherInputs;
+                if (!others.isEmpty()) out.println("\n  Note: the inputs of " + Plain.count(others.cardinality(), "row")
+                        + " differ, too (first: " + Plain.id(both.first.batch.index().id(others.nextSetBit(0))) + ")");
+                differences(all ? Long.MAX_VALUE : SHOWN);
+                if (both.unequal.isEmpty()) out.println("\nNothing differs.");
+                out.flush();
             }
-            out.println("]}");
-            out.flush();
-        }
 
-        private static Map<String, Object> row(Comparison comparison, Comparison.Pair pair) {
-            var row = Json.Tokens.object("id", pair.id(), "kind", pair.match().key(), "differences",
-                    pair.differences().stream().map(difference -> difference(comparison, difference)).toList());
-            if (!pair.first().error().isEmpty()) row.put("error_first", pair.first().error());
-            if (!pair.second().error().isEmpty()) row.put("error_second", pair.second().error());
-            if (pair.hasOtherInputs()) row.put("inputs_differ", true);
-            return row;
-        }
-
-        private static Map<String, Object> difference(Comparison comparison, Contrast.Difference difference) {
-            var told = Json.Tokens.object("pointer", difference.pointer());
-            if (!difference.first().isMissingNode()) told.put("first", difference.first());
-            if (!difference.second().isMissingNode()) told.put("second", difference.second());
-            if (difference.isOfTexts()) told.put("words", comparison.contrast.pieces(difference).stream()
-                    .map(piece -> List.of(piece.side().name().toLowerCase(Locale.ROOT), piece.text())).toList());
-            if (!difference.note().isEmpty()) told.put("note", difference.note());
-            return told;
-        }
-    }
-
-    /// All rows of two batches as a spreadsheet: how they compare, the inputs, and the outputs of both side by side.
-    static final class ComparisonSheet {
-        private final Comparison comparison;
-        private final Set<String> inputs, outputs;
-        private Sheet sheet;
-
-        ComparisonSheet(Comparison comparison) {
-            this.comparison = comparison;
-            var names = List.of(comparison.first.names, comparison.second.names);
-            inputs = Comparison.union(names.getFirst().inputs, names.getLast().inputs);
-            inputs.remove("id");
-            outputs = Comparison.union(names.getFirst().all, names.getLast().all);
-            outputs.removeIf(name -> !comparison.scope.holds(name));
-        }
-
-        void write(OutputStream out) throws IOException {
-            sheet = new Sheet(out, ',', false);
-            var head = new ArrayList<>(List.of("id", "kind", "differs"));
-            inputs.forEach(name -> head.add("input." + name));
-            for (var name : outputs)
-                for (var side : List.of("first", "second")) head.add(side + comparison.scope.output(name));
-            head.addAll(List.of("error_first", "error_second"));
-            sheet.write(head);
-            for (int number = 0; number < comparison.size(); number++) sheet.write(cells(comparison.pair(number)));
-            sheet.flush();
-        }
-
-        private List<String> cells(Comparison.Pair pair) {
-            var cells = new ArrayList<>(List.of(pair.id(), pair.match().key(), pair.differences().stream()
-                    .map(Contrast.Difference::pointer).collect(joining(" "))));
-            var known = pair.first().inputs().isEmpty() ? pair.second().inputs() : pair.first().inputs();
-            inputs.forEach(name -> cells.add(Sheet.cell(known.get(name))));
-            for (var name : outputs) for (var ending : List.of(pair.first(), pair.second()))
-                cells.add(cell(ending.outputs().get(name)));
-            cells.addAll(List.of(pair.first().error(), pair.second().error()));
-            return cells;
-        }
-
-        private String cell(Ending.Value value) {
-            if (comparison.scope.part().isEmpty()) return Sheet.cell(value);
-            var part = comparison.part(value);
-            return part.isValueNode() ? part.asText() : part.toString();
-        }
-
-        void tell(PrintWriter err) {
-            err.println(Plain.count(comparison.size(), "row") + ", "
-                    + Plain.count(outputs.size(), "output") + " side by side.");
-            sheet.tell(err, "");
-        }
-    }
-
-    /// Two batches as one page: figures side by side, charts over one another, all rows with their differences marked.
-    record ComparisonPage(Comparison comparison, Overview overview) {
-        private static final int BARS = 60, CONTEXT = 300;
-
-        void write(OutputStream file) throws IOException {
-            var outputs = List.copyOf(overview.outputs.keySet());
-            Page.write(file, List.of(Page.head(title(), about()), totals(), charts(),
-                            Page.table(heads(), "Kind", "Differs in",
-                                    Page.options(overview.outputs.entrySet().stream()))),
-                    described(outputs), comparison.size(), number -> row(comparison.pair(number), outputs));
-        }
-
-        private String title() {
-            return comparison.first.batch.files().results().getFileName() + " and "
-                    + comparison.second.batch.files().results().getFileName();
-        }
-
-        private String about() {
-            var paint = new Paint(false);
-            return "first: " + StatusView.headline(comparison.first.batch, paint) + "; second: "
-                    + StatusView.headline(comparison.second.batch, paint);
-        }
-
-        private Html totals() {
-            var figures = overview.figures().stream().map(figure -> Html.of("""
-                    <tr><th scope="row">%s</th><td class="number">%s</td><td class="number">%s</td>\
-                    <td class="number">%s</td></tr>
-                    """, figure.name(), figure.text(figure.first()), figure.text(figure.second()), figure.change()));
-            return Page.totals(StatusView.Share.of(overview.matches), Match::word, Html.of("""
-                    <table class="figures"><thead><tr><td></td><th scope="col" class="number"><span class="key first">\
-                    first</span></th><th scope="col" class="number"><span class="key second">second</span></th>
-                    <th scope="col" class="number">difference</th></tr></thead><tbody>%s</tbody></table>%s""",
-                    Html.all(figures), overview.otherInputs.isEmpty() ? Html.of("")
-                            : Html.of("<p>The inputs of %s differ, too.</p>",
-                                    Plain.count(overview.otherInputs.cardinality(), "row"))));
-        }
-
-        private Html charts() {
-            Compared first = comparison.first, second = comparison.second;
-            var charts = new ArrayList<Chart>();
-            Longs.Latencies before = first.batch.history().latencies, after = second.batch.history().latencies;
-            if (!before.isEmpty() && !after.isEmpty()) charts.add(latency(before, after));
-            var course = new Course(List.of(new Course.Line("first", "first", first.timeline),
-                    new Course.Line("second", "second", second.timeline)));
-            if (course.spans().whole() > 0.01) {
-                charts.add(course.ended(course.spans(), false, course.series((timeline, spans) ->
-                        timeline.ended(spans, course.weight(spans), _ -> true))));
-                charts.addAll(course.charts());
+            private void figures() {
+                out.println();
+                out.println("  " + paint.faint("%-18s%14s%14s    %s".formatted("", "first", "second", "difference")));
+                for (var figure : both.figures()) out.println("  " + paint.faint("%-18s".formatted(figure.name()))
+                        + "%14s%14s    %s".formatted(figure.text(figure.first()), figure.text(figure.second()),
+                                figure.change()).stripTrailing());
             }
-            return Page.charts(charts.stream().map(Chart::svg));
-        }
 
-        private static Chart latency(Longs.Latencies first, Longs.Latencies second) {
-            double[] one = first.percentiles(0.5, 0.99), two = second.percentiles(0.5, 0.99);
-            var spans = Spans.of(1.5 * Math.max(one[1], two[1]), BARS);
-            var marks = new LinkedHashMap<String, Double>();
-            marks.put(String.format(Locale.ROOT, "first p50 %.2f s", one[0]), one[0]);
-            marks.put(String.format(Locale.ROOT, "second p50 %.2f s", two[0]), two[0]);
-            return new Chart("latency", "Seconds a row", Chart.Axis.counting("rows"), "seconds", spans, false, List.of(
-                    new Chart.Series("first", "first", first.histogram(spans)),
-                    new Chart.Series("second", "second", second.histogram(spans))), marks);
-        }
+            private void differences(long most) throws IOException {
+                int[] rows = both.unequal.stream().limit(most).toArray();
+                for (int number : rows) row(both.pair(number));
+                int more = both.unequal.cardinality() - rows.length;
+                if (more > 0) out.println("\n  … and " + Plain.count(more, "more row") + " (--all)");
+            }
 
-        private static Html heads() {
-            return Html.of("""
-                    <th scope="col" data-key="id"><button type="button">Id</button></th>
-                    <th scope="col" data-key="outcome"><button type="button">Kind</button></th>
-                    <th scope="col" data-key="seconds" class="number"><button type="button">First, s</button></th>
-                    <th scope="col" data-key="second" class="number wide"><button type="button">Second, s</button></th>
-                    <th scope="col" data-key="result"><button type="button">Differences</button></th>
-                    """);
-        }
+            private void row(Pair pair) {
+                out.println();
+                out.println("  " + paint.bold(Plain.id(pair.id())) + "  "
+                        + paint.by(pair.match().like, pair.match().word())
+                        + Stream.of(pair.first().error(), pair.second().error()).filter(error -> !error.isEmpty())
+                                .map(error -> ": " + Plain.text(error, 160)).collect(joining()));
+                for (var difference : pair.differences()) out.println("    "
+                        + paint.faint(Plain.text(difference.pointer(), 200)) + "  " + marked(difference)
+                        + (difference.note().isEmpty() ? "" : paint.faint("  (" + difference.note() + ")")));
+            }
 
-        private Map<String, Object> described(List<String> outputs) {
-            return Json.Tokens.object("start", 0, "outcomes", Stream.of(Match.values()).map(Match::word).toList(),
-                    "causes", outputs, "chosen", overview.count(Match.DIFFERENT) > 0 ? Match.DIFFERENT.ordinal() : "");
-        }
+            /// `the [-red-]{+blue+} one`
+            private String marked(Contrast.Difference difference) {
+                return both.scope.contrast().pieces(difference).stream().map(piece -> {
+                    var text = Plain.text(piece.shown(CONTEXT, LONGEST).text(), LONGEST);
+                    return switch (piece.side()) {
+                        case BOTH -> text;
+                        case FIRST -> paint.by(Standing.FAILED, "[-" + text + "-]");
+                        case SECOND -> paint.by(Standing.SUCCEEDED, "{+" + text + "+}");
+                    };
+                }).collect(joining());
+            }
 
-        /// As a row of the report, of the run that succeeded, the first if both did; then what the second adds:
-        /// `[seconds, run, error of the first, error of the second, true if inputs differ, [differences]]`
-        private List<Object> row(Comparison.Pair pair, List<String> outputs) {
-            var shown = pair.first().outputs().isEmpty() ? pair.second() : pair.first();
-            var differ = overview.outputs(pair.differences()).stream().map(outputs::indexOf).toList();
-            return List.of(Plain.text(pair.id(), Report.LONGEST), pair.match().ordinal(), differ,
-                    seconds(comparison.first.batch, pair.firstEntry(), pair.first()), shown.tokens(), "",
-                    pair.first().run(), Report.values(shown.inputs()), Report.values(shown.outputs()), List.of(), false,
-                    List.of(seconds(comparison.second.batch, pair.secondEntry(), pair.second()), pair.second().run(),
-                            pair.first().error(), pair.second().error(), pair.hasOtherInputs(),
-                            pair.differences().stream().map(this::difference).toList()));
-        }
+            /// The keys and their order are a promise; see `docs/compare.md`. Written row by row.
+            void json() throws IOException {
+                var head = new LinkedHashMap<String, Object>();
+                both.matches.forEach((match, rows) -> head.put(match.key(), rows));
+                head.put("inputs_differ", both.otherInputs.cardinality());
+                head.put("outputs", both.outputs);
+                var figures = new LinkedHashMap<String, Object>();
+                both.figures().forEach(figure -> figures.put(figure.name().replace(' ', '_'), figure.json()));
+                head.put("figures", figures);
+                var text = Json.Tokens.text(head);
+                out.print(text.substring(0, text.length() - 1) + ",\"rows\":[");
+                int[] rows = both.unequal.stream().toArray();
+                for (int i = 0; i < rows.length; i++) out.print((i > 0 ? "," : "")
+                        + Json.MAPPER.writeValueAsString(json(both.pair(rows[i]))));
+                out.println("]}");
+                out.flush();
+            }
 
-        private static Object seconds(Batch batch, int entry, Ending ending) {
-            return entry >= 0 && batch.ledger().millis(entry) > 0 ? batch.ledger().millis(entry) / 1000.0
-                    : Overview.Took.number(ending.seconds());
-        }
+            private Map<String, Object> json(Pair pair) {
+                var row = Json.Tokens.object("id", pair.id(), "kind", pair.match().key(), "differences",
+                        pair.differences().stream().map(this::json).toList());
+                if (!pair.first().error().isEmpty()) row.put("error_first", pair.first().error());
+                if (!pair.second().error().isEmpty()) row.put("error_second", pair.second().error());
+                if (pair.hasOtherInputs()) row.put("inputs_differ", true);
+                return row;
+            }
 
-        /// `[pointer, note, [[side, text]]]`
-        private List<Object> difference(Contrast.Difference difference) {
-            return List.of(difference.pointer(), difference.note(), comparison.contrast.pieces(difference).stream()
-                    .map(piece -> piece.shown(CONTEXT, Report.LONGEST))
-                    .map(piece -> List.of(piece.side().ordinal(), piece.text())).toList());
+            private Map<String, Object> json(Contrast.Difference difference) {
+                var told = Json.Tokens.object("pointer", difference.pointer());
+                if (!difference.first().isMissingNode()) told.put("first", difference.first());
+                if (!difference.second().isMissingNode()) told.put("second", difference.second());
+                if (difference.isOfTexts()) told.put("words", both.scope.contrast().pieces(difference).stream()
+                        .map(piece -> List.of(piece.side().name().toLowerCase(Locale.ROOT), piece.text())).toList());
+                if (!difference.note().isEmpty()) told.put("note", difference.note());
+                return told;
+            }
         }
     }
 
@@ -15059,17 +14923,14 @@ final class DifyExec implements Runnable {
 
     /// A piece of an HTML page.
     record Html(String markup) {
-        /// The template's strings get in as text; markup gets in as it is, and numbers are the same in every locale.
+        /// Strings get in as text, markup and streams of it as they are; numbers are the same in every locale.
         static Html of(String template, Object... values) {
             return new Html(String.format(Locale.ROOT, template, Stream.of(values).map(value -> switch (value) {
                 case String text -> text(text);
                 case Html(var markup) -> markup;
+                case Stream<?> pieces -> pieces.map(piece -> ((Html) piece).markup()).collect(joining());
                 default -> value;
             }).toArray()));
-        }
-
-        static Html all(Stream<Html> pieces) {
-            return new Html(pieces.map(Html::markup).collect(joining()));
         }
 
         /// What stands in a page as text.

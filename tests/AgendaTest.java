@@ -333,7 +333,7 @@ final class AgendaTest {
         private final Tally tally = new Tally(5_000, world.clock);
 
         /// 1,240 rows of 5,000, ten a second, one in ten of them failed, each with ten tokens at a price.
-        private ProgressLine line(Optional<Rest> rest) {
+        private Progress.OneLine line(Optional<Rest> rest) {
             var pace = new Pace(5, null, null);
             tally.now(5, 0, 0, pace, Optional.empty());
             tally.started(world.now());
@@ -343,7 +343,7 @@ final class AgendaTest {
                 tally.ended(attempt(0, 0), row % 10 == 0 ? new Outcome.Failed("no", false) : new Outcome.Succeeded(),
                         seconds(1), world.now());
             }
-            return new ProgressLine(tally.now(5, 2, 0, pace, rest));
+            return new Progress.OneLine(tally.now(5, 2, 0, pace, rest));
         }
 
         private void pass(Duration time) {

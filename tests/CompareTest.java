@@ -194,7 +194,7 @@ final class CompareTest {
 
             var told = told();
 
-            for (var kind : Match.values()) assertEquals(1, told.path(kind.key()).asInt(), kind.key());
+            for (var kind : Comparison.Match.values()) assertEquals(1, told.path(kind.key()).asInt(), kind.key());
             assertEquals(List.of("other", "gone", "broke", "mended", "new"), told.path("rows").findValuesAsText("id"));
             assertEquals(List.of("different", "only_first", "failed_second", "failed_first", "only_second"),
                     told.path("rows").findValuesAsText("kind"));
