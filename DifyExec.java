@@ -104,7 +104,7 @@ import static java.util.stream.Collectors.joining;
 ///                 ▲                  │  ▲                              │
 ///                 └──again, after────┤  └── mailbox: Began, Ended ◀────┘
 ///                       Judge: Seen ─▶ Verdict
-///                                    └──Event──▶ Journal, Results, RetryList, Progress
+///                                    └──Event──▶ log, results, retry list, Progress
 /// ```
 ///
 /// The engine's thread alone owns what changes; a worker makes one exchange and posts what it saw.
@@ -191,7 +191,7 @@ final class DifyExec implements Runnable {
 
         @Override
         public Integer call() throws Exception {
-            return work.start(Selection.pending());
+            return work.start(Batch.Selection.pending());
         }
     }
 
@@ -211,7 +211,7 @@ final class DifyExec implements Runnable {
 
         @Override
         public Integer call() throws Exception {
-            return work.start(ids.isEmpty() ? Selection.fromList() : Selection.named(ids, force));
+            return work.start(ids.isEmpty() ? Batch.Selection.fromList() : Batch.Selection.named(ids, force));
         }
     }
 
@@ -1228,7 +1228,7 @@ final class DifyExec implements Runnable {
                         description = "Only this part of the outputs, like /answer or /items/0.") String pointer,
                 @Option(names = "--full", description = "Long values whole.") boolean full) throws IOException {
             int entry = desk.entry(id);
-            try (var endings = new Endings(desk.batch())) {
+            try (var endings = new Ledger.Endings(desk.batch())) {
                 var view = new RowView(desk, endings, entry, full, out());
                 if (pointer == null) view.all();
                 else view.output(pointer);
@@ -1342,7 +1342,7 @@ final class DifyExec implements Runnable {
                 var ids = work.rows.ids.stream().map(String::strip).toList();
                 for (var id : desk.untaken()) if (ids.isEmpty() || ids.contains(id)) throw triedAlready(id);
             }
-            return work.start(Selection.pending());
+            return work.start(Batch.Selection.pending());
         }
 
         @Command(name = "retry", sortOptions = false, description = "Runs rows again, as they are edited.")
@@ -1359,17 +1359,17 @@ final class DifyExec implements Runnable {
             if (cause == null && !ids.equals(List.of("all"))) return work.start(named(ids, force));
             work.rows.ids = desk.failures(cause == null ? "" : cause).stream().map(desk.batch().index()::id)
                     .filter(id -> force || desk.tried(id).isEmpty()).toList();
-            if (!work.rows.ids.isEmpty()) return work.start(Selection.fromList());
+            if (!work.rows.ids.isEmpty()) return work.start(Batch.Selection.fromList());
             err().println("Nothing to do: no such row is open.");
             return OK;
         }
 
-        private Selection named(List<String> ids, boolean force) {
+        private Batch.Selection named(List<String> ids, boolean force) {
             for (var id : ids) {
                 desk.entry(id);
                 if (!force && desk.tried(id).isPresent()) throw triedAlready(id);
             }
-            return Selection.named(ids.stream().map(String::strip).toList(), force);
+            return Batch.Selection.named(ids.stream().map(String::strip).toList(), force);
         }
 
         /// What keeps a row from being paid for again.
@@ -1549,7 +1549,7 @@ final class DifyExec implements Runnable {
     }
 
     /// All that is known of one row, by its files and this session.
-    record RowView(Desk desk, Endings endings, int entry, boolean full, PrintWriter out) {
+    record RowView(Desk desk, Ledger.Endings endings, int entry, boolean full, PrintWriter out) {
         void all() throws IOException {
             var index = desk.batch().index();
             var csv = desk.batch().csv().map(file -> Plain.text(file.path.toString(), 200));
@@ -1585,7 +1585,7 @@ final class DifyExec implements Runnable {
             });
         }
 
-        private void attempt(Endings.Trace trace) {
+        private void attempt(Ledger.Endings.Trace trace) {
             out.println("  " + Times.local("yyyy-MM-dd HH:mm:ss xxx", trace.attempt.t()) + "  "
                     + Plain.text(trace.attempt.mode(), 20)
                     + (trace.attempt.csv() == null ? "" : ", edited")
@@ -2197,7 +2197,7 @@ final class DifyExec implements Runnable {
         @ArgGroup(validate = false, order = 6, heading = "%nOutput:%n") OutputOptions out = new OutputOptions();
 
         /// Checks what can be checked without the server, opens the batch, asks the server once, and runs.
-        int start(Selection selection) throws Exception {
+        int start(Batch.Selection selection) throws Exception {
             setup.check(demo.version);
             var mode = pace.mode(setup.dify.mode);
             var files = BatchFiles.of(rows.shard(setup.env).map(part -> part.of(output)).orElse(output));
@@ -2219,7 +2219,7 @@ final class DifyExec implements Runnable {
     /// One call of `run` or `retry` on an open batch, from checked options to an exit code.
     record Session(Work work, Mode mode, Connection dify, BatchWriter writer, Batch batch) {
 
-        int run(Selection selection) throws IOException, InterruptedException {
+        int run(Batch.Selection selection) throws IOException, InterruptedException {
             tellShard(selection);
             var wanted = batch.select(selection, dify.timeout());
             StatusView.changes(batch, selection.rerunChanged(), dify.err());
@@ -2241,7 +2241,7 @@ final class DifyExec implements Runnable {
         }
 
         /// `shard 3 of 8: 1,250 of 10,000 rows; -c 5 here, 40 if all 8 run`
-        private void tellShard(Selection selection) {
+        private void tellShard(Batch.Selection selection) {
             var shard = batch.files().shard();
             if (shard.isEmpty()) return;
             int rows = batch.index().rows(), slots = work.pace.concurrency(), count = shard.get().count();
@@ -2262,7 +2262,7 @@ final class DifyExec implements Runnable {
         }
 
         /// The form, once every wanted row has been held against it.
-        private Form checked(Wanted wanted, Greeting.Met server) throws InterruptedException {
+        private Form checked(Batch.Wanted wanted, Greeting.Met server) throws InterruptedException {
             var csv = batch.csv().orElseThrow();
             var form = dify.form(server, csv, work.input.csv);
             var inspection = Inspection.of(csv.columns(), form, wanted.all()).of(csv, batch.index());
@@ -2397,7 +2397,7 @@ final class DifyExec implements Runnable {
         ///
         /// @param note  how the log describes the call
         /// @param typed what it was told that holds for later calls, too
-        Engine engine(Greeting.Met server, Sender sender, Wanted wanted, Engine.Terms terms, BatchWriter writer,
+        Engine engine(Greeting.Met server, Sender sender, Batch.Wanted wanted, Engine.Terms terms, BatchWriter writer,
                 Watcher watcher, String note, Typed typed) {
             writer.began(access.name(), server.app(), server.version(), terms.route().mode(), note, typed);
             return new Engine(sender, wanted, terms, writer, watcher, Engine.Ports.ofProcess());
@@ -2508,8 +2508,8 @@ final class DifyExec implements Runnable {
         @Option(names = "--rebuild", description = "Fetch results that are missing but known to the log, by run id.")
         boolean rebuild;
 
-        Selection of(Selection asked) {
-            return new Selection(asked.listed(), asked.ids(), asked.force(), List.copyOf(ids),
+        Batch.Selection of(Batch.Selection asked) {
+            return new Batch.Selection(asked.listed(), asked.ids(), asked.force(), List.copyOf(ids),
                     limit == null ? Long.MAX_VALUE : limit, rerunChanged, resendUnknown || asked.resendUnknown());
         }
     }
@@ -3538,7 +3538,7 @@ final class DifyExec implements Runnable {
     }
 
     /// The names of all outputs and inputs, in the order in which they come up.
-    static final class OutputNames implements Reading {
+    static final class OutputNames implements Batch.Listener {
         private static final int MOST = 10_000;
 
         final Set<String> all = new LinkedHashSet<>(), inputs = new LinkedHashSet<>();
@@ -3576,7 +3576,7 @@ final class DifyExec implements Runnable {
             var csv = batch.csv().orElseThrow();
             sheet = new Sheet(out, csv.header().delimiter(), raw);
             sheet.write(header(csv));
-            try (var endings = new Endings(batch)) {
+            try (var endings = new Ledger.Endings(batch)) {
                 var all = batch.rows(entry -> !failed || batch.index().standing(entry).isOnRetryList());
                 for (; all.hasNext(); rows++) {
                     var row = all.next();
@@ -3641,7 +3641,7 @@ final class DifyExec implements Runnable {
         }
 
         /// An output or input; what is not there is empty.
-        static String cell(Ending.Value value) {
+        static String cell(Ending.Literal value) {
             return value == null || value.json() && value.text().equals("null") ? "" : value.text();
         }
 
@@ -3945,7 +3945,7 @@ final class DifyExec implements Runnable {
 
         void write(OutputStream file) throws IOException {
             var title = batch.files().results().getFileName().toString();
-            try (var endings = new Endings(batch)) {
+            try (var endings = new Ledger.Endings(batch)) {
                 var rows = batch.rows(_ -> true);
                 Page.write(file, List.of(Page.head(title, about()), totals(), causes(), charts(),
                                 Page.table(heads(), "Outcome", "Cause", options())), described(), batch.index().size(),
@@ -4064,11 +4064,11 @@ final class DifyExec implements Runnable {
         }
 
         /// `[id, outcome, cause, seconds, tokens, price, run, {inputs}, {outputs}, [attempts], true if edited]`
-        private List<Object> row(int entry, Map<String, String> cells, Endings endings) throws IOException {
+        private List<Object> row(int entry, Map<String, String> cells, Ledger.Endings endings) throws IOException {
             var standing = batch.index().standing(entry);
             var ending = endings.of(entry);
             var inputs = new LinkedHashMap<>(ending.inputs());
-            if (inputs.isEmpty()) cells.forEach((column, cell) -> inputs.put(column, new Ending.Value(cell, false)));
+            if (inputs.isEmpty()) cells.forEach((column, cell) -> inputs.put(column, new Ending.Literal(cell, false)));
             var row = new ArrayList<Object>(List.of(
                     Plain.text(batch.index().id(entry), LONGEST),
                     standing.ordinal(),
@@ -4086,7 +4086,7 @@ final class DifyExec implements Runnable {
         }
 
         /// A text as it is, JSON as `[text]`, what is too long as `[its beginning, its length]`.
-        static Map<String, Object> values(Map<String, Ending.Value> values) {
+        static Map<String, Object> values(Map<String, Ending.Literal> values) {
             var shown = new LinkedHashMap<String, Object>();
             values.forEach((name, value) -> {
                 var text = value.text();
@@ -4098,7 +4098,7 @@ final class DifyExec implements Runnable {
         }
 
         /// `[start, mode, outcome, seconds, error, run if it is another than the row's]`
-        private List<Object> attempt(Endings.Trace trace, String run) {
+        private List<Object> attempt(Ledger.Endings.Trace trace, String run) {
             var end = trace.end();
             return List.of(
                     trace.attempt.t().toEpochMilli() - start(),
@@ -4666,7 +4666,7 @@ final class DifyExec implements Runnable {
         }
 
         private Compared(Path results, boolean named, boolean timed) {
-            var readings = new ArrayList<Reading>();
+            var readings = new ArrayList<Batch.Listener>();
             if (named) readings.add(names);
             if (timed) readings.add(timeline);
             batch = Batch.peek(BatchFiles.of(results).begun(), Optional.empty(), readings);
@@ -4679,7 +4679,7 @@ final class DifyExec implements Runnable {
         final Scope scope;
         final Contrast contrast;
         private final JsonPointer within;
-        private final Endings firstEndings, secondEndings;
+        private final Ledger.Endings firstEndings, secondEndings;
         private final int[] added;
         /// Whether the part that is compared has turned up.
         private boolean met;
@@ -4698,8 +4698,8 @@ final class DifyExec implements Runnable {
             within = scope.within();
             met = scope.part().isEmpty();
             unmet = new TreeSet<>(scope.ignored());
-            firstEndings = new Endings(first.batch);
-            secondEndings = new Endings(second.batch);
+            firstEndings = new Ledger.Endings(first.batch);
+            secondEndings = new Ledger.Endings(second.batch);
             Index one = first.batch.index(), two = second.batch.index();
             added = IntStream.range(0, two.size()).filter(entry -> one.find(two.id(entry)) < 0).toArray();
         }
@@ -4735,8 +4735,8 @@ final class DifyExec implements Runnable {
             return entry < 0 ? Standing.PENDING : index.standing(entry);
         }
 
-        private List<Contrast.Difference> differences(Map<String, Ending.Value> before,
-                Map<String, Ending.Value> after) {
+        private List<Contrast.Difference> differences(Map<String, Ending.Literal> before,
+                Map<String, Ending.Literal> after) {
             if (!unmet.isEmpty()) unmet.removeAll(union(before.keySet(), after.keySet()));
             if (met && before.equals(after)) return List.of();
             var found = new ArrayList<Contrast.Difference>();
@@ -4757,7 +4757,7 @@ final class DifyExec implements Runnable {
         }
 
         /// What is compared of an output. What is nested too deeply, or a number too large, is the text that it was.
-        JsonNode part(Ending.Value value) {
+        JsonNode part(Ending.Literal value) {
             var nodes = Json.MAPPER.getNodeFactory();
             try {
                 return (value == null ? nodes.missingNode()
@@ -5089,7 +5089,7 @@ final class DifyExec implements Runnable {
             return cells;
         }
 
-        private String cell(Ending.Value value) {
+        private String cell(Ending.Literal value) {
             if (comparison.scope.part().isEmpty()) return Sheet.cell(value);
             var part = comparison.part(value);
             return part.isValueNode() ? part.asText() : part.toString();
@@ -5343,7 +5343,7 @@ final class DifyExec implements Runnable {
             }
         }
 
-        Engine(Workflow workflow, Wanted wanted, Terms terms, BatchWriter batch, Watcher watcher, Ports ports) {
+        Engine(Workflow workflow, Batch.Wanted wanted, Terms terms, BatchWriter batch, Watcher watcher, Ports ports) {
             this.workflow = workflow;
             this.agenda = new Agenda(wanted, terms.route().app().firstLook(), ports.clock().instant());
             this.judge = terms.judge();
@@ -5784,7 +5784,7 @@ final class DifyExec implements Runnable {
             var now = clock.instant();
             var took = attempt.took(seen, ended);
             if (seen instanceof Seen.Ran ran && outcome.standing().isSuccess() && attempt.kind() == Kind.ROW)
-                batch.result(ResultLine.of(attempt, ran, ended, files));
+                batch.result(Results.Success.of(attempt, ran, ended, files));
             batch.settled(attempt, outcome, now, seen, took, () -> count(attempt, outcome, took, now));
             watcher.ended(outcome);
             if (outcome instanceof Outcome.Failed failed && failed.firewall() && ++firewalled >= FIREWALLED)
@@ -6002,7 +6002,7 @@ final class DifyExec implements Runnable {
 
         /// @param firstLook how long after its request a run is looked for at first
         /// @param now       when the call begins: what earlier ones left was sent before, whatever the clock did since
-        Agenda(Wanted wanted, Duration firstLook, Instant now) {
+        Agenda(Batch.Wanted wanted, Duration firstLook, Instant now) {
             this.firstLook = firstLook;
             this.kind = wanted.kind();
             this.fresh = wanted.iterator();
@@ -6256,7 +6256,7 @@ final class DifyExec implements Runnable {
         private final Map<Standing, Long> ended = new EnumMap<>(Standing.class);
         private final ArrayDeque<Instant> recent = new ArrayDeque<>();
         private final Latencies latencies = new Latencies();
-        private final MissingFiles missingFiles = new MissingFiles();
+        private final History.MissingFiles missingFiles = new History.MissingFiles();
         private final Sample sample = new Sample();
         private final Forecast forecast = new Forecast();
         private long tokens, retries, throttled, harvested, late, stopped;
@@ -6380,7 +6380,7 @@ final class DifyExec implements Runnable {
             return count(Standing.SUCCEEDED) + count(Standing.PARTIAL);
         }
 
-        MissingFiles missingFiles() {
+        History.MissingFiles missingFiles() {
             return missingFiles;
         }
 
@@ -8121,12 +8121,12 @@ final class DifyExec implements Runnable {
         }
 
         /// The same, to tell how rows ended. All that is read is told to `also`.
-        static Batch peek(BatchFiles files, Optional<Csv> csv, List<Reading> also) {
+        static Batch peek(BatchFiles files, Optional<Csv> csv, List<Listener> also) {
             var ledger = new Ledger();
             return read(files, csv, ledger, Stream.concat(Stream.of(ledger), also.stream()).toList());
         }
 
-        private static Batch read(BatchFiles files, Optional<Csv> whole, Ledger ledger, List<Reading> readings) {
+        private static Batch read(BatchFiles files, Optional<Csv> whole, Ledger ledger, List<Listener> readings) {
             var csv = whole.map(files::own);
             try {
                 var index = rows(files, csv);
@@ -8147,16 +8147,16 @@ final class DifyExec implements Runnable {
             if (csv.isEmpty()) return index;
             csv.get().check(index);
             index.endOfRows();
-            files.refuseForeign(new RetryList(files.retry()), index);
+            files.refuseForeign(files.retry(), index);
             return index;
         }
 
         /// Results, log and retry list, in this order. A listed id of which nothing else is known failed in the
         /// original tool.
-        private static History readAll(BatchFiles files, Index index, List<Reading> readings) throws IOException {
+        private static History readAll(BatchFiles files, Index index, List<Listener> readings) throws IOException {
             Results.read(files.results(), index, readings);
             var history = History.read(files.log(), index, readings);
-            for (var id : new RetryList(files.retry()).read()) {
+            for (var id : files.retry().read()) {
                 int entry = index.findOrAdd(id);
                 if (index.standing(entry) == Standing.PENDING) index.stand(entry, Standing.FAILED);
             }
@@ -8190,7 +8190,7 @@ final class DifyExec implements Runnable {
                     .allMatch(entry -> index.standing(entry) == Standing.PENDING);
             int strangers = index.size() - index.rows(), lost = history.lost().size();
             if (none && strangers == 0 && history.session.isEmpty() && history.attempts + history.unread == 0
-                    && !FirstLine.isEmpty(files.results()))
+                    && !BatchFiles.FirstLine.isEmpty(files.results()))
                 throw new Unusable(files.results() + ": no line of it is a result");
             if (lost > 0 && (!Files.exists(files.results()) || Files.size(files.results()) == 0))
                 throw new Unusable(files.results() + ": gone, and the log knows of "
@@ -8234,7 +8234,7 @@ final class DifyExec implements Runnable {
 
         private BitSet named(Selection asked) throws IOException {
             var rows = new BitSet(index.rows());
-            if (asked.listed()) for (var id : new RetryList(files.retry()).read()) {
+            if (asked.listed()) for (var id : files.retry().read()) {
                 int entry = index.find(id);
                 if (isRow(entry)) rows.set(entry);
             }
@@ -8245,7 +8245,7 @@ final class DifyExec implements Runnable {
 
         /// The ids of `.retry` that no row has.
         List<String> strangers() throws IOException {
-            return new RetryList(files.retry()).read().stream().distinct().filter(id -> !isRow(index.find(id)))
+            return files.retry().read().stream().filter(id -> !isRow(index.find(id)))
                     .toList();
         }
 
@@ -8309,6 +8309,74 @@ final class DifyExec implements Runnable {
                         + Plain.quoted(app) + "\nhint: take that app's key, or name another -o");
             });
         }
+
+        /// Which rows a call asks for.
+        ///
+        /// @param listed        only the ids in `.retry`
+        /// @param ids           only these, where there are any
+        /// @param force         also successes
+        /// @param among         of those only these, where there are any
+        /// @param limit         of what is left no more than the first so many
+        /// @param rerunChanged  also successes whose row has changed in the CSV since
+        /// @param resendUnknown rows whose end cannot be learnt are sent again
+        record Selection(boolean listed, List<String> ids, boolean force, List<String> among, long limit,
+                boolean rerunChanged, boolean resendUnknown) {
+            private Selection(boolean listed, List<String> ids, boolean force) {
+                this(listed, ids, force, List.of(), Long.MAX_VALUE, false, !ids.isEmpty());
+            }
+
+            static Selection pending() {
+                return new Selection(false, List.of(), false);
+            }
+
+            static Selection fromList() {
+                return new Selection(true, List.of(), false);
+            }
+
+            static Selection named(List<String> ids, boolean force) {
+                return new Selection(false, List.copyOf(ids), force);
+            }
+
+            /// Every id that was typed.
+            Stream<String> named() {
+                return Stream.concat(ids.stream(), among.stream()).map(String::strip).distinct();
+            }
+        }
+
+        /// The rows that one call asks for: those to start, and those whose earlier run is looked up first.
+        record Wanted(Batch batch, Kind kind, BitSet fresh, List<Doubt.NoEnd> doubts, boolean resendUnknown) {
+            Iterator<Row> iterator() {
+                return batch.rows(fresh);
+            }
+
+            /// Every row of this call, whether it starts or is looked up.
+            Iterator<Row> all() {
+                return batch.rows(entries());
+            }
+
+            private BitSet entries() {
+                var all = (BitSet) fresh.clone();
+                doubts.forEach(doubt -> all.set(doubt.attempt().row().index()));
+                return all;
+            }
+
+            long rows() {
+                return fresh.cardinality() + doubts.size();
+            }
+
+            boolean isEmpty() {
+                return rows() == 0;
+            }
+        }
+
+        /// Told of each result and each event while the files are read.
+        interface Listener {
+            /// The last one of a row counts.
+            default void result(int entry, Lines line) throws IOException {}
+
+            /// @param at where in the log the event's line begins
+            default void event(Index index, Event event, long at) {}
+        }
     }
 
     /// Writes a batch, as the one process that may: lock, results, log and retry list. What is on disk is known.
@@ -8316,18 +8384,16 @@ final class DifyExec implements Runnable {
         private static final Duration RETRY_LIST_EVERY = Duration.ofSeconds(1), FORCE_EVERY = Duration.ofSeconds(5);
 
         private final Batch batch;
-        private final Lock lock;
+        private final BatchFiles.Lock lock;
         private final LineFile results, log;
-        private final RetryList retryList;
         private boolean retryListDue;
         private long nextRetryList = 0, nextForce = 0;
 
-        private BatchWriter(Batch batch, Lock lock, boolean noBom) {
+        private BatchWriter(Batch batch, BatchFiles.Lock lock, boolean noBom) {
             this.batch = batch;
             this.lock = lock;
             this.results = new LineFile(batch.files().results(), noBom ? new byte[0] : LineFile.BOM);
             this.log = new LineFile(batch.files().log(), new byte[0]);
-            this.retryList = new RetryList(batch.files().retry());
         }
 
         /// Checks the files and the rows, takes the lock, mends torn ends, and reads what earlier calls left.
@@ -8338,8 +8404,8 @@ final class DifyExec implements Runnable {
             var csv = files.own(whole);
             try {
                 var index = Batch.rows(files, Optional.of(csv));
-                files.refuseForeign(new RetryList(new RetryList(files.retry()).draft()), index);
-                var lock = Lock.take(files.lock());
+                files.refuseForeign(files.retry().draft(), index);
+                var lock = BatchFiles.Lock.take(files.lock());
                 try {
                     if (fresh.isPresent()) moveAside(files, fresh.get());
                     var torn = Stream.concat(LineFile.mend(files.results()).stream(),
@@ -8406,7 +8472,7 @@ final class DifyExec implements Runnable {
         }
 
         /// On the file's way, too; long ones do not wait for each other.
-        void result(ResultLine line) {
+        void result(Results.Success line) {
             results.add(line);
             try {
                 if (results.isFull()) results.flush();
@@ -8443,7 +8509,7 @@ final class DifyExec implements Runnable {
             var began = now.minusMillis((long) (ran.usage().seconds() * 1000));
             var attempt = new Attempt(0, new Row(entry, row.line(), row.id(), row.inputs(), row.cells(), row.inCsv()),
                     Tries.NONE, tried.user(), tried.mode(), tried.cells(), began);
-            result(ResultLine.of(attempt, ran, at, List.of()));
+            result(Results.Success.of(attempt, ran, at, List.of()));
             var free = new Seen.Ran(ran.ref(), ran.status(), ran.outputs(), "", ran.workflowId(), Usage.NONE);
             settled(attempt,
                     ran.status() == RunStatus.PARTIAL ? new Outcome.Partial() : new Outcome.Succeeded(),
@@ -8474,7 +8540,7 @@ final class DifyExec implements Runnable {
                 nextForce = System.nanoTime() + FORCE_EVERY.toNanos();
             }
             if (last || retryListDue && now >= nextRetryList) {
-                retryList.write(batch.index());
+                batch.files().retry().write(batch.index());
                 retryListDue = false;
                 // a long list is written less often, so that it never takes more than a twentieth of the time
                 nextRetryList = System.nanoTime() + Math.max(RETRY_LIST_EVERY.toNanos(),
@@ -8503,65 +8569,6 @@ final class DifyExec implements Runnable {
             try (lock; results; log) {
                 // in this order: the lock goes last
             }
-        }
-    }
-
-    /// Which rows a call asks for.
-    ///
-    /// @param listed        only the ids in `.retry`
-    /// @param ids           only these, where there are any
-    /// @param force         also successes
-    /// @param among         of those only these, where there are any
-    /// @param limit         of what is left no more than the first so many
-    /// @param rerunChanged  also successes whose row has changed in the CSV since
-    /// @param resendUnknown rows whose end cannot be learnt are sent again
-    record Selection(boolean listed, List<String> ids, boolean force, List<String> among, long limit,
-            boolean rerunChanged, boolean resendUnknown) {
-        private Selection(boolean listed, List<String> ids, boolean force) {
-            this(listed, ids, force, List.of(), Long.MAX_VALUE, false, !ids.isEmpty());
-        }
-
-        static Selection pending() {
-            return new Selection(false, List.of(), false);
-        }
-
-        static Selection fromList() {
-            return new Selection(true, List.of(), false);
-        }
-
-        static Selection named(List<String> ids, boolean force) {
-            return new Selection(false, List.copyOf(ids), force);
-        }
-
-        /// Every id that was typed.
-        Stream<String> named() {
-            return Stream.concat(ids.stream(), among.stream()).map(String::strip).distinct();
-        }
-    }
-
-    /// The rows that one call asks for: those to start, and those whose earlier run is looked up first.
-    record Wanted(Batch batch, Kind kind, BitSet fresh, List<Doubt.NoEnd> doubts, boolean resendUnknown) {
-        Iterator<Row> iterator() {
-            return batch.rows(fresh);
-        }
-
-        /// Every row of this call, whether it starts or is looked up.
-        Iterator<Row> all() {
-            return batch.rows(entries());
-        }
-
-        private BitSet entries() {
-            var all = (BitSet) fresh.clone();
-            doubts.forEach(doubt -> all.set(doubt.attempt().row().index()));
-            return all;
-        }
-
-        long rows() {
-            return fresh.cardinality() + doubts.size();
-        }
-
-        boolean isEmpty() {
-            return rows() == 0;
         }
     }
 
@@ -8672,9 +8679,9 @@ final class DifyExec implements Runnable {
             unread++;
         }
 
-        static History read(Path log, Index index, List<Reading> readings) throws IOException {
+        static History read(Path log, Index index, List<Batch.Listener> readings) throws IOException {
             var history = new History(index);
-            history.unread = Journal.scan(log, (event, at) -> {
+            history.unread = Event.scan(log, (event, at) -> {
                 history.take(event);
                 readings.forEach(reading -> reading.event(index, event, at));
             });
@@ -8923,11 +8930,56 @@ final class DifyExec implements Runnable {
             return new Doubt.NoEnd(one.attempt(row, kind), seen, symptom, why, one.at(),
                     lost ? one.at() : one.at().plus(timeout));
         }
+
+        /// How many files of each row's outputs could not be fetched, in the CSV's order.
+        static final class MissingFiles {
+            private static final int EXAMPLES = 3;
+
+            private final Map<Integer, OfRow> byRow = new TreeMap<>();
+
+            private record OfRow(String id, int files) {}
+
+            void add(Row row) {
+                int before = byRow.getOrDefault(row.index(), new OfRow(row.id(), 0)).files();
+                put(row.index(), row.id(), before + 1);
+            }
+
+            /// @param row   its number
+            /// @param files of its last run; 0: all are there
+            void put(int row, String id, int files) {
+                if (files > 0) byRow.put(row, new OfRow(id, files));
+                else byRow.remove(row);
+            }
+
+            boolean isEmpty() {
+                return byRow.isEmpty();
+            }
+
+            long files() {
+                return byRow.values().stream().mapToLong(OfRow::files).sum();
+            }
+
+            int rows() {
+                return byRow.size();
+            }
+
+            /// The first rows.
+            List<String> examples() {
+                return byRow.values().stream().limit(EXAMPLES).map(OfRow::id).toList();
+            }
+
+            @Override
+            public String toString() {
+                return Plain.count(files(), "file") + " of " + Plain.count(rows(), "row") + " could not be fetched ("
+                        + examples().stream().map(Plain::id).collect(joining(", ")) + (rows() > EXAMPLES ? ", …" : "")
+                        + "): see 'missing' in the log; 'retry --force ID' runs such a row anew";
+            }
+        }
     }
 
     /// Where in the files each row's result and its attempts stand, packed: 24 bytes a row, 16 an event. Filled while
     /// the files are read; [Lines] then give the lines.
-    static final class Ledger implements Reading {
+    static final class Ledger implements Batch.Listener {
         private final Longs results = new Longs(), newest = new Longs(), millis = new Longs();
         private final Longs events = new Longs(), before = new Longs();
 
@@ -8974,11 +9026,93 @@ final class DifyExec implements Runnable {
         long millis(int entry) {
             return millis.get(entry);
         }
+
+        /// Looks up in the files how rows ended.
+        static final class Endings implements AutoCloseable {
+            private final Batch batch;
+            private final Optional<Lines> results, log;
+
+            Endings(Batch batch) throws IOException {
+                this.batch = batch;
+                this.results = Lines.open(batch.files().results());
+                this.log = Lines.open(batch.files().log());
+            }
+
+            /// A success is told by the results, all else by the last event that ended the row.
+            Ending of(int entry) throws IOException {
+                var line = result(entry);
+                if (line.isPresent()) return Ending.of(line.get());
+                for (var event : events(entry).reversed())
+                    if (event instanceof Event.End end && Standing.of(end.outcome()).isPresent()) return Ending.of(end);
+                return Ending.NONE;
+            }
+
+            /// The line that tells of its success.
+            Optional<byte[]> result(int entry) throws IOException {
+                var place = batch.ledger().result(entry);
+                return batch.index().standing(entry).isSuccess() && place.isPresent() && results.isPresent()
+                        ? Optional.of(results.get().turn(place.getAsLong()).bytes()) : Optional.empty();
+            }
+
+            /// What the log tells of one attempt.
+            static final class Trace {
+                final Event.Attempt attempt;
+                final List<Event.End> ends = new ArrayList<>();
+                /// Empty: the log has none.
+                String run = "";
+
+                Trace(Event.Attempt attempt) {
+                    this.attempt = attempt;
+                }
+
+                boolean isOf(String user) {
+                    return Objects.equals(attempt.user(), user);
+                }
+
+                Optional<Event.End> end() {
+                    return ends.isEmpty() ? Optional.empty() : Optional.of(ends.getLast());
+                }
+            }
+
+            /// All that was sent of a row, tries too, the oldest first. With a fixed `--user` the last attempt is
+            /// meant.
+            List<Trace> traces(int entry) throws IOException {
+                var traces = new ArrayList<Trace>();
+                for (var event : events(entry)) switch (event) {
+                    case Event.Attempt attempt -> traces.add(new Trace(attempt));
+                    case Event.Run run -> last(traces, trace -> trace.isOf(run.user()))
+                            .ifPresent(trace -> trace.run = run.run());
+                    case Event.End end -> last(traces,
+                            trace -> trace.isOf(end.user()) && trace.attempt.isOfTry() == end.isOfTry())
+                            .ifPresent(trace -> trace.ends.add(end));
+                    case Event _ -> {}
+                }
+                return traces;
+            }
+
+            private static Optional<Trace> last(List<Trace> traces, Predicate<Trace> which) {
+                return traces.reversed().stream().filter(which).findFirst();
+            }
+
+            /// What the log tells of the row, the oldest first.
+            private List<Event> events(int entry) throws IOException {
+                var events = new ArrayDeque<Event>();
+                for (long place : batch.ledger().events(entry).toArray()) {
+                    events.addFirst(Event.of(Lines.Fields.of(log.orElseThrow().turn(place).parser()).orElseThrow()));
+                }
+                return List.copyOf(events);
+            }
+
+            @Override
+            public void close() throws IOException {
+                for (var file : List.of(results, log)) if (file.isPresent()) file.get().close();
+            }
+        }
     }
 
     /// When attempts ran and what they used, packed: 16 bytes an attempt, 24 an end, 16 a price. Time is that of the
     /// sessions, in milliseconds, without the time between them.
-    static final class Timeline implements Reading {
+    static final class Timeline implements Batch.Listener {
         private final Map<String, Integer> open = new HashMap<>();
         private final Longs starts = new Longs(), stops = new Longs();
         private final Longs ends = new Longs(), standings = new Longs(), tokens = new Longs();
@@ -9093,12 +9227,12 @@ final class DifyExec implements Runnable {
     /// @param outputs by name; empty without a success
     /// @param edited  the shell had changed the inputs: they are not the CSV's
     /// @param seconds as Dify measured them; like the numbers after it a text, empty where it is not known
-    record Ending(Map<String, Value> inputs, Map<String, Value> outputs, String run, String seconds, String tokens,
+    record Ending(Map<String, Literal> inputs, Map<String, Literal> outputs, String run, String seconds, String tokens,
             String price, String currency, String error, boolean edited) {
         static final Ending NONE = new Ending(Map.of(), Map.of(), "", "", "", "", "", "", false);
 
         /// A text, or JSON as it stands in the results.
-        record Value(String text, boolean json) {
+        record Literal(String text, boolean json) {
             JsonNode tree() throws IOException {
                 return json ? Json.MAPPER.readTree(text) : Json.MAPPER.getNodeFactory().textNode(text);
             }
@@ -9113,8 +9247,8 @@ final class DifyExec implements Runnable {
 
         /// Of a line of the results.
         static Ending of(byte[] line) throws IOException {
-            var values = new HashMap<String, Map<String, Value>>();
-            var fields = Fields.of(Json.Tokens.FACTORY.createParser(line), (name, value) -> {
+            var values = new HashMap<String, Map<String, Literal>>();
+            var fields = Lines.Fields.of(Json.Tokens.FACTORY.createParser(line), (name, value) -> {
                 boolean own = name.equals("inputs") || name.equals("outputs");
                 if (own) values.put(name, values(value, line));
                 return own;
@@ -9158,7 +9292,7 @@ final class DifyExec implements Runnable {
             return tree;
         }
 
-        private static Map<String, Value> unwrapped(Value inner, Map<String, Value> outer) throws IOException {
+        private static Map<String, Literal> unwrapped(Literal inner, Map<String, Literal> outer) throws IOException {
             if (!inner.json() || !inner.text().startsWith("{")) return outer;
             var bytes = inner.text().getBytes(UTF_8);
             try (var json = Json.Tokens.FACTORY.createParser(bytes)) {
@@ -9167,9 +9301,9 @@ final class DifyExec implements Runnable {
             }
         }
 
-        private static Map<String, Value> values(JsonParser json, byte[] line) throws IOException {
+        private static Map<String, Literal> values(JsonParser json, byte[] line) throws IOException {
             if (json.currentToken() != JsonToken.START_OBJECT) return Map.of("outputs", value(json, line));
-            var values = new LinkedHashMap<String, Value>();
+            var values = new LinkedHashMap<String, Literal>();
             while (json.nextToken() == JsonToken.FIELD_NAME) {
                 var name = json.currentName();
                 json.nextToken();
@@ -9179,104 +9313,24 @@ final class DifyExec implements Runnable {
         }
 
         /// Numbers and what is nested are cut out of the line, so that they stay as they were written.
-        private static Value value(JsonParser json, byte[] line) throws IOException {
+        private static Literal value(JsonParser json, byte[] line) throws IOException {
             if (json.currentToken().isScalarValue())
-                return new Value(json.getText(), json.currentToken() != JsonToken.VALUE_STRING);
+                return new Literal(json.getText(), json.currentToken() != JsonToken.VALUE_STRING);
             int from = (int) json.currentTokenLocation().getByteOffset();
             json.skipChildren();
-            return new Value(new String(line, from, (int) json.currentLocation().getByteOffset() - from, UTF_8), true);
-        }
-    }
-
-    /// Looks up in the files how rows ended.
-    static final class Endings implements AutoCloseable {
-        private final Batch batch;
-        private final Optional<Lines> results, log;
-
-        Endings(Batch batch) throws IOException {
-            this.batch = batch;
-            this.results = Lines.open(batch.files().results());
-            this.log = Lines.open(batch.files().log());
-        }
-
-        /// A success is told by the results, all else by the last event that ended the row.
-        Ending of(int entry) throws IOException {
-            var line = result(entry);
-            if (line.isPresent()) return Ending.of(line.get());
-            for (var event : events(entry).reversed())
-                if (event instanceof Event.End end && Standing.of(end.outcome()).isPresent()) return Ending.of(end);
-            return Ending.NONE;
-        }
-
-        /// The line that tells of its success.
-        Optional<byte[]> result(int entry) throws IOException {
-            var place = batch.ledger().result(entry);
-            return batch.index().standing(entry).isSuccess() && place.isPresent() && results.isPresent()
-                    ? Optional.of(results.get().turn(place.getAsLong()).bytes()) : Optional.empty();
-        }
-
-        /// What the log tells of one attempt.
-        static final class Trace {
-            final Event.Attempt attempt;
-            final List<Event.End> ends = new ArrayList<>();
-            /// Empty: the log has none.
-            String run = "";
-
-            Trace(Event.Attempt attempt) {
-                this.attempt = attempt;
-            }
-
-            boolean isOf(String user) {
-                return Objects.equals(attempt.user(), user);
-            }
-
-            Optional<Event.End> end() {
-                return ends.isEmpty() ? Optional.empty() : Optional.of(ends.getLast());
-            }
-        }
-
-        /// All that was sent of a row, tries too, the oldest first. With a fixed `--user` the last attempt is meant.
-        List<Trace> traces(int entry) throws IOException {
-            var traces = new ArrayList<Trace>();
-            for (var event : events(entry)) switch (event) {
-                case Event.Attempt attempt -> traces.add(new Trace(attempt));
-                case Event.Run run -> last(traces, trace -> trace.isOf(run.user()))
-                        .ifPresent(trace -> trace.run = run.run());
-                case Event.End end -> last(traces,
-                        trace -> trace.isOf(end.user()) && trace.attempt.isOfTry() == end.isOfTry())
-                        .ifPresent(trace -> trace.ends.add(end));
-                case Event _ -> {}
-            }
-            return traces;
-        }
-
-        private static Optional<Trace> last(List<Trace> traces, Predicate<Trace> which) {
-            return traces.reversed().stream().filter(which).findFirst();
-        }
-
-        /// What the log tells of the row, the oldest first.
-        private List<Event> events(int entry) throws IOException {
-            var events = new ArrayDeque<Event>();
-            for (long place : batch.ledger().events(entry).toArray()) {
-                events.addFirst(Event.of(Fields.of(log.orElseThrow().turn(place).parser()).orElseThrow()));
-            }
-            return List.copyOf(events);
-        }
-
-        @Override
-        public void close() throws IOException {
-            for (var file : List.of(results, log)) if (file.isPresent()) file.get().close();
+            int length = (int) json.currentLocation().getByteOffset() - from;
+            return new Literal(new String(line, from, length, UTF_8), true);
         }
     }
 
     /// The four files of a batch.
-    record BatchFiles(Path results, Path retry, Path log, Path lock) {
+    record BatchFiles(Path results, RetryList retry, Path log, Path lock) {
         private static final String ELSEWHERE = "move it away, or name another file for the results";
 
         static BatchFiles of(Path output) {
             refuseNoFile(output, "name another for the results");
             folder(output);
-            var files = new BatchFiles(output, sibling(output, ".retry"), sibling(output, ".log"),
+            var files = new BatchFiles(output, new RetryList(sibling(output, ".retry")), sibling(output, ".log"),
                     sibling(output, ".lock"));
             files.all().forEach(file -> refuseNoFile(file, ELSEWHERE));
             return files;
@@ -9304,14 +9358,14 @@ final class DifyExec implements Runnable {
 
         /// Every name that a batch writes to.
         List<Path> all() {
-            return List.of(results, retry, log, lock, new RetryList(retry).draft());
+            return List.of(results, retry.path(), log, lock, retry.draft().path());
         }
 
         /// Nothing of anybody else's is written to, cut, replaced or moved.
         void refuseForeign() {
             if (!FirstLine.isOurs(results, Results::isResult, Results.BEGINNING)) throw new Unusable(results
                     + ": its first line is no result of this tool\nhint: name another file for the results");
-            if (!FirstLine.isOurs(log, Journal::isEvent, Journal.BEGINNING)) throw new Unusable(log
+            if (!FirstLine.isOurs(log, Event::isKnown, Event.BEGINNING)) throw new Unusable(log
                     + ": its first line is no event of this tool\nhint: " + ELSEWHERE);
         }
 
@@ -9366,12 +9420,12 @@ final class DifyExec implements Runnable {
         }
 
         boolean isBegun() {
-            return !FirstLine.isEmpty(log) || Files.exists(retry) || Files.exists(results);
+            return !FirstLine.isEmpty(log) || Files.exists(retry.path()) || Files.exists(results);
         }
 
         /// A batch of which nothing is on disk cannot be looked at.
         BatchFiles begun() {
-            if (!FirstLine.isEmpty(log) || Files.exists(retry)) return this;
+            if (!FirstLine.isEmpty(log) || Files.exists(retry.path())) return this;
             if (!isBegun() && !Shards.beside(this).isEmpty()) throw new Unusable(results
                     + ": its shards are there and were not merged yet; 'merge' makes one batch of them");
             if (!Files.exists(results)) throw new Unusable(results
@@ -9385,10 +9439,131 @@ final class DifyExec implements Runnable {
         void moveAside(PrintWriter err) throws IOException {
             var stamp = "." + DateTimeFormatter.ofPattern("yyyyMMdd'T'HHmmss.SSS'Z'").withZone(ZoneOffset.UTC)
                     .format(Instant.now());
-            for (var file : List.of(results, retry, log)) {
+            for (var file : List.of(results, retry.path(), log)) {
                 if (!Files.exists(file)) continue;
                 Files.move(file, sibling(file, stamp));
                 err.println("Moved " + file + " to " + sibling(file, stamp).getFileName() + ".");
+            }
+        }
+
+        /// By its first line a file is known as ours: whole, it is one of our lines; torn by a crash, it begins like
+        /// one.
+        static final class FirstLine {
+            /// A line that is longer than `ENOUGH` is known by its beginning alone, a torn one by as much as `{"id":`.
+            private static final int ENOUGH = 1 << 16, LEAST = 6;
+
+            /// @param isLine    whether what is a JSON object is a line of ours
+            /// @param beginning what all of ours begin with
+            static boolean isOurs(Path file, Predicate<Lines.Fields> isLine, Pattern beginning) {
+                var head = head(file);
+                int from = begin(head), to = from;
+                while (to < head.length && head[to] != '\n') to++;
+                var line = Arrays.copyOfRange(head, from, to);
+                return from == head.length || Lines.Fields.of(line).filter(isLine).isPresent()
+                        || to == head.length && begins(line, beginning);
+            }
+
+            /// Missing, without a byte, or with a byte order mark alone.
+            static boolean isEmpty(Path file) {
+                var head = head(file);
+                return head.length == begin(head);
+            }
+
+            /// Behind the byte order mark, if there is one.
+            private static int begin(byte[] head) {
+                int mark = LineFile.BOM.length;
+                return head.length >= mark && Arrays.equals(head, 0, mark, LineFile.BOM, 0, mark) ? mark : 0;
+            }
+
+            private static byte[] head(Path file) {
+                if (!Files.exists(file)) return new byte[0];
+                try (var in = Files.newInputStream(file)) {
+                    return in.readNBytes(ENOUGH);
+                } catch (IOException problem) {
+                    throw new Unusable(file + ": cannot be used (" + Plain.of(problem) + ")");
+                }
+            }
+
+            private static boolean begins(byte[] line, Pattern beginning) {
+                var matcher = beginning.matcher(new String(line, StandardCharsets.ISO_8859_1));
+                return line.length >= LEAST && (matcher.lookingAt() || matcher.hitEnd());
+            }
+        }
+
+        /// Held by the one process that writes a batch; on a file of its own, since a lock goes with any reader's
+        /// close.
+        record Lock(FileChannel channel) implements AutoCloseable {
+            static Lock take(Path path) {
+                try {
+                    var channel = FileChannel.open(path, StandardOpenOption.CREATE, StandardOpenOption.WRITE);
+                    try {
+                        if (channel.tryLock() != null) return new Lock(channel);
+                    } catch (OverlappingFileLockException _) {
+                        // held by this very process: as good as held by another
+                    }
+                    channel.close();
+                } catch (IOException problem) {
+                    throw new Unusable(path + ": cannot be written (" + Plain.of(problem) + ")");
+                }
+                throw new Unusable(path
+                        + " is held: another difyexec is writing this batch\nhint: wait for it or name another -o");
+            }
+
+            /// Whether a process is writing the batch.
+            static boolean isHeld(Path path) throws IOException {
+                if (!Files.exists(path)) return false;
+                try (var channel = FileChannel.open(path, StandardOpenOption.WRITE)) {
+                    return channel.tryLock() == null;
+                } catch (OverlappingFileLockException _) {
+                    return true; // by this very process
+                }
+            }
+
+            @Override
+            public void close() throws IOException {
+                channel.close();
+            }
+        }
+
+        /// `<output>.retry`: the ids to run again, in the CSV's order; made anew as a whole, gone when there is none.
+        record RetryList(Path path) {
+            /// Each id once.
+            List<String> read() throws IOException {
+                return ids(all -> all.distinct().toList());
+            }
+
+            /// As they stand in the file, with or without BOM.
+            <T> T ids(Function<Stream<String>, T> use) throws IOException {
+                try (var lines = Files.lines(path, UTF_8)) {
+                    return use.apply(lines.map(line -> (line.startsWith("\uFEFF") ? line.substring(1) : line).strip())
+                            .filter(id -> !id.isEmpty()));
+                } catch (NoSuchFileException _) {
+                    return use.apply(Stream.empty());
+                } catch (UncheckedIOException problem) {
+                    throw new Unusable(path + ": not UTF-8\nhint: save it as UTF-8, one id a line");
+                }
+            }
+
+            /// What it is written to before it takes its place; one that a crash left is written over.
+            RetryList draft() {
+                return new RetryList(sibling(path, ".tmp"));
+            }
+
+            void write(Index index) throws IOException {
+                var draft = draft().path();
+                try (var out = Files.newBufferedWriter(draft, UTF_8)) {
+                    for (int entry = 0; entry < index.rows(); entry++)
+                        if (index.standing(entry).isOnRetryList()) out.append(index.id(entry)).append('\n');
+                } catch (IOException problem) {
+                    Files.deleteIfExists(draft);
+                    throw new IOException(path + ": " + Plain.of(problem), problem);
+                }
+                if (Files.size(draft) > 0)
+                    Files.move(draft, path, StandardCopyOption.ATOMIC_MOVE, StandardCopyOption.REPLACE_EXISTING);
+                else {
+                    Files.delete(draft);
+                    Files.deleteIfExists(path);
+                }
             }
         }
     }
@@ -9458,7 +9633,7 @@ final class DifyExec implements Runnable {
             var whole = BatchFiles.of(Shard.whole(files.results()));
             int count = shard(files).count();
             for (var other : beside(whole)) refuseOtherCount(other, shard(other).count(), count);
-            var first = Journal.first(whole.log()).filter(line -> "session".equals(line.text("event")));
+            var first = Event.first(whole.log()).filter(line -> "session".equals(line.text("event")));
             if (first.isPresent() && !first.get().has("shard")) throw new Unusable(whole.log()
                     + ": this batch was begun without --shard; go on so, or name another -o");
             var merged = Merged.of(whole.log());
@@ -9480,7 +9655,7 @@ final class DifyExec implements Runnable {
         private static void refuseUnmerged(BatchFiles files, Optional<Event.Merge> merge) throws IOException {
             var taken = merge.map(Event.Merge::byShard).orElse(Map.of());
             for (var part : beside(files)) {
-                if (Lock.isHeld(part.lock())) throw new Unusable(part.lock() + ": the shard " + shard(part)
+                if (BatchFiles.Lock.isHeld(part.lock())) throw new Unusable(part.lock() + ": the shard " + shard(part)
                         + " is running, and its rows would be paid twice; let it end, then 'merge'");
                 var known = taken.get(shard(part).index());
                 if (known == null || known.bytes() != LineFile.wholeLines(part.log())) throw new Unusable(part.log()
@@ -9512,7 +9687,7 @@ final class DifyExec implements Runnable {
 
             static Merged of(Path log) throws IOException {
                 var merged = new Merged();
-                Journal.scan(log, (event, _) -> merged.take(event));
+                Event.scan(log, (event, _) -> merged.take(event));
                 return merged;
             }
 
@@ -9547,7 +9722,7 @@ final class DifyExec implements Runnable {
                 try (var lines = new Lines(files.log())) {
                     lines.next();
                     return new Part(Shards.shard(files), files, end, Cells.hash(Cells.head(lines.bytes())),
-                            Lock.isHeld(files.lock()));
+                            BatchFiles.Lock.isHeld(files.lock()));
                 }
             }
 
@@ -9558,7 +9733,7 @@ final class DifyExec implements Runnable {
 
         private final Shards shards;
         private final Terms terms;
-        private final Lock lock;
+        private final BatchFiles.Lock lock;
         private final List<Event.Torn> torn;
         private final List<Part> parts = new ArrayList<>();
         private final Csv csv;
@@ -9567,14 +9742,14 @@ final class DifyExec implements Runnable {
         private final List<Gain> open = new ArrayList<>();
         private History history;
 
-        private Merger(Shards shards, Csv csv, Terms terms, Lock lock) throws IOException {
+        private Merger(Shards shards, Csv csv, Terms terms, BatchFiles.Lock lock) throws IOException {
             this.shards = shards;
             this.csv = csv;
             this.terms = terms;
             this.lock = lock;
             var files = shards.whole();
             index = Batch.rows(files, Optional.of(csv));
-            files.refuseForeign(new RetryList(new RetryList(files.retry()).draft()), index);
+            files.refuseForeign(files.retry().draft(), index);
             for (var part : shards.files()) parts.add(Part.of(part)); // before results are read: those may grow
             picks = new Picks(index, shards);
             if (!terms.partial()) refuseMissing();
@@ -9585,7 +9760,7 @@ final class DifyExec implements Runnable {
         static Merger open(BatchFiles files, Csv csv, Terms terms) {
             var shards = Shards.of(files);
             try {
-                var lock = Lock.take(files.lock());
+                var lock = BatchFiles.Lock.take(files.lock());
                 try {
                     return new Merger(shards, csv, terms, lock);
                 } catch (IOException | RuntimeException problem) {
@@ -9706,7 +9881,7 @@ final class DifyExec implements Runnable {
         }
 
         void retryList() throws IOException {
-            new RetryList(shards.whole().retry()).write(index);
+            shards.whole().retry().write(index);
         }
 
         /// The merged batch.
@@ -9754,9 +9929,9 @@ final class DifyExec implements Runnable {
             }
 
             private void read() throws IOException {
-                var line = Fields.of(lines.parser());
+                var line = Lines.Fields.of(lines.parser());
                 event = Optional.empty();
-                Journal.isRead(line, read -> {
+                Event.isRead(line, read -> {
                     event = Optional.of(read);
                     if (line.get().has("t")) t = line.get().time();
                 });
@@ -9768,222 +9943,147 @@ final class DifyExec implements Runnable {
                 return order != 0 ? order : Integer.compare(part.shard().index(), other.part.shard().index());
             }
         }
-    }
 
-    /// Which line counts as the result of each row, packed: 32 bytes a row. Source 0 is the merged batch, the others
-    /// are its shards.
-    static final class Picks implements AutoCloseable {
-        private static final int SOURCE_BITS = 16, MOST_OUTSIDE = 1000;
+        /// Which line counts as the result of each row, packed: 32 bytes a row. Source 0 is the merged batch, the
+        /// others are its shards.
+        static final class Picks implements AutoCloseable {
+            private static final int SOURCE_BITS = 16, MOST_OUTSIDE = 1000;
 
-        private final Index index;
-        private final Shards shards;
-        private final Lines[] sources;
-        private final Longs owners = new Longs(), own = new Longs(), ownRuns = new Longs(), theirs = new Longs();
-        /// Successes that the logs have gained, and rows whose shard has the merged batch's run.
-        private final BitSet fresh = new BitSet(), known = new BitSet();
-        private final Map<Integer, Long> outside = new TreeMap<>();
-        private final List<Integer> twice = new ArrayList<>();
+            private final Index index;
+            private final Shards shards;
+            private final Lines[] sources;
+            private final Longs owners = new Longs(), own = new Longs(), ownRuns = new Longs(), theirs = new Longs();
+            /// Successes that the logs have gained, and rows whose shard has the merged batch's run.
+            private final BitSet fresh = new BitSet(), known = new BitSet();
+            private final Map<Integer, Long> outside = new TreeMap<>();
+            private final List<Integer> twice = new ArrayList<>();
 
-        Picks(Index index, Shards shards) {
-            this.index = index;
-            this.shards = shards;
-            this.sources = new Lines[shards.files().size() + 1];
-        }
-
-        Shard shard(int entry) {
-            if (owners.get(entry) == 0) owners.set(entry, Shard.of(index.id(entry), shards.count()).index());
-            return new Shard((int) owners.get(entry), shards.count());
-        }
-
-        void read(int source, BatchFiles files) throws IOException {
-            if (!Files.exists(files.results())) return;
-            var lines = new Lines(files.results());
-            sources[source] = lines;
-            while (lines.next()) {
-                var head = Results.head(lines.parser()).filter(Results.Head::success);
-                if (head.isPresent()) take(source, files, lines.place(), head.get());
+            Picks(Index index, Shards shards) {
+                this.index = index;
+                this.shards = shards;
+                this.sources = new Lines[shards.files().size() + 1];
             }
-        }
 
-        private void take(int source, BatchFiles files, long at, Results.Head line) {
-            int entry = index.findOrAdd(line.id());
-            long run = Cells.head(line.run().getBytes(UTF_8)), place = (at << SOURCE_BITS | source) + 1;
-            if (source == 0) {
-                own.set(entry, place);
-                ownRuns.set(entry, run);
-            } else if (!files.shard().equals(Optional.of(shard(entry)))) {
-                if (outside.size() == MOST_OUTSIDE) throw outside(files, entry);
-                outside.put(entry, place);
-                return;
-            } else {
-                theirs.set(entry, place);
-                if (own.get(entry) > 0 && ownRuns.get(entry) == run) known.set(entry);
+            Shard shard(int entry) {
+                if (owners.get(entry) == 0) owners.set(entry, Shard.of(index.id(entry), shards.count()).index());
+                return new Shard((int) owners.get(entry), shards.count());
             }
-            index.stand(entry, line.standing());
-        }
 
-        private Unusable outside(BatchFiles files, int entry) {
-            return new Unusable(files.results() + ": holds the row " + Plain.id(index.id(entry))
-                    + ", which is of shard " + shard(entry));
-        }
-
-        /// What a log tells of rows that are another shard's; of those that were paid twice it may.
-        void refuseOutside(Merger.Part part, String id) {
-            int entry = index.findOrAdd(id);
-            if (!part.shard().equals(shard(entry)) && !outside.containsKey(entry)) throw outside(part.files(), entry);
-        }
-
-        void fresh(String id) {
-            fresh.set(index.findOrAdd(id));
-        }
-
-        /// What a shard has gained counts from now on, unless the merged batch has paid for the row by itself.
-        void decide(boolean force) throws IOException {
-            for (int entry : fresh.stream().filter(entry -> own.get(entry) > 0 && theirs.get(entry) > 0).toArray())
-                if (known.get(entry)) own.set(entry, 0);
-                else twice.add(entry);
-            for (int entry : outside.keySet()) {
-                if (pick(entry) == 0 || isOfOneRun(pick(entry), outside.get(entry)))
-                    throw outside(shards.files().get(source(outside.get(entry)) - 1), entry);
-                twice.add(entry);
-            }
-            if (twice.isEmpty()) return;
-            if (!force) throw new Unusable(shards.whole().results() + ": " + twice().orElseThrow()
-                    + "; --force keeps the earlier result of each");
-            for (int entry : twice) keepEarlier(entry);
-        }
-
-        /// `2 rows were paid twice (r-5 in results.1-of-8.jsonl and results.2-of-8.jsonl, …)`
-        Optional<String> twice() {
-            if (twice.isEmpty()) return Optional.empty();
-            return Optional.of(Plain.count(twice.size(), "row was", "rows were") + " paid twice, by two runs ("
-                    + twice.stream().limit(3).map(entry -> Plain.id(index.id(entry))).collect(joining(", "))
-                    + (twice.size() > 3 ? ", …" : "") + "; first in " + name(pick(twice.getFirst())) + " and "
-                    + name(other(twice.getFirst())) + ")");
-        }
-
-        private long pick(int entry) {
-            return own.get(entry) > 0 ? own.get(entry) : theirs.get(entry);
-        }
-
-        private long other(int entry) {
-            return outside.getOrDefault(entry, theirs.get(entry));
-        }
-
-        private void keepEarlier(int entry) throws IOException {
-            var kept = line(pick(entry)).executedAt();
-            var other = line(other(entry)).executedAt();
-            if (other.isEmpty() || !kept.isEmpty() && !Times.parse(other).isBefore(Times.parse(kept))) return;
-            theirs.set(entry, other(entry));
-            own.set(entry, 0);
-        }
-
-        private boolean isOfOneRun(long place, long other) throws IOException {
-            return line(place).run().equals(line(other).run());
-        }
-
-        private static int source(long place) {
-            return (int) (place - 1 & (1 << SOURCE_BITS) - 1);
-        }
-
-        private String name(long place) {
-            int source = source(place);
-            return (source == 0 ? shards.whole() : shards.files().get(source - 1)).results().getFileName().toString();
-        }
-
-        private Lines turn(long place) throws IOException {
-            return sources[source(place)].turn(place - 1 >>> SOURCE_BITS);
-        }
-
-        private Results.Head line(long place) throws IOException {
-            return Results.head(turn(place).parser()).orElseThrow();
-        }
-
-        void write(OutputStream out) throws IOException {
-            for (int entry = 0; entry < index.size(); entry++)
-                if (pick(entry) > 0) turn(pick(entry)).copyTo(out);
-        }
-
-        @Override
-        public void close() throws IOException {
-            for (var source : sources) if (source != null) source.close();
-        }
-    }
-
-    /// By its first line a file is known as ours: whole, it is one of our lines; torn by a crash, it begins like one.
-    static final class FirstLine {
-        /// A line that is longer than `ENOUGH` is known by its beginning alone, a torn one by as much as `{"id":`.
-        private static final int ENOUGH = 1 << 16, LEAST = 6;
-
-        /// @param isLine    whether what is a JSON object is a line of ours
-        /// @param beginning what all of ours begin with
-        static boolean isOurs(Path file, Predicate<Fields> isLine, Pattern beginning) {
-            var head = head(file);
-            int from = begin(head), to = from;
-            while (to < head.length && head[to] != '\n') to++;
-            var line = Arrays.copyOfRange(head, from, to);
-            return from == head.length || Fields.of(line).filter(isLine).isPresent()
-                    || to == head.length && begins(line, beginning);
-        }
-
-        /// Missing, without a byte, or with a byte order mark alone.
-        static boolean isEmpty(Path file) {
-            var head = head(file);
-            return head.length == begin(head);
-        }
-
-        /// Behind the byte order mark, if there is one.
-        private static int begin(byte[] head) {
-            int mark = LineFile.BOM.length;
-            return head.length >= mark && Arrays.equals(head, 0, mark, LineFile.BOM, 0, mark) ? mark : 0;
-        }
-
-        private static byte[] head(Path file) {
-            if (!Files.exists(file)) return new byte[0];
-            try (var in = Files.newInputStream(file)) {
-                return in.readNBytes(ENOUGH);
-            } catch (IOException problem) {
-                throw new Unusable(file + ": cannot be used (" + Plain.of(problem) + ")");
-            }
-        }
-
-        private static boolean begins(byte[] line, Pattern beginning) {
-            var matcher = beginning.matcher(new String(line, StandardCharsets.ISO_8859_1));
-            return line.length >= LEAST && (matcher.lookingAt() || matcher.hitEnd());
-        }
-    }
-
-    /// Held by the one process that writes a batch; on a file of its own, since a lock goes with any reader's close.
-    record Lock(FileChannel channel) implements AutoCloseable {
-        static Lock take(Path path) {
-            try {
-                var channel = FileChannel.open(path, StandardOpenOption.CREATE, StandardOpenOption.WRITE);
-                try {
-                    if (channel.tryLock() != null) return new Lock(channel);
-                } catch (OverlappingFileLockException _) {
-                    // held by this very process: as good as held by another
+            void read(int source, BatchFiles files) throws IOException {
+                if (!Files.exists(files.results())) return;
+                var lines = new Lines(files.results());
+                sources[source] = lines;
+                while (lines.next()) {
+                    var head = Results.head(lines.parser()).filter(Results.Head::success);
+                    if (head.isPresent()) take(source, files, lines.place(), head.get());
                 }
-                channel.close();
-            } catch (IOException problem) {
-                throw new Unusable(path + ": cannot be written (" + Plain.of(problem) + ")");
             }
-            throw new Unusable(path
-                    + " is held: another difyexec is writing this batch\nhint: wait for it or name another -o");
-        }
 
-        /// Whether a process is writing the batch.
-        static boolean isHeld(Path path) throws IOException {
-            if (!Files.exists(path)) return false;
-            try (var channel = FileChannel.open(path, StandardOpenOption.WRITE)) {
-                return channel.tryLock() == null;
-            } catch (OverlappingFileLockException _) {
-                return true; // by this very process
+            private void take(int source, BatchFiles files, long at, Results.Head line) {
+                int entry = index.findOrAdd(line.id());
+                long run = Cells.head(line.run().getBytes(UTF_8)), place = (at << SOURCE_BITS | source) + 1;
+                if (source == 0) {
+                    own.set(entry, place);
+                    ownRuns.set(entry, run);
+                } else if (!files.shard().equals(Optional.of(shard(entry)))) {
+                    if (outside.size() == MOST_OUTSIDE) throw outside(files, entry);
+                    outside.put(entry, place);
+                    return;
+                } else {
+                    theirs.set(entry, place);
+                    if (own.get(entry) > 0 && ownRuns.get(entry) == run) known.set(entry);
+                }
+                index.stand(entry, line.standing());
             }
-        }
 
-        @Override
-        public void close() throws IOException {
-            channel.close();
+            private Unusable outside(BatchFiles files, int entry) {
+                return new Unusable(files.results() + ": holds the row " + Plain.id(index.id(entry))
+                        + ", which is of shard " + shard(entry));
+            }
+
+            /// What a log tells of rows that are another shard's; of those that were paid twice it may.
+            void refuseOutside(Merger.Part part, String id) {
+                int entry = index.findOrAdd(id);
+                if (!part.shard().equals(shard(entry)) && !outside.containsKey(entry))
+                    throw outside(part.files(), entry);
+            }
+
+            void fresh(String id) {
+                fresh.set(index.findOrAdd(id));
+            }
+
+            /// What a shard has gained counts from now on, unless the merged batch has paid for the row by itself.
+            void decide(boolean force) throws IOException {
+                for (int entry : fresh.stream().filter(entry -> own.get(entry) > 0 && theirs.get(entry) > 0).toArray())
+                    if (known.get(entry)) own.set(entry, 0);
+                    else twice.add(entry);
+                for (int entry : outside.keySet()) {
+                    if (pick(entry) == 0 || isOfOneRun(pick(entry), outside.get(entry)))
+                        throw outside(shards.files().get(source(outside.get(entry)) - 1), entry);
+                    twice.add(entry);
+                }
+                if (twice.isEmpty()) return;
+                if (!force) throw new Unusable(shards.whole().results() + ": " + twice().orElseThrow()
+                        + "; --force keeps the earlier result of each");
+                for (int entry : twice) keepEarlier(entry);
+            }
+
+            /// `2 rows were paid twice (r-5 in results.1-of-8.jsonl and results.2-of-8.jsonl, …)`
+            Optional<String> twice() {
+                if (twice.isEmpty()) return Optional.empty();
+                return Optional.of(Plain.count(twice.size(), "row was", "rows were") + " paid twice, by two runs ("
+                        + twice.stream().limit(3).map(entry -> Plain.id(index.id(entry))).collect(joining(", "))
+                        + (twice.size() > 3 ? ", …" : "") + "; first in " + name(pick(twice.getFirst())) + " and "
+                        + name(other(twice.getFirst())) + ")");
+            }
+
+            private long pick(int entry) {
+                return own.get(entry) > 0 ? own.get(entry) : theirs.get(entry);
+            }
+
+            private long other(int entry) {
+                return outside.getOrDefault(entry, theirs.get(entry));
+            }
+
+            private void keepEarlier(int entry) throws IOException {
+                var kept = line(pick(entry)).executedAt();
+                var other = line(other(entry)).executedAt();
+                if (other.isEmpty() || !kept.isEmpty() && !Times.parse(other).isBefore(Times.parse(kept))) return;
+                theirs.set(entry, other(entry));
+                own.set(entry, 0);
+            }
+
+            private boolean isOfOneRun(long place, long other) throws IOException {
+                return line(place).run().equals(line(other).run());
+            }
+
+            private static int source(long place) {
+                return (int) (place - 1 & (1 << SOURCE_BITS) - 1);
+            }
+
+            private String name(long place) {
+                int source = source(place);
+                return (source == 0 ? shards.whole() : shards.files().get(source - 1)).results().getFileName()
+                        .toString();
+            }
+
+            private Lines turn(long place) throws IOException {
+                return sources[source(place)].turn(place - 1 >>> SOURCE_BITS);
+            }
+
+            private Results.Head line(long place) throws IOException {
+                return Results.head(turn(place).parser()).orElseThrow();
+            }
+
+            void write(OutputStream out) throws IOException {
+                for (int entry = 0; entry < index.size(); entry++)
+                    if (pick(entry) > 0) turn(pick(entry)).copyTo(out);
+            }
+
+            @Override
+            public void close() throws IOException {
+                for (var source : sources) if (source != null) source.close();
+            }
         }
     }
 
@@ -10072,7 +10172,7 @@ final class DifyExec implements Runnable {
                 var last = lastLine(channel, size);
                 long start = size - last.length;
                 if (last.length == 0 || Arrays.equals(last, BOM)) return Optional.empty();
-                if (Fields.of(last).isPresent()) {
+                if (Lines.Fields.of(last).isPresent()) {
                     channel.write(ByteBuffer.wrap(new byte[] {'\n'}), size);
                     return Optional.empty();
                 }
@@ -10116,7 +10216,7 @@ final class DifyExec implements Runnable {
 
         /// Marks every id that has a success. Lines of the original tool are read too; what is no result is passed
         /// over.
-        static void read(Path results, Index index, List<Reading> readings) throws IOException {
+        static void read(Path results, Index index, List<Batch.Listener> readings) throws IOException {
             if (!Files.exists(results)) return;
             try (var lines = new Lines(results)) {
                 while (lines.next()) {
@@ -10130,7 +10230,7 @@ final class DifyExec implements Runnable {
             }
         }
 
-        static boolean isResult(Fields line) {
+        static boolean isResult(Lines.Fields line) {
             return line.has("id") && line.has("status");
         }
 
@@ -10143,85 +10243,48 @@ final class DifyExec implements Runnable {
 
         /// The fields of a line that say whose result it is; empty if it is no whole JSON object with an id.
         static Optional<Head> head(JsonParser line) {
-            return Fields.of(line, (name, _) -> !HEAD.contains(name)).filter(fields -> !fields.text("id", "").isBlank())
+            return Lines.Fields.of(line, (name, _) -> !HEAD.contains(name))
+                    .filter(fields -> !fields.text("id", "").isBlank())
                     .map(fields -> new Head(fields.text("id").strip(),
                             "success".equals(fields.texts().getOrDefault("status", "success")),
                             "partial-succeeded".equals(fields.text("workflow_status")),
                             fields.text("workflow_id", ""),
                             fields.text("workflow_run_id", ""), fields.text("executed_at", "")));
         }
-    }
 
-    /// A line of the results: what the original tool writes of a success, then ours.
-    ///
-    /// @param totalPrice null where it is not known; so is the currency then
-    /// @param files      where the files of its outputs are
-    /// @param conversationId of a chatflow's answer, where it is known; so is `messageId`
-    @JsonInclude(JsonInclude.Include.NON_NULL)
-    record ResultLine(String id, String status, Map<String, String> inputs, @JsonRawValue String outputs,
-            String workflowRunId, Instant executedAt, int retryCount, String workflowStatus, String workflowId,
-            double elapsedTime, long totalTokens, int totalSteps, BigDecimal totalPrice, String currency,
-            @JsonInclude(JsonInclude.Include.NON_DEFAULT) boolean edited,
-            @JsonInclude(JsonInclude.Include.NON_EMPTY) List<String> files,
-            @JsonInclude(JsonInclude.Include.NON_EMPTY) String conversationId,
-            @JsonInclude(JsonInclude.Include.NON_EMPTY) String messageId) {
-        static ResultLine of(Attempt attempt, Seen.Ran ran, Instant now, List<Path> files) {
-            var row = attempt.row();
-            var usage = ran.usage();
-            return new ResultLine(row.id(), "success", row.inputs(), new String(ran.outputs(), UTF_8), ran.ref().id(),
-                    now, attempt.tries().retries(),
-                    ran.status() == RunStatus.PARTIAL ? "partial-succeeded" : "succeeded", ran.workflowId(),
-                    usage.seconds(), usage.tokens(), usage.steps(), usage.price().orElse(null),
-                    usage.price().isPresent() ? usage.currency() : null, row.isEdited(),
-                    files.stream().map(Path::toString).toList(), ran.said().conversation(), ran.said().id());
-        }
-    }
-
-    /// `<output>.retry`: the ids to run again, in the CSV's order; made anew as a whole, gone when there is none.
-    record RetryList(Path path) {
-        /// Each id once.
-        List<String> read() throws IOException {
-            return ids(all -> all.distinct().toList());
-        }
-
-        /// As they stand in the file, with or without BOM.
-        <T> T ids(Function<Stream<String>, T> use) throws IOException {
-            try (var lines = Files.lines(path, UTF_8)) {
-                return use.apply(lines.map(line -> (line.startsWith("\uFEFF") ? line.substring(1) : line).strip())
-                        .filter(id -> !id.isEmpty()));
-            } catch (NoSuchFileException _) {
-                return use.apply(Stream.empty());
-            } catch (UncheckedIOException problem) {
-                throw new Unusable(path + ": not UTF-8\nhint: save it as UTF-8, one id a line");
-            }
-        }
-
-        /// What it is written to before it takes its place; one that a crash left is written over.
-        Path draft() {
-            return path.resolveSibling(path.getFileName() + ".tmp");
-        }
-
-        void write(Index index) throws IOException {
-            var draft = draft();
-            try (var out = Files.newBufferedWriter(draft, UTF_8)) {
-                for (int entry = 0; entry < index.rows(); entry++)
-                    if (index.standing(entry).isOnRetryList()) out.append(index.id(entry)).append('\n');
-            } catch (IOException problem) {
-                Files.deleteIfExists(draft);
-                throw new IOException(path + ": " + Plain.of(problem), problem);
-            }
-            if (Files.size(draft) > 0)
-                Files.move(draft, path, StandardCopyOption.ATOMIC_MOVE, StandardCopyOption.REPLACE_EXISTING);
-            else {
-                Files.delete(draft);
-                Files.deleteIfExists(path);
+        /// A line of the results: what the original tool writes of a success, then ours.
+        ///
+        /// @param totalPrice null where it is not known; so is the currency then
+        /// @param files      where the files of its outputs are
+        /// @param conversationId of a chatflow's answer, where it is known; so is `messageId`
+        @JsonInclude(JsonInclude.Include.NON_NULL)
+        record Success(String id, String status, Map<String, String> inputs, @JsonRawValue String outputs,
+                String workflowRunId, Instant executedAt, int retryCount, String workflowStatus, String workflowId,
+                double elapsedTime, long totalTokens, int totalSteps, BigDecimal totalPrice, String currency,
+                @JsonInclude(JsonInclude.Include.NON_DEFAULT) boolean edited,
+                @JsonInclude(JsonInclude.Include.NON_EMPTY) List<String> files,
+                @JsonInclude(JsonInclude.Include.NON_EMPTY) String conversationId,
+                @JsonInclude(JsonInclude.Include.NON_EMPTY) String messageId) {
+            static Success of(Attempt attempt, Seen.Ran ran, Instant now, List<Path> files) {
+                var row = attempt.row();
+                var usage = ran.usage();
+                return new Success(row.id(), "success", row.inputs(), new String(ran.outputs(), UTF_8), ran.ref().id(),
+                        now, attempt.tries().retries(),
+                        ran.status() == RunStatus.PARTIAL ? "partial-succeeded" : "succeeded", ran.workflowId(),
+                        usage.seconds(), usage.tokens(), usage.steps(), usage.price().orElse(null),
+                        usage.price().isPresent() ? usage.currency() : null, row.isEdited(),
+                        files.stream().map(Path::toString).toList(), ran.said().conversation(), ran.said().id());
             }
         }
     }
 
-    /// The attempt log: every event a line, appended, never changed.
-    static final class Journal {
-        static final Pattern BEGINNING = Pattern.compile("""
+    /// One event of the attempt log, format 1: every event a line, appended, never changed. `t` is when. Unknown kinds
+    /// are read as [Event.Other].
+    @JsonPropertyOrder("event")
+    @JsonInclude(JsonInclude.Include.NON_EMPTY)
+    sealed interface Event {
+        int FORMAT = 1;
+        Pattern BEGINNING = Pattern.compile("""
                 \\{"event":"(?:session|torn|end)","t":"\\d{4}-""");
 
         /// Hands on every event in order, with the place in the file where its line begins. A line that cannot be read
@@ -10232,7 +10295,7 @@ final class DifyExec implements Runnable {
             try (var lines = new Lines(log)) {
                 while (lines.next()) {
                     if (lines.isEmpty()) continue;
-                    var line = Fields.of(lines.parser());
+                    var line = Lines.Fields.of(lines.parser());
                     if (!isRead(line, event -> use.accept(event, lines.place()))) unread++;
                 }
             }
@@ -10240,21 +10303,21 @@ final class DifyExec implements Runnable {
         }
 
         /// The line that a log begins with.
-        static Optional<Fields> first(Path log) throws IOException {
+        static Optional<Lines.Fields> first(Path log) throws IOException {
             if (!Files.exists(log)) return Optional.empty();
             try (var lines = new Lines(log)) {
-                return lines.next() ? Fields.of(lines.parser()) : Optional.empty();
+                return lines.next() ? Lines.Fields.of(lines.parser()) : Optional.empty();
             }
         }
 
-        static boolean isEvent(Fields line) {
+        static boolean isKnown(Lines.Fields line) {
             return isRead(Optional.of(line), event -> {
                 if (event instanceof Event.Other) throw new IllegalArgumentException("no event that is known");
             });
         }
 
         /// False: it is no event of ours.
-        static boolean isRead(Optional<Fields> line, Consumer<Event> use) {
+        static boolean isRead(Optional<Lines.Fields> line, Consumer<Event> use) {
             if (line.isEmpty()) return false;
             try {
                 use.accept(Event.of(line.get()));
@@ -10263,82 +10326,6 @@ final class DifyExec implements Runnable {
                 return false; // no event of ours
             }
         }
-    }
-
-    /// The fields of a line that are neither objects nor arrays, by name: databind takes three times as long over a
-    /// long log.
-    record Fields(Map<String, String> texts) {
-        /// What is read otherwise, or passed over: it says whether that is the case.
-        interface Otherwise {
-            boolean reads(String name, JsonParser value) throws IOException;
-        }
-
-        /// Empty: it is no whole JSON object.
-        static Optional<Fields> of(JsonParser line) {
-            return of(line, (_, _) -> false);
-        }
-
-        static Optional<Fields> of(JsonParser line, Otherwise otherwise) {
-            var texts = new HashMap<String, String>();
-            try (line) {
-                if (line.nextToken() != JsonToken.START_OBJECT) return Optional.empty();
-                while (line.nextToken() == JsonToken.FIELD_NAME) {
-                    var name = line.currentName();
-                    var value = line.nextToken();
-                    if (!otherwise.reads(name, line) && value.isScalarValue())
-                        texts.put(name, value == JsonToken.VALUE_NULL ? null : line.getText());
-                    line.skipChildren();
-                }
-                return line.currentToken() == JsonToken.END_OBJECT ? Optional.of(new Fields(texts)) : Optional.empty();
-            } catch (IOException _) {
-                return Optional.empty();
-            }
-        }
-
-        static Optional<Fields> of(byte[] line) {
-            try {
-                return of(Json.Tokens.FACTORY.createParser(line));
-            } catch (IOException _) {
-                return Optional.empty();
-            }
-        }
-
-        boolean has(String name) {
-            return texts.get(name) != null;
-        }
-
-        /// Null: the line tells nothing of it.
-        String text(String name) {
-            return texts.get(name);
-        }
-
-        String text(String name, String unknown) {
-            return has(name) ? text(name) : unknown;
-        }
-
-        /// When it was written.
-        Instant time() {
-            return Times.parse(text("t"));
-        }
-
-        int integer(String name) {
-            return Math.toIntExact(whole(name));
-        }
-
-        long whole(String name) {
-            return Long.parseLong(text(name, "0"));
-        }
-
-        BigDecimal decimal(String name) {
-            return has(name) ? new BigDecimal(text(name)) : null;
-        }
-    }
-
-    /// One event of the attempt log, format 1; `t` is when. Unknown kinds are read as [Event.Other].
-    @JsonPropertyOrder("event")
-    @JsonInclude(JsonInclude.Include.NON_EMPTY)
-    sealed interface Event {
-        int FORMAT = 1;
 
         /// Its kind in the log is the record's name.
         @JsonProperty
@@ -10346,7 +10333,7 @@ final class DifyExec implements Runnable {
             return getClass().getSimpleName().toLowerCase(Locale.ROOT);
         }
 
-        static Event of(Fields line) {
+        static Event of(Lines.Fields line) {
             String id = line.text("id"), user = line.text("user"), run = line.text("run"), why = line.text("why");
             return switch (line.text("event", "")) {
                 case "session" -> new Session(line.time(), line.integer("format"), line.text("tool"),
@@ -10503,51 +10490,6 @@ final class DifyExec implements Runnable {
         record Other() implements Event {}
     }
 
-    /// How many files of each row's outputs could not be fetched, in the CSV's order.
-    static final class MissingFiles {
-        private static final int EXAMPLES = 3;
-
-        private final Map<Integer, OfRow> byRow = new TreeMap<>();
-
-        private record OfRow(String id, int files) {}
-
-        void add(Row row) {
-            int before = byRow.getOrDefault(row.index(), new OfRow(row.id(), 0)).files();
-            put(row.index(), row.id(), before + 1);
-        }
-
-        /// @param row   its number
-        /// @param files of its last run; 0: all are there
-        void put(int row, String id, int files) {
-            if (files > 0) byRow.put(row, new OfRow(id, files));
-            else byRow.remove(row);
-        }
-
-        boolean isEmpty() {
-            return byRow.isEmpty();
-        }
-
-        long files() {
-            return byRow.values().stream().mapToLong(OfRow::files).sum();
-        }
-
-        int rows() {
-            return byRow.size();
-        }
-
-        /// The first rows.
-        List<String> examples() {
-            return byRow.values().stream().limit(EXAMPLES).map(OfRow::id).toList();
-        }
-
-        @Override
-        public String toString() {
-            return Plain.count(files(), "file") + " of " + Plain.count(rows(), "row") + " could not be fetched ("
-                    + examples().stream().map(Plain::id).collect(joining(", ")) + (rows() > EXAMPLES ? ", …" : "")
-                    + "): see 'missing' in the log; 'retry --force ID' runs such a row anew";
-        }
-    }
-
     /// The lines of a file as bytes, one after another or by where they begin. What lies close together comes from one
     /// read.
     static final class Lines implements AutoCloseable {
@@ -10627,15 +10569,75 @@ final class DifyExec implements Runnable {
         public void close() throws IOException {
             file.close();
         }
-    }
 
-    /// Told of each result and each event while the files are read.
-    interface Reading {
-        /// The last one of a row counts.
-        default void result(int entry, Lines line) throws IOException {}
+        /// The fields of a line that are neither objects nor arrays, by name: databind takes three times as long over a
+        /// long log.
+        record Fields(Map<String, String> texts) {
+            /// What is read otherwise, or passed over: it says whether that is the case.
+            interface Otherwise {
+                boolean reads(String name, JsonParser value) throws IOException;
+            }
 
-        /// @param at where in the log the event's line begins
-        default void event(Index index, Event event, long at) {}
+            /// Empty: it is no whole JSON object.
+            static Optional<Fields> of(JsonParser line) {
+                return of(line, (_, _) -> false);
+            }
+
+            static Optional<Fields> of(JsonParser line, Otherwise otherwise) {
+                var texts = new HashMap<String, String>();
+                try (line) {
+                    if (line.nextToken() != JsonToken.START_OBJECT) return Optional.empty();
+                    while (line.nextToken() == JsonToken.FIELD_NAME) {
+                        var name = line.currentName();
+                        var value = line.nextToken();
+                        if (!otherwise.reads(name, line) && value.isScalarValue())
+                            texts.put(name, value == JsonToken.VALUE_NULL ? null : line.getText());
+                        line.skipChildren();
+                    }
+                    return Optional.of(new Fields(texts)).filter(_ -> line.currentToken() == JsonToken.END_OBJECT);
+                } catch (IOException _) {
+                    return Optional.empty();
+                }
+            }
+
+            static Optional<Fields> of(byte[] line) {
+                try {
+                    return of(Json.Tokens.FACTORY.createParser(line));
+                } catch (IOException _) {
+                    return Optional.empty();
+                }
+            }
+
+            boolean has(String name) {
+                return texts.get(name) != null;
+            }
+
+            /// Null: the line tells nothing of it.
+            String text(String name) {
+                return texts.get(name);
+            }
+
+            String text(String name, String unknown) {
+                return has(name) ? text(name) : unknown;
+            }
+
+            /// When it was written.
+            Instant time() {
+                return Times.parse(text("t"));
+            }
+
+            int integer(String name) {
+                return Math.toIntExact(whole(name));
+            }
+
+            long whole(String name) {
+                return Long.parseLong(text(name, "0"));
+            }
+
+            BigDecimal decimal(String name) {
+                return has(name) ? new BigDecimal(text(name)) : null;
+            }
+        }
     }
 
     // ── Input ───────────────────────────────────────────────────────────────────────────────────────────────────────
