@@ -254,7 +254,7 @@ final class BatchTest {
 
             assertEquals(0, Event.scan(path, (event, _) -> read.add(event)));
             assertEquals(List.of(new Event.Other(), new Event.Other(),
-                    new Event.Look(NOON, "u", null, "absent")), read);
+                    new Event.Look(NOON, "u", "", "absent")), read);
         }
 
         @Test
@@ -614,7 +614,7 @@ final class BatchTest {
                     + (late ? "{'event':'late','t':'2026-01-16T12:00:03Z','id':'a','user':'u1'}\n" : "")));
 
             assertEquals(awaited ? List.of("u1") : List.of(),
-                    history.resent().stream().map(Attempt::user).toList());
+                    history.resent(false).stream().map(Attempt::user).toList());
         }
 
         @ParameterizedTest(name = "seen {0}, the row then {1}: {2}")
@@ -636,9 +636,9 @@ final class BatchTest {
                     + attempt.formatted("u2") + "{'event':'late','t':'2026-01-16T12:00:03Z','id':'a','user':'u1',"
                     + "'run':'r1','saw':'" + saw + "'}\n" + end.formatted("u2", outcome)));
 
-            assertEquals(List.of(), history.resent());
+            assertEquals(List.of(), history.resent(false));
             assertEquals(awaited ? List.of("u1") : List.of(),
-                    history.turnedUp().stream().map(Attempt::user).toList());
+                    history.resent(true).stream().map(Attempt::user).toList());
         }
 
         @Test
@@ -1026,10 +1026,10 @@ final class BatchTest {
             var options = new RowOptions();
             try (var writer = scene.open()) {
                 var batch = writer.batch();
-                assertTrue(batch.select(options.of(Batch.Selection.pending()), seconds(1)).isEmpty());
+                assertTrue(batch.select(options.of(Batch.Selection.PENDING), seconds(1)).isEmpty());
 
                 options.rerunChanged = true;
-                var wanted = batch.select(options.of(Batch.Selection.pending()), seconds(1));
+                var wanted = batch.select(options.of(Batch.Selection.PENDING), seconds(1));
 
                 assertEquals(1, wanted.rows());
                 assertEquals("a", wanted.iterator().next().id());
@@ -1056,10 +1056,10 @@ final class BatchTest {
             scene.interruptAfter(Duration.ofMillis(100));
             scene.backoff = new Backoff(seconds(60), seconds(60), 0);
             scene.play(); // a and c succeed, b and d fail, e is pending
-            var pending = Batch.Selection.pending();
+            var pending = Batch.Selection.PENDING;
 
             assertEquals(List.of("b", "d", "e"), selected(scene, pending, _ -> {}));
-            assertEquals(List.of("b", "d"), selected(scene, Batch.Selection.fromList(), _ -> {}));
+            assertEquals(List.of("b", "d"), selected(scene, Batch.Selection.LISTED, _ -> {}));
             assertEquals(List.of("b", "d"), selected(scene, pending, options -> options.limit = 2L));
             assertEquals(List.of("b", "d", "e"), selected(scene, pending, options -> options.limit = 9L));
             assertEquals(List.of("d", "e"), selected(scene, pending, options -> options.ids = List.of("e", "d", "a")));
@@ -1079,7 +1079,7 @@ final class BatchTest {
             var nobody = assertThrows(Unusable.class,
                     () -> selected(scene, Batch.Selection.named(List.of("z"), false), _ -> {}));
             var noOption = assertThrows(Unusable.class,
-                    () -> selected(scene, Batch.Selection.pending(), options -> options.ids = List.of("z")));
+                    () -> selected(scene, Batch.Selection.PENDING, options -> options.ids = List.of("z")));
 
             assertTrue(success.getMessage().contains("--force"), success.getMessage());
             assertTrue(nobody.getMessage().contains("no row with the id \"z\""), nobody.getMessage());
@@ -1093,8 +1093,8 @@ final class BatchTest {
                     json("\uFEFF{'id': 'a', 'status': 'success', 'outputs': {'outputs': {'x': 1}}}\n"));
             Files.writeString(scene.file(".retry"), "\uFEFFb\nb\n");
 
-            assertEquals(List.of("b", "c"), selected(scene, Batch.Selection.pending(), _ -> {}));
-            assertEquals(List.of("b"), selected(scene, Batch.Selection.fromList(), _ -> {}));
+            assertEquals(List.of("b", "c"), selected(scene, Batch.Selection.PENDING, _ -> {}));
+            assertEquals(List.of("b"), selected(scene, Batch.Selection.LISTED, _ -> {}));
         }
 
         @Test

@@ -263,7 +263,7 @@ final class Given {
         Function<OutputFile, Fetched> fetched = file -> new Fetched.There(file.place());
         final List<Instant> fetches = new ArrayList<>();
         Duration lookTakes = Duration.ZERO, fetchTakes = Duration.ZERO;
-        Batch.Selection selection = Batch.Selection.pending();
+        Batch.Selection selection = Batch.Selection.PENDING;
         Backoff backoff = BACKOFF;
         RetryRuns failedRuns = RetryRuns.TRANSIENT;
         Mode mode = Mode.BLOCKING;

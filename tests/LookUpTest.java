@@ -1152,7 +1152,7 @@ final class LookUpTest {
             scene.selection = Batch.Selection.named(List.of("b"), false);
             scene.crash(1);
             scene.server = "1.16.0";
-            scene.selection = Batch.Selection.pending();
+            scene.selection = Batch.Selection.PENDING;
 
             scene.play();
 
