@@ -8373,7 +8373,7 @@ final class DifyExec implements Runnable {
         private BatchWriter(Batch batch, BatchFiles.Lock lock, boolean noBom) {
             this.batch = batch;
             this.lock = lock;
-            this.results = new LineFile(batch.files().results(), noBom ? new byte[0] : LineFile.BOM);
+            this.results = new LineFile(batch.files().results(), noBom ? new byte[0] : Lines.BOM);
             this.log = new LineFile(batch.files().log(), new byte[0]);
         }
 
@@ -8913,7 +8913,6 @@ final class DifyExec implements Runnable {
                 return byRow.size();
             }
 
-            /// The first rows.
             List<String> examples() {
                 return byRow.values().stream().limit(EXAMPLES).map(OfRow::id).toList();
             }
@@ -9206,7 +9205,6 @@ final class DifyExec implements Runnable {
             return Integer.MAX_VALUE;
         }
 
-        /// The outputs as one object.
         JsonNode tree() throws IOException {
             var tree = Json.MAPPER.createObjectNode();
             for (var output : outputs.entrySet()) tree.set(output.getKey(), output.getValue().tree());
@@ -9245,14 +9243,16 @@ final class DifyExec implements Runnable {
     }
 
     /// The four files of a batch.
-    record BatchFiles(Path results, RetryList retry, Path log, Path lock) {
+    ///
+    /// @param shard the one that they are named after
+    record BatchFiles(Path results, RetryList retry, Path log, Path lock, Optional<Shard> shard) {
         private static final String ELSEWHERE = "move it away, or name another file for the results";
 
         static BatchFiles of(Path output) {
             refuseNoFile(output, "name another for the results");
             folder(output);
             var files = new BatchFiles(output, new RetryList(sibling(output, ".retry")), sibling(output, ".log"),
-                    sibling(output, ".lock"));
+                    sibling(output, ".lock"), Shard.in(output));
             files.all().forEach(file -> refuseNoFile(file, ELSEWHERE));
             return files;
         }
@@ -9325,11 +9325,6 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// The shard that the files are named after.
-        Optional<Shard> shard() {
-            return Shard.in(results);
-        }
-
         boolean isBegun() {
             return !FirstLine.isEmpty(log) || Files.exists(retry.path()) || Files.exists(results);
         }
@@ -9385,7 +9380,7 @@ final class DifyExec implements Runnable {
             private static String head(Path file) {
                 if (!Files.exists(file)) return "";
                 try (var in = Files.newInputStream(file)) {
-                    String head = new String(in.readNBytes(ENOUGH), LATIN), mark = new String(LineFile.BOM, LATIN);
+                    String head = new String(in.readNBytes(ENOUGH), LATIN), mark = new String(Lines.BOM, LATIN);
                     return head.startsWith(mark) ? head.substring(mark.length()) : head;
                 } catch (IOException problem) {
                     throw new Unusable(file + ": cannot be used (" + Plain.of(problem) + ")");
@@ -9497,9 +9492,8 @@ final class DifyExec implements Runnable {
                 return all.map(path -> output.resolveSibling(path.getFileName().toString().replaceFirst("\\.log$", "")))
                         .distinct()
                         .filter(path -> Shard.in(path).filter(shard -> shard.of(output).equals(path)).isPresent())
-                        .sorted(Comparator.comparing(path -> Shard.in(path).orElseThrow(),
-                                Comparator.comparingInt(Shard::count).thenComparingInt(Shard::index)))
-                        .map(BatchFiles::of).toList();
+                        .map(BatchFiles::of).sorted(Comparator.comparing(Shards::shard,
+                                Comparator.comparingInt(Shard::count).thenComparingInt(Shard::index))).toList();
             } catch (IOException problem) {
                 throw new Unusable(output + ": " + Plain.of(problem));
             }
@@ -9748,7 +9742,7 @@ final class DifyExec implements Runnable {
         /// Each id once: the CSV's in its order, then those that it lacks.
         void results(OutputStream stream, boolean noBom) throws IOException {
             var out = new BufferedOutputStream(stream, 1 << 16);
-            if (!noBom) out.write(LineFile.BOM);
+            if (!noBom) out.write(Lines.BOM);
             picks.write(out);
             out.flush();
         }
@@ -9757,7 +9751,6 @@ final class DifyExec implements Runnable {
             shards.whole().retry().write(index);
         }
 
-        /// The merged batch.
         Batch batch() {
             return new Batch(shards.whole(), Optional.of(csv), index, history, new Ledger());
         }
@@ -9962,19 +9955,15 @@ final class DifyExec implements Runnable {
     /// Appends whole lines to a file, a group in one write; the file appears with its first line. A write that fails is
     /// undone: no line is ever torn by us.
     static final class LineFile implements AutoCloseable {
-        static final byte[] BOM = {(byte) 0xEF, (byte) 0xBB, (byte) 0xBF};
         private static final int FULL = 64 << 10;
+        private static final ObjectWriter WRITER = Json.MAPPER.writer()
+                .without(JsonGenerator.Feature.AUTO_CLOSE_TARGET);
 
         private final Path path;
         private final byte[] head;
         private final ByteArrayOutputStream waiting = new ByteArrayOutputStream();
         private final List<Runnable> onceWritten = new ArrayList<>();
         private FileChannel channel;
-
-        /// Loaded by who writes.
-        private static final class Writing {
-            static final ObjectWriter WRITER = Json.MAPPER.writer().without(JsonGenerator.Feature.AUTO_CLOSE_TARGET);
-        }
 
         /// @param head what a new file begins with
         LineFile(Path path, byte[] head) {
@@ -9985,7 +9974,7 @@ final class DifyExec implements Runnable {
         /// A line, as JSON; [#flush] writes it.
         void add(Object line) {
             try {
-                Writing.WRITER.writeValue(new Utf8(waiting), line);
+                WRITER.writeValue(new Utf8(waiting), line);
             } catch (IOException problem) {
                 throw new UncheckedIOException(problem); // cannot happen: memory does not fail
             }
@@ -10043,7 +10032,7 @@ final class DifyExec implements Runnable {
                 long size = channel.size();
                 var last = lastLine(channel, size);
                 long start = size - last.length;
-                if (last.length == 0 || Arrays.equals(last, BOM)) return Optional.empty();
+                if (last.length == 0 || Arrays.equals(last, Lines.BOM)) return Optional.empty();
                 if (Lines.Fields.of(last).isPresent()) {
                     channel.write(ByteBuffer.wrap(new byte[] {'\n'}), size);
                     return Optional.empty();
@@ -10162,10 +10151,8 @@ final class DifyExec implements Runnable {
         static long scan(Path log, ObjLongConsumer<Event> use) throws IOException {
             long unread = 0;
             try (var lines = new Lines(log)) {
-                while (lines.next()) {
-                    if (lines.isEmpty()) continue;
-                    if (!isRead(lines.fields(), event -> use.accept(event, lines.place()))) unread++;
-                }
+                while (lines.next()) if (!lines.isEmpty()
+                        && !isRead(lines.fields(), event -> use.accept(event, lines.place()))) unread++;
             }
             return unread;
         }
@@ -10350,6 +10337,7 @@ final class DifyExec implements Runnable {
     /// The lines of a file as bytes, one after another or by where they begin. What lies close together comes from one
     /// read.
     static final class Lines implements AutoCloseable {
+        static final byte[] BOM = {(byte) 0xEF, (byte) 0xBB, (byte) 0xBF};
         private static final int BACK = 1 << 14;
 
         private final FileChannel file; // null: there is none
@@ -10408,8 +10396,8 @@ final class DifyExec implements Runnable {
 
         /// The line with its end, without a byte order mark.
         void copyTo(OutputStream out) throws IOException {
-            int mark = LineFile.BOM.length;
-            int from = Arrays.equals(page, start, Math.min(start + mark, end), LineFile.BOM, 0, mark)
+            int mark = BOM.length;
+            int from = Arrays.equals(page, start, Math.min(start + mark, end), BOM, 0, mark)
                     ? start + mark : start;
             out.write(page, from, end - from);
             out.write('\n');

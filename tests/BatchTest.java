@@ -144,7 +144,7 @@ final class BatchTest {
         void onlyANewFileBeginsWithTheHead() throws IOException {
             var path = folder.resolve("lines");
             for (var line : List.of("one", "two"))
-                try (var file = new LineFile(path, LineFile.BOM)) {
+                try (var file = new LineFile(path, Lines.BOM)) {
                     file.add(line);
                     file.flush();
                 }
@@ -1177,7 +1177,7 @@ final class BatchTest {
         @Test
         void aMarkAloneIsFollowedByNoSecondOne() throws Exception {
             var scene = Scene.of(folder, "a");
-            Files.write(scene.output, LineFile.BOM);
+            Files.write(scene.output, Lines.BOM);
 
             scene.play();
 
