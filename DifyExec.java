@@ -8821,12 +8821,6 @@ final class DifyExec implements Runnable {
             return all(State.OPEN).count();
         }
 
-        /// The run of an attempt without an end, as far as it is known.
-        Optional<RunRef> run(Event.Attempt attempt) {
-            return sent.getOrDefault(attempt.id(), List.of()).stream().filter(one -> one.isOpen(attempt.user()))
-                    .reduce((_, last) -> last).flatMap(Sent::run);
-        }
-
         /// Rows whose result the log knows of, and the results lack.
         List<Integer> lost() {
             return all(State.LOST).map(one -> index.find(one.id())).filter(entry -> !index.standing(entry).isSuccess())
