@@ -8848,11 +8848,11 @@ final class DifyExec implements Runnable {
             var all = new HashMap<Integer, Sent>();
             for (var row : sent.values()) for (var one : row) {
                 int entry = index.find(one.id());
+                if (entry < 0) continue;
                 var cells = one.event().cells();
                 boolean isTry = tries && one.state().isTry() && cells.length() == 16
-                        && entry >= 0 && Cells.number(cells) == index.cells(entry);
-                if (isTry || entry >= 0 && one.state().isDoubtful())
-                    all.merge(entry, one, BinaryOperator.maxBy(FIRST_ASKED));
+                        && Cells.number(cells) == index.cells(entry);
+                if (isTry || one.state().isDoubtful()) all.merge(entry, one, BinaryOperator.maxBy(FIRST_ASKED));
             }
             return all;
         }
@@ -10145,8 +10145,10 @@ final class DifyExec implements Runnable {
         static long scan(Path log, ObjLongConsumer<Event> use) throws IOException {
             long unread = 0;
             try (var lines = new Lines(log)) {
-                while (lines.next()) if (!lines.isEmpty()
-                        && !isRead(lines.fields(), event -> use.accept(event, lines.place()))) unread++;
+                while (lines.next()) {
+                    if (lines.isEmpty()) continue;
+                    if (!isRead(lines.fields(), event -> use.accept(event, lines.place()))) unread++;
+                }
             }
             return unread;
         }
