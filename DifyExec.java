@@ -106,7 +106,7 @@ import static java.util.stream.Collectors.joining;
 ///                 ▲                  │  ▲                              │
 ///                 └──again, after────┤  └── mailbox: Began, Ended ◀────┘
 ///                       Judge: Seen ─▶ Verdict
-///                                    └──Event──▶ Journal, Results, RetryList, Progress
+///                                    └──Event──▶ log, results, retry list, Progress
 /// ```
 ///
 /// The engine's thread alone owns what changes; a worker makes one exchange and posts what it saw.
@@ -190,7 +190,7 @@ final class DifyExec implements Runnable {
 
         @Override
         public Integer call() throws Exception {
-            return work.start(Selection.pending());
+            return work.start(Batch.Selection.PENDING);
         }
     }
 
@@ -210,7 +210,7 @@ final class DifyExec implements Runnable {
 
         @Override
         public Integer call() throws Exception {
-            return work.start(ids.isEmpty() ? Selection.fromList() : Selection.named(ids, force));
+            return work.start(ids.isEmpty() ? Batch.Selection.LISTED : Batch.Selection.named(ids, force));
         }
     }
 
@@ -458,10 +458,10 @@ final class DifyExec implements Runnable {
         public Integer call() throws IOException {
             var files = BatchFiles.of(output);
             try (var source = files.open(input);
-                 var merger = Merger.open(files, shape.open(source.path()), new Merger.Terms(partial, force, noBom))) {
+                 var merger = Merger.open(files, shape.open(source.path()), partial)) {
                 Draft.write(files.log(), log -> { // its move comes last: until then all is merged again
-                    merger.log(log);
-                    Draft.write(files.results(), merger::results);
+                    merger.log(log, force);
+                    Draft.write(files.results(), results -> merger.results(results, noBom));
                     merger.retryList();
                 });
                 merger.said().forEach(spec.commandLine().getErr()::println);
@@ -1069,7 +1069,7 @@ final class DifyExec implements Runnable {
                         description = "Only this part of the outputs, like /answer or /items/0.") String pointer,
                 @Option(names = "--full", description = "Long values whole.") boolean full) throws IOException {
             int entry = entry(id);
-            try (var endings = new Endings(batch())) {
+            try (var endings = new Ledger.Endings(batch())) {
                 var view = new RowView(this, endings, entry, full, out());
                 if (pointer == null) view.all();
                 else view.output(pointer);
@@ -1175,7 +1175,7 @@ final class DifyExec implements Runnable {
                 var ids = work.rows.ids.stream().map(String::strip).toList();
                 for (var id : untaken()) if (ids.isEmpty() || ids.contains(id)) throw triedAlready(id);
             }
-            return work.start(Selection.pending());
+            return work.start(Batch.Selection.PENDING);
         }
 
         @Command(name = "retry", sortOptions = false, description = "Runs rows again, as they are edited.")
@@ -1194,11 +1194,11 @@ final class DifyExec implements Runnable {
                     entry(id);
                     if (!force && tried.containsKey(id.strip())) throw triedAlready(id);
                 }
-                return work.start(Selection.named(ids.stream().map(String::strip).toList(), force));
+                return work.start(Batch.Selection.named(ids.stream().map(String::strip).toList(), force));
             }
             work.rows.ids = failures(cause == null ? "" : cause).stream().map(batch().index()::id)
                     .filter(id -> force || !tried.containsKey(id)).toList();
-            if (!work.rows.ids.isEmpty()) return work.start(Selection.fromList());
+            if (!work.rows.ids.isEmpty()) return work.start(Batch.Selection.LISTED);
             err().println("Nothing to do: no such row is open.");
             return OK;
         }
@@ -1564,7 +1564,7 @@ final class DifyExec implements Runnable {
             }
         }
 
-        private Engine engine(Connection dify, Greeting.Met server, Form form, Wanted wanted, BatchWriter writer) {
+        private Engine engine(Connection dify, Greeting.Met server, Form form, Batch.Wanted wanted, BatchWriter writer) {
             var batch = writer.batch();
             var mode = dify.setup().dify.mode == Mode.BLOCKING ? Mode.BLOCKING : Mode.STREAMING;
             var typed = Typed.ofInput(batch.csv().orElseThrow().path).and(dify.setup().next().typed())
@@ -1669,7 +1669,7 @@ final class DifyExec implements Runnable {
 
     /// All that is known of one row, by its files and this session. Its outputs are JSON for people: indented, long
     /// texts cut with a count, and no control character in it.
-    record RowView(Desk desk, Endings endings, int entry, boolean full, PrintWriter out) {
+    record RowView(Desk desk, Ledger.Endings endings, int entry, boolean full, PrintWriter out) {
         private static final int CUT = 300, LINES = 40;
 
         void all() throws IOException {
@@ -1707,17 +1707,17 @@ final class DifyExec implements Runnable {
             });
         }
 
-        private void attempt(Endings.Trace trace) {
+        private void attempt(Ledger.Endings.Trace trace) {
             out.println("  " + Times.local("yyyy-MM-dd HH:mm:ss xxx", trace.attempt.t()) + "  "
                     + Plain.text(trace.attempt.mode(), 20)
-                    + (trace.attempt.csv() == null ? "" : ", edited")
+                    + (trace.attempt.csv().isEmpty() ? "" : ", edited")
                     + (trace.ends.isEmpty() ? "  no end known" + run(trace.run) : ""));
             for (var end : trace.ends) out.println("    " + Plain.text(end.outcome().replace('_', ' '), 40)
                     + (end.http() == 0 ? "" : ", HTTP " + end.http())
                     + String.format(Locale.ROOT, " after %.2f s", end.seconds())
                     + (end.tokens() == 0 ? "" : ", " + Plain.count(end.tokens(), "token"))
-                    + run(end.run() == null ? trace.run : end.run())
-                    + (end.error() == null ? "" : ": " + Plain.text(end.error(), 500)));
+                    + run(end.run().isEmpty() ? trace.run : end.run())
+                    + (end.error().isEmpty() ? "" : ": " + Plain.text(end.error(), 500)));
         }
 
         private static String run(String run) {
@@ -2012,7 +2012,7 @@ final class DifyExec implements Runnable {
         @ArgGroup(validate = false, order = 6, heading = "%nOutput:%n") OutputOptions out = new OutputOptions();
 
         /// Checks what can be checked without the server, opens the batch, asks the server once, and runs.
-        int start(Selection selection) throws Exception {
+        int start(Batch.Selection selection) throws Exception {
             setup.check(demo.version);
             var mode = pace.mode(setup.dify.mode);
             var files = BatchFiles.of(rows.shard(setup.env).map(part -> part.of(output)).orElse(output));
@@ -2033,13 +2033,13 @@ final class DifyExec implements Runnable {
         /// One call of `run` or `retry` on an open batch, from checked options to an exit code.
         private record Call(Work work, Mode mode, Connection dify, BatchWriter writer, Batch batch) {
 
-            int run(Selection selection) throws IOException, InterruptedException {
+            int run(Batch.Selection selection) throws IOException, InterruptedException {
                 tellShard(selection);
                 var wanted = batch.select(selection, work.setup.dify.timeout);
                 StatusView.changes(batch, selection.rerunChanged(), dify.err());
                 if (selection.listed()) StatusView.strangers(batch.strangers(), dify.err());
                 writer.flush();
-                if (wanted.isEmpty() && batch.history().resent().isEmpty()) {
+                if (wanted.isEmpty() && batch.history().resent(false).isEmpty()) {
                     dify.err().println(batch.index().isComplete() ? "Nothing to do: every row has a success."
                             : "Nothing to do: no row of this selection is open.");
                     return OK;
@@ -2057,7 +2057,7 @@ final class DifyExec implements Runnable {
             }
 
             /// `shard 3 of 8: 1,250 of 10,000 rows; -c 5 here, 40 if all 8 run`
-            private void tellShard(Selection selection) {
+            private void tellShard(Batch.Selection selection) {
                 var shard = batch.files().shard();
                 if (shard.isEmpty()) return;
                 int rows = batch.index().rows(), slots = work.pace.concurrency(), count = shard.get().count();
@@ -2072,7 +2072,7 @@ final class DifyExec implements Runnable {
             }
 
             /// The form, once every wanted row has been held against it.
-            private Form checked(Wanted wanted, Greeting.Met server) throws InterruptedException {
+            private Form checked(Batch.Wanted wanted, Greeting.Met server) throws InterruptedException {
                 var csv = batch.csv().orElseThrow();
                 var form = dify.form(server, csv, work.input.csv);
                 var inspection = Inspection.of(csv.columns(), form, wanted.all()).of(csv, batch.index());
@@ -2115,8 +2115,8 @@ final class DifyExec implements Runnable {
                     description = "Fetch results that are missing but known to the log, by run id.")
             boolean rebuild;
 
-            Selection of(Selection asked) {
-                return new Selection(asked.listed(), asked.ids(), asked.force(), List.copyOf(ids),
+            Batch.Selection of(Batch.Selection asked) {
+                return new Batch.Selection(asked.listed(), asked.ids(), asked.force(), List.copyOf(ids),
                         limit == null ? Long.MAX_VALUE : limit, rerunChanged, resendUnknown || asked.resendUnknown());
             }
         }
@@ -2373,7 +2373,7 @@ final class DifyExec implements Runnable {
         }
 
         /// The engine of one call, which is on record from here on.
-        Engine engine(Greeting.Met server, Form form, Wanted wanted, BatchWriter writer, Watcher watcher, Order order) {
+        Engine engine(Greeting.Met server, Form form, Batch.Wanted wanted, BatchWriter writer, Watcher watcher, Order order) {
             var route = writer.batch().history().route(order.mode(), server.kind(), server.version());
             var settle = Optional.ofNullable(setup.retrying.settle).map(time -> new Settle(time, time));
             var limits = new Limits(order.ends(), order.grace(), setup.dify.timeout, settle.orElse(Settle.DEFAULT));
@@ -2951,8 +2951,8 @@ final class DifyExec implements Runnable {
         /// The app and the versions of the workflow that ran, as far as they are known.
         static String origin(Batch batch) {
             var versions = batch.versions();
-            return batch.history().session.map(session -> " · " + Plain.text("app " + History.orEmpty(session.app())
-                    + ", Dify " + History.orEmpty(session.server()), 80)).orElse("")
+            return batch.history().session.map(session -> " · " + Plain.text("app " + session.app()
+                    + ", Dify " + session.server(), 80)).orElse("")
                     + (versions.isEmpty() ? "" : versions.size() == 1 ? " · version " : " · versions ")
                     + versions.stream().limit(3).map(version -> Plain.text(version, 40)).collect(joining(", "))
                     + (versions.size() > 3 ? ", …" : "");
@@ -3316,7 +3316,7 @@ final class DifyExec implements Runnable {
         }
 
         /// An output or input; what is not there is empty.
-        private static String cell(Ending.Value value) {
+        private static String cell(Ending.Literal value) {
             return value == null || value.json() && value.text().equals("null") ? "" : value.text();
         }
 
@@ -3330,7 +3330,7 @@ final class DifyExec implements Runnable {
         }
 
         /// The names of all outputs and inputs, in the order in which they come up.
-        static final class OutputNames implements Reading {
+        static final class OutputNames implements Batch.Listener {
             private static final int MOST = 10_000;
 
             final Set<String> outputs = new LinkedHashSet<>(), inputs = new LinkedHashSet<>();
@@ -3358,7 +3358,7 @@ final class DifyExec implements Runnable {
             void write(OutputStream out) throws IOException {
                 file.open(out);
                 file.write(header());
-                try (var endings = new Endings(batch)) {
+                try (var endings = new Ledger.Endings(batch)) {
                     var rows = batch.rows(entry -> !failed || batch.index().standing(entry).isOnRetryList());
                     while (rows.hasNext()) file.write(cells(rows.next(), endings));
                 }
@@ -3372,7 +3372,7 @@ final class DifyExec implements Runnable {
                 return names;
             }
 
-            private List<String> cells(Row row, Endings endings) throws IOException {
+            private List<String> cells(Row row, Ledger.Endings endings) throws IOException {
                 var ending = endings.of(row.index());
                 var cells = new ArrayList<>(row.inputs().values());
                 for (var name : outputs) cells.add(cell(ending.outputs().get(name)));
@@ -3429,7 +3429,7 @@ final class DifyExec implements Runnable {
                 return cells;
             }
 
-            private String part(Ending.Value value) {
+            private String part(Ending.Literal value) {
                 if (both.scope.part().isEmpty()) return cell(value);
                 var part = both.scope.part(value);
                 return part.isValueNode() ? part.asText() : part.toString();
@@ -3834,7 +3834,7 @@ final class DifyExec implements Runnable {
         }
 
         /// A text as it is, JSON as `[text]`, what is too long as `[its beginning, its length]`.
-        private static Map<String, Object> values(Map<String, Ending.Value> values) {
+        private static Map<String, Object> values(Map<String, Ending.Literal> values) {
             var shown = new LinkedHashMap<String, Object>();
             values.forEach((name, value) -> {
                 var text = value.text();
@@ -3851,7 +3851,7 @@ final class DifyExec implements Runnable {
                 var groups = Cause.Group.of(batch);
                 var numbers = new HashMap<Cause, Integer>();
                 for (var group : groups) numbers.put(group.cause(), numbers.size());
-                try (var endings = new Endings(batch)) {
+                try (var endings = new Ledger.Endings(batch)) {
                     var rows = batch.rows(_ -> true);
                     WebPage.write(file, batch.files().results().getFileName().toString(), about(),
                             List.of(totals(), causes(groups), charts(), table(groups)), described(groups),
@@ -3950,13 +3950,13 @@ final class DifyExec implements Runnable {
             }
 
             /// `[id, outcome, cause, seconds, tokens, price, run, {inputs}, {outputs}, [attempts], true if edited]`
-            private List<Object> row(int entry, Integer cause, Map<String, String> cells, Endings endings)
+            private List<Object> row(int entry, Integer cause, Map<String, String> cells, Ledger.Endings endings)
                     throws IOException {
                 var standing = batch.index().standing(entry);
                 var ending = endings.of(entry);
                 var inputs = new LinkedHashMap<>(ending.inputs());
                 if (inputs.isEmpty())
-                    cells.forEach((column, cell) -> inputs.put(column, new Ending.Value(cell, false)));
+                    cells.forEach((column, cell) -> inputs.put(column, new Ending.Literal(cell, false)));
                 var row = new ArrayList<Object>(List.of(
                         Plain.text(batch.index().id(entry), LONGEST),
                         standing.ordinal(),
@@ -3974,11 +3974,11 @@ final class DifyExec implements Runnable {
             }
 
             /// `[start, mode, outcome, seconds, error, run if it is another than the row's]`
-            private List<Object> attempt(Endings.Trace trace, String run) {
+            private List<Object> attempt(Ledger.Endings.Trace trace, String run) {
                 var end = trace.end();
                 return List.of(
                         trace.attempt.t().toEpochMilli() - start(),
-                        History.orEmpty(trace.attempt.mode()),
+                        trace.attempt.mode(),
                         end.map(Event.End::outcome).orElse(""),
                         end.map(Event.End::seconds).orElse(0.0),
                         end.map(Event.End::error).orElse(""),
@@ -4493,7 +4493,7 @@ final class DifyExec implements Runnable {
 
             /// What is compared of an output. What is nested too deeply, or a number too large, is the text that it
             /// was.
-            JsonNode part(Ending.Value value) {
+            JsonNode part(Ending.Literal value) {
                 var within = part.isEmpty() ? JsonPointer.empty() : JsonPointer.compile(part).tail();
                 var nodes = Json.MAPPER.getNodeFactory();
                 try {
@@ -4522,7 +4522,7 @@ final class DifyExec implements Runnable {
             final Batch batch;
             final Timeline timeline = new Timeline();
             final Spreadsheet.OutputNames names = new Spreadsheet.OutputNames();
-            private Endings endings;
+            private Ledger.Endings endings;
             /// What its rows took: by the log where both sides have one, else by the results.
             private Longs.Latencies latencies = new Longs.Latencies();
             private Map<String, BigDecimal> prices = new TreeMap<>();
@@ -4537,7 +4537,7 @@ final class DifyExec implements Runnable {
             }
 
             private Compared(Path results, boolean named, boolean timed) {
-                var readings = new ArrayList<Reading>();
+                var readings = new ArrayList<Batch.Listener>();
                 if (named) readings.add(names);
                 if (timed) readings.add(timeline);
                 batch = Batch.peek(BatchFiles.of(results).begun(), Optional.empty(), readings);
@@ -4618,7 +4618,7 @@ final class DifyExec implements Runnable {
             unmet = new TreeSet<>(scope.ignored());
             isLogged = first.batch.history().attempts > 0 && second.batch.history().attempts > 0;
             for (var side : List.of(first, second)) {
-                side.endings = new Endings(side.batch);
+                side.endings = new Ledger.Endings(side.batch);
                 if (!isLogged) continue;
                 side.latencies = side.batch.history().latencies;
                 side.prices = side.batch.history().prices;
@@ -4653,8 +4653,8 @@ final class DifyExec implements Runnable {
         }
 
         /// What differs in each output, by its pointer.
-        private Map<String, List<Contrast.Difference>> differences(Map<String, Ending.Value> before,
-                Map<String, Ending.Value> after) {
+        private Map<String, List<Contrast.Difference>> differences(Map<String, Ending.Literal> before,
+                Map<String, Ending.Literal> after) {
             if (!unmet.isEmpty()) unmet.removeAll(union(before.keySet(), after.keySet()));
             if (met && before.equals(after)) return Map.of();
             var found = new LinkedHashMap<String, List<Contrast.Difference>>();
@@ -4962,7 +4962,7 @@ final class DifyExec implements Runnable {
             }
         }
 
-        Engine(Workflow workflow, Wanted wanted, Terms terms, BatchWriter batch, Watcher watcher, Ports ports) {
+        Engine(Workflow workflow, Batch.Wanted wanted, Terms terms, BatchWriter batch, Watcher watcher, Ports ports) {
             this.workflow = workflow;
             this.agenda = new Agenda(wanted, terms.route().app().firstLook(), ports.clock().instant());
             this.judge = terms.judge();
@@ -5028,7 +5028,7 @@ final class DifyExec implements Runnable {
                     health.verdict(clock.instant(), running.size() + looking).ifPresent(agenda::close);
                 }
                 List.copyOf(saving).forEach(this::saved); // an interrupt takes no result along
-                agenda.stop().ifPresent(stop -> batch.record(new Event.Stop(clock.instant(), stop.fact(), null, null)));
+                agenda.stop().ifPresent(stop -> batch.record(new Event.Stop(clock.instant(), stop.fact(), "", "")));
                 batch.flush();
             } catch (UncheckedIOException problem) {
                 agenda.close(BatchWriter.unwritable(problem.getCause()));
@@ -5403,7 +5403,7 @@ final class DifyExec implements Runnable {
             var now = clock.instant();
             var took = attempt.took(seen, ended);
             if (seen instanceof Seen.Ran ran && outcome.standing().isSuccess() && attempt.kind() == Kind.ROW)
-                batch.result(ResultLine.of(attempt, ran, ended, files));
+                batch.result(Results.Success.of(attempt, ran, ended, files));
             batch.settled(attempt, outcome, now, seen, took, () -> count(attempt, outcome, took, now));
             watcher.ended(outcome);
             if (outcome instanceof Outcome.Failed failed && failed.firewall() && ++firewalled >= FIREWALLED)
@@ -5459,7 +5459,7 @@ final class DifyExec implements Runnable {
             else health.answered();
             if (found instanceof Found.Running) route.listsRunning(doubt);
             if (found instanceof Found.Ended(var ran)) watcher.ran(doubt.attempt(), ran, now);
-            batch.record(new Event.Look(now, doubt.attempt().user(), doubt.run().map(RunRef::id).orElse(null),
+            batch.record(new Event.Look(now, doubt.attempt().user(), doubt.run().map(RunRef::id).orElse(""),
                     found.word()));
             if (found.isThere() && (doubt instanceof Doubt.Recheck || doubt instanceof Doubt.Late))
                 turnedUp(doubt.attempt(), found, now);
@@ -5621,13 +5621,13 @@ final class DifyExec implements Runnable {
 
         /// @param firstLook how long after its request a run is looked for at first
         /// @param now       when the call begins: what earlier ones left was sent before, whatever the clock did since
-        Agenda(Wanted wanted, Duration firstLook, Instant now) {
+        Agenda(Batch.Wanted wanted, Duration firstLook, Instant now) {
             this.firstLook = firstLook;
             this.kind = wanted.kind();
             this.fresh = wanted.iterator();
             var history = wanted.batch().history();
-            this.unseen = new Unseen(history.resent());
-            history.turnedUp().forEach(unseen::add);
+            this.unseen = new Unseen(history.resent(false));
+            history.resent(true).forEach(unseen::add);
             wanted.doubts().forEach(doubt -> doubts.add(doubt.dueAt(now.plus(firstLook))));
         }
 
@@ -5875,7 +5875,7 @@ final class DifyExec implements Runnable {
         private final Map<Standing, Long> ended = new EnumMap<>(Standing.class);
         private final ArrayDeque<Instant> recent = new ArrayDeque<>();
         private final Longs.Latencies latencies = new Longs.Latencies();
-        private final MissingFiles missingFiles = new MissingFiles();
+        private final History.MissingFiles missingFiles = new History.MissingFiles();
         private final Sample sample = new Sample();
         private final Forecast forecast = new Forecast();
         private long tokens, retries, throttled, harvested, late, stopped;
@@ -5999,7 +5999,7 @@ final class DifyExec implements Runnable {
             return count(Standing.SUCCEEDED) + count(Standing.PARTIAL);
         }
 
-        MissingFiles missingFiles() {
+        History.MissingFiles missingFiles() {
             return missingFiles;
         }
 
@@ -7740,18 +7740,19 @@ final class DifyExec implements Runnable {
         }
 
         /// The same, to tell how rows ended. All that is read is told to `also`.
-        static Batch peek(BatchFiles files, Optional<Csv> csv, List<Reading> also) {
+        static Batch peek(BatchFiles files, Optional<Csv> csv, List<Listener> also) {
             var ledger = new Ledger();
             return read(files, csv, ledger, Stream.concat(Stream.of(ledger), also.stream()).toList());
         }
 
-        private static Batch read(BatchFiles files, Optional<Csv> whole, Ledger ledger, List<Reading> readings) {
-            var csv = whole.map(files::own);
+        private static Batch read(BatchFiles files, Optional<Csv> whole, Ledger ledger, List<Listener> listeners) {
+            var csv = whole.map(all -> all.with(files.shard()));
+            var index = new Index();
             try {
-                var index = rows(files, csv);
-                var batch = new Batch(files, csv, index, readAll(files, index, readings), ledger);
+                rows(files, csv, index);
+                var batch = new Batch(files, csv, index, readAll(files, index, listeners), ledger);
                 if (!batch.history.lost().isEmpty()) // the log was read after the results, which may have grown
-                    Results.read(files.results(), index, readings);
+                    Results.read(files.results(), index, listeners);
                 batch.refuseOthers();
                 return batch;
             } catch (IOException problem) {
@@ -7760,22 +7761,20 @@ final class DifyExec implements Runnable {
         }
 
         /// The CSV's rows, and no file that is not a batch's.
-        private static Index rows(BatchFiles files, Optional<Csv> csv) throws IOException {
+        private static void rows(BatchFiles files, Optional<Csv> csv, Index index) throws IOException {
             files.refuseForeign();
-            var index = new Index();
-            if (csv.isEmpty()) return index;
+            if (csv.isEmpty()) return;
             csv.get().check(index);
             index.endOfRows();
-            files.refuseForeign(new RetryList(files.retry()), index);
-            return index;
+            files.refuseForeign(files.retry(), index);
         }
 
         /// Results, log and retry list, in this order. A listed id of which nothing else is known failed in the
         /// original tool.
-        private static History readAll(BatchFiles files, Index index, List<Reading> readings) throws IOException {
-            Results.read(files.results(), index, readings);
-            var history = History.read(files.log(), index, readings);
-            for (var id : new RetryList(files.retry()).read()) {
+        private static History readAll(BatchFiles files, Index index, List<Listener> listeners) throws IOException {
+            Results.read(files.results(), index, listeners);
+            var history = History.read(files.log(), index, listeners);
+            for (var id : files.retry().read()) {
                 int entry = index.findOrAdd(id);
                 if (index.standing(entry) == Standing.PENDING) index.stand(entry, Standing.FAILED);
             }
@@ -7792,15 +7791,11 @@ final class DifyExec implements Runnable {
         void refuseStrangers(Path input) {
             int strangers = index.size() - index.rows();
             if (strangers > 0) throw new Unusable(input + ": lacks " + Plain.count(strangers, "id") + " of "
-                    + files.results() + " (" + ids(index.rows(), index.size()) + "), and "
+                    + files.results() + " (" + Plain.first(3, IntStream.range(index.rows(), index.size())
+                            .mapToObj(index::id).map(Plain::id)) + "), and "
                     + Plain.count(index.count(Standing.PENDING), "id") + " of it "
                     + (index.count(Standing.PENDING) == 1 ? "has" : "have")
                     + " no outcome there\nhint: is it the right file? --force exports its rows all the same");
-        }
-
-        private String ids(int from, int to) {
-            return IntStream.range(from, Math.min(to, from + 3)).mapToObj(index::id).map(Plain::id)
-                    .collect(joining(", ")) + (to - from > 3 ? ", …" : "");
         }
 
         /// Files that say nothing, or nothing of this CSV's rows, are the wrong ones.
@@ -7809,7 +7804,7 @@ final class DifyExec implements Runnable {
                     .allMatch(entry -> index.standing(entry) == Standing.PENDING);
             int strangers = index.size() - index.rows(), lost = history.lost().size();
             if (none && strangers == 0 && history.session.isEmpty() && history.attempts + history.unread == 0
-                    && !FirstLine.isEmpty(files.results()))
+                    && !BatchFiles.FirstLine.isEmpty(files.results()))
                 throw new Unusable(files.results() + ": no line of it is a result");
             if (lost > 0 && (!Files.exists(files.results()) || Files.size(files.results()) == 0))
                 throw new Unusable(files.results() + ": gone, and the log knows of "
@@ -7853,10 +7848,8 @@ final class DifyExec implements Runnable {
 
         private BitSet named(Selection asked) throws IOException {
             var rows = new BitSet(index.rows());
-            if (asked.listed()) for (var id : new RetryList(files.retry()).read()) {
-                int entry = index.find(id);
-                if (isRow(entry)) rows.set(entry);
-            }
+            if (asked.listed())
+                files.retry().read().stream().mapToInt(index::find).filter(this::isRow).forEach(rows::set);
             else if (asked.ids().isEmpty()) rows.set(0, index.rows());
             else asked.ids().stream().filter(this::isHere).forEach(id -> rows.set(open(id, asked.force())));
             return rows;
@@ -7864,8 +7857,7 @@ final class DifyExec implements Runnable {
 
         /// The ids of `.retry` that no row has.
         List<String> strangers() throws IOException {
-            return new RetryList(files.retry()).read().stream().distinct().filter(id -> !isRow(index.find(id)))
-                    .toList();
+            return files.retry().read().stream().filter(id -> !isRow(index.find(id))).toList();
         }
 
         private boolean isRow(int entry) {
@@ -7887,8 +7879,7 @@ final class DifyExec implements Runnable {
 
         private int known(String id, String where) {
             int entry = index.find(id);
-            if (!isRow(entry)) throw new Unusable(where + "there is no row with the id "
-                    + Plain.quoted(id));
+            if (!isRow(entry)) throw new Unusable(where + "there is no row with the id " + Plain.quoted(id));
             return entry;
         }
 
@@ -7923,10 +7914,69 @@ final class DifyExec implements Runnable {
             history.session.filter(_ -> history.attempts > 0).ifPresent(before -> {
                 if (!before.baseUrl().equals(baseUrl)) throw new Unusable(files.log() + ": this batch was begun at "
                         + before.baseUrl() + ", not at " + baseUrl + "\nhint: go on there, or name another -o");
-                if (!app.isEmpty() && before.app() != null && !before.app().equals(app)) throw new Unusable(files.log()
-                        + ": this batch was begun with the app " + Plain.quoted(before.app()) + ", not with "
-                        + Plain.quoted(app) + "\nhint: take that app's key, or name another -o");
+                if (!app.isEmpty() && !before.app().isEmpty() && !before.app().equals(app))
+                    throw new Unusable(files.log() + ": this batch was begun with the app " + Plain.quoted(before.app())
+                            + ", not with " + Plain.quoted(app) + "\nhint: take that app's key, or name another -o");
             });
+        }
+
+        /// Which rows a call asks for.
+        ///
+        /// @param listed        only the ids in `.retry`
+        /// @param ids           only these, where there are any
+        /// @param force         also successes
+        /// @param among         of those only these, where there are any
+        /// @param limit         of what is left no more than the first so many
+        /// @param rerunChanged  also successes whose row has changed in the CSV since
+        /// @param resendUnknown rows whose end cannot be learnt are sent again
+        record Selection(boolean listed, List<String> ids, boolean force, List<String> among, long limit,
+                boolean rerunChanged, boolean resendUnknown) {
+            static final Selection PENDING = named(List.of(), false),
+                    LISTED = new Selection(true, List.of(), false, List.of(), Long.MAX_VALUE, false, false);
+
+            static Selection named(List<String> ids, boolean force) {
+                return new Selection(false, List.copyOf(ids), force, List.of(), Long.MAX_VALUE, false, !ids.isEmpty());
+            }
+
+            /// Every id that was typed.
+            Stream<String> named() {
+                return Stream.concat(ids.stream(), among.stream()).map(String::strip).distinct();
+            }
+        }
+
+        /// The rows that one call asks for: those to start, and those whose earlier run is looked up first.
+        record Wanted(Batch batch, Kind kind, BitSet fresh, List<Doubt.NoEnd> doubts, boolean resendUnknown) {
+            Iterator<Row> iterator() {
+                return batch.rows(fresh);
+            }
+
+            /// Every row of this call, whether it starts or is looked up.
+            Iterator<Row> all() {
+                return batch.rows(entries());
+            }
+
+            private BitSet entries() {
+                var all = (BitSet) fresh.clone();
+                doubts.forEach(doubt -> all.set(doubt.attempt().row().index()));
+                return all;
+            }
+
+            long rows() {
+                return fresh.cardinality() + doubts.size();
+            }
+
+            boolean isEmpty() {
+                return rows() == 0;
+            }
+        }
+
+        /// Told of each result and each event while the files are read.
+        interface Listener {
+            /// The last one of a row counts.
+            default void result(int entry, Lines line) throws IOException {}
+
+            /// @param at where in the log the event's line begins
+            default void event(Index index, Event event, long at) {}
         }
     }
 
@@ -7935,18 +7985,16 @@ final class DifyExec implements Runnable {
         private static final Duration RETRY_LIST_EVERY = Duration.ofSeconds(1), FORCE_EVERY = Duration.ofSeconds(5);
 
         private final Batch batch;
-        private final Lock lock;
+        private final BatchFiles.Lock lock;
         private final LineFile results, log;
-        private final RetryList retryList;
         private boolean retryListDue;
         private long nextRetryList = 0, nextForce = 0;
 
-        private BatchWriter(Batch batch, Lock lock, boolean noBom) {
+        private BatchWriter(Batch batch, BatchFiles.Lock lock, boolean noBom) {
             this.batch = batch;
             this.lock = lock;
-            this.results = new LineFile(batch.files().results(), noBom ? new byte[0] : LineFile.BOM);
+            this.results = new LineFile(batch.files().results(), noBom ? new byte[0] : Lines.BOM);
             this.log = new LineFile(batch.files().log(), new byte[0]);
-            this.retryList = new RetryList(batch.files().retry());
         }
 
         /// Checks the files and the rows, takes the lock, mends torn ends, and reads what earlier calls left.
@@ -7954,13 +8002,17 @@ final class DifyExec implements Runnable {
         /// @param fresh where to tell that an earlier batch was moved aside; empty: it goes on
         static BatchWriter open(BatchFiles files, Csv whole, boolean noBom, boolean rebuild,
                 Optional<PrintWriter> fresh) {
-            var csv = files.own(whole);
+            var csv = whole.with(files.shard());
+            var index = new Index();
             try {
-                var index = Batch.rows(files, Optional.of(csv));
-                files.refuseForeign(new RetryList(new RetryList(files.retry()).draft()), index);
-                var lock = Lock.take(files.lock());
+                Batch.rows(files, Optional.of(csv), index);
+                files.refuseForeign(files.retry().draft(), index);
+                var lock = BatchFiles.Lock.take(files.lock());
                 try {
-                    if (fresh.isPresent()) moveAside(files, fresh.get());
+                    if (fresh.isPresent()) {
+                        Shards.refuseOthers(files, Optional.empty());
+                        files.moveAside(fresh.get());
+                    }
                     var torn = Stream.concat(LineFile.mend(files.results()).stream(),
                             LineFile.mend(files.log()).stream()).toList();
                     var history = Batch.readAll(files, index, List.of());
@@ -7977,11 +8029,6 @@ final class DifyExec implements Runnable {
             } catch (IOException problem) {
                 throw new Unusable(files.results() + ": cannot be used (" + Plain.of(problem) + ")");
             }
-        }
-
-        private static void moveAside(BatchFiles files, PrintWriter err) throws IOException {
-            Shards.refuseOthers(files, Optional.empty());
-            files.moveAside(err);
         }
 
         private static void refuseLost(BatchFiles files, Index index, List<Integer> lost) {
@@ -8003,19 +8050,15 @@ final class DifyExec implements Runnable {
         /// @param typed what it was told that holds for later calls, too
         void began(String baseUrl, String app, String server, Mode mode, String note, Typed typed) {
             record(new Event.Session(Instant.now(), Event.FORMAT, "difyexec " + VERSION, baseUrl, app, server,
-                    mode.toString(), (note + " " + typed.text(batch.files().results())).strip(), shard()));
-        }
-
-        /// Null: all rows.
-        private String shard() {
-            return batch.files().shard().map(Shard::toString).orElse(null);
+                    mode.toString(), (note + " " + typed.text(batch.files().results())).strip(),
+                    batch.files().shard().map(Shard::toString).orElse("")));
         }
 
         /// It goes over to another mode.
         void changed(Instant now, Mode mode) {
             var session = batch.history().session.orElseThrow();
             record(new Event.Session(now, Event.FORMAT, session.tool(), session.baseUrl(), session.app(),
-                    session.server(), mode.toString(), session.options(), shard()));
+                    session.server(), mode.toString(), session.options(), session.shard()));
         }
 
         /// On the log's way; on disk, and known, with the next [#flush].
@@ -8025,7 +8068,7 @@ final class DifyExec implements Runnable {
         }
 
         /// On the file's way, too; long ones do not wait for each other.
-        void result(ResultLine line) {
+        void result(Results.Success line) {
             results.add(line);
             try {
                 if (results.isFull()) results.flush();
@@ -8062,7 +8105,7 @@ final class DifyExec implements Runnable {
             var began = now.minusMillis((long) (ran.usage().seconds() * 1000));
             var attempt = new Attempt(0, new Row(entry, row.line(), row.id(), row.inputs(), row.cells(), row.inCsv()),
                     Tries.NONE, tried.user(), tried.mode(), tried.cells(), began);
-            result(ResultLine.of(attempt, ran, at, List.of()));
+            result(Results.Success.of(attempt, ran, at, List.of()));
             var free = new Seen.Ran(ran.ref(), ran.status(), ran.outputs(), "", ran.workflowId(), Usage.NONE);
             settled(attempt,
                     ran.status() == RunStatus.PARTIAL ? new Outcome.Partial() : new Outcome.Succeeded(),
@@ -8093,7 +8136,7 @@ final class DifyExec implements Runnable {
                 nextForce = System.nanoTime() + FORCE_EVERY.toNanos();
             }
             if (last || retryListDue && now >= nextRetryList) {
-                retryList.write(batch.index());
+                batch.files().retry().write(batch.index());
                 retryListDue = false;
                 // a long list is written less often, so that it never takes more than a twentieth of the time
                 nextRetryList = System.nanoTime() + Math.max(RETRY_LIST_EVERY.toNanos(),
@@ -8122,65 +8165,6 @@ final class DifyExec implements Runnable {
             try (lock; results; log) {
                 // in this order: the lock goes last
             }
-        }
-    }
-
-    /// Which rows a call asks for.
-    ///
-    /// @param listed        only the ids in `.retry`
-    /// @param ids           only these, where there are any
-    /// @param force         also successes
-    /// @param among         of those only these, where there are any
-    /// @param limit         of what is left no more than the first so many
-    /// @param rerunChanged  also successes whose row has changed in the CSV since
-    /// @param resendUnknown rows whose end cannot be learnt are sent again
-    record Selection(boolean listed, List<String> ids, boolean force, List<String> among, long limit,
-            boolean rerunChanged, boolean resendUnknown) {
-        private Selection(boolean listed, List<String> ids, boolean force) {
-            this(listed, ids, force, List.of(), Long.MAX_VALUE, false, !ids.isEmpty());
-        }
-
-        static Selection pending() {
-            return new Selection(false, List.of(), false);
-        }
-
-        static Selection fromList() {
-            return new Selection(true, List.of(), false);
-        }
-
-        static Selection named(List<String> ids, boolean force) {
-            return new Selection(false, List.copyOf(ids), force);
-        }
-
-        /// Every id that was typed.
-        Stream<String> named() {
-            return Stream.concat(ids.stream(), among.stream()).map(String::strip).distinct();
-        }
-    }
-
-    /// The rows that one call asks for: those to start, and those whose earlier run is looked up first.
-    record Wanted(Batch batch, Kind kind, BitSet fresh, List<Doubt.NoEnd> doubts, boolean resendUnknown) {
-        Iterator<Row> iterator() {
-            return batch.rows(fresh);
-        }
-
-        /// Every row of this call, whether it starts or is looked up.
-        Iterator<Row> all() {
-            return batch.rows(entries());
-        }
-
-        private BitSet entries() {
-            var all = (BitSet) fresh.clone();
-            doubts.forEach(doubt -> all.set(doubt.attempt().row().index()));
-            return all;
-        }
-
-        long rows() {
-            return fresh.cardinality() + doubts.size();
-        }
-
-        boolean isEmpty() {
-            return rows() == 0;
         }
     }
 
@@ -8252,10 +8236,9 @@ final class DifyExec implements Runnable {
 
             /// An end tells no task: that of the same run is kept.
             Sent with(String run, String task) {
-                if (orEmpty(run).isEmpty()) return this;
-                var known = this.run.filter(ref -> task == null && ref.id().equals(run));
-                return new Sent(event, server, mode, known.or(() -> Optional.of(new RunRef(run, orEmpty(task)))),
-                        state);
+                if (run.isEmpty()) return this;
+                var known = this.run.filter(ref -> task.isEmpty() && ref.id().equals(run));
+                return new Sent(event, server, mode, known.or(() -> Optional.of(new RunRef(run, task))), state);
             }
 
             Sent as(State state) {
@@ -8263,7 +8246,7 @@ final class DifyExec implements Runnable {
             }
 
             boolean isOf(String user) {
-                return orEmpty(event.user()).equals(orEmpty(user));
+                return event.user().equals(user);
             }
 
             boolean isOpen(String user) {
@@ -8271,31 +8254,26 @@ final class DifyExec implements Runnable {
             }
 
             Attempt attempt(Row row, Kind kind) {
-                return new Attempt(0, row, new Tries(0, 0, event.n()), orEmpty(event.user()), mode,
-                        orEmpty(event.cells()), at(), kind, orEmpty(event.csv()));
+                return new Attempt(0, row, new Tries(0, 0, event.n()), event.user(), mode, event.cells(), at(), kind,
+                        event.csv());
             }
 
             /// Neither what was sent nor the CSV's row of that time is what the CSV has now.
             boolean isOfOther(long now) {
-                return !orEmpty(event.cells()).isEmpty() && Stream.of(event.cells(), orEmpty(event.csv()))
+                return !event.cells().isEmpty() && Stream.of(event.cells(), event.csv())
                         .filter(hash -> !hash.isEmpty()).noneMatch(hash -> Cells.number(hash) == now);
             }
         }
 
-        History(Index index) {
+        private History(Index index) {
             this.index = index;
         }
 
-        /// A line that says nothing to us.
-        void unread() {
-            unread++;
-        }
-
-        static History read(Path log, Index index, List<Reading> readings) throws IOException {
+        static History read(Path log, Index index, List<Batch.Listener> listeners) throws IOException {
             var history = new History(index);
-            history.unread = Journal.scan(log, (event, at) -> {
+            history.unread = Event.scan(log, (event, at) -> {
                 history.take(event);
-                readings.forEach(reading -> reading.event(index, event, at));
+                listeners.forEach(listener -> listener.event(index, event, at));
             });
             return history;
         }
@@ -8313,10 +8291,15 @@ final class DifyExec implements Runnable {
                     row.replaceAll(one -> one.isOpen(run.user()) ? one.with(run.run(), run.task()) : one);
                     return row;
                 });
-                case Event.End end when end.isOfTry() -> tryEnded(end);
-                case Event.End end -> end(end);
+                case Event.End end -> {
+                    seen(end.t());
+                    tokens += end.tokens();
+                    if (end.price() != null) prices.merge(end.currency(), end.price(), BigDecimal::add);
+                    if (end.isOfTry()) tryEnded(end);
+                    else end(end);
+                }
                 case Event.Late found -> late(found);
-                case Event.Stop stop when stop.isOfInterrupt() -> stopped.add(orEmpty(stop.task()));
+                case Event.Stop stop when stop.isOfInterrupt() -> stopped.add(stop.task());
                 case Event.Missing missing -> missingByAttempt.computeIfAbsent(missing.id() + "\0" + missing.user(),
                         _ -> new HashSet<>()).add(missing.file());
                 case Event.Attempt _, Event.Upload _, Event.Look _, Event.Harvest _, Event.Stop _, Event.Throttle _,
@@ -8346,7 +8329,7 @@ final class DifyExec implements Runnable {
             before = running();
             resumedAt = null;
             seen(began.t());
-            if (orEmpty(began.options()).startsWith("mode=auto"))
+            if (began.options().startsWith("mode=auto"))
                 mode = Stream.of(Mode.values()).filter(mode -> mode.name().equalsIgnoreCase(began.mode())).findFirst();
         }
 
@@ -8368,39 +8351,30 @@ final class DifyExec implements Runnable {
             int entry = index.findOrAdd(found.id());
             remove(found.id(), one -> one.state() == State.RESENT && one.isOf(found.user()))
                     .filter(_ -> found.goesOn() && !index.standing(entry).isSuccess())
-                    .ifPresent(one -> add(one.with(found.run(), null)));
+                    .ifPresent(one -> add(one.with(found.run(), "")));
         }
 
         /// A try costs what it costs, but says nothing of its row. One whose end is not known stays open until a later
         /// one of the row has ended.
         private void tryEnded(Event.End end) {
-            seen(end.t());
-            spent(end);
             var standing = Standing.of(end.outcome().substring(Event.End.OF_TRY.length()));
             if (standing.filter(word -> word == Standing.UNKNOWN || word == Standing.PAUSED).isPresent()) return;
             var known = remove(end.id(), one -> one.state() == State.OPEN_TRY && one.isOf(end.user()));
             remove(end.id(), one -> one.state() == State.OPEN_TRY);
             if (known.isEmpty() || standing.filter(Standing::isSuccess).isEmpty()) return;
             remove(end.id(), one -> one.state() == State.PAID_TRY);
-            add(known.get().with(end.run(), null).as(State.PAID_TRY));
-        }
-
-        private void spent(Event.End end) {
-            tokens += end.tokens();
-            if (end.price() != null) prices.merge(orEmpty(end.currency()), end.price(), BigDecimal::add);
+            add(known.get().with(end.run(), "").as(State.PAID_TRY));
         }
 
         /// An attempt that says how its run ended leaves no doubt; *unknown*, *paused*, *not_started* and *resent* do.
         /// A try without an end that was taken as the row's run is done with, too.
         private void end(Event.End end) {
-            seen(end.t());
-            spent(end);
             var known = remove(end.id(), one -> one.isOf(end.user()) && one.state() != State.PAID_TRY)
                     .map(one -> one.state().isTry() ? one.as(State.OPEN) : one).orElseGet(() -> Sent.of(end))
-                    .with(end.run(), null);
+                    .with(end.run(), "");
             remove(end.id(), one -> one.state() == State.UNSETTLED);
             if (List.of("not_started", "resent").contains(end.outcome())) add(known.as(State.NOT_STARTED));
-            Standing.of(end.outcome()).ifPresent(standing -> stand(index.findOrAdd(end.id()), standing, known, end));
+            end.standing().ifPresent(standing -> stand(index.findOrAdd(end.id()), standing, known, end));
         }
 
         private void stand(int entry, Standing standing, Sent known, Event.End end) {
@@ -8419,7 +8393,7 @@ final class DifyExec implements Runnable {
             else if (known.state() == State.NOT_STARTED && known.run().isEmpty()) add(known); // it may turn up yet
             if (index.standing(entry).isSuccess()) return;
             index.stand(entry, standing);
-            causes.put(entry, Plain.cause(orEmpty(end.error() != null ? end.error() : end.cause())));
+            causes.put(entry, Plain.cause(end.error().isEmpty() ? end.cause() : end.error()));
         }
 
         private void seen(Instant now) {
@@ -8433,10 +8407,6 @@ final class DifyExec implements Runnable {
         Duration running() {
             return resumedAt == null || updatedAt.isBefore(resumedAt) ? before
                     : before.plus(Duration.between(resumedAt, updatedAt));
-        }
-
-        private static String orEmpty(String text) {
-            return text == null ? "" : text;
         }
 
         /// What a row without success is grouped by.
@@ -8458,7 +8428,7 @@ final class DifyExec implements Runnable {
             var route = new Route(asked, mode, app, version);
             sent.values().stream().flatMap(List::stream)
                     .filter(one -> one.state().isDoubtful() || one.state() == State.OPEN_TRY)
-                    .forEach(one -> route.sentBefore(orEmpty(one.event().user()), one.server()));
+                    .forEach(one -> route.sentBefore(one.event().user(), one.server()));
             return route;
         }
 
@@ -8469,12 +8439,6 @@ final class DifyExec implements Runnable {
         /// How many attempts have no end in the log: running, or cut off.
         long inFlight() {
             return all(State.OPEN).count();
-        }
-
-        /// The run of an attempt without an end, as far as it is known.
-        Optional<RunRef> run(Event.Attempt attempt) {
-            return sent.getOrDefault(attempt.id(), List.of()).stream().filter(one -> one.isOpen(attempt.user()))
-                    .reduce((_, last) -> last).flatMap(Sent::run);
         }
 
         /// Rows whose result the log knows of, and the results lack.
@@ -8488,18 +8452,12 @@ final class DifyExec implements Runnable {
             return all(State.OPEN_TRY).sorted(Comparator.comparing(Sent::at)).toList();
         }
 
-        /// Attempts whose row was sent again while no run of them was known, unless one has turned up.
-        List<Attempt> resent() {
-            return resent(false);
-        }
-
-        /// Those of which one has turned up, and was told, but went on while its row had no success.
-        List<Attempt> turnedUp() {
-            return resent(true);
-        }
-
-        private List<Attempt> resent(boolean known) {
-            return all(State.RESENT).filter(one -> one.run().isPresent() == known).map(one -> one.attempt(
+        /// Attempts whose row was sent again while no run of them was known.
+        ///
+        /// @param turnedUp those of which one has turned up, and was told, but went on while its row had no success;
+        ///                 else those of which none has
+        List<Attempt> resent(boolean turnedUp) {
+            return all(State.RESENT).filter(one -> one.run().isPresent() == turnedUp).map(one -> one.attempt(
                     new Row(index.findOrAdd(one.id()), 0, one.id(), Map.of()), Kind.ROW)).toList();
         }
 
@@ -8510,15 +8468,13 @@ final class DifyExec implements Runnable {
             var all = new HashMap<Integer, Sent>();
             for (var row : sent.values()) for (var one : row) {
                 int entry = index.find(one.id());
-                if (entry >= 0 && (one.state().isDoubtful() || tries && isTryOf(entry, one)))
-                    all.merge(entry, one, BinaryOperator.maxBy(FIRST_ASKED));
+                if (entry < 0) continue;
+                var cells = one.event().cells();
+                boolean isTry = tries && one.state().isTry() && cells.length() == 16
+                        && Cells.number(cells) == index.cells(entry);
+                if (isTry || one.state().isDoubtful()) all.merge(entry, one, BinaryOperator.maxBy(FIRST_ASKED));
             }
             return all;
-        }
-
-        private boolean isTryOf(int entry, Sent one) {
-            var cells = orEmpty(one.event().cells());
-            return one.state().isTry() && cells.length() == 16 && Cells.number(cells) == index.cells(entry);
         }
 
         /// The run of a row's last try, whose end must be learnt first.
@@ -8527,26 +8483,66 @@ final class DifyExec implements Runnable {
                     .map(one -> doubt(one, row, Kind.TRY, timeout));
         }
 
-        /// What an earlier call said of a row whose end it could not learn, without what kept it from that.
-        private Optional<String> told(int entry) {
-            return Optional.ofNullable(causes.get(entry)).map(cause -> cause.split("; ")[0]);
-        }
-
         Doubt.NoEnd doubt(Sent one, Row row, Kind kind, Duration timeout) {
             boolean lost = one.state() == State.LOST;
             var symptom = lost ? Symptom.LOST_RESULT
                     : one.run().filter(run -> stopped.contains(run.task())).isPresent() ? Symptom.INTERRUPTED
                     : Symptom.CRASH;
-            var why = one.state() == State.UNSETTLED ? told(row.index()).orElse(symptom.text) : symptom.text;
+            var told = causes.getOrDefault(row.index(), symptom.text).split("; ")[0]; // not what kept it from the end
+            var why = one.state() == State.UNSETTLED ? told : symptom.text;
             var seen = new Seen.Cut(one.run(), symptom, why);
             return new Doubt.NoEnd(one.attempt(row, kind), seen, symptom, why, one.at(),
                     lost ? one.at() : one.at().plus(timeout));
+        }
+
+        /// How many files of each row's outputs could not be fetched, in the CSV's order.
+        static final class MissingFiles {
+            private static final int EXAMPLES = 3;
+
+            private final Map<Integer, OfRow> byRow = new TreeMap<>();
+
+            private record OfRow(String id, int files) {}
+
+            void add(Row row) {
+                int before = byRow.getOrDefault(row.index(), new OfRow(row.id(), 0)).files();
+                put(row.index(), row.id(), before + 1);
+            }
+
+            /// @param row   its number
+            /// @param files of its last run; 0: all are there
+            void put(int row, String id, int files) {
+                if (files > 0) byRow.put(row, new OfRow(id, files));
+                else byRow.remove(row);
+            }
+
+            boolean isEmpty() {
+                return byRow.isEmpty();
+            }
+
+            long files() {
+                return byRow.values().stream().mapToLong(OfRow::files).sum();
+            }
+
+            int rows() {
+                return byRow.size();
+            }
+
+            List<String> examples() {
+                return byRow.values().stream().limit(EXAMPLES).map(OfRow::id).toList();
+            }
+
+            @Override
+            public String toString() {
+                return Plain.count(files(), "file") + " of " + Plain.count(rows(), "row") + " could not be fetched ("
+                        + Plain.first(EXAMPLES, byRow.values().stream().map(OfRow::id).map(Plain::id))
+                        + "): see 'missing' in the log; 'retry --force ID' runs such a row anew";
+            }
         }
     }
 
     /// Where in the files each row's result and its attempts stand, packed: 24 bytes a row, 16 an event. Filled while
     /// the files are read; [Lines] then give the lines.
-    static final class Ledger implements Reading {
+    static final class Ledger implements Batch.Listener {
         private final Longs results = new Longs(), newest = new Longs(), millis = new Longs();
         private final Longs events = new Longs(), before = new Longs();
 
@@ -8563,11 +8559,10 @@ final class DifyExec implements Runnable {
                 case Event.End end -> {
                     int entry = index.find(end.id());
                     add(entry, at);
-                    if (entry >= 0 && Standing.of(end.outcome()).isPresent())
+                    if (entry >= 0 && end.standing().isPresent())
                         millis.set(entry, Math.round(end.seconds() * 1000));
                 }
-                case Event.Session _, Event.Merge _, Event.Late _, Event.Upload _, Event.Look _, Event.Harvest _,
-                        Event.Stop _, Event.Throttle _, Event.Missing _, Event.Torn _, Event.Other _ -> {}
+                case Event _ -> {}
             }
         }
 
@@ -8578,34 +8573,99 @@ final class DifyExec implements Runnable {
             newest.set(entry, events.size());
         }
 
-        /// Where the row's result begins.
-        OptionalLong result(int entry) {
-            return results.get(entry) > 0 ? OptionalLong.of(results.get(entry) - 1) : OptionalLong.empty();
-        }
-
-        /// Where the lines of the row's events begin, the newest first.
-        LongStream events(int entry) {
-            return LongStream.iterate(newest.get(entry), event -> event > 0, event -> before.get(event - 1))
-                    .map(event -> events.get(event - 1));
-        }
-
         /// How long the row's last attempt took.
         long millis(int entry) {
             return millis.get(entry);
         }
+
+        /// Looks up in the files how rows ended.
+        static final class Endings implements AutoCloseable {
+            private final Batch batch;
+            private final Lines results, log;
+
+            Endings(Batch batch) throws IOException {
+                this.batch = batch;
+                this.results = new Lines(batch.files().results());
+                this.log = new Lines(batch.files().log());
+            }
+
+            /// A success is told by the results, all else by the last event that ended the row.
+            Ending of(int entry) throws IOException {
+                var line = result(entry);
+                if (line.isPresent()) return Ending.of(line.get());
+                for (var event : events(entry))
+                    if (event instanceof Event.End end && end.standing().isPresent()) return Ending.of(end);
+                return Ending.NONE;
+            }
+
+            /// The line that tells of its success.
+            Optional<byte[]> result(int entry) throws IOException {
+                long place = batch.ledger().results.get(entry) - 1;
+                if (place < 0 || !batch.index().standing(entry).isSuccess()) return Optional.empty();
+                return Optional.of(results.turn(place).bytes()).filter(line -> line.length > 0);
+            }
+
+            /// What the log tells of one attempt.
+            static final class Trace {
+                final Event.Attempt attempt;
+                final List<Event.End> ends = new ArrayList<>();
+                /// Empty: the log has none.
+                String run = "";
+
+                Trace(Event.Attempt attempt) {
+                    this.attempt = attempt;
+                }
+
+                Optional<Event.End> end() {
+                    return ends.isEmpty() ? Optional.empty() : Optional.of(ends.getLast());
+                }
+            }
+
+            /// All that was sent of a row, tries too, the oldest first. With a fixed `--user` the last attempt is
+            /// meant.
+            List<Trace> traces(int entry) throws IOException {
+                var traces = new ArrayList<Trace>();
+                for (var event : events(entry).reversed()) switch (event) {
+                    case Event.Attempt attempt -> traces.add(new Trace(attempt));
+                    case Event.Run run -> last(traces, run.user(), _ -> true).ifPresent(trace -> trace.run = run.run());
+                    case Event.End end -> last(traces, end.user(), attempt -> attempt.isOfTry() == end.isOfTry())
+                            .ifPresent(trace -> trace.ends.add(end));
+                    case Event _ -> {}
+                }
+                return traces;
+            }
+
+            private static Optional<Trace> last(List<Trace> traces, String user, Predicate<Event.Attempt> which) {
+                return traces.reversed().stream().filter(trace -> trace.attempt.user().equals(user))
+                        .filter(trace -> which.test(trace.attempt)).findFirst();
+            }
+
+            /// What the log tells of the row, the newest first.
+            private List<Event> events(int entry) throws IOException {
+                var ledger = batch.ledger();
+                var events = new ArrayList<Event>();
+                for (long event = ledger.newest.get(entry); event > 0; event = ledger.before.get(event - 1))
+                    events.add(Event.of(log.turn(ledger.events.get(event - 1)).fields().orElseThrow()));
+                return events;
+            }
+
+            @Override
+            public void close() throws IOException {
+                results.close();
+                log.close();
+            }
+        }
     }
 
-    /// When attempts ran and what they used, packed: 16 bytes an attempt, 24 an end, 16 a price. Time is that of the
-    /// sessions, in milliseconds, without the time between them.
-    static final class Timeline implements Reading {
+    /// When attempts ran and what they used, packed: 16 bytes an attempt, 24 an end, 8 an end's price. Time is that of
+    /// the sessions, in milliseconds, without the time between them.
+    static final class Timeline implements Batch.Listener {
         private final Map<String, Integer> open = new HashMap<>();
         private final Longs starts = new Longs(), stops = new Longs();
         private final Longs ends = new Longs(), standings = new Longs(), tokens = new Longs();
-        private final Map<String, Prices> prices = new LinkedHashMap<>();
+        /// Billionths, by currency.
+        private final Map<String, Longs> prices = new LinkedHashMap<>();
         private long before = 0, resumed = -1, last = 0;
-
-        /// What was paid in one currency, and when.
-        private record Prices(Longs ends, Longs billionths) {}
 
         @Override
         public void event(Index index, Event event, long at) {
@@ -8616,11 +8676,13 @@ final class DifyExec implements Runnable {
                     now(session.t());
                     for (int attempt : open.values()) if (stops.get(attempt) < 0) stops.set(attempt, before);
                 }
-                case Event.Attempt attempt when "row".equals(attempt.kind()) -> start(attempt);
+                case Event.Attempt attempt when !attempt.isOfTry() -> {
+                    open.put(attempt.id() + "\0" + attempt.user(), starts.size());
+                    starts.add(now(attempt.t()));
+                    stops.add(-1);
+                }
                 case Event.End end -> end(end);
-                case Event.Attempt _, Event.Run _, Event.Upload _, Event.Look _, Event.Harvest _, Event.Stop _,
-                        Event.Throttle _, Event.Late _, Event.Missing _, Event.Torn _, Event.Merge _,
-                        Event.Other _ -> {}
+                case Event _ -> {}
             }
         }
 
@@ -8634,26 +8696,15 @@ final class DifyExec implements Runnable {
             return resumed < 0 ? before : before + last - resumed;
         }
 
-        private void start(Event.Attempt attempt) {
-            open.put(attempt.id() + "\0" + attempt.user(), starts.size());
-            starts.add(now(attempt.t()));
-            stops.add(-1);
-        }
-
         private void end(Event.End end) {
             long now = now(end.t());
             var known = open.remove(end.id() + "\0" + end.user());
             if (known != null) stops.set(known, now);
             ends.add(now);
-            standings.add(Standing.of(end.outcome()).orElse(Standing.PENDING).ordinal());
+            standings.add(end.standing().orElse(Standing.PENDING).ordinal());
             tokens.add(end.tokens());
-            if (end.price() != null) paid(now, end.price(), History.orEmpty(end.currency()));
-        }
-
-        private void paid(long now, BigDecimal price, String currency) {
-            var paid = prices.computeIfAbsent(currency, _ -> new Prices(new Longs(), new Longs()));
-            paid.ends.add(now);
-            paid.billionths.add(price.movePointRight(9).longValue());
+            if (end.price() != null) prices.computeIfAbsent(end.currency(), _ -> new Longs())
+                    .set(ends.size() - 1, end.price().movePointRight(9).longValue());
         }
 
         /// How many rows ended.
@@ -8679,7 +8730,7 @@ final class DifyExec implements Runnable {
         Map<String, double[]> cost(Spans spans) {
             var costs = new LinkedHashMap<String, double[]>();
             prices.forEach((currency, paid) -> costs.put(currency,
-                    soFar(summed(spans, paid.ends, end -> paid.billionths.get(end) / 1e9))));
+                    soFar(summed(spans, ends, end -> paid.get(end) / 1e9))));
             return costs;
         }
 
@@ -8712,28 +8763,26 @@ final class DifyExec implements Runnable {
     /// @param outputs by name; empty without a success
     /// @param edited  the shell had changed the inputs: they are not the CSV's
     /// @param seconds as Dify measured them; like the numbers after it a text, empty where it is not known
-    record Ending(Map<String, Value> inputs, Map<String, Value> outputs, String run, String seconds, String tokens,
+    record Ending(Map<String, Literal> inputs, Map<String, Literal> outputs, String run, String seconds, String tokens,
             String price, String currency, String error, boolean edited) {
         static final Ending NONE = new Ending(Map.of(), Map.of(), "", "", "", "", "", "", false);
 
         /// A text, or JSON as it stands in the results.
-        record Value(String text, boolean json) {
+        record Literal(String text, boolean json) {
             JsonNode tree() throws IOException {
                 return json ? Json.MAPPER.readTree(text) : Json.MAPPER.getNodeFactory().textNode(text);
             }
         }
 
         static Ending of(Event.End end) {
-            return new Ending(Map.of(), Map.of(), History.orEmpty(end.run()), "",
-                    end.tokens() == 0 ? "" : Long.toString(end.tokens()),
-                    end.price() == null ? "" : end.price().toPlainString(), History.orEmpty(end.currency()),
-                    History.orEmpty(end.error()), false);
+            return new Ending(Map.of(), Map.of(), end.run(), "", end.tokens() == 0 ? "" : Long.toString(end.tokens()),
+                    end.price() == null ? "" : end.price().toPlainString(), end.currency(), end.error(), false);
         }
 
         /// Of a line of the results.
         static Ending of(byte[] line) throws IOException {
-            var values = new HashMap<String, Map<String, Value>>();
-            var fields = Fields.of(Json.Tokens.FACTORY.createParser(line), (name, value) -> {
+            var values = new HashMap<String, Map<String, Literal>>();
+            var fields = Lines.Fields.of(Json.Tokens.FACTORY.createParser(line), (name, value) -> {
                 boolean own = name.equals("inputs") || name.equals("outputs");
                 if (own) values.put(name, values(value, line));
                 return own;
@@ -8742,9 +8791,9 @@ final class DifyExec implements Runnable {
             // the original tool put the outputs into an object of that name; its lines tell no `workflow_status`
             if (outputs.size() == 1 && outputs.containsKey("outputs") && !fields.has("workflow_status"))
                 outputs = unwrapped(outputs.get("outputs"), outputs);
-            return new Ending(values.getOrDefault("inputs", Map.of()), outputs, fields.text("workflow_run_id", ""),
-                    fields.text("elapsed_time", ""), fields.text("total_tokens", ""), fields.text("total_price", ""),
-                    fields.text("currency", ""), "", "true".equals(fields.text("edited")));
+            return new Ending(values.getOrDefault("inputs", Map.of()), outputs, fields.text("workflow_run_id"),
+                    fields.text("elapsed_time"), fields.text("total_tokens"), fields.text("total_price"),
+                    fields.text("currency"), "", fields.text("edited").equals("true"));
         }
 
         /// Two lines are the same up to the end of their inputs and outputs.
@@ -8770,14 +8819,13 @@ final class DifyExec implements Runnable {
             return Integer.MAX_VALUE;
         }
 
-        /// The outputs as one object.
         JsonNode tree() throws IOException {
             var tree = Json.MAPPER.createObjectNode();
             for (var output : outputs.entrySet()) tree.set(output.getKey(), output.getValue().tree());
             return tree;
         }
 
-        private static Map<String, Value> unwrapped(Value inner, Map<String, Value> outer) throws IOException {
+        private static Map<String, Literal> unwrapped(Literal inner, Map<String, Literal> outer) throws IOException {
             if (!inner.json() || !inner.text().startsWith("{")) return outer;
             var bytes = inner.text().getBytes(UTF_8);
             try (var json = Json.Tokens.FACTORY.createParser(bytes)) {
@@ -8786,9 +8834,9 @@ final class DifyExec implements Runnable {
             }
         }
 
-        private static Map<String, Value> values(JsonParser json, byte[] line) throws IOException {
+        private static Map<String, Literal> values(JsonParser json, byte[] line) throws IOException {
             if (json.currentToken() != JsonToken.START_OBJECT) return Map.of("outputs", value(json, line));
-            var values = new LinkedHashMap<String, Value>();
+            var values = new LinkedHashMap<String, Literal>();
             while (json.nextToken() == JsonToken.FIELD_NAME) {
                 var name = json.currentName();
                 json.nextToken();
@@ -8798,105 +8846,27 @@ final class DifyExec implements Runnable {
         }
 
         /// Numbers and what is nested are cut out of the line, so that they stay as they were written.
-        private static Value value(JsonParser json, byte[] line) throws IOException {
+        private static Literal value(JsonParser json, byte[] line) throws IOException {
             if (json.currentToken().isScalarValue())
-                return new Value(json.getText(), json.currentToken() != JsonToken.VALUE_STRING);
+                return new Literal(json.getText(), json.currentToken() != JsonToken.VALUE_STRING);
             int from = (int) json.currentTokenLocation().getByteOffset();
             json.skipChildren();
-            return new Value(new String(line, from, (int) json.currentLocation().getByteOffset() - from, UTF_8), true);
-        }
-    }
-
-    /// Looks up in the files how rows ended.
-    static final class Endings implements AutoCloseable {
-        private final Batch batch;
-        private final Optional<Lines> results, log;
-
-        Endings(Batch batch) throws IOException {
-            this.batch = batch;
-            this.results = Lines.open(batch.files().results());
-            this.log = Lines.open(batch.files().log());
-        }
-
-        /// A success is told by the results, all else by the last event that ended the row.
-        Ending of(int entry) throws IOException {
-            var line = result(entry);
-            if (line.isPresent()) return Ending.of(line.get());
-            for (var event : events(entry).reversed())
-                if (event instanceof Event.End end && Standing.of(end.outcome()).isPresent()) return Ending.of(end);
-            return Ending.NONE;
-        }
-
-        /// The line that tells of its success.
-        Optional<byte[]> result(int entry) throws IOException {
-            var place = batch.ledger().result(entry);
-            return batch.index().standing(entry).isSuccess() && place.isPresent() && results.isPresent()
-                    ? Optional.of(results.get().turn(place.getAsLong()).bytes()) : Optional.empty();
-        }
-
-        /// What the log tells of one attempt.
-        static final class Trace {
-            final Event.Attempt attempt;
-            final List<Event.End> ends = new ArrayList<>();
-            /// Empty: the log has none.
-            String run = "";
-
-            Trace(Event.Attempt attempt) {
-                this.attempt = attempt;
-            }
-
-            boolean isOf(String user) {
-                return Objects.equals(attempt.user(), user);
-            }
-
-            Optional<Event.End> end() {
-                return ends.isEmpty() ? Optional.empty() : Optional.of(ends.getLast());
-            }
-        }
-
-        /// All that was sent of a row, tries too, the oldest first. With a fixed `--user` the last attempt is meant.
-        List<Trace> traces(int entry) throws IOException {
-            var traces = new ArrayList<Trace>();
-            for (var event : events(entry)) switch (event) {
-                case Event.Attempt attempt -> traces.add(new Trace(attempt));
-                case Event.Run run -> last(traces, trace -> trace.isOf(run.user()))
-                        .ifPresent(trace -> trace.run = run.run());
-                case Event.End end -> last(traces,
-                        trace -> trace.isOf(end.user()) && trace.attempt.isOfTry() == end.isOfTry())
-                        .ifPresent(trace -> trace.ends.add(end));
-                case Event _ -> {}
-            }
-            return traces;
-        }
-
-        private static Optional<Trace> last(List<Trace> traces, Predicate<Trace> which) {
-            return traces.reversed().stream().filter(which).findFirst();
-        }
-
-        /// What the log tells of the row, the oldest first.
-        private List<Event> events(int entry) throws IOException {
-            var events = new ArrayDeque<Event>();
-            for (long place : batch.ledger().events(entry).toArray()) {
-                events.addFirst(Event.of(Fields.of(log.orElseThrow().turn(place).parser()).orElseThrow()));
-            }
-            return List.copyOf(events);
-        }
-
-        @Override
-        public void close() throws IOException {
-            for (var file : List.of(results, log)) if (file.isPresent()) file.get().close();
+            int length = (int) json.currentLocation().getByteOffset() - from;
+            return new Literal(new String(line, from, length, UTF_8), true);
         }
     }
 
     /// The four files of a batch.
-    record BatchFiles(Path results, Path retry, Path log, Path lock) {
+    ///
+    /// @param shard the one that they are named after
+    record BatchFiles(Path results, RetryList retry, Path log, Path lock, Optional<Shard> shard) {
         private static final String ELSEWHERE = "move it away, or name another file for the results";
 
         static BatchFiles of(Path output) {
             refuseNoFile(output, "name another for the results");
             folder(output);
-            var files = new BatchFiles(output, sibling(output, ".retry"), sibling(output, ".log"),
-                    sibling(output, ".lock"));
+            var files = new BatchFiles(output, new RetryList(sibling(output, ".retry")), sibling(output, ".log"),
+                    sibling(output, ".lock"), Shard.in(output));
             files.all().forEach(file -> refuseNoFile(file, ELSEWHERE));
             return files;
         }
@@ -8923,33 +8893,28 @@ final class DifyExec implements Runnable {
 
         /// Every name that a batch writes to.
         List<Path> all() {
-            return List.of(results, retry, log, lock, new RetryList(retry).draft());
+            return List.of(results, retry.path(), log, lock, retry.draft().path());
         }
 
         /// Nothing of anybody else's is written to, cut, replaced or moved.
         void refuseForeign() {
             if (!FirstLine.isOurs(results, Results::isResult, Results.BEGINNING)) throw new Unusable(results
                     + ": its first line is no result of this tool\nhint: name another file for the results");
-            if (!FirstLine.isOurs(log, Journal::isEvent, Journal.BEGINNING)) throw new Unusable(log
+            if (!FirstLine.isOurs(log, Event::isKnown, Event.BEGINNING)) throw new Unusable(log
                     + ": its first line is no event of this tool\nhint: " + ELSEWHERE);
         }
 
-        /// The same of a list of ids.
+        /// The same of a list of ids. Without a batch all are the CSV's. A batch may know some that have left the CSV
+        /// since.
         ///
         /// @param rows those of the CSV
         void refuseForeign(RetryList list, Index rows) throws IOException {
-            if (!isOurs(list, rows))
-                throw new Unusable(list.path() + ": not a list of ids of this batch\nhint: " + ELSEWHERE);
-        }
-
-        /// Without a batch all its ids are the CSV's. A batch may know some that have left the CSV since.
-        private boolean isOurs(RetryList list, Index rows) throws IOException {
-            if (list.ids(ids -> ids.allMatch(id -> rows.find(id) >= 0))) return true;
+            if (list.ids(ids -> ids.allMatch(id -> rows.find(id) >= 0))) return;
             var batch = new Index();
             Results.read(results, batch, List.of());
             History.read(log, batch, List.of());
-            return batch.size() > 0
-                    && list.ids(ids -> ids.anyMatch(id -> rows.find(id) >= 0 || batch.find(id) >= 0));
+            if (batch.size() == 0 || list.ids(ids -> ids.noneMatch(id -> rows.find(id) >= 0 || batch.find(id) >= 0)))
+                throw new Unusable(list.path() + ": not a list of ids of this batch\nhint: " + ELSEWHERE);
         }
 
         private static Path sibling(Path output, String suffix) {
@@ -8974,23 +8939,13 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// The shard that the files are named after.
-        Optional<Shard> shard() {
-            return Shard.in(results);
-        }
-
-        /// The rows of a CSV that are this batch's.
-        Csv own(Csv csv) {
-            return csv.with(shard());
-        }
-
         boolean isBegun() {
-            return !FirstLine.isEmpty(log) || Files.exists(retry) || Files.exists(results);
+            return !FirstLine.isEmpty(log) || Files.exists(retry.path()) || Files.exists(results);
         }
 
         /// A batch of which nothing is on disk cannot be looked at.
         BatchFiles begun() {
-            if (!FirstLine.isEmpty(log) || Files.exists(retry)) return this;
+            if (!FirstLine.isEmpty(log) || Files.exists(retry.path())) return this;
             if (!isBegun() && !Shards.beside(this).isEmpty()) throw new Unusable(results
                     + ": its shards are there and were not merged yet; 'merge' makes one batch of them");
             if (!Files.exists(results)) throw new Unusable(results
@@ -9004,10 +8959,123 @@ final class DifyExec implements Runnable {
         void moveAside(PrintWriter err) throws IOException {
             var stamp = "." + DateTimeFormatter.ofPattern("yyyyMMdd'T'HHmmss.SSS'Z'").withZone(ZoneOffset.UTC)
                     .format(Instant.now());
-            for (var file : List.of(results, retry, log)) {
+            for (var file : List.of(results, retry.path(), log)) {
                 if (!Files.exists(file)) continue;
                 Files.move(file, sibling(file, stamp));
                 err.println("Moved " + file + " to " + sibling(file, stamp).getFileName() + ".");
+            }
+        }
+
+        /// By its first line a file is known as ours: whole, it is one of our lines; torn by a crash, it begins like
+        /// one.
+        static final class FirstLine {
+            /// A line that is longer than `ENOUGH` is known by its beginning alone, a torn one by as much as `{"id":`.
+            private static final int ENOUGH = 1 << 16, LEAST = 6;
+            private static final Charset LATIN = StandardCharsets.ISO_8859_1;
+
+            /// @param isLine    whether what is a JSON object is a line of ours
+            /// @param beginning what all of ours begin with
+            static boolean isOurs(Path file, Predicate<Lines.Fields> isLine, Pattern beginning) {
+                var head = head(file);
+                int end = head.indexOf('\n');
+                var line = end < 0 ? head : head.substring(0, end);
+                var matcher = beginning.matcher(line);
+                boolean begins = line.length() >= LEAST && (matcher.lookingAt() || matcher.hitEnd());
+                return head.isEmpty() || Lines.Fields.of(line.getBytes(LATIN)).filter(isLine).isPresent()
+                        || end < 0 && begins;
+            }
+
+            /// Missing, without a byte, or with a byte order mark alone.
+            static boolean isEmpty(Path file) {
+                return head(file).isEmpty();
+            }
+
+            /// What follows the byte order mark, if there is one, a byte each character.
+            private static String head(Path file) {
+                if (!Files.exists(file)) return "";
+                try (var in = Files.newInputStream(file)) {
+                    String head = new String(in.readNBytes(ENOUGH), LATIN), mark = new String(Lines.BOM, LATIN);
+                    return head.startsWith(mark) ? head.substring(mark.length()) : head;
+                } catch (IOException problem) {
+                    throw new Unusable(file + ": cannot be used (" + Plain.of(problem) + ")");
+                }
+            }
+        }
+
+        /// Held by the one process that writes a batch; on a file of its own, since a lock goes with any reader's
+        /// close.
+        record Lock(FileChannel channel) implements AutoCloseable {
+            static Lock take(Path path) {
+                try {
+                    var channel = FileChannel.open(path, StandardOpenOption.CREATE, StandardOpenOption.WRITE);
+                    try {
+                        if (channel.tryLock() != null) return new Lock(channel);
+                    } catch (OverlappingFileLockException _) {
+                        // held by this very process: as good as held by another
+                    }
+                    channel.close();
+                } catch (IOException problem) {
+                    throw new Unusable(path + ": cannot be written (" + Plain.of(problem) + ")");
+                }
+                throw new Unusable(path
+                        + " is held: another difyexec is writing this batch\nhint: wait for it or name another -o");
+            }
+
+            /// Whether a process is writing the batch.
+            static boolean isHeld(Path path) throws IOException {
+                if (!Files.exists(path)) return false;
+                try (var channel = FileChannel.open(path, StandardOpenOption.WRITE)) {
+                    return channel.tryLock() == null;
+                } catch (OverlappingFileLockException _) {
+                    return true; // by this very process
+                }
+            }
+
+            @Override
+            public void close() throws IOException {
+                channel.close();
+            }
+        }
+
+        /// `<output>.retry`: the ids to run again, in the CSV's order; made anew as a whole, gone when there is none.
+        record RetryList(Path path) {
+            /// Each id once.
+            List<String> read() throws IOException {
+                return ids(all -> all.distinct().toList());
+            }
+
+            /// As they stand in the file, with or without BOM.
+            <T> T ids(Function<Stream<String>, T> use) throws IOException {
+                try (var lines = Files.lines(path, UTF_8)) {
+                    return use.apply(lines.map(line -> (line.startsWith("\uFEFF") ? line.substring(1) : line).strip())
+                            .filter(id -> !id.isEmpty()));
+                } catch (NoSuchFileException _) {
+                    return use.apply(Stream.empty());
+                } catch (UncheckedIOException problem) {
+                    throw new Unusable(path + ": not UTF-8\nhint: save it as UTF-8, one id a line");
+                }
+            }
+
+            /// What it is written to before it takes its place; one that a crash left is written over.
+            RetryList draft() {
+                return new RetryList(sibling(path, ".tmp"));
+            }
+
+            void write(Index index) throws IOException {
+                var draft = draft().path();
+                try (var out = Files.newBufferedWriter(draft, UTF_8)) {
+                    for (int entry = 0; entry < index.rows(); entry++)
+                        if (index.standing(entry).isOnRetryList()) out.append(index.id(entry)).append('\n');
+                } catch (IOException problem) {
+                    Files.deleteIfExists(draft);
+                    throw new IOException(path + ": " + Plain.of(problem), problem);
+                }
+                if (Files.size(draft) > 0)
+                    Files.move(draft, path, StandardCopyOption.ATOMIC_MOVE, StandardCopyOption.REPLACE_EXISTING);
+                else {
+                    Files.delete(draft);
+                    Files.deleteIfExists(path);
+                }
             }
         }
     }
@@ -9038,9 +9106,8 @@ final class DifyExec implements Runnable {
                 return all.map(path -> output.resolveSibling(path.getFileName().toString().replaceFirst("\\.log$", "")))
                         .distinct()
                         .filter(path -> Shard.in(path).filter(shard -> shard.of(output).equals(path)).isPresent())
-                        .sorted(Comparator.comparing(path -> Shard.in(path).orElseThrow(),
-                                Comparator.comparingInt(Shard::count).thenComparingInt(Shard::index)))
-                        .map(BatchFiles::of).toList();
+                        .map(BatchFiles::of).sorted(Comparator.comparing(Shards::shard,
+                                Comparator.comparingInt(Shard::count).thenComparingInt(Shard::index))).toList();
             } catch (IOException problem) {
                 throw new Unusable(output + ": " + Plain.of(problem));
             }
@@ -9060,7 +9127,7 @@ final class DifyExec implements Runnable {
             var own = files.shard().map(Shard::toString).orElse("");
             var session = history.flatMap(known -> known.session);
             var merge = history.flatMap(known -> known.merge);
-            var before = merge.isPresent() ? "" : History.orEmpty(session.map(Event.Session::shard).orElse(null));
+            var before = merge.isPresent() ? "" : session.map(Event.Session::shard).orElse("");
             if (session.isPresent() && !own.equals(before))
                 throw new Unusable(files.log() + ": this batch was begun " + named(before) + ", not "
                         + named(own) + "; go on so, or name another -o");
@@ -9077,10 +9144,9 @@ final class DifyExec implements Runnable {
             var whole = BatchFiles.of(Shard.whole(files.results()));
             int count = shard(files).count();
             for (var other : beside(whole)) refuseOtherCount(other, shard(other).count(), count);
-            var first = Journal.first(whole.log()).filter(line -> "session".equals(line.text("event")));
-            if (first.isPresent() && !first.get().has("shard")) throw new Unusable(whole.log()
+            var merged = new Merged(whole.log());
+            if (merged.isBegunWhole) throw new Unusable(whole.log()
                     + ": this batch was begun without --shard; go on so, or name another -o");
-            var merged = Merged.of(whole.log());
             if (merged.last.isEmpty()) return;
             refuseOtherCount(whole, merged.last.get().shards(), count);
             if (!merged.last.get().byShard().containsKey(shard(files).index())) return;
@@ -9099,7 +9165,7 @@ final class DifyExec implements Runnable {
         private static void refuseUnmerged(BatchFiles files, Optional<Event.Merge> merge) throws IOException {
             var taken = merge.map(Event.Merge::byShard).orElse(Map.of());
             for (var part : beside(files)) {
-                if (Lock.isHeld(part.lock())) throw new Unusable(part.lock() + ": the shard " + shard(part)
+                if (BatchFiles.Lock.isHeld(part.lock())) throw new Unusable(part.lock() + ": the shard " + shard(part)
                         + " is running, and its rows would be paid twice; let it end, then 'merge'");
                 var known = taken.get(shard(part).index());
                 if (known == null || known.bytes() != LineFile.wholeLines(part.log())) throw new Unusable(part.log()
@@ -9117,30 +9183,25 @@ final class DifyExec implements Runnable {
             if (rows.isEmpty()) return;
             long count = rows.values().stream().mapToLong(Long::longValue).sum();
             throw new Unusable(files.results() + ": " + Plain.count(count, "row is", "rows are")
-                    + " of shards that were not merged (" + rows.keySet().stream().limit(8)
-                            .map(number -> new Shard(number, merge.shards()).toString()).collect(joining(", "))
-                    + (rows.size() > 8 ? ", …" : "") + ") and would be paid twice; 'merge' those first, or leave the "
+                    + " of shards that were not merged ("
+                    + Plain.first(8, rows.keySet().stream().map(number -> number + "/" + merge.shards()))
+                    + ") and would be paid twice; 'merge' those first, or leave the "
                     + (count == 1 ? "row" : "rows") + " out with 'retry' or --ids");
         }
 
         /// What the log of a merged batch says of its shards.
         private static final class Merged {
             private Optional<Event.Merge> last = Optional.empty();
-            /// It ran rows by itself since a merge.
-            private boolean wentOn = false;
+            /// It ran rows by itself: from its first line on, or since a merge.
+            private boolean isBegunWhole = false, wentOn = false;
 
-            static Merged of(Path log) throws IOException {
-                var merged = new Merged();
-                Journal.scan(log, (event, _) -> merged.take(event));
-                return merged;
-            }
-
-            private void take(Event event) {
-                switch (event) {
-                    case Event.Merge merge -> last = Optional.of(merge);
-                    case Event.Session session -> wentOn |= session.shard() == null;
-                    case Event _ -> {}
-                }
+            Merged(Path log) throws IOException {
+                Event.scan(log, (event, at) -> {
+                    if (event instanceof Event.Merge merge) last = Optional.of(merge);
+                    if (!(event instanceof Event.Session session) || !session.shard().isEmpty()) return;
+                    wentOn = true;
+                    isBegunWhole |= at == 0;
+                });
             }
         }
     }
@@ -9150,65 +9211,34 @@ final class DifyExec implements Runnable {
     /// this order: results, retry list, log. A crash between them leaves new results beside the log of before, which
     /// tells to take the same again.
     static final class Merger implements AutoCloseable {
-        /// @param partial shards may be missing
-        /// @param force   of a row that was paid twice the earlier result is kept
-        record Terms(boolean partial, boolean force, boolean noBom) {}
-
-        /// A shard as it is now.
-        ///
-        /// @param end   how many bytes of its log are taken
-        /// @param first the hash of the log's first line: one that was begun anew has another
-        private record Part(Shard shard, BatchFiles files, long end, String first, boolean isRunning) {
-            static Part of(BatchFiles files) throws IOException {
-                files.refuseForeign();
-                long end = LineFile.wholeLines(files.log());
-                if (end == 0) throw new Unusable(files.log() + ": gone or empty; a shard cannot be merged without it");
-                try (var lines = new Lines(files.log())) {
-                    lines.next();
-                    return new Part(Shards.shard(files), files, end, Cells.hash(Cells.head(lines.bytes())),
-                            Lock.isHeld(files.lock()));
-                }
-            }
-
-            Event.Merge.Taken taken() {
-                return new Event.Merge.Taken(shard.index(), end, first);
-            }
-        }
-
         private final Shards shards;
-        private final Terms terms;
-        private final Lock lock;
-        private final List<Event.Torn> torn;
-        private final List<Part> parts = new ArrayList<>();
         private final Csv csv;
-        private final Index index;
+        private final BatchFiles.Lock lock;
+        private final Index index = new Index();
         private final Picks picks;
-        private final List<Gain> open = new ArrayList<>();
+        private final List<Part> parts = new ArrayList<>();
+        private final List<Event.Torn> torn = new ArrayList<>();
         private History history;
 
-        private Merger(Shards shards, Csv csv, Terms terms, Lock lock) throws IOException {
+        private Merger(Shards shards, Csv csv, BatchFiles.Lock lock) {
             this.shards = shards;
             this.csv = csv;
-            this.terms = terms;
             this.lock = lock;
-            var files = shards.whole();
-            index = Batch.rows(files, Optional.of(csv));
-            files.refuseForeign(new RetryList(new RetryList(files.retry()).draft()), index);
-            for (var part : shards.files()) parts.add(Part.of(part)); // before results are read: those may grow
-            picks = new Picks(index, shards);
-            if (!terms.partial()) refuseMissing();
-            torn = Stream.concat(LineFile.mend(files.results()).stream(), LineFile.mend(files.log()).stream()).toList();
+            this.picks = new Picks(index, shards);
         }
 
         /// Takes the lock of the merged batch, and looks at its shards.
-        static Merger open(BatchFiles files, Csv csv, Terms terms) {
+        ///
+        /// @param partial shards may be missing
+        static Merger open(BatchFiles files, Csv csv, boolean partial) {
             var shards = Shards.of(files);
             try {
-                var lock = Lock.take(files.lock());
+                var merger = new Merger(shards, csv, BatchFiles.Lock.take(files.lock()));
                 try {
-                    return new Merger(shards, csv, terms, lock);
+                    merger.look(files, partial);
+                    return merger;
                 } catch (IOException | RuntimeException problem) {
-                    lock.close();
+                    merger.close();
                     throw problem;
                 }
             } catch (IOException problem) {
@@ -9216,42 +9246,51 @@ final class DifyExec implements Runnable {
             }
         }
 
+        private void look(BatchFiles files, boolean partial) throws IOException {
+            Batch.rows(files, Optional.of(csv), index);
+            files.refuseForeign(files.retry().draft(), index);
+            for (var part : shards.files()) parts.add(new Part(part)); // before results are read: those may grow
+            if (!partial) refuseMissing();
+            LineFile.mend(files.results()).ifPresent(torn::add);
+            LineFile.mend(files.log()).ifPresent(torn::add);
+        }
+
         /// A shard that has no rows leaves no files.
         private void refuseMissing() {
-            var missing = shards.missing();
-            if (missing.isEmpty()) return;
             var rows = IntStream.range(0, index.rows()).mapToObj(picks::shard)
                     .collect(Collectors.groupingBy(shard -> shard, Collectors.counting()));
-            missing = missing.stream().filter(rows::containsKey).toList();
+            var missing = shards.missing().stream().filter(rows::containsKey).toList();
             if (missing.isEmpty()) return;
             long lacking = missing.stream().mapToLong(rows::get).sum();
             throw new Unusable(shards.whole().results() + ": " + (missing.size() == 1 ? "shard " : "shards ")
-                    + missing.stream().limit(8).map(Shard::toString).collect(joining(", "))
-                    + (missing.size() > 8 ? ", …" : "") + (missing.size() == 1 ? " is" : " are") + " missing, with "
+                    + Plain.first(8, missing.stream().map(Shard::toString))
+                    + (missing.size() == 1 ? " is" : " are") + " missing, with "
                     + Plain.count(lacking, "row") + "; --partial merges what is there");
         }
 
         /// Reads everything, and writes the log: the merged one, and by time what those of the shards have gained.
-        void log(OutputStream stream) throws IOException {
+        ///
+        /// @param force of a row that was paid twice the earlier result is kept
+        void log(OutputStream stream, boolean force) throws IOException {
             var out = new BufferedOutputStream(stream, 1 << 16);
-            var files = shards.whole();
-            picks.read(0, files);
-            for (int part = 1; part <= parts.size(); part++) picks.read(part, parts.get(part - 1).files());
-            history = History.read(files.log(), index, List.of());
-            if (Files.exists(files.log())) Files.copy(files.log(), out);
+            var log = shards.whole().log();
+            picks.read();
+            history = History.read(log, index, List.of());
+            if (Files.exists(log)) Files.copy(log, out);
             for (var event : torn) add(event, out);
             var before = history.merge.map(Event.Merge::byShard).orElse(Map.of());
-            var gains = new PriorityQueue<>(gains(before));
-            for (var gain = gains.poll(); gain != null; gain = gains.poll()) {
-                take(gain);
-                gain.lines.copyTo(out);
-                if (gain.next()) gains.add(gain);
+            var gains = gains(before);
+            for (var part = gains.poll(); part != null; part = gains.poll()) {
+                take(part);
+                part.log.copyTo(out);
+                if (part.log.next() && part.read()) gains.add(part);
             }
-            picks.decide(terms.force());
+            picks.decide(force);
             refuseLost();
             var after = new TreeMap<>(before);
-            parts.forEach(part -> after.put(part.shard().index(), part.taken()));
-            if (!after.equals(before)) add(Event.Merge.of(Instant.now(), shards.count(), after.values()), out);
+            parts.forEach(part -> after.put(part.shard.index(), part.taken));
+            if (!after.equals(before)) add(new Event.Merge(Instant.now(), shards.count(),
+                    after.values().stream().map(Event.Merge.Taken::toString).collect(joining(" "))), out);
             out.flush();
         }
 
@@ -9261,50 +9300,48 @@ final class DifyExec implements Runnable {
             out.write('\n');
         }
 
-        private List<Gain> gains(Map<Integer, Event.Merge.Taken> before) throws IOException {
+        /// The shards whose logs have gained something, each at the first line of that.
+        private Queue<Part> gains(Map<Integer, Event.Merge.Taken> before) throws IOException {
             history.merge.filter(merge -> merge.shards() != shards.count()).ifPresent(merge -> {
                 throw new Unusable(shards.whole().log() + ": merged of " + merge.shards() + " shards before, not of "
                         + shards.count() + "; name another -o");
             });
+            var gains = new PriorityQueue<>(Part.BY_TIME);
             for (var part : parts) {
-                var taken = Optional.ofNullable(before.get(part.shard().index()));
-                if (taken.filter(then -> then.bytes() > part.end() || !then.first().equals(part.first())).isPresent())
-                    throw new Unusable(part.files().log() + ": begun anew (--fresh) since it was merged; move "
+                var now = part.taken;
+                var then = before.getOrDefault(now.index(), new Event.Merge.Taken(now.index(), 0, now.first()));
+                if (then.bytes() > now.bytes() || !then.first().equals(now.first()))
+                    throw new Unusable(part.files.log() + ": begun anew (--fresh) since it was merged; move "
                             + shards.whole().results() + " and its .log away to merge what is there now");
-                long from = taken.map(Event.Merge.Taken::bytes).orElse(0L);
-                if (from < part.end()) open.add(new Gain(part, from));
+                part.log.turn(then.bytes());
+                if (part.read()) gains.add(part);
             }
-            return open;
+            return gains;
         }
 
-        private void take(Gain gain) {
-            if (gain.event.isEmpty()) history.unread();
-            gain.event.ifPresent(event -> {
-                switch (event) {
-                    case Event.Session session -> refuseOther(gain.part, session);
-                    case Event.Attempt attempt -> picks.refuseOutside(gain.part, attempt.id());
-                    case Event.End end -> {
-                        picks.refuseOutside(gain.part, end.id());
-                        if (Standing.of(end.outcome()).filter(Standing::isSuccess).isPresent()) picks.fresh(end.id());
-                    }
-                    case Event _ -> {}
+        private void take(Part part) {
+            switch (part.event.orElse(null)) {
+                case null -> history.unread++;
+                case Event.Session session -> refuseOther(part, session);
+                case Event.Attempt attempt -> picks.refuseOutside(part, attempt.id());
+                case Event.End end -> {
+                    int entry = picks.refuseOutside(part, end.id());
+                    if (end.standing().filter(Standing::isSuccess).isPresent()) picks.fresh.set(entry);
                 }
-                history.take(event);
-            });
+                case Event _ -> {}
+            }
+            part.event.ifPresent(history::take);
         }
 
         private void refuseOther(Part part, Event.Session session) {
-            var log = part.files().log();
-            if (!part.shard().toString().equals(session.shard())) throw new Unusable(log + ": written "
-                    + Shards.named(History.orEmpty(session.shard())) + ", not "
-                    + Shards.named(part.shard().toString()));
+            var log = part.files.log();
+            if (!part.shard.toString().equals(session.shard())) throw new Unusable(log + ": written "
+                    + Shards.named(session.shard()) + ", not " + Shards.named(part.shard.toString()));
             history.session.ifPresent(before -> {
-                if (!Objects.equals(before.baseUrl(), session.baseUrl())
-                        || !Objects.equals(before.app(), session.app()))
-                    throw new Unusable(log + ": of the app " + Plain.quoted(History.orEmpty(session.app())) + " at "
-                            + session.baseUrl() + ", the shards before it of "
-                            + Plain.quoted(History.orEmpty(before.app()))
-                            + " at " + before.baseUrl() + "; these do not belong together");
+                if (!before.baseUrl().equals(session.baseUrl()) || !before.app().equals(session.app()))
+                    throw new Unusable(log + ": of the app " + Plain.quoted(session.app()) + " at " + session.baseUrl()
+                            + ", the shards before it of " + Plain.quoted(before.app()) + " at " + before.baseUrl()
+                            + "; these do not belong together");
             });
         }
 
@@ -9317,18 +9354,17 @@ final class DifyExec implements Runnable {
         }
 
         /// Each id once: the CSV's in its order, then those that it lacks.
-        void results(OutputStream stream) throws IOException {
+        void results(OutputStream stream, boolean noBom) throws IOException {
             var out = new BufferedOutputStream(stream, 1 << 16);
-            if (!terms.noBom()) out.write(LineFile.BOM);
+            if (!noBom) out.write(Lines.BOM);
             picks.write(out);
             out.flush();
         }
 
         void retryList() throws IOException {
-            new RetryList(shards.whole().retry()).write(index);
+            shards.whole().retry().write(index);
         }
 
-        /// The merged batch.
         Batch batch() {
             return new Batch(shards.whole(), Optional.of(csv), index, history, new Ledger());
         }
@@ -9337,7 +9373,7 @@ final class DifyExec implements Runnable {
         List<String> said() {
             var said = new ArrayList<>(List.of("Merged " + parts.size() + " of " + Plain.count(shards.count(), "shard")
                     + ": " + Plain.count(index.rows(), "row") + ", " + Standing.counts(index::count)));
-            var running = parts.stream().filter(Part::isRunning).map(part -> part.shard().toString()).toList();
+            var running = parts.stream().filter(part -> part.isRunning).map(part -> part.shard.toString()).toList();
             if (!running.isEmpty()) said.add("Running now, and taken as far as "
                     + (running.size() == 1 ? "it is" : "they are")
                     + ": " + String.join(", ", running) + "; merge again afterwards");
@@ -9348,280 +9384,200 @@ final class DifyExec implements Runnable {
         @Override
         public void close() throws IOException {
             try (lock; picks) {
-                for (var gain : open) gain.lines.close();
+                for (var part : parts) part.log.close();
             }
         }
 
-        /// What a shard's log has gained, a line at a time, by when it was written.
-        private static final class Gain implements Comparable<Gain> {
-            final Part part;
-            final Lines lines;
+        /// A shard as it is now. What its log has gained is read a line at a time, by when it was written.
+        private static final class Part {
+            static final Comparator<Part> BY_TIME = Comparator.comparing((Part part) -> part.t)
+                    .thenComparing(part -> part.shard.index());
+
+            final BatchFiles files;
+            final Shard shard;
+            final Event.Merge.Taken taken;
+            final Lines log;
+            final boolean isRunning;
             /// Empty: the line is none of ours.
             Optional<Event> event = Optional.empty();
             private Instant t = Instant.MIN;
 
-            Gain(Part part, long from) throws IOException {
-                this.part = part;
-                this.lines = new Lines(part.files().log()).turn(from);
-                read();
+            Part(BatchFiles files) throws IOException {
+                this.files = files;
+                files.refuseForeign();
+                long end = LineFile.wholeLines(files.log());
+                if (end == 0) throw new Unusable(files.log() + ": gone or empty; a shard cannot be merged without it");
+                shard = Shards.shard(files);
+                log = new Lines(files.log());
+                log.next();
+                taken = new Event.Merge.Taken(shard.index(), end, Cells.hash(Cells.head(log.bytes())));
+                isRunning = BatchFiles.Lock.isHeld(files.lock());
             }
 
-            boolean next() throws IOException {
-                if (!lines.next() || lines.place() >= part.end()) return false;
-                read();
-                return true;
-            }
-
-            private void read() throws IOException {
-                var line = Fields.of(lines.parser());
+            /// False: the line was written since.
+            boolean read() throws IOException {
+                if (log.place() >= taken.bytes()) return false;
+                var line = log.fields();
                 event = Optional.empty();
-                Journal.isRead(line, read -> {
+                Event.isRead(line, read -> {
                     event = Optional.of(read);
                     if (line.get().has("t")) t = line.get().time();
                 });
+                return true;
+            }
+        }
+
+        /// Which line counts as the result of each row, packed: 32 bytes a row. Source 0 is the merged batch, the
+        /// others are its shards.
+        static final class Picks implements AutoCloseable {
+            private static final int SOURCE_BITS = 16, MOST_OUTSIDE = 1000;
+
+            private final Index index;
+            private final Shards shards;
+            private final Lines[] sources;
+            private final Longs owners = new Longs(), own = new Longs(), ownRuns = new Longs(), theirs = new Longs();
+            /// Successes that the logs have gained, and rows whose shard has the merged batch's run.
+            private final BitSet fresh = new BitSet(), known = new BitSet();
+            private final Map<Integer, Long> outside = new TreeMap<>();
+            private final List<Integer> twice = new ArrayList<>();
+
+            Picks(Index index, Shards shards) {
+                this.index = index;
+                this.shards = shards;
+                this.sources = new Lines[shards.files().size() + 1];
+            }
+
+            Shard shard(int entry) {
+                if (owners.get(entry) == 0) owners.set(entry, Shard.of(index.id(entry), shards.count()).index());
+                return new Shard((int) owners.get(entry), shards.count());
+            }
+
+            void read() throws IOException {
+                for (int source = 0; source < sources.length; source++) {
+                    var lines = sources[source] = new Lines(files(source).results());
+                    while (lines.next()) {
+                        var head = Results.head(lines.parser()).filter(Results.Head::success);
+                        if (head.isPresent()) take(source, lines.place(), head.get());
+                    }
+                }
+            }
+
+            private BatchFiles files(int source) {
+                return source == 0 ? shards.whole() : shards.files().get(source - 1);
+            }
+
+            private void take(int source, long at, Results.Head line) {
+                int entry = index.findOrAdd(line.id());
+                long run = Cells.head(line.run().getBytes(UTF_8)), place = (at << SOURCE_BITS | source) + 1;
+                if (source == 0) {
+                    own.set(entry, place);
+                    ownRuns.set(entry, run);
+                } else if (!Shards.shard(files(source)).equals(shard(entry))) {
+                    if (outside.size() == MOST_OUTSIDE) throw outside(files(source), entry);
+                    outside.put(entry, place);
+                    return;
+                } else {
+                    theirs.set(entry, place);
+                    if (own.get(entry) > 0 && ownRuns.get(entry) == run) known.set(entry);
+                }
+                index.stand(entry, line.standing());
+            }
+
+            private Unusable outside(BatchFiles files, int entry) {
+                return new Unusable(files.results() + ": holds the row " + Plain.id(index.id(entry))
+                        + ", which is of shard " + shard(entry));
+            }
+
+            /// What a log tells of rows that are another shard's; of those that were paid twice it may.
+            ///
+            /// @return the row's number
+            int refuseOutside(Part part, String id) {
+                int entry = index.findOrAdd(id);
+                if (!part.shard.equals(shard(entry)) && !outside.containsKey(entry)) throw outside(part.files, entry);
+                return entry;
+            }
+
+            /// What a shard has gained counts from now on, unless the merged batch has paid for the row by itself.
+            void decide(boolean force) throws IOException {
+                for (int entry : fresh.stream().filter(entry -> own.get(entry) > 0 && theirs.get(entry) > 0).toArray())
+                    if (known.get(entry)) own.set(entry, 0);
+                    else twice.add(entry);
+                for (int entry : outside.keySet()) {
+                    if (pick(entry) == 0 || line(pick(entry)).run().equals(line(outside.get(entry)).run()))
+                        throw outside(files(source(outside.get(entry))), entry);
+                    twice.add(entry);
+                }
+                if (twice.isEmpty()) return;
+                if (!force) throw new Unusable(shards.whole().results() + ": " + twice().orElseThrow()
+                        + "; --force keeps the earlier result of each");
+                for (int entry : twice) keepEarlier(entry);
+            }
+
+            /// `2 rows were paid twice (r-5 in results.1-of-8.jsonl and results.2-of-8.jsonl, …)`
+            Optional<String> twice() {
+                if (twice.isEmpty()) return Optional.empty();
+                return Optional.of(Plain.count(twice.size(), "row was", "rows were") + " paid twice, by two runs ("
+                        + Plain.first(3, twice.stream().map(index::id).map(Plain::id)) + "; first in "
+                        + name(pick(twice.getFirst())) + " and "
+                        + name(other(twice.getFirst())) + ")");
+            }
+
+            private long pick(int entry) {
+                return own.get(entry) > 0 ? own.get(entry) : theirs.get(entry);
+            }
+
+            private long other(int entry) {
+                return outside.getOrDefault(entry, theirs.get(entry));
+            }
+
+            private void keepEarlier(int entry) throws IOException {
+                var kept = line(pick(entry)).executedAt();
+                var other = line(other(entry)).executedAt();
+                if (other.isEmpty() || !kept.isEmpty() && !Times.parse(other).isBefore(Times.parse(kept))) return;
+                theirs.set(entry, other(entry));
+                own.set(entry, 0);
+            }
+
+            private static int source(long place) {
+                return (int) (place - 1 & (1 << SOURCE_BITS) - 1);
+            }
+
+            private String name(long place) {
+                return files(source(place)).results().getFileName().toString();
+            }
+
+            private Lines turn(long place) throws IOException {
+                return sources[source(place)].turn(place - 1 >>> SOURCE_BITS);
+            }
+
+            private Results.Head line(long place) throws IOException {
+                return Results.head(turn(place).parser()).orElseThrow();
+            }
+
+            void write(OutputStream out) throws IOException {
+                for (int entry = 0; entry < index.size(); entry++)
+                    if (pick(entry) > 0) turn(pick(entry)).copyTo(out);
             }
 
             @Override
-            public int compareTo(Gain other) {
-                int order = t.compareTo(other.t);
-                return order != 0 ? order : Integer.compare(part.shard().index(), other.part.shard().index());
+            public void close() throws IOException {
+                for (var source : sources) if (source != null) source.close();
             }
-        }
-    }
-
-    /// Which line counts as the result of each row, packed: 32 bytes a row. Source 0 is the merged batch, the others
-    /// are its shards.
-    static final class Picks implements AutoCloseable {
-        private static final int SOURCE_BITS = 16, MOST_OUTSIDE = 1000;
-
-        private final Index index;
-        private final Shards shards;
-        private final Lines[] sources;
-        private final Longs owners = new Longs(), own = new Longs(), ownRuns = new Longs(), theirs = new Longs();
-        /// Successes that the logs have gained, and rows whose shard has the merged batch's run.
-        private final BitSet fresh = new BitSet(), known = new BitSet();
-        private final Map<Integer, Long> outside = new TreeMap<>();
-        private final List<Integer> twice = new ArrayList<>();
-
-        Picks(Index index, Shards shards) {
-            this.index = index;
-            this.shards = shards;
-            this.sources = new Lines[shards.files().size() + 1];
-        }
-
-        Shard shard(int entry) {
-            if (owners.get(entry) == 0) owners.set(entry, Shard.of(index.id(entry), shards.count()).index());
-            return new Shard((int) owners.get(entry), shards.count());
-        }
-
-        void read(int source, BatchFiles files) throws IOException {
-            if (!Files.exists(files.results())) return;
-            var lines = new Lines(files.results());
-            sources[source] = lines;
-            while (lines.next()) {
-                var head = Results.head(lines.parser()).filter(Results.Head::success);
-                if (head.isPresent()) take(source, files, lines.place(), head.get());
-            }
-        }
-
-        private void take(int source, BatchFiles files, long at, Results.Head line) {
-            int entry = index.findOrAdd(line.id());
-            long run = Cells.head(line.run().getBytes(UTF_8)), place = (at << SOURCE_BITS | source) + 1;
-            if (source == 0) {
-                own.set(entry, place);
-                ownRuns.set(entry, run);
-            } else if (!files.shard().equals(Optional.of(shard(entry)))) {
-                if (outside.size() == MOST_OUTSIDE) throw outside(files, entry);
-                outside.put(entry, place);
-                return;
-            } else {
-                theirs.set(entry, place);
-                if (own.get(entry) > 0 && ownRuns.get(entry) == run) known.set(entry);
-            }
-            index.stand(entry, line.standing());
-        }
-
-        private Unusable outside(BatchFiles files, int entry) {
-            return new Unusable(files.results() + ": holds the row " + Plain.id(index.id(entry))
-                    + ", which is of shard " + shard(entry));
-        }
-
-        /// What a log tells of rows that are another shard's; of those that were paid twice it may.
-        void refuseOutside(Merger.Part part, String id) {
-            int entry = index.findOrAdd(id);
-            if (!part.shard().equals(shard(entry)) && !outside.containsKey(entry)) throw outside(part.files(), entry);
-        }
-
-        void fresh(String id) {
-            fresh.set(index.findOrAdd(id));
-        }
-
-        /// What a shard has gained counts from now on, unless the merged batch has paid for the row by itself.
-        void decide(boolean force) throws IOException {
-            for (int entry : fresh.stream().filter(entry -> own.get(entry) > 0 && theirs.get(entry) > 0).toArray())
-                if (known.get(entry)) own.set(entry, 0);
-                else twice.add(entry);
-            for (int entry : outside.keySet()) {
-                if (pick(entry) == 0 || isOfOneRun(pick(entry), outside.get(entry)))
-                    throw outside(shards.files().get(source(outside.get(entry)) - 1), entry);
-                twice.add(entry);
-            }
-            if (twice.isEmpty()) return;
-            if (!force) throw new Unusable(shards.whole().results() + ": " + twice().orElseThrow()
-                    + "; --force keeps the earlier result of each");
-            for (int entry : twice) keepEarlier(entry);
-        }
-
-        /// `2 rows were paid twice (r-5 in results.1-of-8.jsonl and results.2-of-8.jsonl, …)`
-        Optional<String> twice() {
-            if (twice.isEmpty()) return Optional.empty();
-            return Optional.of(Plain.count(twice.size(), "row was", "rows were") + " paid twice, by two runs ("
-                    + twice.stream().limit(3).map(entry -> Plain.id(index.id(entry))).collect(joining(", "))
-                    + (twice.size() > 3 ? ", …" : "") + "; first in " + name(pick(twice.getFirst())) + " and "
-                    + name(other(twice.getFirst())) + ")");
-        }
-
-        private long pick(int entry) {
-            return own.get(entry) > 0 ? own.get(entry) : theirs.get(entry);
-        }
-
-        private long other(int entry) {
-            return outside.getOrDefault(entry, theirs.get(entry));
-        }
-
-        private void keepEarlier(int entry) throws IOException {
-            var kept = line(pick(entry)).executedAt();
-            var other = line(other(entry)).executedAt();
-            if (other.isEmpty() || !kept.isEmpty() && !Times.parse(other).isBefore(Times.parse(kept))) return;
-            theirs.set(entry, other(entry));
-            own.set(entry, 0);
-        }
-
-        private boolean isOfOneRun(long place, long other) throws IOException {
-            return line(place).run().equals(line(other).run());
-        }
-
-        private static int source(long place) {
-            return (int) (place - 1 & (1 << SOURCE_BITS) - 1);
-        }
-
-        private String name(long place) {
-            int source = source(place);
-            return (source == 0 ? shards.whole() : shards.files().get(source - 1)).results().getFileName().toString();
-        }
-
-        private Lines turn(long place) throws IOException {
-            return sources[source(place)].turn(place - 1 >>> SOURCE_BITS);
-        }
-
-        private Results.Head line(long place) throws IOException {
-            return Results.head(turn(place).parser()).orElseThrow();
-        }
-
-        void write(OutputStream out) throws IOException {
-            for (int entry = 0; entry < index.size(); entry++)
-                if (pick(entry) > 0) turn(pick(entry)).copyTo(out);
-        }
-
-        @Override
-        public void close() throws IOException {
-            for (var source : sources) if (source != null) source.close();
-        }
-    }
-
-    /// By its first line a file is known as ours: whole, it is one of our lines; torn by a crash, it begins like one.
-    static final class FirstLine {
-        /// A line that is longer than `ENOUGH` is known by its beginning alone, a torn one by as much as `{"id":`.
-        private static final int ENOUGH = 1 << 16, LEAST = 6;
-
-        /// @param isLine    whether what is a JSON object is a line of ours
-        /// @param beginning what all of ours begin with
-        static boolean isOurs(Path file, Predicate<Fields> isLine, Pattern beginning) {
-            var head = head(file);
-            int from = begin(head), to = from;
-            while (to < head.length && head[to] != '\n') to++;
-            var line = Arrays.copyOfRange(head, from, to);
-            return from == head.length || Fields.of(line).filter(isLine).isPresent()
-                    || to == head.length && begins(line, beginning);
-        }
-
-        /// Missing, without a byte, or with a byte order mark alone.
-        static boolean isEmpty(Path file) {
-            var head = head(file);
-            return head.length == begin(head);
-        }
-
-        /// Behind the byte order mark, if there is one.
-        private static int begin(byte[] head) {
-            int mark = LineFile.BOM.length;
-            return head.length >= mark && Arrays.equals(head, 0, mark, LineFile.BOM, 0, mark) ? mark : 0;
-        }
-
-        private static byte[] head(Path file) {
-            if (!Files.exists(file)) return new byte[0];
-            try (var in = Files.newInputStream(file)) {
-                return in.readNBytes(ENOUGH);
-            } catch (IOException problem) {
-                throw new Unusable(file + ": cannot be used (" + Plain.of(problem) + ")");
-            }
-        }
-
-        private static boolean begins(byte[] line, Pattern beginning) {
-            var matcher = beginning.matcher(new String(line, StandardCharsets.ISO_8859_1));
-            return line.length >= LEAST && (matcher.lookingAt() || matcher.hitEnd());
-        }
-    }
-
-    /// Held by the one process that writes a batch; on a file of its own, since a lock goes with any reader's close.
-    record Lock(FileChannel channel) implements AutoCloseable {
-        static Lock take(Path path) {
-            try {
-                var channel = FileChannel.open(path, StandardOpenOption.CREATE, StandardOpenOption.WRITE);
-                try {
-                    if (channel.tryLock() != null) return new Lock(channel);
-                } catch (OverlappingFileLockException _) {
-                    // held by this very process: as good as held by another
-                }
-                channel.close();
-            } catch (IOException problem) {
-                throw new Unusable(path + ": cannot be written (" + Plain.of(problem) + ")");
-            }
-            throw new Unusable(path
-                    + " is held: another difyexec is writing this batch\nhint: wait for it or name another -o");
-        }
-
-        /// Whether a process is writing the batch.
-        static boolean isHeld(Path path) throws IOException {
-            if (!Files.exists(path)) return false;
-            try (var channel = FileChannel.open(path, StandardOpenOption.WRITE)) {
-                return channel.tryLock() == null;
-            } catch (OverlappingFileLockException _) {
-                return true; // by this very process
-            }
-        }
-
-        @Override
-        public void close() throws IOException {
-            channel.close();
         }
     }
 
     /// Appends whole lines to a file, a group in one write; the file appears with its first line. A write that fails is
     /// undone: no line is ever torn by us.
     static final class LineFile implements AutoCloseable {
-        static final byte[] BOM = {(byte) 0xEF, (byte) 0xBB, (byte) 0xBF};
         private static final int FULL = 64 << 10;
+        private static final ObjectWriter WRITER = Json.MAPPER.writer()
+                .without(JsonGenerator.Feature.AUTO_CLOSE_TARGET);
 
         private final Path path;
         private final byte[] head;
         private final ByteArrayOutputStream waiting = new ByteArrayOutputStream();
         private final List<Runnable> onceWritten = new ArrayList<>();
         private FileChannel channel;
-
-        /// Loaded by who writes.
-        private static final class Writing {
-            static final ObjectWriter WRITER = Json.MAPPER.writer().without(JsonGenerator.Feature.AUTO_CLOSE_TARGET);
-        }
 
         /// @param head what a new file begins with
         LineFile(Path path, byte[] head) {
@@ -9632,7 +9588,7 @@ final class DifyExec implements Runnable {
         /// A line, as JSON; [#flush] writes it.
         void add(Object line) {
             try {
-                Writing.WRITER.writeValue(new Json.Utf8(waiting), line);
+                WRITER.writeValue(new Json.Utf8(waiting), line);
             } catch (IOException problem) {
                 throw new UncheckedIOException(problem); // cannot happen: memory does not fail
             }
@@ -9690,8 +9646,8 @@ final class DifyExec implements Runnable {
                 long size = channel.size();
                 var last = lastLine(channel, size);
                 long start = size - last.length;
-                if (last.length == 0 || Arrays.equals(last, BOM)) return Optional.empty();
-                if (Fields.of(last).isPresent()) {
+                if (last.length == 0 || Arrays.equals(last, Lines.BOM)) return Optional.empty();
+                if (Lines.Fields.of(last).isPresent()) {
                     channel.write(ByteBuffer.wrap(new byte[] {'\n'}), size);
                     return Optional.empty();
                 }
@@ -9735,8 +9691,7 @@ final class DifyExec implements Runnable {
 
         /// Marks every id that has a success. Lines of the original tool are read too; what is no result is passed
         /// over.
-        static void read(Path results, Index index, List<Reading> readings) throws IOException {
-            if (!Files.exists(results)) return;
+        static void read(Path results, Index index, List<Batch.Listener> listeners) throws IOException {
             try (var lines = new Lines(results)) {
                 while (lines.next()) {
                     var head = head(lines.parser()).filter(Head::success);
@@ -9744,12 +9699,12 @@ final class DifyExec implements Runnable {
                     int entry = index.findOrAdd(head.get().id());
                     index.stand(entry, head.get().standing());
                     if (!head.get().version().isEmpty()) index.versions.add(head.get().version());
-                    for (var reading : readings) reading.result(entry, lines);
+                    for (var listener : listeners) listener.result(entry, lines);
                 }
             }
         }
 
-        static boolean isResult(Fields line) {
+        static boolean isResult(Lines.Fields line) {
             return line.has("id") && line.has("status");
         }
 
@@ -9762,118 +9717,70 @@ final class DifyExec implements Runnable {
 
         /// The fields of a line that say whose result it is; empty if it is no whole JSON object with an id.
         static Optional<Head> head(JsonParser line) {
-            return Fields.of(line, (name, _) -> !HEAD.contains(name)).filter(fields -> !fields.text("id", "").isBlank())
+            return Lines.Fields.of(line, (name, _) -> !HEAD.contains(name))
+                    .filter(fields -> !fields.text("id").isBlank())
                     .map(fields -> new Head(fields.text("id").strip(),
                             "success".equals(fields.texts().getOrDefault("status", "success")),
-                            "partial-succeeded".equals(fields.text("workflow_status")),
-                            fields.text("workflow_id", ""),
-                            fields.text("workflow_run_id", ""), fields.text("executed_at", "")));
-        }
-    }
-
-    /// A line of the results: what the original tool writes of a success, then ours.
-    ///
-    /// @param totalPrice null where it is not known; so is the currency then
-    /// @param files      where the files of its outputs are
-    /// @param conversationId of a chatflow's answer, where it is known; so is `messageId`
-    @JsonInclude(JsonInclude.Include.NON_NULL)
-    record ResultLine(String id, String status, Map<String, String> inputs, @JsonRawValue String outputs,
-            String workflowRunId, Instant executedAt, int retryCount, String workflowStatus, String workflowId,
-            double elapsedTime, long totalTokens, int totalSteps, BigDecimal totalPrice, String currency,
-            @JsonInclude(JsonInclude.Include.NON_DEFAULT) boolean edited,
-            @JsonInclude(JsonInclude.Include.NON_EMPTY) List<String> files,
-            @JsonInclude(JsonInclude.Include.NON_EMPTY) String conversationId,
-            @JsonInclude(JsonInclude.Include.NON_EMPTY) String messageId) {
-        static ResultLine of(Attempt attempt, Seen.Ran ran, Instant now, List<Path> files) {
-            var row = attempt.row();
-            var usage = ran.usage();
-            return new ResultLine(row.id(), "success", row.inputs(), new String(ran.outputs(), UTF_8), ran.ref().id(),
-                    now, attempt.tries().retries(),
-                    ran.status() == RunStatus.PARTIAL ? "partial-succeeded" : "succeeded", ran.workflowId(),
-                    usage.seconds(), usage.tokens(), usage.steps(), usage.price().orElse(null),
-                    usage.price().isPresent() ? usage.currency() : null, row.isEdited(),
-                    files.stream().map(Path::toString).toList(), ran.said().conversation(), ran.said().id());
-        }
-    }
-
-    /// `<output>.retry`: the ids to run again, in the CSV's order; made anew as a whole, gone when there is none.
-    record RetryList(Path path) {
-        /// Each id once.
-        List<String> read() throws IOException {
-            return ids(all -> all.distinct().toList());
+                            fields.text("workflow_status").equals("partial-succeeded"), fields.text("workflow_id"),
+                            fields.text("workflow_run_id"), fields.text("executed_at")));
         }
 
-        /// As they stand in the file, with or without BOM.
-        <T> T ids(Function<Stream<String>, T> use) throws IOException {
-            try (var lines = Files.lines(path, UTF_8)) {
-                return use.apply(lines.map(line -> (line.startsWith("\uFEFF") ? line.substring(1) : line).strip())
-                        .filter(id -> !id.isEmpty()));
-            } catch (NoSuchFileException _) {
-                return use.apply(Stream.empty());
-            } catch (UncheckedIOException problem) {
-                throw new Unusable(path + ": not UTF-8\nhint: save it as UTF-8, one id a line");
-            }
-        }
-
-        /// What it is written to before it takes its place; one that a crash left is written over.
-        Path draft() {
-            return path.resolveSibling(path.getFileName() + ".tmp");
-        }
-
-        void write(Index index) throws IOException {
-            var draft = draft();
-            try (var out = Files.newBufferedWriter(draft, UTF_8)) {
-                for (int entry = 0; entry < index.rows(); entry++)
-                    if (index.standing(entry).isOnRetryList()) out.append(index.id(entry)).append('\n');
-            } catch (IOException problem) {
-                Files.deleteIfExists(draft);
-                throw new IOException(path + ": " + Plain.of(problem), problem);
-            }
-            if (Files.size(draft) > 0)
-                Files.move(draft, path, StandardCopyOption.ATOMIC_MOVE, StandardCopyOption.REPLACE_EXISTING);
-            else {
-                Files.delete(draft);
-                Files.deleteIfExists(path);
+        /// A line of the results: what the original tool writes of a success, then ours.
+        ///
+        /// @param totalPrice null where it is not known; so is the currency then
+        /// @param files      where the files of its outputs are
+        /// @param conversationId of a chatflow's answer, where it is known; so is `messageId`
+        @JsonInclude(JsonInclude.Include.NON_NULL)
+        record Success(String id, String status, Map<String, String> inputs, @JsonRawValue String outputs,
+                String workflowRunId, Instant executedAt, int retryCount, String workflowStatus, String workflowId,
+                double elapsedTime, long totalTokens, int totalSteps, BigDecimal totalPrice, String currency,
+                @JsonInclude(JsonInclude.Include.NON_DEFAULT) boolean edited,
+                @JsonInclude(JsonInclude.Include.NON_EMPTY) List<String> files,
+                @JsonInclude(JsonInclude.Include.NON_EMPTY) String conversationId,
+                @JsonInclude(JsonInclude.Include.NON_EMPTY) String messageId) {
+            static Success of(Attempt attempt, Seen.Ran ran, Instant now, List<Path> files) {
+                var row = attempt.row();
+                var usage = ran.usage();
+                return new Success(row.id(), "success", row.inputs(), new String(ran.outputs(), UTF_8), ran.ref().id(),
+                        now, attempt.tries().retries(),
+                        ran.status() == RunStatus.PARTIAL ? "partial-succeeded" : "succeeded", ran.workflowId(),
+                        usage.seconds(), usage.tokens(), usage.steps(), usage.price().orElse(null),
+                        usage.price().isPresent() ? usage.currency() : null, row.isEdited(),
+                        files.stream().map(Path::toString).toList(), ran.said().conversation(), ran.said().id());
             }
         }
     }
 
-    /// The attempt log: every event a line, appended, never changed.
-    static final class Journal {
-        static final Pattern BEGINNING = Pattern.compile("""
+    /// One event of the attempt log, format 1: every event a line, appended, never changed. `t` is when; a text
+    /// that is not there is empty. Unknown kinds are read as [Event.Other].
+    @JsonPropertyOrder("event")
+    @JsonInclude(JsonInclude.Include.NON_EMPTY)
+    sealed interface Event {
+        int FORMAT = 1;
+        Pattern BEGINNING = Pattern.compile("""
                 \\{"event":"(?:session|torn|end)","t":"\\d{4}-""");
 
         /// Hands on every event in order, with the place in the file where its line begins. A line that cannot be read
         /// is counted and passed over.
         static long scan(Path log, ObjLongConsumer<Event> use) throws IOException {
             long unread = 0;
-            if (!Files.exists(log)) return 0;
             try (var lines = new Lines(log)) {
                 while (lines.next()) {
                     if (lines.isEmpty()) continue;
-                    var line = Fields.of(lines.parser());
-                    if (!isRead(line, event -> use.accept(event, lines.place()))) unread++;
+                    if (!isRead(lines.fields(), event -> use.accept(event, lines.place()))) unread++;
                 }
             }
             return unread;
         }
 
-        /// The line that a log begins with.
-        static Optional<Fields> first(Path log) throws IOException {
-            if (!Files.exists(log)) return Optional.empty();
-            try (var lines = new Lines(log)) {
-                return lines.next() ? Fields.of(lines.parser()) : Optional.empty();
-            }
-        }
-
-        static boolean isEvent(Fields line) {
+        static boolean isKnown(Lines.Fields line) {
             return isRead(Optional.of(line), event -> {
                 if (event instanceof Event.Other) throw new IllegalArgumentException("no event that is known");
             });
         }
 
         /// False: it is no event of ours.
-        static boolean isRead(Optional<Fields> line, Consumer<Event> use) {
+        static boolean isRead(Optional<Lines.Fields> line, Consumer<Event> use) {
             if (line.isEmpty()) return false;
             try {
                 use.accept(Event.of(line.get()));
@@ -9882,82 +9789,6 @@ final class DifyExec implements Runnable {
                 return false; // no event of ours
             }
         }
-    }
-
-    /// The fields of a line that are neither objects nor arrays, by name: databind takes three times as long over a
-    /// long log.
-    record Fields(Map<String, String> texts) {
-        /// What is read otherwise, or passed over: it says whether that is the case.
-        interface Otherwise {
-            boolean reads(String name, JsonParser value) throws IOException;
-        }
-
-        /// Empty: it is no whole JSON object.
-        static Optional<Fields> of(JsonParser line) {
-            return of(line, (_, _) -> false);
-        }
-
-        static Optional<Fields> of(JsonParser line, Otherwise otherwise) {
-            var texts = new HashMap<String, String>();
-            try (line) {
-                if (line.nextToken() != JsonToken.START_OBJECT) return Optional.empty();
-                while (line.nextToken() == JsonToken.FIELD_NAME) {
-                    var name = line.currentName();
-                    var value = line.nextToken();
-                    if (!otherwise.reads(name, line) && value.isScalarValue())
-                        texts.put(name, value == JsonToken.VALUE_NULL ? null : line.getText());
-                    line.skipChildren();
-                }
-                return line.currentToken() == JsonToken.END_OBJECT ? Optional.of(new Fields(texts)) : Optional.empty();
-            } catch (IOException _) {
-                return Optional.empty();
-            }
-        }
-
-        static Optional<Fields> of(byte[] line) {
-            try {
-                return of(Json.Tokens.FACTORY.createParser(line));
-            } catch (IOException _) {
-                return Optional.empty();
-            }
-        }
-
-        boolean has(String name) {
-            return texts.get(name) != null;
-        }
-
-        /// Null: the line tells nothing of it.
-        String text(String name) {
-            return texts.get(name);
-        }
-
-        String text(String name, String unknown) {
-            return has(name) ? text(name) : unknown;
-        }
-
-        /// When it was written.
-        Instant time() {
-            return Times.parse(text("t"));
-        }
-
-        int integer(String name) {
-            return Math.toIntExact(whole(name));
-        }
-
-        long whole(String name) {
-            return Long.parseLong(text(name, "0"));
-        }
-
-        BigDecimal decimal(String name) {
-            return has(name) ? new BigDecimal(text(name)) : null;
-        }
-    }
-
-    /// One event of the attempt log, format 1; `t` is when. Unknown kinds are read as [Event.Other].
-    @JsonPropertyOrder("event")
-    @JsonInclude(JsonInclude.Include.NON_EMPTY)
-    sealed interface Event {
-        int FORMAT = 1;
 
         /// Its kind in the log is the record's name.
         @JsonProperty
@@ -9965,27 +9796,28 @@ final class DifyExec implements Runnable {
             return getClass().getSimpleName().toLowerCase(Locale.ROOT);
         }
 
-        static Event of(Fields line) {
+        static Event of(Lines.Fields line) {
             String id = line.text("id"), user = line.text("user"), run = line.text("run"), why = line.text("why");
-            return switch (line.text("event", "")) {
+            return switch (line.text("event")) {
                 case "session" -> new Session(line.time(), line.integer("format"), line.text("tool"),
                         line.text("base_url"), line.text("app"), line.text("server"), line.text("mode"),
                         line.text("options"), line.text("shard"));
-                case "attempt" -> new Attempt(line.time(), id, line.integer("n"), user, line.text("mode"),
-                        line.text("cells"), line.text("kind"), line.text("csv"));
+                case "attempt" -> new Attempt(line.time(), line.needed("id"), line.integer("n"), user,
+                        line.text("mode"), line.text("cells"), line.text("kind"), line.text("csv"));
                 case "run" -> new Run(line.time(), id, user, run, line.text("task"));
-                case "end" -> new End(line.time(), id, user, line.text("outcome"), line.text("cells"), run,
-                        line.integer("n"), line.integer("http"), line.text("cause"), line.text("error"),
-                        Double.parseDouble(line.text("seconds", "0")), line.whole("tokens"), line.integer("steps"),
-                        line.decimal("price"), line.text("currency"), line.text("csv"));
+                case "end" -> new End(line.time(), line.needed("id"), user, line.needed("outcome"), line.text("cells"),
+                        run, line.integer("n"), line.integer("http"), line.text("cause"), line.text("error"),
+                        Double.parseDouble(line.number("seconds")), line.whole("tokens"), line.integer("steps"),
+                        line.has("price") ? new BigDecimal(line.text("price")) : null, line.text("currency"),
+                        line.text("csv"));
                 case "upload" -> new Upload(line.time(), id, user, line.text("file"), line.text("upload"));
                 case "look" -> new Look(line.time(), user, run, line.text("saw"));
                 case "harvest" -> new Harvest(line.time(), user, run);
                 case "stop" -> new Stop(line.time(), why, user, line.text("task"));
                 case "throttle" -> new Throttle(line.time(), user, why, line.integer("limit"));
-                case "late" -> new Late(line.time(), id, user, run, line.text("saw"));
+                case "late" -> new Late(line.time(), line.needed("id"), user, run, line.text("saw"));
                 case "missing" -> new Missing(line.time(), id, user, line.text("file"), why);
-                case "merge" -> new Merge(line.time(), line.integer("shards"), line.text("taken", ""));
+                case "merge" -> new Merge(line.time(), line.integer("shards"), line.text("taken"));
                 case "torn" -> new Torn(line.time(), line.text("file"), line.whole("at"), line.whole("bytes"));
                 default -> new Other();
             };
@@ -10010,10 +9842,6 @@ final class DifyExec implements Runnable {
                 }
             }
 
-            static Merge of(Instant t, int shards, Collection<Taken> taken) {
-                return new Merge(t, shards, taken.stream().map(Taken::toString).collect(joining(" ")));
-            }
-
             /// By the shard's number.
             Map<Integer, Taken> byShard() {
                 return Stream.of(taken.split(" ")).filter(word -> !word.isEmpty()).map(Taken::of)
@@ -10027,8 +9855,7 @@ final class DifyExec implements Runnable {
                 String csv) implements Event {
             static Attempt of(DifyExec.Attempt attempt) {
                 return new Attempt(attempt.at(), attempt.row().id(), attempt.tries().retries(), attempt.user(),
-                        attempt.mode().toString(), attempt.cells(), attempt.kind().word(),
-                        attempt.csv());
+                        attempt.mode().toString(), attempt.cells(), attempt.kind().word(), attempt.csv());
             }
 
             boolean isOfTry() {
@@ -10054,8 +9881,9 @@ final class DifyExec implements Runnable {
                 return outcome.startsWith(OF_TRY);
             }
 
-            static End of(DifyExec.Attempt attempt, Instant now, String outcome, String error) {
-                return of(attempt, now, outcome, Seen.nothing(), error);
+            /// Where the row stands by it; empty if it says nothing of that.
+            Optional<Standing> standing() {
+                return Standing.of(outcome);
             }
 
             static End of(DifyExec.Attempt attempt, Instant now, String outcome, Seen seen, String error) {
@@ -10071,17 +9899,17 @@ final class DifyExec implements Runnable {
                         attempt.user(),
                         (attempt.kind() == Kind.TRY ? OF_TRY : "") + outcome,
                         attempt.cells(),
-                        seen.run().map(RunRef::id).orElse(null),
+                        seen.run().map(RunRef::id).orElse(""),
                         attempt.tries().retries(),
                         seen instanceof Seen.Refused refused ? refused.status() : 0,
-                        cause.isEmpty() ? null : cause,
-                        error.isEmpty() ? null : Plain.text(error, Plain.LONGEST_ERROR),
+                        cause,
+                        Plain.text(error, Plain.LONGEST_ERROR),
                         took.toMillis() / 1000.0,
                         usage.tokens(),
                         usage.steps(),
                         usage.price().orElse(null),
-                        usage.currency().isEmpty() ? null : usage.currency(),
-                        attempt.csv().isEmpty() ? null : attempt.csv());
+                        usage.currency(),
+                        attempt.csv());
             }
         }
 
@@ -10101,7 +9929,7 @@ final class DifyExec implements Runnable {
 
             /// A task was stopped because the call was to end: its row runs anew.
             boolean isOfInterrupt() {
-                return user != null && INTERRUPTED.equals(why);
+                return !user.isEmpty() && INTERRUPTED.equals(why);
             }
         }
 
@@ -10122,67 +9950,20 @@ final class DifyExec implements Runnable {
         record Other() implements Event {}
     }
 
-    /// How many files of each row's outputs could not be fetched, in the CSV's order.
-    static final class MissingFiles {
-        private static final int EXAMPLES = 3;
-
-        private final Map<Integer, OfRow> byRow = new TreeMap<>();
-
-        private record OfRow(String id, int files) {}
-
-        void add(Row row) {
-            int before = byRow.getOrDefault(row.index(), new OfRow(row.id(), 0)).files();
-            put(row.index(), row.id(), before + 1);
-        }
-
-        /// @param row   its number
-        /// @param files of its last run; 0: all are there
-        void put(int row, String id, int files) {
-            if (files > 0) byRow.put(row, new OfRow(id, files));
-            else byRow.remove(row);
-        }
-
-        boolean isEmpty() {
-            return byRow.isEmpty();
-        }
-
-        long files() {
-            return byRow.values().stream().mapToLong(OfRow::files).sum();
-        }
-
-        int rows() {
-            return byRow.size();
-        }
-
-        /// The first rows.
-        List<String> examples() {
-            return byRow.values().stream().limit(EXAMPLES).map(OfRow::id).toList();
-        }
-
-        @Override
-        public String toString() {
-            return Plain.count(files(), "file") + " of " + Plain.count(rows(), "row") + " could not be fetched ("
-                    + examples().stream().map(Plain::id).collect(joining(", ")) + (rows() > EXAMPLES ? ", …" : "")
-                    + "): see 'missing' in the log; 'retry --force ID' runs such a row anew";
-        }
-    }
-
     /// The lines of a file as bytes, one after another or by where they begin. What lies close together comes from one
     /// read.
     static final class Lines implements AutoCloseable {
+        static final byte[] BOM = {(byte) 0xEF, (byte) 0xBB, (byte) 0xBF};
         private static final int BACK = 1 << 14;
 
-        private final FileChannel file;
+        private final FileChannel file; // null: there is none
         private byte[] page = new byte[1 << 16];
         private long first = 0; // where in the file the page begins
         private int filled = 0, start = 0, end = -1;
 
+        /// A file that is not there has no lines.
         Lines(Path path) throws IOException {
-            file = FileChannel.open(path);
-        }
-
-        static Optional<Lines> open(Path path) throws IOException {
-            return Files.exists(path) ? Optional.of(new Lines(path)) : Optional.empty();
+            file = Files.exists(path) ? FileChannel.open(path) : null;
         }
 
         /// Makes the line after it the present one. False: there is none.
@@ -10203,7 +9984,7 @@ final class DifyExec implements Runnable {
             first = from;
             while (true) {
                 var room = ByteBuffer.wrap(page);
-                while (room.hasRemaining() && file.read(room, first + room.position()) >= 0) {}
+                while (file != null && room.hasRemaining() && file.read(room, first + room.position()) >= 0) {}
                 filled = room.position();
                 if (find(place) || room.hasRemaining()) return;
                 page = new byte[page.length * 2];
@@ -10231,8 +10012,8 @@ final class DifyExec implements Runnable {
 
         /// The line with its end, without a byte order mark.
         void copyTo(OutputStream out) throws IOException {
-            int mark = LineFile.BOM.length;
-            int from = Arrays.equals(page, start, Math.min(start + mark, end), LineFile.BOM, 0, mark)
+            int mark = BOM.length;
+            int from = Arrays.equals(page, start, Math.min(start + mark, end), BOM, 0, mark)
                     ? start + mark : start;
             out.write(page, from, end - from);
             out.write('\n');
@@ -10242,19 +10023,84 @@ final class DifyExec implements Runnable {
             return Json.Tokens.FACTORY.createParser(page, start, end - start);
         }
 
+        Optional<Fields> fields() throws IOException {
+            return Fields.of(parser());
+        }
+
         @Override
         public void close() throws IOException {
-            file.close();
+            if (file != null) file.close();
         }
-    }
 
-    /// Told of each result and each event while the files are read.
-    interface Reading {
-        /// The last one of a row counts.
-        default void result(int entry, Lines line) throws IOException {}
+        /// The fields of a line that are neither objects nor arrays, by name: databind takes three times as long over a
+        /// long log.
+        record Fields(Map<String, String> texts) {
+            /// What is read otherwise, or passed over: it says whether that is the case.
+            interface Otherwise {
+                boolean reads(String name, JsonParser value) throws IOException;
+            }
 
-        /// @param at where in the log the event's line begins
-        default void event(Index index, Event event, long at) {}
+            /// Empty: it is no whole JSON object.
+            static Optional<Fields> of(JsonParser line) {
+                return of(line, (_, _) -> false);
+            }
+
+            static Optional<Fields> of(JsonParser line, Otherwise otherwise) {
+                var texts = new HashMap<String, String>();
+                try (line) {
+                    if (line.nextToken() != JsonToken.START_OBJECT) return Optional.empty();
+                    while (line.nextToken() == JsonToken.FIELD_NAME) {
+                        var name = line.currentName();
+                        var value = line.nextToken();
+                        if (!otherwise.reads(name, line) && value.isScalarValue())
+                            texts.put(name, value == JsonToken.VALUE_NULL ? null : line.getText());
+                        line.skipChildren();
+                    }
+                    return Optional.of(new Fields(texts)).filter(_ -> line.currentToken() == JsonToken.END_OBJECT);
+                } catch (IOException _) {
+                    return Optional.empty();
+                }
+            }
+
+            static Optional<Fields> of(byte[] line) {
+                try {
+                    return of(Json.Tokens.FACTORY.createParser(line));
+                } catch (IOException _) {
+                    return Optional.empty();
+                }
+            }
+
+            boolean has(String name) {
+                return texts.get(name) != null;
+            }
+
+            /// Empty: the line tells nothing of it.
+            String text(String name) {
+                return has(name) ? texts.get(name) : "";
+            }
+
+            /// A line without it is none of ours.
+            String needed(String name) {
+                return Objects.requireNonNull(texts.get(name), name);
+            }
+
+            /// When it was written.
+            Instant time() {
+                return Times.parse(needed("t"));
+            }
+
+            String number(String name) {
+                return has(name) ? texts.get(name) : "0";
+            }
+
+            int integer(String name) {
+                return Integer.parseInt(number(name));
+            }
+
+            long whole(String name) {
+                return Long.parseLong(number(name));
+            }
+        }
     }
 
     // ── Input ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -15261,6 +15107,12 @@ final class DifyExec implements Runnable {
         static <T> void some(List<T> all, long most, Consumer<T> tell, String more, PrintWriter out) {
             all.stream().limit(most).forEach(tell);
             if (all.size() > most) out.println(more.formatted("… and " + (all.size() - most) + " more"));
+        }
+
+        /// The same in one line: `r-1, r-2, …`
+        static String first(int most, Stream<String> all) {
+            var some = all.limit(most + 1).toList();
+            return some.size() > most ? String.join(", ", some.subList(0, most)) + ", …" : String.join(", ", some);
         }
 
         static String quoted(String text) {

@@ -29,8 +29,8 @@ final class BatchTest {
         /// Of `results`, of `log`, of `both` or of `none`.
         private String kind(String text) throws IOException {
             var file = Files.writeString(folder.resolve("file"), text);
-            boolean result = FirstLine.isOurs(file, Results::isResult, Results.BEGINNING);
-            boolean event = FirstLine.isOurs(file, Journal::isEvent, Journal.BEGINNING);
+            boolean result = BatchFiles.FirstLine.isOurs(file, Results::isResult, Results.BEGINNING);
+            boolean event = BatchFiles.FirstLine.isOurs(file, Event::isKnown, Event.BEGINNING);
             return result ? event ? "both" : "results" : event ? "log" : "none";
         }
 
@@ -92,7 +92,7 @@ final class BatchTest {
 
         @Test
         void thatIsNotThereIsOurs() throws IOException {
-            assertTrue(FirstLine.isOurs(folder.resolve("none"), _ -> false, Pattern.compile("x")));
+            assertTrue(BatchFiles.FirstLine.isOurs(folder.resolve("none"), _ -> false, Pattern.compile("x")));
         }
     }
 
@@ -144,7 +144,7 @@ final class BatchTest {
         void onlyANewFileBeginsWithTheHead() throws IOException {
             var path = folder.resolve("lines");
             for (var line : List.of("one", "two"))
-                try (var file = new LineFile(path, LineFile.BOM)) {
+                try (var file = new LineFile(path, Lines.BOM)) {
                     file.add(line);
                     file.flush();
                 }
@@ -236,7 +236,7 @@ final class BatchTest {
             }
             var read = new ArrayList<Event>();
 
-            long unread = Journal.scan(path, (event, _) -> read.add(event));
+            long unread = Event.scan(path, (event, _) -> read.add(event));
 
             assertEquals(0, unread);
             assertEquals(events, read);
@@ -252,9 +252,9 @@ final class BatchTest {
                     """);
             var read = new ArrayList<Event>();
 
-            assertEquals(0, Journal.scan(path, (event, _) -> read.add(event)));
+            assertEquals(0, Event.scan(path, (event, _) -> read.add(event)));
             assertEquals(List.of(new Event.Other(), new Event.Other(),
-                    new Event.Look(NOON, "u", null, "absent")), read);
+                    new Event.Look(NOON, "u", "", "absent")), read);
         }
 
         @Test
@@ -270,13 +270,13 @@ final class BatchTest {
                     """);
             var read = new ArrayList<Event>();
 
-            assertEquals(4, Journal.scan(path, (event, _) -> read.add(event)));
+            assertEquals(4, Event.scan(path, (event, _) -> read.add(event)));
             assertEquals(2, read.size());
         }
 
         @Test
         void aLogThatIsNotThereIsEmpty() throws IOException {
-            assertEquals(0, Journal.scan(folder.resolve("none"), (_, _) -> {
+            assertEquals(0, Event.scan(folder.resolve("none"), (_, _) -> {
                 throw new AssertionError();
             }));
         }
@@ -303,8 +303,8 @@ final class BatchTest {
 
             var path = folder.resolve("results.jsonl");
             try (var file = new LineFile(path, new byte[0])) {
-                file.add(ResultLine.of(attempt, streamed, NOON.plusMillis(1234), List.of()));
-                file.add(ResultLine.of(attempt, partial, NOON, List.of()));
+                file.add(Results.Success.of(attempt, streamed, NOON.plusMillis(1234), List.of()));
+                file.add(Results.Success.of(attempt, partial, NOON, List.of()));
                 file.flush();
             }
 
@@ -378,11 +378,11 @@ final class BatchTest {
     @Nested
     class TheRetryList {
         @TempDir Path folder;
-        private RetryList list;
+        private BatchFiles.RetryList list;
 
         @BeforeEach
         void lieInTheFolder() {
-            list = new RetryList(folder.resolve("results.jsonl.retry"));
+            list = new BatchFiles.RetryList(folder.resolve("results.jsonl.retry"));
         }
 
         @Test
@@ -614,7 +614,7 @@ final class BatchTest {
                     + (late ? "{'event':'late','t':'2026-01-16T12:00:03Z','id':'a','user':'u1'}\n" : "")));
 
             assertEquals(awaited ? List.of("u1") : List.of(),
-                    history.resent().stream().map(Attempt::user).toList());
+                    history.resent(false).stream().map(Attempt::user).toList());
         }
 
         @ParameterizedTest(name = "seen {0}, the row then {1}: {2}")
@@ -636,9 +636,9 @@ final class BatchTest {
                     + attempt.formatted("u2") + "{'event':'late','t':'2026-01-16T12:00:03Z','id':'a','user':'u1',"
                     + "'run':'r1','saw':'" + saw + "'}\n" + end.formatted("u2", outcome)));
 
-            assertEquals(List.of(), history.resent());
+            assertEquals(List.of(), history.resent(false));
             assertEquals(awaited ? List.of("u1") : List.of(),
-                    history.turnedUp().stream().map(Attempt::user).toList());
+                    history.resent(true).stream().map(Attempt::user).toList());
         }
 
         @Test
@@ -829,21 +829,21 @@ final class BatchTest {
         @Test
         void aSecondTakerIsRefusedUntilTheFirstHasGone() throws IOException {
             var path = folder.resolve("results.jsonl.lock");
-            try (var first = Lock.take(path)) {
-                var problem = assertThrows(Unusable.class, () -> Lock.take(path));
+            try (var first = BatchFiles.Lock.take(path)) {
+                var problem = assertThrows(Unusable.class, () -> BatchFiles.Lock.take(path));
                 assertTrue(problem.getMessage().contains("another difyexec"), problem.getMessage());
                 assertEquals(UNUSABLE, problem.code());
                 assertTrue(first.channel().isOpen());
             }
 
-            Lock.take(path).close();
+            BatchFiles.Lock.take(path).close();
         }
 
         @Test
         void aLockThatCannotBeWrittenIsTold() throws IOException {
             var path = Files.createDirectory(folder.resolve("results.jsonl.lock"));
 
-            var problem = assertThrows(Unusable.class, () -> Lock.take(path));
+            var problem = assertThrows(Unusable.class, () -> BatchFiles.Lock.take(path));
 
             assertTrue(problem.getMessage().contains("cannot be written"), problem.getMessage());
         }
@@ -865,7 +865,7 @@ final class BatchTest {
                     json("{'event':'session','t':'2030-01-01T00:00:00Z','format':2,'tool':'difyexec 9.9'}\n"));
             assertThrows(Unusable.class, scene::open);
 
-            Lock.take(scene.file(".lock")).close();
+            BatchFiles.Lock.take(scene.file(".lock")).close();
         }
     }
 
@@ -891,11 +891,11 @@ final class BatchTest {
             }
         }
 
-        private static ResultLine line(String text) {
+        private static Results.Success line(String text) {
             var ran = new Seen.Ran(run("run-1"), RunStatus.SUCCEEDED, json("{'text':'" + text + "'}").getBytes(UTF_8),
                     "", "workflow-1", Usage.NONE);
             var attempt = new Attempt(1, row("a"), Tries.NONE, "u1", Mode.BLOCKING, "", NOON);
-            return ResultLine.of(attempt, ran, NOON, List.of());
+            return Results.Success.of(attempt, ran, NOON, List.of());
         }
 
         @Test
@@ -1026,17 +1026,17 @@ final class BatchTest {
             var options = new Work.RowOptions();
             try (var writer = scene.open()) {
                 var batch = writer.batch();
-                assertTrue(batch.select(options.of(Selection.pending()), seconds(1)).isEmpty());
+                assertTrue(batch.select(options.of(Batch.Selection.PENDING), seconds(1)).isEmpty());
 
                 options.rerunChanged = true;
-                var wanted = batch.select(options.of(Selection.pending()), seconds(1));
+                var wanted = batch.select(options.of(Batch.Selection.PENDING), seconds(1));
 
                 assertEquals(1, wanted.rows());
                 assertEquals("a", wanted.iterator().next().id());
             }
         }
 
-        private List<String> selected(Scene scene, Selection selection, Consumer<Work.RowOptions> set)
+        private List<String> selected(Scene scene, Batch.Selection selection, Consumer<Work.RowOptions> set)
                 throws IOException {
             var options = new Work.RowOptions();
             set.accept(options);
@@ -1056,16 +1056,16 @@ final class BatchTest {
             scene.interruptAfter(Duration.ofMillis(100));
             scene.backoff = new Backoff(seconds(60), seconds(60), 0);
             scene.play(); // a and c succeed, b and d fail, e is pending
-            var pending = Selection.pending();
+            var pending = Batch.Selection.PENDING;
 
             assertEquals(List.of("b", "d", "e"), selected(scene, pending, _ -> {}));
-            assertEquals(List.of("b", "d"), selected(scene, Selection.fromList(), _ -> {}));
+            assertEquals(List.of("b", "d"), selected(scene, Batch.Selection.LISTED, _ -> {}));
             assertEquals(List.of("b", "d"), selected(scene, pending, options -> options.limit = 2L));
             assertEquals(List.of("b", "d", "e"), selected(scene, pending, options -> options.limit = 9L));
             assertEquals(List.of("d", "e"), selected(scene, pending, options -> options.ids = List.of("e", "d", "a")));
-            var named = Selection.named(List.of("d"), false);
+            var named = Batch.Selection.named(List.of("d"), false);
             assertEquals(List.of("d"), selected(scene, named, _ -> {}));
-            var forced = Selection.named(List.of("d", "a"), true);
+            var forced = Batch.Selection.named(List.of("d", "a"), true);
             assertEquals(List.of("a", "d"), selected(scene, forced, _ -> {}));
         }
 
@@ -1075,11 +1075,11 @@ final class BatchTest {
             scene.play();
 
             var success = assertThrows(Unusable.class,
-                    () -> selected(scene, Selection.named(List.of("a"), false), _ -> {}));
+                    () -> selected(scene, Batch.Selection.named(List.of("a"), false), _ -> {}));
             var nobody = assertThrows(Unusable.class,
-                    () -> selected(scene, Selection.named(List.of("z"), false), _ -> {}));
+                    () -> selected(scene, Batch.Selection.named(List.of("z"), false), _ -> {}));
             var noOption = assertThrows(Unusable.class,
-                    () -> selected(scene, Selection.pending(), options -> options.ids = List.of("z")));
+                    () -> selected(scene, Batch.Selection.PENDING, options -> options.ids = List.of("z")));
 
             assertTrue(success.getMessage().contains("--force"), success.getMessage());
             assertTrue(nobody.getMessage().contains("no row with the id \"z\""), nobody.getMessage());
@@ -1093,8 +1093,8 @@ final class BatchTest {
                     json("\uFEFF{'id': 'a', 'status': 'success', 'outputs': {'outputs': {'x': 1}}}\n"));
             Files.writeString(scene.file(".retry"), "\uFEFFb\nb\n");
 
-            assertEquals(List.of("b", "c"), selected(scene, Selection.pending(), _ -> {}));
-            assertEquals(List.of("b"), selected(scene, Selection.fromList(), _ -> {}));
+            assertEquals(List.of("b", "c"), selected(scene, Batch.Selection.PENDING, _ -> {}));
+            assertEquals(List.of("b"), selected(scene, Batch.Selection.LISTED, _ -> {}));
         }
 
         @Test
@@ -1177,7 +1177,7 @@ final class BatchTest {
         @Test
         void aMarkAloneIsFollowedByNoSecondOne() throws Exception {
             var scene = Scene.of(folder, "a");
-            Files.write(scene.output, LineFile.BOM);
+            Files.write(scene.output, Lines.BOM);
 
             scene.play();
 

@@ -250,14 +250,14 @@ final class DifyTest {
 
             var path = folder.resolve("results.jsonl");
             try (var file = new LineFile(path, new byte[0])) {
-                file.add(ResultLine.of(attempt(0, 0), ran, NOON, List.of()));
+                file.add(Results.Success.of(attempt(0, 0), ran, NOON, List.of()));
                 file.flush();
             }
             var line = Files.readAllBytes(path);
 
             assertEquals("cut \ud83d", JSON.readTree(line).path("outputs").path("text").asText());
             var ending = Ending.of(line);
-            assertEquals(new Ending.Value("cut \ud83d", false), ending.outputs().get("text"));
+            assertEquals(new Ending.Literal("cut \ud83d", false), ending.outputs().get("text"));
             var index = new Index();
             Results.read(path, index, List.of());
             assertEquals("a", index.id(0));

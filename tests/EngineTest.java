@@ -226,7 +226,7 @@ final class EngineTest {
             scene.answer = Answer.byRow(Map.of("a", List.of(failed("no such city"))));
             scene.play();
             assertEquals(List.of("a"), scene.retryIds());
-            scene.selection = Selection.fromList();
+            scene.selection = Batch.Selection.LISTED;
 
             scene.play();
 
@@ -852,7 +852,7 @@ final class EngineTest {
             scene.answer = Answer.inTurn(html(502), succeeded("run-8"));
             scene.play();
             assertEquals(List.of("a"), scene.retryIds());
-            scene.selection = Selection.fromList();
+            scene.selection = Batch.Selection.LISTED;
 
             scene.play();
 

@@ -263,7 +263,7 @@ final class Given {
         Function<OutputFile, Fetched> fetched = file -> new Fetched.There(file.place());
         final List<Instant> fetches = new ArrayList<>();
         Duration lookTakes = Duration.ZERO, fetchTakes = Duration.ZERO;
-        Selection selection = Selection.pending();
+        Batch.Selection selection = Batch.Selection.PENDING;
         Backoff backoff = BACKOFF;
         RetryRuns failedRuns = RetryRuns.TRANSIENT;
         Mode mode = Mode.BLOCKING;
@@ -306,7 +306,7 @@ final class Given {
 
         Optional<Stop> play(BatchWriter writer) throws Exception {
             var batch = writer.batch();
-            var asked = new Selection(selection.listed(), selection.ids(), selection.force(), List.of(),
+            var asked = new Batch.Selection(selection.listed(), selection.ids(), selection.force(), List.of(),
                     Long.MAX_VALUE, false, resendUnknown || selection.resendUnknown());
             var wanted = batch.select(asked, timeout);
             var route = batch.history().route(mode, app, server);

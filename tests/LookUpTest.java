@@ -726,7 +726,7 @@ final class LookUpTest {
             scene.slots = 2;
             scene.crash(2);
             var next = new Scene(folder, Files.readString(scene.csv));
-            next.selection = Selection.named(List.of("a", "b", "c"), false);
+            next.selection = Batch.Selection.named(List.of("a", "b", "c"), false);
             next.lookTakes = seconds(100);
             next.found = doubt -> ended(succeeded("run-" + doubt.attempt().row().id()));
             next.answer = (_, _) -> {
@@ -746,7 +746,7 @@ final class LookUpTest {
             var scene = Scene.of(folder, "a", "b");
             scene.crash(1);
             var next = Scene.of(folder, "a", "b");
-            next.selection = Selection.named(List.of("a"), false);
+            next.selection = Batch.Selection.named(List.of("a"), false);
             next.found = _ -> ended(succeeded("run-a"));
 
             next.play();
@@ -1146,13 +1146,13 @@ final class LookUpTest {
             var scene = Scene.of(folder, "a", "b");
             scene.mode = Mode.STREAMING;
             scene.server = "1.9.2";
-            scene.selection = Selection.named(List.of("a"), false);
+            scene.selection = Batch.Selection.named(List.of("a"), false);
             scene.crash(1);
             scene.server = "1.14.2";
-            scene.selection = Selection.named(List.of("b"), false);
+            scene.selection = Batch.Selection.named(List.of("b"), false);
             scene.crash(1);
             scene.server = "1.16.0";
-            scene.selection = Selection.pending();
+            scene.selection = Batch.Selection.PENDING;
 
             scene.play();
 
@@ -1309,7 +1309,7 @@ final class LookUpTest {
             scene.found = _ -> running("run-7");
             scene.play();
             assertEquals(List.of("unknown"), scene.outcomes("a"));
-            scene.selection = Selection.named(List.of("a"), false);
+            scene.selection = Batch.Selection.named(List.of("a"), false);
 
             scene.play();
 
@@ -1353,7 +1353,7 @@ final class LookUpTest {
             scene.user = "nightly";
             scene.answer = Answer.inTurn(cut(Symptom.NO_ANSWER), succeeded("run-8"));
             scene.play();
-            scene.selection = Selection.named(List.of("a"), false);
+            scene.selection = Batch.Selection.named(List.of("a"), false);
 
             scene.play();
 

@@ -643,7 +643,7 @@ final class ShardsTest extends WholeCommand {
             shard(2, 3);
             shard(3, 3, "--limit", "1");
 
-            try (var _ = Lock.take(file("results.3-of-3.jsonl.lock"))) {
+            try (var _ = BatchFiles.Lock.take(file("results.3-of-3.jsonl.lock"))) {
                 merged();
                 isNotSent(dify.run(), "results.3-of-3.jsonl.lock: the shard 3/3 is running");
             }
@@ -802,7 +802,7 @@ final class ShardsTest extends WholeCommand {
             int half = log.lastIndexOf("{\"event\":\"end\"") + 20;
             Files.writeString(file("results.3-of-3.jsonl.log"), log.substring(0, half));
 
-            try (var _ = Lock.take(file("results.3-of-3.jsonl.lock"))) {
+            try (var _ = BatchFiles.Lock.take(file("results.3-of-3.jsonl.lock"))) {
                 var call = merged();
                 assertTrue(call.err().contains("Running now, and taken as far as it is: 3/3; merge again"), call.err());
             }
@@ -820,7 +820,7 @@ final class ShardsTest extends WholeCommand {
             rows(12);
             allThree();
 
-            try (var _ = Lock.take(file("results.jsonl.lock"))) {
+            try (var _ = BatchFiles.Lock.take(file("results.jsonl.lock"))) {
                 refused("is held: another difyexec");
             }
         }

@@ -436,7 +436,7 @@ class ShellTest {
         @Test
         void isKeptOutWhileAnotherProcessWrites() throws IOException {
             var session = five();
-            try (var _ = Lock.take(file("results.jsonl.lock"))) {
+            try (var _ = BatchFiles.Lock.take(file("results.jsonl.lock"))) {
                 assertTrue(session.refused("try r-2").contains("is held"));
                 assertTrue(session.ok("failures").contains("r-2"));
             }

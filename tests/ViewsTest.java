@@ -254,7 +254,7 @@ class ViewsTest {
             var late = "{\"id\":\"late\",\"status\":\"success\",\"outputs\":{}}\n";
             Files.writeString(folder.resolve("results.jsonl.log"), "{\"event\":\"end\",\"t\":\"" + NOON
                     + "\",\"id\":\"late\",\"user\":\"u\",\"outcome\":\"succeeded\"}\n", StandardOpenOption.APPEND);
-            var writing = new Reading() {
+            var writing = new Batch.Listener() {
                 @Override
                 public void event(Index index, Event event, long at) {
                     if (!(event instanceof Event.End end && end.id().equals("late"))) return;
