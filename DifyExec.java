@@ -1926,6 +1926,9 @@ final class DifyExec implements Runnable {
             line.setAbbreviatedOptionsAllowed(false)
                     .registerConverter(Duration.class, new Durations())
                     .registerConverter(URI.class, new Addresses())
+                    .registerConverter(Pace.Rate.class, Pace.Rate::of)
+                    .registerConverter(Limits.Ceiling.class, Limits.Ceiling::of)
+                    .registerConverter(Limits.MaxCost.class, Limits.MaxCost::of)
                     .registerConverter(Mode.class, new OneOf<>(Mode.class))
                     .registerConverter(RetryRuns.class, new OneOf<>(RetryRuns.class))
                     .registerConverter(ProgressStyle.class, new OneOf<>(ProgressStyle.class))
@@ -2577,22 +2580,22 @@ final class DifyExec implements Runnable {
                 description = "Seconds between the end of one request and the start of the next.")
         Duration wait;
 
-        @Option(names = "--rate", paramLabel = "N/s|N/m|N/h", converter = Rate.Converter.class,
+        @Option(names = "--rate", paramLabel = "N/s|N/m|N/h",
                 description = "At most so many starts a second, minute or hour, evenly spread.")
-        Rate rate;
+        Pace.Rate rate;
 
-        @Option(names = "--max-failures", paramLabel = "N|N%", converter = Ceiling.Converter.class,
+        @Option(names = "--max-failures", paramLabel = "N|N%",
                 description = "Stop after so many failed rows (a share counts from 20 rows on).")
-        Ceiling maxFailures;
+        Limits.Ceiling maxFailures;
 
         @Option(names = "--max-tokens", paramLabel = "N", converter = Positives.class,
                 description = "Stop once so many tokens are used.")
         Long maxTokens;
 
-        @Option(names = "--max-cost", paramLabel = "AMOUNT", converter = MaxCost.Converter.class,
+        @Option(names = "--max-cost", paramLabel = "AMOUNT",
                 description = "Stop before this call costs more: 5, 0.5 or \"USD 5\". Prices come in streams only, so "
                         + "auto is streaming.")
-        MaxCost maxCost;
+        Limits.MaxCost maxCost;
 
         private static final int MOST = 10_000;
 
@@ -3022,13 +3025,13 @@ final class DifyExec implements Runnable {
                     + Plain.text(unit, 8)).collect(joining(", "));
         }
 
-        private static String words(Rest rest) {
+        private static String words(Health.Rest rest) {
             return switch (rest) {
-                case Rest.Asked(var left) -> "the server asks for " + Plain.seconds(left) + " of rest";
-                case Rest.Silent(var left) -> "no answer, asks again in " + Plain.seconds(left);
-                case Rest.Probe() -> "no answer, asks again now";
-                case Rest.NextStart(var left) -> "next start in " + Plain.seconds(left);
-                case Rest.LookUps() -> "waits for runs that are looked up";
+                case Health.Rest.Asked(var left) -> "the server asks for " + Plain.seconds(left) + " of rest";
+                case Health.Rest.Silent(var left) -> "no answer, asks again in " + Plain.seconds(left);
+                case Health.Rest.Probe() -> "no answer, asks again now";
+                case Health.Rest.NextStart(var left) -> "next start in " + Plain.seconds(left);
+                case Health.Rest.LookUps() -> "waits for runs that are looked up";
             };
         }
     }
@@ -5322,7 +5325,7 @@ final class DifyExec implements Runnable {
         private final Executor workers;
         private final Map<Long, Running> running = new LinkedHashMap<>();
         private final Set<Saving> saving = new LinkedHashSet<>();
-        private final AtWork atWork;
+        private final Pace.AtWork atWork;
         private final int looksAtOnce;
         private int looking = 0, downloading = 0, firewalled = 0;
         private Instant hardStop = Instant.MAX;
@@ -5359,7 +5362,7 @@ final class DifyExec implements Runnable {
             this.clock = ports.clock();
             this.mailbox = ports.mailbox();
             this.workers = ports.workers();
-            this.atWork = new AtWork(2 * pace.ceiling());
+            this.atWork = new Pace.AtWork(2 * pace.ceiling());
             this.looksAtOnce = Math.max(2, pace.ceiling() / 4);
         }
 
@@ -5542,14 +5545,15 @@ final class DifyExec implements Runnable {
         }
 
         /// What keeps rows from starting, apart from those that run.
-        private Optional<Rest> rest(Instant now) {
+        private Optional<Health.Rest> rest(Instant now) {
             if (agenda.stop().isPresent()) return Optional.empty();
             return health.rest(now).or(() -> {
                 if (!running.isEmpty()) return Optional.empty();
                 var next = nextStart(now);
                 if (!next.isAfter(now)) return Optional.empty();
-                if (next.isBefore(Instant.MAX)) return Optional.of(new Rest.NextStart(Duration.between(now, next)));
-                return agenda.doubts() + looking == 0 ? Optional.empty() : Optional.of(new Rest.LookUps());
+                if (next.isBefore(Instant.MAX))
+                    return Optional.of(new Health.Rest.NextStart(Duration.between(now, next)));
+                return agenda.doubts() + looking == 0 ? Optional.empty() : Optional.of(new Health.Rest.LookUps());
             });
         }
 
@@ -5657,7 +5661,7 @@ final class DifyExec implements Runnable {
         /// A pause that the server asks for is one of the whole batch.
         private void heed(Seen seen, Instant now) {
             if (agenda.stop().isPresent()) return;
-            Pause.of(seen, now).ifPresent(pause -> {
+            Backoff.Pause.of(seen, now).ifPresent(pause -> {
                 if (pause.isTooLong()) agenda.close(new Stop(STOPPED, pause.text()));
                 else {
                     health.pause(pause.until());
@@ -5857,10 +5861,10 @@ final class DifyExec implements Runnable {
             return doubt instanceof Doubt.QuietStream && !running.containsKey(doubt.attempt().sequence());
         }
 
-        private Here here(Doubt doubt) {
+        private Inquiry.Here here(Doubt doubt) {
             if (doubt instanceof Doubt.Late) batch.flush(); // one found a moment ago may have given the row its success
             var begun = running.get(doubt.attempt().sequence());
-            return new Here(route.listing(doubt.attempt()), begun != null && begun.stopAsked,
+            return new Inquiry.Here(route.listing(doubt.attempt()), begun != null && begun.stopAsked,
                     batch.standing(doubt.attempt().row()).isSuccess());
         }
 
@@ -5874,29 +5878,29 @@ final class DifyExec implements Runnable {
             if (begun.thread != null) begun.thread.interrupt();
         }
 
-        private void act(Doubt doubt, Step step) {
+        private void act(Doubt doubt, Inquiry.Step step) {
             var attempt = doubt.attempt();
             switch (step) {
-                case Step.Take(var ran, var verdict) -> harvest(doubt, ran, verdict);
-                case Step.Judged(var seen, var verdict) -> conclude(attempt, doubt.start(), seen, verdict);
-                case Step.LookAgain(var next) -> agenda.doubt(next);
-                case Step.Say(var text, var then) -> {
+                case Inquiry.Step.Take(var ran, var verdict) -> harvest(doubt, ran, verdict);
+                case Inquiry.Step.Judged(var seen, var verdict) -> conclude(attempt, doubt.start(), seen, verdict);
+                case Inquiry.Step.LookAgain(var next) -> agenda.doubt(next);
+                case Inquiry.Step.Say(var text, var then) -> {
                     watcher.say(text);
                     act(doubt, then);
                 }
-                case Step.Close(var end, var seen, var why, var then) -> {
+                case Inquiry.Step.Close(var end, var seen, var why, var then) -> {
                     batch.record(Event.End.of(attempt, clock.instant(), end, seen, why));
                     if (seen.run().isEmpty()) agenda.unseen().add(attempt);
                     act(doubt, then);
                 }
-                case Step.SendAgain(var tries, var rechecked) -> {
+                case Inquiry.Step.SendAgain(var tries, var rechecked) -> {
                     if (tries.failed() > attempt.tries().failed()) tally.retried();
                     if (rechecked) agenda.ready(attempt.row(), tries, clock.instant());
                     else agenda.again(attempt.row(), tries, clock.instant());
                 }
-                case Step.GiveUp(var cut, var outcome) -> giveUp(attempt, cut, outcome, clock.instant());
-                case Step.StopBatch(var why) -> agenda.close(new Stop(STOPPED, why));
-                case Step.Nothing() -> {}
+                case Inquiry.Step.GiveUp(var cut, var outcome) -> giveUp(attempt, cut, outcome, clock.instant());
+                case Inquiry.Step.StopBatch(var why) -> agenda.close(new Stop(STOPPED, why));
+                case Inquiry.Step.Nothing() -> {}
             }
         }
 
@@ -5961,22 +5965,91 @@ final class DifyExec implements Runnable {
             tally.stopped();
             workers.execute(() -> workflow.stop(run, begun.attempt.user()));
         }
-    }
 
-    /// What reaches the engine's thread from workers and signals.
-    sealed interface Message {
-        record OnTheWay(Attempt attempt, Heard heard) implements Message {}
+        /// What reaches the engine's thread from workers and signals.
+        sealed interface Message {
+            record OnTheWay(Attempt attempt, Heard heard) implements Message {}
 
-        record Ended(Attempt attempt, Seen seen) implements Message {}
+            record Ended(Attempt attempt, Seen seen) implements Message {}
 
-        /// @param begun when the look went out
-        record Looked(Doubt doubt, Found found, Instant begun) implements Message {}
+            /// @param begun when the look went out
+            record Looked(Doubt doubt, Found found, Instant begun) implements Message {}
 
-        record Downloaded(Download download, Fetched fetched) implements Message {}
+            record Downloaded(Download download, Fetched fetched) implements Message {}
 
-        record Interrupted(String signal) implements Message {}
+            record Interrupted(String signal) implements Message {}
 
-        record Broken(Throwable problem) implements Message {}
+            record Broken(Throwable problem) implements Message {}
+        }
+
+        /// A run that succeeded and of whose outputs files are fetched. Owned by the engine's thread.
+        static final class Saving {
+            final Attempt attempt;
+            final Seen.Ran ran;
+            final Outcome outcome;
+            final Instant ended;
+            private final Map<OutputFile, Fetched> fetched = new HashMap<>();
+            private int open;
+
+            /// @param ended when the run's end was seen
+            Saving(Attempt attempt, Seen.Ran ran, Outcome outcome, Instant ended) {
+                this.attempt = attempt;
+                this.ran = ran;
+                this.outcome = outcome;
+                this.ended = ended;
+                this.open = files().size();
+            }
+
+            private List<OutputFile> files() {
+                return ran.files().orElseThrow();
+            }
+
+            List<Download> downloads() {
+                return files().stream().map(file -> new Download(this, file, 0, ended)).toList();
+            }
+
+            /// @param again whether it is tried once more
+            void fetched(OutputFile file, Fetched what, boolean again) {
+                fetched.put(file, what);
+                if (!again) open--;
+            }
+
+            /// Each file is there or given up.
+            boolean isOver() {
+                return open == 0;
+            }
+
+            List<Path> there() {
+                return files().stream().map(fetched::get).flatMap(what -> what instanceof Fetched.There(var path)
+                        ? Stream.of(path) : Stream.empty()).toList();
+            }
+
+            /// What is not there, and why.
+            Map<OutputFile, String> missing() {
+                var missing = new LinkedHashMap<OutputFile, String>();
+                for (var file : files()) switch (fetched.get(file)) {
+                    case null -> missing.put(file, "the call ended first");
+                    case Fetched.Missing(var why, _) -> missing.put(file, why);
+                    case Fetched.There _ -> {}
+                }
+                return missing;
+            }
+        }
+
+        /// A file to fetch now or later.
+        record Download(Saving row, OutputFile file, int tries, Instant due) {
+            /// Dify's links are good for so long.
+            private static final Duration LINK = Duration.ofSeconds(300);
+
+            Download again(Instant now, Backoff backoff) {
+                return new Download(row, file, tries + 1, now.plus(backoff.delay(tries)));
+            }
+
+            /// Its link lives when it is due.
+            boolean isInTime() {
+                return due.isBefore(row.ended.plus(LINK));
+            }
+        }
     }
 
     /// What is to be done and when: rows not begun, rows waiting for another attempt, runs in doubt, files to fetch.
@@ -5986,7 +6059,8 @@ final class DifyExec implements Runnable {
         private final PriorityQueue<Doubt> doubts = new PriorityQueue<>(Comparator.comparing(Doubt::due)
                 .thenComparing(doubt -> doubt.attempt().at()));
         private final Duration firstLook;
-        private final PriorityQueue<Download> downloads = new PriorityQueue<>(Comparator.comparing(Download::due));
+        private final PriorityQueue<Engine.Download> downloads =
+                new PriorityQueue<>(Comparator.comparing(Engine.Download::due));
         private final Unseen unseen;
         private final Kind kind;
         private final Map<Integer, Instant> cutRuns = new HashMap<>();
@@ -6065,11 +6139,11 @@ final class DifyExec implements Runnable {
             cutRuns.remove(doubt.attempt().row().index());
         }
 
-        void download(Download download) {
+        void download(Engine.Download download) {
             downloads.add(download);
         }
 
-        Optional<Download> nextDownload(Instant now) {
+        Optional<Engine.Download> nextDownload(Instant now) {
             return downloads.isEmpty() || downloads.peek().due().isAfter(now) ? Optional.empty()
                     : Optional.of(downloads.poll());
         }
@@ -6124,125 +6198,56 @@ final class DifyExec implements Runnable {
         Instant nextDoubt() {
             return doubts.isEmpty() ? Instant.MAX : doubts.peek().due();
         }
-    }
 
-    /// Attempts of which no run is known though one may turn up, by row. What is known when a row is sent again is not
-    /// among them: it is not late, whatever becomes of it.
-    static final class Unseen {
-        private final Map<Integer, List<Attempt>> byRow = new LinkedHashMap<>();
-        private final Set<String> resent = new HashSet<>();
+        /// Attempts of which no run is known though one may turn up, by row. What is known when a row is sent again is
+        /// not among them: it is not late, whatever becomes of it.
+        static final class Unseen {
+            private final Map<Integer, List<Attempt>> byRow = new LinkedHashMap<>();
+            private final Set<String> resent = new HashSet<>();
 
-        /// @param resent what the log tells of earlier calls
-        Unseen(List<Attempt> resent) {
-            resent.forEach(attempt -> {
-                add(attempt);
-                resent(attempt.row());
-            });
-        }
-
-        void add(Attempt attempt) {
-            byRow.computeIfAbsent(attempt.row().index(), _ -> new ArrayList<>()).add(attempt);
-        }
-
-        /// Another attempt of the row goes out: what turns up from now on is late.
-        void resent(Row row) {
-            of(row).forEach(attempt -> resent.add(attempt.user()));
-        }
-
-        boolean isResent(Attempt attempt) {
-            return resent.contains(attempt.user());
-        }
-
-        /// False: it was not among them.
-        boolean remove(Attempt attempt) {
-            var left = byRow.getOrDefault(attempt.row().index(), new ArrayList<>());
-            boolean removed = left.removeIf(other -> other.user().equals(attempt.user()));
-            if (left.isEmpty()) byRow.remove(attempt.row().index());
-            return removed;
-        }
-
-        /// Those of a row, which they then know whole: an attempt from the log knows its id alone.
-        List<Attempt> of(Row row) {
-            byRow.computeIfPresent(row.index(), (_, attempts) -> new ArrayList<>(attempts.stream()
-                    .map(attempt -> attempt.of(row)).toList()));
-            return List.copyOf(byRow.getOrDefault(row.index(), List.of()));
-        }
-
-        List<Attempt> all() {
-            return byRow.values().stream().flatMap(List::stream).toList();
-        }
-
-        boolean isEmpty() {
-            return byRow.isEmpty();
-        }
-    }
-
-    /// A run that succeeded and of whose outputs files are fetched. Owned by the engine's thread.
-    static final class Saving {
-        final Attempt attempt;
-        final Seen.Ran ran;
-        final Outcome outcome;
-        final Instant ended;
-        private final Map<OutputFile, Fetched> fetched = new HashMap<>();
-        private int open;
-
-        /// @param ended when the run's end was seen
-        Saving(Attempt attempt, Seen.Ran ran, Outcome outcome, Instant ended) {
-            this.attempt = attempt;
-            this.ran = ran;
-            this.outcome = outcome;
-            this.ended = ended;
-            this.open = files().size();
-        }
-
-        private List<OutputFile> files() {
-            return ran.files().orElseThrow();
-        }
-
-        List<Download> downloads() {
-            return files().stream().map(file -> new Download(this, file, 0, ended)).toList();
-        }
-
-        /// @param again whether it is tried once more
-        void fetched(OutputFile file, Fetched what, boolean again) {
-            fetched.put(file, what);
-            if (!again) open--;
-        }
-
-        /// Each file is there or given up.
-        boolean isOver() {
-            return open == 0;
-        }
-
-        List<Path> there() {
-            return files().stream().map(fetched::get).flatMap(what -> what instanceof Fetched.There(var path)
-                    ? Stream.of(path) : Stream.empty()).toList();
-        }
-
-        /// What is not there, and why.
-        Map<OutputFile, String> missing() {
-            var missing = new LinkedHashMap<OutputFile, String>();
-            for (var file : files()) switch (fetched.get(file)) {
-                case null -> missing.put(file, "the call ended first");
-                case Fetched.Missing(var why, _) -> missing.put(file, why);
-                case Fetched.There _ -> {}
+            /// @param resent what the log tells of earlier calls
+            Unseen(List<Attempt> resent) {
+                resent.forEach(attempt -> {
+                    add(attempt);
+                    resent(attempt.row());
+                });
             }
-            return missing;
-        }
-    }
 
-    /// A file to fetch now or later.
-    record Download(Saving row, OutputFile file, int tries, Instant due) {
-        /// Dify's links are good for so long.
-        private static final Duration LINK = Duration.ofSeconds(300);
+            void add(Attempt attempt) {
+                byRow.computeIfAbsent(attempt.row().index(), _ -> new ArrayList<>()).add(attempt);
+            }
 
-        Download again(Instant now, Backoff backoff) {
-            return new Download(row, file, tries + 1, now.plus(backoff.delay(tries)));
-        }
+            /// Another attempt of the row goes out: what turns up from now on is late.
+            void resent(Row row) {
+                of(row).forEach(attempt -> resent.add(attempt.user()));
+            }
 
-        /// Its link lives when it is due.
-        boolean isInTime() {
-            return due.isBefore(row.ended.plus(LINK));
+            boolean isResent(Attempt attempt) {
+                return resent.contains(attempt.user());
+            }
+
+            /// False: it was not among them.
+            boolean remove(Attempt attempt) {
+                var left = byRow.getOrDefault(attempt.row().index(), new ArrayList<>());
+                boolean removed = left.removeIf(other -> other.user().equals(attempt.user()));
+                if (left.isEmpty()) byRow.remove(attempt.row().index());
+                return removed;
+            }
+
+            /// Those of a row, which they then know whole: an attempt from the log knows its id alone.
+            List<Attempt> of(Row row) {
+                byRow.computeIfPresent(row.index(), (_, attempts) -> new ArrayList<>(attempts.stream()
+                        .map(attempt -> attempt.of(row)).toList()));
+                return List.copyOf(byRow.getOrDefault(row.index(), List.of()));
+            }
+
+            List<Attempt> all() {
+                return byRow.values().stream().flatMap(List::stream).toList();
+            }
+
+            boolean isEmpty() {
+                return byRow.isEmpty();
+            }
         }
     }
 
@@ -6261,7 +6266,7 @@ final class DifyExec implements Runnable {
         private final Forecast forecast = new Forecast();
         private long tokens, retries, throttled, harvested, late, stopped;
         private int running, waiting, doubts, limit, lowest, highest, ceiling;
-        private Optional<Rest> rest = Optional.empty();
+        private Optional<Health.Rest> rest = Optional.empty();
 
         /// The rows that ran in this call, not those whose earlier run was looked up: they tell what others will take.
         private static final class Sample {
@@ -6356,7 +6361,7 @@ final class DifyExec implements Runnable {
             stopped++;
         }
 
-        Tally now(int running, int waiting, int doubts, Pace pace, Optional<Rest> rest) {
+        Tally now(int running, int waiting, int doubts, Pace pace, Optional<Health.Rest> rest) {
             this.rest = rest;
             this.running = running;
             this.waiting = waiting;
@@ -6402,57 +6407,57 @@ final class DifyExec implements Runnable {
         Optional<Duration> timeLeft() {
             return forecast.left(asked, together(), clock.instant());
         }
-    }
 
-    /// How long the rows that are left will take, by those that ended last. They are looked at each time that as many
-    /// have ended as run at a time: then those that run are as far as they were. While rows end as they did, the time
-    /// left never rises: it follows the rows that are left, and only another pace changes what one is taken to need.
-    static final class Forecast {
-        private static final int POINTS = 20;
+        /// How long the rows that are left will take, by those that ended last. They are looked at each time that as
+        /// many have ended as run at a time: then those that run are as far as they were. While rows end as they did,
+        /// the time left never rises: only another pace changes what a row is taken to need.
+        static final class Forecast {
+            private static final int POINTS = 20;
 
-        private record Point(long rows, Instant at) {}
+            private record Point(long rows, Instant at) {}
 
-        private final ArrayDeque<Point> points = new ArrayDeque<>();
-        private double perRow = 0; // milliseconds from one end to the next
+            private final ArrayDeque<Point> points = new ArrayDeque<>();
+            private double perRow = 0; // milliseconds from one end to the next
 
-        void started(Instant now) {
-            if (points.isEmpty()) points.add(new Point(0, now));
-        }
+            void started(Instant now) {
+                if (points.isEmpty()) points.add(new Point(0, now));
+            }
 
-        /// @param rows     that have ended
-        /// @param together that run at a time
-        void ended(long rows, long together, Instant now) {
-            if (points.isEmpty() || rows - points.peekLast().rows() < together) return;
-            points.add(new Point(rows, now));
-            if (points.size() > POINTS) points.remove();
-            double measured = millis(now) / (rows - points.peekFirst().rows());
-            if (perRow == 0 || measured < perRow || isSlower(measured)) perRow = measured;
-        }
+            /// @param rows     that have ended
+            /// @param together that run at a time
+            void ended(long rows, long together, Instant now) {
+                if (points.isEmpty() || rows - points.peekLast().rows() < together) return;
+                points.add(new Point(rows, now));
+                if (points.size() > POINTS) points.remove();
+                double measured = millis(now) / (rows - points.peekFirst().rows());
+                if (perRow == 0 || measured < perRow || isSlower(measured)) perRow = measured;
+            }
 
-        /// By more than chance may make it, which has the less of a say the more rows were looked at.
-        private boolean isSlower(double measured) {
-            return measured > perRow * (1 + 0.5 / Math.sqrt(points.size()));
-        }
+            /// By more than chance may make it, which has the less of a say the more rows were looked at.
+            private boolean isSlower(double measured) {
+                return measured > perRow * (1 + 0.5 / Math.sqrt(points.size()));
+            }
 
-        private double millis(Instant now) {
-            return Duration.between(points.peekFirst().at(), now).toMillis();
-        }
+            private double millis(Instant now) {
+                return Duration.between(points.peekFirst().at(), now).toMillis();
+            }
 
-        /// Empty before there is a pace to tell it by.
-        Optional<Duration> left(long asked, long together, Instant now) {
-            if (perRow == 0) return Optional.empty();
-            var last = points.peekLast();
-            double overdue = millis(now) / (last.rows() + together - points.peekFirst().rows());
-            double each = isSlower(overdue) ? overdue : perRow;
-            double atLast = time(asked - last.rows(), together, each);
-            double atNext = time(asked - last.rows() - together, together, each);
-            return Optional.of(Duration.ofMillis((long) Math.max(atNext,
-                    atLast - Duration.between(last.at(), now).toMillis())));
-        }
+            /// Empty before there is a pace to tell it by.
+            Optional<Duration> left(long asked, long together, Instant now) {
+                if (perRow == 0) return Optional.empty();
+                var last = points.peekLast();
+                double overdue = millis(now) / (last.rows() + together - points.peekFirst().rows());
+                double each = isSlower(overdue) ? overdue : perRow;
+                double atLast = time(asked - last.rows(), together, each);
+                double atNext = time(asked - last.rows() - together, together, each);
+                return Optional.of(Duration.ofMillis((long) Math.max(atNext,
+                        atLast - Duration.between(last.at(), now).toMillis())));
+            }
 
-        /// The last rows take as long as those that run beside others.
-        private static double time(long rows, long together, double each) {
-            return rows <= 0 ? 0 : Math.max(rows, together) * each;
+            /// The last rows take as long as those that run beside others.
+            private static double time(long rows, long together, double each) {
+                return rows <= 0 ? 0 : Math.max(rows, together) * each;
+            }
         }
     }
 
@@ -6492,7 +6497,7 @@ final class DifyExec implements Runnable {
                 for (int tries = 0; ; tries++)
                     switch (client.parameters()) {
                         case Reply.Got(var parameters) -> {
-                            return Form.of(parameters, csv.columns(), folders, Release.of(version).fillsIn());
+                            return Form.of(parameters, csv.columns(), folders, Route.Release.of(version).fillsIn());
                         }
                         case Reply.NotGot(Seen.Refused refused) when refused.isBusy() || isFinal(refused, judge) -> {
                             var why = waited(refused, tries, judge, err);
@@ -6538,10 +6543,10 @@ final class DifyExec implements Runnable {
         /// Waits until it is time to ask again; else why there is no sense in it.
         private static Optional<String> waited(Seen seen, int tries, Judge judge, PrintWriter err)
                 throws InterruptedException {
-            var pause = Pause.of(seen, Instant.now());
+            var pause = Backoff.Pause.of(seen, Instant.now());
             var backoff = judge.backoff();
             var problem = Plain.text(said(seen), 200);
-            var why = refusal(seen, judge).or(() -> pause.filter(Pause::isTooLong).map(Pause::text));
+            var why = refusal(seen, judge).or(() -> pause.filter(Backoff.Pause::isTooLong).map(Backoff.Pause::text));
             if (why.isPresent()) return why;
             if (tries >= backoff.maxRetries())
                 return Optional.of(judge.access() + " does not answer (" + problem + ") after "
@@ -12548,15 +12553,15 @@ final class DifyExec implements Runnable {
                     + Plain.seconds(Duration.between(known.start(), now)) + " after its start"));
         }
 
-        private Step unanswered(Doubt.NoEnd doubt, boolean isOver, Listing listing, Instant now) {
+        private Step unanswered(Doubt.NoEnd doubt, boolean isOver, Route.Listing listing, Instant now) {
             boolean mayCome = Proof.ofUnanswered(doubt, isOver, listing) == Proof.WAIT;
             if (mayCome && now.isBefore(doubt.deadline())) return new Step.LookAgain(doubt.running(now));
             return unknown(doubt, isOver ? "its run ended without a word: it was stopped, or has nothing to say"
-                    : "its message has no answer, and that proves nothing" + (listing == Listing.WITHOUT_END
+                    : "its message has no answer, and that proves nothing" + (listing == Route.Listing.WITHOUT_END
                             && doubt.attempt().mode() == Mode.STREAMING ? "; --mode blocking is safer here" : ""));
         }
 
-        private Step absent(Doubt.NoEnd doubt, Listing listing, Instant now) {
+        private Step absent(Doubt.NoEnd doubt, Route.Listing listing, Instant now) {
             return switch (Proof.of(doubt, listing)) {
                 case SETTLE -> now.isBefore(doubt.since().plus(limits.settle().of(doubt.attempt().mode())))
                         ? new Step.LookAgain(doubt.unlisted(now)) : notStarted(doubt);
@@ -12592,109 +12597,78 @@ final class DifyExec implements Runnable {
             return doubt.symptom().isOurs() || !resendUnknown ? new Step.GiveUp(cut, outcome)
                     : new Step.Close("resent", cut, outcome.text(), new Step.SendAgain(Tries.NONE, true));
         }
-    }
 
-    /// What to do about what a look has shown; `then` comes after it.
-    sealed interface Step {
-        /// The end is taken from the server's records.
-        record Take(Seen.Ran ran, Verdict verdict) implements Step {}
+        /// What to do about what a look has shown; `then` comes after it.
+        sealed interface Step {
+            /// The end is taken from the server's records.
+            record Take(Seen.Ran ran, Verdict verdict) implements Step {}
 
-        /// What was told of the run before decides, or that its end is too large.
-        record Judged(Seen seen, Verdict verdict) implements Step {}
+            /// What was told of the run before decides, or that its end is too large.
+            record Judged(Seen seen, Verdict verdict) implements Step {}
 
-        record LookAgain(Doubt doubt) implements Step {}
+            record LookAgain(Doubt doubt) implements Step {}
 
-        /// The attempt gets this end in the log.
-        record Close(String end, Seen seen, String why, Step then) implements Step {}
+            /// The attempt gets this end in the log.
+            record Close(String end, Seen seen, String why, Step then) implements Step {}
 
-        record Say(String text, Step then) implements Step {}
+            record Say(String text, Step then) implements Step {}
 
-        /// @param rechecked its earlier attempts have been asked for, or its run is paid twice by wish
-        record SendAgain(Tries tries, boolean rechecked) implements Step {}
+            /// @param rechecked its earlier attempts have been asked for, or its run is paid twice by wish
+            record SendAgain(Tries tries, boolean rechecked) implements Step {}
 
-        /// @param cut what is known of the run
-        record GiveUp(Seen.Cut cut, Outcome outcome) implements Step {}
+            /// @param cut what is known of the run
+            record GiveUp(Seen.Cut cut, Outcome outcome) implements Step {}
 
-        record StopBatch(String why) implements Step {}
+            record StopBatch(String why) implements Step {}
 
-        record Nothing() implements Step {}
-    }
-
-    /// What is known here when a look comes back.
-    ///
-    /// @param stopAsked  this call has asked for the run's stop
-    /// @param hasSuccess the row has a success
-    record Here(Listing listing, boolean stopAsked, boolean hasSuccess) {}
-
-    /// What a missing trace of a run proves, by how the server lists its runs.
-    ///
-    /// | listing | blocking | streaming |
-    /// | --- | --- | --- |
-    /// | from the start (1.14 on, or seen) | not started, after `--settle` | not started, after `--settle` |
-    /// | at the end (1.10 and before) | wait, then unknown | unknown at once: a left stream is never listed |
-    /// | not known | wait, then unknown | wait, then unknown |
-    ///
-    /// A chatflow's run is listed as its conversation, from the start. Where that has a message without an answer, one
-    /// may come: it is waited for, then the row is unknown; at once where Dify says that the run is over (1.16), or
-    /// never writes the answer of a left stream down (1.9).
-    ///
-    /// With a run id the run exists, unless that was made up: it is waited for. With a fixed `--user` nothing can be
-    /// found by name: unknown.
-    enum Proof {
-        SETTLE, WAIT, UNKNOWN;
-
-        static Proof of(Doubt doubt, Listing listing) {
-            if (doubt.run().filter(run -> !run.isMadeUp()).isPresent()) return WAIT;
-            if (!Names.isUnique(doubt.attempt().user())) return UNKNOWN;
-            return switch (listing) {
-                case FROM_START, WITHOUT_END -> SETTLE;
-                case AT_END -> doubt.attempt().mode() == Mode.STREAMING ? UNKNOWN : WAIT;
-                case NOT_KNOWN -> WAIT;
-            };
+            record Nothing() implements Step {}
         }
 
-        static Proof ofUnanswered(Doubt doubt, boolean isOver, Listing listing) {
-            boolean isLeft = listing == Listing.WITHOUT_END && doubt.attempt().mode() == Mode.STREAMING;
-            return isOver || isLeft ? UNKNOWN : WAIT;
-        }
+        /// What is known here when a look comes back.
+        ///
+        /// @param stopAsked  this call has asked for the run's stop
+        /// @param hasSuccess the row has a success
+        record Here(Route.Listing listing, boolean stopAsked, boolean hasSuccess) {}
 
-        static String reason(Doubt doubt) {
-            if (doubt.run().isPresent()) return "the server knows no run " + doubt.run().get().id() + " any more";
-            if (!doubt.canBeFound()) return "with --user a run cannot be found by name";
-            return doubt.attempt().mode() == Mode.STREAMING
-                    ? "this server may not list a stream whose client has left; --mode blocking is safer here"
-                    : "no trace of a run until the time limit, and this server lists runs only when they end";
-        }
-    }
+        /// What a missing trace of a run proves, by how the server lists its runs.
+        ///
+        /// | listing | blocking | streaming |
+        /// | --- | --- | --- |
+        /// | from the start (1.14 on, or seen) | not started, after `--settle` | not started, after `--settle` |
+        /// | at the end (1.10 and before) | wait, then unknown | unknown at once: a left stream is never listed |
+        /// | not known | wait, then unknown | wait, then unknown |
+        ///
+        /// A chatflow's run is listed as its conversation, from the start. Where that has a message without an answer,
+        /// one may come: it is waited for, then the row is unknown; at once where Dify says that the run is over
+        /// (1.16), or never writes the answer of a left stream down (1.9).
+        ///
+        /// With a run id the run exists, unless that was made up: it is waited for. With a fixed `--user` nothing can
+        /// be found by name: unknown.
+        enum Proof {
+            SETTLE, WAIT, UNKNOWN;
 
-    /// When a server lists a run: in its log, or among the conversations. `WITHOUT_END`: from its start, but never the
-    /// end of a stream whose client has left.
-    enum Listing { FROM_START, WITHOUT_END, AT_END, NOT_KNOWN }
+            static Proof of(Doubt doubt, Route.Listing listing) {
+                if (doubt.run().filter(run -> !run.isMadeUp()).isPresent()) return WAIT;
+                if (!Names.isUnique(doubt.attempt().user())) return UNKNOWN;
+                return switch (listing) {
+                    case FROM_START, WITHOUT_END -> SETTLE;
+                    case AT_END -> doubt.attempt().mode() == Mode.STREAMING ? UNKNOWN : WAIT;
+                    case NOT_KNOWN -> WAIT;
+                };
+            }
 
-    /// What a Dify does, by its `X-Version`. One that is newer than those that were run does as the newest of them;
-    /// where nothing is known, the more cautious holds.
-    ///
-    /// | version | lists a run | puts stored defaults in | keeps the connection of a row refused in its stream |
-    /// | --- | --- | --- | --- |
-    /// | up to 1.10 (1.9.2 was run) | at its end | no | refuses it before the stream |
-    /// | 1.11 to 1.13 | not known | yes | yes |
-    /// | 1.14, 1.15 (1.14.2 was run) | from its start | yes | for 300 s |
-    /// | from 1.16 on (1.16.0 was run) | from its start | yes | no |
-    /// | not told | not known | yes | yes |
-    record Release(Listing listing, boolean fillsIn, boolean holdsRefused) {
-        private static final Pattern SHAPE = Pattern.compile("(\\d{1,4})\\.(\\d{1,4}).*");
+            static Proof ofUnanswered(Doubt doubt, boolean isOver, Route.Listing listing) {
+                boolean isLeft = listing == Route.Listing.WITHOUT_END && doubt.attempt().mode() == Mode.STREAMING;
+                return isOver || isLeft ? UNKNOWN : WAIT;
+            }
 
-        static Release of(String version) {
-            var match = SHAPE.matcher(version);
-            if (!match.matches()) return new Release(Listing.NOT_KNOWN, true, true);
-            int number = Integer.parseInt(match.group(1)) * 10_000 + Integer.parseInt(match.group(2));
-            var listing = number <= 1_0010 ? Listing.AT_END : number < 1_0014 ? Listing.NOT_KNOWN : Listing.FROM_START;
-            return new Release(listing, listing != Listing.AT_END, listing != Listing.AT_END && number < 1_0016);
-        }
-
-        /// A chatflow's run has its conversation from the start, by every version that was run.
-        Listing listing(AppKind app) {
-            return app == AppKind.CHATFLOW && listing == Listing.AT_END ? Listing.WITHOUT_END : listing;
+            static String reason(Doubt doubt) {
+                if (doubt.run().isPresent()) return "the server knows no run " + doubt.run().get().id() + " any more";
+                if (!doubt.canBeFound()) return "with --user a run cannot be found by name";
+                return doubt.attempt().mode() == Mode.STREAMING
+                        ? "this server may not list a stream whose client has left; --mode blocking is safer here"
+                        : "no trace of a run until the time limit, and this server lists runs only when they end";
+            }
         }
     }
 
@@ -12715,6 +12689,27 @@ final class DifyExec implements Runnable {
             return retryAfter.filter(asked -> asked.compareTo(delay) > 0)
                     .map(asked -> asked.compareTo(Pause.LONGEST) > 0 ? Pause.LONGEST : asked)
                     .orElse(delay);
+        }
+
+        /// A server's wish to be left alone: no request of the batch goes out before, whichever met the refusal.
+        record Pause(Duration asked, Instant until) {
+            static final Duration LONGEST = Duration.ofMinutes(10);
+
+            static Optional<Pause> of(Seen seen, Instant now) {
+                return seen.pause().map(asked -> new Pause(asked, now.plus(asked)));
+            }
+
+            /// The call ends then.
+            boolean isTooLong() {
+                return asked.compareTo(LONGEST) > 0;
+            }
+
+            /// `waiting until 14:02, as the server asks`
+            String text() {
+                return isTooLong() ? "the server asks to be left alone until " + Times.local("yyyy-MM-dd HH:mm", until)
+                        + " (Retry-After)\nhint: run the same command again then"
+                        : "waiting until " + Times.local("HH:mm", until) + ", as the server asks";
+            }
         }
     }
 
@@ -13034,66 +13029,42 @@ final class DifyExec implements Runnable {
         Instant nextStart() {
             return Collections.max(List.of(nextStart, nextByRate, pausedUntil));
         }
-    }
 
-    /// How many runs the server was at work on at once, by its own word, among those that ended last.
-    static final class AtWork {
-        private final ArrayDeque<Span> last = new ArrayDeque<>();
-        private final int memory;
+        /// How many runs the server was at work on at once, by its own word, among those that ended last.
+        static final class AtWork {
+            private final ArrayDeque<Span> last = new ArrayDeque<>();
+            private final int memory;
 
-        private record Span(Instant began, Instant ended) {}
+            private record Span(Instant began, Instant ended) {}
 
-        /// @param memory of so many runs
-        AtWork(int memory) {
-            this.memory = memory;
-        }
-
-        /// A little less at either end: a run that follows another in its place is not at work beside it.
-        void add(Duration took, Instant ended) {
-            if (!took.isPositive()) return; // the server does not tell
-            var edge = took.dividedBy(20);
-            last.add(new Span(ended.minus(took).plus(edge), ended.minus(edge)));
-            if (last.size() > memory) last.remove();
-        }
-
-        int most() {
-            var begins = last.stream().map(Span::began).sorted().toList();
-            var ends = last.stream().map(Span::ended).sorted().toList();
-            int most = 0;
-            for (int begun = 0, over = 0; begun < begins.size(); begun++) {
-                while (!ends.get(over).isAfter(begins.get(begun))) over++;
-                most = Math.max(most, begun + 1 - over);
+            /// @param memory of so many runs
+            AtWork(int memory) {
+                this.memory = memory;
             }
-            return most;
+
+            /// A little less at either end: a run that follows another in its place is not at work beside it.
+            void add(Duration took, Instant ended) {
+                if (!took.isPositive()) return; // the server does not tell
+                var edge = took.dividedBy(20);
+                last.add(new Span(ended.minus(took).plus(edge), ended.minus(edge)));
+                if (last.size() > memory) last.remove();
+            }
+
+            int most() {
+                var begins = last.stream().map(Span::began).sorted().toList();
+                var ends = last.stream().map(Span::ended).sorted().toList();
+                int most = 0;
+                for (int begun = 0, over = 0; begun < begins.size(); begun++) {
+                    while (!ends.get(over).isAfter(begins.get(begun))) over++;
+                    most = Math.max(most, begun + 1 - over);
+                }
+                return most;
+            }
         }
-    }
 
-    /// A server's wish to be left alone: no request of the batch goes out before, whichever met the refusal.
-    record Pause(Duration asked, Instant until) {
-        static final Duration LONGEST = Duration.ofMinutes(10);
-
-        static Optional<Pause> of(Seen seen, Instant now) {
-            return seen.pause().map(asked -> new Pause(asked, now.plus(asked)));
-        }
-
-        /// The call ends then.
-        boolean isTooLong() {
-            return asked.compareTo(LONGEST) > 0;
-        }
-
-        /// `waiting until 14:02, as the server asks`
-        String text() {
-            return isTooLong() ? "the server asks to be left alone until " + Times.local("yyyy-MM-dd HH:mm", until)
-                    + " (Retry-After)\nhint: run the same command again then"
-                    : "waiting until " + Times.local("HH:mm", until) + ", as the server asks";
-        }
-    }
-
-    /// Starts evenly spread: one every `interval`.
-    record Rate(Duration interval) {
-        static final class Converter implements ITypeConverter<Rate> {
-            @Override
-            public Rate convert(String text) {
+        /// Starts evenly spread: one every `interval`.
+        record Rate(Duration interval) {
+            static Rate of(String text) {
                 var match = Pattern.compile("(\\d{1,6}(?:\\.\\d{1,3})?)/([smh])").matcher(text.strip());
                 if (!match.matches() || new BigDecimal(match.group(1)).signum() == 0)
                     throw new TypeConversionException("not a rate like 10/s, 90/m or 500/h");
@@ -13191,24 +13162,24 @@ final class DifyExec implements Runnable {
                         + "\nhint: after a crash it does so for ten minutes; run the same command again then"));
             return Optional.empty();
         }
-    }
 
-    /// What a batch waits for before it starts another row.
-    sealed interface Rest {
-        /// The server asked to be left alone.
-        record Asked(Duration left) implements Rest {}
+        /// What a batch waits for before it starts another row.
+        sealed interface Rest {
+            /// The server asked to be left alone.
+            record Asked(Duration left) implements Rest {}
 
-        /// It does not answer, and will be asked again.
-        record Silent(Duration left) implements Rest {}
+            /// It does not answer, and will be asked again.
+            record Silent(Duration left) implements Rest {}
 
-        /// It is being asked whether it is back.
-        record Probe() implements Rest {}
+            /// It is being asked whether it is back.
+            record Probe() implements Rest {}
 
-        /// The pace, or a row's own pause before its next attempt.
-        record NextStart(Duration left) implements Rest {}
+            /// The pace, or a row's own pause before its next attempt.
+            record NextStart(Duration left) implements Rest {}
 
-        /// Runs whose ends are not known hold what is left.
-        record LookUps() implements Rest {}
+            /// Runs whose ends are not known hold what is left.
+            record LookUps() implements Rest {}
+        }
     }
 
     /// Where a batch ends on purpose, and how long things may take.
@@ -13244,53 +13215,45 @@ final class DifyExec implements Runnable {
         Duration afterTimeout(Optional<RunRef> run) {
             return run.filter(ref -> !ref.task().isEmpty()).isPresent() ? Duration.ofSeconds(30) : Duration.ZERO;
         }
-    }
 
-    /// A limit of money, for one call: `5` in the currency that Dify tells, `USD 5` in no other.
-    ///
-    /// @param currency empty where none is named
-    record MaxCost(BigDecimal amount, String currency) {
-        /// Why no run may start beside those that are out: each of them, and the next, is taken to cost the mean.
-        /// Before the first price is known there is no mean.
-        Optional<String> reached(Spending spent, int out) {
-            var told = spent.currencies();
-            if (!currency.isEmpty() && told.stream().anyMatch(other -> !other.equals(currency)))
-                return Optional.of("--max-cost is in " + currency + ", but Dify tells prices in "
-                        + Plain.text(String.join(" and ", told), 40) + "\nhint: name the amount in that currency");
-            if (told.size() > 1) return Optional.of("--max-cost counts one currency, but Dify tells prices in "
-                    + Plain.text(String.join(" and ", told), 40) + "\nhint: use --max-tokens");
-            if (spent.isUntold()) return Optional.of("--max-cost cannot be kept to: Dify tells no prices of this app's "
-                    + "runs\nhint: use --max-tokens");
-            return spent.with(out + 1).filter(all -> all.compareTo(amount) > 0).map(_ ->
-                    "--max-cost reached: another run would pass " + amount.toPlainString()
-                            + told.stream().map(unit -> " " + Plain.text(unit, 8)).collect(joining())
-                            + "\nhint: the same command goes on from here, with its limit anew");
-        }
+        /// A limit of money, for one call: `5` in the currency that Dify tells, `USD 5` in no other.
+        ///
+        /// @param currency empty where none is named
+        record MaxCost(BigDecimal amount, String currency) {
+            /// Why no run may start beside those that are out: each of them, and the next, is taken to cost the mean.
+            /// Before the first price is known there is no mean.
+            Optional<String> reached(Spending spent, int out) {
+                var told = spent.currencies();
+                if (!currency.isEmpty() && told.stream().anyMatch(other -> !other.equals(currency)))
+                    return Optional.of("--max-cost is in " + currency + ", but Dify tells prices in "
+                            + Plain.text(String.join(" and ", told), 40) + "\nhint: name the amount in that currency");
+                if (told.size() > 1) return Optional.of("--max-cost counts one currency, but Dify tells prices in "
+                        + Plain.text(String.join(" and ", told), 40) + "\nhint: use --max-tokens");
+                if (spent.isUntold()) return Optional.of("--max-cost cannot be kept to: Dify tells no prices of this "
+                        + "app's runs\nhint: use --max-tokens");
+                return spent.with(out + 1).filter(all -> all.compareTo(amount) > 0).map(_ ->
+                        "--max-cost reached: another run would pass " + amount.toPlainString()
+                                + told.stream().map(unit -> " " + Plain.text(unit, 8)).collect(joining())
+                                + "\nhint: the same command goes on from here, with its limit anew");
+            }
 
-        static final class Converter implements ITypeConverter<MaxCost> {
-            private static final Pattern SHAPE = Pattern.compile("(?:([A-Za-z]{3}) ?)?(\\d{1,12}(?:\\.\\d{1,12})?)");
-
-            @Override
-            public MaxCost convert(String text) {
-                var match = SHAPE.matcher(text.strip());
+            static MaxCost of(String text) {
+                var match = Pattern.compile("(?:([A-Za-z]{3}) ?)?(\\d{1,12}(?:\\.\\d{1,12})?)").matcher(text.strip());
                 if (!match.matches() || new BigDecimal(match.group(2)).signum() == 0)
                     throw new TypeConversionException("not an amount above zero (like 5, 0.5 or \"USD 5\")");
                 var currency = match.group(1) == null ? "" : match.group(1).toUpperCase(Locale.ROOT);
                 return new MaxCost(new BigDecimal(match.group(2)), currency);
             }
         }
-    }
 
-    /// A limit that is a number (`20`) or a share (`5%`) of the rows that have ended.
-    record Ceiling(long count, double share) {
-        /// More than the share, but all of them are 100 %.
-        boolean isReached(long failed, long ended) {
-            return count > 0 ? failed >= count : ended >= 20 && (failed > share * ended || failed == ended);
-        }
+        /// A limit that is a number (`20`) or a share (`5%`) of the rows that have ended.
+        record Ceiling(long count, double share) {
+            /// More than the share, but all of them are 100 %.
+            boolean isReached(long failed, long ended) {
+                return count > 0 ? failed >= count : ended >= 20 && (failed > share * ended || failed == ended);
+            }
 
-        static final class Converter implements ITypeConverter<Ceiling> {
-            @Override
-            public Ceiling convert(String text) {
+            static Ceiling of(String text) {
                 var match = Pattern.compile("(\\d{1,9})(%?)").matcher(text.strip());
                 long number = match.matches() ? Long.parseLong(match.group(1)) : 0;
                 if (number < 1 || !match.group(2).isEmpty() && number > 100)
@@ -13382,6 +13345,38 @@ final class DifyExec implements Runnable {
                 case Seen.Cut cut -> took.compareTo(PROXY_CUT) > 0 && cut.symptom() != Symptom.TIMED_OUT;
                 case Seen.Ran _, Seen.TooLarge _, Seen.NotSent _, Seen.NotUploaded _ -> false;
             };
+        }
+
+        /// When a server lists a run: in its log, or among the conversations. `WITHOUT_END`: from its start, but never
+        /// the end of a stream whose client has left.
+        enum Listing { FROM_START, WITHOUT_END, AT_END, NOT_KNOWN }
+
+        /// What a Dify does, by its `X-Version`. One that is newer than those that were run does as the newest of them;
+        /// where nothing is known, the more cautious holds.
+        ///
+        /// | version | lists a run | puts stored defaults in | keeps the connection of a row refused in its stream |
+        /// | --- | --- | --- | --- |
+        /// | up to 1.10 (1.9.2 was run) | at its end | no | refuses it before the stream |
+        /// | 1.11 to 1.13 | not known | yes | yes |
+        /// | 1.14, 1.15 (1.14.2 was run) | from its start | yes | for 300 s |
+        /// | from 1.16 on (1.16.0 was run) | from its start | yes | no |
+        /// | not told | not known | yes | yes |
+        record Release(Listing listing, boolean fillsIn, boolean holdsRefused) {
+            private static final Pattern SHAPE = Pattern.compile("(\\d{1,4})\\.(\\d{1,4}).*");
+
+            static Release of(String version) {
+                var match = SHAPE.matcher(version);
+                if (!match.matches()) return new Release(Listing.NOT_KNOWN, true, true);
+                int number = Integer.parseInt(match.group(1)) * 10_000 + Integer.parseInt(match.group(2));
+                var listing = number <= 1_0010 ? Listing.AT_END
+                        : number < 1_0014 ? Listing.NOT_KNOWN : Listing.FROM_START;
+                return new Release(listing, listing != Listing.AT_END, listing != Listing.AT_END && number < 1_0016);
+            }
+
+            /// A chatflow's run has its conversation from the start, by every version that was run.
+            Listing listing(AppKind app) {
+                return app == AppKind.CHATFLOW && listing == Listing.AT_END ? Listing.WITHOUT_END : listing;
+            }
         }
     }
 

@@ -1,6 +1,8 @@
 package difyexec;
 
 import com.fasterxml.jackson.databind.JsonNode;
+import difyexec.DifyExec.Health.Rest;
+import difyexec.DifyExec.Tally.Forecast;
 import org.junit.jupiter.api.Nested;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;

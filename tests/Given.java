@@ -2,6 +2,10 @@ package difyexec;
 
 import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.ObjectMapper;
+import difyexec.DifyExec.Engine.Message;
+import difyexec.DifyExec.Limits.Ceiling;
+import difyexec.DifyExec.Limits.MaxCost;
+import difyexec.DifyExec.Pace.Rate;
 
 import module java.base;
 

@@ -1,5 +1,9 @@
 package difyexec;
 
+import difyexec.DifyExec.Health.Rest;
+import difyexec.DifyExec.Pace.AtWork;
+import difyexec.DifyExec.Pace.Rate;
+import difyexec.DifyExec.Route.Listing;
 import org.junit.jupiter.api.Nested;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.params.ParameterizedTest;
