@@ -56,8 +56,8 @@ import java.net.http.HttpRequest.BodyPublishers;
 import java.net.http.HttpResponse.BodyHandler;
 import java.net.http.HttpResponse.BodySubscriber;
 import java.net.http.HttpResponse.BodySubscribers;
-import org.apache.commons.text.diff.CommandVisitor;
-import org.apache.commons.text.diff.StringsComparator;
+import org.apache.commons.collections4.sequence.CommandVisitor;
+import org.apache.commons.collections4.sequence.SequencesComparator;
 import org.apache.commons.text.similarity.LevenshteinDistance;
 import org.jline.reader.Candidate;
 import org.jline.reader.Completer;
@@ -1418,7 +1418,7 @@ final class DifyExec implements Runnable {
 
         private Engine.Terms terms(Greeting.Met server) {
             var mode = dify.mode() == Mode.BLOCKING ? Mode.BLOCKING : Mode.STREAMING;
-            return dify.terms(Limits.Ends.NONE, Duration.ZERO, new Pace(1, null),
+            return dify.terms(Limits.Ends.NONE, Duration.ZERO, new Pace(1, null, null),
                     batch.history().route(mode, server.kind(), server.version()));
         }
     }
@@ -2996,9 +2996,9 @@ final class DifyExec implements Runnable {
                     new Piece(LAST, tally.succeeded() + " ok"),
                     new Piece(0, some(tally.count(Standing.FAILED), "failed")),
                     new Piece(1, some(tally.count(Standing.PAUSED) + tally.count(Standing.UNKNOWN), "open")),
-                    new Piece(2, tally.rest.map(ProgressLine::words).orElse("")),
-                    new Piece(4, tally.running + " running"
-                            + (tally.limit < tally.ceiling ? " (limit " + tally.limit + ")" : "")),
+                    new Piece(2, tally.rest.orElse("")),
+                    new Piece(4, tally.running + " running" + (tally.pace.limit() < tally.pace.ceiling()
+                            ? " (limit " + tally.pace.limit() + ")" : "")),
                     new Piece(5, some(tally.waiting, "waiting")),
                     new Piece(5, some(tally.doubts, "looked up")),
                     new Piece(3, String.format(Locale.ROOT, "%.1f/s", tally.rate())),
@@ -3025,15 +3025,6 @@ final class DifyExec implements Runnable {
                     + Plain.text(unit, 8)).collect(joining(", "));
         }
 
-        private static String words(Health.Rest rest) {
-            return switch (rest) {
-                case Health.Rest.Asked(var left) -> "the server asks for " + Plain.seconds(left) + " of rest";
-                case Health.Rest.Silent(var left) -> "no answer, asks again in " + Plain.seconds(left);
-                case Health.Rest.Probe() -> "no answer, asks again now";
-                case Health.Rest.NextStart(var left) -> "next start in " + Plain.seconds(left);
-                case Health.Rest.LookUps() -> "waits for runs that are looked up";
-            };
-        }
     }
 
     enum ProgressStyle {
@@ -3083,8 +3074,7 @@ final class DifyExec implements Runnable {
             if (tally.harvested > 0)
                 figures.add(Plain.count(tally.harvested, "run") + " looked up instead of run again");
             if (tally.throttled > 0)
-                figures.add("throttled " + Plain.count(tally.throttled, "time") + ", ran at " + tally.lowest
-                        + (tally.highest > tally.lowest ? "–" + tally.highest : "") + " of " + tally.ceiling);
+                figures.add("throttled " + Plain.count(tally.throttled, "time") + ", ran at " + tally.pace.span());
             if (tally.late > 0)
                 figures.add(Plain.count(tally.late, "run") + " turned up late: see 'late' in " + batch.files().log());
             if (!tally.missingFiles().isEmpty()) figures.add(tally.missingFiles().toString());
@@ -5006,7 +4996,7 @@ final class DifyExec implements Runnable {
 
         /// `the [-red-]{+blue+} one`
         private String marked(Contrast.Difference difference) {
-            return comparison.contrast.pieces(difference).stream().map(piece -> piece.shown(CONTEXT, LONGEST))
+            return comparison.contrast.segments(difference).stream().map(piece -> piece.shown(CONTEXT, LONGEST))
                     .map(piece -> switch (piece.side()) {
                         case BOTH -> Plain.text(piece.text(), LONGEST);
                         case FIRST -> paint.by(Standing.FAILED, "[-" + Plain.text(piece.text(), LONGEST) + "-]");
@@ -5047,7 +5037,7 @@ final class DifyExec implements Runnable {
             var told = Json.Tokens.object("pointer", difference.pointer());
             if (!difference.first().isMissingNode()) told.put("first", difference.first());
             if (!difference.second().isMissingNode()) told.put("second", difference.second());
-            if (difference.isOfTexts()) told.put("words", comparison.contrast.pieces(difference).stream()
+            if (difference.isOfTexts()) told.put("words", comparison.contrast.segments(difference).stream()
                     .map(piece -> List.of(piece.side().name().toLowerCase(Locale.ROOT), piece.text())).toList());
             if (!difference.note().isEmpty()) told.put("note", difference.note());
             return told;
@@ -5203,7 +5193,7 @@ final class DifyExec implements Runnable {
 
         /// `[pointer, note, [[side, text]]]`
         private List<Object> difference(Contrast.Difference difference) {
-            return List.of(difference.pointer(), difference.note(), comparison.contrast.pieces(difference).stream()
+            return List.of(difference.pointer(), difference.note(), comparison.contrast.segments(difference).stream()
                     .map(piece -> piece.shown(CONTEXT, Report.LONGEST))
                     .map(piece -> List.of(piece.side().ordinal(), piece.text())).toList());
         }
@@ -5321,15 +5311,16 @@ final class DifyExec implements Runnable {
         private final Tally tally;
         private final Watcher watcher;
         private final Clock clock;
-        private final BlockingQueue<Message> mailbox;
+        private final BlockingQueue<Runnable> mailbox;
         private final Executor workers;
-        private final Map<Long, Running> running = new LinkedHashMap<>();
+        private final Map<Long, InFlight> running = new LinkedHashMap<>();
         private final Set<Saving> saving = new LinkedHashSet<>();
+        private final Agenda.Schedule<Download> downloads = new Agenda.Schedule<>(Download::due, (_, _) -> 0);
         private final Pace.AtWork atWork;
         private final int looksAtOnce;
         private int looking = 0, downloading = 0, firewalled = 0;
         private Instant hardStop = Instant.MAX;
-        private boolean taskStopsSent = false, lateAsked = false, toldOfLinks = false;
+        private boolean taskStopsSent = false, toldOfLinks = false;
         private String version = "", toldOfPause = "";
 
         /// What an engine goes by.
@@ -5338,8 +5329,9 @@ final class DifyExec implements Runnable {
         /// @param names of the user of each attempt
         record Terms(Judge judge, Limits limits, Pace pace, Route route, Names names) {}
 
-        /// What an engine hears of the world by, and does its work with.
-        record Ports(Clock clock, BlockingQueue<Message> mailbox, Executor workers) {
+        /// What an engine hears of the world by, and does its work with. Its thread takes what it has to do out of the
+        /// mailbox, where workers and signals put it.
+        record Ports(Clock clock, BlockingQueue<Runnable> mailbox, Executor workers) {
             /// The time of day, and a virtual thread for each piece of work.
             static Ports ofProcess() {
                 return new Ports(Clock.systemUTC(), new LinkedBlockingQueue<>(), Thread::startVirtualThread);
@@ -5357,7 +5349,7 @@ final class DifyExec implements Runnable {
             this.route = terms.route();
             this.batch = batch;
             this.names = terms.names();
-            this.tally = new Tally(wanted.rows(), ports.clock());
+            this.tally = new Tally(wanted.rows(), pace, ports.clock());
             this.watcher = watcher;
             this.clock = ports.clock();
             this.mailbox = ports.mailbox();
@@ -5367,14 +5359,14 @@ final class DifyExec implements Runnable {
         }
 
         /// An attempt on the wire. Only `thread` is set by its worker.
-        private static final class Running {
+        private static final class InFlight {
             final Attempt attempt;
             volatile Thread thread;
             Instant start; // what TIMEOUT counts from: its sending, then a stream's first event
             Optional<RunRef> run = Optional.empty();
             boolean began, stopAsked, asked;
 
-            Running(Attempt attempt) {
+            InFlight(Attempt attempt) {
                 this.attempt = attempt;
                 this.start = attempt.at();
             }
@@ -5385,11 +5377,16 @@ final class DifyExec implements Runnable {
             return tally;
         }
 
-        /// [#run], with Ctrl-C, SIGTERM and SIGHUP as messages; whatever stopped it, the files get their last words.
+        /// From any thread: the call is to end.
+        void interrupt(String signal) {
+            mailbox.add(() -> interrupted(signal));
+        }
+
+        /// [#run], with Ctrl-C, SIGTERM and SIGHUP as interrupts; whatever stopped it, the files get their last words.
         Optional<Stop> runToLastWords() throws InterruptedException {
             var former = new LinkedHashMap<String, Object>();
             for (var name : List.of("INT", "TERM", "HUP"))
-                former.put(name, Signals.register(name, () -> mailbox.add(new Message.Interrupted(name))));
+                former.put(name, Signals.register(name, () -> interrupt(name)));
             try {
                 var early = run();
                 var unwritten = batch.finish();
@@ -5405,9 +5402,9 @@ final class DifyExec implements Runnable {
                 while (!isOver()) {
                     begin();
                     watcher.watch(tally.now(running.size(), agenda.waiting() + saving.size(),
-                            agenda.doubts() + looking, pace, rest(clock.instant())));
+                            agenda.doubts().size() + looking, rest(clock.instant())));
                     var message = mailbox.poll(untilNext().toNanos(), NANOSECONDS);
-                    for (; message != null; message = mailbox.poll()) handle(message);
+                    for (; message != null; message = mailbox.poll()) message.run();
                     batch.flush();
                     health.verdict(clock.instant(), running.size() + looking).ifPresent(agenda::close);
                 }
@@ -5422,8 +5419,8 @@ final class DifyExec implements Runnable {
         }
 
         private boolean isOver() {
-            if (agenda.stop().isEmpty()) return running.isEmpty() && saving.isEmpty() && looking == 0
-                    && agenda.isDone() && !lookForLateRuns();
+            if (agenda.stop().isEmpty())
+                return running.isEmpty() && saving.isEmpty() && looking == 0 && agenda.isDone(clock.instant());
             if (!(running.isEmpty() && saving.isEmpty()) && hardStop.isAfter(clock.instant())) return false;
             return running.isEmpty() || taskStopsSent || !stopTasks(AFTER_STOP);
         }
@@ -5433,7 +5430,7 @@ final class DifyExec implements Runnable {
             var now = clock.instant();
             download(now);
             if (agenda.stop().isPresent()) return;
-            var starts = new ArrayList<Running>();
+            var starts = new ArrayList<InFlight>();
             while (health.isOpen(now) && hasRoom(now, now)) {
                 var due = agenda.next(now);
                 if (due.isEmpty() || isTooDear()) break; // empty, too, when a CSV that was changed closes the agenda
@@ -5442,21 +5439,25 @@ final class DifyExec implements Runnable {
             batch.flush();
             starts.forEach(this::start);
             while (looking < looksAtOnce && health.isOpen(now)) {
-                var doubt = agenda.nextDoubt(now);
+                var doubt = agenda.doubts().next(now);
                 if (doubt.isEmpty()) break;
                 look(doubt.get());
             }
         }
 
+        private void stop(String why) {
+            agenda.close(new Stop(STOPPED, why));
+        }
+
         /// The batch ends where the next run would cost too much; its row stays pending.
         private boolean isTooDear() {
             var reached = limits.costReached(tally.spending(), onServer());
-            reached.ifPresent(why -> agenda.close(new Stop(STOPPED, why)));
+            reached.ifPresent(this::stop);
             return reached.isPresent();
         }
 
-        private Running recorded(Attempt attempt) {
-            var begun = new Running(attempt);
+        private InFlight recorded(Attempt attempt) {
+            var begun = new InFlight(attempt);
             running.put(attempt.sequence(), begun);
             pace.started(attempt.at());
             tally.started(attempt.at());
@@ -5474,29 +5475,29 @@ final class DifyExec implements Runnable {
         /// Files go first, as their links die: into the places of rows, and beside them as look-ups do.
         private void download(Instant now) {
             while (downloading < Math.max(looksAtOnce, pace.limit() - busy(now))) {
-                var download = agenda.nextDownload(now);
+                var download = downloads.next(now);
                 if (download.isEmpty()) return;
                 downloading++;
-                post(() -> new Message.Downloaded(download.get(), workflow.fetch(download.get().file())));
+                work(() -> workflow.fetch(download.get().file), fetched -> downloaded(download.get(), fetched));
             }
         }
 
-        private void start(Running begun) {
-            post(() -> {
+        private void start(InFlight begun) {
+            work(() -> {
                 begun.thread = Thread.currentThread();
-                return ended(begun.attempt);
-            });
+                return run(begun.attempt);
+            }, seen -> ended(begun.attempt, seen));
         }
 
         /// Runs an attempt to its end. Where memory runs out, the run is looked up once others have given theirs back.
-        private Message ended(Attempt attempt) {
+        private Seen run(Attempt attempt) {
             try {
-                return new Message.Ended(attempt, workflow.run(attempt, heard -> {
+                return workflow.run(attempt, heard -> {
                     if (attempt.kind() == Kind.TRY || !(heard instanceof Heard.Said)) // of rows there are too many
-                        mailbox.add(new Message.OnTheWay(attempt, heard));
-                }));
+                        mailbox.add(() -> heard(attempt, heard));
+                });
             } catch (OutOfMemoryError _) {
-                return new Message.Ended(attempt, Seen.Cut.outOfMemory(Optional.empty()));
+                return Seen.Cut.outOfMemory(Optional.empty());
             }
         }
 
@@ -5512,55 +5513,55 @@ final class DifyExec implements Runnable {
             health.begun();
             if (doubt.stopsFirst())
                 batch.record(Event.Stop.of(doubt.attempt(), doubt.run().get(), Event.Stop.TIMED_OUT, now));
-            post(() -> new Message.Looked(doubt, workflow.look(doubt), now));
+            work(() -> workflow.look(doubt), found -> looked(doubt, found, now));
         }
 
-        /// A worker that breaks posts that, too: nothing waits for it in vain.
-        private void post(Supplier<Message> work) {
+        /// Work for another thread, and what this one does about its result. Work that breaks says so, too: nothing
+        /// waits for it in vain.
+        private <T> void work(Supplier<T> work, Consumer<T> then) {
             workers.execute(() -> {
-                Message message;
                 try {
-                    message = work.get();
+                    var result = work.get();
+                    mailbox.add(() -> then.accept(result));
                 } catch (Throwable problem) {
-                    message = new Message.Broken(problem);
+                    mailbox.add(() -> {
+                        throw new IllegalStateException("a worker broke", problem);
+                    });
                 }
-                mailbox.add(message);
             });
         }
 
         private Duration untilNext() {
             var now = clock.instant();
-            var next = now.plusMillis(200); // the progress line moves on
-            if (hardStop.isBefore(next)) next = hardStop;
-            if (agenda.stop().isEmpty()) next = Stream.of(next, nextStart(now), nextLook(now))
-                    .min(Comparator.naturalOrder()).get();
+            var redrawn = now.plusMillis(200); // the progress line moves on
+            var next = Collections.min(agenda.stop().isPresent() ? List.of(redrawn, hardStop)
+                    : List.of(redrawn, nextStart(now), nextLook(now)));
             return Duration.between(now, next).isPositive() ? Duration.between(now, next) : Duration.ofMillis(1);
         }
 
         /// When a row may start next; with no place free, a message tells.
         private Instant nextStart(Instant now) {
-            if (!agenda.hasRows() || !hasRoom(Instant.MAX, now)) return Instant.MAX;
-            return Stream.of(agenda.nextRow(now), pace.nextStart(), health.isOpen(now) ? now : health.nextProbe())
-                    .max(Comparator.naturalOrder()).get();
-        }
-
-        /// What keeps rows from starting, apart from those that run.
-        private Optional<Health.Rest> rest(Instant now) {
-            if (agenda.stop().isPresent()) return Optional.empty();
-            return health.rest(now).or(() -> {
-                if (!running.isEmpty()) return Optional.empty();
-                var next = nextStart(now);
-                if (!next.isAfter(now)) return Optional.empty();
-                if (next.isBefore(Instant.MAX))
-                    return Optional.of(new Health.Rest.NextStart(Duration.between(now, next)));
-                return agenda.doubts() + looking == 0 ? Optional.empty() : Optional.of(new Health.Rest.LookUps());
-            });
+            var row = agenda.nextRow(now);
+            return hasRoom(Instant.MAX, now) ? Collections.max(List.of(row, pace.nextStart(), health.opens(now)))
+                    : Instant.MAX;
         }
 
         private Instant nextLook(Instant now) {
-            if (looking >= looksAtOnce) return Instant.MAX;
-            return Stream.of(agenda.nextDoubt(), health.isOpen(now) ? now : health.nextProbe())
-                    .max(Comparator.naturalOrder()).get();
+            return looking < looksAtOnce ? Collections.max(List.of(agenda.doubts().due(), health.opens(now)))
+                    : Instant.MAX;
+        }
+
+        /// What keeps rows from starting, apart from those that run.
+        private Optional<String> rest(Instant now) {
+            if (agenda.stop().isPresent()) return Optional.empty();
+            return health.rest(now).or(() -> {
+                var next = running.isEmpty() ? nextStart(now) : now;
+                if (!next.isAfter(now)) return Optional.empty();
+                if (next.isBefore(Instant.MAX))
+                    return Optional.of("next start in " + Plain.seconds(Duration.between(now, next)));
+                return Optional.of("waits for runs that are looked up")
+                        .filter(_ -> agenda.doubts().size() + looking > 0);
+            });
         }
 
         /// Places that are taken, for what starts next.
@@ -5573,42 +5574,31 @@ final class DifyExec implements Runnable {
             return running.size() + agenda.cutRuns().size();
         }
 
-        private void handle(Message message) {
-            switch (message) {
-                case Message.OnTheWay(var attempt, var heard) -> heard(attempt, heard);
-                case Message.Ended(var attempt, var seen) -> ended(attempt, seen);
-                case Message.Looked(var doubt, var found, var begun) -> looked(doubt, found, begun);
-                case Message.Downloaded(var download, var fetched) -> downloaded(download, fetched);
-                case Message.Interrupted(var signal) -> interrupted(signal);
-                case Message.Broken(var problem) -> throw new IllegalStateException("a worker broke", problem);
-            }
-        }
-
         private void heard(Attempt attempt, Heard heard) {
+            var sent = running.get(attempt.sequence());
             switch (heard) {
-                case Heard.Named(var run) -> Optional.ofNullable(running.get(attempt.sequence()))
-                        .ifPresent(sent -> named(sent, run));
-                case Heard.Began(var run, var waited) -> began(attempt, run, waited);
-                case Heard.Quiet(var run) -> askAboutQuiet(attempt, run);
                 case Heard.Uploaded(var file, var upload) -> batch.record(new Event.Upload(clock.instant(),
                         attempt.row().id(), attempt.user(), file, upload));
                 case Heard.Said said -> watcher.heard(said);
+                case Heard.Named _, Heard.Began _, Heard.Quiet _ when sent == null -> {} // its end was learnt before
+                case Heard.Named(var run) -> named(sent, run);
+                case Heard.Began(var run, var waited) -> began(sent, run, waited);
+                case Heard.Quiet(var run) -> askAboutQuiet(sent, run);
             }
         }
 
-        private void began(Attempt attempt, RunRef run, Duration waited) {
-            var begun = running.get(attempt.sequence());
-            if (begun == null) return;
+        private void began(InFlight begun, RunRef run, Duration waited) {
             begun.start = clock.instant();
             begun.began = true;
             named(begun, run);
-            if (pace.isQueued(waited)) slowDown(attempt, "first event after " + Plain.seconds(waited), this::begun);
+            if (pace.isQueued(waited))
+                slowDown(begun.attempt, "first event after " + Plain.seconds(waited), this::begun);
             if (hardStop.isBefore(Instant.MAX) && taskStopsSent) stopTask(begun);
         }
 
         /// On record once, whatever names the run first: the head of its answer, an event of its stream, or an answer
         /// that leaves its end open; and once more, when its task is told.
-        private void named(Running begun, RunRef run) {
+        private void named(InFlight begun, RunRef run) {
             if (begun.run.filter(known -> known.equals(run) || !known.task().isEmpty()).isPresent()) return;
             begun.run = Optional.of(run);
             batch.record(Event.Run.of(begun.attempt, run, clock.instant()));
@@ -5616,8 +5606,11 @@ final class DifyExec implements Runnable {
 
         /// The server has let in more than it works on: down to the runs that have begun.
         private void slowDown(Attempt attempt, String why, IntSupplier begun) {
-            if (!pace.queued(attempt.sequence(), begun, names.count())) return;
-            tally.throttled();
+            if (pace.queued(attempt.sequence(), begun, names.count())) slowedDown(attempt, why);
+        }
+
+        private void slowedDown(Attempt attempt, String why) {
+            tally.throttled++;
             batch.record(new Event.Throttle(clock.instant(), attempt.user(), why, pace.limit()));
         }
 
@@ -5662,7 +5655,7 @@ final class DifyExec implements Runnable {
         private void heed(Seen seen, Instant now) {
             if (agenda.stop().isPresent()) return;
             Backoff.Pause.of(seen, now).ifPresent(pause -> {
-                if (pause.isTooLong()) agenda.close(new Stop(STOPPED, pause.text()));
+                if (pause.isTooLong()) stop(pause.text());
                 else {
                     health.pause(pause.until());
                     if (!pause.text().equals(toldOfPause)) watcher.say(pause.text());
@@ -5694,7 +5687,7 @@ final class DifyExec implements Runnable {
         }
 
         private void changed(String change, Instant now) {
-            limits.costUnseen(route.mode()).ifPresentOrElse(why -> agenda.close(new Stop(STOPPED, why)), () -> {
+            limits.costUnseen(route.mode()).ifPresentOrElse(this::stop, () -> {
                 watcher.say(change);
                 batch.changed(now, route.mode());
             });
@@ -5706,7 +5699,7 @@ final class DifyExec implements Runnable {
             switch (verdict) {
                 case Verdict.Done(var outcome) -> finish(attempt, seen, outcome);
                 case Verdict.Again(var after, var why) -> {
-                    tally.retried();
+                    tally.retries++;
                     again(attempt, attempt.tries().failedOnce(), after, "again", seen, why);
                 }
                 case Verdict.Throttled(var after, var why) -> {
@@ -5736,8 +5729,7 @@ final class DifyExec implements Runnable {
             pace.refused(attempt.sequence(), onServer(), names.count());
             if (onServer() > busy(now)) pace.pause(now.plus(after)); // those that were cut do hold their places
             health.refused(now, onServer());
-            tally.throttled();
-            batch.record(new Event.Throttle(now, attempt.user(), why, pace.limit()));
+            slowedDown(attempt, why);
         }
 
         /// A row of whose outputs files are to be kept counts as done once they are there, or given up.
@@ -5747,31 +5739,32 @@ final class DifyExec implements Runnable {
                 acknowledge(attempt, seen, outcome, List.of(), now);
                 return;
             }
-            var row = new Saving(attempt, ran, outcome, now);
+            var row = Saving.of(attempt, ran, outcome, now);
             saving.add(row);
-            row.downloads().forEach(agenda::download);
+            downloads.addAll(row.files());
             checkLimits();
         }
 
         private void checkLimits() {
-            limits.reached(tally.count(Standing.FAILED), tally.done(), tally.tokens)
-                    .ifPresent(why -> agenda.close(new Stop(STOPPED, why)));
+            limits.reached(tally.count(Standing.FAILED), tally.done(), tally.tokens).ifPresent(this::stop);
         }
 
         private void downloaded(Download download, Fetched fetched) {
             downloading--;
-            var again = Optional.of(download.again(clock.instant(), judge.backoff()))
-                    .filter(next -> fetched.mayPass() && next.isInTime());
-            again.ifPresent(agenda::download);
-            download.row().fetched(download.file(), fetched, again.isPresent());
-            if (download.row().isOver()) saved(download.row());
+            download.fetched(fetched, clock.instant(), judge.backoff());
+            if (!download.isOver) downloads.add(download);
+            else if (download.row.isOver()) saved(download.row);
         }
 
         /// With the files that are there; each that is not is on record before the row's end.
         private void saved(Saving row) {
             saving.remove(row);
-            row.missing().forEach((file, why) -> missing(row.attempt, file, why));
-            acknowledge(row.attempt, row.ran, row.outcome, row.there(), row.ended);
+            var there = new ArrayList<Path>();
+            for (var download : row.files()) switch (download.last) {
+                case Fetched.There(var path) -> there.add(path);
+                case Fetched.Missing(var why, _) -> missing(row.attempt(), download.file, why);
+            }
+            acknowledge(row.attempt(), row.ran(), row.outcome(), there, row.ended());
         }
 
         private void missing(Attempt attempt, OutputFile file, String why) {
@@ -5789,27 +5782,25 @@ final class DifyExec implements Runnable {
             var took = attempt.took(seen, ended);
             if (seen instanceof Seen.Ran ran && outcome.standing().isSuccess() && attempt.kind() == Kind.ROW)
                 batch.result(ResultLine.of(attempt, ran, ended, files));
-            batch.settled(attempt, outcome, now, seen, took, () -> count(attempt, outcome, took, now));
+            batch.settled(attempt, outcome, now, seen, took, () -> {
+                tally.ended(attempt, outcome, took, now);
+                checkLimits();
+            });
             watcher.ended(outcome);
             if (outcome instanceof Outcome.Failed failed && failed.firewall() && ++firewalled >= FIREWALLED)
-                agenda.close(new Stop(STOPPED, "a firewall refused " + FIREWALLED + " rows in a row (HTTP 403, HTML)"
-                        + "\nhint: ask its owner to let these requests through"));
+                stop("a firewall refused " + FIREWALLED + " rows in a row (HTTP 403, HTML)"
+                        + "\nhint: ask its owner to let these requests through");
             if (seen instanceof Seen.Ran ran) {
                 noticeVersion(ran.workflowId());
-                if (!toldOfLinks) toldOfLinks = tellOfLinks(ran);
+                if (!toldOfLinks && ran.linksExpire()) tellOfLinks();
             }
         }
 
-        private void count(Attempt attempt, Outcome outcome, Duration took, Instant now) {
-            tally.ended(attempt, outcome, took, now);
-            checkLimits();
-        }
-
         /// Once a batch: the links of later rows fare as those of the first.
-        private boolean tellOfLinks(Seen.Ran ran) {
-            if (ran.linksExpire()) watcher.say("The outputs hold links to files, which expire within minutes: "
+        private void tellOfLinks() {
+            toldOfLinks = true;
+            watcher.say("The outputs hold links to files, which expire within minutes: "
                     + "--save-files DIR keeps the files.");
-            return ran.linksExpire();
         }
 
         private void noticeVersion(String workflowId) {
@@ -5829,11 +5820,10 @@ final class DifyExec implements Runnable {
             agenda.arose(new Doubt.NoEnd(attempt, seen, symptom, why, since, deadline), now);
         }
 
-        private void askAboutQuiet(Attempt attempt, RunRef run) {
-            var begun = running.get(attempt.sequence());
-            if (begun == null || begun.asked) return;
+        private void askAboutQuiet(InFlight begun, RunRef run) {
+            if (begun.asked) return;
             begun.asked = true;
-            agenda.doubt(new Doubt.QuietStream(attempt, Optional.of(run), begun.start, clock.instant()));
+            agenda.doubt(new Doubt.QuietStream(begun.attempt, Optional.of(run), begun.start, clock.instant()));
         }
 
         private void looked(Doubt doubt, Found found, Instant begun) {
@@ -5894,12 +5884,11 @@ final class DifyExec implements Runnable {
                     act(doubt, then);
                 }
                 case Inquiry.Step.SendAgain(var tries, var rechecked) -> {
-                    if (tries.failed() > attempt.tries().failed()) tally.retried();
+                    if (tries.failed() > attempt.tries().failed()) tally.retries++;
                     if (rechecked) agenda.ready(attempt.row(), tries, clock.instant());
                     else agenda.again(attempt.row(), tries, clock.instant());
                 }
-                case Inquiry.Step.GiveUp(var cut, var outcome) -> giveUp(attempt, cut, outcome, clock.instant());
-                case Inquiry.Step.StopBatch(var why) -> agenda.close(new Stop(STOPPED, why));
+                case Inquiry.Step.Abort(var why) -> stop(why);
                 case Inquiry.Step.Nothing() -> {}
             }
         }
@@ -5908,30 +5897,17 @@ final class DifyExec implements Runnable {
             var attempt = doubt.attempt();
             if (doubt instanceof Doubt.Late) tally.reopened(batch.standing(attempt.row()));
             batch.record(new Event.Harvest(clock.instant(), attempt.user(), ran.ref().id()));
-            tally.harvested();
+            tally.harvested++;
             conclude(attempt, doubt.start(), ran, verdict);
         }
 
-        private void giveUp(Attempt attempt, Seen.Cut cut, Outcome outcome, Instant now) {
-            batch.settled(attempt, outcome, now, cut, attempt.took(cut, now),
-                    () -> count(attempt, outcome, Duration.between(attempt.at(), now), now));
-            watcher.ended(outcome);
-        }
-
         private void turnedUp(Attempt attempt, Found found, Instant now) {
-            if (!agenda.unseen().remove(attempt) || !agenda.unseen().isResent(attempt)) return;
+            if (!agenda.unseen().isLate(attempt)) return;
             var run = found.run().orElse(RunRef.NONE);
             batch.record(new Event.Late(now, attempt.row().id(), attempt.user(), run.id(), found.word()));
-            tally.late();
+            tally.late++;
             watcher.say("Row " + Plain.id(attempt.row().id()) + ": " + run.name()
                     + " turned up late, after the row was sent again; it may have been paid twice.");
-        }
-
-        /// Asks, once and at the end, whether a run that counted as not started has turned up.
-        private boolean lookForLateRuns() {
-            if (lateAsked) return false;
-            lateAsked = true;
-            return agenda.askForLateRuns(clock.instant());
         }
 
         private void interrupted(String signal) {
@@ -5957,113 +5933,73 @@ final class DifyExec implements Runnable {
             return running.values().stream().anyMatch(begun -> begun.stopAsked);
         }
 
-        private void stopTask(Running begun) {
+        private void stopTask(InFlight begun) {
             if (begun.stopAsked || begun.run.isEmpty() || begun.run.get().task().isEmpty()) return;
             begun.stopAsked = true;
             var run = begun.run.get();
             batch.record(Event.Stop.of(begun.attempt, run, Event.Stop.INTERRUPTED, clock.instant()));
-            tally.stopped();
+            tally.stopped++;
             workers.execute(() -> workflow.stop(run, begun.attempt.user()));
         }
 
-        /// What reaches the engine's thread from workers and signals.
-        sealed interface Message {
-            record OnTheWay(Attempt attempt, Heard heard) implements Message {}
-
-            record Ended(Attempt attempt, Seen seen) implements Message {}
-
-            /// @param begun when the look went out
-            record Looked(Doubt doubt, Found found, Instant begun) implements Message {}
-
-            record Downloaded(Download download, Fetched fetched) implements Message {}
-
-            record Interrupted(String signal) implements Message {}
-
-            record Broken(Throwable problem) implements Message {}
-        }
-
-        /// A run that succeeded and of whose outputs files are fetched. Owned by the engine's thread.
-        static final class Saving {
-            final Attempt attempt;
-            final Seen.Ran ran;
-            final Outcome outcome;
-            final Instant ended;
-            private final Map<OutputFile, Fetched> fetched = new HashMap<>();
-            private int open;
-
-            /// @param ended when the run's end was seen
-            Saving(Attempt attempt, Seen.Ran ran, Outcome outcome, Instant ended) {
-                this.attempt = attempt;
-                this.ran = ran;
-                this.outcome = outcome;
-                this.ended = ended;
-                this.open = files().size();
-            }
-
-            private List<OutputFile> files() {
-                return ran.files().orElseThrow();
-            }
-
-            List<Download> downloads() {
-                return files().stream().map(file -> new Download(this, file, 0, ended)).toList();
-            }
-
-            /// @param again whether it is tried once more
-            void fetched(OutputFile file, Fetched what, boolean again) {
-                fetched.put(file, what);
-                if (!again) open--;
+        /// A run that succeeded and of whose outputs files are fetched.
+        ///
+        /// @param ended when the run's end was seen
+        record Saving(Attempt attempt, Seen.Ran ran, Outcome outcome, Instant ended, List<Download> files) {
+            static Saving of(Attempt attempt, Seen.Ran ran, Outcome outcome, Instant ended) {
+                var row = new Saving(attempt, ran, outcome, ended, new ArrayList<>());
+                ran.files().orElseThrow().forEach(file -> row.files.add(new Download(row, file)));
+                return row;
             }
 
             /// Each file is there or given up.
             boolean isOver() {
-                return open == 0;
-            }
-
-            List<Path> there() {
-                return files().stream().map(fetched::get).flatMap(what -> what instanceof Fetched.There(var path)
-                        ? Stream.of(path) : Stream.empty()).toList();
-            }
-
-            /// What is not there, and why.
-            Map<OutputFile, String> missing() {
-                var missing = new LinkedHashMap<OutputFile, String>();
-                for (var file : files()) switch (fetched.get(file)) {
-                    case null -> missing.put(file, "the call ended first");
-                    case Fetched.Missing(var why, _) -> missing.put(file, why);
-                    case Fetched.There _ -> {}
-                }
-                return missing;
+                return files.stream().allMatch(file -> file.isOver);
             }
         }
 
         /// A file to fetch now or later.
-        record Download(Saving row, OutputFile file, int tries, Instant due) {
+        private static final class Download {
             /// Dify's links are good for so long.
             private static final Duration LINK = Duration.ofSeconds(300);
 
-            Download again(Instant now, Backoff backoff) {
-                return new Download(row, file, tries + 1, now.plus(backoff.delay(tries)));
+            final Saving row;
+            final OutputFile file;
+            Fetched last = new Fetched.Missing("the call ended first", true);
+            boolean isOver = false;
+            private Instant due;
+            private int tries = 0;
+
+            Download(Saving row, OutputFile file) {
+                this.row = row;
+                this.file = file;
+                this.due = row.ended();
             }
 
-            /// Its link lives when it is due.
-            boolean isInTime() {
-                return due.isBefore(row.ended.plus(LINK));
+            Instant due() {
+                return due;
+            }
+
+            /// Once more, if that may help and its link lives when it is due.
+            void fetched(Fetched what, Instant now, Backoff backoff) {
+                last = what;
+                due = now.plus(backoff.delay(tries++));
+                isOver = !what.mayPass() || !due.isBefore(row.ended().plus(LINK));
             }
         }
     }
 
-    /// What is to be done and when: rows not begun, rows waiting for another attempt, runs in doubt, files to fetch.
+    /// What is to be done and when: rows not begun, rows waiting for another attempt, runs in doubt.
     static final class Agenda {
         private final Iterator<Row> fresh;
-        private final PriorityQueue<Waiting> waiting = new PriorityQueue<>(Comparator.comparing(Waiting::due));
-        private final PriorityQueue<Doubt> doubts = new PriorityQueue<>(Comparator.comparing(Doubt::due)
-                .thenComparing(doubt -> doubt.attempt().at()));
-        private final Duration firstLook;
-        private final PriorityQueue<Engine.Download> downloads =
-                new PriorityQueue<>(Comparator.comparing(Engine.Download::due));
-        private final Unseen unseen;
         private final Kind kind;
+        private final Duration firstLook;
+        private final Schedule<Waiting> waiting = new Schedule<>(Waiting::due, (_, _) -> 0);
+        private final Schedule<Doubt> doubts =
+                new Schedule<>(Doubt::due, Comparator.comparing(doubt -> doubt.attempt().at()));
+        private final Unseen unseen = new Unseen();
         private final Map<Integer, Instant> cutRuns = new HashMap<>();
+        private boolean lateAsked = false;
         private Optional<Stop> stop = Optional.empty();
 
         /// A row that may start now or later.
@@ -6074,26 +6010,46 @@ final class DifyExec implements Runnable {
             }
         }
 
+        /// What is to be done at a time of its own, the next one first.
+        static final class Schedule<T> extends PriorityQueue<T> {
+            private final Function<T, Instant> due;
+
+            /// @param among those that are due at once
+            Schedule(Function<T, Instant> due, Comparator<T> among) {
+                super(Comparator.comparing(due).thenComparing(among));
+                this.due = due;
+            }
+
+            /// When something is due next.
+            Instant due() {
+                return isEmpty() ? Instant.MAX : due.apply(peek());
+            }
+
+            /// Takes off what is due.
+            Optional<T> next(Instant now) {
+                return due().isAfter(now) ? Optional.empty() : Optional.of(poll());
+            }
+        }
+
         /// @param firstLook how long after its request a run is looked for at first
         /// @param now       when the call begins: what earlier ones left was sent before, whatever the clock did since
         Agenda(Wanted wanted, Duration firstLook, Instant now) {
-            this.firstLook = firstLook;
-            this.kind = wanted.kind();
             this.fresh = wanted.iterator();
+            this.kind = wanted.kind();
+            this.firstLook = firstLook;
             var history = wanted.batch().history();
-            this.unseen = new Unseen(history.resent());
+            history.resent().forEach(unseen::addResent);
             history.turnedUp().forEach(unseen::add);
-            wanted.doubts().forEach(doubt -> doubts.add(doubt.dueAt(now.plus(firstLook))));
+            wanted.doubts().forEach(doubt -> arose(doubt, now));
         }
 
         Optional<Waiting> next(Instant now) {
-            if (!waiting.isEmpty() && !waiting.peek().due().isAfter(now)) return Optional.of(waiting.poll());
-            while (hasFresh()) {
-                var row = fresh.next();
-                if (unseen.of(row).isEmpty()) return Optional.of(new Waiting(row, Tries.NONE, now, kind));
-                again(row, Tries.NONE, now);
+            var next = waiting.next(now);
+            while (next.isEmpty() && hasFresh()) {
+                again(fresh.next(), Tries.NONE, now);
+                next = waiting.next(now);
             }
-            return Optional.empty();
+            return next;
         }
 
         /// A CSV that was changed under us closes the agenda.
@@ -6117,11 +6073,6 @@ final class DifyExec implements Runnable {
             waiting.add(new Waiting(row, tries, due, kind));
         }
 
-        Optional<Doubt> nextDoubt(Instant now) {
-            if (doubts.isEmpty() || doubts.peek().due().isAfter(now)) return Optional.empty();
-            return Optional.of(doubts.poll());
-        }
-
         /// An attempt is in doubt from now on. Its request may have been sent as late as this: it was recorded before,
         /// but its files, or a connection, come first.
         void arose(Doubt.NoEnd doubt, Instant now) {
@@ -6139,26 +6090,6 @@ final class DifyExec implements Runnable {
             cutRuns.remove(doubt.attempt().row().index());
         }
 
-        void download(Engine.Download download) {
-            downloads.add(download);
-        }
-
-        Optional<Engine.Download> nextDownload(Instant now) {
-            return downloads.isEmpty() || downloads.peek().due().isAfter(now) ? Optional.empty()
-                    : Optional.of(downloads.poll());
-        }
-
-        Unseen unseen() {
-            return unseen;
-        }
-
-        /// Puts one look for each run that counted as not started on the agenda. False: there is none.
-        boolean askForLateRuns(Instant now) {
-            var all = unseen.all();
-            all.forEach(attempt -> doubts.add(new Doubt.Late(attempt, now)));
-            return !all.isEmpty();
-        }
-
         /// Nothing new starts from here on. The first reason stays, but an interrupt wins.
         void close(Stop reason) {
             if (stop.isEmpty() || reason.code() == INTERRUPTED) stop = Optional.of(reason);
@@ -6168,20 +6099,29 @@ final class DifyExec implements Runnable {
             return stop;
         }
 
-        boolean hasRows() {
-            return !waiting.isEmpty() || hasFresh();
-        }
-
-        boolean isDone() {
-            return doubts.isEmpty() && !hasRows();
+        /// At the end each run that counted as not started is asked for once: it may have turned up.
+        boolean isDone(Instant now) {
+            if (!doubts.isEmpty() || !waiting.isEmpty() || hasFresh()) return false;
+            if (!lateAsked) unseen.all().forEach(attempt -> doubts.add(new Doubt.Late(attempt, now)));
+            lateAsked = true;
+            return doubts.isEmpty();
         }
 
         int waiting() {
             return waiting.size();
         }
 
-        int doubts() {
-            return doubts.size();
+        /// When the next row is due: at once, unless all that are left wait for another attempt.
+        Instant nextRow(Instant now) {
+            return hasFresh() ? now : waiting.due();
+        }
+
+        Schedule<Doubt> doubts() {
+            return doubts;
+        }
+
+        Unseen unseen() {
+            return unseen;
         }
 
         /// Runs of ours that were cut off and may still hold a place on the server, by when each was; also while they
@@ -6190,31 +6130,20 @@ final class DifyExec implements Runnable {
             return cutRuns.values();
         }
 
-        /// When the next row is due: at once, unless all that are left wait for another attempt.
-        Instant nextRow(Instant now) {
-            return hasFresh() ? now : waiting.isEmpty() ? Instant.MAX : waiting.peek().due();
-        }
-
-        Instant nextDoubt() {
-            return doubts.isEmpty() ? Instant.MAX : doubts.peek().due();
-        }
-
         /// Attempts of which no run is known though one may turn up, by row. What is known when a row is sent again is
         /// not among them: it is not late, whatever becomes of it.
         static final class Unseen {
             private final Map<Integer, List<Attempt>> byRow = new LinkedHashMap<>();
             private final Set<String> resent = new HashSet<>();
 
-            /// @param resent what the log tells of earlier calls
-            Unseen(List<Attempt> resent) {
-                resent.forEach(attempt -> {
-                    add(attempt);
-                    resent(attempt.row());
-                });
-            }
-
             void add(Attempt attempt) {
                 byRow.computeIfAbsent(attempt.row().index(), _ -> new ArrayList<>()).add(attempt);
+            }
+
+            /// Of an earlier call, whose log tells of another attempt after this one.
+            void addResent(Attempt attempt) {
+                add(attempt);
+                resent(attempt.row());
             }
 
             /// Another attempt of the row goes out: what turns up from now on is late.
@@ -6222,31 +6151,21 @@ final class DifyExec implements Runnable {
                 of(row).forEach(attempt -> resent.add(attempt.user()));
             }
 
-            boolean isResent(Attempt attempt) {
-                return resent.contains(attempt.user());
-            }
-
-            /// False: it was not among them.
-            boolean remove(Attempt attempt) {
-                var left = byRow.getOrDefault(attempt.row().index(), new ArrayList<>());
-                boolean removed = left.removeIf(other -> other.user().equals(attempt.user()));
-                if (left.isEmpty()) byRow.remove(attempt.row().index());
-                return removed;
+            /// It has turned up, so it is not among them any more.
+            boolean isLate(Attempt attempt) {
+                return byRow.getOrDefault(attempt.row().index(), new ArrayList<>())
+                        .removeIf(other -> other.user().equals(attempt.user())) && resent.contains(attempt.user());
             }
 
             /// Those of a row, which they then know whole: an attempt from the log knows its id alone.
             List<Attempt> of(Row row) {
-                byRow.computeIfPresent(row.index(), (_, attempts) -> new ArrayList<>(attempts.stream()
-                        .map(attempt -> attempt.of(row)).toList()));
-                return List.copyOf(byRow.getOrDefault(row.index(), List.of()));
+                var known = byRow.getOrDefault(row.index(), List.of());
+                if (!known.isEmpty()) known.replaceAll(attempt -> attempt.of(row));
+                return List.copyOf(known);
             }
 
             List<Attempt> all() {
                 return byRow.values().stream().flatMap(List::stream).toList();
-            }
-
-            boolean isEmpty() {
-                return byRow.isEmpty();
             }
         }
     }
@@ -6255,8 +6174,9 @@ final class DifyExec implements Runnable {
     static final class Tally {
         private static final int RECENT = 200;
 
-        private final Clock clock;
         private final long asked;
+        private final Pace pace;
+        private final Clock clock;
         private final Instant began;
         private final Map<Standing, Long> ended = new EnumMap<>(Standing.class);
         private final ArrayDeque<Instant> recent = new ArrayDeque<>();
@@ -6264,9 +6184,10 @@ final class DifyExec implements Runnable {
         private final MissingFiles missingFiles = new MissingFiles();
         private final Sample sample = new Sample();
         private final Forecast forecast = new Forecast();
-        private long tokens, retries, throttled, harvested, late, stopped;
-        private int running, waiting, doubts, limit, lowest, highest, ceiling;
-        private Optional<Health.Rest> rest = Optional.empty();
+        private long tokens, retries, throttled, harvested, late;
+        private long stopped; // tasks that Dify was asked to stop, since the call is to end
+        private int running, waiting, doubts;
+        private Optional<String> rest = Optional.empty();
 
         /// The rows that ran in this call, not those whose earlier run was looked up: they tell what others will take.
         private static final class Sample {
@@ -6274,50 +6195,37 @@ final class DifyExec implements Runnable {
             private long rows, tokens;
             private Instant first = Instant.MAX, last = Instant.MIN;
 
-            void started(Instant now) {
-                if (now.isBefore(first)) first = now;
-            }
-
-            void ended(Attempt attempt, Instant now) {
-                if (attempt.isEarlier()) return;
-                rows++;
-                last = now;
-            }
-
-            void used(Attempt attempt, Usage usage) {
-                if (attempt.isEarlier()) return;
-                tokens += usage.tokens();
-                spending.add(usage);
-            }
-
             Duration time() {
                 return Duration.between(first, last);
             }
         }
 
-        Tally(long asked, Clock clock) {
+        Tally(long asked, Pace pace, Clock clock) {
             this.asked = asked;
+            this.pace = pace;
             this.clock = clock;
             this.began = clock.instant();
         }
 
         void started(Instant now) {
-            sample.started(now);
+            if (now.isBefore(sample.first)) sample.first = now;
             forecast.started(now);
         }
 
         void ended(Attempt attempt, Outcome outcome, Duration took, Instant now) {
             ended.merge(outcome.standing(), 1L, Long::sum);
             if (outcome.standing().isSuccess()) latencies.add(took.toMillis());
-            sample.ended(attempt, now);
             recent.add(now);
             if (recent.size() > RECENT) recent.remove();
             forecast.ended(done(), together(), now);
+            if (attempt.isEarlier()) return;
+            sample.rows++;
+            sample.last = now;
         }
 
         /// How many rows run at a time, or else a part of all.
         private long together() {
-            return Math.max(1, ceiling < asked ? ceiling : asked / 4);
+            return Math.max(1, pace.ceiling() < asked ? pace.ceiling() : asked / 4);
         }
 
         /// A row that had ended ends again, better.
@@ -6326,8 +6234,10 @@ final class DifyExec implements Runnable {
         }
 
         void used(Attempt attempt, Usage usage) {
-            sample.used(attempt, usage);
             tokens += usage.tokens();
+            if (attempt.isEarlier()) return;
+            sample.tokens += usage.tokens();
+            sample.spending.add(usage);
         }
 
         /// On the runs of this call: those of earlier calls tell no price when they are looked up.
@@ -6340,36 +6250,12 @@ final class DifyExec implements Runnable {
             return sample.rows == 0 ? Map.of() : sample.spending.times((double) asked / sample.rows);
         }
 
-        void retried() {
-            retries++;
-        }
-
-        void throttled() {
-            throttled++;
-        }
-
-        void harvested() {
-            harvested++;
-        }
-
-        void late() {
-            late++;
-        }
-
-        /// Dify was asked to stop a task, since the call is to end.
-        void stopped() {
-            stopped++;
-        }
-
-        Tally now(int running, int waiting, int doubts, Pace pace, Optional<Health.Rest> rest) {
-            this.rest = rest;
+        /// As it stands at this moment.
+        Tally now(int running, int waiting, int doubts, Optional<String> rest) {
             this.running = running;
             this.waiting = waiting;
             this.doubts = doubts;
-            this.limit = pace.limit();
-            this.lowest = pace.lowest();
-            this.highest = pace.highest();
-            this.ceiling = pace.ceiling();
+            this.rest = rest;
             return this;
         }
 
@@ -12583,7 +12469,7 @@ final class DifyExec implements Runnable {
         /// What got no answer is asked again, unless the answer concerns the batch, or the run is too large.
         private Step silent(Attempt attempt, Seen seen, Step otherwise) {
             var verdict = judge.verdict(attempt, seen);
-            if (verdict instanceof Verdict.StopBatch(var why)) return new Step.StopBatch(why);
+            if (verdict instanceof Verdict.StopBatch(var why)) return new Step.Abort(why);
             return seen instanceof Seen.TooLarge && seen.run().isPresent() ? new Step.Judged(seen, verdict) : otherwise;
         }
 
@@ -12594,7 +12480,7 @@ final class DifyExec implements Runnable {
         /// What an earlier call left is sent again where that was asked for, whatever its run does.
         private Step giveUp(Doubt.NoEnd doubt, Outcome outcome) {
             var cut = new Seen.Cut(doubt.run(), doubt.symptom(), doubt.why());
-            return doubt.symptom().isOurs() || !resendUnknown ? new Step.GiveUp(cut, outcome)
+            return doubt.symptom().isOurs() || !resendUnknown ? new Step.Judged(cut, new Verdict.Done(outcome))
                     : new Step.Close("resent", cut, outcome.text(), new Step.SendAgain(Tries.NONE, true));
         }
 
@@ -12603,7 +12489,7 @@ final class DifyExec implements Runnable {
             /// The end is taken from the server's records.
             record Take(Seen.Ran ran, Verdict verdict) implements Step {}
 
-            /// What was told of the run before decides, or that its end is too large.
+            /// What is known of the run decides: it told of its end before, it is too large, or it is given up.
             record Judged(Seen seen, Verdict verdict) implements Step {}
 
             record LookAgain(Doubt doubt) implements Step {}
@@ -12616,10 +12502,7 @@ final class DifyExec implements Runnable {
             /// @param rechecked its earlier attempts have been asked for, or its run is paid twice by wish
             record SendAgain(Tries tries, boolean rechecked) implements Step {}
 
-            /// @param cut what is known of the run
-            record GiveUp(Seen.Cut cut, Outcome outcome) implements Step {}
-
-            record StopBatch(String why) implements Step {}
+            record Abort(String why) implements Step {}
 
             record Nothing() implements Step {}
         }
@@ -12748,15 +12631,15 @@ final class DifyExec implements Runnable {
         enum Side { BOTH, FIRST, SECOND }
 
         /// A part of two texts: in both, or in one of them.
-        record Piece(Side side, String text) {
+        record Segment(Side side, String text) {
             /// What is the same, but for so much around its changes; what is not, up to a length.
-            Piece shown(int context, int longest) {
+            Segment shown(int context, int longest) {
                 if (side != Side.BOTH && text.length() > longest)
-                    return new Piece(side, Plain.cut(text, longest) + "…");
+                    return new Segment(side, Plain.cut(text, longest) + "…");
                 if (side != Side.BOTH || text.length() <= 2 * context + 3) return this;
                 int tail = text.length() - context;
                 if (Character.isLowSurrogate(text.charAt(tail))) tail++;
-                return new Piece(side, Plain.cut(text, context) + " … " + text.substring(tail));
+                return new Segment(side, Plain.cut(text, context) + " … " + text.substring(tail));
             }
         }
 
@@ -12803,25 +12686,29 @@ final class DifyExec implements Runnable {
 
         /// What both have and what one has, of texts word by word; values of other kinds, and texts that it would take
         /// too long for, as a whole.
-        List<Piece> pieces(Difference difference) {
-            var pieces = new ArrayList<Piece>();
-            if (difference.isOfTexts()) words(plain(difference.first().textValue()),
-                    plain(difference.second().textValue()), pieces);
+        List<Segment> segments(Difference difference) {
+            var marks = new Marks();
+            if (difference.isOfTexts()) compare(words(plain(difference.first().textValue())),
+                    words(plain(difference.second().textValue())), marks);
             else {
-                add(Side.FIRST, difference.first().isMissingNode() ? "" : difference.first().toString(), pieces);
-                add(Side.SECOND, difference.second().isMissingNode() ? "" : difference.second().toString(), pieces);
+                if (!difference.first().isMissingNode()) marks.visitDeleteCommand(difference.first().toString());
+                if (!difference.second().isMissingNode()) marks.visitInsertCommand(difference.second().toString());
             }
-            return pieces;
+            return marks.segments();
+        }
+
+        private static List<String> words(String text) {
+            return WORD.matcher(text).results().map(MatchResult::group).toList();
         }
 
         /// What is the same at the beginning and at the end costs nothing.
-        private static void words(String first, String second, List<Piece> pieces) {
-            List<String> one = words(first), two = words(second);
-            int head = alike(one, two);
-            int tail = alike(one.subList(head, one.size()).reversed(), two.subList(head, two.size()).reversed());
-            add(Side.BOTH, String.join("", one.subList(0, head)), pieces);
-            changed(one.subList(head, one.size() - tail), two.subList(head, two.size() - tail), pieces);
-            add(Side.BOTH, String.join("", one.subList(one.size() - tail, one.size())), pieces);
+        private static void compare(List<String> first, List<String> second, Marks marks) {
+            int head = alike(first, second);
+            List<String> one = first.subList(head, first.size()), two = second.subList(head, second.size());
+            int tail = alike(one.reversed(), two.reversed());
+            first.subList(0, head).forEach(marks::visitKeepCommand);
+            changed(one.subList(0, one.size() - tail), two.subList(0, two.size() - tail), marks);
+            one.subList(one.size() - tail, one.size()).forEach(marks::visitKeepCommand);
         }
 
         /// How many words both begin with.
@@ -12831,71 +12718,49 @@ final class DifyExec implements Runnable {
             return many;
         }
 
-        private static void changed(List<String> first, List<String> second, List<Piece> pieces) {
+        private static void changed(List<String> first, List<String> second, Marks marks) {
             if (first.size() + second.size() > WORDS || (long) first.size() * second.size() > DEAREST) {
-                add(Side.FIRST, String.join("", first), pieces);
-                add(Side.SECOND, String.join("", second), pieces);
-                return;
-            }
-            var known = new ArrayList<String>();
-            var signs = new HashMap<String, Character>();
-            var marks = new Marks(known, pieces);
-            new StringsComparator(signs(first, known, signs), signs(second, known, signs)).getScript().visit(marks);
-            marks.flush();
-        }
-
-        /// A character for each word, the same for the same.
-        private static String signs(List<String> words, List<String> known, Map<String, Character> signs) {
-            var text = new StringBuilder();
-            for (var word : words) text.append((char) signs.computeIfAbsent(word, fresh -> {
-                known.add(fresh);
-                return (char) (known.size() - 1);
-            }));
-            return text.toString();
-        }
-
-        private static List<String> words(String text) {
-            return WORD.matcher(text).results().map(MatchResult::group).toList();
-        }
-
-        private static void add(Side side, String text, List<Piece> pieces) {
-            if (!text.isEmpty()) pieces.add(new Piece(side, text));
+                first.forEach(marks::visitDeleteCommand);
+                second.forEach(marks::visitInsertCommand);
+            } else new SequencesComparator<>(first, second).getScript().visit(marks);
         }
 
         /// Puts together what changed between two words that both have.
-        private record Marks(List<String> known, List<Piece> pieces, Map<Side, StringBuilder> open)
-                implements CommandVisitor<Character> {
-            Marks(List<String> known, List<Piece> pieces) {
-                this(known, pieces, new EnumMap<>(Map.of(Side.BOTH, new StringBuilder(),
-                        Side.FIRST, new StringBuilder(), Side.SECOND, new StringBuilder())));
+        private static final class Marks implements CommandVisitor<String> {
+            private final List<Segment> segments = new ArrayList<>();
+            private final Map<Side, StringBuilder> open = new EnumMap<>(Map.of(Side.BOTH, new StringBuilder(),
+                    Side.FIRST, new StringBuilder(), Side.SECOND, new StringBuilder()));
+
+            @Override
+            public void visitKeepCommand(String word) {
+                add(Side.BOTH, word);
             }
 
             @Override
-            public void visitKeepCommand(Character word) {
-                if (open.get(Side.BOTH).isEmpty()) flush();
-                open.get(Side.BOTH).append(known.get(word));
+            public void visitDeleteCommand(String word) {
+                add(Side.FIRST, word);
             }
 
             @Override
-            public void visitDeleteCommand(Character word) {
-                change(Side.FIRST, word);
+            public void visitInsertCommand(String word) {
+                add(Side.SECOND, word);
             }
 
-            @Override
-            public void visitInsertCommand(Character word) {
-                change(Side.SECOND, word);
+            private void add(Side side, String word) {
+                if (open.get(Side.BOTH).isEmpty() == (side == Side.BOTH)) flush();
+                open.get(side).append(word);
             }
 
-            private void change(Side side, char word) {
-                if (!open.get(Side.BOTH).isEmpty()) flush();
-                open.get(side).append(known.get(word));
-            }
-
-            void flush() {
+            private void flush() {
                 open.forEach((side, text) -> {
-                    add(side, text.toString(), pieces);
+                    if (!text.isEmpty()) segments.add(new Segment(side, text.toString()));
                     text.setLength(0);
                 });
+            }
+
+            List<Segment> segments() {
+                flush();
+                return segments;
             }
         }
     }
@@ -12916,9 +12781,6 @@ final class DifyExec implements Runnable {
         private Duration shortest = Duration.ofDays(1), slowest = Duration.ZERO;
         private Instant nextStart = Instant.MIN, nextByRate = Instant.MIN, pausedUntil = Instant.MIN;
 
-        Pace(int ceiling, Duration wait) {
-            this(ceiling, wait, null);
-        }
 
         Pace(int ceiling, Duration wait, Rate rate) {
             this.rate = Optional.ofNullable(rate);
@@ -13013,17 +12875,13 @@ final class DifyExec implements Runnable {
             return limit;
         }
 
-        /// The least that was allowed at a time, and the most since the first cut.
-        int lowest() {
-            return lowest;
-        }
-
-        int highest() {
-            return highest;
-        }
-
         int ceiling() {
             return ceiling;
+        }
+
+        /// `2–4 of 8`: the least that was allowed at a time, and the most since the first cut.
+        String span() {
+            return lowest + (highest > lowest ? "–" + highest : "") + " of " + ceiling;
         }
 
         Instant nextStart() {
@@ -13051,13 +12909,13 @@ final class DifyExec implements Runnable {
             }
 
             int most() {
-                var begins = last.stream().map(Span::began).sorted().toList();
-                var ends = last.stream().map(Span::ended).sorted().toList();
-                int most = 0;
-                for (int begun = 0, over = 0; begun < begins.size(); begun++) {
-                    while (!ends.get(over).isAfter(begins.get(begun))) over++;
-                    most = Math.max(most, begun + 1 - over);
+                var changes = new TreeMap<Instant, Integer>();
+                for (var span : last) {
+                    changes.merge(span.began(), 1, Integer::sum);
+                    changes.merge(span.ended(), -1, Integer::sum);
                 }
+                int most = 0, now = 0;
+                for (int change : changes.values()) most = Math.max(most, now += change);
                 return most;
             }
         }
@@ -13138,15 +12996,22 @@ final class DifyExec implements Runnable {
             refusedTooLong |= refusals >= STREAK && refusedSince.plus(REFUSED).isBefore(now);
         }
 
+        /// When something may go out.
+        Instant opens(Instant now) {
+            return isOpen(now) ? now : nextProbe();
+        }
+
         Instant nextProbe() {
             return probing ? Instant.MAX : nextProbe.isAfter(leftAloneUntil) ? nextProbe : leftAloneUntil;
         }
 
-        Optional<Rest> rest(Instant now) {
-            if (now.isBefore(leftAloneUntil)) return Optional.of(new Rest.Asked(Duration.between(now, leftAloneUntil)));
+        /// What the batch waits for before it starts another row, in words.
+        Optional<String> rest(Instant now) {
+            if (now.isBefore(leftAloneUntil)) return Optional.of("the server asks for "
+                    + Plain.seconds(Duration.between(now, leftAloneUntil)) + " of rest");
             if (streak < STREAK) return Optional.empty();
-            return Optional.of(now.isBefore(nextProbe) && !probing
-                    ? new Rest.Silent(Duration.between(now, nextProbe)) : new Rest.Probe());
+            return Optional.of("no answer, asks again " + (now.isBefore(nextProbe) && !probing
+                    ? "in " + Plain.seconds(Duration.between(now, nextProbe)) : "now"));
         }
 
         Optional<Stop> verdict(Instant now, int busy) {
@@ -13163,23 +13028,6 @@ final class DifyExec implements Runnable {
             return Optional.empty();
         }
 
-        /// What a batch waits for before it starts another row.
-        sealed interface Rest {
-            /// The server asked to be left alone.
-            record Asked(Duration left) implements Rest {}
-
-            /// It does not answer, and will be asked again.
-            record Silent(Duration left) implements Rest {}
-
-            /// It is being asked whether it is back.
-            record Probe() implements Rest {}
-
-            /// The pace, or a row's own pause before its next attempt.
-            record NextStart(Duration left) implements Rest {}
-
-            /// Runs whose ends are not known hold what is left.
-            record LookUps() implements Rest {}
-        }
     }
 
     /// Where a batch ends on purpose, and how long things may take.

@@ -309,7 +309,7 @@ final class CompareTest {
     class WordsOfTexts {
         private String marked(String first, String second) {
             var nodes = JSON.getNodeFactory();
-            return new Contrast(false).pieces(new Contrast.Difference("", nodes.textNode(first),
+            return new Contrast(false).segments(new Contrast.Difference("", nodes.textNode(first),
                     nodes.textNode(second))).stream().map(piece -> switch (piece.side()) {
                         case BOTH -> piece.text();
                         case FIRST -> "[-" + piece.text() + "-]";

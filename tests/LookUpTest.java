@@ -1068,6 +1068,31 @@ final class LookUpTest {
             assertTrue(scene.tally.isAllDone());
         }
 
+        /// What is shown of a call while it goes on.
+        private static Set<String> shown(Scene scene) throws Exception {
+            var shown = new HashSet<String>();
+            scene.watched = tally -> shown.addAll(List.of(new ProgressLine(tally).plain().split(" · ")));
+            scene.play();
+            return shown;
+        }
+
+        @Test
+        void theWaitForTheNextStartIsShown() throws Exception {
+            var scene = Scene.of(folder, "a", "b");
+            scene.wait = seconds(5);
+
+            assertTrue(shown(scene).contains("next start in 5.0 s"));
+        }
+
+        @Test
+        void thatOnlyLookUpsAreLeftIsShown() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.answer = (_, _) -> cut(Symptom.CUT, run("run-a"));
+            scene.found = _ -> scene.looked.size() < 3 ? running("run-a") : ended(succeeded("run-a"));
+
+            assertTrue(shown(scene).contains("waits for runs that are looked up"));
+        }
+
         @Test
         void betweenTheEndOfOneRequestAndTheStartOfTheNextPassesTheWait() throws Exception {
             var scene = Scene.of(folder, "a", "b", "c");

@@ -605,6 +605,8 @@ final class RulesTest {
         private static String word(Step step, Instant now) {
             return switch (step) {
                 case Step.Take(_, var verdict) -> "take " + TheJudge.word(verdict);
+                case Step.Judged(Seen.Cut cut, Verdict.Done(var outcome)) when !cut.why().isEmpty() ->
+                        outcome.standing().word();
                 case Step.Judged(_, var verdict) -> "judge " + TheJudge.word(verdict);
                 case Step.LookAgain(var doubt) when doubt.due().equals(now.plusSeconds(2)) -> "look in 2 s";
                 case Step.LookAgain _ -> "look";
@@ -612,8 +614,7 @@ final class RulesTest {
                 case Step.Close(var end, _, _, var then) -> end + ", " + word(then, now);
                 case Step.SendAgain(var tries, var rechecked) -> (rechecked ? "send" : "recheck")
                         + " " + tries.failed();
-                case Step.GiveUp(_, var outcome) -> outcome.standing().word();
-                case Step.StopBatch _ -> "stop";
+                case Step.Abort _ -> "stop";
                 case Step.Nothing() -> "nothing";
             };
         }
