@@ -56,7 +56,7 @@ import java.net.http.HttpRequest.BodyPublishers;
 import java.net.http.HttpResponse.BodyHandler;
 import java.net.http.HttpResponse.BodySubscriber;
 import java.net.http.HttpResponse.BodySubscribers;
-import org.apache.commons.collections4.sequence.CommandVisitor;
+import org.apache.commons.collections4.sequence.ReplacementsFinder;
 import org.apache.commons.collections4.sequence.SequencesComparator;
 import org.apache.commons.text.similarity.LevenshteinDistance;
 import org.jline.reader.Candidate;
@@ -3077,7 +3077,7 @@ final class DifyExec implements Runnable {
                 figures.add("throttled " + Plain.count(tally.throttled, "time") + ", ran at " + tally.pace.span());
             if (tally.late > 0)
                 figures.add(Plain.count(tally.late, "run") + " turned up late: see 'late' in " + batch.files().log());
-            if (!tally.missingFiles().isEmpty()) figures.add(tally.missingFiles().toString());
+            if (!tally.missingFiles.isEmpty()) figures.add(tally.missingFiles.toString());
             return figures;
         }
 
@@ -5299,24 +5299,22 @@ final class DifyExec implements Runnable {
         private static final int FIREWALLED = 5, MOST_SAVING = 500;
 
         private final Workflow workflow;
+        private final Terms terms;
         private final Agenda agenda;
-        private final Judge judge;
         private final Inquiry inquiry;
         private final Pace pace;
         private final Health health;
         private final Limits limits;
         private final Route route;
         private final BatchWriter batch;
-        private final Names names;
         private final Tally tally;
         private final Watcher watcher;
+        private final Ports ports;
         private final Clock clock;
-        private final BlockingQueue<Runnable> mailbox;
-        private final Executor workers;
         private final Map<Long, InFlight> running = new LinkedHashMap<>();
         private final Set<Saving> saving = new LinkedHashSet<>();
-        private final Agenda.Schedule<Download> downloads = new Agenda.Schedule<>(Download::due, (_, _) -> 0);
-        private final Pace.AtWork atWork;
+        private final Agenda.Schedule<Download> downloads =
+                new Agenda.Schedule<>(download -> download.due, (_, _) -> 0);
         private final int looksAtOnce;
         private int looking = 0, downloading = 0, firewalled = 0;
         private Instant hardStop = Instant.MAX;
@@ -5340,21 +5338,18 @@ final class DifyExec implements Runnable {
 
         Engine(Workflow workflow, Wanted wanted, Terms terms, BatchWriter batch, Watcher watcher, Ports ports) {
             this.workflow = workflow;
-            this.agenda = new Agenda(wanted, terms.route().app().firstLook(), ports.clock().instant());
-            this.judge = terms.judge();
-            this.inquiry = new Inquiry(judge, terms.limits(), wanted.resendUnknown());
+            this.terms = terms;
+            this.agenda = new Agenda(wanted, terms.route().app.firstLook(), ports.clock().instant());
+            this.inquiry = new Inquiry(terms.judge(), terms.limits(), wanted.resendUnknown());
             this.pace = terms.pace();
-            this.health = new Health(judge.backoff());
+            this.health = new Health(terms.judge().backoff());
             this.limits = terms.limits();
             this.route = terms.route();
             this.batch = batch;
-            this.names = terms.names();
             this.tally = new Tally(wanted.rows(), pace, ports.clock());
             this.watcher = watcher;
+            this.ports = ports;
             this.clock = ports.clock();
-            this.mailbox = ports.mailbox();
-            this.workers = ports.workers();
-            this.atWork = new Pace.AtWork(2 * pace.ceiling());
             this.looksAtOnce = Math.max(2, pace.ceiling() / 4);
         }
 
@@ -5379,7 +5374,7 @@ final class DifyExec implements Runnable {
 
         /// From any thread: the call is to end.
         void interrupt(String signal) {
-            mailbox.add(() -> interrupted(signal));
+            ports.mailbox().add(() -> interrupted(signal));
         }
 
         /// [#run], with Ctrl-C, SIGTERM and SIGHUP as interrupts; whatever stopped it, the files get their last words.
@@ -5402,9 +5397,9 @@ final class DifyExec implements Runnable {
                 while (!isOver()) {
                     begin();
                     watcher.watch(tally.now(running.size(), agenda.waiting() + saving.size(),
-                            agenda.doubts().size() + looking, rest(clock.instant())));
-                    var message = mailbox.poll(untilNext().toNanos(), NANOSECONDS);
-                    for (; message != null; message = mailbox.poll()) message.run();
+                            agenda.doubts.size() + looking, rest(clock.instant())));
+                    var message = ports.mailbox().poll(untilNext().toNanos(), NANOSECONDS);
+                    for (; message != null; message = ports.mailbox().poll()) message.run();
                     batch.flush();
                     health.verdict(clock.instant(), running.size() + looking).ifPresent(agenda::close);
                 }
@@ -5434,12 +5429,12 @@ final class DifyExec implements Runnable {
             while (health.isOpen(now) && hasRoom(now, now)) {
                 var due = agenda.next(now);
                 if (due.isEmpty() || isTooDear()) break; // empty, too, when a CSV that was changed closes the agenda
-                starts.add(recorded(due.get().attempt(names.next(), route.mode(), now)));
+                starts.add(recorded(due.get().attempt(terms.names().next(), route.mode(), now)));
             }
             batch.flush();
             starts.forEach(this::start);
             while (looking < looksAtOnce && health.isOpen(now)) {
-                var doubt = agenda.doubts().next(now);
+                var doubt = agenda.doubts.next(now);
                 if (doubt.isEmpty()) break;
                 look(doubt.get());
             }
@@ -5451,9 +5446,8 @@ final class DifyExec implements Runnable {
 
         /// The batch ends where the next run would cost too much; its row stays pending.
         private boolean isTooDear() {
-            var reached = limits.costReached(tally.spending(), onServer());
-            reached.ifPresent(this::stop);
-            return reached.isPresent();
+            limits.costReached(tally.spending(), onServer()).ifPresent(this::stop);
+            return agenda.stop().isPresent();
         }
 
         private InFlight recorded(Attempt attempt) {
@@ -5463,7 +5457,7 @@ final class DifyExec implements Runnable {
             tally.started(attempt.at());
             health.begun();
             batch.record(Event.Attempt.of(attempt));
-            agenda.unseen().resent(attempt.row());
+            agenda.unseen.resent(attempt.row());
             return begun;
         }
 
@@ -5494,7 +5488,7 @@ final class DifyExec implements Runnable {
             try {
                 return workflow.run(attempt, heard -> {
                     if (attempt.kind() == Kind.TRY || !(heard instanceof Heard.Said)) // of rows there are too many
-                        mailbox.add(() -> heard(attempt, heard));
+                        ports.mailbox().add(() -> heard(attempt, heard));
                 });
             } catch (OutOfMemoryError _) {
                 return Seen.Cut.outOfMemory(Optional.empty());
@@ -5519,12 +5513,12 @@ final class DifyExec implements Runnable {
         /// Work for another thread, and what this one does about its result. Work that breaks says so, too: nothing
         /// waits for it in vain.
         private <T> void work(Supplier<T> work, Consumer<T> then) {
-            workers.execute(() -> {
+            ports.workers().execute(() -> {
                 try {
                     var result = work.get();
-                    mailbox.add(() -> then.accept(result));
+                    ports.mailbox().add(() -> then.accept(result));
                 } catch (Throwable problem) {
-                    mailbox.add(() -> {
+                    ports.mailbox().add(() -> {
                         throw new IllegalStateException("a worker broke", problem);
                     });
                 }
@@ -5547,7 +5541,7 @@ final class DifyExec implements Runnable {
         }
 
         private Instant nextLook(Instant now) {
-            return looking < looksAtOnce ? Collections.max(List.of(agenda.doubts().due(), health.opens(now)))
+            return looking < looksAtOnce ? Collections.max(List.of(agenda.doubts.due(), health.opens(now)))
                     : Instant.MAX;
         }
 
@@ -5560,7 +5554,7 @@ final class DifyExec implements Runnable {
                 if (next.isBefore(Instant.MAX))
                     return Optional.of("next start in " + Plain.seconds(Duration.between(now, next)));
                 return Optional.of("waits for runs that are looked up")
-                        .filter(_ -> agenda.doubts().size() + looking > 0);
+                        .filter(_ -> agenda.doubts.size() + looking > 0);
             });
         }
 
@@ -5591,8 +5585,8 @@ final class DifyExec implements Runnable {
             begun.start = clock.instant();
             begun.began = true;
             named(begun, run);
-            if (pace.isQueued(waited))
-                slowDown(begun.attempt, "first event after " + Plain.seconds(waited), this::begun);
+            if (pace.isQueued(waited)) slowDown(begun.attempt, "first event after " + Plain.seconds(waited),
+                    () -> (int) running.values().stream().filter(some -> some.began).count());
             if (hardStop.isBefore(Instant.MAX) && taskStopsSent) stopTask(begun);
         }
 
@@ -5606,7 +5600,7 @@ final class DifyExec implements Runnable {
 
         /// The server has let in more than it works on: down to the runs that have begun.
         private void slowDown(Attempt attempt, String why, IntSupplier begun) {
-            if (pace.queued(attempt.sequence(), begun, names.count())) slowedDown(attempt, why);
+            if (pace.queued(attempt.sequence(), begun, terms.names().count())) slowedDown(attempt, why);
         }
 
         private void slowedDown(Attempt attempt, String why) {
@@ -5618,13 +5612,8 @@ final class DifyExec implements Runnable {
         private void passedDoor(Attempt attempt, Seen.Ran ran, Instant now) {
             ran.waited().filter(pace::isQueued).ifPresent(waited -> slowDown(attempt,
                     "waited " + Plain.seconds(waited) + " at the server's door",
-                    () -> Math.max(begun(waited, ran.usage(), now), atWork.most())));
-            atWork.add(ran.usage().within(Duration.between(attempt.at(), now)), now);
-        }
-
-        /// Streams that have their first event.
-        private int begun() {
-            return (int) running.values().stream().filter(some -> some.began).count();
+                    () -> Math.max(begun(waited, ran.usage(), now), pace.atWork.most())));
+            pace.atWork.add(ran.usage().within(Duration.between(attempt.at(), now)), now);
         }
 
         /// The run that has just ended, and those that have begun beside it: where one is let in after the other, they
@@ -5644,7 +5633,7 @@ final class DifyExec implements Runnable {
                 return;
             }
             adapt(attempt, seen, now);
-            var verdict = judge.verdict(attempt, seen);
+            var verdict = terms.judge().verdict(attempt, seen);
             if (verdict instanceof Verdict.LookUp) seen.run().ifPresent(run -> named(begun, run));
             else if (seen instanceof Seen.Ran ran) watcher.ran(attempt, ran, now);
             conclude(attempt, begun.start, seen, verdict);
@@ -5726,7 +5715,7 @@ final class DifyExec implements Runnable {
 
         private void throttled(Attempt attempt, Duration after, String why) {
             var now = clock.instant();
-            pace.refused(attempt.sequence(), onServer(), names.count());
+            pace.refused(attempt.sequence(), onServer(), terms.names().count());
             if (onServer() > busy(now)) pace.pause(now.plus(after)); // those that were cut do hold their places
             health.refused(now, onServer());
             slowedDown(attempt, why);
@@ -5739,7 +5728,8 @@ final class DifyExec implements Runnable {
                 acknowledge(attempt, seen, outcome, List.of(), now);
                 return;
             }
-            var row = Saving.of(attempt, ran, outcome, now);
+            var row = new Saving(attempt, ran, outcome, now, new ArrayList<>());
+            ran.files().orElseThrow().forEach(file -> row.files().add(new Download(row, file)));
             saving.add(row);
             downloads.addAll(row.files());
             checkLimits();
@@ -5751,9 +5741,9 @@ final class DifyExec implements Runnable {
 
         private void downloaded(Download download, Fetched fetched) {
             downloading--;
-            download.fetched(fetched, clock.instant(), judge.backoff());
+            download.fetched(fetched, clock.instant(), terms.judge().backoff());
             if (!download.isOver) downloads.add(download);
-            else if (download.row.isOver()) saved(download.row);
+            else if (download.row.files().stream().allMatch(file -> file.isOver)) saved(download.row);
         }
 
         /// With the files that are there; each that is not is on record before the row's end.
@@ -5769,9 +5759,9 @@ final class DifyExec implements Runnable {
 
         private void missing(Attempt attempt, OutputFile file, String why) {
             var id = attempt.row().id();
-            if (tally.missingFiles().isEmpty()) watcher.say("Row " + Plain.id(id) + ": a file of its outputs could not "
+            if (tally.missingFiles.isEmpty()) watcher.say("Row " + Plain.id(id) + ": a file of its outputs could not "
                     + "be fetched (" + Plain.text(why, 200) + "); all rows with such files are told at the end.");
-            tally.missingFiles().add(attempt.row());
+            tally.missingFiles.add(attempt.row());
             batch.record(new Event.Missing(clock.instant(), id, attempt.user(), file.place().getFileName().toString(),
                     Plain.text(why, 200)));
         }
@@ -5880,7 +5870,7 @@ final class DifyExec implements Runnable {
                 }
                 case Inquiry.Step.Close(var end, var seen, var why, var then) -> {
                     batch.record(Event.End.of(attempt, clock.instant(), end, seen, why));
-                    if (seen.run().isEmpty()) agenda.unseen().add(attempt);
+                    if (seen.run().isEmpty()) agenda.unseen.add(attempt);
                     act(doubt, then);
                 }
                 case Inquiry.Step.SendAgain(var tries, var rechecked) -> {
@@ -5902,7 +5892,7 @@ final class DifyExec implements Runnable {
         }
 
         private void turnedUp(Attempt attempt, Found found, Instant now) {
-            if (!agenda.unseen().isLate(attempt)) return;
+            if (!agenda.unseen.isLate(attempt)) return;
             var run = found.run().orElse(RunRef.NONE);
             batch.record(new Event.Late(now, attempt.row().id(), attempt.user(), run.id(), found.word()));
             tally.late++;
@@ -5939,45 +5929,30 @@ final class DifyExec implements Runnable {
             var run = begun.run.get();
             batch.record(Event.Stop.of(begun.attempt, run, Event.Stop.INTERRUPTED, clock.instant()));
             tally.stopped++;
-            workers.execute(() -> workflow.stop(run, begun.attempt.user()));
+            ports.workers().execute(() -> workflow.stop(run, begun.attempt.user()));
         }
 
         /// A run that succeeded and of whose outputs files are fetched.
         ///
         /// @param ended when the run's end was seen
-        record Saving(Attempt attempt, Seen.Ran ran, Outcome outcome, Instant ended, List<Download> files) {
-            static Saving of(Attempt attempt, Seen.Ran ran, Outcome outcome, Instant ended) {
-                var row = new Saving(attempt, ran, outcome, ended, new ArrayList<>());
-                ran.files().orElseThrow().forEach(file -> row.files.add(new Download(row, file)));
-                return row;
-            }
+        private record Saving(Attempt attempt, Seen.Ran ran, Outcome outcome, Instant ended, List<Download> files) {}
 
-            /// Each file is there or given up.
-            boolean isOver() {
-                return files.stream().allMatch(file -> file.isOver);
-            }
-        }
-
-        /// A file to fetch now or later.
+        /// A file to fetch now or later, until it is there or given up.
         private static final class Download {
             /// Dify's links are good for so long.
             private static final Duration LINK = Duration.ofSeconds(300);
 
             final Saving row;
             final OutputFile file;
+            Instant due;
             Fetched last = new Fetched.Missing("the call ended first", true);
             boolean isOver = false;
-            private Instant due;
             private int tries = 0;
 
             Download(Saving row, OutputFile file) {
                 this.row = row;
                 this.file = file;
                 this.due = row.ended();
-            }
-
-            Instant due() {
-                return due;
             }
 
             /// Once more, if that may help and its link lives when it is due.
@@ -5991,13 +5966,12 @@ final class DifyExec implements Runnable {
 
     /// What is to be done and when: rows not begun, rows waiting for another attempt, runs in doubt.
     static final class Agenda {
+        final Schedule<Doubt> doubts = new Schedule<>(Doubt::due, Comparator.comparing(doubt -> doubt.attempt().at()));
+        final Unseen unseen = new Unseen();
+        private final Schedule<Waiting> waiting = new Schedule<>(Waiting::due, (_, _) -> 0);
         private final Iterator<Row> fresh;
         private final Kind kind;
         private final Duration firstLook;
-        private final Schedule<Waiting> waiting = new Schedule<>(Waiting::due, (_, _) -> 0);
-        private final Schedule<Doubt> doubts =
-                new Schedule<>(Doubt::due, Comparator.comparing(doubt -> doubt.attempt().at()));
-        private final Unseen unseen = new Unseen();
         private final Map<Integer, Instant> cutRuns = new HashMap<>();
         private boolean lateAsked = false;
         private Optional<Stop> stop = Optional.empty();
@@ -6038,7 +6012,10 @@ final class DifyExec implements Runnable {
             this.kind = wanted.kind();
             this.firstLook = firstLook;
             var history = wanted.batch().history();
-            history.resent().forEach(unseen::addResent);
+            history.resent().forEach(attempt -> {
+                unseen.add(attempt);
+                unseen.resent(attempt.row());
+            });
             history.turnedUp().forEach(unseen::add);
             wanted.doubts().forEach(doubt -> arose(doubt, now));
         }
@@ -6116,14 +6093,6 @@ final class DifyExec implements Runnable {
             return hasFresh() ? now : waiting.due();
         }
 
-        Schedule<Doubt> doubts() {
-            return doubts;
-        }
-
-        Unseen unseen() {
-            return unseen;
-        }
-
         /// Runs of ours that were cut off and may still hold a place on the server, by when each was; also while they
         /// are looked for.
         Collection<Instant> cutRuns() {
@@ -6140,11 +6109,6 @@ final class DifyExec implements Runnable {
                 byRow.computeIfAbsent(attempt.row().index(), _ -> new ArrayList<>()).add(attempt);
             }
 
-            /// Of an earlier call, whose log tells of another attempt after this one.
-            void addResent(Attempt attempt) {
-                add(attempt);
-                resent(attempt.row());
-            }
 
             /// Another attempt of the row goes out: what turns up from now on is late.
             void resent(Row row) {
@@ -6181,7 +6145,7 @@ final class DifyExec implements Runnable {
         private final Map<Standing, Long> ended = new EnumMap<>(Standing.class);
         private final ArrayDeque<Instant> recent = new ArrayDeque<>();
         private final Latencies latencies = new Latencies();
-        private final MissingFiles missingFiles = new MissingFiles();
+        final MissingFiles missingFiles = new MissingFiles();
         private final Sample sample = new Sample();
         private final Forecast forecast = new Forecast();
         private long tokens, retries, throttled, harvested, late;
@@ -6269,10 +6233,6 @@ final class DifyExec implements Runnable {
 
         long succeeded() {
             return count(Standing.SUCCEEDED) + count(Standing.PARTIAL);
-        }
-
-        MissingFiles missingFiles() {
-            return missingFiles;
         }
 
         boolean isAllDone() {
@@ -12186,10 +12146,6 @@ final class DifyExec implements Runnable {
                     ? ran(attempt, ran) : verdict;
         }
 
-        /// Nothing was started: another attempt, as long as there are some.
-        Verdict notStarted(Doubt.NoEnd doubt) {
-            return again(doubt.attempt(), doubt.why() + "; no run was started", Optional.empty());
-        }
 
         private Verdict ran(Attempt attempt, Seen.Ran ran) {
             return switch (ran.status()) {
@@ -12315,7 +12271,7 @@ final class DifyExec implements Runnable {
         }
 
         /// Another attempt, or the end of them.
-        private Verdict again(Attempt attempt, String why, Optional<Duration> retryAfter) {
+        Verdict again(Attempt attempt, String why, Optional<Duration> retryAfter) {
             return backoff.allows(attempt.tries()) ? new Verdict.Again(backoff.delay(attempt.tries().failed(),
                     retryAfter), why)
                     : failed(why);
@@ -12461,7 +12417,8 @@ final class DifyExec implements Runnable {
         private Step notStarted(Doubt.NoEnd doubt) {
             var tries = doubt.attempt().tries();
             var then = !doubt.symptom().isOurs() ? new Step.SendAgain(tries, false)
-                    : judge.notStarted(doubt) instanceof Verdict.Done(var outcome) ? giveUp(doubt, outcome)
+                    : judge.again(doubt.attempt(), doubt.why() + "; no run was started", Optional.empty())
+                            instanceof Verdict.Done(var outcome) ? giveUp(doubt, outcome)
                     : new Step.SendAgain(tries.failedOnce(), false);
             return new Step.Close("not_started", Seen.nothing(), doubt.why(), then);
         }
@@ -12645,22 +12602,17 @@ final class DifyExec implements Runnable {
 
         /// Numbers are compared by value, objects without the order of their keys, arrays place by place.
         List<Difference> of(String pointer, JsonNode first, JsonNode second) {
-            var found = new ArrayList<Difference>();
-            compare(pointer, first, second, found);
-            return found;
+            return differences(pointer, first, second).limit(MOST).toList();
         }
 
-        private void compare(String pointer, JsonNode first, JsonNode second, List<Difference> found) {
-            if (found.size() == MOST) return;
-            if (first.isObject() && second.isObject()) {
-                var names = new LinkedHashSet<String>();
-                Stream.of(first, second).forEach(node -> node.fieldNames().forEachRemaining(names::add));
-                for (var name : names)
-                    compare(pointer + pointer(name), first.path(name), second.path(name), found);
-            } else if (first.isArray() && second.isArray()) {
-                for (int i = 0; i < Math.max(first.size(), second.size()); i++)
-                    compare(pointer + "/" + i, first.path(i), second.path(i), found);
-            } else if (!isSame(first, second)) found.add(new Difference(pointer, first, second));
+        private Stream<Difference> differences(String pointer, JsonNode first, JsonNode second) {
+            if (first.isObject() && second.isObject())
+                return Stream.of(first, second).flatMap(JsonNode::propertyStream).map(Map.Entry::getKey).distinct()
+                        .flatMap(name -> differences(pointer + pointer(name), first.path(name), second.path(name)));
+            if (first.isArray() && second.isArray())
+                return IntStream.range(0, Math.max(first.size(), second.size())).boxed()
+                        .flatMap(i -> differences(pointer + "/" + i, first.path(i), second.path(i)));
+            return isSame(first, second) ? Stream.empty() : Stream.of(new Difference(pointer, first, second));
         }
 
         private boolean isSame(JsonNode first, JsonNode second) {
@@ -12685,30 +12637,23 @@ final class DifyExec implements Runnable {
         }
 
         /// What both have and what one has, of texts word by word; values of other kinds, and texts that it would take
-        /// too long for, as a whole.
+        /// too long for, as a whole. What is the same at the beginning and at the end costs nothing.
         List<Segment> segments(Difference difference) {
-            var marks = new Marks();
-            if (difference.isOfTexts()) compare(words(plain(difference.first().textValue())),
-                    words(plain(difference.second().textValue())), marks);
-            else {
-                if (!difference.first().isMissingNode()) marks.visitDeleteCommand(difference.first().toString());
-                if (!difference.second().isMissingNode()) marks.visitInsertCommand(difference.second().toString());
-            }
-            return marks.segments();
-        }
-
-        private static List<String> words(String text) {
-            return WORD.matcher(text).results().map(MatchResult::group).toList();
-        }
-
-        /// What is the same at the beginning and at the end costs nothing.
-        private static void compare(List<String> first, List<String> second, Marks marks) {
+            boolean texts = difference.isOfTexts();
+            List<String> first = words(difference.first(), texts), second = words(difference.second(), texts);
             int head = alike(first, second);
             List<String> one = first.subList(head, first.size()), two = second.subList(head, second.size());
             int tail = alike(one.reversed(), two.reversed());
-            first.subList(0, head).forEach(marks::visitKeepCommand);
-            changed(one.subList(0, one.size() - tail), two.subList(0, two.size() - tail), marks);
-            one.subList(one.size() - tail, one.size()).forEach(marks::visitKeepCommand);
+            var segments = new ArrayList<Segment>();
+            add(Side.BOTH, first.subList(0, head), segments);
+            change(one.subList(0, one.size() - tail), two.subList(0, two.size() - tail), segments);
+            add(Side.BOTH, one.subList(one.size() - tail, one.size()), segments);
+            return segments;
+        }
+
+        private List<String> words(JsonNode value, boolean isText) {
+            return isText ? WORD.matcher(plain(value.textValue())).results().map(MatchResult::group).toList()
+                    : value.isMissingNode() ? List.of() : List.of(value.toString());
         }
 
         /// How many words both begin with.
@@ -12718,50 +12663,24 @@ final class DifyExec implements Runnable {
             return many;
         }
 
-        private static void changed(List<String> first, List<String> second, Marks marks) {
+        /// Puts together what changed between two words that both have; neither the first nor the last is one.
+        private static void change(List<String> first, List<String> second, List<Segment> segments) {
+            var left = first.iterator();
+            var changes = new ReplacementsFinder<String>((kept, from, to) -> {
+                add(Side.BOTH, IntStream.range(0, kept).mapToObj(_ -> left.next()).toList(), segments);
+                from.forEach(_ -> left.next());
+                add(Side.FIRST, from, segments);
+                add(Side.SECOND, to, segments);
+            });
             if (first.size() + second.size() > WORDS || (long) first.size() * second.size() > DEAREST) {
-                first.forEach(marks::visitDeleteCommand);
-                second.forEach(marks::visitInsertCommand);
-            } else new SequencesComparator<>(first, second).getScript().visit(marks);
+                first.forEach(changes::visitDeleteCommand);
+                second.forEach(changes::visitInsertCommand);
+            } else new SequencesComparator<>(first, second).getScript().visit(changes);
+            changes.visitKeepCommand(""); // that ends the last change
         }
 
-        /// Puts together what changed between two words that both have.
-        private static final class Marks implements CommandVisitor<String> {
-            private final List<Segment> segments = new ArrayList<>();
-            private final Map<Side, StringBuilder> open = new EnumMap<>(Map.of(Side.BOTH, new StringBuilder(),
-                    Side.FIRST, new StringBuilder(), Side.SECOND, new StringBuilder()));
-
-            @Override
-            public void visitKeepCommand(String word) {
-                add(Side.BOTH, word);
-            }
-
-            @Override
-            public void visitDeleteCommand(String word) {
-                add(Side.FIRST, word);
-            }
-
-            @Override
-            public void visitInsertCommand(String word) {
-                add(Side.SECOND, word);
-            }
-
-            private void add(Side side, String word) {
-                if (open.get(Side.BOTH).isEmpty() == (side == Side.BOTH)) flush();
-                open.get(side).append(word);
-            }
-
-            private void flush() {
-                open.forEach((side, text) -> {
-                    if (!text.isEmpty()) segments.add(new Segment(side, text.toString()));
-                    text.setLength(0);
-                });
-            }
-
-            List<Segment> segments() {
-                flush();
-                return segments;
-            }
+        private static void add(Side side, List<String> words, List<Segment> segments) {
+            if (!words.isEmpty()) segments.add(new Segment(side, String.join("", words)));
         }
     }
 
@@ -12773,6 +12692,7 @@ final class DifyExec implements Runnable {
         private static final int GROWN = 4;
         private static final Duration CUT = Duration.ofSeconds(10); // a cut run may still be at work for so long
 
+        final AtWork atWork;
         private final int ceiling;
         private final Optional<Duration> wait;
         private final Optional<Rate> rate;
@@ -12784,6 +12704,7 @@ final class DifyExec implements Runnable {
 
         Pace(int ceiling, Duration wait, Rate rate) {
             this.rate = Optional.ofNullable(rate);
+            this.atWork = new AtWork(2 * ceiling);
             this.ceiling = ceiling;
             this.limit = ceiling;
             this.lowest = ceiling;
@@ -13116,8 +13037,8 @@ final class DifyExec implements Runnable {
         private static final Duration PROXY_CUT = Duration.ofSeconds(25);
         private static final int REFUSED_STREAMS = 3;
 
+        final AppKind app;
         private final boolean auto;
-        private final AppKind app;
         private final boolean holdsRefused;
         private final Set<String> sentElsewhere = new HashSet<>();
         private Mode mode;
@@ -13137,10 +13058,6 @@ final class DifyExec implements Runnable {
 
         Mode mode() {
             return mode;
-        }
-
-        AppKind app() {
-            return app;
         }
 
         /// Of the server that the attempt was sent to; of one that was replaced, nothing is known for sure.

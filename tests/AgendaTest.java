@@ -92,7 +92,7 @@ final class AgendaTest {
 
             assertEquals(List.of("b", "a"), scene.resultIds(), "a's files are waited for");
             assertEquals("4 files of 2 rows could not be fetched (a, b): see 'missing' in the log; 'retry --force ID' "
-                    + "runs such a row anew", scene.tally.missingFiles().toString());
+                    + "runs such a row anew", scene.tally.missingFiles.toString());
         }
 
         @Test
