@@ -5304,8 +5304,6 @@ final class DifyExec implements Runnable {
         private final Inquiry inquiry;
         private final Pace pace;
         private final Health health;
-        private final Limits limits;
-        private final Route route;
         private final BatchWriter batch;
         private final Tally tally;
         private final Watcher watcher;
@@ -5343,8 +5341,7 @@ final class DifyExec implements Runnable {
             this.inquiry = new Inquiry(terms.judge(), terms.limits(), wanted.resendUnknown());
             this.pace = terms.pace();
             this.health = new Health(terms.judge().backoff());
-            this.limits = terms.limits();
-            this.route = terms.route();
+
             this.batch = batch;
             this.tally = new Tally(wanted.rows(), pace, ports.clock());
             this.watcher = watcher;
@@ -5429,7 +5426,7 @@ final class DifyExec implements Runnable {
             while (health.isOpen(now) && hasRoom(now, now)) {
                 var due = agenda.next(now);
                 if (due.isEmpty() || isTooDear()) break; // empty, too, when a CSV that was changed closes the agenda
-                starts.add(recorded(due.get().attempt(terms.names().next(), route.mode(), now)));
+                starts.add(recorded(due.get().attempt(terms.names().next(), terms.route().mode(), now)));
             }
             batch.flush();
             starts.forEach(this::start);
@@ -5446,7 +5443,7 @@ final class DifyExec implements Runnable {
 
         /// The batch ends where the next run would cost too much; its row stays pending.
         private boolean isTooDear() {
-            limits.costReached(tally.spending(), onServer()).ifPresent(this::stop);
+            terms.limits().costReached(tally.spending(), onServer()).ifPresent(this::stop);
             return agenda.stop().isPresent();
         }
 
@@ -5457,7 +5454,7 @@ final class DifyExec implements Runnable {
             tally.started(attempt.at());
             health.begun();
             batch.record(Event.Attempt.of(attempt));
-            agenda.unseen.resent(attempt.row());
+            agenda.resent(attempt.row());
             return begun;
         }
 
@@ -5529,20 +5526,19 @@ final class DifyExec implements Runnable {
             var now = clock.instant();
             var redrawn = now.plusMillis(200); // the progress line moves on
             var next = Collections.min(agenda.stop().isPresent() ? List.of(redrawn, hardStop)
-                    : List.of(redrawn, nextStart(now), nextLook(now)));
+                    : List.of(redrawn, nextStart(now), nextLook()));
             return Duration.between(now, next).isPositive() ? Duration.between(now, next) : Duration.ofMillis(1);
         }
 
         /// When a row may start next; with no place free, a message tells.
         private Instant nextStart(Instant now) {
             var row = agenda.nextRow(now);
-            return hasRoom(Instant.MAX, now) ? Collections.max(List.of(row, pace.nextStart(), health.opens(now)))
+            return hasRoom(Instant.MAX, now) ? Collections.max(List.of(row, pace.nextStart(), health.opens()))
                     : Instant.MAX;
         }
 
-        private Instant nextLook(Instant now) {
-            return looking < looksAtOnce ? Collections.max(List.of(agenda.doubts.due(), health.opens(now)))
-                    : Instant.MAX;
+        private Instant nextLook() {
+            return looking < looksAtOnce ? Collections.max(List.of(agenda.doubts.due(), health.opens())) : Instant.MAX;
         }
 
         /// What keeps rows from starting, apart from those that run.
@@ -5671,14 +5667,15 @@ final class DifyExec implements Runnable {
                 case Seen.NotUploaded file when !file.mayPass() -> health.answered();
                 case Seen.Cut _, Seen.NotSent _, Seen.NotUploaded _ -> health.failed(now, attempt.at());
             }
-            route.seen(attempt, seen, Duration.between(attempt.at(), now), onServer())
+            terms.route().seen(attempt, seen, Duration.between(attempt.at(), now), onServer())
                     .ifPresent(change -> changed(change, now));
         }
 
         private void changed(String change, Instant now) {
-            limits.costUnseen(route.mode()).ifPresentOrElse(this::stop, () -> {
+            var mode = terms.route().mode();
+            terms.limits().costUnseen(mode).ifPresentOrElse(this::stop, () -> {
                 watcher.say(change);
-                batch.changed(now, route.mode());
+                batch.changed(now, mode);
             });
         }
 
@@ -5736,7 +5733,7 @@ final class DifyExec implements Runnable {
         }
 
         private void checkLimits() {
-            limits.reached(tally.count(Standing.FAILED), tally.done(), tally.tokens).ifPresent(this::stop);
+            terms.limits().reached(tally.count(Standing.FAILED), tally.done(), tally.tokens).ifPresent(this::stop);
         }
 
         private void downloaded(Download download, Fetched fetched) {
@@ -5780,32 +5777,27 @@ final class DifyExec implements Runnable {
             if (outcome instanceof Outcome.Failed failed && failed.firewall() && ++firewalled >= FIREWALLED)
                 stop("a firewall refused " + FIREWALLED + " rows in a row (HTTP 403, HTML)"
                         + "\nhint: ask its owner to let these requests through");
-            if (seen instanceof Seen.Ran ran) {
-                noticeVersion(ran.workflowId());
-                if (!toldOfLinks && ran.linksExpire()) tellOfLinks();
-            }
+            if (seen instanceof Seen.Ran ran) notice(ran);
         }
 
-        /// Once a batch: the links of later rows fare as those of the first.
-        private void tellOfLinks() {
+        /// A new version; and once a batch that links expire, as those of later rows fare as those of the first.
+        private void notice(Seen.Ran ran) {
+            var former = version;
+            if (!ran.workflowId().isEmpty()) version = ran.workflowId();
+            if (!former.isEmpty() && !former.equals(version)) watcher.say("The workflow was published anew during this "
+                    + "batch: rows from now on ran version " + version + ", those before " + former
+                    + ". --workflow-id " + former + " pins the earlier one.");
+            if (toldOfLinks || !ran.linksExpire()) return;
             toldOfLinks = true;
             watcher.say("The outputs hold links to files, which expire within minutes: "
                     + "--save-files DIR keeps the files.");
         }
 
-        private void noticeVersion(String workflowId) {
-            if (workflowId.isEmpty() || workflowId.equals(version)) return;
-            if (!version.isEmpty()) watcher.say("The workflow was published anew during this batch: rows from now on "
-                    + "ran version " + workflowId + ", those before " + version
-                    + ". --workflow-id " + version + " pins the earlier one.");
-            version = workflowId;
-        }
-
         private void doubt(Attempt attempt, Instant start, Seen seen, Symptom symptom, String why) {
             if (agenda.stop().isPresent()) return; // open in the log: the next start asks for it
             var now = clock.instant();
-            var deadline = symptom == Symptom.TIMED_OUT ? now.plus(limits.afterTimeout(seen.run()))
-                    : start.plus(limits.timeout());
+            var deadline = symptom == Symptom.TIMED_OUT ? now.plus(terms.limits().afterTimeout(seen.run()))
+                    : start.plus(terms.limits().timeout());
             var since = symptom == Symptom.SILENCE ? attempt.at() : now; // that silence has lasted since the request
             agenda.arose(new Doubt.NoEnd(attempt, seen, symptom, why, since, deadline), now);
         }
@@ -5822,7 +5814,7 @@ final class DifyExec implements Runnable {
             var now = clock.instant();
             if (found instanceof Found.Silent(var seen) && !(seen instanceof Seen.TooLarge)) health.failed(now, begun);
             else health.answered();
-            if (found instanceof Found.Running) route.listsRunning(doubt);
+            if (found instanceof Found.Running) terms.route().listsRunning(doubt);
             if (found instanceof Found.Ended(var ran)) watcher.ran(doubt.attempt(), ran, now);
             batch.record(new Event.Look(now, doubt.attempt().user(), doubt.run().map(RunRef::id).orElse(null),
                     found.word()));
@@ -5844,7 +5836,7 @@ final class DifyExec implements Runnable {
         private Inquiry.Here here(Doubt doubt) {
             if (doubt instanceof Doubt.Late) batch.flush(); // one found a moment ago may have given the row its success
             var begun = running.get(doubt.attempt().sequence());
-            return new Inquiry.Here(route.listing(doubt.attempt()), begun != null && begun.stopAsked,
+            return new Inquiry.Here(terms.route().listing(doubt.attempt()), begun != null && begun.stopAsked,
                     batch.standing(doubt.attempt().row()).isSuccess());
         }
 
@@ -5861,7 +5853,12 @@ final class DifyExec implements Runnable {
         private void act(Doubt doubt, Inquiry.Step step) {
             var attempt = doubt.attempt();
             switch (step) {
-                case Inquiry.Step.Take(var ran, var verdict) -> harvest(doubt, ran, verdict);
+                case Inquiry.Step.Take(var ran, var verdict) -> {
+                    if (doubt instanceof Doubt.Late) tally.reopened(batch.standing(attempt.row()));
+                    batch.record(new Event.Harvest(clock.instant(), attempt.user(), ran.ref().id()));
+                    tally.harvested++;
+                    conclude(attempt, doubt.start(), ran, verdict);
+                }
                 case Inquiry.Step.Judged(var seen, var verdict) -> conclude(attempt, doubt.start(), seen, verdict);
                 case Inquiry.Step.LookAgain(var next) -> agenda.doubt(next);
                 case Inquiry.Step.Say(var text, var then) -> {
@@ -5870,7 +5867,7 @@ final class DifyExec implements Runnable {
                 }
                 case Inquiry.Step.Close(var end, var seen, var why, var then) -> {
                     batch.record(Event.End.of(attempt, clock.instant(), end, seen, why));
-                    if (seen.run().isEmpty()) agenda.unseen.add(attempt);
+                    if (seen.run().isEmpty()) agenda.unseen(attempt);
                     act(doubt, then);
                 }
                 case Inquiry.Step.SendAgain(var tries, var rechecked) -> {
@@ -5883,16 +5880,8 @@ final class DifyExec implements Runnable {
             }
         }
 
-        private void harvest(Doubt doubt, Seen.Ran ran, Verdict verdict) {
-            var attempt = doubt.attempt();
-            if (doubt instanceof Doubt.Late) tally.reopened(batch.standing(attempt.row()));
-            batch.record(new Event.Harvest(clock.instant(), attempt.user(), ran.ref().id()));
-            tally.harvested++;
-            conclude(attempt, doubt.start(), ran, verdict);
-        }
-
         private void turnedUp(Attempt attempt, Found found, Instant now) {
-            if (!agenda.unseen.isLate(attempt)) return;
+            if (!agenda.isLate(attempt)) return;
             var run = found.run().orElse(RunRef.NONE);
             batch.record(new Event.Late(now, attempt.row().id(), attempt.user(), run.id(), found.word()));
             tally.late++;
@@ -5907,10 +5896,10 @@ final class DifyExec implements Runnable {
                 return;
             }
             agenda.close(new Stop(INTERRUPTED, signal.equals("INT") ? "interrupted" : "interrupted by SIG" + signal));
-            hardStop = now.plus(limits.grace());
+            hardStop = now.plus(terms.limits().grace());
             int busy = running.size() + saving.size();
-            if (busy > 0 && limits.grace().isPositive()) watcher.say("Stopping: " + busy
-                    + " running rows get up to " + Plain.seconds(limits.grace())
+            if (busy > 0 && terms.limits().grace().isPositive()) watcher.say("Stopping: " + busy
+                    + " running rows get up to " + Plain.seconds(terms.limits().grace())
                             + " to end; Ctrl-C again stops at once.");
         }
 
@@ -5967,12 +5956,15 @@ final class DifyExec implements Runnable {
     /// What is to be done and when: rows not begun, rows waiting for another attempt, runs in doubt.
     static final class Agenda {
         final Schedule<Doubt> doubts = new Schedule<>(Doubt::due, Comparator.comparing(doubt -> doubt.attempt().at()));
-        final Unseen unseen = new Unseen();
         private final Schedule<Waiting> waiting = new Schedule<>(Waiting::due, (_, _) -> 0);
         private final Iterator<Row> fresh;
         private final Kind kind;
         private final Duration firstLook;
         private final Map<Integer, Instant> cutRuns = new HashMap<>();
+        /// Attempts of which no run is known though one may turn up, by row. What is known when a row is sent again is
+        /// not among them: it is not late, whatever becomes of it.
+        private final Map<Integer, List<Attempt>> unseen = new LinkedHashMap<>();
+        private final Set<String> resent = new HashSet<>(); // users of such attempts
         private boolean lateAsked = false;
         private Optional<Stop> stop = Optional.empty();
 
@@ -6013,10 +6005,10 @@ final class DifyExec implements Runnable {
             this.firstLook = firstLook;
             var history = wanted.batch().history();
             history.resent().forEach(attempt -> {
-                unseen.add(attempt);
-                unseen.resent(attempt.row());
+                unseen(attempt);
+                resent(attempt.row());
             });
-            history.turnedUp().forEach(unseen::add);
+            history.turnedUp().forEach(this::unseen);
             wanted.doubts().forEach(doubt -> arose(doubt, now));
         }
 
@@ -6041,7 +6033,7 @@ final class DifyExec implements Runnable {
 
         /// Another attempt, later; where earlier ones may turn up yet, they are asked for first.
         void again(Row row, Tries tries, Instant due) {
-            var earlier = unseen.of(row);
+            var earlier = unseen(row);
             if (earlier.isEmpty()) ready(row, tries, due);
             else doubts.add(Doubt.Recheck.of(earlier, tries, due));
         }
@@ -6079,7 +6071,8 @@ final class DifyExec implements Runnable {
         /// At the end each run that counted as not started is asked for once: it may have turned up.
         boolean isDone(Instant now) {
             if (!doubts.isEmpty() || !waiting.isEmpty() || hasFresh()) return false;
-            if (!lateAsked) unseen.all().forEach(attempt -> doubts.add(new Doubt.Late(attempt, now)));
+            if (!lateAsked) unseen.values().forEach(attempts -> attempts.forEach(
+                    attempt -> doubts.add(new Doubt.Late(attempt, now))));
             lateAsked = true;
             return doubts.isEmpty();
         }
@@ -6099,38 +6092,26 @@ final class DifyExec implements Runnable {
             return cutRuns.values();
         }
 
-        /// Attempts of which no run is known though one may turn up, by row. What is known when a row is sent again is
-        /// not among them: it is not late, whatever becomes of it.
-        static final class Unseen {
-            private final Map<Integer, List<Attempt>> byRow = new LinkedHashMap<>();
-            private final Set<String> resent = new HashSet<>();
+        void unseen(Attempt attempt) {
+            unseen.computeIfAbsent(attempt.row().index(), _ -> new ArrayList<>()).add(attempt);
+        }
 
-            void add(Attempt attempt) {
-                byRow.computeIfAbsent(attempt.row().index(), _ -> new ArrayList<>()).add(attempt);
-            }
+        /// Those of a row, which they then know whole: an attempt from the log knows its id alone.
+        private List<Attempt> unseen(Row row) {
+            var known = unseen.getOrDefault(row.index(), List.of());
+            if (!known.isEmpty()) known.replaceAll(attempt -> attempt.of(row));
+            return List.copyOf(known);
+        }
 
+        /// Another attempt of the row goes out: what turns up from now on is late.
+        void resent(Row row) {
+            unseen(row).forEach(attempt -> resent.add(attempt.user()));
+        }
 
-            /// Another attempt of the row goes out: what turns up from now on is late.
-            void resent(Row row) {
-                of(row).forEach(attempt -> resent.add(attempt.user()));
-            }
-
-            /// It has turned up, so it is not among them any more.
-            boolean isLate(Attempt attempt) {
-                return byRow.getOrDefault(attempt.row().index(), new ArrayList<>())
-                        .removeIf(other -> other.user().equals(attempt.user())) && resent.contains(attempt.user());
-            }
-
-            /// Those of a row, which they then know whole: an attempt from the log knows its id alone.
-            List<Attempt> of(Row row) {
-                var known = byRow.getOrDefault(row.index(), List.of());
-                if (!known.isEmpty()) known.replaceAll(attempt -> attempt.of(row));
-                return List.copyOf(known);
-            }
-
-            List<Attempt> all() {
-                return byRow.values().stream().flatMap(List::stream).toList();
-            }
+        /// It has turned up, so it is not unseen any more.
+        boolean isLate(Attempt attempt) {
+            return unseen.getOrDefault(attempt.row().index(), new ArrayList<>())
+                    .removeIf(other -> other.user().equals(attempt.user())) && resent.contains(attempt.user());
         }
     }
 
@@ -12146,7 +12127,6 @@ final class DifyExec implements Runnable {
                     ? ran(attempt, ran) : verdict;
         }
 
-
         private Verdict ran(Attempt attempt, Seen.Ran ran) {
             return switch (ran.status()) {
                 case SUCCEEDED -> new Verdict.Done(new Outcome.Succeeded());
@@ -12532,21 +12512,18 @@ final class DifyExec implements Runnable {
         }
 
         /// A server's wish to be left alone: no request of the batch goes out before, whichever met the refusal.
-        record Pause(Duration asked, Instant until) {
+        ///
+        /// @param isTooLong the call ends
+        record Pause(Instant until, boolean isTooLong) {
             static final Duration LONGEST = Duration.ofMinutes(10);
 
             static Optional<Pause> of(Seen seen, Instant now) {
-                return seen.pause().map(asked -> new Pause(asked, now.plus(asked)));
-            }
-
-            /// The call ends then.
-            boolean isTooLong() {
-                return asked.compareTo(LONGEST) > 0;
+                return seen.pause().map(asked -> new Pause(now.plus(asked), asked.compareTo(LONGEST) > 0));
             }
 
             /// `waiting until 14:02, as the server asks`
             String text() {
-                return isTooLong() ? "the server asks to be left alone until " + Times.local("yyyy-MM-dd HH:mm", until)
+                return isTooLong ? "the server asks to be left alone until " + Times.local("yyyy-MM-dd HH:mm", until)
                         + " (Retry-After)\nhint: run the same command again then"
                         : "waiting until " + Times.local("HH:mm", until) + ", as the server asks";
             }
@@ -12700,7 +12677,6 @@ final class DifyExec implements Runnable {
         private long cutAt = 0;
         private Duration shortest = Duration.ofDays(1), slowest = Duration.ZERO;
         private Instant nextStart = Instant.MIN, nextByRate = Instant.MIN, pausedUntil = Instant.MIN;
-
 
         Pace(int ceiling, Duration wait, Rate rate) {
             this.rate = Optional.ofNullable(rate);
@@ -12875,7 +12851,11 @@ final class DifyExec implements Runnable {
 
         /// While starts pause, one exchange at a time goes out; none, while the server asks to be left alone.
         boolean isOpen(Instant now) {
-            return !now.isBefore(leftAloneUntil) && (streak < STREAK || !probing && !now.isBefore(nextProbe));
+            return !now.isBefore(opens());
+        }
+
+        Instant opens() {
+            return probing ? Instant.MAX : nextProbe.isAfter(leftAloneUntil) ? nextProbe : leftAloneUntil;
         }
 
         /// Nothing goes out before.
@@ -12901,6 +12881,7 @@ final class DifyExec implements Runnable {
         void answered() {
             probing = false;
             streak = 0;
+            nextProbe = Instant.MIN;
             silentSince = Instant.MAX;
         }
 
@@ -12915,15 +12896,6 @@ final class DifyExec implements Runnable {
             refusals = busy > 0 ? 0 : refusals + 1;
             if (refusals <= 1) refusedSince = now;
             refusedTooLong |= refusals >= STREAK && refusedSince.plus(REFUSED).isBefore(now);
-        }
-
-        /// When something may go out.
-        Instant opens(Instant now) {
-            return isOpen(now) ? now : nextProbe();
-        }
-
-        Instant nextProbe() {
-            return probing ? Instant.MAX : nextProbe.isAfter(leftAloneUntil) ? nextProbe : leftAloneUntil;
         }
 
         /// What the batch waits for before it starts another row, in words.
@@ -12948,7 +12920,6 @@ final class DifyExec implements Runnable {
                         + "\nhint: after a crash it does so for ten minutes; run the same command again then"));
             return Optional.empty();
         }
-
     }
 
     /// Where a batch ends on purpose, and how long things may take.

@@ -280,7 +280,7 @@ final class PaceTest {
 
             assertFalse(health.isOpen(NOON.plusSeconds(10)));
             assertFalse(health.isOpen(NOON.plusSeconds(100)));
-            assertEquals(Instant.MAX, health.nextProbe());
+            assertEquals(Instant.MAX, health.opens());
         }
 
         @Test
@@ -289,8 +289,8 @@ final class PaceTest {
 
             fail(5, NOON);
             assertEquals(Optional.of("no answer, asks again in "
-                    + Plain.seconds(Duration.between(NOON, health.nextProbe()))), health.rest(NOON));
-            assertEquals(Optional.of("no answer, asks again now"), health.rest(health.nextProbe()));
+                    + Plain.seconds(Duration.between(NOON, health.opens()))), health.rest(NOON));
+            assertEquals(Optional.of("no answer, asks again now"), health.rest(health.opens()));
 
             health.pause(NOON.plusSeconds(40));
             assertEquals(Optional.of("the server asks for 30 s of rest"), health.rest(NOON.plusSeconds(10)));
@@ -302,7 +302,7 @@ final class PaceTest {
 
             assertFalse(health.isOpen(NOON.plusSeconds(19)));
             assertTrue(health.isOpen(NOON.plusSeconds(40)));
-            assertFalse(health.nextProbe().isBefore(NOON.plusSeconds(20)));
+            assertFalse(health.opens().isBefore(NOON.plusSeconds(20)));
         }
 
         @Test
@@ -350,7 +350,7 @@ final class PaceTest {
             health.pause(NOON.plusSeconds(30));
 
             assertFalse(health.isOpen(NOON.plusSeconds(89)));
-            assertEquals(NOON.plusSeconds(90), health.nextProbe());
+            assertEquals(NOON.plusSeconds(90), health.opens());
             assertTrue(health.isOpen(NOON.plusSeconds(90)));
         }
 
