@@ -2996,11 +2996,11 @@ final class DifyExec implements Runnable {
                     new Piece(LAST, tally.succeeded() + " ok"),
                     new Piece(0, some(tally.count(Standing.FAILED), "failed")),
                     new Piece(1, some(tally.count(Standing.PAUSED) + tally.count(Standing.UNKNOWN), "open")),
-                    new Piece(2, tally.rest.orElse("")),
-                    new Piece(4, tally.running + " running" + (tally.pace.limit() < tally.pace.ceiling()
+                    new Piece(2, tally.now.rest().orElse("")),
+                    new Piece(4, tally.now.running() + " running" + (tally.pace.limit() < tally.pace.ceiling()
                             ? " (limit " + tally.pace.limit() + ")" : "")),
-                    new Piece(5, some(tally.waiting, "waiting")),
-                    new Piece(5, some(tally.doubts, "looked up")),
+                    new Piece(5, some(tally.now.waiting(), "waiting")),
+                    new Piece(5, some(tally.now.doubts(), "looked up")),
                     new Piece(3, String.format(Locale.ROOT, "%.1f/s", tally.rate())),
                     new Piece(8, some(tally.tokens, "tokens")),
                     new Piece(7, cost()),
@@ -5393,8 +5393,9 @@ final class DifyExec implements Runnable {
             try {
                 while (!isOver()) {
                     begin();
-                    watcher.watch(tally.now(running.size(), agenda.waiting() + saving.size(),
-                            agenda.doubts.size() + looking, rest(clock.instant())));
+                    tally.now = new Tally.Now(running.size(), agenda.waiting() + saving.size(),
+                            agenda.doubts.size() + looking, rest(clock.instant()));
+                    watcher.watch(tally);
                     var message = ports.mailbox().poll(untilNext().toNanos(), NANOSECONDS);
                     for (; message != null; message = ports.mailbox().poll()) message.run();
                     batch.flush();
@@ -5696,9 +5697,9 @@ final class DifyExec implements Runnable {
                         why);
                 case Verdict.LookUp(var symptom, var why) -> doubt(attempt, start, seen, symptom, why);
                 case Verdict.StopBatch(var why) -> {
-                    var stop = new Stop(STOPPED, why);
-                    batch.record(Event.End.of(attempt, clock.instant(), "refused", seen, stop.fact()));
-                    agenda.close(stop);
+                    var fact = new Stop(STOPPED, why).fact();
+                    batch.record(Event.End.of(attempt, clock.instant(), "refused", seen, fact));
+                    stop(why);
                 }
             }
         }
@@ -6131,8 +6132,10 @@ final class DifyExec implements Runnable {
         private final Forecast forecast = new Forecast();
         private long tokens, retries, throttled, harvested, late;
         private long stopped; // tasks that Dify was asked to stop, since the call is to end
-        private int running, waiting, doubts;
-        private Optional<String> rest = Optional.empty();
+        Now now = new Now(0, 0, 0, Optional.empty());
+
+        /// @param rest what keeps rows from starting, in words
+        record Now(int running, int waiting, int doubts, Optional<String> rest) {}
 
         /// The rows that ran in this call, not those whose earlier run was looked up: they tell what others will take.
         private static final class Sample {
@@ -6193,15 +6196,6 @@ final class DifyExec implements Runnable {
         /// What all rows asked for will have cost, by those that have ended; empty before that.
         Map<String, BigDecimal> projected() {
             return sample.rows == 0 ? Map.of() : sample.spending.times((double) asked / sample.rows);
-        }
-
-        /// As it stands at this moment.
-        Tally now(int running, int waiting, int doubts, Optional<String> rest) {
-            this.running = running;
-            this.waiting = waiting;
-            this.doubts = doubts;
-            this.rest = rest;
-            return this;
         }
 
         long count(Standing standing) {
@@ -12823,12 +12817,8 @@ final class DifyExec implements Runnable {
                 var match = Pattern.compile("(\\d{1,6}(?:\\.\\d{1,3})?)/([smh])").matcher(text.strip());
                 if (!match.matches() || new BigDecimal(match.group(1)).signum() == 0)
                     throw new TypeConversionException("not a rate like 10/s, 90/m or 500/h");
-                long unit = switch (match.group(2)) {
-                    case "s" -> 1_000_000_000L;
-                    case "m" -> 60_000_000_000L;
-                    default -> 3_600_000_000_000L;
-                };
-                return new Rate(Duration.ofNanos(BigDecimal.valueOf(unit)
+                var unit = Duration.parse("PT1" + match.group(2));
+                return new Rate(Duration.ofNanos(BigDecimal.valueOf(unit.toNanos())
                         .divide(new BigDecimal(match.group(1)), RoundingMode.HALF_UP).longValue()));
             }
         }
@@ -12964,11 +12954,12 @@ final class DifyExec implements Runnable {
             /// Before the first price is known there is no mean.
             Optional<String> reached(Spending spent, int out) {
                 var told = spent.currencies();
+                var units = ", but Dify tells prices in " + Plain.text(String.join(" and ", told), 40);
                 if (!currency.isEmpty() && told.stream().anyMatch(other -> !other.equals(currency)))
-                    return Optional.of("--max-cost is in " + currency + ", but Dify tells prices in "
-                            + Plain.text(String.join(" and ", told), 40) + "\nhint: name the amount in that currency");
-                if (told.size() > 1) return Optional.of("--max-cost counts one currency, but Dify tells prices in "
-                        + Plain.text(String.join(" and ", told), 40) + "\nhint: use --max-tokens");
+                    return Optional.of("--max-cost is in " + currency + units
+                            + "\nhint: name the amount in that currency");
+                if (told.size() > 1)
+                    return Optional.of("--max-cost counts one currency" + units + "\nhint: use --max-tokens");
                 if (spent.isUntold()) return Optional.of("--max-cost cannot be kept to: Dify tells no prices of this "
                         + "app's runs\nhint: use --max-tokens");
                 return spent.with(out + 1).filter(all -> all.compareTo(amount) > 0).map(_ ->
@@ -13009,19 +13000,18 @@ final class DifyExec implements Runnable {
         private static final int REFUSED_STREAMS = 3;
 
         final AppKind app;
-        private final boolean auto;
         private final boolean holdsRefused;
         private final Set<String> sentElsewhere = new HashSet<>();
         private Mode mode;
         private Listing listing;
         private int refusedStreams = 0, refusedAlone = 0;
-        private boolean mayStream = true;
+        private boolean mayStream; // of itself
 
         /// @param earlier the mode that an earlier call of this batch went over to
         Route(Mode asked, Optional<Mode> earlier, AppKind app, String version) {
-            this.auto = asked == Mode.AUTO;
+            this.mayStream = asked == Mode.AUTO;
             this.app = app;
-            this.mode = earlier.filter(_ -> auto && app == AppKind.WORKFLOW).orElse(app.first(asked));
+            this.mode = earlier.filter(_ -> mayStream && app == AppKind.WORKFLOW).orElse(app.first(asked));
             var release = Release.of(version);
             this.listing = release.listing(app);
             this.holdsRefused = release.holdsRefused();
@@ -13051,7 +13041,7 @@ final class DifyExec implements Runnable {
         ///
         /// @param busy how many other runs of ours hold a place on the server
         Optional<String> seen(Attempt attempt, Seen seen, Duration took, int busy) {
-            if (auto && mayStream && mode == Mode.BLOCKING && isProxyCut(seen, took)) {
+            if (mayStream && mode == Mode.BLOCKING && isProxyCut(seen, took)) {
                 mode = Mode.STREAMING;
                 return Optional.of("A proxy cut a run off after " + Plain.seconds(took)
                         + ": the batch goes on in streaming mode.");

@@ -340,7 +340,8 @@ final class AgendaTest {
                 tally.ended(attempt(0, 0), row % 10 == 0 ? new Outcome.Failed("no", false) : new Outcome.Succeeded(),
                         seconds(1), world.now());
             }
-            return new ProgressLine(tally.now(5, 2, 0, rest));
+            tally.now = new Tally.Now(5, 2, 0, rest);
+            return new ProgressLine(tally);
         }
 
         private void pass(Duration time) {
