@@ -12048,29 +12048,51 @@ final class DifyExec implements Runnable {
                 + "Detected file type|File validation failed|Reached maximum retries|expected value type|"
                 + "does not match schema|this statement should be unreachable");
 
-        private static final String UNPUBLISHED = "nothing is published in this app"
-                + "\nhint: publish the workflow in Dify";
-        private static final String NO_MODEL = "the workflow's model is not set up (%s)"
-                + "\nhint: check the model provider in Dify";
-        /// What stops the batch of the codes of a 400; `%s` is Dify's message.
-        private static final Map<String, String> STOPS = Map.of(
-                "not_workflow_app", "the key belongs to an app that is no workflow"
-                        + "\nhint: take the key of a workflow app",
-                "not_chat_app", "the key belongs to an app that is no chatflow any more"
-                        + "\nhint: take the key of a chatflow",
-                "app_unavailable", UNPUBLISHED,
-                "provider_not_initialize", NO_MODEL,
-                "model_currently_not_support", NO_MODEL,
-                "provider_quota_exceeded", "the model provider's credit is used up (%s)"
-                        + "\nhint: top it up, then run the same command again");
-        /// The same of its messages. Dify's report of a shape quotes the request, so it is not repeated.
-        private static final List<Map.Entry<Pattern, String>> STOPS_BY_MESSAGE = List.of(
-                Map.entry(Pattern.compile("^Workflow not published"), UNPUBLISHED),
-                Map.entry(Pattern.compile("^No class mapping found"),
-                        "the workflow has a node that this Dify does not know (%s)"
+        private static final String OTHER_CODE = "400 (?!completion_request_error:)[^:]*: ";
+        /// What stops the batch, by how `status code: message` begins; the first that fits counts. It is told with
+        /// Dify's message (1), the address (2), the status (3), what to do about the address (4) and where a
+        /// redirection leads (5). Dify's report of a shape quotes the request, so it is not repeated.
+        private static final List<Map.Entry<Pattern, String>> STOPS = List.of(
+                stop("3\\d\\d ", "%2$s redirects to %5$s"
+                        + "\nhint: set DIFY_API_BASE_URL to the address it really has, which usually ends in /v1"),
+                stop("400 not_workflow_app:", "the key belongs to an app that is no workflow"
+                        + "\nhint: take the key of a workflow app"),
+                stop("400 not_chat_app:", "the key belongs to an app that is no chatflow any more"
+                        + "\nhint: take the key of a chatflow"),
+                stop("400 (provider_not_initialize|model_currently_not_support):",
+                        "the workflow's model is not set up (%1$s)\nhint: check the model provider in Dify"),
+                stop("400 provider_quota_exceeded:", "the model provider's credit is used up (%1$s)"
+                        + "\nhint: top it up, then run the same command again"),
+                stop("400 bad_request: (Invalid workflow_id|Cannot use draft)|(404|410) [^:]*: Workflow not found",
+                        "DIFY_WORKFLOW_ID does not name a published version of this app (%1$s)"
+                                + "\nhint: leave it empty to run the version published now"),
+                stop("400 bad_request:", "Dify could not read the request: %1$s"),
+                stop("400 app_unavailable:|" + OTHER_CODE + "Workflow not published",
+                        "nothing is published in this app\nhint: publish the workflow in Dify"),
+                stop(OTHER_CODE + "No class mapping found",
+                        "the workflow has a node that this Dify does not know (%1$s)"
                                 + "\nhint: update Dify, or replace the node"),
-                Map.entry(Pattern.compile("^Arg user must|^Input payload validation|validation error"),
-                        "Dify did not take the shape of the request (400)\nhint: is it a newer version?"));
+                stop(OTHER_CODE + "(Arg user must|Input payload validation|"
+                                + "(?!queue listening stopped).*validation error)",
+                        "Dify did not take the shape of the request (400)\nhint: is it a newer version?"),
+                stop("401 ", "Dify refuses the key (401: %1$s)"
+                        + "\nhint: check DIFY_API_KEY and that it belongs to the app at %2$s"),
+                stop("403 workflow_version_execution_not_allowed:",
+                        "the workspace's plan does not allow a pinned version (403: %1$s)\nhint: leave "
+                                + "DIFY_WORKFLOW_ID empty to run the version published now, or change the plan"),
+                stop("403 [^:]+:", "Dify refuses access (403: %1$s)"
+                        + "\nhint: switch the app's API service on in Dify, or ask the workspace's owner"),
+                stop("(404|410) ", "%2$s is not Dify's API (HTTP %3$s)\nhint: %4$s"),
+                stop("(405|415|426) ", "Dify did not take the request (HTTP %3$s: %1$s)"
+                        + "\nhint: is %2$s the API's address?"),
+                stop("407 ", "the proxy wants a user and a password (407)"
+                        + "\nhint: put them into HTTPS_PROXY, http://user:password@host:port"),
+                stop("429 rate_limit_error:", "the plan's quota of runs is used up (%1$s)"
+                        + "\nhint: it comes back with the next day or period; run the same command again then"));
+
+        private static Map.Entry<Pattern, String> stop(String answer, String told) {
+            return Map.entry(Pattern.compile(answer, Pattern.DOTALL), told);
+        }
 
         Verdict verdict(Attempt attempt, Seen seen) {
             return switch (seen) {
@@ -12158,74 +12180,33 @@ final class DifyExec implements Runnable {
             return !error.startsWith("Aborted:") && TRANSIENT.matcher(error).find();
         }
 
-        /// The table of refusals, by status, code and the start of the message.
         private Verdict refused(Attempt attempt, Seen.Refused seen) {
             if (seen.isTooMany()) return throttled(attempt, seen);
             if (seen.inStream() && seen.code().isEmpty())
                 return BAD_ROW.matcher(seen.message()).find() ? failed(seen.message())
                         : new Verdict.LookUp(Symptom.STREAM_ERROR, seen.message());
             int status = seen.status();
+            var answer = status + " " + seen.code() + ": " + seen.message();
+            var stop = STOPS.stream().filter(known -> known.getKey().matcher(answer).lookingAt()).findFirst();
+            if (stop.isPresent()) return new Verdict.StopBatch(stop.get().getValue()
+                    .formatted(said(seen), access, status, access.advice(), seen.message()));
             return switch (status) {
                 case 400 -> badRequest(attempt, seen);
-                case 401 -> new Verdict.StopBatch("Dify refuses the key (401: " + said(seen)
-                        + ")\nhint: check DIFY_API_KEY and that it belongs to the app at " + access);
-                case 403 -> forbidden(seen);
-                case 404, 410 -> new Verdict.StopBatch(seen.message().startsWith("Workflow not found") ? pinned(seen)
-                        : access + " is not Dify's API (HTTP " + status + ")\nhint: " + access.advice());
-                case 405, 415, 426 -> new Verdict.StopBatch("Dify did not take the request (HTTP " + status + ": "
-                        + said(seen) + ")\nhint: is " + access + " the API's address?");
-                case 407 -> new Verdict.StopBatch("the proxy wants a user and a password (407)\nhint: put them into "
-                        + "HTTPS_PROXY, http://user:password@host:port");
+                case 403 -> new Verdict.Done(new Outcome.Failed(with("HTTP 403 from a firewall", seen), true));
                 case 413 -> failed(with("too large for the server (413)", seen));
-                case 429 -> seen.code().equals("rate_limit_error")
-                        ? new Verdict.StopBatch("the plan's quota of runs is used up (" + said(seen)
-                                + ")\nhint: it comes back with the next day or period; run the same command again then")
-                        : throttled(attempt, seen);
-                default -> other(seen, status);
-            };
-        }
-
-        private Verdict other(Seen.Refused seen, int status) {
-            if (status >= 300 && status < 400)
-                return new Verdict.StopBatch(access + " redirects to " + seen.message()
-                        + "\nhint: set DIFY_API_BASE_URL to the address it really has, which usually ends in /v1");
-            return status >= 500 || status == 408 || status < 300
-                    ? new Verdict.LookUp(seen.dify() ? Symptom.SERVER_ERROR : Symptom.GATEWAY, seen.words())
-                    : failed("HTTP " + status + ": " + said(seen));
-        }
-
-        private static Verdict forbidden(Seen.Refused seen) {
-            return switch (seen.code()) {
-                case "" -> new Verdict.Done(new Outcome.Failed(with("HTTP 403 from a firewall", seen), true));
-                case "workflow_version_execution_not_allowed" -> new Verdict.StopBatch("the workspace's plan does not "
-                        + "allow a pinned version (403: " + said(seen) + ")\nhint: leave DIFY_WORKFLOW_ID empty to run "
-                        + "the version published now, or change the plan");
-                default -> new Verdict.StopBatch("Dify refuses access (403: " + said(seen)
-                        + ")\nhint: switch the app's API service on in Dify, or ask the workspace's owner");
+                case 429 -> throttled(attempt, seen);
+                default -> status >= 500 || status == 408 || status < 300
+                        ? new Verdict.LookUp(seen.dify() ? Symptom.SERVER_ERROR : Symptom.GATEWAY, seen.words())
+                        : failed("HTTP " + status + ": " + said(seen));
             };
         }
 
         private Verdict badRequest(Attempt attempt, Seen.Refused seen) {
-            var message = seen.message();
-            var stop = Optional.ofNullable(STOPS.get(seen.code()));
-            if (stop.isPresent()) return new Verdict.StopBatch(stop.get().formatted(said(seen)));
-            return switch (seen.code()) {
-                case "completion_request_error" -> again(attempt, message, seen.retryAfter());
-                case "bad_request" -> new Verdict.StopBatch(Stream.of("Invalid workflow_id", "Cannot use draft")
-                        .anyMatch(message::startsWith) ? pinned(seen)
-                        : "Dify could not read the request: " + said(seen));
-                default -> message.startsWith("queue listening stopped")
-                        ? new Verdict.LookUp(Symptom.SERVER_ERROR, said(seen))
-                        : STOPS_BY_MESSAGE.stream()
-                                .filter(entry -> entry.getKey().matcher(message).find()).findFirst()
-                                .<Verdict>map(entry -> new Verdict.StopBatch(entry.getValue().formatted(said(seen))))
-                                .orElseGet(() -> failed(said(seen).isEmpty() ? "HTTP 400" : message));
-            };
-        }
-
-        private static String pinned(Seen.Refused seen) {
-            return "DIFY_WORKFLOW_ID does not name a published version of this app (" + said(seen)
-                    + ")\nhint: leave it empty to run the version published now";
+            if (seen.code().equals("completion_request_error"))
+                return again(attempt, seen.message(), seen.retryAfter());
+            return seen.message().startsWith("queue listening stopped")
+                    ? new Verdict.LookUp(Symptom.SERVER_ERROR, said(seen))
+                    : failed(said(seen).isEmpty() ? "HTTP 400" : seen.message());
         }
 
         private static String said(Seen.Refused seen) {
