@@ -1406,9 +1406,9 @@ final class DifyExec implements Runnable {
             var engine = dify.engine(server, new Sender(dify.client(server), form, Optional.empty()), wanted,
                     terms(server), writer, view, "try c=1", typed());
             var stop = engine.runToLastWords();
-            if (engine.tally().succeeded() == 1)
+            if (engine.tally.succeeded() == 1)
                 view.last().ifPresent(desk::keep); // paid for, also when Ctrl-C came with its end
-            return view.outcome(batch.index().id(entry), engine.tally(), stop);
+            return view.outcome(batch.index().id(entry), engine.tally, stop);
         }
 
         private Typed typed() {
@@ -2237,9 +2237,9 @@ final class DifyExec implements Runnable {
                 var engine = dify.engine(server, sender, wanted, terms(server), writer, progress,
                         "mode=" + mode + " c=" + work.pace.concurrency(), work.setup.next().typed());
                 var stop = engine.runToLastWords();
-                new Summary(batch, engine.tally(), dify.err(), Paint.of(work.setup.env, 2)).print(stop,
+                new Summary(batch, engine.tally, dify.err(), Paint.of(work.setup.env, 2)).print(stop,
                         work.rows.limit != null || work.pace.maxCost != null, work.setup.next());
-                return stop.map(Stop::code).orElse(engine.tally().isAllDone() ? OK : ROWS_LEFT);
+                return stop.map(Stop::code).orElse(engine.tally.isAllDone() ? OK : ROWS_LEFT);
             }
         }
 
@@ -2997,7 +2997,7 @@ final class DifyExec implements Runnable {
                     new Piece(0, some(tally.count(Standing.FAILED), "failed")),
                     new Piece(1, some(tally.count(Standing.PAUSED) + tally.count(Standing.UNKNOWN), "open")),
                     new Piece(2, tally.now.rest().orElse("")),
-                    new Piece(4, tally.now.running() + " running" + (tally.pace.limit() < tally.pace.ceiling()
+                    new Piece(4, tally.now.running() + " running" + (tally.pace.limit() < tally.pace.ceiling
                             ? " (limit " + tally.pace.limit() + ")" : "")),
                     new Piece(5, some(tally.now.waiting(), "waiting")),
                     new Piece(5, some(tally.now.doubts(), "looked up")),
@@ -5305,7 +5305,7 @@ final class DifyExec implements Runnable {
         private final Pace pace;
         private final Health health;
         private final BatchWriter batch;
-        private final Tally tally;
+        final Tally tally;
         private final Watcher watcher;
         private final Ports ports;
         private final Clock clock;
@@ -5347,7 +5347,7 @@ final class DifyExec implements Runnable {
             this.watcher = watcher;
             this.ports = ports;
             this.clock = ports.clock();
-            this.looksAtOnce = Math.max(2, pace.ceiling() / 4);
+            this.looksAtOnce = Math.max(2, pace.ceiling / 4);
         }
 
         /// An attempt on the wire. Only `thread` is set by its worker.
@@ -5362,11 +5362,6 @@ final class DifyExec implements Runnable {
                 this.attempt = attempt;
                 this.start = attempt.at();
             }
-        }
-
-        /// What has been done so far.
-        Tally tally() {
-            return tally;
         }
 
         /// From any thread: the call is to end.
@@ -5393,7 +5388,7 @@ final class DifyExec implements Runnable {
             try {
                 while (!isOver()) {
                     begin();
-                    tally.now = new Tally.Now(running.size(), agenda.waiting() + saving.size(),
+                    tally.now = new Tally.Now(running.size(), agenda.waiting.size() + saving.size(),
                             agenda.doubts.size() + looking, rest(clock.instant()));
                     watcher.watch(tally);
                     var message = ports.mailbox().poll(untilNext().toNanos(), NANOSECONDS);
@@ -5461,7 +5456,7 @@ final class DifyExec implements Runnable {
 
         /// Once many wait for their files, which are in memory for so long, those of more rows would fare no better.
         private boolean hasRoom(Instant when, Instant now) {
-            return pace.hasRoom(when, busy(now) + downloading) && saving.size() < MOST_SAVING + pace.ceiling();
+            return pace.hasRoom(when, busy(now) + downloading) && saving.size() < MOST_SAVING + pace.ceiling;
         }
 
         /// Files go first, as their links die: into the places of rows, and beside them as look-ups do.
@@ -5957,7 +5952,7 @@ final class DifyExec implements Runnable {
     /// What is to be done and when: rows not begun, rows waiting for another attempt, runs in doubt.
     static final class Agenda {
         final Schedule<Doubt> doubts = new Schedule<>(Doubt::due, Comparator.comparing(doubt -> doubt.attempt().at()));
-        private final Schedule<Waiting> waiting = new Schedule<>(Waiting::due, (_, _) -> 0);
+        final Schedule<Waiting> waiting = new Schedule<>(Waiting::due, (_, _) -> 0);
         private final Iterator<Row> fresh;
         private final Kind kind;
         private final Duration firstLook;
@@ -6078,10 +6073,6 @@ final class DifyExec implements Runnable {
             return doubts.isEmpty();
         }
 
-        int waiting() {
-            return waiting.size();
-        }
-
         /// When the next row is due: at once, unless all that are left wait for another attempt.
         Instant nextRow(Instant now) {
             return hasFresh() ? now : waiting.due();
@@ -6173,7 +6164,7 @@ final class DifyExec implements Runnable {
 
         /// How many rows run at a time, or else a part of all.
         private long together() {
-            return Math.max(1, pace.ceiling() < asked ? pace.ceiling() : asked / 4);
+            return Math.max(1, pace.ceiling < asked ? pace.ceiling : asked / 4);
         }
 
         /// A row that had ended ends again, better.
@@ -12645,7 +12636,7 @@ final class DifyExec implements Runnable {
         private static final Duration CUT = Duration.ofSeconds(10); // a cut run may still be at work for so long
 
         final AtWork atWork;
-        private final int ceiling;
+        final int ceiling;
         private final Optional<Duration> wait;
         private final Optional<Rate> rate;
         private int limit, lowest, highest = 0, quiet = 0;
@@ -12745,10 +12736,6 @@ final class DifyExec implements Runnable {
 
         int limit() {
             return limit;
-        }
-
-        int ceiling() {
-            return ceiling;
         }
 
         /// `2–4 of 8`: the least that was allowed at a time, and the most since the first cut.

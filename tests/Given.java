@@ -322,7 +322,7 @@ final class Given {
                     new Pace(slots, wait, rate), route, new Names(user));
             engine = new Engine(this, wanted, terms, writer, this,
                     new Engine.Ports(world.clock, world.mailbox, world));
-            tally = engine.tally();
+            tally = engine.tally;
             return engine.run();
         }
 
