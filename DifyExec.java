@@ -12545,17 +12545,22 @@ final class DifyExec implements Runnable {
 
         /// Numbers are compared by value, objects without the order of their keys, arrays place by place.
         List<Difference> of(String pointer, JsonNode first, JsonNode second) {
-            return differences(pointer, first, second).limit(MOST).toList();
+            var found = new ArrayList<Difference>();
+            compare(pointer, first, second, found);
+            return found;
         }
 
-        private Stream<Difference> differences(String pointer, JsonNode first, JsonNode second) {
-            if (first.isObject() && second.isObject())
-                return Stream.of(first, second).flatMap(JsonNode::propertyStream).map(Map.Entry::getKey).distinct()
-                        .flatMap(name -> differences(pointer + pointer(name), first.path(name), second.path(name)));
-            if (first.isArray() && second.isArray())
-                return IntStream.range(0, Math.max(first.size(), second.size())).boxed()
-                        .flatMap(i -> differences(pointer + "/" + i, first.path(i), second.path(i)));
-            return isSame(first, second) ? Stream.empty() : Stream.of(new Difference(pointer, first, second));
+        private void compare(String pointer, JsonNode first, JsonNode second, List<Difference> found) {
+            if (found.size() == MOST) return;
+            if (first.isObject() && second.isObject()) {
+                var names = new LinkedHashSet<String>();
+                Stream.of(first, second).forEach(node -> node.fieldNames().forEachRemaining(names::add));
+                for (var name : names)
+                    compare(pointer + pointer(name), first.path(name), second.path(name), found);
+            } else if (first.isArray() && second.isArray()) {
+                for (int i = 0; i < Math.max(first.size(), second.size()); i++)
+                    compare(pointer + "/" + i, first.path(i), second.path(i), found);
+            } else if (!isSame(first, second)) found.add(new Difference(pointer, first, second));
         }
 
         private boolean isSame(JsonNode first, JsonNode second) {
@@ -12580,23 +12585,29 @@ final class DifyExec implements Runnable {
         }
 
         /// What both have and what one has, of texts word by word; values of other kinds, and texts that it would take
-        /// too long for, as a whole. What is the same at the beginning and at the end costs nothing.
+        /// too long for, as a whole.
         List<Segment> segments(Difference difference) {
-            boolean texts = difference.isOfTexts();
-            List<String> first = words(difference.first(), texts), second = words(difference.second(), texts);
-            int head = alike(first, second);
-            List<String> one = first.subList(head, first.size()), two = second.subList(head, second.size());
-            int tail = alike(one.reversed(), two.reversed());
             var segments = new ArrayList<Segment>();
-            add(Side.BOTH, first.subList(0, head), segments);
-            change(one.subList(0, one.size() - tail), two.subList(0, two.size() - tail), segments);
-            add(Side.BOTH, one.subList(one.size() - tail, one.size()), segments);
+            if (difference.isOfTexts()) align(words(difference.first()), words(difference.second()), segments);
+            else {
+                add(Side.FIRST, List.of(difference.first().toString()), segments);
+                add(Side.SECOND, List.of(difference.second().toString()), segments);
+            }
             return segments;
         }
 
-        private List<String> words(JsonNode value, boolean isText) {
-            return isText ? WORD.matcher(plain(value.textValue())).results().map(MatchResult::group).toList()
-                    : value.isMissingNode() ? List.of() : List.of(value.toString());
+        private List<String> words(JsonNode text) {
+            return WORD.matcher(plain(text.textValue())).results().map(MatchResult::group).toList();
+        }
+
+        /// What is the same at the beginning and at the end costs nothing.
+        private static void align(List<String> first, List<String> second, List<Segment> segments) {
+            int head = alike(first, second);
+            List<String> one = first.subList(head, first.size()), two = second.subList(head, second.size());
+            int tail = alike(one.reversed(), two.reversed());
+            add(Side.BOTH, first.subList(0, head), segments);
+            change(one.subList(0, one.size() - tail), two.subList(0, two.size() - tail), segments);
+            add(Side.BOTH, one.subList(one.size() - tail, one.size()), segments);
         }
 
         /// How many words both begin with.
@@ -12623,7 +12634,8 @@ final class DifyExec implements Runnable {
         }
 
         private static void add(Side side, List<String> words, List<Segment> segments) {
-            if (!words.isEmpty()) segments.add(new Segment(side, String.join("", words)));
+            var text = String.join("", words);
+            if (!text.isEmpty()) segments.add(new Segment(side, text));
         }
     }
 

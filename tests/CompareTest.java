@@ -332,6 +332,17 @@ final class CompareTest {
         }
 
         @Test
+        void areNotLookedForInANumber() {
+            var nodes = JSON.getNodeFactory();
+
+            var told = new Contrast(false).segments(new Contrast.Difference("", nodes.numberNode(Double.NaN),
+                    nodes.textNode("NaN")));
+
+            assertEquals(List.of(Contrast.Side.FIRST, Contrast.Side.SECOND), told.stream().map(Contrast.Segment::side)
+                    .toList());
+        }
+
+        @Test
         void areTakenAsAWholeWhereTheyWouldTakeTooLong() {
             var first = IntStream.range(0, 3000).mapToObj(n -> "a" + n).collect(Collectors.joining(" "));
             var second = IntStream.range(0, 3000).mapToObj(n -> "b" + n).collect(Collectors.joining(" "));
