@@ -12934,12 +12934,12 @@ final class DifyExec implements Runnable {
             /// Before the first price is known there is no mean.
             Optional<String> reached(Spending spent, int out) {
                 var told = spent.currencies();
-                var units = ", but Dify tells prices in " + Plain.text(String.join(" and ", told), 40);
+                var units = Plain.text(String.join(" and ", told), 40);
                 if (!currency.isEmpty() && told.stream().anyMatch(other -> !other.equals(currency)))
-                    return Optional.of("--max-cost is in " + currency + units
+                    return Optional.of("--max-cost is in " + currency + ", but Dify tells prices in " + units
                             + "\nhint: name the amount in that currency");
-                if (told.size() > 1)
-                    return Optional.of("--max-cost counts one currency" + units + "\nhint: use --max-tokens");
+                if (told.size() > 1) return Optional.of("--max-cost counts one currency, but Dify tells prices in "
+                        + units + "\nhint: use --max-tokens");
                 if (spent.isUntold()) return Optional.of("--max-cost cannot be kept to: Dify tells no prices of this "
                         + "app's runs\nhint: use --max-tokens");
                 return spent.with(out + 1).filter(all -> all.compareTo(amount) > 0).map(_ ->
