@@ -10,6 +10,7 @@
 //DEPS org.jline:jline:3.30.6
 //DEPS com.fasterxml.jackson.core:jackson-databind:2.20.1
 //DEPS com.opencsv:opencsv:5.12.0
+//DEPS org.apache.commons:commons-collections4:4.5.0
 //DEPS org.apache.commons:commons-text:1.13.1
 //DEPS io.github.cdimascio:dotenv-java:3.2.0
 //RUNTIME_OPTIONS --enable-native-access=ALL-UNNAMED -XX:+UseSerialGC -Xmn16m -XX:SurvivorRatio=3
@@ -56,8 +57,8 @@ import java.net.http.HttpRequest.BodyPublishers;
 import java.net.http.HttpResponse.BodyHandler;
 import java.net.http.HttpResponse.BodySubscriber;
 import java.net.http.HttpResponse.BodySubscribers;
-import org.apache.commons.text.diff.CommandVisitor;
-import org.apache.commons.text.diff.StringsComparator;
+import org.apache.commons.collections4.sequence.ReplacementsFinder;
+import org.apache.commons.collections4.sequence.SequencesComparator;
 import org.apache.commons.text.similarity.LevenshteinDistance;
 import org.jline.reader.Candidate;
 import org.jline.reader.Completer;
@@ -1558,9 +1559,9 @@ final class DifyExec implements Runnable {
                 var trial = new Trial(desk.out());
                 var engine = trial.engine(dify, server, form, wanted, writer);
                 var stop = engine.runToLastWords();
-                if (engine.tally().succeeded() == 1) // paid for, also when Ctrl-C came with its end
+                if (engine.tally.succeeded() == 1) // paid for, also when Ctrl-C came with its end
                     trial.last.ifPresent(tried -> desk.tried.put(id, tried));
-                return trial.end(id, engine.tally(), stop);
+                return trial.end(id, engine.tally, stop);
             }
         }
 
@@ -1569,7 +1570,7 @@ final class DifyExec implements Runnable {
             var mode = dify.setup().dify.mode == Mode.BLOCKING ? Mode.BLOCKING : Mode.STREAMING;
             var typed = Typed.ofInput(batch.csv().orElseThrow().path).and(dify.setup().next().typed())
                     .and(batch.typed());
-            var order = new Connection.Order(mode, Limits.Ends.NONE, Duration.ZERO, new Pace(1, null),
+            var order = new Connection.Order(mode, Limits.Ends.NONE, Duration.ZERO, new Pace(1, null, null),
                     Optional.empty(), "try c=1", typed);
             return dify.engine(server, form, wanted, writer, this, order);
         }
@@ -2050,9 +2051,9 @@ final class DifyExec implements Runnable {
                 try (var progress = new Progress(dify.err(), work.out.progress)) {
                     var engine = dify.engine(server, form, wanted, writer, progress, order());
                     var stop = engine.runToLastWords();
-                    new Summary(batch, engine.tally(), dify.err(), Paint.of(work.setup.env, 2)).print(stop,
+                    new Summary(batch, engine.tally, dify.err(), Paint.of(work.setup.env, 2)).print(stop,
                             work.rows.limit != null || work.pace.maxCost != null, work.setup.next());
-                    return stop.map(Stop::code).orElse(engine.tally().isAllDone() ? OK : ROWS_LEFT);
+                    return stop.map(Stop::code).orElse(engine.tally.isAllDone() ? OK : ROWS_LEFT);
                 }
             }
 
@@ -2132,21 +2133,21 @@ final class DifyExec implements Runnable {
                     description = "Seconds between the end of one request and the start of the next.")
             Duration wait;
 
-            @Option(names = "--rate", paramLabel = "N/s|N/m|N/h", converter = Rate.Converter.class,
+            @Option(names = "--rate", paramLabel = "N/s|N/m|N/h",
                     description = "At most so many starts a second, minute or hour, evenly spread.")
-            Rate rate;
+            Pace.Rate rate;
 
-            @Option(names = "--max-failures", paramLabel = "N|N%", converter = Ceiling.Converter.class,
+            @Option(names = "--max-failures", paramLabel = "N|N%",
                     description = "Stop after so many failed rows (a share counts from 20 rows on).")
-            Ceiling maxFailures;
+            Limits.Ceiling maxFailures;
 
             @Option(names = "--max-tokens", paramLabel = "N", description = "Stop once so many tokens are used.")
             Long maxTokens;
 
-            @Option(names = "--max-cost", paramLabel = "AMOUNT", converter = MaxCost.Converter.class,
+            @Option(names = "--max-cost", paramLabel = "AMOUNT",
                     description = "Stop before this call costs more: 5, 0.5 or \"USD 5\". Prices come in streams only, "
                             + "so auto is streaming.")
-            MaxCost maxCost;
+            Limits.MaxCost maxCost;
 
             int concurrency() {
                 int slots = concurrency != null ? (int) Math.min(concurrency, Integer.MAX_VALUE) : wait != null ? 1 : 5;
@@ -2490,6 +2491,9 @@ final class DifyExec implements Runnable {
                     .registerConverter(Charset.class, Converters::charset)
                     .registerConverter(Character.class, Converters::delimiter)
                     .registerConverter(Long.class, Converters::positive)
+                    .registerConverter(Pace.Rate.class, Pace.Rate::of)
+                    .registerConverter(Limits.Ceiling.class, Limits.Ceiling::of)
+                    .registerConverter(Limits.MaxCost.class, Limits.MaxCost::of)
                     .registerConverter(int.class, Converters::count)
                     .registerConverter(Mode.class, oneOf(Mode.class))
                     .registerConverter(RetryRuns.class, oneOf(RetryRuns.class))
@@ -2748,11 +2752,11 @@ final class DifyExec implements Runnable {
                         new Item(LAST, tally.succeeded() + " ok"),
                         new Item(0, some(tally.count(Standing.FAILED), "failed")),
                         new Item(1, some(tally.count(Standing.PAUSED) + tally.count(Standing.UNKNOWN), "open")),
-                        new Item(2, tally.rest.map(OneLine::words).orElse("")),
-                        new Item(4, tally.running + " running"
-                                + (tally.limit < tally.ceiling ? " (limit " + tally.limit + ")" : "")),
-                        new Item(5, some(tally.waiting, "waiting")),
-                        new Item(5, some(tally.doubts, "looked up")),
+                        new Item(2, tally.now.rest().orElse("")),
+                        new Item(4, tally.now.running() + " running" + (tally.pace.limit() < tally.pace.ceiling
+                                ? " (limit " + tally.pace.limit() + ")" : "")),
+                        new Item(5, some(tally.now.waiting(), "waiting")),
+                        new Item(5, some(tally.now.doubts(), "looked up")),
                         new Item(3, String.format(Locale.ROOT, "%.1f/s", tally.rate())),
                         new Item(8, some(tally.tokens, "tokens")),
                         new Item(7, cost()),
@@ -2775,16 +2779,6 @@ final class DifyExec implements Runnable {
                 return tally.spending().currencies().stream().map(unit -> spent.get(unit).toPlainString()
                         + (all.containsKey(unit) ? " of about " + all.get(unit).toPlainString() : "") + " "
                         + Plain.text(unit, 8)).collect(joining(", "));
-            }
-
-            private static String words(Rest rest) {
-                return switch (rest) {
-                    case Rest.Asked(var left) -> "the server asks for " + Plain.seconds(left) + " of rest";
-                    case Rest.Silent(var left) -> "no answer, asks again in " + Plain.seconds(left);
-                    case Rest.Probe() -> "no answer, asks again now";
-                    case Rest.NextStart(var left) -> "next start in " + Plain.seconds(left);
-                    case Rest.LookUps() -> "waits for runs that are looked up";
-                };
             }
         }
 
@@ -2836,11 +2830,10 @@ final class DifyExec implements Runnable {
             if (tally.harvested > 0)
                 figures.add(Plain.count(tally.harvested, "run") + " looked up instead of run again");
             if (tally.throttled > 0)
-                figures.add("throttled " + Plain.count(tally.throttled, "time") + ", ran at " + tally.lowest
-                        + (tally.highest > tally.lowest ? "–" + tally.highest : "") + " of " + tally.ceiling);
+                figures.add("throttled " + Plain.count(tally.throttled, "time") + ", ran at " + tally.pace.span());
             if (tally.late > 0)
                 figures.add(Plain.count(tally.late, "run") + " turned up late: see 'late' in " + batch.files().log());
-            if (!tally.missingFiles().isEmpty()) figures.add(tally.missingFiles().toString());
+            if (!tally.missingFiles.isEmpty()) figures.add(tally.missingFiles.toString());
             return figures;
         }
 
@@ -4066,7 +4059,7 @@ final class DifyExec implements Runnable {
 
             /// `[pointer, note, [[side, text]]]`
             private List<Object> difference(Contrast.Difference difference) {
-                var pieces = both.scope.contrast().pieces(difference).stream()
+                var pieces = both.scope.contrast().segments(difference).stream()
                         .map(piece -> piece.shown(CONTEXT, LONGEST));
                 return List.of(difference.pointer(), difference.note(),
                         pieces.map(piece -> List.of(piece.side().ordinal(), piece.text())).toList());
@@ -4776,7 +4769,7 @@ final class DifyExec implements Runnable {
 
             /// `the [-red-]{+blue+} one`
             private String marked(Contrast.Difference difference) {
-                return both.scope.contrast().pieces(difference).stream().map(piece -> {
+                return both.scope.contrast().segments(difference).stream().map(piece -> {
                     var text = Plain.text(piece.shown(CONTEXT, LONGEST).text(), LONGEST);
                     return switch (piece.side()) {
                         case BOTH -> text;
@@ -4817,7 +4810,7 @@ final class DifyExec implements Runnable {
                 var told = Json.Tokens.object("pointer", difference.pointer());
                 if (!difference.first().isMissingNode()) told.put("first", difference.first());
                 if (!difference.second().isMissingNode()) told.put("second", difference.second());
-                if (difference.isOfTexts()) told.put("words", both.scope.contrast().pieces(difference).stream()
+                if (difference.isOfTexts()) told.put("words", both.scope.contrast().segments(difference).stream()
                         .map(piece -> List.of(piece.side().name().toLowerCase(Locale.ROOT), piece.text())).toList());
                 if (!difference.note().isEmpty()) told.put("note", difference.note());
                 return told;
@@ -4925,27 +4918,24 @@ final class DifyExec implements Runnable {
         private static final int FIREWALLED = 5, MOST_SAVING = 500;
 
         private final Workflow workflow;
+        private final Terms terms;
         private final Agenda agenda;
-        private final Judge judge;
         private final Inquiry inquiry;
         private final Pace pace;
         private final Health health;
-        private final Limits limits;
-        private final Route route;
         private final BatchWriter batch;
-        private final Names names;
-        private final Tally tally;
+        final Tally tally;
         private final Watcher watcher;
+        private final Ports ports;
         private final Clock clock;
-        private final BlockingQueue<Message> mailbox;
-        private final Executor workers;
-        private final Map<Long, Running> running = new LinkedHashMap<>();
+        private final Map<Long, InFlight> running = new LinkedHashMap<>();
         private final Set<Saving> saving = new LinkedHashSet<>();
-        private final AtWork atWork;
+        private final Agenda.Schedule<Download> downloads =
+                new Agenda.Schedule<>(download -> download.due, (_, _) -> 0);
         private final int looksAtOnce;
         private int looking = 0, downloading = 0, firewalled = 0;
         private Instant hardStop = Instant.MAX;
-        private boolean taskStopsSent = false, lateAsked = false, toldOfLinks = false;
+        private boolean taskStopsSent = false, toldOfLinks = false;
         private String version = "", toldOfPause = "";
 
         /// What an engine goes by.
@@ -4954,8 +4944,9 @@ final class DifyExec implements Runnable {
         /// @param names of the user of each attempt
         record Terms(Judge judge, Limits limits, Pace pace, Route route, Names names) {}
 
-        /// What an engine hears of the world by, and does its work with.
-        record Ports(Clock clock, BlockingQueue<Message> mailbox, Executor workers) {
+        /// What an engine hears of the world by, and does its work with. Its thread takes what it has to do out of the
+        /// mailbox, where workers and signals put it.
+        record Ports(Clock clock, BlockingQueue<Runnable> mailbox, Executor workers) {
             /// The time of day, and a virtual thread for each piece of work.
             static Ports ofProcess() {
                 return new Ports(Clock.systemUTC(), new LinkedBlockingQueue<>(), Thread::startVirtualThread);
@@ -4964,48 +4955,44 @@ final class DifyExec implements Runnable {
 
         Engine(Workflow workflow, Batch.Wanted wanted, Terms terms, BatchWriter batch, Watcher watcher, Ports ports) {
             this.workflow = workflow;
-            this.agenda = new Agenda(wanted, terms.route().app().firstLook(), ports.clock().instant());
-            this.judge = terms.judge();
-            this.inquiry = new Inquiry(judge, terms.limits(), wanted.resendUnknown());
+            this.terms = terms;
+            this.agenda = new Agenda(wanted, terms.route().app.firstLook(), ports.clock().instant());
+            this.inquiry = new Inquiry(terms.judge(), terms.limits(), wanted.resendUnknown());
             this.pace = terms.pace();
-            this.health = new Health(judge.backoff());
-            this.limits = terms.limits();
-            this.route = terms.route();
+            this.health = new Health(terms.judge().backoff());
+
             this.batch = batch;
-            this.names = terms.names();
-            this.tally = new Tally(wanted.rows(), ports.clock());
+            this.tally = new Tally(wanted.rows(), pace, ports.clock());
             this.watcher = watcher;
+            this.ports = ports;
             this.clock = ports.clock();
-            this.mailbox = ports.mailbox();
-            this.workers = ports.workers();
-            this.atWork = new AtWork(2 * pace.ceiling());
-            this.looksAtOnce = Math.max(2, pace.ceiling() / 4);
+            this.looksAtOnce = Math.max(2, pace.ceiling / 4);
         }
 
         /// An attempt on the wire. Only `thread` is set by its worker.
-        private static final class Running {
+        private static final class InFlight {
             final Attempt attempt;
             volatile Thread thread;
             Instant start; // what TIMEOUT counts from: its sending, then a stream's first event
             Optional<RunRef> run = Optional.empty();
             boolean began, stopAsked, asked;
 
-            Running(Attempt attempt) {
+            InFlight(Attempt attempt) {
                 this.attempt = attempt;
                 this.start = attempt.at();
             }
         }
 
-        /// What has been done so far.
-        Tally tally() {
-            return tally;
+        /// From any thread: the call is to end.
+        void interrupt(String signal) {
+            ports.mailbox().add(() -> interrupted(signal));
         }
 
-        /// [#run], with Ctrl-C, SIGTERM and SIGHUP as messages; whatever stopped it, the files get their last words.
+        /// [#run], with Ctrl-C, SIGTERM and SIGHUP as interrupts; whatever stopped it, the files get their last words.
         Optional<Stop> runToLastWords() throws InterruptedException {
             var former = new LinkedHashMap<String, Object>();
             for (var name : List.of("INT", "TERM", "HUP"))
-                former.put(name, Signals.register(name, () -> mailbox.add(new Message.Interrupted(name))));
+                former.put(name, Signals.register(name, () -> interrupt(name)));
             try {
                 var early = run();
                 var unwritten = batch.finish();
@@ -5020,10 +5007,11 @@ final class DifyExec implements Runnable {
             try {
                 while (!isOver()) {
                     begin();
-                    watcher.watch(tally.now(running.size(), agenda.waiting() + saving.size(),
-                            agenda.doubts() + looking, pace, rest(clock.instant())));
-                    var message = mailbox.poll(untilNext().toNanos(), NANOSECONDS);
-                    for (; message != null; message = mailbox.poll()) handle(message);
+                    tally.now = new Tally.Now(running.size(), agenda.waiting.size() + saving.size(),
+                            agenda.doubts.size() + looking, rest(clock.instant()));
+                    watcher.watch(tally);
+                    var message = ports.mailbox().poll(untilNext().toNanos(), NANOSECONDS);
+                    for (; message != null; message = ports.mailbox().poll()) message.run();
                     batch.flush();
                     health.verdict(clock.instant(), running.size() + looking).ifPresent(agenda::close);
                 }
@@ -5038,8 +5026,8 @@ final class DifyExec implements Runnable {
         }
 
         private boolean isOver() {
-            if (agenda.stop().isEmpty()) return running.isEmpty() && saving.isEmpty() && looking == 0
-                    && agenda.isDone() && !lookForLateRuns();
+            if (agenda.stop().isEmpty())
+                return running.isEmpty() && saving.isEmpty() && looking == 0 && agenda.isDone(clock.instant());
             if (!(running.isEmpty() && saving.isEmpty()) && hardStop.isAfter(clock.instant())) return false;
             return running.isEmpty() || taskStopsSent || !stopTasks(AFTER_STOP);
         }
@@ -5049,70 +5037,73 @@ final class DifyExec implements Runnable {
             var now = clock.instant();
             download(now);
             if (agenda.stop().isPresent()) return;
-            var starts = new ArrayList<Running>();
+            var starts = new ArrayList<InFlight>();
             while (health.isOpen(now) && hasRoom(now, now)) {
                 var due = agenda.next(now);
                 if (due.isEmpty() || isTooDear()) break; // empty, too, when a CSV that was changed closes the agenda
-                starts.add(recorded(due.get().attempt(names.next(), route.mode(), now)));
+                starts.add(recorded(due.get().attempt(terms.names().next(), terms.route().mode(), now)));
             }
             batch.flush();
             starts.forEach(this::start);
             while (looking < looksAtOnce && health.isOpen(now)) {
-                var doubt = agenda.nextDoubt(now);
+                var doubt = agenda.doubts.next(now);
                 if (doubt.isEmpty()) break;
                 look(doubt.get());
             }
         }
 
-        /// The batch ends where the next run would cost too much; its row stays pending.
-        private boolean isTooDear() {
-            var reached = limits.costReached(tally.spending(), onServer());
-            reached.ifPresent(why -> agenda.close(new Stop(STOPPED, why)));
-            return reached.isPresent();
+        private void stop(String why) {
+            agenda.close(new Stop(STOPPED, why));
         }
 
-        private Running recorded(Attempt attempt) {
-            var begun = new Running(attempt);
+        /// The batch ends where the next run would cost too much; its row stays pending.
+        private boolean isTooDear() {
+            terms.limits().costReached(tally.spending(), onServer()).ifPresent(this::stop);
+            return agenda.stop().isPresent();
+        }
+
+        private InFlight recorded(Attempt attempt) {
+            var begun = new InFlight(attempt);
             running.put(attempt.sequence(), begun);
             pace.started(attempt.at());
             tally.started(attempt.at());
             health.begun();
             batch.record(Event.Attempt.of(attempt));
-            agenda.unseen().resent(attempt.row());
+            agenda.resent(attempt.row());
             return begun;
         }
 
         /// Once many wait for their files, which are in memory for so long, those of more rows would fare no better.
         private boolean hasRoom(Instant when, Instant now) {
-            return pace.hasRoom(when, busy(now) + downloading) && saving.size() < MOST_SAVING + pace.ceiling();
+            return pace.hasRoom(when, busy(now) + downloading) && saving.size() < MOST_SAVING + pace.ceiling;
         }
 
         /// Files go first, as their links die: into the places of rows, and beside them as look-ups do.
         private void download(Instant now) {
             while (downloading < Math.max(looksAtOnce, pace.limit() - busy(now))) {
-                var download = agenda.nextDownload(now);
+                var download = downloads.next(now);
                 if (download.isEmpty()) return;
                 downloading++;
-                post(() -> new Message.Downloaded(download.get(), workflow.fetch(download.get().file())));
+                work(() -> workflow.fetch(download.get().file), fetched -> downloaded(download.get(), fetched));
             }
         }
 
-        private void start(Running begun) {
-            post(() -> {
+        private void start(InFlight begun) {
+            work(() -> {
                 begun.thread = Thread.currentThread();
-                return ended(begun.attempt);
-            });
+                return run(begun.attempt);
+            }, seen -> ended(begun.attempt, seen));
         }
 
         /// Runs an attempt to its end. Where memory runs out, the run is looked up once others have given theirs back.
-        private Message ended(Attempt attempt) {
+        private Seen run(Attempt attempt) {
             try {
-                return new Message.Ended(attempt, workflow.run(attempt, heard -> {
+                return workflow.run(attempt, heard -> {
                     if (attempt.kind() == Kind.TRY || !(heard instanceof Heard.Said)) // of rows there are too many
-                        mailbox.add(new Message.OnTheWay(attempt, heard));
-                }));
+                        ports.mailbox().add(() -> heard(attempt, heard));
+                });
             } catch (OutOfMemoryError _) {
-                return new Message.Ended(attempt, Seen.Cut.outOfMemory(Optional.empty()));
+                return Seen.Cut.outOfMemory(Optional.empty());
             }
         }
 
@@ -5128,54 +5119,54 @@ final class DifyExec implements Runnable {
             health.begun();
             if (doubt.stopsFirst())
                 batch.record(Event.Stop.of(doubt.attempt(), doubt.run().get(), Event.Stop.TIMED_OUT, now));
-            post(() -> new Message.Looked(doubt, workflow.look(doubt), now));
+            work(() -> workflow.look(doubt), found -> looked(doubt, found, now));
         }
 
-        /// A worker that breaks posts that, too: nothing waits for it in vain.
-        private void post(Supplier<Message> work) {
-            workers.execute(() -> {
-                Message message;
+        /// Work for another thread, and what this one does about its result. Work that breaks says so, too: nothing
+        /// waits for it in vain.
+        private <T> void work(Supplier<T> work, Consumer<T> then) {
+            ports.workers().execute(() -> {
                 try {
-                    message = work.get();
+                    var result = work.get();
+                    ports.mailbox().add(() -> then.accept(result));
                 } catch (Throwable problem) {
-                    message = new Message.Broken(problem);
+                    ports.mailbox().add(() -> {
+                        throw new IllegalStateException("a worker broke", problem);
+                    });
                 }
-                mailbox.add(message);
             });
         }
 
         private Duration untilNext() {
             var now = clock.instant();
-            var next = now.plusMillis(200); // the progress line moves on
-            if (hardStop.isBefore(next)) next = hardStop;
-            if (agenda.stop().isEmpty()) next = Stream.of(next, nextStart(now), nextLook(now))
-                    .min(Comparator.naturalOrder()).get();
+            var redrawn = now.plusMillis(200); // the progress line moves on
+            var next = Collections.min(agenda.stop().isPresent() ? List.of(redrawn, hardStop)
+                    : List.of(redrawn, nextStart(now), nextLook()));
             return Duration.between(now, next).isPositive() ? Duration.between(now, next) : Duration.ofMillis(1);
         }
 
         /// When a row may start next; with no place free, a message tells.
         private Instant nextStart(Instant now) {
-            if (!agenda.hasRows() || !hasRoom(Instant.MAX, now)) return Instant.MAX;
-            return Stream.of(agenda.nextRow(now), pace.nextStart(), health.isOpen(now) ? now : health.nextProbe())
-                    .max(Comparator.naturalOrder()).get();
+            var row = agenda.nextRow(now);
+            return hasRoom(Instant.MAX, now) ? Collections.max(List.of(row, pace.nextStart(), health.opens()))
+                    : Instant.MAX;
+        }
+
+        private Instant nextLook() {
+            return looking < looksAtOnce ? Collections.max(List.of(agenda.doubts.due(), health.opens())) : Instant.MAX;
         }
 
         /// What keeps rows from starting, apart from those that run.
-        private Optional<Rest> rest(Instant now) {
+        private Optional<String> rest(Instant now) {
             if (agenda.stop().isPresent()) return Optional.empty();
             return health.rest(now).or(() -> {
-                if (!running.isEmpty()) return Optional.empty();
-                var next = nextStart(now);
+                var next = running.isEmpty() ? nextStart(now) : now;
                 if (!next.isAfter(now)) return Optional.empty();
-                if (next.isBefore(Instant.MAX)) return Optional.of(new Rest.NextStart(Duration.between(now, next)));
-                return agenda.doubts() + looking == 0 ? Optional.empty() : Optional.of(new Rest.LookUps());
+                if (next.isBefore(Instant.MAX))
+                    return Optional.of("next start in " + Plain.seconds(Duration.between(now, next)));
+                return Optional.of("waits for runs that are looked up")
+                        .filter(_ -> agenda.doubts.size() + looking > 0);
             });
-        }
-
-        private Instant nextLook(Instant now) {
-            if (looking >= looksAtOnce) return Instant.MAX;
-            return Stream.of(agenda.nextDoubt(), health.isOpen(now) ? now : health.nextProbe())
-                    .max(Comparator.naturalOrder()).get();
         }
 
         /// Places that are taken, for what starts next.
@@ -5188,42 +5179,31 @@ final class DifyExec implements Runnable {
             return running.size() + agenda.cutRuns().size();
         }
 
-        private void handle(Message message) {
-            switch (message) {
-                case Message.OnTheWay(var attempt, var heard) -> heard(attempt, heard);
-                case Message.Ended(var attempt, var seen) -> ended(attempt, seen);
-                case Message.Looked(var doubt, var found, var begun) -> looked(doubt, found, begun);
-                case Message.Downloaded(var download, var fetched) -> downloaded(download, fetched);
-                case Message.Interrupted(var signal) -> interrupted(signal);
-                case Message.Broken(var problem) -> throw new IllegalStateException("a worker broke", problem);
-            }
-        }
-
         private void heard(Attempt attempt, Heard heard) {
+            var sent = running.get(attempt.sequence());
             switch (heard) {
-                case Heard.Named(var run) -> Optional.ofNullable(running.get(attempt.sequence()))
-                        .ifPresent(sent -> named(sent, run));
-                case Heard.Began(var run, var waited) -> began(attempt, run, waited);
-                case Heard.Quiet(var run) -> askAboutQuiet(attempt, run);
                 case Heard.Uploaded(var file, var upload) -> batch.record(new Event.Upload(clock.instant(),
                         attempt.row().id(), attempt.user(), file, upload));
                 case Heard.Said said -> watcher.heard(said);
+                case Heard.Named _, Heard.Began _, Heard.Quiet _ when sent == null -> {} // its end was learnt before
+                case Heard.Named(var run) -> named(sent, run);
+                case Heard.Began(var run, var waited) -> began(sent, run, waited);
+                case Heard.Quiet(var run) -> askAboutQuiet(sent, run);
             }
         }
 
-        private void began(Attempt attempt, RunRef run, Duration waited) {
-            var begun = running.get(attempt.sequence());
-            if (begun == null) return;
+        private void began(InFlight begun, RunRef run, Duration waited) {
             begun.start = clock.instant();
             begun.began = true;
             named(begun, run);
-            if (pace.isQueued(waited)) slowDown(attempt, "first event after " + Plain.seconds(waited), this::begun);
+            if (pace.isQueued(waited)) slowDown(begun.attempt, "first event after " + Plain.seconds(waited),
+                    () -> (int) running.values().stream().filter(some -> some.began).count());
             if (hardStop.isBefore(Instant.MAX) && taskStopsSent) stopTask(begun);
         }
 
         /// On record once, whatever names the run first: the head of its answer, an event of its stream, or an answer
         /// that leaves its end open; and once more, when its task is told.
-        private void named(Running begun, RunRef run) {
+        private void named(InFlight begun, RunRef run) {
             if (begun.run.filter(known -> known.equals(run) || !known.task().isEmpty()).isPresent()) return;
             begun.run = Optional.of(run);
             batch.record(Event.Run.of(begun.attempt, run, clock.instant()));
@@ -5231,8 +5211,11 @@ final class DifyExec implements Runnable {
 
         /// The server has let in more than it works on: down to the runs that have begun.
         private void slowDown(Attempt attempt, String why, IntSupplier begun) {
-            if (!pace.queued(attempt.sequence(), begun, names.count())) return;
-            tally.throttled();
+            if (pace.queued(attempt.sequence(), begun, terms.names().count())) slowedDown(attempt, why);
+        }
+
+        private void slowedDown(Attempt attempt, String why) {
+            tally.throttled++;
             batch.record(new Event.Throttle(clock.instant(), attempt.user(), why, pace.limit()));
         }
 
@@ -5240,13 +5223,8 @@ final class DifyExec implements Runnable {
         private void passedDoor(Attempt attempt, Seen.Ran ran, Instant now) {
             ran.waited().filter(pace::isQueued).ifPresent(waited -> slowDown(attempt,
                     "waited " + Plain.seconds(waited) + " at the server's door",
-                    () -> Math.max(begun(waited, ran.usage(), now), atWork.most())));
-            atWork.add(ran.usage().within(Duration.between(attempt.at(), now)), now);
-        }
-
-        /// Streams that have their first event.
-        private int begun() {
-            return (int) running.values().stream().filter(some -> some.began).count();
+                    () -> Math.max(begun(waited, ran.usage(), now), pace.atWork.most())));
+            pace.atWork.add(ran.usage().within(Duration.between(attempt.at(), now)), now);
         }
 
         /// The run that has just ended, and those that have begun beside it: where one is let in after the other, they
@@ -5266,7 +5244,7 @@ final class DifyExec implements Runnable {
                 return;
             }
             adapt(attempt, seen, now);
-            var verdict = judge.verdict(attempt, seen);
+            var verdict = terms.judge().verdict(attempt, seen);
             if (verdict instanceof Verdict.LookUp) seen.run().ifPresent(run -> named(begun, run));
             else if (seen instanceof Seen.Ran ran) watcher.ran(attempt, ran, now);
             conclude(attempt, begun.start, seen, verdict);
@@ -5276,8 +5254,8 @@ final class DifyExec implements Runnable {
         /// A pause that the server asks for is one of the whole batch.
         private void heed(Seen seen, Instant now) {
             if (agenda.stop().isPresent()) return;
-            Pause.of(seen, now).ifPresent(pause -> {
-                if (pause.isTooLong()) agenda.close(new Stop(STOPPED, pause.text()));
+            Backoff.Pause.of(seen, now).ifPresent(pause -> {
+                if (pause.isTooLong()) stop(pause.text());
                 else {
                     health.pause(pause.until());
                     if (!pause.text().equals(toldOfPause)) watcher.say(pause.text());
@@ -5304,14 +5282,15 @@ final class DifyExec implements Runnable {
                 case Seen.NotUploaded file when !file.mayPass() -> health.answered();
                 case Seen.Cut _, Seen.NotSent _, Seen.NotUploaded _ -> health.failed(now, attempt.at());
             }
-            route.seen(attempt, seen, Duration.between(attempt.at(), now), onServer())
+            terms.route().seen(attempt, seen, Duration.between(attempt.at(), now), onServer())
                     .ifPresent(change -> changed(change, now));
         }
 
         private void changed(String change, Instant now) {
-            limits.costUnseen(route.mode()).ifPresentOrElse(why -> agenda.close(new Stop(STOPPED, why)), () -> {
+            var mode = terms.route().mode();
+            terms.limits().costUnseen(mode).ifPresentOrElse(this::stop, () -> {
                 watcher.say(change);
-                batch.changed(now, route.mode());
+                batch.changed(now, mode);
             });
         }
 
@@ -5321,7 +5300,7 @@ final class DifyExec implements Runnable {
             switch (verdict) {
                 case Verdict.Done(var outcome) -> finish(attempt, seen, outcome);
                 case Verdict.Again(var after, var why) -> {
-                    tally.retried();
+                    tally.retries++;
                     again(attempt, attempt.tries().failedOnce(), after, "again", seen, why);
                 }
                 case Verdict.Throttled(var after, var why) -> {
@@ -5332,9 +5311,9 @@ final class DifyExec implements Runnable {
                         why);
                 case Verdict.LookUp(var symptom, var why) -> doubt(attempt, start, seen, symptom, why);
                 case Verdict.StopBatch(var why) -> {
-                    var stop = new Stop(STOPPED, why);
-                    batch.record(Event.End.of(attempt, clock.instant(), "refused", seen, stop.fact()));
-                    agenda.close(stop);
+                    var fact = new Stop(STOPPED, why).fact();
+                    batch.record(Event.End.of(attempt, clock.instant(), "refused", seen, fact));
+                    stop(why);
                 }
             }
         }
@@ -5348,11 +5327,10 @@ final class DifyExec implements Runnable {
 
         private void throttled(Attempt attempt, Duration after, String why) {
             var now = clock.instant();
-            pace.refused(attempt.sequence(), onServer(), names.count());
+            pace.refused(attempt.sequence(), onServer(), terms.names().count());
             if (onServer() > busy(now)) pace.pause(now.plus(after)); // those that were cut do hold their places
             health.refused(now, onServer());
-            tally.throttled();
-            batch.record(new Event.Throttle(now, attempt.user(), why, pace.limit()));
+            slowedDown(attempt, why);
         }
 
         /// A row of whose outputs files are to be kept counts as done once they are there, or given up.
@@ -5362,38 +5340,40 @@ final class DifyExec implements Runnable {
                 acknowledge(attempt, seen, outcome, List.of(), now);
                 return;
             }
-            var row = new Saving(attempt, ran, outcome, now);
+            var row = new Saving(attempt, ran, outcome, now, new ArrayList<>());
+            ran.files().orElseThrow().forEach(file -> row.files().add(new Download(row, file)));
             saving.add(row);
-            row.downloads().forEach(agenda::download);
+            downloads.addAll(row.files());
             checkLimits();
         }
 
         private void checkLimits() {
-            limits.reached(tally.count(Standing.FAILED), tally.done(), tally.tokens)
-                    .ifPresent(why -> agenda.close(new Stop(STOPPED, why)));
+            terms.limits().reached(tally.count(Standing.FAILED), tally.done(), tally.tokens).ifPresent(this::stop);
         }
 
         private void downloaded(Download download, Fetched fetched) {
             downloading--;
-            var again = Optional.of(download.again(clock.instant(), judge.backoff()))
-                    .filter(next -> fetched.mayPass() && next.isInTime());
-            again.ifPresent(agenda::download);
-            download.row().fetched(download.file(), fetched, again.isPresent());
-            if (download.row().isOver()) saved(download.row());
+            download.fetched(fetched, clock.instant(), terms.judge().backoff());
+            if (!download.isOver) downloads.add(download);
+            else if (download.row.files().stream().allMatch(file -> file.isOver)) saved(download.row);
         }
 
         /// With the files that are there; each that is not is on record before the row's end.
         private void saved(Saving row) {
             saving.remove(row);
-            row.missing().forEach((file, why) -> missing(row.attempt, file, why));
-            acknowledge(row.attempt, row.ran, row.outcome, row.there(), row.ended);
+            var there = new ArrayList<Path>();
+            for (var download : row.files()) switch (download.last) {
+                case Fetched.There(var path) -> there.add(path);
+                case Fetched.Missing(var why, _) -> missing(row.attempt(), download.file, why);
+            }
+            acknowledge(row.attempt(), row.ran(), row.outcome(), there, row.ended());
         }
 
         private void missing(Attempt attempt, OutputFile file, String why) {
             var id = attempt.row().id();
-            if (tally.missingFiles().isEmpty()) watcher.say("Row " + Plain.id(id) + ": a file of its outputs could not "
+            if (tally.missingFiles.isEmpty()) watcher.say("Row " + Plain.id(id) + ": a file of its outputs could not "
                     + "be fetched (" + Plain.text(why, 200) + "); all rows with such files are told at the end.");
-            tally.missingFiles().add(attempt.row());
+            tally.missingFiles.add(attempt.row());
             batch.record(new Event.Missing(clock.instant(), id, attempt.user(), file.place().getFileName().toString(),
                     Plain.text(why, 200)));
         }
@@ -5404,51 +5384,43 @@ final class DifyExec implements Runnable {
             var took = attempt.took(seen, ended);
             if (seen instanceof Seen.Ran ran && outcome.standing().isSuccess() && attempt.kind() == Kind.ROW)
                 batch.result(Results.Success.of(attempt, ran, ended, files));
-            batch.settled(attempt, outcome, now, seen, took, () -> count(attempt, outcome, took, now));
+            batch.settled(attempt, outcome, now, seen, took, () -> {
+                tally.ended(attempt, outcome, took, now);
+                checkLimits();
+            });
             watcher.ended(outcome);
             if (outcome instanceof Outcome.Failed failed && failed.firewall() && ++firewalled >= FIREWALLED)
-                agenda.close(new Stop(STOPPED, "a firewall refused " + FIREWALLED + " rows in a row (HTTP 403, HTML)"
-                        + "\nhint: ask its owner to let these requests through"));
-            if (seen instanceof Seen.Ran ran) {
-                noticeVersion(ran.workflowId());
-                if (!toldOfLinks) toldOfLinks = tellOfLinks(ran);
-            }
+                stop("a firewall refused " + FIREWALLED + " rows in a row (HTTP 403, HTML)"
+                        + "\nhint: ask its owner to let these requests through");
+            if (seen instanceof Seen.Ran ran) notice(ran);
         }
 
-        private void count(Attempt attempt, Outcome outcome, Duration took, Instant now) {
-            tally.ended(attempt, outcome, took, now);
-            checkLimits();
-        }
-
-        /// Once a batch: the links of later rows fare as those of the first.
-        private boolean tellOfLinks(Seen.Ran ran) {
-            if (ran.linksExpire()) watcher.say("The outputs hold links to files, which expire within minutes: "
+        /// A new version; and once a batch that links expire, as those of later rows fare as those of the first.
+        private void notice(Seen.Ran ran) {
+            var former = version;
+            if (!ran.workflowId().isEmpty()) version = ran.workflowId();
+            if (!former.isEmpty() && !former.equals(version)) watcher.say("The workflow was published anew during this "
+                    + "batch: rows from now on ran version " + version + ", those before " + former
+                    + ". --workflow-id " + former + " pins the earlier one.");
+            if (toldOfLinks || !ran.linksExpire()) return;
+            toldOfLinks = true;
+            watcher.say("The outputs hold links to files, which expire within minutes: "
                     + "--save-files DIR keeps the files.");
-            return ran.linksExpire();
-        }
-
-        private void noticeVersion(String workflowId) {
-            if (workflowId.isEmpty() || workflowId.equals(version)) return;
-            if (!version.isEmpty()) watcher.say("The workflow was published anew during this batch: rows from now on "
-                    + "ran version " + workflowId + ", those before " + version
-                    + ". --workflow-id " + version + " pins the earlier one.");
-            version = workflowId;
         }
 
         private void doubt(Attempt attempt, Instant start, Seen seen, Symptom symptom, String why) {
             if (agenda.stop().isPresent()) return; // open in the log: the next start asks for it
             var now = clock.instant();
-            var deadline = symptom == Symptom.TIMED_OUT ? now.plus(limits.afterTimeout(seen.run()))
-                    : start.plus(limits.timeout());
+            var deadline = symptom == Symptom.TIMED_OUT ? now.plus(terms.limits().afterTimeout(seen.run()))
+                    : start.plus(terms.limits().timeout());
             var since = symptom == Symptom.SILENCE ? attempt.at() : now; // that silence has lasted since the request
             agenda.arose(new Doubt.NoEnd(attempt, seen, symptom, why, since, deadline), now);
         }
 
-        private void askAboutQuiet(Attempt attempt, RunRef run) {
-            var begun = running.get(attempt.sequence());
-            if (begun == null || begun.asked) return;
+        private void askAboutQuiet(InFlight begun, RunRef run) {
+            if (begun.asked) return;
             begun.asked = true;
-            agenda.doubt(new Doubt.QuietStream(attempt, Optional.of(run), begun.start, clock.instant()));
+            agenda.doubt(new Doubt.QuietStream(begun.attempt, Optional.of(run), begun.start, clock.instant()));
         }
 
         private void looked(Doubt doubt, Found found, Instant begun) {
@@ -5457,7 +5429,7 @@ final class DifyExec implements Runnable {
             var now = clock.instant();
             if (found instanceof Found.Silent(var seen) && !(seen instanceof Seen.TooLarge)) health.failed(now, begun);
             else health.answered();
-            if (found instanceof Found.Running) route.listsRunning(doubt);
+            if (found instanceof Found.Running) terms.route().listsRunning(doubt);
             if (found instanceof Found.Ended(var ran)) watcher.ran(doubt.attempt(), ran, now);
             batch.record(new Event.Look(now, doubt.attempt().user(), doubt.run().map(RunRef::id).orElse(""),
                     found.word()));
@@ -5476,10 +5448,10 @@ final class DifyExec implements Runnable {
             return doubt instanceof Doubt.QuietStream && !running.containsKey(doubt.attempt().sequence());
         }
 
-        private Here here(Doubt doubt) {
+        private Inquiry.Here here(Doubt doubt) {
             if (doubt instanceof Doubt.Late) batch.flush(); // one found a moment ago may have given the row its success
             var begun = running.get(doubt.attempt().sequence());
-            return new Here(route.listing(doubt.attempt()), begun != null && begun.stopAsked,
+            return new Inquiry.Here(terms.route().listing(doubt.attempt()), begun != null && begun.stopAsked,
                     batch.standing(doubt.attempt().row()).isSuccess());
         }
 
@@ -5493,60 +5465,43 @@ final class DifyExec implements Runnable {
             if (begun.thread != null) begun.thread.interrupt();
         }
 
-        private void act(Doubt doubt, Step step) {
+        private void act(Doubt doubt, Inquiry.Step step) {
             var attempt = doubt.attempt();
             switch (step) {
-                case Step.Take(var ran, var verdict) -> harvest(doubt, ran, verdict);
-                case Step.Judged(var seen, var verdict) -> conclude(attempt, doubt.start(), seen, verdict);
-                case Step.LookAgain(var next) -> agenda.doubt(next);
-                case Step.Say(var text, var then) -> {
+                case Inquiry.Step.Take(var ran, var verdict) -> {
+                    if (doubt instanceof Doubt.Late) tally.reopened(batch.standing(attempt.row()));
+                    batch.record(new Event.Harvest(clock.instant(), attempt.user(), ran.ref().id()));
+                    tally.harvested++;
+                    conclude(attempt, doubt.start(), ran, verdict);
+                }
+                case Inquiry.Step.Judged(var seen, var verdict) -> conclude(attempt, doubt.start(), seen, verdict);
+                case Inquiry.Step.LookAgain(var next) -> agenda.doubt(next);
+                case Inquiry.Step.Say(var text, var then) -> {
                     watcher.say(text);
                     act(doubt, then);
                 }
-                case Step.Close(var end, var seen, var why, var then) -> {
+                case Inquiry.Step.Close(var end, var seen, var why, var then) -> {
                     batch.record(Event.End.of(attempt, clock.instant(), end, seen, why));
-                    if (seen.run().isEmpty()) agenda.unseen().add(attempt);
+                    if (seen.run().isEmpty()) agenda.unseen(attempt);
                     act(doubt, then);
                 }
-                case Step.SendAgain(var tries, var rechecked) -> {
-                    if (tries.failed() > attempt.tries().failed()) tally.retried();
+                case Inquiry.Step.SendAgain(var tries, var rechecked) -> {
+                    if (tries.failed() > attempt.tries().failed()) tally.retries++;
                     if (rechecked) agenda.ready(attempt.row(), tries, clock.instant());
                     else agenda.again(attempt.row(), tries, clock.instant());
                 }
-                case Step.GiveUp(var cut, var outcome) -> giveUp(attempt, cut, outcome, clock.instant());
-                case Step.StopBatch(var why) -> agenda.close(new Stop(STOPPED, why));
-                case Step.Nothing() -> {}
+                case Inquiry.Step.Abort(var why) -> stop(why);
+                case Inquiry.Step.Nothing() -> {}
             }
         }
 
-        private void harvest(Doubt doubt, Seen.Ran ran, Verdict verdict) {
-            var attempt = doubt.attempt();
-            if (doubt instanceof Doubt.Late) tally.reopened(batch.standing(attempt.row()));
-            batch.record(new Event.Harvest(clock.instant(), attempt.user(), ran.ref().id()));
-            tally.harvested();
-            conclude(attempt, doubt.start(), ran, verdict);
-        }
-
-        private void giveUp(Attempt attempt, Seen.Cut cut, Outcome outcome, Instant now) {
-            batch.settled(attempt, outcome, now, cut, attempt.took(cut, now),
-                    () -> count(attempt, outcome, Duration.between(attempt.at(), now), now));
-            watcher.ended(outcome);
-        }
-
         private void turnedUp(Attempt attempt, Found found, Instant now) {
-            if (!agenda.unseen().remove(attempt) || !agenda.unseen().isResent(attempt)) return;
+            if (!agenda.isLate(attempt)) return;
             var run = found.run().orElse(RunRef.NONE);
             batch.record(new Event.Late(now, attempt.row().id(), attempt.user(), run.id(), found.word()));
-            tally.late();
+            tally.late++;
             watcher.say("Row " + Plain.id(attempt.row().id()) + ": " + run.name()
                     + " turned up late, after the row was sent again; it may have been paid twice.");
-        }
-
-        /// Asks, once and at the end, whether a run that counted as not started has turned up.
-        private boolean lookForLateRuns() {
-            if (lateAsked) return false;
-            lateAsked = true;
-            return agenda.askForLateRuns(clock.instant());
         }
 
         private void interrupted(String signal) {
@@ -5556,10 +5511,10 @@ final class DifyExec implements Runnable {
                 return;
             }
             agenda.close(new Stop(INTERRUPTED, signal.equals("INT") ? "interrupted" : "interrupted by SIG" + signal));
-            hardStop = now.plus(limits.grace());
+            hardStop = now.plus(terms.limits().grace());
             int busy = running.size() + saving.size();
-            if (busy > 0 && limits.grace().isPositive()) watcher.say("Stopping: " + busy
-                    + " running rows get up to " + Plain.seconds(limits.grace())
+            if (busy > 0 && terms.limits().grace().isPositive()) watcher.say("Stopping: " + busy
+                    + " running rows get up to " + Plain.seconds(terms.limits().grace())
                             + " to end; Ctrl-C again stops at once.");
         }
 
@@ -5572,43 +5527,60 @@ final class DifyExec implements Runnable {
             return running.values().stream().anyMatch(begun -> begun.stopAsked);
         }
 
-        private void stopTask(Running begun) {
+        private void stopTask(InFlight begun) {
             if (begun.stopAsked || begun.run.isEmpty() || begun.run.get().task().isEmpty()) return;
             begun.stopAsked = true;
             var run = begun.run.get();
             batch.record(Event.Stop.of(begun.attempt, run, Event.Stop.INTERRUPTED, clock.instant()));
-            tally.stopped();
-            workers.execute(() -> workflow.stop(run, begun.attempt.user()));
+            tally.stopped++;
+            ports.workers().execute(() -> workflow.stop(run, begun.attempt.user()));
+        }
+
+        /// A run that succeeded and of whose outputs files are fetched.
+        ///
+        /// @param ended when the run's end was seen
+        private record Saving(Attempt attempt, Seen.Ran ran, Outcome outcome, Instant ended, List<Download> files) {}
+
+        /// A file to fetch now or later, until it is there or given up.
+        private static final class Download {
+            /// Dify's links are good for so long.
+            private static final Duration LINK = Duration.ofSeconds(300);
+
+            final Saving row;
+            final OutputFile file;
+            Instant due;
+            Fetched last = new Fetched.Missing("the call ended first", true);
+            boolean isOver = false;
+            private int tries = 0;
+
+            Download(Saving row, OutputFile file) {
+                this.row = row;
+                this.file = file;
+                this.due = row.ended();
+            }
+
+            /// Once more, if that may help and its link lives when it is due.
+            void fetched(Fetched what, Instant now, Backoff backoff) {
+                last = what;
+                due = now.plus(backoff.delay(tries++));
+                isOver = !what.mayPass() || !due.isBefore(row.ended().plus(LINK));
+            }
         }
     }
 
-    /// What reaches the engine's thread from workers and signals.
-    sealed interface Message {
-        record OnTheWay(Attempt attempt, Heard heard) implements Message {}
-
-        record Ended(Attempt attempt, Seen seen) implements Message {}
-
-        /// @param begun when the look went out
-        record Looked(Doubt doubt, Found found, Instant begun) implements Message {}
-
-        record Downloaded(Download download, Fetched fetched) implements Message {}
-
-        record Interrupted(String signal) implements Message {}
-
-        record Broken(Throwable problem) implements Message {}
-    }
-
-    /// What is to be done and when: rows not begun, rows waiting for another attempt, runs in doubt, files to fetch.
+    /// What is to be done and when: rows not begun, rows waiting for another attempt, runs in doubt.
     static final class Agenda {
+        final Schedule<Doubt> doubts = new Schedule<>(Doubt::due, Comparator.comparing(doubt -> doubt.attempt().at()));
+        final Schedule<Waiting> waiting = new Schedule<>(Waiting::due, (_, _) -> 0);
         private final Iterator<Row> fresh;
-        private final PriorityQueue<Waiting> waiting = new PriorityQueue<>(Comparator.comparing(Waiting::due));
-        private final PriorityQueue<Doubt> doubts = new PriorityQueue<>(Comparator.comparing(Doubt::due)
-                .thenComparing(doubt -> doubt.attempt().at()));
-        private final Duration firstLook;
-        private final PriorityQueue<Download> downloads = new PriorityQueue<>(Comparator.comparing(Download::due));
-        private final Unseen unseen;
         private final Kind kind;
+        private final Duration firstLook;
         private final Map<Integer, Instant> cutRuns = new HashMap<>();
+        /// Attempts of which no run is known though one may turn up, by row. What is known when a row is sent again is
+        /// not among them: it is not late, whatever becomes of it.
+        private final Map<Integer, List<Attempt>> unseen = new LinkedHashMap<>();
+        private final Set<String> resent = new HashSet<>(); // users of such attempts
+        private boolean lateAsked = false;
         private Optional<Stop> stop = Optional.empty();
 
         /// A row that may start now or later.
@@ -5619,26 +5591,49 @@ final class DifyExec implements Runnable {
             }
         }
 
+        /// What is to be done at a time of its own, the next one first.
+        static final class Schedule<T> extends PriorityQueue<T> {
+            private final Function<T, Instant> due;
+
+            /// @param among those that are due at once
+            Schedule(Function<T, Instant> due, Comparator<T> among) {
+                super(Comparator.comparing(due).thenComparing(among));
+                this.due = due;
+            }
+
+            /// When something is due next.
+            Instant due() {
+                return isEmpty() ? Instant.MAX : due.apply(peek());
+            }
+
+            /// Takes off what is due.
+            Optional<T> next(Instant now) {
+                return due().isAfter(now) ? Optional.empty() : Optional.of(poll());
+            }
+        }
+
         /// @param firstLook how long after its request a run is looked for at first
         /// @param now       when the call begins: what earlier ones left was sent before, whatever the clock did since
         Agenda(Batch.Wanted wanted, Duration firstLook, Instant now) {
-            this.firstLook = firstLook;
-            this.kind = wanted.kind();
             this.fresh = wanted.iterator();
+            this.kind = wanted.kind();
+            this.firstLook = firstLook;
             var history = wanted.batch().history();
-            this.unseen = new Unseen(history.resent(false));
-            history.resent(true).forEach(unseen::add);
-            wanted.doubts().forEach(doubt -> doubts.add(doubt.dueAt(now.plus(firstLook))));
+            history.resent(false).forEach(attempt -> {
+                unseen(attempt);
+                resent(attempt.row());
+            });
+            history.resent(true).forEach(this::unseen);
+            wanted.doubts().forEach(doubt -> arose(doubt, now));
         }
 
         Optional<Waiting> next(Instant now) {
-            if (!waiting.isEmpty() && !waiting.peek().due().isAfter(now)) return Optional.of(waiting.poll());
-            while (hasFresh()) {
-                var row = fresh.next();
-                if (unseen.of(row).isEmpty()) return Optional.of(new Waiting(row, Tries.NONE, now, kind));
-                again(row, Tries.NONE, now);
+            var next = waiting.next(now);
+            while (next.isEmpty() && hasFresh()) {
+                again(fresh.next(), Tries.NONE, now);
+                next = waiting.next(now);
             }
-            return Optional.empty();
+            return next;
         }
 
         /// A CSV that was changed under us closes the agenda.
@@ -5653,18 +5648,13 @@ final class DifyExec implements Runnable {
 
         /// Another attempt, later; where earlier ones may turn up yet, they are asked for first.
         void again(Row row, Tries tries, Instant due) {
-            var earlier = unseen.of(row);
+            var earlier = unseen(row);
             if (earlier.isEmpty()) ready(row, tries, due);
             else doubts.add(Doubt.Recheck.of(earlier, tries, due));
         }
 
         void ready(Row row, Tries tries, Instant due) {
             waiting.add(new Waiting(row, tries, due, kind));
-        }
-
-        Optional<Doubt> nextDoubt(Instant now) {
-            if (doubts.isEmpty() || doubts.peek().due().isAfter(now)) return Optional.empty();
-            return Optional.of(doubts.poll());
         }
 
         /// An attempt is in doubt from now on. Its request may have been sent as late as this: it was recorded before,
@@ -5684,26 +5674,6 @@ final class DifyExec implements Runnable {
             cutRuns.remove(doubt.attempt().row().index());
         }
 
-        void download(Download download) {
-            downloads.add(download);
-        }
-
-        Optional<Download> nextDownload(Instant now) {
-            return downloads.isEmpty() || downloads.peek().due().isAfter(now) ? Optional.empty()
-                    : Optional.of(downloads.poll());
-        }
-
-        Unseen unseen() {
-            return unseen;
-        }
-
-        /// Puts one look for each run that counted as not started on the agenda. False: there is none.
-        boolean askForLateRuns(Instant now) {
-            var all = unseen.all();
-            all.forEach(attempt -> doubts.add(new Doubt.Late(attempt, now)));
-            return !all.isEmpty();
-        }
-
         /// Nothing new starts from here on. The first reason stays, but an interrupt wins.
         void close(Stop reason) {
             if (stop.isEmpty() || reason.code() == INTERRUPTED) stop = Optional.of(reason);
@@ -5713,20 +5683,18 @@ final class DifyExec implements Runnable {
             return stop;
         }
 
-        boolean hasRows() {
-            return !waiting.isEmpty() || hasFresh();
+        /// At the end each run that counted as not started is asked for once: it may have turned up.
+        boolean isDone(Instant now) {
+            if (!doubts.isEmpty() || !waiting.isEmpty() || hasFresh()) return false;
+            if (!lateAsked) unseen.values().forEach(attempts -> attempts.forEach(
+                    attempt -> doubts.add(new Doubt.Late(attempt, now))));
+            lateAsked = true;
+            return doubts.isEmpty();
         }
 
-        boolean isDone() {
-            return doubts.isEmpty() && !hasRows();
-        }
-
-        int waiting() {
-            return waiting.size();
-        }
-
-        int doubts() {
-            return doubts.size();
+        /// When the next row is due: at once, unless all that are left wait for another attempt.
+        Instant nextRow(Instant now) {
+            return hasFresh() ? now : waiting.due();
         }
 
         /// Runs of ours that were cut off and may still hold a place on the server, by when each was; also while they
@@ -5735,133 +5703,26 @@ final class DifyExec implements Runnable {
             return cutRuns.values();
         }
 
-        /// When the next row is due: at once, unless all that are left wait for another attempt.
-        Instant nextRow(Instant now) {
-            return hasFresh() ? now : waiting.isEmpty() ? Instant.MAX : waiting.peek().due();
+        void unseen(Attempt attempt) {
+            unseen.computeIfAbsent(attempt.row().index(), _ -> new ArrayList<>()).add(attempt);
         }
 
-        Instant nextDoubt() {
-            return doubts.isEmpty() ? Instant.MAX : doubts.peek().due();
-        }
-    }
-
-    /// Attempts of which no run is known though one may turn up, by row. What is known when a row is sent again is not
-    /// among them: it is not late, whatever becomes of it.
-    static final class Unseen {
-        private final Map<Integer, List<Attempt>> byRow = new LinkedHashMap<>();
-        private final Set<String> resent = new HashSet<>();
-
-        /// @param resent what the log tells of earlier calls
-        Unseen(List<Attempt> resent) {
-            resent.forEach(attempt -> {
-                add(attempt);
-                resent(attempt.row());
-            });
-        }
-
-        void add(Attempt attempt) {
-            byRow.computeIfAbsent(attempt.row().index(), _ -> new ArrayList<>()).add(attempt);
+        /// Those of a row, which they then know whole: an attempt from the log knows its id alone.
+        private List<Attempt> unseen(Row row) {
+            var known = unseen.getOrDefault(row.index(), List.of());
+            if (!known.isEmpty()) known.replaceAll(attempt -> attempt.of(row));
+            return List.copyOf(known);
         }
 
         /// Another attempt of the row goes out: what turns up from now on is late.
         void resent(Row row) {
-            of(row).forEach(attempt -> resent.add(attempt.user()));
+            unseen(row).forEach(attempt -> resent.add(attempt.user()));
         }
 
-        boolean isResent(Attempt attempt) {
-            return resent.contains(attempt.user());
-        }
-
-        /// False: it was not among them.
-        boolean remove(Attempt attempt) {
-            var left = byRow.getOrDefault(attempt.row().index(), new ArrayList<>());
-            boolean removed = left.removeIf(other -> other.user().equals(attempt.user()));
-            if (left.isEmpty()) byRow.remove(attempt.row().index());
-            return removed;
-        }
-
-        /// Those of a row, which they then know whole: an attempt from the log knows its id alone.
-        List<Attempt> of(Row row) {
-            byRow.computeIfPresent(row.index(), (_, attempts) -> new ArrayList<>(attempts.stream()
-                    .map(attempt -> attempt.of(row)).toList()));
-            return List.copyOf(byRow.getOrDefault(row.index(), List.of()));
-        }
-
-        List<Attempt> all() {
-            return byRow.values().stream().flatMap(List::stream).toList();
-        }
-
-        boolean isEmpty() {
-            return byRow.isEmpty();
-        }
-    }
-
-    /// A run that succeeded and of whose outputs files are fetched. Owned by the engine's thread.
-    static final class Saving {
-        final Attempt attempt;
-        final Seen.Ran ran;
-        final Outcome outcome;
-        final Instant ended;
-        private final Map<OutputFile, Fetched> fetched = new HashMap<>();
-        private int open;
-
-        /// @param ended when the run's end was seen
-        Saving(Attempt attempt, Seen.Ran ran, Outcome outcome, Instant ended) {
-            this.attempt = attempt;
-            this.ran = ran;
-            this.outcome = outcome;
-            this.ended = ended;
-            this.open = files().size();
-        }
-
-        private List<OutputFile> files() {
-            return ran.files().orElseThrow();
-        }
-
-        List<Download> downloads() {
-            return files().stream().map(file -> new Download(this, file, 0, ended)).toList();
-        }
-
-        /// @param again whether it is tried once more
-        void fetched(OutputFile file, Fetched what, boolean again) {
-            fetched.put(file, what);
-            if (!again) open--;
-        }
-
-        /// Each file is there or given up.
-        boolean isOver() {
-            return open == 0;
-        }
-
-        List<Path> there() {
-            return files().stream().map(fetched::get).flatMap(what -> what instanceof Fetched.There(var path)
-                    ? Stream.of(path) : Stream.empty()).toList();
-        }
-
-        /// What is not there, and why.
-        Map<OutputFile, String> missing() {
-            var missing = new LinkedHashMap<OutputFile, String>();
-            for (var file : files()) switch (fetched.get(file)) {
-                case null -> missing.put(file, "the call ended first");
-                case Fetched.Missing(var why, _) -> missing.put(file, why);
-                case Fetched.There _ -> {}
-            }
-            return missing;
-        }
-    }
-
-    /// A file to fetch now or later.
-    record Download(Saving row, OutputFile file, int tries, Instant due) {
-        /// Dify's links are good for so long.
-        private static final Duration LINK = Duration.ofSeconds(300);
-
-        Download again(Instant now, Backoff backoff) {
-            return new Download(row, file, tries + 1, now.plus(backoff.delay(tries)));
-        }
-
-        /// Its link lives when it is due.
-        boolean isInTime() {
-            return due.isBefore(row.ended.plus(LINK));
+        /// It has turned up, so it is not unseen any more.
+        boolean isLate(Attempt attempt) {
+            return unseen.getOrDefault(attempt.row().index(), new ArrayList<>())
+                    .removeIf(other -> other.user().equals(attempt.user())) && resent.contains(attempt.user());
         }
     }
 
@@ -5869,18 +5730,22 @@ final class DifyExec implements Runnable {
     static final class Tally {
         private static final int RECENT = 200;
 
-        private final Clock clock;
         private final long asked;
+        private final Pace pace;
+        private final Clock clock;
         private final Instant began;
         private final Map<Standing, Long> ended = new EnumMap<>(Standing.class);
         private final ArrayDeque<Instant> recent = new ArrayDeque<>();
         private final Longs.Latencies latencies = new Longs.Latencies();
-        private final History.MissingFiles missingFiles = new History.MissingFiles();
+        final History.MissingFiles missingFiles = new History.MissingFiles();
         private final Sample sample = new Sample();
         private final Forecast forecast = new Forecast();
-        private long tokens, retries, throttled, harvested, late, stopped;
-        private int running, waiting, doubts, limit, lowest, highest, ceiling;
-        private Optional<Rest> rest = Optional.empty();
+        private long tokens, retries, throttled, harvested, late;
+        private long stopped; // tasks that Dify was asked to stop, since the call is to end
+        Now now = new Now(0, 0, 0, Optional.empty());
+
+        /// @param rest what keeps rows from starting, in words
+        record Now(int running, int waiting, int doubts, Optional<String> rest) {}
 
         /// The rows that ran in this call, not those whose earlier run was looked up: they tell what others will take.
         private static final class Sample {
@@ -5888,50 +5753,37 @@ final class DifyExec implements Runnable {
             private long rows, tokens;
             private Instant first = Instant.MAX, last = Instant.MIN;
 
-            void started(Instant now) {
-                if (now.isBefore(first)) first = now;
-            }
-
-            void ended(Attempt attempt, Instant now) {
-                if (attempt.isEarlier()) return;
-                rows++;
-                last = now;
-            }
-
-            void used(Attempt attempt, Usage usage) {
-                if (attempt.isEarlier()) return;
-                tokens += usage.tokens();
-                spending.add(usage);
-            }
-
             Duration time() {
                 return Duration.between(first, last);
             }
         }
 
-        Tally(long asked, Clock clock) {
+        Tally(long asked, Pace pace, Clock clock) {
             this.asked = asked;
+            this.pace = pace;
             this.clock = clock;
             this.began = clock.instant();
         }
 
         void started(Instant now) {
-            sample.started(now);
+            if (now.isBefore(sample.first)) sample.first = now;
             forecast.started(now);
         }
 
         void ended(Attempt attempt, Outcome outcome, Duration took, Instant now) {
             ended.merge(outcome.standing(), 1L, Long::sum);
             if (outcome.standing().isSuccess()) latencies.add(took.toMillis());
-            sample.ended(attempt, now);
             recent.add(now);
             if (recent.size() > RECENT) recent.remove();
             forecast.ended(done(), together(), now);
+            if (attempt.isEarlier()) return;
+            sample.rows++;
+            sample.last = now;
         }
 
         /// How many rows run at a time, or else a part of all.
         private long together() {
-            return Math.max(1, ceiling < asked ? ceiling : asked / 4);
+            return Math.max(1, pace.ceiling < asked ? pace.ceiling : asked / 4);
         }
 
         /// A row that had ended ends again, better.
@@ -5940,8 +5792,10 @@ final class DifyExec implements Runnable {
         }
 
         void used(Attempt attempt, Usage usage) {
-            sample.used(attempt, usage);
             tokens += usage.tokens();
+            if (attempt.isEarlier()) return;
+            sample.tokens += usage.tokens();
+            sample.spending.add(usage);
         }
 
         /// On the runs of this call: those of earlier calls tell no price when they are looked up.
@@ -5954,39 +5808,6 @@ final class DifyExec implements Runnable {
             return sample.rows == 0 ? Map.of() : sample.spending.times((double) asked / sample.rows);
         }
 
-        void retried() {
-            retries++;
-        }
-
-        void throttled() {
-            throttled++;
-        }
-
-        void harvested() {
-            harvested++;
-        }
-
-        void late() {
-            late++;
-        }
-
-        /// Dify was asked to stop a task, since the call is to end.
-        void stopped() {
-            stopped++;
-        }
-
-        Tally now(int running, int waiting, int doubts, Pace pace, Optional<Rest> rest) {
-            this.rest = rest;
-            this.running = running;
-            this.waiting = waiting;
-            this.doubts = doubts;
-            this.limit = pace.limit();
-            this.lowest = pace.lowest();
-            this.highest = pace.highest();
-            this.ceiling = pace.ceiling();
-            return this;
-        }
-
         long count(Standing standing) {
             return ended.getOrDefault(standing, 0L);
         }
@@ -5997,10 +5818,6 @@ final class DifyExec implements Runnable {
 
         long succeeded() {
             return count(Standing.SUCCEEDED) + count(Standing.PARTIAL);
-        }
-
-        History.MissingFiles missingFiles() {
-            return missingFiles;
         }
 
         boolean isAllDone() {
@@ -6021,57 +5838,57 @@ final class DifyExec implements Runnable {
         Optional<Duration> timeLeft() {
             return forecast.left(asked, together(), clock.instant());
         }
-    }
 
-    /// How long the rows that are left will take, by those that ended last. They are looked at each time that as many
-    /// have ended as run at a time: then those that run are as far as they were. While rows end as they did, the time
-    /// left never rises: it follows the rows that are left, and only another pace changes what one is taken to need.
-    static final class Forecast {
-        private static final int POINTS = 20;
+        /// How long the rows that are left will take, by those that ended last. They are looked at each time that as
+        /// many have ended as run at a time: then those that run are as far as they were. While rows end as they did,
+        /// the time left never rises: only another pace changes what a row is taken to need.
+        static final class Forecast {
+            private static final int POINTS = 20;
 
-        private record Point(long rows, Instant at) {}
+            private record Point(long rows, Instant at) {}
 
-        private final ArrayDeque<Point> points = new ArrayDeque<>();
-        private double perRow = 0; // milliseconds from one end to the next
+            private final ArrayDeque<Point> points = new ArrayDeque<>();
+            private double perRow = 0; // milliseconds from one end to the next
 
-        void started(Instant now) {
-            if (points.isEmpty()) points.add(new Point(0, now));
-        }
+            void started(Instant now) {
+                if (points.isEmpty()) points.add(new Point(0, now));
+            }
 
-        /// @param rows     that have ended
-        /// @param together that run at a time
-        void ended(long rows, long together, Instant now) {
-            if (points.isEmpty() || rows - points.peekLast().rows() < together) return;
-            points.add(new Point(rows, now));
-            if (points.size() > POINTS) points.remove();
-            double measured = millis(now) / (rows - points.peekFirst().rows());
-            if (perRow == 0 || measured < perRow || isSlower(measured)) perRow = measured;
-        }
+            /// @param rows     that have ended
+            /// @param together that run at a time
+            void ended(long rows, long together, Instant now) {
+                if (points.isEmpty() || rows - points.peekLast().rows() < together) return;
+                points.add(new Point(rows, now));
+                if (points.size() > POINTS) points.remove();
+                double measured = millis(now) / (rows - points.peekFirst().rows());
+                if (perRow == 0 || measured < perRow || isSlower(measured)) perRow = measured;
+            }
 
-        /// By more than chance may make it, which has the less of a say the more rows were looked at.
-        private boolean isSlower(double measured) {
-            return measured > perRow * (1 + 0.5 / Math.sqrt(points.size()));
-        }
+            /// By more than chance may make it, which has the less of a say the more rows were looked at.
+            private boolean isSlower(double measured) {
+                return measured > perRow * (1 + 0.5 / Math.sqrt(points.size()));
+            }
 
-        private double millis(Instant now) {
-            return Duration.between(points.peekFirst().at(), now).toMillis();
-        }
+            private double millis(Instant now) {
+                return Duration.between(points.peekFirst().at(), now).toMillis();
+            }
 
-        /// Empty before there is a pace to tell it by.
-        Optional<Duration> left(long asked, long together, Instant now) {
-            if (perRow == 0) return Optional.empty();
-            var last = points.peekLast();
-            double overdue = millis(now) / (last.rows() + together - points.peekFirst().rows());
-            double each = isSlower(overdue) ? overdue : perRow;
-            double atLast = time(asked - last.rows(), together, each);
-            double atNext = time(asked - last.rows() - together, together, each);
-            return Optional.of(Duration.ofMillis((long) Math.max(atNext,
-                    atLast - Duration.between(last.at(), now).toMillis())));
-        }
+            /// Empty before there is a pace to tell it by.
+            Optional<Duration> left(long asked, long together, Instant now) {
+                if (perRow == 0) return Optional.empty();
+                var last = points.peekLast();
+                double overdue = millis(now) / (last.rows() + together - points.peekFirst().rows());
+                double each = isSlower(overdue) ? overdue : perRow;
+                double atLast = time(asked - last.rows(), together, each);
+                double atNext = time(asked - last.rows() - together, together, each);
+                return Optional.of(Duration.ofMillis((long) Math.max(atNext,
+                        atLast - Duration.between(last.at(), now).toMillis())));
+            }
 
-        /// The last rows take as long as those that run beside others.
-        private static double time(long rows, long together, double each) {
-            return rows <= 0 ? 0 : Math.max(rows, together) * each;
+            /// The last rows take as long as those that run beside others.
+            private static double time(long rows, long together, double each) {
+                return rows <= 0 ? 0 : Math.max(rows, together) * each;
+            }
         }
     }
 
@@ -6111,7 +5928,7 @@ final class DifyExec implements Runnable {
                 for (int tries = 0; ; tries++)
                     switch (client.parameters()) {
                         case Reply.Got(var parameters) -> {
-                            return Form.of(parameters, csv.columns(), folders, Release.of(version).fillsIn());
+                            return Form.of(parameters, csv.columns(), folders, Route.Release.of(version).fillsIn());
                         }
                         case Reply.NotGot(Seen.Refused refused) when refused.isBusy() || isFinal(refused, judge) -> {
                             var why = waited(refused, tries, judge, err);
@@ -6157,10 +5974,10 @@ final class DifyExec implements Runnable {
         /// Waits until it is time to ask again; else why there is no sense in it.
         private static Optional<String> waited(Seen seen, int tries, Judge judge, PrintWriter err)
                 throws InterruptedException {
-            var pause = Pause.of(seen, Instant.now());
+            var pause = Backoff.Pause.of(seen, Instant.now());
             var backoff = judge.backoff();
             var problem = Plain.text(said(seen), 200);
-            var why = refusal(seen, judge).or(() -> pause.filter(Pause::isTooLong).map(Pause::text));
+            var why = refusal(seen, judge).or(() -> pause.filter(Backoff.Pause::isTooLong).map(Backoff.Pause::text));
             if (why.isPresent()) return why;
             if (tries >= backoff.maxRetries())
                 return Optional.of(judge.access() + " does not answer (" + problem + ") after "
@@ -11687,29 +11504,51 @@ final class DifyExec implements Runnable {
                 + "Detected file type|File validation failed|Reached maximum retries|expected value type|"
                 + "does not match schema|this statement should be unreachable");
 
-        private static final String UNPUBLISHED = "nothing is published in this app"
-                + "\nhint: publish the workflow in Dify";
-        private static final String NO_MODEL = "the workflow's model is not set up (%s)"
-                + "\nhint: check the model provider in Dify";
-        /// What stops the batch of the codes of a 400; `%s` is Dify's message.
-        private static final Map<String, String> STOPS = Map.of(
-                "not_workflow_app", "the key belongs to an app that is no workflow"
-                        + "\nhint: take the key of a workflow app",
-                "not_chat_app", "the key belongs to an app that is no chatflow any more"
-                        + "\nhint: take the key of a chatflow",
-                "app_unavailable", UNPUBLISHED,
-                "provider_not_initialize", NO_MODEL,
-                "model_currently_not_support", NO_MODEL,
-                "provider_quota_exceeded", "the model provider's credit is used up (%s)"
-                        + "\nhint: top it up, then run the same command again");
-        /// The same of its messages. Dify's report of a shape quotes the request, so it is not repeated.
-        private static final List<Map.Entry<Pattern, String>> STOPS_BY_MESSAGE = List.of(
-                Map.entry(Pattern.compile("^Workflow not published"), UNPUBLISHED),
-                Map.entry(Pattern.compile("^No class mapping found"),
-                        "the workflow has a node that this Dify does not know (%s)"
+        private static final String OTHER_CODE = "400 (?!completion_request_error:)[^:]*: ";
+        /// What stops the batch, by how `status code: message` begins; the first that fits counts. It is told with
+        /// Dify's message (1), the address (2), the status (3), what to do about the address (4) and where a
+        /// redirection leads (5). Dify's report of a shape quotes the request, so it is not repeated.
+        private static final List<Map.Entry<Pattern, String>> STOPS = List.of(
+                stop("3\\d\\d ", "%2$s redirects to %5$s"
+                        + "\nhint: set DIFY_API_BASE_URL to the address it really has, which usually ends in /v1"),
+                stop("400 not_workflow_app:", "the key belongs to an app that is no workflow"
+                        + "\nhint: take the key of a workflow app"),
+                stop("400 not_chat_app:", "the key belongs to an app that is no chatflow any more"
+                        + "\nhint: take the key of a chatflow"),
+                stop("400 (provider_not_initialize|model_currently_not_support):",
+                        "the workflow's model is not set up (%1$s)\nhint: check the model provider in Dify"),
+                stop("400 provider_quota_exceeded:", "the model provider's credit is used up (%1$s)"
+                        + "\nhint: top it up, then run the same command again"),
+                stop("400 bad_request: (Invalid workflow_id|Cannot use draft)|(404|410) [^:]*: Workflow not found",
+                        "DIFY_WORKFLOW_ID does not name a published version of this app (%1$s)"
+                                + "\nhint: leave it empty to run the version published now"),
+                stop("400 bad_request:", "Dify could not read the request: %1$s"),
+                stop("400 app_unavailable:|" + OTHER_CODE + "Workflow not published",
+                        "nothing is published in this app\nhint: publish the workflow in Dify"),
+                stop(OTHER_CODE + "No class mapping found",
+                        "the workflow has a node that this Dify does not know (%1$s)"
                                 + "\nhint: update Dify, or replace the node"),
-                Map.entry(Pattern.compile("^Arg user must|^Input payload validation|validation error"),
-                        "Dify did not take the shape of the request (400)\nhint: is it a newer version?"));
+                stop(OTHER_CODE + "(Arg user must|Input payload validation|"
+                                + "(?!queue listening stopped).*validation error)",
+                        "Dify did not take the shape of the request (400)\nhint: is it a newer version?"),
+                stop("401 ", "Dify refuses the key (401: %1$s)"
+                        + "\nhint: check DIFY_API_KEY and that it belongs to the app at %2$s"),
+                stop("403 workflow_version_execution_not_allowed:",
+                        "the workspace's plan does not allow a pinned version (403: %1$s)\nhint: leave "
+                                + "DIFY_WORKFLOW_ID empty to run the version published now, or change the plan"),
+                stop("403 [^:]+:", "Dify refuses access (403: %1$s)"
+                        + "\nhint: switch the app's API service on in Dify, or ask the workspace's owner"),
+                stop("(404|410) ", "%2$s is not Dify's API (HTTP %3$s)\nhint: %4$s"),
+                stop("(405|415|426) ", "Dify did not take the request (HTTP %3$s: %1$s)"
+                        + "\nhint: is %2$s the API's address?"),
+                stop("407 ", "the proxy wants a user and a password (407)"
+                        + "\nhint: put them into HTTPS_PROXY, http://user:password@host:port"),
+                stop("429 rate_limit_error:", "the plan's quota of runs is used up (%1$s)"
+                        + "\nhint: it comes back with the next day or period; run the same command again then"));
+
+        private static Map.Entry<Pattern, String> stop(String answer, String told) {
+            return Map.entry(Pattern.compile(answer, Pattern.DOTALL), told);
+        }
 
         Verdict verdict(Attempt attempt, Seen seen) {
             return switch (seen) {
@@ -11760,11 +11599,6 @@ final class DifyExec implements Runnable {
                     ? ran(attempt, ran) : verdict;
         }
 
-        /// Nothing was started: another attempt, as long as there are some.
-        Verdict notStarted(Doubt.NoEnd doubt) {
-            return again(doubt.attempt(), doubt.why() + "; no run was started", Optional.empty());
-        }
-
         private Verdict ran(Attempt attempt, Seen.Ran ran) {
             return switch (ran.status()) {
                 case SUCCEEDED -> new Verdict.Done(new Outcome.Succeeded());
@@ -11802,74 +11636,33 @@ final class DifyExec implements Runnable {
             return !error.startsWith("Aborted:") && TRANSIENT.matcher(error).find();
         }
 
-        /// The table of refusals, by status, code and the start of the message.
         private Verdict refused(Attempt attempt, Seen.Refused seen) {
             if (seen.isTooMany()) return throttled(attempt, seen);
             if (seen.inStream() && seen.code().isEmpty())
                 return BAD_ROW.matcher(seen.message()).find() ? failed(seen.message())
                         : new Verdict.LookUp(Symptom.STREAM_ERROR, seen.message());
             int status = seen.status();
+            var answer = status + " " + seen.code() + ": " + seen.message();
+            var stop = STOPS.stream().filter(known -> known.getKey().matcher(answer).lookingAt()).findFirst();
+            if (stop.isPresent()) return new Verdict.StopBatch(stop.get().getValue()
+                    .formatted(said(seen), access, status, access.advice(), seen.message()));
             return switch (status) {
                 case 400 -> badRequest(attempt, seen);
-                case 401 -> new Verdict.StopBatch("Dify refuses the key (401: " + said(seen)
-                        + ")\nhint: check DIFY_API_KEY and that it belongs to the app at " + access);
-                case 403 -> forbidden(seen);
-                case 404, 410 -> new Verdict.StopBatch(seen.message().startsWith("Workflow not found") ? pinned(seen)
-                        : access + " is not Dify's API (HTTP " + status + ")\nhint: " + access.advice());
-                case 405, 415, 426 -> new Verdict.StopBatch("Dify did not take the request (HTTP " + status + ": "
-                        + said(seen) + ")\nhint: is " + access + " the API's address?");
-                case 407 -> new Verdict.StopBatch("the proxy wants a user and a password (407)\nhint: put them into "
-                        + "HTTPS_PROXY, http://user:password@host:port");
+                case 403 -> new Verdict.Done(new Outcome.Failed(with("HTTP 403 from a firewall", seen), true));
                 case 413 -> failed(with("too large for the server (413)", seen));
-                case 429 -> seen.code().equals("rate_limit_error")
-                        ? new Verdict.StopBatch("the plan's quota of runs is used up (" + said(seen)
-                                + ")\nhint: it comes back with the next day or period; run the same command again then")
-                        : throttled(attempt, seen);
-                default -> other(seen, status);
-            };
-        }
-
-        private Verdict other(Seen.Refused seen, int status) {
-            if (status >= 300 && status < 400)
-                return new Verdict.StopBatch(access + " redirects to " + seen.message()
-                        + "\nhint: set DIFY_API_BASE_URL to the address it really has, which usually ends in /v1");
-            return status >= 500 || status == 408 || status < 300
-                    ? new Verdict.LookUp(seen.dify() ? Symptom.SERVER_ERROR : Symptom.GATEWAY, seen.words())
-                    : failed("HTTP " + status + ": " + said(seen));
-        }
-
-        private static Verdict forbidden(Seen.Refused seen) {
-            return switch (seen.code()) {
-                case "" -> new Verdict.Done(new Outcome.Failed(with("HTTP 403 from a firewall", seen), true));
-                case "workflow_version_execution_not_allowed" -> new Verdict.StopBatch("the workspace's plan does not "
-                        + "allow a pinned version (403: " + said(seen) + ")\nhint: leave DIFY_WORKFLOW_ID empty to run "
-                        + "the version published now, or change the plan");
-                default -> new Verdict.StopBatch("Dify refuses access (403: " + said(seen)
-                        + ")\nhint: switch the app's API service on in Dify, or ask the workspace's owner");
+                case 429 -> throttled(attempt, seen);
+                default -> status >= 500 || status == 408 || status < 300
+                        ? new Verdict.LookUp(seen.dify() ? Symptom.SERVER_ERROR : Symptom.GATEWAY, seen.words())
+                        : failed("HTTP " + status + ": " + said(seen));
             };
         }
 
         private Verdict badRequest(Attempt attempt, Seen.Refused seen) {
-            var message = seen.message();
-            var stop = Optional.ofNullable(STOPS.get(seen.code()));
-            if (stop.isPresent()) return new Verdict.StopBatch(stop.get().formatted(said(seen)));
-            return switch (seen.code()) {
-                case "completion_request_error" -> again(attempt, message, seen.retryAfter());
-                case "bad_request" -> new Verdict.StopBatch(Stream.of("Invalid workflow_id", "Cannot use draft")
-                        .anyMatch(message::startsWith) ? pinned(seen)
-                        : "Dify could not read the request: " + said(seen));
-                default -> message.startsWith("queue listening stopped")
-                        ? new Verdict.LookUp(Symptom.SERVER_ERROR, said(seen))
-                        : STOPS_BY_MESSAGE.stream()
-                                .filter(entry -> entry.getKey().matcher(message).find()).findFirst()
-                                .<Verdict>map(entry -> new Verdict.StopBatch(entry.getValue().formatted(said(seen))))
-                                .orElseGet(() -> failed(said(seen).isEmpty() ? "HTTP 400" : message));
-            };
-        }
-
-        private static String pinned(Seen.Refused seen) {
-            return "DIFY_WORKFLOW_ID does not name a published version of this app (" + said(seen)
-                    + ")\nhint: leave it empty to run the version published now";
+            if (seen.code().equals("completion_request_error"))
+                return again(attempt, seen.message(), seen.retryAfter());
+            return seen.message().startsWith("queue listening stopped")
+                    ? new Verdict.LookUp(Symptom.SERVER_ERROR, said(seen))
+                    : failed(said(seen).isEmpty() ? "HTTP 400" : seen.message());
         }
 
         private static String said(Seen.Refused seen) {
@@ -11889,7 +11682,7 @@ final class DifyExec implements Runnable {
         }
 
         /// Another attempt, or the end of them.
-        private Verdict again(Attempt attempt, String why, Optional<Duration> retryAfter) {
+        Verdict again(Attempt attempt, String why, Optional<Duration> retryAfter) {
             return backoff.allows(attempt.tries()) ? new Verdict.Again(backoff.delay(attempt.tries().failed(),
                     retryAfter), why)
                     : failed(why);
@@ -12013,15 +11806,15 @@ final class DifyExec implements Runnable {
                     + Plain.seconds(Duration.between(known.start(), now)) + " after its start"));
         }
 
-        private Step unanswered(Doubt.NoEnd doubt, boolean isOver, Listing listing, Instant now) {
+        private Step unanswered(Doubt.NoEnd doubt, boolean isOver, Route.Listing listing, Instant now) {
             boolean mayCome = Proof.ofUnanswered(doubt, isOver, listing) == Proof.WAIT;
             if (mayCome && now.isBefore(doubt.deadline())) return new Step.LookAgain(doubt.running(now));
             return unknown(doubt, isOver ? "its run ended without a word: it was stopped, or has nothing to say"
-                    : "its message has no answer, and that proves nothing" + (listing == Listing.WITHOUT_END
+                    : "its message has no answer, and that proves nothing" + (listing == Route.Listing.WITHOUT_END
                             && doubt.attempt().mode() == Mode.STREAMING ? "; --mode blocking is safer here" : ""));
         }
 
-        private Step absent(Doubt.NoEnd doubt, Listing listing, Instant now) {
+        private Step absent(Doubt.NoEnd doubt, Route.Listing listing, Instant now) {
             return switch (Proof.of(doubt, listing)) {
                 case SETTLE -> now.isBefore(doubt.since().plus(limits.settle().of(doubt.attempt().mode())))
                         ? new Step.LookAgain(doubt.unlisted(now)) : notStarted(doubt);
@@ -12035,7 +11828,8 @@ final class DifyExec implements Runnable {
         private Step notStarted(Doubt.NoEnd doubt) {
             var tries = doubt.attempt().tries();
             var then = !doubt.symptom().isOurs() ? new Step.SendAgain(tries, false)
-                    : judge.notStarted(doubt) instanceof Verdict.Done(var outcome) ? giveUp(doubt, outcome)
+                    : judge.again(doubt.attempt(), doubt.why() + "; no run was started", Optional.empty())
+                            instanceof Verdict.Done(var outcome) ? giveUp(doubt, outcome)
                     : new Step.SendAgain(tries.failedOnce(), false);
             return new Step.Close("not_started", Seen.nothing(), doubt.why(), then);
         }
@@ -12043,7 +11837,7 @@ final class DifyExec implements Runnable {
         /// What got no answer is asked again, unless the answer concerns the batch, or the run is too large.
         private Step silent(Attempt attempt, Seen seen, Step otherwise) {
             var verdict = judge.verdict(attempt, seen);
-            if (verdict instanceof Verdict.StopBatch(var why)) return new Step.StopBatch(why);
+            if (verdict instanceof Verdict.StopBatch(var why)) return new Step.Abort(why);
             return seen instanceof Seen.TooLarge && seen.run().isPresent() ? new Step.Judged(seen, verdict) : otherwise;
         }
 
@@ -12054,112 +11848,78 @@ final class DifyExec implements Runnable {
         /// What an earlier call left is sent again where that was asked for, whatever its run does.
         private Step giveUp(Doubt.NoEnd doubt, Outcome outcome) {
             var cut = new Seen.Cut(doubt.run(), doubt.symptom(), doubt.why());
-            return doubt.symptom().isOurs() || !resendUnknown ? new Step.GiveUp(cut, outcome)
+            return doubt.symptom().isOurs() || !resendUnknown ? new Step.Judged(cut, new Verdict.Done(outcome))
                     : new Step.Close("resent", cut, outcome.text(), new Step.SendAgain(Tries.NONE, true));
         }
-    }
 
-    /// What to do about what a look has shown; `then` comes after it.
-    sealed interface Step {
-        /// The end is taken from the server's records.
-        record Take(Seen.Ran ran, Verdict verdict) implements Step {}
+        /// What to do about what a look has shown; `then` comes after it.
+        sealed interface Step {
+            /// The end is taken from the server's records.
+            record Take(Seen.Ran ran, Verdict verdict) implements Step {}
 
-        /// What was told of the run before decides, or that its end is too large.
-        record Judged(Seen seen, Verdict verdict) implements Step {}
+            /// What is known of the run decides: it told of its end before, it is too large, or it is given up.
+            record Judged(Seen seen, Verdict verdict) implements Step {}
 
-        record LookAgain(Doubt doubt) implements Step {}
+            record LookAgain(Doubt doubt) implements Step {}
 
-        /// The attempt gets this end in the log.
-        record Close(String end, Seen seen, String why, Step then) implements Step {}
+            /// The attempt gets this end in the log.
+            record Close(String end, Seen seen, String why, Step then) implements Step {}
 
-        record Say(String text, Step then) implements Step {}
+            record Say(String text, Step then) implements Step {}
 
-        /// @param rechecked its earlier attempts have been asked for, or its run is paid twice by wish
-        record SendAgain(Tries tries, boolean rechecked) implements Step {}
+            /// @param rechecked its earlier attempts have been asked for, or its run is paid twice by wish
+            record SendAgain(Tries tries, boolean rechecked) implements Step {}
 
-        /// @param cut what is known of the run
-        record GiveUp(Seen.Cut cut, Outcome outcome) implements Step {}
+            record Abort(String why) implements Step {}
 
-        record StopBatch(String why) implements Step {}
-
-        record Nothing() implements Step {}
-    }
-
-    /// What is known here when a look comes back.
-    ///
-    /// @param stopAsked  this call has asked for the run's stop
-    /// @param hasSuccess the row has a success
-    record Here(Listing listing, boolean stopAsked, boolean hasSuccess) {}
-
-    /// What a missing trace of a run proves, by how the server lists its runs.
-    ///
-    /// | listing | blocking | streaming |
-    /// | --- | --- | --- |
-    /// | from the start (1.14 on, or seen) | not started, after `--settle` | not started, after `--settle` |
-    /// | at the end (1.10 and before) | wait, then unknown | unknown at once: a left stream is never listed |
-    /// | not known | wait, then unknown | wait, then unknown |
-    ///
-    /// A chatflow's run is listed as its conversation, from the start. Where that has a message without an answer, one
-    /// may come: it is waited for, then the row is unknown; at once where Dify says that the run is over (1.16), or
-    /// never writes the answer of a left stream down (1.9).
-    ///
-    /// With a run id the run exists, unless that was made up: it is waited for. With a fixed `--user` nothing can be
-    /// found by name: unknown.
-    enum Proof {
-        SETTLE, WAIT, UNKNOWN;
-
-        static Proof of(Doubt doubt, Listing listing) {
-            if (doubt.run().filter(run -> !run.isMadeUp()).isPresent()) return WAIT;
-            if (!Names.isUnique(doubt.attempt().user())) return UNKNOWN;
-            return switch (listing) {
-                case FROM_START, WITHOUT_END -> SETTLE;
-                case AT_END -> doubt.attempt().mode() == Mode.STREAMING ? UNKNOWN : WAIT;
-                case NOT_KNOWN -> WAIT;
-            };
+            record Nothing() implements Step {}
         }
 
-        static Proof ofUnanswered(Doubt doubt, boolean isOver, Listing listing) {
-            boolean isLeft = listing == Listing.WITHOUT_END && doubt.attempt().mode() == Mode.STREAMING;
-            return isOver || isLeft ? UNKNOWN : WAIT;
-        }
+        /// What is known here when a look comes back.
+        ///
+        /// @param stopAsked  this call has asked for the run's stop
+        /// @param hasSuccess the row has a success
+        record Here(Route.Listing listing, boolean stopAsked, boolean hasSuccess) {}
 
-        static String reason(Doubt doubt) {
-            if (doubt.run().isPresent()) return "the server knows no run " + doubt.run().get().id() + " any more";
-            if (!doubt.canBeFound()) return "with --user a run cannot be found by name";
-            return doubt.attempt().mode() == Mode.STREAMING
-                    ? "this server may not list a stream whose client has left; --mode blocking is safer here"
-                    : "no trace of a run until the time limit, and this server lists runs only when they end";
-        }
-    }
+        /// What a missing trace of a run proves, by how the server lists its runs.
+        ///
+        /// | listing | blocking | streaming |
+        /// | --- | --- | --- |
+        /// | from the start (1.14 on, or seen) | not started, after `--settle` | not started, after `--settle` |
+        /// | at the end (1.10 and before) | wait, then unknown | unknown at once: a left stream is never listed |
+        /// | not known | wait, then unknown | wait, then unknown |
+        ///
+        /// A chatflow's run is listed as its conversation, from the start. Where that has a message without an answer,
+        /// one may come: it is waited for, then the row is unknown; at once where Dify says that the run is over
+        /// (1.16), or never writes the answer of a left stream down (1.9).
+        ///
+        /// With a run id the run exists, unless that was made up: it is waited for. With a fixed `--user` nothing can
+        /// be found by name: unknown.
+        enum Proof {
+            SETTLE, WAIT, UNKNOWN;
 
-    /// When a server lists a run: in its log, or among the conversations. `WITHOUT_END`: from its start, but never the
-    /// end of a stream whose client has left.
-    enum Listing { FROM_START, WITHOUT_END, AT_END, NOT_KNOWN }
+            static Proof of(Doubt doubt, Route.Listing listing) {
+                if (doubt.run().filter(run -> !run.isMadeUp()).isPresent()) return WAIT;
+                if (!Names.isUnique(doubt.attempt().user())) return UNKNOWN;
+                return switch (listing) {
+                    case FROM_START, WITHOUT_END -> SETTLE;
+                    case AT_END -> doubt.attempt().mode() == Mode.STREAMING ? UNKNOWN : WAIT;
+                    case NOT_KNOWN -> WAIT;
+                };
+            }
 
-    /// What a Dify does, by its `X-Version`. One that is newer than those that were run does as the newest of them;
-    /// where nothing is known, the more cautious holds.
-    ///
-    /// | version | lists a run | puts stored defaults in | keeps the connection of a row refused in its stream |
-    /// | --- | --- | --- | --- |
-    /// | up to 1.10 (1.9.2 was run) | at its end | no | refuses it before the stream |
-    /// | 1.11 to 1.13 | not known | yes | yes |
-    /// | 1.14, 1.15 (1.14.2 was run) | from its start | yes | for 300 s |
-    /// | from 1.16 on (1.16.0 was run) | from its start | yes | no |
-    /// | not told | not known | yes | yes |
-    record Release(Listing listing, boolean fillsIn, boolean holdsRefused) {
-        private static final Pattern SHAPE = Pattern.compile("(\\d{1,4})\\.(\\d{1,4}).*");
+            static Proof ofUnanswered(Doubt doubt, boolean isOver, Route.Listing listing) {
+                boolean isLeft = listing == Route.Listing.WITHOUT_END && doubt.attempt().mode() == Mode.STREAMING;
+                return isOver || isLeft ? UNKNOWN : WAIT;
+            }
 
-        static Release of(String version) {
-            var match = SHAPE.matcher(version);
-            if (!match.matches()) return new Release(Listing.NOT_KNOWN, true, true);
-            int number = Integer.parseInt(match.group(1)) * 10_000 + Integer.parseInt(match.group(2));
-            var listing = number <= 1_0010 ? Listing.AT_END : number < 1_0014 ? Listing.NOT_KNOWN : Listing.FROM_START;
-            return new Release(listing, listing != Listing.AT_END, listing != Listing.AT_END && number < 1_0016);
-        }
-
-        /// A chatflow's run has its conversation from the start, by every version that was run.
-        Listing listing(AppKind app) {
-            return app == AppKind.CHATFLOW && listing == Listing.AT_END ? Listing.WITHOUT_END : listing;
+            static String reason(Doubt doubt) {
+                if (doubt.run().isPresent()) return "the server knows no run " + doubt.run().get().id() + " any more";
+                if (!doubt.canBeFound()) return "with --user a run cannot be found by name";
+                return doubt.attempt().mode() == Mode.STREAMING
+                        ? "this server may not list a stream whose client has left; --mode blocking is safer here"
+                        : "no trace of a run until the time limit, and this server lists runs only when they end";
+            }
         }
     }
 
@@ -12180,6 +11940,24 @@ final class DifyExec implements Runnable {
             return retryAfter.filter(asked -> asked.compareTo(delay) > 0)
                     .map(asked -> asked.compareTo(Pause.LONGEST) > 0 ? Pause.LONGEST : asked)
                     .orElse(delay);
+        }
+
+        /// A server's wish to be left alone: no request of the batch goes out before, whichever met the refusal.
+        ///
+        /// @param isTooLong the call ends
+        record Pause(Instant until, boolean isTooLong) {
+            static final Duration LONGEST = Duration.ofMinutes(10);
+
+            static Optional<Pause> of(Seen seen, Instant now) {
+                return seen.pause().map(asked -> new Pause(now.plus(asked), asked.compareTo(LONGEST) > 0));
+            }
+
+            /// `waiting until 14:02, as the server asks`
+            String text() {
+                return isTooLong ? "the server asks to be left alone until " + Times.local("yyyy-MM-dd HH:mm", until)
+                        + " (Retry-After)\nhint: run the same command again then"
+                        : "waiting until " + Times.local("HH:mm", until) + ", as the server asks";
+            }
         }
     }
 
@@ -12218,15 +11996,15 @@ final class DifyExec implements Runnable {
         enum Side { BOTH, FIRST, SECOND }
 
         /// A part of two texts: in both, or in one of them.
-        record Piece(Side side, String text) {
+        record Segment(Side side, String text) {
             /// What is the same, but for so much around its changes; what is not, up to a length.
-            Piece shown(int context, int longest) {
+            Segment shown(int context, int longest) {
                 if (side != Side.BOTH && text.length() > longest)
-                    return new Piece(side, Plain.cut(text, longest) + "…");
+                    return new Segment(side, Plain.cut(text, longest) + "…");
                 if (side != Side.BOTH || text.length() <= 2 * context + 3) return this;
                 int tail = text.length() - context;
                 if (Character.isLowSurrogate(text.charAt(tail))) tail++;
-                return new Piece(side, Plain.cut(text, context) + " … " + text.substring(tail));
+                return new Segment(side, Plain.cut(text, context) + " … " + text.substring(tail));
             }
         }
 
@@ -12273,25 +12051,28 @@ final class DifyExec implements Runnable {
 
         /// What both have and what one has, of texts word by word; values of other kinds, and texts that it would take
         /// too long for, as a whole.
-        List<Piece> pieces(Difference difference) {
-            var pieces = new ArrayList<Piece>();
-            if (difference.isOfTexts()) words(plain(difference.first().textValue()),
-                    plain(difference.second().textValue()), pieces);
+        List<Segment> segments(Difference difference) {
+            var segments = new ArrayList<Segment>();
+            if (difference.isOfTexts()) align(words(difference.first()), words(difference.second()), segments);
             else {
-                add(Side.FIRST, difference.first().isMissingNode() ? "" : difference.first().toString(), pieces);
-                add(Side.SECOND, difference.second().isMissingNode() ? "" : difference.second().toString(), pieces);
+                add(Side.FIRST, List.of(difference.first().toString()), segments);
+                add(Side.SECOND, List.of(difference.second().toString()), segments);
             }
-            return pieces;
+            return segments;
+        }
+
+        private List<String> words(JsonNode text) {
+            return WORD.matcher(plain(text.textValue())).results().map(MatchResult::group).toList();
         }
 
         /// What is the same at the beginning and at the end costs nothing.
-        private static void words(String first, String second, List<Piece> pieces) {
-            List<String> one = words(first), two = words(second);
-            int head = alike(one, two);
-            int tail = alike(one.subList(head, one.size()).reversed(), two.subList(head, two.size()).reversed());
-            add(Side.BOTH, String.join("", one.subList(0, head)), pieces);
-            changed(one.subList(head, one.size() - tail), two.subList(head, two.size() - tail), pieces);
-            add(Side.BOTH, String.join("", one.subList(one.size() - tail, one.size())), pieces);
+        private static void align(List<String> first, List<String> second, List<Segment> segments) {
+            int head = alike(first, second);
+            List<String> one = first.subList(head, first.size()), two = second.subList(head, second.size());
+            int tail = alike(one.reversed(), two.reversed());
+            add(Side.BOTH, first.subList(0, head), segments);
+            change(one.subList(0, one.size() - tail), two.subList(0, two.size() - tail), segments);
+            add(Side.BOTH, one.subList(one.size() - tail, one.size()), segments);
         }
 
         /// How many words both begin with.
@@ -12301,72 +12082,25 @@ final class DifyExec implements Runnable {
             return many;
         }
 
-        private static void changed(List<String> first, List<String> second, List<Piece> pieces) {
+        /// Puts together what changed between two words that both have; neither the first nor the last is one.
+        private static void change(List<String> first, List<String> second, List<Segment> segments) {
+            var left = first.iterator();
+            var changes = new ReplacementsFinder<String>((kept, from, to) -> {
+                add(Side.BOTH, IntStream.range(0, kept).mapToObj(_ -> left.next()).toList(), segments);
+                from.forEach(_ -> left.next());
+                add(Side.FIRST, from, segments);
+                add(Side.SECOND, to, segments);
+            });
             if (first.size() + second.size() > WORDS || (long) first.size() * second.size() > DEAREST) {
-                add(Side.FIRST, String.join("", first), pieces);
-                add(Side.SECOND, String.join("", second), pieces);
-                return;
-            }
-            var known = new ArrayList<String>();
-            var signs = new HashMap<String, Character>();
-            var marks = new Marks(known, pieces);
-            new StringsComparator(signs(first, known, signs), signs(second, known, signs)).getScript().visit(marks);
-            marks.flush();
+                first.forEach(changes::visitDeleteCommand);
+                second.forEach(changes::visitInsertCommand);
+            } else new SequencesComparator<>(first, second).getScript().visit(changes);
+            changes.visitKeepCommand(""); // that ends the last change
         }
 
-        /// A character for each word, the same for the same.
-        private static String signs(List<String> words, List<String> known, Map<String, Character> signs) {
-            var text = new StringBuilder();
-            for (var word : words) text.append((char) signs.computeIfAbsent(word, fresh -> {
-                known.add(fresh);
-                return (char) (known.size() - 1);
-            }));
-            return text.toString();
-        }
-
-        private static List<String> words(String text) {
-            return WORD.matcher(text).results().map(MatchResult::group).toList();
-        }
-
-        private static void add(Side side, String text, List<Piece> pieces) {
-            if (!text.isEmpty()) pieces.add(new Piece(side, text));
-        }
-
-        /// Puts together what changed between two words that both have.
-        private record Marks(List<String> known, List<Piece> pieces, Map<Side, StringBuilder> open)
-                implements CommandVisitor<Character> {
-            Marks(List<String> known, List<Piece> pieces) {
-                this(known, pieces, new EnumMap<>(Map.of(Side.BOTH, new StringBuilder(),
-                        Side.FIRST, new StringBuilder(), Side.SECOND, new StringBuilder())));
-            }
-
-            @Override
-            public void visitKeepCommand(Character word) {
-                if (open.get(Side.BOTH).isEmpty()) flush();
-                open.get(Side.BOTH).append(known.get(word));
-            }
-
-            @Override
-            public void visitDeleteCommand(Character word) {
-                change(Side.FIRST, word);
-            }
-
-            @Override
-            public void visitInsertCommand(Character word) {
-                change(Side.SECOND, word);
-            }
-
-            private void change(Side side, char word) {
-                if (!open.get(Side.BOTH).isEmpty()) flush();
-                open.get(side).append(known.get(word));
-            }
-
-            void flush() {
-                open.forEach((side, text) -> {
-                    add(side, text.toString(), pieces);
-                    text.setLength(0);
-                });
-            }
+        private static void add(Side side, List<String> words, List<Segment> segments) {
+            var text = String.join("", words);
+            if (!text.isEmpty()) segments.add(new Segment(side, text));
         }
     }
 
@@ -12378,7 +12112,8 @@ final class DifyExec implements Runnable {
         private static final int GROWN = 4;
         private static final Duration CUT = Duration.ofSeconds(10); // a cut run may still be at work for so long
 
-        private final int ceiling;
+        final AtWork atWork;
+        final int ceiling;
         private final Optional<Duration> wait;
         private final Optional<Rate> rate;
         private int limit, lowest, highest = 0, quiet = 0;
@@ -12386,12 +12121,9 @@ final class DifyExec implements Runnable {
         private Duration shortest = Duration.ofDays(1), slowest = Duration.ZERO;
         private Instant nextStart = Instant.MIN, nextByRate = Instant.MIN, pausedUntil = Instant.MIN;
 
-        Pace(int ceiling, Duration wait) {
-            this(ceiling, wait, null);
-        }
-
         Pace(int ceiling, Duration wait, Rate rate) {
             this.rate = Optional.ofNullable(rate);
+            this.atWork = new AtWork(2 * ceiling);
             this.ceiling = ceiling;
             this.limit = ceiling;
             this.lowest = ceiling;
@@ -12483,91 +12215,55 @@ final class DifyExec implements Runnable {
             return limit;
         }
 
-        /// The least that was allowed at a time, and the most since the first cut.
-        int lowest() {
-            return lowest;
-        }
-
-        int highest() {
-            return highest;
-        }
-
-        int ceiling() {
-            return ceiling;
+        /// `2–4 of 8`: the least that was allowed at a time, and the most since the first cut.
+        String span() {
+            return lowest + (highest > lowest ? "–" + highest : "") + " of " + ceiling;
         }
 
         Instant nextStart() {
             return Collections.max(List.of(nextStart, nextByRate, pausedUntil));
         }
-    }
 
-    /// How many runs the server was at work on at once, by its own word, among those that ended last.
-    static final class AtWork {
-        private final ArrayDeque<Span> last = new ArrayDeque<>();
-        private final int memory;
+        /// How many runs the server was at work on at once, by its own word, among those that ended last.
+        static final class AtWork {
+            private final ArrayDeque<Span> last = new ArrayDeque<>();
+            private final int memory;
 
-        private record Span(Instant began, Instant ended) {}
+            private record Span(Instant began, Instant ended) {}
 
-        /// @param memory of so many runs
-        AtWork(int memory) {
-            this.memory = memory;
-        }
-
-        /// A little less at either end: a run that follows another in its place is not at work beside it.
-        void add(Duration took, Instant ended) {
-            if (!took.isPositive()) return; // the server does not tell
-            var edge = took.dividedBy(20);
-            last.add(new Span(ended.minus(took).plus(edge), ended.minus(edge)));
-            if (last.size() > memory) last.remove();
-        }
-
-        int most() {
-            var begins = last.stream().map(Span::began).sorted().toList();
-            var ends = last.stream().map(Span::ended).sorted().toList();
-            int most = 0;
-            for (int begun = 0, over = 0; begun < begins.size(); begun++) {
-                while (!ends.get(over).isAfter(begins.get(begun))) over++;
-                most = Math.max(most, begun + 1 - over);
+            /// @param memory of so many runs
+            AtWork(int memory) {
+                this.memory = memory;
             }
-            return most;
+
+            /// A little less at either end: a run that follows another in its place is not at work beside it.
+            void add(Duration took, Instant ended) {
+                if (!took.isPositive()) return; // the server does not tell
+                var edge = took.dividedBy(20);
+                last.add(new Span(ended.minus(took).plus(edge), ended.minus(edge)));
+                if (last.size() > memory) last.remove();
+            }
+
+            int most() {
+                var changes = new TreeMap<Instant, Integer>();
+                for (var span : last) {
+                    changes.merge(span.began(), 1, Integer::sum);
+                    changes.merge(span.ended(), -1, Integer::sum);
+                }
+                int most = 0, now = 0;
+                for (int change : changes.values()) most = Math.max(most, now += change);
+                return most;
+            }
         }
-    }
 
-    /// A server's wish to be left alone: no request of the batch goes out before, whichever met the refusal.
-    record Pause(Duration asked, Instant until) {
-        static final Duration LONGEST = Duration.ofMinutes(10);
-
-        static Optional<Pause> of(Seen seen, Instant now) {
-            return seen.pause().map(asked -> new Pause(asked, now.plus(asked)));
-        }
-
-        /// The call ends then.
-        boolean isTooLong() {
-            return asked.compareTo(LONGEST) > 0;
-        }
-
-        /// `waiting until 14:02, as the server asks`
-        String text() {
-            return isTooLong() ? "the server asks to be left alone until " + Times.local("yyyy-MM-dd HH:mm", until)
-                    + " (Retry-After)\nhint: run the same command again then"
-                    : "waiting until " + Times.local("HH:mm", until) + ", as the server asks";
-        }
-    }
-
-    /// Starts evenly spread: one every `interval`.
-    record Rate(Duration interval) {
-        static final class Converter implements ITypeConverter<Rate> {
-            @Override
-            public Rate convert(String text) {
+        /// Starts evenly spread: one every `interval`.
+        record Rate(Duration interval) {
+            static Rate of(String text) {
                 var match = Pattern.compile("(\\d{1,6}(?:\\.\\d{1,3})?)/([smh])").matcher(text.strip());
                 if (!match.matches() || new BigDecimal(match.group(1)).signum() == 0)
                     throw new TypeConversionException("not a rate like 10/s, 90/m or 500/h");
-                long unit = switch (match.group(2)) {
-                    case "s" -> 1_000_000_000L;
-                    case "m" -> 60_000_000_000L;
-                    default -> 3_600_000_000_000L;
-                };
-                return new Rate(Duration.ofNanos(BigDecimal.valueOf(unit)
+                var unit = Duration.parse("PT1" + match.group(2));
+                return new Rate(Duration.ofNanos(BigDecimal.valueOf(unit.toNanos())
                         .divide(new BigDecimal(match.group(1)), RoundingMode.HALF_UP).longValue()));
             }
         }
@@ -12590,7 +12286,11 @@ final class DifyExec implements Runnable {
 
         /// While starts pause, one exchange at a time goes out; none, while the server asks to be left alone.
         boolean isOpen(Instant now) {
-            return !now.isBefore(leftAloneUntil) && (streak < STREAK || !probing && !now.isBefore(nextProbe));
+            return !now.isBefore(opens());
+        }
+
+        Instant opens() {
+            return probing ? Instant.MAX : nextProbe.isAfter(leftAloneUntil) ? nextProbe : leftAloneUntil;
         }
 
         /// Nothing goes out before.
@@ -12616,6 +12316,7 @@ final class DifyExec implements Runnable {
         void answered() {
             probing = false;
             streak = 0;
+            nextProbe = Instant.MIN;
             silentSince = Instant.MAX;
         }
 
@@ -12632,15 +12333,13 @@ final class DifyExec implements Runnable {
             refusedTooLong |= refusals >= STREAK && refusedSince.plus(REFUSED).isBefore(now);
         }
 
-        Instant nextProbe() {
-            return probing ? Instant.MAX : nextProbe.isAfter(leftAloneUntil) ? nextProbe : leftAloneUntil;
-        }
-
-        Optional<Rest> rest(Instant now) {
-            if (now.isBefore(leftAloneUntil)) return Optional.of(new Rest.Asked(Duration.between(now, leftAloneUntil)));
+        /// What the batch waits for before it starts another row, in words.
+        Optional<String> rest(Instant now) {
+            if (now.isBefore(leftAloneUntil)) return Optional.of("the server asks for "
+                    + Plain.seconds(Duration.between(now, leftAloneUntil)) + " of rest");
             if (streak < STREAK) return Optional.empty();
-            return Optional.of(now.isBefore(nextProbe) && !probing
-                    ? new Rest.Silent(Duration.between(now, nextProbe)) : new Rest.Probe());
+            return Optional.of("no answer, asks again " + (now.isBefore(nextProbe) && !probing
+                    ? "in " + Plain.seconds(Duration.between(now, nextProbe)) : "now"));
         }
 
         Optional<Stop> verdict(Instant now, int busy) {
@@ -12656,24 +12355,6 @@ final class DifyExec implements Runnable {
                         + "\nhint: after a crash it does so for ten minutes; run the same command again then"));
             return Optional.empty();
         }
-    }
-
-    /// What a batch waits for before it starts another row.
-    sealed interface Rest {
-        /// The server asked to be left alone.
-        record Asked(Duration left) implements Rest {}
-
-        /// It does not answer, and will be asked again.
-        record Silent(Duration left) implements Rest {}
-
-        /// It is being asked whether it is back.
-        record Probe() implements Rest {}
-
-        /// The pace, or a row's own pause before its next attempt.
-        record NextStart(Duration left) implements Rest {}
-
-        /// Runs whose ends are not known hold what is left.
-        record LookUps() implements Rest {}
     }
 
     /// Where a batch ends on purpose, and how long things may take.
@@ -12709,53 +12390,46 @@ final class DifyExec implements Runnable {
         Duration afterTimeout(Optional<RunRef> run) {
             return run.filter(ref -> !ref.task().isEmpty()).isPresent() ? Duration.ofSeconds(30) : Duration.ZERO;
         }
-    }
 
-    /// A limit of money, for one call: `5` in the currency that Dify tells, `USD 5` in no other.
-    ///
-    /// @param currency empty where none is named
-    record MaxCost(BigDecimal amount, String currency) {
-        /// Why no run may start beside those that are out: each of them, and the next, is taken to cost the mean.
-        /// Before the first price is known there is no mean.
-        Optional<String> reached(Spending spent, int out) {
-            var told = spent.currencies();
-            if (!currency.isEmpty() && told.stream().anyMatch(other -> !other.equals(currency)))
-                return Optional.of("--max-cost is in " + currency + ", but Dify tells prices in "
-                        + Plain.text(String.join(" and ", told), 40) + "\nhint: name the amount in that currency");
-            if (told.size() > 1) return Optional.of("--max-cost counts one currency, but Dify tells prices in "
-                    + Plain.text(String.join(" and ", told), 40) + "\nhint: use --max-tokens");
-            if (spent.isUntold()) return Optional.of("--max-cost cannot be kept to: Dify tells no prices of this app's "
-                    + "runs\nhint: use --max-tokens");
-            return spent.with(out + 1).filter(all -> all.compareTo(amount) > 0).map(_ ->
-                    "--max-cost reached: another run would pass " + amount.toPlainString()
-                            + told.stream().map(unit -> " " + Plain.text(unit, 8)).collect(joining())
-                            + "\nhint: the same command goes on from here, with its limit anew");
-        }
+        /// A limit of money, for one call: `5` in the currency that Dify tells, `USD 5` in no other.
+        ///
+        /// @param currency empty where none is named
+        record MaxCost(BigDecimal amount, String currency) {
+            /// Why no run may start beside those that are out: each of them, and the next, is taken to cost the mean.
+            /// Before the first price is known there is no mean.
+            Optional<String> reached(Spending spent, int out) {
+                var told = spent.currencies();
+                var units = Plain.text(String.join(" and ", told), 40);
+                if (!currency.isEmpty() && told.stream().anyMatch(other -> !other.equals(currency)))
+                    return Optional.of("--max-cost is in " + currency + ", but Dify tells prices in " + units
+                            + "\nhint: name the amount in that currency");
+                if (told.size() > 1) return Optional.of("--max-cost counts one currency, but Dify tells prices in "
+                        + units + "\nhint: use --max-tokens");
+                if (spent.isUntold()) return Optional.of("--max-cost cannot be kept to: Dify tells no prices of this "
+                        + "app's runs\nhint: use --max-tokens");
+                return spent.with(out + 1).filter(all -> all.compareTo(amount) > 0).map(_ ->
+                        "--max-cost reached: another run would pass " + amount.toPlainString()
+                                + told.stream().map(unit -> " " + Plain.text(unit, 8)).collect(joining())
+                                + "\nhint: the same command goes on from here, with its limit anew");
+            }
 
-        static final class Converter implements ITypeConverter<MaxCost> {
-            private static final Pattern SHAPE = Pattern.compile("(?:([A-Za-z]{3}) ?)?(\\d{1,12}(?:\\.\\d{1,12})?)");
-
-            @Override
-            public MaxCost convert(String text) {
-                var match = SHAPE.matcher(text.strip());
+            static MaxCost of(String text) {
+                var match = Pattern.compile("(?:([A-Za-z]{3}) ?)?(\\d{1,12}(?:\\.\\d{1,12})?)").matcher(text.strip());
                 if (!match.matches() || new BigDecimal(match.group(2)).signum() == 0)
                     throw new TypeConversionException("not an amount above zero (like 5, 0.5 or \"USD 5\")");
                 var currency = match.group(1) == null ? "" : match.group(1).toUpperCase(Locale.ROOT);
                 return new MaxCost(new BigDecimal(match.group(2)), currency);
             }
         }
-    }
 
-    /// A limit that is a number (`20`) or a share (`5%`) of the rows that have ended.
-    record Ceiling(long count, double share) {
-        /// More than the share, but all of them are 100 %.
-        boolean isReached(long failed, long ended) {
-            return count > 0 ? failed >= count : ended >= 20 && (failed > share * ended || failed == ended);
-        }
+        /// A limit that is a number (`20`) or a share (`5%`) of the rows that have ended.
+        record Ceiling(long count, double share) {
+            /// More than the share, but all of them are 100 %.
+            boolean isReached(long failed, long ended) {
+                return count > 0 ? failed >= count : ended >= 20 && (failed > share * ended || failed == ended);
+            }
 
-        static final class Converter implements ITypeConverter<Ceiling> {
-            @Override
-            public Ceiling convert(String text) {
+            static Ceiling of(String text) {
                 var match = Pattern.compile("(\\d{1,9})(%?)").matcher(text.strip());
                 long number = match.matches() ? Long.parseLong(match.group(1)) : 0;
                 if (number < 1 || !match.group(2).isEmpty() && number > 100)
@@ -12770,20 +12444,19 @@ final class DifyExec implements Runnable {
         private static final Duration PROXY_CUT = Duration.ofSeconds(25);
         private static final int REFUSED_STREAMS = 3;
 
-        private final boolean auto;
-        private final AppKind app;
+        final AppKind app;
         private final boolean holdsRefused;
         private final Set<String> sentElsewhere = new HashSet<>();
         private Mode mode;
         private Listing listing;
         private int refusedStreams = 0, refusedAlone = 0;
-        private boolean mayStream = true;
+        private boolean mayStream; // of itself
 
         /// @param earlier the mode that an earlier call of this batch went over to
         Route(Mode asked, Optional<Mode> earlier, AppKind app, String version) {
-            this.auto = asked == Mode.AUTO;
+            this.mayStream = asked == Mode.AUTO;
             this.app = app;
-            this.mode = earlier.filter(_ -> auto && app == AppKind.WORKFLOW).orElse(app.first(asked));
+            this.mode = earlier.filter(_ -> mayStream && app == AppKind.WORKFLOW).orElse(app.first(asked));
             var release = Release.of(version);
             this.listing = release.listing(app);
             this.holdsRefused = release.holdsRefused();
@@ -12791,10 +12464,6 @@ final class DifyExec implements Runnable {
 
         Mode mode() {
             return mode;
-        }
-
-        AppKind app() {
-            return app;
         }
 
         /// Of the server that the attempt was sent to; of one that was replaced, nothing is known for sure.
@@ -12817,7 +12486,7 @@ final class DifyExec implements Runnable {
         ///
         /// @param busy how many other runs of ours hold a place on the server
         Optional<String> seen(Attempt attempt, Seen seen, Duration took, int busy) {
-            if (auto && mayStream && mode == Mode.BLOCKING && isProxyCut(seen, took)) {
+            if (mayStream && mode == Mode.BLOCKING && isProxyCut(seen, took)) {
                 mode = Mode.STREAMING;
                 return Optional.of("A proxy cut a run off after " + Plain.seconds(took)
                         + ": the batch goes on in streaming mode.");
@@ -12847,6 +12516,38 @@ final class DifyExec implements Runnable {
                 case Seen.Cut cut -> took.compareTo(PROXY_CUT) > 0 && cut.symptom() != Symptom.TIMED_OUT;
                 case Seen.Ran _, Seen.TooLarge _, Seen.NotSent _, Seen.NotUploaded _ -> false;
             };
+        }
+
+        /// When a server lists a run: in its log, or among the conversations. `WITHOUT_END`: from its start, but never
+        /// the end of a stream whose client has left.
+        enum Listing { FROM_START, WITHOUT_END, AT_END, NOT_KNOWN }
+
+        /// What a Dify does, by its `X-Version`. One that is newer than those that were run does as the newest of them;
+        /// where nothing is known, the more cautious holds.
+        ///
+        /// | version | lists a run | puts stored defaults in | keeps the connection of a row refused in its stream |
+        /// | --- | --- | --- | --- |
+        /// | up to 1.10 (1.9.2 was run) | at its end | no | refuses it before the stream |
+        /// | 1.11 to 1.13 | not known | yes | yes |
+        /// | 1.14, 1.15 (1.14.2 was run) | from its start | yes | for 300 s |
+        /// | from 1.16 on (1.16.0 was run) | from its start | yes | no |
+        /// | not told | not known | yes | yes |
+        record Release(Listing listing, boolean fillsIn, boolean holdsRefused) {
+            private static final Pattern SHAPE = Pattern.compile("(\\d{1,4})\\.(\\d{1,4}).*");
+
+            static Release of(String version) {
+                var match = SHAPE.matcher(version);
+                if (!match.matches()) return new Release(Listing.NOT_KNOWN, true, true);
+                int number = Integer.parseInt(match.group(1)) * 10_000 + Integer.parseInt(match.group(2));
+                var listing = number <= 1_0010 ? Listing.AT_END
+                        : number < 1_0014 ? Listing.NOT_KNOWN : Listing.FROM_START;
+                return new Release(listing, listing != Listing.AT_END, listing != Listing.AT_END && number < 1_0016);
+            }
+
+            /// A chatflow's run has its conversation from the start, by every version that was run.
+            Listing listing(AppKind app) {
+                return app == AppKind.CHATFLOW && listing == Listing.AT_END ? Listing.WITHOUT_END : listing;
+            }
         }
     }
 

@@ -1,5 +1,6 @@
 package difyexec;
 
+import difyexec.DifyExec.Route.Listing;
 import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.Nested;
 import org.junit.jupiter.api.Test;

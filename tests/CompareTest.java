@@ -309,7 +309,7 @@ final class CompareTest {
     class WordsOfTexts {
         private String marked(String first, String second) {
             var nodes = JSON.getNodeFactory();
-            return new Contrast(false).pieces(new Contrast.Difference("", nodes.textNode(first),
+            return new Contrast(false).segments(new Contrast.Difference("", nodes.textNode(first),
                     nodes.textNode(second))).stream().map(piece -> switch (piece.side()) {
                         case BOTH -> piece.text();
                         case FIRST -> "[-" + piece.text() + "-]";
@@ -329,6 +329,17 @@ final class CompareTest {
                 """)
         void areMarkedWhereTheyDiffer(String first, String second, String marked) {
             assertEquals(marked, marked(first, second));
+        }
+
+        @Test
+        void areNotLookedForInANumber() {
+            var nodes = JSON.getNodeFactory();
+
+            var told = new Contrast(false).segments(new Contrast.Difference("", nodes.numberNode(Double.NaN),
+                    nodes.textNode("NaN")));
+
+            assertEquals(List.of(Contrast.Side.FIRST, Contrast.Side.SECOND), told.stream().map(Contrast.Segment::side)
+                    .toList());
         }
 
         @Test

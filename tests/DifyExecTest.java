@@ -12,6 +12,7 @@
 //SOURCES WholeCommand.java
 //SOURCES RecordingsTest.java
 //SOURCES LookUpTest.java
+//SOURCES EarlierCallsTest.java
 //SOURCES OptionsTest.java
 //SOURCES EngineTest.java
 //SOURCES AgendaTest.java
@@ -73,8 +74,9 @@ import static java.nio.charset.StandardCharsets.UTF_8;
 /// Runs all tests, or those of the `@Nested` class that is named.
 final class DifyExecTest {
     static final List<Class<?>> CLASSES = List.of(
-            MapTest.class, OptionsTest.class, EngineTest.class, LookUpTest.class, AgendaTest.class, RulesTest.class,
-            PaceTest.class, DifyTest.class, BatchTest.class, InputTest.class, DataTest.class, ServerTest.class, RecordingsTest.class,
+            MapTest.class, OptionsTest.class, EngineTest.class, LookUpTest.class, EarlierCallsTest.class, AgendaTest.class,
+            RulesTest.class, PaceTest.class, DifyTest.class, BatchTest.class, InputTest.class, DataTest.class,
+            ServerTest.class, RecordingsTest.class,
             CommandTest.class, ChatflowTest.class, SettingsTest.class, FilesTest.class, FormTest.class, ProcessTest.class,
             DocsTest.class, PasteTest.class, FaultTest.class, ConformanceTest.class, ViewsTest.class, CompareTest.class,
             ShellTest.class, ShardsTest.class, RecipesTest.class);

@@ -234,9 +234,8 @@ final class DocsTest extends WholeCommand {
         @Test
         void ofMessagesKnowsWhatStopsABatch() throws IOException {
             var known = page("docs/troubleshooting.md");
-            var begins = Pattern.compile("(?:new (?:Verdict\\.StopBatch|Stop)\\((?:STOPPED,)?\\s*|NO_MODEL = "
-                    + "|UNPUBLISHED = |\"(?:not_workflow_app|provider_quota_exceeded)\", |compile\\(\"\\^[^\"]*\"\\),\\s+)"
-                    + "\"([^\"(:;\\\\]{8,40})");
+            var begins = Pattern.compile("(?:new (?:Verdict\\.StopBatch|Stop)\\((?:STOPPED,)?\\s*"
+                    + "|stop\\((?:[^,\"]*\"[^,]*,\\s*)?)\"([^\"(:;%\\\\]{8,40})");
             var stops = begins.matcher(code()).results().map(stop -> stop.group(1).strip()).toList();
 
             assertTrue(stops.size() > 13, () -> "stops: " + stops.size());

@@ -2,6 +2,9 @@ package difyexec;
 
 import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.ObjectMapper;
+import difyexec.DifyExec.Limits.Ceiling;
+import difyexec.DifyExec.Limits.MaxCost;
+import difyexec.DifyExec.Pace.Rate;
 
 import module java.base;
 
@@ -157,9 +160,9 @@ final class Given {
             }
         };
 
-        final BlockingQueue<Message> mailbox = new LinkedBlockingQueue<>() {
+        final BlockingQueue<Runnable> mailbox = new LinkedBlockingQueue<>() {
             @Override
-            public Message poll(long timeout, TimeUnit unit) {
+            public Runnable poll(long timeout, TimeUnit unit) {
                 var until = now.plusNanos(unit.toNanos(timeout));
                 while (isEmpty() && !plans.isEmpty() && !plans.peek().at().isAfter(until)) {
                     var plan = plans.remove();
@@ -277,7 +280,9 @@ final class Given {
         String server = "1.14.2", user = null;
         boolean resendUnknown = false, rebuild = false;
         int slots = 1, busy = 0, busiest = 0, looking = 0, mostLooks = 0, fetching = 0, mostFetches = 0;
+        Engine engine;
         Tally tally;
+        Consumer<Tally> watched = _ -> {};
 
         Scene(Path folder, String rows) throws IOException {
             csv = folder.resolve("data.csv");
@@ -315,9 +320,9 @@ final class Given {
             var terms = new Engine.Terms(new Judge(backoff, failedRuns, ACCESS),
                     new Limits(new Limits.Ends(maxFailures, maxTokens, maxCost), grace, timeout, settle),
                     new Pace(slots, wait, rate), route, new Names(user));
-            var engine = new Engine(this, wanted, terms, writer, this,
+            engine = new Engine(this, wanted, terms, writer, this,
                     new Engine.Ports(world.clock, world.mailbox, world));
-            tally = engine.tally();
+            tally = engine.tally;
             return engine.run();
         }
 
@@ -382,7 +387,9 @@ final class Given {
         }
 
         @Override
-        public void watch(Tally tally) {}
+        public void watch(Tally tally) {
+            watched.accept(tally);
+        }
 
         @Override
         public void heard(Heard.Said word) {
@@ -403,7 +410,7 @@ final class Given {
         public void end() {}
 
         void interruptAfter(Duration time) {
-            world.in(time, () -> world.mailbox.add(new Message.Interrupted("INT")));
+            world.in(time, () -> engine.interrupt("INT"));
         }
 
         /// A stream that begins its run and goes on until the run is asked to stop.

@@ -1,5 +1,7 @@
 package difyexec;
 
+import difyexec.DifyExec.Limits.Ceiling;
+import difyexec.DifyExec.Pace.Rate;
 import org.junit.jupiter.api.Nested;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
@@ -215,15 +217,13 @@ final class OptionsTest {
                 100%, 20,     20,    true
                 """)
         void aCeilingIsANumberOrAShareFromTwentyRowsOn(String text, long failed, long ended, boolean reached) {
-            assertEquals(reached, new Ceiling.Converter().convert(text).isReached(failed, ended));
+            assertEquals(reached, Ceiling.of(text).isReached(failed, ended));
         }
 
         @ParameterizedTest
         @ValueSource(strings = {"", "0", "-1", "0%", "101%", "1.5%", "5 %", "%", "many", "9999999999"})
         void whatIsNoCeilingIsRefused(String text) {
-            var converter = new Ceiling.Converter();
-
-            assertThrows(CommandLine.TypeConversionException.class, () -> converter.convert(text));
+            assertThrows(CommandLine.TypeConversionException.class, () -> Ceiling.of(text));
         }
 
         @ParameterizedTest
@@ -236,15 +236,13 @@ final class OptionsTest {
                 ' 1/h ',   3600000
                 """)
         void aRateIsTheTimeBetweenTwoStarts(String text, long millis) {
-            assertEquals(Duration.ofMillis(millis), new Rate.Converter().convert(text).interval());
+            assertEquals(Duration.ofMillis(millis), Rate.of(text).interval());
         }
 
         @ParameterizedTest
         @ValueSource(strings = {"", "10", "0/s", "0.0/m", "-1/s", "10/d", "ten/s", "10 /s", "1/0"})
         void whatIsNoRateIsRefused(String text) {
-            var converter = new Rate.Converter();
-
-            assertThrows(CommandLine.TypeConversionException.class, () -> converter.convert(text));
+            assertThrows(CommandLine.TypeConversionException.class, () -> Rate.of(text));
         }
 
         @Test

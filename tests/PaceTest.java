@@ -1,5 +1,8 @@
 package difyexec;
 
+import difyexec.DifyExec.Pace.AtWork;
+import difyexec.DifyExec.Pace.Rate;
+import difyexec.DifyExec.Route.Listing;
 import org.junit.jupiter.api.Nested;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.params.ParameterizedTest;
@@ -11,14 +14,13 @@ import static difyexec.DifyExec.*;
 import static difyexec.Given.*;
 import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertFalse;
-import static org.junit.jupiter.api.Assertions.assertInstanceOf;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 
 /// Rules of pace: how many at a time, whether the server answers, which mode.
 final class PaceTest {
     @Nested
     class ThePace {
-        private final Pace pace = new Pace(8, null);
+        private final Pace pace = new Pace(8, null, null);
 
         @Test
         void startsAtItsCeiling() {
@@ -32,7 +34,7 @@ final class PaceTest {
 
             assertEquals(5, pace.limit());
             assertFalse(pace.hasRoom(NOON, 5));
-            assertEquals(5, pace.lowest());
+            assertEquals("5 of 8", pace.span());
         }
 
         @Test
@@ -81,7 +83,7 @@ final class PaceTest {
             assertEquals(3, pace.limit());
             for (int run = 0; run < 30; run++) pace.succeeded();
             assertEquals(4, pace.limit());
-            assertEquals(List.of(2, 4), List.of(pace.lowest(), pace.highest()));
+            assertEquals("2–4 of 8", pace.span());
         }
 
         @Test
@@ -130,7 +132,7 @@ final class PaceTest {
                 1,      0,   0
                 """)
         void runsThatWereCutHoldHalfAtMostButTheOnlyPlace(int places, int cut, int held) {
-            assertEquals(held, new Pace(places, null).held(Collections.nCopies(cut, NOON), NOON));
+            assertEquals(held, new Pace(places, null, null).held(Collections.nCopies(cut, NOON), NOON));
         }
 
         @ParameterizedTest(name = "the slowest took {0} s, cut {1} s ago: held = {2}")
@@ -146,7 +148,7 @@ final class PaceTest {
                 60,      240, 0
                 """)
         void theOnlyPlaceIsHeldForFourTimesTheSlowestRun(long slowest, long ago, int held) {
-            var one = new Pace(1, null);
+            var one = new Pace(1, null, null);
             one.took(seconds(1));
             one.took(seconds(slowest));
             one.took(Duration.ZERO);
@@ -173,7 +175,7 @@ final class PaceTest {
 
         @Test
         void withAWaitTheNextStartIsThatLongAfterTheEnd() {
-            var slow = new Pace(1, seconds(5));
+            var slow = new Pace(1, seconds(5), null);
             assertTrue(slow.hasRoom(NOON, 0));
 
             slow.started(NOON);
@@ -278,7 +280,7 @@ final class PaceTest {
 
             assertFalse(health.isOpen(NOON.plusSeconds(10)));
             assertFalse(health.isOpen(NOON.plusSeconds(100)));
-            assertEquals(Instant.MAX, health.nextProbe());
+            assertEquals(Instant.MAX, health.opens());
         }
 
         @Test
@@ -286,12 +288,12 @@ final class PaceTest {
             assertEquals(Optional.empty(), health.rest(NOON));
 
             fail(5, NOON);
-            var silent = assertInstanceOf(Rest.Silent.class, health.rest(NOON).orElseThrow());
-            assertEquals(Duration.between(NOON, health.nextProbe()), silent.left());
-            assertEquals(Optional.of(new Rest.Probe()), health.rest(health.nextProbe()));
+            assertEquals(Optional.of("no answer, asks again in "
+                    + Plain.seconds(Duration.between(NOON, health.opens()))), health.rest(NOON));
+            assertEquals(Optional.of("no answer, asks again now"), health.rest(health.opens()));
 
             health.pause(NOON.plusSeconds(40));
-            assertEquals(Optional.of(new Rest.Asked(seconds(30))), health.rest(NOON.plusSeconds(10)));
+            assertEquals(Optional.of("the server asks for 30 s of rest"), health.rest(NOON.plusSeconds(10)));
         }
 
         @Test
@@ -300,7 +302,7 @@ final class PaceTest {
 
             assertFalse(health.isOpen(NOON.plusSeconds(19)));
             assertTrue(health.isOpen(NOON.plusSeconds(40)));
-            assertFalse(health.nextProbe().isBefore(NOON.plusSeconds(20)));
+            assertFalse(health.opens().isBefore(NOON.plusSeconds(20)));
         }
 
         @Test
@@ -348,7 +350,7 @@ final class PaceTest {
             health.pause(NOON.plusSeconds(30));
 
             assertFalse(health.isOpen(NOON.plusSeconds(89)));
-            assertEquals(NOON.plusSeconds(90), health.nextProbe());
+            assertEquals(NOON.plusSeconds(90), health.opens());
             assertTrue(health.isOpen(NOON.plusSeconds(90)));
         }
 

@@ -1,5 +1,11 @@
 package difyexec;
 
+import difyexec.DifyExec.Inquiry.Here;
+import difyexec.DifyExec.Inquiry.Proof;
+import difyexec.DifyExec.Inquiry.Step;
+import difyexec.DifyExec.Limits.MaxCost;
+import difyexec.DifyExec.Route.Listing;
+import difyexec.DifyExec.Route.Release;
 import org.junit.jupiter.api.Nested;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.params.ParameterizedTest;
@@ -599,6 +605,8 @@ final class RulesTest {
         private static String word(Step step, Instant now) {
             return switch (step) {
                 case Step.Take(_, var verdict) -> "take " + TheJudge.word(verdict);
+                case Step.Judged(Seen.Cut cut, Verdict.Done(var outcome)) when !cut.why().isEmpty() ->
+                        outcome.standing().word();
                 case Step.Judged(_, var verdict) -> "judge " + TheJudge.word(verdict);
                 case Step.LookAgain(var doubt) when doubt.due().equals(now.plusSeconds(2)) -> "look in 2 s";
                 case Step.LookAgain _ -> "look";
@@ -606,8 +614,7 @@ final class RulesTest {
                 case Step.Close(var end, _, _, var then) -> end + ", " + word(then, now);
                 case Step.SendAgain(var tries, var rechecked) -> (rechecked ? "send" : "recheck")
                         + " " + tries.failed();
-                case Step.GiveUp(_, var outcome) -> outcome.standing().word();
-                case Step.StopBatch _ -> "stop";
+                case Step.Abort _ -> "stop";
                 case Step.Nothing() -> "nothing";
             };
         }
@@ -1005,8 +1012,8 @@ final class RulesTest {
             spent.add(new Usage(1, 10, 3, Optional.of(new BigDecimal(price)), currency));
         }
 
-        private static MaxCost limit(String typed) throws Exception {
-            return new MaxCost.Converter().convert(typed);
+        private static MaxCost limit(String typed) {
+            return MaxCost.of(typed);
         }
 
         @ParameterizedTest
@@ -1017,7 +1024,7 @@ final class RulesTest {
                 USD 5,   5,      USD
                 usd0.25, 0.25,   USD
                 """)
-        void isAnAmountWithOrWithoutItsCurrency(String typed, BigDecimal amount, String currency) throws Exception {
+        void isAnAmountWithOrWithoutItsCurrency(String typed, BigDecimal amount, String currency) {
             assertEquals(new MaxCost(amount, currency), limit(typed));
         }
 
@@ -1031,15 +1038,14 @@ final class RulesTest {
                 8,    2,   true
                 0,    50,  false
                 """)
-        void isReachedOnceTheNextRunBesideThoseThatAreOutWouldPassIt(int runs, int out, boolean reached)
-                throws Exception {
+        void isReachedOnceTheNextRunBesideThoseThatAreOutWouldPassIt(int runs, int out, boolean reached) {
             for (int run = 0; run < runs; run++) cost("0.3", "USD");
 
             assertEquals(reached, limit("3").reached(spent, out).isPresent());
         }
 
         @Test
-        void countsARunWithoutAPriceAsTheMeanOfTheOthers() throws Exception {
+        void countsARunWithoutAPriceAsTheMeanOfTheOthers() {
             for (int run = 0; run < 3; run++) cost("1", "USD");
             assertEquals(Optional.empty(), limit("4").reached(spent, 0));
 
@@ -1049,7 +1055,7 @@ final class RulesTest {
         }
 
         @Test
-        void takesNothingInAnotherCurrencyForNothing() throws Exception {
+        void takesNothingInAnotherCurrencyForNothing() {
             cost("1", "USD");
             cost("0.0", "RMB");
 
@@ -1057,7 +1063,7 @@ final class RulesTest {
         }
 
         @Test
-        void cannotBeKeptToWithoutStreams() throws Exception {
+        void cannotBeKeptToWithoutStreams() {
             var limits = new Limits(new Limits.Ends(null, null, limit("5")), seconds(20), seconds(300), Settle.DEFAULT);
 
             assertEquals(Optional.empty(), limits.costUnseen(Mode.STREAMING));
@@ -1134,7 +1140,7 @@ final class RulesTest {
             var seen = Seen.Refused.http(status, false, "", "no",
                     Optional.ofNullable(asked).map(Given::seconds));
 
-            assertEquals(pause, Pause.of(seen, NOON).map(told -> told.isTooLong() ? "ends" : "waits")
+            assertEquals(pause, Backoff.Pause.of(seen, NOON).map(told -> told.isTooLong() ? "ends" : "waits")
                     .orElse("none"));
         }
     }

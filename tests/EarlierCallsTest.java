@@ -1,0 +1,332 @@
+package difyexec;
+
+import org.junit.jupiter.api.Nested;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.io.TempDir;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.EnumSource;
+
+import module java.base;
+
+import static difyexec.DifyExec.*;
+import static difyexec.Given.*;
+import static java.nio.charset.StandardCharsets.UTF_8;
+import static org.junit.jupiter.api.Assertions.assertEquals;
+import static org.junit.jupiter.api.Assertions.assertFalse;
+import static org.junit.jupiter.api.Assertions.assertTrue;
+
+/// What earlier calls left in doubt, and what the next one makes of it.
+final class EarlierCallsTest {
+    @Nested
+    class WhatEarlierCallsLeft {
+        @TempDir Path folder;
+
+        @Test
+        void whatWasLeftRunningIsLookedUpAtTheNextStart() throws Exception {
+            var scene = Scene.of(folder, "a", "b");
+            scene.interruptAfter(seconds(1));
+            scene.answer = (_, _) -> {
+                scene.world.pass(seconds(90)); // a blocking run: there is no task to stop
+                return succeeded("run-7");
+            };
+            var stop = scene.play().orElseThrow();
+            assertEquals(INTERRUPTED, stop.code());
+            assertTrue(scene.world.passed().compareTo(seconds(25)) < 0, scene.world.passed().toString());
+            assertEquals(List.of(), scene.outcomes("a"));
+            var user = scene.sent.getFirst().user();
+            var next = new Scene(folder, "id\na\nb\n");
+            next.found = _ -> ended(succeeded("run-7"));
+
+            next.play();
+
+            assertEquals(user, next.looked.getFirst().attempt().user());
+            assertEquals(List.of("b"), next.ids());
+            assertEquals(Set.of("a", "b"), Set.copyOf(next.resultIds()));
+        }
+
+        @Test
+        void aRunThatWasStoppedByUsAndWhoseEndWasNotSeenRunsAnewAtTheNextStart() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.mode = Mode.STREAMING;
+            scene.interruptAfter(seconds(1));
+            scene.answer = (_, told) -> {
+                told.accept(new Heard.Began(run("run-7"), Duration.ZERO));
+                scene.world.pass(seconds(3600));
+                throw new AssertionError("nobody waits for so long");
+            };
+            scene.play();
+            assertEquals(List.of("task-of-run-7"), scene.stopped);
+            assertEquals(List.of(), scene.outcomes("a"));
+            var next = Scene.of(folder, "a");
+            next.answer = Answer.inTurn(succeeded("run-8"));
+            next.found = _ -> ended(ran("run-7", RunStatus.STOPPED, "Aborted: User requested stop"));
+
+            next.play();
+
+            assertEquals("run-7", next.looked.getFirst().run().orElseThrow().id());
+            assertEquals(List.of("interrupted", "succeeded"), next.outcomes("a"));
+            assertEquals(List.of("run-8"), next.resultRuns());
+        }
+
+        @Test
+        void aRunThatFailedIsNotTakenForStoppedBecauseAnotherOfTheSameUserWas() throws Exception {
+            var scene = Scene.of(folder, "a", "b");
+            scene.user = "nightly";
+            scene.mode = Mode.STREAMING;
+            scene.interruptAfter(seconds(1));
+            scene.answer = (attempt, told) -> scene.untilStopped(run("run-" + attempt.row().id()), told);
+            scene.play();
+            var next = Scene.of(folder, "a", "b");
+            next.user = "nightly";
+            next.mode = Mode.STREAMING;
+            next.answer = (_, told) -> {
+                told.accept(new Heard.Began(run("run-8"), Duration.ZERO));
+                next.world.pass(seconds(1));
+                return succeeded("run-8");
+            };
+            next.crash(1);
+            next.found = _ -> ended(failed("no such city"));
+
+            next.play();
+
+            assertEquals(List.of("interrupted", "failed"), next.outcomes("a"));
+        }
+
+        @Test
+        void anAttemptLeftOpenIsLookedUpBeforeItsRowMayRun() throws Exception {
+            var scene = Scene.of(folder, "a", "b");
+            scene.crash(1);
+            scene.found = _ -> ended(succeeded("run-7"));
+
+            scene.play();
+
+            assertEquals(List.of("a"), scene.looked.stream().map(doubt -> doubt.attempt().row().id()).toList());
+            assertEquals(List.of("b"), scene.ids());
+            assertEquals(Set.of("run-7", "run-b"), Set.copyOf(scene.resultRuns()));
+        }
+
+        @Test
+        void aRunIdThatWasSeenBeforeACrashIsWhatIsLookedUp() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.mode = Mode.STREAMING;
+            scene.answer = (_, told) -> {
+                told.accept(new Heard.Began(run("run-7"), Duration.ZERO));
+                scene.world.pass(seconds(1));
+                return succeeded("run-7");
+            };
+            scene.crash(1);
+            scene.found = _ -> ended(succeeded("run-7"));
+
+            scene.play();
+
+            assertEquals(Optional.of(run("run-7")), scene.looked.getFirst().run());
+            assertEquals(List.of(), scene.ids());
+            assertEquals(List.of("a"), scene.resultIds());
+        }
+
+        @Test
+        void aRowWhoseRefusalInAStreamACrashCutOffIsRefusedAtTheNextStart() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.mode = Mode.STREAMING;
+            scene.server = "1.16.0";
+            var madeUp = new RunRef("one", "one");
+            scene.answer = (_, told) -> {
+                told.accept(new Heard.Began(madeUp, Duration.ZERO));
+                scene.world.pass(seconds(1));
+                return new Seen.Ran(madeUp, RunStatus.FAILED, "{}".getBytes(UTF_8), "x is required in input form", "",
+                        Usage.NONE);
+            };
+            scene.crash(1);
+
+            scene.play();
+
+            assertEquals(Optional.of(madeUp), scene.looked.getFirst().run());
+            assertEquals(List.of("not_started", "failed"), scene.outcomes("a"));
+            assertTrue(scene.world.passed().compareTo(scene.settle.streaming()) >= 0, scene.world.passed().toString());
+            assertFalse(scene.log("end").getLast().has("run"), "a refused row has no run");
+        }
+
+        @Test
+        void aRowThatIsRefusedInAStreamIsSentOnceAlsoWhereFailedRunsAreAlwaysSentAgain() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.mode = Mode.STREAMING;
+            scene.server = "1.16.0";
+            scene.failedRuns = RetryRuns.ALWAYS;
+            scene.answer = Answer.inTurn(new Seen.Ran(new RunRef("one", "one"), RunStatus.FAILED, "{}".getBytes(UTF_8),
+                    "x is required in input form", "", Usage.NONE));
+
+            scene.play();
+
+            assertEquals(List.of("failed"), scene.outcomes("a"));
+            assertEquals("x is required in input form", scene.error("a"));
+            assertFalse(scene.log("end").getLast().has("run"), "a refused row has no run");
+        }
+
+        @Test
+        void theRunThatTheHeadOfAnAnswerNamedIsWhatIsLookedUpAfterACrash() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.answer = (_, told) -> {
+                told.accept(new Heard.Named(new RunRef("run-7", "")));
+                scene.world.pass(seconds(1));
+                return succeeded("run-7");
+            };
+            scene.crash(1);
+            scene.found = _ -> ended(succeeded("run-7"));
+
+            scene.play();
+
+            assertEquals(Optional.of(new RunRef("run-7", "")), scene.looked.getFirst().run());
+            assertEquals(List.of(), scene.ids());
+        }
+
+        @Test
+        void theTaskOfARunThatTheHeadNamedIsOnRecordWithItsFirstEvent() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.mode = Mode.STREAMING;
+            scene.answer = (_, told) -> {
+                told.accept(new Heard.Named(new RunRef("run-7", "")));
+                told.accept(new Heard.Named(new RunRef("run-7", "")));
+                scene.world.pass(seconds(1));
+                told.accept(new Heard.Began(run("run-7"), Duration.ZERO));
+                scene.world.pass(seconds(1));
+                return cut(Symptom.CUT, run("run-7"));
+            };
+            scene.found = _ -> ended(succeeded("run-7"));
+
+            scene.play();
+
+            assertEquals(List.of("run-7", "run-7"), Scene.texts("run", scene.log("run")));
+            assertEquals(List.of("", "task-of-run-7"), Scene.texts("task", scene.log("run")));
+        }
+
+        @Test
+        void whatTheFirstOfThreeServersLeftInDoubtIsNotSentAgain() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.mode = Mode.STREAMING;
+            scene.server = "1.9.2";
+            scene.crash(1);
+            for (var upgrade : List.of("1.14.2", "1.16.0")) {
+                scene.server = upgrade;
+                scene.play();
+            }
+
+            assertEquals(List.of("unknown", "unknown"), scene.outcomes("a"));
+            assertEquals(List.of(), scene.ids());
+        }
+
+        @Test
+        void whatTheFirstOfThreeServersLeftInDoubtKeepsNoRowOfTheOthersUnknown() throws Exception {
+            var scene = Scene.of(folder, "a", "b");
+            scene.mode = Mode.STREAMING;
+            scene.server = "1.9.2";
+            scene.selection = Batch.Selection.named(List.of("a"), false);
+            scene.crash(1);
+            scene.server = "1.14.2";
+            scene.selection = Batch.Selection.named(List.of("b"), false);
+            scene.crash(1);
+            scene.server = "1.16.0";
+            scene.selection = Batch.Selection.PENDING;
+
+            scene.play();
+
+            assertEquals(List.of("unknown"), scene.outcomes("a"));
+            assertEquals(List.of("not_started", "succeeded"), scene.outcomes("b"));
+        }
+
+        @ParameterizedTest
+        @EnumSource(value = Mode.class, names = {"BLOCKING", "STREAMING"})
+        void aBatchGoesOnAfterTheUpgradeOfItsServerWithoutPayingTwice(Mode mode) throws Exception {
+            var scene = Scene.of(folder, "succeeded", "running", "lost", "fresh");
+            scene.mode = mode;
+            scene.slots = 3;
+            scene.server = "1.14.2";
+            scene.crash(3);
+            var upgraded = scene.world.now();
+            scene.server = "1.16.0";
+            scene.found = doubt -> switch (doubt.attempt().row().id()) {
+                case "succeeded" -> ended(succeeded("run-of-1.14"));
+                case "running" -> scene.world.now().isBefore(upgraded.plusSeconds(60)) ? running("run-of-1.14-too")
+                        : ended(succeeded("run-of-1.14-too"));
+                default -> ABSENT;
+            };
+
+            assertEquals(Optional.empty(), scene.play());
+
+            assertEquals(List.of("fresh", "lost"), scene.ids());
+            assertFalse(scene.sent.getLast().at().isBefore(upgraded.plus(scene.settle.of(mode))),
+                    "lost was sent again before --settle had passed");
+            assertEquals(Set.of("run-of-1.14", "run-of-1.14-too", "run-lost", "run-fresh"),
+                    Set.copyOf(scene.resultRuns()));
+        }
+
+        @Test
+        void theRetriesOfAnEarlierStartAreToldAndBeingKilledIsNone() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.backoff = new Backoff(seconds(1), seconds(1), 2);
+            scene.answer = Answer.inTurn(failed("Rate Limit Error"), succeeded("run-7"), failed("Rate Limit Error"),
+                    succeeded("run-9"));
+            scene.crash(2);
+            scene.world.in(seconds(60), () -> {});
+
+            scene.play();
+
+            assertEquals(List.of("again", "not_started", "again", "succeeded"), scene.outcomes("a"));
+            assertEquals(2, scene.results().getFirst().path("retry_count").asInt());
+        }
+
+        @Test
+        void anAttemptLeftOpenWithoutATraceIsSentAgain() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.crash(1);
+            scene.world.in(seconds(60), () -> {});
+
+            scene.play();
+
+            assertEquals(List.of("not_started", "succeeded"), scene.outcomes("a"));
+        }
+
+        @Test
+        void aRowThatWasEditedAfterACrashRunsAnewAndTakesNoOldResult() throws Exception {
+            var scene = new Scene(folder, "id,text\na,old\n");
+            scene.crash(1);
+            var next = new Scene(folder, "id,text\na,new\n");
+            next.answer = Answer.inTurn(succeeded("run-8"));
+            next.found = _ -> ended(succeeded("run-7"));
+
+            next.play();
+
+            assertEquals(List.of("stale", "succeeded"), next.outcomes("a"));
+            assertEquals("new", next.sent.getFirst().row().inputs().get("text"));
+            assertEquals(List.of("run-8"), next.resultRuns());
+            assertTrue(next.said.getFirst().contains("was changed"), next.said.toString());
+        }
+
+        @Test
+        void aRunOfAnEarlierStartIsWaitedForWithinTheTimeLimit() throws Exception {
+            var scene = Scene.of(folder, "a");
+            scene.timeout = Duration.ofHours(1);
+            scene.answer = (_, _) -> {
+                scene.world.pass(seconds(600));
+                return succeeded("run-7");
+            };
+            scene.crash(1);
+            scene.found = _ -> scene.looked.size() < 4 ? running("run-7") : ended(succeeded("run-7"));
+
+            scene.play();
+
+            assertEquals(List.of("succeeded"), scene.outcomes("a"));
+        }
+
+        @Test
+        void anAttemptLeftOpenForARowThatIsNoLongerInTheFileDoesNotMatter() throws Exception {
+            var scene = Scene.of(folder, "gone", "b");
+            scene.crash(1);
+            var next = new Scene(folder, "id\nb\n");
+
+            var stop = next.play();
+
+            assertEquals(Optional.empty(), stop);
+            assertEquals(List.of("b"), next.resultIds());
+        }
+    }
+}
