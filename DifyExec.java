@@ -1927,7 +1927,7 @@ final class DifyExec implements Runnable {
                     .registerConverter(Duration.class, new Durations())
                     .registerConverter(URI.class, new Addresses())
                     .registerConverter(Mode.class, new OneOf<>(Mode.class))
-                    .registerConverter(RetryRuns.class, new OneOf<>(RetryRuns.class))
+                    .registerConverter(Judge.RetryRuns.class, new OneOf<>(Judge.RetryRuns.class))
                     .registerConverter(ProgressStyle.class, new OneOf<>(ProgressStyle.class))
                     .registerConverter(Grouping.class, new OneOf<>(Grouping.class))
                     .setParameterExceptionHandler((problem, _) -> unusable(problem, env.invocation()))
@@ -2345,7 +2345,7 @@ final class DifyExec implements Runnable {
         Connection withoutRetries() {
             var backoff = judge.backoff();
             return new Connection(setup, access, client, new Judge(new Backoff(backoff.initial(), backoff.max(), 0),
-                    RetryRuns.NEVER, access), demo, err);
+                    Judge.RetryRuns.NEVER, access), demo, err);
         }
 
         Duration timeout() {
@@ -2390,7 +2390,7 @@ final class DifyExec implements Runnable {
 
         Engine.Terms terms(Limits.Ends ends, Duration grace, Pace pace, Route route) {
             var limits = new Limits(ends, grace, timeout(), setup.retrying.settle());
-            return new Engine.Terms(judge, limits, pace, route, new Names(setup.dify.user));
+            return new Engine.Terms(judge, limits, pace, route, new Attempt.Names(setup.dify.user));
         }
 
         /// The engine of one call, which is on record from here on.
@@ -2635,7 +2635,7 @@ final class DifyExec implements Runnable {
         @Option(names = "--retry-failed-runs", paramLabel = "WHEN", defaultValue = "transient",
                 description = "Which failed runs are tried again: never, transient or always "
                         + "(default: ${DEFAULT-VALUE}).")
-        RetryRuns failedRuns;
+        Judge.RetryRuns failedRuns;
 
         @Option(names = "--settle", paramLabel = "S", converter = PositiveDurations.class,
                 description = "Seconds without a trace after which a cut request "
@@ -2650,8 +2650,8 @@ final class DifyExec implements Runnable {
             return new Backoff(initialDelay, maxDelay, maxRetries);
         }
 
-        Settle settle() {
-            return settle == null ? Settle.DEFAULT : new Settle(settle, settle);
+        Limits.Settle settle() {
+            return settle == null ? Limits.Settle.DEFAULT : new Limits.Settle(settle, settle);
         }
     }
 
@@ -3147,7 +3147,7 @@ final class DifyExec implements Runnable {
 
         /// The request of one row's first attempt, as it would go out.
         static void request(Row row, Form form, Endpoints endpoints, Mode mode, String user, PrintWriter out) {
-            var attempt = new Attempt(0, row, Tries.NONE, user == null ? "difyexec-0123456789abcdef-1" : user,
+            var attempt = new Attempt(0, row, Attempt.Tries.NONE, user == null ? "difyexec-0123456789abcdef-1" : user,
                     endpoints.app().first(mode), row.hash(), Instant.EPOCH);
             var body = Plain.json(DifyClient.requestBody(endpoints, attempt, form.values(row)));
             out.println();
@@ -5314,7 +5314,7 @@ final class DifyExec implements Runnable {
         private final Limits limits;
         private final Route route;
         private final BatchWriter batch;
-        private final Names names;
+        private final Attempt.Names names;
         private final Tally tally;
         private final Watcher watcher;
         private final Clock clock;
@@ -5333,7 +5333,7 @@ final class DifyExec implements Runnable {
         ///
         /// @param route over which kind of answer runs go
         /// @param names of the user of each attempt
-        record Terms(Judge judge, Limits limits, Pace pace, Route route, Names names) {}
+        record Terms(Judge judge, Limits limits, Pace pace, Route route, Attempt.Names names) {}
 
         /// What an engine hears of the world by, and does its work with.
         record Ports(Clock clock, BlockingQueue<Message> mailbox, Executor workers) {
@@ -5489,7 +5489,8 @@ final class DifyExec implements Runnable {
         private Message ended(Attempt attempt) {
             try {
                 return new Message.Ended(attempt, workflow.run(attempt, heard -> {
-                    if (attempt.kind() == Kind.TRY || !(heard instanceof Heard.Said)) // of rows there are too many
+                    if (attempt.kind() == Attempt.Kind.TRY
+                            || !(heard instanceof Heard.Said)) // of rows there are too many
                         mailbox.add(new Message.OnTheWay(attempt, heard));
                 }));
             } catch (OutOfMemoryError _) {
@@ -5721,7 +5722,7 @@ final class DifyExec implements Runnable {
         }
 
         /// @param word how the log calls this end of an attempt
-        private void again(Attempt attempt, Tries tries, Duration after, String word, Seen seen, String why) {
+        private void again(Attempt attempt, Attempt.Tries tries, Duration after, String word, Seen seen, String why) {
             var now = clock.instant();
             batch.record(Event.End.of(attempt, now, word, seen, why));
             agenda.again(attempt.row(), tries, now.plus(after));
@@ -5754,7 +5755,7 @@ final class DifyExec implements Runnable {
                     .ifPresent(why -> agenda.close(new Stop(STOPPED, why)));
         }
 
-        private void downloaded(Download download, Fetched fetched) {
+        private void downloaded(Download download, OutputFile.Fetched fetched) {
             downloading--;
             var again = Optional.of(download.again(clock.instant(), judge.backoff()))
                     .filter(next -> fetched.mayPass() && next.isInTime());
@@ -5783,7 +5784,7 @@ final class DifyExec implements Runnable {
         private void acknowledge(Attempt attempt, Seen seen, Outcome outcome, List<Path> files, Instant ended) {
             var now = clock.instant();
             var took = attempt.took(seen, ended);
-            if (seen instanceof Seen.Ran ran && outcome.standing().isSuccess() && attempt.kind() == Kind.ROW)
+            if (seen instanceof Seen.Ran ran && outcome.standing().isSuccess() && attempt.kind() == Attempt.Kind.ROW)
                 batch.result(ResultLine.of(attempt, ran, ended, files));
             batch.settled(attempt, outcome, now, seen, took, () -> count(attempt, outcome, took, now));
             watcher.ended(outcome);
@@ -5972,7 +5973,7 @@ final class DifyExec implements Runnable {
         /// @param begun when the look went out
         record Looked(Doubt doubt, Found found, Instant begun) implements Message {}
 
-        record Downloaded(Download download, Fetched fetched) implements Message {}
+        record Downloaded(Download download, OutputFile.Fetched fetched) implements Message {}
 
         record Interrupted(String signal) implements Message {}
 
@@ -5988,13 +5989,13 @@ final class DifyExec implements Runnable {
         private final Duration firstLook;
         private final PriorityQueue<Download> downloads = new PriorityQueue<>(Comparator.comparing(Download::due));
         private final Unseen unseen;
-        private final Kind kind;
+        private final Attempt.Kind kind;
         private final Map<Integer, Instant> cutRuns = new HashMap<>();
         private Optional<Stop> stop = Optional.empty();
 
         /// A row that may start now or later.
-        record Waiting(Row row, Tries tries, Instant due, Kind kind) {
-            Attempt attempt(Names.Name name, Mode mode, Instant now) {
+        record Waiting(Row row, Attempt.Tries tries, Instant due, Attempt.Kind kind) {
+            Attempt attempt(Attempt.Names.Name name, Mode mode, Instant now) {
                 return new Attempt(name.sequence(), row, tries, name.user(), mode, row.hash(), now, kind,
                         row.original());
             }
@@ -6016,8 +6017,8 @@ final class DifyExec implements Runnable {
             if (!waiting.isEmpty() && !waiting.peek().due().isAfter(now)) return Optional.of(waiting.poll());
             while (hasFresh()) {
                 var row = fresh.next();
-                if (unseen.of(row).isEmpty()) return Optional.of(new Waiting(row, Tries.NONE, now, kind));
-                again(row, Tries.NONE, now);
+                if (unseen.of(row).isEmpty()) return Optional.of(new Waiting(row, Attempt.Tries.NONE, now, kind));
+                again(row, Attempt.Tries.NONE, now);
             }
             return Optional.empty();
         }
@@ -6033,13 +6034,13 @@ final class DifyExec implements Runnable {
         }
 
         /// Another attempt, later; where earlier ones may turn up yet, they are asked for first.
-        void again(Row row, Tries tries, Instant due) {
+        void again(Row row, Attempt.Tries tries, Instant due) {
             var earlier = unseen.of(row);
             if (earlier.isEmpty()) ready(row, tries, due);
             else doubts.add(Doubt.Recheck.of(earlier, tries, due));
         }
 
-        void ready(Row row, Tries tries, Instant due) {
+        void ready(Row row, Attempt.Tries tries, Instant due) {
             waiting.add(new Waiting(row, tries, due, kind));
         }
 
@@ -6183,7 +6184,7 @@ final class DifyExec implements Runnable {
         final Seen.Ran ran;
         final Outcome outcome;
         final Instant ended;
-        private final Map<OutputFile, Fetched> fetched = new HashMap<>();
+        private final Map<OutputFile, OutputFile.Fetched> fetched = new HashMap<>();
         private int open;
 
         /// @param ended when the run's end was seen
@@ -6204,7 +6205,7 @@ final class DifyExec implements Runnable {
         }
 
         /// @param again whether it is tried once more
-        void fetched(OutputFile file, Fetched what, boolean again) {
+        void fetched(OutputFile file, OutputFile.Fetched what, boolean again) {
             fetched.put(file, what);
             if (!again) open--;
         }
@@ -6215,7 +6216,7 @@ final class DifyExec implements Runnable {
         }
 
         List<Path> there() {
-            return files().stream().map(fetched::get).flatMap(what -> what instanceof Fetched.There(var path)
+            return files().stream().map(fetched::get).flatMap(what -> what instanceof OutputFile.Fetched.There(var path)
                     ? Stream.of(path) : Stream.empty()).toList();
         }
 
@@ -6224,8 +6225,8 @@ final class DifyExec implements Runnable {
             var missing = new LinkedHashMap<OutputFile, String>();
             for (var file : files()) switch (fetched.get(file)) {
                 case null -> missing.put(file, "the call ended first");
-                case Fetched.Missing(var why, _) -> missing.put(file, why);
-                case Fetched.There _ -> {}
+                case OutputFile.Fetched.Missing(var why, _) -> missing.put(file, why);
+                case OutputFile.Fetched.There _ -> {}
             }
             return missing;
         }
@@ -6265,7 +6266,7 @@ final class DifyExec implements Runnable {
 
         /// The rows that ran in this call, not those whose earlier run was looked up: they tell what others will take.
         private static final class Sample {
-            private final Spending spending = new Spending();
+            private final Usage.Spending spending = new Usage.Spending();
             private long rows, tokens;
             private Instant first = Instant.MAX, last = Instant.MIN;
 
@@ -6326,7 +6327,7 @@ final class DifyExec implements Runnable {
         }
 
         /// On the runs of this call: those of earlier calls tell no price when they are looked up.
-        Spending spending() {
+        Usage.Spending spending() {
             return sample.spending;
         }
 
@@ -6476,13 +6477,6 @@ final class DifyExec implements Runnable {
 
     // ── Dify ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    /// What a question brought: what was asked for, or what was seen in its place.
-    sealed interface Reply<T> {
-        record Got<T>(T value) implements Reply<T> {}
-
-        record NotGot<T>(Seen seen) implements Reply<T> {}
-    }
-
     /// The first exchange: is this a workflow or a chatflow of a Dify that answers and lets us in?
     sealed interface Greeting {
         record Met(String app, AppKind kind, String version) implements Greeting {
@@ -6491,14 +6485,15 @@ final class DifyExec implements Runnable {
                     throws InterruptedException {
                 for (int tries = 0; ; tries++)
                     switch (client.parameters()) {
-                        case Reply.Got(var parameters) -> {
+                        case DifyClient.Reply.Got(var parameters) -> {
                             return Form.of(parameters, csv.columns(), folders, Release.of(version).fillsIn());
                         }
-                        case Reply.NotGot(Seen.Refused refused) when refused.isBusy() || isFinal(refused, judge) -> {
+                        case DifyClient.Reply.NotGot(Seen.Refused refused)
+                                when refused.isBusy() || isFinal(refused, judge) -> {
                             var why = waited(refused, tries, judge, err);
                             if (why.isPresent()) throw new Unusable(STOPPED, Plain.lines(why.get(), 1000));
                         }
-                        case Reply.NotGot(var seen) -> {
+                        case DifyClient.Reply.NotGot(var seen) -> {
                             err.println("Warning: the workflow's form is out of reach (" + Plain.text(said(seen), 200)
                                     + "): every cell is sent as text, unchecked.");
                             return Form.ofText();
@@ -6521,14 +6516,14 @@ final class DifyExec implements Runnable {
         static Greeting exchange(DifyClient client, Judge judge, PrintWriter err) throws InterruptedException {
             for (int tries = 0; ; tries++)
                 switch (client.info()) {
-                    case Reply.Got(About(var app, var mode, var version)) -> {
+                    case DifyClient.Reply.Got(About(var app, var mode, var version)) -> {
                         return AppKind.of(mode).<Greeting>map(kind -> new Met(app, kind, version))
                                 .orElseGet(() -> new Rejected(mode.isEmpty() ? stranger(judge.access())
                                         : "the key belongs to an app of the kind " + Plain.quoted(mode)
                                                 + ", which has no runs that could be looked up"
                                                 + "\nhint: take the key of a workflow or of a chatflow"));
                     }
-                    case Reply.NotGot(var seen) -> {
+                    case DifyClient.Reply.NotGot(var seen) -> {
                         var why = waited(seen, tries, judge, err);
                         if (why.isPresent()) return new Rejected(why.get());
                     }
@@ -6559,7 +6554,8 @@ final class DifyExec implements Runnable {
                         + judge.access().advice());
             if (seen instanceof Seen.Cut cut && cut.symptom() == Symptom.CUT)
                 return Optional.of(stranger(judge.access()));
-            var nobody = new Attempt(0, new Row(0, 0, "-", Map.of()), Tries.NONE, "", Mode.BLOCKING, "", Instant.now());
+            var nobody = new Attempt(0, new Row(0, 0, "-", Map.of()), Attempt.Tries.NONE, "", Mode.BLOCKING, "",
+                    Instant.now());
             return switch (judge.verdict(nobody, seen)) {
                 case Verdict.StopBatch(var why) -> Optional.of(why);
                 case Verdict.Done(var outcome) ->
@@ -6598,11 +6594,11 @@ final class DifyExec implements Runnable {
             var ids = new LinkedHashMap<Value.Local, String>();
             for (var file : values.values().stream().flatMap(Value::locals).distinct().toList())
                 switch (client.upload(file, attempt.user())) {
-                    case Reply.Got(var id) -> {
+                    case DifyClient.Reply.Got(var id) -> {
                         ids.put(file, id);
                         told.accept(new Heard.Uploaded(file.name(), id));
                     }
-                    case Reply.NotGot(var seen) -> {
+                    case DifyClient.Reply.NotGot(var seen) -> {
                         return notUploaded(file.name(), seen);
                     }
                 }
@@ -6658,19 +6654,22 @@ final class DifyExec implements Runnable {
 
         /// It gets its name once it is whole; until then it has one that no output has.
         @Override
-        public Fetched fetch(OutputFile file) {
-            if (file.link().isBlank()) return new Fetched.Missing(NO_ADDRESS, false); // it would lead to the API itself
+        public OutputFile.Fetched fetch(OutputFile file) {
+            if (file.link().isBlank()) // it would lead to the API itself
+                return new OutputFile.Fetched.Missing(NO_ADDRESS, false);
             var draft = file.place().resolveSibling(".difyexec-" + UUID.randomUUID() + ".part");
             try {
                 Files.createFile(draft); // what cannot be written is not asked for
                 return switch (client.download(URI.create(file.link()), file.size(), draft)) {
-                    case Reply.Got(var whole) -> new Fetched.There(FreeName.take(whole, file.place()));
-                    case Reply.NotGot(var seen) -> new Fetched.Missing(Greeting.said(seen), mayPass(seen));
+                    case DifyClient.Reply.Got(var whole) ->
+                            new OutputFile.Fetched.There(FreeName.take(whole, file.place()));
+                    case DifyClient.Reply.NotGot(var seen) ->
+                            new OutputFile.Fetched.Missing(Greeting.said(seen), mayPass(seen));
                 };
             } catch (IllegalArgumentException _) {
-                return new Fetched.Missing(NO_ADDRESS, false);
+                return new OutputFile.Fetched.Missing(NO_ADDRESS, false);
             } catch (IOException problem) {
-                return new Fetched.Missing(Plain.of(problem), false);
+                return new OutputFile.Fetched.Missing(Plain.of(problem), false);
             } finally {
                 drop(draft);
             }
@@ -6715,6 +6714,40 @@ final class DifyExec implements Runnable {
             }
             return name.toString();
         }
+
+        /// A whole file gets its name: at once, and never one that another file has.
+        static final class FreeName {
+            /// Where it is now: at its place, or at the next free one beside it (`a~2.pdf`). One of the same bytes that
+            /// is there already is kept instead: a row that runs again gives no second copy.
+            static Path take(Path draft, Path place) throws IOException {
+                for (int number = 1; ; number++) {
+                    var path = number == 1 ? place
+                            : place.resolveSibling(numbered(place.getFileName().toString(), number));
+                    try {
+                        link(draft, path);
+                        return path;
+                    } catch (FileAlreadyExistsException _) {
+                        if (Files.isRegularFile(path) && Files.mismatch(draft, path) < 0) return path;
+                    }
+                }
+            }
+
+            /// A link is the one step that names a file at once and writes over none; not every file system has it.
+            private static void link(Path draft, Path path) throws IOException {
+                try {
+                    Files.createLink(path, draft);
+                } catch (FileAlreadyExistsException taken) {
+                    throw taken;
+                } catch (UnsupportedOperationException | IOException _) {
+                    Files.move(draft, path);
+                }
+            }
+
+            private static String numbered(String name, int number) {
+                int dot = name.lastIndexOf('.');
+                return dot < 0 ? name + "~" + number : name.substring(0, dot) + "~" + number + name.substring(dot);
+            }
+        }
     }
 
     /// Where an app's runs are started, found and stopped, and what each kind is told beside the inputs.
@@ -6757,39 +6790,6 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// A whole file gets its name: at once, and never one that another file has.
-    static final class FreeName {
-        /// Where it is now: at its place, or at the next free one beside it (`a~2.pdf`). One of the same bytes that is
-        /// there already is kept instead: a row that runs again gives no second copy.
-        static Path take(Path draft, Path place) throws IOException {
-            for (int number = 1; ; number++) {
-                var path = number == 1 ? place : place.resolveSibling(numbered(place.getFileName().toString(), number));
-                try {
-                    link(draft, path);
-                    return path;
-                } catch (FileAlreadyExistsException _) {
-                    if (Files.isRegularFile(path) && Files.mismatch(draft, path) < 0) return path;
-                }
-            }
-        }
-
-        /// A link is the one step that names a file at once and writes over none; not every file system has it.
-        private static void link(Path draft, Path path) throws IOException {
-            try {
-                Files.createLink(path, draft);
-            } catch (FileAlreadyExistsException taken) {
-                throw taken;
-            } catch (UnsupportedOperationException | IOException _) {
-                Files.move(draft, path);
-            }
-        }
-
-        private static String numbered(String name, int number) {
-            int dot = name.lastIndexOf('.');
-            return dot < 0 ? name + "~" + number : name.substring(0, dot) + "~" + number + name.substring(dot);
-        }
-    }
-
     /// One exchange with Dify's Service API at a time: run, look, stop, info. Never sleeps, never retries, never
     /// writes.
     static final class DifyClient implements AutoCloseable {
@@ -6805,20 +6805,20 @@ final class DifyExec implements Runnable {
         private static final Pattern RUN_ID = Pattern.compile("\\p{XDigit}{8}(-\\p{XDigit}{4}){3}-\\p{XDigit}{12}");
 
         private final ExecutorService tasks;
-        private final Watches watches;
-        private final Door door;
+        private final Transport.Watches watches;
+        private final Transport.Door door;
         private final HttpClient http;
         private final Access access;
         private final Endpoints endpoints;
         private final Duration timeout, firstEvent;
-        private final Room room;
+        private final Transport.Room room;
 
         /// @param timeout    one run: from its first event (streaming) or from sending (blocking) to its end
         /// @param firstEvent how long a stream may say nothing before its first event
-        DifyClient(Access access, Duration timeout, Duration firstEvent, Room room) {
+        DifyClient(Access access, Duration timeout, Duration firstEvent, Transport.Room room) {
             this.tasks = Executors.newVirtualThreadPerTaskExecutor();
-            this.watches = new Watches();
-            this.door = new Door(System::nanoTime);
+            this.watches = new Transport.Watches();
+            this.door = new Transport.Door(System::nanoTime);
             this.http = Transport.of(access, tasks, CONNECT);
             this.access = access;
             this.endpoints = new Endpoints(access, AppKind.WORKFLOW);
@@ -6850,7 +6850,7 @@ final class DifyExec implements Runnable {
 
         /// @param runs how many there may be at a time
         static DifyClient of(Access access, Duration timeout, int runs) {
-            return new DifyClient(access, timeout, FIRST_EVENT, Room.of(runs));
+            return new DifyClient(access, timeout, FIRST_EVENT, Transport.Room.of(runs));
         }
 
         @Override
@@ -6885,7 +6885,8 @@ final class DifyExec implements Runnable {
 
         /// No refusal of the input, which has the same code: it was taken, and its run paid for.
         private static boolean isFailedRun(Seen.Refused refused) {
-            return refused.status() == 400 && !refused.inStream() && refused.message().startsWith(Utterance.FAILED);
+            return refused.status() == 400 && !refused.inStream()
+                    && refused.message().startsWith(Seen.Utterance.FAILED);
         }
 
         /// The run that an answer names in its head, as a coming Dify may: before its body, and where that is cut off.
@@ -6899,21 +6900,21 @@ final class DifyExec implements Runnable {
             if (doubt.stopsFirst()) stop(doubt.run().get(), doubt.attempt().user());
             var user = doubt.attempt().user();
             if (doubt.run().isEmpty()) return named(user);
-            if (doubt.is(Symptom.CONTRADICTED) && Names.isUnique(user)) {
+            if (doubt.is(Symptom.CONTRADICTED) && Attempt.Names.isUnique(user)) {
                 var own = named(user); // the stream's first event may have been another run's, too
                 if (own.isThere()) return own;
             }
             var found = detail(doubt.run().get());
             if (isChat() && found instanceof Found.Ended(var ran) && ran.status().isSuccess())
-                return new Found.Ended(ran.with(Names.isUnique(user) ? message(user) : Utterance.NONE));
+                return new Found.Ended(ran.with(Attempt.Names.isUnique(user) ? message(user) : Seen.Utterance.NONE));
             boolean madeUp = found instanceof Found.Absent
                     && (doubt.is(Symptom.UNCONFIRMED) || doubt.run().get().isMadeUp());
-            return madeUp && Names.isUnique(user) ? named(user) : found;
+            return madeUp && Attempt.Names.isUnique(user) ? named(user) : found;
         }
 
         /// What stands beside the answer of a run that has ended.
-        private Utterance message(String user) {
-            return named(user) instanceof Found.Ended(var told) ? told.said() : Utterance.NONE;
+        private Seen.Utterance message(String user) {
+            return named(user) instanceof Found.Ended(var told) ? told.said() : Seen.Utterance.NONE;
         }
 
         private Found named(String user) {
@@ -7104,7 +7105,7 @@ final class DifyExec implements Runnable {
         }
 
         @FunctionalInterface private interface WatchedReading<T> {
-            Reply<T> read(HttpResponse<InputStream> answer, Watch watch) throws IOException;
+            Reply<T> read(HttpResponse<InputStream> answer, Transport.Watch watch) throws IOException;
         }
 
         /// Any question that starts no run. What Dify makes, as an upload, it answers by 201.
@@ -7162,7 +7163,7 @@ final class DifyExec implements Runnable {
                 var got = reading.read(answer, watch);
                 if (!isStream(answer.headers())) drain(answer.body(), watch);
                 return got;
-            } catch (Room.Exceeded problem) {
+            } catch (Transport.Room.Exceeded problem) {
                 return new Reply.NotGot<>(new Seen.TooLarge(watch.run(), problem.getMessage()));
             } catch (OutOfMemoryError _) {
                 return new Reply.NotGot<>(Seen.Cut.outOfMemory(watch.run()));
@@ -7172,17 +7173,17 @@ final class DifyExec implements Runnable {
         }
 
         /// A short body that comes as a whole wakes its reader once, not twice; all others come as they are.
-        private static BodySubscriber<InputStream> whole(HttpResponse.ResponseInfo head, Door.Call call) {
+        private static BodySubscriber<InputStream> whole(HttpResponse.ResponseInfo head, Transport.Door.Call call) {
             call.answered();
             long length = head.headers().firstValueAsLong("Content-Length").orElse(LONGEST_WHOLE + 1);
             if (isStream(head.headers()) || length > LONGEST_WHOLE) return BodySubscribers.ofInputStream();
             BodySubscriber<InputStream> whole = BodySubscribers.mapping(BodySubscribers.ofByteArray(),
                     ByteArrayInputStream::new);
-            return call.mustMakeRoom() && length > 0 ? new LastBody(whole, length) : whole;
+            return call.mustMakeRoom() && length > 0 ? new Transport.LastBody(whole, length) : whole;
         }
 
         /// Reads on to the end, so that the connection serves again; what is known by now stays known.
-        private static void drain(InputStream body, Watch watch) {
+        private static void drain(InputStream body, Transport.Watch watch) {
             try {
                 watch.limit(DRAIN);
                 body.skip(LONGEST_REFUSAL);
@@ -7215,12 +7216,12 @@ final class DifyExec implements Runnable {
             };
         }
 
-        private Reply<Seen> blocking(HttpResponse<InputStream> answer, Door.Call call) throws IOException {
+        private Reply<Seen> blocking(HttpResponse<InputStream> answer, Transport.Door.Call call) throws IOException {
             var reader = new RunReader();
             var symptom = isDify(answer) ? Symptom.CUT : Symptom.GATEWAY;
             try {
                 reader.readAnswer(room.limit(answer.body()));
-            } catch (Room.Exceeded problem) {
+            } catch (Transport.Room.Exceeded problem) {
                 return new Reply.NotGot<>(new Seen.TooLarge(reader.ref(), problem.getMessage()));
             } catch (JsonProcessingException problem) {
                 return cut(symptom, isPage(answer) ? "HTTP 200, " + PAGE
@@ -7233,7 +7234,7 @@ final class DifyExec implements Runnable {
                             new Seen.Cut(reader.ref(), symptom, "HTTP 200 without a run's status")));
         }
 
-        private Reply<Seen> stream(HttpResponse<InputStream> answer, Watch watch, Consumer<Heard> told)
+        private Reply<Seen> stream(HttpResponse<InputStream> answer, Transport.Watch watch, Consumer<Heard> told)
                 throws IOException {
             var reader = new RunReader();
             var sse = new Sse(watch.counting(answer.body()));
@@ -7260,7 +7261,7 @@ final class DifyExec implements Runnable {
                 try {
                     reader.readEvent(room.limit(sse.data()));
                     return true;
-                } catch (Room.Exceeded problem) {
+                } catch (Transport.Room.Exceeded problem) {
                     if (reader.isEnd()) throw problem; // of another event nothing is kept
                 } catch (JsonProcessingException _) {
                     if (sse.isAtEnd()) return false; // else an event we cannot read is an event we do not know
@@ -7271,7 +7272,7 @@ final class DifyExec implements Runnable {
 
         /// An end, and those told after it: what has come with it, and after an error what comes within a moment, as
         /// after the end of a chatflow's run what its answer rests on (1.9; newer ones tell it before).
-        private List<Seen> ends(Seen first, Sse sse, RunReader reader, Watch watch) {
+        private List<Seen> ends(Seen first, Sse sse, RunReader reader, Transport.Watch watch) {
             var ends = new ArrayList<>(List.of(first));
             if (first instanceof Seen.Refused || isChat() && !reader.isAnswered()) watch.limit(AFTER_ERROR);
             else sse.waitNoMore();
@@ -7340,26 +7341,34 @@ final class DifyExec implements Runnable {
         private static String version(HttpResponse<?> answer) {
             return answer.headers().firstValue("X-Version").orElse("");
         }
-    }
 
-    /// A message of a chatflow as it is stored. It never names its run, and has no answer until that has ended.
-    record StoredMessage(JsonNode tree) {
-        /// Dify 1.16 tells how long the answer took, once there is an end.
-        Found found() {
-            var answer = tree.path("answer").asText("");
-            if (tree.path("status").asText("").equals("error"))
-                return new Found.Ended(Seen.Ran.failed(tree.path("error").asText("")));
-            double seconds = tree.path("provider_response_latency").asDouble(0);
-            if (answer.isEmpty()) return new Found.Unanswered(seconds > 0);
-            return new Found.Ended(Seen.Ran.answered(RunReader.outputs(answer), seconds, said()));
+        /// A message of a chatflow as it is stored. It never names its run, and has no answer until that has ended.
+        record StoredMessage(JsonNode tree) {
+            /// Dify 1.16 tells how long the answer took, once there is an end.
+            Found found() {
+                var answer = tree.path("answer").asText("");
+                if (tree.path("status").asText("").equals("error"))
+                    return new Found.Ended(Seen.Ran.failed(tree.path("error").asText("")));
+                double seconds = tree.path("provider_response_latency").asDouble(0);
+                if (answer.isEmpty()) return new Found.Unanswered(seconds > 0);
+                return new Found.Ended(Seen.Ran.answered(RunReader.outputs(answer), seconds, said()));
+            }
+
+            private Seen.Utterance said() {
+                return new Seen.Utterance(tree.path("conversation_id").asText(""), tree.path("id").asText(""),
+                        tree.path("retriever_resources").isArray()
+                                ? tree.path("retriever_resources").toString().getBytes(UTF_8)
+                                : Seen.Utterance.NONE.resources(),
+                        tree.path("total_tokens").asLong(0), RunReader.price(tree.path("total_price").asText("")),
+                        tree.path("currency").asText(""));
+            }
         }
 
-        private Utterance said() {
-            return new Utterance(tree.path("conversation_id").asText(""), tree.path("id").asText(""),
-                    tree.path("retriever_resources").isArray()
-                            ? tree.path("retriever_resources").toString().getBytes(UTF_8) : Utterance.NONE.resources(),
-                    tree.path("total_tokens").asLong(0), RunReader.price(tree.path("total_price").asText("")),
-                    tree.path("currency").asText(""));
+        /// What a question brought: what was asked for, or what was seen in its place.
+        sealed interface Reply<T> {
+            record Got<T>(T value) implements Reply<T> {}
+
+            record NotGot<T>(Seen seen) implements Reply<T> {}
         }
     }
 
@@ -7378,7 +7387,7 @@ final class DifyExec implements Runnable {
         private int steps = 0;
         private BigDecimal price = null;
         private String conversation = "", messageId = "", answerCurrency = "";
-        private byte[] resources = Utterance.NONE.resources();
+        private byte[] resources = Seen.Utterance.NONE.resources();
         private long answerTokens = 0;
         private Optional<BigDecimal> answerPrice = Optional.empty();
         private boolean answered = false;
@@ -7644,8 +7653,8 @@ final class DifyExec implements Runnable {
         }
 
         /// What a chatflow has told beside its answer, which it does once.
-        Utterance said() {
-            return new Utterance(conversation, messageId, resources, answerTokens, answerPrice, answerCurrency);
+        Seen.Utterance said() {
+            return new Seen.Utterance(conversation, messageId, resources, answerTokens, answerPrice, answerCurrency);
         }
 
         boolean isAnswered() {
@@ -7668,7 +7677,7 @@ final class DifyExec implements Runnable {
         /// The end, once it was read.
         Optional<Seen.Ran> ran() {
             var usage = new Usage(seconds, tokens, steps, Optional.ofNullable(price), currency);
-            return RunStatus.of(status).flatMap(end -> ref()
+            return Seen.RunStatus.of(status).flatMap(end -> ref()
                     .map(run -> new Seen.Ran(run, end, outputs, error, workflowId, usage)));
         }
 
@@ -7677,9 +7686,9 @@ final class DifyExec implements Runnable {
         /// @param now by the server's clock
         Found found(RunRef asked, Instant now) {
             var ref = new RunRef(runId, asked.task());
-            return switch (RunStatus.of(status).orElse(RunStatus.RUNNING)) {
-                case RUNNING -> new Found.Running(ref, RunStatus.RUNNING, age(now));
-                case PAUSED -> new Found.Running(ref, RunStatus.PAUSED, age(now));
+            return switch (Seen.RunStatus.of(status).orElse(Seen.RunStatus.RUNNING)) {
+                case RUNNING -> new Found.Running(ref, Seen.RunStatus.RUNNING, age(now));
+                case PAUSED -> new Found.Running(ref, Seen.RunStatus.PAUSED, age(now));
                 case SUCCEEDED, PARTIAL, FAILED, STOPPED -> {
                     taskId = asked.task();
                     yield new Found.Ended(ran().orElseThrow());
@@ -7803,246 +7812,6 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// The bodies that are being read. One thread looks at all of them, ten times a second: an alarm for each would
-    /// have to be set and taken back twice a row.
-    static final class Watches implements AutoCloseable {
-        private static final Duration EVERY = Duration.ofMillis(100);
-
-        private final Set<Watch> open = ConcurrentHashMap.newKeySet();
-        private final ScheduledExecutorService clock = Executors.newSingleThreadScheduledExecutor(
-                Thread.ofPlatform().daemon().name("watches").factory());
-
-        Watches() {
-            clock.scheduleWithFixedDelay(() -> open.forEach(Watch::look), EVERY.toMillis(), EVERY.toMillis(),
-                    MILLISECONDS);
-        }
-
-        Watch watch(InputStream body, Duration limit) {
-            var watch = new Watch(body, limit, open::remove);
-            open.add(watch);
-            return watch;
-        }
-
-        @Override
-        public void close() {
-            clock.shutdownNow();
-        }
-    }
-
-    /// Ends a body that takes too long, and says when a stream has been quiet for a while.
-    /// The JDK's own time-out ends at the headers.
-    static final class Watch implements AutoCloseable {
-        private static final Duration QUIET = Duration.ofSeconds(30);
-
-        private final InputStream body;
-        private final Consumer<Watch> closing;
-        private volatile long end, lastByte;
-        private volatile boolean over = false;
-        private volatile Consumer<Heard> told;
-        private volatile Optional<RunRef> run = Optional.empty();
-
-        private Watch(InputStream body, Duration limit, Consumer<Watch> closing) {
-            this.body = body;
-            this.closing = closing;
-            limit(limit);
-        }
-
-        /// From now on.
-        void limit(Duration limit) {
-            end = System.nanoTime() + limit.toNanos();
-        }
-
-        /// From the first event on: another limit, and word of silences.
-        void began(RunRef run, Duration limit, Consumer<Heard> told) {
-            this.lastByte = System.nanoTime();
-            this.told = told;
-            this.run = Optional.of(run);
-            limit(limit);
-        }
-
-        private void look() {
-            long now = System.nanoTime();
-            if (now - end >= 0) {
-                over = true;
-                closeBody();
-            } else if (run.isPresent() && now - lastByte >= QUIET.toNanos()) {
-                lastByte = now;
-                told.accept(new Heard.Quiet(run.get()));
-            }
-        }
-
-        /// The same bytes, each arrival noted.
-        InputStream counting(InputStream in) {
-            return new FilterInputStream(in) {
-                @Override
-                public int read(byte[] into, int from, int length) throws IOException {
-                    int count = super.read(into, from, length);
-                    lastByte = System.nanoTime();
-                    return count;
-                }
-            };
-        }
-
-        Optional<RunRef> run() {
-            return run;
-        }
-
-        /// What it is when the body ends before its time: what is given here, unless the limit has ended it.
-        ///
-        /// @param silence what it is called if the limit passed before the first event
-        Seen.Cut cut(Symptom silence, String why) {
-            if (!over) return new Seen.Cut(run, Symptom.CUT, why);
-            return new Seen.Cut(run, run.isPresent() ? Symptom.TIMED_OUT : silence, "no end within the time limit");
-        }
-
-        @Override
-        public void close() {
-            closing.accept(this);
-            closeBody();
-        }
-
-        private void closeBody() {
-            try {
-                body.close();
-            } catch (IOException _) {
-                // the reader learns it by itself
-            }
-        }
-    }
-
-    /// The server's door, as our requests for runs find it. Of ten connections Dify leaves the eleventh outside without
-    /// a sign: for good, if each of those inside is used again for the next request. Any thread may use it.
-    static final class Door {
-        /// Runs of 2 s are long enough for a connection each.
-        private static final Duration LONG = Duration.ofSeconds(2);
-
-        private final LongSupplier nanos;
-        private final AtomicLong count = new AtomicLong();
-        private final NavigableMap<Long, Call> outside = new ConcurrentSkipListMap<>(); // the oldest first
-
-        Door(LongSupplier nanos) {
-            this.nanos = nanos;
-        }
-
-        Call call() {
-            var call = new Call(count.incrementAndGet(), nanos.getAsLong());
-            outside.put(call.number, call);
-            return call;
-        }
-
-        /// One request, from its sending to the head of its answer.
-        final class Call implements AutoCloseable {
-            private final long number, sent;
-            private volatile Duration took = Duration.ZERO;
-
-            private Call(long number, long sent) {
-                this.number = number;
-                this.sent = sent;
-            }
-
-            void answered() {
-                took = age();
-                close();
-            }
-
-            private Duration age() {
-                return Duration.ofNanos(nanos.getAsLong() - sent);
-            }
-
-            /// Another request has been without an answer for long: it may stand outside until this one's connection
-            /// is closed.
-            boolean mustMakeRoom() {
-                var oldest = outside.firstEntry();
-                return oldest != null && oldest.getValue().age().compareTo(LONG) > 0;
-            }
-
-            /// How long it took until the run began: to the answer, less what the run itself took.
-            Optional<Duration> waited(Usage usage) {
-                return usage.seconds() > 0 ? Optional.of(took.minus(usage.within(took))) : Optional.empty();
-            }
-
-            @Override
-            public void close() {
-                outside.remove(number);
-            }
-        }
-    }
-
-    /// A body whose connection is closed with its last byte, not used again: so the JDK treats one that is cancelled.
-    static final class LastBody implements BodySubscriber<InputStream> {
-        private final BodySubscriber<InputStream> body;
-        private Flow.Subscription connection;
-        private long left;
-
-        LastBody(BodySubscriber<InputStream> body, long length) {
-            this.body = body;
-            this.left = length;
-        }
-
-        @Override
-        public CompletionStage<InputStream> getBody() {
-            return body.getBody();
-        }
-
-        @Override
-        public void onSubscribe(Flow.Subscription connection) {
-            this.connection = connection;
-            body.onSubscribe(connection);
-        }
-
-        @Override
-        public void onNext(List<ByteBuffer> bytes) {
-            left -= bytes.stream().mapToLong(ByteBuffer::remaining).sum();
-            body.onNext(bytes);
-            if (left > 0) return;
-            connection.cancel();
-            body.onComplete();
-        }
-
-        @Override
-        public void onError(Throwable problem) {
-            if (left > 0) body.onError(problem);
-        }
-
-        @Override
-        public void onComplete() {
-            if (left > 0) body.onComplete();
-        }
-    }
-
-    /// How many bytes an answer may have: while a result is made of it, it is in memory up to ten times over.
-    record Room(long most) {
-        private static final long TIMES = 10, LEAST = 1 << 20;
-
-        /// A fair share of Java's memory. @param runs how many there may be at a time
-        static Room of(int runs) {
-            return new Room(Math.max(LEAST, Runtime.getRuntime().maxMemory() / (TIMES * runs)));
-        }
-
-        /// An answer that there is no room for.
-        static final class Exceeded extends IOException {
-            Exceeded(long most) {
-                super(String.format(Locale.ROOT, "the answer is larger than the memory for it (%.1f MB); "
-                        + "a lower -c or JDK_JAVA_OPTIONS=-Xmx4g gives it more", most / 1e6));
-            }
-        }
-
-        /// The same bytes, up to so many.
-        InputStream limit(InputStream in) {
-            return new FilterInputStream(in) {
-                private long left = most;
-
-                @Override
-                public int read(byte[] into, int from, int length) throws IOException {
-                    int more = super.read(into, from, length);
-                    left -= Math.max(0, more);
-                    if (left < 0) throw new Exceeded(most);
-                    return more;
-                }
-            };
-        }
-    }
-
     /// The JDK's HTTP client as Dify needs it: HTTP/1.1, no redirects, the proxy and the authorities of the settings.
     static final class Transport {
         static HttpClient of(Access access, Executor executor, Duration connect) {
@@ -8092,6 +7861,247 @@ final class DifyExec implements Runnable {
             } catch (IOException | GeneralSecurityException | InvalidPathException problem) {
                 throw new Unusable(setting.place() + ": " + Plain.of(problem).replace(setting.text(), "…")
                         + "; a PEM file of certificates is needed");
+            }
+        }
+
+        /// The bodies that are being read. One thread looks at all of them, ten times a second: an alarm for each would
+        /// have to be set and taken back twice a row.
+        static final class Watches implements AutoCloseable {
+            private static final Duration EVERY = Duration.ofMillis(100);
+
+            private final Set<Watch> open = ConcurrentHashMap.newKeySet();
+            private final ScheduledExecutorService clock = Executors.newSingleThreadScheduledExecutor(
+                    Thread.ofPlatform().daemon().name("watches").factory());
+
+            Watches() {
+                clock.scheduleWithFixedDelay(() -> open.forEach(Watch::look), EVERY.toMillis(), EVERY.toMillis(),
+                        MILLISECONDS);
+            }
+
+            Watch watch(InputStream body, Duration limit) {
+                var watch = new Watch(body, limit, open::remove);
+                open.add(watch);
+                return watch;
+            }
+
+            @Override
+            public void close() {
+                clock.shutdownNow();
+            }
+        }
+
+        /// Ends a body that takes too long, and says when a stream has been quiet for a while.
+        /// The JDK's own time-out ends at the headers.
+        static final class Watch implements AutoCloseable {
+            private static final Duration QUIET = Duration.ofSeconds(30);
+
+            private final InputStream body;
+            private final Consumer<Watch> closing;
+            private volatile long end, lastByte;
+            private volatile boolean over = false;
+            private volatile Consumer<Heard> told;
+            private volatile Optional<RunRef> run = Optional.empty();
+
+            private Watch(InputStream body, Duration limit, Consumer<Watch> closing) {
+                this.body = body;
+                this.closing = closing;
+                limit(limit);
+            }
+
+            /// From now on.
+            void limit(Duration limit) {
+                end = System.nanoTime() + limit.toNanos();
+            }
+
+            /// From the first event on: another limit, and word of silences.
+            void began(RunRef run, Duration limit, Consumer<Heard> told) {
+                this.lastByte = System.nanoTime();
+                this.told = told;
+                this.run = Optional.of(run);
+                limit(limit);
+            }
+
+            private void look() {
+                long now = System.nanoTime();
+                if (now - end >= 0) {
+                    over = true;
+                    closeBody();
+                } else if (run.isPresent() && now - lastByte >= QUIET.toNanos()) {
+                    lastByte = now;
+                    told.accept(new Heard.Quiet(run.get()));
+                }
+            }
+
+            /// The same bytes, each arrival noted.
+            InputStream counting(InputStream in) {
+                return new FilterInputStream(in) {
+                    @Override
+                    public int read(byte[] into, int from, int length) throws IOException {
+                        int count = super.read(into, from, length);
+                        lastByte = System.nanoTime();
+                        return count;
+                    }
+                };
+            }
+
+            Optional<RunRef> run() {
+                return run;
+            }
+
+            /// What it is when the body ends before its time: what is given here, unless the limit has ended it.
+            ///
+            /// @param silence what it is called if the limit passed before the first event
+            Seen.Cut cut(Symptom silence, String why) {
+                if (!over) return new Seen.Cut(run, Symptom.CUT, why);
+                return new Seen.Cut(run, run.isPresent() ? Symptom.TIMED_OUT : silence, "no end within the time limit");
+            }
+
+            @Override
+            public void close() {
+                closing.accept(this);
+                closeBody();
+            }
+
+            private void closeBody() {
+                try {
+                    body.close();
+                } catch (IOException _) {
+                    // the reader learns it by itself
+                }
+            }
+        }
+
+        /// The server's door, as our requests for runs find it. Of ten connections Dify leaves the eleventh outside
+        /// without a sign: for good, if each of those inside is used again for the next request. Any thread may use it.
+        static final class Door {
+            /// Runs of 2 s are long enough for a connection each.
+            private static final Duration LONG = Duration.ofSeconds(2);
+
+            private final LongSupplier nanos;
+            private final AtomicLong count = new AtomicLong();
+            private final NavigableMap<Long, Call> outside = new ConcurrentSkipListMap<>(); // the oldest first
+
+            Door(LongSupplier nanos) {
+                this.nanos = nanos;
+            }
+
+            Call call() {
+                var call = new Call(count.incrementAndGet(), nanos.getAsLong());
+                outside.put(call.number, call);
+                return call;
+            }
+
+            /// One request, from its sending to the head of its answer.
+            final class Call implements AutoCloseable {
+                private final long number, sent;
+                private volatile Duration took = Duration.ZERO;
+
+                private Call(long number, long sent) {
+                    this.number = number;
+                    this.sent = sent;
+                }
+
+                void answered() {
+                    took = age();
+                    close();
+                }
+
+                private Duration age() {
+                    return Duration.ofNanos(nanos.getAsLong() - sent);
+                }
+
+                /// Another request has been without an answer for long: it may stand outside until this one's
+                /// connection is closed.
+                boolean mustMakeRoom() {
+                    var oldest = outside.firstEntry();
+                    return oldest != null && oldest.getValue().age().compareTo(LONG) > 0;
+                }
+
+                /// How long it took until the run began: to the answer, less what the run itself took.
+                Optional<Duration> waited(Usage usage) {
+                    return usage.seconds() > 0 ? Optional.of(took.minus(usage.within(took))) : Optional.empty();
+                }
+
+                @Override
+                public void close() {
+                    outside.remove(number);
+                }
+            }
+        }
+
+        /// A body whose connection is closed with its last byte, not used again: so the JDK treats one that is
+        /// cancelled.
+        static final class LastBody implements BodySubscriber<InputStream> {
+            private final BodySubscriber<InputStream> body;
+            private Flow.Subscription connection;
+            private long left;
+
+            LastBody(BodySubscriber<InputStream> body, long length) {
+                this.body = body;
+                this.left = length;
+            }
+
+            @Override
+            public CompletionStage<InputStream> getBody() {
+                return body.getBody();
+            }
+
+            @Override
+            public void onSubscribe(Flow.Subscription connection) {
+                this.connection = connection;
+                body.onSubscribe(connection);
+            }
+
+            @Override
+            public void onNext(List<ByteBuffer> bytes) {
+                left -= bytes.stream().mapToLong(ByteBuffer::remaining).sum();
+                body.onNext(bytes);
+                if (left > 0) return;
+                connection.cancel();
+                body.onComplete();
+            }
+
+            @Override
+            public void onError(Throwable problem) {
+                if (left > 0) body.onError(problem);
+            }
+
+            @Override
+            public void onComplete() {
+                if (left > 0) body.onComplete();
+            }
+        }
+
+        /// How many bytes an answer may have: while a result is made of it, it is in memory up to ten times over.
+        record Room(long most) {
+            private static final long TIMES = 10, LEAST = 1 << 20;
+
+            /// A fair share of Java's memory. @param runs how many there may be at a time
+            static Room of(int runs) {
+                return new Room(Math.max(LEAST, Runtime.getRuntime().maxMemory() / (TIMES * runs)));
+            }
+
+            /// An answer that there is no room for.
+            static final class Exceeded extends IOException {
+                Exceeded(long most) {
+                    super(String.format(Locale.ROOT, "the answer is larger than the memory for it (%.1f MB); "
+                            + "a lower -c or JDK_JAVA_OPTIONS=-Xmx4g gives it more", most / 1e6));
+                }
+            }
+
+            /// The same bytes, up to so many.
+            InputStream limit(InputStream in) {
+                return new FilterInputStream(in) {
+                    private long left = most;
+
+                    @Override
+                    public int read(byte[] into, int from, int length) throws IOException {
+                        int more = super.read(into, from, length);
+                        left -= Math.max(0, more);
+                        if (left < 0) throw new Exceeded(most);
+                        return more;
+                    }
+                };
             }
         }
     }
@@ -8227,7 +8237,7 @@ final class DifyExec implements Runnable {
             rows.stream().skip(asked.limit()).forEach(rows::clear);
             var doubts = doubts(rows, timeout, asked.force());
             doubts.forEach(doubt -> rows.clear(doubt.attempt().row().index()));
-            var wanted = new Wanted(this, Kind.ROW, rows, doubts, asked.resendUnknown());
+            var wanted = new Wanted(this, Attempt.Kind.ROW, rows, doubts, asked.resendUnknown());
             history.merge.ifPresent(merge -> Shards.refuseUnmerged(files, merge, index, wanted.entries()));
             return wanted;
         }
@@ -8280,7 +8290,7 @@ final class DifyExec implements Runnable {
             if (doubtful.isEmpty()) return List.of();
             var doubts = new ArrayList<Doubt.NoEnd>();
             rows(doubtful::containsKey).forEachRemaining(row -> doubts.add(
-                    history.doubt(doubtful.get(row.index()), row, Kind.ROW, timeout)));
+                    history.doubt(doubtful.get(row.index()), row, Attempt.Kind.ROW, timeout)));
             return doubts;
         }
 
@@ -8291,7 +8301,7 @@ final class DifyExec implements Runnable {
             var doubts = force ? List.<Doubt.NoEnd>of()
                     : history.triedBefore(rows(rows).next(), timeout).stream().toList();
             if (!doubts.isEmpty()) rows.clear();
-            return new Wanted(this, Kind.TRY, rows, doubts, false);
+            return new Wanted(this, Attempt.Kind.TRY, rows, doubts, false);
         }
 
         /// Whether a run of the row may be going on, or its end is not known.
@@ -8419,7 +8429,7 @@ final class DifyExec implements Runnable {
         void settled(Attempt attempt, Outcome outcome, Instant now, Seen seen, Duration took, Runnable then) {
             var standing = outcome.standing();
             record(Event.End.of(attempt, now, standing.word(), seen, outcome.text(), outcome.cause(), took));
-            if (attempt.kind() == Kind.TRY) {
+            if (attempt.kind() == Attempt.Kind.TRY) {
                 then.run();
                 return;
             }
@@ -8442,11 +8452,11 @@ final class DifyExec implements Runnable {
             var now = Instant.now();
             var began = now.minusMillis((long) (ran.usage().seconds() * 1000));
             var attempt = new Attempt(0, new Row(entry, row.line(), row.id(), row.inputs(), row.cells(), row.inCsv()),
-                    Tries.NONE, tried.user(), tried.mode(), tried.cells(), began);
+                    Attempt.Tries.NONE, tried.user(), tried.mode(), tried.cells(), began);
             result(ResultLine.of(attempt, ran, at, List.of()));
             var free = new Seen.Ran(ran.ref(), ran.status(), ran.outputs(), "", ran.workflowId(), Usage.NONE);
             settled(attempt,
-                    ran.status() == RunStatus.PARTIAL ? new Outcome.Partial() : new Outcome.Succeeded(),
+                    ran.status() == Seen.RunStatus.PARTIAL ? new Outcome.Partial() : new Outcome.Succeeded(),
                     now,
                     free,
                     attempt.took(free, now),
@@ -8540,7 +8550,7 @@ final class DifyExec implements Runnable {
     }
 
     /// The rows that one call asks for: those to start, and those whose earlier run is looked up first.
-    record Wanted(Batch batch, Kind kind, BitSet fresh, List<Doubt.NoEnd> doubts, boolean resendUnknown) {
+    record Wanted(Batch batch, Attempt.Kind kind, BitSet fresh, List<Doubt.NoEnd> doubts, boolean resendUnknown) {
         Iterator<Row> iterator() {
             return batch.rows(fresh);
         }
@@ -8619,7 +8629,7 @@ final class DifyExec implements Runnable {
             /// Of an attempt that is not there (any more), as far as its end tells.
             static Sent of(Event.End end) {
                 var event = new Event.Attempt(end.t(), end.id(), end.n(), end.user(), "blocking", end.cells(),
-                        Kind.ROW.word(), end.csv());
+                        Attempt.Kind.ROW.word(), end.csv());
                 return of(event, "", State.OPEN);
             }
 
@@ -8651,8 +8661,8 @@ final class DifyExec implements Runnable {
                 return (state == State.OPEN || state == State.OPEN_TRY) && isOf(user);
             }
 
-            Attempt attempt(Row row, Kind kind) {
-                return new Attempt(0, row, new Tries(0, 0, event.n()), orEmpty(event.user()), mode,
+            Attempt attempt(Row row, Attempt.Kind kind) {
+                return new Attempt(0, row, new Attempt.Tries(0, 0, event.n()), orEmpty(event.user()), mode,
                         orEmpty(event.cells()), at(), kind, orEmpty(event.csv()));
             }
 
@@ -8685,11 +8695,11 @@ final class DifyExec implements Runnable {
             switch (event) {
                 case Event.Session began -> session(began);
                 case Event.Merge merged -> merge = Optional.of(merged);
-                case Event.Attempt attempt when Kind.TRY.word().equals(attempt.kind()) -> {
+                case Event.Attempt attempt when Attempt.Kind.TRY.word().equals(attempt.kind()) -> {
                     seen(attempt.t());
                     add(Sent.of(attempt, server(), State.OPEN_TRY));
                 }
-                case Event.Attempt attempt when Kind.ROW.word().equals(attempt.kind()) -> attempt(attempt);
+                case Event.Attempt attempt when Attempt.Kind.ROW.word().equals(attempt.kind()) -> attempt(attempt);
                 case Event.Run run -> sent.computeIfPresent(run.id(), (_, row) -> {
                     row.replaceAll(one -> one.isOpen(run.user()) ? one.with(run.run(), run.task()) : one);
                     return row;
@@ -8881,7 +8891,7 @@ final class DifyExec implements Runnable {
 
         private List<Attempt> resent(boolean known) {
             return all(State.RESENT).filter(one -> one.run().isPresent() == known).map(one -> one.attempt(
-                    new Row(index.findOrAdd(one.id()), 0, one.id(), Map.of()), Kind.ROW)).toList();
+                    new Row(index.findOrAdd(one.id()), 0, one.id(), Map.of()), Attempt.Kind.ROW)).toList();
         }
 
         /// The attempt whose end must be learnt before its row may run, by the row's number.
@@ -8905,7 +8915,7 @@ final class DifyExec implements Runnable {
         /// The run of a row's last try, whose end must be learnt first.
         Optional<Doubt.NoEnd> triedBefore(Row row, Duration timeout) {
             return all(State.OPEN_TRY).filter(one -> one.id().equals(row.id())).reduce((_, last) -> last)
-                    .map(one -> doubt(one, row, Kind.TRY, timeout));
+                    .map(one -> doubt(one, row, Attempt.Kind.TRY, timeout));
         }
 
         /// What an earlier call said of a row whose end it could not learn, without what kept it from that.
@@ -8913,7 +8923,7 @@ final class DifyExec implements Runnable {
             return Optional.ofNullable(causes.get(entry)).map(cause -> cause.split("; ")[0]);
         }
 
-        Doubt.NoEnd doubt(Sent one, Row row, Kind kind, Duration timeout) {
+        Doubt.NoEnd doubt(Sent one, Row row, Attempt.Kind kind, Duration timeout) {
             boolean lost = one.state() == State.LOST;
             var symptom = lost ? Symptom.LOST_RESULT
                     : one.run().filter(run -> stopped.contains(run.task())).isPresent() ? Symptom.INTERRUPTED
@@ -10170,7 +10180,7 @@ final class DifyExec implements Runnable {
             var usage = ran.usage();
             return new ResultLine(row.id(), "success", row.inputs(), new String(ran.outputs(), UTF_8), ran.ref().id(),
                     now, attempt.tries().retries(),
-                    ran.status() == RunStatus.PARTIAL ? "partial-succeeded" : "succeeded", ran.workflowId(),
+                    ran.status() == Seen.RunStatus.PARTIAL ? "partial-succeeded" : "succeeded", ran.workflowId(),
                     usage.seconds(), usage.tokens(), usage.steps(), usage.price().orElse(null),
                     usage.price().isPresent() ? usage.currency() : null, row.isEdited(),
                     files.stream().map(Path::toString).toList(), ran.said().conversation(), ran.said().id());
@@ -10413,7 +10423,7 @@ final class DifyExec implements Runnable {
             }
 
             boolean isOfTry() {
-                return !DifyExec.Kind.ROW.word().equals(kind);
+                return !DifyExec.Attempt.Kind.ROW.word().equals(kind);
             }
         }
 
@@ -10450,7 +10460,7 @@ final class DifyExec implements Runnable {
                         now,
                         attempt.row().id(),
                         attempt.user(),
-                        (attempt.kind() == Kind.TRY ? OF_TRY : "") + outcome,
+                        (attempt.kind() == DifyExec.Attempt.Kind.TRY ? OF_TRY : "") + outcome,
                         attempt.cells(),
                         seen.run().map(RunRef::id).orElse(null),
                         attempt.tries().retries(),
@@ -12264,14 +12274,14 @@ final class DifyExec implements Runnable {
         /// After a look a `stopped` is final: it has been looked up. A worker that was told to end while it had the run
         /// (Dify 1.16) is no fault of the row.
         Verdict afterLook(Attempt attempt, Seen.Ran ran) {
-            if (ran.status() != RunStatus.STOPPED) return ran(attempt, ran);
+            if (ran.status() != Seen.RunStatus.STOPPED) return ran(attempt, ran);
             return ran.error().contains("worker is shutting down") && failedRuns != RetryRuns.NEVER
                     ? again(attempt, ran.error(), Optional.empty()) : failed(words(ran));
         }
 
         /// A failure that would be paid for again, or that looks made up: what is stored of the run is asked for first.
         private boolean isUnconfirmed(Seen.Ran ran) {
-            return ran.status() == RunStatus.FAILED && (ran.isBare() || isWorthAnother(ran.error()));
+            return ran.status() == Seen.RunStatus.FAILED && (ran.isBare() || isWorthAnother(ran.error()));
         }
 
         private static Verdict unconfirmed(String words) {
@@ -12316,7 +12326,8 @@ final class DifyExec implements Runnable {
         private static String words(Seen.Ran ran) {
             var error = ran.error();
             if (error.isEmpty())
-                return ran.status() == RunStatus.STOPPED ? "stopped on the server" : "the run failed without a reason";
+                return ran.status() == Seen.RunStatus.STOPPED ? "stopped on the server"
+                        : "the run failed without a reason";
             if (error.startsWith("Aborted: Maximum execution time")
                     || error.startsWith("Aborted: App execution exceeded"))
                 return error + " (the server's own limit: --timeout cannot go beyond it)";
@@ -12429,6 +12440,15 @@ final class DifyExec implements Runnable {
                     retryAfter), why)
                     : failed(why);
         }
+
+        enum RetryRuns {
+            NEVER, TRANSIENT, ALWAYS;
+
+            @Override
+            public String toString() {
+                return name().toLowerCase(Locale.ROOT);
+            }
+        }
     }
 
     /// What a look leads to: the one place that decides whether a row may be sent again whose last run is in doubt.
@@ -12447,7 +12467,7 @@ final class DifyExec implements Runnable {
         private Step quiet(Doubt.QuietStream doubt, Found found, Here here) {
             if (!(found instanceof Found.Ended(var ran))) return new Step.Nothing();
             if (here.stopAsked() && ran.status().isStopped()) return interrupted(ran, new Step.Nothing());
-            return ran.status() == RunStatus.STOPPED
+            return ran.status() == Seen.RunStatus.STOPPED
                     ? new Step.Judged(ran, new Verdict.LookUp(Symptom.STOPPED, "stopped: " + ran.error()))
                     : new Step.Take(ran, judge.afterLook(doubt.attempt(), ran));
         }
@@ -12490,23 +12510,24 @@ final class DifyExec implements Runnable {
         private Step succeeded(Doubt.NoEnd doubt, Seen.Ran ran) {
             var attempt = doubt.attempt();
             if (attempt.isCurrent()) return new Step.Take(ran, judge.afterLook(attempt, ran));
-            if (attempt.isOfLostEdits() && attempt.kind() == Kind.ROW)
+            if (attempt.isOfLostEdits() && attempt.kind() == Attempt.Kind.ROW)
                 return giveUp(doubt, new Outcome.Unknown(ran.ref().name() + " of this row as edited in a shell "
                         + "succeeded, but the edits are gone: set them again there, and retry takes its result"));
             return new Step.Say("Row " + Plain.id(attempt.row().id()) + " was changed since " + ran.ref().name()
                     + " of it succeeded: that result is not taken, the row runs anew.",
-                    new Step.Close("stale", ran, "the row was changed since", new Step.SendAgain(Tries.NONE, false)));
+                    new Step.Close("stale", ran, "the row was changed since",
+                            new Step.SendAgain(Attempt.Tries.NONE, false)));
         }
 
         /// Dify may say `stopped` a moment before a run's real end.
         private Step failed(Doubt.NoEnd doubt, Seen.Ran ran, Instant now) {
             var attempt = doubt.attempt();
             if (doubt.symptom() == Symptom.RECHECK) return new Step.SendAgain(attempt.tries(), false);
-            if (ran.status() == RunStatus.STOPPED && !doubt.stopped() && doubt.symptom() != Symptom.TIMED_OUT)
+            if (ran.status() == Seen.RunStatus.STOPPED && !doubt.stopped() && doubt.symptom() != Symptom.TIMED_OUT)
                 return new Step.LookAgain(doubt.stoppedOnce(now));
             return switch (doubt.symptom()) {
                 case UNCONFIRMED -> confirmed(doubt, ran);
-                case INTERRUPTED -> interrupted(ran, new Step.SendAgain(Tries.NONE, false));
+                case INTERRUPTED -> interrupted(ran, new Step.SendAgain(Attempt.Tries.NONE, false));
                 case TIMED_OUT -> new Step.Take(ran, new Verdict.Done(new Outcome.Failed("timed out: " + doubt.why(),
                         false)));
                 default -> new Step.Take(ran, judge.afterLook(attempt, ran));
@@ -12542,7 +12563,8 @@ final class DifyExec implements Runnable {
         private Step running(Doubt.NoEnd doubt, Found.Running found, Instant now) {
             var run = found.ref();
             var known = doubt.with(run).begun(found.age().map(now::minus), now, limits.timeout());
-            if (found.status() == RunStatus.PAUSED) return giveUp(known, new Outcome.Paused(run, "waits for a human"));
+            if (found.status() == Seen.RunStatus.PAUSED)
+                return giveUp(known, new Outcome.Paused(run, "waits for a human"));
             if (now.isBefore(known.deadline())) return new Step.LookAgain(known.running(now));
             return giveUp(known, new Outcome.Unknown("run " + run.id() + " still says running "
                     + Plain.seconds(Duration.between(known.start(), now)) + " after its start"));
@@ -12590,7 +12612,7 @@ final class DifyExec implements Runnable {
         private Step giveUp(Doubt.NoEnd doubt, Outcome outcome) {
             var cut = new Seen.Cut(doubt.run(), doubt.symptom(), doubt.why());
             return doubt.symptom().isOurs() || !resendUnknown ? new Step.GiveUp(cut, outcome)
-                    : new Step.Close("resent", cut, outcome.text(), new Step.SendAgain(Tries.NONE, true));
+                    : new Step.Close("resent", cut, outcome.text(), new Step.SendAgain(Attempt.Tries.NONE, true));
         }
     }
 
@@ -12610,7 +12632,7 @@ final class DifyExec implements Runnable {
         record Say(String text, Step then) implements Step {}
 
         /// @param rechecked its earlier attempts have been asked for, or its run is paid twice by wish
-        record SendAgain(Tries tries, boolean rechecked) implements Step {}
+        record SendAgain(Attempt.Tries tries, boolean rechecked) implements Step {}
 
         /// @param cut what is known of the run
         record GiveUp(Seen.Cut cut, Outcome outcome) implements Step {}
@@ -12645,7 +12667,7 @@ final class DifyExec implements Runnable {
 
         static Proof of(Doubt doubt, Listing listing) {
             if (doubt.run().filter(run -> !run.isMadeUp()).isPresent()) return WAIT;
-            if (!Names.isUnique(doubt.attempt().user())) return UNKNOWN;
+            if (!Attempt.Names.isUnique(doubt.attempt().user())) return UNKNOWN;
             return switch (listing) {
                 case FROM_START, WITHOUT_END -> SETTLE;
                 case AT_END -> doubt.attempt().mode() == Mode.STREAMING ? UNKNOWN : WAIT;
@@ -12701,7 +12723,7 @@ final class DifyExec implements Runnable {
     /// The wait before another attempt: `initial`, then twice as long each time, never over `max`; less up to a half by
     /// chance, so that rows do not come back together. A `Retry-After` wins when it is longer.
     record Backoff(Duration initial, Duration max, int maxRetries) {
-        boolean allows(Tries tries) {
+        boolean allows(Attempt.Tries tries) {
             return tries.failed() < maxRetries;
         }
 
@@ -13229,7 +13251,7 @@ final class DifyExec implements Runnable {
         }
 
         /// Why no run may start beside those that are out.
-        Optional<String> costReached(Spending spent, int out) {
+        Optional<String> costReached(Usage.Spending spent, int out) {
             return Optional.ofNullable(ends.maxCost).flatMap(limit -> limit.reached(spent, out));
         }
 
@@ -13244,6 +13266,16 @@ final class DifyExec implements Runnable {
         Duration afterTimeout(Optional<RunRef> run) {
             return run.filter(ref -> !ref.task().isEmpty()).isPresent() ? Duration.ofSeconds(30) : Duration.ZERO;
         }
+
+        /// How long a cut request is watched for before it counts as not started; by mode, since streamed runs may
+        /// queue.
+        record Settle(Duration blocking, Duration streaming) {
+            static final Settle DEFAULT = new Settle(Duration.ofSeconds(30), Duration.ofSeconds(300));
+
+            Duration of(Mode mode) {
+                return mode == Mode.STREAMING ? streaming : blocking;
+            }
+        }
     }
 
     /// A limit of money, for one call: `5` in the currency that Dify tells, `USD 5` in no other.
@@ -13252,7 +13284,7 @@ final class DifyExec implements Runnable {
     record MaxCost(BigDecimal amount, String currency) {
         /// Why no run may start beside those that are out: each of them, and the next, is taken to cost the mean.
         /// Before the first price is known there is no mean.
-        Optional<String> reached(Spending spent, int out) {
+        Optional<String> reached(Usage.Spending spent, int out) {
             var told = spent.currencies();
             if (!currency.isEmpty() && told.stream().anyMatch(other -> !other.equals(currency)))
                 return Optional.of("--max-cost is in " + currency + ", but Dify tells prices in "
@@ -13424,38 +13456,6 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// What was tried for a row in this call. Only `failed` counts against `MAX_RETRIES`.
-    ///
-    /// @param earlier retries of a former call, told in `retry_count` and not counted again
-    record Tries(int failed, int throttled, int earlier) {
-        static final Tries NONE = new Tries(0, 0);
-
-        Tries(int failed, int throttled) {
-            this(failed, throttled, 0);
-        }
-
-        Tries failedOnce() {
-            return new Tries(failed + 1, throttled, earlier);
-        }
-
-        Tries throttledOnce() {
-            return new Tries(failed, throttled + 1, earlier);
-        }
-
-        int retries() {
-            return earlier + failed;
-        }
-    }
-
-    /// What an attempt is for: a row's result, or the shell's `try`, which changes nothing about the row.
-    enum Kind {
-        ROW, TRY;
-
-        String word() {
-            return name().toLowerCase(Locale.ROOT);
-        }
-    }
-
     /// One request for one row, found again on the server by its `user`. `cells` is the hash of what is sent.
     ///
     /// @param csv the hash of the row as the CSV had it, where `cells` were edited; else empty
@@ -13494,6 +13494,67 @@ final class DifyExec implements Runnable {
         boolean isOfLostEdits() {
             return !csv.isEmpty() && csv.equals(Cells.hash(row.inCsv()));
         }
+
+        /// What was tried for a row in this call. Only `failed` counts against `MAX_RETRIES`.
+        ///
+        /// @param earlier retries of a former call, told in `retry_count` and not counted again
+        record Tries(int failed, int throttled, int earlier) {
+            static final Tries NONE = new Tries(0, 0);
+
+            Tries(int failed, int throttled) {
+                this(failed, throttled, 0);
+            }
+
+            Tries failedOnce() {
+                return new Tries(failed + 1, throttled, earlier);
+            }
+
+            Tries throttledOnce() {
+                return new Tries(failed, throttled + 1, earlier);
+            }
+
+            int retries() {
+                return earlier + failed;
+            }
+        }
+
+        /// What an attempt is for: a row's result, or the shell's `try`, which changes nothing about the row.
+        enum Kind {
+            ROW, TRY;
+
+            String word() {
+                return name().toLowerCase(Locale.ROOT);
+            }
+        }
+
+        /// The user of each attempt: unique, so that the run found under it is this attempt's and no other's.
+        static final class Names {
+            private static final Pattern UNIQUE = Pattern.compile("difyexec-[0-9a-f]{16}-\\d+");
+
+            private final String fixed, prefix;
+            private long count = 0;
+
+            record Name(long sequence, String user) {}
+
+            Names(String fixed) {
+                this.fixed = fixed == null ? "" : fixed;
+                this.prefix = "difyexec-%016x-".formatted(new SecureRandom().nextLong());
+            }
+
+            Name next() {
+                count++;
+                return new Name(count, fixed.isEmpty() ? prefix + count : fixed);
+            }
+
+            long count() {
+                return count;
+            }
+
+            /// Whether a run found under this name can only be its attempt's.
+            static boolean isUnique(String user) {
+                return UNIQUE.matcher(user).matches();
+            }
+        }
     }
 
     /// A run as the server names it; `task` is empty where it is not known.
@@ -13517,57 +13578,6 @@ final class DifyExec implements Runnable {
         }
     }
 
-    /// What a chatflow says beside its answer.
-    ///
-    /// @param resources what its answer rests on: a list of JSON
-    /// @param tokens    that models took for it; 0 where that is not told, and then there is no price either
-    record Utterance(String conversation, String id, byte[] resources, long tokens, Optional<BigDecimal> price,
-            String currency) {
-        static final Utterance NONE = new Utterance("", "", "[]".getBytes(UTF_8), 0, Optional.empty(), "");
-        /// How Dify begins to tell of a run that took place and failed, an HTTP 400 of a refused input apart.
-        static final String FAILED = "Run failed: ";
-        private static final String NO_FILES = ",\"files\":[]}";
-
-        /// The run's outputs with what the answer rests on; lists with nothing in them say nothing.
-        byte[] outputs(byte[] stored) {
-            var text = new String(stored, UTF_8);
-            if (text.endsWith(NO_FILES)) text = text.substring(0, text.length() - NO_FILES.length()) + "}";
-            return (resources.length <= "[]".length() ? text : text.substring(0, text.length() - 1)
-                    + (text.length() > "{}".length() ? "," : "")
-                    + "\"retriever_resources\":" + new String(resources, UTF_8) + "}").getBytes(UTF_8);
-        }
-
-        Usage usage(Usage told) {
-            return tokens == 0 ? told : new Usage(told.seconds(), Math.max(told.tokens(), tokens), told.steps(),
-                    price.or(told::price), price.isPresent() ? currency : told.currency());
-        }
-    }
-
-    enum RunStatus {
-        SUCCEEDED, PARTIAL, FAILED, STOPPED, PAUSED, RUNNING;
-
-        static Optional<RunStatus> of(String word) {
-            return switch (word) {
-                case "succeeded" -> Optional.of(SUCCEEDED);
-                case "partial-succeeded" -> Optional.of(PARTIAL);
-                case "failed" -> Optional.of(FAILED);
-                case "stopped" -> Optional.of(STOPPED);
-                case "paused" -> Optional.of(PAUSED);
-                case "running", "scheduled" -> Optional.of(RUNNING);
-                default -> Optional.empty();
-            };
-        }
-
-        boolean isSuccess() {
-            return this == SUCCEEDED || this == PARTIAL;
-        }
-
-        /// How a run may end that was asked to stop.
-        boolean isStopped() {
-            return this == STOPPED || this == FAILED;
-        }
-    }
-
     /// What a run used. `price` is known from streams only.
     record Usage(double seconds, long tokens, int steps, Optional<BigDecimal> price, String currency) {
         static final Usage NONE = new Usage(0, 0, 0, Optional.empty(), "");
@@ -13576,52 +13586,52 @@ final class DifyExec implements Runnable {
         Duration within(Duration most) {
             return Duration.ofMillis(Math.clamp((long) (seconds * 1000), 0, most.toMillis()));
         }
-    }
 
-    /// What runs have cost, by currency. One whose end was looked up tells its tokens and no price: it is taken to have
-    /// cost the mean of the others.
-    static final class Spending {
-        private static final int UNTOLD = 10;
+        /// What runs have cost, by currency. One whose end was looked up tells its tokens and no price: it is taken to
+        /// have cost the mean of the others.
+        static final class Spending {
+            private static final int UNTOLD = 10;
 
-        private final Map<String, BigDecimal> prices = new TreeMap<>();
-        private long priced = 0, unpriced = 0;
+            private final Map<String, BigDecimal> prices = new TreeMap<>();
+            private long priced = 0, unpriced = 0;
 
-        void add(Usage usage) {
-            usage.price().ifPresent(price -> prices.merge(usage.currency(), price, BigDecimal::add));
-            if (usage.price().isPresent()) priced++;
-            else if (usage.tokens() > 0) unpriced++;
-        }
+            void add(Usage usage) {
+                usage.price().ifPresent(price -> prices.merge(usage.currency(), price, BigDecimal::add));
+                if (usage.price().isPresent()) priced++;
+                else if (usage.tokens() > 0) unpriced++;
+            }
 
-        /// As far as they were told.
-        Map<String, BigDecimal> prices() {
-            return Collections.unmodifiableMap(prices);
-        }
+            /// As far as they were told.
+            Map<String, BigDecimal> prices() {
+                return Collections.unmodifiableMap(prices);
+            }
 
-        /// Those in which something was paid: models without a price tell 0 in any.
-        Set<String> currencies() {
-            var paid = new TreeSet<>(prices.keySet());
-            paid.removeIf(currency -> currency.isEmpty() || prices.get(currency).signum() == 0);
-            return paid;
-        }
+            /// Those in which something was paid: models without a price tell 0 in any.
+            Set<String> currencies() {
+                var paid = new TreeSet<>(prices.keySet());
+                paid.removeIf(currency -> currency.isEmpty() || prices.get(currency).signum() == 0);
+                return paid;
+            }
 
-        /// So many runs have ended that a price would have come up; one or two may have lost theirs on the way.
-        boolean isUntold() {
-            return priced == 0 && unpriced >= UNTOLD;
-        }
+            /// So many runs have ended that a price would have come up; one or two may have lost theirs on the way.
+            boolean isUntold() {
+                return priced == 0 && unpriced >= UNTOLD;
+            }
 
-        /// What it comes to with so many runs more, in the one currency; empty before a price is known.
-        Optional<BigDecimal> with(int more) {
-            if (priced == 0) return Optional.empty();
-            var told = prices.values().stream().reduce(BigDecimal.ZERO, BigDecimal::add);
-            return Optional.of(told.multiply(BigDecimal.valueOf(priced + unpriced + more))
-                    .divide(BigDecimal.valueOf(priced), MathContext.DECIMAL64));
-        }
+            /// What it comes to with so many runs more, in the one currency; empty before a price is known.
+            Optional<BigDecimal> with(int more) {
+                if (priced == 0) return Optional.empty();
+                var told = prices.values().stream().reduce(BigDecimal.ZERO, BigDecimal::add);
+                return Optional.of(told.multiply(BigDecimal.valueOf(priced + unpriced + more))
+                        .divide(BigDecimal.valueOf(priced), MathContext.DECIMAL64));
+            }
 
-        /// So many times as much, in round figures.
-        Map<String, BigDecimal> times(double factor) {
-            var times = new TreeMap<>(prices);
-            times.replaceAll((_, price) -> price.multiply(BigDecimal.valueOf(factor)).round(new MathContext(3)));
-            return times;
+            /// So many times as much, in round figures.
+            Map<String, BigDecimal> times(double factor) {
+                var times = new TreeMap<>(prices);
+                times.replaceAll((_, price) -> price.multiply(BigDecimal.valueOf(factor)).round(new MathContext(3)));
+                return times;
+            }
         }
     }
 
@@ -13629,17 +13639,17 @@ final class DifyExec implements Runnable {
     ///
     /// @param size  in bytes, by Dify; not above 0 where it does not know
     /// @param place where it goes, if that is free
-    record OutputFile(String link, long size, Path place) {}
+    record OutputFile(String link, long size, Path place) {
+        /// What a try to fetch a file came to.
+        sealed interface Fetched {
+            record There(Path path) implements Fetched {}
 
-    /// What a try to fetch a file came to.
-    sealed interface Fetched {
-        record There(Path path) implements Fetched {}
+            /// @param mayPass another try may get it
+            record Missing(String why, boolean mayPass) implements Fetched {}
 
-        /// @param mayPass another try may get it
-        record Missing(String why, boolean mayPass) implements Fetched {}
-
-        default boolean mayPass() {
-            return this instanceof Missing(_, var mayPass) && mayPass;
+            default boolean mayPass() {
+                return this instanceof Missing(_, var mayPass) && mayPass;
+            }
         }
     }
 
@@ -13809,6 +13819,57 @@ final class DifyExec implements Runnable {
             if (ends.stream().allMatch(end::agreesWith)) return end;
             return new Cut(run, Symptom.CONTRADICTED, "the stream told two ends of its run");
         }
+
+        /// What a chatflow says beside its answer.
+        ///
+        /// @param resources what its answer rests on: a list of JSON
+        /// @param tokens    that models took for it; 0 where that is not told, and then there is no price either
+        record Utterance(String conversation, String id, byte[] resources, long tokens, Optional<BigDecimal> price,
+                String currency) {
+            static final Utterance NONE = new Utterance("", "", "[]".getBytes(UTF_8), 0, Optional.empty(), "");
+            /// How Dify begins to tell of a run that took place and failed, an HTTP 400 of a refused input apart.
+            static final String FAILED = "Run failed: ";
+            private static final String NO_FILES = ",\"files\":[]}";
+
+            /// The run's outputs with what the answer rests on; lists with nothing in them say nothing.
+            byte[] outputs(byte[] stored) {
+                var text = new String(stored, UTF_8);
+                if (text.endsWith(NO_FILES)) text = text.substring(0, text.length() - NO_FILES.length()) + "}";
+                return (resources.length <= "[]".length() ? text : text.substring(0, text.length() - 1)
+                        + (text.length() > "{}".length() ? "," : "")
+                        + "\"retriever_resources\":" + new String(resources, UTF_8) + "}").getBytes(UTF_8);
+            }
+
+            Usage usage(Usage told) {
+                return tokens == 0 ? told : new Usage(told.seconds(), Math.max(told.tokens(), tokens), told.steps(),
+                        price.or(told::price), price.isPresent() ? currency : told.currency());
+            }
+        }
+
+        enum RunStatus {
+            SUCCEEDED, PARTIAL, FAILED, STOPPED, PAUSED, RUNNING;
+
+            static Optional<RunStatus> of(String word) {
+                return switch (word) {
+                    case "succeeded" -> Optional.of(SUCCEEDED);
+                    case "partial-succeeded" -> Optional.of(PARTIAL);
+                    case "failed" -> Optional.of(FAILED);
+                    case "stopped" -> Optional.of(STOPPED);
+                    case "paused" -> Optional.of(PAUSED);
+                    case "running", "scheduled" -> Optional.of(RUNNING);
+                    default -> Optional.empty();
+                };
+            }
+
+            boolean isSuccess() {
+                return this == SUCCEEDED || this == PARTIAL;
+            }
+
+            /// How a run may end that was asked to stop.
+            boolean isStopped() {
+                return this == STOPPED || this == FAILED;
+            }
+        }
     }
 
     /// How an end went missing.
@@ -13949,7 +14010,7 @@ final class DifyExec implements Runnable {
 
         /// By its id, or by a name that no other attempt has.
         default boolean canBeFound() {
-            return run().isPresent() || Names.isUnique(attempt().user());
+            return run().isPresent() || Attempt.Names.isUnique(attempt().user());
         }
 
         default boolean is(Symptom symptom) {
@@ -13973,7 +14034,7 @@ final class DifyExec implements Runnable {
         /// Before a row is sent again, with the tries of `attempt`: whether that one, which counted as not started, has
         /// turned up. The row's `others` come after it.
         record Recheck(Attempt attempt, List<Attempt> others, Instant due, int looks) implements Doubt {
-            static Recheck of(List<Attempt> attempts, Tries tries, Instant due) {
+            static Recheck of(List<Attempt> attempts, Attempt.Tries tries, Instant due) {
                 return new Recheck(attempts.getFirst().with(tries), attempts.subList(1, attempts.size()), due, 0);
             }
 
@@ -14072,8 +14133,8 @@ final class DifyExec implements Runnable {
         /// Not ended; also paused.
         ///
         /// @param age since its start, by the server's own clock
-        record Running(RunRef ref, RunStatus status, Optional<Duration> age) implements Found {
-            Running(RunRef ref, RunStatus status) {
+        record Running(RunRef ref, Seen.RunStatus status, Optional<Duration> age) implements Found {
+            Running(RunRef ref, Seen.RunStatus status) {
                 this(ref, status, Optional.empty());
             }
         }
@@ -14177,24 +14238,6 @@ final class DifyExec implements Runnable {
         }
     }
 
-    enum RetryRuns {
-        NEVER, TRANSIENT, ALWAYS;
-
-        @Override
-        public String toString() {
-            return name().toLowerCase(Locale.ROOT);
-        }
-    }
-
-    /// How long a cut request is watched for before it counts as not started; by mode, since streamed runs may queue.
-    record Settle(Duration blocking, Duration streaming) {
-        static final Settle DEFAULT = new Settle(Duration.ofSeconds(30), Duration.ofSeconds(300));
-
-        Duration of(Mode mode) {
-            return mode == Mode.STREAMING ? streaming : blocking;
-        }
-    }
-
     /// Where Dify is and how to get in. The key is not part of the text form.
     record Access(URI baseUrl, String key, String workflowId, Optional<URI> proxy,
             Optional<Env.Setting> authorities) {
@@ -14232,7 +14275,7 @@ final class DifyExec implements Runnable {
         void stop(RunRef run, String user);
 
         /// One try to get a file of a run's outputs.
-        Fetched fetch(OutputFile file);
+        OutputFile.Fetched fetch(OutputFile file);
     }
 
     /// What a worker hears of a run while it goes on. Names and texts are as the server sends them.
@@ -14257,35 +14300,6 @@ final class DifyExec implements Runnable {
         record NodeEnded(String title, String type, String status, double seconds, String error) implements Said {}
 
         record Chunk(String text) implements Said {}
-    }
-
-    /// The user of each attempt: unique, so that the run found under it is this attempt's and no other's.
-    static final class Names {
-        private static final Pattern UNIQUE = Pattern.compile("difyexec-[0-9a-f]{16}-\\d+");
-
-        private final String fixed, prefix;
-        private long count = 0;
-
-        record Name(long sequence, String user) {}
-
-        Names(String fixed) {
-            this.fixed = fixed == null ? "" : fixed;
-            this.prefix = "difyexec-%016x-".formatted(new SecureRandom().nextLong());
-        }
-
-        Name next() {
-            count++;
-            return new Name(count, fixed.isEmpty() ? prefix + count : fixed);
-        }
-
-        long count() {
-            return count;
-        }
-
-        /// Whether a run found under this name can only be its attempt's.
-        static boolean isUnique(String user) {
-            return UNIQUE.matcher(user).matches();
-        }
     }
 
     // ── Demo ────────────────────────────────────────────────────────────────────────────────────────────────────────

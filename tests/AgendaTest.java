@@ -12,6 +12,8 @@ import org.junit.jupiter.params.provider.MethodSource;
 import module java.base;
 
 import static difyexec.DifyExec.*;
+import static difyexec.DifyExec.Attempt.Names;
+import static difyexec.DifyExec.OutputFile.Fetched;
 import static difyexec.Given.*;
 import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertFalse;

@@ -11,6 +11,9 @@ import org.junit.jupiter.params.provider.ValueSource;
 import module java.base;
 
 import static difyexec.DifyExec.*;
+import static difyexec.DifyExec.Attempt.Kind;
+import static difyexec.DifyExec.Attempt.Tries;
+import static difyexec.DifyExec.Seen.RunStatus;
 import static difyexec.Given.*;
 import static java.nio.charset.StandardCharsets.UTF_8;
 import static org.junit.jupiter.api.Assertions.assertArrayEquals;

@@ -14,6 +14,7 @@ import org.junit.jupiter.params.provider.CsvSource;
 import module java.base;
 
 import static difyexec.DifyExec.*;
+import static difyexec.DifyExec.Sender.FreeName;
 import static java.nio.charset.StandardCharsets.UTF_8;
 import static org.junit.jupiter.api.Assertions.*;
 

@@ -6,6 +6,12 @@ import com.fasterxml.jackson.databind.ObjectMapper;
 import module java.base;
 
 import static difyexec.DifyExec.*;
+import static difyexec.DifyExec.Attempt.Names;
+import static difyexec.DifyExec.Attempt.Tries;
+import static difyexec.DifyExec.Judge.RetryRuns;
+import static difyexec.DifyExec.Limits.Settle;
+import static difyexec.DifyExec.OutputFile.Fetched;
+import static difyexec.DifyExec.Seen.RunStatus;
 import static java.nio.charset.StandardCharsets.UTF_8;
 import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertThrows;

@@ -10,6 +10,12 @@ import org.junit.jupiter.params.provider.ValueSource;
 import module java.base;
 
 import static difyexec.DifyExec.*;
+import static difyexec.DifyExec.Attempt.Kind;
+import static difyexec.DifyExec.Attempt.Tries;
+import static difyexec.DifyExec.Judge.RetryRuns;
+import static difyexec.DifyExec.Limits.Settle;
+import static difyexec.DifyExec.Seen.RunStatus;
+import static difyexec.DifyExec.Usage.Spending;
 import static difyexec.Given.*;
 import static java.nio.charset.StandardCharsets.UTF_8;
 import static org.junit.jupiter.api.Assertions.assertEquals;

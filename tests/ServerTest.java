@@ -18,6 +18,11 @@ import org.junit.jupiter.params.provider.ValueSource;
 import module java.base;
 
 import static difyexec.DifyExec.*;
+import static difyexec.DifyExec.Attempt.Names;
+import static difyexec.DifyExec.Attempt.Tries;
+import static difyexec.DifyExec.Judge.RetryRuns;
+import static difyexec.DifyExec.Seen.RunStatus;
+import static difyexec.DifyExec.Transport.Room;
 import static com.github.tomakehurst.wiremock.client.WireMock.aResponse;
 import static com.github.tomakehurst.wiremock.client.WireMock.any;
 import static com.github.tomakehurst.wiremock.client.WireMock.anyUrl;
