@@ -42,10 +42,10 @@ import com.fasterxml.jackson.databind.ObjectWriter;
 import com.fasterxml.jackson.databind.PropertyNamingStrategies;
 import com.fasterxml.jackson.databind.SerializerProvider;
 import com.fasterxml.jackson.databind.json.JsonMapper;
+import com.fasterxml.jackson.databind.node.BinaryNode;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import com.fasterxml.jackson.databind.module.SimpleModule;
 import com.fasterxml.jackson.databind.util.RawValue;
-import com.fasterxml.jackson.databind.util.TokenBuffer;
 import com.opencsv.CSVWriter;
 import io.github.cdimascio.dotenv.DotenvEntry;
 import io.github.cdimascio.dotenv.internal.DotenvParser;
@@ -510,14 +510,13 @@ final class DifyExec implements Runnable {
             }
         }
 
-        private int report(Csv csv, Index index, Greeting.Met server, Form form, Connection dify) {
+        private int report(Csv csv, Index index, Greeting server, Form form, Connection dify) {
             var out = spec.commandLine().getOut();
             var inspection = Inspection.of(csv.columns(), form, csv.rows(_ -> true, index)).of(csv, index);
             if (json) out.println(Json.MAPPER.valueToTree(inspection).toString());
             else CheckView.print(inspection, server, out);
             for (var first = csv.first(show, index); first.hasNext(); )
-                CheckView.request(first.next(), form, new Endpoints(dify.access(), server.kind()), dify.mode(),
-                        setup.dify.user, out);
+                CheckView.request(first.next(), form, dify.client(server), dify.mode(), setup.dify.user, out);
             if (inspection.isFine() && !json) setup.next().begin(out);
             return inspection.isFine() ? OK : UNUSABLE;
         }
@@ -1397,7 +1396,7 @@ final class DifyExec implements Runnable {
             }
         }
 
-        private int run(Greeting.Met server, int entry, boolean force) throws IOException, InterruptedException {
+        private int run(Greeting server, int entry, boolean force) throws IOException, InterruptedException {
             var csv = batch.csv().orElseThrow();
             var form = dify.form(server, csv, csv.path);
             var wanted = batch.forTry(entry, dify.timeout(), force);
@@ -1416,7 +1415,7 @@ final class DifyExec implements Runnable {
             return csv.and(dify.setup().next().typed()).and(batch.typed());
         }
 
-        private Engine.Terms terms(Greeting.Met server) {
+        private Engine.Terms terms(Greeting server) {
             var mode = dify.mode() == Mode.BLOCKING ? Mode.BLOCKING : Mode.STREAMING;
             return dify.terms(Limits.Ends.NONE, Duration.ZERO, new Pace(1, null),
                     batch.history().route(mode, server.kind(), server.version()));
@@ -2262,7 +2261,7 @@ final class DifyExec implements Runnable {
         }
 
         /// The form, once every wanted row has been held against it.
-        private Form checked(Wanted wanted, Greeting.Met server) throws InterruptedException {
+        private Form checked(Wanted wanted, Greeting server) throws InterruptedException {
             var csv = batch.csv().orElseThrow();
             var form = dify.form(server, csv, work.input.csv);
             var inspection = Inspection.of(csv.columns(), form, wanted.all()).of(csv, batch.index());
@@ -2273,7 +2272,7 @@ final class DifyExec implements Runnable {
                     + ", nothing was sent\nhint: correct them; --no-check sends the cells as text, unchecked");
         }
 
-        private Engine.Terms terms(Greeting.Met server) {
+        private Engine.Terms terms(Greeting server) {
             var pace = work.pace;
             return dify.terms(pace.ends(), work.setup.retrying.grace,
                     new Pace(pace.concurrency(), pace.wait, pace.rate),
@@ -2359,15 +2358,12 @@ final class DifyExec implements Runnable {
         /// Asks the server who it is. A refusal ends the command.
         ///
         /// @param left what a refusal means for the rows, or empty
-        Greeting.Met greet(String left) throws InterruptedException {
-            return switch (Greeting.exchange(client, judge, err)) {
-                case Greeting.Met met -> met;
-                case Greeting.Rejected(var why) -> throw new Unusable(STOPPED, Plain.lines(why, 1000) + left);
-            };
+        Greeting greet(String left) throws InterruptedException {
+            return Greeting.exchange(client, judge, err, left);
         }
 
         /// The same, for a batch: it stays with the server and the app that it began with.
-        Greeting.Met greet(Batch batch, String left) throws InterruptedException {
+        Greeting greet(Batch batch, String left) throws InterruptedException {
             batch.refuseOtherServer(access.name(), "");
             var met = greet(left);
             batch.refuseOtherServer(access.name(), met.app());
@@ -2377,14 +2373,14 @@ final class DifyExec implements Runnable {
         /// The workflow's form, or text for every cell if nothing is to be checked.
         ///
         /// @param input the CSV as it was named: files of its cells lie beside it
-        Form form(Greeting.Met server, Csv csv, Path input) throws InterruptedException {
+        Form form(Greeting server, Csv csv, Path input) throws InterruptedException {
             var form = setup.dify.noCheck ? Form.ofText() : server.form(client, judge, csv,
                     Variable.Folders.of(input, setup.dify.files), err);
             return server.kind() == AppKind.CHATFLOW ? form.asking(setup.dify.queryColumn, csv.columns()) : form;
         }
 
         /// The client for the kind of app that was met.
-        DifyClient client(Greeting.Met server) {
+        DifyClient client(Greeting server) {
             return client.to(server.kind());
         }
 
@@ -2397,7 +2393,7 @@ final class DifyExec implements Runnable {
         ///
         /// @param note  how the log describes the call
         /// @param typed what it was told that holds for later calls, too
-        Engine engine(Greeting.Met server, Sender sender, Wanted wanted, Engine.Terms terms, BatchWriter writer,
+        Engine engine(Greeting server, Sender sender, Wanted wanted, Engine.Terms terms, BatchWriter writer,
                 Watcher watcher, String note, Typed typed) {
             writer.began(access.name(), server.app(), server.version(), terms.route().mode(), note, typed);
             return new Engine(sender, wanted, terms, writer, watcher, Engine.Ports.ofProcess());
@@ -3111,7 +3107,7 @@ final class DifyExec implements Runnable {
     static final class CheckView {
         private static final int SHOWN = 20;
 
-        static void print(Inspection inspection, Greeting.Met server, PrintWriter out) {
+        static void print(Inspection inspection, Greeting server, PrintWriter out) {
             out.println("App " + Plain.quoted(server.app()) + " on Dify " + Plain.text(server.version(), 40) + ", "
                     + Plain.count(inspection.rows(), "row"));
             line(out, "column", "variable", "type", "required", "filled", "longest", "example");
@@ -3146,13 +3142,13 @@ final class DifyExec implements Runnable {
         }
 
         /// The request of one row's first attempt, as it would go out.
-        static void request(Row row, Form form, Endpoints endpoints, Mode mode, String user, PrintWriter out) {
+        static void request(Row row, Form form, DifyClient client, Mode mode, String user, PrintWriter out) {
             var attempt = new Attempt(0, row, Attempt.Tries.NONE, user == null ? "difyexec-0123456789abcdef-1" : user,
-                    endpoints.app().first(mode), row.hash(), Instant.EPOCH);
-            var body = Plain.json(DifyClient.requestBody(endpoints, attempt, form.values(row)));
+                    client.app().first(mode), row.hash(), Instant.EPOCH);
+            var body = Plain.json(new String(client.body(attempt, form.values(row)), UTF_8));
             out.println();
             out.println(body);
-            out.println("curl -X POST " + Plain.shell(endpoints.access().baseUrl() + endpoints.start())
+            out.println("curl -X POST " + Plain.shell(client.access().baseUrl() + client.start())
                     + " -H 'Authorization: Bearer app-***' -H 'Content-Type: application/json' -d "
                     + Plain.shell(body));
         }
@@ -6477,75 +6473,72 @@ final class DifyExec implements Runnable {
 
     // ── Dify ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    /// The first exchange: is this a workflow or a chatflow of a Dify that answers and lets us in?
-    sealed interface Greeting {
-        record Met(String app, AppKind kind, String version) implements Greeting {
-            /// The workflow's form; out of reach, every cell is text, and that is said. A busy server is asked again.
-            Form form(DifyClient client, Judge judge, Csv csv, Variable.Folders folders, PrintWriter err)
-                    throws InterruptedException {
-                for (int tries = 0; ; tries++)
-                    switch (client.parameters()) {
-                        case DifyClient.Reply.Got(var parameters) -> {
-                            return Form.of(parameters, csv.columns(), folders, Release.of(version).fillsIn());
-                        }
-                        case DifyClient.Reply.NotGot(Seen.Refused refused)
-                                when refused.isBusy() || isFinal(refused, judge) -> {
-                            var why = waited(refused, tries, judge, err);
-                            if (why.isPresent()) throw new Unusable(STOPPED, Plain.lines(why.get(), 1000));
-                        }
-                        case DifyClient.Reply.NotGot(var seen) -> {
-                            err.println("Warning: the workflow's form is out of reach (" + Plain.text(said(seen), 200)
-                                    + "): every cell is sent as text, unchecked.");
-                            return Form.ofText();
-                        }
-                    }
-            }
-
-            /// A refusal with a code is Dify's own; else a proxy may let this one path not through.
-            private static boolean isFinal(Seen.Refused refused, Judge judge) {
-                return !refused.code().isEmpty() && refusal(refused, judge).isPresent();
-            }
-        }
-
-        record Rejected(String why) implements Greeting {}
+    /// The first exchange: a workflow or a chatflow of a Dify that answers and lets us in.
+    record Greeting(String app, AppKind kind, String version) {
 
         /// What an app says of itself.
         record About(String name, String mode, String version) {}
 
         /// Asks `/info`; a server that is away or busy is asked again, `MAX_RETRIES` times. The calling thread waits.
-        static Greeting exchange(DifyClient client, Judge judge, PrintWriter err) throws InterruptedException {
+        ///
+        /// @param left what a refusal means for the rows, or empty
+        static Greeting exchange(DifyClient client, Judge judge, PrintWriter err, String left)
+                throws InterruptedException {
             for (int tries = 0; ; tries++)
                 switch (client.info()) {
-                    case DifyClient.Reply.Got(About(var app, var mode, var version)) -> {
-                        return AppKind.of(mode).<Greeting>map(kind -> new Met(app, kind, version))
-                                .orElseGet(() -> new Rejected(mode.isEmpty() ? stranger(judge.access())
-                                        : "the key belongs to an app of the kind " + Plain.quoted(mode)
-                                                + ", which has no runs that could be looked up"
-                                                + "\nhint: take the key of a workflow or of a chatflow"));
+                    case Reply.Got(About(var app, var mode, var version)) -> {
+                        return new Greeting(app, AppKind.of(mode).orElseThrow(() -> refused(mode.isEmpty()
+                                ? stranger(judge.access()) : "the key belongs to an app of the kind "
+                                        + Plain.quoted(mode) + ", which has no runs that could be looked up"
+                                        + "\nhint: take the key of a workflow or of a chatflow", left)), version);
                     }
-                    case DifyClient.Reply.NotGot(var seen) -> {
-                        var why = waited(seen, tries, judge, err);
-                        if (why.isPresent()) return new Rejected(why.get());
+                    case Reply.NotGot(var seen) -> await(seen, tries, judge, err, left);
+                }
+        }
+
+        /// The workflow's form; out of reach, every cell is text, and that is said. A busy server is asked again.
+        Form form(DifyClient client, Judge judge, Csv csv, Variable.Folders folders, PrintWriter err)
+                throws InterruptedException {
+            for (int tries = 0; ; tries++)
+                switch (client.parameters()) {
+                    case Reply.Got(var parameters) -> {
+                        return Form.of(parameters, csv.columns(), folders, Release.of(version).fillsIn());
+                    }
+                    case Reply.NotGot(Seen.Refused refused)
+                            when refused.isBusy() || isFinal(refused, judge) -> await(refused, tries, judge, err, "");
+                    case Reply.NotGot(var seen) -> {
+                        err.println("Warning: the workflow's form is out of reach (" + Plain.text(seen.why(), 200)
+                                + "): every cell is sent as text, unchecked.");
+                        return Form.ofText();
                     }
                 }
         }
 
-        /// Waits until it is time to ask again; else why there is no sense in it.
-        private static Optional<String> waited(Seen seen, int tries, Judge judge, PrintWriter err)
+        /// A refusal with a code is Dify's own; else a proxy may let this one path not through.
+        private static boolean isFinal(Seen.Refused refused, Judge judge) {
+            return !refused.code().isEmpty() && refusal(refused, judge).isPresent();
+        }
+
+        /// Waits until it is time to ask again. Where there is no sense in it, the command ends.
+        private static void await(Seen seen, int tries, Judge judge, PrintWriter err, String left)
                 throws InterruptedException {
             var pause = Pause.of(seen, Instant.now());
             var backoff = judge.backoff();
-            var problem = Plain.text(said(seen), 200);
+            var problem = Plain.text(seen.why(), 200);
             var why = refusal(seen, judge).or(() -> pause.filter(Pause::isTooLong).map(Pause::text));
-            if (why.isPresent()) return why;
+            if (why.isPresent()) throw refused(why.get(), left);
             if (tries >= backoff.maxRetries())
-                return Optional.of(judge.access() + " does not answer (" + problem + ") after "
+                throw refused(judge.access() + " does not answer (" + problem + ") after "
                         + Plain.count(tries + 1, "try", "tries")
-                        + "\nhint: check DIFY_API_BASE_URL, the network, and that Dify is up");
+                        + "\nhint: check DIFY_API_BASE_URL, the network, and that Dify is up", left);
             if (pause.isPresent()) err.println(pause.get().text());
-            else if (tries == 0) err.println("No answer from " + judge.access() + " (" + problem + "); trying again …");
+            else if (tries == 0) err.println("No answer from " + judge.access() + " (" + problem
+                    + "); trying again …");
             Thread.sleep(backoff.delay(tries, seen.pause()));
-            return Optional.empty();
+        }
+
+        private static Unusable refused(String why, String left) {
+            return new Unusable(STOPPED, Plain.lines(why, 1000) + left);
         }
 
         private static Optional<String> refusal(Seen seen, Judge judge) {
@@ -6567,17 +6560,6 @@ final class DifyExec implements Runnable {
         private static String stranger(Access access) {
             return access + " answers, but not as Dify's API does\nhint: " + access.advice();
         }
-
-        static String said(Seen seen) {
-            return switch (seen) {
-                case Seen.NotSent(var why) -> why;
-                case Seen.NotUploaded file -> file.why();
-                case Seen.Cut cut -> cut.why();
-                case Seen.TooLarge large -> large.why();
-                case Seen.Refused refused -> refused.words();
-                case Seen.Ran ran -> ran.error();
-            };
-        }
     }
 
     /// A row's way to Dify and back: cells become values, files go up before the run and come down after it.
@@ -6594,11 +6576,11 @@ final class DifyExec implements Runnable {
             var ids = new LinkedHashMap<Value.Local, String>();
             for (var file : values.values().stream().flatMap(Value::locals).distinct().toList())
                 switch (client.upload(file, attempt.user())) {
-                    case DifyClient.Reply.Got(var id) -> {
+                    case Reply.Got(var id) -> {
                         ids.put(file, id);
                         told.accept(new Heard.Uploaded(file.name(), id));
                     }
-                    case DifyClient.Reply.NotGot(var seen) -> {
+                    case Reply.NotGot(var seen) -> {
                         return notUploaded(file.name(), seen);
                     }
                 }
@@ -6625,7 +6607,7 @@ final class DifyExec implements Runnable {
             var upload = "upload of " + name + ": ";
             return switch (seen) {
                 case Seen.Refused refused when List.of(400, 413, 415).contains(refused.status()) ->
-                        new Seen.NotUploaded(upload + Greeting.said(refused), false);
+                        new Seen.NotUploaded(upload + refused.why(), false);
                 case Seen.Refused refused when refused.status() < 500 -> refused;
                 case Seen.Refused refused ->
                         new Seen.NotUploaded(upload + "HTTP " + refused.status(), true, refused.pause());
@@ -6661,10 +6643,10 @@ final class DifyExec implements Runnable {
             try {
                 Files.createFile(draft); // what cannot be written is not asked for
                 return switch (client.download(URI.create(file.link()), file.size(), draft)) {
-                    case DifyClient.Reply.Got(var whole) ->
-                            new OutputFile.Fetched.There(FreeName.take(whole, file.place()));
-                    case DifyClient.Reply.NotGot(var seen) ->
-                            new OutputFile.Fetched.Missing(Greeting.said(seen), mayPass(seen));
+                    case Reply.Got(var whole) ->
+                            new OutputFile.Fetched.There(named(whole, file.place()));
+                    case Reply.NotGot(var seen) ->
+                            new OutputFile.Fetched.Missing(seen.why(), mayPass(seen));
                 };
             } catch (IllegalArgumentException _) {
                 return new OutputFile.Fetched.Missing(NO_ADDRESS, false);
@@ -6691,7 +6673,7 @@ final class DifyExec implements Runnable {
         /// The file objects in a value, at any depth.
         static List<JsonNode> links(JsonNode value) {
             if (value.path("dify_model_identity").asText("").equals("__dify__file__")) return List.of(value);
-            return StreamSupport.stream(value.spliterator(), false).flatMap(inner -> links(inner).stream()).toList();
+            return value.valueStream().flatMap(inner -> links(inner).stream()).toList();
         }
 
         /// `<id>-<output>-<n><ext>`, with nothing in it that leads out of the folder. An id that had to be changed gets
@@ -6705,147 +6687,83 @@ final class DifyExec implements Runnable {
 
         /// As many whole characters as fit into so many bytes: a file system counts a name's bytes, 255 at most.
         private static String safe(String text, int bytes) {
-            var name = new StringBuilder();
-            int size = 0;
-            for (int c : text.replaceAll("[^\\p{L}\\p{N}._-]", "_").replace("..", "__").codePoints().toArray()) {
-                size += Character.toString(c).getBytes(UTF_8).length;
-                if (size > bytes) break;
-                name.appendCodePoint(c);
-            }
-            return name.toString();
+            var name = ByteBuffer.allocate(bytes);
+            UTF_8.newEncoder().encode(
+                    CharBuffer.wrap(text.replaceAll("[^\\p{L}\\p{N}._-]", "_").replace("..", "__")), name, true);
+            return UTF_8.decode(name.flip()).toString();
         }
 
-        /// A whole file gets its name: at once, and never one that another file has.
-        static final class FreeName {
-            /// Where it is now: at its place, or at the next free one beside it (`a~2.pdf`). One of the same bytes that
-            /// is there already is kept instead: a row that runs again gives no second copy.
-            static Path take(Path draft, Path place) throws IOException {
-                for (int number = 1; ; number++) {
-                    var path = number == 1 ? place
-                            : place.resolveSibling(numbered(place.getFileName().toString(), number));
-                    try {
-                        link(draft, path);
-                        return path;
-                    } catch (FileAlreadyExistsException _) {
-                        if (Files.isRegularFile(path) && Files.mismatch(draft, path) < 0) return path;
-                    }
-                }
-            }
-
-            /// A link is the one step that names a file at once and writes over none; not every file system has it.
-            private static void link(Path draft, Path path) throws IOException {
+        /// A whole file gets its name at once, and never one that another file has: at its place, or at the next free
+        /// one beside it (`a~2.pdf`). One of the same bytes that is there already is kept instead: a row that runs
+        /// again gives no second copy.
+        static Path named(Path draft, Path place) throws IOException {
+            for (int number = 1; ; number++) {
+                var path = number == 1 ? place
+                        : place.resolveSibling(numbered(place.getFileName().toString(), number));
                 try {
-                    Files.createLink(path, draft);
-                } catch (FileAlreadyExistsException taken) {
-                    throw taken;
-                } catch (UnsupportedOperationException | IOException _) {
-                    Files.move(draft, path);
+                    link(draft, path);
+                    return path;
+                } catch (FileAlreadyExistsException _) {
+                    if (Files.isRegularFile(path) && Files.mismatch(draft, path) < 0) return path;
                 }
             }
+        }
 
-            private static String numbered(String name, int number) {
-                int dot = name.lastIndexOf('.');
-                return dot < 0 ? name + "~" + number : name.substring(0, dot) + "~" + number + name.substring(dot);
+        /// A link is the one step that names a file at once and writes over none; not every file system has it.
+        private static void link(Path draft, Path path) throws IOException {
+            try {
+                Files.createLink(path, draft);
+            } catch (FileAlreadyExistsException taken) {
+                throw taken;
+            } catch (UnsupportedOperationException | IOException _) {
+                Files.move(draft, path);
             }
         }
-    }
 
-    /// Where an app's runs are started, found and stopped, and what each kind is told beside the inputs.
-    record Endpoints(Access access, AppKind app) {
-        /// The version published now, or the pinned one, which a chatflow is told in the body.
-        String start() {
-            return app == AppKind.CHATFLOW ? "/chat-messages" : access.workflowId().isEmpty() ? "/workflows/run"
-                    : "/workflows/" + encoded(access.workflowId()) + "/run";
-        }
-
-        /// A row's conversation is its own: none is named, and no name is made up for it, which can cost a model call.
-        void complete(ObjectNode body) {
-            if (app == AppKind.WORKFLOW) return;
-            body.put("auto_generate_name", false);
-            if (!access.workflowId().isEmpty()) body.put("workflow_id", access.workflowId());
-        }
-
-        String conversations(String user) {
-            return "/conversations?limit=20&user=" + encoded(user);
-        }
-
-        String messages(String user, String conversation) {
-            return "/messages?limit=20&user=" + encoded(user) + "&conversation_id=" + encoded(conversation);
-        }
-
-        String log(String user) {
-            return "/workflows/logs?limit=20&created_by_end_user_session_id=" + encoded(user);
-        }
-
-        String detail(String run) {
-            return "/workflows/run/" + encoded(run);
-        }
-
-        String stop(String task) {
-            return (app == AppKind.CHATFLOW ? "/chat-messages/" : "/workflows/tasks/") + encoded(task) + "/stop";
-        }
-
-        private static String encoded(String part) {
-            return URLEncoder.encode(part, UTF_8).replace("+", "%20");
+        private static String numbered(String name, int number) {
+            int dot = name.lastIndexOf('.');
+            return dot < 0 ? name + "~" + number : name.substring(0, dot) + "~" + number + name.substring(dot);
         }
     }
 
-    /// One exchange with Dify's Service API at a time: run, look, stop, info. Never sleeps, never retries, never
-    /// writes.
-    static final class DifyClient implements AutoCloseable {
-        private static final Duration CONNECT = Duration.ofSeconds(20), LOOK = Duration.ofSeconds(30);
-        private static final Duration DRAIN = Duration.ofSeconds(1);
+    /// What a question brought: what was asked for, or what was seen in its place.
+    sealed interface Reply<T> {
+        record Got<T>(T value) implements Reply<T> {}
+
+        record NotGot<T>(Seen seen) implements Reply<T> {}
+
+        default <R> Reply<R> then(Function<T, Reply<R>> next) {
+            return switch (this) {
+                case Got(var value) -> next.apply(value);
+                case NotGot(var seen) -> new NotGot<>(seen);
+            };
+        }
+
+        default T orElse(Function<Seen, T> instead) {
+            return switch (this) {
+                case Got(var value) -> value;
+                case NotGot(var seen) -> instead.apply(seen);
+            };
+        }
+    }
+
+    /// What can be asked of Dify's Service API: run, look, stop, info. Never sleeps, never retries, never writes.
+    ///
+    /// @param timeout    one run: from its first event (streaming) or from sending (blocking) to its end
+    /// @param firstEvent how long a stream may say nothing before its first event
+    record DifyClient(Transport wire, Access access, AppKind app, Duration timeout, Duration firstEvent)
+            implements AutoCloseable {
+        private static final Duration LOOK = Duration.ofSeconds(30);
         /// Dify 1.16 makes up an end of the run right after an error; 1.14 keeps the stream open and says no more.
         private static final Duration AFTER_ERROR = Duration.ofMillis(100);
         /// Dify 1.14 ends a stream that says nothing for so long, queued or not.
         private static final Duration FIRST_EVENT = Duration.ofSeconds(300);
         /// What answers in Dify's place.
         static final String PAGE = "a web page (from a proxy?)", LOGIN = "a login page";
-        private static final int LONGEST_REFUSAL = 64 << 10, LONGEST_WHOLE = 256 << 10;
         private static final Pattern RUN_ID = Pattern.compile("\\p{XDigit}{8}(-\\p{XDigit}{4}){3}-\\p{XDigit}{12}");
 
-        private final ExecutorService tasks;
-        private final Transport.Watches watches;
-        private final Transport.Door door;
-        private final HttpClient http;
-        private final Access access;
-        private final Endpoints endpoints;
-        private final Duration timeout, firstEvent;
-        private final Transport.Room room;
-
-        /// @param timeout    one run: from its first event (streaming) or from sending (blocking) to its end
-        /// @param firstEvent how long a stream may say nothing before its first event
         DifyClient(Access access, Duration timeout, Duration firstEvent, Transport.Room room) {
-            this.tasks = Executors.newVirtualThreadPerTaskExecutor();
-            this.watches = new Transport.Watches();
-            this.door = new Transport.Door(System::nanoTime);
-            this.http = Transport.of(access, tasks, CONNECT);
-            this.access = access;
-            this.endpoints = new Endpoints(access, AppKind.WORKFLOW);
-            this.timeout = timeout;
-            this.firstEvent = firstEvent;
-            this.room = room;
-        }
-
-        private DifyClient(DifyClient other, AppKind app) {
-            this.tasks = other.tasks;
-            this.watches = other.watches;
-            this.door = other.door;
-            this.http = other.http;
-            this.access = other.access;
-            this.endpoints = new Endpoints(access, app);
-            this.timeout = other.timeout;
-            this.firstEvent = other.firstEvent;
-            this.room = other.room;
-        }
-
-        /// The same client, over the same connections, to an app of this kind.
-        DifyClient to(AppKind app) {
-            return app == endpoints.app() ? this : new DifyClient(this, app);
-        }
-
-        private boolean isChat() {
-            return endpoints.app() == AppKind.CHATFLOW;
+            this(new Transport(access, room), access, AppKind.WORKFLOW, timeout, firstEvent);
         }
 
         /// @param runs how many there may be at a time
@@ -6853,39 +6771,42 @@ final class DifyExec implements Runnable {
             return new DifyClient(access, timeout, FIRST_EVENT, Transport.Room.of(runs));
         }
 
+        /// The same client, over the same connections, to an app of this kind.
+        DifyClient to(AppKind kind) {
+            return new DifyClient(wire, access, kind, timeout, firstEvent);
+        }
+
+        private boolean isChat() {
+            return app == AppKind.CHATFLOW;
+        }
+
         @Override
         public void close() {
-            http.shutdownNow();
-            watches.close();
-            tasks.shutdownNow();
+            wire.close();
         }
 
         /// Posts one attempt and reads to its terminal event; the stream's own end is not waited for.
         Seen run(Attempt attempt, Map<String, Value> inputs, Consumer<Heard> told) {
             boolean streaming = attempt.mode() == Mode.STREAMING;
-            var post = post(endpoints.start(), "application/json", BodyPublishers.ofByteArray(body(endpoints, attempt,
-                    inputs)));
+            var post = post(start(), "application/json", BodyPublishers.ofByteArray(body(attempt, inputs)));
             var named = new AtomicReference<Optional<RunRef>>(Optional.empty());
-            try (var call = door.call()) {
-                Reply<Seen> seen = exchange(post, head -> {
+            try (var call = wire.call()) {
+                return wire.<Seen>exchange(post, head -> {
                     named.set(run(head.headers()));
                     named.get().map(Heard.Named::new).ifPresent(told);
-                    return whole(head, call);
+                    return call.body(head);
                 }, streaming ? firstEvent : timeout, streaming ? Symptom.SILENCE : Symptom.TIMED_OUT,
-                        (answer, watch) -> answer.statusCode() != 200 ? refused(answer)
-                                : isStream(answer.headers()) ? stream(answer, watch, told) : blocking(answer, call));
-                return (switch (seen) {
-                    case Reply.Got(var end) -> end;
-                    case Reply.NotGot(Seen.Refused refused) when isChat() && isFailedRun(refused) ->
-                            Seen.Ran.failed(refused.message());
-                    case Reply.NotGot(var instead) -> instead;
-                }).of(named.get());
+                        answer -> answer.status() != 200 ? refused(answer)
+                                : answer.isStream() ? stream(answer, told) : blocking(answer, call))
+                        .orElse(seen -> seen instanceof Seen.Refused refused && isFailedRun(refused)
+                                ? Seen.Ran.failed(refused.message()) : seen)
+                        .of(named.get());
             }
         }
 
         /// No refusal of the input, which has the same code: it was taken, and its run paid for.
-        private static boolean isFailedRun(Seen.Refused refused) {
-            return refused.status() == 400 && !refused.inStream()
+        private boolean isFailedRun(Seen.Refused refused) {
+            return isChat() && refused.status() == 400 && !refused.inStream()
                     && refused.message().startsWith(Seen.Utterance.FAILED);
         }
 
@@ -6906,81 +6827,69 @@ final class DifyExec implements Runnable {
             }
             var found = detail(doubt.run().get());
             if (isChat() && found instanceof Found.Ended(var ran) && ran.status().isSuccess())
-                return new Found.Ended(ran.with(Attempt.Names.isUnique(user) ? message(user) : Seen.Utterance.NONE));
+                return new Found.Ended(ran.with(Attempt.Names.isUnique(user)
+                        && named(user) instanceof Found.Ended(var told) ? told.said() : Seen.Utterance.NONE));
             boolean madeUp = found instanceof Found.Absent
                     && (doubt.is(Symptom.UNCONFIRMED) || doubt.run().get().isMadeUp());
             return madeUp && Attempt.Names.isUnique(user) ? named(user) : found;
         }
 
-        /// What stands beside the answer of a run that has ended.
-        private Seen.Utterance message(String user) {
-            return named(user) instanceof Found.Ended(var told) ? told.said() : Seen.Utterance.NONE;
-        }
-
+        /// A run by its attempt's name: in the log, or, as that knows no chatflows, by its conversation of one message.
         private Found named(String user) {
-            return isChat() ? conversation(user) : logged(user);
+            return isChat() ? first("/conversations?limit=20&user=" + encoded(user),
+                            list -> list.at("/data/0/id").asText(""), conversation -> message(user, conversation))
+                    : first("/workflows/logs?limit=20&created_by_end_user_session_id=" + encoded(user),
+                            list -> runOf(user, list), run -> detail(new RunRef(run, "")));
         }
 
-        /// A chatflow's run by its conversation, which has one message: no log knows it.
-        private Found conversation(String user) {
-            return switch (ask(get(endpoints.conversations(user)), LOOK,
-                    answer -> tree(answer).at("/data/0/id").asText(""))) {
-                case Reply.Got(var none) when none.isEmpty() -> new Found.Absent();
-                case Reply.Got(var conversation) -> message(user, conversation);
+        /// What the one that a list leads to is found to be.
+        ///
+        /// @param id empty where there is none in the list
+        private Found first(String list, Function<JsonNode, String> id, Function<String, Found> found) {
+            return switch (ask(get(list), LOOK, answer -> id.apply(tree(answer)))) {
+                case Reply.Got(var one) -> one.isEmpty() ? new Found.Absent() : found.apply(one);
                 case Reply.NotGot(var seen) -> new Found.Silent(seen);
             };
         }
 
-        private Found message(String user, String conversation) {
-            return switch (ask(get(endpoints.messages(user, conversation)), LOOK,
-                    answer -> new StoredMessage(tree(answer).at("/data/0")).found())) {
-                case Reply.Got(var found) -> found;
-                case Reply.NotGot(Seen.Refused gone) when gone.status() == 404 && gone.code().equals("not_found") ->
-                        new Found.Absent();
-                case Reply.NotGot(Seen.TooLarge(_, var why)) ->
-                        new Found.Silent(new Seen.TooLarge(Optional.of(RunRef.NONE), why));
-                case Reply.NotGot(var seen) -> new Found.Silent(seen);
-            };
-        }
-
-        private Found logged(String user) {
-            return switch (ask(get(endpoints.log(user)), LOOK, answer -> runOf(user, tree(answer)))) {
-                case Reply.Got(var run) -> run.map(id -> detail(new RunRef(id, ""))).orElseGet(Found.Absent::new);
-                case Reply.NotGot(var seen) -> new Found.Silent(seen);
-            };
-        }
-
-        private static Optional<String> runOf(String user, JsonNode logs) {
+        private static String runOf(String user, JsonNode logs) {
             for (var row : logs.path("data")) {
                 var run = row.path("workflow_run").path("id");
                 if (row.path("created_by_end_user").path("session_id").asText("").equals(user) && run.isTextual())
-                    return Optional.of(run.asText());
+                    return run.asText();
             }
-            return Optional.empty();
+            return "";
+        }
+
+        private Found message(String user, String conversation) {
+            return one("/messages?limit=20&user=" + encoded(user) + "&conversation_id=" + encoded(conversation),
+                    RunRef.NONE, answer -> RunReader.found(tree(answer).at("/data/0")));
         }
 
         private Found detail(RunRef run) {
-            return switch (ask(get(endpoints.detail(run.id())), LOOK, answer -> detail(run, answer))) {
-                case Reply.Got(var found) -> found;
-                case Reply.NotGot(Seen.Refused seen) when seen.status() == 404 && seen.code().equals("not_found") ->
-                        new Found.Absent();
-                case Reply.NotGot(Seen.TooLarge(_, var why)) ->
-                        new Found.Silent(new Seen.TooLarge(Optional.of(run), why));
-                case Reply.NotGot(var seen) -> new Found.Silent(seen);
-            };
+            return one("/workflows/run/" + encoded(run.id()), run, answer -> {
+                var reader = new RunReader();
+                reader.readDetail(answer.limited());
+                return reader.ref().isEmpty() ? new Found.Absent() : reader.found(run, answer.time());
+            });
         }
 
-        private Found detail(RunRef run, HttpResponse<InputStream> answer) throws IOException {
-            var reader = new RunReader();
-            reader.readDetail(room.limit(answer.body()));
-            return reader.ref().isEmpty() ? new Found.Absent() : reader.found(run, time(answer));
+        /// What is stored of a run. Only Dify itself can say that there is none.
+        private Found one(String path, RunRef run, Reading<Found> reading) {
+            return ask(get(path), LOOK, reading).orElse(seen -> {
+                if (seen instanceof Seen.Refused gone && gone.status() == 404 && gone.code().equals("not_found"))
+                    return new Found.Absent();
+                return new Found.Silent(seen instanceof Seen.TooLarge(_, var why)
+                        ? new Seen.TooLarge(Optional.of(run), why) : seen);
+            });
         }
 
         /// Asks Dify to stop a task. Its answer says `success` whatever happens, so it is not kept.
         void stop(RunRef run, String user) {
+            var path = (isChat() ? "/chat-messages/" : "/workflows/tasks/") + encoded(run.task()) + "/stop";
             var body = Json.MAPPER.createObjectNode().put("user", user).toString();
-            ask(post(endpoints.stop(run.task()), "application/json", BodyPublishers.ofString(body)), LOOK,
-                    answer -> room.limit(answer.body()).readAllBytes());
+            ask(post(path, "application/json", BodyPublishers.ofString(body)), LOOK,
+                    answer -> answer.limited().readAllBytes());
         }
 
         /// Uploads a file under the attempt's user, streamed from disk, and gets its id.
@@ -6991,12 +6900,11 @@ final class DifyExec implements Runnable {
                 var boundary = "difyexec-" + UUID.randomUUID();
                 var request = post("/files/upload", "multipart/form-data; boundary=" + boundary,
                         multipart(local, user, boundary));
-                return switch (ask(request, timeout, answer -> tree(answer).path("id").asText(""))) {
-                    case Reply.Got(var id) when id.isEmpty() -> new Reply.NotGot<>(Seen.nothing());
-                    case Reply<String> answer -> answer;
-                };
+                return ask(request, timeout, answer -> tree(answer).path("id").asText("")).then(id -> id.isEmpty()
+                        ? new Reply.NotGot<>(Seen.nothing()) : new Reply.Got<>(id));
             } catch (IOException problem) {
-                return new Reply.NotGot<>(new Seen.NotUploaded(local.file() + ": " + Plain.of(problem), false));
+                return new Reply.NotGot<>(
+                        new Seen.NotUploaded(local.file() + ": " + Plain.of(problem), false));
             }
         }
 
@@ -7017,7 +6925,7 @@ final class DifyExec implements Runnable {
         Reply<Path> download(URI link, long size, Path to) {
             return ask(request(access.baseUrl().resolve(link)).build(), timeout, answer -> {
                 long length = Files.copy(answer.body(), to, StandardCopyOption.REPLACE_EXISTING);
-                long told = answer.headers().firstValueAsLong("Content-Length").orElse(length);
+                long told = answer.header("Content-Length").map(Long::parseLong).orElse(length);
                 if (length != told || size > 0 && length != size)
                     throw new IOException("cut off: " + length + " of " + (length != told ? told : size)
                             + " bytes came");
@@ -7035,16 +6943,24 @@ final class DifyExec implements Runnable {
             return ask(get("/info"), LOOK, answer -> {
                 var tree = tree(answer);
                 if (!tree.isObject()) throw new IOException("no JSON object");
-                return new Greeting.About(tree.path("name").asText(), tree.path("mode").asText(""), version(answer));
+                return new Greeting.About(tree.path("name").asText(), tree.path("mode").asText(""), answer.version());
             });
         }
 
-        /// The request of an attempt as a person may read it: the body alone.
-        static String requestBody(Endpoints endpoints, Attempt attempt, Map<String, Value> inputs) {
-            return new String(body(endpoints, attempt, inputs), UTF_8);
+        /// Where a run is started: of the version published now, or the pinned one, which a chatflow is told in the
+        /// body.
+        String start() {
+            return isChat() ? "/chat-messages" : access.workflowId().isEmpty() ? "/workflows/run"
+                    : "/workflows/" + encoded(access.workflowId()) + "/run";
         }
 
-        private static byte[] body(Endpoints endpoints, Attempt attempt, Map<String, Value> inputs) {
+        private static String encoded(String part) {
+            return URLEncoder.encode(part, UTF_8).replace("+", "%20");
+        }
+
+        /// The body of an attempt's request. A chatflow's row has a conversation of its own: none is named, and no name
+        /// is made up for it, which can cost a model call.
+        byte[] body(Attempt attempt, Map<String, Value> inputs) {
             var body = Json.MAPPER.createObjectNode();
             var sent = body.putObject("inputs");
             inputs.forEach((name, value) -> {
@@ -7053,7 +6969,8 @@ final class DifyExec implements Runnable {
             });
             body.put("response_mode", attempt.mode() == Mode.STREAMING ? "streaming" : "blocking");
             body.put("user", attempt.user());
-            endpoints.complete(body);
+            if (isChat()) body.put("auto_generate_name", false);
+            if (isChat() && !access.workflowId().isEmpty()) body.put("workflow_id", access.workflowId());
             var out = new ByteArrayOutputStream(512);
             try (var json = Json.Tokens.writing(out)) {
                 Json.MAPPER.writeTree(json, body);
@@ -7101,38 +7018,420 @@ final class DifyExec implements Runnable {
         }
 
         @FunctionalInterface private interface Reading<T> {
-            T read(HttpResponse<InputStream> answer) throws IOException;
-        }
-
-        @FunctionalInterface private interface WatchedReading<T> {
-            Reply<T> read(HttpResponse<InputStream> answer, Transport.Watch watch) throws IOException;
+            T read(Transport.Answer answer) throws IOException;
         }
 
         /// Any question that starts no run. What Dify makes, as an upload, it answers by 201.
         private <T> Reply<T> ask(HttpRequest request, Duration limit, Reading<T> reading) {
-            return exchange(request, _ -> BodySubscribers.ofInputStream(), limit, Symptom.NO_ANSWER, (answer, _) ->
-                    answer.statusCode() == 200 || answer.statusCode() == 201 && request.method().equals("POST")
+            return wire.exchange(request, _ -> BodySubscribers.ofInputStream(), limit, Symptom.NO_ANSWER, answer ->
+                    answer.status() == 200 || answer.status() == 201 && request.method().equals("POST")
                             ? new Reply.Got<>(reading.read(answer)) : refused(answer));
         }
 
-        private JsonNode tree(HttpResponse<InputStream> answer) throws IOException {
-            if (isPage(answer)) throw new IOException(new String(answer.body().readNBytes(LONGEST_REFUSAL), UTF_8)
-                    .matches("(?is).*<input[^>]*\\btype=[\"']?password.*") ? LOGIN : PAGE);
-            return Json.MAPPER.readTree(room.limit(answer.body()));
+        private JsonNode tree(Transport.Answer answer) throws IOException {
+            if (answer.isPage())
+                throw new IOException(answer.beginning().matches("(?is).*<input[^>]*\\btype=[\"']?password.*") ? LOGIN
+                        : PAGE);
+            return Json.MAPPER.readTree(answer.limited());
         }
 
-        /// Sends, reads and lets go of the connection; whatever breaks becomes a fact.
+        private Reply<Seen> blocking(Transport.Answer answer, Transport.Door.Call call) throws IOException {
+            var reader = new RunReader();
+            var symptom = answer.isDify() ? Symptom.CUT : Symptom.GATEWAY;
+            try {
+                reader.read(answer.limited());
+            } catch (Transport.Room.Exceeded problem) {
+                return new Reply.NotGot<>(new Seen.TooLarge(reader.ref(), problem.getMessage()));
+            } catch (JsonProcessingException problem) {
+                return Transport.cut(symptom, answer.isPage() ? "HTTP 200, " + PAGE
+                        : "HTTP 200, but no JSON: " + problem.getOriginalMessage());
+            }
+            var ran = isChat() ? reader.answered() : reader.ran().map(run -> run.after(call.waited(run.usage())));
+            return new Reply.Got<>(ran.isPresent() ? ran.get() : isChat()
+                    ? new Seen.Cut(Optional.empty(), symptom, "HTTP 200 without an answer")
+                    : new Seen.Cut(reader.ref(), symptom, "HTTP 200 without a run's status"));
+        }
+
+        private Reply<Seen> stream(Transport.Answer answer, Consumer<Heard> told) throws IOException {
+            var reader = new RunReader();
+            var sse = new Transport.Sse(answer.body());
+            long head = System.nanoTime();
+            while (next(sse, reader)) {
+                if (reader.ref().isPresent() && answer.run().isEmpty()) {
+                    answer.began(reader.ref().get(), timeout, told);
+                    told.accept(new Heard.Began(reader.ref().get(), Duration.ofNanos(System.nanoTime() - head)));
+                }
+                reader.heard().ifPresent(told);
+                var end = reader.end();
+                if (end.isPresent()) {
+                    var ends = ends(end.get(), sse, reader, answer);
+                    var seen = Seen.told(answer.run().or(reader::ref), ends);
+                    return new Reply.Got<>(
+                            isChat() && seen instanceof Seen.Ran ran ? reader.completed(ran) : seen);
+                }
+            }
+            return new Reply.NotGot<>(
+                    answer.cut(Symptom.SILENCE, "the stream ended without an end of the run"));
+        }
+
+        /// Goes on to the next event that can be read. False: the stream has ended.
+        private boolean next(Transport.Sse sse, RunReader reader) throws IOException {
+            while (sse.next()) {
+                try {
+                    reader.read(wire.room().limit(sse.data()));
+                    return true;
+                } catch (Transport.Room.Exceeded problem) {
+                    if (reader.isEnd()) throw problem; // of another event nothing is kept
+                } catch (JsonProcessingException _) {
+                    if (sse.isAtEnd()) return false; // else an event we cannot read is an event we do not know
+                }
+            }
+            return false;
+        }
+
+        /// An end, and those told after it: what has come with it, and after an error what comes within a moment, as
+        /// after the end of a chatflow's run what its answer rests on (1.9; newer ones tell it before).
+        private List<Seen> ends(Seen first, Transport.Sse sse, RunReader reader, Transport.Answer answer) {
+            var ends = new ArrayList<>(List.of(first));
+            if (first instanceof Seen.Refused || isChat() && !reader.isAnswered()) answer.limit(AFTER_ERROR);
+            else sse.waitNoMore();
+            try {
+                while (next(sse, reader)) reader.end().ifPresent(ends::add);
+            } catch (IOException _) {
+                // the moment is over, or the connection: nothing more was told
+            }
+            return ends;
+        }
+
+        private <T> Reply<T> refused(Transport.Answer answer) throws IOException {
+            int status = answer.status();
+            var text = answer.beginning().replace(access.key(), "***"); // some proxies echo requests
+            String code = "", message = !text.stripLeading().startsWith("<") ? text
+                    : status >= 500 && !answer.isDify() ? PAGE : Plain.html(text);
+            if (status >= 300 && status < 400) message = answer.header("Location").orElse("nowhere");
+            else try {
+                var tree = Json.MAPPER.readTree(text);
+                if (tree.isObject()) {
+                    code = tree.path("code").asText("");
+                    message = tree.path("message").asText("");
+                }
+            } catch (JsonProcessingException _) {
+                // HTML or plain text: its words are the message
+            }
+            return new Reply.NotGot<>(
+                    Seen.Refused.http(status, answer.isDify(), code, message, answer.retryAfter()));
+        }
+    }
+
+    /// Reads what Dify says of a run: a blocking answer, a stream's events one after the other, or a detail. Of each it
+    /// takes the fields that are of use, and of those keeps what later events do not repeat. One reader reads one run.
+    static final class RunReader {
+        private static final byte[] NO_OUTPUTS = {'{', '}'};
+        private static final long LATEST = 100_000_000_000L; // in 3,000 years; milliseconds lie beyond
+        private static final Set<String> OBJECTS = Set.of("data", "execution_metadata", "metadata", "usage");
+        private static final Set<String> FIELDS = Set.of("event", "workflow_run_id", "task_id", "conversation_id",
+                "message_id", "code", "message", "status", "answer", "text", "id", "workflow_id", "error",
+                "elapsed_time", "total_tokens", "total_steps", "created_at", "total_price", "currency", "title",
+                "node_type");
+
+        /// The last answer or event; of a detail, its fields are the `data`. A plain value is its text.
+        private ObjectNode told = Json.MAPPER.createObjectNode();
+        /// The last `data` that were the run's own, and the last that stood beside a chatflow's answer.
+        private JsonNode run = Json.MAPPER.missingNode(), beside = run;
+        private String runId = "", taskId = "", workflowId = "", conversation = "", messageId = "", currency = "";
+        private Optional<BigDecimal> price = Optional.empty();
+        /// What was put in place of a chatflow's words, with those after it; null: none were replaced.
+        private StringBuilder replacement = null;
+
+        /// A blocking answer, or the next event: an answer is an envelope as an event has it, without a name.
+        void read(InputStream in) throws IOException {
+            told = Json.MAPPER.createObjectNode();
+            read(in, told);
+            switch (event()) {
+                case "node_finished" -> {
+                    var paid = told.path("data").path("execution_metadata");
+                    price(paid).ifPresent(more -> price = Optional.of(price.map(more::add).orElse(more)));
+                    currency = text(paid, "currency", currency);
+                }
+                case "message_replace" -> replacement = new StringBuilder(text(told, "answer"));
+                case "message" -> {
+                    if (replacement != null) replacement.append(text(told, "answer"));
+                }
+                default -> {}
+            }
+        }
+
+        /// `GET /workflows/run/{id}`: the run's fields stand at the top, `outputs` is an object or its text.
+        void readDetail(InputStream in) throws IOException {
+            told = Json.MAPPER.createObjectNode();
+            read(in, told.putObject("data"));
+        }
+
+        /// What names the run is known even where the rest cannot be read.
+        private void read(InputStream in, ObjectNode into) throws IOException {
+            try (var json = Json.FACTORY.createParser(in)) {
+                if (json.nextToken() != JsonToken.START_OBJECT) throw new JsonParseException(json, "no JSON object");
+                fields(json, into);
+            } finally {
+                if (isOfRun() && told.has("data")) run = told.path("data");
+                runId = text(isOfRun() ? run : told, "id", text(told, "workflow_run_id", runId));
+                taskId = text(told, "task_id", taskId);
+                workflowId = text(run, "workflow_id", workflowId);
+                conversation = text(told, "conversation_id", conversation);
+                messageId = text(told, "message_id", messageId);
+                if (told.has("metadata")) beside = told.path("metadata");
+            }
+        }
+
+        /// The fields of the object that the parser stands at the beginning of.
+        private void fields(JsonParser json, ObjectNode into) throws IOException {
+            while (json.nextToken() == JsonToken.FIELD_NAME) {
+                var name = json.currentName();
+                var token = json.nextToken();
+                if (name.equals("outputs") && isOfRun()) into.put(name, outputs(json));
+                else if (name.equals("retriever_resources") && token == JsonToken.START_ARRAY)
+                    into.put(name, copy(json));
+                else if (OBJECTS.contains(name) && token == JsonToken.START_OBJECT)
+                    fields(json, into.putObject(name));
+                else if (FIELDS.contains(name) && token.isScalarValue() && token != JsonToken.VALUE_NULL)
+                    into.put(name, json.getText());
+                else json.skipChildren();
+            }
+        }
+
+        private String event() {
+            return text(told, "event");
+        }
+
+        /// Not of one of its nodes. Dify sends an event's name first.
+        private boolean isOfRun() {
+            return event().isEmpty() || event().startsWith("workflow_");
+        }
+
+        private static String text(JsonNode from, String name) {
+            return from.path(name).asText("");
+        }
+
+        private static String text(JsonNode from, String name, String before) {
+            return text(from, name).isEmpty() ? before : text(from, name);
+        }
+
+        private static byte[] json(JsonNode from, String name, byte[] none) {
+            return from.path(name) instanceof BinaryNode json ? json.binaryValue() : none;
+        }
+
+        /// Empty: none is told.
+        private static Optional<BigDecimal> price(JsonNode from) {
+            try {
+                return Optional.of(text(from, "total_price")).filter(text -> !text.isEmpty()).map(BigDecimal::new);
+            } catch (NumberFormatException _) {
+                return Optional.empty();
+            }
+        }
+
+        /// Text is JSON in itself (1.9.2); null is no outputs.
+        private static byte[] outputs(JsonParser json) throws IOException {
+            if (json.currentToken() == JsonToken.VALUE_NULL) return NO_OUTPUTS;
+            if (json.currentToken() != JsonToken.VALUE_STRING) return copy(json);
+            try (var inner = Json.FACTORY.createParser(json.getText())) {
+                return inner.nextToken() == JsonToken.START_OBJECT ? copy(inner) : NO_OUTPUTS;
+            }
+        }
+
+        /// The outputs of a chatflow with this answer: in place of theirs, where others are told.
+        private static byte[] outputs(String answer, byte[] others) {
+            var out = new ByteArrayOutputStream(256);
+            try (var json = Json.Tokens.writing(out); var other = Json.FACTORY.createParser(others)) {
+                json.writeStartObject();
+                json.writeStringField("answer", answer);
+                other.nextToken();
+                while (other.nextToken() == JsonToken.FIELD_NAME) {
+                    var name = other.currentName();
+                    other.nextToken();
+                    var value = copy(other);
+                    if (name.equals("answer")) continue;
+                    json.writeFieldName(name);
+                    json.writeRawValue(new String(value, UTF_8));
+                }
+                json.writeEndObject();
+            } catch (IOException problem) {
+                throw new UncheckedIOException(problem); // cannot happen: memory does not fail
+            }
+            return out.toByteArray();
+        }
+
+        /// The value as compact JSON, its numbers as written.
+        private static byte[] copy(JsonParser json) throws IOException {
+            var out = new ByteArrayOutputStream(256);
+            try (var copy = Json.Tokens.writing(out)) {
+                int depth = 0;
+                do {
+                    if (json.currentToken().isNumeric() && !json.isNaN())
+                        copy.writeNumber(json.getText()); // -0.0 and 1e2, too
+                    else copy.copyCurrentEvent(json);
+                    if (json.currentToken().isStructStart()) depth++;
+                    if (json.currentToken().isStructEnd()) depth--;
+                } while (depth > 0 && json.nextToken() != null);
+            }
+            return out.toByteArray();
+        }
+
+        Optional<RunRef> ref() {
+            return runId.isEmpty() ? Optional.empty() : Optional.of(new RunRef(runId, taskId));
+        }
+
+        /// Whether the last event is the run's last.
+        boolean isEnd() {
+            return event().equals("workflow_finished") || event().equals("workflow_paused");
+        }
+
+        /// What the last event tells of the run on its way, if anything.
+        Optional<Heard> heard() {
+            var data = told.path("data");
+            return switch (event()) {
+                case "node_started" -> Optional.of(new Heard.NodeBegan(text(data, "title"), text(data, "node_type")));
+                case "node_finished" -> Optional.of(new Heard.NodeEnded(text(data, "title"), text(data, "node_type"),
+                        text(data, "status"), data.path("elapsed_time").asDouble(0), text(data, "error")));
+                case "text_chunk" -> Optional.of(new Heard.Chunk(text(data, "text")));
+                case "message" -> Optional.of(new Heard.Chunk(text(told, "answer")));
+                case "message_replace" -> // in place of all before
+                        Optional.of(new Heard.Chunk("\n" + text(told, "answer")));
+                default -> Optional.empty();
+            };
+        }
+
+        /// What the last event says of the stream's end, if it is such an event.
+        Optional<Seen> end() {
+            if (isEnd()) return ran().map(Seen.class::cast);
+            return event().equals("error") ? Optional.of(Seen.Refused.event(told.path("status").asInt(500),
+                    text(told, "code"), text(told, "message"), ref())) : Optional.empty();
+        }
+
+        /// What a chatflow has told beside its answer, which it does once.
+        private Seen.Utterance said() {
+            var usage = beside.path("usage");
+            return new Seen.Utterance(conversation, messageId,
+                    json(beside, "retriever_resources", Seen.Utterance.NONE.resources()),
+                    usage.path("total_tokens").asLong(0), price(usage), text(usage, "currency"));
+        }
+
+        /// What stands beside the answer has been told.
+        boolean isAnswered() {
+            return !beside.isMissingNode();
+        }
+
+        /// The end of a chatflow's run with all that was told beside it. The run's own outputs keep the words that a
+        /// moderation has replaced.
+        Seen.Ran completed(Seen.Ran ran) {
+            return (replacement == null || !ran.status().isSuccess() ? ran
+                    : ran.with(outputs(replacement.toString(), ran.outputs()))).with(said());
+        }
+
+        /// A chatflow's blocking answer. It names no run; without a word in it, it proves no success.
+        Optional<Seen.Ran> answered() {
+            var answer = text(told, "answer");
+            return answer.isEmpty() ? Optional.empty()
+                    : Optional.of(Seen.Ran.answered(outputs(answer, NO_OUTPUTS), 0, said()));
+        }
+
+        /// The end, once it was read.
+        Optional<Seen.Ran> ran() {
+            return ref().flatMap(this::ran);
+        }
+
+        private Optional<Seen.Ran> ran(RunRef ref) {
+            var usage = new Usage(run.path("elapsed_time").asDouble(0), run.path("total_tokens").asLong(0),
+                    run.path("total_steps").asInt(0), price, currency);
+            return Seen.RunStatus.of(text(run, "status")).map(end -> new Seen.Ran(ref, end,
+                    json(run, "outputs", NO_OUTPUTS), text(run, "error"), workflowId, usage));
+        }
+
+        /// What a detail says of the run that was asked for.
+        ///
+        /// @param now by the server's clock
+        Found found(RunRef asked, Instant now) {
+            var ref = new RunRef(runId, asked.task());
+            var status = Seen.RunStatus.of(text(run, "status")).orElse(Seen.RunStatus.RUNNING);
+            return switch (status) {
+                case RUNNING, PAUSED -> new Found.Running(ref, status, age(now));
+                case SUCCEEDED, PARTIAL, FAILED, STOPPED -> new Found.Ended(ran(ref).orElseThrow());
+            };
+        }
+
+        /// By `created_at`, if that is a time: seconds since 1970.
+        private Optional<Duration> age(Instant now) {
+            return Optional.of(run.path("created_at").asLong(0)).filter(start -> start > 0 && start <= LATEST)
+                    .map(start -> Duration.ofSeconds(now.getEpochSecond() - start));
+        }
+
+        /// A message of a chatflow as it is stored. It never names its run, and has no answer until that has ended;
+        /// Dify 1.16 tells how long the answer took, once there is an end.
+        static Found found(JsonNode message) {
+            var answer = text(message, "answer");
+            if (text(message, "status").equals("error"))
+                return new Found.Ended(Seen.Ran.failed(text(message, "error")));
+            double seconds = message.path("provider_response_latency").asDouble(0);
+            if (answer.isEmpty()) return new Found.Unanswered(seconds > 0);
+            var resources = message.path("retriever_resources");
+            var said = new Seen.Utterance(text(message, "conversation_id"), text(message, "id"), resources.isArray()
+                    ? resources.toString().getBytes(UTF_8) : Seen.Utterance.NONE.resources(),
+                    message.path("total_tokens").asLong(0), price(message), text(message, "currency"));
+            return new Found.Ended(Seen.Ran.answered(outputs(answer, NO_OUTPUTS), seconds, said));
+        }
+    }
+
+    /// The wire to Dify: one request and the reading of its answer at a time; whatever breaks becomes a fact. Over
+    /// HTTP/1.1, without redirects, by the proxy and the authorities of the settings.
+    static final class Transport implements AutoCloseable {
+        private static final Duration CONNECT = Duration.ofSeconds(20), DRAIN = Duration.ofSeconds(1);
+        private static final Duration LOOK = Duration.ofMillis(100);
+        private static final int LONGEST_REFUSAL = 64 << 10, LONGEST_WHOLE = 256 << 10;
+
+        private final ExecutorService tasks = Executors.newVirtualThreadPerTaskExecutor();
+        private final HttpClient http;
+        private final Room room;
+        private final Door door = new Door(System::nanoTime);
+        /// The answers that are being read. One thread looks at all of them, ten times a second: an alarm for each
+        /// would have to be set and taken back twice a row.
+        private final Set<Answer> open = ConcurrentHashMap.newKeySet();
+        private final ScheduledExecutorService clock = Executors.newSingleThreadScheduledExecutor(
+                Thread.ofPlatform().daemon().name("watches").factory());
+
+        Transport(Access access, Room room) {
+            this.http = client(access, tasks);
+            this.room = room;
+            clock.scheduleWithFixedDelay(() -> open.forEach(Answer::look), LOOK.toMillis(), LOOK.toMillis(),
+                    MILLISECONDS);
+        }
+
+        @Override
+        public void close() {
+            http.shutdownNow();
+            clock.shutdownNow();
+            tasks.shutdownNow();
+        }
+
+        Room room() {
+            return room;
+        }
+
+        Door.Call call() {
+            return door.call();
+        }
+
+        @FunctionalInterface interface Reading<T> {
+            Reply<T> read(Answer answer) throws IOException;
+        }
+
+        /// Sends, reads and lets go of the connection.
         ///
         /// @param limit   to the headers, and on to the end unless the reader sets another
         /// @param overdue what it is called when that passes
-        private <T> Reply<T> exchange(HttpRequest request, BodyHandler<InputStream> body, Duration limit,
-                Symptom overdue, WatchedReading<T> reading) {
+        <T> Reply<T> exchange(HttpRequest request, BodyHandler<InputStream> body, Duration limit, Symptom overdue,
+                Reading<T> reading) {
             long began = System.nanoTime();
-            return switch (sent(request, body, limit, overdue)) {
-                case Reply.NotGot(var seen) -> new Reply.NotGot<>(seen);
-                case Reply.Got(var answer) ->
-                        read(answer, limit.minusNanos(System.nanoTime() - began), overdue, reading);
-            };
+            return sent(request, body, limit, overdue).then(answer ->
+                    read(new Answer(answer, limit.minusNanos(System.nanoTime() - began)), overdue, reading));
         }
 
         private Reply<HttpResponse<InputStream>> sent(HttpRequest request, BodyHandler<InputStream> body,
@@ -7152,43 +7451,21 @@ final class DifyExec implements Runnable {
             }
         }
 
-        private static <T> Reply<T> cut(Symptom symptom, String why) {
+        static <T> Reply<T> cut(Symptom symptom, String why) {
             return new Reply.NotGot<>(new Seen.Cut(Optional.empty(), symptom, why));
         }
 
-        private <T> Reply<T> read(HttpResponse<InputStream> answer, Duration limit, Symptom overdue,
-                WatchedReading<T> reading) {
-            var watch = watches.watch(answer.body(), limit);
-            try (watch) {
-                var got = reading.read(answer, watch);
-                if (!isStream(answer.headers())) drain(answer.body(), watch);
+        private <T> Reply<T> read(Answer answer, Symptom overdue, Reading<T> reading) {
+            try (answer) {
+                var got = reading.read(answer);
+                if (!answer.isStream()) answer.drain();
                 return got;
-            } catch (Transport.Room.Exceeded problem) {
-                return new Reply.NotGot<>(new Seen.TooLarge(watch.run(), problem.getMessage()));
+            } catch (Room.Exceeded problem) {
+                return new Reply.NotGot<>(new Seen.TooLarge(answer.run(), problem.getMessage()));
             } catch (OutOfMemoryError _) {
-                return new Reply.NotGot<>(Seen.Cut.outOfMemory(watch.run()));
+                return new Reply.NotGot<>(Seen.Cut.outOfMemory(answer.run()));
             } catch (IOException problem) {
-                return new Reply.NotGot<>(watch.cut(overdue, broken(problem, "in the middle of the answer")));
-            }
-        }
-
-        /// A short body that comes as a whole wakes its reader once, not twice; all others come as they are.
-        private static BodySubscriber<InputStream> whole(HttpResponse.ResponseInfo head, Transport.Door.Call call) {
-            call.answered();
-            long length = head.headers().firstValueAsLong("Content-Length").orElse(LONGEST_WHOLE + 1);
-            if (isStream(head.headers()) || length > LONGEST_WHOLE) return BodySubscribers.ofInputStream();
-            BodySubscriber<InputStream> whole = BodySubscribers.mapping(BodySubscribers.ofByteArray(),
-                    ByteArrayInputStream::new);
-            return call.mustMakeRoom() && length > 0 ? new Transport.LastBody(whole, length) : whole;
-        }
-
-        /// Reads on to the end, so that the connection serves again; what is known by now stays known.
-        private static void drain(InputStream body, Transport.Watch watch) {
-            try {
-                watch.limit(DRAIN);
-                body.skip(LONGEST_REFUSAL);
-            } catch (IOException _) {
-                // a connection less to use again
+                return new Reply.NotGot<>(answer.cut(overdue, broken(problem, "in the middle of the answer")));
             }
         }
 
@@ -7216,607 +7493,9 @@ final class DifyExec implements Runnable {
             };
         }
 
-        private Reply<Seen> blocking(HttpResponse<InputStream> answer, Transport.Door.Call call) throws IOException {
-            var reader = new RunReader();
-            var symptom = isDify(answer) ? Symptom.CUT : Symptom.GATEWAY;
-            try {
-                reader.readAnswer(room.limit(answer.body()));
-            } catch (Transport.Room.Exceeded problem) {
-                return new Reply.NotGot<>(new Seen.TooLarge(reader.ref(), problem.getMessage()));
-            } catch (JsonProcessingException problem) {
-                return cut(symptom, isPage(answer) ? "HTTP 200, " + PAGE
-                        : "HTTP 200, but no JSON: " + problem.getOriginalMessage());
-            }
-            if (isChat()) return reader.answered().<Reply<Seen>>map(Reply.Got::new)
-                    .orElseGet(() -> cut(symptom, "HTTP 200 without an answer"));
-            return reader.ran().<Reply<Seen>>map(ran -> new Reply.Got<>(ran.after(call.waited(ran.usage()))))
-                    .orElseGet(() -> new Reply.NotGot<>(
-                            new Seen.Cut(reader.ref(), symptom, "HTTP 200 without a run's status")));
-        }
-
-        private Reply<Seen> stream(HttpResponse<InputStream> answer, Transport.Watch watch, Consumer<Heard> told)
-                throws IOException {
-            var reader = new RunReader();
-            var sse = new Sse(watch.counting(answer.body()));
-            long head = System.nanoTime();
-            while (next(sse, reader)) {
-                if (reader.ref().isPresent() && watch.run().isEmpty()) {
-                    watch.began(reader.ref().get(), timeout, told);
-                    told.accept(new Heard.Began(reader.ref().get(), Duration.ofNanos(System.nanoTime() - head)));
-                }
-                reader.heard().ifPresent(told);
-                var end = reader.end();
-                if (end.isPresent()) {
-                    var ends = ends(end.get(), sse, reader, watch);
-                    var seen = Seen.told(watch.run().or(reader::ref), ends);
-                    return new Reply.Got<>(isChat() && seen instanceof Seen.Ran ran ? reader.completed(ran) : seen);
-                }
-            }
-            return new Reply.NotGot<>(watch.cut(Symptom.SILENCE, "the stream ended without an end of the run"));
-        }
-
-        /// Goes on to the next event that can be read. False: the stream has ended.
-        private boolean next(Sse sse, RunReader reader) throws IOException {
-            while (sse.next()) {
-                try {
-                    reader.readEvent(room.limit(sse.data()));
-                    return true;
-                } catch (Transport.Room.Exceeded problem) {
-                    if (reader.isEnd()) throw problem; // of another event nothing is kept
-                } catch (JsonProcessingException _) {
-                    if (sse.isAtEnd()) return false; // else an event we cannot read is an event we do not know
-                }
-            }
-            return false;
-        }
-
-        /// An end, and those told after it: what has come with it, and after an error what comes within a moment, as
-        /// after the end of a chatflow's run what its answer rests on (1.9; newer ones tell it before).
-        private List<Seen> ends(Seen first, Sse sse, RunReader reader, Transport.Watch watch) {
-            var ends = new ArrayList<>(List.of(first));
-            if (first instanceof Seen.Refused || isChat() && !reader.isAnswered()) watch.limit(AFTER_ERROR);
-            else sse.waitNoMore();
-            try {
-                while (next(sse, reader)) reader.end().ifPresent(ends::add);
-            } catch (IOException _) {
-                // the moment is over, or the connection: nothing more was told
-            }
-            return ends;
-        }
-
-        private <T> Reply<T> refused(HttpResponse<InputStream> answer) throws IOException {
-            int status = answer.statusCode();
-            var text = new String(answer.body().readNBytes(LONGEST_REFUSAL), UTF_8)
-                    .replace(access.key(), "***"); // some proxies echo requests
-            String code = "", message = !text.stripLeading().startsWith("<") ? text
-                    : status >= 500 && !isDify(answer) ? PAGE : Plain.html(text);
-            if (status >= 300 && status < 400) message = answer.headers().firstValue("Location").orElse("nowhere");
-            else try {
-                var tree = Json.MAPPER.readTree(text);
-                if (tree.isObject()) {
-                    code = tree.path("code").asText("");
-                    message = tree.path("message").asText("");
-                }
-            } catch (JsonProcessingException _) {
-                // HTML or plain text: its words are the message
-            }
-            return new Reply.NotGot<>(Seen.Refused.http(status, isDify(answer), code, message, retryAfter(answer)));
-        }
-
-        /// Seconds or an HTTP date.
-        private static Optional<Duration> retryAfter(HttpResponse<?> answer) {
-            return answer.headers().firstValue("Retry-After").map(String::strip).flatMap(text -> {
-                try {
-                    if (text.matches("\\d{1,9}")) return Optional.of(Duration.ofSeconds(Long.parseLong(text)));
-                    var until = Instant.from(DateTimeFormatter.RFC_1123_DATE_TIME.parse(text));
-                    return Optional.of(Duration.between(Instant.now(), until)).filter(Duration::isPositive);
-                } catch (DateTimeException _) {
-                    return Optional.empty(); // not a date either: the back-off decides
-                }
-            });
-        }
-
-        /// What time it was on the server; where it does not tell, our clock has to do.
-        private static Instant time(HttpResponse<?> answer) {
-            try {
-                return answer.headers().firstValue("Date").map(DateTimeFormatter.RFC_1123_DATE_TIME::parse)
-                        .map(Instant::from).orElseGet(Instant::now);
-            } catch (DateTimeException _) {
-                return Instant.now();
-            }
-        }
-
-        private static boolean isPage(HttpResponse<?> answer) {
-            return answer.headers().firstValue("Content-Type").orElse("").startsWith("text/html");
-        }
-
-        private static boolean isStream(HttpHeaders headers) {
-            return headers.firstValue("Content-Type").orElse("").startsWith("text/event-stream");
-        }
-
-        private static boolean isDify(HttpResponse<?> answer) {
-            return !version(answer).isEmpty();
-        }
-
-        private static String version(HttpResponse<?> answer) {
-            return answer.headers().firstValue("X-Version").orElse("");
-        }
-
-        /// A message of a chatflow as it is stored. It never names its run, and has no answer until that has ended.
-        record StoredMessage(JsonNode tree) {
-            /// Dify 1.16 tells how long the answer took, once there is an end.
-            Found found() {
-                var answer = tree.path("answer").asText("");
-                if (tree.path("status").asText("").equals("error"))
-                    return new Found.Ended(Seen.Ran.failed(tree.path("error").asText("")));
-                double seconds = tree.path("provider_response_latency").asDouble(0);
-                if (answer.isEmpty()) return new Found.Unanswered(seconds > 0);
-                return new Found.Ended(Seen.Ran.answered(RunReader.outputs(answer), seconds, said()));
-            }
-
-            private Seen.Utterance said() {
-                return new Seen.Utterance(tree.path("conversation_id").asText(""), tree.path("id").asText(""),
-                        tree.path("retriever_resources").isArray()
-                                ? tree.path("retriever_resources").toString().getBytes(UTF_8)
-                                : Seen.Utterance.NONE.resources(),
-                        tree.path("total_tokens").asLong(0), RunReader.price(tree.path("total_price").asText("")),
-                        tree.path("currency").asText(""));
-            }
-        }
-
-        /// What a question brought: what was asked for, or what was seen in its place.
-        sealed interface Reply<T> {
-            record Got<T>(T value) implements Reply<T> {}
-
-            record NotGot<T>(Seen seen) implements Reply<T> {}
-        }
-    }
-
-    /// Reads what Dify says of a run in one pass: a blocking answer, a stream's events one after the other, or a
-    /// detail. Of a node's events its price is taken, and what there is to tell of it. One reader reads one run.
-    static final class RunReader {
-        private static final byte[] NO_OUTPUTS = {'{', '}'};
-        private static final long LATEST = 100_000_000_000L; // in 3,000 years; milliseconds lie beyond
-
-        private String event = "", runId = "", taskId = "", code = "", message = "";
-        private int errorStatus = 500;
-        private String workflowId = "", status = "", error = "", currency = "";
-        private byte[] outputs = NO_OUTPUTS;
-        private double seconds = 0;
-        private long tokens = 0, createdAt = 0;
-        private int steps = 0;
-        private BigDecimal price = null;
-        private String conversation = "", messageId = "", answerCurrency = "";
-        private byte[] resources = Seen.Utterance.NONE.resources();
-        private long answerTokens = 0;
-        private Optional<BigDecimal> answerPrice = Optional.empty();
-        private boolean answered = false;
-        /// What was put in place of a chatflow's words, with those after it; null: none were replaced.
-        private StringBuilder replacement = null;
-        private String title = "", type = "", nodeStatus = "", nodeError = "", chunk = "";
-        private double nodeSeconds = 0;
-        /// Of an event whose `data` came before its name, which says what they mean; Dify sends the name first.
-        private TokenBuffer early = null;
-
-        /// A blocking answer: an envelope as an event has it, without an event's name.
-        void readAnswer(InputStream in) throws IOException {
-            read(in, this::envelopeField);
-        }
-
-        /// The next event.
-        void readEvent(InputStream in) throws IOException {
-            event = chunk = "";
-            early = null;
-            read(in, (name, json) -> {
-                if (!name.equals("data") || !event.isEmpty()) envelopeField(name, json);
-                else (early = new TokenBuffer(json)).copyCurrentStructure(json);
-            });
-            if (event.equals("message_replace")) replacement = new StringBuilder(chunk);
-            else if (event.equals("message") && replacement != null) replacement.append(chunk);
-            if (early == null || event.isEmpty()) return;
-            var json = early.asParser();
-            json.nextToken();
-            data(json);
-        }
-
-        /// `GET /workflows/run/{id}`: the run's fields stand at the top, `outputs` is an object or its text.
-        void readDetail(InputStream in) throws IOException {
-            read(in, this::dataField);
-        }
-
-        @FunctionalInterface private interface FieldReader {
-            void read(String name, JsonParser value) throws IOException;
-        }
-
-        /// A whole JSON object.
-        private static void read(InputStream in, FieldReader reader) throws IOException {
-            try (var json = Json.FACTORY.createParser(in)) {
-                if (json.nextToken() != JsonToken.START_OBJECT) throw new JsonParseException(json, "no JSON object");
-                fields(json, reader);
-                if (json.currentToken() != JsonToken.END_OBJECT)
-                    throw new JsonParseException(json, "an object without its end");
-            }
-        }
-
-        /// The fields of the object that the parser stands at the beginning of.
-        private static void fields(JsonParser json, FieldReader reader) throws IOException {
-            while (json.nextToken() == JsonToken.FIELD_NAME) {
-                var name = json.currentName();
-                json.nextToken();
-                reader.read(name, json);
-            }
-        }
-
-        private void envelopeField(String name, JsonParser json) throws IOException {
-            switch (name) {
-                case "event" -> event = text(json);
-                case "workflow_run_id" -> runId = orElse(text(json), runId);
-                case "task_id" -> taskId = orElse(text(json), taskId);
-                case "code" -> code = text(json);
-                case "message" -> message = text(json);
-                case "status" -> errorStatus = json.currentToken() == JsonToken.VALUE_NUMBER_INT
-                        ? json.getIntValue() : 500;
-                case "data" -> data(json);
-                case "conversation_id" -> conversation = orElse(text(json), conversation);
-                case "message_id" -> messageId = orElse(text(json), messageId);
-                case "answer" -> chunk = text(json);
-                case "metadata" -> beside(json);
-                default -> json.skipChildren();
-            }
-        }
-
-        /// What stands beside a chatflow's answer.
-        private void beside(JsonParser json) throws IOException {
-            answered = true;
-            if (json.currentToken() != JsonToken.START_OBJECT) json.skipChildren();
-            else fields(json, (name, value) -> {
-                if (name.equals("retriever_resources") && value.currentToken() == JsonToken.START_ARRAY)
-                    resources = copy(value);
-                else if (name.equals("usage") && value.currentToken() == JsonToken.START_OBJECT)
-                    fields(value, this::answerUsage);
-                else value.skipChildren();
-            });
-        }
-
-        private void answerUsage(String name, JsonParser json) throws IOException {
-            switch (name) {
-                case "total_tokens" -> answerTokens = number(json).longValue();
-                case "total_price" -> answerPrice = price(text(json));
-                case "currency" -> answerCurrency = text(json);
-                default -> json.skipChildren();
-            }
-        }
-
-        private void data(JsonParser json) throws IOException {
-            boolean node = event.startsWith("node_") || event.startsWith("iteration_") || event.startsWith("loop_");
-            boolean run = event.isEmpty() || event.startsWith("workflow_");
-            boolean text = event.equals("text_chunk");
-            title = type = nodeStatus = nodeError = chunk = "";
-            nodeSeconds = 0;
-            if (json.currentToken() != JsonToken.START_OBJECT || !node && !run && !text) json.skipChildren();
-            else fields(json, node ? this::nodeField : run ? this::dataField : this::chunkField);
-        }
-
-        private void chunkField(String name, JsonParser json) throws IOException {
-            if (name.equals("text")) chunk = text(json);
-            else json.skipChildren();
-        }
-
-        private void nodeField(String name, JsonParser json) throws IOException {
-            switch (name) {
-                case "title" -> title = text(json);
-                case "node_type" -> type = text(json);
-                case "status" -> nodeStatus = text(json);
-                case "error" -> nodeError = text(json);
-                case "elapsed_time" -> nodeSeconds = number(json).doubleValue();
-                case "execution_metadata" -> metadata(json);
-                default -> json.skipChildren();
-            }
-        }
-
-        private void metadata(JsonParser json) throws IOException {
-            if (!event.equals("node_finished") || json.currentToken() != JsonToken.START_OBJECT) json.skipChildren();
-            else fields(json, (name, value) -> {
-                switch (name) {
-                    case "total_price" -> addPrice(text(value));
-                    case "currency" -> currency = orElse(text(value), currency);
-                    default -> value.skipChildren();
-                }
-            });
-        }
-
-        private void addPrice(String text) {
-            price(text).ifPresent(more -> price = price == null ? more : price.add(more));
-        }
-
-        /// Empty: none is told.
-        static Optional<BigDecimal> price(String text) {
-            try {
-                return Optional.of(new BigDecimal(text));
-            } catch (NumberFormatException _) {
-                return Optional.empty();
-            }
-        }
-
-        private void dataField(String name, JsonParser json) throws IOException {
-            switch (name) {
-                case "id" -> runId = orElse(text(json), runId);
-                case "workflow_id" -> workflowId = text(json);
-                case "status" -> status = text(json);
-                case "error" -> error = text(json);
-                case "elapsed_time" -> seconds = number(json).doubleValue();
-                case "total_tokens" -> tokens = number(json).longValue();
-                case "total_steps" -> steps = number(json).intValue();
-                case "created_at" -> createdAt = number(json).longValue();
-                case "outputs" -> outputs = outputs(json);
-                default -> json.skipChildren();
-            }
-        }
-
-        /// Text is JSON in itself (1.9.2); null is no outputs.
-        private static byte[] outputs(JsonParser json) throws IOException {
-            if (json.currentToken() == JsonToken.VALUE_NULL) return NO_OUTPUTS;
-            if (json.currentToken() == JsonToken.VALUE_STRING) {
-                try (var inner = Json.FACTORY.createParser(json.getText())) {
-                    return inner.nextToken() == JsonToken.START_OBJECT ? copy(inner) : NO_OUTPUTS;
-                }
-            }
-            return copy(json);
-        }
-
-        /// The outputs of a chatflow of which nothing but its answer is told.
-        static byte[] outputs(String answer) {
-            return outputs(NO_OUTPUTS, answer);
-        }
-
-        /// The same with this answer in place of theirs.
-        private static byte[] outputs(byte[] others, String answer) {
-            var out = new ByteArrayOutputStream(256);
-            try (var json = Json.Tokens.writing(out)) {
-                json.writeStartObject();
-                json.writeStringField("answer", answer);
-                read(new ByteArrayInputStream(others), (name, value) -> {
-                    if (name.equals("answer")) value.skipChildren();
-                    else {
-                        json.writeFieldName(name);
-                        json.writeRawValue(new String(copy(value), UTF_8));
-                    }
-                });
-                json.writeEndObject();
-            } catch (IOException problem) {
-                throw new UncheckedIOException(problem); // cannot happen: memory does not fail
-            }
-            return out.toByteArray();
-        }
-
-        /// The value as compact JSON, its numbers as written.
-        private static byte[] copy(JsonParser json) throws IOException {
-            var out = new ByteArrayOutputStream(256);
-            try (var copy = Json.Tokens.writing(out)) {
-                int depth = 0;
-                do {
-                    if (json.currentToken().isNumeric() && !json.isNaN())
-                        copy.writeNumber(json.getText()); // -0.0 and 1e2, too
-                    else copy.copyCurrentEvent(json);
-                    if (json.currentToken().isStructStart()) depth++;
-                    if (json.currentToken().isStructEnd()) depth--;
-                } while (depth > 0 && json.nextToken() != null);
-            }
-            return out.toByteArray();
-        }
-
-        private static String text(JsonParser json) throws IOException {
-            if (json.currentToken().isScalarValue())
-                return json.currentToken() == JsonToken.VALUE_NULL ? "" : json.getText();
-            json.skipChildren();
-            return "";
-        }
-
-        private static Number number(JsonParser json) throws IOException {
-            if (json.currentToken().isNumeric()) return json.getNumberValue();
-            json.skipChildren();
-            return 0;
-        }
-
-        private static String orElse(String text, String before) {
-            return text.isEmpty() ? before : text;
-        }
-
-        Optional<RunRef> ref() {
-            return runId.isEmpty() ? Optional.empty() : Optional.of(new RunRef(runId, taskId));
-        }
-
-        /// Whether the last event is the run's last.
-        boolean isEnd() {
-            return event.equals("workflow_finished") || event.equals("workflow_paused");
-        }
-
-        /// What the last event tells of the run on its way, if anything.
-        Optional<Heard> heard() {
-            return switch (event) {
-                case "node_started" -> Optional.of(new Heard.NodeBegan(title, type));
-                case "node_finished" -> Optional.of(new Heard.NodeEnded(title, type, nodeStatus, nodeSeconds,
-                        nodeError));
-                case "text_chunk", "message" -> Optional.of(new Heard.Chunk(chunk));
-                case "message_replace" -> Optional.of(new Heard.Chunk("\n" + chunk)); // in place of all before
-                default -> Optional.empty();
-            };
-        }
-
-        /// What the last event says of the stream's end, if it is such an event.
-        Optional<Seen> end() {
-            return switch (event) {
-                case "error" -> Optional.of(Seen.Refused.event(errorStatus, code, message, ref()));
-                case "workflow_finished", "workflow_paused" -> ran().map(Seen.class::cast);
-                default -> Optional.empty();
-            };
-        }
-
-        /// What a chatflow has told beside its answer, which it does once.
-        Seen.Utterance said() {
-            return new Seen.Utterance(conversation, messageId, resources, answerTokens, answerPrice, answerCurrency);
-        }
-
-        boolean isAnswered() {
-            return answered;
-        }
-
-        /// The end of a chatflow's run with all that was told beside it. The run's own outputs keep the words that a
-        /// moderation has replaced.
-        Seen.Ran completed(Seen.Ran ran) {
-            var told = replacement == null || !ran.status().isSuccess() ? ran
-                    : ran.with(outputs(ran.outputs(), replacement.toString()));
-            return told.with(said());
-        }
-
-        /// A chatflow's blocking answer. It names no run; without a word in it, it proves no success.
-        Optional<Seen.Ran> answered() {
-            return chunk.isEmpty() ? Optional.empty() : Optional.of(Seen.Ran.answered(outputs(chunk), 0, said()));
-        }
-
-        /// The end, once it was read.
-        Optional<Seen.Ran> ran() {
-            var usage = new Usage(seconds, tokens, steps, Optional.ofNullable(price), currency);
-            return Seen.RunStatus.of(status).flatMap(end -> ref()
-                    .map(run -> new Seen.Ran(run, end, outputs, error, workflowId, usage)));
-        }
-
-        /// What a detail says of the run that was asked for.
-        ///
-        /// @param now by the server's clock
-        Found found(RunRef asked, Instant now) {
-            var ref = new RunRef(runId, asked.task());
-            return switch (Seen.RunStatus.of(status).orElse(Seen.RunStatus.RUNNING)) {
-                case RUNNING -> new Found.Running(ref, Seen.RunStatus.RUNNING, age(now));
-                case PAUSED -> new Found.Running(ref, Seen.RunStatus.PAUSED, age(now));
-                case SUCCEEDED, PARTIAL, FAILED, STOPPED -> {
-                    taskId = asked.task();
-                    yield new Found.Ended(ran().orElseThrow());
-                }
-            };
-        }
-
-        /// By `created_at`, if that is a time: seconds since 1970.
-        private Optional<Duration> age(Instant now) {
-            return createdAt <= 0 || createdAt > LATEST ? Optional.empty()
-                    : Optional.of(Duration.ofSeconds(now.getEpochSecond() - createdAt));
-        }
-    }
-
-    /// Cuts a stream of server-sent events into the data of each, as bytes: no line is ever held whole.
-    /// Comments, pings without data and unknown fields are passed over; several `data:` lines are joined by a newline.
-    static final class Sse {
-        private static final byte[] DATA = "data:".getBytes(UTF_8);
-
-        private final InputStream in;
-        private final byte[] buffer = new byte[16 << 10];
-        private int at = 0, end = 0;
-        private boolean inData = false, ended = false, waits = true;
-
-        Sse(InputStream in) {
-            this.in = in;
-        }
-
-        /// From here on, the stream ends where more of it would have to be waited for.
-        void waitNoMore() {
-            waits = false;
-        }
-
-        /// Goes to the next event that has data. False: the stream has ended.
-        boolean next() throws IOException {
-            while (inData) if (data.skip(Long.MAX_VALUE) == 0 && data.read() < 0) break;
-            while (!ended) if (startsData()) return inData = true;
-            return false;
-        }
-
-        /// The data of the present event; at its end it reads as ended.
-        InputStream data() {
-            return data;
-        }
-
-        boolean isAtEnd() throws IOException {
-            return ended || !inData && peek() < 0;
-        }
-
-        /// Reads a line's name: true, with the position on the data, if it is `data:`; else the line is skipped.
-        private boolean startsData() throws IOException {
-            for (byte expected : DATA) {
-                int next = peek();
-                if (next != expected) {
-                    skipLine();
-                    return false;
-                }
-                at++;
-            }
-            if (peek() == ' ') at++;
-            return true;
-        }
-
-        private void skipLine() throws IOException {
-            for (int next = peek(); next >= 0; next = peek()) {
-                at++;
-                if (next == '\n') return;
-            }
-        }
-
-        private int peek() throws IOException {
-            if (at == end) {
-                at = 0;
-                ended |= !waits && in.available() == 0;
-                end = ended ? 0 : Math.max(0, in.read(buffer, 0, buffer.length));
-                if (end == 0) ended = true;
-            }
-            return at < end ? buffer[at] & 0xff : -1;
-        }
-
-        private final InputStream data = new InputStream() {
-            @Override
-            public int read() throws IOException {
-                var one = new byte[1];
-                return read(one, 0, 1) < 0 ? -1 : one[0] & 0xff;
-            }
-
-            @Override
-            public int read(byte[] into, int from, int length) throws IOException {
-                if (length == 0) return 0;
-                while (inData && peek() >= 0) {
-                    int count = 0;
-                    while (count < length && at < end && buffer[at] != '\n') {
-                        byte next = buffer[at++];
-                        if (next != '\r') into[from + count++] = next;
-                    }
-                    if (count > 0) return count;
-                    if (at == end) continue;
-                    at++; // the line's end
-                    if (continues()) {
-                        into[from] = '\n';
-                        return 1;
-                    }
-                    inData = false;
-                }
-                inData = false;
-                return -1;
-            }
-        };
-
-        /// After a line of data: another one, or the end of the event?
-        private boolean continues() throws IOException {
-            while (true) {
-                int next = peek();
-                if (next < 0 || next == '\n' || next == '\r') {
-                    skipLine();
-                    return false;
-                }
-                if (startsData()) return true;
-            }
-        }
-    }
-
-    /// The JDK's HTTP client as Dify needs it: HTTP/1.1, no redirects, the proxy and the authorities of the settings.
-    static final class Transport {
-        static HttpClient of(Access access, Executor executor, Duration connect) {
+        private static HttpClient client(Access access, Executor executor) {
             var builder = HttpClient.newBuilder().version(HttpClient.Version.HTTP_1_1).executor(executor)
-                    .followRedirects(HttpClient.Redirect.NEVER).connectTimeout(connect)
+                    .followRedirects(HttpClient.Redirect.NEVER).connectTimeout(CONNECT)
                     .proxy(HttpClient.Builder.NO_PROXY);
             access.proxy().ifPresent(proxy -> {
                 int port = proxy.getPort() < 0 ? 80 : proxy.getPort();
@@ -7864,48 +7543,100 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// The bodies that are being read. One thread looks at all of them, ten times a second: an alarm for each would
-        /// have to be set and taken back twice a row.
-        static final class Watches implements AutoCloseable {
-            private static final Duration EVERY = Duration.ofMillis(100);
-
-            private final Set<Watch> open = ConcurrentHashMap.newKeySet();
-            private final ScheduledExecutorService clock = Executors.newSingleThreadScheduledExecutor(
-                    Thread.ofPlatform().daemon().name("watches").factory());
-
-            Watches() {
-                clock.scheduleWithFixedDelay(() -> open.forEach(Watch::look), EVERY.toMillis(), EVERY.toMillis(),
-                        MILLISECONDS);
-            }
-
-            Watch watch(InputStream body, Duration limit) {
-                var watch = new Watch(body, limit, open::remove);
-                open.add(watch);
-                return watch;
-            }
-
-            @Override
-            public void close() {
-                clock.shutdownNow();
-            }
-        }
-
-        /// Ends a body that takes too long, and says when a stream has been quiet for a while.
-        /// The JDK's own time-out ends at the headers.
-        static final class Watch implements AutoCloseable {
+        /// An answer that is being read. It is ended where it takes too long, as the JDK's own time-out ends at the
+        /// headers; and where a stream has been quiet for a while, that is told.
+        final class Answer implements AutoCloseable {
             private static final Duration QUIET = Duration.ofSeconds(30);
 
-            private final InputStream body;
-            private final Consumer<Watch> closing;
+            private final HttpResponse<InputStream> http;
             private volatile long end, lastByte;
             private volatile boolean over = false;
             private volatile Consumer<Heard> told;
             private volatile Optional<RunRef> run = Optional.empty();
 
-            private Watch(InputStream body, Duration limit, Consumer<Watch> closing) {
-                this.body = body;
-                this.closing = closing;
+            private Answer(HttpResponse<InputStream> http, Duration limit) {
+                this.http = http;
                 limit(limit);
+                open.add(this);
+            }
+
+            int status() {
+                return http.statusCode();
+            }
+
+            Optional<String> header(String name) {
+                return http.headers().firstValue(name);
+            }
+
+            boolean isPage() {
+                return isOf(http.headers(), "text/html");
+            }
+
+            boolean isStream() {
+                return isOf(http.headers(), "text/event-stream");
+            }
+
+            /// Of Dify itself; empty where something in front of it has answered.
+            String version() {
+                return header("X-Version").orElse("");
+            }
+
+            boolean isDify() {
+                return !version().isEmpty();
+            }
+
+            /// What time it was on the server; where it does not tell, our clock has to do.
+            Instant time() {
+                return date("Date").orElseGet(Instant::now);
+            }
+
+            /// Seconds or an HTTP date; if it is neither, the back-off decides.
+            Optional<Duration> retryAfter() {
+                var seconds = header("Retry-After").map(String::strip).filter(text -> text.matches("\\d{1,9}"));
+                return seconds.isPresent() ? seconds.map(text -> Duration.ofSeconds(Long.parseLong(text)))
+                        : date("Retry-After").map(until -> Duration.between(Instant.now(), until))
+                                .filter(Duration::isPositive);
+            }
+
+            private Optional<Instant> date(String name) {
+                try {
+                    return header(name).map(String::strip).map(DateTimeFormatter.RFC_1123_DATE_TIME::parse)
+                            .map(Instant::from);
+                } catch (DateTimeException _) {
+                    return Optional.empty();
+                }
+            }
+
+            /// The body, each arrival noted.
+            InputStream body() {
+                return new FilterInputStream(http.body()) {
+                    @Override
+                    public int read(byte[] into, int from, int length) throws IOException {
+                        int count = super.read(into, from, length);
+                        lastByte = System.nanoTime();
+                        return count;
+                    }
+                };
+            }
+
+            /// The body of an answer that is kept whole.
+            InputStream limited() {
+                return room.limit(http.body());
+            }
+
+            /// As much of the body as a refusal may have.
+            String beginning() throws IOException {
+                return new String(http.body().readNBytes(LONGEST_REFUSAL), UTF_8);
+            }
+
+            /// Reads on to the end, so that the connection serves again; what is known by now stays known.
+            private void drain() {
+                try {
+                    limit(DRAIN);
+                    http.body().skip(LONGEST_REFUSAL);
+                } catch (IOException _) {
+                    // a connection less to use again
+                }
             }
 
             /// From now on.
@@ -7932,18 +7663,6 @@ final class DifyExec implements Runnable {
                 }
             }
 
-            /// The same bytes, each arrival noted.
-            InputStream counting(InputStream in) {
-                return new FilterInputStream(in) {
-                    @Override
-                    public int read(byte[] into, int from, int length) throws IOException {
-                        int count = super.read(into, from, length);
-                        lastByte = System.nanoTime();
-                        return count;
-                    }
-                };
-            }
-
             Optional<RunRef> run() {
                 return run;
             }
@@ -7958,15 +7677,129 @@ final class DifyExec implements Runnable {
 
             @Override
             public void close() {
-                closing.accept(this);
+                open.remove(this);
                 closeBody();
             }
 
             private void closeBody() {
                 try {
-                    body.close();
+                    http.body().close();
                 } catch (IOException _) {
                     // the reader learns it by itself
+                }
+            }
+        }
+
+        private static boolean isOf(HttpHeaders headers, String type) {
+            return headers.firstValue("Content-Type").orElse("").startsWith(type);
+        }
+
+        /// Cuts a stream of server-sent events into the data of each, as bytes: no line is ever held whole.
+        /// Comments, pings without data and unknown fields are passed over; several `data:` lines are joined by a
+        /// newline.
+        static final class Sse {
+            private static final byte[] DATA = "data:".getBytes(UTF_8);
+
+            private final InputStream in;
+            private final byte[] buffer = new byte[16 << 10];
+            private int at = 0, end = 0;
+            private boolean inData = false, ended = false, waits = true;
+
+            Sse(InputStream in) {
+                this.in = in;
+            }
+
+            /// From here on, the stream ends where more of it would have to be waited for.
+            void waitNoMore() {
+                waits = false;
+            }
+
+            /// Goes to the next event that has data. False: the stream has ended.
+            boolean next() throws IOException {
+                while (inData) if (data.skip(Long.MAX_VALUE) == 0 && data.read() < 0) break;
+                while (!ended) if (startsData()) return inData = true;
+                return false;
+            }
+
+            /// The data of the present event; at its end it reads as ended.
+            InputStream data() {
+                return data;
+            }
+
+            boolean isAtEnd() throws IOException {
+                return ended || !inData && peek() < 0;
+            }
+
+            /// Reads a line's name: true, with the position on the data, if it is `data:`; else the line is skipped.
+            private boolean startsData() throws IOException {
+                for (byte expected : DATA) {
+                    int next = peek();
+                    if (next != expected) {
+                        skipLine();
+                        return false;
+                    }
+                    at++;
+                }
+                if (peek() == ' ') at++;
+                return true;
+            }
+
+            private void skipLine() throws IOException {
+                for (int next = peek(); next >= 0; next = peek()) {
+                    at++;
+                    if (next == '\n') return;
+                }
+            }
+
+            private int peek() throws IOException {
+                if (at == end) {
+                    at = 0;
+                    ended |= !waits && in.available() == 0;
+                    end = ended ? 0 : Math.max(0, in.read(buffer, 0, buffer.length));
+                    if (end == 0) ended = true;
+                }
+                return at < end ? buffer[at] & 0xff : -1;
+            }
+
+            private final InputStream data = new InputStream() {
+                @Override
+                public int read() throws IOException {
+                    var one = new byte[1];
+                    return read(one, 0, 1) < 0 ? -1 : one[0] & 0xff;
+                }
+
+                @Override
+                public int read(byte[] into, int from, int length) throws IOException {
+                    if (length == 0) return 0;
+                    while (inData && peek() >= 0) {
+                        int count = 0;
+                        while (count < length && at < end && buffer[at] != '\n') {
+                            byte next = buffer[at++];
+                            if (next != '\r') into[from + count++] = next;
+                        }
+                        if (count > 0) return count;
+                        if (at == end) continue;
+                        at++; // the line's end
+                        if (continues()) {
+                            into[from] = '\n';
+                            return 1;
+                        }
+                        inData = false;
+                    }
+                    inData = false;
+                    return -1;
+                }
+            };
+
+            /// After a line of data: another one, or the end of the event?
+            private boolean continues() throws IOException {
+                while (true) {
+                    int next = peek();
+                    if (next < 0 || next == '\n' || next == '\r') {
+                        skipLine();
+                        return false;
+                    }
+                    if (startsData()) return true;
                 }
             }
         }
@@ -7978,28 +7811,22 @@ final class DifyExec implements Runnable {
             private static final Duration LONG = Duration.ofSeconds(2);
 
             private final LongSupplier nanos;
-            private final AtomicLong count = new AtomicLong();
-            private final NavigableMap<Long, Call> outside = new ConcurrentSkipListMap<>(); // the oldest first
+            private final Queue<Call> outside = new ConcurrentLinkedQueue<>(); // the oldest first
 
             Door(LongSupplier nanos) {
                 this.nanos = nanos;
             }
 
             Call call() {
-                var call = new Call(count.incrementAndGet(), nanos.getAsLong());
-                outside.put(call.number, call);
+                var call = new Call();
+                outside.add(call);
                 return call;
             }
 
             /// One request, from its sending to the head of its answer.
             final class Call implements AutoCloseable {
-                private final long number, sent;
+                private final long sent = nanos.getAsLong();
                 private volatile Duration took = Duration.ZERO;
-
-                private Call(long number, long sent) {
-                    this.number = number;
-                    this.sent = sent;
-                }
 
                 void answered() {
                     took = age();
@@ -8013,8 +7840,19 @@ final class DifyExec implements Runnable {
                 /// Another request has been without an answer for long: it may stand outside until this one's
                 /// connection is closed.
                 boolean mustMakeRoom() {
-                    var oldest = outside.firstEntry();
-                    return oldest != null && oldest.getValue().age().compareTo(LONG) > 0;
+                    var oldest = outside.peek();
+                    return oldest != null && oldest.age().compareTo(LONG) > 0;
+                }
+
+                /// The answer has come. A short body that comes as a whole wakes its reader once, not twice; all others
+                /// come as they are.
+                BodySubscriber<InputStream> body(HttpResponse.ResponseInfo head) {
+                    answered();
+                    long length = head.headers().firstValueAsLong("Content-Length").orElse(LONGEST_WHOLE + 1);
+                    if (isOf(head.headers(), "text/event-stream") || length > LONGEST_WHOLE)
+                        return BodySubscribers.ofInputStream();
+                    return mustMakeRoom() && length > 0 ? new LastBody(length)
+                            : BodySubscribers.mapping(BodySubscribers.ofByteArray(), ByteArrayInputStream::new);
                 }
 
                 /// How long it took until the run began: to the answer, less what the run itself took.
@@ -8024,51 +7862,49 @@ final class DifyExec implements Runnable {
 
                 @Override
                 public void close() {
-                    outside.remove(number);
+                    outside.remove(this);
                 }
             }
         }
 
         /// A body whose connection is closed with its last byte, not used again: so the JDK treats one that is
         /// cancelled.
-        static final class LastBody implements BodySubscriber<InputStream> {
-            private final BodySubscriber<InputStream> body;
+        private static final class LastBody implements BodySubscriber<InputStream> {
+            private final CompletableFuture<InputStream> body = new CompletableFuture<>();
+            private final ByteBuffer bytes;
             private Flow.Subscription connection;
-            private long left;
 
-            LastBody(BodySubscriber<InputStream> body, long length) {
-                this.body = body;
-                this.left = length;
+            LastBody(long length) {
+                this.bytes = ByteBuffer.allocate((int) length);
             }
 
             @Override
             public CompletionStage<InputStream> getBody() {
-                return body.getBody();
+                return body;
             }
 
             @Override
             public void onSubscribe(Flow.Subscription connection) {
                 this.connection = connection;
-                body.onSubscribe(connection);
+                connection.request(Long.MAX_VALUE);
             }
 
             @Override
-            public void onNext(List<ByteBuffer> bytes) {
-                left -= bytes.stream().mapToLong(ByteBuffer::remaining).sum();
-                body.onNext(bytes);
-                if (left > 0) return;
+            public void onNext(List<ByteBuffer> more) {
+                more.forEach(bytes::put);
+                if (bytes.hasRemaining()) return;
                 connection.cancel();
-                body.onComplete();
+                onComplete();
             }
 
             @Override
             public void onError(Throwable problem) {
-                if (left > 0) body.onError(problem);
+                body.completeExceptionally(problem);
             }
 
             @Override
             public void onComplete() {
-                if (left > 0) body.onComplete();
+                body.complete(new ByteArrayInputStream(bytes.array(), 0, bytes.position()));
             }
         }
 
@@ -12260,7 +12096,7 @@ final class DifyExec implements Runnable {
             return switch (seen) {
                 case Seen.Ran ran when isUnconfirmed(ran) -> unconfirmed(words(ran));
                 case Seen.Ran ran -> ran(attempt, ran);
-                case Seen.Refused refused when refused.inStream() && refused.ref().isPresent() ->
+                case Seen.Refused refused when refused.inStream() && refused.run().isPresent() ->
                         unconfirmed(said(refused));
                 case Seen.Refused refused -> refused(attempt, refused);
                 case Seen.Cut(_, var symptom, var why) -> new Verdict.LookUp(symptom, why);
@@ -12380,7 +12216,7 @@ final class DifyExec implements Runnable {
                 return new Verdict.StopBatch(access + " redirects to " + seen.message()
                         + "\nhint: set DIFY_API_BASE_URL to the address it really has, which usually ends in /v1");
             return status >= 500 || status == 408 || status < 300
-                    ? new Verdict.LookUp(seen.dify() ? Symptom.SERVER_ERROR : Symptom.GATEWAY, seen.words())
+                    ? new Verdict.LookUp(seen.dify() ? Symptom.SERVER_ERROR : Symptom.GATEWAY, seen.why())
                     : failed("HTTP " + status + ": " + said(seen));
         }
 
@@ -13389,7 +13225,7 @@ final class DifyExec implements Runnable {
                 return Optional.of("A proxy cut a run off after " + Plain.seconds(took)
                         + ": the batch goes on in streaming mode.");
             }
-            if (seen instanceof Seen.Refused refused && refused.inStream() && refused.ref().isEmpty()) refusedStreams++;
+            if (seen instanceof Seen.Refused refused && refused.inStream() && refused.run().isEmpty()) refusedStreams++;
             if (attempt.mode() == Mode.STREAMING) refusedAlone = busy == 0
                     && seen instanceof Seen.Refused refused && refused.isTooMany() ? refusedAlone + 1 : 0;
             if (mode == Mode.STREAMING && holdsRefused && refusedStreams >= REFUSED_STREAMS)
@@ -13657,17 +13493,18 @@ final class DifyExec implements Runnable {
     sealed interface Seen {
         /// An answer that is no run. `dify`: written by Dify itself (`X-Version`), not by something in front of it.
         record Refused(int status, boolean dify, boolean inStream, String code, String message,
-                Optional<Duration> retryAfter, Optional<RunRef> ref) implements Seen {
+                Optional<Duration> retryAfter, Optional<RunRef> run) implements Seen {
             static Refused http(int status, boolean dify, String code, String message, Optional<Duration> retryAfter) {
                 return new Refused(status, dify, false, code, message, retryAfter, Optional.empty());
             }
 
-            static Refused event(int status, String code, String message, Optional<RunRef> ref) {
-                return new Refused(status, true, true, code, message, Optional.empty(), ref);
+            static Refused event(int status, String code, String message, Optional<RunRef> run) {
+                return new Refused(status, true, true, code, message, Optional.empty(), run);
             }
 
             /// `HTTP 500 Internal error`, and of others `HTTP 503, a web page (from a proxy?)`
-            String words() {
+            @Override
+            public String why() {
                 var said = Plain.text(message, 200).strip();
                 return "HTTP " + status + (said.isEmpty() ? "" : dify ? " " + said : ", " + said);
             }
@@ -13679,6 +13516,11 @@ final class DifyExec implements Runnable {
 
             boolean isBusy() {
                 return status == 429 || status == 503;
+            }
+
+            @Override
+            public Optional<Duration> pause() {
+                return isBusy() ? retryAfter : Optional.empty();
             }
         }
 
@@ -13703,6 +13545,16 @@ final class DifyExec implements Runnable {
                 return new Ran(RunRef.NONE, RunStatus.FAILED, "{}".getBytes(UTF_8),
                         error.substring(error.startsWith(Utterance.FAILED) ? Utterance.FAILED.length() : 0), "",
                         Usage.NONE);
+            }
+
+            @Override
+            public Optional<RunRef> run() {
+                return Optional.of(ref).filter(RunRef::isNamed);
+            }
+
+            @Override
+            public String why() {
+                return error;
             }
 
             /// File objects in the outputs that nobody keeps.
@@ -13751,15 +13603,15 @@ final class DifyExec implements Runnable {
             }
         }
 
-        /// No end was seen. `ref` is known if an event came first.
-        record Cut(Optional<RunRef> ref, Symptom symptom, String why) implements Seen {
-            static Cut outOfMemory(Optional<RunRef> ref) {
-                return new Cut(ref, Symptom.CUT, "no memory was left for the answer");
+        /// No end was seen. `run` is known if an event came first.
+        record Cut(Optional<RunRef> run, Symptom symptom, String why) implements Seen {
+            static Cut outOfMemory(Optional<RunRef> run) {
+                return new Cut(run, Symptom.CUT, "no memory was left for the answer");
             }
         }
 
         /// A run ended, but what it gave does not fit into the memory that there is for it.
-        record TooLarge(Optional<RunRef> ref, String why) implements Seen {}
+        record TooLarge(Optional<RunRef> run, String why) implements Seen {}
 
         /// The request never left: refused connection, unknown host, TLS.
         record NotSent(String why) implements Seen {}
@@ -13767,20 +13619,17 @@ final class DifyExec implements Runnable {
         /// A file of the row could not be uploaded, so nothing was started.
         ///
         /// @param mayPass the server was away or busy; else this file will not go up another time either
-        record NotUploaded(String why, boolean mayPass, Optional<Duration> retryAfter) implements Seen {
+        record NotUploaded(String why, boolean mayPass, Optional<Duration> pause) implements Seen {
             NotUploaded(String why, boolean mayPass) {
                 this(why, mayPass, Optional.empty());
             }
         }
 
+        /// What it says itself, or what is to be said of it.
+        String why();
+
         default Optional<RunRef> run() {
-            return switch (this) {
-                case Refused refused -> refused.ref();
-                case Ran ran -> Optional.of(ran.ref()).filter(RunRef::isNamed);
-                case Cut cut -> cut.ref();
-                case TooLarge large -> large.ref();
-                case NotSent _, NotUploaded _ -> Optional.empty();
-            };
+            return Optional.empty();
         }
 
         /// With its run, where that was told apart from the end.
@@ -13797,11 +13646,7 @@ final class DifyExec implements Runnable {
 
         /// How long the server asks to be left alone.
         default Optional<Duration> pause() {
-            return switch (this) {
-                case Refused refused when refused.isBusy() -> refused.retryAfter();
-                case NotUploaded file -> file.retryAfter();
-                case Refused _, Ran _, Cut _, TooLarge _, NotSent _ -> Optional.empty();
-            };
+            return Optional.empty();
         }
 
         static Seen nothing() {
@@ -13942,12 +13787,7 @@ final class DifyExec implements Runnable {
         }
 
         default String text() {
-            return switch (this) {
-                case Succeeded _, Partial _ -> "";
-                case Failed failed -> failed.text();
-                case Paused paused -> paused.text();
-                case Unknown unknown -> unknown.text();
-            };
+            return "";
         }
 
         default String cause() {

@@ -12,6 +12,7 @@ import module java.base;
 import static difyexec.DifyExec.*;
 import static difyexec.DifyExec.Seen.RunStatus;
 import static difyexec.DifyExec.Transport.Door;
+import static difyexec.DifyExec.Transport.Sse;
 import static difyexec.Given.*;
 import static java.nio.charset.StandardCharsets.UTF_8;
 import static org.junit.jupiter.api.Assertions.assertEquals;
@@ -199,7 +200,7 @@ final class DifyTest {
 
         /// A blocking answer with these outputs.
         private Seen.Ran answered(String outputs) throws IOException {
-            reader.readAnswer(in("""
+            reader.read(in("""
                     {"task_id": "t1", "workflow_run_id": "r1", "data": {"id": "r1", "workflow_id": "w1", \
                     "status": "succeeded", "outputs": %s, "error": null, "elapsed_time": 1.234567, "total_tokens": 42, \
                     "total_steps": 3, "created_at": 1705407629, "finished_at": 1705407630}}""".formatted(outputs)));
@@ -267,7 +268,7 @@ final class DifyTest {
 
         @Test
         void anAnswerWithoutAStatusIsNoRun() throws IOException {
-            reader.readAnswer(in("{\"workflow_run_id\": \"r1\", \"data\": {\"id\": \"r1\"}}"));
+            reader.read(in("{\"workflow_run_id\": \"r1\", \"data\": {\"id\": \"r1\"}}"));
 
             assertEquals(Optional.empty(), reader.ran());
             assertEquals(Optional.of(new RunRef("r1", "")), reader.ref());
@@ -277,12 +278,12 @@ final class DifyTest {
         @ValueSource(strings = {"", "[]", "'text'", "<html>", "{'workflow_run_id': 'r1', 'data': {'status': 'succ",
                 "{'a': 1"})
         void whatIsNoWholeObjectIsNoAnswer(String text) {
-            assertThrows(IOException.class, () -> reader.readAnswer(in(json(text))));
+            assertThrows(IOException.class, () -> reader.read(in(json(text))));
         }
 
         /// Events of the run `r1`, whose task is `t1`.
         private void events(String... events) throws IOException {
-            for (var event : events) reader.readEvent(in(json(event)));
+            for (var event : events) reader.read(in(json(event)));
         }
 
         private static String event(String name, String data) {

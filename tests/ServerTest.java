@@ -688,7 +688,7 @@ class ServerTest {
                 var cut = cut(run(client, mode));
 
                 assertEquals(Symptom.NO_ANSWER, cut.symptom());
-                assertEquals(Optional.empty(), cut.ref());
+                assertEquals(Optional.empty(), cut.run());
                 assertEquals(1, wire.requests.size());
             }
         }
@@ -793,7 +793,7 @@ class ServerTest {
             var seen = seen(BLOCKING, aResponse().withHeader("X-Workflow-Run-ID", Events.RUN).withStatus(500)
                     .withBody("x"));
 
-            assertEquals(Optional.of(new RunRef(Events.RUN, "")), refused(seen).ref());
+            assertEquals(Optional.of(new RunRef(Events.RUN, "")), refused(seen).run());
             assertEquals(500, refused(seen).status());
         }
 
@@ -1043,7 +1043,7 @@ class ServerTest {
             var cut = cut(seen(Events.started() + another(Events.finished("{\"a\":1}"))));
 
             assertEquals(Symptom.CONTRADICTED, cut.symptom());
-            assertEquals(Optional.of(Events.REF), cut.ref());
+            assertEquals(Optional.of(Events.REF), cut.run());
             assertEquals(List.of(Events.REF), heard.runs());
         }
 
@@ -1051,7 +1051,7 @@ class ServerTest {
         void aStreamThatBreaksOffAfterAnEventOfAnotherRunIsOfTheFirst() throws IOException {
             var cut = cut(seen(Events.started() + another(Events.nodeFinished("{}"))));
 
-            assertEquals(Optional.of(Events.REF), cut.ref());
+            assertEquals(Optional.of(Events.REF), cut.run());
         }
 
         @Test
@@ -1082,7 +1082,7 @@ class ServerTest {
 
             assertEquals("No class mapping found", seen.message());
             assertEquals("invalid_param", seen.code());
-            assertEquals(Optional.of(Events.REF), seen.ref());
+            assertEquals(Optional.of(Events.REF), seen.run());
         }
 
         @Test
@@ -1131,7 +1131,7 @@ class ServerTest {
                 // with no event, the headers may be lost with the connection
                 assertTrue(cut.symptom() == Symptom.CUT
                         || !known && cut.symptom() == Symptom.NO_ANSWER, cut.toString());
-                assertEquals(known, cut.ref().equals(Optional.of(Events.REF)));
+                assertEquals(known, cut.run().equals(Optional.of(Events.REF)));
             }
         }
 
@@ -1146,7 +1146,7 @@ class ServerTest {
             }));
 
             assertEquals(Symptom.CUT, cut.symptom());
-            assertEquals(Optional.of(Events.REF), cut.ref());
+            assertEquals(Optional.of(Events.REF), cut.run());
         }
 
         @Test
@@ -1165,7 +1165,7 @@ class ServerTest {
             }));
 
             assertEquals(Symptom.TIMED_OUT, cut.symptom());
-            assertEquals(Optional.of(Events.REF), cut.ref());
+            assertEquals(Optional.of(Events.REF), cut.run());
         }
 
         @Test
@@ -1176,7 +1176,7 @@ class ServerTest {
             }));
 
             assertEquals(Symptom.SILENCE, cut.symptom());
-            assertEquals(Optional.empty(), cut.ref());
+            assertEquals(Optional.empty(), cut.run());
         }
 
         @Test
@@ -1361,7 +1361,7 @@ class ServerTest {
 
         private static void isTooLarge(Seen seen) {
             var large = assertInstanceOf(Seen.TooLarge.class, seen);
-            assertEquals(Optional.of(Events.RUN), large.ref().map(RunRef::id));
+            assertEquals(Optional.of(Events.RUN), large.run().map(RunRef::id));
             assertEquals("the answer is larger than the memory for it (0.0 MB); a lower -c or "
                     + "JDK_JAVA_OPTIONS=-Xmx4g gives it more", large.why());
         }
