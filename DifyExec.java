@@ -5784,7 +5784,7 @@ final class DifyExec implements Runnable {
                 batch.result(ResultLine.of(attempt, ran, ended, files));
             batch.settled(attempt, outcome, now, seen, took, () -> count(attempt, outcome, took, now));
             watcher.ended(outcome);
-            if (outcome instanceof Outcome.Failed failed && failed.firewall() && ++firewalled >= FIREWALLED)
+            if (outcome.firewall() && ++firewalled >= FIREWALLED)
                 agenda.close(new Stop(STOPPED, "a firewall refused " + FIREWALLED + " rows in a row (HTTP 403, HTML)"
                         + "\nhint: ask its owner to let these requests through"));
             if (seen instanceof Seen.Ran ran) {
@@ -6732,13 +6732,6 @@ final class DifyExec implements Runnable {
 
         record NotGot<T>(Seen seen) implements Reply<T> {}
 
-        default <R> Reply<R> then(Function<T, Reply<R>> next) {
-            return switch (this) {
-                case Got(var value) -> next.apply(value);
-                case NotGot(var seen) -> new NotGot<>(seen);
-            };
-        }
-
         default T orElse(Function<Seen, T> instead) {
             return switch (this) {
                 case Got(var value) -> value;
@@ -6790,17 +6783,17 @@ final class DifyExec implements Runnable {
             boolean streaming = attempt.mode() == Mode.STREAMING;
             var post = post(start(), "application/json", BodyPublishers.ofByteArray(body(attempt, inputs)));
             var named = new AtomicReference<Optional<RunRef>>(Optional.empty());
-            try (var call = wire.call()) {
-                return wire.<Seen>exchange(post, head -> {
+            try (var call = wire.door.call()) {
+                var seen = wire.<Seen>exchange(post, head -> {
                     named.set(run(head.headers()));
                     named.get().map(Heard.Named::new).ifPresent(told);
                     return call.body(head);
                 }, streaming ? firstEvent : timeout, streaming ? Symptom.SILENCE : Symptom.TIMED_OUT,
                         answer -> answer.status() != 200 ? refused(answer)
                                 : answer.isStream() ? stream(answer, told) : blocking(answer, call))
-                        .orElse(seen -> seen instanceof Seen.Refused refused && isFailedRun(refused)
-                                ? Seen.Ran.failed(refused.message()) : seen)
-                        .of(named.get());
+                        .orElse(instead -> instead).of(named.get());
+                return seen instanceof Seen.Refused refused && isFailedRun(refused)
+                        ? Seen.Ran.failed(refused.message()) : seen;
             }
         }
 
@@ -6827,8 +6820,8 @@ final class DifyExec implements Runnable {
             }
             var found = detail(doubt.run().get());
             if (isChat() && found instanceof Found.Ended(var ran) && ran.status().isSuccess())
-                return new Found.Ended(ran.with(Attempt.Names.isUnique(user)
-                        && named(user) instanceof Found.Ended(var told) ? told.said() : Seen.Utterance.NONE));
+                return new Found.Ended(ran.with(Attempt.Names.isUnique(user) && named(user)
+                        instanceof Found.Ended(var told) ? told.said() : Seen.Utterance.NONE, ran.outputs()));
             boolean madeUp = found instanceof Found.Absent
                     && (doubt.is(Symptom.UNCONFIRMED) || doubt.run().get().isMadeUp());
             return madeUp && Attempt.Names.isUnique(user) ? named(user) : found;
@@ -6870,12 +6863,13 @@ final class DifyExec implements Runnable {
             return one("/workflows/run/" + encoded(run.id()), run, answer -> {
                 var reader = new RunReader();
                 reader.readDetail(answer.limited());
-                return reader.ref().isEmpty() ? new Found.Absent() : reader.found(run, answer.time());
+                var now = answer.date("Date").orElseGet(Instant::now); // on the server, where it tells
+                return reader.ref().isEmpty() ? new Found.Absent() : reader.found(run, now);
             });
         }
 
         /// What is stored of a run. Only Dify itself can say that there is none.
-        private Found one(String path, RunRef run, Reading<Found> reading) {
+        private Found one(String path, RunRef run, Transport.Reading<Found> reading) {
             return ask(get(path), LOOK, reading).orElse(seen -> {
                 if (seen instanceof Seen.Refused gone && gone.status() == 404 && gone.code().equals("not_found"))
                     return new Found.Absent();
@@ -6900,8 +6894,10 @@ final class DifyExec implements Runnable {
                 var boundary = "difyexec-" + UUID.randomUUID();
                 var request = post("/files/upload", "multipart/form-data; boundary=" + boundary,
                         multipart(local, user, boundary));
-                return ask(request, timeout, answer -> tree(answer).path("id").asText("")).then(id -> id.isEmpty()
-                        ? new Reply.NotGot<>(Seen.nothing()) : new Reply.Got<>(id));
+                return switch (ask(request, timeout, answer -> tree(answer).path("id").asText(""))) {
+                    case Reply.Got(var id) when id.isEmpty() -> new Reply.NotGot<>(Seen.nothing());
+                    case Reply<String> answer -> answer;
+                };
             } catch (IOException problem) {
                 return new Reply.NotGot<>(
                         new Seen.NotUploaded(local.file() + ": " + Plain.of(problem), false));
@@ -7017,15 +7013,12 @@ final class DifyExec implements Runnable {
             return HttpRequest.newBuilder(address).header("User-Agent", "difyexec/" + VERSION);
         }
 
-        @FunctionalInterface private interface Reading<T> {
-            T read(Transport.Answer answer) throws IOException;
-        }
-
         /// Any question that starts no run. What Dify makes, as an upload, it answers by 201.
-        private <T> Reply<T> ask(HttpRequest request, Duration limit, Reading<T> reading) {
-            return wire.exchange(request, _ -> BodySubscribers.ofInputStream(), limit, Symptom.NO_ANSWER, answer ->
-                    answer.status() == 200 || answer.status() == 201 && request.method().equals("POST")
-                            ? new Reply.Got<>(reading.read(answer)) : refused(answer));
+        private <T> Reply<T> ask(HttpRequest request, Duration limit, Transport.Reading<T> reading) {
+            return wire.<Reply<T>>exchange(request, _ -> BodySubscribers.ofInputStream(), limit, Symptom.NO_ANSWER,
+                    answer -> answer.status() == 200 || answer.status() == 201 && request.method().equals("POST")
+                            ? new Reply.Got<>(reading.read(answer)) : new Reply.NotGot<>(refused(answer)))
+                    .orElse(Reply.NotGot::new);
         }
 
         private JsonNode tree(Transport.Answer answer) throws IOException {
@@ -7035,24 +7028,24 @@ final class DifyExec implements Runnable {
             return Json.MAPPER.readTree(answer.limited());
         }
 
-        private Reply<Seen> blocking(Transport.Answer answer, Transport.Door.Call call) throws IOException {
+        private Seen blocking(Transport.Answer answer, Transport.Door.Call call) throws IOException {
             var reader = new RunReader();
             var symptom = answer.isDify() ? Symptom.CUT : Symptom.GATEWAY;
             try {
                 reader.read(answer.limited());
             } catch (Transport.Room.Exceeded problem) {
-                return new Reply.NotGot<>(new Seen.TooLarge(reader.ref(), problem.getMessage()));
+                return new Seen.TooLarge(reader.ref(), problem.getMessage());
             } catch (JsonProcessingException problem) {
-                return Transport.cut(symptom, answer.isPage() ? "HTTP 200, " + PAGE
+                return new Seen.Cut(Optional.empty(), symptom, answer.isPage() ? "HTTP 200, " + PAGE
                         : "HTTP 200, but no JSON: " + problem.getOriginalMessage());
             }
-            var ran = isChat() ? reader.answered() : reader.ran().map(run -> run.after(call.waited(run.usage())));
-            return new Reply.Got<>(ran.isPresent() ? ran.get() : isChat()
-                    ? new Seen.Cut(Optional.empty(), symptom, "HTTP 200 without an answer")
-                    : new Seen.Cut(reader.ref(), symptom, "HTTP 200 without a run's status"));
+            if (isChat()) return reader.answered().<Seen>map(ran -> ran)
+                    .orElseGet(() -> new Seen.Cut(Optional.empty(), symptom, "HTTP 200 without an answer"));
+            return reader.ran().<Seen>map(ran -> ran.after(call.waited(ran.usage())))
+                    .orElseGet(() -> new Seen.Cut(reader.ref(), symptom, "HTTP 200 without a run's status"));
         }
 
-        private Reply<Seen> stream(Transport.Answer answer, Consumer<Heard> told) throws IOException {
+        private Seen stream(Transport.Answer answer, Consumer<Heard> told) throws IOException {
             var reader = new RunReader();
             var sse = new Transport.Sse(answer.body());
             long head = System.nanoTime();
@@ -7066,24 +7059,22 @@ final class DifyExec implements Runnable {
                 if (end.isPresent()) {
                     var ends = ends(end.get(), sse, reader, answer);
                     var seen = Seen.told(answer.run().or(reader::ref), ends);
-                    return new Reply.Got<>(
-                            isChat() && seen instanceof Seen.Ran ran ? reader.completed(ran) : seen);
+                    return isChat() && seen instanceof Seen.Ran ran ? reader.completed(ran) : seen;
                 }
             }
-            return new Reply.NotGot<>(
-                    answer.cut(Symptom.SILENCE, "the stream ended without an end of the run"));
+            return answer.cut(Symptom.SILENCE, "the stream ended without an end of the run");
         }
 
         /// Goes on to the next event that can be read. False: the stream has ended.
         private boolean next(Transport.Sse sse, RunReader reader) throws IOException {
             while (sse.next()) {
                 try {
-                    reader.read(wire.room().limit(sse.data()));
+                    reader.read(wire.room.limit(sse));
                     return true;
                 } catch (Transport.Room.Exceeded problem) {
                     if (reader.isEnd()) throw problem; // of another event nothing is kept
                 } catch (JsonProcessingException _) {
-                    if (sse.isAtEnd()) return false; // else an event we cannot read is an event we do not know
+                    // an event that cannot be read is one that is not known
                 }
             }
             return false;
@@ -7103,7 +7094,7 @@ final class DifyExec implements Runnable {
             return ends;
         }
 
-        private <T> Reply<T> refused(Transport.Answer answer) throws IOException {
+        private Seen.Refused refused(Transport.Answer answer) throws IOException {
             int status = answer.status();
             var text = answer.beginning().replace(access.key(), "***"); // some proxies echo requests
             String code = "", message = !text.stripLeading().startsWith("<") ? text
@@ -7118,8 +7109,7 @@ final class DifyExec implements Runnable {
             } catch (JsonProcessingException _) {
                 // HTML or plain text: its words are the message
             }
-            return new Reply.NotGot<>(
-                    Seen.Refused.http(status, answer.isDify(), code, message, answer.retryAfter()));
+            return Seen.Refused.http(status, answer.isDify(), code, message, answer.retryAfter());
         }
     }
 
@@ -7173,10 +7163,11 @@ final class DifyExec implements Runnable {
                 if (json.nextToken() != JsonToken.START_OBJECT) throw new JsonParseException(json, "no JSON object");
                 fields(json, into);
             } finally {
-                if (isOfRun() && told.has("data")) run = told.path("data");
-                runId = text(isOfRun() ? run : told, "id", text(told, "workflow_run_id", runId));
+                var data = isOfRun() ? told.path("data") : Json.MAPPER.missingNode();
+                if (data.isObject()) run = data;
+                runId = text(data, "id", text(told, "workflow_run_id", runId));
                 taskId = text(told, "task_id", taskId);
-                workflowId = text(run, "workflow_id", workflowId);
+                workflowId = text(data, "workflow_id", workflowId);
                 conversation = text(told, "conversation_id", conversation);
                 messageId = text(told, "message_id", messageId);
                 if (told.has("metadata")) beside = told.path("metadata");
@@ -7323,8 +7314,8 @@ final class DifyExec implements Runnable {
         /// The end of a chatflow's run with all that was told beside it. The run's own outputs keep the words that a
         /// moderation has replaced.
         Seen.Ran completed(Seen.Ran ran) {
-            return (replacement == null || !ran.status().isSuccess() ? ran
-                    : ran.with(outputs(replacement.toString(), ran.outputs()))).with(said());
+            return ran.with(said(), replacement == null || !ran.status().isSuccess() ? ran.outputs()
+                    : outputs(replacement.toString(), ran.outputs()));
         }
 
         /// A chatflow's blocking answer. It names no run; without a word in it, it proves no success.
@@ -7389,8 +7380,8 @@ final class DifyExec implements Runnable {
 
         private final ExecutorService tasks = Executors.newVirtualThreadPerTaskExecutor();
         private final HttpClient http;
-        private final Room room;
-        private final Door door = new Door(System::nanoTime);
+        final Room room;
+        final Door door = new Door(System::nanoTime);
         /// The answers that are being read. One thread looks at all of them, ten times a second: an alarm for each
         /// would have to be set and taken back twice a row.
         private final Set<Answer> open = ConcurrentHashMap.newKeySet();
@@ -7411,16 +7402,8 @@ final class DifyExec implements Runnable {
             tasks.shutdownNow();
         }
 
-        Room room() {
-            return room;
-        }
-
-        Door.Call call() {
-            return door.call();
-        }
-
         @FunctionalInterface interface Reading<T> {
-            Reply<T> read(Answer answer) throws IOException;
+            T read(Answer answer) throws IOException;
         }
 
         /// Sends, reads and lets go of the connection.
@@ -7429,16 +7412,11 @@ final class DifyExec implements Runnable {
         /// @param overdue what it is called when that passes
         <T> Reply<T> exchange(HttpRequest request, BodyHandler<InputStream> body, Duration limit, Symptom overdue,
                 Reading<T> reading) {
-            long began = System.nanoTime();
-            return sent(request, body, limit, overdue).then(answer ->
-                    read(new Answer(answer, limit.minusNanos(System.nanoTime() - began)), overdue, reading));
-        }
-
-        private Reply<HttpResponse<InputStream>> sent(HttpRequest request, BodyHandler<InputStream> body,
-                Duration limit, Symptom overdue) {
+            long end = System.nanoTime() + limit.toNanos();
             var sending = http.sendAsync(request, body);
             try {
-                return new Reply.Got<>(sending.get(limit.toNanos(), NANOSECONDS));
+                var answer = sending.get(limit.toNanos(), NANOSECONDS);
+                return read(new Answer(answer, Duration.ofNanos(end - System.nanoTime())), overdue, reading);
             } catch (TimeoutException _) {
                 sending.cancel(true);
                 return cut(overdue, "no answer within " + Plain.seconds(limit));
@@ -7451,7 +7429,7 @@ final class DifyExec implements Runnable {
             }
         }
 
-        static <T> Reply<T> cut(Symptom symptom, String why) {
+        private static <T> Reply<T> cut(Symptom symptom, String why) {
             return new Reply.NotGot<>(new Seen.Cut(Optional.empty(), symptom, why));
         }
 
@@ -7459,7 +7437,7 @@ final class DifyExec implements Runnable {
             try (answer) {
                 var got = reading.read(answer);
                 if (!answer.isStream()) answer.drain();
-                return got;
+                return new Reply.Got<>(got);
             } catch (Room.Exceeded problem) {
                 return new Reply.NotGot<>(new Seen.TooLarge(answer.run(), problem.getMessage()));
             } catch (OutOfMemoryError _) {
@@ -7523,24 +7501,26 @@ final class DifyExec implements Runnable {
             try (var in = Files.newInputStream(Path.of(setting.text()))) {
                 var store = KeyStore.getInstance(KeyStore.getDefaultType());
                 store.load(null, null);
-                var system = TrustManagerFactory.getInstance(TrustManagerFactory.getDefaultAlgorithm());
-                system.init((KeyStore) null);
-                int count = 0;
-                for (var manager : system.getTrustManagers())
-                    if (manager instanceof X509TrustManager known)
-                        for (var issuer : known.getAcceptedIssuers())
-                            store.setCertificateEntry("system" + count++, issuer);
+                for (var manager : managers(null))
+                    if (manager instanceof X509TrustManager system)
+                        for (var issuer : system.getAcceptedIssuers())
+                            store.setCertificateEntry("system" + store.size(), issuer);
                 for (var own : CertificateFactory.getInstance("X.509").generateCertificates(in))
-                    store.setCertificateEntry("own" + count++, own);
-                var all = TrustManagerFactory.getInstance(TrustManagerFactory.getDefaultAlgorithm());
-                all.init(store);
+                    store.setCertificateEntry("own" + store.size(), own);
                 var context = SSLContext.getInstance("TLS");
-                context.init(null, all.getTrustManagers(), null);
+                context.init(null, managers(store), null);
                 return context;
             } catch (IOException | GeneralSecurityException | InvalidPathException problem) {
                 throw new Unusable(setting.place() + ": " + Plain.of(problem).replace(setting.text(), "…")
                         + "; a PEM file of certificates is needed");
             }
+        }
+
+        /// Of the system's authorities where there is no store.
+        private static TrustManager[] managers(KeyStore store) throws GeneralSecurityException {
+            var factory = TrustManagerFactory.getInstance(TrustManagerFactory.getDefaultAlgorithm());
+            factory.init(store);
+            return factory.getTrustManagers();
         }
 
         /// An answer that is being read. It is ended where it takes too long, as the JDK's own time-out ends at the
@@ -7585,11 +7565,6 @@ final class DifyExec implements Runnable {
                 return !version().isEmpty();
             }
 
-            /// What time it was on the server; where it does not tell, our clock has to do.
-            Instant time() {
-                return date("Date").orElseGet(Instant::now);
-            }
-
             /// Seconds or an HTTP date; if it is neither, the back-off decides.
             Optional<Duration> retryAfter() {
                 var seconds = header("Retry-After").map(String::strip).filter(text -> text.matches("\\d{1,9}"));
@@ -7598,7 +7573,7 @@ final class DifyExec implements Runnable {
                                 .filter(Duration::isPositive);
             }
 
-            private Optional<Instant> date(String name) {
+            Optional<Instant> date(String name) {
                 try {
                     return header(name).map(String::strip).map(DateTimeFormatter.RFC_1123_DATE_TIME::parse)
                             .map(Instant::from);
@@ -7656,7 +7631,7 @@ final class DifyExec implements Runnable {
                 long now = System.nanoTime();
                 if (now - end >= 0) {
                     over = true;
-                    closeBody();
+                    close();
                 } else if (run.isPresent() && now - lastByte >= QUIET.toNanos()) {
                     lastByte = now;
                     told.accept(new Heard.Quiet(run.get()));
@@ -7678,10 +7653,6 @@ final class DifyExec implements Runnable {
             @Override
             public void close() {
                 open.remove(this);
-                closeBody();
-            }
-
-            private void closeBody() {
                 try {
                     http.body().close();
                 } catch (IOException _) {
@@ -7694,10 +7665,10 @@ final class DifyExec implements Runnable {
             return headers.firstValue("Content-Type").orElse("").startsWith(type);
         }
 
-        /// Cuts a stream of server-sent events into the data of each, as bytes: no line is ever held whole.
-        /// Comments, pings without data and unknown fields are passed over; several `data:` lines are joined by a
-        /// newline.
-        static final class Sse {
+        /// A stream of server-sent events, cut into the data of each: it reads as ended at the end of an event's data,
+        /// and no line is ever held whole. Comments, pings without data and unknown fields are passed over; several
+        /// `data:` lines are joined by a newline.
+        static final class Sse extends InputStream {
             private static final byte[] DATA = "data:".getBytes(UTF_8);
 
             private final InputStream in;
@@ -7716,25 +7687,15 @@ final class DifyExec implements Runnable {
 
             /// Goes to the next event that has data. False: the stream has ended.
             boolean next() throws IOException {
-                while (inData) if (data.skip(Long.MAX_VALUE) == 0 && data.read() < 0) break;
+                if (inData) skip(Long.MAX_VALUE);
                 while (!ended) if (startsData()) return inData = true;
                 return false;
-            }
-
-            /// The data of the present event; at its end it reads as ended.
-            InputStream data() {
-                return data;
-            }
-
-            boolean isAtEnd() throws IOException {
-                return ended || !inData && peek() < 0;
             }
 
             /// Reads a line's name: true, with the position on the data, if it is `data:`; else the line is skipped.
             private boolean startsData() throws IOException {
                 for (byte expected : DATA) {
-                    int next = peek();
-                    if (next != expected) {
+                    if (peek() != expected) {
                         skipLine();
                         return false;
                     }
@@ -7761,46 +7722,40 @@ final class DifyExec implements Runnable {
                 return at < end ? buffer[at] & 0xff : -1;
             }
 
-            private final InputStream data = new InputStream() {
-                @Override
-                public int read() throws IOException {
-                    var one = new byte[1];
-                    return read(one, 0, 1) < 0 ? -1 : one[0] & 0xff;
-                }
+            @Override
+            public int read() throws IOException {
+                var one = new byte[1];
+                return read(one, 0, 1) < 0 ? -1 : one[0] & 0xff;
+            }
 
-                @Override
-                public int read(byte[] into, int from, int length) throws IOException {
-                    if (length == 0) return 0;
-                    while (inData && peek() >= 0) {
-                        int count = 0;
-                        while (count < length && at < end && buffer[at] != '\n') {
-                            byte next = buffer[at++];
-                            if (next != '\r') into[from + count++] = next;
-                        }
-                        if (count > 0) return count;
-                        if (at == end) continue;
-                        at++; // the line's end
-                        if (continues()) {
-                            into[from] = '\n';
-                            return 1;
-                        }
-                        inData = false;
+            @Override
+            public int read(byte[] into, int from, int length) throws IOException {
+                if (length == 0) return 0;
+                while (inData && peek() >= 0) {
+                    int count = 0;
+                    while (count < length && at < end && buffer[at] != '\n') {
+                        byte next = buffer[at++];
+                        if (next != '\r') into[from + count++] = next;
                     }
-                    inData = false;
-                    return -1;
+                    if (count > 0) return count;
+                    if (at == end) continue;
+                    at++; // the line's end
+                    inData = continues();
+                    if (inData) {
+                        into[from] = '\n';
+                        return 1;
+                    }
                 }
-            };
+                inData = false;
+                return -1;
+            }
 
             /// After a line of data: another one, or the end of the event?
             private boolean continues() throws IOException {
-                while (true) {
-                    int next = peek();
-                    if (next < 0 || next == '\n' || next == '\r') {
-                        skipLine();
-                        return false;
-                    }
+                for (int next = peek(); next >= 0 && next != '\n' && next != '\r'; next = peek())
                     if (startsData()) return true;
-                }
+                skipLine();
+                return false;
             }
         }
 
@@ -8292,7 +8247,7 @@ final class DifyExec implements Runnable {
             result(ResultLine.of(attempt, ran, at, List.of()));
             var free = new Seen.Ran(ran.ref(), ran.status(), ran.outputs(), "", ran.workflowId(), Usage.NONE);
             settled(attempt,
-                    ran.status() == Seen.RunStatus.PARTIAL ? new Outcome.Partial() : new Outcome.Succeeded(),
+                    ran.status() == Seen.RunStatus.PARTIAL ? Outcome.PARTIAL : Outcome.SUCCEEDED,
                     now,
                     free,
                     attempt.took(free, now),
@@ -12148,9 +12103,9 @@ final class DifyExec implements Runnable {
 
         private Verdict ran(Attempt attempt, Seen.Ran ran) {
             return switch (ran.status()) {
-                case SUCCEEDED -> new Verdict.Done(new Outcome.Succeeded());
-                case PARTIAL -> new Verdict.Done(new Outcome.Partial());
-                case PAUSED -> new Verdict.Done(new Outcome.Paused(ran.ref(), "waits for a human"));
+                case SUCCEEDED -> new Verdict.Done(Outcome.SUCCEEDED);
+                case PARTIAL -> new Verdict.Done(Outcome.PARTIAL);
+                case PAUSED -> new Verdict.Done(new Outcome(Standing.PAUSED, "waits for a human"));
                 case STOPPED -> new Verdict.LookUp(Symptom.STOPPED, "the run was stopped: " + ran.error());
                 case RUNNING -> new Verdict.LookUp(Symptom.CUT, "the answer came before the end of the run");
                 case FAILED -> isWorthAnother(ran.error()) ? again(attempt, ran.error(), Optional.empty())
@@ -12222,7 +12177,7 @@ final class DifyExec implements Runnable {
 
         private static Verdict forbidden(Seen.Refused seen) {
             return switch (seen.code()) {
-                case "" -> new Verdict.Done(new Outcome.Failed(with("HTTP 403 from a firewall", seen), true));
+                case "" -> new Verdict.Done(new Outcome(Standing.FAILED, with("HTTP 403 from a firewall", seen), true));
                 case "workflow_version_execution_not_allowed" -> new Verdict.StopBatch("the workspace's plan does not "
                         + "allow a pinned version (403: " + said(seen) + ")\nhint: leave DIFY_WORKFLOW_ID empty to run "
                         + "the version published now, or change the plan");
@@ -12263,7 +12218,7 @@ final class DifyExec implements Runnable {
         }
 
         private Verdict failed(String text) {
-            return new Verdict.Done(new Outcome.Failed(text, false));
+            return new Verdict.Done(new Outcome(Standing.FAILED, text));
         }
 
         private Verdict throttled(Attempt attempt, Seen.Refused seen) {
@@ -12347,7 +12302,8 @@ final class DifyExec implements Runnable {
             var attempt = doubt.attempt();
             if (attempt.isCurrent()) return new Step.Take(ran, judge.afterLook(attempt, ran));
             if (attempt.isOfLostEdits() && attempt.kind() == Attempt.Kind.ROW)
-                return giveUp(doubt, new Outcome.Unknown(ran.ref().name() + " of this row as edited in a shell "
+                return giveUp(doubt, new Outcome(Standing.UNKNOWN, ran.ref().name()
+                        + " of this row as edited in a shell "
                         + "succeeded, but the edits are gone: set them again there, and retry takes its result"));
             return new Step.Say("Row " + Plain.id(attempt.row().id()) + " was changed since " + ran.ref().name()
                     + " of it succeeded: that result is not taken, the row runs anew.",
@@ -12364,8 +12320,8 @@ final class DifyExec implements Runnable {
             return switch (doubt.symptom()) {
                 case UNCONFIRMED -> confirmed(doubt, ran);
                 case INTERRUPTED -> interrupted(ran, new Step.SendAgain(Attempt.Tries.NONE, false));
-                case TIMED_OUT -> new Step.Take(ran, new Verdict.Done(new Outcome.Failed("timed out: " + doubt.why(),
-                        false)));
+                case TIMED_OUT -> new Step.Take(ran, new Verdict.Done(new Outcome(Standing.FAILED,
+                        "timed out: " + doubt.why())));
                 default -> new Step.Take(ran, judge.afterLook(attempt, ran));
             };
         }
@@ -12400,9 +12356,9 @@ final class DifyExec implements Runnable {
             var run = found.ref();
             var known = doubt.with(run).begun(found.age().map(now::minus), now, limits.timeout());
             if (found.status() == Seen.RunStatus.PAUSED)
-                return giveUp(known, new Outcome.Paused(run, "waits for a human"));
+                return giveUp(known, new Outcome(Standing.PAUSED, "waits for a human"));
             if (now.isBefore(known.deadline())) return new Step.LookAgain(known.running(now));
-            return giveUp(known, new Outcome.Unknown("run " + run.id() + " still says running "
+            return giveUp(known, new Outcome(Standing.UNKNOWN, "run " + run.id() + " still says running "
                     + Plain.seconds(Duration.between(known.start(), now)) + " after its start"));
         }
 
@@ -12441,7 +12397,7 @@ final class DifyExec implements Runnable {
         }
 
         private Step unknown(Doubt.NoEnd doubt, String why) {
-            return giveUp(doubt, new Outcome.Unknown(doubt.why() + "; " + why));
+            return giveUp(doubt, new Outcome(Standing.UNKNOWN, doubt.why() + "; " + why));
         }
 
         /// What an earlier call left is sent again where that was asked for, whatever its run does.
@@ -13537,7 +13493,7 @@ final class DifyExec implements Runnable {
             /// A chatflow's that has answered, as its message tells: no run is named there.
             static Ran answered(byte[] outputs, double seconds, Utterance said) {
                 var usage = new Usage(seconds, 0, 0, Optional.empty(), "");
-                return new Ran(RunRef.NONE, RunStatus.SUCCEEDED, outputs, "", "", usage).with(said);
+                return new Ran(RunRef.NONE, RunStatus.SUCCEEDED, outputs, "", "", usage).with(said, outputs);
             }
 
             /// The same of one that failed.
@@ -13572,11 +13528,7 @@ final class DifyExec implements Runnable {
                         said);
             }
 
-            Ran with(byte[] outputs) {
-                return new Ran(ref, status, outputs, error, workflowId, usage, files, waited, said);
-            }
-
-            Ran with(Utterance said) {
+            Ran with(Utterance said, byte[] outputs) {
                 return new Ran(ref, status, said.outputs(outputs), error, workflowId, said.usage(usage), files, waited,
                         said);
             }
@@ -13763,35 +13715,20 @@ final class DifyExec implements Runnable {
         record StopBatch(String why) implements Verdict {}
     }
 
-    /// How a row ended.
-    sealed interface Outcome {
-        record Succeeded() implements Outcome {}
-
+    /// How a row ended: where it stands now, and what is to be said of that, if anything.
+    ///
+    /// @param firewall something before the server refused it, whatever the row
+    record Outcome(Standing standing, String text, boolean firewall) {
+        static final Outcome SUCCEEDED = new Outcome(Standing.SUCCEEDED, "");
         /// Succeeded with failures that the workflow handled itself.
-        record Partial() implements Outcome {}
+        static final Outcome PARTIAL = new Outcome(Standing.PARTIAL, "");
 
-        record Failed(String text, boolean firewall) implements Outcome {}
-
-        record Paused(RunRef run, String text) implements Outcome {}
-
-        record Unknown(String text) implements Outcome {}
-
-        default Standing standing() {
-            return switch (this) {
-                case Succeeded _ -> Standing.SUCCEEDED;
-                case Partial _ -> Standing.PARTIAL;
-                case Failed _ -> Standing.FAILED;
-                case Paused _ -> Standing.PAUSED;
-                case Unknown _ -> Standing.UNKNOWN;
-            };
+        Outcome(Standing standing, String text) {
+            this(standing, text, false);
         }
 
-        default String text() {
-            return "";
-        }
-
-        default String cause() {
-            return Plain.cause(text());
+        String cause() {
+            return Plain.cause(text);
         }
     }
 
@@ -13973,11 +13910,7 @@ final class DifyExec implements Runnable {
         /// Not ended; also paused.
         ///
         /// @param age since its start, by the server's own clock
-        record Running(RunRef ref, Seen.RunStatus status, Optional<Duration> age) implements Found {
-            Running(RunRef ref, Seen.RunStatus status) {
-                this(ref, status, Optional.empty());
-            }
-        }
+        record Running(RunRef ref, Seen.RunStatus status, Optional<Duration> age) implements Found {}
 
         /// A chatflow's message without a word in it. It tells no more of its run.
         ///
@@ -14045,11 +13978,7 @@ final class DifyExec implements Runnable {
         }
 
         static Mode of(String word) {
-            return switch (word) {
-                case "blocking" -> BLOCKING;
-                case "streaming" -> STREAMING;
-                default -> valueOf(word.toUpperCase(Locale.ROOT));
-            };
+            return valueOf(word.toUpperCase(Locale.ROOT));
         }
     }
 

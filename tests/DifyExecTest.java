@@ -22,6 +22,7 @@
 //SOURCES InputTest.java
 //SOURCES BatchTest.java
 //SOURCES ServerTest.java
+//SOURCES StreamTest.java
 //SOURCES CommandTest.java
 //SOURCES ChatflowTest.java
 //SOURCES FormTest.java
@@ -74,9 +75,9 @@ import static java.nio.charset.StandardCharsets.UTF_8;
 final class DifyExecTest {
     static final List<Class<?>> CLASSES = List.of(
             MapTest.class, OptionsTest.class, EngineTest.class, LookUpTest.class, AgendaTest.class, RulesTest.class,
-            PaceTest.class, DifyTest.class, BatchTest.class, InputTest.class, DataTest.class, ServerTest.class, RecordingsTest.class,
-            CommandTest.class, ChatflowTest.class, SettingsTest.class, FilesTest.class, FormTest.class, ProcessTest.class,
-            DocsTest.class, PasteTest.class, FaultTest.class, ConformanceTest.class, ViewsTest.class, CompareTest.class,
+            PaceTest.class, DifyTest.class, BatchTest.class, InputTest.class, DataTest.class, ServerTest.class,
+            StreamTest.class, RecordingsTest.class, CommandTest.class, ChatflowTest.class, SettingsTest.class,
+            FilesTest.class, FormTest.class, ProcessTest.class, DocsTest.class, PasteTest.class, FaultTest.class, ConformanceTest.class, ViewsTest.class, CompareTest.class,
             ShellTest.class, ShardsTest.class, RecipesTest.class);
 
     /// Tests that allow it (`@Execution`) run at once, so many of them.

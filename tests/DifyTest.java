@@ -91,7 +91,7 @@ final class DifyTest {
             var found = new ArrayList<String>();
             var sse = new Sse(inPieces(text, pieces));
             try {
-                while (sse.next()) found.add(new String(sse.data().readAllBytes(), UTF_8));
+                while (sse.next()) found.add(new String(sse.readAllBytes(), UTF_8));
             } catch (IOException problem) {
                 throw new UncheckedIOException(problem);
             }
@@ -159,10 +159,10 @@ final class DifyTest {
         void anEventThatIsNotReadToItsEndIsPassedOver() throws IOException {
             var sse = new Sse(inPieces("data: a long one\ndata: of two lines\n\ndata: next\n\n", 5));
             sse.next();
-            sse.data().read();
+            sse.read();
 
             assertTrue(sse.next());
-            assertEquals("next", new String(sse.data().readAllBytes(), UTF_8));
+            assertEquals("next", new String(sse.readAllBytes(), UTF_8));
             assertFalse(sse.next());
         }
 
@@ -177,11 +177,9 @@ final class DifyTest {
         void theEndOfTheStreamIsTold() throws IOException {
             var sse = new Sse(inPieces("data: {\"half\":", 100));
             assertTrue(sse.next());
-            assertFalse(sse.isAtEnd());
 
-            sse.data().readAllBytes();
-
-            assertTrue(sse.isAtEnd());
+            assertEquals("{\"half\":", new String(sse.readAllBytes(), UTF_8));
+            assertFalse(sse.next());
         }
     }
 
@@ -316,6 +314,13 @@ final class DifyTest {
             events(event("text_chunk", "{'text':'x','from_variable_selector':null}"));
 
             assertEquals(Optional.of(new RunRef("r1", "t1")), reader.ref());
+        }
+
+        @Test
+        void aMessagesIdIsNotTheRuns() throws IOException {
+            events("{'event':'message','id':'m1','message_id':'m1','answer':'x'}");
+
+            assertEquals(Optional.empty(), reader.ref());
         }
 
         @Test

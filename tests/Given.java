@@ -118,7 +118,7 @@ final class Given {
     }
 
     static Found running(String id) {
-        return new Found.Running(run(id), RunStatus.RUNNING);
+        return new Found.Running(run(id), RunStatus.RUNNING, Optional.empty());
     }
 
     /// By the server's clock.

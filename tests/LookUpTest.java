@@ -1286,7 +1286,7 @@ final class LookUpTest {
         void aPausedRowIsLookedUpAndNotSentAgainUnlessAskedFor() throws Exception {
             var scene = Scene.of(folder, "a");
             scene.answer = Answer.inTurn(ran("run-7", RunStatus.PAUSED, ""), succeeded("run-8"));
-            scene.found = _ -> new Found.Running(run("run-7"), RunStatus.PAUSED);
+            scene.found = _ -> new Found.Running(run("run-7"), RunStatus.PAUSED, Optional.empty());
             scene.play();
             assertEquals(List.of("a"), scene.retryIds());
 
@@ -1518,7 +1518,7 @@ final class LookUpTest {
             scene.play();
             scene.answer = answers;
             scene.found = doubt -> doubt instanceof Doubt.Late ? ended(succeeded("run-5"))
-                    : new Found.Running(run("run-6"), RunStatus.PAUSED);
+                    : new Found.Running(run("run-6"), RunStatus.PAUSED, Optional.empty());
 
             scene.play();
 
