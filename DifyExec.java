@@ -6504,19 +6504,15 @@ final class DifyExec implements Runnable {
                     case Reply.Got(var parameters) -> {
                         return Form.of(parameters, csv.columns(), folders, Release.of(version).fillsIn());
                     }
-                    case Reply.NotGot(Seen.Refused refused)
-                            when refused.isBusy() || isFinal(refused, judge) -> await(refused, tries, judge, err, "");
+                    // a refusal with a code is Dify's own; else a proxy may let this one path not through
+                    case Reply.NotGot(Seen.Refused refused) when refused.isBusy() || !refused.code().isEmpty()
+                            && refusal(refused, judge).isPresent() -> await(refused, tries, judge, err, "");
                     case Reply.NotGot(var seen) -> {
                         err.println("Warning: the workflow's form is out of reach (" + Plain.text(seen.why(), 200)
                                 + "): every cell is sent as text, unchecked.");
                         return Form.ofText();
                     }
                 }
-        }
-
-        /// A refusal with a code is Dify's own; else a proxy may let this one path not through.
-        private static boolean isFinal(Seen.Refused refused, Judge judge) {
-            return !refused.code().isEmpty() && refusal(refused, judge).isPresent();
         }
 
         /// Waits until it is time to ask again. Where there is no sense in it, the command ends.
@@ -6653,15 +6649,7 @@ final class DifyExec implements Runnable {
             } catch (IOException problem) {
                 return new OutputFile.Fetched.Missing(Plain.of(problem), false);
             } finally {
-                drop(draft);
-            }
-        }
-
-        private static void drop(Path draft) {
-            try {
-                Files.deleteIfExists(draft);
-            } catch (IOException _) {
-                // it stays, under a name that says what it is
+                draft.toFile().delete(); // else it stays, under a name that says what it is
             }
         }
 
@@ -6778,14 +6766,16 @@ final class DifyExec implements Runnable {
             wire.close();
         }
 
-        /// Posts one attempt and reads to its terminal event; the stream's own end is not waited for.
+        /// Posts one attempt and reads to its terminal event; the stream's own end is not waited for. A coming Dify may
+        /// name the run in the head of its answer: before its body, and where that is cut off.
         Seen run(Attempt attempt, Map<String, Value> inputs, Consumer<Heard> told) {
             boolean streaming = attempt.mode() == Mode.STREAMING;
             var post = post(start(), "application/json", BodyPublishers.ofByteArray(body(attempt, inputs)));
             var named = new AtomicReference<Optional<RunRef>>(Optional.empty());
             try (var call = wire.door.call()) {
                 var seen = wire.<Seen>exchange(post, head -> {
-                    named.set(run(head.headers()));
+                    named.set(head.headers().firstValue("X-Workflow-Run-ID").filter(RUN_ID.asMatchPredicate())
+                            .map(id -> new RunRef(id, "")));
                     named.get().map(Heard.Named::new).ifPresent(told);
                     return call.body(head);
                 }, streaming ? firstEvent : timeout, streaming ? Symptom.SILENCE : Symptom.TIMED_OUT,
@@ -6801,12 +6791,6 @@ final class DifyExec implements Runnable {
         private boolean isFailedRun(Seen.Refused refused) {
             return isChat() && refused.status() == 400 && !refused.inStream()
                     && refused.message().startsWith(Seen.Utterance.FAILED);
-        }
-
-        /// The run that an answer names in its head, as a coming Dify may: before its body, and where that is cut off.
-        private static Optional<RunRef> run(HttpHeaders headers) {
-            return headers.firstValue("X-Workflow-Run-ID").filter(id -> RUN_ID.matcher(id).matches())
-                    .map(id -> new RunRef(id, ""));
         }
 
         /// Looks a run up by its id, or first by its user. A run over its time is asked to stop before.
@@ -6967,9 +6951,13 @@ final class DifyExec implements Runnable {
             body.put("user", attempt.user());
             if (isChat()) body.put("auto_generate_name", false);
             if (isChat() && !access.workflowId().isEmpty()) body.put("workflow_id", access.workflowId());
+            return bytes(body);
+        }
+
+        private static byte[] bytes(JsonNode tree) {
             var out = new ByteArrayOutputStream(512);
             try (var json = Json.Tokens.writing(out)) {
-                Json.MAPPER.writeTree(json, body);
+                Json.MAPPER.writeTree(json, tree);
             } catch (IOException problem) {
                 throw new UncheckedIOException(problem); // cannot happen: memory does not fail
             }
@@ -7231,24 +7219,19 @@ final class DifyExec implements Runnable {
 
         /// The outputs of a chatflow with this answer: in place of theirs, where others are told.
         private static byte[] outputs(String answer, byte[] others) {
-            var out = new ByteArrayOutputStream(256);
-            try (var json = Json.Tokens.writing(out); var other = Json.FACTORY.createParser(others)) {
-                json.writeStartObject();
-                json.writeStringField("answer", answer);
+            var outputs = Json.MAPPER.createObjectNode().put("answer", answer);
+            try (var other = Json.FACTORY.createParser(others)) {
                 other.nextToken();
                 while (other.nextToken() == JsonToken.FIELD_NAME) {
                     var name = other.currentName();
                     other.nextToken();
-                    var value = copy(other);
-                    if (name.equals("answer")) continue;
-                    json.writeFieldName(name);
-                    json.writeRawValue(new String(value, UTF_8));
+                    var value = new RawValue(new String(copy(other), UTF_8));
+                    if (!name.equals("answer")) outputs.putRawValue(name, value);
                 }
-                json.writeEndObject();
             } catch (IOException problem) {
                 throw new UncheckedIOException(problem); // cannot happen: memory does not fail
             }
-            return out.toByteArray();
+            return DifyClient.bytes(outputs);
         }
 
         /// The value as compact JSON, its numbers as written.
@@ -8219,7 +8202,8 @@ final class DifyExec implements Runnable {
         /// The row has its outcome once its lines are in the files; `then` is what follows from that.
         void settled(Attempt attempt, Outcome outcome, Instant now, Seen seen, Duration took, Runnable then) {
             var standing = outcome.standing();
-            record(Event.End.of(attempt, now, standing.word(), seen, outcome.text(), outcome.cause(), took));
+            record(Event.End.of(attempt, now, standing.word(), seen, outcome.text(), Plain.cause(outcome.text()),
+                    took));
             if (attempt.kind() == Attempt.Kind.TRY) {
                 then.run();
                 return;
@@ -13726,10 +13710,6 @@ final class DifyExec implements Runnable {
         Outcome(Standing standing, String text) {
             this(standing, text, false);
         }
-
-        String cause() {
-            return Plain.cause(text);
-        }
     }
 
     /// Where a row stands: one of the five outcomes, or none yet.
@@ -13936,10 +13916,6 @@ final class DifyExec implements Runnable {
                 case Ended _, Running _, Unanswered _ -> true;
                 case Absent _, Silent _ -> false;
             };
-        }
-
-        default boolean isSuccess() {
-            return this instanceof Ended(var ran) && ran.status().isSuccess();
         }
 
         default String word() {
