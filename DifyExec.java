@@ -6719,13 +6719,6 @@ final class DifyExec implements Runnable {
         record Got<T>(T value) implements Reply<T> {}
 
         record NotGot<T>(Seen seen) implements Reply<T> {}
-
-        default T orElse(Function<Seen, T> instead) {
-            return switch (this) {
-                case Got(var value) -> value;
-                case NotGot(var seen) -> instead.apply(seen);
-            };
-        }
     }
 
     /// What can be asked of Dify's Service API: run, look, stop, info. Never sleeps, never retries, never writes.
@@ -6773,15 +6766,15 @@ final class DifyExec implements Runnable {
             var post = post(start(), "application/json", BodyPublishers.ofByteArray(body(attempt, inputs)));
             var named = new AtomicReference<Optional<RunRef>>(Optional.empty());
             try (var call = wire.door.call()) {
-                var seen = wire.<Seen>exchange(post, head -> {
+                var seen = wire.exchange(post, head -> {
                     named.set(head.headers().firstValue("X-Workflow-Run-ID").filter(RUN_ID.asMatchPredicate())
                             .map(id -> new RunRef(id, "")));
                     named.get().map(Heard.Named::new).ifPresent(told);
                     return call.body(head);
                 }, streaming ? firstEvent : timeout, streaming ? Symptom.SILENCE : Symptom.TIMED_OUT,
                         answer -> answer.status() != 200 ? refused(answer)
-                                : answer.isStream() ? stream(answer, told) : blocking(answer, call))
-                        .orElse(instead -> instead).of(named.get());
+                                : answer.isStream() ? stream(answer, told) : blocking(answer, call),
+                        Function.<Seen>identity()).of(named.get());
                 return seen instanceof Seen.Refused refused && isFailedRun(refused)
                         ? Seen.Ran.failed(refused.message()) : seen;
             }
@@ -6854,12 +6847,14 @@ final class DifyExec implements Runnable {
 
         /// What is stored of a run. Only Dify itself can say that there is none.
         private Found one(String path, RunRef run, Transport.Reading<Found> reading) {
-            return ask(get(path), LOOK, reading).orElse(seen -> {
-                if (seen instanceof Seen.Refused gone && gone.status() == 404 && gone.code().equals("not_found"))
-                    return new Found.Absent();
-                return new Found.Silent(seen instanceof Seen.TooLarge(_, var why)
-                        ? new Seen.TooLarge(Optional.of(run), why) : seen);
-            });
+            return switch (ask(get(path), LOOK, reading)) {
+                case Reply.Got(var found) -> found;
+                case Reply.NotGot(Seen.Refused gone) when gone.status() == 404 && gone.code().equals("not_found") ->
+                        new Found.Absent();
+                case Reply.NotGot(Seen.TooLarge(_, var why)) ->
+                        new Found.Silent(new Seen.TooLarge(Optional.of(run), why));
+                case Reply.NotGot(var seen) -> new Found.Silent(seen);
+            };
         }
 
         /// Asks Dify to stop a task. Its answer says `success` whatever happens, so it is not kept.
@@ -7003,10 +6998,10 @@ final class DifyExec implements Runnable {
 
         /// Any question that starts no run. What Dify makes, as an upload, it answers by 201.
         private <T> Reply<T> ask(HttpRequest request, Duration limit, Transport.Reading<T> reading) {
-            return wire.<Reply<T>>exchange(request, _ -> BodySubscribers.ofInputStream(), limit, Symptom.NO_ANSWER,
+            return wire.exchange(request, _ -> BodySubscribers.ofInputStream(), limit, Symptom.NO_ANSWER,
                     answer -> answer.status() == 200 || answer.status() == 201 && request.method().equals("POST")
-                            ? new Reply.Got<>(reading.read(answer)) : new Reply.NotGot<>(refused(answer)))
-                    .orElse(Reply.NotGot::new);
+                            ? new Reply.Got<>(reading.read(answer)) : new Reply.NotGot<>(refused(answer)),
+                    Reply.NotGot::new);
         }
 
         private JsonNode tree(Transport.Answer answer) throws IOException {
@@ -7024,11 +7019,11 @@ final class DifyExec implements Runnable {
             } catch (Transport.Room.Exceeded problem) {
                 return new Seen.TooLarge(reader.ref(), problem.getMessage());
             } catch (JsonProcessingException problem) {
-                return new Seen.Cut(Optional.empty(), symptom, answer.isPage() ? "HTTP 200, " + PAGE
+                return new Seen.Cut(symptom, answer.isPage() ? "HTTP 200, " + PAGE
                         : "HTTP 200, but no JSON: " + problem.getOriginalMessage());
             }
             if (isChat()) return reader.answered().<Seen>map(ran -> ran)
-                    .orElseGet(() -> new Seen.Cut(Optional.empty(), symptom, "HTTP 200 without an answer"));
+                    .orElseGet(() -> new Seen.Cut(symptom, "HTTP 200 without an answer"));
             return reader.ran().<Seen>map(ran -> ran.after(call.waited(ran.usage())))
                     .orElseGet(() -> new Seen.Cut(reader.ref(), symptom, "HTTP 200 without a run's status"));
         }
@@ -7393,47 +7388,44 @@ final class DifyExec implements Runnable {
         ///
         /// @param limit   to the headers, and on to the end unless the reader sets another
         /// @param overdue what it is called when that passes
-        <T> Reply<T> exchange(HttpRequest request, BodyHandler<InputStream> body, Duration limit, Symptom overdue,
-                Reading<T> reading) {
+        /// @param instead what is made of that, or of what else breaks
+        <T> T exchange(HttpRequest request, BodyHandler<InputStream> body, Duration limit, Symptom overdue,
+                Reading<T> reading, Function<Seen, T> instead) {
             long end = System.nanoTime() + limit.toNanos();
             var sending = http.sendAsync(request, body);
             try {
                 var answer = sending.get(limit.toNanos(), NANOSECONDS);
-                return read(new Answer(answer, Duration.ofNanos(end - System.nanoTime())), overdue, reading);
+                return read(new Answer(answer, Duration.ofNanos(end - System.nanoTime())), overdue, reading, instead);
             } catch (TimeoutException _) {
                 sending.cancel(true);
-                return cut(overdue, "no answer within " + Plain.seconds(limit));
+                return instead.apply(new Seen.Cut(overdue, "no answer within " + Plain.seconds(limit)));
             } catch (ExecutionException problem) {
-                return new Reply.NotGot<>(unsent(problem.getCause()));
+                return instead.apply(unsent(problem.getCause()));
             } catch (InterruptedException _) {
                 sending.cancel(true);
                 Thread.currentThread().interrupt(); // for whoever would ask again
-                return cut(Symptom.NO_ANSWER, "given up");
+                return instead.apply(new Seen.Cut(Symptom.NO_ANSWER, "given up"));
             }
         }
 
-        private static <T> Reply<T> cut(Symptom symptom, String why) {
-            return new Reply.NotGot<>(new Seen.Cut(Optional.empty(), symptom, why));
-        }
-
-        private <T> Reply<T> read(Answer answer, Symptom overdue, Reading<T> reading) {
+        private <T> T read(Answer answer, Symptom overdue, Reading<T> reading, Function<Seen, T> instead) {
             try (answer) {
                 var got = reading.read(answer);
                 if (!answer.isStream()) answer.drain();
-                return new Reply.Got<>(got);
+                return got;
             } catch (Room.Exceeded problem) {
-                return new Reply.NotGot<>(new Seen.TooLarge(answer.run(), problem.getMessage()));
+                return instead.apply(new Seen.TooLarge(answer.run(), problem.getMessage()));
             } catch (OutOfMemoryError _) {
-                return new Reply.NotGot<>(Seen.Cut.outOfMemory(answer.run()));
+                return instead.apply(Seen.Cut.outOfMemory(answer.run()));
             } catch (IOException problem) {
-                return new Reply.NotGot<>(answer.cut(overdue, broken(problem, "in the middle of the answer")));
+                return instead.apply(answer.cut(overdue, broken(problem, "in the middle of the answer")));
             }
         }
 
         private static Seen unsent(Throwable problem) {
             for (var cause = problem; cause != null; cause = cause.getCause())
                 if (isBeforeSending(cause)) return new Seen.NotSent(Plain.of(cause));
-            return new Seen.Cut(Optional.empty(), Symptom.NO_ANSWER, broken(problem, "without an answer"));
+            return new Seen.Cut(Symptom.NO_ANSWER, broken(problem, "without an answer"));
         }
 
         /// The JDK calls an end that comes too early after the part of it that read there.
@@ -13541,6 +13533,10 @@ final class DifyExec implements Runnable {
 
         /// No end was seen. `run` is known if an event came first.
         record Cut(Optional<RunRef> run, Symptom symptom, String why) implements Seen {
+            Cut(Symptom symptom, String why) {
+                this(Optional.empty(), symptom, why);
+            }
+
             static Cut outOfMemory(Optional<RunRef> run) {
                 return new Cut(run, Symptom.CUT, "no memory was left for the answer");
             }
@@ -13586,7 +13582,7 @@ final class DifyExec implements Runnable {
         }
 
         static Seen nothing() {
-            return new Cut(Optional.empty(), Symptom.NO_ANSWER, "");
+            return new Cut(Symptom.NO_ANSWER, "");
         }
 
         /// What a stream says that told these ends, one after the other: its end, if it is of the run that the stream

@@ -77,8 +77,9 @@ final class DifyExecTest {
             MapTest.class, OptionsTest.class, EngineTest.class, LookUpTest.class, AgendaTest.class, RulesTest.class,
             PaceTest.class, DifyTest.class, BatchTest.class, InputTest.class, DataTest.class, ServerTest.class,
             StreamTest.class, RecordingsTest.class, CommandTest.class, ChatflowTest.class, SettingsTest.class,
-            FilesTest.class, FormTest.class, ProcessTest.class, DocsTest.class, PasteTest.class, FaultTest.class, ConformanceTest.class, ViewsTest.class, CompareTest.class,
-            ShellTest.class, ShardsTest.class, RecipesTest.class);
+            FilesTest.class, FormTest.class, ProcessTest.class, DocsTest.class, PasteTest.class, FaultTest.class,
+            ConformanceTest.class, ViewsTest.class, CompareTest.class, ShellTest.class, ShardsTest.class,
+            RecipesTest.class);
 
     /// Tests that allow it (`@Execution`) run at once, so many of them.
     static final Map<String, String> AT_ONCE = Map.of("junit.jupiter.execution.parallel.enabled", "true",
