@@ -6639,10 +6639,8 @@ final class DifyExec implements Runnable {
             try {
                 Files.createFile(draft); // what cannot be written is not asked for
                 return switch (client.download(URI.create(file.link()), file.size(), draft)) {
-                    case Reply.Got(var whole) ->
-                            new OutputFile.Fetched.There(named(whole, file.place()));
-                    case Reply.NotGot(var seen) ->
-                            new OutputFile.Fetched.Missing(seen.why(), mayPass(seen));
+                    case Reply.Got(var whole) -> new OutputFile.Fetched.There(named(whole, file.place()));
+                    case Reply.NotGot(var seen) -> new OutputFile.Fetched.Missing(seen.why(), mayPass(seen));
                 };
             } catch (IllegalArgumentException _) {
                 return new OutputFile.Fetched.Missing(NO_ADDRESS, false);
